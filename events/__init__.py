@@ -1,0 +1,78 @@
+"""The facts of a run: events, the log that holds them, and the result folded from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .lazy import lazy_names
+
+if TYPE_CHECKING:
+    from . import signals as signals
+    from .errors import EventLogError as EventLogError
+    from .errors import LogCorruptError as LogCorruptError
+    from .errors import LogLockedError as LogLockedError
+    from .errors import LogWriteError as LogWriteError
+    from .errors import RunNotFoundError as RunNotFoundError
+    from .errors import SequenceError as SequenceError
+    from .errors import StagewrightError as StagewrightError
+    from .file_log import FileEventLog as FileEventLog
+    from .folding import fold as fold
+    from .log import EventLog as EventLog
+    from .log import MemoryEventLog as MemoryEventLog
+    from .model import EVENT_TYPES as EVENT_TYPES
+    from .model import Artifact as Artifact
+    from .model import BackendDescription as BackendDescription
+    from .model import CallCompleted as CallCompleted
+    from .model import CallFailed as CallFailed
+    from .model import CallRequested as CallRequested
+    from .model import CancelMode as CancelMode
+    from .model import CancelRequested as CancelRequested
+    from .model import Durability as Durability
+    from .model import ErrorDetail as ErrorDetail
+    from .model import InputRecord as InputRecord
+    from .model import LifecycleChanged as LifecycleChanged
+    from .model import LogRepaired as LogRepaired
+    from .model import Outcome as Outcome
+    from .model import RunOpened as RunOpened
+    from .model import RunResumed as RunResumed
+    from .model import RunSealed as RunSealed
+    from .model import RunState as RunState
+    from .model import StageEnd as StageEnd
+    from .model import StageEvent as StageEvent
+    from .model import StageImageProgress as StageImageProgress
+    from .model import StageStart as StageStart
+    from .model import StageType as StageType
+    from .model import UnknownEvent as UnknownEvent
+    from .reading import iterate as iterate
+    from .reading import replay as replay
+    from .reading import replay_many as replay_many
+    from .result import FinishedImage as FinishedImage
+    from .result import MissingImage as MissingImage
+    from .result import PipelineRunResult as PipelineRunResult
+    from .result import StageResult as StageResult
+    from .signals import subscribe as subscribe
+    from .testing import EventRecorder as EventRecorder
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "errors": [
+            "EventLogError", "LogCorruptError", "LogLockedError", "LogWriteError",
+            "RunNotFoundError", "SequenceError", "StagewrightError",
+        ],
+        "file_log": ["FileEventLog"],
+        "folding": ["fold"],
+        "log": ["EventLog", "MemoryEventLog"],
+        "model": [
+            "EVENT_TYPES", "Artifact", "BackendDescription", "CallCompleted", "CallFailed",
+            "CallRequested", "CancelMode", "CancelRequested", "Durability",
+            "ErrorDetail", "InputRecord", "LifecycleChanged", "LogRepaired", "Outcome",
+            "RunOpened", "RunResumed", "RunSealed", "RunState", "StageEnd", "StageEvent",
+            "StageImageProgress", "StageStart", "StageType", "UnknownEvent",
+        ],
+        "reading": ["iterate", "replay", "replay_many"],
+        "result": ["FinishedImage", "MissingImage", "PipelineRunResult", "StageResult"],
+        "signals": [],
+        "testing": ["EventRecorder"],
+    },
+)  # fmt: skip

@@ -1,0 +1,75 @@
+"""The error tree of stagewright.
+
+::
+
+    StagewrightError
+    |-- EventLogError             something about a log; names the file
+    |   |-- LogWriteError         a record or an image could not be made durable
+    |   |-- LogCorruptError       a record fails its check; names offset and sequence number
+    |   |-- LogLockedError        another process writes this run; names the holder
+    |   `-- SequenceError         an event with a doubled, gapped or foreign sequence number
+    |-- RunNotFoundError          no such run, or a prefix that fits several
+    |-- InvalidTransitionError    a trigger that the lifecycle refuses in its state
+    |-- ConfigurationError        (ValueError) a configuration that cannot be read
+    |   `-- InvalidStagePlanError a configuration that makes no valid plan; names the key
+    |-- StageConflictError        two keys say different things about one stage
+    |-- MissingImagesError        a run that went on past failed images ended without them
+    `-- BackendError              one attempt at one request failed; says if it is transient
+        `-- GenerationCancelled   the backend stopped because the run was cancelled
+
+The branches from ``InvalidTransitionError`` on are raised by, and live in,
+``stagewright.statemachine``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class StagewrightError(Exception):
+    """Root of every error that stagewright raises on purpose."""
+
+
+class EventLogError(StagewrightError):
+    """Something is wrong with a run's log.
+
+    ``path`` is the log's file, or None for a log in memory.
+    """
+
+    def __init__(self, message: str, *, path: Path | None = None) -> None:
+        super().__init__(message if path is None else f"{path}: {message}")
+        self.path = path
+
+
+class LogWriteError(EventLogError):
+    """A record or an image could not be made durable; ``__cause__`` is the OS's error."""
+
+
+class LogCorruptError(EventLogError):
+    """A record fails its check. ``offset`` is its first byte, ``seq`` its sequence number."""
+
+    def __init__(self, reason: str, *, offset: int, seq: int, path: Path | None = None) -> None:
+        super().__init__(
+            f"corrupt at byte {offset} (record {seq}): {reason}; the log is read-only now, "
+            "`stagewright salvage` copies what is sound",
+            path=path,
+        )
+        self.reason = reason
+        self.offset = offset
+        self.seq = seq
+
+
+class LogLockedError(EventLogError):
+    """Another process holds the run's lock; ``holder`` says which."""
+
+    def __init__(self, holder: str, *, path: Path | None = None) -> None:
+        super().__init__(f"another process works on this run: {holder}", path=path)
+        self.holder = holder
+
+
+class SequenceError(EventLogError):
+    """An event does not follow the one before it: doubled, gapped, or of another run."""
+
+
+class RunNotFoundError(StagewrightError):
+    """No run has this id, or more than one begins with it."""

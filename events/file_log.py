@@ -1,0 +1,262 @@
+"""The log on disk: one writer, checked writes, syncs at the barriers, torn tails repaired."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from .codec import CODEC
+from .errors import EventLogError, LogWriteError
+from .frame import FIRST_CHAIN, frame, next_chain
+from .lock import LOCK_WAIT_S, RunLock
+from .log import check_body_size, check_follows
+from .model import Durability, RunOpened, StageEvent
+from .scan import LogScan, TornTail
+from .storage import OsStorage, Storage
+from .timeline import FileTimeline
+
+LOG_NAME = "events.jsonl"
+
+
+class RepairedTail(msgspec.Struct, frozen=True, kw_only=True):
+    """A torn tail that was cut: ``bytes`` bytes from ``offset`` on, now in ``copied_to``."""
+
+    offset: int
+    bytes: int
+    sha256: str
+    copied_to: str
+
+
+class FileEventLog:
+    """The log of one run folder, held by ``run.lock`` until ``close``.
+
+    After a write that fails or falls short the file is cut back to its last whole record and
+    the next append is tried on a new descriptor. After a sync that fails nothing is known of
+    what is on the disk, so nothing is ever written again.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        lock: RunLock,
+        *,
+        run_id: str,
+        chain: bytes,
+        offsets: array[int],
+        end: int,
+        storage: Storage,
+        durability: Durability,
+        torn: TornTail | None = None,
+    ) -> None:
+        self.path = path
+        self.torn = torn
+        self.durability = durability
+        self._lock = lock
+        self._run_id = run_id
+        self._chain = chain
+        self._offsets = offsets
+        self._end = end
+        self._storage = storage
+        self._codec = CODEC
+        self._dead: str | None = None
+        self._file = None if torn else storage.open_append(path)
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        opened: RunOpened,
+        *,
+        storage: Storage | None = None,
+        durability: Durability = Durability.CHECKPOINT,
+        lock: RunLock | None = None,
+    ) -> FileEventLog:
+        """Begin the log of ``folder``, which appears with ``opened`` whole and synced in it.
+
+        Takes the run's lock unless it is handed in. Raises LogLockedError, LogWriteError.
+        """
+        storage = storage or OsStorage()
+        check_follows(opened, run_id=opened.run_id, next_seq=0)
+        body = CODEC.encode(opened)
+        check_body_size(body, opened)
+        path = folder / LOG_NAME
+        held = lock or RunLock(folder)
+        try:
+            if path.exists():
+                raise EventLogError("a log is there already", path=path)  # noqa: TRY301 - lock
+            line = frame(body, FIRST_CHAIN)
+            storage.write_file(path, line, durable=durability is not Durability.PROCESS)
+            return cls(
+                path,
+                held,
+                run_id=opened.run_id,
+                chain=next_chain(FIRST_CHAIN, body),
+                offsets=array("Q", [0]),
+                end=len(line),
+                storage=storage,
+                durability=durability,
+            )
+        except BaseException as error:
+            if lock is None:
+                held.release()
+            if isinstance(error, OSError):
+                raise LogWriteError(f"the log cannot be made: {error}", path=path) from error
+            raise
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        *,
+        storage: Storage | None = None,
+        durability: Durability = Durability.CHECKPOINT,
+        observe: Callable[[StageEvent], None] | None = None,
+        wait_s: float = LOCK_WAIT_S,
+    ) -> FileEventLog:
+        """Take an existing log to go on with it; ``observe`` is given every event in it.
+
+        A log with a torn tail must be repaired before the first append. Raises
+        LogLockedError, LogCorruptError.
+        """
+        storage = storage or OsStorage()
+        path = folder / LOG_NAME
+        if not path.exists():
+            raise EventLogError("there is no log", path=path)
+        lock = RunLock(folder, wait_s=wait_s)
+        try:
+            with storage.open_read(path) as stream:
+                scan = LogScan(stream, path=path)
+                run_id = ""
+                for batch in scan.batches():
+                    run_id = batch[0].run_id
+                    for event in batch if observe else ():
+                        observe(event)  # type: ignore[misc]  # the loop is empty without it
+            return cls(
+                path,
+                lock,
+                run_id=run_id,
+                chain=scan.chain,
+                offsets=scan.offsets,
+                end=scan.end,
+                storage=storage,
+                durability=durability,
+                torn=scan.torn,
+            )
+        except BaseException:
+            lock.release()
+            raise
+
+    @property
+    def run_id(self) -> str:
+        return self._run_id
+
+    @property
+    def next_seq(self) -> int:
+        return len(self._offsets)
+
+    @property
+    def chain(self) -> str:
+        return self._chain.decode()
+
+    def append(self, event: StageEvent) -> None:
+        """Write the next event; on return a barrier is durable.
+
+        Raises SequenceError, LogWriteError.
+        """
+        check_follows(event, run_id=self._run_id, next_seq=len(self._offsets))
+        if self._dead is not None:
+            raise LogWriteError(f"nothing more can be written: {self._dead}", path=self.path)
+        if self._file is None:
+            raise LogWriteError("its torn tail must be repaired first", path=self.path)
+        body = self._codec.encode(event)
+        check_body_size(body, event)
+        line = frame(body, self._chain)
+        self._write(line, event)
+        if self._must_sync(event):
+            try:
+                self._file.sync()
+            except OSError as error:
+                self._dead = f"a sync failed: {error}"
+                raise LogWriteError(
+                    f"{type(event).__name__} (record {event.seq}) could not be synced: {error}",
+                    path=self.path,
+                ) from error
+        self._chain = next_chain(self._chain, body)
+        self._offsets.append(self._end)
+        self._end += len(line)
+
+    def repair(self, copy_name: str) -> RepairedTail:
+        """Copy the torn tail to ``copy_name`` beside the log, then cut it off.
+
+        The caller records what is returned as ``LogRepaired``. Raises LogWriteError;
+        EventLogError where nothing is torn.
+        """
+        if self.torn is None:
+            raise EventLogError("nothing is torn", path=self.path)
+        try:
+            with self._storage.open_read(self.path) as stream:
+                stream.seek(self.torn.offset)
+                cut = stream.read()
+            self._storage.write_file(self.path.with_name(copy_name), cut)
+            self._file = self._storage.open_append(self.path)
+            self._file.truncate(self.torn.offset)
+            self._file.sync()
+        except OSError as error:
+            raise LogWriteError(f"the torn tail cannot be cut: {error}", path=self.path) from error
+        self.torn = None
+        return RepairedTail(
+            offset=self._end,
+            bytes=len(cut),
+            sha256=hashlib.sha256(cut).hexdigest(),
+            copied_to=copy_name,
+        )
+
+    def event_at(self, seq: int) -> StageEvent:
+        return FileTimeline(self.path, self._offsets, self._end, storage=self._storage)[seq]
+
+    def timeline(self) -> FileTimeline:
+        return FileTimeline(self.path, array("Q", self._offsets), self._end, storage=self._storage)
+
+    def close(self) -> None:
+        """Give the descriptor and the lock back; closing twice is fine."""
+        if self._dead == "it is closed":
+            return
+        self._dead = "it is closed"
+        if self._file is not None:
+            self._file.close()
+        self._lock.release()
+
+    def _must_sync(self, event: StageEvent) -> bool:
+        if self.durability is Durability.CHECKPOINT:
+            return event.barrier
+        return self.durability is Durability.EVERY
+
+    def _write(self, line: bytes, event: StageEvent) -> None:
+        assert self._file is not None
+        try:
+            written = self._file.write(line)
+        except OSError as error:
+            self._cut_back(event, error)
+        if written != len(line):
+            self._cut_back(event, OSError(f"{written} of {len(line)} bytes were taken"))
+
+    def _cut_back(self, event: StageEvent, cause: OSError) -> NoReturn:
+        """Leave whole records only, and a new descriptor for one more try."""
+        assert self._file is not None
+        try:
+            self._file.truncate(self._end)
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = self._storage.open_append(self.path)
+        except OSError as error:
+            self._dead = f"after a failed write the log could not be cut back: {error}"
+        raise LogWriteError(
+            f"{type(event).__name__} (record {event.seq}) could not be written: {cause}",
+            path=self.path,
+        ) from cause

@@ -1,0 +1,299 @@
+"""From events to the state of a run: the only place where a result is made."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from .model import (
+    CallCompleted,
+    CallFailed,
+    CallRequested,
+    ErrorDetail,
+    LifecycleChanged,
+    Outcome,
+    RunOpened,
+    RunResumed,
+    RunSealed,
+    RunState,
+    StageEnd,
+    StageEvent,
+    StageImageProgress,
+    StageStart,
+    StageType,
+)
+from .result import FinishedImages, MissingImage, PipelineRunResult, StageResult
+
+MISSING_IMAGES = "MissingImagesError"
+"""The error kind with which a run ends that went on past failed images."""
+
+
+class IndexTable:
+    """A whole number for each image index: 8 bytes each below ``size``, a dict beyond it."""
+
+    __slots__ = ("_beyond", "_dense", "count")
+
+    def __init__(self, size: int) -> None:
+        self._dense = array("q", [-1]) * size
+        self._beyond: dict[int, int] = {}
+        self.count = 0
+
+    def set(self, index: int, value: int) -> None:
+        """Note ``value`` (0 or more) for ``index``."""
+        if index < len(self._dense):
+            self.count += self._dense[index] < 0
+            self._dense[index] = value
+        else:
+            self.count += index not in self._beyond
+            self._beyond[index] = value
+
+    def get(self, index: int) -> int | None:
+        """What was noted last for ``index``, or None."""
+        if index < len(self._dense):
+            value = self._dense[index]
+            return None if value < 0 else value
+        return self._beyond.get(index)
+
+    def items(self) -> Iterator[tuple[int, int]]:
+        """Every index and its value, by index."""
+        for index, value in enumerate(self._dense):
+            if value >= 0:
+                yield index, value
+        yield from sorted(self._beyond.items())
+
+
+class StageFold:
+    """What the log says of one stage, over all epochs."""
+
+    def __init__(self, start: StageStart, total: int) -> None:
+        self.stage_id = start.stage_id
+        self.stage_type: StageType = start.stage_type
+        self.metadata: Mapping[str, Any] = start.metadata
+        self.outcome: Outcome | None = None
+        self.duration_ms = 0.0
+        self.finished = IndexTable(total)
+        """By image index, the record that says it is finished."""
+        self.announced = IndexTable(total)
+        """By image index, the StageImageProgress record."""
+        self.attempts = IndexTable(total)
+        """By first image index of a request, the attempts made so far."""
+        self.unchanged: set[int] = set()
+        self.failures: dict[int, ErrorDetail] = {}
+        self.unsettled: dict[int, tuple[str, ...]] = {}
+        """By first image index, the calls that gave no image since the last that did."""
+
+    def shown_metadata(self) -> Mapping[str, Any]:
+        """The metadata, and how many images came back unchanged, when any did."""
+        if not self.unchanged:
+            return self.metadata
+        return {**self.metadata, "unchanged_images": len(self.unchanged)}
+
+
+class Fold:
+    """The state of a run, event by event. ``apply`` never fails on what a sound log holds."""
+
+    def __init__(self) -> None:
+        self.opened: RunOpened | None = None
+        self.run_id = ""
+        self.state = RunState.IDLE
+        self.error: ErrorDetail | None = None
+        self.outcome: Outcome | None = None
+        self.sealed = False
+        self.resumes = 0
+        self.epoch = 0
+        self.stages: dict[str, StageFold] = {}
+        self._pending: dict[str, CallRequested] = {}
+        self._handlers: dict[type[StageEvent], Callable[[Any], None]] = {
+            RunOpened: self._run_opened,
+            LifecycleChanged: self._lifecycle_changed,
+            StageStart: self._stage_start,
+            CallRequested: self._call_requested,
+            CallCompleted: self._call_completed,
+            CallFailed: self._call_failed,
+            StageImageProgress: self._image_progress,
+            StageEnd: self._stage_end,
+            RunResumed: self._run_resumed,
+            RunSealed: self._run_sealed,
+        }
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of each image index."""
+        return self.opened.seeds if self.opened else ()
+
+    @property
+    def plan(self) -> Mapping[str, Any]:
+        """The resolved plan as it was recorded."""
+        return self.opened.plan if self.opened else {}
+
+    def apply(self, event: StageEvent) -> None:
+        """Take one more event into account."""
+        self.run_id = event.run_id
+        self.epoch = event.epoch
+        self.sealed = False
+        handler = self._handlers.get(type(event))
+        if handler is not None:
+            handler(event)
+
+    def _run_opened(self, event: RunOpened) -> None:
+        self.opened = event
+
+    def _lifecycle_changed(self, event: LifecycleChanged) -> None:
+        self.state = event.dest
+        self.error = None
+        if event.dest == RunState.ERROR:
+            self.error = event.error or ErrorDetail(kind="Error", message=event.reason)
+        self.outcome = self._derived_outcome()
+
+    def _derived_outcome(self) -> Outcome | None:
+        if self.error is not None:
+            partial = self.error.kind == MISSING_IMAGES
+            return Outcome.PARTIAL if partial else Outcome.FAILED
+        ends = {RunState.COMPLETED: Outcome.COMPLETED, RunState.CANCELLED: Outcome.CANCELLED}
+        return ends.get(self.state)
+
+    def _stage_start(self, event: StageStart) -> None:
+        stage = self.stages.get(event.stage_id)
+        if stage is None:
+            self.stages[event.stage_id] = StageFold(event, len(self.seeds))
+        else:
+            stage.outcome = None
+            stage.metadata = event.metadata
+
+    def _call_requested(self, event: CallRequested) -> None:
+        self._pending[event.call_id] = event
+        stage = self.stages.get(event.stage_id)
+        if stage is not None:
+            stage.attempts.set(event.image_index, event.attempt + 1)
+            calls = stage.unsettled.get(event.image_index, ())
+            stage.unsettled[event.image_index] = (*calls, event.call_id)
+
+    def _call_completed(self, event: CallCompleted) -> None:
+        request = self._pending.pop(event.call_id, None)
+        stage = self.stages.get(request.stage_id) if request else None
+        if request is None or stage is None:
+            return
+        stage.unsettled.pop(request.image_index, None)
+        unchanged = event.info.get("changed") is False
+        for artifact in event.artifacts:
+            index = artifact.image_index
+            stage.finished.set(index, event.seq)
+            if stage.failures:
+                stage.failures.pop(index, None)
+            if unchanged:
+                stage.unchanged.add(index)
+            elif stage.unchanged:
+                stage.unchanged.discard(index)
+
+    def _call_failed(self, event: CallFailed) -> None:
+        request = self._pending.pop(event.call_id, None)
+        stage = self.stages.get(request.stage_id) if request else None
+        if request is None or stage is None:
+            return
+        for index in range(request.image_index, request.image_index + min(request.count, 4096)):
+            stage.failures[index] = event.error
+
+    def _image_progress(self, event: StageImageProgress) -> None:
+        stage = self.stages.get(event.stage_id)
+        if stage is not None:
+            stage.announced.set(event.image_index, event.seq)
+            if stage.finished.get(event.image_index) is None:
+                stage.finished.set(event.image_index, event.seq)
+
+    def _stage_end(self, event: StageEnd) -> None:
+        stage = self.stages.get(event.stage_id)
+        if stage is not None:
+            stage.outcome = event.outcome
+            stage.duration_ms += event.duration_ms
+
+    def _run_resumed(self, _event: RunResumed) -> None:
+        self.resumes += 1
+
+    def _run_sealed(self, event: RunSealed) -> None:
+        self.outcome = event.outcome
+        self.sealed = True
+
+    def planned_stage_ids(self) -> list[str]:
+        """The stages of the plan in order; those that started, for a plan without any."""
+        planned = [
+            str(stage["stage_id"])
+            for stage in self.plan.get("stages", ())
+            if isinstance(stage, Mapping) and "stage_id" in stage
+        ]
+        return planned or list(self.stages)
+
+    def missing(self) -> tuple[MissingImage, ...]:
+        """What was planned and is not finished, by index."""
+        stage_ids = self.planned_stage_ids()
+        return tuple(
+            gap
+            for index in range(len(self.seeds))
+            if (gap := self._gap(index, stage_ids)) is not None
+        )
+
+    def _gap(self, index: int, stage_ids: Sequence[str]) -> MissingImage | None:
+        for stage_id in stage_ids:
+            stage = self.stages.get(stage_id)
+            if stage is None or stage.finished.get(index) is None:
+                error = stage.failures.get(index) if stage else None
+                return MissingImage(stage_id=stage_id, image_index=index, error=error)
+        return None
+
+    def result(self, events: Sequence[StageEvent]) -> PipelineRunResult:
+        """The run's result; ``events`` are those that were applied, and stay readable."""
+        return PipelineRunResult(
+            run_id=self.run_id,
+            state=self.state,
+            outcome=self.outcome,
+            plan=self.plan,
+            stages=tuple(self._stage_result(stage, events) for stage in self.stages.values()),
+            images=self._furthest_images(events),
+            missing=self.missing(),
+            seeds=self.seeds,
+            error=self.error,
+            resumes=self.resumes,
+            events=events,
+        )
+
+    def _stage_result(self, stage: StageFold, events: Sequence[StageEvent]) -> StageResult:
+        indexes, seqs = array("Q"), array("Q")
+        for index, seq in stage.finished.items():
+            indexes.append(index)
+            seqs.append(seq)
+        order = array("B", bytes(len(seqs)))
+        return StageResult(
+            stage_id=stage.stage_id,
+            stage_type=stage.stage_type,
+            outcome=stage.outcome,
+            image_count=stage.finished.count,
+            images=FinishedImages(events, [stage.stage_id], order, indexes, seqs),
+            duration_ms=stage.duration_ms,
+            metadata=stage.shown_metadata(),
+        )
+
+    def _furthest_images(self, events: Sequence[StageEvent]) -> FinishedImages:
+        furthest: dict[int, tuple[int, int]] = {}
+        for place, stage in enumerate(self.stages.values()):
+            for index, seq in stage.finished.items():
+                furthest[index] = (place, seq)
+        order, indexes, seqs = array("B"), array("Q"), array("Q")
+        for index in sorted(furthest):
+            place, seq = furthest[index]
+            order.append(place)
+            indexes.append(index)
+            seqs.append(seq)
+        return FinishedImages(events, list(self.stages), order, indexes, seqs)
+
+
+def fold(events: Iterable[StageEvent]) -> PipelineRunResult:
+    """The result of a run from its events, in order and from the first on.
+
+    A pure function; the same events give an equal result. A sequence is kept as the
+    result's ``events`` as it is, so a log on disk is not drawn into memory.
+    """
+    timeline = events if isinstance(events, Sequence) else tuple(events)
+    state = Fold()
+    for event in timeline:
+        state.apply(event)
+    return state.result(timeline)

@@ -1,0 +1,123 @@
+"""What a log is: append-only, contiguous, one writer; and the log that lives in memory."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Protocol
+
+from .codec import CODEC
+from .errors import LogWriteError, SequenceError
+from .frame import FIRST_CHAIN, MAX_BODY_BYTES, frame, next_chain
+from .model import StageEvent
+from .scan import LogScan
+
+
+class EventLog(Protocol):
+    """An append-only sequence of one run's events."""
+
+    @property
+    def run_id(self) -> str:
+        """The run that this log belongs to."""
+        ...
+
+    @property
+    def next_seq(self) -> int:
+        """The sequence number that the next event must carry; also how many there are."""
+        ...
+
+    @property
+    def chain(self) -> str:
+        """C(next_seq), 64 hex digits: a digest over every record so far."""
+        ...
+
+    def append(self, event: StageEvent) -> None:
+        """Add the next event; on return a barrier is durable.
+
+        Raises SequenceError (nothing is written) for an event that does not follow, and
+        LogWriteError when the event could not be made durable.
+        """
+        ...
+
+    def event_at(self, seq: int) -> StageEvent:
+        """The event with this sequence number, read back. Raises IndexError."""
+        ...
+
+    def timeline(self) -> Sequence[StageEvent]:
+        """Every event so far, in order: a snapshot that does not grow."""
+        ...
+
+    def close(self) -> None:
+        """Release what the log holds; appending afterwards is an error."""
+        ...
+
+
+def check_follows(event: StageEvent, *, run_id: str, next_seq: int) -> None:
+    """Raise SequenceError unless ``event`` is the next one of this run."""
+    if event.run_id != run_id:
+        raise SequenceError(f"an event of run {event.run_id!r} cannot enter the log of {run_id!r}")
+    if event.seq != next_seq:
+        raise SequenceError(f"expected sequence number {next_seq}, got {event.seq}")
+
+
+def check_body_size(body: bytes, event: StageEvent) -> None:
+    """Raise LogWriteError for an event larger than a record may be; nothing is written."""
+    if len(body) > MAX_BODY_BYTES:
+        raise LogWriteError(
+            f"{type(event).__name__} takes {len(body)} bytes, a record holds {MAX_BODY_BYTES}"
+        )
+
+
+class MemoryEventLog:
+    """A log in memory, in the very bytes that a file would hold."""
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        self._codec = CODEC
+        self._events: list[StageEvent] = []
+        self._bytes = bytearray()
+        self._chain = FIRST_CHAIN
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> MemoryEventLog:
+        """The log whose file holds ``data``; a torn tail is cut. Raises LogCorruptError."""
+        scan = LogScan(io.BytesIO(data))
+        events = [event for batch in scan.batches() for event in batch]
+        log = cls(events[0].run_id if events else "")
+        log._events = events
+        log._bytes = bytearray(data[: scan.end])
+        log._chain = scan.chain
+        return log
+
+    @property
+    def run_id(self) -> str:
+        return self._run_id
+
+    @property
+    def next_seq(self) -> int:
+        return len(self._events)
+
+    @property
+    def chain(self) -> str:
+        return self._chain.decode()
+
+    def append(self, event: StageEvent) -> None:
+        check_follows(event, run_id=self._run_id, next_seq=len(self._events))
+        body = self._codec.encode(event)
+        check_body_size(body, event)
+        self._bytes += frame(body, self._chain)
+        self._chain = next_chain(self._chain, body)
+        self._events.append(event)
+
+    def event_at(self, seq: int) -> StageEvent:
+        return self._events[seq]
+
+    def timeline(self) -> Sequence[StageEvent]:
+        return tuple(self._events)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def to_bytes(self) -> bytes:
+        """What ``events.jsonl`` would hold."""
+        return bytes(self._bytes)

@@ -1,0 +1,305 @@
+"""The facts of a run: one frozen tagged union, with a common envelope.
+
+Field order is wire order. New fields have defaults, tags are never reused, and a change of
+a field's meaning raises that type's ``v`` and adds an upcaster to ``codec``. Durations are
+milliseconds as floats; times are UTC; paths use ``/`` and are relative to the run folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+
+
+class RunState(StrEnum):
+    """The states of a run's lifecycle."""
+
+    IDLE = "IDLE"
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    ERROR = "ERROR"
+    CANCELLED = "CANCELLED"
+
+
+class StageType(StrEnum):
+    """The stages there are, in canonical order."""
+
+    TXT2IMG = "txt2img"
+    IMG2IMG = "img2img"
+    UPSCALE = "upscale"
+    ADETAILER = "adetailer"
+
+
+class Outcome(StrEnum):
+    """How a run, or a stage within one epoch, ended."""
+
+    COMPLETED = "completed"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class CancelMode(StrEnum):
+    """``now`` interrupts the image being made; ``after_image`` lets it finish."""
+
+    NOW = "now"
+    AFTER_IMAGE = "after_image"
+
+
+class Durability(StrEnum):
+    """When the log is synced.
+
+    ``checkpoint``: at the barriers, so that a power loss takes nothing that was announced.
+    ``every``: after each record. ``process``: never; this survives the death of the process
+    but not of the machine.
+    """
+
+    CHECKPOINT = "checkpoint"
+    EVERY = "every"
+    PROCESS = "process"
+
+
+# No segment begins with a dot, so none is "." or ".." and none is hidden; no drive, no
+# backslash, no control character. What this pattern accepts stays inside the run folder.
+_SEGMENT = r"[^/\\:\x00-\x1f\x7f.][^/\\:\x00-\x1f\x7f]*"
+InsidePath = Annotated[
+    str, msgspec.Meta(pattern=rf"^{_SEGMENT}(?:/{_SEGMENT})*\Z", max_length=1024)
+]
+Index = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Artifact(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One image file of a run.
+
+    ``sha256`` is the digest of the file, ``source_sha256`` that of its source: the image
+    without the ``stagewright`` chunk, which is what the next stage is sent. ``bytes`` is the
+    file's size, ``width`` and ``height`` are pixels.
+    """
+
+    path: InsidePath
+    image_index: Index
+    sha256: str
+    source_sha256: str
+    bytes: int
+    media_type: str
+    width: int
+    height: int
+    seed: int
+
+
+class InputRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One input image, or the mask: its copy in the run folder and where it came from."""
+
+    path: InsidePath
+    sha256: str
+    source_sha256: str
+    parent_run_id: str | None = None
+
+
+class BackendDescription(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What made the images: ``kind`` is ``embedded`` or a server's family."""
+
+    kind: str
+    url: str | None = None
+    product: str | None = None
+    version: str | None = None
+
+
+class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An exception as text: its type, its message, and what else is known of it.
+
+    ``stage_id`` and ``image_index`` say where it happened, when it happened in a stage.
+    """
+
+    kind: str
+    message: str
+    detail: str = ""
+    stage_id: str | None = None
+    image_index: int | None = None
+
+
+class StageEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type"):
+    """Base of the union: the envelope that every event carries.
+
+    ``v`` is the schema version of the event's own type, ``seq`` counts from 0 without a gap,
+    ``epoch`` is 0 for the first process that ran the run and one more for each resume.
+    """
+
+    v: int = 1
+    run_id: str
+    seq: Index
+    ts: Annotated[datetime, msgspec.Meta(tz=True)]
+    epoch: Index = 0
+
+    barrier: ClassVar[bool] = False
+
+
+class RunOpened(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
+    """The run exists: its whole configuration, plan and every random choice."""
+
+    config: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    seeds: tuple[int, ...]
+    inputs: tuple[InputRecord, ...] = ()
+    backend: BackendDescription
+    software: str
+    group_id: str | None = None
+    variant_index: int | None = None
+    host: str
+    boot_id: str
+    pid: int
+
+    barrier: ClassVar[bool] = True
+
+
+class LifecycleChanged(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
+    """The lifecycle moved; durable before the new state is visible to anybody."""
+
+    trigger: str
+    source: RunState
+    dest: RunState
+    reason: str = ""
+    error: ErrorDetail | None = None
+
+    barrier: ClassVar[bool] = True
+
+
+class StageStart(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
+    """Work on a stage begins in this epoch."""
+
+    stage_id: str
+    stage_type: StageType
+    order_index: Index
+    total_images: Index
+    metadata: Mapping[str, Any]
+
+
+class CallRequested(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
+    """One attempt at one request is about to leave; ``inputs`` are ``source_sha256`` values."""
+
+    call_id: str
+    stage_id: str
+    image_index: Index
+    count: int
+    attempt: Index
+    request_sha256: str
+    inputs: tuple[str, ...] = ()
+
+    barrier: ClassVar[bool] = True
+
+
+class CallCompleted(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
+    """The answer's images are durable. ``info`` is what the server says it really used."""
+
+    call_id: str
+    endpoint: str
+    artifacts: tuple[Artifact, ...]
+    info: Mapping[str, Any]
+    duration_ms: float
+
+    barrier: ClassVar[bool] = True
+
+
+class CallFailed(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
+    """An attempt gave no image; ``will_retry`` says whether another follows in this epoch."""
+
+    call_id: str
+    endpoint: str
+    error: ErrorDetail
+    will_retry: bool
+
+
+class StageImageProgress(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
+    """Image ``image_index`` of ``total_images`` is finished in this stage."""
+
+    stage_id: str
+    stage_type: StageType
+    image_index: Index
+    total_images: Index
+    artifact: Artifact
+
+
+class StageEnd(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
+    """Work on a stage ends in this epoch; ``image_count`` images of it are finished by now."""
+
+    stage_id: str
+    stage_type: StageType
+    image_count: Index
+    duration_ms: float
+    outcome: Outcome
+
+
+class CancelRequested(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
+    """Somebody wants the run to stop; durable before the server is told."""
+
+    reason: str
+    mode: CancelMode
+
+    barrier: ClassVar[bool] = True
+
+
+class RunResumed(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
+    """A later process goes on with the run; ``completed_images`` need not be made again."""
+
+    completed_images: int
+    backend: BackendDescription
+    software: str
+    host: str
+    boot_id: str
+    pid: int
+
+    barrier: ClassVar[bool] = True
+
+
+class LogRepaired(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
+    """A torn tail of ``bytes`` bytes at ``offset`` was copied to ``copied_to`` and cut."""
+
+    offset: int
+    bytes: int
+    sha256: str
+    copied_to: InsidePath
+
+    barrier: ClassVar[bool] = True
+
+
+class RunSealed(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
+    """An epoch is closed: ``count`` records stand before this one, ``head`` is the chain here."""
+
+    count: int
+    head: str
+    outcome: Outcome
+
+    barrier: ClassVar[bool] = True
+
+
+class UnknownEvent(StageEvent, frozen=True, kw_only=True, gc=False, tag=False):
+    """An event of a type, or of a version, that a newer stagewright wrote.
+
+    ``type`` is its tag and ``raw`` the bytes of the whole event as they stand in the log.
+    """
+
+    type: str
+    raw: bytes
+
+
+EVENT_TYPES: tuple[type[StageEvent], ...] = (
+    RunOpened,
+    LifecycleChanged,
+    StageStart,
+    CallRequested,
+    CallCompleted,
+    CallFailed,
+    StageImageProgress,
+    StageEnd,
+    CancelRequested,
+    RunResumed,
+    LogRepaired,
+    RunSealed,
+)
+"""Every known event type; ``docs/events.md`` is checked against it."""
+
+BARRIER_TAGS = frozenset(kind.__name__ for kind in EVENT_TYPES if kind.barrier)

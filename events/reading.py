@@ -1,0 +1,81 @@
+"""Results from logs on disk: one, many, up to a sequence number, in bounded memory."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from .errors import RunNotFoundError
+from .file_log import LOG_NAME
+from .folding import Fold
+from .model import StageEvent
+from .result import PipelineRunResult
+from .scan import LogScan
+from .storage import OsStorage, Storage
+from .timeline import FileTimeline
+
+
+def log_path(run: Path) -> Path:
+    """The log of a run folder, or the log itself. Raises RunNotFoundError."""
+    path = run / LOG_NAME if run.is_dir() else run
+    if not path.is_file():
+        raise RunNotFoundError(f"{run}: no run is here (there is no {LOG_NAME})")
+    return path
+
+
+def read_log(
+    run: Path,
+    observe: Callable[[StageEvent], None],
+    *,
+    until: int | None = None,
+    storage: Storage | None = None,
+) -> FileTimeline:
+    """Give every event up to sequence number ``until`` to ``observe``; the timeline of them.
+
+    A torn tail is left alone and told in the timeline's ``torn``. Raises LogCorruptError once
+    the sound events before the place have been observed.
+    """
+    path = log_path(run)
+    with (storage or OsStorage()).open_read(path) as stream:
+        scan = LogScan(stream, path=path)
+        wanted = None if until is None else until + 1
+        observed = 0
+        for batch in scan.batches():
+            for event in batch if wanted is None else islice(batch, wanted - observed):
+                observe(event)
+                observed += 1
+            if observed == wanted:
+                break
+    offsets, end = scan.offsets, scan.end
+    if wanted is not None and observed < len(offsets):
+        end = offsets[observed]
+        offsets = array("Q", offsets[:observed])
+    return FileTimeline(path, offsets, end, torn=scan.torn, storage=storage)
+
+
+def replay(run: Path, *, until: int | None = None) -> PipelineRunResult:
+    """The result of a run from its folder or log alone, after event ``until`` if given.
+
+    Sends no signals. Raises RunNotFoundError, LogCorruptError.
+    """
+    state = Fold()
+    timeline = read_log(run, state.apply, until=until)
+    return state.result(timeline)
+
+
+def replay_many(runs: Iterable[Path]) -> Iterator[PipelineRunResult]:
+    """The results of several runs, one at a time."""
+    return map(replay, runs)
+
+
+def iterate(run: Path, *, until: int | None = None) -> Iterator[StageEvent]:
+    """The events of a run one by one, checked, in bounded memory."""
+    path = log_path(run)
+    with OsStorage().open_read(path) as stream:
+        for batch in LogScan(stream, path=path).batches():
+            for event in batch:
+                if until is not None and event.seq > until:
+                    return
+                yield event

@@ -1,0 +1,170 @@
+"""What a run came to. Only ``fold`` builds these."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, overload
+
+import msgspec
+
+from .codec import CODEC
+from .model import (
+    Artifact,
+    CallCompleted,
+    ErrorDetail,
+    Outcome,
+    RunState,
+    StageEvent,
+    StageImageProgress,
+    StageType,
+)
+from .timeline import FileTimeline
+
+
+class FinishedImage(Artifact, frozen=True, kw_only=True, gc=False):
+    """An artifact together with the stage that made it."""
+
+    stage_id: str
+
+
+class MissingImage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An image that was planned and is not finished: the stage it waits for, and why."""
+
+    stage_id: str
+    image_index: int
+    error: ErrorDetail | None = None
+
+
+class FinishedImages(Sequence[FinishedImage]):
+    """Finished images by index, read from the log when asked for.
+
+    ``stages[order[k]]`` made image ``indexes[k]``, and record ``seqs[k]`` says so.
+    """
+
+    def __init__(
+        self,
+        events: Sequence[StageEvent],
+        stages: Sequence[str],
+        order: array[int],
+        indexes: array[int],
+        seqs: array[int],
+    ) -> None:
+        self._events = events
+        self._stages = tuple(stages)
+        self._order = order
+        self._indexes = indexes
+        self._seqs = seqs
+
+    def __len__(self) -> int:
+        return len(self._seqs)
+
+    @overload
+    def __getitem__(self, index: int) -> FinishedImage: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[FinishedImage, ...]: ...
+    def __getitem__(self, index: int | slice) -> FinishedImage | tuple[FinishedImage, ...]:
+        places = range(len(self))
+        if isinstance(index, slice):
+            return tuple(self._select(places[index]))
+        return next(self._select([places[index]]))
+
+    def __iter__(self) -> Iterator[FinishedImage]:
+        return self._select(range(len(self)))
+
+    def _select(self, places: Iterable[int]) -> Iterator[FinishedImage]:
+        chosen = list(places)
+        seqs = (self._seqs[place] for place in chosen)
+        events: Iterable[StageEvent] = (
+            self._events.select(seqs)
+            if isinstance(self._events, FileTimeline)
+            else (self._events[seq] for seq in seqs)
+        )
+        for place, event in zip(chosen, events, strict=True):
+            artifact = _artifact(event, self._indexes[place])
+            yield FinishedImage(
+                stage_id=self._stages[self._order[place]], **msgspec.structs.asdict(artifact)
+            )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(
+            mine == theirs for mine, theirs in zip(self, other, strict=True)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # sequences that compare by content have none
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} finished images>"
+
+
+def _artifact(event: StageEvent, image_index: int) -> Artifact:
+    if isinstance(event, CallCompleted):
+        return next(a for a in event.artifacts if a.image_index == image_index)
+    assert isinstance(event, StageImageProgress)
+    return event.artifact
+
+
+class StageResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage over all epochs; ``outcome`` is None while it has not ended.
+
+    ``duration_ms`` sums the epochs that ended the stage. ``metadata`` is what the stage set
+    out with, and ``unchanged_images``: for how many images the server changed nothing.
+    """
+
+    stage_id: str
+    stage_type: StageType
+    outcome: Outcome | None
+    image_count: int
+    images: Sequence[FinishedImage]
+    duration_ms: float
+    metadata: Mapping[str, Any]
+
+
+class PipelineRunResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A run as its log tells it.
+
+    ``images`` holds, by index, the image of the furthest stage that finished it; ``missing``
+    what was planned and is not finished; ``seeds`` the seed of each index; ``error`` why the
+    state is ERROR; ``resumes`` how many processes took the run up again; ``events`` the whole
+    timeline. ``images`` and ``events`` read from the log when asked for.
+    """
+
+    run_id: str
+    state: RunState
+    outcome: Outcome | None
+    plan: Mapping[str, Any]
+    stages: tuple[StageResult, ...]
+    images: Sequence[FinishedImage]
+    missing: tuple[MissingImage, ...]
+    seeds: tuple[int, ...]
+    error: ErrorDetail | None
+    resumes: int
+    events: Sequence[StageEvent]
+
+    def json_parts(self) -> Iterator[bytes]:
+        """The result as one JSON document, in pieces, so that a long run needs no memory."""
+        names = [name for name in self.__struct_fields__ if name != "events"]
+        for name in names:
+            lead = "{" if name == names[0] else ","
+            yield f'{lead}"{name}":'.encode() + _encode(getattr(self, name))
+        yield b',"events":['
+        bodies = (
+            self.events.raw(range(len(self.events)))
+            if isinstance(self.events, FileTimeline)
+            else map(CODEC.encode, self.events)
+        )
+        for place, body in enumerate(bodies):
+            yield (b"," if place else b"") + body
+        yield b"]}"
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, FinishedImages):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _encode(value: object) -> bytes:
+    return msgspec.json.encode(value, enc_hook=_plain)

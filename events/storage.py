@@ -1,0 +1,158 @@
+"""The file system as a run uses it: the one seam through which bytes become durable.
+
+Everything that must survive a crash goes through ``Storage``, so that a test can stand in a
+storage that loses, tears and reorders what was not synced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import BinaryIO, Protocol, cast
+
+
+class AppendFile(Protocol):
+    """An open file that only grows, or is cut back. Every method may raise OSError."""
+
+    def write(self, data: bytes) -> int:
+        """Append; the number of bytes taken, which may be fewer than given."""
+        ...
+
+    def sync(self) -> None:
+        """Return once everything written so far is durable."""
+        ...
+
+    def truncate(self, size: int) -> None:
+        """Cut the file to ``size`` bytes."""
+        ...
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        ...
+
+
+class Storage(Protocol):
+    """Folders and files. Every method may raise OSError."""
+
+    def make_folder(self, folder: Path) -> None:
+        """Make the folder and its parents, durably; one that is there already is fine."""
+        ...
+
+    def write_file(self, path: Path, data: bytes, *, durable: bool = True) -> None:
+        """Put a whole file in place by rename: afterwards it is there entire or not at all."""
+        ...
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Rename within one folder, durably."""
+        ...
+
+    def remove(self, path: Path) -> None:
+        """Remove a file, durably; one that is gone already is fine."""
+        ...
+
+    def open_append(self, path: Path) -> AppendFile:
+        """Open an existing file for appending."""
+        ...
+
+    def open_read(self, path: Path) -> BinaryIO:
+        """Open an existing file for reading from its start."""
+        ...
+
+
+if sys.platform == "darwin":  # pragma: no cover - fsync there leaves data in the drive's cache
+    import fcntl
+
+    def sync_descriptor(descriptor: int) -> None:
+        """Return once the file's data is on stable storage."""
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+elif hasattr(os, "fdatasync"):
+    sync_descriptor = os.fdatasync
+else:  # pragma: no cover - Windows has no fdatasync
+    sync_descriptor = os.fsync
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's entries durable; Windows cannot and does not need to."""
+    if os.name == "nt":  # pragma: no cover
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _OsAppendFile:
+    __slots__ = ("_descriptor",)
+
+    def __init__(self, path: Path) -> None:
+        flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0)
+        self._descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
+
+    def write(self, data: bytes) -> int:
+        return os.write(self._descriptor, data)
+
+    def sync(self) -> None:
+        sync_descriptor(self._descriptor)
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self._descriptor, size)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class OsStorage:
+    """The real file system."""
+
+    def make_folder(self, folder: Path) -> None:
+        missing = [folder]
+        while not missing[-1].exists() and missing[-1].parent != missing[-1]:
+            missing.append(missing[-1].parent)
+        for path in reversed(missing):
+            if not path.exists():
+                path.mkdir(exist_ok=True)
+                sync_folder(path.parent)
+        if not folder.is_dir():
+            raise NotADirectoryError(20, "Not a directory", str(folder))
+
+    def write_file(self, path: Path, data: bytes, *, durable: bool = True) -> None:
+        temporary = path.with_name(f".{path.name}.part")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(temporary, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        try:
+            try:
+                _write_all(descriptor, data)
+                if durable:
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        if durable:
+            sync_folder(path.parent)
+
+    def rename(self, source: Path, target: Path) -> None:
+        source.replace(target)
+        sync_folder(target.parent)
+
+    def remove(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+    def open_append(self, path: Path) -> AppendFile:
+        return _OsAppendFile(path)
+
+    def open_read(self, path: Path) -> BinaryIO:
+        return cast(BinaryIO, open(path, "rb"))
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -1,0 +1,91 @@
+"""A log's events as a sequence that stays on disk."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import overload
+
+from .codec import CODEC
+from .errors import LogCorruptError
+from .frame import check
+from .model import StageEvent
+from .scan import LogScan, TornTail
+from .storage import OsStorage, Storage
+
+
+class FileTimeline(Sequence[StageEvent]):
+    """The sound records of a log file, read when asked for; 8 bytes of memory for each.
+
+    ``torn`` is the torn tail behind them, if there is one. Every read is checked again.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        offsets: array[int],
+        end: int,
+        *,
+        torn: TornTail | None = None,
+        storage: Storage | None = None,
+    ) -> None:
+        self._path = path
+        self._offsets = offsets
+        self._end = end
+        self._storage = storage or OsStorage()
+        self._codec = CODEC
+        self.torn = torn
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    @overload
+    def __getitem__(self, index: int) -> StageEvent: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[StageEvent, ...]: ...
+    def __getitem__(self, index: int | slice) -> StageEvent | tuple[StageEvent, ...]:
+        if isinstance(index, slice):
+            return tuple(self.select(range(*index.indices(len(self)))))
+        return next(self.select([index]))
+
+    def select(self, indexes: Iterable[int]) -> Iterator[StageEvent]:
+        """The events at these indexes, in the order asked for."""
+        return map(self._codec.decode, self.raw(indexes))
+
+    def raw(self, indexes: Iterable[int]) -> Iterator[bytes]:
+        """The bytes of ``e`` of these records, as they stand in the log."""
+        with self._storage.open_read(self._path) as stream:
+            for index in indexes:
+                position = range(len(self))[index]
+                start = self._offsets[position]
+                last = position + 1 == len(self)
+                stream.seek(start)
+                size = (self._end if last else self._offsets[position + 1]) - start
+                body = check(stream.read(size))
+                if body is None:
+                    raise LogCorruptError(
+                        "it changed while it was being read",
+                        offset=start,
+                        seq=position,
+                        path=self._path,
+                    )
+                yield body
+
+    def __iter__(self) -> Iterator[StageEvent]:
+        with self._storage.open_read(self._path) as stream:
+            scan = LogScan(stream, path=self._path, size=self._end)
+            for batch in scan.batches():
+                yield from batch
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(
+            mine == theirs for mine, theirs in zip(self, other, strict=True)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # sequences that compare by content have none
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} events of {self._path}>"
