@@ -1,0 +1,66 @@
+"""The decisions of a run: configuration, plan, lifecycle, runner and controller."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..events.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from ..events.model import RunState as RunState
+    from ..events.model import StageType as StageType
+    from .builder import build_stage_execution_plan as build_stage_execution_plan
+    from .cancel import CancelToken as CancelToken
+    from .config import RunConfig as RunConfig
+    from .controller import PipelineController as PipelineController
+    from .controller import RunHandle as RunHandle
+    from .errors import BackendAnswerError as BackendAnswerError
+    from .errors import BackendError as BackendError
+    from .errors import ConfigurationError as ConfigurationError
+    from .errors import ControllerBusyError as ControllerBusyError
+    from .errors import GenerationCancelled as GenerationCancelled
+    from .errors import InputImageError as InputImageError
+    from .errors import InvalidStagePlanError as InvalidStagePlanError
+    from .errors import InvalidTransitionError as InvalidTransitionError
+    from .errors import MissingImagesError as MissingImagesError
+    from .errors import StageConflictError as StageConflictError
+    from .lifecycle import RunLifecycle as RunLifecycle
+    from .loading import load_config as load_config
+    from .plan import StageExecution as StageExecution
+    from .plan import StageExecutionPlan as StageExecutionPlan
+    from .ports import GenerateAnswer as GenerateAnswer
+    from .ports import GeneratedImage as GeneratedImage
+    from .ports import GenerateRequest as GenerateRequest
+    from .ports import ImageBackend as ImageBackend
+    from .ports import ImageFacts as ImageFacts
+    from .ports import InputReader as InputReader
+    from .ports import SourceImage as SourceImage
+    from .ports import StepProgress as StepProgress
+    from .runner import PipelineRunner as PipelineRunner
+    from .stage_configs import StageConfig as StageConfig
+    from .states import TRANSITIONS as TRANSITIONS
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "builder": ["build_stage_execution_plan"],
+        "cancel": ["CancelToken"],
+        "config": ["RunConfig"],
+        "controller": ["PipelineController", "RunHandle"],
+        "errors": [
+            "BackendAnswerError", "BackendError", "ConfigurationError", "ControllerBusyError",
+            "GenerationCancelled", "InputImageError", "InvalidStagePlanError",
+            "InvalidTransitionError", "MissingImagesError", "StageConflictError",
+        ],
+        "lifecycle": ["RunLifecycle"],
+        "loading": ["load_config"],
+        "plan": ["StageExecution", "StageExecutionPlan", "StageType"],
+        "ports": [
+            "GenerateAnswer", "GenerateRequest", "GeneratedImage", "ImageBackend", "ImageFacts",
+            "InputReader", "SourceImage", "StageType", "StepProgress",
+        ],
+        "runner": ["PipelineRunner"],
+        "stage_configs": ["StageConfig"],
+        "states": ["TRANSITIONS", "RunState"],
+    },
+)  # fmt: skip

@@ -1,0 +1,199 @@
+"""The one call for programs that run pipelines: validate, start, cancel, wait, state."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..events import signals
+from ..events.errors import RunNotFoundError
+from ..events.folding import Fold
+from ..events.model import CancelMode, Durability, RunState
+from ..events.reading import replay
+from ..events.result import PipelineRunResult
+from .builder import build_stage_execution_plan
+from .config import RunConfig
+from .errors import ConfigurationError, ControllerBusyError
+from .loading import ready_config
+from .plan import StageExecutionPlan
+from .ports import Clock, ImageBackend, InputReader, RandomBelow, SystemClock
+from .preparing import PreparedRun, RunMaker
+from .runner import PipelineRunner
+
+AnyConfig = RunConfig | Mapping[str, Any] | Path
+
+
+class RunHandle:
+    """A run that was started."""
+
+    def __init__(self, run_id: str, folder: Path) -> None:
+        self.run_id = run_id
+        self.folder = folder
+        self._ended = threading.Event()
+        self._result: PipelineRunResult | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def result(self) -> PipelineRunResult | None:
+        """The run's result once it has ended, else None."""
+        return self._result
+
+    def wait(self, timeout_s: float | None = None) -> PipelineRunResult:
+        """Wait for the run to end; its result, folded from its log.
+
+        Raises TimeoutError, and LogWriteError when the run's end could not be recorded.
+        """
+        if not self._ended.wait(timeout_s):
+            raise TimeoutError(f"run {self.run_id} has not ended within {timeout_s} s")
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+    def _end(self, result: PipelineRunResult | None, error: BaseException | None) -> None:
+        self._result = result
+        self._error = error
+        self._ended.set()
+
+
+class PipelineController:
+    """Runs one pipeline at a time on one backend, in a thread of its own.
+
+    Configurations may be a RunConfig, a document with its keys, or the path of a file. Safe
+    from any thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        backend: ImageBackend,
+        runs: Path,
+        inputs: InputReader,
+        clock: Clock | None = None,
+        random_below: RandomBelow = secrets.randbelow,
+    ) -> None:
+        self._backend = backend
+        self._runs = Path(runs)
+        self._inputs = inputs
+        self._clock: Clock = clock or SystemClock()
+        self._maker = RunMaker(self._runs, clock=self._clock, random_below=random_below)
+        self._lock = threading.Lock()
+        self._current: tuple[RunHandle, PipelineRunner] | None = None
+        self._busy = False
+        self._last_result: PipelineRunResult | None = None
+        self._last_plan: StageExecutionPlan | None = None
+
+    @property
+    def state(self) -> RunState:
+        """The state of the current run; IDLE while there is none."""
+        current = self._current
+        return RunState.IDLE if current is None else current[1].state
+
+    @property
+    def last_result(self) -> PipelineRunResult | None:
+        """The result of the run that ended last."""
+        return self._last_result
+
+    def get_last_stage_execution_plan_for_tests(self) -> StageExecutionPlan | None:
+        """The plan that was built last."""
+        return self._last_plan
+
+    def validate(self, config: AnyConfig) -> StageExecutionPlan:
+        """The plan of ``config``; nothing is made. Raises ConfigurationError."""
+        return self._resolve(config)[1]
+
+    def start(self, config: AnyConfig) -> RunHandle:
+        """Begin a run; on return it is RUNNING, durably.
+
+        Raises ConfigurationError (subscribers get a ``config_error``, the state stays IDLE
+        and no folder is made), ControllerBusyError, LogWriteError.
+        """
+        with self._lock:
+            if self._busy:
+                raise ControllerBusyError("this controller has a run already; wait for its end")
+            self._busy = True
+        try:
+            ready = self._resolve_or_tell(config)
+            prepared = self._maker.make(ready, self._backend.description)
+            return self._launch(prepared)
+        except BaseException:
+            self._busy = False
+            raise
+
+    def cancel(
+        self,
+        run_id: str,
+        *,
+        mode: CancelMode = CancelMode.NOW,
+        reason: str = "cancelled by the controller",
+    ) -> None:
+        """Stop the current run; its finished images are kept.
+
+        Raises RunNotFoundError unless ``run_id`` is the current run, InvalidTransitionError
+        if it has just ended.
+        """
+        current = self._current
+        if current is None or current[0].run_id != run_id:
+            raise RunNotFoundError(f"run {run_id} is not running here")
+        current[1].cancel(mode, reason)
+
+    def _resolve(self, config: AnyConfig) -> tuple[RunConfig, StageExecutionPlan]:
+        ready = ready_config(config, inputs=self._inputs, runs=self._runs)
+        plan = build_stage_execution_plan(ready)
+        self._last_plan = plan
+        return ready, plan
+
+    def _resolve_or_tell(self, config: AnyConfig) -> RunConfig:
+        try:
+            return self._resolve(config)[0]
+        except ConfigurationError as error:
+            message = f"Config Error: {error}"
+            signals.publish(signals.config_error, None, message=message, error=error)
+            raise
+
+    def _launch(self, prepared: PreparedRun) -> RunHandle:
+        fold = Fold()
+        fold.apply(prepared.opened)
+        handle = RunHandle(prepared.opened.run_id, prepared.folder.path)
+        durability = prepared.log.durability
+        runner = PipelineRunner(
+            backend=self._backend,
+            log=prepared.log,
+            fold=fold,
+            plan=prepared.plan,
+            folder=prepared.folder,
+            inputs=self._inputs,
+            clock=self._clock,
+            durable=durability is not Durability.PROCESS,
+        )
+        self._last_plan = prepared.plan
+        self._current = (handle, runner)
+        try:
+            runner.start()
+            thread = threading.Thread(
+                target=self._work, args=(handle, runner), name=f"stagewright-{handle.run_id}"
+            )
+            thread.start()
+        except BaseException:
+            self._current = None
+            raise
+        return handle
+
+    def _work(self, handle: RunHandle, runner: PipelineRunner) -> None:
+        result: PipelineRunResult | None = None
+        failure: BaseException | None = None
+        try:
+            runner.work()
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the run
+            failure = error
+        try:
+            result = replay(handle.folder)
+        except Exception as error:  # noqa: BLE001 - handed to whoever waits for the run
+            failure = failure or error
+        self._last_result = result
+        self._current = None
+        self._busy = False
+        handle._end(result, failure)  # noqa: SLF001 - the handle is the controller's own

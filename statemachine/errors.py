@@ -1,0 +1,73 @@
+"""Errors of decisions: configurations, plans, the lifecycle, backends.
+
+The whole tree is drawn in ``stagewright.events.errors``.
+"""
+
+from __future__ import annotations
+
+from ..events.errors import StagewrightError
+from ..events.folding import MISSING_IMAGES
+
+
+class ConfigurationError(StagewrightError, ValueError):
+    """A configuration cannot be used. ``key`` is the dotted path at fault, if one is."""
+
+    def __init__(self, message: str, *, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class InvalidStagePlanError(ConfigurationError):
+    """A configuration makes no valid plan; ``key`` is the dotted path at fault."""
+
+
+class StageConflictError(StagewrightError):
+    """A flat and a nested key say different things about one stage."""
+
+
+class InvalidTransitionError(StagewrightError):
+    """The lifecycle refuses this trigger in this state; nothing has changed."""
+
+    def __init__(self, trigger: str, state: str) -> None:
+        super().__init__(f"cannot {trigger} a run that is {state}")
+        self.trigger = trigger
+        self.state = state
+
+
+class ControllerBusyError(StagewrightError):
+    """The controller has a run already; it takes one at a time."""
+
+
+class InputImageError(ConfigurationError):
+    """An input image or mask is missing, or is no PNG, JPEG or WebP of a bearable size."""
+
+
+class MissingImagesError(StagewrightError):
+    """The run went on past failed images (``on_image_error = continue``) and ended."""
+
+
+assert MissingImagesError.__name__ == MISSING_IMAGES  # the fold knows the outcome by this name
+
+
+class BackendError(StagewrightError):
+    """One attempt at one request gave no image.
+
+    ``transient`` says that the same request may succeed if it is sent again; ``endpoint`` is
+    where it was sent; ``detail`` is what else is known, the server's own words for one.
+    """
+
+    def __init__(
+        self, message: str, *, transient: bool = False, endpoint: str = "", detail: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.transient = transient
+        self.endpoint = endpoint
+        self.detail = detail
+
+
+class BackendAnswerError(BackendError):
+    """The backend answered with something that is not the images asked for."""
+
+
+class GenerationCancelled(BackendError):  # noqa: N818 - it is how a cancel ends, no error
+    """The backend stopped because the run's cancel token said so."""

@@ -1,0 +1,184 @@
+"""The one way a fact takes: stamped, appended, folded, announced, in this order."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable
+from datetime import datetime
+from typing import TypedDict, TypeVar
+
+from ..events import signals
+from ..events.announcer import Announcer
+from ..events.errors import StagewrightError
+from ..events.folding import Fold, StageFold
+from ..events.log import EventLog
+from ..events.model import (
+    Artifact,
+    CallCompleted,
+    ErrorDetail,
+    LifecycleChanged,
+    RunOpened,
+    RunSealed,
+    RunState,
+    StageEvent,
+)
+from .errors import BackendError
+from .ports import Clock, StepProgress
+
+E = TypeVar("E", bound=StageEvent)
+MAX_WAITING_PROGRESS = 32
+
+
+class Envelope(TypedDict):
+    """What the journal puts on every event."""
+
+    run_id: str
+    seq: int
+    ts: datetime
+    epoch: int
+
+
+class RunJournal:
+    """Writes one run's log and holds what it folds to; safe from any thread.
+
+    The fold is the only memory of a run that is being worked on.
+    """
+
+    def __init__(self, log: EventLog, fold: Fold, *, epoch: int, clock: Clock) -> None:
+        self._log = log
+        self._fold = fold
+        self._epoch = epoch
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._announcer = Announcer()
+
+    @property
+    def run_id(self) -> str:
+        """The run that is written."""
+        return self._log.run_id
+
+    @property
+    def fold(self) -> Fold:
+        """What the log says so far."""
+        return self._fold
+
+    @property
+    def opened(self) -> RunOpened:
+        """The run's first event."""
+        assert self._fold.opened is not None
+        return self._fold.opened
+
+    def stage(self, stage_id: str) -> StageFold:
+        """What the log says so far of a stage that has started."""
+        return self._fold.stages[stage_id]
+
+    def artifact(self, stage_id: str, image_index: int) -> Artifact:
+        """The image that a stage has finished, read back from the log."""
+        seq = self.stage(stage_id).finished.get(image_index)
+        assert seq is not None
+        event = self._log.event_at(seq)
+        assert isinstance(event, CallCompleted)
+        return next(a for a in event.artifacts if a.image_index == image_index)
+
+    def record(self, make: Callable[[Envelope], E], *, flush: bool = True) -> E:
+        """Append the event that ``make`` builds around its envelope, then announce it.
+
+        Returns once the event is as durable as its kind must be, and its subscribers have
+        been told (or were too slow). Raises LogWriteError.
+        """
+        with self._lock:
+            event = self._append(make)
+            self._announce(event)
+        if flush:
+            self.flush()
+        return event
+
+    def record_transition(
+        self,
+        *,
+        trigger: str,
+        source: RunState,
+        dest: RunState,
+        reason: str,
+        error: ErrorDetail | None,
+    ) -> Callable[[], None]:
+        """Append a transition; the returned call announces it. Raises LogWriteError."""
+        with self._lock:
+            event = self._append(
+                lambda at: LifecycleChanged(
+                    **at, trigger=trigger, source=source, dest=dest, reason=reason, error=error
+                )
+            )
+
+        def announce() -> None:
+            self._announce(event)
+            self._announcer.put(signals.lifecycle_changed, self.run_id, event=event)
+            self.flush()
+
+        return announce
+
+    def announce_opening(self) -> None:
+        """Tell of RunOpened, which reached the disk before there was a journal."""
+        with self._lock:
+            self._announce(self.opened)
+        self.flush()
+
+    def record_seal(self) -> None:
+        """Close the epoch. Raises LogWriteError."""
+        outcome = self._fold.outcome
+        assert outcome is not None
+        self.record(
+            lambda at: RunSealed(**at, count=at["seq"], head=self._log.chain, outcome=outcome)
+        )
+
+    def announce_progress(self, progress: StepProgress) -> None:
+        """Tell how far an image is; dropped while subscribers are behind."""
+        if not signals.step_progress.receivers or self._announcer.waiting > MAX_WAITING_PROGRESS:
+            return
+        self._announcer.put(signals.step_progress, self.run_id, progress=progress)
+        self.flush()
+
+    def flush(self) -> None:
+        """Let subscribers catch up, within bounds."""
+        self._announcer.flush()
+
+    def close(self) -> None:
+        """Deliver what is waiting and release the log."""
+        self._announcer.close()
+        self._log.close()
+
+    def _append(self, make: Callable[[Envelope], E]) -> E:
+        event = make(
+            Envelope(
+                run_id=self._log.run_id,
+                seq=self._log.next_seq,
+                ts=self._clock.now(),
+                epoch=self._epoch,
+            )
+        )
+        self._log.append(event)
+        self._fold.apply(event)
+        return event
+
+    def _announce(self, event: StageEvent) -> None:
+        self._announcer.put(signals.event_appended, self.run_id, event=event)
+
+
+def error_detail(
+    error: BaseException, *, stage_id: str | None = None, image_index: int | None = None
+) -> ErrorDetail:
+    """An exception as text; one that we did not raise ourselves brings its traceback."""
+    if isinstance(error, BackendError):
+        detail = error.detail
+    elif isinstance(error, StagewrightError):
+        detail = ""
+    else:
+        detail = "".join(traceback.format_exception(error))
+    return ErrorDetail(
+        kind=type(error).__name__,
+        message=str(error),
+        detail=detail,
+        stage_id=stage_id,
+        image_index=image_index,
+    )

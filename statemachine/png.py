@@ -1,0 +1,102 @@
+"""The ``stagewright`` chunk of a PNG: put in, read and taken out without touching pixels."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import msgspec
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+KEYWORD = b"stagewright"
+_TEXT_TYPES = (b"tEXt", b"zTXt", b"iTXt")
+_IHDR_END = len(SIGNATURE) + 25
+
+
+class PngError(ValueError):
+    """The bytes are no whole PNG; the message names the byte."""
+
+
+class _Chunk(NamedTuple):
+    kind: bytes
+    start: int
+    end: int
+
+
+def is_png(data: bytes) -> bool:
+    """Whether ``data`` begins as a PNG does."""
+    return data.startswith(SIGNATURE)
+
+
+def _chunks(data: bytes) -> Iterator[_Chunk]:
+    """Every chunk up to IEND. Raises PngError where the file is cut off or malformed."""
+    position = len(SIGNATURE)
+    first = True
+    while True:
+        if position + 12 > len(data):
+            raise PngError(f"the PNG ends at byte {len(data)} without an IEND chunk")
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if end > len(data):
+            raise PngError(f"the PNG ends inside the {kind!r} chunk at byte {position}")
+        if first and (kind != b"IHDR" or length != 13):
+            raise PngError(f"the PNG begins with {kind!r} instead of IHDR")
+        first = False
+        yield _Chunk(kind, position, end)
+        if kind == b"IEND":
+            return
+        position = end
+
+
+def check_whole(data: bytes) -> None:
+    """Raise PngError unless every chunk is there and passes its checksum."""
+    view = memoryview(data)
+    for kind, start, end in _chunks(data):
+        if crc32(view[start + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+            raise PngError(f"the {kind!r} chunk at byte {start} fails its checksum")
+
+
+def _is_ours(data: bytes, chunk: _Chunk) -> bool:
+    return chunk.kind in _TEXT_TYPES and data[chunk.start + 8 : chunk.end - 4].startswith(
+        KEYWORD + b"\0"
+    )
+
+
+def source_of(data: bytes) -> bytes:
+    """The image without any ``stagewright`` chunk; what is no whole PNG as it is."""
+    if not is_png(data) or KEYWORD not in data:
+        return data
+    try:
+        ours = [chunk for chunk in _chunks(data) if _is_ours(data, chunk)]
+    except PngError:
+        return data
+    kept, position = [], 0
+    for chunk in ours:
+        kept.append(data[position : chunk.start])
+        position = chunk.end
+    return b"".join([*kept, data[position:]])
+
+
+def stamp(source: bytes, facts: dict[str, Any]) -> bytes:
+    """``source``, a PNG without our chunk, with ``facts`` as ASCII JSON right after IHDR."""
+    text = KEYWORD + b"\0" + json.dumps(facts, separators=(",", ":")).encode("ascii")
+    body = b"tEXt" + text
+    chunk = struct.pack(">I", len(text)) + body + struct.pack(">I", crc32(body))
+    return b"".join([source[:_IHDR_END], chunk, source[_IHDR_END:]])
+
+
+def read_stamp(data: bytes) -> dict[str, Any] | None:
+    """What the first ``stagewright`` chunk says, or None where there is none to be read."""
+    if not is_png(data):
+        return None
+    try:
+        for chunk in _chunks(data):
+            if chunk.kind == b"tEXt" and _is_ours(data, chunk):
+                text = data[chunk.start + 9 + len(KEYWORD) : chunk.end - 4]
+                return msgspec.json.decode(text, type=dict[str, Any])
+    except (PngError, msgspec.DecodeError):
+        return None
+    return None

@@ -1,0 +1,153 @@
+"""Making a run: every random choice, the copies of its inputs, and its first event."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+
+from ..events.codec import json_values
+from ..events.errors import LogWriteError
+from ..events.file_log import FileEventLog
+from ..events.lock import RunLock, boot_id, host_name
+from ..events.model import BackendDescription, Durability, InputRecord, RunOpened
+from ..events.storage import OsStorage, Storage
+from ..events.version import VERSION
+from .builder import build_stage_execution_plan
+from .config import InputImage, RunConfig
+from .image_files import SUFFIXES
+from .loading import read_bounded
+from .plan import StageExecutionPlan
+from .png import source_of
+from .ports import Clock, RandomBelow
+from .run_folder import RunFolder, new_run_id
+
+SEED_END = 2**31
+"""Drawn seeds are below this (contract, section 4)."""
+
+
+class PreparedRun(msgspec.Struct, frozen=True):
+    """A run that exists on disk and has not started."""
+
+    folder: RunFolder
+    log: FileEventLog
+    opened: RunOpened
+    plan: StageExecutionPlan
+
+
+def software() -> str:
+    """What writes the log, for the log."""
+    return f"stagewright {VERSION} (Python {platform.python_version()}, {platform.system()})"
+
+
+def draw_seeds(config: RunConfig, random_below: RandomBelow) -> RunConfig:
+    """``config`` with a number for each seed that was left to chance (-1)."""
+    total = max(1, len(config.inputs)) * config.images
+    if config.seed == -1:
+        config = msgspec.structs.replace(config, seed=random_below(max(1, SEED_END - total)))
+    if config.img2img is not None and config.img2img.seed == -1:
+        drawn = random_below(max(1, SEED_END - total))
+        img2img = msgspec.structs.replace(config.img2img, seed=drawn)
+        config = msgspec.structs.replace(config, img2img=img2img)
+    return config
+
+
+class RunMaker:
+    """Makes runs below one folder."""
+
+    def __init__(
+        self,
+        runs: Path,
+        *,
+        clock: Clock,
+        random_below: RandomBelow,
+        storage: Storage | None = None,
+    ) -> None:
+        self._runs = runs
+        self._clock = clock
+        self._random_below = random_below
+        self._storage: Storage = storage or OsStorage()
+
+    def make(self, config: RunConfig, backend: BackendDescription) -> PreparedRun:
+        """A run folder whose log holds RunOpened, durably, with everything resolved.
+
+        Raises InvalidStagePlanError (nothing is made), InputImageError and LogWriteError
+        (what was made is removed).
+        """
+        config = draw_seeds(config, self._random_below)
+        build_stage_execution_plan(config)
+        opened_at = self._clock.now()
+        run_id = new_run_id(config.name or "run", opened_at, self._random_below)
+        folder = RunFolder(self._runs / run_id, storage=self._storage)
+        lock: RunLock | None = None
+        try:
+            self._storage.make_folder(folder.path)
+            lock = RunLock(folder.path)
+            records, config = self._copy_inputs(folder, config)
+            plan = build_stage_execution_plan(config)
+            opened = RunOpened(
+                run_id=run_id,
+                seq=0,
+                ts=opened_at,
+                config=json_values(config.document()),
+                plan=json_values(plan),
+                seeds=tuple(config.seed + index for index in range(plan.total_images)),
+                inputs=records,
+                backend=backend,
+                software=software(),
+                host=host_name(),
+                boot_id=boot_id(),
+                pid=os.getpid(),
+            )
+            log = FileEventLog.create(
+                folder.path,
+                opened,
+                storage=self._storage,
+                durability=config.run.durability,
+                lock=lock,
+            )
+        except BaseException as error:
+            if lock is not None:
+                lock.release()
+            with contextlib.suppress(OSError):
+                shutil.rmtree(folder.path)
+            if isinstance(error, OSError):
+                raise LogWriteError(f"the run cannot be made: {error}", path=folder.path) from error
+            raise
+        return PreparedRun(folder, log, opened, plan)
+
+    def _copy_inputs(
+        self, folder: RunFolder, config: RunConfig
+    ) -> tuple[tuple[InputRecord, ...], RunConfig]:
+        """Copy inputs and mask; the records, the mask last, and the mask's copy in ``config``."""
+        images = [
+            (f"inputs/{place:05d}.{SUFFIXES[image.media_type]}", image)
+            for place, image in enumerate(config.inputs)
+        ]
+        if config.mask is not None and config.img2img is not None:
+            path = f"inputs/mask.{SUFFIXES[config.mask.media_type]}"
+            images.append((path, config.mask))
+            img2img = msgspec.structs.replace(config.img2img, mask=path)
+            config = msgspec.structs.replace(config, img2img=img2img)
+        if images:
+            self._storage.make_folder(folder.path / "inputs")
+        durable = config.run.durability is not Durability.PROCESS
+        records = tuple(self._copy(folder, path, image, durable=durable) for path, image in images)
+        return records, config
+
+    def _copy(
+        self, folder: RunFolder, path: str, image: InputImage, *, durable: bool
+    ) -> InputRecord:
+        data = read_bounded(Path(image.path))
+        self._storage.write_file(folder.locate(path), data, durable=durable)
+        return InputRecord(
+            path=path,
+            sha256=sha256(data).hexdigest(),
+            source_sha256=sha256(source_of(data)).hexdigest(),
+            parent_run_id=image.parent_run_id,
+        )

@@ -1,0 +1,102 @@
+"""Where a run lives on disk, and how one is found again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from ..events.errors import RunNotFoundError
+from ..events.file_log import LOG_NAME
+from ..events.model import CancelMode
+from ..events.storage import OsStorage, Storage
+from .ports import RandomBelow
+
+CANCEL_NAME = "cancel.request"
+
+
+class CancelOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``cancel.request`` holds."""
+
+    mode: CancelMode = CancelMode.NOW
+    reason: str = ""
+
+
+def new_run_id(name: str, opened: datetime, random_below: RandomBelow) -> str:
+    """``20261120T225226.123456Z-portrait-7f3a9c``: UTC, a slug of the name, six hex digits."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "run"
+    return f"{opened:%Y%m%dT%H%M%S.%f}Z-{slug}-{random_below(1 << 24):06x}"
+
+
+class RunFolder:
+    """The paths of one run, and the order to cancel it."""
+
+    def __init__(self, path: Path, *, storage: Storage | None = None) -> None:
+        self.path = path
+        self.storage: Storage = storage or OsStorage()
+
+    @property
+    def log(self) -> Path:
+        """``events.jsonl``."""
+        return self.path / LOG_NAME
+
+    def locate(self, recorded: str) -> Path:
+        """A recorded path as a path on this machine."""
+        return self.path / recorded
+
+    def order_cancel(self, order: CancelOrder) -> None:
+        """Ask whoever runs this run to stop."""
+        self.storage.write_file(self.path / CANCEL_NAME, msgspec.json.encode(order))
+
+    def cancel_order(self) -> CancelOrder | None:
+        """The order that waits to be taken, if any; an unreadable one asks to stop now."""
+        path = self.path / CANCEL_NAME
+        if not path.exists():
+            return None
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=CancelOrder)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.DecodeError):
+            return CancelOrder(reason="an unreadable cancel.request")
+
+    def forget_cancel_order(self) -> None:
+        """Remove the order; the log holds it by now."""
+        self.storage.remove(self.path / CANCEL_NAME)
+
+
+def run_folders(runs: Path) -> Iterator[Path]:
+    """Every run folder below ``runs``, oldest first; what has no log is no run."""
+    if not runs.is_dir():
+        return
+    for folder in sorted(runs.iterdir()):
+        if (folder / LOG_NAME).is_file():
+            yield folder
+
+
+def find_run(runs: Path, name: str) -> Path:
+    """The folder of a run: by id, unique prefix of one, ``last``, or path of a run folder.
+
+    Raises RunNotFoundError.
+    """
+    as_path = Path(name)
+    if (as_path / LOG_NAME).is_file():
+        return as_path
+    # Only a plain name may be looked up below the folder of runs.
+    found = [] if as_path.name != name else list(run_folders(runs))
+    if name == "last" and found:
+        return found[-1]
+    fitting = [folder for folder in found if folder.name.startswith(name)]
+    exact = [folder for folder in fitting if folder.name == name]
+    if len(fitting) == 1 or exact:
+        return (exact or fitting)[0]
+    if fitting:
+        raise RunNotFoundError(
+            f"{name!r} fits {len(fitting)} runs in {runs}: "
+            + ", ".join(folder.name for folder in fitting[:4])
+        )
+    what = "no run yet" if name == "last" else f"no run {name!r}"
+    raise RunNotFoundError(f"there is {what} in {runs}")

@@ -1,0 +1,167 @@
+"""Runs a plan: from start to one terminal state, every fact through the journal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import msgspec
+
+from ..events.folding import Fold
+from ..events.log import EventLog
+from ..events.model import CancelMode, CancelRequested, RunState
+from .cancel import CancelToken
+from .config import RunTable, ServerTable
+from .errors import InvalidTransitionError, MissingImagesError, StageConflictError
+from .image_files import ImageFiles
+from .journal import RunJournal, error_detail
+from .lifecycle import RunLifecycle
+from .plan import StageExecutionPlan
+from .ports import Clock, ImageBackend, InputReader
+from .run_folder import RunFolder
+from .stage_runner import RunStopped, StageFailedError, StageRunner, Workshop
+
+_logger = logging.getLogger("stagewright.runner")
+
+
+class PipelineRunner:
+    """Runs one epoch of one run, whose log is open and whose ``fold`` is up to date.
+
+    ``start`` moves the lifecycle to RUNNING; ``work`` does everything after and returns when
+    the run has reached a terminal state, sealed. Only ``cancel`` may be called meanwhile.
+    """
+
+    def __init__(
+        self,
+        *,
+        backend: ImageBackend,
+        log: EventLog,
+        fold: Fold,
+        plan: StageExecutionPlan,
+        folder: RunFolder,
+        inputs: InputReader,
+        clock: Clock,
+        durable: bool = True,
+        epoch: int = 0,
+    ) -> None:
+        self._backend = backend
+        self._plan = plan
+        self._folder = folder
+        self._clock = clock
+        self._journal = RunJournal(log, fold, epoch=epoch, clock=clock)
+        self._lifecycle = RunLifecycle(self._journal.record_transition, initial=fold.state)
+        self._images = ImageFiles(folder, inputs, durable=durable)
+        self._token = CancelToken()
+
+    @property
+    def state(self) -> RunState:
+        """The run's state; its event is durable."""
+        return self._lifecycle.state
+
+    def start(self) -> None:
+        """IDLE -> RUNNING. Raises InvalidTransitionError, LogWriteError."""
+        _logger.info("run %s: %s", self._journal.run_id, self._plan.summary)
+        try:
+            if not self._journal.fold.resumes:
+                self._journal.announce_opening()
+            self._lifecycle.start()
+        except BaseException:
+            self._journal.close()
+            raise
+
+    def cancel(self, mode: CancelMode, reason: str) -> None:
+        """Record that the run is to stop, then tell the backend.
+
+        Raises InvalidTransitionError unless the run is RUNNING, LogWriteError.
+        """
+        with self._lifecycle.held() as state:
+            if state != RunState.RUNNING:
+                raise InvalidTransitionError("cancel", state)
+            self._journal.record(
+                lambda at: CancelRequested(**at, reason=reason, mode=mode), flush=False
+            )
+        self._token.request(mode, reason)
+        self._journal.flush()
+
+    def work(self) -> None:
+        """Run every stage of the plan.
+
+        Raises LogWriteError when not even the failure could be recorded; the log then ends
+        in RUNNING and a resume records it.
+        """
+        try:
+            self._run_to_the_end()
+            self._journal.record_seal()
+        finally:
+            self._journal.close()
+
+    def _run_to_the_end(self) -> None:
+        try:
+            self._run_stages()
+        except RunStopped:
+            self._lifecycle.cancel(self._token.reason)
+        except StageFailedError as failed:
+            detail = error_detail(
+                failed.cause, stage_id=failed.stage_id, image_index=failed.image_index
+            )
+            self._lifecycle.fail(str(failed), detail)
+        except Exception as error:
+            if self._lifecycle.state != RunState.RUNNING:
+                raise
+            self._lifecycle.fail(f"{type(error).__name__}: {error}", error_detail(error))
+
+    def _run_stages(self) -> None:
+        plan = self._plan
+        if plan.conflicts:
+            said = "; ".join(str(conflict) for conflict in plan.conflicts)
+            _logger.error("run %s: conflicting configuration: %s", self._journal.run_id, said)
+            raise StageConflictError(said)
+        slots = max(1, self._backend.slots)
+        with ThreadPoolExecutor(slots, thread_name_prefix="stagewright-slot") as pool:
+            shop = self._workshop(pool, slots)
+            for stage in plan.stages:
+                self._look_for_cancel()
+                if self._token.stopping:
+                    raise RunStopped
+                StageRunner(stage, shop).run()
+        missing = self._journal.fold.missing()
+        if missing:
+            raise MissingImagesError(
+                f"{len(missing)} of {plan.total_images} images are missing: "
+                + ", ".join(f"{gap.image_index} (at {gap.stage_id})" for gap in missing[:5])
+                + (", ..." if len(missing) > 5 else "")
+            )
+        self._lifecycle.finish()
+
+    def _workshop(self, pool: ThreadPoolExecutor, slots: int) -> Workshop:
+        config = self._journal.opened.config
+        return Workshop(
+            plan=self._plan,
+            journal=self._journal,
+            backend=self._backend,
+            images=self._images,
+            token=self._token,
+            clock=self._clock,
+            pool=pool,
+            slots=slots,
+            on_image_error=_table(config, "run", RunTable).on_image_error,
+            retries=_table(config, "server", ServerTable).retries,
+            look_for_cancel=self._look_for_cancel,
+        )
+
+    def _look_for_cancel(self) -> None:
+        order = self._folder.cancel_order()
+        if order is None:
+            return
+        self.cancel(order.mode, order.reason)
+        self._folder.forget_cancel_order()
+
+
+T = TypeVar("T")
+
+
+def _table(config: Mapping[str, object], name: str, kind: type[T]) -> T:
+    """A table of the configuration as it was recorded."""
+    return msgspec.convert(config.get(name, {}), kind)

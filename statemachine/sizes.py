@@ -1,0 +1,77 @@
+"""The sizes that images take on their way through a plan, in pixels."""
+
+from __future__ import annotations
+
+import msgspec
+
+from .config import InputImage
+from .stage_configs import HiresConfig, UpscaleTable
+
+GRID = 8
+"""Servers cut every size to a multiple of this."""
+
+Dimensions = tuple[int, int]
+
+
+class SizeTrack(msgspec.Struct):
+    """Follows one image through the stages; ``now`` is None while its size is not known.
+
+    Sizes that follow from others are floored to multiples of 8, with a warning that says so.
+    """
+
+    now: Dimensions | None = None
+    warnings: list[str] = []
+
+    def begin_with(self, inputs: tuple[InputImage, ...]) -> None:
+        """Take the inputs' size, where they have one in common."""
+        sizes = {(image.width, image.height) for image in inputs}
+        self.now = sizes.pop() if len(sizes) == 1 else None
+
+    def state(self, width: int | None, height: int | None) -> None:
+        """A stage states its size; what it leaves open stays as it was, on the grid."""
+        if self.now is None:
+            self.now = (width, height) if width and height else None
+            return
+        if width is None or height is None:
+            self.floor("input", (width or self.now[0], height or self.now[1]))
+        else:
+            self.now = (width, height)
+
+    def hires(self, hires: HiresConfig) -> None:
+        """The second pass: by a factor, or to a size of which one side may be open."""
+        if self.now is None:
+            return
+        width, height = self.now
+        if hires.scale is not None:
+            self.floor("txt2img.hires.scale", (width * hires.scale, height * hires.scale))
+        elif hires.resize_x and hires.resize_y:
+            self.now = (hires.resize_x, hires.resize_y)
+        elif hires.resize_x:
+            self.floor("txt2img.hires.resize_x", (hires.resize_x, height * hires.resize_x / width))
+        elif hires.resize_y:
+            self.floor("txt2img.hires.resize_y", (width * hires.resize_y / height, hires.resize_y))
+
+    def upscale(self, upscale: UpscaleTable) -> None:
+        """By a factor, or to a stated size."""
+        if upscale.width and upscale.height:
+            self.now = (upscale.width, upscale.height)
+        elif upscale.factor is not None and self.now is not None:
+            width, height = self.now
+            self.floor("upscale.factor", (width * upscale.factor, height * upscale.factor))
+
+    def floor(self, cause: str, size: tuple[float, float]) -> None:
+        """Put ``size``, which follows from ``cause``, on the grid."""
+        floored = floor_to_grid(size)
+        if floored != size:
+            self.warnings.append(
+                f"{cause}: {size[0]:g}x{size[1]:g} is made {floored[0]}x{floored[1]}, "
+                f"multiples of {GRID}"
+            )
+        self.now = floored
+
+
+def floor_to_grid(size: tuple[float, float]) -> Dimensions:
+    """The largest multiples of 8 that are no larger, and no smaller than 8."""
+    # A product such as 832 * 1.15 may fall a hair short of the whole number that it is.
+    width, height = (max(GRID, int(side + 1e-6) // GRID * GRID) for side in size)
+    return width, height

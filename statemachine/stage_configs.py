@@ -1,0 +1,196 @@
+"""The tables of a configuration, and what of them a stage carries in a plan.
+
+A ``...Table`` is a table as a user writes it. A ``...Config`` is the same table resolved:
+with what the stage inherits, and without what is switched off. None means neither set nor
+inherited, and is not sent. Sizes are pixels, visibilities and denoise run from 0 to 1.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+
+def bounded(**schema: Any) -> msgspec.Meta:
+    """Bounds that the plan builder checks (see ``bounds``) and that the JSON Schema shows.
+
+    They are no msgspec constraints, because a plan's error names key, value and bounds for
+    a configuration built in Python as well.
+    """
+    return msgspec.Meta(extra_json_schema=schema)
+
+
+Fraction = Annotated[float, bounded(minimum=0, maximum=1)]
+InnerFraction = Annotated[float, bounded(exclusiveMinimum=0, exclusiveMaximum=1)]
+Positive = Annotated[float, bounded(exclusiveMinimum=0)]
+Size = Annotated[int, bounded(minimum=8, multipleOf=8)]
+Steps = Annotated[int, bounded(minimum=1)]
+Count = Annotated[int, bounded(minimum=1)]
+ClipSkip = Annotated[int, bounded(minimum=1, maximum=12)]
+Pixels = Annotated[int, bounded(minimum=0)]
+Seed = Annotated[int, bounded(minimum=-1, maximum=2**32 - 1)]
+
+
+class Table(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """A table that a user may switch off; its presence switches it on."""
+
+    enabled: bool = True
+
+
+class RefinerConfig(Table, frozen=True, kw_only=True):
+    """A second model that takes over at ``switch_at`` of the sampling steps."""
+
+    model: str | None = None
+    switch_at: InnerFraction | None = None
+
+
+class HiresConfig(Table, frozen=True, kw_only=True):
+    """A second pass at a higher resolution: by ``scale``, or to a size."""
+
+    upscaler: str | None = None
+    scale: Positive | None = None
+    resize_x: Size | None = None
+    resize_y: Size | None = None
+    steps: Steps | None = None
+    denoise: Fraction | None = None
+    sampler: str | None = None
+    scheduler: str | None = None
+    model: str | None = None
+    prompt: str | None = None
+    negative_prompt: str | None = None
+
+
+class Txt2ImgTable(Table, frozen=True, kw_only=True):
+    """``[txt2img]``."""
+
+    model: str | None = None
+    vae: str | None = None
+    clip_skip: ClipSkip | None = None
+    sampler: str | None = None
+    scheduler: str | None = None
+    steps: Steps | None = None
+    cfg_scale: float | None = None
+    width: Size | None = None
+    height: Size | None = None
+    batch_size: Count | None = None
+    tiling: bool | None = None
+    restore_faces: bool | None = None
+    styles: tuple[str, ...] | None = None
+    refiner: RefinerConfig | None = None
+    hires: HiresConfig | None = None
+
+
+class Txt2ImgConfig(Txt2ImgTable, frozen=True, kw_only=True):
+    """A txt2img stage as the plan holds it."""
+
+    prompt: str
+    negative_prompt: str | None = None
+    seed: Seed
+
+
+class Img2ImgTable(Table, frozen=True, kw_only=True):
+    """``[img2img]``."""
+
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    seed: Seed | None = None
+    denoise: Fraction | None = None
+    steps: Steps | None = None
+    model: str | None = None
+    vae: str | None = None
+    clip_skip: ClipSkip | None = None
+    sampler: str | None = None
+    scheduler: str | None = None
+    cfg_scale: float | None = None
+    width: Size | None = None
+    height: Size | None = None
+    resize_mode: Annotated[int, bounded(minimum=0, maximum=3)] | None = None
+    mask: str | None = None
+    refiner: RefinerConfig | None = None
+
+
+class Img2ImgConfig(Img2ImgTable, frozen=True, kw_only=True):
+    """An img2img stage as the plan holds it; without a size it keeps its input's."""
+
+
+class UpscaleTable(Table, frozen=True, kw_only=True):
+    """``[upscale]``."""
+
+    upscaler: str | None = None
+    factor: Positive | None = None
+    width: Size | None = None
+    height: Size | None = None
+    crop: bool | None = None
+    upscaler_2: str | None = None
+    upscaler_2_visibility: Fraction | None = None
+    gfpgan_visibility: Fraction | None = None
+    codeformer_visibility: Fraction | None = None
+    codeformer_weight: Fraction | None = None
+    upscale_first: bool | None = None
+
+
+class UpscaleConfig(UpscaleTable, frozen=True, kw_only=True):
+    """An upscale stage as the plan holds it."""
+
+
+class AdetailerPass(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """One pass of ``[[adetailer.passes]]``: a detector and how its finds are inpainted."""
+
+    model: str | None = None
+    classes: str | None = None
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    confidence: Fraction | None = None
+    denoise: Fraction | None = None
+    mask_filter: Literal["Area", "Confidence"] | None = None
+    mask_k: Pixels | None = None
+    mask_min_ratio: Fraction | None = None
+    mask_max_ratio: Fraction | None = None
+    dilate_erode: int | None = None
+    x_offset: int | None = None
+    y_offset: int | None = None
+    merge: Literal["None", "Merge", "Merge and Invert"] | None = None
+    mask_blur: Pixels | None = None
+    only_masked: bool | None = None
+    padding: Pixels | None = None
+    width: Size | None = None
+    height: Size | None = None
+    steps: Steps | None = None
+    cfg_scale: float | None = None
+    sampler: str | None = None
+    scheduler: str | None = None
+    checkpoint: str | None = None
+    vae: str | None = None
+    noise_multiplier: Annotated[float, bounded(minimum=0.5, maximum=1.5)] | None = None
+    clip_skip: ClipSkip | None = None
+    restore_face: bool | None = None
+
+
+class AdetailerTable(Table, frozen=True, kw_only=True):
+    """``[adetailer]``."""
+
+    passes: tuple[AdetailerPass, ...] = ()
+
+
+class AdetailerConfig(AdetailerTable, frozen=True, kw_only=True):
+    """An adetailer stage as the plan holds it: its passes, and what they inpaint with."""
+
+    prompt: str
+    negative_prompt: str | None = None
+    seed: Seed
+    model: str | None = None
+    vae: str | None = None
+    clip_skip: ClipSkip | None = None
+    sampler: str | None = None
+    scheduler: str | None = None
+    steps: Steps | None = None
+    cfg_scale: float | None = None
+
+
+StageConfig = Txt2ImgConfig | Img2ImgConfig | UpscaleConfig | AdetailerConfig
+"""What a stage of a plan is configured with."""

@@ -1,0 +1,375 @@
+"""One stage of a run: every image asked for, kept, recorded, and only then announced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
+
+import msgspec
+
+from ..events.codec import json_values
+from ..events.errors import LogWriteError
+from ..events.model import (
+    Artifact,
+    CallCompleted,
+    CallFailed,
+    CallRequested,
+    Outcome,
+    StageEnd,
+    StageImageProgress,
+    StageStart,
+)
+from .cancel import CancelToken
+from .config import OnImageError
+from .errors import BackendAnswerError, BackendError, GenerationCancelled
+from .image_files import ImageFiles
+from .journal import Envelope, RunJournal, error_detail
+from .plan import StageExecution, StageExecutionPlan
+from .ports import (
+    Clock,
+    GenerateAnswer,
+    GenerateRequest,
+    ImageBackend,
+    OnStep,
+    SourceImage,
+    StepProgress,
+)
+from .spans import (
+    RequestSpan,
+    call_id,
+    request_digest,
+    request_spans,
+    stage_metadata,
+    stage_seed,
+)
+from .stage_configs import Img2ImgConfig
+
+POLL_S = 0.2
+"""How often an order to cancel from another process is looked for (contract, section 6)."""
+FIRST_RETRY_S = 1.0
+"""The wait before the first further try; it doubles with each one after."""
+
+
+class Workshop(msgspec.Struct, frozen=True):
+    """What the stages of one run share."""
+
+    plan: StageExecutionPlan
+    journal: RunJournal
+    backend: ImageBackend
+    images: ImageFiles
+    token: CancelToken
+    clock: Clock
+    pool: ThreadPoolExecutor
+    slots: int
+    on_image_error: OnImageError
+    retries: int
+    look_for_cancel: Callable[[], None]
+
+
+class RunStopped(Exception):  # noqa: N818 - not an error: the run was asked to stop
+    """A stage ended early because the run is being cancelled."""
+
+
+class StageFailedError(Exception):
+    """A stage ended early because an image failed for good; ``cause`` says why."""
+
+    def __init__(self, stage_id: str, image_index: int, cause: BaseException) -> None:
+        super().__init__(f"{stage_id}, image {image_index}: {type(cause).__name__}: {cause}")
+        self.stage_id = stage_id
+        self.image_index = image_index
+        self.cause = cause
+
+
+class StageRunner:
+    """Works through one stage, keeping ``backend.slots`` requests in flight.
+
+    Each image is recorded as it is finished; a request leaves only when the one before it in
+    its slot is durable. Images that an earlier stage lost are passed over.
+    """
+
+    def __init__(self, stage: StageExecution, shop: Workshop) -> None:
+        self._stage = stage
+        self._shop = shop
+        self._journal = shop.journal
+
+    def run(self) -> None:
+        """Make what is not finished yet.
+
+        Raises RunStopped, StageFailedError, LogWriteError, each after the stage's StageEnd
+        wherever the log can still be written.
+        """
+        stage, total = self._stage, self._shop.plan.total_images
+        began = self._shop.clock.monotonic_ms()
+        self._journal.record(
+            lambda at: StageStart(
+                **at,
+                stage_id=stage.stage_id,
+                stage_type=stage.stage_type,
+                order_index=stage.order_index,
+                total_images=total,
+                metadata=stage_metadata(stage),
+            )
+        )
+        try:
+            self._shop.images.prepare(stage.stage_id)
+            self._make_all()
+        except RunStopped:
+            self._end(began, Outcome.CANCELLED)
+            raise
+        except StageFailedError as failed:
+            # After a failed write the log's one further try belongs to the lifecycle.
+            if not isinstance(failed.cause, LogWriteError):
+                self._end(began, Outcome.FAILED)
+            raise
+        finished = self._journal.stage(stage.stage_id).finished.count
+        if finished == total:
+            self._end(began, Outcome.COMPLETED)
+        else:
+            self._end(began, Outcome.PARTIAL if finished else Outcome.FAILED)
+
+    def _end(self, began: float, outcome: Outcome) -> None:
+        stage = self._stage
+        duration = self._shop.clock.monotonic_ms() - began
+        self._journal.record(
+            lambda at: StageEnd(
+                **at,
+                stage_id=stage.stage_id,
+                stage_type=stage.stage_type,
+                image_count=self._journal.stage(stage.stage_id).finished.count,
+                duration_ms=duration,
+                outcome=outcome,
+            )
+        )
+
+    def _make_all(self) -> None:
+        shop = self._shop
+        spans = self._open_spans()
+        in_flight: set[Future[None]] = set()
+        failed: StageFailedError | None = None
+        while True:
+            while failed is None and not shop.token.stopping and len(in_flight) < shop.slots:
+                span = next(spans, None)
+                if span is None:
+                    break
+                in_flight.add(shop.pool.submit(self._make, span))
+            if not in_flight:
+                break
+            done, in_flight = wait(in_flight, timeout=POLL_S, return_when=FIRST_COMPLETED)
+            shop.look_for_cancel()
+            for future in done:
+                failed = self._outcome_of(future) or failed
+        if failed is not None:
+            raise failed
+        if shop.token.stopping:
+            raise RunStopped
+
+    def _open_spans(self) -> Iterator[RequestSpan]:
+        """The requests whose images are not all finished and whose sources are there."""
+        finished = self._journal.stage(self._stage.stage_id).finished
+        sources = self._journal.fold.stages.get(self._stage.input_source)
+        for span in request_spans(self._stage, self._shop.plan.total_images):
+            if all(finished.get(index) is not None for index in span.indexes()):
+                continue
+            if sources is None or sources.finished.get(span.image_index) is not None:
+                yield span
+
+    def _outcome_of(self, future: Future[None]) -> StageFailedError | None:
+        """The failure that ends the stage, if the future came to one."""
+        try:
+            future.result()
+        except RunStopped:
+            return None
+        except StageFailedError as failed:
+            if isinstance(failed.cause, LogWriteError):
+                return failed
+            return failed if self._shop.on_image_error == OnImageError.STOP else None
+        return None
+
+    def _make(self, span: RequestSpan) -> None:
+        """Make the images of one request; runs on one of the pool's threads."""
+        try:
+            self._try_until_made(span)
+        except (RunStopped, StageFailedError):
+            raise
+        except Exception as error:
+            raise StageFailedError(self._stage.stage_id, span.image_index, error) from error
+
+    def _try_until_made(self, span: RequestSpan) -> None:
+        shop, fold = self._shop, self._journal.stage(self._stage.stage_id)
+        request = self._request(span)
+        for tried in range(shop.retries + 1):
+            if shop.token.stopping:
+                raise RunStopped
+            attempt = fold.attempts.get(span.image_index) or 0
+            request = msgspec.structs.replace(
+                request,
+                attempt=attempt,
+                call_id=call_id(request.run_id, request.stage_id, request.image_index, attempt),
+                unanswered=fold.unsettled.get(span.image_index, ()),
+            )
+            error = self._attempt(request)
+            if error is None:
+                return
+            transient = isinstance(error, BackendError) and error.transient
+            will_retry = transient and tried < shop.retries and not shop.token.stopping
+            self._record_failure(request, error, will_retry=will_retry)
+            if isinstance(error, GenerationCancelled) and shop.token.cancelled:
+                raise RunStopped
+            if not will_retry:
+                raise StageFailedError(request.stage_id, request.image_index, error)
+            shop.token.wait_stopping(FIRST_RETRY_S * 2**tried)
+
+    def _request(self, span: RequestSpan) -> GenerateRequest:
+        stage, journal = self._stage, self._journal
+        inputs, mask = self._sources(span.image_index)
+        seed = stage_seed(stage.config, journal.opened.seeds[0]) + span.image_index
+        return GenerateRequest(
+            call_id="",
+            run_id=journal.run_id,
+            stage_id=stage.stage_id,
+            stage_type=stage.stage_type,
+            image_index=span.image_index,
+            count=span.count,
+            total_images=self._shop.plan.total_images,
+            attempt=0,
+            seed=seed,
+            config=stage.config,
+            inputs=inputs,
+            mask=mask,
+            request_sha256=request_digest(
+                stage.stage_type,
+                stage.config,
+                seed=seed,
+                count=span.count,
+                inputs=inputs,
+                mask=mask,
+            ),
+        )
+
+    def _sources(self, image_index: int) -> tuple[tuple[SourceImage, ...], SourceImage | None]:
+        """The image that a request is made from, and the mask, where there are any."""
+        stage, shop = self._stage, self._shop
+        if stage.input_source == "prompt":
+            return (), None
+        mask_path = stage.config.mask if isinstance(stage.config, Img2ImgConfig) else None
+        recorded = self._journal.opened.inputs
+        mask = None
+        for record in recorded if mask_path is not None else ():
+            if record.path == mask_path:
+                mask = shop.images.load_recorded(record.path, record.sha256)
+        if stage.input_source == "file":
+            # The mask, where there is one, stands behind the inputs.
+            record = recorded[image_index // shop.plan.images_per_input]
+            return (shop.images.load_recorded(record.path, record.sha256),), mask
+        artifact = self._journal.artifact(stage.input_source, image_index)
+        return (shop.images.load(artifact),), mask
+
+    def _attempt(self, request: GenerateRequest) -> Exception | None:
+        """One attempt, recorded if it gave the images; else the error.
+
+        Raises LogWriteError, which no further attempt can mend.
+        """
+        shop = self._shop
+        self._journal.record(
+            lambda at: CallRequested(
+                **at,
+                call_id=request.call_id,
+                stage_id=request.stage_id,
+                image_index=request.image_index,
+                count=request.count,
+                attempt=request.attempt,
+                request_sha256=request.request_sha256,
+                inputs=tuple(image.source_sha256 for image in request.inputs),
+            )
+        )
+        began = shop.clock.monotonic_ms()
+        try:
+            answer = shop.backend.generate_images(
+                request, cancel=shop.token, on_step=_progress_teller(self._journal, request)
+            )
+            artifacts = self._keep(answer, request)
+        except LogWriteError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a backend may raise anything; it is recorded
+            return error
+        duration = shop.clock.monotonic_ms() - began
+        self._record_success(request, answer, artifacts, duration)
+        return None
+
+    def _keep(self, answer: GenerateAnswer, request: GenerateRequest) -> tuple[Artifact, ...]:
+        if len(answer.images) != request.count:
+            raise BackendAnswerError(
+                f"the backend answered with {len(answer.images)} images instead of {request.count}",
+                endpoint=answer.endpoint,
+            )
+        return tuple(
+            self._shop.images.save(image, request, place)
+            for place, image in enumerate(answer.images)
+        )
+
+    def _record_success(
+        self,
+        request: GenerateRequest,
+        answer: GenerateAnswer,
+        artifacts: tuple[Artifact, ...],
+        duration_ms: float,
+    ) -> None:
+        info = json_values(answer.info)
+        self._journal.record(
+            lambda at: CallCompleted(
+                **at,
+                call_id=request.call_id,
+                endpoint=answer.endpoint,
+                artifacts=artifacts,
+                info=info,
+                duration_ms=duration_ms,
+            )
+        )
+        for artifact in artifacts:
+            self._journal.record(partial(_image_progress, request, artifact))
+
+    def _record_failure(
+        self, request: GenerateRequest, error: Exception, *, will_retry: bool
+    ) -> None:
+        detail = error_detail(error, stage_id=request.stage_id, image_index=request.image_index)
+        self._journal.record(
+            lambda at: CallFailed(
+                **at,
+                call_id=request.call_id,
+                endpoint=error.endpoint if isinstance(error, BackendError) else "",
+                error=detail,
+                will_retry=will_retry,
+            )
+        )
+
+
+def _image_progress(
+    request: GenerateRequest, artifact: Artifact, at: Envelope
+) -> StageImageProgress:
+    return StageImageProgress(
+        **at,
+        stage_id=request.stage_id,
+        stage_type=request.stage_type,
+        image_index=artifact.image_index,
+        total_images=request.total_images,
+        artifact=artifact,
+    )
+
+
+def _progress_teller(journal: RunJournal, request: GenerateRequest) -> OnStep:
+    def on_step(
+        step: int, steps: int, *, fraction: float | None = None, eta_s: float | None = None
+    ) -> None:
+        journal.announce_progress(
+            StepProgress(
+                stage_id=request.stage_id,
+                image_index=request.image_index,
+                step=step,
+                steps=steps,
+                fraction=step / max(1, steps) if fraction is None else fraction,
+                eta_s=eta_s,
+            )
+        )
+
+    return on_step

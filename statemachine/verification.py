@@ -1,0 +1,148 @@
+"""Whether a run on disk is what its log says: chain, seal, and the digest of every image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from hashlib import file_digest
+from pathlib import Path
+
+import msgspec
+
+from ..events.errors import LogCorruptError
+from ..events.folding import Fold
+from ..events.lock import is_locked, lock_holder
+from ..events.model import RunOpened, RunState
+from ..events.reading import read_log
+from ..events.result import PipelineRunResult
+from ..events.scan import TornTail
+
+
+class Flaw(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that is not as recorded: ``place`` is a path, or a byte offset in the log."""
+
+    place: str
+    what: str
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found in a run folder; nothing was written.
+
+    ``advice`` says what a resume would do, "" where nothing is left to do.
+    """
+
+    run_id: str
+    folder: str
+    events: int
+    images: int
+    state: RunState
+    sealed: bool
+    torn: TornTail | None
+    running: str | None
+    flaws: tuple[Flaw, ...]
+    advice: str
+
+    @property
+    def sound(self) -> bool:
+        """Whether log and images are what was recorded, finished or not."""
+        return not self.flaws
+
+    @property
+    def finished(self) -> bool:
+        """Whether the log is whole and its last epoch closed."""
+        return self.sealed and self.torn is None
+
+
+def verify_run(folder: Path, *, on_image: Callable[[str], None] | None = None) -> Verification:
+    """Check a run; ``on_image`` is told each path before it is read.
+
+    Raises RunNotFoundError. A corrupt log is a flaw of the result, not an error.
+    """
+    fold = Fold()
+    holder = str(lock_holder(folder) or "unknown") if is_locked(folder) else None
+    try:
+        timeline = read_log(folder, fold.apply)
+    except LogCorruptError as error:
+        flaw = Flaw(place=f"byte {error.offset} of {error.path}", what=error.reason)
+        return _verification(folder, fold, error.seq, 0, None, holder, (flaw,))
+    flaws: list[Flaw] = []
+    images = 0
+    assert fold.opened is not None
+    for path, digest in _recorded_files(fold.result(timeline), fold.opened):
+        if on_image is not None:
+            on_image(path)
+        images += path.startswith("images/")
+        if (what := check_file(folder, path, digest)) is not None:
+            flaws.append(Flaw(place=path, what=what))
+    # A writer may be in the middle of a record; what it left open is no torn tail.
+    torn = None if holder else timeline.torn
+    return _verification(folder, fold, len(timeline), images, torn, holder, tuple(flaws))
+
+
+def check_file(folder: Path, path: str, digest: str) -> str | None:
+    """What is wrong with a recorded file, or None."""
+    file = folder / path
+    if any((folder / part).is_symlink() for part in _prefixes(path)):
+        return "a link stands in its place"
+    try:
+        with open(file, "rb") as stream:
+            actual = file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError:
+        return "it is missing"
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    return None if actual == digest else "it has been altered: its digest differs"
+
+
+def _prefixes(path: str) -> Iterator[str]:
+    parts = path.split("/")
+    for count in range(1, len(parts) + 1):
+        yield "/".join(parts[:count])
+
+
+def _recorded_files(result: PipelineRunResult, opened: RunOpened) -> Iterator[tuple[str, str]]:
+    """Path and digest of every file that the log vouches for."""
+    for record in opened.inputs:
+        yield record.path, record.sha256
+    for stage in result.stages:
+        for image in stage.images:
+            yield image.path, image.sha256
+
+
+def _verification(
+    folder: Path,
+    fold: Fold,
+    events: int,
+    images: int,
+    torn: TornTail | None,
+    holder: str | None,
+    flaws: tuple[Flaw, ...],
+) -> Verification:
+    return Verification(
+        run_id=fold.run_id or folder.name,
+        folder=str(folder),
+        events=events,
+        images=images,
+        state=fold.state,
+        sealed=fold.sealed,
+        torn=torn,
+        running=holder,
+        flaws=flaws,
+        advice="" if holder else _advice(fold, torn, flaws),
+    )
+
+
+def _advice(fold: Fold, torn: TornTail | None, flaws: tuple[Flaw, ...]) -> str:
+    """What a resume of the run would do, in the order of the resume protocol."""
+    missing = len(fold.missing())
+    steps = []
+    if torn is not None:
+        steps.append(f"cut the torn tail ({torn.bytes} bytes at {torn.offset})")
+    if fold.state == RunState.RUNNING:
+        steps.append('record the failure "process died"')
+    if flaws:
+        steps.append(f"make {len(flaws)} missing or altered files again")
+    if missing:
+        steps.append(f"make {missing} missing images")
+    if fold.state == RunState.COMPLETED and not fold.sealed:
+        steps.append("seal the log")
+    return ", ".join(steps)
