@@ -1,0 +1,86 @@
+"""Writes docs/events.md from the event types; a test compares the two."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from stagewright.events import EVENT_TYPES, StageEvent
+from stagewright.events.model import Artifact, BackendDescription, ErrorDetail, InputRecord
+
+_HEAD = """# Events
+
+Made by `python docs/make_event_reference.py`; a test compares it with the code. A *barrier* is
+durable before anything is written after it. Durations are milliseconds, times RFC 3339 in UTC with
+six digits, states upper case, stage types lower case, paths relative to the run folder with `/`.
+
+Every event carries:
+"""
+
+
+def reference() -> str:
+    """The whole page."""
+    return "\n".join([_HEAD, *_table(StageEvent), "", *_events(), *_parts()])
+
+
+def _events() -> Iterator[str]:
+    envelope = StageEvent.__struct_fields__
+    for kind in EVENT_TYPES:
+        barrier = " (barrier)" if kind.barrier else ""
+        yield f"## `{kind.__name__}`{barrier}\n\n{_words(kind)}\n"
+        yield from _table(kind, leave_out=envelope)
+        yield ""
+
+
+def _parts() -> Iterator[str]:
+    yield "# Parts\n"
+    for kind in (Artifact, InputRecord, BackendDescription, ErrorDetail):
+        yield f"## {kind.__name__}\n\n{_words(kind)}\n"
+        yield from _table(kind)
+        yield ""
+
+
+def _words(kind: type) -> str:
+    return " ".join((kind.__doc__ or "").split()).replace("``", "`")
+
+
+def _table(kind: type[msgspec.Struct], leave_out: tuple[str, ...] = ()) -> Iterator[str]:
+    yield "| field | type | default |"
+    yield "| --- | --- | --- |"
+    if kind is StageEvent:
+        yield "| `type` | string, the event's name | |"
+    hints = get_type_hints(kind)
+    for field in msgspec.structs.fields(kind):
+        if field.name not in leave_out:
+            required = field.default is msgspec.NODEFAULT
+            default = "" if required else f" `{msgspec.json.encode(field.default).decode()}` "
+            yield f"| `{field.name}` | {_type(hints[field.name])} |{default or ' '}|"
+
+
+def _type(hint: Any) -> str:
+    names = {str: "string", int: "whole number", float: "number", bool: "true or false"}
+    if hint in names:
+        return names[hint]
+    if hint is datetime:
+        return "time"
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return " \\| ".join(f"`{member.value}`" for member in hint)
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return f"[{hint.__name__}](#{hint.__name__.lower()})"
+    parts = [part for part in get_args(hint) if part not in (type(None), Ellipsis)]
+    if get_origin(hint) is tuple:
+        return f"list of {_type(parts[0])}"
+    if type(None) in get_args(hint):
+        return f"{_type(parts[0])} or null"
+    return "object"
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("events.md").write_text(reference(), encoding="utf-8")
+    sys.stdout.write("docs/events.md written\n")
