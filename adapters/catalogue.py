@@ -1,0 +1,184 @@
+"""The catalogue of runs: a SQLite projection of the logs, rebuilt whenever it is in doubt."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..events.errors import LogCorruptError
+from ..events.folding import Fold
+from ..events.lock import is_locked
+from ..events.model import Outcome, RunState
+from ..events.reading import log_path, read_log
+from ..statemachine.run_folder import run_folders
+
+_logger = logging.getLogger("stagewright.catalogue")
+
+CATALOGUE_NAME = "catalogue.sqlite"
+SCHEMA_VERSION = 1
+CORRUPT = "CORRUPT"
+
+_TABLE = """
+CREATE TABLE runs (
+    folder TEXT PRIMARY KEY, bytes INTEGER NOT NULL, changed_ns INTEGER NOT NULL,
+    opened TEXT NOT NULL, state TEXT NOT NULL, entry TEXT NOT NULL
+) WITHOUT ROWID
+"""
+
+
+class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One run in the catalogue.
+
+    ``state`` is CORRUPT where the log is. ``alive`` says whether some process holds the run
+    now; a run that is RUNNING and not alive has died. ``opened`` is RFC 3339.
+    """
+
+    run_id: str
+    folder: str
+    name: str
+    opened: str
+    state: str
+    outcome: Outcome | None
+    summary: str
+    images: int
+    total_images: int
+    models: tuple[str, ...]
+    resumes: int
+    group_id: str | None = None
+    alive: bool = False
+
+
+class Catalogue:
+    """Answers questions about all runs below one folder; the logs alone decide the answers."""
+
+    def __init__(self, runs: Path) -> None:
+        self._runs = runs
+
+    def entries(
+        self,
+        *,
+        state: str | None = None,
+        since: datetime | None = None,
+        model: str | None = None,
+        limit: int | None = None,
+    ) -> list[CatalogueEntry]:
+        """The runs that fit, the latest first.
+
+        ``model`` fits any part of a model's name, in either case; ``since`` is inclusive.
+        """
+        fitting = [
+            entry
+            for entry in self._all()
+            if (state is None or entry.state == state.upper())
+            and (since is None or (entry.opened and datetime.fromisoformat(entry.opened) >= since))
+            and (model is None or any(model.lower() in name.lower() for name in entry.models))
+        ]
+        return [self._with_life(entry) for entry in fitting[:limit]]
+
+    def _with_life(self, entry: CatalogueEntry) -> CatalogueEntry:
+        alive = entry.state == RunState.RUNNING and is_locked(self._runs / entry.folder)
+        return msgspec.structs.replace(entry, alive=alive)
+
+    def _all(self) -> list[CatalogueEntry]:
+        """Every run, the latest first; the logs know all that a lost catalogue knew."""
+        if not self._runs.is_dir():
+            return []
+        path = self._runs / CATALOGUE_NAME
+        try:
+            return self._query(str(path))
+        except sqlite3.DatabaseError as error:
+            _logger.info("%s is of no use (%s); it is built anew", path, error)
+        try:
+            path.unlink(missing_ok=True)
+            return self._query(str(path))
+        except (sqlite3.DatabaseError, OSError) as error:
+            _logger.info("%s cannot be written (%s); answering from memory", path, error)
+        return self._query(":memory:")
+
+    def _query(self, database_name: str) -> list[CatalogueEntry]:
+        with closing(sqlite3.connect(database_name, timeout=10)) as database:
+            self._lay_out(database)
+            with database:
+                self._refresh(database)
+            rows = database.execute("SELECT entry FROM runs ORDER BY opened DESC, folder DESC")
+            return [msgspec.json.decode(row[0], type=CatalogueEntry) for row in rows]
+
+    def _lay_out(self, database: sqlite3.Connection) -> None:
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if version == SCHEMA_VERSION:
+            return
+        with database:
+            database.execute("BEGIN IMMEDIATE")
+            database.execute("DROP TABLE IF EXISTS runs")
+            database.execute(_TABLE)
+            database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _refresh(self, database: sqlite3.Connection) -> None:
+        known: dict[str, tuple[int, int]] = {
+            folder: (size, changed)
+            for folder, size, changed in database.execute(
+                "SELECT folder, bytes, changed_ns FROM runs"
+            )
+        }
+        present = set()
+        for folder in run_folders(self._runs):
+            present.add(folder.name)
+            status = log_path(folder).stat()
+            stamp = (status.st_size, status.st_mtime_ns)
+            if known.get(folder.name) != stamp:
+                entry = catalogue_entry(folder)
+                database.execute(
+                    "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?)",
+                    (folder.name, *stamp, entry.opened, entry.state, msgspec.json.encode(entry)),
+                )
+        gone = [(folder,) for folder in known.keys() - present]
+        database.executemany("DELETE FROM runs WHERE folder = ?", gone)
+
+
+def catalogue_entry(folder: Path) -> CatalogueEntry:
+    """What the catalogue says of a run, from its log alone."""
+    fold = Fold()
+    state: str
+    try:
+        read_log(folder, fold.apply)
+        state = fold.state
+    except LogCorruptError:
+        state = CORRUPT
+    opened = fold.opened
+    plan = fold.plan
+    stages = [stage for stage in plan.get("stages", ()) if isinstance(stage, Mapping)]
+    last = fold.stages.get(fold.planned_stage_ids()[-1]) if fold.planned_stage_ids() else None
+    return CatalogueEntry(
+        run_id=fold.run_id or folder.name,
+        folder=folder.name,
+        name=str(opened.config.get("name") or _slug(folder.name)) if opened else folder.name,
+        opened=opened.ts.isoformat() if opened else "",
+        state=state,
+        outcome=fold.outcome,
+        summary=str(plan.get("summary", "")),
+        images=last.finished.count if last else 0,
+        total_images=len(fold.seeds),
+        models=tuple(sorted(set(_models(stages)))),
+        resumes=fold.resumes,
+        group_id=opened.group_id if opened else None,
+    )
+
+
+def _slug(run_id: str) -> str:
+    """The name within ``20261120T225226.123456Z-portrait-7f3a9c``."""
+    return "-".join(run_id.split("-")[1:-1]) or run_id
+
+
+def _models(stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for stage in stages:
+        config = stage.get("config", {})
+        for part in (config, config.get("refiner") or {}, config.get("hires") or {}):
+            if part.get("model"):
+                yield str(part["model"])

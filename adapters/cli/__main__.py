@@ -1,0 +1,5 @@
+"""``python -m stagewright.adapters.cli``: the command line without its script."""
+
+from . import main
+
+main()

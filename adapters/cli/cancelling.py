@@ -1,0 +1,43 @@
+"""``cancel``: stops a run of another process."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from ...events.lock import is_locked
+from ...events.model import CancelMode
+from ...events.reading import replay
+from ...statemachine.run_folder import CancelOrder, RunFolder, find_run
+from .output import runs_option, say
+
+ACKNOWLEDGED_WITHIN_S = 10.0
+_POLL_S = 0.05
+
+
+@click.command("cancel")
+@click.argument("run")
+@click.option("--after-image", is_flag=True, help="Let the image being made finish first.")
+@runs_option
+def cancel_command(run: str, after_image: bool, runs: Path) -> int:  # noqa: FBT001 - click passes flags
+    """Stop RUN, which another process runs; finished images are kept."""
+    folder = RunFolder(find_run(runs, run))
+    name = folder.path.name
+    if not is_locked(folder.path):
+        raise click.UsageError(f"nobody runs {name} (it is {replay(folder.path).state})")
+    mode = CancelMode.AFTER_IMAGE if after_image else CancelMode.NOW
+    folder.order_cancel(CancelOrder(mode=mode, reason="stagewright cancel"))
+    deadline = time.monotonic() + ACKNOWLEDGED_WITHIN_S
+    while folder.cancel_order() is not None:
+        if not is_locked(folder.path):
+            folder.forget_cancel_order()
+            state = replay(folder.path).state
+            raise click.UsageError(f"nobody runs {name} any more (it is {state})")
+        if time.monotonic() > deadline:
+            say(f"{name}: asked to stop; its process has not answered yet")
+            return 0
+        time.sleep(_POLL_S)
+    say(f"{name}: it stops {'after this image' if after_image else 'now'}")
+    return 0

@@ -1,0 +1,118 @@
+"""How ``run`` shows that it goes on: a live line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any, Protocol
+
+from ...events.model import CallFailed, StageEnd, StageEvent, StageImageProgress, StageStart
+from ..progress_view import ProgressSnapshot, ProgressView
+from .output import count, duration, escaped, one_line
+
+
+class Display(Protocol):
+    """Shows a run's progress until it is left."""
+
+    def take_event(self, event: StageEvent) -> None:
+        """An event was appended."""
+        ...
+
+    def refresh(self) -> None:
+        """Some time has passed."""
+        ...
+
+
+@contextmanager
+def open_display(view: ProgressView, stream: IO[str]) -> Iterator[Display]:
+    """The display that fits ``stream``."""
+    if not stream.isatty():
+        yield PlainLines(stream)
+        return
+    display = LiveLine(view, stream)
+    with display:
+        yield display
+
+
+class PlainLines:
+    """One line for each stage and image: for files, pipes and logs of services."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._done = 0
+
+    def take_event(self, event: StageEvent) -> None:
+        line = self._line(event)
+        if line is not None:
+            self._stream.write(escaped(line) + "\n")
+            self._stream.flush()
+
+    def refresh(self) -> None:
+        """Plain lines only tell what has happened."""
+
+    def _line(self, event: StageEvent) -> str | None:
+        match event:
+            case StageStart():
+                self._done = 0
+                return f"{event.stage_id}: {count(event.total_images, 'image')} to make"
+            case StageImageProgress():
+                self._done += 1
+                path = event.artifact.path
+                return f"{event.stage_id}: {self._done} of {event.total_images} finished: {path}"
+            case StageEnd():
+                return f"{event.stage_id}: {event.outcome} in {duration(event.duration_ms)}"
+            case CallFailed():
+                again = "; trying again" if event.will_retry else ""
+                return one_line(f"{event.error.kind}: {event.error.message}{again}")
+        return None
+
+
+class LiveLine:
+    """One line that moves: stage n of m, image i of k, step, elapsed, estimate."""
+
+    def __init__(self, view: ProgressView, stream: IO[str]) -> None:
+        from rich.console import Console  # noqa: PLC0415 - 40 ms that only a terminal needs
+        from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
+
+        self._view = view
+        self._progress = Progress(
+            TextColumn("{task.fields[where]}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[rest]}", markup=False),
+            console=Console(file=stream),
+            refresh_per_second=10,
+        )
+        self._task = self._progress.add_task("", total=1.0, where="", rest="")
+
+    def __enter__(self) -> LiveLine:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.refresh()
+        self._progress.stop()
+
+    def take_event(self, event: StageEvent) -> None:
+        if isinstance(event, CallFailed):
+            again = "; trying again" if event.will_retry else ""
+            message = one_line(f"{event.error.kind}: {event.error.message}{again}")
+            self._progress.console.print(message, markup=False, highlight=False)
+
+    def refresh(self) -> None:
+        now = self._view.snapshot()
+        fields: dict[str, Any] = {"where": _where(now), "rest": _rest(now)}
+        self._progress.update(self._task, completed=now.fraction, **fields)
+
+
+def _where(now: ProgressSnapshot) -> str:
+    image = min(now.images_done + 1, now.total_images)
+    return (
+        f"stage {now.stage_number} of {now.stage_count} {now.stage_id}  "
+        f"image {image} of {now.total_images}"
+    )
+
+
+def _rest(now: ProgressSnapshot) -> str:
+    step = f"step {now.step} of {now.steps}  " if now.steps else ""
+    left = "" if now.eta_s is None else f", about {duration(now.eta_s * 1000)} left"
+    return f"{now.fraction:4.0%}  {step}{duration(now.elapsed_s * 1000)}{left}"

@@ -1,0 +1,135 @@
+"""``replay``: what the log alone says of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ...events.lock import is_locked
+from ...events.model import (
+    CallCompleted,
+    CallFailed,
+    CallRequested,
+    CancelRequested,
+    LifecycleChanged,
+    LogRepaired,
+    RunOpened,
+    RunResumed,
+    RunSealed,
+    RunState,
+    StageEnd,
+    StageEvent,
+    StageImageProgress,
+    StageStart,
+    UnknownEvent,
+)
+from ...events.reading import replay
+from ...events.result import PipelineRunResult
+from ...statemachine.run_folder import find_run
+from .output import count, duration, json_option, print_json_parts, runs_option, say
+
+
+@click.command("replay")
+@click.argument("run")
+@click.option("--until", type=click.IntRange(min=0), metavar="SEQ", help="Stop after this event.")
+@runs_option
+@json_option
+def replay_command(run: str, until: int | None, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
+    """Fold the log of RUN: its result and timeline."""
+    folder = find_run(runs, run)
+    result = replay(folder, until=until)
+    if as_json:
+        print_json_parts(result.json_parts())
+        return
+    show_result(result, folder)
+    if result.state == RunState.RUNNING and until is None and not is_locked(folder):
+        say("nobody runs it any more: its process died")
+    say()
+    began: datetime | None = None
+    for event in result.events:
+        began = began or event.ts
+        seconds = (event.ts - began).total_seconds()
+        say(f"{event.seq:>6} {seconds:>10.3f} s  {gist(event)}")
+
+
+def show_result(result: PipelineRunResult, folder: Path) -> None:
+    """Print state, stages, images and errors of a run."""
+    outcome = f", {result.outcome}" if result.outcome else ""
+    say(f"{result.run_id}: {result.state}{outcome}")
+    for stage in result.stages:
+        ended = stage.outcome or "not ended"
+        say(
+            f"  {stage.stage_id:<14} {count(stage.image_count, 'image'):<12} "
+            f"{duration(stage.duration_ms):>8}  {ended}"
+        )
+        unchanged = stage.metadata.get("unchanged_images")
+        if unchanged:
+            say(f"  warning: {count(unchanged, 'image')} came back unchanged: nothing was detected")
+    for gap in result.missing[:10]:
+        why = f": {gap.error.kind}: {gap.error.message}" if gap.error else ""
+        say(f"  missing: image {gap.image_index}, at {gap.stage_id}{why}")
+    if len(result.missing) > 10:
+        say(f"  ... and {len(result.missing) - 10} more are missing")
+    if result.error:
+        say(f"  error: {result.error.kind}: {result.error.message}")
+    for line in _places(result, folder):
+        say(line)
+
+
+def _places(result: PipelineRunResult, folder: Path) -> Iterator[str]:
+    folders = sorted({image.path.rpartition("/")[0] for image in result.images})
+    for place in folders:
+        yield f"images: {folder / place}"
+    yield f"log:    {folder / 'events.jsonl'}"
+
+
+def gist(event: StageEvent) -> str:
+    """An event in a few words."""
+    words = _GISTS.get(type(event))
+    return words(event) if words else type(event).__name__
+
+
+def _lifecycle(event: LifecycleChanged) -> str:
+    why = f" ({event.reason})" if event.reason else ""
+    return f"{event.trigger}: {event.source} -> {event.dest}{why}"
+
+
+def _failed(event: CallFailed) -> str:
+    again = "will try again" if event.will_retry else "for good"
+    return f"CallFailed {again}: {event.error.kind}: {event.error.message}"
+
+
+def _progress(event: StageImageProgress) -> str:
+    place = f"image {event.image_index} of {event.total_images}"
+    return f"StageImageProgress {event.stage_id}: {place}, {event.artifact.path}"
+
+
+def _opened(event: RunOpened) -> str:
+    return f"RunOpened: {event.plan.get('summary', '')}, {count(len(event.seeds), 'image')}"
+
+
+def _resumed(event: RunResumed) -> str:
+    return f"RunResumed: epoch {event.epoch}, {count(event.completed_images, 'image')} done"
+
+
+_GISTS: Mapping[type[StageEvent], Callable[[Any], str]] = {
+    RunOpened: _opened,
+    LifecycleChanged: _lifecycle,
+    StageStart: lambda e: f"StageStart {e.stage_id}: {count(e.total_images, 'image')}",
+    CallRequested: lambda e: (
+        f"CallRequested {e.stage_id}: image {e.image_index}, attempt {e.attempt}"
+    ),
+    CallCompleted: lambda e: f"CallCompleted {e.endpoint}: {duration(e.duration_ms)}",
+    CallFailed: _failed,
+    StageImageProgress: _progress,
+    StageEnd: lambda e: f"StageEnd {e.stage_id}: {e.outcome}, {duration(e.duration_ms)}",
+    CancelRequested: lambda e: f"CancelRequested {e.mode}: {e.reason}",
+    RunResumed: _resumed,
+    LogRepaired: lambda e: f"LogRepaired: {e.bytes} bytes at {e.offset} are in {e.copied_to}",
+    RunSealed: lambda e: f"RunSealed: {e.outcome}, {count(e.count, 'record')}",
+    UnknownEvent: lambda e: f"{e.type} (of a newer version)",
+}

@@ -1,0 +1,51 @@
+"""``verify``: whether logs and images are what was recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ...statemachine.run_folder import find_run, run_folders
+from ...statemachine.verification import Verification, verify_run
+from .output import count, runs_option, say
+
+_EXIT_UNFINISHED = 1
+_EXIT_CORRUPT = 4
+
+
+@click.command("verify")
+@click.argument("run", required=False)
+@click.option("--all", "every", is_flag=True, help="Check every run.")
+@runs_option
+def verify_command(run: str | None, every: bool, runs: Path) -> int:  # noqa: FBT001 - click passes flags
+    """Check the log of RUN and the digests of its images; writes nothing.
+
+    Exit status 0: sound; 1: sound but unfinished; 4: corrupt, or an image missing or altered.
+    """
+    if every == (run is not None):
+        raise click.UsageError("verify needs a RUN, or --all")
+    folders = list(run_folders(runs)) if every else [find_run(runs, run or "")]
+    status = 0
+    for folder in folders:
+        status = max(status, _report(verify_run(folder)))
+    if every:
+        say(f"{count(len(folders), 'run')} checked")
+    return status
+
+
+def _report(found: Verification) -> int:
+    for flaw in found.flaws:
+        say(f"{found.run_id}: {flaw.place}: {flaw.what}")
+    what = f"{count(found.events, 'event')}, {count(found.images, 'image')}, {found.state}"
+    if not found.sound:
+        say(f"{found.run_id}: {count(len(found.flaws), 'flaw')} in {what}")
+        return _EXIT_CORRUPT
+    if found.finished:
+        say(f"{found.run_id}: sound: {what}, sealed")
+        return 0
+    if found.running:
+        say(f"{found.run_id}: sound so far: {what}; {found.running} works on it")
+    else:
+        say(f"{found.run_id}: sound but unfinished: {what}; resume would {found.advice}")
+    return _EXIT_UNFINISHED

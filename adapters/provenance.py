@@ -1,0 +1,153 @@
+"""Where an image came from: the run, stage, seed and settings that its log vouches for."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..events.errors import RunNotFoundError
+from ..events.model import Artifact, BackendDescription, CallCompleted, CallRequested, RunOpened
+from ..events.reading import iterate, log_path
+from ..statemachine.loading import read_bounded
+from ..statemachine.png import read_stamp, source_of
+from ..statemachine.run_folder import find_run, run_folders
+
+
+class ImageProvenance(msgspec.Struct, frozen=True, kw_only=True):
+    """What made an image.
+
+    ``exact`` says that the file is the one recorded, byte for byte; otherwise only its
+    source is (the image without the ``stagewright`` chunk). ``settings`` are those asked,
+    ``info`` what the backend says it used, ``inputs`` the ``source_sha256`` it was made from.
+    """
+
+    image: str
+    run_id: str
+    run_folder: str
+    stage_id: str
+    image_index: int
+    call_id: str
+    exact: bool
+    artifact: Artifact
+    settings: Mapping[str, Any]
+    info: Mapping[str, Any]
+    inputs: tuple[str, ...]
+    request_sha256: str
+    backend: tuple[str, ...]
+
+
+def provenance_of(image: Path, runs: Path) -> ImageProvenance:
+    """Where ``image`` came from. Raises RunNotFoundError when no log below ``runs`` knows it.
+
+    The image's own words only say where to look first; its digest decides.
+    """
+    data = read_bounded(image, key="image")
+    digest, source_digest = sha256(data).hexdigest(), sha256(source_of(data)).hexdigest()
+    stamp = read_stamp(data)
+    for folder in _likely_runs(image, stamp, runs):
+        found = _search(folder, image, digest, source_digest, stamp)
+        if found is not None:
+            return found
+    known = f"it says it is of run {stamp.get('run_id')}, but" if stamp else "and"
+    raise RunNotFoundError(f"{image}: {known} no log in {runs} vouches for it")
+
+
+def _likely_runs(image: Path, stamp: Mapping[str, Any] | None, runs: Path) -> Iterator[Path]:
+    """The run folder that the image lies in, the one it names, then all others."""
+    tried: set[Path] = set()
+    parents = image.absolute().parents
+    candidates = [parent for parent in parents[1:3] if (parent / "events.jsonl").is_file()]
+    if stamp is not None:
+        # Made elsewhere, or in a folder that was renamed since: the digests will tell.
+        with suppress(RunNotFoundError):
+            candidates.append(find_run(runs, str(stamp.get("run_id"))))
+    for folder in [*candidates, *run_folders(runs)]:
+        if (place := folder.resolve()) not in tried:
+            tried.add(place)
+            yield folder
+
+
+def _search(
+    folder: Path, image: Path, digest: str, source_digest: str, stamp: Mapping[str, Any] | None
+) -> ImageProvenance | None:
+    if not _mentions(log_path(folder), source_digest):
+        return None
+    opened: RunOpened | None = None
+    requests: dict[str, CallRequested] = {}
+    found: tuple[CallCompleted, Artifact, CallRequested] | None = None
+    for event in iterate(folder):
+        if isinstance(event, RunOpened):
+            opened = event
+        elif isinstance(event, CallRequested):
+            requests[event.call_id] = event
+        elif isinstance(event, CallCompleted):
+            request = requests.pop(event.call_id, None)
+            for artifact in event.artifacts if request is not None else ():
+                if _fits(artifact, event.call_id, digest, source_digest, stamp):
+                    assert request is not None
+                    found = (event, artifact, request)
+    if found is None or opened is None:
+        return None
+    return _provenance(folder, image, opened, *found, exact=found[1].sha256 == digest)
+
+
+def _fits(
+    artifact: Artifact,
+    call_id: str,
+    digest: str,
+    source_digest: str,
+    stamp: Mapping[str, Any] | None,
+) -> bool:
+    """Equal sources may stand for several stages (nothing was detected, say): the chunk tells."""
+    if artifact.sha256 == digest:
+        return True
+    named = stamp.get("call_id") if stamp else None
+    return artifact.source_sha256 == source_digest and named in (None, call_id)
+
+
+def _mentions(log: Path, digest: str) -> bool:
+    with (
+        open(log, "rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        return content.find(digest.encode()) >= 0
+
+
+def _provenance(
+    folder: Path,
+    image: Path,
+    opened: RunOpened,
+    completed: CallCompleted,
+    artifact: Artifact,
+    request: CallRequested,
+    *,
+    exact: bool,
+) -> ImageProvenance:
+    stages = {stage["stage_id"]: stage for stage in opened.plan.get("stages", ())}
+    return ImageProvenance(
+        image=str(image),
+        run_id=opened.run_id,
+        run_folder=str(folder),
+        stage_id=request.stage_id,
+        image_index=artifact.image_index,
+        call_id=completed.call_id,
+        exact=exact,
+        artifact=artifact,
+        settings=stages.get(request.stage_id, {}).get("config", {}),
+        info=completed.info,
+        inputs=request.inputs,
+        request_sha256=request.request_sha256,
+        backend=_words(opened.backend),
+    )
+
+
+def _words(backend: BackendDescription) -> tuple[str, ...]:
+    return tuple(
+        part for part in (backend.kind, backend.product, backend.version, backend.url) if part
+    )
