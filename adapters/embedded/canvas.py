@@ -7,6 +7,7 @@ from functools import cache
 from PIL import Image, ImageDraw
 
 from .palette import Colour
+from .scaling import scaled
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels; right and bottom are the first ones outside."""
@@ -42,14 +43,14 @@ class Canvas:
     def darken_corners(self, alpha: int) -> None:
         """Shade what lies away from the middle, by ``alpha`` in the corners."""
         width, height = self.image.size
-        shade = _corner_shade().resize((width, height), Image.Resampling.BILINEAR)
+        shade = scaled(_corner_shade(), (width, height), Image.Resampling.BILINEAR)
         self.image.paste((0, 0, 0), (0, 0, width, height), shade.point(fading(alpha)))
 
     def _stamp(self, kind: str, box: Box, colour: Colour, alpha: int) -> None:
         left, top = box[0], box[1]
         width, height = max(1, box[2] - left), max(1, box[3] - top)
         size = _SMALL if max(width, height) <= _SMALL else _LARGE
-        mask = _sprite(kind, size, alpha).resize((width, height), Image.Resampling.BILINEAR)
+        mask = scaled(_sprite(kind, size, alpha), (width, height), Image.Resampling.BILINEAR)
         self.image.paste(colour, (left, top, left + width, top + height), mask)
 
 
@@ -83,7 +84,7 @@ def _sprite(kind: str, size: int, alpha: int) -> Image.Image:
     if kind == "glow":
         fall = [_eased(max(0, _RIM - level) * 255 // _RIM) for level in range(256)]
         ramp = Image.radial_gradient("L").point(fall)
-        return ramp.resize((size, size), Image.Resampling.BILINEAR)
+        return scaled(ramp, (size, size), Image.Resampling.BILINEAR)
     large = size * _OVERSAMPLING
     mask = Image.new("L", (large, large))
     draw = ImageDraw.Draw(mask)

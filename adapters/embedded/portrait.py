@@ -11,6 +11,7 @@ from .chance import RandomStream
 from .face import FRONT, draw_soft_face
 from .figure import Figure, draw_figure, figure_of
 from .palette import WHITE, Colour, Palette, mix, palette_of
+from .scaling import scaled
 from .settings import Scene
 
 _MAX_CANVAS = 700_000
@@ -38,7 +39,7 @@ def paint(scene: Scene, size: tuple[int, int], after_step: Callable[[], None]) -
             _sparkling_layer(canvas, chance, palette, figure, step - figure_step)
         after_step()
     canvas.darken_corners(90)
-    return canvas.image.resize(size, Image.Resampling.BICUBIC)
+    return scaled(canvas.image, size, Image.Resampling.BICUBIC)
 
 
 def _canvas_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -64,7 +65,7 @@ def _backdrop(scene: Scene, size: tuple[int, int]) -> Image.Image:
             flow = 255 * row // (_GRID[1] - 1)
             base = mix(colours[0], colours[1], flow)
             grid.putpixel((column, row), mix(base, colours[2], chance.below(170)))
-    return grid.resize(size, Image.Resampling.BICUBIC)
+    return scaled(grid, size, Image.Resampling.BICUBIC)
 
 
 def _halo(canvas: Canvas, scene: Scene, palette: Palette, figure: Figure) -> None:

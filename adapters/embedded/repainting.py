@@ -15,6 +15,7 @@ from .face import draw_detailed_face, draw_texture
 from .masks import is_inverted, shows_person
 from .palette import Colour
 from .portrait import paint
+from .scaling import scaled
 from .settings import DEFAULT_PADDING, DEFAULT_SIDE, Scene
 
 _MOST_PATCH = 1024
@@ -53,7 +54,7 @@ def repainted(
     for patch in patches:
         left, top, right, bottom = patch.box
         size = (right - left, bottom - top)
-        face = patch.canvas.image.resize(size, Image.Resampling.BICUBIC)
+        face = scaled(patch.canvas.image, size, Image.Resampling.BICUBIC)
         shape = face_mask(image, patch.box) if shows_person(one) else None
         ground.paste(face, (left, top), shape)
     return ground
@@ -64,7 +65,7 @@ def _patch(image: Image.Image, box: Box, one: AdetailerPass, scene: Scene) -> _P
     chance = RandomStream("patch", scene.prompt, scene.negative_prompt, scene.seed, scene.style)
     part = image.crop(box)
     skin = _mean_skin(part)
-    canvas = Canvas(part.resize(_patch_size(image.size, box, one), Image.Resampling.BICUBIC))
+    canvas = Canvas(scaled(part, _patch_size(image.size, box, one), Image.Resampling.BICUBIC))
     draw_detailed_face(canvas, (0, 0, *canvas.image.size), skin, chance)
     return _Patch(box, canvas, skin, chance)
 

@@ -9,6 +9,7 @@ from ...statemachine.stage_configs import HiresConfig, UpscaleConfig
 from .canvas import Box
 from .chance import RandomStream
 from .pictures import check_size
+from .scaling import scaled
 
 _PLAIN = {
     "nearest": Image.Resampling.NEAREST,
@@ -29,10 +30,10 @@ def resample(image: Image.Image, size: Dimensions, upscaler: str) -> Image.Image
     """
     plain = _PLAIN.get(upscaler.lower())
     if plain is not None:
-        return image.resize(size, plain)
+        return scaled(image, size, plain)
     chance = RandomStream("upscaler", upscaler)
     method = chance.pick((Image.Resampling.BICUBIC, Image.Resampling.LANCZOS))
-    return _sharpened(image.resize(size, method), chance.between(1, 16), chance.between(0, 8))
+    return _sharpened(scaled(image, size, method), chance.between(1, 16), chance.between(0, 8))
 
 
 def _sharpened(image: Image.Image, beside: int, across: int) -> Image.Image:
@@ -52,11 +53,11 @@ def fit(image: Image.Image, size: Dimensions, mode: int) -> Image.Image:
     if image.size == size:
         return image
     if mode == _CROP:
-        return image.resize(size, Image.Resampling.BICUBIC, box=_cover_box(image.size, size))
+        return _covering(image, size)
     if mode == _FILL:
         return _filled(image, size)
     smooth = mode == _LATENT
-    return image.resize(size, Image.Resampling.BILINEAR if smooth else Image.Resampling.BICUBIC)
+    return scaled(image, size, Image.Resampling.BILINEAR if smooth else Image.Resampling.BICUBIC)
 
 
 def _cover_box(source: Dimensions, target: Dimensions) -> Box:
@@ -68,16 +69,20 @@ def _cover_box(source: Dimensions, target: Dimensions) -> Box:
     return left, top, left + wide, top + high
 
 
+def _covering(image: Image.Image, size: Dimensions) -> Image.Image:
+    part = image.crop(_cover_box(image.size, size))
+    return scaled(part, size, Image.Resampling.BICUBIC)
+
+
 def _filled(image: Image.Image, size: Dimensions) -> Image.Image:
-    ground = image.resize(size, Image.Resampling.BICUBIC, box=_cover_box(image.size, size))
-    ground = ground.filter(ImageFilter.BoxBlur(max(size) // 32))
+    ground = _covering(image, size).filter(ImageFilter.BoxBlur(max(size) // 32))
     width, height = image.size
     inner = (
         max(1, min(size[0], size[1] * width // height)),
         max(1, min(size[1], size[0] * height // width)),
     )
     place = ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2)
-    ground.paste(image.resize(inner, Image.Resampling.BICUBIC), place)
+    ground.paste(scaled(image, inner, Image.Resampling.BICUBIC), place)
     return ground
 
 
