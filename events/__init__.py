@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from .lazy import lazy_names
@@ -50,8 +51,12 @@ if TYPE_CHECKING:
     from .result import MissingImage as MissingImage
     from .result import PipelineRunResult as PipelineRunResult
     from .result import StageResult as StageResult
+    from .signals import Subscription as Subscription
     from .signals import subscribe as subscribe
     from .testing import EventRecorder as EventRecorder
+
+# A library leaves it to the program whether its log lines are shown.
+logging.getLogger("stagewright").addHandler(logging.NullHandler())
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
@@ -72,7 +77,8 @@ __getattr__, __dir__, __all__ = lazy_names(
         ],
         "reading": ["iterate", "replay", "replay_many"],
         "result": ["FinishedImage", "MissingImage", "PipelineRunResult", "StageResult"],
-        "signals": [],
+        "signals": ["Subscription", "subscribe"],
         "testing": ["EventRecorder"],
     },
+    modules=["signals"],
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from functools import partial
 from typing import Any, NamedTuple
@@ -35,6 +36,7 @@ class Announcer:
         self._changed = threading.Condition()
         self._waiting: deque[_Delivery] = deque()
         self._current: _Delivery | None = None
+        self._since = 0.0
         self._blocked: list[Receiver] = []
         self._worker = 0
         self._thread: threading.Thread | None = None
@@ -46,11 +48,16 @@ class Announcer:
         return len(self._waiting) + (self._current is not None)
 
     def put(self, signal: NamedSignal, sender: str, **payload: Any) -> None:
-        """Queue one announcement; never blocks, and costs next to nothing while nobody listens."""
+        """Queue one announcement; never blocks, and costs next to nothing while nobody listens.
+
+        Once the announcer is closed it is dropped.
+        """
         receivers = receivers_of(signal, sender)
         if not receivers:
             return
         with self._changed:
+            if self._closed:
+                return
             self._waiting.extend(
                 _Delivery(signal, receiver, sender, payload) for receiver in receivers
             )
@@ -65,7 +72,8 @@ class Announcer:
         with self._changed:
             while self._waiting or self._current is not None:
                 before = self._current
-                if self._changed.wait_for(partial(self._moved_on, before), PATIENCE_S):
+                spent = 0.0 if before is None else time.monotonic() - self._since
+                if self._changed.wait_for(partial(self._moved_on, before), PATIENCE_S - spent):
                     continue
                 if before is not None:
                     self._leave_behind(before)
@@ -113,6 +121,7 @@ class Announcer:
                 delivery = self._waiting.popleft()
                 if delivery.receiver not in self._blocked:
                     self._current = delivery
+                    self._since = time.monotonic()
                     return delivery
                 if not self._waiting:
                     self._changed.notify_all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -25,6 +25,7 @@ _KNOWN_VERSIONS = {
     for field in msgspec.structs.fields(kind)
     if field.name == "v"
 }
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,9 +51,14 @@ class EventCodec:
         self._envelope = msgspec.json.Decoder(_Envelope)
 
     def encode(self, event: StageEvent) -> bytes:
-        """The bytes of ``e``: UTF-8 JSON without a newline; an unknown event as it was read."""
+        """The bytes of ``e``: UTF-8 JSON without a newline; an unknown event as it was read.
+
+        Raises ValueError or TypeError for what has no JSON form, and a time without a zone.
+        """
         if isinstance(event, UnknownEvent):
             return event.raw
+        if event.ts.tzinfo is not UTC:
+            event = msgspec.structs.replace(event, ts=_in_utc(event.ts))
         body = self._encoder.encode(event)
         if event.ts.microsecond:
             return body
@@ -65,16 +71,21 @@ class EventCodec:
             return self._decode_old(body)
         try:
             return self._event.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except _UNREADABLE as error:
             return self._decode_newer(body, error)
 
     def decode_many(self, bodies: Sequence[bytes]) -> list[StageEvent]:
         """Many events in one call, in order. Raises EventDecodeError, naming no record."""
-        if not self._upcasters:
+        lines = b"\n".join(bodies)
+        # A line break within a body would make one record two events.
+        if not self._upcasters and lines.count(b"\n") == len(bodies) - 1:
             try:
-                return self._event.decode_lines(b"\n".join(bodies))
-            except (msgspec.DecodeError, UnicodeDecodeError):
+                events = self._event.decode_lines(lines)
+            except _UNREADABLE:
                 pass  # one of them is newer or wrong: the loop below finds out which
+            else:
+                if len(events) == len(bodies):
+                    return events
         return [self.decode(body) for body in bodies]
 
     def _decode_old(self, body: bytes) -> StageEvent:
@@ -83,7 +94,8 @@ class EventCodec:
             while lift := self._upcasters.get((document.get("type", ""), document.get("v", 1))):
                 document = lift(document)
             return msgspec.convert(document, _UNION)  # type: ignore[no-any-return]  # a runtime union
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (*_UNREADABLE, ValueError, TypeError, LookupError, AttributeError) as error:
+            # Upcasters may trust the shape of what their own version wrote.
             return self._decode_newer(body, error)
 
     def _decode_newer(self, body: bytes, error: Exception) -> StageEvent:
@@ -99,9 +111,15 @@ class EventCodec:
                     epoch=envelope.epoch,
                     raw=bytes(body),
                 )
-        except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+        except _UNREADABLE as wrong:
             raise EventDecodeError(f"not an event: {wrong}") from wrong
         raise EventDecodeError(f"not a valid {envelope.type}: {error}") from error
+
+
+def _in_utc(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        raise ValueError(f"the time {moment} says no zone")
+    return moment.astimezone(UTC)
 
 
 CODEC = EventCodec()

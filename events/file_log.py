@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 
-from .codec import CODEC
 from .errors import EventLogError, LogWriteError
 from .frame import FIRST_CHAIN, frame, next_chain
 from .lock import LOCK_WAIT_S, RunLock
-from .log import check_body_size, check_follows
+from .log import check_follows, encode_checked
 from .model import Durability, RunOpened, StageEvent
 from .scan import LogScan, TornTail
-from .storage import OsStorage, Storage
+from .storage import AppendFile, OsStorage, Storage
 from .timeline import FileTimeline
 
 LOG_NAME = "events.jsonl"
@@ -63,7 +62,6 @@ class FileEventLog:
         self._offsets = offsets
         self._end = end
         self._storage = storage
-        self._codec = CODEC
         self._dead: str | None = None
         self._file = None if torn else storage.open_append(path)
 
@@ -83,8 +81,7 @@ class FileEventLog:
         """
         storage = storage or OsStorage()
         check_follows(opened, run_id=opened.run_id, next_seq=0)
-        body = CODEC.encode(opened)
-        check_body_size(body, opened)
+        body = encode_checked(opened)
         path = folder / LOG_NAME
         held = lock or RunLock(folder)
         try:
@@ -116,10 +113,10 @@ class FileEventLog:
         *,
         storage: Storage | None = None,
         durability: Durability = Durability.CHECKPOINT,
-        observe: Callable[[StageEvent], None] | None = None,
+        observe: Callable[[Sequence[StageEvent]], None] | None = None,
         wait_s: float = LOCK_WAIT_S,
     ) -> FileEventLog:
-        """Take an existing log to go on with it; ``observe`` is given every event in it.
+        """Take an existing log to go on with it; ``observe`` is given its events, in batches.
 
         A log with a torn tail must be repaired before the first append. Raises
         LogLockedError, LogCorruptError.
@@ -135,8 +132,8 @@ class FileEventLog:
                 run_id = ""
                 for batch in scan.batches():
                     run_id = batch[0].run_id
-                    for event in batch if observe else ():
-                        observe(event)  # type: ignore[misc]  # the loop is empty without it
+                    if observe is not None:
+                        observe(batch)
             return cls(
                 path,
                 lock,
@@ -174,9 +171,11 @@ class FileEventLog:
             raise LogWriteError(f"nothing more can be written: {self._dead}", path=self.path)
         if self._file is None:
             raise LogWriteError("its torn tail must be repaired first", path=self.path)
-        body = self._codec.encode(event)
-        check_body_size(body, event)
+        body = encode_checked(event)
         line = frame(body, self._chain)
+        # Stands until the record is accounted for: whatever ends this call before (an
+        # interrupt, say) leaves a file of which nobody knows where it ends.
+        self._dead = "an append was interrupted"
         self._write(line, event)
         if self._must_sync(event):
             try:
@@ -187,6 +186,7 @@ class FileEventLog:
                     f"{type(event).__name__} (record {event.seq}) could not be synced: {error}",
                     path=self.path,
                 ) from error
+        self._dead = None
         self._chain = next_chain(self._chain, body)
         self._offsets.append(self._end)
         self._end += len(line)
@@ -199,16 +199,24 @@ class FileEventLog:
         """
         if self.torn is None:
             raise EventLogError("nothing is torn", path=self.path)
+        if self._dead is not None:
+            raise LogWriteError(f"nothing more can be written: {self._dead}", path=self.path)
+        file: AppendFile | None = None
         try:
             with self._storage.open_read(self.path) as stream:
                 stream.seek(self.torn.offset)
                 cut = stream.read()
             self._storage.write_file(self.path.with_name(copy_name), cut)
-            self._file = self._storage.open_append(self.path)
-            self._file.truncate(self.torn.offset)
-            self._file.sync()
+            file = self._storage.open_append(self.path)
+            file.truncate(self.torn.offset)
+            file.sync()
         except OSError as error:
+            if file is not None:
+                # The tail may be cut by now: a second try would copy nothing over the copy.
+                self._dead = f"its torn tail could not be cut: {error}"
+                _close_quietly(file)
             raise LogWriteError(f"the torn tail cannot be cut: {error}", path=self.path) from error
+        self._file = file
         self.torn = None
         return RepairedTail(
             offset=self._end,
@@ -228,9 +236,11 @@ class FileEventLog:
         if self._dead == "it is closed":
             return
         self._dead = "it is closed"
-        if self._file is not None:
-            self._file.close()
-        self._lock.release()
+        try:
+            if self._file is not None:
+                self._file.close()
+        finally:
+            self._lock.release()
 
     def _must_sync(self, event: StageEvent) -> bool:
         if self.durability is Durability.CHECKPOINT:
@@ -249,14 +259,21 @@ class FileEventLog:
     def _cut_back(self, event: StageEvent, cause: OSError) -> NoReturn:
         """Leave whole records only, and a new descriptor for one more try."""
         assert self._file is not None
+        failed, self._file = self._file, None
         try:
-            self._file.truncate(self._end)
-            with contextlib.suppress(OSError):
-                self._file.close()
+            failed.truncate(self._end)
             self._file = self._storage.open_append(self.path)
+            self._dead = None
         except OSError as error:
             self._dead = f"after a failed write the log could not be cut back: {error}"
+        _close_quietly(failed)
         raise LogWriteError(
             f"{type(event).__name__} (record {event.seq}) could not be written: {cause}",
             path=self.path,
         ) from cause
+
+
+def _close_quietly(file: AppendFile) -> None:
+    """Give back a descriptor that has failed already; what closing it says adds nothing."""
+    with contextlib.suppress(OSError):
+        file.close()

@@ -129,12 +129,18 @@ class Fold:
 
     def apply(self, event: StageEvent) -> None:
         """Take one more event into account."""
-        self.run_id = event.run_id
-        self.epoch = event.epoch
-        self.sealed = False
-        handler = self._handlers.get(type(event))
-        if handler is not None:
-            handler(event)
+        self.apply_all((event,))
+
+    def apply_all(self, events: Sequence[StageEvent]) -> None:
+        """Take more events into account, in order; there is at least one."""
+        handler_of = self._handlers.get
+        for event in events:
+            handler = handler_of(type(event))
+            if handler is not None:
+                handler(event)
+        last = events[-1]
+        self.run_id, self.epoch = last.run_id, last.epoch
+        self.sealed = isinstance(last, RunSealed)
 
     def _run_opened(self, event: RunOpened) -> None:
         self.opened = event
@@ -191,7 +197,8 @@ class Fold:
         stage = self.stages.get(request.stage_id) if request else None
         if request is None or stage is None:
             return
-        for index in range(request.image_index, request.image_index + min(request.count, 4096)):
+        end = min(request.image_index + request.count, len(self.seeds))
+        for index in range(request.image_index, end):
             stage.failures[index] = event.error
 
     def _image_progress(self, event: StageImageProgress) -> None:
@@ -212,13 +219,13 @@ class Fold:
 
     def _run_sealed(self, event: RunSealed) -> None:
         self.outcome = event.outcome
-        self.sealed = True
 
     def planned_stage_ids(self) -> list[str]:
         """The stages of the plan in order; those that started, for a plan without any."""
+        stages = self.plan.get("stages")
         planned = [
             str(stage["stage_id"])
-            for stage in self.plan.get("stages", ())
+            for stage in (stages if isinstance(stages, list | tuple) else ())
             if isinstance(stage, Mapping) and "stage_id" in stage
         ]
         return planned or list(self.stages)
@@ -261,7 +268,7 @@ class Fold:
         for index, seq in stage.finished.items():
             indexes.append(index)
             seqs.append(seq)
-        order = array("B", bytes(len(seqs)))
+        order = array("I", [0]) * len(seqs)
         return StageResult(
             stage_id=stage.stage_id,
             stage_type=stage.stage_type,
@@ -277,7 +284,7 @@ class Fold:
         for place, stage in enumerate(self.stages.values()):
             for index, seq in stage.finished.items():
                 furthest[index] = (place, seq)
-        order, indexes, seqs = array("B"), array("Q"), array("Q")
+        order, indexes, seqs = array("I"), array("Q"), array("Q")
         for index in sorted(furthest):
             place, seq = furthest[index]
             order.append(place)

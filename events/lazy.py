@@ -11,15 +11,14 @@ from typing import Any
 
 
 def lazy_names(
-    package: str, homes: Mapping[str, Sequence[str]]
+    package: str, homes: Mapping[str, Sequence[str]], *, modules: Sequence[str] = ()
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """``__getattr__``, ``__dir__`` and ``__all__`` of a package.
 
-    ``homes`` maps a module to the names taken from it; a module without names is itself
-    public. No module may be called like a name of another one: importing it would hide that.
+    ``homes`` maps a module to the names taken from it; ``modules`` are themselves public. No
+    module may be called like a name of another one: importing it would hide that.
     """
     home_of = {name: home for home, names in homes.items() for name in names}
-    modules = [home for home, names in homes.items() if not names]
 
     def get(name: str) -> Any:
         if name in modules:

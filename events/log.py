@@ -6,6 +6,8 @@ import io
 from collections.abc import Sequence
 from typing import Protocol
 
+import msgspec
+
 from .codec import CODEC
 from .errors import LogWriteError, SequenceError
 from .frame import FIRST_CHAIN, MAX_BODY_BYTES, frame, next_chain
@@ -35,7 +37,7 @@ class EventLog(Protocol):
         """Add the next event; on return a barrier is durable.
 
         Raises SequenceError (nothing is written) for an event that does not follow, and
-        LogWriteError when the event could not be made durable.
+        LogWriteError when the event has no JSON form or could not be made durable.
         """
         ...
 
@@ -60,12 +62,22 @@ def check_follows(event: StageEvent, *, run_id: str, next_seq: int) -> None:
         raise SequenceError(f"expected sequence number {next_seq}, got {event.seq}")
 
 
-def check_body_size(body: bytes, event: StageEvent) -> None:
-    """Raise LogWriteError for an event larger than a record may be; nothing is written."""
+def encode_checked(event: StageEvent) -> bytes:
+    """The body of a record.
+
+    Raises LogWriteError for an event larger than a record may be, and for values that have
+    no JSON form. That values are of their fields' types is up to who makes the event: reading
+    each one back would take a third of an append's time.
+    """
+    try:
+        body = CODEC.encode(event)
+    except (ValueError, TypeError, RecursionError, msgspec.MsgspecError) as error:
+        raise LogWriteError(f"{type(event).__name__} cannot be recorded: {error}") from error
     if len(body) > MAX_BODY_BYTES:
         raise LogWriteError(
             f"{type(event).__name__} takes {len(body)} bytes, a record holds {MAX_BODY_BYTES}"
         )
+    return body
 
 
 class MemoryEventLog:
@@ -73,7 +85,7 @@ class MemoryEventLog:
 
     def __init__(self, run_id: str) -> None:
         self._run_id = run_id
-        self._codec = CODEC
+        self._closed = False
         self._events: list[StageEvent] = []
         self._bytes = bytearray()
         self._chain = FIRST_CHAIN
@@ -83,7 +95,7 @@ class MemoryEventLog:
         """The log whose file holds ``data``; a torn tail is cut. Raises LogCorruptError."""
         scan = LogScan(io.BytesIO(data))
         events = [event for batch in scan.batches() for event in batch]
-        log = cls(events[0].run_id if events else "")
+        log = cls(events[0].run_id)
         log._events = events
         log._bytes = bytearray(data[: scan.end])
         log._chain = scan.chain
@@ -103,8 +115,9 @@ class MemoryEventLog:
 
     def append(self, event: StageEvent) -> None:
         check_follows(event, run_id=self._run_id, next_seq=len(self._events))
-        body = self._codec.encode(event)
-        check_body_size(body, event)
+        if self._closed:
+            raise LogWriteError("nothing more can be written: it is closed")
+        body = encode_checked(event)
         self._bytes += frame(body, self._chain)
         self._chain = next_chain(self._chain, body)
         self._events.append(event)
@@ -116,7 +129,8 @@ class MemoryEventLog:
         return tuple(self._events)
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Take no more events; what is there stays readable."""
+        self._closed = True
 
     def to_bytes(self) -> bytes:
         """What ``events.jsonl`` would hold."""

@@ -69,7 +69,8 @@ _SEGMENT = r"[^/\\:\x00-\x1f\x7f.][^/\\:\x00-\x1f\x7f]*"
 InsidePath = Annotated[
     str, msgspec.Meta(pattern=rf"^{_SEGMENT}(?:/{_SEGMENT})*\Z", max_length=1024)
 ]
-Index = Annotated[int, msgspec.Meta(ge=0)]
+# Beyond 2**53 - 1 a JSON reader may round, and beyond 64 bits no table of ours could hold it.
+Index = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from .errors import RunNotFoundError
@@ -27,12 +26,14 @@ def log_path(run: Path) -> Path:
 
 def read_log(
     run: Path,
-    observe: Callable[[StageEvent], None],
+    observe: Callable[[Sequence[StageEvent]], None],
     *,
     until: int | None = None,
     storage: Storage | None = None,
 ) -> FileTimeline:
-    """Give every event up to sequence number ``until`` to ``observe``; the timeline of them.
+    """Give the events up to sequence number ``until`` to ``observe``; the timeline of them.
+
+    ``observe`` gets them in order, some hundred at a time.
 
     A torn tail is left alone and told in the timeline's ``torn``. Raises LogCorruptError once
     the sound events before the place have been observed.
@@ -43,9 +44,9 @@ def read_log(
         wanted = None if until is None else until + 1
         observed = 0
         for batch in scan.batches():
-            for event in batch if wanted is None else islice(batch, wanted - observed):
-                observe(event)
-                observed += 1
+            part = batch if wanted is None else batch[: wanted - observed]
+            observe(part)
+            observed += len(part)
             if observed == wanted:
                 break
     offsets, end = scan.offsets, scan.end
@@ -61,7 +62,7 @@ def replay(run: Path, *, until: int | None = None) -> PipelineRunResult:
     Sends no signals. Raises RunNotFoundError, LogCorruptError.
     """
     state = Fold()
-    timeline = read_log(run, state.apply, until=until)
+    timeline = read_log(run, state.apply_all, until=until)
     return state.result(timeline)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from binascii import crc_hqx
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
@@ -22,10 +23,10 @@ from .frame import (
     FIRST_CHAIN,
     HEADER_BYTES,
     MAX_BODY_BYTES,
-    TRAILER,
     TRAILER_BYTES,
     body_length,
     check,
+    next_chain,
 )
 from .model import BARRIER_TAGS, RunOpened, RunSealed, StageEvent
 
@@ -34,7 +35,6 @@ UNWRITTEN_NULS = 16
 """So many NUL bytes in a failing record tell an unwritten sector from a flipped bit."""
 
 _MAX_LINE_BYTES = HEADER_BYTES + MAX_BODY_BYTES + TRAILER_BYTES
-_SEAL = b'{"type":"RunSealed"'
 
 
 class TornTail(msgspec.Struct, frozen=True):
@@ -74,85 +74,69 @@ class LogScan:
 
     def batches(self) -> Iterator[Sequence[StageEvent]]:
         """The events in order, a few hundred at a time."""
-        buffer = b""
+        rest = b""
         while True:
             chunk = self._read()
-            buffer += chunk
-            bodies: list[bytes] = []
-            seals: list[tuple[int, bytes]] = []
-            used, sound = self._verify(buffer, bodies, seals)
+            *lines, rest = (rest + chunk).split(b"\n")
+            chain = self.chain
+            bodies = self._verify(lines)
             if bodies:
-                events, corruption = self._decode(bodies, seals)
+                events, corruption = self._decode(bodies, chain)
                 if events:
                     yield events
                 if corruption is not None:
                     raise corruption
-            if not sound or (not chunk and used < len(buffer)):
+            sound = len(bodies) == len(lines) and len(rest) <= _MAX_LINE_BYTES
+            if not sound or (not chunk and rest):
                 self._judge()
                 return
             if not chunk:
+                if self.count == 0 and self._size is None:
+                    raise self._corrupt("it holds no whole RunOpened")
                 return
-            buffer = buffer[used:]
 
     def _read(self) -> bytes:
         if self._size is None:
             return self._stream.read(CHUNK_BYTES)
         return self._stream.read(min(CHUNK_BYTES, max(0, self._size - self._stream.tell())))
 
-    def _verify(
-        self, buffer: bytes, bodies: list[bytes], seals: list[tuple[int, bytes]]
-    ) -> tuple[int, bool]:
-        """Take whole sound records off ``buffer``: the bytes used, and whether all was sound.
+    def _verify(self, lines: Sequence[bytes]) -> list[bytes]:
+        """The bodies of ``lines`` (without their newlines) up to the first that fails.
 
-        The header is not parsed but built anew from the body and compared, which checks the
-        literals, the lengths, both checksums and the chain in one comparison.
+        A line is not parsed but built anew from its body and compared, which checks the
+        literals, the length, both checksums and the chain in one comparison.
         """
-        position, available, chain, base = 0, len(buffer), self.chain, self.end
+        bodies: list[bytes] = []
+        chain, end = self.chain, self.end
         add_body, add_offset = bodies.append, self.offsets.append
-        sound = True
-        while available - position > HEADER_BYTES:
-            length_digits = buffer[position + 6 : position + 14]
-            try:
-                length = int(length_digits, 16)
-            except ValueError:
-                sound = False
-                break
-            start = position + HEADER_BYTES
-            end = start + length
-            if not 0 < length <= MAX_BODY_BYTES:
-                sound = False
-                break
-            if end + TRAILER_BYTES > available:
-                sound = body_length(buffer[position:start]) is not None
-                break
-            body = buffer[start:end]
+        for line in lines:
+            body = line[HEADER_BYTES:-1]
             prev = chain[:16]
-            digits = b"%08x%08x%b" % (length, crc32(body, crc32(length_digits + prev)), prev)
-            header = b'{"h":"%b%04x","e":' % (digits, crc_hqx(digits, 0))
-            next_position = end + TRAILER_BYTES
-            if buffer[position:start] != header or buffer[end:next_position] != TRAILER:
-                sound = False
+            digits = b"%08x%08x%b" % (len(body), crc32(body, crc32(line[6:14] + prev)), prev)
+            if line != b'{"h":"%b%04x","e":%b}' % (digits, crc_hqx(digits, 0), body):
                 break
-            if body.startswith(_SEAL):
-                seals.append((len(bodies), chain))
+            if not 0 < len(body) <= MAX_BODY_BYTES:
+                break
             add_body(body)
-            add_offset(base + position)
+            add_offset(end)
             chain = sha256(chain + body).hexdigest().encode()
-            position = next_position
-        self.chain = chain
-        self.end = base + position
-        return position, sound
+            end += len(line) + 1
+        self.chain, self.end = chain, end
+        return bodies
 
     def _decode(
-        self, bodies: list[bytes], seals: list[tuple[int, bytes]]
+        self, bodies: list[bytes], chain: bytes
     ) -> tuple[Sequence[StageEvent], LogCorruptError | None]:
-        """The events of ``bodies`` up to the first that is wrong, and what is wrong with it."""
+        """The events of ``bodies`` up to the first that is wrong, and what is wrong with it.
+
+        ``chain`` is the chain value of the first of them.
+        """
         fault: tuple[int, str] | None = None
         try:
             events = self._codec.decode_many(bodies)
         except EventDecodeError:
             events, fault = self._decode_up_to_the_wrong_one(bodies)
-        fault = self._find_fault(events, seals) or fault
+        fault = self._find_fault(events, bodies, chain) or fault
         if fault is None:
             self.count += len(events)
             return events, None
@@ -172,7 +156,7 @@ class LogScan:
         raise AssertionError("decoding one by one accepted what decoding at once refused")
 
     def _find_fault(
-        self, events: Sequence[StageEvent], seals: list[tuple[int, bytes]]
+        self, events: Sequence[StageEvent], bodies: Sequence[bytes], chain: bytes
     ) -> tuple[int, str] | None:
         """Index and reason of the first event that does not fit those before it."""
         first = self.count
@@ -189,12 +173,11 @@ class LogScan:
                     return index, f"its sequence number is {event.seq}"
                 if event.run_id != self._run_id:
                     return index, f"it belongs to run {event.run_id!r}"
-        for index, chain in seals:
-            seal = events[index] if index < len(events) else None
-            if isinstance(seal, RunSealed) and (
-                seal.count != first + index or seal.head.encode() != chain
-            ):
-                return index, "the seal does not fit the records before it"
+        for index, event in enumerate(events if RunSealed in map(type, events) else ()):
+            if isinstance(event, RunSealed):
+                head = reduce(next_chain, bodies[:index], chain)
+                if event.count != first + index or event.head.encode() != head:
+                    return index, "the seal does not fit the records before it"
         return None
 
     def _corrupt(self, reason: str) -> LogCorruptError:

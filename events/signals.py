@@ -93,6 +93,9 @@ def _streak(receiver: object) -> Counter[str]:
 
 
 def _name(receiver: object) -> str:
+    owner = getattr(receiver, "__self__", None)
+    if isinstance(owner, Subscription):
+        receiver = owner.receiver
     return getattr(receiver, "__qualname__", None) or type(receiver).__qualname__
 
 
@@ -116,7 +119,7 @@ class Subscription:
         types: tuple[type[StageEvent], ...],
         on_own_thread: bool,
     ) -> None:
-        self._receiver = receiver
+        self.receiver = receiver
         self._types = types
         self._queue: SimpleQueue[StageEvent | None] | None = None
         self._thread: threading.Thread | None = None
@@ -149,7 +152,7 @@ class Subscription:
         if self._types and not isinstance(event, self._types):
             return
         if self._queue is None:
-            self._receiver(event)
+            self.receiver(event)
         else:
             self._queue.put(event)
 
@@ -158,12 +161,13 @@ class Subscription:
         streak = 0
         while (event := self._queue.get()) is not None:
             try:
-                self._receiver(event)
+                self.receiver(event)
             except Exception as error:  # noqa: BLE001 - a subscriber's fault, counted and logged
                 streak += 1
                 what = f"raised {type(error).__name__}"
-                _note_fault(_name(self._receiver), event_appended, what, streak, error)
+                _note_fault(_name(self.receiver), event_appended, what, streak, error)
                 if streak >= MUTED_AFTER:
+                    event_appended.disconnect(self._receive)
                     return
             else:
                 streak = 0

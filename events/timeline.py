@@ -64,12 +64,7 @@ class FileTimeline(Sequence[StageEvent]):
                 size = (self._end if last else self._offsets[position + 1]) - start
                 body = check(stream.read(size))
                 if body is None:
-                    raise LogCorruptError(
-                        "it changed while it was being read",
-                        offset=start,
-                        seq=position,
-                        path=self._path,
-                    )
+                    raise self._changed(start, position)
                 yield body
 
     def __iter__(self) -> Iterator[StageEvent]:
@@ -77,6 +72,12 @@ class FileTimeline(Sequence[StageEvent]):
             scan = LogScan(stream, path=self._path, size=self._end)
             for batch in scan.batches():
                 yield from batch
+            if scan.end != self._end:
+                raise self._changed(scan.end, scan.count)
+
+    def _changed(self, offset: int, seq: int) -> LogCorruptError:
+        reason = "it changed while it was being read"
+        return LogCorruptError(reason, offset=offset, seq=seq, path=self._path)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence):
