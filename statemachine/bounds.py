@@ -61,12 +61,13 @@ def _within(value: float, bounds: Mapping[str, Any]) -> bool:
 
 def _in_words(bounds: Mapping[str, Any]) -> str:
     if "multipleOf" in bounds:
-        return f"a positive multiple of {bounds['multipleOf']}"
+        return f"a positive multiple of {bounds['multipleOf']}, {bounds['maximum']} at most"
     if "exclusiveMaximum" in bounds:
         low, high = bounds["exclusiveMinimum"], bounds["exclusiveMaximum"]
         return f"above {low} and below {high}"
     if "exclusiveMinimum" in bounds:
-        return f"above {bounds['exclusiveMinimum']}"
+        most = f", {bounds['maximum']} at most" if "maximum" in bounds else ""
+        return f"above {bounds['exclusiveMinimum']}{most}"
     if "maximum" in bounds:
         return f"from {bounds['minimum']} to {bounds['maximum']}"
     return f"{bounds['minimum']} or more"

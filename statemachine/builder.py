@@ -17,7 +17,7 @@ from .documents import parse_document
 from .errors import InvalidStagePlanError
 from .legacy import Tables, merge_flat_keys
 from .plan import StageExecution, StageExecutionPlan
-from .sizes import SizeTrack
+from .sizes import SizeTracks
 from .stage_configs import (
     AdetailerConfig,
     AdetailerPass,
@@ -33,6 +33,8 @@ from .stage_configs import (
     UpscaleTable,
 )
 
+_MAX_IMAGES = 1_000_000
+"""A run's first event, which lists a seed for each, stays within a record's 16 MiB."""
 _INHERITED = ("model", "vae", "clip_skip", "sampler", "scheduler", "cfg_scale")
 
 
@@ -50,7 +52,7 @@ class _Builder:
     def __init__(self, config: RunConfig) -> None:
         self._config = config
         self._tables: Tables = merge_flat_keys(config)
-        self._size = SizeTrack(warnings=[])
+        self._size = SizeTracks()
         self._stages: list[StageExecution] = []
         self._generation_size: tuple[int, int] | None = None
         self._steps = 0
@@ -219,7 +221,11 @@ class _Builder:
         if self._generation_size is None:
             return one
         width, height = self._generation_size
-        return msgspec.structs.replace(one, width=one.width or width, height=one.height or height)
+        if one.width is not None:
+            width = one.width
+        if one.height is not None:
+            height = one.height
+        return msgspec.structs.replace(one, width=width, height=height)
 
     def _prompt(self, stage: str, *candidates: str | None) -> str:
         for prompt in candidates:
@@ -245,11 +251,16 @@ class _Builder:
 
     def _plan(self) -> StageExecutionPlan:
         config = self._config
-        warnings = list(self._size.warnings)
+        warnings = self._size.warnings()
         inputs = 1 if self._tables.txt2img is not None else max(1, len(config.inputs))
         if self._tables.txt2img is not None and self._has_input():
             warnings.append("input_image is not used, because txt2img is enabled")
         total = inputs * config.images
+        if total > _MAX_IMAGES:
+            raise InvalidStagePlanError(
+                f"images = {config.images} for {inputs} inputs must make {_MAX_IMAGES} at most",
+                key="images",
+            )
         return StageExecutionPlan(
             run_id=_label(config.metadata.get("run_id")),
             one_click_action=_label(config.metadata.get("one_click_action")),

@@ -12,6 +12,7 @@ from ..events.model import Durability
 from .stage_configs import (
     AdetailerTable,
     Count,
+    Factor,
     Fraction,
     Img2ImgTable,
     InnerFraction,
@@ -97,12 +98,12 @@ class RunDocument(
     refiner_model_name: str | None = None
     refiner_switch_at: InnerFraction | None = None
     hires_enabled: bool | None = None
-    hires_upscale_factor: Positive | None = None
+    hires_upscale_factor: Factor | None = None
     hires_upscaler_name: str | None = None
     hires_steps: Steps | None = None
     hires_denoise: Fraction | None = None
     upscale_model: str | None = None
-    upscale_factor: Positive | None = None
+    upscale_factor: Factor | None = None
     adetailer_model: str | None = None
     adetailer_strength: Fraction | None = None
 

@@ -14,6 +14,7 @@ from ..events.folding import Fold
 from ..events.model import CancelMode, Durability, RunState
 from ..events.reading import replay
 from ..events.result import PipelineRunResult
+from ..events.storage import Storage
 from .builder import build_stage_execution_plan
 from .config import RunConfig
 from .errors import ConfigurationError, ControllerBusyError
@@ -74,12 +75,15 @@ class PipelineController:
         inputs: InputReader,
         clock: Clock | None = None,
         random_below: RandomBelow = secrets.randbelow,
+        storage: Storage | None = None,
     ) -> None:
         self._backend = backend
         self._runs = Path(runs)
         self._inputs = inputs
         self._clock: Clock = clock or SystemClock()
-        self._maker = RunMaker(self._runs, clock=self._clock, random_below=random_below)
+        self._maker = RunMaker(
+            self._runs, clock=self._clock, random_below=random_below, storage=storage
+        )
         self._lock = threading.Lock()
         self._current: tuple[RunHandle, PipelineRunner] | None = None
         self._busy = False

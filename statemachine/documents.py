@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from enum import Enum
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -17,7 +19,18 @@ from .errors import ConfigurationError
 
 MAX_BYTES = 1024 * 1024
 MAX_VALUES = 100_000
+MAX_DEPTH = 64
 SUFFIXES = (".toml", ".json", ".yaml", ".yml")
+
+# The parsers behind YAML and TOML overflow the stack, or take minutes, on a few kinds of text
+# well below MAX_BYTES; no configuration comes near these counts.
+_MAX_BRACKETS = 5000
+_MAX_MERGED = 8
+_MAX_DOTS = 500
+_DEEP_BLOCK = re.compile(r"(?:[-?:][ \t]+){64}")
+_TAG = re.compile(r"(?:^|[\s\[{,])!")
+# What PyYAML's constructors let slip: a KeyError for !!bool, an AttributeError for !!timestamp.
+_DECODE_ERRORS = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError)
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -33,23 +46,35 @@ def read_document(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path}: larger than {MAX_BYTES} bytes")
     try:
         document = _decode(data, path.suffix.lower())
-    except (ValueError, RecursionError, msgspec.DecodeError) as error:
+    except RecursionError as error:
+        raise ConfigurationError(f"{path}: nested too deep") from error
+    except _DECODE_ERRORS as error:
         raise ConfigurationError(f"{path}: {_one_line(error)}") from error
     if not isinstance(document, dict):
         raise ConfigurationError(f"{path}: not a table of keys and values")
-    return document
+    return _copy(document, str(path))
 
 
 def _decode(data: bytes, suffix: str) -> Any:
-    if suffix == ".toml":
-        return tomllib.loads(data.decode("utf-8-sig"))
+    text = data.decode("utf-8-sig")
     if suffix == ".json":
-        return json.loads(data.decode("utf-8-sig"))
-    return msgspec.yaml.decode(data)
+        return json.loads(text)
+    if suffix == ".toml":
+        if any(line.count(".") > _MAX_DOTS for line in text.split("\n")):
+            raise ValueError(f"a line has more than {_MAX_DOTS} dots")
+        return tomllib.loads(text)
+    if text.count("[") + text.count("{") > _MAX_BRACKETS or _DEEP_BLOCK.search(text):
+        raise ValueError(f"nested too deep, or more than {_MAX_BRACKETS} brackets")
+    # Merged aliases multiply while PyYAML reads them; a tag may be a merge in disguise.
+    if ("<<" in text or _TAG.search(text)) and text.count("*") > _MAX_MERGED:
+        raise ValueError(f"more than {_MAX_MERGED} aliases beside a merge key or a tag")
+    return msgspec.yaml.decode(text)
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    """The error's words, or its kind where they are a bare key or nothing."""
+    words = " ".join(str(error).split())
+    return words if isinstance(error, ValueError) and words else f"{type(error).__name__}: {words}"
 
 
 def apply_overrides(document: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -57,7 +82,7 @@ def apply_overrides(document: Mapping[str, Any], overrides: Iterable[str]) -> di
 
     VALUE is a TOML value, or else the text itself. Raises ConfigurationError.
     """
-    merged: dict[str, Any] = _copy(document)
+    merged = _copy(document, "configuration")
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
@@ -66,18 +91,66 @@ def apply_overrides(document: Mapping[str, Any], overrides: Iterable[str]) -> di
     return merged
 
 
-def _copy(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _copy(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_copy(part) for part in value]
-    return value
+def _copy(document: Mapping[Any, Any], source: str) -> dict[str, Any]:
+    """A copy of ``document``, with lists for tuples, that can be encoded as JSON.
+
+    Raises ConfigurationError for what cannot: too many values (aliases of YAML count each
+    time), too deep, no string as key, no Unicode, a number beyond 64 bits, bytes, a set.
+    """
+    budget = MAX_VALUES
+
+    def copy(value: Any, path: str, depth: int) -> Any:
+        nonlocal budget
+        budget -= 1
+        if budget < 0 or depth > MAX_DEPTH:
+            what = f"more than {MAX_VALUES} values" if budget < 0 else "nested too deep"
+            raise ConfigurationError(f"{source}: {what}")
+        if isinstance(value, Mapping):
+            return {
+                _check_key(key, _joined(path, key), source): copy(
+                    part, _joined(path, key), depth + 1
+                )
+                for key, part in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [copy(part, f"{path}.{place}", depth + 1) for place, part in enumerate(value)]
+        _check_value(value, path, source)
+        return value
+
+    copied: dict[str, Any] = copy(document, "", 0)
+    return copied
+
+
+def _joined(path: str, key: object) -> str:
+    """The dotted path of ``key`` below ``path``, in characters that fit one line."""
+    word = key if isinstance(key, str) and key.isprintable() else repr(key)
+    return f"{path}.{word}" if path else word
+
+
+def _check_key(key: object, where: str, source: str) -> str:
+    if not isinstance(key, str):
+        raise ConfigurationError(f"{source}: the key {where} is not a string")
+    _check_value(key, where, source)
+    return key
+
+
+def _check_value(value: object, where: str, source: str) -> None:
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        raise ConfigurationError(f"{source}: {where} is a number of more than 64 bits", key=where)
+    if isinstance(value, bytes | bytearray | set | frozenset):
+        kind = type(value).__name__
+        raise ConfigurationError(f"{source}: {where} is {kind}, which is no value here", key=where)
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigurationError(f"{source}: {where} is no Unicode text", key=where) from error
 
 
 def _toml_value(text: str) -> Any:
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     # Text with a newline could smuggle in further keys; it is no value then.
     return parsed["value"] if len(parsed) == 1 else text
@@ -88,7 +161,7 @@ def _put(document: Any, path: Sequence[str], value: Any, override: str) -> None:
     for depth, part in enumerate(path):
         last = depth == len(path) - 1
         if isinstance(place, list):
-            if not part.isdigit() or int(part) > len(place):
+            if not _is_index(part) or int(part) > len(place):
                 raise ConfigurationError(
                     f"--set {override}: {'.'.join(path[:depth])} has {len(place)} entries, "
                     f"counted from 0"
@@ -104,8 +177,12 @@ def _put(document: Any, path: Sequence[str], value: Any, override: str) -> None:
             place[key] = value
             return
         if isinstance(place, dict) and key not in place:
-            place[key] = [] if path[depth + 1].isdigit() else {}
+            place[key] = [] if _is_index(path[depth + 1]) else {}
         place = place[key]
+
+
+def _is_index(part: str) -> bool:
+    return part.isascii() and part.isdigit() and len(part) < 10
 
 
 def parse_document(
@@ -116,7 +193,7 @@ def parse_document(
     Raises ConfigurationError naming the key: unknown (with the nearest known one), or of a
     wrong type. ``name`` stands in where the document has none.
     """
-    given = _copy(document)
+    given = _copy(document, source)
     _check_keys(given, RunDocument, source)
     try:
         config = msgspec.convert(given, RunConfig)
@@ -127,31 +204,19 @@ def parse_document(
     return msgspec.structs.replace(config, as_given=given)
 
 
-def _check_keys(document: Mapping[Any, Any], table: type[msgspec.Struct], source: str) -> None:
-    budget = [MAX_VALUES]
-
-    def walk(value: Any, hint: Any, path: str) -> None:
-        budget[0] -= 1
-        if budget[0] < 0:
-            raise ConfigurationError(f"{source}: more than {MAX_VALUES} values")
-        struct = _struct_in(hint)
-        if isinstance(value, Mapping):
-            hints = get_type_hints(struct) if struct else {}
-            for key, part in value.items():
-                where = f"{path}.{key}" if path else str(key)
-                if not isinstance(key, str):
-                    raise ConfigurationError(f"{source}: the key {where} is not a string")
-                if struct and key not in hints:
-                    raise _unknown_key(source, where, key, list(hints))
-                walk(part, hints.get(key), where)
-        elif isinstance(value, list):
-            for place, part in enumerate(value):
-                walk(part, hint, f"{path}.{place}")
-
-    try:
-        walk(document, table, "")
-    except RecursionError as error:
-        raise ConfigurationError(f"{source}: nested too deep") from error
+def _check_keys(value: Any, hint: Any, source: str, path: str = "") -> None:
+    """Raise ConfigurationError for a key that the tables do not have."""
+    struct = _struct_in(hint)
+    if isinstance(value, Mapping) and struct is not None:
+        hints = get_type_hints(struct)
+        for key, part in value.items():
+            where = _joined(path, key)
+            if key not in hints:
+                raise _unknown_key(source, where, path, key, list(hints))
+            _check_keys(part, hints[key], source, where)
+    elif isinstance(value, list):
+        for place, part in enumerate(value):
+            _check_keys(part, hint, source, f"{path}.{place}")
 
 
 def _struct_in(hint: Any) -> type[msgspec.Struct] | None:
@@ -165,25 +230,43 @@ def _struct_in(hint: Any) -> type[msgspec.Struct] | None:
     return None
 
 
-def _unknown_key(source: str, where: str, key: str, known: Sequence[str]) -> ConfigurationError:
-    near = get_close_matches(key, known, n=1, cutoff=0.5)
-    table = where.rpartition(".")[0]
-    hint = f"; did you mean {f'{table}.' if table else ''}{near[0]}?" if near else ""
-    return ConfigurationError(f"{source}: unknown key {where}{hint}", key=where)
+def _unknown_key(
+    source: str, where: str, table: str, key: str, known: Sequence[str]
+) -> ConfigurationError:
+    near = get_close_matches(key, known, n=1, cutoff=0.0)[0]
+    return ConfigurationError(
+        f"{source}: unknown key {where}; did you mean {_joined(table, near)}?", key=where
+    )
 
 
 def _type_error(
     document: Mapping[str, Any], error: msgspec.ValidationError, source: str
 ) -> ConfigurationError:
-    """msgspec's message with the dotted key and the value in it."""
+    """msgspec's message with the dotted key, the value and the permitted words in it."""
     message, _, path = str(error).partition(" - at `$")
     parts = path.rstrip("`").replace("[", ".").replace("]", "").strip(".").split(".")
     value: Any = document
+    hint: Any = RunDocument
     for part in parts:
         if isinstance(value, Mapping):
             value = value.get(part)
+            struct = _struct_in(hint)
+            hint = get_type_hints(struct).get(part) if struct else None
         elif isinstance(value, list) and part.isdigit():
             value = value[int(part)]
     key = ".".join(parts)
+    shown = repr(value)
+    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
     words = message[:1].lower() + message[1:].replace("`", "")
-    return ConfigurationError(f"{source}: {key} = {value!r}: {words}", key=key)
+    if options := _options(hint):
+        words = f"expected {' or '.join(options)}"
+    return ConfigurationError(f"{source}: {key} = {shown}: {words}", key=key)
+
+
+def _options(hint: Any) -> list[str]:
+    """The words that a field takes, if it takes only some."""
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return [repr(str(member.value)) for member in hint]
+    if get_origin(hint) is Literal:
+        return [repr(word) for word in get_args(hint)]
+    return [word for part in get_args(hint) for word in _options(part)]

@@ -177,8 +177,13 @@ def error_detail(
         detail = "".join(traceback.format_exception(error))
     return ErrorDetail(
         kind=type(error).__name__,
-        message=str(error),
-        detail=detail,
+        message=_encodable(str(error)),
+        detail=_encodable(str(detail)),
         stage_id=stage_id,
         image_index=image_index,
     )
+
+
+def _encodable(text: str) -> str:
+    """``text`` with lone surrogates, which a server's words may hold, as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()

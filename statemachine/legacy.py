@@ -44,6 +44,8 @@ _HIRES = {
 }
 _UPSCALE = {"upscale_model": "upscaler", "upscale_factor": "factor"}
 _ADETAILER = {"adetailer_model": "model", "adetailer_strength": "denoise"}
+_RIVALS = {"scale": ("resize_x", "resize_y"), "factor": ("width", "height")}
+"""Nested keys that say the same thing as another one in other words."""
 
 
 class Conflict(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,13 +170,15 @@ class _Merge:
         """``table`` with what only the flat keys say; what both say differently is noted."""
         added: dict[str, Any] = {}
         for flat_key, name in keys.items():
-            flat, nested = getattr(self._config, flat_key), getattr(table, name)
+            flat = getattr(self._config, flat_key)
             if flat is None:
                 continue
-            if nested is None:
+            rivals = (rival for rival in _RIVALS.get(name, ()) if _said(table, rival))
+            said = name if _said(table, name) else next(rivals, None)
+            if said is None:
                 added[name] = flat
-            elif nested != flat:
-                self._note(stage, flat_key, flat, f"{path}.{name}", nested)
+            elif getattr(table, name) != flat:
+                self._note(stage, flat_key, flat, f"{path}.{said}", getattr(table, said))
         return msgspec.structs.replace(table, **added)
 
     def _note(self, stage: str, flat_key: str, flat: Any, nested_key: str, nested: Any) -> None:
@@ -187,3 +191,7 @@ class _Merge:
                 nested_value=nested,
             )
         )
+
+
+def _said(table: Table, name: str) -> bool:
+    return getattr(table, name) is not None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from ..events.errors import RunNotFoundError
 from ..events.reading import replay
 from .config import InputImage, RunConfig
 from .documents import apply_overrides, parse_document, read_document
@@ -43,37 +45,38 @@ def ready_config(
         return load_config(config, inputs=inputs, runs=runs)
     if not isinstance(config, RunConfig):
         config = parse_document(config)
-    if config.inputs:
-        return config
     return find_inputs(config, folder=Path.cwd(), inputs=inputs, runs=runs)
 
 
 def find_inputs(config: RunConfig, *, folder: Path, inputs: InputReader, runs: Path) -> RunConfig:
-    """``config`` with ``inputs`` and ``mask`` resolved to images that decode."""
+    """``config`` with ``inputs`` and ``mask`` resolved to images that decode.
+
+    Those that it has already are kept: they were found in another folder, perhaps.
+    """
     named = config.input_image if config.input_image is not None else config.input_image_path
     txt2img = config.txt2img.enabled if config.txt2img else bool(config.txt2img_enabled)
     img2img = config.img2img
-    found: list[InputImage] = []
-    mask = None
+    found, mask = list(config.inputs), config.mask
     # With txt2img on, input_image is not used: it need not even be there.
-    if named is not None and not txt2img:
+    if named and not found and not txt2img:
         if named.startswith(_RUN):
             found = _images_of_run(named.removeprefix(_RUN), inputs, runs)
         else:
             found = [_inspect(path, inputs) for path in _image_paths(folder / named)]
-    if img2img is not None and img2img.enabled and img2img.mask is not None:
+    if mask is None and img2img is not None and img2img.enabled and img2img.mask:
         mask = _inspect(folder / img2img.mask, inputs, key="img2img.mask")
     return msgspec.structs.replace(config, inputs=tuple(found), mask=mask)
 
 
 def _image_paths(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    found = sorted(
-        entry
-        for entry in path.iterdir()
-        if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")
-    )
+    try:
+        if not path.is_dir():
+            return [path]
+        found = sorted(entry for entry in path.iterdir() if _is_image_file(entry))
+    except OSError as error:
+        raise InputImageError(
+            f"input_image = {path}: cannot be read: {error.strerror}", key="input_image"
+        ) from error
     if not found:
         raise InputImageError(
             f"input_image = {path}: the folder holds no {', '.join(IMAGE_SUFFIXES)}",
@@ -82,8 +85,16 @@ def _image_paths(path: Path) -> list[Path]:
     return found
 
 
+def _is_image_file(path: Path) -> bool:
+    named = path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    return named and not path.is_dir()
+
+
 def _images_of_run(name: str, inputs: InputReader, runs: Path) -> list[InputImage]:
-    folder = find_run(runs, name)
+    try:
+        folder = find_run(runs, name)
+    except RunNotFoundError as error:
+        raise InputImageError(f"input_image = {_RUN}{name}: {error}", key="input_image") from error
     result = replay(folder)
     last = result.plan.get("stages", ({},))[-1].get("stage_id")
     finished = [image for image in result.images if image.stage_id == last]
@@ -100,7 +111,11 @@ def _images_of_run(name: str, inputs: InputReader, runs: Path) -> list[InputImag
 
 def _inspect(path: Path, inputs: InputReader, *, key: str = "input_image") -> InputImage:
     data = read_bounded(path, key=key)
-    facts = inputs.inspect(data, name=f"{key} = {path}")
+    try:
+        facts = inputs.inspect(data, name=f"{key} = {path}")
+    except InputImageError as error:
+        error.key = key
+        raise
     return InputImage(
         path=str(path.absolute()),
         media_type=facts.media_type,
@@ -115,9 +130,13 @@ def read_bounded(path: Path, *, key: str = "input_image") -> bytes:
         if not path.is_file():
             raise InputImageError(f"{key} = {path}: there is no such file", key=key)
         with open(path, "rb") as stream:
-            data = stream.read(MAX_INPUT_BYTES + 1)
+            # A size that is known to be too large need not be read; one may grow meanwhile.
+            too_large = os.fstat(stream.fileno()).st_size > MAX_INPUT_BYTES
+            data = b"" if too_large else stream.read(MAX_INPUT_BYTES + 1)
     except OSError as error:
-        raise InputImageError(f"{key} = {path}: cannot be read: {error}", key=key) from error
-    if len(data) > MAX_INPUT_BYTES:
+        raise InputImageError(
+            f"{key} = {path}: cannot be read: {error.strerror}", key=key
+        ) from error
+    if too_large or len(data) > MAX_INPUT_BYTES:
         raise InputImageError(f"{key} = {path}: larger than {MAX_INPUT_BYTES} bytes", key=key)
     return data

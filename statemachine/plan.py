@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -69,20 +69,29 @@ class StageExecutionPlan(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> StageExecutionPlan:
         """The plan that a log recorded. Raises msgspec.ValidationError."""
-        stages = tuple(
-            _stage_from_document(stage)
-            for stage in msgspec.convert(document["stages"], list[dict[str, Any]])
-        )
-        plain = {**document, "stages": ()}
-        plan = msgspec.convert(plain, cls)
-        return msgspec.structs.replace(plan, stages=stages)
+        stages = [
+            _from_document(
+                StageExecution,
+                stage,
+                config=msgspec.convert(stage.get("config"), _CONFIGS[_stage_type(stage)]),
+            )
+            for stage in msgspec.convert(document.get("stages"), list[dict[str, Any]])
+        ]
+        return _from_document(cls, document, stages=tuple(stages))
 
 
-def _stage_from_document(document: Mapping[str, Any]) -> StageExecution:
-    kind = _CONFIGS[StageType(document["stage_type"])]
+def _stage_type(stage: Mapping[str, Any]) -> StageType:
+    return msgspec.convert(stage.get("stage_type"), StageType)
+
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def _from_document(kind: type[T], document: Mapping[str, Any], **ready: Any) -> T:
+    """``kind`` from a document, but for the fields that are ``ready``."""
     fields = {
-        field.name: msgspec.convert(document[field.name], field.type)
-        for field in msgspec.structs.fields(StageExecution)
-        if field.name != "config" and field.name in document
+        field.name: msgspec.convert(document.get(field.name), field.type)
+        for field in msgspec.structs.fields(kind)
+        if field.name not in ready and (field.required or field.name in document)
     }
-    return StageExecution(config=msgspec.convert(document["config"], kind), **fields)
+    return kind(**ready, **fields)

@@ -33,6 +33,8 @@ def is_png(data: bytes) -> bool:
 
 def _chunks(data: bytes) -> Iterator[_Chunk]:
     """Every chunk up to IEND. Raises PngError where the file is cut off or malformed."""
+    if not is_png(data):
+        raise PngError("the bytes do not begin with the signature of a PNG")
     position = len(SIGNATURE)
     first = True
     while True:
@@ -97,6 +99,6 @@ def read_stamp(data: bytes) -> dict[str, Any] | None:
             if chunk.kind == b"tEXt" and _is_ours(data, chunk):
                 text = data[chunk.start + 9 + len(KEYWORD) : chunk.end - 4]
                 return msgspec.json.decode(text, type=dict[str, Any])
-    except (PngError, msgspec.DecodeError):
+    except (ValueError, RecursionError):  # malformed, no JSON, no UTF-8, nested too deep
         return None
     return None

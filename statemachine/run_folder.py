@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from datetime import datetime
@@ -83,10 +84,11 @@ def find_run(runs: Path, name: str) -> Path:
     Raises RunNotFoundError.
     """
     as_path = Path(name)
-    if (as_path / LOG_NAME).is_file():
-        return as_path
+    with contextlib.suppress(OSError):  # a name too long to be one
+        if name and (as_path / LOG_NAME).is_file():
+            return as_path
     # Only a plain name may be looked up below the folder of runs.
-    found = [] if as_path.name != name else list(run_folders(runs))
+    found = [] if not name or as_path.name != name else list(run_folders(runs))
     if name == "last" and found:
         return found[-1]
     fitting = [folder for folder in found if folder.name.startswith(name)]

@@ -10,6 +10,9 @@ from .stage_configs import HiresConfig, UpscaleTable
 GRID = 8
 """Servers cut every size to a multiple of this."""
 
+_HAIR = 1e-6
+"""A product such as 80 * 1.1 may fall this far from the whole number that it is."""
+
 Dimensions = tuple[int, int]
 
 
@@ -21,11 +24,6 @@ class SizeTrack(msgspec.Struct):
 
     now: Dimensions | None = None
     warnings: list[str] = []
-
-    def begin_with(self, inputs: tuple[InputImage, ...]) -> None:
-        """Take the inputs' size, where they have one in common."""
-        sizes = {(image.width, image.height) for image in inputs}
-        self.now = sizes.pop() if len(sizes) == 1 else None
 
     def state(self, width: int | None, height: int | None) -> None:
         """A stage states its size; what it leaves open stays as it was, on the grid."""
@@ -62,7 +60,7 @@ class SizeTrack(msgspec.Struct):
     def floor(self, cause: str, size: tuple[float, float]) -> None:
         """Put ``size``, which follows from ``cause``, on the grid."""
         floored = floor_to_grid(size)
-        if floored != size:
+        if any(abs(made - side) > _HAIR for made, side in zip(floored, size, strict=True)):
             self.warnings.append(
                 f"{cause}: {size[0]:g}x{size[1]:g} is made {floored[0]}x{floored[1]}, "
                 f"multiples of {GRID}"
@@ -70,8 +68,43 @@ class SizeTrack(msgspec.Struct):
         self.now = floored
 
 
+class SizeTracks:
+    """Follows images of one or more sizes through the stages, together."""
+
+    def __init__(self) -> None:
+        self._tracks = [SizeTrack(warnings=[])]
+
+    def begin_with(self, inputs: tuple[InputImage, ...]) -> None:
+        """Take the inputs' sizes, each once."""
+        sizes = dict.fromkeys((image.width, image.height) for image in inputs)
+        if sizes:
+            self._tracks = [SizeTrack(now=size, warnings=[]) for size in sizes]
+
+    @property
+    def now(self) -> Dimensions | None:
+        """The size that all images have, or None where it is not known or not one."""
+        sizes = {track.now for track in self._tracks}
+        return sizes.pop() if len(sizes) == 1 else None
+
+    def state(self, width: int | None, height: int | None) -> None:
+        """See ``SizeTrack``, here and below."""
+        for track in self._tracks:
+            track.state(width, height)
+
+    def hires(self, hires: HiresConfig) -> None:
+        for track in self._tracks:
+            track.hires(hires)
+
+    def upscale(self, upscale: UpscaleTable) -> None:
+        for track in self._tracks:
+            track.upscale(upscale)
+
+    def warnings(self) -> list[str]:
+        """What was floored, said once for every size."""
+        return list(dict.fromkeys(line for track in self._tracks for line in track.warnings))
+
+
 def floor_to_grid(size: tuple[float, float]) -> Dimensions:
     """The largest multiples of 8 that are no larger, and no smaller than 8."""
-    # A product such as 832 * 1.15 may fall a hair short of the whole number that it is.
-    width, height = (max(GRID, int(side + 1e-6) // GRID * GRID) for side in size)
+    width, height = (max(GRID, int(side + _HAIR) // GRID * GRID) for side in size)
     return width, height

@@ -24,9 +24,12 @@ def bounded(**schema: Any) -> msgspec.Meta:
 Fraction = Annotated[float, bounded(minimum=0, maximum=1)]
 InnerFraction = Annotated[float, bounded(exclusiveMinimum=0, exclusiveMaximum=1)]
 Positive = Annotated[float, bounded(exclusiveMinimum=0)]
-Size = Annotated[int, bounded(minimum=8, multipleOf=8)]
-Steps = Annotated[int, bounded(minimum=1)]
-Count = Annotated[int, bounded(minimum=1)]
+# The upper ends are far above what any server does: they keep a slip of the finger from
+# filling the memory, and every total within what JSON readers take for a number.
+Factor = Annotated[float, bounded(exclusiveMinimum=0, maximum=64)]
+Size = Annotated[int, bounded(minimum=8, maximum=65_536, multipleOf=8)]
+Steps = Annotated[int, bounded(minimum=1, maximum=100_000)]
+Count = Annotated[int, bounded(minimum=1, maximum=100_000)]
 ClipSkip = Annotated[int, bounded(minimum=1, maximum=12)]
 Pixels = Annotated[int, bounded(minimum=0)]
 Seed = Annotated[int, bounded(minimum=-1, maximum=2**32 - 1)]
@@ -51,7 +54,7 @@ class HiresConfig(Table, frozen=True, kw_only=True):
     """A second pass at a higher resolution: by ``scale``, or to a size."""
 
     upscaler: str | None = None
-    scale: Positive | None = None
+    scale: Factor | None = None
     resize_x: Size | None = None
     resize_y: Size | None = None
     steps: Steps | None = None
@@ -120,7 +123,7 @@ class UpscaleTable(Table, frozen=True, kw_only=True):
     """``[upscale]``."""
 
     upscaler: str | None = None
-    factor: Positive | None = None
+    factor: Factor | None = None
     width: Size | None = None
     height: Size | None = None
     crop: bool | None = None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -288,13 +289,14 @@ class StageRunner:
             answer = shop.backend.generate_images(
                 request, cancel=shop.token, on_step=_progress_teller(self._journal, request)
             )
+            info = _checked_info(answer)
             artifacts = self._keep(answer, request)
         except LogWriteError:
             raise
         except Exception as error:  # noqa: BLE001 - a backend may raise anything; it is recorded
             return error
         duration = shop.clock.monotonic_ms() - began
-        self._record_success(request, answer, artifacts, duration)
+        self._record_success(request, answer.endpoint, info, artifacts, duration)
         return None
 
     def _keep(self, answer: GenerateAnswer, request: GenerateRequest) -> tuple[Artifact, ...]:
@@ -311,16 +313,16 @@ class StageRunner:
     def _record_success(
         self,
         request: GenerateRequest,
-        answer: GenerateAnswer,
+        endpoint: str,
+        info: Mapping[str, Any],
         artifacts: tuple[Artifact, ...],
         duration_ms: float,
     ) -> None:
-        info = json_values(answer.info)
         self._journal.record(
             lambda at: CallCompleted(
                 **at,
                 call_id=request.call_id,
-                endpoint=answer.endpoint,
+                endpoint=endpoint,
                 artifacts=artifacts,
                 info=info,
                 duration_ms=duration_ms,
@@ -337,11 +339,21 @@ class StageRunner:
             lambda at: CallFailed(
                 **at,
                 call_id=request.call_id,
-                endpoint=error.endpoint if isinstance(error, BackendError) else "",
+                endpoint=str(error.endpoint) if isinstance(error, BackendError) else "",
                 error=detail,
                 will_retry=will_retry,
             )
         )
+
+
+def _checked_info(answer: GenerateAnswer) -> Mapping[str, Any]:
+    """What the backend says it used, as JSON values. Raises BackendAnswerError."""
+    try:
+        info = msgspec.convert(json_values(answer.info), dict[str, Any])
+        msgspec.convert(answer.endpoint, str)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BackendAnswerError(f"the backend's answer cannot be recorded: {error}") from error
+    return info
 
 
 def _image_progress(

@@ -60,7 +60,7 @@ def verify_run(folder: Path, *, on_image: Callable[[str], None] | None = None) -
     fold = Fold()
     holder = str(lock_holder(folder) or "unknown") if is_locked(folder) else None
     try:
-        timeline = read_log(folder, fold.apply)
+        timeline = read_log(folder, fold.apply_all)
     except LogCorruptError as error:
         flaw = Flaw(place=f"byte {error.offset} of {error.path}", what=error.reason)
         return _verification(folder, fold, error.seq, 0, None, holder, (flaw,))
