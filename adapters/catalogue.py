@@ -147,7 +147,7 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
     fold = Fold()
     state: str
     try:
-        read_log(folder, fold.apply)
+        read_log(folder, fold.apply_all)
         state = fold.state
     except LogCorruptError:
         state = CORRUPT

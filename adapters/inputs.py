@@ -40,12 +40,13 @@ class PillowInputReader:
                         width=image.width,
                         height=image.height,
                     )
-                    if image.width * image.height > MAX_PIXELS:  # where Pillow's is set higher
-                        raise Image.DecompressionBombError(f"{image.width}x{image.height}")
-                    if decode:
+                    # Pillow may be set to let more pass.
+                    if decode and image.width * image.height <= MAX_PIXELS:
                         image.load()
         except Image.DecompressionBombError as error:
             raise InputImageError(f"{name}: more than {MAX_PIXELS} pixels ({error})") from error
         except _PILLOW_ERRORS as error:
             raise InputImageError(f"{name}: not a PNG, JPEG or WebP image ({error})") from error
+        if facts.width * facts.height > MAX_PIXELS:
+            raise InputImageError(f"{name}: more than {MAX_PIXELS} pixels")
         return facts

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
-
 from stagewright.events import EVENT_TYPES, StageEvent
 from stagewright.events.model import Artifact, BackendDescription, ErrorDetail, InputRecord
 
