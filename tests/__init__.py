@@ -1,0 +1,1 @@
+"""Tests: each proves one behaviour through public names."""

@@ -1,0 +1,78 @@
+"""The command line as a user starts it: a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sysconfig
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+SCRIPT = Path(sysconfig.get_path("scripts")) / "stagewright"
+
+SMALL = """
+prompt = "a lighthouse at dusk"
+seed = 42
+images = 2
+
+[txt2img]
+model = "base.safetensors"
+sampler = "Euler a"
+steps = 4
+cfg_scale = 7.0
+width = 64
+height = 64
+"""
+
+
+def stagewright(
+    *arguments: str | Path, folder: Path, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run one command in ``folder``; a traceback fails the test that asked."""
+    done = subprocess.run(
+        [str(SCRIPT), *map(str, arguments)],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def start(*arguments: str | Path, folder: Path) -> subprocess.Popen[str]:
+    """Start one command in ``folder`` and leave it running."""
+    return subprocess.Popen(
+        [str(SCRIPT), *map(str, arguments)],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def write_config(folder: Path, text: str = SMALL, name: str = "small.toml") -> Path:
+    """A configuration file in ``folder``."""
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def run_json(config: Path, *arguments: str, status: int = 0) -> dict[str, Any]:
+    """The result that ``run --json`` prints, run in the configuration's folder."""
+    done = stagewright("run", config, "--json", *arguments, folder=config.parent)
+    assert done.returncode == status, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
+    """Wait for something that another process brings about."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s"
+        time.sleep(0.005)

@@ -1,0 +1,136 @@
+"""The announcer: signals in order on a thread of its own, and no receiver able to stop a run."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from stagewright.events import signals
+from stagewright.events.announcer import Announcer
+
+RUN = "20261120T225226.123456Z-announced-7f3a9c"
+Connect = Callable[[Callable[..., object]], None]
+
+
+@pytest.fixture
+def connected() -> Iterator[Connect]:
+    """Connects receivers to ``event_appended`` for one test."""
+    receivers: list[Callable[..., object]] = []
+
+    def connect(receiver: Callable[..., object]) -> None:
+        receivers.append(receiver)
+        signals.event_appended.connect(receiver, weak=False)
+
+    yield connect
+    for receiver in receivers:
+        signals.event_appended.disconnect(receiver)
+
+
+@pytest.fixture
+def announcer() -> Iterator[Announcer]:
+    made = Announcer()
+    yield made
+    made.close()
+
+
+def test_announcements_are_delivered_in_order_and_flush_waits_for_them(
+    announcer: Announcer, connected: Connect
+) -> None:
+    """After ``flush`` every announcement has been made, in order, on one thread of its own."""
+    said: list[tuple[int, int]] = []
+    connected(lambda _sender, number: said.append((number, threading.get_ident())))
+    for number in range(500):
+        announcer.put(signals.event_appended, RUN, number=number)
+    announcer.flush()
+    assert [number for number, _ in said] == list(range(500))
+    assert len({thread for _, thread in said}) == 1
+    assert threading.get_ident() not in {thread for _, thread in said}
+    assert announcer.waiting == 0
+
+
+def test_a_blocked_receiver_costs_one_bounded_wait(
+    announcer: Announcer,
+    connected: Connect,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is left behind once, counted and logged; the others get all, without further waits."""
+    release, others = threading.Event(), list[int]()
+
+    def block(_sender: str, **_payload: object) -> None:
+        release.wait(20)
+
+    connected(block)
+    connected(lambda _sender, number: others.append(number))
+    began = time.monotonic()
+    for number in range(100):
+        announcer.put(signals.event_appended, RUN, number=number)
+        announcer.flush()
+    took = time.monotonic() - began
+    release.set()
+    assert others == list(range(100))
+    assert 0.9 < took < 1.8
+    name = block.__qualname__
+    assert signals.faults()[name] == 1
+    assert caplog.text.count(name) == 1
+
+
+def test_a_receiver_that_comes_back_is_served_again(
+    announcer: Announcer, connected: Connect
+) -> None:
+    """What was announced while it blocked is lost to it; what follows its return is not."""
+    release, numbers = threading.Event(), list[int]()
+    returned = threading.Event()
+
+    def block_once(_sender: str, number: int) -> None:
+        numbers.append(number)
+        if number == 0:
+            release.wait(20)
+            returned.set()
+
+    connected(block_once)
+    for number in range(3):
+        announcer.put(signals.event_appended, RUN, number=number)
+        announcer.flush()
+    assert numbers == [0]
+    release.set()
+    assert returned.wait(10)
+    deadline = time.monotonic() + 10
+    number = 3
+    while len(numbers) < 2 and time.monotonic() < deadline:
+        announcer.put(signals.event_appended, RUN, number=number)
+        announcer.flush()
+        number += 1
+    assert len(numbers) == 2
+    assert numbers[1] >= 3
+
+
+def test_flushing_from_within_a_receiver_does_not_wait_for_itself(
+    announcer: Announcer, connected: Connect
+) -> None:
+    """A receiver that makes the run flush gets on; it would wait for its own end otherwise."""
+    took: list[float] = []
+
+    def flush_within(_sender: str) -> None:
+        began = time.monotonic()
+        announcer.flush()
+        took.append(time.monotonic() - began)
+
+    connected(flush_within)
+    announcer.put(signals.event_appended, RUN)
+    announcer.flush()
+    assert len(took) == 1
+    assert took[0] < 0.9
+
+
+def test_a_closed_announcer_drops_what_comes_late(announcer: Announcer, connected: Connect) -> None:
+    """A backend's last progress after the end of a run is dropped and holds nobody up."""
+    said: list[int] = []
+    connected(lambda _sender, number: said.append(number))
+    announcer.put(signals.event_appended, RUN, number=0)
+    announcer.close()
+    announcer.put(signals.event_appended, RUN, number=1)
+    announcer.flush()
+    assert said == [0]
+    assert announcer.waiting == 0

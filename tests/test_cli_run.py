@@ -1,0 +1,311 @@
+"""`run`, `plan`, `schema` and `cancel` as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from hashlib import sha256
+from pathlib import Path
+
+import pexpect
+import pytest
+from PIL import Image
+
+from .command_line import SCRIPT, SMALL, run_json, stagewright, start, until, write_config
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+LONG = SMALL.replace("images = 2", "images = 400").replace("64", "512")
+
+
+def pixels(folder: Path, result: dict[str, object]) -> list[str]:
+    """A digest of the pixels of each final image."""
+    run = folder / "runs" / str(result["run_id"])
+    found = []
+    for image in result["images"]:  # type: ignore[attr-defined]  # a JSON list
+        with Image.open(run / image["path"]) as picture:
+            found.append(sha256(picture.tobytes()).hexdigest())
+    return found
+
+
+def test_a_run_ends_in_completed_and_says_where_everything_is(tmp_path: Path) -> None:
+    """The printed image folder holds images that open, the printed log is there."""
+    done = stagewright("run", write_config(tmp_path), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "COMPLETED" in done.stdout
+    places = dict(
+        line.split(None, 1)
+        for line in done.stdout.splitlines()
+        if line[:7] in ("images:", "log:   ")
+    )
+    images = sorted((tmp_path / places["images:"]).iterdir())
+    assert [image.name for image in images] == ["00000-42.png", "00001-43.png"]
+    for image in images:
+        with Image.open(image) as picture:
+            assert picture.size == (64, 64)
+    assert (tmp_path / places["log:"]).is_file()
+
+
+def test_progress_is_plain_lines_where_the_output_is_no_terminal(tmp_path: Path) -> None:
+    """One line for the stage's start, each image and its end; no control characters."""
+    done = stagewright("run", write_config(tmp_path), folder=tmp_path)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "00-txt2img: 2 images to make"
+    assert lines[1:3] == [
+        "00-txt2img: 1 of 2 finished: images/00-txt2img/00000-42.png",
+        "00-txt2img: 2 of 2 finished: images/00-txt2img/00001-43.png",
+    ]
+    assert lines[3].startswith("00-txt2img: completed in ")
+    assert "\x1b" not in done.stdout
+
+
+def test_progress_is_a_live_line_on_a_terminal(tmp_path: Path) -> None:
+    """On a terminal stage n of m, image i of k, the step, elapsed and estimate are shown."""
+    config = write_config(tmp_path, LONG.replace("images = 400", "images = 30"))
+    child = pexpect.spawn(
+        str(SCRIPT), ["run", str(config)], cwd=str(tmp_path), dimensions=(24, 160), timeout=60
+    )
+    child.expect(r"stage 1 of 1 00-txt2img +image \d+ of 30")
+    child.expect(r"step \d+ of 4 .*\d+\.\d s, about \d+\.\d s left")
+    child.expect("COMPLETED")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+
+
+def test_json_prints_one_document_and_nothing_else(tmp_path: Path) -> None:
+    """Standard output is the result; it has every key that the contract names."""
+    result = run_json(write_config(tmp_path))
+    assert set(result) == {
+        "run_id", "state", "outcome", "plan", "stages", "images", "missing", "seeds", "error",
+        "resumes", "events",
+    }  # fmt: skip
+    assert (result["state"], result["outcome"]) == ("COMPLETED", "completed")
+    assert set(result["stages"][0]) == {
+        "stage_id", "stage_type", "outcome", "image_count", "images", "duration_ms", "metadata",
+    }  # fmt: skip
+    assert [event["seq"] for event in result["events"]] == list(range(len(result["events"])))
+
+
+def test_the_same_configuration_twice_gives_the_same_pixels(tmp_path: Path) -> None:
+    """With a fixed seed pixels are equal and run ids are not."""
+    config = write_config(tmp_path)
+    first, second = run_json(config), run_json(config)
+    assert first["run_id"] != second["run_id"]
+    assert pixels(tmp_path, first) == pixels(tmp_path, second)
+
+
+def test_a_drawn_seed_stands_in_the_log_and_reproduces_the_images(tmp_path: Path) -> None:
+    """seed = -1 is drawn once, below 2^31, and given as a fixed seed makes the same images."""
+    config = write_config(tmp_path)
+    drawn = run_json(config, "--set", "seed=-1")
+    opened = drawn["events"][0]
+    assert opened["config"]["seed"] == -1
+    assert opened["seeds"] == drawn["seeds"]
+    assert opened["plan"]["stages"][0]["config"]["seed"] == drawn["seeds"][0]
+    assert 0 <= drawn["seeds"][0] < 2**31
+    again = run_json(config, "--set", f"seed={drawn['seeds'][0]}")
+    assert pixels(tmp_path, drawn) == pixels(tmp_path, again)
+
+
+def test_the_run_folder_is_laid_out_as_the_contract_says(tmp_path: Path) -> None:
+    """Log, lock and images stand where they are promised; nothing else does."""
+    result = run_json(write_config(tmp_path))
+    run = tmp_path / "runs" / result["run_id"]
+    found = sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.is_file())
+    assert found == [
+        "events.jsonl",
+        "images/00-txt2img/00000-42.png",
+        "images/00-txt2img/00001-43.png",
+        "run.lock",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("example", "stages"),
+    [
+        ("portrait.toml", ["txt2img", "img2img", "upscale", "adetailer"]),
+        ("restyle.toml", ["img2img"]),
+        ("enlarge.toml", ["upscale"]),
+    ],
+)
+def test_plan_and_run_of_each_example(tmp_path: Path, example: str, stages: list[str]) -> None:
+    """`plan` shows the example's stages and touches nothing; `run` completes them."""
+    done = stagewright("plan", EXAMPLES / example, "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert [stage["stage_type"] for stage in plan["stages"]] == stages
+    shown = stagewright("plan", EXAMPLES / example, folder=tmp_path)
+    assert shown.stdout.splitlines()[0] == " -> ".join(stages) == plan["summary"]
+    assert list(tmp_path.iterdir()) == []
+    done = stagewright("run", EXAMPLES / example, "--set", "images=1", "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["state"] == "COMPLETED"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["txt2img.steps=0"], ["txt2img.steps", "0", "from 1 to"]),
+        (["txt2img.width=100"], ["txt2img.width", "100", "multiple of 8"]),
+        (["txt2img.enabled=false"], ["No pipeline stages enabled"]),
+        (["txt2img.model="], ["txt2img.model", "missing"]),
+        (["img2img.denoise=1.5", "img2img.steps=5"], ["img2img.denoise", "1.5", "0 to 1"]),
+        (["upscale.upscaler=x", "upscale.factor=-1"], ["upscale.factor", "-1"]),
+        (["txt2img.stepz=3"], ["txt2img.stepz", "did you mean txt2img.steps?"]),
+        (["txt2img.steps=many"], ["txt2img.steps", "many", "int"]),
+        (["images=0"], ["images", "0", "from 1 to"]),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_an_invalid_configuration_is_one_clear_line_and_no_folder(
+    tmp_path: Path, command: str, overrides: list[str], words: list[str]
+) -> None:
+    """Exit 2, one line on standard error that names key, value and reason, nothing started."""
+    config = write_config(tmp_path)
+    sets = [part for override in overrides for part in ("--set", override)]
+    done = stagewright(command, config, *sets, folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    for word in words:
+        assert word in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["small.toml"]
+
+
+def test_a_conflict_shows_in_the_plan_and_fails_the_run(tmp_path: Path) -> None:
+    """`plan` exits 0 and lists it; `run` ends in ERROR, exit 1, with the reason on stderr."""
+    config = write_config(tmp_path, "sampler = 'DDIM'\n" + SMALL)
+    plan = stagewright("plan", config, folder=tmp_path)
+    assert plan.returncode == 0
+    assert "conflict: txt2img: sampler = 'DDIM' but txt2img.sampler = 'Euler a'" in plan.stdout
+    done = stagewright("run", config, folder=tmp_path)
+    assert done.returncode == 1
+    assert "ERROR" in done.stdout
+    assert "StageConflictError" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "missing.toml"], "missing.toml"),
+        (["run"], "CONFIG"),
+        (["plan", "small.toml", "--nonsense"], "--nonsense"),
+        (["frobnicate"], "frobnicate"),
+        (["run", "small.toml", "--server", "http://a", "--server", "http://b"], "--server"),
+        (["run", "small.toml", "--set", "images"], "KEY=VALUE"),
+        (["cancel", "last"], "no run yet"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_2(
+    tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    """Every mistake in a call is answered by one line that names it."""
+    write_config(tmp_path)
+    done = stagewright(*arguments, folder=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert words in done.stderr
+
+
+def test_control_characters_of_a_configuration_never_reach_the_terminal(tmp_path: Path) -> None:
+    """Escape sequences in names are shown as text."""
+    config = write_config(tmp_path, SMALL.replace("base.safetensors", "\\u001b[31mred"))
+    done = stagewright("plan", config, folder=tmp_path)
+    assert "\x1b" not in done.stdout
+    assert "\\x1b[31mred" in done.stdout
+    done = stagewright("plan", config, "--set", "nöt\x1b[2Ja.key=1", folder=tmp_path)
+    assert "\x1b" not in done.stderr
+
+
+def test_schema_describes_the_configuration(tmp_path: Path) -> None:
+    """The JSON Schema names every table, and the bounds that the builder checks."""
+    schema = json.loads(stagewright("schema", folder=tmp_path).stdout)
+    document = schema["$defs"]["RunDocument"]["properties"]
+    assert {"prompt", "txt2img", "img2img", "upscale", "adetailer", "server"} <= set(document)
+    img2img = schema["$defs"]["Img2ImgTable"]["properties"]["denoise"]
+    assert {"type": "number", "minimum": 0, "maximum": 1} in img2img["anyOf"]
+
+
+def started(folder: Path, images: int = 1) -> Path:
+    """The folder of the run that was just started, once it has finished ``images`` images."""
+
+    def enough() -> bool:
+        return len(list(folder.glob("runs/*/images/00-txt2img/*.png"))) >= images
+
+    until(enough, f"{images} images")
+    return next(folder.glob("runs/*"))
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
+    output, errors = process.communicate(timeout=30)
+    assert "Traceback" not in errors
+    return output, errors
+
+
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_one_ctrl_c_cancels_cleanly_and_keeps_the_images(
+    tmp_path: Path, asked: signal.Signals
+) -> None:
+    """Exit 3, CANCELLED, and the images that were finished verify."""
+    process = start("run", write_config(tmp_path, LONG), folder=tmp_path)
+    run = started(tmp_path, 2)
+    process.send_signal(asked)
+    output, _ = finish(process)
+    assert process.returncode == 3
+    assert "CANCELLED" in output
+    replayed = json.loads(stagewright("replay", "last", "--json", folder=tmp_path).stdout)
+    assert 2 <= len(replayed["images"]) < 400
+    assert replayed["outcome"] == "cancelled"
+    assert len(list(run.glob("images/00-txt2img/*.png"))) == len(replayed["images"])
+    assert stagewright("verify", "last", folder=tmp_path).returncode == 0
+
+
+def test_ctrl_c_twice_leaves_at_once(tmp_path: Path) -> None:
+    """A second Ctrl-C does not wait for anything; the log is sound but unfinished."""
+    process = start("run", write_config(tmp_path, LONG), folder=tmp_path)
+    started(tmp_path)
+    os.kill(process.pid, signal.SIGSTOP)
+    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, signal.SIGTERM)
+    os.kill(process.pid, signal.SIGCONT)
+    finish(process)
+    assert process.returncode == 130
+    assert stagewright("verify", "last", folder=tmp_path).returncode == 1
+
+
+@pytest.mark.parametrize("flags", [[], ["--after-image"]])
+def test_another_process_cancels_a_run_within_a_second(tmp_path: Path, flags: list[str]) -> None:
+    """`cancel last` stops the run of another process, which ends with exit 3."""
+    process = start("run", write_config(tmp_path, LONG), folder=tmp_path)
+    run = started(tmp_path)
+    done = stagewright("cancel", "last", *flags, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    finish(process)
+    assert process.returncode == 3
+    assert not (run / "cancel.request").exists()
+    replayed = json.loads(stagewright("replay", "last", "--json", folder=tmp_path).stdout)
+    asked = [event for event in replayed["events"] if event["type"] == "CancelRequested"]
+    assert [event["mode"] for event in asked] == ["after_image" if flags else "now"]
+    assert replayed["state"] == "CANCELLED"
+
+
+def test_cancel_of_a_run_that_nobody_runs_is_refused(tmp_path: Path) -> None:
+    """Exit 2, and nothing is written into the run's folder."""
+    result = run_json(write_config(tmp_path))
+    done = stagewright("cancel", "last", folder=tmp_path)
+    assert done.returncode == 2
+    assert "nobody runs" in done.stderr
+    assert not (tmp_path / "runs" / result["run_id"] / "cancel.request").exists()
+
+
+def test_a_reader_that_leaves_is_no_error_of_ours(tmp_path: Path) -> None:
+    """`stagewright replay last --json | head -c 10` prints no complaint."""
+    write_config(tmp_path)
+    stagewright("run", "small.toml", folder=tmp_path)
+    command = f"'{SCRIPT}' replay last --json | head -c 10"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""

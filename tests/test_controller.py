@@ -1,0 +1,238 @@
+"""The controller: one call for programs that run pipelines."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stagewright.adapters import PillowInputReader, open_controller
+from stagewright.events import (
+    EventRecorder,
+    LifecycleChanged,
+    RunNotFoundError,
+    RunState,
+    StageEvent,
+    StageImageProgress,
+    signals,
+    subscribe,
+)
+from stagewright.statemachine import (
+    CancelToken,
+    ConfigurationError,
+    ControllerBusyError,
+    GenerateRequest,
+    PipelineController,
+    StepProgress,
+)
+
+from .support import ScriptedBackend, document
+
+
+def controller(runs: Path, backend: ScriptedBackend | None = None) -> PipelineController:
+    return PipelineController(
+        backend=backend or ScriptedBackend(), runs=runs, inputs=PillowInputReader()
+    )
+
+
+def test_a_run_goes_from_idle_through_running_back_to_idle(tmp_path: Path) -> None:
+    """The controller is IDLE without a run; its last result stays."""
+    gate = threading.Event()
+    held = ScriptedBackend(lambda _request, _cancel: wait_for(gate))
+    runner = controller(tmp_path, held)
+    assert (runner.state, runner.last_result) == (RunState.IDLE, None)
+    handle = runner.start(document())
+    assert (runner.state, handle.result) == (RunState.RUNNING, None)
+    gate.set()
+    result = handle.wait(60)
+    assert result.state is RunState.COMPLETED
+    assert runner.state == RunState.IDLE
+    assert runner.last_result == result == handle.result
+
+
+def wait_for(gate: threading.Event) -> None:
+    """Hold a request until the test opens the gate."""
+    assert gate.wait(30)
+
+
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    """A second start is refused while the first goes on, and possible after it."""
+    gate = threading.Event()
+    runner = controller(tmp_path, ScriptedBackend(lambda _request, _cancel: wait_for(gate)))
+    handle = runner.start(document())
+    with pytest.raises(ControllerBusyError):
+        runner.start(document())
+    gate.set()
+    handle.wait(60)
+    assert runner.start(document()).wait(60).state is RunState.COMPLETED
+    assert len([folder for folder in tmp_path.iterdir() if folder.is_dir()]) == 2
+
+
+def test_an_invalid_configuration_never_starts(tmp_path: Path) -> None:
+    """The lifecycle stays IDLE, no folder appears, subscribers get a Config Error."""
+    runner = controller(tmp_path / "runs")
+    told: list[dict[str, Any]] = []
+
+    def take(_sender: str | None, **payload: Any) -> None:
+        told.append(payload)
+
+    config = document()
+    config["txt2img"]["steps"] = 0
+    with (
+        signals.config_error.connected_to(take),
+        EventRecorder() as recorder,
+        pytest.raises(ConfigurationError, match=r"txt2img\.steps = 0"),
+    ):
+        runner.start(config)
+    assert [payload["message"].startswith("Config Error: ") for payload in told] == [True]
+    assert runner.state is RunState.IDLE
+    assert recorder.events == ()
+    assert not (tmp_path / "runs").exists()
+    assert runner.start(document()).wait(60).state is RunState.COMPLETED
+
+
+def test_subscribers_see_every_event_of_the_log_in_order(tmp_path: Path) -> None:
+    """A recorder's events equal the log's, and each lifecycle change is signalled."""
+    changes: list[tuple[str | None, LifecycleChanged]] = []
+
+    def take(run_id: str | None, event: LifecycleChanged) -> None:
+        changes.append((run_id, event))
+
+    with signals.lifecycle_changed.connected_to(take), EventRecorder() as recorder:
+        handle = controller(tmp_path).start(document("txt2img", "upscale", images=2))
+        result = handle.wait(60)
+    assert recorder.events == tuple(result.events)
+    assert [(run_id, event.trigger) for run_id, event in changes] == [
+        (handle.run_id, "start"),
+        (handle.run_id, "finish"),
+    ]
+
+
+def test_the_new_state_is_visible_when_its_change_is_signalled(tmp_path: Path) -> None:
+    """A lifecycle subscriber that asks the controller hears the state it was told of."""
+    runner = controller(tmp_path)
+    seen: list[tuple[RunState, RunState]] = []
+
+    def take(_run_id: str | None, event: LifecycleChanged) -> None:
+        seen.append((event.dest, runner.state))
+
+    with signals.lifecycle_changed.connected_to(take):
+        runner.start(document()).wait(60)
+    assert [told for told, _ in seen] == [RunState.RUNNING, RunState.COMPLETED]
+    assert all(told == state for told, state in seen)
+
+
+def test_a_subscriber_that_raises_harms_neither_run_nor_others(tmp_path: Path) -> None:
+    """The run completes, the other subscriber sees everything, the fault is counted."""
+
+    def broken(_event: StageEvent) -> None:
+        raise RuntimeError("broken subscriber")
+
+    def broken_receiver(_sender: str | None, **_payload: Any) -> None:
+        raise RuntimeError("broken receiver")
+
+    with (
+        subscribe(broken),
+        signals.event_appended.connected_to(broken_receiver),
+        EventRecorder() as recorder,
+    ):
+        result = controller(tmp_path).start(document(images=5)).wait(60)
+    assert result.state is RunState.COMPLETED
+    assert recorder.events == tuple(result.events)
+    assert any("broken" in name for name in signals.faults())
+
+
+def test_a_subscriber_that_blocks_harms_neither_run_nor_others(tmp_path: Path) -> None:
+    """The run completes while one receiver has not returned from its first event."""
+    gate = threading.Event()
+
+    def blocked(_event: StageEvent) -> None:
+        gate.wait(60)
+
+    def blocked_receiver(_sender: str | None, **_payload: Any) -> None:
+        gate.wait(60)
+
+    seen: list[StageEvent] = []
+    with (
+        subscribe(seen.append),
+        subscribe(blocked),
+        signals.event_appended.connected_to(blocked_receiver),
+    ):
+        result = controller(tmp_path).start(document(images=3)).wait(30)
+        assert result.state is RunState.COMPLETED
+        gate.set()
+
+
+def test_step_progress_is_live_and_not_in_the_log(tmp_path: Path) -> None:
+    """Steps reach subscribers by signal; no event of the log speaks of them."""
+    steps: list[StepProgress] = []
+
+    def take(_run_id: str | None, progress: StepProgress) -> None:
+        steps.append(progress)
+
+    with signals.step_progress.connected_to(take):
+        result = controller(tmp_path).start(document(images=2)).wait(60)
+    assert [(step.stage_id, step.image_index, step.step) for step in steps] == [
+        ("00-txt2img", 0, 1),
+        ("00-txt2img", 1, 1),
+    ]
+    assert not any("Step" in type(event).__name__ for event in result.events)
+
+
+def test_a_subscriber_may_cancel_the_run_from_its_callback(tmp_path: Path) -> None:
+    """A controller that cancels on the first finished image gets exactly one image."""
+    runner = controller(tmp_path)
+
+    def take(run_id: str, event: StageEvent) -> None:
+        if isinstance(event, StageImageProgress):
+            runner.cancel(run_id)
+
+    with signals.event_appended.connected_to(take):
+        result = runner.start(document(images=4)).wait(60)
+    assert result.state is RunState.CANCELLED
+    assert [image.image_index for image in result.images] == [0]
+
+
+def test_cancel_of_a_run_that_is_not_running_here_is_refused(tmp_path: Path) -> None:
+    """An unknown id and a run that has ended raise RunNotFoundError."""
+    runner = controller(tmp_path)
+    with pytest.raises(RunNotFoundError):
+        runner.cancel("no-such-run")
+    handle = runner.start(document())
+    handle.wait(60)
+    with pytest.raises(RunNotFoundError):
+        runner.cancel(handle.run_id)
+
+
+def test_wait_gives_up_after_its_time(tmp_path: Path) -> None:
+    """TimeoutError while the run goes on, the result once it has ended."""
+    gate = threading.Event()
+
+    def hold(_request: GenerateRequest, _cancel: CancelToken) -> None:
+        wait_for(gate)
+
+    handle = controller(tmp_path, ScriptedBackend(hold)).start(document())
+    with pytest.raises(TimeoutError):
+        handle.wait(0.05)
+    gate.set()
+    assert handle.wait(60).state is RunState.COMPLETED
+
+
+def test_the_last_plan_is_kept_for_tests(tmp_path: Path) -> None:
+    """The plan of a dry run, then that of the run with its drawn seed."""
+    runner = controller(tmp_path)
+    assert runner.get_last_stage_execution_plan_for_tests() is None
+    plan = runner.validate(document(seed=-1))
+    assert runner.get_last_stage_execution_plan_for_tests() == plan
+    result = runner.start(document(seed=-1)).wait(60)
+    last = runner.get_last_stage_execution_plan_for_tests()
+    assert last is not None
+    assert last.stages[0].config.seed == result.seeds[0]  # type: ignore[union-attr]  # txt2img has one
+
+
+def test_open_controller_runs_on_the_embedded_backend(tmp_path: Path) -> None:
+    """The one call for authors of GUIs needs nothing but a folder."""
+    result = open_controller(tmp_path).start(document()).wait(60)
+    assert result.state is RunState.COMPLETED
+    assert (tmp_path / result.run_id / result.images[0].path).is_file()

@@ -1,0 +1,77 @@
+"""The documentation says what the code does."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from stagewright.statemachine.config import RunDocument, RunTable, ServerTable
+from stagewright.statemachine.stage_configs import (
+    AdetailerPass,
+    AdetailerTable,
+    HiresConfig,
+    Img2ImgTable,
+    RefinerConfig,
+    Txt2ImgTable,
+    UpscaleTable,
+)
+
+ROOT = Path(__file__).parent.parent
+
+
+def load(path: Path) -> Any:
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_the_event_reference_is_what_the_code_makes() -> None:
+    """docs/events.md equals the page made from the event types."""
+    made = load(ROOT / "docs" / "make_event_reference.py").reference()
+    assert (ROOT / "docs" / "events.md").read_text(encoding="utf-8") == made
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        RunDocument,
+        Txt2ImgTable,
+        RefinerConfig,
+        HiresConfig,
+        Img2ImgTable,
+        UpscaleTable,
+        AdetailerTable,
+        AdetailerPass,
+        RunTable,
+        ServerTable,
+    ],
+)
+def test_every_key_is_documented(table: type[msgspec.Struct]) -> None:
+    """Each key of each table stands in docs/configuration.md."""
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    known = set(re.findall(r"\w+", text))
+    assert set(table.__struct_fields__) <= known
+
+
+def test_every_link_between_the_pages_leads_somewhere() -> None:
+    """Relative links in README, CONTRIBUTING and docs name files that exist."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    assert pages
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_readme_holds_exactly_two_set_up_commands() -> None:
+    """The gate runs them, so there must be two, each one line."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.split("## Set up")[1].split("\n## ")[0]
+    blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert [len(block.splitlines()) for block in blocks] == [1, 1]

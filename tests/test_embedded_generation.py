@@ -1,0 +1,191 @@
+"""The embedded backend's txt2img and img2img: pictures are a pure function of the request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from PIL import Image, ImageChops
+from stagewright.statemachine.stage_configs import HiresConfig, RefinerConfig, Txt2ImgConfig
+
+from .pictures import (
+    HIRES,
+    IMG2IMG,
+    TXT2IMG,
+    all_requests,
+    answer,
+    changed,
+    distance,
+    made,
+    request,
+    same_pixels,
+)
+
+
+def test_the_same_request_gives_the_same_bytes() -> None:
+    """Two backends answer one request with equal bytes and equal info."""
+    for asked in all_requests():
+        assert answer(asked) == answer(asked)
+
+
+@pytest.mark.parametrize("config", [TXT2IMG, changed(TXT2IMG, hires=HIRES)])
+def test_a_batch_gives_what_single_requests_give(config: Txt2ImgConfig) -> None:
+    """Image k of a batch has the bytes of a request for its seed alone."""
+    batch = answer(request(changed(config, batch_size=3), count=3))
+    for place in range(3):
+        single = answer(request(config, seed=42 + place))
+        assert batch.images[place] == single.images[0]
+    assert batch.info["all_seeds"] == [42, 43, 44]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": "a garden"},
+        {"negative_prompt": "sharp"},
+        {"model": "other.safetensors"},
+        {"vae": "some.vae"},
+        {"clip_skip": 2},
+        {"sampler": "DPM++ 2M"},
+        {"scheduler": "Karras"},
+        {"steps": 7},
+        {"cfg_scale": 7.5},
+        {"width": 104},
+        {"height": 136},
+        {"tiling": True},
+        {"restore_faces": True},
+        {"styles": ("ink",)},
+        {"refiner": RefinerConfig(model="r", switch_at=0.5)},
+        {"hires": HIRES},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_every_setting_of_txt2img_shows_in_the_pixels(fields: dict[str, Any]) -> None:
+    """Changing any one setting changes the picture."""
+    assert not same_pixels(made(TXT2IMG), made(changed(TXT2IMG, **fields)))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"upscaler": "4x-UltraSharp"},
+        {"scale": 2.0},
+        {"steps": 4},
+        {"denoise": 0.6},
+        {"sampler": "Heun"},
+        {"scheduler": "Exponential"},
+        {"model": "refiner.safetensors"},
+        {"prompt": "a garden"},
+        {"negative_prompt": "sharp"},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_every_setting_of_hires_shows_in_the_pixels(fields: dict[str, Any]) -> None:
+    """Changing any one setting of the second pass changes the picture."""
+    before = changed(TXT2IMG, hires=HIRES)
+    after = changed(TXT2IMG, hires=msgspec.structs.replace(HIRES, **fields))
+    assert not same_pixels(made(before), made(after))
+
+
+def test_a_refiner_takes_over_at_its_step_and_by_its_name() -> None:
+    """Both the refiner's model and where it takes over change the picture."""
+    refiners = [("a", 0.5), ("b", 0.5), ("a", 0.8)]
+    pictures = {
+        made(changed(TXT2IMG, refiner=RefinerConfig(model=model, switch_at=at))).tobytes()
+        for model, at in refiners
+    }
+    assert len(pictures) == 3
+
+
+def test_disabled_tables_and_spellings_of_numbers_change_nothing() -> None:
+    """A refiner and a hires that are switched off, and 7 for 7.0, give the same pixels."""
+    off = changed(
+        TXT2IMG,
+        cfg_scale=7,
+        refiner=RefinerConfig(enabled=False, model="r", switch_at=0.5),
+        hires=msgspec.structs.replace(HIRES, enabled=False),
+    )
+    assert same_pixels(made(off), made(TXT2IMG))
+
+
+def test_seed_and_prompt_are_what_a_picture_is_made_of() -> None:
+    """Another seed or prompt moves the picture further than another model does."""
+    base = made(TXT2IMG)
+    model = distance(base, made(changed(TXT2IMG, model="other")))
+    assert distance(base, made(TXT2IMG, seed=45)) > model
+    assert distance(base, made(changed(TXT2IMG, prompt="a garden"))) > model
+
+
+@pytest.mark.parametrize(
+    ("hires", "size"),
+    [
+        (HiresConfig(scale=1.5, denoise=0.4), (144, 192)),
+        (HiresConfig(scale=1.3, denoise=0.4), (120, 160)),
+        (HiresConfig(resize_x=144, denoise=0.4), (144, 192)),
+        (HiresConfig(resize_y=160, denoise=0.4), (120, 160)),
+        (HiresConfig(resize_x=160, resize_y=160, denoise=0.4), (160, 160)),
+    ],
+)
+def test_hires_gives_the_size_of_the_plan(hires: HiresConfig, size: tuple[int, int]) -> None:
+    """By scale or to one or two stated sides, the size is that of ``SizeTrack``."""
+    assert made(changed(TXT2IMG, hires=hires)).size == size
+
+
+def test_img2img_without_denoise_keeps_every_pixel() -> None:
+    """A denoise of 0 gives back the input, cut to the grid by nothing but its size."""
+    before = made(TXT2IMG)
+    assert same_pixels(made(changed(IMG2IMG, denoise=0.0), before), before)
+
+
+def test_img2img_with_full_denoise_is_txt2img() -> None:
+    """A denoise of 1 gives the picture that txt2img gives for the same settings and size."""
+    alone = Txt2ImgConfig(
+        prompt=IMG2IMG.prompt or "",
+        seed=7,
+        model=IMG2IMG.model,
+        sampler=IMG2IMG.sampler,
+        steps=IMG2IMG.steps,
+        cfg_scale=7.0,
+        width=96,
+        height=128,
+    )
+    after = made(changed(IMG2IMG, denoise=1.0), Image.new("RGB", (96, 128), "red"), seed=7)
+    assert same_pixels(after, made(alone, seed=7))
+
+
+def test_img2img_moves_away_from_its_input_as_denoise_grows() -> None:
+    """The distance from the input grows with every tenth of denoise."""
+    before = made(TXT2IMG)
+    config = changed(IMG2IMG, model="another")
+    moved = [
+        distance(before, made(changed(config, denoise=tenth / 10), before, seed=9))
+        for tenth in range(11)
+    ]
+    assert moved[0] == 0
+    assert moved == sorted(set(moved))
+
+
+def test_a_mask_confines_the_change() -> None:
+    """Where the mask is black no pixel changes; where it is white the picture does."""
+    before = made(TXT2IMG)
+    mask = Image.new("L", before.size)
+    mask.paste(255, (16, 24, 56, 72))
+    after = made(changed(IMG2IMG, denoise=0.9), before, seed=9, mask=mask)
+    assert ImageChops.difference(before, after).getbbox() == (16, 24, 56, 72)
+
+
+@pytest.mark.parametrize("mode", [0, 1, 2, 3])
+def test_img2img_takes_the_size_that_is_set(mode: int) -> None:
+    """Every resize mode ends at the configured size, each with pixels of its own."""
+    before = made(TXT2IMG)
+    config = changed(IMG2IMG, width=160, height=96, denoise=0.0, resize_mode=mode)
+    after = made(config, before)
+    assert after.size == (160, 96)
+    others = [made(changed(config, resize_mode=other), before) for other in range(4)]
+    assert [same_pixels(after, other) for other in others].count(True) == 1
+
+
+def test_img2img_without_a_size_floors_its_input_to_the_grid() -> None:
+    """An input of 63x70 gives 56x64, as the plan says."""
+    assert made(IMG2IMG, Image.new("RGB", (63, 70), "navy")).size == (56, 64)

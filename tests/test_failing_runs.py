@@ -1,0 +1,161 @@
+"""Runs on a disk that fails: the cause is recorded where that is possible, nothing is made up."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from stagewright.adapters import PillowInputReader
+from stagewright.events import LifecycleChanged, LogWriteError, RunState, replay
+from stagewright.events.lock import is_locked
+from stagewright.events.storage import AppendFile, OsStorage
+from stagewright.statemachine import PipelineController, RunHandle
+from stagewright.statemachine.verification import verify_run
+
+from .support import ScriptedBackend, document
+
+
+class FailingDisk(OsStorage):
+    """The real file system, but for the calls that are told to fail."""
+
+    def __init__(self) -> None:
+        self.fail_image: Callable[[Path], bool] = lambda _path: False
+        self.writes_left = 10**9
+        self.failing_writes = 10**9
+        self.syncs_left = 10**9
+
+    def write_file(self, path: Path, data: bytes, *, durable: bool = True) -> None:
+        if self.fail_image(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().write_file(path, data, durable=durable)
+
+    def open_append(self, path: Path) -> AppendFile:
+        return FailingFile(super().open_append(path), self)
+
+
+class FailingFile:
+    """A log file on such a disk."""
+
+    def __init__(self, file: AppendFile, disk: FailingDisk) -> None:
+        self._file = file
+        self._disk = disk
+        self.truncate = file.truncate
+        self.close = file.close
+
+    def write(self, data: bytes) -> int:
+        self._disk.writes_left -= 1
+        if self._disk.writes_left < 0 and self._disk.failing_writes > 0:
+            self._disk.failing_writes -= 1
+            self._file.write(data[:7])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self._file.write(data)
+
+    def sync(self) -> None:
+        self._disk.syncs_left -= 1
+        if self._disk.syncs_left < 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        self._file.sync()
+
+
+def start(runs: Path, disk: FailingDisk) -> RunHandle:
+    controller = PipelineController(
+        backend=ScriptedBackend(), runs=runs, inputs=PillowInputReader(), storage=disk
+    )
+    return controller.start(document("txt2img", "upscale", images=3))
+
+
+@pytest.mark.parametrize("name", ["00000-100.png", "00001-101.png", "00002-102.png"])
+def test_an_image_that_cannot_be_written_ends_in_error_with_the_cause(
+    tmp_path: Path, name: str
+) -> None:
+    """ERROR names stage, image and the disk's words; what was finished verifies."""
+    disk = FailingDisk()
+    disk.fail_image = lambda path: path.name == name and path.parent.name == "01-upscale"
+    result = start(tmp_path, disk).wait(30)
+    assert result.state is RunState.ERROR
+    assert result.error is not None
+    assert (result.error.kind, result.error.stage_id) == ("LogWriteError", "01-upscale")
+    assert result.error.image_index == int(name[:5])
+    assert "No space left" in result.error.message
+    assert verify_run(tmp_path / result.run_id).flaws == ()
+    assert result.stages[1].image_count == int(name[:5])
+
+
+@pytest.mark.parametrize("writes", range(1, 12))
+def test_a_record_that_cannot_be_written_is_followed_by_the_failure_on_a_new_descriptor(
+    tmp_path: Path, writes: int
+) -> None:
+    """The log is cut back to whole records and its next one is `fail`, with the cause."""
+    disk = FailingDisk()
+    disk.writes_left, disk.failing_writes = writes, 1
+    result = start(tmp_path, disk).wait(30)
+    assert result.state is RunState.ERROR
+    failure = result.events[writes + 1]
+    assert isinstance(failure, LifecycleChanged)
+    assert failure.trigger == "fail"
+    assert failure.error is not None
+    assert failure.error.kind == "LogWriteError"
+    assert "No space left" in failure.error.message
+    assert verify_run(tmp_path / result.run_id).flaws == ()
+
+
+@pytest.mark.parametrize("writes", range(1, 12))
+def test_a_disk_that_stays_full_leaves_a_log_that_ends_in_running(
+    tmp_path: Path, writes: int
+) -> None:
+    """The caller gets LogWriteError; the log is whole, RUNNING, and nobody holds its lock."""
+    disk = FailingDisk()
+    disk.writes_left = writes
+    handle = start(tmp_path, disk)
+    with pytest.raises(LogWriteError, match="No space left"):
+        handle.wait(30)
+    result = replay(handle.folder)
+    assert result.state is RunState.RUNNING
+    assert len(result.events) == writes + 1
+    assert not is_locked(handle.folder)
+    assert verify_run(handle.folder).flaws == ()
+
+
+@pytest.mark.parametrize("syncs", range(1, 8))
+def test_after_a_failing_sync_nothing_more_is_written(tmp_path: Path, syncs: int) -> None:
+    """Not even the failure: the caller gets LogWriteError and the log ends where it was."""
+    disk = FailingDisk()
+    disk.syncs_left = syncs
+    handle = start(tmp_path, disk)
+    with pytest.raises(LogWriteError, match=r"nothing more can be written|could not be synced"):
+        handle.wait(30)
+    assert replay(handle.folder).state is RunState.RUNNING
+    assert not is_locked(handle.folder)
+
+
+def test_a_start_that_cannot_be_recorded_raises_and_frees_the_controller(tmp_path: Path) -> None:
+    """The first transition fails: no thread is left, the lock is free, a new run can start."""
+    disk = FailingDisk()
+    disk.writes_left = 0
+    disk.failing_writes = 1
+    controller = PipelineController(
+        backend=ScriptedBackend(), runs=tmp_path, inputs=PillowInputReader(), storage=disk
+    )
+    with pytest.raises(LogWriteError):
+        controller.start(document())
+    assert controller.state is RunState.IDLE
+    (folder,) = tmp_path.iterdir()
+    assert replay(folder).state is RunState.IDLE
+    assert not is_locked(folder)
+    assert controller.start(document()).wait(30).state is RunState.COMPLETED
+
+
+def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
+    """A file where the folder of runs should be: LogWriteError naming it, nothing else."""
+    place = tmp_path / "runs"
+    place.write_text("in the way")
+    controller = PipelineController(
+        backend=ScriptedBackend(), runs=place, inputs=PillowInputReader()
+    )
+    with pytest.raises(LogWriteError, match="runs"):
+        controller.start(document())
+    assert controller.state is RunState.IDLE
+    assert place.read_text() == "in the way"

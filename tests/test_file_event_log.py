@@ -1,0 +1,280 @@
+"""The log on disk: one writer, its lock, its barriers, and real processes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from stagewright.events import (
+    CancelMode,
+    CancelRequested,
+    Durability,
+    EventLogError,
+    FileEventLog,
+    LogCorruptError,
+    LogLockedError,
+    LogWriteError,
+    StageEvent,
+    replay,
+)
+from stagewright.events.lock import RunLock, is_locked, lock_holder
+
+from .log_format import make_log, split_bodies, split_lines
+from .samples import WatchedStorage, one_of_each
+from .support import START, fill_log, run_opened
+
+RUN = "20261120T225226.123456Z-file-7f3a9c"
+
+HOLD = """
+import sys
+from pathlib import Path
+from stagewright.events import FileEventLog
+log = FileEventLog.open(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+log.close()
+"""
+TRY = """
+import sys, time
+from pathlib import Path
+from stagewright.events import FileEventLog, LogLockedError
+began = time.monotonic()
+try:
+    FileEventLog.open(Path(sys.argv[1]))
+except LogLockedError as error:
+    print(time.monotonic() - began, error)
+"""
+CREATE = """
+import sys
+from pathlib import Path
+folder = Path(sys.argv[1])
+sys.path.insert(0, sys.argv[2])
+from stagewright.events import FileEventLog
+from tests.support import run_opened
+def watch(event, args):
+    if event == "os.rename" and str(args[1]).endswith("events.jsonl"):
+        print(Path(args[0]).read_text(), end="")
+        print(Path(args[1]).exists(), flush=True)
+sys.addaudithook(watch)
+FileEventLog.create(folder, run_opened(sys.argv[3])).close()
+"""
+
+
+def python(script: str, *args: object) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, args)],
+        capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+def more(log: FileEventLog, reason: str = "more") -> CancelRequested:
+    return CancelRequested(
+        run_id=RUN, seq=log.next_seq, ts=START, reason=reason, mode=CancelMode.NOW
+    )
+
+
+@pytest.fixture
+def storage() -> WatchedStorage:
+    return WatchedStorage()
+
+
+@pytest.fixture
+def log(tmp_path: Path, storage: WatchedStorage) -> Iterator[FileEventLog]:
+    made = FileEventLog.create(tmp_path, run_opened(RUN), storage=storage)
+    yield made
+    made.close()
+
+
+def test_a_log_appears_by_rename_with_its_first_event_whole(tmp_path: Path) -> None:
+    """When events.jsonl is renamed into place it holds RunOpened, and was not there before."""
+    root = Path(__file__).parent.parent
+    line, was_there = python(CREATE, tmp_path, root, RUN).splitlines()
+    assert json.loads(line)["e"]["type"] == "RunOpened"
+    assert was_there == "False"
+    assert (tmp_path / "events.jsonl").read_text() == line + "\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["events.jsonl", "run.lock"]
+
+
+def test_a_log_that_cannot_be_made_leaves_neither_file_nor_lock(
+    tmp_path: Path, storage: WatchedStorage
+) -> None:
+    """A disk that refuses the first event gives LogWriteError; the folder is free again."""
+    storage.failures["write_file"] = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(LogWriteError):
+        FileEventLog.create(tmp_path, run_opened(RUN), storage=storage)
+    assert not (tmp_path / "events.jsonl").exists()
+    FileEventLog.create(tmp_path, run_opened(RUN)).close()
+
+
+def test_a_log_is_never_made_over_another(log: FileEventLog, tmp_path: Path) -> None:
+    """``create`` in a folder that has a log is refused and the log stays as it is."""
+    before = log.path.read_bytes()
+    log.close()
+    with pytest.raises(EventLogError, match="already"):
+        FileEventLog.create(tmp_path, run_opened(RUN))
+    assert log.path.read_bytes() == before
+
+
+def test_a_second_writer_is_told_who_holds_the_lock(log: FileEventLog, tmp_path: Path) -> None:
+    """Another process gives up after 2 s, naming the holder, and the holder is not harmed."""
+    seconds, said = python(TRY, tmp_path).split(" ", 1)
+    assert 2.0 <= float(seconds) < 4.0
+    assert f"process {os.getpid()} on " in said
+    log.append(more(log))
+    assert replay(tmp_path).events[1] == log.event_at(1)
+
+
+def test_the_lock_of_a_killed_holder_is_free(log: FileEventLog, tmp_path: Path) -> None:
+    """A lock held by another process is named; kill -9 sets it free, and the file stays."""
+    log.close()
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        assert is_locked(tmp_path)
+        with pytest.raises(LogLockedError) as caught:
+            FileEventLog.open(tmp_path, wait_s=0)
+        assert f"process {other.pid} on " in caught.value.holder
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    assert not is_locked(tmp_path)
+    with_open = FileEventLog.open(tmp_path, wait_s=0)
+    holder = lock_holder(tmp_path)
+    assert holder is not None
+    assert holder.pid == os.getpid()
+    with_open.close()
+
+
+def test_the_lock_is_given_back_on_close_and_its_file_stays(
+    log: FileEventLog, tmp_path: Path
+) -> None:
+    """``run.lock`` outlives the log, for unlinking it would let two writers in."""
+    inode = (tmp_path / "run.lock").stat().st_ino
+    assert is_locked(tmp_path)
+    log.close()
+    assert not is_locked(tmp_path)
+    FileEventLog.open(tmp_path, wait_s=0).close()
+    assert (tmp_path / "run.lock").stat().st_ino == inode
+
+
+def test_asking_for_the_lock_writes_nothing(tmp_path: Path) -> None:
+    """``is_locked`` makes no lock file and leaves the holder's name alone."""
+    assert not is_locked(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    lock = RunLock(tmp_path, epoch=3)
+    assert is_locked(tmp_path)
+    assert "(epoch 3)" in str(lock_holder(tmp_path))
+    lock.release()
+
+
+def test_opening_gives_every_event_and_goes_on_with_the_chain(
+    log: FileEventLog, tmp_path: Path
+) -> None:
+    """A second process's events follow the first's as if one had written them all."""
+    fill_log(log)
+    expected = list(log.timeline())
+    log.close()
+    seen: list[StageEvent] = []
+    again = FileEventLog.open(tmp_path, observe=seen.extend)
+    assert seen == expected
+    again.append(more(again))
+    again.close()
+    data = log.path.read_bytes()
+    assert data == make_log(split_bodies(data))
+    assert len(split_lines(data)) == 13
+
+
+def test_opening_a_corrupt_log_is_refused_and_gives_the_lock_back(
+    log: FileEventLog, tmp_path: Path
+) -> None:
+    """LogCorruptError names the file and the offset; nothing is written, nobody locked out."""
+    fill_log(log)
+    log.close()
+    damaged = log.path.read_bytes().replace(b"StageStart", b"StageStarT")
+    log.path.write_bytes(damaged)
+    with pytest.raises(LogCorruptError) as caught:
+        FileEventLog.open(tmp_path)
+    assert caught.value.path == log.path
+    assert caught.value.offset == sum(map(len, split_lines(damaged)[:2]))
+    assert log.path.read_bytes() == damaged
+    assert not is_locked(tmp_path)
+
+
+def test_there_is_no_log_to_open(tmp_path: Path) -> None:
+    """``open`` without a log is an error and leaves no lock file behind."""
+    with pytest.raises(EventLogError, match="no log"):
+        FileEventLog.open(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+SYNCED = {
+    "RunOpened", "LifecycleChanged", "CallRequested", "CallCompleted", "CancelRequested",
+    "RunResumed", "LogRepaired", "RunSealed",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("durability", Durability)
+def test_which_events_are_synced(tmp_path: Path, durability: Durability) -> None:
+    """The barriers of the contract's table with checkpoint, all with every, none with process."""
+    storage, events = WatchedStorage(), one_of_each(RUN)
+    log = FileEventLog.create(tmp_path, run_opened(RUN), storage=storage, durability=durability)
+    assert storage.files == [("events.jsonl", durability is not Durability.PROCESS)]
+    synced = {"RunOpened"}
+    for event in events[1:]:
+        before = storage.deeds.count("synced")
+        log.append(event)
+        if storage.deeds.count("synced") > before:
+            synced.add(type(event).__name__)
+    log.close()
+    every = {type(event).__name__ for event in events}
+    assert len(every) == 12
+    expected = {"checkpoint": SYNCED, "every": every, "process": {"RunOpened"}}
+    assert synced == expected[durability]
+
+
+def test_nothing_is_written_after_a_barrier_until_its_sync_has_returned(
+    log: FileEventLog, storage: WatchedStorage
+) -> None:
+    """Each record is one write; a barrier's is followed by its whole sync, then the next."""
+    fill_log(log)
+    kinds = [json.loads(line)["e"]["type"] for line in storage.writes()]
+    expected: list[bytes | str] = ["open"]
+    for line, kind in zip(storage.writes(), kinds, strict=True):
+        expected += [line, "sync", "synced"] if kind in SYNCED else [line]
+    assert storage.deeds == expected
+    assert b"".join(storage.writes()) == b"".join(split_lines(log.path.read_bytes())[1:])
+
+
+def test_a_reader_ignores_the_incomplete_tail_of_a_log_that_is_being_written(
+    log: FileEventLog, tmp_path: Path
+) -> None:
+    """A reader sees the whole records, says what is torn, and cuts nothing."""
+    fill_log(log, finished=False)
+    partial = log.path.read_bytes() + b'{"h":"0000'
+    log.path.write_bytes(partial)
+    assert replay(tmp_path).events == log.timeline()
+    assert log.path.read_bytes() == partial
+
+
+def test_a_timeline_tells_that_its_file_was_changed(log: FileEventLog) -> None:
+    """Reading records that are damaged or gone since raises instead of giving other events."""
+    fill_log(log)
+    timeline, data = log.timeline(), log.path.read_bytes()
+    log.path.write_bytes(data.replace(b"StageStart", b"StageStarT"))
+    with pytest.raises(LogCorruptError):
+        timeline[2]
+    with pytest.raises(LogCorruptError):
+        list(timeline)
+    log.path.write_bytes(b"".join(split_lines(data)[:5]))
+    with pytest.raises(LogCorruptError):
+        list(timeline)
+    with pytest.raises(LogCorruptError):
+        timeline[-1]

@@ -1,0 +1,126 @@
+"""The names that users' programs import, and the packages that are installed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import tomllib
+from pathlib import Path
+
+import pytest
+import stagewright.adapters
+import stagewright.events
+import stagewright.statemachine
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("events", "statemachine", "adapters")
+
+EVENTS = [
+    "Artifact", "BackendDescription", "CallCompleted", "CallFailed", "CallRequested",
+    "CancelMode", "CancelRequested", "Durability", "EVENT_TYPES", "ErrorDetail", "EventLog",
+    "EventLogError", "EventRecorder", "FileEventLog", "FinishedImage", "InputRecord",
+    "LifecycleChanged", "LogCorruptError", "LogLockedError", "LogRepaired", "LogWriteError",
+    "MemoryEventLog", "MissingImage", "Outcome", "PipelineRunResult", "RunNotFoundError",
+    "RunOpened", "RunResumed", "RunSealed", "RunState", "SequenceError", "StageEnd",
+    "StageEvent", "StageImageProgress", "StageResult", "StageStart", "StageType",
+    "StagewrightError", "Subscription", "UnknownEvent", "fold", "iterate", "replay",
+    "replay_many", "signals", "subscribe",
+]  # fmt: skip
+STATEMACHINE = {
+    "RunConfig", "StageType", "StageConfig", "StageExecution", "StageExecutionPlan",
+    "build_stage_execution_plan", "InvalidStagePlanError", "StageConflictError", "RunState",
+    "RunLifecycle", "CancelToken", "ImageBackend", "GenerateRequest", "GenerateAnswer",
+    "PipelineRunner", "PipelineController", "InputReader", "BackendError",
+}  # fmt: skip
+ADAPTERS = {"open_controller"}
+
+
+def test_the_names_of_events_are_pinned() -> None:
+    """``stagewright.events`` offers exactly these names; a change here is a change for users."""
+    assert sorted(stagewright.events.__all__) == sorted(EVENTS)
+
+
+def test_the_names_of_statemachine_are_there() -> None:
+    """``stagewright.statemachine`` offers what the contract promises."""
+    assert set(stagewright.statemachine.__all__) >= STATEMACHINE
+
+
+def test_the_names_of_adapters_are_there() -> None:
+    """``stagewright.adapters`` offers the one call for authors of GUIs."""
+    assert set(stagewright.adapters.__all__) >= ADAPTERS
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_public_name_resolves(room: str) -> None:
+    """Each name of ``__all__`` is there, is listed by ``dir``, and no other name is."""
+    package = importlib.import_module(f"stagewright.{room}")
+    for name in package.__all__:
+        assert getattr(package, name) is not None, name
+    assert sorted(dir(package)) == sorted(package.__all__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = package.no_such_name
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_name_is_the_same_wherever_it_is_asked_for(room: str) -> None:
+    """Asking twice gives one object: a class is never loaded a second time."""
+    package = importlib.import_module(f"stagewright.{room}")
+    for name in package.__all__:
+        assert getattr(package, name) is getattr(package, name)
+
+
+def test_states_and_stage_types_are_one_class_in_both_rooms() -> None:
+    """What a log holds and what a plan holds compare equal because they are the same."""
+    assert stagewright.statemachine.RunState is stagewright.events.RunState
+    assert stagewright.statemachine.StageType is stagewright.events.StageType
+
+
+@pytest.mark.parametrize(
+    "name", ["event_appended", "lifecycle_changed", "step_progress", "config_error"]
+)
+def test_the_signals_are_there(name: str) -> None:
+    """The four signals of the contract stand in ``stagewright.events.signals``."""
+    signal = getattr(stagewright.events.signals, name)
+    assert signal.name == name
+
+
+@pytest.mark.parametrize("name", [name for name in EVENTS if name.endswith("Error")])
+def test_every_error_has_the_one_root(name: str) -> None:
+    """``except StagewrightError`` catches all that we raise on purpose."""
+    assert issubclass(getattr(stagewright.events, name), stagewright.events.StagewrightError)
+
+
+def room_folder(room: str) -> Path:
+    """The folder of a room: beside this one, or, for a copy of the tests, the installed one."""
+    beside = ROOT / room
+    if beside.is_dir():
+        return beside
+    spec = importlib.util.find_spec(f"stagewright.{room}")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return Path(spec.submodule_search_locations[0])
+
+
+def packages_on_disk() -> set[str]:
+    return {
+        ".".join(["stagewright", room, *init.parent.relative_to(room_folder(room)).parts])
+        for room in ROOMS
+        for init in room_folder(room).rglob("__init__.py")
+    }
+
+
+def test_every_package_is_named_in_pyproject() -> None:
+    """Setuptools installs what is named: a subpackage left out would be missing from the wheel."""
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert set(tool["packages"]) == packages_on_disk()
+    folders = {
+        package: package.removeprefix("stagewright.").replace(".", "/")
+        for package in tool["packages"]
+    }
+    assert tool["package-dir"] == folders
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_room_says_that_it_is_typed(room: str) -> None:
+    """``py.typed`` stands in each room, or type checkers would ignore its annotations."""
+    assert (room_folder(room) / "py.typed").is_file()
