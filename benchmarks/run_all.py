@@ -1,0 +1,18 @@
+"""Runs every benchmark: ``python -m benchmarks.run_all``."""
+
+from __future__ import annotations
+
+from . import log_speed, run_speed, startup_speed
+
+
+def main() -> None:
+    """Print everything as the rows of one table, and the lines that are no ratios."""
+    print("| what | rival | ours | rival's | ratio | limit |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    startup_speed.main()
+    log_speed.main()
+    run_speed.main()
+
+
+if __name__ == "__main__":
+    main()
