@@ -31,8 +31,8 @@ CONFIG = {
         "sampler": "Euler a",
         "steps": 20,
         "cfg_scale": 7.0,
-        "width": 256,
-        "height": 256,
+        "width": 64,
+        "height": 64,
     },
 }
 
@@ -117,7 +117,7 @@ def main() -> None:
     assert result.state == RunState.COMPLETED
     rest = whole - backend_watch.seconds - disk_watch.seconds
     print(
-        f"embedded run of {IMAGES} images of 256 px: {whole:.3f} s, of which backend "
+        f"embedded run of {IMAGES} images of 64 px: {whole:.3f} s, of which backend "
         f"{backend_watch.seconds:.3f} s, disk {disk_watch.seconds:.3f} s, "
         f"all else {rest / whole:.1%} (at most 15 %)"
     )

@@ -11,7 +11,7 @@ GRID = 8
 """Servers cut every size to a multiple of this."""
 
 _HAIR = 1e-6
-"""A product such as 80 * 1.1 may fall this far from the whole number that it is."""
+"""A product such as 24 * 1.3333333333 may fall this far from the whole number that it is."""
 
 Dimensions = tuple[int, int]
 

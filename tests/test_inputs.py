@@ -288,6 +288,7 @@ def test_the_final_images_of_an_earlier_run_are_inputs(tmp_path: Path) -> None:
         assert [one.path for one in found] == [str(folder / one.path) for one in earlier.images]
         assert all(Path(one.path).parent.name == "01-upscale" for one in found)
         assert {one.parent_run_id for one in found} == {earlier.run_id}
+    assert "there is no run ''" in refused(tmp_path, document("img2img", input_image="run:"))
 
 
 def test_a_run_records_whose_images_it_began_with(tmp_path: Path) -> None:
