@@ -50,8 +50,7 @@ class LogCorruptError(EventLogError):
 
     def __init__(self, reason: str, *, offset: int, seq: int, path: Path | None = None) -> None:
         super().__init__(
-            f"corrupt at byte {offset} (record {seq}): {reason}; the log is read-only now, "
-            "`stagewright salvage` copies what is sound",
+            f"corrupt at byte {offset} (record {seq}): {reason}; nothing is written to it any more",
             path=path,
         )
         self.reason = reason

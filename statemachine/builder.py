@@ -13,7 +13,7 @@ import msgspec
 from ..events.model import StageType
 from .bounds import check_bounds
 from .config import RunConfig
-from .documents import parse_document
+from .documents import checked_config, parse_document
 from .errors import InvalidStagePlanError
 from .legacy import Tables, merge_flat_keys
 from .plan import StageExecution, StageExecutionPlan
@@ -45,7 +45,7 @@ def build_stage_execution_plan(config: RunConfig | Mapping[str, Any]) -> StageEx
     are listed in the plan's ``conflicts`` instead.
     """
     ready = config if isinstance(config, RunConfig) else parse_document(config)
-    return _Builder(ready).build()
+    return _Builder(checked_config(ready)).build()
 
 
 class _Builder:

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import msgspec
 
 from .config import RunConfig, RunDocument
-from .errors import ConfigurationError
+from .errors import ConfigurationError, InvalidStagePlanError
 
 MAX_BYTES = 1024 * 1024
 MAX_VALUES = 100_000
@@ -202,6 +202,20 @@ def parse_document(
     if config.name is None and name is not None:
         config = msgspec.structs.replace(config, name=name)
     return msgspec.structs.replace(config, as_given=given)
+
+
+def checked_config(config: RunConfig) -> RunConfig:
+    """``config`` with values of the types that its fields state, which Python does not check.
+
+    A whole number where a fraction may stand becomes one, so that equal requests have equal
+    digests. Raises InvalidStagePlanError naming key and value.
+    """
+    plain = msgspec.to_builtins(config)
+    try:
+        return msgspec.convert(plain, RunConfig)
+    except msgspec.ValidationError as error:
+        wrong = _type_error(plain, error, "configuration")
+        raise InvalidStagePlanError(str(wrong), key=wrong.key) from error
 
 
 def _check_keys(value: Any, hint: Any, source: str, path: str = "") -> None:

@@ -11,9 +11,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from stagewright.statemachine import (
     InvalidStagePlanError,
+    RunConfig,
     build_stage_execution_plan,
 )
 from stagewright.statemachine.documents import apply_overrides
+from stagewright.statemachine.stage_configs import Txt2ImgTable
 
 from .support import TXT2IMG, document
 from .test_plan import image, plan_of, with_inputs
@@ -330,3 +332,13 @@ def test_sizes_that_follow_are_the_next_multiples_of_8_below(
         assert made % 8 == 0
         assert made == 8 or exact - 8 < made <= exact + 1e-6
     assert bool(plan.warnings) == (size != pytest.approx((side * factor, side * factor), abs=1e-6))
+
+
+def test_a_configuration_built_in_python_is_checked_like_a_document() -> None:
+    """Wrong types are refused naming key and value; whole numbers become fractions."""
+    table = Txt2ImgTable(model="base", sampler="Euler a", steps=3, cfg_scale=7, width=64, height=64)
+    plan = build_stage_execution_plan(RunConfig(prompt="a lighthouse", txt2img=table))
+    assert b'"cfg_scale":7.0' in msgspec.json.encode(plan.stages[0].config)
+    wrong = msgspec.structs.replace(table, steps="many")
+    with pytest.raises(InvalidStagePlanError, match=r"txt2img\.steps = 'many'.*int"):
+        build_stage_execution_plan(RunConfig(prompt="a lighthouse", txt2img=wrong))

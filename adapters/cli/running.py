@@ -28,7 +28,7 @@ from ..bootstrap import open_controller
 from ..inputs import PillowInputReader
 from ..progress_view import ProgressView
 from .display import Display, open_display
-from .output import json_option, one_line, print_json_parts, runs_option
+from .output import escaped, json_option, one_line, print_json_parts, runs_option
 from .planning import config_argument, set_option
 from .replaying import show_result
 
@@ -67,7 +67,10 @@ def run_command(
         raise click.UsageError("more than one --server is not supported yet")
     loaded = load_config(config, inputs=PillowInputReader(), runs=runs, overrides=overrides)
     controller = open_controller(runs, servers[0] if servers else loaded.server.url)
-    handle, result = _run(controller, loaded, sys.stderr if as_json else sys.stdout)
+    stream = sys.stderr if as_json else sys.stdout
+    for warning in controller.validate(loaded).warnings:
+        click.echo(f"warning: {escaped(warning)}", file=stream)
+    handle, result = _run(controller, loaded, stream)
     if as_json:
         print_json_parts(result.json_parts())
     else:
