@@ -11,10 +11,13 @@
     |-- RunNotFoundError          no such run, or a prefix that fits several
     |-- InvalidTransitionError    a trigger that the lifecycle refuses in its state
     |-- ConfigurationError        (ValueError) a configuration that cannot be read
-    |   `-- InvalidStagePlanError a configuration that makes no valid plan; names the key
+    |   |-- InvalidStagePlanError a configuration that makes no valid plan; names the key
+    |   `-- InputImageError       an input image or mask that is missing or cannot be used
+    |-- ControllerBusyError       the controller has a run already
     |-- StageConflictError        two keys say different things about one stage
     |-- MissingImagesError        a run that went on past failed images ended without them
     `-- BackendError              one attempt at one request failed; says if it is transient
+        |-- BackendAnswerError    the answer is not the images asked for
         `-- GenerationCancelled   the backend stopped because the run was cancelled
 
 The branches from ``InvalidTransitionError`` on are raised by, and live in,

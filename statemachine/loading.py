@@ -10,12 +10,14 @@ from typing import Any
 import msgspec
 
 from ..events.errors import RunNotFoundError
+from ..events.model import Artifact
 from ..events.reading import replay
 from .config import InputImage, RunConfig
 from .documents import apply_overrides, parse_document, read_document
 from .errors import InputImageError
 from .ports import InputReader
 from .run_folder import find_run
+from .verification import check_file
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_INPUT_BYTES = 256 * 1024 * 1024
@@ -96,17 +98,22 @@ def _images_of_run(name: str, inputs: InputReader, runs: Path) -> list[InputImag
     except RunNotFoundError as error:
         raise InputImageError(f"input_image = {_RUN}{name}: {error}", key="input_image") from error
     result = replay(folder)
-    last = result.plan.get("stages", ({},))[-1].get("stage_id")
-    finished = [image for image in result.images if image.stage_id == last]
+    gaps = {gap.image_index for gap in result.missing}
+    finished = [image for image in result.images if image.image_index not in gaps]
     if not finished:
         raise InputImageError(
             f"input_image = {_RUN}{name}: run {result.run_id} has finished no image",
             key="input_image",
         )
-    return [
-        msgspec.structs.replace(_inspect(folder / image.path, inputs), parent_run_id=result.run_id)
-        for image in finished
-    ]
+    return [_image_of_run(folder, image, inputs, result.run_id) for image in finished]
+
+
+def _image_of_run(folder: Path, image: Artifact, inputs: InputReader, run_id: str) -> InputImage:
+    """An image of an earlier run, which must still be what that run made."""
+    path = folder / image.path
+    if (what := check_file(folder, image.path, image.sha256)) is not None:
+        raise InputImageError(f"input_image = {path}: {what}", key="input_image")
+    return msgspec.structs.replace(_inspect(path, inputs), parent_run_id=run_id)
 
 
 def _inspect(path: Path, inputs: InputReader, *, key: str = "input_image") -> InputImage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -317,10 +318,20 @@ def test_a_run_without_finished_images_gives_none(tmp_path: Path) -> None:
     assert message == f"input_image = run:last: run {failed.run_id} has finished no image"
 
 
-def test_an_image_of_an_earlier_run_that_is_gone_is_refused(tmp_path: Path) -> None:
-    """The log still lists it; its path is named."""
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (Path.unlink, "it is missing"),
+        (lambda path: path.write_bytes(png(9)), "it has been altered"),
+        (lambda path: path.symlink_to(path.rename(path.parent / "away.png")), "a link stands"),
+    ],
+)
+def test_an_image_of_an_earlier_run_must_still_be_what_it_made(
+    tmp_path: Path, harm: Callable[[Path], object], words: str
+) -> None:
+    """One that was removed or altered is refused, naming the file."""
     earlier = finished(tmp_path, document("txt2img"))
     (image,) = earlier.images
-    (tmp_path / earlier.run_id / image.path).unlink()
+    harm(tmp_path / earlier.run_id / image.path)
     message = refused(tmp_path, document("img2img", input_image="run:last"))
-    assert message.endswith(f"{image.path}: there is no such file")
+    assert f"{image.path}: {words}" in message
