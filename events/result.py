@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, overload
+from typing import Any
 
 import msgspec
 
 from .codec import CODEC
+from .lazy_sequence import LazySequence
 from .model import (
     Artifact,
     CallCompleted,
@@ -36,7 +37,7 @@ class MissingImage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     error: ErrorDetail | None = None
 
 
-class FinishedImages(Sequence[FinishedImage]):
+class FinishedImages(LazySequence[FinishedImage]):
     """Finished images by index, read from the log when asked for.
 
     ``stages[order[k]]`` made image ``indexes[k]``, and record ``seqs[k]`` says so.
@@ -59,21 +60,8 @@ class FinishedImages(Sequence[FinishedImage]):
     def __len__(self) -> int:
         return len(self._seqs)
 
-    @overload
-    def __getitem__(self, index: int) -> FinishedImage: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[FinishedImage, ...]: ...
-    def __getitem__(self, index: int | slice) -> FinishedImage | tuple[FinishedImage, ...]:
-        places = range(len(self))
-        if isinstance(index, slice):
-            return tuple(self._select(places[index]))
-        return next(self._select([places[index]]))
-
-    def __iter__(self) -> Iterator[FinishedImage]:
-        return self._select(range(len(self)))
-
-    def _select(self, places: Iterable[int]) -> Iterator[FinishedImage]:
-        chosen = list(places)
+    def select(self, indexes: Iterable[int]) -> Iterator[FinishedImage]:
+        chosen = list(indexes)
         seqs = (self._seqs[place] for place in chosen)
         events: Iterable[StageEvent] = (
             self._events.select(seqs)
@@ -85,15 +73,6 @@ class FinishedImages(Sequence[FinishedImage]):
             yield FinishedImage(
                 stage_id=self._stages[self._order[place]], **msgspec.structs.asdict(artifact)
             )
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence):
-            return NotImplemented
-        return len(self) == len(other) and all(
-            mine == theirs for mine, theirs in zip(self, other, strict=True)
-        )
-
-    __hash__ = None  # type: ignore[assignment]  # sequences that compare by content have none
 
     def __repr__(self) -> str:
         return f"<{len(self)} finished images>"

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import overload
 
 from .codec import CODEC
 from .errors import LogCorruptError
 from .frame import check
+from .lazy_sequence import LazySequence
 from .model import StageEvent
 from .scan import LogScan, TornTail
 from .storage import OsStorage, Storage
 
 
-class FileTimeline(Sequence[StageEvent]):
+class FileTimeline(LazySequence[StageEvent]):
     """The sound records of a log file, read when asked for; 8 bytes of memory for each.
 
     ``torn`` is the torn tail behind them, if there is one. Every read is checked again.
@@ -39,15 +39,6 @@ class FileTimeline(Sequence[StageEvent]):
 
     def __len__(self) -> int:
         return len(self._offsets)
-
-    @overload
-    def __getitem__(self, index: int) -> StageEvent: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[StageEvent, ...]: ...
-    def __getitem__(self, index: int | slice) -> StageEvent | tuple[StageEvent, ...]:
-        if isinstance(index, slice):
-            return tuple(self.select(range(*index.indices(len(self)))))
-        return next(self.select([index]))
 
     def select(self, indexes: Iterable[int]) -> Iterator[StageEvent]:
         """The events at these indexes, in the order asked for."""
@@ -78,15 +69,6 @@ class FileTimeline(Sequence[StageEvent]):
     def _changed(self, offset: int, seq: int) -> LogCorruptError:
         reason = "it changed while it was being read"
         return LogCorruptError(reason, offset=offset, seq=seq, path=self._path)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence):
-            return NotImplemented
-        return len(self) == len(other) and all(
-            mine == theirs for mine, theirs in zip(self, other, strict=True)
-        )
-
-    __hash__ = None  # type: ignore[assignment]  # sequences that compare by content have none
 
     def __repr__(self) -> str:
         return f"<{len(self)} events of {self._path}>"
