@@ -81,9 +81,12 @@ def encode_checked(event: StageEvent) -> bytes:
 
 
 class MemoryEventLog:
-    """A log in memory, in the very bytes that a file would hold."""
+    """A log in memory, in the very bytes that a file would hold.
 
-    def __init__(self, run_id: str) -> None:
+    Without a ``run_id`` it is the log of the run that its first event belongs to.
+    """
+
+    def __init__(self, run_id: str = "") -> None:
         self._run_id = run_id
         self._closed = False
         self._events: list[StageEvent] = []
@@ -114,13 +117,15 @@ class MemoryEventLog:
         return self._chain.decode()
 
     def append(self, event: StageEvent) -> None:
-        check_follows(event, run_id=self._run_id, next_seq=len(self._events))
+        run_id = self._run_id or event.run_id
+        check_follows(event, run_id=run_id, next_seq=len(self._events))
         if self._closed:
             raise LogWriteError("nothing more can be written: it is closed")
         body = encode_checked(event)
         self._bytes += frame(body, self._chain)
         self._chain = next_chain(self._chain, body)
         self._events.append(event)
+        self._run_id = run_id
 
     def event_at(self, seq: int) -> StageEvent:
         return self._events[seq]

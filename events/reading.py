@@ -16,8 +16,9 @@ from .storage import OsStorage, Storage
 from .timeline import FileTimeline
 
 
-def log_path(run: Path) -> Path:
+def log_path(run: Path | str) -> Path:
     """The log of a run folder, or the log itself. Raises RunNotFoundError."""
+    run = Path(run)
     path = run / LOG_NAME if run.is_dir() else run
     if not path.is_file():
         raise RunNotFoundError(f"{run}: no run is here (there is no {LOG_NAME})")
@@ -25,7 +26,7 @@ def log_path(run: Path) -> Path:
 
 
 def read_log(
-    run: Path,
+    run: Path | str,
     observe: Callable[[Sequence[StageEvent]], None],
     *,
     until: int | None = None,
@@ -56,7 +57,7 @@ def read_log(
     return FileTimeline(path, offsets, end, torn=scan.torn, storage=storage)
 
 
-def replay(run: Path, *, until: int | None = None) -> PipelineRunResult:
+def replay(run: Path | str, *, until: int | None = None) -> PipelineRunResult:
     """The result of a run from its folder or log alone, after event ``until`` if given.
 
     Sends no signals. Raises RunNotFoundError, LogCorruptError.
@@ -66,12 +67,12 @@ def replay(run: Path, *, until: int | None = None) -> PipelineRunResult:
     return state.result(timeline)
 
 
-def replay_many(runs: Iterable[Path]) -> Iterator[PipelineRunResult]:
+def replay_many(runs: Iterable[Path | str]) -> Iterator[PipelineRunResult]:
     """The results of several runs, one at a time."""
     return map(replay, runs)
 
 
-def iterate(run: Path, *, until: int | None = None) -> Iterator[StageEvent]:
+def iterate(run: Path | str, *, until: int | None = None) -> Iterator[StageEvent]:
     """The events of a run one by one, checked, in bounded memory."""
     path = log_path(run)
     with OsStorage().open_read(path) as stream:

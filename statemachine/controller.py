@@ -91,6 +91,11 @@ class PipelineController:
         self._last_plan: StageExecutionPlan | None = None
 
     @property
+    def backend(self) -> ImageBackend:
+        """What makes the images; recorders wrap its ``generate_images``."""
+        return self._backend
+
+    @property
     def state(self) -> RunState:
         """The state of the current run; IDLE while there is none."""
         current = self._current

@@ -236,3 +236,18 @@ def test_open_controller_runs_on_the_embedded_backend(tmp_path: Path) -> None:
     result = open_controller(tmp_path).start(document()).wait(60)
     assert result.state is RunState.COMPLETED
     assert (tmp_path / result.run_id / result.images[0].path).is_file()
+
+
+def test_the_one_method_of_a_backend_can_be_wrapped(tmp_path: Path) -> None:
+    """A recorder that wraps ``controller.backend.generate_images`` sees every request."""
+    runner = controller(tmp_path)
+    asked: list[str] = []
+    inner = runner.backend.generate_images
+
+    def recorded(request: GenerateRequest, **named: Any) -> Any:
+        asked.append(request.stage_id)
+        return inner(request, **named)
+
+    runner.backend.generate_images = recorded  # type: ignore[method-assign]  # as recorders do
+    runner.start(document("txt2img", "upscale", images=2)).wait(60)
+    assert asked == ["00-txt2img"] * 2 + ["01-upscale"] * 2

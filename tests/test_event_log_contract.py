@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -289,3 +290,12 @@ def test_a_log_opened_again_goes_on_where_it_was(shelf: Shelf, reasons: Sequence
     again.append(cancel_event(len(reasons) + 1))
     assert shelf.data() == make_log(split_bodies(shelf.data()))
     again.close()
+
+
+def test_a_log_in_memory_takes_its_run_from_its_first_event() -> None:
+    """Without an id it adopts the first event's, and refuses any other after that."""
+    log = MemoryEventLog()
+    log.append(run_opened(RUN))
+    assert log.run_id == RUN
+    with pytest.raises(SequenceError):
+        log.append(msgspec.structs.replace(cancel_event(1), run_id="another"))
