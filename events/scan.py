@@ -64,7 +64,9 @@ class LogScan:
         self._stream = stream
         self._path = path
         self._codec = codec or CODEC
-        self._size = size
+        # Taken once: what a writer adds meanwhile is for the next reading.
+        self._size = stream.seek(0, 2) if size is None else size
+        stream.seek(0)
         self._run_id: str | None = None
         self.count = 0
         self.end = 0
@@ -91,13 +93,11 @@ class LogScan:
                 self._judge()
                 return
             if not chunk:
-                if self.count == 0 and self._size is None:
+                if self.count == 0:
                     raise self._corrupt("it holds no whole RunOpened")
                 return
 
     def _read(self) -> bytes:
-        if self._size is None:
-            return self._stream.read(CHUNK_BYTES)
         return self._stream.read(min(CHUNK_BYTES, max(0, self._size - self._stream.tell())))
 
     def _verify(self, lines: Sequence[bytes]) -> list[bytes]:
@@ -200,10 +200,10 @@ class LogScan:
 class _Tail:
     """The bytes from a failing record to the end of the file, read line by line."""
 
-    def __init__(self, stream: BinaryIO, offset: int, size: int | None) -> None:
+    def __init__(self, stream: BinaryIO, offset: int, size: int) -> None:
         self._stream = stream
         self._offset = offset
-        self.size = stream.seek(0, 2) if size is None else size
+        self.size = size
         stream.seek(offset)
         header = stream.read(min(HEADER_BYTES, self.size - offset))
         length = body_length(header)

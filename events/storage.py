@@ -36,8 +36,11 @@ class AppendFile(Protocol):
 class Storage(Protocol):
     """Folders and files. Every method may raise OSError."""
 
-    def make_folder(self, folder: Path) -> None:
-        """Make the folder and its parents, durably; one that is there already is fine."""
+    def make_folder(self, folder: Path, *, new: bool = False) -> None:
+        """Make the folder and its parents, durably.
+
+        One that is there already is fine, but for ``new``: FileExistsError.
+        """
         ...
 
     def write_file(self, path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -67,10 +70,14 @@ if sys.platform == "darwin":  # pragma: no cover - fsync there leaves data in th
     def sync_descriptor(descriptor: int) -> None:
         """Return once the file's data is on stable storage."""
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+
+    sync_whole = sync_descriptor
 elif hasattr(os, "fdatasync"):
     sync_descriptor = os.fdatasync
+    sync_whole = os.fsync
 else:  # pragma: no cover - Windows has no fdatasync
     sync_descriptor = os.fsync
+    sync_whole = os.fsync
 
 
 def sync_folder(folder: Path) -> None:
@@ -107,7 +114,12 @@ class _OsAppendFile:
 class OsStorage:
     """The real file system."""
 
-    def make_folder(self, folder: Path) -> None:
+    def make_folder(self, folder: Path, *, new: bool = False) -> None:
+        if new:
+            self.make_folder(folder.parent)
+            folder.mkdir()
+            sync_folder(folder.parent)
+            return
         missing = [folder]
         while not missing[-1].exists() and missing[-1].parent != missing[-1]:
             missing.append(missing[-1].parent)
@@ -119,14 +131,15 @@ class OsStorage:
             raise NotADirectoryError(20, "Not a directory", str(folder))
 
     def write_file(self, path: Path, data: bytes, *, durable: bool = True) -> None:
-        temporary = path.with_name(f".{path.name}.part")
+        # Two processes may order the same run to stop: each has a file of its own.
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
         descriptor = os.open(temporary, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
             try:
                 _write_all(descriptor, data)
                 if durable:
-                    os.fsync(descriptor)
+                    sync_whole(descriptor)
             finally:
                 os.close(descriptor)
             temporary.replace(path)

@@ -111,13 +111,15 @@ class RunDocument(
 class InputImage(msgspec.Struct, frozen=True, kw_only=True):
     """An input image that was found and decodes; ``path`` is absolute, sizes are pixels.
 
-    ``parent_run_id`` is the run that made it, when the configuration named a run.
+    ``parent_run_id`` is the run that made it, when the configuration named a run. The bytes
+    that are copied into a run must have this ``sha256``, where it is known.
     """
 
     path: str
     media_type: str
     width: int
     height: int
+    sha256: str = ""
     parent_run_id: str | None = None
 
 
@@ -136,8 +138,15 @@ class RunConfig(RunDocument, frozen=True, kw_only=True):
 
     def document(self) -> Mapping[str, Any]:
         """The configuration as a document: as given, or else what differs from defaults."""
-        if self.as_given:
+        if self.as_given and self._is_as_given():
             return self.as_given
         hidden = ("inputs", "mask", "as_given")
         plain: dict[str, Any] = msgspec.to_builtins(self)
         return {key: value for key, value in plain.items() if key not in hidden}
+
+    def _is_as_given(self) -> bool:
+        """Whether nothing but a missing name has been changed since it was parsed."""
+        given = msgspec.convert(self.as_given, RunConfig)
+        name = self.name if given.name is None else given.name
+        found = {"inputs": self.inputs, "mask": self.mask, "as_given": self.as_given}
+        return msgspec.structs.replace(given, name=name, **found) == self

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..events import signals
-from ..events.errors import RunNotFoundError
+from ..events.errors import LogWriteError, RunNotFoundError, StagewrightError
 from ..events.folding import Fold
 from ..events.model import CancelMode, Durability, RunState
 from ..events.reading import replay
@@ -47,12 +47,16 @@ class RunHandle:
 
         Raises TimeoutError, and LogWriteError when the run's end could not be recorded.
         """
-        if not self._ended.wait(timeout_s):
+        if not self.wait_ended(timeout_s):
             raise TimeoutError(f"run {self.run_id} has not ended within {timeout_s} s")
         if self._error is not None:
             raise self._error
         assert self._result is not None
         return self._result
+
+    def wait_ended(self, timeout_s: float | None = None) -> bool:
+        """Wait for the run to end, however it ends; whether it has."""
+        return self._ended.wait(timeout_s)
 
     def _end(self, result: PipelineRunResult | None, error: BaseException | None) -> None:
         self._result = result
@@ -125,9 +129,7 @@ class PipelineController:
                 raise ControllerBusyError("this controller has a run already; wait for its end")
             self._busy = True
         try:
-            ready = self._resolve_or_tell(config)
-            prepared = self._maker.make(ready, self._backend.description)
-            return self._launch(prepared)
+            return self._launch(self._prepare_or_tell(config))
         except BaseException:
             self._busy = False
             raise
@@ -155,9 +157,9 @@ class PipelineController:
         self._last_plan = plan
         return ready, plan
 
-    def _resolve_or_tell(self, config: AnyConfig) -> RunConfig:
+    def _prepare_or_tell(self, config: AnyConfig) -> PreparedRun:
         try:
-            return self._resolve(config)[0]
+            return self._maker.make(self._resolve(config)[0], self._backend.description)
         except ConfigurationError as error:
             message = f"Config Error: {error}"
             signals.publish(signals.config_error, None, message=message, error=error)
@@ -186,8 +188,9 @@ class PipelineController:
                 target=self._work, args=(handle, runner), name=f"stagewright-{handle.run_id}"
             )
             thread.start()
-        except BaseException:
+        except BaseException as error:
             self._current = None
+            runner.give_up(error)
             raise
         return handle
 
@@ -196,12 +199,14 @@ class PipelineController:
         failure: BaseException | None = None
         try:
             runner.work()
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the run
-            failure = error
-        try:
             result = replay(handle.folder)
-        except Exception as error:  # noqa: BLE001 - handed to whoever waits for the run
-            failure = failure or error
+        except StagewrightError as error:
+            failure = error
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the run
+            failure = LogWriteError(f"the run's end is not known: {error}", path=handle.folder)
+            failure.__cause__ = error
+        if isinstance(failure, RunNotFoundError):
+            failure = LogWriteError(f"the run has gone from the disk: {failure}")
         self._last_result = result
         self._current = None
         self._busy = False

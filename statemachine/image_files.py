@@ -112,7 +112,8 @@ class ImageFiles:
         try:
             if is_png(data):
                 check_whole(data)
-            facts = self._reader.inspect(data, name=name, decode=False)
+            # A PNG's checksums cover every byte; the others must be decoded to be trusted.
+            facts = self._reader.inspect(data, name=name, decode=not is_png(data))
         except (PngError, InputImageError) as error:
             raise BackendAnswerError(f"the backend's answer for {name}: {error}") from error
         return facts.media_type, facts.width, facts.height

@@ -10,7 +10,7 @@ from typing import TypedDict, TypeVar
 
 from ..events import signals
 from ..events.announcer import Announcer
-from ..events.errors import StagewrightError
+from ..events.errors import LogWriteError, StagewrightError
 from ..events.folding import Fold, StageFold
 from ..events.log import EventLog
 from ..events.model import (
@@ -28,6 +28,8 @@ from .ports import Clock, StepProgress
 
 E = TypeVar("E", bound=StageEvent)
 MAX_WAITING_PROGRESS = 32
+MAX_TEXT = 8192
+"""Characters of a message, a reason or a server's words that a log keeps."""
 
 
 class Envelope(TypedDict):
@@ -52,6 +54,7 @@ class RunJournal:
         self._clock = clock
         self._lock = threading.RLock()
         self._announcer = Announcer()
+        self._unwritable: LogWriteError | None = None
 
     @property
     def run_id(self) -> str:
@@ -103,18 +106,25 @@ class RunJournal:
         reason: str,
         error: ErrorDetail | None,
     ) -> Callable[[], None]:
-        """Append a transition; the returned call announces it. Raises LogWriteError."""
+        """Append a transition; the returned call queues its announcement, for ``flush``.
+
+        Raises LogWriteError.
+        """
         with self._lock:
             event = self._append(
                 lambda at: LifecycleChanged(
-                    **at, trigger=trigger, source=source, dest=dest, reason=reason, error=error
+                    **at,
+                    trigger=trigger,
+                    source=source,
+                    dest=dest,
+                    reason=recordable(reason),
+                    error=error,
                 )
             )
 
         def announce() -> None:
             self._announce(event)
             self._announcer.put(signals.lifecycle_changed, self.run_id, event=event)
-            self.flush()
 
         return announce
 
@@ -157,9 +167,21 @@ class RunJournal:
                 epoch=self._epoch,
             )
         )
-        self._log.append(event)
+        self._write(event)
         self._fold.apply(event)
         return event
+
+    def _write(self, event: StageEvent) -> None:
+        """Append; once a record could not be written, only the failure itself is tried."""
+        is_failure = isinstance(event, LifecycleChanged) and event.trigger == "fail"
+        if self._unwritable is not None and not is_failure:
+            raise self._unwritable
+        try:
+            self._log.append(event)
+        except LogWriteError as error:
+            self._unwritable = error
+            raise
+        self._unwritable = None
 
     def _announce(self, event: StageEvent) -> None:
         self._announcer.put(signals.event_appended, self.run_id, event=event)
@@ -177,13 +199,15 @@ def error_detail(
         detail = "".join(traceback.format_exception(error))
     return ErrorDetail(
         kind=type(error).__name__,
-        message=_encodable(str(error)),
-        detail=_encodable(str(detail)),
+        message=recordable(str(error)),
+        detail=recordable(str(detail)),
         stage_id=stage_id,
         image_index=image_index,
     )
 
 
-def _encodable(text: str) -> str:
-    """``text`` with lone surrogates, which a server's words may hold, as escapes."""
+def recordable(text: str) -> str:
+    """``text`` as a log can hold it: lone surrogates as escapes, and of bounded length."""
+    if len(text) > MAX_TEXT:
+        text = f"{text[:MAX_TEXT]} ... ({len(text)} characters in all)"
     return text.encode("utf-8", "backslashreplace").decode()

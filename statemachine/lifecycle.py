@@ -29,7 +29,10 @@ class LifecycleRecord(Protocol):
         reason: str,
         error: ErrorDetail | None,
     ) -> Callable[[], None]:
-        """Append the event; the returned call announces it once the state is visible."""
+        """Append the event; the returned call, which must not block, announces it.
+
+        It is made once the new state is visible and before another transition can begin.
+        """
         ...
 
 
@@ -118,8 +121,9 @@ class RunLifecycle:
             except transitions.MachineError as refused:
                 raise InvalidTransitionError(trigger, self.state) from refused
             announce, self._announce = self._announce, None
-        if announce is not None:
-            announce()
+            # Within the lock, so that announcements keep the order of the log.
+            if announce is not None:
+                announce()
 
     def _append(self, data: Any) -> None:
         row = data.transition

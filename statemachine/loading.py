@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,7 @@ def _inspect(path: Path, inputs: InputReader, *, key: str = "input_image") -> In
         media_type=facts.media_type,
         width=facts.width,
         height=facts.height,
+        sha256=sha256(data).hexdigest(),
     )
 
 

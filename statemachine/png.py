@@ -56,9 +56,13 @@ def _chunks(data: bytes) -> Iterator[_Chunk]:
 def check_whole(data: bytes) -> None:
     """Raise PngError unless every chunk is there and passes its checksum."""
     view = memoryview(data)
+    kinds = set()
     for kind, start, end in _chunks(data):
+        kinds.add(kind)
         if crc32(view[start + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
             raise PngError(f"the {kind!r} chunk at byte {start} fails its checksum")
+    if b"IDAT" not in kinds:
+        raise PngError("the PNG holds no pixels: it has no IDAT chunk")
 
 
 def _is_ours(data: bytes, chunk: _Chunk) -> bool:

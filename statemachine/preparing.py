@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import shutil
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ..events.storage import OsStorage, Storage
 from ..events.version import VERSION
 from .builder import build_stage_execution_plan
 from .config import InputImage, RunConfig
+from .errors import InputImageError
 from .image_files import SUFFIXES
 from .loading import read_bounded
 from .plan import StageExecutionPlan
@@ -27,6 +29,7 @@ from .png import source_of
 from .ports import Clock, RandomBelow
 from .run_folder import RunFolder, new_run_id
 
+_NAMES_TRIED = 10
 SEED_END = 2**31
 """Drawn seeds are below this (contract, section 4)."""
 
@@ -82,43 +85,65 @@ class RunMaker:
         config = draw_seeds(config, self._random_below)
         build_stage_execution_plan(config)
         opened_at = self._clock.now()
-        run_id = new_run_id(config.name or "run", opened_at, self._random_below)
-        folder = RunFolder(self._runs / run_id, storage=self._storage)
+        folder = self._new_folder(config.name or "run", opened_at)
         lock: RunLock | None = None
         try:
-            self._storage.make_folder(folder.path)
             lock = RunLock(folder.path)
-            records, config = self._copy_inputs(folder, config)
-            plan = build_stage_execution_plan(config)
-            opened = RunOpened(
-                run_id=run_id,
-                seq=0,
-                ts=opened_at,
-                config=json_values(config.document()),
-                plan=json_values(plan),
-                seeds=tuple(config.seed + index for index in range(plan.total_images)),
-                inputs=records,
-                backend=backend,
-                software=software(),
-                host=host_name(),
-                boot_id=boot_id(),
-                pid=os.getpid(),
-            )
-            log = FileEventLog.create(
-                folder.path,
-                opened,
-                storage=self._storage,
-                durability=config.run.durability,
-                lock=lock,
-            )
+            return self._open(folder, lock, config, opened_at, backend)
         except BaseException as error:
-            if lock is not None:
-                lock.release()
             with contextlib.suppress(OSError):
                 shutil.rmtree(folder.path)
+            if lock is not None:
+                lock.release()
             if isinstance(error, OSError):
                 raise LogWriteError(f"the run cannot be made: {error}", path=folder.path) from error
             raise
+
+    def _new_folder(self, name: str, opened_at: datetime) -> RunFolder:
+        """A folder that nobody else has: another run may bear the same name this moment."""
+        for _ in range(_NAMES_TRIED):
+            path = self._runs / new_run_id(name, opened_at, self._random_below)
+            try:
+                self._storage.make_folder(path, new=True)
+            except FileExistsError as error:
+                taken = error
+                continue
+            except OSError as error:
+                raise LogWriteError(f"the run cannot be made: {error}", path=path) from error
+            return RunFolder(path, storage=self._storage)
+        raise LogWriteError(f"the run cannot be made: {taken}", path=self._runs) from taken
+
+    def _open(
+        self,
+        folder: RunFolder,
+        lock: RunLock,
+        config: RunConfig,
+        opened_at: datetime,
+        backend: BackendDescription,
+    ) -> PreparedRun:
+        records, config = self._copy_inputs(folder, config)
+        plan = build_stage_execution_plan(config)
+        opened = RunOpened(
+            run_id=folder.path.name,
+            seq=0,
+            ts=opened_at,
+            config=json_values(config.document()),
+            plan=json_values(plan),
+            seeds=tuple(config.seed + index for index in range(plan.total_images)),
+            inputs=records,
+            backend=backend,
+            software=software(),
+            host=host_name(),
+            boot_id=boot_id(),
+            pid=os.getpid(),
+        )
+        log = FileEventLog.create(
+            folder.path,
+            opened,
+            storage=self._storage,
+            durability=config.run.durability,
+            lock=lock,
+        )
         return PreparedRun(folder, log, opened, plan)
 
     def _copy_inputs(
@@ -144,10 +169,16 @@ class RunMaker:
         self, folder: RunFolder, path: str, image: InputImage, *, durable: bool
     ) -> InputRecord:
         data = read_bounded(Path(image.path))
+        digest = sha256(data).hexdigest()
+        if image.sha256 not in ("", digest):
+            raise InputImageError(
+                f"input_image = {image.path}: it was changed after it had been checked",
+                key="input_image",
+            )
         self._storage.write_file(folder.locate(path), data, durable=durable)
         return InputRecord(
             path=path,
-            sha256=sha256(data).hexdigest(),
+            sha256=digest,
             source_sha256=sha256(source_of(data)).hexdigest(),
             parent_run_id=image.parent_run_id,
         )

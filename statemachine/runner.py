@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
+from ..events.errors import LogWriteError
 from ..events.folding import Fold
 from ..events.log import EventLog
 from ..events.model import CancelMode, CancelRequested, RunState
@@ -16,11 +17,11 @@ from .cancel import CancelToken
 from .config import RunTable, ServerTable
 from .errors import InvalidTransitionError, MissingImagesError, StageConflictError
 from .image_files import ImageFiles
-from .journal import RunJournal, error_detail
+from .journal import RunJournal, error_detail, recordable
 from .lifecycle import RunLifecycle
 from .plan import StageExecutionPlan
 from .ports import Clock, ImageBackend, InputReader
-from .run_folder import RunFolder
+from .run_folder import CancelOrder, RunFolder
 from .stage_runner import RunStopped, StageFailedError, StageRunner, Workshop
 
 _logger = logging.getLogger("stagewright.runner")
@@ -54,6 +55,7 @@ class PipelineRunner:
         self._lifecycle = RunLifecycle(self._journal.record_transition, initial=fold.state)
         self._images = ImageFiles(folder, inputs, durable=durable)
         self._token = CancelToken()
+        self._taken_order: CancelOrder | None = None
 
     @property
     def state(self) -> RunState:
@@ -67,6 +69,7 @@ class PipelineRunner:
             if not self._journal.fold.resumes:
                 self._journal.announce_opening()
             self._lifecycle.start()
+            self._journal.flush()
         except BaseException:
             self._journal.close()
             raise
@@ -80,7 +83,8 @@ class PipelineRunner:
             if state != RunState.RUNNING:
                 raise InvalidTransitionError("cancel", state)
             self._journal.record(
-                lambda at: CancelRequested(**at, reason=reason, mode=mode), flush=False
+                lambda at: CancelRequested(**at, reason=recordable(reason), mode=mode),
+                flush=False,
             )
         self._token.request(mode, reason)
         self._journal.flush()
@@ -101,7 +105,7 @@ class PipelineRunner:
         try:
             self._run_stages()
         except RunStopped:
-            self._lifecycle.cancel(self._token.reason)
+            self._cancel_or_fail()
         except StageFailedError as failed:
             detail = error_detail(
                 failed.cause, stage_id=failed.stage_id, image_index=failed.image_index
@@ -111,6 +115,21 @@ class PipelineRunner:
             if self._lifecycle.state != RunState.RUNNING:
                 raise
             self._lifecycle.fail(f"{type(error).__name__}: {error}", error_detail(error))
+
+    def _cancel_or_fail(self) -> None:
+        try:
+            self._lifecycle.cancel(self._token.reason)
+        except LogWriteError as error:
+            self._lifecycle.fail(f"LogWriteError: {error}", error_detail(error))
+
+    def give_up(self, error: BaseException) -> None:
+        """End a run that was started and cannot be worked on, as far as that is possible."""
+        try:
+            if self._lifecycle.state == RunState.RUNNING:
+                self._lifecycle.fail(f"{type(error).__name__}: {error}", error_detail(error))
+                self._journal.record_seal()
+        finally:
+            self._journal.close()
 
     def _run_stages(self) -> None:
         plan = self._plan
@@ -155,8 +174,14 @@ class PipelineRunner:
         order = self._folder.cancel_order()
         if order is None:
             return
+        if order == self._taken_order:
+            return
         self.cancel(order.mode, order.reason)
-        self._folder.forget_cancel_order()
+        self._taken_order = order
+        try:
+            self._folder.forget_cancel_order()
+        except OSError as error:
+            _logger.warning("run %s: cancel.request stays: %s", self._journal.run_id, error)
 
 
 T = TypeVar("T")

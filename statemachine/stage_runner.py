@@ -23,9 +23,9 @@ from ..events.model import (
 )
 from .cancel import CancelToken
 from .config import OnImageError
-from .errors import BackendAnswerError, BackendError, GenerationCancelled
+from .errors import BackendAnswerError, BackendError
 from .image_files import ImageFiles
-from .journal import Envelope, RunJournal, error_detail
+from .journal import Envelope, RunJournal, error_detail, recordable
 from .plan import StageExecution, StageExecutionPlan
 from .ports import (
     Clock,
@@ -50,6 +50,10 @@ POLL_S = 0.2
 """How often an order to cancel from another process is looked for (contract, section 6)."""
 FIRST_RETRY_S = 1.0
 """The wait before the first further try; it doubles with each one after."""
+
+
+MAX_INFO_BYTES = 1024 * 1024
+"""What an answer may say of itself; a whole record holds 16 MiB."""
 
 
 class Workshop(msgspec.Struct, frozen=True):
@@ -159,7 +163,7 @@ class StageRunner:
             done, in_flight = wait(in_flight, timeout=POLL_S, return_when=FIRST_COMPLETED)
             shop.look_for_cancel()
             for future in done:
-                failed = self._outcome_of(future) or failed
+                failed = _graver(failed, self._outcome_of(future))
         if failed is not None:
             raise failed
         if shop.token.stopping:
@@ -215,7 +219,8 @@ class StageRunner:
             transient = isinstance(error, BackendError) and error.transient
             will_retry = transient and tried < shop.retries and not shop.token.stopping
             self._record_failure(request, error, will_retry=will_retry)
-            if isinstance(error, GenerationCancelled) and shop.token.cancelled:
+            # What fails while the run is being stopped may have failed because of that.
+            if shop.token.cancelled or (transient and shop.token.stopping):
                 raise RunStopped
             if not will_retry:
                 raise StageFailedError(request.stage_id, request.image_index, error)
@@ -339,11 +344,20 @@ class StageRunner:
             lambda at: CallFailed(
                 **at,
                 call_id=request.call_id,
-                endpoint=str(error.endpoint) if isinstance(error, BackendError) else "",
+                endpoint=recordable(str(error.endpoint)) if isinstance(error, BackendError) else "",
                 error=detail,
                 will_retry=will_retry,
             )
         )
+
+
+def _graver(
+    first: StageFailedError | None, second: StageFailedError | None
+) -> StageFailedError | None:
+    """The one that ends the stage: a log that cannot be written before all else."""
+    if first is None or (second is not None and isinstance(second.cause, LogWriteError)):
+        return second
+    return first
 
 
 def _checked_info(answer: GenerateAnswer) -> Mapping[str, Any]:
@@ -351,8 +365,11 @@ def _checked_info(answer: GenerateAnswer) -> Mapping[str, Any]:
     try:
         info = msgspec.convert(json_values(answer.info), dict[str, Any])
         msgspec.convert(answer.endpoint, str)
+        size = len(msgspec.json.encode(info))
     except (ValueError, TypeError, RecursionError) as error:
         raise BackendAnswerError(f"the backend's answer cannot be recorded: {error}") from error
+    if size > MAX_INFO_BYTES:
+        raise BackendAnswerError(f"the backend's info takes {size} bytes, not {MAX_INFO_BYTES}")
     return info
 
 

@@ -22,6 +22,10 @@ class Display(Protocol):
         """Some time has passed."""
         ...
 
+    def tell(self, line: str) -> None:
+        """Something that the user should know."""
+        ...
+
 
 @contextmanager
 def open_display(view: ProgressView, stream: IO[str]) -> Iterator[Display]:
@@ -44,8 +48,11 @@ class PlainLines:
     def take_event(self, event: StageEvent) -> None:
         line = self._line(event)
         if line is not None:
-            self._stream.write(escaped(line) + "\n")
-            self._stream.flush()
+            self.tell(line)
+
+    def tell(self, line: str) -> None:
+        self._stream.write(escaped(line) + "\n")
+        self._stream.flush()
 
     def refresh(self) -> None:
         """Plain lines only tell what has happened."""
@@ -95,8 +102,10 @@ class LiveLine:
     def take_event(self, event: StageEvent) -> None:
         if isinstance(event, CallFailed):
             again = "; trying again" if event.will_retry else ""
-            message = one_line(f"{event.error.kind}: {event.error.message}{again}")
-            self._progress.console.print(message, markup=False, highlight=False)
+            self.tell(f"{event.error.kind}: {event.error.message}{again}")
+
+    def tell(self, line: str) -> None:
+        self._progress.console.print(one_line(line), markup=False, highlight=False)
 
     def refresh(self) -> None:
         now = self._view.snapshot()

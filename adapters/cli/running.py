@@ -109,15 +109,15 @@ def _wait(
     controller: PipelineController, handle: RunHandle, stops: list[str], display: Display
 ) -> PipelineRunResult:
     asked = False
-    while True:
-        with contextlib.suppress(TimeoutError):
-            return handle.wait(_REFRESH_S)
+    while not handle.wait_ended(_REFRESH_S):
         display.refresh()
         if stops and not asked:
             asked = True
+            display.tell(f"{stops[0]}: stopping cleanly; once more leaves at once")
             # The run may end by itself in this very moment, which is as good.
             with contextlib.suppress(RunNotFoundError, InvalidTransitionError):
                 controller.cancel(handle.run_id, reason=stops[0])
+    return handle.wait()
 
 
 @contextlib.contextmanager

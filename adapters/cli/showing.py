@@ -9,6 +9,7 @@ import click
 
 from ...events.errors import RunNotFoundError
 from ...events.reading import replay
+from ...statemachine.loading import IMAGE_SUFFIXES
 from ...statemachine.run_folder import find_run
 from ..provenance import ImageProvenance, provenance_of
 from .output import json_option, print_json, print_json_parts, runs_option, say
@@ -29,7 +30,7 @@ def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa:
         else:
             _show_image(found)
         return
-    if path.suffix and not path.is_dir():
+    if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
         raise RunNotFoundError(f"{image_or_run}: there is no such image or run")
     folder = find_run(runs, image_or_run)
     result = replay(folder)
