@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..statemachine.controller import PipelineController
+from ..statemachine.documents import refuse_userinfo
 from ..statemachine.errors import ConfigurationError
 from ..statemachine.ports import ImageBackend
 from .embedded.backend import EmbeddedBackend
@@ -13,6 +14,7 @@ from .inputs import PillowInputReader
 
 def open_backend(server: str | None = None) -> ImageBackend:
     """The backend at ``server``, or the embedded one. Raises ConfigurationError."""
+    refuse_userinfo(server)
     if server is not None:
         raise ConfigurationError(
             f"server {server}: this version speaks to no WebUI server yet; leave --server and "

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ..events.errors import LogCorruptError
-from ..events.folding import Fold
+from ..events.folding import Fold, recorded_stages
 from ..events.lock import is_locked
 from ..events.model import Outcome, RunState
 from ..events.reading import log_path, read_log
@@ -93,7 +93,7 @@ class Catalogue:
         path = self._runs / CATALOGUE_NAME
         try:
             return self._query(str(path))
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, msgspec.DecodeError) as error:
             _logger.info("%s is of no use (%s); it is built anew", path, error)
         try:
             path.unlink(missing_ok=True)
@@ -153,7 +153,6 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
         state = CORRUPT
     opened = fold.opened
     plan = fold.plan
-    stages = [stage for stage in plan.get("stages", ()) if isinstance(stage, Mapping)]
     last = fold.stages.get(fold.planned_stage_ids()[-1]) if fold.planned_stage_ids() else None
     return CatalogueEntry(
         run_id=fold.run_id or folder.name,
@@ -165,7 +164,7 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
         summary=str(plan.get("summary", "")),
         images=last.finished.count if last else 0,
         total_images=len(fold.seeds),
-        models=tuple(sorted(set(_models(stages)))),
+        models=tuple(sorted(set(_models(recorded_stages(plan))))),
         resumes=fold.resumes,
         group_id=opened.group_id if opened else None,
     )
@@ -178,7 +177,7 @@ def _slug(run_id: str) -> str:
 
 def _models(stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for stage in stages:
-        config = stage.get("config", {})
-        for part in (config, config.get("refiner") or {}, config.get("hires") or {}):
-            if part.get("model"):
+        config = stage["config"]
+        for part in (config, config.get("refiner"), config.get("hires")):
+            if isinstance(part, Mapping) and part.get("model"):
                 yield str(part["model"])

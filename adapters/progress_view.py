@@ -22,7 +22,7 @@ from ..statemachine.plan import StageExecution, StageExecutionPlan
 from ..statemachine.ports import StepProgress
 from ..statemachine.stage_configs import AdetailerConfig, Txt2ImgConfig, UpscaleConfig
 
-UPSCALE_STEPS = 2
+UPSCALE_STEPS = 10
 """What an image's upscale counts for beside sampling steps; it has none of its own."""
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import msgspec
 
-from ..events.errors import RunNotFoundError
+from ..events.errors import ImageAlteredError, RunNotFoundError
+from ..events.file_log import LOG_NAME
+from ..events.folding import recorded_stages
 from ..events.model import Artifact, BackendDescription, CallCompleted, CallRequested, RunOpened
 from ..events.reading import iterate, log_path
 from ..statemachine.loading import read_bounded
@@ -54,15 +56,28 @@ def provenance_of(image: Path, runs: Path) -> ImageProvenance:
         found = _search(folder, image, digest, source_digest, stamp)
         if found is not None:
             return found
-    known = f"it says it is of run {stamp.get('run_id')}, but" if stamp else "and"
-    raise RunNotFoundError(f"{image}: {known} no log in {runs} vouches for it")
+    _refuse_altered(image)
+    known = f"it says it is of run {stamp.get('run_id')}, but " if stamp else ""
+    raise RunNotFoundError(f"{image}: {known}no log in {runs} vouches for it")
+
+
+def _refuse_altered(image: Path) -> None:
+    """Raise ImageAlteredError where a log records this very path with another digest."""
+    for folder in image.absolute().parents[1:3]:
+        if not (folder / LOG_NAME).is_file():
+            continue
+        path = image.absolute().relative_to(folder).as_posix()
+        for event in iterate(folder):
+            made = event.artifacts if isinstance(event, CallCompleted) else ()
+            if any(artifact.path == path for artifact in made):
+                raise ImageAlteredError(f"{image}: it is not the image that was recorded")
 
 
 def _likely_runs(image: Path, stamp: Mapping[str, Any] | None, runs: Path) -> Iterator[Path]:
     """The run folder that the image lies in, the one it names, then all others."""
     tried: set[Path] = set()
     parents = image.absolute().parents
-    candidates = [parent for parent in parents[1:3] if (parent / "events.jsonl").is_file()]
+    candidates = [parent for parent in parents[1:3] if (parent / LOG_NAME).is_file()]
     if stamp is not None:
         # Made elsewhere, or in a folder that was renamed since: the digests will tell.
         with suppress(RunNotFoundError):
@@ -112,6 +127,8 @@ def _fits(
 
 
 def _mentions(log: Path, digest: str) -> bool:
+    if log.stat().st_size == 0:
+        return False
     with (
         open(log, "rb") as stream,
         mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content,
@@ -129,7 +146,7 @@ def _provenance(
     *,
     exact: bool,
 ) -> ImageProvenance:
-    stages = {stage["stage_id"]: stage for stage in opened.plan.get("stages", ())}
+    stages = {stage["stage_id"]: stage for stage in recorded_stages(opened.plan)}
     return ImageProvenance(
         image=str(image),
         run_id=opened.run_id,

@@ -9,6 +9,7 @@
     |   |-- LogLockedError        another process writes this run; names the holder
     |   `-- SequenceError         an event with a doubled, gapped or foreign sequence number
     |-- RunNotFoundError          no such run, or a prefix that fits several
+    |-- ImageAlteredError         a recorded image is not what was recorded
     |-- InvalidTransitionError    a trigger that the lifecycle refuses in its state
     |-- ConfigurationError        (ValueError) a configuration that cannot be read
     |   |-- InvalidStagePlanError a configuration that makes no valid plan; names the key
@@ -75,3 +76,7 @@ class SequenceError(EventLogError):
 
 class RunNotFoundError(StagewrightError):
     """No run has this id, or more than one begins with it."""
+
+
+class ImageAlteredError(StagewrightError):
+    """An image in a run folder is not the one that the log records there."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from heapq import merge
+from itertools import repeat
 from typing import Any
 
 from .model import (
@@ -25,58 +27,70 @@ from .model import (
 )
 from .result import FinishedImages, MissingImage, PipelineRunResult, StageResult
 
+_NEAR = 1024
 MISSING_IMAGES = "MissingImagesError"
 """The error kind with which a run ends that went on past failed images."""
 
 
 class IndexTable:
-    """A whole number for each image index: 8 bytes each below ``size``, a dict beyond it."""
+    """A whole number for each image index: 8 bytes each while they come roughly in order.
 
-    __slots__ = ("_beyond", "_dense", "count")
+    What lies far ahead is kept apart, so that a log cannot ask for more memory than its own
+    records are worth.
+    """
 
-    def __init__(self, size: int) -> None:
-        self._dense = array("q", [-1]) * size
-        self._beyond: dict[int, int] = {}
+    __slots__ = ("_ahead", "_dense", "count")
+
+    def __init__(self) -> None:
+        self._dense = array("q")
+        self._ahead: dict[int, int] = {}
         self.count = 0
 
     def set(self, index: int, value: int) -> None:
         """Note ``value`` (0 or more) for ``index``."""
-        if index < len(self._dense):
-            self.count += self._dense[index] < 0
-            self._dense[index] = value
-        else:
-            self.count += index not in self._beyond
-            self._beyond[index] = value
+        dense = self._dense
+        if index >= len(dense):
+            if index > 2 * len(dense) + _NEAR:
+                self.count += index not in self._ahead
+                self._ahead[index] = value
+                return
+            dense.extend(repeat(-1, index + 1 - len(dense)))
+        known = dense[index] >= 0 or (bool(self._ahead) and index in self._ahead)
+        self.count += not known
+        dense[index] = value
 
     def get(self, index: int) -> int | None:
         """What was noted last for ``index``, or None."""
-        if index < len(self._dense):
-            value = self._dense[index]
-            return None if value < 0 else value
-        return self._beyond.get(index)
+        if index < len(self._dense) and self._dense[index] >= 0:
+            return self._dense[index]
+        return self._ahead.get(index)
 
     def items(self) -> Iterator[tuple[int, int]]:
         """Every index and its value, by index."""
-        for index, value in enumerate(self._dense):
-            if value >= 0:
-                yield index, value
-        yield from sorted(self._beyond.items())
+        near = ((index, value) for index, value in enumerate(self._dense) if value >= 0)
+        size = len(self._dense)
+        ahead = sorted(
+            (index, value)
+            for index, value in self._ahead.items()
+            if index >= size or self._dense[index] < 0
+        )
+        return merge(near, ahead)
 
 
 class StageFold:
     """What the log says of one stage, over all epochs."""
 
-    def __init__(self, start: StageStart, total: int) -> None:
+    def __init__(self, start: StageStart) -> None:
         self.stage_id = start.stage_id
         self.stage_type: StageType = start.stage_type
         self.metadata: Mapping[str, Any] = start.metadata
         self.outcome: Outcome | None = None
         self.duration_ms = 0.0
-        self.finished = IndexTable(total)
+        self.finished = IndexTable()
         """By image index, the record that says it is finished."""
-        self.announced = IndexTable(total)
+        self.announced = IndexTable()
         """By image index, the StageImageProgress record."""
-        self.attempts = IndexTable(total)
+        self.attempts = IndexTable()
         """By first image index of a request, the attempts made so far."""
         self.unchanged: set[int] = set()
         self.failures: dict[int, ErrorDetail] = {}
@@ -88,6 +102,19 @@ class StageFold:
         if not self.unchanged:
             return self.metadata
         return {**self.metadata, "unchanged_images": len(self.unchanged)}
+
+
+def recorded_stages(plan: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The stages of a recorded plan, each with a ``stage_id`` and a ``config`` table.
+
+    A foreign log may hold anything in their place; what is no stage is left out.
+    """
+    stages = plan.get("stages")
+    return [
+        {**stage, "config": config if isinstance(config := stage.get("config"), dict) else {}}
+        for stage in (stages if isinstance(stages, list | tuple) else ())
+        if isinstance(stage, Mapping) and isinstance(stage.get("stage_id"), str)
+    ]
 
 
 class Fold:
@@ -162,7 +189,7 @@ class Fold:
     def _stage_start(self, event: StageStart) -> None:
         stage = self.stages.get(event.stage_id)
         if stage is None:
-            self.stages[event.stage_id] = StageFold(event, len(self.seeds))
+            self.stages[event.stage_id] = StageFold(event)
         else:
             stage.outcome = None
             stage.metadata = event.metadata
@@ -222,12 +249,7 @@ class Fold:
 
     def planned_stage_ids(self) -> list[str]:
         """The stages of the plan in order; those that started, for a plan without any."""
-        stages = self.plan.get("stages")
-        planned = [
-            str(stage["stage_id"])
-            for stage in (stages if isinstance(stages, list | tuple) else ())
-            if isinstance(stage, Mapping) and "stage_id" in stage
-        ]
+        planned = [str(stage["stage_id"]) for stage in recorded_stages(self.plan)]
         return planned or list(self.stages)
 
     def missing(self) -> tuple[MissingImage, ...]:

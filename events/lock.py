@@ -16,6 +16,8 @@ LOCK_WAIT_S = 2.0
 """How long a writer tries for the lock (contract, section 4)."""
 
 LOCK_NAME = "run.lock"
+_LOOKS = 4
+_BETWEEN_LOOKS_S = 0.003
 
 
 class LockHolder(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +101,11 @@ def is_locked(folder: Path) -> bool:
     except OSError:
         return False
     try:
-        return not filelock.lock_descriptor(descriptor, blocking=False)
+        # Another reader that looks in this very moment holds it too, but not for long.
+        for _ in range(_LOOKS):
+            if filelock.lock_descriptor(descriptor, blocking=False):
+                return False
+            time.sleep(_BETWEEN_LOOKS_S)
+        return True
     finally:
         os.close(descriptor)

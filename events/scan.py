@@ -23,6 +23,7 @@ from .frame import (
     FIRST_CHAIN,
     HEADER_BYTES,
     MAX_BODY_BYTES,
+    MAX_LINE_BYTES,
     TRAILER_BYTES,
     body_length,
     check,
@@ -33,8 +34,6 @@ from .model import BARRIER_TAGS, RunOpened, RunSealed, StageEvent
 CHUNK_BYTES = 256 * 1024
 UNWRITTEN_NULS = 16
 """So many NUL bytes in a failing record tell an unwritten sector from a flipped bit."""
-
-_MAX_LINE_BYTES = HEADER_BYTES + MAX_BODY_BYTES + TRAILER_BYTES
 
 
 class TornTail(msgspec.Struct, frozen=True):
@@ -88,7 +87,7 @@ class LogScan:
                     yield events
                 if corruption is not None:
                     raise corruption
-            sound = len(bodies) == len(lines) and len(rest) <= _MAX_LINE_BYTES
+            sound = len(bodies) == len(lines) and len(rest) <= MAX_LINE_BYTES
             if not sound or (not chunk and rest):
                 self._judge()
                 return
@@ -234,7 +233,7 @@ class _Tail:
         position = self._end
         while position < self.size:
             self._stream.seek(position)
-            line = self._stream.readline(min(_MAX_LINE_BYTES, self.size - position))
+            line = self._stream.readline(min(MAX_LINE_BYTES, self.size - position))
             position += len(line)
             body = check(line)
             if body is None:

@@ -13,7 +13,7 @@ import msgspec
 from ..events.model import StageType
 from .bounds import check_bounds
 from .config import RunConfig
-from .documents import checked_config, parse_document
+from .documents import checked_config, parse_document, refuse_userinfo
 from .errors import InvalidStagePlanError
 from .legacy import Tables, merge_flat_keys
 from .plan import StageExecution, StageExecutionPlan
@@ -71,6 +71,7 @@ class _Builder:
     def _check_top(self) -> None:
         for name in ("run", "server"):
             check_bounds(getattr(self._config, name), name)
+        refuse_userinfo(self._config.server.url)
         top = msgspec.structs.replace(
             RunConfig(), seed=self._config.seed, images=self._config.images
         )

@@ -218,6 +218,15 @@ def checked_config(config: RunConfig) -> RunConfig:
         raise InvalidStagePlanError(str(wrong), key=wrong.key) from error
 
 
+def refuse_userinfo(url: str | None) -> None:
+    """Raise InvalidStagePlanError, without its words, for an address with a user or password."""
+    if url is not None and "@" in url.partition("//")[2].partition("/")[0]:
+        raise InvalidStagePlanError(
+            "server.url holds a user or a password; set STAGEWRIGHT_AUTH=user:password instead",
+            key="server.url",
+        )
+
+
 def _check_keys(value: Any, hint: Any, source: str, path: str = "") -> None:
     """Raise ConfigurationError for a key that the tables do not have."""
     struct = _struct_in(hint)

@@ -6,9 +6,11 @@ import contextlib
 import os
 import platform
 import shutil
+from collections.abc import Mapping
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -82,6 +84,7 @@ class RunMaker:
         Raises InvalidStagePlanError (nothing is made), InputImageError and LogWriteError
         (what was made is removed).
         """
+        document = json_values(config.document())
         config = draw_seeds(config, self._random_below)
         build_stage_execution_plan(config)
         opened_at = self._clock.now()
@@ -89,7 +92,7 @@ class RunMaker:
         lock: RunLock | None = None
         try:
             lock = RunLock(folder.path)
-            return self._open(folder, lock, config, opened_at, backend)
+            return self._open(folder, lock, config, document, opened_at, backend)
         except BaseException as error:
             with contextlib.suppress(OSError):
                 shutil.rmtree(folder.path)
@@ -118,6 +121,7 @@ class RunMaker:
         folder: RunFolder,
         lock: RunLock,
         config: RunConfig,
+        document: Mapping[str, Any],
         opened_at: datetime,
         backend: BackendDescription,
     ) -> PreparedRun:
@@ -127,7 +131,7 @@ class RunMaker:
             run_id=folder.path.name,
             seq=0,
             ts=opened_at,
-            config=json_values(config.document()),
+            config=document,
             plan=json_values(plan),
             seeds=tuple(config.seed + index for index in range(plan.total_images)),
             inputs=records,

@@ -12,11 +12,13 @@ import msgspec
 
 from ..events.errors import RunNotFoundError
 from ..events.file_log import LOG_NAME
+from ..events.frame import MAX_LINE_BYTES, check
 from ..events.model import CancelMode
 from ..events.storage import OsStorage, Storage
 from .ports import RandomBelow
 
 CANCEL_NAME = "cancel.request"
+_MAX_ORDER_BYTES = 64 * 1024
 
 
 class CancelOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +60,8 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            return msgspec.json.decode(path.read_bytes(), type=CancelOrder)
+            with open(path, "rb") as stream:
+                return msgspec.json.decode(stream.read(_MAX_ORDER_BYTES), type=CancelOrder)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.DecodeError):
@@ -78,6 +81,20 @@ def run_folders(runs: Path) -> Iterator[Path]:
             yield folder
 
 
+def _opened_at(folder: Path) -> str:
+    """When the run was opened, from its first record; "" where that cannot be read."""
+    with open(folder / LOG_NAME, "rb") as stream:
+        body = check(stream.readline(MAX_LINE_BYTES))
+    try:
+        return msgspec.json.decode(body or b"", type=_Opened).ts
+    except msgspec.DecodeError:
+        return ""
+
+
+class _Opened(msgspec.Struct):
+    ts: str
+
+
 def find_run(runs: Path, name: str) -> Path:
     """The folder of a run: by id, unique prefix of one, ``last``, or path of a run folder.
 
@@ -90,7 +107,7 @@ def find_run(runs: Path, name: str) -> Path:
     # Only a plain name may be looked up below the folder of runs.
     found = [] if not name or as_path.name != name else list(run_folders(runs))
     if name == "last" and found:
-        return found[-1]
+        return max(found, key=lambda folder: (_opened_at(folder), folder.name))
     fitting = [folder for folder in found if folder.name.startswith(name)]
     exact = [folder for folder in fitting if folder.name == name]
     if len(fitting) == 1 or exact:

@@ -83,6 +83,8 @@ def check_file(folder: Path, path: str, digest: str) -> str | None:
     file = folder / path
     if any((folder / part).is_symlink() for part in _prefixes(path)):
         return "a link stands in its place"
+    if file.exists() and not file.is_file():
+        return "it is no file"
     try:
         with open(file, "rb") as stream:
             actual = file_digest(stream, "sha256").hexdigest()

@@ -7,6 +7,9 @@ import sys
 
 def main() -> None:
     """Run ``stagewright`` with the process's arguments and exit with its status."""
-    from .commands import run_command_line  # noqa: PLC0415 - the entry point loads nothing itself
+    try:
+        from .commands import run_command_line  # noqa: PLC0415 - a Ctrl-C while it loads
 
-    sys.exit(run_command_line(sys.argv[1:]))
+        sys.exit(run_command_line(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit("stagewright: interrupted")

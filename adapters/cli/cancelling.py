@@ -26,7 +26,7 @@ def cancel_command(run: str, after_image: bool, runs: Path) -> int:  # noqa: FBT
     folder = RunFolder(find_run(runs, run))
     name = folder.path.name
     if not is_locked(folder.path):
-        raise click.UsageError(f"nobody runs {name} (it is {replay(folder.path).state})")
+        raise click.UsageError(f"nobody runs {name} (its log says {replay(folder.path).state})")
     mode = CancelMode.AFTER_IMAGE if after_image else CancelMode.NOW
     folder.order_cancel(CancelOrder(mode=mode, reason="stagewright cancel"))
     deadline = time.monotonic() + ACKNOWLEDGED_WITHIN_S

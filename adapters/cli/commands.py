@@ -10,14 +10,19 @@ from typing import Any
 
 import click
 
-from ...events.errors import LogCorruptError, LogWriteError, RunNotFoundError, StagewrightError
+from ...events.errors import (
+    ImageAlteredError,
+    LogCorruptError,
+    LogWriteError,
+    RunNotFoundError,
+    StagewrightError,
+)
 from ...events.version import VERSION
 from .output import one_line
 
 EXIT_COMPLETED = 0
 EXIT_ERROR = 1
 EXIT_USAGE = 2
-EXIT_CANCELLED = 3
 EXIT_CORRUPT = 4
 EXIT_INTERRUPTED = 130
 TRACEBACK_VARIABLE = "STAGEWRIGHT_TRACEBACK"
@@ -61,11 +66,15 @@ def stagewright() -> None:
 
 def run_command_line(arguments: Sequence[str]) -> int:
     """Run one command; its exit status. What goes wrong becomes one line on standard error."""
+    if not arguments:
+        stagewright.main(["--help"], prog_name="stagewright", standalone_mode=False)
+        return EXIT_USAGE
     try:
         status: Any = stagewright.main(
             list(arguments), prog_name="stagewright", standalone_mode=False
         )
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.ClickException as error:
         return _complain(error.format_message(), EXIT_USAGE)
     except (click.Abort, KeyboardInterrupt):
@@ -91,7 +100,7 @@ def _words(error: Exception) -> str:
 
 
 def _status_of(error: Exception) -> int:
-    if isinstance(error, LogCorruptError):
+    if isinstance(error, LogCorruptError | ImageAlteredError):
         return EXIT_CORRUPT
     # Every configuration error is a ValueError as well.
     if isinstance(error, RunNotFoundError) or (

@@ -14,6 +14,8 @@ import msgspec
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
+_LONGEST_MS = 1e12
+
 runs_option = click.option(
     "--runs",
     type=click.Path(path_type=Path, file_okay=False),
@@ -55,6 +57,8 @@ def print_json_parts(parts: Iterable[bytes]) -> None:
 
 def duration(milliseconds: float) -> str:
     """``1.2 s`` or ``0:03:12``."""
+    if not milliseconds < _LONGEST_MS:
+        return f"{milliseconds:g} ms"
     if milliseconds < 60_000:
         return f"{milliseconds / 1000:.1f} s"
     return str(timedelta(seconds=round(milliseconds / 1000)))

@@ -41,6 +41,8 @@ def plan_command(config: Path, overrides: tuple[str, ...], runs: Path, as_json: 
 
 
 @click.command("schema")
+@click.option("--runs", expose_value=False, help="Taken by every command; not used here.")
+@click.option("--json", is_flag=True, expose_value=False, help="It is JSON in any case.")
 def schema_command() -> None:
     """Print the JSON Schema of a configuration."""
     schema: dict[str, Any] = {

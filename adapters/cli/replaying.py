@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ...events.file_log import LOG_NAME
 from ...events.lock import is_locked
 from ...events.model import (
     CallCompleted,
@@ -45,9 +46,7 @@ def replay_command(run: str, until: int | None, runs: Path, as_json: bool) -> No
     if as_json:
         print_json_parts(result.json_parts())
         return
-    show_result(result, folder)
-    if result.state == RunState.RUNNING and until is None and not is_locked(folder):
-        say("nobody runs it any more: its process died")
+    show_result(result, folder, whole=until is None)
     say()
     began: datetime | None = None
     for event in result.events:
@@ -56,9 +55,11 @@ def replay_command(run: str, until: int | None, runs: Path, as_json: bool) -> No
         say(f"{event.seq:>6} {seconds:>10.3f} s  {gist(event)}")
 
 
-def show_result(result: PipelineRunResult, folder: Path) -> None:
-    """Print state, stages, images and errors of a run."""
+def show_result(result: PipelineRunResult, folder: Path, *, whole: bool = True) -> None:
+    """Print state, stages, images and errors of a run; ``whole`` unless of its beginning."""
     outcome = f", {result.outcome}" if result.outcome else ""
+    if result.state == RunState.RUNNING and whole:
+        outcome = " now" if is_locked(folder) else " when its process died; nobody runs it"
     say(f"{result.run_id}: {result.state}{outcome}")
     for stage in result.stages:
         ended = stage.outcome or "not ended"
@@ -84,7 +85,7 @@ def _places(result: PipelineRunResult, folder: Path) -> Iterator[str]:
     folders = sorted({image.path.rpartition("/")[0] for image in result.images})
     for place in folders:
         yield f"images: {folder / place}"
-    yield f"log:    {folder / 'events.jsonl'}"
+    yield f"log:    {folder / LOG_NAME}"
 
 
 def gist(event: StageEvent) -> str:

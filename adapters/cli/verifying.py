@@ -24,7 +24,7 @@ def verify_command(run: str | None, every: bool, runs: Path) -> int:  # noqa: FB
     Exit status 0: sound; 1: sound but unfinished; 4: corrupt, or an image missing or altered.
     """
     if every == (run is not None):
-        raise click.UsageError("verify needs a RUN, or --all")
+        raise click.UsageError("verify needs either a RUN or --all")
     folders = list(run_folders(runs)) if every else [find_run(runs, run or "")]
     status = 0
     for folder in folders:

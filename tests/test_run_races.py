@@ -1,0 +1,301 @@
+"""Runs that are stopped, doubled or read in the middle of something."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stagewright.adapters import PillowInputReader
+from stagewright.events import (
+    CancelMode,
+    CancelRequested,
+    EventRecorder,
+    LifecycleChanged,
+    RunState,
+    StageEvent,
+    iterate,
+    replay,
+    signals,
+)
+from stagewright.events.file_log import LOG_NAME
+from stagewright.events.scan import LogScan
+from stagewright.statemachine import (
+    BackendError,
+    CancelToken,
+    GenerateRequest,
+    GenerationCancelled,
+    InvalidTransitionError,
+    PipelineController,
+    RunLifecycle,
+)
+from stagewright.statemachine.run_folder import CancelOrder, RunFolder
+
+from .support import START, ScriptedBackend, document, memory_log, png
+
+
+class StandingClock:
+    """A clock that shows one moment only."""
+
+    def now(self) -> datetime:
+        return START
+
+    def monotonic_ms(self) -> float:
+        return 0.0
+
+
+def controller(runs: Path, backend: ScriptedBackend, **named: Any) -> PipelineController:
+    return PipelineController(backend=backend, runs=runs, inputs=PillowInputReader(), **named)
+
+
+def test_a_run_never_takes_the_folder_of_another(tmp_path: Path) -> None:
+    """Two runs that draw the same name: the first stays whole, the second gets another name."""
+    draws = iter([7, 7, 8])
+    first = controller(tmp_path, ScriptedBackend(), clock=StandingClock(), random_below=lambda _: 7)
+    kept = first.start(document()).wait(30)
+    second = controller(
+        tmp_path, ScriptedBackend(), clock=StandingClock(), random_below=lambda _: next(draws)
+    )
+    made = second.start(document()).wait(30)
+    assert made.run_id != kept.run_id
+    assert replay(tmp_path / kept.run_id) == kept
+
+
+def test_a_name_that_is_always_taken_is_an_error_and_removes_nothing(tmp_path: Path) -> None:
+    """LogWriteError after some tries; the run that has the name is untouched."""
+    named: dict[str, Any] = {"clock": StandingClock(), "random_below": lambda _: 7}
+    kept = controller(tmp_path, ScriptedBackend(), **named).start(document()).wait(30)
+    with pytest.raises(Exception, match="cannot be made"):
+        controller(tmp_path, ScriptedBackend(), **named).start(document())
+    assert replay(tmp_path / kept.run_id) == kept
+
+
+class GrowingFile:
+    """A log file to which a writer adds right after a reader has come to its end."""
+
+    def __init__(self, path: Path, more: bytes) -> None:
+        self._stream = open(path, "rb")
+        self._path = path
+        self._more = more
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        with open(self._path, "ab") as writer:
+            writer.write(self._more)
+        self._more = b""
+        return data
+
+
+@pytest.mark.parametrize("missing", [1, 2, 30, 100])
+def test_a_log_that_grows_while_it_is_read_is_not_corrupt(tmp_path: Path, missing: int) -> None:
+    """The incomplete tail that the reader saw is torn, whatever was written since."""
+    data = memory_log().to_bytes()
+    path = tmp_path / LOG_NAME
+    path.write_bytes(data[:-missing])
+    stream: Any = GrowingFile(path, data[-missing:])
+    scan = LogScan(stream)
+    events = [event for batch in scan.batches() for event in batch]
+    stream.close()
+    assert scan.torn is not None
+    assert len(events) == len(memory_log().timeline()) - 1
+
+
+def test_words_that_are_no_unicode_do_not_keep_a_failure_out_of_the_log(tmp_path: Path) -> None:
+    """A lone surrogate in a backend's error is recorded as an escape."""
+
+    def script(_request: GenerateRequest, _cancel: CancelToken) -> None:
+        raise BackendError("bad \ud800 words", endpoint="\udfff", detail="x" * 10**6)
+
+    result = controller(tmp_path, ScriptedBackend(script)).start(document()).wait(30)
+    assert result.state is RunState.ERROR
+    assert result.error is not None
+    assert result.error.message == "bad \\ud800 words"
+    assert len(result.error.detail) < 10_000
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BackendError("connection reset", transient=True),
+        BackendError("gone"),
+        GenerationCancelled(""),
+    ],
+)
+def test_what_fails_because_of_a_cancel_ends_in_cancelled(
+    tmp_path: Path, error: BackendError
+) -> None:
+    """An interrupted request may fail in any way; the run is CANCELLED all the same."""
+    holder: list[PipelineController] = []
+
+    def script(request: GenerateRequest, cancel: CancelToken) -> None:
+        holder[0].cancel(request.run_id, reason="by hand")
+        assert cancel.cancelled
+        raise error
+
+    holder.append(controller(tmp_path, ScriptedBackend(script)))
+    result = holder[0].start(document(images=3)).wait(30)
+    assert result.state is RunState.CANCELLED
+
+
+def test_the_backend_is_told_only_once_the_cancel_is_on_disk(tmp_path: Path) -> None:
+    """When the token says so, the log holds CancelRequested; cancel.request goes after that."""
+    seen: list[tuple[bool, bool]] = []
+
+    def script(request: GenerateRequest, cancel: CancelToken) -> None:
+        folder = RunFolder(tmp_path / request.run_id)
+        folder.order_cancel(CancelOrder(reason="from elsewhere"))
+        assert cancel.wait(20)
+        recorded = any(isinstance(event, CancelRequested) for event in iterate(folder.path))
+        seen.append((recorded, True))
+        raise GenerationCancelled("stopped")
+
+    result = controller(tmp_path, ScriptedBackend(script)).start(document()).wait(30)
+    assert seen == [(True, True)]
+    assert result.state is RunState.CANCELLED
+    assert not (tmp_path / result.run_id / "cancel.request").exists()
+
+
+def test_a_cancel_order_that_cannot_be_removed_still_cancels(tmp_path: Path) -> None:
+    """A folder in its place stops the run once, cleanly."""
+
+    def script(request: GenerateRequest, cancel: CancelToken) -> None:
+        (tmp_path / request.run_id / "cancel.request").mkdir()
+        assert cancel.wait(20)
+        raise GenerationCancelled("stopped")
+
+    result = controller(tmp_path, ScriptedBackend(script)).start(document()).wait(30)
+    assert result.state is RunState.CANCELLED
+    assert sum(isinstance(event, CancelRequested) for event in result.events) == 1
+
+
+def test_orders_of_several_processes_never_break_each_other(tmp_path: Path) -> None:
+    """Two processes that write cancel.request at once always leave a whole one."""
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from stagewright.statemachine.run_folder import RunFolder, CancelOrder\n"
+        "folder = RunFolder(Path(sys.argv[1]))\n"
+        "order = CancelOrder(mode='after_image', reason='r' * 500)\n"
+        "for _ in range(150): folder.order_cancel(order)\n"
+    )
+    writers = [
+        subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    modes = set()
+    while any(writer.poll() is None for writer in writers):
+        if (order := RunFolder(tmp_path).cancel_order()) is not None:
+            modes.add(order.mode)
+    for writer in writers:
+        _, errors = writer.communicate()
+        assert (writer.returncode, errors) == (0, b"")
+    assert modes == {CancelMode.AFTER_IMAGE}
+
+
+def test_a_trigger_waits_for_the_one_that_is_being_recorded() -> None:
+    """While one thread appends `start`, another thread's `start` waits, and is then refused."""
+    appending, go_on, outcome = threading.Event(), threading.Event(), list[str]()
+    calls: list[str] = []
+
+    def record(**transition: Any) -> Any:
+        calls.append(transition["trigger"])
+        appending.set()
+        assert go_on.wait(20)
+        return lambda: None
+
+    lifecycle = RunLifecycle(record)
+
+    def second() -> None:
+        try:
+            lifecycle.start()
+        except InvalidTransitionError:
+            outcome.append("refused")
+
+    first = threading.Thread(target=lifecycle.start)
+    first.start()
+    assert appending.wait(20)
+    other = threading.Thread(target=second)
+    other.start()
+    other.join(0.1)
+    assert (calls, outcome) == (["start"], [])
+    go_on.set()
+    first.join()
+    other.join()
+    assert (calls, outcome) == (["start"], ["refused"])
+
+
+def test_subscribers_see_a_cancel_behind_the_start(tmp_path: Path) -> None:
+    """A cancel from the very callback of `start` comes second, as in the log."""
+    runner = controller(tmp_path, ScriptedBackend())
+
+    def take(run_id: str, event: LifecycleChanged) -> None:
+        if event.trigger == "start":
+            runner.cancel(run_id)
+
+    with signals.lifecycle_changed.connected_to(take), EventRecorder() as recorder:
+        result = runner.start(document(images=3)).wait(30)
+    assert [event.seq for event in recorder.events] == list(range(len(result.events)))
+    assert result.state is RunState.CANCELLED
+
+
+def test_a_source_that_changed_on_disk_is_not_sent_on(tmp_path: Path) -> None:
+    """The next stage refuses an image that is no longer what was recorded."""
+    backend = ScriptedBackend()
+    runner = controller(tmp_path, backend)
+
+    def take(run_id: str, event: StageEvent) -> None:
+        if type(event).__name__ == "StageEnd" and len(backend.requests) == 2:
+            path = tmp_path / run_id / "images" / "00-txt2img" / "00001-101.png"
+            path.write_bytes(png(5))
+
+    with signals.event_appended.connected_to(take):
+        result = runner.start(document("txt2img", "upscale", images=2)).wait(30)
+    assert result.state is RunState.ERROR
+    assert result.error is not None
+    assert (result.error.stage_id, result.error.image_index) == ("01-upscale", 1)
+    assert "not the file that was recorded" in result.error.message
+    assert len(backend.requests) == 3
+
+
+def test_an_input_that_changes_after_it_was_checked_is_refused(tmp_path: Path) -> None:
+    """The copy must be what was checked; nothing is started and subscribers are told."""
+    source = tmp_path / "in.png"
+    source.write_bytes(png(1))
+    runner = controller(tmp_path / "runs", ScriptedBackend())
+    from stagewright.statemachine.loading import ready_config
+
+    config = document("upscale", input_image=str(source))
+    ready = ready_config(config, inputs=PillowInputReader(), runs=tmp_path)
+    source.write_bytes(b"no image at all")
+    told: list[str] = []
+
+    def take(_sender: None, message: str, **_: Any) -> None:
+        told.append(message)
+
+    with (
+        signals.config_error.connected_to(take),
+        pytest.raises(ValueError, match="changed after it had been checked"),
+    ):
+        runner.start(ready)
+    assert len(told) == 1
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_the_recorded_configuration_is_the_one_that_ran(tmp_path: Path) -> None:
+    """A loaded configuration that a program changes is recorded as it was changed."""
+    import msgspec
+    from stagewright.statemachine.documents import parse_document
+
+    loaded = parse_document(document(seed=1))
+    changed = msgspec.structs.replace(loaded, seed=99)
+    result = controller(tmp_path, ScriptedBackend()).start(changed).wait(30)
+    opened = json.loads(b"".join(result.json_parts()))["events"][0]
+    assert opened["config"]["seed"] == 99
+    assert opened["seeds"] == [99]
