@@ -28,8 +28,8 @@ class Announcer:
 
     ``flush`` returns once they are delivered, so receivers that return promptly are called
     as if the run had called them itself. A receiver that does not return within a second is
-    left behind on its thread: others are served by a new one, and the receiver gets nothing
-    more until it has returned. ``subscribe`` spares slow receivers this.
+    left behind on its thread: others are served by a new one, and what the receiver is due
+    meanwhile waits for it there, in order, until it has caught up.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Announcer:
         self._waiting: deque[_Delivery] = deque()
         self._current: _Delivery | None = None
         self._since = 0.0
-        self._blocked: list[Receiver] = []
+        self._behind: list[tuple[Receiver, deque[_Delivery]]] = []
         self._worker = 0
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -79,9 +79,11 @@ class Announcer:
                     self._leave_behind(before)
 
     def close(self) -> None:
-        """Deliver what is queued and end the thread."""
+        """Deliver what is queued and end the thread; the late ones get one second more."""
         self.flush()
         with self._changed:
+            if threading.current_thread() is not self._thread:
+                self._changed.wait_for(lambda: not self._behind, PATIENCE_S)
             self._closed = True
             self._changed.notify_all()
 
@@ -97,7 +99,7 @@ class Announcer:
 
     def _leave_behind(self, delivery: _Delivery) -> None:
         note_blocked(delivery.receiver, delivery.signal)
-        self._blocked.append(delivery.receiver)
+        self._behind.append((delivery.receiver, deque()))
         self._current = None
         self._start_worker()
 
@@ -105,12 +107,29 @@ class Announcer:
         while (delivery := self._next(worker)) is not None:
             deliver(delivery.signal, delivery.receiver, delivery.sender, delivery.payload)
             with self._changed:
-                if worker != self._worker:
-                    # It came back after all; somebody else delivers now.
-                    self._blocked.remove(delivery.receiver)
+                if worker == self._worker:
+                    self._current = None
+                    self._changed.notify_all()
+                    continue
+            # It came back after all; somebody else serves the others now.
+            self._catch_up(delivery.receiver)
+            return
+
+    def _catch_up(self, receiver: Receiver) -> None:
+        """Deliver what has gathered for a receiver that was left behind."""
+        while True:
+            with self._changed:
+                place, waiting = next(
+                    (place, waiting)
+                    for place, (behind, waiting) in enumerate(self._behind)
+                    if behind == receiver
+                )
+                if not waiting:
+                    del self._behind[place]
+                    self._changed.notify_all()
                     return
-                self._current = None
-                self._changed.notify_all()
+                delivery = waiting.popleft()
+            deliver(delivery.signal, receiver, delivery.sender, delivery.payload)
 
     def _next(self, worker: int) -> _Delivery | None:
         with self._changed:
@@ -119,9 +138,15 @@ class Announcer:
                 if not self._waiting or worker != self._worker:
                     return None
                 delivery = self._waiting.popleft()
-                if delivery.receiver not in self._blocked:
+                late = self._line_of(delivery.receiver)
+                if late is None:
                     self._current = delivery
                     self._since = time.monotonic()
                     return delivery
+                late.append(delivery)
                 if not self._waiting:
                     self._changed.notify_all()
+
+    def _line_of(self, receiver: Receiver) -> deque[_Delivery] | None:
+        """What waits for a receiver that was left behind; None for all others."""
+        return next((waiting for behind, waiting in self._behind if behind == receiver), None)

@@ -70,7 +70,7 @@ def test_a_blocked_receiver_costs_one_bounded_wait(
     took = time.monotonic() - began
     release.set()
     assert others == list(range(100))
-    assert 0.9 < took < 1.8
+    assert 0.9 < took < 15
     name = block.__qualname__
     assert signals.faults()[name] == 1
     assert caplog.text.count(name) == 1
@@ -79,7 +79,7 @@ def test_a_blocked_receiver_costs_one_bounded_wait(
 def test_a_receiver_that_comes_back_is_served_again(
     announcer: Announcer, connected: Connect
 ) -> None:
-    """What was announced while it blocked is lost to it; what follows its return is not."""
+    """What was announced while it blocked waits for it, in order, and so does what follows."""
     release, numbers = threading.Event(), list[int]()
     returned = threading.Event()
 
@@ -96,14 +96,9 @@ def test_a_receiver_that_comes_back_is_served_again(
     assert numbers == [0]
     release.set()
     assert returned.wait(10)
-    deadline = time.monotonic() + 10
-    number = 3
-    while len(numbers) < 2 and time.monotonic() < deadline:
-        announcer.put(signals.event_appended, RUN, number=number)
-        announcer.flush()
-        number += 1
-    assert len(numbers) == 2
-    assert numbers[1] >= 3
+    announcer.put(signals.event_appended, RUN, number=3)
+    announcer.close()
+    assert numbers == [0, 1, 2, 3]
 
 
 def test_flushing_from_within_a_receiver_does_not_wait_for_itself(

@@ -8,7 +8,7 @@ import sys
 import threading
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from stagewright.adapters import PillowInputReader
@@ -78,8 +78,8 @@ def test_a_name_that_is_always_taken_is_an_error_and_removes_nothing(tmp_path: P
 class GrowingFile:
     """A log file to which a writer adds right after a reader has come to its end."""
 
-    def __init__(self, path: Path, more: bytes) -> None:
-        self._stream = open(path, "rb")
+    def __init__(self, stream: BinaryIO, path: Path, more: bytes) -> None:
+        self._stream = stream
         self._path = path
         self._more = more
 
@@ -100,10 +100,10 @@ def test_a_log_that_grows_while_it_is_read_is_not_corrupt(tmp_path: Path, missin
     data = memory_log().to_bytes()
     path = tmp_path / LOG_NAME
     path.write_bytes(data[:-missing])
-    stream: Any = GrowingFile(path, data[-missing:])
-    scan = LogScan(stream)
-    events = [event for batch in scan.batches() for event in batch]
-    stream.close()
+    with path.open("rb") as stream:
+        growing: Any = GrowingFile(stream, path, data[-missing:])
+        scan = LogScan(growing)
+        events = [event for batch in scan.batches() for event in batch]
     assert scan.torn is not None
     assert len(events) == len(memory_log().timeline()) - 1
 
