@@ -118,8 +118,8 @@ class FileEventLog:
     ) -> FileEventLog:
         """Take an existing log to go on with it; ``observe`` is given its events, in batches.
 
-        A log with a torn tail must be repaired before the first append. Raises
-        LogLockedError, LogCorruptError.
+        A torn tail must be repaired before the first append. Raises LogLockedError,
+        LogCorruptError.
         """
         storage = storage or OsStorage()
         path = folder / LOG_NAME

@@ -33,25 +33,20 @@ from .ports import (
     GenerateRequest,
     ImageBackend,
     OnStep,
-    SourceImage,
     StepProgress,
 )
+from .requesting import RequestMaker
 from .spans import (
     RequestSpan,
     call_id,
-    request_digest,
     request_spans,
     stage_metadata,
-    stage_seed,
 )
-from .stage_configs import Img2ImgConfig
 
 POLL_S = 0.2
 """How often an order to cancel from another process is looked for (contract, section 6)."""
 FIRST_RETRY_S = 1.0
 """The wait before the first further try; it doubles with each one after."""
-
-
 MAX_INFO_BYTES = 1024 * 1024
 """What an answer may say of itself; a whole record holds 16 MiB."""
 
@@ -97,6 +92,7 @@ class StageRunner:
         self._stage = stage
         self._shop = shop
         self._journal = shop.journal
+        self._requests = RequestMaker(stage, shop.plan, shop.journal, shop.images)
 
     def run(self) -> None:
         """Make what is not finished yet.
@@ -202,7 +198,7 @@ class StageRunner:
 
     def _try_until_made(self, span: RequestSpan) -> None:
         shop, fold = self._shop, self._journal.stage(self._stage.stage_id)
-        request = self._request(span)
+        request = self._requests.request(span)
         for tried in range(shop.retries + 1):
             if shop.token.stopping:
                 raise RunStopped
@@ -225,51 +221,6 @@ class StageRunner:
             if not will_retry:
                 raise StageFailedError(request.stage_id, request.image_index, error)
             shop.token.wait_stopping(FIRST_RETRY_S * 2**tried)
-
-    def _request(self, span: RequestSpan) -> GenerateRequest:
-        stage, journal = self._stage, self._journal
-        inputs, mask = self._sources(span.image_index)
-        seed = stage_seed(stage.config, journal.opened.seeds[0]) + span.image_index
-        return GenerateRequest(
-            call_id="",
-            run_id=journal.run_id,
-            stage_id=stage.stage_id,
-            stage_type=stage.stage_type,
-            image_index=span.image_index,
-            count=span.count,
-            total_images=self._shop.plan.total_images,
-            attempt=0,
-            seed=seed,
-            config=stage.config,
-            inputs=inputs,
-            mask=mask,
-            request_sha256=request_digest(
-                stage.stage_type,
-                stage.config,
-                seed=seed,
-                count=span.count,
-                inputs=inputs,
-                mask=mask,
-            ),
-        )
-
-    def _sources(self, image_index: int) -> tuple[tuple[SourceImage, ...], SourceImage | None]:
-        """The image that a request is made from, and the mask, where there are any."""
-        stage, shop = self._stage, self._shop
-        if stage.input_source == "prompt":
-            return (), None
-        mask_path = stage.config.mask if isinstance(stage.config, Img2ImgConfig) else None
-        recorded = self._journal.opened.inputs
-        mask = None
-        for record in recorded if mask_path is not None else ():
-            if record.path == mask_path:
-                mask = shop.images.load_recorded(record.path, record.sha256)
-        if stage.input_source == "file":
-            # The mask, where there is one, stands behind the inputs.
-            record = recorded[image_index // shop.plan.images_per_input]
-            return (shop.images.load_recorded(record.path, record.sha256),), mask
-        artifact = self._journal.artifact(stage.input_source, image_index)
-        return (shop.images.load(artifact),), mask
 
     def _attempt(self, request: GenerateRequest) -> Exception | None:
         """One attempt, recorded if it gave the images; else the error.

@@ -79,7 +79,7 @@ class LiveLine:
 
     def __init__(self, view: ProgressView, stream: IO[str]) -> None:
         from rich.console import Console  # noqa: PLC0415 - 40 ms that only a terminal needs
-        from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
+        from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415 - the same
 
         self._view = view
         self._progress = Progress(
