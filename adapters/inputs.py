@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import warnings
 import zlib
 
@@ -18,6 +19,7 @@ _PILLOW_ERRORS = (
     OSError, ValueError, SyntaxError, LookupError, TypeError, EOFError, struct.error, zlib.error,
 )  # fmt: skip
 _FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+_turn = threading.Lock()
 
 
 class PillowInputReader:
@@ -28,10 +30,12 @@ class PillowInputReader:
 
         Raises InputImageError, naming ``name``.
         """
-        from PIL import Image  # noqa: PLC0415 - it takes 20 ms to load, and few commands need it
+        # They take 20 ms to load, and few commands need them.
+        from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - see above
 
         try:
-            with warnings.catch_warnings():
+            # The filters of warnings belong to the process, so threads must take turns.
+            with _turn, warnings.catch_warnings():
                 # Pillow warns of sizes within our bound, and of oddities in metadata.
                 warnings.simplefilter("ignore")
                 with Image.open(io.BytesIO(data), formats=list(_FORMATS)) as image:
@@ -45,6 +49,9 @@ class PillowInputReader:
                         image.load()
         except Image.DecompressionBombError as error:
             raise InputImageError(f"{name}: more than {MAX_PIXELS} pixels ({error})") from error
+        except UnidentifiedImageError as error:
+            # Its words name an object in memory.
+            raise InputImageError(f"{name}: not a PNG, JPEG or WebP image") from error
         except _PILLOW_ERRORS as error:
             raise InputImageError(f"{name}: not a PNG, JPEG or WebP image ({error})") from error
         if facts.width * facts.height > MAX_PIXELS:

@@ -277,7 +277,7 @@ def _type_error(
             hint = get_type_hints(struct).get(part) if struct else None
         elif isinstance(value, list) and part.isdigit():
             value = value[int(part)]
-    key = ".".join(parts)
+    key = ".".join(parts) or "the document"
     shown = repr(value)
     shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
     words = message[:1].lower() + message[1:].replace("`", "")

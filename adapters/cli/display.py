@@ -7,8 +7,11 @@ from contextlib import contextmanager
 from typing import IO, Any, Protocol
 
 from ...events.model import CallFailed, StageEnd, StageEvent, StageImageProgress, StageStart
+from ...statemachine.errors import GenerationCancelled
 from ..progress_view import ProgressSnapshot, ProgressView
 from .output import count, duration, escaped, one_line
+
+_CANCELLED = GenerationCancelled.__name__
 
 
 class Display(Protocol):
@@ -100,7 +103,8 @@ class LiveLine:
         self._progress.stop()
 
     def take_event(self, event: StageEvent) -> None:
-        if isinstance(event, CallFailed):
+        # That a cancelled run's request failed is no news to who cancelled it.
+        if isinstance(event, CallFailed) and event.error.kind != _CANCELLED:
             again = "; trying again" if event.will_retry else ""
             self.tell(f"{event.error.kind}: {event.error.message}{again}")
 
