@@ -44,7 +44,11 @@ def stagewright(
     return done
 
 
-def start(*arguments: str | Path, folder: Path) -> subprocess.Popen[str]:
+Start = Callable[..., subprocess.Popen[str]]
+"""The fixture ``start``: starts one command and ends it with the test."""
+
+
+def start_command(*arguments: str | Path, folder: Path) -> subprocess.Popen[str]:
     """Start one command in ``folder`` and leave it running."""
     return subprocess.Popen(
         [str(SCRIPT), *map(str, arguments)],

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from .command_line import SMALL, run_json, stagewright, start, until, write_config
+from .command_line import SMALL, Start, run_json, stagewright, until, write_config
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_folders_without_a_log_are_no_runs(tmp_path: Path) -> None:
     assert stagewright("verify", "--all", folder=tmp_path).returncode == 0
 
 
-def test_a_run_whose_process_died_is_told_from_one_that_runs(tmp_path: Path) -> None:
+def test_a_run_whose_process_died_is_told_from_one_that_runs(start: Start, tmp_path: Path) -> None:
     """While it runs it is alive; after kill -9 it has died, and verify says what to do."""
     long = SMALL.replace("images = 2", "images = 400").replace("64", "512")
     process = start("run", write_config(tmp_path, long), folder=tmp_path)

@@ -13,7 +13,7 @@ import pexpect
 import pytest
 from PIL import Image
 
-from .command_line import SCRIPT, SMALL, run_json, stagewright, start, until, write_config
+from .command_line import SCRIPT, SMALL, Start, run_json, stagewright, until, write_config
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 LONG = SMALL.replace("images = 2", "images = 400").replace("64", "512")
@@ -246,7 +246,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 @pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
 def test_one_ctrl_c_cancels_cleanly_and_keeps_the_images(
-    tmp_path: Path, asked: signal.Signals
+    start: Start, tmp_path: Path, asked: signal.Signals
 ) -> None:
     """Exit 3, CANCELLED, and the images that were finished verify."""
     process = start("run", write_config(tmp_path, LONG), folder=tmp_path)
@@ -262,7 +262,7 @@ def test_one_ctrl_c_cancels_cleanly_and_keeps_the_images(
     assert stagewright("verify", "last", folder=tmp_path).returncode == 0
 
 
-def test_ctrl_c_twice_leaves_at_once(tmp_path: Path) -> None:
+def test_ctrl_c_twice_leaves_at_once(start: Start, tmp_path: Path) -> None:
     """A second Ctrl-C does not wait for anything; the log is sound but unfinished."""
     process = start("run", write_config(tmp_path, LONG), folder=tmp_path)
     started(tmp_path)
@@ -276,7 +276,9 @@ def test_ctrl_c_twice_leaves_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flags", [[], ["--after-image"]])
-def test_another_process_cancels_a_run_within_a_second(tmp_path: Path, flags: list[str]) -> None:
+def test_another_process_cancels_a_run_within_a_second(
+    start: Start, tmp_path: Path, flags: list[str]
+) -> None:
     """`cancel last` stops the run of another process, which ends with exit 3."""
     process = start("run", write_config(tmp_path, LONG), folder=tmp_path)
     run = started(tmp_path)

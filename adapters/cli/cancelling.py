@@ -32,6 +32,8 @@ def cancel_command(run: str, after_image: bool, runs: Path) -> int:  # noqa: FBT
     deadline = time.monotonic() + ACKNOWLEDGED_WITHIN_S
     while folder.cancel_order() is not None:
         if not is_locked(folder.path):
+            if folder.cancel_order() is None:
+                break  # taken, and the run has ended since
             folder.forget_cancel_order()
             state = replay(folder.path).state
             raise click.UsageError(f"nobody runs {name} any more (it is {state})")
