@@ -88,8 +88,6 @@ class StageFold:
         self.duration_ms = 0.0
         self.finished = IndexTable()
         """By image index, the record that says it is finished."""
-        self.announced = IndexTable()
-        """By image index, the StageImageProgress record."""
         self.attempts = IndexTable()
         """By first image index of a request, the attempts made so far."""
         self.unchanged: set[int] = set()
@@ -230,10 +228,8 @@ class Fold:
 
     def _image_progress(self, event: StageImageProgress) -> None:
         stage = self.stages.get(event.stage_id)
-        if stage is not None:
-            stage.announced.set(event.image_index, event.seq)
-            if stage.finished.get(event.image_index) is None:
-                stage.finished.set(event.image_index, event.seq)
+        if stage is not None and stage.finished.get(event.image_index) is None:
+            stage.finished.set(event.image_index, event.seq)
 
     def _stage_end(self, event: StageEnd) -> None:
         stage = self.stages.get(event.stage_id)

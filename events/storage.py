@@ -47,10 +47,6 @@ class Storage(Protocol):
         """Put a whole file in place by rename: afterwards it is there entire or not at all."""
         ...
 
-    def rename(self, source: Path, target: Path) -> None:
-        """Rename within one folder, durably."""
-        ...
-
     def remove(self, path: Path) -> None:
         """Remove a file, durably; one that is gone already is fine."""
         ...
@@ -82,7 +78,7 @@ else:  # pragma: no cover - Windows has no fdatasync
 
 def sync_folder(folder: Path) -> None:
     """Make the folder's entries durable; Windows cannot and does not need to."""
-    if os.name == "nt":  # pragma: no cover
+    if os.name == "nt":  # pragma: no cover - it cannot open a folder
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -149,10 +145,6 @@ class OsStorage:
             raise
         if durable:
             sync_folder(path.parent)
-
-    def rename(self, source: Path, target: Path) -> None:
-        source.replace(target)
-        sync_folder(target.parent)
 
     def remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)

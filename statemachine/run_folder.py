@@ -41,11 +41,6 @@ class RunFolder:
         self.path = path
         self.storage: Storage = storage or OsStorage()
 
-    @property
-    def log(self) -> Path:
-        """``events.jsonl``."""
-        return self.path / LOG_NAME
-
     def locate(self, recorded: str) -> Path:
         """A recorded path as a path on this machine."""
         return self.path / recorded

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from hashlib import file_digest
 from pathlib import Path
 
@@ -52,8 +52,8 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
         return self.sealed and self.torn is None
 
 
-def verify_run(folder: Path, *, on_image: Callable[[str], None] | None = None) -> Verification:
-    """Check a run; ``on_image`` is told each path before it is read.
+def verify_run(folder: Path) -> Verification:
+    """Check a run, its log first.
 
     Raises RunNotFoundError. A corrupt log is a flaw of the result, not an error.
     """
@@ -68,8 +68,6 @@ def verify_run(folder: Path, *, on_image: Callable[[str], None] | None = None) -
     images = 0
     assert fold.opened is not None
     for path, digest in _recorded_files(fold.result(timeline), fold.opened):
-        if on_image is not None:
-            on_image(path)
         images += path.startswith("images/")
         if (what := check_file(folder, path, digest)) is not None:
             flaws.append(Flaw(place=path, what=what))
