@@ -3,33 +3,102 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..events.model import BackendDescription
+from ..statemachine.cancel import CancelToken
+from ..statemachine.config import ServerTable
 from ..statemachine.controller import PipelineController
-from ..statemachine.documents import refuse_userinfo
-from ..statemachine.errors import ConfigurationError
-from ..statemachine.ports import ImageBackend
+from ..statemachine.plan import StageExecutionPlan
+from ..statemachine.ports import GenerateAnswer, GenerateRequest, ImageBackend, OnStep
 from .embedded.backend import EmbeddedBackend
 from .inputs import PillowInputReader
 
+if TYPE_CHECKING:
+    from .webui.address import ServerAddress
 
-def open_backend(server: str | None = None) -> ImageBackend:
-    """The backend at ``server``, or the embedded one. Raises ConfigurationError."""
-    refuse_userinfo(server)
-    if server is not None:
-        raise ConfigurationError(
-            f"server {server}: this version speaks to no WebUI server yet; leave --server and "
-            "[server].url out to use the embedded backend",
-            key="server.url",
+
+class ConfiguredBackend:
+    """The backend that each run's configuration asks for.
+
+    That is ``server``, where there is one, else the configuration's ``[server].url``, else
+    the embedded backend. One run at a time.
+    """
+
+    def __init__(self, server: str | None = None, *, insecure: bool = False) -> None:
+        self._insecure = insecure
+        self._named = None if server is None else _address(server)
+        self._current: ImageBackend = EmbeddedBackend()
+        if self._named is not None:
+            self.prepare(None, ServerTable(), preflight=False)
+
+    def prepare(
+        self, plan: StageExecutionPlan | None, server: ServerTable, *, preflight: bool
+    ) -> None:
+        """Take the backend that ``server`` and the constructor ask for.
+
+        With ``preflight`` a server is asked whether it has the names that ``plan`` uses.
+        Raises PreflightError, ConfigurationError.
+        """
+        address = self._named
+        if address is None and server.url is not None:
+            address = _address(server.url)
+        self._close()
+        if address is None:
+            self._current = EmbeddedBackend()
+            return
+        # requests takes 60 ms to load, and a run on the embedded backend needs none of it.
+        from .webui.address import credentials_for  # noqa: PLC0415 - see above
+        from .webui.backend import WebUIBackend  # noqa: PLC0415 - see above
+
+        credentials = credentials_for(
+            address, named_by_user=self._named is not None, insecure=self._insecure
         )
-    return EmbeddedBackend()
+        self._current = backend = WebUIBackend(
+            address, inputs=PillowInputReader(), settings=server, credentials=credentials
+        )
+        if preflight and plan is not None:
+            backend.preflight(plan)
+
+    def _close(self) -> None:
+        close = getattr(self._current, "close", None)
+        if close is not None:
+            close()
+
+    @property
+    def slots(self) -> int:
+        """How many requests the current backend serves at once."""
+        return self._current.slots
+
+    @property
+    def description(self) -> BackendDescription:
+        """What the current backend is."""
+        return self._current.description
+
+    def generate_images(
+        self, request: GenerateRequest, *, cancel: CancelToken, on_step: OnStep
+    ) -> GenerateAnswer:
+        """Make one attempt at one request on the current backend."""
+        return self._current.generate_images(request, cancel=cancel, on_step=on_step)
 
 
-def open_controller(runs: Path | str, server: str | None = None) -> PipelineController:
+def _address(server: str) -> ServerAddress:
+    from .webui.address import ServerAddress  # noqa: PLC0415 - only runs on servers need it
+
+    return ServerAddress.parse(server)
+
+
+def open_controller(
+    runs: Path | str, server: str | None = None, *, insecure: bool = False
+) -> PipelineController:
     """A controller that keeps its runs below ``runs``: the one call for authors of GUIs.
 
-    ``server`` is the address of a WebUI server; without it the embedded backend is used.
-    Raises ConfigurationError.
+    ``server`` is the address of a WebUI server; without it each run goes to the server that
+    its configuration names, or to the embedded backend. With ``insecure`` the credentials of
+    ``STAGEWRIGHT_AUTH`` are sent over plain http as well. Raises ConfigurationError.
     """
     return PipelineController(
-        backend=open_backend(server), runs=Path(runs), inputs=PillowInputReader()
+        backend=ConfiguredBackend(server, insecure=insecure),
+        runs=Path(runs),
+        inputs=PillowInputReader(),
     )

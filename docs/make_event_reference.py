@@ -57,9 +57,14 @@ def _table(kind: type[msgspec.Struct], leave_out: tuple[str, ...] = ()) -> Itera
     hints = get_type_hints(kind)
     for field in msgspec.structs.fields(kind):
         if field.name not in leave_out:
-            required = field.default is msgspec.NODEFAULT
-            default = "" if required else f" `{msgspec.json.encode(field.default).decode()}` "
+            default = _default(field.default)
             yield f"| `{field.name}` | {_type(hints[field.name])} |{default or ' '}|"
+
+
+def _default(value: Any) -> str:
+    if value is msgspec.NODEFAULT:
+        return ""
+    return " not there " if value is msgspec.UNSET else f" `{msgspec.json.encode(value).decode()}` "
 
 
 def _type(hint: Any) -> str:
@@ -75,6 +80,8 @@ def _type(hint: Any) -> str:
     parts = [part for part in get_args(hint) if part not in (type(None), Ellipsis)]
     if get_origin(hint) is tuple:
         return f"list of {_type(parts[0])}"
+    if msgspec.UnsetType in parts:
+        return _type(parts[0])
     if type(None) in get_args(hint):
         return f"{_type(parts[0])} or null"
     return "object"

@@ -12,6 +12,8 @@ from .model import (
     CallCompleted,
     CallFailed,
     CallRequested,
+    CancelMode,
+    CancelRequested,
     ErrorDetail,
     LifecycleChanged,
     Outcome,
@@ -94,6 +96,8 @@ class StageFold:
         self.failures: dict[int, ErrorDetail] = {}
         self.unsettled: dict[int, tuple[str, ...]] = {}
         """By first image index, the calls that gave no image since the last that did."""
+        self.interrupted: set[int] = set()
+        """First image indexes of which one of those calls was told to stop, or may have been."""
 
     def shown_metadata(self) -> Mapping[str, Any]:
         """The metadata, and how many images came back unchanged, when any did."""
@@ -136,6 +140,7 @@ class Fold:
             CallRequested: self._call_requested,
             CallCompleted: self._call_completed,
             CallFailed: self._call_failed,
+            CancelRequested: self._cancel_requested,
             StageImageProgress: self._image_progress,
             StageEnd: self._stage_end,
             RunResumed: self._run_resumed,
@@ -206,6 +211,7 @@ class Fold:
         if request is None or stage is None:
             return
         stage.unsettled.pop(request.image_index, None)
+        stage.interrupted.discard(request.image_index)
         unchanged = event.info.get("changed") is False
         for artifact in event.artifacts:
             index = artifact.image_index
@@ -222,9 +228,22 @@ class Fold:
         stage = self.stages.get(request.stage_id) if request else None
         if request is None or stage is None:
             return
+        if event.interrupted is True:
+            stage.interrupted.add(request.image_index)
+        elif len(stage.unsettled.get(request.image_index, ())) == 1:
+            stage.interrupted.discard(request.image_index)
         end = min(request.image_index + request.count, len(self.seeds))
         for index in range(request.image_index, end):
             stage.failures[index] = event.error
+
+    def _cancel_requested(self, event: CancelRequested) -> None:
+        """A process that dies now may have told its backend, and not have recorded the end."""
+        if event.mode != CancelMode.NOW:
+            return
+        for request in self._pending.values():
+            stage = self.stages.get(request.stage_id)
+            if stage is not None:
+                stage.interrupted.add(request.image_index)
 
     def _image_progress(self, event: StageImageProgress) -> None:
         stage = self.stages.get(event.stage_id)

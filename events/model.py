@@ -206,12 +206,17 @@ class CallCompleted(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
 
 
 class CallFailed(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
-    """An attempt gave no image; ``will_retry`` says whether another follows in this epoch."""
+    """An attempt gave no image; ``will_retry`` says whether another follows in this epoch.
+
+    ``interrupted`` is there, and true, when the backend was told to stop the request, and so
+    may keep something half made of it.
+    """
 
     call_id: str
     endpoint: str
     error: ErrorDetail
     will_retry: bool
+    interrupted: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class StageImageProgress(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):

@@ -33,6 +33,18 @@ class OnImageError(StrEnum):
     CONTINUE = "continue"
 
 
+class RetryKind(StrEnum):
+    """Failures of a server that another try may mend."""
+
+    UNREACHABLE = "unreachable"
+    LOST = "lost"
+    STALLED = "stalled"
+    UNAVAILABLE = "unavailable"
+    OUT_OF_MEMORY = "out_of_memory"
+    FAILURE = "failure"
+    INTERRUPTED = "interrupted"
+
+
 class RunTable(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
@@ -46,13 +58,19 @@ class RunTable(
 class ServerTable(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
-    """``[server]``; times are seconds, ``retries`` further tries after 1, 2, 4 s and so on."""
+    """``[server]``; times are seconds.
+
+    ``retries`` further tries for each image and stage, the first after ``backoff_s``, each
+    further one after twice as long as the one before, if the failure is of a ``transient`` kind.
+    """
 
     url: str | None = None
     connect_timeout_s: Positive = 5.0
     stall_timeout_s: Positive = 60.0
     total_timeout_s: Positive | None = None
     retries: Annotated[int, bounded(minimum=0, maximum=100)] = 3
+    backoff_s: Positive = 1.0
+    transient: tuple[RetryKind, ...] = tuple(RetryKind)
     shared: bool = False
     tls_verify: bool = True
     ca_bundle: str | None = None

@@ -20,7 +20,14 @@ from .config import RunConfig
 from .errors import ConfigurationError, ControllerBusyError
 from .loading import ready_config
 from .plan import StageExecutionPlan
-from .ports import Clock, ImageBackend, InputReader, RandomBelow, SystemClock
+from .ports import (
+    Clock,
+    ImageBackend,
+    InputReader,
+    PreparableBackend,
+    RandomBelow,
+    SystemClock,
+)
 from .preparing import PreparedRun, RunMaker
 from .runner import PipelineRunner
 
@@ -159,7 +166,10 @@ class PipelineController:
 
     def _prepare_or_tell(self, config: AnyConfig) -> PreparedRun:
         try:
-            return self._maker.make(self._resolve(config)[0], self._backend.description)
+            ready, plan = self._resolve(config)
+            if isinstance(self._backend, PreparableBackend):
+                self._backend.prepare(plan, ready.server, preflight=ready.run.preflight)
+            return self._maker.make(ready, self._backend.description)
         except ConfigurationError as error:
             message = f"Config Error: {error}"
             signals.publish(signals.config_error, None, message=message, error=error)

@@ -21,6 +21,13 @@ class InvalidStagePlanError(ConfigurationError):
     """A configuration makes no valid plan; ``key`` is the dotted path at fault."""
 
 
+class PreflightError(ConfigurationError):
+    """A server cannot be reached, or lacks a name that the configuration uses.
+
+    Nothing was started.
+    """
+
+
 class StageConflictError(StagewrightError):
     """A flat and a nested key say different things about one stage."""
 
@@ -57,12 +64,19 @@ class BackendError(StagewrightError):
     """
 
     def __init__(
-        self, message: str, *, transient: bool = False, endpoint: str = "", detail: str = ""
+        self,
+        message: str,
+        *,
+        transient: bool = False,
+        endpoint: str = "",
+        detail: str = "",
+        interrupted: bool = False,
     ) -> None:
         super().__init__(message)
         self.transient = transient
         self.endpoint = endpoint
         self.detail = detail
+        self.interrupted = interrupted
 
 
 class BackendAnswerError(BackendError):

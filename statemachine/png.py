@@ -65,6 +65,26 @@ def check_whole(data: bytes) -> None:
         raise PngError("the PNG holds no pixels: it has no IDAT chunk")
 
 
+def size_in_header(data: bytes) -> tuple[int, int] | None:
+    """Width and height in pixels as a PNG's header says, or None where it has none."""
+    if len(data) < _IHDR_END or data[len(SIGNATURE) + 4 : len(SIGNATURE) + 8] != b"IHDR":
+        return None
+    width, height = struct.unpack_from(">II", data, len(SIGNATURE) + 8)
+    return width, height
+
+
+def pixel_data(data: bytes) -> list[bytes]:
+    """What decides a PNG's pixels, as it is stored; empty for what is no whole PNG."""
+    try:
+        return [
+            data[chunk.start + 8 : chunk.end - 4]
+            for chunk in _chunks(data)
+            if chunk.kind in (b"IHDR", b"PLTE", b"IDAT", b"tRNS")
+        ]
+    except PngError:
+        return []
+
+
 def _is_ours(data: bytes, chunk: _Chunk) -> bool:
     return chunk.kind in _TEXT_TYPES and data[chunk.start + 8 : chunk.end - 4].startswith(
         KEYWORD + b"\0"

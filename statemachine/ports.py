@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
 from ..events.model import BackendDescription, StageType
 from .cancel import CancelToken
+from .config import ServerTable
+from .plan import StageExecutionPlan
 from .stage_configs import StageConfig
 
 
@@ -38,7 +40,9 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     ``seed`` belongs to the first of ``count`` images; each further one has one more.
     ``inputs`` is empty for txt2img and else holds one image. ``unanswered`` are call ids of
     earlier attempts, in order, that the backend must settle first: wait for them, or make
-    sure that they no longer run. ``request_sha256`` is equal in all attempts and backends.
+    sure that they no longer run. ``interrupted`` says that one of them was told to stop, so
+    that a server may keep something half made of it. ``request_sha256`` is equal in all
+    attempts and backends.
     """
 
     call_id: str
@@ -54,6 +58,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     inputs: tuple[SourceImage, ...] = ()
     mask: SourceImage | None = None
     unanswered: tuple[str, ...] = ()
+    interrupted: bool = False
     request_sha256: str = ""
 
 
@@ -118,6 +123,19 @@ class ImageBackend(Protocol):
 
         Raises BackendError, whose ``transient`` says whether to try again (retries are the
         runner's), and GenerationCancelled once ``cancel.cancelled`` made it stop.
+        """
+        ...
+
+
+@runtime_checkable
+class PreparableBackend(Protocol):
+    """A backend that wants to know of each run before its folder is made."""
+
+    def prepare(self, plan: StageExecutionPlan, server: ServerTable, *, preflight: bool) -> None:
+        """Be ready for ``plan`` with these settings; ``description`` is asked for afterwards.
+
+        With ``preflight``, see whether the names that it uses are there. Raises
+        ConfigurationError: nothing is started then.
         """
         ...
 

@@ -156,6 +156,7 @@ class PipelineRunner:
 
     def _workshop(self, pool: ThreadPoolExecutor, slots: int) -> Workshop:
         config = self._journal.opened.config
+        server = _table(config, "server", ServerTable)
         return Workshop(
             plan=self._plan,
             journal=self._journal,
@@ -166,7 +167,8 @@ class PipelineRunner:
             pool=pool,
             slots=slots,
             on_image_error=_table(config, "run", RunTable).on_image_error,
-            retries=_table(config, "server", ServerTable).retries,
+            retries=server.retries,
+            backoff_s=server.backoff_s,
             look_for_cancel=self._look_for_cancel,
         )
 

@@ -50,9 +50,14 @@ class SizeTrack(msgspec.Struct):
             self.floor("txt2img.hires.resize_y", (width * hires.resize_y / height, hires.resize_y))
 
     def upscale(self, upscale: UpscaleTable) -> None:
-        """By a factor, or to a stated size."""
+        """By a factor, or to a stated size, which without ``crop`` is covered."""
         if upscale.width and upscale.height:
-            self.now = (upscale.width, upscale.height)
+            wanted = (upscale.width, upscale.height)
+            if upscale.crop is not False:
+                self.now = wanted
+            elif self.now is not None:
+                ratio = max(part / whole for part, whole in zip(wanted, self.now, strict=True))
+                self.floor("upscale.crop", (self.now[0] * ratio, self.now[1] * ratio))
         elif upscale.factor is not None and self.now is not None:
             width, height = self.now
             self.floor("upscale.factor", (width * upscale.factor, height * upscale.factor))

@@ -24,6 +24,7 @@ def bounded(**schema: Any) -> msgspec.Meta:
 Fraction = Annotated[float, bounded(minimum=0, maximum=1)]
 InnerFraction = Annotated[float, bounded(exclusiveMinimum=0, exclusiveMaximum=1)]
 Positive = Annotated[float, bounded(exclusiveMinimum=0)]
+NonNegative = Annotated[float, bounded(minimum=0)]
 # The upper ends are far above what any server does: they keep a slip of the finger from
 # filling the memory, and every total within what JSON readers take for a number.
 Factor = Annotated[float, bounded(exclusiveMinimum=0, maximum=64)]
@@ -164,7 +165,7 @@ class AdetailerPass(
     width: Size | None = None
     height: Size | None = None
     steps: Steps | None = None
-    cfg_scale: float | None = None
+    cfg_scale: NonNegative | None = None
     sampler: str | None = None
     scheduler: str | None = None
     checkpoint: str | None = None
@@ -172,6 +173,11 @@ class AdetailerPass(
     noise_multiplier: Annotated[float, bounded(minimum=0.5, maximum=1.5)] | None = None
     clip_skip: ClipSkip | None = None
     restore_face: bool | None = None
+    controlnet_model: str | None = None
+    controlnet_module: str | None = None
+    controlnet_weight: Fraction | None = None
+    controlnet_guidance_start: Fraction | None = None
+    controlnet_guidance_end: Fraction | None = None
 
 
 class AdetailerTable(Table, frozen=True, kw_only=True):

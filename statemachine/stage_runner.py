@@ -45,8 +45,8 @@ from .spans import (
 
 POLL_S = 0.2
 """How often an order to cancel from another process is looked for (contract, section 6)."""
-FIRST_RETRY_S = 1.0
-"""The wait before the first further try; it doubles with each one after."""
+LONGEST_RETRY_WAIT_S = 300.0
+"""The wait before a further try doubles with each one, up to this."""
 MAX_INFO_BYTES = 1024 * 1024
 """What an answer may say of itself; a whole record holds 16 MiB."""
 
@@ -64,6 +64,7 @@ class Workshop(msgspec.Struct, frozen=True):
     slots: int
     on_image_error: OnImageError
     retries: int
+    backoff_s: float
     look_for_cancel: Callable[[], None]
 
 
@@ -208,6 +209,7 @@ class StageRunner:
                 attempt=attempt,
                 call_id=call_id(request.run_id, request.stage_id, request.image_index, attempt),
                 unanswered=fold.unsettled.get(span.image_index, ()),
+                interrupted=span.image_index in fold.interrupted,
             )
             error = self._attempt(request)
             if error is None:
@@ -220,7 +222,7 @@ class StageRunner:
                 raise RunStopped
             if not will_retry:
                 raise StageFailedError(request.stage_id, request.image_index, error)
-            shop.token.wait_stopping(FIRST_RETRY_S * 2**tried)
+            shop.token.wait_stopping(min(shop.backoff_s * 2**tried, LONGEST_RETRY_WAIT_S))
 
     def _attempt(self, request: GenerateRequest) -> Exception | None:
         """One attempt, recorded if it gave the images; else the error.
@@ -291,6 +293,7 @@ class StageRunner:
         self, request: GenerateRequest, error: Exception, *, will_retry: bool
     ) -> None:
         detail = error_detail(error, stage_id=request.stage_id, image_index=request.image_index)
+        interrupted = isinstance(error, BackendError) and error.interrupted
         self._journal.record(
             lambda at: CallFailed(
                 **at,
@@ -298,6 +301,7 @@ class StageRunner:
                 endpoint=recordable(str(error.endpoint)) if isinstance(error, BackendError) else "",
                 error=detail,
                 will_retry=will_retry,
+                interrupted=interrupted or msgspec.UNSET,
             )
         )
 

@@ -34,7 +34,7 @@ from .pictures import (
         (UpscaleConfig(upscaler="Lanczos", factor=2.0), (192, 256)),
         (UpscaleConfig(upscaler="Lanczos", factor=1.3), (120, 160)),
         (UpscaleConfig(upscaler="Lanczos", width=160, height=160, crop=True), (160, 160)),
-        (UpscaleConfig(upscaler="Lanczos", width=160, height=160, crop=False), (160, 160)),
+        (UpscaleConfig(upscaler="Lanczos", width=160, height=160, crop=False), (160, 208)),
     ],
 )
 def test_upscale_gives_the_size_of_the_plan(config: UpscaleConfig, size: tuple[int, int]) -> None:

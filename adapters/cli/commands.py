@@ -36,6 +36,7 @@ _HOMES: Mapping[str, str] = {
     "list": "listing",
     "show": "showing",
     "schema": "planning",
+    "serve-embedded": "serving",
 }
 
 
@@ -50,7 +51,7 @@ class _Commands(click.Group):
         if home is None:
             return None
         module = importlib.import_module(f".{home}", __package__)
-        command: click.Command = getattr(module, f"{cmd_name}_command")
+        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
 
 

@@ -23,6 +23,9 @@ runs_option = click.option(
     show_default=True,
     help="Folder of the runs.",
 )
+insecure_option = click.option(
+    "--insecure", is_flag=True, help="Send credentials over plain http as well."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 

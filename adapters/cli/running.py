@@ -28,7 +28,14 @@ from ..bootstrap import open_controller
 from ..inputs import PillowInputReader
 from ..progress_view import ProgressView
 from .display import Display, open_display
-from .output import escaped, json_option, one_line, print_json_parts, runs_option
+from .output import (
+    escaped,
+    insecure_option,
+    json_option,
+    one_line,
+    print_json_parts,
+    runs_option,
+)
 from .planning import config_argument, set_option
 from .replaying import show_result
 
@@ -41,32 +48,26 @@ _EXIT_AT_ONCE = 130
 @config_argument
 @click.option("--server", "servers", multiple=True, metavar="URL", help="A WebUI server.")
 @set_option
-@click.option(
-    "--no-preflight",
-    is_flag=True,
-    expose_value=False,  # the embedded backend takes any name: there is nothing to check
-    help="Do not check names with the server first.",
-)
-@click.option(
-    "--insecure",
-    is_flag=True,
-    expose_value=False,  # the embedded backend is sent no credentials
-    help="Send credentials over plain http as well.",
-)
+@click.option("--no-preflight", is_flag=True, help="Do not check names with the server first.")
+@insecure_option
 @runs_option
 @json_option
 def run_command(
     config: Path,
     servers: tuple[str, ...],
     overrides: tuple[str, ...],
+    no_preflight: bool,  # noqa: FBT001 - click passes flags
+    insecure: bool,  # noqa: FBT001 - the same
     runs: Path,
-    as_json: bool,  # noqa: FBT001 - click passes flags
+    as_json: bool,  # noqa: FBT001 - the same
 ) -> int:
     """Run CONFIG. Ctrl-C once stops it and keeps its images, twice leaves at once."""
     if len(servers) > 1:
         raise click.UsageError("more than one --server is not supported yet")
+    if no_preflight:
+        overrides = (*overrides, "run.preflight=false")
     loaded = load_config(config, inputs=PillowInputReader(), runs=runs, overrides=overrides)
-    controller = open_controller(runs, servers[0] if servers else loaded.server.url)
+    controller = open_controller(runs, servers[0] if servers else None, insecure=insecure)
     stream = sys.stderr if as_json else sys.stdout
     for warning in controller.validate(loaded).warnings:
         click.echo(f"warning: {escaped(warning)}", file=stream)

@@ -120,6 +120,9 @@ def upscaled(image: Image.Image, config: UpscaleConfig) -> Image.Image:
 def _upscaled_size(size: Dimensions, config: UpscaleConfig) -> Dimensions:
     if config.width and config.height:
         wanted: tuple[float, float] = (config.width, config.height)
+        if config.crop is False:
+            ratio = max(config.width / size[0], config.height / size[1])
+            wanted = (size[0] * ratio, size[1] * ratio)
     else:
         factor = 1.0 if config.factor is None else config.factor
         wanted = (size[0] * factor, size[1] * factor)

@@ -1,0 +1,136 @@
+"""Where a server is, and whether credentials may be sent there."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+
+from ...statemachine.documents import refuse_userinfo
+from ...statemachine.errors import ConfigurationError
+
+AUTH_VARIABLE = "STAGEWRIGHT_AUTH"
+ORIGIN_VARIABLE = "STAGEWRIGHT_AUTH_ORIGIN"
+_PORTS = {"http": 80, "https": 443}
+_NOT_IN_URLS = re.compile(r"[\x00-\x20\x7f\\]")
+
+
+class ServerAddress(msgspec.Struct, frozen=True):
+    """A server's base address without a slash at its end: ``http://127.0.0.1:7860``."""
+
+    url: str
+
+    @classmethod
+    def parse(cls, text: str) -> ServerAddress:
+        """The address in ``text``; without a scheme it is http. Raises ConfigurationError."""
+        refuse_userinfo(text if "//" in text else f"//{text}")
+        url = text if "://" in text else f"http://{text}"
+        try:
+            parts = urlsplit(url)
+            _ = parts.port
+        except ValueError as error:
+            raise _bad_address(text, str(error)) from error
+        if parts.scheme not in _PORTS:
+            raise _bad_address(text, "its scheme must be http or https")
+        if not parts.hostname or _NOT_IN_URLS.search(url):
+            raise _bad_address(text, "it names no host")
+        if parts.query or parts.fragment:
+            raise _bad_address(text, "it must end with its path")
+        return cls(url.rstrip("/"))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is this very machine."""
+        host = urlsplit(self.url).hostname or ""
+        if host == "localhost" or host.endswith(".localhost"):
+            return True
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether nobody on the way can read along."""
+        return self.url.lower().startswith("https:")
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        """Scheme, host and port."""
+        return _origin(urlsplit(self.url))
+
+
+def _origin(parts: SplitResult) -> tuple[str, str, int]:
+    return parts.scheme, parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0)
+
+
+def _bad_address(text: str, why: str) -> ConfigurationError:
+    return ConfigurationError(f"server {text}: no address of a server: {why}", key="server.url")
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """The header that a server is sent, or why it is sent none.
+
+    ``secrets`` are texts that must never be repeated, wherever they come up.
+    """
+
+    header: str | None = None
+    withheld: str = ""
+    secrets: tuple[str, ...] = ()
+
+    def scrub(self, text: str) -> str:
+        """``text`` without any of the secrets."""
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    def __repr__(self) -> str:
+        return f"Credentials(given={self.header is not None})"
+
+
+def credentials_for(
+    address: ServerAddress,
+    *,
+    named_by_user: bool,
+    insecure: bool = False,
+    environment: Mapping[str, str] = os.environ,
+) -> Credentials:
+    """What ``STAGEWRIGHT_AUTH`` gives for this address.
+
+    They go only to a server that the user named himself, on the command line or in
+    ``STAGEWRIGHT_AUTH_ORIGIN``; in clear text only to this machine, or if ``insecure``.
+    Raises ConfigurationError for a STAGEWRIGHT_AUTH without a colon.
+    """
+    given = environment.get(AUTH_VARIABLE, "")
+    if not given:
+        return Credentials(withheld=f"set {AUTH_VARIABLE}=user:password")
+    if ":" not in given:
+        raise ConfigurationError(f"{AUTH_VARIABLE} must be user:password; it holds no colon")
+    if not named_by_user and not _is_named_origin(address, environment.get(ORIGIN_VARIABLE)):
+        return Credentials(
+            withheld=f"{AUTH_VARIABLE} is not sent to an address that only a configuration or a "
+            f"log names; give --server, or set {ORIGIN_VARIABLE} to it"
+        )
+    if not (insecure or address.is_encrypted or address.is_loopback):
+        return Credentials(
+            withheld=f"{AUTH_VARIABLE} is not sent over plain http beyond this machine; use "
+            "https, or --insecure"
+        )
+    encoded = base64.b64encode(given.encode("utf-8", "surrogateescape")).decode("ascii")
+    password = given.partition(":")[2]
+    secrets = tuple(secret for secret in (encoded, given, password) if secret)
+    return Credentials(header=f"Basic {encoded}", secrets=secrets)
+
+
+def _is_named_origin(address: ServerAddress, origin: str | None) -> bool:
+    if not origin:
+        return False
+    try:
+        return ServerAddress.parse(origin).origin == address.origin
+    except ConfigurationError:
+        return False

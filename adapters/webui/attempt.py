@@ -1,0 +1,156 @@
+"""One generating request from the moment it is sent until its answer is there, or given up."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from ...statemachine.cancel import CancelToken
+from ...statemachine.errors import GenerationCancelled
+from ...statemachine.ports import OnStep
+from .errors import GenerationInterrupted, ServerStalledError, ServerStillBusyError
+from .exchange import Exchange
+from .features import EXTRA_SINGLE_IMAGE
+from .payloads import Payload
+from .progress import ServerProgress, StallWatch
+from .server import Server, TaskState
+
+FIRST_LOOK_S = 0.3
+"""The server is first asked how far it is after this; quick answers come before."""
+LOOK_EVERY_S = 0.5
+_INTERRUPT_EVERY_S = 0.3
+_PAUSE_S = 0.05
+"""How soon a cancel and a stall are noticed; an answer is noticed at once."""
+
+
+class Attempt:
+    """Sends one payload, watches the server meanwhile, and stops it where that is asked for.
+
+    ``interrupted`` says afterwards whether the server was told to stop.
+    """
+
+    def __init__(
+        self, server: Server, payload: Payload, call_id: str, cancel: CancelToken, on_step: OnStep
+    ) -> None:
+        self._server = server
+        self._payload = payload
+        self._task_id = call_id if "force_task_id" in payload.body else None
+        self._cancel = cancel
+        self._on_step = on_step
+        self._extras = payload.endpoint == EXTRA_SINGLE_IMAGE
+        self._watch = StallWatch(server.settings.stall_timeout_s, extras=self._extras)
+        self._over = threading.Event()
+        self.interrupted = False
+
+    def run(self) -> bytes:
+        """The answer's bytes.
+
+        Raises ServerError; GenerationInterrupted where the run was cancelled and the server
+        told to stop, GenerationCancelled where it could not be told.
+        """
+        endpoint, body = self._payload.endpoint, self._payload.encoded()
+        began = time.monotonic()
+        exchange = Exchange(self._server.client, endpoint, body, self._watch.note_bytes)
+        del body
+        try:
+            self._wait(exchange, began)
+            return exchange.answer()
+        finally:
+            self._over.set()
+            if not exchange.done:
+                exchange.give_up()
+
+    def _wait(self, exchange: Exchange, began: float) -> None:
+        looking = False
+        while not exchange.wait(_PAUSE_S):
+            waited = time.monotonic() - began
+            if self._cancel.cancelled:
+                return self._stop_for_cancel(exchange)
+            if not looking and waited > min(FIRST_LOOK_S, self._server.settings.stall_timeout_s):
+                looking = True
+                threading.Thread(target=self._keep_looking, daemon=True).start()
+            why = self._what_takes_too_long(waited)
+            if why is not None:
+                return self._stop_for_stall(exchange, why)
+        return None
+
+    def _keep_looking(self) -> None:
+        """Note and tell how far the server is; runs on a thread of its own."""
+        pause = min(LOOK_EVERY_S, self._server.settings.stall_timeout_s / 4)
+        while not self._over.is_set() and self._server.tells_progress:
+            look = self._server.look()
+            if look is not None:
+                self._watch.note(look)
+                self._tell(look)
+            self._over.wait(pause)
+
+    def _tell(self, look: ServerProgress) -> None:
+        """Steps are told where they are ours; extras take none."""
+        if self._extras or look.idle or not look.steps:
+            return
+        if self._server.settings.shared and (
+            self._task_id is None or self._server.task(self._task_id) is not TaskState.ACTIVE
+        ):
+            return
+        if not self._over.is_set():
+            self._on_step(
+                min(look.step, look.steps), look.steps, fraction=look.fraction, eta_s=look.eta_s
+            )
+
+    def _what_takes_too_long(self, waited: float) -> str | None:
+        total = self._server.settings.total_timeout_s
+        if total is not None and waited > total:
+            return f"it has taken longer than total_timeout_s = {total:g} s"
+        if self._server.tells_progress and self._watch.stalled:
+            limit = f"{self._watch.limit_s:g} s"
+            return f"its progress has stood still for {limit} (stall_timeout_s, see the manual)"
+        return None
+
+    def _stop_for_cancel(self, exchange: Exchange) -> None:
+        """Interrupt until the request is answered; an answer that was on its way is kept."""
+        deadline = time.monotonic() + self._server.settings.stall_timeout_s
+        while not exchange.done:
+            if self._server.may_interrupt(self._task_id):
+                self.interrupted = True
+                self._server.interrupt()
+            elif self._server.settings.shared:
+                raise GenerationCancelled(
+                    f"{self._server.url}: left to finish by itself; on a shared server only a "
+                    "running job that is known to be ours is interrupted",
+                    endpoint=self._payload.endpoint,
+                )
+            if not exchange.wait(_INTERRUPT_EVERY_S) and time.monotonic() > deadline:
+                raise GenerationInterrupted(
+                    f"{self._server.url}: told to stop, it still works after "
+                    f"{self._server.settings.stall_timeout_s:g} s",
+                    endpoint=self._payload.endpoint,
+                )
+        if self.interrupted:
+            raise GenerationInterrupted(
+                f"{self._server.url}: stopped, because the run was cancelled",
+                endpoint=self._payload.endpoint,
+            )
+
+    def _stop_for_stall(self, exchange: Exchange, why: str) -> None:
+        """Interrupt until the request is answered or the server rests, for one more limit."""
+        where = f"{self._server.url}{self._payload.endpoint}"
+        limit = self._server.settings.stall_timeout_s
+        deadline = time.monotonic() + limit
+        while not exchange.done:
+            look = self._server.look()
+            if look is not None and look.idle:
+                break
+            if self._server.may_interrupt(self._task_id):
+                self.interrupted = True
+                self._server.interrupt()
+            if not exchange.wait(min(_INTERRUPT_EVERY_S, limit / 4)) and (
+                time.monotonic() > deadline or self._cancel.cancelled
+            ):
+                raise ServerStillBusyError(
+                    f"{where}: {why}, and told to stop it still works after {limit:g} s more; "
+                    "look after the server, then resume the run",
+                    endpoint=self._payload.endpoint,
+                )
+        if self.interrupted or not exchange.done:
+            told = "it was told to stop" if self.interrupted else "it has no job any more"
+            raise ServerStalledError(f"{where}: {why}; {told}", endpoint=self._payload.endpoint)

@@ -1,0 +1,202 @@
+"""What a server really used, beside what it was asked for.
+
+A server answers 200 and does something else where a name is unknown to it, so each answer
+is held against its request. What the answer does not say cannot be compared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ...statemachine.ports import GenerateRequest
+from ...statemachine.sizes import GRID, Dimensions, SizeTrack
+from ...statemachine.stage_configs import (
+    AdetailerConfig,
+    Img2ImgConfig,
+    RefinerConfig,
+    Txt2ImgConfig,
+    UpscaleConfig,
+)
+from .features import FORGE, SD_NEXT, ServerFeatures
+
+_HASH = re.compile(r"\s\[[0-9a-fA-F]+\]$")
+_SUFFIX = re.compile(r"\.(safetensors|ckpt|pth?|sft|gguf|bin)$", re.IGNORECASE)
+_ORDINALS = ("", " 2nd", " 3rd")
+_THROWN_AWAY = (("width", 128), ("height", 128), ("steps", 1))
+"""What ADetailer makes of the picture around it when it is skipped, as it was asked to be."""
+_SCHEDULES_IN_NAMES = ("karras", "exponential", "polyexponential", "sgm uniform")
+_NO_VAE = frozenset(["Automatic", "None"])
+
+
+def stem(name: object) -> str:
+    """A model's name without folder, hash and suffix; how models are compared."""
+    file = re.split(r"[/\\]", str(name))[-1]
+    return _SUFFIX.sub("", _HASH.sub("", file))
+
+
+def differences(
+    request: GenerateRequest, info: Mapping[str, Any], features: ServerFeatures
+) -> Iterator[str]:
+    """Each thing that the answer's ``info`` says otherwise than the request, in words."""
+    config = request.config
+    if isinstance(config, UpscaleConfig):
+        return
+    yield from _models(config, info, features)
+    yield from _seeds(request, info)
+    extra = info.get("extra_generation_params")
+    told = extra if isinstance(extra, Mapping) else {}
+    if isinstance(config, AdetailerConfig):
+        yield from _detailing(config, info, told)
+        return
+    yield from _sampling(config, info, told)
+    yield from _refining(config, told, features)
+
+
+def size_difference(request: GenerateRequest, size: Dimensions) -> str | None:
+    """What is wrong with the size of an image that came back, or None."""
+    wanted = expected_size(request)
+    if wanted is None or wanted == size:
+        return None
+    product = _product(request)
+    if product and all(map(_rounded_down, product, wanted, size)):
+        return None
+    return f"size {wanted[0]}x{wanted[1]} was asked for, {size[0]}x{size[1]} came back"
+
+
+def _product(request: GenerateRequest) -> tuple[float, float] | None:
+    """The size before it is put on the grid, where it follows from a factor."""
+    config = request.config
+    if isinstance(config, UpscaleConfig) and config.factor is not None:
+        image = request.inputs[0]
+        return image.width * config.factor, image.height * config.factor
+    if isinstance(config, Txt2ImgConfig) and config.hires and config.hires.scale:
+        scale = config.hires.scale
+        return (config.width or 0) * scale, (config.height or 0) * scale
+    return None
+
+
+def _rounded_down(product: float, wanted: int, side: int) -> bool:
+    """Whether a server that takes 31.999999 for 31 would come to this side."""
+    return side in (wanted, int(product) // GRID * GRID)
+
+
+def expected_size(request: GenerateRequest) -> Dimensions | None:
+    """The size that a request's images must have, in pixels."""
+    config = request.config
+    track = SizeTrack(warnings=[])
+    if request.inputs:
+        track.now = (request.inputs[0].width, request.inputs[0].height)
+    if isinstance(config, UpscaleConfig):
+        track.upscale(config)
+    elif not isinstance(config, AdetailerConfig):
+        track.state(config.width, config.height)
+        if isinstance(config, Txt2ImgConfig) and config.hires and config.hires.enabled:
+            track.hires(config.hires)
+    return track.now
+
+
+def _models(
+    config: Txt2ImgConfig | Img2ImgConfig | AdetailerConfig,
+    info: Mapping[str, Any],
+    features: ServerFeatures,
+) -> Iterator[str]:
+    used = info.get("sd_model_name")
+    if config.model and used and stem(used) != stem(config.model):
+        yield f"model {config.model} was asked for, {used} was used"
+    if config.vae is None or config.vae in _NO_VAE or "sd_vae_name" not in info:
+        return
+    vae = info["sd_vae_name"]
+    # Forge loads VAEs as modules and says nothing of them here.
+    if stem(vae) != stem(config.vae) and not (vae is None and features.product == FORGE):
+        yield f"vae {config.vae} was asked for, {vae} was used"
+
+
+def _seeds(request: GenerateRequest, info: Mapping[str, Any]) -> Iterator[str]:
+    used = info.get("all_seeds")
+    wanted = [request.seed + place for place in range(request.count)]
+    if isinstance(used, list) and used and used[: len(wanted)] != wanted:
+        yield f"seeds {wanted} were asked for, {used[: len(wanted)]} were used"
+
+
+def _sampling(
+    config: Txt2ImgConfig | Img2ImgConfig, info: Mapping[str, Any], told: Mapping[str, Any]
+) -> Iterator[str]:
+    used = info.get("sampler_name")
+    if config.sampler and used and not _same_sampler(config.sampler, config.scheduler, str(used)):
+        yield f"sampler {config.sampler} was asked for, {used} was used"
+    schedule = told.get("Schedule type")
+    if config.scheduler and schedule and not _same_name(config.scheduler, str(schedule)):
+        yield f"scheduler {config.scheduler} was asked for, {schedule} was used"
+    clip_skip = info.get("clip_skip")
+    if config.clip_skip and clip_skip and clip_skip != config.clip_skip:
+        yield f"clip_skip {config.clip_skip} was asked for, {clip_skip} was used"
+
+
+def _same_sampler(asked: str, scheduler: str | None, used: str) -> bool:
+    """Whether they are one; one name may hold the schedule's as well, as it did before 1.9."""
+    asked, used = asked.casefold(), used.casefold()
+    if asked == used or used == f"{asked} {scheduler or ''}".casefold():
+        return True
+    return any(asked == f"{used} {schedule}" for schedule in _SCHEDULES_IN_NAMES)
+
+
+def _same_name(asked: str, used: str) -> bool:
+    """Whether a scheduler's name and its label are one: ``sgm_uniform``, ``SGM Uniform``."""
+    plain = re.compile(r"[\W_]+")
+    return plain.sub("", asked).casefold() == plain.sub("", used).casefold() or (
+        asked.casefold() == "automatic"
+    )
+
+
+def _refining(
+    config: Txt2ImgConfig | Img2ImgConfig, told: Mapping[str, Any], features: ServerFeatures
+) -> Iterator[str]:
+    hires = config.hires if isinstance(config, Txt2ImgConfig) else None
+    model = config.model
+    if hires is not None and hires.enabled and hires.model:
+        model = hires.model
+        yield from _evidence("Hires checkpoint", hires.model, told, features)
+    refiner = config.refiner
+    # Where the refiner's own model is at work already, a server has nothing to switch to.
+    if refiner is not None and refiner.enabled and stem(refiner.model) != stem(model):
+        yield from _refiner_evidence(refiner, told, features)
+
+
+def _refiner_evidence(
+    refiner: RefinerConfig, told: Mapping[str, Any], features: ServerFeatures
+) -> Iterator[str]:
+    yield from _evidence("Refiner", refiner.model, told, features)
+    switch_at = told.get("Refiner switch at")
+    if isinstance(switch_at, int | float) and switch_at != refiner.switch_at:
+        yield f"refiner switch_at {refiner.switch_at} was asked for, {switch_at} was used"
+
+
+def _evidence(
+    name: str, asked: str | None, told: Mapping[str, Any], features: ServerFeatures
+) -> Iterator[str]:
+    used = told.get(name)
+    if used is None:
+        if features.product != SD_NEXT:  # It names them otherwise, if at all.
+            yield f"{name} {asked} was asked for, and the server does not say that it used one"
+    elif stem(used) != stem(asked):
+        yield f"{name} {asked} was asked for, {used} was used"
+
+
+def _detailing(
+    config: AdetailerConfig, info: Mapping[str, Any], told: Mapping[str, Any]
+) -> Iterator[str]:
+    for name, value in _THROWN_AWAY:
+        if info.get(name) != value:
+            yield (
+                f"ADetailer was to work alone, and the server says {name} {info.get(name)} "
+                f"instead of {value}: it may have repainted the whole image"
+            )
+    for place, one in enumerate(config.passes):
+        ordinal = _ORDINALS[place] if place < len(_ORDINALS) else f" {place + 1}th"
+        used = told.get(f"ADetailer model{ordinal}")
+        if used is None:
+            yield f"ADetailer pass {place} ({one.model}) was asked for, and did not run"
+        elif stem(used) != stem(one.model):
+            yield f"ADetailer model {one.model} was asked for in pass {place}, {used} was used"

@@ -1,0 +1,185 @@
+"""What an HTTP status or a library's exception means: one of our errors, in the server's words."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import requests
+import urllib3
+
+from ...statemachine.errors import BackendAnswerError, BackendError
+from .address import Credentials, ServerAddress
+from .errors import (
+    AnswerLostError,
+    AuthenticationError,
+    RequestNotUnderstoodError,
+    RequestRefusedError,
+    RouteMissingError,
+    ServerError,
+    ServerFailureError,
+    ServerNotTrustedError,
+    ServerOutOfMemoryError,
+    ServerUnavailableError,
+    ServerUnreachableError,
+)
+
+_MOST_WORDS = 600
+_BUSY_STATUSES = frozenset([408, 425, 429, 502, 503, 504, *range(520, 531)])
+"""Of servers that are overloaded, and of proxies that gave up waiting for them."""
+_REQUEST_DECIDES = frozenset(
+    [
+        *("TypeError", "KeyError", "ValueError", "AttributeError", "IndexError"),
+        *("AssertionError", "NotImplementedError", "FileNotFoundError", "NansException"),
+    ]
+)
+"""Exceptions of a server that the same request meets again."""
+_TAGS = re.compile(r"<(script|style).*?</\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+
+Exceptions = tuple[type[BaseException], ...]
+ERRORS_BY_EXCEPTION: tuple[tuple[Exceptions, type[ServerError]], ...] = (
+    ((requests.exceptions.SSLError,), ServerNotTrustedError),
+    (
+        (
+            requests.exceptions.ConnectTimeout,
+            requests.exceptions.ProxyError,
+            urllib3.exceptions.NewConnectionError,
+            urllib3.exceptions.ConnectTimeoutError,
+            urllib3.exceptions.LocationValueError,
+        ),
+        ServerUnreachableError,
+    ),
+    (
+        (
+            requests.exceptions.Timeout,
+            requests.exceptions.ConnectionError,
+            requests.exceptions.ChunkedEncodingError,
+            requests.exceptions.ContentDecodingError,
+            requests.exceptions.StreamConsumedError,
+            urllib3.exceptions.HTTPError,
+        ),
+        AnswerLostError,
+    ),
+    ((requests.exceptions.RequestException,), ServerUnreachableError),
+    ((OSError,), AnswerLostError),
+)
+"""The most specific first; what is left of RequestException is raised before anything is sent."""
+
+
+def error_of_exception(
+    address: ServerAddress, path: str, error: BaseException, credentials: Credentials
+) -> ServerError:
+    """The error that stands for what ``requests``, urllib3 or the system raised."""
+    kind = next(
+        (
+            ours
+            for causes, ours in ERRORS_BY_EXCEPTION
+            if any(isinstance(one, causes) for one in _roots(error, causes))
+        ),
+        AnswerLostError,
+    )
+    why = {
+        ServerUnreachableError: "the server cannot be reached",
+        ServerNotTrustedError: "no trusted connection",
+        AnswerLostError: "no whole answer came back",
+    }[kind]
+    words = credentials.scrub(_innermost(error))
+    return kind(f"{address.url}{path}: {why}: {words}", endpoint=path)
+
+
+def _roots(error: BaseException, causes: Exceptions) -> tuple[BaseException, ...]:
+    """The error; and what lies in it, where only that tells if the request has left."""
+    if ServerUnreachableError in [ours for known, ours in ERRORS_BY_EXCEPTION if known == causes]:
+        return (error, *_inside(error))
+    return (error,)
+
+
+def _inside(error: BaseException) -> tuple[BaseException, ...]:
+    found: list[BaseException] = []
+    now: Any = error
+    while isinstance(now, BaseException) and len(found) < 8:
+        now = getattr(now, "reason", None) or (now.args[0] if now.args else None)
+        if isinstance(now, BaseException):
+            found.append(now)
+    return tuple(found)
+
+
+def _innermost(error: BaseException) -> str:
+    last = (error, *_inside(error))[-1]
+    # urllib3 puts the object before its words: "<...object at 0x...>: Failed to ...".
+    words = re.sub(r"^<?[\w.]*(\(host=[^)]*\)| object at 0x\w+>): ", "", str(last))
+    return f"{type(last).__name__}: {words}" if words else type(last).__name__
+
+
+def error_of_status(
+    address: ServerAddress,
+    path: str,
+    status: int,
+    body: str,
+    *,
+    location: str = "",
+    credentials: Credentials,
+) -> BackendError:
+    """The error that stands for a status, or for a body of status 200 that is no JSON."""
+    told = _decoded(body)
+    words = credentials.scrub(words_of(told if told is not None else body))
+    kind = _kind(status, told, body)
+    if status == 200:
+        why = f"the answer is no JSON: {words}"
+    elif kind is AuthenticationError:
+        advice = credentials.withheld or "it does not accept the user and password sent"
+        why = f"{status}: {words} ({advice})"
+    elif 300 <= status < 400:
+        why = f"{status}: redirected to {credentials.scrub(location)}; give that address instead"
+    elif kind is RouteMissingError and words in ("", "Not Found"):
+        why = "404: there is no such route; is it a WebUI, and was it started with --api?"
+    else:
+        why = f"{status}: {words}"
+    message = f"{address.url}{path}: {why}"
+    error = kind(message, endpoint=path, detail=credentials.scrub(body))
+    if isinstance(error, ServerError):
+        error.status = status
+    return error
+
+
+def _kind(status: int, told: Any, body: str) -> type[BackendError]:
+    if status == 200:
+        return BackendAnswerError
+    if status in _BUSY_STATUSES:
+        return ServerUnavailableError
+    if status >= 500:
+        name = str(told.get("error", "")) if isinstance(told, Mapping) else ""
+        if "OutOfMemoryError" in body or "out of memory" in body:
+            return ServerOutOfMemoryError
+        decided = name in _REQUEST_DECIDES or "Could not find checkpoint" in body
+        return RequestNotUnderstoodError if decided else ServerFailureError
+    refusals = {401: AuthenticationError, 403: AuthenticationError, 404: RouteMissingError}
+    return refusals.get(status, RequestRefusedError)
+
+
+def _decoded(body: str) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def words_of(told: Any) -> str:
+    """A server's own words, in one line of bearable length, out of any shape it may use."""
+    text = " ".join(part for part in _parts(told) if part)
+    text = " ".join(_TAGS.sub(" ", text).split())
+    return text if len(text) <= _MOST_WORDS else f"{text[:_MOST_WORDS]} ..."
+
+
+def _parts(told: Any) -> list[str]:
+    if isinstance(told, Mapping):
+        if "msg" in told:
+            where = ".".join(str(part) for part in told.get("loc") or ())
+            return [f"{where}: {told['msg']};" if where else f"{told['msg']};"]
+        named = [told.get("error"), told.get("detail"), told.get("errors"), told.get("message")]
+        return [part for one in named if one for part in _parts(one)]
+    if isinstance(told, list):
+        return [part for one in told[:20] for part in _parts(one)]
+    return [str(told)[:20_000]]

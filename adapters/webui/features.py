@@ -1,0 +1,99 @@
+"""What a server is and takes, found by asking it and not its user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+TXT2IMG = "/sdapi/v1/txt2img"
+IMG2IMG = "/sdapi/v1/img2img"
+EXTRA_SINGLE_IMAGE = "/sdapi/v1/extra-single-image"
+PROGRESS = "/sdapi/v1/progress?skip_current_image=true"
+INTERRUPT = "/sdapi/v1/interrupt"
+INTERNAL_PROGRESS = "/internal/progress"
+OPENAPI = "/openapi.json"
+OPTIONS = "/sdapi/v1/options"
+SD_MODULES = "/sdapi/v1/sd-modules"
+SCHEDULERS = "/sdapi/v1/schedulers"
+
+AUTOMATIC1111 = "AUTOMATIC1111"
+FORGE = "Forge"
+SD_NEXT = "SD.Next"
+
+_GENERATING = (TXT2IMG, IMG2IMG, EXTRA_SINGLE_IMAGE)
+
+
+class ServerFeatures(msgspec.Struct, frozen=True, kw_only=True):
+    """A server as its schema shows it.
+
+    ``fields`` are the fields of each generating route; a route that is missing there is one
+    of which nothing is known. ``version`` is the oldest version that has what was found.
+    """
+
+    product: str | None = None
+    version: str | None = None
+    fields: Mapping[str, frozenset[str]] = {}
+    routes: frozenset[str] = frozenset()
+
+    def takes(self, endpoint: str, field: str) -> bool:
+        """Whether a field may be sent; where nothing is known it may."""
+        known = self.fields.get(endpoint)
+        return known is None or field in known
+
+
+def features_of(schema: Any) -> ServerFeatures:
+    """What an OpenAPI document shows; nothing at all where it is none."""
+    paths = _mapping(_mapping(schema).get("paths"))
+    fields = {
+        endpoint: names
+        for endpoint in _GENERATING
+        if (names := _fields(_mapping(schema), _mapping(paths.get(endpoint)))) is not None
+    }
+    routes = frozenset(paths)
+    product = _product(fields.get(TXT2IMG), routes)
+    return ServerFeatures(
+        product=product,
+        version=_version(fields.get(TXT2IMG), routes) if product == AUTOMATIC1111 else None,
+        fields=fields,
+        routes=routes,
+    )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _fields(schema: Mapping[str, Any], route: Mapping[str, Any]) -> frozenset[str] | None:
+    found: Any = route
+    for key in ("post", "requestBody", "content", "application/json", "schema"):
+        found = _mapping(_mapping(found).get(key))
+    reference = found.get("$ref")
+    if isinstance(reference, str):
+        found = schema
+        for key in reference.removeprefix("#/").split("/"):
+            found = _mapping(_mapping(found).get(key))
+    properties = _mapping(found.get("properties"))
+    return frozenset(properties) if properties else None
+
+
+def _product(fields: frozenset[str] | None, routes: frozenset[str]) -> str | None:
+    if fields is None:
+        return None
+    if "distilled_cfg_scale" in fields or SD_MODULES in routes:
+        return FORGE
+    if any(name.startswith("detailer_") for name in fields):
+        return SD_NEXT
+    return AUTOMATIC1111
+
+
+def _version(fields: frozenset[str] | None, routes: frozenset[str]) -> str:
+    known = fields or frozenset()
+    if SCHEDULERS in routes:
+        return "1.9.1 or later"
+    if "scheduler" in known:
+        return "1.9.0"
+    if "force_task_id" in known:
+        return "1.8.0"
+    return "1.6.0 or 1.7.0" if "refiner_checkpoint" in known else "before 1.6.0"
