@@ -1,0 +1,215 @@
+"""HTTP around the application: threads, sockets, bodies and their bounds."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
+from types import TracebackType
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from .application import Application, Call
+from .decoding import encode_json
+from .refusals import ApiError
+
+MAX_BODY = 256 * 2**20
+"""Bytes of a body at most, for the pictures in it."""
+
+_IDLE_S = 300.0
+_POLL_S = 0.05
+_PIECE = 2**16
+
+
+class EmbeddedServer:
+    """The embedded backend as a WebUI on an address of its own.
+
+    It listens from the first; used as a context manager it answers, on threads of its own,
+    until the end of the block, and then gives up whatever is under way. ``port`` 0 takes
+    any free port. ``models`` are offered beside those of the examples, ``auth`` is the user
+    and password that clients must send, ``ui`` whether there are ``/internal`` routes, and
+    ``step_delay_s`` seconds are waited in each sampling step. Raises OSError where the
+    address cannot be had.
+    """
+
+    def __init__(
+        self,
+        models: Iterable[str] = (),
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        auth: tuple[str, str] | None = None,
+        ui: bool = True,
+        step_delay_s: float = 0.0,
+    ) -> None:
+        self._application = Application(models, auth=auth, ui=ui, step_delay_s=step_delay_s)
+        self._server = _listening(host, port, self._application)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_POLL_S,), name="serve-embedded"
+        )
+
+    @property
+    def url(self) -> str:
+        """Where it listens, without a slash at the end."""
+        host, port = self._server.server_address[:2]
+        name = str(host)
+        return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+    def __enter__(self) -> EmbeddedServer:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop listening, drop every connection, and wait for the threads to end."""
+        if self._thread.ident is not None:
+            self._server.shutdown()
+            self._thread.join()
+        self._application.close()
+        self._server.drop_connections()
+        self._server.server_close()
+
+
+def _listening(host: str, port: int, application: Application) -> _HttpServer:
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    kind = _HttpServer if family == socket.AF_INET else _HttpServer6
+    return kind((host, port), application)
+
+
+class _HttpServer(ThreadingHTTPServer):
+    daemon_threads = False
+    request_queue_size = 128
+    # Elsewhere than on POSIX systems it would let two servers have the same port.
+    allow_reuse_address = os.name == "posix"
+
+    def __init__(self, address: tuple[str, int], application: Application) -> None:
+        self.application = application
+        self._connections: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        # HTTPServer would look its own name up, which may take seconds.
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that leaves is no error; what else goes wrong is told."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+    def drop_connections(self) -> None:
+        """Wake the threads that wait for their client's next request."""
+        with self._lock:
+            for connection in self._connections:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+
+class _HttpServer6(_HttpServer):
+    address_family = socket.AF_INET6
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _HttpServer
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    timeout = _IDLE_S
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    def do_POST(self) -> None:
+        self._serve()
+
+    def _serve(self) -> None:
+        self._unread = 0
+        address = urlsplit(self.path)
+        try:
+            self._unread = self._body_length()
+            status, document = self.server.application.answer(
+                self.command,
+                address.path,
+                self.headers.get("Authorization"),
+                lambda: Call(self._body(), dict(parse_qsl(address.query))),
+            )
+            self._discard_body()
+        except ApiError as error:
+            # What the client sends is not read, so that the connection is of no more use.
+            self.close_connection = True
+            status, document = error.status, encode_json(error.body)
+        self._send(status, document)
+
+    def _body_length(self) -> int:
+        """Bytes of the body to come. Raises ApiError where that is not said, or too many."""
+        stated = self.headers.get("Content-Length")
+        if self.headers.get("Transfer-Encoding") or (stated is None and self.command == "POST"):
+            raise ApiError(411, detail="Length Required")
+        if stated is None:
+            return 0
+        if not (stated.isascii() and stated.isdigit()):
+            raise ApiError(400, detail="Bad Content-Length")
+        if len(stated) > len(str(MAX_BODY)) or int(stated) > MAX_BODY:
+            raise ApiError(413, detail=f"a body may have {MAX_BODY} bytes")
+        return int(stated)
+
+    def _body(self) -> bytes:
+        wanted, self._unread = self._unread, 0
+        body = self.rfile.read(wanted)
+        if len(body) < wanted:
+            raise ConnectionResetError("the client left in the middle of its body")
+        return body
+
+    def _discard_body(self) -> None:
+        while self._unread > 0:
+            piece = self.rfile.read(min(self._unread, _PIECE))
+            if not piece:
+                raise ConnectionResetError("the client left in the middle of its body")
+            self._unread -= len(piece)
+
+    def _send(self, status: int, document: bytes) -> None:
+        """The answer in one piece."""
+        lines = [
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+            f"Date: {self.date_time_string()}",
+            "Server: stagewright",
+            "Content-Type: application/json",
+            f"Content-Length: {len(document)}",
+        ]
+        if self.close_connection:
+            lines.append("Connection: close")
+        head = "\r\n".join([*lines, "", ""]).encode("ascii")
+        self.wfile.write(head + document)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What the library refuses by itself: no HTTP, or a method that nobody knows."""
+        del explain
+        self.close_connection = True
+        words = message or HTTPStatus(code).phrase
+        self._send(code, encode_json({"detail": words}))
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
+        """Requests are not logged."""
