@@ -10,9 +10,7 @@ import zlib
 
 from ..statemachine.errors import InputImageError
 from ..statemachine.ports import ImageFacts
-
-MAX_PIXELS = 178_956_970
-"""Pillow's own limit, larger than any upscale that a server answers; 3 or 4 bytes a pixel."""
+from ..statemachine.sizes import MAX_PIXELS
 
 # Pillow's readers let slip what they meet in malformed files.
 _PILLOW_ERRORS = (

@@ -13,13 +13,16 @@
     |-- InvalidTransitionError    a trigger that the lifecycle refuses in its state
     |-- ConfigurationError        (ValueError) a configuration that cannot be read
     |   |-- InvalidStagePlanError a configuration that makes no valid plan; names the key
+    |   |-- PreflightError        a server that cannot be reached, or lacks a name
     |   `-- InputImageError       an input image or mask that is missing or cannot be used
     |-- ControllerBusyError       the controller has a run already
     |-- StageConflictError        two keys say different things about one stage
     |-- MissingImagesError        a run that went on past failed images ended without them
     `-- BackendError              one attempt at one request failed; says if it is transient
         |-- BackendAnswerError    the answer is not the images asked for
+        |-- ServerError           a WebUI server; its branches are in adapters.webui.errors
         `-- GenerationCancelled   the backend stopped because the run was cancelled
+            `-- GenerationInterrupted  and was told to; what it gave is thrown away
 
 The branches from ``InvalidTransitionError`` on are raised by, and live in,
 ``stagewright.statemachine``.

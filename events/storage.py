@@ -12,6 +12,9 @@ import sys
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
+Part = bytes | memoryview
+"""Bytes of a file that need not be joined with others to be written."""
+
 
 class AppendFile(Protocol):
     """An open file that only grows, or is cut back. Every method may raise OSError."""
@@ -43,8 +46,11 @@ class Storage(Protocol):
         """
         ...
 
-    def write_file(self, path: Path, data: bytes, *, durable: bool = True) -> None:
-        """Put a whole file in place by rename: afterwards it is there entire or not at all."""
+    def write_file(self, path: Path, *parts: Part, durable: bool = True) -> None:
+        """Put a whole file in place by rename: afterwards it is there entire or not at all.
+
+        Its bytes are those of ``parts``, one after the other.
+        """
         ...
 
     def remove(self, path: Path) -> None:
@@ -126,14 +132,15 @@ class OsStorage:
         if not folder.is_dir():
             raise NotADirectoryError(20, "Not a directory", str(folder))
 
-    def write_file(self, path: Path, data: bytes, *, durable: bool = True) -> None:
+    def write_file(self, path: Path, *parts: Part, durable: bool = True) -> None:
         # Two processes may order the same run to stop: each has a file of its own.
         temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
         descriptor = os.open(temporary, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
             try:
-                _write_all(descriptor, data)
+                for part in parts:
+                    _write_all(descriptor, part)
                 if durable:
                     sync_whole(descriptor)
             finally:
@@ -157,7 +164,7 @@ class OsStorage:
         return cast(BinaryIO, open(path, "rb"))
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def _write_all(descriptor: int, data: Part) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from .errors import ConfigurationError as ConfigurationError
     from .errors import ControllerBusyError as ControllerBusyError
     from .errors import GenerationCancelled as GenerationCancelled
+    from .errors import GenerationInterrupted as GenerationInterrupted
     from .errors import InputImageError as InputImageError
     from .errors import InvalidStagePlanError as InvalidStagePlanError
     from .errors import InvalidTransitionError as InvalidTransitionError
     from .errors import MissingImagesError as MissingImagesError
+    from .errors import PreflightError as PreflightError
     from .errors import StageConflictError as StageConflictError
     from .lifecycle import RunLifecycle as RunLifecycle
     from .loading import load_config as load_config
@@ -49,8 +51,9 @@ __getattr__, __dir__, __all__ = lazy_names(
         "controller": ["PipelineController", "RunHandle"],
         "errors": [
             "BackendAnswerError", "BackendError", "ConfigurationError", "ControllerBusyError",
-            "GenerationCancelled", "InputImageError", "InvalidStagePlanError",
-            "InvalidTransitionError", "MissingImagesError", "StageConflictError",
+            "GenerationCancelled", "GenerationInterrupted", "InputImageError",
+            "InvalidStagePlanError", "InvalidTransitionError", "MissingImagesError",
+            "PreflightError", "StageConflictError",
         ],
         "lifecycle": ["RunLifecycle"],
         "loading": ["load_config"],

@@ -85,3 +85,7 @@ class BackendAnswerError(BackendError):
 
 class GenerationCancelled(BackendError):  # noqa: N818 - it is how a cancel ends, no error
     """The backend stopped because the run's cancel token said so."""
+
+
+class GenerationInterrupted(GenerationCancelled):
+    """The run was cancelled and the backend told to stop; what it gave is thrown away."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from hashlib import sha256
 
 from ..events.errors import LogWriteError
-from ..events.model import Artifact
+from ..events.model import Artifact, InputRecord
+from ..events.storage import Part
 from .errors import BackendAnswerError, InputImageError
-from .png import PngError, check_whole, is_png, source_of, stamp
-from .ports import GeneratedImage, GenerateRequest, InputReader, SourceImage
+from .png import PngError, check_whole, is_png, source_of, stamped_parts
+from .ports import GeneratedImage, GenerateRequest, ImageFacts, InputReader, SourceImage
 from .run_folder import RunFolder
+from .sizes import MAX_PIXELS
 
 SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 
@@ -39,54 +41,63 @@ class ImageFiles:
         index, seed = request.image_index + place, request.seed + place
         source = source_of(image.data)
         facts = self._identify(source, request, index)
-        data = source
-        if is_png(source):
-            data = stamp(
-                source,
-                {
-                    "run_id": request.run_id,
-                    "stage_id": request.stage_id,
-                    "image_index": index,
-                    "call_id": request.call_id,
-                },
-            )
-        path = f"images/{request.stage_id}/{index:05d}-{seed}.{SUFFIXES[facts[0]]}"
-        try:
-            self._folder.storage.write_file(self._folder.locate(path), data, durable=self._durable)
-        except OSError as error:
-            raise LogWriteError(
-                f"the image cannot be written: {error}", path=self._folder.locate(path)
-            ) from error
+        parts: tuple[Part, ...] = (source,)
+        if facts.media_type == "image/png":
+            stamp = {
+                "run_id": request.run_id,
+                "stage_id": request.stage_id,
+                "image_index": index,
+                "call_id": request.call_id,
+            }
+            parts = stamped_parts(source, stamp)
+        suffix = SUFFIXES[facts.media_type]
+        path = f"images/{request.stage_id}/{index:05d}-{seed}.{suffix}"
+        self._write(path, parts)
         return Artifact(
             path=path,
             image_index=index,
-            sha256=sha256(data).hexdigest(),
+            sha256=_digest(parts),
             source_sha256=sha256(source).hexdigest(),
-            bytes=len(data),
-            media_type=facts[0],
-            width=facts[1],
-            height=facts[2],
+            bytes=sum(map(len, parts)),
+            media_type=facts.media_type,
+            width=facts.width,
+            height=facts.height,
             seed=seed,
         )
 
+    def _write(self, path: str, parts: tuple[Part, ...]) -> None:
+        file = self._folder.locate(path)
+        try:
+            self._folder.storage.write_file(file, *parts, durable=self._durable)
+        except OSError as error:
+            raise LogWriteError(f"the image cannot be written: {error}", path=file) from error
+
     def load(self, artifact: Artifact) -> SourceImage:
         """An image as the next stage is sent it. Raises InputImageError if it has changed."""
-        return self.load_recorded(
-            artifact.path,
-            artifact.sha256,
+        data = self._recorded_bytes(artifact.path, artifact.sha256)
+        # Its source is what was recorded, because the whole file is.
+        return SourceImage(
+            data=source_of(data),
+            source_sha256=artifact.source_sha256,
             media_type=artifact.media_type,
-            size=(artifact.width, artifact.height),
+            width=artifact.width,
+            height=artifact.height,
         )
 
-    def load_recorded(
-        self,
-        path: str,
-        digest: str,
-        *,
-        media_type: str | None = None,
-        size: tuple[int, int] | None = None,
-    ) -> SourceImage:
-        """A recorded file whose bytes still have their digest; its kind and size if unknown."""
+    def load_input(self, record: InputRecord) -> SourceImage:
+        """A recorded input or mask. Raises InputImageError if it has changed."""
+        data = source_of(self._recorded_bytes(record.path, record.sha256))
+        facts = self._reader.inspect(data, name=str(self._folder.locate(record.path)), decode=False)
+        return SourceImage(
+            data=data,
+            source_sha256=record.source_sha256,
+            media_type=facts.media_type,
+            width=facts.width,
+            height=facts.height,
+        )
+
+    def _recorded_bytes(self, path: str, digest: str) -> bytes:
+        """A recorded file whose bytes still have their digest."""
         file = self._folder.locate(path)
         try:
             with self._folder.storage.open_read(file) as stream:
@@ -95,25 +106,25 @@ class ImageFiles:
             raise InputImageError(f"{file}: cannot be read: {error}") from error
         if sha256(data).hexdigest() != digest:
             raise InputImageError(f"{file}: it is not the file that was recorded")
-        source = source_of(data)
-        if media_type is None or size is None:
-            facts = self._reader.inspect(source, name=str(file), decode=False)
-            media_type, size = facts.media_type, (facts.width, facts.height)
-        return SourceImage(
-            data=source,
-            source_sha256=sha256(source).hexdigest(),
-            media_type=media_type,
-            width=size[0],
-            height=size[1],
-        )
+        return data
 
-    def _identify(self, data: bytes, request: GenerateRequest, index: int) -> tuple[str, int, int]:
+    def _identify(self, data: bytes, request: GenerateRequest, index: int) -> ImageFacts:
         name = f"image {index} of {request.stage_id}"
         try:
-            if is_png(data):
-                check_whole(data)
-            # A PNG's checksums cover every byte; the others must be decoded to be trusted.
-            facts = self._reader.inspect(data, name=name, decode=not is_png(data))
+            return _png_facts(data) if is_png(data) else self._reader.inspect(data, name=name)
         except (PngError, InputImageError) as error:
-            raise BackendAnswerError(f"the backend's answer for {name}: {error}") from error
-        return facts.media_type, facts.width, facts.height
+            raise BackendAnswerError(f"{name}: {error}") from error
+
+
+def _png_facts(data: bytes) -> ImageFacts:
+    width, height = check_whole(data)
+    if width * height > MAX_PIXELS:
+        raise PngError(f"it has more than {MAX_PIXELS} pixels")
+    return ImageFacts(media_type="image/png", width=width, height=height)
+
+
+def _digest(parts: tuple[Part, ...]) -> str:
+    digest = sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()

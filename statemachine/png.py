@@ -13,7 +13,15 @@ import msgspec
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KEYWORD = b"stagewright"
 _TEXT_TYPES = (b"tEXt", b"zTXt", b"iTXt")
+_HEADER = struct.Struct(">IIBBBBB")
+_HEADER_START = len(SIGNATURE) + 8
 _IHDR_END = len(SIGNATURE) + 25
+_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+"""The bit depths of each colour type."""
+_METHODS = ((0, 0, 0), (0, 0, 1))
+"""Compression, filter and interlace that are defined."""
+_MOST_CHUNKS = 1 << 20
+"""Far above what any encoder makes; each costs us a microsecond."""
 
 
 class PngError(ValueError):
@@ -37,7 +45,7 @@ def _chunks(data: bytes) -> Iterator[_Chunk]:
         raise PngError("the bytes do not begin with the signature of a PNG")
     position = len(SIGNATURE)
     first = True
-    while True:
+    for _ in range(_MOST_CHUNKS):
         if position + 12 > len(data):
             raise PngError(f"the PNG ends at byte {len(data)} without an IEND chunk")
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -51,10 +59,15 @@ def _chunks(data: bytes) -> Iterator[_Chunk]:
         if kind == b"IEND":
             return
         position = end
+    raise PngError(f"the PNG has more than {_MOST_CHUNKS} chunks")
 
 
-def check_whole(data: bytes) -> None:
-    """Raise PngError unless every chunk is there and passes its checksum."""
+def check_whole(data: bytes) -> tuple[int, int]:
+    """Width and height in pixels of a PNG that is all there.
+
+    Raises PngError unless its header makes sense and every chunk passes its checksum. That
+    covers each byte, so that the pixels need not be decoded to be trusted.
+    """
     view = memoryview(data)
     kinds = set()
     for kind, start, end in _chunks(data):
@@ -63,13 +76,17 @@ def check_whole(data: bytes) -> None:
             raise PngError(f"the {kind!r} chunk at byte {start} fails its checksum")
     if b"IDAT" not in kinds:
         raise PngError("the PNG holds no pixels: it has no IDAT chunk")
+    width, height, depth, colour, *methods = _HEADER.unpack_from(data, _HEADER_START)
+    if not (width and height and depth in _DEPTHS.get(colour, ()) and tuple(methods) in _METHODS):
+        raise PngError("the PNG's header makes no sense")
+    return width, height
 
 
 def size_in_header(data: bytes) -> tuple[int, int] | None:
     """Width and height in pixels as a PNG's header says, or None where it has none."""
     if len(data) < _IHDR_END or data[len(SIGNATURE) + 4 : len(SIGNATURE) + 8] != b"IHDR":
         return None
-    width, height = struct.unpack_from(">II", data, len(SIGNATURE) + 8)
+    width, height, *_ = _HEADER.unpack_from(data, _HEADER_START)
     return width, height
 
 
@@ -93,11 +110,13 @@ def _is_ours(data: bytes, chunk: _Chunk) -> bool:
 
 def source_of(data: bytes) -> bytes:
     """The image without any ``stagewright`` chunk; what is no whole PNG as it is."""
-    if not is_png(data) or KEYWORD not in data:
+    if not is_png(data):
         return data
     try:
         ours = [chunk for chunk in _chunks(data) if _is_ours(data, chunk)]
     except PngError:
+        return data
+    if not ours:
         return data
     kept, position = [], 0
     for chunk in ours:
@@ -106,12 +125,16 @@ def source_of(data: bytes) -> bytes:
     return b"".join([*kept, data[position:]])
 
 
-def stamp(source: bytes, facts: dict[str, Any]) -> bytes:
-    """``source``, a PNG without our chunk, with ``facts`` as ASCII JSON right after IHDR."""
+def stamped_parts(source: bytes, facts: dict[str, Any]) -> tuple[bytes | memoryview, ...]:
+    """``source``, a PNG without our chunk, with ``facts`` as ASCII JSON right after IHDR.
+
+    In parts, because joining them would copy the whole image.
+    """
     text = KEYWORD + b"\0" + json.dumps(facts, separators=(",", ":")).encode("ascii")
     body = b"tEXt" + text
     chunk = struct.pack(">I", len(text)) + body + struct.pack(">I", crc32(body))
-    return b"".join([source[:_IHDR_END], chunk, source[_IHDR_END:]])
+    view = memoryview(source)
+    return view[:_IHDR_END], chunk, view[_IHDR_END:]
 
 
 def read_stamp(data: bytes) -> dict[str, Any] | None:

@@ -66,10 +66,10 @@ class RequestMaker:
         mask = None
         for record in recorded if mask_path is not None else ():
             if record.path == mask_path:
-                mask = self._images.load_recorded(record.path, record.sha256)
+                mask = self._images.load_input(record)
         if stage.input_source == "file":
             # The mask, where there is one, stands behind the inputs.
             record = recorded[image_index // self._plan.images_per_input]
-            return (self._images.load_recorded(record.path, record.sha256),), mask
+            return (self._images.load_input(record),), mask
         artifact = self._journal.artifact(stage.input_source, image_index)
         return (self._images.load(artifact),), mask

@@ -10,6 +10,9 @@ from .stage_configs import HiresConfig, UpscaleTable
 GRID = 8
 """Servers cut every size to a multiple of this."""
 
+MAX_PIXELS = 178_956_970
+"""Of any image, in or out: Pillow's own limit, larger than any upscale that a server answers."""
+
 _HAIR = 1e-6
 """A product such as 24 * 1.3333333333 may fall this far from the whole number that it is."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any
 
@@ -145,26 +146,36 @@ class StageRunner:
         )
 
     def _make_all(self) -> None:
+        """Let each slot make one request after the other, and look for a cancel meanwhile."""
         shop = self._shop
-        spans = self._open_spans()
-        in_flight: set[Future[None]] = set()
+        spans = _Spans(self._open_spans())
+        slots = {shop.pool.submit(self._work_off, spans) for _ in range(shop.slots)}
+        open_slots = slots
+        try:
+            while open_slots:
+                _, open_slots = wait(open_slots, timeout=POLL_S)
+                shop.look_for_cancel()
+        finally:
+            spans.close()
         failed: StageFailedError | None = None
-        while True:
-            while failed is None and not shop.token.stopping and len(in_flight) < shop.slots:
-                span = next(spans, None)
-                if span is None:
-                    break
-                in_flight.add(shop.pool.submit(self._make, span))
-            if not in_flight:
-                break
-            done, in_flight = wait(in_flight, timeout=POLL_S, return_when=FIRST_COMPLETED)
-            shop.look_for_cancel()
-            for future in done:
-                failed = _graver(failed, self._outcome_of(future))
+        for slot in slots:
+            failed = _graver(failed, slot.result())
         if failed is not None:
             raise failed
         if shop.token.stopping:
             raise RunStopped
+
+    def _work_off(self, spans: _Spans) -> StageFailedError | None:
+        """Make requests until none is left; the failure that ends the stage, if it came to one.
+
+        Runs on one of the pool's threads.
+        """
+        while not self._shop.token.stopping and (span := spans.take()) is not None:
+            failed = self._outcome_of(span)
+            if failed is not None:
+                spans.close()
+                return failed
+        return None
 
     def _open_spans(self) -> Iterator[RequestSpan]:
         """The requests whose images are not all finished and whose sources are there."""
@@ -176,26 +187,21 @@ class StageRunner:
             if sources is None or sources.finished.get(span.image_index) is not None:
                 yield span
 
-    def _outcome_of(self, future: Future[None]) -> StageFailedError | None:
-        """The failure that ends the stage, if the future came to one."""
+    def _outcome_of(self, span: RequestSpan) -> StageFailedError | None:
+        """Make the images of one request; the failure that ends the stage, if it came to one."""
         try:
-            future.result()
+            self._try_until_made(span)
         except RunStopped:
             return None
         except StageFailedError as failed:
-            if isinstance(failed.cause, LogWriteError):
-                return failed
-            return failed if self._shop.on_image_error == OnImageError.STOP else None
+            stop = self._shop.on_image_error == OnImageError.STOP
+            return failed if stop else None
+        except Exception as error:  # noqa: BLE001 - whatever it is, it ends the stage by name
+            failure = StageFailedError(self._stage.stage_id, span.image_index, error)
+            failure.__cause__ = error
+            stop = self._shop.on_image_error == OnImageError.STOP
+            return failure if stop or isinstance(error, LogWriteError) else None
         return None
-
-    def _make(self, span: RequestSpan) -> None:
-        """Make the images of one request; runs on one of the pool's threads."""
-        try:
-            self._try_until_made(span)
-        except (RunStopped, StageFailedError):
-            raise
-        except Exception as error:
-            raise StageFailedError(self._stage.stage_id, span.image_index, error) from error
 
     def _try_until_made(self, span: RequestSpan) -> None:
         shop, fold = self._shop, self._journal.stage(self._stage.stage_id)
@@ -258,15 +264,20 @@ class StageRunner:
         return None
 
     def _keep(self, answer: GenerateAnswer, request: GenerateRequest) -> tuple[Artifact, ...]:
-        if len(answer.images) != request.count:
-            raise BackendAnswerError(
-                f"the backend answered with {len(answer.images)} images instead of {request.count}",
-                endpoint=answer.endpoint,
+        try:
+            if len(answer.images) != request.count:
+                raise BackendAnswerError(  # noqa: TRY301 - it is completed below, as others are
+                    f"{len(answer.images)} images instead of {request.count}"
+                )
+            return tuple(
+                self._shop.images.save(image, request, place)
+                for place, image in enumerate(answer.images)
             )
-        return tuple(
-            self._shop.images.save(image, request, place)
-            for place, image in enumerate(answer.images)
-        )
+        except BackendAnswerError as error:
+            where = f"{self._shop.backend.description.url or ''}{answer.endpoint}"
+            raise BackendAnswerError(
+                f"{where}: the answer cannot be kept: {error}", endpoint=answer.endpoint
+            ) from error
 
     def _record_success(
         self,
@@ -304,6 +315,24 @@ class StageRunner:
                 interrupted=interrupted or msgspec.UNSET,
             )
         )
+
+
+class _Spans:
+    """Hands out a stage's requests, in order, to whichever slot is free."""
+
+    def __init__(self, spans: Iterator[RequestSpan]) -> None:
+        self._spans: Iterator[RequestSpan] | None = spans
+        self._lock = threading.Lock()
+
+    def take(self) -> RequestSpan | None:
+        """The next one; None when there is none, or no more is to be begun."""
+        with self._lock:
+            return None if self._spans is None else next(self._spans, None)
+
+    def close(self) -> None:
+        """Hand out no more."""
+        with self._lock:
+            self._spans = None
 
 
 def _graver(

@@ -26,7 +26,7 @@ from stagewright.events import (
     StageStart,
     StageType,
 )
-from stagewright.events.storage import AppendFile, OsStorage
+from stagewright.events.storage import AppendFile, OsStorage, Part
 
 from .support import START, artifact, run_opened
 
@@ -86,10 +86,10 @@ class WatchedStorage(OsStorage):
         self.next_writes: list[Deed] = []
         self.failures: dict[str, OSError] = {}
 
-    def write_file(self, path: Path, data: bytes, *, durable: bool = True) -> None:
+    def write_file(self, path: Path, *parts: Part, durable: bool = True) -> None:
         self.fail("write_file")
         self.files.append((path.name, durable))
-        super().write_file(path, data, durable=durable)
+        super().write_file(path, *parts, durable=durable)
 
     def open_append(self, path: Path) -> AppendFile:
         self.fail("open")

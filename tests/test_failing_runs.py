@@ -11,7 +11,7 @@ import pytest
 from stagewright.adapters import PillowInputReader
 from stagewright.events import LifecycleChanged, LogWriteError, RunState, replay
 from stagewright.events.lock import is_locked
-from stagewright.events.storage import AppendFile, OsStorage
+from stagewright.events.storage import AppendFile, OsStorage, Part
 from stagewright.statemachine import PipelineController, RunHandle
 from stagewright.statemachine.verification import verify_run
 
@@ -27,10 +27,10 @@ class FailingDisk(OsStorage):
         self.failing_writes = 10**9
         self.syncs_left = 10**9
 
-    def write_file(self, path: Path, data: bytes, *, durable: bool = True) -> None:
+    def write_file(self, path: Path, *parts: Part, durable: bool = True) -> None:
         if self.fail_image(path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        super().write_file(path, data, durable=durable)
+        super().write_file(path, *parts, durable=durable)
 
     def open_append(self, path: Path) -> AppendFile:
         return FailingFile(super().open_append(path), self)

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from stagewright.adapters.webui.errors import RequestRefusedError
 from stagewright.adapters.webui.features import ServerFeatures, features_of
-from stagewright.adapters.webui.payloads import Payload, payload_of
+from stagewright.adapters.webui.payloads import Payload, cache_fillers, payload_of
 from stagewright.events.model import StageType
 from stagewright.statemachine.ports import GenerateRequest, SourceImage
 from stagewright.statemachine.stage_configs import (
@@ -274,8 +274,17 @@ def test_an_interrupted_upscale_is_sent_with_another_cache_key() -> None:
     assert sent(same_shape, varied=True).body["upscaling_crop"] is False
     uncropped = changed(same_shape, crop=False)
     assert sent(uncropped, varied=True).body["upscaling_crop"] is True
-    other_shape = UpscaleConfig(upscaler="Lanczos", width=1024, height=1024)
-    assert sent(other_shape, varied=True).body != sent(other_shape).body
+    for config in (TXT2IMG, by_factor, same_shape, uncropped):
+        assert cache_fillers(request(config)) == []
+
+
+def test_an_interrupted_upscale_that_is_cropped_is_pushed_out_of_the_cache() -> None:
+    """It has no other key; ten different small upscales are as many as a server can keep."""
+    cropped = UpscaleConfig(upscaler="Lanczos", width=1024, height=1024)
+    assert sent(cropped, varied=True) == sent(cropped)
+    fillers = cache_fillers(request(cropped))
+    assert len({filler.encoded() for filler in fillers}) == 10
+    assert {filler.endpoint for filler in fillers} == {"/sdapi/v1/extra-single-image"}
 
 
 def test_nothing_else_is_varied() -> None:

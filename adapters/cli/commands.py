@@ -35,6 +35,7 @@ _HOMES: Mapping[str, str] = {
     "verify": "verifying",
     "list": "listing",
     "show": "showing",
+    "doctor": "doctoring",
     "schema": "planning",
     "serve-embedded": "serving",
 }

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import IO, Any, Protocol
 
 from ...events.model import CallFailed, StageEnd, StageEvent, StageImageProgress, StageStart
-from ...statemachine.errors import GenerationCancelled
+from ...statemachine.errors import GenerationCancelled, GenerationInterrupted
 from ..progress_view import ProgressSnapshot, ProgressView
 from .output import count, duration, escaped, one_line
 
-_CANCELLED = GenerationCancelled.__name__
+_CANCELLED = (GenerationCancelled.__name__, GenerationInterrupted.__name__)
 
 
 class Display(Protocol):
@@ -72,8 +72,7 @@ class PlainLines:
             case StageEnd():
                 return f"{event.stage_id}: {event.outcome} in {duration(event.duration_ms)}"
             case CallFailed():
-                again = "; trying again" if event.will_retry else ""
-                return one_line(f"{event.error.kind}: {event.error.message}{again}")
+                return failure(event)
         return None
 
 
@@ -103,10 +102,9 @@ class LiveLine:
         self._progress.stop()
 
     def take_event(self, event: StageEvent) -> None:
-        # That a cancelled run's request failed is no news to who cancelled it.
-        if isinstance(event, CallFailed) and event.error.kind != _CANCELLED:
-            again = "; trying again" if event.will_retry else ""
-            self.tell(f"{event.error.kind}: {event.error.message}{again}")
+        line = failure(event) if isinstance(event, CallFailed) else None
+        if line is not None:
+            self.tell(line)
 
     def tell(self, line: str) -> None:
         self._progress.console.print(one_line(line), markup=False, highlight=False)
@@ -115,6 +113,16 @@ class LiveLine:
         now = self._view.snapshot()
         fields: dict[str, Any] = {"where": _where(now), "rest": _rest(now)}
         self._progress.update(self._task, completed=now.fraction, **fields)
+
+
+def failure(event: CallFailed) -> str | None:
+    """One line on an attempt that gave no image; none where the user wanted it so."""
+    error = event.error
+    if error.kind in _CANCELLED:
+        return None
+    where = f"{error.stage_id}, image {error.image_index}: " if error.stage_id else ""
+    again = "; trying again" if event.will_retry else ""
+    return one_line(f"{where}{error.kind}: {error.message}{again}")
 
 
 def _where(now: ProgressSnapshot) -> str:

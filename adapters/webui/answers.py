@@ -22,7 +22,7 @@ class Answer(msgspec.Struct, frozen=True):
     info: Mapping[str, Any]
 
 
-_NOTHING = msgspec.Raw(b"null")
+_NOTHING = (msgspec.Raw(b"null"), msgspec.Raw(b'""'))
 
 
 class _Generated(msgspec.Struct):
@@ -33,7 +33,7 @@ class _Generated(msgspec.Struct):
 
 
 class _Extras(msgspec.Struct):
-    image: msgspec.Raw = _NOTHING
+    image: msgspec.Raw = _NOTHING[0]
     html_info: str | None = None
 
 
@@ -55,7 +55,7 @@ class AnswerReader:
         """
         if endpoint == EXTRA_SINGLE_IMAGE:
             extras = self._decoded(_extras, data, endpoint)
-            strings = [] if extras.image == _NOTHING else [extras.image]
+            strings = [] if extras.image in _NOTHING else [extras.image]
             info = {"html_info": self._client.credentials.scrub(extras.html_info or "")}
         else:
             generated = self._decoded(_generated, data, endpoint)
@@ -73,20 +73,20 @@ class AnswerReader:
             return decoder.decode(data)
         except msgspec.ValidationError as error:
             raise self._wrong(endpoint, str(error)) from error
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
         # Lone surrogates, which only the standard library reads, come in prompts and names.
         loose = self._client.loosely_decoded(data, endpoint)
         try:
             return decoder.decode(msgspec.json.encode(loose))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._wrong(endpoint, str(error)) from error
 
     def _info(self, info: str | dict[str, Any] | None, endpoint: str) -> dict[str, Any]:
         if isinstance(info, str):
             try:
                 decoded = msgspec.json.decode(info)
-            except ValueError:
+            except (ValueError, RecursionError):
                 decoded = self._client.loosely_decoded(info.encode(), endpoint)
         else:
             decoded = {} if info is None else info

@@ -6,18 +6,20 @@ import threading
 import time
 
 from ...statemachine.cancel import CancelToken
-from ...statemachine.errors import GenerationCancelled
+from ...statemachine.errors import GenerationCancelled, GenerationInterrupted
 from ...statemachine.ports import OnStep
-from .errors import GenerationInterrupted, ServerStalledError, ServerStillBusyError
+from .errors import ServerStalledError, ServerStillBusyError
 from .exchange import Exchange
 from .features import EXTRA_SINGLE_IMAGE
 from .payloads import Payload
 from .progress import ServerProgress, StallWatch
-from .server import Server, TaskState
+from .server import Job, Server, TaskState
 
 FIRST_LOOK_S = 0.3
 """The server is first asked how far it is after this; quick answers come before."""
 LOOK_EVERY_S = 0.5
+LOOK_EVERY_SHARED_S = 0.2
+"""Others may interrupt our job on a shared server, and the next job hides it."""
 _INTERRUPT_EVERY_S = 0.3
 _PAUSE_S = 0.05
 """How soon a cancel and a stall are noticed; an answer is noticed at once."""
@@ -26,11 +28,19 @@ _PAUSE_S = 0.05
 class Attempt:
     """Sends one payload, watches the server meanwhile, and stops it where that is asked for.
 
-    ``interrupted`` says afterwards whether the server was told to stop.
+    ``interrupted`` says afterwards whether the server was told to stop, and
+    ``interrupted_by_others`` whether somebody else was seen to tell it.
     """
 
     def __init__(
-        self, server: Server, payload: Payload, call_id: str, cancel: CancelToken, on_step: OnStep
+        self,
+        server: Server,
+        payload: Payload,
+        call_id: str,
+        cancel: CancelToken,
+        on_step: OnStep,
+        *,
+        answer_limit: int,
     ) -> None:
         self._server = server
         self._payload = payload
@@ -40,7 +50,10 @@ class Attempt:
         self._extras = payload.endpoint == EXTRA_SINGLE_IMAGE
         self._watch = StallWatch(server.settings.stall_timeout_s, extras=self._extras)
         self._over = threading.Event()
+        self._answer_limit = answer_limit
+        self._others: Job | None = None
         self.interrupted = False
+        self.interrupted_by_others = False
 
     def run(self) -> bytes:
         """The answer's bytes.
@@ -49,16 +62,20 @@ class Attempt:
         told to stop, GenerationCancelled where it could not be told.
         """
         endpoint, body = self._payload.endpoint, self._payload.encoded()
+        self._others = self._server.job_of_others()
         began = time.monotonic()
-        exchange = Exchange(self._server.client, endpoint, body, self._watch.note_bytes)
+        exchange = Exchange(
+            self._server.client, endpoint, body, self._answer_limit, self._watch.note_bytes
+        )
         del body
+        self._server.begin(exchange)
         try:
             self._wait(exchange, began)
             return exchange.answer()
         finally:
             self._over.set()
             if not exchange.done:
-                exchange.give_up()
+                self._server.give_up(exchange)
 
     def _wait(self, exchange: Exchange, began: float) -> None:
         looking = False
@@ -76,7 +93,9 @@ class Attempt:
 
     def _keep_looking(self) -> None:
         """Note and tell how far the server is; runs on a thread of its own."""
-        pause = min(LOOK_EVERY_S, self._server.settings.stall_timeout_s / 4)
+        settings = self._server.settings
+        pause = LOOK_EVERY_SHARED_S if settings.shared else LOOK_EVERY_S
+        pause = min(pause, settings.stall_timeout_s / 4)
         while not self._over.is_set() and self._server.tells_progress:
             look = self._server.look()
             if look is not None:
@@ -86,13 +105,14 @@ class Attempt:
 
     def _tell(self, look: ServerProgress) -> None:
         """Steps are told where they are ours; extras take none."""
-        if self._extras or look.idle or not look.steps:
+        if self._extras or look.idle:
             return
-        if self._server.settings.shared and (
-            self._task_id is None or self._server.task(self._task_id) is not TaskState.ACTIVE
-        ):
-            return
-        if not self._over.is_set():
+        if self._server.settings.shared:
+            if self._task_id is None or self._server.task(self._task_id) is not TaskState.ACTIVE:
+                return
+            # The next job clears the flag, so that it may be gone when our answer is here.
+            self.interrupted_by_others |= look.interrupted
+        if look.steps and not self._over.is_set():
             self._on_step(
                 min(look.step, look.steps), look.steps, fraction=look.fraction, eta_s=look.eta_s
             )
@@ -110,7 +130,7 @@ class Attempt:
         """Interrupt until the request is answered; an answer that was on its way is kept."""
         deadline = time.monotonic() + self._server.settings.stall_timeout_s
         while not exchange.done:
-            if self._server.may_interrupt(self._task_id):
+            if self._server.may_interrupt(self._task_id, self._others):
                 self.interrupted = True
                 self._server.interrupt()
             elif self._server.settings.shared:
@@ -120,16 +140,25 @@ class Attempt:
                     endpoint=self._payload.endpoint,
                 )
             if not exchange.wait(_INTERRUPT_EVERY_S) and time.monotonic() > deadline:
-                raise GenerationInterrupted(
-                    f"{self._server.url}: told to stop, it still works after "
-                    f"{self._server.settings.stall_timeout_s:g} s",
-                    endpoint=self._payload.endpoint,
-                )
+                self._leave()
         if self.interrupted:
             raise GenerationInterrupted(
                 f"{self._server.url}: stopped, because the run was cancelled",
                 endpoint=self._payload.endpoint,
             )
+
+    def _leave(self) -> None:
+        """The run was cancelled and the server does not answer: go without it."""
+        limit = f"{self._server.settings.stall_timeout_s:g} s"
+        where, endpoint = self._server.url, self._payload.endpoint
+        if self.interrupted:
+            raise GenerationInterrupted(
+                f"{where}: told to stop, it still works after {limit}", endpoint=endpoint
+            )
+        raise GenerationCancelled(
+            f"{where}: left, because somebody else's job still runs before ours after {limit}",
+            endpoint=endpoint,
+        )
 
     def _stop_for_stall(self, exchange: Exchange, why: str) -> None:
         """Interrupt until the request is answered or the server rests, for one more limit."""
@@ -140,15 +169,16 @@ class Attempt:
             look = self._server.look()
             if look is not None and look.idle:
                 break
-            if self._server.may_interrupt(self._task_id):
+            if self._server.may_interrupt(self._task_id, self._others):
                 self.interrupted = True
                 self._server.interrupt()
             if not exchange.wait(min(_INTERRUPT_EVERY_S, limit / 4)) and (
                 time.monotonic() > deadline or self._cancel.cancelled
             ):
+                told = "told to stop" if self.interrupted else "left to somebody else's job"
                 raise ServerStillBusyError(
-                    f"{where}: {why}, and told to stop it still works after {limit:g} s more; "
-                    "look after the server, then resume the run",
+                    f"{where}: {why}, and {told} it still works after {limit:g} s more; look "
+                    "after the server, then resume the run",
                     endpoint=self._payload.endpoint,
                 )
         if self.interrupted or not exchange.done:

@@ -26,14 +26,18 @@ from .answers import AnswerReader
 from .attempt import Attempt
 from .client import WebUIClient
 from .errors import (
-    RequestRefusedError,
+    AnswerLostError,
+    AuthenticationError,
     ServerError,
     ServerInterruptedError,
+    ServerNotTrustedError,
+    ServerUnavailableError,
+    ServerUnreachableError,
     SettingsNotUsedError,
 )
-from .evidence import differences, size_difference
+from .evidence import answer_limit, differences, size_difference
 from .features import OPENAPI, ServerFeatures, features_of
-from .payloads import payload_of
+from .payloads import cache_fillers, payload_of
 from .pixels import same_pixels, size_of
 from .server import Server
 from .settling import settle
@@ -41,6 +45,13 @@ from .settling import settle
 _logger = logging.getLogger("stagewright.webui")
 
 KIND = "webui"
+_NO_SERVER_THERE = (
+    AuthenticationError,
+    AnswerLostError,
+    ServerNotTrustedError,
+    ServerUnavailableError,
+    ServerUnreachableError,
+)
 
 
 class WebUIBackend:
@@ -91,8 +102,8 @@ class WebUIBackend:
         return self._client
 
     def close(self) -> None:
-        """Close idle connections."""
-        self._client.close()
+        """End its thread and close idle connections; it can be used again afterwards."""
+        self._server.close()
 
     def preflight(self, plan: StageExecutionPlan) -> None:
         """See whether the server has every name that ``plan`` uses.
@@ -112,7 +123,6 @@ class WebUIBackend:
                 return self._generate(request, cancel, on_step)
             except ServerError as error:
                 error.transient = error.retry_kind in self._settings.transient
-                error.endpoint = error.endpoint or request.stage_type
                 raise
 
     def _generate(
@@ -121,11 +131,20 @@ class WebUIBackend:
         try:
             features = self._known_features()
             interrupted = self._settle(request, cancel) or request.interrupted
+            for filler in cache_fillers(request) if interrupted else ():
+                self._client.post(filler.endpoint, filler.body)
         except BackendError:
             self._settled.add(request.call_id)  # It was never sent.
             raise
         payload = payload_of(request, features, varied=interrupted)
-        attempt = Attempt(self._server, payload, request.call_id, cancel, on_step)
+        attempt = Attempt(
+            self._server,
+            payload,
+            request.call_id,
+            cancel,
+            on_step,
+            answer_limit=answer_limit(request),
+        )
         try:
             data = attempt.run()
         except BackendError as error:
@@ -136,7 +155,7 @@ class WebUIBackend:
         answer = self._reader.read(data, payload.endpoint, request.count)
         del data
         self._settled.add(request.call_id)
-        self._refuse_interrupted(request, payload.endpoint)
+        self._refuse_interrupted(payload.endpoint, seen=attempt.interrupted_by_others)
         info = dict(answer.info)
         self._compare(request, answer.images, info, features, payload.endpoint)
         if isinstance(request.config, AdetailerConfig):
@@ -151,8 +170,8 @@ class WebUIBackend:
         if self._features is None:
             try:
                 self._features = features_of(self._client.get(OPENAPI))
-            except ServerError as error:
-                if not isinstance(error, RequestRefusedError):
+            except BackendError as error:
+                if isinstance(error, _NO_SERVER_THERE):
                     raise
                 _logger.info("the server does not show its schema: %s", error)
                 self._features = ServerFeatures()
@@ -179,13 +198,13 @@ class WebUIBackend:
         if not lost:
             self._settled.add(request.call_id)
 
-    def _refuse_interrupted(self, request: GenerateRequest, endpoint: str) -> None:
+    def _refuse_interrupted(self, endpoint: str, *, seen: bool) -> None:
         """Raise ServerInterruptedError if our job was interrupted, and not by us.
 
         Its answer looks like any other; the server's state is the only evidence.
         """
-        look = self._server.look()
-        if look is not None and look.interrupted:
+        look = None if seen else self._server.look()
+        if seen or (look is not None and look.interrupted):
             raise ServerInterruptedError(
                 f"{self._server.url}{endpoint}: somebody else interrupted or skipped the "
                 "request; its image is half made",
@@ -204,7 +223,7 @@ class WebUIBackend:
         """Raise SettingsNotUsedError where the answer is not what was asked for."""
         found = list(differences(request, info, features))
         for place, image in enumerate(images):
-            name = f"image {request.image_index + place} of {request.stage_id}"
+            name = f"{self._server.url}{endpoint}: image {request.image_index + place}"
             wrong = size_difference(request, size_of(image, self._inputs, name, endpoint))
             if wrong is not None:
                 found.append(wrong)

@@ -19,8 +19,6 @@ from .connections import FollowedAdapter
 from .errors import AnswerLostError
 from .failures import error_of_exception, error_of_status
 
-MAX_ANSWER_BYTES = 1 << 30
-"""The largest answer read: base64 of the largest picture that we could decode."""
 MAX_SMALL_ANSWER_BYTES = 1 << 25
 """The largest list, state or error read."""
 ANSWER_TIMEOUT_S = 10.0
@@ -68,16 +66,19 @@ class WebUIClient:
         prepared = self._prepare("POST", path, msgspec.json.encode(body))
         return self._small(prepared, path, timeout_s)
 
-    def exchange(self, path: str, body: bytes, arrived: Arrival) -> bytes:
-        """The answer to ``body``, waited for without limit. Raises ServerError."""
+    def exchange(self, path: str, body: bytes, limit: int, arrived: Arrival) -> bytes:
+        """The answer to ``body``, of ``limit`` bytes at most, waited for as long as it takes.
+
+        Raises ServerError, and BackendAnswerError for a larger answer.
+        """
         prepared = self._prepare("POST", path, _Pieces(body, arrived))
-        return self._send(prepared, path, None, MAX_ANSWER_BYTES, arrived)
+        return self._send(prepared, path, None, limit, arrived)
 
     def decoded(self, answer: bytes, path: str) -> Any:
         """``answer`` as JSON. Raises BackendAnswerError where it is none."""
         try:
             return msgspec.json.decode(answer)
-        except ValueError:
+        except (ValueError, RecursionError):
             return self.loosely_decoded(answer, path)
 
     def loosely_decoded(self, answer: bytes, path: str) -> Any:

@@ -18,8 +18,7 @@
     |   |   |-- RouteMissingError     404
     |   |   `-- AuthenticationError   401 and 403
     |   `-- SettingsNotUsedError      it made an image, with other settings than asked for
-    |-- BackendAnswerError        its answer is not the images asked for
-    `-- GenerationInterrupted     (GenerationCancelled) it was told to stop and has stopped
+    `-- BackendAnswerError        its answer is not the images asked for
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ...statemachine.config import RetryKind
-from ...statemachine.errors import BackendError, GenerationCancelled
+from ...statemachine.errors import BackendError
 
 
 class ServerError(BackendError):
@@ -118,7 +117,3 @@ class AuthenticationError(RequestRefusedError):
 
 class SettingsNotUsedError(ServerError):
     """The server made an image with other settings than it was asked for."""
-
-
-class GenerationInterrupted(GenerationCancelled):
-    """The run was cancelled, and the server told to stop; what it gave is thrown away."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...statemachine.ports import GenerateRequest
-from ...statemachine.sizes import GRID, Dimensions, SizeTrack
+from ...statemachine.sizes import GRID, MAX_PIXELS, Dimensions, SizeTrack
 from ...statemachine.stage_configs import (
     AdetailerConfig,
     Img2ImgConfig,
@@ -21,6 +21,8 @@ from ...statemachine.stage_configs import (
 )
 from .features import FORGE, SD_NEXT, ServerFeatures
 
+MAX_ANSWER_BYTES = 1 << 30
+MAX_WORDS_BYTES = 1 << 24
 _HASH = re.compile(r"\s\[[0-9a-fA-F]+\]$")
 _SUFFIX = re.compile(r"\.(safetensors|ckpt|pth?|sft|gguf|bin)$", re.IGNORECASE)
 _ORDINALS = ("", " 2nd", " 3rd")
@@ -95,6 +97,17 @@ def expected_size(request: GenerateRequest) -> Dimensions | None:
         if isinstance(config, Txt2ImgConfig) and config.hires and config.hires.enabled:
             track.hires(config.hires)
     return track.now
+
+
+def answer_limit(request: GenerateRequest) -> int:
+    """The most bytes that an honest answer to ``request`` can take.
+
+    That is base64 of four channels of 16 bits without any compression, for each of its images,
+    and as much again as a server may say beside them.
+    """
+    size = expected_size(request)
+    pixels = MAX_PIXELS if size is None else size[0] * size[1]
+    return min(pixels * request.count * 12, MAX_ANSWER_BYTES) + MAX_WORDS_BYTES
 
 
 def _models(

@@ -1,7 +1,8 @@
-"""One generating request on a thread of its own, which can be given up."""
+"""Generating requests on a thread beside, so that one can be watched and given up."""
 
 from __future__ import annotations
 
+import queue
 import threading
 
 from .client import Arrival, WebUIClient
@@ -9,26 +10,31 @@ from .connections import CutOff
 
 
 class Exchange:
-    """A request under way from the moment this is made."""
+    """One request and its answer."""
 
-    def __init__(self, client: WebUIClient, endpoint: str, body: bytes, arrived: Arrival) -> None:
+    def __init__(
+        self, client: WebUIClient, endpoint: str, body: bytes, limit: int, arrived: Arrival
+    ) -> None:
         self._client = client
         self._endpoint = endpoint
         self._body = body
+        self._limit = limit
         self._arrived = arrived
         self._done = threading.Event()
         self._cut_off = CutOff()
         self._answer: bytes | None = None
         self._error: BaseException | None = None
-        # A thread that a server never answers must not keep the program from ending.
-        threading.Thread(target=self._run, name="stagewright-exchange", daemon=True).start()
 
-    def _run(self) -> None:
+    def make(self) -> None:
+        """Send the request and wait for the answer, on the thread of the caller."""
         self._cut_off.follow()
         try:
-            self._answer = self._client.exchange(self._endpoint, self._body, self._arrived)
+            self._answer = self._client.exchange(
+                self._endpoint, self._body, self._limit, self._arrived
+            )
         except BaseException as error:  # noqa: BLE001 - raised where the answer is asked for
             self._error = error
+        self._body = b""
         self._done.set()
 
     def wait(self, timeout_s: float) -> bool:
@@ -50,3 +56,28 @@ class Exchange:
     def give_up(self) -> None:
         """Cut the connection; the server may go on working."""
         self._cut_off.cut()
+
+
+class ExchangeLine:
+    """A thread that makes one exchange after the other.
+
+    It is a daemon, for one that a server never answers must not keep a program from ending.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: queue.SimpleQueue[Exchange | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="stagewright-exchange", daemon=True)
+        self._thread.start()
+
+    def begin(self, exchange: Exchange) -> None:
+        """Make an exchange as soon as those before it are done."""
+        self._waiting.put(exchange)
+
+    def end(self) -> None:
+        """Take no more; what is under way goes on."""
+        self._waiting.put(None)
+
+    def _work(self) -> None:
+        while (exchange := self._waiting.get()) is not None:
+            exchange.make()
+            del exchange

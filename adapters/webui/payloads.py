@@ -28,6 +28,13 @@ Body = dict[str, Any]
 
 _VARIATION = 0.0005
 """Added to the factor after an interrupt: below 0.001, and enough for another cache key."""
+_MOST_CACHED = 10
+"""The most upscaled images that a WebUI can be set to keep."""
+_TINY_PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000008000000080800000000e164e1570000000e494441"
+    "5478da6368800206ca18008084200110e86a170000000049454e44ae426082"
+)
+"""8x8 grey pixels."""
 _DROPPED = frozenset(["force_task_id", "save_images", "send_images"])
 """What a server may do without: it decides nothing about the picture."""
 
@@ -149,12 +156,34 @@ def _upscale_size(config: UpscaleConfig, image: SourceImage, *, varied: bool) ->
         "upscaling_resize_w": config.width,
         "upscaling_resize_h": config.height,
     } | _set(upscaling_crop=config.crop)
-    if not varied:
-        return body
-    if config.width * image.height == config.height * image.width:
-        # Nothing is cropped then, so that only the cache's key changes with this.
-        return body | {"upscaling_crop": config.crop is False}
-    return body | {"upscaling_resize": 2.0 + _VARIATION}
+    if varied and not _crops(config, image):
+        # Nothing is cut off then, so that only the cache's key changes with this.
+        body["upscaling_crop"] = config.crop is False
+    return body
+
+
+def _crops(config: UpscaleConfig, image: SourceImage) -> bool:
+    """Whether something is cut off to come to the size."""
+    sides = (config.width or 0) * image.height, (config.height or 0) * image.width
+    return config.crop is not False and sides[0] != sides[1]
+
+
+def cache_fillers(request: GenerateRequest) -> list[Payload]:
+    """Upscales of next to nothing that push an interrupted one out of the server's cache.
+
+    Empty where ``varied`` is enough; a size to which something is cut off has no other key.
+    """
+    config = request.config
+    if not (isinstance(config, UpscaleConfig) and config.width and config.height):
+        return []
+    if not _crops(config, request.inputs[0]):
+        return []
+    image = msgspec.Raw(b'"' + pybase64.b64encode(_TINY_PNG) + b'"')
+    body: Body = {"image": image, "upscaler_1": config.upscaler, "resize_mode": 0}
+    return [
+        Payload(EXTRA_SINGLE_IMAGE, body | {"upscaling_resize": 1.0 + place / 8})
+        for place in range(1, _MOST_CACHED + 1)
+    ]
 
 
 def _adetailer(request: GenerateRequest, config: AdetailerConfig, features: ServerFeatures) -> Body:
@@ -218,7 +247,7 @@ def sampler_fields(sampler: str | None, scheduler: str | None, features: ServerF
     """Sampler and scheduler; before 1.9 a WebUI had one name for both."""
     if features.takes(TXT2IMG, "scheduler"):
         return _set(sampler_name=sampler, scheduler=scheduler)
-    if scheduler is None or scheduler == "Automatic" or sampler is None:
+    if scheduler is None or scheduler.casefold() == "automatic" or sampler is None:
         return _set(sampler_name=sampler)
     if features.product == SD_NEXT:
         raise RequestRefusedError(

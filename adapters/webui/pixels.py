@@ -13,7 +13,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 def size_of(data: bytes, reader: InputReader, name: str, endpoint: str) -> Dimensions:
-    """Width and height as the image's header says. Raises BackendAnswerError."""
+    """Width and height as the image's header says. Raises BackendAnswerError, naming ``name``."""
     if is_png(data):
         size = size_in_header(data)
         if size is not None:
@@ -21,7 +21,7 @@ def size_of(data: bytes, reader: InputReader, name: str, endpoint: str) -> Dimen
     try:
         facts = reader.inspect(data, name=name, decode=False)
     except InputImageError as error:
-        raise BackendAnswerError(f"the server's answer: {error}", endpoint=endpoint) from error
+        raise BackendAnswerError(str(error), endpoint=endpoint) from error
     return facts.width, facts.height
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from enum import Enum
 from typing import Any
 
@@ -10,13 +11,24 @@ from ...statemachine.config import ServerTable
 from ...statemachine.errors import BackendError
 from .client import WebUIClient
 from .errors import RequestRefusedError
+from .exchange import Exchange, ExchangeLine
 from .features import INTERNAL_PROGRESS, INTERRUPT, PROGRESS
 from .progress import ServerProgress, progress_of
 
 LOOK_TIMEOUT_S = 2.0
-"""How long one look may take; with many requests waiting a server answers none at all."""
+"""How long one look may take at most; with many requests waiting a server answers none."""
+_FRESH_S = 1.0
+"""For how long a server that was seen at rest is taken to be so."""
+
+Job = tuple[str, str]
+"""What tells one job of a server from the next: its name and when it began."""
 
 _logger = logging.getLogger("stagewright.webui")
+
+
+def job_of(look: ServerProgress) -> Job:
+    """The job that a look shows."""
+    return look.job, look.job_timestamp
 
 
 class TaskState(Enum):
@@ -36,6 +48,27 @@ class Server:
         self.settings = settings
         self._tells_progress = True
         self._tells_tasks = True
+        self._line: ExchangeLine | None = None
+        self._rested: float | None = None
+        self._timeout_s = min(LOOK_TIMEOUT_S, max(0.25, settings.stall_timeout_s / 2))
+
+    def begin(self, exchange: Exchange) -> None:
+        """Make an exchange on a thread beside; one at a time."""
+        if self._line is None:
+            self._line = ExchangeLine()
+        self._line.begin(exchange)
+
+    def give_up(self, exchange: Exchange) -> None:
+        """Cut an exchange off, and its thread, which may hang for longer."""
+        exchange.give_up()
+        self.close()
+
+    def close(self) -> None:
+        """End the thread beside, and close idle connections."""
+        if self._line is not None:
+            self._line.end()
+            self._line = None
+        self.client.close()
 
     @property
     def url(self) -> str:
@@ -60,11 +93,20 @@ class Server:
         if not self._tells_progress:
             return None
         try:
-            return progress_of(self.client.get(PROGRESS, timeout_s=LOOK_TIMEOUT_S))
+            look = progress_of(self.client.get(PROGRESS, timeout_s=self._timeout_s))
         except RequestRefusedError as error:
             _logger.warning("progress cannot be watched: %s", error)
             self._tells_progress = False
             return None
+        self._rested = time.monotonic() if look.idle else None
+        return look
+
+    def job_of_others(self) -> Job | None:
+        """The job that runs before anything is sent; None while it is at rest."""
+        if self._rested is not None and time.monotonic() - self._rested < _FRESH_S:
+            return None
+        look = self.look()
+        return None if look is None or look.idle else job_of(look)
 
     def task(self, call_id: str) -> TaskState | None:
         """What it says of the task with this id; None where it keeps no tasks, or says nothing."""
@@ -72,7 +114,7 @@ class Server:
             return None
         asked: dict[str, Any] = {"id_task": call_id, "id_live_preview": -1, "live_preview": False}
         try:
-            told = self.client.post(INTERNAL_PROGRESS, asked, timeout_s=LOOK_TIMEOUT_S)
+            told = self.client.post(INTERNAL_PROGRESS, asked, timeout_s=self._timeout_s)
         except RequestRefusedError:
             self._tells_tasks = False  # It runs without its user interface.
             return None
@@ -86,20 +128,26 @@ class Server:
                 return state
         return TaskState.UNKNOWN
 
-    def may_interrupt(self, call_id: str | None) -> bool:
+    def may_interrupt(self, call_id: str | None, others: Job | None = None) -> bool:
         """Whether the job that runs now is ours to stop.
 
         ``call_id`` is the id of the task that we wait for, None if it was sent without one.
-        Where the server does not say whose job it is, it is ours unless others use the server.
+        Where the server does not say whose job it is, it is ours unless others use the server,
+        or it is the job of ``others``, which ran before anything was sent.
         """
         state = None if call_id is None else self.task(call_id)
-        if state is None or state is TaskState.UNKNOWN:
-            return not self.settings.shared
-        return state is TaskState.ACTIVE
+        if state is not None and state is not TaskState.UNKNOWN:
+            return state is TaskState.ACTIVE
+        if self.settings.shared:
+            return False
+        if others is None:
+            return True
+        look = self.look()
+        return look is not None and job_of(look) != others
 
     def interrupt(self) -> None:
         """Tell it to stop the job that runs now; it may not hear. Never raises."""
         try:
-            self.client.post(INTERRUPT, {}, timeout_s=LOOK_TIMEOUT_S)
+            self.client.post(INTERRUPT, {}, timeout_s=self._timeout_s)
         except BackendError as error:
             _logger.warning("interrupt: %s", error)

@@ -31,18 +31,20 @@ def settle(
     interrupted = told = False
     while True:
         look = server.look_or_fail()
-        if look is None or (not look.idle and _all_ended(server, tasks)):
-            return interrupted
-        watch.note(look)
-        idle_looks = idle_looks + 1 if look.idle else 0
-        if idle_looks >= _IDLE_LOOKS:
-            return interrupted
-        if watch.stalled and not look.idle:
+        if look is None:
+            if not _any_open(server, tasks):
+                return interrupted
+        else:
+            watch.note(look)
+            idle_looks = idle_looks + 1 if look.idle else 0
+            if idle_looks >= _IDLE_LOOKS or (not look.idle and _all_ended(server, tasks)):
+                return interrupted
+        if watch.stalled and not (look and look.idle):
             if told:
                 raise ServerStillBusyError(
-                    f"{server.url}: it still works on an earlier request ({look.job or 'job'}), "
-                    f"and its progress has stood still for {watch.limit_s:g} s twice; look after "
-                    "the server, then resume the run",
+                    f"{server.url}: it still works on an earlier request, and its progress has "
+                    f"stood still for {watch.limit_s:g} s twice; look after the server, then "
+                    "resume the run",
                     interrupted=interrupted,
                 )
             told = True
@@ -52,6 +54,11 @@ def settle(
             watch.note_bytes()
         if cancel.wait(min(_LOOK_EVERY_S, limit / 4)):
             raise GenerationCancelled(f"{server.url}: the run was cancelled while it waited")
+
+
+def _any_open(server: Server, tasks: Sequence[str]) -> bool:
+    """Whether a server that tells no progress says that it has one of these tasks still."""
+    return any(server.task(task) in (TaskState.ACTIVE, TaskState.QUEUED) for task in tasks)
 
 
 def _all_ended(server: Server, tasks: Sequence[str]) -> bool:

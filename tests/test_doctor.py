@@ -1,0 +1,255 @@
+"""`doctor` as a user meets it: a process that looks at real servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stagewright.adapters.serving import EmbeddedServer
+
+from .command_line import SMALL, stagewright, write_config
+from .webui_names import Names
+from .webui_server import ScriptedWebUI
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+API = "/sdapi/v1/"
+LISTS = (
+    *("sd-models", "sd-vae", "sd-modules", "samplers", "schedulers", "upscalers"),
+    *("latent-upscale-modes", "prompt-styles", "scripts", "options"),
+)
+
+
+def doctor(server: ScriptedWebUI, *arguments: str | Path, folder: Path, status: int = 0) -> str:
+    """What doctor says of a server on standard output."""
+    done = stagewright("doctor", "--server", server.url, *arguments, folder=folder)
+    assert done.returncode == status, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def doctor_json(
+    server: ScriptedWebUI, *arguments: str | Path, folder: Path, status: int = 0
+) -> dict[str, Any]:
+    """The one document that doctor prints."""
+    told = doctor(server, *arguments, "--json", folder=folder, status=status)
+    document: dict[str, Any] = json.loads(told)
+    return document
+
+
+def unused_url() -> str:
+    """An address at which nothing listens."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{unused.getsockname()[1]}"
+
+
+def test_the_embedded_server_is_ready_for_the_examples(tmp_path: Path) -> None:
+    """Each name of each example is found on ``serve-embedded``."""
+    with EmbeddedServer() as server:
+        for example in ("portrait.toml", "restyle.toml", "enlarge.toml"):
+            done = stagewright(
+                "doctor", "--server", server.url, EXAMPLES / example, folder=tmp_path
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert done.stdout.splitlines()[-1] == "ready"
+
+
+def test_a_ready_server_is_described(tmp_path: Path) -> None:
+    """Reachable, product, version, routes, each name, and "ready" at the end; no folder made."""
+    with ScriptedWebUI() as server:
+        lines = doctor(server, write_config(tmp_path), folder=tmp_path).splitlines()
+    assert lines[:3] == [
+        f"{server.url}: reachable",
+        "product: AUTOMATIC1111",
+        "version: 1.9.1 or later",
+    ]
+    assert "  there        /sdapi/v1/txt2img" in lines
+    assert "  missing      /sdapi/v1/prompt-styles" in lines
+    assert '  found        checkpoint: txt2img.model = "base.safetensors"' in lines
+    assert '  found        sampler: txt2img.sampler = "Euler a"' in lines
+    assert lines[-1] == "ready"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_missing_name_is_shown_with_what_was_perhaps_meant(tmp_path: Path) -> None:
+    """``--set`` counts; the last line says what is wrong, and the exit status is 2."""
+    with ScriptedWebUI() as server:
+        told = doctor(
+            server,
+            write_config(tmp_path),
+            *("--set", "txt2img.model=bas.safetensors"),
+            folder=tmp_path,
+            status=2,
+        )
+    wrong = 'txt2img.model = "bas.safetensors"'
+    assert f'  missing      checkpoint: {wrong}; did you mean "base.safetensors"' in told
+    assert told.splitlines()[-1].startswith(f"not ready: {wrong} is not on the server")
+
+
+def test_a_list_that_is_not_offered_is_shown_as_not_checked(tmp_path: Path) -> None:
+    """The server is ready nevertheless, and a note says why."""
+    with ScriptedWebUI(missing_routes=(API + "sd-models",)) as server:
+        lines = doctor(server, write_config(tmp_path), folder=tmp_path).splitlines()
+    assert '  not checked  checkpoint: txt2img.model = "base.safetensors"' in lines
+    assert any(line.startswith("note: ") and "sd-models" in line for line in lines)
+    assert lines[-1] == "ready"
+
+
+def test_json_is_one_document_with_everything(tmp_path: Path) -> None:
+    """Product, routes, verdicts and problems for programs; the exit status says the same."""
+    config = write_config(tmp_path, SMALL + "[[adetailer.passes]]\nmodel = 'eyes.pt'\n")
+    with ScriptedWebUI() as server:
+        told = doctor_json(server, config, folder=tmp_path, status=2)
+    assert (told["server"], told["reachable"], told["ready"]) == (server.url, True, False)
+    assert (told["product"], told["version"]) == ("AUTOMATIC1111", "1.9.1 or later")
+    assert told["routes"]["/sdapi/v1/txt2img"] is True
+    verdicts = {check["key"]: check["verdict"] for check in told["checks"]}
+    assert verdicts == {
+        "txt2img.model": "found",
+        "txt2img.sampler": "found",
+        "adetailer.passes.0.model": "missing",
+    }
+    assert len(told["wrong"]) == 1
+
+
+def test_without_a_configuration_the_lists_are_counted(tmp_path: Path) -> None:
+    """How many of each kind there are, and where there is no such list."""
+    with ScriptedWebUI() as server:
+        told = doctor_json(server, folder=tmp_path)
+        text = doctor(server, folder=tmp_path)
+    assert told["offers"] == {
+        "checkpoints": 3,
+        "vaes": 1,
+        "samplers": 4,
+        "schedulers": 3,
+        "upscalers": 5,
+        "latent upscale modes": 2,
+        "styles": None,
+        "detectors": 3,
+    }
+    assert "  checkpoints           3" in text
+    assert "  styles                no such list" in text
+
+
+def test_the_routes_of_a_hidden_schema_are_found_by_asking(tmp_path: Path) -> None:
+    """Only what takes a POST stays open, and nothing that runs is interrupted to learn it."""
+    with ScriptedWebUI(openapi=False, missing_routes=(API + "schedulers",)) as server:
+        told = doctor_json(server, folder=tmp_path)
+        assert {one.method for one in server.requests} == {"GET"}
+        assert API + "interrupt" not in [one.path for one in server.requests]
+    assert told["product"] is None
+    routes = told["routes"]
+    assert routes[API + "sd-models"] is True
+    assert routes[API + "schedulers"] is False
+    assert routes[API + "txt2img"] is None
+    assert routes[API + "interrupt"] is None
+
+
+def test_a_server_that_is_no_webui_is_not_ready(tmp_path: Path) -> None:
+    """It answers, but none of the routes is there."""
+    routes = (*(API + name for name in (*LISTS, "progress")), "/adetailer/v1/ad_model")
+    with ScriptedWebUI(openapi=False, missing_routes=routes) as server:
+        told = doctor(server, folder=tmp_path, status=2)
+    assert told.splitlines()[-1].startswith("not ready: no route of the API answers")
+
+
+def test_a_server_without_the_api_is_not_ready(tmp_path: Path) -> None:
+    """A WebUI that was started without --api shows a schema, and no generating route in it."""
+    gone = tuple(API + name for name in ("txt2img", "img2img", "extra-single-image"))
+    with ScriptedWebUI(missing_routes=gone) as server:
+        for path in gone:
+            del server.description["paths"][path]
+        told = doctor(server, folder=tmp_path, status=2)
+    assert "it has no /sdapi/v1/txt2img; was it started with --api?" in told.splitlines()[-1]
+
+
+def test_a_conflict_in_the_configuration_is_not_ready(tmp_path: Path) -> None:
+    """A run would end in ERROR, whatever the server has."""
+    config = write_config(tmp_path, 'model_name = "other.safetensors"\n' + SMALL)
+    with ScriptedWebUI() as server:
+        told = doctor(server, config, folder=tmp_path, status=2)
+    assert "conflict: " in told.splitlines()[-1]
+
+
+def test_an_unreachable_server_is_one_line_on_standard_error(tmp_path: Path) -> None:
+    """Exit status 2; with --json standard output holds a document that says the same."""
+    url = unused_url()
+    done = stagewright("doctor", "--server", url, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert url in done.stderr
+    done = stagewright("doctor", "--server", url, "--json", folder=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    told = json.loads(done.stdout)
+    assert (told["server"], told["reachable"], told["ready"]) == (url, False, False)
+    assert "cannot be reached" in told["wrong"][0]
+
+
+def test_credentials_come_from_the_environment(tmp_path: Path) -> None:
+    """Without them the server's 401 is the error; with them it is ready; none is shown."""
+    with ScriptedWebUI(auth=("user", "secret")) as server:
+        arguments = ("doctor", "--server", server.url)
+        done = stagewright(*arguments, folder=tmp_path)
+        assert done.returncode == 2
+        assert "401" in done.stderr
+        assert "STAGEWRIGHT_AUTH" in done.stderr
+        env = {**os.environ, "STAGEWRIGHT_AUTH": "user:secret"}
+        done = stagewright(*arguments, folder=tmp_path, env=env)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "secret" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--server", "http://127.0.0.1:1", "--set", "seed=1"], "--set needs a CONFIG"),
+        (["--server", "http://user:secret@127.0.0.1:1"], "server"),
+        (["--server", "ftp://127.0.0.1:1"], "http or https"),
+        ([], "--server"),
+    ],
+)
+def test_wrong_usage_is_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:
+    """Exit status 2, one line on standard error, nothing asked of anybody."""
+    done = stagewright("doctor", *arguments, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "secret" not in done.stderr
+
+
+def test_the_configuration_says_how_the_server_is_spoken_to(tmp_path: Path) -> None:
+    """``[server]`` settings count, but for the address: that is ``--server``."""
+    settings = f'[server]\nurl = "{unused_url()}"\nca_bundle = "{tmp_path / "nothing.pem"}"\n'
+    config = write_config(tmp_path, SMALL + settings)
+    with ScriptedWebUI() as server:
+        assert doctor(server, config, folder=tmp_path).splitlines()[-1] == "ready"
+        secure = server.url.replace("http:", "https:")
+        done = stagewright("doctor", "--server", secure, config, folder=tmp_path)
+    assert done.returncode == 2
+    assert "nothing.pem" in done.stderr
+
+
+def test_the_server_s_words_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    """Control characters of suggested names are shown as escapes."""
+    names = Names(models=("base\x1b[31m.safetensors",))
+    with ScriptedWebUI(names=names) as server:
+        told = doctor(server, write_config(tmp_path), folder=tmp_path, status=2)
+    assert "\x1b" not in told
+    assert "base\\x1b[31m.safetensors" in told
+
+
+def test_run_refuses_a_configuration_that_the_server_cannot_do(tmp_path: Path) -> None:
+    """Exit status 2, one line, no run folder; and nothing is generated."""
+    config = write_config(tmp_path, SMALL.replace("base.safetensors", "bas.safetensors"))
+    with ScriptedWebUI() as server:
+        done = stagewright("run", config, "--server", server.url, folder=tmp_path)
+        assert not server.generating()
+    assert done.returncode == 2
+    assert 'did you mean "base.safetensors"' in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not list((tmp_path / "runs").glob("*"))
