@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
 from ..events.errors import LogWriteError
@@ -32,15 +33,35 @@ class ImageFiles:
         except OSError as error:
             raise LogWriteError(f"the folder cannot be made: {error}", path=path) from error
 
-    def save(self, image: GeneratedImage, request: GenerateRequest, place: int) -> Artifact:
-        """Keep image ``place`` of a request's answer.
+    def save(
+        self, images: Sequence[GeneratedImage], request: GenerateRequest
+    ) -> tuple[Artifact, ...]:
+        """Keep the images of a request's answer, in order, if each of them is one.
 
-        Raises BackendAnswerError for bytes that are no whole image, LogWriteError where the
-        file cannot be made durable.
+        Raises BackendAnswerError for bytes that are no whole image, before any file is made;
+        LogWriteError where a file cannot be made durable.
         """
+        known = []
+        for place, image in enumerate(images):
+            source = source_of(image.data)
+            known.append((source, _identify(self._reader, source, request, place)))
+        return tuple(
+            self._save(source, facts, request, place) for place, (source, facts) in enumerate(known)
+        )
+
+    def remove(self, artifacts: Iterable[Artifact]) -> None:
+        """Remove the files of images that turned out not to count. Raises LogWriteError."""
+        for artifact in artifacts:
+            file = self._folder.locate(artifact.path)
+            try:
+                self._folder.storage.remove(file)
+            except OSError as error:
+                raise LogWriteError(f"it cannot be removed: {error}", path=file) from error
+
+    def _save(
+        self, source: bytes, facts: ImageFacts, request: GenerateRequest, place: int
+    ) -> Artifact:
         index, seed = request.image_index + place, request.seed + place
-        source = source_of(image.data)
-        facts = self._identify(source, request, index)
         parts: tuple[Part, ...] = (source,)
         if facts.media_type == "image/png":
             stamp = {
@@ -108,12 +129,13 @@ class ImageFiles:
             raise InputImageError(f"{file}: it is not the file that was recorded")
         return data
 
-    def _identify(self, data: bytes, request: GenerateRequest, index: int) -> ImageFacts:
-        name = f"image {index} of {request.stage_id}"
-        try:
-            return _png_facts(data) if is_png(data) else self._reader.inspect(data, name=name)
-        except (PngError, InputImageError) as error:
-            raise BackendAnswerError(f"{name}: {error}") from error
+
+def _identify(reader: InputReader, data: bytes, request: GenerateRequest, place: int) -> ImageFacts:
+    name = f"image {request.image_index + place} of {request.stage_id}"
+    try:
+        return _png_facts(data) if is_png(data) else reader.inspect(data, name=name)
+    except (PngError, InputImageError) as error:
+        raise BackendAnswerError(f"{name}: {error}") from error
 
 
 def _png_facts(data: bytes) -> ImageFacts:

@@ -71,12 +71,15 @@ class GeneratedImage(msgspec.Struct, frozen=True, kw_only=True):
 class GenerateAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """``images`` in seed order; ``info`` is what was really used, as JSON values.
 
-    ``info["changed"]`` is False when the backend gave back the pixels it was sent.
+    ``info["changed"]`` is False when the backend gave back the pixels it was sent. ``confirm``
+    is called once the images are on disk, before they count, by a backend that goes on
+    checking meanwhile; it raises BackendError if they are no good after all.
     """
 
     images: tuple[GeneratedImage, ...]
     endpoint: str
     info: Mapping[str, Any] = {}
+    confirm: Callable[[], None] | None = None
 
 
 class StepProgress(msgspec.Struct, frozen=True, kw_only=True):

@@ -264,20 +264,27 @@ class StageRunner:
         return None
 
     def _keep(self, answer: GenerateAnswer, request: GenerateRequest) -> tuple[Artifact, ...]:
+        """The images on disk, all of them; none is left there that does not count."""
+        images = self._shop.images
         try:
             if len(answer.images) != request.count:
                 raise BackendAnswerError(  # noqa: TRY301 - it is completed below, as others are
                     f"{len(answer.images)} images instead of {request.count}"
                 )
-            return tuple(
-                self._shop.images.save(image, request, place)
-                for place, image in enumerate(answer.images)
-            )
+            artifacts = images.save(answer.images, request)
         except BackendAnswerError as error:
             where = f"{self._shop.backend.description.url or ''}{answer.endpoint}"
             raise BackendAnswerError(
                 f"{where}: the answer cannot be kept: {error}", endpoint=answer.endpoint
             ) from error
+        try:
+            if answer.confirm is not None:
+                answer.confirm()
+        except BackendError:
+            finished = self._journal.stage(self._stage.stage_id).finished
+            images.remove([one for one in artifacts if finished.get(one.image_index) is None])
+            raise
+        return artifacts
 
     def _record_success(
         self,

@@ -10,7 +10,7 @@ import msgspec
 
 from ...events.model import BackendDescription
 from ...statemachine.cancel import CancelToken
-from ...statemachine.config import ServerTable
+from ...statemachine.config import RetryKind, ServerTable
 from ...statemachine.errors import BackendError, GenerationCancelled
 from ...statemachine.plan import StageExecutionPlan
 from ...statemachine.ports import (
@@ -152,18 +152,28 @@ class WebUIBackend:
             self._remember(request, error)
             raise
         self._settled.difference_update(request.unanswered)
+        self._settled.add(request.call_id)
+        look = self._server.look_beside()
+
+        def confirm() -> None:
+            seen = look()
+            if attempt.interrupted_by_others or (seen is not None and seen.interrupted):
+                raise self._interrupted(payload.endpoint)
+
         answer = self._reader.read(data, payload.endpoint, request.count)
         del data
-        self._settled.add(request.call_id)
-        self._refuse_interrupted(payload.endpoint, seen=attempt.interrupted_by_others)
         info = dict(answer.info)
-        self._compare(request, answer.images, info, features, payload.endpoint)
+        wrong = self._differences(request, answer.images, info, features, payload.endpoint)
+        if wrong is not None:
+            confirm()  # What was interrupted differs as well.
+            raise wrong
         if isinstance(request.config, AdetailerConfig):
             info["changed"] = not same_pixels(request.inputs[0].data, answer.images[0])
         return GenerateAnswer(
             images=tuple(GeneratedImage(data=image) for image in answer.images),
             endpoint=payload.endpoint,
             info=info,
+            confirm=confirm,
         )
 
     def _known_features(self) -> ServerFeatures:
@@ -198,39 +208,36 @@ class WebUIBackend:
         if not lost:
             self._settled.add(request.call_id)
 
-    def _refuse_interrupted(self, endpoint: str, *, seen: bool) -> None:
-        """Raise ServerInterruptedError if our job was interrupted, and not by us.
+    def _interrupted(self, endpoint: str) -> ServerInterruptedError:
+        """Our job was interrupted, and not by us: its answer looks like any other."""
+        return ServerInterruptedError(
+            f"{self._server.url}{endpoint}: somebody else interrupted or skipped the request; "
+            "its image is half made",
+            transient=RetryKind.INTERRUPTED in self._settings.transient,
+            endpoint=endpoint,
+            interrupted=True,
+        )
 
-        Its answer looks like any other; the server's state is the only evidence.
-        """
-        look = None if seen else self._server.look()
-        if seen or (look is not None and look.interrupted):
-            raise ServerInterruptedError(
-                f"{self._server.url}{endpoint}: somebody else interrupted or skipped the "
-                "request; its image is half made",
-                endpoint=endpoint,
-                interrupted=True,
-            )
-
-    def _compare(
+    def _differences(
         self,
         request: GenerateRequest,
         images: tuple[bytes, ...],
         info: dict[str, Any],
         features: ServerFeatures,
         endpoint: str,
-    ) -> None:
-        """Raise SettingsNotUsedError where the answer is not what was asked for."""
+    ) -> SettingsNotUsedError | None:
+        """The error that says where the answer is not what was asked for, if it is not."""
         found = list(differences(request, info, features))
         for place, image in enumerate(images):
             name = f"{self._server.url}{endpoint}: image {request.image_index + place}"
             wrong = size_difference(request, size_of(image, self._inputs, name, endpoint))
             if wrong is not None:
                 found.append(wrong)
-        if found:
-            raise SettingsNotUsedError(
-                f"{self._server.url}{endpoint}: the server did something else: "
-                + "; ".join(dict.fromkeys(found)),
-                endpoint=endpoint,
-                detail=msgspec.json.encode(info).decode(),
-            )
+        if not found:
+            return None
+        return SettingsNotUsedError(
+            f"{self._server.url}{endpoint}: the server did something else: "
+            + "; ".join(dict.fromkeys(found)),
+            endpoint=endpoint,
+            detail=msgspec.json.encode(info).decode(),
+        )

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import requests
 import urllib3
+from urllib3.response import BaseHTTPResponse as Response
 
 from ...events.version import VERSION
 from ...statemachine.config import ServerTable
-from ...statemachine.errors import BackendAnswerError, BackendError
+from ...statemachine.errors import BackendAnswerError, ConfigurationError
 from .address import Credentials, ServerAddress
 from .connections import FollowedAdapter
 from .errors import AnswerLostError
@@ -24,7 +26,7 @@ MAX_SMALL_ANSWER_BYTES = 1 << 25
 ANSWER_TIMEOUT_S = 10.0
 """How long a list or a state may take; ten times what a busy server was seen to take."""
 
-_PIECE = 1 << 20
+_PIECE = 1 << 22
 _SENT_AT_ONCE = 1 << 18
 
 Arrival = Callable[[int], None]
@@ -32,9 +34,12 @@ Arrival = Callable[[int], None]
 
 
 class WebUIClient:
-    """Requests to one server. Safe from any thread.
+    """Requests to one server, over connections that are kept. Safe from any thread.
 
-    No redirects, no netrc, no proxies and no cookies: what is sent goes to that address.
+    No redirects, no netrc, no proxies and no cookies: what is sent goes to that address. The
+    connections and their TLS are those of a requests adapter; its Session, which would do all
+    that we do not want, takes as much time for a small request as the server does. Raises
+    ConfigurationError for a ``ca_bundle`` that is not there.
     """
 
     def __init__(
@@ -45,34 +50,39 @@ class WebUIClient:
     ) -> None:
         self.address = address
         self.credentials = credentials or Credentials()
-        self._connect_timeout_s = (settings or ServerTable()).connect_timeout_s
-        self._session = _session(settings or ServerTable(), self.credentials)
-        self._prepared: dict[str, requests.PreparedRequest] = {}
+        self._settings = settings or ServerTable()
+        bundle = self._settings.ca_bundle
+        if bundle is not None and not Path(bundle).exists():
+            raise ConfigurationError(
+                f"server.ca_bundle = {bundle}: there is no such file", key="server.ca_bundle"
+            )
+        self._path = urlsplit(address.url).path
+        self._headers = {"User-Agent": f"stagewright/{VERSION}", "Accept": "application/json"}
+        self._headers["Accept-Encoding"] = "identity"
+        if self.credentials.header is not None:
+            self._headers["Authorization"] = self.credentials.header
+        self._adapter = FollowedAdapter(pool_connections=1, pool_maxsize=4, max_retries=0)
+        self._pool: urllib3.HTTPConnectionPool | None = None
 
     def close(self) -> None:
-        """Close the idle connections."""
-        self._session.close()
+        """Close the idle connections; others are opened when they are needed."""
+        self._pool = None
+        self._adapter.close()
 
     def get(self, path: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
         """The decoded JSON at ``path``. Raises ServerError."""
-        prepared = self._prepared.get(path)
-        if prepared is None:
-            prepared = self._prepare("GET", path)
-            self._prepared[path] = prepared
-        return self._small(prepared, path, timeout_s)
+        return self._small("GET", path, None, timeout_s)
 
     def post(self, path: str, body: Any, *, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
         """The decoded JSON that answers ``body``; None for an empty answer. Raises ServerError."""
-        prepared = self._prepare("POST", path, msgspec.json.encode(body))
-        return self._small(prepared, path, timeout_s)
+        return self._small("POST", path, msgspec.json.encode(body), timeout_s)
 
     def exchange(self, path: str, body: bytes, limit: int, arrived: Arrival) -> bytes:
         """The answer to ``body``, of ``limit`` bytes at most, waited for as long as it takes.
 
         Raises ServerError, and BackendAnswerError for a larger answer.
         """
-        prepared = self._prepare("POST", path, _Pieces(body, arrived))
-        return self._send(prepared, path, None, limit, arrived)
+        return self._send("POST", path, _Pieces(body, arrived), None, limit, arrived)
 
     def decoded(self, answer: bytes, path: str) -> Any:
         """``answer`` as JSON. Raises BackendAnswerError where it is none."""
@@ -87,44 +97,74 @@ class WebUIClient:
             return _recordable(json.loads(answer))
         except (ValueError, RecursionError) as error:
             start = answer[:2000].decode("utf-8", "replace")
-            raise self._refusal(path, 200, start) from error
+            raise error_of_status(
+                self.address, path, 200, start, credentials=self.credentials
+            ) from error
 
-    def _small(self, prepared: requests.PreparedRequest, path: str, timeout_s: float) -> Any:
-        answer = self._send(prepared, path, timeout_s, MAX_SMALL_ANSWER_BYTES)
+    def _small(self, method: str, path: str, body: bytes | None, timeout_s: float) -> Any:
+        answer = self._send(method, path, body, timeout_s, MAX_SMALL_ANSWER_BYTES)
         return self.decoded(answer, path) if answer else None
-
-    def _prepare(
-        self, method: str, path: str, body: bytes | _Pieces | None = None
-    ) -> requests.PreparedRequest:
-        headers = None if body is None else {"Content-Type": "application/json"}
-        asked = requests.Request(method, self.address.url + path, data=body, headers=headers)
-        return self._session.prepare_request(asked)
 
     def _send(
         self,
-        prepared: requests.PreparedRequest,
+        method: str,
         path: str,
+        body: bytes | _Pieces | None,
         timeout_s: float | None,
         limit: int,
         arrived: Arrival | None = None,
     ) -> bytes:
-        timeout = (self._connect_timeout_s, timeout_s)
+        headers = self._headers
+        if body is not None:
+            size = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+            headers = headers | size
         try:
-            with self._session.send(
-                prepared, timeout=timeout, allow_redirects=False, stream=True
-            ) as response:
-                status = response.status_code
-                if status not in (200, 204):
-                    body = self._body(response, path, MAX_SMALL_ANSWER_BYTES, None, cut=True)
-                    words = body.decode("utf-8", "replace")
-                    raise self._refusal(path, status, words, response.headers.get("Location", ""))
-                return self._body(response, path, limit, arrived)
+            response = self._connections().urlopen(
+                method,
+                self._path + path,
+                body=body,
+                headers=headers,
+                timeout=urllib3.Timeout(connect=self._settings.connect_timeout_s, read=timeout_s),
+                retries=False,
+                redirect=False,
+                preload_content=False,
+            )
+            try:
+                return self._answer(response, path, limit, arrived)
+            finally:
+                response.close()  # One that was read to its end is back in the pool by now.
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise error_of_exception(self.address, path, error, self.credentials) from error
 
+    def _connections(self) -> urllib3.HTTPConnectionPool:
+        if self._pool is None:
+            settings = self._settings
+            if not settings.tls_verify:  # The user knows.
+                urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+            pool = self._adapter.get_connection_with_tls_context(
+                requests.Request("GET", self.address.url).prepare(),
+                verify=(settings.ca_bundle or True) if settings.tls_verify else False,
+            )
+            assert isinstance(pool, urllib3.HTTPConnectionPool)
+            self._pool = pool
+        return self._pool
+
+    def _answer(self, response: Response, path: str, limit: int, arrived: Arrival | None) -> bytes:
+        if response.status in (200, 204):
+            return self._body(response, path, limit, arrived)
+        body = self._body(response, path, MAX_SMALL_ANSWER_BYTES, None, cut=True)
+        raise error_of_status(
+            self.address,
+            path,
+            response.status,
+            body.decode("utf-8", "replace"),
+            location=response.headers.get("Location", ""),
+            credentials=self.credentials,
+        )
+
     def _body(
         self,
-        response: requests.Response,
+        response: Response,
         path: str,
         limit: int,
         arrived: Arrival | None,
@@ -138,7 +178,7 @@ class WebUIClient:
         if length.isdigit() and int(length) > limit and not cut:
             raise self._unusable(path, f"the answer has {length} bytes; the limit is {limit}")
         pieces, taken = [], 0
-        while piece := response.raw.read(_PIECE, decode_content=False):
+        while piece := response.read(_PIECE, decode_content=False):
             taken += len(piece)
             if taken > limit:
                 if cut:
@@ -157,11 +197,6 @@ class WebUIClient:
     def _unusable(self, path: str, why: str) -> BackendAnswerError:
         return BackendAnswerError(f"{self.address.url}{path}: {why}", endpoint=path)
 
-    def _refusal(self, path: str, status: int, body: str, location: str = "") -> BackendError:
-        return error_of_status(
-            self.address, path, status, body, location=location, credentials=self.credentials
-        )
-
 
 def _recordable(value: Any) -> Any:
     """JSON values without lone surrogates, which no log can hold."""
@@ -170,29 +205,6 @@ def _recordable(value: Any) -> Any:
     if isinstance(value, list):
         return [_recordable(part) for part in value]
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-
-
-def _session(settings: ServerTable, credentials: Credentials) -> requests.Session:
-    session = requests.Session()
-    session.trust_env = False
-    session.verify = (settings.ca_bundle or True) if settings.tls_verify else False
-    if not session.verify:
-        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # the user knows
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    session.headers.clear()
-    session.headers.update(
-        {
-            "User-Agent": f"stagewright/{VERSION}",
-            "Accept": "application/json",
-            "Accept-Encoding": "identity",
-        }
-    )
-    if credentials.header is not None:
-        session.headers["Authorization"] = credentials.header
-    adapter = FollowedAdapter(pool_connections=1, pool_maxsize=4, max_retries=0)
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
-    return session
 
 
 class _Pieces:
@@ -205,7 +217,7 @@ class _Pieces:
     def __len__(self) -> int:
         return len(self._body)
 
-    def __iter__(self) -> Iterator[memoryview]:
+    def __iter__(self) -> Iterator[Any]:  # memoryviews, which urllib3's types leave out
         for start in range(0, len(self._body), _SENT_AT_ONCE):
             piece = self._body[start : start + _SENT_AT_ONCE]
             yield piece

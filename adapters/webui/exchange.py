@@ -1,9 +1,10 @@
-"""Generating requests on a thread beside, so that one can be watched and given up."""
+"""Requests on a thread beside, so that one can be watched and given up."""
 
 from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Callable
 
 from .client import Arrival, WebUIClient
 from .connections import CutOff
@@ -58,26 +59,26 @@ class Exchange:
         self._cut_off.cut()
 
 
-class ExchangeLine:
-    """A thread that makes one exchange after the other.
+class Beside:
+    """A thread that does one piece of work after the other.
 
-    It is a daemon, for one that a server never answers must not keep a program from ending.
+    It is a daemon, for a server that never answers must not keep a program from ending.
     """
 
     def __init__(self) -> None:
-        self._waiting: queue.SimpleQueue[Exchange | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="stagewright-exchange", daemon=True)
+        self._waiting: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="stagewright-webui", daemon=True)
         self._thread.start()
 
-    def begin(self, exchange: Exchange) -> None:
-        """Make an exchange as soon as those before it are done."""
-        self._waiting.put(exchange)
+    def begin(self, work: Callable[[], None]) -> None:
+        """Do ``work``, which raises nothing, as soon as what came before it is done."""
+        self._waiting.put(work)
 
     def end(self) -> None:
         """Take no more; what is under way goes on."""
         self._waiting.put(None)
 
     def _work(self) -> None:
-        while (exchange := self._waiting.get()) is not None:
-            exchange.make()
-            del exchange
+        while (work := self._waiting.get()) is not None:
+            work()
+            del work

@@ -40,7 +40,10 @@ _TAGS = re.compile(r"<(script|style).*?</\1>|<[^>]*>", re.DOTALL | re.IGNORECASE
 
 Exceptions = tuple[type[BaseException], ...]
 ERRORS_BY_EXCEPTION: tuple[tuple[Exceptions, type[ServerError]], ...] = (
-    ((requests.exceptions.SSLError,), ServerNotTrustedError),
+    (
+        (requests.exceptions.SSLError, urllib3.exceptions.SSLError),
+        ServerNotTrustedError,
+    ),
     (
         (
             requests.exceptions.ConnectTimeout,

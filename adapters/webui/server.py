@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import queue
 import time
+from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
@@ -11,7 +13,7 @@ from ...statemachine.config import ServerTable
 from ...statemachine.errors import BackendError
 from .client import WebUIClient
 from .errors import RequestRefusedError
-from .exchange import Exchange, ExchangeLine
+from .exchange import Beside, Exchange
 from .features import INTERNAL_PROGRESS, INTERRUPT, PROGRESS
 from .progress import ServerProgress, progress_of
 
@@ -48,15 +50,23 @@ class Server:
         self.settings = settings
         self._tells_progress = True
         self._tells_tasks = True
-        self._line: ExchangeLine | None = None
+        self._beside: Beside | None = None
         self._rested: float | None = None
         self._timeout_s = min(LOOK_TIMEOUT_S, max(0.25, settings.stall_timeout_s / 2))
 
     def begin(self, exchange: Exchange) -> None:
         """Make an exchange on a thread beside; one at a time."""
-        if self._line is None:
-            self._line = ExchangeLine()
-        self._line.begin(exchange)
+        if self._beside is None:
+            self._beside = Beside()
+        self._beside.begin(exchange.make)
+
+    def look_beside(self) -> Callable[[], ServerProgress | None]:
+        """Look now, and go on; the call that is returned waits for what was seen."""
+        if self._beside is None:
+            return self.look
+        seen: queue.SimpleQueue[ServerProgress | None] = queue.SimpleQueue()
+        self._beside.begin(lambda: seen.put(self.look()))
+        return seen.get
 
     def give_up(self, exchange: Exchange) -> None:
         """Cut an exchange off, and its thread, which may hang for longer."""
@@ -65,9 +75,9 @@ class Server:
 
     def close(self) -> None:
         """End the thread beside, and close idle connections."""
-        if self._line is not None:
-            self._line.end()
-            self._line = None
+        if self._beside is not None:
+            self._beside.end()
+            self._beside = None
         self.client.close()
 
     @property
