@@ -52,7 +52,7 @@ class WebUIClient:
         self.credentials = credentials or Credentials()
         self._settings = settings or ServerTable()
         bundle = self._settings.ca_bundle
-        if bundle is not None and not Path(bundle).exists():
+        if bundle is not None and address.is_encrypted and not Path(bundle).exists():
             raise ConfigurationError(
                 f"server.ca_bundle = {bundle}: there is no such file", key="server.ca_bundle"
             )
