@@ -63,6 +63,11 @@ class Attempt:
         """
         endpoint, body = self._payload.endpoint, self._payload.encoded()
         self._others = self._server.job_of_others()
+        if self._cancel.cancelled:
+            raise GenerationCancelled(
+                f"{self._server.url}: nothing was sent, because the run was cancelled",
+                endpoint=endpoint,
+            )
         began = time.monotonic()
         exchange = Exchange(
             self._server.client, endpoint, body, self._answer_limit, self._watch.note_bytes

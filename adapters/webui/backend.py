@@ -151,7 +151,6 @@ class WebUIBackend:
             error.interrupted = attempt.interrupted
             self._remember(request, error)
             raise
-        self._settled.difference_update(request.unanswered)
         self._settled.add(request.call_id)
         look = self._server.look_beside()
 
@@ -192,6 +191,8 @@ class WebUIBackend:
 
         Whether one of them was told to stop just now.
         """
+        if not request.unanswered:
+            self._settled.clear()  # Those of an image that is done with.
         pending = [one for one in request.unanswered if one not in self._settled]
         if not pending:
             return False

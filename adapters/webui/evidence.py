@@ -61,6 +61,8 @@ def size_difference(request: GenerateRequest, size: Dimensions) -> str | None:
     wanted = expected_size(request)
     if wanted is None or wanted == size:
         return None
+    if request.mask is not None and size == (request.inputs[0].width, request.inputs[0].height):
+        return None  # What is painted into a mask is pasted into the picture as it was.
     product = _product(request)
     if product and all(map(_rounded_down, product, wanted, size)):
         return None
