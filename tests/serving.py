@@ -26,6 +26,10 @@ SLOW: Json = SMALL | {"steps": 2000}
 
 DELAY_S = 0.005
 
+BASE, REFINER = "sd_xl_base_1.0.safetensors", "sd_xl_refiner_1.0.safetensors"
+VAE = "vae-ft-mse-840000-ema-pruned.safetensors"
+FACE_ARGS: Json = {"ad_model": "face_yolov8n.pt"}
+
 
 class Client:
     """Talks to one server over one connection a thread."""
@@ -128,3 +132,12 @@ def info(answer: Json) -> Json:
     """The ``info`` of an answer, which is JSON in a string."""
     found: Json = json.loads(answer["info"])
     return found
+
+
+def detailed(face: Image.Image, *arguments: Any, **fields: Any) -> Json:
+    """The body that sends a finished picture through ADetailer."""
+    return SMALL | {
+        "init_images": [sent(face)], "width": face.width, "height": face.height,
+        "denoising_strength": 0, "sampler_name": "Euler a",
+        "alwayson_scripts": {"ADetailer": {"args": [True, True, *arguments]}},
+    } | fields  # fmt: skip

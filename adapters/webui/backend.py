@@ -37,7 +37,7 @@ from .errors import (
 )
 from .evidence import answer_limit, differences, size_difference
 from .features import OPENAPI, ServerFeatures, features_of
-from .payloads import cache_fillers, payload_of
+from .payloads import Payload, cache_fillers, payload_of
 from .pixels import same_pixels, size_of
 from .server import Server
 from .settling import settle
@@ -128,15 +128,7 @@ class WebUIBackend:
     def _generate(
         self, request: GenerateRequest, cancel: CancelToken, on_step: OnStep
     ) -> GenerateAnswer:
-        try:
-            features = self._known_features()
-            interrupted = self._settle(request, cancel) or request.interrupted
-            for filler in cache_fillers(request) if interrupted else ():
-                self._client.post(filler.endpoint, filler.body)
-        except BackendError:
-            self._settled.add(request.call_id)  # It was never sent.
-            raise
-        payload = payload_of(request, features, varied=interrupted)
+        payload = self._payload(request, cancel)
         attempt = Attempt(
             self._server,
             payload,
@@ -162,7 +154,7 @@ class WebUIBackend:
         answer = self._reader.read(data, payload.endpoint, request.count)
         del data
         info = dict(answer.info)
-        wrong = self._differences(request, answer.images, info, features, payload.endpoint)
+        wrong = self._differences(request, answer.images, info, payload.endpoint)
         if wrong is not None:
             confirm()  # What was interrupted differs as well.
             raise wrong
@@ -174,6 +166,18 @@ class WebUIBackend:
             info=info,
             confirm=confirm,
         )
+
+    def _payload(self, request: GenerateRequest, cancel: CancelToken) -> Payload:
+        """What is to be sent, once no earlier attempt is in the way."""
+        try:
+            features = self._known_features()
+            interrupted = self._settle(request, cancel) or request.interrupted
+            for filler in cache_fillers(request) if interrupted else ():
+                self._client.post(filler.endpoint, filler.body)
+            return payload_of(request, features, varied=interrupted)
+        except BackendError:
+            self._settled.add(request.call_id)  # It was never sent.
+            raise
 
     def _known_features(self) -> ServerFeatures:
         if self._features is None:
@@ -224,11 +228,10 @@ class WebUIBackend:
         request: GenerateRequest,
         images: tuple[bytes, ...],
         info: dict[str, Any],
-        features: ServerFeatures,
         endpoint: str,
     ) -> SettingsNotUsedError | None:
         """The error that says where the answer is not what was asked for, if it is not."""
-        found = list(differences(request, info, features))
+        found = list(differences(request, info, self._known_features()))
         for place, image in enumerate(images):
             name = f"{self._server.url}{endpoint}: image {request.image_index + place}"
             wrong = size_difference(request, size_of(image, self._inputs, name, endpoint))
