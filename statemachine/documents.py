@@ -219,8 +219,11 @@ def checked_config(config: RunConfig) -> RunConfig:
 
 
 def refuse_userinfo(url: str | None) -> None:
-    """Raise InvalidStagePlanError, without its words, for an address with a user or password."""
-    if url is not None and "@" in url.partition("//")[2].partition("/")[0]:
+    """Raise InvalidStagePlanError, without its words, for an address with a user or password.
+
+    Nothing else in a server's address holds an ``@``, and a password may hold anything.
+    """
+    if url is not None and "@" in url:
         raise InvalidStagePlanError(
             "server.url holds a user or a password; set STAGEWRIGHT_AUTH=user:password instead",
             key="server.url",

@@ -176,10 +176,10 @@ class PipelineRunner:
         order = self._folder.cancel_order()
         if order is None:
             return
-        if order == self._taken_order:
-            return
-        self.cancel(order.mode, order.reason)
-        self._taken_order = order
+        # The same order may come again, from somebody who has not seen the first.
+        if order != self._taken_order:
+            self.cancel(order.mode, order.reason)
+            self._taken_order = order
         try:
             self._folder.forget_cancel_order()
         except OSError as error:

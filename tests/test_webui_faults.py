@@ -110,7 +110,7 @@ CASES = {
     "no evidence": final(faults.NO_ADETAILER_EVIDENCE, OTHER, "did not run", ALONE),
     "stalls": again(faults.STALLS, STALLED, "stood still", server=SLOW),
     "mute": again(faults.STALLS_MUTE, STALLED, "stood still", ("txt2img",), (1,), SLOW),
-    "hangs": final(faults.HANGS, "ServerStillBusyError", "still works after", server=SLOW),
+    "hangs": final(faults.HANGS, "ServerStillBusyError", "not come to rest", server=SLOW),
     "loads": again(faults.STALLS_AT_FIRST_STEP, STALLED, "for 0.5 s", SAMPLING, (1,), SLOW),
     "silent": again(faults.silent, STALLED, "no job any more", ALL, (1,), SLOW),
     "trickles": again(faults.Trickles(0.02), STALLED, "total_timeout_s = 0.3", ALL, (1,), LIMITED),

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ...events.lock import is_locked
-from ...events.model import CancelMode
+from ...events.model import CancelMode, RunState
 from ...events.reading import replay
 from ...statemachine.run_folder import CancelOrder, RunFolder, find_run
 from .output import runs_option, say
@@ -36,6 +36,9 @@ def cancel_command(run: str, after_image: bool, runs: Path) -> int:  # noqa: FBT
                 break  # taken, and the run has ended since
             folder.forget_cancel_order()
             state = replay(folder.path).state
+            if state == RunState.CANCELLED:
+                say(f"{name}: it has stopped")
+                return 0
             raise click.UsageError(f"nobody runs {name} any more (it is {state})")
         if time.monotonic() > deadline:
             say(f"{name}: asked to stop; its process has not answered yet")

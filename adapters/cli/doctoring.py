@@ -32,14 +32,16 @@ _VERDICTS = {
 
 @click.command("doctor")
 @click.argument("config", type=click.Path(path_type=Path), required=False)
-@click.option("--server", required=True, metavar="URL", help="The WebUI server to look at.")
+@click.option(
+    "--server", metavar="URL", help="The WebUI server to look at; else the one CONFIG names."
+)
 @set_option
 @insecure_option
 @runs_option
 @json_option
 def doctor_command(
     config: Path | None,
-    server: str,
+    server: str | None,
     overrides: tuple[str, ...],
     insecure: bool,  # noqa: FBT001 - click passes flags
     runs: Path,
@@ -52,8 +54,11 @@ def doctor_command(
     if overrides and config is None:
         raise click.UsageError("--set needs a CONFIG to override")
     plan, settings = _plan_of(config, overrides, runs)
-    address = ServerAddress.parse(server)
-    credentials = credentials_for(address, named_by_user=True, insecure=insecure)
+    named = server or settings.url
+    if named is None:
+        raise click.UsageError("which server? Give --server URL")
+    address = ServerAddress.parse(named)
+    credentials = credentials_for(address, named_by_user=server is not None, insecure=insecure)
     client = WebUIClient(address, settings, credentials)
     try:
         report = inspect_server(client, plan)

@@ -55,8 +55,13 @@ def replay_command(run: str, until: int | None, runs: Path, as_json: bool) -> No
         say(f"{event.seq:>6} {seconds:>10.3f} s  {gist(event)}")
 
 
-def show_result(result: PipelineRunResult, folder: Path, *, whole: bool = True) -> None:
-    """Print state, stages, images and errors of a run; ``whole`` unless of its beginning."""
+def show_result(
+    result: PipelineRunResult, folder: Path, *, whole: bool = True, with_error: bool = True
+) -> None:
+    """Print state, stages, images and errors of a run; ``whole`` unless of its beginning.
+
+    ``with_error`` unless what ended it is told elsewhere.
+    """
     outcome = f", {result.outcome}" if result.outcome else ""
     if result.state == RunState.RUNNING and whole:
         outcome = " now" if is_locked(folder) else " when its process died; nobody runs it"
@@ -71,11 +76,12 @@ def show_result(result: PipelineRunResult, folder: Path, *, whole: bool = True) 
         if unchanged:
             say(f"  warning: {count(unchanged, 'image')} came back unchanged: nothing was detected")
     for gap in result.missing[:10]:
-        why = f": {gap.error.kind}: {gap.error.message}" if gap.error else ""
+        told = gap.error if gap.error != result.error else None
+        why = f": {told.kind}: {told.message}" if told else ""
         say(f"  missing: image {gap.image_index}, at {gap.stage_id}{why}")
     if len(result.missing) > 10:
         say(f"  ... and {len(result.missing) - 10} more are missing")
-    if result.error:
+    if result.error and with_error:
         say(f"  error: {result.error.kind}: {result.error.message}")
     for line in _places(result, folder):
         say(line)

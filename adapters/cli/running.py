@@ -75,7 +75,7 @@ def run_command(
     if as_json:
         print_json_parts(result.json_parts())
     else:
-        show_result(result, handle.folder)
+        show_result(result, handle.folder, with_error=False)
     if result.error is not None:
         print(f"stagewright: {one_line(_why(result))}", file=sys.stderr)  # noqa: T201 - an error
     return _EXIT_STATUS.get(result.state, 1)

@@ -166,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _body_length(self) -> int:
         """Bytes of the body to come. Raises ApiError where that is not said, or too many."""
         stated = self.headers.get("Content-Length")
-        if self.headers.get("Transfer-Encoding") or (stated is None and self.command == "POST"):
+        if self.headers.get("Transfer-Encoding"):
             raise ApiError(411, detail="Length Required")
         if stated is None:
             return 0

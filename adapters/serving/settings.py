@@ -43,7 +43,7 @@ DEFAULTS: Mapping[str, Any] = {
     "img2img_fix_steps": False,
     "eta_ancestral": 1.0,
     "eta_noise_seed_delta": 0,
-    "live_previews_enable": True,
+    "live_previews_enable": False,
     "show_progress_every_n_steps": 10,
     "s_churn": 0.0,
     "s_tmin": 0.0,

@@ -7,6 +7,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -28,7 +29,7 @@ class ServerAddress(msgspec.Struct, frozen=True):
     @classmethod
     def parse(cls, text: str) -> ServerAddress:
         """The address in ``text``; without a scheme it is http. Raises ConfigurationError."""
-        refuse_userinfo(text if "//" in text else f"//{text}")
+        refuse_userinfo(text)
         url = text if "://" in text else f"http://{text}"
         try:
             parts = urlsplit(url)
@@ -39,7 +40,7 @@ class ServerAddress(msgspec.Struct, frozen=True):
             raise _bad_address(text, "its scheme must be http or https")
         if not parts.hostname or _NOT_IN_URLS.search(url):
             raise _bad_address(text, "it names no host")
-        if parts.query or parts.fragment:
+        if "?" in url or "#" in url:
             raise _bad_address(text, "it must end with its path")
         return cls(url.rstrip("/"))
 
@@ -89,6 +90,16 @@ class Credentials(msgspec.Struct, frozen=True):
             text = text.replace(secret, "***")
         return text
 
+    def scrub_all(self, value: Any) -> Any:
+        """JSON values without any of the secrets in their texts."""
+        if not self.secrets:
+            return value
+        if isinstance(value, str):
+            return self.scrub(value)
+        if isinstance(value, dict):
+            return {self.scrub(key): self.scrub_all(part) for key, part in value.items()}
+        return [self.scrub_all(part) for part in value] if isinstance(value, list) else value
+
     def __repr__(self) -> str:
         return f"Credentials(given={self.header is not None})"
 
@@ -118,8 +129,8 @@ def credentials_for(
         )
     if not (insecure or address.is_encrypted or address.is_loopback):
         return Credentials(
-            withheld=f"{AUTH_VARIABLE} is not sent over plain http beyond this machine; use "
-            "https, or --insecure"
+            withheld=f"{AUTH_VARIABLE} is only sent over plain http to a loopback "
+            "address; use https, or --insecure"
         )
     encoded = base64.b64encode(given.encode("utf-8", "surrogateescape")).decode("ascii")
     password = given.partition(":")[2]

@@ -56,7 +56,7 @@ class AnswerReader:
         if endpoint == EXTRA_SINGLE_IMAGE:
             extras = self._decoded(_extras, data, endpoint)
             strings = [] if extras.image in _NOTHING else [extras.image]
-            info = {"html_info": self._client.credentials.scrub(extras.html_info or "")}
+            info = self._client.credentials.scrub_all({"html_info": extras.html_info or ""})
         else:
             generated = self._decoded(_generated, data, endpoint)
             info = self._info(generated.info, endpoint)
@@ -92,7 +92,8 @@ class AnswerReader:
             decoded = {} if info is None else info
         if not isinstance(decoded, dict):
             raise self._wrong(endpoint, "its info is no JSON object")
-        return decoded
+        scrubbed: dict[str, Any] = self._client.credentials.scrub_all(decoded)
+        return scrubbed
 
     def _images(self, strings: Sequence[msgspec.Raw], endpoint: str) -> tuple[bytes, ...]:
         images = []

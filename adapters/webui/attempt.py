@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import NoReturn
 
 from ...statemachine.cancel import CancelToken
 from ...statemachine.errors import GenerationCancelled, GenerationInterrupted
@@ -13,7 +14,7 @@ from .exchange import Exchange
 from .features import EXTRA_SINGLE_IMAGE
 from .payloads import Payload
 from .progress import ServerProgress, StallWatch
-from .server import Job, Server, TaskState
+from .server import Job, Server, TaskState, job_of
 
 FIRST_LOOK_S = 0.3
 """The server is first asked how far it is after this; quick answers come before."""
@@ -21,6 +22,8 @@ LOOK_EVERY_S = 0.5
 LOOK_EVERY_SHARED_S = 0.2
 """Others may interrupt our job on a shared server, and the next job hides it."""
 _INTERRUPT_EVERY_S = 0.3
+_DEAF_S = 10.0
+"""How long a cancelled run waits for a server that does not even answer the interrupt."""
 _PAUSE_S = 0.05
 """How soon a cancel and a stall are noticed; an answer is noticed at once."""
 
@@ -102,22 +105,26 @@ class Attempt:
         pause = LOOK_EVERY_SHARED_S if settings.shared else LOOK_EVERY_S
         pause = min(pause, settings.stall_timeout_s / 4)
         while not self._over.is_set() and self._server.tells_progress:
+            ours = not settings.shared or self._is_active()
             look = self._server.look()
             if look is not None:
                 self._watch.note(look)
-                self._tell(look)
+                if ours:
+                    self._tell(look)
+                # The next job clears the flag, so that it may be gone when our answer is here.
+                if settings.shared and ours and look.interrupted and self._is_active():
+                    self.interrupted_by_others = True
             self._over.wait(pause)
+
+    def _is_active(self) -> bool:
+        """Whether the server says that it is our task that runs."""
+        return self._task_id is not None and (self._server.task(self._task_id) is TaskState.ACTIVE)
 
     def _tell(self, look: ServerProgress) -> None:
         """Steps are told where they are ours; extras take none."""
-        if self._extras or look.idle:
+        if self._extras or look.idle or not look.steps or job_of(look) == self._others:
             return
-        if self._server.settings.shared:
-            if self._task_id is None or self._server.task(self._task_id) is not TaskState.ACTIVE:
-                return
-            # The next job clears the flag, so that it may be gone when our answer is here.
-            self.interrupted_by_others |= look.interrupted
-        if look.steps and not self._over.is_set():
+        if not self._over.is_set():
             self._on_step(
                 min(look.step, look.steps), look.steps, fraction=look.fraction, eta_s=look.eta_s
             )
@@ -133,35 +140,36 @@ class Attempt:
 
     def _stop_for_cancel(self, exchange: Exchange) -> None:
         """Interrupt until the request is answered; an answer that was on its way is kept."""
-        deadline = time.monotonic() + self._server.settings.stall_timeout_s
+        began, heard = time.monotonic(), False
+        patience = self._server.settings.stall_timeout_s
         while not exchange.done:
             if self._server.may_interrupt(self._task_id, self._others):
                 self.interrupted = True
-                self._server.interrupt()
+                heard = self._server.interrupt() or heard
             elif self._server.settings.shared:
                 raise GenerationCancelled(
                     f"{self._server.url}: left to finish by itself; on a shared server only a "
                     "running job that is known to be ours is interrupted",
                     endpoint=self._payload.endpoint,
                 )
-            if not exchange.wait(_INTERRUPT_EVERY_S) and time.monotonic() > deadline:
-                self._leave()
+            limit = patience if heard or not self.interrupted else min(patience, _DEAF_S)
+            if not exchange.wait(_INTERRUPT_EVERY_S) and time.monotonic() - began > limit:
+                self._leave(limit)
         if self.interrupted:
             raise GenerationInterrupted(
                 f"{self._server.url}: stopped, because the run was cancelled",
                 endpoint=self._payload.endpoint,
             )
 
-    def _leave(self) -> None:
-        """The run was cancelled and the server does not answer: go without it."""
-        limit = f"{self._server.settings.stall_timeout_s:g} s"
+    def _leave(self, limit: float) -> NoReturn:
+        """The run was cancelled and the request is not answered: go without it."""
         where, endpoint = self._server.url, self._payload.endpoint
         if self.interrupted:
             raise GenerationInterrupted(
-                f"{where}: told to stop, it still works after {limit}", endpoint=endpoint
+                f"{where}: told to stop, it has not done so within {limit:g} s", endpoint=endpoint
             )
         raise GenerationCancelled(
-            f"{where}: left, because somebody else's job still runs before ours after {limit}",
+            f"{where}: left, because somebody else's job still runs before ours after {limit:g} s",
             endpoint=endpoint,
         )
 
@@ -180,10 +188,12 @@ class Attempt:
             if not exchange.wait(min(_INTERRUPT_EVERY_S, limit / 4)) and (
                 time.monotonic() > deadline or self._cancel.cancelled
             ):
-                told = "told to stop" if self.interrupted else "left to somebody else's job"
+                told = (
+                    "told to stop," if self.interrupted else "left alone, as the job is not ours,"
+                )
                 raise ServerStillBusyError(
-                    f"{where}: {why}, and {told} it still works after {limit:g} s more; look "
-                    "after the server, then resume the run",
+                    f"{where}: {why}, and {told} it has not come to rest within {limit:g} s more; "
+                    "look after the server, then resume the run",
                     endpoint=self._payload.endpoint,
                 )
         if self.interrupted or not exchange.done:

@@ -17,7 +17,7 @@ from ...events.version import VERSION
 from ...statemachine.config import ServerTable
 from ...statemachine.errors import BackendAnswerError, ConfigurationError
 from .address import Credentials, ServerAddress
-from .connections import FollowedAdapter
+from .connections import Deadlines, FollowedAdapter
 from .errors import AnswerLostError
 from .failures import error_of_exception, error_of_status
 
@@ -61,6 +61,7 @@ class WebUIClient:
         self._headers["Accept-Encoding"] = "identity"
         if self.credentials.header is not None:
             self._headers["Authorization"] = self.credentials.header
+        self._deadlines = Deadlines()
         self._adapter = FollowedAdapter(pool_connections=1, pool_maxsize=4, max_retries=0)
         self._pool: urllib3.HTTPConnectionPool | None = None
 
@@ -82,7 +83,8 @@ class WebUIClient:
 
         Raises ServerError, and BackendAnswerError for a larger answer.
         """
-        return self._send("POST", path, _Pieces(body, arrived), None, limit, arrived)
+        pieces = _Pieces(body, arrived)
+        return self._not_empty(self._send("POST", path, pieces, None, limit, arrived), path)
 
     def decoded(self, answer: bytes, path: str) -> Any:
         """``answer`` as JSON. Raises BackendAnswerError where it is none."""
@@ -102,8 +104,18 @@ class WebUIClient:
             ) from error
 
     def _small(self, method: str, path: str, body: bytes | None, timeout_s: float) -> Any:
-        answer = self._send(method, path, body, timeout_s, MAX_SMALL_ANSWER_BYTES)
-        return self.decoded(answer, path) if answer else None
+        with self._deadlines.limit(timeout_s):
+            answer = self._send(method, path, body, timeout_s, MAX_SMALL_ANSWER_BYTES)
+        if not answer and method == "POST":
+            return None
+        return self.decoded(self._not_empty(answer, path), path)
+
+    def _not_empty(self, answer: bytes, path: str) -> bytes:
+        if not answer:
+            raise AnswerLostError(
+                f"{self.address.url}{path}: no whole answer came back: it is empty", endpoint=path
+            )
+        return answer
 
     def _send(
         self,
@@ -141,10 +153,12 @@ class WebUIClient:
             settings = self._settings
             if not settings.tls_verify:  # The user knows.
                 urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+            verify = (settings.ca_bundle or True) if settings.tls_verify else False
             pool = self._adapter.get_connection_with_tls_context(
-                requests.Request("GET", self.address.url).prepare(),
-                verify=(settings.ca_bundle or True) if settings.tls_verify else False,
+                requests.Request("GET", self.address.url).prepare(), verify=verify
             )
+            # Its annotations are not complete. Without it the system's authorities would count.
+            self._adapter.cert_verify(pool, self.address.url, verify, None)  # type: ignore[no-untyped-call]
             assert isinstance(pool, urllib3.HTTPConnectionPool)
             self._pool = pool
         return self._pool
@@ -174,11 +188,11 @@ class WebUIClient:
         """The whole body, or with ``cut`` its first ``limit`` bytes."""
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise self._unusable(path, "the answer is compressed, which was not asked for")
-        length = response.headers.get("Content-Length", "")
-        if length.isdigit() and int(length) > limit and not cut:
+        length = _length_of(response)
+        if length is not None and length > limit and not cut:
             raise self._unusable(path, f"the answer has {length} bytes; the limit is {limit}")
         pieces, taken = [], 0
-        while piece := response.read(_PIECE, decode_content=False):
+        while piece := response.read1(_PIECE, decode_content=False):
             taken += len(piece)
             if taken > limit:
                 if cut:
@@ -187,7 +201,7 @@ class WebUIClient:
             pieces.append(piece)
             if arrived is not None:
                 arrived(len(piece))
-        if length.isdigit() and taken < min(int(length), limit):
+        if length is not None and taken < min(length, limit):
             raise AnswerLostError(
                 f"{self.address.url}{path}: the answer ends after {taken} of {length} bytes",
                 endpoint=path,
@@ -196,6 +210,12 @@ class WebUIClient:
 
     def _unusable(self, path: str, why: str) -> BackendAnswerError:
         return BackendAnswerError(f"{self.address.url}{path}: {why}", endpoint=path)
+
+
+def _length_of(response: Response) -> int | None:
+    """How long the answer says it is."""
+    length = response.headers.get("Content-Length", "")
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else None
 
 
 def _recordable(value: Any) -> Any:

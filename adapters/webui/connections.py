@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+_LOOK_EVERY_S = 0.25
 _of_thread = threading.local()
 
 
@@ -39,6 +42,45 @@ class CutOff:
         if sock is not None:
             with contextlib.suppress(OSError, ValueError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+class Deadlines:
+    """Cuts requests off that take longer in all than they may, whatever trickles in."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[CutOff, float] = {}
+        self._watching = False
+
+    @contextlib.contextmanager
+    def limit(self, seconds: float) -> Iterator[None]:
+        """Cut the request that this thread makes in the block, once it has taken so long."""
+        cut_off = CutOff()
+        cut_off.follow()
+        with self._lock:
+            self._open[cut_off] = time.monotonic() + seconds
+            if not self._watching:
+                self._watching = True
+                threading.Thread(
+                    target=self._watch, name="stagewright-deadlines", daemon=True
+                ).start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._open[cut_off]
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(_LOOK_EVERY_S)
+            now = time.monotonic()
+            with self._lock:
+                late = [one for one, deadline in self._open.items() if deadline < now]
+                self._watching = bool(self._open)
+                if not self._watching:
+                    return
+            for cut_off in late:
+                cut_off.cut()
 
 
 class _FollowedConnection(HTTPConnection):

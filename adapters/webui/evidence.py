@@ -75,8 +75,8 @@ def _product(request: GenerateRequest) -> tuple[float, float] | None:
     if isinstance(config, UpscaleConfig) and config.factor is not None:
         image = request.inputs[0]
         return image.width * config.factor, image.height * config.factor
-    if isinstance(config, Txt2ImgConfig) and config.hires and config.hires.scale:
-        scale = config.hires.scale
+    if isinstance(config, Txt2ImgConfig) and config.hires and config.hires.enabled:
+        scale = config.hires.scale or 0
         return (config.width or 0) * scale, (config.height or 0) * scale
     return None
 

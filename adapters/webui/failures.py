@@ -27,8 +27,18 @@ from .errors import (
 )
 
 _MOST_WORDS = 600
+_MOST_LOOKED_AT = 4000
+_DEEPEST = 4
 _BUSY_STATUSES = frozenset([408, 425, 429, 502, 503, 504, *range(520, 531)])
 """Of servers that are overloaded, and of proxies that gave up waiting for them."""
+_WHYS: Mapping[type[ServerError], str] = {
+    ServerUnreachableError: "the server cannot be reached",
+    ServerNotTrustedError: "no trusted connection",
+    AnswerLostError: "no whole answer came back",
+}
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL")
+_NEVER = frozenset([501, 505])
+"""What the server cannot do, now or later."""
 _REQUEST_DECIDES = frozenset(
     [
         *("TypeError", "KeyError", "ValueError", "AttributeError", "IndexError"),
@@ -36,7 +46,7 @@ _REQUEST_DECIDES = frozenset(
     ]
 )
 """Exceptions of a server that the same request meets again."""
-_TAGS = re.compile(r"<(script|style).*?</\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+_TAGS = re.compile(r"<(script|style)\b.*?</\1>|<[^<>]*>", re.DOTALL | re.IGNORECASE)
 
 Exceptions = tuple[type[BaseException], ...]
 ERRORS_BY_EXCEPTION: tuple[tuple[Exceptions, type[ServerError]], ...] = (
@@ -83,12 +93,12 @@ def error_of_exception(
         ),
         AnswerLostError,
     )
-    why = {
-        ServerUnreachableError: "the server cannot be reached",
-        ServerNotTrustedError: "no trusted connection",
-        AnswerLostError: "no whole answer came back",
-    }[kind]
     words = credentials.scrub(_innermost(error))
+    if kind is AnswerLostError and "handshake" in words:
+        kind = ServerUnreachableError  # Nothing is sent before TLS stands.
+    why = _WHYS[kind]
+    if kind is ServerNotTrustedError and any(sign in words for sign in _NO_TLS):
+        why = "it does not speak https there; try http"
     return kind(f"{address.url}{path}: {why}: {words}", endpoint=path)
 
 
@@ -126,8 +136,9 @@ def error_of_status(
     credentials: Credentials,
 ) -> BackendError:
     """The error that stands for a status, or for a body of status 200 that is no JSON."""
-    told = _decoded(body)
-    words = credentials.scrub(words_of(told if told is not None else body))
+    told = credentials.scrub_all(_decoded(body))
+    body = credentials.scrub(body) if told is None else json.dumps(told, ensure_ascii=False)
+    words = words_of(body if told is None else told)
     kind = _kind(status, told, body)
     if status == 200:
         why = f"the answer is no JSON: {words}"
@@ -135,13 +146,14 @@ def error_of_status(
         advice = credentials.withheld or "it does not accept the user and password sent"
         why = f"{status}: {words} ({advice})"
     elif 300 <= status < 400:
-        why = f"{status}: redirected to {credentials.scrub(location)}; give that address instead"
+        target = credentials.scrub(location)[:_MOST_WORDS]
+        why = f"{status}: redirected to {target}; give that address instead"
     elif kind is RouteMissingError and words in ("", "Not Found"):
         why = "404: there is no such route; is it a WebUI, and was it started with --api?"
     else:
         why = f"{status}: {words}"
     message = f"{address.url}{path}: {why}"
-    error = kind(message, endpoint=path, detail=credentials.scrub(body))
+    error = kind(message, endpoint=path, detail=body)
     if isinstance(error, ServerError):
         error.status = status
     return error
@@ -152,7 +164,7 @@ def _kind(status: int, told: Any, body: str) -> type[BackendError]:
         return BackendAnswerError
     if status in _BUSY_STATUSES:
         return ServerUnavailableError
-    if status >= 500:
+    if status >= 500 and status not in _NEVER:
         name = str(told.get("error", "")) if isinstance(told, Mapping) else ""
         if "OutOfMemoryError" in body or "out of memory" in body:
             return ServerOutOfMemoryError
@@ -171,18 +183,22 @@ def _decoded(body: str) -> Any:
 
 def words_of(told: Any) -> str:
     """A server's own words, in one line of bearable length, out of any shape it may use."""
-    text = " ".join(part for part in _parts(told) if part)
+    text = " ".join(part for part in _parts(told) if part)[:_MOST_LOOKED_AT]
     text = " ".join(_TAGS.sub(" ", text).split())
     return text if len(text) <= _MOST_WORDS else f"{text[:_MOST_WORDS]} ..."
 
 
-def _parts(told: Any) -> list[str]:
+def _parts(told: Any, depth: int = 0) -> list[str]:
+    if depth > _DEEPEST:
+        return ["..."]
     if isinstance(told, Mapping):
         if "msg" in told:
-            where = ".".join(str(part) for part in told.get("loc") or ())
-            return [f"{where}: {told['msg']};" if where else f"{told['msg']};"]
+            loc = told.get("loc")
+            where = ".".join(map(str, loc[:9])) if isinstance(loc, list) else ""
+            words = str(told["msg"])[:_MOST_LOOKED_AT]
+            return [f"{where}: {words};" if where else f"{words};"]
         named = [told.get("error"), told.get("detail"), told.get("errors"), told.get("message")]
-        return [part for one in named if one for part in _parts(one)]
+        return [part for one in named if one for part in _parts(one, depth + 1)]
     if isinstance(told, list):
-        return [part for one in told[:20] for part in _parts(one)]
-    return [str(told)[:20_000]]
+        return [part for one in told[:20] for part in _parts(one, depth + 1)]
+    return [str(told)[:_MOST_LOOKED_AT]]

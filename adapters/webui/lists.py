@@ -114,6 +114,11 @@ class ServerLists:
         """Why lists that were asked for cannot be used."""
         return tuple(self._notes)
 
+    @property
+    def any_answered(self) -> bool:
+        """Whether anything that was asked for so far was answered with JSON."""
+        return any(told is not None for told in self._answers.values())
+
     def has(self, path: str) -> bool | None:
         """Whether there is anything at ``path``, which need not take a GET; None: not known."""
         self.answer(path, noted=False)

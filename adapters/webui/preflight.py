@@ -74,6 +74,7 @@ _LISTS: Mapping[str, str] = {
 }
 _SCHEDULES = ("Karras", "Exponential", "Polyexponential", "SGM Uniform")
 """Those that samplers' names ended in before 1.9, for servers that list no schedulers."""
+_NO_WEBUI = "no route of the API answers; is it a WebUI, started with --api?"
 _LONGEST_VERSION = 80
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -119,7 +120,10 @@ def preflight(client: WebUIClient, plan: StageExecutionPlan) -> ServerFeatures:
     name or something else that the plan needs. What cannot be checked is let pass.
     """
     with _out_of_reach_refused():
-        report = _Inspection(client).of_plan(plan)
+        inspection = _Inspection(client)
+        report = inspection.of_plan(plan)
+        if not inspection.is_webui():
+            raise PreflightError(f"{report.url}: {_NO_WEBUI}")
     if report.complaints:
         key = report.missing[0].key if report.missing else None
         raise PreflightError(f"{report.url}: {'; '.join(report.complaints)}", key=key)
@@ -138,7 +142,7 @@ def inspect_server(client: WebUIClient, plan: StageExecutionPlan | None) -> Serv
         routes = tuple(inspection.routes())
     problems = report.problems
     if not any(route.there for route in routes):
-        problems = (*problems, "no route of the API answers; is it a WebUI, started with --api?")
+        problems = (*problems, _NO_WEBUI)
     return msgspec.structs.replace(report, routes=routes, problems=problems)
 
 
@@ -193,6 +197,10 @@ class _Inspection:
             offers=offers,
             notes=self._lists.notes,
         )
+
+    def is_webui(self) -> bool:
+        """Whether anything of what was asked, or at least its progress, answers as a WebUI."""
+        return self._lists.any_answered or self._lists.has(PROGRESS) is True
 
     def routes(self) -> Iterator[RouteCheck]:
         """The routes of the API that stagewright can make use of."""

@@ -66,7 +66,14 @@ class Server:
             return self.look
         seen: queue.SimpleQueue[ServerProgress | None] = queue.SimpleQueue()
         self._beside.begin(lambda: seen.put(self.look()))
-        return seen.get
+
+        def wait() -> ServerProgress | None:
+            try:
+                return seen.get(timeout=2 * self._timeout_s + LOOK_TIMEOUT_S)
+            except queue.Empty:
+                return None
+
+        return wait
 
     def give_up(self, exchange: Exchange) -> None:
         """Cut an exchange off, and its thread, which may hang for longer."""
@@ -155,9 +162,11 @@ class Server:
         look = self.look()
         return look is not None and job_of(look) != others
 
-    def interrupt(self) -> None:
-        """Tell it to stop the job that runs now; it may not hear. Never raises."""
+    def interrupt(self) -> bool:
+        """Tell it to stop the job that runs now; whether it answered. Never raises."""
         try:
             self.client.post(INTERRUPT, {}, timeout_s=self._timeout_s)
         except BackendError as error:
             _logger.warning("interrupt: %s", error)
+            return False
+        return True
