@@ -43,7 +43,7 @@ class ConfiguredBackend:
         address = self._named
         if address is None and server.url is not None:
             address = _address(server.url)
-        self._close()
+        self.release()
         if address is None:
             self._current = EmbeddedBackend()
             return
@@ -60,7 +60,8 @@ class ConfiguredBackend:
         if preflight and plan is not None:
             backend.preflight(plan)
 
-    def _close(self) -> None:
+    def release(self) -> None:
+        """Close the connections of the current backend; it can be used again."""
         close = getattr(self._current, "close", None)
         if close is not None:
             close()

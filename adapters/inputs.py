@@ -17,6 +17,9 @@ _PILLOW_ERRORS = (
     OSError, ValueError, SyntaxError, LookupError, TypeError, EOFError, struct.error, zlib.error,
 )  # fmt: skip
 _FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+_ORIENTATION = 0x0112
+_LYING = (5, 6, 7, 8)
+"""Orientations (EXIF) in which width and height change places when the image is shown."""
 _turn = threading.Lock()
 
 
@@ -24,7 +27,7 @@ class PillowInputReader:
     """Knows PNG, JPEG and WebP, and nothing else that Pillow could be talked into opening."""
 
     def inspect(self, data: bytes, *, name: str, decode: bool = True) -> ImageFacts:
-        """Kind and size of an image; with ``decode`` every pixel is tried.
+        """Kind and size of an image as it is shown; with ``decode`` every pixel is tried.
 
         Raises InputImageError, naming ``name``.
         """
@@ -37,10 +40,13 @@ class PillowInputReader:
                 # Pillow warns of sizes within our bound, and of oddities in metadata.
                 warnings.simplefilter("ignore")
                 with Image.open(io.BytesIO(data), formats=list(_FORMATS)) as image:
+                    size = image.size
+                    # Pillow would decode a whole PNG in search of what few of them have.
+                    told = image.format != "PNG" or "exif" in image.info
+                    if told and image.getexif().get(_ORIENTATION) in _LYING:
+                        size = (image.height, image.width)
                     facts = ImageFacts(
-                        media_type=_FORMATS[image.format or ""],
-                        width=image.width,
-                        height=image.height,
+                        media_type=_FORMATS[image.format or ""], width=size[0], height=size[1]
                     )
                     # Pillow may be set to let more pass.
                     if decode and image.width * image.height <= MAX_PIXELS:

@@ -95,7 +95,7 @@ class StageFold:
         self.unchanged: set[int] = set()
         self.failures: dict[int, ErrorDetail] = {}
         self.unsettled: dict[int, tuple[str, ...]] = {}
-        """By first image index, the calls that gave no image since the last that did."""
+        """By first image index, the calls since the last that gave an image that may go on."""
         self.interrupted: set[int] = set()
         """First image indexes of which one of those calls was told to stop, or may have been."""
 
@@ -228,10 +228,15 @@ class Fold:
         stage = self.stages.get(request.stage_id) if request else None
         if request is None or stage is None:
             return
+        calls = stage.unsettled.get(request.image_index, ())
         if event.interrupted is True:
             stage.interrupted.add(request.image_index)
-        elif len(stage.unsettled.get(request.image_index, ())) == 1:
+        elif len(calls) == 1:
             stage.interrupted.discard(request.image_index)
+        if event.settled is True:
+            stage.unsettled[request.image_index] = tuple(
+                one for one in calls if one != event.call_id
+            )
         end = min(request.image_index + request.count, len(self.seeds))
         for index in range(request.image_index, end):
             stage.failures[index] = event.error

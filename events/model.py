@@ -209,7 +209,7 @@ class CallFailed(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
     """An attempt gave no image; ``will_retry`` says whether another follows in this epoch.
 
     ``interrupted`` is there, and true, when the backend was told to stop the request, and so
-    may keep something half made of it.
+    may keep something half made of it; ``settled`` when it is known not to work on it any more.
     """
 
     call_id: str
@@ -217,6 +217,7 @@ class CallFailed(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
     error: ErrorDetail
     will_retry: bool
     interrupted: bool | msgspec.UnsetType = msgspec.UNSET
+    settled: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class StageImageProgress(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):

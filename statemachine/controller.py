@@ -217,6 +217,8 @@ class PipelineController:
             failure.__cause__ = error
         if isinstance(failure, RunNotFoundError):
             failure = LogWriteError(f"the run has gone from the disk: {failure}")
+        if isinstance(self._backend, PreparableBackend):
+            self._backend.release()
         self._last_result = result
         self._current = None
         self._busy = False

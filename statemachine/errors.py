@@ -60,7 +60,9 @@ class BackendError(StagewrightError):
     """One attempt at one request gave no image.
 
     ``transient`` says that the same request may succeed if it is sent again; ``endpoint`` is
-    where it was sent; ``detail`` is what else is known, the server's own words for one.
+    where it was sent; ``detail`` is what else is known, the server's own words for one;
+    ``interrupted`` says that the backend was told to stop, and so may keep something half
+    made; ``settled`` that it is known not to work on the request any more.
     """
 
     def __init__(
@@ -71,12 +73,14 @@ class BackendError(StagewrightError):
         endpoint: str = "",
         detail: str = "",
         interrupted: bool = False,
+        settled: bool = False,
     ) -> None:
         super().__init__(message)
         self.transient = transient
         self.endpoint = endpoint
         self.detail = detail
         self.interrupted = interrupted
+        self.settled = settled
 
 
 class BackendAnswerError(BackendError):

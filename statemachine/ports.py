@@ -142,6 +142,10 @@ class PreparableBackend(Protocol):
         """
         ...
 
+    def release(self) -> None:
+        """The run has ended: give back what was held for it."""
+        ...
+
 
 class InputReader(Protocol):
     """Decodes images so far as to know that they can be used."""

@@ -311,7 +311,7 @@ class StageRunner:
         self, request: GenerateRequest, error: Exception, *, will_retry: bool
     ) -> None:
         detail = error_detail(error, stage_id=request.stage_id, image_index=request.image_index)
-        interrupted = isinstance(error, BackendError) and error.interrupted
+        known = error if isinstance(error, BackendError) else BackendError("")
         self._journal.record(
             lambda at: CallFailed(
                 **at,
@@ -319,7 +319,8 @@ class StageRunner:
                 endpoint=recordable(str(error.endpoint)) if isinstance(error, BackendError) else "",
                 error=detail,
                 will_retry=will_retry,
-                interrupted=interrupted or msgspec.UNSET,
+                interrupted=known.interrupted or msgspec.UNSET,
+                settled=known.settled or msgspec.UNSET,
             )
         )
 

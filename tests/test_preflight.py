@@ -190,18 +190,19 @@ CHECKPOINTS = [
     [
         ("SDXL/photo_v1.5.safetensors [0123abcdef]", Verdict.FOUND),
         ("SDXL/photo_v1.5.safetensors", Verdict.FOUND),
-        ("SDXL\\photo_v1.5.safetensors", Verdict.FOUND),
-        ("photo_v1.5.safetensors", Verdict.FOUND),
+        ("SDXL\\photo_v1.5.safetensors", Verdict.MISSING),
+        ("photo_v1.5.safetensors", Verdict.MISSING),
         ("photo_v1.5", Verdict.FOUND),
         ("photo_v1.5 [0123abcdef]", Verdict.FOUND),
-        ("photo_v1.5.safetensors [fedcba3210]", Verdict.FOUND),
+        ("0123abcdef", Verdict.FOUND),
+        ("photo_v1.5.safetensors [fedcba3210]", Verdict.MISSING),
         ("photo_v1.5.ckpt", Verdict.MISSING),
         ("SD15/photo_v1.5.safetensors", Verdict.MISSING),
         ("photo", Verdict.MISSING),
     ],
 )
 def test_a_checkpoint_goes_by_title_file_and_stem(name: str, expected: Verdict) -> None:
-    """With and without hash, folder and suffix; another folder or suffix is another model."""
+    """By the names that the server itself looks it up by, each also with its hash."""
     with ListingWebUI({API + "sd-models": CHECKPOINTS}) as server:
         assert verdict(server, with_txt2img(model=name), "txt2img.model") is expected
 

@@ -20,7 +20,7 @@ from stagewright.adapters.webui.errors import ServerError, ServerFailureError
 from stagewright.adapters.webui.features import EXTRA_SINGLE_IMAGE, TXT2IMG
 from stagewright.statemachine.errors import BackendAnswerError, BackendError
 
-from .test_webui_client import OK, Script, Wire, flawed, nothing, raw, talking
+from .test_webui_client import OK, Script, Wire, nothing, raw, talking
 
 MIB = 1 << 20
 SECRET = "sesame42"
@@ -253,7 +253,6 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
             read(data, endpoint=endpoint)
 
 
-@flawed("only html_info is scrubbed, info goes to the log as it is")
 @pytest.mark.parametrize("in_text", [True, False])
 def test_a_secret_in_the_info_is_not_repeated(in_text: bool) -> None:
     """A server that shows the credentials it was sent puts none into the log."""
@@ -344,7 +343,6 @@ def test_a_compressed_answer_is_refused(coding: str, status: str) -> None:
         assert c.get("/") == 1
 
 
-@flawed('"\\u00b2".isdigit(), and int() takes no 5000 digits')
 @pytest.mark.parametrize("length", [b"\xb2", b"9" * 5000])
 def test_an_odd_content_length_is_one_of_our_errors(length: bytes) -> None:
     """Nothing else may come out of a client."""

@@ -30,11 +30,6 @@ _TLS = b"\x16"
 """What a client sends first that speaks TLS; here it is a request of its own."""
 
 
-def flawed(reason: str) -> pytest.MarkDecorator:
-    """A test that shows what is wrong."""
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 class Wire:
     """One connection, as the server has it, after a request has come in whole."""
 
@@ -280,7 +275,6 @@ def test_an_answer_that_does_not_come_whole_is_lost(how: str) -> None:
         assert client.get("/") == 1
 
 
-@flawed("http.client takes the end of the connection for the end of the head: None")
 def test_an_answer_that_ends_in_its_head_is_lost() -> None:
     """It is no empty answer."""
     with talking(raw(OK + b"Content-")) as (client, _server), pytest.raises(AnswerLostError):

@@ -382,7 +382,6 @@ def test_a_product_a_hair_below_a_whole_number_may_be_cut(
     assert size_difference(asked, (server[0], server[1] - 8)) is not None
 
 
-@pytest.mark.xfail(strict=True, reason="_product looks at the scale of a hires that is off")
 def test_a_hires_that_is_off_lets_no_other_size_pass() -> None:
     """Its scale counts for nothing."""
     asked = request(txt2img(hires=HiresConfig(enabled=False, scale=2.0)))

@@ -25,7 +25,7 @@ from stagewright.adapters.webui.progress import (
 from stagewright.statemachine.config import ServerTable
 
 from .command_line import until
-from .test_webui_client import OK, Wire, flawed, talking
+from .test_webui_client import OK, Wire, talking
 
 NEVER_S = 1e9
 TINY_S = 0.002
@@ -254,7 +254,6 @@ def test_silence_ends_with_the_timeout(sent: bytes) -> None:
         ended.set()
 
 
-@flawed("the timeout is one for each byte, not for the answer")
 def test_a_trickling_answer_ends_with_the_timeout() -> None:
     """A list or a state may take timeout_s and no longer, however it comes."""
 
@@ -286,7 +285,6 @@ def test_a_body_is_sent_in_pieces_of_known_length() -> None:
     assert max(told[: gone.index(len(body)) + 1]) <= 1 << 18
 
 
-@flawed("read(4 MiB) returns when all of them are there")
 def test_what_has_come_is_told_before_all_is_there() -> None:
     """Else a large picture over a slow line looks like a server that stands still."""
     seen = threading.Event()
@@ -327,7 +325,6 @@ def test_a_server_that_takes_no_connection_is_unreachable() -> None:
             one.close()
 
 
-@flawed("a handshake that times out is a ReadTimeoutError, taken for a lost answer")
 def test_a_handshake_that_does_not_end_is_no_lost_answer() -> None:
     """No request has left, so that the server cannot be working on it."""
     with talking(lambda wire: wire.connection.recv(1)) as (_client, server):

@@ -6,7 +6,7 @@ import io
 import struct
 import zlib
 
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 MAX_PIXELS = 2**26
@@ -35,7 +35,7 @@ class PictureError(ValueError):
 
 
 def decode_picture(data: bytes, name: str) -> Image.Image:
-    """The pixels of an image in RGB, transparent ones on white.
+    """The pixels of an image in RGB as it is shown, transparent ones on white.
 
     Raises PictureError, naming ``name``, for anything but a sound PNG, JPEG or WebP.
     """
@@ -43,7 +43,7 @@ def decode_picture(data: bytes, name: str) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             check_size(image.size)
             image.load()
-            return _in_rgb(image)
+            return _in_rgb(ImageOps.exif_transpose(image))
     except PictureError as error:
         raise PictureError(f"{name}: {error}") from error
     except _BROKEN as error:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import html
 import ipaddress
+import json
 import os
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 import msgspec
 
@@ -18,6 +20,8 @@ from ...statemachine.errors import ConfigurationError
 AUTH_VARIABLE = "STAGEWRIGHT_AUTH"
 ORIGIN_VARIABLE = "STAGEWRIGHT_AUTH_ORIGIN"
 _PORTS = {"http": 80, "https": 443}
+_DEEPEST = 100
+"""Levels of JSON values; nobody's info has ten."""
 _NOT_IN_URLS = re.compile(r"[\x00-\x20\x7f\\]")
 
 
@@ -48,7 +52,7 @@ class ServerAddress(msgspec.Struct, frozen=True):
     def is_loopback(self) -> bool:
         """Whether it is this very machine."""
         host = urlsplit(self.url).hostname or ""
-        if host == "localhost" or host.endswith(".localhost"):
+        if host == "localhost":
             return True
         try:
             return ipaddress.ip_address(host).is_loopback
@@ -91,14 +95,21 @@ class Credentials(msgspec.Struct, frozen=True):
         return text
 
     def scrub_all(self, value: Any) -> Any:
-        """JSON values without any of the secrets in their texts."""
-        if not self.secrets:
-            return value
+        """JSON values without any of the secrets in their texts; too deep ones are cut."""
+        return self._scrubbed(value, _DEEPEST) if self.secrets else value
+
+    def _scrubbed(self, value: Any, deepest: int) -> Any:
         if isinstance(value, str):
             return self.scrub(value)
+        if not isinstance(value, dict | list):
+            return value
+        if not deepest:
+            return None
         if isinstance(value, dict):
-            return {self.scrub(key): self.scrub_all(part) for key, part in value.items()}
-        return [self.scrub_all(part) for part in value] if isinstance(value, list) else value
+            return {
+                self.scrub(key): self._scrubbed(part, deepest - 1) for key, part in value.items()
+            }
+        return [self._scrubbed(part, deepest - 1) for part in value]
 
     def __repr__(self) -> str:
         return f"Credentials(given={self.header is not None})"
@@ -134,8 +145,21 @@ def credentials_for(
         )
     encoded = base64.b64encode(given.encode("utf-8", "surrogateescape")).decode("ascii")
     password = given.partition(":")[2]
-    secrets = tuple(secret for secret in (encoded, given, password) if secret)
-    return Credentials(header=f"Basic {encoded}", secrets=secrets)
+    secrets = {encoded} | {form for one in (given, password) if one for form in _forms(one)}
+    longest_first = tuple(sorted(secrets, key=len, reverse=True))
+    return Credentials(header=f"Basic {encoded}", secrets=longest_first)
+
+
+def _forms(secret: str) -> tuple[str, ...]:
+    """A secret as it stands in texts, JSON, HTML and addresses."""
+    encodable = secret.encode("utf-8", "replace").decode()
+    return (
+        secret,
+        json.dumps(secret)[1:-1],
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        html.escape(secret),
+        quote(encodable, safe=""),
+    )
 
 
 def _is_named_origin(address: ServerAddress, origin: str | None) -> bool:

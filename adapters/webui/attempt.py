@@ -32,7 +32,8 @@ class Attempt:
     """Sends one payload, watches the server meanwhile, and stops it where that is asked for.
 
     ``interrupted`` says afterwards whether the server was told to stop, and
-    ``interrupted_by_others`` whether somebody else was seen to tell it.
+    ``interrupted_by_others`` whether somebody else was seen to tell it; ``open`` whether it
+    may still be working on the request.
     """
 
     def __init__(
@@ -57,6 +58,12 @@ class Attempt:
         self._others: Job | None = None
         self.interrupted = False
         self.interrupted_by_others = False
+        self.open = False
+
+    @property
+    def endpoint(self) -> str:
+        """Where the payload goes."""
+        return self._payload.endpoint
 
     def run(self) -> bytes:
         """The answer's bytes.
@@ -82,6 +89,7 @@ class Attempt:
             return exchange.answer()
         finally:
             self._over.set()
+            self.open = not exchange.done or exchange.lost
             if not exchange.done:
                 self._server.give_up(exchange)
 
@@ -120,6 +128,10 @@ class Attempt:
         """Whether the server says that it is our task that runs."""
         return self._task_id is not None and (self._server.task(self._task_id) is TaskState.ACTIVE)
 
+    def _is_queued(self) -> bool:
+        """Whether the server says that our task waits for somebody else's."""
+        return self._task_id is not None and (self._server.task(self._task_id) is TaskState.QUEUED)
+
     def _tell(self, look: ServerProgress) -> None:
         """Steps are told where they are ours; extras take none."""
         if self._extras or look.idle or not look.steps or job_of(look) == self._others:
@@ -146,10 +158,10 @@ class Attempt:
             if self._server.may_interrupt(self._task_id, self._others):
                 self.interrupted = True
                 heard = self._server.interrupt() or heard
-            elif self._server.settings.shared:
+            elif self._server.settings.shared or self._is_queued():
                 raise GenerationCancelled(
-                    f"{self._server.url}: left to finish by itself; on a shared server only a "
-                    "running job that is known to be ours is interrupted",
+                    f"{self._server.url}: left to finish by itself; only a running job that is "
+                    "known to be ours is interrupted",
                     endpoint=self._payload.endpoint,
                 )
             limit = patience if heard or not self.interrupted else min(patience, _DEAF_S)
@@ -179,15 +191,16 @@ class Attempt:
         limit = self._server.settings.stall_timeout_s
         deadline = time.monotonic() + limit
         while not exchange.done:
+            if self._cancel.cancelled:
+                return self._stop_for_cancel(exchange)
             look = self._server.look()
             if look is not None and look.idle:
                 break
             if self._server.may_interrupt(self._task_id, self._others):
                 self.interrupted = True
                 self._server.interrupt()
-            if not exchange.wait(min(_INTERRUPT_EVERY_S, limit / 4)) and (
-                time.monotonic() > deadline or self._cancel.cancelled
-            ):
+            pause = min(_INTERRUPT_EVERY_S, limit / 4)
+            if not exchange.wait(pause) and time.monotonic() > deadline:
                 told = (
                     "told to stop," if self.interrupted else "left alone, as the job is not ours,"
                 )
@@ -199,3 +212,4 @@ class Attempt:
         if self.interrupted or not exchange.done:
             told = "it was told to stop" if self.interrupted else "it has no job any more"
             raise ServerStalledError(f"{where}: {why}; {told}", endpoint=self._payload.endpoint)
+        return None

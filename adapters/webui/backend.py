@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from ...events.model import BackendDescription
 from ...statemachine.cancel import CancelToken
-from ...statemachine.config import RetryKind, ServerTable
-from ...statemachine.errors import BackendError, GenerationCancelled
+from ...statemachine.config import ServerTable
+from ...statemachine.errors import BackendError
 from ...statemachine.plan import StageExecutionPlan
 from ...statemachine.ports import (
     GenerateAnswer,
@@ -36,15 +38,24 @@ from .errors import (
     SettingsNotUsedError,
 )
 from .evidence import answer_limit, differences, size_difference
-from .features import OPENAPI, ServerFeatures, features_of
+from .features import (
+    EXTRA_SINGLE_IMAGE,
+    FORGE,
+    OPENAPI,
+    SD_MODULES,
+    ServerFeatures,
+    features_of,
+)
 from .payloads import Payload, cache_fillers, payload_of
 from .pixels import same_pixels, size_of
+from .progress import ServerProgress
 from .server import Server
 from .settling import settle
 
 _logger = logging.getLogger("stagewright.webui")
 
 KIND = "webui"
+_LOOK_AGAIN_S = 0.2
 _NO_SERVER_THERE = (
     AuthenticationError,
     AnswerLostError,
@@ -78,7 +89,7 @@ class WebUIBackend:
         self._inputs = inputs
         self._features = features
         self._turn = threading.Lock()
-        self._settled: set[str] = set()
+        self._lost: dict[str, bool] = {}
 
     @property
     def slots(self) -> int:
@@ -121,40 +132,37 @@ class WebUIBackend:
         with self._turn:
             try:
                 return self._generate(request, cancel, on_step)
-            except ServerError as error:
-                error.transient = error.retry_kind in self._settings.transient
+            except BackendError as error:
+                self._finish(error, request)
                 raise
+
+    def _finish(self, error: BackendError, request: GenerateRequest) -> None:
+        """Say of an error what only the backend knows, and leave no secret in it."""
+        if isinstance(error, ServerError):
+            error.transient = error.retry_kind in self._settings.transient
+        error.settled = request.call_id not in self._lost
+        scrub = self._client.credentials.scrub
+        error.args = tuple(map(scrub, error.args))
+        error.detail = scrub(error.detail)
 
     def _generate(
         self, request: GenerateRequest, cancel: CancelToken, on_step: OnStep
     ) -> GenerateAnswer:
-        payload = self._payload(request, cancel)
-        attempt = Attempt(
-            self._server,
-            payload,
-            request.call_id,
-            cancel,
-            on_step,
-            answer_limit=answer_limit(request),
-        )
-        try:
-            data = attempt.run()
-        except BackendError as error:
-            error.interrupted = attempt.interrupted
-            self._remember(request, error)
-            raise
-        self._settled.add(request.call_id)
+        features = self._known_features()
+        varied = self._settle(request, cancel) or request.interrupted
+        for filler in cache_fillers(request) if varied else ():
+            self._send(filler, request, cancel, on_step=_tell_nobody)
+        payload = payload_of(request, features, varied=varied)
+        attempt, data = self._send(payload, request, cancel, on_step)
         look = self._server.look_beside()
 
         def confirm() -> None:
-            seen = look()
-            if attempt.interrupted_by_others or (seen is not None and seen.interrupted):
-                raise self._interrupted(payload.endpoint)
+            self._confirm(request, attempt, look, cancel)
 
         answer = self._reader.read(data, payload.endpoint, request.count)
         del data
         info = dict(answer.info)
-        wrong = self._differences(request, answer.images, info, payload.endpoint)
+        wrong = self._differences(request, answer.images, info, payload)
         if wrong is not None:
             confirm()  # What was interrupted differs as well.
             raise wrong
@@ -167,70 +175,117 @@ class WebUIBackend:
             confirm=confirm,
         )
 
-    def _payload(self, request: GenerateRequest, cancel: CancelToken) -> Payload:
-        """What is to be sent, once no earlier attempt is in the way."""
+    def _send(
+        self, payload: Payload, request: GenerateRequest, cancel: CancelToken, on_step: OnStep
+    ) -> tuple[Attempt, bytes]:
+        """Send one payload and wait for its answer, remembering one that was lost."""
+        limit = answer_limit(request)
+        attempt = Attempt(
+            self._server, payload, request.call_id, cancel, on_step, answer_limit=limit
+        )
         try:
-            features = self._known_features()
-            interrupted = self._settle(request, cancel) or request.interrupted
-            for filler in cache_fillers(request) if interrupted else ():
-                self._client.post(filler.endpoint, filler.body)
-            return payload_of(request, features, varied=interrupted)
-        except BackendError:
-            self._settled.add(request.call_id)  # It was never sent.
+            return attempt, attempt.run()
+        except BackendError as error:
+            error.interrupted = attempt.interrupted
             raise
+        finally:
+            if attempt.open:
+                self._lost[request.call_id] = payload.endpoint == EXTRA_SINGLE_IMAGE
+
+    def _confirm(
+        self,
+        request: GenerateRequest,
+        attempt: Attempt,
+        look: Callable[[], ServerProgress | None],
+        cancel: CancelToken,
+    ) -> None:
+        """See that nobody else interrupted our job: its answer would look like any other.
+
+        The server's state is the only evidence, so it is asked until it answers. Raises
+        ServerInterruptedError, and ServerUnavailableError where it does not within the stall
+        limit; a server that is gone since has answered for itself.
+        """
+        endpoint = attempt.endpoint
+        seen = look()
+        deadline = time.monotonic() + self._settings.stall_timeout_s
+        try:
+            while seen is None and self._server.tells_progress:
+                seen = self._look_again()
+                if seen is None and (time.monotonic() > deadline or cancel.wait(_LOOK_AGAIN_S)):
+                    raise ServerUnavailableError(  # noqa: TRY301 - completed below
+                        f"{self._server.url}{endpoint}: it does not say whether the request was "
+                        "interrupted by somebody else",
+                        endpoint=endpoint,
+                    )
+        except ServerUnreachableError:
+            return
+        except ServerUnavailableError as error:
+            self._finish(error, request)
+            raise
+        detailing = isinstance(request.config, AdetailerConfig)
+        if attempt.interrupted_by_others or (
+            seen is not None and (seen.interrupted or (detailing and seen.stopping))
+        ):
+            found = ServerInterruptedError(
+                f"{self._server.url}{endpoint}: somebody else interrupted or skipped the request; "
+                "its image is half made",
+                endpoint=endpoint,
+                interrupted=True,
+            )
+            self._finish(found, request)
+            raise found
+
+    def _look_again(self) -> ServerProgress | None:
+        try:
+            return self._server.look_or_fail()
+        except ServerUnreachableError:
+            raise
+        except BackendError:
+            return None
 
     def _known_features(self) -> ServerFeatures:
+        """What the server is; asked for with the first request, if no preflight has."""
         if self._features is None:
-            try:
-                self._features = features_of(self._client.get(OPENAPI))
-            except BackendError as error:
-                if isinstance(error, _NO_SERVER_THERE):
-                    raise
-                _logger.info("the server does not show its schema: %s", error)
-                self._features = ServerFeatures()
+            features = features_of(self._asked(OPENAPI))
+            if features.product is None and isinstance(self._asked(SD_MODULES), list):
+                features = ServerFeatures(product=FORGE)
+            self._features = features
         return self._features
 
+    def _asked(self, path: str) -> Any:
+        """What a route answers, None where the server does not have it."""
+        try:
+            return self._client.get(path)
+        except BackendError as error:
+            if isinstance(error, _NO_SERVER_THERE):
+                raise
+            _logger.info("not known: %s", error)
+            return None
+
     def _settle(self, request: GenerateRequest, cancel: CancelToken) -> bool:
-        """See to it that no earlier attempt of this request is being worked on.
+        """See to it that nothing of ours is being worked on: one generation at a time.
 
-        Whether one of them was told to stop just now.
+        That is what was lost here, and what an earlier process left of this request. Whether
+        something was told to stop just now.
         """
-        if not request.unanswered:
-            self._settled.clear()  # Those of an image that is done with.
-        pending = [one for one in request.unanswered if one not in self._settled]
-        if not pending:
-            return False
-        extras = isinstance(request.config, UpscaleConfig)
-        interrupted = settle(self._server, pending, cancel=cancel, extras=extras)
-        self._settled.update(pending)
-        return interrupted
-
-    def _remember(self, request: GenerateRequest, error: BackendError) -> None:
-        """Note an attempt that the server has answered, if only with a failure."""
-        lost = isinstance(error, GenerationCancelled) or (
-            isinstance(error, ServerError) and error.unanswered
-        )
+        upscale = isinstance(request.config, UpscaleConfig)
+        lost = dict.fromkeys(request.unanswered, upscale) | self._lost
         if not lost:
-            self._settled.add(request.call_id)
-
-    def _interrupted(self, endpoint: str) -> ServerInterruptedError:
-        """Our job was interrupted, and not by us: its answer looks like any other."""
-        return ServerInterruptedError(
-            f"{self._server.url}{endpoint}: somebody else interrupted or skipped the request; "
-            "its image is half made",
-            transient=RetryKind.INTERRUPTED in self._settings.transient,
-            endpoint=endpoint,
-            interrupted=True,
-        )
+            return False
+        tasks = [call_id for call_id, extras in lost.items() if not extras]
+        interrupted = settle(self._server, tasks, extras=any(lost.values()), cancel=cancel)
+        self._lost.clear()
+        return interrupted
 
     def _differences(
         self,
         request: GenerateRequest,
         images: tuple[bytes, ...],
         info: dict[str, Any],
-        endpoint: str,
+        payload: Payload,
     ) -> SettingsNotUsedError | None:
         """The error that says where the answer is not what was asked for, if it is not."""
+        endpoint = payload.endpoint
         found = list(differences(request, info, self._known_features()))
         for place, image in enumerate(images):
             name = f"{self._server.url}{endpoint}: image {request.image_index + place}"
@@ -245,3 +300,9 @@ class WebUIBackend:
             endpoint=endpoint,
             detail=msgspec.json.encode(info).decode(),
         )
+
+
+def _tell_nobody(
+    step: int, steps: int, *, fraction: float | None = None, eta_s: float | None = None
+) -> None:
+    """Steps of what is no image of the run."""

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 import requests
 import urllib3
-from urllib3.response import BaseHTTPResponse as Response
+from urllib3.response import HTTPResponse
 
 from ...events.version import VERSION
 from ...statemachine.config import ServerTable
@@ -141,12 +141,16 @@ class WebUIClient:
                 redirect=False,
                 preload_content=False,
             )
+            assert isinstance(response, HTTPResponse)
             try:
                 return self._answer(response, path, limit, arrived)
             finally:
                 response.close()  # One that was read to its end is back in the pool by now.
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise error_of_exception(self.address, path, error, self.credentials) from error
+            left = isinstance(body, _Pieces) and body.begun
+            raise error_of_exception(
+                self.address, path, error, self.credentials, left=left
+            ) from error
 
     def _connections(self) -> urllib3.HTTPConnectionPool:
         if self._pool is None:
@@ -163,7 +167,9 @@ class WebUIClient:
             self._pool = pool
         return self._pool
 
-    def _answer(self, response: Response, path: str, limit: int, arrived: Arrival | None) -> bytes:
+    def _answer(
+        self, response: HTTPResponse, path: str, limit: int, arrived: Arrival | None
+    ) -> bytes:
         if response.status in (200, 204):
             return self._body(response, path, limit, arrived)
         body = self._body(response, path, MAX_SMALL_ANSWER_BYTES, None, cut=True)
@@ -178,7 +184,7 @@ class WebUIClient:
 
     def _body(
         self,
-        response: Response,
+        response: HTTPResponse,
         path: str,
         limit: int,
         arrived: Arrival | None,
@@ -201,18 +207,21 @@ class WebUIClient:
             pieces.append(piece)
             if arrived is not None:
                 arrived(len(piece))
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if length is None and not response.chunked and body[:1] == b"{" and body[-1:] != b"}":
+            length = taken + 1  # It ends with the connection, and in the middle of its JSON.
         if length is not None and taken < min(length, limit):
             raise AnswerLostError(
-                f"{self.address.url}{path}: the answer ends after {taken} of {length} bytes",
+                f"{self.address.url}{path}: no whole answer came back: it ends after {taken} bytes",
                 endpoint=path,
             )
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return body
 
     def _unusable(self, path: str, why: str) -> BackendAnswerError:
         return BackendAnswerError(f"{self.address.url}{path}: {why}", endpoint=path)
 
 
-def _length_of(response: Response) -> int | None:
+def _length_of(response: HTTPResponse) -> int | None:
     """How long the answer says it is."""
     length = response.headers.get("Content-Length", "")
     return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else None
@@ -233,11 +242,13 @@ class _Pieces:
     def __init__(self, body: bytes, gone: Arrival) -> None:
         self._body = memoryview(body)
         self._gone = gone
+        self.begun = False
 
     def __len__(self) -> int:
         return len(self._body)
 
     def __iter__(self) -> Iterator[Any]:  # memoryviews, which urllib3's types leave out
+        self.begun = True
         for start in range(0, len(self._body), _SENT_AT_ONCE):
             piece = self._body[start : start + _SENT_AT_ONCE]
             yield piece

@@ -12,6 +12,7 @@ from typing import Any
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError
 
 _LOOK_EVERY_S = 0.25
 _of_thread = threading.local()
@@ -22,26 +23,29 @@ class CutOff:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._connection: HTTPConnection | None = None
+        self._socket: socket.socket | None = None
         self._cut = False
 
     def follow(self) -> None:
         """From now on it is this thread's request that would be cut."""
         _of_thread.cut_off = self
 
-    def take(self, connection: HTTPConnection) -> None:
-        """The request goes over this connection."""
+    def take(self, connected: socket.socket | None) -> None:
+        """The request goes over this socket. Raises OSError once it was cut."""
         with self._lock:
-            self._connection = connection
+            if self._cut:
+                raise ConnectionAbortedError("the request was given up")
+            # The connection may let go of it while an answer is still being read from it.
+            self._socket = connected
 
     def cut(self) -> None:
         """End the request, now and for good; its thread gets an error. Never raises."""
         with self._lock:
             self._cut = True
-            sock = None if self._connection is None else self._connection.sock
-        if sock is not None:
+            connected = self._socket
+        if connected is not None:
             with contextlib.suppress(OSError, ValueError):
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
 class Deadlines:
@@ -67,6 +71,7 @@ class Deadlines:
         try:
             yield
         finally:
+            _of_thread.cut_off = None
             with self._lock:
                 del self._open[cut_off]
 
@@ -83,34 +88,44 @@ class Deadlines:
                 cut_off.cut()
 
 
-class _FollowedConnection(HTTPConnection):
-    """Tells the ``CutOff`` of its thread that it is in use."""
+class _Followed(HTTPConnection):
+    """Tells the ``CutOff`` of its thread over which socket it goes."""
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        _tell_of(self)
+        _tell_of(self.sock)
         super().request(*args, **kwargs)
 
+    def connect(self) -> None:
+        try:
+            super().connect()
+        except TimeoutError as error:  # in TLS's handshake; urllib3 would take it for an answer's
+            raise ConnectTimeoutError(self, f"Connection to {self.host} timed out") from error
+        _tell_of(self.sock)
 
-class _FollowedTlsConnection(HTTPSConnection):
-    """Tells the ``CutOff`` of its thread that it is in use."""
+    def send(self, data: Any) -> None:
+        if self.sock is not None:
+            # urllib3 sends under the limit on connecting; a slow line is no reason to give up,
+            # and a body that nobody takes is noticed by whoever watches.
+            self.sock.settimeout(None)
+        super().send(data)
 
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        _tell_of(self)
-        super().request(*args, **kwargs)
+
+class _FollowedTls(_Followed, HTTPSConnection):
+    """The same over TLS."""
 
 
-def _tell_of(connection: HTTPConnection) -> None:
+def _tell_of(connected: socket.socket | None) -> None:
     cut_off: CutOff | None = getattr(_of_thread, "cut_off", None)
     if cut_off is not None:
-        cut_off.take(connection)
+        cut_off.take(connected)
 
 
 class _Pool(HTTPConnectionPool):
-    ConnectionCls = _FollowedConnection
+    ConnectionCls = _Followed
 
 
 class _TlsPool(HTTPSConnectionPool):
-    ConnectionCls = _FollowedTlsConnection
+    ConnectionCls = _FollowedTls
 
 
 class FollowedAdapter(HTTPAdapter):

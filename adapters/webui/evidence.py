@@ -29,6 +29,7 @@ _ORDINALS = ("", " 2nd", " 3rd")
 _THROWN_AWAY = (("width", 128), ("height", 128), ("steps", 1))
 """What ADetailer makes of the picture around it when it is skipped, as it was asked to be."""
 _SCHEDULES_IN_NAMES = ("karras", "exponential", "polyexponential", "sgm uniform")
+SAME_CHECKPOINT = "Use same checkpoint"
 _NO_VAE = frozenset(["Automatic", "None"])
 
 
@@ -72,9 +73,12 @@ def size_difference(request: GenerateRequest, size: Dimensions) -> str | None:
 def _product(request: GenerateRequest) -> tuple[float, float] | None:
     """The size before it is put on the grid, where it follows from a factor."""
     config = request.config
-    if isinstance(config, UpscaleConfig) and config.factor is not None:
+    if isinstance(config, UpscaleConfig):
         image = request.inputs[0]
-        return image.width * config.factor, image.height * config.factor
+        factor = config.factor
+        if factor is None and config.crop is False and config.width and config.height:
+            factor = max(config.width / image.width, config.height / image.height)
+        return (image.width * factor, image.height * factor) if factor else None
     if isinstance(config, Txt2ImgConfig) and config.hires and config.hires.enabled:
         scale = config.hires.scale or 0
         return (config.width or 0) * scale, (config.height or 0) * scale
@@ -112,13 +116,18 @@ def answer_limit(request: GenerateRequest) -> int:
     return min(pixels * request.count * 12, MAX_ANSWER_BYTES) + MAX_WORDS_BYTES
 
 
+def _known_stem(name: str, features: ServerFeatures) -> str:
+    """The stem by which the server names a model that was asked for by any of its names."""
+    return features.stems.get(name) or stem(name)
+
+
 def _models(
     config: Txt2ImgConfig | Img2ImgConfig | AdetailerConfig,
     info: Mapping[str, Any],
     features: ServerFeatures,
 ) -> Iterator[str]:
     used = info.get("sd_model_name")
-    if config.model and used and stem(used) != stem(config.model):
+    if config.model and used and stem(used) != _known_stem(config.model, features):
         yield f"model {config.model} was asked for, {used} was used"
     if config.vae is None or config.vae in _NO_VAE or "sd_vae_name" not in info:
         return
@@ -138,10 +147,13 @@ def _seeds(request: GenerateRequest, info: Mapping[str, Any]) -> Iterator[str]:
 def _sampling(
     config: Txt2ImgConfig | Img2ImgConfig, info: Mapping[str, Any], told: Mapping[str, Any]
 ) -> Iterator[str]:
-    used = info.get("sampler_name")
-    if config.sampler and used and not _same_sampler(config.sampler, config.scheduler, str(used)):
+    used, schedule = info.get("sampler_name"), told.get("Schedule type")
+    if (
+        config.sampler
+        and used
+        and not _same_sampler(config.sampler, config.scheduler, str(used), schedule)
+    ):
         yield f"sampler {config.sampler} was asked for, {used} was used"
-    schedule = told.get("Schedule type")
     if config.scheduler and schedule and not _same_name(config.scheduler, str(schedule)):
         yield f"scheduler {config.scheduler} was asked for, {schedule} was used"
     clip_skip = info.get("clip_skip")
@@ -149,12 +161,18 @@ def _sampling(
         yield f"clip_skip {config.clip_skip} was asked for, {clip_skip} was used"
 
 
-def _same_sampler(asked: str, scheduler: str | None, used: str) -> bool:
-    """Whether they are one; one name may hold the schedule's as well, as it did before 1.9."""
+def _same_sampler(asked: str, scheduler: str | None, used: str, schedule: object) -> bool:
+    """Whether they are one; one name may hold the schedule's as well, as it did before 1.9.
+
+    ``schedule`` is what the server says of it, if it says anything.
+    """
     asked, used = asked.casefold(), used.casefold()
     if asked == used or used == f"{asked} {scheduler or ''}".casefold():
         return True
-    return any(asked == f"{used} {schedule}" for schedule in _SCHEDULES_IN_NAMES)
+    if not asked.startswith(f"{used} "):
+        return False
+    rest = asked.removeprefix(f"{used} ")
+    return _same_name(rest, str(schedule)) if schedule else rest in _SCHEDULES_IN_NAMES
 
 
 def _same_name(asked: str, used: str) -> bool:
@@ -170,12 +188,14 @@ def _refining(
 ) -> Iterator[str]:
     hires = config.hires if isinstance(config, Txt2ImgConfig) else None
     model = config.model
-    if hires is not None and hires.enabled and hires.model:
+    if hires is not None and hires.enabled and hires.model not in (None, SAME_CHECKPOINT):
         model = hires.model
         yield from _evidence("Hires checkpoint", hires.model, told, features)
     refiner = config.refiner
     # Where the refiner's own model is at work already, a server has nothing to switch to.
-    if refiner is not None and refiner.enabled and stem(refiner.model) != stem(model):
+    if refiner is None or not refiner.enabled:
+        return
+    if _known_stem(str(refiner.model), features) != _known_stem(str(model), features):
         yield from _refiner_evidence(refiner, told, features)
 
 
@@ -195,7 +215,7 @@ def _evidence(
     if used is None:
         if features.product != SD_NEXT:  # It names them otherwise, if at all.
             yield f"{name} {asked} was asked for, and the server does not say that it used one"
-    elif stem(used) != stem(asked):
+    elif stem(used) != _known_stem(str(asked), features):
         yield f"{name} {asked} was asked for, {used} was used"
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
 
 from .client import Arrival, WebUIClient
 from .connections import CutOff
+from .errors import ServerError
+
+_logger = logging.getLogger("stagewright.webui")
 
 
 class Exchange:
@@ -47,6 +51,11 @@ class Exchange:
         """Whether the answer, or a failure, is there."""
         return self._done.is_set()
 
+    @property
+    def lost(self) -> bool:
+        """Whether it is done, and the server may work on it all the same."""
+        return isinstance(self._error, ServerError) and self._error.unanswered
+
     def answer(self) -> bytes:
         """The answer of a request that is done. Raises what went wrong: ServerError."""
         if self._error is not None:
@@ -80,5 +89,8 @@ class Beside:
 
     def _work(self) -> None:
         while (work := self._waiting.get()) is not None:
-            work()
+            try:
+                work()
+            except Exception:
+                _logger.exception("a request beside failed")
             del work

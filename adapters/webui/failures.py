@@ -82,9 +82,17 @@ ERRORS_BY_EXCEPTION: tuple[tuple[Exceptions, type[ServerError]], ...] = (
 
 
 def error_of_exception(
-    address: ServerAddress, path: str, error: BaseException, credentials: Credentials
+    address: ServerAddress,
+    path: str,
+    error: BaseException,
+    credentials: Credentials,
+    *,
+    left: bool = False,
 ) -> ServerError:
-    """The error that stands for what ``requests``, urllib3 or the system raised."""
+    """The error that stands for what ``requests``, urllib3 or the system raised.
+
+    ``left`` says that the request had begun to leave.
+    """
     kind = next(
         (
             ours
@@ -96,6 +104,8 @@ def error_of_exception(
     words = credentials.scrub(_innermost(error))
     if kind is AnswerLostError and "handshake" in words:
         kind = ServerUnreachableError  # Nothing is sent before TLS stands.
+    if left:
+        kind = AnswerLostError
     why = _WHYS[kind]
     if kind is ServerNotTrustedError and any(sign in words for sign in _NO_TLS):
         why = "it does not speak https there; try http"

@@ -30,12 +30,14 @@ class ServerFeatures(msgspec.Struct, frozen=True, kw_only=True):
 
     ``fields`` are the fields of each generating route; a route that is missing there is one
     of which nothing is known. ``version`` is the oldest version that has what was found.
+    ``stems`` are, by the names that a plan uses, those that the server will answer with.
     """
 
     product: str | None = None
     version: str | None = None
     fields: Mapping[str, frozenset[str]] = {}
     routes: frozenset[str] = frozenset()
+    stems: Mapping[str, str] = {}
 
     def takes(self, endpoint: str, field: str) -> bool:
         """Whether a field may be sent; where nothing is known it may."""

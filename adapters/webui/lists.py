@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -34,7 +34,6 @@ DETECTORS = "/adetailer/v1/ad_model"
 _MOST_ENTRIES = 50_000
 """A longer list is no list that a user chooses from."""
 _LONGEST_NAME = 1000
-_MOST_FOLDERS = 8
 _MOST_COMPARED = 5_000
 _LONGEST_COMPARED = 200
 _MOST_NEAREST = 3
@@ -67,11 +66,6 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 NameList = tuple[Entry, ...]
-
-
-def without_hash(name: str) -> str:
-    """A checkpoint's name without `` [hash]`` at its end, and with ``/`` between folders."""
-    return _SLASHES.sub("/", _HASH.sub("", name))
 
 
 def vae_list(features: ServerFeatures) -> str:
@@ -194,21 +188,27 @@ def _texts(row: Any, *keys: str) -> list[str]:
 
 
 def _checkpoint(row: Any) -> Entry | None:
-    """A model goes by its title, by its path from any folder on, and by both without suffix."""
-    names = _texts(row, "title", "model_name", "filename")
-    if not names:
-        return None
-    tails = [tail for name in names for tail in _tails(without_hash(name))]
-    return Entry(without_hash(names[0]), frozenset([*names, *tails]))
+    """A model goes by the names that the server itself looks it up by.
+
+    Those are its title, its path in the models' folder (the title without hash), its stem,
+    what the list calls model_name, and its hashes; each but the last also with `` [hash]``.
+    """
+    titles = _texts(row, "title")
+    if not titles:
+        return _named_model(row)
+    path = _HASH.sub("", titles[0])
+    plain = {path, stem(path), *_texts(row, "model_name")}
+    in_title = _HASH.search(titles[0])
+    hashes = [*_texts(row, "hash", "sha256"), *([in_title[0].strip(" []")] if in_title else [])]
+    hashed = {f"{name} [{one}]" for name in plain for one in hashes}
+    return Entry(path, frozenset([*titles, *plain, *hashes, *hashed]))
 
 
-def _tails(path: str) -> Iterator[str]:
-    """``a/b.pt`` goes by ``b.pt``, ``b``, ``a/b.pt`` and ``a/b``."""
-    *folders, file = path.split("/")
-    for start in range(len(folders), max(-1, len(folders) - _MOST_FOLDERS), -1):
-        before = "".join(f"{folder}/" for folder in folders[start:])
-        yield before + file
-        yield before + stem(file)
+def _named_model(row: Any) -> Entry | None:
+    names = _texts(row, "model_name")
+    files = [_SLASHES.split(path)[-1] for path in _texts(row, "filename")]
+    known = [*names, *files]
+    return Entry(known[0], frozenset(known)) if known else None
 
 
 def _module(row: Any) -> Entry | None:

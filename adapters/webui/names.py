@@ -159,7 +159,7 @@ def _of_hires(hires: HiresConfig, refiner: RefinerConfig | None) -> Iterator[Nam
     yield from _use(NameKind.SAMPLER, f"{key}.sampler", hires.sampler, exact=True)
     yield from _use(NameKind.SCHEDULER, f"{key}.scheduler", hires.scheduler)
     inherited = refiner is not None and refiner.enabled and hires.model == refiner.model
-    if not inherited:
+    if not inherited and hires.model not in _SAME_AS_THE_STAGE:
         yield from _use(NameKind.CHECKPOINT, f"{key}.model", hires.model)
 
 

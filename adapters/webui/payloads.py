@@ -26,7 +26,7 @@ from .features import EXTRA_SINGLE_IMAGE, FORGE, IMG2IMG, SD_NEXT, TXT2IMG, Serv
 
 Body = dict[str, Any]
 
-_VARIATION = 0.0005
+_VARIATIONS = (0.0005, 0.0001, 0.00002, 0.000004, 0.0000008)
 """Added to the factor after an interrupt: below 0.001, and enough for another cache key."""
 _MOST_CACHED = 10
 """The most upscaled images that a WebUI can be set to keep."""
@@ -149,7 +149,7 @@ def _upscale_size(config: UpscaleConfig, image: SourceImage, *, varied: bool) ->
         factor = config.factor or 1.0
         return {
             "resize_mode": 0,
-            "upscaling_resize": factor + _VARIATION if varied else factor,
+            "upscaling_resize": _varied(factor, image) if varied else factor,
         }
     body = {
         "resize_mode": 1,
@@ -160,6 +160,16 @@ def _upscale_size(config: UpscaleConfig, image: SourceImage, *, varied: bool) ->
         # Nothing is cut off then, so that only the cache's key changes with this.
         body["upscaling_crop"] = config.crop is False
     return body
+
+
+def _varied(factor: float, image: SourceImage) -> float:
+    """A factor that is larger by a hair and comes to the same size."""
+    size = floor_to_grid((image.width * factor, image.height * factor))
+    for more in _VARIATIONS:
+        varied = factor + more
+        if floor_to_grid((image.width * varied, image.height * varied)) == size:
+            return varied
+    return factor
 
 
 def _crops(config: UpscaleConfig, image: SourceImage) -> bool:
@@ -179,7 +189,7 @@ def cache_fillers(request: GenerateRequest) -> list[Payload]:
     if not _crops(config, request.inputs[0]):
         return []
     image = msgspec.Raw(b'"' + pybase64.b64encode(_TINY_PNG) + b'"')
-    body: Body = {"image": image, "upscaler_1": config.upscaler, "resize_mode": 0}
+    body: Body = {"image": image, "upscaler_1": "Lanczos", "resize_mode": 0}
     return [
         Payload(EXTRA_SINGLE_IMAGE, body | {"upscaling_resize": 1.0 + place / 8})
         for place in range(1, _MOST_CACHED + 1)

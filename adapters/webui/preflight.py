@@ -15,6 +15,7 @@ from ...statemachine.ports import GenerateRequest, SourceImage
 from ...statemachine.stage_configs import AdetailerConfig, Img2ImgConfig, Txt2ImgConfig
 from .client import WebUIClient
 from .errors import RequestRefusedError
+from .evidence import stem
 from .features import (
     EXTRA_SINGLE_IMAGE,
     FORGE,
@@ -46,7 +47,6 @@ from .lists import (
     is_among,
     nearest_names,
     vae_list,
-    without_hash,
 )
 from .names import NameCheck, NameKind, NameUse, Verdict, names_used
 from .payloads import payload_of
@@ -126,8 +126,9 @@ def preflight(client: WebUIClient, plan: StageExecutionPlan) -> ServerFeatures:
             raise PreflightError(f"{report.url}: {_NO_WEBUI}")
     if report.complaints:
         key = report.missing[0].key if report.missing else None
-        raise PreflightError(f"{report.url}: {'; '.join(report.complaints)}", key=key)
-    return report.features
+        words = client.credentials.scrub("; ".join(report.complaints))
+        raise PreflightError(f"{report.url}: {words}", key=key)
+    return msgspec.structs.replace(report.features, stems=inspection.stems_of(report))
 
 
 def inspect_server(client: WebUIClient, plan: StageExecutionPlan | None) -> ServerReport:
@@ -201,6 +202,17 @@ class _Inspection:
     def is_webui(self) -> bool:
         """Whether anything of what was asked, or at least its progress, answers as a WebUI."""
         return self._lists.any_answered or self._lists.has(PROGRESS) is True
+
+    def stems_of(self, report: ServerReport) -> Mapping[str, str]:
+        """The stems of the checkpoints that the plan names, by the names that it uses."""
+        known = self._lists.names(SD_MODELS) or ()
+        return {
+            check.name: stem(entry.name)
+            for check in report.checks
+            if check.kind is NameKind.CHECKPOINT
+            for entry in known
+            if check.name in entry.forms
+        }
 
     def routes(self) -> Iterator[RouteCheck]:
         """The routes of the API that stagewright can make use of."""
@@ -322,7 +334,7 @@ class _Comparison:
             case NameKind.HIRES_UPSCALER:
                 return self._hires_upscaler(use.name)
             case NameKind.CHECKPOINT:
-                return self._in_list(SD_MODELS, use.name, without_hash(use.name))
+                return self._in_list(SD_MODELS, use.name)
             case NameKind.VAE:
                 return self._in_list(vae_list(self._features), use.name)
             case NameKind.UPSCALER:

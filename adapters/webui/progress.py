@@ -16,7 +16,8 @@ MODEL_LOADING_FACTOR = 5
 class ServerProgress(msgspec.Struct, frozen=True, kw_only=True):
     """One look at a server's progress; what it does not say is 0, empty or False.
 
-    ``fraction`` is 0 to 1 over the running job, ``eta_s`` seconds left where known.
+    ``fraction`` is 0 to 1 over the running job, ``eta_s`` seconds left where known;
+    ``interrupted`` covers skipped, and ``stopping`` means after the image being made.
     """
 
     job: str = ""
@@ -28,6 +29,7 @@ class ServerProgress(msgspec.Struct, frozen=True, kw_only=True):
     fraction: float = 0.0
     eta_s: float | None = None
     interrupted: bool = False
+    stopping: bool = False
 
     @property
     def idle(self) -> bool:
@@ -51,6 +53,7 @@ def progress_of(answer: Any) -> ServerProgress:
         fraction=min(1.0, max(0.0, _number(told.get("progress")))),
         eta_s=eta if eta > 0 else None,
         interrupted=bool(state.get("interrupted") or state.get("skipped")),
+        stopping=bool(state.get("stopping_generation")),
     )
 
 
@@ -84,7 +87,7 @@ class StallWatch:
             last = self._last
             if last is None or now.job_timestamp != last.job_timestamp or now.job != last.job:
                 self._sampling = False
-            if now.step > 0:
+            if now.step > 0 and not now.idle:
                 self._sampling = True
             self._worked = self._worked or not now.idle
             if last is None or _moving_parts(now) != _moving_parts(last):

@@ -19,6 +19,7 @@ from .progress import ServerProgress, progress_of
 
 LOOK_TIMEOUT_S = 2.0
 """How long one look may take at most; with many requests waiting a server answers none."""
+_NO_SUCH_ROUTE = frozenset([403, 404, 405])
 _FRESH_S = 1.0
 """For how long a server that was seen at rest is taken to be so."""
 
@@ -65,14 +66,21 @@ class Server:
         if self._beside is None:
             return self.look
         seen: queue.SimpleQueue[ServerProgress | None] = queue.SimpleQueue()
-        self._beside.begin(lambda: seen.put(self.look()))
+
+        def look() -> None:
+            found = None
+            try:
+                found = self.look()
+            finally:
+                seen.put(found)
 
         def wait() -> ServerProgress | None:
             try:
-                return seen.get(timeout=2 * self._timeout_s + LOOK_TIMEOUT_S)
+                return seen.get(timeout=2 * LOOK_TIMEOUT_S)
             except queue.Empty:
                 return None
 
+        self._beside.begin(look)
         return wait
 
     def give_up(self, exchange: Exchange) -> None:
@@ -112,6 +120,8 @@ class Server:
         try:
             look = progress_of(self.client.get(PROGRESS, timeout_s=self._timeout_s))
         except RequestRefusedError as error:
+            if error.status not in _NO_SUCH_ROUTE:
+                raise
             _logger.warning("progress cannot be watched: %s", error)
             self._tells_progress = False
             return None
@@ -132,11 +142,10 @@ class Server:
         asked: dict[str, Any] = {"id_task": call_id, "id_live_preview": -1, "live_preview": False}
         try:
             told = self.client.post(INTERNAL_PROGRESS, asked, timeout_s=self._timeout_s)
-        except RequestRefusedError:
-            self._tells_tasks = False  # It runs without its user interface.
-            return None
         except BackendError as error:
             _logger.debug("no task state: %s", error)
+            if isinstance(error, RequestRefusedError) and error.status in _NO_SUCH_ROUTE:
+                self._tells_tasks = False  # It runs without its user interface.
             return None
         if not isinstance(told, dict):
             return None
@@ -153,7 +162,7 @@ class Server:
         or it is the job of ``others``, which ran before anything was sent.
         """
         state = None if call_id is None else self.task(call_id)
-        if state is not None and state is not TaskState.UNKNOWN:
+        if state is not None:
             return state is TaskState.ACTIVE
         if self.settings.shared:
             return False
