@@ -82,7 +82,7 @@ else:  # pragma: no cover - Windows has no fdatasync
     sync_whole = os.fsync
 
 
-def sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path | str) -> None:
     """Make the folder's entries durable; Windows cannot and does not need to."""
     if os.name == "nt":  # pragma: no cover - it cannot open a folder
         return
@@ -133,8 +133,10 @@ class OsStorage:
             raise NotADirectoryError(20, "Not a directory", str(folder))
 
     def write_file(self, path: Path, *parts: Part, durable: bool = True) -> None:
-        # Two processes may order the same run to stop: each has a file of its own.
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        # Two processes may order the same run to stop: each has a file of its own. Text for
+        # paths: pathlib takes as long as the disk does for a small file.
+        folder, name = os.path.split(path)
+        temporary = os.path.join(folder, f".{name}.{os.getpid()}.part")  # noqa: PTH118 - the same
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
         descriptor = os.open(temporary, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
@@ -145,13 +147,13 @@ class OsStorage:
                     sync_whole(descriptor)
             finally:
                 os.close(descriptor)
-            temporary.replace(path)
+            os.replace(temporary, path)  # noqa: PTH105 - see above
         except BaseException:
             with contextlib.suppress(OSError):
-                temporary.unlink()
+                os.unlink(temporary)  # noqa: PTH108 - see above
             raise
         if durable:
-            sync_folder(path.parent)
+            sync_folder(folder)
 
     def remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)

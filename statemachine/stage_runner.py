@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from ..events.codec import json_values
 from ..events.errors import LogWriteError
 from ..events.model import (
     Artifact,
@@ -355,13 +354,15 @@ def _graver(
 def _checked_info(answer: GenerateAnswer) -> Mapping[str, Any]:
     """What the backend says it used, as JSON values. Raises BackendAnswerError."""
     try:
-        info = msgspec.convert(json_values(answer.info), dict[str, Any])
+        data = msgspec.json.encode(answer.info)
+        info = msgspec.json.decode(data, type=dict[str, Any])
         msgspec.convert(answer.endpoint, str)
-        size = len(msgspec.json.encode(info))
     except (ValueError, TypeError, RecursionError) as error:
         raise BackendAnswerError(f"the backend's answer cannot be recorded: {error}") from error
-    if size > MAX_INFO_BYTES:
-        raise BackendAnswerError(f"the backend's info takes {size} bytes, not {MAX_INFO_BYTES}")
+    if len(data) > MAX_INFO_BYTES:
+        raise BackendAnswerError(
+            f"the backend's info takes {len(data)} bytes, not {MAX_INFO_BYTES}"
+        )
     return info
 
 
