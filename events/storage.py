@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
@@ -141,8 +142,7 @@ class OsStorage:
         descriptor = os.open(temporary, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
             try:
-                for part in parts:
-                    _write_all(descriptor, part)
+                _write_all(descriptor, parts)
                 if durable:
                     sync_whole(descriptor)
             finally:
@@ -166,7 +166,17 @@ class OsStorage:
         return cast(BinaryIO, open(path, "rb"))
 
 
-def _write_all(descriptor: int, data: Part) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+def _write_all(descriptor: int, parts: Sequence[Part]) -> None:
+    waiting = [memoryview(part) for part in parts if len(part)]
+    while waiting:
+        taken = _write_some(descriptor, waiting)
+        while waiting and taken >= len(waiting[0]):
+            taken -= len(waiting.pop(0))
+        if waiting:
+            waiting[0] = waiting[0][taken:]
+
+
+def _write_some(descriptor: int, parts: list[memoryview]) -> int:
+    if hasattr(os, "writev"):
+        return os.writev(descriptor, parts)
+    return os.write(descriptor, parts[0])  # pragma: no cover - Windows has no writev

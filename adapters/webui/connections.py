@@ -103,7 +103,7 @@ class _Followed(HTTPConnection):
         _tell_of(self.sock)
 
     def send(self, data: Any) -> None:
-        if self.sock is not None:
+        if isinstance(data, memoryview) and self.sock.gettimeout() is not None:
             # urllib3 sends under the limit on connecting; a slow line is no reason to give up,
             # and a body that nobody takes is noticed by whoever watches.
             self.sock.settimeout(None)
