@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 
 from ...statemachine.stage_configs import AdetailerConfig, AdetailerPass
 from ..embedded.infotext import extra_parameters
+from ..webui.detailer_payload import SENT, SWITCHED
 from .bodies import Share
 from .offers import DETECTORS
 
@@ -17,45 +18,6 @@ VERSION = "25.3.0"
 ORDINALS = ("", " 2nd", " 3rd", " 4th")
 _FLAGS = 2
 _SAME = frozenset({"None", "Use same checkpoint", "Use same VAE", "Use same scheduler", ""})
-
-_SENT = {
-    "model": "ad_model",
-    "classes": "ad_model_classes",
-    "prompt": "ad_prompt",
-    "negative_prompt": "ad_negative_prompt",
-    "confidence": "ad_confidence",
-    "denoise": "ad_denoising_strength",
-    "mask_filter": "ad_mask_filter_method",
-    "mask_k": "ad_mask_k",
-    "mask_min_ratio": "ad_mask_min_ratio",
-    "mask_max_ratio": "ad_mask_max_ratio",
-    "dilate_erode": "ad_dilate_erode",
-    "x_offset": "ad_x_offset",
-    "y_offset": "ad_y_offset",
-    "merge": "ad_mask_merge_invert",
-    "mask_blur": "ad_mask_blur",
-    "only_masked": "ad_inpaint_only_masked",
-    "padding": "ad_inpaint_only_masked_padding",
-    "restore_face": "ad_restore_face",
-    "controlnet_model": "ad_controlnet_model",
-    "controlnet_module": "ad_controlnet_module",
-    "controlnet_weight": "ad_controlnet_weight",
-    "controlnet_guidance_start": "ad_controlnet_guidance_start",
-    "controlnet_guidance_end": "ad_controlnet_guidance_end",
-}
-"""What counts where it is sent."""
-
-_SWITCHED = {
-    "ad_use_inpaint_width_height": {"width": "ad_inpaint_width", "height": "ad_inpaint_height"},
-    "ad_use_steps": {"steps": "ad_steps"},
-    "ad_use_cfg_scale": {"cfg_scale": "ad_cfg_scale"},
-    "ad_use_sampler": {"sampler": "ad_sampler", "scheduler": "ad_scheduler"},
-    "ad_use_checkpoint": {"checkpoint": "ad_checkpoint"},
-    "ad_use_vae": {"vae": "ad_vae"},
-    "ad_use_noise_multiplier": {"noise_multiplier": "ad_noise_multiplier"},
-    "ad_use_clip_skip": {"clip_skip": "ad_clip_skip"},
-}
-"""What counts where its switch is on."""
 
 Natural = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -160,10 +122,10 @@ def _claims(one: AdetailerPass, ordinal: str) -> dict[str, Any]:
 
 def _pass_of(one: DetailerArgs, table: Mapping[str, Any]) -> AdetailerPass:
     """The pass in our own words: None for what was not sent, or not switched on."""
-    sent: dict[str, Any] = {name: getattr(one, key) for name, key in _SENT.items() if key in table}
+    sent: dict[str, Any] = {name: getattr(one, key) for name, key in SENT.items() if key in table}
     switched: dict[str, Any] = {
         name: _other(getattr(one, key))
-        for switch, names in _SWITCHED.items()
+        for switch, names in SWITCHED.items()
         if getattr(one, switch)
         for name, key in names.items()
     }

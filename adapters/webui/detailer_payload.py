@@ -6,7 +6,7 @@ from typing import Any
 
 from ...statemachine.stage_configs import AdetailerPass
 
-_KEYS = {
+SENT = {
     "model": "ad_model",
     "classes": "ad_model_classes",
     "prompt": "ad_prompt",
@@ -24,16 +24,6 @@ _KEYS = {
     "mask_blur": "ad_mask_blur",
     "only_masked": "ad_inpaint_only_masked",
     "padding": "ad_inpaint_only_masked_padding",
-    "width": "ad_inpaint_width",
-    "height": "ad_inpaint_height",
-    "steps": "ad_steps",
-    "cfg_scale": "ad_cfg_scale",
-    "sampler": "ad_sampler",
-    "scheduler": "ad_scheduler",
-    "checkpoint": "ad_checkpoint",
-    "vae": "ad_vae",
-    "noise_multiplier": "ad_noise_multiplier",
-    "clip_skip": "ad_clip_skip",
     "restore_face": "ad_restore_face",
     "controlnet_model": "ad_controlnet_model",
     "controlnet_module": "ad_controlnet_module",
@@ -41,28 +31,33 @@ _KEYS = {
     "controlnet_guidance_start": "ad_controlnet_guidance_start",
     "controlnet_guidance_end": "ad_controlnet_guidance_end",
 }
-_SWITCHES = {
-    "ad_use_inpaint_width_height": ("width", "height"),
-    "ad_use_steps": ("steps",),
-    "ad_use_cfg_scale": ("cfg_scale",),
-    "ad_use_sampler": ("sampler", "scheduler"),
-    "ad_use_checkpoint": ("checkpoint",),
-    "ad_use_vae": ("vae",),
-    "ad_use_noise_multiplier": ("noise_multiplier",),
-    "ad_use_clip_skip": ("clip_skip",),
+"""By the name of a pass's setting, the key of what counts wherever it is sent."""
+
+SWITCHED = {
+    "ad_use_inpaint_width_height": {"width": "ad_inpaint_width", "height": "ad_inpaint_height"},
+    "ad_use_steps": {"steps": "ad_steps"},
+    "ad_use_cfg_scale": {"cfg_scale": "ad_cfg_scale"},
+    "ad_use_sampler": {"sampler": "ad_sampler", "scheduler": "ad_scheduler"},
+    "ad_use_checkpoint": {"checkpoint": "ad_checkpoint"},
+    "ad_use_vae": {"vae": "ad_vae"},
+    "ad_use_noise_multiplier": {"noise_multiplier": "ad_noise_multiplier"},
+    "ad_use_clip_skip": {"clip_skip": "ad_clip_skip"},
 }
-"""What only counts when it is switched on."""
+"""By the switch that makes them count, the names and keys of the others."""
 
 
 def pass_arguments(one: AdetailerPass, stage_sampler: str | None) -> dict[str, Any]:
     """The dict of one pass: what is set, and the switches that make it count."""
-    arguments = {
-        key: value for name, key in _KEYS.items() if (value := getattr(one, name)) is not None
-    }
-    for switch, names in _SWITCHES.items():
-        if any(getattr(one, name) is not None for name in names):
-            arguments[switch] = True
+    arguments = _set(one, SENT)
+    for switch, keys in SWITCHED.items():
+        switched = _set(one, keys)
+        if switched:
+            arguments |= {switch: True, **switched}
     if "ad_scheduler" in arguments and "ad_sampler" not in arguments and stage_sampler:
         # The switch is one for both, and the sampler's own default is none that was asked for.
         arguments["ad_sampler"] = stage_sampler
     return arguments
+
+
+def _set(one: AdetailerPass, keys: dict[str, str]) -> dict[str, Any]:
+    return {key: value for name, key in keys.items() if (value := getattr(one, name)) is not None}
