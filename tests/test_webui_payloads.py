@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from stagewright.adapters.webui.errors import RequestRefusedError
 from stagewright.adapters.webui.features import ServerFeatures, features_of
 from stagewright.adapters.webui.payloads import Payload, cache_fillers, payload_of
 from stagewright.events.model import StageType
@@ -394,99 +393,3 @@ def test_no_field_is_unknown_to_a_real_server(config: StageConfig) -> None:
     payload = payload_of(request(config))
     assert set(payload.body) <= features.fields[payload.endpoint]
     assert payload_of(request(config), features) == payload
-
-
-def known(product: str | None = None, *, without: tuple[str, ...] = (), **more: Any) -> Any:
-    """A server's features: those of the schema, less some."""
-    features = features_of(SCHEMA)
-    fields = {endpoint: names - set(without) for endpoint, names in features.fields.items()}
-    return changed(features, product=product or features.product, fields=fields, **more)
-
-
-def test_a_server_that_knows_no_task_ids_is_sent_none() -> None:
-    """Before 1.8 there was no ``force_task_id``."""
-    body = sent(TXT2IMG, known(without=("force_task_id",))).body
-    assert body == {k: v for k, v in sent(TXT2IMG).body.items() if k != "force_task_id"}
-
-
-def test_before_1_9_a_scheduler_is_part_of_the_samplers_name() -> None:
-    """Both go in one field; Automatic is no part of a name."""
-    old = known(without=("scheduler", "hr_scheduler"))
-    assert sent(TXT2IMG, old).body["sampler_name"] == "Euler a Karras"
-    automatic = changed(TXT2IMG, scheduler="Automatic")
-    assert sent(automatic, old).body["sampler_name"] == "Euler a"
-    assert "scheduler" not in sent(TXT2IMG, old).body
-
-
-def test_a_field_that_the_plan_needs_is_not_left_out_in_silence() -> None:
-    """A server without refiner fields is refused by name."""
-    old = known(without=("refiner_checkpoint", "refiner_switch_at"))
-    with pytest.raises(RequestRefusedError, match="takes no refiner_checkpoint"):
-        payload_of(request(changed(TXT2IMG, refiner=REFINER)), old)
-    hires = HiresConfig(scale=2.0, denoise=0.5, scheduler="Karras")
-    with pytest.raises(RequestRefusedError, match="hr_scheduler"):
-        payload_of(request(changed(TXT2IMG, hires=hires)), known(without=("hr_scheduler",)))
-
-
-def test_forge_is_sent_its_modules() -> None:
-    """Its own default for them makes it fail with hires; VAEs are modules there."""
-    schema = json.loads(json.dumps(SCHEMA))
-    properties = schema["components"]["schemas"]["StableDiffusionProcessingTxt2Img"]["properties"]
-    properties |= {"distilled_cfg_scale": {}, "hr_additional_modules": {}}
-    forge = features_of(schema)
-    assert forge.product == "Forge"
-    body = sent(changed(TXT2IMG, hires=HiresConfig(scale=2.0, denoise=0.5)), forge).body
-    assert body["hr_additional_modules"] == ["Use same choices"]
-    assert body["override_settings"]["forge_additional_modules"] == ["anime.vae.pt"]
-    assert "sd_vae" not in body["override_settings"]
-    assert "hr_additional_modules" not in sent(TXT2IMG, forge).body
-
-
-def test_sd_next_takes_its_refiner_as_an_option() -> None:
-    """It has no refiner fields, no schedulers and no ADetailer; what it lacks is refused."""
-    schema = json.loads(json.dumps(SCHEMA))
-    properties = schema["components"]["schemas"]["StableDiffusionProcessingTxt2Img"]["properties"]
-    for name in ("refiner_checkpoint", "refiner_switch_at", "hr_checkpoint_name", "scheduler"):
-        del properties[name]
-    properties["detailer_enabled"] = {}
-    next_one = features_of(schema)
-    assert next_one.product == "SD.Next"
-    hires = HiresConfig(scale=2.0, denoise=0.5, model=REFINER.model)
-    plain = changed(TXT2IMG, scheduler=None, refiner=REFINER, hires=hires)
-    body = sent(plain, next_one).body
-    assert body["override_settings"]["sd_model_refiner"] == "refiner.safetensors"
-    assert "refiner_checkpoint" not in body
-    with pytest.raises(RequestRefusedError, match="no scheduler"):
-        payload_of(request(TXT2IMG), next_one)
-    with pytest.raises(RequestRefusedError, match="no ADetailer"):
-        payload_of(request(detailing(AdetailerPass(model="face_yolov8n.pt"))), next_one)
-
-
-@pytest.mark.parametrize("schema", [None, [], {}, {"paths": []}, {"paths": {"/x": 5}}, "text"])
-def test_a_hidden_or_odd_schema_means_that_nothing_is_known(schema: object) -> None:
-    """Then every field may be sent."""
-    features = features_of(schema)
-    assert features.product is None
-    assert payload_of(request(TXT2IMG), features) == payload_of(request(TXT2IMG))
-
-
-@pytest.mark.parametrize(
-    ("without", "version"),
-    [
-        ((), "1.9.1 or later"),
-        (("scheduler", "force_task_id", "refiner_checkpoint"), "before 1.6.0"),
-        (("scheduler", "force_task_id"), "1.6.0 or 1.7.0"),
-        (("scheduler",), "1.8.0"),
-    ],
-)
-def test_the_schema_tells_the_oldest_version_that_it_can_be(
-    without: tuple[str, ...], version: str
-) -> None:
-    """Fields came one after another."""
-    schema = json.loads(json.dumps(SCHEMA))
-    properties = schema["components"]["schemas"]["StableDiffusionProcessingTxt2Img"]["properties"]
-    for name in without:
-        del properties[name]
-    if without:
-        del schema["paths"]["/sdapi/v1/schedulers"]
-    assert features_of(schema).version == version
