@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from stagewright.adapters import EmbeddedBackend, PillowInputReader
 from stagewright.events import BackendDescription, RunState
-from stagewright.events.storage import AppendFile, OsStorage
+from stagewright.events.storage import AppendFile, OsStorage, Part
 from stagewright.statemachine import (
     CancelToken,
     GenerateAnswer,
@@ -91,8 +91,8 @@ class TimedStorage(OsStorage):
     def __init__(self, watch: Stopwatch) -> None:
         self._watch = watch
 
-    def write_file(self, path: Path, data: bytes, *, durable: bool = True) -> None:
-        self._watch.timed(super().write_file, path, data, durable=durable)
+    def write_file(self, path: Path, *parts: Part, durable: bool = True) -> None:
+        self._watch.timed(super().write_file, path, *parts, durable=durable)
 
     def open_append(self, path: Path) -> AppendFile:
         return _TimedAppendFile(super().open_append(path), self._watch)
