@@ -145,7 +145,7 @@ class Attempt:
         total = self._server.settings.total_timeout_s
         if total is not None and waited > total:
             return f"it has taken longer than total_timeout_s = {total:g} s"
-        if self._server.tells_progress and self._watch.stalled:
+        if self._watch.stalled:
             limit = f"{self._watch.limit_s:g} s"
             return f"its progress has stood still for {limit} (stall_timeout_s, see the manual)"
         return None
