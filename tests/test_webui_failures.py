@@ -158,7 +158,7 @@ def test_the_cause_decides_whether_something_was_sent(cls: type[BaseException]) 
                 urllib3.exceptions.MaxRetryError(
                     urllib3.HTTPConnectionPool("host"),
                     "/",
-                    urllib3.exceptions.NewConnectionError(None, "refused"),  # type: ignore[arg-type]
+                    urllib3.exceptions.NewConnectionError(None, "refused"),  # type: ignore[arg-type]  # no connection here
                 )
             ),
             errors.ServerUnreachableError,

@@ -104,7 +104,8 @@ class _HttpServer(ThreadingHTTPServer):
     def server_bind(self) -> None:
         # HTTPServer would look its own name up, which may take seconds.
         TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+        host, port = self.server_address[:2]
+        self.server_name, self.server_port = str(host), int(port)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:

@@ -91,6 +91,6 @@ class Beside:
         while (work := self._waiting.get()) is not None:
             try:
                 work()
-            except Exception:
+            except Exception:  # told, and the thread serves whatever comes next
                 _logger.exception("a request beside failed")
             del work
