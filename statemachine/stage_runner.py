@@ -274,7 +274,9 @@ class StageRunner:
         except BackendAnswerError as error:
             where = f"{self._shop.backend.description.url or ''}{answer.endpoint}"
             raise BackendAnswerError(
-                f"{where}: the answer cannot be kept: {error}", endpoint=answer.endpoint
+                f"{where}: the answer cannot be kept: {error}",
+                endpoint=answer.endpoint,
+                settled=True,  # It has answered, whatever it said.
             ) from error
         try:
             if answer.confirm is not None:

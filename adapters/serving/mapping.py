@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ...statemachine.stage_configs import (
     AdetailerConfig,
@@ -98,20 +98,27 @@ def _model(name: str | None, models: Checkpoints) -> Checkpoint | None:
     return found
 
 
+def _sampling(body: CommonBody, given: CommonBody, order: Order) -> dict[str, Any]:
+    """What all stages that sample are configured with."""
+    return {
+        "prompt": body.prompt or "",
+        "negative_prompt": given.negative_prompt,
+        "seed": order.seed,
+        "model": order.loaded.model,
+        "vae": order.loaded.vae,
+        "clip_skip": order.loaded.clip_skip,
+        "sampler": order.sampling.sampler,
+        "scheduler": order.sampling.scheduler,
+        "steps": given.steps,
+        "cfg_scale": given.cfg_scale,
+    }
+
+
 def txt2img_config(asked: Asked[Txt2ImgBody], order: Order) -> Txt2ImgConfig:
     """The stage's configuration. Raises ApiError, 500, for an unknown hires upscaler."""
     body, given = asked
     return Txt2ImgConfig(
-        prompt=body.prompt or "",
-        negative_prompt=given.negative_prompt,
-        seed=order.seed,
-        model=order.loaded.model,
-        vae=order.loaded.vae,
-        clip_skip=order.loaded.clip_skip,
-        sampler=order.sampling.sampler,
-        scheduler=order.sampling.scheduler,
-        steps=given.steps,
-        cfg_scale=given.cfg_scale,
+        **_sampling(body, given, order),
         width=body.width,
         height=body.height,
         tiling=given.tiling,
@@ -171,17 +178,8 @@ def img2img_config(asked: Asked[Img2ImgBody], order: Order) -> Img2ImgConfig:
     if strength is not None and not 0 <= strength <= 1:
         raise failed("AssertionError", "can only work with strength in [0.0, 1.0]")
     return Img2ImgConfig(
-        prompt=body.prompt or "",
-        negative_prompt=given.negative_prompt,
-        seed=order.seed,
+        **_sampling(body, given, order),
         denoise=given.denoising_strength,
-        steps=given.steps,
-        model=order.loaded.model,
-        vae=order.loaded.vae,
-        clip_skip=order.loaded.clip_skip,
-        sampler=order.sampling.sampler,
-        scheduler=order.sampling.scheduler,
-        cfg_scale=given.cfg_scale,
         width=_or(body.width, 512),
         height=_or(body.height, 512),
         resize_mode=given.resize_mode,
@@ -193,19 +191,7 @@ def adetailer_config(
     body: CommonBody, given: CommonBody, order: Order, passes: tuple[AdetailerPass, ...]
 ) -> AdetailerConfig:
     """What ADetailer inpaints with: the outer request's settings, and its own passes."""
-    return AdetailerConfig(
-        prompt=body.prompt or "",
-        negative_prompt=given.negative_prompt,
-        seed=order.seed,
-        model=order.loaded.model,
-        vae=order.loaded.vae,
-        clip_skip=order.loaded.clip_skip,
-        sampler=order.sampling.sampler,
-        scheduler=order.sampling.scheduler,
-        steps=given.steps,
-        cfg_scale=given.cfg_scale,
-        passes=passes,
-    )
+    return AdetailerConfig(**_sampling(body, given, order), passes=passes)
 
 
 def _or(value: Value | None, default: Value) -> Value:

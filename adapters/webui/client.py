@@ -161,8 +161,10 @@ class WebUIClient:
             pool = self._adapter.get_connection_with_tls_context(
                 requests.Request("GET", self.address.url).prepare(), verify=verify
             )
-            # Its annotations are not complete. Without it the system's authorities would count.
-            self._adapter.cert_verify(pool, self.address.url, verify, None)  # type: ignore[no-untyped-call]
+            # Without it the system's authorities would count.
+            self._adapter.cert_verify(  # type: ignore[no-untyped-call]  # types-requests lacks it
+                pool, self.address.url, verify, None
+            )
             assert isinstance(pool, urllib3.HTTPConnectionPool)
             self._pool = pool
         return self._pool
