@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..events.model import BackendDescription
+from ..events.model import BackendDescription, StageType
+from ..events.storage import Storage
 from ..statemachine.cancel import CancelToken
 from ..statemachine.config import ServerTable
 from ..statemachine.controller import PipelineController
+from ..statemachine.errors import ConfigurationError
 from ..statemachine.plan import StageExecutionPlan
 from ..statemachine.ports import GenerateAnswer, GenerateRequest, ImageBackend, OnStep
+from .embedded.backend import KIND as EMBEDDED_KIND
 from .embedded.backend import EmbeddedBackend
 from .inputs import PillowInputReader
+
+FAILPOINT_VARIABLE = "STAGEWRIGHT_FAILPOINT"
+"""Set by tests alone; see ``events.failpoints``."""
 
 if TYPE_CHECKING:
     from .webui.address import ServerAddress
@@ -33,16 +41,24 @@ class ConfiguredBackend:
             self.prepare(None, ServerTable(), preflight=False)
 
     def prepare(
-        self, plan: StageExecutionPlan | None, server: ServerTable, *, preflight: bool
+        self,
+        plan: StageExecutionPlan | None,
+        server: ServerTable,
+        *,
+        preflight: bool,
+        recorded: BackendDescription | None = None,
+        unsettled: Mapping[str, StageType] = {},
     ) -> None:
         """Take the backend that ``server`` and the constructor ask for.
 
-        With ``preflight`` a server is asked whether it has the names that ``plan`` uses.
-        Raises PreflightError, ConfigurationError.
+        A run that is taken up again goes to the one that was ``recorded``, unless the
+        constructor named a server. With ``preflight`` a server is asked whether it has the
+        names that ``plan`` uses. Raises PreflightError, ConfigurationError.
         """
         address = self._named
-        if address is None and server.url is not None:
-            address = _address(server.url)
+        if address is None:
+            url = server.url if recorded is None else _recorded_url(recorded)
+            address = None if url is None else _address(url)
         self.release()
         if address is None:
             self._current = EmbeddedBackend()
@@ -55,7 +71,11 @@ class ConfiguredBackend:
             address, named_by_user=self._named is not None, insecure=self._insecure
         )
         self._current = backend = WebUIBackend(
-            address, inputs=PillowInputReader(), settings=server, credentials=credentials
+            address,
+            inputs=PillowInputReader(),
+            settings=server,
+            credentials=credentials,
+            unsettled=unsettled,
         )
         if preflight and plan is not None:
             backend.preflight(plan)
@@ -83,6 +103,16 @@ class ConfiguredBackend:
         return self._current.generate_images(request, cancel=cancel, on_step=on_step)
 
 
+def _recorded_url(recorded: BackendDescription) -> str | None:
+    """The address of the server that a run was made on; None for the embedded backend."""
+    if recorded.url is None and recorded.kind != EMBEDDED_KIND:
+        raise ConfigurationError(
+            f"the run was made by a backend of the kind {recorded.kind!r}, which is not at hand "
+            "here; --server takes it up on a WebUI server"
+        )
+    return recorded.url
+
+
 def _address(server: str) -> ServerAddress:
     from .webui.address import ServerAddress  # noqa: PLC0415 - only runs on servers need it
 
@@ -102,4 +132,14 @@ def open_controller(
         backend=ConfiguredBackend(server, insecure=insecure),
         runs=Path(runs),
         inputs=PillowInputReader(),
+        storage=_storage(),
     )
+
+
+def _storage() -> Storage | None:
+    """None, which is the real one, unless a test wants this process to die somewhere."""
+    if FAILPOINT_VARIABLE not in os.environ:
+        return None
+    from ..events.failpoints import FailpointStorage  # noqa: PLC0415 - only tests need it
+
+    return FailpointStorage(os.environ[FAILPOINT_VARIABLE])

@@ -17,12 +17,13 @@ from ..events.folding import Fold, recorded_stages
 from ..events.lock import is_locked
 from ..events.model import Outcome, RunState
 from ..events.reading import log_path, read_log
+from ..statemachine.errors import StageConflictError
 from ..statemachine.run_folder import run_folders
 
 _logger = logging.getLogger("stagewright.catalogue")
 
 CATALOGUE_NAME = "catalogue.sqlite"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CORRUPT = "CORRUPT"
 
 _TABLE = """
@@ -37,7 +38,8 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One run in the catalogue.
 
     ``state`` is CORRUPT where the log is. ``alive`` says whether some process holds the run
-    now; a run that is RUNNING and not alive has died. ``opened`` is RFC 3339.
+    now; a run that is RUNNING and not alive has died. ``resumable`` says whether a resume
+    would go on with it. ``opened`` is RFC 3339.
     """
 
     run_id: str
@@ -53,6 +55,7 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
     resumes: int
     group_id: str | None = None
     alive: bool = False
+    resumable: bool = False
 
 
 class Catalogue:
@@ -83,8 +86,11 @@ class Catalogue:
         return [self._with_life(entry) for entry in fitting[:limit]]
 
     def _with_life(self, entry: CatalogueEntry) -> CatalogueEntry:
-        alive = entry.state == RunState.RUNNING and is_locked(self._runs / entry.folder)
-        return msgspec.structs.replace(entry, alive=alive)
+        if not entry.resumable:
+            return entry
+        held = is_locked(self._runs / entry.folder)
+        alive = held and entry.state == RunState.RUNNING
+        return msgspec.structs.replace(entry, alive=alive, resumable=not held)
 
     def _all(self) -> list[CatalogueEntry]:
         """Every run, the latest first; the logs know all that a lost catalogue knew."""
@@ -167,7 +173,15 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
         models=tuple(sorted(set(_models(recorded_stages(plan))))),
         resumes=fold.resumes,
         group_id=opened.group_id if opened else None,
+        resumable=state != CORRUPT and _can_go_on(fold),
     )
+
+
+def _can_go_on(fold: Fold) -> bool:
+    """Whether a resume would find something to do, as far as the log knows."""
+    if fold.state == RunState.COMPLETED:
+        return not fold.sealed
+    return fold.error is None or fold.error.kind != StageConflictError.__name__
 
 
 def _slug(run_id: str) -> str:

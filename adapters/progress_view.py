@@ -13,6 +13,7 @@ from ..events.model import (
     CallFailed,
     LifecycleChanged,
     RunOpened,
+    RunResumed,
     RunState,
     StageEvent,
     StageImageProgress,
@@ -49,7 +50,11 @@ class ProgressSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProgressView:
-    """Takes a run's events and steps from any thread; ``snapshot`` never goes back."""
+    """Takes a run's events and steps from any thread; ``snapshot`` never goes back.
+
+    Of a run that is taken up again it is given the events so far first; its times are those
+    of the present epoch.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -57,7 +62,8 @@ class ProgressView:
         self._state = RunState.IDLE
         self._weights: list[tuple[str, int]] = []
         self._total = 0
-        self._done: dict[str, int] = {}
+        self._done: dict[str, set[int]] = {}
+        self._fraction_before = 0.0
         self._stage_id = ""
         self._step = (0, 0)
         self._part: dict[int, float] = {}
@@ -78,11 +84,15 @@ class ProgressView:
                     self._part.clear()
                     self._step = (0, 0)
                 case StageImageProgress():
-                    self._done[event.stage_id] = self._done.get(event.stage_id, 0) + 1
+                    self._done.setdefault(event.stage_id, set()).add(event.image_index)
                     self._part.pop(event.image_index, None)
                     self._step = (0, 0)
                 case CallFailed():
                     self._last_error = f"{event.error.kind}: {event.error.message}"
+                case RunResumed():
+                    self._began = time.monotonic()
+                    self._fraction_before = self._fraction()
+                    self._last_error = ""
 
     def take_step(self, progress: StepProgress) -> None:
         """Take how far one image is."""
@@ -91,6 +101,11 @@ class ProgressView:
                 self._part[progress.image_index] = min(1.0, max(0.0, progress.fraction))
                 self._step = (progress.step, progress.steps)
 
+    def finished_images(self) -> Mapping[str, int]:
+        """How many images each stage has finished."""
+        with self._lock:
+            return {stage_id: len(done) for stage_id, done in self._done.items()}
+
     def snapshot(self) -> ProgressSnapshot:
         """How far the run is now."""
         with self._lock:
@@ -98,19 +113,19 @@ class ProgressView:
             number = order.index(self._stage_id) + 1 if self._stage_id in order else 0
             self._shown = max(self._shown, self._fraction())
             elapsed = time.monotonic() - self._began
-            known = self._shown > 0.0
+            made = self._shown - self._fraction_before
             return ProgressSnapshot(
                 state=self._state,
                 stage_id=self._stage_id,
                 stage_number=number,
                 stage_count=len(order),
-                images_done=self._done.get(self._stage_id, 0),
+                images_done=len(self._done.get(self._stage_id, ())),
                 total_images=self._total,
                 step=self._step[0],
                 steps=self._step[1],
                 fraction=self._shown,
                 elapsed_s=elapsed,
-                eta_s=elapsed * (1 - self._shown) / self._shown if known else None,
+                eta_s=elapsed * (1 - self._shown) / made if made > 0.0 else None,
                 last_error=self._last_error,
             )
 
@@ -123,7 +138,7 @@ class ProgressView:
         if self._state == RunState.COMPLETED:
             return 1.0
         whole = sum(weight for _, weight in self._weights) * self._total
-        done = sum(weight * self._done.get(stage_id, 0) for stage_id, weight in self._weights)
+        done = sum(weight * len(self._done.get(stage_id, ())) for stage_id, weight in self._weights)
         current = dict(self._weights).get(self._stage_id, 0)
         done_now = done + current * sum(self._part.values())
         return min(1.0, done_now / whole) if whole else 0.0

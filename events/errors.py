@@ -15,6 +15,7 @@
     |   |-- InvalidStagePlanError a configuration that makes no valid plan; names the key
     |   |-- PreflightError        a server that cannot be reached, or lacks a name
     |   `-- InputImageError       an input image or mask that is missing or cannot be used
+    |-- ResumeRefusedError        a resume would be of no use; says why
     |-- ControllerBusyError       the controller has a run already
     |-- StageConflictError        two keys say different things about one stage
     |-- MissingImagesError        a run that went on past failed images ended without them
@@ -57,7 +58,8 @@ class LogCorruptError(EventLogError):
 
     def __init__(self, reason: str, *, offset: int, seq: int, path: Path | None = None) -> None:
         super().__init__(
-            f"corrupt at byte {offset} (record {seq}): {reason}; nothing is written to it any more",
+            f"corrupt at byte {offset} (record {seq}): {reason}; nothing is written to it any more "
+            "(`stagewright salvage` copies what is sound into a new run)",
             path=path,
         )
         self.reason = reason

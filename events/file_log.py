@@ -119,13 +119,16 @@ class FileEventLog:
         """Take an existing log to go on with it; ``observe`` is given its events, in batches.
 
         A torn tail must be repaired before the first append. Raises LogLockedError,
-        LogCorruptError.
+        LogCorruptError, and LogWriteError where the folder cannot be written to.
         """
         storage = storage or OsStorage()
         path = folder / LOG_NAME
         if not path.exists():
             raise EventLogError("there is no log", path=path)
-        lock = RunLock(folder, wait_s=wait_s)
+        try:
+            lock = RunLock(folder, wait_s=wait_s)
+        except OSError as error:
+            raise LogWriteError(f"its lock cannot be taken: {error}", path=folder) from error
         try:
             with storage.open_read(path) as stream:
                 scan = LogScan(stream, path=path)
@@ -145,9 +148,16 @@ class FileEventLog:
                 durability=durability,
                 torn=scan.torn,
             )
-        except BaseException:
+        except BaseException as error:
             lock.release()
+            if isinstance(error, OSError):
+                raise LogWriteError(f"it cannot be opened: {error}", path=path) from error
             raise
+
+    def begin_epoch(self, epoch: int, durability: Durability) -> None:
+        """Say in the lock file which epoch is written from here on, and sync as told."""
+        self._lock.note_epoch(epoch)
+        self.durability = durability
 
     @property
     def run_id(self) -> str:
@@ -218,12 +228,19 @@ class FileEventLog:
             raise LogWriteError(f"the torn tail cannot be cut: {error}", path=self.path) from error
         self._file = file
         self.torn = None
-        return RepairedTail(
-            offset=self._end,
-            bytes=len(cut),
-            sha256=hashlib.sha256(cut).hexdigest(),
-            copied_to=copy_name,
-        )
+        return _repaired(self._end, cut, copy_name)
+
+    def unrecorded_repair(self, copy_name: str) -> RepairedTail | None:
+        """What a repair to ``copy_name`` cut, whose process died before it could record it.
+
+        Only for the first record of an epoch: the log still ends where it was cut.
+        """
+        try:
+            with self._storage.open_read(self.path.with_name(copy_name)) as stream:
+                cut = stream.read()
+        except FileNotFoundError:
+            return None
+        return _repaired(self._end, cut, copy_name)
 
     def event_at(self, seq: int) -> StageEvent:
         return FileTimeline(self.path, self._offsets, self._end, storage=self._storage)[seq]
@@ -271,6 +288,11 @@ class FileEventLog:
             f"{type(event).__name__} (record {event.seq}) could not be written: {cause}",
             path=self.path,
         ) from cause
+
+
+def _repaired(offset: int, cut: bytes, copy_name: str) -> RepairedTail:
+    digest = hashlib.sha256(cut).hexdigest()
+    return RepairedTail(offset=offset, bytes=len(cut), sha256=digest, copied_to=copy_name)
 
 
 def _close_quietly(file: AppendFile) -> None:

@@ -9,6 +9,7 @@ from itertools import repeat
 from typing import Any
 
 from .model import (
+    BackendDescription,
     CallCompleted,
     CallFailed,
     CallRequested,
@@ -67,6 +68,13 @@ class IndexTable:
             return self._dense[index]
         return self._ahead.get(index)
 
+    def discard(self, index: int) -> None:
+        """Forget what was noted for ``index``."""
+        self.count -= self.get(index) is not None
+        if index < len(self._dense):
+            self._dense[index] = -1
+        self._ahead.pop(index, None)
+
     def items(self) -> Iterator[tuple[int, int]]:
         """Every index and its value, by index."""
         near = ((index, value) for index, value in enumerate(self._dense) if value >= 0)
@@ -90,6 +98,10 @@ class StageFold:
         self.duration_ms = 0.0
         self.finished = IndexTable()
         """By image index, the record that says it is finished."""
+        self.announced = IndexTable()
+        """By image index, the last StageImageProgress; it stands behind what it announces."""
+        self.replaced: set[int] = set()
+        """Image indexes that were finished more than once."""
         self.attempts = IndexTable()
         """By first image index of a request, the attempts made so far."""
         self.unchanged: set[int] = set()
@@ -98,6 +110,13 @@ class StageFold:
         """By first image index, the calls since the last that gave an image that may go on."""
         self.interrupted: set[int] = set()
         """First image indexes of which one of those calls was told to stop, or may have been."""
+
+    def unannounced(self) -> Iterator[tuple[int, int]]:
+        """Index and record of finished images that no StageImageProgress has told of."""
+        for index, seq in self.finished.items():
+            told = self.announced.get(index)
+            if told is None or told < seq:
+                yield index, seq
 
     def shown_metadata(self) -> Mapping[str, Any]:
         """The metadata, and how many images came back unchanged, when any did."""
@@ -131,6 +150,11 @@ class Fold:
         self.sealed = False
         self.resumes = 0
         self.epoch = 0
+        self.backend: BackendDescription | None = None
+        """What the last epoch that told of one worked with."""
+        self.fruitless_epochs = 0
+        """Epochs in a row, up to now, that sent a request and finished no image."""
+        self._sending_epoch: int | None = None
         self.stages: dict[str, StageFold] = {}
         self._pending: dict[str, CallRequested] = {}
         self._handlers: dict[type[StageEvent], Callable[[Any], None]] = {
@@ -174,6 +198,7 @@ class Fold:
 
     def _run_opened(self, event: RunOpened) -> None:
         self.opened = event
+        self.backend = event.backend
 
     def _lifecycle_changed(self, event: LifecycleChanged) -> None:
         self.state = event.dest
@@ -199,6 +224,9 @@ class Fold:
 
     def _call_requested(self, event: CallRequested) -> None:
         self._pending[event.call_id] = event
+        if event.epoch != self._sending_epoch:
+            self._sending_epoch = event.epoch
+            self.fruitless_epochs += 1
         stage = self.stages.get(event.stage_id)
         if stage is not None:
             stage.attempts.set(event.image_index, event.attempt + 1)
@@ -210,11 +238,14 @@ class Fold:
         stage = self.stages.get(request.stage_id) if request else None
         if request is None or stage is None:
             return
+        self.fruitless_epochs = 0
         stage.unsettled.pop(request.image_index, None)
         stage.interrupted.discard(request.image_index)
         unchanged = event.info.get("changed") is False
         for artifact in event.artifacts:
             index = artifact.image_index
+            if stage.finished.get(index) is not None:
+                stage.replaced.add(index)
             stage.finished.set(index, event.seq)
             if stage.failures:
                 stage.failures.pop(index, None)
@@ -240,6 +271,10 @@ class Fold:
         end = min(request.image_index + request.count, len(self.seeds))
         for index in range(request.image_index, end):
             stage.failures[index] = event.error
+            # A finished image is only asked for again when its file is gone or altered.
+            if stage.finished.get(index) is not None:
+                stage.finished.discard(index)
+                stage.replaced.add(index)
 
     def _cancel_requested(self, event: CancelRequested) -> None:
         """A process that dies now may have told its backend, and not have recorded the end."""
@@ -252,7 +287,10 @@ class Fold:
 
     def _image_progress(self, event: StageImageProgress) -> None:
         stage = self.stages.get(event.stage_id)
-        if stage is not None and stage.finished.get(event.image_index) is None:
+        if stage is None:
+            return
+        stage.announced.set(event.image_index, event.seq)
+        if stage.finished.get(event.image_index) is None:
             stage.finished.set(event.image_index, event.seq)
 
     def _stage_end(self, event: StageEnd) -> None:
@@ -261,8 +299,9 @@ class Fold:
             stage.outcome = event.outcome
             stage.duration_ms += event.duration_ms
 
-    def _run_resumed(self, _event: RunResumed) -> None:
+    def _run_resumed(self, event: RunResumed) -> None:
         self.resumes += 1
+        self.backend = event.backend
 
     def _run_sealed(self, event: RunSealed) -> None:
         self.outcome = event.outcome

@@ -69,7 +69,7 @@ class FinishedImages(LazySequence[FinishedImage]):
             else (self._events[seq] for seq in seqs)
         )
         for place, event in zip(chosen, events, strict=True):
-            artifact = _artifact(event, self._indexes[place])
+            artifact = artifact_in(event, self._indexes[place])
             yield FinishedImage(
                 stage_id=self._stages[self._order[place]], **msgspec.structs.asdict(artifact)
             )
@@ -78,7 +78,8 @@ class FinishedImages(LazySequence[FinishedImage]):
         return f"<{len(self)} finished images>"
 
 
-def _artifact(event: StageEvent, image_index: int) -> Artifact:
+def artifact_in(event: StageEvent, image_index: int) -> Artifact:
+    """The image that a CallCompleted or StageImageProgress tells of."""
     if isinstance(event, CallCompleted):
         return next(a for a in event.artifacts if a.image_index == image_index)
     assert isinstance(event, StageImageProgress)

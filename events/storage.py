@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import BinaryIO, Protocol, cast
 
 Part = bytes | memoryview
 """Bytes of a file that need not be joined with others to be written."""
+PART_SUFFIX = ".part"
+"""Ends the temporary name of a file that is being written; it begins with a dot."""
 
 
 class AppendFile(Protocol):
@@ -54,8 +57,27 @@ class Storage(Protocol):
         """
         ...
 
-    def remove(self, path: Path) -> None:
-        """Remove a file, durably; one that is gone already is fine."""
+    def write_part(self, path: Path, *parts: Part, durable: bool = True) -> Path:
+        """Write the bytes of ``path`` under a temporary name beside it; that name.
+
+        They are synced, if ``durable``. Where it fails, nothing is left behind.
+        """
+        ...
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Give a file another name, in place of what bears it; durable once the folder is."""
+        ...
+
+    def sync_folder(self, folder: Path) -> None:
+        """Return once the folder's entries are durable."""
+        ...
+
+    def remove(self, path: Path, *, durable: bool = True) -> None:
+        """Remove a file; one that is gone already is fine."""
+        ...
+
+    def remove_tree(self, folder: Path) -> None:
+        """Remove a folder and all that is in it, as far as that is possible."""
         ...
 
     def open_append(self, path: Path) -> AppendFile:
@@ -121,7 +143,7 @@ class OsStorage:
         if new:
             self.make_folder(folder.parent)
             folder.mkdir()
-            sync_folder(folder.parent)
+            self.sync_folder(folder.parent)
             return
         missing = [folder]
         while not missing[-1].exists() and missing[-1].parent != missing[-1]:
@@ -129,35 +151,58 @@ class OsStorage:
         for path in reversed(missing):
             if not path.exists():
                 path.mkdir(exist_ok=True)
-                sync_folder(path.parent)
+                self.sync_folder(path.parent)
         if not folder.is_dir():
             raise NotADirectoryError(20, "Not a directory", str(folder))
 
     def write_file(self, path: Path, *parts: Part, durable: bool = True) -> None:
+        temporary = self.write_part(path, *parts, durable=durable)
+        try:
+            self.rename(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.remove(temporary, durable=False)
+            raise
+        if durable:
+            self.sync_folder(path.parent)
+
+    def write_part(self, path: Path, *parts: Part, durable: bool = True) -> Path:
         # Two processes may order the same run to stop: each has a file of its own. Text for
         # paths: pathlib takes as long as the disk does for a small file.
         folder, name = os.path.split(path)
-        temporary = os.path.join(folder, f".{name}.{os.getpid()}.part")  # noqa: PTH118 - the same
+        temporary = os.path.join(folder, f".{name}.{os.getpid()}{PART_SUFFIX}")  # noqa: PTH118 - the same
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
         descriptor = os.open(temporary, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
             try:
                 _write_all(descriptor, parts)
                 if durable:
-                    sync_whole(descriptor)
+                    self.sync_file(descriptor)
             finally:
                 os.close(descriptor)
-            os.replace(temporary, path)  # noqa: PTH105 - see above
-        except BaseException:
+        except OSError:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)  # noqa: PTH108 - see above
             raise
-        if durable:
-            sync_folder(folder)
+        return Path(temporary)
 
-    def remove(self, path: Path) -> None:
+    def sync_file(self, descriptor: int) -> None:
+        """Return once a new file's bytes and size are durable."""
+        sync_whole(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        os.replace(source, target)  # noqa: PTH105 - see above
+
+    def sync_folder(self, folder: Path) -> None:
+        sync_folder(folder)
+
+    def remove(self, path: Path, *, durable: bool = True) -> None:
         path.unlink(missing_ok=True)
-        sync_folder(path.parent)
+        if durable:
+            self.sync_folder(path.parent)
+
+    def remove_tree(self, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
 
     def open_append(self, path: Path) -> AppendFile:
         return _OsAppendFile(path)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,10 @@ from .ports import (
     SystemClock,
 )
 from .preparing import PreparedRun, RunMaker
+from .reopening import ReopenedRun, reopen_run
+from .run_folder import find_run
 from .runner import PipelineRunner
+from .verification import OnFile
 
 AnyConfig = RunConfig | Mapping[str, Any] | Path
 
@@ -92,6 +97,7 @@ class PipelineController:
         self._runs = Path(runs)
         self._inputs = inputs
         self._clock: Clock = clock or SystemClock()
+        self._storage = storage
         self._maker = RunMaker(
             self._runs, clock=self._clock, random_below=random_below, storage=storage
         )
@@ -131,12 +137,36 @@ class PipelineController:
         Raises ConfigurationError (subscribers get a ``config_error``, the state stays IDLE
         and no folder is made), ControllerBusyError, LogWriteError.
         """
-        with self._lock:
-            if self._busy:
-                raise ControllerBusyError("this controller has a run already; wait for its end")
-            self._busy = True
+        self._take()
         try:
             return self._launch(self._prepare_or_tell(config))
+        except BaseException:
+            self._busy = False
+            raise
+
+    def resume(
+        self,
+        run_id: str,
+        *,
+        force: bool = False,
+        preflight: bool = True,
+        on_file: OnFile | None = None,
+    ) -> RunHandle:
+        """Go on with a run that died, failed or was cancelled; on return it is RUNNING, durably.
+
+        ``run_id`` is an id, a unique prefix of one, ``last`` or the path of a run folder. Every
+        recorded file is checked first, and ``on_file`` told after each. Of a run that is
+        complete nothing is made; its handle has ended on return. ``force`` goes on where
+        earlier epochs got nowhere; without ``preflight`` a server is not asked for names.
+
+        Raises RunNotFoundError, LogLockedError, LogCorruptError, ImageAlteredError,
+        ResumeRefusedError, ConfigurationError (see ``start``), ControllerBusyError,
+        LogWriteError. But for the last, nothing has been written then.
+        """
+        self._take()
+        try:
+            folder = find_run(self._runs, run_id)
+            return self._go_on(folder, force=force, preflight=preflight, on_file=on_file)
         except BaseException:
             self._busy = False
             raise
@@ -164,16 +194,18 @@ class PipelineController:
         self._last_plan = plan
         return ready, plan
 
+    def _take(self) -> None:
+        with self._lock:
+            if self._busy:
+                raise ControllerBusyError("this controller has a run already; wait for its end")
+            self._busy = True
+
     def _prepare_or_tell(self, config: AnyConfig) -> PreparedRun:
-        try:
+        with _config_errors_told():
             ready, plan = self._resolve(config)
             if isinstance(self._backend, PreparableBackend):
                 self._backend.prepare(plan, ready.server, preflight=ready.run.preflight)
             return self._maker.make(ready, self._backend.description)
-        except ConfigurationError as error:
-            message = f"Config Error: {error}"
-            signals.publish(signals.config_error, None, message=message, error=error)
-            raise
 
     def _launch(self, prepared: PreparedRun) -> RunHandle:
         fold = Fold()
@@ -190,10 +222,65 @@ class PipelineController:
             clock=self._clock,
             durable=durability is not Durability.PROCESS,
         )
-        self._last_plan = prepared.plan
+        return self._set_off(handle, runner, prepared.plan, runner.start)
+
+    def _go_on(
+        self, folder: Path, *, force: bool, preflight: bool, on_file: OnFile | None
+    ) -> RunHandle:
+        reopened = reopen_run(folder, storage=self._storage, on_file=on_file)
+        handle = RunHandle(reopened.fold.run_id, folder)
+        try:
+            if reopened.needs_work:
+                reopened.refuse_if_useless(force=force)
+                self._prepare_again(reopened, preflight=preflight)
+            runner = self._runner_of(reopened)
+        except BaseException:
+            reopened.close()
+            raise
+        if reopened.needs_work:
+            return self._set_off(handle, runner, reopened.plan, partial(runner.resume, reopened))
+        runner.finish_off(reopened)
+        self._end(handle, replay(folder), None)
+        return handle
+
+    def _runner_of(self, reopened: ReopenedRun) -> PipelineRunner:
+        return PipelineRunner(
+            backend=self._backend,
+            log=reopened.log,
+            fold=reopened.fold,
+            plan=reopened.plan,
+            folder=reopened.folder,
+            inputs=self._inputs,
+            clock=self._clock,
+            durable=reopened.run_table.durability is not Durability.PROCESS,
+            epoch=reopened.epoch,
+            standing=reopened.standing,
+        )
+
+    def _prepare_again(self, reopened: ReopenedRun, *, preflight: bool) -> None:
+        if not isinstance(self._backend, PreparableBackend):
+            return
+        with _config_errors_told():
+            self._backend.prepare(
+                reopened.plan,
+                reopened.server_table,
+                preflight=preflight and reopened.run_table.preflight,
+                recorded=reopened.backend,
+                unsettled=reopened.unsettled,
+            )
+
+    def _set_off(
+        self,
+        handle: RunHandle,
+        runner: PipelineRunner,
+        plan: StageExecutionPlan,
+        begin: Callable[[], None],
+    ) -> RunHandle:
+        """Move the run to RUNNING, and give it its thread."""
+        self._last_plan = plan
         self._current = (handle, runner)
         try:
-            runner.start()
+            begin()
             thread = threading.Thread(
                 target=self._work, args=(handle, runner), name=f"stagewright-{handle.run_id}"
             )
@@ -219,7 +306,23 @@ class PipelineController:
             failure = LogWriteError(f"the run has gone from the disk: {failure}")
         if isinstance(self._backend, PreparableBackend):
             self._backend.release()
+        self._end(handle, result, failure)
+
+    def _end(
+        self, handle: RunHandle, result: PipelineRunResult | None, failure: BaseException | None
+    ) -> None:
         self._last_result = result
         self._current = None
         self._busy = False
         handle._end(result, failure)  # noqa: SLF001 - the handle is the controller's own
+
+
+@contextmanager
+def _config_errors_told() -> Iterator[None]:
+    """Tell subscribers of a configuration that nothing was started with."""
+    try:
+        yield
+    except ConfigurationError as error:
+        message = f"Config Error: {error}"
+        signals.publish(signals.config_error, None, message=message, error=error)
+        raise

@@ -41,6 +41,10 @@ class InvalidTransitionError(StagewrightError):
         self.state = state
 
 
+class ResumeRefusedError(StagewrightError):
+    """A run is not taken up again, for a reason that its log gives; nothing was written."""
+
+
 class ControllerBusyError(StagewrightError):
     """The controller has a run already; it takes one at a time."""
 

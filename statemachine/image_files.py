@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
+from pathlib import Path
+
+import msgspec
 
 from ..events.errors import LogWriteError
 from ..events.model import Artifact, InputRecord
-from ..events.storage import Part
+from ..events.storage import PART_SUFFIX, Part
 from .errors import BackendAnswerError, InputImageError
 from .png import PngError, check_whole, is_png, source_of, stamped_parts
 from .ports import GeneratedImage, GenerateRequest, ImageFacts, InputReader, SourceImage
@@ -15,6 +18,12 @@ from .run_folder import RunFolder
 from .sizes import MAX_PIXELS
 
 SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
+
+
+class WrittenImages(msgspec.Struct, frozen=True):
+    """Images that are on disk under temporary names: what each will be, and where it is."""
+
+    files: tuple[tuple[Artifact, Path], ...]
 
 
 class ImageFiles:
@@ -26,41 +35,63 @@ class ImageFiles:
         self._durable = durable
 
     def prepare(self, stage_id: str) -> None:
-        """Make the folder of a stage's images. Raises LogWriteError."""
+        """Make the folder of a stage's images, without left-overs of a crash.
+
+        Raises LogWriteError.
+        """
         path = self._folder.path / "images" / stage_id
         try:
             self._folder.storage.make_folder(path)
+            for left in path.glob(f".*{PART_SUFFIX}"):
+                self._folder.storage.remove(left, durable=False)
         except OSError as error:
             raise LogWriteError(f"the folder cannot be made: {error}", path=path) from error
 
-    def save(
-        self, images: Sequence[GeneratedImage], request: GenerateRequest
-    ) -> tuple[Artifact, ...]:
-        """Keep the images of a request's answer, in order, if each of them is one.
+    def write(self, images: Sequence[GeneratedImage], request: GenerateRequest) -> WrittenImages:
+        """Write the images of a request's answer, in order, if each of them is one.
 
-        Raises BackendAnswerError for bytes that are no whole image, before any file is made;
+        They bear temporary names until ``place`` puts them where they count. Raises
+        BackendAnswerError for bytes that are no whole image, before any file is made;
         LogWriteError where a file cannot be made durable.
         """
         known = []
         for place, image in enumerate(images):
             source = source_of(image.data)
             known.append((source, _identify(self._reader, source, request, place)))
-        return tuple(
-            self._save(source, facts, request, place) for place, (source, facts) in enumerate(known)
+        return WrittenImages(
+            tuple(
+                self._write(source, facts, request, place)
+                for place, (source, facts) in enumerate(known)
+            )
         )
 
-    def remove(self, artifacts: Iterable[Artifact]) -> None:
-        """Remove the files of images that turned out not to count. Raises LogWriteError."""
-        for artifact in artifacts:
+    def place(self, written: WrittenImages) -> tuple[Artifact, ...]:
+        """Put images where they count, durably. Raises LogWriteError."""
+        storage = self._folder.storage
+        for artifact, temporary in written.files:
             file = self._folder.locate(artifact.path)
             try:
-                self._folder.storage.remove(file)
+                storage.rename(temporary, file)
             except OSError as error:
-                raise LogWriteError(f"it cannot be removed: {error}", path=file) from error
+                raise _unwritable(file, error) from error
+        for folder in {temporary.parent for _, temporary in written.files if self._durable}:
+            try:
+                storage.sync_folder(folder)
+            except OSError as error:
+                raise _unwritable(folder, error) from error
+        return tuple(artifact for artifact, _ in written.files)
 
-    def _save(
+    def discard(self, written: WrittenImages) -> None:
+        """Remove images that turned out not to count. Raises LogWriteError."""
+        for _, temporary in written.files:
+            try:
+                self._folder.storage.remove(temporary, durable=False)
+            except OSError as error:
+                raise LogWriteError(f"it cannot be removed: {error}", path=temporary) from error
+
+    def _write(
         self, source: bytes, facts: ImageFacts, request: GenerateRequest, place: int
-    ) -> Artifact:
+    ) -> tuple[Artifact, Path]:
         index, seed = request.image_index + place, request.seed + place
         parts: tuple[Part, ...] = (source,)
         if facts.media_type == "image/png":
@@ -73,8 +104,8 @@ class ImageFiles:
             parts = stamped_parts(source, stamp)
         suffix = SUFFIXES[facts.media_type]
         path = f"images/{request.stage_id}/{index:05d}-{seed}.{suffix}"
-        self._write(path, parts)
-        return Artifact(
+        temporary = self._write_part(path, parts)
+        artifact = Artifact(
             path=path,
             image_index=index,
             sha256=_digest(parts),
@@ -85,13 +116,14 @@ class ImageFiles:
             height=facts.height,
             seed=seed,
         )
+        return artifact, temporary
 
-    def _write(self, path: str, parts: tuple[Part, ...]) -> None:
+    def _write_part(self, path: str, parts: tuple[Part, ...]) -> Path:
         file = self._folder.locate(path)
         try:
-            self._folder.storage.write_file(file, *parts, durable=self._durable)
+            return self._folder.storage.write_part(file, *parts, durable=self._durable)
         except OSError as error:
-            raise LogWriteError(f"the image cannot be written: {error}", path=file) from error
+            raise _unwritable(file, error) from error
 
     def load(self, artifact: Artifact) -> SourceImage:
         """An image as the next stage is sent it. Raises InputImageError if it has changed."""
@@ -128,6 +160,10 @@ class ImageFiles:
         if sha256(data).hexdigest() != digest:
             raise InputImageError(f"{file}: it is not the file that was recorded")
         return data
+
+
+def _unwritable(path: Path, error: OSError) -> LogWriteError:
+    return LogWriteError(f"the image cannot be written: {error}", path=path)
 
 
 def _identify(reader: InputReader, data: bytes, request: GenerateRequest, place: int) -> ImageFacts:

@@ -14,8 +14,6 @@ from ..events.errors import LogWriteError, StagewrightError
 from ..events.folding import Fold, StageFold
 from ..events.log import EventLog
 from ..events.model import (
-    Artifact,
-    CallCompleted,
     ErrorDetail,
     LifecycleChanged,
     RunOpened,
@@ -75,14 +73,6 @@ class RunJournal:
     def stage(self, stage_id: str) -> StageFold:
         """What the log says so far of a stage that has started."""
         return self._fold.stages[stage_id]
-
-    def artifact(self, stage_id: str, image_index: int) -> Artifact:
-        """The image that a stage has finished, read back from the log."""
-        seq = self.stage(stage_id).finished.get(image_index)
-        assert seq is not None
-        event = self._log.event_at(seq)
-        assert isinstance(event, CallCompleted)
-        return next(a for a in event.artifacts if a.image_index == image_index)
 
     def record(self, make: Callable[[Envelope], E], *, flush: bool = True) -> E:
         """Append the event that ``make`` builds around its envelope, then announce it.

@@ -134,10 +134,20 @@ class ImageBackend(Protocol):
 class PreparableBackend(Protocol):
     """A backend that wants to know of each run before its folder is made."""
 
-    def prepare(self, plan: StageExecutionPlan, server: ServerTable, *, preflight: bool) -> None:
+    def prepare(
+        self,
+        plan: StageExecutionPlan,
+        server: ServerTable,
+        *,
+        preflight: bool,
+        recorded: BackendDescription | None = None,
+        unsettled: Mapping[str, StageType] = {},
+    ) -> None:
         """Be ready for ``plan`` with these settings; ``description`` is asked for afterwards.
 
-        With ``preflight``, see whether the names that it uses are there. Raises
+        With ``preflight``, see whether the names that it uses are there. For a run that is
+        taken up again, ``recorded`` is what it was made with so far, and ``unsettled`` are
+        the calls whose answers nobody got, to be settled before anything is sent. Raises
         ConfigurationError: nothing is started then.
         """
         ...

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
-import shutil
 from collections.abc import Mapping
 from datetime import datetime
 from hashlib import sha256
@@ -94,10 +92,11 @@ class RunMaker:
             lock = RunLock(folder.path)
             return self._open(folder, lock, config, document, opened_at, backend)
         except BaseException as error:
-            with contextlib.suppress(OSError):
-                shutil.rmtree(folder.path)
-            if lock is not None:
-                lock.release()
+            try:
+                self._storage.remove_tree(folder.path)
+            finally:
+                if lock is not None:
+                    lock.release()
             if isinstance(error, OSError):
                 raise LogWriteError(f"the run cannot be made: {error}", path=folder.path) from error
             raise

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from .image_files import ImageFiles
-from .journal import RunJournal
-from .plan import StageExecution, StageExecutionPlan
+from .plan import StageExecution
 from .ports import GenerateRequest, SourceImage
 from .spans import RequestSpan, request_digest, stage_seed
 from .stage_configs import Img2ImgConfig
+from .workshop import Workshop
 
 
 class RequestMaker:
     """Makes one stage's requests from what the log and the image files hold."""
 
-    def __init__(
-        self,
-        stage: StageExecution,
-        plan: StageExecutionPlan,
-        journal: RunJournal,
-        images: ImageFiles,
-    ) -> None:
+    def __init__(self, stage: StageExecution, shop: Workshop) -> None:
         self._stage = stage
-        self._plan = plan
-        self._journal = journal
-        self._images = images
+        self._plan = shop.plan
+        self._journal = shop.journal
+        self._standing = shop.standing
+        self._images = shop.images
 
     def request(self, span: RequestSpan) -> GenerateRequest:
         """The request of a span, but for what differs between attempts.
@@ -71,5 +65,5 @@ class RequestMaker:
             # The mask, where there is one, stands behind the inputs.
             record = recorded[image_index // self._plan.images_per_input]
             return (self._images.load_input(record),), mask
-        artifact = self._journal.artifact(stage.input_source, image_index)
+        artifact = self._standing.artifact(stage.input_source, image_index)
         return (self._images.load(artifact),), mask

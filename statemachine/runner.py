@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
-
-import msgspec
 
 from ..events.errors import LogWriteError
 from ..events.folding import Fold
@@ -21,8 +17,11 @@ from .journal import RunJournal, error_detail, recordable
 from .lifecycle import RunLifecycle
 from .plan import StageExecutionPlan
 from .ports import Clock, ImageBackend, InputReader
+from .reopening import ReopenedRun, recorded_table
 from .run_folder import CancelOrder, RunFolder
-from .stage_runner import RunStopped, StageFailedError, StageRunner, Workshop
+from .stage_runner import StageRunner
+from .standing import Standing
+from .workshop import RunStopped, StageFailedError, Workshop
 
 _logger = logging.getLogger("stagewright.runner")
 
@@ -46,9 +45,11 @@ class PipelineRunner:
         clock: Clock,
         durable: bool = True,
         epoch: int = 0,
+        standing: Standing | None = None,
     ) -> None:
         self._backend = backend
         self._plan = plan
+        self._standing = standing or Standing(plan, fold, log)
         self._folder = folder
         self._clock = clock
         self._journal = RunJournal(log, fold, epoch=epoch, clock=clock)
@@ -66,13 +67,37 @@ class PipelineRunner:
         """IDLE -> RUNNING. Raises InvalidTransitionError, LogWriteError."""
         _logger.info("run %s: %s", self._journal.run_id, self._plan.summary)
         try:
-            if not self._journal.fold.resumes:
-                self._journal.announce_opening()
+            self._journal.announce_opening()
             self._lifecycle.start()
             self._journal.flush()
         except BaseException:
             self._journal.close()
             raise
+
+    def resume(self, reopened: ReopenedRun) -> None:
+        """Go on with a run, from whatever state its log ends in to RUNNING.
+
+        Raises LogWriteError.
+        """
+        _logger.info("run %s: resumed: %s", self._journal.run_id, self._plan.summary)
+        try:
+            reopened.take_up(self._journal, self._lifecycle, self._backend.description)
+            self._lifecycle.start()
+            self._journal.flush()
+        except BaseException:
+            self._journal.close()
+            raise
+
+    def finish_off(self, reopened: ReopenedRun) -> None:
+        """End a run whose images are all there: its log gets the seal that it lacks, if any.
+
+        Raises LogWriteError.
+        """
+        try:
+            if reopened.needs_seal:
+                reopened.seal(self._journal)
+        finally:
+            self._journal.close()
 
     def cancel(self, mode: CancelMode, reason: str) -> None:
         """Record that the run is to stop, then tell the backend.
@@ -145,7 +170,7 @@ class PipelineRunner:
                 if self._token.stopping:
                     raise RunStopped
                 StageRunner(stage, shop).run()
-        missing = self._journal.fold.missing()
+        missing = self._standing.missing()
         if missing:
             raise MissingImagesError(
                 f"{len(missing)} of {plan.total_images} images are missing: "
@@ -156,17 +181,18 @@ class PipelineRunner:
 
     def _workshop(self, pool: ThreadPoolExecutor, slots: int) -> Workshop:
         config = self._journal.opened.config
-        server = _table(config, "server", ServerTable)
+        server = recorded_table(config, "server", ServerTable)
         return Workshop(
             plan=self._plan,
             journal=self._journal,
+            standing=self._standing,
             backend=self._backend,
             images=self._images,
             token=self._token,
             clock=self._clock,
             pool=pool,
             slots=slots,
-            on_image_error=_table(config, "run", RunTable).on_image_error,
+            on_image_error=recorded_table(config, "run", RunTable).on_image_error,
             retries=server.retries,
             backoff_s=server.backoff_s,
             look_for_cancel=self._look_for_cancel,
@@ -184,11 +210,3 @@ class PipelineRunner:
             self._folder.forget_cancel_order()
         except OSError as error:
             _logger.warning("run %s: cancel.request stays: %s", self._journal.run_id, error)
-
-
-T = TypeVar("T")
-
-
-def _table(config: Mapping[str, object], name: str, kind: type[T]) -> T:
-    """A table of the configuration as it was recorded."""
-    return msgspec.convert(config.get(name, {}), kind)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from enum import Enum
 from hashlib import file_digest
 from pathlib import Path
 
@@ -52,7 +53,11 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
         return self.sealed and self.torn is None
 
 
-def verify_run(folder: Path) -> Verification:
+OnFile = Callable[[int, int], None]
+"""Told, after each file that has been checked, how many have been, of how many."""
+
+
+def verify_run(folder: Path, on_file: OnFile | None = None) -> Verification:
     """Check a run, its log first.
 
     Raises RunNotFoundError. A corrupt log is a flaw of the result, not an error.
@@ -67,30 +72,54 @@ def verify_run(folder: Path) -> Verification:
     flaws: list[Flaw] = []
     images = 0
     assert fold.opened is not None
-    for path, digest in _recorded_files(fold.result(timeline), fold.opened):
-        images += path.startswith("images/")
+    total = len(fold.opened.inputs) + sum(one.finished.count for one in fold.stages.values())
+    files = _recorded_files(fold.result(timeline), fold.opened)
+    for place, (path, digest) in enumerate(files, start=1):
+        images += place > len(fold.opened.inputs)
         if (what := check_file(folder, path, digest)) is not None:
-            flaws.append(Flaw(place=path, what=what))
+            flaws.append(Flaw(place=path, what=str(what)))
+        if on_file is not None:
+            on_file(place, total)
     # A writer may be in the middle of a record; what it left open is no torn tail.
     torn = None if holder else timeline.torn
     return _verification(folder, fold, len(timeline), images, torn, holder, tuple(flaws))
 
 
-def check_file(folder: Path, path: str, digest: str) -> str | None:
-    """What is wrong with a recorded file, or None."""
+class FileState(Enum):
+    """In which way a recorded file is not what was recorded."""
+
+    MISSING = "it is missing"
+    ALTERED = "it has been altered"
+    UNREADABLE = "it cannot be read"
+
+
+class WrongFile(msgspec.Struct, frozen=True):
+    """A recorded file that is not what was recorded; as text, what is wrong with it."""
+
+    state: FileState
+    words: str
+
+    def __str__(self) -> str:
+        return self.words
+
+
+def check_file(folder: Path, path: str, digest: str) -> WrongFile | None:
+    """What is wrong with a recorded file, or None. Follows no link."""
     file = folder / path
     if any((folder / part).is_symlink() for part in _prefixes(path)):
-        return "a link stands in its place"
-    if file.exists() and not file.is_file():
-        return "it is no file"
+        return WrongFile(FileState.ALTERED, "a link stands in its place")
     try:
+        if file.exists() and not file.is_file():
+            return WrongFile(FileState.ALTERED, "it is no file")
         with open(file, "rb") as stream:
             actual = file_digest(stream, "sha256").hexdigest()
-    except FileNotFoundError:
-        return "it is missing"
+    except (FileNotFoundError, NotADirectoryError):
+        return WrongFile(FileState.MISSING, "it is missing")
     except OSError as error:
-        return f"it cannot be read: {error.strerror}"
-    return None if actual == digest else "it has been altered: its digest differs"
+        return WrongFile(FileState.UNREADABLE, f"it cannot be read: {error.strerror}")
+    if actual == digest:
+        return None
+    return WrongFile(FileState.ALTERED, "it has been altered: its digest differs")
 
 
 def _prefixes(path: str) -> Iterator[str]:

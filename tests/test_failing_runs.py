@@ -27,10 +27,10 @@ class FailingDisk(OsStorage):
         self.failing_writes = 10**9
         self.syncs_left = 10**9
 
-    def write_file(self, path: Path, *parts: Part, durable: bool = True) -> None:
+    def write_part(self, path: Path, *parts: Part, durable: bool = True) -> Path:
         if self.fail_image(path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        super().write_file(path, *parts, durable=durable)
+        return super().write_part(path, *parts, durable=durable)
 
     def open_append(self, path: Path) -> AppendFile:
         return FailingFile(super().open_append(path), self)

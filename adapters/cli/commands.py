@@ -10,26 +10,22 @@ from typing import Any
 
 import click
 
-from ...events.errors import (
-    ImageAlteredError,
-    LogCorruptError,
-    LogWriteError,
-    RunNotFoundError,
-    StagewrightError,
-)
 from ...events.version import VERSION
-from .output import one_line
-
-EXIT_COMPLETED = 0
-EXIT_ERROR = 1
-EXIT_USAGE = 2
-EXIT_CORRUPT = 4
-EXIT_INTERRUPTED = 130
-TRACEBACK_VARIABLE = "STAGEWRIGHT_TRACEBACK"
+from .statuses import (
+    EXIT_COMPLETED,
+    EXIT_ERROR,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    TRACEBACK_VARIABLE,
+    complain,
+    status_of,
+    words_of,
+)
 
 _HOMES: Mapping[str, str] = {
     "run": "running",
     "plan": "planning",
+    "resume": "resuming",
     "cancel": "cancelling",
     "replay": "replaying",
     "verify": "verifying",
@@ -78,9 +74,9 @@ def run_command_line(arguments: Sequence[str]) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except click.ClickException as error:
-        return _complain(error.format_message(), EXIT_USAGE)
+        return complain(error.format_message(), EXIT_USAGE)
     except (click.Abort, KeyboardInterrupt):
-        return _complain("interrupted", EXIT_INTERRUPTED)
+        return complain("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has left; the interpreter must not try to flush it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -88,32 +84,5 @@ def run_command_line(arguments: Sequence[str]) -> int:
     except Exception as error:
         if TRACEBACK_VARIABLE in os.environ:
             raise
-        return _complain(_words(error), _status_of(error))
+        return complain(words_of(error), status_of(error))
     return status if isinstance(status, int) else EXIT_COMPLETED
-
-
-def _words(error: Exception) -> str:
-    if isinstance(error, StagewrightError | OSError):
-        return str(error)
-    return (
-        f"internal error, please report it: {type(error).__name__}: {error} "
-        f"(set {TRACEBACK_VARIABLE}=1 for the traceback)"
-    )
-
-
-def _status_of(error: Exception) -> int:
-    if isinstance(error, LogCorruptError | ImageAlteredError):
-        return EXIT_CORRUPT
-    # Every configuration error is a ValueError as well.
-    if isinstance(error, RunNotFoundError) or (
-        isinstance(error, StagewrightError) and isinstance(error, ValueError)
-    ):
-        return EXIT_USAGE
-    if isinstance(error, LogWriteError):
-        return EXIT_ERROR
-    return EXIT_USAGE if isinstance(error, StagewrightError) else EXIT_ERROR
-
-
-def _complain(message: str, status: int) -> int:
-    print(f"stagewright: {one_line(message)}", file=sys.stderr)  # noqa: T201 - the one place
-    return status

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from ...events.model import CallFailed, StageEnd, StageEvent, StageImageProgress, StageStart
+from ...events.model import (
+    CallFailed,
+    LifecycleChanged,
+    LogRepaired,
+    RunResumed,
+    StageEnd,
+    StageEvent,
+    StageImageProgress,
+    StageStart,
+)
 from ...statemachine.errors import GenerationCancelled, GenerationInterrupted
 from ..progress_view import ProgressSnapshot, ProgressView
 from .output import count, duration, escaped, one_line
 
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+_PATIENCE_S = 0.5
+_BACK_TO_IDLE = ("recover", "cleanup", "reset")
 _CANCELLED = (GenerationCancelled.__name__, GenerationInterrupted.__name__)
 
 
@@ -34,7 +49,7 @@ class Display(Protocol):
 def open_display(view: ProgressView, stream: IO[str]) -> Iterator[Display]:
     """The display that fits ``stream``."""
     if not stream.isatty():
-        yield PlainLines(stream)
+        yield PlainLines(stream, view.finished_images())
         return
     display = LiveLine(view, stream)
     with display:
@@ -44,9 +59,9 @@ def open_display(view: ProgressView, stream: IO[str]) -> Iterator[Display]:
 class PlainLines:
     """One line for each stage and image: for files, pipes and logs of services."""
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: IO[str], done: Mapping[str, int]) -> None:
         self._stream = stream
-        self._done = 0
+        self._done = dict(done)
 
     def take_event(self, event: StageEvent) -> None:
         line = self._line(event)
@@ -63,34 +78,27 @@ class PlainLines:
     def _line(self, event: StageEvent) -> str | None:
         match event:
             case StageStart():
-                self._done = 0
-                return f"{event.stage_id}: {count(event.total_images, 'image')} to make"
+                open_images = event.total_images - self._done.get(event.stage_id, 0)
+                return f"{event.stage_id}: {count(max(0, open_images), 'image')} to make"
             case StageImageProgress():
-                self._done += 1
+                # One whose file was lost has been counted before.
+                done = min(self._done.get(event.stage_id, 0) + 1, event.total_images)
+                self._done[event.stage_id] = done
                 path = event.artifact.path
-                return f"{event.stage_id}: {self._done} of {event.total_images} finished: {path}"
+                return f"{event.stage_id}: {done} of {event.total_images} finished: {path}"
             case StageEnd():
                 return f"{event.stage_id}: {event.outcome} in {duration(event.duration_ms)}"
             case CallFailed():
                 return failure(event)
-        return None
+        return _of_resume(event)
 
 
 class LiveLine:
     """One line that moves: stage n of m, image i of k, step, elapsed, estimate."""
 
     def __init__(self, view: ProgressView, stream: IO[str]) -> None:
-        from rich.console import Console  # noqa: PLC0415 - 40 ms that only a terminal needs
-        from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415 - the same
-
         self._view = view
-        self._progress = Progress(
-            TextColumn("{task.fields[where]}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[rest]}", markup=False),
-            console=Console(file=stream),
-            refresh_per_second=10,
-        )
+        self._progress = _bar(stream, transient=False)
         self._task = self._progress.add_task("", total=1.0, where="", rest="")
 
     def __enter__(self) -> LiveLine:
@@ -102,7 +110,7 @@ class LiveLine:
         self._progress.stop()
 
     def take_event(self, event: StageEvent) -> None:
-        line = failure(event) if isinstance(event, CallFailed) else None
+        line = failure(event) if isinstance(event, CallFailed) else _of_resume(event)
         if line is not None:
             self.tell(line)
 
@@ -113,6 +121,75 @@ class LiveLine:
         now = self._view.snapshot()
         fields: dict[str, Any] = {"where": _where(now), "rest": _rest(now)}
         self._progress.update(self._task, completed=now.fraction, **fields)
+
+
+class FileCounter:
+    """Shows how many files of a run have been checked; nothing until that takes a while."""
+
+    label = ""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._began = time.monotonic()
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def take(self, done: int, total: int) -> None:
+        """``done`` of ``total`` files have been checked."""
+        if not self._stream.isatty() or time.monotonic() - self._began < _PATIENCE_S:
+            return
+        if self._progress is None:
+            self._progress = _bar(self._stream)
+            self._progress.start()
+        if self._task is None:
+            self._task = self._progress.add_task("", total=total, where="", rest="")
+        where = f"checking {self.label}" if self.label else "checking files"
+        rest = f"{done} of {total}"
+        self._progress.update(self._task, completed=done, total=total, where=where, rest=rest)
+
+    def pause(self) -> None:
+        """Clear the line, so that something else can be printed."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = self._task = None
+
+
+@contextmanager
+def open_file_counter(stream: IO[str]) -> Iterator[FileCounter]:
+    """A counter of files on ``stream``, gone when it is left."""
+    counter = FileCounter(stream)
+    try:
+        yield counter
+    finally:
+        counter.pause()
+
+
+def _bar(stream: IO[str], *, transient: bool = True) -> Progress:
+    from rich.console import Console  # noqa: PLC0415 - 40 ms that only a terminal needs
+    from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415 - the same
+
+    return Progress(
+        TextColumn("{task.fields[where]}", markup=False),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[rest]}", markup=False),
+        console=Console(file=stream),
+        refresh_per_second=10,
+        transient=transient,
+    )
+
+
+def _of_resume(event: StageEvent) -> str | None:
+    """One line on what a resume found and did."""
+    match event:
+        case LogRepaired():
+            return (
+                f"{count(event.bytes, 'byte')} of a torn record are cut; {event.copied_to} has them"
+            )
+        case LifecycleChanged() if event.trigger in _BACK_TO_IDLE and event.reason:
+            return one_line(event.reason)
+        case RunResumed():
+            return f"resumed: {count(event.completed_images, 'finished image')} stand"
+    return None
 
 
 def failure(event: CallFailed) -> str | None:

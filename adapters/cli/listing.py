@@ -10,7 +10,7 @@ import click
 
 from ...events.model import RunState
 from ..catalogue import CORRUPT, Catalogue, CatalogueEntry
-from .output import json_option, print_json, runs_option, say
+from .output import count, json_option, print_json, runs_option, say
 
 _AGE = re.compile(r"(\d+)([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -60,6 +60,10 @@ def list_command(
         return
     for entry in entries:
         say(_line(entry))
+    waiting = sum(entry.resumable for entry in entries)
+    if waiting:
+        what = f"{count(waiting, 'run')} of these can go on"
+        say(f"{what}: stagewright resume RUN, or resume --all")
     if not entries:
         say(f"no run in {runs}" if not (state or since or model) else "no run fits")
 

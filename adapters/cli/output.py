@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 import msgspec
@@ -27,6 +28,46 @@ insecure_option = click.option(
     "--insecure", is_flag=True, help="Send credentials over plain http as well."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+class LastingStream(io.TextIOBase):
+    """Text for somebody who may leave: a closed terminal or pipe ends the text, not the run."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        super().__init__()
+        self._stream: IO[str] | None = stream
+        self._is_terminal = stream.isatty()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # a plain attribute in typeshed
+        """What the text is encoded in, for those who choose their characters by it."""
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        return self._is_terminal
+
+    def fileno(self) -> int:
+        if self._stream is None:
+            raise OSError("nobody reads this any more")
+        return self._stream.fileno()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self._try(lambda stream: stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(lambda stream: stream.flush())
+
+    def _try(self, deed: Callable[[IO[str]], object]) -> None:
+        if self._stream is None:
+            return
+        try:
+            deed(self._stream)
+        except OSError:
+            self._stream = None
 
 
 def escaped(text: str) -> str:

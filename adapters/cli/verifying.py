@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
 from ...statemachine.run_folder import find_run, run_folders
 from ...statemachine.verification import Verification, verify_run
+from .display import open_file_counter
 from .output import count, runs_option, say
 
 _EXIT_UNFINISHED = 1
@@ -27,8 +29,14 @@ def verify_command(run: str | None, every: bool, runs: Path) -> int:  # noqa: FB
         raise click.UsageError("verify needs either a RUN or --all")
     folders = list(run_folders(runs)) if every else [find_run(runs, run or "")]
     status = 0
-    for folder in folders:
-        status = max(status, _report(verify_run(folder)))
+    with open_file_counter(sys.stderr) as counter:
+        for place, folder in enumerate(folders, start=1):
+            counter.label = f"run {place} of {len(folders)}" if every else ""
+            try:
+                found = verify_run(folder, counter.take)
+            finally:
+                counter.pause()
+            status = max(status, _report(found))
     if every:
         say(f"{count(len(folders), 'run')} checked")
     return status

@@ -17,6 +17,8 @@ from .infotext import PRODUCT, answer_info, infotext
 from .pictures import PictureError, decode_picture, encode_png
 from .steps import StepCounter
 
+KIND = "embedded"
+
 
 class EmbeddedBackend:
     """Makes PNG pictures in this process, each a pure function of its request.
@@ -39,7 +41,7 @@ class EmbeddedBackend:
     @property
     def description(self) -> BackendDescription:
         """What it is, for the log."""
-        return BackendDescription(kind="embedded", product=PRODUCT, version=VERSION)
+        return BackendDescription(kind=KIND, product=PRODUCT, version=VERSION)
 
     def generate_images(
         self, request: GenerateRequest, *, cancel: CancelToken, on_step: OnStep

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
-from ...events.model import BackendDescription
+from ...events.model import BackendDescription, StageType
 from ...statemachine.cancel import CancelToken
 from ...statemachine.config import ServerTable
 from ...statemachine.errors import BackendError
@@ -68,7 +68,8 @@ _NO_SERVER_THERE = (
 class WebUIBackend:
     """One WebUI server, one generating request at a time.
 
-    ``features`` are asked for with the first request unless they are given. What went wrong
+    ``features`` are asked for with the first request unless they are given. ``unsettled`` are
+    calls of an earlier process that the server may still be working on. What went wrong
     is raised as an error of ``webui.errors``; it is transient if ``settings.transient`` names
     its kind.
     """
@@ -81,6 +82,7 @@ class WebUIBackend:
         settings: ServerTable | None = None,
         credentials: Credentials | None = None,
         features: ServerFeatures | None = None,
+        unsettled: Mapping[str, StageType] = {},
     ) -> None:
         self._settings = settings or ServerTable()
         self._client = WebUIClient(address, self._settings, credentials)
@@ -89,7 +91,7 @@ class WebUIBackend:
         self._inputs = inputs
         self._features = features
         self._turn = threading.Lock()
-        self._lost: dict[str, bool] = {}
+        self._lost = {call_id: kind is StageType.UPSCALE for call_id, kind in unsettled.items()}
 
     @property
     def slots(self) -> int:

@@ -1,0 +1,127 @@
+"""A run in the foreground: its progress, the signals that stop it, and how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from types import FrameType
+from typing import IO, cast
+
+from ...events import signals
+from ...events.errors import RunNotFoundError
+from ...events.model import RunState
+from ...events.result import PipelineRunResult
+from ...events.signals import subscribe
+from ...statemachine.controller import PipelineController, RunHandle
+from ...statemachine.errors import InvalidTransitionError
+from ...statemachine.ports import StepProgress
+from ..progress_view import ProgressView
+from .display import Display, open_display
+from .output import LastingStream, print_json_parts
+from .replaying import show_result
+from .statuses import EXIT_CANCELLED, EXIT_COMPLETED, EXIT_ERROR, EXIT_INTERRUPTED, complain
+
+_EXIT_STATUS = {RunState.COMPLETED: EXIT_COMPLETED, RunState.CANCELLED: EXIT_CANCELLED}
+_REFRESH_S = 0.1
+_STOPPED_BY = {"SIGINT": "Ctrl-C", "SIGHUP": "the terminal was closed"}
+
+
+def follow(
+    controller: PipelineController,
+    begin: Callable[[], RunHandle],
+    stream: IO[str],
+    view: ProgressView | None = None,
+) -> tuple[RunHandle, PipelineRunResult]:
+    """Begin a run, show how it goes on, and wait for its end.
+
+    Ctrl-C, SIGTERM and a closed terminal cancel it; the second one leaves at once. Raises
+    what ``begin`` raises, and LogWriteError.
+    """
+    seen = view or ProgressView()
+
+    def take_step(_run_id: str | None, progress: StepProgress) -> None:
+        seen.take_step(progress)
+
+    with ExitStack() as stack:
+        stops = stack.enter_context(_stop_signals())
+        display = stack.enter_context(open_display(seen, cast(IO[str], LastingStream(stream))))
+        stack.enter_context(subscribe(seen.take_event, on_own_thread=False))
+        stack.enter_context(subscribe(display.take_event))
+        stack.enter_context(signals.step_progress.connected_to(take_step))
+        handle = begin()
+        return handle, _wait(controller, handle, stops, display)
+
+
+def show_end(handle: RunHandle, result: PipelineRunResult, *, as_json: bool) -> int:
+    """Print how a run ended; the exit status that says so as well."""
+    try:
+        if as_json:
+            print_json_parts(result.json_parts())
+        else:
+            show_result(result, handle.folder, with_error=False)
+            sys.stdout.flush()
+    except OSError:
+        # Whoever read our output has left; how the run ended is as true as before.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return tell_error(result)
+
+
+def tell_error(result: PipelineRunResult) -> int:
+    """Say on standard error why a run failed, if it did; its exit status."""
+    status = _EXIT_STATUS.get(result.state, EXIT_ERROR)
+    return status if result.error is None else complain(_why(result), status)
+
+
+def _why(result: PipelineRunResult) -> str:
+    error = result.error
+    assert error is not None
+    where = f"{error.stage_id}, image {error.image_index}: " if error.stage_id else ""
+    return f"run {result.run_id}: {where}{error.kind}: {error.message}"
+
+
+def _wait(
+    controller: PipelineController, handle: RunHandle, stops: list[str], display: Display
+) -> PipelineRunResult:
+    asked = False
+    while not handle.wait_ended(_REFRESH_S):
+        display.refresh()
+        if stops and not asked:
+            asked = True
+            display.tell(f"{stops[0]}: stopping cleanly; once more leaves at once")
+            # The run may end by itself in this very moment, which is as good.
+            with contextlib.suppress(RunNotFoundError, InvalidTransitionError):
+                controller.cancel(handle.run_id, reason=stops[0])
+    return handle.wait()
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[str]]:
+    """Collects the names of signals that ask to stop; the second one leaves at once."""
+    received: list[str] = []
+
+    def receive(number: int, _frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        # A terminal that is closed says so to every process in it, and more than once.
+        if received and name != "SIGHUP":
+            os.write(2, b"\nstagewright: left at once; `stagewright resume` goes on\n")
+            os._exit(EXIT_INTERRUPTED)
+        received.append(_STOPPED_BY.get(name, name))
+
+    previous = {number: signal.signal(number, receive) for number in _stopping_signals()}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _stopping_signals() -> Iterator[signal.Signals]:
+    """The signals that stop a run; one that ``nohup`` ignores stays ignored."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            yield number

@@ -1,0 +1,50 @@
+"""Exit statuses, and the one line on standard error that goes with them."""
+
+from __future__ import annotations
+
+import sys
+
+from ...events.errors import (
+    ImageAlteredError,
+    LogCorruptError,
+    LogLockedError,
+    RunNotFoundError,
+    StagewrightError,
+)
+from .output import LastingStream, one_line
+
+EXIT_COMPLETED = 0
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_CANCELLED = 3
+EXIT_CORRUPT = 4
+EXIT_INTERRUPTED = 130
+TRACEBACK_VARIABLE = "STAGEWRIGHT_TRACEBACK"
+
+
+def status_of(error: Exception) -> int:
+    """The exit status of a command that ended with ``error``."""
+    if isinstance(error, LogCorruptError | ImageAlteredError):
+        return EXIT_CORRUPT
+    # Every configuration error is a ValueError as well.
+    if isinstance(error, RunNotFoundError | LogLockedError) or (
+        isinstance(error, StagewrightError) and isinstance(error, ValueError)
+    ):
+        return EXIT_USAGE
+    return EXIT_ERROR
+
+
+def words_of(error: Exception) -> str:
+    """What the user is told of ``error``."""
+    if isinstance(error, StagewrightError | OSError):
+        return str(error)
+    return (
+        f"internal error, please report it: {type(error).__name__}: {error} "
+        f"(set {TRACEBACK_VARIABLE}=1 for the traceback)"
+    )
+
+
+def complain(message: str, status: int) -> int:
+    """Print one line on standard error; ``status``."""
+    print(f"stagewright: {one_line(message)}", file=LastingStream(sys.stderr))
+    return status

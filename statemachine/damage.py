@@ -1,0 +1,101 @@
+"""What is amiss with a run's files before it is taken up again; nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..events.errors import ImageAlteredError
+from ..events.folding import Fold
+from ..events.model import CallCompleted, CallRequested, StageEvent
+from ..events.timeline import FileTimeline
+from .plan import StageExecution, StageExecutionPlan
+from .stage_configs import Img2ImgConfig
+from .standing import Damage
+from .verification import FileState, OnFile, check_file
+
+
+def find_damage(
+    folder: Path,
+    plan: StageExecutionPlan,
+    fold: Fold,
+    timeline: FileTimeline,
+    on_file: OnFile | None = None,
+) -> Damage:
+    """Check every recorded image of a run.
+
+    Raises ImageAlteredError for a file that is there and cannot be read: nobody knows whether
+    it is lost.
+    """
+    lost: dict[str, set[int]] = {}
+    altered: list[str] = []
+    stages = fold.result(timeline).stages
+    total = sum(stage.image_count for stage in stages)
+    images = (image for stage in stages for image in stage.images)
+    for place, image in enumerate(images, start=1):
+        found = check_file(folder, image.path, image.sha256)
+        if on_file is not None:
+            on_file(place, total)
+        if found is None:
+            continue
+        if found.state is FileState.UNREADABLE:
+            raise ImageAlteredError(f"{folder / image.path}: {found}")
+        lost.setdefault(image.stage_id, set()).add(image.image_index)
+        if found.state is FileState.ALTERED:
+            altered.append(image.path)
+    return Damage(
+        since=len(timeline),
+        lost={stage_id: frozenset(indexes) for stage_id, indexes in lost.items()},
+        altered=tuple(altered),
+        made_from=_made_from(plan, fold, timeline, lost),
+    )
+
+
+def _made_from(
+    plan: StageExecutionPlan, fold: Fold, timeline: FileTimeline, lost: dict[str, set[int]]
+) -> dict[str, dict[int, str]]:
+    """By stage and index, the sources of images whose sources may be others by now."""
+    suspects = set().union(*lost.values(), *(one.replaced for one in fold.stages.values()))
+    if not suspects:
+        return {}
+    stages = {stage.stage_id: stage for stage in plan.stages}
+    derived = {one for one in stages if stages[one].input_source in stages}
+    return _sources(timeline, derived, suspects)
+
+
+def _sources(
+    events: Iterable[StageEvent], stage_ids: set[str], indexes: set[int]
+) -> dict[str, dict[int, str]]:
+    found: dict[str, dict[int, str]] = {stage_id: {} for stage_id in stage_ids}
+    pending: dict[str, CallRequested] = {}
+    for event in events:
+        if isinstance(event, CallRequested) and event.stage_id in found:
+            if event.image_index in indexes and event.inputs:
+                pending[event.call_id] = event
+        elif isinstance(event, CallCompleted):
+            request = pending.pop(event.call_id, None)
+            if request is not None:
+                found[request.stage_id][request.image_index] = request.inputs[0]
+    return found
+
+
+def _needs_inputs(stage: StageExecution) -> bool:
+    masked = isinstance(stage.config, Img2ImgConfig) and stage.config.mask is not None
+    return masked or stage.input_source == "file"
+
+
+def check_inputs(folder: Path, fold: Fold, needed_by: Iterable[StageExecution]) -> None:
+    """See that the copies of the inputs are there, if a stage still needs them.
+
+    Raises ImageAlteredError.
+    """
+    assert fold.opened is not None
+    if not any(map(_needs_inputs, needed_by)):
+        return
+    for record in fold.opened.inputs:
+        found = check_file(folder, record.path, record.sha256)
+        if found is not None:
+            raise ImageAlteredError(
+                f"{folder / record.path}: {found}; images that are still to be made need it: put "
+                "back the file that was recorded, then resume the run"
+            )

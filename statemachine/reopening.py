@@ -1,0 +1,277 @@
+"""Taking up a run again: locked, read, checked, and only then written to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from ..events.codec import json_values
+from ..events.errors import LogWriteError
+from ..events.file_log import FileEventLog, RepairedTail
+from ..events.folding import Fold
+from ..events.lock import LOCK_WAIT_S, boot_id, host_name
+from ..events.model import (
+    BackendDescription,
+    ErrorDetail,
+    LogRepaired,
+    RunResumed,
+    RunState,
+    StageType,
+)
+from ..events.storage import Storage
+from .config import RunTable, ServerTable
+from .damage import check_inputs, find_damage
+from .errors import ResumeRefusedError
+from .journal import RunJournal
+from .lifecycle import RunLifecycle
+from .plan import StageExecutionPlan
+from .preparing import software
+from .run_folder import RunFolder
+from .standing import Standing
+from .verification import OnFile
+
+FRUITLESS_EPOCHS = 5
+"""So many epochs in a row that sent a request and finished no image, and a resume refuses."""
+PROCESS_DIED = "process died"
+_SHOWN = 3
+
+
+class ReopenedRun:
+    """A run whose log is open and whose files have been checked; nothing has been written yet.
+
+    ``epoch`` is the one that a resume would write. ``close`` it, unless it was handed on.
+    """
+
+    def __init__(
+        self, folder: RunFolder, log: FileEventLog, fold: Fold, on_file: OnFile | None = None
+    ) -> None:
+        assert fold.opened is not None
+        self.folder = folder
+        self.log = log
+        self.fold = fold
+        self.epoch = fold.epoch + 1
+        self.backend = fold.backend or fold.opened.backend
+        self.plan = _recorded_plan(fold)
+        self.run_table = recorded_table(fold.opened.config, "run", RunTable)
+        self.server_table = recorded_table(fold.opened.config, "server", ServerTable)
+        timeline = log.timeline()
+        self._damage = find_damage(folder.path, self.plan, fold, timeline, on_file)
+        self.standing = Standing(self.plan, fold, log, self._damage)
+        self._is_complete = fold.state == RunState.COMPLETED and not self.standing.missing()
+
+    @property
+    def needs_work(self) -> bool:
+        """Whether there is anything to be made or to be ended properly."""
+        return not self._is_complete
+
+    @property
+    def needs_seal(self) -> bool:
+        """Whether all is made, and only the log's end is missing."""
+        return self._is_complete and (not self.fold.sealed or self.log.torn is not None)
+
+    @property
+    def unsettled(self) -> Mapping[str, StageType]:
+        """The calls whose answers nobody got, and what was asked for."""
+        return {
+            call_id: stage.stage_type
+            for stage in self.fold.stages.values()
+            for calls in stage.unsettled.values()
+            for call_id in calls
+        }
+
+    def refuse_if_useless(self, *, force: bool) -> None:
+        """Raise ResumeRefusedError where experience speaks against it, or a needed input is gone.
+
+        Raises ImageAlteredError for such an input.
+        """
+        name = self.fold.run_id
+        if self.plan.conflicts:
+            said = "; ".join(str(conflict) for conflict in self.plan.conflicts)
+            raise ResumeRefusedError(f"{name}: its configuration contradicts itself: {said}")
+        fruitless = self.fold.fruitless_epochs
+        if fruitless >= FRUITLESS_EPOCHS and not force:
+            raise ResumeRefusedError(
+                f"{name}: {fruitless} epochs in a row sent requests and finished no image"
+                f"{self._last_words()}; --force tries again"
+            )
+        total = self.plan.total_images
+        to_make = [one for one in self.plan.stages if self.standing.count(one) < total]
+        check_inputs(self.folder.path, self.fold, to_make)
+
+    def take_up(
+        self, journal: RunJournal, lifecycle: RunLifecycle, backend: BackendDescription
+    ) -> None:
+        """Write the beginning of the new epoch: repair, the way to IDLE, RunResumed.
+
+        Raises LogWriteError.
+        """
+        try:
+            self._begin(journal)
+            if lifecycle.state == RunState.RUNNING:
+                detail = ErrorDetail(kind="ProcessDied", message=PROCESS_DIED)
+                lifecycle.fail(PROCESS_DIED, detail)
+            if lifecycle.state == RunState.ERROR:
+                lifecycle.recover(self._damage_in_words())
+            elif lifecycle.state == RunState.CANCELLED:
+                lifecycle.cleanup(self._damage_in_words())
+            elif lifecycle.state == RunState.COMPLETED:
+                lifecycle.reset(self._damage_in_words())
+            if self.folder.cancel_order() is not None:
+                self.folder.forget_cancel_order()
+            self._record_resumed(journal, backend)
+            self._set_aside()
+        except OSError as error:
+            path = self.folder.path
+            raise LogWriteError(f"the run cannot be resumed: {error}", path=path) from error
+
+    def seal(self, journal: RunJournal) -> None:
+        """Close the log of a run whose images are all there. Raises LogWriteError."""
+        try:
+            self._begin(journal)
+        except OSError as error:
+            raise LogWriteError(f"it cannot be sealed: {error}", path=self.folder.path) from error
+        journal.record_seal()
+
+    def close(self) -> None:
+        """Give the lock back."""
+        self.log.close()
+
+    def _begin(self, journal: RunJournal) -> None:
+        """The first record of an epoch says what was cut before it, if anything was."""
+        self.log.begin_epoch(self.epoch, self.run_table.durability)
+        copy_name = f"{self.log.path.name}.torn-{self.epoch}"
+        cut = self.log.repair(copy_name) if self.log.torn else self.log.unrecorded_repair(copy_name)
+        if cut is not None:
+            _record_repair(journal, cut)
+
+    def _record_resumed(self, journal: RunJournal, backend: BackendDescription) -> None:
+        completed = sum(map(self.standing.count, self.plan.stages))
+        journal.record(
+            lambda at: RunResumed(
+                **at,
+                completed_images=completed,
+                backend=backend,
+                software=software(),
+                host=host_name(),
+                boot_id=boot_id(),
+                pid=os.getpid(),
+            )
+        )
+
+    def _set_aside(self) -> None:
+        """Give altered files another name: what stands in their place may be somebody's work."""
+        storage = self.folder.storage
+        for path in self._damage.altered:
+            file = _first_link(self.folder.path, path) or self.folder.locate(path)
+            if file.is_symlink() or file.exists():
+                storage.rename(file, file.with_name(f"{file.name}.altered-{self.epoch}"))
+                storage.sync_folder(file.parent)
+
+    def _damage_in_words(self) -> str:
+        lost = sum(map(len, self._damage.lost.values()))
+        if not lost:
+            return ""
+        named = [f"image {index} of {stage_id}" for stage_id in self._damage.lost
+                 for index in sorted(self._damage.lost[stage_id])]  # fmt: skip
+        more = f" and {lost - _SHOWN} more" if lost > _SHOWN else ""
+        return f"files missing or altered: {', '.join(named[:_SHOWN])}{more}"
+
+    def _last_words(self) -> str:
+        stages = self.fold.stages.values()
+        failures = [error for stage in stages for error in stage.failures.values()]
+        if not failures:
+            return ""
+        return f" (the last failure: {failures[-1].kind}: {failures[-1].message})"
+
+
+def reopen_run(
+    folder: Path,
+    *,
+    storage: Storage | None = None,
+    wait_s: float = LOCK_WAIT_S,
+    on_file: OnFile | None = None,
+) -> ReopenedRun:
+    """Take a run's lock, read its log and check its files; nothing is written.
+
+    Raises LogLockedError naming the holder, LogCorruptError, ResumeRefusedError for a plan
+    that this version cannot carry out as it was recorded, ImageAlteredError for an image that
+    cannot be read, LogWriteError where the run's folder cannot be written to.
+    """
+    fold = Fold()
+    log = FileEventLog.open(folder, storage=storage, observe=fold.apply_all, wait_s=wait_s)
+    try:
+        return ReopenedRun(RunFolder(folder, storage=storage), log, fold, on_file)
+    except BaseException:
+        log.close()
+        raise
+
+
+T = TypeVar("T")
+
+
+def recorded_table(config: Mapping[str, Any], name: str, kind: type[T]) -> T:
+    """A table of the configuration as it was recorded. Raises ResumeRefusedError."""
+    try:
+        return msgspec.convert(config.get(name, {}), kind)
+    except msgspec.ValidationError as error:
+        raise _not_understood(f"[{name}]: {error}") from error
+
+
+def _recorded_plan(fold: Fold) -> StageExecutionPlan:
+    """The recorded plan, if this version would do all of it. Raises ResumeRefusedError."""
+    try:
+        plan = StageExecutionPlan.from_document(fold.plan)
+    except msgspec.ValidationError as error:
+        raise _not_understood(str(error)) from error
+    unknown = _lost_in(fold.plan, json_values(plan), "")
+    if unknown is not None:
+        raise _not_understood(f"{unknown} means nothing to it")
+    return plan
+
+
+def _not_understood(what: str) -> ResumeRefusedError:
+    return ResumeRefusedError(
+        f"this version cannot carry out the recorded plan: {what}; resume it with the version "
+        "that wrote it (`stagewright replay` says which)"
+    )
+
+
+def _lost_in(recorded: Any, understood: Any, path: str) -> str | None:
+    """The first place of a recorded document that is not in what was understood of it."""
+    if isinstance(recorded, Mapping) and isinstance(understood, Mapping):
+        for key, value in recorded.items():
+            place = f"{path}.{key}" if path else str(key)
+            if key not in understood:
+                return place
+            if (lost := _lost_in(value, understood[key], place)) is not None:
+                return lost
+        return None
+    if isinstance(recorded, list) and isinstance(understood, list):
+        if len(recorded) != len(understood):
+            return path
+        pairs = enumerate(zip(recorded, understood, strict=True))
+        lost_ones = (_lost_in(one, other, f"{path}.{place}") for place, (one, other) in pairs)
+        return next((lost for lost in lost_ones if lost is not None), None)
+    return None if recorded == understood else path
+
+
+def _record_repair(journal: RunJournal, cut: RepairedTail) -> None:
+    journal.record(
+        lambda at: LogRepaired(
+            **at, offset=cut.offset, bytes=cut.bytes, sha256=cut.sha256, copied_to=cut.copied_to
+        )
+    )
+
+
+def _first_link(folder: Path, path: str) -> Path | None:
+    """The first part of a recorded path in whose place a link stands."""
+    here = folder
+    for part in path.split("/"):
+        here = here / part
+        if here.is_symlink():
+            return here
+    return None
