@@ -12,7 +12,7 @@ from ..events.timeline import FileTimeline
 from .plan import StageExecution, StageExecutionPlan
 from .stage_configs import Img2ImgConfig
 from .standing import Damage
-from .verification import FileState, OnFile, check_file
+from .verification import FileChecker, FileState, OnFile
 
 
 def find_damage(
@@ -31,9 +31,10 @@ def find_damage(
     altered: list[str] = []
     stages = fold.result(timeline).stages
     total = sum(stage.image_count for stage in stages)
+    checker = FileChecker(folder)
     images = (image for stage in stages for image in stage.images)
     for place, image in enumerate(images, start=1):
-        found = check_file(folder, image.path, image.sha256)
+        found = checker.check(image.path, image.sha256)
         if on_file is not None:
             on_file(place, total)
         if found is None:
@@ -92,8 +93,9 @@ def check_inputs(folder: Path, fold: Fold, needed_by: Iterable[StageExecution]) 
     assert fold.opened is not None
     if not any(map(_needs_inputs, needed_by)):
         return
+    checker = FileChecker(folder)
     for record in fold.opened.inputs:
-        found = check_file(folder, record.path, record.sha256)
+        found = checker.check(record.path, record.sha256)
         if found is not None:
             raise ImageAlteredError(
                 f"{folder / record.path}: {found}; images that are still to be made need it: put "

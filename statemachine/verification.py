@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable, Iterator
 from enum import Enum
 from hashlib import file_digest
@@ -74,9 +76,10 @@ def verify_run(folder: Path, on_file: OnFile | None = None) -> Verification:
     assert fold.opened is not None
     total = len(fold.opened.inputs) + sum(one.finished.count for one in fold.stages.values())
     files = _recorded_files(fold.result(timeline), fold.opened)
+    checker = FileChecker(folder)
     for place, (path, digest) in enumerate(files, start=1):
         images += place > len(fold.opened.inputs)
-        if (what := check_file(folder, path, digest)) is not None:
+        if (what := checker.check(path, digest)) is not None:
             flaws.append(Flaw(place=path, what=str(what)))
         if on_file is not None:
             on_file(place, total)
@@ -88,9 +91,9 @@ def verify_run(folder: Path, on_file: OnFile | None = None) -> Verification:
 class FileState(Enum):
     """In which way a recorded file is not what was recorded."""
 
-    MISSING = "it is missing"
-    ALTERED = "it has been altered"
-    UNREADABLE = "it cannot be read"
+    MISSING = "missing"
+    ALTERED = "altered"
+    UNREADABLE = "unreadable"
 
 
 class WrongFile(msgspec.Struct, frozen=True):
@@ -103,29 +106,65 @@ class WrongFile(msgspec.Struct, frozen=True):
         return self.words
 
 
-def check_file(folder: Path, path: str, digest: str) -> WrongFile | None:
-    """What is wrong with a recorded file, or None. Follows no link."""
-    file = folder / path
-    if any((folder / part).is_symlink() for part in _prefixes(path)):
-        return WrongFile(FileState.ALTERED, "a link stands in its place")
-    try:
-        if file.exists() and not file.is_file():
-            return WrongFile(FileState.ALTERED, "it is no file")
-        with open(file, "rb") as stream:
-            actual = file_digest(stream, "sha256").hexdigest()
-    except (FileNotFoundError, NotADirectoryError):
-        return WrongFile(FileState.MISSING, "it is missing")
-    except OSError as error:
-        return WrongFile(FileState.UNREADABLE, f"it cannot be read: {error.strerror}")
-    if actual == digest:
-        return None
-    return WrongFile(FileState.ALTERED, "it has been altered: its digest differs")
+class FileChecker:
+    """Compares the files of one run folder with their recorded digests; follows no link."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._linked: dict[str, bool] = {}
+
+    def check(self, path: str, digest: str) -> WrongFile | None:
+        """What is wrong with a recorded file, or None."""
+        if self._is_below_a_link(path.rpartition("/")[0]):
+            return _LINK
+        try:
+            descriptor = os.open(self._folder / path, _FLAGS)
+        except OSError as error:
+            return self._unopened(path, error)
+        with open(descriptor, "rb", buffering=0) as stream:
+            try:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    return _NO_FILE
+                actual = file_digest(stream, "sha256").hexdigest()
+            except OSError as error:
+                return _unreadable(error)
+        return None if actual == digest else _ALTERED
+
+    def _is_below_a_link(self, parent: str) -> bool:
+        if not parent:
+            return False
+        known = self._linked.get(parent)
+        if known is None:
+            above = self._is_below_a_link(parent.rpartition("/")[0])
+            known = self._linked[parent] = above or (self._folder / parent).is_symlink()
+        return known
+
+    def _unopened(self, path: str, error: OSError) -> WrongFile:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return _MISSING
+        try:
+            mode = (self._folder / path).lstat().st_mode
+        except OSError:
+            return _unreadable(error)
+        if stat.S_ISLNK(mode):
+            return _LINK
+        return _unreadable(error) if stat.S_ISREG(mode) else _NO_FILE
 
 
-def _prefixes(path: str) -> Iterator[str]:
-    parts = path.split("/")
-    for count in range(1, len(parts) + 1):
-        yield "/".join(parts[:count])
+_FLAGS = (
+    os.O_RDONLY
+    | getattr(os, "O_BINARY", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NONBLOCK", 0)  # a pipe in the place of an image must not hold us up
+)
+_MISSING = WrongFile(FileState.MISSING, "it is missing")
+_ALTERED = WrongFile(FileState.ALTERED, "it has been altered: its digest differs")
+_LINK = WrongFile(FileState.ALTERED, "a link stands in its place")
+_NO_FILE = WrongFile(FileState.ALTERED, "it is no file")
+
+
+def _unreadable(error: OSError) -> WrongFile:
+    return WrongFile(FileState.UNREADABLE, f"it cannot be read: {error.strerror}")
 
 
 def _recorded_files(result: PipelineRunResult, opened: RunOpened) -> Iterator[tuple[str, str]]:
