@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import http_speed, log_speed, run_speed, startup_speed
+from . import http_speed, log_speed, resume_speed, run_speed, startup_speed
 
 
 def main() -> None:
@@ -12,6 +12,7 @@ def main() -> None:
     startup_speed.main()
     log_speed.main()
     run_speed.main()
+    resume_speed.main()
     http_speed.main()
 
 

@@ -91,8 +91,15 @@ class TimedStorage(OsStorage):
     def __init__(self, watch: Stopwatch) -> None:
         self._watch = watch
 
-    def write_file(self, path: Path, *parts: Part, durable: bool = True) -> None:
-        self._watch.timed(super().write_file, path, *parts, durable=durable)
+    def write_part(self, path: Path, *parts: Part, durable: bool = True) -> Path:
+        temporary: Path = self._watch.timed(super().write_part, path, *parts, durable=durable)
+        return temporary
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._watch.timed(super().rename, source, target)
+
+    def sync_folder(self, folder: Path) -> None:
+        self._watch.timed(super().sync_folder, folder)
 
     def open_append(self, path: Path) -> AppendFile:
         return _TimedAppendFile(super().open_append(path), self._watch)

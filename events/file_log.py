@@ -81,7 +81,7 @@ class FileEventLog:
         """
         storage = storage or OsStorage()
         check_follows(opened, run_id=opened.run_id, next_seq=0)
-        body = encode_checked(opened)
+        body = encode_checked(opened, 0)
         path = folder / LOG_NAME
         held = lock or RunLock(folder)
         try:
@@ -181,7 +181,7 @@ class FileEventLog:
             raise LogWriteError(f"nothing more can be written: {self._dead}", path=self.path)
         if self._file is None:
             raise LogWriteError("its torn tail must be repaired first", path=self.path)
-        body = encode_checked(event)
+        body = encode_checked(event, self._end)
         line = frame(body, self._chain)
         # Stands until the record is accounted for: whatever ends this call before (an
         # interrupt, say) leaves a file of which nobody knows where it ends.

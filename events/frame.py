@@ -22,6 +22,10 @@ TRAILER_BYTES = len(TRAILER)
 MAX_BODY_BYTES = 16 * 1024 * 1024
 MAX_LINE_BYTES = HEADER_BYTES + MAX_BODY_BYTES + TRAILER_BYTES
 FIRST_CHAIN = b"0" * 64
+UNWRITTEN_NULS = 16
+"""So many NUL bytes in a failing record tell an unwritten sector from a flipped bit."""
+SECTOR_BYTES = 512
+"""What a disk writes whole or not at all."""
 
 
 def next_chain(chain: bytes, body: bytes) -> bytes:

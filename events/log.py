@@ -10,7 +10,16 @@ import msgspec
 
 from .codec import CODEC
 from .errors import LogWriteError, SequenceError
-from .frame import FIRST_CHAIN, MAX_BODY_BYTES, frame, next_chain
+from .frame import (
+    FIRST_CHAIN,
+    HEADER_BYTES,
+    MAX_BODY_BYTES,
+    SECTOR_BYTES,
+    TRAILER_BYTES,
+    UNWRITTEN_NULS,
+    frame,
+    next_chain,
+)
 from .model import StageEvent
 from .scan import LogScan
 
@@ -62,8 +71,12 @@ def check_follows(event: StageEvent, *, run_id: str, next_seq: int) -> None:
         raise SequenceError(f"expected sequence number {next_seq}, got {event.seq}")
 
 
-def encode_checked(event: StageEvent) -> bytes:
-    """The body of a record.
+def encode_checked(event: StageEvent, offset: int) -> bytes:
+    """The body of a record that begins at ``offset``.
+
+    A disk loses whole sectors of what was not synced. So that a lost one is told by its NUL
+    bytes, and not taken for corruption, no record reaches into a sector by fewer than
+    UNWRITTEN_NULS bytes: spaces before the last brace see to that.
 
     Raises LogWriteError for an event larger than a record may be, and for values that have
     no JSON form. That values are of their fields' types is up to who makes the event: reading
@@ -73,11 +86,20 @@ def encode_checked(event: StageEvent) -> bytes:
         body = CODEC.encode(event)
     except (ValueError, TypeError, RecursionError, msgspec.MsgspecError) as error:
         raise LogWriteError(f"{type(event).__name__} cannot be recorded: {error}") from error
+    body = _clear_of_sector_ends(body, offset)
     if len(body) > MAX_BODY_BYTES:
         raise LogWriteError(
             f"{type(event).__name__} takes {len(body)} bytes, a record holds {MAX_BODY_BYTES}"
         )
     return body
+
+
+def _clear_of_sector_ends(body: bytes, offset: int) -> bytes:
+    into = (offset + HEADER_BYTES + len(body) + TRAILER_BYTES) % SECTOR_BYTES
+    if UNWRITTEN_NULS <= into <= SECTOR_BYTES - UNWRITTEN_NULS or into == 0:
+        return body
+    lacking = (UNWRITTEN_NULS if into < UNWRITTEN_NULS else SECTOR_BYTES) - into
+    return body[:-1] + b" " * lacking + body[-1:]
 
 
 class MemoryEventLog:
@@ -121,7 +143,7 @@ class MemoryEventLog:
         check_follows(event, run_id=run_id, next_seq=len(self._events))
         if self._closed:
             raise LogWriteError("nothing more can be written: it is closed")
-        body = encode_checked(event)
+        body = encode_checked(event, len(self._bytes))
         self._bytes += frame(body, self._chain)
         self._chain = next_chain(self._chain, body)
         self._events.append(event)

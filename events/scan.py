@@ -25,6 +25,7 @@ from .frame import (
     MAX_BODY_BYTES,
     MAX_LINE_BYTES,
     TRAILER_BYTES,
+    UNWRITTEN_NULS,
     body_length,
     check,
     next_chain,
@@ -32,8 +33,6 @@ from .frame import (
 from .model import BARRIER_TAGS, RunOpened, RunSealed, StageEvent
 
 CHUNK_BYTES = 256 * 1024
-UNWRITTEN_NULS = 16
-"""So many NUL bytes in a failing record tell an unwritten sector from a flipped bit."""
 
 
 class TornTail(msgspec.Struct, frozen=True):

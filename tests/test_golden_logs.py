@@ -89,7 +89,9 @@ def test_the_first_format_is_what_is_still_written() -> None:
     log = MemoryEventLog(replay(FIRST).run_id)
     for event in iterate(FIRST):
         log.append(event)
-    assert log.to_bytes() == data
+    again = split_bodies(log.to_bytes())
+    # Spaces before the last brace keep records clear of the ends of sectors.
+    assert [body[:-1].rstrip(b" ") + body[-1:] for body in again] == bodies
 
 
 def test_the_past_of_the_first_format_can_be_replayed() -> None:
