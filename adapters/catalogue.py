@@ -17,8 +17,8 @@ from ..events.folding import Fold, recorded_stages
 from ..events.lock import is_locked
 from ..events.model import Outcome, RunState
 from ..events.reading import log_path, read_log
-from ..statemachine.errors import StageConflictError
 from ..statemachine.run_folder import run_folders
+from ..statemachine.states import can_go_on
 
 _logger = logging.getLogger("stagewright.catalogue")
 
@@ -173,15 +173,8 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
         models=tuple(sorted(set(_models(recorded_stages(plan))))),
         resumes=fold.resumes,
         group_id=opened.group_id if opened else None,
-        resumable=state != CORRUPT and _can_go_on(fold),
+        resumable=state != CORRUPT and can_go_on(fold.state, fold.error, sealed=fold.sealed),
     )
-
-
-def _can_go_on(fold: Fold) -> bool:
-    """Whether a resume would find something to do, as far as the log knows."""
-    if fold.state == RunState.COMPLETED:
-        return not fold.sealed
-    return fold.error is None or fold.error.kind != StageConflictError.__name__
 
 
 def _slug(run_id: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..events.model import RunState
+from ..events.model import ErrorDetail, RunState
+from .errors import StageConflictError
 
 
 class Transition(NamedTuple):
@@ -24,3 +25,11 @@ TRANSITIONS = (
     Transition("cleanup", RunState.CANCELLED, RunState.IDLE),
     Transition("reset", RunState.COMPLETED, RunState.IDLE),
 )
+
+
+def can_go_on(state: RunState, error: ErrorDetail | None, *, sealed: bool) -> bool:
+    """Whether a resume would find something to do, as far as the log knows."""
+    if state == RunState.COMPLETED:
+        return not sealed
+    # No resume can change what a configuration says against itself.
+    return error is None or error.kind != StageConflictError.__name__

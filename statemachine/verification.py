@@ -30,7 +30,8 @@ class Flaw(msgspec.Struct, frozen=True, kw_only=True):
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
     """What was found in a run folder; nothing was written.
 
-    ``advice`` says what a resume would do, "" where nothing is left to do.
+    ``corrupt`` says that the log is, so that nothing may be written to it; ``advice`` what a
+    resume would do, "" where nothing is left to do, or nothing can be done.
     """
 
     run_id: str
@@ -42,6 +43,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     torn: TornTail | None
     running: str | None
     flaws: tuple[Flaw, ...]
+    corrupt: bool
     advice: str
 
     @property
@@ -70,7 +72,8 @@ def verify_run(folder: Path, on_file: OnFile | None = None) -> Verification:
         timeline = read_log(folder, fold.apply_all)
     except LogCorruptError as error:
         flaw = Flaw(place=f"byte {error.offset} of {error.path}", what=error.reason)
-        return _verification(folder, fold, error.seq, 0, None, holder, (flaw,))
+        found = _verification(folder, fold, error.seq, 0, None, holder, (flaw,))
+        return msgspec.structs.replace(found, corrupt=True, advice="")
     flaws: list[Flaw] = []
     images = 0
     assert fold.opened is not None
@@ -195,6 +198,7 @@ def _verification(
         torn=torn,
         running=holder,
         flaws=flaws,
+        corrupt=False,
         advice="" if holder else _advice(fold, torn, flaws),
     )
 
@@ -207,10 +211,11 @@ def _advice(fold: Fold, torn: TornTail | None, flaws: tuple[Flaw, ...]) -> str:
         steps.append(f"cut the torn tail ({torn.bytes} bytes at {torn.offset})")
     if fold.state == RunState.RUNNING:
         steps.append('record the failure "process died"')
-    if flaws:
-        steps.append(f"make {len(flaws)} missing or altered files again")
+    lost = sum(flaw.place.startswith("images/") for flaw in flaws)
+    if lost:
+        steps.append(f"make {lost} missing or altered images again")
     if missing:
-        steps.append(f"make {missing} missing images")
+        steps.append(f"make {missing} images that are not finished")
     if fold.state == RunState.COMPLETED and not fold.sealed:
         steps.append("seal the log")
     return ", ".join(steps)

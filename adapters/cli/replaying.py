@@ -31,6 +31,7 @@ from ...events.model import (
 from ...events.reading import replay
 from ...events.result import PipelineRunResult
 from ...statemachine.run_folder import find_run
+from ...statemachine.states import can_go_on
 from .output import count, duration, json_option, print_json_parts, runs_option, say
 
 
@@ -63,8 +64,9 @@ def show_result(
     ``with_error`` unless what ended it is told elsewhere.
     """
     outcome = f", {result.outcome}" if result.outcome else ""
+    held = whole and result.state != RunState.COMPLETED and is_locked(folder)
     if result.state == RunState.RUNNING and whole:
-        outcome = " now" if is_locked(folder) else " when its process died; nobody runs it"
+        outcome = " now" if held else " when its process died; nobody runs it"
     say(f"{result.run_id}: {result.state}{outcome}")
     for stage in result.stages:
         ended = stage.outcome or "not ended"
@@ -85,6 +87,8 @@ def show_result(
         say(f"  error: {result.error.kind}: {result.error.message}")
     for line in _places(result, folder):
         say(line)
+    if whole and not held and can_go_on(result.state, result.error, sealed=True):
+        say(f"go on:  stagewright resume {result.run_id}")
 
 
 def _places(result: PipelineRunResult, folder: Path) -> Iterator[str]:

@@ -47,7 +47,7 @@ def _report(found: Verification) -> int:
         say(f"{found.run_id}: {flaw.place}: {flaw.what}")
     what = f"{count(found.events, 'event')}, {count(found.images, 'image')}, {found.state}"
     if not found.sound:
-        say(f"{found.run_id}: {count(len(found.flaws), 'flaw')} in {what}")
+        say(f"{found.run_id}: {count(len(found.flaws), 'flaw')} in {what}{_cure(found)}")
         return _EXIT_CORRUPT
     if found.finished:
         say(f"{found.run_id}: sound: {what}, sealed")
@@ -57,3 +57,9 @@ def _report(found: Verification) -> int:
     else:
         say(f"{found.run_id}: sound but unfinished: {what}; resume would {found.advice}")
     return _EXIT_UNFINISHED
+
+
+def _cure(found: Verification) -> str:
+    if found.corrupt:
+        return "; salvage copies what is sound into a new run"
+    return f"; resume would {found.advice}" if found.advice else ""
