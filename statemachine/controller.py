@@ -264,7 +264,7 @@ class PipelineController:
             self._backend.prepare(
                 reopened.plan,
                 reopened.server_table,
-                preflight=preflight and reopened.run_table.preflight,
+                preflight=preflight and reopened.run_table.preflight and reopened.makes_images,
                 recorded=reopened.backend,
                 unsettled=reopened.unsettled,
             )

@@ -43,7 +43,8 @@ _SHOWN = 3
 class ReopenedRun:
     """A run whose log is open and whose files have been checked; nothing has been written yet.
 
-    ``epoch`` is the one that a resume would write. ``close`` it, unless it was handed on.
+    ``epoch`` is the one that a resume would write, ``makes_images`` whether it would make any.
+    ``close`` it, unless it was handed on.
     """
 
     def __init__(
@@ -61,7 +62,8 @@ class ReopenedRun:
         timeline = log.timeline()
         self._damage = find_damage(folder.path, self.plan, fold, timeline, on_file)
         self.standing = Standing(self.plan, fold, log, self._damage)
-        self._is_complete = fold.state == RunState.COMPLETED and not self.standing.missing()
+        self.makes_images = bool(self.standing.missing())
+        self._is_complete = fold.state == RunState.COMPLETED and not self.makes_images
 
     @property
     def needs_work(self) -> bool:
@@ -92,6 +94,8 @@ class ReopenedRun:
         if self.plan.conflicts:
             said = "; ".join(str(conflict) for conflict in self.plan.conflicts)
             raise ResumeRefusedError(f"{name}: its configuration contradicts itself: {said}")
+        if not self.makes_images:
+            return
         fruitless = self.fold.fruitless_epochs
         if fruitless >= FRUITLESS_EPOCHS and not force:
             raise ResumeRefusedError(

@@ -188,7 +188,8 @@ def _of_resume(event: StageEvent) -> str | None:
         case LifecycleChanged() if event.trigger in _BACK_TO_IDLE and event.reason:
             return one_line(event.reason)
         case RunResumed():
-            return f"resumed: {count(event.completed_images, 'finished image')} stand"
+            done = count(event.completed_images, "image")
+            return f"{event.run_id}: resumed; {done} finished already"
     return None
 
 

@@ -24,6 +24,7 @@ from .foreground import follow, show_end, tell_error
 from .output import (
     LastingStream,
     count,
+    escaped,
     insecure_option,
     json_option,
     print_json_parts,
@@ -99,11 +100,16 @@ def resumable(runs: Path) -> Iterator[CatalogueEntry]:
 
 def tell_of_resumable(runs: Path, stream: IO[str]) -> None:
     """Say so when there are runs that could go on."""
-    waiting = list(resumable(runs))
+    try:
+        waiting = list(resumable(runs))
+    except OSError as error:
+        # It is no reason not to run something else.
+        LastingStream(stream).write(f"note: {runs} cannot be read: {escaped(str(error))}\n")
+        return
     if waiting:
         named = waiting[-1].folder if len(waiting) == 1 else "--all"
-        what = f"{count(len(waiting), 'run')} here can go on"
-        LastingStream(stream).write(f"note: {what}: stagewright resume {named}\n")
+        what = f"{count(len(waiting), 'run')} in {runs} can go on"
+        LastingStream(stream).write(escaped(f"note: {what}: stagewright resume {named}") + "\n")
 
 
 def _resume(
