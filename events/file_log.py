@@ -213,9 +213,7 @@ class FileEventLog:
             raise LogWriteError(f"nothing more can be written: {self._dead}", path=self.path)
         file: AppendFile | None = None
         try:
-            with self._storage.open_read(self.path) as stream:
-                stream.seek(self.torn.offset)
-                cut = stream.read()
+            cut = self._torn_bytes(self.torn)
             self._storage.write_file(self.path.with_name(copy_name), cut)
             file = self._storage.open_append(self.path)
             file.truncate(self.torn.offset)
@@ -230,17 +228,43 @@ class FileEventLog:
         self.torn = None
         return _repaired(self._end, cut, copy_name)
 
-    def unrecorded_repair(self, copy_name: str) -> RepairedTail | None:
-        """What a repair to ``copy_name`` cut, whose process died before it could record it.
+    def repairs(self, copy_name: str) -> list[RepairedTail]:
+        """Repair the log, if it is torn; what was cut, now or by processes that died over it.
 
-        Only for the first record of an epoch: the log still ends where it was cut.
+        Only for the first records of an epoch: all of these cuts were made where the log ends.
+        The first copy is called ``copy_name``, further ones have a number behind that. The
+        caller records each as ``LogRepaired``. Raises LogWriteError.
         """
         try:
-            with self._storage.open_read(self.path.with_name(copy_name)) as stream:
-                cut = stream.read()
-        except FileNotFoundError:
-            return None
-        return _repaired(self._end, cut, copy_name)
+            copies = self._copies(copy_name)
+            torn = None if self.torn is None else self._torn_bytes(self.torn)
+        except OSError as error:
+            raise LogWriteError(f"its torn tail cannot be read: {error}", path=self.path) from error
+        # A copy of these very bytes was made by a process that died before it could cut.
+        if torn is not None and torn in copies.values():
+            name = next(name for name, copy in copies.items() if copy == torn)
+            self.repair(name)
+        elif torn is not None:
+            name = f"{copy_name}.{len(copies)}" if copies else copy_name
+            copies[name] = torn
+            self.repair(name)
+        return [_repaired(self._end, copy, name) for name, copy in copies.items()]
+
+    def _copies(self, copy_name: str) -> dict[str, bytes]:
+        """The copies of torn tails by these names that are there, in order."""
+        copies: dict[str, bytes] = {}
+        while True:
+            name = f"{copy_name}.{len(copies)}" if copies else copy_name
+            try:
+                with self._storage.open_read(self.path.with_name(name)) as stream:
+                    copies[name] = stream.read()
+            except FileNotFoundError:
+                return copies
+
+    def _torn_bytes(self, torn: TornTail) -> bytes:
+        with self._storage.open_read(self.path) as stream:
+            stream.seek(torn.offset)
+            return stream.read()
 
     def event_at(self, seq: int) -> StageEvent:
         return FileTimeline(self.path, self._offsets, self._end, storage=self._storage)[seq]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from heapq import merge
-from itertools import repeat
 from typing import Any
 
+from .index_table import IndexTable
 from .model import (
     BackendDescription,
     CallCompleted,
@@ -30,61 +29,8 @@ from .model import (
 )
 from .result import FinishedImages, MissingImage, PipelineRunResult, StageResult
 
-_NEAR = 1024
 MISSING_IMAGES = "MissingImagesError"
 """The error kind with which a run ends that went on past failed images."""
-
-
-class IndexTable:
-    """A whole number for each image index: 8 bytes each while they come roughly in order.
-
-    What lies far ahead is kept apart, so that a log cannot ask for more memory than its own
-    records are worth.
-    """
-
-    __slots__ = ("_ahead", "_dense", "count")
-
-    def __init__(self) -> None:
-        self._dense = array("q")
-        self._ahead: dict[int, int] = {}
-        self.count = 0
-
-    def set(self, index: int, value: int) -> None:
-        """Note ``value`` (0 or more) for ``index``."""
-        dense = self._dense
-        if index >= len(dense):
-            if index > 2 * len(dense) + _NEAR:
-                self.count += index not in self._ahead
-                self._ahead[index] = value
-                return
-            dense.extend(repeat(-1, index + 1 - len(dense)))
-        known = dense[index] >= 0 or (bool(self._ahead) and index in self._ahead)
-        self.count += not known
-        dense[index] = value
-
-    def get(self, index: int) -> int | None:
-        """What was noted last for ``index``, or None."""
-        if index < len(self._dense) and self._dense[index] >= 0:
-            return self._dense[index]
-        return self._ahead.get(index)
-
-    def discard(self, index: int) -> None:
-        """Forget what was noted for ``index``."""
-        self.count -= self.get(index) is not None
-        if index < len(self._dense):
-            self._dense[index] = -1
-        self._ahead.pop(index, None)
-
-    def items(self) -> Iterator[tuple[int, int]]:
-        """Every index and its value, by index."""
-        near = ((index, value) for index, value in enumerate(self._dense) if value >= 0)
-        size = len(self._dense)
-        ahead = sorted(
-            (index, value)
-            for index, value in self._ahead.items()
-            if index >= size or self._dense[index] < 0
-        )
-        return merge(near, ahead)
 
 
 class StageFold:
@@ -110,6 +56,13 @@ class StageFold:
         """By first image index, the calls since the last that gave an image that may go on."""
         self.interrupted: set[int] = set()
         """First image indexes of which one of those calls was told to stop, or may have been."""
+
+    def fall(self, index: int) -> None:
+        """An image that was finished is so no more, and the stage is not over."""
+        self.outcome = None
+        self.finished.discard(index)
+        self.unchanged.discard(index)
+        self.replaced.add(index)
 
     def unannounced(self) -> Iterator[tuple[int, int]]:
         """Index and record of finished images that no StageImageProgress has told of."""
@@ -271,10 +224,10 @@ class Fold:
         end = min(request.image_index + request.count, len(self.seeds))
         for index in range(request.image_index, end):
             stage.failures[index] = event.error
-            # A finished image is only asked for again when its file is gone or altered.
-            if stage.finished.get(index) is not None:
-                stage.finished.discard(index)
-                stage.replaced.add(index)
+            # It was asked for again because its source has changed. In a batch that was repeated
+            # for another image's sake it still stands.
+            if request.count == 1 and stage.finished.get(index) is not None:
+                stage.fall(index)
 
     def _cancel_requested(self, event: CancelRequested) -> None:
         """A process that dies now may have told its backend, and not have recorded the end."""
@@ -302,6 +255,12 @@ class Fold:
     def _run_resumed(self, event: RunResumed) -> None:
         self.resumes += 1
         self.backend = event.backend
+        for stage_id, rows in (event.lost or {}).items():
+            stage = self.stages.get(stage_id)
+            if stage is not None:
+                for first, last in rows:
+                    for index in range(first, min(last + 1, len(self.seeds))):
+                        stage.fall(index)
 
     def _run_sealed(self, event: RunSealed) -> None:
         self.outcome = event.outcome

@@ -47,11 +47,14 @@ def boot_id() -> str:
 class RunLock:
     """Holds ``run.lock`` in a run folder from construction to ``release``.
 
-    Raises LogLockedError, naming the holder, when another process keeps it for 2 s, and
+    ``epoch`` is what the lock file will say, by default what it said before. Raises
+    LogLockedError, naming the holder, when another process keeps it for 2 s, and
     OSError where the file system has no locks; it never falls back to a soft lock.
     """
 
-    def __init__(self, folder: Path, *, epoch: int = 0, wait_s: float = LOCK_WAIT_S) -> None:
+    def __init__(
+        self, folder: Path, *, epoch: int | None = None, wait_s: float = LOCK_WAIT_S
+    ) -> None:
         import filelock  # noqa: PLC0415 - it takes 40 ms to load, and `plan` needs no lock
 
         self._path = folder / LOCK_NAME
@@ -64,6 +67,9 @@ class RunLock:
                     holder = lock_holder(folder)
                     raise LogLockedError(str(holder or "unknown"), path=self._path)  # noqa: TRY301 - the descriptor is closed below
                 time.sleep(0.02)
+            if epoch is None:
+                before = lock_holder(folder)
+                epoch = before.epoch if before else 0
             self.note_epoch(epoch)
         except BaseException:
             os.close(self._descriptor)

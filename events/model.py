@@ -250,7 +250,11 @@ class CancelRequested(StageEvent, frozen=True, kw_only=True, gc=False, tag=True)
 
 
 class RunResumed(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
-    """A later process goes on with the run; ``completed_images`` need not be made again."""
+    """A later process goes on with the run; ``completed_images`` need not be made again.
+
+    ``lost`` is there where files of finished images are missing or altered, so that these are
+    not finished any more: by stage id, the first and the last index of each row of them.
+    """
 
     completed_images: int
     backend: BackendDescription
@@ -258,6 +262,7 @@ class RunResumed(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
     host: str
     boot_id: str
     pid: int
+    lost: Mapping[str, tuple[tuple[Index, Index], ...]] | msgspec.UnsetType = msgspec.UNSET
 
     barrier: ClassVar[bool] = True
 

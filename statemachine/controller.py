@@ -281,6 +281,10 @@ class PipelineController:
         self._current = (handle, runner)
         try:
             begin()
+        except BaseException:
+            self._current = None
+            raise
+        try:
             thread = threading.Thread(
                 target=self._work, args=(handle, runner), name=f"stagewright-{handle.run_id}"
             )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..events.errors import ImageAlteredError
 from ..events.folding import Fold
-from ..events.model import CallCompleted, CallRequested, StageEvent
+from ..events.model import CallCompleted, CallRequested, InputRecord, StageEvent
 from ..events.timeline import FileTimeline
-from .plan import StageExecution, StageExecutionPlan
+from .plan import StageExecutionPlan
+from .spans import request_spans
 from .stage_configs import Img2ImgConfig
-from .standing import Damage
+from .standing import Damage, Standing
 from .verification import FileChecker, FileState, OnFile
 
 
@@ -56,7 +57,12 @@ def _made_from(
     plan: StageExecutionPlan, fold: Fold, timeline: FileTimeline, lost: dict[str, set[int]]
 ) -> dict[str, dict[int, str]]:
     """By stage and index, the sources of images whose sources may be others by now."""
-    suspects = set().union(*lost.values(), *(one.replaced for one in fold.stages.values()))
+    suspects = set().union(*(one.replaced for one in fold.stages.values()))
+    for stage in plan.stages if lost else ():
+        # The whole request is repeated, and its other images may come out different too.
+        for span in request_spans(stage, plan.total_images):
+            if not lost.get(stage.stage_id, set()).isdisjoint(span.indexes()):
+                suspects.update(span.indexes())
     if not suspects:
         return {}
     stages = {stage.stage_id: stage for stage in plan.stages}
@@ -80,24 +86,32 @@ def _sources(
     return found
 
 
-def _needs_inputs(stage: StageExecution) -> bool:
-    masked = isinstance(stage.config, Img2ImgConfig) and stage.config.mask is not None
-    return masked or stage.input_source == "file"
-
-
-def check_inputs(folder: Path, fold: Fold, needed_by: Iterable[StageExecution]) -> None:
-    """See that the copies of the inputs are there, if a stage still needs them.
+def check_inputs(folder: Path, plan: StageExecutionPlan, fold: Fold, standing: Standing) -> None:
+    """See that the copies of those inputs are there that images still to be made need.
 
     Raises ImageAlteredError.
     """
     assert fold.opened is not None
-    if not any(map(_needs_inputs, needed_by)):
-        return
     checker = FileChecker(folder)
-    for record in fold.opened.inputs:
+    for record in _needed(plan, fold.opened.inputs, standing):
         found = checker.check(record.path, record.sha256)
         if found is not None:
             raise ImageAlteredError(
                 f"{folder / record.path}: {found}; images that are still to be made need it: put "
                 "back the file that was recorded, then resume the run"
             )
+
+
+def _needed(
+    plan: StageExecutionPlan, inputs: Sequence[InputRecord], standing: Standing
+) -> Iterator[InputRecord]:
+    for stage in plan.stages:
+        mask = stage.config.mask if isinstance(stage.config, Img2ImgConfig) else None
+        if mask is None and stage.input_source != "file":
+            continue
+        to_make = [one for one in range(plan.total_images) if not standing.stands(stage, one)]
+        if to_make and mask is not None:
+            yield from (record for record in inputs if record.path == mask)
+        if stage.input_source == "file":
+            places = dict.fromkeys(index // plan.images_per_input for index in to_make)
+            yield from (inputs[place] for place in places)

@@ -40,6 +40,9 @@ class ImageFiles:
         Raises LogWriteError.
         """
         path = self._folder.path / "images" / stage_id
+        for folder in (path.parent, path):
+            if folder.is_symlink():
+                raise LogWriteError("a link stands in the place of a folder", path=folder)
         try:
             self._folder.storage.make_folder(path)
             for left in path.glob(f".*{PART_SUFFIX}"):

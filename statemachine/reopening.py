@@ -102,9 +102,7 @@ class ReopenedRun:
                 f"{name}: {fruitless} epochs in a row sent requests and finished no image"
                 f"{self._last_words()}; --force tries again"
             )
-        total = self.plan.total_images
-        to_make = [one for one in self.plan.stages if self.standing.count(one) < total]
-        check_inputs(self.folder.path, self.fold, to_make)
+        check_inputs(self.folder.path, self.plan, self.fold, self.standing)
 
     def take_up(
         self, journal: RunJournal, lifecycle: RunLifecycle, backend: BackendDescription
@@ -148,8 +146,7 @@ class ReopenedRun:
         """The first record of an epoch says what was cut before it, if anything was."""
         self.log.begin_epoch(self.epoch, self.run_table.durability)
         copy_name = f"{self.log.path.name}.torn-{self.epoch}"
-        cut = self.log.repair(copy_name) if self.log.torn else self.log.unrecorded_repair(copy_name)
-        if cut is not None:
+        for cut in self.log.repairs(copy_name):
             _record_repair(journal, cut)
 
     def _record_resumed(self, journal: RunJournal, backend: BackendDescription) -> None:
@@ -163,6 +160,7 @@ class ReopenedRun:
                 host=host_name(),
                 boot_id=boot_id(),
                 pid=os.getpid(),
+                lost=self._damage.rows() or msgspec.UNSET,
             )
         )
 

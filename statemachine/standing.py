@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 
 import msgspec
 
@@ -26,6 +27,17 @@ class Damage(msgspec.Struct, frozen=True, kw_only=True):
     lost: Mapping[str, frozenset[int]] = {}
     altered: tuple[str, ...] = ()
     made_from: Mapping[str, Mapping[int, str]] = {}
+
+    def rows(self) -> dict[str, tuple[tuple[int, int], ...]]:
+        """``lost`` as RunResumed holds it: the first and the last of indexes in a row."""
+        return {stage_id: tuple(_rows(sorted(self.lost[stage_id]))) for stage_id in self.lost}
+
+
+def _rows(indexes: list[int]) -> Iterator[tuple[int, int]]:
+    # In a row of indexes each is as far from its place in the list as the next.
+    for _, row in groupby(enumerate(indexes), lambda one: one[1] - one[0]):
+        members = [index for _, index in row]
+        yield members[0], members[-1]
 
 
 class Standing:

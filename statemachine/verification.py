@@ -124,10 +124,11 @@ class FileChecker:
             descriptor = os.open(self._folder / path, _FLAGS)
         except OSError as error:
             return self._unopened(path, error)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            return _NO_FILE
         with open(descriptor, "rb", buffering=0) as stream:
             try:
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    return _NO_FILE
                 actual = file_digest(stream, "sha256").hexdigest()
             except OSError as error:
                 return _unreadable(error)
