@@ -295,7 +295,9 @@ class FileEventLog:
         except OSError as error:
             self._cut_back(event, error)
         if written != len(line):
-            self._cut_back(event, OSError(f"{written} of {len(line)} bytes were taken"))
+            # A system that takes less than it was given says no more than that.
+            words = f"{written} of {len(line)} bytes were taken: the disk is full, or a limit reached"
+            self._cut_back(event, OSError(words))
 
     def _cut_back(self, event: StageEvent, cause: OSError) -> NoReturn:
         """Leave whole records only, and a new descriptor for one more try."""

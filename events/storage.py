@@ -143,7 +143,11 @@ class OsStorage:
         if new:
             self.make_folder(folder.parent)
             folder.mkdir()
-            self.sync_folder(folder.parent)
+            try:
+                self.sync_folder(folder.parent)
+            except OSError:
+                folder.rmdir()
+                raise
             return
         missing = [folder]
         while not missing[-1].exists() and missing[-1].parent != missing[-1]:

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
 def main() -> None:
     """Run ``stagewright`` with the process's arguments and exit with its status."""
+    _open_standard_streams()
     try:
         from .commands import run_command_line  # noqa: PLC0415 - a Ctrl-C while it loads
 
         sys.exit(run_command_line(sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit("stagewright: interrupted")
+
+
+def _open_standard_streams() -> None:
+    """Put the null device where a standard stream is closed.
+
+    The next file that is opened, a log for one, would take its number, and what is meant for
+    the terminal would be written there.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # It takes the lowest number that is free.
+    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - the same
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - the same
