@@ -296,8 +296,8 @@ class FileEventLog:
             self._cut_back(event, error)
         if written != len(line):
             # A system that takes less than it was given says no more than that.
-            words = f"{written} of {len(line)} bytes were taken: the disk is full, or a limit reached"
-            self._cut_back(event, OSError(words))
+            taken = f"{written} of {len(line)} bytes were taken"
+            self._cut_back(event, OSError(f"{taken}: the disk is full, or a limit is reached"))
 
     def _cut_back(self, event: StageEvent, cause: OSError) -> NoReturn:
         """Leave whole records only, and a new descriptor for one more try."""
