@@ -201,70 +201,54 @@ class FileEventLog:
         self._offsets.append(self._end)
         self._end += len(line)
 
-    def repair(self, copy_name: str) -> RepairedTail:
-        """Copy the torn tail to ``copy_name`` beside the log, then cut it off.
+    def repair(self, copy_name: str) -> RepairedTail | None:
+        """Copy the torn tail, if there is one, to ``copy_name`` beside the log, and cut it off.
 
-        The caller records what is returned as ``LogRepaired``. Raises LogWriteError;
-        EventLogError where nothing is torn.
+        What an earlier process cut to that name, and died before it could record it, stands
+        before it in the copy: one cut, at the place where the log ends. The caller records
+        what is returned as ``LogRepaired``. Raises LogWriteError.
         """
-        if self.torn is None:
-            raise EventLogError("nothing is torn", path=self.path)
         if self._dead is not None:
             raise LogWriteError(f"nothing more can be written: {self._dead}", path=self.path)
-        file: AppendFile | None = None
         try:
-            cut = self._torn_bytes(self.torn)
-            self._storage.write_file(self.path.with_name(copy_name), cut)
-            file = self._storage.open_append(self.path)
-            file.truncate(self.torn.offset)
-            file.sync()
+            cut = self._copied(copy_name)
+            if self.torn is not None:
+                torn = self._torn_bytes(self.torn)
+                # It may have died between the copy and the cut.
+                cut = cut if cut.endswith(torn) else cut + torn
+                self._storage.write_file(self.path.with_name(copy_name), cut)
+                self._file = self._cut_off(self.torn)
+                self.torn = None
         except OSError as error:
-            if file is not None:
-                # The tail may be cut by now: a second try would copy nothing over the copy.
-                self._dead = f"its torn tail could not be cut: {error}"
-                _close_quietly(file)
             raise LogWriteError(f"the torn tail cannot be cut: {error}", path=self.path) from error
-        self._file = file
-        self.torn = None
-        return _repaired(self._end, cut, copy_name)
+        if not cut:
+            return None
+        digest = hashlib.sha256(cut).hexdigest()
+        return RepairedTail(offset=self._end, bytes=len(cut), sha256=digest, copied_to=copy_name)
 
-    def repairs(self, copy_name: str) -> list[RepairedTail]:
-        """Repair the log, if it is torn; what was cut, now or by processes that died over it.
-
-        Only for the first records of an epoch: all of these cuts were made where the log ends.
-        The first copy is called ``copy_name``, further ones have a number behind that. The
-        caller records each as ``LogRepaired``. Raises LogWriteError.
-        """
+    def _copied(self, copy_name: str) -> bytes:
         try:
-            copies = self._copies(copy_name)
-            torn = None if self.torn is None else self._torn_bytes(self.torn)
-        except OSError as error:
-            raise LogWriteError(f"its torn tail cannot be read: {error}", path=self.path) from error
-        # A copy of these very bytes was made by a process that died before it could cut.
-        if torn is not None and torn in copies.values():
-            name = next(name for name, copy in copies.items() if copy == torn)
-            self.repair(name)
-        elif torn is not None:
-            name = f"{copy_name}.{len(copies)}" if copies else copy_name
-            copies[name] = torn
-            self.repair(name)
-        return [_repaired(self._end, copy, name) for name, copy in copies.items()]
-
-    def _copies(self, copy_name: str) -> dict[str, bytes]:
-        """The copies of torn tails by these names that are there, in order."""
-        copies: dict[str, bytes] = {}
-        while True:
-            name = f"{copy_name}.{len(copies)}" if copies else copy_name
-            try:
-                with self._storage.open_read(self.path.with_name(name)) as stream:
-                    copies[name] = stream.read()
-            except FileNotFoundError:
-                return copies
+            with self._storage.open_read(self.path.with_name(copy_name)) as stream:
+                return stream.read()
+        except FileNotFoundError:
+            return b""
 
     def _torn_bytes(self, torn: TornTail) -> bytes:
         with self._storage.open_read(self.path) as stream:
             stream.seek(torn.offset)
             return stream.read()
+
+    def _cut_off(self, torn: TornTail) -> AppendFile:
+        file = self._storage.open_append(self.path)
+        try:
+            file.truncate(torn.offset)
+            file.sync()
+        except OSError as error:
+            # Nobody knows what of this has reached the disk.
+            self._dead = f"its torn tail could not be cut: {error}"
+            _close_quietly(file)
+            raise
+        return file
 
     def event_at(self, seq: int) -> StageEvent:
         return FileTimeline(self.path, self._offsets, self._end, storage=self._storage)[seq]
@@ -314,11 +298,6 @@ class FileEventLog:
             f"{type(event).__name__} (record {event.seq}) could not be written: {cause}",
             path=self.path,
         ) from cause
-
-
-def _repaired(offset: int, cut: bytes, copy_name: str) -> RepairedTail:
-    digest = hashlib.sha256(cut).hexdigest()
-    return RepairedTail(offset=offset, bytes=len(cut), sha256=digest, copied_to=copy_name)
 
 
 def _close_quietly(file: AppendFile) -> None:

@@ -30,6 +30,7 @@ from .frame import (
     frame,
     next_chain,
 )
+from .log import encode_checked
 from .model import (
     Artifact,
     CallCompleted,
@@ -305,6 +306,7 @@ class LogDraft:
         self._storage = storage
         self._chain = FIRST_CHAIN
         self._waiting = bytearray()
+        self._end = 0
         self.next_seq = 0
         storage.write_file(self._part, b"", durable=False)
         self._file: AppendFile | None = storage.open_append(self._part)
@@ -316,11 +318,17 @@ class LogDraft:
                 f"record {self.next_seq} takes {len(body)} bytes, not {MAX_BODY_BYTES}",
                 path=self._path,
             )
-        self._waiting += frame(body, self._chain)
+        line = frame(body, self._chain)
+        self._waiting += line
+        self._end += len(line)
         self._chain = next_chain(self._chain, body)
         self.next_seq += 1
         if len(self._waiting) >= _WRITE_BYTES:
             self._write()
+
+    def append_last(self, event: StageEvent) -> None:
+        """Add the last event; it ends where what is appended later may begin."""
+        self.append(encode_checked(event, self._end))
 
     def publish(self) -> None:
         """Put the log where it makes its folder a run, durably; nothing can be added then."""

@@ -146,7 +146,8 @@ class ReopenedRun:
         """The first record of an epoch says what was cut before it, if anything was."""
         self.log.begin_epoch(self.epoch, self.run_table.durability)
         copy_name = f"{self.log.path.name}.torn-{self.epoch}"
-        for cut in self.log.repairs(copy_name):
+        cut = self.log.repair(copy_name)
+        if cut is not None:
             _record_repair(journal, cut)
 
     def _record_resumed(self, journal: RunJournal, backend: BackendDescription) -> None:

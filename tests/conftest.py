@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from .command_line import Start, start_command
+from .crashing import Counts, ForkServer, summary_lines
 
 
 @pytest.fixture
@@ -28,3 +30,33 @@ def start() -> Iterator[Start]:
         for stream in (process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[ForkServer]:
+    """Forks commands that may be killed."""
+    with ForkServer() as server:
+        yield server
+
+
+@pytest.fixture
+def counts(
+    request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+) -> Iterator[Counts]:
+    """What a test counts of its kills; it appears in the summary under the module's ``TITLE``."""
+    counted = Counts()
+    yield counted
+    record_property(f"kills: {request.module.TITLE}", asdict(counted))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what was counted of kills, one line for each module that kills."""
+    reports = [one for found in terminalreporter.stats.values() for one in found]
+    properties = [
+        one
+        for report in reports
+        if getattr(report, "when", None) == "teardown"
+        for one in report.user_properties
+    ]
+    for line in summary_lines(properties):
+        terminalreporter.write_line(line)

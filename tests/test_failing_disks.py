@@ -13,7 +13,6 @@ import pytest
 from stagewright.events import (
     CancelMode,
     CancelRequested,
-    EventLogError,
     FileEventLog,
     LogRepaired,
     LogWriteError,
@@ -236,6 +235,7 @@ def test_a_torn_tail_must_be_repaired_before_the_first_append(
         again.append(more(again))
     assert log.path.read_bytes() == whole[:offset] + torn
     cut = again.repair("events.torn-1")
+    assert cut is not None
     assert (tmp_path / "events.torn-1").read_bytes() == torn
     assert (cut.offset, cut.bytes, cut.copied_to) == (offset, len(torn), "events.torn-1")
     assert cut.sha256 == hashlib.sha256(torn).hexdigest()
@@ -252,9 +252,10 @@ def test_a_torn_tail_must_be_repaired_before_the_first_append(
 
 
 def test_there_is_nothing_to_repair_in_a_sound_log(log: FileEventLog, tmp_path: Path) -> None:
-    """``repair`` of a log without a torn tail is an error and makes no file."""
-    with pytest.raises(EventLogError, match="nothing is torn"):
-        log.repair("events.torn-1")
+    """``repair`` of a log without a torn tail cuts nothing and makes no file."""
+    before = log.path.read_bytes()
+    assert log.repair("events.torn-1") is None
+    assert log.path.read_bytes() == before
     assert not (tmp_path / "events.torn-1").exists()
 
 

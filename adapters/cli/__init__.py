@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+_EXIT_INTERRUPTED = 130
+
 
 def main() -> None:
     """Run ``stagewright`` with the process's arguments and exit with its status."""
@@ -14,7 +16,8 @@ def main() -> None:
 
         sys.exit(run_command_line(sys.argv[1:]))
     except KeyboardInterrupt:
-        sys.exit("stagewright: interrupted")
+        sys.stderr.write("stagewright: interrupted\n")
+        sys.exit(_EXIT_INTERRUPTED)
 
 
 def _open_standard_streams() -> None:

@@ -29,6 +29,7 @@ _HOMES: Mapping[str, str] = {
     "cancel": "cancelling",
     "replay": "replaying",
     "verify": "verifying",
+    "salvage": "salvaging",
     "list": "listing",
     "show": "showing",
     "doctor": "doctoring",

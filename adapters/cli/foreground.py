@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from types import FrameType
-from typing import IO, cast
+from typing import IO, NamedTuple, cast
 
 from ...events import signals
 from ...events.errors import RunNotFoundError
@@ -30,12 +30,20 @@ _REFRESH_S = 0.1
 _STOPPED_BY = {"SIGINT": "Ctrl-C", "SIGHUP": "the terminal was closed"}
 
 
+class Followed(NamedTuple):
+    """A run that has ended; ``stopped`` says that the user wanted it to, in time or not."""
+
+    handle: RunHandle
+    result: PipelineRunResult
+    stopped: bool
+
+
 def follow(
     controller: PipelineController,
     begin: Callable[[], RunHandle],
     stream: IO[str],
     view: ProgressView | None = None,
-) -> tuple[RunHandle, PipelineRunResult]:
+) -> Followed:
     """Begin a run, show how it goes on, and wait for its end.
 
     Ctrl-C, SIGTERM and a closed terminal cancel it; the second one leaves at once. Raises
@@ -53,7 +61,8 @@ def follow(
         stack.enter_context(subscribe(display.take_event))
         stack.enter_context(signals.step_progress.connected_to(take_step))
         handle = begin()
-        return handle, _wait(controller, handle, stops, display)
+        result = _wait(controller, handle, stops, display)
+        return Followed(handle, result, bool(stops))
 
 
 def show_end(handle: RunHandle, result: PipelineRunResult, *, as_json: bool) -> int:

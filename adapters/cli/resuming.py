@@ -20,7 +20,7 @@ from ..bootstrap import open_controller
 from ..catalogue import CORRUPT, Catalogue, CatalogueEntry
 from ..progress_view import ProgressView
 from .display import open_file_counter
-from .foreground import follow, show_end, tell_error
+from .foreground import Followed, follow, show_end, tell_error
 from .output import (
     LastingStream,
     count,
@@ -89,8 +89,8 @@ def resume_command(
     how = _How(force=force, preflight=not no_preflight, as_json=as_json)
     if every:
         return _resume_all(controller, runs, how)
-    handle, result = _resume(controller, find_run(runs, run or ""), how)
-    return show_end(handle, result, as_json=as_json)
+    ended = _resume(controller, find_run(runs, run or ""), how)
+    return show_end(ended.handle, ended.result, as_json=as_json)
 
 
 def resumable(runs: Path) -> Iterator[CatalogueEntry]:
@@ -112,9 +112,7 @@ def tell_of_resumable(runs: Path, stream: IO[str]) -> None:
         LastingStream(stream).write(escaped(f"note: {what}: stagewright resume {named}") + "\n")
 
 
-def _resume(
-    controller: PipelineController, folder: Path, how: _How
-) -> tuple[RunHandle, PipelineRunResult]:
+def _resume(controller: PipelineController, folder: Path, how: _How) -> Followed:
     """Go on with one run until its end."""
     view = ProgressView()
 
@@ -142,17 +140,22 @@ def _resume_all(controller: PipelineController, runs: Path, how: _How) -> int:
     found = [one for one in Catalogue(runs).entries() if one.resumable or one.state == CORRUPT]
     for entry in reversed(found):
         try:
-            handle, result = _resume(controller, runs / entry.folder, how)
+            ended = _resume(controller, runs / entry.folder, how)
         except StagewrightError as error:
             # The others can go on all the same.
-            ended = complain(words_of(error), status_of(error))
-        else:
-            results.append(result)
-            ended = tell_error(result) if how.as_json else show_end(handle, result, as_json=False)
-        if ended == EXIT_CANCELLED:
-            status = ended
+            status = max(status, complain(words_of(error), status_of(error)), key=_GRAVITY.index)
+            continue
+        results.append(ended.result)
+        one = (
+            tell_error(ended.result)
+            if how.as_json
+            else show_end(ended.handle, ended.result, as_json=False)
+        )
+        # Who stops one run does not want the next.
+        if ended.stopped or one == EXIT_CANCELLED:
+            status = EXIT_CANCELLED
             break
-        status = max(status, ended, key=_GRAVITY.index)
+        status = max(status, one, key=_GRAVITY.index)
     if how.as_json:
         print_json_parts(_as_list(results))
     elif not found:

@@ -44,5 +44,5 @@ def run_command(
     for warning in controller.validate(loaded).warnings:
         click.echo(f"warning: {escaped(warning)}", file=stream)
     tell_of_resumable(runs, stream)
-    handle, result = follow(controller, lambda: controller.start(loaded), stream)
-    return show_end(handle, result, as_json=as_json)
+    ended = follow(controller, lambda: controller.start(loaded), stream)
+    return show_end(ended.handle, ended.result, as_json=as_json)

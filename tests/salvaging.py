@@ -1,0 +1,139 @@
+"""What the tests of salvage share: a run to damage, its salvage, and what must hold of both."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stagewright.adapters import PillowInputReader
+from stagewright.adapters.embedded.backend import EmbeddedBackend
+from stagewright.events import LogRepaired, PipelineRunResult, RunState, iterate, replay
+from stagewright.events.storage import Storage
+from stagewright.statemachine import (
+    GenerateAnswer,
+    GenerateRequest,
+    ImageBackend,
+    PipelineController,
+)
+from stagewright.statemachine.ports import SystemClock
+from stagewright.statemachine.salvaging import SalvagedRun, salvage_run
+from stagewright.statemachine.verification import verify_run
+
+from .log_format import body_of, split_lines
+
+LOG = "events.jsonl"
+OURS = ("run_id", "seq", "ts", "epoch")
+
+
+class CountingBackend(EmbeddedBackend):
+    """The embedded backend; ``asked`` lists stage and first image of every request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, int]] = []
+
+    def generate_images(self, request: GenerateRequest, **how: Any) -> GenerateAnswer:
+        self.asked.append((request.stage_id, request.image_index))
+        return super().generate_images(request, **how)
+
+
+def controller(runs: Path, backend: ImageBackend | None = None) -> PipelineController:
+    """A controller of its own, as another process has it."""
+    return PipelineController(
+        backend=backend or EmbeddedBackend(), runs=runs, inputs=PillowInputReader()
+    )
+
+
+def salvage(folder: Path, storage: Storage | None = None) -> SalvagedRun:
+    """Salvage a run into the folder of runs that it lies in."""
+    return salvage_run(
+        folder,
+        folder.parent,
+        clock=SystemClock(),
+        random_below=secrets.randbelow,
+        storage=storage,
+    )
+
+
+def resumed(found: SalvagedRun) -> tuple[PipelineRunResult, list[tuple[str, int]]]:
+    """The result of resuming a salvaged run, and the requests that it took."""
+    backend = CountingBackend()
+    result = controller(Path(found.folder).parent, backend).resume(found.run_id).wait(30)
+    return result, backend.asked
+
+
+def lines_of(folder: Path) -> list[bytes]:
+    """The records of a run's log, each with its newline."""
+    return split_lines((folder / LOG).read_bytes())
+
+
+def told(lines: Sequence[bytes]) -> list[dict[str, Any]]:
+    """What records say, but for what a new log says anew; without seals and repairs."""
+    events = [json.loads(body_of(line)) for line in lines]
+    return [
+        {name: value for name, value in event.items() if name not in OURS}
+        for event in events
+        if event["type"] not in ("RunSealed", "LogRepaired")
+    ]
+
+
+def pictures(result: PipelineRunResult) -> list[tuple[str, int, str]]:
+    """Every image of every stage, by the digest of its source."""
+    return [
+        (image.stage_id, image.image_index, image.source_sha256)
+        for stage in result.stages
+        for image in stage.images
+    ]
+
+
+def state_of(folder: Path) -> list[tuple[str, int, int, bytes]]:
+    """Names, times and bytes of all that is in a folder."""
+    return sorted(
+        (str(path), path.lstat().st_mtime_ns, path.lstat().st_ctime_ns,
+         path.read_bytes() if path.is_file() else b"")
+        for path in [folder, *folder.rglob("*")]
+    )  # fmt: skip
+
+
+def check_salvaged(folder: Path) -> SalvagedRun:
+    """Salvage a run: the new one is sound, the old one as it was; what was found."""
+    before = state_of(folder)
+    found = salvage(folder)
+    assert state_of(folder) == before
+    new = Path(found.folder)
+    assert new.parent == folder.parent
+    verified = verify_run(new)
+    assert (verified.sound, verified.torn) == (True, None), verified.flaws
+    assert verified.advice == found.advice
+    last = list(iterate(new))[-1]
+    assert isinstance(last, LogRepaired)
+    assert (last.offset, last.copied_to) == (found.corrupt_at, f"{LOG}.corrupt")
+    assert (new / last.copied_to).read_bytes() == (folder / LOG).read_bytes()
+    return found
+
+
+def check_ends_the_same(found: SalvagedRun, whole: Path) -> list[tuple[str, int]]:
+    """Resume a salvaged run: it ends as the undamaged run did; the requests that it took."""
+    result, asked = resumed(found)
+    assert (result.state, result.missing) == (RunState.COMPLETED, ())
+    assert pictures(result) == pictures(replay(whole))
+    assert verify_run(Path(found.folder)).finished
+    return asked
+
+
+def flipped(lines: Sequence[bytes], place: int, at: int) -> list[bytes]:
+    """The lines, with one bit of one of them turned over."""
+    line = bytearray(lines[place])
+    line[at] ^= 0x04
+    return [*lines[:place], bytes(line), *lines[place + 1 :]]
+
+
+def spoil(folder: Path, *places: int) -> None:
+    """Damage the bodies of these records of a log."""
+    lines = lines_of(folder)
+    for place in places:
+        lines = flipped(lines, place, 90)
+    (folder / LOG).write_bytes(b"".join(lines))

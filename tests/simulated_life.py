@@ -1,0 +1,182 @@
+"""One process of a simulated run: it makes or resumes the run, and works until it ends or dies."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+from stagewright.adapters.inputs import PillowInputReader
+from stagewright.events import CancelMode, EventLog, LogWriteError
+from stagewright.events.errors import LogLockedError
+from stagewright.events.folding import Fold
+from stagewright.events.model import Durability
+from stagewright.statemachine import PipelineRunner
+from stagewright.statemachine.config import RunConfig
+from stagewright.statemachine.loading import ready_config
+from stagewright.statemachine.preparing import PreparedRun, RunMaker
+from stagewright.statemachine.reopening import ReopenedRun, reopen_run
+from stagewright.statemachine.run_folder import CancelOrder, RunFolder, run_folders
+
+from .faulty_storage import FaultyStorage
+from .simulated_backend import Happening, Server, SimulatedBackend
+from .simulated_checks import demand
+from .simulated_disk import SimulatedDisk, Sync
+from .simulated_world import History, JumpingClock, WitnessedLog
+
+READER = PillowInputReader()
+_CANCELS = {
+    Happening.CANCEL_NOW: CancelMode.NOW,
+    Happening.CANCEL_LATE: CancelMode.NOW,
+    Happening.CANCEL_AFTER: CancelMode.AFTER_IMAGE,
+}
+_ORDERS = {
+    Happening.ORDER_NOW: CancelMode.NOW,
+    Happening.ORDER_AFTER: CancelMode.AFTER_IMAGE,
+}
+
+
+class World(msgspec.Struct, frozen=True):
+    """What all processes of a simulated run share."""
+
+    random: Random
+    disk: SimulatedDisk
+    runs: Path
+    config: RunConfig
+    clock: JumpingClock
+    server: Server
+    history: History
+    counts: Counter[str]
+
+    def run_folder(self) -> Path | None:
+        """The run, once its log is there."""
+        found = list(run_folders(self.runs))
+        demand(len(found) <= 1, f"{len(found)} runs were made of one")
+        return found[0] if found else None
+
+
+def new_world(
+    root: Path,
+    random: Random,
+    configuration: Mapping[str, Any],
+    *,
+    ignored: frozenset[Sync] = frozenset(),
+) -> World:
+    """A world in which nothing has happened yet; ``root`` holds what the configuration names."""
+    runs = root / "runs"
+    config = ready_config(configuration, inputs=READER, runs=runs)
+    return World(
+        random=random,
+        disk=SimulatedDisk(root, random, ignored=ignored),
+        runs=runs,
+        config=config,
+        clock=JumpingClock(random),
+        server=Server(),
+        history=History(),
+        counts=Counter(),
+    )
+
+
+class Life:
+    """One process, on a storage of its own."""
+
+    def __init__(
+        self, world: World, storage: FaultyStorage, happenings: Mapping[int, Happening]
+    ) -> None:
+        self.fold: Fold | None = None
+        """What the runner knows, once there is one."""
+        self.backend = SimulatedBackend(world.server, happenings, self._bring_about)
+        self._world = world
+        self._storage = storage
+        self._runner: PipelineRunner | None = None
+
+    def live(self) -> None:
+        """Make or resume the run, and work on it. Raises SimulatedCrash, StagewrightError."""
+        folder = self._world.run_folder()
+        if folder is None:
+            self._make()
+        else:
+            self._resume(folder)
+
+    def _make(self) -> None:
+        world = self._world
+        maker = RunMaker(
+            world.runs,
+            clock=world.clock,
+            random_below=world.random.randrange,
+            storage=self._storage,
+        )
+        prepared = maker.make(world.config, self.backend.description)
+        world.history.add(prepared.opened, durable=True)
+        self.fold = Fold()
+        self.fold.apply(prepared.opened)
+        runner = self._runner_of(prepared, prepared.log, self.fold)
+        runner.start()
+        runner.work()
+
+    def _resume(self, folder: Path) -> None:
+        reopened = reopen_run(folder, storage=self._storage, wait_s=0)
+        self.fold = reopened.fold
+        try:
+            if reopened.needs_work:
+                reopened.refuse_if_useless(force=False)
+            runner = self._runner_of(reopened, reopened.log, reopened.fold)
+        except BaseException:
+            reopened.close()
+            raise
+        if reopened.needs_work:
+            runner.resume(reopened)
+            runner.work()
+        else:
+            runner.finish_off(reopened)
+
+    def _runner_of(
+        self, run: PreparedRun | ReopenedRun, log: EventLog, fold: Fold
+    ) -> PipelineRunner:
+        world = self._world
+        every = world.config.run.durability is Durability.EVERY
+        self._runner = PipelineRunner(
+            backend=self.backend,
+            log=WitnessedLog(log, world.history, every=every),
+            fold=fold,
+            plan=run.plan,
+            folder=run.folder,
+            inputs=READER,
+            clock=world.clock,
+            epoch=run.epoch if isinstance(run, ReopenedRun) else 0,
+            standing=run.standing if isinstance(run, ReopenedRun) else None,
+        )
+        return self._runner
+
+    def _bring_about(self, happening: Happening) -> None:
+        """What happens to this process while the server works on its request."""
+        world, runner, folder = self._world, self._runner, self._world.run_folder()
+        assert runner is not None
+        assert folder is not None
+        world.counts[happening.name.lower()] += 1
+        if happening in (Happening.DIE, Happening.DIE_UNSENT):
+            self._storage.die("at a request")
+        if happening in _CANCELS:
+            # Where the order cannot be recorded, whoever gave it is told, and the run goes on.
+            with contextlib.suppress(LogWriteError):
+                runner.cancel(_CANCELS[happening], "somebody cancels")
+        if happening in _ORDERS:
+            order = CancelOrder(mode=_ORDERS[happening], reason="somebody orders")
+            RunFolder(folder, storage=FaultyStorage(world.disk)).order_cancel(order)
+        if happening is Happening.RIVAL:
+            self._meet_rival()
+
+    def _meet_rival(self) -> None:
+        """A second process that wants the run is refused; one that is not goes on with it."""
+        apart = msgspec.structs.replace(self._world, history=History())
+        rival = Life(apart, FaultyStorage(self._world.disk), {})
+        try:
+            rival.live()
+        except LogLockedError as refused:
+            demand("process" in str(refused), f"the holder is not named: {refused}")
+        else:
+            self._world.counts["rivals let in"] += 1

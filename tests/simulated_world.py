@@ -1,0 +1,97 @@
+"""What a simulated run takes for the world: its clock, its machine, and who notes its facts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from random import Random
+from types import SimpleNamespace
+
+import pytest
+from stagewright.events import EventLog, StageEvent
+from stagewright.statemachine import preparing, reopening, stage_runner
+
+from .support import START
+
+_ONE_PROCESS = SimpleNamespace(getpid=lambda: 4242)
+
+
+@contextlib.contextmanager
+def same_machine_everywhere() -> Iterator[None]:
+    """Records are as long, and nothing comes by the wall clock, wherever a seed is run."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (preparing, reopening):
+            patch.setattr(module, "os", _ONE_PROCESS)
+            patch.setattr(module, "host_name", lambda: "simulated")
+            patch.setattr(module, "boot_id", lambda: "0" * 32)
+            patch.setattr(module, "software", lambda: "stagewright (simulated)")
+        # The order to cancel is looked for between stages; a slow machine looks no oftener.
+        patch.setattr(stage_runner, "POLL_S", 60.0)
+        yield
+
+
+class JumpingClock:
+    """A time of day that now and then jumps back, and a monotonic clock that does not."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._now = START
+        self._monotonic_ms = 0.0
+
+    def now(self) -> datetime:
+        jump = -7200 if self._random.random() < 0.02 else 1
+        self._now += timedelta(seconds=self._random.random() * jump)
+        return self._now
+
+    def monotonic_ms(self) -> float:
+        self._monotonic_ms += self._random.randrange(1, 1000) / 8
+        return self._monotonic_ms
+
+
+class History:
+    """The facts of a run whose recording was reported as done, and how many are durable."""
+
+    def __init__(self) -> None:
+        self.events: list[StageEvent] = []
+        self.durable = 0
+
+    def add(self, event: StageEvent, *, durable: bool) -> None:
+        """Take down one more fact; what is durable makes all before it so."""
+        self.events.append(event)
+        if durable:
+            self.durable = len(self.events)
+
+
+class WitnessedLog:
+    """A run's log; ``history`` is told of each record once ``append`` has returned."""
+
+    def __init__(self, log: EventLog, history: History, *, every: bool) -> None:
+        self._log = log
+        self._history = history
+        self._every = every
+
+    @property
+    def run_id(self) -> str:
+        return self._log.run_id
+
+    @property
+    def next_seq(self) -> int:
+        return self._log.next_seq
+
+    @property
+    def chain(self) -> str:
+        return self._log.chain
+
+    def append(self, event: StageEvent) -> None:
+        self._log.append(event)
+        self._history.add(event, durable=self._every or event.barrier)
+
+    def event_at(self, seq: int) -> StageEvent:
+        return self._log.event_at(seq)
+
+    def timeline(self) -> Sequence[StageEvent]:
+        return self._log.timeline()
+
+    def close(self) -> None:
+        self._log.close()

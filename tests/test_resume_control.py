@@ -1,0 +1,243 @@
+"""Resume and cancels, and the controller around a run that was taken up again."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stagewright.adapters import PillowInputReader
+from stagewright.events import (
+    CallRequested,
+    CancelMode,
+    CancelRequested,
+    EventRecorder,
+    LifecycleChanged,
+    LogWriteError,
+    RunResumed,
+    RunState,
+    StageEvent,
+    replay,
+    signals,
+)
+from stagewright.statemachine import (
+    BackendError,
+    CancelToken,
+    ControllerBusyError,
+    GenerateRequest,
+    PipelineController,
+)
+
+from .resuming import (
+    LOG,
+    Script,
+    asked,
+    comparable,
+    controller,
+    copied,
+    cut_before,
+    epoch_of,
+    files,
+    image_file,
+    only,
+    painter,
+    ran,
+    resumed,
+    small,
+    words,
+)
+from .samples import WatchedStorage
+
+WAIT_S = 20
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a sealed run of two stages and three images."""
+    return ran(tmp_path_factory.mktemp("whole"), small("txt2img", "img2img", images=3))
+
+
+@pytest.fixture
+def dead(whole: Path, tmp_path: Path) -> Path:
+    """A run whose process died while its second image was being made."""
+    folder = copied(whole, tmp_path)
+    cut_before(folder, CallRequested, 2)
+    return folder
+
+
+@pytest.mark.parametrize("order", [b'{"mode":"now","reason":"late"}', b"no JSON", b""])
+def test_an_order_to_cancel_that_is_found_is_removed_and_not_obeyed(
+    dead: Path, whole: Path, order: bytes
+) -> None:
+    """It was meant for the process that died; it is gone before RunResumed is there."""
+    (dead / "cancel.request").write_bytes(order)
+    there: list[bool] = []
+
+    def look(event: StageEvent) -> None:
+        if isinstance(event, RunResumed):
+            there.append((dead / "cancel.request").exists())
+
+    def take(_sender: str | None, event: StageEvent, **_more: Any) -> None:
+        look(event)
+
+    with signals.event_appended.connected_to(take):
+        result = resumed(dead)
+    assert there == [False]
+    assert comparable(result) == comparable(replay(whole))
+    assert only(result.events, CancelRequested) == []
+
+
+def cancels_at(place: tuple[str, int], mode: CancelMode) -> tuple[Script, list[Any]]:
+    """A script that asks for a cancel while one image is made; put its controller in the list."""
+    made: list[Any] = []
+
+    def script(request: GenerateRequest, _cancel: CancelToken) -> None:
+        if (request.stage_id, request.image_index) == place:
+            made[0].cancel(request.run_id, mode=mode)
+            if mode is CancelMode.NOW:
+                raise BackendError("stopped", interrupted=True)
+
+    return script, made
+
+
+@pytest.mark.parametrize("mode", list(CancelMode))
+@pytest.mark.parametrize("stage_id", ["00-txt2img", "01-img2img"])
+def test_a_cancelled_run_is_cleaned_up_and_goes_on(
+    whole: Path, tmp_path: Path, mode: CancelMode, stage_id: str
+) -> None:
+    """``cleanup``, ``RunResumed``, ``start``; what was finished is not made again."""
+    script, made = cancels_at((stage_id, 1), mode)
+    made.append(controller(tmp_path, painter(script)))
+    handle = made[0].start(small("txt2img", "img2img", images=3))
+    before = handle.wait(WAIT_S)
+    assert before.state is RunState.CANCELLED
+    backend = painter()
+    result = resumed(handle.folder, backend)
+    assert words(epoch_of(result, 1))[:3] == ["cleanup", "RunResumed", "start"]
+    assert comparable(result) == comparable(replay(whole))
+    finished = 1 + (mode is CancelMode.AFTER_IMAGE) + 3 * (stage_id == "01-img2img")
+    assert len(backend.requests) == 6 - finished
+    assert backend.requests[0].interrupted is (mode is CancelMode.NOW)
+
+
+def test_a_resumed_run_can_be_cancelled_and_taken_up_again(dead: Path, whole: Path) -> None:
+    """By its own controller, as often as one likes."""
+    script, made = cancels_at(("01-img2img", 0), CancelMode.NOW)
+    made.append(controller(dead.parent, painter(script)))
+    handle = made[0].resume(dead.name)
+    assert handle.wait(WAIT_S).state is RunState.CANCELLED
+    assert made[0].state is RunState.IDLE
+    made[0] = controller(dead.parent)
+    result = made[0].resume(dead.name).wait(WAIT_S)
+    assert result.resumes == 2
+    assert comparable(result) == comparable(replay(whole))
+
+
+def test_after_a_resume_the_controller_is_free_for_another_run(dead: Path) -> None:
+    """Its state is IDLE, its last result that of the resumed run; it starts and resumes again."""
+    made = controller(dead.parent)
+    result = made.resume(dead.name).wait(WAIT_S)
+    assert made.state is RunState.IDLE
+    assert made.last_result == result
+    plan = made.get_last_stage_execution_plan_for_tests()
+    assert plan is not None
+    assert len(plan.stages) == 2
+    assert made.start(small()).wait(WAIT_S).state is RunState.COMPLETED
+    handle = made.resume(dead.name)
+    assert handle.result == result
+    assert handle.wait_ended(0)
+    assert made.state is RunState.IDLE
+
+
+def test_a_controller_that_has_a_run_resumes_no_other(dead: Path) -> None:
+    """ControllerBusyError, also for the run that it works on; nothing is touched."""
+    begun, free = threading.Event(), threading.Event()
+
+    def script(_request: GenerateRequest, _cancel: CancelToken) -> None:
+        begun.set()
+        assert free.wait(WAIT_S)
+
+    made = controller(dead.parent, painter(script))
+    handle = made.resume(dead.name)
+    assert handle.run_id == dead.name
+    try:
+        assert begun.wait(WAIT_S)
+        assert made.state is RunState.RUNNING
+        with pytest.raises(ControllerBusyError):
+            made.resume(dead.name)
+        with pytest.raises(ControllerBusyError):
+            made.start(small())
+    finally:
+        free.set()
+    assert handle.wait(WAIT_S).state is RunState.COMPLETED
+
+
+def test_subscribers_see_the_new_epoch_in_order_and_nothing_of_the_old(dead: Path) -> None:
+    """Every event of the epoch, once, as it stands in the log."""
+    with EventRecorder() as recorder:
+        result = resumed(dead)
+    seen = [event for event in recorder.events if isinstance(event, StageEvent)]
+    assert [event.seq for event in seen] == [event.seq for event in epoch_of(result, 1)]
+    moves = [one.trigger for one in seen if isinstance(one, LifecycleChanged)]
+    assert moves == ["fail", "recover", "start", "finish"]
+
+
+def test_every_file_is_counted_while_it_is_checked(whole: Path, tmp_path: Path) -> None:
+    """The hook is told of each image, and of how many there are."""
+    folder = copied(whole, tmp_path)
+    seen: list[tuple[int, int]] = []
+    controller(tmp_path).resume(folder.name, on_file=lambda *told: seen.append(told))
+    assert seen == [(nth, 6) for nth in range(1, 7)]
+
+
+@pytest.mark.parametrize("broken", ["write", "sync"])
+def test_a_disk_that_fails_as_a_resume_begins_is_named(dead: Path, broken: str) -> None:
+    """LogWriteError with the disk's own words; a later resume goes on."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    storage = WatchedStorage()
+
+    def no_space(_file: object, _data: bytes) -> int:
+        raise full
+
+    if broken == "write":
+        storage.next_writes += [no_space] * 2
+    else:
+        storage.failures["sync"] = full
+    made = PipelineController(
+        backend=painter(), runs=dead.parent, inputs=PillowInputReader(), storage=storage
+    )
+    with pytest.raises(LogWriteError, match="No space left"):
+        made.resume(dead.name)
+    assert made.state is RunState.IDLE
+    assert resumed(dead).state is RunState.COMPLETED
+
+
+def test_a_tail_that_cannot_be_copied_is_not_cut(dead: Path) -> None:
+    """The copy fails: the log stays as it is, and the words are the disk's."""
+    with (dead / LOG).open("ab") as stream:
+        stream.write(b'{"h":"000')
+    before = files(dead)
+    storage = WatchedStorage()
+    storage.failures["write_file"] = OSError(errno.ENOSPC, "No space left on device")
+    made = PipelineController(
+        backend=painter(), runs=dead.parent, inputs=PillowInputReader(), storage=storage
+    )
+    with pytest.raises(LogWriteError, match="No space left"):
+        made.resume(dead.name)
+    assert files(dead) == before
+    assert resumed(dead).state is RunState.COMPLETED
+
+
+def test_two_damaged_runs_do_not_know_of_each_other(whole: Path, tmp_path: Path) -> None:
+    """One controller resumes one after the other, each by its own log and files."""
+    first, second = copied(whole, tmp_path), tmp_path / "second"
+    copied(whole, tmp_path / "tmp").rename(second)
+    image_file(first, "00-txt2img", 0).unlink()
+    image_file(second, "01-img2img", 2).unlink()
+    backend = painter()
+    made = controller(tmp_path, backend)
+    for folder in (first, second):
+        made.resume(str(folder)).wait(WAIT_S)
+    assert asked(backend) == [("00-txt2img", 0), ("01-img2img", 2)]

@@ -1,0 +1,370 @@
+"""Resume and the files of a run: missing, altered, replaced, made again, left over."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from stagewright.adapters import open_controller
+from stagewright.events import (
+    CallCompleted,
+    CallRequested,
+    PipelineRunResult,
+    RunResumed,
+    RunState,
+    StageStart,
+    replay,
+)
+from stagewright.statemachine.verification import verify_run
+
+from .command_line import SCRIPT, stagewright
+from .resuming import (
+    ALTERED,
+    FOUR,
+    LOG,
+    STAGE_IDS,
+    asked,
+    check_story,
+    comparable,
+    copied,
+    cut_before,
+    dies_at,
+    epoch_of,
+    files,
+    image_file,
+    linked,
+    only,
+    painter,
+    ran,
+    removed,
+    resumed,
+    rewritten,
+    small,
+    sources,
+    words,
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a sealed run of four stages and two images."""
+    return ran(tmp_path_factory.mktemp("whole"), small(*FOUR))
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may damage."""
+    return copied(whole, tmp_path)
+
+
+def cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def emptied(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def dangling(file: Path) -> None:
+    file.unlink()
+    file.symlink_to("nowhere")
+
+
+def made_a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+    (file / "inside.txt").write_bytes(ALTERED)
+
+
+def piped(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+DAMAGES = [removed, rewritten, cut_short, emptied, linked, dangling, made_a_folder, piped]
+
+
+@pytest.mark.parametrize("stage_id", STAGE_IDS)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_file_that_is_missing_or_altered_is_made_again_and_nothing_else(
+    whole: Path, folder: Path, damage: Callable[[Path], None], stage_id: str
+) -> None:
+    """COMPLETED -> reset -> RUNNING; the remade source is equal, so its descendants stand."""
+    file = image_file(folder, stage_id, 1)
+    data, untouched = file.read_bytes(), files(folder)
+    damage(file)
+    backend = painter()
+    result = resumed(folder, backend)
+    assert asked(backend) == [(stage_id, 1)]
+    assert words(epoch_of(result, 1))[:3] == ["reset", "RunResumed", "start"]
+    assert [one.stage_id for one in only(epoch_of(result, 1), StageStart)] == [stage_id]
+    assert only(epoch_of(result, 1), RunResumed)[0].completed_images == 7
+    assert comparable(result) == comparable(replay(whole))
+    assert file.is_file()
+    assert not file.is_symlink()
+    assert len(file.read_bytes()) == len(data)
+    aside = file.with_name(f"{file.name}.altered-1")
+    assert os.path.lexists(aside) == (damage is not removed)
+    name = str(file.relative_to(folder))
+    now = files(folder)
+    assert {path for path in untouched if untouched[path] != now[path]} == {name, LOG}
+    assert verify_run(folder).finished
+    assert verify_run(folder).sound
+
+
+def test_what_stood_in_the_place_of_an_image_is_kept_as_it_was(folder: Path) -> None:
+    """Bytes, a link's target, a folder's content: under the new name they are the same."""
+    for index, (stage_id, damage) in enumerate(
+        [("00-txt2img", rewritten), ("01-img2img", made_a_folder), ("02-upscale", linked)]
+    ):
+        damage(image_file(folder, stage_id, index % 2))
+    outside = folder.parent / "elsewhere.png"
+    before = outside.read_bytes()
+    resumed(folder)
+    text, directory, link = sorted(folder.glob("images/*/*.altered-1"))
+    assert text.read_bytes() == ALTERED
+    assert (directory / "inside.txt").read_bytes() == ALTERED
+    assert link.is_symlink()
+    assert outside.read_bytes() == before
+
+
+def test_a_file_altered_in_two_epochs_has_two_names(folder: Path) -> None:
+    """The epoch is in the name, so that the first is not overwritten by the second."""
+    for words_in_it in (b"first", b"second"):
+        image_file(folder, "00-txt2img", 0).write_bytes(words_in_it)
+        resumed(folder)
+    kept = sorted(folder.glob("images/00-txt2img/*.altered-*"))
+    assert [path.name[-9:] for path in kept] == ["altered-1", "altered-2"]
+    assert [path.read_bytes() for path in kept] == [b"first", b"second"]
+
+
+@pytest.mark.parametrize(
+    "place", ["record-before RunResumed", "record-synced RunResumed", "file-renamed altered-1"]
+)
+def test_an_altered_file_outlives_a_resume_that_dies_beside_it(tmp_path: Path, place: str) -> None:
+    """Before or after it was set aside: it is never written over."""
+    config = small("txt2img", "img2img")
+    handle = open_controller(tmp_path / "runs").start(config)
+    expected = comparable(handle.wait(30))
+    rewritten(image_file(handle.folder, "01-img2img", 0))
+    env = {**os.environ, "STAGEWRIGHT_FAILPOINT": place}
+    assert stagewright("resume", "last", folder=tmp_path, env=env).returncode == -signal.SIGKILL
+    assert comparable(open_controller(tmp_path / "runs").resume("last").wait(30)) == expected
+    kept = [path.read_bytes() for path in handle.folder.glob("images/*/*.altered-*")]
+    assert kept == [ALTERED]
+
+
+@pytest.mark.parametrize("state", ["altered", "missing"])
+def test_damage_is_mended_on_the_way_from_a_death(folder: Path, whole: Path, state: str) -> None:
+    """A run that died and lost a file goes on, and makes that one again too."""
+    cut_before(folder, CallRequested, 5)
+    (rewritten if state == "altered" else removed)(image_file(folder, "00-txt2img", 0))
+    backend = painter()
+    result = resumed(folder, backend)
+    assert asked(backend)[0] == ("00-txt2img", 0)
+    assert len(backend.requests) == 4
+    assert words(epoch_of(result, 1))[:4] == ["fail", "recover", "RunResumed", "start"]
+    assert comparable(result) == comparable(replay(whole))
+
+
+def test_all_images_lost_are_all_made_again(folder: Path, whole: Path) -> None:
+    """The folder of the images is gone."""
+    shutil.rmtree(folder / "images")
+    backend = painter()
+    result = resumed(folder, backend)
+    assert len(backend.requests) == 8
+    assert comparable(result) == comparable(replay(whole))
+    assert verify_run(folder).sound
+    check_story(result.events)
+
+
+def test_left_overs_do_not_count_and_do_not_stay(folder: Path, whole: Path) -> None:
+    """A temporary file goes; a file that no record names is replaced and not set aside."""
+    cut_before(folder, CallCompleted, 1)
+    left = image_file(folder, "00-txt2img", 1)
+    left.write_bytes(b"a left-over")
+    part = left.with_name(f".{left.name}.4711.part")
+    part.write_bytes(b"half a pict")
+    assert verify_run(folder).sound
+    result = resumed(folder)
+    assert comparable(result) == comparable(replay(whole))
+    assert not part.exists()
+    assert list(folder.glob("images/*/*.altered-*")) == []
+    assert left.read_bytes() != b"a left-over"
+
+
+def test_a_link_where_no_record_names_anything_is_replaced(folder: Path, whole: Path) -> None:
+    """What it leads to stays as it is."""
+    cut_before(folder, CallCompleted, 1)
+    left = image_file(folder, "00-txt2img", 1)
+    linked(left)
+    outside = folder.parent / "elsewhere.png"
+    before = outside.read_bytes()
+    assert comparable(resumed(folder)) == comparable(replay(whole))
+    assert not left.is_symlink()
+    assert outside.read_bytes() == before
+
+
+def test_a_folder_where_no_record_names_anything_is_said(folder: Path, whole: Path) -> None:
+    """It is nothing that a crash leaves: the run fails and names it; without it the run goes on."""
+    cut_before(folder, CallCompleted, 1)
+    left = image_file(folder, "00-txt2img", 1)
+    made_a_folder(left)
+    error = resumed(folder).error
+    assert error is not None
+    assert str(left) in error.message
+    shutil.rmtree(left)
+    assert comparable(resumed(folder)) == comparable(replay(whole))
+
+
+@pytest.mark.parametrize("place", ["images", "images/00-txt2img"])
+def test_a_link_in_place_of_a_folder_leads_nothing_out_of_the_run(
+    folder: Path, whole: Path, place: str
+) -> None:
+    """Recorded images in it are altered; the link is set aside and a folder made."""
+    outside = folder.parent / "outside"
+    (folder / place).rename(outside)
+    (folder / place).symlink_to(outside)
+    before = files(outside)
+    result = resumed(folder)
+    assert comparable(result) == comparable(replay(whole))
+    assert files(outside) == before
+    assert not (folder / place).is_symlink()
+    assert (folder / f"{place}.altered-1").is_symlink()
+
+
+@pytest.mark.parametrize("place", ["images", "images/00-txt2img"])
+def test_nothing_is_written_through_a_link_that_no_record_led_through(
+    folder: Path, whole: Path, place: str
+) -> None:
+    """Before the first image is recorded a link stands where its folder is to be."""
+    cut_before(folder, CallCompleted, 0)
+    outside = folder.parent / "outside"
+    outside.mkdir()
+    (outside / ".theirs.part").write_bytes(b"theirs")
+    shutil.rmtree(folder / "images")
+    (folder / place).parent.mkdir(exist_ok=True)
+    (folder / place).symlink_to(outside)
+    result = resumed(folder)
+    assert {path.name for path in outside.iterdir()} == {".theirs.part"}
+    assert result.state is RunState.ERROR or comparable(result) == comparable(replay(whole))
+
+
+def test_a_source_that_is_made_differently_takes_its_descendants_along(folder: Path) -> None:
+    """All that was made from the old one is made again, from the new one; image 0 stays."""
+    before = replay(folder)
+    removed(image_file(folder, "00-txt2img", 1))
+    backend = painter(salt="another driver")
+    result = resumed(folder, backend)
+    assert asked(backend) == [(stage_id, 1) for stage_id in STAGE_IDS]
+    assert result.state is RunState.COMPLETED
+    for place, stage_id in enumerate(STAGE_IDS):
+        old, new = sources(before, stage_id), sources(result, stage_id)
+        assert old[0] == new[0]
+        assert old[1] != new[1]
+        if place:
+            request = only(epoch_of(result, 1), CallRequested)[place]
+            assert request.inputs == (sources(result, STAGE_IDS[place - 1])[1],)
+    check_story(result.events)
+    assert verify_run(folder).sound
+
+
+@pytest.mark.parametrize("stage_id", STAGE_IDS[1:])
+def test_a_different_source_takes_its_descendants_along_over_several_epochs(
+    folder: Path, stage_id: str
+) -> None:
+    """The epoch that made it failed on the way; the next one goes on with the rest of them."""
+    removed(image_file(folder, "00-txt2img", 1))
+    failed = resumed(folder, painter(dies_at((stage_id, 1)), salt="another driver"))
+    assert failed.state is RunState.ERROR
+    backend = painter(salt="another driver")
+    result = resumed(folder, backend)
+    place = STAGE_IDS.index(stage_id)
+    assert asked(backend) == [(one, 1) for one in STAGE_IDS[place:]]
+    check_made_from_what_is_there(result)
+
+
+@pytest.mark.parametrize("nth", range(1, 8))
+def test_a_death_at_any_place_of_a_remake_leaves_no_old_descendant(folder: Path, nth: int) -> None:
+    """The second epoch is cut before its nth record about a call."""
+    removed(image_file(folder, "00-txt2img", 0))
+    result = resumed(folder, painter(salt="another driver"))
+    images = comparable(result)["images"]
+    calls = [event.seq for event in epoch_of(result, 1)
+             if isinstance(event, CallRequested | CallCompleted)]  # fmt: skip
+    lines = (folder / LOG).read_bytes().splitlines(keepends=True)
+    (folder / LOG).write_bytes(b"".join(lines[: calls[nth]]))
+    again = resumed(folder, painter(salt="another driver"))
+    check_made_from_what_is_there(again)
+    assert comparable(again)["images"] == images
+    assert verify_run(folder).sound
+
+
+def check_made_from_what_is_there(result: PipelineRunResult) -> None:
+    """The last finished request of each image names the source that is there now."""
+    assert result.state is RunState.COMPLETED
+    requests = {one.call_id: one for one in only(result.events, CallRequested)}
+    made_from: dict[tuple[str, int], tuple[str, ...]] = {}
+    for completed in only(result.events, CallCompleted):
+        request = requests[completed.call_id]
+        for image in completed.artifacts:
+            made_from[(request.stage_id, image.image_index)] = request.inputs
+    stage_ids = [stage.stage_id for stage in result.stages]
+    for (stage_id, index), inputs in made_from.items():
+        place = stage_ids.index(stage_id)
+        if place:
+            assert inputs == (sources(result, stage_ids[place - 1])[index],), (stage_id, index)
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_one_lost_image_of_a_batch_repeats_its_whole_request(tmp_path: Path, lost: int) -> None:
+    """The very same request; its CallCompleted supersedes the earlier one for all its images."""
+    folder = ran(tmp_path, small("txt2img", "img2img", images=3, batch=2))
+    before = replay(folder)
+    removed(image_file(folder, "00-txt2img", lost))
+    backend = painter()
+    result = resumed(folder, backend)
+    assert asked(backend) == [("00-txt2img", lost // 2 * 2)]
+    assert backend.requests[0].count == (2 if lost < 2 else 1)
+    first, *_ = only(before.events, CallRequested)
+    (again,) = only(epoch_of(result, 1), CallRequested)
+    assert lost == 2 or (again.request_sha256, again.count) == (first.request_sha256, first.count)
+    assert comparable(result) == comparable(before)
+    assert verify_run(folder).sound
+
+
+def test_a_sibling_that_is_made_differently_takes_its_descendants_along(tmp_path: Path) -> None:
+    """Image 0 of a batch is lost; image 1 comes out different too, and so does what follows."""
+    folder = ran(tmp_path, small("txt2img", "img2img", "upscale", batch=2))
+    removed(image_file(folder, "00-txt2img", 0))
+    result = resumed(folder, painter(salt="another driver"))
+    check_made_from_what_is_there(result)
+
+
+def test_a_sound_image_is_not_lost_where_its_batch_cannot_be_repeated(tmp_path: Path) -> None:
+    """Its last CallCompleted holds, and its file is still there."""
+    folder = ran(tmp_path, small("txt2img", images=2, batch=2))
+    removed(image_file(folder, "00-txt2img", 0))
+    result = resumed(folder, painter(dies_at(("00-txt2img", 0))))
+    assert result.state is RunState.ERROR
+    assert [image.image_index for image in result.images] == [1]
+    assert [gap.image_index for gap in result.missing] == [0]
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace makes the disk fail")
+def test_a_file_that_cannot_be_read_is_neither_lost_nor_made_again(folder: Path) -> None:
+    """Nobody knows whether it is altered: exit 4, and nothing is written."""
+    file, before = image_file(folder, "00-txt2img", 1), files(folder)
+    failing = ("-P", str(file), "-e", "trace=openat", "-e", "inject=openat:error=EIO")
+    command = ["strace", "-f", "-qq", "-o", os.devnull, *failing, str(SCRIPT), "resume"]
+    done = subprocess.run(
+        [*command, str(folder)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 4, done.stderr
+    assert f"{file}: it cannot be read" in done.stderr
+    assert files(folder) == before

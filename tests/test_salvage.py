@@ -1,0 +1,159 @@
+"""``salvage``: every sound record of a corrupt log, wherever it is, becomes one of a new run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from stagewright.events import CallCompleted, RunState, StageImageProgress, iterate
+from stagewright.statemachine.salvaging import SalvageRefusedError
+
+from .salvaging import (
+    LOG,
+    check_ends_the_same,
+    check_salvaged,
+    controller,
+    flipped,
+    lines_of,
+    salvage,
+    spoil,
+    told,
+)
+from .support import document
+
+Damage = Callable[[Sequence[bytes], int], list[bytes]]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two stages and two images; nobody may change it."""
+    runs = tmp_path_factory.mktemp("finished")
+    handle = controller(runs).start(document("txt2img", "img2img", images=2))
+    assert handle.wait(60).state == RunState.COMPLETED
+    return handle.folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of that run."""
+    return shutil.copytree(finished, tmp_path / "runs" / finished.name)
+
+
+def changed(lines: Sequence[bytes], place: int, line: bytes) -> list[bytes]:
+    return [*lines[:place], line, *lines[place + 1 :]]
+
+
+def without_bytes(lines: Sequence[bytes], place: int) -> list[bytes]:
+    return changed(lines, place, lines[place][:60] + lines[place][63:])
+
+
+def garbage_in(lines: Sequence[bytes], place: int) -> list[bytes]:
+    middle = bytes(range(256)) + b'\n\n{"h":"' + b"0" * 36 + b'","e":{"x":1}}\n{"h":"{"h":"'
+    return [*lines[:place], middle, *lines[place:]]
+
+
+COSTLY: dict[str, Damage] = {
+    "the first byte": partial(flipped, at=0),
+    "the length": partial(flipped, at=12),
+    "the header": partial(flipped, at=20),
+    "the body": partial(flipped, at=90),
+    "the last byte": partial(flipped, at=-3),
+    "three bytes gone": without_bytes,
+    "the line gone": lambda lines, place: [*lines[:place], *lines[place + 1 :]],
+    "text instead": lambda lines, place: changed(lines, place, b"not a record\n"),
+}
+FREE: dict[str, Damage] = {
+    "the brace": partial(flipped, at=-2),
+    "the newline": partial(flipped, at=-1),
+    "no newline": lambda lines, place: changed(lines, place, lines[place][:-1]),
+    "another newline": lambda lines, place: changed(lines, place, lines[place][:-1] + b"\r\n"),
+    "twice": lambda lines, place: [*lines[: place + 1], *lines[place:]],
+    "swapped": lambda lines, place: [
+        *lines[: place - 1], lines[place], lines[place - 1], *lines[place + 1 :]
+    ],
+    "garbage before": garbage_in,
+    "garbage behind": lambda lines, place: garbage_in(lines, place + 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", COSTLY)
+def test_a_damaged_record_costs_what_only_it_said(run: Path, finished: Path, kind: str) -> None:
+    """All other records are told, StageStart and CallRequested anew, and no image is remade."""
+    lines = lines_of(run)
+    for place in range(1, len(lines) - 1):
+        (run / LOG).write_bytes(b"".join(COSTLY[kind](lines, place)))
+        found = check_salvaged(run)
+        assert (found.images, found.lost_files) == (4, ())
+        expected = told(lines)
+        lost = expected[place]
+        if lost["type"] not in ("StageStart", "CallRequested"):
+            expected.remove(lost)
+        if lost.get("trigger") == "start":
+            expected.pop()  # the end does not follow any more
+        assert told(lines_of(Path(found.folder))) == expected, lost["type"]
+        assert check_ends_the_same(found, finished) == []
+
+
+@pytest.mark.parametrize("kind", FREE)
+def test_what_does_not_touch_a_record_costs_nothing(run: Path, kind: str) -> None:
+    """Every record is told, in its order, wherever its line stands and however it ends."""
+    lines = lines_of(run)
+    for place in range(1, len(lines)):
+        (run / LOG).write_bytes(b"".join(FREE[kind](lines, place)))
+        if kind == "no newline" and place == len(lines) - 1:
+            with pytest.raises(SalvageRefusedError, match="resume repairs it"):
+                salvage(run)
+            continue
+        found = check_salvaged(run)
+        assert (found.lost_records, found.rebuilt, found.images) == (0, 0, 4)
+        assert told(lines_of(Path(found.folder))) == told(lines)
+
+
+def test_an_unwritten_sector_costs_the_records_it_lies_in(run: Path) -> None:
+    """Wherever 512 NUL bytes stand, each record that they do not touch is told."""
+    lines = lines_of(run)
+    data = b"".join(lines)
+    seen = set()
+    for start in range(len(lines[0]), len(data), 512):
+        zeros = bytes(len(data[start : start + 512]))
+        (run / LOG).write_bytes(data[:start] + zeros + data[start + 512 :])
+        try:
+            found = check_salvaged(run)
+        except SalvageRefusedError:
+            seen.add("torn")  # behind the last proved barrier a resume cuts it
+            continue
+        seen.add("corrupt")
+        offset, spared = 0, []
+        for line in lines:
+            if offset + len(line) <= start or offset >= start + 512:
+                spared.append(line)
+            offset += len(line)
+        new = told(lines_of(Path(found.folder)))
+        assert [one for one in told(spared) if one not in new and "trigger" not in one] == []
+    assert seen == {"torn", "corrupt"}
+
+
+def test_two_damaged_places_cost_an_image_only_if_both_its_records_are_hit(
+    run: Path, finished: Path
+) -> None:
+    """An image is told by its answer or its announcement; a resume makes exactly the others."""
+    lines = lines_of(run)
+    events = list(iterate(run))
+    for pair in combinations(range(1, len(lines)), 2):
+        (run / LOG).write_bytes(b"".join(lines))
+        spoil(run, *pair)
+        found = check_salvaged(run)
+        hit = [events[place] for place in pair]
+        asked = check_ends_the_same(found, finished)
+        both = {type(event) for event in hit} == {CallCompleted, StageImageProgress}
+        lost = [
+            (one.stage_id, one.image_index)
+            for one in hit
+            if isinstance(one, StageImageProgress) and both
+            and any(isinstance(two, CallCompleted) and one.artifact in two.artifacts for two in hit)
+        ]  # fmt: skip
+        assert (asked, found.images) == (lost, 4 - len(lost)), hit

@@ -1,0 +1,294 @@
+"""``salvage`` that breaks off leaves no half run; and the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from stagewright.events import LogWriteError, RunState
+from stagewright.events.storage import AppendFile, OsStorage, Part
+from stagewright.statemachine.run_folder import run_folders
+from stagewright.statemachine.verification import verify_run
+
+from .command_line import SCRIPT, run_json, stagewright, write_config
+from .faulty_storage import Deed, Fault, FaultyStorage, SimulatedCrash
+from .salvaging import LOG, check_salvaged, controller, lines_of, salvage, spoil, state_of
+from .simulated_disk import SimulatedDisk, Sync
+from .support import document, png
+
+
+class DiedHere(BaseException):
+    """Stands for the end of the process: nobody tidies up behind it."""
+
+
+class BreakingStorage(OsStorage):
+    """The real file system, until its nth deed that changes something: that one raises ``error``.
+
+    With DiedHere no deed after it is done either. ``deeds`` is how many there were.
+    """
+
+    def __init__(self, nth: int, error: BaseException) -> None:
+        self.deeds = 0
+        self._nth = nth
+        self._error = error
+
+    def count(self) -> None:
+        """One more deed is about to be done."""
+        self.deeds += 1
+        if self.deeds == self._nth or (
+            self.deeds > self._nth and isinstance(self._error, DiedHere)
+        ):
+            raise self._error
+
+    def make_folder(self, folder: Path, *, new: bool = False) -> None:
+        self.count()
+        super().make_folder(folder, new=new)
+
+    def write_file(self, path: Path, *parts: Part, durable: bool = True) -> None:
+        self.count()
+        super().write_file(path, *parts, durable=durable)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self.count()
+        super().rename(source, target)
+
+    def sync_folder(self, folder: Path) -> None:
+        self.count()
+        super().sync_folder(folder)
+
+    def remove_tree(self, folder: Path) -> None:
+        self.count()
+        super().remove_tree(folder)
+
+    def open_append(self, path: Path) -> AppendFile:
+        self.count()
+        return _BreakingFile(super().open_append(path), self)
+
+
+class _BreakingFile:
+    def __init__(self, file: AppendFile, storage: BreakingStorage) -> None:
+        self._file = file
+        self._storage = storage
+
+    def write(self, data: bytes) -> int:
+        self._storage.count()
+        return self._file.write(data[: max(1, len(data) // 2)])
+
+    def sync(self) -> None:
+        self._storage.count()
+        self._file.sync()
+
+    def truncate(self, size: int) -> None:
+        self._file.truncate(size)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A corrupt run of one image that was made from another."""
+    (tmp_path / "in.png").write_bytes(png(1))
+    config = document("img2img", input_image=str(tmp_path / "in.png"))
+    handle = controller(tmp_path / "runs").start(config)
+    assert handle.wait(60).state == RunState.COMPLETED
+    spoil(handle.folder, 4)
+    return handle.folder
+
+
+def deeds_of_a_salvage(run: Path) -> int:
+    """How many deeds a salvage takes that nothing disturbs."""
+    storage = BreakingStorage(sys.maxsize, DiedHere())
+    shutil.rmtree(salvage(run, storage).folder)
+    return storage.deeds
+
+
+def test_a_salvage_that_dies_leaves_no_run_or_a_whole_one(run: Path) -> None:
+    """Before every single deed: a folder without a log is no run, and the next try works."""
+    before, whole = state_of(run), 0
+    deeds = deeds_of_a_salvage(run)
+    assert deeds > 20
+    for nth in range(1, deeds + 1):
+        with pytest.raises(DiedHere):
+            salvage(run, BreakingStorage(nth, DiedHere()))
+        assert state_of(run) == before
+        for folder in run_folders(run.parent):
+            if folder != run:
+                assert verify_run(folder).sound
+                whole += 1
+        for folder in run.parent.iterdir():
+            if folder != run:
+                shutil.rmtree(folder)
+    assert whole == 1
+    check_salvaged(run)
+
+
+def test_a_disk_that_fails_is_said_and_nothing_is_left(run: Path) -> None:
+    """Whichever deed fails: LogWriteError with the cause, and no new folder."""
+    for nth in range(1, deeds_of_a_salvage(run) + 1):
+        with pytest.raises(LogWriteError, match="No space left"):
+            salvage(run, BreakingStorage(nth, OSError(28, "No space left on device")))
+        assert list(run.parent.iterdir()) == [run]
+
+
+def stands_after_power_loss(
+    run: Path, root: Path, fault: Fault, seed: int, ignored: frozenset[Sync] = frozenset()
+) -> bool:
+    """Whether all is well when the power fails at a deed of a salvage, or after its end."""
+    root.mkdir()
+    old = shutil.copytree(run, root / run.name)
+    before = [content for *_, content in state_of(old)]
+    disk, ended = SimulatedDisk(root, Random(seed), ignored=ignored), False
+    with contextlib.suppress(SimulatedCrash):
+        salvage(old, FaultyStorage(disk, fault))
+        ended = True
+    disk.lose_power()
+    assert [content for *_, content in state_of(old)] == before
+    new = [folder for folder in run_folders(root) if folder != old]
+    whole = [
+        verify_run(folder).finished is False
+        and verify_run(folder).sound
+        and (folder / f"{LOG}.corrupt").is_file()
+        and (folder / f"{LOG}.corrupt").read_bytes() == (old / LOG).read_bytes()
+        for folder in new
+    ]
+    shutil.rmtree(root)
+    return all(whole) and (not ended or len(new) == 1)
+
+
+def faults(run: Path) -> list[Fault]:
+    """The end of the process before and after each of its operations, and none at all."""
+    return [
+        Fault(at=at, deed=deed)
+        for deed in (Deed.DIE_BEFORE, Deed.DIE_WITHIN)
+        for at in range(1, deeds_of_a_salvage(run) + 2)
+    ]
+
+
+def test_a_power_loss_leaves_no_run_or_a_whole_one(run: Path, tmp_path: Path) -> None:
+    """At every operation, whatever of the unsynced is lost: files are durable before the log."""
+    for fault in faults(run):
+        for seed in range(2):
+            assert stands_after_power_loss(run, tmp_path / "disk", fault, seed), (fault, seed)
+
+
+@pytest.mark.parametrize("ignored", [Sync.LOG, Sync.FOLDER])
+def test_without_a_sync_a_power_loss_takes_what_was_salvaged(
+    run: Path, tmp_path: Path, ignored: Sync
+) -> None:
+    """The test above can fail: without syncs of files, or of folders, it does."""
+    assert not all(
+        stands_after_power_loss(run, tmp_path / "disk", fault, seed, frozenset({ignored}))
+        for fault in faults(run)
+        for seed in range(2)
+    )
+
+
+@pytest.fixture
+def corrupt(tmp_path: Path) -> Path:
+    """A corrupt run of two images in a folder that commands are called in."""
+    folder: Path = tmp_path / "runs" / run_json(write_config(tmp_path))["run_id"]
+    spoil(folder, 6)
+    return folder
+
+
+def test_the_command_makes_a_run_that_can_be_verified_resumed_and_shown(corrupt: Path) -> None:
+    """One corrupt record in the middle: nothing is lost, and the old folder stays as it is."""
+    folder, before = corrupt.parent.parent, state_of(corrupt)
+    done = stagewright("salvage", corrupt.name[:30], "--json", folder=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    found: dict[str, Any] = json.loads(done.stdout)
+    new = folder / "runs" / found["run_id"]
+    assert (found["salvaged_from"], found["corrupt_at"]) == (
+        corrupt.name, len(b"".join(lines_of(corrupt)[:6])),
+    )  # fmt: skip
+    assert (found["records"], found["rebuilt"], found["known_records"]) == (10, 1, 12)
+    assert found["images"] == 2
+    assert [one["what"] for one in found["left_out"]] == [
+        "places without a sound record", "seals of the old log",
+    ]  # fmt: skip
+    assert stagewright("verify", "last", folder=folder).returncode == 1
+    assert stagewright("resume", found["run_id"], folder=folder).returncode == 0
+    assert stagewright("verify", "last", folder=folder).returncode == 0
+    for image in sorted(new.glob("images/*/*.png")):
+        shown = stagewright("show", image, "--json", folder=folder)
+        assert json.loads(shown.stdout)["run_id"] == found["run_id"], shown.stderr
+    assert state_of(corrupt) == before
+
+
+def test_the_command_says_what_is_copied_and_what_is_not(corrupt: Path) -> None:
+    """In a few lines: records and images, damage, lost files, and what a resume would do."""
+    next((corrupt / "images" / "00-txt2img").glob("00001-*")).unlink()
+    done = stagewright("salvage", "last", folder=corrupt.parent.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    for words in (
+        f"salvaged from {corrupt.name}",
+        "8 of 12 records and 1 image is copied; the old log is in events.jsonl.corrupt",
+        "lost: 1 record",
+        "left out: places without a sound record: 1, ",
+        "not copied: images/00-txt2img/00001-43.png: it is missing",
+        "would make 1 images that are not finished, seal the log",
+    ):
+        assert words in done.stdout
+
+
+def test_a_run_elsewhere_gets_its_new_one_beside_it(corrupt: Path, tmp_path: Path) -> None:
+    """RUN may be a path; only a --runs that the user gives is another place."""
+    away = tmp_path / "away"
+    away.mkdir()
+    assert stagewright("salvage", corrupt, folder=away).returncode == 0
+    assert len(list(run_folders(corrupt.parent))) == 2
+    assert stagewright("salvage", corrupt, "--runs", "here", folder=away).returncode == 0
+    assert len(list(run_folders(away / "here"))) == 1
+
+
+def test_the_command_refuses_in_one_line(corrupt: Path) -> None:
+    """Exit 4 where the plan is lost, 2 where nothing is corrupt or there is no such run."""
+    folder = corrupt.parent.parent
+    spoil(corrupt, 0)
+    lost = stagewright("salvage", "last", folder=folder)
+    (corrupt / LOG).write_bytes(b"".join(lines_of(corrupt)))
+    none = stagewright("salvage", "nothing", folder=folder)
+    spoil(corrupt, 0, 6)  # both bits turned back
+    sound = stagewright("salvage", "last", "--json", folder=folder)
+    assert [done.returncode for done in (lost, none, sound)] == [4, 2, 2]
+    for done in (lost, none, sound):
+        assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+    assert str(Path("images")) in lost.stderr
+    assert list(run_folders(corrupt.parent)) == [corrupt]
+
+
+def test_an_image_whose_answer_is_lost_can_be_shown(tmp_path: Path) -> None:
+    """Its announcement is there, and says which stage and image of the run it is."""
+    spoil(tmp_path / "runs" / run_json(write_config(tmp_path))["run_id"], 4)
+    done = stagewright("salvage", "last", "--json", folder=tmp_path)
+    found = json.loads(done.stdout)
+    (image,) = Path(tmp_path / found["folder"]).glob("images/00-txt2img/00000-*")
+    shown = stagewright("show", image, "--json", folder=tmp_path)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert json.loads(shown.stdout)["image_index"] == 0
+
+
+@pytest.mark.skipif(
+    shutil.which("strace") is None, reason="needs strace, to make a file unreadable"
+)
+def test_an_image_that_cannot_be_read_is_said_and_left_out(corrupt: Path) -> None:
+    """The old run keeps it; the new one makes it again."""
+    image = next((corrupt / "images" / "00-txt2img").glob("00001-*"))
+    command = ["strace", "-f", "-qq", "-o", corrupt.parent.parent / "trace", "-P", image,
+               "-e", "trace=openat", "-e", "inject=openat:error=EACCES"]  # fmt: skip
+    done = subprocess.run(
+        [*map(str, command), str(SCRIPT), "salvage", corrupt, "--json"],
+        cwd=corrupt.parent.parent, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    (flaw,) = json.loads(done.stdout)["lost_files"]
+    assert flaw["what"] == "it cannot be read: Permission denied"
+    assert json.loads(done.stdout)["images"] == 1

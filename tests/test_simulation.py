@@ -1,0 +1,228 @@
+"""The whole runner, simulated from seeds: nothing is lost, and each barrier is needed for that."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from random import Random
+
+import filelock
+import pytest
+from stagewright.events import LogWriteError
+from stagewright.events.folding import Fold
+from stagewright.events.model import CallRequested
+from stagewright.events.reading import read_log
+from stagewright.statemachine import PipelineController, damage
+from stagewright.statemachine.plan import StageExecutionPlan
+from stagewright.statemachine.verification import FileChecker, FileState, WrongFile
+
+from .faulty_storage import Deed, Fault, FaultyStorage, SimulatedCrash
+from .simulate import command_for, main, survey
+from .simulated_backend import Happening, Server, SimulatedBackend
+from .simulated_checks import Violation, check_end, check_facts, expected_sources
+from .simulated_disk import Sync
+from .simulated_life import READER, Life, new_world
+from .simulated_world import same_machine_everywhere
+from .simulation import simulate
+from .support import document
+
+_SEEDS = 1500
+_CHUNK = 50
+_PATIENCE = 400
+"""So many seeds at most until the lack of a barrier must have shown."""
+_ROOT = Path(__file__).parents[1]
+TakeOut = Callable[[pytest.MonkeyPatch], Iterable[Sync]]
+
+
+@pytest.mark.parametrize("first", range(0, _SEEDS, _CHUNK))
+def test_nothing_is_lost_in_any_simulated_run(first: int) -> None:
+    """Whatever befalls processes and disks, each run keeps every promise and ends complete."""
+    _, broken = survey(first, _CHUNK)
+    assert not broken, "\n".join(f"{what}: {command_for(seed)}" for seed, what in broken)
+
+
+@pytest.mark.parametrize("deed", [Deed.DIE_BEFORE, Deed.FAIL])
+@pytest.mark.parametrize("second", [None, Fault(at=5, deed=Deed.DIE_BEFORE)], ids=["end", "die"])
+def test_a_power_loss_takes_nothing_from_a_resume_wherever_the_process_before_it_ended(
+    deed: Deed, second: Fault | None, tmp_path: Path
+) -> None:
+    """What a resume records stays, whatever the process before it had no time to sync."""
+    lost = []
+    for at in itertools.count(1):
+        for chance in range(4):
+            first = Fault(at=at, deed=deed)
+            with same_machine_everywhere():
+                met_at, what = _resume_and_lose_power(tmp_path / f"{at}-{chance}", first, second)
+            lost += [f"{deed} at {at} ({met_at}): {what}"] if what else []
+        if not met_at:
+            break
+    assert at > 30
+    assert not lost, "\n".join(lost)
+
+
+def _resume_and_lose_power(root: Path, first: Fault, second: Fault | None) -> tuple[str, str]:
+    """A process ends early, another goes on with its run, the power is lost, a third ends it.
+
+    At which operation the first one ended, and what was lost.
+    """
+    root.mkdir()
+    world = new_world(root, Random(root.name), document("txt2img", "upscale"))
+    storage = FaultyStorage(world.disk, first)
+    for one in (storage, FaultyStorage(world.disk, second)):
+        with contextlib.suppress(SimulatedCrash, LogWriteError):
+            Life(world, one, {}).live()
+        if (folder := world.run_folder()) is not None:
+            check_facts(folder, world.history, power_lost=False)
+    sent = sum(world.server.received.values())
+    world.disk.lose_power()
+    try:
+        if (folder := world.run_folder()) is None:
+            return storage.met_at, "the whole run is gone" if world.history.durable else ""
+        check_facts(folder, world.history, power_lost=True)
+        Life(world, FaultyStorage(world.disk), {}).live()
+        check_end(folder, *check_facts(folder, world.history, power_lost=False))
+    except Violation as violation:
+        return storage.met_at, str(violation)
+    again = second is None and sum(world.server.received.values()) > sent
+    return storage.met_at, "finished images are made again" if again else ""
+
+
+def test_the_simulation_meets_with_everything_that_can_happen() -> None:
+    """A few hundred seeds see every way to die, to fail and to be cancelled."""
+    counts, _ = survey(_SEEDS, 300)
+    expected = {
+        *(happening.name.lower() for happening in Happening),
+        *(f"disk: {deed}" for deed in Deed),
+        *("kills", "power losses", "files spoilt", "torn tails", "requests"),
+    }
+    assert {name for name in expected if counts[name] < 5} == set()
+
+
+def test_a_seed_always_gives_the_same_run() -> None:
+    """Everything that happens follows from the seed."""
+    for seed in range(10):
+        told: list[list[str]] = [[], []]
+        for lines in told:
+            simulate(seed, tell=lines.append)
+        assert told[0] == told[1]
+        assert len(told[0]) > 20
+
+
+def test_an_uninterrupted_run_makes_the_images_that_the_simulation_expects(
+    tmp_path: Path,
+) -> None:
+    """What every simulated run is compared with is what a plain run on a plain disk makes."""
+    backend = SimulatedBackend(Server(), {}, lambda _: None)
+    controller = PipelineController(backend=backend, runs=tmp_path, inputs=READER)
+    stages = ("txt2img", "img2img", "upscale", "adetailer")
+    handle = controller.start(document(*stages, images=3))
+    handle.wait(30)
+    fold = Fold()
+    timeline = read_log(handle.folder, fold.apply_all)
+    check_end(handle.folder, fold, timeline)
+    assert len(expected_sources(fold, StageExecutionPlan.from_document(fold.plan))) == 12
+
+
+class _OnlyLooks(FileChecker):
+    """Takes every file that is there for the one that was recorded."""
+
+    def check(self, path: str, digest: str) -> WrongFile | None:
+        found = super().check(path, digest)
+        return None if found is not None and found.state is FileState.ALTERED else found
+
+
+def _requests_unsynced(patch: pytest.MonkeyPatch) -> Iterable[Sync]:
+    patch.setattr(CallRequested, "barrier", False)
+    return ()
+
+
+def _digests_unchecked(patch: pytest.MonkeyPatch) -> Iterable[Sync]:
+    patch.setattr(damage, "FileChecker", _OnlyLooks)
+    return ()
+
+
+def _lock_for_all(patch: pytest.MonkeyPatch) -> Iterable[Sync]:
+    patch.setattr(filelock, "lock_descriptor", lambda *_, **_how: True)
+    return ()
+
+
+@pytest.mark.parametrize(
+    ("take_out", "shown"),
+    [
+        pytest.param(_requests_unsynced, "the log knows nothing of it", id="append-before-send"),
+        pytest.param(lambda _: {Sync.LOG}, "durably; the log has|knows nothing", id="log-sync"),
+        pytest.param(lambda _: {Sync.FILE}, "its bytes are others", id="sync-before-rename"),
+        pytest.param(lambda _: {Sync.FOLDER}, "not there|run is gone|no run knows", id="folder"),
+        pytest.param(_digests_unchecked, "verify|sends another source", id="digest-at-resume"),
+        pytest.param(_lock_for_all, "corrupt|sent 2 times|the log has", id="lock"),
+    ],
+)
+def test_without_any_one_barrier_the_simulation_finds_the_loss(
+    take_out: TakeOut,
+    shown: str,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """A seed that keeps every promise breaks one as soon as the barrier is taken out."""
+    seed, what = _first_loss(take_out, monkeypatch)
+    record_property("seed", seed)
+    record_property("loss", what)
+    assert re.search(shown, what), f"seed {seed}: {what} ({command_for(seed)})"
+
+
+def _first_loss(take_out: TakeOut, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
+    for seed in range(_PATIENCE):
+        with monkeypatch.context() as patch:
+            ignored = frozenset(take_out(patch))
+            try:
+                simulate(seed, ignored=ignored)
+                continue
+            except Violation as violation:
+                what = str(violation)
+        try:
+            simulate(seed)
+        except Violation:
+            continue  # lost with the barrier, too: it proves nothing of it
+        return seed, what
+    raise AssertionError(f"nothing was lost in {_PATIENCE} seeds without the barrier")
+
+
+def test_the_command_shows_a_failing_seed_and_how_to_run_it_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of many seeds it prints those that fail, with the command that shows each one whole."""
+    assert main(["--runs", "60", "--processes", "1", "--without", "folder"]) == 1
+    told = capsys.readouterr().out
+    found = re.search(r"^seed (\d+): (.+)\n  again: (.+)$", told, re.MULTILINE)
+    assert found, told
+    seed, what, command = found.groups()
+    assert command == f"python -m tests.simulate --seed {seed} --without folder"
+    again = _command(*command.split()[1:])
+    assert again.returncode == 1, again.stderr
+    assert f"seed {seed}: {what}" in again.stdout
+    assert "power loss" in again.stdout
+
+
+def test_the_command_runs_many_seeds_on_all_cores() -> None:
+    """Seeds are spread over processes, and what happened in all of them is counted."""
+    done = _command("-m", "tests.simulate", "--start", "40", "--runs", "60", "--processes", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "60 runs in" in done.stdout
+    assert "0 broken promises" in done.stdout
+    assert re.search(r"\d+ kills", done.stdout)
+
+
+def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
