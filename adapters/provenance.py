@@ -14,7 +14,15 @@ import msgspec
 from ..events.errors import ImageAlteredError, RunNotFoundError
 from ..events.file_log import LOG_NAME
 from ..events.folding import recorded_stages
-from ..events.model import Artifact, BackendDescription, CallCompleted, CallRequested, RunOpened
+from ..events.model import (
+    Artifact,
+    BackendDescription,
+    CallCompleted,
+    CallRequested,
+    RunOpened,
+    StageEvent,
+    StageImageProgress,
+)
 from ..events.reading import iterate, log_path
 from ..statemachine.loading import read_bounded
 from ..statemachine.png import read_stamp, source_of
@@ -93,37 +101,66 @@ def _search(
 ) -> ImageProvenance | None:
     if not _mentions(log_path(folder), source_digest):
         return None
-    opened: RunOpened | None = None
-    requests: dict[str, CallRequested] = {}
-    found: tuple[CallCompleted, Artifact, CallRequested] | None = None
+    trail = _Trail(digest, source_digest, stamp)
     for event in iterate(folder):
-        if isinstance(event, RunOpened):
-            opened = event
-        elif isinstance(event, CallRequested):
-            requests[event.call_id] = event
-        elif isinstance(event, CallCompleted):
-            request = requests.pop(event.call_id, None)
-            for artifact in event.artifacts if request is not None else ():
-                if _fits(artifact, event.call_id, digest, source_digest, stamp):
-                    assert request is not None
-                    found = (event, artifact, request)
-    if found is None or opened is None:
+        trail.take(event)
+    if trail.found is None or trail.opened is None:
         return None
-    return _provenance(folder, image, opened, *found, exact=found[1].sha256 == digest)
+    exact = trail.found[1].sha256 == digest
+    return _provenance(folder, image, trail.opened, *trail.found, exact=exact)
 
 
-def _fits(
-    artifact: Artifact,
-    call_id: str,
-    digest: str,
-    source_digest: str,
-    stamp: Mapping[str, Any] | None,
-) -> bool:
-    """Equal sources may stand for several stages (nothing was detected, say): the chunk tells."""
-    if artifact.sha256 == digest:
-        return True
-    named = stamp.get("call_id") if stamp else None
-    return artifact.source_sha256 == source_digest and named in (None, call_id)
+class _Trail:
+    """Looks through the events of a run for the last that vouches for an image."""
+
+    def __init__(self, digest: str, source_digest: str, stamp: Mapping[str, Any] | None) -> None:
+        self._digest = digest
+        self._source_digest = source_digest
+        self._stamp = stamp
+        self._calls: dict[str, CallRequested] = {}
+        self._asked: dict[tuple[str, int], CallRequested] = {}
+        self.opened: RunOpened | None = None
+        self.found: tuple[CallCompleted, Artifact, CallRequested] | None = None
+
+    def take(self, event: StageEvent) -> None:
+        """Take one more event into account."""
+        match event:
+            case RunOpened():
+                self.opened = event
+            case CallRequested():
+                self._calls[event.call_id] = event
+                self._asked[event.stage_id, event.image_index] = event
+            case CallCompleted():
+                request = self._calls.pop(event.call_id, None)
+                for artifact in event.artifacts:
+                    if request is not None and self._fits(artifact, event.call_id):
+                        self.found = (event, artifact, request)
+            case StageImageProgress() if self.found is None:
+                # In a salvaged log it may be all that is left of the answer.
+                request = self._asked.get((event.stage_id, event.image_index))
+                if request is not None and self._fits(event.artifact, request.call_id):
+                    self.found = (_answer_of(event, request), event.artifact, request)
+
+    def _fits(self, artifact: Artifact, call_id: str) -> bool:
+        """Equal sources may stand for several stages (nothing was detected): the chunk tells."""
+        if artifact.sha256 == self._digest:
+            return True
+        named = self._stamp.get("call_id") if self._stamp else None
+        return artifact.source_sha256 == self._source_digest and named in (None, call_id)
+
+
+def _answer_of(event: StageImageProgress, request: CallRequested) -> CallCompleted:
+    """An answer as far as the announcement of its image tells of it."""
+    return CallCompleted(
+        run_id=event.run_id,
+        seq=event.seq,
+        ts=event.ts,
+        call_id=request.call_id,
+        endpoint="",
+        artifacts=(event.artifact,),
+        info={},
+        duration_ms=0.0,
+    )
 
 
 def _mentions(log: Path, digest: str) -> bool:

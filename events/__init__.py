@@ -10,6 +10,7 @@ from .lazy import lazy_names
 if TYPE_CHECKING:
     from . import signals as signals
     from .errors import EventLogError as EventLogError
+    from .errors import ImageAlteredError as ImageAlteredError
     from .errors import LogCorruptError as LogCorruptError
     from .errors import LogLockedError as LogLockedError
     from .errors import LogWriteError as LogWriteError
@@ -62,7 +63,8 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "errors": [
-            "EventLogError", "LogCorruptError", "LogLockedError", "LogWriteError",
+            "EventLogError", "ImageAlteredError", "LogCorruptError", "LogLockedError",
+            "LogWriteError",
             "RunNotFoundError", "SequenceError", "StagewrightError",
         ],
         "file_log": ["FileEventLog"],

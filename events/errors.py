@@ -6,8 +6,10 @@
     |-- EventLogError             something about a log; names the file
     |   |-- LogWriteError         a record or an image could not be made durable
     |   |-- LogCorruptError       a record fails its check; names offset and sequence number
+    |   |   `-- PlanLostError     RunOpened itself does: nothing can be salvaged
     |   |-- LogLockedError        another process writes this run; names the holder
     |   `-- SequenceError         an event with a doubled, gapped or foreign sequence number
+    |-- SalvageRefusedError       (ValueError) a run whose log is not corrupt
     |-- RunNotFoundError          no such run, or a prefix that fits several
     |-- ImageAlteredError         a recorded image is not what was recorded
     |-- InvalidTransitionError    a trigger that the lifecycle refuses in its state

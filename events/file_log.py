@@ -17,7 +17,7 @@ from .lock import LOCK_WAIT_S, RunLock
 from .log import check_follows, encode_checked
 from .model import Durability, RunOpened, StageEvent
 from .scan import LogScan, TornTail
-from .storage import AppendFile, OsStorage, Storage
+from .storage import PART_SUFFIX, AppendFile, OsStorage, Storage
 from .timeline import FileTimeline
 
 LOG_NAME = "events.jsonl"
@@ -155,9 +155,16 @@ class FileEventLog:
             raise
 
     def begin_epoch(self, epoch: int, durability: Durability) -> None:
-        """Say in the lock file which epoch is written from here on, and sync as told."""
+        """Say in the lock file which epoch is written from here on, and sync as told.
+
+        What a process that died wrote and did not sync is made durable, before anything is
+        built upon it, and its temporary files are removed. Raises OSError.
+        """
         self._lock.note_epoch(epoch)
         self.durability = durability
+        for left in self.path.parent.glob(f".{self.path.name}*{PART_SUFFIX}"):
+            self._storage.remove(left, durable=False)
+        self._storage.sync_folder(self.path.parent)
 
     @property
     def run_id(self) -> str:

@@ -153,9 +153,15 @@ class OsStorage:
         while not missing[-1].exists() and missing[-1].parent != missing[-1]:
             missing.append(missing[-1].parent)
         for path in reversed(missing):
-            if not path.exists():
+            known = path.exists()
+            if not known:
                 path.mkdir(exist_ok=True)
+            try:
+                # Also where it was there: whoever made it may have died before this.
                 self.sync_folder(path.parent)
+            except PermissionError:
+                if not known:
+                    raise
         if not folder.is_dir():
             raise NotADirectoryError(20, "Not a directory", str(folder))
 

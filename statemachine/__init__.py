@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .errors import InvalidTransitionError as InvalidTransitionError
     from .errors import MissingImagesError as MissingImagesError
     from .errors import PreflightError as PreflightError
+    from .errors import ResumeRefusedError as ResumeRefusedError
     from .errors import StageConflictError as StageConflictError
     from .lifecycle import RunLifecycle as RunLifecycle
     from .loading import load_config as load_config
@@ -53,7 +54,7 @@ __getattr__, __dir__, __all__ = lazy_names(
             "BackendAnswerError", "BackendError", "ConfigurationError", "ControllerBusyError",
             "GenerationCancelled", "GenerationInterrupted", "InputImageError",
             "InvalidStagePlanError", "InvalidTransitionError", "MissingImagesError",
-            "PreflightError", "StageConflictError",
+            "PreflightError", "ResumeRefusedError", "StageConflictError",
         ],
         "lifecycle": ["RunLifecycle"],
         "loading": ["load_config"],

@@ -58,6 +58,7 @@ def _made_from(
 ) -> dict[str, dict[int, str]]:
     """By stage and index, the sources of images whose sources may be others by now."""
     suspects = set().union(*(one.replaced for one in fold.stages.values()))
+    suspects.update(_without_source(plan, fold))
     for stage in plan.stages if lost else ():
         # The whole request is repeated, and its other images may come out different too.
         for span in request_spans(stage, plan.total_images):
@@ -68,6 +69,19 @@ def _made_from(
     stages = {stage.stage_id: stage for stage in plan.stages}
     derived = {one for one in stages if stages[one].input_source in stages}
     return _sources(timeline, derived, suspects)
+
+
+def _without_source(plan: StageExecutionPlan, fold: Fold) -> Iterator[int]:
+    """The indexes of finished images whose source is not finished; a salvaged log has such."""
+    for stage in plan.stages:
+        here, source = fold.stages.get(stage.stage_id), fold.stages.get(stage.input_source)
+        if here is None or stage.input_source in ("prompt", "file"):
+            continue
+        yield from (
+            index
+            for index, _ in here.finished.items()
+            if source is None or source.finished.get(index) is None
+        )
 
 
 def _sources(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -124,8 +125,9 @@ class ReopenedRun:
                 lifecycle.reset(self._damage_in_words())
             if self.folder.cancel_order() is not None:
                 self.folder.forget_cancel_order()
-            self._record_resumed(journal, backend)
+            # Once RunResumed has told that they are lost, nobody looks at these files again.
             self._set_aside()
+            self._record_resumed(journal, backend)
         except OSError as error:
             path = self.folder.path
             raise LogWriteError(f"the run cannot be resumed: {error}", path=path) from error
@@ -171,7 +173,7 @@ class ReopenedRun:
         for path in self._damage.altered:
             file = _first_link(self.folder.path, path) or self.folder.locate(path)
             if file.is_symlink() or file.exists():
-                storage.rename(file, file.with_name(f"{file.name}.altered-{self.epoch}"))
+                storage.rename(file, _free_name(file, f"altered-{self.epoch}"))
                 storage.sync_folder(file.parent)
 
     def _damage_in_words(self) -> str:
@@ -228,9 +230,9 @@ def _recorded_plan(fold: Fold) -> StageExecutionPlan:
     """The recorded plan, if this version would do all of it. Raises ResumeRefusedError."""
     try:
         plan = StageExecutionPlan.from_document(fold.plan)
-    except msgspec.ValidationError as error:
+        unknown = _lost_in(fold.plan, json_values(plan), "")
+    except (msgspec.ValidationError, OverflowError, RecursionError) as error:
         raise _not_understood(str(error)) from error
-    unknown = _lost_in(fold.plan, json_values(plan), "")
     if unknown is not None:
         raise _not_understood(f"{unknown} means nothing to it")
     return plan
@@ -268,6 +270,12 @@ def _record_repair(journal: RunJournal, cut: RepairedTail) -> None:
             **at, offset=cut.offset, bytes=cut.bytes, sha256=cut.sha256, copied_to=cut.copied_to
         )
     )
+
+
+def _free_name(file: Path, suffix: str) -> Path:
+    """A name that nothing bears: a process that died may have used the first one."""
+    names = (f"{file.name}.{suffix}{f'-{place}' if place else ''}" for place in count())
+    return next(path for path in map(file.with_name, names) if not os.path.lexists(path))
 
 
 def _first_link(folder: Path, path: str) -> Path | None:

@@ -18,7 +18,8 @@ ROOMS = ("events", "statemachine", "adapters")
 EVENTS = [
     "Artifact", "BackendDescription", "CallCompleted", "CallFailed", "CallRequested",
     "CancelMode", "CancelRequested", "Durability", "EVENT_TYPES", "ErrorDetail", "EventLog",
-    "EventLogError", "EventRecorder", "FileEventLog", "FinishedImage", "InputRecord",
+    "EventLogError", "EventRecorder", "FileEventLog", "FinishedImage",
+    "ImageAlteredError", "InputRecord",
     "LifecycleChanged", "LogCorruptError", "LogLockedError", "LogRepaired", "LogWriteError",
     "MemoryEventLog", "MissingImage", "Outcome", "PipelineRunResult", "RunNotFoundError",
     "RunOpened", "RunResumed", "RunSealed", "RunState", "SequenceError", "StageEnd",

@@ -91,6 +91,7 @@ class WebUIBackend:
         self._inputs = inputs
         self._features = features
         self._turn = threading.Lock()
+        self._stopped: set[str] = set()
         self._lost = {call_id: kind is StageType.UPSCALE for call_id, kind in unsettled.items()}
 
     @property
@@ -152,6 +153,7 @@ class WebUIBackend:
     ) -> GenerateAnswer:
         features = self._known_features()
         varied = self._settle(request, cancel) or request.interrupted
+        varied = varied or not self._stopped.isdisjoint(request.unanswered)
         for filler in cache_fillers(request) if varied else ():
             self._send(filler, request, cancel, on_step=_tell_nobody)
         payload = payload_of(request, features, varied=varied)
@@ -276,6 +278,9 @@ class WebUIBackend:
             return False
         tasks = [call_id for call_id, extras in lost.items() if not extras]
         interrupted = settle(self._server, tasks, extras=any(lost.values()), cancel=cancel)
+        if interrupted:
+            # Whichever of them it was, another request's turn may come later.
+            self._stopped.update(lost)
         self._lost.clear()
         return interrupted
 

@@ -30,6 +30,7 @@ _VARIATIONS = (0.0005, 0.0001, 0.00002, 0.000004, 0.0000008)
 """Added to the factor after an interrupt: below 0.001, and enough for another cache key."""
 _MOST_CACHED = 10
 """The most upscaled images that a WebUI can be set to keep."""
+_SECOND_RETRY = 2
 _TINY_PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000008000000080800000000e164e1570000000e494441"
     "5478da6368800206ca18008084200110e86a170000000049454e44ae426082"
@@ -131,7 +132,7 @@ def _upscale(request: GenerateRequest, config: UpscaleConfig, *, varied: bool) -
     image = request.inputs[0]
     return (
         {"image": encoded_image(image), "upscaler_1": config.upscaler}
-        | _upscale_size(config, image, varied=varied)
+        | _upscale_size(config, image, request.attempt if varied else None)
         | _set(
             upscaler_2=config.upscaler_2,
             extras_upscaler_2_visibility=config.upscaler_2_visibility,
@@ -143,30 +144,30 @@ def _upscale(request: GenerateRequest, config: UpscaleConfig, *, varied: bool) -
     )
 
 
-def _upscale_size(config: UpscaleConfig, image: SourceImage, *, varied: bool) -> Body:
-    """By a factor (mode 0) or to a size (mode 1)."""
+def _upscale_size(config: UpscaleConfig, image: SourceImage, varied: int | None) -> Body:
+    """By a factor (mode 0) or to a size (mode 1); ``varied`` is the attempt, if it must be."""
     if not (config.width and config.height):
         factor = config.factor or 1.0
         return {
             "resize_mode": 0,
-            "upscaling_resize": _varied(factor, image) if varied else factor,
+            "upscaling_resize": factor if varied is None else _varied(factor, image, varied),
         }
     body = {
         "resize_mode": 1,
         "upscaling_resize_w": config.width,
         "upscaling_resize_h": config.height,
     } | _set(upscaling_crop=config.crop)
-    if varied and not _crops(config, image):
+    if varied is not None and not _crops(config, image):
         # Nothing is cut off then, so that only the cache's key changes with this.
         body["upscaling_crop"] = config.crop is False
     return body
 
 
-def _varied(factor: float, image: SourceImage) -> float:
-    """A factor that is larger by a hair and comes to the same size."""
+def _varied(factor: float, image: SourceImage, attempt: int) -> float:
+    """A factor that is larger by a hair, another in each attempt, that comes to the same size."""
     size = floor_to_grid((image.width * factor, image.height * factor))
     for more in _VARIATIONS:
-        varied = factor + more
+        varied = factor + more / (1 + attempt % _MOST_CACHED)
         if floor_to_grid((image.width * varied, image.height * varied)) == size:
             return varied
     return factor
@@ -181,12 +182,13 @@ def _crops(config: UpscaleConfig, image: SourceImage) -> bool:
 def cache_fillers(request: GenerateRequest) -> list[Payload]:
     """Upscales of next to nothing that push an interrupted one out of the server's cache.
 
-    Empty where ``varied`` is enough; a size to which something is cut off has no other key.
+    Empty where ``varied`` is enough: a size to which something is cut off has no other key, one
+    to which nothing is has one, which an earlier attempt may have used.
     """
     config = request.config
     if not (isinstance(config, UpscaleConfig) and config.width and config.height):
         return []
-    if not _crops(config, request.inputs[0]):
+    if request.attempt < _SECOND_RETRY and not _crops(config, request.inputs[0]):
         return []
     image = msgspec.Raw(b'"' + pybase64.b64encode(_TINY_PNG) + b'"')
     body: Body = {"image": image, "upscaler_1": "Lanczos", "resize_mode": 0}

@@ -54,6 +54,9 @@ class _Settling:
             over = not tells and not _any_open(self._server, self._tasks)
         else:
             self._watch.note(look)
+            # An upscale is no task that could be asked for; what the server says of its last
+            # job tells whether somebody stopped it after our process had died.
+            self.interrupted |= self._extras and look.interrupted
             self._idle_looks = self._idle_looks + 1 if look.idle else 0
             over = self._is_over(look)
         if over or (look is not None and look.idle):

@@ -104,6 +104,7 @@ def second_epoch(path: Path, clock: TickingClock) -> None:
     state = Fold()
     log = FileEventLog.open(path, observe=state.apply_all)
     cut = log.repair("events.torn-1")
+    assert cut is not None
     journal = RunJournal(log, state, epoch=1, clock=clock)
     journal.record(
         lambda at: LogRepaired(
