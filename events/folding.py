@@ -56,6 +56,8 @@ class StageFold:
         """By first image index, the calls since the last that gave an image that may go on."""
         self.interrupted: set[int] = set()
         """First image indexes of which one of those calls was told to stop, or may have been."""
+        self.adrift: set[int] = set()
+        """First image indexes whose last call failed without an end that anybody knows."""
 
     def fall(self, index: int) -> None:
         """An image that was finished is so no more, and the stage is not over."""
@@ -185,6 +187,9 @@ class Fold:
             stage.attempts.set(event.image_index, event.attempt + 1)
             calls = stage.unsettled.get(event.image_index, ())
             stage.unsettled[event.image_index] = (*calls, event.call_id)
+            # A backend that goes on to another image may have had to stop them first.
+            stage.interrupted |= stage.adrift - {event.image_index}
+            stage.adrift.clear()
 
     def _call_completed(self, event: CallCompleted) -> None:
         request = self._pending.pop(event.call_id, None)
@@ -217,7 +222,9 @@ class Fold:
             stage.interrupted.add(request.image_index)
         elif len(calls) == 1:
             stage.interrupted.discard(request.image_index)
-        if event.settled is True:
+        if event.settled is not True:
+            stage.adrift.add(request.image_index)
+        else:
             stage.unsettled[request.image_index] = tuple(
                 one for one in calls if one != event.call_id
             )

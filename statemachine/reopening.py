@@ -172,7 +172,7 @@ class ReopenedRun:
         storage = self.folder.storage
         for path in self._damage.altered:
             file = _first_link(self.folder.path, path) or self.folder.locate(path)
-            if file.is_symlink() or file.exists():
+            if _is_there(file):
                 storage.rename(file, _free_name(file, f"altered-{self.epoch}"))
                 storage.sync_folder(file.parent)
 
@@ -275,7 +275,11 @@ def _record_repair(journal: RunJournal, cut: RepairedTail) -> None:
 def _free_name(file: Path, suffix: str) -> Path:
     """A name that nothing bears: a process that died may have used the first one."""
     names = (f"{file.name}.{suffix}{f'-{place}' if place else ''}" for place in count())
-    return next(path for path in map(file.with_name, names) if not os.path.lexists(path))
+    return next(path for path in map(file.with_name, names) if not _is_there(path))
+
+
+def _is_there(path: Path) -> bool:
+    return path.is_symlink() or path.exists()
 
 
 def _first_link(folder: Path, path: str) -> Path | None:

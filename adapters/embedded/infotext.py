@@ -161,8 +161,11 @@ def _pass_parameters(one: AdetailerPass, ordinal: str) -> Fields:
 
 def _upscale_parameters(config: UpscaleConfig) -> Fields:
     sized = config.width and config.height
+    # Three decimals: a client that makes a factor larger by a hair, to get past the cache of
+    # upscales, gets the very image that it would have got at once.
+    factor = None if config.factor is None else round(config.factor, 3)
     return {
-        "Postprocess upscale by": None if sized else config.factor,
+        "Postprocess upscale by": None if sized else factor,
         "Postprocess upscale to": f"{config.width}x{config.height}" if sized else None,
         "Postprocess upscaler": config.upscaler,
         "Postprocess upscaler 2": config.upscaler_2,
