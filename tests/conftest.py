@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -50,7 +51,7 @@ def counts(
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what was counted of kills, one line for each module that kills."""
+    """Print what was counted of kills and of simulated runs, and what barriers are there for."""
     reports = [one for found in terminalreporter.stats.values() for one in found]
     properties = [
         one
@@ -60,3 +61,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     ]
     for line in summary_lines(properties):
         terminalreporter.write_line(line)
+    for line in _simulated(properties):
+        terminalreporter.write_line(line)
+
+
+def _simulated(properties: list[tuple[str, object]]) -> Iterator[str]:
+    met: Counter[str] = Counter()
+    for name, value in properties:
+        if name == "simulated" and isinstance(value, dict):
+            met.update(value)
+    if met:
+        shown = ("runs", "epochs", "kills", "power losses", "requests", "broken promises")
+        yield "simulation: " + ", ".join(f"{met[what]} {what}" for what in shown)
+    for name, value in properties:
+        if name == "found without a barrier":
+            yield f"simulation without {value}"

@@ -35,9 +35,12 @@ from .crashing import (
 from .support import START
 
 TITLE = "kills by strace"
-pytestmark = pytest.mark.skipif(
-    shutil.which("strace") is None, reason="needs strace, which this system does not have"
-)
+pytestmark = [
+    pytest.mark.proof,
+    pytest.mark.skipif(
+        shutil.which("strace") is None, reason="needs strace, which this system does not have"
+    ),
+]
 
 STAGES = ("txt2img", "upscale")
 PLANNED = 4

@@ -28,7 +28,10 @@ from .crashing import (
 from .support import TXT2IMG, png
 
 TITLE = "kill matrix"
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its processes")
+pytestmark = [
+    pytest.mark.proof,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its processes"),
+]
 
 STAGES = ("txt2img", "img2img", "upscale", "adetailer")
 STAGE_IDS = tuple(f"{place:02d}-{stage}" for place, stage in enumerate(STAGES))

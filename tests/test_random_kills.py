@@ -31,7 +31,10 @@ from .support import TXT2IMG
 from .webui_recorder import Recorder
 
 TITLE = "kills on a counting server"
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its processes")
+pytestmark = [
+    pytest.mark.proof,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its processes"),
+]
 
 KILLS = 200
 IMAGES = 200

@@ -31,6 +31,8 @@ from .simulated_world import same_machine_everywhere
 from .simulation import simulate
 from .support import document
 
+pytestmark = pytest.mark.proof
+
 _SEEDS = 1500
 _CHUNK = 50
 _PATIENCE = 400
@@ -40,9 +42,12 @@ TakeOut = Callable[[pytest.MonkeyPatch], Iterable[Sync]]
 
 
 @pytest.mark.parametrize("first", range(0, _SEEDS, _CHUNK))
-def test_nothing_is_lost_in_any_simulated_run(first: int) -> None:
+def test_nothing_is_lost_in_any_simulated_run(
+    first: int, record_property: Callable[[str, object], None]
+) -> None:
     """Whatever befalls processes and disks, each run keeps every promise and ends complete."""
-    _, broken = survey(first, _CHUNK)
+    met, broken = survey(first, _CHUNK)
+    record_property("simulated", {"runs": _CHUNK, **met, "broken promises": len(broken)})
     assert not broken, "\n".join(f"{what}: {command_for(seed)}" for seed, what in broken)
 
 
@@ -167,11 +172,11 @@ def test_without_any_one_barrier_the_simulation_finds_the_loss(
     shown: str,
     monkeypatch: pytest.MonkeyPatch,
     record_property: Callable[[str, object], None],
+    request: pytest.FixtureRequest,
 ) -> None:
     """A seed that keeps every promise breaks one as soon as the barrier is taken out."""
     seed, what = _first_loss(take_out, monkeypatch)
-    record_property("seed", seed)
-    record_property("loss", what)
+    record_property("found without a barrier", f"{request.node.callspec.id}: seed {seed}: {what}")
     assert re.search(shown, what), f"seed {seed}: {what} ({command_for(seed)})"
 
 
