@@ -64,12 +64,19 @@ class ConfiguredBackend:
             self._current = EmbeddedBackend()
             return
         # requests takes 60 ms to load, and a run on the embedded backend needs none of it.
-        from .webui.address import credentials_for  # noqa: PLC0415 - see above
+        from .webui.address import Credentials, credentials_for  # noqa: PLC0415 - see above
         from .webui.backend import WebUIBackend  # noqa: PLC0415 - see above
 
         credentials = credentials_for(
             address, named_by_user=self._named is not None, insecure=self._insecure
         )
+        foreign = recorded is not None and not (server.tls_verify and server.ca_bundle is None)
+        if foreign and not (self._insecure or address.is_loopback):
+            # A log may not decide whom the credentials of its reader go to.
+            credentials = Credentials(
+                withheld="the log switches the check of the server's certificate off or changes "
+                "it; --insecure sends them all the same"
+            )
         self._current = backend = WebUIBackend(
             address,
             inputs=PillowInputReader(),

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from ..statemachine.states import can_go_on
 _logger = logging.getLogger("stagewright.catalogue")
 
 CATALOGUE_NAME = "catalogue.sqlite"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 CORRUPT = "CORRUPT"
+DIED = "DIED"
+"""As a filter: RUNNING, says the log, and nobody runs it."""
 
 _TABLE = """
 CREATE TABLE runs (
@@ -39,7 +42,9 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     ``state`` is CORRUPT where the log is. ``alive`` says whether some process holds the run
     now; a run that is RUNNING and not alive has died. ``resumable`` says whether a resume
-    would go on with it. ``opened`` is RFC 3339.
+    would go on with it, ``needs_force`` that it would only with ``--force``. ``opened`` is
+    RFC 3339. ``images`` of ``total_images`` have been through the last stage;
+    ``stage_images`` of ``total_stage_images`` are finished, over all stages.
     """
 
     run_id: str
@@ -51,11 +56,19 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
     images: int
     total_images: int
+    stage_images: int
+    total_stage_images: int
     models: tuple[str, ...]
     resumes: int
     group_id: str | None = None
     alive: bool = False
     resumable: bool = False
+    needs_force: bool = False
+
+    @property
+    def died(self) -> bool:
+        """Whether its process died, and nobody has taken it up since."""
+        return self.state == RunState.RUNNING and not self.alive
 
 
 class Catalogue:
@@ -74,16 +87,20 @@ class Catalogue:
     ) -> list[CatalogueEntry]:
         """The runs that fit, the latest first.
 
-        ``model`` fits any part of a model's name, in either case; ``since`` is inclusive.
+        ``state`` may be DIED; ``model`` fits any part of a model's name, in either case;
+        ``since`` is inclusive.
         """
-        fitting = [
+        wanted = None if state is None else state.upper()
+        recorded = RunState.RUNNING if wanted == DIED else wanted
+        fitting = (
             entry
             for entry in self._all()
-            if (state is None or entry.state == state.upper())
+            if (recorded is None or entry.state == recorded)
             and (since is None or (entry.opened and datetime.fromisoformat(entry.opened) >= since))
             and (model is None or any(model.lower() in name.lower() for name in entry.models))
-        ]
-        return [self._with_life(entry) for entry in fitting[:limit]]
+        )
+        living = map(self._with_life, fitting)
+        return list(islice((one for one in living if wanted != DIED or one.died), limit))
 
     def _with_life(self, entry: CatalogueEntry) -> CatalogueEntry:
         if not entry.resumable:
@@ -159,7 +176,9 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
         state = CORRUPT
     opened = fold.opened
     plan = fold.plan
-    last = fold.stages.get(fold.planned_stage_ids()[-1]) if fold.planned_stage_ids() else None
+    stage_ids = fold.planned_stage_ids()
+    finished = [fold.stages[one].finished.count if one in fold.stages else 0 for one in stage_ids]
+    unfinished = len(stage_ids) * len(fold.seeds) - sum(finished)
     return CatalogueEntry(
         run_id=fold.run_id or folder.name,
         folder=folder.name,
@@ -168,13 +187,25 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
         state=state,
         outcome=fold.outcome,
         summary=str(plan.get("summary", "")),
-        images=last.finished.count if last else 0,
+        images=finished[-1] if finished else 0,
         total_images=len(fold.seeds),
+        stage_images=sum(finished),
+        total_stage_images=len(stage_ids) * len(fold.seeds),
         models=tuple(sorted(set(_models(recorded_stages(plan))))),
         resumes=fold.resumes,
         group_id=opened.group_id if opened else None,
         resumable=state != CORRUPT and can_go_on(fold.state, fold.error, sealed=fold.sealed),
+        needs_force=unfinished > 0 and _is_fruitless(fold),
     )
+
+
+def _is_fruitless(fold: Fold) -> bool:
+    """Whether a resume would refuse because earlier ones got nowhere."""
+    if not fold.fruitless_epochs:
+        return False
+    from ..statemachine.verification import is_fruitless  # noqa: PLC0415 - few runs need it
+
+    return is_fruitless(fold)
 
 
 def _slug(run_id: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -90,6 +90,8 @@ class ProgressView:
                 case CallFailed():
                     self._last_error = f"{event.error.kind}: {event.error.message}"
                 case RunResumed():
+                    self._forget(event.lost or {})
+                    self._shown = self._fraction()
                     self._began = time.monotonic()
                     self._fraction_before = self._fraction()
                     self._last_error = ""
@@ -129,8 +131,18 @@ class ProgressView:
                 last_error=self._last_error,
             )
 
+    def _forget(self, lost: Mapping[str, Sequence[tuple[int, int]]]) -> None:
+        """Images whose files are gone are to be made again."""
+        for stage_id, rows in lost.items():
+            done = self._done.get(stage_id, set())
+            for first, last in rows:
+                done -= {index for index in done if first <= index <= last}
+
     def _open(self, document: Mapping[str, Any]) -> None:
-        plan = StageExecutionPlan.from_document(document)
+        try:
+            plan = StageExecutionPlan.from_document(document)
+        except (ValueError, OverflowError, RecursionError):
+            return  # a foreign or newer log: nobody knows how long its stages take
         self._weights = [(stage.stage_id, image_weight(stage)) for stage in plan.stages]
         self._total = plan.total_images
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -20,6 +20,7 @@ from ..events.model import (
     CallCompleted,
     CallRequested,
     RunOpened,
+    RunResumed,
     StageEvent,
     StageImageProgress,
 )
@@ -106,8 +107,16 @@ def _search(
         trail.take(event)
     if trail.found is None or trail.opened is None:
         return None
-    exact = trail.found[1].sha256 == digest
-    return _provenance(folder, image, trail.opened, *trail.found, exact=exact)
+    return _provenance(folder, image, trail.opened, trail.found, digest)
+
+
+class _Found(NamedTuple):
+    """The answer that an image came with, the request, and who was asked."""
+
+    completed: CallCompleted
+    artifact: Artifact
+    request: CallRequested
+    backend: BackendDescription | None
 
 
 class _Trail:
@@ -119,14 +128,18 @@ class _Trail:
         self._stamp = stamp
         self._calls: dict[str, CallRequested] = {}
         self._asked: dict[tuple[str, int], CallRequested] = {}
+        self._backend: BackendDescription | None = None
         self.opened: RunOpened | None = None
-        self.found: tuple[CallCompleted, Artifact, CallRequested] | None = None
+        self.found: _Found | None = None
 
     def take(self, event: StageEvent) -> None:
         """Take one more event into account."""
         match event:
             case RunOpened():
                 self.opened = event
+                self._backend = event.backend
+            case RunResumed():
+                self._backend = event.backend
             case CallRequested():
                 self._calls[event.call_id] = event
                 self._asked[event.stage_id, event.image_index] = event
@@ -134,12 +147,13 @@ class _Trail:
                 request = self._calls.pop(event.call_id, None)
                 for artifact in event.artifacts:
                     if request is not None and self._fits(artifact, event.call_id):
-                        self.found = (event, artifact, request)
+                        self.found = _Found(event, artifact, request, self._backend)
             case StageImageProgress() if self.found is None:
                 # In a salvaged log it may be all that is left of the answer.
                 request = self._asked.get((event.stage_id, event.image_index))
                 if request is not None and self._fits(event.artifact, request.call_id):
-                    self.found = (_answer_of(event, request), event.artifact, request)
+                    answer = _answer_of(event, request)
+                    self.found = _Found(answer, event.artifact, request, self._backend)
 
     def _fits(self, artifact: Artifact, call_id: str) -> bool:
         """Equal sources may stand for several stages (nothing was detected): the chunk tells."""
@@ -174,30 +188,23 @@ def _mentions(log: Path, digest: str) -> bool:
 
 
 def _provenance(
-    folder: Path,
-    image: Path,
-    opened: RunOpened,
-    completed: CallCompleted,
-    artifact: Artifact,
-    request: CallRequested,
-    *,
-    exact: bool,
+    folder: Path, image: Path, opened: RunOpened, found: _Found, digest: str
 ) -> ImageProvenance:
     stages = {stage["stage_id"]: stage for stage in recorded_stages(opened.plan)}
     return ImageProvenance(
         image=str(image),
         run_id=opened.run_id,
         run_folder=str(folder),
-        stage_id=request.stage_id,
-        image_index=artifact.image_index,
-        call_id=completed.call_id,
-        exact=exact,
-        artifact=artifact,
-        settings=stages.get(request.stage_id, {}).get("config", {}),
-        info=completed.info,
-        inputs=request.inputs,
-        request_sha256=request.request_sha256,
-        backend=_words(opened.backend),
+        stage_id=found.request.stage_id,
+        image_index=found.artifact.image_index,
+        call_id=found.completed.call_id,
+        exact=found.artifact.sha256 == digest,
+        artifact=found.artifact,
+        settings=stages.get(found.request.stage_id, {}).get("config", {}),
+        info=found.completed.info,
+        inputs=found.request.inputs,
+        request_sha256=found.request.request_sha256,
+        backend=_words(found.backend or opened.backend),
     )
 
 

@@ -12,7 +12,7 @@ from typing import NoReturn
 import msgspec
 
 from .errors import EventLogError, LogWriteError
-from .frame import FIRST_CHAIN, frame, next_chain
+from .frame import FIRST_CHAIN, MAX_LINE_BYTES, frame, next_chain
 from .lock import LOCK_WAIT_S, RunLock
 from .log import check_follows, encode_checked
 from .model import Durability, RunOpened, StageEvent
@@ -157,12 +157,13 @@ class FileEventLog:
     def begin_epoch(self, epoch: int, durability: Durability) -> None:
         """Say in the lock file which epoch is written from here on, and sync as told.
 
-        What a process that died wrote and did not sync is made durable, before anything is
-        built upon it, and its temporary files are removed. Raises OSError.
+        The names that a process that died gave and did not sync are made durable, before
+        anything is built upon them, and its temporary files are removed. Raises OSError.
         """
         self._lock.note_epoch(epoch)
         self.durability = durability
-        for left in self.path.parent.glob(f".{self.path.name}*{PART_SUFFIX}"):
+        left_overs = self.path.parent.glob(f".{self.path.name}*{PART_SUFFIX}")
+        for left in filter(Path.is_file, left_overs):
             self._storage.remove(left, durable=False)
         self._storage.sync_folder(self.path.parent)
 
@@ -236,7 +237,7 @@ class FileEventLog:
     def _copied(self, copy_name: str) -> bytes:
         try:
             with self._storage.open_read(self.path.with_name(copy_name)) as stream:
-                return stream.read()
+                return stream.read(2 * MAX_LINE_BYTES)
         except FileNotFoundError:
             return b""
 

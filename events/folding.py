@@ -56,6 +56,8 @@ class StageFold:
         """By first image index, the calls since the last that gave an image that may go on."""
         self.interrupted: set[int] = set()
         """First image indexes of which one of those calls was told to stop, or may have been."""
+        self.suspected: set[int] = set()
+        """First image indexes under way when a cancel was ordered; their ends tell more."""
         self.adrift: set[int] = set()
         """First image indexes whose last call failed without an end that anybody knows."""
 
@@ -199,6 +201,7 @@ class Fold:
         self.fruitless_epochs = 0
         stage.unsettled.pop(request.image_index, None)
         stage.interrupted.discard(request.image_index)
+        stage.suspected.discard(request.image_index)
         unchanged = event.info.get("changed") is False
         for artifact in event.artifacts:
             index = artifact.image_index
@@ -218,10 +221,9 @@ class Fold:
         if request is None or stage is None:
             return
         calls = stage.unsettled.get(request.image_index, ())
+        stage.suspected.discard(request.image_index)
         if event.interrupted is True:
             stage.interrupted.add(request.image_index)
-        elif len(calls) == 1:
-            stage.interrupted.discard(request.image_index)
         if event.settled is not True:
             stage.adrift.add(request.image_index)
         else:
@@ -243,7 +245,7 @@ class Fold:
         for request in self._pending.values():
             stage = self.stages.get(request.stage_id)
             if stage is not None:
-                stage.interrupted.add(request.image_index)
+                stage.suspected.add(request.image_index)
 
     def _image_progress(self, event: StageImageProgress) -> None:
         stage = self.stages.get(event.stage_id)
@@ -264,10 +266,14 @@ class Fold:
         self.backend = event.backend
         for stage_id, rows in (event.lost or {}).items():
             stage = self.stages.get(stage_id)
-            if stage is not None:
-                for first, last in rows:
-                    for index in range(first, min(last + 1, len(self.seeds))):
+            if stage is not None and stage.finished.count:
+                begin = 0
+                for first, last in sorted(rows):
+                    # Rows of a foreign log may overlap: each index falls once.
+                    end = min(last + 1, len(self.seeds))
+                    for index in range(max(first, begin), end):
                         stage.fall(index)
+                    begin = max(begin, end)
 
     def _run_sealed(self, event: RunSealed) -> None:
         self.outcome = event.outcome
@@ -276,6 +282,11 @@ class Fold:
         """The stages of the plan in order; those that started, for a plan without any."""
         planned = [str(stage["stage_id"]) for stage in recorded_stages(self.plan)]
         return planned or list(self.stages)
+
+    def _in_order(self) -> list[StageFold]:
+        """The stages as the plan has them; in a salvaged log a later one may have begun first."""
+        places = {stage_id: place for place, stage_id in enumerate(self.planned_stage_ids())}
+        return sorted(self.stages.values(), key=lambda one: places.get(one.stage_id, len(places)))
 
     def missing(self) -> tuple[MissingImage, ...]:
         """What was planned and is not finished, by index."""
@@ -301,7 +312,7 @@ class Fold:
             state=self.state,
             outcome=self.outcome,
             plan=self.plan,
-            stages=tuple(self._stage_result(stage, events) for stage in self.stages.values()),
+            stages=tuple(self._stage_result(stage, events) for stage in self._in_order()),
             images=self._furthest_images(events),
             missing=self.missing(),
             seeds=self.seeds,
@@ -328,7 +339,8 @@ class Fold:
 
     def _furthest_images(self, events: Sequence[StageEvent]) -> FinishedImages:
         furthest: dict[int, tuple[int, int]] = {}
-        for place, stage in enumerate(self.stages.values()):
+        stages = self._in_order()
+        for place, stage in enumerate(stages):
             for index, seq in stage.finished.items():
                 furthest[index] = (place, seq)
         order, indexes, seqs = array("I"), array("Q"), array("Q")
@@ -337,7 +349,7 @@ class Fold:
             order.append(place)
             indexes.append(index)
             seqs.append(seq)
-        return FinishedImages(events, list(self.stages), order, indexes, seqs)
+        return FinishedImages(events, [one.stage_id for one in stages], order, indexes, seqs)
 
 
 def fold(events: Iterable[StageEvent]) -> PipelineRunResult:

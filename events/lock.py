@@ -11,11 +11,14 @@ from pathlib import Path
 import msgspec
 
 from .errors import LogLockedError
+from .storage import open_regular
 
 LOCK_WAIT_S = 2.0
 """How long a writer tries for the lock (contract, section 4)."""
 
 LOCK_NAME = "run.lock"
+_NO_WAIT = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_MAX_HOLDER_BYTES = 64 * 1024
 _LOOKS = 4
 _BETWEEN_LOOKS_S = 0.003
 
@@ -58,7 +61,7 @@ class RunLock:
         import filelock  # noqa: PLC0415 - it takes 40 ms to load, and `plan` needs no lock
 
         self._path = folder / LOCK_NAME
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        flags = os.O_RDWR | os.O_CREAT | _NO_WAIT
         self._descriptor = os.open(self._path, flags, 0o666)
         try:
             deadline = time.monotonic() + wait_s
@@ -93,7 +96,8 @@ class RunLock:
 def lock_holder(folder: Path) -> LockHolder | None:
     """Who the lock file names, whether or not the lock is held now."""
     try:
-        return msgspec.json.decode((folder / LOCK_NAME).read_bytes(), type=LockHolder)
+        with open_regular(folder / LOCK_NAME) as stream:
+            return msgspec.json.decode(stream.read(_MAX_HOLDER_BYTES), type=LockHolder)
     except (OSError, msgspec.DecodeError):
         return None
 
@@ -103,7 +107,7 @@ def is_locked(folder: Path) -> bool:
     import filelock  # noqa: PLC0415 - it takes 40 ms to load, and `plan` needs no lock
 
     try:
-        descriptor = os.open(folder / LOCK_NAME, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        descriptor = os.open(folder / LOCK_NAME, os.O_RDONLY | _NO_WAIT)
     except OSError:
         return False
     try:

@@ -7,8 +7,10 @@ storage that loses, tears and reorders what was not synced.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -218,7 +220,20 @@ class OsStorage:
         return _OsAppendFile(path)
 
     def open_read(self, path: Path) -> BinaryIO:
-        return cast(BinaryIO, open(path, "rb"))
+        return open_regular(path)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading, if it is one: a pipe in its place would hold us up for ever.
+
+    Raises OSError.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "It is no file", str(path))
+    return cast(BinaryIO, open(descriptor, "rb"))
 
 
 def _write_all(descriptor: int, parts: Sequence[Part]) -> None:

@@ -58,7 +58,7 @@ class RequestRunner:
                 attempt=attempt,
                 call_id=call_id(request.run_id, request.stage_id, request.image_index, attempt),
                 unanswered=fold.unsettled.get(span.image_index, ()),
-                interrupted=span.image_index in fold.interrupted,
+                interrupted=span.image_index in fold.interrupted | fold.suspected,
             )
             error = self._attempt(request)
             if error is None:
@@ -128,7 +128,17 @@ class RequestRunner:
         except Exception:
             images.discard(written)
             raise
-        return images.place(written)
+        return images.place(written, kept=self._standing_artifacts(request))
+
+    def _standing_artifacts(self, request: GenerateRequest) -> dict[int, Artifact]:
+        """The images of a batch that is repeated for another one's sake, by index."""
+        standing, stage = self._shop.standing, self._stage
+        indexes = range(request.image_index, request.image_index + request.count)
+        return {
+            index: standing.artifact(stage.stage_id, index)
+            for index in indexes
+            if standing.stands(stage, index)
+        }
 
     def _record_success(
         self,

@@ -33,7 +33,7 @@ from .stage_configs import (
     UpscaleTable,
 )
 
-_MAX_IMAGES = 1_000_000
+MAX_IMAGES = 1_000_000
 """A run's first event, which lists a seed for each, stays within a record's 16 MiB."""
 _INHERITED = ("model", "vae", "clip_skip", "sampler", "scheduler", "cfg_scale")
 
@@ -257,9 +257,9 @@ class _Builder:
         if self._tables.txt2img is not None and self._has_input():
             warnings.append("input_image is not used, because txt2img is enabled")
         total = inputs * config.images
-        if total > _MAX_IMAGES:
+        if total > MAX_IMAGES:
             raise InvalidStagePlanError(
-                f"images = {config.images} for {inputs} inputs must make {_MAX_IMAGES} at most",
+                f"images = {config.images} for {inputs} inputs must make {MAX_IMAGES} at most",
                 key="images",
             )
         return StageExecutionPlan(

@@ -232,6 +232,7 @@ class PipelineController:
         try:
             if reopened.needs_work:
                 reopened.refuse_if_useless(force=force)
+            if reopened.makes_images:
                 self._prepare_again(reopened, preflight=preflight)
             runner = self._runner_of(reopened)
         except BaseException:
@@ -264,7 +265,7 @@ class PipelineController:
             self._backend.prepare(
                 reopened.plan,
                 reopened.server_table,
-                preflight=preflight and reopened.run_table.preflight and reopened.makes_images,
+                preflight=preflight and reopened.run_table.preflight,
                 recorded=reopened.backend,
                 unsettled=reopened.unsettled,
             )

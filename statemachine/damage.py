@@ -9,6 +9,7 @@ from ..events.errors import ImageAlteredError
 from ..events.folding import Fold
 from ..events.model import CallCompleted, CallRequested, InputRecord, StageEvent
 from ..events.timeline import FileTimeline
+from .errors import ResumeRefusedError
 from .plan import StageExecutionPlan
 from .spans import request_spans
 from .stage_configs import Img2ImgConfig
@@ -26,7 +27,7 @@ def find_damage(
     """Check every recorded image of a run.
 
     Raises ImageAlteredError for a file that is there and cannot be read: nobody knows whether
-    it is lost.
+    it is lost; ResumeRefusedError for a record that names another place than its stage's.
     """
     lost: dict[str, set[int]] = {}
     altered: list[str] = []
@@ -35,6 +36,11 @@ def find_damage(
     checker = FileChecker(folder)
     images = (image for stage in stages for image in stage.images)
     for place, image in enumerate(images, start=1):
+        if image.path.rpartition("/")[0] != f"images/{image.stage_id}":
+            raise ResumeRefusedError(
+                f"{folder.name}: its log says that {image.path} is an image of {image.stage_id}; "
+                "no stagewright wrote that"
+            )
         found = checker.check(image.path, image.sha256)
         if on_file is not None:
             on_file(place, total)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class ImageFiles:
                 raise LogWriteError("a link stands in the place of a folder", path=folder)
         try:
             self._folder.storage.make_folder(path)
-            for left in path.glob(f".*{PART_SUFFIX}"):
+            for left in filter(Path.is_file, path.glob(f".*{PART_SUFFIX}")):
                 self._folder.storage.remove(left, durable=False)
         except OSError as error:
             raise LogWriteError(f"the folder cannot be made: {error}", path=path) from error
@@ -68,10 +68,26 @@ class ImageFiles:
             )
         )
 
-    def place(self, written: WrittenImages) -> tuple[Artifact, ...]:
-        """Put images where they count, durably. Raises LogWriteError."""
+    def place(
+        self, written: WrittenImages, kept: Mapping[int, Artifact] = {}
+    ) -> tuple[Artifact, ...]:
+        """Put images where they count, durably.
+
+        One of ``kept``, by index, that is the same image stays as it is: no crash may take
+        what was finished, and its file would be another only in the call that it names.
+        Raises LogWriteError.
+        """
         storage = self._folder.storage
+        same = [
+            (artifact, temporary)
+            for artifact, temporary in written.files
+            if (old := kept.get(artifact.image_index)) is not None
+            and old.source_sha256 == artifact.source_sha256
+        ]
+        self.discard(WrittenImages(tuple(same)))
         for artifact, temporary in written.files:
+            if (artifact, temporary) in same:
+                continue
             file = self._folder.locate(artifact.path)
             try:
                 storage.rename(temporary, file)
@@ -82,7 +98,8 @@ class ImageFiles:
                 storage.sync_folder(folder)
             except OSError as error:
                 raise _unwritable(folder, error) from error
-        return tuple(artifact for artifact, _ in written.files)
+        stays = {artifact.image_index: kept[artifact.image_index] for artifact, _ in same}
+        return tuple(stays.get(made.image_index, made) for made, _ in written.files)
 
     def discard(self, written: WrittenImages) -> None:
         """Remove images that turned out not to count. Raises LogWriteError."""

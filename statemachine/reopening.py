@@ -6,11 +6,9 @@ import os
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
 
-import msgspec
+from msgspec import UNSET
 
-from ..events.codec import json_values
 from ..events.errors import LogWriteError
 from ..events.file_log import FileEventLog, RepairedTail
 from ..events.folding import Fold
@@ -29,8 +27,8 @@ from .damage import check_inputs, find_damage
 from .errors import ResumeRefusedError
 from .journal import RunJournal
 from .lifecycle import RunLifecycle
-from .plan import StageExecutionPlan
 from .preparing import software
+from .recorded_plan import recorded_plan, recorded_table
 from .run_folder import RunFolder
 from .standing import Standing
 from .verification import OnFile
@@ -39,6 +37,8 @@ FRUITLESS_EPOCHS = 5
 """So many epochs in a row that sent a request and finished no image, and a resume refuses."""
 PROCESS_DIED = "process died"
 _SHOWN = 3
+_LAST_EPOCH = 2**31
+"""No run is resumed so often; beyond 2**53 numbers are not what they seem."""
 
 
 class ReopenedRun:
@@ -54,10 +54,12 @@ class ReopenedRun:
         assert fold.opened is not None
         self.folder = folder
         self.log = log
+        # The lock is held by now: whatever order comes later is meant for us.
+        self._left_over = folder.cancel_stamp()
         self.fold = fold
-        self.epoch = fold.epoch + 1
+        self.epoch = _next_epoch(fold)
         self.backend = fold.backend or fold.opened.backend
-        self.plan = _recorded_plan(fold)
+        self.plan = recorded_plan(fold)
         self.run_table = recorded_table(fold.opened.config, "run", RunTable)
         self.server_table = recorded_table(fold.opened.config, "server", ServerTable)
         timeline = log.timeline()
@@ -110,7 +112,8 @@ class ReopenedRun:
     ) -> None:
         """Write the beginning of the new epoch: repair, the way to IDLE, RunResumed.
 
-        Raises LogWriteError.
+        ``backend`` is what the images will be made with; where none are, what it was so far
+        is recorded. Raises LogWriteError.
         """
         try:
             self._begin(journal)
@@ -123,11 +126,11 @@ class ReopenedRun:
                 lifecycle.cleanup(self._damage_in_words())
             elif lifecycle.state == RunState.COMPLETED:
                 lifecycle.reset(self._damage_in_words())
-            if self.folder.cancel_order() is not None:
+            if self._left_over is not None and self.folder.cancel_stamp() == self._left_over:
                 self.folder.forget_cancel_order()
             # Once RunResumed has told that they are lost, nobody looks at these files again.
             self._set_aside()
-            self._record_resumed(journal, backend)
+            self._record_resumed(journal, backend if self.makes_images else self.backend)
         except OSError as error:
             path = self.folder.path
             raise LogWriteError(f"the run cannot be resumed: {error}", path=path) from error
@@ -163,7 +166,7 @@ class ReopenedRun:
                 host=host_name(),
                 boot_id=boot_id(),
                 pid=os.getpid(),
-                lost=self._damage.rows() or msgspec.UNSET,
+                lost=self._damage.rows() or UNSET,
             )
         )
 
@@ -183,7 +186,8 @@ class ReopenedRun:
         named = [f"image {index} of {stage_id}" for stage_id in self._damage.lost
                  for index in sorted(self._damage.lost[stage_id])]  # fmt: skip
         more = f" and {lost - _SHOWN} more" if lost > _SHOWN else ""
-        return f"files missing or altered: {', '.join(named[:_SHOWN])}{more}"
+        kept = f"; altered ones are kept as *.altered-{self.epoch}" if self._damage.altered else ""
+        return f"files missing or altered: {', '.join(named[:_SHOWN])}{more}{kept}"
 
     def _last_words(self) -> str:
         stages = self.fold.stages.values()
@@ -215,53 +219,11 @@ def reopen_run(
         raise
 
 
-T = TypeVar("T")
-
-
-def recorded_table(config: Mapping[str, Any], name: str, kind: type[T]) -> T:
-    """A table of the configuration as it was recorded. Raises ResumeRefusedError."""
-    try:
-        return msgspec.convert(config.get(name, {}), kind)
-    except msgspec.ValidationError as error:
-        raise _not_understood(f"[{name}]: {error}") from error
-
-
-def _recorded_plan(fold: Fold) -> StageExecutionPlan:
-    """The recorded plan, if this version would do all of it. Raises ResumeRefusedError."""
-    try:
-        plan = StageExecutionPlan.from_document(fold.plan)
-        unknown = _lost_in(fold.plan, json_values(plan), "")
-    except (msgspec.ValidationError, OverflowError, RecursionError) as error:
-        raise _not_understood(str(error)) from error
-    if unknown is not None:
-        raise _not_understood(f"{unknown} means nothing to it")
-    return plan
-
-
-def _not_understood(what: str) -> ResumeRefusedError:
-    return ResumeRefusedError(
-        f"this version cannot carry out the recorded plan: {what}; resume it with the version "
-        "that wrote it (`stagewright replay` says which)"
-    )
-
-
-def _lost_in(recorded: Any, understood: Any, path: str) -> str | None:
-    """The first place of a recorded document that is not in what was understood of it."""
-    if isinstance(recorded, Mapping) and isinstance(understood, Mapping):
-        for key, value in recorded.items():
-            place = f"{path}.{key}" if path else str(key)
-            if key not in understood:
-                return place
-            if (lost := _lost_in(value, understood[key], place)) is not None:
-                return lost
-        return None
-    if isinstance(recorded, list) and isinstance(understood, list):
-        if len(recorded) != len(understood):
-            return path
-        pairs = enumerate(zip(recorded, understood, strict=True))
-        lost_ones = (_lost_in(one, other, f"{path}.{place}") for place, (one, other) in pairs)
-        return next((lost for lost in lost_ones if lost is not None), None)
-    return None if recorded == understood else path
+def _next_epoch(fold: Fold) -> int:
+    """Raises ResumeRefusedError where it could not be told from others any more."""
+    if fold.epoch >= _LAST_EPOCH:
+        raise ResumeRefusedError(f"{fold.run_id}: its log says epoch {fold.epoch}: it is forged")
+    return fold.epoch + 1
 
 
 def _record_repair(journal: RunJournal, cut: RepairedTail) -> None:

@@ -14,11 +14,12 @@ from ..events.errors import RunNotFoundError
 from ..events.file_log import LOG_NAME
 from ..events.frame import MAX_LINE_BYTES, check
 from ..events.model import CancelMode
-from ..events.storage import OsStorage, Storage
+from ..events.storage import OsStorage, Storage, open_regular
 from .ports import RandomBelow
 
 CANCEL_NAME = "cancel.request"
 _MAX_ORDER_BYTES = 64 * 1024
+_SHOWN = 4
 
 
 class CancelOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,12 +56,20 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            with open(path, "rb") as stream:
+            with open_regular(path) as stream:
                 return msgspec.json.decode(stream.read(_MAX_ORDER_BYTES), type=CancelOrder)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.DecodeError):
             return CancelOrder(reason="an unreadable cancel.request")
+
+    def cancel_stamp(self) -> tuple[int, int] | None:
+        """What tells one order from the next; None where there is none."""
+        try:
+            found = (self.path / CANCEL_NAME).lstat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
 
     def forget_cancel_order(self) -> None:
         """Remove the order; the log holds it by now."""
@@ -91,7 +100,7 @@ class _Opened(msgspec.Struct):
 
 
 def find_run(runs: Path, name: str) -> Path:
-    """The folder of a run: by id, unique prefix of one, ``last``, or path of a run folder.
+    """The folder of a run: by id, unique prefix of one, ``last``, path of it or its log.
 
     Raises RunNotFoundError.
     """
@@ -99,6 +108,8 @@ def find_run(runs: Path, name: str) -> Path:
     with contextlib.suppress(OSError):  # a name too long to be one
         if name and (as_path / LOG_NAME).is_file():
             return as_path
+        if as_path.name == LOG_NAME and as_path.is_file():
+            return as_path.parent
     # Only a plain name may be looked up below the folder of runs.
     found = [] if not name or as_path.name != name else list(run_folders(runs))
     if name == "last" and found:
@@ -108,9 +119,8 @@ def find_run(runs: Path, name: str) -> Path:
     if len(fitting) == 1 or exact:
         return (exact or fitting)[0]
     if fitting:
-        raise RunNotFoundError(
-            f"{name!r} fits {len(fitting)} runs in {runs}: "
-            + ", ".join(folder.name for folder in fitting[:4])
-        )
+        named = ", ".join(folder.name for folder in fitting[:_SHOWN])
+        more = f", and {len(fitting) - _SHOWN} more" if len(fitting) > _SHOWN else ""
+        raise RunNotFoundError(f"{name!r} fits {len(fitting)} runs in {runs}: {named}{more}")
     what = "no run yet" if name == "last" else f"no run {name!r}"
     raise RunNotFoundError(f"there is {what} in {runs}")

@@ -17,7 +17,8 @@ from .journal import RunJournal, error_detail, recordable
 from .lifecycle import RunLifecycle
 from .plan import StageExecutionPlan
 from .ports import Clock, ImageBackend, InputReader
-from .reopening import ReopenedRun, recorded_table
+from .recorded_plan import recorded_table
+from .reopening import ReopenedRun
 from .run_folder import CancelOrder, RunFolder
 from .stage_runner import StageRunner
 from .standing import Standing
@@ -57,19 +58,19 @@ class PipelineRunner:
         self._images = ImageFiles(folder, inputs, durable=durable)
         self._token = CancelToken()
         self._taken_order: CancelOrder | None = None
+        self._has_begun = False
 
     @property
     def state(self) -> RunState:
-        """The run's state; its event is durable."""
-        return self._lifecycle.state
+        """The run's state; its event is durable. IDLE until this epoch has begun."""
+        return self._lifecycle.state if self._has_begun else RunState.IDLE
 
     def start(self) -> None:
         """IDLE -> RUNNING. Raises InvalidTransitionError, LogWriteError."""
         _logger.info("run %s: %s", self._journal.run_id, self._plan.summary)
         try:
             self._journal.announce_opening()
-            self._lifecycle.start()
-            self._journal.flush()
+            self._begin()
         except BaseException:
             self._journal.close()
             raise
@@ -82,11 +83,16 @@ class PipelineRunner:
         _logger.info("run %s: resumed: %s", self._journal.run_id, self._plan.summary)
         try:
             reopened.take_up(self._journal, self._lifecycle, self._backend.description)
-            self._lifecycle.start()
-            self._journal.flush()
+            self._begin()
         except BaseException:
             self._journal.close()
             raise
+
+    def _begin(self) -> None:
+        # Before the event is told: whoever hears of it may cancel at once.
+        self._has_begun = True
+        self._lifecycle.start()
+        self._journal.flush()
 
     def finish_off(self, reopened: ReopenedRun) -> None:
         """End a run whose images are all there: its log gets the seal that it lacks, if any.
@@ -105,8 +111,8 @@ class PipelineRunner:
         Raises InvalidTransitionError unless the run is RUNNING, LogWriteError.
         """
         with self._lifecycle.held() as state:
-            if state != RunState.RUNNING:
-                raise InvalidTransitionError("cancel", state)
+            if not self._has_begun or state != RunState.RUNNING:
+                raise InvalidTransitionError("cancel", self.state)
             self._journal.record(
                 lambda at: CancelRequested(**at, reason=recordable(reason), mode=mode),
                 flush=False,

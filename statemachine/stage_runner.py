@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import wait
+from contextlib import suppress
 
 from ..events.errors import LogWriteError
 from ..events.model import Outcome, StageEnd, StageStart
@@ -54,17 +55,25 @@ class StageRunner:
         )
         try:
             self._announce_the_rest()
-            self._shop.images.prepare(stage.stage_id)
+            self._prepare_folder()
             self._make_all()
         except RunStopped:
             self._end(began, Outcome.CANCELLED)
             raise
         except StageFailedError as failed:
             # After a failed write the log's one further try belongs to the lifecycle.
-            if not isinstance(failed.cause, LogWriteError):
-                self._end(began, Outcome.FAILED)
+            if not isinstance(failed.cause, LogWriteError) or failed.image_index is None:
+                # What the disk says now must not hide why the stage failed.
+                with suppress(LogWriteError):
+                    self._end(began, Outcome.FAILED)
             raise
         self._end(began, self._outcome())
+
+    def _prepare_folder(self) -> None:
+        try:
+            self._shop.images.prepare(self._stage.stage_id)
+        except LogWriteError as error:
+            raise StageFailedError(self._stage.stage_id, None, error) from error
 
     def _outcome(self) -> Outcome:
         """How the stage ends when no request of it is left."""

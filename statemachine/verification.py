@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from hashlib import file_digest
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -18,6 +19,10 @@ from ..events.model import RunOpened, RunState
 from ..events.reading import read_log
 from ..events.result import PipelineRunResult
 from ..events.scan import TornTail
+from .errors import ResumeRefusedError
+from .plan import StageExecutionPlan
+from .recorded_plan import recorded_plan
+from .stage_configs import Img2ImgConfig
 
 
 class Flaw(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,14 +35,16 @@ class Flaw(msgspec.Struct, frozen=True, kw_only=True):
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
     """What was found in a run folder; nothing was written.
 
-    ``corrupt`` says that the log is, so that nothing may be written to it; ``advice`` what a
-    resume would do, "" where nothing is left to do, or nothing can be done.
+    ``images`` of the ``planned_images``, over all stages, are recorded as finished. ``corrupt``
+    says that the log is, so that nothing may be written to it; ``advice`` what a resume would
+    do, "" where nothing is left to do, or nothing can be done.
     """
 
     run_id: str
     folder: str
     events: int
     images: int
+    planned_images: int
     state: RunState
     sealed: bool
     torn: TornTail | None
@@ -72,23 +79,21 @@ def verify_run(folder: Path, on_file: OnFile | None = None) -> Verification:
         timeline = read_log(folder, fold.apply_all)
     except LogCorruptError as error:
         flaw = Flaw(place=f"byte {error.offset} of {error.path}", what=error.reason)
-        found = _verification(folder, fold, error.seq, 0, None, holder, (flaw,))
-        return msgspec.structs.replace(found, corrupt=True, advice="")
-    flaws: list[Flaw] = []
-    images = 0
+        found = _verification(folder, fold, error.seq, None, holder, ())
+        return msgspec.structs.replace(found, flaws=(flaw,), corrupt=True, advice="")
     assert fold.opened is not None
     total = len(fold.opened.inputs) + sum(one.finished.count for one in fold.stages.values())
-    files = _recorded_files(fold.result(timeline), fold.opened)
+    wrong: list[_Wrong] = []
     checker = FileChecker(folder)
-    for place, (path, digest) in enumerate(files, start=1):
-        images += place > len(fold.opened.inputs)
-        if (what := checker.check(path, digest)) is not None:
-            flaws.append(Flaw(place=path, what=str(what)))
+    files = _recorded_files(fold.result(timeline), fold.opened)
+    for place, file in enumerate(files, start=1):
+        if (found_so := checker.check(file.path, file.sha256)) is not None:
+            wrong.append(_Wrong(file, found_so))
         if on_file is not None:
             on_file(place, total)
     # A writer may be in the middle of a record; what it left open is no torn tail.
     torn = None if holder else timeline.torn
-    return _verification(folder, fold, len(timeline), images, torn, holder, tuple(flaws))
+    return _verification(folder, fold, len(timeline), torn, holder, wrong)
 
 
 class FileState(Enum):
@@ -171,52 +176,133 @@ def _unreadable(error: OSError) -> WrongFile:
     return WrongFile(FileState.UNREADABLE, f"it cannot be read: {error.strerror}")
 
 
-def _recorded_files(result: PipelineRunResult, opened: RunOpened) -> Iterator[tuple[str, str]]:
-    """Path and digest of every file that the log vouches for."""
+class _Recorded(NamedTuple):
+    """A file that the log vouches for; an input belongs to no stage."""
+
+    path: str
+    sha256: str
+    stage_id: str = ""
+    image_index: int = 0
+
+
+class _Wrong(NamedTuple):
+    file: _Recorded
+    found: WrongFile
+
+
+def _recorded_files(result: PipelineRunResult, opened: RunOpened) -> Iterator[_Recorded]:
     for record in opened.inputs:
-        yield record.path, record.sha256
+        yield _Recorded(record.path, record.sha256)
     for stage in result.stages:
         for image in stage.images:
-            yield image.path, image.sha256
+            yield _Recorded(image.path, image.sha256, image.stage_id, image.image_index)
 
 
 def _verification(
     folder: Path,
     fold: Fold,
     events: int,
-    images: int,
     torn: TornTail | None,
     holder: str | None,
-    flaws: tuple[Flaw, ...],
+    wrong: Sequence[_Wrong],
 ) -> Verification:
     return Verification(
         run_id=fold.run_id or folder.name,
         folder=str(folder),
         events=events,
-        images=images,
+        images=sum(stage.finished.count for stage in fold.stages.values()),
+        planned_images=_planned(fold),
         state=fold.state,
         sealed=fold.sealed,
         torn=torn,
         running=holder,
-        flaws=flaws,
+        flaws=tuple(Flaw(place=one.file.path, what=str(one.found)) for one in wrong),
         corrupt=False,
-        advice="" if holder else _advice(fold, torn, flaws),
+        advice="" if holder else _advice(fold, torn, wrong),
     )
 
 
-def _advice(fold: Fold, torn: TornTail | None, flaws: tuple[Flaw, ...]) -> str:
+def _planned(fold: Fold) -> int:
+    return len(fold.planned_stage_ids()) * len(fold.seeds)
+
+
+def _advice(fold: Fold, torn: TornTail | None, wrong: Sequence[_Wrong]) -> str:
     """What a resume of the run would do, in the order of the resume protocol."""
-    missing = len(fold.missing())
+    lost = {(one.file.stage_id, one.file.image_index) for one in wrong if one.file.stage_id}
+    to_make = _to_make(fold, lost)
     steps = []
     if torn is not None:
         steps.append(f"cut the torn tail ({torn.bytes} bytes at {torn.offset})")
     if fold.state == RunState.RUNNING:
         steps.append('record the failure "process died"')
-    lost = sum(flaw.place.startswith("images/") for flaw in flaws)
-    if lost:
-        steps.append(f"make {lost} missing or altered images again")
-    if missing:
-        steps.append(f"make {missing} images that are not finished")
-    if fold.state == RunState.COMPLETED and not fold.sealed:
+    if to_make:
+        again = "" if not lost else " again" if len(lost) == to_make else f" ({len(lost)} again)"
+        steps.append(f"make {to_make} {'image' if to_make == 1 else 'images'}{again}")
+    elif fold.state != RunState.COMPLETED:
+        steps.append("bring it to its end")
+    if fold.state == RunState.COMPLETED and (torn is not None or not fold.sealed):
         steps.append("seal the log")
-    return ", ".join(steps)
+    return (_refusal(fold, wrong, lost) or ", ".join(steps)) if steps else ""
+
+
+def _to_make(fold: Fold, lost: set[tuple[str, int]]) -> int:
+    """How many images of all stages are not there."""
+    stages = map(fold.stages.get, fold.planned_stage_ids())
+    finished = sum(stage.finished.count for stage in stages if stage is not None)
+    return max(0, _planned(fold) - finished) + len(lost)
+
+
+def _refusal(fold: Fold, wrong: Sequence[_Wrong], lost: set[tuple[str, int]]) -> str:
+    """That a resume would refuse, and until when; "" if it would not."""
+    try:
+        plan = recorded_plan(fold)
+    except ResumeRefusedError as error:
+        return f"refuse: {error}"
+    for one in wrong:
+        if one.file.stage_id and one.found.state is FileState.UNREADABLE:
+            return f"refuse until {one.file.path} can be read"
+    if plan.conflicts:
+        return "refuse: its configuration contradicts itself"
+    if not _to_make(fold, lost):
+        return ""
+    needed = set(_needed_inputs(plan, fold, lost))
+    gone = [one.file.path for one in wrong if not one.file.stage_id and one.file.path in needed]
+    if gone:
+        verb = "is" if len(gone) == 1 else "are"
+        return f"refuse until {', '.join(gone)} {verb} put back as recorded"
+    if is_fruitless(fold):
+        return (
+            f"refuse without --force: {fold.fruitless_epochs} epochs in a row sent requests and "
+            "finished no image"
+        )
+    return ""
+
+
+def _needed_inputs(
+    plan: StageExecutionPlan, fold: Fold, lost: set[tuple[str, int]]
+) -> Iterator[str]:
+    """The copies of inputs and masks that images still to be made are made from."""
+    assert fold.opened is not None
+    for stage in plan.stages:
+        folded = fold.stages.get(stage.stage_id)
+        to_make = [
+            index
+            for index in range(plan.total_images)
+            if folded is None
+            or folded.finished.get(index) is None
+            or (stage.stage_id, index) in lost
+        ]
+        if to_make and isinstance(stage.config, Img2ImgConfig) and stage.config.mask is not None:
+            yield stage.config.mask
+        if stage.input_source == "file":
+            for index in to_make:
+                yield fold.opened.inputs[index // plan.images_per_input].path
+
+
+def is_fruitless(fold: Fold) -> bool:
+    """Whether so many epochs in a row got nowhere that a resume refuses unless it is forced."""
+    if not fold.fruitless_epochs:
+        return False
+    from .reopening import FRUITLESS_EPOCHS  # noqa: PLC0415 - it needs the checker above
+
+    return fold.fruitless_epochs >= FRUITLESS_EPOCHS

@@ -39,10 +39,14 @@ class RunStopped(Exception):  # noqa: N818 - not an error: the run was asked to 
 
 
 class StageFailedError(Exception):
-    """A stage ended early because an image failed for good; ``cause`` says why."""
+    """A stage ended early because an image failed for good; ``cause`` says why.
 
-    def __init__(self, stage_id: str, image_index: int, cause: BaseException) -> None:
-        super().__init__(f"{stage_id}, image {image_index}: {type(cause).__name__}: {cause}")
+    ``image_index`` is None where the stage could not even begin.
+    """
+
+    def __init__(self, stage_id: str, image_index: int | None, cause: BaseException) -> None:
+        where = stage_id if image_index is None else f"{stage_id}, image {image_index}"
+        super().__init__(f"{where}: {type(cause).__name__}: {cause}")
         self.stage_id = stage_id
         self.image_index = image_index
         self.cause = cause

@@ -276,11 +276,11 @@ def test_all_goes_on_past_a_refused_run_and_one_that_is_held(dead: Path, whole: 
 
 
 def test_run_tells_of_runs_that_can_go_on(dead: Path) -> None:
-    """One by its id, several by ``--all``; with --json standard output stays one document."""
+    """One by its path, several by ``--all``; with --json standard output stays one document."""
     top = dead.parent.parent
     config = write_config(top)
     done = stagewright("run", config, folder=top)
-    assert f"stagewright resume {dead.name}" in done.stdout
+    assert f"stagewright resume runs/{dead.name}" in done.stdout
     opened_later(dead, dead.parent, 1)
     several = stagewright("run", config, folder=top)
     assert re.search(r"2 runs .*can go on: stagewright resume --all", several.stdout)

@@ -165,7 +165,7 @@ def test_who_leaves_at_once_can_go_on(
         leave_at_once(process)
         status, _, errors = ended(process)
     assert status == 130
-    assert "`stagewright resume` goes on" in errors
+    assert "the run can be resumed" in errors
     assert_ends_the_same(run, images, stagewright("resume", "last", folder=tmp_path))
 
 

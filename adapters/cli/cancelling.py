@@ -22,7 +22,10 @@ _POLL_S = 0.05
 @click.option("--after-image", is_flag=True, help="Let the image being made finish first.")
 @runs_option
 def cancel_command(run: str, after_image: bool, runs: Path) -> int:  # noqa: FBT001 - click passes flags
-    """Stop RUN, which another process runs; finished images are kept."""
+    """Stop RUN, which another process runs; finished images are kept.
+
+    RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
+    """
     folder = RunFolder(find_run(runs, run))
     name = folder.path.name
     if not is_locked(folder.path):

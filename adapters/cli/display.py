@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -77,6 +78,10 @@ class PlainLines:
 
     def _line(self, event: StageEvent) -> str | None:
         match event:
+            case RunResumed() if event.lost:
+                for stage_id, rows in event.lost.items():
+                    lost = sum(last - first + 1 for first, last in rows)
+                    self._done[stage_id] = max(0, self._done.get(stage_id, 0) - lost)
             case StageStart():
                 open_images = event.total_images - self._done.get(event.stage_id, 0)
                 return f"{event.stage_id}: {count(max(0, open_images), 'image')} to make"
@@ -99,15 +104,15 @@ class LiveLine:
     def __init__(self, view: ProgressView, stream: IO[str]) -> None:
         self._view = view
         self._progress = _bar(stream, transient=False)
-        self._task = self._progress.add_task("", total=1.0, where="", rest="")
+        self._task: TaskID | None = None
 
     def __enter__(self) -> LiveLine:
-        self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.refresh()
-        self._progress.stop()
+        if self._task is not None:
+            self.refresh()
+            self._progress.stop()
 
     def take_event(self, event: StageEvent) -> None:
         line = failure(event) if isinstance(event, CallFailed) else _of_resume(event)
@@ -119,39 +124,57 @@ class LiveLine:
 
     def refresh(self) -> None:
         now = self._view.snapshot()
+        if self._task is None:
+            # Only now the run has begun; before there is nothing to be shown of it.
+            self._task = self._progress.add_task("", total=1.0, where="", rest="")
+            self._progress.start()
         fields: dict[str, Any] = {"where": _where(now), "rest": _rest(now)}
         self._progress.update(self._task, completed=now.fraction, **fields)
 
 
 class FileCounter:
-    """Shows how many files of a run have been checked; nothing until that takes a while."""
+    """Shows that something is checked, and how many files have been; once that takes a while."""
 
     label = ""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
+        self._lock = threading.Lock()
         self._began = time.monotonic()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._timer = threading.Timer(_PATIENCE_S, self._show)
+        self._timer.daemon = True
+        if stream.isatty():
+            self._timer.start()
 
     def take(self, done: int, total: int) -> None:
         """``done`` of ``total`` files have been checked."""
         if not self._stream.isatty() or time.monotonic() - self._began < _PATIENCE_S:
             return
-        if self._progress is None:
-            self._progress = _bar(self._stream)
-            self._progress.start()
-        if self._task is None:
-            self._task = self._progress.add_task("", total=total, where="", rest="")
-        where = f"checking {self.label}" if self.label else "checking files"
-        rest = f"{done} of {total}"
-        self._progress.update(self._task, completed=done, total=total, where=where, rest=rest)
+        self._show()
+        with self._lock:
+            if self._progress is not None and self._task is not None:
+                rest = f"{done} of {total} files"
+                self._progress.update(self._task, completed=done, total=total, rest=rest)
 
     def pause(self) -> None:
         """Clear the line, so that something else can be printed."""
-        if self._progress is not None:
-            self._progress.stop()
+        self._timer.cancel()
+        with self._lock:
+            if self._progress is not None:
+                self._progress.stop()
             self._progress = self._task = None
+
+    def _show(self) -> None:
+        with self._lock:
+            if self._progress is not None:
+                return
+            self._progress = _bar(self._stream)
+            where = f"checking {self.label}".rstrip()
+            rest = "(Ctrl-C stops)"
+            self._task = self._progress.add_task("", total=None, where=where, rest=rest)
+            self._progress.start()
 
 
 @contextmanager

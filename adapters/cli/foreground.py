@@ -46,7 +46,8 @@ def follow(
 ) -> Followed:
     """Begin a run, show how it goes on, and wait for its end.
 
-    Ctrl-C, SIGTERM and a closed terminal cancel it; the second one leaves at once. Raises
+    Ctrl-C, SIGTERM and a closed terminal cancel it; the second one leaves at once. Before the
+    run has begun the first one is enough: nothing is started. Raises KeyboardInterrupt then,
     what ``begin`` raises, and LogWriteError.
     """
     seen = view or ProgressView()
@@ -55,14 +56,15 @@ def follow(
         seen.take_step(progress)
 
     with ExitStack() as stack:
-        stops = stack.enter_context(_stop_signals())
+        stops = stack.enter_context(_stop_signals(controller))
         display = stack.enter_context(open_display(seen, cast(IO[str], LastingStream(stream))))
         stack.enter_context(subscribe(seen.take_event, on_own_thread=False))
         stack.enter_context(subscribe(display.take_event))
         stack.enter_context(signals.step_progress.connected_to(take_step))
         handle = begin()
-        result = _wait(controller, handle, stops, display)
-        return Followed(handle, result, bool(stops))
+        stops.has_begun = True
+        result = _wait(controller, handle, stops.names, display)
+        return Followed(handle, result, bool(stops.names))
 
 
 def show_end(handle: RunHandle, result: PipelineRunResult, *, as_json: bool) -> int:
@@ -107,22 +109,32 @@ def _wait(
     return handle.wait()
 
 
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[str]]:
-    """Collects the names of signals that ask to stop; the second one leaves at once."""
-    received: list[str] = []
+class _Stops:
+    """Receives the signals that ask to stop; ``names`` are those that came."""
 
-    def receive(number: int, _frame: FrameType | None) -> None:
+    def __init__(self, controller: PipelineController) -> None:
+        self._controller = controller
+        self.names: list[str] = []
+        self.has_begun = False
+
+    def receive(self, number: int, _frame: FrameType | None) -> None:
+        """The first one stops, cleanly; the second one leaves at once."""
         name = signal.Signals(number).name
         # A terminal that is closed says so to every process in it, and more than once.
-        if received and name != "SIGHUP":
-            os.write(2, b"\nstagewright: left at once; `stagewright resume` goes on\n")
+        if self.names and name != "SIGHUP":
+            os.write(2, b"\nstagewright: left at once; the run can be resumed\n")
             os._exit(EXIT_INTERRUPTED)
-        received.append(_STOPPED_BY.get(name, name))
+        self.names.append(_STOPPED_BY.get(name, name))
+        if not self.has_begun and self._controller.state == RunState.IDLE:
+            raise KeyboardInterrupt
 
-    previous = {number: signal.signal(number, receive) for number in _stopping_signals()}
+
+@contextlib.contextmanager
+def _stop_signals(controller: PipelineController) -> Iterator[_Stops]:
+    stops = _Stops(controller)
+    previous = {number: signal.signal(number, stops.receive) for number in _stopping_signals()}
     try:
-        yield received
+        yield stops
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from shlex import quote
 
 import click
 
 from ...events.model import RunState
-from ..catalogue import CORRUPT, Catalogue, CatalogueEntry
+from ..catalogue import CORRUPT, DIED, Catalogue, CatalogueEntry
 from .output import count, json_option, print_json, runs_option, say
 
 _AGE = re.compile(r"(\d+)([smhdw])")
+DEFAULT_RUNS = Path("runs")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -35,8 +38,8 @@ def _moment(
 @click.command("list")
 @click.option(
     "--state",
-    type=click.Choice([*RunState, CORRUPT], case_sensitive=False),
-    help="Only runs in this state.",
+    type=click.Choice([*RunState, CORRUPT, DIED], case_sensitive=False),
+    help="Only runs in this state; DIED are those that are RUNNING and that nobody runs.",
 )
 @click.option(
     "--since", callback=_moment, metavar="T", help="Only runs opened since: 7d, 2026-11-20."
@@ -53,25 +56,49 @@ def list_command(
     runs: Path,
     as_json: bool,  # noqa: FBT001 - click passes flags
 ) -> None:
-    """List the runs, the latest first."""
+    """List the runs, the latest first.
+
+    IMAGES have been through the last stage, DONE is how much of all stages is.
+    """
     entries = Catalogue(runs).entries(state=state, since=since, model=model, limit=limit)
     if as_json:
         print_json(entries)
         return
-    for entry in entries:
-        say(_line(entry))
-    waiting = sum(entry.resumable for entry in entries)
-    if waiting:
-        what = f"{count(waiting, 'run')} of these can go on"
-        say(f"{what}: stagewright resume RUN, or resume --all")
     if not entries:
         say(f"no run in {runs}" if not (state or since or model) else "no run fits")
+        return
+    width = max(len(entry.run_id) for entry in entries)
+    say(_row("RUN", "STATE", "IMAGES", "DONE", "OUTCOME", "PLAN", width))
+    for entry in entries:
+        say(_line(entry, width))
+    told = waiting_runs(entries, " of these")
+    if told:
+        where = runs_argument(runs)
+        say(f"{told}: stagewright resume RUN{where}, or resume --all{where}")
 
 
-def _line(entry: CatalogueEntry) -> str:
-    died = entry.state == RunState.RUNNING and not entry.alive
-    state = f"{entry.state}{' (died)' if died else ''}"
-    return (
-        f"{entry.run_id:<48} {state:<15} {entry.images:>5}/{entry.total_images:<5} "
-        f"{entry.outcome or '':<10} {entry.summary}"
-    )
+def waiting_runs(entries: Sequence[CatalogueEntry], among: str) -> str:
+    """How many runs can go on, and how many only when forced; "" where none can."""
+    forced = sum(entry.resumable and entry.needs_force for entry in entries)
+    ready = sum(entry.resumable for entry in entries) - forced
+    if not ready:
+        return f"{count(forced, 'run')}{among} can go on only with --force" if forced else ""
+    more = f"; {forced} more only with --force" if forced else ""
+    return f"{count(ready, 'run')}{among} can go on{more}"
+
+
+def runs_argument(runs: Path) -> str:
+    """What a command needs to look into the same folder of runs."""
+    return "" if runs == DEFAULT_RUNS else f" --runs {quote(str(runs))}"
+
+
+def _line(entry: CatalogueEntry, width: int) -> str:
+    state = f"{entry.state}{' (died)' if entry.died else ''}"
+    images = f"{entry.images}/{entry.total_images}"
+    total = entry.total_stage_images
+    done = f"{100 * entry.stage_images // total}%" if total else ""
+    return _row(entry.run_id, state, images, done, entry.outcome or "", entry.summary, width)
+
+
+def _row(run: str, state: str, images: str, done: str, outcome: str, plan: str, width: int) -> str:
+    return f"{run:<{width}} {state:<15} {images:>11} {done:>5}  {outcome:<10} {plan}".rstrip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -41,7 +42,10 @@ from .output import count, duration, json_option, print_json_parts, runs_option,
 @runs_option
 @json_option
 def replay_command(run: str, until: int | None, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
-    """Fold the log of RUN: its result and timeline."""
+    """Fold the log of RUN: its result and timeline.
+
+    RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
+    """
     folder = find_run(runs, run)
     result = replay(folder, until=until)
     if as_json:
@@ -88,7 +92,12 @@ def show_result(
     for line in _places(result, folder):
         say(line)
     if whole and not held and can_go_on(result.state, result.error, sealed=True):
-        say(f"go on:  stagewright resume {result.run_id}")
+        say(f"go on:  {resume_line(folder)}")
+
+
+def resume_line(folder: Path) -> str:
+    """The command that goes on with a run, as it can be pasted."""
+    return f"stagewright resume {quote(str(folder))}"
 
 
 def _places(result: PipelineRunResult, folder: Path) -> Iterator[str]:
@@ -124,7 +133,9 @@ def _opened(event: RunOpened) -> str:
 
 
 def _resumed(event: RunResumed) -> str:
-    return f"RunResumed: epoch {event.epoch}, {count(event.completed_images, 'image')} done"
+    lost = sum(last - first + 1 for rows in (event.lost or {}).values() for first, last in rows)
+    told = f", lost: {count(lost, 'image')}" if lost else ""
+    return f"RunResumed: epoch {event.epoch}, {count(event.completed_images, 'image')} done{told}"
 
 
 _GISTS: Mapping[type[StageEvent], Callable[[Any], str]] = {

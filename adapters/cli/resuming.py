@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -10,10 +13,12 @@ from typing import IO
 import click
 import msgspec
 
-from ...events.errors import StagewrightError
-from ...events.model import StageEvent
+from ...events.errors import LogLockedError, LogWriteError, StagewrightError
+from ...events.lock import lock_holder
+from ...events.model import RunResumed, RunState, StageEvent
 from ...events.reading import read_log
 from ...events.result import PipelineRunResult
+from ...events.signals import subscribe
 from ...statemachine.controller import PipelineController, RunHandle
 from ...statemachine.run_folder import find_run
 from ..bootstrap import open_controller
@@ -21,9 +26,9 @@ from ..catalogue import CORRUPT, Catalogue, CatalogueEntry
 from ..progress_view import ProgressView
 from .display import open_file_counter
 from .foreground import Followed, follow, show_end, tell_error
+from .listing import runs_argument, waiting_runs
 from .output import (
     LastingStream,
-    count,
     escaped,
     insecure_option,
     json_option,
@@ -31,18 +36,30 @@ from .output import (
     runs_option,
     say,
 )
+from .replaying import resume_line
 from .statuses import (
     EXIT_CANCELLED,
     EXIT_COMPLETED,
     EXIT_CORRUPT,
     EXIT_ERROR,
+    EXIT_INTERRUPTED,
     EXIT_USAGE,
+    TRACEBACK_VARIABLE,
     complain,
     status_of,
     words_of,
 )
 
 _GRAVITY = (EXIT_COMPLETED, EXIT_USAGE, EXIT_ERROR, EXIT_CORRUPT)
+_EXIT_STATUSES = """\b
+Exit status:
+  0  COMPLETED
+  1  ERROR, or the resume was refused
+  2  wrong usage, the server is not there, or another process holds the run
+  3  CANCELLED
+  4  a log or a file is corrupt, missing or altered
+With --all it is the gravest of all: 4, 1, 2, 0; and 3 once one was cancelled.
+"""
 
 
 class _How(msgspec.Struct, frozen=True):
@@ -57,8 +74,14 @@ class _How(msgspec.Struct, frozen=True):
         """Where progress is shown."""
         return sys.stderr if self.as_json else sys.stdout
 
+    def tell(self, line: str) -> None:
+        """One line where progress is shown."""
+        stream = LastingStream(self.stream)
+        stream.write(escaped(line) + "\n")
+        stream.flush()
 
-@click.command("resume")
+
+@click.command("resume", epilog=_EXIT_STATUSES)
 @click.argument("run", required=False)
 @click.option("--server", "servers", multiple=True, metavar="URL", help="Another WebUI server.")
 @click.option("--all", "every", is_flag=True, help="Resume every run that can be.")
@@ -80,6 +103,8 @@ def resume_command(
     """Go on with RUN where it stopped, on the server that it was made on.
 
     What is finished is not made again; a file that is missing or altered is.
+
+    RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
     """
     if every == (run is not None):
         raise click.UsageError("resume needs either a RUN or --all")
@@ -88,7 +113,7 @@ def resume_command(
     controller = open_controller(runs, servers[0] if servers else None, insecure=insecure)
     how = _How(force=force, preflight=not no_preflight, as_json=as_json)
     if every:
-        return _resume_all(controller, runs, how)
+        return _ResumeAll(controller, runs, how).run()
     ended = _resume(controller, find_run(runs, run or ""), how)
     return show_end(ended.handle, ended.result, as_json=as_json)
 
@@ -106,10 +131,15 @@ def tell_of_resumable(runs: Path, stream: IO[str]) -> None:
         # It is no reason not to run something else.
         LastingStream(stream).write(f"note: {runs} cannot be read: {escaped(str(error))}\n")
         return
-    if waiting:
-        named = waiting[-1].folder if len(waiting) == 1 else "--all"
-        what = f"{count(len(waiting), 'run')} in {runs} can go on"
-        LastingStream(stream).write(escaped(f"note: {what}: stagewright resume {named}") + "\n")
+    told = waiting_runs(waiting, f" in {runs}")
+    if told:
+        forced = "" if any(not entry.needs_force for entry in waiting) else " --force"
+        command = (
+            resume_line(runs / waiting[0].folder)
+            if len(waiting) == 1
+            else f"stagewright resume --all{runs_argument(runs)}"
+        )
+        LastingStream(stream).write(escaped(f"note: {told}: {command}{forced}") + "\n")
 
 
 def _resume(controller: PipelineController, folder: Path, how: _How) -> Followed:
@@ -121,7 +151,11 @@ def _resume(controller: PipelineController, folder: Path, how: _How) -> Followed
             view.take_event(event)
 
     read_log(folder, look_back)
-    with open_file_counter(sys.stderr) as counter:
+    appended: set[type[StageEvent]] = set()
+    with (
+        open_file_counter(sys.stderr) as counter,
+        subscribe(lambda event: appended.add(type(event)), on_own_thread=False),
+    ):
 
         def begin() -> RunHandle:
             try:
@@ -131,36 +165,101 @@ def _resume(controller: PipelineController, folder: Path, how: _How) -> Followed
             finally:
                 counter.pause()
 
-        return follow(controller, begin, how.stream, view)
+        ended = follow(controller, begin, how.stream, view)
+    if RunResumed not in appended:
+        rest = "its log has been sealed" if appended else "nothing is to be done"
+        how.tell(f"{ended.handle.run_id}: it is complete; {rest}")
+    return ended
 
 
-def _resume_all(controller: PipelineController, runs: Path, how: _How) -> int:
-    """Every resumable run, one after the other; the gravest exit status of all."""
-    status, results = EXIT_COMPLETED, []
-    found = [one for one in Catalogue(runs).entries() if one.resumable or one.state == CORRUPT]
-    for entry in reversed(found):
+class _ResumeAll:
+    """Every run below a folder that can go on, one after the other, the oldest first."""
+
+    def __init__(self, controller: PipelineController, runs: Path, how: _How) -> None:
+        self._controller = controller
+        self._runs = runs
+        self._how = how
+        self._found = [one for one in Catalogue(runs).entries() if _concerns_all(one)][::-1]
+        self._results: list[PipelineRunResult] = []
+        self._tally: Counter[str] = Counter()
+        self._status = EXIT_COMPLETED
+        self._stopped = False
+
+    def run(self) -> int:
+        """Go through them; the gravest exit status of all."""
+        for place, entry in enumerate(self._found, start=1):
+            self._how.tell(f"run {place} of {len(self._found)}: {entry.run_id}")
+            self._take(entry)
+            if self._stopped:
+                break
+        if len(self._found) > 1:
+            self._tally["not tried"] = len(self._found) - self._tally.total()
+            told = (f"{self._tally[what]} {what}" for what in _TOLD if self._tally[what])
+            self._how.tell(", ".join(told))
+        if self._how.as_json:
+            print_json_parts(_as_list(self._results))
+        elif not self._found:
+            say(f"no run in {self._runs} waits to be resumed")
+        return self._status
+
+    def _take(self, entry: CatalogueEntry) -> None:
+        folder = self._runs / entry.folder
+        if entry.alive:
+            self._pass_over(entry, str(lock_holder(folder) or "unknown"))
+            return
         try:
-            ended = _resume(controller, runs / entry.folder, how)
-        except StagewrightError as error:
-            # The others can go on all the same.
-            status = max(status, complain(words_of(error), status_of(error)), key=_GRAVITY.index)
-            continue
-        results.append(ended.result)
-        one = (
-            tell_error(ended.result)
-            if how.as_json
-            else show_end(ended.handle, ended.result, as_json=False)
+            self._note_end(_resume(self._controller, folder, self._how))
+        except LogLockedError as error:
+            self._pass_over(entry, error.holder)
+        except KeyboardInterrupt:
+            # Before the run had begun; who stops one run does not want the next.
+            self._stopped = True
+            self._status = complain("interrupted", EXIT_INTERRUPTED)
+        except Exception as error:  # noqa: BLE001 - the others can go on all the same
+            self._note_failure(entry, error)
+
+    def _pass_over(self, entry: CatalogueEntry, holder: str) -> None:
+        self._tally["held by another process"] += 1
+        self._how.tell(f"{entry.run_id}: another process works on it: {holder}; skipped")
+
+    def _note_end(self, ended: Followed) -> None:
+        result = ended.result
+        self._results.append(result)
+        status = (
+            tell_error(result)
+            if self._how.as_json
+            else show_end(ended.handle, result, as_json=False)
         )
-        # Who stops one run does not want the next.
-        if ended.stopped or one == EXIT_CANCELLED:
-            status = EXIT_CANCELLED
-            break
-        status = max(status, one, key=_GRAVITY.index)
-    if how.as_json:
-        print_json_parts(_as_list(results))
-    elif not found:
-        say(f"no run in {runs} waits to be resumed")
-    return status
+        self._tally[_ENDS.get(result.state, "failed")] += 1
+        if ended.stopped or status == EXIT_CANCELLED:
+            self._stopped = True
+            self._status = EXIT_CANCELLED
+        else:
+            self._weigh(status)
+
+    def _note_failure(self, entry: CatalogueEntry, error: Exception) -> None:
+        if TRACEBACK_VARIABLE in os.environ:
+            traceback.print_exception(error)
+        words, status = words_of(error), status_of(error)
+        named = words if entry.run_id in words else f"{entry.run_id}: {words}"
+        self._weigh(complain(named, status))
+        refused = isinstance(error, StagewrightError) and not isinstance(error, LogWriteError)
+        what = "refused" if refused else "failed"
+        self._tally["corrupt" if status == EXIT_CORRUPT else what] += 1
+
+    def _weigh(self, status: int) -> None:
+        self._status = max(self._status, status, key=_GRAVITY.index)
+
+
+_ENDS = {RunState.COMPLETED: "completed", RunState.CANCELLED: "cancelled"}
+_TOLD = (
+    "completed", "failed", "cancelled", "refused", "corrupt", "held by another process",
+    "not tried",
+)  # fmt: skip
+
+
+def _concerns_all(entry: CatalogueEntry) -> bool:
+    return entry.resumable or entry.alive or entry.state == CORRUPT
 
 
 def _as_list(results: Sequence[PipelineRunResult]) -> Iterator[bytes]:

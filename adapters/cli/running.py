@@ -7,9 +7,11 @@ from pathlib import Path
 
 import click
 
+from ...statemachine.controller import RunHandle
 from ...statemachine.loading import load_config
 from ..bootstrap import open_controller
 from ..inputs import PillowInputReader
+from .display import open_file_counter
 from .foreground import follow, show_end
 from .output import escaped, insecure_option, json_option, runs_option
 from .planning import config_argument, set_option
@@ -44,5 +46,13 @@ def run_command(
     for warning in controller.validate(loaded).warnings:
         click.echo(f"warning: {escaped(warning)}", file=stream)
     tell_of_resumable(runs, stream)
-    ended = follow(controller, lambda: controller.start(loaded), stream)
+    with open_file_counter(sys.stderr) as counter:
+
+        def begin() -> RunHandle:
+            try:
+                return controller.start(loaded)
+            finally:
+                counter.pause()
+
+        ended = follow(controller, begin, stream)
     return show_end(ended.handle, ended.result, as_json=as_json)

@@ -31,6 +31,8 @@ def salvage_command(
     """Copy what is sound of the corrupt log of RUN, and its images, into a new run.
 
     RUN itself is left as it is; the new run can be resumed.
+
+    RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
     """
     folder = find_run(runs, run)
     if context.get_parameter_source("runs") is ParameterSource.DEFAULT:

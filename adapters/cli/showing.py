@@ -21,7 +21,11 @@ from .replaying import show_result
 @runs_option
 @json_option
 def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
-    """Show where an image came from, or what a run was."""
+    """Show where an image came from, or what a run was.
+
+    IMAGE_OR_RUN is the path of an image, a run id, a unique prefix of one, `last`, or the path
+    of a run folder.
+    """
     path = Path(image_or_run)
     if path.is_file():
         found = provenance_of(path, runs)

@@ -23,6 +23,8 @@ _EXIT_CORRUPT = 4
 def verify_command(run: str | None, every: bool, runs: Path) -> int:  # noqa: FBT001 - click passes flags
     """Check the log of RUN and the digests of its images; writes nothing.
 
+    RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
+
     Exit status 0: sound; 1: sound but unfinished; 4: corrupt, or an image missing or altered.
     """
     if every == (run is not None):
@@ -45,7 +47,10 @@ def verify_command(run: str | None, every: bool, runs: Path) -> int:  # noqa: FB
 def _report(found: Verification) -> int:
     for flaw in found.flaws:
         say(f"{found.run_id}: {flaw.place}: {flaw.what}")
-    what = f"{count(found.events, 'event')}, {count(found.images, 'image')}, {found.state}"
+    images = f"{found.images} of {count(found.planned_images, 'image')}"
+    # Behind the place where a log is corrupt there may be more of them.
+    known = [count(found.events, "event"), *([] if found.corrupt else [images]), found.state]
+    what = ", ".join(known)
     if not found.sound:
         say(f"{found.run_id}: {count(len(found.flaws), 'flaw')} in {what}{_cure(found)}")
         return _EXIT_CORRUPT
