@@ -23,6 +23,8 @@ from .salvaging import LOG, check_salvaged, controller, lines_of, salvage, spoil
 from .simulated_disk import SimulatedDisk, Sync
 from .support import document, png
 
+pytestmark = pytest.mark.proof
+
 
 class DiedHere(BaseException):
     """Stands for the end of the process: nobody tidies up behind it."""
@@ -234,7 +236,7 @@ def test_the_command_says_what_is_copied_and_what_is_not(corrupt: Path) -> None:
         "lost: 1 record",
         "left out: places without a sound record: 1, ",
         "not copied: images/00-txt2img/00001-43.png: it is missing",
-        "would make 1 images that are not finished, seal the log",
+        "would make 1 image, seal the log",
     ):
         assert words in done.stdout
 

@@ -30,6 +30,7 @@ from .command_line import SMALL, stagewright, until, write_config
 from .support import document, png
 from .webui_server import ScriptedWebUI
 
+pytestmark = pytest.mark.proof
 Stages = tuple[str, ...]
 ENDPOINTS = {
     "txt2img": "/sdapi/v1/txt2img",

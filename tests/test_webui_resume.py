@@ -35,6 +35,8 @@ from .webui_resuming import (
     resume,
 )
 
+pytestmark = pytest.mark.proof
+
 LISTED = "sd_xl_base_1.0.safetensors"
 
 

@@ -31,6 +31,8 @@ from .webui_resuming import (
     resume,
 )
 
+pytestmark = pytest.mark.proof
+
 
 @pytest.fixture
 def server() -> Iterator[OddWebUI]:
