@@ -119,6 +119,12 @@ class PipelineController:
         return RunState.IDLE if current is None else current[1].state
 
     @property
+    def current_run_id(self) -> str | None:
+        """The run that has begun, or is about to, and has not ended."""
+        current = self._current
+        return None if current is None else current[0].run_id
+
+    @property
     def last_result(self) -> PipelineRunResult | None:
         """The result of the run that ended last."""
         return self._last_result

@@ -125,7 +125,7 @@ class _Stops:
             os.write(2, b"\nstagewright: left at once; the run can be resumed\n")
             os._exit(EXIT_INTERRUPTED)
         self.names.append(_STOPPED_BY.get(name, name))
-        if not self.has_begun and self._controller.state == RunState.IDLE:
+        if not self.has_begun and self._controller.current_run_id is None:
             raise KeyboardInterrupt
 
 
