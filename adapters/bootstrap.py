@@ -24,6 +24,7 @@ FAILPOINT_VARIABLE = "STAGEWRIGHT_FAILPOINT"
 
 if TYPE_CHECKING:
     from .webui.address import ServerAddress
+    from .webui.backend import WebUIBackend
 
 
 class ConfiguredBackend:
@@ -63,6 +64,17 @@ class ConfiguredBackend:
         if address is None:
             self._current = EmbeddedBackend()
             return
+        self._current = backend = self._webui(address, server, recorded, unsettled)
+        if preflight and plan is not None:
+            backend.preflight(plan)
+
+    def _webui(
+        self,
+        address: ServerAddress,
+        server: ServerTable,
+        recorded: BackendDescription | None,
+        unsettled: Mapping[str, StageType],
+    ) -> WebUIBackend:
         # requests takes 60 ms to load, and a run on the embedded backend needs none of it.
         from .webui.address import Credentials, credentials_for  # noqa: PLC0415 - see above
         from .webui.backend import WebUIBackend  # noqa: PLC0415 - see above
@@ -77,15 +89,13 @@ class ConfiguredBackend:
                 withheld="the log switches the check of the server's certificate off or changes "
                 "it; --insecure sends them all the same"
             )
-        self._current = backend = WebUIBackend(
+        return WebUIBackend(
             address,
             inputs=PillowInputReader(),
             settings=server,
             credentials=credentials,
             unsettled=unsettled,
         )
-        if preflight and plan is not None:
-            backend.preflight(plan)
 
     def release(self) -> None:
         """Close the connections of the current backend; it can be used again."""

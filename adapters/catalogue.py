@@ -19,7 +19,7 @@ from ..events.lock import is_locked
 from ..events.model import Outcome, RunState
 from ..events.reading import log_path, read_log
 from ..statemachine.run_folder import run_folders
-from ..statemachine.states import can_go_on
+from ..statemachine.states import can_go_on, is_fruitless
 
 _logger = logging.getLogger("stagewright.catalogue")
 
@@ -195,17 +195,8 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
         resumes=fold.resumes,
         group_id=opened.group_id if opened else None,
         resumable=state != CORRUPT and can_go_on(fold.state, fold.error, sealed=fold.sealed),
-        needs_force=unfinished > 0 and _is_fruitless(fold),
+        needs_force=unfinished > 0 and is_fruitless(fold.fruitless_epochs),
     )
-
-
-def _is_fruitless(fold: Fold) -> bool:
-    """Whether a resume would refuse because earlier ones got nowhere."""
-    if not fold.fruitless_epochs:
-        return False
-    from ..statemachine.verification import is_fruitless  # noqa: PLC0415 - few runs need it
-
-    return is_fruitless(fold)
 
 
 def _slug(run_id: str) -> str:

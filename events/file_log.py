@@ -130,13 +130,7 @@ class FileEventLog:
         except OSError as error:
             raise LogWriteError(f"its lock cannot be taken: {error}", path=folder) from error
         try:
-            with storage.open_read(path) as stream:
-                scan = LogScan(stream, path=path)
-                run_id = ""
-                for batch in scan.batches():
-                    run_id = batch[0].run_id
-                    if observe is not None:
-                        observe(batch)
+            run_id, scan = _scanned(storage, path, observe)
             return cls(
                 path,
                 lock,
@@ -306,6 +300,20 @@ class FileEventLog:
             f"{type(event).__name__} (record {event.seq}) could not be written: {cause}",
             path=self.path,
         ) from cause
+
+
+def _scanned(
+    storage: Storage, path: Path, observe: Callable[[Sequence[StageEvent]], None] | None
+) -> tuple[str, LogScan]:
+    """Read a whole log, telling ``observe``; the run that it is of, and what was found."""
+    run_id = ""
+    with storage.open_read(path) as stream:
+        scan = LogScan(stream, path=path)
+        for batch in scan.batches():
+            run_id = batch[0].run_id
+            if observe is not None:
+                observe(batch)
+    return run_id, scan
 
 
 def _close_quietly(file: AppendFile) -> None:

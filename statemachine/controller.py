@@ -20,6 +20,7 @@ from ..events.storage import Storage
 from .builder import build_stage_execution_plan
 from .config import RunConfig
 from .errors import ConfigurationError, ControllerBusyError
+from .file_checking import OnFile
 from .loading import ready_config
 from .plan import StageExecutionPlan
 from .ports import (
@@ -34,7 +35,6 @@ from .preparing import PreparedRun, RunMaker
 from .reopening import ReopenedRun, reopen_run
 from .run_folder import find_run
 from .runner import PipelineRunner
-from .verification import OnFile
 
 AnyConfig = RunConfig | Mapping[str, Any] | Path
 

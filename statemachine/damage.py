@@ -10,11 +10,11 @@ from ..events.folding import Fold
 from ..events.model import CallCompleted, CallRequested, InputRecord, StageEvent
 from ..events.timeline import FileTimeline
 from .errors import ResumeRefusedError
+from .file_checking import FileChecker, FileState, OnFile
 from .plan import StageExecutionPlan
 from .spans import request_spans
 from .stage_configs import Img2ImgConfig
 from .standing import Damage, Standing
-from .verification import FileChecker, FileState, OnFile
 
 
 def find_damage(

@@ -16,9 +16,9 @@ from ..events.reading import replay
 from .config import InputImage, RunConfig
 from .documents import apply_overrides, parse_document, read_document
 from .errors import InputImageError
+from .file_checking import FileChecker
 from .ports import InputReader
 from .run_folder import find_run
-from .verification import FileChecker
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_INPUT_BYTES = 256 * 1024 * 1024

@@ -25,16 +25,15 @@ from ..events.storage import Storage
 from .config import RunTable, ServerTable
 from .damage import check_inputs, find_damage
 from .errors import ResumeRefusedError
+from .file_checking import OnFile
 from .journal import RunJournal
 from .lifecycle import RunLifecycle
 from .preparing import software
 from .recorded_plan import recorded_plan, recorded_table
 from .run_folder import RunFolder
 from .standing import Standing
-from .verification import OnFile
+from .states import is_fruitless
 
-FRUITLESS_EPOCHS = 5
-"""So many epochs in a row that sent a request and finished no image, and a resume refuses."""
 PROCESS_DIED = "process died"
 _SHOWN = 3
 _LAST_EPOCH = 2**31
@@ -100,7 +99,7 @@ class ReopenedRun:
         if not self.makes_images:
             return
         fruitless = self.fold.fruitless_epochs
-        if fruitless >= FRUITLESS_EPOCHS and not force:
+        if is_fruitless(fruitless) and not force:
             raise ResumeRefusedError(
                 f"{name}: {fruitless} epochs in a row sent requests and finished no image"
                 f"{self._last_words()}; --force tries again"

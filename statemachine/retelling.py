@@ -25,12 +25,13 @@ from ..events.model import (
     StageStart,
 )
 from ..events.rescue import Choice, CopiedFile, RescuedLog, RescuedRecord, Tally, readdressed
+from .file_checking import FileChecker
 from .plan import StageExecution, StageExecutionPlan
 from .ports import SourceImage
 from .spans import request_digest, stage_metadata, stage_seed
 from .stage_configs import Img2ImgConfig
 from .states import TRANSITIONS
-from .verification import FileChecker, Flaw
+from .verification import Flaw
 
 _FOLDERS = ("inputs/", "images/")
 _LAST_EPOCH = 2**53 - 1

@@ -14,10 +14,11 @@ from ..events.model import RunState
 from ..events.reading import log_path, read_log
 from ..events.rescue import CopiedFile, LogDraft, RescuedLog, choose, copy_file
 from ..events.storage import OsStorage, Storage
+from .file_checking import FileChecker
 from .ports import Clock, RandomBelow
 from .retelling import LeftOut, OldFiles, Retelling
 from .run_folder import new_run_id
-from .verification import FileChecker, Flaw, verify_run
+from .verification import Flaw, verify_run
 
 CORRUPT_SUFFIX = ".corrupt"
 """Ends the name of a corrupt log's copy in the run that was made from it."""
@@ -84,22 +85,25 @@ def salvage_run(
     corruption = _corruption(folder, storage)
     rescued = RescuedLog(path, storage=storage)
     new = _new_folder(runs, _name_of(rescued), clock, random_below, storage)
+    salvage = _Salvage(rescued, folder, new, clock, storage)
+    _write(salvage, new, corruption, storage)
+    return salvage.result(corruption)
+
+
+def _write(salvage: _Salvage, new: Path, corruption: LogCorruptError, storage: Storage) -> None:
+    """Write the new run while its lock is held; what fails leaves nothing of it."""
     lock: RunLock | None = None
     try:
         lock = RunLock(new)
-        salvage = _Salvage(rescued, folder, new, clock, storage)
         salvage.write(corruption)
-        lock.release()
     except BaseException as error:
-        try:
-            storage.remove_tree(new)
-        finally:
-            if lock is not None:
-                lock.release()
+        storage.remove_tree(new)
         if isinstance(error, OSError):
             raise LogWriteError(f"the run cannot be salvaged: {error}", path=new) from error
         raise
-    return salvage.result(corruption)
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def _corruption(folder: Path, storage: Storage) -> LogCorruptError:

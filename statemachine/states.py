@@ -33,3 +33,12 @@ def can_go_on(state: RunState, error: ErrorDetail | None, *, sealed: bool) -> bo
         return not sealed
     # No resume can change what a configuration says against itself.
     return error is None or error.kind != StageConflictError.__name__
+
+
+FRUITLESS_EPOCHS = 5
+"""So many epochs in a row that sent a request and finished no image, and a resume refuses."""
+
+
+def is_fruitless(epochs: int) -> bool:
+    """Whether so many fruitless epochs in a row are enough to ask before trying again."""
+    return epochs >= FRUITLESS_EPOCHS

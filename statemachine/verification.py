@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Callable, Iterator, Sequence
-from enum import Enum
-from hashlib import file_digest
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,9 +16,11 @@ from ..events.reading import read_log
 from ..events.result import PipelineRunResult
 from ..events.scan import TornTail
 from .errors import ResumeRefusedError
+from .file_checking import FileChecker, FileState, OnFile, WrongFile
 from .plan import StageExecutionPlan
 from .recorded_plan import recorded_plan
 from .stage_configs import Img2ImgConfig
+from .states import is_fruitless
 
 
 class Flaw(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,10 +62,6 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
         return self.sealed and self.torn is None
 
 
-OnFile = Callable[[int, int], None]
-"""Told, after each file that has been checked, how many have been, of how many."""
-
-
 def verify_run(folder: Path, on_file: OnFile | None = None) -> Verification:
     """Check a run, its log first.
 
@@ -94,86 +88,6 @@ def verify_run(folder: Path, on_file: OnFile | None = None) -> Verification:
     # A writer may be in the middle of a record; what it left open is no torn tail.
     torn = None if holder else timeline.torn
     return _verification(folder, fold, len(timeline), torn, holder, wrong)
-
-
-class FileState(Enum):
-    """In which way a recorded file is not what was recorded."""
-
-    MISSING = "missing"
-    ALTERED = "altered"
-    UNREADABLE = "unreadable"
-
-
-class WrongFile(msgspec.Struct, frozen=True):
-    """A recorded file that is not what was recorded; as text, what is wrong with it."""
-
-    state: FileState
-    words: str
-
-    def __str__(self) -> str:
-        return self.words
-
-
-class FileChecker:
-    """Compares the files of one run folder with their recorded digests; follows no link."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._linked: dict[str, bool] = {}
-
-    def check(self, path: str, digest: str) -> WrongFile | None:
-        """What is wrong with a recorded file, or None."""
-        if self._is_below_a_link(path.rpartition("/")[0]):
-            return _LINK
-        try:
-            descriptor = os.open(self._folder / path, _FLAGS)
-        except OSError as error:
-            return self._unopened(path, error)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            return _NO_FILE
-        with open(descriptor, "rb", buffering=0) as stream:
-            try:
-                actual = file_digest(stream, "sha256").hexdigest()
-            except OSError as error:
-                return _unreadable(error)
-        return None if actual == digest else _ALTERED
-
-    def _is_below_a_link(self, parent: str) -> bool:
-        if not parent:
-            return False
-        known = self._linked.get(parent)
-        if known is None:
-            above = self._is_below_a_link(parent.rpartition("/")[0])
-            known = self._linked[parent] = above or (self._folder / parent).is_symlink()
-        return known
-
-    def _unopened(self, path: str, error: OSError) -> WrongFile:
-        if isinstance(error, FileNotFoundError | NotADirectoryError):
-            return _MISSING
-        try:
-            mode = (self._folder / path).lstat().st_mode
-        except OSError:
-            return _unreadable(error)
-        if stat.S_ISLNK(mode):
-            return _LINK
-        return _unreadable(error) if stat.S_ISREG(mode) else _NO_FILE
-
-
-_FLAGS = (
-    os.O_RDONLY
-    | getattr(os, "O_BINARY", 0)
-    | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_NONBLOCK", 0)  # a pipe in the place of an image must not hold us up
-)
-_MISSING = WrongFile(FileState.MISSING, "it is missing")
-_ALTERED = WrongFile(FileState.ALTERED, "it has been altered: its digest differs")
-_LINK = WrongFile(FileState.ALTERED, "a link stands in its place")
-_NO_FILE = WrongFile(FileState.ALTERED, "it is no file")
-
-
-def _unreadable(error: OSError) -> WrongFile:
-    return WrongFile(FileState.UNREADABLE, f"it cannot be read: {error.strerror}")
 
 
 class _Recorded(NamedTuple):
@@ -270,7 +184,7 @@ def _refusal(fold: Fold, wrong: Sequence[_Wrong], lost: set[tuple[str, int]]) ->
     if gone:
         verb = "is" if len(gone) == 1 else "are"
         return f"refuse until {', '.join(gone)} {verb} put back as recorded"
-    if is_fruitless(fold):
+    if is_fruitless(fold.fruitless_epochs):
         return (
             f"refuse without --force: {fold.fruitless_epochs} epochs in a row sent requests and "
             "finished no image"
@@ -297,12 +211,3 @@ def _needed_inputs(
         if stage.input_source == "file":
             for index in to_make:
                 yield fold.opened.inputs[index // plan.images_per_input].path
-
-
-def is_fruitless(fold: Fold) -> bool:
-    """Whether so many epochs in a row got nowhere that a resume refuses unless it is forced."""
-    if not fold.fruitless_epochs:
-        return False
-    from .reopening import FRUITLESS_EPOCHS  # noqa: PLC0415 - it needs the checker above
-
-    return fold.fruitless_epochs >= FRUITLESS_EPOCHS

@@ -53,7 +53,8 @@ from stagewright.statemachine.journal import RunJournal
 from stagewright.statemachine.loading import ready_config
 from stagewright.statemachine.ports import GeneratedImage, SystemClock
 from stagewright.statemachine.preparing import RunMaker
-from stagewright.statemachine.reopening import FRUITLESS_EPOCHS, ReopenedRun, reopen_run
+from stagewright.statemachine.reopening import ReopenedRun, reopen_run
+from stagewright.statemachine.states import FRUITLESS_EPOCHS
 from stagewright.statemachine.verification import verify_run
 
 from .run_model import (

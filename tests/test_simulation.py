@@ -18,8 +18,8 @@ from stagewright.events.folding import Fold
 from stagewright.events.model import CallRequested
 from stagewright.events.reading import read_log
 from stagewright.statemachine import PipelineController, damage
+from stagewright.statemachine.file_checking import FileChecker, FileState, WrongFile
 from stagewright.statemachine.plan import StageExecutionPlan
-from stagewright.statemachine.verification import FileChecker, FileState, WrongFile
 
 from .faulty_storage import Deed, Fault, FaultyStorage, SimulatedCrash
 from .simulate import command_for, main, survey
