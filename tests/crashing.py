@@ -376,7 +376,7 @@ def note_requests(path: Path) -> None:
         os.close(descriptor)
         return generate(backend, request, cancel=cancel, on_step=on_step)
 
-    EmbeddedBackend.generate_images = noted  # type: ignore[method-assign, assignment]
+    EmbeddedBackend.generate_images = noted  # type: ignore[method-assign, assignment]  # counted, for this child alone
 
 
 if __name__ == "__main__":
