@@ -147,7 +147,7 @@ class PipelineController:
         try:
             return self._launch(self._prepare_or_tell(config))
         except BaseException:
-            self._busy = False
+            self._let_go()
             raise
 
     def resume(
@@ -174,7 +174,7 @@ class PipelineController:
             folder = find_run(self._runs, run_id)
             return self._go_on(folder, force=force, preflight=preflight, on_file=on_file)
         except BaseException:
-            self._busy = False
+            self._let_go()
             raise
 
     def cancel(
@@ -205,6 +205,13 @@ class PipelineController:
             if self._busy:
                 raise ControllerBusyError("this controller has a run already; wait for its end")
             self._busy = True
+
+    def _let_go(self) -> None:
+        """Be ready for another run; what the backend held for this one is given back."""
+        if isinstance(self._backend, PreparableBackend):
+            self._backend.release()
+        self._current = None
+        self._busy = False
 
     def _prepare_or_tell(self, config: AnyConfig) -> PreparedRun:
         with _config_errors_told():
@@ -315,16 +322,13 @@ class PipelineController:
             failure.__cause__ = error
         if isinstance(failure, RunNotFoundError):
             failure = LogWriteError(f"the run has gone from the disk: {failure}")
-        if isinstance(self._backend, PreparableBackend):
-            self._backend.release()
         self._end(handle, result, failure)
 
     def _end(
         self, handle: RunHandle, result: PipelineRunResult | None, failure: BaseException | None
     ) -> None:
         self._last_result = result
-        self._current = None
-        self._busy = False
+        self._let_go()
         handle._end(result, failure)  # noqa: SLF001 - the handle is the controller's own
 
 

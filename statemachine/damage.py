@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..events.errors import ImageAlteredError
@@ -11,7 +11,7 @@ from ..events.model import CallCompleted, CallRequested, InputRecord, StageEvent
 from ..events.timeline import FileTimeline
 from .errors import ResumeRefusedError
 from .file_checking import FileChecker, FileState, OnFile
-from .plan import StageExecutionPlan
+from .plan import StageExecution, StageExecutionPlan
 from .spans import request_spans
 from .stage_configs import Img2ImgConfig
 from .standing import Damage, Standing
@@ -113,7 +113,7 @@ def check_inputs(folder: Path, plan: StageExecutionPlan, fold: Fold, standing: S
     """
     assert fold.opened is not None
     checker = FileChecker(folder)
-    for record in _needed(plan, fold.opened.inputs, standing):
+    for record in needed_inputs(plan, fold.opened.inputs, standing.stands):
         found = checker.check(record.path, record.sha256)
         if found is not None:
             raise ImageAlteredError(
@@ -122,14 +122,17 @@ def check_inputs(folder: Path, plan: StageExecutionPlan, fold: Fold, standing: S
             )
 
 
-def _needed(
-    plan: StageExecutionPlan, inputs: Sequence[InputRecord], standing: Standing
+def needed_inputs(
+    plan: StageExecutionPlan,
+    inputs: Sequence[InputRecord],
+    stands: Callable[[StageExecution, int], bool],
 ) -> Iterator[InputRecord]:
+    """The copies of inputs and masks that images which do not stand are made from."""
     for stage in plan.stages:
         mask = stage.config.mask if isinstance(stage.config, Img2ImgConfig) else None
         if mask is None and stage.input_source != "file":
             continue
-        to_make = [one for one in range(plan.total_images) if not standing.stands(stage, one)]
+        to_make = [index for index in range(plan.total_images) if not stands(stage, index)]
         if to_make and mask is not None:
             yield from (record for record in inputs if record.path == mask)
         if stage.input_source == "file":

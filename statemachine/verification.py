@@ -15,11 +15,11 @@ from ..events.model import RunOpened, RunState
 from ..events.reading import read_log
 from ..events.result import PipelineRunResult
 from ..events.scan import TornTail
+from .damage import needed_inputs
 from .errors import ResumeRefusedError
 from .file_checking import FileChecker, FileState, OnFile, WrongFile
-from .plan import StageExecutionPlan
+from .plan import StageExecution
 from .recorded_plan import recorded_plan
-from .stage_configs import Img2ImgConfig
 from .states import is_fruitless
 
 
@@ -179,7 +179,14 @@ def _refusal(fold: Fold, wrong: Sequence[_Wrong], lost: set[tuple[str, int]]) ->
         return "refuse: its configuration contradicts itself"
     if not _to_make(fold, lost):
         return ""
-    needed = set(_needed_inputs(plan, fold, lost))
+    assert fold.opened is not None
+
+    def stands(stage: StageExecution, index: int) -> bool:
+        folded = fold.stages.get(stage.stage_id)
+        finished = folded is not None and folded.finished.get(index) is not None
+        return finished and (stage.stage_id, index) not in lost
+
+    needed = {one.path for one in needed_inputs(plan, fold.opened.inputs, stands)}
     gone = [one.file.path for one in wrong if not one.file.stage_id and one.file.path in needed]
     if gone:
         verb = "is" if len(gone) == 1 else "are"
@@ -190,24 +197,3 @@ def _refusal(fold: Fold, wrong: Sequence[_Wrong], lost: set[tuple[str, int]]) ->
             "finished no image"
         )
     return ""
-
-
-def _needed_inputs(
-    plan: StageExecutionPlan, fold: Fold, lost: set[tuple[str, int]]
-) -> Iterator[str]:
-    """The copies of inputs and masks that images still to be made are made from."""
-    assert fold.opened is not None
-    for stage in plan.stages:
-        folded = fold.stages.get(stage.stage_id)
-        to_make = [
-            index
-            for index in range(plan.total_images)
-            if folded is None
-            or folded.finished.get(index) is None
-            or (stage.stage_id, index) in lost
-        ]
-        if to_make and isinstance(stage.config, Img2ImgConfig) and stage.config.mask is not None:
-            yield stage.config.mask
-        if stage.input_source == "file":
-            for index in to_make:
-                yield fold.opened.inputs[index // plan.images_per_input].path
