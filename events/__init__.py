@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .model import StageStart as StageStart
     from .model import StageType as StageType
     from .model import UnknownEvent as UnknownEvent
+    from .progress import StepProgress as StepProgress
     from .reading import iterate as iterate
     from .reading import replay as replay
     from .reading import replay_many as replay_many
@@ -52,8 +53,10 @@ if TYPE_CHECKING:
     from .result import MissingImage as MissingImage
     from .result import PipelineRunResult as PipelineRunResult
     from .result import StageResult as StageResult
-    from .signals import Subscription as Subscription
-    from .signals import subscribe as subscribe
+    from .subscribing import Subscription as Subscription
+    from .subscribing import subscribe as subscribe
+    from .tailing import LogTail as LogTail
+    from .tailing import follow as follow
     from .testing import EventRecorder as EventRecorder
 
 # A library leaves it to the program whether its log lines are shown.
@@ -77,9 +80,11 @@ __getattr__, __dir__, __all__ = lazy_names(
             "RunOpened", "RunResumed", "RunSealed", "RunState", "StageEnd", "StageEvent",
             "StageImageProgress", "StageStart", "StageType", "UnknownEvent",
         ],
+        "progress": ["StepProgress"],
         "reading": ["iterate", "replay", "replay_many"],
         "result": ["FinishedImage", "MissingImage", "PipelineRunResult", "StageResult"],
-        "signals": ["Subscription", "subscribe"],
+        "subscribing": ["Subscription", "subscribe"],
+        "tailing": ["LogTail", "follow"],
         "testing": ["EventRecorder"],
     },
     modules=["signals"],

@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 from blinker import NamedSignal
 
-from .signals import Receiver, deliver, note_blocked, receivers_of
+from .signals import Receiver, deliver, note_blocked, receivers_of, returns_at_once
 
 PATIENCE_S = 1.0
-"""How long a run waits for one call of a receiver before it goes on without it."""
+"""How long a run waits for one receiver before it goes on without it, over all its calls."""
+SHARE_OF_TIME = 0.01
+"""How much longer it does so for each second that the run has lasted."""
 
 
 class _Delivery(NamedTuple):
@@ -23,28 +25,43 @@ class _Delivery(NamedTuple):
     payload: dict[str, Any]
 
 
+class _Line:
+    """One receiver: what it has cost the run, and what waits for it once it is left behind."""
+
+    __slots__ = ("cost_s", "is_behind", "receiver", "waiting")
+
+    def __init__(self, receiver: Receiver) -> None:
+        self.receiver = receiver
+        self.cost_s = 0.0
+        self.is_behind = False
+        self.waiting: deque[_Delivery] = deque()
+
+
 class Announcer:
     """Delivers announcements in order, on a thread of its own.
 
     ``flush`` returns once they are delivered, so receivers that return promptly are called
-    as if the run had called them itself. A receiver that does not return within a second is
-    left behind on its thread: others are served by a new one, and what the receiver is due
-    meanwhile waits for it there, in order, until it has caught up.
+    as if the run had called them itself. What a run waits for one receiver is bounded, over
+    all its calls: by a second, and a hundredth of the time that the run has lasted. A receiver
+    that takes longer is left behind: from then on it has a thread of its own, where what it is
+    due waits for it, in order. Subscriptions that only queue what they get are served at once,
+    and cost no change of threads.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
+        self._began = time.monotonic()
         self._waiting: deque[_Delivery] = deque()
         self._current: _Delivery | None = None
         self._since = 0.0
-        self._behind: list[tuple[Receiver, deque[_Delivery]]] = []
+        self._lines: list[_Line] = []
         self._worker = 0
         self._thread: threading.Thread | None = None
         self._closed = False
 
     @property
     def waiting(self) -> int:
-        """How many calls of receivers are not done yet."""
+        """How many calls of receivers that are not behind are not done yet."""
         return len(self._waiting) + (self._current is not None)
 
     def put(self, signal: NamedSignal, sender: str, **payload: Any) -> None:
@@ -53,42 +70,60 @@ class Announcer:
         Once the announcer is closed it is dropped.
         """
         receivers = receivers_of(signal, sender)
-        if not receivers:
+        if not receivers or self._closed:
             return
-        with self._changed:
-            if self._closed:
-                return
-            self._waiting.extend(
-                _Delivery(signal, receiver, sender, payload) for receiver in receivers
-            )
-            if self._thread is None:
-                self._start_worker()
-            self._changed.notify_all()
+        slow = []
+        for receiver in receivers:
+            if returns_at_once(receiver):
+                deliver(signal, receiver, sender, payload)
+            else:
+                slow.append(_Delivery(signal, receiver, sender, payload))
+        if slow:
+            self._queue(slow)
 
     def flush(self) -> None:
-        """Wait until all is delivered, leaving behind receivers that do not return."""
+        """Wait until all is delivered, leaving behind receivers that take too long."""
         if self._thread is threading.current_thread() or not self.waiting:
             return
         with self._changed:
             while self._waiting or self._current is not None:
                 before = self._current
-                spent = 0.0 if before is None else time.monotonic() - self._since
-                if self._changed.wait_for(partial(self._moved_on, before), PATIENCE_S - spent):
+                if self._changed.wait_for(partial(self._moved_on, before), self._patience(before)):
                     continue
                 if before is not None:
                     self._leave_behind(before)
 
     def close(self) -> None:
-        """Deliver what is queued and end the thread; the late ones get one second more."""
+        """Deliver what is queued and end the threads; the late ones get one second more."""
         self.flush()
         with self._changed:
             if threading.current_thread() is not self._thread:
-                self._changed.wait_for(lambda: not self._behind, PATIENCE_S)
+                self._changed.wait_for(self._none_is_behind, PATIENCE_S)
             self._closed = True
+            self._changed.notify_all()
+
+    def _queue(self, deliveries: list[_Delivery]) -> None:
+        with self._changed:
+            if self._closed:
+                return
+            self._waiting.extend(deliveries)
+            if self._thread is None:
+                self._start_worker()
             self._changed.notify_all()
 
     def _moved_on(self, before: _Delivery | None) -> bool:
         return self._current is not before or not (self._waiting or self._current)
+
+    def _patience(self, delivery: _Delivery | None) -> float:
+        """How many seconds more the run waits for the receiver that is being called."""
+        if delivery is None:
+            return PATIENCE_S
+        now = time.monotonic()
+        limit = PATIENCE_S + SHARE_OF_TIME * (now - self._began)
+        return limit - self._line_of(delivery.receiver).cost_s - (now - self._since)
+
+    def _none_is_behind(self) -> bool:
+        return not any(line.is_behind and line.waiting for line in self._lines)
 
     def _start_worker(self) -> None:
         self._worker += 1
@@ -99,7 +134,10 @@ class Announcer:
 
     def _leave_behind(self, delivery: _Delivery) -> None:
         note_blocked(delivery.receiver, delivery.signal)
-        self._behind.append((delivery.receiver, deque()))
+        line = self._line_of(delivery.receiver)
+        line.is_behind = True
+        # It stands for the call under way: the line is empty once that has returned.
+        line.waiting.append(delivery)
         self._current = None
         self._start_worker()
 
@@ -107,29 +145,27 @@ class Announcer:
         while (delivery := self._next(worker)) is not None:
             deliver(delivery.signal, delivery.receiver, delivery.sender, delivery.payload)
             with self._changed:
+                line = self._line_of(delivery.receiver)
+                line.cost_s += time.monotonic() - self._since if worker == self._worker else 0.0
                 if worker == self._worker:
                     self._current = None
                     self._changed.notify_all()
                     continue
             # It came back after all; somebody else serves the others now.
-            self._catch_up(delivery.receiver)
+            self._serve_late(line)
             return
 
-    def _catch_up(self, receiver: Receiver) -> None:
-        """Deliver what has gathered for a receiver that was left behind."""
+    def _serve_late(self, line: _Line) -> None:
+        """Deliver to a receiver that was left behind what it is due, as it comes."""
         while True:
             with self._changed:
-                place, waiting = next(
-                    (place, waiting)
-                    for place, (behind, waiting) in enumerate(self._behind)
-                    if behind == receiver
-                )
-                if not waiting:
-                    del self._behind[place]
-                    self._changed.notify_all()
+                line.waiting.popleft()
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: line.waiting or self._closed)
+                if not line.waiting:
                     return
-                delivery = waiting.popleft()
-            deliver(delivery.signal, receiver, delivery.sender, delivery.payload)
+                delivery = line.waiting[0]
+            deliver(delivery.signal, line.receiver, delivery.sender, delivery.payload)
 
     def _next(self, worker: int) -> _Delivery | None:
         with self._changed:
@@ -138,15 +174,18 @@ class Announcer:
                 if not self._waiting or worker != self._worker:
                     return None
                 delivery = self._waiting.popleft()
-                late = self._line_of(delivery.receiver)
-                if late is None:
+                line = self._line_of(delivery.receiver)
+                if not line.is_behind:
                     self._current = delivery
                     self._since = time.monotonic()
                     return delivery
-                late.append(delivery)
-                if not self._waiting:
-                    self._changed.notify_all()
+                line.waiting.append(delivery)
+                self._changed.notify_all()
 
-    def _line_of(self, receiver: Receiver) -> deque[_Delivery] | None:
-        """What waits for a receiver that was left behind; None for all others."""
-        return next((waiting for behind, waiting in self._behind if behind == receiver), None)
+    def _line_of(self, receiver: Receiver) -> _Line:
+        # Bound methods are made anew at each look and cannot always be hashed: they compare.
+        for line in self._lines:
+            if line.receiver == receiver:
+                return line
+        self._lines.append(_Line(receiver))
+        return self._lines[-1]

@@ -19,6 +19,7 @@ from .model import Durability, RunOpened, StageEvent
 from .scan import LogScan, TornTail
 from .storage import PART_SUFFIX, AppendFile, OsStorage, Storage
 from .timeline import FileTimeline
+from .written_logs import note_closed, note_written
 
 LOG_NAME = "events.jsonl"
 
@@ -64,6 +65,7 @@ class FileEventLog:
         self._storage = storage
         self._dead: str | None = None
         self._file = None if torn else storage.open_append(path)
+        note_written(self)
 
     @classmethod
     def create(
@@ -170,6 +172,11 @@ class FileEventLog:
         return len(self._offsets)
 
     @property
+    def size(self) -> int:
+        """The bytes of its records so far, each as durable as its kind must be."""
+        return self._end
+
+    @property
     def chain(self) -> str:
         return self._chain.decode()
 
@@ -263,6 +270,7 @@ class FileEventLog:
         if self._dead == "it is closed":
             return
         self._dead = "it is closed"
+        note_closed(self)
         try:
             if self._file is not None:
                 self._file.close()

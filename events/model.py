@@ -25,6 +25,10 @@ class RunState(StrEnum):
     CANCELLED = "CANCELLED"
 
 
+TRIGGERS = ("start", "finish", "fail", "cancel", "recover", "cleanup", "reset")
+"""What moves the lifecycle; the table is in ``stagewright.statemachine.states``."""
+
+
 class StageType(StrEnum):
     """The stages there are, in canonical order."""
 

@@ -72,6 +72,17 @@ class LogScan:
         self.offsets: array[int] = array("Q")
         self.torn: TornTail | None = None
 
+    def grow(self, size: int) -> None:
+        """Take the log to be ``size`` bytes long now; ``batches`` goes on behind what was sound.
+
+        Raises LogCorruptError where that is less than what has been read.
+        """
+        if size < self.end:
+            raise self._corrupt("it was cut while it was being read")
+        self._size = size
+        self._stream.seek(self.end)
+        self.torn = None
+
     def batches(self) -> Iterator[Sequence[StageEvent]]:
         """The events in order, a few hundred at a time."""
         rest = b""

@@ -2,9 +2,9 @@
 
 ``event_appended`` (``event``: any StageEvent) follows every record that reached the log;
 ``lifecycle_changed`` (``event``: LifecycleChanged) follows a state that has become visible;
-``step_progress`` (``progress``: a StepProgress of the state machine's ports) is live only and
-no fact; ``config_error`` (``message``, ``error``; sender None, for there is no run) tells of a
-configuration that never started. Nothing is sent while a log is replayed.
+``step_progress`` (``progress``: a StepProgress) is live only and no fact; ``config_error``
+(``message``, ``error``; sender None, for there is no run) tells of a configuration that never
+started. Nothing is sent while a log is replayed.
 """
 
 from __future__ import annotations
@@ -13,13 +13,10 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
-from queue import SimpleQueue
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from blinker import NamedSignal, Namespace
-
-from .model import StageEvent
 
 _namespace = Namespace()
 event_appended: NamedSignal = _namespace.signal("event_appended")
@@ -34,6 +31,7 @@ Receiver = Callable[..., Any]
 
 _logger = logging.getLogger("stagewright.signals")
 _faults: Counter[str] = Counter()
+_dropped: Counter[str] = Counter()
 _streaks: WeakKeyDictionary[Any, Counter[str]] = WeakKeyDictionary()
 _lock = threading.Lock()
 
@@ -42,6 +40,12 @@ def faults() -> dict[str, int]:
     """How often each receiver has raised or blocked, by its qualified name."""
     with _lock:
         return dict(_faults)
+
+
+def dropped() -> dict[str, int]:
+    """How many sampling steps were not told to each subscriber that was behind, by its name."""
+    with _lock:
+        return dict(_dropped)
 
 
 def publish(signal: NamedSignal, sender: str | None, **payload: Any) -> None:
@@ -73,14 +77,30 @@ def deliver(
         receiver(sender, **payload)
     except Exception as error:  # noqa: BLE001 - a subscriber's fault, counted and logged
         streak[name] += 1
-        _note_fault(name, signal, f"raised {type(error).__name__}", streak[name], error)
+        note_fault(name, signal.name, f"raised {type(error).__name__}", streak[name], error)
     else:
         streak.pop(name, None)
 
 
 def note_blocked(receiver: Receiver, signal: NamedSignal) -> None:
     """Count and log a receiver that did not return in time."""
-    _note_fault(_name(receiver), signal, "blocked and was left behind", 0, None)
+    note_fault(_name(receiver), signal.name, "blocked and was left behind", 0, None)
+
+
+def returns_at_once(receiver: Receiver) -> bool:
+    """Whether a receiver only takes a note, and leaves the work to a thread of its own."""
+    return getattr(getattr(receiver, "__self__", None), "returns_at_once", False) is True
+
+
+def note_dropped(name: str) -> None:
+    """Count a sampling step that a subscriber was not told of."""
+    with _lock:
+        _dropped[name] += 1
+
+
+def name_of(receiver: object) -> str:
+    """What a receiver is called in diagnostics: its qualified name."""
+    return getattr(receiver, "__qualname__", None) or type(receiver).__qualname__
 
 
 def _streak(receiver: object) -> Counter[str]:
@@ -94,95 +114,13 @@ def _streak(receiver: object) -> Counter[str]:
 
 def _name(receiver: object) -> str:
     owner = getattr(receiver, "__self__", None)
-    if isinstance(owner, Subscription):
-        receiver = owner.receiver
-    return getattr(receiver, "__qualname__", None) or type(receiver).__qualname__
+    named = getattr(owner, "subscriber_name", None)
+    return named if isinstance(named, str) else name_of(receiver)
 
 
-def _note_fault(
-    name: str, signal: NamedSignal, what: str, streak: int, error: Exception | None
-) -> None:
+def note_fault(name: str, source: str, what: str, streak: int, error: Exception | None) -> None:
+    """Count and log what a receiver of ``source`` did wrong, ``streak`` times in a row now."""
     with _lock:
         _faults[name] += 1
     muted = f"; it is muted after {streak} times in a row" if streak >= MUTED_AFTER else ""
-    _logger.warning("subscriber %s of %s %s%s", name, signal.name, what, muted, exc_info=error)
-
-
-class Subscription:
-    """Delivers signals to one receiver until ``close``; also a context manager."""
-
-    def __init__(
-        self,
-        receiver: Callable[[StageEvent], object],
-        *,
-        run_id: str | None,
-        types: tuple[type[StageEvent], ...],
-        on_own_thread: bool,
-    ) -> None:
-        self.receiver = receiver
-        self._types = types
-        self._queue: SimpleQueue[StageEvent | None] | None = None
-        self._thread: threading.Thread | None = None
-        if on_own_thread:
-            self._queue = SimpleQueue()
-            self._thread = threading.Thread(
-                target=self._deliver, name="stagewright-subscription", daemon=True
-            )
-            self._thread.start()
-        if run_id is None:
-            event_appended.connect(self._receive, weak=False)
-        else:
-            event_appended.connect(self._receive, sender=run_id, weak=False)
-
-    def close(self, timeout_s: float = 2.0) -> None:
-        """End the subscription; wait this long for what is under way to be delivered."""
-        event_appended.disconnect(self._receive)
-        if self._queue is not None and self._thread is not None:
-            self._queue.put(None)
-            if self._thread is not threading.current_thread():
-                self._thread.join(timeout_s)
-
-    def __enter__(self) -> Subscription:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _receive(self, _sender: str | None, event: StageEvent) -> None:
-        if self._types and not isinstance(event, self._types):
-            return
-        if self._queue is None:
-            self.receiver(event)
-        else:
-            self._queue.put(event)
-
-    def _deliver(self) -> None:
-        assert self._queue is not None
-        streak = 0
-        while (event := self._queue.get()) is not None:
-            try:
-                self.receiver(event)
-            except Exception as error:  # noqa: BLE001 - a subscriber's fault, counted and logged
-                streak += 1
-                what = f"raised {type(error).__name__}"
-                _note_fault(_name(self.receiver), event_appended, what, streak, error)
-                if streak >= MUTED_AFTER:
-                    event_appended.disconnect(self._receive)
-                    return
-            else:
-                streak = 0
-
-
-def subscribe(
-    receiver: Callable[[StageEvent], object],
-    *types: type[StageEvent],
-    run_id: str | None = None,
-    on_own_thread: bool = True,
-) -> Subscription:
-    """Give ``receiver`` every event (or those of ``types``) as it is appended, in order.
-
-    On its own thread by default, so that a receiver that blocks holds up nobody; with
-    ``on_own_thread=False`` on the publishing thread, for receivers that only take a note.
-    Keep the returned handle to end it; the receiver is held strongly until then.
-    """
-    return Subscription(receiver, run_id=run_id, types=types, on_own_thread=on_own_thread)
+    _logger.warning("subscriber %s of %s %s%s", name, source, what, muted, exc_info=error)

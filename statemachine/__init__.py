@@ -9,6 +9,7 @@ from ..events.lazy import lazy_names
 if TYPE_CHECKING:
     from ..events.model import RunState as RunState
     from ..events.model import StageType as StageType
+    from ..events.progress import StepProgress as StepProgress
     from .builder import build_stage_execution_plan as build_stage_execution_plan
     from .cancel import CancelToken as CancelToken
     from .config import RunConfig as RunConfig
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from .ports import ImageFacts as ImageFacts
     from .ports import InputReader as InputReader
     from .ports import SourceImage as SourceImage
-    from .ports import StepProgress as StepProgress
     from .runner import PipelineRunner as PipelineRunner
     from .stage_configs import StageConfig as StageConfig
     from .states import TRANSITIONS as TRANSITIONS

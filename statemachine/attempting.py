@@ -15,10 +15,11 @@ from ..events.model import (
     CallRequested,
     StageImageProgress,
 )
+from ..events.progress import StepProgress
 from .errors import BackendAnswerError, BackendError
 from .journal import RunJournal, error_detail, recordable
 from .plan import StageExecution
-from .ports import GenerateAnswer, GenerateRequest, OnStep, StepProgress
+from .ports import GenerateAnswer, GenerateRequest, OnStep
 from .requesting import RequestMaker
 from .spans import RequestSpan, call_id
 from .workshop import RunStopped, StageFailedError, Workshop

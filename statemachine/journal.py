@@ -21,8 +21,9 @@ from ..events.model import (
     RunState,
     StageEvent,
 )
+from ..events.progress import StepProgress
 from .errors import BackendError
-from .ports import Clock, StepProgress
+from .ports import Clock
 
 E = TypeVar("E", bound=StageEvent)
 MAX_WAITING_PROGRESS = 32

@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import msgspec
 
 from ..events.model import BackendDescription, StageType
+from ..events.progress import StepProgress as StepProgress
 from .cancel import CancelToken
 from .config import ServerTable
 from .plan import StageExecutionPlan
@@ -80,20 +81,6 @@ class GenerateAnswer(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str
     info: Mapping[str, Any] = {}
     confirm: Callable[[], None] | None = None
-
-
-class StepProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the image being made is: ``step`` of ``steps``; never a fact of the log.
-
-    ``fraction`` is 0 to 1 over the whole request, ``eta_s`` seconds left, where known.
-    """
-
-    stage_id: str
-    image_index: int
-    step: int
-    steps: int
-    fraction: float
-    eta_s: float | None = None
 
 
 class OnStep(Protocol):

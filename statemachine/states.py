@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..events.model import ErrorDetail, RunState
+from ..events.model import TRIGGERS, ErrorDetail, RunState
 from .errors import StageConflictError
 
 
@@ -25,6 +25,7 @@ TRANSITIONS = (
     Transition("cleanup", RunState.CANCELLED, RunState.IDLE),
     Transition("reset", RunState.COMPLETED, RunState.IDLE),
 )
+assert tuple(row.trigger for row in TRANSITIONS) == TRIGGERS  # subscribers name them
 
 
 def can_go_on(state: RunState, error: ErrorDetail | None, *, sealed: bool) -> bool:

@@ -15,7 +15,7 @@ from ...events import signals
 from ...events.errors import RunNotFoundError
 from ...events.model import RunState
 from ...events.result import PipelineRunResult
-from ...events.signals import subscribe
+from ...events.subscribing import subscribe
 from ...statemachine.controller import PipelineController, RunHandle
 from ...statemachine.errors import InvalidTransitionError
 from ...statemachine.ports import StepProgress
@@ -58,7 +58,7 @@ def follow(
     with ExitStack() as stack:
         stops = stack.enter_context(_stop_signals(controller))
         display = stack.enter_context(open_display(seen, cast(IO[str], LastingStream(stream))))
-        stack.enter_context(subscribe(seen.take_event, on_own_thread=False))
+        stack.enter_context(subscribe(seen.take_event, on="publisher"))
         stack.enter_context(subscribe(display.take_event))
         stack.enter_context(signals.step_progress.connected_to(take_step))
         handle = begin()

@@ -18,7 +18,7 @@ from ...events.lock import lock_holder
 from ...events.model import RunResumed, RunState, StageEvent
 from ...events.reading import read_log
 from ...events.result import PipelineRunResult
-from ...events.signals import subscribe
+from ...events.subscribing import subscribe
 from ...statemachine.controller import PipelineController, RunHandle
 from ...statemachine.run_folder import find_run
 from ..bootstrap import open_controller
@@ -154,7 +154,7 @@ def _resume(controller: PipelineController, folder: Path, how: _How) -> Followed
     appended: set[type[StageEvent]] = set()
     with (
         open_file_counter(sys.stderr) as counter,
-        subscribe(lambda event: appended.add(type(event)), on_own_thread=False),
+        subscribe(lambda event: appended.add(type(event)), on="publisher"),
     ):
 
         def begin() -> RunHandle:

@@ -1,0 +1,49 @@
+"""Where a subscriber stands in a log: what is announced is completed from it, never doubled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from .model import StageEvent
+from .tailing import POLL_S, LogTail
+from .written_logs import written_log
+
+_REST_S = 0.5
+
+
+class LogCursor:
+    """Stands before event ``from_seq`` of a log. Raises RunNotFoundError."""
+
+    def __init__(self, log: Path, from_seq: int) -> None:
+        self._tail = LogTail(log, from_seq=from_seq)
+        self._next = from_seq
+
+    def catch_up(self) -> Iterator[StageEvent]:
+        """What the log holds beyond what was given already. Raises LogCorruptError."""
+        for event in self._tail.read():
+            if event.seq >= self._next:
+                self._next = event.seq + 1
+                yield event
+
+    def complete(self, event: StageEvent) -> Iterator[StageEvent]:
+        """An event that was announced, and before it those that were not heard of."""
+        if event.seq > self._next:
+            yield from self.catch_up()
+        if event.seq == self._next:
+            self._next += 1
+            yield event
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait for an announcement before the log is looked at again.
+
+        Where this process writes the log, every event is announced; where nobody does, a
+        later resume may still write to it.
+        """
+        is_heard_of = written_log(self._tail.path) is not None
+        return _REST_S if is_heard_of or self._tail.has_ended() else POLL_S
+
+    def close(self) -> None:
+        """Give the log back."""
+        self._tail.close()

@@ -1,0 +1,308 @@
+"""Subscribing to events: which, from where on, and on whose thread they are handed over."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from itertools import chain, islice
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+from . import signals
+from .cursor import LogCursor
+from .delivery import CallSoon, InLoop, Listener, Told, Wanted
+from .errors import RunNotFoundError, StagewrightError
+from .mailbox import CAPACITY, ConfigError, Item, LeftInLog, Mailbox
+from .model import StageEvent
+from .progress import StepProgress
+from .reading import iterate, log_path
+from .written_logs import written_log_of
+
+Where = Literal["worker", "publisher"] | CallSoon
+_AT_ONCE = 256
+"""So many things are taken from the mailbox, or handed to a loop, in one go."""
+
+
+class Subscription(ABC):
+    """Hands events to one receiver until ``close``; also a context manager.
+
+    ``dropped`` counts the sampling steps that it was not told of because it was behind,
+    ``waiting`` what waits for it. It ends by itself after ten faults in a row, and where the
+    log cannot be read or the loop is gone: ``error`` says why then.
+    """
+
+    returns_at_once = False
+
+    def __init__(self, listener: Listener, wanted: Wanted, cursor: LogCursor | None) -> None:
+        self._listener = listener
+        self._wanted = wanted
+        self._cursor = cursor
+        self.dropped = 0
+        self.error: Exception | None = None
+
+    @property
+    def subscriber_name(self) -> str:
+        """What the receiver is called in diagnostics."""
+        return self._listener.name
+
+    @property
+    def faults(self) -> int:
+        """How often the receiver has raised."""
+        return self._listener.faults
+
+    @property
+    @abstractmethod
+    def waiting(self) -> int:
+        """How many things wait to be handed over."""
+
+    @abstractmethod
+    def close(self, timeout_s: float = 2.0) -> None:
+        """End the subscription; wait this long for what is under way to be delivered.
+
+        In a GUI's loop nothing is waited for: what has not been delivered is dropped.
+        """
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _listen(self, run_id: str | None) -> None:
+        of_run = {} if run_id is None else {"sender": run_id}
+        signals.event_appended.connect(self._hear_event, weak=False, **of_run)
+        if self._listener.wants_steps:
+            signals.step_progress.connect(self._hear_step, weak=False, **of_run)
+        if self._listener.wants_config_errors:
+            signals.config_error.connect(self._hear_config_error, weak=False)
+
+    def _listen_no_more(self) -> None:
+        signals.event_appended.disconnect(self._hear_event)
+        signals.step_progress.disconnect(self._hear_step)
+        signals.config_error.disconnect(self._hear_config_error)
+
+    @abstractmethod
+    def _hear_event(self, _sender: str | None, event: StageEvent) -> None: ...
+
+    @abstractmethod
+    def _hear_step(self, _sender: str | None, progress: StepProgress) -> None: ...
+
+    @abstractmethod
+    def _hear_config_error(self, _sender: str | None, message: str, error: Exception) -> None: ...
+
+    def _tell(self, things: Iterable[Told]) -> None:
+        """Call the receiver with what it wants of these, until it is muted."""
+        for told in things:
+            if not isinstance(told, StageEvent) or self._wanted.fits(told):
+                self._listener.hear(told)
+            if self._listener.is_muted:
+                self._listen_no_more()
+                return
+
+    def _end(self, error: Exception) -> None:
+        """End because of something that is not the receiver's fault."""
+        self._listen_no_more()
+        self.error = error
+        signals.note_fault(self.subscriber_name, "its subscription", f"lost: {error}", 0, None)
+
+
+class _OnPublisher(Subscription):
+    """Calls the receiver on the thread that publishes; that waits for it, within bounds."""
+
+    def __init__(
+        self, listener: Listener, wanted: Wanted, cursor: LogCursor | None, run_id: str | None
+    ) -> None:
+        super().__init__(listener, wanted, cursor)
+        self._lock = threading.RLock()
+        with self._lock:
+            self._listen(run_id)
+            try:
+                self._tell(() if cursor is None else cursor.catch_up())
+            except BaseException:
+                self.close()
+                raise
+
+    @property
+    def waiting(self) -> int:
+        return 0
+
+    def close(self, timeout_s: float = 2.0) -> None:  # noqa: ARG002 - nothing is ever under way
+        self._listen_no_more()
+        if self._cursor is not None:
+            self._cursor.close()
+
+    def _hear_event(self, _sender: str | None, event: StageEvent) -> None:
+        with self._lock:
+            try:
+                self._tell((event,) if self._cursor is None else self._cursor.complete(event))
+            except (StagewrightError, OSError) as error:
+                self._end(error)
+
+    def _hear_step(self, _sender: str | None, progress: StepProgress) -> None:
+        with self._lock:
+            self._tell((progress,))
+
+    def _hear_config_error(self, _sender: str | None, message: str, error: Exception) -> None:  # noqa: ARG002 - the signal's payload
+        with self._lock:
+            self._tell((ConfigError(message),))
+
+
+class _OnWorker(Subscription):
+    """Queues what it hears; a thread of its own calls the receiver, or has a loop call it."""
+
+    returns_at_once = True
+
+    def __init__(
+        self,
+        listener: Listener,
+        wanted: Wanted,
+        cursor: LogCursor | None,
+        run_id: str | None,
+        *,
+        capacity: int,
+        loop: InLoop | None = None,
+    ) -> None:
+        super().__init__(listener, wanted, cursor)
+        self._mailbox = Mailbox(capacity)
+        self._loop = loop
+        self._thread = threading.Thread(
+            target=self._work, name="stagewright-subscription", daemon=True
+        )
+        self._listen(run_id)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._mailbox)
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        self._listen_no_more()
+        self._mailbox.close(discard=self._loop is not None)
+        if self._loop is not None:
+            self._loop.abandon()
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+
+    def _hear_event(self, _sender: str | None, event: StageEvent) -> None:
+        # A cursor is told of every event, or it would take the others for a gap.
+        if self._cursor is not None or self._wanted.fits(event):
+            self._mailbox.put(event)
+
+    def _hear_step(self, _sender: str | None, progress: StepProgress) -> None:
+        self._put_passing(progress)
+
+    def _hear_config_error(self, _sender: str | None, message: str, error: Exception) -> None:  # noqa: ARG002 - the signal's payload
+        self._put_passing(ConfigError(message))
+
+    def _put_passing(self, item: StepProgress | ConfigError) -> None:
+        if not self._mailbox.put_passing(item):
+            self.dropped += 1
+            signals.note_dropped(self.subscriber_name)
+
+    def _work(self) -> None:
+        try:
+            if self._cursor is not None:
+                self._hand_over(self._cursor.catch_up())
+            while not (self._mailbox.is_done or self._listener.is_muted):
+                pause = None if self._cursor is None else self._cursor.pause_s
+                items = self._mailbox.take(_AT_ONCE, pause)
+                self._hand_over(chain.from_iterable(map(self._told, items)))
+                if not items and self._cursor is not None:
+                    self._hand_over(self._cursor.catch_up())
+        except Exception as error:  # noqa: BLE001 - a log or a loop that is gone; it is told
+            self._end(error)
+        finally:
+            self._mailbox.close(discard=True)
+            if self._cursor is not None:
+                self._cursor.close()
+
+    def _told(self, item: Item) -> Iterable[Told]:
+        if self._cursor is None:
+            return item.events() if isinstance(item, LeftInLog) else (item,)
+        if isinstance(item, LeftInLog):
+            return self._cursor.catch_up()
+        return self._cursor.complete(item) if isinstance(item, StageEvent) else (item,)
+
+    def _hand_over(self, things: Iterable[Told]) -> None:
+        if self._loop is None:
+            self._tell(things)
+            return
+        rest = iter(things)
+        while some := list(islice(rest, _AT_ONCE)):
+            self._loop.run(lambda some=some: self._tell(some))  # type: ignore[misc]  # bound here and now
+
+
+def subscribe(
+    receiver: Callable[[StageEvent], object],
+    *types: type[StageEvent],
+    run_id: str | None = None,
+    folder: Path | str | None = None,
+    transitions: Iterable[str] = (),
+    from_seq: int | None = None,
+    on: Where = "worker",
+    on_step: Callable[[StepProgress], object] | None = None,
+    on_config_error: Callable[[str], object] | None = None,
+    capacity: int = CAPACITY,
+) -> Subscription:
+    """Give ``receiver`` events as they are appended, each once and in the order of the log.
+
+    Which: all, or those of ``types`` and those of ``transitions`` of the lifecycle, named by
+    trigger (``finish``) or by the state entered (``RunState.COMPLETED``); of every run, or of
+    the one with ``run_id``, or in the run folder ``folder``. From when on: from now on, or
+    first everything from number ``from_seq`` on out of the run's log (``folder`` says where
+    that is, unless this process is running the run), and then live, without a gap or a double;
+    with a log that is written by another process that goes on for as long as it grows.
+
+    Where, ``on``: on a ``worker`` thread of the subscription's own (the default); on the
+    ``publisher``'s thread, for receivers that are quick, which the run waits for within bounds;
+    or in a loop, by a function that is given a call and makes it there, from any thread
+    (asyncio's ``call_soon_threadsafe``). On a worker and in a loop at most ``capacity`` things
+    wait in memory: beyond, events are left in the log and read back from it, and sampling steps
+    are dropped and counted.
+
+    ``on_step`` is told the sampling steps of runs in this process, ``on_config_error`` the
+    words of a configuration with which nothing was started. All are called one at a time.
+
+    Keep the returned handle to end it; the receivers are held strongly until then. What they
+    raise is counted and logged, and after ten times in a row the subscription ends.
+
+    Raises ValueError for an unknown transition, RunNotFoundError for a run whose log is not
+    known or not there, and LogCorruptError.
+    """
+    wanted = Wanted(types, transitions)
+    listener = Listener(receiver, on_step, on_config_error)
+    if isinstance(on, str) and on not in ("worker", "publisher"):
+        raise ValueError(f"on = {on!r} is neither 'worker' nor 'publisher', nor a function")
+    path = None if folder is None else log_path(folder)
+    if path is not None:
+        run_id = _run_of(path)
+    cursor = None if from_seq is None else _cursor(run_id, path, from_seq)
+    if on == "publisher":
+        return _OnPublisher(listener, wanted, cursor, run_id)
+    loop = InLoop(on) if callable(on) else None
+    return _OnWorker(listener, wanted, cursor, run_id, capacity=capacity, loop=loop)
+
+
+def _run_of(log: Path) -> str:
+    with closing(iterate(log)) as events:
+        return next(events).run_id
+
+
+def _cursor(run_id: str | None, path: Path | None, from_seq: int) -> LogCursor:
+    if from_seq < 0:
+        raise ValueError(f"from_seq = {from_seq} is no sequence number")
+    log = None if run_id is None or path is not None else written_log_of(run_id)
+    if path is None and log is None:
+        raise RunNotFoundError(
+            "from_seq needs the log of one run: name its folder (run_id alone suffices for a "
+            f"run of this process, and {run_id!r} is none)"
+        )
+    return LogCursor(path or log.path, from_seq)  # type: ignore[union-attr]  # one of them is there

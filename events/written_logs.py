@@ -1,0 +1,40 @@
+"""The logs on disk that this process writes, for those of its threads that read along."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+if TYPE_CHECKING:
+    from .file_log import FileEventLog
+
+_logs: WeakValueDictionary[str, FileEventLog] = WeakValueDictionary()
+_lock = threading.Lock()
+
+
+def note_written(log: FileEventLog) -> None:
+    """This process writes ``log`` from now on, until ``note_closed``."""
+    with _lock:
+        _logs[os.path.realpath(log.path)] = log
+
+
+def note_closed(log: FileEventLog) -> None:
+    """This process writes ``log`` no more."""
+    with _lock:
+        if _logs.get(place := os.path.realpath(log.path)) is log:
+            del _logs[place]
+
+
+def written_log(path: Path) -> FileEventLog | None:
+    """The log in this file, if this process writes it now."""
+    with _lock:
+        return _logs.get(os.path.realpath(path))
+
+
+def written_log_of(run_id: str) -> FileEventLog | None:
+    """The log of this run, if this process writes it now."""
+    with _lock:
+        return next((log for log in _logs.values() if log.run_id == run_id), None)

@@ -1,0 +1,39 @@
+"""What tests of those who listen share: a small run's events, told as a run tells them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stagewright.events import StageEvent, signals
+
+from .support import memory_log
+
+LOG = memory_log(2)
+RUN = LOG.run_id
+EVENTS = list(LOG.timeline())
+OTHER = "20261120T225226.123456Z-other-000000"
+
+
+def tell(events: Sequence[StageEvent] | None = None, run_id: str = RUN) -> None:
+    """Publish events as a run does."""
+    for event in EVENTS if events is None else events:
+        signals.publish(signals.event_appended, run_id, event=event)
+
+
+class Faulty:
+    """Raises while ``broken``; counts its calls."""
+
+    def __init__(self) -> None:
+        self.broken = True
+        self.calls = 0
+
+    def receive(self, _sender: str, **_payload: object) -> None:
+        self.calls += 1
+        if self.broken:
+            raise ValueError("a subscriber's fault")
+
+    def receive_well(self, _sender: str, **_payload: object) -> None:
+        self.calls += 1000
+
+    def take(self, _event: StageEvent) -> None:
+        self.receive("")
