@@ -16,6 +16,7 @@ PATIENCE_S = 1.0
 """How long a run waits for one receiver before it goes on without it, over all its calls."""
 SHARE_OF_TIME = 0.01
 """How much longer it does so for each second that the run has lasted."""
+_SHORTEST_WAIT_S = 0.01
 
 
 class _Delivery(NamedTuple):
@@ -86,12 +87,11 @@ class Announcer:
         if self._thread is threading.current_thread() or not self.waiting:
             return
         with self._changed:
-            while self._waiting or self._current is not None:
-                before = self._current
-                if self._changed.wait_for(partial(self._moved_on, before), self._patience(before)):
+            while (first := self._first) is not None:
+                if self._changed.wait_for(partial(self._is_past, first), self._patience(first)):
                     continue
-                if before is not None:
-                    self._leave_behind(before)
+                if first is self._current:
+                    self._leave_behind(first)
 
     def close(self) -> None:
         """Deliver what is queued and end the threads; the late ones get one second more."""
@@ -111,16 +111,23 @@ class Announcer:
                 self._start_worker()
             self._changed.notify_all()
 
-    def _moved_on(self, before: _Delivery | None) -> bool:
-        return self._current is not before or not (self._waiting or self._current)
+    @property
+    def _first(self) -> _Delivery | None:
+        """What is being delivered, or will be next."""
+        return self._current or (self._waiting[0] if self._waiting else None)
 
-    def _patience(self, delivery: _Delivery | None) -> float:
-        """How many seconds more the run waits for the receiver that is being called."""
-        if delivery is None:
-            return PATIENCE_S
+    def _is_past(self, delivery: _Delivery) -> bool:
+        return self._first is not delivery
+
+    def _patience(self, delivery: _Delivery) -> float:
+        """How many seconds more the run waits for the receiver that is called, or is next."""
         now = time.monotonic()
         limit = PATIENCE_S + SHARE_OF_TIME * (now - self._began)
-        return limit - self._line_of(delivery.receiver).cost_s - (now - self._since)
+        spent = self._line_of(delivery.receiver).cost_s
+        if delivery is self._current:
+            spent += now - self._since
+        # Until its call has begun there is nothing that it could be blamed for.
+        return max(limit - spent, 0.0 if delivery is self._current else _SHORTEST_WAIT_S)
 
     def _none_is_behind(self) -> bool:
         return not any(line.is_behind and line.waiting for line in self._lines)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from .live_steps import read_step
 from .model import StageEvent
+from .progress import StepProgress
 from .tailing import POLL_S, LogTail
 from .written_logs import written_log
 
@@ -18,6 +20,7 @@ class LogCursor:
     def __init__(self, log: Path, from_seq: int) -> None:
         self._tail = LogTail(log, from_seq=from_seq)
         self._next = from_seq
+        self._last_step: StepProgress | None = None
 
     def catch_up(self) -> Iterator[StageEvent]:
         """What the log holds beyond what was given already. Raises LogCorruptError."""
@@ -34,6 +37,14 @@ class LogCursor:
             self._next += 1
             yield event
 
+    def new_step(self) -> StepProgress | None:
+        """What another process, which runs the run, has told of its sampling steps since."""
+        step = None if self._is_heard_of else read_step(self._tail.path.parent)
+        if step == self._last_step:
+            return None
+        self._last_step = step
+        return step
+
     @property
     def pause_s(self) -> float:
         """How long to wait for an announcement before the log is looked at again.
@@ -41,8 +52,11 @@ class LogCursor:
         Where this process writes the log, every event is announced; where nobody does, a
         later resume may still write to it.
         """
-        is_heard_of = written_log(self._tail.path) is not None
-        return _REST_S if is_heard_of or self._tail.has_ended() else POLL_S
+        return _REST_S if self._is_heard_of or self._tail.has_ended() else POLL_S
+
+    @property
+    def _is_heard_of(self) -> bool:
+        return written_log(self._tail.path) is not None
 
     def close(self) -> None:
         """Give the log back."""

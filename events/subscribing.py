@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
@@ -216,13 +215,18 @@ class _OnWorker(Subscription):
                 items = self._mailbox.take(_AT_ONCE, pause)
                 self._hand_over(chain.from_iterable(map(self._told, items)))
                 if not items and self._cursor is not None:
-                    self._hand_over(self._cursor.catch_up())
+                    self._hand_over(chain(self._cursor.catch_up(), self._step_of_others()))
         except Exception as error:  # noqa: BLE001 - a log or a loop that is gone; it is told
             self._end(error)
         finally:
             self._mailbox.close(discard=True)
             if self._cursor is not None:
                 self._cursor.close()
+
+    def _step_of_others(self) -> Iterable[StepProgress]:
+        assert self._cursor is not None
+        step = self._cursor.new_step() if self._listener.wants_steps else None
+        return () if step is None else (step,)
 
     def _told(self, item: Item) -> Iterable[Told]:
         if self._cursor is None:
@@ -268,8 +272,9 @@ def subscribe(
     wait in memory: beyond, events are left in the log and read back from it, and sampling steps
     are dropped and counted.
 
-    ``on_step`` is told the sampling steps of runs in this process, ``on_config_error`` the
-    words of a configuration with which nothing was started. All are called one at a time.
+    ``on_step`` is told sampling steps (with ``from_seq`` on a worker or in a loop also those of
+    a run of another process, ten a second at most), ``on_config_error`` the words of a
+    configuration with which nothing was started. All are called one at a time.
 
     Keep the returned handle to end it; the receivers are held strongly until then. What they
     raise is counted and logged, and after ten times in a row the subscription ends.
@@ -292,8 +297,7 @@ def subscribe(
 
 
 def _run_of(log: Path) -> str:
-    with closing(iterate(log)) as events:
-        return next(events).run_id
+    return next(iterate(log)).run_id
 
 
 def _cursor(run_id: str | None, path: Path | None, from_seq: int) -> LogCursor:

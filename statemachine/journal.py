@@ -11,7 +11,9 @@ from typing import TypedDict, TypeVar
 from ..events import signals
 from ..events.announcer import Announcer
 from ..events.errors import LogWriteError, StagewrightError
+from ..events.file_log import FileEventLog
 from ..events.folding import Fold, StageFold
+from ..events.live_steps import StepsFile
 from ..events.log import EventLog
 from ..events.model import (
     ErrorDetail,
@@ -53,6 +55,7 @@ class RunJournal:
         self._clock = clock
         self._lock = threading.RLock()
         self._announcer = Announcer()
+        self._steps = StepsFile(log.path.parent) if isinstance(log, FileEventLog) else None
         self._unwritable: LogWriteError | None = None
 
     @property
@@ -135,6 +138,8 @@ class RunJournal:
 
     def announce_progress(self, progress: StepProgress) -> None:
         """Tell how far an image is; dropped while subscribers are behind."""
+        if self._steps is not None:
+            self._steps.tell(progress)
         if not signals.step_progress.receivers or self._announcer.waiting > MAX_WAITING_PROGRESS:
             return
         self._announcer.put(signals.step_progress, self.run_id, progress=progress)
@@ -146,6 +151,8 @@ class RunJournal:
 
     def close(self) -> None:
         """Deliver what is waiting and release the log."""
+        if self._steps is not None:
+            self._steps.close()
         self._announcer.close()
         self._log.close()
 

@@ -129,3 +129,25 @@ def test_a_closed_announcer_drops_what_comes_late(announcer: Announcer, connecte
     announcer.flush()
     assert said == [0]
     assert announcer.waiting == 0
+
+
+def test_a_slow_receiver_costs_a_run_no_more_than_a_blocked_one(
+    announcer: Announcer, connected: Connect
+) -> None:
+    """What a run waits for it is bounded over all its calls; then it is served beside the run."""
+    numbers: list[int] = []
+
+    def dawdle(_sender: str, number: int) -> None:
+        threading.Event().wait(0.2)
+        numbers.append(number)
+
+    connected(dawdle)
+    began = time.monotonic()
+    for number in range(20):
+        announcer.put(signals.event_appended, RUN, number=number)
+        announcer.flush()
+    assert time.monotonic() - began < 2.5
+    deadline = time.monotonic() + 20
+    while len(numbers) < 20 and time.monotonic() < deadline:
+        threading.Event().wait(0.01)
+    assert numbers == list(range(20))

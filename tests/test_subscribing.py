@@ -5,12 +5,27 @@ from __future__ import annotations
 import gc
 import threading
 import time
+from pathlib import Path
 from typing import Literal
 
 import pytest
-from stagewright.events import RunOpened, RunSealed, StageEvent, signals, subscribe
+from stagewright.adapters import open_controller
+from stagewright.events import (
+    FileEventLog,
+    LifecycleChanged,
+    RunOpened,
+    RunSealed,
+    RunState,
+    StageEvent,
+    StepProgress,
+    signals,
+    subscribe,
+)
+from stagewright.events.announcer import Announcer
+from stagewright.statemachine import ConfigurationError
 
 from .listening import EVENTS, OTHER, RUN, Faulty, tell
+from .support import fill_log, run_opened
 
 
 def test_a_subscriber_gets_every_event_in_order_on_its_own_thread() -> None:
@@ -136,3 +151,117 @@ def test_faults_with_successes_between_do_not_end_a_subscription() -> None:
     with subscribe(every_other):
         tell(EVENTS * 3)
     assert calls == EVENTS * 3
+
+
+@pytest.mark.parametrize(
+    ("transitions", "triggers"),
+    [
+        (["start"], ["start"]),
+        ("finish", ["finish"]),
+        ([RunState.COMPLETED], ["finish"]),
+        ([RunState.RUNNING, "finish"], ["start", "finish"]),
+        ([RunState.ERROR, "cancel"], []),
+    ],
+)
+def test_a_subscriber_may_choose_moves_of_the_lifecycle(
+    transitions: list[str] | str, triggers: list[str]
+) -> None:
+    """By their trigger, or by the state that they lead to."""
+    seen: list[StageEvent] = []
+    with subscribe(seen.append, transitions=transitions, on="publisher"):
+        tell()
+    assert [one.trigger for one in seen if isinstance(one, LifecycleChanged)] == triggers
+    assert len(seen) == len(triggers)
+
+
+def test_an_unknown_move_is_refused_by_name() -> None:
+    """A slip of the pen would otherwise never be heard of."""
+    with pytest.raises(ValueError, match="no transition 'finnish'; there are start, finish"):
+        subscribe(print, transitions=["finnish"])
+
+
+def test_an_unknown_place_is_refused() -> None:
+    """``on`` is one of two words or a function."""
+    with pytest.raises(ValueError, match="on = 'gui'"):
+        subscribe(print, on="gui")  # type: ignore[arg-type]  # what is tested
+
+
+def step(number: int) -> StepProgress:
+    return StepProgress(
+        stage_id="00-txt2img", image_index=0, step=number, steps=100, fraction=number / 100
+    )
+
+
+def tell_step(number: int) -> None:
+    signals.publish(signals.step_progress, RUN, progress=step(number))
+
+
+def test_steps_and_events_come_in_the_order_in_which_they_were_told() -> None:
+    """One receiver for each, one thread for both."""
+    seen: list[object] = []
+    with subscribe(seen.append, run_id=RUN, on_step=seen.append):
+        tell(EVENTS[:1])
+        tell_step(1)
+        tell(EVENTS[1:2])
+        tell_step(2)
+    assert seen == [EVENTS[0], step(1), EVENTS[1], step(2)]
+
+
+def test_a_subscriber_that_is_behind_misses_steps_and_no_event(tmp_path: Path) -> None:
+    """Steps are dropped and counted; events are read back from the log, in bounded memory."""
+    (tmp_path / "run").mkdir()
+    log = FileEventLog.create(tmp_path / "run", run_opened(RUN))
+    fill_log(log, 100)
+    events = list(log.timeline())
+    release, seen, steps = threading.Event(), list[StageEvent](), list[int]()
+    began = threading.Event()
+
+    def take(event: StageEvent) -> None:
+        began.set()
+        release.wait(20)
+        seen.append(event)
+
+    before = signals.dropped().get(take.__qualname__, 0)
+    subscription = subscribe(take, on_step=lambda one: steps.append(one.step), capacity=5)
+    tell(events[:1])
+    assert began.wait(10)
+    for number, event in enumerate(events[1:]):
+        tell([event])
+        tell_step(number)
+    assert subscription.waiting <= 5 + 1
+    release.set()
+    subscription.close(timeout_s=20)
+    log.close()
+    assert seen == events
+    assert subscription.dropped == len(events) - 1 - len(steps)
+    assert subscription.dropped > 250
+    assert signals.dropped()[take.__qualname__] == before + subscription.dropped
+
+
+def test_config_errors_are_told_to_who_asks_for_them(tmp_path: Path) -> None:
+    """In the words that a status bar shows; no run is needed for it."""
+    words: list[str] = []
+    with subscribe(print, on_config_error=words.append), pytest.raises(ConfigurationError):
+        open_controller(tmp_path).start({"prompt": "x"})
+    assert words == ["Config Error: No pipeline stages enabled"]
+
+
+def test_a_worker_subscription_costs_the_run_no_wait() -> None:
+    """It only queues: the announcer calls it on the run's own thread and goes on."""
+    announcer, release = Announcer(), threading.Event()
+    seen: list[StageEvent] = []
+
+    def block(event: StageEvent) -> None:
+        release.wait(20)
+        seen.append(event)
+
+    with subscribe(block):
+        began = time.monotonic()
+        for event in EVENTS:
+            announcer.put(signals.event_appended, RUN, event=event)
+            announcer.flush()
+        assert time.monotonic() - began < 0.5
+        assert announcer.waiting == 0
+        release.set()
+    announcer.close()
+    assert seen == EVENTS

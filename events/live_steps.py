@@ -1,0 +1,82 @@
+"""The sampling step that a run is at, left where other processes can look at it.
+
+No fact, and no part of the log: one small file that is overwritten in place, never synced, and
+removed at the end. Who reads it may find nothing, or something old.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+
+from .progress import StepProgress
+from .storage import open_regular
+
+STEPS_NAME = "steps.live"
+_EVERY_S = 0.1
+_SIZE = 512
+_logger = logging.getLogger("stagewright.live_steps")
+
+
+class StepsFile:
+    """Tells the processes that look into a run's folder how far the image being made is.
+
+    It never fails: where the file cannot be written, others see whole images only.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / STEPS_NAME
+        self._lock = threading.Lock()
+        self._descriptor: int | None = None
+        self._due_s = 0.0
+        # What a process that died left says nothing of this one.
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+    def tell(self, progress: StepProgress) -> None:
+        """Note a step, ten times a second at most; from any thread."""
+        with self._lock:
+            now = time.monotonic()
+            if now < self._due_s:
+                return
+            self._due_s = now + _EVERY_S
+            # Spaces up to one size: it is replaced by one write, whole.
+            data = msgspec.json.encode(progress).ljust(_SIZE)
+            if len(data) == _SIZE:
+                self._write(data)
+
+    def close(self) -> None:
+        """Remove it; nothing is told any more."""
+        with self._lock:
+            self._due_s = float("inf")
+            descriptor, self._descriptor = self._descriptor, None
+            if descriptor is not None:
+                os.close(descriptor)
+                with contextlib.suppress(OSError):
+                    self._path.unlink(missing_ok=True)
+
+    def _write(self, data: bytes) -> None:
+        try:
+            if self._descriptor is None:
+                flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+                self._descriptor = os.open(self._path, flags, 0o666)
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            os.write(self._descriptor, data)
+        except OSError as error:
+            _logger.info("%s cannot be written: %s", self._path, error)
+            self._due_s = float("inf")
+
+
+def read_step(folder: Path) -> StepProgress | None:
+    """The step that the process which works on a run has told last; None where there is none."""
+    try:
+        with open_regular(folder / STEPS_NAME) as stream:
+            return msgspec.json.decode(stream.read(_SIZE), type=StepProgress)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return None
