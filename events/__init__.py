@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .reading import iterate as iterate
     from .reading import replay as replay
     from .reading import replay_many as replay_many
+    from .recorded_events import RecordedEvents as RecordedEvents
     from .result import FinishedImage as FinishedImage
     from .result import MissingImage as MissingImage
     from .result import PipelineRunResult as PipelineRunResult
@@ -82,6 +83,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         ],
         "progress": ["StepProgress"],
         "reading": ["iterate", "replay", "replay_many"],
+        "recorded_events": ["RecordedEvents"],
         "result": ["FinishedImage", "MissingImage", "PipelineRunResult", "StageResult"],
         "subscribing": ["Subscription", "subscribe"],
         "tailing": ["LogTail", "follow"],

@@ -13,6 +13,8 @@ import pytest
 from .command_line import Start, start_command
 from .crashing import Counts, ForkServer, summary_lines
 
+pytest_plugins = ["pytester"]  # the tests of our own plugin run pytest as its user does
+
 
 @pytest.fixture
 def start() -> Iterator[Start]:

@@ -69,7 +69,9 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
     assert len([folder for folder in tmp_path.iterdir() if folder.is_dir()]) == 2
 
 
-def test_an_invalid_configuration_never_starts(tmp_path: Path) -> None:
+def test_an_invalid_configuration_never_starts(
+    tmp_path: Path, recorded_events: EventRecorder
+) -> None:
     """The lifecycle stays IDLE, no folder appears, subscribers get a Config Error."""
     runner = controller(tmp_path / "runs")
     told: list[dict[str, Any]] = []
@@ -81,28 +83,30 @@ def test_an_invalid_configuration_never_starts(tmp_path: Path) -> None:
     config["txt2img"]["steps"] = 0
     with (
         signals.config_error.connected_to(take),
-        EventRecorder() as recorder,
         pytest.raises(ConfigurationError, match=r"txt2img\.steps = 0"),
     ):
         runner.start(config)
     assert [payload["message"].startswith("Config Error: ") for payload in told] == [True]
     assert runner.state is RunState.IDLE
-    assert recorder.events == ()
+    assert recorded_events.events == ()
+    assert recorded_events.config_errors == (told[0]["message"],)
     assert not (tmp_path / "runs").exists()
     assert runner.start(document()).wait(60).state is RunState.COMPLETED
 
 
-def test_subscribers_see_every_event_of_the_log_in_order(tmp_path: Path) -> None:
+def test_subscribers_see_every_event_of_the_log_in_order(
+    tmp_path: Path, recorded_events: EventRecorder
+) -> None:
     """A recorder's events equal the log's, and each lifecycle change is signalled."""
     changes: list[tuple[str | None, LifecycleChanged]] = []
 
     def take(run_id: str | None, event: LifecycleChanged) -> None:
         changes.append((run_id, event))
 
-    with signals.lifecycle_changed.connected_to(take), EventRecorder() as recorder:
+    with signals.lifecycle_changed.connected_to(take):
         handle = controller(tmp_path).start(document("txt2img", "upscale", images=2))
         result = handle.wait(60)
-    assert recorder.events == tuple(result.events)
+    assert recorded_events.events == tuple(result.events)
     assert [(run_id, event.trigger) for run_id, event in changes] == [
         (handle.run_id, "start"),
         (handle.run_id, "finish"),
@@ -123,7 +127,9 @@ def test_the_new_state_is_visible_when_its_change_is_signalled(tmp_path: Path) -
     assert all(told == state for told, state in seen)
 
 
-def test_a_subscriber_that_raises_harms_neither_run_nor_others(tmp_path: Path) -> None:
+def test_a_subscriber_that_raises_harms_neither_run_nor_others(
+    tmp_path: Path, recorded_events: EventRecorder
+) -> None:
     """The run completes, the other subscriber sees everything, the fault is counted."""
 
     def broken(_event: StageEvent) -> None:
@@ -132,15 +138,14 @@ def test_a_subscriber_that_raises_harms_neither_run_nor_others(tmp_path: Path) -
     def broken_receiver(_sender: str | None, **_payload: Any) -> None:
         raise RuntimeError("broken receiver")
 
-    with (
-        subscribe(broken),
-        signals.event_appended.connected_to(broken_receiver),
-        EventRecorder() as recorder,
-    ):
+    with subscribe(broken), signals.event_appended.connected_to(broken_receiver):
         result = controller(tmp_path).start(document(images=5)).wait(60)
     assert result.state is RunState.COMPLETED
-    assert recorder.events == tuple(result.events)
-    assert any("broken" in name for name in signals.faults())
+    assert recorded_events.events == tuple(result.events)
+    assert sorted(name.split(".")[-1] for name in recorded_events.faults()) == [
+        "broken",
+        "broken_receiver",
+    ]
 
 
 def test_a_subscriber_that_blocks_harms_neither_run_nor_others(tmp_path: Path) -> None:

@@ -20,12 +20,14 @@ EVENTS = [
     "CancelMode", "CancelRequested", "Durability", "EVENT_TYPES", "ErrorDetail", "EventLog",
     "EventLogError", "EventRecorder", "FileEventLog", "FinishedImage",
     "ImageAlteredError", "InputRecord",
-    "LifecycleChanged", "LogCorruptError", "LogLockedError", "LogRepaired", "LogWriteError",
-    "MemoryEventLog", "MissingImage", "Outcome", "PipelineRunResult", "RunNotFoundError",
+    "LifecycleChanged", "LogCorruptError", "LogLockedError", "LogRepaired", "LogTail",
+    "LogWriteError",
+    "MemoryEventLog", "MissingImage", "Outcome", "PipelineRunResult", "RecordedEvents",
+    "RunNotFoundError",
     "RunOpened", "RunResumed", "RunSealed", "RunState", "SequenceError", "StageEnd",
     "StageEvent", "StageImageProgress", "StageResult", "StageStart", "StageType",
-    "StagewrightError", "Subscription", "UnknownEvent", "fold", "iterate", "replay",
-    "replay_many", "signals", "subscribe",
+    "StagewrightError", "StepProgress", "Subscription", "UnknownEvent", "fold",
+    "follow", "iterate", "replay", "replay_many", "signals", "subscribe",
 ]  # fmt: skip
 STATEMACHINE = {
     "RunConfig", "StageType", "StageConfig", "StageExecution", "StageExecutionPlan",

@@ -231,7 +231,9 @@ def test_a_trigger_waits_for_the_one_that_is_being_recorded() -> None:
     assert (calls, outcome) == (["start"], ["refused"])
 
 
-def test_subscribers_see_a_cancel_behind_the_start(tmp_path: Path) -> None:
+def test_subscribers_see_a_cancel_behind_the_start(
+    tmp_path: Path, recorded_events: EventRecorder
+) -> None:
     """A cancel from the very callback of `start` comes second, as in the log."""
     runner = controller(tmp_path, ScriptedBackend())
 
@@ -239,10 +241,11 @@ def test_subscribers_see_a_cancel_behind_the_start(tmp_path: Path) -> None:
         if event.trigger == "start":
             runner.cancel(run_id)
 
-    with signals.lifecycle_changed.connected_to(take), EventRecorder() as recorder:
+    with signals.lifecycle_changed.connected_to(take):
         result = runner.start(document(images=3)).wait(30)
-    assert [event.seq for event in recorder.events] == list(range(len(result.events)))
-    assert result.state is RunState.CANCELLED
+    assert recorded_events.events == tuple(result.events)
+    recorded_events.assert_nothing_lost()
+    recorded_events.assert_lifecycle("IDLE", "RUNNING", "CANCELLED")
 
 
 def test_a_source_that_changed_on_disk_is_not_sent_on(tmp_path: Path) -> None:
