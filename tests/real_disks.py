@@ -29,7 +29,7 @@ def undisturbed(folder: Path, text: str) -> list[str]:
     config = write_config(folder, text)
     done = stagewright("run", config, "--runs", folder / "undisturbed", folder=folder)
     assert done.returncode == 0, done.stderr
-    (run,) = (folder / "undisturbed").iterdir()
+    (run,) = [log.parent for log in (folder / "undisturbed").glob("*/events.jsonl")]
     return sources(run)
 
 

@@ -49,7 +49,7 @@ def traced_run(folder: Path, *overrides: str) -> tuple[list[Call], Path]:
         capture_output=True,
         timeout=60,
     )
-    (run,) = (folder / "runs").iterdir()
+    (run,) = [log.parent for log in (folder / "runs").glob("*/events.jsonl")]
     calls = []
     for line in trace.read_text(encoding="utf-8", errors="replace").splitlines():
         if (match := _LINE.match(line)) is not None:

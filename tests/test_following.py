@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -197,15 +198,16 @@ def test_followers_in_other_processes_see_every_event_once(tmp_path: Path) -> No
             if event.seq >= at and not one.is_set():
                 one.set()
 
-    with subscribe(note, on="publisher"):
+    with ExitStack() as stack:
+        stack.enter_context(subscribe(note, on="publisher"))
         handle = controller.start(document(images=400))
         for (_, from_seq), one in zip(joins, passed, strict=True):
             assert one.wait(30)
-            followers.append((from_seq, start_follower(handle.folder, from_seq)))
-        result = handle.wait(60)
-    total = len(result.events)
-    for from_seq, process in followers:
-        assert [one.seq for one in seen_by(process)] == list(range(from_seq, total))
+            process = stack.enter_context(start_follower(handle.folder, from_seq))
+            followers.append((from_seq, process))
+        total = len(handle.wait(60).events)
+        for from_seq, process in followers:
+            assert [one.seq for one in seen_by(process)] == list(range(from_seq, total))
 
 
 def test_a_subscriber_gets_a_run_of_another_process(tmp_path: Path, start: Start) -> None:
