@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import io
-import struct
-import threading
-import warnings
-import zlib
 
 from ..statemachine.errors import InputImageError
 from ..statemachine.ports import ImageFacts
 from ..statemachine.sizes import MAX_PIXELS
+from .image_decoding import DECODING_ERRORS, FORMATS, without_warnings
 
-# Pillow's readers let slip what they meet in malformed files.
-_PILLOW_ERRORS = (
-    OSError, ValueError, SyntaxError, LookupError, TypeError, EOFError, struct.error, zlib.error,
-)  # fmt: skip
-_FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 _ORIENTATION = 0x0112
 _LYING = (5, 6, 7, 8)
 """Orientations (EXIF) in which width and height change places when the image is shown."""
-_turn = threading.Lock()
 
 
 class PillowInputReader:
@@ -35,28 +26,27 @@ class PillowInputReader:
         from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - see above
 
         try:
-            # The filters of warnings belong to the process, so threads must take turns.
-            with _turn, warnings.catch_warnings():
-                # Pillow warns of sizes within our bound, and of oddities in metadata.
-                warnings.simplefilter("ignore")
-                with Image.open(io.BytesIO(data), formats=list(_FORMATS)) as image:
-                    size = image.size
-                    # Pillow would decode a whole PNG in search of what few of them have.
-                    told = image.format != "PNG" or "exif" in image.info
-                    if told and image.getexif().get(_ORIENTATION) in _LYING:
-                        size = (image.height, image.width)
-                    facts = ImageFacts(
-                        media_type=_FORMATS[image.format or ""], width=size[0], height=size[1]
-                    )
-                    # Pillow may be set to let more pass.
-                    if decode and image.width * image.height <= MAX_PIXELS:
-                        image.load()
+            with (
+                without_warnings(),
+                Image.open(io.BytesIO(data), formats=list(FORMATS)) as image,
+            ):
+                size = image.size
+                # Pillow would decode a whole PNG in search of what few of them have.
+                told = image.format != "PNG" or "exif" in image.info
+                if told and image.getexif().get(_ORIENTATION) in _LYING:
+                    size = (image.height, image.width)
+                facts = ImageFacts(
+                    media_type=FORMATS[image.format or ""], width=size[0], height=size[1]
+                )
+                # Pillow may be set to let more pass.
+                if decode and image.width * image.height <= MAX_PIXELS:
+                    image.load()
         except Image.DecompressionBombError as error:
             raise InputImageError(f"{name}: more than {MAX_PIXELS} pixels ({error})") from error
         except UnidentifiedImageError as error:
             # Its words name an object in memory.
             raise InputImageError(f"{name}: not a PNG, JPEG or WebP image") from error
-        except _PILLOW_ERRORS as error:
+        except DECODING_ERRORS as error:
             raise InputImageError(f"{name}: not a PNG, JPEG or WebP image ({error})") from error
         if facts.width * facts.height > MAX_PIXELS:
             raise InputImageError(f"{name}: more than {MAX_PIXELS} pixels")

@@ -1,31 +1,38 @@
-"""How ``run`` shows that it goes on: a live line on a terminal, plain lines elsewhere."""
+"""How a terminal shows that a run goes on: live at its foot, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from ...events.model import (
     CallFailed,
     LifecycleChanged,
     LogRepaired,
     RunResumed,
+    RunState,
     StageEnd,
     StageEvent,
     StageImageProgress,
     StageStart,
 )
 from ...statemachine.errors import GenerationCancelled, GenerationInterrupted
-from ..progress_view import ProgressSnapshot, ProgressView
-from .output import count, duration, escaped, one_line
+from ..statusbar import RunStatus, StatusBar
+from ..wording import count, duration, escaped, one_line
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.progress import Progress, TaskID
 
 _PATIENCE_S = 0.5
+_BAR_WIDTH = 24
+_WIDE = 125
+"""Columns from which on all of it goes into one line."""
+_ECHO = 4
+"""Columns that stay free: a terminal puts ``^C`` there, and may not break the line for it."""
 _BACK_TO_IDLE = ("recover", "cleanup", "reset")
 _CANCELLED = (GenerationCancelled.__name__, GenerationInterrupted.__name__)
 
@@ -34,7 +41,7 @@ class Display(Protocol):
     """Shows a run's progress until it is left."""
 
     def take_event(self, event: StageEvent) -> None:
-        """An event was appended."""
+        """An event was appended, which the display's ``StatusBar`` has just taken."""
         ...
 
     def refresh(self) -> None:
@@ -47,12 +54,12 @@ class Display(Protocol):
 
 
 @contextmanager
-def open_display(view: ProgressView, stream: IO[str]) -> Iterator[Display]:
-    """The display that fits ``stream``."""
+def open_display(view: StatusBar, stream: IO[str]) -> Iterator[Display]:
+    """The display that fits ``stream``, of the run that ``view`` is given the events of."""
     if not stream.isatty():
-        yield PlainLines(stream, view.finished_images())
+        yield PlainLines(view, stream)
         return
-    display = LiveLine(view, stream)
+    display = LiveStatus(view, stream)
     with display:
         yield display
 
@@ -60,9 +67,9 @@ def open_display(view: ProgressView, stream: IO[str]) -> Iterator[Display]:
 class PlainLines:
     """One line for each stage and image: for files, pipes and logs of services."""
 
-    def __init__(self, stream: IO[str], done: Mapping[str, int]) -> None:
+    def __init__(self, view: StatusBar, stream: IO[str]) -> None:
+        self._view = view
         self._stream = stream
-        self._done = dict(done)
 
     def take_event(self, event: StageEvent) -> None:
         line = self._line(event)
@@ -78,19 +85,14 @@ class PlainLines:
 
     def _line(self, event: StageEvent) -> str | None:
         match event:
-            case RunResumed() if event.lost:
-                for stage_id, rows in event.lost.items():
-                    lost = sum(last - first + 1 for first, last in rows)
-                    self._done[stage_id] = max(0, self._done.get(stage_id, 0) - lost)
             case StageStart():
-                open_images = event.total_images - self._done.get(event.stage_id, 0)
-                return f"{event.stage_id}: {count(max(0, open_images), 'image')} to make"
+                now = self._view.snapshot()
+                open_images = max(0, now.image_count - now.images_done)
+                return f"{event.stage_id}: {count(open_images, 'image')} to make"
             case StageImageProgress():
-                # One whose file was lost has been counted before.
-                done = min(self._done.get(event.stage_id, 0) + 1, event.total_images)
-                self._done[event.stage_id] = done
-                path = event.artifact.path
-                return f"{event.stage_id}: {done} of {event.total_images} finished: {path}"
+                now = self._view.snapshot()
+                finished = f"{now.images_done} of {now.image_count} finished"
+                return f"{event.stage_id}: {finished}: {event.artifact.path}"
             case StageEnd():
                 return f"{event.stage_id}: {event.outcome} in {duration(event.duration_ms)}"
             case CallFailed():
@@ -98,21 +100,24 @@ class PlainLines:
         return _of_resume(event)
 
 
-class LiveLine:
-    """One line that moves: stage n of m, image i of k, step, elapsed, estimate."""
+class LiveStatus:
+    """A line or two that move: stage n of m, image i of k, percentage, step, elapsed, estimate."""
 
-    def __init__(self, view: ProgressView, stream: IO[str]) -> None:
+    def __init__(self, view: StatusBar, stream: IO[str]) -> None:
+        from rich.console import Console  # noqa: PLC0415 - 40 ms that only a terminal needs
+        from rich.live import Live  # noqa: PLC0415 - the same
+
         self._view = view
-        self._progress = _bar(stream, transient=False)
-        self._task: TaskID | None = None
+        self._console = Console(file=stream)
+        self._live = Live(console=self._console, auto_refresh=False)
 
-    def __enter__(self) -> LiveLine:
+    def __enter__(self) -> LiveStatus:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._task is not None:
+        if self._live.is_started:
             self.refresh()
-            self._progress.stop()
+            self._live.stop()
 
     def take_event(self, event: StageEvent) -> None:
         line = failure(event) if isinstance(event, CallFailed) else _of_resume(event)
@@ -120,16 +125,13 @@ class LiveLine:
             self.tell(line)
 
     def tell(self, line: str) -> None:
-        self._progress.console.print(one_line(line), markup=False, highlight=False)
+        self._console.print(one_line(line), markup=False, highlight=False)
 
     def refresh(self) -> None:
+        # Only now the run has begun; before there is nothing to be shown of it.
+        self._live.start()
         now = self._view.snapshot()
-        if self._task is None:
-            # Only now the run has begun; before there is nothing to be shown of it.
-            self._task = self._progress.add_task("", total=1.0, where="", rest="")
-            self._progress.start()
-        fields: dict[str, Any] = {"where": _where(now), "rest": _rest(now)}
-        self._progress.update(self._task, completed=now.fraction, **fields)
+        self._live.update(_drawn(now, self._console.width - _ECHO), refresh=True)
 
 
 class FileCounter:
@@ -187,17 +189,17 @@ def open_file_counter(stream: IO[str]) -> Iterator[FileCounter]:
         counter.pause()
 
 
-def _bar(stream: IO[str], *, transient: bool = True) -> Progress:
+def _bar(stream: IO[str]) -> Progress:
     from rich.console import Console  # noqa: PLC0415 - 40 ms that only a terminal needs
     from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415 - the same
 
     return Progress(
         TextColumn("{task.fields[where]}", markup=False),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=_BAR_WIDTH),
         TextColumn("{task.fields[rest]}", markup=False),
         console=Console(file=stream),
         refresh_per_second=10,
-        transient=transient,
+        transient=True,
     )
 
 
@@ -226,15 +228,23 @@ def failure(event: CallFailed) -> str | None:
     return one_line(f"{where}{error.kind}: {error.message}{again}")
 
 
-def _where(now: ProgressSnapshot) -> str:
-    image = min(now.images_done + 1, now.total_images)
-    return (
-        f"stage {now.stage_number} of {now.stage_count} {now.stage_id}  "
-        f"image {image} of {now.total_images}"
-    )
+def _drawn(now: RunStatus, width: int) -> RenderableType:
+    """A status in one line of ``width`` columns where it fits, else in two."""
+    from rich.console import Group  # noqa: PLC0415 - only a terminal needs it
+    from rich.constrain import Constrain  # noqa: PLC0415 - the same
+    from rich.progress_bar import ProgressBar  # noqa: PLC0415 - the same
+    from rich.table import Table  # noqa: PLC0415 - the same
+
+    where = now.place if now.state == RunState.RUNNING else now.headline
+    bar = ProgressBar(completed=now.percentage or 0.0, width=min(_BAR_WIDTH, max(8, width // 5)))
+    parts: list[RenderableType] = [bar, _cell(f"{now.percent:>4}"), _cell(now.detail)]
+    is_wide = width >= _WIDE
+    line = Table.grid(padding=(0, 1))
+    line.add_row(*([_cell(where)] if is_wide else []), *parts)
+    return Constrain(line if is_wide else Group(_cell(where), line), width)
 
 
-def _rest(now: ProgressSnapshot) -> str:
-    step = f"step {now.step} of {now.steps}  " if now.steps else ""
-    left = "" if now.eta_s is None else f", about {duration(now.eta_s * 1000)} left"
-    return f"{now.fraction:4.0%}  {step}{duration(now.elapsed_s * 1000)}{left}"
+def _cell(text: str) -> RenderableType:
+    from rich.text import Text  # noqa: PLC0415 - only a terminal needs it
+
+    return Text(text, no_wrap=True, overflow="ellipsis")

@@ -11,21 +11,19 @@ from contextlib import ExitStack
 from types import FrameType
 from typing import IO, NamedTuple, cast
 
-from ...events import signals
 from ...events.errors import RunNotFoundError
-from ...events.model import RunState
+from ...events.model import RunState, StageEvent
 from ...events.result import PipelineRunResult
 from ...events.subscribing import subscribe
 from ...statemachine.controller import PipelineController, RunHandle
 from ...statemachine.errors import InvalidTransitionError
-from ...statemachine.ports import StepProgress
-from ..progress_view import ProgressView
+from ..statusbar import StatusBar
 from .display import Display, open_display
 from .output import LastingStream, print_json_parts
 from .replaying import show_result
 from .statuses import EXIT_CANCELLED, EXIT_COMPLETED, EXIT_ERROR, EXIT_INTERRUPTED, complain
 
-_EXIT_STATUS = {RunState.COMPLETED: EXIT_COMPLETED, RunState.CANCELLED: EXIT_CANCELLED}
+EXIT_STATUSES = {RunState.COMPLETED: EXIT_COMPLETED, RunState.CANCELLED: EXIT_CANCELLED}
 _REFRESH_S = 0.1
 _STOPPED_BY = {"SIGINT": "Ctrl-C", "SIGHUP": "the terminal was closed"}
 
@@ -42,7 +40,7 @@ def follow(
     controller: PipelineController,
     begin: Callable[[], RunHandle],
     stream: IO[str],
-    view: ProgressView | None = None,
+    view: StatusBar | None = None,
 ) -> Followed:
     """Begin a run, show how it goes on, and wait for its end.
 
@@ -50,17 +48,16 @@ def follow(
     run has begun the first one is enough: nothing is started. Raises KeyboardInterrupt then,
     what ``begin`` raises, and LogWriteError.
     """
-    seen = view or ProgressView()
-
-    def take_step(_run_id: str | None, progress: StepProgress) -> None:
-        seen.take_step(progress)
-
+    seen = view or StatusBar(expects_steps=True)
     with ExitStack() as stack:
         stops = stack.enter_context(_stop_signals(controller))
         display = stack.enter_context(open_display(seen, cast(IO[str], LastingStream(stream))))
-        stack.enter_context(subscribe(seen.take_event, on="publisher"))
-        stack.enter_context(subscribe(display.take_event))
-        stack.enter_context(signals.step_progress.connected_to(take_step))
+
+        def take_event(event: StageEvent) -> None:
+            seen.take_event(event)
+            display.take_event(event)
+
+        stack.enter_context(subscribe(take_event, on_step=seen.take_step))
         handle = begin()
         stops.has_begun = True
         result = _wait(controller, handle, stops.names, display)
@@ -83,7 +80,7 @@ def show_end(handle: RunHandle, result: PipelineRunResult, *, as_json: bool) -> 
 
 def tell_error(result: PipelineRunResult) -> int:
     """Say on standard error why a run failed, if it did; its exit status."""
-    status = _EXIT_STATUS.get(result.state, EXIT_ERROR)
+    status = EXIT_STATUSES.get(result.state, EXIT_ERROR)
     return status if result.error is None else complain(_why(result), status)
 
 

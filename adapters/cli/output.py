@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import io
-import re
 import sys
 from collections.abc import Callable, Iterable
-from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 
 import click
 import msgspec
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-_LONGEST_MS = 1e12
+from ..wording import count as count
+from ..wording import duration as duration
+from ..wording import escaped as escaped
+from ..wording import one_line as one_line
 
 runs_option = click.option(
     "--runs",
@@ -70,16 +69,6 @@ class LastingStream(io.TextIOBase):
             self._stream = None
 
 
-def escaped(text: str) -> str:
-    """``text`` with control characters shown as escapes, for they could steer a terminal."""
-    return _CONTROL.sub(lambda found: repr(found.group())[1:-1], text)
-
-
-def one_line(text: str) -> str:
-    """``text`` as one line without control characters."""
-    return escaped(" ".join(text.split()))
-
-
 def say(text: str = "") -> None:
     """Print one line of text, escaped."""
     click.echo(escaped(text))
@@ -97,17 +86,3 @@ def print_json_parts(parts: Iterable[bytes]) -> None:
         stream.write(part)
     stream.write(b"\n")
     stream.flush()
-
-
-def duration(milliseconds: float) -> str:
-    """``1.2 s`` or ``0:03:12``."""
-    if not milliseconds < _LONGEST_MS:
-        return f"{milliseconds:g} ms"
-    if milliseconds < 60_000:
-        return f"{milliseconds / 1000:.1f} s"
-    return str(timedelta(seconds=round(milliseconds / 1000)))
-
-
-def count(number: int, noun: str) -> str:
-    """``1 image``, ``2 images``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

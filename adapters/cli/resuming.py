@@ -23,7 +23,7 @@ from ...statemachine.controller import PipelineController, RunHandle
 from ...statemachine.run_folder import find_run
 from ..bootstrap import open_controller
 from ..catalogue import CORRUPT, Catalogue, CatalogueEntry
-from ..progress_view import ProgressView
+from ..statusbar import StatusBar
 from .display import open_file_counter
 from .foreground import Followed, follow, show_end, tell_error
 from .listing import runs_argument, waiting_runs
@@ -144,7 +144,7 @@ def tell_of_resumable(runs: Path, stream: IO[str]) -> None:
 
 def _resume(controller: PipelineController, folder: Path, how: _How) -> Followed:
     """Go on with one run until its end."""
-    view = ProgressView()
+    view = StatusBar(expects_steps=True)
 
     def look_back(events: Sequence[StageEvent]) -> None:
         for event in events:

@@ -1,0 +1,56 @@
+"""What all that decode images through Pillow share: which kinds, which errors, no warnings."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+
+# Pillow's readers let slip what they meet in malformed files.
+DECODING_ERRORS = (
+    OSError, ValueError, SyntaxError, LookupError, TypeError, EOFError, struct.error, zlib.error,
+)  # fmt: skip
+FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+"""Pillow's names of the kinds that are decoded, and their media types."""
+
+
+class _Quiet:
+    """Counts the threads that want no warnings: the first switches them off, the last on."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = contextlib.ExitStack()
+
+    def enter(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._before.close()
+
+
+_quiet = _Quiet()
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """Keep Pillow from warning of sizes within our bound, and of oddities in metadata.
+
+    The filters of warnings belong to the process, so threads that decode share one change of
+    them instead of undoing each other's.
+    """
+    _quiet.enter()
+    try:
+        yield
+    finally:
+        _quiet.leave()

@@ -1,0 +1,267 @@
+"""A run's calls as a picture: a lane for each stage, a bar for each call, time from left to right.
+
+Places across are percent of the width, so that the picture fits any window and can be
+stretched; places downwards are pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+
+from .calls import Call, CallBook, CallState, Mark, MarkKind
+from .quantities import span, tick, time_of_day
+from .time_scale import Stretch, TimeScale
+
+TOP = 50
+LABEL = 28
+ROW = 16
+BAR = 12
+PADDING = 12
+MARK_WORDS = {
+    MarkKind.STARTED: "started",
+    MarkKind.RESUMED: "resumed",
+    MarkKind.COMPLETED: "completed",
+    MarkKind.FAILED: "error",
+    MarkKind.CANCEL: "cancel asked for",
+    MarkKind.CANCELLED: "cancelled",
+    MarkKind.REPAIRED: "log repaired",
+}
+_MAX_ROWS = 6
+_MAX_LANES = 32
+_MANY_CALLS = 6_000
+"""From so many on, neighbours are drawn as one bar where they would be less than a pixel wide."""
+_MERGED_WIDTH = 0.06
+_CROSS_DISTANCE = 0.7
+_TICK_WIDTH = 7.0
+_EPOCH_WIDTH = 19.0
+"""Percent that a label may take where the picture is at its narrowest."""
+
+
+class Bar(msgspec.Struct, gc=False):
+    """A call, or several that no eye could tell apart; ``seq`` is the event to look at."""
+
+    left: float
+    width: float
+    top: int
+    state: CallState
+    title: str
+    seq: int
+
+
+class Cross(msgspec.Struct, gc=False):
+    """Failed attempts, marked above their bars, one cross for those that stand close together."""
+
+    left: float
+    count: int
+    title: str
+
+
+class Band(msgspec.Struct, frozen=True, gc=False):
+    """A stage from its start to its end in one epoch."""
+
+    left: float
+    width: float
+
+
+class Lane(msgspec.Struct, frozen=True):
+    """One stage; ``top`` is the top of its label, ``height`` includes it."""
+
+    stage_id: str
+    caption: str
+    top: int
+    height: int
+    bands: tuple[Band, ...]
+    bars: tuple[Bar, ...]
+    crosses: tuple[Cross, ...]
+
+
+class Label(msgspec.Struct, frozen=True, gc=False):
+    """Text at a place; ``anchor`` is ``start``, or ``end`` where it would run out of sight."""
+
+    left: float
+    text: str
+    anchor: str = "start"
+
+
+class PlacedMark(msgspec.Struct, frozen=True, gc=False):
+    """A moment worth a mark, at its place."""
+
+    left: float
+    kind: MarkKind
+    title: str
+    seq: int
+
+
+class Gantt(msgspec.Struct, frozen=True):
+    """The whole picture. ``summary`` tells it to who does not see it."""
+
+    lanes: tuple[Lane, ...]
+    marks: tuple[PlacedMark, ...]
+    ticks: tuple[Label, ...]
+    epochs: tuple[Label, ...]
+    cuts: tuple[Label, ...]
+    height: int
+    legend: tuple[tuple[CallState, int], ...]
+    summary: str
+    note: str
+
+
+def draw(book: CallBook, stages: Sequence[tuple[str, str]]) -> Gantt:
+    """The picture of a run; ``stages`` are ids and captions, in order."""
+    scale = TimeScale(book.epochs)
+    calls: dict[str, list[Call]] = {}
+    for call in book.calls:
+        calls.setdefault(call.stage_id, []).append(call)
+    top, lanes = TOP, []
+    for stage_id, caption in list(stages)[:_MAX_LANES]:
+        lane = _lane(book, scale, stage_id, caption, calls.get(stage_id, []), top)
+        lanes.append(lane)
+        top += lane.height
+    legend = [(state, book.counts[state]) for state in CallState if book.counts[state]]
+    undrawn = book.total_calls - len(book.calls)
+    return Gantt(
+        lanes=tuple(lanes),
+        marks=tuple(_placed(mark, scale) for mark in book.marks),
+        ticks=tuple(_ticks(scale)),
+        epochs=tuple(_epoch_labels(scale)),
+        cuts=tuple(_cuts(scale)),
+        height=top + 4,
+        legend=tuple(legend),
+        summary=_summary(len(stages), book, legend),
+        note=f"{undrawn:,} further calls are not drawn." if undrawn else "",
+    )
+
+
+def _summary(stages: int, book: CallBook, legend: Sequence[tuple[CallState, int]]) -> str:
+    told = ", ".join(f"{number:,} {state}" for state, number in legend) or "none"
+    return f"Timeline of {stages} stages and {len(book.epochs)} epochs. Calls: {told}."
+
+
+def _lane(
+    book: CallBook, scale: TimeScale, stage_id: str, caption: str, calls: Sequence[Call], top: int
+) -> Lane:
+    rows = list(_rows(calls))
+    merged = _MERGED_WIDTH if len(book.calls) > _MANY_CALLS else 0.0
+    bars = list(_bars(zip(calls, rows, strict=True), scale, top + LABEL, merged))
+    # What failed must not vanish below what did not.
+    bars.sort(key=lambda bar: _DEPTH[bar.state])
+    return Lane(
+        stage_id=stage_id,
+        caption=caption,
+        top=top,
+        height=LABEL + ROW * (max(rows, default=0) + 1) + PADDING,
+        bands=tuple(
+            Band(left, scale.place(one.ended_s) - left)
+            for one in book.spans
+            if one.stage_id == stage_id and (left := scale.place(one.began_s)) is not None
+        ),
+        bars=tuple(bars),
+        crosses=tuple(_crosses(calls, scale)),
+    )
+
+
+_DEPTH = {
+    CallState.COMPLETED: 0,
+    CallState.RETRIED: 1,
+    CallState.UNANSWERED: 2,
+    CallState.FAILED: 3,
+}
+
+
+def _rows(calls: Iterable[Call]) -> Iterator[int]:
+    """For each call the first row that is free when it begins; the last one may overlap."""
+    free_at: list[float] = []
+    for call in calls:
+        row = next((place for place, free in enumerate(free_at) if free <= call.began_s), None)
+        if row is None:
+            if len(free_at) < _MAX_ROWS:
+                free_at.append(0.0)
+            row = len(free_at) - 1
+        free_at[row] = max(free_at[row], call.ended_s)
+        yield row
+
+
+def _bars(
+    calls: Iterable[tuple[Call, int]], scale: TimeScale, top: int, merged: float
+) -> Iterator[Bar]:
+    open_bars: dict[tuple[CallState, int], tuple[Bar, int]] = {}
+    for call, row in calls:
+        left = scale.place(call.began_s)
+        width = max(0.0, scale.place(call.ended_s) - left)
+        key = (call.state, row)
+        before, number = open_bars.get(key, (None, 0))
+        if before is not None and left + width - before.left <= merged:
+            before.width = left + width - before.left
+            before.title = f"{number + 1} calls, {call.state}"
+            before.seq = call.last_seq
+            open_bars[key] = (before, number + 1)
+            continue
+        bar = Bar(left, width, top + row * ROW, call.state, _title(call), call.last_seq)
+        open_bars[key] = (bar, 1)
+        yield bar
+
+
+def _title(call: Call) -> str:
+    last = call.image_index + call.count - 1
+    images = f"image {call.image_index}" if call.count == 1 else f"images {call.image_index}-{last}"
+    attempt = f", attempt {call.attempt + 1}" if call.attempt else ""
+    told = f": {call.words}" if call.words else ""
+    lasted = (
+        "" if call.state is CallState.UNANSWERED else f" in {span(call.ended_s - call.began_s)}"
+    )
+    at = f"at {span(call.began_s)}"
+    return f"{call.stage_id}, {images}{attempt}, {at}: {call.state}{lasted}{told}"
+
+
+def _crosses(calls: Iterable[Call], scale: TimeScale) -> Iterator[Cross]:
+    cross: Cross | None = None
+    for call in calls:
+        if call.state is not CallState.FAILED:
+            continue
+        left = scale.place(call.ended_s)
+        if cross is not None and left - cross.left < _CROSS_DISTANCE:
+            cross.count += 1
+            cross.title = f"{cross.count} failed attempts"
+            continue
+        if cross is not None:
+            yield cross
+        cross = Cross(left, 1, _title(call))
+    if cross is not None:
+        yield cross
+
+
+def _placed(mark: Mark, scale: TimeScale) -> PlacedMark:
+    title = f"{mark.words} (at {span(mark.at_s)})"
+    return PlacedMark(scale.place(mark.at_s), mark.kind, title, mark.seq)
+
+
+def _ticks(scale: TimeScale) -> Iterator[Label]:
+    return _spaced(((one.at, tick(one.since_s)) for one in scale.ticks()), _TICK_WIDTH)
+
+
+def _epoch_labels(scale: TimeScale) -> Iterator[Label]:
+    return _spaced(((one.left, _epoch_words(one)) for one in scale.stretches), _EPOCH_WIDTH)
+
+
+def _spaced(texts: Iterable[tuple[float, str]], width: float) -> Iterator[Label]:
+    """Labels of at most ``width`` percent, but for those that would run into the one before."""
+    free_from = -1.0
+    for left, text in texts:
+        begins, anchor = (left - width, "end") if left + width > 100.0 else (left, "start")
+        if begins >= free_from:
+            free_from = begins + width
+            yield Label(left, text, anchor)
+
+
+def _epoch_words(stretch: Stretch) -> str:
+    epoch = stretch.epoch
+    what = f"epoch {epoch.number}, " if epoch.number else ""
+    return f"{what}{time_of_day(epoch.opened)[:8]}"
+
+
+def _cuts(scale: TimeScale) -> Iterator[Label]:
+    for stretch in scale.stretches:
+        if stretch.cut_s:
+            yield Label(stretch.left, f"{span(stretch.cut_s)} without work")

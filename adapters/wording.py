@@ -1,0 +1,33 @@
+"""Text for people: safe to show, whoever wrote it; spans of time and counts in words."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_LONGEST_MS = 1e12
+
+
+def escaped(text: str) -> str:
+    """``text`` with control characters shown as escapes, for they could steer a terminal."""
+    return _CONTROL.sub(lambda found: repr(found.group())[1:-1], text)
+
+
+def one_line(text: str) -> str:
+    """``text`` as one line without control characters."""
+    return escaped(" ".join(text.split()))
+
+
+def duration(milliseconds: float) -> str:
+    """``1.2 s`` or ``0:03:12``."""
+    if not milliseconds < _LONGEST_MS:
+        return f"{milliseconds:g} ms"
+    if milliseconds < 60_000:
+        return f"{milliseconds / 1000:.1f} s"
+    return str(timedelta(seconds=round(milliseconds / 1000)))
+
+
+def count(number: int, noun: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,320 @@
+"""Reports: all that a log tells is in the page, and nothing that a log holds can harm it."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from stagewright.adapters.report import ReportRefusedError, write_report
+from stagewright.adapters.report.event_blocks import MAX_EVENTS, shown_seqs
+from stagewright.events import CallCompleted, RunNotFoundError, iterate
+from stagewright.events.lock import RunLock
+
+from .command_line import stagewright
+from .log_format import changed, make_log, split_bodies
+from .reports import Page, Refusing, digest_source, eventful_run, reported
+from .resuming import LOG, STAGE_IDS, copied, cut, image_file, ran, small
+from .support import ScriptedBackend, png
+
+
+@pytest.fixture(scope="module")
+def eventful(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a retry, a death and a resume; tests copy it before they change it."""
+    return eventful_run(tmp_path_factory.mktemp("eventful") / "runs")
+
+
+@pytest.fixture
+def run(eventful: Path, tmp_path: Path) -> Path:
+    """A copy of the eventful run."""
+    return copied(eventful, tmp_path / "runs")
+
+
+def test_a_report_tells_what_the_log_tells(run: Path) -> None:
+    """Name, id, state, seeds, who made it, every stage, and each image with seed and digest."""
+    page, written = reported(run)
+    for told in ("eventful", run.name, "COMPLETED", "100\N{EN DASH}102", "tests 1", *STAGE_IDS):
+        assert told in page.text
+    artifacts = [
+        artifact
+        for event in iterate(run)
+        if isinstance(event, CallCompleted)
+        for artifact in event.artifacts
+    ]
+    assert {one.sha256[:12] for one in artifacts} <= set(page.text.split())
+    assert (written.images, written.run_id) == (12, run.name)
+
+
+def test_every_event_is_in_the_page_as_it_stands_in_the_log(run: Path) -> None:
+    """Letter for letter, in order, with its type, its stage and a few words."""
+    page, written = reported(run)
+    carried = page.events()
+    assert [raw.encode() for _, raw in carried] == split_bodies((run / LOG).read_bytes())
+    assert len(carried) == written.events
+    assert [columns[0] for columns, _ in carried] == [type(one).__name__ for one in iterate(run)]
+    stages = {columns[1] for columns, _ in carried if columns[0] in ("CallCompleted", "CallFailed")}
+    assert stages == set(STAGE_IDS)
+    seconds = [columns[2] for columns, _ in carried]
+    assert seconds == sorted(seconds)
+
+
+def test_a_page_is_complete_and_may_load_nothing(run: Path) -> None:
+    """Its policy names its own style and scripts; no address stands in it but data and places."""
+    page, _ = reported(run)
+    policy = page.all("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"]
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    scripts = [
+        text
+        for (_, attributes), text in zip(
+            [one for one in page.tags if one[0] == "script"], page.raw["script"], strict=True
+        )
+        if "class" not in attributes
+    ]
+    assert len(scripts) == 4
+    for text in (*scripts, *page.raw["style"]):
+        assert digest_source(text) in policy
+    addresses = [
+        value
+        for _, attributes in page.tags
+        for name, value in attributes.items()
+        if name in ("src", "href", "action", "srcset")
+    ]
+    assert all(one.startswith(("#", "data:")) for one in addresses)
+    assert not [name for _, found in page.tags for name in found if name.startswith("on")]
+    assert not any("style" in attributes for _, attributes in page.tags)
+
+
+def test_every_image_has_its_thumbnail(run: Path) -> None:
+    """One WebP for each image of each stage, named for who does not see it."""
+    page, _ = reported(run)
+    thumbnails = page.thumbnails()
+    assert len(thumbnails) == 12
+    assert {Image.open(io.BytesIO(one)).size for one in thumbnails} == {(8, 4)}
+    assert page.all("img")[0]["alt"] == "image 0, seed 100"
+
+
+def test_without_thumbnails_the_files_are_checked_all_the_same(run: Path) -> None:
+    """No picture; a file that is gone is told of."""
+    image_file(run, "02-upscale", 1).unlink()
+    page, written = reported(run, thumbnails=False)
+    assert page.thumbnails() == []
+    assert written.missing == ("images/02-upscale/00001-101.png",)
+    assert "the thumbnails, as was asked" in page.text
+
+
+def test_settings_used_stand_beside_those_asked(run: Path) -> None:
+    """What was used otherwise than asked is marked; what was not told says so."""
+    page, _ = reported(run)
+    rows = page.all("tr", **{"class": "different"})
+    # The sampler, in each stage that has one and whose answer tells of its own picture; and in
+    # every answer one seed, of three.
+    assert len(rows) >= 2
+    assert "Euler \N{NOT EQUAL TO} asked" in page.text
+    assert "not told" in page.text
+    assert "in 2 of 3 answers" in page.text
+
+
+def test_the_timeline_shows_every_call_and_how_it_ended(run: Path) -> None:
+    """A bar for each call: failed, retried and unanswered ones in their own class and mark."""
+    page, _ = reported(run)
+    bars = [found for found in page.all("rect") if "data-seq" in found]
+    kinds = [found["class"].split()[1] for found in bars]
+    assert kinds.count("failed") == 1
+    assert kinds.count("retried") >= 2  # the second attempt, and the one after the death
+    assert kinds.count("unanswered") == 1
+    assert len(kinds) == 14
+    assert {"#mark-started", "#mark-resumed", "#mark-completed", "#cross"} <= {
+        found["href"] for found in page.all("use")
+    }
+
+
+def test_an_error_is_told_in_full(tmp_path: Path) -> None:
+    """Kind, stage, image, and the server's own words with their line ends."""
+    folder = ran(tmp_path / "runs", small(), ScriptedBackend(Refusing(0)))
+    page, _ = reported(folder)
+    assert Refusing.words in page.text
+    assert "BackendError in 00-txt2img, image 0" in page.text
+    assert any(Refusing.detail in words for words in page.words)
+    assert "2 images are not finished" in page.text
+
+
+def test_a_missing_file_is_told_of_and_no_crash(run: Path) -> None:
+    """The page says so at its head and at the image; the command ends well."""
+    image_file(run, "01-img2img", 2).unlink()
+    done = stagewright("report", run, "--output", "a.html", folder=run.parent.parent)
+    assert done.returncode == 0, done.stderr
+    page = Page((run.parent.parent / "a.html").read_text(encoding="utf-8"))
+    assert "1 file is missing" in page.text
+    assert len(page.thumbnails()) == 11
+    assert "it is missing" in page.text
+
+
+def test_an_altered_file_ends_with_4_and_is_not_shown(run: Path) -> None:
+    """What is not what was recorded is named on standard error; the page is there."""
+    image_file(run, "01-img2img", 2).write_bytes(png(1))
+    done = stagewright("report", run, "--output", "a.html", folder=run.parent.parent)
+    assert done.returncode == 4
+    assert "images/01-img2img/00002-102.png: not what was recorded" in done.stderr
+    page = Page((run.parent.parent / "a.html").read_text(encoding="utf-8"))
+    assert "1 file is not what was recorded" in page.text
+    assert len(page.thumbnails()) == 11
+
+
+def test_a_bundle_s_thumbnails_stand_for_images_that_are_not_there(run: Path) -> None:
+    """They are used where the file is missing, and no link among them is followed."""
+    secret = run.parent.parent / "secret.webp"
+    Image.new("RGB", (32, 32), "red").save(secret)
+    folder = run / "thumbnails" / "00-txt2img"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (20, 10), "blue").save(folder / "00000.webp")
+    (folder / "00001.webp").symlink_to(secret)
+    shutil.rmtree(run / "images")
+    page, written = reported(run)
+    assert [Image.open(io.BytesIO(one)).size for one in page.thumbnails()] == [(20, 10)]
+    assert "This is a bundle" in page.text
+    assert len(written.missing) == 11
+
+
+def test_a_link_in_the_place_of_the_images_shows_nothing(run: Path) -> None:
+    """Not even pictures that are the recorded ones: nothing outside the run folder is read."""
+    (run / "images").rename(run.parent.parent / "elsewhere")
+    (run / "images").symlink_to(run.parent.parent / "elsewhere")
+    page, written = reported(run)
+    assert page.thumbnails() == []
+    assert len(written.altered) == 12
+
+
+def test_a_corrupt_log_is_reported_up_to_the_place(run: Path) -> None:
+    """The page tells what is sound and where it ends; exit 4, after the page is there."""
+    data = bytearray((run / LOG).read_bytes())
+    whole = split_bodies(bytes(data))
+    data[len(data) // 2] ^= 1
+    (run / LOG).write_bytes(data)
+    done = stagewright("report", run, "--output", "a.html", folder=run.parent.parent)
+    assert done.returncode == 4
+    assert done.stderr.count("\n") == 1
+    assert "corrupt at byte" in done.stderr
+    page = Page((run.parent.parent / "a.html").read_text(encoding="utf-8"))
+    assert "The log is corrupt" in page.text
+    carried = [raw.encode() for _, raw in page.events()]
+    assert 5 < len(carried) < len(whole)
+    assert carried == whole[: len(carried)]
+
+
+def test_a_log_without_a_sound_event_has_a_page_too(run: Path) -> None:
+    """Nothing but the place of the damage can be told."""
+    data = bytearray((run / LOG).read_bytes())
+    data[60] ^= 1
+    (run / LOG).write_bytes(data)
+    page, written = reported(run)
+    assert "At byte 0 (record 0)" in page.text
+    assert page.events() == []
+    assert (written.events, written.images) == (0, 0)
+    assert written.corrupt
+
+
+def test_a_run_that_goes_on_is_a_snapshot_and_a_dead_one_is_not(run: Path) -> None:
+    """Who holds the run's lock makes the difference."""
+    cut(run, 20)
+    lock = RunLock(run)
+    try:
+        page, _ = reported(run)
+    finally:
+        lock.release()
+    assert "This run goes on" in page.text
+    assert "as it was when the page was made" in page.text
+    page, _ = reported(run)
+    assert "Nobody runs this run any more" in page.text
+
+
+def test_a_torn_tail_is_told_of(run: Path) -> None:
+    """What a crash left of a record stands at the head of the page; nothing is repaired."""
+    data = (run / LOG).read_bytes()[:-30]
+    (run / LOG).write_bytes(data)
+    page, _ = reported(run)
+    assert "The log ends in a torn record" in page.text
+    assert (run / LOG).read_bytes() == data
+
+
+def test_events_of_a_newer_version_are_shown_raw(run: Path) -> None:
+    """Their type is told, and their bytes are there."""
+    bodies = split_bodies((run / LOG).read_bytes())
+    newer = changed(bodies[-1], type="GpuHeated", seq=len(bodies), degrees=81)
+    (run / LOG).write_bytes(make_log([*bodies, newer]))
+    page, _ = reported(run)
+    columns, raw = page.events()[-1]
+    assert columns[0] == "GpuHeated"
+    assert "newer version" in columns[4]
+    assert json.loads(raw)["degrees"] == 81
+    assert page.all("option", value="=GpuHeated")
+
+
+def test_only_an_earlier_report_is_replaced(run: Path) -> None:
+    """Any other file stays as it is, also the log itself, and a link is not followed."""
+    output = run.parent.parent / "a.html"
+    write_report(run, output)
+    first = output.read_bytes()
+    write_report(run, output)
+    assert output.read_bytes() == first
+    note = output.with_name("note.html")
+    note.write_text("<!doctype html>mine")
+    link = output.with_name("link.html")
+    link.symlink_to(output)
+    log = (run / LOG).read_bytes()
+    for taken in (note, link, run / LOG, run):
+        with pytest.raises(ReportRefusedError, match="no report"):
+            write_report(run, taken)
+    assert note.read_text() == "<!doctype html>mine"
+    assert (run / LOG).read_bytes() == log
+    assert not list(output.parent.glob(".*"))
+
+
+def test_a_report_that_cannot_be_written_leaves_nothing(run: Path) -> None:
+    """One line says why; no temporary file stays."""
+    root = run.parent.parent
+    before = sorted(root.rglob("*"))
+    done = stagewright("report", run, "--output", "nowhere/a.html", folder=root)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "nowhere" in done.stderr
+    done = stagewright("report", "nothing", folder=root)
+    assert done.returncode == 2
+    assert sorted(root.rglob("*")) == before
+    with pytest.raises(RunNotFoundError):
+        write_report(root, root / "a.html")
+
+
+def test_json_prints_one_document(run: Path) -> None:
+    """Where the page is, and what was found; without ``--output`` it bears the run's id."""
+    root = run.parent.parent
+    done = stagewright("report", "last", "--json", "--no-thumbnails", folder=root)
+    told = json.loads(done.stdout)
+    assert done.stderr == ""
+    assert told["path"] == f"{run.name}.html"
+    assert (root / told["path"]).stat().st_size == told["bytes"]
+    assert (told["corrupt"], told["altered"], told["missing"]) == ("", [], [])
+
+
+def test_making_a_report_writes_nothing_into_the_run(run: Path) -> None:
+    """Every byte of the run folder stays."""
+
+    def state() -> Iterator[tuple[str, bytes]]:
+        for path in sorted(run.rglob("*")):
+            if path.is_file():
+                yield str(path), path.read_bytes()
+
+    before = list(state())
+    reported(run)
+    assert list(state()) == before
+
+
+def test_of_very_many_events_the_first_and_the_last_are_carried() -> None:
+    """The end of a log tells why a run ended, so it is the middle that is left out."""
+    assert shown_seqs(MAX_EVENTS) == [range(MAX_EVENTS)]
+    first, last = shown_seqs(MAX_EVENTS + 10)
+    assert len(first) + len(last) == MAX_EVENTS
+    assert (first.start, last.stop) == (0, MAX_EVENTS + 10)

@@ -1,0 +1,267 @@
+"""Reports in a real browser that has no network: they look, search and open as they should."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from datetime import timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from stagewright.adapters.report import write_report
+from stagewright.events import (
+    Artifact,
+    CallCompleted,
+    CallRequested,
+    LifecycleChanged,
+    MemoryEventLog,
+    RunState,
+    StageImageProgress,
+    StageStart,
+    StageType,
+)
+
+from .reports import Browser, Refusing, eventful_run, open_browser, reported
+from .resuming import STAGE_IDS
+from .support import START, png, run_opened
+from .test_report_laws import HOSTILE, run_with
+
+ROWS = "document.querySelectorAll('#event-rows > tr').length"
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One browser for all tests."""
+    with open_browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a run with a retry, a death and a resume."""
+    root = tmp_path_factory.mktemp("page")
+    write_report(eventful_run(root / "runs"), root / "a.html")
+    return root / "a.html"
+
+
+def choose(browser: Browser, name: str, value: str) -> None:
+    """Set a filter, as a user's choice does."""
+    browser.run(
+        "const one = document.getElementById('filters').elements[arguments[0]];"
+        "one.value = arguments[1]; one.dispatchEvent(new Event('input', {bubbles: true}));",
+        name,
+        value,
+    )
+
+
+def press(browser: Browser, selector: str, key: str) -> None:
+    """Press a key in what has the focus, or is given it."""
+    browser.run(
+        "const one = document.querySelector(arguments[0]); one.focus();"
+        "one.dispatchEvent("
+        "new KeyboardEvent('keydown', {key: arguments[1], bubbles: true, cancelable: true}));",
+        selector,
+        key,
+    )
+
+
+def picture_of(browser: Browser) -> Image.Image:
+    """What is to be seen now."""
+    return Image.open(io.BytesIO(browser.driver.get_screenshot_as_png())).convert("RGB")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_page_is_shown_without_a_word_or_a_request(
+    browser: Browser, page: Path, scheme: str
+) -> None:
+    """Nothing on the console, nothing asked for but the file and its own data; in both schemes."""
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.command("Emulation.setEmulatedMedia", features=features)
+    browser.open(page)
+    seen = picture_of(browser)
+    assert browser.complaints() == []
+    assert set(browser.requests()) <= {"file", "data"}
+    ground = seen.getpixel((5, 5))
+    assert ground == ((255, 255, 255) if scheme == "light" else (21, 23, 26))
+    assert len(seen.getcolors(1 << 24) or ()) > 100
+    browser.run("document.images[0].scrollIntoView()")
+    browser.wait("document.images[0].complete && document.images[0].naturalWidth === 8")
+    browser.command("Emulation.setEmulatedMedia", features=[])
+
+
+def test_events_are_filtered_and_opened(browser: Browser, page: Path) -> None:
+    """By type, by stage, by text; an event opens to all that the log holds of it."""
+    browser.open(page)
+    every = browser.run(f"return {ROWS}")
+    choose(browser, "type", "problems")
+    browser.wait(f"{ROWS} === 2")
+    words = browser.run("return document.getElementById('event-rows').textContent")
+    assert Refusing.words in words
+    assert "process died" in words
+    choose(browser, "type", "")
+    choose(browser, "stage", "02-upscale")
+    browser.wait(f"{ROWS} < {every}")
+    stages = browser.run(
+        "return [...document.querySelectorAll('#event-rows > tr')]"
+        ".map((row) => row.children[4].textContent)"
+    )
+    assert set(stages) == {"02-upscale"}
+    choose(browser, "stage", "")
+    choose(browser, "text", "LINE 12 </SCRIPT>")
+    browser.wait(f"{ROWS} === 1")
+    browser.run("document.querySelector('#event-rows .open').click()")
+    shown = browser.run("return document.querySelector('.event-detail pre').textContent")
+    assert '"detail": "Traceback\\n  line 12 </script>"' in shown
+    browser.run("document.querySelector('#event-rows .open').click()")
+    browser.wait("!document.querySelector('.event-detail')")
+    choose(browser, "text", "nowhere to be found")
+    browser.wait("document.getElementById('event-count').textContent === 'No event fits.'")
+    assert browser.complaints() == []
+
+
+def test_a_thumbnail_opens_what_the_backend_said(browser: Browser, page: Path) -> None:
+    """By pointer and by keyboard; Escape and the button close it."""
+    browser.open(page)
+    browser.run("document.querySelector('#stage-01-img2img .frame').click()")
+    browser.wait("document.getElementById('details').open")
+    told = browser.run("return document.getElementById('details-body').textContent")
+    assert '"sampler_name": "Euler"' in told
+    assert "images/01-img2img/00000-100.png" in told
+    browser.run("document.querySelector('#details .close').click()")
+    browser.wait("!document.getElementById('details').open")
+    press(browser, "#stage-01-img2img .frame", "ArrowRight")
+    alt = browser.run("return document.activeElement.querySelector('img').alt")
+    assert alt == "image 1, seed 101"
+    press(browser, ":focus", "Enter")
+    browser.wait("document.getElementById('details').open")
+    assert browser.complaints() == []
+
+
+def test_the_timeline_tells_its_bars_by_keyboard(browser: Browser, page: Path) -> None:
+    """Arrows go from call to call and from lane to lane, Enter opens one; it can be stretched."""
+    browser.open(page)
+    for _ in range(3):
+        press(browser, "#gantt-scroll", "ArrowRight")
+    read = "return document.getElementById('readout').textContent"
+    assert "00-txt2img, image 1, attempt 2" in browser.run(read)
+    press(browser, "#gantt-scroll", "ArrowLeft")
+    assert f"BackendError: {Refusing.words}" in browser.run(read)
+    press(browser, "#gantt-scroll", "Enter")
+    browser.wait("document.getElementById('details').open")
+    told = browser.run("return document.getElementById('details-body').textContent")
+    assert Refusing.detail in told
+    browser.run("document.getElementById('details').close()")
+    press(browser, "#gantt-scroll", "ArrowDown")
+    assert "01-img2img" in browser.run(read)
+    browser.run("document.getElementById('zoom-in').click()")
+    assert browser.run("return document.getElementById('gantt').clientWidth") > 2_000
+    assert browser.complaints() == []
+
+
+def test_without_scripts_all_but_the_events_is_there(browser: Browser, page: Path) -> None:
+    """Head, timeline, stages and thumbnails; and a word on where the events are."""
+    browser.open(page, scripts=False)
+    seen = picture_of(browser)
+    browser.command("Emulation.setScriptExecutionDisabled", value=False)
+    shown = browser.run("return document.body.innerText")
+    assert "COMPLETED" in shown
+    assert "which does not run here" in shown
+    assert all(stage_id in shown for stage_id in STAGE_IDS)
+    assert browser.run("return document.querySelectorAll('#gantt .bar').length") == 14
+    assert browser.run("return document.images.length") == 12
+    assert len(seen.getcolors(1 << 24) or ()) > 100
+
+
+def test_a_narrow_window_shows_it_all(browser: Browser, page: Path) -> None:
+    """At 400 pixels nothing sticks out: what is wide scrolls within itself."""
+    browser.open(page, width=400)
+    assert (
+        browser.run(
+            "return [...document.querySelectorAll('main > section, header, nav, .tiles, .facts')]"
+            ".filter((one) => one.getBoundingClientRect().right > innerWidth).map((one) => one.id)"
+        )
+        == []
+    )
+    assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_hostile_log_stays_text(browser: Browser, tmp_path: Path) -> None:
+    """No element, no script and no dialogue comes of it; its words are shown with their escapes."""
+    folder = run_with(HOSTILE, tmp_path / "runs")
+    reported(folder)
+    browser.open(tmp_path / f"{folder.name}.html")
+    assert browser.run("return document.querySelector('h1').textContent").startswith(
+        "</script><img"
+    )
+    assert browser.run("return document.querySelectorAll('[onerror], img[src=x]').length") == 0
+    choose(browser, "type", "problems")
+    browser.wait(f"{ROWS} > 0")
+    browser.run("document.querySelectorAll('#event-rows .open').forEach((one) => one.click())")
+    words = browser.run("return document.getElementById('event-rows').textContent")
+    assert "</script><img src=x onerror=alert(1)>" in words
+    assert not set(words) & set(HOSTILE) & {"\u2028", "\u202e", "\x1b"}
+    assert browser.complaints() == []
+    assert set(browser.requests()) <= {"file", "data"}
+
+
+def long_run(folder: Path, images: int) -> None:
+    """A run of four stages; every image is the same small file, as the log records."""
+    data = png(7)
+    digest = sha256(data).hexdigest()
+    log = MemoryEventLog()
+    log.append(run_opened("long", images))
+
+    def add(kind: Any, **fields: Any) -> None:
+        moment = START + timedelta(milliseconds=7 * log.next_seq)
+        log.append(kind(run_id="long", seq=log.next_seq, ts=moment, **fields))
+
+    add(LifecycleChanged, trigger="start", source=RunState.IDLE, dest=RunState.RUNNING)
+    for order, stage_id in enumerate(STAGE_IDS):
+        stage: dict[str, Any] = {"stage_id": stage_id, "stage_type": StageType(stage_id[3:])}
+        add(StageStart, **stage, order_index=order, total_images=images, metadata={})
+        (folder / "images" / stage_id).mkdir(parents=True)
+        for index in range(images):
+            made = Artifact(
+                path=f"images/{stage_id}/{index:05d}-{100 + index}.png", image_index=index,
+                sha256=digest, source_sha256=digest, bytes=len(data), media_type="image/png",
+                width=64, height=64, seed=100 + index,
+            )  # fmt: skip
+            call: dict[str, Any] = {"call_id": f"{stage_id}.{index}"}
+            add(
+                CallRequested, **call, stage_id=stage_id, image_index=index, count=1, attempt=0,
+                request_sha256="d" * 64,
+            )  # fmt: skip
+            info = {"seed": 100 + index, "prompt": "a lighthouse", "steps": 20}
+            add(CallCompleted, **call, endpoint="x", artifacts=(made,), info=info, duration_ms=7.0)
+            progress = {"image_index": index, "total_images": images, "artifact": made}
+            add(StageImageProgress, **stage, **progress)
+            (folder / made.path).write_bytes(data)
+    (folder / "events.jsonl").write_bytes(log.to_bytes())
+
+
+def test_a_thousand_images_in_four_stages_are_usable(browser: Browser, tmp_path: Path) -> None:
+    """Events are there at once, the last one and the last thumbnail within reach."""
+    folder = tmp_path / "runs" / "long"
+    folder.mkdir(parents=True)
+    long_run(folder, 1_000)
+    written = write_report(folder, tmp_path / "long.html")
+    assert (written.images, written.events) == (4_000, 12_006)
+    browser.open(tmp_path / "long.html")
+    ready_ms = browser.run("return performance.now()")
+    assert ready_ms < 15_000
+    assert browser.run("return document.getElementById('event-count').textContent") == (
+        "1 to 100 of 12,006 events"
+    )
+    browser.run("document.getElementById('page-last').click()")
+    browser.wait("document.querySelector('#event-rows .open').textContent === '12000'")
+    choose(browser, "text", "00-txt2img.999")
+    browser.wait(f"{ROWS} === 2")
+    last = "document.querySelector('#stage-03-adetailer .sheet:last-child .tile:last-child img')"
+    browser.run(f"{last}.scrollIntoView()")
+    browser.wait(f"{last}.complete && {last}.naturalWidth === 64")
+    assert browser.run(f"return {last}.alt") == "image 999, seed 1099"
+    assert browser.run("return document.querySelectorAll('#gantt .bar').length") == 4_000
+    assert browser.complaints() == []

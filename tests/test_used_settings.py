@@ -1,0 +1,141 @@
+"""What was asked beside what was used: the same names, however a backend writes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stagewright.adapters.report.logged_run import UsedValues
+from stagewright.adapters.report.settings_table import Agreement, setting_rows
+from stagewright.adapters.used_settings import agree, settings_asked, settings_used
+from stagewright.events import StageType
+
+INFO = {
+    "steps": 25,
+    "sampler_name": "Euler a",
+    "cfg_scale": 7.0,
+    "sd_model_name": "base",
+    "denoising_strength": 0.35,
+    "extra_generation_params": {
+        "Schedule type": "Karras", "Hires upscale": 1.5, "Hires checkpoint": "fine [12ab]",
+    },
+    "infotexts": ["steps: 1, no settings\nSteps: 25, Refiner: fine, Refiner switch at: 0.8"],
+}  # fmt: skip
+
+
+def test_an_answer_is_read_under_the_names_of_the_configuration() -> None:
+    """Out of its own fields, its extra parameters, and the last line of its infotext."""
+    assert settings_used(StageType.TXT2IMG, INFO) == {
+        "model": "base", "sampler": "Euler a", "scheduler": "Karras", "steps": 25,
+        "cfg_scale": 7.0, "hires.scale": 1.5, "hires.denoise": 0.35, "hires.model": "fine [12ab]",
+        "refiner.model": "fine", "refiner.switch_at": "0.8",
+    }  # fmt: skip
+
+
+def test_an_upscale_is_read_out_of_html() -> None:
+    """A server tells of it in nothing else."""
+    html = "<p>Postprocess upscale by: 2.0, Postprocess upscaler: R-ESRGAN 4x+</p>"
+    assert settings_used(StageType.UPSCALE, {"html_info": html}) == {
+        "upscaler": "R-ESRGAN 4x+", "factor": "2.0",
+    }  # fmt: skip
+
+
+def test_the_picture_that_a_detailer_throws_away_is_not_what_was_used() -> None:
+    """Its one step at 128 pixels says nothing of the passes."""
+    info = {
+        "steps": 1, "width": 128, "sampler_name": "Euler", "sd_model_name": "base",
+        "extra_generation_params": {
+            "ADetailer model": "face.pt", "ADetailer model 2nd": "hand.pt",
+            "ADetailer denoising strength 2nd": 0.3, "ADetailer steps 4th": 9,
+        },
+    }  # fmt: skip
+    assert settings_used(StageType.ADETAILER, info) == {
+        "model": "base", "passes.0.model": "face.pt", "passes.1.model": "hand.pt",
+        "passes.1.denoise": 0.3, "passes.3.steps": 9,
+    }  # fmt: skip
+
+
+def test_what_is_switched_off_was_not_asked() -> None:
+    """Tables are flattened to dotted keys, without those that are off."""
+    config = {
+        "steps": 3, "refiner": {"enabled": False, "model": "x"}, "hires": {"scale": 2.0},
+        "passes": [{"model": "a"}, {"model": "b"}], "styles": ["one"],
+    }  # fmt: skip
+    assert settings_asked(config) == {
+        "steps": 3, "hires.scale": 2.0, "passes.0.model": "a", "passes.1.model": "b",
+        "styles": '["one"]',
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "asked", "used", "same"),
+    [
+        ("model", "sub/base.safetensors", "base", True),
+        ("hires.model", "fine.safetensors", "fine [12ab]", True),
+        ("model", "base.safetensors", "other", False),
+        ("sampler", "DPM++ 2M Karras", "DPM++ 2M", True),
+        ("sampler", "Euler a", "Euler", False),
+        ("scheduler", "sgm_uniform", "SGM Uniform", True),
+        ("scheduler", "automatic", "Karras", True),
+        ("factor", 2.0, "2.0", True),
+        ("factor", 2.0, 2, True),
+        ("steps", 25, 20, False),
+        ("passes.0.only_masked", True, "True", True),
+        ("tiling", True, 1, False),
+        ("prompt", "a lighthouse", "a lighthouse ", True),
+        ("prompt", "a lighthouse", "a tower", False),
+    ],
+)
+def test_the_same_setting_is_known_in_its_other_spellings(
+    key: str, asked: Any, used: Any, *, same: bool
+) -> None:
+    """Names without folders, suffixes and hashes; numbers as numbers, also out of text."""
+    assert agree(key, asked, used, schedule="Karras") is same
+
+
+def test_a_difference_in_one_of_many_answers_is_a_difference() -> None:
+    """The values stand beside each other with the number of answers that told them."""
+    values = UsedValues()
+    for steps in (25, 25, 20):
+        values.take({"steps": steps, "seed resize": 1})
+    asked, unasked = setting_rows({"steps": 25}, values)
+    assert asked.agreement is Agreement.DIFFERENT
+    assert asked.used == (("25", 2), ("20", 1))
+    assert unasked.agreement is Agreement.UNASKED
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=12,
+)
+NAMES = [
+    "steps", "width", "html_info", "infotexts", "extra_generation_params", "sd_model_name",
+    "all_seeds", "ADetailer model", "Schedule type",
+]  # fmt: skip
+
+
+@given(
+    st.sampled_from(StageType),
+    st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=9), json_values, max_size=6),
+    st.dictionaries(st.sampled_from(["model", "steps", "passes"]), json_values),
+)
+def test_a_foreign_answer_may_hold_anything(
+    stage_type: StageType, info: dict[str, Any], config: dict[str, Any]
+) -> None:
+    """Whatever it is, it is told within bounds, or not told."""
+    values = UsedValues()
+    values.take(settings_used(stage_type, info))
+    for row in setting_rows(config, values):
+        assert all(len(value) <= 2_000 for value, _ in row.used)
+
+
+def test_endless_values_are_bounded() -> None:
+    """Of a setting that differs with every answer the first few values are kept."""
+    values = UsedValues()
+    for number in range(10_000):
+        values.take({"steps": number, f"key {number}": "x" * 10})
+    assert len(values.of("steps")) <= 6
+    assert len(values.told()) <= 400
