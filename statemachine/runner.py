@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 
 from ..events.errors import LogWriteError
 from ..events.folding import Fold
@@ -168,14 +167,12 @@ class PipelineRunner:
             said = "; ".join(str(conflict) for conflict in plan.conflicts)
             _logger.error("run %s: conflicting configuration: %s", self._journal.run_id, said)
             raise StageConflictError(said)
-        slots = max(1, self._backend.slots)
-        with ThreadPoolExecutor(slots, thread_name_prefix="stagewright-slot") as pool:
-            shop = self._workshop(pool, slots)
-            for stage in plan.stages:
-                self._look_for_cancel()
-                if self._token.stopping:
-                    raise RunStopped
-                StageRunner(stage, shop).run()
+        shop = self._workshop()
+        for stage in plan.stages:
+            self._look_for_cancel()
+            if self._token.stopping:
+                raise RunStopped
+            StageRunner(stage, shop).run()
         missing = self._standing.missing()
         if missing:
             raise MissingImagesError(
@@ -185,7 +182,7 @@ class PipelineRunner:
             )
         self._lifecycle.finish()
 
-    def _workshop(self, pool: ThreadPoolExecutor, slots: int) -> Workshop:
+    def _workshop(self) -> Workshop:
         config = self._journal.opened.config
         server = recorded_table(config, "server", ServerTable)
         return Workshop(
@@ -196,8 +193,7 @@ class PipelineRunner:
             images=self._images,
             token=self._token,
             clock=self._clock,
-            pool=pool,
-            slots=slots,
+            slots=max(1, self._backend.slots),
             on_image_error=recorded_table(config, "run", RunTable).on_image_error,
             retries=server.retries,
             backoff_s=server.backoff_s,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import wait
 from contextlib import suppress
+from functools import partial
 
 from ..events.errors import LogWriteError
 from ..events.model import Outcome, StageEnd, StageStart
 from .attempting import RequestRunner, announce
 from .config import OnImageError
 from .plan import StageExecution
+from .slots import Slot
 from .spans import RequestSpan, stage_metadata
 from .workshop import RunStopped, StageFailedError, Workshop
 
@@ -117,14 +118,17 @@ class StageRunner:
         """Let each slot make one request after the other, and look for a cancel meanwhile."""
         shop = self._shop
         spans = _Spans(self._shop.standing.open_spans(self._stage))
-        slots = {shop.pool.submit(self._work_off, spans) for _ in range(shop.slots)}
-        open_slots = slots
+        slots: list[Slot[StageFailedError | None]] = []
         try:
-            while open_slots:
-                _, open_slots = wait(open_slots, timeout=POLL_S)
-                shop.look_for_cancel()
+            slots.extend(Slot(partial(self._work_off, spans)) for _ in range(shop.slots))
+            for slot in slots:
+                while not slot.wait(POLL_S):
+                    shop.look_for_cancel()
+            shop.look_for_cancel()
         finally:
             spans.close()
+            for slot in slots:
+                slot.wait(None)
         failed: StageFailedError | None = None
         for slot in slots:
             failed = _graver(failed, slot.result())
@@ -136,7 +140,7 @@ class StageRunner:
     def _work_off(self, spans: _Spans) -> StageFailedError | None:
         """Make requests until none is left; the failure that ends the stage, if it came to one.
 
-        Runs on one of the pool's threads.
+        Runs on a slot's thread.
         """
         while not self._shop.token.stopping and (span := spans.take()) is not None:
             failed = self._outcome_of(span)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
@@ -26,7 +25,6 @@ class Workshop(msgspec.Struct, frozen=True):
     images: ImageFiles
     token: CancelToken
     clock: Clock
-    pool: ThreadPoolExecutor
     slots: int
     on_image_error: OnImageError
     retries: int

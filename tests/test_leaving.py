@@ -8,6 +8,7 @@ import pty
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -316,3 +317,29 @@ def test_last_is_the_run_that_was_opened_last_whatever_its_clock_showed_later(
     assert find_run(runs, "last").name == later.run_id
     listed = json.loads(stagewright("list", "--json", folder=tmp_path).stdout)
     assert [entry["run_id"] for entry in listed] == [later.run_id, earlier.run_id]
+
+
+FORGETFUL = """
+from stagewright.adapters import open_controller
+
+SIZE = {"width": 64, "height": 64}
+BASE = {"model": "base", "sampler": "Euler a", "steps": 4, "cfg_scale": 7.0, **SIZE}
+LATER = {"upscaler": "Lanczos", "factor": 2.0}
+open_controller("runs").start({"prompt": "x", "images": 20, "txt2img": BASE, "upscale": LATER})
+"""
+
+
+def test_a_program_that_does_not_wait_leaves_a_whole_run(tmp_path: Path) -> None:
+    """Its main thread ends in the first stage; the process stays until the run has ended."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORGETFUL],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    result = replay(only_run(tmp_path / "runs"))
+    assert (result.state, len(result.images)) == (RunState.COMPLETED, 20)
+    assert (tmp_path / "runs" / "learning.jsonl").read_text().count("\n") == 1
