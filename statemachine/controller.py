@@ -113,6 +113,11 @@ class PipelineController:
         return self._backend
 
     @property
+    def runs(self) -> Path:
+        """The folder that its runs are kept in, each in a folder named by its id."""
+        return self._runs
+
+    @property
     def state(self) -> RunState:
         """The state of the current run; IDLE while there is none."""
         current = self._current

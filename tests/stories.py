@@ -37,6 +37,7 @@ ENDS = {
     "cancel": (RunState.RUNNING, RunState.CANCELLED),
     "recover": (RunState.ERROR, RunState.IDLE),
     "cleanup": (RunState.CANCELLED, RunState.IDLE),
+    "reset": (RunState.COMPLETED, RunState.IDLE),
 }
 
 
@@ -56,6 +57,8 @@ class Story:
     def __init__(self, *kinds: str, images: int = 2, run_id: str = "story") -> None:
         self.run_id = run_id
         self.epoch = 0
+        self.late_s = 0.0
+        """How much later than at a millisecond each the events from now on happen."""
         self._attempts = 0
         plan = {
             "stages": [{"stage_id": stage_id(k), "stage_type": k} for k in kinds or ("txt2img",)]
@@ -69,7 +72,7 @@ class Story:
         seq = len(self.events)
         at: dict[str, Any] = {
             "seq": seq,
-            "ts": START + timedelta(milliseconds=seq),
+            "ts": START + timedelta(seconds=self.late_s, milliseconds=seq),
             "epoch": self.epoch,
         }
         self.events.append(kind(run_id=self.run_id, **at, **fields))
@@ -107,11 +110,18 @@ class Story:
 
     def make(self, kind: str, index: int, count: int = 1, **info: Any) -> Story:
         """A request and its answer; nothing is announced."""
-        call_id = self.ask(kind, index, count)
+        return self.answer(self.ask(kind, index, count), kind, index, count=count, **info)
+
+    def answer(
+        self, call_id: str, kind: str, index: int, duration_ms: float = 1.0, *, count: int = 1,
+        **info: Any,
+    ) -> Story:  # fmt: skip
+        """The answer to a request."""
         made = tuple(self.image(kind, place) for place in range(index, index + count))
         return self.add(
-            CallCompleted, call_id=call_id, endpoint="x", artifacts=made, info=info, duration_ms=1.0
-        )
+            CallCompleted, call_id=call_id, endpoint="x", artifacts=made, info=info,
+            duration_ms=duration_ms,
+        )  # fmt: skip
 
     def image(self, kind: str, index: int) -> Artifact:
         """An artifact that differs with every event it stands in."""
@@ -151,11 +161,14 @@ class Story:
     def resume(self, trigger: str) -> Story:
         """A new process takes the run up."""
         self.epoch += 1
-        self.move(trigger)
+        return self.move(trigger).resumed().move("start")
+
+    def resumed(self, **fields: Any) -> Story:
+        """The record of a resume alone."""
         return self.add(
             RunResumed, completed_images=0, backend=BackendDescription(kind="scripted"),
-            software="tests", host="host", boot_id="boot", pid=2,
-        ).move("start")  # fmt: skip
+            software="tests", host="host", boot_id="boot", pid=2, **fields,
+        )  # fmt: skip
 
     def seal(self, outcome: str) -> Story:
         """The epoch is closed; ``head`` is not worked out."""

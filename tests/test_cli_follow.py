@@ -24,7 +24,7 @@ def slow_run(tmp_path: Path, start: Start) -> Path:
     url = server.stdout.readline().split()[2]
     start("run", write_config(tmp_path), *SLOW, "--server", url, folder=tmp_path)
     until(lambda: any(tmp_path.glob("runs/*/events.jsonl")), "a run")
-    return next(tmp_path.glob("runs/*"))
+    return next(tmp_path.glob("runs/*/events.jsonl")).parent
 
 
 def test_a_run_is_shown_to_its_end(tmp_path: Path, slow_run: Path) -> None:

@@ -140,7 +140,7 @@ def test_a_run_of_another_process_is_followed_to_its_end(tmp_path: Path, start: 
     assert url is not None
     running = start("run", config, f"--server={url[0]}", folder=tmp_path)
     until(lambda: any(tmp_path.glob("runs/*/events.jsonl")), "the run begins")
-    (folder,) = tmp_path.glob("runs/*")
+    (folder,) = [log.parent for log in tmp_path.glob("runs/*/events.jsonl")]
     followed = python(EXAMPLES / "watch_run.py", folder, folder=tmp_path)
     assert running.wait(60) == 0
     assert followed.returncode == 0, followed.stdout

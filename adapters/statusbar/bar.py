@@ -20,7 +20,8 @@ class StatusBar:
     Events come from the first on and in order, as ``subscribe(..., from_seq=0)`` gives them;
     those of another run begin anew. All methods are safe from any thread. ``expects_steps`` says
     that live steps will be told, so that a request of which none is told is seen to wait; it
-    may be set at any time. ``monotonic`` is a clock in seconds.
+    may be set at any time, and the first step that is told says the same. ``monotonic`` is a
+    clock in seconds.
     """
 
     def __init__(

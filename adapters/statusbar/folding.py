@@ -54,6 +54,7 @@ class StatusFold:
         self._calls: dict[str, CallUnderWay] = {}
         self._telling: list[CallUnderWay] = []
         """Those of which steps were told, until their images are finished."""
+        self._hears_steps = False
         self._call: CallUnderWay | None = None
         self._image_number = 0
         self._stopping: CancelMode | None = None
@@ -82,6 +83,7 @@ class StatusFold:
         """Take into account how far a request is that is under way; others count for nothing."""
         for call in self._calls.values():
             if (call.stage.stage_id, call.first) == (progress.stage_id, progress.image_index):
+                self._hears_steps = True
                 if call.told is None:
                     self._telling.append(call)
                 fraction = min(1.0, max(0.0, progress.fraction))
@@ -112,7 +114,7 @@ class StatusFold:
             percentage=self._percentage(),
             elapsed_s=self._time.shown_s(),
             remaining_s=self._remaining_s(),
-            waiting_s=self._waiting_s() if expects_steps else None,
+            waiting_s=self._waiting_s() if expects_steps or self._hears_steps else None,
             attempt=self._trouble.attempt(call.stage.stage_id, call.first) if call else 0,
             will_retry=self._trouble.will_retry,
             stopping=self._stopping,

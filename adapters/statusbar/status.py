@@ -31,7 +31,7 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     ``elapsed_s`` is of the present epoch and stands still after its end; ``remaining_s`` is an
     estimate, None while there is nothing to estimate from and unless RUNNING. ``waiting_s``
-    says for how long no step has been told of a request that has left, None unless steps are
+    says for how long no step has been told of a request that has left, None where none is
     expected. ``will_retry`` while a further attempt is about to be made, ``stopping`` from the
     order to cancel on, ``reason`` why the run was cancelled.
 

@@ -1,0 +1,141 @@
+"""A window that runs a configuration: Start, Cancel, Resume, progress, and the last image.
+
+    python examples/tk_app.py examples/portrait.toml [--runs DIR] [--server URL]
+
+Nothing of it waits for a run: what takes time is done on threads beside Tk's, and comes back
+through ``bar.loop``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import threading
+import tkinter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from tkinter import filedialog, ttk
+
+from PIL import Image
+from stagewright.adapters import open_controller
+from stagewright.adapters.tk_statusbar import TkStatusBar
+from stagewright.events import (
+    RunNotFoundError,
+    RunState,
+    StageImageProgress,
+    StagewrightError,
+)
+from stagewright.statemachine import (
+    ConfigurationError,
+    InvalidTransitionError,
+    PipelineController,
+    RunHandle,
+)
+
+PREVIEW = (384, 384)
+RESUMABLE = (RunState.ERROR, RunState.CANCELLED)
+
+
+class App(ttk.Frame):
+    """One controller, a status bar attached to it, and buttons that start and resume runs."""
+
+    def __init__(self, window: tkinter.Tk, controller: PipelineController, config: str) -> None:
+        super().__init__(window, padding=8)
+        self.controller = controller
+        self.config_path = tkinter.StringVar(value=config)
+        self.bar = TkStatusBar(self, controller)
+        self.handle: RunHandle | None = None
+        self.beginning = threading.Thread()
+        self.build()
+        self.update_buttons()
+        # Decoding takes a while: it is done on a worker, and only the result comes to Tk.
+        self.bar.loop.subscribe(self.load_preview, StageImageProgress, on="worker")
+
+    def build(self) -> None:
+        entry = ttk.Entry(self, textvariable=self.config_path, width=36)
+        browse = ttk.Button(self, text="Browse...", command=self.browse)
+        self.start_button = ttk.Button(self, text="Start", command=self.start)
+        self.resume_button = ttk.Button(self, text="Resume", command=self.resume, state="disabled")
+        self.preview = ttk.Label(self, anchor="center", text="no image yet")
+        entry.grid(row=0, column=0, sticky="ew")
+        for place, button in enumerate((browse, self.start_button, self.resume_button), start=1):
+            button.grid(row=0, column=place, padx=(8, 0))
+        self.preview.grid(row=1, column=0, columnspan=4, sticky="nsew", pady=8)
+        self.bar.grid(row=2, column=0, columnspan=4, sticky="ew")
+        self.columnconfigure(0, weight=1)
+        self.rowconfigure(1, weight=1, minsize=PREVIEW[1] + 16)
+
+    def browse(self) -> None:
+        chosen = filedialog.askopenfilename(filetypes=[("Configurations", "*.toml *.yaml *.json")])
+        if chosen:
+            self.config_path.set(chosen)
+
+    def start(self) -> None:
+        config = Path(self.config_path.get())
+        self.beside(lambda: self.controller.start(config))
+
+    def resume(self) -> None:
+        run_id = self.bar.status.run_id
+        self.beside(lambda: self.controller.resume(run_id))
+
+    def beside(self, begin: Callable[[], RunHandle]) -> None:
+        """Begin a run on another thread: servers are asked and files checked before."""
+
+        def work() -> None:
+            try:
+                self.handle = begin()
+            except ConfigurationError:
+                pass  # The bar has been told, and shows it.
+            except StagewrightError as error:
+                self.bar.tell(f"Error: {error}")
+
+        self.start_button["state"] = self.resume_button["state"] = "disabled"
+        self.beginning = threading.Thread(target=work)
+        self.beginning.start()
+
+    def update_buttons(self) -> None:
+        is_busy = self.beginning.is_alive() or self.controller.current_run_id is not None
+        is_resumable = not is_busy and self.bar.status.state in RESUMABLE
+        self.start_button["state"] = "disabled" if is_busy else "normal"
+        self.resume_button["state"] = "normal" if is_resumable else "disabled"
+        self.after(100, self.update_buttons)
+
+    def leave(self) -> None:
+        """The window is closed: stop the run that is under way, and wait for its end."""
+        if self.beginning.is_alive():
+            self.beginning.join()
+        if self.handle is not None and not self.handle.wait_ended(0):
+            with suppress(InvalidTransitionError, RunNotFoundError):  # It has just ended.
+                self.controller.cancel(self.handle.run_id, reason="the window was closed")
+            self.handle.wait_ended()
+
+    def load_preview(self, event: StageImageProgress) -> None:
+        with Image.open(self.controller.runs / event.run_id / event.artifact.path) as picture:
+            picture.thumbnail(PREVIEW)
+            stream = io.BytesIO()
+            picture.save(stream, "PNG")
+        self.bar.loop(lambda: self.show_preview(stream.getvalue()))
+
+    def show_preview(self, data: bytes) -> None:
+        self.picture = tkinter.PhotoImage(data=data)  # Tk keeps no reference of its own.
+        self.preview.configure(image=self.picture)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Run a configuration in a window.")
+    parser.add_argument("config", nargs="?", default="", help="configuration file")
+    parser.add_argument("--runs", default="runs", help="folder of the runs")
+    parser.add_argument("--server", help="address of a WebUI server; else the embedded backend")
+    options = parser.parse_args()
+    controller = open_controller(options.runs, options.server)
+    window = tkinter.Tk()
+    window.title("stagewright")
+    app = App(window, controller, options.config)
+    app.pack(fill="both", expand=True)
+    window.mainloop()
+    app.leave()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,324 @@
+"""The status bar for Tk, on a real display: looked at, and its button pressed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from stagewright.adapters import open_controller
+from stagewright.adapters.serving import EmbeddedServer
+from stagewright.events import (
+    CancelRequested,
+    RunState,
+    iterate,
+    replay,
+)
+
+from .command_line import Start, until
+from .resuming import small
+from .screens import WindowProcess, status_window, virtual_display
+from .support import TXT2IMG
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "tk_app.py"
+SLOW: dict[str, Any] = {**small("txt2img", "img2img", images=2), "name": "slow"}
+SLOW["txt2img"] = {**TXT2IMG, "steps": 20}
+SLOW["img2img"] = {**SLOW["img2img"], "steps": 20}
+
+
+@pytest.fixture(scope="module")
+def display() -> Iterator[str]:
+    with virtual_display() as name:
+        yield name
+
+
+@pytest.fixture
+def server() -> Iterator[EmbeddedServer]:
+    """A server on which ``SLOW`` takes about a second."""
+    with EmbeddedServer([TXT2IMG["model"]], step_delay_s=0.012) as running:
+        yield running
+
+
+@pytest.fixture
+def window(display: str, server: EmbeddedServer, tmp_path: Path) -> Iterator[WindowProcess]:
+    with status_window(display, tmp_path / "runs", server.url) as opened:
+        yield opened
+
+
+def seen(window: WindowProcess, text: str, bar: int = 0) -> dict[str, Any]:
+    """What is seen of a bar once one of its labels begins like this."""
+    found: list[dict[str, Any]] = []
+
+    def is_there() -> bool:
+        found.append(window.look(bar))
+        return any(label.startswith(text) for label in found[-1]["labels"])
+
+    until(is_there, f"the window says {text!r}")
+    return found[-1]
+
+
+def run_in(folder: Path) -> Path:
+    """The only run folder in a folder of runs."""
+    (run,) = [path for path in folder.iterdir() if path.is_dir()]
+    return run
+
+
+def filled(picture: Image.Image, bar: tuple[int, int, int, int]) -> float:
+    """How much of the bar is filled on the picture, 0 to 1: its first colour, in a middle row."""
+    left, top, width, height = bar
+    row = [picture.getpixel((left + x, top + height // 2)) for x in range(2, width - 2)]
+    return row.count(row[2]) / len(row)
+
+
+def test_a_run_is_seen_from_its_start_to_its_end(window: WindowProcess) -> None:
+    """State, stage, image, step, percentage and times; the picture shows what the bar says."""
+    idle = window.look()
+    assert idle["labels"][0] == "Idle"
+    assert (idle["value"], idle["button"]) == (0.0, ["Cancel", "disabled"])
+    window.do("start", config=SLOW)
+    now = seen(window, "Running: stage 1 of 2 00-txt2img  image 2 of 2")
+    until(lambda: "left" in window.look()["labels"][2], "there is an estimate")
+    picture, now = window.picture(), window.look()
+    assert now["button"] == ["Cancel", "normal"]
+    assert filled(picture, now["bar"]) == pytest.approx(now["value"] / 100, abs=0.08)
+    assert now["labels"][1] == f"{int(now['value'])}%"
+    done = seen(window, "Completed: 2 images")
+    assert (done["labels"][1], done["value"]) == ("100%", 100.0)
+    assert filled(window.picture(), done["bar"]) > 0.98
+    assert done["button"] == ["Cancel", "disabled"]
+
+
+def test_the_button_cancels_the_run_once(window: WindowProcess, tmp_path: Path) -> None:
+    """It says so at once; pressing it again does nothing; a resume goes on where it was."""
+    window.do("start", config=SLOW)
+    seen(window, "Running: stage 1 of 2 00-txt2img  image 2 of 2")
+    window.do("press", text="Cancel")
+    assert window.look()["button"] == ["Stopping...", "disabled"]
+    window.do("press", text="Stopping...")
+    stopped = seen(window, "Cancelled: stage 1 of 2 00-txt2img  image 2 of 2")
+    assert stopped["labels"][2].startswith("reason: Cancel was pressed")
+    window.do("press", text="Cancel")
+    folder = run_in(tmp_path / "runs")
+    until(lambda: window.do("state")["run"] is None, "the run has ended")
+    assert sum(isinstance(event, CancelRequested) for event in iterate(folder)) == 1
+    assert replay(folder).state is RunState.CANCELLED
+    window.do("resume", run_id="last")
+    going_on = seen(window, "Running")
+    assert going_on["value"] >= stopped["value"] >= 25
+    assert going_on["button"] == ["Cancel", "normal"]
+    seen(window, "Completed: 2 images")
+
+
+def test_a_configuration_that_does_not_start_is_a_config_error(window: WindowProcess) -> None:
+    """With its reason, and in words: the colour is not all that tells it."""
+    window.do("start", config={**SLOW, "images": 0})
+    now = seen(window, "Config Error: images = 0")
+    assert now["labels"][0] == "Config Error"
+    assert now["button"] == ["Cancel", "disabled"]
+    window.do("start", config=SLOW)
+    seen(window, "Running")
+    window.do("press", text="Cancel")
+
+
+@pytest.mark.parametrize("width", [200, 320, 640])
+def test_no_text_is_cut_at_any_width(window: WindowProcess, width: int, server: Any) -> None:
+    """They are wrapped; an error of any length is elided, and whole when it is pointed at."""
+    window.do("size", width=width, height=260)
+    window.do("start", config={**SLOW, "name": "x" * 300})
+    assert seen(window, "Running: stage 1")["cut"] == []
+    server.close()
+    failed = seen(window, "Error: stage 1 of 2 00-txt2img")
+    until(lambda: window.look()["cut"] == [], "the new texts have their room")
+    (told,) = [text for text in failed["labels"] if text.startswith("Error: 00-txt2img, image")]
+    window.do("point")
+    tips = window.look()["tips"]
+    assert told.endswith("...") or tips == []
+    assert all(tip.startswith(told.removesuffix("...")) and len(tip) > len(told) for tip in tips)
+    assert tips or width > 200
+
+
+def test_a_run_of_another_process_is_shown_and_can_be_cancelled(
+    start: Start, window: WindowProcess, server: EmbeddedServer, config: Path, tmp_path: Path
+) -> None:
+    """From its log, however late; its process is asked to stop."""
+    other = start("run", config, "--server", server.url, folder=tmp_path)
+    until(lambda: bool(list(tmp_path.glob("runs/*/images/*/*.png"))), "an image is there")
+    window.do("show", folder=str(run_in(tmp_path / "runs")))
+    assert seen(window, "Running")["button"] == ["Cancel", "normal"]
+    window.do("press", text="Cancel")
+    seen(window, "Cancelled")
+    assert other.wait(30) == 3
+
+
+def test_a_run_that_nobody_runs_cannot_be_cancelled(window: WindowProcess, tmp_path: Path) -> None:
+    """The window says so, and leaves no order behind."""
+    open_controller(tmp_path / "other").start(small()).wait(30)
+    folder = run_in(tmp_path / "other")
+    log = folder / "events.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join(lines[:4]))
+    window.do("show", folder=str(folder))
+    seen(window, "Running")
+    window.do("press", text="Cancel")
+    seen(window, "Nobody runs this run any more; it can be resumed.")
+    assert window.look()["button"] == ["Cancel", "normal"]
+    assert not (folder / "cancel.request").exists()
+
+
+def test_a_bar_that_is_destroyed_leaves_nothing_behind(
+    window: WindowProcess, tmp_path: Path
+) -> None:
+    """Neither a subscription nor an exception; the run goes on."""
+    window.do("start", config=SLOW)
+    seen(window, "Running")
+    assert window.do("state")["subscriptions"] == 1
+    window.do("close_bar")
+    until(lambda: window.do("state")["run"] is None, "the run has ended")
+    assert window.do("state")["subscriptions"] == 0
+    assert replay(run_in(tmp_path / "runs")).state is RunState.COMPLETED
+
+
+@pytest.mark.parametrize("ends", ["destroy", "native"])
+def test_a_window_may_be_closed_in_the_middle_of_a_run(
+    display: str, server: EmbeddedServer, tmp_path: Path, ends: str
+) -> None:
+    """By whichever way it goes: the run goes on, and its process ends in peace after it."""
+    with status_window(display, tmp_path / "runs", server.url) as window:
+        window.do("start", config=SLOW)
+        seen(window, "Running")
+        window.do("end_with", way=ends)
+    assert replay(run_in(tmp_path / "runs")).state is RunState.COMPLETED
+
+
+def test_several_bars_show_different_runs(window: WindowProcess, tmp_path: Path) -> None:
+    """One its controller's, another one a run from its log."""
+    open_controller(tmp_path / "other").start(small(images=3)).wait(30)
+    window.do("another", folder=str(run_in(tmp_path / "other")))
+    window.do("start", config=SLOW)
+    seen(window, "Completed: 3 images", bar=1)
+    seen(window, "Running: stage 1 of 2")
+    assert window.look(1)["labels"][0] == "Completed: 3 images"
+    seen(window, "Completed: 2 images")
+
+
+LATE = """
+import sys, threading, tkinter
+from stagewright.adapters import open_controller
+from stagewright.adapters.tk_statusbar import TkLoop, TkStatusBar
+from tests.resuming import small
+
+root = tkinter.Tk()
+bar = TkStatusBar(root, controller := open_controller(sys.argv[1]))
+order = []
+threads = [threading.Thread(target=lambda: bar.loop(lambda: order.append(1))) for _ in range(3)]
+for thread in threads:
+    thread.start()
+controller.start(small()).wait(30)
+assert (bar.status.state, order) == ("IDLE", [])
+controller.start(small(images=4)).wait(30)
+
+def fail():
+    raise LookupError("a fault of the program's own")
+
+def look():
+    if bar.status.state != "COMPLETED":
+        root.after(10, look)
+        return
+    print(bar.status.headline, order)
+    root.destroy()
+
+said = []
+root.report_callback_exception = lambda kind, error, _: said.append(kind.__name__)
+bar.loop(fail)
+bar.loop(look)
+root.mainloop()
+print(said)
+try:
+    bar.loop(look)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_the_main_loop_may_start_late(display: str, tmp_path: Path) -> None:
+    """What came before it waits for it; a call that fails is Tk's to report, and ends nothing."""
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", LATE, str(tmp_path)], env={"DISPLAY": display, "PATH": "/usr/bin"},
+        cwd=root, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    lines = ["Completed: 4 images [1, 1, 1]", "['LookupError']", "the window is gone"]
+    assert done.stdout.splitlines() == lines
+
+
+def test_without_tkinter_the_error_says_what_to_install() -> None:
+    """It is one of ours, and an ImportError; everything else of the package works without."""
+    said = "type(error) is adapters.MissingToolkitError, error"
+    script = (
+        "import sys; sys.modules['tkinter'] = None\n"
+        "import stagewright.adapters as adapters\n"
+        "names = [getattr(adapters, name) for name in adapters.__all__]\n"
+        "try:\n    import stagewright.adapters.tk_statusbar\n"
+        f"except ImportError as error:\n    print({said})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.startswith("True tkinter is not installed for this Python: install")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """``SLOW`` as a file."""
+    path = tmp_path / "slow.json"
+    path.write_text(json.dumps(SLOW), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def app(
+    display: str, server: EmbeddedServer, config: Path, tmp_path: Path
+) -> Iterator[WindowProcess]:
+    """The example program, as it is."""
+    with status_window(display, tmp_path / "runs", server.url, EXAMPLE, config) as opened:
+        yield opened
+
+
+def test_the_example_starts_shows_cancels_and_resumes(app: WindowProcess, tmp_path: Path) -> None:
+    """Each by its button; the last image that was made is there to be seen."""
+    app.do("press", text="Start")
+    seen(app, "Running: stage 1 of 2 00-txt2img  image 2 of 2")
+    app.do("press", text="Cancel")
+    seen(app, "Cancelled")
+    until(lambda: app.do("can_press", text="Resume"), "the run can be resumed")
+    app.do("press", text="Resume")
+    seen(app, "Completed: 2 images")
+    assert replay(run_in(tmp_path / "runs")).resumes == 1
+    # Grey, black and the few colours of texts and buttons would be all without the preview.
+    until(lambda: len(app.picture().getcolors(2**24) or ()) > 300, "the last image is shown")
+
+
+def test_the_example_that_is_closed_stops_its_run(
+    display: str, server: EmbeddedServer, config: Path, tmp_path: Path
+) -> None:
+    """Cleanly, so that it can be resumed another day."""
+    with status_window(display, tmp_path / "runs", server.url, EXAMPLE, config) as app:
+        app.do("press", text="Start")
+        seen(app, "Running: stage 1 of 2 00-txt2img  image 2 of 2")
+    result = replay(run_in(tmp_path / "runs"))
+    assert (result.state, len(result.images)) == (RunState.CANCELLED, 1)
+
+
+def test_the_example_says_what_it_wants() -> None:
+    """As a program of its own."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE), "--help"], capture_output=True, text=True, timeout=60,
+        check=True,
+    )  # fmt: skip
+    assert "--server SERVER" in done.stdout
