@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from ..events.model import BackendDescription, StageType
 from ..events.storage import Storage
@@ -18,6 +19,7 @@ from ..statemachine.ports import GenerateAnswer, GenerateRequest, ImageBackend, 
 from .embedded.backend import KIND as EMBEDDED_KIND
 from .embedded.backend import EmbeddedBackend
 from .inputs import PillowInputReader
+from .learning.writer import LearningRecordWriter
 
 FAILPOINT_VARIABLE = "STAGEWRIGHT_FAILPOINT"
 """Set by tests alone; see ``events.failpoints``."""
@@ -31,13 +33,17 @@ class ConfiguredBackend:
     """The backend that each run's configuration asks for.
 
     That is ``server``, where there is one, else the configuration's ``[server].url``, else
-    the embedded backend. One run at a time.
+    the embedded backend, whose sampling steps take ``step_delay_s`` seconds more. One run at
+    a time.
     """
 
-    def __init__(self, server: str | None = None, *, insecure: bool = False) -> None:
+    def __init__(
+        self, server: str | None = None, *, insecure: bool = False, step_delay_s: float = 0.0
+    ) -> None:
         self._insecure = insecure
         self._named = None if server is None else _address(server)
-        self._current: ImageBackend = EmbeddedBackend()
+        self._embedded = EmbeddedBackend(step_delay_s=step_delay_s)
+        self._current: ImageBackend = self._embedded
         if self._named is not None:
             self.prepare(None, ServerTable(), preflight=False)
 
@@ -62,7 +68,7 @@ class ConfiguredBackend:
             address = None if url is None else _address(url)
         self.release()
         if address is None:
-            self._current = EmbeddedBackend()
+            self._current = self._embedded
             return
         self._current = backend = self._webui(address, server, recorded, unsettled)
         if preflight and plan is not None:
@@ -136,21 +142,42 @@ def _address(server: str) -> ServerAddress:
     return ServerAddress.parse(server)
 
 
+_learning_writers: WeakKeyDictionary[PipelineController, LearningRecordWriter] = WeakKeyDictionary()
+"""Who writes the learning records of each controller's runs; one for each folder of runs."""
+
+
 def open_controller(
-    runs: Path | str, server: str | None = None, *, insecure: bool = False
+    runs: Path | str,
+    server: str | None = None,
+    *,
+    insecure: bool = False,
+    step_delay_s: float = 0.0,
 ) -> PipelineController:
     """A controller that keeps its runs below ``runs``: the one call for authors of GUIs.
 
     ``server`` is the address of a WebUI server; without it each run goes to the server that
     its configuration names, or to the embedded backend. With ``insecure`` the credentials of
-    ``STAGEWRIGHT_AUTH`` are sent over plain http as well. Raises ConfigurationError.
+    ``STAGEWRIGHT_AUTH`` are sent over plain http as well. ``step_delay_s`` seconds are waited in
+    each sampling step of the embedded backend: time to watch a run, and to cancel it. The
+    learning records in ``runs`` are kept up to date. Raises ConfigurationError.
     """
-    return PipelineController(
-        backend=ConfiguredBackend(server, insecure=insecure),
+    storage = _storage()
+    controller = PipelineController(
+        backend=ConfiguredBackend(server, insecure=insecure, step_delay_s=step_delay_s),
         runs=Path(runs),
         inputs=PillowInputReader(),
-        storage=_storage(),
+        storage=storage,
     )
+    _learning_writers[controller] = _learning_writer(Path(runs), storage)
+    return controller
+
+
+def _learning_writer(runs: Path, storage: Storage | None) -> LearningRecordWriter:
+    place = runs.absolute()
+    for writer in list(_learning_writers.values()):
+        if writer.runs == place:
+            return writer
+    return LearningRecordWriter(place, storage=storage).start()
 
 
 def _storage() -> Storage | None:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from . import http_speed, log_speed, resume_speed, run_speed, startup_speed
+from . import (
+    http_speed,
+    learning_rebuild,
+    listening_speed,
+    log_speed,
+    resume_speed,
+    run_speed,
+    startup_speed,
+)
 
 
 def main() -> None:
@@ -13,6 +21,8 @@ def main() -> None:
     log_speed.main()
     run_speed.main()
     resume_speed.main()
+    listening_speed.main()
+    learning_rebuild.main()
     http_speed.main()
 
 

@@ -48,11 +48,12 @@ class RetryKind(StrEnum):
 class RunTable(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
-    """``[run]``."""
+    """``[run]``; with ``learning`` false the run leaves no learning record."""
 
     on_image_error: OnImageError = OnImageError.STOP
     durability: Durability = Durability.CHECKPOINT
     preflight: bool = True
+    learning: bool = True
 
 
 class ServerTable(

@@ -235,7 +235,7 @@ def started(folder: Path, images: int = 1) -> Path:
         return len(list(folder.glob("runs/*/images/00-txt2img/*.png"))) >= images
 
     until(enough, f"{images} images")
-    return next(folder.glob("runs/*"))
+    return next(folder.glob("runs/*/events.jsonl")).parent
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[str, str]:

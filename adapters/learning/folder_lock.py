@@ -1,0 +1,66 @@
+"""One writer of the records at a time, whatever process it is in."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LOCK_NAME = ".learning.lock"
+_FILE_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_BETWEEN_TRIES_S = 0.01
+
+
+@contextmanager
+def folder_lock(runs: Path, *, wait_s: float) -> Iterator[None]:
+    """Hold the operating system's lock of the records of a folder of runs.
+
+    It is a lock on the folder itself; where the system has none on folders, on a file in it,
+    which stays and means nothing. Raises TimeoutError when another holds it for ``wait_s``,
+    and OSError where there can be no lock.
+    """
+    import filelock  # noqa: PLC0415 - it takes 40 ms to load; a run that ends has loaded it
+
+    deadline = time.monotonic() + wait_s
+    descriptor = _locked_folder(runs, deadline)
+    if descriptor is None:
+        descriptor = os.open(runs / LOCK_NAME, _FILE_FLAGS, 0o666)
+        try:
+            _wait_for(descriptor, runs, deadline)
+        except BaseException:
+            os.close(descriptor)
+            raise
+    try:
+        yield
+    finally:
+        try:
+            filelock.unlock_descriptor(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _locked_folder(runs: Path, deadline: float) -> int | None:
+    """A descriptor of the folder, locked; None where folders cannot be."""
+    if os.name == "nt":  # pragma: no cover - it cannot open a folder
+        return None
+    descriptor = os.open(runs, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _wait_for(descriptor, runs, deadline)
+    except TimeoutError:
+        os.close(descriptor)
+        raise
+    except OSError:  # some network file systems lock only what is open for writing
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _wait_for(descriptor: int, runs: Path, deadline: float) -> None:
+    import filelock  # noqa: PLC0415 - loaded already
+
+    while not filelock.lock_descriptor(descriptor, blocking=False):
+        if time.monotonic() >= deadline:
+            raise TimeoutError(f"the learning records in {runs} are held by another process")
+        time.sleep(_BETWEEN_TRIES_S)

@@ -1,0 +1,211 @@
+"""Keeps the learning records of a folder of runs up to date while runs come to their ends."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from weakref import WeakMethod, finalize
+
+from blinker import NamedSignal
+
+from ...events import signals
+from ...events.errors import StagewrightError
+from ...events.model import LifecycleChanged, RunSealed, RunState, StageEvent
+from ...events.storage import OsStorage, Storage
+from .run_prefix import is_end
+
+if TYPE_CHECKING:
+    from .updating import LearningUpdate, RecordUpdater
+
+LOCK_WAIT_S = 10.0
+"""How long an update waits for another process that writes the records."""
+END_WAIT_S = 0.8
+"""How long a run's end waits for its record; the announcer would leave it behind after a second."""
+
+_logger = logging.getLogger("stagewright.learning")
+
+
+class LearningRecordsError(StagewrightError):
+    """The records could not be brought up to date; the next update makes it good."""
+
+
+class LearningRecordWriter:
+    """Writes ``runs/learning.jsonl``: one line for each run below ``runs`` that has ended.
+
+    Between ``start`` and ``close``, or as a context manager, it brings the file up to date when
+    a run of this process ends, before whoever waits for that run goes on, and, beside the run,
+    when the first one begins. It holds a run up for less than a second, and what goes wrong is
+    logged and made good by the next update, of whichever process.
+
+    The file is a projection: it holds what ``rebuild`` would make of the logs, byte for byte.
+    Safe from any thread and any number of processes. Nothing happens after it is forgotten: a
+    writer that nobody holds listens no more.
+    """
+
+    def __init__(self, runs: Path | str, *, storage: Storage | None = None) -> None:
+        self.runs = Path(runs)
+        self._storage = storage or OsStorage()
+        self._updating = threading.Lock()
+        self._updater: RecordUpdater | None = None
+        self._changed = threading.Condition()
+        self._asked = 0
+        self._served = 0
+        self._is_serving = False
+        self._ended: set[str] = set()
+        self._ears = (
+            _Ear(signals.lifecycle_changed, WeakMethod(self._take_change), returns_at_once=False),
+            _Ear(signals.event_appended, WeakMethod(self._take_event), returns_at_once=True),
+        )
+        for ear in self._ears:
+            finalize(self, ear.close)
+
+    def start(self) -> LearningRecordWriter:
+        """Listen to the runs of this process; starting twice is fine."""
+        for ear in self._ears:
+            ear.open()
+        return self
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Listen no more; wait this long for an update that is under way."""
+        for ear in self._ears:
+            ear.close()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_serving, timeout_s)
+
+    def __enter__(self) -> LearningRecordWriter:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def update(self, *, wait_s: float = LOCK_WAIT_S) -> LearningUpdate:
+        """Bring the file up to date with all logs, those of other processes included.
+
+        A log is read where its size, time or inode has changed since this writer has last seen
+        it; at first where its last records are not those that the record in the file was made
+        of. Waits ``wait_s`` for others who write. Raises LearningRecordsError.
+        """
+        return self._locked(lambda updater: updater.update(), wait_s)
+
+    def rebuild(self, *, wait_s: float = LOCK_WAIT_S) -> LearningUpdate:
+        """Make the file anew from the logs, each read whole. Raises LearningRecordsError."""
+        return self._locked(lambda updater: updater.rebuild(), wait_s)
+
+    def _locked(
+        self, work: Callable[[RecordUpdater], LearningUpdate], wait_s: float
+    ) -> LearningUpdate:
+        # Loaded here: a run that begins needs none of it.
+        from .folder_lock import folder_lock  # noqa: PLC0415 - see above
+        from .updating import RecordUpdater, nothing_there  # noqa: PLC0415 - see above
+
+        if not self.runs.is_dir():
+            return nothing_there(self.runs)
+        began = time.monotonic()
+        if not self._updating.acquire(timeout=wait_s):
+            raise LearningRecordsError(f"{self.runs}: its learning records are being written")
+        try:
+            if self._updater is None:
+                self._updater = RecordUpdater(self.runs, self._storage)
+            left_s = max(0.0, wait_s - (time.monotonic() - began))
+            with folder_lock(self.runs, wait_s=left_s):
+                return work(self._updater)
+        except OSError as error:
+            raise LearningRecordsError(
+                f"the learning records in {self.runs} cannot be brought up to date: {error}"
+            ) from error
+        finally:
+            self._updating.release()
+
+    def _take_change(self, event: LifecycleChanged) -> None:
+        """A run of this process has changed its state."""
+        if event.dest is RunState.RUNNING:
+            if not self._asked:
+                self._ask()
+        elif is_end(event):
+            self._ended.add(event.run_id)
+            self._wait_for(self._ask())
+
+    def _take_event(self, event: StageEvent) -> None:
+        """A run that is sealed and has not come to its end here: its process died in between."""
+        if not isinstance(event, RunSealed):
+            return
+        if event.run_id in self._ended:
+            self._ended.discard(event.run_id)
+        else:
+            self._ask()
+
+    def _ask(self) -> int:
+        """Have an update made that begins from now on, on a thread beside; its number."""
+        with self._changed:
+            self._asked += 1
+            if not self._is_serving:
+                self._is_serving = True
+                # No daemon: a process that has come to its end does not leave before its record.
+                threading.Thread(target=self._serve, name="stagewright-learning").start()
+            return self._asked
+
+    def _wait_for(self, number: int) -> None:
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._served >= number, END_WAIT_S):
+                _logger.info("%s: its learning records are still being written", self.runs)
+
+    def _serve(self) -> None:
+        """Make updates until none is asked for."""
+        while True:
+            with self._changed:
+                number = self._asked
+                if self._served == number:
+                    self._is_serving = False
+                    self._changed.notify_all()
+                    return
+            try:
+                self.update()
+            except Exception as error:  # whatever it is, it must not harm a run
+                _logger.warning("%s", error, exc_info=not isinstance(error, StagewrightError))
+            with self._changed:
+                self._served = number
+                self._changed.notify_all()
+
+
+class _Ear:
+    """Calls a method of a writer when a signal is sent, and does not keep the writer alive.
+
+    A subscription would cost a run a change of threads for every event. One that
+    ``returns_at_once`` costs it none; for the other the run waits.
+    """
+
+    subscriber_name = "LearningRecordWriter"
+
+    def __init__(
+        self,
+        signal: NamedSignal,
+        method: WeakMethod[Callable[[Any], None]],
+        *,
+        returns_at_once: bool,
+    ) -> None:
+        self.returns_at_once = returns_at_once
+        self._signal = signal
+        self._method = method
+
+    def open(self) -> None:
+        """Listen."""
+        self._signal.connect(self._hear, weak=False)
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._signal.disconnect(self._hear)
+
+    def _hear(self, _run_id: str | None, event: StageEvent) -> None:
+        method = self._method()
+        if method is not None:
+            method(event)
