@@ -260,7 +260,8 @@ def bomb(line: str, levels: int) -> str:
         ("a.yaml", "metadata: &a {b: [*a]}", "nested too deep"),
         ("a.yaml", "a: " + "[" * 400_000, "nested too deep"),
         ("a.yaml", "- " * 400_000, "nested too deep"),
-        ("a.yaml", "\n".join(" " * depth + "a:" for depth in range(1000)), "nested too deep"),
+        # PyYAML from 6.0.4 on has a limit, and words, of its own.
+        ("a.yaml", "\n".join(" " * depth + "a:" for depth in range(1000)), "nest"),
         ("a.json", '{"a":' * 100_000, "nested too deep"),
         ("a.json", '{"metadata":' * 600 + "1" + "}" * 600, "nested too deep"),
         ("a.toml", "a = " + "[" * 100_000, "nested too deep"),
