@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 
 from blinker import NamedSignal
 
-from .signals import Receiver, deliver, note_blocked, receivers_of, returns_at_once
+from .signals import (
+    Receiver,
+    deliver,
+    deliver_at_once,
+    note_blocked,
+    receivers_of,
+    returns_at_once,
+)
 
 PATIENCE_S = 1.0
 """How long a run waits for one receiver before it goes on without it, over all its calls."""
@@ -76,7 +83,7 @@ class Announcer:
         slow = []
         for receiver in receivers:
             if returns_at_once(receiver):
-                deliver(signal, receiver, sender, payload)
+                deliver_at_once(signal, receiver, sender, payload)
             else:
                 slow.append(_Delivery(signal, receiver, sender, payload))
         if slow:

@@ -12,7 +12,13 @@
     |-- SalvageRefusedError       (ValueError) a run whose log is not corrupt
     |-- RunNotFoundError          no such run, or a prefix that fits several
     |-- ImageAlteredError         a recorded image is not what was recorded
+    |-- ThumbnailError            a file of which no thumbnail can be made; in adapters.thumbnails
+    |-- LearningRecordsError      records not brought up to date; in adapters.learning
+    |-- UnusableLogError          (ValueError) no record can hold it; in adapters.learning
+    |-- ReportRefusedError        (ValueError) it would replace another file; in adapters.report
+    |-- BundleRefusedError        (ValueError) it would hold a password; in adapters.bundling
     |-- InvalidTransitionError    a trigger that the lifecycle refuses in its state
+    |-- MissingToolkitError       (ImportError) a GUI toolkit is not installed; in adapters.errors
     |-- ConfigurationError        (ValueError) a configuration that cannot be read
     |   |-- InvalidStagePlanError a configuration that makes no valid plan; names the key
     |   |-- PreflightError        a server that cannot be reached, or lacks a name

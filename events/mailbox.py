@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator
 
@@ -16,8 +15,6 @@ from .written_logs import written_log_of
 
 CAPACITY = 1024
 """How much waits for a subscriber in memory, unless it asks for another number."""
-STEPS_EVERY_S = 0.1
-"""Steps alone wake a subscriber no more often: a run's own thread would wait for each waking."""
 
 
 class ConfigError(msgspec.Struct, frozen=True):
@@ -57,8 +54,6 @@ class Mailbox:
         self._changed = threading.Condition()
         self._items: deque[Item] = deque()
         self._left: dict[str, LeftInLog] = {}
-        self._steps = 0
-        self._steps_due_s = 0.0
         self._closed = False
 
     def __len__(self) -> int:
@@ -88,31 +83,18 @@ class Mailbox:
             if self._closed or len(self._items) >= self._capacity:
                 return self._closed
             self._items.append(item)
-            is_step = isinstance(item, StepProgress)
-            self._steps += is_step
-            if not is_step or len(self._items) == 1:
-                self._changed.notify()
+            self._changed.notify()
             return True
 
     def take(self, most: int, timeout_s: float | None) -> list[Item]:
         """The next items, ``most`` at most; none when none has come in time, or none will."""
         with self._changed:
             self._changed.wait_for(lambda: self._items or self._closed, timeout_s)
-            pause = self._steps_due_s - time.monotonic()
-            if not self._is_due() and pause > 0:
-                self._changed.wait_for(self._is_due, pause)
             items = [self._items.popleft() for _ in range(min(most, len(self._items)))]
             for item in items:
                 if isinstance(item, LeftInLog):
                     del self._left[item.log.run_id]
-                elif isinstance(item, StepProgress):
-                    self._steps -= 1
-            self._steps_due_s = time.monotonic() + STEPS_EVERY_S
             return items
-
-    def _is_due(self) -> bool:
-        """Whether more than steps are waiting, or nothing more will come."""
-        return self._closed or len(self._items) > self._steps
 
     @property
     def is_done(self) -> bool:
@@ -126,5 +108,4 @@ class Mailbox:
             if discard:
                 self._items.clear()
                 self._left.clear()
-                self._steps = 0
             self._changed.notify_all()

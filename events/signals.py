@@ -87,6 +87,16 @@ def note_blocked(receiver: Receiver, signal: NamedSignal) -> None:
     note_fault(_name(receiver), signal.name, "blocked and was left behind", 0, None)
 
 
+def deliver_at_once(
+    signal: NamedSignal, receiver: Receiver, sender: str | None, payload: dict[str, Any]
+) -> None:
+    """Call one receiver that only takes a note: it raises nothing of its subscriber's."""
+    try:
+        receiver(sender, **payload)
+    except Exception as error:  # noqa: BLE001 - counted and logged, as of any receiver
+        note_fault(_name(receiver), signal.name, f"raised {type(error).__name__}", 0, error)
+
+
 def returns_at_once(receiver: Receiver) -> bool:
     """Whether a receiver only takes a note, and leaves the work to a thread of its own."""
     return getattr(getattr(receiver, "__self__", None), "returns_at_once", False) is True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from itertools import chain, islice
@@ -23,14 +24,17 @@ from .written_logs import written_log_of
 Where = Literal["worker", "publisher"] | CallSoon
 _AT_ONCE = 256
 """So many things are taken from the mailbox, or handed to a loop, in one go."""
+STEPS_EVERY_S = 0.1
+"""Of the steps told in this time a worker or loop gets one: a run's own thread waits, a moment
+each time, for a thread that it wakes."""
 
 
 class Subscription(ABC):
     """Hands events to one receiver until ``close``; also a context manager.
 
-    ``dropped`` counts the sampling steps that it was not told of because it was behind,
-    ``waiting`` what waits for it. It ends by itself after ten faults in a row, and where the
-    log cannot be read or the loop is gone: ``error`` says why then.
+    ``dropped`` counts the sampling steps that it was not told of, ``waiting`` what waits for
+    it. It ends by itself after ten faults in a row, and where the log cannot be read or the
+    loop is gone: ``error`` says why then.
     """
 
     returns_at_once = False
@@ -171,6 +175,7 @@ class _OnWorker(Subscription):
     ) -> None:
         super().__init__(listener, wanted, cursor)
         self._mailbox = Mailbox(capacity)
+        self._step_due_s = 0.0
         self._loop = loop
         self._thread = threading.Thread(
             target=self._work, name="stagewright-subscription", daemon=True
@@ -196,15 +201,23 @@ class _OnWorker(Subscription):
             self._mailbox.put(event)
 
     def _hear_step(self, _sender: str | None, progress: StepProgress) -> None:
-        self._put_passing(progress)
+        now = time.monotonic()
+        if now < self._step_due_s:
+            self._drop()
+        else:
+            self._step_due_s = now + STEPS_EVERY_S
+            self._put_passing(progress)
 
     def _hear_config_error(self, _sender: str | None, message: str, error: Exception) -> None:  # noqa: ARG002 - the signal's payload
         self._put_passing(ConfigError(message))
 
     def _put_passing(self, item: StepProgress | ConfigError) -> None:
         if not self._mailbox.put_passing(item):
-            self.dropped += 1
-            signals.note_dropped(self.subscriber_name)
+            self._drop()
+
+    def _drop(self) -> None:
+        self.dropped += 1
+        signals.note_dropped(self.subscriber_name)
 
     def _work(self) -> None:
         try:
@@ -272,9 +285,10 @@ def subscribe(
     wait in memory: beyond, events are left in the log and read back from it, and sampling steps
     are dropped and counted.
 
-    ``on_step`` is told sampling steps (with ``from_seq`` on a worker or in a loop also those of
-    a run of another process, ten a second at most), ``on_config_error`` the words of a
-    configuration with which nothing was started. All are called one at a time.
+    ``on_step`` is told sampling steps: all of them on the publisher's thread, else ten a second
+    at most, and with ``from_seq`` also those of a run of another process. ``on_config_error`` is
+    told the words of a configuration with which nothing was started. All are called one at a
+    time.
 
     Keep the returned handle to end it; the receivers are held strongly until then. What they
     raise is counted and logged, and after ten times in a row the subscription ends.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stagewright.events import StageEvent, signals
+from stagewright.events import StageEvent, Subscription, signals
 
 from .support import memory_log
 
@@ -37,3 +37,9 @@ class Faulty:
 
     def take(self, _event: StageEvent) -> None:
         self.receive("")
+
+
+def is_connected(subscription: Subscription) -> bool:
+    """Whether events still reach a subscription; others of this process may listen as well."""
+    receivers = list(signals.event_appended.receivers.values())
+    return subscription in [getattr(receiver, "__self__", None) for receiver in receivers]

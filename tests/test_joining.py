@@ -20,12 +20,11 @@ from stagewright.events import (
     StageEvent,
     Subscription,
     iterate,
-    signals,
     subscribe,
 )
 
 from .command_line import until
-from .listening import Faulty
+from .listening import Faulty, is_connected
 from .support import ScriptedBackend, document
 
 READERS = 8
@@ -201,7 +200,7 @@ def test_a_corrupt_log_is_told_to_who_joins(tmp_path: Path) -> None:
     assert isinstance(subscription.error, LogCorruptError)
     assert seen == told * 2
     assert told
-    assert not signals.event_appended.receivers
+    assert not is_connected(subscription)
 
 
 def test_a_loop_that_has_ended_ends_the_subscription(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def test_the_record_is_there_when_the_run_has_been_waited_for(tmp_path: Path) ->
 
 def test_two_controllers_of_one_folder_share_a_writer(tmp_path: Path) -> None:
     """There is one for each folder of runs in a process, and it ends with the controllers."""
+    gc.collect()  # What earlier tests left must not go meanwhile.
     before = len(signals.lifecycle_changed.receivers)
     controllers = [open_controller(tmp_path) for _ in range(2)]
     assert len(signals.lifecycle_changed.receivers) == before + 1

@@ -24,7 +24,7 @@ from stagewright.events import (
 from stagewright.events.announcer import Announcer
 from stagewright.statemachine import ConfigurationError
 
-from .listening import EVENTS, OTHER, RUN, Faulty, tell
+from .listening import EVENTS, OTHER, RUN, Faulty, is_connected, tell
 from .support import fill_log, run_opened
 
 
@@ -85,7 +85,7 @@ def test_close_ends_a_subscription(on: Literal["worker", "publisher"]) -> None:
     subscription.close()
     tell(EVENTS[3:])
     assert seen == EVENTS[:3]
-    assert not signals.event_appended.receivers
+    assert not is_connected(subscription)
 
 
 def test_a_subscriber_may_close_itself() -> None:
@@ -133,9 +133,9 @@ def test_nothing_is_kept_for_a_muted_subscriber() -> None:
     subscription = subscribe(Faulty().take)
     tell(EVENTS[:1] * 10)
     deadline = time.monotonic() + 10
-    while signals.event_appended.receivers and time.monotonic() < deadline:
+    while is_connected(subscription) and time.monotonic() < deadline:
         time.sleep(0.001)
-    assert not signals.event_appended.receivers
+    assert not is_connected(subscription)
     subscription.close()
 
 
@@ -197,14 +197,30 @@ def tell_step(number: int) -> None:
 
 
 def test_steps_and_events_come_in_the_order_in_which_they_were_told() -> None:
-    """One receiver for each, one thread for both."""
+    """One receiver for each, one thread for both; on the publisher's it is told every step."""
     seen: list[object] = []
-    with subscribe(seen.append, run_id=RUN, on_step=seen.append):
+    with subscribe(seen.append, run_id=RUN, on="publisher", on_step=seen.append):
         tell(EVENTS[:1])
         tell_step(1)
         tell(EVENTS[1:2])
         tell_step(2)
     assert seen == [EVENTS[0], step(1), EVENTS[1], step(2)]
+
+
+def test_a_worker_is_told_ten_steps_a_second_at_most() -> None:
+    """The first at once, then one of each tenth of a second; the others are counted."""
+    steps: list[int] = []
+    began = time.monotonic()
+    with subscribe(print, run_id=RUN, on_step=lambda one: steps.append(one.step)) as subscription:
+        number = 0
+        while time.monotonic() - began < 0.55:
+            tell_step(number)
+            number += 1
+    took = time.monotonic() - began
+    assert steps[0] == 0
+    assert steps == sorted(steps)
+    assert 3 <= len(steps) <= took / 0.1 + 1
+    assert subscription.dropped == number - len(steps)
 
 
 def test_a_subscriber_that_is_behind_misses_steps_and_no_event(tmp_path: Path) -> None:
@@ -228,7 +244,8 @@ def test_a_subscriber_that_is_behind_misses_steps_and_no_event(tmp_path: Path) -
     for number, event in enumerate(events[1:]):
         tell([event])
         tell_step(number)
-    assert subscription.waiting <= 5 + 1
+    # As many as it has room for, and then a note of what is left in the log.
+    assert subscription.waiting <= 6
     release.set()
     subscription.close(timeout_s=20)
     log.close()
