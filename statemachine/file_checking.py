@@ -69,7 +69,7 @@ class FileChecker:
 
     def _unopened(self, path: str, error: OSError) -> WrongFile:
         if isinstance(error, FileNotFoundError | NotADirectoryError):
-            return _MISSING
+            return MISSING
         try:
             mode = (self._folder / path).lstat().st_mode
         except OSError:
@@ -85,7 +85,8 @@ _FLAGS = (
     | getattr(os, "O_NOFOLLOW", 0)
     | getattr(os, "O_NONBLOCK", 0)  # a pipe in the place of an image must not hold us up
 )
-_MISSING = WrongFile(FileState.MISSING, "it is missing")
+MISSING = WrongFile(FileState.MISSING, "it is missing")
+"""A file that is not there at all."""
 _ALTERED = WrongFile(FileState.ALTERED, "it has been altered: its digest differs")
 _LINK = WrongFile(FileState.ALTERED, "a link stands in its place")
 _NO_FILE = WrongFile(FileState.ALTERED, "it is no file")

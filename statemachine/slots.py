@@ -18,7 +18,8 @@ class Slot(Generic[T]):
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work
-        self._outcome: Callable[[], T] | None = None
+        self._found: list[T] = []
+        self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="stagewright-slot")
         self._thread.start()
 
@@ -28,21 +29,14 @@ class Slot(Generic[T]):
         return not self._thread.is_alive()
 
     def result(self) -> T:
-        """What the work gave. Raises what it raised."""
-        assert self._outcome is not None
-        return self._outcome()
+        """What the work gave, once it has ended. Raises what it raised."""
+        if self._error is not None:
+            raise self._error
+        (found,) = self._found
+        return found
 
     def _run(self) -> None:
         try:
-            found = self._work()
+            self._found.append(self._work())
         except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
-            self._outcome = _raising(error)
-        else:
-            self._outcome = lambda: found
-
-
-def _raising(error: BaseException) -> Callable[[], T]:
-    def outcome() -> T:
-        raise error
-
-    return outcome
+            self._error = error

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from types import FrameType
 from typing import IO, NamedTuple, cast
 
+from ...events import signals
 from ...events.errors import RunNotFoundError
 from ...events.model import RunState, StageEvent
 from ...events.result import PipelineRunResult
@@ -18,6 +19,7 @@ from ...events.subscribing import subscribe
 from ...statemachine.controller import PipelineController, RunHandle
 from ...statemachine.errors import InvalidTransitionError
 from ..statusbar import StatusBar
+from ..wording import count
 from .display import Display, open_display
 from .output import LastingStream, print_json_parts
 from .replaying import show_result
@@ -75,7 +77,14 @@ def show_end(handle: RunHandle, result: PipelineRunResult, *, as_json: bool) -> 
     except OSError:
         # Whoever read our output has left; how the run ended is as true as before.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _tell_faults()
     return tell_error(result)
+
+
+def _tell_faults() -> None:
+    """Say which subscribers failed meanwhile: the run has not suffered, and they have."""
+    for name, times in sorted(signals.faults().items()):
+        complain(f"warning: subscriber {name} failed or blocked {count(times, 'time')}", 0)
 
 
 def tell_error(result: PipelineRunResult) -> int:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import click
 
+from ...statemachine.file_checking import MISSING
 from ...statemachine.run_folder import find_run, run_folders
 from ...statemachine.verification import Verification, verify_run
+from ..bundling.manifest import lacks_images
 from .display import open_file_counter
 from .output import count, runs_option, say
 
@@ -45,8 +47,16 @@ def verify_command(run: str | None, every: bool, runs: Path) -> int:  # noqa: FB
 
 
 def _report(found: Verification) -> int:
+    absent = 0
+    bundled = not found.corrupt and lacks_images(Path(found.folder))
     for flaw in found.flaws:
-        say(f"{found.run_id}: {flaw.place}: {flaw.what}")
+        if bundled and flaw.what == str(MISSING):
+            absent += 1
+        else:
+            say(f"{found.run_id}: {flaw.place}: {flaw.what}")
+    if absent:
+        files = "1 file is" if absent == 1 else f"{absent} files are"
+        say(f"{found.run_id}: {files} missing: this is a bundle, made without the image files")
     images = f"{found.images} of {count(found.planned_images, 'image')}"
     # Behind the place where a log is corrupt there may be more of them.
     known = [count(found.events, "event"), *([] if found.corrupt else [images]), found.state]

@@ -145,12 +145,12 @@ def credentials_for(
         )
     encoded = base64.b64encode(given.encode("utf-8", "surrogateescape")).decode("ascii")
     password = given.partition(":")[2]
-    secrets = {encoded} | {form for one in (given, password) if one for form in _forms(one)}
+    secrets = {encoded} | {form for one in (given, password) if one for form in secret_forms(one)}
     longest_first = tuple(sorted(secrets, key=len, reverse=True))
     return Credentials(header=f"Basic {encoded}", secrets=longest_first)
 
 
-def _forms(secret: str) -> tuple[str, ...]:
+def secret_forms(secret: str) -> tuple[str, ...]:
     """A secret as it stands in texts, JSON, HTML and addresses."""
     encodable = secret.encode("utf-8", "replace").decode()
     return (

@@ -1,0 +1,129 @@
+"""The pictures of a bundle: small ones of every image, and the files themselves if asked for."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ...events.folding import Fold
+from ...events.result import PipelineRunResult
+from ...events.storage import open_regular
+from ...statemachine.file_checking import FileChecker, FileState
+from ..image_decoding import DECODING_ERRORS, FORMATS, without_warnings
+from ..thumbnails import ThumbnailError, thumbnail_of
+from .redaction import Redactor
+
+SIDE = 128
+_THREADS = 4
+_AT_ONCE = 64
+_MOST_BYTES = 512 * 1024 * 1024
+_ITS_TEXT = "its own text, or a byte of it, holds what is left out"
+
+
+class RecordedFile(NamedTuple):
+    """A file that the log vouches for; an input has no thumbnail."""
+
+    path: str
+    sha256: str
+    stage_id: str | None = None
+    image_index: int = 0
+
+
+class Picture(NamedTuple):
+    """What came of one recorded file: its bytes, or ``why`` there are none.
+
+    ``wrong`` says that it is not the file that was recorded, and how.
+    """
+
+    file: RecordedFile
+    data: bytes = b""
+    why: str = ""
+    wrong: FileState | None = None
+
+
+def recorded_files(fold: Fold, result: PipelineRunResult) -> Iterator[RecordedFile]:
+    """Every input and every image that stands, stage by stage, by index."""
+    for record in fold.opened.inputs if fold.opened is not None else ():
+        yield RecordedFile(record.path, record.sha256)
+    for stage in result.stages:
+        for image in stage.images:
+            yield RecordedFile(image.path, image.sha256, image.stage_id, image.image_index)
+
+
+class PictureReader:
+    """Reads the pictures of one run folder, if they are what was recorded; follows no link."""
+
+    def __init__(self, folder: Path, redactor: Redactor) -> None:
+        self._folder = folder
+        self._checker = FileChecker(folder)
+        self._redactor = redactor
+
+    def thumbnails(self, files: Iterator[RecordedFile]) -> Iterator[Picture]:
+        """A small picture of each of these files, in order, made by a few threads."""
+        with ThreadPoolExecutor(_THREADS) as threads:
+            while chunk := list(islice(files, _AT_ONCE)):
+                yield from threads.map(self._thumbnail, chunk)
+
+    def whole(self, file: RecordedFile) -> Picture:
+        """The bytes of a file, unless it holds in its own text what a bundle may not hold."""
+        wrong = self._wrong(file)
+        if wrong is not None:
+            return wrong
+        if self._redactor.changes(file.path):
+            return Picture(file, why="its path holds what is left out")
+        with open_regular(self._folder / file.path) as stream:
+            data = stream.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            return Picture(file, why=f"it is larger than {_MOST_BYTES} bytes")
+        return Picture(file, why=_ITS_TEXT) if self._tells(data) else Picture(file, data)
+
+    def _thumbnail(self, file: RecordedFile) -> Picture:
+        wrong = self._wrong(file)
+        if wrong is not None:
+            return wrong
+        try:
+            data = thumbnail_of(self._folder / file.path, SIDE)
+        except (ThumbnailError, OSError):
+            return Picture(file, why="it cannot be decoded")
+        if self._redactor.holds_password(data):
+            return Picture(file, why="its thumbnail holds by chance what is left out")
+        return Picture(file, data)
+
+    def _wrong(self, file: RecordedFile) -> Picture | None:
+        wrong = self._checker.check(file.path, file.sha256)
+        if wrong is None:
+            return None
+        return Picture(file, why=str(wrong), wrong=wrong.state)
+
+    def _tells(self, data: bytes) -> bool:
+        """Whether an image holds a secret anywhere, or in its texts, or none can look into them."""
+        redactor = self._redactor
+        # Texts of two bytes a character show as they are once the NULs are gone.
+        for seen in (data, data.replace(b"\0", b"")):
+            if redactor.holds_password(seen) or redactor.holds_home(seen):
+                return True
+        texts = _texts_in(data)
+        return texts is None or any(map(redactor.holds_secret, texts))
+
+
+def _texts_in(data: bytes) -> list[str] | None:
+    """Every text that an image carries beside its pixels; None where they cannot be read."""
+    from PIL import Image  # noqa: PLC0415 - it takes 20 ms to load, and only --images needs it
+
+    try:
+        with without_warnings(), Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
+            image.load()  # A PNG's texts may stand behind its pixels.
+            values: dict[Any, Any] = {**image.info, **getattr(image, "text", {})}
+    except (*DECODING_ERRORS, Image.DecompressionBombError):
+        return None
+    return [text for name, value in values.items() for text in (str(name), *_words_in(value))]
+
+
+def _words_in(value: Any) -> list[str]:
+    if not isinstance(value, bytes):
+        return [str(value)]
+    return [part.decode("utf-8", "replace") for part in (value, value.replace(b"\0", b""))]

@@ -1,0 +1,92 @@
+"""Two JSON values side by side: where they differ, by dotted key; and rows of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+_DEEPEST = 20
+"""What lies deeper is compared as one value."""
+
+Row = tuple[int, int]
+"""The first and the last of consecutive numbers."""
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that is not the same; a side on which it is not there at all is unset."""
+
+    key: str
+    left: Any | msgspec.UnsetType = msgspec.UNSET
+    right: Any | msgspec.UnsetType = msgspec.UNSET
+
+
+def differences(left: Any, right: Any, key: str = "") -> Iterator[Difference]:
+    """Where two JSON values differ, in the order of their keys: ``txt2img.hires.scale``.
+
+    Lists of tables are compared place by place, other lists as one value.
+    """
+    return _differences(left, right, key, _DEEPEST)
+
+
+def _differences(left: Any, right: Any, key: str, deepest: int) -> Iterator[Difference]:
+    parts_left, parts_right = _parts(left), _parts(right)
+    if parts_left is None or parts_right is None or not deepest:
+        if not _same(left, right):
+            yield Difference(key=key, left=left, right=right)
+        return
+    for name in parts_left | parts_right:
+        yield from _differences(
+            parts_left.get(name, msgspec.UNSET),
+            parts_right.get(name, msgspec.UNSET),
+            f"{key}.{name}" if key else name,
+            deepest - 1,
+        )
+
+
+def _parts(value: Any) -> dict[str, Any] | None:
+    """The named parts of a table, or of a list of tables; None for any other value."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, list | tuple) and value and all(isinstance(x, Mapping) for x in value):
+        return {str(place): part for place, part in enumerate(value)}
+    return None
+
+
+def _same(left: Any, right: Any) -> bool:
+    # Python takes 1 for True, and JSON does not.
+    return isinstance(left, bool) == isinstance(right, bool) and bool(left == right)
+
+
+class Rows:
+    """Numbers, told in ascending order, kept as rows of consecutive ones."""
+
+    def __init__(self, numbers: Iterable[int] = ()) -> None:
+        self._rows: list[list[int]] = []
+        self.count = 0
+        for number in numbers:
+            self.add(number)
+
+    def add(self, number: int) -> bool:
+        """Take one more; whether a new row was begun."""
+        self.count += 1
+        if self._rows and self._rows[-1][1] + 1 == number:
+            self._rows[-1][1] = number
+            return False
+        self._rows.append([number, number])
+        return True
+
+    def rows(self) -> tuple[Row, ...]:
+        """First and last number of each row."""
+        return tuple((first, last) for first, last in self._rows)
+
+
+def count_of(rows: Iterable[Row]) -> int:
+    """How many numbers stand in rows."""
+    return sum(last - first + 1 for first, last in rows)
+
+
+def words_of(rows: Iterable[Row]) -> str:
+    """``0-3, 7``."""
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in rows)

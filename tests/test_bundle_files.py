@@ -1,0 +1,238 @@
+"""The files of a bundle: thumbnails, and with ``images`` the images and inputs themselves."""
+
+from __future__ import annotations
+
+import io
+import json
+import resource
+import signal
+import zlib
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, PngImagePlugin
+from stagewright.adapters.bundling import BundleRefusedError
+from stagewright.adapters.bundling.pictures import PictureReader, RecordedFile
+from stagewright.adapters.bundling.redaction import Redactor
+from stagewright.events import iterate, replay
+from stagewright.events.codec import CODEC
+from stagewright.statemachine.verification import verify_run
+
+from .bundling import LOG, bundled, documents, members, private, sealed, unpacked, written
+from .resuming import ALTERED, STAGE_IDS, image_file, linked, painter, ran, small
+from .support import ScriptedBackend, png
+
+PASSWORD = "s3same-op3n"
+AUTH = f"somebody:{PASSWORD}"
+EMPTY_ZIP = b"PK\5\6" + bytes(18)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Two images through all four stages, from the input image of a file."""
+    picture = tmp_path / "face.png"
+    picture.write_bytes(png(3))
+    config = small("img2img", "upscale", input_image=str(picture))
+    return ran(tmp_path / "runs", config, painter())
+
+
+def test_every_image_of_every_stage_has_a_thumbnail(tmp_path: Path) -> None:
+    """By stage and index, small enough to look at a thousand of them."""
+    folder = ran(tmp_path / "runs", small("txt2img", "upscale"), painter())
+    made = bundled(folder)
+    found = {name: data for name, data in members(made.file).items() if name.endswith(".webp")}
+    stages = ("00-txt2img", "01-upscale")
+    assert set(found) == {f"thumbnails/{one}/{n:05d}.webp" for one in stages for n in range(2)}
+    for data in found.values():
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.format == "WEBP"
+            assert max(image.size) <= 128
+    manifest = made.manifest
+    assert (manifest.thumbnails, manifest.images, manifest.with_images) == (4, 0, False)
+
+
+def test_with_images_a_bundle_is_the_whole_run(run: Path, tmp_path: Path) -> None:
+    """Inputs and images byte for byte, so that ``verify`` finds it sound elsewhere."""
+    made = bundled(run, images=True)
+    new = unpacked(made.file, tmp_path / "there")
+    assert verify_run(new).sound
+    for path in [*run.rglob("*.png")]:
+        assert (new / path.relative_to(run)).read_bytes() == path.read_bytes()
+    assert made.manifest.images == len(list(run.rglob("*.png"))) == 5
+    assert made.manifest.not_bundled == ()
+
+
+def test_progress_is_told_for_every_file(run: Path) -> None:
+    """Up to the last one; the total is known from the first on."""
+    told: list[tuple[int, int]] = []
+    bundled(run, images=True, on_file=lambda done, total: told.append((done, total)))
+    assert told == [(number, 9) for number in range(1, 10)]
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_files_that_are_not_as_recorded_are_not_in_it(run: Path, *, images: bool) -> None:
+    """Missing, altered or linked to another place: named once, with the reason."""
+    stage = "00-img2img"
+    image_file(run, stage, 0).unlink()
+    image_file(run, stage, 1).write_bytes(ALTERED)
+    linked(image_file(run, "01-upscale", 0))
+    made = bundled(run, images=images)
+    assert [(one.path.split("/")[1], one.why) for one in made.manifest.not_bundled] == [
+        (stage, "it is missing"),
+        (stage, "it has been altered: its digest differs"),
+        ("01-upscale", "a link stands in its place"),
+    ]
+    assert (made.altered, made.manifest.not_bundled_count) == (2, 3)
+    assert not any(ALTERED in data for data in members(made.file).values())
+
+
+def image(kind: str, words: str, where: str) -> bytes:
+    """A small image of this kind that carries words beside its pixels."""
+    picture, stream = Image.new("RGB", (16, 16), "teal"), io.BytesIO()
+    if kind == "PNG":
+        info = PngImagePlugin.PngInfo()
+        if where == "itxt":
+            info.add_itxt("parameters", words, zip=True)
+        else:
+            info.add_text("parameters", words, zip=where == "ztxt")
+        picture.save(stream, "PNG", pnginfo=info)
+        return stream.getvalue()
+    exif = Image.Exif()
+    if where == "utf-16":  # As WebUIs write it, behind eight bytes that say so.
+        exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + words.encode("utf-16-be")
+    else:
+        exif[0x010E] = words
+    picture.save(stream, kind, exif=exif)
+    return stream.getvalue()
+
+
+KINDS = [
+    ("PNG", "text"), ("PNG", "ztxt"), ("PNG", "itxt"), ("JPEG", "exif"), ("JPEG", "utf-16"),
+    ("WEBP", "exif"), ("WEBP", "utf-16"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "where"), KINDS)
+@pytest.mark.parametrize("words", [PASSWORD, "/home/bob/x", "/data/people/alice/x"])
+def test_an_image_whose_own_text_tells_is_not_in_it(
+    tmp_path: Path, kind: str, where: str, words: str
+) -> None:
+    """The text of an image is as it is, packed or in EXIF; the image is left out as a whole."""
+    telling, plain = image(kind, f"see {words}", where), image(kind, "a lighthouse", where)
+    backend = ScriptedBackend(images=lambda request: [(telling, plain)[request.image_index]])
+    folder = ran(tmp_path / "runs", small(), backend)
+    made = bundled(folder, private(AUTH, homes=("/data/people/alice",)), images=True)
+    (left,) = made.manifest.not_bundled
+    assert left.path == f"images/00-txt2img/{image_file_name(folder, 0)}"
+    assert "its own text" in left.why
+    assert (made.manifest.images, made.manifest.thumbnails) == (1, 2)
+    assert f"images/00-txt2img/{image_file_name(folder, 1)}" in members(made.file)
+
+
+def image_file_name(folder: Path, index: int) -> str:
+    """The name of one image's file, whatever its kind."""
+    return next((folder / "images" / STAGE_IDS[0]).glob(f"{index:05d}-*")).name
+
+
+def test_an_image_whose_text_cannot_be_read_is_not_in_it(tmp_path: Path) -> None:
+    """A text that unpacks to more than anybody writes may hold anything."""
+    data = png(1)
+    chunk = b"zTXtparameters\0\0" + zlib.compress(b"x" * 40_000_000)
+    bomb = data[:33] + (len(chunk) - 4).to_bytes(4, "big") + chunk
+    bomb += zlib.crc32(chunk).to_bytes(4, "big") + data[33:]
+    backend = ScriptedBackend(images=lambda _request: [bomb])
+    made = bundled(ran(tmp_path / "runs", small(images=1), backend), images=True)
+    assert (made.manifest.images, made.manifest.thumbnails) == (0, 0)
+    no_thumbnail, no_copy = made.manifest.not_bundled
+    assert no_thumbnail.why == "it cannot be decoded"
+    assert "its own text" in no_copy.why
+
+
+def test_an_image_that_nobody_can_decode_has_no_thumbnail(tmp_path: Path) -> None:
+    """It is the recorded one all the same, so this is no error."""
+    reader = PictureReader(tmp_path, Redactor(private()))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "x.png").write_bytes(b"no image")
+    digest = sha256(b"no image").hexdigest()
+    (found,) = reader.thumbnails(iter([RecordedFile("images/x.png", digest, "00-txt2img", 0)]))
+    assert (found.data, found.why, found.wrong) == (b"", "it cannot be decoded", None)
+
+
+def test_hostile_names_of_stages_stay_inside_the_folder(tmp_path: Path) -> None:
+    """Two stages whose names come out the same have folders of their own."""
+    folder = ran(tmp_path / "runs", small("txt2img", "upscale"), painter())
+    renamed = {"00-txt2img": "../../x/y", "01-upscale": "..\\..\\x/y"}
+    told: list[dict[str, Any]] = [json.loads(CODEC.encode(event)) for event in iterate(folder)]
+    for one in [*told, *told[0]["plan"]["stages"]]:
+        if "stage_id" in one:
+            one["stage_id"] = renamed[one["stage_id"]]
+    (folder / LOG).write_bytes(sealed(told))
+    made = bundled(folder)
+    names = [name for name in members(made.file) if name.endswith(".webp")]
+    assert len(names) == 4
+    assert all(name.count("/") == 2 and "\\" not in name for name in names)
+    there = tmp_path / "there"
+    unpacked(made.file, there)
+    assert {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*.webp")} == {"there"}
+
+
+def test_an_earlier_bundle_is_replaced_as_a_whole(run: Path, tmp_path: Path) -> None:
+    """And is left alone where the new one does not come about."""
+    output = tmp_path / "run.bundle.zip"
+    bundled(written(tmp_path / "other" / "run", documents()))
+    earlier = output.read_bytes()
+    with pytest.raises(BundleRefusedError, match="unset STAGEWRIGHT_AUTH"):
+        bundled(run, private("me:config"))
+    assert output.read_bytes() == earlier
+    bundled(run)
+    assert output.read_bytes() != earlier
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("content", [b"", b"my notes", EMPTY_ZIP, EMPTY_ZIP[:-3]])
+def test_no_other_file_is_replaced(run: Path, tmp_path: Path, content: bytes) -> None:
+    """Whoever mistypes a name loses nothing."""
+    output = tmp_path / "run.bundle.zip"
+    output.write_bytes(content)
+    with pytest.raises(BundleRefusedError, match="a file is there that is no bundle"):
+        bundled(run)
+    assert output.read_bytes() == content
+
+
+def test_a_full_disk_leaves_no_half_bundle(run: Path, tmp_path: Path) -> None:
+    """The error is the system's; the temporary file is gone."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            bundled(run, images=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, previous)
+    assert not [one for one in tmp_path.iterdir() if "bundle" in one.name]
+
+
+def test_the_run_itself_is_not_written_to(run: Path) -> None:
+    """Neither its files nor their times."""
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    bundled(run, images=True)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_a_bundle_replays_to_the_result_of_its_run(run: Path, tmp_path: Path) -> None:
+    """Stage by stage, image by image, with every digest."""
+    made = bundled(run)
+    old, new = replay(run), replay(unpacked(made.file, tmp_path / "there"))
+    assert new.images == old.images
+    assert [(one.stage_id, one.image_count) for one in new.stages] == [
+        (one.stage_id, one.image_count) for one in old.stages
+    ]
+
+
+def test_nothing_is_made_of_a_run_without_images(tmp_path: Path) -> None:
+    """A log alone is a bundle too."""
+    made = bundled(written(tmp_path / "runs" / "run", documents()[:2]))
+    assert set(members(made.file)) == {"events.jsonl", "manifest.json", "environment.json"}

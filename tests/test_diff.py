@@ -1,0 +1,321 @@
+"""What differs between two runs, from their logs alone."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import UNSET
+from stagewright.adapters.comparing import RunComparison, compare_runs
+from stagewright.adapters.comparing.values import Difference, Rows, differences, words_of
+from stagewright.events import CallRequested, LogCorruptError, StageEvent
+from stagewright.events.codec import CODEC
+from stagewright.statemachine import BackendError
+
+from .log_format import make_log
+from .resuming import LOG, copied, cut, cut_before, dies_at, painter, ran, resumed, small
+from .salvaging import spoil
+from .stories import Story
+from .support import ScriptedBackend, png
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.text(max_size=3),
+    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.text(max_size=2), parts),
+    max_leaves=8,
+)
+
+
+def keys(found: tuple[Difference, ...]) -> dict[str, tuple[Any, Any]]:
+    """Each difference by its key; a side on which it is not there is UNSET."""
+    return {one.key: (one.left, one.right) for one in found}
+
+
+def told(folder: Path, events: list[StageEvent]) -> Path:
+    """A run folder whose log holds these events."""
+    folder.mkdir(parents=True)
+    (folder / LOG).write_bytes(make_log(map(CODEC.encode, events)))
+    return folder
+
+
+def rows(found: RunComparison, what: str) -> list[list[tuple[int, int]]]:
+    """One list of image indexes of every stage, as rows."""
+    return [list(getattr(one.answers.images, what)) for one in found.stages]
+
+
+# --- Values
+
+
+@given(left=JSON, right=JSON)
+def test_values_differ_where_differences_say_so(left: Any, right: Any) -> None:
+    """Equal values have none, others have some; the other way round they are the same, turned."""
+    found = list(differences(left, right, "x"))
+    assert not list(differences(left, left))
+    assert bool(found) == (json.dumps(left, sort_keys=True) != json.dumps(right, sort_keys=True))
+    turned = [(one.key, one.right, one.left) for one in differences(right, left, "x")]
+    assert sorted(one.key for one in found) == sorted(key for key, _, _ in turned)
+
+
+def test_differences_are_named_by_dotted_keys() -> None:
+    """Tables are gone into, lists of tables place by place, other lists are one value."""
+    left = {"a": {"b": 1, "c": [1, 2]}, "passes": [{"model": "face"}], "gone": {"x": 1}}
+    right = {"a": {"b": True, "c": [1, 3]}, "passes": [{"model": "hand"}, {"model": "eye"}]}
+    assert keys(tuple(differences(left, right))) == {
+        "a.b": (1, True),
+        "a.c": ([1, 2], [1, 3]),
+        "passes.0.model": ("face", "hand"),
+        "passes.1": (UNSET, {"model": "eye"}),
+        "gone": ({"x": 1}, UNSET),
+    }
+
+
+@given(st.sets(st.integers(0, 40)))
+def test_rows_hold_the_very_numbers(numbers: set[int]) -> None:
+    """In as few rows as there can be."""
+    found = Rows(sorted(numbers))
+    assert [n for first, last in found.rows() for n in range(first, last + 1)] == sorted(numbers)
+    assert len(found.rows()) == len([n for n in numbers if n - 1 not in numbers])
+    assert found.count == len(numbers)
+
+
+def test_rows_in_words() -> None:
+    """As people write page numbers."""
+    assert words_of(Rows([0, 1, 2, 5, 7, 8]).rows()) == "0-2, 5, 7-8"
+
+
+# --- Runs
+
+
+def test_a_run_does_not_differ_from_itself_nor_from_its_like(tmp_path: Path) -> None:
+    """Ids, times and files of another run are no difference."""
+    config = small("txt2img", "img2img", "adetailer")
+    first, second = (ran(tmp_path / "runs", config, painter()) for _ in range(2))
+    assert compare_runs(first, first).same
+    found = compare_runs(first, second)
+    assert found.same
+    assert found.left.run_id != found.right.run_id
+    assert rows(found, "equal") == [[(0, 1)]] * 3
+
+
+def test_a_setting_is_found_where_it_was_given_planned_and_used(tmp_path: Path) -> None:
+    """And the images that came out otherwise for it."""
+    left = ran(tmp_path / "runs", small(), ScriptedBackend(info={"steps": 3, "seed": 1}))
+    config = small()
+    config["txt2img"] = {**config["txt2img"], "steps": 5}
+    right = ran(tmp_path / "runs", config, ScriptedBackend(info={"steps": 5, "seed": 1}))
+    found = compare_runs(left, right)
+    assert keys(found.configuration) == {"txt2img.steps": (3, 5)}
+    assert keys(found.plan) == {"txt2img.steps": (3, 5), "total_steps": (6, 10)}
+    (stage,) = found.stages
+    (used,) = stage.answers.used
+    assert (used.key, used.left, used.right, used.images) == ("steps", 3, 5, ((0, 1),))
+    assert rows(found, "other_request") == [[(0, 1)]]
+    assert not found.same
+
+
+def test_the_same_request_with_another_image_is_told(tmp_path: Path) -> None:
+    """What follows from it in later stages is another request, and so no second finding."""
+
+    def images(request: Any) -> list[bytes]:
+        odd = request.stage_type == "txt2img" and request.image_index == 1
+        return [png(request.seed + 50 * odd)]
+
+    config = small("txt2img", "upscale", images=3)
+    left = ran(tmp_path / "runs", config, ScriptedBackend())
+    right = ran(tmp_path / "runs", config, ScriptedBackend(images=images))
+    found = compare_runs(left, right)
+    assert rows(found, "different") == [[(1, 1)], []]
+    assert rows(found, "same_request") == [[(1, 1)], []]
+    assert rows(found, "other_request") == [[], [(1, 1)]]
+    assert not found.same
+
+
+def test_stages_are_matched_by_their_type(tmp_path: Path) -> None:
+    """Whatever their place; a stage of one run alone is named, and not compared."""
+    picture = tmp_path / "face.png"
+    picture.write_bytes(png(3))
+    left = ran(tmp_path / "runs", small("txt2img", "upscale"), painter())
+    alone = small("upscale", images=1, input_image=str(picture))
+    right = ran(tmp_path / "runs", alone, painter())
+    found = compare_runs(left, right)
+    assert keys(found.plan)["stages"] == (["txt2img", "upscale"], ["upscale"])
+    assert keys(found.plan)["upscale.input_source"] == ("txt2img", "file")
+    (stage,) = found.stages
+    assert (stage.stage, stage.left_stage_id, stage.right_stage_id) == (
+        "upscale", "01-upscale", "00-upscale",
+    )  # fmt: skip
+    assert rows(found, "only_left") == [[(1, 1)]]
+    assert keys(found.inputs)["inputs"][0] == []
+
+
+def test_drawn_seeds_differ_where_the_configuration_does_not(tmp_path: Path) -> None:
+    """They are drawn once for a run, and stand in its log."""
+    first, second = (ran(tmp_path / "runs", small(seed=-1), painter()) for _ in range(2))
+    found = compare_runs(first, second)
+    assert not found.configuration
+    assert set(keys(found.plan)) == {"seeds", "txt2img.seed"}
+
+
+def test_a_run_and_its_resumed_copy(tmp_path: Path) -> None:
+    """The outcome differs, and the images that only the copy has; what both have is equal."""
+    whole = ran(tmp_path / "runs", small("txt2img", "img2img"), painter())
+    cut_before(whole, CallRequested, 3)
+    (tmp_path / "others").mkdir()
+    copy = copied(whole, tmp_path / "others")
+    assert resumed(copy).state == "COMPLETED"
+    found = compare_runs(whole, copy)
+    outcome = keys(found.outcome)
+    assert outcome["state"] == ("RUNNING", "COMPLETED")
+    assert outcome["resumes"] == (0, 1)
+    assert outcome["missing.img2img"] == ({"images": "1", "errors": {}}, UNSET)
+    assert rows(found, "equal") == [[(0, 1)], [(0, 0)]]
+    assert rows(found, "only_right") == [[], [(1, 1)]]
+    assert not found.configuration
+    assert not found.plan
+
+
+def test_failures_and_what_is_missing_are_compared(tmp_path: Path) -> None:
+    """By kind and place, not by the words of a traceback."""
+    config = small("txt2img", "upscale", run={"on_image_error": "continue"})
+    left = ran(tmp_path / "runs", config, painter())
+    right = ran(tmp_path / "runs", config, painter(dies_at(("00-txt2img", 1))))
+    found = keys(compare_runs(left, right).outcome)
+    assert found["outcome"] == ("completed", "partial")
+    assert found["missing.txt2img"] == (UNSET, {"images": "1", "errors": {"BackendError": 1}})
+    assert found["failed_attempts.BackendError"] == (UNSET, 1)
+    assert found["error"][1]["kind"] == "MissingImagesError"
+
+
+def test_attempts_that_were_repeated_are_a_difference(tmp_path: Path) -> None:
+    """Though both runs came to the same end."""
+    tries: list[int] = []
+
+    def fails_once(_request: Any, _cancel: Any) -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            raise BackendError("busy", transient=True)
+
+    config = small(server={"retries": 1}, images=1)
+    left = ran(tmp_path / "runs", config, painter())
+    right = ran(tmp_path / "runs", config, painter(fails_once))
+    found = compare_runs(left, right)
+    assert keys(found.outcome) == {"failed_attempts.BackendError": (UNSET, 1)}
+    assert rows(found, "equal") == [[(0, 0)]]
+
+
+# --- What was really used
+
+
+def with_answers(folder: Path, *infos: dict[str, Any], count: int = 1) -> Path:
+    """A run of one stage whose answers say this; each makes ``count`` images."""
+    story = Story("txt2img", images=len(infos) * count).move("start").begin("txt2img")
+    for number, info in enumerate(infos):
+        story.make("txt2img", number * count, count, **info)
+    return told(folder, story.end("txt2img", "completed").move("finish").events)
+
+
+def used(left: Path, right: Path) -> dict[str, list[tuple[Any, Any, Any]]]:
+    """What was used differently, by key."""
+    found: dict[str, list[tuple[Any, Any, Any]]] = {}
+    (stage,) = compare_runs(left, right).stages
+    for one in stage.answers.used:
+        found.setdefault(one.key, []).append((one.left, one.right, one.images))
+    return found
+
+
+def test_values_that_differ_by_image_are_told_by_image(tmp_path: Path) -> None:
+    """Equal pairs are one finding, with the rows of images that they stand for."""
+    left = with_answers(tmp_path / "a", *[{"seed": n, "sampler": "Euler"} for n in (1, 2, 3)])
+    right = with_answers(tmp_path / "b", *[{"seed": n, "sampler": "Heun"} for n in (1, 5, 6)])
+    assert used(left, right) == {
+        "sampler": [("Euler", "Heun", ((0, 2),))],
+        "seed": [(2, 5, ((1, 1),)), (3, 6, ((2, 2),))],
+    }
+
+
+def test_an_image_of_a_batch_is_compared_by_what_is_said_of_it(tmp_path: Path) -> None:
+    """One run made two images in one request, the other in two."""
+    batch = {"seed": 1, "all_seeds": [1, 2], "infotexts": ["one", "two"], "batch_size": 2}
+    single = [{"seed": n, "all_seeds": [n], "infotexts": [t], "batch_size": 1}
+              for n, t in ((1, "one"), (2, "other"))]  # fmt: skip
+    left = with_answers(tmp_path / "a", batch, count=2)
+    right = with_answers(tmp_path / "b", *single)
+    assert used(left, right) == {"batch_size": [(2, 1, ((0, 1),))]}
+
+
+def test_noise_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    """When a server worked is no setting; its words count only where no value tells."""
+    left = with_answers(tmp_path / "a", {"job_timestamp": "1", "steps": 3, "infotexts": ["3"]})
+    right = with_answers(tmp_path / "b", {"job_timestamp": "2", "steps": 5, "infotexts": ["5"]})
+    (stage,) = compare_runs(left, right).stages
+    assert set(stage.answers.left_out) == {"job_timestamp", "infotext"}
+    assert used(left, right) == {"steps": [(3, 5, ((0, 0),))]}
+    words = with_answers(tmp_path / "c", {"job_timestamp": "2", "steps": 3, "infotexts": ["5"]})
+    assert used(left, words) == {"infotext": [("3", "5", ((0, 0),))]}
+    later = with_answers(tmp_path / "d", {"job_timestamp": "2", "steps": 3, "infotexts": ["3"]})
+    assert used(left, later) == {}
+
+
+# --- Logs of strangers, long logs
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {},
+        {"stages": 5},
+        {"stages": [1, {"stage_id": 3}, {"stage_id": "00-txt2img", "stage_type": [], "config": 7}]},
+        {"stages": [{"stage_id": "00-txt2img"}, {"stage_id": "00-txt2img"}], "seeds": {"a": 1}},
+    ],
+)
+def test_plans_of_any_shape_are_compared(tmp_path: Path, plan: dict[str, Any]) -> None:
+    """A foreign log may hold anything in its plan."""
+    whole = Story("txt2img").move("start").stage("txt2img").events
+    left = told(tmp_path / "a", whole)
+    events = [CODEC.decode(body) for body in map(CODEC.encode, whole)]
+    document = json.loads(CODEC.encode(events[0])) | {"plan": plan}
+    events[0] = CODEC.decode(json.dumps(document).encode())
+    right = told(tmp_path / "b", events)
+    assert compare_runs(right, right).same
+    assert compare_runs(left, right).right.events == len(events)
+
+
+def test_a_log_without_end_of_differences_takes_bounded_memory(tmp_path: Path) -> None:
+    """What there is no room for is counted."""
+    big = "x" * 400_000
+    left = with_answers(tmp_path / "a", *[{f"k{n}": f"{n}{big}"} for n in range(60)])
+    right = with_answers(tmp_path / "b", *[{"steps": 1} for _ in range(60)])
+    tracemalloc.start()
+    try:
+        (stage,) = compare_runs(left, right).stages
+        assert tracemalloc.get_traced_memory()[1] < 60_000_000
+    finally:
+        tracemalloc.stop()
+    assert len(stage.answers.used) < 40
+    assert (
+        len([one for one in stage.answers.used if one.key != "steps"]) + stage.answers.not_listed
+        >= 60
+    )
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_corrupt_log_is_not_compared(tmp_path: Path, side: str) -> None:
+    """Whichever it is: the error names the log and the place."""
+    events = Story("txt2img").move("start").stage("txt2img").events
+    folders = {name: told(tmp_path / name, events) for name in ("left", "right")}
+    spoil(folders[side], 3)
+    with pytest.raises(LogCorruptError, match="corrupt at byte") as caught:
+        compare_runs(**folders)
+    assert (caught.value.path, caught.value.seq) == (folders[side] / LOG, 3)
+
+
+def test_a_torn_tail_is_left_alone(tmp_path: Path) -> None:
+    """What is whole before it is compared."""
+    events = Story("txt2img").move("start").stage("txt2img").events
+    left, right = (told(tmp_path / name, events) for name in ("left", "right"))
+    cut(right, len(events), torn=b'{"h":"0000')
+    assert compare_runs(left, right).same
