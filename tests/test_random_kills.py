@@ -100,7 +100,7 @@ class LongRun:
         assert status == KILLED, f"it ended ({status}) after {self.kills} kills"
         self.kills += 1
         finished = len(list(self.folder.glob("runs/*/images/*/*.png")))
-        ahead = finished > 0.8 * self.kills * 2 * IMAGES / KILLS
+        ahead = finished > 0.6 * self.kills * 2 * IMAGES / KILLS
         self._window_s *= 0.9 if ahead else 1.1
 
     def _moment(self) -> float:
