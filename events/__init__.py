@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .errors import RunNotFoundError as RunNotFoundError
     from .errors import SequenceError as SequenceError
     from .errors import StagewrightError as StagewrightError
+    from .errors import SubscriberMutedError as SubscriberMutedError
     from .file_log import FileEventLog as FileEventLog
     from .folding import fold as fold
     from .log import EventLog as EventLog
@@ -70,6 +71,7 @@ __getattr__, __dir__, __all__ = lazy_names(
             "EventLogError", "ImageAlteredError", "LogCorruptError", "LogLockedError",
             "LogWriteError",
             "RunNotFoundError", "SequenceError", "StagewrightError",
+            "SubscriberMutedError",
         ],
         "file_log": ["FileEventLog"],
         "folding": ["fold"],

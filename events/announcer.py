@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections import deque
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 from blinker import NamedSignal
 
+from .errors import StagewrightError
+from .mailbox import LeftInLog
+from .model import StageEvent
 from .signals import (
     Receiver,
     deliver,
     deliver_at_once,
+    event_appended,
+    name_of_receiver,
     note_blocked,
+    note_dropped,
+    note_fault,
     receivers_of,
     returns_at_once,
+    step_progress,
 )
+from .written_logs import written_log_of
 
 PATIENCE_S = 1.0
 """How long a run waits for one receiver before it goes on without it, over all its calls."""
 SHARE_OF_TIME = 0.01
 """How much longer it does so for each second that the run has lasted."""
 _SHORTEST_WAIT_S = 0.01
+MAX_WAITING = 1024
+"""How much is kept in memory for a receiver that is left behind."""
 
 
 class _Delivery(NamedTuple):
@@ -33,16 +46,52 @@ class _Delivery(NamedTuple):
     payload: dict[str, Any]
 
 
+class _LeftDeliveries(NamedTuple):
+    """Events of a log that a receiver is due, to be read back once it gets to them."""
+
+    signal: NamedSignal
+    receiver: Receiver
+    sender: str
+    left: LeftInLog
+
+    def deliveries(self) -> Iterator[_Delivery]:
+        """The same as they would have been kept."""
+        for event in self.left.events():
+            yield _Delivery(self.signal, self.receiver, self.sender, {"event": event})
+
+
 class _Line:
-    """One receiver: what it has cost the run, and what waits for it once it is left behind."""
+    """One subscriber: what it has cost the run, and what waits for it once it is left behind.
 
-    __slots__ = ("cost_s", "is_behind", "receiver", "waiting")
+    All receivers of one object are one subscriber: they are called one at a time, in order.
+    """
 
-    def __init__(self, receiver: Receiver) -> None:
-        self.receiver = receiver
+    __slots__ = ("cost_s", "is_behind", "owner", "waiting")
+
+    def __init__(self, owner: object) -> None:
+        self.owner = _reference(owner)
         self.cost_s = 0.0
         self.is_behind = False
-        self.waiting: deque[_Delivery] = deque()
+        self.waiting: deque[_Delivery | _LeftDeliveries | None] = deque()
+        """None stands for what is being delivered: the line is empty once that has returned."""
+
+    def keep(self, delivery: _Delivery) -> None:
+        """Keep what it is due, in bounded memory: facts in their log, of steps the first ones."""
+        if len(self.waiting) < MAX_WAITING:
+            self.waiting.append(delivery)
+            return
+        if delivery.signal is step_progress:
+            note_dropped(name_of_receiver(delivery.receiver))
+            return
+        event, last = delivery.payload.get("event"), self.waiting[-1]
+        if delivery.signal is not event_appended or not isinstance(event, StageEvent):
+            self.waiting.append(delivery)  # moves of the lifecycle, of which there are few
+        elif isinstance(last, _LeftDeliveries) and last[:3] == delivery[:3]:
+            last.left.last = event.seq
+        elif (log := written_log_of(delivery.sender)) is not None:
+            self.waiting.append(_LeftDeliveries(*delivery[:3], LeftInLog(log, event.seq)))
+        else:
+            self.waiting.append(delivery)
 
 
 class Announcer:
@@ -62,7 +111,7 @@ class Announcer:
         self._waiting: deque[_Delivery] = deque()
         self._current: _Delivery | None = None
         self._since = 0.0
-        self._lines: list[_Line] = []
+        self._lines: dict[int, _Line] = {}
         self._worker = 0
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -137,7 +186,7 @@ class Announcer:
         return max(limit - spent, 0.0 if delivery is self._current else _SHORTEST_WAIT_S)
 
     def _none_is_behind(self) -> bool:
-        return not any(line.is_behind and line.waiting for line in self._lines)
+        return not any(line.is_behind and line.waiting for line in self._lines.values())
 
     def _start_worker(self) -> None:
         self._worker += 1
@@ -150,24 +199,31 @@ class Announcer:
         note_blocked(delivery.receiver, delivery.signal)
         line = self._line_of(delivery.receiver)
         line.is_behind = True
-        # It stands for the call under way: the line is empty once that has returned.
-        line.waiting.append(delivery)
+        line.waiting.append(None)
         self._current = None
         self._start_worker()
 
     def _work(self, worker: int) -> None:
-        while (delivery := self._next(worker)) is not None:
-            deliver(delivery.signal, delivery.receiver, delivery.sender, delivery.payload)
-            with self._changed:
-                line = self._line_of(delivery.receiver)
-                line.cost_s += time.monotonic() - self._since if worker == self._worker else 0.0
-                if worker == self._worker:
-                    self._current = None
-                    self._changed.notify_all()
-                    continue
-            # It came back after all; somebody else serves the others now.
-            self._serve_late(line)
-            return
+        while self._deliver_next(worker):
+            pass  # Between two calls nothing is held on to that was delivered.
+
+    def _deliver_next(self, worker: int) -> bool:
+        """Make one call; whether this thread is to make the next one too."""
+        delivery = self._next(worker)
+        if delivery is None:
+            return False
+        deliver(delivery.signal, delivery.receiver, delivery.sender, delivery.payload)
+        with self._changed:
+            line = self._line_of(delivery.receiver)
+            if worker == self._worker:
+                line.cost_s += time.monotonic() - self._since
+                self._current = None
+                self._changed.notify_all()
+                return True
+        # It came back after all; somebody else serves the others now.
+        del delivery
+        self._serve_late(line)
+        return False
 
     def _serve_late(self, line: _Line) -> None:
         """Deliver to a receiver that was left behind what it is due, as it comes."""
@@ -178,8 +234,9 @@ class Announcer:
                 self._changed.wait_for(lambda: line.waiting or self._closed)
                 if not line.waiting:
                     return
-                delivery = line.waiting[0]
-            deliver(delivery.signal, line.receiver, delivery.sender, delivery.payload)
+                due, line.waiting[0] = line.waiting[0], None
+            _deliver_late(due)
+            del due
 
     def _next(self, worker: int) -> _Delivery | None:
         with self._changed:
@@ -193,13 +250,33 @@ class Announcer:
                     self._current = delivery
                     self._since = time.monotonic()
                     return delivery
-                line.waiting.append(delivery)
+                line.keep(delivery)
                 self._changed.notify_all()
 
     def _line_of(self, receiver: Receiver) -> _Line:
-        # Bound methods are made anew at each look and cannot always be hashed: they compare.
-        for line in self._lines:
-            if line.receiver == receiver:
-                return line
-        self._lines.append(_Line(receiver))
-        return self._lines[-1]
+        owner = getattr(receiver, "__self__", receiver)
+        line = self._lines.get(id(owner))
+        if line is None or line.owner() is not owner:
+            # None of them is held on to: who goes is gone, and another may get its number.
+            line = self._lines[id(owner)] = _Line(owner)
+        return line
+
+
+def _deliver_late(due: _Delivery | _LeftDeliveries | None) -> None:
+    if isinstance(due, _Delivery):
+        deliver(due.signal, due.receiver, due.sender, due.payload)
+    elif due is not None:
+        try:
+            for delivery in due.deliveries():
+                deliver(delivery.signal, delivery.receiver, delivery.sender, delivery.payload)
+        except (StagewrightError, OSError) as error:
+            what = "lost events that were left in a log that cannot be read"
+            note_fault(name_of_receiver(due.receiver), due.signal.name, what, 0, error)
+
+
+def _reference(owner: object) -> Callable[[], object]:
+    """What gives the owner as long as it is there, or always where it cannot be told."""
+    try:
+        return weakref.ref(owner)
+    except TypeError:
+        return lambda: owner

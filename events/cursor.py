@@ -15,11 +15,16 @@ _REST_S = 0.5
 
 
 class LogCursor:
-    """Stands before event ``from_seq`` of a log. Raises RunNotFoundError."""
+    """Stands before event ``from_seq`` of a log, or behind its present end.
 
-    def __init__(self, log: Path, from_seq: int) -> None:
-        self._tail = LogTail(log, from_seq=from_seq)
-        self._next = from_seq
+    Raises ValueError, RunNotFoundError, and LogCorruptError where it has to read to the end.
+    """
+
+    def __init__(self, log: Path, from_seq: int | None) -> None:
+        if from_seq is not None and from_seq < 0:
+            raise ValueError(f"from_seq = {from_seq} is no sequence number")
+        self._tail = LogTail(log, from_seq=from_seq or 0)
+        self._next = self._count_of(log) if from_seq is None else from_seq
         self._last_step: StepProgress | None = None
 
     def catch_up(self) -> Iterator[StageEvent]:
@@ -57,6 +62,15 @@ class LogCursor:
     @property
     def _is_heard_of(self) -> bool:
         return written_log(self._tail.path) is not None
+
+    def _count_of(self, log: Path) -> int:
+        """How many events there are now."""
+        written = written_log(log)
+        if written is not None:
+            return written.next_seq
+        for _ in self._tail.read():
+            pass
+        return self._tail.next_seq
 
     def close(self) -> None:
         """Give the log back."""

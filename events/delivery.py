@@ -12,6 +12,8 @@ from .progress import StepProgress
 
 CallSoon = Callable[[Callable[[], None]], object]
 """What a GUI's or asyncio's loop offers to be handed a call from another thread."""
+_STILL_THERE_S = 1.0
+"""How long a call may wait in a loop before it is seen whether the loop is still there."""
 Told = StageEvent | StepProgress | ConfigError
 
 
@@ -19,12 +21,16 @@ class Wanted:
     """The events of some types, and those of some moves of the lifecycle; of neither: all.
 
     A move is named by its trigger (``finish``) or by the state that it leads to
-    (``RunState.COMPLETED``). Raises ValueError for any other name.
+    (``RunState.COMPLETED``). Raises ValueError for any other name,
+    and TypeError for what is no event type.
     """
 
     def __init__(
         self, types: tuple[type[StageEvent], ...] = (), transitions: Iterable[str] = ()
     ) -> None:
+        for kind in types:
+            if not (isinstance(kind, type) and issubclass(kind, StageEvent)):
+                raise TypeError(f"{kind!r} is no event type (sampling steps come to on_step)")
         self._types = types
         # One name alone is a collection of letters to Python.
         named = [transitions] if isinstance(transitions, str) else list(transitions)
@@ -63,19 +69,20 @@ class Listener:
         self._on_step = on_step
         self._on_config_error = on_config_error
         self._streak = 0
-
-    @property
-    def is_muted(self) -> bool:
-        """Whether it has failed too often in a row to be called again."""
-        return self._streak >= signals.MUTED_AFTER
+        self.is_muted = False
 
     def hear(self, told: Told) -> None:
-        """Call the subscriber."""
+        """Call the subscriber, unless it is muted."""
+        if self.is_muted:
+            return
         try:
             self._call(told)
-        except Exception as error:  # noqa: BLE001 - a subscriber's fault, counted and logged
+        except BaseException as error:
+            if signals.is_for_the_program(error):
+                raise
             self.faults += 1
             self._streak += 1
+            self.is_muted = self._streak >= signals.MUTED_AFTER
             what = f"raised {type(error).__name__}"
             signals.note_fault(self.name, _source(told), what, self._streak, error)
         else:
@@ -103,7 +110,7 @@ class InLoop:
     def run(self, call: Callable[[], None]) -> None:
         """Hand a call over and wait until it has been made, or is not to be made any more.
 
-        Raises whatever a loop raises that has ended.
+        Raises whatever a loop raises that has ended, also when it ends meanwhile.
         """
 
         def in_loop() -> None:
@@ -117,12 +124,17 @@ class InLoop:
         if self._is_abandoned:
             return
         self._call_soon(in_loop)
-        self._is_done.wait()
+        while not self._is_done.wait(_STILL_THERE_S):
+            self._call_soon(_nothing)
 
     def abandon(self) -> None:
         """Make no call any more, not even one that waits in the loop already."""
         self._is_abandoned = True
         self._is_done.set()
+
+
+def _nothing() -> None:
+    """What a loop is handed to see whether it still takes calls."""
 
 
 def _source(told: Told) -> str:

@@ -10,6 +10,7 @@
     |   |-- LogLockedError        another process writes this run; names the holder
     |   `-- SequenceError         an event with a doubled, gapped or foreign sequence number
     |-- SalvageRefusedError       (ValueError) a run whose log is not corrupt
+    |-- SubscriberMutedError      a receiver that failed ten times in a row is not called again
     |-- RunNotFoundError          no such run, or a prefix that fits several
     |-- ImageAlteredError         a recorded image is not what was recorded
     |-- ThumbnailError            a file of which no thumbnail can be made; in adapters.thumbnails
@@ -85,6 +86,16 @@ class LogLockedError(EventLogError):
 
 class SequenceError(EventLogError):
     """An event does not follow the one before it: doubled, gapped, or of another run."""
+
+
+class SubscriberMutedError(StagewrightError):
+    """A subscription has ended, because its receiver failed too often in a row.
+
+    What it raised has been logged by ``stagewright.signals``.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is not called any more: it failed too often in a row")
 
 
 class RunNotFoundError(StagewrightError):

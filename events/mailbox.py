@@ -44,9 +44,9 @@ Item = StageEvent | StepProgress | ConfigError | LeftInLog
 class Mailbox:
     """A queue of at most ``capacity`` items, filled from any thread and emptied by one.
 
-    When it is full, sampling steps are dropped, and counted by ``put``'s answer; events stay
-    in their log, and only their numbers are kept. Where this process writes no log of them
-    they are kept in memory all the same.
+    When it is full, sampling steps are refused, and events stay in their log: only their
+    numbers are kept. Where this process writes no log of them they are kept in memory all the
+    same, and so are errors of configurations, of which there are few.
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
@@ -71,20 +71,30 @@ class Mailbox:
                 return
             log = None if len(self._items) < self._capacity else written_log_of(event.run_id)
             if log is None:
-                self._items.append(event)
+                self._add(event)
             else:
                 left = self._left[event.run_id] = LeftInLog(log, event.seq)
-                self._items.append(left)
-            self._changed.notify()
+                self._add(left)
 
-    def put_passing(self, item: StepProgress | ConfigError) -> bool:
-        """Queue something that is no fact; whether there was room for it."""
+    def put_error(self, error: ConfigError) -> None:
+        """Queue why nothing was started; it stands in no log, so it is never lost either."""
+        with self._changed:
+            if not self._closed:
+                self._add(error)
+
+    def put_step(self, step: StepProgress) -> bool:
+        """Queue a sampling step; whether there was room for it."""
         with self._changed:
             if self._closed or len(self._items) >= self._capacity:
                 return self._closed
-            self._items.append(item)
-            self._changed.notify()
+            self._add(step)
             return True
+
+    def _add(self, item: Item) -> None:
+        self._items.append(item)
+        # While more is there, whoever takes it has not gone to sleep.
+        if len(self._items) == 1:
+            self._changed.notify()
 
     def take(self, most: int, timeout_s: float | None) -> list[Item]:
         """The next items, ``most`` at most; none when none has come in time, or none will."""

@@ -80,6 +80,8 @@ class LogScan:
         if size < self.end:
             raise self._corrupt("it was cut while it was being read")
         self._size = size
+        # Through the end: what a buffered stream has read ahead may have been replaced since.
+        self._stream.seek(0, 2)
         self._stream.seek(self.end)
         self.torn = None
 

@@ -70,21 +70,32 @@ def deliver(
 ) -> None:
     """Call one receiver, unless it is muted; what it raises is counted and logged."""
     streak = _streak(receiver)
-    name = _name(receiver)
+    name = name_of_receiver(receiver)
     if streak[name] >= MUTED_AFTER:
         return
     try:
         receiver(sender, **payload)
-    except Exception as error:  # noqa: BLE001 - a subscriber's fault, counted and logged
+    except BaseException as error:
+        if is_for_the_program(error):
+            raise
         streak[name] += 1
         note_fault(name, signal.name, f"raised {type(error).__name__}", streak[name], error)
     else:
         streak.pop(name, None)
 
 
+def is_for_the_program(error: BaseException) -> bool:
+    """Whether what a receiver raised is to end the program: it is no fault then.
+
+    On other threads than the main one nothing can end it, and nothing may end a run's own.
+    """
+    ends = isinstance(error, KeyboardInterrupt | SystemExit)
+    return ends and threading.current_thread() is threading.main_thread()
+
+
 def note_blocked(receiver: Receiver, signal: NamedSignal) -> None:
     """Count and log a receiver that did not return in time."""
-    note_fault(_name(receiver), signal.name, "blocked and was left behind", 0, None)
+    note_fault(name_of_receiver(receiver), signal.name, "blocked and was left behind", 0, None)
 
 
 def deliver_at_once(
@@ -94,7 +105,9 @@ def deliver_at_once(
     try:
         receiver(sender, **payload)
     except Exception as error:  # noqa: BLE001 - counted and logged, as of any receiver
-        note_fault(_name(receiver), signal.name, f"raised {type(error).__name__}", 0, error)
+        note_fault(
+            name_of_receiver(receiver), signal.name, f"raised {type(error).__name__}", 0, error
+        )
 
 
 def returns_at_once(receiver: Receiver) -> bool:
@@ -122,13 +135,14 @@ def _streak(receiver: object) -> Counter[str]:
         return Counter()
 
 
-def _name(receiver: object) -> str:
+def name_of_receiver(receiver: object) -> str:
+    """What the subscriber behind a receiver is called in diagnostics."""
     owner = getattr(receiver, "__self__", None)
     named = getattr(owner, "subscriber_name", None)
     return named if isinstance(named, str) else name_of(receiver)
 
 
-def note_fault(name: str, source: str, what: str, streak: int, error: Exception | None) -> None:
+def note_fault(name: str, source: str, what: str, streak: int, error: BaseException | None) -> None:
     """Count and log what a receiver of ``source`` did wrong, ``streak`` times in a row now."""
     with _lock:
         _faults[name] += 1

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
@@ -14,16 +16,18 @@ from typing import Literal
 from . import signals
 from .cursor import LogCursor
 from .delivery import CallSoon, InLoop, Listener, Told, Wanted
-from .errors import RunNotFoundError, StagewrightError
+from .errors import RunNotFoundError, StagewrightError, SubscriberMutedError
 from .mailbox import CAPACITY, ConfigError, Item, LeftInLog, Mailbox
 from .model import StageEvent
 from .progress import StepProgress
 from .reading import iterate, log_path
-from .written_logs import written_log_of
+from .written_logs import path_of_run
 
 Where = Literal["worker", "publisher"] | CallSoon
 _AT_ONCE = 256
 """So many things are taken from the mailbox, or handed to a loop, in one go."""
+_LOOP_S = 0.02
+"""How long a loop is kept from its other work in one go."""
 STEPS_EVERY_S = 0.1
 """Of the steps told in this time a worker or loop gets one: a run's own thread waits, a moment
 each time, for a thread that it wakes."""
@@ -34,7 +38,8 @@ class Subscription(ABC):
 
     ``dropped`` counts the sampling steps that it was not told of, ``waiting`` what waits for
     it. It ends by itself after ten faults in a row, and where the log cannot be read or the
-    loop is gone: ``error`` says why then.
+    loop is gone: ``error`` says why then. Once ``close`` has returned the receiver is not
+    called any more, but for a call that is under way.
     """
 
     returns_at_once = False
@@ -43,6 +48,7 @@ class Subscription(ABC):
         self._listener = listener
         self._wanted = wanted
         self._cursor = cursor
+        self._is_closed = False
         self.dropped = 0
         self.error: Exception | None = None
 
@@ -67,6 +73,11 @@ class Subscription(ABC):
 
         In a GUI's loop nothing is waited for: what has not been delivered is dropped.
         """
+
+    def __repr__(self) -> str:
+        ended = "" if self.error is None else f", ended: {self.error}"
+        counts = f"{self.waiting} waiting, {self.faults} faults, {self.dropped} steps dropped"
+        return f"<subscription of {self.subscriber_name}: {counts}{ended}>"
 
     def __enter__(self) -> Subscription:
         return self
@@ -102,13 +113,19 @@ class Subscription(ABC):
     def _hear_config_error(self, _sender: str | None, message: str, error: Exception) -> None: ...
 
     def _tell(self, things: Iterable[Told]) -> None:
-        """Call the receiver with what it wants of these, until it is muted."""
+        """Call the receiver with what it wants of these, as long as it is to be called."""
         for told in things:
+            if self._is_over:
+                return
             if not isinstance(told, StageEvent) or self._wanted.fits(told):
                 self._listener.hear(told)
             if self._listener.is_muted:
                 self._listen_no_more()
-                return
+                self.error = self.error or SubscriberMutedError(self.subscriber_name)
+
+    @property
+    def _is_over(self) -> bool:
+        return self._is_closed or self._listener.is_muted
 
     def _end(self, error: Exception) -> None:
         """End because of something that is not the receiver's fault."""
@@ -137,13 +154,18 @@ class _OnPublisher(Subscription):
     def waiting(self) -> int:
         return 0
 
-    def close(self, timeout_s: float = 2.0) -> None:  # noqa: ARG002 - nothing is ever under way
+    def close(self, timeout_s: float = 2.0) -> None:  # noqa: ARG002 - nothing is waited for
+        self._is_closed = True
         self._listen_no_more()
-        if self._cursor is not None:
-            self._cursor.close()
+        # Whoever reads the log this moment ends first.
+        with self._lock:
+            if self._cursor is not None:
+                self._cursor.close()
 
     def _hear_event(self, _sender: str | None, event: StageEvent) -> None:
         with self._lock:
+            if self._is_over:
+                return
             try:
                 self._tell((event,) if self._cursor is None else self._cursor.complete(event))
             except (StagewrightError, OSError) as error:
@@ -189,11 +211,16 @@ class _OnWorker(Subscription):
 
     def close(self, timeout_s: float = 2.0) -> None:
         self._listen_no_more()
-        self._mailbox.close(discard=self._loop is not None)
+        is_from_within = self._thread is threading.current_thread()
+        # From here on there is nobody to whom more could be told in time.
+        self._is_closed = self._loop is not None or is_from_within
+        self._mailbox.close(discard=self._is_closed)
         if self._loop is not None:
             self._loop.abandon()
-        if self._thread is not threading.current_thread():
+        if not is_from_within:
             self._thread.join(timeout_s)
+            self._is_closed = True
+            self._mailbox.close(discard=True)
 
     def _hear_event(self, _sender: str | None, event: StageEvent) -> None:
         # A cursor is told of every event, or it would take the others for a gap.
@@ -206,14 +233,11 @@ class _OnWorker(Subscription):
             self._drop()
         else:
             self._step_due_s = now + STEPS_EVERY_S
-            self._put_passing(progress)
+            if not self._mailbox.put_step(progress):
+                self._drop()
 
     def _hear_config_error(self, _sender: str | None, message: str, error: Exception) -> None:  # noqa: ARG002 - the signal's payload
-        self._put_passing(ConfigError(message))
-
-    def _put_passing(self, item: StepProgress | ConfigError) -> None:
-        if not self._mailbox.put_passing(item):
-            self._drop()
+        self._mailbox.put_error(ConfigError(message))
 
     def _drop(self) -> None:
         self.dropped += 1
@@ -223,7 +247,7 @@ class _OnWorker(Subscription):
         try:
             if self._cursor is not None:
                 self._hand_over(self._cursor.catch_up())
-            while not (self._mailbox.is_done or self._listener.is_muted):
+            while not (self._mailbox.is_done or self._is_over):
                 pause = None if self._cursor is None else self._cursor.pause_s
                 items = self._mailbox.take(_AT_ONCE, pause)
                 self._hand_over(chain.from_iterable(map(self._told, items)))
@@ -253,8 +277,17 @@ class _OnWorker(Subscription):
             self._tell(things)
             return
         rest = iter(things)
-        while some := list(islice(rest, _AT_ONCE)):
-            self._loop.run(lambda some=some: self._tell(some))  # type: ignore[misc]  # bound here and now
+        while some := deque(islice(rest, _AT_ONCE)):
+            while some and not self._is_over:
+                self._loop.run(partial(self._tell_for_a_moment, some))
+
+    def _tell_for_a_moment(self, things: deque[Told]) -> None:
+        """Tell the first of these, and more while that takes the loop no time to speak of."""
+        until = time.monotonic() + _LOOP_S
+        while things and not self._is_over:
+            self._tell((things.popleft(),))
+            if time.monotonic() > until:
+                return
 
 
 def subscribe(
@@ -272,55 +305,67 @@ def subscribe(
     """Give ``receiver`` events as they are appended, each once and in the order of the log.
 
     Which: all, or those of ``types`` and those of ``transitions`` of the lifecycle, named by
-    trigger (``finish``) or by the state entered (``RunState.COMPLETED``); of every run, or of
-    the one with ``run_id``, or in the run folder ``folder``. From when on: from now on, or
-    first everything from number ``from_seq`` on out of the run's log (``folder`` says where
-    that is, unless this process is running the run), and then live, without a gap or a double;
-    with a log that is written by another process that goes on for as long as it grows.
+    trigger (``finish``) or by the state entered (``RunState.COMPLETED``); of every run of this
+    process, or of the one with ``run_id``, or of the one in the run folder ``folder``, whichever
+    process runs it. From when on: from now on, or first everything from number ``from_seq`` on
+    out of the run's log (``folder`` says where that is, unless the run is one of this process),
+    and then live, without a gap or a double. With a log that other processes write that goes on
+    for as long as it grows.
 
     Where, ``on``: on a ``worker`` thread of the subscription's own (the default); on the
-    ``publisher``'s thread, for receivers that are quick, which the run waits for within bounds;
-    or in a loop, by a function that is given a call and makes it there, from any thread
-    (asyncio's ``call_soon_threadsafe``). On a worker and in a loop at most ``capacity`` things
-    wait in memory: beyond, events are left in the log and read back from it, and sampling steps
-    are dropped and counted.
+    ``publisher``'s thread, for receivers that are quick, which the run waits for within bounds
+    (of a run of another process nothing is published here: only history is told then); or in a
+    loop, by a function that is given a call and makes it there, from any thread (asyncio's
+    ``call_soon_threadsafe``). On a worker and in a loop at most ``capacity`` things wait in
+    memory: beyond, events are left in the log and read back from it, and sampling steps are
+    dropped and counted.
 
     ``on_step`` is told sampling steps: all of them on the publisher's thread, else ten a second
-    at most, and with ``from_seq`` also those of a run of another process. ``on_config_error`` is
+    at most, and with ``folder`` also those of a run of another process. ``on_config_error`` is
     told the words of a configuration with which nothing was started. All are called one at a
     time.
 
     Keep the returned handle to end it; the receivers are held strongly until then. What they
     raise is counted and logged, and after ten times in a row the subscription ends.
 
-    Raises ValueError for an unknown transition, RunNotFoundError for a run whose log is not
-    known or not there, and LogCorruptError.
+    Raises ValueError and TypeError for arguments that make no sense, RunNotFoundError for a run
+    whose log is not known or not there, and LogCorruptError.
     """
+    _check(receiver, on, capacity)
     wanted = Wanted(types, transitions)
     listener = Listener(receiver, on_step, on_config_error)
-    if isinstance(on, str) and on not in ("worker", "publisher"):
-        raise ValueError(f"on = {on!r} is neither 'worker' nor 'publisher', nor a function")
     path = None if folder is None else log_path(folder)
     if path is not None:
         run_id = _run_of(path)
-    cursor = None if from_seq is None else _cursor(run_id, path, from_seq)
+    cursor = None
+    if path is not None or from_seq is not None:
+        cursor = LogCursor(path or _known_log(run_id), from_seq)
     if on == "publisher":
         return _OnPublisher(listener, wanted, cursor, run_id)
     loop = InLoop(on) if callable(on) else None
     return _OnWorker(listener, wanted, cursor, run_id, capacity=capacity, loop=loop)
 
 
+def _check(receiver: object, on: object, capacity: int) -> None:
+    if not callable(receiver):
+        raise TypeError(f"receiver = {receiver!r} cannot be called")
+    if not callable(on) and on not in ("worker", "publisher"):
+        raise ValueError(f"on = {on!r} is neither 'worker' nor 'publisher', nor a function")
+    if capacity < 1:
+        raise ValueError(f"capacity = {capacity} leaves no room")
+
+
 def _run_of(log: Path) -> str:
     return next(iterate(log)).run_id
 
 
-def _cursor(run_id: str | None, path: Path | None, from_seq: int) -> LogCursor:
-    if from_seq < 0:
-        raise ValueError(f"from_seq = {from_seq} is no sequence number")
-    log = None if run_id is None or path is not None else written_log_of(run_id)
-    if path is None and log is None:
+def _known_log(run_id: str | None) -> Path:
+    """The log of a run of this process, also of one that has ended. Raises RunNotFoundError."""
+    if run_id is None:
+        raise ValueError("from_seq belongs to one run: name its folder, or its run_id")
+    path = path_of_run(run_id)
+    if path is None:
         raise RunNotFoundError(
-            "from_seq needs the log of one run: name its folder (run_id alone suffices for a "
-            f"run of this process, and {run_id!r} is none)"
+            f"run {run_id} is none of this process, so its log is not known: name its folder"
         )
-    return LogCursor(path or log.path, from_seq)  # type: ignore[union-attr]  # one of them is there
+    return path

@@ -11,6 +11,8 @@ from weakref import WeakValueDictionary
 if TYPE_CHECKING:
     from .file_log import FileEventLog
 
+_paths: dict[str, Path] = {}
+"""Where the log of each run is that this process has written, also after its end."""
 _logs: WeakValueDictionary[str, FileEventLog] = WeakValueDictionary()
 _lock = threading.Lock()
 
@@ -19,6 +21,13 @@ def note_written(log: FileEventLog) -> None:
     """This process writes ``log`` from now on, until ``note_closed``."""
     with _lock:
         _logs[os.path.realpath(log.path)] = log
+        _paths[log.run_id] = log.path
+
+
+def path_of_run(run_id: str) -> Path | None:
+    """The log of a run that this process writes, or has written."""
+    with _lock:
+        return _paths.get(run_id)
 
 
 def note_closed(log: FileEventLog) -> None:

@@ -40,8 +40,10 @@ def start_follower(folder: Path, from_seq: int = 0) -> subprocess.Popen[str]:
 
 def seen_by(process: subprocess.Popen[str], timeout_s: float = 60) -> list[Seen]:
     """What a follower saw, once the run has ended and it with it."""
-    told, _ = process.communicate(timeout=timeout_s)
-    assert process.returncode == 0
+    assert process.stdout is not None
+    # `communicate` would read past what the first line's reading has buffered.
+    told = process.stdout.read()
+    assert process.wait(timeout_s) == 0
     rows = (line.split() for line in told.splitlines())
     return [Seen(int(seq), kind, float(at)) for seq, kind, at in rows]
 

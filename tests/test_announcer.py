@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
-from stagewright.events import signals
-from stagewright.events.announcer import Announcer
+from stagewright.events import FileEventLog, StageEvent, StepProgress, signals, subscribe
+from stagewright.events.announcer import MAX_WAITING, Announcer
+
+from .command_line import until
+from .support import fill_log, run_opened
 
 RUN = "20261120T225226.123456Z-announced-7f3a9c"
 Connect = Callable[[Callable[..., object]], None]
@@ -151,3 +157,55 @@ def test_a_slow_receiver_costs_a_run_no_more_than_a_blocked_one(
     while len(numbers) < 20 and time.monotonic() < deadline:
         threading.Event().wait(0.01)
     assert numbers == list(range(20))
+
+
+def test_what_a_late_receiver_is_due_is_kept_in_bounded_memory(
+    announcer: Announcer, tmp_path: Path
+) -> None:
+    """Events stay in their log and come in order; of steps the first are kept, the rest counted."""
+    (tmp_path / "run").mkdir()
+    log = FileEventLog.create(tmp_path / "run", run_opened(RUN))
+    fill_log(log, 1000)
+    events = list(log.timeline())
+    release, seen, steps = threading.Event(), list[StageEvent](), list[StepProgress]()
+
+    def block(event: StageEvent) -> None:
+        release.wait(20)
+        seen.append(event)
+
+    before = signals.dropped().get(block.__qualname__, 0)
+    step = StepProgress(stage_id="x", image_index=0, step=1, steps=2, fraction=0.5)
+    with subscribe(block, on="publisher", on_step=steps.append):
+        for event in events:
+            announcer.put(signals.event_appended, RUN, event=event)
+            announcer.put(signals.step_progress, RUN, progress=step)
+            announcer.flush()
+        kept = sum(len(line.waiting) for line in announcer._lines.values())
+        assert kept <= MAX_WAITING + 1
+        release.set()
+        until(lambda: len(seen) == len(events), "all events")
+    log.close()
+    assert seen == events
+    assert signals.dropped()[block.__qualname__] - before == len(events) - len(steps)
+    assert len(steps) < len(events)
+
+
+def test_nobody_is_held_on_to_because_it_was_told_something(announcer: Announcer) -> None:
+    """A receiver that blinker holds weakly is gone with its last owner, in the middle of a run."""
+
+    class Window:
+        def __init__(self) -> None:
+            self.calls = 0
+
+        def take(self, _sender: str, **_payload: object) -> None:
+            self.calls += 1
+
+    window = Window()
+    signals.event_appended.connect(window.take)
+    announcer.put(signals.event_appended, RUN, number=1)
+    announcer.flush()
+    assert window.calls == 1
+    gone = weakref.ref(window)
+    del window
+    gc.collect()
+    assert gone() is None

@@ -25,7 +25,7 @@ from stagewright.events import (
 )
 from stagewright.events.storage import AppendFile, OsStorage
 
-from .command_line import Start, until, write_config
+from .command_line import Start, stagewright, until, write_config
 from .following import seen_by, start_follower
 from .support import document, fill_log, run_opened
 
@@ -121,6 +121,24 @@ def test_a_record_is_read_once_it_is_whole(tmp_path: Path) -> None:
         seen += numbers(tail.read())
         assert tail.has_ended()
     assert seen == list(range(whole.count(b"\n")))
+
+
+def test_a_torn_tail_that_is_cut_and_written_over_is_read_anew(tmp_path: Path) -> None:
+    """Who has seen what a dying process left goes on with what the resume wrote in its place."""
+    folder = made(tmp_path / "runs", images=3)
+    lines = (folder / LOG).read_bytes().splitlines(keepends=True)
+    (folder / LOG).write_bytes(b"".join(lines[:10]) + lines[10][:300])
+    seen: list[StageEvent] = []
+    with LogTail(folder) as tail, subscribe(seen.append, folder=folder, from_seq=0) as subscription:
+        read = list(tail.read())
+        assert tail.torn is not None
+        done = stagewright("resume", folder, folder=tmp_path)
+        assert done.returncode == 0
+        read += tail.read()
+        until(lambda: len(seen) == len(read), "the rest")
+    assert read == list(iterate(folder))
+    assert seen == read
+    assert subscription.error is None
 
 
 def test_damage_is_told_behind_what_is_sound(tmp_path: Path) -> None:
@@ -222,6 +240,22 @@ def test_a_subscriber_gets_a_run_of_another_process(tmp_path: Path, start: Start
         process.communicate(timeout=30)
         until(lambda: bool(seen) and isinstance(seen[-1], RunSealed), "the seal")
     assert seen == list(iterate(folder))[3:]
+
+
+def test_a_folder_without_a_number_tells_what_comes_from_now_on(
+    tmp_path: Path, start: Start
+) -> None:
+    """Also of a run of another process: nothing of what has been, all of what follows."""
+    config = write_config(tmp_path)
+    process = start("run", config, "--set", "images=200", folder=tmp_path)
+    folder = begun(tmp_path / "runs")
+    until(lambda: len(list(iterate(folder))) > 20, "some events")
+    seen: list[StageEvent] = []
+    with subscribe(seen.append, folder=folder):
+        process.communicate(timeout=30)
+        until(lambda: bool(seen) and isinstance(seen[-1], RunSealed), "the seal")
+    assert seen[0].seq > 20
+    assert seen == list(iterate(folder))[seen[0].seq :]
 
 
 def test_steps_of_another_process_are_told(tmp_path: Path, start: Start) -> None:

@@ -18,6 +18,7 @@ from stagewright.events import (
     RunNotFoundError,
     StageEnd,
     StageEvent,
+    SubscriberMutedError,
     Subscription,
     iterate,
     subscribe,
@@ -157,7 +158,7 @@ def test_a_subscription_goes_on_over_a_resume(tmp_path: Path) -> None:
 
 
 def test_a_run_of_this_process_needs_no_folder(tmp_path: Path) -> None:
-    """Its id suffices while it goes on; afterwards the folder has to be named."""
+    """Its id suffices, while it goes on and afterwards; of others the folder has to be named."""
     hold = threading.Event()
     backend = ScriptedBackend(lambda _request, _cancel: (hold.wait(20), None)[1])
     controller = _controller(tmp_path, backend)
@@ -167,8 +168,13 @@ def test_a_run_of_this_process_needs_no_folder(tmp_path: Path) -> None:
         hold.set()
         handle.wait(30)
     assert seen == list(iterate(handle.folder))
+    with subscribe(seen.append, run_id=handle.run_id, from_seq=5):
+        pass
+    assert seen[-4:] == seen[5:9]
     with pytest.raises(RunNotFoundError, match="name its folder"):
-        subscribe(seen.append, run_id=handle.run_id, from_seq=0)
+        subscribe(seen.append, run_id="another", from_seq=0)
+    with pytest.raises(ValueError, match="belongs to one run"):
+        subscribe(seen.append, from_seq=0)
 
 
 def test_joining_chooses_types_and_moves_of_the_lifecycle_too(tmp_path: Path) -> None:
@@ -217,6 +223,71 @@ def test_a_loop_that_has_ended_ends_the_subscription(tmp_path: Path) -> None:
     subscription.close()
 
 
+def test_a_loop_that_ends_with_a_call_in_it_ends_the_subscription(tmp_path: Path) -> None:
+    """A window is closed while it is told something: nothing is left hanging."""
+    loop = Loop()
+    loop.loop.call_soon_threadsafe(loop.loop.stop)
+    loop.close()
+    waiting: list[Callable[[], None]] = []
+
+    def call_soon(call: Callable[[], None]) -> None:
+        if waiting:
+            raise RuntimeError("the loop has ended")
+        waiting.append(call)
+
+    subscription = subscribe(print, folder=_made(tmp_path), from_seq=0, on=call_soon)
+    until(lambda: subscription.error is not None, "the end of the subscription")
+    assert "the loop has ended" in str(subscription.error)
+    assert not is_connected(subscription)
+
+
+def test_ten_faults_in_a_loop_end_a_subscription_for_good(tmp_path: Path) -> None:
+    """No later event is told once some have been left out."""
+    loop = Loop()
+    handle = open_controller(tmp_path).start(document(images=200))
+    handle.wait(30)
+    calls: list[int] = []
+
+    def recovers(event: StageEvent) -> None:
+        calls.append(event.seq)
+        if len(calls) <= 10:
+            raise ValueError("not yet")
+
+    subscription = subscribe(
+        recovers, folder=handle.folder, from_seq=0, on=loop.loop.call_soon_threadsafe
+    )
+    until(lambda: subscription.error is not None, "the end of the subscription")
+    loop.close()
+    assert isinstance(subscription.error, SubscriberMutedError)
+    assert calls == list(range(10))
+
+
+def test_a_loop_is_not_kept_from_its_other_work(tmp_path: Path) -> None:
+    """Slow receivers are called a few at a time."""
+    loop, runs_at_once = Loop(), list[int]()
+    calls = 0
+
+    def slow(_event: StageEvent) -> None:
+        nonlocal calls
+        calls += 1
+        threading.Event().wait(0.011)
+
+    def call_soon(call: Callable[[], None]) -> None:
+        def counted() -> None:
+            before = calls
+            call()
+            runs_at_once.append(calls - before)
+
+        loop.loop.call_soon_threadsafe(counted)
+
+    folder = _made(tmp_path)
+    total = len(list(iterate(folder)))
+    with subscribe(slow, folder=folder, from_seq=0, on=call_soon):
+        until(lambda: calls == total, "all events")
+    loop.close()
+    assert max(runs_at_once) <= 3
+
+
 def test_a_loop_is_called_on_its_own_thread_and_not_after_the_end(tmp_path: Path) -> None:
     """Even what waits in the loop is not delivered any more once ``close`` has returned."""
     loop, threads = Loop(), set[int]()
@@ -260,6 +331,39 @@ def test_closing_in_the_loop_itself_does_not_block(tmp_path: Path) -> None:
     loop.close()
 
 
+def test_who_closes_itself_is_told_nothing_more(tmp_path: Path) -> None:
+    """Not even what has been read for it already."""
+    calls: list[int] = []
+    ready = threading.Event()
+
+    def close(event: StageEvent) -> None:
+        assert ready.wait(10)
+        calls.append(event.seq)
+        subscription.close()
+
+    subscription = subscribe(close, folder=_made(tmp_path), from_seq=0)
+    ready.set()
+    until(lambda: bool(calls), "the first event")
+    subscription.close(timeout_s=10)
+    assert calls == [0]
+
+
+def test_closing_waits_no_longer_than_it_was_told(tmp_path: Path) -> None:
+    """What is not delivered by then is not delivered at all."""
+    calls: list[int] = []
+
+    def slow(event: StageEvent) -> None:
+        threading.Event().wait(0.05)
+        calls.append(event.seq)
+
+    subscription = subscribe(slow, folder=_made(tmp_path), from_seq=0)
+    until(lambda: len(calls) == 2, "the first events")
+    subscription.close(timeout_s=0.1)
+    closed_at = len(calls)
+    until(lambda: not _is_served(), "the end of the thread")
+    assert len(calls) <= closed_at + 1 < 17
+
+
 def test_faults_are_counted_on_the_handle(tmp_path: Path) -> None:
     """Ten in a row end a subscription from the log as well."""
     faulty = Faulty()
@@ -267,6 +371,8 @@ def test_faults_are_counted_on_the_handle(tmp_path: Path) -> None:
     until(lambda: subscription.faults == 10, "ten faults")
     subscription.close()
     assert faulty.calls == 10
+    assert isinstance(subscription.error, SubscriberMutedError)
+    assert "failed too often" in repr(subscription)
 
 
 def _made(runs: Path) -> Path:
@@ -280,3 +386,7 @@ def _controller(runs: Path, backend: ScriptedBackend) -> Any:
     from stagewright.statemachine import PipelineController
 
     return PipelineController(backend=backend, runs=runs, inputs=PillowInputReader())
+
+
+def _is_served() -> bool:
+    return any(thread.name == "stagewright-subscription" for thread in threading.enumerate())

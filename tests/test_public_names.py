@@ -26,7 +26,7 @@ EVENTS = [
     "RunNotFoundError",
     "RunOpened", "RunResumed", "RunSealed", "RunState", "SequenceError", "StageEnd",
     "StageEvent", "StageImageProgress", "StageResult", "StageStart", "StageType",
-    "StagewrightError", "StepProgress", "Subscription", "UnknownEvent", "fold",
+    "StagewrightError", "StepProgress", "SubscriberMutedError", "Subscription", "UnknownEvent", "fold",
     "follow", "iterate", "replay", "replay_many", "signals", "subscribe",
 ]  # fmt: skip
 STATEMACHINE = {

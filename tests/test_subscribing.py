@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from stagewright.adapters import open_controller
@@ -180,6 +181,46 @@ def test_an_unknown_move_is_refused_by_name() -> None:
         subscribe(print, transitions=["finnish"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "options", "words"),
+    [
+        ((print, [RunOpened, RunSealed]), {}, "is no event type"),
+        ((print, StepProgress), {}, "sampling steps come to on_step"),
+        ((print, "StageEnd"), {}, "'StageEnd' is no event type"),
+        ((None,), {}, "receiver = None cannot be called"),
+        ((print,), {"on": None}, "on = None is neither"),
+        ((print,), {"capacity": 0}, "capacity = 0 leaves no room"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    arguments: Any, options: dict[str, Any], words: str
+) -> None:
+    """A subscription that never hears anything would be found out much later."""
+    with pytest.raises((TypeError, ValueError), match=words):
+        subscribe(*arguments, **options)
+
+
+@pytest.mark.parametrize("on", ["worker", "publisher"])
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+def test_nothing_that_a_receiver_raises_ends_its_thread(
+    on: Literal["worker", "publisher"], kind: type[BaseException]
+) -> None:
+    """On a thread that is not the program's main one these are faults like any other."""
+    announcer, seen = Announcer(), list[StageEvent]()
+
+    def leave(event: StageEvent) -> None:
+        seen.append(event)
+        if len(seen) == 3:
+            raise kind
+
+    with subscribe(leave, on=on) as subscription:
+        for event in EVENTS:
+            announcer.put(signals.event_appended, RUN, event=event)
+        announcer.close()
+    assert seen == EVENTS
+    assert subscription.faults == 1
+
+
 def test_an_unknown_place_is_refused() -> None:
     """``on`` is one of two words or a function."""
     with pytest.raises(ValueError, match="on = 'gui'"):
@@ -253,6 +294,20 @@ def test_a_subscriber_that_is_behind_misses_steps_and_no_event(tmp_path: Path) -
     assert subscription.dropped == len(events) - 1 - len(steps)
     assert subscription.dropped > 250
     assert signals.dropped()[take.__qualname__] == before + subscription.dropped
+
+
+def test_a_full_mailbox_has_room_for_config_errors() -> None:
+    """They stand in no log, so that nobody could read them again."""
+    release, words = threading.Event(), list[str]()
+    subscription = subscribe(
+        lambda _event: release.wait(20), on_config_error=words.append, capacity=1
+    )
+    tell(EVENTS[:3])
+    for number in range(3):
+        signals.publish(signals.config_error, None, message=str(number), error=ValueError())
+    release.set()
+    subscription.close(timeout_s=20)
+    assert words == ["0", "1", "2"]
 
 
 def test_config_errors_are_told_to_who_asks_for_them(tmp_path: Path) -> None:
