@@ -103,7 +103,11 @@ def pytest_runtest_makereport(
     report = outcome.get_result()
     recorder = item.stash.get(_RECORDER, None)
     if recorder is not None and report.failed:
-        report.sections.extend(_sections(recorder))
+        try:
+            report.sections.extend(_sections(recorder))
+        except Exception as error:  # noqa: BLE001 - it is told; the author's session must go on
+            told = f"what was recorded cannot be shown: {type(error).__name__}: {error}"
+            report.sections.append(("stagewright timeline", told))
 
 
 def _sections(recorder: EventRecorder) -> Iterator[tuple[str, str]]:

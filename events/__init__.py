@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from .lazy import lazy_names
@@ -60,9 +59,6 @@ if TYPE_CHECKING:
     from .tailing import LogTail as LogTail
     from .tailing import follow as follow
     from .testing import EventRecorder as EventRecorder
-
-# A library leaves it to the program whether its log lines are shown.
-logging.getLogger("stagewright").addHandler(logging.NullHandler())
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,

@@ -42,6 +42,8 @@ class StageFold:
         self.metadata: Mapping[str, Any] = start.metadata
         self.outcome: Outcome | None = None
         self.duration_ms = 0.0
+        self.open_ms = 0.0
+        """What the answered requests took since the stage began, until it is ended."""
         self.finished = IndexTable()
         """By image index, the record that says it is finished."""
         self.announced = IndexTable()
@@ -178,6 +180,9 @@ class Fold:
         else:
             stage.outcome = None
             stage.metadata = event.metadata
+            # The process that began it before died within it.
+            stage.duration_ms += stage.open_ms
+            stage.open_ms = 0.0
 
     def _call_requested(self, event: CallRequested) -> None:
         self._pending[event.call_id] = event
@@ -199,6 +204,7 @@ class Fold:
         if request is None or stage is None:
             return
         self.fruitless_epochs = 0
+        stage.open_ms += event.duration_ms
         stage.unsettled.pop(request.image_index, None)
         stage.interrupted.discard(request.image_index)
         stage.suspected.discard(request.image_index)
@@ -260,6 +266,7 @@ class Fold:
         if stage is not None:
             stage.outcome = event.outcome
             stage.duration_ms += event.duration_ms
+            stage.open_ms = 0.0
 
     def _run_resumed(self, event: RunResumed) -> None:
         self.resumes += 1
@@ -333,7 +340,7 @@ class Fold:
             outcome=stage.outcome,
             image_count=stage.finished.count,
             images=FinishedImages(events, [stage.stage_id], order, indexes, seqs),
-            duration_ms=stage.duration_ms,
+            duration_ms=stage.duration_ms + stage.open_ms,
             metadata=stage.shown_metadata(),
         )
 

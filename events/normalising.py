@@ -10,7 +10,7 @@ from pathlib import Path
 
 _RUN_ID = re.compile(r"\b\d{8}T\d{6}\.\d{6}Z-[a-z0-9-]+?-[0-9a-f]{6}\b")
 _DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
-_PROCESS = re.compile(r"\bpid \d+\b")
+_PROCESS = re.compile(r"\bpid \d{1,10}\b")
 _SOFTWARE = re.compile(r"\b(stagewright(?: embedded)?) \d[\w.+-]*")
 _PORT = re.compile(r"(//(?:127\.0\.0\.1|localhost|\[::1\])):\d+")
 _BARE = re.compile(r"[\w.:/+-]+", re.ASCII)
@@ -83,7 +83,7 @@ def _own_paths() -> re.Pattern[str]:
     """Matches a path in a folder of this process; ``last`` is its last name, if it has one."""
     # The longest comes first, for one of them may lie in another.
     either = "|".join(re.escape(root) for root in sorted(_own_folders(), key=len, reverse=True))
-    return re.compile(rf"(?:{either})(?:[\\/]{_NAME})*?(?P<last>[\\/]{_NAME})?(?![\w\\/.-])")
+    return re.compile(rf"(?:{either})(?:[\\/]+{_NAME})*?(?P<last>[\\/]+{_NAME})?(?![\w\\/.-])")
 
 
 def _own_folders() -> Iterator[str]:

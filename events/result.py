@@ -89,7 +89,8 @@ def artifact_in(event: StageEvent, image_index: int) -> Artifact:
 class StageResult(msgspec.Struct, frozen=True, kw_only=True):
     """One stage over all epochs; ``outcome`` is None while it has not ended.
 
-    ``duration_ms`` sums the epochs that ended the stage. ``metadata`` is what the stage set
+    ``duration_ms`` sums what each epoch says that the stage took; of one that died in it, or has
+    not ended it yet, what its answered requests took. ``metadata`` is what the stage set
     out with, and ``unchanged_images``: for how many images the server changed nothing.
     """
 

@@ -12,7 +12,7 @@ import io
 import sys
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -54,7 +54,6 @@ class PainterBackend:
     def __init__(self, *, step_s: float = 0.0, patience_s: float = 60.0) -> None:
         self._step_s = step_s
         self._patience_s = patience_s
-        self._painter = ThreadPoolExecutor(1, thread_name_prefix="painter")
         self._under_way: dict[str, Painting] = {}
 
     def generate_images(
@@ -68,7 +67,7 @@ class PainterBackend:
         steps = steps_of(request)
         # 3. Work, and meanwhile tell the steps, obey a cancel, and lose patience in the end.
         painting = self._under_way[request.call_id] = Painting()
-        self._painter.submit(self._paint, request, painting)
+        threading.Thread(target=self._paint, args=(request, painting)).start()
         deadline = time.monotonic() + self._patience_s
         while not painting.pictures.done():
             if cancel.wait(0.01):

@@ -305,7 +305,10 @@ class PipelineController:
             raise
         try:
             thread = threading.Thread(
-                target=self._work, args=(handle, runner), name=f"stagewright-{handle.run_id}"
+                target=self._work,
+                args=(handle, runner),
+                name=f"stagewright-{handle.run_id}",
+                daemon=False,  # else a GUI's own worker would pass its being one on
             )
             thread.start()
         except BaseException as error:

@@ -20,7 +20,8 @@ class Slot(Generic[T]):
         self._work = work
         self._found: list[T] = []
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="stagewright-slot")
+        # Whatever thread the run was started from: the process stays until it has ended.
+        self._thread = threading.Thread(target=self._run, name="stagewright-slot", daemon=False)
         self._thread.start()
 
     def wait(self, timeout_s: float | None) -> bool:

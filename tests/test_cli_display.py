@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,18 @@ def test_a_run_that_waits_for_somebody_else_says_so(tmp_path: Path) -> None:
         child.expect("COMPLETED")
         child.expect(pexpect.EOF)
         job.answer()
+
+
+def test_a_terminal_that_moves_nothing_gets_plain_lines(tmp_path: Path) -> None:
+    """One for each image, as a file does."""
+    config = tmp_path / "small.json"
+    config.write_text(json.dumps(small("txt2img", images=2)))
+    child = pexpect.spawn(
+        str(SCRIPT), ["run", str(config)], cwd=tmp_path, encoding="utf-8", timeout=30,
+        env={**os.environ, "TERM": "dumb"},
+    )  # fmt: skip
+    child.expect("00-txt2img: 1 of 2 finished: images/")
+    child.expect("00-txt2img: 2 of 2 finished: images/")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0

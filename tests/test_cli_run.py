@@ -311,3 +311,12 @@ def test_a_reader_that_leaves_is_no_error_of_ours(tmp_path: Path) -> None:
         ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.stderr == ""
+
+
+def test_words_that_a_stream_cannot_write_are_shown_by_number(tmp_path: Path) -> None:
+    """A prompt in letters that the terminal's encoding does not have is no error of ours."""
+    config = write_config(tmp_path)
+    latin = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    shown = stagewright("plan", config, "--set", "prompt=\u65e5\u672c", folder=tmp_path, env=latin)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "\\u65e5\\u672c" in shown.stdout

@@ -148,6 +148,16 @@ def test_a_resumed_run_adds_up() -> None:
     assert furthest(result) == [(0, "00-txt2img"), (1, "00-txt2img")]
 
 
+def test_a_stage_in_which_a_process_died_took_what_its_answers_took() -> None:
+    """Nobody told how long it was; the requests that were answered are known."""
+    story = Story().move("start").begin("txt2img").make("txt2img", 0)
+    alone = [event.duration_ms for event in story.events if isinstance(event, CallCompleted)]
+    assert fold(story.events).stages[0].duration_ms == sum(alone) > 0
+    story.move("fail").resume("recover").begin("txt2img").make("txt2img", 1)
+    story.end("txt2img", "completed", 2.5).move("finish").seal("completed")
+    assert fold(story.events).stages[0].duration_ms == sum(alone) + 2.5
+
+
 def test_a_run_that_is_being_resumed_is_neither_failed_nor_ended() -> None:
     """From the resume on the old error, outcome and stage outcome no longer hold."""
     events = resumed_story().events

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -220,6 +221,14 @@ def test_a_run_and_a_resume_need_no_open_standard_streams(
     assert verify_run(run).finished
 
 
+def test_output_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    """The run has ended as it has; that its result is nowhere to be read is told beside."""
+    config = write_config(tmp_path, SMALL)
+    status, _, errors = ended(in_shell('"$@" >/dev/full', "run", config, "--json", folder=tmp_path))
+    assert status == 0
+    assert "stagewright: standard output cannot be written: No space left on device" in errors
+
+
 @pytest.mark.parametrize("closed", CLOSED[1:4])
 def test_verify_tells_the_truth_by_its_status_without_open_standard_streams(
     tmp_path: Path, closed: str
@@ -329,10 +338,26 @@ open_controller("runs").start({"prompt": "x", "images": 20, "txt2img": BASE, "up
 """
 
 
-def test_a_program_that_does_not_wait_leaves_a_whole_run(tmp_path: Path) -> None:
+BY_A_WORKER = """
+import threading, time
+
+def work():
+{program}
+
+worker = threading.Thread(target=work, daemon=True)
+worker.start()
+worker.join()
+"""
+
+
+@pytest.mark.parametrize("worker", [False, True])
+def test_a_program_that_does_not_wait_leaves_a_whole_run(tmp_path: Path, worker: bool) -> None:
     """Its main thread ends in the first stage; the process stays until the run has ended."""
+    program = FORGETFUL
+    if worker:
+        program = BY_A_WORKER.format(program=textwrap.indent(FORGETFUL, "    "))
     done = subprocess.run(
-        [sys.executable, "-c", FORGETFUL],
+        [sys.executable, "-c", program],
         cwd=tmp_path,
         capture_output=True,
         text=True,

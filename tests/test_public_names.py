@@ -26,8 +26,8 @@ EVENTS = [
     "RunNotFoundError",
     "RunOpened", "RunResumed", "RunSealed", "RunState", "SequenceError", "StageEnd",
     "StageEvent", "StageImageProgress", "StageResult", "StageStart", "StageType",
-    "StagewrightError", "StepProgress", "SubscriberMutedError", "Subscription", "UnknownEvent", "fold",
-    "follow", "iterate", "replay", "replay_many", "signals", "subscribe",
+    "StagewrightError", "StepProgress", "SubscriberMutedError", "Subscription",
+    "UnknownEvent", "fold", "follow", "iterate", "replay", "replay_many", "signals", "subscribe",
 ]  # fmt: skip
 STATEMACHINE = {
     "RunConfig", "StageType", "StageConfig", "StageExecution", "StageExecutionPlan",

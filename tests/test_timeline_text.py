@@ -177,7 +177,7 @@ def test_words_of_this_machine_are_replaced() -> None:
     run_id = "20261120T225226.123456Z-test-7f3a9c"
     home = Path.home()
     message = (
-        f"{tempfile.gettempdir()}/a/b/in.png: not a picture; {home} is full; pid 4711 of "
+        f"{tempfile.gettempdir()}//a/b/in.png: not a picture; {home} is full; pid 4711 of "
         f"{run_id} at http://127.0.0.1:40123/sdapi/v1/txt2img; stagewright 0.1.0 said {'ab' * 32}"
     )
     events = Story(run_id=run_id).miss("txt2img", 0, error(message=message)).events
@@ -185,6 +185,12 @@ def test_words_of_this_machine_are_replaced() -> None:
         'message="<folder>/in.png: not a picture; <folder> is full; pid-2 of run-1 at '
         "http://127.0.0.1:<port>/sdapi/v1/txt2img; stagewright <version> said digest-1"
     ) in timeline(events)
+
+
+def test_a_number_that_is_no_process_s_is_left() -> None:
+    """However many digits it has."""
+    events = Story().miss("txt2img", 0, error(message=f"pid {'9' * 5000}")).events
+    assert "9" * 5000 in timeline(events)
 
 
 def test_a_folder_that_only_begins_like_ours_is_left() -> None:

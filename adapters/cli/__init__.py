@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import sys
 
@@ -11,6 +13,8 @@ _EXIT_INTERRUPTED = 130
 def main() -> None:
     """Run ``stagewright`` with the process's arguments and exit with its status."""
     _open_standard_streams()
+    # Commands say what a user should know in words of their own.
+    logging.getLogger("stagewright").addHandler(logging.NullHandler())
     try:
         from .commands import run_command_line  # noqa: PLC0415 - a Ctrl-C while it loads
 
@@ -34,3 +38,7 @@ def _open_standard_streams() -> None:
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - the same
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - the same
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that knows no such letters is shown their numbers.
+            stream.reconfigure(errors="backslashreplace")

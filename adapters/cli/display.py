@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress, TaskID
 
+_IMMOVABLE = ("dumb", "unknown")
+"""Terminals on which no line can be drawn again."""
 _PATIENCE_S = 0.5
 _BAR_WIDTH = 24
 _WIDE = 125
@@ -56,7 +59,7 @@ class Display(Protocol):
 @contextmanager
 def open_display(view: StatusBar, stream: IO[str]) -> Iterator[Display]:
     """The display that fits ``stream``, of the run that ``view`` is given the events of."""
-    if not stream.isatty():
+    if not stream.isatty() or os.environ.get("TERM") in _IMMOVABLE:
         yield PlainLines(view, stream)
         return
     display = LiveStatus(view, stream)

@@ -18,7 +18,7 @@ from ...events.tailing import POLL_S, LogTail, follow
 from ...statemachine.run_folder import find_run
 from ..statusbar import StatusBar
 from .display import Display, open_display
-from .foreground import EXIT_STATUSES
+from .foreground import EXIT_STATUSES, try_to_print
 from .output import LastingStream, json_option, print_json_parts, runs_option
 from .replaying import show_result
 from .statuses import EXIT_ERROR, EXIT_INTERRUPTED, complain
@@ -95,10 +95,13 @@ def _keep_showing(tail: LogTail, view: StatusBar, display: Display) -> None:
 
 
 def _show_end(folder: Path, result: PipelineRunResult, *, as_json: bool, silent: bool) -> int:
-    if as_json:
-        print_json_parts(result.json_parts())
-    elif not silent:
-        show_result(result, folder)
+    def show() -> None:
+        if as_json:
+            print_json_parts(result.json_parts())
+        elif not silent:
+            show_result(result, folder)
+
+    try_to_print(show)
     if result.state == RunState.RUNNING:
         return complain(f"{result.run_id}: its process died; `resume` goes on", EXIT_ERROR)
     return EXIT_STATUSES.get(result.state, EXIT_ERROR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -27,6 +28,8 @@ from .statuses import EXIT_CANCELLED, EXIT_COMPLETED, EXIT_ERROR, EXIT_INTERRUPT
 
 EXIT_STATUSES = {RunState.COMPLETED: EXIT_COMPLETED, RunState.CANCELLED: EXIT_CANCELLED}
 _REFRESH_S = 0.1
+_READER_LEFT = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
+"""A closed pipe, a closed terminal."""
 _STOPPED_BY = {"SIGINT": "Ctrl-C", "SIGHUP": "the terminal was closed"}
 
 
@@ -68,17 +71,30 @@ def follow(
 
 def show_end(handle: RunHandle, result: PipelineRunResult, *, as_json: bool) -> int:
     """Print how a run ended; the exit status that says so as well."""
-    try:
+
+    def show() -> None:
         if as_json:
             print_json_parts(result.json_parts())
         else:
             show_result(result, handle.folder, with_error=False)
-            sys.stdout.flush()
-    except OSError:
-        # Whoever read our output has left; how the run ended is as true as before.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    try_to_print(show)
     _tell_faults()
     return tell_error(result)
+
+
+def try_to_print(show: Callable[[], None]) -> None:
+    """Print how a run ended; it has ended so, whether or not that can be written.
+
+    Whoever read the output may have left, which is all right; a full disk is said.
+    """
+    try:
+        show()
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno not in _READER_LEFT:
+            complain(f"standard output cannot be written: {error.strerror or error}", EXIT_ERROR)
 
 
 def _tell_faults() -> None:

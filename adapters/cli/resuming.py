@@ -20,8 +20,10 @@ from ...events.reading import read_log
 from ...events.result import PipelineRunResult
 from ...events.subscribing import subscribe
 from ...statemachine.controller import PipelineController, RunHandle
+from ...statemachine.errors import ResumeRefusedError
 from ...statemachine.run_folder import find_run
 from ..bootstrap import open_controller
+from ..bundling.manifest import lacks_images
 from ..catalogue import CORRUPT, Catalogue, CatalogueEntry
 from ..statusbar import StatusBar
 from .display import open_file_counter
@@ -114,7 +116,12 @@ def resume_command(
     how = _How(force=force, preflight=not no_preflight, as_json=as_json)
     if every:
         return _ResumeAll(controller, runs, how).run()
-    ended = _resume(controller, find_run(runs, run or ""), how)
+    folder = find_run(runs, run or "")
+    if lacks_images(folder):
+        raise ResumeRefusedError(
+            f"{folder}: it is an unpacked bundle, whose image files are where it was made"
+        )
+    ended = _resume(controller, folder, how)
     return show_end(ended.handle, ended.result, as_json=as_json)
 
 

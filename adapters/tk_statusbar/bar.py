@@ -159,13 +159,18 @@ class TkStatusBar(ttk.Frame):
         self._headline.say(now.headline)
         self._percent["text"] = now.percent
         self._detail.say(now.detail)
-        self._trouble.say(self._notice or now.trouble)
+        self._trouble.say(self._notice or self._loss() or now.trouble)
         is_running = now.state == RunState.RUNNING
         self._is_cancelling = self._is_cancelling and is_running
         self._draw_bar(now, is_running=is_running)
         is_stopping = is_running and (self._is_cancelling or now.stopping is not None)
         self._button["text"] = "Stopping..." if is_stopping else "Cancel"
         self._button["state"] = "normal" if is_running and not is_stopping else "disabled"
+
+    def _loss(self) -> str:
+        """Why the run is followed no more, if that is so: its log cannot be read."""
+        error = None if self._events is None else self._events.error
+        return "" if error is None else shown(f"Error: {error}")
 
     def _draw_bar(self, now: RunStatus, *, is_running: bool) -> None:
         is_unknown = is_running and now.percentage is None
