@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
 import msgspec
 
 from .log import EventLog
 from .model import StageEvent
 from .progress import StepProgress
+from .waking import wake_soon
 from .written_logs import written_log_of
 
 CAPACITY = 1024
@@ -51,8 +54,10 @@ class Mailbox:
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
-        self._changed = threading.Condition()
         self._items: deque[Item] = deque()
+        self._bell: SimpleQueue[None] = SimpleQueue()
+        self._is_asleep = self._will_ring = False
+        self._lock = threading.Lock()
         self._left: dict[str, LeftInLog] = {}
         self._closed = False
 
@@ -60,51 +65,37 @@ class Mailbox:
         return len(self._items)
 
     def put(self, event: StageEvent) -> None:
-        """Queue one event; it is never lost."""
-        with self._changed:
-            if self._closed:
-                return
-            left = self._left.get(event.run_id)
-            if left is not None:
-                # What follows must not overtake what is left; a resume has another log object.
-                left.log, left.last = written_log_of(event.run_id) or left.log, event.seq
-                return
-            log = None if len(self._items) < self._capacity else written_log_of(event.run_id)
-            if log is None:
-                self._add(event)
-            else:
-                left = self._left[event.run_id] = LeftInLog(log, event.seq)
-                self._add(left)
+        """Queue one event; it is never lost. Events of one run come from one thread at a time."""
+        if self._closed:
+            return
+        if len(self._items) < self._capacity and event.run_id not in self._left:
+            self._add(event)
+        else:
+            self._leave(event)
 
     def put_error(self, error: ConfigError) -> None:
         """Queue why nothing was started; it stands in no log, so it is never lost either."""
-        with self._changed:
-            if not self._closed:
-                self._add(error)
+        if not self._closed:
+            self._add(error)
 
     def put_step(self, step: StepProgress) -> bool:
         """Queue a sampling step; whether there was room for it."""
-        with self._changed:
-            if self._closed or len(self._items) >= self._capacity:
-                return self._closed
-            self._add(step)
-            return True
-
-    def _add(self, item: Item) -> None:
-        self._items.append(item)
-        # While more is there, whoever takes it has not gone to sleep.
-        if len(self._items) == 1:
-            self._changed.notify()
+        if self._closed or len(self._items) >= self._capacity:
+            return self._closed
+        self._add(step)
+        return True
 
     def take(self, most: int, timeout_s: float | None) -> list[Item]:
         """The next items, ``most`` at most; none when none has come in time, or none will."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._items or self._closed, timeout_s)
-            items = [self._items.popleft() for _ in range(min(most, len(self._items)))]
-            for item in items:
-                if isinstance(item, LeftInLog):
+        if not self._items and not self._closed:
+            self._sleep(timeout_s)
+        items: list[Item] = []
+        while self._items and len(items) < most:
+            items.append(self._items.popleft())
+            if isinstance(item := items[-1], LeftInLog):
+                with self._lock:
                     del self._left[item.log.run_id]
-            return items
+        return items
 
     @property
     def is_done(self) -> bool:
@@ -113,9 +104,41 @@ class Mailbox:
 
     def close(self, *, discard: bool = False) -> None:
         """Take nothing more; what is there can still be taken, unless it is to be discarded."""
-        with self._changed:
-            self._closed = True
-            if discard:
-                self._items.clear()
-                self._left.clear()
-            self._changed.notify_all()
+        self._closed = True
+        while discard and self._items:
+            self.take(self._capacity, 0)
+        self._bell.put(None)
+
+    def _sleep(self, timeout_s: float | None) -> None:
+        """Sleep until something may have come."""
+        self._is_asleep = True
+        # Whoever adds something after this look sees that somebody sleeps.
+        if not self._items and not self._closed:
+            with suppress(Empty):
+                self._bell.get(timeout=timeout_s)
+        self._is_asleep = False
+
+    def _add(self, item: Item) -> None:
+        self._items.append(item)
+        if self._is_asleep and not self._will_ring:
+            self._will_ring = True
+            wake_soon(self._ring)
+
+    def _ring(self) -> None:
+        self._will_ring = False
+        self._bell.put(None)
+
+    def _leave(self, event: StageEvent) -> None:
+        """Leave an event in its log, where there is one, and note its number alone."""
+        with self._lock:
+            left = self._left.get(event.run_id)
+            if left is not None:
+                # What follows must not overtake what is left; a resume has another log object.
+                left.log, left.last = written_log_of(event.run_id) or left.log, event.seq
+                return
+            log = written_log_of(event.run_id) if len(self._items) >= self._capacity else None
+            if log is None:
+                self._add(event)
+            else:
+                left = self._left[event.run_id] = LeftInLog(log, event.seq)
+                self._add(left)
