@@ -75,7 +75,10 @@ def line(settings: Settings, seen: Experience) -> str:
 def main() -> None:
     """Print one line for each of the settings, those with most images first."""
     runs = Path(sys.argv[1] if len(sys.argv) > 1 else "runs")
-    learned = learn(records(runs))
+    try:
+        learned = learn(records(runs))
+    except OSError as error:
+        raise SystemExit(f"{error.filename}: {error.strerror}; has a run ended there?") from error
     print(
         "stage      model                          sampler      steps images   ms each     failed"
     )

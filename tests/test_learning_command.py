@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from stagewright.adapters import open_controller
+from stagewright.adapters.learning.folder_lock import folder_lock
 
 from .command_line import Start, stagewright, until, write_config
 from .crashing import KILLED, ForkServer, voyage
 from .learning import NAME, bytes_of, rebuilt, records
-from .resuming import ran, small
+from .resuming import LOG, ran, small
 from .salvaging import spoil
 
 AT_THE_END = [
@@ -23,6 +26,16 @@ AT_THE_END = [
     "file-in-place learning.jsonl",
 ]
 IN_AN_APPEND = ["record-before", "record-half", "record-written", "record-synced"]
+IMPATIENT = """
+import logging
+import sys
+from stagewright.adapters import cli
+from stagewright.adapters.learning import respite, writer
+respite.RESPITE_S, writer.LOCK_WAIT_S = 0.2, 300.0
+logging.basicConfig()
+cli.main()
+"""
+"""The command with less patience at its end, and more before; it shows what is logged."""
 forked = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its processes")
 
 
@@ -37,6 +50,43 @@ def run_once_more(runs: Path, *, records_then: int) -> None:
     assert open_controller(runs).start(small(images=1)).wait(30).state == "COMPLETED"
     until(lambda: len(records(runs)) == records_then, "the records of all runs")
     assert bytes_of(runs) == rebuilt(runs)
+
+
+def has_finished(runs: Path) -> bool:
+    """Whether the only run has come to its end."""
+    return any(b'"trigger":"finish"' in log.read_bytes() for log in runs.glob(f"*/{LOG}"))
+
+
+def test_a_command_does_not_end_before_the_record_of_its_run(
+    tmp_path: Path, runs: Path, start: Start
+) -> None:
+    """Though another process holds the lock for two seconds after the run's end."""
+    runs.mkdir()
+    with folder_lock(runs, wait_s=1):
+        process = start("run", write_config(tmp_path), folder=tmp_path)
+        until(lambda: has_finished(runs), "the end of the run")
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2)
+    _, complaints = process.communicate(timeout=60)
+    assert (process.returncode, complaints) == (0, "")
+    assert len(records(runs)) == 1
+    assert bytes_of(runs) == rebuilt(runs)
+
+
+def test_a_command_does_not_wait_for_ever_at_its_end(tmp_path: Path, runs: Path) -> None:
+    """It logs what was left; the next run makes it good."""
+    runs.mkdir()
+    command = [sys.executable, "-c", IMPATIENT, "run", str(write_config(tmp_path))]
+    with folder_lock(runs, wait_s=1):
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+    assert done.returncode == 0
+    assert "WARNING:stagewright.learning:" in done.stderr
+    assert f"the learning records in {runs} are held by another process" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert records(runs) == []
+    run_once_more(runs, records_then=2)
 
 
 def test_it_brings_the_records_up_to_date_and_says_what_there_is(

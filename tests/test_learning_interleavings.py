@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stagewright.adapters import LearningRecordsError, LearningRecordWriter
+from stagewright.adapters.learning.unrecorded_file import UNRECORDED_NAME
 from stagewright.events import RunState, replay
 
 from .faulty_storage import Deed, Fault, FaultyStorage, SimulatedCrash
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.proof
 Step = tuple[str, int]
 STEPS = (
     "run", "fail", "miss", "cancel", "opt out", "resume", "fail again", "die", "delete",
-    "rename", "update", "update elsewhere", "tear the file",
+    "rename", "update", "update elsewhere", "tear the file", "tear the notes",
 )  # fmt: skip
 
 
@@ -65,6 +66,10 @@ class Life:
         elif what == "tear the file":
             data = bytes_of(self.runs)
             (self.runs / NAME).write_bytes(data[: which * len(data) // 100])
+        elif what == "tear the notes":
+            notes = self.runs / UNRECORDED_NAME
+            data = notes.read_bytes() if notes.exists() else b"{}"
+            notes.write_bytes(data[: which * len(data) // 100])
         elif folders := sorted(log.parent for log in self.runs.glob(f"*/{LOG}")):
             self._disturb(what, folders[which % len(folders)], which)
 
@@ -136,8 +141,18 @@ def ending(runs: Path, library: dict[str, Path]) -> None:
     shutil.rmtree(runs / "5")
 
 
+def noting(runs: Path, library: dict[str, Path]) -> None:
+    """One of two runs without a record goes, and another one comes, besides one that has one."""
+    shutil.copytree(library["opt out"], runs / "3")
+    shutil.copytree(library["opt out"], runs / "4")
+    LearningRecordWriter(runs).update()
+    shutil.rmtree(runs / "3")
+    shutil.copytree(library["opt out"], runs / "5")
+    shutil.copytree(library["run"], runs / "6")
+
+
 @pytest.mark.parametrize("loses_power", [False, True], ids=["killed", "power lost"])
-@pytest.mark.parametrize("prepare", [writing, appending, beginning, ending])
+@pytest.mark.parametrize("prepare", [writing, appending, beginning, ending, noting])
 def test_a_process_that_dies_anywhere_in_an_update_leaves_what_the_next_makes_good(
     tmp_path: Path,
     library: dict[str, Path],
@@ -167,7 +182,7 @@ def test_a_process_that_dies_anywhere_in_an_update_leaves_what_the_next_makes_go
     assert met >= 3
 
 
-@pytest.mark.parametrize("prepare", [writing, appending, beginning, ending])
+@pytest.mark.parametrize("prepare", [writing, appending, beginning, ending, noting])
 def test_what_an_update_has_written_is_durable(
     tmp_path: Path, library: dict[str, Path], prepare: Callable[[Path, dict[str, Path]], None]
 ) -> None:
@@ -182,7 +197,7 @@ def test_what_an_update_has_written_is_durable(
         assert bytes_of(runs) == rebuilt(runs)
 
 
-@pytest.mark.parametrize("prepare", [writing, appending, beginning, ending])
+@pytest.mark.parametrize("prepare", [writing, appending, beginning, ending, noting])
 def test_a_disk_that_fails_or_is_full_harms_nothing(
     tmp_path: Path, library: dict[str, Path], prepare: Callable[[Path, dict[str, Path]], None]
 ) -> None:

@@ -7,6 +7,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -208,3 +210,14 @@ def test_a_copy_of_the_runs_brings_its_records_along(
     """The file lies beside the runs and is copied with them; it is right there as well."""
     runs = shutil.copytree(worlds["every"] / "runs", tmp_path / "copy")
     assert LearningRecordWriter(runs).update().made == 0
+
+
+def test_the_example_says_in_one_line_that_there_are_no_records(tmp_path: Path) -> None:
+    """Where no run has ended, or there is no such folder."""
+    example = DOCS.parent / "examples" / "learn_from_runs.py"
+    done = subprocess.run(
+        [sys.executable, str(example), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"{tmp_path / NAME}: No such file")
+    assert done.stderr.count("\n") == 1

@@ -20,8 +20,10 @@ from stagewright.adapters import LearningRecordsError, LearningRecordWriter, ope
 from stagewright.adapters.learning.folder_lock import folder_lock
 from stagewright.adapters.learning.record_file import FileStamp
 from stagewright.adapters.learning.records import SCHEMA_VERSION
+from stagewright.adapters.learning.updating import RecordUpdater
 from stagewright.events import signals
 from stagewright.events.codec import CODEC
+from stagewright.events.storage import OsStorage
 from stagewright.statemachine import GenerateRequest
 
 from .learning import NAME, bytes_of, cancelled, rebuilt, records, updated
@@ -238,7 +240,7 @@ def test_a_renamed_and_a_copied_run_are_told_apart_by_their_folders(runs: Path) 
     assert (original.name, original.name) in told
 
 
-def test_new_lines_that_are_too_many_to_hold_are_made_as_they_are_written(
+def test_new_lines_that_are_too_many_to_hold_are_written_before_more_are_made(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory is bounded, and the bytes are the same."""
@@ -248,6 +250,63 @@ def test_new_lines_that_are_too_many_to_hold_are_made_as_they_are_written(
         (runs / NAME).write_bytes(b"".join(kept))
         LearningRecordWriter(runs).update()
         assert bytes_of(runs) == whole
+
+
+def test_an_update_that_is_ended_in_its_middle_need_not_begin_anew(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has made stands in the file soon, and it says how much was left."""
+    monkeypatch.setattr("stagewright.adapters.learning.updating.PORTION_S", 0.0)
+    monkeypatch.setattr("stagewright.adapters.learning.updating.REST_PER_WRITING", 0)
+    (runs / NAME).unlink()
+    seen: list[int] = []
+
+    def is_over() -> bool:
+        seen.append(len(records(runs)))
+        return len(seen) > 2
+
+    with pytest.raises(TimeoutError, match="1 logs are still to be looked at"):
+        RecordUpdater(runs, OsStorage()).update(is_over)
+    assert seen == [0, 1, 2]
+    assert LearningRecordWriter(runs).update().made == 1
+    assert bytes_of(runs) == rebuilt(runs)
+
+
+def test_a_run_in_another_folder_is_no_affair_of_a_writer(tmp_path: Path) -> None:
+    """It does not wait for records that have nothing to do with it."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for runs in (here, there):
+        ran(runs, small(images=1))
+    with LearningRecordWriter(there):
+        ran(here, small(images=1))
+        assert records(there) == []
+        (tmp_path / "link").symlink_to(there)
+        ran(tmp_path / "link", small(images=1))
+        assert len(records(there)) == 2
+
+
+def test_a_thread_that_cannot_be_started_stands_in_nobodys_way_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run that ends while there are too many has its record with the next one."""
+
+    def use_up(_request: GenerateRequest, _cancel: object) -> None:
+        deadline = time.monotonic() + 10
+        while any(thread.name == "stagewright-learning" for thread in threading.enumerate()):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        threading.stack_size(2**46)  # more than there can be: no thread begins
+
+    with LearningRecordWriter(tmp_path):
+        usual = threading.stack_size()
+        try:
+            ran(tmp_path, small(images=1), painter(use_up))
+        finally:
+            threading.stack_size(usual)
+        assert records(tmp_path) == []
+        assert "have to wait: can't start new thread" in caplog.text
+        ran(tmp_path, small(images=1))
+        assert len(records(tmp_path)) == 2
 
 
 def test_whoever_cannot_have_the_lock_says_so_and_waits_no_longer(runs: Path) -> None:

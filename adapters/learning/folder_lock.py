@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,21 +14,27 @@ _BETWEEN_TRIES_S = 0.01
 
 
 @contextmanager
-def folder_lock(runs: Path, *, wait_s: float) -> Iterator[None]:
+def folder_lock(
+    runs: Path, *, wait_s: float, is_over: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
     """Hold the operating system's lock of the records of a folder of runs.
 
     It is a lock on the folder itself; where the system has none on folders, on a file in it,
-    which stays and means nothing. Raises TimeoutError when another holds it for ``wait_s``,
-    and OSError where there can be no lock.
+    which stays and means nothing. Raises TimeoutError when another holds it for ``wait_s``, or
+    until waiting ``is_over``, and OSError where there can be no lock.
     """
     import filelock  # noqa: PLC0415 - it takes 40 ms to load; a run that ends has loaded it
 
     deadline = time.monotonic() + wait_s
-    descriptor = _locked_folder(runs, deadline)
+
+    def is_late() -> bool:
+        return time.monotonic() >= deadline or is_over()
+
+    descriptor = _locked_folder(runs, is_late)
     if descriptor is None:
         descriptor = os.open(runs / LOCK_NAME, _FILE_FLAGS, 0o666)
         try:
-            _wait_for(descriptor, runs, deadline)
+            _wait_for(descriptor, runs, is_late)
         except BaseException:
             os.close(descriptor)
             raise
@@ -41,13 +47,13 @@ def folder_lock(runs: Path, *, wait_s: float) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _locked_folder(runs: Path, deadline: float) -> int | None:
+def _locked_folder(runs: Path, is_late: Callable[[], bool]) -> int | None:
     """A descriptor of the folder, locked; None where folders cannot be."""
     if os.name == "nt":  # pragma: no cover - it cannot open a folder
         return None
     descriptor = os.open(runs, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        _wait_for(descriptor, runs, deadline)
+        _wait_for(descriptor, runs, is_late)
     except TimeoutError:
         os.close(descriptor)
         raise
@@ -57,10 +63,10 @@ def _locked_folder(runs: Path, deadline: float) -> int | None:
     return descriptor
 
 
-def _wait_for(descriptor: int, runs: Path, deadline: float) -> None:
+def _wait_for(descriptor: int, runs: Path, is_late: Callable[[], bool]) -> None:
     import filelock  # noqa: PLC0415 - loaded already
 
     while not filelock.lock_descriptor(descriptor, blocking=False):
-        if time.monotonic() >= deadline:
+        if is_late():
             raise TimeoutError(f"the learning records in {runs} are held by another process")
         time.sleep(_BETWEEN_TRIES_S)

@@ -70,7 +70,7 @@ class RecordFile:
 
         Left out, so that their records are made anew, are a torn line, one that is no record of
         this version, and one that does not stand in its order. ``is_clean`` says afterwards
-        whether there was none of these.
+        whether there was none of these, and a sound line if there is a file at all.
         """
         self.is_clean = True
         last = ""
@@ -86,6 +86,8 @@ class RecordFile:
                     continue
                 last = key.folder
                 yield RecordLine(key.folder, key.log_head, data)
+        if not last:
+            self.is_clean = False
 
     def append(self, lines: Iterable[bytes]) -> None:
         """Add lines behind the last one, durably; what fails leaves the file as it was."""

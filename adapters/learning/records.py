@@ -102,7 +102,9 @@ class LearningRecord(msgspec.Struct, frozen=True, kw_only=True):
     log_head: Annotated[
         str, _said("the header of the last of them, which pins all before it (36 digits)")
     ]
-    software: Annotated[str, _said("what opened the run: `stagewright 0.1.0`")]
+    software: Annotated[
+        str, _said("what opened the run: `stagewright 0.1.0 (Python 3.11.7, Linux)`")
+    ]
     name: Annotated[str | None, _said("the configuration's name")]
     group_id: Annotated[str | None, _said("of the sweep that it belongs to")]
     variant_index: Annotated[int | None, _said("its place in that, from 0")]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import merge
 from operator import attrgetter
 from pathlib import Path
@@ -19,9 +20,14 @@ from .making import UnusableLogError
 from .projection import read_learning_record, still_ends_with
 from .record_file import FileStamp, RecordFile, RecordLine
 from .records import LEARNING_NAME
+from .unrecorded_file import UnrecordedFile, UnrecordedRun
 
 HELD_BYTES = 8 * 1024 * 1024
-"""New lines up to this size in all are held between their making and their writing."""
+"""New lines of this size in all are written before more are made."""
+PORTION_S = 1.0
+"""After so long what has been found out is written, for the process may die."""
+REST_PER_WRITING = 10
+"""Writing takes no more than a small part of the time, however large the file is."""
 
 _logger = logging.getLogger("stagewright.learning")
 
@@ -42,6 +48,28 @@ class LearningUpdate(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: tuple[str, ...]
 
 
+class _Portion:
+    """What waits to be written, which is due ``after_s`` seconds, or a usual time if that is more.
+
+    ``made`` are new lines by folder, ``gone`` the folders whose records are to go.
+    """
+
+    def __init__(self, gone: set[str], after_s: float = 0.0) -> None:
+        self.made: dict[str, RecordLine] = {}
+        self.gone = gone
+        self._size = 0
+        self._due_at = time.monotonic() + max(PORTION_S, after_s)
+
+    def add(self, line: RecordLine) -> None:
+        """Hold one more line."""
+        self.made[line.folder] = line
+        self._size += len(line.data)
+
+    def is_due(self) -> bool:
+        """Whether no more is to be held."""
+        return self._size >= HELD_BYTES or time.monotonic() >= self._due_at
+
+
 class RecordUpdater:
     """Knows which state of the logs the file stands for; whoever calls it holds the lock.
 
@@ -51,45 +79,64 @@ class RecordUpdater:
     def __init__(self, runs: Path, storage: Storage) -> None:
         self._runs = runs
         self._file = RecordFile(runs / LEARNING_NAME, storage)
+        self._unrecorded = UnrecordedFile(runs, storage)
         self._is_known = False
         self._file_stamp: FileStamp | None = None
         self._stamps: dict[str, FileStamp] = {}
         self._heads: dict[str, str] = {}
         self._unreadable: set[str] = set()
 
-    def update(self) -> LearningUpdate:
+    def update(self, is_over: Callable[[], bool] = lambda: False) -> LearningUpdate:
         """Make the records that are missing or old, and take out those without a run.
 
-        Raises OSError; nothing is lost then, and the next update makes it good.
+        They are written in portions: an update that is ended in its middle need not begin anew.
+        Once the time for it ``is_over`` no further log is read: TimeoutError, unless all is
+        done. Raises OSError; nothing is lost then, and the next update makes it good.
         """
-        is_known = self._is_known and self._file.stamp() == self._file_stamp
-        if not is_known:
-            self._forget()
-            self._heads = {line.folder: line.log_head for line in self._file.lines()}
-            if not self._heads:
-                return self.rebuild()
+        if not self._is_known or self._file.stamp() != self._file_stamp:
+            self._recall()
         self._is_known = False  # until all that follows has succeeded
         logs = _logs(self._runs)
-        made, gone = self._changes(logs)
-        if made or gone or not self._file.is_clean:
-            self._write(made, gone, logs)
-        return self._done(logs, made=len(made), removed=len(gone))
+        waiting = _Portion(gone=self._heads.keys() - logs.keys())
+        made = removed = left = 0
+        for folder in self._changed(logs):
+            if is_over():
+                left += 1
+                continue
+            self._look(folder, logs[folder], waiting)
+            if waiting.is_due():
+                made, removed = made + len(waiting.made), removed + len(waiting.gone)
+                waiting = self._written(waiting)
+        made, removed = made + len(waiting.made), removed + len(waiting.gone)
+        self._written(waiting)
+        if left:
+            raise TimeoutError(f"the process ends, and {left} logs are still to be looked at")
+        return self._done(logs, made=made, removed=removed)
 
     def rebuild(self) -> LearningUpdate:
         """Make every record anew. Raises OSError; the file is as it was then."""
         self._forget()
         logs = _logs(self._runs)
-        self._file.replace(self._noted(self._lines(dict.fromkeys(logs), logs)))
+        lines = (self._line_of(folder, stamp) for folder, stamp in logs.items())
+        self._file.replace(self._noted(line for line in lines if line))
+        self._note_unrecorded()
         return self._done(logs, made=len(self._heads), removed=0)
 
     def _forget(self) -> None:
         self._is_known = False
         self._stamps, self._heads, self._unreadable = {}, {}, set()
 
+    def _recall(self) -> None:
+        """Know what the files tell."""
+        self._forget()
+        self._heads = {line.folder: line.log_head for line in self._file.lines()}
+        for folder, run in self._unrecorded.load().items():
+            if folder not in self._heads:  # else its record is to be looked at
+                self._stamps[folder] = run.stamp
+                if run.is_unreadable:
+                    self._unreadable.add(folder)
+
     def _done(self, logs: Mapping[str, FileStamp], *, made: int, removed: int) -> LearningUpdate:
-        for folder in self._stamps.keys() - logs.keys():
-            del self._stamps[folder]
-        self._unreadable &= logs.keys()
         self._file_stamp = self._file.stamp()
         self._is_known = True
         return LearningUpdate(
@@ -101,38 +148,43 @@ class RecordUpdater:
             unreadable=tuple(map(_shown, sorted(self._unreadable))),
         )
 
-    def _changes(
-        self, logs: Mapping[str, FileStamp]
-    ) -> tuple[dict[str, RecordLine | None], set[str]]:
-        """By folder, the lines that are new, None where there are too many to hold; those to go."""
-        made: dict[str, RecordLine | None] = {}
-        gone = self._heads.keys() - logs.keys()
-        held = 0
+    def _changed(self, logs: Mapping[str, FileStamp]) -> Iterator[str]:
+        """The folders, in order, whose logs have to be read."""
+        for folder in self._stamps.keys() - logs.keys():
+            del self._stamps[folder]
+        self._unreadable &= logs.keys()
         for folder, stamp in logs.items():
             if self._stamps.get(folder) == stamp:
                 continue
             head = self._heads.get(folder)
             if head is not None and self._still_stands(folder, head):
                 self._stamps[folder] = stamp
-                continue
-            line = self._line_of(folder, stamp)
-            if line is None:
-                gone |= {folder} & self._heads.keys()
-            elif line.log_head != head:
-                held += len(line.data)
-                made[folder] = line if held <= HELD_BYTES else None
-        return made, gone
+            else:
+                yield folder
 
-    def _write(
-        self,
-        made: Mapping[str, RecordLine | None],
-        gone: set[str],
-        logs: Mapping[str, FileStamp],
-    ) -> None:
-        for folder in gone:
+    def _look(self, folder: str, stamp: FileStamp, waiting: _Portion) -> None:
+        """Read a log, and add to a portion what it changes."""
+        line = self._line_of(folder, stamp)
+        head = self._heads.get(folder)
+        if line is not None and line.log_head != head:
+            waiting.add(line)
+        elif line is None and head is not None:
+            waiting.gone.add(folder)
+
+    def _written(self, portion: _Portion) -> _Portion:
+        """Write a portion, and what has been found out meanwhile; the next one, empty."""
+        began = time.monotonic()
+        if portion.made or portion.gone or not self._file.is_clean:
+            self._write(portion)
+        self._note_unrecorded()
+        return _Portion(gone=set(), after_s=REST_PER_WRITING * (time.monotonic() - began))
+
+    def _write(self, portion: _Portion) -> None:
+        made = portion.made
+        for folder in portion.gone:
             del self._heads[folder]
-        new = self._lines(made, logs)
-        is_behind = made and self._heads and not gone and min(made) > max(self._heads)
+        is_behind = made and self._heads and not portion.gone and min(made) > max(self._heads)
+        new = [made[folder] for folder in sorted(made)]
         if is_behind and self._file.is_clean:
             self._file.append(self._noted(new))
             return
@@ -140,22 +192,21 @@ class RecordUpdater:
         old = (line for line in self._file.lines() if line.folder in kept)
         self._file.replace(self._noted(merge(old, new, key=attrgetter("folder"))))
 
-    def _lines(
-        self, made: Mapping[str, RecordLine | None], logs: Mapping[str, FileStamp]
-    ) -> Iterator[RecordLine]:
-        """The new lines by folder; those that are not held are made now."""
-        for folder in sorted(made):
-            line = made[folder] or self._line_of(folder, logs[folder])
-            if line is None:  # its log has changed, or gone, since it was looked at
-                self._heads.pop(folder, None)
-            else:
-                yield line
-
     def _noted(self, lines: Iterable[RecordLine]) -> Iterator[bytes]:
         """The bytes of lines that are being written; what they are of is kept in mind."""
         for line in lines:
             self._heads[line.folder] = line.log_head
             yield line.data
+
+    def _note_unrecorded(self) -> None:
+        """Let the next process know which logs it need not read. Behind the records, always."""
+        self._unrecorded.save(
+            {
+                folder: UnrecordedRun(stamp, folder in self._unreadable)
+                for folder, stamp in self._stamps.items()
+                if folder not in self._heads
+            }
+        )
 
     def _line_of(self, folder: str, stamp: FileStamp) -> RecordLine | None:
         """The line of a run; None where it can have none, or is to have none."""

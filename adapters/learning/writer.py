@@ -17,6 +17,8 @@ from ...events import signals
 from ...events.errors import StagewrightError
 from ...events.model import LifecycleChanged, RunSealed, RunState, StageEvent
 from ...events.storage import OsStorage, Storage
+from ...events.written_logs import path_of_run
+from .respite import Respite
 from .run_prefix import is_end
 
 if TYPE_CHECKING:
@@ -40,7 +42,8 @@ class LearningRecordWriter:
     Between ``start`` and ``close``, or as a context manager, it brings the file up to date when
     a run of this process ends, before whoever waits for that run goes on, and, beside the run,
     when the first one begins. It holds a run up for less than a second, and what goes wrong is
-    logged and made good by the next update, of whichever process.
+    logged and made good by the next update, of whichever process. A process that comes to its
+    end before its records are written goes on with that for a few seconds at most.
 
     The file is a projection: it holds what ``rebuild`` would make of the logs, byte for byte.
     Safe from any thread and any number of processes. Nothing happens after it is forgotten: a
@@ -97,12 +100,19 @@ class LearningRecordWriter:
         """
         return self._locked(lambda updater: updater.update(), wait_s)
 
+    def _update_beside(self, respite: Respite) -> None:
+        """Do it beside the runs: when the process ends it is not to be held up for long."""
+        self._locked(lambda updater: updater.update(respite.is_over), LOCK_WAIT_S, respite.is_over)
+
     def rebuild(self, *, wait_s: float = LOCK_WAIT_S) -> LearningUpdate:
         """Make the file anew from the logs, each read whole. Raises LearningRecordsError."""
         return self._locked(lambda updater: updater.rebuild(), wait_s)
 
     def _locked(
-        self, work: Callable[[RecordUpdater], LearningUpdate], wait_s: float
+        self,
+        work: Callable[[RecordUpdater], LearningUpdate],
+        wait_s: float,
+        is_over: Callable[[], bool] = lambda: False,
     ) -> LearningUpdate:
         # Loaded here: a run that begins needs none of it.
         from .folder_lock import folder_lock  # noqa: PLC0415 - see above
@@ -117,7 +127,7 @@ class LearningRecordWriter:
             if self._updater is None:
                 self._updater = RecordUpdater(self.runs, self._storage)
             left_s = max(0.0, wait_s - (time.monotonic() - began))
-            with folder_lock(self.runs, wait_s=left_s):
+            with folder_lock(self.runs, wait_s=left_s, is_over=is_over):
                 return work(self._updater)
         except OSError as error:
             raise LearningRecordsError(
@@ -128,6 +138,8 @@ class LearningRecordWriter:
 
     def _take_change(self, event: LifecycleChanged) -> None:
         """A run of this process has changed its state."""
+        if not self._is_ours(event.run_id):
+            return
         if event.dest is RunState.RUNNING:
             if not self._asked:
                 self._ask()
@@ -137,21 +149,37 @@ class LearningRecordWriter:
 
     def _take_event(self, event: StageEvent) -> None:
         """A run that is sealed and has not come to its end here: its process died in between."""
-        if not isinstance(event, RunSealed):
+        if not isinstance(event, RunSealed) or not self._is_ours(event.run_id):
             return
         if event.run_id in self._ended:
             self._ended.discard(event.run_id)
         else:
             self._ask()
 
+    def _is_ours(self, run_id: str) -> bool:
+        """Whether the run is one of this folder of runs."""
+        log = path_of_run(run_id)
+        try:
+            return log is not None and log.parent.parent.samefile(self.runs)
+        except OSError:
+            return False
+
     def _ask(self) -> int:
         """Have an update made that begins from now on, on a thread beside; its number."""
         with self._changed:
             self._asked += 1
             if not self._is_serving:
+                # No daemon, which it would inherit: a process that has come to its end does not
+                # leave before its record.
+                thread = threading.Thread(
+                    target=self._serve, name="stagewright-learning", daemon=False
+                )
                 self._is_serving = True
-                # No daemon: a process that has come to its end does not leave before its record.
-                threading.Thread(target=self._serve, name="stagewright-learning").start()
+                try:
+                    thread.start()
+                except RuntimeError as error:  # too many threads, or the process is gone already
+                    self._is_serving, self._served = False, self._asked
+                    _logger.warning("the learning records in %s have to wait: %s", self.runs, error)
             return self._asked
 
     def _wait_for(self, number: int) -> None:
@@ -161,6 +189,7 @@ class LearningRecordWriter:
 
     def _serve(self) -> None:
         """Make updates until none is asked for."""
+        respite = Respite()
         while True:
             with self._changed:
                 number = self._asked
@@ -169,7 +198,7 @@ class LearningRecordWriter:
                     self._changed.notify_all()
                     return
             try:
-                self.update()
+                self._update_beside(respite)
             except Exception as error:  # whatever it is, it must not harm a run
                 _logger.warning("%s", error, exc_info=not isinstance(error, StagewrightError))
             with self._changed:
