@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
 
 from ..events.model import StageType
-from .webui.evidence import stem
+from .webui.evidence import same_name, same_sampler, stem
+from .webui.names import NO_VAE, SAME_AS_THE_STAGE
 
 MAX_PASSES = 16
-_PAIR = re.compile(r'\s*([\w][\w \-/]{0,80}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
-_NO_NAME = re.compile(r"[\W_]+")
+MAX_SETTINGS = 1_000
+_PAIR = re.compile(r'([\w][\w \-/]{0,80}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 _TAG = re.compile(r"<[^>]{0,200}>")
 _MAX_TEXT = 64 * 1024
 _MAX_VALUE = 2_000
+_MAX_NAME = 200
+_DEEPEST = 6
+"""A configuration's own tables end at three; what lies deeper is told as one value."""
 _ORDINALS = ("", " 2nd", " 3rd")
 _MODELS = ("model", "vae", "checkpoint")
 _NAMES = ("scheduler", "upscaler", "upscaler_2", "merge", "mask_filter")
+_ALL_NAMES = (*_MODELS, "sampler", *_NAMES)
 
 _SAMPLING: Mapping[str, tuple[str, ...]] = {
     "model": ("sd_model_name", "Model"),
@@ -105,9 +111,12 @@ _TABLES: Mapping[StageType, Mapping[str, tuple[str, ...]]] = {
 def settings_asked(config: Mapping[str, Any]) -> dict[str, Any]:
     """A stage's configuration with a dotted key for each value, ``passes.0.model``.
 
-    A refiner or hires table that is switched off is left out.
+    A refiner or hires table that is switched off is left out. A foreign log's configuration may
+    hold anything: of its values the first ``MAX_SETTINGS`` are told, and none whose dotted key is
+    longer than 200 characters.
     """
-    return dict(_flattened(config, ""))
+    table = {key: value for key, value in config.items() if key != "enabled"}
+    return dict(islice(_flattened(table, "", _DEEPEST), MAX_SETTINGS))
 
 
 def settings_used(stage_type: StageType, info: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,25 +136,29 @@ def settings_used(stage_type: StageType, info: Mapping[str, Any]) -> dict[str, A
     return used
 
 
-def agree(key: str, asked: Any, used: Any, *, schedule: Any = None) -> bool:
+def agree(key: str, asked: Any, used: Any, *, scheduler: Any = None, schedule: Any = None) -> bool:
     """Whether what was used under a dotted key is what was asked, however a backend writes it.
 
-    ``schedule`` is the schedule that the backend tells beside a sampler.
+    What was left to the backend, ``Automatic`` or ``Use same checkpoint``, is anything that it
+    used. Beside a sampler, ``scheduler`` was asked for and the backend tells ``schedule``.
     """
     last = key.rpartition(".")[2]
+    if _left_to_the_backend(last, asked):
+        return True
     if last in _MODELS:
         return stem(asked).casefold() == stem(used).casefold()
     if last == "sampler":
-        # Before WebUI 1.9 one name held the schedule's as well.
-        return _plain(asked) in (_plain(used), _plain(f"{used}{schedule or ''}"))
+        return same_sampler(str(asked), str(scheduler or ""), str(used), schedule)
     if last in _NAMES:
-        return _plain(asked) in (_plain(used), "automatic")
+        return same_name(str(asked), str(used))
     return _same_value(asked, used)
 
 
-def _plain(name: object) -> str:
-    """A name without what its spellings differ in: ``sgm_uniform``, ``SGM Uniform``."""
-    return _NO_NAME.sub("", str(name)).casefold()
+def _left_to_the_backend(name: str, asked: Any) -> bool:
+    """Whether a backend may use what it likes; an empty name is its own choice as well."""
+    if name == "vae" and str(asked) in NO_VAE:
+        return True
+    return name in _ALL_NAMES and (str(asked) in SAME_AS_THE_STAGE or not str(asked).strip())
 
 
 def _same_value(asked: Any, used: Any) -> bool:
@@ -157,18 +170,25 @@ def _same_value(asked: Any, used: Any) -> bool:
         return str(asked).strip() == str(used).strip()
 
 
-def _flattened(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+def _flattened(value: Any, name: str, deepest: int) -> Iterator[tuple[str, Any]]:
+    parts = _parts(value) if deepest else None
+    if parts is None:
+        if value is not None:
+            yield name, _bounded(value)
+        return
+    for key, part in parts:
+        if len(name) + len(key) < _MAX_NAME:
+            yield from _flattened(part, f"{name}.{key}" if name else key, deepest - 1)
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]] | None:
+    """The named parts of a table, or of a list of tables; None for any other value."""
     if isinstance(value, Mapping):
-        if value.get("enabled") is False and name:
-            return
-        for key, part in value.items():
-            if key != "enabled":
-                yield from _flattened(part, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
-        for place, part in enumerate(value[:MAX_PASSES]):
-            yield from _flattened(part, f"{name}.{place}")
-    elif value is not None:
-        yield name, _bounded(value)
+        off = value.get("enabled") is False
+        return ((key, part) for key, part in value.items() if key != "enabled" and not off)
+    if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
+        return ((str(place), part) for place, part in enumerate(value[:MAX_PASSES]))
+    return None
 
 
 def _bounded(value: Any) -> bool | int | float | str:

@@ -28,7 +28,9 @@ class PngError(ValueError):
     """The bytes are no whole PNG; the message names the byte."""
 
 
-class _Chunk(NamedTuple):
+class Chunk(NamedTuple):
+    """A part of a PNG: its type, and where its length begins and its checksum ends."""
+
     kind: bytes
     start: int
     end: int
@@ -39,7 +41,7 @@ def is_png(data: bytes) -> bool:
     return data.startswith(SIGNATURE)
 
 
-def _chunks(data: bytes) -> Iterator[_Chunk]:
+def chunks(data: bytes) -> Iterator[Chunk]:
     """Every chunk up to IEND. Raises PngError where the file is cut off or malformed."""
     if not is_png(data):
         raise PngError("the bytes do not begin with the signature of a PNG")
@@ -55,7 +57,7 @@ def _chunks(data: bytes) -> Iterator[_Chunk]:
         if first and (kind != b"IHDR" or length != 13):
             raise PngError(f"the PNG begins with {kind!r} instead of IHDR")
         first = False
-        yield _Chunk(kind, position, end)
+        yield Chunk(kind, position, end)
         if kind == b"IEND":
             return
         position = end
@@ -70,7 +72,7 @@ def check_whole(data: bytes) -> tuple[int, int]:
     """
     view = memoryview(data)
     kinds = set()
-    for kind, start, end in _chunks(data):
+    for kind, start, end in chunks(data):
         kinds.add(kind)
         if crc32(view[start + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
             raise PngError(f"the {kind!r} chunk at byte {start} fails its checksum")
@@ -95,14 +97,14 @@ def pixel_data(data: bytes) -> list[bytes]:
     try:
         return [
             data[chunk.start + 8 : chunk.end - 4]
-            for chunk in _chunks(data)
+            for chunk in chunks(data)
             if chunk.kind in (b"IHDR", b"PLTE", b"IDAT", b"tRNS")
         ]
     except PngError:
         return []
 
 
-def _is_ours(data: bytes, chunk: _Chunk) -> bool:
+def _is_ours(data: bytes, chunk: Chunk) -> bool:
     return chunk.kind in _TEXT_TYPES and data[chunk.start + 8 : chunk.end - 4].startswith(
         KEYWORD + b"\0"
     )
@@ -113,7 +115,7 @@ def source_of(data: bytes) -> bytes:
     if not is_png(data):
         return data
     try:
-        ours = [chunk for chunk in _chunks(data) if _is_ours(data, chunk)]
+        ours = [chunk for chunk in chunks(data) if _is_ours(data, chunk)]
     except PngError:
         return data
     if not ours:
@@ -142,7 +144,7 @@ def read_stamp(data: bytes) -> dict[str, Any] | None:
     if not is_png(data):
         return None
     try:
-        for chunk in _chunks(data):
+        for chunk in chunks(data):
             if chunk.kind == b"tEXt" and _is_ours(data, chunk):
                 text = data[chunk.start + 9 + len(KEYWORD) : chunk.end - 4]
                 return msgspec.json.decode(text, type=dict[str, Any])

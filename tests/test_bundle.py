@@ -186,11 +186,14 @@ def test_the_manifest_says_what_the_log_was(tmp_path: Path) -> None:
     assert other.manifest.log.head is None
 
 
+DEEP = b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+
 def test_a_manifest_is_found_where_a_bundle_was_unpacked(tmp_path: Path) -> None:
     """And nowhere else, whatever a file of that name holds."""
     made = bundled(written(tmp_path / "runs" / "run", documents()))
     assert manifest_in(unpacked(made.file, tmp_path / "there")) == made.manifest
-    for number, content in enumerate((b"", b"[]", b'{"bundle":1}', b"\xff", b"[" * 10_000)):
+    for number, content in enumerate((b"", b"[]", b'{"bundle":1}', b"\xff", b"[" * 10_000, DEEP)):
         folder = tmp_path / f"no-{number}"
         folder.mkdir()
         (folder / "manifest.json").write_bytes(content)
@@ -226,8 +229,31 @@ def test_what_nobody_can_look_through_is_left_out_and_counted(tmp_path: Path) ->
     assert counts(made)["values that cannot be looked through"] == 2
 
 
+def test_a_key_that_an_event_has_twice_hides_nothing(tmp_path: Path) -> None:
+    """Who reads it sees the last one; the bytes of the first are not in the bundle."""
+    bodies = split_bodies(sealed(documents()))[:4]
+    for hidden in ('{"api_key":"HIDDEN","home":"/home/bob/x"}', '"\\u0068unter2"'):
+        bodies[3] = bodies[3][:-1] + f',"note":{hidden},"note":1}}'.encode()
+    folder = tmp_path / "runs" / "run"
+    folder.mkdir(parents=True)
+    (folder / LOG).write_bytes(make_log(bodies))
+    made = bundled(folder, private("me:hunter2"))
+    data = members(made.file)[LOG]
+    assert not any(one in data for one in (b"HIDDEN", b"bob", b"unter2"))
+    assert told_in(made)[3]["note"] == 1
+
+
+def test_an_event_that_cannot_do_without_a_name_is_told_of_as_such(tmp_path: Path) -> None:
+    """A machine that is called as its time; no password is set, and so none is blamed."""
+    told = documents()
+    told[0]["host"] = told[0]["ts"].partition(".")[0]
+    with pytest.raises(BundleRefusedError, match="would be no event, or another one") as error:
+        bundled(written(tmp_path / "runs" / "run", told))
+    assert "STAGEWRIGHT_AUTH" not in str(error.value)
+
+
 def test_an_event_without_anything_private_keeps_its_very_bytes(tmp_path: Path) -> None:
-    """Whoever studies a log sees what stood in it, spaces and all."""
+    """Whoever studies a log sees what stood in it."""
     log = memory_log()
     folder = tmp_path / "runs" / "run"
     folder.mkdir(parents=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import resource
 import signal
+import struct
 import zlib
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +15,8 @@ from typing import Any
 
 import pytest
 from PIL import Image, PngImagePlugin
-from stagewright.adapters.bundling import BundleRefusedError
+from stagewright.adapters.bundling import BundleRefusedError, bundle_run
+from stagewright.adapters.bundling.picture_texts import texts_in
 from stagewright.adapters.bundling.pictures import PictureReader, RecordedFile
 from stagewright.adapters.bundling.redaction import Redactor
 from stagewright.events import iterate, replay
@@ -133,6 +136,87 @@ def test_an_image_whose_own_text_tells_is_not_in_it(
     assert f"images/00-txt2img/{image_file_name(folder, 1)}" in members(made.file)
 
 
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """One chunk of a PNG."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def packed(words: bytes) -> bytes:
+    """A text chunk that is compressed."""
+    return chunk(b"zTXt", b"Comment\0\0" + zlib.compress(words))
+
+
+TELLING = f"see {PASSWORD} ".encode() * 3
+HEXED = b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n99\n" + TELLING.hex().encode())
+
+
+@pytest.mark.parametrize(
+    ("inside", "behind"),
+    [
+        (packed(TELLING) + packed(b"nothing"), b""),
+        (packed(b"nothing") + packed(TELLING), b""),
+        (b"", packed(TELLING)),
+        (chunk(b"teSt", zlib.compress(TELLING)), b""),
+        (chunk(b"iCCP", b"icc\0\0" + zlib.compress(TELLING)), b""),
+        (chunk(b"zTXt", HEXED), b""),
+        (chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"nothing") + TELLING[::-1]), b""),
+        (chunk(b"tEXt", b'workflow\0{"inputs":{"api_key":"abc"}}'), b""),
+        (chunk(b"eXIf", "xs3same-\u00e9".encode("utf-16-be")), b""),
+        (chunk(b"eXIf", b"x" + "xs3same-\u00e9".encode("utf-16-le")), b""),
+    ],
+)
+def test_a_png_is_looked_through_to_its_last_byte(
+    tmp_path: Path, inside: bytes, behind: bytes
+) -> None:
+    """Texts of one name, behind the end, packed, in other encodings: the file is left out."""
+    data = png(1)
+    backend = ScriptedBackend(images=lambda _: [data[:33] + inside + data[33:] + behind])
+    folder = ran(tmp_path / "runs", small(images=1), backend)
+    auth = "somebody:s3same-\u00e9" if b"eXIf" in inside else AUTH
+    made = bundled(folder, private(auth), images=True)
+    assert "its own text" in made.manifest.not_bundled[-1].why
+    assert made.manifest.images == 0
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_what_stands_behind_the_end_of_an_image_keeps_it_out(kind: str) -> None:
+    """Nobody looks at it, and it may hold anything."""
+    stream = io.BytesIO()
+    Image.new("RGB", (16, 16), "teal").save(stream, kind)
+    assert texts_in(stream.getvalue()) is not None
+    assert texts_in(stream.getvalue() + b"more") is None
+
+
+def test_a_png_of_usual_texts_is_in_it(tmp_path: Path) -> None:
+    """With all that WebUIs and cameras write, packed or not."""
+    usual = packed(b"a lighthouse") + chunk(b"pHYs", bytes(9)) + chunk(b"tIME", bytes(7))
+    usual += chunk(b"iTXt", b"parameters\0\1\0en\0\0" + zlib.compress(b"Steps: 3"))
+    data = png(1)
+    backend = ScriptedBackend(images=lambda _: [data[:33] + usual + data[33:]])
+    folder = ran(tmp_path / "runs", small(images=1), backend)
+    assert bundled(folder, private(AUTH), images=True).manifest.images == 1
+
+
+@pytest.mark.parametrize("path", ["inputs/a.png", "manifest.json", "thumbnails/x.webp"])
+def test_two_files_of_one_name_are_one_in_it(tmp_path: Path, path: str) -> None:
+    """A log that no stagewright wrote may name a file twice, or as a part of the bundle."""
+    data, told = png(1), documents()[:1]
+    digest = sha256(data).hexdigest()
+    named = ["inputs/A.png", path]
+    told[0]["inputs"] = [
+        {"path": one, "sha256": digest, "source_sha256": digest} for one in [*named, "inputs/A.png"]
+    ]
+    folder = written(tmp_path / "runs" / "run", told)
+    for one in named:
+        (folder / one).parent.mkdir(exist_ok=True)
+        (folder / one).write_bytes(data)
+    manifest = bundled(folder, images=True).manifest
+    assert manifest.images == 1
+    assert [(one.path, one.why) for one in manifest.not_bundled] == [
+        (one, "another file of the bundle has its name") for one in (path, "inputs/A.png")
+    ]
+
+
 def image_file_name(folder: Path, index: int) -> str:
     """The name of one image's file, whatever its kind."""
     return next((folder / "images" / STAGE_IDS[0]).glob(f"{index:05d}-*")).name
@@ -201,6 +285,49 @@ def test_no_other_file_is_replaced(run: Path, tmp_path: Path, content: bytes) ->
     with pytest.raises(BundleRefusedError, match="a file is there that is no bundle"):
         bundled(run)
     assert output.read_bytes() == content
+
+
+@pytest.mark.parametrize("kind", ["pipe", "dangling link", "link", "folder"])
+def test_nothing_but_a_bundle_is_replaced(run: Path, tmp_path: Path, kind: str) -> None:
+    """A pipe, a link or a device stays what it is."""
+    output = tmp_path / "run.bundle.zip"
+    earlier = tmp_path / "earlier.zip"
+    if kind == "pipe":
+        os.mkfifo(output)
+    elif kind == "folder":
+        output.mkdir()
+    else:
+        if kind == "link":
+            earlier.write_bytes(Path(bundled(run).file).read_bytes())
+            output.unlink()
+        output.symlink_to(earlier)
+    before = output.lstat()
+    with pytest.raises(BundleRefusedError, match="no bundle; name another one"):
+        bundled(run)
+    assert (output.lstat().st_ino, output.lstat().st_mode) == (before.st_ino, before.st_mode)
+    with pytest.raises(BundleRefusedError, match="/dev/null"):
+        bundle_run(run, Path("/dev/null"), words=private())
+
+
+def test_an_error_names_the_file_that_was_asked_for(run: Path, tmp_path: Path) -> None:
+    """Not the temporary one beside it."""
+    output = tmp_path / "nowhere" / "x.zip"
+    with pytest.raises(FileNotFoundError) as told:
+        bundle_run(run, output, words=private())
+    assert told.value.filename == str(output)
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_an_unpacked_bundle_is_not_bundled_again(
+    run: Path, tmp_path: Path, *, images: bool
+) -> None:
+    """It would replace the zip that it came from, and lose the thumbnails."""
+    made = bundled(run, images=images)
+    before = Path(made.file).read_bytes()
+    new = unpacked(made.file, tmp_path / "there")
+    with pytest.raises(BundleRefusedError, match="hand on the zip"):
+        bundle_run(new, Path(made.file), words=private())
+    assert Path(made.file).read_bytes() == before
 
 
 def test_a_full_disk_leaves_no_half_bundle(run: Path, tmp_path: Path) -> None:

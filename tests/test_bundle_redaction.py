@@ -5,13 +5,17 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
 import time
 from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
-from stagewright.adapters.bundling.patterns import names_secret
+from hypothesis import given
+from hypothesis import strategies as st
 from stagewright.adapters.bundling.redaction import Redactor
+from stagewright.adapters.bundling.secret_names import names_secret
+from stagewright.adapters.bundling.spellings import spans
 
 from .bundling import private
 
@@ -70,6 +74,27 @@ def test_the_password_is_left_out_in_every_form(form: str) -> None:
         ("password: hunter2", "password: ***"),
         ("Basic bWU6cHc=", "Basic ***"),
         ("Bearer abcdef0123456789", "Bearer ***"),
+        ("x.py --password=hunter2 --listen", "x.py --password=*** --listen"),
+        ("--api-auth=admin:a,b:c --listen", "--api-auth=*** --listen"),
+        ("x.py --api-auth admin:hunter2 --listen", "x.py --api-auth *** --listen"),
+        ("'--gradio-auth', 'admin:hunter2', 1", "'--gradio-auth', '***', 1"),
+        (r'{"password": "hun\"ter2", "x": 1}', '{"password": "***", "x": 1}'),
+        (r'{"password": "hunter2\\", "x": 1}', '{"password": "***", "x": 1}'),
+        (r'{\"password\": \"a\\\"b\", \"x\": 1}', r'{\"password\": \"***\", \"x\": 1}'),
+        (r"{'password': 'it\'s so', 'x': 1}", "{'password': '***', 'x': 1}"),
+        ('{"password": "line1\nline2"}', '{"password": "***"}'),
+        (f'{{"api_key": "{"A" * 9000}", "x": 1}}', '{"api_key": "***", "x": 1}'),
+        (f"api_key={'A' * 9000} x", "api_key=*** x"),
+        ("url=http://gpu/?api_key=abc", "url=http://gpu/?api_key=***"),
+        ("Authorization: Bearer\n abc1234567890123456", "Authorization: ***\n ***"),
+        ('{"name": "Cookie", "value": "a=b"}', '{"name": "Cookie", "value": "***"}'),
+        ('[["X-Api-Key", "abc"], ["a", "b"]]', '[["X-Api-Key", "***"], ["a", "b"]]'),
+        ("/x?X-Amz-Signature=abc&sig=def&key=ghi&n=1",
+         "/x?X-Amz-Signature=***&sig=***&key=***&n=1"),
+        ("with hf_AbCdEfGhIjKlMnOpQrStUvWx and", "with *** and"),
+        ("with ghp_abcdefghijklmnopqrstuvwxyz0123456789", "with ***"),
+        ("with sk-proj-abcdefghijklmnop0123", "with ***"),
+        ("jwt is eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc_-1", "jwt is ***"),
     ],
 )  # fmt: skip
 def test_what_looks_like_credentials_is_left_out(text: str, left: str) -> None:
@@ -88,6 +113,9 @@ def test_what_looks_like_credentials_is_left_out(text: str, left: str) -> None:
         "images/03-adetailer/00000-42.png",
         "the root of it all is at home; /home and /rootfs",
         "max_tokens=77",
+        "text, watermark, signature: none, a mountain pass: snow",
+        "--steps 20 --sampler 'Euler a' and a hand-made ring",
+        "['token', 'cookie', 'password'] and key=value",
     ],
 )
 def test_words_of_prompts_and_servers_stay(text: str) -> None:
@@ -111,6 +139,13 @@ def test_words_of_prompts_and_servers_stay(text: str) -> None:
         ("/c/Users/bob/x", "~/x"),
         (r"\\wsl$\Ubuntu\home\bob\x", r"\\wsl$\Ubuntu~\x"),
         ("x=%2Fhome%2Fbob%2Fx", "x=~%2Fx"),
+        ("x=%252Fhome%252Fbob%252Fx", "x=~%252Fx"),
+        ("x=%2Froot%2Fx", "x=~%2Fx"),
+        ("/home/bob dole/x", "~/x"),
+        ("in '/home/bob dole'", "in '~'"),
+        ("/home/bob is not there", "~ is not there"),
+        (r"C:\Users\Bob Dole", "~"),
+        (r"no C:\Users\Bob Dole: gone", "no ~: gone"),
     ],
 )
 def test_home_folders_become_a_tilde(text: str, left: str) -> None:
@@ -153,6 +188,10 @@ def test_a_users_name_is_left_out_of_paths_and_addresses_only() -> None:
     [
         *((name, True) for name in ("password", "db_passwd", "apiKey", "X-Api-Key", "hfToken")),
         *((name, True) for name in ("Cookie", "auth", "private_key", "sessionId")),
+        *((name, True) for name in ("api_keys", "access_tokens", "HF_TOKEN_READ", "token_value")),
+        *((name, True) for name in ("pass", "user_pass", "pw", "jwt", "subscription-key")),
+        *((name, True) for name in ("X-Amz-Signature", "sig")),
+        *((name, False) for name in ("token_ids", "passes", "first_pass", "sigma", "tokens")),
         *((name, False) for name in ("Token merging ratio", "max_tokens", "author", "seed")),
         *((name, False) for name in ("monkey", "keys", "secretary", "prompt", "")),
     ],
@@ -176,6 +215,77 @@ def test_values_of_telling_keys_are_left_out_at_any_depth() -> None:
         "credentials": "***",
     }
     assert redactor.left_out == {"credentials": 3}
+
+
+def test_values_behind_names_in_lists_and_tables_are_left_out() -> None:
+    """Headers as pairs or as tables, arguments of a command line; other lists stay."""
+    value = {
+        "headers": [["X-Api-Key", "abc"], ["Accept", "*/*"]],
+        "more": [{"name": "Cookie", "value": "a=b"}, {"name": "seed", "value": 7}],
+        "arguments": ["--api-auth", "admin:hunter2", "--password", "--listen"],
+        "words": ["token", "cookie", "password"],
+    }
+    assert Redactor(private()).value(value) == {
+        "headers": [["X-Api-Key", "***"], ["Accept", "*/*"]],
+        "more": [{"name": "Cookie", "value": "***"}, {"name": "seed", "value": 7}],
+        "arguments": ["--api-auth", "***", "--password", "--listen"],
+        "words": ["token", "cookie", "password"],
+    }
+
+
+def test_names_of_machines_and_users_are_left_out_of_keys() -> None:
+    """Not of the keys that events and plans are made of, whatever a machine is called."""
+    words = private(host="gpu-box", user="alice")
+    words.hosts.note("steps")
+    value = {"gpu-box": 1, "on gpu-box": 2, "/srv/alice/x": 3, "steps": 4}
+    told = {"host-1": 1, "on host-1": 2, "/srv/user/x": 3, "steps": 4}
+    assert Redactor(words).value(value) == told
+
+
+ODD = "it's \"T0p&s\u00e9cret\U0001f511 %41/x"
+ODD_JSON = json.dumps(ODD)[1:-1]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        ODD.replace("'", "&#39;").replace('"', "&#34;"),
+        ODD_JSON.replace("/", r"\/"),
+        re.sub(r"(?<=\\u)\w{4}", lambda found: found[0].upper(), ODD_JSON),
+        ODD_JSON.replace("'", r"\u0027").replace("&", r"\u0026"),
+        quote(quote(ODD, safe=""), safe=""),
+        quote(ODD, safe="/'"),
+        html.escape(ODD_JSON),
+        json.dumps(html.escape(ODD))[1:-1],
+        repr(ODD.encode())[2:-1],
+        ODD.encode().decode("latin-1"),
+    ],
+)  # fmt: skip
+def test_the_password_is_found_however_it_is_written(form: str) -> None:
+    """Escaped, quoted, one within the other, and as UTF-8 that was taken for Latin-1."""
+    assert redacted(f"before {form} after", auth=f"somebody:{ODD}") == "before *** after"
+
+
+@given(
+    password=st.text(min_size=1, max_size=12),
+    ways=st.lists(st.sampled_from(range(4)), max_size=2),
+    around=st.tuples(st.text(max_size=6), st.text(max_size=6)),
+)
+def test_what_is_written_within_something_is_found_in_its_place(
+    password: str, ways: list[int], around: tuple[str, str]
+) -> None:
+    """Exactly the characters that stand for it, and nothing beside them."""
+    writings = (lambda x: json.dumps(x)[1:-1], lambda x: quote(x, safe=""), html.escape, str)
+    password = password.encode("utf-8", "replace").decode().replace("\x00", "")
+    before, after = around
+    text = password
+    for way in ways:
+        text = writings[way](text)
+    words = re.compile("|".join(map(re.escape, {password, password.encode().decode("latin-1")})))
+    found = spans(words, f"{before}\x00{text}\x00{after}")
+    begin = len(before) + 1
+    if password:
+        assert any(one <= begin and end >= begin + len(text) for one, end in found)
 
 
 def test_keys_that_become_the_same_stay_apart() -> None:
@@ -207,11 +317,21 @@ def test_values_too_deep_to_look_through_are_left_out() -> None:
         "%3A%2F%2F",
         'cookie="',
         "x='",
+        "secret:",
+        "cookie:",
+        "password='\\",
+        "-eyJ",
+        "-sk-",
+        "--auth ",
+        "a-",
+        "['auth', '",
+        "/home/a b ",
+        "&amp;%41\\u0041",
     ],
 )
 def test_a_hostile_text_takes_no_more_than_its_length(text: str) -> None:
     """Steps by the square of 200,000 characters would take many minutes."""
-    redactor = Redactor(private())
+    redactor = Redactor(private("somebody:hunter2"))
     began = time.process_time()
     redactor.text(text * (200_000 // len(text)))
     assert time.process_time() - began < 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tracemalloc
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
+from PIL import Image, PngImagePlugin
 from stagewright.adapters.comparing import RunComparison, compare_runs
 from stagewright.adapters.comparing.values import Difference, Rows, differences, words_of
 from stagewright.events import CallRequested, LogCorruptError, StageEvent
@@ -62,11 +64,19 @@ def test_values_differ_where_differences_say_so(left: Any, right: Any) -> None:
 
 def test_differences_are_named_by_dotted_keys() -> None:
     """Tables are gone into, lists of tables place by place, other lists are one value."""
-    left = {"a": {"b": 1, "c": [1, 2]}, "passes": [{"model": "face"}], "gone": {"x": 1}}
-    right = {"a": {"b": True, "c": [1, 3]}, "passes": [{"model": "hand"}, {"model": "eye"}]}
+    left = {
+        "a": {"b": 1, "c": [1, 2], "d": [[True], {"x": 0}]},
+        "passes": [{"model": "face"}],
+        "gone": {"x": 1},
+    }
+    right = {
+        "a": {"b": True, "c": [1, 3], "d": [[1], {"x": False}]},
+        "passes": [{"model": "hand"}, {"model": "eye"}],
+    }
     assert keys(tuple(differences(left, right))) == {
         "a.b": (1, True),
         "a.c": ([1, 2], [1, 3]),
+        "a.d": ([[True], {"x": 0}], [[1], {"x": False}]),
         "passes.0.model": ("face", "hand"),
         "passes.1": (UNSET, {"model": "eye"}),
         "gone": ({"x": 1}, UNSET),
@@ -132,6 +142,46 @@ def test_the_same_request_with_another_image_is_told(tmp_path: Path) -> None:
     assert rows(found, "same_request") == [[(1, 1)], []]
     assert rows(found, "other_request") == [[], [(1, 1)]]
     assert not found.same
+
+
+def said_by(version: str, *, deep: bool = False) -> ScriptedBackend:
+    """A server that writes its version into its images, and shows the same in every one."""
+
+    def images(request: Any) -> list[bytes]:
+        stream, info = io.BytesIO(), PngImagePlugin.PngInfo()
+        info.add_text("parameters", f"Steps: 3, Version: {version}")
+        seed = request.seed % 200
+        # Another version packs the very same pixels otherwise.
+        level = len(version)
+        picture = Image.new("I;16", (64, 64), seed) if deep else Image.new("RGB", (64, 64), "teal")
+        picture.save(stream, "PNG", pnginfo=info, compress_level=level)
+        return [stream.getvalue()] * request.count
+
+    return ScriptedBackend(images=images)
+
+
+@pytest.mark.parametrize("version", ["v1.10.1", "v2"])
+def test_the_same_pixels_in_another_file_are_no_other_image(tmp_path: Path, version: str) -> None:
+    """A newer server writes other words into its images, or packs them otherwise."""
+    left = ran(tmp_path / "runs", small(), said_by("v1.10.0"))
+    right = ran(tmp_path / "runs", small(), said_by(version))
+    found = compare_runs(left, right)
+    assert rows(found, "different") == rows(found, "same_pixels") == [[(0, 1)]]
+    assert rows(found, "same_request") == rows(found, "not_looked_at") == [[]]
+    assert not found.same
+
+
+@pytest.mark.parametrize("why", ["missing", "altered", "deep"])
+def test_images_that_cannot_be_looked_at_are_told_as_other_files(tmp_path: Path, why: str) -> None:
+    """As in a bundle without images, or where no one sees all bits of a pixel."""
+    deep = why == "deep"
+    left = ran(tmp_path / "runs", small(), said_by("v1.10.0", deep=deep))
+    right = ran(tmp_path / "runs", small(), said_by("v2", deep=deep))
+    for image in right.rglob("*.png") if not deep else ():
+        image.write_bytes(b"another") if why == "altered" else image.unlink()
+    found = compare_runs(left, right)
+    assert rows(found, "different") == rows(found, "not_looked_at") == [[(0, 1)]]
+    assert rows(found, "same_request") == rows(found, "same_pixels") == [[]]
 
 
 def test_stages_are_matched_by_their_type(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stagewright.statemachine import BackendError, GenerateRequest
 
 from .command_line import run_json, stagewright, write_config
 from .resuming import LOG, painter, ran, small
@@ -68,6 +69,18 @@ def test_long_values_are_shortened_to_where_they_differ(tmp_path: Path) -> None:
     found: Any = json.loads(diff(left, right, "--json", folder=tmp_path))
     (used,) = found["stages"][0]["answers"]["used"]
     assert (used["left"], used["right"]) == (long + "x", long + "y")
+
+
+def test_the_message_of_an_error_is_shown_whole(tmp_path: Path) -> None:
+    """What went wrong stands at the end of many a message."""
+    message = "CUDA out of memory: " + "tried to allocate " * 10 + "and there was none"
+
+    def fail(_request: GenerateRequest, _cancel: object) -> None:
+        raise BackendError(message)
+
+    left = ran(tmp_path / "runs", small(), painter())
+    right = ran(tmp_path / "runs", small(), painter(fail))
+    assert message in diff(left, right, folder=tmp_path)
 
 
 def test_sections_without_end_are_cut(tmp_path: Path) -> None:

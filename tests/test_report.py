@@ -12,13 +12,14 @@ import pytest
 from PIL import Image
 from stagewright.adapters.report import ReportRefusedError, write_report
 from stagewright.adapters.report.event_blocks import MAX_EVENTS, shown_seqs
-from stagewright.events import CallCompleted, RunNotFoundError, iterate
+from stagewright.adapters.report.quantities import span
+from stagewright.events import CallCompleted, RunNotFoundError, StageEnd, iterate, replay
 from stagewright.events.lock import RunLock
 
 from .command_line import stagewright
 from .log_format import changed, make_log, split_bodies
 from .reports import Page, Refusing, digest_source, eventful_run, reported
-from .resuming import LOG, STAGE_IDS, copied, cut, image_file, ran, small
+from .resuming import LOG, STAGE_IDS, copied, cut, cut_before, image_file, ran, small
 from .support import ScriptedBackend, png
 
 
@@ -119,14 +120,16 @@ def test_settings_used_stand_beside_those_asked(run: Path) -> None:
 
 
 def test_the_timeline_shows_every_call_and_how_it_ended(run: Path) -> None:
-    """A bar for each call: failed, retried and unanswered ones in their own class and mark."""
+    """A bar for each call, in a class of its own for how it ended; the numbers add up."""
     page, _ = reported(run)
     bars = [found for found in page.all("rect") if "data-seq" in found]
     kinds = [found["class"].split()[1] for found in bars]
-    assert kinds.count("failed") == 1
+    assert (kinds.count("failed"), kinds.count("repeated")) == (0, 1)
     assert kinds.count("retried") >= 2  # the second attempt, and the one after the death
     assert kinds.count("unanswered") == 1
     assert len(kinds) == 14
+    told = "12 completed (2 of them at a later attempt); 1 failed, tried again; 1 never answered"
+    assert f"Calls 14: {told} " in page.text
     assert {"#mark-started", "#mark-resumed", "#mark-completed", "#cross"} <= {
         found["href"] for found in page.all("use")
     }
@@ -143,10 +146,11 @@ def test_an_error_is_told_in_full(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_told_of_and_no_crash(run: Path) -> None:
-    """The page says so at its head and at the image; the command ends well."""
+    """The page says so at its head and at the image; the command names it and ends well."""
     image_file(run, "01-img2img", 2).unlink()
     done = stagewright("report", run, "--output", "a.html", folder=run.parent.parent)
     assert done.returncode == 0, done.stderr
+    assert "missing or unreadable: images/01-img2img/00002-102.png\n" in done.stdout
     page = Page((run.parent.parent / "a.html").read_text(encoding="utf-8"))
     assert "1 file is missing" in page.text
     assert len(page.thumbnails()) == 11
@@ -229,6 +233,46 @@ def test_a_run_that_goes_on_is_a_snapshot_and_a_dead_one_is_not(run: Path) -> No
     assert "as it was when the page was made" in page.text
     page, _ = reported(run)
     assert "Nobody runs this run any more" in page.text
+
+
+def test_a_call_that_is_being_made_is_under_way(run: Path) -> None:
+    """While its run goes on; once the process has died it was never answered."""
+    cut_before(run, CallCompleted, -1)
+    lock = RunLock(run)
+    try:
+        page, _ = reported(run)
+    finally:
+        lock.release()
+    assert "1 never answered; 1 under way" in page.text  # the first one is of the epoch before
+    page, _ = reported(run)
+    assert "2 never answered" in page.text
+    assert "under way" not in page.text
+
+
+def test_of_many_missing_files_the_first_few_are_named(run: Path) -> None:
+    """On the terminal; the page and the JSON name them all."""
+    shutil.rmtree(run / "images")
+    root = run.parent.parent
+    told = stagewright("report", run, "--output", "a.html", folder=root).stdout
+    assert told.count("missing or unreadable: images/") == 5
+    assert "... and 7 more files missing or unreadable" in told
+
+
+def test_a_hyphen_is_no_file(run: Path) -> None:
+    """It stands for standard output elsewhere: it is refused, and nothing is written."""
+    done = stagewright("report", run, "--output", "-", folder=run.parent.parent)
+    assert done.returncode == 2
+    assert "- is no file" in done.stderr
+    assert not (run.parent.parent / "-").exists()
+
+
+def test_the_duration_of_a_stage_is_that_of_its_result(run: Path) -> None:
+    """Also where a process died in it, whether or not another one has ended it."""
+    for _ in range(2):
+        page, _ = reported(run)
+        for stage in replay(run).stages:
+            assert f"duration {span(stage.duration_ms / 1000)} " in page.text
+        cut_before(run, StageEnd, -1)
 
 
 def test_a_torn_tail_is_told_of(run: Path) -> None:

@@ -124,6 +124,24 @@ def test_events_are_filtered_and_opened(browser: Browser, page: Path) -> None:
     assert browser.complaints() == []
 
 
+def test_text_is_found_as_it_is_meant_and_as_it_is_written(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """Quotes, backslashes and line ends, which JSON escapes; none of them is part of a pattern."""
+    folder = run_with('cannot open C:\\models\\x.pt: "no such\nfile" (für É*)', tmp_path / "runs")
+    reported(folder)
+    browser.open(tmp_path / f"{folder.name}.html")
+    every = browser.run(f"return {ROWS}")
+    meant = ("c:\\MODELS\\x.pt", '"no such', "no such file", "(für é*)")
+    for text in (*meant, "C:\\\\models", '\\"no such\\nfile'):
+        choose(browser, "text", "nowhere to be found")
+        browser.wait("document.getElementById('event-count').textContent === 'No event fits.'")
+        choose(browser, "text", text)
+        browser.wait(f"{ROWS} > 0")
+        assert browser.run(f"return {ROWS}") < every
+    assert browser.complaints() == []
+
+
 def test_a_thumbnail_opens_what_the_backend_said(browser: Browser, page: Path) -> None:
     """By pointer and by keyboard; Escape and the button close it."""
     browser.open(page)
@@ -188,6 +206,18 @@ def test_a_narrow_window_shows_it_all(browser: Browser, page: Path) -> None:
         == []
     )
     assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_no_line_runs_through_a_stage_s_name(browser: Browser, page: Path) -> None:
+    """What is drawn at the place of a marker's line is the paper round the name, not the line."""
+    browser.open(page, width=400)
+    above = browser.run(
+        "const marks = document.querySelector('#gantt .marks');"
+        "return [...document.querySelectorAll('#gantt .lane-label')].map((label) =>"
+        " [marks.compareDocumentPosition(label) & Node.DOCUMENT_POSITION_FOLLOWING,"
+        "  getComputedStyle(label).paintOrder, getComputedStyle(label).stroke])"
+    )
+    assert above == [[4, "stroke", "rgb(255, 255, 255)"]] * len(STAGE_IDS)
 
 
 def test_a_hostile_log_stays_text(browser: Browser, tmp_path: Path) -> None:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import tempfile
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from stagewright.adapters.report.calls import CallBook, CallState, Epoch
 from stagewright.adapters.report.gantt import draw
-from stagewright.adapters.report.quantities import byte_size, ranges, span
+from stagewright.adapters.report.quantities import (
+    byte_size,
+    day_and_time,
+    ranges,
+    span,
+    time_of_day,
+)
 from stagewright.adapters.report.time_scale import TimeScale
 from stagewright.events import (
     CallCompleted,
@@ -26,7 +33,9 @@ from stagewright.events import (
     StageEnd,
 )
 
+from .log_format import changed, make_log, split_bodies
 from .reports import Page, reported
+from .resuming import LOG
 from .stories import Story
 from .support import START
 
@@ -132,6 +141,34 @@ def test_every_moment_has_a_place_and_none_goes_back(
     assert all(0.0 <= place <= 100.0 for place in places)
     assert all(early <= late + 1e-9 for early, late in pairwise(places))
     assert len(list(scale.ticks())) <= 30 * 41
+
+
+@pytest.mark.parametrize(
+    ("written", "day", "time"),
+    [
+        ("0001-01-01T00:00:00+14:00", "0001-01-01 00:00:00+14:00", "00:00:00.000+14:00"),
+        ("9999-12-31T23:59:59.999999-14:00", "9999-12-31 23:59:59-14:00", "23:59:59.999-14:00"),
+        ("2026-11-20T22:52:26.123456+01:00", "2026-11-20 21:52:26 UTC", "21:52:26.123"),
+        ("0001-01-01T00:00:00Z", "0001-01-01 00:00:00 UTC", "00:00:00.000"),
+    ],
+)
+def test_every_legal_time_can_be_told(written: str, day: str, time: str) -> None:
+    """In UTC, but for the first and the last hours of all, which UTC has in no year."""
+    moment = datetime.fromisoformat(written)
+    assert (day_and_time(moment), time_of_day(moment)) == (day, time)
+
+
+def test_a_log_at_the_ends_of_time_is_reported(tmp_path: Path) -> None:
+    """From the first hour of all to the last one, as a foreign log may have it."""
+    story = Story("txt2img", images=1).move("start").begin("txt2img").make("txt2img", 0)
+    folder = written(story, tmp_path / "runs")
+    bodies = split_bodies((folder / LOG).read_bytes())
+    bodies[0] = changed(bodies[0], ts="0001-01-01T00:00:00+14:00")
+    bodies[-1] = changed(bodies[-1], ts="9999-12-31T23:59:59-14:00")
+    (folder / LOG).write_bytes(make_log(bodies))
+    page, _ = reported(folder)
+    assert "0001-01-01 00:00:00+14:00" in page.text
+    assert "9999-12-31 23:59:59-14:00" in page.text
 
 
 def test_hours_without_work_are_cut_out() -> None:

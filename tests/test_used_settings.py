@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -86,6 +88,13 @@ def test_what_is_switched_off_was_not_asked() -> None:
         ("tiling", True, 1, False),
         ("prompt", "a lighthouse", "a lighthouse ", True),
         ("prompt", "a lighthouse", "a tower", False),
+        ("vae", "Automatic", "vae-ft-mse.safetensors", True),
+        ("vae", "fine.vae", "other.vae", False),
+        ("hires.model", "Use same checkpoint", "base", True),
+        ("passes.1.sampler", "Use same sampler", "Euler", True),
+        ("passes.0.checkpoint", "", "base", True),
+        ("prompt", "", "a tower", False),
+        ("upscaler", "4x_foolhardy", "4x foolhardy", True),
     ],
 )
 def test_the_same_setting_is_known_in_its_other_spellings(
@@ -93,6 +102,69 @@ def test_the_same_setting_is_known_in_its_other_spellings(
 ) -> None:
     """Names without folders, suffixes and hashes; numbers as numbers, also out of text."""
     assert agree(key, asked, used, schedule="Karras") is same
+
+
+@pytest.mark.parametrize(
+    ("asked", "scheduler", "used", "schedule", "same"),
+    [
+        ("DPM++ 2M Karras", None, "DPM++ 2M", None, True),
+        ("DPM++ 2M Karras", None, "DPM++ 2M", "Karras", True),
+        ("DPM++ 2M Karras", None, "DPM++ 2M", "Exponential", False),
+        ("DPM++ 2M", "Karras", "DPM++ 2M Karras", None, True),
+        ("DPM++ 2M", "karras", "DPM++ 2M Karras", "Karras", True),
+        ("DPM++ 2M", None, "DPM++ 2M Karras", None, False),
+        ("DPM++ 2M", "Exponential", "DPM++ 2M Karras", None, False),
+        ("DPM++ 2M", None, "DPM2 M", None, False),
+    ],
+)
+def test_a_sampler_s_name_may_hold_the_schedule_s(
+    asked: str, scheduler: str | None, used: str, schedule: str | None, *, same: bool
+) -> None:
+    """On either side, as it did before WebUI 1.9; a hires sampler goes with its own schedule."""
+    assert agree("sampler", asked, used, scheduler=scheduler, schedule=schedule) is same
+    values = UsedValues()
+    told = {
+        "sampler": used,
+        "scheduler": schedule,
+        "hires.sampler": used,
+        "hires.scheduler": schedule,
+    }
+    values.take({key: value for key, value in told.items() if value is not None})
+    config = {"sampler": asked, "scheduler": scheduler}
+    rows = setting_rows({**config, "hires": config}, values)
+    agreements = {row.key: row.agreement is Agreement.SAME for row in rows}
+    assert (agreements["sampler"], agreements["hires.sampler"]) == (same, same)
+
+
+@pytest.mark.parametrize("text", [" ", "\t", "a ", "a" + " " * 60, 'a: "', "a:\\", "<", ", ", "a"])
+@pytest.mark.parametrize("name", ["infotexts", "html_info"])
+def test_a_hostile_answer_takes_no_more_than_its_length(name: str, text: str) -> None:
+    """Steps by the square of the 65,536 characters that are looked at would take minutes."""
+    whole = text * (200_000 // len(text))
+    began = time.process_time()
+    settings_used(StageType.UPSCALE, {name: [whole] if name == "infotexts" else whole})
+    assert time.process_time() - began < 5
+
+
+def test_a_hostile_configuration_takes_no_more_than_its_length() -> None:
+    """Neither long names one below the other, nor one above many values, are told many times."""
+    deep: Any = 5
+    for _ in range(400):
+        deep = {"k" * 20_000: deep}
+    low: Any = 5
+    for _ in range(400):
+        low = {"k": low}
+    wide = {"k" * 1_000_000: {f"{number}": number for number in range(10_000)}}
+    config = {"deep": deep, "low": low, "wide": wide, "many": {str(n): n for n in range(100_000)}}
+    tracemalloc.start()
+    try:
+        asked = settings_asked(config)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+    assert len(asked) == 1_000
+    assert max(map(len, asked)) <= 200
+    assert asked["low.k.k.k.k.k"].startswith('{"k":{"k":')
 
 
 def test_a_difference_in_one_of_many_answers_is_a_difference() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from ...events.storage import PART_SUFFIX, sync_whole
+from ..placing import placed
 
 _EARLIEST, _LATEST = (1980, 1, 1, 0, 0, 0), (2107, 12, 31, 23, 59, 58)
 """Before and after them a zip knows no time."""
@@ -83,22 +82,13 @@ def new_archive(
 
     Another file of that name is replaced then. Raises OSError.
     """
-    if path.is_dir():
-        raise IsADirectoryError(21, "A folder is there", str(path))
-    part = path.with_name(f".{path.name}.{os.getpid()}{PART_SUFFIX}")
-    try:
-        with open(part, "wb") as stream:
-            archive = Archive(stream, folder, at=at, check=check, overlap=overlap)
-            try:
-                yield archive
-            except BaseException:
-                # It is thrown away, and what else may go wrong with it tells nothing new.
-                with suppress(OSError, ValueError):
-                    archive.close()
-                raise
-            archive.close()
-            stream.flush()
-            sync_whole(stream.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with placed(path) as stream:
+        archive = Archive(stream, folder, at=at, check=check, overlap=overlap)
+        try:
+            yield archive
+        except BaseException:
+            # It is thrown away, and what else may go wrong with it tells nothing new.
+            with suppress(OSError, ValueError):
+                archive.close()
+            raise
+        archive.close()

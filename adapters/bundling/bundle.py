@@ -1,4 +1,4 @@
-"""A run as a zip for a bug report, which replays on another machine and holds nothing private."""
+"""A run as a zip for a bug report, which replays on another machine and holds no known secret."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -15,10 +16,19 @@ from ...events.frame import FIRST_CHAIN, MAX_BODY_BYTES, frame, next_chain
 from ...events.model import RunOpened, RunResumed, StageEvent
 from ...events.version import VERSION
 from ...statemachine.file_checking import FileState, OnFile
+from ..placing import may_replace
 from .archive import Archive, new_archive
 from .environment import ENVIRONMENT_NAME, environment
 from .errors import BundleRefusedError, password_stands_in
-from .manifest import MANIFEST_NAME, THUMBNAILS, BundledLog, LeftOut, Manifest, NotBundled
+from .manifest import (
+    MANIFEST_NAME,
+    THUMBNAILS,
+    BundledLog,
+    LeftOut,
+    Manifest,
+    NotBundled,
+    manifest_in,
+)
 from .pictures import Picture, PictureReader, RecordedFile, recorded_files
 from .private_words import PrivateWords
 from .redaction import CREDENTIALS, Redactor
@@ -29,6 +39,8 @@ _UNSAFE = re.compile(r"[^\w.~-]")
 _LONGEST_NAME = 128
 _WRITE_BYTES = 256 * 1024
 _LISTED = 200
+_BESIDE = f"{THUMBNAILS}/"
+_TAKEN = "another file of the bundle has its name"
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,21 +66,27 @@ def bundle_run(
 ) -> Bundle:
     """Make a zip of the run in ``folder``, by default ``<run_id>.bundle.zip`` here.
 
-    It holds the log, told anew without what is private, thumbnails, with ``images`` the inputs
-    and images too, the manifest and the environment. Of a corrupt log it holds the sound
-    records. ``words`` are what is private, by default this machine's. The run itself is not
-    written to. The zip appears whole or not at all, and replaces an earlier bundle and no
-    other file.
+    It holds the log, told anew without known secrets, thumbnails, with ``images`` the inputs
+    and images too, the manifest and the environment. Known are ``words``, by default this
+    machine's, and what shows by its name or shape; a secret that a prompt tells in its own
+    words is not. Of a corrupt log it holds the sound records. The run itself is not written
+    to. The zip appears whole or not at all, and replaces an earlier bundle and no other file.
+    An unpacked bundle is refused: it has lost what only its zip has.
 
     Raises RunNotFoundError, BundleRefusedError, OSError; LogCorruptError if the log changes
     meanwhile.
     """
+    if manifest_in(folder) is not None:
+        raise BundleRefusedError(
+            f"{folder} is an unpacked bundle already; hand on the zip that it came from"
+        )
     words = words or PrivateWords.of_this_machine()
     source = open_source(folder, _Names(words).note)
     redactor = Redactor(words)
     name = _safe(redactor.text(source.fold.run_id or folder.resolve().name))
     output = output or Path(f"{name}{SUFFIX}")
-    _refuse_strangers(output)
+    if not may_replace(output, _is_bundle):
+        raise BundleRefusedError(f"{output}: a file is there that is no bundle; name another one")
 
     def check(data: bytes, place: str) -> None:
         if redactor.holds_password(data):
@@ -127,6 +145,7 @@ class _Making:
         self._heads = (FIRST_CHAIN, FIRST_CHAIN)
         self._records = 0
         self._folders: dict[str, str] = {}
+        self._taken = {LOG_NAME, MANIFEST_NAME, ENVIRONMENT_NAME}
         self._missing: list[NotBundled] = []
         self._missing_count = 0
         self._thumbnails = self._images = 0
@@ -187,8 +206,12 @@ class _Making:
         self._thumbnails += 1
 
     def _take_whole(self, picture: Picture) -> None:
-        if not picture.why:
-            self._archive.add(picture.file.path, picture.data, packed=True)
+        path = picture.file.path
+        if not picture.why and (path.casefold() in self._taken or path.startswith(_BESIDE)):
+            self._note_missing(picture._replace(why=_TAKEN))
+        elif not picture.why:
+            self._taken.add(path.casefold())
+            self._archive.add(path, picture.data, packed=True)
             self._images += 1
         elif picture.file.stage_id is None:
             self.altered += picture.wrong is FileState.ALTERED
@@ -237,17 +260,13 @@ class _Making:
         )
 
 
-def _refuse_strangers(output: Path) -> None:
-    """Raise BundleRefusedError where another file than a bundle would be replaced."""
-    if not output.is_file():
-        return
+def _is_bundle(stream: BinaryIO) -> bool:
     try:
-        with zipfile.ZipFile(output) as archive:
+        with zipfile.ZipFile(stream) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, ValueError):
-        names = []
-    if not any(name.count("/") == 1 and name.endswith(f"/{MANIFEST_NAME}") for name in names):
-        raise BundleRefusedError(f"{output}: a file is there that is no bundle; name another one")
+        return False
+    return any(name.count("/") == 1 and name.endswith(f"/{MANIFEST_NAME}") for name in names)
 
 
 def _document(value: object) -> bytes:

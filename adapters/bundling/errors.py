@@ -7,7 +7,10 @@ from ..webui.address import AUTH_VARIABLE
 
 
 class BundleRefusedError(StagewrightError, ValueError):
-    """A bundle would hold the password, or replace a file that is no bundle; none was made."""
+    """No bundle was made.
+
+    It would hold the password, replace another file, or be made of a bundle.
+    """
 
 
 def password_stands_in(place: str) -> BundleRefusedError:
@@ -16,4 +19,12 @@ def password_stands_in(place: str) -> BundleRefusedError:
         f"no bundle was made: what {AUTH_VARIABLE} holds also stands in {place}, as a word or "
         "digits of its own that cannot be left out; no run's log holds the password that it was "
         f"made with, so unset {AUTH_VARIABLE} and bundle again"
+    )
+
+
+def no_event_any_more(place: str) -> BundleRefusedError:
+    """The error for an event that cannot do without what a bundle may not hold."""
+    return BundleRefusedError(
+        f"no bundle was made: {place} would be no event, or another one, without what a bundle "
+        "leaves out; no stagewright wrote it so"
     )

@@ -53,7 +53,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     ``log`` is None where not one record could be told. ``corrupt`` says how the log is, "" if
     it is sound; ``not_in_log`` names the bytes of it that no record stands in: they are damaged,
-    or torn, and nobody can say what is private in them. ``not_bundled`` lists the first files of
+    or torn, and nobody can say which secrets are in them. ``not_bundled`` lists the first files of
     ``not_bundled_count``.
     """
 
@@ -76,7 +76,7 @@ def manifest_in(folder: Path) -> Manifest | None:
     try:
         with open_regular(folder / MANIFEST_NAME) as stream:
             return msgspec.json.decode(stream.read(_MOST_BYTES), type=Manifest)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

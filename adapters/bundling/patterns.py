@@ -5,10 +5,10 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Callable
-from functools import lru_cache
-from itertools import pairwise
 
 import pybase64
+
+from .secret_names import names_secret
 
 STAND_IN = "***"
 """Stands where a credential stood."""
@@ -18,87 +18,84 @@ HOME = "~"
 Replaced = tuple[str, int]
 """A text without what was sought, and how often that was there."""
 
-_MOST = 4096
-"""Characters of one value that is sought; it bounds the time that a hostile text can take."""
-
-# --- Names that say that their value is a secret
-
-_ALWAYS = (
-    *("password", "passwords", "passwd", "passphrase", "passcode"),
-    *("secret", "secrets", "apikey"),
-)
-_WORDS = frozenset(
-    [
-        *("pwd", "auth", "oauth", "authorization", "authentication", "bearer"),
-        *("cookie", "cookies", "credential", "credentials"),
-        *("sessionid", "jsessionid", "phpsessid"),
-    ]
-)
-_PAIRS = frozenset(
-    [
-        *(("api", "key"), ("access", "key"), ("private", "key"), ("secret", "key")),
-        *(("auth", "key"), ("session", "key"), ("account", "key"), ("shared", "key")),
-        ("session", "id"),
-    ]
-)
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-_BETWEEN = re.compile(r"[^a-z0-9]+")
-
-
-@lru_cache(maxsize=1024)
-def names_secret(name: str) -> bool:
-    """Whether a key says that its value is a credential: ``api_key``, ``hfToken``, ``Cookie``.
-
-    ``Token merging ratio`` and ``max_tokens`` do not.
-    """
-    words = [one for one in _BETWEEN.split(_CAMEL.sub("_", name[:256]).lower()) if one]
-    return bool(words) and (
-        words[-1].endswith("token")
-        or any(word in _WORDS or word.endswith(_ALWAYS) for word in words)
-        or any(pair in _PAIRS for pair in pairwise(words))
-    )
-
-
-# --- Credentials in texts
-
 _QUOTE = r"\\{0,8}[\"']"
-_HEADER = re.compile(
-    rf"(?i)(?<![\w(])(?P<name>(?:proxy-)?authorization|(?:set-)?cookie2?)"
-    rf"(?P<sign>(?:{_QUOTE})?\s{{0,8}}[:=,]\s{{0,8}}b?)"
-    rf"(?:(?P<quote>{_QUOTE})(?P<quoted>.{{0,{_MOST}}}?)(?:(?P=quote)|$)"
-    rf"|(?P<bare>[^\s\"'\\][^\r\n\"'\\]{{0,{_MOST}}}))"
-)
+_SPACE = r"\s{0,8}"
+_BYTES = r"(?:b(?=[\"'\\]))?"
+"""Python's mark before a text of bytes."""
+_NAME_OF_VALUE = r"[A-Za-z_][\w-]{1,127}+"
+
+# --- Where a value stands whose name may say that it is a secret; each ends where that begins
+
 _PAIR = re.compile(
-    rf"(?<![\w-])(?P<name>[A-Za-z][\w-]{{1,63}})"
-    rf"(?P<sign>(?:{_QUOTE})?\s{{0,8}}[:=]\s{{0,8}}b?)"
-    rf"(?:(?P<quote>{_QUOTE})(?P<quoted>.{{0,{_MOST}}}?)(?:(?P=quote)|$)"
-    rf"|(?P<bare>[^\s,;&\"'<>(){{}}\[\]\\]{{1,{_MOST}}}))"
+    rf"(?<!\w)(?P<name>{_NAME_OF_VALUE})(?P<sign>(?:{_QUOTE})?{_SPACE}[:=]{_SPACE}{_BYTES})"
 )
+_OPTION = re.compile(
+    rf"(?<![\w-])--?(?P<name>{_NAME_OF_VALUE})"
+    rf"(?P<sign>(?:{_QUOTE})?(?:{_SPACE}[,=]{_SPACE}|\s{{1,8}}){_BYTES})(?!-)"
+)
+_IN_BRACKETS = re.compile(
+    rf"[\[(]{_SPACE}{_BYTES}{_QUOTE}(?P<name>{_NAME_OF_VALUE})"
+    rf"(?P<sign>{_QUOTE}{_SPACE},{_SPACE}{_BYTES})(?=\\{{0,8}}[\"'])"
+)
+_NAMED = re.compile(
+    rf"(?i){_QUOTE}(?:name|key|header){_QUOTE}{_SPACE}:{_SPACE}{_QUOTE}(?P<name>{_NAME_OF_VALUE})"
+    rf"{_QUOTE}{_SPACE},{_SPACE}{_QUOTE}value(?P<sign>{_QUOTE}{_SPACE}:{_SPACE})"
+)
+_CLOSED = re.compile(rf"{_QUOTE}{_SPACE}[\])]")
+_OPENING = re.compile(r"(\\{0,8})([\"'])")
+_NEXT_QUOTE = {mark: re.compile(rf"(?<!\\)(\\*+){mark}") for mark in "\"'"}
+_TO_LINE_END = re.compile(r"[^\r\n\"'\\]++")
+_TO_SPACE = re.compile(r"(?:[^\s\"'\\]|\\{1,8}(?![\\nrt\"'\s]))++")
+_TO_SIGN = re.compile(r"(?:[^\s,;&\"'<>(){}\[\]\\]|\\{1,8}(?![\\nrt\"'\s]))++")
+_HEADER = re.compile(r"(?i)(?:proxy-)?authorization|(?:set-)?cookie2?")
+_JUDGED = 256
 _WEIGHT = re.compile(r"[\d.]{1,8}")
+_VAGUE = frozenset(
+    [
+        *("secret", "secrets", "auth", "cookie", "cookies", "token", "bearer", "pass", "pw"),
+        *("signature", "sig", "credential", "credentials"),
+    ]
+)
+"""Names that are words of prompts too."""
+
+# --- Credentials that show by themselves
+
 _USERINFO = re.compile(
     r"(?P<sign>:\\{0,8}/\\{0,8}/|%3[Aa]%2[Ff]%2[Ff])"
     r"(?:[^\s/?#\"'<>\\]{1,512}@"  # user, password, and as many @ as there are
     r"|[^\s/?#@:\"'<>]{1,128}:(?!\d{1,5}(?:[/?#\s]|$))[^\s@\"'<>]{1,128}@"  # with a slash in it
     r"|(?:[^\s/?#&\"'<>%]|%(?!2[Ff])[0-9A-Fa-f]{2}){1,512}?%40)"
 )
-_CREDENTIAL_HINT = re.compile(r"[:=@,]|%40|(?i:basic|bearer|digest)")
+_SCHEME = re.compile(r"(?i)(?<![\w-])(basic|bearer|digest)(\s{1,8})([\w+/.~=-]{6,}+)")
+_SHAPES = re.compile(
+    r"(?<![A-Za-z0-9])(?:(?:hf|gh[pousr]|r8)_[A-Za-z0-9]{16,}+|github_pat_\w{20,}+"
+    r"|glpat-[\w-]{16,}+|sk-(?=[\w-]{0,256}\d)[\w-]{20,}+|xox[abeprs]-[\w-]{10,}+"
+    r"|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[\w-]{30,}+|eyJ[\w-]{8,2048}+\.[\w-]{4,}+\.[\w-]*+)"
+)
+"""Tokens of services that give them a shape of their own."""
+_HINT_OF_CREDENTIAL = re.compile(
+    r"[:=@,_]|--|%40|sk-|eyJ|AKIA|ASIA|AIza|glpat|xox|(?i:basic|bearer|digest)|-[A-Za-z]"
+)
 """In every text that holds a credential of a shape that is looked for."""
-_SCHEME = re.compile(r"(?i)(?<![\w-])(basic|bearer|digest)(\s{1,8})([\w+/.~=-]{6,4096})")
 
 
 def without_credentials(text: str) -> Replaced:
     """The text without what looks like credentials.
 
-    Those are headers that carry them, user and password of an address, values of keys and of
-    parts of an address whose name says so, ``Basic`` and ``Bearer`` with what follows.
+    Those are headers that carry them, user and password of an address, values of keys, of
+    options and of parts of an address whose name says so, ``Basic`` and ``Bearer`` with what
+    follows, and tokens that show by their shape.
     """
-    total = 0
-    if not _CREDENTIAL_HINT.search(text):
+    if not _HINT_OF_CREDENTIAL.search(text):
         return text, 0
-    for pattern, replace in _REPLACEMENTS:
-        text, count = _subn(pattern, replace, text)
+    text, total = _subn(_SCHEME, _scheme, text)
+    text, count = _subn(_USERINFO, lambda found: found["sign"], text)
+    total += count
+    for pattern in (_NAMED, _IN_BRACKETS, _OPTION, _PAIR):
+        text, count = _without_values(pattern, text)
         total += count
-    return text, total
+    text, count = _SHAPES.subn(STAND_IN, text)
+    return text, total + count
 
 
 def _subn(pattern: re.Pattern[str], replace: Callable[[re.Match[str]], str], text: str) -> Replaced:
@@ -114,33 +111,74 @@ def _subn(pattern: re.Pattern[str], replace: Callable[[re.Match[str]], str], tex
     return pattern.sub(replaced, text), changed
 
 
-def _header(found: re.Match[str]) -> str:
-    bare, sign = found["bare"], found["sign"]
-    if "," in sign and found["quote"] is None:
-        return found[0]  # a list of words, not a header and its value
-    if bare is not None and "cookie" in found["name"].lower() and "=" not in bare:
-        return found[0]
-    return _without_value(found)
+def _without_values(pattern: re.Pattern[str], text: str) -> Replaced:
+    """The text without the values behind the names that ``pattern`` finds and that say so."""
+    kept: list[str] = []
+    done = count = 0
+    for found in pattern.finditer(text):
+        if found.start() < done or not _says_so(found, text):
+            continue
+        # A value that stays is judged by its beginning, or hostile texts would take the square.
+        begin, end = _value_behind(found, text, found.end() + _JUDGED)
+        if begin == found.end() and _is_harmless(found, text[begin:end]):
+            continue
+        begin, end = _value_behind(found, text, len(text))
+        if pattern is _IN_BRACKETS and not _CLOSED.match(text, end):
+            continue  # a list of words, and not a name and its value
+        if text[begin:end] not in ("", STAND_IN):
+            kept += (text[done:begin], STAND_IN)
+            done, count = end, count + 1
+    return "".join([*kept, text[done:]]), count
 
 
-def _pair(found: re.Match[str]) -> str:
-    bare = found["bare"]
-    if not names_secret(found["name"]) or found["quoted"] == "":
-        return found[0]
-    if bare is not None and "=" not in found["sign"]:
-        # "(token:1.2)" weighs a word of a prompt, and "a secret: the garden" is one.
-        vague = found["name"].lower() in _VAGUE and not re.search(r"[\d_]", bare)
-        if vague or _WEIGHT.fullmatch(bare) or bare.startswith("//"):
-            return found[0]
-    return _without_value(found)
+def _says_so(found: re.Match[str], text: str) -> bool:
+    name = found["name"]
+    if names_secret(name):
+        return True
+    # A bare "key" is a key of anything, but as a parameter of an address it opens a door.
+    return (
+        name == "key" and found["sign"] == "=" and text[found.start() - 1 : found.start()] in "?&"
+    )
 
 
-_VAGUE = frozenset(["secret", "secrets", "auth", "cookie", "cookies", "token", "bearer"])
+def _value_behind(found: re.Match[str], text: str, until: int) -> tuple[int, int]:
+    """Where the value begins, its quotes not among it, and ends, or goes beyond ``until``."""
+    begin = found.end()
+    opening = _OPENING.match(text, begin)
+    if opening is not None:
+        return opening.end(), _end_of_quoted(text, opening, until)
+    if _HEADER.fullmatch(found["name"]) and found.re is _PAIR:
+        pattern = _TO_LINE_END
+    else:
+        pattern = _TO_SPACE if found.re is _OPTION else _TO_SIGN
+    bare = pattern.match(text, begin, until)
+    return begin, begin if bare is None else bare.end()
 
 
-def _without_value(found: re.Match[str]) -> str:
-    quote = found["quote"] or ""
-    return f"{found['name']}{found['sign']}{quote}{STAND_IN}{quote}"
+def _end_of_quoted(text: str, opening: re.Match[str], until: int) -> int:
+    """Where a quoted text ends that may hold quotes of its own, escaped; at worst the end of all.
+
+    In a text within so many others a quote stands behind 0, 1, 3, 7 ... backslashes, and one
+    that is escaped in it behind as many more as make the next of these.
+    """
+    level = len(opening[1])
+    for found in _NEXT_QUOTE[opening[2]].finditer(text, opening.end(), until):
+        before = len(found[1])
+        if before < level or before % (2 * level + 2) == level:
+            return found.end() - 1 - min(before, level)
+    return until
+
+
+def _is_harmless(found: re.Match[str], value: str) -> bool:
+    """Whether a bare value behind a telling name is a word of a prompt, or part of another text."""
+    if found.re is not _PAIR:
+        return False
+    name, sign = found["name"].lower(), found["sign"]
+    if "cookie" in name and _HEADER.fullmatch(name) and "=" not in value and ":" in sign:
+        return True
+    # "(token:1.2)" weighs a word of a prompt, and "a secret: the garden" is one.
+    vague = name in _VAGUE and not re.search(r"[\d_]", value)
+    return "=" not in sign and bool(vague or _WEIGHT.fullmatch(value) or value.startswith("//"))
 
 
 def _scheme(found: re.Match[str]) -> str:
@@ -162,28 +200,30 @@ def _is_token(value: str) -> bool:
     return len(value) >= 16 and bool(re.search(r"\d", value))
 
 
-_REPLACEMENTS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
-    (_HEADER, _header),
-    (_USERINFO, lambda found: found["sign"]),
-    (_PAIR, _pair),
-    (_SCHEME, _scheme),
-)
-
 # --- Home folders
 
-_SEPARATOR = r"(?:\\{1,8}|/{1,8}|%2[Ff]|%5[Cc])"
-_NAME = r"(?:(?!%2[Ff]|%5[Cc])[^\s/\\\"'<>|:;,*?()\[\]{}&`])"
+_SLASH, _BACKSLASH = r"%(?:25){0,4}2[Ff]", r"%(?:25){0,4}5[Cc]"
+_SEPARATOR = rf"(?:\\{{1,8}}(?:u002[Ff])?|/{{1,8}}|{_SLASH}|{_BACKSLASH})"
+_NAME = rf"(?:(?!{_SLASH}|{_BACKSLASH})[^\s/\\\"'<>|:;,*?()\[\]{{}}&`])"
 _SPACED_NAME = r"[^/\\:*?\"<>|\r\n']"
+_MORE_WORDS = rf"(?: {_NAME}{{1,32}}){{1,3}}"
 _HOMES = re.compile(
     rf"(?:{_SEPARATOR}(?:var|usr|export|(?:mnt|cygdrive|host_mnt){_SEPARATOR}[a-z]|[a-z])"
     rf"(?={_SEPARATOR}))?{_SEPARATOR}(?:home|Users){_SEPARATOR}{_NAME}{{1,256}}"
+    rf"(?:{_MORE_WORDS}(?=[/\\]))?"
+)
+_QUOTED_HOMES = re.compile(
+    rf"(?<=[\"'])/(?:home|Users)/{_NAME}{{1,256}}{_MORE_WORDS}(?=[\"'])"  # nothing but the folder
 )
 _WINDOWS_HOMES = re.compile(
     rf"(?i)(?:(?<![a-z0-9])[a-z](?::|%3A)(?:\\{{1,8}}|/{{1,8}}|%2F|%5C)|\\{{1,8}})"
     rf"(?:users|home|documents and settings)(?:\\{{1,8}}|/{{1,8}}|%2F|%5C)"
-    rf"(?:{_SPACED_NAME}{{1,64}}(?=[/\\])|{_NAME}{{1,256}})"
+    rf"(?:{_SPACED_NAME}{{1,64}}(?=[/\\])|{_NAME}{{1,64}}{_MORE_WORDS}(?=[\"':\r\n]|$)"
+    rf"|{_NAME}{{1,256}}(?-i: [A-Z]{_NAME}{{0,32}}){{0,3}})"
 )
-_ROOTS = re.compile(r"(?<![\w.~-])/root(?![\w-])")
+_ROOTS = re.compile(
+    rf"(?<![\w.~-])(?:{_SEPARATOR}(?:private{_SEPARATOR})?var)?{_SEPARATOR}root(?![\w-])"
+)
 USUAL_HOMES = (b"home", b"users", b"root", b"documents")
 """One of these words stands in the path of every home folder of a usual place."""
 _HINT = re.compile(b"|".join(USUAL_HOMES).decode(), re.IGNORECASE)
@@ -197,7 +237,7 @@ def without_usual_homes(text: str) -> Replaced:
     """
     total = 0
     if _HINT.search(text):
-        for pattern in (_WINDOWS_HOMES, _HOMES, _ROOTS):
+        for pattern in (_QUOTED_HOMES, _WINDOWS_HOMES, _HOMES, _ROOTS):
             text, count = pattern.subn(HOME, text)
             total += count
     return text, total

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ...events.folding import Fold
 from ...events.result import PipelineRunResult
 from ...events.storage import open_regular
 from ...statemachine.file_checking import FileChecker, FileState
-from ..image_decoding import DECODING_ERRORS, FORMATS, without_warnings
 from ..thumbnails import ThumbnailError, thumbnail_of
+from .picture_texts import texts_in
 from .redaction import Redactor
 
 SIDE = 128
@@ -22,6 +21,7 @@ _THREADS = 4
 _AT_ONCE = 64
 _MOST_BYTES = 512 * 1024 * 1024
 _ITS_TEXT = "its own text, or a byte of it, holds what is left out"
+_UNSEEN = "its own text, or another part of it, cannot be looked through"
 
 
 class RecordedFile(NamedTuple):
@@ -79,7 +79,8 @@ class PictureReader:
             data = stream.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
             return Picture(file, why=f"it is larger than {_MOST_BYTES} bytes")
-        return Picture(file, why=_ITS_TEXT) if self._tells(data) else Picture(file, data)
+        why = self._told_by(data)
+        return Picture(file, why=why) if why else Picture(file, data)
 
     def _thumbnail(self, file: RecordedFile) -> Picture:
         wrong = self._wrong(file)
@@ -99,31 +100,15 @@ class PictureReader:
             return None
         return Picture(file, why=str(wrong), wrong=wrong.state)
 
-    def _tells(self, data: bytes) -> bool:
-        """Whether an image holds a secret anywhere, or in its texts, or none can look into them."""
+    def _told_by(self, data: bytes) -> str:
+        """Why an image may not be handed on as it is; "" if nothing is known against it."""
         redactor = self._redactor
         # Texts of two bytes a character show as they are once the NULs are gone.
         for seen in (data, data.replace(b"\0", b"")):
             if redactor.holds_password(seen) or redactor.holds_home(seen):
-                return True
-        texts = _texts_in(data)
-        return texts is None or any(map(redactor.holds_secret, texts))
-
-
-def _texts_in(data: bytes) -> list[str] | None:
-    """Every text that an image carries beside its pixels; None where they cannot be read."""
-    from PIL import Image  # noqa: PLC0415 - it takes 20 ms to load, and only --images needs it
-
-    try:
-        with without_warnings(), Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
-            image.load()  # A PNG's texts may stand behind its pixels.
-            values: dict[Any, Any] = {**image.info, **getattr(image, "text", {})}
-    except (*DECODING_ERRORS, Image.DecompressionBombError):
-        return None
-    return [text for name, value in values.items() for text in (str(name), *_words_in(value))]
-
-
-def _words_in(value: Any) -> list[str]:
-    if not isinstance(value, bytes):
-        return [str(value)]
-    return [part.decode("utf-8", "replace") for part in (value, value.replace(b"\0", b""))]
+                return _ITS_TEXT
+        texts = texts_in(data)
+        if texts is None:
+            return _UNSEEN
+        secret = redactor.holds_wide_password(data) or any(map(redactor.holds_secret, texts))
+        return _ITS_TEXT if secret else ""

@@ -11,11 +11,37 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
+import msgspec
+
 from ...events.lock import host_name
-from ...events.model import EVENT_TYPES, CancelMode, Outcome, RunState, StageType
+from ...events.model import (
+    EVENT_TYPES,
+    Artifact,
+    BackendDescription,
+    CancelMode,
+    ErrorDetail,
+    InputRecord,
+    Outcome,
+    RunState,
+    StageType,
+)
+from ...statemachine.plan import StageExecution, StageExecutionPlan
+from ...statemachine.stage_configs import (
+    AdetailerConfig,
+    HiresConfig,
+    Img2ImgConfig,
+    RefinerConfig,
+    Txt2ImgConfig,
+    UpscaleConfig,
+)
 from ...statemachine.states import TRANSITIONS
 from ..webui.address import AUTH_VARIABLE, secret_forms
 
+_PARTS_OF_EVENTS = (Artifact, InputRecord, BackendDescription, ErrorDetail)
+_PARTS_OF_PLANS = (
+    *(StageExecutionPlan, StageExecution, RefinerConfig, HiresConfig),
+    *(Txt2ImgConfig, Img2ImgConfig, UpscaleConfig, AdetailerConfig),
+)
 _OUR_WORDS = frozenset(
     [
         *(kind.__name__.casefold() for kind in EVENT_TYPES),
@@ -25,6 +51,9 @@ _OUR_WORDS = frozenset(
     ]
 )
 """Words that logs are made of; a machine of such a name keeps it where it stands in a text."""
+_STRUCTS: tuple[type[msgspec.Struct], ...] = (*EVENT_TYPES, *_PARTS_OF_EVENTS, *_PARTS_OF_PLANS)
+OUR_KEYS = frozenset(name for kind in _STRUCTS for name in kind.__struct_fields__)
+"""Keys that events and plans are made of; they stay whatever a machine is called."""
 _SHORTEST_HOST, _SHORTEST_BOOT = 3, 16
 _MOST_NAMES = 64
 _NAME_CHARACTER = r"[\w-]"
@@ -108,9 +137,17 @@ def credential_forms(given: str) -> list[str]:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """As it is, in JSON once and twice over, in HTML, addresses, Python's own words, base64."""
+    """As it is, in JSON once and twice over, in HTML, addresses, Python's own words, base64.
+
+    Also where its bytes are taken for those of Latin-1, or are them.
+    """
     raw = secret.encode("utf-8", "surrogateescape")
     plain = raw.decode("utf-8", "replace")
+    yield raw.decode("latin-1")
+    latin = plain.encode("latin-1", "replace")
+    for narrow in {latin} if latin.decode("latin-1") == plain else ():
+        yield base64.b64encode(narrow).decode().rstrip("=")
+        yield quote(narrow, safe="")
     yield from secret_forms(secret)
     yield from secret_forms(plain)
     for ascii_only in (True, False):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -12,23 +12,26 @@ import msgspec
 
 from ...events.codec import CODEC, EventDecodeError
 from ...events.model import EVENT_TYPES, RunSealed, UnknownEvent
-from .errors import password_stands_in
+from .errors import BundleRefusedError, no_event_any_more, password_stands_in
 from .patterns import (
     STAND_IN,
     USUAL_HOMES,
     Replaced,
     home_pattern,
-    names_secret,
     without_credentials,
     without_usual_homes,
 )
-from .private_words import PrivateWords
+from .private_words import OUR_KEYS, PrivateWords
+from .secret_names import names_secret
+from .spellings import spans
 
 CREDENTIALS, HOMES = "credentials", "home folders"
 _HOSTS, _BOOTS, _USERS = "names of machines", "boot ids", "account names"
 _OPAQUE = "values that cannot be looked through"
 _KNOWN = frozenset(kind.__name__ for kind in EVENT_TYPES)
 _DEEPEST = 100
+_NAMES = ("name", "key", "header")
+"""Keys of a table that may say what its ``value`` is."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _USER = "user"
 _SHORT, _REMEMBERED = 256, 4096
@@ -46,6 +49,11 @@ class Redactor:
         self._homes = home_pattern(words.homes)
         self._user = _segment(words.user)
         self._forms = tuple(map(_encoded, words.credentials))
+        self._wide_forms = tuple(
+            form.encode(order, "surrogatepass")
+            for form in words.credentials
+            for order in ("utf-16-le", "utf-16-be")
+        )
         names = (re.split(r"[/\\]", home)[-1] for home in words.homes)
         self._home_hints = (
             *USUAL_HOMES,
@@ -79,6 +87,10 @@ class Redactor:
         """Whether ``text`` would become another; nothing is counted."""
         return any(replace(text)[1] for _, replace in self._secrets + self._names)
 
+    def holds_wide_password(self, data: bytes) -> bool:
+        """Whether it stands in bytes in UTF-16, as the texts of photographs are written."""
+        return any(form in data for form in self._wide_forms)
+
     def holds_password(self, data: bytes) -> bool:
         """Whether the password of the environment stands in bytes, in any form."""
         return any(form in data for form in self._forms)
@@ -104,27 +116,30 @@ class Redactor:
         """The bytes of an event without anything private, as record ``seq`` of another log.
 
         ``chain`` is that log's chain value there, which a seal repeats. An event that stays
-        what it is keeps its very bytes. Raises BundleRefusedError where it would be no event.
+        what it is keeps its very bytes, unless they say more than can be seen in it, as two
+        keys of one name do. Raises BundleRefusedError where it would be no event.
         """
-        before = self.left_out.total()
         document = self._decoded(body)
         fresh: dict[str, Any] = {"seq": seq}
         if document.get("type") == RunSealed.__name__:
             fresh |= {"count": seq, "head": chain.decode()}
         redacted = {**self._document(document), **fresh}
-        told = any(document.get(name) != value for name, value in fresh.items())
-        if self.left_out.total() == before and not told:
-            return body
         new = msgspec.json.encode(redacted)
+        if new == body:
+            return body
         place = f"record {seq} of its log"
         tags = {redacted.get("type"), document["type"]}
         if len(tags) > 1 and tags & _KNOWN:  # It would become an event of another type.
-            raise password_stands_in(place)
+            raise self._refusal(place)
         try:
             CODEC.decode(new)
         except EventDecodeError as error:
-            raise password_stands_in(place) from error
+            raise self._refusal(place) from error
         return new
+
+    def _refusal(self, place: str) -> BundleRefusedError:
+        """What is at fault where an event would be none, or another one."""
+        return no_event_any_more(place) if self._credentials is None else password_stands_in(place)
 
     def _decoded(self, body: bytes) -> dict[str, Any]:
         try:
@@ -160,13 +175,31 @@ class Redactor:
             return STAND_IN
         if isinstance(value, dict):
             return dict(self._table(value, deepest))
-        return [self._value(part, deepest - 1) for part in value]
+        return list(self._list(value, deepest))
+
+    def _list(self, parts: Sequence[Any], deepest: int) -> Iterator[Any]:
+        """Each part, but for what stands behind an option, or behind a name in a pair."""
+        before: Any = None
+        for place, part in enumerate(parts):
+            is_value = isinstance(before, str) and (
+                (before.startswith("-") and "=" not in before and not str(part).startswith("-"))
+                or (place == 1 and len(parts) == 2)
+            )
+            if is_value and names_secret(before) and _is_telling(part):
+                self.left_out[CREDENTIALS] += 1
+                yield STAND_IN
+            else:
+                yield self._value(part, deepest - 1)
+            before = part
 
     def _table(self, table: dict[str, Any], deepest: int) -> Iterator[tuple[str, Any]]:
         taken: set[str] = set()
+        named = any(isinstance(table.get(one), str) and names_secret(table[one]) for one in _NAMES)
         for name, part in table.items():
-            key = self._unique(self._counted(name, self._secrets), taken)
-            if names_secret(name) and not (part is None or part == "" or isinstance(part, bool)):
+            steps = self._secrets if name in OUR_KEYS else self._secrets + self._names
+            key = self._unique(self._counted(name, steps), taken)
+            is_secret = names_secret(name) or (named and name == "value")
+            if is_secret and _is_telling(part):
                 self.left_out[CREDENTIALS] += 1
                 yield key, STAND_IN
             else:
@@ -190,7 +223,14 @@ class Redactor:
         return new
 
     def _without_password(self, text: str) -> Replaced:
-        return (text, 0) if self._credentials is None else self._credentials.subn(STAND_IN, text)
+        if self._credentials is None:
+            return text, 0
+        kept: list[str] = []
+        done, found = 0, spans(self._credentials, text)
+        for begin, end in found:
+            kept += (text[done:begin], STAND_IN)
+            done = end
+        return "".join([*kept, text[done:]]), len(found)
 
     def _without_homes(self, text: str) -> Replaced:
         total = 0
@@ -215,6 +255,11 @@ def _told(text: str, steps: tuple[Step, ...]) -> tuple[str, tuple[tuple[str, int
         if count:
             counts.append((kind, count))
     return text, tuple(counts)
+
+
+def _is_telling(value: Any) -> bool:
+    """Whether a value of a telling name can be a secret at all."""
+    return not (value is None or value == "" or isinstance(value, bool))
 
 
 def _any_of(forms: tuple[str, ...]) -> re.Pattern[str] | None:

@@ -10,7 +10,7 @@ import click
 from ...statemachine.run_folder import find_run
 from ..bundling import Bundle, bundle_run
 from .display import open_file_counter
-from .output import count, json_option, print_json, runs_option, say
+from .output import count, json_option, output_option, print_json, runs_option, say
 from .statuses import EXIT_COMPLETED, EXIT_CORRUPT
 
 _SHOWN = 10
@@ -18,11 +18,7 @@ _SHOWN = 10
 
 @click.command("bundle")
 @click.argument("run")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The zip to write.  [default: <run id>.bundle.zip]",
-)
+@output_option("The zip to write.  [default: <run id>.bundle.zip]")
 @click.option("--images", is_flag=True, help="Put the input images and images in as well.")
 @runs_option
 @json_option
@@ -35,9 +31,9 @@ def bundle_command(
 ) -> int:
     """Make a zip of RUN for a bug report, which replays on another machine.
 
-    Credentials, home folders and the names of machines are left out of it; prompts, settings
-    and the words of servers are not. It holds the log, thumbnails of the images, and which
-    software made them.
+    Known secrets are left out of it: credentials that show by their name or shape, home folders,
+    names of machines. Prompts, settings and the words of servers are not. It holds the log,
+    thumbnails of the images, and which software made them.
 
     RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
 

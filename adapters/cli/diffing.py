@@ -21,7 +21,10 @@ from .statuses import EXIT_COMPLETED, EXIT_ERROR
 _SHOWN = 40
 """Differences of one section; the rest is counted."""
 _LONGEST = 64
+_LONGEST_MESSAGE = 500
 _LEAD = 16
+_MESSAGES = frozenset(["error", "error.message"])
+"""What of an outcome is read as a sentence, and so is shown whole."""
 _SECTIONS = (
     ("configuration, as it was given", "configuration"),
     ("plan, resolved", "plan"),
@@ -38,10 +41,11 @@ _SECTIONS = (
 @runs_option
 @json_option
 def diff_command(left: str, right: str, exit_code: bool, runs: Path, as_json: bool) -> int:  # noqa: FBT001 - click passes flags
-    """Show what differs between two runs: from left to right, by their logs alone.
+    """Show what differs between two runs: from left to right, by their logs.
 
     That is what was configured and planned, what was really used, what came of it, and which
-    images are not the same. Durations are shown and count for nothing.
+    images are not the same. Durations are shown and count for nothing. Image files are opened
+    only where the same request came out as another one: to tell whether it shows the same.
 
     RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
     """
@@ -90,7 +94,8 @@ def _section(title: str, lines: Sequence[str]) -> Iterator[str]:
 
 
 def _told(one: Difference) -> str:
-    left, right = _shortened(_text(one.left), _text(one.right))
+    longest = _LONGEST_MESSAGE if one.key in _MESSAGES else _LONGEST
+    left, right = _shortened(_text(one.left), _text(one.right), longest)
     return f"{one.key}: {left} -> {right}"
 
 
@@ -100,20 +105,20 @@ def _text(value: Any) -> str:
     return json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
 
 
-def _shortened(left: str, right: str) -> tuple[str, str]:
+def _shortened(left: str, right: str, longest: int) -> tuple[str, str]:
     """Both texts, and of long ones the part in which they differ."""
-    if max(len(left), len(right)) <= _LONGEST:
+    if max(len(left), len(right)) <= longest:
         return left, right
     alike = next((n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None)
     begin = max(0, (min(len(left), len(right)) if alike is None else alike) - _LEAD)
-    return _cut(left, begin), _cut(right, begin)
+    return _cut(left, begin, longest), _cut(right, begin, longest)
 
 
-def _cut(text: str, begin: int) -> str:
-    if len(text) <= _LONGEST:
+def _cut(text: str, begin: int, longest: int) -> str:
+    if len(text) <= longest:
         return text
-    shown = text[begin : begin + _LONGEST]
-    return f"{'...' if begin else ''}{shown}{'...' if begin + _LONGEST < len(text) else ''}"
+    shown = text[begin : begin + longest]
+    return f"{'...' if begin else ''}{shown}{'...' if begin + longest < len(text) else ''}"
 
 
 def _used(stages: Sequence[StageComparison]) -> Iterator[str]:
@@ -155,7 +160,11 @@ def _images(stage: StageComparison) -> Iterator[str]:
         if rows:
             told.append(f"{count_of(rows)} {what} ({_rows(rows)})")
     yield f"{stage.stage}: {', '.join(told) or 'none'}"
-    if images.same_request:
-        yield f"  same request, other image: {_rows(images.same_request)}"
-    if images.other_request:
-        yield f"  other request, same image: {_rows(images.other_request)}"
+    for what, rows in (
+        ("same request, other image", images.same_request),
+        ("same request, same pixels in another file", images.same_pixels),
+        ("same request, other file (not there to be looked at)", images.not_looked_at),
+        ("other request, same image", images.other_request),
+    ):
+        if rows:
+            yield f"  {what}: {_rows(rows)}"

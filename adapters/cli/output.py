@@ -26,6 +26,23 @@ runs_option = click.option(
 insecure_option = click.option(
     "--insecure", is_flag=True, help="Send credentials over plain http as well."
 )
+
+
+def _no_dash(
+    _context: click.Context, _parameter: click.Parameter, path: Path | None
+) -> Path | None:
+    # Elsewhere that stands for standard output, and nobody means a file of this name.
+    if str(path) == "-":
+        raise click.BadParameter("- is no file; name the one to write")
+    return path
+
+
+def output_option(told: str) -> Callable[[click.decorators.FC], click.decorators.FC]:
+    """``--output``: the one file that a command writes."""
+    kind = click.Path(path_type=Path, dir_okay=False)
+    return click.option("--output", type=kind, metavar="FILE", callback=_no_dash, help=told)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 

@@ -11,18 +11,16 @@ from ...statemachine.run_folder import find_run
 from ..report import WrittenReport, write_report
 from ..report.quantities import byte_size
 from .display import open_file_counter
-from .output import count, json_option, print_json, runs_option, say
+from .output import count, json_option, output_option, print_json, runs_option, say
 from .statuses import EXIT_COMPLETED, EXIT_CORRUPT, complain
+
+_SHOWN = 5
+"""Of the files that are missing or altered; the page names them all."""
 
 
 @click.command("report")
 @click.argument("run")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Where the page goes; RUN's id with .html behind it, here, unless given.",
-)
+@output_option("The page to write.  [default: <run id>.html]")
 @click.option("--no-thumbnails", is_flag=True, help="Leave the images' thumbnails out.")
 @runs_option
 @json_option
@@ -56,8 +54,12 @@ def report_command(
 def _tell(written: WrittenReport) -> None:
     what = f"{count(written.events, 'event')}, {count(written.images, 'image')}"
     say(f"{written.path}: {what}, {byte_size(written.bytes)}")
-    if written.missing:
-        say(f"  {count(len(written.missing), 'file')} of the run could not be looked at")
+    wrong = {"not what was recorded": written.altered, "missing or unreadable": written.missing}
+    for words, paths in wrong.items():
+        for path in paths[:_SHOWN]:
+            say(f"  {words}: {path}")
+        if len(paths) > _SHOWN:
+            say(f"  ... and {count(len(paths) - _SHOWN, 'more file')} {words}")
 
 
 def _status(written: WrittenReport) -> int:

@@ -1,4 +1,4 @@
-"""What differs between two runs, from their logs alone."""
+"""What differs between two runs, by their logs, and by pixels where only these can tell."""
 
 from .comparison import RunComparison, compare_runs
 

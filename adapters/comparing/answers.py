@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from ...events.index_table import IndexTable
 from ...events.model import Artifact, CallCompleted, CallRequested, StageEvent
 from ...events.result import artifact_in
+from .pixels import PictureFiles, same_pixels
 from .recorded import RecordedRun
 from .values import Difference, Row, Rows, differences
 
@@ -41,9 +43,11 @@ class UsedDifference(Difference, frozen=True, kw_only=True):
 class ImageComparison(msgspec.Struct, frozen=True, kw_only=True):
     """The images of one stage, as rows of indexes.
 
-    They are compared by their sources. Of those that differ, ``same_request`` were asked for
-    in the same words and from the same images; of those that are equal, ``other_request`` were
-    not. ``uncompared`` have no record of what was asked.
+    They are compared by their sources. Of those that differ, some were asked for in the same
+    words and from the same images: ``same_request`` show something else, ``same_pixels`` show
+    the same from another file, and of ``not_looked_at`` the files are not there to tell. Of
+    those that are equal, ``other_request`` were asked for otherwise. An image without a record
+    of what was asked is in none of these four.
     """
 
     equal: tuple[Row, ...]
@@ -51,6 +55,8 @@ class ImageComparison(msgspec.Struct, frozen=True, kw_only=True):
     only_left: tuple[Row, ...]
     only_right: tuple[Row, ...]
     same_request: tuple[Row, ...]
+    same_pixels: tuple[Row, ...]
+    not_looked_at: tuple[Row, ...]
     other_request: tuple[Row, ...]
 
 
@@ -71,7 +77,7 @@ def compare_answers(
     left: RecordedRun, left_id: str, right: RecordedRun, right_id: str
 ) -> StageAnswers:
     """Hold a stage of one run against the same stage of another, in bounded memory."""
-    used, images = _UsedTally(), _ImageTally()
+    used, images = _UsedTally(), _ImageTally(left.folder, right.folder)
     pairs = _paired(_finished(left, left_id), _finished(right, right_id))
     while chunk := list(islice(pairs, _AT_ONCE)):
         both = [pair for pair in chunk if pair.left is not None and pair.right is not None]
@@ -160,7 +166,8 @@ def _info_of_one(event: CallCompleted, place: int) -> dict[str, Any]:
 
 
 class _ImageTally:
-    def __init__(self) -> None:
+    def __init__(self, left: Path, right: Path) -> None:
+        self._left, self._right = PictureFiles(left), PictureFiles(right)
         self._rows = {name: Rows() for name in ImageComparison.__struct_fields__}
 
     def only(self, pair: _Pair) -> None:
@@ -171,8 +178,18 @@ class _ImageTally:
         self._rows["equal" if equal else "different"].add(index)
         if left.request is None or right.request is None:
             return
-        if (left.request == right.request) != equal:
-            self._rows["other_request" if equal else "same_request"].add(index)
+        if equal and left.request != right.request:
+            self._rows["other_request"].add(index)
+        elif not equal and left.request == right.request:
+            self._rows[self._seen(left.artifact, right.artifact)].add(index)
+
+    def _seen(self, left: Artifact, right: Artifact) -> str:
+        """The row for an image that came out as another file for the same request."""
+        one, other = self._left.read(left), self._right.read(right)
+        same = None if one is None or other is None else same_pixels(one, other)
+        if same is None:
+            return "not_looked_at"
+        return "same_pixels" if same else "same_request"
 
     def found(self) -> ImageComparison:
         return ImageComparison(**{name: rows.rows() for name, rows in self._rows.items()})

@@ -71,6 +71,7 @@ class RunComparison(msgspec.Struct, frozen=True, kw_only=True):
 def compare_runs(left: Path, right: Path) -> RunComparison:
     """Compare the runs in two folders by their logs, in bounded memory; writes nothing.
 
+    Images are opened only where the same request came out as another file.
     A torn tail is left alone. Raises RunNotFoundError, LogCorruptError.
     """
     one, other = RecordedRun(left), RecordedRun(right)

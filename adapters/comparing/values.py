@@ -55,8 +55,23 @@ def _parts(value: Any) -> dict[str, Any] | None:
 
 
 def _same(left: Any, right: Any) -> bool:
-    # Python takes 1 for True, and JSON does not.
-    return isinstance(left, bool) == isinstance(right, bool) and bool(left == right)
+    """Whether two JSON values are the same at every depth; 1 is not ``true``."""
+    waiting = [(left, right)]
+    while waiting:
+        one, other = waiting.pop()
+        if isinstance(one, bool) != isinstance(other, bool):
+            return False
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            if one.keys() != other.keys():
+                return False
+            waiting += [(part, other[name]) for name, part in one.items()]
+        elif isinstance(one, list | tuple) and isinstance(other, list | tuple):
+            if len(one) != len(other):
+                return False
+            waiting += zip(one, other, strict=True)
+        elif one != other:
+            return False
+    return True
 
 
 class Rows:

@@ -30,12 +30,31 @@ _MAX_WORDS = 300
 
 
 class CallState(StrEnum):
-    """How a call ended: ``retried`` is completed, after others for the same image that did not."""
+    """How a call ended, or that it goes on.
+
+    ``retried`` is completed, after others for the same image that did not; ``repeated`` failed,
+    and its image was asked for again. Each call is in one state.
+    """
 
     COMPLETED = "completed"
     RETRIED = "retried"
+    REPEATED = "repeated"
     FAILED = "failed"
     UNANSWERED = "unanswered"
+    UNDER_WAY = "under-way"
+
+
+CALL_WORDS = {
+    CallState.COMPLETED: "completed",
+    CallState.RETRIED: "completed at a later attempt",
+    CallState.REPEATED: "failed, tried again",
+    CallState.FAILED: "failed",
+    CallState.UNANSWERED: "never answered",
+    CallState.UNDER_WAY: "under way",
+}
+"""The states as a reader takes them."""
+DONE = frozenset([CallState.COMPLETED, CallState.RETRIED])
+NOT_DONE = frozenset([CallState.REPEATED, CallState.FAILED])
 
 
 class Call(msgspec.Struct, gc=False):
@@ -125,6 +144,8 @@ class CallBook:
         self.counts: Counter[CallState] = Counter()
         """Of all calls, also of those that are not kept."""
         self._open_calls: dict[str, Call] = {}
+        self._failed_calls: dict[tuple[str, int], Call] = {}
+        """Those whose first image has not been asked for again."""
         self._open_spans: dict[str, StageSpan] = {}
         self._names: dict[str, str] = {}
 
@@ -150,11 +171,18 @@ class CallBook:
                 self._mark(now_s, MarkKind.CANCEL, words, event.seq)
             case RunResumed():
                 self._open_spans.clear()
+                self._open_calls.clear()
                 words = f"resumed: epoch {event.epoch}, {event.completed_images} images done"
                 self._mark(now_s, MarkKind.RESUMED, words, event.seq)
             case LogRepaired():
                 words = f"a torn tail of {event.bytes} bytes was cut"
                 self._mark(now_s, MarkKind.REPAIRED, words, event.seq)
+
+    def go_on(self) -> None:
+        """Say of the calls that wait for an answer that some process still waits for it."""
+        for call in self._open_calls.values():
+            call.ended_s = self.clock.now_s
+            self._settle(call, CallState.UNDER_WAY)
 
     @property
     def total_calls(self) -> int:
@@ -173,6 +201,9 @@ class CallBook:
     def _begin(self, event: CallRequested, now_s: float) -> None:
         self.counts[CallState.UNANSWERED] += 1
         stage_id = self._names.setdefault(event.stage_id, event.stage_id)
+        failed = self._failed_calls.pop((stage_id, event.image_index), None)
+        if failed is not None:
+            self._settle(failed, CallState.REPEATED)
         call = Call(
             stage_id, event.image_index, event.count, event.attempt, now_s, now_s, event.seq
         )
@@ -184,15 +215,15 @@ class CallBook:
     def _finish(self, event: CallCompleted, now_s: float) -> None:
         call = self._answered(event.call_id, event.seq, now_s)
         if call is not None:
-            call.state = CallState.RETRIED if call.attempt else CallState.COMPLETED
-            self._count(call.state)
+            self._settle(call, CallState.RETRIED if call.attempt else CallState.COMPLETED)
 
     def _fail(self, event: CallFailed, now_s: float) -> None:
         call = self._answered(event.call_id, event.seq, now_s)
         if call is not None:
-            call.state = CallState.FAILED
+            self._settle(call, CallState.FAILED)
             call.words = f"{event.error.kind}: {event.error.message}"[:_MAX_WORDS]
-            self._count(call.state)
+            if len(self._failed_calls) < MAX_CALLS:
+                self._failed_calls[call.stage_id, call.image_index] = call
 
     def _answered(self, call_id: str, seq: int, now_s: float) -> Call | None:
         call = self._open_calls.pop(call_id, None)
@@ -200,9 +231,10 @@ class CallBook:
             call.ended_s, call.last_seq = now_s, seq
         return call
 
-    def _count(self, state: CallState) -> None:
-        self.counts[CallState.UNANSWERED] -= 1
+    def _settle(self, call: Call, state: CallState) -> None:
+        self.counts[call.state] -= 1
         self.counts[state] += 1
+        call.state = state
 
     def _begin_stage(self, event: StageStart, now_s: float) -> None:
         if len(self.spans) < MAX_SPANS:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from .calls import Call, CallBook, CallState, Mark, MarkKind
+from .calls import CALL_WORDS, DONE, NOT_DONE, Call, CallBook, CallState, Mark, MarkKind
 from .quantities import span, tick, time_of_day
 from .time_scale import Stretch, TimeScale
 
@@ -135,7 +135,7 @@ def draw(book: CallBook, stages: Sequence[tuple[str, str]]) -> Gantt:
 
 
 def _summary(stages: int, book: CallBook, legend: Sequence[tuple[CallState, int]]) -> str:
-    told = ", ".join(f"{number:,} {state}" for state, number in legend) or "none"
+    told = "; ".join(f"{number:,} {CALL_WORDS[state]}" for state, number in legend) or "none"
     return f"Timeline of {stages} stages and {len(book.epochs)} epochs. Calls: {told}."
 
 
@@ -165,8 +165,10 @@ def _lane(
 _DEPTH = {
     CallState.COMPLETED: 0,
     CallState.RETRIED: 1,
-    CallState.UNANSWERED: 2,
-    CallState.FAILED: 3,
+    CallState.UNDER_WAY: 2,
+    CallState.UNANSWERED: 3,
+    CallState.REPEATED: 4,
+    CallState.FAILED: 5,
 }
 
 
@@ -194,7 +196,7 @@ def _bars(
         before, number = open_bars.get(key, (None, 0))
         if before is not None and left + width - before.left <= merged:
             before.width = left + width - before.left
-            before.title = f"{number + 1} calls, {call.state}"
+            before.title = f"{number + 1} calls, {CALL_WORDS[call.state]}"
             before.seq = call.last_seq
             open_bars[key] = (before, number + 1)
             continue
@@ -208,17 +210,18 @@ def _title(call: Call) -> str:
     images = f"image {call.image_index}" if call.count == 1 else f"images {call.image_index}-{last}"
     attempt = f", attempt {call.attempt + 1}" if call.attempt else ""
     told = f": {call.words}" if call.words else ""
-    lasted = (
-        "" if call.state is CallState.UNANSWERED else f" in {span(call.ended_s - call.began_s)}"
-    )
+    ended = call.state in DONE | NOT_DONE
+    lasted = f" in {span(call.ended_s - call.began_s)}" if ended else ""
     at = f"at {span(call.began_s)}"
-    return f"{call.stage_id}, {images}{attempt}, {at}: {call.state}{lasted}{told}"
+    # Which attempt it was is told already.
+    state = CALL_WORDS[CallState.COMPLETED if call.state in DONE else call.state]
+    return f"{call.stage_id}, {images}{attempt}, {at}: {state}{lasted}{told}"
 
 
 def _crosses(calls: Iterable[Call], scale: TimeScale) -> Iterator[Cross]:
     cross: Cross | None = None
     for call in calls:
-        if call.state is not CallState.FAILED:
+        if call.state not in NOT_DONE:
             continue
         left = scale.place(call.ended_s)
         if cross is not None and left - cross.left < _CROSS_DISTANCE:

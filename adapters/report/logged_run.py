@@ -95,6 +95,8 @@ class LoggedRun:
         self.corruption: LogCorruptError | None = None
         self._stage_of: dict[str, str] = {}
         self.timeline = self._read()
+        if self.alive and self.fold.state == RunState.RUNNING:
+            self.book.go_on()
 
     @property
     def died(self) -> bool:

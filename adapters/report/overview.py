@@ -16,7 +16,7 @@ from ...events.result import MissingImage
 from ...statemachine.file_checking import FileState, WrongFile
 from ...statemachine.legacy import Conflict
 from ..wording import count
-from .calls import CallState
+from .calls import CALL_WORDS, DONE, CallState
 from .logged_run import Hand, LoggedRun
 from .pictures import PictureShop, RecordedFile
 from .quantities import byte_size, day_and_time, ranges, span
@@ -107,8 +107,8 @@ def _facts(run: LoggedRun) -> Iterator[Fact]:
     assert fold.opened is not None
     assert run.opened_at is not None
     assert run.ended_at is not None
-    yield Fact("Opened", f"{day_and_time(run.opened_at)} UTC")
-    yield Fact("Last event", f"{day_and_time(run.ended_at)} UTC")
+    yield Fact("Opened", day_and_time(run.opened_at))
+    yield Fact("Last event", day_and_time(run.ended_at))
     if run.corruption is not None:
         yield Fact("State so far", str(fold.state))
     yield Fact("Took", _took(run))
@@ -155,9 +155,16 @@ def _images(run: LoggedRun) -> str:
 
 
 def _calls(run: LoggedRun) -> str:
+    """``14: 12 completed (2 of them at a later attempt), 1 failed, tried again; 1 never ...``."""
     counts = run.book.counts
-    told = [f"{counts[state]:,} {state}" for state in CallState if counts[state]]
-    return f"{run.book.total_calls:,}" + (f" ({', '.join(told)})" if told else "")
+    done, later = sum(counts[state] for state in DONE), counts[CallState.RETRIED]
+    told = [f"{done:,} completed" + (f" ({later:,} of them at a later attempt)" if later else "")]
+    told += [
+        f"{counts[state]:,} {CALL_WORDS[state]}"
+        for state in CallState
+        if state not in DONE and counts[state]
+    ]
+    return f"{run.book.total_calls:,}" + (f": {'; '.join(told)}" if run.book.total_calls else "")
 
 
 def _hands(hands: Sequence[Hand]) -> Iterator[tuple[str, list[str]]]:

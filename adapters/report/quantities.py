@@ -42,13 +42,21 @@ def tick(seconds: float) -> str:
 
 
 def day_and_time(moment: datetime) -> str:
-    """``2026-11-20 22:52:26``, in UTC."""
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+    """``2026-11-20 22:52:26 UTC``; with its own offset where UTC's calendar does not reach."""
+    try:
+        there = moment.astimezone(UTC).replace(tzinfo=None)
+    except OverflowError:
+        return moment.isoformat(" ", "seconds")
+    return f"{there.isoformat(' ', 'seconds')} UTC"
 
 
 def time_of_day(moment: datetime) -> str:
-    """``22:52:26.123``, in UTC."""
-    return f"{moment.astimezone(UTC):%H:%M:%S.%f}"[:-3]
+    """``22:52:26.123``, in UTC; with its own offset where UTC's calendar does not reach."""
+    try:
+        there = moment.astimezone(UTC).replace(tzinfo=None)
+    except OverflowError:
+        there = moment
+    return there.timetz().isoformat("milliseconds")
 
 
 def byte_size(size: int) -> str:

@@ -33,7 +33,7 @@ class SettingRow(msgspec.Struct, frozen=True):
 def setting_rows(config: Mapping[str, Any], used: UsedValues | None) -> list[SettingRow]:
     """The settings of a stage: those asked, in order, then those that were only told."""
     asked = settings_asked(config)
-    rows = [_row(key, value, used) for key, value in asked.items()]
+    rows = [_row(key, asked, used) for key in asked]
     told = [key for key in used.told() if key != SEEDS_AS_RECORDED] if used is not None else []
     tables = {key.rpartition(".")[0] for key in asked}
     rows += [
@@ -45,16 +45,28 @@ def setting_rows(config: Mapping[str, Any], used: UsedValues | None) -> list[Set
     return rows
 
 
-def _row(key: str, asked: Any, used: UsedValues | None) -> SettingRow:
+def _row(key: str, asked: Mapping[str, Any], used: UsedValues | None) -> SettingRow:
     if key == "seed":
-        return _seed_row(asked, used)
+        return _seed_row(asked[key], used)
     shown = _shown(used, key)
     agreement = Agreement.UNTOLD
     if used is not None and shown:
-        schedule = next((value for value, _ in used.of("scheduler")), None)
-        fits = all(agree(key, asked, value, schedule=schedule) for value, _ in used.of(key))
-        agreement = Agreement.SAME if fits else Agreement.DIFFERENT
-    return SettingRow(key, text_of(asked), shown, agreement)
+        agreement = Agreement.SAME if _fits(key, asked, used) else Agreement.DIFFERENT
+    return SettingRow(key, text_of(asked[key]), shown, agreement)
+
+
+def _fits(key: str, asked: Mapping[str, Any], used: UsedValues) -> bool:
+    """Whether all values told are what was asked, with a schedule that some answer tells."""
+    table, dot, _ = key.rpartition(".")
+    beside = f"{table}{dot}scheduler"
+    schedules = [value for value, _ in used.of(beside)] or [None]
+    return all(
+        any(
+            agree(key, asked[key], value, scheduler=asked.get(beside), schedule=schedule)
+            for schedule in schedules
+        )
+        for value, _ in used.of(key)
+    )
 
 
 def _seed_row(asked: Any, used: UsedValues | None) -> SettingRow:

@@ -14,7 +14,7 @@ from ...events.model import Artifact, CallCompleted, InputRecord, Outcome, Stage
 from ...events.result import artifact_in
 from ...events.timeline import FileTimeline
 from ..wording import count
-from .calls import Call, CallState
+from .calls import DONE, NOT_DONE, Call
 from .logged_run import LoggedRun
 from .pictures import Picture, PictureShop, RecordedFile
 from .quantities import byte_size, span
@@ -94,7 +94,8 @@ def caption_of(run: LoggedRun, stage_id: str) -> str:
     stage = run.fold.stages.get(stage_id)
     if stage is None:
         return "not begun"
-    lasted = [span(stage.duration_ms / 1000)] if stage.duration_ms else []
+    worked_ms = _worked_ms(stage)
+    lasted = [span(worked_ms / 1000)] if worked_ms else []
     images = count(stage.finished.count, "image")
     return ", ".join([images, *lasted, str(stage.outcome or "not ended")])
 
@@ -127,19 +128,24 @@ def _planned(run: LoggedRun) -> Mapping[str, Mapping[str, Any]]:
 
 def _pace(run: LoggedRun, stage_id: str, stage: StageFold | None) -> Iterator[tuple[str, str]]:
     calls = [call for call in run.book.calls if call.stage_id == stage_id]
-    if stage is not None and stage.duration_ms:
-        yield "duration", span(stage.duration_ms / 1000)
-    answered = [one for one in calls if one.state in (CallState.COMPLETED, CallState.RETRIED)]
+    if stage is not None and (worked_ms := _worked_ms(stage)):
+        yield "duration", span(worked_ms / 1000)
+    answered = [one for one in calls if one.state in DONE]
     lengths = sorted(map(_length, answered))
     if lengths:
         yield "a call, median", span(median(lengths))
         yield "fastest", span(lengths[0])
         yield "slowest", span(lengths[-1])
-    failed = sum(call.state is CallState.FAILED for call in calls)
+    failed = sum(call.state in NOT_DONE for call in calls)
     if failed:
         yield "failed attempts", f"{failed:,}"
     if stage is not None and stage.unchanged:
         yield "came back unchanged", f"{len(stage.unchanged):,}"
+
+
+def _worked_ms(stage: StageFold) -> float:
+    """As a run's result has it: also what was answered before a process died in the stage."""
+    return stage.duration_ms + stage.open_ms
 
 
 def _length(call: Call) -> float:

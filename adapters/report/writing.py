@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import secrets
+import io
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import msgspec
 from markupsafe import Markup
 
 from ...events.errors import StagewrightError
-from ...events.storage import PART_SUFFIX, open_regular
 from ...events.version import VERSION
 from ...statemachine.file_checking import FileState
+from ..placing import may_replace, placed
+from .calls import CALL_WORDS
 from .event_blocks import event_blocks, shown_seqs
 from .gantt import BAR, LABEL, MARK_WORDS, draw
 from .logged_run import LoggedRun
@@ -70,7 +71,10 @@ def write_report(
     reported up to the place. Raises ReportRefusedError where ``output`` is something else,
     RunNotFoundError, OSError; then nothing has been written.
     """
-    _refuse_strangers(output)
+    if not may_replace(output, _is_report):
+        raise ReportRefusedError(
+            f"{output} is there and is no report; name another file with --output"
+        )
     return _Writer(LoggedRun(folder), thumbnails=thumbnails, on_file=on_file).write(output)
 
 
@@ -89,19 +93,15 @@ class _Writer:
         self._thumbnails = thumbnails
 
     def write(self, output: Path) -> WrittenReport:
-        part = output.with_name(f".{output.name}.{secrets.token_hex(4)}{PART_SUFFIX}")
-        try:
-            text: dict[str, Any] = {"encoding": "utf-8", "newline": "\n"}
-            with (
-                open(part, "x", **text) as page,
-                tempfile.TemporaryFile("w+", dir=output.parent, **text) as beside,
-            ):
+        text: dict[str, Any] = {"encoding": "utf-8", "newline": "\n"}
+        with placed(output) as stream:
+            page = io.TextIOWrapper(stream, **text)
+            with tempfile.TemporaryFile("w+", dir=output.parent, **text) as beside:
                 self._write_stages(beside)
                 self._write_page(page, beside)
-            size = part.stat().st_size
-            part.replace(output)
-        finally:
-            part.unlink(missing_ok=True)
+            page.flush()
+            size = stream.tell()
+            page.detach()
         return self._written(output, size)
 
     def _write_stages(self, beside: IO[str]) -> None:
@@ -135,6 +135,7 @@ class _Writer:
             "config": json_lines(run.fold.opened.config if run.fold.opened else {}, _MAX_CONFIG),
             "plan": json_lines(run.fold.plan, _MAX_CONFIG),
             "mark_words": MARK_WORDS,
+            "call_words": CALL_WORDS,
         }
         page.writelines(render("page.html.j2", context))
 
@@ -183,16 +184,5 @@ def _pieces(stream: IO[str]) -> Iterator[Markup]:
         yield Markup(piece)  # noqa: S704 - a template made it
 
 
-def _refuse_strangers(output: Path) -> None:
-    """Raise ReportRefusedError where something else than an earlier report would be lost."""
-    if not output.exists() and not output.is_symlink():
-        return
-    try:
-        with open_regular(output) as stream:
-            known = stream.read(len(FIRST_BYTES)) == FIRST_BYTES
-    except OSError:
-        known = False
-    if not known or output.is_symlink():
-        raise ReportRefusedError(
-            f"{output} is there and is no report; name another file with --output"
-        )
+def _is_report(stream: BinaryIO) -> bool:
+    return stream.read(len(FIRST_BYTES)) == FIRST_BYTES

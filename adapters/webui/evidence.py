@@ -20,6 +20,7 @@ from ...statemachine.stage_configs import (
     UpscaleConfig,
 )
 from .features import FORGE, SD_NEXT, ServerFeatures
+from .names import AUTOMATIC, NO_VAE, SAME_CHECKPOINT
 
 MAX_ANSWER_BYTES = 1 << 30
 MAX_WORDS_BYTES = 1 << 24
@@ -29,8 +30,7 @@ _ORDINALS = ("", " 2nd", " 3rd")
 _THROWN_AWAY = (("width", 128), ("height", 128), ("steps", 1))
 """What ADetailer makes of the picture around it when it is skipped, as it was asked to be."""
 _SCHEDULES_IN_NAMES = ("karras", "exponential", "polyexponential", "sgm uniform")
-SAME_CHECKPOINT = "Use same checkpoint"
-_NO_VAE = frozenset(["Automatic", "None"])
+_BETWEEN_WORDS = re.compile(r"[\W_]+")
 
 
 def stem(name: object) -> str:
@@ -129,7 +129,7 @@ def _models(
     used = info.get("sd_model_name")
     if config.model and used and stem(used) != _known_stem(config.model, features):
         yield f"model {config.model} was asked for, {used} was used"
-    if config.vae is None or config.vae in _NO_VAE or "sd_vae_name" not in info:
+    if config.vae is None or config.vae in NO_VAE or "sd_vae_name" not in info:
         return
     vae = info["sd_vae_name"]
     # Forge loads VAEs as modules and says nothing of them here.
@@ -151,20 +151,21 @@ def _sampling(
     if (
         config.sampler
         and used
-        and not _same_sampler(config.sampler, config.scheduler, str(used), schedule)
+        and not same_sampler(config.sampler, config.scheduler, str(used), schedule)
     ):
         yield f"sampler {config.sampler} was asked for, {used} was used"
-    if config.scheduler and schedule and not _same_name(config.scheduler, str(schedule)):
+    if config.scheduler and schedule and not same_name(config.scheduler, str(schedule)):
         yield f"scheduler {config.scheduler} was asked for, {schedule} was used"
     clip_skip = info.get("clip_skip")
     if config.clip_skip and clip_skip and clip_skip != config.clip_skip:
         yield f"clip_skip {config.clip_skip} was asked for, {clip_skip} was used"
 
 
-def _same_sampler(asked: str, scheduler: str | None, used: str, schedule: object) -> bool:
+def same_sampler(asked: str, scheduler: str | None, used: str, schedule: object) -> bool:
     """Whether they are one; one name may hold the schedule's as well, as it did before 1.9.
 
-    ``schedule`` is what the server says of it, if it says anything.
+    ``scheduler`` is what was asked for beside ``asked``, ``schedule`` what the server says of
+    it, if it says anything.
     """
     asked, used = asked.casefold(), used.casefold()
     if asked == used or used == f"{asked} {scheduler or ''}".casefold():
@@ -172,15 +173,13 @@ def _same_sampler(asked: str, scheduler: str | None, used: str, schedule: object
     if not asked.startswith(f"{used} "):
         return False
     rest = asked.removeprefix(f"{used} ")
-    return _same_name(rest, str(schedule)) if schedule else rest in _SCHEDULES_IN_NAMES
+    return same_name(rest, str(schedule)) if schedule else rest in _SCHEDULES_IN_NAMES
 
 
-def _same_name(asked: str, used: str) -> bool:
+def same_name(asked: str, used: str) -> bool:
     """Whether a scheduler's name and its label are one: ``sgm_uniform``, ``SGM Uniform``."""
-    plain = re.compile(r"[\W_]+")
-    return plain.sub("", asked).casefold() == plain.sub("", used).casefold() or (
-        asked.casefold() == "automatic"
-    )
+    plain, label = (_BETWEEN_WORDS.sub("", name).casefold() for name in (asked, used))
+    return plain == label or asked.casefold() == AUTOMATIC
 
 
 def _refining(

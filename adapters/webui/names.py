@@ -80,13 +80,17 @@ class NameCheck(msgspec.Struct, frozen=True):
 AUTOMATIC = "automatic"
 """The scheduler that leaves the choice to the sampler, in lower case."""
 
+NO_VAE = frozenset(["Automatic", "None"])
+"""What leaves the choice of a VAE to the server, or to the model."""
+
 _KNOWN_EVERYWHERE = {
-    NameKind.VAE: frozenset(["Automatic", "None"]),
+    NameKind.VAE: NO_VAE,
     NameKind.UPSCALER: frozenset(["None"]),
     NameKind.HIRES_UPSCALER: frozenset(["None"]),
 }
-_SAME_AS_THE_STAGE = frozenset(
-    ["Use same checkpoint", "Use same VAE", "Use same sampler", "Use same scheduler"]
+SAME_CHECKPOINT = "Use same checkpoint"
+SAME_AS_THE_STAGE = frozenset(
+    [SAME_CHECKPOINT, "Use same VAE", "Use same sampler", "Use same scheduler"]
 )
 """What a pass may say instead of a name."""
 
@@ -159,7 +163,7 @@ def _of_hires(hires: HiresConfig, refiner: RefinerConfig | None) -> Iterator[Nam
     yield from _use(NameKind.SAMPLER, f"{key}.sampler", hires.sampler, exact=True)
     yield from _use(NameKind.SCHEDULER, f"{key}.scheduler", hires.scheduler)
     inherited = refiner is not None and refiner.enabled and hires.model == refiner.model
-    if not inherited and hires.model not in _SAME_AS_THE_STAGE:
+    if not inherited and hires.model not in SAME_AS_THE_STAGE:
         yield from _use(NameKind.CHECKPOINT, f"{key}.model", hires.model)
 
 
@@ -178,5 +182,5 @@ def _of_pass(one: AdetailerPass, key: str) -> Iterator[NameUse]:
     )
     for kind, name in named:
         value: str | None = getattr(one, name)
-        if value not in _SAME_AS_THE_STAGE:
+        if value not in SAME_AS_THE_STAGE:
             yield from _use(kind, f"{key}.{name}", value)

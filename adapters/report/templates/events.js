@@ -19,13 +19,21 @@
   const count = () => (found === null ? eventLog.total : found.length);
   const pages = () => Math.max(1, Math.ceil(count() / pageSize));
 
+  // What finds a text in a line, or null for none. A line is JSON: a quote or backslash in it is escaped, and
+  // so is a line end, which a text that is typed or pasted has a space for.
+  function patternOf(text) {
+    const literal = (part) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&").replace(/\s+/g, "(?:\\s|\\\\[nrt])+");
+    const parts = new Set([text, JSON.stringify(text).slice(1, -1)]);
+    return text ? new RegExp([...parts].map(literal).join("|"), "i") : null;
+  }
+
   function asked() {
     const { type, stage, text } = form.elements;
-    return { type: type.value, stage: stage.value, text: text.value.trim().toLowerCase() };
+    return { type: type.value, stage: stage.value, text: patternOf(text.value.trim()) };
   }
 
   function fits(line, want) {
-    if (want.text && !line.toLowerCase().includes(want.text)) return false;
+    if (want.text && !want.text.test(line)) return false;
     if (!want.type && !want.stage) return true;
     const event = eventLog.eventOf(0, line);
     if (want.stage && event.stage !== want.stage) return false;

@@ -1,0 +1,74 @@
+"""Names of keys, headers, parameters and options that say that their value is a credential."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from itertools import pairwise
+
+_ALWAYS = (
+    *("password", "passwords", "passwd", "passphrase", "passcode"),
+    *("secret", "secrets", "apikey", "apikeys"),
+)
+_WORDS = frozenset(
+    [
+        *("pwd", "pw", "auth", "oauth", "authorization", "authentication", "bearer", "jwt"),
+        *("cookie", "cookies", "cookie2", "credential", "credentials"),
+        *("sessionid", "jsessionid", "phpsessid", "userpass", "dbpass"),
+    ]
+)
+_KEYS_OF = frozenset(
+    [
+        *("api", "access", "private", "secret", "auth", "session", "account", "shared"),
+        *("subscription", "encryption", "signing", "master", "license", "storage", "client"),
+        *("service", "hf", "huggingface", "civitai", "openai", "replicate", "stability"),
+    ]
+)
+_TOKENS_OF = _KEYS_OF | {"refresh", "bearer", "id", "csrf", "oauth"}
+_PASSES_OF = frozenset(
+    [
+        *("user", "db", "database", "smtp", "ftp", "proxy", "root", "admin", "http", "server"),
+        *("login", "mysql", "redis", "auth", "basic", "account", "wifi", "ssh", "key"),
+    ]
+)
+_NO_SECRET_BEHIND_TOKEN = frozenset(
+    [
+        *("merging", "merge", "count", "counts", "limit", "length", "ratio", "ids", "padding"),
+        *("weight", "weights", "normalization", "interpretation", "type", "usage", "size"),
+        *("embedding", "embeddings"),
+    ]
+)
+"""What follows "token" where it is a piece of a prompt: ``Token merging ratio``."""
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_BETWEEN = re.compile(r"[^a-z0-9]+")
+_LONGEST = 256
+
+
+@lru_cache(maxsize=1024)
+def names_secret(name: str) -> bool:
+    """Whether a key says that its value is a credential: ``api_key``, ``hfToken``, ``Cookie``.
+
+    ``Token merging ratio`` and ``max_tokens`` do not.
+    """
+    words = [one for one in _BETWEEN.split(_CAMEL.sub("_", name[:_LONGEST]).lower()) if one]
+    if not words:
+        return False
+    return (
+        any(word in _WORDS or word.endswith(_ALWAYS) for word in words)
+        or words in (["pass"], ["signature"])
+        or words[-1] == "sig"
+        or words[-1].endswith("token")
+        or any(map(_tells, pairwise(words)))
+    )
+
+
+def _tells(pair: tuple[str, str]) -> bool:
+    """Whether two words that follow each other in a name say it together."""
+    before, word = pair
+    return (
+        (word in ("key", "keys") and before in _KEYS_OF)
+        or (word == "tokens" and before in _TOKENS_OF)
+        or (word == "pass" and before in _PASSES_OF)
+        or pair in (("session", "id"), ("amz", "signature"), ("goog", "signature"))
+        or (before.endswith("token") and word not in _NO_SECRET_BEHIND_TOKEN)
+    )

@@ -1,0 +1,66 @@
+"""Whether two image files show the same, where both are there to be looked at."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from ...events.model import Artifact
+from ...events.storage import open_regular
+from ...statemachine.file_checking import FileChecker
+from ...statemachine.png import is_png, pixel_data
+from ...statemachine.sizes import MAX_PIXELS
+from ..image_decoding import DECODING_ERRORS, FORMATS, without_warnings
+
+_MOST_BYTES = 256 * 1024 * 1024
+_DEPTH = 24
+"""Where a PNG says how many bits a sample has."""
+
+
+class PictureFiles:
+    """The image files of one run folder, as far as they are what was recorded."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._checker = FileChecker(folder)
+
+    def read(self, image: Artifact) -> bytes | None:
+        """The bytes of an image; None where they are missing, altered or very many."""
+        if self._checker.check(image.path, image.sha256) is not None:
+            return None
+        try:
+            with open_regular(self._folder / image.path) as stream:
+                data = stream.read(_MOST_BYTES + 1)
+        except OSError:
+            return None
+        return data if len(data) <= _MOST_BYTES else None
+
+
+def same_pixels(left: bytes, right: bytes) -> bool | None:
+    """Whether two images have the same size and pixels; None where that cannot be told."""
+    if is_png(left) and is_png(right):
+        stored = pixel_data(left)
+        if stored and stored == pixel_data(right):
+            return True
+    if _is_deep(left) or _is_deep(right):
+        return None
+    one, other = _pixels(left), _pixels(right)
+    return None if one is None or other is None else one == other
+
+
+def _is_deep(data: bytes) -> bool:
+    """Whether it has 16 bits a sample, of which Pillow drops a half."""
+    return is_png(data) and data[_DEPTH : _DEPTH + 1] == b"\x10"
+
+
+def _pixels(data: bytes) -> tuple[tuple[int, int], bytes] | None:
+    """Size in pixels, and four bytes for each, row by row."""
+    from PIL import Image  # noqa: PLC0415 - most comparisons look at no pixel
+
+    try:
+        with without_warnings(), Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return None
+            return image.size, image.convert("RGBA").tobytes()
+    except (*DECODING_ERRORS, Image.DecompressionBombError):
+        return None
