@@ -32,6 +32,7 @@ Receiver = Callable[..., Any]
 _logger = logging.getLogger("stagewright.signals")
 _faults: Counter[str] = Counter()
 _dropped: Counter[str] = Counter()
+_drop_counts: set[Callable[[], tuple[str, int]]] = set()
 _streaks: WeakKeyDictionary[Any, Counter[str]] = WeakKeyDictionary()
 _lock = threading.Lock()
 
@@ -45,7 +46,11 @@ def faults() -> dict[str, int]:
 def dropped() -> dict[str, int]:
     """How many sampling steps were not told to each subscriber that was behind, by its name."""
     with _lock:
-        return dict(_dropped)
+        counts = _dropped.copy()
+        for tell in _drop_counts:
+            name, count = tell()
+            counts[name] += count
+    return {name: count for name, count in counts.items() if count}
 
 
 def publish(signal: NamedSignal, sender: str | None, **payload: Any) -> None:
@@ -119,6 +124,21 @@ def note_dropped(name: str) -> None:
     """Count a sampling step that a subscriber was not told of."""
     with _lock:
         _dropped[name] += 1
+
+
+def count_drops(tell: Callable[[], tuple[str, int]]) -> None:
+    """Have a subscriber's own count of steps that it was not told of, with its name, shown."""
+    with _lock:
+        _drop_counts.add(tell)
+
+
+def settle_drops(tell: Callable[[], tuple[str, int]]) -> None:
+    """Keep the last count of a subscriber that has left."""
+    with _lock:
+        if tell in _drop_counts:
+            _drop_counts.remove(tell)
+            name, count = tell()
+            _dropped[name] += count
 
 
 def name_of(receiver: object) -> str:

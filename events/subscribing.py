@@ -21,6 +21,7 @@ from .mailbox import CAPACITY, ConfigError, Item, LeftInLog, Mailbox
 from .model import StageEvent
 from .progress import StepProgress
 from .reading import iterate, log_path
+from .step_feed import StepShare, join_steps
 from .written_logs import path_of_run
 
 Where = Literal["worker", "publisher"] | CallSoon
@@ -28,9 +29,6 @@ _AT_ONCE = 256
 """So many things are taken from the mailbox, or handed to a loop, in one go."""
 _LOOP_S = 0.02
 """How long a loop is kept from its other work in one go."""
-STEPS_EVERY_S = 0.1
-"""Of the steps told in this time a worker or loop gets one: a run's own thread waits, a moment
-each time, for a thread that it wakes."""
 
 
 class Subscription(ABC):
@@ -49,7 +47,6 @@ class Subscription(ABC):
         self._wanted = wanted
         self._cursor = cursor
         self._is_closed = False
-        self.dropped = 0
         self.error: Exception | None = None
 
     @property
@@ -61,6 +58,11 @@ class Subscription(ABC):
     def faults(self) -> int:
         """How often the receiver has raised."""
         return self._listener.faults
+
+    @property
+    @abstractmethod
+    def dropped(self) -> int:
+        """How many sampling steps it was not told of."""
 
     @property
     @abstractmethod
@@ -91,23 +93,26 @@ class Subscription(ABC):
         self.close()
 
     def _listen(self, run_id: str | None) -> None:
-        of_run = {} if run_id is None else {"sender": run_id}
-        signals.event_appended.connect(self._hear_event, weak=False, **of_run)
+        signals.event_appended.connect(self._hear_event, weak=False, **_of(run_id))
         if self._listener.wants_steps:
-            signals.step_progress.connect(self._hear_step, weak=False, **of_run)
+            self._listen_to_steps(run_id)
         if self._listener.wants_config_errors:
             signals.config_error.connect(self._hear_config_error, weak=False)
 
     def _listen_no_more(self) -> None:
         signals.event_appended.disconnect(self._hear_event)
-        signals.step_progress.disconnect(self._hear_step)
         signals.config_error.disconnect(self._hear_config_error)
+        if self._listener.wants_steps:
+            self._listen_to_no_steps()
+
+    @abstractmethod
+    def _listen_to_steps(self, run_id: str | None) -> None: ...
+
+    @abstractmethod
+    def _listen_to_no_steps(self) -> None: ...
 
     @abstractmethod
     def _hear_event(self, _sender: str | None, event: StageEvent) -> None: ...
-
-    @abstractmethod
-    def _hear_step(self, _sender: str | None, progress: StepProgress) -> None: ...
 
     @abstractmethod
     def _hear_config_error(self, _sender: str | None, message: str, error: Exception) -> None: ...
@@ -151,6 +156,10 @@ class _OnPublisher(Subscription):
                 raise
 
     @property
+    def dropped(self) -> int:
+        return 0
+
+    @property
     def waiting(self) -> int:
         return 0
 
@@ -170,6 +179,12 @@ class _OnPublisher(Subscription):
                 self._tell((event,) if self._cursor is None else self._cursor.complete(event))
             except (StagewrightError, OSError) as error:
                 self._end(error)
+
+    def _listen_to_steps(self, run_id: str | None) -> None:
+        signals.step_progress.connect(self._hear_step, weak=False, **_of(run_id))
+
+    def _listen_to_no_steps(self) -> None:
+        signals.step_progress.disconnect(self._hear_step)
 
     def _hear_step(self, _sender: str | None, progress: StepProgress) -> None:
         with self._lock:
@@ -197,13 +212,18 @@ class _OnWorker(Subscription):
     ) -> None:
         super().__init__(listener, wanted, cursor)
         self._mailbox = Mailbox(capacity)
-        self._step_due_s = 0.0
+        self._steps: StepShare | None = None
+        self._refused_steps = 0
         self._loop = loop
         self._thread = threading.Thread(
             target=self._work, name="stagewright-subscription", daemon=True
         )
         self._listen(run_id)
         self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        return self._refused_steps + (0 if self._steps is None else self._steps.skipped)
 
     @property
     def waiting(self) -> int:
@@ -227,21 +247,24 @@ class _OnWorker(Subscription):
         if self._cursor is not None or self._wanted.fits(event):
             self._mailbox.put(event)
 
-    def _hear_step(self, _sender: str | None, progress: StepProgress) -> None:
-        now = time.monotonic()
-        if now < self._step_due_s:
-            self._drop()
-        else:
-            self._step_due_s = now + STEPS_EVERY_S
-            if not self._mailbox.put_step(progress):
-                self._drop()
+    def _listen_to_steps(self, run_id: str | None) -> None:
+        self._steps = join_steps(run_id, self._take_step)
+        signals.count_drops(self._drops)
+
+    def _listen_to_no_steps(self) -> None:
+        if self._steps is not None:
+            self._steps.leave()
+        signals.settle_drops(self._drops)
+
+    def _drops(self) -> tuple[str, int]:
+        return self.subscriber_name, self.dropped
+
+    def _take_step(self, progress: StepProgress) -> None:
+        if not self._mailbox.put_step(progress):
+            self._refused_steps += 1
 
     def _hear_config_error(self, _sender: str | None, message: str, error: Exception) -> None:  # noqa: ARG002 - the signal's payload
         self._mailbox.put_error(ConfigError(message))
-
-    def _drop(self) -> None:
-        self.dropped += 1
-        signals.note_dropped(self.subscriber_name)
 
     def _work(self) -> None:
         try:
@@ -353,6 +376,11 @@ def _check(receiver: object, on: object, capacity: int) -> None:
         raise ValueError(f"on = {on!r} is neither 'worker' nor 'publisher', nor a function")
     if capacity < 1:
         raise ValueError(f"capacity = {capacity} leaves no room")
+
+
+def _of(run_id: str | None) -> dict[str, str]:
+    """How to connect to the signals of a run, or of all."""
+    return {} if run_id is None else {"sender": run_id}
 
 
 def _run_of(log: Path) -> str:
