@@ -105,7 +105,10 @@ def latencies() -> list[float]:
             runs=Path(folder),
             inputs=PillowInputReader(),
         )
-        config = CONFIG | {"images": 100, "txt2img": CONFIG["txt2img"] | {"width": 64, "height": 64}}
+        config = CONFIG | {
+            "images": 100,
+            "txt2img": CONFIG["txt2img"] | {"width": 64, "height": 64},
+        }
         handle = controller.start(config)
         command = [sys.executable, "-m", "benchmarks.listening_speed", str(handle.folder)]
         follower = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

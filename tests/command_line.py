@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
 import subprocess
 import sysconfig
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from .forking import ForkServer
 
 SCRIPT = Path(sysconfig.get_path("scripts")) / "stagewright"
 
@@ -30,8 +35,27 @@ height = 64
 def stagewright(
     *arguments: str | Path, folder: Path, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run one command in ``folder``; a traceback fails the test that asked."""
-    done = subprocess.run(
+    """Run one command in ``folder``; a traceback fails the test that asked.
+
+    It is a process of its own, forked where that is possible: Python takes most of the time of
+    a short command to start.
+    """
+    environment = dict(os.environ if env is None else env)
+    command = list(map(str, arguments))
+    if hasattr(os, "fork") and fork_server().serves(environment):
+        ended = fork_server().run(*command, folder=folder, environment=environment)
+        done = subprocess.CompletedProcess(command, *ended)
+    else:
+        done = installed(*arguments, folder=folder, env=env)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def installed(
+    *arguments: str | Path, folder: Path, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command that is installed, from its very beginning."""
+    return subprocess.run(
         [str(SCRIPT), *map(str, arguments)],
         cwd=folder,
         env=env,
@@ -40,8 +64,14 @@ def stagewright(
         timeout=60,
         check=False,
     )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
+
+
+@cache
+def fork_server() -> ForkServer:
+    """The one of this process; it ends with it."""
+    server = ForkServer()
+    atexit.register(server.__exit__, None, None, None)
+    return server
 
 
 Start = Callable[..., subprocess.Popen[str]]

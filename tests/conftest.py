@@ -10,10 +10,35 @@ from pathlib import Path
 
 import pytest
 
-from .command_line import Start, start_command
-from .crashing import Counts, ForkServer, summary_lines
+from .command_line import Start, fork_server, start_command
+from .crashing import Counts, summary_lines
+from .forking import ForkServer
+
+ALL_CASES = "--all-cases"
 
 pytest_plugins = ["pytester"]  # the tests of our own plugin run pytest as its user does
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let every case be run where a plain run takes samples."""
+    parser.addoption(ALL_CASES, action="store_true", help="run the cases of tests that are sampled")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out all but every nth case of a test that is sampled."""
+    if config.getoption(ALL_CASES):
+        return
+    places: Counter[str] = Counter()
+    left_out = []
+    for item in items:
+        marker = item.get_closest_marker("sampled")
+        if marker is not None:
+            test = item.nodeid.partition("[")[0]
+            if places[test] % marker.args[0]:
+                left_out.append(item)
+            places[test] += 1
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
 
 
 @pytest.fixture
@@ -36,10 +61,9 @@ def start() -> Iterator[Start]:
 
 
 @pytest.fixture(scope="session")
-def forks() -> Iterator[ForkServer]:
+def forks() -> ForkServer:
     """Forks commands that may be killed."""
-    with ForkServer() as server:
-        yield server
+    return fork_server()
 
 
 @pytest.fixture

@@ -1,26 +1,15 @@
-"""Commands that are killed: each a forked process of its own, many a second, and what they left.
-
-As a program (``python -m tests.crashing``) it is the process that forks them: stagewright is
-loaded once, and each child runs one whole command line.
-"""
+"""What commands that were killed have left, and what they may have left."""
 
 from __future__ import annotations
 
 import json
-import os
-import select
 import signal
-import subprocess
-import sys
-import time
-import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 from stagewright.events import (
     CallCompleted,
@@ -36,74 +25,14 @@ from stagewright.events import (
     replay,
 )
 from stagewright.events.storage import PART_SUFFIX
-from stagewright.statemachine import CancelToken, GenerateAnswer, GenerateRequest
-from stagewright.statemachine.ports import OnStep
 from stagewright.statemachine.states import TRANSITIONS
 
 from .command_line import write_config
+from .forking import SENT, Json
 from .support import document
 
-Json = dict[str, Any]
 KILLED = -getattr(signal, "SIGKILL", 9)
 LOG = "events.jsonl"
-TOO_LONG_S = 60.0
-SENT = "sent"
-
-
-class Ended(NamedTuple):
-    """How a process ended: its exit status, or the negative number of the signal."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-    def result(self) -> Json:
-        """The document that it printed."""
-        document_printed: Json = json.loads(self.stdout)
-        return document_printed
-
-
-class ForkServer:
-    """Runs command lines in processes that are forked from one; a context manager."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crashing"],
-            cwd=Path(__file__).resolve().parent.parent,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._process.communicate()
-
-    def command(
-        self,
-        *arguments: str | Path,
-        folder: Path,
-        failpoint: str | None = None,
-        kill_after_s: float | None = None,
-    ) -> Ended:
-        """One command in ``folder``, killed at ``failpoint``, or after a time, or not at all.
-
-        The embedded backend notes the id of each request that reaches it; see ``sent_calls``.
-        """
-        order = _Order(list(map(str, arguments)), str(folder), failpoint, kill_after_s)
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(asdict(order)).encode() + b"\n")
-        self._process.stdin.flush()
-        ended = Ended(*json.loads(self._process.stdout.readline()))
-        assert "Traceback" not in ended.stderr, ended.stderr
-        return ended
 
 
 def sent_calls(folder: Path) -> list[str]:
@@ -270,114 +199,3 @@ def torn_tail(folder: Path) -> bytes:
 def kept_aside(folder: Path, cut: bytes) -> bool:
     """Whether these bytes of a torn tail are in a copy beside the log."""
     return any(cut in copy.read_bytes() for copy in folder.glob(f"{LOG}.torn-*"))
-
-
-@dataclass
-class _Order:
-    """What the forking process is asked for."""
-
-    arguments: list[str]
-    folder: str
-    failpoint: str | None
-    kill_after_s: float | None
-
-
-def _serve() -> None:
-    """Fork a child for each order on standard input; a line of output says how it ended."""
-    _load()
-    for line in sys.stdin.buffer:
-        order = _Order(**json.loads(line))
-        pipes = [os.pipe(), os.pipe()]
-        child = os.fork()
-        if child == 0:
-            _be_command(order, [write_end for _, write_end in pipes])
-        for _, write_end in pipes:
-            os.close(write_end)
-        texts = _attend(child, [read_end for read_end, _ in pipes], order.kill_after_s)
-        _, status = os.waitpid(child, 0)
-        ended = Ended(os.waitstatus_to_exitcode(status), *texts)
-        sys.stdout.buffer.write(json.dumps(ended).encode() + b"\n")
-        sys.stdout.buffer.flush()
-
-
-def _load() -> None:
-    """Import what commands import, so that a child need not."""
-    import filelock
-    import stagewright.adapters.cli.listing
-    import stagewright.adapters.cli.resuming
-    import stagewright.adapters.cli.running
-    import stagewright.adapters.cli.verifying
-    import stagewright.adapters.webui.backend
-    import stagewright.adapters.webui.preflight
-    import stagewright.events.failpoints
-    from PIL import Image
-
-    Image.init()
-    del filelock, stagewright
-
-
-def _attend(child: int, pipes: list[int], kill_after_s: float | None) -> Iterator[str]:
-    """Read what a child prints until it has ended, and kill it when its time has come."""
-    texts = dict.fromkeys(pipes, b"")
-    waiting = set(pipes)
-    end = time.monotonic() + (TOO_LONG_S if kill_after_s is None else kill_after_s)
-    while waiting:
-        left = max(0.0, end - time.monotonic())
-        for pipe in select.select(waiting, [], [], left)[0]:
-            data = os.read(pipe, 65536)
-            texts[pipe] += data
-            if not data:
-                os.close(pipe)
-                waiting.remove(pipe)
-        if waiting and time.monotonic() >= end:
-            os.kill(child, signal.SIGKILL)
-            end = time.monotonic() + TOO_LONG_S
-            if kill_after_s is None:
-                texts[pipes[1]] += f"it took more than {TOO_LONG_S} s\n".encode()
-    return (texts[pipe].decode() for pipe in pipes)
-
-
-def _be_command(order: _Order, streams: list[int]) -> None:
-    """The child: run the command and leave, as the program ``stagewright`` does."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for number, stream in enumerate(streams, start=1):
-            os.dup2(stream, number)
-            os.close(stream)
-        os.chdir(order.folder)
-        if order.failpoint is not None:
-            os.environ["STAGEWRIGHT_FAILPOINT"] = order.failpoint
-        note_requests(Path(order.folder) / SENT)
-        from stagewright.adapters.cli.commands import run_command_line
-
-        status = run_command_line(order.arguments)
-        sys.stdout.flush()
-    except BaseException:  # noqa: BLE001 - a child must not go on as the forking process
-        traceback.print_exc()
-        status = 70
-    os._exit(status)
-
-
-def note_requests(path: Path) -> None:
-    """Let the embedded backend append the id of each request to a file before it begins."""
-    from stagewright.adapters.embedded.backend import EmbeddedBackend
-
-    generate = EmbeddedBackend.generate_images
-
-    def noted(
-        backend: EmbeddedBackend,
-        request: GenerateRequest,
-        *,
-        cancel: CancelToken,
-        on_step: OnStep,
-    ) -> GenerateAnswer:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        os.write(descriptor, f"{request.call_id}\n".encode("ascii"))
-        os.close(descriptor)
-        return generate(backend, request, cancel=cancel, on_step=on_step)
-
-    EmbeddedBackend.generate_images = noted  # type: ignore[method-assign, assignment]  # counted, for this child alone
-
-
-if __name__ == "__main__":
-    _serve()

@@ -18,8 +18,6 @@ from .command_line import Start, run_json, stagewright, write_config
 from .resuming import LOG, cut, painter, ran, small
 from .support import png
 
-pytestmark = pytest.mark.proof
-
 USER, PASSWORD = "somebody", "open-s3same"
 AUTH = f"{USER}:{PASSWORD}"
 RESTYLED = """

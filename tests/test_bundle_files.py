@@ -27,8 +27,6 @@ from .bundling import LOG, bundled, documents, members, private, sealed, unpacke
 from .resuming import ALTERED, STAGE_IDS, image_file, linked, painter, ran, small
 from .support import ScriptedBackend, png
 
-pytestmark = pytest.mark.proof
-
 PASSWORD = "s3same-op3n"
 AUTH = f"somebody:{PASSWORD}"
 EMPTY_ZIP = b"PK\5\6" + bytes(18)

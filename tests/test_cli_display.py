@@ -15,8 +15,6 @@ from .resuming import small
 from .serving import SLOW, InBackground, serving
 from .support import TXT2IMG
 
-pytestmark = pytest.mark.proof
-
 HIRES = {"upscaler": "Latent", "scale": 2.0, "steps": 12, "denoise": 0.4}
 
 

@@ -13,8 +13,6 @@ from stagewright.events import RunState, replay
 from .command_line import SCRIPT, Start, stagewright, until, write_config
 from .log_format import split_bodies
 
-pytestmark = pytest.mark.proof
-
 SLOW = ("--set", "txt2img.model=sd_xl_base_1.0.safetensors", "--set", "txt2img.steps=40")
 
 

@@ -29,8 +29,6 @@ from .command_line import Start, stagewright, until, write_config
 from .following import seen_by, start_follower
 from .support import document, fill_log, run_opened
 
-pytestmark = pytest.mark.proof
-
 LOG = "events.jsonl"
 RUN = "20261120T225226.123456Z-test-7f3a9c"
 

@@ -28,8 +28,6 @@ from .command_line import until
 from .listening import Faulty, is_connected
 from .support import ScriptedBackend, document
 
-pytestmark = pytest.mark.proof
-
 READERS = 8
 
 

@@ -23,24 +23,18 @@ from stagewright.statemachine.ports import SystemClock
 from .crashing import (
     KILLED,
     LOG,
-    SENT,
     Counts,
-    ForkServer,
-    Json,
     check_history,
-    note_requests,
     sent_calls,
     voyage,
 )
+from .forking import SENT, ForkServer, Json, note_requests
 from .support import START
 
 TITLE = "kills by strace"
-pytestmark = [
-    pytest.mark.proof,
-    pytest.mark.skipif(
-        shutil.which("strace") is None, reason="needs strace, which this system does not have"
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    shutil.which("strace") is None, reason="needs strace, which this system does not have"
+)
 
 STAGES = ("txt2img", "upscale")
 PLANNED = 4
@@ -104,6 +98,7 @@ def synced(run: Path) -> list[StageEvent]:
     return [one for one in written(run) if one.barrier]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 @pytest.mark.parametrize("call", ["write", "fdatasync"])
 def test_a_run_killed_at_any_write_or_sync_of_its_log_ends_as_if_it_had_not_been(

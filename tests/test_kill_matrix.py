@@ -15,9 +15,6 @@ from .crashing import (
     KILLED,
     LOG,
     Counts,
-    Ended,
-    ForkServer,
-    Json,
     check_history,
     kept_aside,
     only_run,
@@ -25,13 +22,11 @@ from .crashing import (
     torn_tail,
     voyage,
 )
+from .forking import Ended, ForkServer, Json
 from .support import TXT2IMG, png
 
 TITLE = "kill matrix"
-pytestmark = [
-    pytest.mark.proof,
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its processes"),
-]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its processes")
 
 STAGES = ("txt2img", "img2img", "upscale", "adetailer")
 STAGE_IDS = tuple(f"{place:02d}-{stage}" for place, stage in enumerate(STAGES))
@@ -195,6 +190,7 @@ def wreck(forks: ForkServer, tmp_path: Path, counts: Counts) -> Wreck:
     return Wreck(forks, tmp_path, counts)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("at", [*IN_IMAGES, *IN_STAGES, *AT_THE_ENDS])
 def test_a_run_killed_anywhere_ends_as_if_it_had_not_been(
     at: str, wreck: Wreck, reference: Json

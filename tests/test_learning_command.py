@@ -13,7 +13,8 @@ from stagewright.adapters import open_controller
 from stagewright.adapters.learning.folder_lock import folder_lock
 
 from .command_line import Start, stagewright, until, write_config
-from .crashing import KILLED, ForkServer, voyage
+from .crashing import KILLED, voyage
+from .forking import ForkServer
 from .learning import NAME, bytes_of, rebuilt, records
 from .resuming import LOG, ran, small
 from .salvaging import spoil

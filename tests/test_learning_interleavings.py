@@ -20,8 +20,6 @@ from .learning import NAME, bytes_of, cancelled, rebuilt
 from .resuming import LOG, cut, dies_at, painter, ran, resumed, small
 from .simulated_disk import SimulatedDisk
 
-pytestmark = pytest.mark.proof
-
 Step = tuple[str, int]
 STEPS = (
     "run", "fail", "miss", "cancel", "opt out", "resume", "fail again", "die", "delete",

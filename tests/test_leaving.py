@@ -27,8 +27,6 @@ from .command_line import SCRIPT, SMALL, Start, stagewright, until, write_config
 from .real_disks import assert_ends_the_same, assert_one_clear_line, only_run, sources, undisturbed
 from .support import START, ScriptedBackend, document
 
-pytestmark = pytest.mark.proof
-
 MANY = SMALL.replace("images = 2", "images = 200")
 STOPPING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 LEFT_AT_ONCE = b"left at once"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import pkgutil
 import tomllib
 from pathlib import Path
 
@@ -36,6 +37,19 @@ STATEMACHINE = {
     "PipelineRunner", "PipelineController", "InputReader", "BackendError",
 }  # fmt: skip
 ADAPTERS = {"open_controller"}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_module_of_a_room_loads(room: str) -> None:
+    """Nothing that one of them needs is left out of the package."""
+    package = importlib.import_module(f"stagewright.{room}")
+    modules = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    loaded = [
+        importlib.import_module(module.name)
+        for module in modules
+        if not module.name.endswith("__main__")  # which would begin to work
+    ]
+    assert len(loaded) > 20
 
 
 def test_the_names_of_events_are_pinned() -> None:

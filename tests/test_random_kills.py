@@ -20,23 +20,17 @@ from .crashing import (
     KILLED,
     LOG,
     Counts,
-    Ended,
-    ForkServer,
-    Json,
     check_history,
     only_run,
     voyage,
 )
+from .forking import Ended, ForkServer, Json
 from .support import TXT2IMG
 from .webui_recorder import Recorder
 
 TITLE = "kills on a counting server"
-pytestmark = [
-    pytest.mark.proof,
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its processes"),
-]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its processes")
 
-KILLS = 200
 IMAGES = 200
 STAGES = ("txt2img", "img2img", "upscale", "adetailer")
 
@@ -65,13 +59,14 @@ def sent_to(server: Recorder, run: Path) -> int:
 
 
 class LongRun:
-    """A run of many images that is killed at random moments."""
+    """A run of many images, which is killed so often, at random moments."""
 
     def __init__(
-        self, forks: ForkServer, folder: Path, server: Recorder, moments: random.Random
+        self, forks: ForkServer, folder: Path, server: Recorder, moments: random.Random, kills: int
     ) -> None:
         self.folder = folder
         self.kills = 0
+        self._images_for_each = 2 * IMAGES / kills
         self._forks = forks
         self._server = server
         self._config = voyage(folder, "txt2img", "img2img", images=IMAGES)
@@ -100,7 +95,7 @@ class LongRun:
         assert status == KILLED, f"it ended ({status}) after {self.kills} kills"
         self.kills += 1
         finished = len(list(self.folder.glob("runs/*/images/*/*.png")))
-        ahead = finished > 0.6 * self.kills * 2 * IMAGES / KILLS
+        ahead = finished > 0.6 * self.kills * self._images_for_each
         self._window_s *= 0.9 if ahead else 1.1
 
     def _moment(self) -> float:
@@ -113,21 +108,22 @@ class LongRun:
         assert (self.go_on() if status == 1 else status) == 0
 
 
-@pytest.mark.parametrize("seed", [20261120])
-def test_a_long_run_killed_at_two_hundred_random_moments_ends_as_if_it_had_not_been(
-    seed: int, forks: ForkServer, tmp_path: Path, counts: Counts
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("kills", [60, 200])
+def test_a_long_run_killed_at_many_random_moments_ends_as_if_it_had_not_been(
+    kills: int, forks: ForkServer, tmp_path: Path, counts: Counts
 ) -> None:
     """It ends, and ends the same, and no kill cost more than one request."""
     with counting_server(step_delay_s=0.005) as server:
-        run = LongRun(forks, tmp_path, server, random.Random(seed))
-        for kill in range(KILLS):
+        run = LongRun(forks, tmp_path, server, random.Random(20261120), kills)
+        for kill in range(kills):
             run.kill()
             if kill % 20 == 19:
                 verified = forks.command("verify", "last", folder=tmp_path)
                 assert verified.status == 1, verified.stdout
         run.finish()
         folder = only_run(tmp_path)
-        counts.kills, counts.resumed = run.kills, KILLS
+        counts.kills, counts.resumed = run.kills, kills
         counts.take_requests(sent_to(server, folder), 2 * IMAGES)
     check_history(folder)
     assert forks.command("verify", "last", folder=tmp_path).status == 0
@@ -225,6 +221,7 @@ def run_on(server: Recorder, config: Path, forks: ForkServer, at: str | None = N
     return forks.command("run", config, "--server", server.url, folder=config.parent, failpoint=at)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("mode", list(CancelMode))
 @pytest.mark.parametrize(
     "at",

@@ -24,7 +24,6 @@ from .real_disks import (
     undisturbed,
 )
 
-pytestmark = pytest.mark.proof
 NO_SPACE = "No space left on device"
 RECORD = "could not be written"
 

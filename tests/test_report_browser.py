@@ -29,8 +29,6 @@ from .resuming import STAGE_IDS
 from .support import START, png, run_opened
 from .test_report_laws import HOSTILE, run_with
 
-pytestmark = pytest.mark.proof
-
 ROWS = "document.querySelectorAll('#event-rows > tr').length"
 
 

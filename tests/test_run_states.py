@@ -397,4 +397,4 @@ class RunStates(RuleBasedStateMachine):
 
 
 TestRunStates = RunStates.TestCase
-TestRunStates.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)
+TestRunStates.settings = settings(deadline=None, max_examples=40, stateful_step_count=30)

@@ -23,8 +23,6 @@ from .salvaging import LOG, check_salvaged, controller, lines_of, salvage, spoil
 from .simulated_disk import SimulatedDisk, Sync
 from .support import document, png
 
-pytestmark = pytest.mark.proof
-
 
 class DiedHere(BaseException):
     """Stands for the end of the process: nobody tidies up behind it."""

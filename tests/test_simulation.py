@@ -31,8 +31,6 @@ from .simulated_world import same_machine_everywhere
 from .simulation import simulate
 from .support import document
 
-pytestmark = pytest.mark.proof
-
 _SEEDS = 1500
 _CHUNK = 50
 _PATIENCE = 400
@@ -41,6 +39,7 @@ _ROOT = Path(__file__).parents[1]
 TakeOut = Callable[[pytest.MonkeyPatch], Iterable[Sync]]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("first", range(0, _SEEDS, _CHUNK))
 def test_nothing_is_lost_in_any_simulated_run(
     first: int, record_property: Callable[[str, object], None]
@@ -51,6 +50,7 @@ def test_nothing_is_lost_in_any_simulated_run(
     assert not broken, "\n".join(f"{what}: {command_for(seed)}" for seed, what in broken)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("deed", [Deed.DIE_BEFORE, Deed.FAIL])
 @pytest.mark.parametrize("second", [None, Fault(at=5, deed=Deed.DIE_BEFORE)], ids=["end", "die"])
 def test_a_power_loss_takes_nothing_from_a_resume_wherever_the_process_before_it_ended(

@@ -32,8 +32,6 @@ from .resuming import controller, image_file, painted, small
 from .status_lives import KINDS, Told, lives
 from .support import ScriptedBackend
 
-pytestmark = pytest.mark.proof
-
 WEIGHTS = {"txt2img": 25 + 12, "img2img": 20, "upscale": 10, "adetailer": 20 + 8}
 """What one image counts for in each stage of ``status_lives``."""
 

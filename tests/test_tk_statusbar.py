@@ -25,8 +25,6 @@ from .resuming import small
 from .screens import WindowProcess, status_window, virtual_display
 from .support import TXT2IMG
 
-pytestmark = pytest.mark.proof
-
 EXAMPLE = Path(__file__).parent.parent / "examples" / "tk_app.py"
 SLOW: dict[str, Any] = {**small("txt2img", "img2img", images=2), "name": "slow"}
 SLOW["txt2img"] = {**TXT2IMG, "steps": 20}

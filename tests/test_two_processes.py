@@ -26,8 +26,6 @@ from .real_disks import (
     undisturbed,
 )
 
-pytestmark = pytest.mark.proof
-
 SERVED = SMALL.replace("images = 2", "images = 20").replace(
     "base.safetensors", "sd_xl_base_1.0.safetensors"
 )

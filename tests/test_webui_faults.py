@@ -30,7 +30,6 @@ from .command_line import SMALL, stagewright, until, write_config
 from .support import document, png
 from .webui_server import ScriptedWebUI
 
-pytestmark = pytest.mark.proof
 Stages = tuple[str, ...]
 ENDPOINTS = {
     "txt2img": "/sdapi/v1/txt2img",
@@ -173,6 +172,7 @@ def of_type(result: PipelineRunResult, kind: type[Any]) -> list[Any]:
     return [event for event in result.events if isinstance(event, kind)]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("case", "stage", "image"), MATRIX)
 def test_a_fault_is_recorded_and_tried_again_or_ends_the_run(
     server: ScriptedWebUI, tmp_path: Path, case: Case, stage: str, image: int

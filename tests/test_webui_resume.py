@@ -35,8 +35,6 @@ from .webui_resuming import (
     resume,
 )
 
-pytestmark = pytest.mark.proof
-
 LISTED = "sd_xl_base_1.0.safetensors"
 
 
