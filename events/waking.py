@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 LINGER_S = 0.01
@@ -38,26 +39,31 @@ class Waker:
                 self._start()
 
     def _start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._work, name="stagewright-waker", daemon=True
-            )
-            self._thread.start()
+        if self._thread is not None:
+            return
+        thread = threading.Thread(target=self._work, name="stagewright-waker", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # There can be no more threads: who asked pays for it.
+            self._ring_all()
+        else:
+            self._thread = thread
+
+    def _ring_all(self) -> None:
+        """Make the calls that wait."""
+        with suppress(Empty):
+            while True:
+                self._due.get_nowait()()
 
     def _work(self) -> None:
         rested_at = 0.0
         while True:
-            due = [self._due.get()]
+            first = self._due.get()
             time.sleep(max(LINGER_S, rested_at - time.monotonic()))
-            try:
-                while True:
-                    due.append(self._due.get_nowait())
-            except Empty:
-                pass
-            for ring in due:
-                ring()
+            first()
+            del first  # While it sleeps it holds on to nobody.
+            self._ring_all()
             rested_at = time.monotonic() + REST_S
-            del due, ring
 
 
 _waker = Waker()

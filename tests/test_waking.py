@@ -1,0 +1,57 @@
+"""Waking the threads of subscriptions: soon, seldom, and wherever there can be threads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from itertools import pairwise
+
+from stagewright.events.waking import REST_S, wake_soon
+
+NO_MORE_THREADS = """
+import threading
+from stagewright.events import subscribe
+from tests.listening import EVENTS, tell
+seen, all_there = [], threading.Event()
+
+def take(event):
+    seen.append(event)
+    if len(seen) == len(EVENTS):
+        all_there.set()
+
+subscription = subscribe(take)
+threading.stack_size(2**46)  # more than there can be: no thread begins
+tell()
+assert all_there.wait(10), seen
+threading.stack_size(0)
+tell()
+subscription.close(timeout_s=10)
+assert seen == EVENTS * 2
+"""
+
+
+def test_a_thread_is_left_to_sleep_for_a_while_before_it_is_woken_again() -> None:
+    """However often it is asked for: what listeners cost is a small share of the time."""
+    woken: list[float] = []
+    is_woken = threading.Event()
+
+    def ring() -> None:
+        woken.append(time.monotonic())
+        is_woken.set()
+
+    for _ in range(4):
+        is_woken.clear()
+        wake_soon(ring)
+        assert is_woken.wait(10)
+    pauses = [later - earlier for earlier, later in pairwise(woken)]
+    assert min(pauses) > 0.9 * REST_S
+
+
+def test_events_arrive_where_no_thread_can_be_started_to_wake_others() -> None:
+    """Whoever publishes wakes them then, and later on a thread does again."""
+    done = subprocess.run(
+        [sys.executable, "-c", NO_MORE_THREADS], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
