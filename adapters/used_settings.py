@@ -16,6 +16,7 @@ from .webui.names import NO_VAE, SAME_AS_THE_STAGE
 MAX_PASSES = 16
 MAX_SETTINGS = 1_000
 _PAIR = re.compile(r'([\w][\w \-/]{0,80}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+_BETWEEN_WORDS = re.compile(r"[\s_-]+")
 _TAG = re.compile(r"<[^>]{0,200}>")
 _MAX_TEXT = 64 * 1024
 _MAX_VALUE = 2_000
@@ -149,6 +150,9 @@ def agree(key: str, asked: Any, used: Any, *, scheduler: Any = None, schedule: A
         return stem(asked).casefold() == stem(used).casefold()
     if last == "sampler":
         return same_sampler(str(asked), str(scheduler or ""), str(used), schedule)
+    if last.startswith("upscaler"):  # of which "4x" and "4x+" are two
+        one, other = (_BETWEEN_WORDS.sub("", str(name)).casefold() for name in (asked, used))
+        return one == other
     if last in _NAMES:
         return same_name(str(asked), str(used))
     return _same_value(asked, used)

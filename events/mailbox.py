@@ -90,11 +90,14 @@ class Mailbox:
         if not self._items and not self._closed:
             self._sleep(timeout_s)
         items: list[Item] = []
-        while self._items and len(items) < most:
-            items.append(self._items.popleft())
+        while len(items) < most:
+            try:
+                items.append(self._items.popleft())
+            except IndexError:  # also when it was closed this moment
+                break
             if isinstance(item := items[-1], LeftInLog):
                 with self._lock:
-                    del self._left[item.log.run_id]
+                    self._left.pop(item.log.run_id, None)
         return items
 
     @property
@@ -105,8 +108,10 @@ class Mailbox:
     def close(self, *, discard: bool = False) -> None:
         """Take nothing more; what is there can still be taken, unless it is to be discarded."""
         self._closed = True
-        while discard and self._items:
-            self.take(self._capacity, 0)
+        if discard:
+            with self._lock:
+                self._items.clear()
+                self._left.clear()
         self._bell.put(None)
 
     def _sleep(self, timeout_s: float | None) -> None:

@@ -34,7 +34,8 @@ _faults: Counter[str] = Counter()
 _dropped: Counter[str] = Counter()
 _drop_counts: set[Callable[[], tuple[str, int]]] = set()
 _streaks: WeakKeyDictionary[Any, Counter[str]] = WeakKeyDictionary()
-_lock = threading.Lock()
+_lock = threading.RLock()
+"""Whoever holds it may be interrupted by a finalizer that closes a subscription."""
 
 
 def faults() -> dict[str, int]:
@@ -47,7 +48,7 @@ def dropped() -> dict[str, int]:
     """How many sampling steps were not told to each subscriber that was behind, by its name."""
     with _lock:
         counts = _dropped.copy()
-        for tell in _drop_counts:
+        for tell in tuple(_drop_counts):
             name, count = tell()
             counts[name] += count
     return {name: count for name, count in counts.items() if count}

@@ -6,6 +6,7 @@ call of every subscriber, most of which would only count that it does not want t
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -58,10 +59,11 @@ class StepFeed:
     def join(self, take: Take) -> StepShare:
         """A place for somebody whose ``take`` returns at once; the lock of all feeds is held."""
         share = StepShare(self, take)
-        if not self._shares:
-            of_run = {} if self._run_id is None else {"sender": self._run_id}
-            signals.step_progress.connect(self._hear, weak=False, **of_run)
         self._shares += (share,)
+        # Last, and each time: a finalizer may have let the only other one leave meanwhile.
+        of_run = {} if self._run_id is None else {"sender": self._run_id}
+        signals.step_progress.connect(self._hear, weak=False, **of_run)
+        _feeds[self._run_id] = self
         return share
 
     def part(self, share: StepShare) -> None:
@@ -70,7 +72,12 @@ class StepFeed:
             self._shares = tuple(one for one in self._shares if one is not share)
             if not self._shares:
                 signals.step_progress.disconnect(self._hear)
-                _feeds.pop(self._run_id, None)
+                if _feeds.get(self._run_id) is self:
+                    del _feeds[self._run_id]
+
+    def renew_lock(self) -> None:
+        """Take a new lock, in a process that was forked."""
+        self._lock = threading.Lock()
 
     def _hear(self, _sender: str | None, progress: StepProgress) -> None:
         now = time.monotonic()
@@ -84,13 +91,23 @@ class StepFeed:
 
 
 _feeds: dict[str | None, StepFeed] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()
+"""Whoever holds it may be interrupted by a finalizer that closes a subscription."""
 
 
 def join_steps(run_id: str | None, take: Take) -> StepShare:
     """Have ``take`` called with some of the steps of a run, or of all; it must return at once."""
     with _lock:
-        feed = _feeds.get(run_id)
-        if feed is None:
-            feed = _feeds[run_id] = StepFeed(run_id)
-        return feed.join(take)
+        return (_feeds.get(run_id) or StepFeed(run_id)).join(take)
+
+
+def _begin_anew() -> None:
+    """In a process that was forked nobody is left who would give a lock back."""
+    global _lock  # noqa: PLW0603 - there is one for each process
+    _lock = threading.RLock()
+    for feed in _feeds.values():
+        feed.renew_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

@@ -19,7 +19,6 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -31,6 +30,7 @@ from stagewright.statemachine.ports import OnStep
 
 Json = dict[str, Any]
 TOO_LONG_S = 60.0
+_TOO_LONG = f"it took more than {TOO_LONG_S} s\n"
 SENT = "sent"
 _AT_THE_START = ("PYTHON", "LC_", "LANG", "TZ")
 """So begin the names of what Python looks at only when it starts."""
@@ -117,7 +117,9 @@ class ForkServer:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(asdict(order)).encode() + b"\n")
         self._process.stdin.flush()
-        return Ended(*json.loads(self._process.stdout.readline()))
+        ended = Ended(*json.loads(self._process.stdout.readline()))
+        assert _TOO_LONG not in ended.stderr, ended
+        return ended
 
 
 def _looked_at_when_starting(environment: Mapping[str, str]) -> dict[str, str]:
@@ -176,7 +178,7 @@ def _attend(child: int, pipes: list[int], kill_after_s: float | None) -> Iterato
             os.kill(child, signal.SIGKILL)
             end = time.monotonic() + TOO_LONG_S
             if kill_after_s is None:
-                texts[pipes[1]] += f"it took more than {TOO_LONG_S} s\n".encode()
+                texts[pipes[1]] += _TOO_LONG.encode()
     return (texts[pipe].decode() for pipe in pipes)
 
 
@@ -209,6 +211,9 @@ def _be_command(order: _Order, streams: list[int]) -> None:
         cli.main()
     except SystemExit as exits:
         status = exits.code
+        if isinstance(status, str):
+            sys.stderr.write(f"{status}\n")
+            status = 1
     except BaseException:  # noqa: BLE001 - as Python shows it
         traceback.print_exc()
         status = 1
@@ -220,8 +225,10 @@ def _end(status: int) -> None:
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
+        try:
             stream.flush()
+        except OSError:
+            status = 120  # as Python has it
     os._exit(status)
 
 

@@ -158,6 +158,7 @@ HEXED = b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n99\n" + TELLING.h
         (chunk(b"iCCP", b"icc\0\0" + zlib.compress(TELLING)), b""),
         (chunk(b"zTXt", HEXED), b""),
         (chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"nothing") + TELLING[::-1]), b""),
+        (chunk(b"caNv", b"api_key=8f3ab6c2d1e08f3ab6c2"), b""),
         (chunk(b"tEXt", b'workflow\0{"inputs":{"api_key":"abc"}}'), b""),
         (chunk(b"eXIf", "xs3same-\u00e9".encode("utf-16-be")), b""),
         (chunk(b"eXIf", b"x" + "xs3same-\u00e9".encode("utf-16-le")), b""),
@@ -176,13 +177,42 @@ def test_a_png_is_looked_through_to_its_last_byte(
     assert made.manifest.images == 0
 
 
+def segment(marker: int, body: bytes) -> bytes:
+    """One segment of a JPEG."""
+    return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+
+
+def saved(kind: str) -> bytes:
+    """A small image of this kind, without a word in it."""
+    stream = io.BytesIO()
+    Image.new("RGB", (16, 16), "teal").save(stream, kind)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("marker", [0xFE, 0xE1, 0xE4, 0xEC, 0xED, 0xEE])
+def test_every_segment_of_a_jpeg_is_looked_through(marker: int) -> None:
+    """The first of two comments too, and what no program here knows."""
+    data = saved("JPEG")
+    words = segment(marker, b"see api_key=abc") + segment(0xFE, b"nothing")
+    found = texts_in(data[:2] + words + data[2:])
+    assert found is not None
+    assert "see api_key=abc" in found
+
+
+@pytest.mark.parametrize("kind", [b"XMP ", b"TEXT"])
+def test_every_chunk_of_a_webp_is_looked_through(kind: bytes) -> None:
+    """Whatever the head of the image announces."""
+    body = saved("WEBP")[8:] + kind + struct.pack("<I", 16) + b"see api_key=abcd"
+    found = texts_in(b"RIFF" + struct.pack("<I", len(body)) + body)
+    assert found is not None
+    assert "see api_key=abcd" in found
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
 def test_what_stands_behind_the_end_of_an_image_keeps_it_out(kind: str) -> None:
     """Nobody looks at it, and it may hold anything."""
-    stream = io.BytesIO()
-    Image.new("RGB", (16, 16), "teal").save(stream, kind)
-    assert texts_in(stream.getvalue()) is not None
-    assert texts_in(stream.getvalue() + b"more") is None
+    assert texts_in(saved(kind)) is not None
+    assert texts_in(saved(kind) + b"more") is None
 
 
 def test_a_png_of_usual_texts_is_in_it(tmp_path: Path) -> None:

@@ -68,6 +68,14 @@ def test_the_password_is_left_out_in_every_form(form: str) -> None:
          r"{\"proxy-authorization\": \"***\", \"a\": 1}"),
         ("(b'cookie', b'a=b; c=d'), (b'host', b'gpu')", "(b'cookie', b'***'), (b'host', b'gpu')"),
         ("Set-Cookie: access=abc; Path=/", "Set-Cookie: ***"),
+        ("Cookie: sid=abcdefghij", "Cookie: ***"),
+        ('Cookie: theme="dark"; session=8f3ab6c2d1e0\nHost: gpu', "Cookie: ***\nHost: gpu"),
+        ('Authorization: Digest username="bob", response="6629fa"', "Authorization: ***"),
+        ('["Cookie: sid=abcdefghij", "Host: gpu"]', '["Cookie: ***", "Host: gpu"]'),
+        ("api_key: 12345678", "api_key: ***"),
+        ("password: //x9!secret", "password: ***"),
+        ("auth: bob:hunterpass", "auth: ***"),
+        (f"token: {'abcdefgh' * 4}", "token: ***"),
         ("GET /x?api_key=abc&steps=3", "GET /x?api_key=***&steps=3"),
         ("/login?password=a%20b;next=/", "/login?password=***;next=/"),
         ('{"hf_token": "hf_abc", "steps": 3}', '{"hf_token": "***", "steps": 3}'),
@@ -113,6 +121,8 @@ def test_what_looks_like_credentials_is_left_out(text: str, left: str) -> None:
         "images/03-adetailer/00000-42.png",
         "the root of it all is at home; /home and /rootfs",
         "max_tokens=77",
+        "pad_token_id=49407, max_token: 75",
+        "--gradio-auth-path /srv/x",
         "text, watermark, signature: none, a mountain pass: snow",
         "--steps 20 --sampler 'Euler a' and a hand-made ring",
         "['token', 'cookie', 'password'] and key=value",
@@ -193,6 +203,7 @@ def test_a_users_name_is_left_out_of_paths_and_addresses_only() -> None:
         *((name, True) for name in ("X-Amz-Signature", "sig")),
         *((name, False) for name in ("token_ids", "passes", "first_pass", "sigma", "tokens")),
         *((name, False) for name in ("Token merging ratio", "max_tokens", "author", "seed")),
+        *((name, False) for name in ("eos_token_id", "max_token", "Trigger token", "auth_path")),
         *((name, False) for name in ("monkey", "keys", "secretary", "prompt", "")),
     ],
 )  # fmt: skip
@@ -207,12 +218,14 @@ def test_values_of_telling_keys_are_left_out_at_any_depth() -> None:
         "webhook": {"api_key": "abc", "port": 7860, "tokens": ["a"]},
         "list": [{"password": 1234}, {"password": None}, {"auth": True}, {"secret": ""}],
         "credentials": {"user": "x", "more": ["y"]},
+        "pass": 2,
     }
     redactor = Redactor(private())
     assert redactor.value(value) == {
         "webhook": {"api_key": "***", "port": 7860, "tokens": ["a"]},
         "list": [{"password": "***"}, {"password": None}, {"auth": True}, {"secret": ""}],
         "credentials": "***",
+        "pass": 2,
     }
     assert redactor.left_out == {"credentials": 3}
 

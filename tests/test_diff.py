@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 from PIL import Image, PngImagePlugin
 from stagewright.adapters.comparing import RunComparison, compare_runs
+from stagewright.adapters.comparing.pixels import same_pixels
 from stagewright.adapters.comparing.values import Difference, Rows, differences, words_of
 from stagewright.events import CallRequested, LogCorruptError, StageEvent
 from stagewright.events.codec import CODEC
@@ -182,6 +183,20 @@ def test_images_that_cannot_be_looked_at_are_told_as_other_files(tmp_path: Path,
     found = compare_runs(left, right)
     assert rows(found, "different") == rows(found, "not_looked_at") == [[(0, 1)]]
     assert rows(found, "same_request") == rows(found, "same_pixels") == [[]]
+
+
+def test_images_that_move_are_not_the_same_for_their_first_picture() -> None:
+    """Nobody looks at the others, so that cannot be told; without any it can."""
+
+    def moving(*colours: str) -> bytes:
+        first, *others = (Image.new("RGB", (8, 8), colour) for colour in colours)
+        stream = io.BytesIO()
+        first.save(stream, "PNG", save_all=bool(others), append_images=others)
+        return stream.getvalue()
+
+    assert same_pixels(moving("teal", "red"), moving("teal", "blue")) is None
+    assert same_pixels(moving("teal"), moving("teal")) is True
+    assert same_pixels(moving("teal"), moving("red")) is False
 
 
 def test_stages_are_matched_by_their_type(tmp_path: Path) -> None:

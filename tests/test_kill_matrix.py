@@ -190,7 +190,7 @@ def wreck(forks: ForkServer, tmp_path: Path, counts: Counts) -> Wreck:
     return Wreck(forks, tmp_path, counts)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("at", [*IN_IMAGES, *IN_STAGES, *AT_THE_ENDS])
 def test_a_run_killed_anywhere_ends_as_if_it_had_not_been(
     at: str, wreck: Wreck, reference: Json

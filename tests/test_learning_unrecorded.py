@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from stagewright.adapters import LearningRecordWriter
+from stagewright.adapters.learning import updating
+from stagewright.adapters.learning.projection import read_learning_record
 from stagewright.adapters.learning.unrecorded_file import UNRECORDED_NAME
 from stagewright.events.lock import RunLock
 
@@ -35,36 +39,118 @@ def runs(four: Path, tmp_path: Path) -> Path:
     return shutil.copytree(four, tmp_path / "runs")
 
 
-def make_traps(runs: Path) -> None:
-    """Whoever reads a log without a record from now on finds it corrupt, and says so."""
-    for name in ("died", "opted-out"):
-        log = runs / name / LOG
-        status = log.stat()
-        log.write_bytes(b"x" * status.st_size)
-        os.utime(log, ns=(status.st_atime_ns, status.st_mtime_ns))
+class Opened:
+    """The logs that are opened by this process, while it listens."""
+
+    def __init__(self) -> None:
+        self.folders: list[str] = []
+        self.listens = False
+        sys.addaudithook(self._take)
+
+    def _take(self, event: str, arguments: tuple[object, ...]) -> None:
+        if self.listens and event == "open":
+            path = os.fsdecode(arguments[0]) if isinstance(arguments[0], str | bytes) else ""
+            if path.endswith(f"/{LOG}"):
+                self.folders.append(Path(path).parent.name)
+
+
+@pytest.fixture(scope="module")
+def hook() -> Opened:
+    """There is one, for it can never be taken away."""
+    return Opened()
+
+
+@pytest.fixture
+def opened(hook: Opened) -> Iterator[list[str]]:
+    """The folders of the logs that are opened during the test."""
+    hook.folders.clear()
+    hook.listens = True
+    yield hook.folders
+    hook.listens = False
 
 
 @pytest.mark.parametrize("first", ["update", "rebuild"])
 @pytest.mark.parametrize("others", [1, 0], ids=["beside a record", "where no run has one"])
 def test_a_new_process_does_not_read_what_it_knows_to_have_no_record(
-    runs: Path, first: str, others: int
+    runs: Path, first: str, others: int, opened: list[str]
 ) -> None:
     """A log that is corrupt is named all the same."""
     if not others:
         shutil.rmtree(runs / "ended")
     getattr(LearningRecordWriter(runs), first)()
-    make_traps(runs)
+    assert {"died", "opted-out", "corrupt"} <= set(opened)
+    opened.clear()
     update = LearningRecordWriter(runs).update()
+    assert opened == ["ended"] * others
     assert (update.records, update.made) == (others, 0)
     assert update.unreadable == ("corrupt",)
 
 
-def test_a_log_that_has_changed_is_read(runs: Path) -> None:
+def test_a_log_that_has_changed_is_read(runs: Path, opened: list[str]) -> None:
     """Its time tells, or its size."""
     LearningRecordWriter(runs).update()
-    make_traps(runs)
+    opened.clear()
     (runs / "died" / LOG).touch()
-    assert LearningRecordWriter(runs).update().unreadable == ("corrupt", "died")
+    LearningRecordWriter(runs).update()
+    assert "died" in opened
+    assert "corrupt" not in opened
+
+
+def test_a_damaged_log_that_is_replaced_by_its_copy_gets_a_record(
+    runs: Path, tmp_path: Path
+) -> None:
+    """Though the copy has its size and the time at which it was written, in the same file."""
+    log = runs / "ended" / LOG
+    copy = Path(shutil.copy2(log, tmp_path))
+    with open(log, "r+b") as stream:
+        stream.seek(200)
+        stream.write(b"damage")
+    shutil.copystat(copy, log)
+    assert "ended" in LearningRecordWriter(runs).update().unreadable
+    log.write_bytes(copy.read_bytes())
+    shutil.copystat(copy, log)
+    assert LearningRecordWriter(runs).update().made == 1
+    assert bytes_of(runs) == rebuilt(runs)
+
+
+def test_a_run_that_was_away_in_the_moment_it_was_read_gets_a_record(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes back as it was, and nothing has been noted of it."""
+    away = tmp_path / "away"
+    take = read_learning_record
+
+    def take_away(folder: Path) -> object:
+        if folder.name != "ended":
+            return take(folder)
+        folder.rename(away)
+        try:
+            return take(folder)
+        finally:
+            away.rename(folder)
+
+    monkeypatch.setattr(updating, "read_learning_record", take_away)
+    assert LearningRecordWriter(runs).update().made == 0
+    monkeypatch.undo()
+    assert LearningRecordWriter(runs).update().made == 1
+
+
+def test_a_rebuild_forgets_what_was_noted(runs: Path) -> None:
+    """Where a run has a record after all, and the records are lost afterwards."""
+    LearningRecordWriter(runs).update()
+    note, stale = runs / UNRECORDED_NAME, runs / "died" / LOG
+    noted = note.read_bytes()
+    shutil.rmtree(runs / "died")
+    shutil.copytree(runs / "ended", runs / "died")
+    status = stale.stat()
+    document = json.loads(noted)
+    document["runs"]["died"][0] = [
+        status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    ]  # fmt: skip
+    note.write_text(json.dumps(document))
+    assert LearningRecordWriter(runs).rebuild().records == 2
+    (runs / "learning.jsonl").unlink()
+    assert LearningRecordWriter(runs).update().records == 2
 
 
 def other_version(data: bytes) -> bytes:

@@ -221,7 +221,7 @@ def run_on(server: Recorder, config: Path, forks: ForkServer, at: str | None = N
     return forks.command("run", config, "--server", server.url, folder=config.parent, failpoint=at)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("mode", list(CancelMode))
 @pytest.mark.parametrize(
     "at",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import time
 from pathlib import Path
@@ -75,6 +76,44 @@ def test_a_blocking_subscriber_holds_nobody_up() -> None:
     release.set()
     blocking.close()
     assert slow == EVENTS
+
+
+def test_close_may_come_at_any_moment_of_a_delivery() -> None:
+    """Whoever closes and whoever delivers take from one queue; neither is harmed."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for attempt in range(150):
+            subscription = subscribe(lambda _event: None, on=lambda call: call())
+            tell(EVENTS * 100)
+            time.sleep(0.0003 * (attempt % 7))
+            subscription.close()
+            assert subscription.error is None
+    finally:
+        sys.setswitchinterval(usual)
+
+
+def test_a_subscription_with_steps_may_be_closed_by_a_finalizer() -> None:
+    """The collector may call one while another subscription is being made or closed."""
+
+    class Window:
+        def __init__(self) -> None:
+            self.itself = self
+            self.subscription = subscribe(print, on_step=print)
+
+        def __del__(self) -> None:
+            self.subscription.close(timeout_s=0)
+
+    threshold = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for _ in range(40):
+            Window()
+            subscription = subscribe(print, on_step=print)
+            subscription.close()
+    finally:
+        gc.set_threshold(*threshold)
+    assert not is_connected(subscription)
 
 
 @pytest.mark.parametrize("on", ["worker", "publisher"])

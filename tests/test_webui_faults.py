@@ -172,7 +172,7 @@ def of_type(result: PipelineRunResult, kind: type[Any]) -> list[Any]:
     return [event for event in result.events if isinstance(event, kind)]
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("case", "stage", "image"), MATRIX)
 def test_a_fault_is_recorded_and_tried_again_or_ends_the_run(
     server: ScriptedWebUI, tmp_path: Path, case: Case, stage: str, image: int

@@ -93,7 +93,7 @@ def dies_before_an_interrupt(server: OddWebUI, process: subprocess.Popen[str]) -
 ENDS = [ends_by_ctrl_c, dies_after_ctrl_c, dies_in_a_stall, dies_before_an_interrupt]
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("size", list(SIZES))
 @pytest.mark.parametrize("end", ENDS)
 def test_an_interrupted_upscale_is_made_whole_by_the_resume(

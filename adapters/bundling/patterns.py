@@ -44,12 +44,15 @@ _NAMED = re.compile(
 _CLOSED = re.compile(rf"{_QUOTE}{_SPACE}[\])]")
 _OPENING = re.compile(r"(\\{0,8})([\"'])")
 _NEXT_QUOTE = {mark: re.compile(rf"(?<!\\)(\\*+){mark}") for mark in "\"'"}
-_TO_LINE_END = re.compile(r"[^\r\n\"'\\]++")
+_TO_LINE_END = re.compile(
+    r"(?:[^\r\n\"'\\]|(?<==)(?P<quote>\\{0,8}[\"'])[^\r\n\"'\\]*+(?P=quote))++"  # a="b", too
+)
 _TO_SPACE = re.compile(r"(?:[^\s\"'\\]|\\{1,8}(?![\\nrt\"'\s]))++")
 _TO_SIGN = re.compile(r"(?:[^\s,;&\"'<>(){}\[\]\\]|\\{1,8}(?![\\nrt\"'\s]))++")
 _HEADER = re.compile(r"(?i)(?:proxy-)?authorization|(?:set-)?cookie2?")
 _JUDGED = 256
-_WEIGHT = re.compile(r"[\d.]{1,8}")
+_WEIGHT = re.compile(r"\d{0,2}(?:\.\d{1,4})?")
+_WORD = re.compile(r"[A-Za-z'-]{0,20}")
 _VAGUE = frozenset(
     [
         *("secret", "secrets", "auth", "cookie", "cookies", "token", "bearer", "pass", "pw"),
@@ -174,11 +177,11 @@ def _is_harmless(found: re.Match[str], value: str) -> bool:
     if found.re is not _PAIR:
         return False
     name, sign = found["name"].lower(), found["sign"]
-    if "cookie" in name and _HEADER.fullmatch(name) and "=" not in value and ":" in sign:
-        return True
+    if "cookie" in name and _HEADER.fullmatch(name):
+        return "=" not in value and ":" in sign
     # "(token:1.2)" weighs a word of a prompt, and "a secret: the garden" is one.
-    vague = name in _VAGUE and not re.search(r"[\d_]", value)
-    return "=" not in sign and bool(vague or _WEIGHT.fullmatch(value) or value.startswith("//"))
+    is_word = name in _VAGUE and (_WORD.fullmatch(value) or value.startswith("//"))
+    return "=" not in sign and bool(is_word or _WEIGHT.fullmatch(value))
 
 
 def _scheme(found: re.Match[str]) -> str:

@@ -13,17 +13,19 @@ from ..image_decoding import DECODING_ERRORS, FORMATS, without_warnings
 _MOST_TEXT = 16 * 1024 * 1024
 """Bytes that one text may unpack to."""
 _PACKED = (b"zTXt", b"iCCP")
-_NO_TEXT = frozenset(
+_NO_TEXT = frozenset([b"IHDR", b"PLTE", b"IDAT", b"IEND", b"fdAT"])
+_PLAIN = frozenset(
     [
-        *(b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"sBIT"),
+        *(b"tEXt", b"eXIf", b"sPLT", b"pCAL", b"sCAL", b"gIFx", b"gIFt"),
+        *(b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"acTL", b"fcTL", b"gIFg"),
         *(b"bKGD", b"hIST", b"pHYs", b"tIME", b"cICP", b"mDCV", b"cLLI", b"oFFs", b"sTER"),
-        *(b"acTL", b"fcTL", b"fdAT", b"gIFg", b"iDOT", b"vpAg", b"orNT", b"caNv"),
+        *(b"iDOT", b"vpAg", b"orNT", b"caNv"),
     ]
 )
-_PLAIN = frozenset([b"tEXt", b"eXIf", b"sPLT", b"pCAL", b"sCAL", b"gIFx", b"gIFt"])
 _HEX_PROFILE = b"Raw profile type"
 """So begins the keyword of a text that holds bytes as hexadecimal digits."""
-_JPEG_END, _JPEG_START = b"\xff\xd9", b"\xff\xd8"
+_JPEG_END, _JPEG_START, _JPEG_PIXELS = b"\xff\xd9", b"\xff\xd8", b"\xda"
+_WEBP_PIXELS = (b"VP8 ", b"VP8L", b"ALPH", b"ANMF")
 
 
 class _UnseenError(ValueError):
@@ -90,10 +92,10 @@ def _profile(keyword: bytes, text: bytes) -> bytes:
 def _parts_of_others(data: bytes) -> Iterator[bytes]:
     from PIL import Image  # noqa: PLC0415 - it takes 20 ms to load, and only --images needs it
 
-    if data.startswith(_JPEG_START) and not data.endswith(_JPEG_END):
-        raise _UnseenError("something stands behind the end of the JPEG")
-    if data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 != len(data):
-        raise _UnseenError("something stands behind the end of the WebP")
+    if data.startswith(_JPEG_START):
+        yield from _segments_of_jpeg(data)
+    elif data[:4] == b"RIFF":
+        yield from _chunks_of_webp(data)
     try:
         with without_warnings(), Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
             image.load()
@@ -103,6 +105,29 @@ def _parts_of_others(data: bytes) -> Iterator[bytes]:
     for name, value in values.items():
         yield str(name).encode()
         yield value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
+
+
+def _segments_of_jpeg(data: bytes) -> Iterator[bytes]:
+    """All that stands before the pixels."""
+    if not data.endswith(_JPEG_END):
+        raise _UnseenError("something stands behind the end of the JPEG")
+    place = len(_JPEG_START)
+    while data[place : place + 1] == b"\xff" and data[place + 1 : place + 2] != _JPEG_PIXELS:
+        end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        yield data[place + 4 : end]
+        place = end
+
+
+def _chunks_of_webp(data: bytes) -> Iterator[bytes]:
+    """All that is not made of pixels."""
+    if int.from_bytes(data[4:8], "little") + 8 != len(data):
+        raise _UnseenError("something stands behind the end of the WebP")
+    place = 12
+    while place < len(data):
+        end = place + 8 + int.from_bytes(data[place + 4 : place + 8], "little")
+        if data[place : place + 4] not in _WEBP_PIXELS:
+            yield data[place + 8 : end]
+        place = end + end % 2
 
 
 def _readings(part: bytes) -> Iterator[str]:

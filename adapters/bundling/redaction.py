@@ -34,6 +34,8 @@ _NAMES = ("name", "key", "header")
 """Keys of a table that may say what its ``value`` is."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _USER = "user"
+_SMALL = 100
+"""Numbers below are no secrets: the second pass, the weight of a token."""
 _SHORT, _REMEMBERED = 256, 4096
 
 Step = tuple[str, Callable[[str], Replaced]]
@@ -259,7 +261,9 @@ def _told(text: str, steps: tuple[Step, ...]) -> tuple[str, tuple[tuple[str, int
 
 def _is_telling(value: Any) -> bool:
     """Whether a value of a telling name can be a secret at all."""
-    return not (value is None or value == "" or isinstance(value, bool))
+    if isinstance(value, int | float):
+        return not isinstance(value, bool) and abs(value) >= _SMALL
+    return value is not None and value != ""
 
 
 def _any_of(forms: tuple[str, ...]) -> re.Pattern[str] | None:

@@ -35,10 +35,18 @@ _NO_SECRET_BEHIND_TOKEN = frozenset(
     [
         *("merging", "merge", "count", "counts", "limit", "length", "ratio", "ids", "padding"),
         *("weight", "weights", "normalization", "interpretation", "type", "usage", "size"),
-        *("embedding", "embeddings"),
+        *("embedding", "embeddings", "id", "chunks", "shuffling"),
     ]
 )
 """What follows "token" where it is a piece of a prompt: ``Token merging ratio``."""
+_NO_SECRET_BEFORE_TOKEN = frozenset(["max", "min", "trigger", "pad", "bos", "eos", "unk"])
+_NO_SECRETS = frozenset(
+    [
+        *("path", "paths", "file", "files", "dir", "folder"),
+        *("type", "style", "enabled", "required"),
+    ]
+)
+"""What ends a name that says where a secret is, or of what kind, and not what it is."""
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _BETWEEN = re.compile(r"[^a-z0-9]+")
 _LONGEST = 256
@@ -51,13 +59,13 @@ def names_secret(name: str) -> bool:
     ``Token merging ratio`` and ``max_tokens`` do not.
     """
     words = [one for one in _BETWEEN.split(_CAMEL.sub("_", name[:_LONGEST]).lower()) if one]
-    if not words:
+    if not words or words[-1] in _NO_SECRETS:
         return False
     return (
         any(word in _WORDS or word.endswith(_ALWAYS) for word in words)
         or words in (["pass"], ["signature"])
         or words[-1] == "sig"
-        or words[-1].endswith("token")
+        or (words[-1].endswith("token") and not _NO_SECRET_BEFORE_TOKEN.intersection(words[-2:-1]))
         or any(map(_tells, pairwise(words)))
     )
 

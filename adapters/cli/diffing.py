@@ -163,7 +163,7 @@ def _images(stage: StageComparison) -> Iterator[str]:
     for what, rows in (
         ("same request, other image", images.same_request),
         ("same request, same pixels in another file", images.same_pixels),
-        ("same request, other file (not there to be looked at)", images.not_looked_at),
+        ("same request, other file (its pixels cannot be told)", images.not_looked_at),
         ("other request, same image", images.other_request),
     ):
         if rows:

@@ -45,7 +45,8 @@ class ImageComparison(msgspec.Struct, frozen=True, kw_only=True):
 
     They are compared by their sources. Of those that differ, some were asked for in the same
     words and from the same images: ``same_request`` show something else, ``same_pixels`` show
-    the same from another file, and of ``not_looked_at`` the files are not there to tell. Of
+    the same from another file, and of ``not_looked_at`` the files are not there, or cannot
+    be told by their pixels. Of
     those that are equal, ``other_request`` were asked for otherwise. An image without a record
     of what was asked is in none of these four.
     """

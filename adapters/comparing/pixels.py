@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from hashlib import sha256
 from pathlib import Path
 
 from ...events.model import Artifact
@@ -13,6 +14,8 @@ from ...statemachine.sizes import MAX_PIXELS
 from ..image_decoding import DECODING_ERRORS, FORMATS, without_warnings
 
 _MOST_BYTES = 256 * 1024 * 1024
+_ROWS = 64
+"""So many are turned into four bytes a pixel at a time."""
 _DEPTH = 24
 """Where a PNG says how many bits a sample has."""
 
@@ -38,12 +41,9 @@ class PictureFiles:
 
 def same_pixels(left: bytes, right: bytes) -> bool | None:
     """Whether two images have the same size and pixels; None where that cannot be told."""
-    if is_png(left) and is_png(right):
-        stored = pixel_data(left)
-        if stored and stored == pixel_data(right):
-            return True
     if _is_deep(left) or _is_deep(right):
-        return None
+        stored = pixel_data(left)
+        return True if stored and stored == pixel_data(right) else None
     one, other = _pixels(left), _pixels(right)
     return None if one is None or other is None else one == other
 
@@ -54,13 +54,17 @@ def _is_deep(data: bytes) -> bool:
 
 
 def _pixels(data: bytes) -> tuple[tuple[int, int], bytes] | None:
-    """Size in pixels, and four bytes for each, row by row."""
+    """Size in pixels, and a digest of them; None where they cannot be told, or move."""
     from PIL import Image  # noqa: PLC0415 - most comparisons look at no pixel
 
     try:
         with without_warnings(), Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
-            if image.width * image.height > MAX_PIXELS:
+            if image.width * image.height > MAX_PIXELS or getattr(image, "n_frames", 1) > 1:
                 return None
-            return image.size, image.convert("RGBA").tobytes()
+            digest = sha256()
+            for top in range(0, image.height, _ROWS):
+                rows = image.crop((0, top, image.width, min(top + _ROWS, image.height)))
+                digest.update(rows.convert("RGBA").tobytes())
+            return image.size, digest.digest()
     except (*DECODING_ERRORS, Image.DecompressionBombError):
         return None

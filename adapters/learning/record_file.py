@@ -27,16 +27,21 @@ class RecordLine(NamedTuple):
 
 
 class FileStamp(NamedTuple):
-    """What tells one state of a file from another without reading it."""
+    """What tells one state of a file from another without reading it.
+
+    Whoever puts a sound copy in place of a damaged file may keep the time at which it was
+    written, but not the one at which it was changed.
+    """
 
     inode: int
     size: int
+    written_ns: int
     changed_ns: int
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileStamp:
         """The stamp of a file with this status."""
-        return cls(status.st_ino, status.st_size, status.st_mtime_ns)
+        return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 class _Key(msgspec.Struct):

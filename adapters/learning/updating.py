@@ -116,6 +116,7 @@ class RecordUpdater:
     def rebuild(self) -> LearningUpdate:
         """Make every record anew. Raises OSError; the file is as it was then."""
         self._forget()
+        self._unrecorded.load()
         logs = _logs(self._runs)
         lines = (self._line_of(folder, stamp) for folder, stamp in logs.items())
         self._file.replace(self._noted(line for line in lines if line))
@@ -218,7 +219,8 @@ class RecordUpdater:
                 return None
             return RecordLine(folder, record.log_head, msgspec.json.encode(record) + b"\n")
         except RunNotFoundError:
-            return None  # it was deleted in this moment
+            del self._stamps[folder]  # it was deleted in this moment, or moved and comes back
+            return None
         except (LogCorruptError, UnusableLogError, UnicodeEncodeError) as error:
             _logger.info("run %s gets no learning record: %s", folder, error)
         except OSError as error:

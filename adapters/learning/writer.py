@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ LOCK_WAIT_S = 10.0
 """How long an update waits for another process that writes the records."""
 END_WAIT_S = 0.8
 """How long a run's end waits for its record; the announcer would leave it behind after a second."""
+_BETWEEN_LOOKS_S = 0.05
 
 _logger = logging.getLogger("stagewright.learning")
 
@@ -58,7 +60,7 @@ class LearningRecordWriter:
         self._changed = threading.Condition()
         self._asked = 0
         self._served = 0
-        self._is_serving = False
+        self._serving_pid: int | None = None
         self._ended: set[str] = set()
         self._ears = (
             _Ear(signals.lifecycle_changed, WeakMethod(self._take_change), returns_at_once=False),
@@ -78,7 +80,7 @@ class LearningRecordWriter:
         for ear in self._ears:
             ear.close()
         with self._changed:
-            self._changed.wait_for(lambda: not self._is_serving, timeout_s)
+            self._changed.wait_for(lambda: self._serving_pid != os.getpid(), timeout_s)
 
     def __enter__(self) -> LearningRecordWriter:
         return self.start()
@@ -121,8 +123,9 @@ class LearningRecordWriter:
         if not self.runs.is_dir():
             return nothing_there(self.runs)
         began = time.monotonic()
-        if not self._updating.acquire(timeout=wait_s):
-            raise LearningRecordsError(f"{self.runs}: its learning records are being written")
+        while not self._updating.acquire(timeout=min(wait_s, _BETWEEN_LOOKS_S)):
+            if time.monotonic() - began >= wait_s or is_over():
+                raise LearningRecordsError(f"{self.runs}: its learning records are being written")
         try:
             if self._updater is None:
                 self._updater = RecordUpdater(self.runs, self._storage)
@@ -168,17 +171,17 @@ class LearningRecordWriter:
         """Have an update made that begins from now on, on a thread beside; its number."""
         with self._changed:
             self._asked += 1
-            if not self._is_serving:
+            if self._serving_pid != os.getpid():  # A process that was forked has no thread yet.
                 # No daemon, which it would inherit: a process that has come to its end does not
                 # leave before its record.
                 thread = threading.Thread(
                     target=self._serve, name="stagewright-learning", daemon=False
                 )
-                self._is_serving = True
+                self._serving_pid = os.getpid()
                 try:
                     thread.start()
                 except RuntimeError as error:  # too many threads, or the process is gone already
-                    self._is_serving, self._served = False, self._asked
+                    self._serving_pid, self._served = None, self._asked
                     _logger.warning("the learning records in %s have to wait: %s", self.runs, error)
             return self._asked
 
@@ -194,7 +197,7 @@ class LearningRecordWriter:
             with self._changed:
                 number = self._asked
                 if self._served == number:
-                    self._is_serving = False
+                    self._serving_pid = None
                     self._changed.notify_all()
                     return
             try:
