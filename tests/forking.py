@@ -222,7 +222,8 @@ def _be_command(order: _Order, streams: list[int]) -> None:
 
 def _end(status: int) -> None:
     """End as Python does, but for taking all modules apart, which takes it most of the time."""
-    threading._shutdown()  # type: ignore[attr-defined]
+    # Both are what Python itself calls at its end; no public name has either.
+    threading._shutdown()  # type: ignore[attr-defined]  # typeshed knows public names alone
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:

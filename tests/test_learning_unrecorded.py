@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 from stagewright.adapters import LearningRecordWriter
-from stagewright.adapters.learning import updating
-from stagewright.adapters.learning.projection import read_learning_record
 from stagewright.adapters.learning.unrecorded_file import UNRECORDED_NAME
 from stagewright.events.lock import RunLock
 
@@ -40,10 +38,11 @@ def runs(four: Path, tmp_path: Path) -> Path:
 
 
 class Opened:
-    """The logs that are opened by this process, while it listens."""
+    """The logs that are opened by this process, while it listens, by the names of their folders."""
 
     def __init__(self) -> None:
         self.folders: list[str] = []
+        self.before_opening: Callable[[str], object] = self.folders.append
         self.listens = False
         sys.addaudithook(self._take)
 
@@ -51,7 +50,7 @@ class Opened:
         if self.listens and event == "open":
             path = os.fsdecode(arguments[0]) if isinstance(arguments[0], str | bytes) else ""
             if path.endswith(f"/{LOG}"):
-                self.folders.append(Path(path).parent.name)
+                self.before_opening(Path(path).parent.name)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +63,7 @@ def hook() -> Opened:
 def opened(hook: Opened) -> Iterator[list[str]]:
     """The folders of the logs that are opened during the test."""
     hook.folders.clear()
+    hook.before_opening = hook.folders.append
     hook.listens = True
     yield hook.folders
     hook.listens = False
@@ -114,24 +114,21 @@ def test_a_damaged_log_that_is_replaced_by_its_copy_gets_a_record(
 
 
 def test_a_run_that_was_away_in_the_moment_it_was_read_gets_a_record(
-    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: Path, tmp_path: Path, hook: Opened
 ) -> None:
     """It comes back as it was, and nothing has been noted of it."""
-    away = tmp_path / "away"
-    take = read_learning_record
+    folder, away = runs / "ended", tmp_path / "away"
 
-    def take_away(folder: Path) -> object:
-        if folder.name != "ended":
-            return take(folder)
-        folder.rename(away)
-        try:
-            return take(folder)
-        finally:
+    def move(name: str) -> None:
+        if name == "died" and folder.exists():  # the log that is read before
+            folder.rename(away)
+        elif name == "opted-out" and away.exists():  # and the one behind it
             away.rename(folder)
 
-    monkeypatch.setattr(updating, "read_learning_record", take_away)
+    hook.before_opening, hook.listens = move, True
     assert LearningRecordWriter(runs).update().made == 0
-    monkeypatch.undo()
+    hook.listens = False
+    assert folder.exists()
     assert LearningRecordWriter(runs).update().made == 1
 
 
