@@ -133,7 +133,9 @@ def test_a_run_that_was_away_in_the_moment_it_was_read_gets_a_record(
 
 
 def test_a_rebuild_forgets_what_was_noted(runs: Path) -> None:
-    """Where a run has a record after all, and the records are lost afterwards."""
+    """Where every run has a record after all, and the records are lost afterwards."""
+    for other in ("corrupt", "opted-out"):
+        shutil.rmtree(runs / other)
     LearningRecordWriter(runs).update()
     note, stale = runs / UNRECORDED_NAME, runs / "died" / LOG
     noted = note.read_bytes()

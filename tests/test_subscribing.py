@@ -110,6 +110,7 @@ def test_a_subscription_with_steps_may_be_closed_by_a_finalizer() -> None:
         for _ in range(40):
             Window()
             subscription = subscribe(print, on_step=print)
+            signals.dropped()
             subscription.close()
     finally:
         gc.set_threshold(*threshold)
