@@ -153,15 +153,28 @@ class FileEventLog:
     def begin_epoch(self, epoch: int, durability: Durability) -> None:
         """Say in the lock file which epoch is written from here on, and sync as told.
 
-        The names that a process that died gave and did not sync are made durable, before
-        anything is built upon them, and its temporary files are removed. Raises OSError.
+        What an earlier process wrote and named, and could not sync, is made durable before
+        anything is built upon it, and its temporary files are removed. Raises OSError.
         """
         self._lock.note_epoch(epoch)
         self.durability = durability
+        if durability is not Durability.PROCESS:
+            self._storage.rewrite(self.path, self._unproved_from(), self._end)
         left_overs = self.path.parent.glob(f".{self.path.name}*{PART_SUFFIX}")
         for left in filter(Path.is_file, left_overs):
             self._storage.remove(left, durable=False)
         self._storage.sync_folder(self.path.parent)
+
+    def _unproved_from(self) -> int:
+        """Where the records begin whose sync may have failed: after the last proved barrier.
+
+        A barrier with a record behind it is proved, for that was written once its sync returned.
+        """
+        timeline = self.timeline()
+        for seq in range(self.next_seq - 2, -1, -1):
+            if timeline[seq].barrier:
+                return self._offsets[seq + 1]
+        return 0
 
     @property
     def run_id(self) -> str:

@@ -90,6 +90,14 @@ class Storage(Protocol):
         """Open an existing file for reading from its start."""
         ...
 
+    def rewrite(self, path: Path, start: int, end: int) -> None:
+        """Write the bytes from ``start`` to ``end`` again, in place; they are durable on return.
+
+        After a failed sync Linux reads bytes from its cache that the disk does not hold, and
+        no later sync writes them, until they are written again.
+        """
+        ...
+
 
 if sys.platform == "darwin":  # pragma: no cover - fsync there leaves data in the drive's cache
     import fcntl
@@ -221,6 +229,20 @@ class OsStorage:
 
     def open_read(self, path: Path) -> BinaryIO:
         return open_regular(path)
+
+    def rewrite(self, path: Path, start: int, end: int) -> None:
+        with self.open_read(path) as stream:
+            stream.seek(start)
+            data = stream.read(end - start)
+        # Not through an appending descriptor, which writes at the end of the file only.
+        flags = os.O_WRONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+        descriptor = os.open(path, flags)
+        try:
+            os.lseek(descriptor, start, os.SEEK_SET)
+            _write_all(descriptor, (data,))
+            sync_descriptor(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -47,7 +47,7 @@ Tell = Callable[[str], None]
 _KINDS = {
     (Deed.TAKE_LESS, 0): ("append",),
     (Deed.FAIL, errno.ENOSPC): ("append", "write file"),
-    (Deed.FAIL, 0): ("append", "sync log", "write file", "sync file", "rename to",
+    (Deed.FAIL, 0): ("append", "sync log", "rewrite", "write file", "sync file", "rename to",
                      "sync folder", "remove", "truncate", "open"),
 }  # fmt: skip
 """The operations that a deed can befall; any where nothing is said."""
@@ -99,6 +99,8 @@ class FaultyStorage(OsStorage):
         if deed is Deed.DIE_BEFORE:
             self.die(f"before {name}")
         if deed is Deed.FAIL and name != "write file":
+            if name == "sync log":
+                self.disk.fail_sync(path)
             raise self._error()
         yield deed
         if deed in (Deed.DIE_WITHIN, Deed.DIE_AFTER):
@@ -181,6 +183,16 @@ class FaultyStorage(OsStorage):
         self.check_alive()
         return super().open_read(path)
 
+    def rewrite(self, path: Path, start: int, end: int) -> None:
+        with self.operation("rewrite", path) as deed:
+            if deed is Deed.DIE_WITHIN:
+                end = self.disk.random.randrange(start, end)
+            if Sync.REWRITE not in self.disk.ignored:
+                self.disk.note_write(path, start, end)
+            if deed is Deed.DIE_WITHIN:
+                self.die("in rewrite")
+            self.disk.sync(Sync.REWRITE, path)
+
 
 def _path_of(descriptor: int, folder: Path) -> Path:
     inode = os.fstat(descriptor).st_ino
@@ -200,7 +212,10 @@ class _FaultyAppendFile:
         with self._storage.operation("append", self._path) as deed:
             if deed in (Deed.DIE_WITHIN, Deed.TAKE_LESS):
                 data = data[: self._storage.disk.random.randrange(len(data))]
-            return self._open().write(data)
+            end = self._path.stat().st_size
+            taken = self._open().write(data)
+            self._storage.disk.note_write(self._path, end, end + taken)
+            return taken
 
     def sync(self) -> None:
         with self._storage.operation("sync log", self._path):

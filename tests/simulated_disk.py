@@ -15,6 +15,8 @@ from random import Random
 
 SECTOR_BYTES = 512
 """What a disk writes whole or not at all."""
+PAGE_BYTES = 4096
+"""What a kernel keeps in its cache whole, and takes for written or not."""
 
 
 class Sync(StrEnum):
@@ -23,15 +25,30 @@ class Sync(StrEnum):
     LOG = "log"
     FILE = "file"
     FOLDER = "folder"
+    REWRITE = "rewrite"
 
 
 class _File:
-    """A file, whatever its name: what it holds after a power loss at the least."""
+    """A file, whatever its name: what it holds after a power loss at the least.
 
-    __slots__ = ("durable",)
+    ``forgotten`` are pages that a failed sync left in the cache as if they were on the disk, as
+    Linux does: they are read as they were written, and no later sync writes them.
+    """
+
+    __slots__ = ("durable", "forgotten")
 
     def __init__(self, durable: bytes = b"") -> None:
         self.durable = durable
+        self.forgotten: set[int] = set()
+
+    def as_flushed(self, written: bytes) -> bytes:
+        """What the disk holds once everything but the forgotten pages is written to it."""
+        flushed = bytearray(written)
+        for page in self.forgotten:
+            start, end = page * PAGE_BYTES, min((page + 1) * PAGE_BYTES, len(written))
+            if start < end:
+                flushed[start:end] = self.durable[start:end].ljust(end - start, b"\0")
+        return bytes(flushed)
 
 
 _Change = tuple[tuple[str, "_File | _Folder | None"], ...]
@@ -129,9 +146,26 @@ class SimulatedDisk:
         if kind is Sync.FOLDER:
             self.observe(path).sync()
             return
+        entry = self._file(path)
+        entry.durable = entry.as_flushed(path.read_bytes())
+
+    def fail_sync(self, path: Path) -> None:
+        """A sync of a file has failed: the kernel forgets that its pages are not on the disk."""
+        entry, written = self._file(path), path.read_bytes()
+        for start in range(0, len(written), PAGE_BYTES):
+            page = slice(start, start + PAGE_BYTES)
+            if written[page] != entry.durable[page]:
+                entry.forgotten.add(start // PAGE_BYTES)
+
+    def note_write(self, path: Path, start: int, end: int) -> None:
+        """Bytes from ``start`` to ``end`` were written: their pages are for the next sync."""
+        pages = range(start // PAGE_BYTES, -(-end // PAGE_BYTES))
+        self._file(path).forgotten.difference_update(pages)
+
+    def _file(self, path: Path) -> _File:
         entry = self.observe(path.parent).now[path.name]
         assert isinstance(entry, _File)
-        entry.durable = path.read_bytes()
+        return entry
 
     def note_rename(self, source: Path, target: Path) -> None:
         """A file was renamed within its folder, after ``observe`` had seen it."""
@@ -168,7 +202,8 @@ class SimulatedDisk:
                 self._settle(entry, path / name)
                 continue
             written = held.get(entry, entry.durable)
-            left = what_is_left(entry.durable, written, self.random)
+            left = what_is_left(entry.durable, entry.as_flushed(written), self.random)
+            entry.forgotten.clear()
             if entry not in held or folder.now.get(name) is not entry or left != written:
                 (path / name).write_bytes(left)
             entry.durable = left

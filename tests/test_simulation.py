@@ -57,26 +57,43 @@ def test_a_power_loss_takes_nothing_from_a_resume_wherever_the_process_before_it
     deed: Deed, second: Fault | None, tmp_path: Path
 ) -> None:
     """What a resume records stays, whatever the process before it had no time to sync."""
+    lost = _losses_by_power(tmp_path, deed, second)
+    assert not lost, "\n".join(lost)
+
+
+def test_a_resume_that_does_not_rewrite_what_a_failed_sync_left_loses_it(tmp_path: Path) -> None:
+    """After a failed sync the log is read from the cache, and only a rewrite reaches the disk."""
+    lost = _losses_by_power(tmp_path, Deed.FAIL, None, ignored=frozenset({Sync.REWRITE}))
+    assert any("sync log" in one and "corrupt" in one for one in lost), lost
+
+
+def _losses_by_power(
+    root: Path, deed: Deed, second: Fault | None, *, ignored: frozenset[Sync] = frozenset()
+) -> list[str]:
+    """What a power loss after a resume takes, for each place where the process before it ends."""
     lost = []
     for at in itertools.count(1):
         for chance in range(4):
-            first = Fault(at=at, deed=deed)
+            faults = (Fault(at=at, deed=deed), second)
             with same_machine_everywhere():
-                met_at, what = _resume_and_lose_power(tmp_path / f"{at}-{chance}", first, second)
+                met_at, what = _resume_and_lose_power(root / f"{at}-{chance}", faults, ignored)
             lost += [f"{deed} at {at} ({met_at}): {what}"] if what else []
         if not met_at:
             break
     assert at > 30
-    assert not lost, "\n".join(lost)
+    return lost
 
 
-def _resume_and_lose_power(root: Path, first: Fault, second: Fault | None) -> tuple[str, str]:
+def _resume_and_lose_power(
+    root: Path, faults: tuple[Fault, Fault | None], ignored: frozenset[Sync]
+) -> tuple[str, str]:
     """A process ends early, another goes on with its run, the power is lost, a third ends it.
 
     At which operation the first one ended, and what was lost.
     """
     root.mkdir()
-    world = new_world(root, Random(root.name), document("txt2img", "upscale"))
+    first, second = faults
+    world = new_world(root, Random(root.name), document("txt2img", "upscale"), ignored=ignored)
     storage = FaultyStorage(world.disk, first)
     for one in (storage, FaultyStorage(world.disk, second)):
         with contextlib.suppress(SimulatedCrash, LogWriteError):
