@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import weakref
@@ -29,6 +30,8 @@ from .signals import (
     step_progress,
 )
 from .written_logs import written_log_of
+
+_logger = logging.getLogger("stagewright.signals")
 
 PATIENCE_S = 1.0
 """How long a run waits for one receiver before it goes on without it, over all its calls."""
@@ -102,7 +105,8 @@ class Announcer:
     all its calls: by a second, and a hundredth of the time that the run has lasted. A receiver
     that takes longer is left behind: from then on it has a thread of its own, where what it is
     due waits for it, in order. Subscriptions that only queue what they get are served at once,
-    and cost no change of threads.
+    and cost no change of threads. Where no thread can be started, ``flush`` calls the receivers
+    itself.
     """
 
     def __init__(self) -> None:
@@ -114,6 +118,9 @@ class Announcer:
         self._lines: dict[int, _Line] = {}
         self._worker = 0
         self._thread: threading.Thread | None = None
+        """What calls the receivers now; None while no thread could be started for it."""
+        self._is_borrowed = False
+        """Whether that is a thread that waits in ``flush``."""
         self._closed = False
 
     @property
@@ -139,11 +146,17 @@ class Announcer:
             self._queue(slow)
 
     def flush(self) -> None:
-        """Wait until all is delivered, leaving behind receivers that take too long."""
+        """Wait until all is delivered, leaving behind receivers that take too long.
+
+        Returns at once while another caller makes the calls, because no thread could be started.
+        """
         if self._thread is threading.current_thread() or not self.waiting:
             return
         with self._changed:
-            while (first := self._first) is not None:
+            while (first := self._first) is not None and not self._is_borrowed:
+                if self._thread is None:
+                    self._work_here()
+                    continue
                 if self._changed.wait_for(partial(self._is_past, first), self._patience(first)):
                     continue
                 if first is self._current:
@@ -190,10 +203,28 @@ class Announcer:
 
     def _start_worker(self) -> None:
         self._worker += 1
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=self._work, args=(self._worker,), name="stagewright-announcer", daemon=True
         )
-        self._thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            _logger.warning("receivers are called on the run's own thread: %s", error)
+            self._thread = None
+        else:
+            self._thread = thread
+
+    def _work_here(self) -> None:
+        """Make the waiting calls on this thread; ``_changed`` is held before and after."""
+        worker = self._worker
+        self._thread, self._is_borrowed = threading.current_thread(), True
+        self._changed.release()
+        try:
+            while self._deliver_next(worker):
+                pass
+        finally:
+            self._changed.acquire()
+            self._thread, self._is_borrowed, self._current = None, False, None
 
     def _leave_behind(self, delivery: _Delivery) -> None:
         note_blocked(delivery.receiver, delivery.signal)
@@ -241,7 +272,7 @@ class Announcer:
     def _next(self, worker: int) -> _Delivery | None:
         with self._changed:
             while True:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
+                self._changed.wait_for(lambda: self._waiting or self._closed or self._is_borrowed)
                 if not self._waiting or worker != self._worker:
                     return None
                 delivery = self._waiting.popleft()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -209,3 +212,80 @@ def test_nobody_is_held_on_to_because_it_was_told_something(announcer: Announcer
     del window
     gc.collect()
     assert gone() is None
+
+
+NO_THREAD_AT_THE_START = """
+import threading
+from pathlib import Path
+from stagewright.adapters import PillowInputReader
+from stagewright.events import iterate, replay, signals
+from stagewright.statemachine import PipelineController
+from tests.support import ScriptedBackend, document
+
+def receive(sender, event):
+    seen.append(event)
+
+seen = []
+signals.event_appended.connect(receive)
+controller = PipelineController(
+    backend=ScriptedBackend(), runs=Path("runs"), inputs=PillowInputReader()
+)
+threading.stack_size(2**46)  # more than there can be: no thread begins
+try:
+    controller.start(document())
+    raise SystemExit("the run was started without a thread")
+except RuntimeError as error:
+    print(error)
+threading.stack_size(0)
+(folder,) = Path("runs").iterdir()
+assert replay(folder).error.kind == "RuntimeError", replay(folder).error
+assert seen == list(iterate(folder)), seen
+print(controller.start(document()).wait(30).state)
+"""
+
+NO_THREAD_IN_THE_MIDDLE = """
+import os, threading
+from pathlib import Path
+from stagewright.adapters import PillowInputReader
+from stagewright.events import CallCompleted, signals
+from stagewright.statemachine import PipelineController
+from tests.support import ScriptedBackend, document
+
+def block(sender, event):
+    if isinstance(event, CallCompleted):
+        threading.stack_size(2**46)  # from here on no thread begins
+        threading.Event().wait()
+
+signals.event_appended.connect(block)
+controller = PipelineController(
+    backend=ScriptedBackend(), runs=Path("runs"), inputs=PillowInputReader()
+)
+handle = controller.start(document(images=2))
+print(handle.wait(30).state, flush=True)
+os._exit(0)  # the receiver blocks for ever
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "printed"),
+    [
+        (NO_THREAD_AT_THE_START, ["can't start new thread", "COMPLETED"]),
+        (NO_THREAD_IN_THE_MIDDLE, ["COMPLETED"]),
+    ],
+    ids=["start", "middle"],
+)
+def test_receivers_are_called_where_no_thread_can_be_started(
+    program: str, printed: list[str], tmp_path: Path
+) -> None:
+    """The thread of the run calls them then, and neither start nor the run hangs."""
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.splitlines()) == (0, printed), done.stderr
