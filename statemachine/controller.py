@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +36,8 @@ from .preparing import PreparedRun, RunMaker
 from .reopening import ReopenedRun, reopen_run
 from .run_folder import find_run
 from .runner import PipelineRunner
+
+_logger = logging.getLogger("stagewright.controller")
 
 AnyConfig = RunConfig | Mapping[str, Any] | Path
 
@@ -212,11 +215,16 @@ class PipelineController:
             self._busy = True
 
     def _let_go(self) -> None:
-        """Be ready for another run; what the backend held for this one is given back."""
-        if isinstance(self._backend, PreparableBackend):
-            self._backend.release()
-        self._current = None
-        self._busy = False
+        """Be ready for another run, once the backend has released what it held for this one."""
+        try:
+            if isinstance(self._backend, PreparableBackend):
+                self._backend.release()
+        except Exception:
+            # The run has ended all the same: its result, or its error, must reach the caller.
+            _logger.exception("the backend %s failed to release", type(self._backend).__name__)
+        finally:
+            self._current = None
+            self._busy = False
 
     def _prepare_or_tell(self, config: AnyConfig) -> PreparedRun:
         with _config_errors_told():

@@ -23,6 +23,7 @@ from stagewright.statemachine import (
     ConfigurationError,
     ControllerBusyError,
     GenerateRequest,
+    InvalidStagePlanError,
     PipelineController,
     StepProgress,
 )
@@ -222,6 +223,29 @@ def test_wait_gives_up_after_its_time(tmp_path: Path) -> None:
         handle.wait(0.05)
     gate.set()
     assert handle.wait(60).state is RunState.COMPLETED
+
+
+class FailingRelease(ScriptedBackend):
+    """A backend that cannot close its connections."""
+
+    def prepare(self, *_parts: Any, **_named: Any) -> None:
+        """Take whatever configuration there is."""
+
+    def release(self) -> None:
+        raise ConnectionResetError("closing the pool")
+
+
+def test_a_backend_that_fails_to_release_neither_hides_a_result_nor_holds_the_controller(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`wait` returns the result, the next run starts, and the failure is logged."""
+    runner = controller(tmp_path, FailingRelease())
+    for _ in range(2):
+        assert runner.start(document()).wait(30).state is RunState.COMPLETED
+        assert runner.state is RunState.IDLE
+    with pytest.raises(InvalidStagePlanError, match="No pipeline stages"):
+        runner.start({"prompt": "no stage"})
+    assert "closing the pool" in caplog.text
 
 
 def test_the_last_plan_is_kept_for_tests(tmp_path: Path) -> None:
