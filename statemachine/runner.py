@@ -201,13 +201,17 @@ class PipelineRunner:
         )
 
     def _look_for_cancel(self) -> None:
+        stamp = self._folder.cancel_stamp()
         order = self._folder.cancel_order()
         if order is None:
             return
-        # The same order may come again, from somebody who has not seen the first.
+        # Two processes may write the same order, and one that cannot be removed is found again.
         if order != self._taken_order:
             self.cancel(order.mode, order.reason)
             self._taken_order = order
+        # A newer order, written while this one was recorded, waits for the next look.
+        if self._folder.cancel_stamp() != stamp:
+            return
         try:
             self._folder.forget_cancel_order()
         except OSError as error:

@@ -10,9 +10,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
 import pytest
 from stagewright.adapters import PillowInputReader
 from stagewright.events import (
+    CallCompleted,
     CancelMode,
     CancelRequested,
     EventRecorder,
@@ -22,12 +24,14 @@ from stagewright.events import (
     iterate,
     replay,
     signals,
+    subscribe,
 )
 from stagewright.events.file_log import LOG_NAME
 from stagewright.events.scan import LogScan
 from stagewright.statemachine import (
     BackendError,
     CancelToken,
+    GenerateAnswer,
     GenerateRequest,
     GenerationCancelled,
     InvalidTransitionError,
@@ -174,6 +178,49 @@ def test_a_cancel_order_that_cannot_be_removed_still_cancels(tmp_path: Path) -> 
     result = controller(tmp_path, ScriptedBackend(script)).start(document()).wait(30)
     assert result.state is RunState.CANCELLED
     assert sum(isinstance(event, CancelRequested) for event in result.events) == 1
+
+
+def test_a_second_order_to_cancel_is_obeyed_while_the_first_is_being_announced(
+    tmp_path: Path,
+) -> None:
+    """`cancel --after-image`, then `cancel`: both are recorded, and the image is given up."""
+
+    def script(_request: GenerateRequest, cancel: CancelToken) -> None:
+        if not cancel.wait(20):
+            raise BackendError("the second order was lost")
+        raise GenerationCancelled("stopped")
+
+    def order_again(event: StageEvent) -> None:
+        if isinstance(event, CancelRequested) and event.mode is CancelMode.AFTER_IMAGE:
+            RunFolder(tmp_path / event.run_id).order_cancel(CancelOrder(reason="hard"))
+
+    with subscribe(order_again, CancelRequested, on="publisher"):
+        handle = controller(tmp_path, ScriptedBackend(script)).start(document(images=3))
+        RunFolder(handle.folder).order_cancel(
+            CancelOrder(mode=CancelMode.AFTER_IMAGE, reason="soft")
+        )
+        result = handle.wait(60)
+    assert result.state is RunState.CANCELLED
+    orders = [event for event in result.events if isinstance(event, CancelRequested)]
+    assert [(event.mode, event.reason) for event in orders] == [
+        (CancelMode.AFTER_IMAGE, "soft"),
+        (CancelMode.NOW, "hard"),
+    ]
+    assert not (handle.folder / "cancel.request").exists()
+
+
+def test_an_endpoint_that_is_no_unicode_is_recorded_with_an_escape(tmp_path: Path) -> None:
+    """A lone surrogate in the endpoint of an answer does not make a finished image unrecordable."""
+
+    class OddEndpoint(ScriptedBackend):
+        def generate_images(self, request: GenerateRequest, **named: Any) -> GenerateAnswer:
+            answer = super().generate_images(request, **named)
+            return msgspec.structs.replace(answer, endpoint="/odd\udfff")
+
+    result = controller(tmp_path, OddEndpoint()).start(document()).wait(30)
+    assert result.state is RunState.COMPLETED
+    (completed,) = [event for event in result.events if isinstance(event, CallCompleted)]
+    assert completed.endpoint == "/odd\\udfff"
 
 
 def test_orders_of_several_processes_never_break_each_other(tmp_path: Path) -> None:
