@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -55,18 +56,17 @@ class ImageFiles:
 
         They bear temporary names until ``place`` puts them where they count. Raises
         BackendAnswerError for bytes that are no whole image, before any file is made;
-        LogWriteError where a file cannot be made durable.
+        LogWriteError where a file cannot be made durable: none is left then.
         """
         known = []
         for place, image in enumerate(images):
             source = source_of(image.data)
             known.append((source, _identify(self._reader, source, request, place)))
-        return WrittenImages(
-            tuple(
-                self._write(source, facts, request, place)
-                for place, (source, facts) in enumerate(known)
-            )
-        )
+        written: list[tuple[Artifact, Path]] = []
+        with self._discarded_on_failure(written):
+            for place, (source, facts) in enumerate(known):
+                written.append(self._write(source, facts, request, place))
+        return WrittenImages(tuple(written))
 
     def place(
         self, written: WrittenImages, kept: Mapping[int, Artifact] = {}
@@ -75,8 +75,12 @@ class ImageFiles:
 
         One of ``kept``, by index, that is the same image stays as it is: no crash may take
         what was finished, and its file would be another only in the call that it names.
-        Raises LogWriteError.
+        Raises LogWriteError; no temporary file is left then.
         """
+        with self._discarded_on_failure(written.files):
+            return self._place(written, kept)
+
+    def _place(self, written: WrittenImages, kept: Mapping[int, Artifact]) -> tuple[Artifact, ...]:
         storage = self._folder.storage
         same = [
             (artifact, temporary)
@@ -108,6 +112,16 @@ class ImageFiles:
                 self._folder.storage.remove(temporary, durable=False)
             except OSError as error:
                 raise LogWriteError(f"it cannot be removed: {error}", path=temporary) from error
+
+    @contextmanager
+    def _discarded_on_failure(self, written: Sequence[tuple[Artifact, Path]]) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            # What the disk says of these must not hide why the images cannot be kept.
+            with suppress(LogWriteError):
+                self.discard(WrittenImages(tuple(written)))
+            raise
 
     def _write(
         self, source: bytes, facts: ImageFacts, request: GenerateRequest, place: int

@@ -23,6 +23,7 @@ class FailingDisk(OsStorage):
 
     def __init__(self) -> None:
         self.fail_image: Callable[[Path], bool] = lambda _path: False
+        self.fail_rename: Callable[[Path], bool] = lambda _path: False
         self.writes_left = 10**9
         self.failing_writes = 10**9
         self.syncs_left = 10**9
@@ -31,6 +32,11 @@ class FailingDisk(OsStorage):
         if self.fail_image(path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return super().write_part(path, *parts, durable=durable)
+
+    def rename(self, source: Path, target: Path) -> None:
+        if self.fail_rename(target):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().rename(source, target)
 
     def open_append(self, path: Path) -> AppendFile:
         return FailingFile(super().open_append(path), self)
@@ -82,6 +88,26 @@ def test_an_image_that_cannot_be_written_ends_in_error_with_the_cause(
     assert "No space left" in result.error.message
     assert verify_run(tmp_path / result.run_id).flaws == ()
     assert result.stages[1].image_count == int(name[:5])
+
+
+@pytest.mark.parametrize("failing", ["fail_image", "fail_rename"])
+@pytest.mark.parametrize("name", ["00000-100.png", "00002-102.png", "00003-103.png"])
+def test_a_batch_of_which_one_image_cannot_be_written_leaves_no_temporary_file(
+    tmp_path: Path, name: str, failing: str
+) -> None:
+    """On a full disk the images written beside it are removed; the cause is recorded."""
+    disk = FailingDisk()
+    setattr(disk, failing, lambda path: path.name == name)
+    controller = PipelineController(
+        backend=ScriptedBackend(), runs=tmp_path, inputs=PillowInputReader(), storage=disk
+    )
+    config = document(images=4)
+    config["txt2img"] = {**config["txt2img"], "batch_size": 4}
+    result = controller.start(config).wait(30)
+    assert result.error is not None
+    assert "No space left" in result.error.message
+    assert list((tmp_path / result.run_id / "images").rglob("*.part")) == []
+    assert list(result.images) == []
 
 
 @pytest.mark.parametrize("writes", range(1, 12))
