@@ -54,8 +54,8 @@ class StageFold:
         """By first image index of a request, the attempts made so far."""
         self.unchanged: set[int] = set()
         self.failures: dict[int, ErrorDetail] = {}
-        self.unsettled: dict[int, tuple[str, ...]] = {}
-        """By first image index, the calls since the last that gave an image that may go on."""
+        self.unsettled: dict[int, dict[str, None]] = {}
+        """By first image index, in order, the calls without an image that may still be running."""
         self.interrupted: set[int] = set()
         """First image indexes of which one of those calls was told to stop, or may have been."""
         self.suspected: set[int] = set()
@@ -192,8 +192,7 @@ class Fold:
         stage = self.stages.get(event.stage_id)
         if stage is not None:
             stage.attempts.set(event.image_index, event.attempt + 1)
-            calls = stage.unsettled.get(event.image_index, ())
-            stage.unsettled[event.image_index] = (*calls, event.call_id)
+            stage.unsettled.setdefault(event.image_index, {})[event.call_id] = None
             # A backend that goes on to another image may have had to stop them first.
             stage.interrupted |= stage.adrift - {event.image_index}
             stage.adrift.clear()
@@ -223,19 +222,19 @@ class Fold:
 
     def _call_failed(self, event: CallFailed) -> None:
         request = self._pending.pop(event.call_id, None)
-        stage = self.stages.get(request.stage_id) if request else None
-        if request is None or stage is None:
+        if request is None:
+            self._note_unsent(event.error)
             return
-        calls = stage.unsettled.get(request.image_index, ())
+        stage = self.stages.get(request.stage_id)
+        if stage is None:
+            return
         stage.suspected.discard(request.image_index)
         if event.interrupted is True:
             stage.interrupted.add(request.image_index)
         if event.settled is not True:
             stage.adrift.add(request.image_index)
         else:
-            stage.unsettled[request.image_index] = tuple(
-                one for one in calls if one != event.call_id
-            )
+            stage.unsettled.get(request.image_index, {}).pop(event.call_id, None)
         end = min(request.image_index + request.count, len(self.seeds))
         for index in range(request.image_index, end):
             stage.failures[index] = event.error
@@ -243,6 +242,12 @@ class Fold:
             # for another image's sake it still stands.
             if request.count == 1 and stage.finished.get(index) is not None:
                 stage.fall(index)
+
+    def _note_unsent(self, error: ErrorDetail) -> None:
+        """Note why an image failed for which no request could be made."""
+        stage, index = self.stages.get(error.stage_id or ""), error.image_index
+        if stage is not None and index is not None and 0 <= index < len(self.seeds):
+            stage.failures[index] = error
 
     def _cancel_requested(self, event: CancelRequested) -> None:
         """A process that dies now may have told its backend, and not have recorded the end."""

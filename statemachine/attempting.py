@@ -16,7 +16,7 @@ from ..events.model import (
     StageImageProgress,
 )
 from ..events.progress import StepProgress
-from .errors import BackendAnswerError, BackendError
+from .errors import BackendAnswerError, BackendError, InputImageError
 from .journal import RunJournal, error_detail, recordable
 from .plan import StageExecution
 from .ports import GenerateAnswer, GenerateRequest, OnStep
@@ -46,10 +46,17 @@ class RequestRunner:
     def make(self, span: RequestSpan) -> None:
         """Try a request until its images are recorded.
 
-        Raises RunStopped, StageFailedError, LogWriteError, InputImageError.
+        Raises RunStopped, StageFailedError, LogWriteError.
         """
         shop, fold = self._shop, self._journal.stage(self._stage.stage_id)
-        request = self._requests.request(span)
+        try:
+            request = self._requests.request(span)
+        except InputImageError as changed:
+            # Nothing is sent, but the log says why the image is missing.
+            attempt = fold.attempts.get(span.image_index) or 0
+            unsent = self._call_id(span.image_index, attempt)
+            self._record_failure(unsent, span.image_index, changed, will_retry=False)
+            raise StageFailedError(self._stage.stage_id, span.image_index, changed) from changed
         for tried in range(shop.retries + 1):
             if shop.token.stopping:
                 raise RunStopped
@@ -57,8 +64,8 @@ class RequestRunner:
             request = msgspec.structs.replace(
                 request,
                 attempt=attempt,
-                call_id=call_id(request.run_id, request.stage_id, request.image_index, attempt),
-                unanswered=fold.unsettled.get(span.image_index, ()),
+                call_id=self._call_id(span.image_index, attempt),
+                unanswered=tuple(fold.unsettled.get(span.image_index, ())),
                 interrupted=span.image_index in fold.interrupted | fold.suspected,
             )
             error = self._attempt(request)
@@ -66,13 +73,16 @@ class RequestRunner:
                 return
             transient = isinstance(error, BackendError) and error.transient
             will_retry = transient and tried < shop.retries and not shop.token.stopping
-            self._record_failure(request, error, will_retry=will_retry)
+            self._record_failure(request.call_id, request.image_index, error, will_retry=will_retry)
             # What fails while the run is being stopped may have failed because of that.
             if shop.token.cancelled or (transient and shop.token.stopping):
                 raise RunStopped
             if not will_retry:
                 raise StageFailedError(request.stage_id, request.image_index, error)
             shop.token.wait_stopping(min(shop.backoff_s * 2**tried, LONGEST_RETRY_WAIT_S))
+
+    def _call_id(self, image_index: int, attempt: int) -> str:
+        return call_id(self._journal.run_id, self._stage.stage_id, image_index, attempt)
 
     def _attempt(self, request: GenerateRequest) -> Exception | None:
         """One attempt, recorded if it gave the images; else the error.
@@ -153,7 +163,7 @@ class RequestRunner:
             lambda at: CallCompleted(
                 **at,
                 call_id=request.call_id,
-                endpoint=endpoint,
+                endpoint=recordable(endpoint),
                 artifacts=artifacts,
                 info=info,
                 duration_ms=duration_ms,
@@ -163,14 +173,14 @@ class RequestRunner:
             announce(self._stage, artifact, self._shop)
 
     def _record_failure(
-        self, request: GenerateRequest, error: Exception, *, will_retry: bool
+        self, call_id: str, image_index: int, error: Exception, *, will_retry: bool
     ) -> None:
-        detail = error_detail(error, stage_id=request.stage_id, image_index=request.image_index)
+        detail = error_detail(error, stage_id=self._stage.stage_id, image_index=image_index)
         known = error if isinstance(error, BackendError) else BackendError("")
         self._journal.record(
             lambda at: CallFailed(
                 **at,
-                call_id=request.call_id,
+                call_id=call_id,
                 endpoint=recordable(str(error.endpoint)) if isinstance(error, BackendError) else "",
                 error=detail,
                 will_retry=will_retry,

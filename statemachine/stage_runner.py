@@ -158,11 +158,10 @@ class StageRunner:
         except StageFailedError as failed:
             stop = self._shop.on_image_error == OnImageError.STOP
             return failed if stop else None
-        except Exception as error:  # noqa: BLE001 - whatever it is, it ends the stage by name
+        except Exception as error:  # noqa: BLE001 - a log that fails, or a fault of ours: it ends the stage
             failure = StageFailedError(self._stage.stage_id, span.image_index, error)
             failure.__cause__ = error
-            stop = self._shop.on_image_error == OnImageError.STOP
-            return failure if stop or isinstance(error, LogWriteError) else None
+            return failure
         return None
 
 

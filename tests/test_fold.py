@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -345,3 +348,27 @@ def test_folding_one_of_each_type_works() -> None:
     assert fold(events).outcome == Outcome.CANCELLED
     assert len(fold(reversed(events)).events) == 12
     assert any(isinstance(event, StageImageProgress) for event in fold(events).events)
+
+
+MANY_ATTEMPTS = """
+from stagewright.events import CallFailed, fold
+from tests.stories import Story, error
+
+story = Story(images=1).begin("txt2img")
+for call_id in [story.ask("txt2img", 0) for _ in range(200_000)]:
+    story.add(CallFailed, call_id=call_id, endpoint="x", error=error(), will_retry=True)
+print(len(fold(story.events).missing))
+"""
+
+
+def test_a_log_with_very_many_attempts_of_one_image_is_folded() -> None:
+    """200,000 of them take seconds; with work for each pair of them it would take minutes."""
+    done = subprocess.run(
+        [sys.executable, "-c", MANY_ATTEMPTS],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr

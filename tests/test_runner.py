@@ -21,11 +21,13 @@ from stagewright.events import (
     RunOpened,
     RunState,
     StageEnd,
+    StageEvent,
     StageImageProgress,
     StageStart,
     StageType,
     fold,
     replay,
+    subscribe,
 )
 from stagewright.statemachine import (
     BackendError,
@@ -262,6 +264,38 @@ def test_continue_passes_over_a_failed_image_and_never_succeeds_silently(tmp_pat
     ]
     assert [stage.image_count for stage in result.stages] == [3, 2, 2, 2]
     assert {e.total_images for e in result.events if isinstance(e, StageStart)} == {3}
+
+
+@pytest.mark.parametrize("policy", ["continue", "stop"])
+def test_an_image_whose_source_was_altered_fails_with_the_reason(
+    tmp_path: Path, policy: str
+) -> None:
+    """No request is sent for it; the log and the missing image say why."""
+    backend = ScriptedBackend()
+
+    def alter(event: StageEvent) -> None:
+        if isinstance(event, StageEnd) and event.stage_type is StageType.TXT2IMG:
+            folder = tmp_path / event.run_id / "images/00-txt2img"
+            (source,) = folder.glob("00001-*")
+            source.write_bytes(b"altered")
+
+    with subscribe(alter, StageEnd, on="publisher"):
+        result = run(
+            tmp_path,
+            backend,
+            document("txt2img", "upscale", images=3, run={"on_image_error": policy}),
+        )
+    assert result.state is RunState.ERROR
+    gap = result.missing[0]
+    assert (gap.stage_id, gap.image_index) == ("01-upscale", 1)
+    assert gap.error is not None
+    assert gap.error.kind == "InputImageError"
+    assert "not the file that was recorded" in gap.error.message
+    (failure,) = [event for event in result.events if isinstance(event, CallFailed)]
+    assert failure.error == gap.error
+    asked = [(request.stage_id, request.image_index) for request in backend.requests]
+    assert ("01-upscale", 1) not in asked
+    assert replay(tmp_path / result.run_id) == result
 
 
 @pytest.mark.parametrize(
