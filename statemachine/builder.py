@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from ..events.model import StageType
+from ..events.frame import MAX_BODY_BYTES
+from ..events.model import InputRecord, StageType
 from .bounds import check_bounds
 from .config import RunConfig
 from .documents import checked_config, parse_document, refuse_userinfo
@@ -34,7 +35,11 @@ from .stage_configs import (
 )
 
 MAX_IMAGES = 1_000_000
-"""A run's first event, which lists a seed for each, stays within a record's 16 MiB."""
+"""Images of one run, at most: its first record lists a seed for each."""
+_LONGEST_SEED = 10
+"""Digits of a seed: drawn ones are below 2^31, given ones below 2^32."""
+_OTHER_BYTES = 8192
+"""Bytes of a run's first record beside its configuration, plan, seeds and inputs, at most."""
 _INHERITED = ("model", "vae", "clip_skip", "sampler", "scheduler", "cfg_scale")
 
 
@@ -262,7 +267,7 @@ class _Builder:
                 f"images = {config.images} for {inputs} inputs must make {MAX_IMAGES} at most",
                 key="images",
             )
-        return StageExecutionPlan(
+        plan = StageExecutionPlan(
             run_id=_label(config.metadata.get("run_id")),
             one_click_action=_label(config.metadata.get("one_click_action")),
             stages=tuple(self._stages),
@@ -274,6 +279,33 @@ class _Builder:
             conflicts=self._tables.conflicts,
             warnings=tuple(warnings),
         )
+        self._check_first_record(plan)
+        return plan
+
+    def _check_first_record(self, plan: StageExecutionPlan) -> None:
+        """Refuse what the log could not record as RunOpened."""
+        encode, config = msgspec.json.encode, self._config
+        known = len(encode(config.document())) + len(encode(plan)) + _OTHER_BYTES
+        seeds = plan.total_images * (_LONGEST_SEED + 1)
+        inputs = 0
+        if config.inputs:
+            digest = "0" * 64
+            longest = InputRecord(
+                path=f"inputs/{len(config.inputs):05d}.webp",
+                sha256=digest,
+                source_sha256=digest,
+                parent_run_id=config.inputs[0].parent_run_id,
+            )
+            inputs = len(config.inputs) * (len(encode(longest)) + 1)
+        size = known + seeds + inputs
+        if size > MAX_BODY_BYTES:
+            key = "images" if seeds > inputs else "input_image"
+            raise InvalidStagePlanError(
+                f"{plan.input_count} inputs and {plan.total_images} images would make the run's "
+                f"first record {size} bytes long, and a record holds {MAX_BODY_BYTES}: use fewer "
+                "inputs or images, or a smaller configuration",
+                key=key,
+            )
 
 
 def _fields(table: msgspec.Struct) -> dict[str, Any]:
