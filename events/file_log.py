@@ -12,7 +12,7 @@ from typing import NoReturn
 import msgspec
 
 from .errors import EventLogError, LogWriteError
-from .frame import FIRST_CHAIN, MAX_LINE_BYTES, frame, next_chain
+from .frame import FIRST_CHAIN, frame, next_chain
 from .lock import LOCK_WAIT_S, RunLock
 from .log import check_follows, encode_checked
 from .model import Durability, RunOpened, StageEvent
@@ -251,7 +251,7 @@ class FileEventLog:
     def _copied(self, copy_name: str) -> bytes:
         try:
             with self._storage.open_read(self.path.with_name(copy_name)) as stream:
-                return stream.read(2 * MAX_LINE_BYTES)
+                return stream.read()
         except FileNotFoundError:
             return b""
 

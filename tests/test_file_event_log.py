@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -262,6 +264,25 @@ def test_a_reader_ignores_the_incomplete_tail_of_a_log_that_is_being_written(
     log.path.write_bytes(partial)
     assert replay(tmp_path).events == log.timeline()
     assert log.path.read_bytes() == partial
+
+
+def test_a_long_torn_tail_is_recorded_alike_by_a_process_that_died_and_the_next(
+    tmp_path: Path,
+) -> None:
+    """40 MiB of zeros: whoever died between the cut and LogRepaired, size and digest are right."""
+    folder = tmp_path / RUN
+    folder.mkdir()
+    with closing(FileEventLog.create(folder, run_opened(RUN))) as log:
+        fill_log(log, finished=False)
+    tail = bytes(40 * 2**20)
+    with open(folder / "events.jsonl", "ab") as stream:
+        stream.write(tail)
+    for _ in range(2):
+        with closing(FileEventLog.open(folder)) as log:
+            repaired = log.repair("events.jsonl.torn-1")
+        assert repaired is not None
+        assert (repaired.bytes, repaired.sha256) == (len(tail), sha256(tail).hexdigest())
+    assert (folder / "events.jsonl.torn-1").read_bytes() == tail
 
 
 def test_a_timeline_tells_that_its_file_was_changed(log: FileEventLog) -> None:
