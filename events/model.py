@@ -1,8 +1,10 @@
 """The facts of a run: one frozen tagged union, with a common envelope.
 
-Field order is wire order. New fields have defaults, tags are never reused, and a change of
-a field's meaning raises that type's ``v`` and adds an upcaster to ``codec``. Durations are
-milliseconds as floats; times are UTC; paths use ``/`` and are relative to the run folder.
+Field order is wire order. New fields have defaults and tags are never reused. A change of a
+type's shape raises its ``v`` and adds an upcaster to ``codec``. A change of meaning takes a new
+type: an older reader reads a higher ``v`` of a type that it knows as far as the fields fit.
+Durations are milliseconds as floats; times are UTC; paths use ``/`` and are relative to the run
+folder.
 """
 
 from __future__ import annotations

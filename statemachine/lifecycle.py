@@ -14,7 +14,16 @@ from ..events.model import ErrorDetail, RunState
 from .errors import InvalidTransitionError
 from .states import TRANSITIONS
 
-logging.getLogger("transitions").setLevel(logging.WARNING)  # it tells every callback at INFO
+_MACHINE_NAME = "stagewright"
+
+
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """False for the lines that ``transitions`` logs at each callback of a run's own machine."""
+    ours = isinstance(record.args, tuple) and record.args[:1] == (f"{_MACHINE_NAME}: ",)
+    return record.levelno >= logging.WARNING or not ours
+
+
+logging.getLogger("transitions.core").addFilter(_is_worth_logging)
 
 
 class LifecycleRecord(Protocol):
@@ -57,6 +66,7 @@ class RunLifecycle:
         self._model = _Model()
         self._announce: Callable[[], None] | None = None
         self._machine = transitions.Machine(
+            name=_MACHINE_NAME,
             model=self._model,
             states=list(RunState),
             initial=initial,

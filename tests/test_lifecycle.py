@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import transitions
 from stagewright.events import LogWriteError, RunState
 from stagewright.statemachine import TRANSITIONS, InvalidTransitionError, RunLifecycle
 
@@ -121,3 +123,16 @@ def test_an_error_that_is_no_exception_of_ours_passes_through() -> None:
     with pytest.raises(KeyboardInterrupt):
         lifecycle.start()
     assert lifecycle.state is RunState.IDLE
+
+
+def test_only_the_machine_of_a_run_is_kept_from_logging_each_callback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A program's own `transitions` machines log as that program has set it up."""
+    caplog.set_level(logging.INFO)
+    RunLifecycle(Notes()).start()
+    assert caplog.messages == []
+    machine = transitions.Machine(states=["idle", "busy"], initial="idle", name="lamp")
+    machine.add_transition("work", "idle", "busy")
+    machine.trigger("work")
+    assert any(message.startswith("lamp: ") for message in caplog.messages)
