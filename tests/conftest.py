@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -15,6 +18,7 @@ from .crashing import Counts, summary_lines
 from .forking import ForkServer
 
 ALL_CASES = "--all-cases"
+NO_SKIPS = "--no-skips"
 
 pytest_plugins = ["pytester"]  # the tests of our own plugin run pytest as its user does
 
@@ -22,12 +26,36 @@ pytest_plugins = ["pytester"]  # the tests of our own plugin run pytest as its u
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let every case be run where a plain run takes samples."""
     parser.addoption(ALL_CASES, action="store_true", help="run the cases of tests that are sampled")
+    parser.addoption(NO_SKIPS, action="store_true", help="fail if a test is skipped")
+
+
+def pytest_configure() -> None:
+    """Let the commands that tests start be interrupted.
+
+    A script that starts the tests in the background has SIGINT ignored, and so would they.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out all but every nth case of a test that is sampled."""
-    if config.getoption(ALL_CASES):
-        return
+    """Leave out tests for other systems, and all but every nth case of a test that is sampled."""
+    others = [name for name, here in _SYSTEMS.items() if not here]
+    _leave_out(config, items, [one for one in items if any(map(one.get_closest_marker, others))])
+    if not config.getoption(ALL_CASES):
+        _leave_out(config, items, _not_in_sample(items))
+
+
+_SYSTEMS = {"posix": os.name == "posix", "linux": sys.platform == "linux"}
+"""By marker, whether this is such a system."""
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item], some: list[pytest.Item]) -> None:
+    config.hook.pytest_deselected(items=some)
+    items[:] = [item for item in items if item not in set(some)]
+
+
+def _not_in_sample(items: list[pytest.Item]) -> list[pytest.Item]:
     places: Counter[str] = Counter()
     left_out = []
     for item in items:
@@ -37,8 +65,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if places[test] % marker.args[0]:
                 left_out.append(item)
             places[test] += 1
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in set(left_out)]
+    return left_out
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail where a test was skipped, if that was asked for."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if session.config.getoption(NO_SKIPS) and reporter and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
@@ -11,10 +10,9 @@ from typing import NamedTuple
 import pytest
 
 from .command_line import SCRIPT, SMALL, write_config
+from .tools import needs_strace
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("strace") is None, reason="needs strace, which this system does not have"
-)
+pytestmark = [pytest.mark.linux, needs_strace]
 
 _CALLS = "fsync,fdatasync,write,rename,renameat,renameat2,mkdir,mkdirat,unlink,unlinkat"
 _LINE = re.compile(r"^\d+ +(\w+)\((.*)")

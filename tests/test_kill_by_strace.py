@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -30,11 +29,10 @@ from .crashing import (
 )
 from .forking import SENT, ForkServer, Json, note_requests
 from .support import START
+from .tools import needs_strace
 
 TITLE = "kills by strace"
-pytestmark = pytest.mark.skipif(
-    shutil.which("strace") is None, reason="needs strace, which this system does not have"
-)
+pytestmark = [pytest.mark.linux, needs_strace]
 
 STAGES = ("txt2img", "upscale")
 PLANNED = 4

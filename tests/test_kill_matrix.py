@@ -26,7 +26,7 @@ from .forking import Ended, ForkServer, Json
 from .support import TXT2IMG, png
 
 TITLE = "kill matrix"
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its processes")
+pytestmark = pytest.mark.posix
 
 STAGES = ("txt2img", "img2img", "upscale", "adetailer")
 STAGE_IDS = tuple(f"{place:02d}-{stage}" for place, stage in enumerate(STAGES))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +36,6 @@ logging.basicConfig()
 cli.main()
 """
 """The command with less patience at its end, and more before; it shows what is logged."""
-forked = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its processes")
 
 
 @pytest.fixture
@@ -151,7 +149,7 @@ def test_the_configuration_schema_knows_the_opt_out(tmp_path: Path, runs: Path) 
     assert len(records(runs)) == 1
 
 
-@forked
+@pytest.mark.posix
 @pytest.mark.parametrize("at", AT_THE_END)
 def test_the_next_run_makes_the_record_of_one_that_was_killed_at_its_end(
     forks: ForkServer, tmp_path: Path, runs: Path, at: str
@@ -162,7 +160,7 @@ def test_the_next_run_makes_the_record_of_one_that_was_killed_at_its_end(
     run_once_more(runs, records_then=2)
 
 
-@forked
+@pytest.mark.posix
 def test_a_resume_makes_the_record_of_a_run_that_lacks_only_its_seal(
     forks: ForkServer, tmp_path: Path, runs: Path
 ) -> None:
@@ -175,7 +173,7 @@ def test_a_resume_makes_the_record_of_a_run_that_lacks_only_its_seal(
     assert bytes_of(runs) == rebuilt(runs)
 
 
-@forked
+@pytest.mark.posix
 @pytest.mark.parametrize("place", IN_AN_APPEND)
 def test_a_run_that_was_killed_while_it_appended_its_record_does_no_harm(
     forks: ForkServer, tmp_path: Path, runs: Path, place: str
@@ -188,7 +186,7 @@ def test_a_run_that_was_killed_while_it_appended_its_record_does_no_harm(
     run_once_more(runs, records_then=3)
 
 
-@forked
+@pytest.mark.posix
 def test_a_killed_run_has_its_record_once_it_has_been_resumed(
     forks: ForkServer, tmp_path: Path, runs: Path
 ) -> None:

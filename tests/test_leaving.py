@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pty
-import shutil
 import signal
 import subprocess
 import sys
@@ -103,12 +102,7 @@ def on_a_terminal(
     return process, lambda: os.close(master)
 
 
-needs_setsid = pytest.mark.skipif(
-    shutil.which("setsid") is None, reason="needs setsid, which this system does not have"
-)
-
-
-@needs_setsid
+@pytest.mark.linux
 @pytest.mark.parametrize("command", ["run", "resume"])
 def test_closing_the_terminal_cancels(
     start: Start, tmp_path: Path, images: list[str], command: str
@@ -129,8 +123,7 @@ def test_closing_the_terminal_cancels(
     assert_ends_the_same(run, images, stagewright("resume", "last", folder=tmp_path))
 
 
-@needs_setsid
-@pytest.mark.skipif(shutil.which("nohup") is None, reason="needs nohup")
+@pytest.mark.linux
 def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path, images: list[str]) -> None:
     """SIGHUP stays ignored: the run ends in COMPLETED, exit 0."""
     config = write_config(tmp_path, MANY)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ from .support import TXT2IMG
 from .webui_recorder import Recorder
 
 TITLE = "kills on a counting server"
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its processes")
+pytestmark = pytest.mark.posix
 
 IMAGES = 200
 STAGES = ("txt2img", "img2img", "upscale", "adetailer")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,16 +22,12 @@ from .real_disks import (
     sources,
     undisturbed,
 )
+from .tools import needs_strace
 
 NO_SPACE = "No space left on device"
 RECORD = "could not be written"
 
-needs_strace = pytest.mark.skipif(
-    shutil.which("strace") is None, reason="needs strace, which this system does not have"
-)
-needs_prlimit = pytest.mark.skipif(
-    shutil.which("prlimit") is None, reason="needs prlimit, which this system does not have"
-)
+pytestmark = pytest.mark.linux
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +134,6 @@ def test_a_disk_too_small_for_a_run_leaves_none(space: MountSpace, tmp_path: Pat
     assert list(space.seen(disk / "runs").iterdir()) == []
 
 
-@needs_prlimit
 @pytest.mark.parametrize(
     ("limit", "hit"),
     [
@@ -193,7 +187,6 @@ def interrupted(tmp_path: Path) -> Path:
 
 
 @needs_strace
-@needs_prlimit
 @pytest.mark.parametrize(
     ("call", "when"),
     [("fsync", 1), ("fsync", 2), ("fsync", 3), *(("fdatasync", when) for when in range(1, 5))],
@@ -230,7 +223,6 @@ def test_calls_that_are_interrupted_are_made_again(tmp_path: Path, images: list[
     assert sources(only_run(tmp_path / "runs")) == images
 
 
-@needs_prlimit
 def test_a_folder_of_runs_that_is_read_only_is_told_and_can_still_be_read(
     space: MountSpace, interrupted: Path, images: list[str]
 ) -> None:
@@ -254,7 +246,6 @@ def test_a_folder_of_runs_that_is_read_only_is_told_and_can_still_be_read(
     assert_ends_the_same(interrupted, images, resumed)
 
 
-@needs_prlimit
 def test_a_run_folder_that_is_read_only_is_told(
     space: MountSpace, interrupted: Path, images: list[str]
 ) -> None:
@@ -284,7 +275,6 @@ ODD_FOLDERS = [
 ]
 
 
-@needs_prlimit
 @pytest.mark.parametrize("name", ODD_FOLDERS, ids=range(len(ODD_FOLDERS)))
 def test_runs_live_in_folders_with_odd_names(tmp_path: Path, images: list[str], name: str) -> None:
     """A run there fails, is listed and resumed by its folder, as anywhere else."""

@@ -28,6 +28,9 @@ from .reports import Browser, Refusing, eventful_run, open_browser, reported
 from .resuming import STAGE_IDS
 from .support import START, png, run_opened
 from .test_report_laws import HOSTILE, run_with
+from .tools import needs_browser
+
+pytestmark = needs_browser
 
 ROWS = "document.querySelectorAll('#event-rows > tr').length"
 

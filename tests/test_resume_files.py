@@ -48,6 +48,7 @@ from .resuming import (
     sources,
     words,
 )
+from .tools import needs_strace
 
 
 @pytest.fixture(scope="module")
@@ -356,7 +357,8 @@ def test_a_sound_image_is_not_lost_where_its_batch_cannot_be_repeated(tmp_path: 
     assert [gap.image_index for gap in result.missing] == [0]
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace makes the disk fail")
+@pytest.mark.linux
+@needs_strace
 def test_a_file_that_cannot_be_read_is_neither_lost_nor_made_again(folder: Path) -> None:
     """Nobody knows whether it is altered: exit 4, and nothing is written."""
     file, before = image_file(folder, "00-txt2img", 1), files(folder)

@@ -22,6 +22,7 @@ from .faulty_storage import Deed, Fault, FaultyStorage, SimulatedCrash
 from .salvaging import LOG, check_salvaged, controller, lines_of, salvage, spoil, state_of
 from .simulated_disk import SimulatedDisk, Sync
 from .support import document, png
+from .tools import needs_strace
 
 
 class DiedHere(BaseException):
@@ -276,9 +277,8 @@ def test_an_image_whose_answer_is_lost_can_be_shown(tmp_path: Path) -> None:
     assert json.loads(shown.stdout)["image_index"] == 0
 
 
-@pytest.mark.skipif(
-    shutil.which("strace") is None, reason="needs strace, to make a file unreadable"
-)
+@pytest.mark.linux
+@needs_strace
 def test_an_image_that_cannot_be_read_is_said_and_left_out(corrupt: Path) -> None:
     """The old run keeps it; the new one makes it again."""
     image = next((corrupt / "images" / "00-txt2img").glob("00001-*"))

@@ -24,6 +24,7 @@ from .command_line import Start, until
 from .resuming import small
 from .screens import WindowProcess, status_window, virtual_display
 from .support import TXT2IMG
+from .tools import needs_display, needs_tkinter
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "tk_app.py"
 SLOW: dict[str, Any] = {**small("txt2img", "img2img", images=2), "name": "slow"}
@@ -31,7 +32,7 @@ SLOW["txt2img"] = {**TXT2IMG, "steps": 20}
 SLOW["img2img"] = {**SLOW["img2img"], "steps": 20}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[pytest.param("Xvfb", marks=needs_display)])
 def display() -> Iterator[str]:
     with virtual_display() as name:
         yield name
@@ -315,6 +316,7 @@ def test_the_example_that_is_closed_stops_its_run(
     assert (result.state, len(result.images)) == (RunState.CANCELLED, 1)
 
 
+@needs_tkinter
 def test_the_example_says_what_it_wants() -> None:
     """As a program of its own."""
     done = subprocess.run(

@@ -194,6 +194,7 @@ def test_a_resume_of_a_run_that_still_works_is_refused_and_does_it_no_harm(
     assert replay(run).resumes == 0
 
 
+@pytest.mark.linux
 def test_a_process_that_waits_for_a_run_gets_it_when_its_holder_is_killed(
     start: Start, died: Path, fast: str, images: list[str]
 ) -> None:
@@ -202,8 +203,6 @@ def test_a_process_that_waits_for_a_run_gets_it_when_its_holder_is_killed(
     second = start("resume", died, "--server", fast, folder=died.parent)
     lock = (died / "run.lock").stat().st_ino
     descriptors = Path(f"/proc/{second.pid}/fd")
-    if not descriptors.is_dir():
-        pytest.skip("without /proc nobody can see that a process waits for a lock")
     until(lambda: lock in inodes(descriptors), "the second process waits")
     holder.kill()
     assert_ends_the_same(died, images, ended(second))
