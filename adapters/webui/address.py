@@ -81,7 +81,9 @@ def _bad_address(text: str, why: str) -> ConfigurationError:
 class Credentials(msgspec.Struct, frozen=True):
     """The header that a server is sent, or why it is sent none.
 
-    ``secrets`` are texts that must never be repeated, wherever they come up.
+    ``secrets`` are texts that must never be recorded or shown. Scrub what a server says where
+    it enters a record or a message, and never before it is compared: a short secret can be
+    part of any word.
     """
 
     header: str | None = None
@@ -94,8 +96,8 @@ class Credentials(msgspec.Struct, frozen=True):
             text = text.replace(secret, "***")
         return text
 
-    def scrub_all(self, value: Any) -> Any:
-        """JSON values without any of the secrets in their texts; too deep ones are cut."""
+    def scrub_values(self, value: Any) -> Any:
+        """JSON without any of the secrets in its texts; keys stay, and too deep values are cut."""
         return self._scrubbed(value, _DEEPEST) if self.secrets else value
 
     def _scrubbed(self, value: Any, deepest: int) -> Any:
@@ -106,9 +108,7 @@ class Credentials(msgspec.Struct, frozen=True):
         if not deepest:
             return None
         if isinstance(value, dict):
-            return {
-                self.scrub(key): self._scrubbed(part, deepest - 1) for key, part in value.items()
-            }
+            return {key: self._scrubbed(part, deepest - 1) for key, part in value.items()}
         return [self._scrubbed(part, deepest - 1) for part in value]
 
     def __repr__(self) -> str:

@@ -24,7 +24,7 @@ from ...statemachine.ports import (
 )
 from ...statemachine.stage_configs import AdetailerConfig, UpscaleConfig
 from .address import Credentials, ServerAddress
-from .answers import AnswerReader
+from .answers import Answer, AnswerReader
 from .attempt import Attempt
 from .client import WebUIClient
 from .errors import (
@@ -140,13 +140,10 @@ class WebUIBackend:
                 raise
 
     def _finish(self, error: BackendError, request: GenerateRequest) -> None:
-        """Say of an error what only the backend knows, and leave no secret in it."""
+        """Say of an error what only the backend knows."""
         if isinstance(error, ServerError):
             error.transient = error.retry_kind in self._settings.transient
         error.settled = request.call_id not in self._lost
-        scrub = self._client.credentials.scrub
-        error.args = tuple(map(scrub, error.args))
-        error.detail = scrub(error.detail)
 
     def _generate(
         self, request: GenerateRequest, cancel: CancelToken, on_step: OnStep
@@ -165,11 +162,11 @@ class WebUIBackend:
 
         answer = self._reader.read(data, payload.endpoint, request.count)
         del data
-        info = dict(answer.info)
-        wrong = self._differences(request, answer.images, info, payload)
+        wrong = self._differences(request, answer, payload)
         if wrong is not None:
             confirm()  # What was interrupted differs as well.
             raise wrong
+        info = dict(self._client.credentials.scrub_values(answer.info))
         if isinstance(request.config, AdetailerConfig):
             info["changed"] = not same_pixels(request.inputs[0].data, answer.images[0])
         return GenerateAnswer(
@@ -287,14 +284,14 @@ class WebUIBackend:
     def _differences(
         self,
         request: GenerateRequest,
-        images: tuple[bytes, ...],
-        info: dict[str, Any],
+        answer: Answer,
         payload: Payload,
     ) -> SettingsNotUsedError | None:
         """The error that says where the answer is not what was asked for, if it is not."""
         endpoint = payload.endpoint
-        found = list(differences(request, info, self._known_features()))
-        for place, image in enumerate(images):
+        scrubbed = self._client.credentials.scrub_values
+        found = list(differences(request, answer.info, self._known_features(), scrubbed))
+        for place, image in enumerate(answer.images):
             name = f"{self._server.url}{endpoint}: image {request.image_index + place}"
             wrong = size_difference(request, size_of(image, self._inputs, name, endpoint))
             if wrong is not None:
@@ -305,7 +302,7 @@ class WebUIBackend:
             f"{self._server.url}{endpoint}: the server did something else: "
             + "; ".join(dict.fromkeys(found)),
             endpoint=endpoint,
-            detail=msgspec.json.encode(info).decode(),
+            detail=msgspec.json.encode(scrubbed(answer.info)).decode(),
         )
 
 

@@ -101,7 +101,7 @@ def error_of_exception(
         ),
         AnswerLostError,
     )
-    words = credentials.scrub(_innermost(error))
+    words = _innermost(error)
     if kind is AnswerLostError and "handshake" in words:
         kind = ServerUnreachableError  # Nothing is sent before TLS stands.
     if left:
@@ -109,7 +109,7 @@ def error_of_exception(
     why = _WHYS[kind]
     if kind is ServerNotTrustedError and any(sign in words for sign in _NO_TLS):
         why = "it does not speak https there; try http"
-    return kind(f"{address.url}{path}: {why}: {words}", endpoint=path)
+    return kind(f"{address.url}{path}: {why}: {credentials.scrub(words)}", endpoint=path)
 
 
 def _roots(error: BaseException, causes: Exceptions) -> tuple[BaseException, ...]:
@@ -146,10 +146,12 @@ def error_of_status(
     credentials: Credentials,
 ) -> BackendError:
     """The error that stands for a status, or for a body of status 200 that is no JSON."""
-    told = credentials.scrub_all(_decoded(body))
-    body = credentials.scrub(body) if told is None else json.dumps(told, ensure_ascii=False)
-    words = words_of(body if told is None else told)
+    told = _decoded(body)
     kind = _kind(status, told, body)
+    is_bare = words_of(body if told is None else told) in ("", "Not Found")
+    shown = credentials.scrub_values(told)
+    body = credentials.scrub(body) if told is None else json.dumps(shown, ensure_ascii=False)
+    words = words_of(body if told is None else shown)
     if status == 200:
         why = f"the answer is no JSON: {words}"
     elif kind is AuthenticationError:
@@ -158,7 +160,7 @@ def error_of_status(
     elif 300 <= status < 400:
         target = credentials.scrub(location)[:_MOST_WORDS]
         why = f"{status}: redirected to {target}; give that address instead"
-    elif kind is RouteMissingError and words in ("", "Not Found"):
+    elif kind is RouteMissingError and is_bare:
         why = "404: there is no such route; is it a WebUI, and was it started with --api?"
     else:
         why = f"{status}: {words}"

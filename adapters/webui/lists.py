@@ -141,6 +141,10 @@ class ServerLists:
             self._lists[path] = self._read(path)
         return self._lists[path]
 
+    def nearest(self, name: str, known: NameList) -> tuple[str, ...]:
+        """The nearest names as they may be shown: without credentials."""
+        return tuple(map(self._client.credentials.scrub, nearest_names(name, known)))
+
     def img2img_scripts(self) -> frozenset[str] | None:
         """The scripts that img2img can run, in lower case."""
         told = self.answer(SCRIPTS)

@@ -45,7 +45,6 @@ from .lists import (
     NameList,
     ServerLists,
     is_among,
-    nearest_names,
     vae_list,
 )
 from .names import NameCheck, NameKind, NameUse, Verdict, names_used
@@ -126,8 +125,7 @@ def preflight(client: WebUIClient, plan: StageExecutionPlan) -> ServerFeatures:
             raise PreflightError(f"{report.url}: {_NO_WEBUI}")
     if report.complaints:
         key = report.missing[0].key if report.missing else None
-        words = client.credentials.scrub("; ".join(report.complaints))
-        raise PreflightError(f"{report.url}: {words}", key=key)
+        raise PreflightError(f"{report.url}: {'; '.join(report.complaints)}", key=key)
     return msgspec.structs.replace(report.features, stems=inspection.stems_of(report))
 
 
@@ -248,7 +246,8 @@ class _Inspection:
         version = told.get("Version") if isinstance(told, Mapping) else None
         if not isinstance(version, str):
             return None
-        return _CONTROL.sub("", version).strip()[:_LONGEST_VERSION] or None
+        shown = self._client.credentials.scrub(_CONTROL.sub("", version))
+        return shown.strip()[:_LONGEST_VERSION] or None
 
     def _missing_routes(self, endpoints: Iterable[str]) -> Iterator[str]:
         shown = self._features.routes
@@ -318,9 +317,8 @@ class _Comparison:
             return NameCheck(use.kind, use.key, use.name, Verdict.FOUND)
         if known is None:
             return NameCheck(use.kind, use.key, use.name, Verdict.NOT_CHECKED)
-        return NameCheck(
-            use.kind, use.key, use.name, Verdict.MISSING, nearest_names(use.name, known)
-        )
+        nearest = self._lists.nearest(use.name, known)
+        return NameCheck(use.kind, use.key, use.name, Verdict.MISSING, nearest)
 
     def _look_up(self, use: NameUse) -> tuple[bool, NameList | None]:
         """Whether it is there, and the list that it should be in; None if that is not known."""
