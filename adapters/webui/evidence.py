@@ -124,7 +124,7 @@ def answer_limit(request: GenerateRequest) -> int:
 
 def _known_stem(name: str, features: ServerFeatures) -> str:
     """The stem by which the server names a model that was asked for by any of its names."""
-    return features.stems.get(name) or stem(name)
+    return (features.stems or {}).get(name) or stem(name)
 
 
 def _models(

@@ -89,6 +89,11 @@ def nearest_names(name: str, known: NameList) -> tuple[str, ...]:
     return tuple(dict.fromkeys(by_form[form] for form in close))[:_MOST_NEAREST]
 
 
+def stems_of(checkpoints: NameList) -> Mapping[str, str]:
+    """By each name that a checkpoint goes by, the stem that the server's answers give it."""
+    return {form: stem(entry.name) for entry in checkpoints for form in entry.forms}
+
+
 class ServerLists:
     """The lists of one server. Each is asked for once.
 
