@@ -103,7 +103,7 @@ class _Settling:
             if any(self._server.may_interrupt(task) for task in self._tasks or (None,)):
                 self.interrupted = True
                 self._server.interrupt()
-            self._watch.note_bytes()
+            self._watch.restart()
         return False
 
 
