@@ -189,6 +189,7 @@ class WebUIClient:
             response.status,
             body.decode("utf-8", "replace"),
             location=response.headers.get("Location", ""),
+            retry_after=response.headers.get("Retry-After", ""),
             credentials=self.credentials,
         )
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import requests
@@ -143,9 +145,13 @@ def error_of_status(
     body: str,
     *,
     location: str = "",
+    retry_after: str = "",
     credentials: Credentials,
 ) -> BackendError:
-    """The error that stands for a status, or for a body of status 200 that is no JSON."""
+    """The error that stands for a status, or for a body of status 200 that is no JSON.
+
+    ``location`` and ``retry_after`` are the headers of that name.
+    """
     told = _decoded(body)
     kind = _kind(status, told, body)
     is_bare = words_of(body if told is None else told) in ("", "Not Found")
@@ -164,11 +170,24 @@ def error_of_status(
         why = "404: there is no such route; is it a WebUI, and was it started with --api?"
     else:
         why = f"{status}: {words}"
+    seconds = _seconds_of(retry_after)
+    if seconds:
+        why += f"; it asks to wait {seconds:.0f} s"
     message = f"{address.url}{path}: {why}"
-    error = kind(message, endpoint=path, detail=body)
+    error = kind(message, endpoint=path, detail=body, retry_after_s=seconds)
     if isinstance(error, ServerError):
         error.status = status
     return error
+
+
+def _seconds_of(retry_after: str) -> float | None:
+    """The seconds of a Retry-After header, which holds them or a date; None for anything else."""
+    if re.fullmatch(r"[0-9]{1,9}", retry_after.strip()):
+        return float(retry_after)
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError, IndexError, OSError):
+        return None
 
 
 def _kind(status: int, told: Any, body: str) -> type[BackendError]:
