@@ -70,7 +70,7 @@ class ConfiguredBackend:
         if address is None:
             self._current = self._embedded
             return
-        self._current = backend = self._webui(address, server, recorded, unsettled)
+        self._current = backend = self._webui(address, server, unsettled)
         if preflight and plan is not None:
             backend.preflight(plan)
 
@@ -78,23 +78,18 @@ class ConfiguredBackend:
         self,
         address: ServerAddress,
         server: ServerTable,
-        recorded: BackendDescription | None,
         unsettled: Mapping[str, StageType],
     ) -> WebUIBackend:
         # requests takes 60 ms to load, and a run on the embedded backend needs none of it.
-        from .webui.address import Credentials, credentials_for  # noqa: PLC0415 - see above
+        from .webui.address import credentials_for  # noqa: PLC0415 - see above
         from .webui.backend import WebUIBackend  # noqa: PLC0415 - see above
 
         credentials = credentials_for(
-            address, named_by_user=self._named is not None, insecure=self._insecure
+            address,
+            named_by_user=self._named is not None,
+            settings=server,
+            insecure=self._insecure,
         )
-        foreign = recorded is not None and not (server.tls_verify and server.ca_bundle is None)
-        if foreign and not (self._insecure or address.is_loopback):
-            # A log may not decide whom the credentials of its reader go to.
-            credentials = Credentials(
-                withheld="the log switches the check of the server's certificate off or changes "
-                "it; --insecure sends them all the same"
-            )
         return WebUIBackend(
             address,
             inputs=PillowInputReader(),
@@ -157,9 +152,10 @@ def open_controller(
 
     ``server`` is the address of a WebUI server; without it each run goes to the server that
     its configuration names, or to the embedded backend. With ``insecure`` the credentials of
-    ``STAGEWRIGHT_AUTH`` are sent over plain http as well. ``step_delay_s`` seconds are waited in
-    each sampling step of the embedded backend: time to watch a run, and to cancel it. The
-    learning records in ``runs`` are kept up to date. Raises ConfigurationError.
+    ``STAGEWRIGHT_AUTH`` are sent over plain http as well, and where ``tls_verify`` or
+    ``ca_bundle`` change the check of a certificate. ``step_delay_s`` seconds are waited in each
+    sampling step of the embedded backend: time to watch a run, and to cancel it. The learning
+    records in ``runs`` are kept up to date. Raises ConfigurationError.
     """
     storage = _storage()
     controller = PipelineController(

@@ -25,7 +25,7 @@ from .spans import RequestSpan, call_id
 from .workshop import RunStopped, StageFailedError, Workshop
 
 LONGEST_RETRY_WAIT_S = 300.0
-"""The wait before a further try doubles with each one, up to this."""
+"""The longest wait before a further try, whatever the backoff and the backend ask for."""
 MAX_INFO_BYTES = 1024 * 1024
 """What an answer may say of itself; a whole record holds 16 MiB."""
 
@@ -79,7 +79,7 @@ class RequestRunner:
                 raise RunStopped
             if not will_retry:
                 raise StageFailedError(request.stage_id, request.image_index, error)
-            shop.token.wait_stopping(min(shop.backoff_s * 2**tried, LONGEST_RETRY_WAIT_S))
+            shop.token.wait_stopping(retry_wait_s(shop.backoff_s * 2**tried, error))
 
     def _call_id(self, image_index: int, attempt: int) -> str:
         return call_id(self._journal.run_id, self._stage.stage_id, image_index, attempt)
@@ -188,6 +188,12 @@ class RequestRunner:
                 settled=known.settled or msgspec.UNSET,
             )
         )
+
+
+def retry_wait_s(backoff_s: float, error: Exception) -> float:
+    """How long to wait before a further try: the backoff, or longer if the backend asks for it."""
+    asked_s = error.retry_after_s if isinstance(error, BackendError) else None
+    return min(max(backoff_s, asked_s or 0.0), LONGEST_RETRY_WAIT_S)
 
 
 def _checked_info(answer: GenerateAnswer) -> Mapping[str, Any]:

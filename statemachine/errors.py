@@ -66,7 +66,8 @@ class BackendError(StagewrightError):
     ``transient`` says that the same request may succeed if it is sent again; ``endpoint`` is
     where it was sent; ``detail`` is what else is known, the server's own words for one;
     ``interrupted`` says that the backend was told to stop, and so may keep something half
-    made; ``settled`` that it is known not to work on the request any more.
+    made; ``settled`` that it is known not to work on the request any more. ``retry_after_s``
+    are the seconds that the backend asked to be left alone for, None if it did not.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class BackendError(StagewrightError):
         detail: str = "",
         interrupted: bool = False,
         settled: bool = False,
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message)
         self.transient = transient
@@ -85,6 +87,7 @@ class BackendError(StagewrightError):
         self.detail = detail
         self.interrupted = interrupted
         self.settled = settled
+        self.retry_after_s = retry_after_s
 
 
 class BackendAnswerError(BackendError):

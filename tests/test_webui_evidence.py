@@ -87,7 +87,7 @@ def said(
 ) -> list[str]:
     """The differences for an info with these values, ``told`` its generation parameters."""
     whole = {**info, "extra_generation_params": told or {}}
-    return list(differences(request(config, count), whole, features))
+    return list(differences(request(config, count), whole, features, shown=str))
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,8 @@ def test_an_upscale_says_nothing_to_compare() -> None:
 def test_odd_parameters_are_no_evidence(told: object) -> None:
     """Whatever they are, they are read without an error."""
     info = {"extra_generation_params": told, "sampler_name": 3, "all_seeds": {}, "clip_skip": []}
-    found = list(differences(request(txt2img(refiner=REFINER, sampler="Euler")), info, UNKNOWN))
+    asked = request(txt2img(refiner=REFINER, sampler="Euler"))
+    found = list(differences(asked, info, UNKNOWN, shown=str))
     assert any(words.startswith("Refiner") for words in found)
 
 

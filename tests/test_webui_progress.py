@@ -230,6 +230,31 @@ def test_bytes_from_any_thread_are_movement() -> None:
     assert stalls(watch) > 0.05
 
 
+def test_bytes_are_movement_only_at_the_rate_of_a_line_that_works() -> None:
+    """As many KiB as the limit has seconds, since something moved last."""
+    watch = StallWatch(10.0)
+    enough = 10 * MODEL_LOADING_FACTOR * 1024
+    until(lambda: watch.still_s > 0.01, "time passes")
+    watch.note_bytes(enough - 1)
+    assert watch.still_s > 0.01
+    before = time.monotonic()
+    watch.note_bytes(1)
+    assert watch.still_s <= time.monotonic() - before
+
+
+def test_bytes_count_from_the_last_movement_and_by_the_limit_that_holds_now() -> None:
+    """What came before a step was seen says nothing of the line after it."""
+    watch = StallWatch(10.0)
+    watch.note_bytes(10 * 1024)
+    watch.note(SAMPLING)
+    until(lambda: watch.still_s > 0.01, "time passes")
+    watch.note_bytes(10 * 1024 - 1)
+    assert watch.still_s > 0.01
+    before = time.monotonic()
+    watch.note_bytes(1)
+    assert watch.still_s <= time.monotonic() - before
+
+
 def test_nothing_stalls_at_once() -> None:
     """A watch begins when it is made, whatever the clock says then."""
     watch = StallWatch(NEVER_S)

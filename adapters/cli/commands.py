@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -70,6 +71,7 @@ def stagewright() -> None:
 
 def run_command_line(arguments: Sequence[str]) -> int:
     """Run one command; its exit status. What goes wrong becomes one line on standard error."""
+    _show_certificate_warnings()
     if not arguments:
         stagewright.main(["--help"], prog_name="stagewright", standalone_mode=False)
         return EXIT_USAGE
@@ -92,3 +94,10 @@ def run_command_line(arguments: Sequence[str]) -> int:
             raise
         return complain(words_of(error), status_of(error))
     return status if isinstance(status, int) else EXIT_COMPLETED
+
+
+def _show_certificate_warnings() -> None:
+    """Let the warning of a certificate that is not checked go to standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("stagewright: warning: %(message)s"))
+    logging.getLogger("stagewright.webui.certificate").addHandler(handler)

@@ -58,7 +58,9 @@ def doctor_command(
     if named is None:
         raise click.UsageError("which server? Give --server URL")
     address = ServerAddress.parse(named)
-    credentials = credentials_for(address, named_by_user=server is not None, insecure=insecure)
+    credentials = credentials_for(
+        address, named_by_user=server is not None, settings=settings, insecure=insecure
+    )
     client = WebUIClient(address, settings, credentials)
     try:
         report = inspect_server(client, plan)

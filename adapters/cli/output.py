@@ -24,7 +24,9 @@ runs_option = click.option(
     help="Folder of the runs.",
 )
 insecure_option = click.option(
-    "--insecure", is_flag=True, help="Send credentials over plain http as well."
+    "--insecure",
+    is_flag=True,
+    help="Send credentials over plain http, and past tls_verify and ca_bundle.",
 )
 
 

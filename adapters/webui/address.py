@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 import msgspec
 
+from ...statemachine.config import ServerTable
 from ...statemachine.documents import refuse_userinfo
 from ...statemachine.errors import ConfigurationError
 
@@ -81,7 +82,9 @@ def _bad_address(text: str, why: str) -> ConfigurationError:
 class Credentials(msgspec.Struct, frozen=True):
     """The header that a server is sent, or why it is sent none.
 
-    ``secrets`` are texts that must never be repeated, wherever they come up.
+    ``secrets`` are texts that must never be recorded or shown. Scrub what a server says where
+    it enters a record or a message, and never before it is compared: a short secret can be
+    part of any word.
     """
 
     header: str | None = None
@@ -94,8 +97,8 @@ class Credentials(msgspec.Struct, frozen=True):
             text = text.replace(secret, "***")
         return text
 
-    def scrub_all(self, value: Any) -> Any:
-        """JSON values without any of the secrets in their texts; too deep ones are cut."""
+    def scrub_values(self, value: Any) -> Any:
+        """JSON without any of the secrets in its texts; keys stay, and too deep values are cut."""
         return self._scrubbed(value, _DEEPEST) if self.secrets else value
 
     def _scrubbed(self, value: Any, deepest: int) -> Any:
@@ -106,9 +109,7 @@ class Credentials(msgspec.Struct, frozen=True):
         if not deepest:
             return None
         if isinstance(value, dict):
-            return {
-                self.scrub(key): self._scrubbed(part, deepest - 1) for key, part in value.items()
-            }
+            return {key: self._scrubbed(part, deepest - 1) for key, part in value.items()}
         return [self._scrubbed(part, deepest - 1) for part in value]
 
     def __repr__(self) -> str:
@@ -119,13 +120,15 @@ def credentials_for(
     address: ServerAddress,
     *,
     named_by_user: bool,
+    settings: ServerTable | None = None,
     insecure: bool = False,
     environment: Mapping[str, str] = os.environ,
 ) -> Credentials:
     """What ``STAGEWRIGHT_AUTH`` gives for this address.
 
     They go only to a server that the user named himself, on the command line or in
-    ``STAGEWRIGHT_AUTH_ORIGIN``; in clear text only to this machine, or if ``insecure``.
+    ``STAGEWRIGHT_AUTH_ORIGIN``. In clear text, or where ``settings`` (of a configuration or
+    a log) change the check of the certificate, only to this machine or if ``insecure``.
     Raises ConfigurationError for a STAGEWRIGHT_AUTH without a colon.
     """
     given = environment.get(AUTH_VARIABLE, "")
@@ -133,21 +136,40 @@ def credentials_for(
         return Credentials(withheld=f"set {AUTH_VARIABLE}=user:password")
     if ":" not in given:
         raise ConfigurationError(f"{AUTH_VARIABLE} must be user:password; it holds no colon")
-    if not named_by_user and not _is_named_origin(address, environment.get(ORIGIN_VARIABLE)):
-        return Credentials(
-            withheld=f"{AUTH_VARIABLE} is not sent to an address that only a configuration or a "
-            f"log names; give --server, or set {ORIGIN_VARIABLE} to it"
-        )
-    if not (insecure or address.is_encrypted or address.is_loopback):
-        return Credentials(
-            withheld=f"{AUTH_VARIABLE} is only sent over plain http to a loopback "
-            "address; use https, or --insecure"
-        )
+    named = named_by_user or _is_named_origin(address, environment.get(ORIGIN_VARIABLE))
+    withheld = _why_withheld(address, settings or ServerTable(), named=named, insecure=insecure)
+    if withheld:
+        return Credentials(withheld=withheld)
     encoded = base64.b64encode(given.encode("utf-8", "surrogateescape")).decode("ascii")
     password = given.partition(":")[2]
     secrets = {encoded} | {form for one in (given, password) if one for form in secret_forms(one)}
     longest_first = tuple(sorted(secrets, key=len, reverse=True))
     return Credentials(header=f"Basic {encoded}", secrets=longest_first)
+
+
+def _why_withheld(
+    address: ServerAddress, settings: ServerTable, *, named: bool, insecure: bool
+) -> str:
+    """Why an address is sent no credentials; empty where it is sent them."""
+    if not named:
+        return (
+            f"{AUTH_VARIABLE} is not sent to an address that only a configuration or a "
+            f"log names; give --server, or set {ORIGIN_VARIABLE} to it"
+        )
+    if insecure or address.is_loopback:
+        return ""
+    if not address.is_encrypted:
+        return (
+            f"{AUTH_VARIABLE} is only sent over plain http to a loopback "
+            "address; use https, or --insecure"
+        )
+    if not settings.tls_verify or settings.ca_bundle is not None:
+        # Whoever wrote the configuration or the log could stand in for the server.
+        return (
+            f"{AUTH_VARIABLE} is not sent, because server.tls_verify or server.ca_bundle changes "
+            "the check of the server's certificate; use --insecure to send it"
+        )
+    return ""
 
 
 def secret_forms(secret: str) -> tuple[str, ...]:

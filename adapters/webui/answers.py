@@ -16,7 +16,10 @@ _SHOWN = 60
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The images asked for, in order, as the server encoded them, and its ``info``."""
+    """The images asked for, in order, as the server encoded them, and its ``info``.
+
+    The info is the server's own: it may hold the credentials.
+    """
 
     images: tuple[bytes, ...]
     info: Mapping[str, Any]
@@ -56,13 +59,14 @@ class AnswerReader:
         if endpoint == EXTRA_SINGLE_IMAGE:
             extras = self._decoded(_extras, data, endpoint)
             strings = [] if extras.image in _NOTHING else [extras.image]
-            info = self._client.credentials.scrub_all({"html_info": extras.html_info or ""})
+            info = {"html_info": extras.html_info or ""}
         else:
             generated = self._decoded(_generated, data, endpoint)
             info = self._info(generated.info, endpoint)
             first = info.get("index_of_first_image") or 0
             if type(first) is not int or first < 0:
-                raise self._wrong(endpoint, f"index_of_first_image is {first!r}"[:_SHOWN])
+                shown = repr(self._client.credentials.scrub_values(first))[:_SHOWN]
+                raise self._wrong(endpoint, f"index_of_first_image is {shown}")
             strings = (generated.images or [])[first:]
         if len(strings) != count:
             raise self._wrong(endpoint, f"it holds {len(strings)} images instead of {count}")
@@ -92,8 +96,7 @@ class AnswerReader:
             decoded = {} if info is None else info
         if not isinstance(decoded, dict):
             raise self._wrong(endpoint, "its info is no JSON object")
-        scrubbed: dict[str, Any] = self._client.credentials.scrub_all(decoded)
-        return scrubbed
+        return decoded
 
     def _images(self, strings: Sequence[msgspec.Raw], endpoint: str) -> tuple[bytes, ...]:
         images = []

@@ -24,7 +24,7 @@ from ...statemachine.ports import (
 )
 from ...statemachine.stage_configs import AdetailerConfig, UpscaleConfig
 from .address import Credentials, ServerAddress
-from .answers import AnswerReader
+from .answers import Answer, AnswerReader
 from .attempt import Attempt
 from .client import WebUIClient
 from .errors import (
@@ -40,11 +40,8 @@ from .errors import (
 from .evidence import answer_limit, differences, size_difference
 from .features import (
     EXTRA_SINGLE_IMAGE,
-    FORGE,
-    OPENAPI,
-    SD_MODULES,
     ServerFeatures,
-    features_of,
+    discovered,
 )
 from .payloads import Payload, cache_fillers, payload_of
 from .pixels import same_pixels, size_of
@@ -140,13 +137,10 @@ class WebUIBackend:
                 raise
 
     def _finish(self, error: BackendError, request: GenerateRequest) -> None:
-        """Say of an error what only the backend knows, and leave no secret in it."""
+        """Say of an error what only the backend knows."""
         if isinstance(error, ServerError):
             error.transient = error.retry_kind in self._settings.transient
         error.settled = request.call_id not in self._lost
-        scrub = self._client.credentials.scrub
-        error.args = tuple(map(scrub, error.args))
-        error.detail = scrub(error.detail)
 
     def _generate(
         self, request: GenerateRequest, cancel: CancelToken, on_step: OnStep
@@ -165,11 +159,11 @@ class WebUIBackend:
 
         answer = self._reader.read(data, payload.endpoint, request.count)
         del data
-        info = dict(answer.info)
-        wrong = self._differences(request, answer.images, info, payload)
+        wrong = self._differences(request, answer, payload)
         if wrong is not None:
             confirm()  # What was interrupted differs as well.
             raise wrong
+        info = dict(self._client.credentials.scrub_values(answer.info))
         if isinstance(request.config, AdetailerConfig):
             info["changed"] = not same_pixels(request.inputs[0].data, answer.images[0])
         return GenerateAnswer(
@@ -250,10 +244,7 @@ class WebUIBackend:
     def _known_features(self) -> ServerFeatures:
         """What the server is; asked for with the first request, if no preflight has."""
         if self._features is None:
-            features = features_of(self._asked(OPENAPI))
-            if features.product is None and isinstance(self._asked(SD_MODULES), list):
-                features = ServerFeatures(product=FORGE)
-            self._features = features
+            self._features = discovered(self._asked)
         return self._features
 
     def _asked(self, path: str) -> Any:
@@ -287,14 +278,13 @@ class WebUIBackend:
     def _differences(
         self,
         request: GenerateRequest,
-        images: tuple[bytes, ...],
-        info: dict[str, Any],
+        answer: Answer,
         payload: Payload,
     ) -> SettingsNotUsedError | None:
         """The error that says where the answer is not what was asked for, if it is not."""
         endpoint = payload.endpoint
-        found = list(differences(request, info, self._known_features()))
-        for place, image in enumerate(images):
+        found = self._different_settings(request, answer.info)
+        for place, image in enumerate(answer.images):
             name = f"{self._server.url}{endpoint}: image {request.image_index + place}"
             wrong = size_difference(request, size_of(image, self._inputs, name, endpoint))
             if wrong is not None:
@@ -305,8 +295,25 @@ class WebUIBackend:
             f"{self._server.url}{endpoint}: the server did something else: "
             + "; ".join(dict.fromkeys(found)),
             endpoint=endpoint,
-            detail=msgspec.json.encode(info).decode(),
+            detail=msgspec.json.encode(self._client.credentials.scrub_values(answer.info)).decode(),
         )
+
+    def _different_settings(self, request: GenerateRequest, info: Mapping[str, Any]) -> list[str]:
+        """What the info says otherwise than the request.
+
+        Without preflight the list of models is asked for before a difference is believed: a
+        model may go by a hash or another name that the info does not show.
+        """
+        shown = self._client.credentials.scrub_values
+        features = self._known_features()
+        found = list(differences(request, info, features, shown))
+        if found and features.stems is None:
+            from .lists import SD_MODELS, ServerLists, stems_of  # noqa: PLC0415 - few runs need it
+
+            known = ServerLists(self._client).names(SD_MODELS) or ()
+            self._features = msgspec.structs.replace(features, stems=stems_of(known))
+            found = list(differences(request, info, self._features, shown))
+        return found
 
 
 def _tell_nobody(

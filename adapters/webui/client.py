@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from urllib3.response import HTTPResponse
 from ...events.version import VERSION
 from ...statemachine.config import ServerTable
 from ...statemachine.errors import BackendAnswerError, ConfigurationError
+from ..wording import one_line
 from .address import Credentials, ServerAddress
 from .connections import Deadlines, FollowedAdapter
 from .errors import AnswerLostError
@@ -25,6 +27,9 @@ MAX_SMALL_ANSWER_BYTES = 1 << 25
 """The largest list, state or error read."""
 ANSWER_TIMEOUT_S = 10.0
 """How long a list or a state may take; ten times what a busy server was seen to take."""
+
+certificate_logger = logging.getLogger("stagewright.webui.certificate")
+"""Warns once for each client that does not check its server's certificate."""
 
 _PIECE = 1 << 22
 _SENT_AT_ONCE = 1 << 18
@@ -55,6 +60,11 @@ class WebUIClient:
         if bundle is not None and address.is_encrypted and not Path(bundle).exists():
             raise ConfigurationError(
                 f"server.ca_bundle = {bundle}: there is no such file", key="server.ca_bundle"
+            )
+        if address.is_encrypted and not self._settings.tls_verify:
+            certificate_logger.warning(
+                "%s: its certificate is not checked (server.tls_verify = false)",
+                one_line(address.url),
             )
         self._path = urlsplit(address.url).path
         self._headers = {"User-Agent": f"stagewright/{VERSION}", "Accept": "application/json"}
@@ -155,8 +165,6 @@ class WebUIClient:
     def _connections(self) -> urllib3.HTTPConnectionPool:
         if self._pool is None:
             settings = self._settings
-            if not settings.tls_verify:  # The user knows.
-                urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
             verify = (settings.ca_bundle or True) if settings.tls_verify else False
             pool = self._adapter.get_connection_with_tls_context(
                 requests.Request("GET", self.address.url).prepare(), verify=verify
@@ -181,6 +189,7 @@ class WebUIClient:
             response.status,
             body.decode("utf-8", "replace"),
             location=response.headers.get("Location", ""),
+            retry_after=response.headers.get("Retry-After", ""),
             credentials=self.credentials,
         )
 

@@ -127,6 +127,11 @@ class _Pool(HTTPConnectionPool):
 class _TlsPool(HTTPSConnectionPool):
     ConnectionCls = _FollowedTls
 
+    def _validate_conn(self, conn: Any) -> None:
+        # urllib3 would warn of each connection that is not verified; the client has warned once.
+        if conn.is_closed:
+            conn.connect()
+
 
 class FollowedAdapter(HTTPAdapter):
     """Sends requests over connections that can be cut off, and tries none twice."""

@@ -7,7 +7,7 @@ is held against its request. What the answer does not say cannot be compared.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ...statemachine.ports import GenerateRequest
@@ -32,6 +32,9 @@ _THROWN_AWAY = (("width", 128), ("height", 128), ("steps", 1))
 _SCHEDULES_IN_NAMES = ("karras", "exponential", "polyexponential", "sgm uniform")
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
 
+Shown = Callable[[Any], Any]
+"""Makes of a server's value what may be shown of it. What is compared is the value itself."""
+
 
 def stem(name: object) -> str:
     """A model's name without folder, hash and suffix; how models are compared."""
@@ -40,21 +43,24 @@ def stem(name: object) -> str:
 
 
 def differences(
-    request: GenerateRequest, info: Mapping[str, Any], features: ServerFeatures
+    request: GenerateRequest, info: Mapping[str, Any], features: ServerFeatures, shown: Shown
 ) -> Iterator[str]:
-    """Each thing that the answer's ``info`` says otherwise than the request, in words."""
+    """Each thing that the answer's ``info`` says otherwise than the request, in words.
+
+    The server's values in the words are ``shown``.
+    """
     config = request.config
     if isinstance(config, UpscaleConfig):
         return
-    yield from _models(config, info, features)
-    yield from _seeds(request, info)
+    yield from _models(config, info, features, shown)
+    yield from _seeds(request, info, shown)
     extra = info.get("extra_generation_params")
     told = extra if isinstance(extra, Mapping) else {}
     if isinstance(config, AdetailerConfig):
-        yield from _detailing(config, info, told)
+        yield from _detailing(config, info, told, shown)
         return
-    yield from _sampling(config, info, told)
-    yield from _refining(config, told, features)
+    yield from _sampling(config, info, told, shown)
+    yield from _refining(config, told, features, shown)
 
 
 def size_difference(request: GenerateRequest, size: Dimensions) -> str | None:
@@ -118,34 +124,38 @@ def answer_limit(request: GenerateRequest) -> int:
 
 def _known_stem(name: str, features: ServerFeatures) -> str:
     """The stem by which the server names a model that was asked for by any of its names."""
-    return features.stems.get(name) or stem(name)
+    return (features.stems or {}).get(name) or stem(name)
 
 
 def _models(
     config: Txt2ImgConfig | Img2ImgConfig | AdetailerConfig,
     info: Mapping[str, Any],
     features: ServerFeatures,
+    shown: Shown,
 ) -> Iterator[str]:
     used = info.get("sd_model_name")
     if config.model and used and stem(used) != _known_stem(config.model, features):
-        yield f"model {config.model} was asked for, {used} was used"
+        yield f"model {config.model} was asked for, {shown(used)} was used"
     if config.vae is None or config.vae in NO_VAE or "sd_vae_name" not in info:
         return
     vae = info["sd_vae_name"]
     # Forge loads VAEs as modules and says nothing of them here.
     if stem(vae) != stem(config.vae) and not (vae is None and features.product == FORGE):
-        yield f"vae {config.vae} was asked for, {vae} was used"
+        yield f"vae {config.vae} was asked for, {shown(vae)} was used"
 
 
-def _seeds(request: GenerateRequest, info: Mapping[str, Any]) -> Iterator[str]:
+def _seeds(request: GenerateRequest, info: Mapping[str, Any], shown: Shown) -> Iterator[str]:
     used = info.get("all_seeds")
     wanted = [request.seed + place for place in range(request.count)]
     if isinstance(used, list) and used and used[: len(wanted)] != wanted:
-        yield f"seeds {wanted} were asked for, {used[: len(wanted)]} were used"
+        yield f"seeds {wanted} were asked for, {shown(used[: len(wanted)])} were used"
 
 
 def _sampling(
-    config: Txt2ImgConfig | Img2ImgConfig, info: Mapping[str, Any], told: Mapping[str, Any]
+    config: Txt2ImgConfig | Img2ImgConfig,
+    info: Mapping[str, Any],
+    told: Mapping[str, Any],
+    shown: Shown,
 ) -> Iterator[str]:
     used, schedule = info.get("sampler_name"), told.get("Schedule type")
     if (
@@ -153,12 +163,12 @@ def _sampling(
         and used
         and not same_sampler(config.sampler, config.scheduler, str(used), schedule)
     ):
-        yield f"sampler {config.sampler} was asked for, {used} was used"
+        yield f"sampler {config.sampler} was asked for, {shown(used)} was used"
     if config.scheduler and schedule and not same_name(config.scheduler, str(schedule)):
-        yield f"scheduler {config.scheduler} was asked for, {schedule} was used"
+        yield f"scheduler {config.scheduler} was asked for, {shown(schedule)} was used"
     clip_skip = info.get("clip_skip")
     if config.clip_skip and clip_skip and clip_skip != config.clip_skip:
-        yield f"clip_skip {config.clip_skip} was asked for, {clip_skip} was used"
+        yield f"clip_skip {config.clip_skip} was asked for, {shown(clip_skip)} was used"
 
 
 def same_sampler(asked: str, scheduler: str | None, used: str, schedule: object) -> bool:
@@ -183,48 +193,55 @@ def same_name(asked: str, used: str) -> bool:
 
 
 def _refining(
-    config: Txt2ImgConfig | Img2ImgConfig, told: Mapping[str, Any], features: ServerFeatures
+    config: Txt2ImgConfig | Img2ImgConfig,
+    told: Mapping[str, Any],
+    features: ServerFeatures,
+    shown: Shown,
 ) -> Iterator[str]:
     hires = config.hires if isinstance(config, Txt2ImgConfig) else None
     model = config.model
     if hires is not None and hires.enabled and hires.model not in (None, SAME_CHECKPOINT):
         model = hires.model
-        yield from _evidence("Hires checkpoint", hires.model, told, features)
+        yield from _evidence("Hires checkpoint", hires.model, told, features, shown)
     refiner = config.refiner
     # Where the refiner's own model is at work already, a server has nothing to switch to.
     if refiner is None or not refiner.enabled:
         return
     if _known_stem(str(refiner.model), features) != _known_stem(str(model), features):
-        yield from _refiner_evidence(refiner, told, features)
+        yield from _refiner_evidence(refiner, told, features, shown)
 
 
 def _refiner_evidence(
-    refiner: RefinerConfig, told: Mapping[str, Any], features: ServerFeatures
+    refiner: RefinerConfig, told: Mapping[str, Any], features: ServerFeatures, shown: Shown
 ) -> Iterator[str]:
-    yield from _evidence("Refiner", refiner.model, told, features)
+    yield from _evidence("Refiner", refiner.model, told, features, shown)
     switch_at = told.get("Refiner switch at")
     if isinstance(switch_at, int | float) and switch_at != refiner.switch_at:
         yield f"refiner switch_at {refiner.switch_at} was asked for, {switch_at} was used"
 
 
 def _evidence(
-    name: str, asked: str | None, told: Mapping[str, Any], features: ServerFeatures
+    name: str,
+    asked: str | None,
+    told: Mapping[str, Any],
+    features: ServerFeatures,
+    shown: Shown,
 ) -> Iterator[str]:
     used = told.get(name)
     if used is None:
         if features.product != SD_NEXT:  # It names them otherwise, if at all.
             yield f"{name} {asked} was asked for, and the server does not say that it used one"
     elif stem(used) != _known_stem(str(asked), features):
-        yield f"{name} {asked} was asked for, {used} was used"
+        yield f"{name} {asked} was asked for, {shown(used)} was used"
 
 
 def _detailing(
-    config: AdetailerConfig, info: Mapping[str, Any], told: Mapping[str, Any]
+    config: AdetailerConfig, info: Mapping[str, Any], told: Mapping[str, Any], shown: Shown
 ) -> Iterator[str]:
     for name, value in _THROWN_AWAY:
         if info.get(name) != value:
             yield (
-                f"ADetailer was to work alone, and the server says {name} {info.get(name)} "
+                f"ADetailer was to work alone, and the server says {name} {shown(info.get(name))} "
                 f"instead of {value}: it may have repainted the whole image"
             )
     for place, one in enumerate(config.passes):
@@ -233,4 +250,6 @@ def _detailing(
         if used is None:
             yield f"ADetailer pass {place} ({one.model}) was asked for, and did not run"
         elif stem(used) != stem(one.model):
-            yield f"ADetailer model {one.model} was asked for in pass {place}, {used} was used"
+            yield (
+                f"ADetailer model {one.model} was asked for in pass {place}, {shown(used)} was used"
+            )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import requests
@@ -101,7 +103,7 @@ def error_of_exception(
         ),
         AnswerLostError,
     )
-    words = credentials.scrub(_innermost(error))
+    words = _innermost(error)
     if kind is AnswerLostError and "handshake" in words:
         kind = ServerUnreachableError  # Nothing is sent before TLS stands.
     if left:
@@ -109,7 +111,7 @@ def error_of_exception(
     why = _WHYS[kind]
     if kind is ServerNotTrustedError and any(sign in words for sign in _NO_TLS):
         why = "it does not speak https there; try http"
-    return kind(f"{address.url}{path}: {why}: {words}", endpoint=path)
+    return kind(f"{address.url}{path}: {why}: {credentials.scrub(words)}", endpoint=path)
 
 
 def _roots(error: BaseException, causes: Exceptions) -> tuple[BaseException, ...]:
@@ -143,13 +145,19 @@ def error_of_status(
     body: str,
     *,
     location: str = "",
+    retry_after: str = "",
     credentials: Credentials,
 ) -> BackendError:
-    """The error that stands for a status, or for a body of status 200 that is no JSON."""
-    told = credentials.scrub_all(_decoded(body))
-    body = credentials.scrub(body) if told is None else json.dumps(told, ensure_ascii=False)
-    words = words_of(body if told is None else told)
+    """The error that stands for a status, or for a body of status 200 that is no JSON.
+
+    ``location`` and ``retry_after`` are the headers of that name.
+    """
+    told = _decoded(body)
     kind = _kind(status, told, body)
+    is_bare = words_of(body if told is None else told) in ("", "Not Found")
+    shown = credentials.scrub_values(told)
+    body = credentials.scrub(body) if told is None else json.dumps(shown, ensure_ascii=False)
+    words = words_of(body if told is None else shown)
     if status == 200:
         why = f"the answer is no JSON: {words}"
     elif kind is AuthenticationError:
@@ -158,15 +166,28 @@ def error_of_status(
     elif 300 <= status < 400:
         target = credentials.scrub(location)[:_MOST_WORDS]
         why = f"{status}: redirected to {target}; give that address instead"
-    elif kind is RouteMissingError and words in ("", "Not Found"):
+    elif kind is RouteMissingError and is_bare:
         why = "404: there is no such route; is it a WebUI, and was it started with --api?"
     else:
         why = f"{status}: {words}"
+    seconds = _seconds_of(retry_after)
+    if seconds:
+        why += f"; it asks to wait {seconds:.0f} s"
     message = f"{address.url}{path}: {why}"
-    error = kind(message, endpoint=path, detail=body)
+    error = kind(message, endpoint=path, detail=body, retry_after_s=seconds)
     if isinstance(error, ServerError):
         error.status = status
     return error
+
+
+def _seconds_of(retry_after: str) -> float | None:
+    """The seconds of a Retry-After header, which holds them or a date; None for anything else."""
+    if re.fullmatch(r"[0-9]{1,9}", retry_after.strip()):
+        return float(retry_after)
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError, IndexError, OSError):
+        return None
 
 
 def _kind(status: int, told: Any, body: str) -> type[BackendError]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -30,19 +30,28 @@ class ServerFeatures(msgspec.Struct, frozen=True, kw_only=True):
 
     ``fields`` are the fields of each generating route; a route that is missing there is one
     of which nothing is known. ``version`` is the oldest version that has what was found.
-    ``stems`` are, by the names that a plan uses, those that the server will answer with.
+    ``stems`` are, by each name that a checkpoint goes by, the one that answers give it; None
+    as long as the list of checkpoints has not been asked for.
     """
 
     product: str | None = None
     version: str | None = None
     fields: Mapping[str, frozenset[str]] = {}
     routes: frozenset[str] = frozenset()
-    stems: Mapping[str, str] = {}
+    stems: Mapping[str, str] | None = None
 
     def takes(self, endpoint: str, field: str) -> bool:
         """Whether a field may be sent; where nothing is known it may."""
         known = self.fields.get(endpoint)
         return known is None or field in known
+
+
+def discovered(ask: Callable[[str], Any]) -> ServerFeatures:
+    """The features of the server that answers ``ask``, a route for an answer or None."""
+    features = features_of(ask(OPENAPI))
+    if features.product is None and isinstance(ask(SD_MODULES), list):
+        return msgspec.structs.replace(features, product=FORGE)
+    return features
 
 
 def features_of(schema: Any) -> ServerFeatures:

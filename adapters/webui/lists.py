@@ -89,6 +89,11 @@ def nearest_names(name: str, known: NameList) -> tuple[str, ...]:
     return tuple(dict.fromkeys(by_form[form] for form in close))[:_MOST_NEAREST]
 
 
+def stems_of(checkpoints: NameList) -> Mapping[str, str]:
+    """By each name that a checkpoint goes by, the stem that the server's answers give it."""
+    return {form: stem(entry.name) for entry in checkpoints for form in entry.forms}
+
+
 class ServerLists:
     """The lists of one server. Each is asked for once.
 
@@ -140,6 +145,10 @@ class ServerLists:
         if path not in self._lists:
             self._lists[path] = self._read(path)
         return self._lists[path]
+
+    def nearest(self, name: str, known: NameList) -> tuple[str, ...]:
+        """The nearest names as they may be shown: without credentials."""
+        return tuple(map(self._client.credentials.scrub, nearest_names(name, known)))
 
     def img2img_scripts(self) -> frozenset[str] | None:
         """The scripts that img2img can run, in lower case."""

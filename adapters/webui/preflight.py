@@ -15,10 +15,8 @@ from ...statemachine.ports import GenerateRequest, SourceImage
 from ...statemachine.stage_configs import AdetailerConfig, Img2ImgConfig, Txt2ImgConfig
 from .client import WebUIClient
 from .errors import RequestRefusedError
-from .evidence import stem
 from .features import (
     EXTRA_SINGLE_IMAGE,
-    FORGE,
     IMG2IMG,
     INTERNAL_PROGRESS,
     INTERRUPT,
@@ -26,11 +24,10 @@ from .features import (
     OPTIONS,
     PROGRESS,
     SCHEDULERS,
-    SD_MODULES,
     SD_NEXT,
     TXT2IMG,
     ServerFeatures,
-    features_of,
+    discovered,
 )
 from .lists import (
     DETECTORS,
@@ -45,7 +42,7 @@ from .lists import (
     NameList,
     ServerLists,
     is_among,
-    nearest_names,
+    stems_of,
     vae_list,
 )
 from .names import NameCheck, NameKind, NameUse, Verdict, names_used
@@ -126,9 +123,8 @@ def preflight(client: WebUIClient, plan: StageExecutionPlan) -> ServerFeatures:
             raise PreflightError(f"{report.url}: {_NO_WEBUI}")
     if report.complaints:
         key = report.missing[0].key if report.missing else None
-        words = client.credentials.scrub("; ".join(report.complaints))
-        raise PreflightError(f"{report.url}: {words}", key=key)
-    return msgspec.structs.replace(report.features, stems=inspection.stems_of(report))
+        raise PreflightError(f"{report.url}: {'; '.join(report.complaints)}", key=key)
+    return msgspec.structs.replace(report.features, stems=inspection.stems())
 
 
 def inspect_server(client: WebUIClient, plan: StageExecutionPlan | None) -> ServerReport:
@@ -203,16 +199,9 @@ class _Inspection:
         """Whether anything of what was asked, or at least its progress, answers as a WebUI."""
         return self._lists.any_answered or self._lists.has(PROGRESS) is True
 
-    def stems_of(self, report: ServerReport) -> Mapping[str, str]:
-        """The stems of the checkpoints that the plan names, by the names that it uses."""
-        known = self._lists.names(SD_MODELS) or ()
-        return {
-            check.name: stem(entry.name)
-            for check in report.checks
-            if check.kind is NameKind.CHECKPOINT
-            for entry in known
-            if check.name in entry.forms
-        }
+    def stems(self) -> Mapping[str, str]:
+        """The stems of the server's checkpoints, by the names that they go by."""
+        return stems_of(self._lists.names(SD_MODELS) or ())
 
     def routes(self) -> Iterator[RouteCheck]:
         """The routes of the API that stagewright can make use of."""
@@ -231,11 +220,7 @@ class _Inspection:
         return there if there or shown or path not in _POSTED else None
 
     def _discovered(self) -> ServerFeatures:
-        features = features_of(self._lists.answer(OPENAPI))
-        if features.product is None and isinstance(
-            self._lists.answer(SD_MODULES, noted=False), list
-        ):
-            features = msgspec.structs.replace(features, product=FORGE)
+        features = discovered(lambda path: self._lists.answer(path, noted=path == OPENAPI))
         version = self._told_version()
         return msgspec.structs.replace(features, version=version) if version else features
 
@@ -248,7 +233,8 @@ class _Inspection:
         version = told.get("Version") if isinstance(told, Mapping) else None
         if not isinstance(version, str):
             return None
-        return _CONTROL.sub("", version).strip()[:_LONGEST_VERSION] or None
+        shown = self._client.credentials.scrub(_CONTROL.sub("", version))
+        return shown.strip()[:_LONGEST_VERSION] or None
 
     def _missing_routes(self, endpoints: Iterable[str]) -> Iterator[str]:
         shown = self._features.routes
@@ -318,9 +304,8 @@ class _Comparison:
             return NameCheck(use.kind, use.key, use.name, Verdict.FOUND)
         if known is None:
             return NameCheck(use.kind, use.key, use.name, Verdict.NOT_CHECKED)
-        return NameCheck(
-            use.kind, use.key, use.name, Verdict.MISSING, nearest_names(use.name, known)
-        )
+        nearest = self._lists.nearest(use.name, known)
+        return NameCheck(use.kind, use.key, use.name, Verdict.MISSING, nearest)
 
     def _look_up(self, use: NameUse) -> tuple[bool, NameList | None]:
         """Whether it is there, and the list that it should be in; None if that is not known."""

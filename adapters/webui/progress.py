@@ -11,6 +11,9 @@ import msgspec
 
 MODEL_LOADING_FACTOR = 5
 """How much longer than usual nothing may move before the first sampling step, and for extras."""
+SLOWEST_LINE_BYTES_PER_S = 1024
+"""Slower than any line in use: an image of 2 MB would take half an hour. A server or a proxy that
+keeps a connection open with a byte now and then sends less."""
 
 
 class ServerProgress(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +72,7 @@ class StallWatch:
 
     ``stall_s`` seconds without a change are too long, five times as many until the running
     job has taken its first sampling step (a model may be loading), and for ``extras``, which
-    take none.
+    take none. Bytes are a change once they make ``SLOWEST_LINE_BYTES_PER_S`` over such a time.
     """
 
     def __init__(self, stall_s: float, *, extras: bool = False) -> None:
@@ -77,6 +80,7 @@ class StallWatch:
         self._extras = extras
         self._lock = threading.Lock()
         self._moved = time.monotonic()
+        self._bytes = 0
         self._last: ServerProgress | None = None
         self._sampling = False
         self._worked = False
@@ -91,21 +95,37 @@ class StallWatch:
                 self._sampling = True
             self._worked = self._worked or not now.idle
             if last is None or _moving_parts(now) != _moving_parts(last):
-                self._moved = time.monotonic()
+                self._move()
             self._last = now
 
-    def note_bytes(self, _count: int = 0) -> None:
+    def note_bytes(self, count: int) -> None:
         """Part of a request or an answer has gone over the line."""
         with self._lock:
-            self._moved = time.monotonic()
+            self._bytes += count
+            if self._bytes >= self._limit_s() * SLOWEST_LINE_BYTES_PER_S:
+                self._move()
+
+    def restart(self) -> None:
+        """Measure from now on."""
+        with self._lock:
+            self._move()
+
+    def _move(self) -> None:
+        """Something has moved; the caller holds the lock."""
+        self._moved = time.monotonic()
+        self._bytes = 0
+
+    def _limit_s(self) -> float:
+        """For how long nothing may move now; the caller holds the lock."""
+        done = self._worked and self._last is not None and self._last.idle
+        sampling = self._sampling and not self._extras
+        return self._stall_s if sampling or done else self._stall_s * MODEL_LOADING_FACTOR
 
     @property
     def limit_s(self) -> float:
         """For how long nothing may move now."""
         with self._lock:
-            done = self._worked and self._last is not None and self._last.idle
-            sampling = self._sampling and not self._extras
-        return self._stall_s if sampling or done else self._stall_s * MODEL_LOADING_FACTOR
+            return self._limit_s()
 
     @property
     def still_s(self) -> float:

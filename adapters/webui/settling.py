@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...statemachine.attempting import LONGEST_RETRY_WAIT_S
 from ...statemachine.cancel import CancelToken
 from ...statemachine.errors import GenerationCancelled
 from .errors import AnswerLostError, ServerStillBusyError, ServerUnavailableError
@@ -28,7 +29,7 @@ def settle(
     settling = _Settling(server, tasks, extras=extras)
     pause = min(_LOOK_EVERY_S, server.settings.stall_timeout_s / 4)
     while not settling.done():
-        if cancel.wait(pause):
+        if cancel.wait(max(pause, settling.asked_wait_s)):
             raise GenerationCancelled(f"{server.url}: the run was cancelled while it waited")
     return settling.interrupted
 
@@ -45,6 +46,7 @@ class _Settling:
         self._idle_looks = 0
         self._told = False
         self.interrupted = False
+        self.asked_wait_s = 0.0
 
     def done(self) -> bool:
         """Look once; whether nothing of ours is being worked on."""
@@ -65,11 +67,13 @@ class _Settling:
 
     def _look(self) -> ServerProgress | None:
         """A look at the server; None while it does not answer, within the stall limit."""
+        self.asked_wait_s = 0.0
         try:
             return self._server.look_or_fail()
-        except (AnswerLostError, ServerUnavailableError):
+        except (AnswerLostError, ServerUnavailableError) as error:
             if self._watch.still_s > self._limit:
                 raise
+            self.asked_wait_s = min(error.retry_after_s or 0.0, LONGEST_RETRY_WAIT_S)
             return None
 
     def _is_over(self, look: ServerProgress) -> bool:
@@ -103,7 +107,7 @@ class _Settling:
             if any(self._server.may_interrupt(task) for task in self._tasks or (None,)):
                 self.interrupted = True
                 self._server.interrupt()
-            self._watch.note_bytes()
+            self._watch.restart()
         return False
 
 

@@ -1,0 +1,128 @@
+"""Who is sent credentials where a configuration changes the check of a server's certificate."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+import urllib3
+from stagewright.adapters.webui.address import ServerAddress
+from stagewright.adapters.webui.client import WebUIClient
+from stagewright.statemachine.config import ServerTable
+
+from .command_line import SMALL, stagewright, write_config
+from .test_webui_client import Wire, WireServer, tls_for
+
+AUTHORITY = trustme.CA()
+UNCHECKED, OWN_AUTHORITY = "tls_verify = false", 'ca_bundle = "ca.pem"'
+FAR, NEAR = "0.0.0.0", "127.0.0.1"
+"""Two addresses of this machine; only the second is a loopback address."""
+WARNING = "certificate is not checked"
+
+
+class Impostor:
+    """Refuses everybody with 401, and remembers what credentials it was sent."""
+
+    def __init__(self, server: WireServer, sent: list[str]) -> None:
+        self._server, self.sent = server, sent
+
+    def url(self, host: str) -> str:
+        return self._server.url.replace("127.0.0.1", host)
+
+
+@pytest.fixture
+def impostor(tmp_path: Path) -> Iterator[Impostor]:
+    AUTHORITY.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    sent: list[str] = []
+
+    def refuse(wire: Wire) -> None:
+        sent.append(wire.header("Authorization"))
+        wire.answer(b'{"detail": "no"}', "401 Unauthorized")
+
+    with WireServer(refuse, tls_for(FAR, NEAR, authority=AUTHORITY)) as server:
+        yield Impostor(server, sent)
+
+
+def refused(folder: Path, command: str, url: str, settings: str, *options: str) -> str:
+    """What a command with ``--server`` says on standard error when it is refused."""
+    config = write_config(folder, f"{SMALL}\n[server]\n{settings}\n")
+    env = {**os.environ, "STAGEWRIGHT_AUTH": "me:topsecretpw"}
+    done = stagewright(command, config, "--server", url, *options, folder=folder, env=env)
+    assert done.returncode == 2, done.stderr
+    assert "topsecretpw" not in done.stdout + done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "doctor"])
+@pytest.mark.parametrize("settings", [UNCHECKED, OWN_AUTHORITY])
+def test_a_configuration_cannot_give_the_credentials_to_an_impostor(
+    impostor: Impostor, tmp_path: Path, command: str, settings: str
+) -> None:
+    """The error says why they were withheld, and how to send them."""
+    told = refused(tmp_path, command, impostor.url(FAR), settings)
+    assert impostor.sent
+    assert set(impostor.sent) == {""}
+    assert "server.tls_verify or server.ca_bundle" in told
+    assert "--insecure" in told
+
+
+def test_a_setting_on_the_command_line_needs_insecure_as_well(
+    impostor: Impostor, tmp_path: Path
+) -> None:
+    """``--set`` becomes a part of the configuration."""
+    told = refused(tmp_path, "run", impostor.url(FAR), "", "--set", "server.tls_verify=false")
+    assert set(impostor.sent) == {""}
+    assert "--insecure" in told
+
+
+@pytest.mark.parametrize("command", ["run", "doctor"])
+@pytest.mark.parametrize("settings", [UNCHECKED, OWN_AUTHORITY])
+def test_credentials_are_sent_all_the_same_with_insecure(
+    impostor: Impostor, tmp_path: Path, command: str, settings: str
+) -> None:
+    """From the first request on."""
+    refused(tmp_path, command, impostor.url(FAR), settings, "--insecure")
+    assert impostor.sent
+    assert all(one.startswith("Basic ") for one in impostor.sent)
+
+
+@pytest.mark.parametrize("settings", [UNCHECKED, OWN_AUTHORITY])
+def test_credentials_are_sent_to_a_loopback_address_whatever_its_certificate_is(
+    impostor: Impostor, tmp_path: Path, settings: str
+) -> None:
+    """Nobody stands between a machine and itself."""
+    refused(tmp_path, "run", impostor.url(NEAR), settings)
+    assert impostor.sent
+    assert all(one.startswith("Basic ") for one in impostor.sent)
+
+
+@pytest.mark.parametrize("command", ["run", "doctor"])
+@pytest.mark.parametrize(("settings", "times"), [(UNCHECKED, 1), (OWN_AUTHORITY, 0)])
+def test_a_certificate_that_is_not_checked_is_warned_of_once(
+    impostor: Impostor, tmp_path: Path, command: str, settings: str, times: int
+) -> None:
+    """In one line, however many requests are made."""
+    told = refused(tmp_path, command, impostor.url(FAR), settings)
+    assert told.count(WARNING) == times
+    assert len(told.splitlines()) == 1 + times
+
+
+def test_other_code_of_the_process_keeps_its_warnings() -> None:
+    """Our client says nothing through urllib3, and switches nothing off for others."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    AUTHORITY.issue_cert(NEAR).configure_cert(context)
+    with WireServer(lambda wire: wire.answer(b"1"), context) as server:
+        client = WebUIClient(ServerAddress.parse(server.url), ServerTable(tls_verify=False))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert client.get("/") == 1
+            assert not caught
+            with urllib3.PoolManager(cert_reqs="CERT_NONE") as pool:
+                pool.request("GET", server.url)
+        client.close()
+    assert [one.category for one in caught] == [urllib3.exceptions.InsecureRequestWarning]
