@@ -91,12 +91,22 @@ def test_credentials_are_sent_all_the_same_with_insecure(
     assert all(one.startswith("Basic ") for one in impostor.sent)
 
 
-@pytest.mark.parametrize("settings", [UNCHECKED, OWN_AUTHORITY])
-def test_credentials_are_sent_to_a_loopback_address_whatever_its_certificate_is(
-    impostor: Impostor, tmp_path: Path, settings: str
+@pytest.mark.parametrize("command", ["run", "doctor"])
+def test_a_loopback_address_may_be_an_impostor_as_well(
+    impostor: Impostor, tmp_path: Path, command: str
 ) -> None:
-    """Nobody stands between a machine and itself."""
-    refused(tmp_path, "run", impostor.url(NEAR), settings)
+    """Behind a tunnel or another user's program: an unverified server is sent no credentials."""
+    told = refused(tmp_path, command, impostor.url(NEAR), UNCHECKED)
+    assert impostor.sent
+    assert set(impostor.sent) == {""}
+    assert "--insecure" in told
+
+
+def test_a_loopback_address_may_have_an_authority_of_its_own(
+    impostor: Impostor, tmp_path: Path
+) -> None:
+    """Its certificate is verified, and the file with the authority is on this machine."""
+    refused(tmp_path, "run", impostor.url(NEAR), OWN_AUTHORITY)
     assert impostor.sent
     assert all(one.startswith("Basic ") for one in impostor.sent)
 

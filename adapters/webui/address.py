@@ -127,8 +127,9 @@ def credentials_for(
     """What ``STAGEWRIGHT_AUTH`` gives for this address.
 
     They go only to a server that the user named himself, on the command line or in
-    ``STAGEWRIGHT_AUTH_ORIGIN``. In clear text, or where ``settings`` (of a configuration or
-    a log) change the check of the certificate, only to this machine or if ``insecure``.
+    ``STAGEWRIGHT_AUTH_ORIGIN``. Only if ``insecure`` are they sent in clear text beyond this
+    machine, to a server whose certificate ``settings`` (of a configuration or a log) leave
+    unchecked, or beyond this machine to one that they have checked by a ``ca_bundle``.
     Raises ConfigurationError for a STAGEWRIGHT_AUTH without a colon.
     """
     given = environment.get(AUTH_VARIABLE, "")
@@ -156,15 +157,16 @@ def _why_withheld(
             f"{AUTH_VARIABLE} is not sent to an address that only a configuration or a "
             f"log names; give --server, or set {ORIGIN_VARIABLE} to it"
         )
-    if insecure or address.is_loopback:
+    if insecure:
         return ""
-    if not address.is_encrypted:
+    if not (address.is_encrypted or address.is_loopback):
         return (
             f"{AUTH_VARIABLE} is only sent over plain http to a loopback "
             "address; use https, or --insecure"
         )
-    if not settings.tls_verify or settings.ca_bundle is not None:
-        # Whoever wrote the configuration or the log could stand in for the server.
+    # Whoever wrote the configuration or the log could stand in for the server.
+    is_unverified = address.is_encrypted and not settings.tls_verify
+    if is_unverified or (settings.ca_bundle is not None and not address.is_loopback):
         return (
             f"{AUTH_VARIABLE} is not sent, because server.tls_verify or server.ca_bundle changes "
             "the check of the server's certificate; use --insecure to send it"
