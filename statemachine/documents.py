@@ -49,7 +49,8 @@ def read_document(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise ConfigurationError(f"{path}: nested too deep") from error
     except _DECODE_ERRORS as error:
-        raise ConfigurationError(f"{path}: {_one_line(error)}") from error
+        language = {".toml": "TOML", ".json": "JSON"}.get(path.suffix.lower(), "YAML")
+        raise ConfigurationError(f"{path}: not valid {language}: {_one_line(error)}") from error
     if not isinstance(document, dict):
         raise ConfigurationError(f"{path}: not a table of keys and values")
     return _copy(document, str(path))
