@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from stagewright.statemachine.stage_configs import Img2ImgConfig, Txt2ImgConfig,
 
 from .command_line import Start, stagewright, until
 from .pictures import made, portrait, same_pixels
-from .serving import Client, InBackground, ask_in_vain, serving
+from .serving import Client, InBackground, ask_in_vain, first_line, serving, url_of
 
 SMALL: dict[str, Any] = {"prompt": "a lighthouse", "seed": 5, "steps": 4}
 
@@ -160,20 +159,6 @@ def test_webuiapi_interrupts(face: Image.Image) -> None:
 
 
 # --- The command
-
-
-def first_line(process: subprocess.Popen[str]) -> str:
-    """What it prints once it listens."""
-    assert process.stdout is not None
-    return process.stdout.readline()
-
-
-def url_of(process: subprocess.Popen[str]) -> str:
-    """Where it says that it listens."""
-    line = first_line(process)
-    found = re.match(r"serving on (http://127\.0\.0\.1:\d+) ", line)
-    assert found is not None, line
-    return found[1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
