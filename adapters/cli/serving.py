@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import signal
 import threading
@@ -13,6 +12,7 @@ from types import FrameType
 import click
 
 from ..serving import EmbeddedServer
+from ..serving.admission import is_loopback
 from .output import escaped, say
 
 _AUTH_VARIABLE = "STAGEWRIGHT_AUTH"
@@ -29,6 +29,13 @@ _LOOK_S = 0.5
 @click.option(
     "--require-auth", is_flag=True, help=f"Ask for the user:password in {_AUTH_VARIABLE}."
 )
+@click.option(
+    "--allow-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A further name of this server; its web pages may send requests.",
+)
 @click.option("--no-ui", is_flag=True, help="Leave the /internal routes out.")
 @click.option(
     "--step-delay",
@@ -43,6 +50,7 @@ def serve_embedded_command(
     port: int,
     models: tuple[str, ...],
     require_auth: bool,  # noqa: FBT001 - click passes flags
+    allowed_hosts: tuple[str, ...],
     no_ui: bool,  # noqa: FBT001 - click passes flags
     step_delay: float,
 ) -> None:
@@ -52,14 +60,15 @@ def serve_embedded_command(
     ADetailer 25.3.0 does.
     """
     auth = _auth_of_environment() if require_auth else None
-    if auth is None and not _is_loopback(host):
+    if auth is None and not is_loopback(host):
         message = f"warning: anybody who reaches {host} may use it; see --require-auth"
         click.echo(escaped(message), err=True)
     with _stop_signals() as stopped:
         try:
             server = EmbeddedServer(
-                models, host=host, port=port, auth=auth, ui=not no_ui, step_delay_s=step_delay
-            )
+                models, host=host, port=port, auth=auth, ui=not no_ui, step_delay_s=step_delay,
+                allowed_hosts=allowed_hosts,
+            )  # fmt: skip
         except OSError as error:
             words = error.strerror or str(error)
             raise click.UsageError(f"cannot listen on {host} port {port}: {words}") from error
@@ -74,15 +83,6 @@ def _auth_of_environment() -> tuple[str, str]:
     if not (user and colon and password):
         raise click.UsageError(f"--require-auth needs {_AUTH_VARIABLE}=user:password")
     return user, password
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @contextlib.contextmanager

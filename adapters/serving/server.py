@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from .admission import Admission, check_content_type
 from .application import Application, Call
 from .decoding import encode_json
 from .refusals import ApiError
@@ -34,8 +35,9 @@ class EmbeddedServer:
     until the end of the block, and then gives up whatever is under way. ``port`` 0 takes
     any free port. ``models`` are offered beside those of the examples, ``auth`` is the user
     and password that clients must send, ``ui`` whether there are ``/internal`` routes, and
-    ``step_delay_s`` seconds are waited in each sampling step. Raises OSError where the
-    address cannot be had.
+    ``step_delay_s`` seconds are waited in each sampling step. ``allowed_hosts`` are names by
+    which clients may call the server, besides those that it knows of, and whose web pages may
+    send requests. Raises OSError where the address cannot be had.
     """
 
     def __init__(
@@ -47,9 +49,10 @@ class EmbeddedServer:
         auth: tuple[str, str] | None = None,
         ui: bool = True,
         step_delay_s: float = 0.0,
+        allowed_hosts: Iterable[str] = (),
     ) -> None:
         self._application = Application(models, auth=auth, ui=ui, step_delay_s=step_delay_s)
-        self._server = _listening(host, port, self._application)
+        self._server = _listening(host, port, self._application, allowed_hosts)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_POLL_S,), name="serve-embedded"
         )
@@ -83,10 +86,12 @@ class EmbeddedServer:
         self._server.server_close()
 
 
-def _listening(host: str, port: int, application: Application) -> _HttpServer:
+def _listening(
+    host: str, port: int, application: Application, allowed_hosts: Iterable[str]
+) -> _HttpServer:
     family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     kind = _HttpServer if family == socket.AF_INET else _HttpServer6
-    return kind((host, port), application)
+    return kind((host, port), application, allowed_hosts)
 
 
 class _HttpServer(ThreadingHTTPServer):
@@ -95,11 +100,14 @@ class _HttpServer(ThreadingHTTPServer):
     # Elsewhere than on POSIX systems it would let two servers have the same port.
     allow_reuse_address = os.name == "posix"
 
-    def __init__(self, address: tuple[str, int], application: Application) -> None:
+    def __init__(
+        self, address: tuple[str, int], application: Application, allowed_hosts: Iterable[str]
+    ) -> None:
         self.application = application
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
         super().__init__(address, _Handler)
+        self.admission = Admission(address[0], allowed_hosts)
 
     def server_bind(self) -> None:
         # HTTPServer would look its own name up, which may take seconds.
@@ -150,6 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._unread = 0
         address = urlsplit(self.path)
         try:
+            self.server.admission.check(self.headers)
             self._unread = self._body_length()
             status, document = self.server.application.answer(
                 self.command,
@@ -179,6 +188,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         wanted, self._unread = self._unread, 0
+        if wanted:
+            check_content_type(self.headers)
         body = self.rfile.read(wanted)
         if len(body) < wanted:
             raise ConnectionResetError("the client left in the middle of its body")
