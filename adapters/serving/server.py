@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from types import TracebackType
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from .admission import Admission, check_content_type
 from .application import Application, Call
@@ -156,8 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         self._unread = 0
-        address = urlsplit(self.path)
         try:
+            address = self._target()
             self.server.admission.check(self.headers)
             self._unread = self._body_length()
             status, document = self.server.application.answer(
@@ -173,14 +173,22 @@ class _Handler(BaseHTTPRequestHandler):
             status, document = error.status, encode_json(error.body)
         self._send(status, document)
 
+    def _target(self) -> SplitResult:
+        """What the request line asks for. Raises ApiError where that is no address."""
+        try:
+            return urlsplit(self.path)
+        except ValueError as error:
+            raise ApiError(400, detail=f"Bad request target: {error}") from error
+
     def _body_length(self) -> int:
         """Bytes of the body to come. Raises ApiError where that is not said, or too many."""
-        stated = self.headers.get("Content-Length")
+        lengths = set(self.headers.get_all("Content-Length", []))
         if self.headers.get("Transfer-Encoding"):
             raise ApiError(411, detail="Length Required")
-        if stated is None:
+        if not lengths:
             return 0
-        if not (stated.isascii() and stated.isdigit()):
+        stated = lengths.pop()
+        if lengths or not (stated.isascii() and stated.isdigit()):
             raise ApiError(400, detail="Bad Content-Length")
         if len(stated) > len(str(MAX_BODY)) or int(stated) > MAX_BODY:
             raise ApiError(413, detail=f"a body may have {MAX_BODY} bytes")
