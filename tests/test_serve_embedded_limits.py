@@ -145,3 +145,23 @@ def test_pictures_are_decoded_one_at_a_time(start: Start, tmp_path: Path) -> Non
     peak = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert peak is not None
     assert int(peak[1]) < 700_000
+
+
+def test_of_refused_tasks_the_last_sixteen_are_kept() -> None:
+    """A task whose picture does not decode looks queued, as in a WebUI, but not for ever."""
+    with serving() as client:
+        bad = SMALL | {"init_images": ["aGVsbG8="]}
+        for number in range(17):
+            client.post("img2img", bad | {"force_task_id": f"task {number}"}, status=500)
+        asked = [{"id_task": f"task {number}"} for number in (0, 1, 16)]
+        queued = [client.post("/internal/progress", one)["queued"] for one in asked]
+        assert queued == [False, True, True]
+
+
+@pytest.mark.parametrize("path", ["txt2img", "img2img"])
+def test_a_task_id_has_at_most_a_thousand_characters(client: Client, path: str) -> None:
+    """A longer one is refused, and the field is named."""
+    body = SMALL | {"init_images": ["aGVsbG8="], "force_task_id": "x" * 1001}
+    found = client.post(path, body, status=422)
+    assert found["detail"][0]["loc"] == ["body", "force_task_id"]
+    client.post("txt2img", SMALL | {"force_task_id": "x" * 1000})
