@@ -212,6 +212,18 @@ def test_the_command_takes_credentials_from_the_environment_only(tmp_path: Path)
         assert "secret" not in done.stderr
 
 
+@pytest.mark.parametrize("words", [":secret", "user:"])
+def test_the_command_takes_the_credentials_that_our_client_sends(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    """Either part may be empty, as long as there is a colon."""
+    monkeypatch.setenv("STAGEWRIGHT_AUTH", words)
+    url = url_of(start("serve-embedded", "--require-auth", "--port", "0", folder=tmp_path))
+    assert requests.get(f"{url}/sdapi/v1/options", timeout=10).status_code == 401
+    done = stagewright("doctor", "--server", url, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_command_warns_of_an_open_door(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

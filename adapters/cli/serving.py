@@ -13,9 +13,9 @@ import click
 
 from ..serving import EmbeddedServer
 from ..serving.admission import is_loopback
+from ..webui.address import AUTH_VARIABLE
 from .output import escaped, say
 
-_AUTH_VARIABLE = "STAGEWRIGHT_AUTH"
 _LONGEST_DELAY_S = 3600.0
 _LOOK_S = 0.5
 
@@ -27,7 +27,7 @@ _LOOK_S = 0.5
 )
 @click.option("--model", "models", multiple=True, metavar="NAME", help="A model to offer besides.")
 @click.option(
-    "--require-auth", is_flag=True, help=f"Ask for the user:password in {_AUTH_VARIABLE}."
+    "--require-auth", is_flag=True, help=f"Ask for the user:password in {AUTH_VARIABLE}."
 )
 @click.option(
     "--allow-host",
@@ -79,9 +79,9 @@ def serve_embedded_command(
 
 
 def _auth_of_environment() -> tuple[str, str]:
-    user, colon, password = os.environ.get(_AUTH_VARIABLE, "").partition(":")
-    if not (user and colon and password):
-        raise click.UsageError(f"--require-auth needs {_AUTH_VARIABLE}=user:password")
+    user, colon, password = os.environ.get(AUTH_VARIABLE, "").partition(":")
+    if not colon:
+        raise click.UsageError(f"--require-auth needs {AUTH_VARIABLE}=user:password")
     return user, password
 
 
