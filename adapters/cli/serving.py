@@ -26,9 +26,7 @@ _LOOK_S = 0.5
     "--port", type=click.IntRange(0, 65_535), default=7860, show_default=True, help="0: any."
 )
 @click.option("--model", "models", multiple=True, metavar="NAME", help="A model to offer besides.")
-@click.option(
-    "--require-auth", is_flag=True, help=f"Ask for the user:password in {AUTH_VARIABLE}."
-)
+@click.option("--require-auth", is_flag=True, help=f"Ask for the user:password in {AUTH_VARIABLE}.")
 @click.option(
     "--allow-host",
     "allowed_hosts",
