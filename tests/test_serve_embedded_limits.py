@@ -6,6 +6,7 @@ import base64
 import io
 import re
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -133,6 +134,7 @@ def test_a_body_of_too_many_values_is_refused(client: Client) -> None:
     assert "1000000" in answer.json()["detail"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc")
 def test_pictures_are_decoded_one_at_a_time(start: Start, tmp_path: Path) -> None:
     """Four requests with a picture of 64 million pixels take the memory of one of them."""
     server = start("serve-embedded", "--port", "0", folder=tmp_path)
