@@ -5,12 +5,17 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# The script of a report escapes the same, see `hidden` in report/templates/log.js.
+_CONTROL = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
 _LONGEST_MS = 1e12
 
 
 def escaped(text: str) -> str:
-    """``text`` with control characters shown as escapes, for they could steer a terminal."""
+    """``text`` with escapes for control characters, which could steer a terminal, and for
+    characters that are not seen: marks of direction and characters without width.
+    """
     return _CONTROL.sub(lambda found: repr(found.group())[1:-1], text)
 
 

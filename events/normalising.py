@@ -83,7 +83,8 @@ def _own_paths() -> re.Pattern[str]:
     """Matches a path in a folder of this process; ``last`` is its last name, if it has one."""
     # The longest comes first, for one of them may lie in another.
     either = "|".join(re.escape(root) for root in sorted(_own_folders(), key=len, reverse=True))
-    return re.compile(rf"(?:{either})(?:[\\/]+{_NAME})*?(?P<last>[\\/]+{_NAME})?(?![\w\\/.-])")
+    # Possessive, for a text of many paths would be searched again from each of them.
+    return re.compile(rf"(?:{either})(?![\w.-])(?P<last>[\\/]+{_NAME})*+")
 
 
 def _own_folders() -> Iterator[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -67,13 +69,13 @@ class Client:
 class InBackground:
     """A request that is under way on a thread of its own."""
 
-    def __init__(self, client: Client, path: str, body: Json) -> None:
+    def __init__(self, client: Client, path: str, body: Json, status: int = 200) -> None:
         self._answer: list[Any] = []
         own = Client(client.url, client.auth)
 
         def ask() -> None:
             try:
-                self._answer.append(own.post(path, body))
+                self._answer.append(own.post(path, body, status))
             finally:
                 own.close()
 
@@ -107,6 +109,20 @@ def serving(**settings: Any) -> Iterator[Client]:
             yield client
         finally:
             client.close()
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    """The first line that a started ``serve-embedded`` prints: it listens from then on."""
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def url_of(process: subprocess.Popen[str]) -> str:
+    """The address that a started ``serve-embedded`` prints."""
+    line = first_line(process)
+    found = re.match(r"serving on (http://127\.0\.0\.1:\d+) ", line)
+    assert found is not None, line
+    return found[1]
 
 
 def sent(image: Image.Image) -> str:

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from stagewright.statemachine.stage_configs import Img2ImgConfig, Txt2ImgConfig,
 
 from .command_line import Start, stagewright, until
 from .pictures import made, portrait, same_pixels
-from .serving import Client, InBackground, ask_in_vain, serving
+from .serving import Client, InBackground, ask_in_vain, first_line, serving, url_of
 
 SMALL: dict[str, Any] = {"prompt": "a lighthouse", "seed": 5, "steps": 4}
 
@@ -162,20 +161,6 @@ def test_webuiapi_interrupts(face: Image.Image) -> None:
 # --- The command
 
 
-def first_line(process: subprocess.Popen[str]) -> str:
-    """What it prints once it listens."""
-    assert process.stdout is not None
-    return process.stdout.readline()
-
-
-def url_of(process: subprocess.Popen[str]) -> str:
-    """Where it says that it listens."""
-    line = first_line(process)
-    found = re.match(r"serving on (http://127\.0\.0\.1:\d+) ", line)
-    assert found is not None, line
-    return found[1]
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_serves_until_it_is_told_to_stop(
     start: Start, tmp_path: Path, number: signal.Signals
@@ -225,6 +210,18 @@ def test_the_command_takes_credentials_from_the_environment_only(tmp_path: Path)
         assert done.returncode == 2
         assert "STAGEWRIGHT_AUTH=user:password" in done.stderr
         assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [":secret", "user:"])
+def test_the_command_takes_the_credentials_that_our_client_sends(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    """Either part may be empty, as long as there is a colon."""
+    monkeypatch.setenv("STAGEWRIGHT_AUTH", words)
+    url = url_of(start("serve-embedded", "--require-auth", "--port", "0", folder=tmp_path))
+    assert requests.get(f"{url}/sdapi/v1/options", timeout=10).status_code == 401
+    done = stagewright("doctor", "--server", url, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_command_warns_of_an_open_door(

@@ -200,6 +200,13 @@ def test_a_folder_that_only_begins_like_ours_is_left() -> None:
     assert f"message={near}" in timeline(events)
 
 
+def test_a_long_path_that_ends_in_a_slash_is_replaced_too() -> None:
+    """The time taken grows with its length, not with the square of it."""
+    message = f"{tempfile.gettempdir() * 5_000}/last/"
+    events = Story().miss("txt2img", 0, error(message=message)).events
+    assert 'message="<folder>/last/"' in timeline(events)
+
+
 def test_text_that_looks_like_something_else_is_in_quotes() -> None:
     """The seed 42 and the prompt "42" are told apart."""
     stage = {"stage_id": "00-txt2img", "config": {"prompt": "42", "seed": 42, "tiling": None}}

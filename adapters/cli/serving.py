@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import signal
 import threading
@@ -13,9 +12,10 @@ from types import FrameType
 import click
 
 from ..serving import EmbeddedServer
+from ..serving.admission import is_loopback
+from ..webui.address import AUTH_VARIABLE
 from .output import escaped, say
 
-_AUTH_VARIABLE = "STAGEWRIGHT_AUTH"
 _LONGEST_DELAY_S = 3600.0
 _LOOK_S = 0.5
 
@@ -26,8 +26,13 @@ _LOOK_S = 0.5
     "--port", type=click.IntRange(0, 65_535), default=7860, show_default=True, help="0: any."
 )
 @click.option("--model", "models", multiple=True, metavar="NAME", help="A model to offer besides.")
+@click.option("--require-auth", is_flag=True, help=f"Ask for the user:password in {AUTH_VARIABLE}.")
 @click.option(
-    "--require-auth", is_flag=True, help=f"Ask for the user:password in {_AUTH_VARIABLE}."
+    "--allow-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A further name of this server; its web pages may send requests.",
 )
 @click.option("--no-ui", is_flag=True, help="Leave the /internal routes out.")
 @click.option(
@@ -43,6 +48,7 @@ def serve_embedded_command(
     port: int,
     models: tuple[str, ...],
     require_auth: bool,  # noqa: FBT001 - click passes flags
+    allowed_hosts: tuple[str, ...],
     no_ui: bool,  # noqa: FBT001 - click passes flags
     step_delay: float,
 ) -> None:
@@ -52,14 +58,15 @@ def serve_embedded_command(
     ADetailer 25.3.0 does.
     """
     auth = _auth_of_environment() if require_auth else None
-    if auth is None and not _is_loopback(host):
+    if auth is None and not is_loopback(host):
         message = f"warning: anybody who reaches {host} may use it; see --require-auth"
         click.echo(escaped(message), err=True)
     with _stop_signals() as stopped:
         try:
             server = EmbeddedServer(
-                models, host=host, port=port, auth=auth, ui=not no_ui, step_delay_s=step_delay
-            )
+                models, host=host, port=port, auth=auth, ui=not no_ui, step_delay_s=step_delay,
+                allowed_hosts=allowed_hosts,
+            )  # fmt: skip
         except OSError as error:
             words = error.strerror or str(error)
             raise click.UsageError(f"cannot listen on {host} port {port}: {words}") from error
@@ -70,19 +77,10 @@ def serve_embedded_command(
 
 
 def _auth_of_environment() -> tuple[str, str]:
-    user, colon, password = os.environ.get(_AUTH_VARIABLE, "").partition(":")
-    if not (user and colon and password):
-        raise click.UsageError(f"--require-auth needs {_AUTH_VARIABLE}=user:password")
+    user, colon, password = os.environ.get(AUTH_VARIABLE, "").partition(":")
+    if not colon:
+        raise click.UsageError(f"--require-auth needs {AUTH_VARIABLE}=user:password")
     return user, password
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ _MOST_TEXT = 32_768
 """Characters of one text, a prompt for example: logs and chunks stay small."""
 
 _ORDINALS = ("", " 2nd", " 3rd")
-_MODEL_HASH = re.compile(r" \[[^\]]*\]$")
+_MODEL_HASH = re.compile(r" \[[^\[\]]*\]$")
 _MODEL_SUFFIX = re.compile(r"\.(safetensors|ckpt|pth?)$")
 
 Fields = dict[str, Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -13,6 +14,12 @@ from ..embedded.pictures import PictureError, decode_picture
 from .refusals import ApiError, refused, unprocessable
 
 Body = TypeVar("Body", bound=msgspec.Struct)
+
+MAX_VALUES = 1_000_000
+"""Values in a body; one takes up to 20 times as much memory as its text."""
+
+_DECODING = threading.Lock()
+"""Held while a picture is checked: the largest takes some 400 MB."""
 
 _PLACE = re.compile(r"^(?P<message>.*?)(?: - at `(?:key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
@@ -28,9 +35,12 @@ class Asked(NamedTuple, Generic[Body]):
 
 
 def decode_json(data: bytes) -> Any:
-    """The value of a JSON text. Raises ApiError, 422, for anything else."""
+    """The value of a JSON text. Raises ApiError: 422 for anything else, 413 for too much."""
     if not data:
         raise unprocessable(("body",), "field required", "value_error.missing")
+    # Commas stand between values; those in texts count as well, for pictures have none.
+    if data.count(b",") > MAX_VALUES:
+        raise ApiError(413, detail=f"a body may have {MAX_VALUES} values")
     try:
         return msgspec.json.decode(data)
     except (msgspec.DecodeError, RecursionError):
@@ -89,7 +99,8 @@ def decode_image(text: object) -> bytes:
         words = words.partition(",")[2]
     try:
         data = pybase64.b64decode(words.encode("ascii"))
-        decode_picture(data, "the image")
+        with _DECODING:
+            decode_picture(data, "the image")
     except (ValueError, PictureError) as error:
         raise refused(500, "Invalid encoded image") from error
     return data

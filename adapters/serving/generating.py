@@ -14,11 +14,13 @@ from .detailer import Detailing, detailing_of
 from .mapping import Order, adetailer_config, img2img_config, order_of, txt2img_config
 from .offers import SCRIPTS, Checkpoints
 from .progress import Progress, Tasks, Turns
-from .refusals import failed, refused
+from .refusals import ApiError, failed, refused, unprocessable
 from .settings import Settings
 from .studio import Picture, Studio, phases_of
 
 _ADETAILER = "adetailer"
+_LONGEST_ID = 1000
+"""Characters of a task's id; some are kept after their request."""
 
 MakeWork = Callable[[Order, Detailing | None], Work]
 
@@ -62,8 +64,11 @@ class Generator:
         arguments = _adetailer_arguments(asked.body)
         task = self._queued("img2img", asked.body)
         with self._turns.turn():
-            # Undecodable, they leave the task queued for ever, as in a WebUI.
-            sources = [decode_image(image) for image in asked.body.init_images]
+            try:
+                sources = [decode_image(image) for image in asked.body.init_images]
+            except ApiError:
+                self._tasks.refuse(task)
+                raise
 
             def work(order: Order, detailing: Detailing | None) -> Work:
                 return _img2img_work(asked, order, detailing, sources, mask)
@@ -72,6 +77,9 @@ class Generator:
 
     def _queued(self, kind: str, body: CommonBody) -> str:
         task = body.force_task_id or f"task({kind}-{secrets.token_hex(8)})"
+        if len(task) > _LONGEST_ID:
+            words = f"a task id may have {_LONGEST_ID} characters"
+            raise unprocessable(("body", "force_task_id"), words, "value_error")
         self._tasks.add(task)
         return task
 

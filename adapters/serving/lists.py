@@ -17,7 +17,9 @@ from .detailer import VERSION as DETAILER_VERSION
 from .detailer import DetailerArgs
 from .sampling import OWN_SCHEDULERS, SAMPLERS, SCHEDULERS
 
-_PARAMETER = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+_PARAMETER = re.compile(r'(\w[\w \-/]{1,80}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+_LONGEST_SETTINGS = 100_000
+"""Characters searched for settings: an infotext has a few thousand, a PNG may have 2**26."""
 _NEGATIVE = "Negative prompt:"
 
 Row = dict[str, Any]
@@ -172,5 +174,7 @@ def _parsed(text: str) -> Row:
     places = [place for place, line in enumerate(lines) if line.startswith(_NEGATIVE)]
     cut = places[0] if places else len(lines)
     negative = "\n".join(lines[cut:]).removeprefix(_NEGATIVE).strip()
-    settings = {key: value.strip('"') for key, value in _PARAMETER.findall(last)}
+    settings = {
+        key: value.strip('"') for key, value in _PARAMETER.findall(last[:_LONGEST_SETTINGS])
+    }
     return {"Prompt": "\n".join(lines[:cut]), "Negative prompt": negative} | settings

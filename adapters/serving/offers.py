@@ -33,7 +33,7 @@ SCRIPTS = ("adetailer", "comments", "extra options", "hypertile", "refiner", "sa
 """In lower case, as a WebUI lists them; all of them always on."""
 
 _SUFFIX = re.compile(r"\.(safetensors|ckpt)$")
-_HASH = re.compile(r" \[[^\]]*\]$")
+_HASH = re.compile(r" \[[^\[\]]*\]$")
 
 
 class Checkpoint(NamedTuple):

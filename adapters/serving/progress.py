@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
@@ -144,13 +144,15 @@ class Progress:
 class Tasks:
     """Which task waits, is worked on, or was among the last 16 to finish.
 
-    A task that fails is never told to be finished: it stays as it was.
+    A task that fails is never told to be finished: it stays as it was. Of those that were refused
+    before their turn, which stay queued, the last 16 are kept.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._current: str | None = None
         self._waiting: dict[str, None] = {}
+        self._refused: deque[str] = deque(maxlen=_KEPT_TASKS)
         self._finished: deque[str] = deque(maxlen=_KEPT_TASKS)
 
     def add(self, task: str) -> None:
@@ -162,7 +164,16 @@ class Tasks:
         """It is worked on."""
         with self._lock:
             self._waiting.pop(task, None)
+            with suppress(ValueError):
+                self._refused.remove(task)
             self._current = task
+
+    def refuse(self, task: str) -> None:
+        """It is not worked on, but looks queued, as in a WebUI."""
+        with self._lock:
+            self._waiting.pop(task, None)
+            if task not in self._refused:
+                self._refused.append(task)
 
     def finish(self, task: str) -> None:
         """It is done."""
@@ -174,11 +185,11 @@ class Tasks:
         """Whether it is active, queued, completed; and words for the one who waits."""
         with self._lock:
             active = task is not None and task == self._current
-            queued = task in self._waiting
+            waiting = [*self._refused, *self._waiting]
+            queued = task in waiting
             words = "Waiting..."
             if queued:
-                place = list(self._waiting).index(str(task)) + 1
-                words = f"In queue: {place}/{len(self._waiting)}"
+                words = f"In queue: {waiting.index(str(task)) + 1}/{len(waiting)}"
             return {
                 "active": active,
                 "queued": queued,

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import sys
 import threading
-from collections.abc import Iterable
-from contextlib import suppress
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from types import TracebackType
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
+from .admission import Admission, check_content_type
 from .application import Application, Call
 from .decoding import encode_json
 from .refusals import ApiError
@@ -22,7 +25,24 @@ from .refusals import ApiError
 MAX_BODY = 256 * 2**20
 """Bytes of a body at most, for the pictures in it."""
 
-_IDLE_S = 300.0
+MAX_BODIES = 2 * MAX_BODY
+"""Bytes of all bodies held at once: two of the largest; decoded, they take three times as much."""
+
+MAX_CONNECTIONS = 128
+"""Connections served at once, each by a thread; a real WebUI is lost with some 45 requests."""
+
+REQUEST_S = 120.0
+"""Seconds in which a request must have come: the largest body at 2 MiB a second."""
+
+_SMALL_BODY = 2**16
+"""Bytes of a body that is always taken: 128 of them are 8 MiB."""
+
+_IDLE_S = 30.0
+"""Seconds that a connection may wait for its next request, as in a WebUI."""
+
+_ANSWER_S = 300.0
+"""Seconds in which a client must have taken its answer."""
+
 _POLL_S = 0.05
 _PIECE = 2**16
 
@@ -34,8 +54,10 @@ class EmbeddedServer:
     until the end of the block, and then gives up whatever is under way. ``port`` 0 takes
     any free port. ``models`` are offered beside those of the examples, ``auth`` is the user
     and password that clients must send, ``ui`` whether there are ``/internal`` routes, and
-    ``step_delay_s`` seconds are waited in each sampling step. Raises OSError where the
-    address cannot be had.
+    ``step_delay_s`` seconds are waited in each sampling step. ``allowed_hosts`` are names by
+    which clients may call the server, besides those that it knows of, and whose web pages may
+    send requests. A client that takes more than ``request_timeout_s`` seconds to send a request
+    is disconnected. Raises OSError where the address cannot be had.
     """
 
     def __init__(
@@ -47,9 +69,13 @@ class EmbeddedServer:
         auth: tuple[str, str] | None = None,
         ui: bool = True,
         step_delay_s: float = 0.0,
+        allowed_hosts: Iterable[str] = (),
+        request_timeout_s: float = REQUEST_S,
     ) -> None:
         self._application = Application(models, auth=auth, ui=ui, step_delay_s=step_delay_s)
         self._server = _listening(host, port, self._application)
+        self._server.admission = Admission(host, allowed_hosts)
+        self._server.request_timeout_s = request_timeout_s
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_POLL_S,), name="serve-embedded"
         )
@@ -75,6 +101,7 @@ class EmbeddedServer:
 
     def close(self) -> None:
         """Stop listening, drop every connection, and wait for the threads to end."""
+        self._server.is_closing.set()
         if self._thread.ident is not None:
             self._server.shutdown()
             self._thread.join()
@@ -95,9 +122,15 @@ class _HttpServer(ThreadingHTTPServer):
     # Elsewhere than on POSIX systems it would let two servers have the same port.
     allow_reuse_address = os.name == "posix"
 
+    admission: Admission
+    request_timeout_s: float
+
     def __init__(self, address: tuple[str, int], application: Application) -> None:
         self.application = application
+        self.is_closing = threading.Event()
         self._connections: set[socket.socket] = set()
+        self._free = threading.Semaphore(MAX_CONNECTIONS)
+        self._held = 0
         self._lock = threading.Lock()
         super().__init__(address, _Handler)
 
@@ -108,14 +141,34 @@ class _HttpServer(ThreadingHTTPServer):
         self.server_name, self.server_port = str(host), int(port)
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection on a thread of its own, once one is free."""
+        while not self._free.acquire(timeout=_POLL_S):
+            if self.is_closing.is_set():
+                self.shutdown_request(request)
+                return
         with self._lock:
             self._connections.add(request)
         super().process_request(request, client_address)
+
+    @contextmanager
+    def hold(self, length: int) -> Iterator[None]:
+        """Have room for a body. Raises ApiError, 503, while others take too much."""
+        length = length if length > _SMALL_BODY else 0
+        with self._lock:
+            if length and self._held + length > MAX_BODIES:
+                raise ApiError(503, detail="too many large bodies at once; try again later")
+            self._held += length
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held -= length
 
     def shutdown_request(self, request: Any) -> None:
         with self._lock:
             self._connections.discard(request)
         super().shutdown_request(request)
+        self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that leaves is no error; what else goes wrong is told."""
@@ -134,11 +187,44 @@ class _HttpServer6(_HttpServer):
     address_family = socket.AF_INET6
 
 
+class _TimedInput(io.RawIOBase):
+    """What a client sends until a moment; after it TimeoutError is raised."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._end = 0.0
+
+    def give(self, seconds: float) -> None:
+        """So much time is left from now on."""
+        self._end = time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the client is too slow")
+        self._connection.settimeout(left)
+        return self._connection.recv_into(buffer)
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: _HttpServer
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    timeout = _IDLE_S
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self._input = _TimedInput(self.connection)
+        self.rfile = self._reader = io.BufferedReader(self._input)
+
+    def handle_one_request(self) -> None:
+        self._input.give(_IDLE_S)
+        self._reader.peek(1)
+        self._input.give(self.server.request_timeout_s)
+        super().handle_one_request()
 
     def do_GET(self) -> None:
         self._serve()
@@ -148,30 +234,40 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         self._unread = 0
-        address = urlsplit(self.path)
         try:
+            address = self._target()
+            self.server.admission.check(self.headers)
             self._unread = self._body_length()
-            status, document = self.server.application.answer(
-                self.command,
-                address.path,
-                self.headers.get("Authorization"),
-                lambda: Call(self._body(), dict(parse_qsl(address.query))),
-            )
-            self._discard_body()
+            with self.server.hold(self._unread):
+                status, document = self.server.application.answer(
+                    self.command,
+                    address.path,
+                    self.headers.get("Authorization"),
+                    lambda: Call(self._body(), dict(parse_qsl(address.query))),
+                )
+                self._discard_body()
         except ApiError as error:
             # What the client sends is not read, so that the connection is of no more use.
             self.close_connection = True
             status, document = error.status, encode_json(error.body)
         self._send(status, document)
 
+    def _target(self) -> SplitResult:
+        """What the request line asks for. Raises ApiError where that is no address."""
+        try:
+            return urlsplit(self.path)
+        except ValueError as error:
+            raise ApiError(400, detail=f"Bad request target: {error}") from error
+
     def _body_length(self) -> int:
         """Bytes of the body to come. Raises ApiError where that is not said, or too many."""
-        stated = self.headers.get("Content-Length")
+        lengths = set(self.headers.get_all("Content-Length", []))
         if self.headers.get("Transfer-Encoding"):
             raise ApiError(411, detail="Length Required")
-        if stated is None:
+        if not lengths:
             return 0
-        if not (stated.isascii() and stated.isdigit()):
+        stated = lengths.pop()
+        if lengths or not (stated.isascii() and stated.isdigit()):
             raise ApiError(400, detail="Bad Content-Length")
         if len(stated) > len(str(MAX_BODY)) or int(stated) > MAX_BODY:
             raise ApiError(413, detail=f"a body may have {MAX_BODY} bytes")
@@ -179,6 +275,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         wanted, self._unread = self._unread, 0
+        if wanted:
+            check_content_type(self.headers)
         body = self.rfile.read(wanted)
         if len(body) < wanted:
             raise ConnectionResetError("the client left in the middle of its body")
@@ -203,6 +301,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.close_connection:
             lines.append("Connection: close")
         head = "\r\n".join([*lines, "", ""]).encode("ascii")
+        self.connection.settimeout(_ANSWER_S)
         self.wfile.write(head + document)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:

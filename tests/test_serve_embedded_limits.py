@@ -1,0 +1,169 @@
+"""What bounds the time and the memory that a client can take from ``serve-embedded``."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from .command_line import Start, until
+from .serving import SMALL, Client, InBackground, serving, url_of
+
+
+@pytest.fixture
+def client(start: Start, tmp_path: Path) -> Iterator[Client]:
+    """A client of a server in a process of its own, which is killed at the end of the test."""
+    found = Client(url_of(start("serve-embedded", "--port", "0", folder=tmp_path)))
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize("text", ["a" * 1_000_000, "a," + " " * 1_000_000 + "!"])
+def test_a_long_text_in_a_png_is_answered_and_blocks_no_other_request(
+    client: Client, text: str
+) -> None:
+    """A ``parameters`` text of a megabyte without any setting is read in linear time."""
+    parameters, file = PngInfo(), io.BytesIO()
+    parameters.add_text("parameters", text)
+    Image.new("RGB", (8, 8)).save(file, "PNG", pnginfo=parameters)
+    picture = base64.b64encode(file.getvalue()).decode()
+    reading = InBackground(client, "png-info", {"image": picture})
+    assert client.get("progress")["progress"] == 0
+    assert reading.answer()["info"] == text
+
+
+def test_a_long_name_of_a_model_is_answered_and_blocks_no_other_request(client: Client) -> None:
+    """A refiner's name of a megabyte of opening brackets is looked up in linear time."""
+    asking = InBackground(client, "txt2img", SMALL | {"refiner_checkpoint": " [" * 500_000}, 500)
+    assert client.get("progress")["state"]["sampling_step"] == 0
+    assert "Could not find checkpoint" in asking.answer()["errors"]
+
+
+# --- Connections
+
+
+def address(client: Client) -> tuple[str, int]:
+    """Where to connect to."""
+    at = urlsplit(client.url)
+    return str(at.hostname), at.port or 0
+
+
+def test_at_most_128_connections_are_served_at_once_and_slow_ones_make_room() -> None:
+    """A request behind 200 clients that send half a request is answered all the same."""
+    before = threading.active_count()
+    with serving(request_timeout_s=1.0) as client, ExitStack() as stack:
+        for _ in range(200):
+            connection = stack.enter_context(socket.create_connection(address(client), timeout=10))
+            connection.sendall(b"GET /sdapi")
+        assert client.get("progress")["progress"] == 0
+        # The server's own thread is one more.
+        assert threading.active_count() - before <= 128 + 1
+
+
+def test_a_client_that_sends_its_body_too_slowly_is_disconnected() -> None:
+    """The limit is one on the whole request: a byte now and then does not extend it."""
+    body = b"POST /sdapi/v1/skip HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n"
+    with (
+        serving(request_timeout_s=0.5) as client,
+        socket.create_connection(address(client), timeout=0.05) as connection,
+    ):
+        connection.sendall(body)
+
+        def is_closed() -> bool:
+            try:
+                connection.sendall(b" ")
+                return not connection.recv(1)
+            except TimeoutError:
+                return False
+            except ConnectionError:
+                return True
+
+        until(is_closed, "the end of the connection")
+
+
+def test_a_server_whose_connections_are_all_taken_closes_at_once() -> None:
+    """No connection that waits to be served delays the end."""
+    with ExitStack() as stack, serving() as client:
+        for _ in range(130):
+            connection = stack.enter_context(socket.create_connection(address(client), timeout=10))
+            connection.sendall(b"GET /sdapi")
+        until(lambda: threading.active_count() >= 128, "the threads")
+
+
+# --- Memory
+
+
+def test_large_bodies_beyond_half_a_gigabyte_are_refused_for_the_time_being(
+    client: Client,
+) -> None:
+    """Two clients may send the largest body at once; small bodies are always taken."""
+    largest = (
+        b"POST /sdapi/v1/skip HTTP/1.1\r\nHost: localhost\r\nContent-Length: 268435456\r\n\r\n"
+    )
+    large = b" " * 100_000 + b"{}"
+
+    def status() -> int:
+        return requests.post(f"{client.url}/sdapi/v1/options", data=large, timeout=10).status_code
+
+    with ExitStack() as stack:
+        for _ in range(2):
+            connection = stack.enter_context(socket.create_connection(address(client), timeout=10))
+            connection.sendall(largest)
+        until(lambda: status() == 503, "the refusal of a large body")
+        assert client.post("options", {}) is None
+    until(lambda: status() == 200, "the end of the large bodies")
+
+
+def test_a_body_of_too_many_values_is_refused(client: Client) -> None:
+    """Each value takes up to 20 times as much memory as its text."""
+    body = b'{"script_args": [' + b"[]," * 1_100_000 + b"[]]}"
+    answer = requests.post(f"{client.url}/sdapi/v1/txt2img", data=body, timeout=10)
+    assert answer.status_code == 413
+    assert "1000000" in answer.json()["detail"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc")
+def test_pictures_are_decoded_one_at_a_time(start: Start, tmp_path: Path) -> None:
+    """Four requests with a picture of 64 million pixels take the memory of one of them."""
+    server = start("serve-embedded", "--port", "0", folder=tmp_path)
+    client, file = Client(url_of(server)), io.BytesIO()
+    Image.new("L", (8192, 8192)).save(file, "PNG")
+    body = {"image": base64.b64encode(file.getvalue()).decode()}
+    for reading in [InBackground(client, "png-info", body) for _ in range(4)]:
+        assert reading.answer()["info"] == ""
+    status = Path(f"/proc/{server.pid}/status").read_text(encoding="ascii")
+    peak = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert peak is not None
+    assert int(peak[1]) < 700_000
+
+
+def test_of_refused_tasks_the_last_sixteen_are_kept() -> None:
+    """A task whose picture does not decode looks queued, as in a WebUI, but not for ever."""
+    with serving() as client:
+        bad = SMALL | {"init_images": ["aGVsbG8="]}
+        for number in range(17):
+            client.post("img2img", bad | {"force_task_id": f"task {number}"}, status=500)
+        asked = [{"id_task": f"task {number}"} for number in (0, 1, 16)]
+        queued = [client.post("/internal/progress", one)["queued"] for one in asked]
+        assert queued == [False, True, True]
+
+
+@pytest.mark.parametrize("path", ["txt2img", "img2img"])
+def test_a_task_id_has_at_most_a_thousand_characters(client: Client, path: str) -> None:
+    """A longer one is refused, and the field is named."""
+    body = SMALL | {"init_images": ["aGVsbG8="], "force_task_id": "x" * 1001}
+    found = client.post(path, body, status=422)
+    assert found["detail"][0]["loc"] == ["body", "force_task_id"]
+    client.post("txt2img", SMALL | {"force_task_id": "x" * 1000})
