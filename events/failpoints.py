@@ -52,7 +52,8 @@ class FailpointStorage(OsStorage):
             return
         self._left -= 1
         if self._left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            # Windows knows no SIGKILL: there any signal of os.kill ends a process at once.
+            os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
     def make_folder(self, folder: Path, *, new: bool = False) -> None:
         super().make_folder(folder, new=new)

@@ -117,7 +117,7 @@ else:  # pragma: no cover - Windows has no fdatasync
 
 def sync_folder(folder: Path | str) -> None:
     """Make the folder's entries durable; Windows cannot and does not need to."""
-    if os.name == "nt":  # pragma: no cover - it cannot open a folder
+    if sys.platform == "win32":  # pragma: no cover - it cannot open a folder
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -269,6 +269,6 @@ def _write_all(descriptor: int, parts: Sequence[Part]) -> None:
 
 
 def _write_some(descriptor: int, parts: list[memoryview]) -> int:
-    if hasattr(os, "writev"):
-        return os.writev(descriptor, parts)
-    return os.write(descriptor, parts[0])  # pragma: no cover - Windows has no writev
+    if sys.platform == "win32":  # pragma: no cover - it has no writev
+        return os.write(descriptor, parts[0])
+    return os.writev(descriptor, parts)

@@ -20,6 +20,9 @@ from .forking import ForkServer
 ALL_CASES = "--all-cases"
 NO_SKIPS = "--no-skips"
 
+collect_ignore = ["test_leaving.py"] if sys.platform == "win32" else []
+"""Files that need a module that only POSIX systems have."""
+
 pytest_plugins = ["pytester"]  # the tests of our own plugin run pytest as its user does
 
 

@@ -128,6 +128,8 @@ def _looked_at_when_starting(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _serve() -> None:
     """Fork a child for each order on standard input; a line of output says how it ended."""
+    if sys.platform == "win32":
+        raise OSError("not on Windows")
     _load()
     for line in sys.stdin.buffer:
         order = _Order(**json.loads(line))
@@ -163,6 +165,8 @@ def _load() -> None:
 
 def _attend(child: int, pipes: list[int], kill_after_s: float | None) -> Iterator[str]:
     """Read what a child prints until it has ended, and kill it when its time has come."""
+    if sys.platform == "win32":
+        raise OSError("not on Windows")
     texts = dict.fromkeys(pipes, b"")
     waiting = set(pipes)
     end = time.monotonic() + (TOO_LONG_S if kill_after_s is None else kill_after_s)

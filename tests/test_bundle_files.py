@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import resource
 import signal
 import struct
+import sys
 import zlib
 from hashlib import sha256
 from pathlib import Path
@@ -24,6 +23,7 @@ from stagewright.events.codec import CODEC
 from stagewright.statemachine.verification import verify_run
 
 from .bundling import LOG, bundled, documents, members, private, sealed, unpacked, written
+from .posix import make_pipe
 from .resuming import ALTERED, STAGE_IDS, image_file, linked, painter, ran, small
 from .support import ScriptedBackend, png
 
@@ -321,7 +321,7 @@ def test_nothing_but_a_bundle_is_replaced(run: Path, tmp_path: Path, kind: str) 
     output = tmp_path / "run.bundle.zip"
     earlier = tmp_path / "earlier.zip"
     if kind == "pipe":
-        os.mkfifo(output)
+        make_pipe(output)
     elif kind == "folder":
         output.mkdir()
     else:
@@ -358,8 +358,13 @@ def test_an_unpacked_bundle_is_not_bundled_again(
     assert Path(made.file).read_bytes() == before
 
 
+@pytest.mark.posix
 def test_a_full_disk_leaves_no_half_bundle(run: Path, tmp_path: Path) -> None:
     """The error is the system's; the temporary file is gone."""
+    if sys.platform == "win32":
+        raise OSError("not on Windows")
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))

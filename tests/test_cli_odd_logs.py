@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from stagewright.events.frame import FIRST_CHAIN, frame, next_chain
 
 from .command_line import run_json, stagewright, write_config
+from .posix import make_pipe
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_verify_does_not_wait_on_a_pipe(finished: tuple[Path, dict[str, Any]]) -
     folder, printed = finished
     image = folder / "runs" / printed["run_id"] / printed["images"][0]["path"]
     image.unlink()
-    os.mkfifo(image)
+    make_pipe(image)
     done = stagewright("verify", "last", folder=folder)
     assert (done.returncode, "it is no file" in done.stdout) == (4, True)
 

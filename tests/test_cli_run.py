@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from .command_line import SCRIPT, SMALL, Start, run_json, stagewright, until, write_config
+from .posix import suspend, wake
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 LONG = SMALL.replace("images = 2", "images = 400").replace("64", "512")
@@ -266,10 +267,10 @@ def test_ctrl_c_twice_leaves_at_once(start: Start, tmp_path: Path) -> None:
     """A second Ctrl-C does not wait for anything; the log is sound but unfinished."""
     process = start("run", write_config(tmp_path, LONG), folder=tmp_path)
     started(tmp_path)
-    os.kill(process.pid, signal.SIGSTOP)
+    suspend(process.pid)
     os.kill(process.pid, signal.SIGINT)
     os.kill(process.pid, signal.SIGTERM)
-    os.kill(process.pid, signal.SIGCONT)
+    wake(process.pid)
     finish(process)
     assert process.returncode == 130
     assert stagewright("verify", "last", folder=tmp_path).returncode == 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -145,7 +144,7 @@ def test_the_lock_of_a_killed_holder_is_free(log: FileEventLog, tmp_path: Path) 
         with pytest.raises(LogLockedError) as caught:
             FileEventLog.open(tmp_path, wait_s=0)
         assert f"process {other.pid} on " in caught.value.holder
-        other.send_signal(signal.SIGKILL)
+        other.kill()
         other.wait()
     assert not is_locked(tmp_path)
     with_open = FileEventLog.open(tmp_path, wait_s=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from stagewright.statemachine.verification import verify_run
 from .command_line import SMALL
 from .foreign_runs import Change, command, foreign, opened, refused
 from .log_format import make_log, split_bodies
+from .posix import make_pipe
 from .resuming import LOG, ran, small
 
 
@@ -101,7 +101,7 @@ def test_a_pipe_in_a_run_folder_holds_nobody_up(
     """Whoever made the folder, no command waits for the other end of a pipe in it."""
     folder = foreign(whole, tmp_path / "runs")
     (folder / name).unlink(missing_ok=True)
-    os.mkfifo(folder / name)
+    make_pipe(folder / name)
     (tmp_path / "config.toml").write_text(SMALL, encoding="utf-8")
     what = {"list": (), "run": ("config.toml",)}.get(word, (folder.name,))
     assert "internal error" not in command(word, *what, folder=tmp_path).stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from stagewright.events import (
 from stagewright.statemachine.verification import verify_run
 
 from .command_line import SCRIPT, stagewright
+from .posix import KILLED, make_pipe
 from .resuming import (
     ALTERED,
     FOUR,
@@ -84,7 +84,7 @@ def made_a_folder(file: Path) -> None:
 
 def piped(file: Path) -> None:
     file.unlink()
-    os.mkfifo(file)
+    make_pipe(file)
 
 
 DAMAGES = [removed, rewritten, cut_short, emptied, linked, dangling, made_a_folder, piped]
@@ -154,7 +154,7 @@ def test_an_altered_file_outlives_a_resume_that_dies_beside_it(tmp_path: Path, p
     expected = comparable(handle.wait(30))
     rewritten(image_file(handle.folder, "01-img2img", 0))
     env = {**os.environ, "STAGEWRIGHT_FAILPOINT": place}
-    assert stagewright("resume", "last", folder=tmp_path, env=env).returncode == -signal.SIGKILL
+    assert stagewright("resume", "last", folder=tmp_path, env=env).returncode == KILLED
     assert comparable(open_controller(tmp_path / "runs").resume("last").wait(30)) == expected
     kept = [path.read_bytes() for path in handle.folder.glob("images/*/*.altered-*")]
     assert kept == [ALTERED]

@@ -19,6 +19,7 @@ from stagewright.statemachine.verification import verify_run
 
 from . import webui_faults as faults
 from .foreign_runs import command, foreign
+from .posix import KILLED
 from .resuming import (
     LOG,
     controller,
@@ -107,7 +108,7 @@ def test_a_batch_that_is_repeated_takes_no_finished_image_when_it_dies(tmp_path:
     image_file(handle.folder, "00-txt2img", 0).unlink()
     before = image_file(handle.folder, "00-txt2img", 1).read_bytes()
     point = {"STAGEWRIGHT_FAILPOINT": "file-renamed 00000-"}
-    assert command("resume", "last", folder=tmp_path, **point).returncode == -signal.SIGKILL
+    assert command("resume", "last", folder=tmp_path, **point).returncode == KILLED
     assert [flaw.place for flaw in verify_run(handle.folder).flaws if "00001" in flaw.place] == []
     assert open_controller(tmp_path / "runs").resume("last").wait(30).state is RunState.COMPLETED
     assert image_file(handle.folder, "00-txt2img", 1).read_bytes() == before

@@ -27,6 +27,7 @@ from stagewright.statemachine.salvaging import SalvageRefusedError
 from stagewright.statemachine.verification import verify_run
 
 from .log_format import body_of, make_log
+from .posix import make_pipe
 from .salvaging import (
     LOG,
     check_ends_the_same,
@@ -83,7 +84,7 @@ def below_a_link(file: Path) -> None:
 
 def piped(file: Path) -> None:
     file.unlink()
-    os.mkfifo(file)
+    make_pipe(file)
 
 
 def a_folder(file: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
 import warnings
 import zlib
@@ -16,6 +15,7 @@ from PIL import Image
 from stagewright.adapters.thumbnails import ThumbnailError, thumbnail_of
 from stagewright.events import StagewrightError
 
+from .posix import make_pipe
 from .support import png
 
 
@@ -121,7 +121,7 @@ def test_what_is_no_bearable_image_is_refused(tmp_path: Path, data: bytes, words
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     """Nothing, a folder, and a pipe that nobody writes to."""
-    os.mkfifo(tmp_path / "pipe")
+    make_pipe(tmp_path / "pipe")
     for name in ("nothing", ".", "pipe"):
         with pytest.raises(ThumbnailError):
             thumbnail_of(tmp_path / name)

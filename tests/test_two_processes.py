@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from stagewright.events import CallRequested, RunResumed, RunState, iterate, rep
 from stagewright.events.lock import boot_id, host_name
 
 from .command_line import SCRIPT, SMALL, Start, stagewright, until, write_config
+from .posix import KILLED
 from .real_disks import (
     FEW,
     assert_ends_the_same,
@@ -301,7 +301,7 @@ def killed_after_the_first_image(config: Path) -> None:
     """A run whose process dies right behind its first StageImageProgress."""
     order = {"STAGEWRIGHT_FAILPOINT": "record-written StageImageProgress"}
     done = stagewright("run", config, folder=config.parent, env={**os.environ, **order})
-    assert done.returncode == -signal.SIGKILL
+    assert done.returncode == KILLED
 
 
 def test_a_lock_file_that_was_left_behind_stops_nobody(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,7 +50,7 @@ def folder_lock(
 
 def _locked_folder(runs: Path, is_late: Callable[[], bool]) -> int | None:
     """A descriptor of the folder, locked; None where folders cannot be."""
-    if os.name == "nt":  # pragma: no cover - it cannot open a folder
+    if sys.platform == "win32":  # pragma: no cover - it cannot open a folder
         return None
     descriptor = os.open(runs, os.O_RDONLY | os.O_DIRECTORY)
     try:

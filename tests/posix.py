@@ -1,0 +1,33 @@
+"""Calls that only POSIX systems have, typed on every system."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+KILLED = -9
+"""The exit status of a process that was ended by SIGKILL."""
+
+
+def make_pipe(path: Path) -> None:
+    """Make a named pipe."""
+    if sys.platform == "win32":
+        raise OSError("not on Windows")
+    os.mkfifo(path)
+
+
+def suspend(process_id: int) -> None:
+    """Stop a child process, and wait until it stands still."""
+    if sys.platform == "win32":
+        raise OSError("not on Windows")
+    os.kill(process_id, signal.SIGSTOP)
+    os.waitpid(process_id, os.WUNTRACED)
+
+
+def wake(process_id: int) -> None:
+    """Let a process that was suspended go on."""
+    if sys.platform == "win32":
+        raise OSError("not on Windows")
+    os.kill(process_id, signal.SIGCONT)
