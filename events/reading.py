@@ -12,15 +12,15 @@ from .folding import Fold
 from .model import StageEvent
 from .result import PipelineRunResult
 from .scan import LogScan
-from .storage import OsStorage, Storage
+from .storage import OsStorage, Storage, is_regular
 from .timeline import FileTimeline
 
 
 def log_path(run: Path | str) -> Path:
-    """The log of a run folder, or the log itself. Raises RunNotFoundError."""
+    """The log of a run folder, or the log itself. Raises RunNotFoundError, OSError."""
     run = Path(run)
     path = run / LOG_NAME if run.is_dir() else run
-    if not path.is_file():
+    if not is_regular(path):
         raise RunNotFoundError(f"{run}: no run is here (there is no {LOG_NAME})")
     return path
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from ...statemachine.run_folder import find_run
 from ..bundling import Bundle, bundle_run
 from .display import open_file_counter
+from .finding import find_run
 from .output import count, json_option, output_option, print_json, runs_option, say
 from .statuses import EXIT_COMPLETED, EXIT_CORRUPT
 

@@ -14,10 +14,10 @@ from ...events.lock import is_locked
 from ...events.model import RunState
 from ...events.reading import replay
 from ...events.result import PipelineRunResult
-from ...statemachine.run_folder import find_run
 from ...statemachine.states import can_go_on
 from ..bundling.manifest import THUMBNAILS, lacks_images
 from ..event_words import gist
+from .finding import find_run
 from .output import count, duration, json_option, print_json_parts, runs_option, say
 
 
