@@ -52,20 +52,22 @@ class RunFolder:
         self.storage.write_file(self.path / CANCEL_NAME, msgspec.json.encode(order))
 
     def cancel_order(self) -> CancelOrder | None:
-        """The order that waits to be taken, if any; an unreadable one asks to stop now."""
-        path = self.path / CANCEL_NAME
-        if not path.exists():
+        """The order that waits to be taken, if any; an unreadable one asks to stop now.
+
+        Where it cannot be looked for there is none: the next look will tell.
+        """
+        if self.cancel_stamp() is None:
             return None
         try:
-            with open_regular(path) as stream:
+            with open_regular(self.path / CANCEL_NAME) as stream:
                 return msgspec.json.decode(stream.read(_MAX_ORDER_BYTES), type=CancelOrder)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.DecodeError):
+        except (OSError, *DECODE_ERRORS):
             return CancelOrder(reason="an unreadable cancel.request")
 
     def cancel_stamp(self) -> tuple[int, int] | None:
-        """What tells one order from the next; None where there is none."""
+        """What tells one order from the next; None where none can be seen."""
         try:
             found = (self.path / CANCEL_NAME).lstat()
         except OSError:

@@ -26,6 +26,8 @@ _load()
 os.chdir(sys.argv.pop(1))
 if os.geteuid() == 0:
     os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
+"""
+_MAIN = """
 from stagewright.adapters.cli import main
 main()
 """
@@ -80,10 +82,17 @@ def folder_of_anybody() -> Iterator[Path]:
 
 def command_of_anybody(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run one command as a user without rights, to whom all in ``folder`` is given."""
+    return program_of_anybody(_MAIN, *arguments, folder=folder)
+
+
+def program_of_anybody(
+    program: str, *arguments: str | Path, folder: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run a program in ``folder`` likewise."""
     if os.geteuid() == 0:
         for path in (folder, *folder.rglob("*")):
             os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
-    return _python(_AS_ANOTHER_USER, folder, *arguments, folder=_HERE)
+    return _python(_AS_ANOTHER_USER + program, folder, *arguments, folder=_HERE)
 
 
 def _python(program: str, *arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:

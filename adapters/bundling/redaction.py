@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ...events.codec import CODEC, EventDecodeError
+from ...events.codec import CODEC, DECODE_ERRORS, EventDecodeError
 from ...events.model import EVENT_TYPES, RunSealed, UnknownEvent
 from .errors import BundleRefusedError, no_event_any_more, password_stands_in
 from .patterns import (
@@ -146,7 +146,7 @@ class Redactor:
     def _decoded(self, body: bytes) -> dict[str, Any]:
         try:
             return msgspec.json.decode(body, type=dict[str, Any])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except DECODE_ERRORS:
             # A field that only a newer version knows holds what is no text.
             self.left_out[_OPAQUE] += 1
             event = CODEC.decode(body)
