@@ -60,8 +60,14 @@ def read_log(
 def replay(run: Path | str, *, until: int | None = None) -> PipelineRunResult:
     """The result of a run from its folder or log alone, after event ``until`` if given.
 
-    Sends no signals. Raises RunNotFoundError, LogCorruptError.
+    Sends no signals. Raises RunNotFoundError, LogCorruptError, and ValueError for a negative
+    ``until``.
     """
+    if until is not None and until < 0:
+        raise ValueError(
+            f"until = {until}: events are numbered from 0; a number beyond the last event gives "
+            "the whole log"
+        )
     state = Fold()
     timeline = read_log(run, state.apply_all, until=until)
     return state.result(timeline)
