@@ -12,7 +12,7 @@ import click
 
 from ...events.model import RunState
 from ..catalogue import CORRUPT, DIED, UNREADABLE, Catalogue, CatalogueEntry
-from .output import count, json_option, print_json, runs_option, say
+from .output import check_runs_folder, count, json_option, print_json, runs_option, say
 from .statuses import EXIT_COMPLETED, complain
 
 _AGE = re.compile(r"(\d+)([smhdw])")
@@ -61,6 +61,7 @@ def list_command(
 
     IMAGES have been through the last stage, DONE is how much of all stages is.
     """
+    check_runs_folder(runs)
     entries = Catalogue(runs).entries(state=state, since=since, model=model, limit=limit)
     for entry in entries:
         if entry.state == UNREADABLE:

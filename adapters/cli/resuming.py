@@ -31,6 +31,7 @@ from .foreground import Followed, follow, show_end, tell_error
 from .listing import runs_argument, waiting_runs
 from .output import (
     LastingStream,
+    check_runs_folder,
     escaped,
     insecure_option,
     json_option,
@@ -112,6 +113,8 @@ def resume_command(
         raise click.UsageError("resume needs either a RUN or --all")
     if len(servers) > 1:
         raise click.UsageError("more than one --server is not supported yet")
+    if every:
+        check_runs_folder(runs)
     controller = open_controller(runs, servers[0] if servers else None, insecure=insecure)
     how = _How(force=force, preflight=not no_preflight, as_json=as_json)
     if every:

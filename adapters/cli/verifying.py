@@ -14,7 +14,7 @@ from ...statemachine.verification import Verification, verify_run
 from ..bundling.manifest import lacks_images
 from .display import open_file_counter
 from .finding import find_run
-from .output import count, runs_option, say
+from .output import check_runs_folder, count, runs_option, say
 from .statuses import EXIT_CORRUPT, EXIT_ERROR, complain
 
 
@@ -32,6 +32,8 @@ def verify_command(run: str | None, every: bool, runs: Path) -> int:  # noqa: FB
     """
     if every == (run is not None):
         raise click.UsageError("verify needs either a RUN or --all")
+    if every:
+        check_runs_folder(runs)
     folders = list(run_folders(runs)) if every else [find_run(runs, run or "")]
     status = 0
     with open_file_counter(sys.stderr) as counter:
