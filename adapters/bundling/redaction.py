@@ -19,6 +19,8 @@ from .patterns import (
     Replaced,
     home_pattern,
     without_credentials,
+    without_mail_addresses,
+    without_other_folders,
     without_usual_homes,
 )
 from .private_words import OUR_KEYS, PrivateWords
@@ -27,6 +29,7 @@ from .spellings import spans
 
 CREDENTIALS, HOMES = "credentials", "home folders"
 _HOSTS, _BOOTS, _USERS = "names of machines", "boot ids", "account names"
+_MAIL, _FOLDERS = "mail addresses", "other folders"
 _OPAQUE = "values that cannot be looked through"
 _KNOWN = frozenset(kind.__name__ for kind in EVENT_TYPES)
 _DEEPEST = 100
@@ -71,6 +74,8 @@ class Redactor:
             again,
         )
         self._names: tuple[Step, ...] = (
+            (_MAIL, without_mail_addresses),
+            (_FOLDERS, without_other_folders),
             (_BOOTS, words.boots.in_words),
             (_HOSTS, words.hosts.in_words),
             (_USERS, self._without_user),

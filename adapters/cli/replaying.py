@@ -87,7 +87,9 @@ def resume_line(folder: Path) -> str:
 
 def _places(result: PipelineRunResult, folder: Path) -> Iterator[str]:
     if lacks_images(folder):
-        yield f"images: not in this bundle; small ones are in {folder / THUMBNAILS}"
+        small = folder / THUMBNAILS
+        where = f"; small ones are in {small}" if small.is_dir() else ""
+        yield f"images: not in this bundle{where}"
     else:
         for place in sorted({image.path.rpartition("/")[0] for image in result.images}):
             yield f"images: {folder / place}"
