@@ -1,4 +1,4 @@
-"""The catalogue of runs: a SQLite projection of the logs, rebuilt whenever it is in doubt."""
+"""The catalogue of runs: a SQLite projection of the logs, rebuilt where it is damaged."""
 
 from __future__ import annotations
 
