@@ -1,4 +1,4 @@
-"""The catalogue of runs: a SQLite projection of the logs, rebuilt whenever it is in doubt."""
+"""The catalogue of runs: a SQLite projection of the logs, rebuilt where it is damaged."""
 
 from __future__ import annotations
 
@@ -9,28 +9,34 @@ from contextlib import closing
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from ..events.errors import LogCorruptError
+from ..events.codec import DECODE_ERRORS
+from ..events.errors import LogCorruptError, RunNotFoundError
+from ..events.file_log import LOG_NAME
 from ..events.folding import Fold, recorded_stages
 from ..events.lock import is_locked
 from ..events.model import Outcome, RunState
-from ..events.reading import log_path, read_log
+from ..events.reading import read_log
 from ..statemachine.run_folder import run_folders
 from ..statemachine.states import can_go_on, is_fruitless
+from .wording import escaped
 
 _logger = logging.getLogger("stagewright.catalogue")
 
 CATALOGUE_NAME = "catalogue.sqlite"
 SCHEMA_VERSION = 3
 CORRUPT = "CORRUPT"
+UNREADABLE = "UNREADABLE"
 DIED = "DIED"
 """As a filter: RUNNING, says the log, and nobody runs it."""
+_LOCK_WAIT_S = 2.0
+"""How long another process that writes the catalogue is waited for."""
 
 _TABLE = """
-CREATE TABLE runs (
+CREATE TABLE IF NOT EXISTS runs (
     folder TEXT PRIMARY KEY, bytes INTEGER NOT NULL, changed_ns INTEGER NOT NULL,
     opened TEXT NOT NULL, state TEXT NOT NULL, entry TEXT NOT NULL
 ) WITHOUT ROWID
@@ -40,7 +46,8 @@ CREATE TABLE runs (
 class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One run in the catalogue.
 
-    ``state`` is CORRUPT where the log is. ``alive`` says whether some process holds the run
+    ``state`` is CORRUPT where the log is, and UNREADABLE where it cannot be read; ``error``
+    says why then, and nothing else is known. ``alive`` says whether some process holds the run
     now; a run that is RUNNING and not alive has died. ``resumable`` says whether a resume
     would go on with it, ``needs_force`` that it would only with ``--force``. ``opened`` is
     RFC 3339. ``images`` of ``total_images`` have been through the last stage;
@@ -64,6 +71,7 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
     alive: bool = False
     resumable: bool = False
     needs_force: bool = False
+    error: str = ""
 
     @property
     def died(self) -> bool:
@@ -113,60 +121,141 @@ class Catalogue:
         """Every run, the latest first; the logs know all that a lost catalogue knew."""
         if not self._runs.is_dir():
             return []
+        known = self._recall()
+        rows = list(_rows(self._runs, known or {}))
+        if known is not None:
+            self._store(rows, known)
+        ordered = sorted(rows, key=lambda row: (row.entry.opened, row.folder), reverse=True)
+        return [row.entry for row in ordered]
+
+    def _recall(self) -> dict[str, _Row] | None:
+        """What the catalogue holds, by folder; None where it is not to be written to."""
         path = self._runs / CATALOGUE_NAME
         try:
-            return self._query(str(path))
-        except (sqlite3.DatabaseError, msgspec.DecodeError) as error:
-            _logger.info("%s is of no use (%s); it is built anew", path, error)
+            with closing(_connect(path)) as database:
+                version = _version(database)
+                if version == SCHEMA_VERSION:
+                    return {row.folder: row for row in _stored_rows(database)}
+                return {} if version < SCHEMA_VERSION else None
+        except sqlite3.OperationalError as error:  # locked by another process, above all
+            _logger.info("%s cannot be used (%s); answering from the logs", path, error)
+            return None
+        except sqlite3.DatabaseError as error:
+            return self._without(error)
+
+    def _store(self, rows: Sequence[_Row], known: Mapping[str, _Row]) -> None:
+        """Write what has changed, in one short transaction."""
+        gone = [(folder,) for folder in known.keys() - {row.folder for row in rows}]
+        changed = [
+            (row.folder, *row.stamp, row.entry.opened, row.entry.state, _ENCODER.encode(row.entry))
+            for row in rows
+            if row.stamp is not None and row != known.get(row.folder)
+        ]
+        if not gone and not changed:
+            return
+        try:
+            with closing(_connect(self._runs / CATALOGUE_NAME)) as database, database:
+                database.execute("BEGIN IMMEDIATE")
+                version = _version(database)
+                if version > SCHEMA_VERSION:
+                    return
+                if version < SCHEMA_VERSION:
+                    database.execute("DROP TABLE IF EXISTS runs")
+                    database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                database.execute(_TABLE)
+                database.executemany(
+                    "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?)", changed
+                )
+                database.executemany("DELETE FROM runs WHERE folder = ?", gone)
+        except sqlite3.OperationalError as error:
+            _logger.info("%s is not brought up to date: %s", self._runs / CATALOGUE_NAME, error)
+        except sqlite3.DatabaseError as error:
+            self._without(error)
+
+    def _without(self, error: sqlite3.DatabaseError) -> dict[str, _Row] | None:
+        """Remove the catalogue, which is damaged; nothing is known then."""
+        path = self._runs / CATALOGUE_NAME
+        _logger.info("%s is damaged (%s); it is built anew", path, error)
         try:
             path.unlink(missing_ok=True)
-            return self._query(str(path))
-        except (sqlite3.DatabaseError, OSError) as error:
-            _logger.info("%s cannot be written (%s); answering from memory", path, error)
-        return self._query(":memory:")
+        except OSError:
+            return None
+        return {}
 
-    def _query(self, database_name: str) -> list[CatalogueEntry]:
-        with closing(sqlite3.connect(database_name, timeout=10)) as database:
-            self._lay_out(database)
-            with database:
-                self._refresh(database)
-            rows = database.execute("SELECT entry FROM runs ORDER BY opened DESC, folder DESC")
-            return [msgspec.json.decode(row[0], type=CatalogueEntry) for row in rows]
 
-    def _lay_out(self, database: sqlite3.Connection) -> None:
-        version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version == SCHEMA_VERSION:
-            return
-        with database:
-            database.execute("BEGIN IMMEDIATE")
-            database.execute("DROP TABLE IF EXISTS runs")
-            database.execute(_TABLE)
-            database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+class _Row(NamedTuple):
+    """A run in the catalogue; ``stamp`` is size and time of its log, None if not to be stored."""
 
-    def _refresh(self, database: sqlite3.Connection) -> None:
-        known: dict[str, tuple[int, int]] = {
-            folder: (size, changed)
-            for folder, size, changed in database.execute(
-                "SELECT folder, bytes, changed_ns FROM runs"
-            )
-        }
-        present = set()
-        for folder in run_folders(self._runs):
-            present.add(folder.name)
-            status = log_path(folder).stat()
+    folder: str
+    stamp: tuple[int, int] | None
+    entry: CatalogueEntry
+
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(CatalogueEntry)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=_LOCK_WAIT_S)
+
+
+def _version(database: sqlite3.Connection) -> int:
+    return int(database.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _stored_rows(database: sqlite3.Connection) -> Iterator[_Row]:
+    """The rows whose entries can be decoded; the others are made again from their logs."""
+    found = database.execute("SELECT folder, bytes, changed_ns, CAST(entry AS BLOB) FROM runs")
+    for folder, size, changed_ns, entry in found:
+        try:
+            yield _Row(folder, (size, changed_ns), _DECODER.decode(entry))
+        except DECODE_ERRORS:
+            continue
+
+
+def _rows(runs: Path, known: Mapping[str, _Row]) -> Iterator[_Row]:
+    for folder in run_folders(runs):
+        try:
+            folder.name.encode()
+            status = (folder / LOG_NAME).stat()
             stamp = (status.st_size, status.st_mtime_ns)
-            if known.get(folder.name) != stamp:
-                entry = catalogue_entry(folder)
-                database.execute(
-                    "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?)",
-                    (folder.name, *stamp, entry.opened, entry.state, msgspec.json.encode(entry)),
-                )
-        gone = [(folder,) for folder in known.keys() - present]
-        database.executemany("DELETE FROM runs WHERE folder = ?", gone)
+            row = known.get(folder.name)
+            if row is None or row.stamp != stamp:
+                row = _Row(folder.name, stamp, catalogue_entry(folder))
+            yield row
+        except (FileNotFoundError, RunNotFoundError):
+            continue  # it was removed in this moment
+        except OSError as error:
+            yield _unreadable(folder.name, error.strerror or str(error))
+        except UnicodeEncodeError:
+            yield _unreadable(escaped(folder.name), "the name of its folder is no text")
+
+
+def _unreadable(folder: str, why: str) -> _Row:
+    entry = CatalogueEntry(
+        run_id=folder,
+        folder=folder,
+        name=folder,
+        opened="",
+        state=UNREADABLE,
+        outcome=None,
+        summary="",
+        images=0,
+        total_images=0,
+        stage_images=0,
+        total_stage_images=0,
+        models=(),
+        resumes=0,
+        error=why,
+    )
+    return _Row(folder, None, entry)
 
 
 def catalogue_entry(folder: Path) -> CatalogueEntry:
-    """What the catalogue says of a run, from its log alone."""
+    """What the catalogue says of a run, from its log alone.
+
+    Raises RunNotFoundError, OSError.
+    """
     fold = Fold()
     state: str
     try:

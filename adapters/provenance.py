@@ -29,6 +29,9 @@ from ..statemachine.loading import read_bounded
 from ..statemachine.png import read_stamp, source_of
 from ..statemachine.run_folder import find_run, run_folders
 
+_SHOWN = 4
+"""Logs that could not be read and are named where none that could knows the image."""
+
 
 class ImageProvenance(msgspec.Struct, frozen=True, kw_only=True):
     """What made an image.
@@ -61,13 +64,20 @@ def provenance_of(image: Path, runs: Path) -> ImageProvenance:
     data = read_bounded(image, key="image")
     digest, source_digest = sha256(data).hexdigest(), sha256(source_of(data)).hexdigest()
     stamp = read_stamp(data)
+    unreadable: list[str] = []
     for folder in _likely_runs(image, stamp, runs):
-        found = _search(folder, image, digest, source_digest, stamp)
+        try:
+            found = _search(folder, image, digest, source_digest, stamp)
+        except OSError as error:
+            unreadable.append(f"; {error}")
+            continue
         if found is not None:
             return found
     _refuse_altered(image)
     known = f"it says it is of run {stamp.get('run_id')}, but " if stamp else ""
-    raise RunNotFoundError(f"{image}: {known}no log in {runs} vouches for it")
+    raise RunNotFoundError(
+        f"{image}: {known}no log in {runs} vouches for it{''.join(unreadable[:_SHOWN])}"
+    )
 
 
 def _refuse_altered(image: Path) -> None:
@@ -89,7 +99,7 @@ def _likely_runs(image: Path, stamp: Mapping[str, Any] | None, runs: Path) -> It
     candidates = [parent for parent in parents[1:3] if (parent / LOG_NAME).is_file()]
     if stamp is not None:
         # Made elsewhere, or in a folder that was renamed since: the digests will tell.
-        with suppress(RunNotFoundError):
+        with suppress(RunNotFoundError, OSError):
             candidates.append(find_run(runs, str(stamp.get("run_id"))))
     for folder in [*candidates, *run_folders(runs)]:
         if (place := folder.resolve()) not in tried:

@@ -25,7 +25,8 @@ _KNOWN_VERSIONS = {
     for field in msgspec.structs.fields(kind)
     if field.name == "v"
 }
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are no JSON of the type, no UTF-8, or nested too deep."""
 
 
 class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +72,7 @@ class EventCodec:
             return self._decode_old(body)
         try:
             return self._event.decode(body)
-        except _UNREADABLE as error:
+        except DECODE_ERRORS as error:
             return self._decode_newer(body, error)
 
     def decode_many(self, bodies: Sequence[bytes]) -> list[StageEvent]:
@@ -81,7 +82,7 @@ class EventCodec:
         if not self._upcasters and lines.count(b"\n") == len(bodies) - 1:
             try:
                 events = self._event.decode_lines(lines)
-            except _UNREADABLE:
+            except DECODE_ERRORS:
                 pass  # one of them is newer or wrong: the loop below finds out which
             else:
                 if len(events) == len(bodies):
@@ -94,7 +95,7 @@ class EventCodec:
             while lift := self._upcasters.get((document.get("type", ""), document.get("v", 1))):
                 document = lift(document)
             return msgspec.convert(document, _UNION)  # type: ignore[no-any-return]  # a runtime union
-        except (*_UNREADABLE, ValueError, TypeError, LookupError, AttributeError) as error:
+        except (*DECODE_ERRORS, ValueError, TypeError, LookupError, AttributeError) as error:
             # Upcasters may trust the shape of what their own version wrote.
             return self._decode_newer(body, error)
 
@@ -111,7 +112,7 @@ class EventCodec:
                     epoch=envelope.epoch,
                     raw=bytes(body),
                 )
-        except _UNREADABLE as wrong:
+        except DECODE_ERRORS as wrong:
             raise EventDecodeError(f"not an event: {wrong}") from wrong
         raise EventDecodeError(f"not a valid {envelope.type}: {error}") from error
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from .codec import DECODE_ERRORS
 from .progress import StepProgress
 from .storage import open_regular
 
@@ -78,5 +79,5 @@ def read_step(folder: Path) -> StepProgress | None:
     try:
         with open_regular(folder / STEPS_NAME) as stream:
             return msgspec.json.decode(stream.read(_SIZE), type=StepProgress)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+    except (OSError, *DECODE_ERRORS):
         return None

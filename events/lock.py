@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from .codec import DECODE_ERRORS
 from .errors import LogLockedError
 from .storage import open_regular
 
@@ -98,7 +99,7 @@ def lock_holder(folder: Path) -> LockHolder | None:
     try:
         with open_regular(folder / LOCK_NAME) as stream:
             return msgspec.json.decode(stream.read(_MAX_HOLDER_BYTES), type=LockHolder)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *DECODE_ERRORS):
         return None
 
 

@@ -12,15 +12,15 @@ from .folding import Fold
 from .model import StageEvent
 from .result import PipelineRunResult
 from .scan import LogScan
-from .storage import OsStorage, Storage
+from .storage import OsStorage, Storage, is_regular
 from .timeline import FileTimeline
 
 
 def log_path(run: Path | str) -> Path:
-    """The log of a run folder, or the log itself. Raises RunNotFoundError."""
+    """The log of a run folder, or the log itself. Raises RunNotFoundError, OSError."""
     run = Path(run)
     path = run / LOG_NAME if run.is_dir() else run
-    if not path.is_file():
+    if not is_regular(path):
         raise RunNotFoundError(f"{run}: no run is here (there is no {LOG_NAME})")
     return path
 
@@ -60,8 +60,14 @@ def read_log(
 def replay(run: Path | str, *, until: int | None = None) -> PipelineRunResult:
     """The result of a run from its folder or log alone, after event ``until`` if given.
 
-    Sends no signals. Raises RunNotFoundError, LogCorruptError.
+    Sends no signals. Raises RunNotFoundError, LogCorruptError, and ValueError for a negative
+    ``until``.
     """
+    if until is not None and until < 0:
+        raise ValueError(
+            f"until = {until}: events are numbered from 0; a number beyond the last event gives "
+            "the whole log"
+        )
     state = Fold()
     timeline = read_log(run, state.apply_all, until=until)
     return state.result(timeline)

@@ -245,6 +245,14 @@ class OsStorage:
             os.close(descriptor)
 
 
+def is_regular(path: Path) -> bool:
+    """Whether a file is there. Raises OSError where that cannot be told, unlike Path.is_file."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no path holds a NUL
+        return False
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Open a file for reading, if it is one: a pipe in its place would hold us up for ever.
 

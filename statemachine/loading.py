@@ -96,9 +96,9 @@ def _is_image_file(path: Path) -> bool:
 def _images_of_run(name: str, inputs: InputReader, runs: Path) -> list[InputImage]:
     try:
         folder = find_run(runs, name)
-    except RunNotFoundError as error:
+        result = replay(folder)
+    except (RunNotFoundError, OSError) as error:
         raise InputImageError(f"input_image = {_RUN}{name}: {error}", key="input_image") from error
-    result = replay(folder)
     gaps = {gap.image_index for gap in result.missing}
     finished = [image for image in result.images if image.image_index not in gaps]
     if not finished:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
+from ..events.codec import DECODE_ERRORS
 from ..events.errors import RunNotFoundError
 from ..events.file_log import LOG_NAME
 from ..events.frame import MAX_LINE_BYTES, check
 from ..events.model import CancelMode
-from ..events.storage import OsStorage, Storage, open_regular
+from ..events.storage import OsStorage, Storage, is_regular, open_regular
 from .ports import RandomBelow
 
 CANCEL_NAME = "cancel.request"
@@ -51,20 +52,22 @@ class RunFolder:
         self.storage.write_file(self.path / CANCEL_NAME, msgspec.json.encode(order))
 
     def cancel_order(self) -> CancelOrder | None:
-        """The order that waits to be taken, if any; an unreadable one asks to stop now."""
-        path = self.path / CANCEL_NAME
-        if not path.exists():
+        """The order that waits to be taken, if any; an unreadable one asks to stop now.
+
+        Where it cannot be looked for there is none: the next look will tell.
+        """
+        if self.cancel_stamp() is None:
             return None
         try:
-            with open_regular(path) as stream:
+            with open_regular(self.path / CANCEL_NAME) as stream:
                 return msgspec.json.decode(stream.read(_MAX_ORDER_BYTES), type=CancelOrder)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.DecodeError):
+        except (OSError, *DECODE_ERRORS):
             return CancelOrder(reason="an unreadable cancel.request")
 
     def cancel_stamp(self) -> tuple[int, int] | None:
-        """What tells one order from the next; None where there is none."""
+        """What tells one order from the next; None where none can be seen."""
         try:
             found = (self.path / CANCEL_NAME).lstat()
         except OSError:
@@ -77,21 +80,31 @@ class RunFolder:
 
 
 def run_folders(runs: Path) -> Iterator[Path]:
-    """Every run folder below ``runs``, oldest first; what has no log is no run."""
+    """Every run folder below ``runs``, oldest first; what has no log is no run.
+
+    A folder that may not be looked into counts as one.
+    """
     if not runs.is_dir():
         return
     for folder in sorted(runs.iterdir()):
-        if (folder / LOG_NAME).is_file():
+        if _may_hold_log(folder):
             yield folder
 
 
+def _may_hold_log(folder: Path) -> bool:
+    try:
+        return is_regular(folder / LOG_NAME)
+    except OSError:
+        return True
+
+
 def _opened_at(folder: Path) -> str:
-    """When the run was opened, from its first record; "" where that cannot be read."""
-    with open(folder / LOG_NAME, "rb") as stream:
+    """When the run was opened, from its first record; "" if that is damaged. Raises OSError."""
+    with open_regular(folder / LOG_NAME) as stream:
         body = check(stream.readline(MAX_LINE_BYTES))
     try:
         return msgspec.json.decode(body or b"", type=_Opened).ts
-    except msgspec.DecodeError:
+    except DECODE_ERRORS:
         return ""
 
 
@@ -99,21 +112,28 @@ class _Opened(msgspec.Struct):
     ts: str
 
 
-def find_run(runs: Path, name: str) -> Path:
+def find_run(
+    runs: Path, name: str, on_unreadable: Callable[[OSError], object] = lambda _error: None
+) -> Path:
     """The folder of a run: by id, unique prefix of one, ``last``, path of it or its log.
 
-    Raises RunNotFoundError.
+    ``last`` passes over runs that cannot be read; ``on_unreadable`` is called for each. Raises
+    RunNotFoundError, and OSError where the path of a run cannot be looked at.
     """
     as_path = Path(name)
-    with contextlib.suppress(OSError):  # a name too long to be one
-        if name and (as_path / LOG_NAME).is_file():
+    is_plain = as_path.name == name
+    try:
+        if name and is_regular(as_path / LOG_NAME):
             return as_path
-        if as_path.name == LOG_NAME and as_path.is_file():
+        if as_path.name == LOG_NAME and is_regular(as_path):
             return as_path.parent
+    except OSError as error:
+        if not is_plain and error.errno != errno.ENAMETOOLONG:
+            raise
     # Only a plain name may be looked up below the folder of runs.
-    found = [] if not name or as_path.name != name else list(run_folders(runs))
+    found = list(run_folders(runs)) if name and is_plain else []
     if name == "last" and found:
-        return max(found, key=lambda folder: (_opened_at(folder), folder.name))
+        return _last_of(found, runs, on_unreadable)
     fitting = [folder for folder in found if folder.name.startswith(name)]
     exact = [folder for folder in fitting if folder.name == name]
     if len(fitting) == 1 or exact:
@@ -124,3 +144,18 @@ def find_run(runs: Path, name: str) -> Path:
         raise RunNotFoundError(f"{name!r} fits {len(fitting)} runs in {runs}: {named}{more}")
     what = "no run yet" if name == "last" else f"no run {name!r}"
     raise RunNotFoundError(f"there is {what} in {runs}")
+
+
+def _last_of(folders: list[Path], runs: Path, on_unreadable: Callable[[OSError], object]) -> Path:
+    """The run that was opened last, of those whose log can be read."""
+    opened: dict[Path, str] = {}
+    for folder in folders:
+        try:
+            opened[folder] = _opened_at(folder)
+        except FileNotFoundError:
+            continue  # it was removed in this moment
+        except OSError as error:
+            on_unreadable(error)
+    if not opened:
+        raise RunNotFoundError(f"none of the {len(folders)} runs in {runs} can be read")
+    return max(opened, key=lambda folder: (opened[folder], folder.name))

@@ -65,7 +65,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 def verify_run(folder: Path, on_file: OnFile | None = None) -> Verification:
     """Check a run, its log first.
 
-    Raises RunNotFoundError. A corrupt log is a flaw of the result, not an error.
+    Raises RunNotFoundError, OSError. A corrupt log is a flaw of the result, not an error.
     """
     fold = Fold()
     holder = str(lock_holder(folder) or "unknown") if is_locked(folder) else None

@@ -153,6 +153,22 @@ def test_an_unpacked_bundle_says_that_images_are_not_in_it(tmp_path: Path) -> No
     next(folder.rglob("*.webp"))
 
 
+def test_a_bundle_without_thumbnails_shows_no_image(tmp_path: Path) -> None:
+    """An altered image is told by exit status 4 all the same."""
+    run_json(write_config(tmp_path))
+    command = ("bundle", "last", "--no-thumbnails", "--output", "b.zip")
+    done = stagewright(*command, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "  0 thumbnails, no image files" in done.stdout.splitlines()
+    assert not [name for name in members(tmp_path / "b.zip") if name.endswith(".webp")]
+    folder = unpacked(tmp_path / "b.zip", tmp_path / "there")
+    told = stagewright("replay", folder, folder=tmp_path).stdout
+    assert "images: not in this bundle\n" in told
+    assert stagewright("report", folder, folder=tmp_path).returncode == 0
+    next(tmp_path.glob("runs/*/images/*/*.png")).write_bytes(b"mine")
+    assert stagewright(*command, folder=tmp_path).returncode == 4
+
+
 def test_a_corrupt_log_is_bundled_with_exit_status_4(tmp_path: Path) -> None:
     """The zip is there; the status says that the log is corrupt, as every command's does."""
     folder = ran(tmp_path / "runs", small(), painter())

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pexpect
 import pytest
+from stagewright.adapters.cli import display
 
 from .command_line import SCRIPT, until
 from .resuming import small
@@ -58,6 +61,33 @@ def test_a_run_that_waits_for_somebody_else_says_so(tmp_path: Path) -> None:
         child.expect("COMPLETED")
         child.expect(pexpect.EOF)
         job.answer()
+
+
+def test_a_counter_that_is_done_shows_nothing_afterwards() -> None:
+    """Its timer has fired, and its thread only goes on once the counter is done."""
+    fired, go_on = threading.Event(), threading.Event()
+
+    def hold_up(frame: FrameType, _event: str, _argument: object) -> None:
+        if frame.f_code.co_filename == display.__file__:
+            fired.set()
+            assert go_on.wait(20)
+
+    reader, writer = os.openpty()
+    before = threading.enumerate()
+    with open(writer, "w", encoding="utf-8") as terminal:
+        threading.settrace(hold_up)
+        try:
+            with display.open_file_counter(terminal):
+                assert fired.wait(20)
+        finally:
+            threading.settrace(None)
+        go_on.set()
+        for thread in set(threading.enumerate()) - set(before):
+            thread.join(0.5)
+        assert set(threading.enumerate()) == set(before)
+        terminal.write("end")
+    assert os.read(reader, 1000) == b"end"
+    os.close(reader)
 
 
 def test_a_terminal_that_moves_nothing_gets_plain_lines(tmp_path: Path) -> None:

@@ -50,6 +50,16 @@ def test_replay_until_a_sequence_number_stops_there(
     assert (result["state"], len(result["events"]), len(result["images"])) == ("RUNNING", 5, 1)
 
 
+def test_replay_until_a_negative_number_is_wrong_usage(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    """Exit 2, and the message names the option and its bound."""
+    done = stagewright("replay", "last", "--until", "-1", folder=finished[0])
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--until" in done.stderr
+    assert ">=0" in done.stderr
+
+
 def test_replay_prints_state_and_timeline(finished: tuple[Path, dict[str, Any]]) -> None:
     """One line for each event, in order, behind the summary."""
     folder, printed = finished
@@ -222,6 +232,28 @@ def test_folders_without_a_log_are_no_runs(tmp_path: Path) -> None:
     assert listed(tmp_path) == []
     assert stagewright("replay", "last", folder=tmp_path).returncode == 2
     assert stagewright("verify", "--all", folder=tmp_path).returncode == 0
+
+
+ON_ALL = [("list",), ("list", "--json"), ("learning",), ("verify", "--all"), ("resume", "--all")]
+
+
+@pytest.mark.parametrize("words", ON_ALL, ids=" ".join)
+def test_a_folder_of_runs_that_is_named_and_not_there_is_wrong_usage(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """Exit 2 and one line, where it would else be an answer of no run."""
+    done = stagewright(*words, "--runs", "rnus", folder=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "rnus" in done.stderr
+
+
+@pytest.mark.parametrize("words", ON_ALL, ids=" ".join)
+def test_the_usual_folder_of_runs_need_not_be_there_yet(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """Before the first run there is no run to be told of."""
+    done = stagewright(*words, folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_run_whose_process_died_is_told_from_one_that_runs(start: Start, tmp_path: Path) -> None:

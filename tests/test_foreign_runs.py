@@ -10,6 +10,7 @@ import pytest
 from stagewright.adapters.bootstrap import ConfiguredBackend
 from stagewright.adapters.webui import WebUIBackend
 from stagewright.events import BackendDescription, RunState, replay
+from stagewright.events.lock import RunLock
 from stagewright.statemachine.config import ServerTable
 from stagewright.statemachine.verification import verify_run
 
@@ -105,6 +106,39 @@ def test_a_pipe_in_a_run_folder_holds_nobody_up(
     (tmp_path / "config.toml").write_text(SMALL, encoding="utf-8")
     what = {"list": (), "run": ("config.toml",)}.get(word, (folder.name,))
     assert "internal error" not in command(word, *what, folder=tmp_path).stderr
+
+
+@pytest.mark.parametrize(
+    "lock",
+    [b'{"pid":1,"host":"\xfc","boot_id":""}', b'{"x":' + b"[" * 60_000, b'{"pid":"one"}',
+     b'{"pid":' + b"9" * 5000 + b"}"],
+    ids=["latin-1", "deep", "type", "number"],
+)  # fmt: skip
+def test_a_lock_file_that_cannot_be_read_names_an_unknown_holder(
+    whole: Path, tmp_path: Path, lock: bytes
+) -> None:
+    """Whatever stands in it, the lock itself is the system's: it is respected, and then taken."""
+    folder = foreign(whole, tmp_path / "runs")
+    held = RunLock(folder)
+    (folder / "run.lock").write_bytes(lock)
+    done = command("resume", folder.name, folder=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "another process works on this run: unknown" in done.stderr
+    held.release()
+    assert command("resume", folder.name, folder=tmp_path).returncode == 0
+    assert replay(folder).state is RunState.COMPLETED
+
+
+def test_a_first_record_that_is_nested_too_deep_does_not_hide_the_last_run(
+    whole: Path, tmp_path: Path
+) -> None:
+    """`last` is the other run; the checksum of the nested record is right."""
+    folder = foreign(whole, tmp_path / "runs")
+    odd = tmp_path / "runs" / "odd"
+    odd.mkdir()
+    (odd / LOG).write_bytes(make_log([b'{"x":' + b"[" * 60_000]))
+    done = command("replay", "last", folder=tmp_path)
+    assert (done.returncode, folder.name in done.stdout) == (0, True)
 
 
 @pytest.mark.parametrize("word", ["list", "verify", "replay"])

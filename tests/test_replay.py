@@ -97,6 +97,12 @@ def test_until_needs_nothing_behind_it_to_be_sound(run: Path) -> None:
     assert caught.value.seq == len(events) - 1
 
 
+def test_until_before_the_first_event_is_refused(run: Path) -> None:
+    """The message names the number that was given and the first that there is."""
+    with pytest.raises(ValueError, match=r"until = -1: .* from 0"):
+        replay(run, until=-1)
+
+
 def test_a_log_cut_at_any_record_replays_to_that_moment(run: Path) -> None:
     """After a crash between two records the result is the fold of what is there."""
     path, events = run / "events.jsonl", long_story().events

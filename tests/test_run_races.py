@@ -41,6 +41,18 @@ from stagewright.statemachine import (
 from stagewright.statemachine.run_folder import CancelOrder, RunFolder
 
 from .support import START, ScriptedBackend, document, memory_log, png
+from .unreadable import folder_of_anybody, program_of_anybody
+
+LOOK_TWICE = """
+from pathlib import Path
+from stagewright.statemachine.run_folder import RunFolder
+
+folder = Path.cwd()
+folder.chmod(0)
+print(RunFolder(folder).cancel_order())
+folder.chmod(0o700)
+print(RunFolder(folder).cancel_order().reason)
+"""
 
 
 class StandingClock:
@@ -221,6 +233,32 @@ def test_an_endpoint_that_is_no_unicode_is_recorded_with_an_escape(tmp_path: Pat
     assert result.state is RunState.COMPLETED
     (completed,) = [event for event in result.events if isinstance(event, CallCompleted)]
     assert completed.endpoint == "/odd\\udfff"
+
+
+@pytest.mark.parametrize(
+    "order",
+    ['{"mode":"now","reason":"Müller"}'.encode("latin-1"), b'{"x":' + b"[" * 60_000,
+     b'{"mode":7}', b'{"mode":"after_image","reason":' + b"9" * 5000 + b"}", b"\0" * 100, b""],
+    ids=["latin-1", "deep", "type", "number", "nul", "empty"],
+)  # fmt: skip
+def test_a_cancel_order_that_cannot_be_read_stops_the_run_now(tmp_path: Path, order: bytes) -> None:
+    """It ends CANCELLED, as with an order that can be read."""
+
+    def script(request: GenerateRequest, cancel: CancelToken) -> None:
+        (tmp_path / request.run_id / "cancel.request").write_bytes(order)
+        assert cancel.wait(20)
+        raise GenerationCancelled("stopped")
+
+    result = controller(tmp_path, ScriptedBackend(script)).start(document()).wait(30)
+    assert (result.state, result.error) == (RunState.CANCELLED, None)
+
+
+def test_an_order_that_cannot_be_looked_for_is_found_at_the_next_look() -> None:
+    """While the run's folder is closed to its own process there is no order, and no error."""
+    with folder_of_anybody() as folder:
+        RunFolder(folder).order_cancel(CancelOrder(reason="enough"))
+        done = program_of_anybody(LOOK_TWICE, folder=folder)
+    assert (done.stdout, done.stderr) == ("None\nenough\n", "")
 
 
 def test_orders_of_several_processes_never_break_each_other(tmp_path: Path) -> None:

@@ -258,6 +258,34 @@ def test_the_main_loop_may_start_late(display: str, tmp_path: Path) -> None:
     assert done.stdout.splitlines() == lines
 
 
+EMPTY = """
+import queue, tkinter
+from stagewright.adapters.tk_statusbar import TkLoop
+
+root = tkinter.Tk()
+loop = TkLoop(root)
+root.report_callback_exception = lambda kind, error, _: print(kind.__name__, error)
+
+def fail():
+    raise queue.Empty("of the receiver")
+
+loop(fail)
+loop(root.destroy)
+root.mainloop()
+"""
+
+
+def test_an_empty_queue_of_a_receiver_is_reported_as_its_own_fault(
+    display: str, tmp_path: Path
+) -> None:
+    """It is not taken for the end of the calls that wait; the next one is made."""
+    done = subprocess.run(
+        [sys.executable, "-c", EMPTY], env={"DISPLAY": display, "PATH": "/usr/bin"},
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("Empty of the receiver\n", "")
+
+
 def test_without_tkinter_the_error_says_what_to_install() -> None:
     """It is one of ours, and an ImportError; everything else of the package works without."""
     said = "type(error) is adapters.MissingToolkitError, error"

@@ -61,17 +61,18 @@ def bundle_run(
     output: Path | None = None,
     *,
     images: bool = False,
+    thumbnails: bool = True,
     words: PrivateWords | None = None,
     on_file: OnFile | None = None,
 ) -> Bundle:
     """Make a zip of the run in ``folder``, by default ``<run_id>.bundle.zip`` here.
 
-    It holds the log, told anew without known secrets, thumbnails, with ``images`` the inputs
-    and images too, the manifest and the environment. Known are ``words``, by default this
-    machine's, and what shows by its name or shape; a secret that a prompt tells in its own
-    words is not. Of a corrupt log it holds the sound records. The run itself is not written
-    to. The zip appears whole or not at all, and replaces an earlier bundle and no other file.
-    An unpacked bundle is refused: it has lost what only its zip has.
+    It holds the log, told anew without known secrets, ``thumbnails`` of the images, with
+    ``images`` the inputs and images too, the manifest and the environment. Known are ``words``,
+    by default this machine's, and what shows by its name or shape; a secret that a prompt tells
+    in its own words is not. Of a corrupt log it holds the sound records. The run itself is not
+    written to. The zip appears whole or not at all, and replaces an earlier bundle and no other
+    file. An unpacked bundle is refused: it has lost what only its zip has.
 
     Raises RunNotFoundError, BundleRefusedError, OSError; LogCorruptError if the log changes
     meanwhile.
@@ -96,7 +97,9 @@ def bundle_run(
     at = None if opened is None else opened.ts
     overlap = max(0, redactor.longest_password - 1)
     with new_archive(output, name, at=at, check=check, overlap=overlap) as archive:
-        making = _Making(archive, folder, source, redactor, with_images=images)
+        making = _Making(
+            archive, folder, source, redactor, with_images=images, with_thumbnails=thumbnails
+        )
         making.write_log()
         making.write_pictures(on_file)
         archive.add(ENVIRONMENT_NAME, _document(environment(redactor.text)))
@@ -135,12 +138,13 @@ class _Making:
         redactor: Redactor,
         *,
         with_images: bool,
+        with_thumbnails: bool,
     ) -> None:
         self._archive = archive
         self._source = source
         self._redactor = redactor
         self._with_images = with_images
-        self._reader = PictureReader(folder, redactor)
+        self._reader = PictureReader(folder, redactor, with_thumbnails=with_thumbnails)
         self._result = source.fold.result(source.events)
         self._heads = (FIRST_CHAIN, FIRST_CHAIN)
         self._records = 0
@@ -199,6 +203,7 @@ class _Making:
         self.altered += picture.wrong is FileState.ALTERED
         if picture.why:
             self._note_missing(picture)
+        if not picture.data:
             return
         folder = self._stage_folder(picture.file.stage_id or "")
         name = f"{THUMBNAILS}/{folder}/{picture.file.image_index:05d}.webp"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from ...events.codec import DECODE_ERRORS
 from ...events.model import RunState
 from ...events.storage import open_regular
 from .source import Stretch
@@ -76,7 +77,7 @@ def manifest_in(folder: Path) -> Manifest | None:
     try:
         with open_regular(folder / MANIFEST_NAME) as stream:
             return msgspec.json.decode(stream.read(_MOST_BYTES), type=Manifest)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (OSError, *DECODE_ERRORS):
         return None
 
 

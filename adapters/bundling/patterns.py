@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pybase64
 
+from .rules import BEGIN, CREDENTIALS, MAIL_ADDRESS
 from .secret_names import names_secret
 
 STAND_IN = "***"
@@ -60,6 +61,9 @@ _VAGUE = frozenset(
     ]
 )
 """Names that are words of prompts too."""
+_ASSIGNED = frozenset(["secret", "secrets", "pass", "signature"])
+_ASSIGNED_WORD = re.compile(r"[a-z]{0,12}|\d{0,2}(?:\.\d{1,4})?")
+"""So prompts say `pass=2` and `secrets=none`; longer values may be secrets."""
 
 # --- Credentials that show by themselves
 
@@ -70,14 +74,10 @@ _USERINFO = re.compile(
     r"|(?:[^\s/?#&\"'<>%]|%(?!2[Ff])[0-9A-Fa-f]{2}){1,512}?%40)"
 )
 _SCHEME = re.compile(r"(?i)(?<![\w-])(basic|bearer|digest)(\s{1,8})([\w+/.~=-]{6,}+)")
-_SHAPES = re.compile(
-    r"(?<![A-Za-z0-9])(?:(?:hf|gh[pousr]|r8)_[A-Za-z0-9]{16,}+|github_pat_\w{20,}+"
-    r"|glpat-[\w-]{16,}+|sk-(?=[\w-]{0,256}\d)[\w-]{20,}+|xox[abeprs]-[\w-]{10,}+"
-    r"|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[\w-]{30,}+|eyJ[\w-]{8,2048}+\.[\w-]{4,}+\.[\w-]*+)"
-)
-"""Tokens of services that give them a shape of their own."""
+_SHAPES = re.compile(f"{BEGIN}(?:{'|'.join(rule for _, rule in CREDENTIALS)})")
 _HINT_OF_CREDENTIAL = re.compile(
-    r"[:=@,_]|--|%40|sk-|eyJ|AKIA|ASIA|AIza|glpat|xox|(?i:basic|bearer|digest)|-[A-Za-z]"
+    r"[:=@,_]|--|%40|eyJ|AKIA|ASIA|AIza|SG\.|ya29|hooks|[MNO][\w-]{22,27}\.|Auth\W"
+    r"|(?i:basic|bearer|digest)|-[A-Za-z]"
 )
 """In every text that holds a credential of a shape that is looked for."""
 
@@ -91,14 +91,19 @@ def without_credentials(text: str) -> Replaced:
     """
     if not _HINT_OF_CREDENTIAL.search(text):
         return text, 0
-    text, total = _subn(_SCHEME, _scheme, text)
+    text, total = _SHAPES.subn(_without_shape, text)
+    text, count = _subn(_SCHEME, _scheme, text)
+    total += count
     text, count = _subn(_USERINFO, lambda found: found["sign"], text)
     total += count
     for pattern in (_NAMED, _IN_BRACKETS, _OPTION, _PAIR):
         text, count = _without_values(pattern, text)
         total += count
-    text, count = _SHAPES.subn(STAND_IN, text)
-    return text, total + count
+    return text, total
+
+
+def _without_shape(found: re.Match[str]) -> str:
+    return "".join(filter(None, found.groups())) + STAND_IN
 
 
 def _subn(pattern: re.Pattern[str], replace: Callable[[re.Match[str]], str], text: str) -> Replaced:
@@ -179,9 +184,14 @@ def _is_harmless(found: re.Match[str], value: str) -> bool:
     name, sign = found["name"].lower(), found["sign"]
     if "cookie" in name and _HEADER.fullmatch(name):
         return "=" not in value and ":" in sign
+    if "=" in sign:
+        # In an address it is a parameter, whatever it is called.
+        is_parameter = found.string[max(0, found.start() - 1) : found.start()] in ("?", "&")
+        is_vague = found["name"] in _ASSIGNED and not is_parameter
+        return is_vague and bool(_ASSIGNED_WORD.fullmatch(value))
     # "(token:1.2)" weighs a word of a prompt, and "a secret: the garden" is one.
     is_word = name in _VAGUE and (_WORD.fullmatch(value) or value.startswith("//"))
-    return "=" not in sign and bool(is_word or _WEIGHT.fullmatch(value))
+    return bool(is_word or _WEIGHT.fullmatch(value))
 
 
 def _scheme(found: re.Match[str]) -> str:
@@ -242,6 +252,68 @@ def without_usual_homes(text: str) -> Replaced:
     if _HINT.search(text):
         for pattern in (_QUOTED_HOMES, _WINDOWS_HOMES, _HOMES, _ROOTS):
             text, count = pattern.subn(HOME, text)
+            total += count
+    return text, total
+
+
+# --- Mail addresses, and folders that no home folder holds
+
+_MAIL_ADDRESS = re.compile(MAIL_ADDRESS)
+_SLASHES = rf"(?:\\{{0,8}}/|{_SLASH})"
+_BACKSLASHES = r"(?:\\{1,8}|/)"
+_IN_PART = rf"(?:(?!{_SLASH}|{_BACKSLASH})[^\s/\\\"'<>|:;*?])"
+_SYSTEM_FOLDERS = "|".join(
+    [
+        *("usr", r"lib\w*", "bin", "sbin", "etc", "proc", "sys", "dev", "opt", "snap", "nix"),
+        *("app", "tmp", "var", "private", "System", "Library", "Applications"),
+        *("sdapi", "api", "controlnet", "internal"),  # of addresses, which stay
+    ]
+)
+"""Folders that say nothing of the user, as all that is in them."""
+_WINDOWS_SYSTEM_FOLDERS = r"(?i:windows|program(?:data| files(?: \(x86\))?)|python\w*)"
+
+
+def _folders(begin: str, separator: str, fewest: int) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What finds the folders of a file, and any path that goes through so many folders."""
+    folder = rf"{_IN_PART}{{1,128}}+(?: {_IN_PART}{{1,32}}+){{0,3}}"
+    file = rf"{_NAME}{{1,128}}(?: {_NAME}{{1,32}}){{0,3}}\.[A-Za-z]\w{{0,11}}\.?"
+    last = rf"{_NAME}{{1,128}}+(?:{_MORE_WORDS}(?=[\"':\r\n]|$))?"
+    return (
+        re.compile(rf"{begin}(?:{folder}({separator})){{1,32}}+(?={file}(?!{_NAME}|{separator}))"),
+        re.compile(rf"{begin}(?:{folder}{separator}){{{fewest},32}}+(?:{last})?()"),
+    )
+
+
+_FOLDERS = (
+    *_folders(
+        rf"(?:(?<![\w.~%<)\]}}*/\\-])|(?<=file://)){_SLASHES}"
+        rf"(?!/|(?:{_SYSTEM_FOLDERS}){_SLASHES})",
+        _SLASHES,
+        3,
+    ),
+    *_folders(
+        rf"(?<![A-Za-z0-9])[A-Za-z]:{_BACKSLASHES}(?!{_WINDOWS_SYSTEM_FOLDERS}{_BACKSLASHES})",
+        _BACKSLASHES,
+        2,
+    ),
+    *_folders(r"(?<![^\s=\"'])\\{2,16}[\w.-]{2,64}+\\{1,8}", _BACKSLASHES, 2),
+)
+
+
+def without_mail_addresses(text: str) -> Replaced:
+    """The text without the mail addresses in it, whoever's they are."""
+    return _MAIL_ADDRESS.subn(STAND_IN, text) if "@" in text or "%40" in text else (text, 0)
+
+
+def without_other_folders(text: str) -> Replaced:
+    """The text with ``***`` for folders that are no home folders; the names of files stay.
+
+    Those that every system has stay as well, as does a path of few folders and no file.
+    """
+    total = 0
+    if "/" in text or "\\" in text or "%2" in text:
+        for pattern in _FOLDERS:
+            text, count = pattern.subn(rf"{STAND_IN}\1", text)
             total += count
     return text, total
 

@@ -34,7 +34,7 @@ class RecordedFile(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """What came of one recorded file: its bytes, or ``why`` there are none.
+    """What came of one recorded file: its bytes, if they were wanted, or ``why`` there are none.
 
     ``wrong`` says that it is not the file that was recorded, and how.
     """
@@ -57,13 +57,17 @@ def recorded_files(fold: Fold, result: PipelineRunResult) -> Iterator[RecordedFi
 class PictureReader:
     """Reads the pictures of one run folder, if they are what was recorded; follows no link."""
 
-    def __init__(self, folder: Path, redactor: Redactor) -> None:
+    def __init__(self, folder: Path, redactor: Redactor, *, with_thumbnails: bool = True) -> None:
         self._folder = folder
         self._checker = FileChecker(folder)
         self._redactor = redactor
+        self._with_thumbnails = with_thumbnails
 
     def thumbnails(self, files: Iterator[RecordedFile]) -> Iterator[Picture]:
-        """A small picture of each of these files, in order, made by a few threads."""
+        """A small picture of each of these files, in order, made by a few threads.
+
+        Without thumbnails the files are only checked.
+        """
         with ThreadPoolExecutor(_THREADS) as threads:
             while chunk := list(islice(files, _AT_ONCE)):
                 yield from threads.map(self._thumbnail, chunk)
@@ -86,6 +90,8 @@ class PictureReader:
         wrong = self._wrong(file)
         if wrong is not None:
             return wrong
+        if not self._with_thumbnails:
+            return Picture(file)
         try:
             data = thumbnail_of(self._folder / file.path, SIDE)
         except (ThumbnailError, OSError):

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ...events.codec import CODEC, EventDecodeError
+from ...events.codec import CODEC, DECODE_ERRORS, EventDecodeError
 from ...events.model import EVENT_TYPES, RunSealed, UnknownEvent
 from .errors import BundleRefusedError, no_event_any_more, password_stands_in
 from .patterns import (
@@ -19,6 +19,8 @@ from .patterns import (
     Replaced,
     home_pattern,
     without_credentials,
+    without_mail_addresses,
+    without_other_folders,
     without_usual_homes,
 )
 from .private_words import OUR_KEYS, PrivateWords
@@ -27,6 +29,7 @@ from .spellings import spans
 
 CREDENTIALS, HOMES = "credentials", "home folders"
 _HOSTS, _BOOTS, _USERS = "names of machines", "boot ids", "account names"
+_MAIL, _FOLDERS = "mail addresses", "other folders"
 _OPAQUE = "values that cannot be looked through"
 _KNOWN = frozenset(kind.__name__ for kind in EVENT_TYPES)
 _DEEPEST = 100
@@ -71,6 +74,8 @@ class Redactor:
             again,
         )
         self._names: tuple[Step, ...] = (
+            (_MAIL, without_mail_addresses),
+            (_FOLDERS, without_other_folders),
             (_BOOTS, words.boots.in_words),
             (_HOSTS, words.hosts.in_words),
             (_USERS, self._without_user),
@@ -146,7 +151,7 @@ class Redactor:
     def _decoded(self, body: bytes) -> dict[str, Any]:
         try:
             return msgspec.json.decode(body, type=dict[str, Any])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except DECODE_ERRORS:
             # A field that only a newer version knows holds what is no text.
             self.left_out[_OPAQUE] += 1
             event = CODEC.decode(body)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from ...statemachine.run_folder import find_run
 from ..bundling import Bundle, bundle_run
 from .display import open_file_counter
+from .finding import find_run
 from .output import count, json_option, output_option, print_json, runs_option, say
 from .statuses import EXIT_COMPLETED, EXIT_CORRUPT
 
@@ -20,27 +20,35 @@ _SHOWN = 10
 @click.argument("run")
 @output_option("The zip to write.  [default: <run id>.bundle.zip]")
 @click.option("--images", is_flag=True, help="Put the input images and images in as well.")
+@click.option("--no-thumbnails", is_flag=True, help="Leave the images' thumbnails out.")
 @runs_option
 @json_option
 def bundle_command(
     run: str,
     output: Path | None,
     images: bool,  # noqa: FBT001 - click passes flags
+    no_thumbnails: bool,  # noqa: FBT001 - the same
     runs: Path,
-    as_json: bool,  # noqa: FBT001 - click passes flags
+    as_json: bool,  # noqa: FBT001 - the same
 ) -> int:
     """Make a zip of RUN for a bug report, which replays on another machine.
 
-    Known secrets are left out of it: credentials that show by their name or shape, home folders,
-    names of machines. Prompts, settings and the words of servers are not. It holds the log,
-    thumbnails of the images, and which software made them.
+    Known secrets are left out of it: credentials that show by their name or shape, mail
+    addresses, home folders and others, names of machines. Prompts, settings and the words of
+    servers are not. It holds the log, thumbnails of the images, and which software made them.
 
     RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
 
     Exit status 0: made; 4: made, and the log is corrupt or an image altered.
     """
     with open_file_counter(sys.stderr) as counter:
-        made = bundle_run(find_run(runs, run), output, images=images, on_file=counter.take)
+        made = bundle_run(
+            find_run(runs, run),
+            output,
+            images=images,
+            thumbnails=not no_thumbnails,
+            on_file=counter.take,
+        )
     if as_json:
         print_json(made)
     else:

@@ -10,7 +10,8 @@ import click
 from ...events.lock import is_locked
 from ...events.model import CancelMode, RunState
 from ...events.reading import replay
-from ...statemachine.run_folder import CancelOrder, RunFolder, find_run
+from ...statemachine.run_folder import CancelOrder, RunFolder
+from .finding import find_run
 from .output import runs_option, say
 
 ACKNOWLEDGED_WITHIN_S = 10.0

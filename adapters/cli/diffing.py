@@ -10,11 +10,11 @@ from typing import Any
 import click
 import msgspec
 
-from ...statemachine.run_folder import find_run
 from ..comparing import RunComparison, compare_runs
 from ..comparing.answers import ImageComparison, UsedDifference
 from ..comparing.comparison import ComparedRun, StageComparison
 from ..comparing.values import Difference, Row, count_of, words_of
+from .finding import find_run
 from .output import count, duration, json_option, print_json, runs_option, say
 from .statuses import EXIT_COMPLETED, EXIT_ERROR
 

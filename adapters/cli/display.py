@@ -148,7 +148,7 @@ class FileCounter:
         self._began = time.monotonic()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
-        self._timer = threading.Timer(_PATIENCE_S, self._show)
+        self._timer = threading.Timer(_PATIENCE_S, self._show_when_due)
         self._timer.daemon = True
         if stream.isatty():
             self._timer.start()
@@ -157,8 +157,8 @@ class FileCounter:
         """``done`` of ``total`` files have been checked."""
         if not self._stream.isatty() or time.monotonic() - self._began < _PATIENCE_S:
             return
-        self._show()
         with self._lock:
+            self._show()
             if self._progress is not None and self._task is not None:
                 rest = f"{done} of {total} files"
                 self._progress.update(self._task, completed=done, total=total, rest=rest)
@@ -171,15 +171,20 @@ class FileCounter:
                 self._progress.stop()
             self._progress = self._task = None
 
-    def _show(self) -> None:
+    def _show_when_due(self) -> None:
         with self._lock:
-            if self._progress is not None:
-                return
-            self._progress = _bar(self._stream)
-            where = f"checking {self.label}".rstrip()
-            rest = "(Ctrl-C stops)"
-            self._task = self._progress.add_task("", total=None, where=where, rest=rest)
-            self._progress.start()
+            # It may have been cancelled by ``pause`` after it had fired.
+            if not self._timer.finished.is_set():
+                self._show()
+
+    def _show(self) -> None:
+        if self._progress is not None:
+            return
+        self._progress = _bar(self._stream)
+        where = f"checking {self.label}".rstrip()
+        rest = "(Ctrl-C stops)"
+        self._task = self._progress.add_task("", total=None, where=where, rest=rest)
+        self._progress.start()
 
 
 @contextmanager

@@ -15,9 +15,9 @@ from ...events.model import RunState
 from ...events.reading import replay
 from ...events.result import PipelineRunResult
 from ...events.tailing import POLL_S, LogTail, follow
-from ...statemachine.run_folder import find_run
 from ..statusbar import StatusBar
 from .display import Display, open_display
+from .finding import find_run
 from .foreground import EXIT_STATUSES, try_to_print
 from .output import LastingStream, json_option, print_json_parts, runs_option
 from .replaying import show_result

@@ -10,7 +10,7 @@ import msgspec
 from ..learning.records import record_schema
 from ..learning.updating import LearningUpdate
 from ..learning.writer import LearningRecordWriter
-from .output import count, escaped, json_option, print_json, runs_option, say
+from .output import check_runs_folder, count, escaped, json_option, print_json, runs_option, say
 
 PATIENCE_S = 60.0
 """How long the command waits for a process that writes the records."""
@@ -35,6 +35,7 @@ def learning_command(
     if schema:
         click.echo(msgspec.json.format(msgspec.json.encode(record_schema())).decode())
         return
+    check_runs_folder(runs)
     writer = LearningRecordWriter(runs)
     update = (writer.rebuild if rebuild else writer.update)(wait_s=PATIENCE_S)
     if as_json:

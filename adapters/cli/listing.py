@@ -11,8 +11,9 @@ from shlex import quote
 import click
 
 from ...events.model import RunState
-from ..catalogue import CORRUPT, DIED, Catalogue, CatalogueEntry
-from .output import count, json_option, print_json, runs_option, say
+from ..catalogue import CORRUPT, DIED, UNREADABLE, Catalogue, CatalogueEntry
+from .output import check_runs_folder, count, json_option, print_json, runs_option, say
+from .statuses import EXIT_COMPLETED, complain
 
 _AGE = re.compile(r"(\d+)([smhdw])")
 DEFAULT_RUNS = Path("runs")
@@ -38,7 +39,7 @@ def _moment(
 @click.command("list")
 @click.option(
     "--state",
-    type=click.Choice([*RunState, CORRUPT, DIED], case_sensitive=False),
+    type=click.Choice([*RunState, CORRUPT, UNREADABLE, DIED], case_sensitive=False),
     help="Only runs in this state; DIED are those that are RUNNING and that nobody runs.",
 )
 @click.option(
@@ -60,7 +61,11 @@ def list_command(
 
     IMAGES have been through the last stage, DONE is how much of all stages is.
     """
+    check_runs_folder(runs)
     entries = Catalogue(runs).entries(state=state, since=since, model=model, limit=limit)
+    for entry in entries:
+        if entry.state == UNREADABLE:
+            complain(f"{entry.folder}: its log cannot be read: {entry.error}", EXIT_COMPLETED)
     if as_json:
         print_json(entries)
         return

@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from ..wording import count as count
 from ..wording import duration as duration
@@ -46,6 +47,16 @@ def output_option(told: str) -> Callable[[click.decorators.FC], click.decorators
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+def check_runs_folder(runs: Path) -> None:
+    """Refuse a folder of runs that the user named and that is not there.
+
+    The default one need not be there before the first run.
+    """
+    source = click.get_current_context().get_parameter_source("runs")
+    if source is not ParameterSource.DEFAULT and not runs.is_dir():
+        raise click.UsageError(f"--runs {runs}: there is no such folder")
 
 
 class LastingStream(io.TextIOBase):

@@ -14,10 +14,10 @@ from ...events.lock import is_locked
 from ...events.model import RunState
 from ...events.reading import replay
 from ...events.result import PipelineRunResult
-from ...statemachine.run_folder import find_run
 from ...statemachine.states import can_go_on
 from ..bundling.manifest import THUMBNAILS, lacks_images
 from ..event_words import gist
+from .finding import find_run
 from .output import count, duration, json_option, print_json_parts, runs_option, say
 
 
@@ -87,7 +87,9 @@ def resume_line(folder: Path) -> str:
 
 def _places(result: PipelineRunResult, folder: Path) -> Iterator[str]:
     if lacks_images(folder):
-        yield f"images: not in this bundle; small ones are in {folder / THUMBNAILS}"
+        small = folder / THUMBNAILS
+        where = f"; small ones are in {small}" if small.is_dir() else ""
+        yield f"images: not in this bundle{where}"
     else:
         for place in sorted({image.path.rpartition("/")[0] for image in result.images}):
             yield f"images: {folder / place}"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from ...statemachine.run_folder import find_run
 from ..report import WrittenReport, write_report
 from ..report.quantities import byte_size
 from .display import open_file_counter
+from .finding import find_run
 from .output import count, json_option, output_option, print_json, runs_option, say
 from .statuses import EXIT_COMPLETED, EXIT_CORRUPT, complain
 

@@ -21,16 +21,17 @@ from ...events.result import PipelineRunResult
 from ...events.subscribing import subscribe
 from ...statemachine.controller import PipelineController, RunHandle
 from ...statemachine.errors import ResumeRefusedError
-from ...statemachine.run_folder import find_run
 from ..bootstrap import open_controller
 from ..bundling.manifest import lacks_images
-from ..catalogue import CORRUPT, Catalogue, CatalogueEntry
+from ..catalogue import CORRUPT, UNREADABLE, Catalogue, CatalogueEntry
 from ..statusbar import StatusBar
 from .display import open_file_counter
+from .finding import find_run
 from .foreground import Followed, follow, show_end, tell_error
 from .listing import runs_argument, waiting_runs
 from .output import (
     LastingStream,
+    check_runs_folder,
     escaped,
     insecure_option,
     json_option,
@@ -112,6 +113,8 @@ def resume_command(
         raise click.UsageError("resume needs either a RUN or --all")
     if len(servers) > 1:
         raise click.UsageError("more than one --server is not supported yet")
+    if every:
+        check_runs_folder(runs)
     controller = open_controller(runs, servers[0] if servers else None, insecure=insecure)
     how = _How(force=force, preflight=not no_preflight, as_json=as_json)
     if every:
@@ -214,6 +217,9 @@ class _ResumeAll:
         if entry.alive:
             self._pass_over(entry, str(lock_holder(folder) or "unknown"))
             return
+        if entry.state == UNREADABLE:
+            self._note_failure(entry, OSError(f"its log cannot be read: {entry.error}"))
+            return
         try:
             self._note_end(_resume(self._controller, folder, self._how))
         except LogLockedError as error:
@@ -266,7 +272,7 @@ _TOLD = (
 
 
 def _concerns_all(entry: CatalogueEntry) -> bool:
-    return entry.resumable or entry.alive or entry.state == CORRUPT
+    return entry.resumable or entry.alive or entry.state in (CORRUPT, UNREADABLE)
 
 
 def _as_list(results: Sequence[PipelineRunResult]) -> Iterator[bytes]:

@@ -10,8 +10,8 @@ import click
 from click.core import ParameterSource
 
 from ...statemachine.ports import SystemClock
-from ...statemachine.run_folder import find_run
 from ...statemachine.salvaging import SalvagedRun, salvage_run
+from .finding import find_run
 from .output import count, json_option, print_json, runs_option, say
 
 _SHOWN = 10

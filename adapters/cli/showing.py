@@ -10,8 +10,8 @@ import click
 from ...events.errors import RunNotFoundError
 from ...events.reading import replay
 from ...statemachine.loading import IMAGE_SUFFIXES
-from ...statemachine.run_folder import find_run
 from ..provenance import ImageProvenance, provenance_of
+from .finding import find_run
 from .output import json_option, print_json, print_json_parts, runs_option, say
 from .replaying import show_result
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import click
 
+from ...events.errors import RunNotFoundError
 from ...statemachine.file_checking import MISSING
-from ...statemachine.run_folder import find_run, run_folders
+from ...statemachine.run_folder import run_folders
 from ...statemachine.verification import Verification, verify_run
 from ..bundling.manifest import lacks_images
 from .display import open_file_counter
-from .output import count, runs_option, say
-
-_EXIT_UNFINISHED = 1
-_EXIT_CORRUPT = 4
+from .finding import find_run
+from .output import check_runs_folder, count, runs_option, say
+from .statuses import EXIT_CORRUPT, EXIT_ERROR, complain
 
 
 @click.command("verify")
@@ -27,10 +27,13 @@ def verify_command(run: str | None, every: bool, runs: Path) -> int:  # noqa: FB
 
     RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
 
-    Exit status 0: sound; 1: sound but unfinished; 4: corrupt, or an image missing or altered.
+    Exit status 0: sound; 1: sound but unfinished, or it cannot be read; 4: corrupt, or an image
+    missing or altered.
     """
     if every == (run is not None):
         raise click.UsageError("verify needs either a RUN or --all")
+    if every:
+        check_runs_folder(runs)
     folders = list(run_folders(runs)) if every else [find_run(runs, run or "")]
     status = 0
     with open_file_counter(sys.stderr) as counter:
@@ -38,6 +41,13 @@ def verify_command(run: str | None, every: bool, runs: Path) -> int:  # noqa: FB
             counter.label = f"run {place} of {len(folders)}" if every else ""
             try:
                 found = verify_run(folder, counter.take)
+            except (OSError, RunNotFoundError) as error:
+                if not every:
+                    raise
+                counter.pause()
+                words = f"{folder.name}: it cannot be checked: {error}"
+                status = max(status, complain(words, EXIT_ERROR))
+                continue
             finally:
                 counter.pause()
             status = max(status, _report(found))
@@ -63,7 +73,7 @@ def _report(found: Verification) -> int:
     what = ", ".join(known)
     if not found.sound:
         say(f"{found.run_id}: {count(len(found.flaws), 'flaw')} in {what}{_cure(found)}")
-        return _EXIT_CORRUPT
+        return EXIT_CORRUPT
     if found.finished:
         say(f"{found.run_id}: sound: {what}, sealed")
         return 0
@@ -71,7 +81,7 @@ def _report(found: Verification) -> int:
         say(f"{found.run_id}: sound so far: {what}; {found.running} works on it")
     else:
         say(f"{found.run_id}: sound but unfinished: {what}; resume would {found.advice}")
-    return _EXIT_UNFINISHED
+    return EXIT_ERROR
 
 
 def _cure(found: Verification) -> str:

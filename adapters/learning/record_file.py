@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from ...events.codec import DECODE_ERRORS
 from ...events.storage import PART_SUFFIX, AppendFile, Storage, open_regular
 from .records import SCHEMA_VERSION
 
@@ -147,7 +148,7 @@ def _key_of(data: bytes) -> _Key | None:
         return None
     try:
         key = _decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except DECODE_ERRORS:
         return None
     return key if key.schema_version == SCHEMA_VERSION else None
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from ...events.codec import DECODE_ERRORS
 from ...events.lock import is_locked
 from ...events.storage import PART_SUFFIX, Storage, open_regular
 from ...events.version import VERSION
@@ -60,7 +61,7 @@ class UnrecordedFile:
                 document = msgspec.json.decode(stream.read(MAX_BYTES), type=_Document)
         except FileNotFoundError:
             return {}
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (OSError, *DECODE_ERRORS) as error:
             _logger.info("%s is of no use: %s", self._path, error)
             return {}
         is_ours = (document.schema_version, document.software) == (SCHEMA_VERSION, VERSION)

@@ -29,6 +29,8 @@ PORTION_S = 1.0
 REST_PER_WRITING = 10
 """Writing takes no more than a small part of the time, however large the file is."""
 
+_UNKNOWN = FileStamp(0, 0, 0, 0)
+"""The stamp of a log that cannot be looked at."""
 _logger = logging.getLogger("stagewright.learning")
 
 
@@ -247,8 +249,11 @@ def _logs(runs: Path) -> dict[str, FileStamp]:
     for folder in sorted(folders, key=attrgetter("name")):
         try:
             status = os.stat(f"{folder.path}/{LOG_NAME}")  # noqa: PTH116 - see above
+        except (FileNotFoundError, NotADirectoryError):
+            continue
         except OSError:
-            continue  # no run, or none that anybody here may look at
+            found[folder.name] = _UNKNOWN  # reading it will tell why
+            continue
         if stat.S_ISREG(status.st_mode):
             found[folder.name] = FileStamp.of(status)
     return found

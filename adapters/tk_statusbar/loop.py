@@ -55,10 +55,12 @@ class TkLoop:
         pause = _REST_MS
         try:
             while time.monotonic() < until and not self._is_over:
-                self._calls.get_nowait()()
+                try:
+                    call = self._calls.get_nowait()
+                except Empty:
+                    break
                 pause = 1
-        except Empty:
-            pass
+                call()
         finally:
             if not self._is_over:
                 self._timer = self._widget.after(pause, self._work)

@@ -1,0 +1,114 @@
+"""The catalogue between processes: whoever has it locked or is newer loses nothing by it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from .command_line import run_json, stagewright, write_config
+
+HOLDER = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("BEGIN EXCLUSIVE")
+database.execute("CREATE TABLE mine (one)")
+print("locked", flush=True)
+sys.stdin.readline()
+database.execute("COMMIT")
+"""
+
+OBSERVER = """
+import sqlite3, sys
+from pathlib import Path
+from stagewright.adapters.catalogue import CATALOGUE_NAME, Catalogue
+
+runs = Path(sys.argv[1])
+other = sqlite3.connect(runs / CATALOGUE_NAME, timeout=0, isolation_level=None)
+
+def look(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("events.jsonl"):
+        try:
+            other.execute("BEGIN IMMEDIATE")
+            other.execute("ROLLBACK")
+            print("free")
+        except sqlite3.OperationalError as error:
+            print(error)
+
+sys.addaudithook(look)
+Catalogue(runs).entries()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with two finished runs and their catalogue."""
+    config = write_config(tmp_path)
+    run_json(config)
+    run_json(config)
+    assert stagewright("list", folder=tmp_path).returncode == 0
+    return tmp_path
+
+
+def listed(folder: Path) -> list[str]:
+    done = stagewright("list", "--json", folder=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    return [entry["run_id"] for entry in json.loads(done.stdout)]
+
+
+def test_a_locked_catalogue_is_left_alone_and_list_answers_from_the_logs(folder: Path) -> None:
+    """The process that holds the lock can commit afterwards, into the same file."""
+    catalogue = folder / "runs" / "catalogue.sqlite"
+    before = listed(folder)
+    inode = catalogue.stat().st_ino
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(catalogue)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as holder:  # fmt: skip
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        assert listed(folder) == before
+        assert catalogue.stat().st_ino == inode
+        holder.communicate("\n", timeout=30)
+    assert holder.returncode == 0
+    with closing(sqlite3.connect(catalogue)) as database:
+        assert database.execute("SELECT count(*) FROM mine").fetchone() == (0,)
+
+
+def test_the_catalogue_is_not_locked_while_logs_are_read(folder: Path) -> None:
+    """Another process can write to it before each log of a first list is opened."""
+    (folder / "runs" / "catalogue.sqlite").unlink()
+    done = subprocess.run(
+        [sys.executable, "-c", OBSERVER, str(folder / "runs")],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout.split("\n") == ["free", "free", ""]
+
+
+def test_the_catalogue_of_a_newer_version_is_left_alone(folder: Path) -> None:
+    """Its table and its rows stay; the answer comes from the logs."""
+    catalogue = folder / "runs" / "catalogue.sqlite"
+    before = listed(folder)
+    with closing(sqlite3.connect(catalogue)) as database, database:
+        database.execute("DROP TABLE runs")
+        database.execute("CREATE TABLE runs (future)")
+        database.execute("INSERT INTO runs VALUES ('kept')")
+        database.execute("PRAGMA user_version = 99")
+    assert listed(folder) == before
+    with closing(sqlite3.connect(catalogue)) as database:
+        assert database.execute("SELECT future FROM runs").fetchall() == [("kept",)]
+
+
+def test_an_entry_that_cannot_be_decoded_is_made_again(folder: Path) -> None:
+    """Whatever bytes stand in its column, the run is listed from its log."""
+    catalogue = folder / "runs" / "catalogue.sqlite"
+    before = listed(folder)
+    for entry in (b'{"x":' + b"[" * 100_000, b"\xff", 7):
+        with closing(sqlite3.connect(catalogue)) as database, database:
+            database.execute("UPDATE runs SET entry = ?", (entry,))
+        assert listed(folder) == before
