@@ -18,6 +18,13 @@ def make_pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
+def open_terminal() -> tuple[int, int]:
+    """The descriptors of a terminal of its own: what its user has, and what a program has."""
+    if sys.platform == "win32":
+        raise OSError("not on Windows")
+    return os.openpty()
+
+
 def suspend(process_id: int) -> None:
     """Stop a child process, and wait until it stands still."""
     if sys.platform == "win32":

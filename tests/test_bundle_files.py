@@ -315,7 +315,10 @@ def test_no_other_file_is_replaced(run: Path, tmp_path: Path, content: bytes) ->
     assert output.read_bytes() == content
 
 
-@pytest.mark.parametrize("kind", ["pipe", "dangling link", "link", "folder"])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param("pipe", marks=pytest.mark.posix), "dangling link", "link", "folder"],
+)
 def test_nothing_but_a_bundle_is_replaced(run: Path, tmp_path: Path, kind: str) -> None:
     """A pipe, a link or a device stays what it is."""
     output = tmp_path / "run.bundle.zip"

@@ -14,9 +14,12 @@ import pytest
 from stagewright.adapters.cli import display
 
 from .command_line import SCRIPT, until
+from .posix import open_terminal
 from .resuming import small
 from .serving import SLOW, InBackground, serving
 from .support import TXT2IMG
+
+pytestmark = [pytest.mark.posix, pytest.mark.lowest]
 
 HIRES = {"upscaler": "Latent", "scale": 2.0, "steps": 12, "denoise": 0.4}
 
@@ -72,7 +75,7 @@ def test_a_counter_that_is_done_shows_nothing_afterwards() -> None:
             fired.set()
             assert go_on.wait(20)
 
-    reader, writer = os.openpty()
+    reader, writer = open_terminal()
     before = threading.enumerate()
     with open(writer, "w", encoding="utf-8") as terminal:
         threading.settrace(hold_up)

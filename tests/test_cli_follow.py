@@ -37,6 +37,7 @@ def test_a_run_is_shown_to_its_end(tmp_path: Path, slow_run: Path) -> None:
     assert f"{slow_run.name}: COMPLETED, completed" in lines
 
 
+@pytest.mark.posix
 def test_a_terminal_shows_steps_and_percentage(tmp_path: Path, slow_run: Path) -> None:
     """The same live line as ``run`` has, sampling steps of the other process included."""
     assert slow_run.is_dir()

@@ -14,6 +14,8 @@ from PIL import Image
 
 from .command_line import SMALL, Start, run_json, stagewright, until, write_config
 
+pytestmark = pytest.mark.lowest
+
 
 @pytest.fixture
 def finished(tmp_path: Path) -> tuple[Path, dict[str, Any]]:

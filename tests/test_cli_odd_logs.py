@@ -116,6 +116,7 @@ def test_show_of_an_altered_image_exits_4(finished: tuple[Path, dict[str, Any]])
     assert "not the image that was recorded" in done.stderr
 
 
+@pytest.mark.posix
 def test_verify_does_not_wait_on_a_pipe(finished: tuple[Path, dict[str, Any]]) -> None:
     """A pipe in an image's place is no image."""
     folder, printed = finished

@@ -16,6 +16,8 @@ from PIL import Image
 from .command_line import SCRIPT, SMALL, Start, run_json, stagewright, until, write_config
 from .posix import suspend, wake
 
+pytestmark = pytest.mark.lowest
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 LONG = SMALL.replace("images = 2", "images = 400").replace("64", "512")
 
@@ -61,6 +63,7 @@ def test_progress_is_plain_lines_where_the_output_is_no_terminal(tmp_path: Path)
     assert "\x1b" not in done.stdout
 
 
+@pytest.mark.posix
 def test_progress_is_a_live_line_on_a_terminal(tmp_path: Path) -> None:
     """On a terminal stage n of m, image i of k, the step, elapsed and estimate are shown."""
     config = write_config(tmp_path, LONG.replace("images = 400", "images = 30"))
@@ -263,6 +266,7 @@ def test_one_ctrl_c_cancels_cleanly_and_keeps_the_images(
     assert stagewright("verify", "last", folder=tmp_path).returncode == 0
 
 
+@pytest.mark.posix
 def test_ctrl_c_twice_leaves_at_once(start: Start, tmp_path: Path) -> None:
     """A second Ctrl-C does not wait for anything; the log is sound but unfinished."""
     process = start("run", write_config(tmp_path, LONG), folder=tmp_path)

@@ -30,6 +30,8 @@ from .log_format import changed, make_log, split_bodies
 from .samples import one_of_each
 from .support import START, memory_log
 
+pytestmark = pytest.mark.lowest
+
 RUN = "20261120T225226.123456Z-codec-7f3a9c"
 SAMPLES = one_of_each(RUN)
 BY_TYPE = {type(event).__name__: event for event in SAMPLES}

@@ -30,6 +30,8 @@ from stagewright.statemachine.stage_configs import (
 
 from .support import document
 
+pytestmark = pytest.mark.lowest
+
 TOML = """
 prompt = "a lighthouse"
 images = 2

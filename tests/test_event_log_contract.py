@@ -28,6 +28,8 @@ from stagewright.events import (
 from .log_format import chain_value, make_log, split_bodies
 from .support import START, fill_log, run_opened
 
+pytestmark = pytest.mark.lowest
+
 RUN = "20261120T225226.123456Z-contract-7f3a9c"
 MAX_BODY = 16 * 1024 * 1024
 

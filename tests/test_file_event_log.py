@@ -31,6 +31,8 @@ from .log_format import make_log, split_bodies, split_lines
 from .samples import WatchedStorage, one_of_each
 from .support import START, fill_log, run_opened
 
+pytestmark = pytest.mark.lowest
+
 RUN = "20261120T225226.123456Z-file-7f3a9c"
 
 HOLD = """

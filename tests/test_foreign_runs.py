@@ -94,6 +94,7 @@ def test_an_epoch_that_cannot_be_counted_on_is_refused(whole: Path, tmp_path: Pa
     assert not verify_run(folder).corrupt
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("name", ["run.lock", "cancel.request", f"{LOG}.torn-1"])
 @pytest.mark.parametrize("word", ["resume", "verify", "list", "run"])
 def test_a_pipe_in_a_run_folder_holds_nobody_up(

@@ -24,6 +24,8 @@ from stagewright.events.codec import CODEC
 
 from .log_format import make_log, split_bodies, split_lines
 
+pytestmark = pytest.mark.lowest
+
 GOLDEN = Path(__file__).parent / "golden"
 FIRST = GOLDEN / "first-format"
 NEWER = GOLDEN / "newer-version"

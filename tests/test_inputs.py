@@ -30,6 +30,8 @@ from stagewright.statemachine.loading import MAX_INPUT_BYTES
 
 from .support import ScriptedBackend, document, png
 
+pytestmark = pytest.mark.lowest
+
 WAIT_S = 30
 
 

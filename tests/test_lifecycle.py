@@ -12,6 +12,8 @@ import transitions
 from stagewright.events import LogWriteError, RunState
 from stagewright.statemachine import TRANSITIONS, InvalidTransitionError, RunLifecycle
 
+pytestmark = pytest.mark.lowest
+
 TRIGGERS = [row.trigger for row in TRANSITIONS]
 TABLE = {(row.trigger, row.source): row.dest for row in TRANSITIONS}
 

@@ -22,6 +22,8 @@ from .reports import Page, Refusing, digest_source, eventful_run, reported
 from .resuming import LOG, STAGE_IDS, copied, cut, cut_before, image_file, ran, small
 from .support import ScriptedBackend, png
 
+pytestmark = pytest.mark.lowest
+
 
 @pytest.fixture(scope="module")
 def eventful(tmp_path_factory: pytest.TempPathFactory) -> Path:

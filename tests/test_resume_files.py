@@ -87,7 +87,10 @@ def piped(file: Path) -> None:
     make_pipe(file)
 
 
-DAMAGES = [removed, rewritten, cut_short, emptied, linked, dangling, made_a_folder, piped]
+DAMAGES = [
+    removed, rewritten, cut_short, emptied, linked, dangling, made_a_folder,
+    pytest.param(piped, marks=pytest.mark.posix),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("stage_id", STAGE_IDS)

@@ -253,6 +253,7 @@ def test_a_cancel_order_that_cannot_be_read_stops_the_run_now(tmp_path: Path, or
     assert (result.state, result.error) == (RunState.CANCELLED, None)
 
 
+@pytest.mark.posix
 def test_an_order_that_cannot_be_looked_for_is_found_at_the_next_look() -> None:
     """While the run's folder is closed to its own process there is no order, and no error."""
     with folder_of_anybody() as folder:

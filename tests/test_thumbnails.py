@@ -119,6 +119,7 @@ def test_what_is_no_bearable_image_is_refused(tmp_path: Path, data: bytes, words
     assert isinstance(caught.value, StagewrightError)
 
 
+@pytest.mark.posix
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     """Nothing, a folder, and a pipe that nobody writes to."""
     make_pipe(tmp_path / "pipe")

@@ -228,6 +228,7 @@ def test_run_tells_of_a_run_that_can_go_on_beside_an_unreadable_one(
     assert both[1].exists()
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("closed", ["", LOG], ids=["folder", "log"])
 def test_what_another_user_may_not_read_is_in_nobodys_way(closed: str) -> None:
     """A run folder of mode 0, and a log of mode 0."""

@@ -26,6 +26,8 @@ from stagewright.adapters.webui.errors import (
 from stagewright.statemachine.config import ServerTable
 from stagewright.statemachine.errors import ConfigurationError
 
+pytestmark = pytest.mark.lowest
+
 _TLS = b"\x16"
 """What a client sends first that speaks TLS; here it is a request of its own."""
 

@@ -35,6 +35,8 @@ from .webui_names import DETAILER_BOUNDS, OPENAPI
 from .webui_painting import filled
 from .webui_recorder import Exchanged, Recorder
 
+pytestmark = pytest.mark.lowest
+
 PORTRAIT = Path(__file__).parent.parent / "examples" / "portrait.toml"
 OVERRIDES = ("images=3", "txt2img.width=128", "txt2img.height=192")
 IMAGES = 3

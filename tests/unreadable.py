@@ -89,6 +89,8 @@ def program_of_anybody(
     program: str, *arguments: str | Path, folder: Path
 ) -> subprocess.CompletedProcess[str]:
     """Run a program in ``folder`` likewise."""
+    if sys.platform == "win32":
+        raise OSError("not on Windows")
     if os.geteuid() == 0:
         for path in (folder, *folder.rglob("*")):
             os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
