@@ -20,6 +20,7 @@ from stagewright.statemachine.controller import PipelineController
 from stagewright.statemachine.errors import BackendError, PreflightError
 
 from . import webui_faults as faults
+from .command_line import until
 from .preflighting import passed
 from .support import ScriptedBackend, document
 from .test_webui_settling import PROGRESS, OddWebUI, configured, failures, ran
@@ -79,7 +80,7 @@ def test_a_cancel_ends_the_wait_at_once(server: OddWebUI, tmp_path: Path) -> Non
     controller = open_controller(tmp_path / "runs", server.url)
     handle = controller.start(configured(tmp_path, "txt2img", server=RETRYING))
     log = handle.folder / "events.jsonl"
-    server.until(lambda: "CallFailed" in log.read_text(encoding="utf-8"))
+    until(lambda: "CallFailed" in log.read_text(encoding="utf-8"), "the first try has failed")
     controller.cancel(handle.run_id)
     assert handle.wait(5).state is RunState.CANCELLED
     assert len(server.generating()) == 1
