@@ -119,6 +119,7 @@ class Announcer:
         self._worker = 0
         self._thread: threading.Thread | None = None
         """What calls the receivers now; None while no thread could be started for it."""
+        self._has_warned = False
         self._is_borrowed = False
         """Whether that is a thread that waits in ``flush``."""
         self._closed = False
@@ -209,8 +210,9 @@ class Announcer:
         try:
             thread.start()
         except RuntimeError as error:
-            _logger.warning("receivers are called on the run's own thread: %s", error)
-            self._thread = None
+            if not self._has_warned:
+                _logger.warning("receivers are called on the run's own thread: %s", error)
+            self._thread, self._has_warned = None, True
         else:
             self._thread = thread
 

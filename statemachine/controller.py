@@ -219,9 +219,10 @@ class PipelineController:
         try:
             if isinstance(self._backend, PreparableBackend):
                 self._backend.release()
-        except Exception:
+        except Exception as error:  # noqa: BLE001 - a backend may raise anything; it is logged
             # The run has ended all the same: its result, or its error, must reach the caller.
-            _logger.exception("the backend %s failed to release", type(self._backend).__name__)
+            name, kind = type(self._backend).__name__, type(error).__name__
+            _logger.error("the backend %s failed to release: %s: %s", name, kind, error)  # noqa: TRY400 - a user reads it
         finally:
             self._current = None
             self._busy = False
