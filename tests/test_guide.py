@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 import sys
 import textwrap
@@ -53,9 +54,12 @@ def words_of(title: str) -> str:
 
 
 def python(*arguments: str | Path, folder: Path) -> CompletedProcess[str]:
-    """Run a program with warnings as errors, as its reader does."""
+    """Run a program with warnings as errors, as its reader does; our own pytest options stay ours."""
     strict = [sys.executable, "-W", "error", *map(str, arguments)]
-    return run(strict, cwd=folder, stdout=PIPE, stderr=STDOUT, text=True, timeout=60, check=False)
+    env = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    return run(
+        strict, cwd=folder, env=env, stdout=PIPE, stderr=STDOUT, text=True, timeout=60, check=False
+    )
 
 
 @pytest.mark.parametrize("block", blocks(), ids=lambda block: block.said or "fragment")
