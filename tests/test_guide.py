@@ -54,7 +54,7 @@ def words_of(title: str) -> str:
 
 
 def python(*arguments: str | Path, folder: Path) -> CompletedProcess[str]:
-    """Run a program with warnings as errors, as its reader does; our own pytest options stay ours."""
+    """Run a program with warnings as errors, as its reader does, without our pytest options."""
     strict = [sys.executable, "-W", "error", *map(str, arguments)]
     env = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
     return run(
