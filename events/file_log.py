@@ -12,7 +12,7 @@ from typing import NoReturn
 import msgspec
 
 from .errors import EventLogError, LogWriteError
-from .frame import FIRST_CHAIN, frame, next_chain
+from .frame import FIRST_CHAIN, check, frame, next_chain
 from .lock import LOCK_WAIT_S, RunLock
 from .log import check_follows, encode_checked
 from .model import Durability, RunOpened, StageEvent
@@ -53,9 +53,11 @@ class FileEventLog:
         storage: Storage,
         durability: Durability,
         torn: TornTail | None = None,
+        unproved: bytes = b"",
     ) -> None:
         self.path = path
         self.torn = torn
+        self._unproved = unproved
         self.durability = durability
         self._lock = lock
         self._run_id = run_id
@@ -132,7 +134,7 @@ class FileEventLog:
         except OSError as error:
             raise LogWriteError(f"its lock cannot be taken: {error}", path=folder) from error
         try:
-            run_id, scan = _scanned(storage, path, observe)
+            run_id, scan, unproved = _scanned(storage, path, observe)
             return cls(
                 path,
                 lock,
@@ -143,6 +145,7 @@ class FileEventLog:
                 storage=storage,
                 durability=durability,
                 torn=scan.torn,
+                unproved=unproved,
             )
         except BaseException as error:
             lock.release()
@@ -159,22 +162,13 @@ class FileEventLog:
         self._lock.note_epoch(epoch)
         self.durability = durability
         if durability is not Durability.PROCESS:
-            self._storage.rewrite(self.path, self._unproved_from(), self._end)
+            # As they were read and checked: by now the system may show other bytes in their place.
+            self._storage.rewrite(self.path, self._end - len(self._unproved), self._unproved)
+        self._unproved = b""
         left_overs = self.path.parent.glob(f".{self.path.name}*{PART_SUFFIX}")
         for left in filter(Path.is_file, left_overs):
             self._storage.remove(left, durable=False)
         self._storage.sync_folder(self.path.parent)
-
-    def _unproved_from(self) -> int:
-        """Where the records begin whose sync may have failed: after the last proved barrier.
-
-        A barrier with a record behind it is proved, for that was written once its sync returned.
-        """
-        timeline = self.timeline()
-        for seq in range(self.next_seq - 2, -1, -1):
-            if timeline[seq].barrier:
-                return self._offsets[seq + 1]
-        return 0
 
     @property
     def run_id(self) -> str:
@@ -325,8 +319,13 @@ class FileEventLog:
 
 def _scanned(
     storage: Storage, path: Path, observe: Callable[[Sequence[StageEvent]], None] | None
-) -> tuple[str, LogScan]:
-    """Read a whole log, telling ``observe``; the run that it is of, and what was found."""
+) -> tuple[str, LogScan, bytes]:
+    """Read a whole log, telling ``observe``; the run that it is of, what was found, and the
+    records that are not known to be durable.
+
+    Raises LogWriteError where these are not what was found: the system has dropped its cache,
+    and the disk holds something else.
+    """
     run_id = ""
     with storage.open_read(path) as stream:
         scan = LogScan(stream, path=path)
@@ -334,7 +333,14 @@ def _scanned(
             run_id = batch[0].run_id
             if observe is not None:
                 observe(batch)
-    return run_id, scan
+        stream.seek(scan.proved_end)
+        unproved = stream.read(scan.end - scan.proved_end)
+    lines = unproved.splitlines(keepends=True)
+    if len(unproved) < scan.end - scan.proved_end or None in map(check, lines):
+        raise LogWriteError(
+            "its end has changed while it was read; resume the run again", path=path
+        )
+    return run_id, scan, unproved
 
 
 def _close_quietly(file: AppendFile) -> None:

@@ -47,8 +47,10 @@ class LogScan:
 
     Iterate ``batches()``; afterwards ``count`` records in the first ``end`` bytes are sound,
     ``chain`` is C(count) in 64 digits, ``offsets`` holds the first byte of each record, and
-    ``torn`` is the torn tail, if there is one. Raises LogCorruptError where the log is
-    corrupt, after every record before that place has been yielded.
+    ``torn`` is the torn tail, if there is one. From ``proved_end`` on, no record is known to be
+    durable: behind the last barrier that has a record behind it, and so was synced before that
+    was written. Raises LogCorruptError where the log is corrupt, after every record before that
+    place has been yielded.
     """
 
     def __init__(
@@ -71,6 +73,8 @@ class LogScan:
         self.chain = FIRST_CHAIN
         self.offsets: array[int] = array("Q")
         self.torn: TornTail | None = None
+        self.proved_end = 0
+        self._last_is_barrier = False
 
     def grow(self, size: int) -> None:
         """Take the log to be ``size`` bytes long now; ``batches`` goes on behind what was sound.
@@ -96,6 +100,7 @@ class LogScan:
             if bodies:
                 events, corruption = self._decode(bodies, chain)
                 if events:
+                    self._note_barriers(events)
                     yield events
                 if corruption is not None:
                     raise corruption
@@ -107,6 +112,17 @@ class LogScan:
                 if self.count == 0:
                     raise self._corrupt("it holds no whole RunOpened")
                 return
+
+    def _note_barriers(self, events: Sequence[StageEvent]) -> None:
+        first = self.count - len(events)
+        for seq in range(self.count - 1, first, -1):
+            if events[seq - 1 - first].barrier:
+                self.proved_end = self.offsets[seq]
+                break
+        else:
+            if self._last_is_barrier:
+                self.proved_end = self.offsets[first]
+        self._last_is_barrier = events[-1].barrier
 
     def _read(self) -> bytes:
         return self._stream.read(min(CHUNK_BYTES, max(0, self._size - self._stream.tell())))

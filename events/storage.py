@@ -90,8 +90,8 @@ class Storage(Protocol):
         """Open an existing file for reading from its start."""
         ...
 
-    def rewrite(self, path: Path, start: int, end: int) -> None:
-        """Write the bytes from ``start`` to ``end`` again, in place; they are durable on return.
+    def rewrite(self, path: Path, start: int, data: bytes) -> None:
+        """Write ``data`` in place from ``start`` on; it is durable on return.
 
         After a failed sync Linux reads bytes from its cache that the disk does not hold, and
         no later sync writes them, until they are written again.
@@ -230,10 +230,7 @@ class OsStorage:
     def open_read(self, path: Path) -> BinaryIO:
         return open_regular(path)
 
-    def rewrite(self, path: Path, start: int, end: int) -> None:
-        with self.open_read(path) as stream:
-            stream.seek(start)
-            data = stream.read(end - start)
+    def rewrite(self, path: Path, start: int, data: bytes) -> None:
         # Not through an appending descriptor, which writes at the end of the file only.
         flags = os.O_WRONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
         descriptor = os.open(path, flags)

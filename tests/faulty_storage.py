@@ -183,12 +183,15 @@ class FaultyStorage(OsStorage):
         self.check_alive()
         return super().open_read(path)
 
-    def rewrite(self, path: Path, start: int, end: int) -> None:
+    def rewrite(self, path: Path, start: int, data: bytes) -> None:
         with self.operation("rewrite", path) as deed:
+            if Sync.REWRITE in self.disk.ignored:
+                return
+            self.disk.drop_cache(path)
             if deed is Deed.DIE_WITHIN:
-                end = self.disk.random.randrange(start, end)
-            if Sync.REWRITE not in self.disk.ignored:
-                self.disk.note_write(path, start, end)
+                data = data[: self.disk.random.randrange(len(data))]
+            super().rewrite(path, start, data)
+            self.disk.note_write(path, start, start + len(data))
             if deed is Deed.DIE_WITHIN:
                 self.die("in rewrite")
             self.disk.sync(Sync.REWRITE, path)

@@ -157,6 +157,12 @@ class SimulatedDisk:
             if written[page] != entry.durable[page]:
                 entry.forgotten.add(start // PAGE_BYTES)
 
+    def drop_cache(self, path: Path) -> None:
+        """The kernel reads a file anew from the disk: forgotten pages are what they were there."""
+        entry = self._file(path)
+        if entry.forgotten:
+            path.write_bytes(entry.as_flushed(path.read_bytes()))
+
     def note_write(self, path: Path, start: int, end: int) -> None:
         """Bytes from ``start`` to ``end`` were written: their pages are for the next sync."""
         pages = range(start // PAGE_BYTES, -(-end // PAGE_BYTES))
