@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 import msgspec
 
@@ -22,6 +23,8 @@ from .timeline import FileTimeline
 from .written_logs import note_closed, note_written
 
 LOG_NAME = "events.jsonl"
+MAX_TORN_BYTES = 256 * 1024 * 1024
+"""A crash leaves a few records and unwritten sectors; a longer tail is not read into memory."""
 
 
 class RepairedTail(msgspec.Struct, frozen=True, kw_only=True):
@@ -245,14 +248,22 @@ class FileEventLog:
     def _copied(self, copy_name: str) -> bytes:
         try:
             with self._storage.open_read(self.path.with_name(copy_name)) as stream:
-                return stream.read()
+                return self._bounded(stream, copy_name)
         except FileNotFoundError:
             return b""
 
     def _torn_bytes(self, torn: TornTail) -> bytes:
         with self._storage.open_read(self.path) as stream:
             stream.seek(torn.offset)
-            return stream.read()
+            return self._bounded(stream, "its torn tail")
+
+    def _bounded(self, stream: BinaryIO, what: str) -> bytes:
+        data = stream.read(MAX_TORN_BYTES + 1)
+        if len(data) > MAX_TORN_BYTES:
+            raise OSError(
+                errno.EFBIG, f"{what} is longer than {MAX_TORN_BYTES} bytes; move it elsewhere"
+            )
+        return data
 
     def _cut_off(self, torn: TornTail) -> AppendFile:
         file = self._storage.open_append(self.path)

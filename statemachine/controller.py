@@ -345,8 +345,10 @@ class PipelineController:
         self, handle: RunHandle, result: PipelineRunResult | None, failure: BaseException | None
     ) -> None:
         self._last_result = result
-        self._let_go()
-        handle._end(result, failure)  # noqa: SLF001 - the handle is the controller's own
+        try:
+            self._let_go()
+        finally:
+            handle._end(result, failure)  # noqa: SLF001 - the handle is the controller's own
 
 
 @contextmanager

@@ -125,8 +125,8 @@ class ReopenedRun:
                 lifecycle.cleanup(self._damage_in_words())
             elif lifecycle.state == RunState.COMPLETED:
                 lifecycle.reset(self._damage_in_words())
-            if self._left_over is not None and self.folder.cancel_stamp() == self._left_over:
-                self.folder.forget_cancel_order()
+            if self._left_over is not None:
+                self.folder.forget_cancel_order(self._left_over)
             # Once RunResumed has told that they are lost, nobody looks at these files again.
             self._set_aside()
             self._record_resumed(journal, backend if self.makes_images else self.backend)

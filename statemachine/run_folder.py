@@ -15,7 +15,7 @@ from ..events.errors import RunNotFoundError
 from ..events.file_log import LOG_NAME
 from ..events.frame import MAX_LINE_BYTES, check
 from ..events.model import CancelMode
-from ..events.storage import OsStorage, Storage, is_regular, open_regular
+from ..events.storage import PART_SUFFIX, OsStorage, Storage, is_regular, open_regular
 from .ports import RandomBelow
 
 CANCEL_NAME = "cancel.request"
@@ -68,15 +68,32 @@ class RunFolder:
 
     def cancel_stamp(self) -> tuple[int, int] | None:
         """What tells one order from the next; None where none can be seen."""
-        try:
-            found = (self.path / CANCEL_NAME).lstat()
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns
+        return _stamp(self.path / CANCEL_NAME)
 
-    def forget_cancel_order(self) -> None:
-        """Remove the order; the log holds it by now."""
-        self.storage.remove(self.path / CANCEL_NAME)
+    def forget_cancel_order(self, stamp: tuple[int, int] | None = None) -> None:
+        """Remove the order, or, with a ``stamp``, the order that bears it: a newer one stays.
+
+        Raises OSError.
+        """
+        path = self.path / CANCEL_NAME
+        if stamp is None:
+            self.storage.remove(path)
+            return
+        # Moved first and looked at then: a newer order cannot come in between.
+        aside = path.with_name(f".{CANCEL_NAME}{PART_SUFFIX}")
+        self.storage.rename(path, aside)
+        if _stamp(aside) == stamp:
+            self.storage.remove(aside)
+        else:
+            self.storage.rename(aside, path)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def run_folders(runs: Path) -> Iterator[Path]:

@@ -209,10 +209,8 @@ class PipelineRunner:
         if order != self._taken_order:
             self.cancel(order.mode, order.reason)
             self._taken_order = order
-        # A newer order, written while this one was recorded, waits for the next look.
-        if self._folder.cancel_stamp() != stamp:
-            return
         try:
-            self._folder.forget_cancel_order()
+            # A newer order, written while this one was recorded, waits for the next look.
+            self._folder.forget_cancel_order(stamp)
         except OSError as error:
             _logger.warning("run %s: cancel.request stays: %s", self._journal.run_id, error)

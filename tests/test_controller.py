@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 from typing import Any
@@ -228,11 +229,13 @@ def test_wait_gives_up_after_its_time(tmp_path: Path) -> None:
 class FailingRelease(ScriptedBackend):
     """A backend that cannot close its connections."""
 
+    error: BaseException = ConnectionResetError("closing the pool")
+
     def prepare(self, *_parts: Any, **_named: Any) -> None:
         """Take whatever configuration there is."""
 
     def release(self) -> None:
-        raise ConnectionResetError("closing the pool")
+        raise self.error
 
 
 def test_a_backend_that_fails_to_release_neither_hides_a_result_nor_holds_the_controller(
@@ -246,6 +249,16 @@ def test_a_backend_that_fails_to_release_neither_hides_a_result_nor_holds_the_co
     with pytest.raises(InvalidStagePlanError, match="No pipeline stages"):
         runner.start({"prompt": "no stage"})
     assert "closing the pool" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_not_even_a_release_that_is_cancelled_keeps_a_result_back(tmp_path: Path) -> None:
+    """A backend on asyncio raises what is no Exception; it ends the run's thread, after `wait`."""
+    backend = FailingRelease()
+    backend.error = asyncio.CancelledError()
+    runner = controller(tmp_path, backend)
+    assert runner.start(document()).wait(30).state is RunState.COMPLETED
+    assert runner.state is RunState.IDLE
 
 
 def test_the_last_plan_is_kept_for_tests(tmp_path: Path) -> None:

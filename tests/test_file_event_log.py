@@ -286,6 +286,26 @@ def test_a_long_torn_tail_is_recorded_alike_by_a_process_that_died_and_the_next(
     assert (folder / "events.jsonl.torn-1").read_bytes() == tail
 
 
+def test_a_copy_of_a_torn_tail_without_bounds_is_refused_and_nothing_is_written(
+    tmp_path: Path,
+) -> None:
+    """A terabyte of nothing in a foreign folder: one clear error, and no memory is taken for it."""
+    folder = tmp_path / RUN
+    folder.mkdir()
+    with closing(FileEventLog.create(folder, run_opened(RUN))) as log:
+        fill_log(log, finished=False)
+    path = folder / "events.jsonl.torn-1"
+    path.touch()
+    os.truncate(path, 2**40)
+    before = path.stat()
+    with (
+        closing(FileEventLog.open(folder)) as log,
+        pytest.raises(LogWriteError, match="longer than 268435456 bytes; move it"),
+    ):
+        log.repair("events.jsonl.torn-1")
+    assert path.stat() == before
+
+
 def test_a_timeline_tells_that_its_file_was_changed(log: FileEventLog) -> None:
     """Reading records that are damaged or gone since raises instead of giving other events."""
     fill_log(log)
