@@ -32,6 +32,12 @@ CORRUPT = "CORRUPT"
 UNREADABLE = "UNREADABLE"
 DIED = "DIED"
 """As a filter: RUNNING, says the log, and nobody runs it."""
+_NO_DAMAGE = {
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PERM, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT,
+}  # fmt: skip
+"""Errors of a catalogue that another process writes, or of its disk."""
 _LOCK_WAIT_S = 2.0
 """How long another process that writes the catalogue is waited for."""
 
@@ -137,10 +143,7 @@ class Catalogue:
                 if version == SCHEMA_VERSION:
                     return {row.folder: row for row in _stored_rows(database)}
                 return {} if version < SCHEMA_VERSION else None
-        except sqlite3.OperationalError as error:  # locked by another process, above all
-            _logger.info("%s cannot be used (%s); answering from the logs", path, error)
-            return None
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             return self._without(error)
 
     def _store(self, rows: Sequence[_Row], known: Mapping[str, _Row]) -> None:
@@ -167,14 +170,15 @@ class Catalogue:
                     "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?)", changed
                 )
                 database.executemany("DELETE FROM runs WHERE folder = ?", gone)
-        except sqlite3.OperationalError as error:
-            _logger.info("%s is not brought up to date: %s", self._runs / CATALOGUE_NAME, error)
         except sqlite3.DatabaseError as error:
             self._without(error)
 
-    def _without(self, error: sqlite3.DatabaseError) -> dict[str, _Row] | None:
-        """Remove the catalogue, which is damaged; nothing is known then."""
+    def _without(self, error: sqlite3.DatabaseError | UnicodeDecodeError) -> dict[str, _Row] | None:
+        """Go on without the catalogue; where it is damaged it is removed, and nothing is known."""
         path = self._runs / CATALOGUE_NAME
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _NO_DAMAGE:
+            _logger.info("%s cannot be used (%s); answering from the logs", path, error)
+            return None
         _logger.info("%s is damaged (%s); it is built anew", path, error)
         try:
             path.unlink(missing_ok=True)
@@ -209,7 +213,7 @@ def _stored_rows(database: sqlite3.Connection) -> Iterator[_Row]:
     for folder, size, changed_ns, entry in found:
         try:
             yield _Row(folder, (size, changed_ns), _DECODER.decode(entry))
-        except DECODE_ERRORS:
+        except (*DECODE_ERRORS, TypeError):
             continue
 
 

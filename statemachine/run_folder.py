@@ -19,6 +19,7 @@ from ..events.storage import PART_SUFFIX, OsStorage, Storage, is_regular, open_r
 from .ports import RandomBelow
 
 CANCEL_NAME = "cancel.request"
+_RUN_ID = re.compile(r"\d{8}T\d{6}\.\d{6}Z-.+-[0-9a-f]{6}")
 _MAX_ORDER_BYTES = 64 * 1024
 _SHOWN = 4
 
@@ -99,7 +100,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 def run_folders(runs: Path) -> Iterator[Path]:
     """Every run folder below ``runs``, oldest first; what has no log is no run.
 
-    A folder that may not be looked into counts as one.
+    A folder that may not be looked into counts as one if its name is a run's id.
     """
     if not runs.is_dir():
         return
@@ -112,7 +113,12 @@ def _may_hold_log(folder: Path) -> bool:
     try:
         return is_regular(folder / LOG_NAME)
     except OSError:
-        return True
+        return is_run_id(folder.name)
+
+
+def is_run_id(name: str) -> bool:
+    """Whether a folder's name is one that ``new_run_id`` makes."""
+    return _RUN_ID.fullmatch(name) is not None
 
 
 def _opened_at(folder: Path) -> str:

@@ -112,3 +112,34 @@ def test_an_entry_that_cannot_be_decoded_is_made_again(folder: Path) -> None:
         with closing(sqlite3.connect(catalogue)) as database, database:
             database.execute("UPDATE runs SET entry = ?", (entry,))
         assert listed(folder) == before
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "DROP TABLE runs",
+        "ALTER TABLE runs RENAME COLUMN entry TO other",
+        "UPDATE runs SET bytes = 'x'",
+        "UPDATE runs SET folder = CAST(x'ff' AS TEXT) "
+        "WHERE folder = (SELECT min(folder) FROM runs)",
+    ],
+    ids=["table", "column", "number", "text"],
+)
+def test_a_damaged_catalogue_is_built_anew(folder: Path, harm: str) -> None:
+    """Whatever is wrong with it, the next list answers and leaves a whole one."""
+    path = folder / "runs" / "catalogue.sqlite"
+    expected = listed(folder)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(harm)
+    assert listed(folder) == expected
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT count(typeof(entry)) FROM runs").fetchone() == (2,)
+
+
+@pytest.mark.parametrize("kept", [0, 100, 4096, 5000])
+def test_a_catalogue_that_was_cut_is_built_anew(folder: Path, kept: int) -> None:
+    """A disk that was full, or a process that died: the logs know all that it knew."""
+    path = folder / "runs" / "catalogue.sqlite"
+    expected = listed(folder)
+    path.write_bytes(path.read_bytes()[:kept])
+    assert [listed(folder), listed(folder)] == [expected, expected]

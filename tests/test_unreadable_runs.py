@@ -250,6 +250,21 @@ def test_what_another_user_may_not_read_is_in_nobodys_way(closed: str) -> None:
         assert "Permission denied" in done.stderr
 
 
+@pytest.mark.posix
+def test_what_is_no_run_and_may_not_be_looked_into_is_passed_over() -> None:
+    """The `lost+found` of a disk, and a link to itself: no command speaks of them or fails."""
+    with folder_of_anybody() as folder:
+        sound = made(folder / "runs")
+        (folder / "runs" / "lost+found").mkdir(mode=0)
+        (folder / "runs" / "loop").symlink_to("loop")
+        commands = (("list",), ("verify", "--all"), ("resume", "--all"), ("learning",))
+        found = [command_of_anybody(*words, folder=folder) for words in commands]
+        (folder / "runs" / "lost+found").chmod(0o700)
+    assert [(done.returncode, done.stderr) for done in found] == [(0, "")] * 4
+    assert sound.name in found[0].stdout
+    assert "1 run checked" in found[1].stdout
+
+
 def test_a_folder_of_runs_that_cannot_be_read_is_said_in_one_line() -> None:
     """The exit status is 2, as for any other wrong folder of runs."""
     with folder_of_anybody() as folder:

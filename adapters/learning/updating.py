@@ -16,6 +16,7 @@ import msgspec
 from ...events.errors import LogCorruptError, RunNotFoundError
 from ...events.file_log import LOG_NAME
 from ...events.storage import Storage
+from ...statemachine.run_folder import is_run_id
 from .making import UnusableLogError
 from .projection import read_learning_record, still_ends_with
 from .record_file import FileStamp, RecordFile, RecordLine
@@ -252,7 +253,8 @@ def _logs(runs: Path) -> dict[str, FileStamp]:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError:
-            found[folder.name] = _UNKNOWN  # reading it will tell why
+            if is_run_id(folder.name):
+                found[folder.name] = _UNKNOWN  # reading it will tell why
             continue
         if stat.S_ISREG(status.st_mode):
             found[folder.name] = FileStamp.of(status)
