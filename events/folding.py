@@ -244,10 +244,11 @@ class Fold:
                 stage.fall(index)
 
     def _note_unsent(self, error: ErrorDetail) -> None:
-        """Note why an image failed for which no request could be made."""
+        """Note why an image failed for which no request could be made; it counts as an attempt."""
         stage, index = self.stages.get(error.stage_id or ""), error.image_index
         if stage is not None and index is not None and 0 <= index < len(self.seeds):
             stage.failures[index] = error
+            stage.attempts.set(index, (stage.attempts.get(index) or 0) + 1)
 
     def _cancel_requested(self, event: CancelRequested) -> None:
         """A process that dies now may have told its backend, and not have recorded the end."""

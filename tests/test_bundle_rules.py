@@ -120,7 +120,7 @@ def test_folders_outside_home_are_left_out(text: str, left: str) -> None:
     "text",
     [
         "sampler pass=2, secrets=none, signature=bottom left",
-        "the secret = love, a secret=garden, pass = 1.5",
+        "secret = none, pass = 1.5, signature = off",
         "trending on artstation @ 8k, photo by @jane.doe, pictures/a@2x.png, model@v1.safetensors",
         "pypi-simple-index and npm_config_registry, SG.1 and ya29.",
         "an eye -u of the needle, docker run -u 1000:1000 x",

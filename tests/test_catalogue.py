@@ -120,8 +120,7 @@ def test_an_entry_that_cannot_be_decoded_is_made_again(folder: Path) -> None:
         "DROP TABLE runs",
         "ALTER TABLE runs RENAME COLUMN entry TO other",
         "UPDATE runs SET bytes = 'x'",
-        "UPDATE runs SET folder = CAST(x'ff' AS TEXT) "
-        "WHERE folder = (SELECT min(folder) FROM runs)",
+        "UPDATE runs SET folder = CAST(x'ff' AS TEXT) WHERE folder = :last",
     ],
     ids=["table", "column", "number", "text"],
 )
@@ -130,7 +129,7 @@ def test_a_damaged_catalogue_is_built_anew(folder: Path, harm: str) -> None:
     path = folder / "runs" / "catalogue.sqlite"
     expected = listed(folder)
     with closing(sqlite3.connect(path)) as database, database:
-        database.execute(harm)
+        database.execute(harm, {"last": expected[0]})
     assert listed(folder) == expected
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("SELECT count(typeof(entry)) FROM runs").fetchone() == (2,)

@@ -296,6 +296,10 @@ def test_an_image_whose_source_was_altered_fails_with_the_reason(
     asked = [(request.stage_id, request.image_index) for request in backend.requests]
     assert ("01-upscale", 1) not in asked
     assert replay(tmp_path / result.run_id) == result
+    resumed = controller(tmp_path, backend).resume(result.run_id).wait(60)
+    assert resumed.state is RunState.COMPLETED
+    calls = [event.call_id for event in resumed.events if isinstance(event, CallRequested)]
+    assert failure.call_id not in calls
 
 
 @pytest.mark.parametrize(

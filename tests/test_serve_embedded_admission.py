@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from .command_line import Start
+from .command_line import Start, stagewright
 from .serving import SMALL, Client, serving, url_of
 
 LOOPBACK = ["127.0.0.1", "127.9.9.9", "localhost", "LOCALHOST", "[::1]"]
@@ -99,7 +99,7 @@ def test_a_page_of_the_same_origin_is_served(client: Client, name: str) -> None:
 
 def test_a_name_that_the_user_allows_is_a_host_and_an_origin(start: Start, tmp_path: Path) -> None:
     """``--allow-host`` may be repeated; a page of such a name may have any port."""
-    options = ("--allow-host", "gui.lan", "--allow-host", "Localhost")
+    options = ("--allow-host", "gui.lan:7860", "--allow-host", "Localhost.")
     server = start("serve-embedded", "--port", "0", *options, folder=tmp_path)
     client = Client(url_of(server))
     assert answer(client, Host="GUI.lan:80").status_code == 200
@@ -132,3 +132,11 @@ def test_a_post_without_a_body_may_say_anything_of_it(client: Client) -> None:
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     assert requests.post(url, timeout=10).status_code == 200
     assert requests.post(url, headers=form, timeout=10).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["http://gui.lan", "", ":7860", "[x"])
+def test_an_allowed_host_that_is_no_name_is_wrong_usage(tmp_path: Path, name: str) -> None:
+    """It could never fit a request: the command says so, and does not start."""
+    done = stagewright("serve-embedded", "--port", "0", "--allow-host", name, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--allow-host" in done.stderr

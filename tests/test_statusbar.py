@@ -136,6 +136,18 @@ def test_an_image_that_is_given_up_stays_an_error() -> None:
     assert (shown.now().trouble, shown.now().percentage) == ("", 50.0)
 
 
+def test_an_image_for_which_no_request_could_be_made_is_given_up() -> None:
+    """Its source was altered: only the error says which image of which stage it is."""
+    story = planned("txt2img", "upscale", images=2)
+    made(story.begin("txt2img"), "txt2img", 0, 1)
+    story.begin("upscale")
+    gone = error("InputImageError", "altered", stage_id="02-upscale", image_index=1)
+    story.add(CallFailed, call_id="unsent", endpoint="", error=gone, will_retry=False)
+    now = Shown(story).now()
+    assert now.warnings == ("1 image failed for good",)
+    assert "02-upscale, image 2 of 2: InputImageError" in now.last_error
+
+
 @pytest.mark.parametrize(
     ("mode", "activity"),
     [(CancelMode.NOW, "stopping"), (CancelMode.AFTER_IMAGE, "stopping after this image")],

@@ -62,8 +62,10 @@ _VAGUE = frozenset(
 )
 """Names that are words of prompts too."""
 _ASSIGNED = frozenset(["secret", "secrets", "pass", "signature"])
-_ASSIGNED_WORD = re.compile(r"[a-z]{0,12}|\d{0,2}(?:\.\d{1,4})?")
-"""So prompts say `pass=2` and `secrets=none`; longer values may be secrets."""
+_ASSIGNED_WORD = re.compile(
+    r"none|true|false|yes|no|on|off|top|bottom|left|right|center|\d{0,2}(?:\.\d{1,4})?"
+)
+"""So prompts say `pass=2`, `secrets=none`, `signature=bottom`; other values may be secrets."""
 
 # --- Credentials that show by themselves
 

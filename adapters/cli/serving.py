@@ -12,7 +12,7 @@ from types import FrameType
 import click
 
 from ..serving import EmbeddedServer
-from ..serving.admission import is_loopback
+from ..serving.admission import is_loopback, name_in
 from ..webui.address import AUTH_VARIABLE
 from .output import escaped, say
 
@@ -57,6 +57,9 @@ def serve_embedded_command(
     It offers the names used in the examples and behaves as AUTOMATIC1111 1.10.1 with
     ADetailer 25.3.0 does.
     """
+    for name in allowed_hosts:
+        if "/" in name or not name_in(name):
+            raise click.UsageError(f"--allow-host {name}: give a name alone, as gpu.example.org")
     auth = _auth_of_environment() if require_auth else None
     if auth is None and not is_loopback(host):
         message = f"warning: anybody who reaches {host} may use it; see --require-auth"

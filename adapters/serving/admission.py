@@ -20,7 +20,7 @@ class Admission:
     """
 
     def __init__(self, host: str, allowed: Iterable[str]) -> None:
-        self._allowed = frozenset(name.lower() for name in allowed if name)
+        self._allowed = frozenset(filter(None, map(name_in, allowed)))
         self._names = self._allowed | {"localhost", host.lower()}
         self._beyond_loopback = not is_loopback(host)
         if self._beyond_loopback:
@@ -32,12 +32,12 @@ class Admission:
         hosts = headers.get_all("Host", [])
         if len(hosts) != 1:
             raise ApiError(400, detail="a request must have one Host header")
-        if not self._is_ours(_name_in(hosts[0])):
+        if not self._is_ours(name_in(hosts[0])):
             raise _foreign(f"{hosts[0]} is no name of this server", hosts[0])
         for origin in headers.get_all("Origin", []):
             authority = origin.partition("://")[2]
             same = authority.lower() == hosts[0].lower()
-            if not same and _name_in(authority) not in self._allowed:
+            if not same and name_in(authority) not in self._allowed:
                 raise _foreign(f"pages of {origin} may not send requests to this server", authority)
 
     def _is_ours(self, name: str) -> bool:
@@ -69,14 +69,14 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _name_in(authority: str) -> str:
+def name_in(authority: str) -> str:
     """The name in ``name:port``, in lower case; empty where there is none."""
     try:
-        return urlsplit(f"//{authority}").hostname or ""
+        return (urlsplit(f"//{authority}").hostname or "").rstrip(".")
     except ValueError:
         return ""
 
 
 def _foreign(why: str, authority: str) -> ApiError:
-    name = _name_in(authority) or "NAME"
+    name = name_in(authority) or "NAME"
     return ApiError(403, detail=f"{why}; start serve-embedded with --allow-host {name} to allow it")

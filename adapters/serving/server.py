@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
@@ -150,19 +150,17 @@ class _HttpServer(ThreadingHTTPServer):
             self._connections.add(request)
         super().process_request(request, client_address)
 
-    @contextmanager
-    def hold(self, length: int) -> Iterator[None]:
-        """Have room for a body. Raises ApiError, 503, while others take too much."""
-        length = length if length > _SMALL_BODY else 0
+    def hold(self, length: int) -> None:
+        """Have room for a part of a body. Raises ApiError, 503, while bodies take too much."""
         with self._lock:
-            if length and self._held + length > MAX_BODIES:
+            if self._held + length > MAX_BODIES:
                 raise ApiError(503, detail="too many large bodies at once; try again later")
             self._held += length
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._held -= length
+
+    def let_go(self, length: int) -> None:
+        """A body, or what came of it, takes its room no more."""
+        with self._lock:
+            self._held -= length
 
     def shutdown_request(self, request: Any) -> None:
         with self._lock:
@@ -233,23 +231,24 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve()
 
     def _serve(self) -> None:
-        self._unread = 0
+        self._unread = self._held = 0
         try:
             address = self._target()
             self.server.admission.check(self.headers)
             self._unread = self._body_length()
-            with self.server.hold(self._unread):
-                status, document = self.server.application.answer(
-                    self.command,
-                    address.path,
-                    self.headers.get("Authorization"),
-                    lambda: Call(self._body(), dict(parse_qsl(address.query))),
-                )
-                self._discard_body()
+            status, document = self.server.application.answer(
+                self.command,
+                address.path,
+                self.headers.get("Authorization"),
+                lambda: Call(self._body(), dict(parse_qsl(address.query))),
+            )
+            self._discard_body()
         except ApiError as error:
             # What the client sends is not read, so that the connection is of no more use.
             self.close_connection = True
             status, document = error.status, encode_json(error.body)
+        finally:
+            self.server.let_go(self._held)
         self._send(status, document)
 
     def _target(self) -> SplitResult:
@@ -274,13 +273,22 @@ class _Handler(BaseHTTPRequestHandler):
         return int(stated)
 
     def _body(self) -> bytes:
-        wanted, self._unread = self._unread, 0
-        if wanted:
+        if self._unread:
             check_content_type(self.headers)
-        body = self.rfile.read(wanted)
-        if len(body) < wanted:
-            raise ConnectionResetError("the client left in the middle of its body")
-        return body
+        return b"".join(self._pieces())
+
+    def _pieces(self) -> Iterator[bytes]:
+        """The body as it comes; only what has come takes room."""
+        is_large = self._unread > _SMALL_BODY
+        while self._unread > 0:
+            piece = self.rfile.read(min(self._unread, _PIECE))
+            if not piece:
+                raise ConnectionResetError("the client left in the middle of its body")
+            self._unread -= len(piece)
+            if is_large:
+                self.server.hold(len(piece))
+                self._held += len(piece)
+            yield piece
 
     def _discard_body(self) -> None:
         while self._unread > 0:

@@ -168,8 +168,10 @@ class StatusFold:
 
     def _call_failed(self, event: CallFailed) -> None:
         call = self._calls.pop(event.call_id, None)
-        self._trouble.fail(call, event)
-        if call is not None:
+        if call is None:
+            self._fail_unsent(event)
+        else:
+            self._trouble.fail(call.stage, call.first, call.count, event)
             call.has_ended, call.told = True, None
             self._telling = [one for one in self._telling if one is not call]
             self._turn_to(call)
@@ -177,6 +179,15 @@ class StatusFold:
                 # It was asked for again because its source has changed.
                 self._work.fall(call.stage, call.first)
         self._note_advance(self._time.at_last_event_s)
+
+    def _fail_unsent(self, event: CallFailed) -> None:
+        """No request could be made for the image; the error says which one it is."""
+        stage = self._work.stages.get(event.error.stage_id or "")
+        index = event.error.image_index
+        if stage is None or index is None or not 0 <= index < stage.image_count:
+            self._trouble.fail(None, 0, 0, event)
+        else:
+            self._trouble.fail(stage, index, 1, event)
 
     def _image_progress(self, event: StageImageProgress) -> None:
         stage = self._work.stage(event.stage_id, str(event.stage_type), event.total_images)

@@ -9,7 +9,7 @@ from ...events.model import CallFailed, ErrorDetail, LifecycleChanged
 from ...statemachine.errors import GenerationCancelled, GenerationInterrupted
 from ..wording import count
 from .status import shown
-from .work import CallUnderWay, PlanWork
+from .work import PlanWork, StageWork
 
 _CANCELLED = (GenerationCancelled.__name__, GenerationInterrupted.__name__)
 _MOST_WARNINGS = 20
@@ -34,21 +34,24 @@ class Trouble:
         self.images_given_up = 0
         self.weight_given_up = 0
 
-    def fail(self, call: CallUnderWay | None, event: CallFailed) -> None:
-        """A call has failed, for good or not."""
+    def fail(self, stage: StageWork | None, first: int, images: int, event: CallFailed) -> None:
+        """A call for ``images`` of ``stage``, from index ``first`` on, has failed.
+
+        It may be tried again. ``stage`` is None where the log does not say which one it is.
+        """
         self.will_retry = event.will_retry
         if event.error.kind in _CANCELLED:
             return
-        self.error = _error_text(event.error, 0 if call is None else call.stage.image_count)
-        if call is None:
+        self.error = _error_text(event.error, 0 if stage is None else stage.image_count)
+        if stage is None:
             return
-        self._error_of = place = (call.stage.stage_id, call.first)
+        self._error_of = place = (stage.stage_id, first)
         if event.will_retry:
             self._failures[place] = self._failures.get(place, 0) + 1
         else:
             self._failures.pop(place, None)
-            self.images_given_up += call.count
-            self.weight_given_up += call.count * call.stage.weight_from_here
+            self.images_given_up += images
+            self.weight_given_up += images * stage.weight_from_here
 
     def mend(self, stage_id: str, index: int) -> None:
         """An image is finished; what failed of it is made good."""
