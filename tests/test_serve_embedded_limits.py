@@ -29,7 +29,9 @@ def client(start: Start, tmp_path: Path) -> Iterator[Client]:
     found.close()
 
 
-@pytest.mark.parametrize("text", ["a" * 1_000_000, "a," + " " * 1_000_000 + "!"])
+@pytest.mark.parametrize(
+    "text", ["a" * 1_000_000, "a," + " " * 1_000_000 + "!"], ids=["letters", "spaces"]
+)
 def test_a_long_text_in_a_png_is_answered_and_blocks_no_other_request(
     client: Client, text: str
 ) -> None:
