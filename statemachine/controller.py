@@ -219,7 +219,9 @@ class PipelineController:
         try:
             if isinstance(self._backend, PreparableBackend):
                 self._backend.release()
-        except Exception as error:  # noqa: BLE001 - a backend may raise anything; it is logged
+        except BaseException as error:
+            if signals.is_for_the_program(error):
+                raise
             # The run has ended all the same: its result, or its error, must reach the caller.
             name, kind = type(self._backend).__name__, type(error).__name__
             _logger.error("the backend %s failed to release: %s: %s", name, kind, error)  # noqa: TRY400 - a user reads it

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from .command_line import Start, fork_server, start_command
 from .crashing import Counts, summary_lines
@@ -30,6 +31,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Let every case be run where a plain run takes samples."""
     parser.addoption(ALL_CASES, action="store_true", help="run the cases of tests that are sampled")
     parser.addoption(NO_SKIPS, action="store_true", help="fail if a test is skipped")
+
+
+# A property that takes longer on a busy machine is no failure.
+settings.register_profile("stagewright", deadline=None)
+settings.load_profile("stagewright")
 
 
 def pytest_configure() -> None:

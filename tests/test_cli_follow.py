@@ -24,7 +24,9 @@ def slow_run(tmp_path: Path, start: Start) -> Path:
     url = server.stdout.readline().split()[2]
     start("run", write_config(tmp_path), *SLOW, "--server", url, folder=tmp_path)
     until(lambda: any(tmp_path.glob("runs/*/events.jsonl")), "a run")
-    return next(tmp_path.glob("runs/*/events.jsonl")).parent
+    log = next(tmp_path.glob("runs/*/events.jsonl"))
+    until(lambda: b"StageStart" in log.read_bytes(), "its first stage")
+    return log.parent
 
 
 def test_a_run_is_shown_to_its_end(tmp_path: Path, slow_run: Path) -> None:

@@ -251,9 +251,8 @@ def test_a_backend_that_fails_to_release_neither_hides_a_result_nor_holds_the_co
     assert "closing the pool" in caplog.text
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_not_even_a_release_that_is_cancelled_keeps_a_result_back(tmp_path: Path) -> None:
-    """A backend on asyncio raises what is no Exception; it ends the run's thread, after `wait`."""
+    """A backend on asyncio raises what is no Exception; it is logged like any other."""
     backend = FailingRelease()
     backend.error = asyncio.CancelledError()
     runner = controller(tmp_path, backend)

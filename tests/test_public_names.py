@@ -13,6 +13,8 @@ import stagewright.adapters
 import stagewright.events
 import stagewright.statemachine
 
+from .tools import needs_tkinter
+
 ROOT = Path(__file__).parent.parent
 ROOMS = ("events", "statemachine", "adapters")
 
@@ -39,7 +41,9 @@ STATEMACHINE = {
 ADAPTERS = {"open_controller"}
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize(
+    "room", ["events", "statemachine", pytest.param("adapters", marks=needs_tkinter)]
+)
 def test_every_module_of_a_room_loads(room: str) -> None:
     """Nothing that one of them needs is left out of the package."""
     package = importlib.import_module(f"stagewright.{room}")

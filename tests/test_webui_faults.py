@@ -273,7 +273,7 @@ def test_a_refiner_that_left_no_evidence_is_an_error(server: ScriptedWebUI, tmp_
 
 def test_a_server_that_comes_back_is_used_again(server: ScriptedWebUI, tmp_path: Path) -> None:
     """Refused connections are unreachable, tried again, and counted as retries."""
-    server.on(1, faults.Refuses(0.05))
+    server.on(1, faults.Refuses(0.5))
     settings = {**QUICK, "retries": 9}
     result = run(tmp_path, server, configured(tmp_path, ("txt2img",), settings))
     kinds = [one.error.kind for one in of_type(result, CallFailed)]
