@@ -18,8 +18,8 @@ SLOW = ("--set", "txt2img.model=sd_xl_base_1.0.safetensors", "--set", "txt2img.s
 
 @pytest.fixture
 def slow_run(tmp_path: Path, start: Start) -> Path:
-    """The folder of a run of two images, each of which takes nearly a second."""
-    server = start("serve-embedded", "--port", "0", "--step-delay", "0.02", folder=tmp_path)
+    """The folder of a run of two images, each of which takes two seconds."""
+    server = start("serve-embedded", "--port", "0", "--step-delay", "0.05", folder=tmp_path)
     assert server.stdout is not None
     url = server.stdout.readline().split()[2]
     start("run", write_config(tmp_path), *SLOW, "--server", url, folder=tmp_path)
