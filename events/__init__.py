@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from .result import MissingImage as MissingImage
     from .result import PipelineRunResult as PipelineRunResult
     from .result import StageResult as StageResult
-    from .subscriptions.reader import LogTail as LogTail
-    from .subscriptions.reader import follow as follow
+    from .subscriptions.log_tail import LogTail as LogTail
+    from .subscriptions.log_tail import follow as follow
     from .subscriptions.subscription import Subscription as Subscription
     from .subscriptions.subscription import subscribe as subscribe
     from .testing import EventRecorder as EventRecorder
@@ -83,7 +83,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "reading": ["iterate", "replay", "replay_many"],
         "recorded_events": ["RecordedEvents"],
         "result": ["FinishedImage", "MissingImage", "PipelineRunResult", "StageResult"],
-        "subscriptions.reader": ["LogTail", "follow"],
+        "subscriptions.log_tail": ["LogTail", "follow"],
         "subscriptions.subscription": ["Subscription", "subscribe"],
         "testing": ["EventRecorder"],
     },

@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from blinker import NamedSignal, Namespace
 
@@ -29,11 +29,41 @@ MUTED_AFTER = 10
 
 Receiver = Callable[..., Any]
 
+_T = TypeVar("_T")
+
+
+class ByReceiver(Generic[_T]):
+    """A value for each receiver, which is told apart by identity: equal objects may differ.
+
+    Owners are held weakly where that is possible; an address that is used again is noticed.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[tuple[int, int], tuple[Callable[[], object], _T]] = {}
+
+    def get(self, receiver: Receiver) -> _T | None:
+        """Its value, if it has one."""
+        entry = self._entries.get(_key(receiver))
+        return None if entry is None or entry[0]() is not owner_of(receiver) else entry[1]
+
+    def set(self, receiver: Receiver, value: _T) -> None:
+        """Give it a value."""
+        self._entries[_key(receiver)] = (weakly(owner_of(receiver)), value)
+
+    def forget(self, receiver: Receiver) -> None:
+        """Take its value away, if it has one."""
+        self._entries.pop(_key(receiver), None)
+
+    def values(self) -> list[_T]:
+        """All values."""
+        return [value for _, value in list(self._entries.values())]
+
+
 _logger = logging.getLogger("stagewright.signals")
 _faults: Counter[str] = Counter()
 _dropped: Counter[str] = Counter()
-_streaks: dict[tuple[int, int], tuple[Callable[[], object], int]] = {}
-"""Faults in a row of each receiver that failed last, with a reference to its owner."""
+_streaks: ByReceiver[int] = ByReceiver()
+"""Faults in a row of each receiver whose last call failed."""
 # Reentrant: a finalizer that closes a subscription may interrupt the thread that holds it.
 _lock = threading.RLock()
 
@@ -68,22 +98,20 @@ def call(
     signal: NamedSignal, receiver: Receiver, sender: str | None, payload: dict[str, Any]
 ) -> None:
     """Call one receiver, unless it is muted; count and log what it raises."""
-    key = receiver_key(receiver)
-    if key in _streaks and _streak(key, receiver) >= MUTED_AFTER:
+    streak = _streaks.get(receiver) or 0
+    if streak >= MUTED_AFTER:
         return
     try:
         receiver(sender, **payload)
     except BaseException as error:
         if is_for_the_program(error):
             raise
-        with _lock:
-            streak = _streak(key, receiver) + 1
-            _streaks[key] = (weakly(owner_of(receiver)), streak)
-        note_fault(name_of(receiver), signal.name, f"raised {type(error).__name__}", streak, error)
+        _streaks.set(receiver, streak + 1)
+        what = f"raised {type(error).__name__}"
+        note_fault(name_of(receiver), signal.name, what, streak + 1, error)
     else:
-        if key in _streaks:
-            with _lock:
-                _streaks.pop(key, None)
+        if streak:
+            _streaks.forget(receiver)
 
 
 def is_for_the_program(error: BaseException) -> bool:
@@ -128,8 +156,7 @@ def owner_of(receiver: object) -> object:
     return getattr(receiver, "__self__", receiver)
 
 
-def receiver_key(receiver: object) -> tuple[int, int]:
-    """What tells receivers apart while they exist: identity, for equal objects may differ."""
+def _key(receiver: object) -> tuple[int, int]:
     return id(owner_of(receiver)), id(getattr(receiver, "__func__", None))
 
 
@@ -139,9 +166,3 @@ def weakly(thing: object) -> Callable[[], object]:
         return weakref.ref(thing)
     except TypeError:
         return lambda: thing
-
-
-def _streak(key: tuple[int, int], receiver: Receiver) -> int:
-    """Faults in a row; an entry of an earlier object at the same address does not count."""
-    owner, streak = _streaks.get(key, (None, 0))
-    return streak if owner is not None and owner() is owner_of(receiver) else 0

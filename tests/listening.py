@@ -42,6 +42,4 @@ class Faulty:
 def is_connected(subscription: Subscription) -> bool:
     """Whether events still reach a subscription; others of this process may listen as well."""
     receivers = list(signals.event_appended.receivers.values())
-    owners = [getattr(receiver, "__self__", None) for receiver in receivers]
-    reader = getattr(subscription, "_reader", None)
-    return subscription in owners or (reader is not None and reader in owners)
+    return subscription in [getattr(receiver, "__self__", None) for receiver in receivers]

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from stagewright.events import FileEventLog, StageEvent, StepProgress, signals, subscribe
-from stagewright.events.subscriptions.background import CAPACITY
 from stagewright.events.subscriptions.dispatcher import Dispatcher
+from stagewright.events.subscriptions.reader import CAPACITY
 
 from .command_line import until
 from .listening import EVENTS
@@ -216,7 +216,7 @@ def test_what_a_late_receiver_is_due_is_kept_in_bounded_memory(
             tell(dispatcher, [event])
             dispatcher.publish(signals.step_progress, RUN, progress=STEP)
             dispatcher.flush()
-        assert sum(late.waiting for late in dispatcher._late) <= CAPACITY + 1
+        assert subscription.waiting <= CAPACITY + 1
         assert len(events) > 2 * CAPACITY
         release.set()
         until(lambda: len(seen) == len(events), "all events")

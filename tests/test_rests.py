@@ -9,7 +9,7 @@ import time
 from itertools import pairwise
 
 from stagewright.events import StageEvent, subscribe
-from stagewright.events.subscriptions.background import REST_S
+from stagewright.events.subscriptions.reader import REST_S
 
 from .listening import EVENTS, tell
 

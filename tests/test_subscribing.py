@@ -114,6 +114,7 @@ def test_a_subscription_with_steps_may_be_closed_by_a_finalizer() -> None:
             subscription.close()
     finally:
         gc.set_threshold(*threshold)
+    gc.collect()
     assert not is_connected(subscription)
 
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
+from weakref import WeakKeyDictionary, WeakMethod
 
 from blinker import NamedSignal
 
 from .. import signals
 from ..model import StageEvent
 from ..progress import StepProgress
-from ..signals import Receiver, event_appended, owner_of, receiver_key, step_progress
-from .background import BackgroundReader, Item
-from .subscription import PublisherSubscription
+from ..signals import Receiver, event_appended, step_progress
+from .reader import Item, Reader
+from .subscription import Subscription
 
 _logger = logging.getLogger("stagewright.signals")
 
@@ -29,24 +29,8 @@ SHARE_OF_TIME = 0.01
 _SHORTEST_WAIT_S = 0.01
 
 
-class _Delivery(NamedTuple):
-    signal: NamedSignal
-    receiver: Receiver
-    sender: str
-    payload: dict[str, Any]
-
-
-class _Account:
-    """One receiver: what it has cost the run, and its reader once it has taken too long."""
-
-    def __init__(self, owner: object) -> None:
-        self.owner = signals.weakly(owner)
-        self.cost_s = 0.0
-        self.late: BackgroundReader | None = None
-
-
 class Dispatcher:
-    """Calls the receivers of one run's signals in order, on a thread of its own.
+    """Has the receivers of one run's signals called in order, on a thread of its own.
 
     ``flush`` waits until they have been called, so a receiver that returns promptly is called as
     if the run had called it itself. The run waits for one receiver for a second and a hundredth
@@ -55,22 +39,24 @@ class Dispatcher:
     calls the others. Subscriptions with threads of their own only queue what they are told, at
     once. Where no thread can be started, ``flush`` calls the receivers itself.
 
-    Lock order: the run's journal, then ``_changed``, then the lock of a BackgroundReader. No
-    receiver is called while ``_changed`` is held.
+    Lock order: the run's journal, then ``_changed``, then the locks of a Reader. No receiver is
+    called while ``_changed`` is held.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._began = time.monotonic()
-        self._queue: deque[_Delivery] = deque()
-        self._current: _Delivery | None = None
+        self._ready: deque[Reader] = deque()
+        """Who has something to be told, once for each thing."""
+        self._current: Reader | None = None
         self._since = 0.0
-        self._accounts: dict[tuple[int, int], _Account] = {}
-        self._late: list[BackgroundReader] = []
+        self._made = 0
+        """How many calls have been made, or are not waited for any more."""
+        self._costs_s: WeakKeyDictionary[Reader, float] = WeakKeyDictionary()
+        self._receivers: signals.ByReceiver[Reader] = signals.ByReceiver()
         self._thread: threading.Thread | None = None
         """What calls the receivers now; None while no thread could be started for it."""
-        self._is_borrowed = False
-        """Whether that is a thread that waits in ``flush``."""
+        self._calling_here = threading.Lock()
         self._has_warned = False
         self._is_closed = False
 
@@ -78,17 +64,21 @@ class Dispatcher:
         """Queue the calls of all receivers; never blocks. Once closed, nothing is called."""
         if self._is_closed:
             return
-        deliveries: list[_Delivery] = []
+        ready = []
         for receiver in signals.receivers_of(signal, sender):
-            owner = owner_of(receiver)
-            if isinstance(owner, BackgroundReader):
-                receiver(sender, **payload)
-            elif not isinstance(owner, PublisherSubscription) or owner.heeds(sender, payload):
-                deliveries.append(_Delivery(signal, receiver, sender, payload))
-        if deliveries:
+            owner = signals.owner_of(receiver)
+            if isinstance(owner, Subscription):
+                reader = owner.take(sender, payload)
+            else:
+                reader = self._take(signal, receiver, sender, payload)
+            if reader is not None:
+                ready.append(reader)
+        if ready:
             with self._changed:
-                for delivery in deliveries:
-                    self._put(delivery)
+                self._ready.extend(ready)
+                if self._thread is None:
+                    self._start_thread()
+                self._changed.notify_all()
 
     def flush(self) -> None:
         """Wait until all receivers have been called, leaving behind those that take too long.
@@ -98,13 +88,12 @@ class Dispatcher:
         if self._thread is threading.current_thread():
             return
         with self._changed:
-            while (first := self._first) is not None and not self._is_borrowed:
-                if self._thread is None:
-                    self._work_here()
-                elif self._changed.wait_for(partial(self._is_past, first), self._patience(first)):
-                    continue
-                elif first is self._current:
+            while self._thread is not None and (first := self._first) is not None:
+                is_past = partial(self._is_past, self._made)
+                in_time = self._changed.wait_for(is_past, self._patience(first))
+                if not in_time and first is self._current:
                     self._leave_behind(first)
+        self._call_here()
 
     def close(self) -> None:
         """Call what is queued and end the threads; late receivers get one second more."""
@@ -113,56 +102,54 @@ class Dispatcher:
             self._is_closed = True
             self._changed.notify_all()
         until = time.monotonic() + PATIENCE_S
-        for late in self._late:
-            late.close(max(0.0, until - time.monotonic()))
+        for reader in self._receivers.values():
+            reader.close(max(0.0, until - time.monotonic()))
+
+    def _take(
+        self, signal: NamedSignal, receiver: Receiver, sender: str, payload: dict[str, Any]
+    ) -> Reader | None:
+        """Queue a call of a receiver that is connected to a signal itself."""
+        with self._changed:
+            reader = self._receivers.get(receiver)
+            if reader is None:
+                calls = _Calls(receiver, sender)
+                reader = Reader(signals.name_of(receiver), calls.make, is_inline=True)
+                self._receivers.set(receiver, reader)
+        if signal is event_appended:
+            reader.take_event(payload["event"])
+        elif signal is step_progress:
+            reader.take_step(payload["progress"])
+        else:  # the moves of a run's lifecycle, of which there are few
+            reader.take((signal, payload))
+        return reader if reader.is_inline else None
 
     @property
-    def _first(self) -> _Delivery | None:
-        """The call that is being made, or will be next."""
-        return self._current or (self._queue[0] if self._queue else None)
+    def _first(self) -> Reader | None:
+        """Who is called, or will be next."""
+        return self._current or (self._ready[0] if self._ready else None)
 
-    def _is_past(self, delivery: _Delivery) -> bool:
-        return self._first is not delivery
+    def _is_past(self, made: int) -> bool:
+        return self._made > made
 
-    def _patience(self, delivery: _Delivery) -> float:
+    def _patience(self, reader: Reader) -> float:
         """How many seconds more the run waits for the receiver that is called, or is next."""
         now = time.monotonic()
         limit = PATIENCE_S + SHARE_OF_TIME * (now - self._began)
-        spent = self._account_of(delivery.receiver).cost_s
-        if delivery is self._current:
-            return max(limit - spent - (now - self._since), 0.0)
+        left = limit - self._costs_s.get(reader, 0.0)
+        if reader is self._current:
+            return max(left - (now - self._since), 0.0)
         # Until its call has begun there is nothing that it could be blamed for.
-        return max(limit - spent, _SHORTEST_WAIT_S)
+        return max(left, _SHORTEST_WAIT_S)
 
-    def _put(self, delivery: _Delivery) -> None:
-        """Queue a call for this thread, or give what it tells to the receiver's own reader."""
-        signal, receiver, sender, payload = delivery
-        late = self._account_of(receiver).late
-        if late is None:
-            self._queue.append(delivery)
-            if self._thread is None:
-                self._start_thread()
-            self._changed.notify_all()
-        elif signal is event_appended:
-            late.take_event(sender, **payload)
-        elif signal is step_progress:
-            late.take_step(sender, **payload)
-        else:  # the moves of a run's lifecycle, of which there are few
-            late.take(partial(signals.call, *delivery))
-
-    def _leave_behind(self, delivery: _Delivery) -> None:
+    def _leave_behind(self, reader: Reader) -> None:
         """Leave the thread to the receiver that blocks it, and have another call the others."""
-        receiver = delivery.receiver
-        name = signals.name_of(receiver)
-        signals.note_fault(name, delivery.signal.name, "blocked and was left behind", 0, None)
-        late = BackgroundReader(_late_calls(receiver, delivery.sender), name, thread=self._thread)
-        self._account_of(receiver).late = late
-        self._late.append(late)
-        waiting, self._queue = self._queue, deque()
+        signals.note_fault(reader.name, "a run", "blocked and was left behind", 0, None)
+        assert self._thread is not None
+        reader.leave_to(self._thread)
+        self._ready = deque(one for one in self._ready if one is not reader)
         self._current = None
+        self._made += 1
         self._start_thread()
-        for one in waiting:
-            self._put(one)
 
     def _start_thread(self) -> None:
         thread = threading.Thread(target=self._work, name="stagewright-announcer", daemon=True)
@@ -177,70 +164,63 @@ class Dispatcher:
             self._thread = thread
 
     def _work(self) -> None:
-        while (delivery := self._next()) is not None:
-            signals.call(*delivery)
-            if (late := self._end_call(delivery)) is not None:
-                del delivery
-                late.run()
-                return
-            del delivery  # While it waits for the next one, this thread holds no receiver.
+        while (reader := self._next()) is not None:
+            reader.serve()
+            if not self._end_call(reader):
+                break
+            del reader  # While it waits for the next one, this thread holds no receiver.
+        if reader is not None and reader.thread is threading.current_thread():
+            reader.run()
 
-    def _work_here(self) -> None:
-        """Make the waiting calls on this thread; ``_changed`` is held before and after."""
-        self._thread, self._is_borrowed = threading.current_thread(), True
-        self._changed.release()
-        try:
-            while self._queue and (delivery := self._next()) is not None:
-                signals.call(*delivery)
-                self._end_call(delivery)
-        finally:
-            self._changed.acquire()
-            self._thread, self._is_borrowed, self._current = None, False, None
+    def _call_here(self) -> None:
+        """Make the calls on this thread, where no other could be started, in one go."""
+        while self._ready and self._thread is None and self._calling_here.acquire(blocking=False):
+            try:
+                while self._ready and (reader := self._next()) is not None:
+                    reader.serve()
+                    self._end_call(reader)
+            finally:
+                self._current = None
+                self._calling_here.release()
 
-    def _next(self) -> _Delivery | None:
-        """The next call to make, once there is one; None after the end."""
+    def _next(self) -> Reader | None:
+        """The next one to be called, once there is one; None after the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._is_closed)
-            if not self._queue:
-                return None
-            self._current = self._queue.popleft()
+            self._changed.wait_for(lambda: self._ready or self._is_closed)
+            self._current = self._ready.popleft() if self._ready else None
             self._since = time.monotonic()
             return self._current
 
-    def _end_call(self, delivery: _Delivery) -> BackgroundReader | None:
-        """Note what a call has cost; the receiver's reader if it came too late."""
+    def _end_call(self, reader: Reader) -> bool:
+        """Note what a call has cost; whether the run has waited for its end."""
         with self._changed:
-            account = self._account_of(delivery.receiver)
-            if account.late is None:
-                account.cost_s += time.monotonic() - self._since
-                self._current = None
-                self._changed.notify_all()
-            return account.late
-
-    def _account_of(self, receiver: Receiver) -> _Account:
-        key, owner = receiver_key(receiver), owner_of(receiver)
-        account = self._accounts.get(key)
-        # Owners are held weakly, so that a window may go during a run; ids are used again.
-        if account is None or account.owner() is not owner:
-            account = self._accounts[key] = _Account(owner)
-        return account
+            if reader is not self._current:
+                return False
+            cost_s = time.monotonic() - self._since
+            self._costs_s[reader] = self._costs_s.get(reader, 0.0) + cost_s
+            self._current = None
+            self._made += 1
+            self._changed.notify_all()
+            return True
 
 
-def _late_calls(receiver: Receiver, sender: str) -> Callable[[Iterable[Item]], None]:
-    """How a late receiver is called, without holding it."""
-    is_method = hasattr(receiver, "__func__")
-    reference = weakref.WeakMethod(receiver) if is_method else signals.weakly(receiver)
+class _Calls:
+    """Calls one receiver, which is held weakly: a window may go in the middle of a run."""
 
-    def hand_over(things: Iterable[Item]) -> None:
+    def __init__(self, receiver: Receiver, sender: str) -> None:
+        is_method = hasattr(receiver, "__func__")
+        self._receiver = WeakMethod(receiver) if is_method else signals.weakly(receiver)
+        self._sender = sender
+
+    def make(self, things: Iterable[Item]) -> None:
+        """Call it with each of these."""
         for thing in things:
-            late = cast(Receiver | None, reference())
-            if late is None:
+            receiver = cast(Receiver | None, self._receiver())
+            if receiver is None:
                 return
             if isinstance(thing, StageEvent):
-                signals.call(event_appended, late, sender, {"event": thing})
+                signals.call(event_appended, receiver, self._sender, {"event": thing})
             elif isinstance(thing, StepProgress):
-                signals.call(step_progress, late, sender, {"progress": thing})
-            elif callable(thing):
-                thing()
-
-    return hand_over
+                signals.call(step_progress, receiver, self._sender, {"progress": thing})
+            elif isinstance(thing, tuple):
+                signals.call(thing[0], receiver, self._sender, thing[1])

@@ -1,207 +1,283 @@
-"""Reading a log while it grows, whichever process writes it."""
+"""A subscriber's reader: a queue of what was announced, and the log for what does not fit."""
 
 from __future__ import annotations
 
-import os
 import threading
-import time
-from collections import deque
-from collections.abc import Iterator
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
+from typing import Any, cast
 
-from ..lock import is_locked
-from ..model import RunSealed, StageEvent
-from ..reading import log_path
-from ..scan import LogScan, TornTail
-from ..storage import open_regular
-from ..written_logs import written_log
+from blinker import NamedSignal
 
-POLL_S = 0.02
-"""How often to look at a log that another process writes."""
+from .. import signals
+from ..errors import StagewrightError
+from ..model import StageEvent
+from ..progress import StepProgress
+from ..written_logs import written_log_of
+from .live_steps import read_step
+from .log_tail import POLL_S, LogTail
+
+CAPACITY = 1024
+"""How many announcements wait in memory for a subscriber, unless it asks for another number."""
+REST_S = 0.1
+"""How long a thread sleeps between two batches: each time that it is woken costs the run's own
+thread some 50 us, and an image brings three events within a few milliseconds."""
 _IDLE_POLL_S = 0.5
 """How often to look at a log that no other process writes now."""
-_LOOK_FOR_WRITER_S = 0.25
+_AT_ONCE = 256
+"""How many announcements make a batch, at most."""
+
+Item = StageEvent | StepProgress | str | tuple[NamedSignal, dict[str, Any]]
+"""What is handed over: an event, a step, a config error's message, or another signal."""
 
 
-class LogTail:
-    """The events of one log, as they come; each is checked, and chained to those before it.
+class Reader:
+    """Hands over to one subscriber what is announced: in order, each event once.
 
-    Of a log that this process writes, only what is durable is read. A torn tail is not: it may
-    be a record that is being written. Use it from one thread; ``close`` it, or use it as a
-    context manager. Raises RunNotFoundError.
+    The ``take`` methods only queue, so they never block. The queue holds ``capacity`` things. An
+    event that does not fit stays in the log, and is read from there; where this process writes
+    no log of it, it is queued all the same. With ``tail``, on the log of run ``run_id``, the reader
+    begins with what that log holds, and reads on while other processes write to it.
+
+    A reader is served by whichever thread calls ``run``, until it is closed. One that
+    ``is_inline`` is served by whoever announces something to it, with ``serve``, until it takes
+    too long and ``leave_to`` gives it a thread. A thread of its own hands over ten times a second
+    at most, and of sampling steps the newest; ``dropped`` counts the others.
     """
 
-    def __init__(self, run: Path | str, *, from_seq: int = 0) -> None:
-        self.path = log_path(run)
-        self._stream = open_regular(self.path)
-        self._scan = LogScan(self._stream, path=self.path, size=0)
-        self._unread: deque[StageEvent] = deque()
-        self._from_seq = from_seq
-        self._sealed = False
-        self._looked = float("-inf")
-
-    def __enter__(self) -> LogTail:
-        return self
-
-    def __exit__(
+    def __init__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        name: str,
+        hand_over: Callable[[Iterable[Item]], None],
+        *,
+        is_inline: bool,
+        capacity: int = CAPACITY,
+        run_id: str | None = None,
+        tail: LogTail | None = None,
+        others_steps: bool = False,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
-        self.close()
+        self.name = name
+        self.is_inline = is_inline
+        self.thread: threading.Thread | None = None
+        self.dropped = 0
+        self.error: Exception | None = None
+        self._hand_over = hand_over
+        self._capacity = capacity
+        self._tail = tail
+        self._others_steps = others_steps
+        self._on_end = on_end
+        self._reported = 0
+        self._others_step: StepProgress | None = None
+        self._tails: dict[str, LogTail] = {}
+        if tail is not None and run_id is not None:
+            self._tails[run_id] = tail
+        self._announced: dict[str, int] = {}
+        self._newest_step: StepProgress | None = None
+        self._step_is_queued = False
+        self._is_closing = False
+        self._is_serving = False
+        # A finalizer may call `close` at any moment, on a thread that is in the middle of any of
+        # these methods: so the queues are SimpleQueues, and the locks are reentrant.
+        self._queue: SimpleQueue[Item | None] = SimpleQueue()
+        self._end_of_rest: SimpleQueue[None] = SimpleQueue()
+        # The innermost lock of all: whoever holds it calls nothing of a subscriber's.
+        self._lock = threading.RLock()
+        # Held while an inline reader hands over, which may take for ever: wait within bounds.
+        self._serving = threading.RLock()
 
     @property
-    def next_seq(self) -> int:
-        """The sequence number of the event that is read next; also how many have been."""
-        return self._scan.count - len(self._unread)
+    def waiting(self) -> int:
+        """How many things wait in memory."""
+        return self._queue.qsize()
 
-    @property
-    def torn(self) -> TornTail | None:
-        """The bytes behind the last record at the last reading, if they are no record."""
-        return self._scan.torn
-
-    def read(self) -> Iterator[StageEvent]:
-        """What has come since the last reading, in order. Raises LogCorruptError.
-
-        An iterator that is left early loses nothing: the next reading gives the rest.
-        """
-        while self._unread:
-            yield self._unread.popleft()
-        size = self._size()
-        if size == self._scan.end:
+    def take_event(self, event: StageEvent) -> None:
+        """Queue an event, or leave it in the log. Those of one run come in their order."""
+        if self._is_closing:
             return
-        self._scan.grow(size)
-        for batch in self._scan.batches():
-            self._sealed = isinstance(batch[-1], RunSealed)
-            self._unread.extend(batch[max(0, self._from_seq - batch[0].seq) :])
-            while self._unread:
-                yield self._unread.popleft()
+        with self._lock:
+            if self._has_log(event):
+                # Before the look at the queue: `_missed` looks the other way round.
+                self._announced[event.run_id] = event.seq
+                if self._queue.qsize() >= self._capacity:
+                    return
+            self._queue.put(event)
 
-    def has_ended(self) -> bool:
-        """Whether nothing more will come, as far as can be told: all is read, nobody writes.
+    def take_step(self, progress: StepProgress) -> None:
+        """Queue a sampling step if none is queued; otherwise keep the newest one."""
+        if self._is_closing:
+            return
+        with self._lock:
+            if self.is_inline:
+                self._queue.put(progress)
+            elif self._step_is_queued:
+                self.dropped += self._newest_step is not None
+                self._newest_step = progress
+            else:
+                self._step_is_queued = True
+                self._queue.put(progress)
 
-        A run that has ended may be taken up again by a later resume.
-        """
-        if not self._sealed and time.monotonic() - self._looked < _LOOK_FOR_WRITER_S:
-            return False
-        self._looked = time.monotonic()
-        torn_bytes = 0 if self.torn is None else self.torn.bytes
-        return (
-            not is_locked(self.path.parent)
-            and not self._unread
-            and self._size() == self._scan.end + torn_bytes
-        )
+    def take(self, item: Item) -> None:
+        """Queue what is in no log, however much waits already."""
+        if not self._is_closing:
+            self._queue.put(item)
 
-    def close(self) -> None:
-        """Close the file; closing twice is fine."""
-        self._stream.close()
+    def start(self) -> None:
+        """Give the reader a thread. Raises RuntimeError where there can be no more threads."""
+        thread = threading.Thread(target=self.run, name="stagewright-subscription", daemon=True)
+        thread.start()
+        self.thread = thread
 
-    def _size(self) -> int:
-        log = written_log(self.path)
-        return os.fstat(self._stream.fileno()).st_size if log is None else log.size
+    def leave_to(self, thread: threading.Thread) -> None:
+        """Leave an inline reader to the thread that it blocks, which is to call ``run``."""
+        if self.is_inline:
+            self.is_inline, self.thread = False, thread
 
+    def close(self, timeout_s: float) -> None:
+        """Take nothing more; wait this long until what waits has been handed over."""
+        self._is_closing = True
+        self._queue.put(None)
+        self._end_of_rest.put(None)
+        if self.thread is not None:
+            if self.thread is not threading.current_thread():
+                self.thread.join(timeout_s)
+        elif self._serving.acquire(timeout=timeout_s):
+            # Not from within, where a log may be in the middle of a reading: `serve` does it.
+            if not self._is_serving:
+                self._end()
+            self._serving.release()
 
-class LogPosition:
-    """A subscriber's place in the log of one run: before event ``next_seq``.
+    def read_history(self) -> None:
+        """Hand over what the log holds, on this thread. Raises LogCorruptError."""
+        with self._serving:
+            if self._tail is not None:
+                self._hand_over(self._tail.read())
 
-    Events that were announced come through ``up_to``; those that the subscriber has missed are
-    read from the log, which is opened when it is first needed. ``announced`` is the number of
-    the last event that was announced to it, ``is_sealed`` says that the last one passed ends a run.
-    """
+    def serve(self) -> None:
+        """Hand over what is queued, on this thread; another one that serves is waited for."""
+        with self._serving, self._ending_on_error():
+            self._is_serving = True
+            while self.is_inline and not self._queue.empty():
+                self._hand_over(self._in_order(self._batch(None)))
+                self._hand_over(self._missed())
+        self._is_serving = False
+        if self._is_closing and self.is_inline:
+            self._end()
 
-    def __init__(self, path: Path, next_seq: int) -> None:
-        self.path = path
-        self.next_seq = next_seq
-        self.announced = next_seq - 1
-        self.is_sealed = False
-        self._tail: LogTail | None = None
+    def run(self) -> None:
+        """Hand over what comes, on this thread, until the reader is closed or its log is lost."""
+        with self._ending_on_error():
+            self.read_history()
+            while not (self._is_closing and self._queue.empty()):
+                items = self._batch(self._poll_s())
+                self._hand_over(self._in_order(items))
+                if self._queue.empty():
+                    self._hand_over(self._missed())
+                if items:
+                    self._rest()
+        self._end()
 
-    @classmethod
-    def open(cls, path: Path, from_seq: int | None) -> LogPosition:
-        """Before event ``from_seq`` of a log, or behind its present end.
-
-        Raises ValueError, RunNotFoundError, and LogCorruptError where it has to find the end.
-        """
-        if from_seq is not None and from_seq < 0:
-            raise ValueError(f"from_seq = {from_seq} is no sequence number")
-        position = cls(path, from_seq or 0)
-        position._tail = LogTail(path, from_seq=from_seq or 0)
-        if from_seq is not None:
-            return position
-        log = written_log(path)
-        if log is not None:
-            position.next_seq = log.next_seq
-            return position
+    @contextmanager
+    def _ending_on_error(self) -> Iterator[None]:
+        """A log that cannot be read, or a loop that is gone, ends the reader."""
         try:
-            for _ in position.read():
-                pass
-        except BaseException:
-            position.close()
-            raise
-        return position
+            yield
+        except Exception as error:  # noqa: BLE001 - told by `error`, counted and logged
+            self._is_closing, self.error = True, error
+            signals.note_lost(self.name, error)
 
-    @property
-    def is_announced(self) -> bool:
-        """Whether this process writes the log, so that every event is announced here."""
-        return written_log(self.path) is not None
+    def _end(self) -> None:
+        for tail in self._all_tails().values():
+            tail.close()
+        self._report_dropped()
+        self._on_end()
 
-    @property
-    def poll_s(self) -> float:
+    def _poll_s(self) -> float | None:
         """How long to wait for an announcement before the log is looked at again."""
-        if self.is_announced or (self._tail is not None and self._tail.has_ended()):
-            return _IDLE_POLL_S
-        return POLL_S
-
-    def up_to(self, event: StageEvent) -> Iterator[StageEvent]:
-        """An announced event after those before it that were missed; nothing if it was given."""
-        if event.seq > self.next_seq:
-            yield from self.read(until=event.seq - 1)
-        if event.seq == self.next_seq:
-            self._pass(event)
-            yield event
-
-    def read(self, *, until: int | None = None) -> Iterator[StageEvent]:
-        """What the log holds from ``next_seq`` on, up to event ``until`` if that is given.
-
-        Raises RunNotFoundError, LogCorruptError.
-        """
         if self._tail is None:
-            self._tail = LogTail(self.path, from_seq=self.next_seq)
-        for event in self._tail.read():
-            if event.seq >= self.next_seq:
-                self._pass(event)
-                yield event
-            if event.seq == until:
-                return
+            return None
+        is_idle = self._tail.is_written_here or self._tail.has_ended()
+        return _IDLE_POLL_S if is_idle else POLL_S
 
-    def _pass(self, event: StageEvent) -> None:
-        self.next_seq = event.seq + 1
-        self.is_sealed = isinstance(event, RunSealed)
+    def _batch(self, timeout_s: float | None) -> list[Item]:
+        """What is queued, once there is something; nothing when it is time to look at the log."""
+        items: list[Item | None] = []
+        with suppress(Empty):
+            items.append(self._queue.get(timeout=timeout_s))
+            while len(items) < _AT_ONCE:
+                items.append(self._queue.get_nowait())
+        return [item for item in items if item is not None]
 
-    def close(self) -> None:
-        """Close the log; closing twice is fine."""
-        if self._tail is not None:
-            self._tail.close()
+    def _in_order(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Queued things, each after the events before it that were left in the log."""
+        for item in items:
+            tail = self._tails.get(item.run_id) if isinstance(item, StageEvent) else None
+            if tail is None:
+                yield item
+            else:
+                yield from tail.up_to(cast(StageEvent, item))
 
+    def _missed(self) -> Iterator[Item]:
+        """What is in the logs and not in the queue, which is empty.
 
-def follow(
-    run: Path | str, *, from_seq: int = 0, stop: threading.Event | None = None
-) -> Iterator[StageEvent]:
-    """The events of a run from number ``from_seq`` on, as they come, until the run ends.
+        Nothing is overlooked: an event is left in the log only while the queue is full, so after
+        its number has been noted, this is called again once the queue has been emptied.
+        """
+        for run_id, tail in self._all_tails().items():
+            if tail is self._tail and not tail.is_written_here:
+                yield from tail.read()
+                yield from self._step_of_other(tail)
+            elif (last := self._announced.get(run_id, -1)) >= tail.next_seq:
+                yield from tail.read(until=last)
+            elif tail is not self._tail and written_log_of(run_id) is None:
+                self._forget(run_id, tail)
 
-    ``run`` is a run folder or a log; this or any other process may be running it. Every event
-    comes once and in order, about 10 ms after it has been written. It ends when all has been
-    read and nobody works on the run any more: that is at once for a run that has ended, and
-    soon after the death of its process. ``stop`` ends it from another thread.
+    def _step_of_other(self, tail: LogTail) -> Iterator[StepProgress]:
+        """The step at which a run of another process is, if it is a new one."""
+        step = read_step(tail.path.parent) if self._others_steps else None
+        if step is not None and step != self._others_step:
+            yield step
+        self._others_step = step
 
-    Raises RunNotFoundError, LogCorruptError.
-    """
-    stopped = stop or threading.Event()
-    with LogTail(run, from_seq=from_seq) as tail:
-        while not stopped.is_set():
-            yield from tail.read()
-            if tail.has_ended():
-                return
-            stopped.wait(POLL_S)
+    def _has_log(self, event: StageEvent) -> bool:
+        """Whether what does not fit can be read from a log; from this event on, if it is new."""
+        if event.run_id not in self._tails:
+            log = written_log_of(event.run_id)
+            if log is None:
+                return False
+            try:
+                self._tails[event.run_id] = LogTail(log.path, from_seq=event.seq)
+            except (StagewrightError, OSError):  # the folder is gone, which is not the run's fault
+                return False
+        return True
+
+    def _all_tails(self) -> dict[str, LogTail]:
+        with self._lock:
+            return dict(self._tails)
+
+    def _forget(self, run_id: str, tail: LogTail) -> None:
+        """Drop the tail of a run that has ended, unless more has been announced just now."""
+        with self._lock:
+            if self._announced[run_id] < tail.next_seq:
+                del self._tails[run_id], self._announced[run_id]
+                tail.close()
+
+    def _rest(self) -> None:
+        """Sleep, so that the run is held up seldom; then queue the newest step."""
+        if not self._is_closing:
+            with suppress(Empty):
+                self._end_of_rest.get(timeout=REST_S)
+        with self._lock:
+            step, self._newest_step = self._newest_step, None
+            self._step_is_queued = step is not None and not self._is_closing
+            if step is not None and self._is_closing:
+                self.dropped += 1
+            elif step is not None:
+                self._queue.put(step)
+        self._report_dropped()
+
+    def _report_dropped(self) -> None:
+        dropped = self.dropped
+        signals.note_dropped(self.name, dropped - self._reported)
+        self._reported = dropped

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,13 +16,13 @@ from typing import Any, Literal
 from blinker import NamedSignal
 
 from .. import signals
-from ..errors import RunNotFoundError, StagewrightError, SubscriberMutedError
+from ..errors import RunNotFoundError, SubscriberMutedError
 from ..model import TRIGGERS, LifecycleChanged, RunState, StageEvent
 from ..progress import StepProgress
 from ..reading import iterate, log_path
 from ..written_logs import path_of_run
-from .background import CAPACITY, BackgroundReader, Item
-from .reader import LogPosition
+from .log_tail import LogTail
+from .reader import CAPACITY, Item, Reader
 
 CallSoon = Callable[[Callable[[], None]], object]
 """What a GUI's or asyncio's loop offers to be handed a call from another thread."""
@@ -83,7 +82,7 @@ class Receivers:
         )
 
 
-class Subscription(ABC):
+class Subscription:
     """Hands events to one receiver until ``close``; also a context manager.
 
     ``dropped`` counts the sampling steps that it has missed, ``waiting`` what waits for it in
@@ -92,31 +91,85 @@ class Subscription(ABC):
     ``close`` has returned the receiver is not called any more, but for a call that is under way.
     """
 
-    def __init__(self, receivers: Receivers) -> None:
+    def __init__(
+        self,
+        receivers: Receivers,
+        on: Where,
+        run_id: str | None,
+        tail: LogTail | None,
+        capacity: int,
+    ) -> None:
         self.subscriber_name = signals.name_of(receivers.on_event)
         self.faults = 0
         self.error: Exception | None = None
         self._receivers = receivers
+        self._run_id = run_id
         self._streak = 0
         self._is_closed = False
-        self._connections: list[tuple[NamedSignal, signals.Receiver]] = []
+        self._loop = LoopBridge(on) if callable(on) else None
+        self._wants_all = on != "publisher" or tail is not None
+        self._reader = Reader(
+            self.subscriber_name,
+            self._tell if self._loop is None else self._tell_in_loop,
+            is_inline=on == "publisher",
+            capacity=capacity,
+            run_id=run_id,
+            tail=tail,
+            others_steps=receivers.on_step is not None,
+            on_end=self._end,
+        )
+        # To all runs, even for one: blinker keeps an entry for each sender for ever.
+        for signal in self._signals():
+            signal.connect(self._hear, weak=False)
+        try:
+            if on == "publisher":
+                self._reader.read_history()
+            else:
+                self._reader.start()
+        except BaseException:
+            self.close(timeout_s=0.0)
+            raise
 
     @property
-    @abstractmethod
     def dropped(self) -> int:
         """How many sampling steps it has missed because it was behind."""
+        return self._reader.dropped
 
     @property
-    @abstractmethod
     def waiting(self) -> int:
         """How many things wait in memory to be handed over."""
+        return self._reader.waiting
 
-    @abstractmethod
     def close(self, timeout_s: float = 2.0) -> None:
         """End the subscription; wait at most this long for what is under way to be delivered.
 
         In a GUI's loop nothing is waited for: what has not been delivered is dropped.
         """
+        self._disconnect()
+        # From the loop, or from within the receiver, nothing more can be delivered in time.
+        if self._loop is not None or self._reader.thread is threading.current_thread():
+            self._is_closed = True
+        if self._loop is not None:
+            self._loop.abandon()
+        self._reader.close(max(0.0, timeout_s))
+        self._is_closed = True
+
+    def take(self, run_id: str | None, payload: dict[str, Any]) -> Reader | None:
+        """Queue what a signal tells; the reader that is to serve it on this thread, if any."""
+        if self._run_id is not None and run_id not in (None, self._run_id):
+            return None
+        reader = self._reader
+        if "event" in payload:
+            # An inline one spares the run a change of threads. With a log every event counts, or
+            # the others would be taken for a gap; a worker must count on being behind some time.
+            if not self._wants_all and not self._receivers.wants(payload["event"]):
+                return None
+            reader.take_event(payload["event"])
+        elif "progress" in payload:
+            reader.take_step(payload["progress"])
+        else:
+            reader.take(str(payload["message"]))
+        return reader if reader.is_inline else None
 
     def __repr__(self) -> str:
         ended = "" if self.error is None else f", ended: {self.error}"
@@ -134,27 +187,32 @@ class Subscription(ABC):
     ) -> None:
         self.close()
 
-    def _connect(self, take_event: signals.Receiver, take_step: signals.Receiver) -> None:
-        # To all runs, also for one: blinker keeps an entry for each sender for ever.
-        self._connections = [(signals.event_appended, take_event)]
+    def _hear(self, run_id: str | None, **payload: Any) -> None:
+        """Receive a signal that is not sent by a Dispatcher."""
+        reader = self.take(run_id, payload)
+        if reader is not None:
+            reader.serve()
+
+    def _signals(self) -> Iterator[NamedSignal]:
+        yield signals.event_appended
         if self._receivers.on_step is not None:
-            self._connections.append((signals.step_progress, take_step))
+            yield signals.step_progress
         if self._receivers.on_config_error is not None:
-            self._connections.append((signals.config_error, self._take_config_error))
-        for signal, receiver in self._connections:
-            signal.connect(receiver, weak=False)
+            yield signals.config_error
 
     def _disconnect(self) -> None:
-        for signal, receiver in self._connections:
-            signal.disconnect(receiver)
+        for signal in self._signals():
+            signal.disconnect(self._hear)
 
-    @abstractmethod
-    def _take_config_error(self, _sender: None, message: str, error: Exception) -> None: ...
+    def _end(self) -> None:
+        """Nothing more is handed over: because of ``close``, or of an error of log or loop."""
+        self.error = self.error or self._reader.error
+        self._disconnect()
 
     def _tell(self, things: Iterable[Item]) -> None:
         """Call the receivers with what they want of these, as long as they are to be called."""
         for thing in things:
-            if self._is_over:
+            if self._is_closed or self.error is not None:
                 return
             receiver, source = self._receivers.of(thing)
             if receiver is None:
@@ -168,10 +226,6 @@ class Subscription(ABC):
             else:
                 self._streak = 0
 
-    @property
-    def _is_over(self) -> bool:
-        return self._is_closed or self.error is not None
-
     def _note_fault(self, source: str, error: BaseException) -> None:
         self.faults += 1
         self._streak += 1
@@ -181,159 +235,17 @@ class Subscription(ABC):
             self.error = SubscriberMutedError(self.subscriber_name)
             self.close(timeout_s=0.0)
 
-
-class PublisherSubscription(Subscription):
-    """Calls the receiver on the thread that publishes; the run waits for it, within bounds."""
-
-    def __init__(
-        self, receivers: Receivers, position: LogPosition | None, run_id: str | None
-    ) -> None:
-        super().__init__(receivers)
-        self._position = position
-        self._run_id = run_id
-        self._dropped = 0
-        # Held while the receiver is called, which may take for ever: wait for it within bounds.
-        # Reentrant, for a receiver may close its own subscription.
-        self._lock = threading.RLock()
-        with self._lock:
-            self._connect(self._take_event, self._take_step)
-            try:
-                self._tell(() if position is None else position.read())
-            except BaseException:
-                self.close()
-                raise
-
-    @property
-    def dropped(self) -> int:
-        return self._dropped
-
-    @property
-    def waiting(self) -> int:
-        return 0
-
-    def close(self, timeout_s: float = 2.0) -> None:
-        self._is_closed = True
-        self._disconnect()
-        if self._lock.acquire(timeout=max(0.0, timeout_s)):
-            try:
-                self._close_log()
-            finally:
-                self._lock.release()
-
-    def heeds(self, run_id: str | None, payload: dict[str, object]) -> bool:
-        """Whether it takes this announcement; others need not wake the publisher's thread."""
-        if self._run_id not in (None, run_id):
-            return False
-        event = payload.get("event")
-        # With a position every event counts, or the others would be taken for a gap.
-        if self._position is not None or not isinstance(event, StageEvent):
-            return True
-        return self._receivers.wants(event)
-
-    def _take_event(self, run_id: str | None, event: StageEvent) -> None:
-        if self._run_id not in (None, run_id):
-            return
-        with self._lock:
-            try:
-                self._tell((event,) if self._position is None else self._position.up_to(event))
-            except (StagewrightError, OSError) as error:
-                self._disconnect()
-                self.error = error
-                signals.note_lost(self.subscriber_name, error)
-            if self._is_over:
-                self._close_log()
-
-    def _take_step(self, run_id: str | None, progress: StepProgress) -> None:
-        if self._run_id not in (None, run_id):
-            return
-        # While the receiver is busy with an event of another thread, a step is not worth a wait.
-        if not self._lock.acquire(blocking=False):
-            self._dropped += 1
-            signals.note_dropped(self.subscriber_name, 1)
-            return
-        try:
-            self._tell((progress,))
-        finally:
-            self._lock.release()
-
-    def _take_config_error(self, _sender: None, message: str, error: Exception) -> None:  # noqa: ARG002 - the signal's payload
-        with self._lock:
-            self._tell((message,))
-
-    def _close_log(self) -> None:
-        if self._position is not None:
-            self._position.close()
-
-
-class WorkerSubscription(Subscription):
-    """Calls the receiver on a thread of its own, or has a loop call it."""
-
-    def __init__(
-        self,
-        receivers: Receivers,
-        position: LogPosition | None,
-        run_id: str | None,
-        *,
-        capacity: int,
-        loop: LoopBridge | None = None,
-    ) -> None:
-        super().__init__(receivers)
-        self._loop = loop
-        self._reader = BackgroundReader(
-            self._tell if loop is None else self._tell_in_loop,
-            self.subscriber_name,
-            capacity=capacity,
-            run_id=run_id,
-            followed=position,
-            others_steps=receivers.on_step is not None,
-            on_end=self._end,
-        )
-        self._connect(self._reader.take_event, self._reader.take_step)
-        try:
-            self._reader.thread.start()
-        except BaseException:
-            self._disconnect()
-            if position is not None:
-                position.close()
-            raise
-
-    @property
-    def dropped(self) -> int:
-        return self._reader.dropped
-
-    @property
-    def waiting(self) -> int:
-        return self._reader.waiting
-
-    def close(self, timeout_s: float = 2.0) -> None:
-        self._disconnect()
-        # From the loop, or from within the receiver, nothing more can be delivered in time.
-        if self._loop is not None or self._reader.thread is threading.current_thread():
-            self._is_closed = True
-        if self._loop is not None:
-            self._loop.abandon()
-        self._reader.close(timeout_s)
-        self._is_closed = True
-
-    def _take_config_error(self, _sender: None, message: str, error: Exception) -> None:  # noqa: ARG002 - the signal's payload
-        self._reader.take(message)
-
-    def _end(self) -> None:
-        """The thread ends: because of ``close``, a mute, or an error of the log or the loop."""
-        self.error = self.error or self._reader.error
-        self._disconnect()
-
     def _tell_in_loop(self, things: Iterable[Item]) -> None:
         assert self._loop is not None
         rest = iter(things)
         while some := deque(islice(rest, _AT_ONCE)):
-            while some and not self._is_over:
+            while some and not self._is_closed and self.error is None:
                 self._loop.run(partial(self._tell_for_a_moment, some))
 
     def _tell_for_a_moment(self, things: deque[Item]) -> None:
         """Tell the first of these, and more while that takes the loop no time to speak of."""
         until = time.monotonic() + _LOOP_S
-        while things and not self._is_over:
+        while things:
             self._tell((things.popleft(),))
             if time.monotonic() > until:
                 return
@@ -432,13 +344,14 @@ def subscribe(
     path = None if folder is None else log_path(folder)
     if path is not None:
         run_id = next(iterate(path)).run_id
-    position = None
+    tail = None
+    if from_seq is not None and from_seq < 0:
+        raise ValueError(f"from_seq = {from_seq} is no sequence number")
     if path is not None or from_seq is not None:
-        position = LogPosition.open(path or _known_log(run_id), from_seq)
-    if on == "publisher":
-        return PublisherSubscription(receivers, position, run_id)
-    loop = LoopBridge(on) if callable(on) else None
-    return WorkerSubscription(receivers, position, run_id, capacity=capacity, loop=loop)
+        tail = LogTail(path or _known_log(run_id), from_seq=from_seq or 0)
+        if from_seq is None:
+            tail.skip_to_end()
+    return Subscription(receivers, on, run_id, tail, capacity)
 
 
 def _check(receiver: object, on: object, capacity: int) -> None:
