@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, cast
+from typing import Any
 
 from blinker import NamedSignal
 
@@ -32,13 +33,21 @@ Item = StageEvent | StepProgress | str | tuple[NamedSignal, dict[str, Any]]
 """What is handed over: an event, a step, a config error's message, or another signal."""
 
 
+class _Left:
+    """Events of a run that are to be read from its log: from the tail's position to ``last``."""
+
+    def __init__(self, tail: LogTail) -> None:
+        self.tail = tail
+        self.last = -1
+
+
 class Reader:
     """Hands over to one subscriber what is announced: in order, each event once.
 
     The ``take`` methods only queue, so they never block. The queue holds ``capacity`` things. An
     event that does not fit stays in the log, and is read from there; where this process writes
-    no log of it, it is queued all the same. With ``tail``, on the log of run ``run_id``, the reader
-    begins with what that log holds, and reads on while other processes write to it.
+    no log of it, it is queued all the same. With ``tail`` it is the reader of one run: it begins with
+    what that log holds, and reads on while other processes write to it.
 
     A reader is served by whichever thread calls ``run``, until it is closed. One that
     ``is_inline`` is served by whoever announces something to it, with ``serve``, until it takes
@@ -53,7 +62,6 @@ class Reader:
         *,
         is_inline: bool,
         capacity: int = CAPACITY,
-        run_id: str | None = None,
         tail: LogTail | None = None,
         others_steps: bool = False,
         on_end: Callable[[], None] = lambda: None,
@@ -70,10 +78,7 @@ class Reader:
         self._on_end = on_end
         self._reported = 0
         self._others_step: StepProgress | None = None
-        self._tails: dict[str, LogTail] = {}
-        if tail is not None and run_id is not None:
-            self._tails[run_id] = tail
-        self._announced: dict[str, int] = {}
+        self._left: dict[str, _Left] = {}
         self._newest_step: StepProgress | None = None
         self._step_is_queued = False
         self._is_closing = False
@@ -97,12 +102,13 @@ class Reader:
         if self._is_closing:
             return
         with self._lock:
-            if self._has_log(event):
-                # Before the look at the queue: `_missed` looks the other way round.
-                self._announced[event.run_id] = event.seq
-                if self._queue.qsize() >= self._capacity:
-                    return
-            self._queue.put(event)
+            left = self._left.get(event.run_id)
+            if left is None and self._queue.qsize() >= self._capacity:
+                left = self._begin_to_leave(event)
+            if left is None:
+                self._queue.put(event)
+            else:  # until all that was left is read, for nothing may overtake it
+                left.last = event.seq
 
     def take_step(self, progress: StepProgress) -> None:
         """Queue a sampling step if none is queued; otherwise keep the newest one."""
@@ -126,8 +132,13 @@ class Reader:
     def start(self) -> None:
         """Give the reader a thread. Raises RuntimeError where there can be no more threads."""
         thread = threading.Thread(target=self.run, name="stagewright-subscription", daemon=True)
-        thread.start()
+        # Before it begins, for it may close the reader itself.
         self.thread = thread
+        try:
+            thread.start()
+        except BaseException:
+            self.thread = None
+            raise
 
     def leave_to(self, thread: threading.Thread) -> None:
         """Leave an inline reader to the thread that it blocks, which is to call ``run``."""
@@ -143,27 +154,24 @@ class Reader:
             if self.thread is not threading.current_thread():
                 self.thread.join(timeout_s)
         elif self._serving.acquire(timeout=timeout_s):
-            # Not from within, where a log may be in the middle of a reading: `serve` does it.
+            # From within, `_alone` does it later: a log may be in the middle of a reading.
             if not self._is_serving:
                 self._end()
             self._serving.release()
 
     def read_history(self) -> None:
         """Hand over what the log holds, on this thread. Raises LogCorruptError."""
-        with self._serving:
+        with self._alone():
             if self._tail is not None:
                 self._hand_over(self._tail.read())
 
     def serve(self) -> None:
         """Hand over what is queued, on this thread; another one that serves is waited for."""
-        with self._serving, self._ending_on_error():
-            self._is_serving = True
+        with self._alone(), self._ending_on_error():
             while self.is_inline and not self._queue.empty():
                 self._hand_over(self._in_order(self._batch(None)))
-                self._hand_over(self._missed())
-        self._is_serving = False
-        if self._is_closing and self.is_inline:
-            self._end()
+                if self._queue.empty():
+                    self._hand_over(self._missed())
 
     def run(self) -> None:
         """Hand over what comes, on this thread, until the reader is closed or its log is lost."""
@@ -179,6 +187,18 @@ class Reader:
         self._end()
 
     @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let no other thread hand over meanwhile; end the reader if it was closed in between."""
+        with self._serving:
+            before, self._is_serving = self._is_serving, True
+            try:
+                yield
+            finally:
+                self._is_serving = before
+                if self._is_closing and not before and self.thread is None:
+                    self._end()
+
+    @contextmanager
     def _ending_on_error(self) -> Iterator[None]:
         """A log that cannot be read, or a loop that is gone, ends the reader."""
         try:
@@ -188,7 +208,9 @@ class Reader:
             signals.note_lost(self.name, error)
 
     def _end(self) -> None:
-        for tail in self._all_tails().values():
+        with self._lock:
+            tails = [left.tail for left in self._left.values()]
+        for tail in filter(None, [self._tail, *tails]):
             tail.close()
         self._report_dropped()
         self._on_end()
@@ -210,58 +232,57 @@ class Reader:
         return [item for item in items if item is not None]
 
     def _in_order(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Queued things, each after the events before it that were left in the log."""
+        """Queued things; with a position in a log, none that was given already."""
         for item in items:
-            tail = self._tails.get(item.run_id) if isinstance(item, StageEvent) else None
-            if tail is None:
-                yield item
+            if self._tail is not None and isinstance(item, StageEvent):
+                yield from self._tail.up_to(item)
             else:
-                yield from tail.up_to(cast(StageEvent, item))
+                yield item
 
     def _missed(self) -> Iterator[Item]:
         """What is in the logs and not in the queue, which is empty.
 
-        Nothing is overlooked: an event is left in the log only while the queue is full, so after
-        its number has been noted, this is called again once the queue has been emptied.
+        Nothing is overlooked: an event is left in the log only while the queue is full, or while
+        this is reading what was left before; and the queue is emptied before this is called.
         """
-        for run_id, tail in self._all_tails().items():
-            if tail is self._tail and not tail.is_written_here:
-                yield from tail.read()
-                yield from self._step_of_other(tail)
-            elif (last := self._announced.get(run_id, -1)) >= tail.next_seq:
-                yield from tail.read(until=last)
-            elif tail is not self._tail and written_log_of(run_id) is None:
-                self._forget(run_id, tail)
+        if self._tail is not None and not self._tail.is_written_here:
+            yield from self._tail.read()
+            yield from self._step_of_other(self._tail.path.parent)
+        with self._lock:
+            all_left = list(self._left.items())
+        for run_id, left in all_left:
+            while not self._is_caught_up(run_id, left):
+                yield from left.tail.read(until=left.last)
 
-    def _step_of_other(self, tail: LogTail) -> Iterator[StepProgress]:
+    def _is_caught_up(self, run_id: str, left: _Left) -> bool:
+        """Whether nothing that was left is still to be read; then it is queued again."""
+        with self._lock:
+            if left.tail.next_seq <= left.last:
+                return False
+            del self._left[run_id]
+        if left.tail is not self._tail:
+            left.tail.close()
+        return True
+
+    def _begin_to_leave(self, event: StageEvent) -> _Left | None:
+        """Leave the events of a run in its log, from this one on; None without a log."""
+        tail, log = self._tail, written_log_of(event.run_id)
+        if tail is None:
+            if log is None:
+                return None
+            try:
+                tail = LogTail(log.path, from_seq=event.seq)
+            except (StagewrightError, OSError):  # the folder is gone, which is not the run's fault
+                return None
+        left = self._left[event.run_id] = _Left(tail)
+        return left
+
+    def _step_of_other(self, folder: Path) -> Iterator[StepProgress]:
         """The step at which a run of another process is, if it is a new one."""
-        step = read_step(tail.path.parent) if self._others_steps else None
+        step = read_step(folder) if self._others_steps else None
         if step is not None and step != self._others_step:
             yield step
         self._others_step = step
-
-    def _has_log(self, event: StageEvent) -> bool:
-        """Whether what does not fit can be read from a log; from this event on, if it is new."""
-        if event.run_id not in self._tails:
-            log = written_log_of(event.run_id)
-            if log is None:
-                return False
-            try:
-                self._tails[event.run_id] = LogTail(log.path, from_seq=event.seq)
-            except (StagewrightError, OSError):  # the folder is gone, which is not the run's fault
-                return False
-        return True
-
-    def _all_tails(self) -> dict[str, LogTail]:
-        with self._lock:
-            return dict(self._tails)
-
-    def _forget(self, run_id: str, tail: LogTail) -> None:
-        """Drop the tail of a run that has ended, unless more has been announced just now."""
-        with self._lock:
-            if self._announced[run_id] < tail.next_seq:
-                del self._tails[run_id], self._announced[run_id]
-                tail.close()
 
     def _rest(self) -> None:
         """Sleep, so that the run is held up seldom; then queue the newest step."""

@@ -107,13 +107,12 @@ class Subscription:
         self._streak = 0
         self._is_closed = False
         self._loop = LoopBridge(on) if callable(on) else None
-        self._wants_all = on != "publisher" or tail is not None
+        self._has_position = tail is not None
         self._reader = Reader(
             self.subscriber_name,
             self._tell if self._loop is None else self._tell_in_loop,
             is_inline=on == "publisher",
             capacity=capacity,
-            run_id=run_id,
             tail=tail,
             others_steps=receivers.on_step is not None,
             on_end=self._end,
@@ -160,9 +159,8 @@ class Subscription:
             return None
         reader = self._reader
         if "event" in payload:
-            # An inline one spares the run a change of threads. With a log every event counts, or
-            # the others would be taken for a gap; a worker must count on being behind some time.
-            if not self._wants_all and not self._receivers.wants(payload["event"]):
+            # With a position every event counts, or the others would be taken for a gap.
+            if not self._has_position and not self._receivers.wants(payload["event"]):
                 return None
             reader.take_event(payload["event"])
         elif "progress" in payload:
@@ -325,13 +323,12 @@ def subscribe(
     (of a run of another process nothing is published here: only history is told then); or in a
     loop, by a function that is given a call and makes it there, from any thread (asyncio's
     ``call_soon_threadsafe``). On a worker and in a loop at most ``capacity`` things wait in
-    memory: beyond, events are left in the log and read back from it, and sampling steps are
-    dropped and counted.
+    memory: events beyond are left in the log and read back from it.
 
-    ``on_step`` is told sampling steps: all of them on the publisher's thread, else ten a second
-    at most, and with ``folder`` also those of a run of another process. ``on_config_error`` is
-    told the words of a configuration with which nothing was started. All are called one at a
-    time.
+    ``on_step`` is told sampling steps, with ``folder`` also those of a run of another process:
+    all of them on the publisher's thread, else the newest, ten a second at most; those that it
+    misses are counted. ``on_config_error`` is told the words of a configuration with which
+    nothing was started. All are called one at a time.
 
     Keep the returned handle to end it; the receivers are held strongly until then. What they
     raise is counted and logged, and after ten times in a row the subscription ends.
