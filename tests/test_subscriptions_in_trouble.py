@@ -224,6 +224,7 @@ def test_leaving_a_reading_early_loses_nothing(log: FileEventLog) -> None:
             seen.append(event.seq)
             if event.seq == total:
                 break
+        assert seen[-1] == total
         seen += [event.seq for event in tail.read()]
     assert seen == list(range(log.next_seq))
     assert log.next_seq > total + 1
@@ -333,6 +334,23 @@ def test_nothing_is_kept_of_a_run_once_it_has_ended(tmp_path: Path) -> None:
             log.close()
         until(lambda: not subscription.waiting and not subscription._reader._left, "the rest")
     assert len(signals.event_appended._by_sender) <= kept + 1
+
+
+def test_a_receiver_may_cause_what_it_is_told_itself() -> None:
+    """On the publisher's thread it is then called from within its own call."""
+    words: list[str] = []
+
+    def cause(_event: StageEvent) -> None:
+        signals.publish(signals.config_error, None, message="from within", error=ValueError())
+
+    def publish() -> None:
+        with subscribe(cause, on="publisher", on_config_error=words.append):
+            tell(EVENTS[:2])
+
+    publisher = threading.Thread(target=publish, daemon=True)
+    publisher.start()
+    publisher.join(10)
+    assert words == ["from within"] * 2
 
 
 def test_a_muted_subscription_ends_its_thread() -> None:

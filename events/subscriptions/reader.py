@@ -46,8 +46,8 @@ class Reader:
 
     The ``take`` methods only queue, so they never block. The queue holds ``capacity`` things. An
     event that does not fit stays in the log, and is read from there; where this process writes
-    no log of it, it is queued all the same. With ``tail`` it is the reader of one run: it begins with
-    what that log holds, and reads on while other processes write to it.
+    no log of it, it is queued all the same. With ``tail`` it is the reader of one run: it begins
+    with what that log holds, and reads on while other processes write to it.
 
     A reader is served by whichever thread calls ``run``, until it is closed. One that
     ``is_inline`` is served by whoever announces something to it, with ``serve``, until it takes
