@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from blinker import NamedSignal, Namespace
 
@@ -53,10 +53,6 @@ class ByReceiver(Generic[_T]):
     def forget(self, receiver: Receiver) -> None:
         """Take its value away, if it has one."""
         self._entries.pop(_key(receiver), None)
-
-    def values(self) -> list[_T]:
-        """All values."""
-        return [value for _, value in list(self._entries.values())]
 
 
 _logger = logging.getLogger("stagewright.signals")
@@ -162,7 +158,8 @@ def _key(receiver: object) -> tuple[int, int]:
 
 def weakly(thing: object) -> Callable[[], object]:
     """A weak reference, or what always gives the thing where it cannot be referenced weakly."""
+    is_method = hasattr(thing, "__func__")
     try:
-        return weakref.ref(thing)
+        return weakref.WeakMethod(cast(Receiver, thing)) if is_method else weakref.ref(thing)
     except TypeError:
         return lambda: thing

@@ -294,9 +294,12 @@ def test_a_receiver_that_cannot_be_referenced_weakly_is_muted_as_well() -> None:
             self.calls += 1
             raise ValueError("again")
 
-    receiver = Slotted()
+    receiver, dispatcher = Slotted(), Dispatcher()
     signals.event_appended.connect(receiver.hear, weak=False)
-    tell(EVENTS[:1] * 25)
+    tell(EVENTS[:1] * 6)
+    for _ in range(6):
+        dispatcher.publish(signals.event_appended, RUN, event=EVENTS[0])
+    dispatcher.close()
     signals.event_appended.disconnect(receiver.hear)
     assert receiver.calls == 10
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, cast
-from weakref import WeakKeyDictionary, WeakMethod
+from weakref import WeakKeyDictionary
 
 from blinker import NamedSignal
 
@@ -53,7 +53,8 @@ class Dispatcher:
         self._made = 0
         """How many calls have been made, or are not waited for any more."""
         self._costs_s: WeakKeyDictionary[Reader, float] = WeakKeyDictionary()
-        self._receivers: signals.ByReceiver[Reader] = signals.ByReceiver()
+        self._reader_of: signals.ByReceiver[Reader] = signals.ByReceiver()
+        self._readers: list[Reader] = []
         self._thread: threading.Thread | None = None
         """What calls the receivers now; None while no thread could be started for it."""
         self._calling_here = threading.Lock()
@@ -102,7 +103,7 @@ class Dispatcher:
             self._is_closed = True
             self._changed.notify_all()
         until = time.monotonic() + PATIENCE_S
-        for reader in self._receivers.values():
+        for reader in self._readers:
             reader.close(max(0.0, until - time.monotonic()))
 
     def _take(
@@ -110,11 +111,12 @@ class Dispatcher:
     ) -> Reader | None:
         """Queue a call of a receiver that is connected to a signal itself."""
         with self._changed:
-            reader = self._receivers.get(receiver)
+            reader = self._reader_of.get(receiver)
             if reader is None:
                 calls = _Calls(receiver, sender)
                 reader = Reader(signals.name_of(receiver), calls.make, is_inline=True)
-                self._receivers.set(receiver, reader)
+                self._reader_of.set(receiver, reader)
+                self._readers.append(reader)
         if signal is event_appended:
             reader.take_event(payload["event"])
         elif signal is step_progress:
@@ -208,8 +210,7 @@ class _Calls:
     """Calls one receiver, which is held weakly: a window may go in the middle of a run."""
 
     def __init__(self, receiver: Receiver, sender: str) -> None:
-        is_method = hasattr(receiver, "__func__")
-        self._receiver = WeakMethod(receiver) if is_method else signals.weakly(receiver)
+        self._receiver = signals.weakly(receiver)
         self._sender = sender
 
     def make(self, things: Iterable[Item]) -> None:
