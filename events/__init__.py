@@ -54,10 +54,10 @@ if TYPE_CHECKING:
     from .result import MissingImage as MissingImage
     from .result import PipelineRunResult as PipelineRunResult
     from .result import StageResult as StageResult
-    from .subscribing import Subscription as Subscription
-    from .subscribing import subscribe as subscribe
-    from .tailing import LogTail as LogTail
-    from .tailing import follow as follow
+    from .subscriptions.log_tail import LogTail as LogTail
+    from .subscriptions.log_tail import follow as follow
+    from .subscriptions.subscription import Subscription as Subscription
+    from .subscriptions.subscription import subscribe as subscribe
     from .testing import EventRecorder as EventRecorder
 
 __getattr__, __dir__, __all__ = lazy_names(
@@ -83,8 +83,8 @@ __getattr__, __dir__, __all__ = lazy_names(
         "reading": ["iterate", "replay", "replay_many"],
         "recorded_events": ["RecordedEvents"],
         "result": ["FinishedImage", "MissingImage", "PipelineRunResult", "StageResult"],
-        "subscribing": ["Subscription", "subscribe"],
-        "tailing": ["LogTail", "follow"],
+        "subscriptions.log_tail": ["LogTail", "follow"],
+        "subscriptions.subscription": ["Subscription", "subscribe"],
         "testing": ["EventRecorder"],
     },
     modules=["signals"],

@@ -1,4 +1,4 @@
-"""Signals: how facts reach those who listen. Sender is always the run id.
+"""Signals: how facts reach their receivers. Sender is always the run id.
 
 ``event_appended`` (``event``: any StageEvent) follows every record that reached the log;
 ``lifecycle_changed`` (``event``: LifecycleChanged) follows a state that has become visible;
@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, Generic, TypeVar, cast
 
 from blinker import NamedSignal, Namespace
 
@@ -29,13 +29,39 @@ MUTED_AFTER = 10
 
 Receiver = Callable[..., Any]
 
+_T = TypeVar("_T")
+
+
+class ByReceiver(Generic[_T]):
+    """A value for each receiver, which is told apart by identity: equal objects may differ.
+
+    Owners are held weakly where that is possible; an address that is used again is noticed.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[tuple[int, int], tuple[Callable[[], object], _T]] = {}
+
+    def get(self, receiver: Receiver) -> _T | None:
+        """Its value, if it has one."""
+        entry = self._entries.get(_key(receiver))
+        return None if entry is None or entry[0]() is not owner_of(receiver) else entry[1]
+
+    def set(self, receiver: Receiver, value: _T) -> None:
+        """Give it a value."""
+        self._entries[_key(receiver)] = (weakly(owner_of(receiver)), value)
+
+    def forget(self, receiver: Receiver) -> None:
+        """Take its value away, if it has one."""
+        self._entries.pop(_key(receiver), None)
+
+
 _logger = logging.getLogger("stagewright.signals")
 _faults: Counter[str] = Counter()
 _dropped: Counter[str] = Counter()
-_drop_counts: set[Callable[[], tuple[str, int]]] = set()
-_streaks: WeakKeyDictionary[Any, Counter[str]] = WeakKeyDictionary()
+_streaks: ByReceiver[int] = ByReceiver()
+"""Faults in a row of each receiver whose last call failed."""
+# Reentrant: a finalizer that closes a subscription may interrupt the thread that holds it.
 _lock = threading.RLock()
-"""Whoever holds it may be interrupted by a finalizer that closes a subscription."""
 
 
 def faults() -> dict[str, int]:
@@ -45,127 +71,95 @@ def faults() -> dict[str, int]:
 
 
 def dropped() -> dict[str, int]:
-    """How many sampling steps were not told to each subscriber that was behind, by its name."""
+    """How many sampling steps each subscriber has missed because it was behind, by its name."""
     with _lock:
-        counts = _dropped.copy()
-        for tell in tuple(_drop_counts):
-            name, count = tell()
-            counts[name] += count
-    return {name: count for name, count in counts.items() if count}
+        return dict(_dropped)
 
 
 def publish(signal: NamedSignal, sender: str | None, **payload: Any) -> None:
-    """Call every receiver of ``signal``; what one of them raises touches nobody else.
+    """Call every receiver of ``signal`` on this thread, in no particular order.
 
-    Receivers run on this thread, in no particular order. Costs nothing to speak of while
-    nobody listens.
+    What one of them raises reaches neither the caller nor the other receivers.
     """
-    if not signal.receivers:
-        return
     for receiver in receivers_of(signal, sender):
-        deliver(signal, receiver, sender, payload)
+        call(signal, receiver, sender, payload)
 
 
 def receivers_of(signal: NamedSignal, sender: str | None) -> list[Receiver]:
-    """A snapshot of who is to be called."""
+    """A snapshot of the receivers to call."""
     return list(signal.receivers_for(sender)) if signal.receivers else []
 
 
-def deliver(
+def call(
     signal: NamedSignal, receiver: Receiver, sender: str | None, payload: dict[str, Any]
 ) -> None:
-    """Call one receiver, unless it is muted; what it raises is counted and logged."""
-    streak = _streak(receiver)
-    name = name_of_receiver(receiver)
-    if streak[name] >= MUTED_AFTER:
+    """Call one receiver, unless it is muted; count and log what it raises."""
+    streak = _streaks.get(receiver) or 0
+    if streak >= MUTED_AFTER:
         return
     try:
         receiver(sender, **payload)
     except BaseException as error:
         if is_for_the_program(error):
             raise
-        streak[name] += 1
-        note_fault(name, signal.name, f"raised {type(error).__name__}", streak[name], error)
+        _streaks.set(receiver, streak + 1)
+        what = f"raised {type(error).__name__}"
+        note_fault(name_of(receiver), signal.name, what, streak + 1, error)
     else:
-        streak.pop(name, None)
+        if streak:
+            _streaks.forget(receiver)
 
 
 def is_for_the_program(error: BaseException) -> bool:
-    """Whether what a receiver raised is to end the program: it is no fault then.
+    """Whether what a receiver raised should end the program, so that it is no fault.
 
-    On other threads than the main one nothing can end it, and nothing may end a run's own.
+    Only the main thread can end it; on other threads every exception is a fault.
     """
     ends = isinstance(error, KeyboardInterrupt | SystemExit)
     return ends and threading.current_thread() is threading.main_thread()
 
 
-def note_blocked(receiver: Receiver, signal: NamedSignal) -> None:
-    """Count and log a receiver that did not return in time."""
-    note_fault(name_of_receiver(receiver), signal.name, "blocked and was left behind", 0, None)
-
-
-def deliver_at_once(
-    signal: NamedSignal, receiver: Receiver, sender: str | None, payload: dict[str, Any]
-) -> None:
-    """Call one receiver that only takes a note: it raises nothing of its subscriber's."""
-    try:
-        receiver(sender, **payload)
-    except Exception as error:  # noqa: BLE001 - counted and logged, as of any receiver
-        note_fault(
-            name_of_receiver(receiver), signal.name, f"raised {type(error).__name__}", 0, error
-        )
-
-
-def returns_at_once(receiver: Receiver) -> bool:
-    """Whether a receiver only takes a note, and leaves the work to a thread of its own."""
-    return getattr(getattr(receiver, "__self__", None), "returns_at_once", False) is True
-
-
-def note_dropped(name: str) -> None:
-    """Count a sampling step that a subscriber was not told of."""
-    with _lock:
-        _dropped[name] += 1
-
-
-def count_drops(tell: Callable[[], tuple[str, int]]) -> None:
-    """Have a subscriber's own count of steps that it was not told of, with its name, shown."""
-    with _lock:
-        _drop_counts.add(tell)
-
-
-def settle_drops(tell: Callable[[], tuple[str, int]]) -> None:
-    """Keep the last count of a subscriber that has left."""
-    with _lock:
-        if tell in _drop_counts:
-            _drop_counts.remove(tell)
-            name, count = tell()
+def note_dropped(name: str, count: int) -> None:
+    """Count sampling steps that a subscriber has missed."""
+    if count:
+        with _lock:
             _dropped[name] += count
 
 
-def name_of(receiver: object) -> str:
-    """What a receiver is called in diagnostics: its qualified name."""
-    return getattr(receiver, "__qualname__", None) or type(receiver).__qualname__
-
-
-def _streak(receiver: object) -> Counter[str]:
-    """Faults in a row, kept with the receiver's owner and forgotten with it."""
-    owner = getattr(receiver, "__self__", receiver)
-    try:
-        return _streaks.setdefault(owner, Counter())
-    except TypeError:  # it cannot be referenced weakly, so it is never muted
-        return Counter()
-
-
-def name_of_receiver(receiver: object) -> str:
-    """What the subscriber behind a receiver is called in diagnostics."""
-    owner = getattr(receiver, "__self__", None)
-    named = getattr(owner, "subscriber_name", None)
-    return named if isinstance(named, str) else name_of(receiver)
-
-
 def note_fault(name: str, source: str, what: str, streak: int, error: BaseException | None) -> None:
-    """Count and log what a receiver of ``source`` did wrong, ``streak`` times in a row now."""
+    """Count and log what a receiver of ``source`` did wrong, now ``streak`` times in a row."""
     with _lock:
         _faults[name] += 1
     muted = f"; it is muted after {streak} times in a row" if streak >= MUTED_AFTER else ""
     _logger.warning("subscriber %s of %s %s%s", name, source, what, muted, exc_info=error)
+
+
+def note_lost(name: str, error: Exception) -> None:
+    """Count and log that a subscription has ended, which is not its receiver's fault."""
+    note_fault(name, "its subscription", f"lost: {error}", 0, None)
+
+
+def name_of(receiver: object) -> str:
+    """The subscriber's name in diagnostics: its own, or the qualified name of the receiver."""
+    named = getattr(owner_of(receiver), "subscriber_name", None)
+    if isinstance(named, str):
+        return named
+    return getattr(receiver, "__qualname__", None) or type(receiver).__qualname__
+
+
+def owner_of(receiver: object) -> object:
+    """The object of a bound method; any other receiver itself."""
+    return getattr(receiver, "__self__", receiver)
+
+
+def _key(receiver: object) -> tuple[int, int]:
+    return id(owner_of(receiver)), id(getattr(receiver, "__func__", None))
+
+
+def weakly(thing: object) -> Callable[[], object]:
+    """A weak reference, or what always gives the thing where it cannot be referenced weakly."""
+    is_method = hasattr(thing, "__func__")
+    try:
+        return weakref.WeakMethod(cast(Receiver, thing)) if is_method else weakref.ref(thing)
+    except TypeError:
+        return lambda: thing

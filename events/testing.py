@@ -11,7 +11,7 @@ from . import signals
 from .model import StageEvent
 from .progress import StepProgress
 from .recorded_events import E, RecordedEvents
-from .subscribing import Subscription, subscribe
+from .subscriptions.subscription import Subscription, subscribe
 
 
 class EventRecorder(RecordedEvents):

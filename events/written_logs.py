@@ -11,17 +11,23 @@ from weakref import WeakValueDictionary
 if TYPE_CHECKING:
     from .file_log import FileEventLog
 
+_KEPT = 10_000
+"""Of so many runs this process knows where the log is, which takes some 3 MB."""
 _paths: dict[str, Path] = {}
-"""Where the log of each run is that this process has written, also after its end."""
+"""Where the log of each run is that this process writes or has written, the latest last."""
 _logs: WeakValueDictionary[str, FileEventLog] = WeakValueDictionary()
-_lock = threading.Lock()
+# Reentrant: a finalizer may run on the thread that holds it.
+_lock = threading.RLock()
 
 
 def note_written(log: FileEventLog) -> None:
     """This process writes ``log`` from now on, until ``note_closed``."""
     with _lock:
         _logs[os.path.realpath(log.path)] = log
+        _paths.pop(log.run_id, None)
         _paths[log.run_id] = log.path
+        if len(_paths) > _KEPT:
+            del _paths[next(iter(_paths))]
 
 
 def path_of_run(run_id: str) -> Path | None:

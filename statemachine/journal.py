@@ -9,11 +9,9 @@ from datetime import datetime
 from typing import TypedDict, TypeVar
 
 from ..events import signals
-from ..events.announcer import Announcer
 from ..events.errors import LogWriteError, StagewrightError
 from ..events.file_log import FileEventLog
 from ..events.folding import Fold, StageFold
-from ..events.live_steps import StepsFile
 from ..events.log import EventLog
 from ..events.model import (
     ErrorDetail,
@@ -24,11 +22,12 @@ from ..events.model import (
     StageEvent,
 )
 from ..events.progress import StepProgress
+from ..events.subscriptions.dispatcher import Dispatcher
+from ..events.subscriptions.live_steps import StepsFile
 from .errors import BackendError
 from .ports import Clock
 
 E = TypeVar("E", bound=StageEvent)
-MAX_WAITING_PROGRESS = 32
 MAX_TEXT = 8192
 """Characters of a message, a reason or a server's words that a log keeps."""
 
@@ -54,7 +53,7 @@ class RunJournal:
         self._epoch = epoch
         self._clock = clock
         self._lock = threading.RLock()
-        self._announcer = Announcer()
+        self._dispatcher = Dispatcher()
         self._steps = StepsFile(log.path.parent) if isinstance(log, FileEventLog) else None
         self._unwritable: LogWriteError | None = None
 
@@ -118,7 +117,7 @@ class RunJournal:
 
         def announce() -> None:
             self._announce(event)
-            self._announcer.put(signals.lifecycle_changed, self.run_id, event=event)
+            self._dispatcher.publish(signals.lifecycle_changed, self.run_id, event=event)
 
         return announce
 
@@ -137,23 +136,21 @@ class RunJournal:
         )
 
     def announce_progress(self, progress: StepProgress) -> None:
-        """Tell how far an image is; dropped while subscribers are behind."""
+        """Tell how far an image is."""
         if self._steps is not None:
             self._steps.tell(progress)
-        if not signals.step_progress.receivers or self._announcer.waiting > MAX_WAITING_PROGRESS:
-            return
-        self._announcer.put(signals.step_progress, self.run_id, progress=progress)
+        self._dispatcher.publish(signals.step_progress, self.run_id, progress=progress)
         self.flush()
 
     def flush(self) -> None:
         """Let subscribers catch up, within bounds."""
-        self._announcer.flush()
+        self._dispatcher.flush()
 
     def close(self) -> None:
         """Deliver what is waiting and release the log."""
         if self._steps is not None:
             self._steps.close()
-        self._announcer.close()
+        self._dispatcher.close()
         self._log.close()
 
     def _append(self, make: Callable[[Envelope], E]) -> E:
@@ -182,7 +179,7 @@ class RunJournal:
         self._unwritable = None
 
     def _announce(self, event: StageEvent) -> None:
-        self._announcer.put(signals.event_appended, self.run_id, event=event)
+        self._dispatcher.publish(signals.event_appended, self.run_id, event=event)
 
 
 def error_detail(

@@ -70,16 +70,16 @@ def test_the_record_is_there_when_the_run_has_been_waited_for(tmp_path: Path) ->
 def test_two_controllers_of_one_folder_share_a_writer(tmp_path: Path) -> None:
     """There is one for each folder of runs in a process, and it ends with the controllers."""
     gc.collect()  # What earlier tests left must not go meanwhile.
-    before = len(signals.lifecycle_changed.receivers)
+    before = len(signals.event_appended.receivers)
     controllers = [open_controller(tmp_path) for _ in range(2)]
-    assert len(signals.lifecycle_changed.receivers) == before + 1
+    assert len(signals.event_appended.receivers) == before + 1
     for controller in controllers:
         controller.start(small(images=1)).wait(30)
     assert len(records(tmp_path)) == 2
     del controller
     controllers.clear()
     gc.collect()
-    assert len(signals.lifecycle_changed.receivers) <= before
+    assert len(signals.event_appended.receivers) <= before
 
 
 def test_deleted_and_rebuilt_it_has_the_same_bytes(runs: Path) -> None:

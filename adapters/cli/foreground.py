@@ -16,7 +16,7 @@ from ...events import signals
 from ...events.errors import RunNotFoundError
 from ...events.model import RunState, StageEvent
 from ...events.result import PipelineRunResult
-from ...events.subscribing import subscribe
+from ...events.subscriptions.subscription import subscribe
 from ...statemachine.controller import PipelineController, RunHandle
 from ...statemachine.errors import InvalidTransitionError
 from ..statusbar import StatusBar

@@ -18,7 +18,7 @@ from ...events.lock import lock_holder
 from ...events.model import RunResumed, RunState, StageEvent
 from ...events.reading import read_log
 from ...events.result import PipelineRunResult
-from ...events.subscribing import subscribe
+from ...events.subscriptions.subscription import subscribe
 from ...statemachine.controller import PipelineController, RunHandle
 from ...statemachine.errors import ResumeRefusedError
 from ..bootstrap import open_controller

@@ -9,15 +9,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakMethod, finalize
 
-from blinker import NamedSignal
-
-from ...events import signals
 from ...events.errors import StagewrightError
 from ...events.model import LifecycleChanged, RunSealed, RunState, StageEvent
 from ...events.storage import OsStorage, Storage
+from ...events.subscriptions.subscription import Subscription, subscribe
 from ...events.written_logs import path_of_run
 from .respite import Respite
 from .run_prefix import is_end
@@ -28,7 +26,8 @@ if TYPE_CHECKING:
 LOCK_WAIT_S = 10.0
 """How long an update waits for another process that writes the records."""
 END_WAIT_S = 0.8
-"""How long a run's end waits for its record; the announcer would leave it behind after a second."""
+"""How long a run's end waits for its record; it would be left behind after a second."""
+_MOVES = (RunState.RUNNING, RunState.COMPLETED, RunState.ERROR, RunState.CANCELLED)
 _BETWEEN_LOOKS_S = 0.05
 
 _logger = logging.getLogger("stagewright.learning")
@@ -62,23 +61,23 @@ class LearningRecordWriter:
         self._served = 0
         self._serving_pid: int | None = None
         self._ended: set[str] = set()
-        self._ears = (
-            _Ear(signals.lifecycle_changed, WeakMethod(self._take_change), returns_at_once=False),
-            _Ear(signals.event_appended, WeakMethod(self._take_event), returns_at_once=True),
-        )
-        for ear in self._ears:
-            finalize(self, ear.close)
+        self._subscription: Subscription | None = None
 
     def start(self) -> LearningRecordWriter:
         """Listen to the runs of this process; starting twice is fine."""
-        for ear in self._ears:
-            ear.open()
+        if self._subscription is None:
+            # On the publisher's thread: a run that ends waits for its record.
+            self._subscription = subscribe(
+                _weakly(self._take_event), RunSealed, transitions=_MOVES, on="publisher"
+            )
+            finalize(self, self._subscription.close, timeout_s=0.0)
         return self
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Listen no more; wait this long for an update that is under way."""
-        for ear in self._ears:
-            ear.close()
+        if self._subscription is not None:
+            self._subscription.close(timeout_s)
+            self._subscription = None
         with self._changed:
             self._changed.wait_for(lambda: self._serving_pid != os.getpid(), timeout_s)
 
@@ -139,24 +138,20 @@ class LearningRecordWriter:
         finally:
             self._updating.release()
 
-    def _take_change(self, event: LifecycleChanged) -> None:
-        """A run of this process has changed its state."""
+    def _take_event(self, event: StageEvent) -> None:
+        """A run of this process has begun, come to its end, or been sealed."""
+        assert isinstance(event, LifecycleChanged | RunSealed)
         if not self._is_ours(event.run_id):
             return
-        if event.dest is RunState.RUNNING:
-            if not self._asked:
-                self._ask()
-        elif is_end(event):
+        if is_end(event):
             self._ended.add(event.run_id)
             self._wait_for(self._ask())
-
-    def _take_event(self, event: StageEvent) -> None:
-        """A run that is sealed and has not come to its end here: its process died in between."""
-        if not isinstance(event, RunSealed) or not self._is_ours(event.run_id):
-            return
-        if event.run_id in self._ended:
+        elif isinstance(event, RunSealed):
+            # One that has not come to its end here: its process died in between.
+            if event.run_id not in self._ended:
+                self._ask()
             self._ended.discard(event.run_id)
-        else:
+        elif not self._asked and event.dest is RunState.RUNNING:
             self._ask()
 
     def _is_ours(self, run_id: str) -> bool:
@@ -209,35 +204,14 @@ class LearningRecordWriter:
                 self._changed.notify_all()
 
 
-class _Ear:
-    """Calls a method of a writer when a signal is sent, and does not keep the writer alive.
+def _weakly(method: Callable[[StageEvent], None]) -> Callable[[StageEvent], None]:
+    """A receiver that calls a method as long as its object is there, and does not hold it."""
+    reference = WeakMethod(method)
 
-    A subscription would cost a run a change of threads for every event. One that
-    ``returns_at_once`` costs it none; for the other the run waits.
-    """
+    def take_event(event: StageEvent) -> None:
+        take = reference()
+        if take is not None:
+            take(event)
 
-    subscriber_name = "LearningRecordWriter"
-
-    def __init__(
-        self,
-        signal: NamedSignal,
-        method: WeakMethod[Callable[[Any], None]],
-        *,
-        returns_at_once: bool,
-    ) -> None:
-        self.returns_at_once = returns_at_once
-        self._signal = signal
-        self._method = method
-
-    def open(self) -> None:
-        """Listen."""
-        self._signal.connect(self._hear, weak=False)
-
-    def close(self) -> None:
-        """Listen no more."""
-        self._signal.disconnect(self._hear)
-
-    def _hear(self, _run_id: str | None, event: StageEvent) -> None:
-        method = self._method()
-        if method is not None:
-            method(event)
+    take_event.__qualname__ = type(method.__self__).__qualname__  # type: ignore[attr-defined]  # a bound method
+    return take_event

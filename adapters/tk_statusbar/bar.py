@@ -12,7 +12,7 @@ from ...events.errors import RunNotFoundError
 from ...events.lock import is_locked
 from ...events.model import RunState, StageEvent
 from ...events.reading import replay
-from ...events.subscribing import Subscription, subscribe
+from ...events.subscriptions.subscription import Subscription, subscribe
 from ...statemachine.controller import PipelineController
 from ...statemachine.errors import InvalidTransitionError
 from ...statemachine.run_folder import CancelOrder, RunFolder

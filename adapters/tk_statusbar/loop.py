@@ -9,7 +9,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from ...events.model import StageEvent
-from ...events.subscribing import Subscription, subscribe
+from ...events.subscriptions.subscription import Subscription, subscribe
 
 _REST_MS = 40
 """How often calls are looked for while none comes."""

@@ -1,4 +1,4 @@
-"""The announcer: signals in order on a thread of its own, and no receiver able to stop a run."""
+"""The dispatcher: signals in order on a thread of its own, and no receiver able to stop a run."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from pathlib import Path
 
 import pytest
 from stagewright.events import FileEventLog, StageEvent, StepProgress, signals, subscribe
-from stagewright.events.announcer import MAX_WAITING, Announcer
+from stagewright.events.subscriptions.dispatcher import Dispatcher
+from stagewright.events.subscriptions.reader import CAPACITY
 
 from .command_line import until
-from .support import fill_log, run_opened
+from .listening import EVENTS
+from .support import fill_log, memory_log, run_opened
 
 RUN = "20261120T225226.123456Z-announced-7f3a9c"
+MANY = list(memory_log(30).timeline())
+STEP = StepProgress(stage_id="x", image_index=0, step=1, steps=2, fraction=0.5)
 Connect = Callable[[Callable[..., object]], None]
 
 
@@ -38,47 +42,65 @@ def connected() -> Iterator[Connect]:
 
 
 @pytest.fixture
-def announcer() -> Iterator[Announcer]:
-    made = Announcer()
+def dispatcher() -> Iterator[Dispatcher]:
+    made = Dispatcher()
     yield made
     made.close()
 
 
+def tell(dispatcher: Dispatcher, events: list[StageEvent]) -> None:
+    """Announce events as a run does: each before the next."""
+    for event in events:
+        dispatcher.publish(signals.event_appended, RUN, event=event)
+        dispatcher.flush()
+
+
 def test_announcements_are_delivered_in_order_and_flush_waits_for_them(
-    announcer: Announcer, connected: Connect
+    dispatcher: Dispatcher, connected: Connect
 ) -> None:
     """After ``flush`` every announcement has been made, in order, on one thread of its own."""
-    said: list[tuple[int, int]] = []
-    connected(lambda _sender, number: said.append((number, threading.get_ident())))
-    for number in range(500):
-        announcer.put(signals.event_appended, RUN, number=number)
-    announcer.flush()
-    assert [number for number, _ in said] == list(range(500))
+    said: list[tuple[StageEvent, int]] = []
+    connected(lambda _sender, event: said.append((event, threading.get_ident())))
+    for event in MANY:
+        dispatcher.publish(signals.event_appended, RUN, event=event)
+    dispatcher.flush()
+    assert [event for event, _ in said] == MANY
     assert len({thread for _, thread in said}) == 1
     assert threading.get_ident() not in {thread for _, thread in said}
-    assert announcer.waiting == 0
+
+
+def test_flush_never_returns_before_delivery(dispatcher: Dispatcher, connected: Connect) -> None:
+    """Not even in the moment between the queue and the call, on whatever threads it is."""
+    usual, heard = sys.getswitchinterval(), list[StageEvent]()
+    connected(lambda _sender, event: heard.append(event))
+    sys.setswitchinterval(1e-6)
+    try:
+        for number in range(1, 3000):
+            dispatcher.publish(signals.event_appended, RUN, event=EVENTS[0])
+            dispatcher.flush()
+            assert len(heard) == number
+    finally:
+        sys.setswitchinterval(usual)
 
 
 def test_a_blocked_receiver_costs_one_bounded_wait(
-    announcer: Announcer,
+    dispatcher: Dispatcher,
     connected: Connect,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It is left behind once, counted and logged; the others get all, without further waits."""
-    release, others = threading.Event(), list[int]()
+    release, others = threading.Event(), list[StageEvent]()
 
     def block(_sender: str, **_payload: object) -> None:
         release.wait(20)
 
     connected(block)
-    connected(lambda _sender, number: others.append(number))
+    connected(lambda _sender, event: others.append(event))
     began = time.monotonic()
-    for number in range(100):
-        announcer.put(signals.event_appended, RUN, number=number)
-        announcer.flush()
+    tell(dispatcher, MANY)
     took = time.monotonic() - began
     release.set()
-    assert others == list(range(100))
+    assert others == MANY
     assert 0.9 < took < 15
     name = block.__qualname__
     assert signals.faults()[name] == 1
@@ -86,86 +108,98 @@ def test_a_blocked_receiver_costs_one_bounded_wait(
 
 
 def test_a_receiver_that_comes_back_is_served_again(
-    announcer: Announcer, connected: Connect
+    dispatcher: Dispatcher, connected: Connect
 ) -> None:
     """What was announced while it blocked waits for it, in order, and so does what follows."""
-    release, numbers = threading.Event(), list[int]()
+    release, heard = threading.Event(), list[StageEvent]()
     returned = threading.Event()
 
-    def block_once(_sender: str, number: int) -> None:
-        numbers.append(number)
-        if number == 0:
+    def block_once(_sender: str, event: StageEvent) -> None:
+        heard.append(event)
+        if event is EVENTS[0]:
             release.wait(20)
             returned.set()
 
     connected(block_once)
-    for number in range(3):
-        announcer.put(signals.event_appended, RUN, number=number)
-        announcer.flush()
-    assert numbers == [0]
+    tell(dispatcher, EVENTS[:3])
+    assert heard == EVENTS[:1]
     release.set()
     assert returned.wait(10)
-    announcer.put(signals.event_appended, RUN, number=3)
-    announcer.close()
-    assert numbers == [0, 1, 2, 3]
+    tell(dispatcher, EVENTS[3:4])
+    dispatcher.close()
+    assert heard == EVENTS[:4]
+
+
+def test_a_late_receiver_gets_the_moves_of_the_lifecycle_as_well(dispatcher: Dispatcher) -> None:
+    """Of whichever signals it is connected to, each in its order."""
+    release, moves = threading.Event(), list[int]()
+
+    def block(_sender: str, event: StageEvent) -> None:
+        release.wait(20)
+        moves.append(event.seq)
+
+    with signals.lifecycle_changed.connected_to(block):
+        for event in EVENTS[:4]:
+            dispatcher.publish(signals.lifecycle_changed, RUN, event=event)
+        dispatcher.flush()
+        release.set()
+        dispatcher.close()
+    assert moves == [0, 1, 2, 3]
 
 
 def test_flushing_from_within_a_receiver_does_not_wait_for_itself(
-    announcer: Announcer, connected: Connect
+    dispatcher: Dispatcher, connected: Connect
 ) -> None:
     """A receiver that makes the run flush gets on; it would wait for its own end otherwise."""
     took: list[float] = []
 
-    def flush_within(_sender: str) -> None:
+    def flush_within(_sender: str, **_payload: object) -> None:
         began = time.monotonic()
-        announcer.flush()
+        dispatcher.flush()
         took.append(time.monotonic() - began)
 
     connected(flush_within)
-    announcer.put(signals.event_appended, RUN)
-    announcer.flush()
+    tell(dispatcher, EVENTS[:1])
     assert len(took) == 1
     assert took[0] < 0.9
 
 
-def test_a_closed_announcer_drops_what_comes_late(announcer: Announcer, connected: Connect) -> None:
+def test_a_closed_dispatcher_drops_what_comes_late(
+    dispatcher: Dispatcher, connected: Connect
+) -> None:
     """A backend's last progress after the end of a run is dropped and holds nobody up."""
-    said: list[int] = []
-    connected(lambda _sender, number: said.append(number))
-    announcer.put(signals.event_appended, RUN, number=0)
-    announcer.close()
-    announcer.put(signals.event_appended, RUN, number=1)
-    announcer.flush()
-    assert said == [0]
-    assert announcer.waiting == 0
+    said: list[StageEvent] = []
+    connected(lambda _sender, event: said.append(event))
+    dispatcher.publish(signals.event_appended, RUN, event=EVENTS[0])
+    dispatcher.close()
+    began = time.monotonic()
+    tell(dispatcher, EVENTS[1:2])
+    assert said == EVENTS[:1]
+    assert time.monotonic() - began < 0.5
 
 
 def test_a_slow_receiver_costs_a_run_no_more_than_a_blocked_one(
-    announcer: Announcer, connected: Connect
+    dispatcher: Dispatcher, connected: Connect
 ) -> None:
     """What a run waits for it is bounded over all its calls; then it is served beside the run."""
-    numbers: list[int] = []
+    heard: list[StageEvent] = []
 
-    def dawdle(_sender: str, number: int) -> None:
+    def dawdle(_sender: str, event: StageEvent) -> None:
         threading.Event().wait(0.2)
-        numbers.append(number)
+        heard.append(event)
 
     connected(dawdle)
     began = time.monotonic()
-    for number in range(20):
-        announcer.put(signals.event_appended, RUN, number=number)
-        announcer.flush()
+    tell(dispatcher, MANY[:20])
     assert time.monotonic() - began < 2.5
-    deadline = time.monotonic() + 20
-    while len(numbers) < 20 and time.monotonic() < deadline:
-        threading.Event().wait(0.01)
-    assert numbers == list(range(20))
+    until(lambda: len(heard) == 20, "all events")
+    assert heard == MANY[:20]
 
 
 def test_what_a_late_receiver_is_due_is_kept_in_bounded_memory(
-    announcer: Announcer, tmp_path: Path
+    dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
-    """Events stay in their log and come in order; of steps the first are kept, the rest counted."""
+    """Events stay in their log and come in order; the steps that it missed are counted."""
     (tmp_path / "run").mkdir()
     log = FileEventLog.create(tmp_path / "run", run_opened(RUN))
     fill_log(log, 1000)
@@ -177,23 +211,23 @@ def test_what_a_late_receiver_is_due_is_kept_in_bounded_memory(
         seen.append(event)
 
     before = signals.dropped().get(block.__qualname__, 0)
-    step = StepProgress(stage_id="x", image_index=0, step=1, steps=2, fraction=0.5)
-    with subscribe(block, on="publisher", on_step=steps.append):
+    with subscribe(block, on="publisher", on_step=steps.append) as subscription:
         for event in events:
-            announcer.put(signals.event_appended, RUN, event=event)
-            announcer.put(signals.step_progress, RUN, progress=step)
-            announcer.flush()
-        kept = sum(len(line.waiting) for line in announcer._lines.values())
-        assert kept <= MAX_WAITING + 1
+            tell(dispatcher, [event])
+            dispatcher.publish(signals.step_progress, RUN, progress=STEP)
+            dispatcher.flush()
+        assert subscription.waiting <= CAPACITY + 1
+        assert len(events) > 2 * CAPACITY
         release.set()
         until(lambda: len(seen) == len(events), "all events")
     log.close()
     assert seen == events
+    assert subscription.dropped == len(events) - len(steps)
     assert signals.dropped()[block.__qualname__] - before == len(events) - len(steps)
     assert len(steps) < len(events)
 
 
-def test_nobody_is_held_on_to_because_it_was_told_something(announcer: Announcer) -> None:
+def test_nobody_is_held_on_to_because_it_was_told_something(dispatcher: Dispatcher) -> None:
     """A receiver that blinker holds weakly is gone with its last owner, in the middle of a run."""
 
     class Window:
@@ -205,13 +239,38 @@ def test_nobody_is_held_on_to_because_it_was_told_something(announcer: Announcer
 
     window = Window()
     signals.event_appended.connect(window.take)
-    announcer.put(signals.event_appended, RUN, number=1)
-    announcer.flush()
+    tell(dispatcher, EVENTS[:1])
     assert window.calls == 1
     gone = weakref.ref(window)
     del window
     gc.collect()
     assert gone() is None
+
+
+def test_a_late_receiver_is_not_held_either(dispatcher: Dispatcher) -> None:
+    """A window that was left behind and is closed is gone, and is called no more."""
+    release, calls = threading.Event(), list[str]()
+
+    class Window:
+        def take(self, _sender: str, event: StageEvent) -> None:
+            calls.append(type(event).__name__)
+            release.wait(20)
+
+    window = Window()
+    signals.event_appended.connect(window.take)
+    tell(dispatcher, EVENTS[:1])
+    gone = weakref.ref(window)
+    del window
+    release.set()
+
+    def is_gone() -> bool:
+        gc.collect()
+        return gone() is None
+
+    until(is_gone, "the end of the window")
+    tell(dispatcher, EVENTS[1:])
+    dispatcher.close()
+    assert calls == ["RunOpened"]
 
 
 NO_THREAD_AT_THE_START = """

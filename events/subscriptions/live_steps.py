@@ -15,9 +15,9 @@ from pathlib import Path
 
 import msgspec
 
-from .codec import DECODE_ERRORS
-from .progress import StepProgress
-from .storage import open_regular
+from ..codec import DECODE_ERRORS
+from ..progress import StepProgress
+from ..storage import open_regular
 
 STEPS_NAME = "steps.live"
 _EVERY_S = 0.1

@@ -1,0 +1,180 @@
+"""Reading a log while it grows, whichever process writes it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from ..lock import is_locked
+from ..model import RunSealed, StageEvent
+from ..reading import log_path
+from ..scan import LogScan, TornTail
+from ..storage import open_regular
+from ..written_logs import written_log
+
+POLL_S = 0.02
+"""How often to look at a log that another process writes."""
+_LOOK_FOR_WRITER_S = 0.25
+
+
+class LogTail:
+    """A position in one log, and the events from there on, as they come.
+
+    Each event is checked, and chained to those before it. Of a log that this process writes,
+    only what is durable is read. A torn tail is not: it may be a record that is being written.
+    The file is opened at the first reading. Use it from one thread; ``close`` it, or use it as a
+    context manager. Raises RunNotFoundError.
+    """
+
+    def __init__(self, run: Path | str, *, from_seq: int = 0) -> None:
+        self.path = log_path(run)
+        self._next = from_seq
+        self._stream: BinaryIO | None = None
+        self._scan: LogScan | None = None
+        self._batches: Iterator[Sequence[StageEvent]] | None = None
+        self._unread: deque[StageEvent] = deque()
+        self._sealed = False
+        self._looked = float("-inf")
+
+    def __enter__(self) -> LogTail:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def next_seq(self) -> int:
+        """The sequence number of the event that is given next."""
+        return self._next
+
+    @property
+    def torn(self) -> TornTail | None:
+        """The bytes behind the last record at the last reading, if they are no record."""
+        return None if self._scan is None else self._scan.torn
+
+    @property
+    def is_written_here(self) -> bool:
+        """Whether this process writes the log now."""
+        return written_log(self.path) is not None
+
+    def read(self, *, until: int | None = None) -> Iterator[StageEvent]:
+        """What has come since the last reading, in order, up to event ``until`` if that is given.
+
+        An iterator that is left early loses nothing: the next reading gives the rest. Raises
+        RunNotFoundError, LogCorruptError.
+        """
+        for event in self._checked():
+            if event.seq >= self._next:
+                self._next = event.seq + 1
+                yield event
+            if event.seq == until:
+                return
+
+    def up_to(self, event: StageEvent) -> Iterator[StageEvent]:
+        """An event that was announced, after those before it; nothing if it was given before.
+
+        Only events that were missed are read from the file.
+        """
+        if event.seq > self._next:
+            yield from self.read(until=event.seq - 1)
+        if event.seq == self._next:
+            self._next += 1
+            yield event
+
+    def skip_to_end(self) -> None:
+        """Go behind the last event that there is now. Raises LogCorruptError."""
+        log = written_log(self.path)
+        if log is not None:
+            self._next = log.next_seq
+            return
+        try:
+            for _ in self.read():
+                pass
+        except BaseException:
+            self.close()
+            raise
+
+    def has_ended(self) -> bool:
+        """Whether nothing more will come, as far as can be told: all is read, nobody writes.
+
+        A run that has ended may be taken up again by a later resume.
+        """
+        if not self._sealed and time.monotonic() - self._looked < _LOOK_FOR_WRITER_S:
+            return False
+        self._looked = time.monotonic()
+        if is_locked(self.path.parent) or self._unread or self._scan is None:
+            return False
+        torn_bytes = 0 if self._scan.torn is None else self._scan.torn.bytes
+        return self._size() == self._scan.end + torn_bytes
+
+    def close(self) -> None:
+        """Close the file; closing twice is fine."""
+        if self._stream is not None:
+            self._stream.close()
+
+    def _checked(self) -> Iterator[StageEvent]:
+        """The events behind those that were read, from the file; each is dropped once given."""
+        while self._unread:
+            yield self._unread.popleft()
+        # One that was left early is continued: it may be about to raise.
+        is_continued = self._batches is not None
+        if self._batches is None:
+            self._batches = self._new_batches()
+        for batch in self._batches:
+            self._sealed = isinstance(batch[-1], RunSealed)
+            self._unread.extend(batch)
+            while self._unread:
+                yield self._unread.popleft()
+        self._batches = None
+        if is_continued:
+            yield from self._checked()
+
+    def _new_batches(self) -> Iterator[Sequence[StageEvent]]:
+        """What has been appended since the last look at the file."""
+        if self._stream is None:
+            self._stream = open_regular(self.path)
+            self._scan = LogScan(self._stream, path=self.path, size=0)
+        assert self._scan is not None
+        size = self._size()
+        if size != self._scan.end:
+            self._scan.grow(size)
+            yield from self._scan.batches()
+
+    def _size(self) -> int:
+        log = written_log(self.path)
+        if log is not None:
+            return log.size
+        assert self._stream is not None
+        return os.fstat(self._stream.fileno()).st_size
+
+
+def follow(
+    run: Path | str, *, from_seq: int = 0, stop: threading.Event | None = None
+) -> Iterator[StageEvent]:
+    """The events of a run from number ``from_seq`` on, as they come, until the run ends.
+
+    ``run`` is a run folder or a log; this or any other process may be running it. Every event
+    comes once and in order, about 10 ms after it has been written. It ends when all has been
+    read and nobody works on the run any more: that is at once for a run that has ended, and
+    soon after the death of its process. ``stop`` ends it from another thread.
+
+    Raises RunNotFoundError, LogCorruptError.
+    """
+    stopped = stop or threading.Event()
+    with LogTail(run, from_seq=from_seq) as tail:
+        while not stopped.is_set():
+            yield from tail.read()
+            if tail.has_ended():
+                return
+            stopped.wait(POLL_S)
