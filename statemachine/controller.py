@@ -14,7 +14,7 @@ from typing import Any
 from ..events import signals
 from ..events.errors import LogWriteError, RunNotFoundError, StagewrightError
 from ..events.folding import Fold
-from ..events.model import CancelMode, Durability, RunState
+from ..events.model import CancelMode, RunState
 from ..events.reading import replay
 from ..events.result import PipelineRunResult
 from ..events.storage import Storage
@@ -238,7 +238,6 @@ class PipelineController:
         fold = Fold()
         fold.apply(prepared.opened)
         handle = RunHandle(prepared.opened.run_id, prepared.folder.path)
-        durability = prepared.log.durability
         runner = PipelineRunner(
             backend=self._backend,
             log=prepared.log,
@@ -247,7 +246,6 @@ class PipelineController:
             folder=prepared.folder,
             inputs=self._inputs,
             clock=self._clock,
-            durable=durability is not Durability.PROCESS,
         )
         return self._set_off(handle, runner, prepared.plan, runner.start)
 
@@ -280,7 +278,6 @@ class PipelineController:
             folder=reopened.folder,
             inputs=self._inputs,
             clock=self._clock,
-            durable=reopened.run_table.durability is not Durability.PROCESS,
             epoch=reopened.epoch,
             standing=reopened.standing,
         )

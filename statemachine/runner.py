@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import logging
 
-from ..events.errors import LogWriteError
 from ..events.folding import Fold
 from ..events.log import EventLog
-from ..events.model import CancelMode, CancelRequested, RunState
+from ..events.model import CancelMode, CancelRequested, Durability, Outcome, RunState
 from .cancel import CancelToken
 from .config import RunTable, ServerTable
 from .errors import InvalidTransitionError, MissingImagesError, StageConflictError
 from .image_files import ImageFiles
 from .journal import RunJournal, error_detail, recordable
 from .lifecycle import RunLifecycle
-from .plan import StageExecutionPlan
+from .plan import StageExecution, StageExecutionPlan
 from .ports import Clock, ImageBackend, InputReader
 from .recorded_plan import recorded_table
 from .reopening import ReopenedRun
+from .run.stage_run import StageFailedError, StageRun
 from .run_folder import CancelOrder, RunFolder
-from .stage_runner import StageRunner
 from .standing import Standing
-from .workshop import RunStopped, StageFailedError, Workshop
 
 _logger = logging.getLogger("stagewright.runner")
 
@@ -43,7 +41,6 @@ class PipelineRunner:
         folder: RunFolder,
         inputs: InputReader,
         clock: Clock,
-        durable: bool = True,
         epoch: int = 0,
         standing: Standing | None = None,
     ) -> None:
@@ -54,6 +51,10 @@ class PipelineRunner:
         self._clock = clock
         self._journal = RunJournal(log, fold, epoch=epoch, clock=clock)
         self._lifecycle = RunLifecycle(self._journal.record_transition, initial=fold.state)
+        config = self._journal.opened.config
+        self._server = recorded_table(config, "server", ServerTable)
+        self._run_table = recorded_table(config, "run", RunTable)
+        durable = self._run_table.durability is not Durability.PROCESS
         self._images = ImageFiles(folder, inputs, durable=durable)
         self._token = CancelToken()
         self._taken_order: CancelOrder | None = None
@@ -134,45 +135,41 @@ class PipelineRunner:
     def _run_to_the_end(self) -> None:
         try:
             self._run_stages()
-        except RunStopped:
-            self._cancel_or_fail()
-        except StageFailedError as failed:
-            detail = error_detail(
-                failed.cause, stage_id=failed.stage_id, image_index=failed.image_index
-            )
-            self._lifecycle.fail(str(failed), detail)
         except Exception as error:
             if self._lifecycle.state != RunState.RUNNING:
                 raise
-            self._lifecycle.fail(f"{type(error).__name__}: {error}", error_detail(error))
+            self._fail(error)
 
-    def _cancel_or_fail(self) -> None:
-        try:
-            self._lifecycle.cancel(self._token.reason)
-        except LogWriteError as error:
-            self._lifecycle.fail(f"LogWriteError: {error}", error_detail(error))
+    def _fail(self, error: BaseException) -> None:
+        reason, detail = f"{type(error).__name__}: {error}", error_detail(error)
+        if isinstance(error, StageFailedError):
+            reason = str(error)
+            detail = error_detail(
+                error.cause, stage_id=error.stage_id, image_index=error.image_index
+            )
+        self._lifecycle.fail(reason, detail)
 
     def give_up(self, error: BaseException) -> None:
         """End a run that was started and cannot be worked on, as far as that is possible."""
         try:
             if self._lifecycle.state == RunState.RUNNING:
-                self._lifecycle.fail(f"{type(error).__name__}: {error}", error_detail(error))
+                self._fail(error)
                 self._journal.record_seal()
         finally:
             self._journal.close()
 
     def _run_stages(self) -> None:
+        """Run each stage, then finish or cancel the run. Raises what the run is to fail with."""
         plan = self._plan
         if plan.conflicts:
             said = "; ".join(str(conflict) for conflict in plan.conflicts)
             _logger.error("run %s: conflicting configuration: %s", self._journal.run_id, said)
             raise StageConflictError(said)
-        shop = self._workshop()
         for stage in plan.stages:
             self._look_for_cancel()
-            if self._token.stopping:
-                raise RunStopped
-            StageRunner(stage, shop).run()
+            if self._token.stopping or self._run_stage(stage) is Outcome.CANCELLED:
+                self._lifecycle.cancel(self._token.reason)
+                return
         missing = self._standing.missing()
         if missing:
             raise MissingImagesError(
@@ -182,10 +179,9 @@ class PipelineRunner:
             )
         self._lifecycle.finish()
 
-    def _workshop(self) -> Workshop:
-        config = self._journal.opened.config
-        server = recorded_table(config, "server", ServerTable)
-        return Workshop(
+    def _run_stage(self, stage: StageExecution) -> Outcome:
+        return StageRun(
+            stage=stage,
             plan=self._plan,
             journal=self._journal,
             standing=self._standing,
@@ -193,12 +189,10 @@ class PipelineRunner:
             images=self._images,
             token=self._token,
             clock=self._clock,
-            slots=max(1, self._backend.slots),
-            on_image_error=recorded_table(config, "run", RunTable).on_image_error,
-            retries=server.retries,
-            backoff_s=server.backoff_s,
+            server=self._server,
+            on_image_error=self._run_table.on_image_error,
             look_for_cancel=self._look_for_cancel,
-        )
+        ).run()
 
     def _look_for_cancel(self) -> None:
         stamp = self._folder.cancel_stamp()

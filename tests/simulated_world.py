@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 from stagewright.events import EventLog, StageEvent
-from stagewright.statemachine import preparing, reopening, stage_runner
+from stagewright.statemachine import preparing, reopening
+from stagewright.statemachine.run import stage_run
 
 from .support import START
 
@@ -27,7 +28,7 @@ def same_machine_everywhere() -> Iterator[None]:
             patch.setattr(module, "boot_id", lambda: "0" * 32)
             patch.setattr(module, "software", lambda: "stagewright (simulated)")
         # The order to cancel is looked for between stages; a slow machine looks no oftener.
-        patch.setattr(stage_runner, "POLL_S", 60.0)
+        patch.setattr(stage_run, "POLL_S", 60.0)
         yield
 
 
