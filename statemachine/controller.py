@@ -13,7 +13,6 @@ from typing import Any
 
 from ..events import signals
 from ..events.errors import LogWriteError, RunNotFoundError, StagewrightError
-from ..events.folding import Fold
 from ..events.model import CancelMode, RunState
 from ..events.reading import replay
 from ..events.result import PipelineRunResult
@@ -32,8 +31,8 @@ from .ports import (
     RandomBelow,
     SystemClock,
 )
-from .preparing import PreparedRun, RunMaker
 from .reopening import ReopenedRun, reopen_run
+from .run.creation import NewRun, create_run, resolve_choices
 from .run_folder import find_run
 from .runner import PipelineRunner
 
@@ -100,10 +99,8 @@ class PipelineController:
         self._runs = Path(runs)
         self._inputs = inputs
         self._clock: Clock = clock or SystemClock()
+        self._random_below = random_below
         self._storage = storage
-        self._maker = RunMaker(
-            self._runs, clock=self._clock, random_below=random_below, storage=storage
-        )
         self._lock = threading.Lock()
         self._current: tuple[RunHandle, PipelineRunner] | None = None
         self._busy = False
@@ -143,7 +140,7 @@ class PipelineController:
 
     def validate(self, config: AnyConfig) -> StageExecutionPlan:
         """The plan of ``config``; nothing is made. Raises ConfigurationError."""
-        return self._resolve(config)[1]
+        return self._plan(ready_config(config, inputs=self._inputs, runs=self._runs))
 
     def start(self, config: AnyConfig) -> RunHandle:
         """Begin a run; on return it is RUNNING, durably.
@@ -153,7 +150,7 @@ class PipelineController:
         """
         self._take()
         try:
-            return self._launch(self._prepare_or_tell(config))
+            return self._launch(*self._create(config))
         except BaseException:
             self._let_go()
             raise
@@ -202,11 +199,9 @@ class PipelineController:
             raise RunNotFoundError(f"run {run_id} is not running here")
         current[1].cancel(mode, reason)
 
-    def _resolve(self, config: AnyConfig) -> tuple[RunConfig, StageExecutionPlan]:
-        ready = ready_config(config, inputs=self._inputs, runs=self._runs)
-        plan = build_stage_execution_plan(ready)
-        self._last_plan = plan
-        return ready, plan
+    def _plan(self, config: RunConfig) -> StageExecutionPlan:
+        self._last_plan = plan = build_stage_execution_plan(config)
+        return plan
 
     def _take(self) -> None:
         with self._lock:
@@ -227,27 +222,35 @@ class PipelineController:
             self._current = None
             self._busy = False
 
-    def _prepare_or_tell(self, config: AnyConfig) -> PreparedRun:
+    def _create(self, config: AnyConfig) -> tuple[NewRun, StageExecutionPlan]:
         with _config_errors_told():
-            ready, plan = self._resolve(config)
+            ready = ready_config(config, inputs=self._inputs, runs=self._runs)
+            resolved = resolve_choices(ready, self._random_below)
+            plan = self._plan(resolved)
             if isinstance(self._backend, PreparableBackend):
-                self._backend.prepare(plan, ready.server, preflight=ready.run.preflight)
-            return self._maker.make(ready, self._backend.description)
+                self._backend.prepare(plan, resolved.server, preflight=resolved.run.preflight)
+            new = create_run(
+                self._runs,
+                resolved,
+                plan,
+                self._backend.description,
+                clock=self._clock,
+                random_below=self._random_below,
+                storage=self._storage,
+            )
+            return new, plan
 
-    def _launch(self, prepared: PreparedRun) -> RunHandle:
-        fold = Fold()
-        fold.apply(prepared.opened)
-        handle = RunHandle(prepared.opened.run_id, prepared.folder.path)
+    def _launch(self, new: NewRun, plan: StageExecutionPlan) -> RunHandle:
         runner = PipelineRunner(
             backend=self._backend,
-            log=prepared.log,
-            fold=fold,
-            plan=prepared.plan,
-            folder=prepared.folder,
+            log=new.log,
+            fold=new.fold,
+            plan=plan,
+            folder=new.folder,
             inputs=self._inputs,
             clock=self._clock,
         )
-        return self._set_off(handle, runner, prepared.plan, runner.start)
+        return self._set_off(RunHandle(new.fold.run_id, new.folder.path), runner, runner.start)
 
     def _go_on(
         self, folder: Path, *, force: bool, preflight: bool, on_file: OnFile | None
@@ -264,7 +267,8 @@ class PipelineController:
             reopened.close()
             raise
         if reopened.needs_work:
-            return self._set_off(handle, runner, reopened.plan, partial(runner.resume, reopened))
+            self._last_plan = reopened.plan
+            return self._set_off(handle, runner, partial(runner.resume, reopened))
         runner.finish_off(reopened)
         self._end(handle, replay(folder), None)
         return handle
@@ -295,14 +299,9 @@ class PipelineController:
             )
 
     def _set_off(
-        self,
-        handle: RunHandle,
-        runner: PipelineRunner,
-        plan: StageExecutionPlan,
-        begin: Callable[[], None],
+        self, handle: RunHandle, runner: PipelineRunner, begin: Callable[[], None]
     ) -> RunHandle:
         """Move the run to RUNNING, and give it its thread."""
-        self._last_plan = plan
         self._current = (handle, runner)
         try:
             begin()

@@ -28,8 +28,8 @@ from .errors import ResumeRefusedError
 from .file_checking import OnFile
 from .journal import RunJournal
 from .lifecycle import RunLifecycle
-from .preparing import software
 from .recorded_plan import recorded_plan, recorded_table
+from .run.creation import software
 from .run_folder import RunFolder
 from .standing import Standing
 from .states import is_fruitless

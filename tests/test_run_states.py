@@ -52,8 +52,8 @@ from stagewright.statemachine.image_files import ImageFiles
 from stagewright.statemachine.journal import RunJournal
 from stagewright.statemachine.loading import ready_config
 from stagewright.statemachine.ports import GeneratedImage, SystemClock
-from stagewright.statemachine.preparing import RunMaker
 from stagewright.statemachine.reopening import ReopenedRun, reopen_run
+from stagewright.statemachine.run.creation import create_run, resolve_choices
 from stagewright.statemachine.states import FRUITLESS_EPOCHS
 from stagewright.statemachine.verification import verify_run
 
@@ -112,17 +112,18 @@ class RunStates(RuleBasedStateMachine):
             document(images=IMAGES, server={"retries": 0}), inputs=READER, runs=self.runs
         )
         backend = ScriptedBackend()
-        maker = RunMaker(self.runs, clock=SystemClock(), random_below=lambda _: 7)
-        made = maker.make(config, backend.description)
-        assert made.plan == build_stage_execution_plan(config)
-        self.stage_config = made.plan.stages[0].config
-        self.run, self.folder = made.folder.path, made.folder
-        self.images = ImageFiles(made.folder, READER)
+        resolved = resolve_choices(config, lambda _: 7)
+        plan = build_stage_execution_plan(resolved)
+        clock = SystemClock()
+        new = create_run(
+            self.runs, resolved, plan, backend.description, clock=clock, random_below=lambda _: 7
+        )
+        self.stage_config = plan.stages[0].config
+        self.run, self.folder = new.folder.path, new.folder
+        self.images = ImageFiles(new.folder, READER)
         self.images.prepare(STAGE)
-        fold = Fold()
-        fold.apply(made.opened)
-        journal = RunJournal(made.log, fold, epoch=0, clock=SystemClock())
-        self.writer = Writer(journal, fold.state)
+        journal = RunJournal(new.log, new.fold, epoch=0, clock=clock)
+        self.writer = Writer(journal, new.fold.state)
         self.note()
 
     def note(self) -> None:
