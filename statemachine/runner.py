@@ -6,13 +6,12 @@ import logging
 
 from ..events.folding import Fold
 from ..events.log import EventLog
-from ..events.model import CancelMode, CancelRequested, Durability, Outcome, RunState
+from ..events.model import CancelMode, Durability, Outcome, RunState
 from .cancel import CancelToken
 from .config import RunTable, ServerTable
 from .errors import InvalidTransitionError, MissingImagesError, StageConflictError
 from .image_files import ImageFiles
-from .journal import RunJournal, error_detail, recordable
-from .lifecycle import RunLifecycle
+from .journal import RunJournal, error_detail
 from .plan import StageExecution, StageExecutionPlan
 from .ports import Clock, ImageBackend, InputReader
 from .recorded_plan import recorded_table
@@ -50,7 +49,6 @@ class PipelineRunner:
         self._folder = folder
         self._clock = clock
         self._journal = RunJournal(log, fold, epoch=epoch, clock=clock)
-        self._lifecycle = RunLifecycle(self._journal.record_transition, initial=fold.state)
         config = self._journal.opened.config
         self._server = recorded_table(config, "server", ServerTable)
         self._run_table = recorded_table(config, "run", RunTable)
@@ -63,7 +61,7 @@ class PipelineRunner:
     @property
     def state(self) -> RunState:
         """The run's state; its event is durable. IDLE until this epoch has begun."""
-        return self._lifecycle.state if self._has_begun else RunState.IDLE
+        return self._journal.state if self._has_begun else RunState.IDLE
 
     def start(self) -> None:
         """IDLE -> RUNNING. Raises InvalidTransitionError, LogWriteError."""
@@ -82,7 +80,7 @@ class PipelineRunner:
         """
         _logger.info("run %s: resumed: %s", self._journal.run_id, self._plan.summary)
         try:
-            reopened.take_up(self._journal, self._lifecycle, self._backend.description)
+            reopened.take_up(self._journal, self._backend.description)
             self._begin()
         except BaseException:
             self._journal.close()
@@ -91,7 +89,7 @@ class PipelineRunner:
     def _begin(self) -> None:
         # Before the event is told: whoever hears of it may cancel at once.
         self._has_begun = True
-        self._lifecycle.start()
+        self._journal.move("start")
         self._journal.flush()
 
     def finish_off(self, reopened: ReopenedRun) -> None:
@@ -110,13 +108,9 @@ class PipelineRunner:
 
         Raises InvalidTransitionError unless the run is RUNNING, LogWriteError.
         """
-        with self._lifecycle.held() as state:
-            if not self._has_begun or state != RunState.RUNNING:
-                raise InvalidTransitionError("cancel", self.state)
-            self._journal.record(
-                lambda at: CancelRequested(**at, reason=recordable(reason), mode=mode),
-                flush=False,
-            )
+        if not self._has_begun:
+            raise InvalidTransitionError("cancel", self.state)
+        self._journal.record_cancel(mode, reason)
         self._token.request(mode, reason)
         self._journal.flush()
 
@@ -136,7 +130,7 @@ class PipelineRunner:
         try:
             self._run_stages()
         except Exception as error:
-            if self._lifecycle.state != RunState.RUNNING:
+            if self._journal.state != RunState.RUNNING:
                 raise
             self._fail(error)
 
@@ -147,12 +141,12 @@ class PipelineRunner:
             detail = error_detail(
                 error.cause, stage_id=error.stage_id, image_index=error.image_index
             )
-        self._lifecycle.fail(reason, detail)
+        self._journal.move("fail", reason, detail)
 
     def give_up(self, error: BaseException) -> None:
         """End a run that was started and cannot be worked on, as far as that is possible."""
         try:
-            if self._lifecycle.state == RunState.RUNNING:
+            if self._journal.state == RunState.RUNNING:
                 self._fail(error)
                 self._journal.record_seal()
         finally:
@@ -168,7 +162,7 @@ class PipelineRunner:
         for stage in plan.stages:
             self._look_for_cancel()
             if self._token.stopping or self._run_stage(stage) is Outcome.CANCELLED:
-                self._lifecycle.cancel(self._token.reason)
+                self._journal.move("cancel", self._token.reason)
                 return
         missing = self._standing.missing()
         if missing:
@@ -177,7 +171,7 @@ class PipelineRunner:
                 + ", ".join(f"{gap.image_index} (at {gap.stage_id})" for gap in missing[:5])
                 + (", ..." if len(missing) > 5 else "")
             )
-        self._lifecycle.finish()
+        self._journal.move("finish")
 
     def _run_stage(self, stage: StageExecution) -> Outcome:
         return StageRun(

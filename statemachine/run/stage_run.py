@@ -128,7 +128,7 @@ class StageRun:
     def _announce_unannounced(self) -> None:
         """Announce images whose process died between recording and announcing them."""
         stage_id = self.stage.stage_id
-        for index, _ in list(self.journal.stage(stage_id).unannounced()):
+        for index, _ in list(self.journal.fold.stages[stage_id].unannounced()):
             if self.standing.stands(self.stage, index):
                 self._record_progress(self.standing.artifact(stage_id, index))
 
@@ -187,7 +187,7 @@ class StageRun:
         for tried in range(retries + 1):
             if self.token.stopping:
                 return
-            attempt = self.journal.stage(stage_id).attempts.get(span.start) or 0
+            attempt = self.journal.fold.stages[stage_id].attempts.get(span.start) or 0
             try:
                 self._attempt(span, attempt)
             except EventLogError:

@@ -41,7 +41,6 @@ from stagewright.statemachine import (
     GenerationCancelled,
     PipelineController,
     PipelineRunner,
-    RunLifecycle,
     StageType,
 )
 from stagewright.statemachine.journal import RunJournal
@@ -111,7 +110,7 @@ def second_epoch(path: Path, clock: TickingClock) -> None:
             **at, offset=cut.offset, bytes=cut.bytes, sha256=cut.sha256, copied_to=cut.copied_to
         )
     )
-    RunLifecycle(journal.record_transition, initial=state.state).cleanup("resumed")
+    journal.move("cleanup", "resumed")
     backend = ScriptedBackend()
     journal.record(
         lambda at: RunResumed(
