@@ -26,9 +26,9 @@ from .config import RunTable, ServerTable
 from .damage import check_inputs, find_damage
 from .errors import ResumeRefusedError
 from .file_checking import OnFile
-from .journal import RunJournal
 from .recorded_plan import recorded_plan, recorded_table
 from .run.creation import software
+from .run.journal import RunJournal
 from .run_folder import RunFolder
 from .standing import Standing
 from .states import is_fruitless

@@ -19,8 +19,8 @@ from stagewright.events import (
 )
 from stagewright.events.folding import Fold
 from stagewright.statemachine import TRANSITIONS, InvalidTransitionError, RunLifecycle
-from stagewright.statemachine.journal import RunJournal
 from stagewright.statemachine.ports import SystemClock
+from stagewright.statemachine.run.journal import RunJournal
 from stagewright.statemachine.states import Transition, Trigger
 
 from .support import run_opened

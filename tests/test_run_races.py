@@ -39,7 +39,7 @@ from stagewright.statemachine import (
     InvalidTransitionError,
     PipelineController,
 )
-from stagewright.statemachine.journal import RunJournal
+from stagewright.statemachine.run.journal import RunJournal
 from stagewright.statemachine.run_folder import CancelOrder, RunFolder
 
 from .support import START, ScriptedBackend, document, memory_log, png

@@ -47,12 +47,12 @@ from stagewright.statemachine import (
     build_stage_execution_plan,
 )
 from stagewright.statemachine.errors import ResumeRefusedError
-from stagewright.statemachine.image_files import ImageFiles
-from stagewright.statemachine.journal import RunJournal
 from stagewright.statemachine.loading import ready_config
 from stagewright.statemachine.ports import GeneratedImage, SystemClock
 from stagewright.statemachine.reopening import ReopenedRun, reopen_run
 from stagewright.statemachine.run.creation import create_run, resolve_choices
+from stagewright.statemachine.run.files import ImageFiles
+from stagewright.statemachine.run.journal import RunJournal
 from stagewright.statemachine.states import FRUITLESS_EPOCHS, Trigger
 from stagewright.statemachine.verification import verify_run
 

@@ -36,7 +36,7 @@ CONTENDER = """
 import json, os, sys
 from pathlib import Path
 from stagewright.events import LogLockedError
-from stagewright.statemachine.journal import RunJournal
+from stagewright.statemachine.run.journal import RunJournal
 from stagewright.statemachine.ports import SystemClock
 from stagewright.statemachine.reopening import reopen_run
 

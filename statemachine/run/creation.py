@@ -21,12 +21,12 @@ from ...events.version import VERSION
 from ..config import InputImage, RunConfig
 from ..documents import checked_config
 from ..errors import InputImageError
-from ..image_files import SUFFIXES
 from ..loading import read_bounded
 from ..plan import StageExecutionPlan
 from ..png import source_of
 from ..ports import Clock, RandomBelow
 from ..run_folder import RunFolder, new_run_id
+from .files import SUFFIXES
 
 _NAMES_TRIED = 10
 SEED_END = 2**31

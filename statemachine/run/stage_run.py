@@ -22,15 +22,15 @@ from ...events.model import (
     StageStart,
 )
 from ...events.progress import StepProgress
-from ..cancel import CancelToken
 from ..config import OnImageError, ServerTable
 from ..errors import BackendAnswerError, BackendError
-from ..image_files import ImageFiles
-from ..journal import RunJournal, error_detail, recordable
 from ..plan import StageExecution, StageExecutionPlan
 from ..ports import Clock, GenerateAnswer, GenerateRequest, ImageBackend
 from ..stage_configs import Img2ImgConfig
 from ..standing import Standing
+from .cancel import CancelToken
+from .files import ImageFiles
+from .journal import RunJournal, error_detail, recordable
 from .requests import (
     Sources,
     build_request,

@@ -43,7 +43,7 @@ from stagewright.statemachine import (
     PipelineRunner,
     StageType,
 )
-from stagewright.statemachine.journal import RunJournal
+from stagewright.statemachine.run.journal import RunJournal
 from stagewright.statemachine.run_folder import RunFolder
 
 from ..log_format import chain_value, changed, make_log, split_bodies

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import msgspec
 
-from ..events.errors import LogWriteError
-from ..events.model import Artifact, InputRecord
-from ..events.storage import PART_SUFFIX, Part
-from .errors import BackendAnswerError, InputImageError
-from .png import PngError, check_whole, is_png, source_of, stamped_parts
-from .ports import GeneratedImage, GenerateRequest, ImageFacts, InputReader, SourceImage
-from .run_folder import RunFolder
-from .sizes import MAX_PIXELS
+from ...events.errors import LogWriteError
+from ...events.model import Artifact, InputRecord
+from ...events.storage import PART_SUFFIX, Part
+from ..errors import BackendAnswerError, InputImageError
+from ..png import PngError, check_whole, is_png, source_of, stamped_parts
+from ..ports import GeneratedImage, GenerateRequest, ImageFacts, InputReader, SourceImage
+from ..run_folder import RunFolder
+from ..sizes import MAX_PIXELS
 
 SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 

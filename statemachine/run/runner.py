@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 
-from ..events.folding import Fold
-from ..events.log import EventLog
-from ..events.model import CancelMode, Durability, Outcome, RunState
+from ...events.folding import Fold
+from ...events.log import EventLog
+from ...events.model import CancelMode, Durability, Outcome, RunState
+from ..config import RunTable, ServerTable
+from ..errors import InvalidTransitionError, MissingImagesError, StageConflictError
+from ..plan import StageExecution, StageExecutionPlan
+from ..ports import Clock, ImageBackend, InputReader
+from ..recorded_plan import recorded_table
+from ..reopening import ReopenedRun
+from ..run_folder import CancelOrder, RunFolder
+from ..standing import Standing
 from .cancel import CancelToken
-from .config import RunTable, ServerTable
-from .errors import InvalidTransitionError, MissingImagesError, StageConflictError
-from .image_files import ImageFiles
+from .files import ImageFiles
 from .journal import RunJournal, error_detail
-from .plan import StageExecution, StageExecutionPlan
-from .ports import Clock, ImageBackend, InputReader
-from .recorded_plan import recorded_table
-from .reopening import ReopenedRun
-from .run.stage_run import StageFailedError, StageRun
-from .run_folder import CancelOrder, RunFolder
-from .standing import Standing
+from .stage_run import StageFailedError, StageRun
 
 _logger = logging.getLogger("stagewright.runner")
 

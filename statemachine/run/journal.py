@@ -8,14 +8,14 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TypedDict, TypeVar
 
-from ..events import signals
-from ..events.announcer import Announcer
-from ..events.errors import LogWriteError, StagewrightError
-from ..events.file_log import FileEventLog
-from ..events.folding import Fold
-from ..events.live_steps import StepsFile
-from ..events.log import EventLog
-from ..events.model import (
+from ...events import signals
+from ...events.announcer import Announcer
+from ...events.errors import LogWriteError, StagewrightError
+from ...events.file_log import FileEventLog
+from ...events.folding import Fold
+from ...events.live_steps import StepsFile
+from ...events.log import EventLog
+from ...events.model import (
     CancelMode,
     CancelRequested,
     ErrorDetail,
@@ -25,11 +25,11 @@ from ..events.model import (
     RunState,
     StageEvent,
 )
-from ..events.progress import StepProgress
-from .errors import BackendError
-from .lifecycle import RunLifecycle
-from .ports import Clock
-from .states import Trigger
+from ...events.progress import StepProgress
+from ..errors import BackendError
+from ..lifecycle import RunLifecycle
+from ..ports import Clock
+from ..states import Trigger
 
 E = TypeVar("E", bound=StageEvent)
 MAX_WAITING_PROGRESS = 32

@@ -11,19 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..events import signals
-from ..events.errors import LogWriteError, RunNotFoundError, StagewrightError
-from ..events.model import CancelMode, RunState
-from ..events.reading import replay
-from ..events.result import PipelineRunResult
-from ..events.storage import Storage
-from .builder import build_stage_execution_plan
-from .config import RunConfig
-from .errors import ConfigurationError, ControllerBusyError
-from .file_checking import OnFile
-from .loading import ready_config
-from .plan import StageExecutionPlan
-from .ports import (
+from ...events import signals
+from ...events.errors import LogWriteError, RunNotFoundError, StagewrightError
+from ...events.model import CancelMode, RunState
+from ...events.reading import replay
+from ...events.result import PipelineRunResult
+from ...events.storage import Storage
+from ..builder import build_stage_execution_plan
+from ..config import RunConfig
+from ..errors import ConfigurationError, ControllerBusyError
+from ..file_checking import OnFile
+from ..loading import ready_config
+from ..plan import StageExecutionPlan
+from ..ports import (
     Clock,
     ImageBackend,
     InputReader,
@@ -31,9 +31,9 @@ from .ports import (
     RandomBelow,
     SystemClock,
 )
-from .reopening import ReopenedRun, reopen_run
-from .run.creation import NewRun, create_run, resolve_choices
-from .run_folder import find_run
+from ..reopening import ReopenedRun, reopen_run
+from ..run_folder import find_run
+from .creation import NewRun, create_run, resolve_choices
 from .runner import PipelineRunner
 
 _logger = logging.getLogger("stagewright.controller")
