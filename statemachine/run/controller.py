@@ -33,7 +33,7 @@ from ..ports import (
 )
 from ..reopening import ReopenedRun, reopen_run
 from ..run_folder import find_run
-from .creation import NewRun, create_run, resolve_choices
+from .creation import create_run, resolve_choices
 from .runner import PipelineRunner
 
 _logger = logging.getLogger("stagewright.controller")
@@ -101,9 +101,9 @@ class PipelineController:
         self._clock: Clock = clock or SystemClock()
         self._random_below = random_below
         self._storage = storage
-        self._lock = threading.Lock()
-        self._current: tuple[RunHandle, PipelineRunner] | None = None
+        self._lock = threading.Lock()  # guards _busy
         self._busy = False
+        self._current: tuple[RunHandle, PipelineRunner] | None = None
         self._last_result: PipelineRunResult | None = None
         self._last_plan: StageExecutionPlan | None = None
 
@@ -140,7 +140,9 @@ class PipelineController:
 
     def validate(self, config: AnyConfig) -> StageExecutionPlan:
         """The plan of ``config``; nothing is made. Raises ConfigurationError."""
-        return self._plan(ready_config(config, inputs=self._inputs, runs=self._runs))
+        ready = ready_config(config, inputs=self._inputs, runs=self._runs)
+        self._last_plan = plan = build_stage_execution_plan(ready)
+        return plan
 
     def start(self, config: AnyConfig) -> RunHandle:
         """Begin a run; on return it is RUNNING, durably.
@@ -148,12 +150,8 @@ class PipelineController:
         Raises ConfigurationError (subscribers get a ``config_error``, the state stays IDLE
         and no folder is made), ControllerBusyError, LogWriteError.
         """
-        self._take()
-        try:
-            return self._launch(*self._create(config))
-        except BaseException:
-            self._let_go()
-            raise
+        with self._kept_busy():
+            return self._start(config)
 
     def resume(
         self,
@@ -174,13 +172,9 @@ class PipelineController:
         ResumeRefusedError, ConfigurationError (see ``start``), ControllerBusyError,
         LogWriteError. But for the last, nothing has been written then.
         """
-        self._take()
-        try:
+        with self._kept_busy():
             folder = find_run(self._runs, run_id)
-            return self._go_on(folder, force=force, preflight=preflight, on_file=on_file)
-        except BaseException:
-            self._let_go()
-            raise
+            return self._resume(folder, force=force, preflight=preflight, on_file=on_file)
 
     def cancel(
         self,
@@ -199,17 +193,20 @@ class PipelineController:
             raise RunNotFoundError(f"run {run_id} is not running here")
         current[1].cancel(mode, reason)
 
-    def _plan(self, config: RunConfig) -> StageExecutionPlan:
-        self._last_plan = plan = build_stage_execution_plan(config)
-        return plan
-
-    def _take(self) -> None:
+    @contextmanager
+    def _kept_busy(self) -> Iterator[None]:
+        """Take no other run until this one has ended, or could not be launched."""
         with self._lock:
             if self._busy:
                 raise ControllerBusyError("this controller has a run already; wait for its end")
             self._busy = True
+        try:
+            yield
+        except BaseException:
+            self._release()
+            raise
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         """Be ready for another run, once the backend has released what it held for this one."""
         try:
             if isinstance(self._backend, PreparableBackend):
@@ -222,11 +219,11 @@ class PipelineController:
             self._current = None
             self._busy = False
 
-    def _create(self, config: AnyConfig) -> tuple[NewRun, StageExecutionPlan]:
+    def _start(self, config: AnyConfig) -> RunHandle:
         with _config_errors_told():
             ready = ready_config(config, inputs=self._inputs, runs=self._runs)
             resolved = resolve_choices(ready, self._random_below)
-            plan = self._plan(resolved)
+            self._last_plan = plan = build_stage_execution_plan(resolved)
             if isinstance(self._backend, PreparableBackend):
                 self._backend.prepare(plan, resolved.server, preflight=resolved.run.preflight)
             new = create_run(
@@ -238,9 +235,6 @@ class PipelineController:
                 random_below=self._random_below,
                 storage=self._storage,
             )
-            return new, plan
-
-    def _launch(self, new: NewRun, plan: StageExecutionPlan) -> RunHandle:
         runner = PipelineRunner(
             backend=self._backend,
             log=new.log,
@@ -250,9 +244,9 @@ class PipelineController:
             inputs=self._inputs,
             clock=self._clock,
         )
-        return self._set_off(RunHandle(new.fold.run_id, new.folder.path), runner, runner.start)
+        return self._launch(RunHandle(new.fold.run_id, new.folder.path), runner, runner.start)
 
-    def _go_on(
+    def _resume(
         self, folder: Path, *, force: bool, preflight: bool, on_file: OnFile | None
     ) -> RunHandle:
         reopened = reopen_run(folder, storage=self._storage, on_file=on_file)
@@ -262,29 +256,26 @@ class PipelineController:
                 reopened.refuse_if_useless(force=force)
             if reopened.makes_images:
                 self._prepare_again(reopened, preflight=preflight)
-            runner = self._runner_of(reopened)
+            runner = PipelineRunner(
+                backend=self._backend,
+                log=reopened.log,
+                fold=reopened.fold,
+                plan=reopened.plan,
+                folder=reopened.folder,
+                inputs=self._inputs,
+                clock=self._clock,
+                epoch=reopened.epoch,
+                standing=reopened.standing,
+            )
         except BaseException:
             reopened.close()
             raise
         if reopened.needs_work:
             self._last_plan = reopened.plan
-            return self._set_off(handle, runner, partial(runner.resume, reopened))
+            return self._launch(handle, runner, partial(runner.resume, reopened))
         runner.finish_off(reopened)
         self._end(handle, replay(folder), None)
         return handle
-
-    def _runner_of(self, reopened: ReopenedRun) -> PipelineRunner:
-        return PipelineRunner(
-            backend=self._backend,
-            log=reopened.log,
-            fold=reopened.fold,
-            plan=reopened.plan,
-            folder=reopened.folder,
-            inputs=self._inputs,
-            clock=self._clock,
-            epoch=reopened.epoch,
-            standing=reopened.standing,
-        )
 
     def _prepare_again(self, reopened: ReopenedRun, *, preflight: bool) -> None:
         if not isinstance(self._backend, PreparableBackend):
@@ -298,26 +289,22 @@ class PipelineController:
                 unsettled=reopened.unsettled,
             )
 
-    def _set_off(
+    def _launch(
         self, handle: RunHandle, runner: PipelineRunner, begin: Callable[[], None]
     ) -> RunHandle:
         """Move the run to RUNNING, and give it its thread."""
+        # Before the run begins: whoever is told of its start may cancel it at once.
         self._current = (handle, runner)
-        try:
-            begin()
-        except BaseException:
-            self._current = None
-            raise
+        begin()
         try:
             thread = threading.Thread(
                 target=self._work,
                 args=(handle, runner),
                 name=f"stagewright-{handle.run_id}",
-                daemon=False,  # else a GUI's own worker would pass its being one on
+                daemon=False,  # not inherited: a GUI's worker thread is a daemon
             )
             thread.start()
         except BaseException as error:
-            self._current = None
             runner.give_up(error)
             raise
         return handle
@@ -341,7 +328,7 @@ class PipelineController:
         self, handle: RunHandle, result: PipelineRunResult | None, failure: BaseException | None
     ) -> None:
         self._last_result = result
-        self._let_go()
+        self._release()
         handle._end(result, failure)  # noqa: SLF001 - the handle is the controller's own
 
 

@@ -55,9 +55,12 @@ class ImageFiles:
         """Write the images of a request's answer, in order, if each of them is one.
 
         They bear temporary names until ``place`` puts them where they count. Raises
-        BackendAnswerError for bytes that are no whole image, before any file is made;
-        LogWriteError where a file cannot be made durable: none is left then.
+        BackendAnswerError for bytes that are no whole image, or more or fewer images than were
+        asked for, before any file is made; LogWriteError where a file cannot be made durable:
+        none is left then.
         """
+        if len(images) != request.count:
+            raise BackendAnswerError(f"{len(images)} images instead of {request.count}")
         known = []
         for place, image in enumerate(images):
             source = source_of(image.data)

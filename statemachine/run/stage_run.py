@@ -45,14 +45,10 @@ POLL_S = 0.2
 
 
 class StageFailedError(Exception):
-    """A stage ended early; ``cause`` says why.
+    """An image ended its stage; ``cause`` says why."""
 
-    ``image_index`` is None where the stage could not even begin.
-    """
-
-    def __init__(self, stage_id: str, image_index: int | None, cause: Exception) -> None:
-        where = stage_id if image_index is None else f"{stage_id}, image {image_index}"
-        super().__init__(f"{where}: {type(cause).__name__}: {cause}")
+    def __init__(self, stage_id: str, image_index: int, cause: Exception) -> None:
+        super().__init__(f"{stage_id}, image {image_index}: {type(cause).__name__}: {cause}")
         self.stage_id = stage_id
         self.image_index = image_index
         self.cause = cause
@@ -86,7 +82,7 @@ class StageRun:
         """Make the images that are missing, and announce those that have not been.
 
         Returns how the stage ended, CANCELLED if the run is to stop. A stage in which nothing
-        is left to do records nothing. Raises StageFailedError and LogWriteError, after
+        is left to do records nothing. Raises StageFailedError and EventLogError, after
         StageEnd wherever the log can still be written.
         """
         if self._is_over():
@@ -95,14 +91,13 @@ class StageRun:
         self._record_start()
         try:
             self._announce_unannounced()
-            self._prepare_folder()
+            self.images.prepare(self.stage.stage_id)
             self._make_all()
-        except StageFailedError as failed:
-            # After a failed write the log's one further try belongs to the lifecycle.
-            if not isinstance(failed.cause, LogWriteError) or failed.image_index is None:
-                # What the disk says now must not hide why the stage failed.
-                with suppress(LogWriteError):
-                    self._record_end(began, Outcome.FAILED)
+        except Exception:
+            # What the disk says now must not hide why the stage failed. If the log has failed,
+            # the journal refuses this: its one further try belongs to the lifecycle.
+            with suppress(LogWriteError):
+                self._record_end(began, Outcome.FAILED)
             raise
         outcome = Outcome.CANCELLED if self.token.stopping else self._outcome()
         self._record_end(began, outcome)
@@ -131,12 +126,6 @@ class StageRun:
         for index, _ in list(self.journal.fold.stages[stage_id].unannounced()):
             if self.standing.stands(self.stage, index):
                 self._record_progress(self.standing.artifact(stage_id, index))
-
-    def _prepare_folder(self) -> None:
-        try:
-            self.images.prepare(self.stage.stage_id)
-        except LogWriteError as error:
-            raise StageFailedError(self.stage.stage_id, None, error) from error
 
     def _make_all(self) -> None:
         """Work on all open requests, and look for a cancel meanwhile."""
@@ -254,10 +243,6 @@ class StageRun:
     def _keep(self, answer: GenerateAnswer, request: GenerateRequest) -> tuple[Artifact, ...]:
         """Put the images on disk, all of them or none. Raises BackendError, LogWriteError."""
         try:
-            if len(answer.images) != request.count:
-                raise BackendAnswerError(  # noqa: TRY301 - it is completed below, as others are
-                    f"{len(answer.images)} images instead of {request.count}"
-                )
             written = self.images.write(answer.images, request)
         except BackendAnswerError as error:
             where = f"{self.backend.description.url or ''}{answer.endpoint}"
