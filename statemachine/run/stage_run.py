@@ -152,15 +152,16 @@ class StageRun:
 
     def _work(self) -> None:
         """Make one request after the other, until none is left or one ends the stage."""
-        while not self.token.stopping and (span := self._next_span()) is not None:
-            try:
-                self._make(span)
-            except BaseException as error:  # noqa: BLE001 - raised on the run's own thread
-                if isinstance(error, Exception):
-                    error = StageFailedError(self.stage.stage_id, span.start, error)
-                with self._lock:
-                    self._spans = iter(())
-                    self._failures.append(error)
+        try:
+            while not self.token.stopping and (span := self._next_span()) is not None:
+                try:
+                    self._make(span)
+                except Exception as error:
+                    raise StageFailedError(self.stage.stage_id, span.start, error) from error
+        except BaseException as error:  # noqa: BLE001 - raised on the run's own thread
+            with self._lock:
+                self._spans = iter(())
+                self._failures.append(error)
 
     def _next_span(self) -> range | None:
         with self._lock:
