@@ -47,9 +47,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "builder": ["build_stage_execution_plan"],
-        "run.cancel": ["CancelToken"],
         "config": ["RunConfig"],
-        "run.controller": ["PipelineController", "RunHandle"],
         "errors": [
             "BackendAnswerError", "BackendError", "ConfigurationError", "ControllerBusyError",
             "GenerationCancelled", "GenerationInterrupted", "InputImageError",
@@ -63,6 +61,8 @@ __getattr__, __dir__, __all__ = lazy_names(
             "GenerateAnswer", "GenerateRequest", "GeneratedImage", "ImageBackend", "ImageFacts",
             "InputReader", "SourceImage", "StageType", "StepProgress",
         ],
+        "run.cancel": ["CancelToken"],
+        "run.controller": ["PipelineController", "RunHandle"],
         "run.runner": ["PipelineRunner"],
         "stage_configs": ["StageConfig"],
         "states": ["TRANSITIONS", "RunState"],

@@ -293,7 +293,7 @@ class PipelineController:
         self, handle: RunHandle, runner: PipelineRunner, begin: Callable[[], None]
     ) -> RunHandle:
         """Move the run to RUNNING, and give it its thread."""
-        # Before the run begins: whoever is told of its start may cancel it at once.
+        # Before the run begins: a receiver of its start may cancel it at once.
         self._current = (handle, runner)
         begin()
         try:

@@ -28,7 +28,7 @@ class WrittenImages(msgspec.Struct, frozen=True):
 
 
 class ImageFiles:
-    """Keeps the images that stages make; a file is there whole and durable, or not at all."""
+    """Writes and reads the images of a run; a file is there whole and durable, or not at all."""
 
     def __init__(self, folder: RunFolder, reader: InputReader, *, durable: bool = True) -> None:
         self._folder = folder
@@ -76,8 +76,8 @@ class ImageFiles:
     ) -> tuple[Artifact, ...]:
         """Put images where they count, durably.
 
-        One of ``kept``, by index, that is the same image stays as it is: no crash may take
-        what was finished, and its file would be another only in the call that it names.
+        An image that equals the one of ``kept``, by index, does not replace it: the files would
+        differ only in the call that they name, and a crash must not take a finished one.
         Raises LogWriteError; no temporary file is left then.
         """
         with self._discarded_on_failure(written.files):
@@ -109,7 +109,7 @@ class ImageFiles:
         return tuple(stays.get(made.image_index, made) for made, _ in written.files)
 
     def discard(self, written: WrittenImages) -> None:
-        """Remove images that turned out not to count. Raises LogWriteError."""
+        """Remove images that are not to be kept. Raises LogWriteError."""
         for _, temporary in written.files:
             try:
                 self._folder.storage.remove(temporary, durable=False)
@@ -121,7 +121,7 @@ class ImageFiles:
         try:
             yield
         except BaseException:
-            # What the disk says of these must not hide why the images cannot be kept.
+            # A failure to remove them must not hide why they cannot be kept.
             with suppress(LogWriteError):
                 self.discard(WrittenImages(tuple(written)))
             raise

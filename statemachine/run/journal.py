@@ -126,7 +126,7 @@ class RunJournal:
             self._announce(event)
 
     def announce_opening(self) -> None:
-        """Tell of RunOpened, which reached the disk before there was a journal."""
+        """Announce RunOpened, which was recorded before there was a journal."""
         with self._lock:
             self._announce(self.opened)
         self.flush()

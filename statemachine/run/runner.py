@@ -1,4 +1,4 @@
-"""Runs a plan: from start to one terminal state, every fact through the journal."""
+"""One epoch of a run: from start or resume to one terminal state."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class PipelineRunner:
             raise
 
     def _begin(self) -> None:
-        # Before the event is told: whoever hears of it may cancel at once.
+        # Before the event is announced: a receiver may cancel the run at once.
         self._has_begun = True
         self._journal.move("start")
         self._journal.flush()
