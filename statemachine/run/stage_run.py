@@ -45,10 +45,11 @@ POLL_S = 0.2
 
 
 class StageFailedError(Exception):
-    """An image ended its stage; ``cause`` says why."""
+    """A stage ended early; ``cause`` says why. ``image_index`` is None if it was no image."""
 
-    def __init__(self, stage_id: str, image_index: int, cause: Exception) -> None:
-        super().__init__(f"{stage_id}, image {image_index}: {type(cause).__name__}: {cause}")
+    def __init__(self, stage_id: str, image_index: int | None, cause: Exception) -> None:
+        where = stage_id if image_index is None else f"{stage_id}, image {image_index}"
+        super().__init__(f"{where}: {type(cause).__name__}: {cause}")
         self.stage_id = stage_id
         self.image_index = image_index
         self.cause = cause
@@ -82,8 +83,8 @@ class StageRun:
         """Make the images that are missing, and announce those that have not been.
 
         Returns how the stage ended, CANCELLED if the run is to stop. A stage in which nothing
-        is left to do records nothing. Raises StageFailedError and EventLogError, after
-        StageEnd wherever the log can still be written.
+        is left to do records nothing. Raises StageFailedError, after StageEnd wherever the log
+        can still be written, and LogWriteError where StageStart or StageEnd cannot be recorded.
         """
         if self._is_over():
             return self._outcome()
@@ -93,12 +94,14 @@ class StageRun:
             self._announce_unannounced()
             self.images.prepare(self.stage.stage_id)
             self._make_all()
-        except Exception:
+        except Exception as error:
             # What the disk says now must not hide why the stage failed. If the log has failed,
             # the journal refuses this: its one further try belongs to the lifecycle.
             with suppress(LogWriteError):
                 self._record_end(began, Outcome.FAILED)
-            raise
+            if isinstance(error, StageFailedError):
+                raise
+            raise StageFailedError(self.stage.stage_id, None, error) from error
         outcome = Outcome.CANCELLED if self.token.stopping else self._outcome()
         self._record_end(began, outcome)
         return outcome
