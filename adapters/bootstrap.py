@@ -10,12 +10,12 @@ from weakref import WeakKeyDictionary
 
 from ..events.model import BackendDescription, StageType
 from ..events.storage import Storage
-from ..statemachine.cancel import CancelToken
 from ..statemachine.config import ServerTable
-from ..statemachine.controller import PipelineController
 from ..statemachine.errors import ConfigurationError
 from ..statemachine.plan import StageExecutionPlan
 from ..statemachine.ports import GenerateAnswer, GenerateRequest, ImageBackend, OnStep
+from ..statemachine.run.cancel import CancelToken
+from ..statemachine.run.controller import PipelineController
 from .embedded.backend import KIND as EMBEDDED_KIND
 from .embedded.backend import EmbeddedBackend
 from .inputs import PillowInputReader

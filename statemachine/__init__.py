@@ -11,10 +11,7 @@ if TYPE_CHECKING:
     from ..events.model import StageType as StageType
     from ..events.progress import StepProgress as StepProgress
     from .builder import build_stage_execution_plan as build_stage_execution_plan
-    from .cancel import CancelToken as CancelToken
     from .config import RunConfig as RunConfig
-    from .controller import PipelineController as PipelineController
-    from .controller import RunHandle as RunHandle
     from .errors import BackendAnswerError as BackendAnswerError
     from .errors import BackendError as BackendError
     from .errors import ConfigurationError as ConfigurationError
@@ -39,7 +36,10 @@ if TYPE_CHECKING:
     from .ports import ImageFacts as ImageFacts
     from .ports import InputReader as InputReader
     from .ports import SourceImage as SourceImage
-    from .runner import PipelineRunner as PipelineRunner
+    from .run.cancel import CancelToken as CancelToken
+    from .run.controller import PipelineController as PipelineController
+    from .run.controller import RunHandle as RunHandle
+    from .run.runner import PipelineRunner as PipelineRunner
     from .stage_configs import StageConfig as StageConfig
     from .states import TRANSITIONS as TRANSITIONS
 
@@ -47,9 +47,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "builder": ["build_stage_execution_plan"],
-        "cancel": ["CancelToken"],
         "config": ["RunConfig"],
-        "controller": ["PipelineController", "RunHandle"],
         "errors": [
             "BackendAnswerError", "BackendError", "ConfigurationError", "ControllerBusyError",
             "GenerationCancelled", "GenerationInterrupted", "InputImageError",
@@ -63,7 +61,9 @@ __getattr__, __dir__, __all__ = lazy_names(
             "GenerateAnswer", "GenerateRequest", "GeneratedImage", "ImageBackend", "ImageFacts",
             "InputReader", "SourceImage", "StageType", "StepProgress",
         ],
-        "runner": ["PipelineRunner"],
+        "run.cancel": ["CancelToken"],
+        "run.controller": ["PipelineController", "RunHandle"],
+        "run.runner": ["PipelineRunner"],
         "stage_configs": ["StageConfig"],
         "states": ["TRANSITIONS", "RunState"],
     },

@@ -12,7 +12,7 @@ from ..events.timeline import FileTimeline
 from .errors import ResumeRefusedError
 from .file_checking import FileChecker, FileState, OnFile
 from .plan import StageExecution, StageExecutionPlan
-from .spans import request_spans
+from .run.requests import request_spans
 from .stage_configs import Img2ImgConfig
 from .standing import Damage, Standing
 
@@ -68,8 +68,8 @@ def _made_from(
     for stage in plan.stages if lost else ():
         # The whole request is repeated, and its other images may come out different too.
         for span in request_spans(stage, plan.total_images):
-            if not lost.get(stage.stage_id, set()).isdisjoint(span.indexes()):
-                suspects.update(span.indexes())
+            if not lost.get(stage.stage_id, set()).isdisjoint(span):
+                suspects.update(span)
     if not suspects:
         return {}
     stages = {stage.stage_id: stage for stage in plan.stages}

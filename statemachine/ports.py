@@ -11,9 +11,9 @@ import msgspec
 
 from ..events.model import BackendDescription, StageType
 from ..events.progress import StepProgress as StepProgress
-from .cancel import CancelToken
 from .config import ServerTable
 from .plan import StageExecutionPlan
+from .run.cancel import CancelToken
 from .stage_configs import StageConfig
 
 

@@ -26,10 +26,9 @@ from .config import RunTable, ServerTable
 from .damage import check_inputs, find_damage
 from .errors import ResumeRefusedError
 from .file_checking import OnFile
-from .journal import RunJournal
-from .lifecycle import RunLifecycle
-from .preparing import software
 from .recorded_plan import recorded_plan, recorded_table
+from .run.creation import software
+from .run.journal import RunJournal
 from .run_folder import RunFolder
 from .standing import Standing
 from .states import is_fruitless
@@ -106,9 +105,7 @@ class ReopenedRun:
             )
         check_inputs(self.folder.path, self.plan, self.fold, self.standing)
 
-    def take_up(
-        self, journal: RunJournal, lifecycle: RunLifecycle, backend: BackendDescription
-    ) -> None:
+    def take_up(self, journal: RunJournal, backend: BackendDescription) -> None:
         """Write the beginning of the new epoch: repair, the way to IDLE, RunResumed.
 
         ``backend`` is what the images will be made with; where none are, what it was so far
@@ -116,15 +113,15 @@ class ReopenedRun:
         """
         try:
             self._begin(journal)
-            if lifecycle.state == RunState.RUNNING:
+            if journal.state == RunState.RUNNING:
                 detail = ErrorDetail(kind="ProcessDied", message=PROCESS_DIED)
-                lifecycle.fail(PROCESS_DIED, detail)
-            if lifecycle.state == RunState.ERROR:
-                lifecycle.recover(self._damage_in_words())
-            elif lifecycle.state == RunState.CANCELLED:
-                lifecycle.cleanup(self._damage_in_words())
-            elif lifecycle.state == RunState.COMPLETED:
-                lifecycle.reset(self._damage_in_words())
+                journal.move("fail", PROCESS_DIED, detail)
+            if journal.state == RunState.ERROR:
+                journal.move("recover", self._damage_in_words())
+            elif journal.state == RunState.CANCELLED:
+                journal.move("cleanup", self._damage_in_words())
+            elif journal.state == RunState.COMPLETED:
+                journal.move("reset", self._damage_in_words())
             if self._left_over is not None:
                 self.folder.forget_cancel_order(self._left_over)
             # Once RunResumed has told that they are lost, nobody looks at these files again.

@@ -28,7 +28,7 @@ from ..events.rescue import Choice, CopiedFile, RescuedLog, RescuedRecord, Tally
 from .file_checking import FileChecker
 from .plan import StageExecution, StageExecutionPlan
 from .ports import SourceImage
-from .spans import request_digest, stage_metadata, stage_seed
+from .run.requests import request_digest, stage_metadata, stage_seed
 from .stage_configs import Img2ImgConfig
 from .states import TRANSITIONS
 from .verification import Flaw
@@ -247,14 +247,10 @@ class _LostRequests:
             return None
         mask = stage.config.mask if isinstance(stage.config, Img2ImgConfig) else None
         masks = [_source(one.source_sha256) for one in self._opened.inputs if one.path == mask]
-        digest = request_digest(
-            stage.stage_type,
-            stage.config,
-            seed=stage_seed(stage.config, self._opened.seeds[0]) + index,
-            count=len(event.artifacts),
-            inputs=tuple(map(_source, inputs)),
-            mask=masks[0] if masks and stage.input_source != "prompt" else None,
-        )
+        seed = stage_seed(stage.config, self._opened.seeds[0]) + index
+        used = masks[0] if masks and stage.input_source != "prompt" else None
+        sources = (tuple(map(_source, inputs)), used)
+        digest = request_digest(stage, seed, len(event.artifacts), sources)
         return CallRequested(
             run_id="",
             seq=0,

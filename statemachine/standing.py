@@ -12,7 +12,7 @@ from ..events.log import EventLog
 from ..events.model import Artifact
 from ..events.result import MissingImage, artifact_in
 from .plan import StageExecution, StageExecutionPlan
-from .spans import RequestSpan, request_spans
+from .run.requests import request_spans
 
 
 class Damage(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,13 +85,13 @@ class Standing:
         )
         return folded.finished.count - fallen
 
-    def open_spans(self, stage: StageExecution) -> Iterator[RequestSpan]:
+    def open_spans(self, stage: StageExecution) -> Iterator[range]:
         """The requests of a stage that are to be made: not all stands, and the source is there."""
         source = self._stages.get(stage.input_source)
         for span in request_spans(stage, self._plan.total_images):
-            if all(self.stands(stage, index) for index in span.indexes()):
+            if all(self.stands(stage, index) for index in span):
                 continue
-            if source is None or self.stands(source, span.image_index):
+            if source is None or self.stands(source, span.start):
                 yield span
 
     def missing(self) -> tuple[MissingImage, ...]:

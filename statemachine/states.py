@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ..events.model import TRIGGERS, ErrorDetail, RunState
 from .errors import StageConflictError
+
+Trigger = Literal["start", "finish", "fail", "cancel", "recover", "cleanup", "reset"]
 
 
 class Transition(NamedTuple):
     """One row of the table; ``source`` is the only state that the trigger is allowed in."""
 
-    trigger: str
+    trigger: Trigger
     source: RunState
     dest: RunState
 

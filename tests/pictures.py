@@ -10,8 +10,8 @@ import msgspec
 from PIL import Image, ImageChops
 from stagewright.adapters.embedded import EmbeddedBackend
 from stagewright.events.model import CancelMode, StageType
-from stagewright.statemachine.cancel import CancelToken
 from stagewright.statemachine.ports import GenerateAnswer, GenerateRequest, SourceImage
+from stagewright.statemachine.run.cancel import CancelToken
 from stagewright.statemachine.stage_configs import (
     AdetailerConfig,
     AdetailerPass,

@@ -13,7 +13,9 @@ from stagewright.statemachine.states import TRANSITIONS
 
 SECTOR = 512
 WHOLE = 1000
-LEGAL = {(row.trigger, row.source): row.dest for row in TRANSITIONS}
+LEGAL: dict[tuple[str, RunState], RunState] = {
+    (row.trigger, row.source): row.dest for row in TRANSITIONS
+}
 TRIGGERS = sorted({row.trigger for row in TRANSITIONS})
 FINAL = {
     RunState.COMPLETED: Outcome.COMPLETED,

@@ -11,15 +11,19 @@ from typing import Any
 
 import msgspec
 from stagewright.adapters.inputs import PillowInputReader
-from stagewright.events import CancelMode, EventLog, LogWriteError
+from stagewright.events import CancelMode, LogWriteError
 from stagewright.events.errors import LogLockedError
 from stagewright.events.folding import Fold
 from stagewright.events.model import Durability
-from stagewright.statemachine import PipelineRunner
+from stagewright.statemachine import (
+    PipelineRunner,
+    StageExecutionPlan,
+    build_stage_execution_plan,
+)
 from stagewright.statemachine.config import RunConfig
 from stagewright.statemachine.loading import ready_config
-from stagewright.statemachine.preparing import PreparedRun, RunMaker
 from stagewright.statemachine.reopening import ReopenedRun, reopen_run
+from stagewright.statemachine.run.creation import NewRun, create_run, resolve_choices
 from stagewright.statemachine.run_folder import CancelOrder, RunFolder, run_folders
 
 from .faulty_storage import FaultyStorage
@@ -103,18 +107,22 @@ class Life:
             self._resume(folder)
 
     def _make(self) -> None:
-        world = self._world
-        maker = RunMaker(
+        world, random_below = self._world, self._world.random.randrange
+        config = resolve_choices(world.config, random_below)
+        plan = build_stage_execution_plan(config)
+        new = create_run(
             world.runs,
+            config,
+            plan,
+            self.backend.description,
             clock=world.clock,
-            random_below=world.random.randrange,
+            random_below=random_below,
             storage=self._storage,
         )
-        prepared = maker.make(world.config, self.backend.description)
-        world.history.add(prepared.opened, durable=True)
-        self.fold = Fold()
-        self.fold.apply(prepared.opened)
-        runner = self._runner_of(prepared, prepared.log, self.fold)
+        assert new.fold.opened is not None
+        world.history.add(new.fold.opened, durable=True)
+        self.fold = new.fold
+        runner = self._runner_of(new, plan)
         runner.start()
         runner.work()
 
@@ -124,7 +132,7 @@ class Life:
         try:
             if reopened.needs_work:
                 reopened.refuse_if_useless(force=False)
-            runner = self._runner_of(reopened, reopened.log, reopened.fold)
+            runner = self._runner_of(reopened, reopened.plan)
         except BaseException:
             reopened.close()
             raise
@@ -134,16 +142,14 @@ class Life:
         else:
             runner.finish_off(reopened)
 
-    def _runner_of(
-        self, run: PreparedRun | ReopenedRun, log: EventLog, fold: Fold
-    ) -> PipelineRunner:
+    def _runner_of(self, run: NewRun | ReopenedRun, plan: StageExecutionPlan) -> PipelineRunner:
         world = self._world
         every = world.config.run.durability is Durability.EVERY
         self._runner = PipelineRunner(
             backend=self.backend,
-            log=WitnessedLog(log, world.history, every=every),
-            fold=fold,
-            plan=run.plan,
+            log=WitnessedLog(run.log, world.history, every=every),
+            fold=run.fold,
+            plan=plan,
             folder=run.folder,
             inputs=READER,
             clock=world.clock,

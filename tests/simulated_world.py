@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 from stagewright.events import EventLog, StageEvent
-from stagewright.statemachine import preparing, reopening, stage_runner
+from stagewright.statemachine import reopening
+from stagewright.statemachine.run import creation, stage_run
 
 from .support import START
 
@@ -21,13 +22,13 @@ _ONE_PROCESS = SimpleNamespace(getpid=lambda: 4242)
 def same_machine_everywhere() -> Iterator[None]:
     """Records are as long, and nothing comes by the wall clock, wherever a seed is run."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (preparing, reopening):
+        for module in (creation, reopening):
             patch.setattr(module, "os", _ONE_PROCESS)
             patch.setattr(module, "host_name", lambda: "simulated")
             patch.setattr(module, "boot_id", lambda: "0" * 32)
             patch.setattr(module, "software", lambda: "stagewright (simulated)")
         # The order to cancel is looked for between stages; a slow machine looks no oftener.
-        patch.setattr(stage_runner, "POLL_S", 60.0)
+        patch.setattr(stage_run, "POLL_S", 60.0)
         yield
 
 

@@ -13,6 +13,7 @@ from stagewright.events import (
     EventRecorder,
     LifecycleChanged,
     RunNotFoundError,
+    RunOpened,
     RunState,
     StageEvent,
     StageImageProgress,
@@ -26,10 +27,12 @@ from stagewright.statemachine import (
     GenerateRequest,
     InvalidStagePlanError,
     PipelineController,
+    StageExecutionPlan,
     StepProgress,
 )
+from stagewright.statemachine.stage_configs import Img2ImgConfig
 
-from .support import ScriptedBackend, document
+from .support import ScriptedBackend, document, png
 
 
 def controller(runs: Path, backend: ScriptedBackend | None = None) -> PipelineController:
@@ -270,6 +273,37 @@ def test_the_last_plan_is_kept_for_tests(tmp_path: Path) -> None:
     last = runner.get_last_stage_execution_plan_for_tests()
     assert last is not None
     assert last.stages[0].config.seed == result.seeds[0]  # type: ignore[union-attr]  # txt2img has one
+
+
+class PreparedBackend(ScriptedBackend):
+    """A backend that keeps the plan that it was prepared for."""
+
+    def prepare(self, plan: StageExecutionPlan, *_parts: Any, **_named: Any) -> None:
+        self.plan = plan
+
+    def release(self) -> None:
+        """It holds nothing."""
+
+
+def test_a_backend_is_prepared_for_the_very_plan_that_is_recorded(tmp_path: Path) -> None:
+    """Its seeds are drawn by then, and the mask is the copy in the run's folder."""
+    for name in ("input", "mask"):
+        (tmp_path / f"{name}.png").write_bytes(png(1))
+    config = document("img2img", seed=-1, input_image=str(tmp_path / "input.png"))
+    config["img2img"] |= {"seed": -1, "mask": str(tmp_path / "mask.png")}
+    backend = PreparedBackend()
+    runner = controller(tmp_path / "runs", backend)
+    result = runner.start(config).wait(60)
+    assert backend.plan is runner.get_last_stage_execution_plan_for_tests()
+    assert StageExecutionPlan.from_document(result.plan) == backend.plan
+    settings = backend.plan.stages[0].config
+    assert isinstance(settings, Img2ImgConfig)
+    assert settings.seed not in (None, -1)
+    assert settings.mask == "inputs/mask.png"
+    opened = result.events[0]
+    assert isinstance(opened, RunOpened)
+    assert (opened.config["seed"], opened.config["img2img"]["seed"]) == (-1, -1)
+    assert opened.config["img2img"]["mask"] == str(tmp_path / "mask.png")
 
 
 def test_open_controller_runs_on_the_embedded_backend(tmp_path: Path) -> None:

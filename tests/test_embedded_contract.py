@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from stagewright.adapters.embedded import EmbeddedBackend
 from stagewright.events.model import CancelMode
-from stagewright.statemachine.cancel import CancelToken
 from stagewright.statemachine.errors import BackendError, GenerationCancelled
 from stagewright.statemachine.ports import GenerateRequest
+from stagewright.statemachine.run.cancel import CancelToken
 from stagewright.statemachine.stage_configs import HiresConfig, RefinerConfig
 
 from .pictures import (

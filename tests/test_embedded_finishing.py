@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from PIL import Image, ImageChops
 from stagewright.adapters.embedded import EmbeddedBackend
-from stagewright.statemachine.cancel import CancelToken
+from stagewright.statemachine.run.cancel import CancelToken
 from stagewright.statemachine.stage_configs import AdetailerPass, UpscaleConfig
 
 from .pictures import (

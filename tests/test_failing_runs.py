@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from stagewright.adapters import PillowInputReader
-from stagewright.events import LifecycleChanged, LogWriteError, RunState, replay
+from stagewright.events import (
+    LifecycleChanged,
+    LogWriteError,
+    PipelineRunResult,
+    RunState,
+    replay,
+)
 from stagewright.events.lock import is_locked
 from stagewright.events.storage import AppendFile, OsStorage, Part
-from stagewright.statemachine import PipelineController, RunHandle
+from stagewright.statemachine import (
+    BackendError,
+    CancelToken,
+    GenerateRequest,
+    PipelineController,
+    RunHandle,
+)
 from stagewright.statemachine.verification import verify_run
 
+from .command_line import until
 from .support import ScriptedBackend, document
 
 
@@ -88,6 +102,52 @@ def test_an_image_that_cannot_be_written_ends_in_error_with_the_cause(
     assert "No space left" in result.error.message
     assert verify_run(tmp_path / result.run_id).flaws == ()
     assert result.stages[1].image_count == int(name[:5])
+
+
+def fail_beside(runs: Path, disk: FailingDisk) -> tuple[PipelineRunResult, ScriptedBackend]:
+    """Run six images on two slots: the first fails while the second is being made.
+
+    The second is given only when the slot of the first has ended.
+    """
+    second_asked = threading.Event()
+
+    def slots() -> int:
+        return sum(thread.name == "stagewright-slot" for thread in threading.enumerate())
+
+    def script(request: GenerateRequest, _cancel: CancelToken) -> None:
+        if request.image_index == 0:
+            assert second_asked.wait(20)
+            raise BackendError("no such model")
+        second_asked.set()
+        until(lambda: slots() == 1, "the slot of the first image has ended")
+
+    backend = ScriptedBackend(script, slots=2)
+    controller = PipelineController(
+        backend=backend, runs=runs, inputs=PillowInputReader(), storage=disk
+    )
+    return controller.start(document(images=6)).wait(30), backend
+
+
+def test_after_a_failure_no_slot_begins_another_request(tmp_path: Path) -> None:
+    """What is under way is finished and kept."""
+    result, backend = fail_beside(tmp_path, FailingDisk())
+    assert (result.state, len(backend.requests)) == (RunState.ERROR, 2)
+    assert result.error is not None
+    assert (result.error.kind, result.error.image_index) == ("BackendError", 0)
+    assert [image.image_index for image in result.images] == [1]
+
+
+def test_a_disk_that_fails_is_reported_before_an_image_that_failed_earlier(tmp_path: Path) -> None:
+    """Of the failures of two slots the one that concerns every image counts."""
+    disk = FailingDisk()
+    disk.fail_image = lambda path: path.name == "00001-101.png"
+    result, _ = fail_beside(tmp_path, disk)
+    assert result.error is not None
+    assert (result.error.kind, result.error.image_index) == ("LogWriteError", 1)
+    assert {gap.image_index: gap.error and gap.error.kind for gap in result.missing[:2]} == {
+        0: "BackendError",
+        1: None,
+    }
 
 
 @pytest.mark.parametrize("failing", ["fail_image", "fail_rename"])

@@ -4,104 +4,179 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import transitions
-from stagewright.events import LogWriteError, RunState
+from stagewright.events import (
+    LifecycleChanged,
+    LogWriteError,
+    MemoryEventLog,
+    RunState,
+    StageEvent,
+    signals,
+)
+from stagewright.events.folding import Fold
 from stagewright.statemachine import TRANSITIONS, InvalidTransitionError, RunLifecycle
+from stagewright.statemachine.ports import SystemClock
+from stagewright.statemachine.run.journal import RunJournal
+from stagewright.statemachine.states import Transition, Trigger
+
+from .support import run_opened
 
 pytestmark = pytest.mark.lowest
 
 TRIGGERS = [row.trigger for row in TRANSITIONS]
 TABLE = {(row.trigger, row.source): row.dest for row in TRANSITIONS}
+WAYS: dict[RunState, tuple[Trigger, ...]] = {
+    RunState.IDLE: (),
+    RunState.RUNNING: ("start",),
+    RunState.COMPLETED: ("start", "finish"),
+    RunState.ERROR: ("start", "fail"),
+    RunState.CANCELLED: ("start", "cancel"),
+}
 
 
-class Notes:
-    """Takes the place of the journal: keeps what it is told, or refuses."""
+class Log(MemoryEventLog):
+    """A log in memory; ``before`` is called with each event, and may refuse it."""
 
-    def __init__(self, *, refuse: bool = False) -> None:
-        self.kept: list[dict[str, Any]] = []
-        self.announced: list[str] = []
-        self.refuse = refuse
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: Callable[[StageEvent], None] = lambda _event: None
 
-    def __call__(self, **transition: Any) -> Callable[[], None]:
-        if self.refuse:
-            raise LogWriteError("the disk is full")
-        self.kept.append(transition)
-        return lambda: self.announced.append(transition["trigger"])
+    def append(self, event: StageEvent) -> None:
+        self.before(event)
+        super().append(event)
 
 
-def fire(lifecycle: RunLifecycle, trigger: str) -> None:
-    arguments = {"fail": ["it broke"], "cancel": ["asked to"]}.get(trigger, [])
-    getattr(lifecycle, trigger)(*arguments)
+def journal_in(state: RunState, log: Log | None = None) -> RunJournal:
+    """The journal of a run that has come to this state."""
+    log = log or Log()
+    opened = run_opened("a-run")
+    log.append(opened)
+    fold = Fold()
+    fold.apply(opened)
+    journal = RunJournal(log, fold, epoch=0, clock=SystemClock())
+    for trigger in WAYS[state]:
+        journal.move(trigger)
+    return journal
+
+
+@contextmanager
+def announced(journal: RunJournal) -> Iterator[list[str]]:
+    """The triggers that subscribers were told of, complete after the block."""
+    heard: list[str] = []
+
+    def receive(_run_id: str, event: LifecycleChanged) -> None:
+        heard.append(event.trigger)
+
+    with signals.lifecycle_changed.connected_to(receive):
+        yield heard
+        journal.flush()
+
+
+def refuse(_event: StageEvent) -> None:
+    raise LogWriteError("the disk is full")
 
 
 @pytest.mark.parametrize("source", list(RunState))
 @pytest.mark.parametrize("trigger", TRIGGERS)
 def test_every_trigger_from_every_state_does_what_the_table_says(
-    trigger: str, source: RunState
+    trigger: Trigger, source: RunState
 ) -> None:
     """Of the 35 pairs the 7 of the table move and are recorded; the others change nothing."""
-    notes = Notes()
-    lifecycle = RunLifecycle(notes, initial=source)
+    log = Log()
+    journal = journal_in(source, log)
+    count = log.next_seq
+    dest = TABLE.get((trigger, source))
+    with announced(journal) as heard:
+        if dest is None:
+            with pytest.raises(InvalidTransitionError, match=f"cannot {trigger} .* {source}"):
+                journal.move(trigger)
+        else:
+            journal.move(trigger, "why")
+    assert journal.state is (dest or source)
+    events = log.timeline()[count:]
+    expected = [] if dest is None else [(trigger, source, dest, "why")]
+    changes = [event for event in events if isinstance(event, LifecycleChanged)]
+    assert [(one.trigger, one.source, one.dest, one.reason) for one in changes] == expected
+    assert len(events) == len(expected)
+    assert heard == [row[0] for row in expected]
+
+
+@pytest.mark.parametrize("source", list(RunState))
+@pytest.mark.parametrize("trigger", TRIGGERS)
+def test_the_machine_alone_allows_what_the_table_says(trigger: Trigger, source: RunState) -> None:
+    """RunLifecycle moves where it tells that it would, and otherwise stays."""
+    lifecycle = RunLifecycle(source)
     dest = TABLE.get((trigger, source))
     if dest is None:
-        with pytest.raises(InvalidTransitionError, match=f"cannot {trigger} .* {source}"):
-            fire(lifecycle, trigger)
+        for refused in (lifecycle.dest, lifecycle.move):
+            with pytest.raises(InvalidTransitionError, match=f"cannot {trigger} .* {source}"):
+                refused(trigger)
         assert lifecycle.state is source
-        assert notes.kept == []
         return
-    fire(lifecycle, trigger)
+    assert lifecycle.dest(trigger) is dest
+    assert lifecycle.state is source
+    lifecycle.move(trigger)
     assert lifecycle.state is dest
-    assert [(n["trigger"], n["source"], n["dest"]) for n in notes.kept] == [(trigger, source, dest)]
-    assert notes.announced == [trigger]
 
 
 @pytest.mark.parametrize("row", TRANSITIONS, ids=lambda row: row.trigger)
-def test_a_failing_append_leaves_the_state_unchanged(row: Any) -> None:
-    """The error reaches the caller, nothing is announced, and the trigger may be tried again."""
-    notes = Notes(refuse=True)
-    lifecycle = RunLifecycle(notes, initial=row.source)
+def test_a_failing_append_leaves_the_state_unchanged(row: Transition) -> None:
+    """The error reaches the caller, nothing is announced, and `fail` may be tried again."""
+    log = Log()
+    journal = journal_in(row.source, log)
+    before, log.before = log.before, refuse
+    with announced(journal) as heard, pytest.raises(LogWriteError, match="disk is full"):
+        journal.move(row.trigger)
+    assert journal.state is row.source
+    assert heard == []
+    log.before = before
+    if row.trigger == "fail":
+        journal.move("fail")
+        assert journal.state is row.dest
+        return
     with pytest.raises(LogWriteError, match="disk is full"):
-        fire(lifecycle, row.trigger)
-    assert lifecycle.state is row.source
-    assert notes.announced == []
-    notes.refuse = False
-    fire(lifecycle, row.trigger)
-    assert lifecycle.state is row.dest
+        journal.move(row.trigger)  # the failure is all that may still be recorded
+    assert journal.state is row.source
 
 
 def test_the_event_is_recorded_before_the_state_is_visible() -> None:
     """While the record is being made the old state still stands; when announced, the new."""
-    seen: list[RunState] = []
+    log, seen = Log(), list[RunState]()
+    journal = journal_in(RunState.IDLE, log)
+    log.before = lambda _event: seen.append(journal.state)
 
-    def record(**_: Any) -> Callable[[], None]:
-        seen.append(lifecycle.state)
-        return lambda: seen.append(lifecycle.state)
+    def receive(_run_id: str, **_: object) -> None:
+        seen.append(journal.state)
 
-    lifecycle = RunLifecycle(record)
-    lifecycle.start()
-    assert seen == [RunState.IDLE, RunState.RUNNING]
+    with (
+        signals.event_appended.connected_to(receive),
+        signals.lifecycle_changed.connected_to(receive),
+    ):
+        journal.move("start")
+        journal.flush()
+    assert seen == [RunState.IDLE, RunState.RUNNING, RunState.RUNNING]
 
 
 def test_two_threads_that_start_at_once_give_one_start() -> None:
     """In each of 200 races one thread wins and the other is refused."""
     for _ in range(200):
-        notes = Notes()
-        lifecycle = RunLifecycle(notes)
+        log = Log()
+        journal = journal_in(RunState.IDLE, log)
         barrier = threading.Barrier(2)
         refused: list[InvalidTransitionError] = []
 
         def start(
-            lifecycle: RunLifecycle = lifecycle,
+            journal: RunJournal = journal,
             barrier: threading.Barrier = barrier,
             refused: list[InvalidTransitionError] = refused,
         ) -> None:
             barrier.wait()
             try:
-                lifecycle.start()
+                journal.move("start")
             except InvalidTransitionError as error:
                 refused.append(error)
 
@@ -110,21 +185,23 @@ def test_two_threads_that_start_at_once_give_one_start() -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(notes.kept) == 1
+        assert log.next_seq == 2
         assert len(refused) == 1
-        assert lifecycle.state is RunState.RUNNING
+        assert journal.state is RunState.RUNNING
 
 
 def test_an_error_that_is_no_exception_of_ours_passes_through() -> None:
-    """KeyboardInterrupt from the record is not swallowed, and the state stays."""
+    """KeyboardInterrupt from the log is not swallowed, and the state stays."""
 
-    def record(**_: Any) -> Callable[[], None]:
+    def interrupt(_event: StageEvent) -> None:
         raise KeyboardInterrupt
 
-    lifecycle = RunLifecycle(record)
+    log = Log()
+    journal = journal_in(RunState.IDLE, log)
+    log.before = interrupt
     with pytest.raises(KeyboardInterrupt):
-        lifecycle.start()
-    assert lifecycle.state is RunState.IDLE
+        journal.move("start")
+    assert journal.state is RunState.IDLE
 
 
 def test_only_the_machine_of_a_run_is_kept_from_logging_each_callback(
@@ -132,7 +209,7 @@ def test_only_the_machine_of_a_run_is_kept_from_logging_each_callback(
 ) -> None:
     """A program's own `transitions` machines log as that program has set it up."""
     caplog.set_level(logging.INFO)
-    RunLifecycle(Notes()).start()
+    RunLifecycle().move("start")
     assert caplog.messages == []
     machine = transitions.Machine(states=["idle", "busy"], initial="idle", name="lamp")
     machine.add_transition("work", "idle", "busy")

@@ -19,6 +19,7 @@ from stagewright.events import (
     CancelRequested,
     EventRecorder,
     LifecycleChanged,
+    MemoryEventLog,
     RunState,
     StageEvent,
     iterate,
@@ -27,6 +28,7 @@ from stagewright.events import (
     subscribe,
 )
 from stagewright.events.file_log import LOG_NAME
+from stagewright.events.folding import Fold
 from stagewright.events.scan import LogScan
 from stagewright.statemachine import (
     BackendError,
@@ -36,8 +38,8 @@ from stagewright.statemachine import (
     GenerationCancelled,
     InvalidTransitionError,
     PipelineController,
-    RunLifecycle,
 )
+from stagewright.statemachine.run.journal import RunJournal
 from stagewright.statemachine.run_folder import CancelOrder, RunFolder
 
 from .support import START, ScriptedBackend, document, memory_log, png
@@ -285,36 +287,44 @@ def test_orders_of_several_processes_never_break_each_other(tmp_path: Path) -> N
     assert modes == {CancelMode.AFTER_IMAGE}
 
 
+class HeldLog(MemoryEventLog):
+    """A log whose appends last until they are let go."""
+
+    def __init__(self, appending: threading.Event, go_on: threading.Event) -> None:
+        super().__init__("a-run")
+        self.appends = 0
+        self._appending, self._go_on = appending, go_on
+
+    def append(self, event: StageEvent) -> None:
+        self.appends += 1
+        self._appending.set()
+        assert self._go_on.wait(20)
+        super().append(event)
+
+
 def test_a_trigger_waits_for_the_one_that_is_being_recorded() -> None:
     """While one thread appends `start`, another thread's `start` waits, and is then refused."""
     appending, go_on, outcome = threading.Event(), threading.Event(), list[str]()
-    calls: list[str] = []
-
-    def record(**transition: Any) -> Any:
-        calls.append(transition["trigger"])
-        appending.set()
-        assert go_on.wait(20)
-        return lambda: None
-
-    lifecycle = RunLifecycle(record)
+    log = HeldLog(appending, go_on)
+    journal = RunJournal(log, Fold(), epoch=0, clock=StandingClock())
 
     def second() -> None:
         try:
-            lifecycle.start()
+            journal.move("start")
         except InvalidTransitionError:
             outcome.append("refused")
 
-    first = threading.Thread(target=lifecycle.start)
+    first = threading.Thread(target=journal.move, args=("start",))
     first.start()
     assert appending.wait(20)
     other = threading.Thread(target=second)
     other.start()
     other.join(0.1)
-    assert (calls, outcome) == (["start"], [])
+    assert (log.appends, outcome) == (1, [])
     go_on.set()
     first.join()
     other.join()
-    assert (calls, outcome) == (["start"], ["refused"])
+    assert (log.appends, outcome) == (1, ["refused"])
 
 
 def test_subscribers_see_a_cancel_behind_the_start(

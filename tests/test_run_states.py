@@ -44,17 +44,16 @@ from stagewright.statemachine import (
     GenerateRequest,
     InvalidTransitionError,
     PipelineController,
-    RunLifecycle,
     build_stage_execution_plan,
 )
 from stagewright.statemachine.errors import ResumeRefusedError
-from stagewright.statemachine.image_files import ImageFiles
-from stagewright.statemachine.journal import RunJournal
 from stagewright.statemachine.loading import ready_config
 from stagewright.statemachine.ports import GeneratedImage, SystemClock
-from stagewright.statemachine.preparing import RunMaker
 from stagewright.statemachine.reopening import ReopenedRun, reopen_run
-from stagewright.statemachine.states import FRUITLESS_EPOCHS
+from stagewright.statemachine.run.creation import create_run, resolve_choices
+from stagewright.statemachine.run.files import ImageFiles
+from stagewright.statemachine.run.journal import RunJournal
+from stagewright.statemachine.states import FRUITLESS_EPOCHS, Trigger
 from stagewright.statemachine.verification import verify_run
 
 from .run_model import (
@@ -85,9 +84,8 @@ QUICK = Path("/dev/shm")  # it syncs at once, where there is one
 class Writer:
     """What the process that works on the run has in its memory."""
 
-    def __init__(self, journal: RunJournal, state: RunState) -> None:
+    def __init__(self, journal: RunJournal) -> None:
         self.journal = journal
-        self.lifecycle = RunLifecycle(journal.record_transition, initial=state)
         self.stage_begun = False
         self.asked: dict[int, GenerateRequest] = {}
 
@@ -112,17 +110,18 @@ class RunStates(RuleBasedStateMachine):
             document(images=IMAGES, server={"retries": 0}), inputs=READER, runs=self.runs
         )
         backend = ScriptedBackend()
-        maker = RunMaker(self.runs, clock=SystemClock(), random_below=lambda _: 7)
-        made = maker.make(config, backend.description)
-        assert made.plan == build_stage_execution_plan(config)
-        self.stage_config = made.plan.stages[0].config
-        self.run, self.folder = made.folder.path, made.folder
-        self.images = ImageFiles(made.folder, READER)
+        resolved = resolve_choices(config, lambda _: 7)
+        plan = build_stage_execution_plan(resolved)
+        clock = SystemClock()
+        new = create_run(
+            self.runs, resolved, plan, backend.description, clock=clock, random_below=lambda _: 7
+        )
+        self.stage_config = plan.stages[0].config
+        self.run, self.folder = new.folder.path, new.folder
+        self.images = ImageFiles(new.folder, READER)
         self.images.prepare(STAGE)
-        fold = Fold()
-        fold.apply(made.opened)
-        journal = RunJournal(made.log, fold, epoch=0, clock=SystemClock())
-        self.writer = Writer(journal, fold.state)
+        journal = RunJournal(new.log, new.fold, epoch=0, clock=clock)
+        self.writer = Writer(journal)
         self.note()
 
     def note(self) -> None:
@@ -140,16 +139,16 @@ class RunStates(RuleBasedStateMachine):
 
     @precondition(lambda self: self.writer is not None)
     @rule(trigger=st.sampled_from(TRIGGERS))
-    def fire(self, trigger: str) -> None:
-        lifecycle = self.writer.lifecycle  # type: ignore[union-attr]  # the precondition
+    def fire(self, trigger: Trigger) -> None:
+        journal = self.writer.journal  # type: ignore[union-attr]  # the precondition
         reason = ("why",) if trigger in ("fail", "cancel") else ()
         dest = LEGAL.get((trigger, self.model.state))
         if dest is None:
             with pytest.raises(InvalidTransitionError):
-                getattr(lifecycle, trigger)(*reason)
+                journal.move(trigger, *reason)
             assert self.log.read_bytes() == self.kept
             return
-        getattr(lifecycle, trigger)(*reason)
+        journal.move(trigger, *reason)
         self.model.move(dest)
         self.note()
 
@@ -307,9 +306,9 @@ class RunStates(RuleBasedStateMachine):
             journal.close()
             return
         reopened.refuse_if_useless(force=force)
-        self.writer = Writer(journal, reopened.fold.state)
-        reopened.take_up(journal, self.writer.lifecycle, reopened.backend)
-        self.writer.lifecycle.start()
+        self.writer = Writer(journal)
+        reopened.take_up(journal, reopened.backend)
+        journal.move("start")
         self.model.resume(self.sound)
         told = [one.epoch for one in iterate(self.run) if isinstance(one, LogRepaired)]
         assert (self.model.epoch in told) == self.torn

@@ -36,8 +36,7 @@ CONTENDER = """
 import json, os, sys
 from pathlib import Path
 from stagewright.events import LogLockedError
-from stagewright.statemachine.journal import RunJournal
-from stagewright.statemachine.lifecycle import RunLifecycle
+from stagewright.statemachine.run.journal import RunJournal
 from stagewright.statemachine.ports import SystemClock
 from stagewright.statemachine.reopening import reopen_run
 
@@ -50,9 +49,8 @@ for _ in sys.stdin:
         sys.stdin.readline()
         continue
     journal = RunJournal(run.log, run.fold, epoch=run.epoch, clock=SystemClock())
-    lifecycle = RunLifecycle(journal.record_transition, initial=run.fold.state)
-    run.take_up(journal, lifecycle, run.backend)
-    lifecycle.start()
+    run.take_up(journal, run.backend)
+    journal.move("start")
     print(json.dumps({"epoch": run.epoch}), flush=True)
     sys.stdin.readline()
     journal.close()

@@ -22,7 +22,7 @@ from stagewright.events import (
     PipelineRunResult,
     RunState,
 )
-from stagewright.statemachine.controller import RunHandle
+from stagewright.statemachine.run.controller import RunHandle
 from stagewright.statemachine.verification import verify_run
 
 from . import webui_faults as faults

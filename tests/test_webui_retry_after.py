@@ -15,9 +15,9 @@ from stagewright.adapters.webui.address import Credentials, ServerAddress
 from stagewright.adapters.webui.failures import error_of_status
 from stagewright.events import RunState
 from stagewright.statemachine import CancelToken, GenerateRequest
-from stagewright.statemachine.attempting import LONGEST_RETRY_WAIT_S, retry_wait_s
-from stagewright.statemachine.controller import PipelineController
 from stagewright.statemachine.errors import BackendError, PreflightError
+from stagewright.statemachine.run.controller import PipelineController
+from stagewright.statemachine.run.requests import LONGEST_RETRY_WAIT_S, retry_wait_s
 
 from . import webui_faults as faults
 from .command_line import until

@@ -17,9 +17,9 @@ from stagewright.adapters.webui.address import ServerAddress
 from stagewright.events import CallFailed, PipelineRunResult, RunState, StageType
 from stagewright.statemachine import CancelToken, GenerateRequest
 from stagewright.statemachine.config import ServerTable
-from stagewright.statemachine.controller import PipelineController
 from stagewright.statemachine.errors import BackendError
 from stagewright.statemachine.ports import SourceImage
+from stagewright.statemachine.run.controller import PipelineController
 from stagewright.statemachine.stage_configs import UpscaleConfig
 
 from . import webui_faults as faults

@@ -17,8 +17,8 @@ from ...events.errors import RunNotFoundError
 from ...events.model import RunState, StageEvent
 from ...events.result import PipelineRunResult
 from ...events.subscriptions.subscription import subscribe
-from ...statemachine.controller import PipelineController, RunHandle
 from ...statemachine.errors import InvalidTransitionError
+from ...statemachine.run.controller import PipelineController, RunHandle
 from ..statusbar import StatusBar
 from ..wording import count
 from .display import Display, open_display

@@ -19,8 +19,8 @@ from ...events.model import RunResumed, RunState, StageEvent
 from ...events.reading import read_log
 from ...events.result import PipelineRunResult
 from ...events.subscriptions.subscription import subscribe
-from ...statemachine.controller import PipelineController, RunHandle
 from ...statemachine.errors import ResumeRefusedError
+from ...statemachine.run.controller import PipelineController, RunHandle
 from ..bootstrap import open_controller
 from ..bundling.manifest import lacks_images
 from ..catalogue import CORRUPT, UNREADABLE, Catalogue, CatalogueEntry

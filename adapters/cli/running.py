@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from ...statemachine.controller import RunHandle
 from ...statemachine.loading import load_config
+from ...statemachine.run.controller import RunHandle
 from ..bootstrap import open_controller
 from ..inputs import PillowInputReader
 from .display import open_file_counter

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ...events.model import BackendDescription
 from ...events.version import VERSION
-from ...statemachine.cancel import CancelToken
 from ...statemachine.errors import BackendError
 from ...statemachine.ports import (
     GenerateAnswer,
@@ -12,6 +11,7 @@ from ...statemachine.ports import (
     GenerateRequest,
     OnStep,
 )
+from ...statemachine.run.cancel import CancelToken
 from .generation import Sources, make, steps_of
 from .infotext import PRODUCT, answer_info, infotext
 from .pictures import PictureError, decode_picture, encode_png

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ...statemachine.cancel import CancelToken
 from ...statemachine.errors import GenerationCancelled
 from ...statemachine.ports import OnStep
+from ...statemachine.run.cancel import CancelToken
 
 
 class StepCounter:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ...statemachine.cancel import CancelToken
+from ...statemachine.run.cancel import CancelToken
 from ...statemachine.stage_configs import UpscaleConfig
 from ..embedded.infotext import extra_parameters
 from ..embedded.pictures import decode_picture

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from ...statemachine.cancel import CancelToken
+from ...statemachine.run.cancel import CancelToken
 from .answers import Work, generation_answer
 from .bodies import CommonBody, Img2ImgBody, Txt2ImgBody
 from .decoding import Asked, decode_body, decode_image

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ...events.model import CancelMode
-from ...statemachine.cancel import CancelToken
+from ...statemachine.run.cancel import CancelToken
 from .refusals import ApiError
 
 _KEPT_TASKS = 16

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import msgspec
 
 from ...events.model import StageType
-from ...statemachine.cancel import CancelToken
 from ...statemachine.errors import BackendError, GenerationCancelled
 from ...statemachine.ports import GenerateRequest, SourceImage
+from ...statemachine.run.cancel import CancelToken
 from ...statemachine.stage_configs import (
     AdetailerConfig,
     HiresConfig,

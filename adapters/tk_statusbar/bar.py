@@ -13,8 +13,8 @@ from ...events.lock import is_locked
 from ...events.model import RunState, StageEvent
 from ...events.reading import replay
 from ...events.subscriptions.subscription import Subscription, subscribe
-from ...statemachine.controller import PipelineController
 from ...statemachine.errors import InvalidTransitionError
+from ...statemachine.run.controller import PipelineController
 from ...statemachine.run_folder import CancelOrder, RunFolder
 from ..statusbar import RunStatus, StatusBar
 from ..statusbar.status import shown

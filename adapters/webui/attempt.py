@@ -6,9 +6,9 @@ import threading
 import time
 from typing import NoReturn
 
-from ...statemachine.cancel import CancelToken
 from ...statemachine.errors import GenerationCancelled, GenerationInterrupted
 from ...statemachine.ports import OnStep
+from ...statemachine.run.cancel import CancelToken
 from .errors import ServerStalledError, ServerStillBusyError
 from .exchange import Exchange
 from .features import EXTRA_SINGLE_IMAGE

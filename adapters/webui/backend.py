@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 
 from ...events.model import BackendDescription, StageType
-from ...statemachine.cancel import CancelToken
 from ...statemachine.config import ServerTable
 from ...statemachine.errors import BackendError
 from ...statemachine.plan import StageExecutionPlan
@@ -22,6 +21,7 @@ from ...statemachine.ports import (
     InputReader,
     OnStep,
 )
+from ...statemachine.run.cancel import CancelToken
 from ...statemachine.stage_configs import AdetailerConfig, UpscaleConfig
 from .address import Credentials, ServerAddress
 from .answers import Answer, AnswerReader

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...statemachine.attempting import LONGEST_RETRY_WAIT_S
-from ...statemachine.cancel import CancelToken
 from ...statemachine.errors import GenerationCancelled
+from ...statemachine.run.cancel import CancelToken
+from ...statemachine.run.requests import LONGEST_RETRY_WAIT_S
 from .errors import AnswerLostError, ServerStillBusyError, ServerUnavailableError
 from .progress import MODEL_LOADING_FACTOR, ServerProgress, StallWatch
 from .server import Server, TaskState

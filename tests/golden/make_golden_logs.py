@@ -41,10 +41,9 @@ from stagewright.statemachine import (
     GenerationCancelled,
     PipelineController,
     PipelineRunner,
-    RunLifecycle,
     StageType,
 )
-from stagewright.statemachine.journal import RunJournal
+from stagewright.statemachine.run.journal import RunJournal
 from stagewright.statemachine.run_folder import RunFolder
 
 from ..log_format import chain_value, changed, make_log, split_bodies
@@ -111,7 +110,7 @@ def second_epoch(path: Path, clock: TickingClock) -> None:
             **at, offset=cut.offset, bytes=cut.bytes, sha256=cut.sha256, copied_to=cut.copied_to
         )
     )
-    RunLifecycle(journal.record_transition, initial=state.state).cleanup("resumed")
+    journal.move("cleanup", "resumed")
     backend = ScriptedBackend()
     journal.record(
         lambda at: RunResumed(

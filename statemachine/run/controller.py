@@ -11,20 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..events import signals
-from ..events.errors import LogWriteError, RunNotFoundError, StagewrightError
-from ..events.folding import Fold
-from ..events.model import CancelMode, Durability, RunState
-from ..events.reading import replay
-from ..events.result import PipelineRunResult
-from ..events.storage import Storage
-from .builder import build_stage_execution_plan
-from .config import RunConfig
-from .errors import ConfigurationError, ControllerBusyError
-from .file_checking import OnFile
-from .loading import ready_config
-from .plan import StageExecutionPlan
-from .ports import (
+from ...events import signals
+from ...events.errors import LogWriteError, RunNotFoundError, StagewrightError
+from ...events.model import CancelMode, RunState
+from ...events.reading import replay
+from ...events.result import PipelineRunResult
+from ...events.storage import Storage
+from ..builder import build_stage_execution_plan
+from ..config import RunConfig
+from ..errors import ConfigurationError, ControllerBusyError
+from ..file_checking import OnFile
+from ..loading import ready_config
+from ..plan import StageExecutionPlan
+from ..ports import (
     Clock,
     ImageBackend,
     InputReader,
@@ -32,9 +31,9 @@ from .ports import (
     RandomBelow,
     SystemClock,
 )
-from .preparing import PreparedRun, RunMaker
-from .reopening import ReopenedRun, reopen_run
-from .run_folder import find_run
+from ..reopening import ReopenedRun, reopen_run
+from ..run_folder import find_run
+from .creation import create_run, resolve_choices
 from .runner import PipelineRunner
 
 _logger = logging.getLogger("stagewright.controller")
@@ -100,13 +99,11 @@ class PipelineController:
         self._runs = Path(runs)
         self._inputs = inputs
         self._clock: Clock = clock or SystemClock()
+        self._random_below = random_below
         self._storage = storage
-        self._maker = RunMaker(
-            self._runs, clock=self._clock, random_below=random_below, storage=storage
-        )
-        self._lock = threading.Lock()
-        self._current: tuple[RunHandle, PipelineRunner] | None = None
+        self._lock = threading.Lock()  # guards _busy
         self._busy = False
+        self._current: tuple[RunHandle, PipelineRunner] | None = None
         self._last_result: PipelineRunResult | None = None
         self._last_plan: StageExecutionPlan | None = None
 
@@ -143,7 +140,9 @@ class PipelineController:
 
     def validate(self, config: AnyConfig) -> StageExecutionPlan:
         """The plan of ``config``; nothing is made. Raises ConfigurationError."""
-        return self._resolve(config)[1]
+        ready = ready_config(config, inputs=self._inputs, runs=self._runs)
+        self._last_plan = plan = build_stage_execution_plan(ready)
+        return plan
 
     def start(self, config: AnyConfig) -> RunHandle:
         """Begin a run; on return it is RUNNING, durably.
@@ -151,12 +150,8 @@ class PipelineController:
         Raises ConfigurationError (subscribers get a ``config_error``, the state stays IDLE
         and no folder is made), ControllerBusyError, LogWriteError.
         """
-        self._take()
-        try:
-            return self._launch(self._prepare_or_tell(config))
-        except BaseException:
-            self._let_go()
-            raise
+        with self._kept_busy():
+            return self._start(config)
 
     def resume(
         self,
@@ -177,13 +172,9 @@ class PipelineController:
         ResumeRefusedError, ConfigurationError (see ``start``), ControllerBusyError,
         LogWriteError. But for the last, nothing has been written then.
         """
-        self._take()
-        try:
+        with self._kept_busy():
             folder = find_run(self._runs, run_id)
-            return self._go_on(folder, force=force, preflight=preflight, on_file=on_file)
-        except BaseException:
-            self._let_go()
-            raise
+            return self._resume(folder, force=force, preflight=preflight, on_file=on_file)
 
     def cancel(
         self,
@@ -202,19 +193,20 @@ class PipelineController:
             raise RunNotFoundError(f"run {run_id} is not running here")
         current[1].cancel(mode, reason)
 
-    def _resolve(self, config: AnyConfig) -> tuple[RunConfig, StageExecutionPlan]:
-        ready = ready_config(config, inputs=self._inputs, runs=self._runs)
-        plan = build_stage_execution_plan(ready)
-        self._last_plan = plan
-        return ready, plan
-
-    def _take(self) -> None:
+    @contextmanager
+    def _kept_busy(self) -> Iterator[None]:
+        """Take no other run until this one has ended, or could not be launched."""
         with self._lock:
             if self._busy:
                 raise ControllerBusyError("this controller has a run already; wait for its end")
             self._busy = True
+        try:
+            yield
+        except BaseException:
+            self._release()
+            raise
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         """Be ready for another run, once the backend has released what it held for this one."""
         try:
             if isinstance(self._backend, PreparableBackend):
@@ -229,31 +221,34 @@ class PipelineController:
             self._current = None
             self._busy = False
 
-    def _prepare_or_tell(self, config: AnyConfig) -> PreparedRun:
+    def _start(self, config: AnyConfig) -> RunHandle:
         with _config_errors_told():
-            ready, plan = self._resolve(config)
+            ready = ready_config(config, inputs=self._inputs, runs=self._runs)
+            resolved = resolve_choices(ready, self._random_below)
+            self._last_plan = plan = build_stage_execution_plan(resolved)
             if isinstance(self._backend, PreparableBackend):
-                self._backend.prepare(plan, ready.server, preflight=ready.run.preflight)
-            return self._maker.make(ready, self._backend.description)
-
-    def _launch(self, prepared: PreparedRun) -> RunHandle:
-        fold = Fold()
-        fold.apply(prepared.opened)
-        handle = RunHandle(prepared.opened.run_id, prepared.folder.path)
-        durability = prepared.log.durability
+                self._backend.prepare(plan, resolved.server, preflight=resolved.run.preflight)
+            new = create_run(
+                self._runs,
+                resolved,
+                plan,
+                self._backend.description,
+                clock=self._clock,
+                random_below=self._random_below,
+                storage=self._storage,
+            )
         runner = PipelineRunner(
             backend=self._backend,
-            log=prepared.log,
-            fold=fold,
-            plan=prepared.plan,
-            folder=prepared.folder,
+            log=new.log,
+            fold=new.fold,
+            plan=plan,
+            folder=new.folder,
             inputs=self._inputs,
             clock=self._clock,
-            durable=durability is not Durability.PROCESS,
         )
-        return self._set_off(handle, runner, prepared.plan, runner.start)
+        return self._launch(RunHandle(new.fold.run_id, new.folder.path), runner, runner.start)
 
-    def _go_on(
+    def _resume(
         self, folder: Path, *, force: bool, preflight: bool, on_file: OnFile | None
     ) -> RunHandle:
         reopened = reopen_run(folder, storage=self._storage, on_file=on_file)
@@ -263,29 +258,26 @@ class PipelineController:
                 reopened.refuse_if_useless(force=force)
             if reopened.makes_images:
                 self._prepare_again(reopened, preflight=preflight)
-            runner = self._runner_of(reopened)
+            runner = PipelineRunner(
+                backend=self._backend,
+                log=reopened.log,
+                fold=reopened.fold,
+                plan=reopened.plan,
+                folder=reopened.folder,
+                inputs=self._inputs,
+                clock=self._clock,
+                epoch=reopened.epoch,
+                standing=reopened.standing,
+            )
         except BaseException:
             reopened.close()
             raise
         if reopened.needs_work:
-            return self._set_off(handle, runner, reopened.plan, partial(runner.resume, reopened))
+            self._last_plan = reopened.plan
+            return self._launch(handle, runner, partial(runner.resume, reopened))
         runner.finish_off(reopened)
         self._end(handle, replay(folder), None)
         return handle
-
-    def _runner_of(self, reopened: ReopenedRun) -> PipelineRunner:
-        return PipelineRunner(
-            backend=self._backend,
-            log=reopened.log,
-            fold=reopened.fold,
-            plan=reopened.plan,
-            folder=reopened.folder,
-            inputs=self._inputs,
-            clock=self._clock,
-            durable=reopened.run_table.durability is not Durability.PROCESS,
-            epoch=reopened.epoch,
-            standing=reopened.standing,
-        )
 
     def _prepare_again(self, reopened: ReopenedRun, *, preflight: bool) -> None:
         if not isinstance(self._backend, PreparableBackend):
@@ -299,31 +291,22 @@ class PipelineController:
                 unsettled=reopened.unsettled,
             )
 
-    def _set_off(
-        self,
-        handle: RunHandle,
-        runner: PipelineRunner,
-        plan: StageExecutionPlan,
-        begin: Callable[[], None],
+    def _launch(
+        self, handle: RunHandle, runner: PipelineRunner, begin: Callable[[], None]
     ) -> RunHandle:
         """Move the run to RUNNING, and give it its thread."""
-        self._last_plan = plan
+        # Before the run begins: a receiver of its start may cancel it at once.
         self._current = (handle, runner)
-        try:
-            begin()
-        except BaseException:
-            self._current = None
-            raise
+        begin()
         try:
             thread = threading.Thread(
                 target=self._work,
                 args=(handle, runner),
                 name=f"stagewright-{handle.run_id}",
-                daemon=False,  # else a GUI's own worker would pass its being one on
+                daemon=False,  # not inherited: a GUI's worker thread is a daemon
             )
             thread.start()
         except BaseException as error:
-            self._current = None
             runner.give_up(error)
             raise
         return handle
@@ -348,7 +331,7 @@ class PipelineController:
     ) -> None:
         self._last_result = result
         try:
-            self._let_go()
+            self._release()
         finally:
             handle._end(result, failure)  # noqa: SLF001 - the handle is the controller's own
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import msgspec
 
-from ..events.errors import LogWriteError
-from ..events.model import Artifact, InputRecord
-from ..events.storage import PART_SUFFIX, Part
-from .errors import BackendAnswerError, InputImageError
-from .png import PngError, check_whole, is_png, source_of, stamped_parts
-from .ports import GeneratedImage, GenerateRequest, ImageFacts, InputReader, SourceImage
-from .run_folder import RunFolder
-from .sizes import MAX_PIXELS
+from ...events.errors import LogWriteError
+from ...events.model import Artifact, InputRecord
+from ...events.storage import PART_SUFFIX, Part
+from ..errors import BackendAnswerError, InputImageError
+from ..png import PngError, check_whole, is_png, source_of, stamped_parts
+from ..ports import GeneratedImage, GenerateRequest, ImageFacts, InputReader, SourceImage
+from ..run_folder import RunFolder
+from ..sizes import MAX_PIXELS
 
 SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 
@@ -28,7 +28,7 @@ class WrittenImages(msgspec.Struct, frozen=True):
 
 
 class ImageFiles:
-    """Keeps the images that stages make; a file is there whole and durable, or not at all."""
+    """Writes and reads the images of a run; a file is there whole and durable, or not at all."""
 
     def __init__(self, folder: RunFolder, reader: InputReader, *, durable: bool = True) -> None:
         self._folder = folder
@@ -55,9 +55,12 @@ class ImageFiles:
         """Write the images of a request's answer, in order, if each of them is one.
 
         They bear temporary names until ``place`` puts them where they count. Raises
-        BackendAnswerError for bytes that are no whole image, before any file is made;
-        LogWriteError where a file cannot be made durable: none is left then.
+        BackendAnswerError for bytes that are no whole image, or more or fewer images than were
+        asked for, before any file is made; LogWriteError where a file cannot be made durable:
+        none is left then.
         """
+        if len(images) != request.count:
+            raise BackendAnswerError(f"{len(images)} images instead of {request.count}")
         known = []
         for place, image in enumerate(images):
             source = source_of(image.data)
@@ -73,8 +76,8 @@ class ImageFiles:
     ) -> tuple[Artifact, ...]:
         """Put images where they count, durably.
 
-        One of ``kept``, by index, that is the same image stays as it is: no crash may take
-        what was finished, and its file would be another only in the call that it names.
+        An image that equals the one of ``kept``, by index, does not replace it: the files would
+        differ only in the call that they name, and a crash must not take a finished one.
         Raises LogWriteError; no temporary file is left then.
         """
         with self._discarded_on_failure(written.files):
@@ -106,7 +109,7 @@ class ImageFiles:
         return tuple(stays.get(made.image_index, made) for made, _ in written.files)
 
     def discard(self, written: WrittenImages) -> None:
-        """Remove images that turned out not to count. Raises LogWriteError."""
+        """Remove images that are not to be kept. Raises LogWriteError."""
         for _, temporary in written.files:
             try:
                 self._folder.storage.remove(temporary, durable=False)
@@ -118,7 +121,7 @@ class ImageFiles:
         try:
             yield
         except BaseException:
-            # What the disk says of these must not hide why the images cannot be kept.
+            # A failure to remove them must not hide why they cannot be kept.
             with suppress(LogWriteError):
                 self.discard(WrittenImages(tuple(written)))
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from ..events.model import CancelMode
+from ...events.model import CancelMode
 
 
 class CancelToken:

@@ -1,27 +1,24 @@
-"""Runs a plan: from start to one terminal state, every fact through the journal."""
+"""One epoch of a run: from start or resume to one terminal state."""
 
 from __future__ import annotations
 
 import logging
 
-from ..events.errors import LogWriteError
-from ..events.folding import Fold
-from ..events.log import EventLog
-from ..events.model import CancelMode, CancelRequested, RunState
+from ...events.folding import Fold
+from ...events.log import EventLog
+from ...events.model import CancelMode, Durability, Outcome, RunState
+from ..config import RunTable, ServerTable
+from ..errors import InvalidTransitionError, MissingImagesError, StageConflictError
+from ..plan import StageExecution, StageExecutionPlan
+from ..ports import Clock, ImageBackend, InputReader
+from ..recorded_plan import recorded_table
+from ..reopening import ReopenedRun
+from ..run_folder import CancelOrder, RunFolder
+from ..standing import Standing
 from .cancel import CancelToken
-from .config import RunTable, ServerTable
-from .errors import InvalidTransitionError, MissingImagesError, StageConflictError
-from .image_files import ImageFiles
-from .journal import RunJournal, error_detail, recordable
-from .lifecycle import RunLifecycle
-from .plan import StageExecutionPlan
-from .ports import Clock, ImageBackend, InputReader
-from .recorded_plan import recorded_table
-from .reopening import ReopenedRun
-from .run_folder import CancelOrder, RunFolder
-from .stage_runner import StageRunner
-from .standing import Standing
-from .workshop import RunStopped, StageFailedError, Workshop
+from .files import ImageFiles
+from .journal import RunJournal, error_detail
+from .stage_run import StageFailedError, StageRun
 
 _logger = logging.getLogger("stagewright.runner")
 
@@ -43,7 +40,6 @@ class PipelineRunner:
         folder: RunFolder,
         inputs: InputReader,
         clock: Clock,
-        durable: bool = True,
         epoch: int = 0,
         standing: Standing | None = None,
     ) -> None:
@@ -53,7 +49,10 @@ class PipelineRunner:
         self._folder = folder
         self._clock = clock
         self._journal = RunJournal(log, fold, epoch=epoch, clock=clock)
-        self._lifecycle = RunLifecycle(self._journal.record_transition, initial=fold.state)
+        config = self._journal.opened.config
+        self._server = recorded_table(config, "server", ServerTable)
+        self._run_table = recorded_table(config, "run", RunTable)
+        durable = self._run_table.durability is not Durability.PROCESS
         self._images = ImageFiles(folder, inputs, durable=durable)
         self._token = CancelToken()
         self._taken_order: CancelOrder | None = None
@@ -62,7 +61,7 @@ class PipelineRunner:
     @property
     def state(self) -> RunState:
         """The run's state; its event is durable. IDLE until this epoch has begun."""
-        return self._lifecycle.state if self._has_begun else RunState.IDLE
+        return self._journal.state if self._has_begun else RunState.IDLE
 
     def start(self) -> None:
         """IDLE -> RUNNING. Raises InvalidTransitionError, LogWriteError."""
@@ -81,16 +80,16 @@ class PipelineRunner:
         """
         _logger.info("run %s: resumed: %s", self._journal.run_id, self._plan.summary)
         try:
-            reopened.take_up(self._journal, self._lifecycle, self._backend.description)
+            reopened.take_up(self._journal, self._backend.description)
             self._begin()
         except BaseException:
             self._journal.close()
             raise
 
     def _begin(self) -> None:
-        # Before the event is told: whoever hears of it may cancel at once.
+        # Before the event is announced: a receiver may cancel the run at once.
         self._has_begun = True
-        self._lifecycle.start()
+        self._journal.move("start")
         self._journal.flush()
 
     def finish_off(self, reopened: ReopenedRun) -> None:
@@ -109,13 +108,9 @@ class PipelineRunner:
 
         Raises InvalidTransitionError unless the run is RUNNING, LogWriteError.
         """
-        with self._lifecycle.held() as state:
-            if not self._has_begun or state != RunState.RUNNING:
-                raise InvalidTransitionError("cancel", self.state)
-            self._journal.record(
-                lambda at: CancelRequested(**at, reason=recordable(reason), mode=mode),
-                flush=False,
-            )
+        if not self._has_begun:
+            raise InvalidTransitionError("cancel", self.state)
+        self._journal.record_cancel(mode, reason)
         self._token.request(mode, reason)
         self._journal.flush()
 
@@ -134,45 +129,41 @@ class PipelineRunner:
     def _run_to_the_end(self) -> None:
         try:
             self._run_stages()
-        except RunStopped:
-            self._cancel_or_fail()
-        except StageFailedError as failed:
-            detail = error_detail(
-                failed.cause, stage_id=failed.stage_id, image_index=failed.image_index
-            )
-            self._lifecycle.fail(str(failed), detail)
         except Exception as error:
-            if self._lifecycle.state != RunState.RUNNING:
+            if self._journal.state != RunState.RUNNING:
                 raise
-            self._lifecycle.fail(f"{type(error).__name__}: {error}", error_detail(error))
+            self._fail(error)
 
-    def _cancel_or_fail(self) -> None:
-        try:
-            self._lifecycle.cancel(self._token.reason)
-        except LogWriteError as error:
-            self._lifecycle.fail(f"LogWriteError: {error}", error_detail(error))
+    def _fail(self, error: BaseException) -> None:
+        reason, detail = f"{type(error).__name__}: {error}", error_detail(error)
+        if isinstance(error, StageFailedError):
+            reason = str(error)
+            detail = error_detail(
+                error.cause, stage_id=error.stage_id, image_index=error.image_index
+            )
+        self._journal.move("fail", reason, detail)
 
     def give_up(self, error: BaseException) -> None:
         """End a run that was started and cannot be worked on, as far as that is possible."""
         try:
-            if self._lifecycle.state == RunState.RUNNING:
-                self._lifecycle.fail(f"{type(error).__name__}: {error}", error_detail(error))
+            if self._journal.state == RunState.RUNNING:
+                self._fail(error)
                 self._journal.record_seal()
         finally:
             self._journal.close()
 
     def _run_stages(self) -> None:
+        """Run each stage, then finish or cancel the run. Raises what the run is to fail with."""
         plan = self._plan
         if plan.conflicts:
             said = "; ".join(str(conflict) for conflict in plan.conflicts)
             _logger.error("run %s: conflicting configuration: %s", self._journal.run_id, said)
             raise StageConflictError(said)
-        shop = self._workshop()
         for stage in plan.stages:
             self._look_for_cancel()
-            if self._token.stopping:
-                raise RunStopped
-            StageRunner(stage, shop).run()
+            if self._token.stopping or self._run_stage(stage) is Outcome.CANCELLED:
+                self._journal.move("cancel", self._token.reason)
+                return
         missing = self._standing.missing()
         if missing:
             raise MissingImagesError(
@@ -180,12 +171,11 @@ class PipelineRunner:
                 + ", ".join(f"{gap.image_index} (at {gap.stage_id})" for gap in missing[:5])
                 + (", ..." if len(missing) > 5 else "")
             )
-        self._lifecycle.finish()
+        self._journal.move("finish")
 
-    def _workshop(self) -> Workshop:
-        config = self._journal.opened.config
-        server = recorded_table(config, "server", ServerTable)
-        return Workshop(
+    def _run_stage(self, stage: StageExecution) -> Outcome:
+        return StageRun(
+            stage=stage,
             plan=self._plan,
             journal=self._journal,
             standing=self._standing,
@@ -193,12 +183,10 @@ class PipelineRunner:
             images=self._images,
             token=self._token,
             clock=self._clock,
-            slots=max(1, self._backend.slots),
-            on_image_error=recorded_table(config, "run", RunTable).on_image_error,
-            retries=server.retries,
-            backoff_s=server.backoff_s,
+            server=self._server,
+            on_image_error=self._run_table.on_image_error,
             look_for_cancel=self._look_for_cancel,
-        )
+        ).run()
 
     def _look_for_cancel(self) -> None:
         stamp = self._folder.cancel_stamp()

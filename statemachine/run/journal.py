@@ -1,4 +1,4 @@
-"""The one way a fact takes: stamped, appended, folded, announced, in this order."""
+"""The journal of a run: its log, fold and lifecycle under one lock."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TypedDict, TypeVar
 
-from ..events import signals
-from ..events.errors import LogWriteError, StagewrightError
-from ..events.file_log import FileEventLog
-from ..events.folding import Fold, StageFold
-from ..events.log import EventLog
-from ..events.model import (
+from ...events import signals
+from ...events.errors import LogWriteError, StagewrightError
+from ...events.file_log import FileEventLog
+from ...events.folding import Fold
+from ...events.log import EventLog
+from ...events.model import (
+    CancelMode,
+    CancelRequested,
     ErrorDetail,
     LifecycleChanged,
     RunOpened,
@@ -21,11 +23,13 @@ from ..events.model import (
     RunState,
     StageEvent,
 )
-from ..events.progress import StepProgress
-from ..events.subscriptions.dispatcher import Dispatcher
-from ..events.subscriptions.live_steps import StepsFile
-from .errors import BackendError
-from .ports import Clock
+from ...events.progress import StepProgress
+from ...events.subscriptions.dispatcher import Dispatcher
+from ...events.subscriptions.live_steps import StepsFile
+from ..errors import BackendError
+from ..lifecycle import RunLifecycle
+from ..ports import Clock
+from ..states import Trigger
 
 E = TypeVar("E", bound=StageEvent)
 MAX_TEXT = 8192
@@ -42,42 +46,38 @@ class Envelope(TypedDict):
 
 
 class RunJournal:
-    """Writes one run's log and holds what it folds to; safe from any thread.
+    """Owns the log of a run that is being worked on, its fold and its lifecycle.
 
-    The fold is the only memory of a run that is being worked on.
+    An event is appended, as durably as its kind must be; then it changes fold and state; then
+    it is announced. The fold is the run's only memory. Safe from any thread.
     """
 
     def __init__(self, log: EventLog, fold: Fold, *, epoch: int, clock: Clock) -> None:
+        self.run_id = log.run_id
+        self.fold = fold
         self._log = log
-        self._fold = fold
+        self._lifecycle = RunLifecycle(fold.state)
         self._epoch = epoch
         self._clock = clock
+        # Lock order: this one, then the dispatcher's. Never flush while holding it: receivers
+        # are called then, on another thread, and may cancel the run.
         self._lock = threading.RLock()
         self._dispatcher = Dispatcher()
         self._steps = StepsFile(log.path.parent) if isinstance(log, FileEventLog) else None
         self._unwritable: LogWriteError | None = None
 
     @property
-    def run_id(self) -> str:
-        """The run that is written."""
-        return self._log.run_id
-
-    @property
-    def fold(self) -> Fold:
-        """What the log says so far."""
-        return self._fold
+    def state(self) -> RunState:
+        """The run's state; its event is durable."""
+        return self._lifecycle.state
 
     @property
     def opened(self) -> RunOpened:
         """The run's first event."""
-        assert self._fold.opened is not None
-        return self._fold.opened
+        assert self.fold.opened is not None
+        return self.fold.opened
 
-    def stage(self, stage_id: str) -> StageFold:
-        """What the log says so far of a stage that has started."""
-        return self._fold.stages[stage_id]
-
-    def record(self, make: Callable[[Envelope], E], *, flush: bool = True) -> E:
+    def record(self, make: Callable[[Envelope], E]) -> E:
         """Append the event that ``make`` builds around its envelope, then announce it.
 
         Returns once the event is as durable as its kind must be, and its subscribers have
@@ -86,24 +86,17 @@ class RunJournal:
         with self._lock:
             event = self._append(make)
             self._announce(event)
-        if flush:
-            self.flush()
+        self.flush()
         return event
 
-    def record_transition(
-        self,
-        *,
-        trigger: str,
-        source: RunState,
-        dest: RunState,
-        reason: str,
-        error: ErrorDetail | None,
-    ) -> Callable[[], None]:
-        """Append a transition; the returned call queues its announcement, for ``flush``.
+    def move(self, trigger: Trigger, reason: str = "", error: ErrorDetail | None = None) -> None:
+        """Record a transition, then change the state, then announce it.
 
-        Raises LogWriteError.
+        Subscribers are not waited for: ``flush`` does that. Of two threads that move the run at
+        once one wins. Raises InvalidTransitionError and LogWriteError; the state stays then.
         """
         with self._lock:
+            source, dest = self.state, self._lifecycle.dest(trigger)
             event = self._append(
                 lambda at: LifecycleChanged(
                     **at,
@@ -114,22 +107,32 @@ class RunJournal:
                     error=error,
                 )
             )
-
-        def announce() -> None:
+            # Durable before visible: whoever sees the new state may rely on its event.
+            self._lifecycle.move(trigger)
             self._announce(event)
             self._dispatcher.publish(signals.lifecycle_changed, self.run_id, event=event)
 
-        return announce
+    def record_cancel(self, mode: CancelMode, reason: str) -> None:
+        """Record that the run is to stop, and announce it, as ``move`` does.
+
+        Raises InvalidTransitionError unless the run is RUNNING, LogWriteError.
+        """
+        with self._lock:
+            self._lifecycle.dest("cancel")
+            event = self._append(
+                lambda at: CancelRequested(**at, reason=recordable(reason), mode=mode)
+            )
+            self._announce(event)
 
     def announce_opening(self) -> None:
-        """Tell of RunOpened, which reached the disk before there was a journal."""
+        """Announce RunOpened, which was recorded before there was a journal."""
         with self._lock:
             self._announce(self.opened)
         self.flush()
 
     def record_seal(self) -> None:
         """Close the epoch. Raises LogWriteError."""
-        outcome = self._fold.outcome
+        outcome = self.fold.outcome
         assert outcome is not None
         self.record(
             lambda at: RunSealed(**at, count=at["seq"], head=self._log.chain, outcome=outcome)
@@ -154,20 +157,15 @@ class RunJournal:
         self._log.close()
 
     def _append(self, make: Callable[[Envelope], E]) -> E:
+        """Append, then fold. Once a record could not be written, only ``fail`` is tried."""
         event = make(
             Envelope(
-                run_id=self._log.run_id,
+                run_id=self.run_id,
                 seq=self._log.next_seq,
                 ts=self._clock.now(),
                 epoch=self._epoch,
             )
         )
-        self._write(event)
-        self._fold.apply(event)
-        return event
-
-    def _write(self, event: StageEvent) -> None:
-        """Append; once a record could not be written, only the failure itself is tried."""
         is_failure = isinstance(event, LifecycleChanged) and event.trigger == "fail"
         if self._unwritable is not None and not is_failure:
             raise self._unwritable
@@ -177,6 +175,8 @@ class RunJournal:
             self._unwritable = error
             raise
         self._unwritable = None
+        self.fold.apply(event)
+        return event
 
     def _announce(self, event: StageEvent) -> None:
         self._dispatcher.publish(signals.event_appended, self.run_id, event=event)

@@ -1,0 +1,1 @@
+"""One run of a plan: its creation, its stages, its requests."""

@@ -1,0 +1,177 @@
+"""Creation of a run: its random choices, the copies of its inputs, and its first event."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+
+from ...events.codec import json_values
+from ...events.errors import LogWriteError
+from ...events.file_log import FileEventLog
+from ...events.folding import Fold
+from ...events.lock import RunLock, boot_id, host_name
+from ...events.model import BackendDescription, Durability, InputRecord, RunOpened
+from ...events.storage import OsStorage, Storage
+from ...events.version import VERSION
+from ..config import InputImage, RunConfig
+from ..documents import checked_config
+from ..errors import InputImageError
+from ..loading import read_bounded
+from ..plan import StageExecutionPlan
+from ..png import source_of
+from ..ports import Clock, RandomBelow
+from ..run_folder import RunFolder, new_run_id
+from .files import SUFFIXES
+
+_NAMES_TRIED = 10
+SEED_END = 2**31
+"""Drawn seeds are below this (contract, section 4)."""
+
+
+class NewRun(msgspec.Struct, frozen=True):
+    """A run that exists on disk and has not started; ``fold`` holds its first event."""
+
+    folder: RunFolder
+    log: FileEventLog
+    fold: Fold
+
+
+def software() -> str:
+    """What writes the log, for the log."""
+    return f"stagewright {VERSION} (Python {platform.python_version()}, {platform.system()})"
+
+
+def resolve_choices(config: RunConfig, random_below: RandomBelow) -> RunConfig:
+    """``config`` with a number for each seed left to chance (-1), and the path of the mask's copy.
+
+    ``as_given`` is the document to record: ``config`` as it was. Raises InvalidStagePlanError
+    for a value of a wrong type.
+    """
+    given, config = config, checked_config(config)
+    last = max(1, SEED_END - max(1, len(config.inputs)) * config.images)
+    if config.seed == -1:
+        config = msgspec.structs.replace(config, seed=random_below(last))
+    img2img = config.img2img
+    if img2img is not None and img2img.seed == -1:
+        img2img = msgspec.structs.replace(img2img, seed=random_below(last))
+    if img2img is not None and config.mask is not None:
+        copy = f"inputs/mask.{SUFFIXES[config.mask.media_type]}"
+        img2img = msgspec.structs.replace(img2img, mask=copy)
+    return msgspec.structs.replace(config, img2img=img2img, as_given=json_values(given.document()))
+
+
+def create_run(
+    runs: Path,
+    config: RunConfig,
+    plan: StageExecutionPlan,
+    backend: BackendDescription,
+    *,
+    clock: Clock,
+    random_below: RandomBelow,
+    storage: Storage | None = None,
+) -> NewRun:
+    """A new run below ``runs``, whose log holds RunOpened, durably.
+
+    ``config`` comes from ``resolve_choices``, ``plan`` from it. Raises InputImageError and
+    LogWriteError; what was made is removed then.
+    """
+    storage = storage or OsStorage()
+    opened_at = clock.now()
+    folder = _new_folder(runs, config.name or "run", opened_at, random_below, storage)
+    lock: RunLock | None = None
+    try:
+        lock = RunLock(folder.path)
+        opened = _opened(folder, config, plan, backend, opened_at)
+        durability = config.run.durability
+        log = FileEventLog.create(
+            folder.path, opened, storage=storage, durability=durability, lock=lock
+        )
+    except BaseException as error:
+        try:
+            storage.remove_tree(folder.path)
+        finally:
+            if lock is not None:
+                lock.release()
+        if isinstance(error, OSError):
+            raise LogWriteError(f"the run cannot be made: {error}", path=folder.path) from error
+        raise
+    fold = Fold()
+    fold.apply(opened)
+    return NewRun(folder, log, fold)
+
+
+def _new_folder(
+    runs: Path, name: str, opened_at: datetime, random_below: RandomBelow, storage: Storage
+) -> RunFolder:
+    """A folder of its own: another process may make a run of the same name at this moment."""
+    for _ in range(_NAMES_TRIED):
+        path = runs / new_run_id(name, opened_at, random_below)
+        try:
+            storage.make_folder(path, new=True)
+        except FileExistsError as error:
+            taken = error
+            continue
+        except OSError as error:
+            raise LogWriteError(f"the run cannot be made: {error}", path=path) from error
+        return RunFolder(path, storage=storage)
+    raise LogWriteError(f"the run cannot be made: {taken}", path=runs) from taken
+
+
+def _opened(
+    folder: RunFolder,
+    config: RunConfig,
+    plan: StageExecutionPlan,
+    backend: BackendDescription,
+    opened_at: datetime,
+) -> RunOpened:
+    """The run's first event; the inputs that it names have been copied."""
+    return RunOpened(
+        run_id=folder.path.name,
+        seq=0,
+        ts=opened_at,
+        config=config.as_given,
+        plan=json_values(plan),
+        seeds=tuple(config.seed + index for index in range(plan.total_images)),
+        inputs=_copy_inputs(folder, config),
+        backend=backend,
+        software=software(),
+        host=host_name(),
+        boot_id=boot_id(),
+        pid=os.getpid(),
+    )
+
+
+def _copy_inputs(folder: RunFolder, config: RunConfig) -> tuple[InputRecord, ...]:
+    """Copy the inputs, then the mask."""
+    images = [
+        (f"inputs/{place:05d}.{SUFFIXES[image.media_type]}", image)
+        for place, image in enumerate(config.inputs)
+    ]
+    if config.mask is not None and config.img2img is not None and config.img2img.mask:
+        images.append((config.img2img.mask, config.mask))
+    if images:
+        folder.storage.make_folder(folder.path / "inputs")
+    durable = config.run.durability is not Durability.PROCESS
+    return tuple(_copy_input(folder, path, image, durable=durable) for path, image in images)
+
+
+def _copy_input(folder: RunFolder, path: str, image: InputImage, *, durable: bool) -> InputRecord:
+    data = read_bounded(Path(image.path))
+    digest = sha256(data).hexdigest()
+    if image.sha256 not in ("", digest):
+        raise InputImageError(
+            f"input_image = {image.path}: it was changed after it had been checked",
+            key="input_image",
+        )
+    folder.storage.write_file(folder.locate(path), data, durable=durable)
+    return InputRecord(
+        path=path,
+        sha256=digest,
+        source_sha256=sha256(source_of(data)).hexdigest(),
+        parent_run_id=image.parent_run_id,
+    )

@@ -1,0 +1,127 @@
+"""The requests of a stage as pure functions: which images each makes, and what it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+
+from ...events.codec import json_values
+from ...events.folding import Fold
+from ..errors import BackendAnswerError, BackendError
+from ..plan import StageExecution
+from ..ports import GenerateAnswer, GenerateRequest, SourceImage
+from ..stage_configs import AdetailerConfig, StageConfig, Txt2ImgConfig, UpscaleConfig
+
+LONGEST_RETRY_WAIT_S = 300.0
+"""The longest wait before a further try, whatever the backoff and the backend ask for."""
+MAX_INFO_BYTES = 1024 * 1024
+"""What an answer may say of itself; a whole record holds 16 MiB."""
+_NOT_DIGESTED = ("seed", "batch_size", "mask", "enabled")
+
+
+Sources = tuple[tuple[SourceImage, ...], SourceImage | None]
+"""The images that a request is made from (none or one), and the mask, if there is one."""
+
+
+def request_spans(stage: StageExecution, total_images: int) -> Iterator[range]:
+    """The image indexes that each request of a stage makes, in order.
+
+    They are one, or ``batch_size`` consecutive ones; the last request may make fewer.
+    """
+    batch = stage.config.batch_size or 1 if isinstance(stage.config, Txt2ImgConfig) else 1
+    for first in range(0, total_images, batch):
+        yield range(first, min(first + batch, total_images))
+
+
+def build_request(
+    stage: StageExecution, span: range, attempt: int, fold: Fold, sources: Sources
+) -> GenerateRequest:
+    """One attempt at a span of images of a stage that has started.
+
+    ``fold`` tells of the run, and of the attempts before this one.
+    """
+    assert fold.opened is not None
+    opened, folded, first = fold.opened, fold.stages[stage.stage_id], span.start
+    seed = stage_seed(stage.config, opened.seeds[0]) + first
+    inputs, mask = sources
+    return GenerateRequest(
+        call_id=call_id(opened.run_id, stage.stage_id, first, attempt),
+        run_id=opened.run_id,
+        stage_id=stage.stage_id,
+        stage_type=stage.stage_type,
+        image_index=first,
+        count=len(span),
+        total_images=len(opened.seeds),
+        attempt=attempt,
+        seed=seed,
+        config=stage.config,
+        inputs=inputs,
+        mask=mask,
+        unanswered=tuple(folded.unsettled.get(first, ())),
+        interrupted=first in folded.interrupted or first in folded.suspected,
+        request_sha256=request_digest(stage, seed, len(span), sources),
+    )
+
+
+def stage_seed(config: StageConfig, top_seed: int) -> int:
+    """The seed of a stage's first image; each further image has one more."""
+    own = None if isinstance(config, UpscaleConfig) else config.seed
+    return top_seed if own is None else own
+
+
+def call_id(run_id: str, stage_id: str, image_index: int, attempt: int) -> str:
+    """The same for the same attempt in every process; different for any other attempt."""
+    return f"{run_id}.{stage_id}.{image_index:05d}.{attempt}"
+
+
+def request_digest(stage: StageExecution, seed: int, count: int, sources: Sources) -> str:
+    """SHA-256 of the request's canonical JSON; equal in all attempts, runs and backends."""
+    inputs, mask = sources
+    settings: dict[str, Any] = msgspec.to_builtins(stage.config)
+    content = {
+        "stage_type": str(stage.stage_type),
+        "settings": {key: settings[key] for key in settings if key not in _NOT_DIGESTED},
+        "seed": seed,
+        "count": count,
+        "inputs": [image.source_sha256 for image in inputs],
+        "mask": mask.source_sha256 if mask else None,
+    }
+    return sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
+
+
+def recordable_info(answer: GenerateAnswer) -> Mapping[str, Any]:
+    """The answer's ``info`` as JSON values.
+
+    Raises BackendAnswerError if a log cannot record ``info`` or ``endpoint``.
+    """
+    try:
+        data = msgspec.json.encode(answer.info)
+        info = msgspec.json.decode(data, type=dict[str, Any])
+        msgspec.convert(answer.endpoint, str)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BackendAnswerError(f"the backend's answer cannot be recorded: {error}") from error
+    if len(data) > MAX_INFO_BYTES:
+        raise BackendAnswerError(
+            f"the backend's info takes {len(data)} bytes, not {MAX_INFO_BYTES}"
+        )
+    return info
+
+
+def retry_wait_s(backoff_s: float, error: Exception) -> float:
+    """How long to wait before a further try: the backoff, or longer if the backend asks for it."""
+    asked_s = error.retry_after_s if isinstance(error, BackendError) else None
+    return min(max(backoff_s, asked_s or 0.0), LONGEST_RETRY_WAIT_S)
+
+
+def stage_metadata(stage: StageExecution) -> Mapping[str, Any]:
+    """What StageStart records of a stage beside its place in the plan, by name."""
+    config = stage.config
+    if isinstance(config, AdetailerConfig):
+        return {"input_source": stage.input_source, "passes": [one.model for one in config.passes]}
+    names = ("model", "refiner", "hires", "upscaler")
+    found = {name: getattr(config, name, None) for name in names}
+    stated = {name: json_values(value) for name, value in found.items() if value is not None}
+    return {"input_source": stage.input_source, **stated}

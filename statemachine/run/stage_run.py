@@ -1,0 +1,366 @@
+"""One stage of an epoch: each missing image is requested, kept, recorded and announced."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+import msgspec
+
+from ...events.errors import EventLogError, LogWriteError
+from ...events.model import (
+    Artifact,
+    CallCompleted,
+    CallFailed,
+    CallRequested,
+    Outcome,
+    StageEnd,
+    StageImageProgress,
+    StageStart,
+)
+from ...events.progress import StepProgress
+from ..config import OnImageError, ServerTable
+from ..errors import BackendAnswerError, BackendError
+from ..plan import StageExecution, StageExecutionPlan
+from ..ports import Clock, GenerateAnswer, GenerateRequest, ImageBackend
+from ..stage_configs import Img2ImgConfig
+from ..standing import Standing
+from .cancel import CancelToken
+from .files import ImageFiles
+from .journal import RunJournal, error_detail, recordable
+from .requests import (
+    Sources,
+    build_request,
+    call_id,
+    recordable_info,
+    retry_wait_s,
+    stage_metadata,
+)
+
+POLL_S = 0.2
+"""How often an order to cancel from another process is looked for (contract, section 6)."""
+
+
+class StageFailedError(Exception):
+    """A stage ended early; ``cause`` says why. ``image_index`` is None if it was no image."""
+
+    def __init__(self, stage_id: str, image_index: int | None, cause: Exception) -> None:
+        where = stage_id if image_index is None else f"{stage_id}, image {image_index}"
+        super().__init__(f"{where}: {type(cause).__name__}: {cause}")
+        self.stage_id = stage_id
+        self.image_index = image_index
+        self.cause = cause
+
+
+@dataclass(kw_only=True, eq=False)
+class StageRun:
+    """Runs one stage once, with a thread for each request that the backend serves at once.
+
+    A thread sends its next request only when the images of the one before are durable and
+    recorded. Images that an earlier stage lacks are left out.
+    """
+
+    stage: StageExecution
+    plan: StageExecutionPlan
+    journal: RunJournal
+    standing: Standing
+    backend: ImageBackend
+    images: ImageFiles
+    token: CancelToken
+    clock: Clock
+    server: ServerTable
+    on_image_error: OnImageError
+    look_for_cancel: Callable[[], None]
+    # Guards the two below; no other lock is taken while it is held.
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _spans: Iterator[range] = field(default_factory=lambda: iter(()), init=False)
+    _failures: list[BaseException] = field(default_factory=list, init=False)
+
+    def run(self) -> Outcome:
+        """Make the images that are missing, and announce those that have not been.
+
+        Returns how the stage ended, CANCELLED if the run is to stop. A stage in which nothing
+        is left to do records nothing. Raises StageFailedError, after StageEnd wherever the log
+        can still be written, and LogWriteError where StageStart or StageEnd cannot be recorded.
+        """
+        if self._is_over():
+            return self._outcome()
+        began = self.clock.monotonic_ms()
+        self._record_start()
+        try:
+            self._announce_unannounced()
+            self.images.prepare(self.stage.stage_id)
+            self._make_all()
+        except Exception as error:
+            # What the disk says now must not hide why the stage failed. If the log has failed,
+            # the journal refuses this: its one further try belongs to the lifecycle.
+            with suppress(LogWriteError):
+                self._record_end(began, Outcome.FAILED)
+            if isinstance(error, StageFailedError):
+                raise
+            raise StageFailedError(self.stage.stage_id, None, error) from error
+        outcome = Outcome.CANCELLED if self.token.stopping else self._outcome()
+        self._record_end(began, outcome)
+        return outcome
+
+    def _is_over(self) -> bool:
+        """Whether an earlier epoch has ended the stage, and nothing has come up since."""
+        folded = self.journal.fold.stages.get(self.stage.stage_id)
+        return (
+            folded is not None
+            and folded.outcome == self._outcome()
+            and next(self.standing.open_spans(self.stage), None) is None
+            and next(folded.unannounced(), None) is None
+        )
+
+    def _outcome(self) -> Outcome:
+        """How the stage ends when no request of it is left."""
+        finished = self.standing.count(self.stage)
+        if finished == self.plan.total_images:
+            return Outcome.COMPLETED
+        return Outcome.PARTIAL if finished else Outcome.FAILED
+
+    def _announce_unannounced(self) -> None:
+        """Announce images whose process died between recording and announcing them."""
+        stage_id = self.stage.stage_id
+        for index, _ in list(self.journal.fold.stages[stage_id].unannounced()):
+            if self.standing.stands(self.stage, index):
+                self._record_progress(self.standing.artifact(stage_id, index))
+
+    def _make_all(self) -> None:
+        """Work on all open requests, and look for a cancel meanwhile."""
+        self._spans = self.standing.open_spans(self.stage)
+        threads: list[threading.Thread] = []
+        try:
+            for _ in range(max(1, self.backend.slots)):
+                # No pool, which takes no work once the main thread has ended: a run goes on then.
+                thread = threading.Thread(target=self._work, name="stagewright-slot", daemon=False)
+                thread.start()
+                threads.append(thread)
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(POLL_S)
+                    self.look_for_cancel()
+            self.look_for_cancel()
+        finally:
+            with self._lock:
+                self._spans = iter(())
+            for thread in threads:
+                thread.join()
+        if self._failures:
+            raise min(self._failures, key=_severity)
+
+    def _work(self) -> None:
+        """Make one request after the other, until none is left or one ends the stage."""
+        try:
+            while not self.token.stopping and (span := self._next_span()) is not None:
+                try:
+                    self._make(span)
+                except Exception as error:
+                    raise StageFailedError(self.stage.stage_id, span.start, error) from error
+        except BaseException as error:  # noqa: BLE001 - raised on the run's own thread
+            with self._lock:
+                self._spans = iter(())
+                self._failures.append(error)
+
+    def _next_span(self) -> range | None:
+        with self._lock:
+            return next(self._spans, None)
+
+    def _make(self, span: range) -> None:
+        """Try a request until its images or its last failure are recorded, or the run stops.
+
+        Every failure of an image is recorded here. Raises what ends the stage: that failure,
+        where ``on_image_error`` says so, and whatever the log raises.
+        """
+        stage_id, retries = self.stage.stage_id, self.server.retries
+        for tried in range(retries + 1):
+            if self.token.stopping:
+                return
+            attempt = self.journal.fold.stages[stage_id].attempts.get(span.start) or 0
+            try:
+                self._attempt(span, attempt)
+            except EventLogError:
+                raise
+            except Exception as error:
+                transient = isinstance(error, BackendError) and error.transient
+                will_retry = transient and tried < retries and not self.token.stopping
+                self._record_failure(span.start, attempt, error, will_retry=will_retry)
+                # What fails while the run is being stopped may have failed because of that.
+                if self.token.cancelled or (transient and self.token.stopping):
+                    return
+                if not will_retry:
+                    if self.on_image_error is OnImageError.STOP:
+                        raise
+                    return
+                backoff_s = self.server.backoff_s * 2**tried
+                self.token.wait_stopping(retry_wait_s(backoff_s, error))
+            else:
+                return
+
+    def _attempt(self, span: range, attempt: int) -> None:
+        """Make the images of one request, and record them.
+
+        Raises InputImageError before anything is sent, what the backend raises, EventLogError.
+        """
+        sources = self._sources(span.start)
+        request = build_request(self.stage, span, attempt, self.journal.fold, sources)
+        self._record_requested(request)
+        began = self.clock.monotonic_ms()
+        answer = self.backend.generate_images(
+            request, cancel=self.token, on_step=partial(self._announce_step, request)
+        )
+        info = recordable_info(answer)
+        artifacts = self._keep(answer, request)
+        duration_ms = self.clock.monotonic_ms() - began
+        self.journal.record(
+            lambda at: CallCompleted(
+                **at,
+                call_id=request.call_id,
+                endpoint=recordable(answer.endpoint),
+                artifacts=artifacts,
+                info=info,
+                duration_ms=duration_ms,
+            )
+        )
+        for artifact in artifacts:
+            self._record_progress(artifact)
+
+    def _sources(self, image_index: int) -> Sources:
+        """Raises InputImageError for a file that is not what was recorded."""
+        stage, recorded = self.stage, self.journal.opened.inputs
+        if stage.input_source == "prompt":
+            return (), None
+        mask_path = stage.config.mask if isinstance(stage.config, Img2ImgConfig) else None
+        masks = [self.images.load_input(one) for one in recorded if one.path == mask_path]
+        if stage.input_source == "file":
+            # The record of the mask, where there is one, is behind those of the inputs.
+            record = recorded[image_index // self.plan.images_per_input]
+            image = self.images.load_input(record)
+        else:
+            image = self.images.load(self.standing.artifact(stage.input_source, image_index))
+        return (image,), masks[0] if masks else None
+
+    def _keep(self, answer: GenerateAnswer, request: GenerateRequest) -> tuple[Artifact, ...]:
+        """Put the images on disk, all of them or none. Raises BackendError, LogWriteError."""
+        try:
+            written = self.images.write(answer.images, request)
+        except BackendAnswerError as error:
+            where = f"{self.backend.description.url or ''}{answer.endpoint}"
+            raise BackendAnswerError(
+                f"{where}: the answer cannot be kept: {error}",
+                endpoint=answer.endpoint,
+                settled=True,  # It has answered, whatever it said.
+            ) from error
+        try:
+            if answer.confirm is not None:
+                answer.confirm()
+        except Exception:
+            self.images.discard(written)
+            raise
+        # A batch is repeated as a whole, for the sake of one of its images.
+        finished = {
+            index: self.standing.artifact(self.stage.stage_id, index)
+            for index in range(request.image_index, request.image_index + request.count)
+            if self.standing.stands(self.stage, index)
+        }
+        return self.images.place(written, kept=finished)
+
+    def _announce_step(
+        self,
+        request: GenerateRequest,
+        step: int,
+        steps: int,
+        *,
+        fraction: float | None = None,
+        eta_s: float | None = None,
+    ) -> None:
+        """The backend's ``on_step``."""
+        self.journal.announce_progress(
+            StepProgress(
+                stage_id=request.stage_id,
+                image_index=request.image_index,
+                step=step,
+                steps=steps,
+                fraction=step / max(1, steps) if fraction is None else fraction,
+                eta_s=eta_s,
+            )
+        )
+
+    def _record_start(self) -> None:
+        self.journal.record(
+            lambda at: StageStart(
+                **at,
+                stage_id=self.stage.stage_id,
+                stage_type=self.stage.stage_type,
+                order_index=self.stage.order_index,
+                total_images=self.plan.total_images,
+                metadata=stage_metadata(self.stage),
+            )
+        )
+
+    def _record_requested(self, request: GenerateRequest) -> None:
+        self.journal.record(
+            lambda at: CallRequested(
+                **at,
+                call_id=request.call_id,
+                stage_id=request.stage_id,
+                image_index=request.image_index,
+                count=request.count,
+                attempt=request.attempt,
+                request_sha256=request.request_sha256,
+                inputs=tuple(image.source_sha256 for image in request.inputs),
+            )
+        )
+
+    def _record_failure(
+        self, image_index: int, attempt: int, error: Exception, *, will_retry: bool
+    ) -> None:
+        stage_id = self.stage.stage_id
+        known = error if isinstance(error, BackendError) else BackendError("")
+        self.journal.record(
+            lambda at: CallFailed(
+                **at,
+                call_id=call_id(at["run_id"], stage_id, image_index, attempt),
+                endpoint=recordable(str(known.endpoint)),
+                error=error_detail(error, stage_id=stage_id, image_index=image_index),
+                will_retry=will_retry,
+                interrupted=known.interrupted or msgspec.UNSET,
+                settled=known.settled or msgspec.UNSET,
+            )
+        )
+
+    def _record_progress(self, artifact: Artifact) -> None:
+        self.journal.record(
+            lambda at: StageImageProgress(
+                **at,
+                stage_id=self.stage.stage_id,
+                stage_type=self.stage.stage_type,
+                image_index=artifact.image_index,
+                total_images=self.plan.total_images,
+                artifact=artifact,
+            )
+        )
+
+    def _record_end(self, began: float, outcome: Outcome) -> None:
+        duration_ms = self.clock.monotonic_ms() - began
+        self.journal.record(
+            lambda at: StageEnd(
+                **at,
+                stage_id=self.stage.stage_id,
+                stage_type=self.stage.stage_type,
+                image_count=self.standing.count(self.stage),
+                duration_ms=duration_ms,
+                outcome=outcome,
+            )
+        )
+
+
+def _severity(failure: BaseException) -> int:
+    """Of several failures the smallest is reported: a log that cannot be written before others."""
+    if isinstance(failure, StageFailedError):
+        return 1 if isinstance(failure.cause, LogWriteError) else 2
+    return 0  # no Exception: it ends the run's thread
