@@ -27,9 +27,8 @@ from .loading import read_bounded
 from .plan import StageExecutionPlan
 from .png import source_of
 from .ports import Clock, RandomBelow
-from .run_folder import RunFolder, new_run_id
+from .run_folder import RunFolder, make_run_folder
 
-_NAMES_TRIED = 10
 SEED_END = 2**31
 """Drawn seeds are below this (contract, section 4)."""
 
@@ -86,7 +85,9 @@ class RunMaker:
         config = draw_seeds(config, self._random_below)
         build_stage_execution_plan(config)
         opened_at = self._clock.now()
-        folder = self._new_folder(config.name or "run", opened_at)
+        name = config.name or "run"
+        path = make_run_folder(self._runs, name, opened_at, self._random_below, self._storage)
+        folder = RunFolder(path, storage=self._storage)
         lock: RunLock | None = None
         try:
             lock = RunLock(folder.path)
@@ -100,20 +101,6 @@ class RunMaker:
             if isinstance(error, OSError):
                 raise LogWriteError(f"the run cannot be made: {error}", path=folder.path) from error
             raise
-
-    def _new_folder(self, name: str, opened_at: datetime) -> RunFolder:
-        """A folder that nobody else has: another run may bear the same name this moment."""
-        for _ in range(_NAMES_TRIED):
-            path = self._runs / new_run_id(name, opened_at, self._random_below)
-            try:
-                self._storage.make_folder(path, new=True)
-            except FileExistsError as error:
-                taken = error
-                continue
-            except OSError as error:
-                raise LogWriteError(f"the run cannot be made: {error}", path=path) from error
-            return RunFolder(path, storage=self._storage)
-        raise LogWriteError(f"the run cannot be made: {taken}", path=self._runs) from taken
 
     def _open(
         self,

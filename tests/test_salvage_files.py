@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from stagewright.events import (
@@ -24,12 +25,14 @@ from stagewright.events import (
     iterate,
 )
 from stagewright.events.lock import RunLock
+from stagewright.events.sound_records import SoundRecords
+from stagewright.events.storage import OsStorage
 from stagewright.statemachine import CancelToken, GenerateRequest
 from stagewright.statemachine.errors import ResumeRefusedError
 from stagewright.statemachine.resume.salvage import SalvageRefusedError
 from stagewright.statemachine.verification import verify_run
 
-from .log_format import body_of, make_log
+from .log_format import body_of, make_line, make_log
 from .posix import make_pipe
 from .salvaging import (
     LOG,
@@ -330,6 +333,36 @@ def test_an_event_over_several_lines_is_no_record(run: Path) -> None:
     (run / LOG).write_bytes(make_log(bodies))
     found = check_salvaged(run)
     assert (found.images, found.lost_records) == (4, 2)
+
+
+class CountedStream(io.BytesIO):
+    """Counts the bytes that are read by line: those that are tried as a record's body."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.tried = 0
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(size)
+        self.tried += len(line)
+        return line
+
+
+def test_forged_headers_do_not_hold_a_salvage_up(run: Path) -> None:
+    """A line full of them, each of a body of 16 MiB: the file is not read for each."""
+    lines = lines_of(run)
+    header = make_line(b"x" * 2**24, "0" * 16)[:48]
+    stream = CountedStream(b"".join([lines[0], header * 20_000, b"\n", *lines[1:]]))
+
+    class InMemory(OsStorage):
+        def open_read(self, path: Path) -> BinaryIO:
+            assert path == run / LOG
+            stream.seek(0)
+            return stream
+
+    stream.close = lambda: None  # type: ignore[method-assign]  # it is read more than once
+    assert len(SoundRecords(run / LOG, storage=InMemory())) == len(lines)
+    assert stream.tried < 40 * len(stream.getvalue())
 
 
 def test_a_log_that_is_not_corrupt_is_refused(run: Path) -> None:
