@@ -311,18 +311,18 @@ class _Salvage:
         return wrong is None
 
     def _copy_recorded(self, file: Artifact | InputRecord) -> None:
-        target = self._new / file.path
-        self._storage.make_folder(target.parent)
-        _, digest = self._copy(self._old / file.path, target)
+        _, digest = self._copy(self._old / file.path, self._new / file.path)
         if digest != file.sha256:
             raise LogWriteError("it changed while it was being copied", path=self._old / file.path)
 
     def _copy(self, source: Path, target: Path) -> tuple[int, str]:
-        """Copy a file in bounded memory and sync it; its bytes and digest.
+        """Copy a file in bounded memory and sync it; its size in bytes and its digest.
 
-        Its folder is synced at the end, for all files at once.
+        Its folder is not synced: ``write`` does that for all files at once.
         """
-        self._folders.add(target.parent)
+        if target.parent not in self._folders:
+            self._storage.make_folder(target.parent)
+            self._folders.add(target.parent)
         size, digest = 0, sha256()
         self._storage.write_file(target, b"", durable=False)
         file = self._storage.open_append(target)
