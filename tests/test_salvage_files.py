@@ -190,6 +190,20 @@ def test_an_image_of_a_source_that_was_replaced_is_made_again(
     assert [request.stage_id for request in again.requests] == ["01-img2img"]
 
 
+def test_a_lost_request_of_an_image_that_was_made_again_costs_nothing(tmp_path: Path) -> None:
+    """Its source had become another one: the request of the first attempt is not taken for it."""
+    handle = controller(tmp_path, ScriptedBackend()).start(document("txt2img", "img2img"))
+    handle.wait(60)
+    altered(image(handle.folder, "00-txt2img", 0))
+    other = ScriptedBackend(images=lambda request: [png(request.seed + 7)])
+    assert controller(tmp_path, other).resume("last").wait(60).state == RunState.COMPLETED
+    answers = answers_of(handle.folder)[-2:]
+    spoil(
+        handle.folder, [e.seq for e in iterate(handle.folder) if isinstance(e, CallRequested)][-1]
+    )
+    assert answers_of(Path(check_salvaged(handle.folder).folder)) == answers
+
+
 def stage_start(events: Sequence[StageEvent], stage_id: str) -> StageEvent:
     return next(one for one in events if isinstance(one, StageStart) and one.stage_id == stage_id)
 
@@ -271,12 +285,16 @@ def test_a_salvaged_run_that_is_damaged_again_is_salvaged_again(run: Path, tmp_p
 
 @pytest.mark.parametrize(
     "path",
-    ["../../stolen.png", "/etc/passwd", "run.lock", "cancel.request", "events.jsonl", "a/b.png"],
+    [
+        *("../../stolen.png", "/etc/passwd", "run.lock", "cancel.request", "events.jsonl"),
+        *("a/b.png", "a/00-txt2img/b.png"),
+    ],
 )
 def test_a_hostile_path_writes_nothing_where_it_does_not_belong(run: Path, path: str) -> None:
     """Only images and inputs are copied, and only below their own folders."""
-    (run / "a").mkdir()
-    (run / "a" / "b.png").write_bytes(png(1))
+    (run / "a" / "00-txt2img").mkdir(parents=True)
+    for place in ("a/b.png", "a/00-txt2img/b.png"):
+        (run / place).write_bytes(png(1))
     (run / "cancel.request").write_bytes(b"{}")
 
     def hostile(events: list[dict[str, Any]]) -> None:
@@ -291,6 +309,18 @@ def test_a_hostile_path_writes_nothing_where_it_does_not_belong(run: Path, path:
     assert sorted(path.name for path in Path(found.folder).iterdir()) == [
         LOG, f"{LOG}.corrupt", "images", "run.lock",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("index", [2, 2**53 - 1])
+def test_an_image_that_the_plan_does_not_have_is_left_out(run: Path, index: int) -> None:
+    """Only a forged record has one; the others are kept."""
+
+    def forged(events: list[dict[str, Any]]) -> None:
+        for artifact in (events[4]["artifacts"][0], events[5]["artifact"]):
+            artifact.update(image_index=index)
+
+    rewrite(run, forged)
+    assert check_salvaged(run).images == 3
 
 
 @pytest.mark.parametrize(
