@@ -164,30 +164,42 @@ def stands_after_power_loss(
     return all(whole) and (not ended or len(new) == 1)
 
 
-def faults(run: Path) -> list[Fault]:
+def faults(run: Path, root: Path) -> list[Fault]:
     """The end of the process before and after each of its operations, and none at all."""
+    root.mkdir()
+    old = shutil.copytree(run, root / run.name)
+    storage = FaultyStorage(SimulatedDisk(root, Random(0)))
+    salvage(old, storage)
+    shutil.rmtree(root)
     return [
         Fault(at=at, deed=deed)
         for deed in (Deed.DIE_BEFORE, Deed.DIE_WITHIN)
-        for at in range(1, deeds_of_a_salvage(run) + 2)
+        for at in range(1, storage.operations + 2)
     ]
 
 
 def test_a_power_loss_leaves_no_run_or_a_whole_one(run: Path, tmp_path: Path) -> None:
     """At every operation, whatever of the unsynced is lost: files are durable before the log."""
-    for fault in faults(run):
+    for fault in faults(run, tmp_path / "disk"):
         for seed in range(2):
             assert stands_after_power_loss(run, tmp_path / "disk", fault, seed), (fault, seed)
+
+
+def test_a_salvage_that_has_ended_survives_a_power_loss(run: Path, tmp_path: Path) -> None:
+    """Its log has its name durably."""
+    never = Fault(at=sys.maxsize, deed=Deed.DIE_BEFORE)
+    for seed in range(8):
+        assert stands_after_power_loss(run, tmp_path / "disk", never, seed), seed
 
 
 @pytest.mark.parametrize("ignored", [Sync.LOG, Sync.FOLDER])
 def test_without_a_sync_a_power_loss_takes_what_was_salvaged(
     run: Path, tmp_path: Path, ignored: Sync
 ) -> None:
-    """The test above can fail: without syncs of files, or of folders, it does."""
+    """The tests above can fail: without syncs of files, or of folders, they do."""
     assert not all(
         stands_after_power_loss(run, tmp_path / "disk", fault, seed, frozenset({ignored}))
-        for fault in faults(run)
+        for fault in faults(run, tmp_path / "disk")
         for seed in range(2)
     )
 

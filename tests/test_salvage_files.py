@@ -311,6 +311,40 @@ def test_a_hostile_path_writes_nothing_where_it_does_not_belong(run: Path, path:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("path", ["run.lock", "cancel.request", "events.jsonl", "a/b.png"])
+def test_an_input_is_copied_from_its_folder_only(run: Path, path: str) -> None:
+    """A forged RunOpened may name any file of the run as an input."""
+    (run / "a").mkdir()
+    for place in ("a/b.png", "cancel.request"):
+        (run / place).write_bytes(png(1))
+    digest = sha256((run / path).read_bytes()).hexdigest()
+    record = {"path": path, "sha256": digest, "source_sha256": digest}
+    rewrite(run, lambda events: events[0].update(inputs=[record]))
+    new = Path(salvage(run).folder)
+    assert sorted(file.name for file in new.iterdir()) == [
+        LOG, f"{LOG}.corrupt", "images", "run.lock",
+    ]  # fmt: skip
+
+
+def test_a_record_of_another_run_does_not_count(run: Path) -> None:
+    """It is sound, and its number is lost all the same."""
+    rewrite(run, lambda events: events[4].update(run_id="another"))
+    found = check_salvaged(run)
+    assert (found.images, found.lost_records) == (4, 1)
+
+
+def test_durations_that_no_log_can_hold_are_cut(run: Path) -> None:
+    """Each of two forged ones is a number; their sum is none."""
+
+    def forged(events: list[dict[str, Any]]) -> None:
+        for event in events:
+            if event["type"] == "CallCompleted":
+                event.update(duration_ms=1.7e308)
+
+    rewrite(run, forged)
+    assert check_salvaged(run).images == 4
+
+
 @pytest.mark.parametrize("index", [2, 2**53 - 1])
 def test_an_image_that_the_plan_does_not_have_is_left_out(run: Path, index: int) -> None:
     """Only a forged record has one; the others are kept."""
