@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ from stagewright.statemachine.ports import SystemClock
 from stagewright.statemachine.resume.salvage import SalvagedRun, salvage_run
 from stagewright.statemachine.verification import verify_run
 
-from .log_format import split_lines
+from .log_format import body_of, make_log, split_lines
+from .support import document
 
 LOG = "events.jsonl"
 OURS = ("type", "run_id", "seq", "ts", "epoch", "call_id", "attempt")
@@ -79,6 +81,21 @@ def resumed(found: SalvagedRun) -> tuple[PipelineRunResult, list[tuple[str, int]
 def lines_of(folder: Path) -> list[bytes]:
     """The records of a run's log, each with its newline."""
     return split_lines((folder / LOG).read_bytes())
+
+
+def made(runs: Path, *stages: str, **top: Any) -> Path:
+    """A finished run."""
+    handle = controller(runs).start(document(*stages, **{"images": 2, **top}))
+    assert handle.wait(60).state == RunState.COMPLETED
+    return handle.folder
+
+
+def rewrite(folder: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Change the events of a log, each with its checksums right; the last one stays damaged."""
+    events = [json.loads(body_of(line)) for line in lines_of(folder)]
+    change(events)
+    bodies = [json.dumps(event, separators=(",", ":")).encode() for event in events]
+    (folder / LOG).write_bytes(make_log(bodies) + b"garbage\n")
 
 
 def answers_of(folder: Path) -> list[dict[str, Any]]:
