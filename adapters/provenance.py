@@ -22,7 +22,6 @@ from ..events.model import (
     RunOpened,
     RunResumed,
     StageEvent,
-    StageImageProgress,
 )
 from ..events.reading import iterate, log_path
 from ..statemachine.loading import read_bounded
@@ -137,7 +136,6 @@ class _Trail:
         self._source_digest = source_digest
         self._stamp = stamp
         self._calls: dict[str, CallRequested] = {}
-        self._asked: dict[tuple[str, int], CallRequested] = {}
         self._backend: BackendDescription | None = None
         self.opened: RunOpened | None = None
         self.found: _Found | None = None
@@ -152,18 +150,11 @@ class _Trail:
                 self._backend = event.backend
             case CallRequested():
                 self._calls[event.call_id] = event
-                self._asked[event.stage_id, event.image_index] = event
             case CallCompleted():
                 request = self._calls.pop(event.call_id, None)
                 for artifact in event.artifacts:
                     if request is not None and self._fits(artifact, event.call_id):
                         self.found = _Found(event, artifact, request, self._backend)
-            case StageImageProgress() if self.found is None:
-                # In a salvaged log it may be all that is left of the answer.
-                request = self._asked.get((event.stage_id, event.image_index))
-                if request is not None and self._fits(event.artifact, request.call_id):
-                    answer = _answer_of(event, request)
-                    self.found = _Found(answer, event.artifact, request, self._backend)
 
     def _fits(self, artifact: Artifact, call_id: str) -> bool:
         """Equal sources may stand for several stages (nothing was detected): the chunk tells."""
@@ -171,20 +162,6 @@ class _Trail:
             return True
         named = self._stamp.get("call_id") if self._stamp else None
         return artifact.source_sha256 == self._source_digest and named in (None, call_id)
-
-
-def _answer_of(event: StageImageProgress, request: CallRequested) -> CallCompleted:
-    """An answer as far as the announcement of its image tells of it."""
-    return CallCompleted(
-        run_id=event.run_id,
-        seq=event.seq,
-        ts=event.ts,
-        call_id=request.call_id,
-        endpoint="",
-        artifacts=(event.artifact,),
-        info={},
-        duration_ms=0.0,
-    )
 
 
 def _mentions(log: Path, digest: str) -> bool:

@@ -297,7 +297,7 @@ class Fold:
         return planned or list(self.stages)
 
     def _in_order(self) -> list[StageFold]:
-        """The stages as the plan has them; in a salvaged log a later one may have begun first."""
+        """The stages as the plan has them; in a damaged log a later one may have begun first."""
         places = {stage_id: place for place, stage_id in enumerate(self.planned_stage_ids())}
         return sorted(self.stages.values(), key=lambda one: places.get(one.stage_id, len(places)))
 

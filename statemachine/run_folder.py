@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from ..events.codec import DECODE_ERRORS
-from ..events.errors import RunNotFoundError
+from ..events.errors import LogWriteError, RunNotFoundError
 from ..events.file_log import LOG_NAME
 from ..events.frame import MAX_LINE_BYTES, check
 from ..events.model import CancelMode
@@ -22,6 +22,7 @@ CANCEL_NAME = "cancel.request"
 _RUN_ID = re.compile(r"\d{8}T\d{6}\.\d{6}Z-.+-[0-9a-f]{6}")
 _MAX_ORDER_BYTES = 64 * 1024
 _SHOWN = 4
+_NAMES_TRIED = 10
 
 
 class CancelOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +36,23 @@ def new_run_id(name: str, opened: datetime, random_below: RandomBelow) -> str:
     """``20261120T225226.123456Z-portrait-7f3a9c``: UTC, a slug of the name, six hex digits."""
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "run"
     return f"{opened:%Y%m%dT%H%M%S.%f}Z-{slug}-{random_below(1 << 24):06x}"
+
+
+def make_run_folder(
+    runs: Path, name: str, opened: datetime, random_below: RandomBelow, storage: Storage
+) -> Path:
+    """Make a folder below ``runs`` that no other run has. Raises LogWriteError."""
+    for _ in range(_NAMES_TRIED):
+        path = runs / new_run_id(name, opened, random_below)
+        try:
+            storage.make_folder(path, new=True)
+        except FileExistsError as error:
+            taken = error
+            continue
+        except OSError as error:
+            raise LogWriteError(f"the run cannot be made: {error}", path=path) from error
+        return path
+    raise LogWriteError(f"the run cannot be made: {taken}", path=runs) from taken
 
 
 class RunFolder:

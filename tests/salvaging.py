@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from msgspec import to_builtins
 from stagewright.adapters import PillowInputReader
 from stagewright.adapters.embedded.backend import EmbeddedBackend
-from stagewright.events import LogRepaired, PipelineRunResult, RunState, iterate, replay
+from stagewright.events import (
+    CallCompleted,
+    CallRequested,
+    LifecycleChanged,
+    LogRepaired,
+    PipelineRunResult,
+    RunSealed,
+    RunState,
+    iterate,
+    replay,
+)
 from stagewright.events.storage import Storage
 from stagewright.statemachine import (
     GenerateAnswer,
@@ -19,13 +31,14 @@ from stagewright.statemachine import (
     PipelineController,
 )
 from stagewright.statemachine.ports import SystemClock
-from stagewright.statemachine.salvaging import SalvagedRun, salvage_run
+from stagewright.statemachine.resume.salvage import SalvagedRun, salvage_run
 from stagewright.statemachine.verification import verify_run
 
-from .log_format import body_of, split_lines
+from .log_format import body_of, make_log, split_lines
+from .support import document
 
 LOG = "events.jsonl"
-OURS = ("run_id", "seq", "ts", "epoch")
+OURS = ("type", "run_id", "seq", "ts", "epoch", "call_id", "attempt")
 
 
 class CountingBackend(EmbeddedBackend):
@@ -70,14 +83,32 @@ def lines_of(folder: Path) -> list[bytes]:
     return split_lines((folder / LOG).read_bytes())
 
 
-def told(lines: Sequence[bytes]) -> list[dict[str, Any]]:
-    """What records say, but for what a new log says anew; without seals and repairs."""
-    events = [json.loads(body_of(line)) for line in lines]
-    return [
-        {name: value for name, value in event.items() if name not in OURS}
-        for event in events
-        if event["type"] not in ("RunSealed", "LogRepaired")
-    ]
+def made(runs: Path, *stages: str, **top: Any) -> Path:
+    """A finished run."""
+    handle = controller(runs).start(document(*stages, **{"images": 2, **top}))
+    assert handle.wait(60).state == RunState.COMPLETED
+    return handle.folder
+
+
+def rewrite(folder: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Change the events of a log, each with its checksums right; the last one stays damaged."""
+    events = [json.loads(body_of(line)) for line in lines_of(folder)]
+    change(events)
+    bodies = [json.dumps(event, separators=(",", ":")).encode() for event in events]
+    (folder / LOG).write_bytes(make_log(bodies) + b"garbage\n")
+
+
+def answers_of(folder: Path) -> list[dict[str, Any]]:
+    """What a log says of each answered request, but for the run and the attempt."""
+    requests: dict[str, CallRequested] = {}
+    answers = []
+    for event in iterate(folder):
+        if isinstance(event, CallRequested):
+            requests[event.call_id] = event
+        elif isinstance(event, CallCompleted):
+            one = {**to_builtins(requests[event.call_id]), **to_builtins(event)}
+            answers.append({name: one[name] for name in one if name not in OURS})
+    return answers
 
 
 def pictures(result: PipelineRunResult) -> list[tuple[str, int, str]]:
@@ -108,10 +139,15 @@ def check_salvaged(folder: Path) -> SalvagedRun:
     verified = verify_run(new)
     assert (verified.sound, verified.torn) == (True, None), verified.flaws
     assert verified.advice == found.advice
-    last = list(iterate(new))[-1]
-    assert isinstance(last, LogRepaired)
-    assert (last.offset, last.copied_to) == (found.corrupt_at, f"{LOG}.corrupt")
-    assert (new / last.copied_to).read_bytes() == (folder / LOG).read_bytes()
+    repaired, *_, failed, sealed = list(iterate(new))[1:]
+    assert isinstance(repaired, LogRepaired)
+    assert (repaired.offset, repaired.copied_to) == (found.corrupt_at, f"{LOG}.corrupt")
+    damaged = (new / repaired.copied_to).read_bytes()
+    assert (damaged, len(damaged)) == ((folder / LOG).read_bytes(), repaired.bytes)
+    assert sha256(damaged).hexdigest() == repaired.sha256
+    assert isinstance(failed, LifecycleChanged)
+    assert (failed.trigger, found.salvaged_from in failed.reason) == ("fail", True)
+    assert isinstance(sealed, RunSealed)
     return found
 
 

@@ -174,10 +174,14 @@ class SimulatedDisk:
         return entry
 
     def note_rename(self, source: Path, target: Path) -> None:
-        """A file was renamed within its folder, after ``observe`` had seen it."""
-        assert source.parent == target.parent, "runs rename within a folder only"
-        folder = self._folder(source.parent)
-        folder.change((source.name, None), (target.name, folder.now[source.name]))
+        """A file was renamed, after ``observe`` had seen it; in two folders that is two changes."""
+        here, there = self._folder(source.parent), self._folder(target.parent)
+        entry = here.now[source.name]
+        if here is there:
+            here.change((source.name, None), (target.name, entry))
+        else:
+            here.change((source.name, None))
+            there.change((target.name, entry))
 
     def _folder(self, path: Path) -> _Folder:
         here = self._top

@@ -1,12 +1,10 @@
-"""``salvage``: the files of a corrupt run, hostile logs, refusals, and salvages that break off."""
+"""``salvage``: the files of a corrupt run, images that were made again, and refusals."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Callable
-from hashlib import sha256
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +14,34 @@ from stagewright.events import (
     LifecycleChanged,
     LogCorruptError,
     LogLockedError,
-    LogRepaired,
     RunNotFoundError,
+    RunOpened,
     RunState,
-    UnknownEvent,
+    StageEvent,
+    StageStart,
     iterate,
 )
 from stagewright.events.lock import RunLock
-from stagewright.statemachine.salvaging import SalvageRefusedError
+from stagewright.statemachine import CancelToken, GenerateRequest
+from stagewright.statemachine.resume.salvage import SalvageRefusedError
 from stagewright.statemachine.verification import verify_run
 
-from .log_format import body_of, make_log
 from .posix import make_pipe
 from .salvaging import (
     LOG,
+    answers_of,
     check_ends_the_same,
     check_salvaged,
     controller,
     lines_of,
+    made,
     resumed,
+    rewrite,
     salvage,
     spoil,
     state_of,
 )
 from .support import ScriptedBackend, document, png
-
-
-def made(runs: Path, *stages: str, **top: Any) -> Path:
-    """A finished run."""
-    handle = controller(runs).start(document(*stages, **{"images": 2, **top}))
-    assert handle.wait(60).state == RunState.COMPLETED
-    return handle.folder
 
 
 @pytest.fixture
@@ -58,14 +53,6 @@ def run(tmp_path: Path) -> Path:
 def image(folder: Path, stage: str, index: int) -> Path:
     """The file of one image."""
     return next((folder / "images" / stage).glob(f"{index:05d}-*"))
-
-
-def rewrite(folder: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
-    """Change the events of a log, each with its checksums right; the last one stays damaged."""
-    events = [json.loads(body_of(line)) for line in lines_of(folder)]
-    change(events)
-    bodies = [json.dumps(event, separators=(",", ":")).encode() for event in events]
-    (folder / LOG).write_bytes(make_log(bodies) + b"garbage\n")
 
 
 def altered(file: Path) -> None:
@@ -123,15 +110,13 @@ def test_an_image_that_is_not_there_as_recorded_is_left_out(
     assert asked == [("01-img2img", int(file.name[:5])) for file in lost]
 
 
-def test_a_complete_run_that_lost_an_image_goes_on_by_reset(run: Path) -> None:
-    """The log goes on saying COMPLETED, and a resume leaves that state the legal way."""
+def test_a_salvaged_run_goes_on_like_one_that_failed(run: Path) -> None:
+    """It says why it failed, and a resume makes what is missing."""
     spoil(run, 2)
     image(run, "00-txt2img", 0).unlink()
-    found = check_salvaged(run)
-    assert found.state == RunState.COMPLETED
-    result, asked = resumed(found)
+    result, asked = resumed(check_salvaged(run))
     moves = [event.trigger for event in result.events if isinstance(event, LifecycleChanged)]
-    assert (moves, asked) == (["start", "finish", "reset", "start", "finish"], [("00-txt2img", 0)])
+    assert (moves, asked) == (["start", "fail", "recover", "start", "finish"], [("00-txt2img", 0)])
 
 
 def test_an_answer_of_several_images_counts_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -146,17 +131,71 @@ def test_an_answer_of_several_images_counts_whole_or_not_at_all(tmp_path: Path) 
     assert check_ends_the_same(found, whole) == [("00-txt2img", 0)]
 
 
-def test_an_image_that_was_made_twice_keeps_both_its_stories(run: Path, tmp_path: Path) -> None:
-    """The first record stays though its file was replaced, for the later one stands behind it."""
+def test_of_an_image_that_was_made_twice_the_last_one_is_kept(run: Path, tmp_path: Path) -> None:
+    """Its file was altered, and a resume made it again: its second answer fits the file."""
     altered(image(run, "00-txt2img", 0))
     controller(run.parent).resume(run.name).wait(60)
     whole = shutil.copytree(run, tmp_path / run.name)
-    before = [event for event in iterate(run) if isinstance(event, CallRequested)]
     spoil(run, 2)
     found = check_salvaged(run)
-    after = [event for event in iterate(found.folder) if isinstance(event, CallRequested)]
-    assert [event.call_id for event in after] == [event.call_id for event in before]
     assert (found.images, check_ends_the_same(found, whole)) == (4, [])
+
+
+@pytest.mark.parametrize("lost", [(), ("CallRequested",), ("CallRequested", "CallCompleted")])
+def test_an_image_of_a_source_that_was_replaced_is_made_again(
+    tmp_path: Path, lost: Sequence[str]
+) -> None:
+    """The run failed between the new source and what is made of it; also if records are lost."""
+    handle = controller(tmp_path, ScriptedBackend()).start(document("txt2img", "img2img"))
+    handle.wait(60)
+    altered(image(handle.folder, "00-txt2img", 0))
+
+    def fail(request: GenerateRequest, _cancel: CancelToken) -> None:
+        if request.stage_id == "01-img2img":
+            raise RuntimeError("the server is gone")
+
+    other = ScriptedBackend(fail, images=lambda request: [png(request.seed + 7)])
+    assert controller(tmp_path, other).resume("last").wait(60).state == RunState.ERROR
+    first = [event for event in iterate(handle.folder) if event.epoch == 0]
+    spoil(
+        handle.folder,
+        1,
+        *(event.seq for event in first[first.index(stage_start(first, "01-img2img")) :]
+          if type(event).__name__ in lost),
+    )  # fmt: skip
+    found = check_salvaged(handle.folder)
+    assert found.images == 1
+    again = ScriptedBackend(images=lambda request: [png(request.seed + 7)])
+    controller(tmp_path, again).resume(found.run_id).wait(60)
+    assert [request.stage_id for request in again.requests] == ["01-img2img"]
+
+
+def test_a_lost_request_of_an_image_that_was_made_again_costs_nothing(tmp_path: Path) -> None:
+    """Its source had become another one: the request of the first attempt is not taken for it."""
+    handle = controller(tmp_path, ScriptedBackend()).start(document("txt2img", "img2img"))
+    handle.wait(60)
+    altered(image(handle.folder, "00-txt2img", 0))
+    other = ScriptedBackend(images=lambda request: [png(request.seed + 7)])
+    assert controller(tmp_path, other).resume("last").wait(60).state == RunState.COMPLETED
+    answers = answers_of(handle.folder)[-2:]
+    spoil(
+        handle.folder, [e.seq for e in iterate(handle.folder) if isinstance(e, CallRequested)][-1]
+    )
+    assert answers_of(Path(check_salvaged(handle.folder).folder)) == answers
+
+
+def stage_start(events: Sequence[StageEvent], stage_id: str) -> StageEvent:
+    return next(one for one in events if isinstance(one, StageStart) and one.stage_id == stage_id)
+
+
+def test_a_salvaged_run_goes_on_with_the_backend_that_worked_on_it_last(run: Path) -> None:
+    """A run that was resumed on another server goes on there."""
+    altered(image(run, "01-img2img", 0))
+    controller(run.parent, ScriptedBackend()).resume(run.name).wait(60)
+    spoil(run, 2)
+    opened = next(iterate(check_salvaged(run).folder))
+    assert isinstance(opened, RunOpened)
+    assert opened.backend == ScriptedBackend().description
 
 
 def test_what_descends_from_a_lost_image_is_looked_at_when_that_one_differs(
@@ -187,108 +226,41 @@ def test_inputs_are_copied_and_a_damaged_one_is_said(
     requests = [event for event in iterate(run) if isinstance(event, CallRequested)]
     spoil(run, requests[0].seq, 8)
     if harm is None:
+        answers = answers_of(whole)
         found = check_salvaged(run)
-        rebuilt = [event for event in iterate(found.folder) if isinstance(event, CallRequested)]
-        assert rebuilt[0].request_sha256 == requests[0].request_sha256
-        assert rebuilt[0].inputs == requests[0].inputs
+        assert answers_of(Path(found.folder)) == answers
         image(Path(found.folder), "00-img2img", 1).unlink()
         assert check_ends_the_same(found, whole) == [("00-img2img", 1)]
         return
     harm(run / "inputs" / "mask.png")
     found = salvage(run)
-    assert [flaw.place for flaw in found.lost_inputs] == ["inputs/mask.png"]
+    assert [flaw.place for flaw in found.lost_files] == ["inputs/mask.png"]
     assert found.images == 2
     assert [flaw.place for flaw in verify_run(Path(found.folder)).flaws] == ["inputs/mask.png"]
 
 
-def test_what_newer_versions_write_is_kept(run: Path) -> None:
-    """Unknown events, and unknown fields of known ones, are told as they were."""
+def test_what_newer_versions_write_costs_no_image(run: Path) -> None:
+    """Unknown events, and unknown fields of known ones, stay in the damaged log that is kept."""
 
     def newer(events: list[dict[str, Any]]) -> None:
         events[3]["more"] = {"deep": [1, None, "ü"]}
         envelope = {key: events[3][key] for key in ("run_id", "ts", "epoch")}
         events.append({"type": "Note", "v": 9, **envelope, "seq": len(events), "text": ["?"]})
+        events.append({"type": "Note", "v": 9, **envelope, "seq": -1})
 
     rewrite(run, newer)
     found = check_salvaged(run)
-    new = [json.loads(body_of(line)) for line in lines_of(Path(found.folder))]
-    assert new[3]["more"] == {"deep": [1, None, "ü"]}
-    (note,) = [event for event in iterate(found.folder) if isinstance(event, UnknownEvent)]
-    assert (note.run_id, json.loads(note.raw)["text"]) == (found.run_id, ["?"])
+    assert (found.images, found.lost_records) == (4, 0)
 
 
 def test_a_salvaged_run_that_is_damaged_again_is_salvaged_again(run: Path, tmp_path: Path) -> None:
-    """Both corrupt logs are in the second new run, each under the name that a record gives."""
+    """The new run holds the damaged log of the second, which holds that of the first."""
     whole = shutil.copytree(run, tmp_path / run.name)
     spoil(run, 4)
     first = Path(check_salvaged(run).folder)
     spoil(first, 5)
-    second = salvage(first)
-    repairs = [event for event in iterate(second.folder) if isinstance(event, LogRepaired)]
-    assert [one.epoch for one in repairs] == [1, 2]
-    for repair, log in zip(repairs, (run / LOG, first / LOG), strict=True):
-        copy = (Path(second.folder) / repair.copied_to).read_bytes()
-        assert (copy, len(copy)) == (log.read_bytes(), repair.bytes)
-        assert sha256(copy).hexdigest() == repair.sha256
-    assert check_ends_the_same(second, whole) == []
-
-
-@pytest.mark.parametrize(
-    "path",
-    ["../../stolen.png", "/etc/passwd", "run.lock", "cancel.request", "events.jsonl", "a/b.png"],
-)
-def test_a_hostile_path_writes_nothing_where_it_does_not_belong(run: Path, path: str) -> None:
-    """Only images and inputs are copied, and only below their own folders."""
-    (run / "a").mkdir()
-    (run / "a" / "b.png").write_bytes(png(1))
-    (run / "cancel.request").write_bytes(b"{}")
-
-    def hostile(events: list[dict[str, Any]]) -> None:
-        place = run / path
-        digest = sha256(place.read_bytes() if place.is_file() else b"").hexdigest()
-        for event in (events[4]["artifacts"][0], events[5]["artifact"]):
-            event.update(path=path, sha256=digest)
-
-    rewrite(run, hostile)
-    found = check_salvaged(run)
-    assert found.images == 3
-    assert sorted(path.name for path in Path(found.folder).iterdir()) == [
-        LOG, f"{LOG}.corrupt", "images", "run.lock",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("seq", "fields"),
-    [
-        (8, {"epoch": 2**53 - 1}),
-        (8, {"seq": 2**53 - 1}),
-        (4, {"call_id": "x.00-txt2img.00000." + "9" * 5000}),
-        (4, {"call_id": "x.00-txt2img.00000.²"}),
-        (0, {"seeds": [10**30, 1]}),
-        (0, {"plan": {"stages": [{"stage_id": "00-txt2img", "stage_type": 5}]}}),
-        (0, {"plan": {"stages": 5}, "config": {"name": 5}}),
-        (1, {"source": "RUNNING", "dest": "COMPLETED"}),
-    ],
-)
-def test_odd_values_give_a_sound_log(run: Path, seq: int, fields: dict[str, Any]) -> None:
-    """Whatever a sound record says, the new log can be read, and its sequence has no gap."""
-
-    def odd(events: list[dict[str, Any]]) -> None:
-        events[seq] |= fields
-        del events[3]
-
-    rewrite(run, odd)
-    check_salvaged(run)
-
-
-def test_an_event_over_several_lines_is_no_record(run: Path) -> None:
-    """A line break, which JSON allows and a log does not, never gets into the new log."""
-    bodies = [body_of(line) for line in lines_of(run)]
-    event = {**json.loads(bodies[2]), "type": "Note", "v": 9, "seq": len(bodies)}
-    note = json.dumps({**event, "text": {"a": 1}}, indent=1).encode()
-    (run / LOG).write_bytes(make_log([*bodies, note]))
-    found = check_salvaged(run)
-    assert (found.records, found.known_records) == (19, 20)
+    second = check_salvaged(first)
+    assert (second.images, check_ends_the_same(second, whole)) == (4, [])
 
 
 def test_a_log_that_is_not_corrupt_is_refused(run: Path) -> None:

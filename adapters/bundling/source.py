@@ -18,7 +18,7 @@ from ...events.lazy_sequence import LazySequence
 from ...events.lock import is_locked
 from ...events.model import StageEvent
 from ...events.reading import log_path, read_log
-from ...events.rescue import PlanLostError, RescuedLog
+from ...events.sound_records import PlanLostError, SoundRecords
 from ...events.storage import OsStorage, open_regular
 
 _MOST_STRETCHES = 1000
@@ -96,16 +96,16 @@ class _DamagedLog(SourceLog):
 
     def __init__(self, folder: Path, corruption: LogCorruptError, observe: Observe) -> None:
         super().__init__(log_path(folder), corruption)
-        self._rescued = RescuedLog(self.path, storage=OsStorage())
-        self.events = _RescuedEvents(self._rescued)
+        self._records = SoundRecords(self.path, storage=OsStorage())
+        self.events = _RenumberedEvents(self._records)
         for event in self.events:
             observe((event,))
             self.fold.apply(event)
-        records = ((one.offset, one.offset + one.size) for one in self._rescued.records())
+        records = ((one.offset, one.offset + one.size) for one in self._records)
         self.stretches = tuple(_between(self.path, sorted(records)))
 
     def bodies(self) -> Iterator[bytes]:
-        return (record.body for record in self._rescued.records())
+        return (record.body for record in self._records)
 
 
 class _LostLog(SourceLog):
@@ -119,22 +119,22 @@ class _LostLog(SourceLog):
         return iter(())
 
 
-class _RescuedEvents(LazySequence[StageEvent]):
+class _RenumberedEvents(LazySequence[StageEvent]):
     """The events of a damaged log, numbered without the gaps of those that are lost."""
 
-    def __init__(self, rescued: RescuedLog) -> None:
-        self._rescued = rescued
+    def __init__(self, records: SoundRecords) -> None:
+        self._records = records
 
     def __len__(self) -> int:
-        return len(self._rescued)
+        return len(self._records)
 
     def __iter__(self) -> Iterator[StageEvent]:
-        for place, record in enumerate(self._rescued.records()):
+        for place, record in enumerate(self._records):
             yield _numbered(record.event, place)
 
     def select(self, indexes: Iterable[int]) -> Iterator[StageEvent]:
         for place in indexes:
-            yield _numbered(self._rescued.record(place).event, place)
+            yield _numbered(self._records[place].event, place)
 
 
 def _numbered(event: StageEvent, place: int) -> StageEvent:

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from ...statemachine.ports import SystemClock
-from ...statemachine.salvaging import SalvagedRun, salvage_run
+from ...statemachine.resume.salvage import SalvagedRun, salvage_run
 from .finding import find_run
 from .output import count, json_option, print_json, runs_option, say
 
@@ -28,9 +28,9 @@ def salvage_command(
     runs: Path,
     as_json: bool,  # noqa: FBT001 - click passes flags
 ) -> None:
-    """Copy what is sound of the corrupt log of RUN, and its images, into a new run.
+    """Make a new run of the images that the damaged log of RUN still records.
 
-    RUN itself is left as it is; the new run can be resumed.
+    RUN itself is left as it is; `resume` makes the rest of the new run.
 
     RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
     """
@@ -46,21 +46,14 @@ def salvage_command(
 
 
 def _tell(salvaged: SalvagedRun) -> None:
-    copied = f"{salvaged.records} of {count(salvaged.known_records, 'record')}"
     images = "1 image is" if salvaged.images == 1 else f"{salvaged.images} images are"
     say(f"{salvaged.run_id}: salvaged from {salvaged.salvaged_from}")
-    say(f"  {copied} and {images} copied; the old log is in {salvaged.copied_to}")
+    say(f"  {images} kept; the damaged log is kept as {salvaged.copied_to}")
     say(f"  corrupt from byte {salvaged.corrupt_at} on: {salvaged.reason}")
     if salvaged.lost_records:
         say(f"  lost: {count(salvaged.lost_records, 'record')}")
-    for one in salvaged.left_out:
-        say(f"  left out: {one.what}: {one.count}, {one.bytes} bytes, the first at {one.offset}")
-    if salvaged.rebuilt:
-        say(f"  written anew, from the plan: {count(salvaged.rebuilt, 'record')}")
     for flaw in salvaged.lost_files[:_SHOWN]:
         say(f"  not copied: {flaw.place}: {flaw.what}")
     if len(salvaged.lost_files) > _SHOWN:
         say(f"  ... and {len(salvaged.lost_files) - _SHOWN} more files are not copied")
-    for flaw in salvaged.lost_inputs:
-        say(f"  input not copied: {flaw.place}: {flaw.what}; what is made of it needs it back")
-    say(f"stagewright resume {salvaged.folder} would {salvaged.advice or 'find nothing to do'}")
+    say(f"stagewright resume {salvaged.folder} would {salvaged.advice}")

@@ -25,10 +25,9 @@ from ..loading import read_bounded
 from ..plan import StageExecutionPlan
 from ..png import source_of
 from ..ports import Clock, RandomBelow
-from ..run_folder import RunFolder, new_run_id
+from ..run_folder import RunFolder, make_run_folder
 from .files import SUFFIXES
 
-_NAMES_TRIED = 10
 SEED_END = 2**31
 """Drawn seeds are below this (contract, section 4)."""
 
@@ -82,7 +81,8 @@ def create_run(
     """
     storage = storage or OsStorage()
     opened_at = clock.now()
-    folder = _new_folder(runs, config.name or "run", opened_at, random_below, storage)
+    path = make_run_folder(runs, config.name or "run", opened_at, random_below, storage)
+    folder = RunFolder(path, storage=storage)
     lock: RunLock | None = None
     try:
         lock = RunLock(folder.path)
@@ -103,23 +103,6 @@ def create_run(
     fold = Fold()
     fold.apply(opened)
     return NewRun(folder, log, fold)
-
-
-def _new_folder(
-    runs: Path, name: str, opened_at: datetime, random_below: RandomBelow, storage: Storage
-) -> RunFolder:
-    """A folder of its own: another process may make a run of the same name at this moment."""
-    for _ in range(_NAMES_TRIED):
-        path = runs / new_run_id(name, opened_at, random_below)
-        try:
-            storage.make_folder(path, new=True)
-        except FileExistsError as error:
-            taken = error
-            continue
-        except OSError as error:
-            raise LogWriteError(f"the run cannot be made: {error}", path=path) from error
-        return RunFolder(path, storage=storage)
-    raise LogWriteError(f"the run cannot be made: {taken}", path=runs) from taken
 
 
 def _opened(

@@ -1,0 +1,337 @@
+"""A new run from what is sound of a corrupt one; the old folder is read and never written to.
+
+The new log is written through the ordinary journal: ``start``, then each stage with the request,
+answer and announcement of every image that is kept, then ``fail``, so that ``resume`` makes the
+rest. Earlier attempts, failures and times stay in the damaged log, which the new folder holds.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from errno import ENOSPC
+from hashlib import sha256
+from os import strerror
+from pathlib import Path
+
+import msgspec
+
+from ...events.errors import LogCorruptError, LogLockedError, LogWriteError, StagewrightError
+from ...events.file_log import LOG_NAME, FileEventLog
+from ...events.folding import Fold
+from ...events.lock import RunLock, is_locked, lock_holder
+from ...events.model import (
+    Artifact,
+    CallCompleted,
+    ErrorDetail,
+    InputRecord,
+    LogRepaired,
+    Outcome,
+    StageEnd,
+    StageImageProgress,
+    StageStart,
+)
+from ...events.reading import log_path, read_log
+from ...events.sound_records import SoundRecords
+from ...events.storage import OsStorage, Storage
+from ..file_checking import FileChecker
+from ..plan import StageExecution
+from ..ports import Clock, RandomBelow
+from ..recorded_plan import recorded_plan
+from ..run.journal import RunJournal, recordable
+from ..run.requests import call_id, stage_metadata
+from ..run_folder import make_run_folder
+from ..verification import Flaw, verify_run
+from .recorded_images import RecordedImage, RecordedImages
+
+CORRUPT_NAME = f"{LOG_NAME}.corrupt"
+"""The corrupt log's copy in the run that was made from it."""
+_DRAFT_NAME = "draft"
+"""The folder in which the new log is written; a folder without a log of its own is no run."""
+_COPY_BYTES = 1024 * 1024
+
+
+class SalvageRefusedError(StagewrightError, ValueError):
+    """A run whose log is not corrupt: there is nothing to salvage, and nothing was written."""
+
+
+class SalvagedRun(msgspec.Struct, frozen=True, kw_only=True):
+    """The new run, and what of the old one is in it.
+
+    ``corrupt_at`` is the first byte at which the old log fails, ``reason`` says how, and
+    ``lost_records`` of its records are lost. ``images`` were kept; ``lost_files`` are recorded
+    images and inputs that are not there as recorded. ``copied_to`` is the old log's copy in the
+    new folder. ``advice`` says what a resume would do.
+    """
+
+    run_id: str
+    folder: str
+    salvaged_from: str
+    old_folder: str
+    images: int
+    corrupt_at: int
+    reason: str
+    lost_records: int
+    copied_to: str
+    lost_files: tuple[Flaw, ...]
+    advice: str
+
+
+def salvage_run(
+    folder: Path,
+    runs: Path,
+    *,
+    clock: Clock,
+    random_below: RandomBelow,
+    storage: Storage | None = None,
+) -> SalvagedRun:
+    """Copy what is sound of the corrupt run in ``folder`` into a new run below ``runs``.
+
+    An image is kept if a sound record vouches for it, before or behind the damage, and its file
+    has the recorded digest; the images of one request are kept together or not at all. The new
+    log appears when all of this is durable; before that the new folder is no run.
+
+    Raises RunNotFoundError, LogLockedError, SalvageRefusedError for a log that is not corrupt,
+    PlanLostError (a LogCorruptError) where RunOpened is lost, ResumeRefusedError for a plan
+    that this version does not understand, LogWriteError where the new run cannot be written
+    (what was made of it is removed), OSError where the old cannot be read.
+    """
+    storage = storage or OsStorage()
+    path = log_path(folder)
+    if is_locked(folder):
+        raise LogLockedError(str(lock_holder(folder) or "unknown"), path=path)
+    corruption = _corruption(folder, storage)
+    records = SoundRecords(path, storage=storage)
+    fold = Fold()
+    fold.apply(records.opened)
+    images = RecordedImages(records, recorded_plan(fold))
+    name = "-".join(records.opened.run_id.split("-")[1:-1])
+    new = make_run_folder(runs, name, clock.now(), random_below, storage)
+    salvage = _Salvage(records, images, new, clock, storage)
+    try:
+        lock = RunLock(new)
+        try:
+            salvage.write(corruption)
+        finally:
+            lock.release()
+    except BaseException as error:
+        storage.remove_tree(new)
+        if isinstance(error, OSError):
+            raise LogWriteError(f"the run cannot be salvaged: {error}", path=new) from error
+        raise
+    verified = verify_run(new)
+    return SalvagedRun(
+        run_id=new.name,
+        folder=str(new),
+        salvaged_from=records.opened.run_id,
+        old_folder=str(folder),
+        images=verified.images,
+        corrupt_at=corruption.offset,
+        reason=corruption.reason,
+        lost_records=records.lost,
+        copied_to=CORRUPT_NAME,
+        lost_files=tuple(salvage.lost_files),
+        advice=verified.advice,
+    )
+
+
+def _corruption(folder: Path, storage: Storage) -> LogCorruptError:
+    """What is wrong with the log. Raises SalvageRefusedError if nothing is."""
+    try:
+        timeline = read_log(folder, lambda _events: None, storage=storage)
+    except LogCorruptError as error:
+        return error
+    if timeline.torn is None:
+        raise SalvageRefusedError(f"{folder}: its log is sound: there is nothing to salvage")
+    raise SalvageRefusedError(
+        f"{folder}: its log is not corrupt, only its tail is torn: resume repairs it"
+    )
+
+
+class _Salvage:
+    """Writes the new run while its lock is held; ``lost_files`` could not be copied."""
+
+    def __init__(
+        self,
+        records: SoundRecords,
+        images: RecordedImages,
+        new: Path,
+        clock: Clock,
+        storage: Storage,
+    ) -> None:
+        self.lost_files: list[Flaw] = []
+        self._records = records
+        self._images = images
+        self._old = records.path.parent
+        self._new = new
+        self._clock = clock
+        self._storage = storage
+        self._checker = FileChecker(self._old)
+        self._folders = {new}
+
+    def write(self, corruption: LogCorruptError) -> None:
+        """Raises OSError, LogWriteError, and LogCorruptError if the old log changes meanwhile."""
+        for record in self._records.opened.inputs:
+            # A forged record may name any path.
+            if record.path.startswith("inputs/") and self._is_sound(record):
+                self._copy_recorded(record)
+        draft = self._new / _DRAFT_NAME
+        self._storage.make_folder(draft)
+        self._write_log(draft, corruption)
+        for folder in sorted(self._folders):
+            self._storage.sync_folder(folder)
+        # Last: the log makes the folder a run, and by now all that it names is durable.
+        self._storage.rename(draft / LOG_NAME, self._new / LOG_NAME)
+        self._storage.sync_folder(self._new)
+        self._storage.remove_tree(draft)
+
+    def _write_log(self, draft: Path, corruption: LogCorruptError) -> None:
+        size, digest = self._copy(self._records.path, self._new / CORRUPT_NAME)
+        opened = msgspec.structs.replace(
+            self._records.opened,
+            run_id=self._new.name,
+            ts=self._clock.now(),
+            backend=self._images.backend,
+        )
+        fold = Fold()
+        fold.apply(opened)
+        log = FileEventLog.create(draft, opened, storage=self._storage)
+        journal = RunJournal(log, fold, epoch=0, clock=self._clock)
+        try:
+            journal.record(
+                lambda at: LogRepaired(
+                    **at,
+                    offset=corruption.offset,
+                    bytes=size,
+                    sha256=digest,
+                    copied_to=CORRUPT_NAME,
+                )
+            )
+            journal.move("start")
+            for stage in self._images.plan.stages:
+                self._write_stage(journal, stage)
+            reason = recordable(
+                f"salvaged from {self._records.opened.run_id}, whose log is corrupt at byte "
+                f"{corruption.offset}; it is kept as {CORRUPT_NAME}"
+            )
+            journal.move("fail", reason, ErrorDetail(kind="Salvaged", message=reason))
+            journal.record_seal()
+        finally:
+            journal.close()
+
+    def _write_stage(self, journal: RunJournal, stage: StageExecution) -> None:
+        """Record and copy the images of a stage that are kept; without any it leaves no trace."""
+        total = self._images.plan.total_images
+        kept = [images for images in self._images.by_request(stage) if self._are_sound(images)]
+        if not kept:
+            return
+        journal.record(
+            lambda at: StageStart(
+                **at,
+                stage_id=stage.stage_id,
+                stage_type=stage.stage_type,
+                order_index=stage.order_index,
+                total_images=total,
+                metadata=stage_metadata(stage),
+            )
+        )
+        for images in kept:
+            self._write_answer(journal, stage, images)
+        written = journal.fold.stages[stage.stage_id]
+        count = written.finished.count
+        journal.record(
+            lambda at: StageEnd(
+                **at,
+                stage_id=stage.stage_id,
+                stage_type=stage.stage_type,
+                image_count=count,
+                # The sum of forged durations may be infinite, which JSON cannot hold.
+                duration_ms=min(written.open_ms, sys.float_info.max),
+                outcome=Outcome.COMPLETED if count == total else Outcome.PARTIAL,
+            )
+        )
+
+    def _write_answer(
+        self, journal: RunJournal, stage: StageExecution, images: Sequence[RecordedImage]
+    ) -> None:
+        """Copy the images of one request, then record request, answer and announcements."""
+        artifacts = tuple(image.artifact for image in images)
+        for artifact in artifacts:
+            self._copy_recorded(artifact)
+        call = call_id(self._new.name, stage.stage_id, artifacts[0].image_index, 0)
+        request = msgspec.structs.replace(
+            images[-1].request, call_id=call, count=len(images), attempt=0
+        )
+        journal.record(lambda at: msgspec.structs.replace(request, **at))
+        old = self._answer_of(images)
+        journal.record(
+            lambda at: CallCompleted(
+                **at,
+                call_id=call,
+                endpoint=old.endpoint if old else "",
+                artifacts=artifacts,
+                info=old.info if old else {},
+                duration_ms=old.duration_ms if old else 0.0,
+            )
+        )
+        for artifact in artifacts:
+            self._announce(journal, stage, artifact)
+
+    def _announce(self, journal: RunJournal, stage: StageExecution, artifact: Artifact) -> None:
+        journal.record(
+            lambda at: StageImageProgress(
+                **at,
+                stage_id=stage.stage_id,
+                stage_type=stage.stage_type,
+                image_index=artifact.image_index,
+                total_images=self._images.plan.total_images,
+                artifact=artifact,
+            )
+        )
+
+    def _answer_of(self, images: Sequence[RecordedImage]) -> CallCompleted | None:
+        """The record of the answer that brought all of these images, if it is sound."""
+        place = images[0].answer
+        if place is None or any(image.answer != place for image in images):
+            return None
+        event = self._records[place].event
+        assert isinstance(event, CallCompleted)
+        return event
+
+    def _are_sound(self, images: Sequence[RecordedImage]) -> bool:
+        """Whether all images of a request are as recorded; each that is not is noted."""
+        return len(images) == sum(self._is_sound(image.artifact) for image in images)
+
+    def _is_sound(self, file: Artifact | InputRecord) -> bool:
+        wrong = self._checker.check(file.path, file.sha256)
+        if wrong is not None:
+            self.lost_files.append(Flaw(place=file.path, what=str(wrong)))
+        return wrong is None
+
+    def _copy_recorded(self, file: Artifact | InputRecord) -> None:
+        _, digest = self._copy(self._old / file.path, self._new / file.path)
+        if digest != file.sha256:
+            raise LogWriteError("it changed while it was being copied", path=self._old / file.path)
+
+    def _copy(self, source: Path, target: Path) -> tuple[int, str]:
+        """Copy a file in bounded memory and sync it; its size in bytes and its digest.
+
+        Its folder is not synced: ``write`` does that for all files at once.
+        """
+        if target.parent not in self._folders:
+            self._storage.make_folder(target.parent)
+            self._folders.add(target.parent)
+        size, digest = 0, sha256()
+        self._storage.write_file(target, b"", durable=False)
+        file = self._storage.open_append(target)
+        try:
+            with self._storage.open_read(source) as stream:
+                while chunk := stream.read(_COPY_BYTES):
+                    if file.write(chunk) != len(chunk):
+                        raise OSError(ENOSPC, strerror(ENOSPC), str(target))
+                    size += len(chunk)
+                    digest.update(chunk)
+            file.sync()
+        finally:
+            file.close()
+        return size, digest.hexdigest()
