@@ -21,7 +21,6 @@ from ..events.storage import Storage
 from .builder import build_stage_execution_plan
 from .config import RunConfig
 from .errors import ConfigurationError, ControllerBusyError
-from .file_checking import OnFile
 from .loading import ready_config
 from .plan import StageExecutionPlan
 from .ports import (
@@ -33,7 +32,8 @@ from .ports import (
     SystemClock,
 )
 from .preparing import PreparedRun, RunMaker
-from .reopening import ReopenedRun, reopen_run
+from .resume.reopen import ReopenedRun, reopen_run
+from .run.recorded_files import OnFile
 from .run_folder import find_run
 from .runner import PipelineRunner
 
@@ -254,18 +254,16 @@ class PipelineController:
     def _go_on(
         self, folder: Path, *, force: bool, preflight: bool, on_file: OnFile | None
     ) -> RunHandle:
-        reopened = reopen_run(folder, storage=self._storage, on_file=on_file)
+        reopened = reopen_run(folder, force=force, storage=self._storage, on_file=on_file)
         handle = RunHandle(reopened.fold.run_id, folder)
         try:
-            if reopened.needs_work:
-                reopened.refuse_if_useless(force=force)
-            if reopened.makes_images:
+            if reopened.to_make:
                 self._prepare_again(reopened, preflight=preflight)
             runner = self._runner_of(reopened)
         except BaseException:
-            reopened.close()
+            reopened.log.close()
             raise
-        if reopened.needs_work:
+        if not reopened.is_complete:
             return self._set_off(handle, runner, reopened.plan, partial(runner.resume, reopened))
         runner.finish_off(reopened)
         self._end(handle, replay(folder), None)
@@ -282,7 +280,7 @@ class PipelineController:
             clock=self._clock,
             durable=reopened.run_table.durability is not Durability.PROCESS,
             epoch=reopened.epoch,
-            standing=reopened.standing,
+            standing=reopened.images,
         )
 
     def _prepare_again(self, reopened: ReopenedRun, *, preflight: bool) -> None:

@@ -15,6 +15,7 @@ from ..events.storage import PART_SUFFIX, Part
 from .errors import BackendAnswerError, InputImageError
 from .png import PngError, check_whole, is_png, source_of, stamped_parts
 from .ports import GeneratedImage, GenerateRequest, ImageFacts, InputReader, SourceImage
+from .run.recorded_files import WrongFile, read_file
 from .run_folder import RunFolder
 from .sizes import MAX_PIXELS
 
@@ -184,15 +185,9 @@ class ImageFiles:
         )
 
     def _recorded_bytes(self, path: str, digest: str) -> bytes:
-        """A recorded file whose bytes still have their digest."""
-        file = self._folder.locate(path)
-        try:
-            with self._folder.storage.open_read(file) as stream:
-                data = stream.read()
-        except OSError as error:
-            raise InputImageError(f"{file}: cannot be read: {error}") from error
-        if sha256(data).hexdigest() != digest:
-            raise InputImageError(f"{file}: it is not the file that was recorded")
+        data = read_file(self._folder.path, path, digest, self._folder.storage.open_read)
+        if isinstance(data, WrongFile):
+            raise InputImageError(f"{self._folder.locate(path)}: {data}")
         return data
 
 

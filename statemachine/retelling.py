@@ -25,13 +25,13 @@ from ..events.model import (
     StageStart,
 )
 from ..events.rescue import Choice, CopiedFile, RescuedLog, RescuedRecord, Tally, readdressed
-from .file_checking import FileChecker
 from .plan import StageExecution, StageExecutionPlan
 from .ports import SourceImage
+from .resume.verify import Flaw
+from .run.recorded_files import check_file
 from .spans import request_digest, stage_metadata, stage_seed
 from .stage_configs import Img2ImgConfig
 from .states import TRANSITIONS
-from .verification import Flaw
 
 _FOLDERS = ("inputs/", "images/")
 _LAST_EPOCH = 2**53 - 1
@@ -52,7 +52,7 @@ class OldFiles:
     """The files of the old run that its records tell of; ``sound`` holds path and digest."""
 
     def __init__(self, folder: Path) -> None:
-        self._checker = FileChecker(folder)
+        self._folder = folder
         self._wrong: dict[str, str] = {}
         self.sound: dict[str, str] = {}
 
@@ -67,7 +67,7 @@ class OldFiles:
             return None
         if not path.startswith(_FOLDERS):
             return self._wrong.setdefault(path, "it lies where no run keeps its files")
-        found = self._checker.check(path, digest) if known is None else "it was replaced"
+        found = check_file(self._folder, path, digest) if known is None else "it was replaced"
         if found is not None:
             return self._wrong.setdefault(path, str(found))
         self.sound[path] = digest

@@ -16,11 +16,11 @@ from .journal import RunJournal, error_detail, recordable
 from .lifecycle import RunLifecycle
 from .plan import StageExecutionPlan
 from .ports import Clock, ImageBackend, InputReader
-from .recorded_plan import recorded_table
-from .reopening import ReopenedRun
+from .resume.recorded_plan import recorded_table
+from .resume.reopen import ReopenedRun
+from .run.image_status import ImageStatus
 from .run_folder import CancelOrder, RunFolder
 from .stage_runner import StageRunner
-from .standing import Standing
 from .workshop import RunStopped, StageFailedError, Workshop
 
 _logger = logging.getLogger("stagewright.runner")
@@ -45,11 +45,11 @@ class PipelineRunner:
         clock: Clock,
         durable: bool = True,
         epoch: int = 0,
-        standing: Standing | None = None,
+        standing: ImageStatus | None = None,
     ) -> None:
         self._backend = backend
         self._plan = plan
-        self._standing = standing or Standing(plan, fold, log)
+        self._standing = standing or ImageStatus(plan, fold, log.event_at)
         self._folder = folder
         self._clock = clock
         self._journal = RunJournal(log, fold, epoch=epoch, clock=clock)
@@ -81,7 +81,7 @@ class PipelineRunner:
         """
         _logger.info("run %s: resumed: %s", self._journal.run_id, self._plan.summary)
         try:
-            reopened.take_up(self._journal, self._lifecycle, self._backend.description)
+            reopened.begin(self._journal, self._lifecycle, self._backend.description)
             self._begin()
         except BaseException:
             self._journal.close()
@@ -99,8 +99,7 @@ class PipelineRunner:
         Raises LogWriteError.
         """
         try:
-            if reopened.needs_seal:
-                reopened.seal(self._journal)
+            reopened.seal(self._journal)
         finally:
             self._journal.close()
 

@@ -14,11 +14,11 @@ from ..events.model import RunState
 from ..events.reading import log_path, read_log
 from ..events.rescue import CopiedFile, LogDraft, RescuedLog, choose, copy_file
 from ..events.storage import OsStorage, Storage
-from .file_checking import FileChecker
 from .ports import Clock, RandomBelow
+from .resume.verify import Flaw, verify_run
 from .retelling import LeftOut, OldFiles, Retelling
+from .run.recorded_files import check_file
 from .run_folder import new_run_id
-from .verification import Flaw, verify_run
 
 CORRUPT_SUFFIX = ".corrupt"
 """Ends the name of a corrupt log's copy in the run that was made from it."""
@@ -227,7 +227,7 @@ class _Salvage:
         """Copy what an earlier repair put beside the log, if it is still there."""
         for path, digest in asides:
             plain = path.startswith(f"{LOG_NAME}.") and "/" not in path
-            if plain and FileChecker(self._old).check(path, digest) is None:
+            if plain and check_file(self._old, path, digest) is None:
                 self._copy(path, digest)
 
     def _copy(self, path: str, digest: str) -> None:

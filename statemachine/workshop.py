@@ -12,7 +12,7 @@ from .image_files import ImageFiles
 from .journal import RunJournal
 from .plan import StageExecutionPlan
 from .ports import Clock, ImageBackend
-from .standing import Standing
+from .run.image_status import ImageStatus
 
 
 class Workshop(msgspec.Struct, frozen=True):
@@ -20,7 +20,7 @@ class Workshop(msgspec.Struct, frozen=True):
 
     plan: StageExecutionPlan
     journal: RunJournal
-    standing: Standing
+    standing: ImageStatus
     backend: ImageBackend
     images: ImageFiles
     token: CancelToken

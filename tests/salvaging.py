@@ -19,8 +19,8 @@ from stagewright.statemachine import (
     PipelineController,
 )
 from stagewright.statemachine.ports import SystemClock
+from stagewright.statemachine.resume.verify import verify_run
 from stagewright.statemachine.salvaging import SalvagedRun, salvage_run
-from stagewright.statemachine.verification import verify_run
 
 from .log_format import body_of, split_lines
 

@@ -19,7 +19,7 @@ from stagewright.statemachine import PipelineRunner
 from stagewright.statemachine.config import RunConfig
 from stagewright.statemachine.loading import ready_config
 from stagewright.statemachine.preparing import PreparedRun, RunMaker
-from stagewright.statemachine.reopening import ReopenedRun, reopen_run
+from stagewright.statemachine.resume.reopen import ReopenedRun, reopen_run
 from stagewright.statemachine.run_folder import CancelOrder, RunFolder, run_folders
 
 from .faulty_storage import FaultyStorage
@@ -121,18 +121,12 @@ class Life:
     def _resume(self, folder: Path) -> None:
         reopened = reopen_run(folder, storage=self._storage, wait_s=0)
         self.fold = reopened.fold
-        try:
-            if reopened.needs_work:
-                reopened.refuse_if_useless(force=False)
-            runner = self._runner_of(reopened, reopened.log, reopened.fold)
-        except BaseException:
-            reopened.close()
-            raise
-        if reopened.needs_work:
+        runner = self._runner_of(reopened, reopened.log, reopened.fold)
+        if reopened.is_complete:
+            runner.finish_off(reopened)
+        else:
             runner.resume(reopened)
             runner.work()
-        else:
-            runner.finish_off(reopened)
 
     def _runner_of(
         self, run: PreparedRun | ReopenedRun, log: EventLog, fold: Fold
@@ -148,7 +142,7 @@ class Life:
             inputs=READER,
             clock=world.clock,
             epoch=run.epoch if isinstance(run, ReopenedRun) else 0,
-            standing=run.standing if isinstance(run, ReopenedRun) else None,
+            standing=run.images if isinstance(run, ReopenedRun) else None,
         )
         return self._runner
 

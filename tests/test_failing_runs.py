@@ -13,7 +13,7 @@ from stagewright.events import LifecycleChanged, LogWriteError, RunState, replay
 from stagewright.events.lock import is_locked
 from stagewright.events.storage import AppendFile, OsStorage, Part
 from stagewright.statemachine import PipelineController, RunHandle
-from stagewright.statemachine.verification import verify_run
+from stagewright.statemachine.resume.verify import verify_run
 
 from .support import ScriptedBackend, document
 

@@ -12,7 +12,7 @@ from stagewright.adapters.webui import WebUIBackend
 from stagewright.events import BackendDescription, RunState, replay
 from stagewright.events.lock import RunLock
 from stagewright.statemachine.config import ServerTable
-from stagewright.statemachine.verification import verify_run
+from stagewright.statemachine.resume.verify import verify_run
 
 from .command_line import SMALL
 from .foreign_runs import Change, command, foreign, opened, refused

@@ -19,7 +19,7 @@ from stagewright.events import (
     StageStart,
     replay,
 )
-from stagewright.statemachine.verification import verify_run
+from stagewright.statemachine.resume.verify import verify_run
 
 from .command_line import SCRIPT, stagewright
 from .posix import KILLED, make_pipe

@@ -53,9 +53,9 @@ from stagewright.statemachine.journal import RunJournal
 from stagewright.statemachine.loading import ready_config
 from stagewright.statemachine.ports import GeneratedImage, SystemClock
 from stagewright.statemachine.preparing import RunMaker
-from stagewright.statemachine.reopening import ReopenedRun, reopen_run
+from stagewright.statemachine.resume.reopen import ReopenedRun, reopen_run
+from stagewright.statemachine.resume.verify import verify_run
 from stagewright.statemachine.states import FRUITLESS_EPOCHS
-from stagewright.statemachine.verification import verify_run
 
 from .run_model import (
     FINAL,
@@ -294,21 +294,18 @@ class RunStates(RuleBasedStateMachine):
     @precondition(lambda self: self.writer is None)
     @rule(force=st.booleans())
     def resume(self, force: bool) -> None:
-        reopened = reopen_run(self.run, wait_s=0)
+        if not self.is_complete() and self.is_refused(force):
+            with pytest.raises(ResumeRefusedError):
+                reopen_run(self.run, wait_s=0, force=force)
+            return
+        reopened = reopen_run(self.run, wait_s=0, force=force)
         journal = RunJournal(reopened.log, reopened.fold, epoch=reopened.epoch, clock=SystemClock())
+        assert reopened.is_complete == self.is_complete()
         if self.is_complete():
-            assert not reopened.needs_work
             self.end_what_is_complete(reopened, journal)
             return
-        assert reopened.needs_work
-        if self.is_refused(force):
-            with pytest.raises(ResumeRefusedError):
-                reopened.refuse_if_useless(force=force)
-            journal.close()
-            return
-        reopened.refuse_if_useless(force=force)
         self.writer = Writer(journal, reopened.fold.state)
-        reopened.take_up(journal, self.writer.lifecycle, reopened.backend)
+        reopened.begin(journal, self.writer.lifecycle, reopened.backend)
         self.writer.lifecycle.start()
         self.model.resume(self.sound)
         told = [one.epoch for one in iterate(self.run) if isinstance(one, LogRepaired)]
@@ -326,8 +323,8 @@ class RunStates(RuleBasedStateMachine):
     def end_what_is_complete(self, reopened: ReopenedRun, journal: RunJournal) -> None:
         """Only a seal may be missing."""
         assert reopened.needs_seal == (self.torn or not self.model.sealed)
+        reopened.seal(journal)
         if reopened.needs_seal:
-            reopened.seal(journal)
             self.model.close(torn=self.torn)
             self.torn = False
         journal.close()

@@ -23,8 +23,8 @@ from stagewright.events import (
     iterate,
 )
 from stagewright.events.lock import RunLock
+from stagewright.statemachine.resume.verify import verify_run
 from stagewright.statemachine.salvaging import SalvageRefusedError
-from stagewright.statemachine.verification import verify_run
 
 from .log_format import body_of, make_log
 from .posix import make_pipe

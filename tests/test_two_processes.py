@@ -39,7 +39,7 @@ from stagewright.events import LogLockedError
 from stagewright.statemachine.journal import RunJournal
 from stagewright.statemachine.lifecycle import RunLifecycle
 from stagewright.statemachine.ports import SystemClock
-from stagewright.statemachine.reopening import reopen_run
+from stagewright.statemachine.resume.reopen import reopen_run
 
 print("ready", flush=True)
 for _ in sys.stdin:
@@ -51,7 +51,7 @@ for _ in sys.stdin:
         continue
     journal = RunJournal(run.log, run.fold, epoch=run.epoch, clock=SystemClock())
     lifecycle = RunLifecycle(journal.record_transition, initial=run.fold.state)
-    run.take_up(journal, lifecycle, run.backend)
+    run.begin(journal, lifecycle, run.backend)
     lifecycle.start()
     print(json.dumps({"epoch": run.epoch}), flush=True)
     sys.stdin.readline()

@@ -23,7 +23,7 @@ from stagewright.events import (
     RunState,
 )
 from stagewright.statemachine.controller import RunHandle
-from stagewright.statemachine.verification import verify_run
+from stagewright.statemachine.resume.verify import verify_run
 
 from . import webui_faults as faults
 from .command_line import SMALL, stagewright, until, write_config

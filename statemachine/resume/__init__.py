@@ -1,0 +1,1 @@
+"""Goes on with runs that stopped: inspects them, verifies them, reopens them."""

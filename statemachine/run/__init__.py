@@ -1,0 +1,1 @@
+"""One run at work: its files, and which of its images are valid."""
