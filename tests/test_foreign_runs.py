@@ -87,6 +87,30 @@ def test_an_absurd_plan_is_refused(whole: Path, tmp_path: Path, change: Change) 
     refused(foreign(whole, tmp_path / "runs", opened(change)))
 
 
+def misplaced(event: dict[str, Any]) -> None:
+    if event["type"] == "CallCompleted" and event["artifacts"][0]["image_index"] == 0:
+        event["artifacts"][0]["path"] = LOG
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        opened(lambda event: event["plan"].update(total_images=5)),
+        opened(lambda event: event["config"].update(server={"retries": -5})),
+        lambda event: event.update(epoch=2**53 - 1),
+        misplaced,
+    ],
+    ids=["plan", "table", "epoch", "place"],
+)
+def test_verify_foretells_what_a_resume_refuses(
+    whole: Path, tmp_path: Path, change: Change
+) -> None:
+    """Whatever a foreign log holds, no resume is promised that then does not begin."""
+    folder = foreign(whole, tmp_path / "runs", change)
+    assert "resume would refuse: " in command("verify", folder.name, folder=tmp_path).stdout
+    refused(folder)
+
+
 def test_an_epoch_that_cannot_be_counted_on_is_refused(whole: Path, tmp_path: Path) -> None:
     """A resume that went on would make the log corrupt with its first record."""
     folder = foreign(whole, tmp_path / "runs", lambda event: event.update(epoch=2**53 - 1))

@@ -75,6 +75,7 @@ class ReopenedRun(RunInspection, frozen=True, kw_only=True):
     ) -> None:
         """Write the beginning of the new epoch: repair, the way to IDLE, RunResumed.
 
+        The order is that of the resume protocol; a process may die behind each of its steps.
         ``backend`` is what the images will be made with; where none are, what it was so far
         is recorded. Raises LogWriteError.
         """
