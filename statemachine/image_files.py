@@ -187,7 +187,8 @@ class ImageFiles:
     def _recorded_bytes(self, path: str, digest: str) -> bytes:
         data = read_file(self._folder.path, path, digest, self._folder.storage.open_read)
         if isinstance(data, WrongFile):
-            raise InputImageError(f"{self._folder.locate(path)}: {data}")
+            file = self._folder.locate(path)
+            raise InputImageError(f"{file} is not the file that was recorded: {data}")
         return data
 
 

@@ -157,7 +157,7 @@ class ReopenedRun(RunInspection, frozen=True, kw_only=True):
         if not lost:
             return ""
         shown = (file for file, _ in lost[:_SHOWN])
-        named = ", ".join(f"image {file.image_index} of {file.stage_id}" for file in shown)
+        named = ", ".join(f"image {file.image_index + 1} of {file.stage_id}" for file in shown)
         more = f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
         altered = any(wrong.state is FileState.ALTERED for _, wrong in lost)
         kept = f"; altered ones are kept as *.altered-{self.epoch}" if altered else ""
