@@ -1,1 +1,1 @@
-"""Goes on with runs that stopped: inspects them, verifies them, reopens them."""
+"""Ways to go on with a run that stopped, or whose log is damaged."""

@@ -1,1 +1,1 @@
-"""One run at work: its files, and which of its images are valid."""
+"""One run of a plan: its creation, its stages, its requests."""
