@@ -14,7 +14,7 @@ from stagewright.events import FileEventLog, RunState, replay
 from stagewright.events.folding import Fold
 from stagewright.events.storage import sync_descriptor
 from stagewright.statemachine import PipelineController
-from stagewright.statemachine.verification import verify_run
+from stagewright.statemachine.resume.verify import verify_run
 
 from .instant_backend import InstantBackend
 from .long_log import write_logs

@@ -281,7 +281,8 @@ class FileEventLog:
         return FileTimeline(self.path, self._offsets, self._end, storage=self._storage)[seq]
 
     def timeline(self) -> FileTimeline:
-        return FileTimeline(self.path, array("Q", self._offsets), self._end, storage=self._storage)
+        offsets = array("Q", self._offsets)
+        return FileTimeline(self.path, offsets, self._end, torn=self.torn, storage=self._storage)
 
     def close(self) -> None:
         """Give the descriptor and the lock back; closing twice is fine."""

@@ -16,8 +16,8 @@ from ..events.reading import replay
 from .config import InputImage, RunConfig
 from .documents import apply_overrides, parse_document, read_document
 from .errors import InputImageError
-from .file_checking import FileChecker
 from .ports import InputReader
+from .run.recorded_files import check_file
 from .run_folder import find_run
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -112,7 +112,7 @@ def _images_of_run(name: str, inputs: InputReader, runs: Path) -> list[InputImag
 def _image_of_run(folder: Path, image: Artifact, inputs: InputReader, run_id: str) -> InputImage:
     """An image of an earlier run, which must still be what that run made."""
     path = folder / image.path
-    if (what := FileChecker(folder).check(image.path, image.sha256)) is not None:
+    if (what := check_file(folder, image.path, image.sha256)) is not None:
         raise InputImageError(f"input_image = {path}: {what}", key="input_image")
     return msgspec.structs.replace(_inspect(path, inputs), parent_run_id=run_id)
 

@@ -32,7 +32,7 @@ from stagewright.statemachine import (
 )
 from stagewright.statemachine.ports import SystemClock
 from stagewright.statemachine.resume.salvage import SalvagedRun, salvage_run
-from stagewright.statemachine.verification import verify_run
+from stagewright.statemachine.resume.verify import verify_run
 
 from .log_format import body_of, make_log, split_lines
 from .support import document

@@ -14,8 +14,8 @@ from stagewright.events.model import CallRequested, RunState
 from stagewright.events.reading import read_log
 from stagewright.events.timeline import FileTimeline
 from stagewright.statemachine.plan import StageExecutionPlan
+from stagewright.statemachine.resume.verify import verify_run
 from stagewright.statemachine.run.requests import request_spans
-from stagewright.statemachine.verification import verify_run
 
 from .simulated_backend import Server, source_digest
 from .simulated_world import History

@@ -22,7 +22,7 @@ from stagewright.statemachine import (
 )
 from stagewright.statemachine.config import RunConfig
 from stagewright.statemachine.loading import ready_config
-from stagewright.statemachine.reopening import ReopenedRun, reopen_run
+from stagewright.statemachine.resume.reopen import ReopenedRun, reopen_run
 from stagewright.statemachine.run.creation import NewRun, create_run, resolve_choices
 from stagewright.statemachine.run_folder import CancelOrder, RunFolder, run_folders
 
@@ -129,18 +129,12 @@ class Life:
     def _resume(self, folder: Path) -> None:
         reopened = reopen_run(folder, storage=self._storage, wait_s=0)
         self.fold = reopened.fold
-        try:
-            if reopened.needs_work:
-                reopened.refuse_if_useless(force=False)
-            runner = self._runner_of(reopened, reopened.plan)
-        except BaseException:
-            reopened.close()
-            raise
-        if reopened.needs_work:
+        runner = self._runner_of(reopened, reopened.plan)
+        if reopened.is_complete:
+            runner.finish_off(reopened)
+        else:
             runner.resume(reopened)
             runner.work()
-        else:
-            runner.finish_off(reopened)
 
     def _runner_of(self, run: NewRun | ReopenedRun, plan: StageExecutionPlan) -> PipelineRunner:
         world = self._world
@@ -154,7 +148,7 @@ class Life:
             inputs=READER,
             clock=world.clock,
             epoch=run.epoch if isinstance(run, ReopenedRun) else 0,
-            standing=run.standing if isinstance(run, ReopenedRun) else None,
+            standing=run.images if isinstance(run, ReopenedRun) else None,
         )
         return self._runner
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from stagewright.events import EventLog, StageEvent
-from stagewright.statemachine import reopening
+from stagewright.statemachine.resume import reopen
 from stagewright.statemachine.run import creation, stage_run
 
 from .support import START
@@ -22,7 +22,7 @@ _ONE_PROCESS = SimpleNamespace(getpid=lambda: 4242)
 def same_machine_everywhere() -> Iterator[None]:
     """Records are as long, and nothing comes by the wall clock, wherever a seed is run."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (creation, reopening):
+        for module in (creation, reopen):
             patch.setattr(module, "os", _ONE_PROCESS)
             patch.setattr(module, "host_name", lambda: "simulated")
             patch.setattr(module, "boot_id", lambda: "0" * 32)

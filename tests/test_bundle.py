@@ -18,7 +18,7 @@ from stagewright.adapters.bundling.private_words import credential_forms
 from stagewright.events import CallRequested, LogCorruptError, iterate, replay
 from stagewright.events.codec import CODEC, EventDecodeError
 from stagewright.events.lock import RunLock
-from stagewright.statemachine.verification import verify_run
+from stagewright.statemachine.resume.verify import verify_run
 
 from .bundling import (
     ENVELOPE,

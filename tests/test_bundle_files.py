@@ -16,11 +16,12 @@ import pytest
 from PIL import Image, PngImagePlugin
 from stagewright.adapters.bundling import BundleRefusedError, bundle_run
 from stagewright.adapters.bundling.picture_texts import texts_in
-from stagewright.adapters.bundling.pictures import PictureReader, RecordedFile
+from stagewright.adapters.bundling.pictures import PictureReader
 from stagewright.adapters.bundling.redaction import Redactor
 from stagewright.events import iterate, replay
 from stagewright.events.codec import CODEC
-from stagewright.statemachine.verification import verify_run
+from stagewright.statemachine.resume.verify import verify_run
+from stagewright.statemachine.run.recorded_files import RecordedFile
 
 from .bundling import LOG, bundled, documents, members, private, sealed, unpacked, written
 from .posix import make_pipe

@@ -26,7 +26,7 @@ from stagewright.statemachine import (
     PipelineController,
     RunHandle,
 )
-from stagewright.statemachine.verification import verify_run
+from stagewright.statemachine.resume.verify import verify_run
 
 from .command_line import until
 from .support import ScriptedBackend, document

@@ -12,7 +12,7 @@ from stagewright.adapters.webui import WebUIBackend
 from stagewright.events import BackendDescription, RunState, replay
 from stagewright.events.lock import RunLock
 from stagewright.statemachine.config import ServerTable
-from stagewright.statemachine.verification import verify_run
+from stagewright.statemachine.resume.verify import verify_run
 
 from .command_line import SMALL
 from .foreign_runs import Change, command, foreign, opened, refused
@@ -85,6 +85,30 @@ def test_a_record_cannot_have_the_log_or_the_lock_renamed(
 def test_an_absurd_plan_is_refused(whole: Path, tmp_path: Path, change: Change) -> None:
     """In one line, at once, before a byte is written."""
     refused(foreign(whole, tmp_path / "runs", opened(change)))
+
+
+def misplaced(event: dict[str, Any]) -> None:
+    if event["type"] == "CallCompleted" and event["artifacts"][0]["image_index"] == 0:
+        event["artifacts"][0]["path"] = LOG
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        opened(lambda event: event["plan"].update(total_images=5)),
+        opened(lambda event: event["config"].update(server={"retries": -5})),
+        lambda event: event.update(epoch=2**53 - 1),
+        misplaced,
+    ],
+    ids=["plan", "table", "epoch", "place"],
+)
+def test_verify_foretells_what_a_resume_refuses(
+    whole: Path, tmp_path: Path, change: Change
+) -> None:
+    """Whatever a foreign log holds, no resume is promised that then does not begin."""
+    folder = foreign(whole, tmp_path / "runs", change)
+    assert "resume would refuse: " in command("verify", folder.name, folder=tmp_path).stdout
+    refused(folder)
 
 
 def test_an_epoch_that_cannot_be_counted_on_is_refused(whole: Path, tmp_path: Path) -> None:

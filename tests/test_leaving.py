@@ -19,8 +19,8 @@ from stagewright.events import CallCompleted, RunState, StageEnd, iterate, repla
 from stagewright.events.scan import LogScan
 from stagewright.statemachine import PipelineController
 from stagewright.statemachine.ports import SystemClock
+from stagewright.statemachine.resume.verify import verify_run
 from stagewright.statemachine.run_folder import find_run
-from stagewright.statemachine.verification import verify_run
 
 from .command_line import SCRIPT, SMALL, Start, stagewright, until, write_config
 from .posix import suspend, wake

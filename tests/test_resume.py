@@ -22,7 +22,7 @@ from stagewright.events import (
     replay,
 )
 from stagewright.statemachine import BackendError, CancelToken, GenerateRequest
-from stagewright.statemachine.verification import verify_run
+from stagewright.statemachine.resume.verify import verify_run
 
 from .log_format import split_bodies, split_lines
 from .resuming import (

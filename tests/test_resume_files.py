@@ -19,7 +19,7 @@ from stagewright.events import (
     StageStart,
     replay,
 )
-from stagewright.statemachine.verification import verify_run
+from stagewright.statemachine.resume.verify import verify_run
 
 from .command_line import SCRIPT, stagewright
 from .posix import KILLED, make_pipe
@@ -32,6 +32,7 @@ from .resuming import (
     check_story,
     comparable,
     copied,
+    cut,
     cut_before,
     dies_at,
     epoch_of,
@@ -291,6 +292,21 @@ def test_a_different_source_takes_its_descendants_along_over_several_epochs(
     place = STAGE_IDS.index(stage_id)
     assert asked(backend) == [(one, 1) for one in STAGE_IDS[place:]]
     check_made_from_what_is_there(result)
+
+
+def test_verify_knows_that_a_source_has_become_another(folder: Path) -> None:
+    """A process died behind the remade source: what was made from the old one counts no more."""
+    removed(image_file(folder, "00-txt2img", 1))
+    derived = [image_file(folder, stage_id, 1) for stage_id in STAGE_IDS[1:]]
+    before = {file: file.read_bytes() for file in derived}
+    result = resumed(folder, painter(salt="another driver"))
+    cut(folder, only(epoch_of(result, 1), CallRequested)[1].seq)
+    for file, data in before.items():
+        file.write_bytes(data)
+    assert "make 1 image again" in verify_run(folder).advice
+    backend = painter(salt="another driver")
+    resumed(folder, backend)
+    assert asked(backend) == [(stage_id, 1) for stage_id in STAGE_IDS[1:]]
 
 
 @pytest.mark.parametrize("nth", range(1, 8))

@@ -14,8 +14,8 @@ from stagewright.events import CallRequested, LifecycleChanged, RunState, iterat
 from stagewright.events.storage import OsStorage
 from stagewright.statemachine import PipelineController
 from stagewright.statemachine.errors import InvalidTransitionError
+from stagewright.statemachine.resume.verify import verify_run
 from stagewright.statemachine.run_folder import CancelOrder, RunFolder
-from stagewright.statemachine.verification import verify_run
 
 from . import webui_faults as faults
 from .foreign_runs import command, foreign

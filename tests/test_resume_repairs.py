@@ -10,7 +10,7 @@ from stagewright.events import (
     LogRepaired,
     replay,
 )
-from stagewright.statemachine.verification import verify_run
+from stagewright.statemachine.resume.verify import verify_run
 
 from .log_format import split_lines
 from .resuming import (

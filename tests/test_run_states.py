@@ -49,12 +49,12 @@ from stagewright.statemachine import (
 from stagewright.statemachine.errors import ResumeRefusedError
 from stagewright.statemachine.loading import ready_config
 from stagewright.statemachine.ports import GeneratedImage, SystemClock
-from stagewright.statemachine.reopening import ReopenedRun, reopen_run
+from stagewright.statemachine.resume.reopen import ReopenedRun, reopen_run
+from stagewright.statemachine.resume.verify import verify_run
 from stagewright.statemachine.run.creation import create_run, resolve_choices
 from stagewright.statemachine.run.files import ImageFiles
 from stagewright.statemachine.run.journal import RunJournal
 from stagewright.statemachine.states import FRUITLESS_EPOCHS, Trigger
-from stagewright.statemachine.verification import verify_run
 
 from .run_model import (
     FINAL,
@@ -293,21 +293,18 @@ class RunStates(RuleBasedStateMachine):
     @precondition(lambda self: self.writer is None)
     @rule(force=st.booleans())
     def resume(self, force: bool) -> None:
-        reopened = reopen_run(self.run, wait_s=0)
+        if not self.is_complete() and self.is_refused(force):
+            with pytest.raises(ResumeRefusedError):
+                reopen_run(self.run, wait_s=0, force=force)
+            return
+        reopened = reopen_run(self.run, wait_s=0, force=force)
         journal = RunJournal(reopened.log, reopened.fold, epoch=reopened.epoch, clock=SystemClock())
+        assert reopened.is_complete == self.is_complete()
         if self.is_complete():
-            assert not reopened.needs_work
             self.end_what_is_complete(reopened, journal)
             return
-        assert reopened.needs_work
-        if self.is_refused(force):
-            with pytest.raises(ResumeRefusedError):
-                reopened.refuse_if_useless(force=force)
-            journal.close()
-            return
-        reopened.refuse_if_useless(force=force)
         self.writer = Writer(journal)
-        reopened.take_up(journal, reopened.backend)
+        reopened.begin(journal, reopened.backend)
         journal.move("start")
         self.model.resume(self.sound)
         told = [one.epoch for one in iterate(self.run) if isinstance(one, LogRepaired)]
@@ -325,8 +322,8 @@ class RunStates(RuleBasedStateMachine):
     def end_what_is_complete(self, reopened: ReopenedRun, journal: RunJournal) -> None:
         """Only a seal may be missing."""
         assert reopened.needs_seal == (self.torn or not self.model.sealed)
+        reopened.seal(journal)
         if reopened.needs_seal:
-            reopened.seal(journal)
             self.model.close(torn=self.torn)
             self.torn = False
         journal.close()

@@ -36,7 +36,7 @@ from stagewright.statemachine import (
     GenerationCancelled,
     PipelineController,
 )
-from stagewright.statemachine.verification import verify_run
+from stagewright.statemachine.resume.verify import verify_run
 
 from .support import ScriptedBackend, document, png
 

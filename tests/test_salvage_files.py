@@ -24,7 +24,7 @@ from stagewright.events import (
 from stagewright.events.lock import RunLock
 from stagewright.statemachine import CancelToken, GenerateRequest
 from stagewright.statemachine.resume.salvage import SalvageRefusedError
-from stagewright.statemachine.verification import verify_run
+from stagewright.statemachine.resume.verify import verify_run
 
 from .posix import make_pipe
 from .salvaging import (

@@ -38,7 +38,7 @@ from pathlib import Path
 from stagewright.events import LogLockedError
 from stagewright.statemachine.run.journal import RunJournal
 from stagewright.statemachine.ports import SystemClock
-from stagewright.statemachine.reopening import reopen_run
+from stagewright.statemachine.resume.reopen import reopen_run
 
 print("ready", flush=True)
 for _ in sys.stdin:
@@ -49,7 +49,7 @@ for _ in sys.stdin:
         sys.stdin.readline()
         continue
     journal = RunJournal(run.log, run.fold, epoch=run.epoch, clock=SystemClock())
-    run.take_up(journal, run.backend)
+    run.begin(journal, run.backend)
     journal.move("start")
     print(json.dumps({"epoch": run.epoch}), flush=True)
     sys.stdin.readline()

@@ -22,8 +22,8 @@ from stagewright.events import (
     PipelineRunResult,
     RunState,
 )
+from stagewright.statemachine.resume.verify import verify_run
 from stagewright.statemachine.run.controller import RunHandle
-from stagewright.statemachine.verification import verify_run
 
 from . import webui_faults as faults
 from .command_line import SMALL, stagewright, until, write_config

@@ -15,7 +15,7 @@ from ...events.file_log import LOG_NAME
 from ...events.frame import FIRST_CHAIN, MAX_BODY_BYTES, frame, next_chain
 from ...events.model import RunOpened, RunResumed, StageEvent
 from ...events.version import VERSION
-from ...statemachine.file_checking import FileState, OnFile
+from ...statemachine.run.recorded_files import FileState, OnFile, RecordedFile, recorded_files
 from ..placing import may_replace
 from .archive import Archive, new_archive
 from .environment import ENVIRONMENT_NAME, environment
@@ -29,7 +29,7 @@ from .manifest import (
     NotBundled,
     manifest_in,
 )
-from .pictures import Picture, PictureReader, RecordedFile, recorded_files
+from .pictures import Picture, PictureReader
 from .private_words import PrivateWords
 from .redaction import CREDENTIALS, Redactor
 from .source import SourceLog, open_source
@@ -192,7 +192,7 @@ class _Making:
         def files() -> Iterator[RecordedFile]:
             return recorded_files(self._source.fold, self._result)
 
-        for small in self._reader.thumbnails(one for one in files() if one.stage_id is not None):
+        for small in self._reader.thumbnails(one for one in files() if one.stage_id):
             self._take_thumbnail(small)
             yield
         for file in files() if self._with_images else ():
@@ -205,7 +205,7 @@ class _Making:
             self._note_missing(picture)
         if not picture.data:
             return
-        folder = self._stage_folder(picture.file.stage_id or "")
+        folder = self._stage_folder(picture.file.stage_id)
         name = f"{THUMBNAILS}/{folder}/{picture.file.image_index:05d}.webp"
         self._archive.add(name, picture.data, packed=True)
         self._thumbnails += 1
@@ -218,7 +218,7 @@ class _Making:
             self._taken.add(path.casefold())
             self._archive.add(path, picture.data, packed=True)
             self._images += 1
-        elif picture.file.stage_id is None:
+        elif not picture.file.stage_id:
             self.altered += picture.wrong is FileState.ALTERED
             self._note_missing(picture)
         elif picture.wrong is None:  # What is wrong with it was told of its thumbnail.

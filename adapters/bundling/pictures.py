@@ -8,10 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from ...events.folding import Fold
-from ...events.result import PipelineRunResult
 from ...events.storage import open_regular
-from ...statemachine.file_checking import FileChecker, FileState
+from ...statemachine.run.recorded_files import FileState, RecordedFile, check_file
 from ..thumbnails import ThumbnailError, thumbnail_of
 from .picture_texts import texts_in
 from .redaction import Redactor
@@ -22,15 +20,6 @@ _AT_ONCE = 64
 _MOST_BYTES = 512 * 1024 * 1024
 _ITS_TEXT = "its own text, or a byte of it, holds what is left out"
 _UNSEEN = "its own text, or another part of it, cannot be looked through"
-
-
-class RecordedFile(NamedTuple):
-    """A file that the log vouches for; an input has no thumbnail."""
-
-    path: str
-    sha256: str
-    stage_id: str | None = None
-    image_index: int = 0
 
 
 class Picture(NamedTuple):
@@ -45,21 +34,11 @@ class Picture(NamedTuple):
     wrong: FileState | None = None
 
 
-def recorded_files(fold: Fold, result: PipelineRunResult) -> Iterator[RecordedFile]:
-    """Every input and every image that stands, stage by stage, by index."""
-    for record in fold.opened.inputs if fold.opened is not None else ():
-        yield RecordedFile(record.path, record.sha256)
-    for stage in result.stages:
-        for image in stage.images:
-            yield RecordedFile(image.path, image.sha256, image.stage_id, image.image_index)
-
-
 class PictureReader:
     """Reads the pictures of one run folder, if they are what was recorded; follows no link."""
 
     def __init__(self, folder: Path, redactor: Redactor, *, with_thumbnails: bool = True) -> None:
         self._folder = folder
-        self._checker = FileChecker(folder)
         self._redactor = redactor
         self._with_thumbnails = with_thumbnails
 
@@ -101,7 +80,7 @@ class PictureReader:
         return Picture(file, data)
 
     def _wrong(self, file: RecordedFile) -> Picture | None:
-        wrong = self._checker.check(file.path, file.sha256)
+        wrong = check_file(self._folder, file.path, file.sha256)
         if wrong is None:
             return None
         return Picture(file, why=str(wrong), wrong=wrong.state)

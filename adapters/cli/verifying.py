@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from ...events.errors import RunNotFoundError
-from ...statemachine.file_checking import MISSING
+from ...statemachine.resume.verify import Verification, verify_run
+from ...statemachine.run.recorded_files import MISSING
 from ...statemachine.run_folder import run_folders
-from ...statemachine.verification import Verification, verify_run
 from ..bundling.manifest import lacks_images
 from .display import open_file_counter
 from .finding import find_run

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ...events.model import Artifact
 from ...events.storage import open_regular
-from ...statemachine.file_checking import FileChecker
 from ...statemachine.png import is_png, pixel_data
+from ...statemachine.run.recorded_files import check_file
 from ...statemachine.sizes import MAX_PIXELS
 from ..image_decoding import DECODING_ERRORS, FORMATS, without_warnings
 
@@ -25,11 +25,10 @@ class PictureFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._checker = FileChecker(folder)
 
     def read(self, image: Artifact) -> bytes | None:
         """The bytes of an image; None where they are missing, altered or very many."""
-        if self._checker.check(image.path, image.sha256) is not None:
+        if check_file(self._folder, image.path, image.sha256) is not None:
             return None
         try:
             with open_regular(self._folder / image.path) as stream:

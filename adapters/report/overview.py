@@ -13,12 +13,12 @@ import msgspec
 from ...events.errors import LogCorruptError
 from ...events.model import BackendDescription, ErrorDetail, RunState
 from ...events.result import MissingImage
-from ...statemachine.file_checking import FileState, WrongFile
 from ...statemachine.legacy import Conflict
+from ...statemachine.run.recorded_files import FileState, RecordedFile, WrongFile
 from ..wording import count
 from .calls import CALL_WORDS, DONE, CallState
 from .logged_run import Hand, LoggedRun
-from .pictures import PictureShop, RecordedFile
+from .pictures import PictureShop
 from .quantities import byte_size, day_and_time, ranges, span
 
 _MAX_MISSING = 200

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from ...statemachine.file_checking import FileChecker, FileState, WrongFile
+from ...statemachine.run.recorded_files import FileState, RecordedFile, WrongFile, check_file
 from ..thumbnails import MEDIA_TYPE, ThumbnailError, thumbnail_of
 
 BUNDLED_FOLDER = "thumbnails"
@@ -23,15 +23,6 @@ _MAX_THREADS = 4
 _AHEAD = 4
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class RecordedFile(msgspec.Struct, frozen=True):
-    """An image file that a log vouches for; ``stage_id`` is "" for an input."""
-
-    path: str
-    sha256: str
-    stage_id: str
-    image_index: int
 
 
 class Picture(msgspec.Struct, frozen=True):
@@ -63,7 +54,6 @@ class PictureShop:
         self._thumbnails = thumbnails
         self._on_file = on_file
         self._done = 0
-        self._checker = FileChecker(folder)
         self._threads = min(_MAX_THREADS, os.cpu_count() or 1)
 
     def look_at(
@@ -86,7 +76,7 @@ class PictureShop:
 
     def picture_of(self, file: RecordedFile) -> Picture:
         """What became of one file."""
-        wrong = self._checker.check(file.path, file.sha256)
+        wrong = check_file(self._folder, file.path, file.sha256)
         if wrong is None:
             return self._shown(self._folder / file.path) or _NO_IMAGE
         if wrong.state is FileState.MISSING and (bundled := self._bundled(file)) is not None:

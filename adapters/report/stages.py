@@ -13,10 +13,11 @@ from ...events.folding import StageFold, recorded_stages
 from ...events.model import Artifact, CallCompleted, InputRecord, Outcome, StageEvent
 from ...events.result import artifact_in
 from ...events.timeline import FileTimeline
+from ...statemachine.run.recorded_files import RecordedFile
 from ..wording import count
 from .calls import DONE, NOT_DONE, Call
 from .logged_run import LoggedRun
-from .pictures import Picture, PictureShop, RecordedFile
+from .pictures import Picture, PictureShop
 from .quantities import byte_size, span
 from .settings_table import SettingRow, differing, setting_rows
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from ...events.errors import StagewrightError
 from ...events.version import VERSION
-from ...statemachine.file_checking import FileState
+from ...statemachine.run.recorded_files import FileState
 from ..placing import may_replace, placed
 from .calls import CALL_WORDS
 from .event_blocks import event_blocks, shown_seqs

@@ -34,15 +34,14 @@ from ...events.model import (
 from ...events.reading import log_path, read_log
 from ...events.sound_records import SoundRecords
 from ...events.storage import OsStorage, Storage
-from ..file_checking import FileChecker
 from ..plan import StageExecution
 from ..ports import Clock, RandomBelow
-from ..recorded_plan import recorded_plan
 from ..run.journal import RunJournal, recordable
 from ..run.requests import call_id, stage_metadata
 from ..run_folder import make_run_folder
-from ..verification import Flaw, verify_run
 from .recorded_images import RecordedImage, RecordedImages
+from .recorded_plan import recorded_plan
+from .verify import Flaw, verify_run
 
 CORRUPT_NAME = f"{LOG_NAME}.corrupt"
 """The corrupt log's copy in the run that was made from it."""
@@ -166,7 +165,6 @@ class _Salvage:
         self._new = new
         self._clock = clock
         self._storage = storage
-        self._checker = FileChecker(self._old)
         self._folders = {new}
 
     def write(self, corruption: LogCorruptError) -> None:
@@ -303,7 +301,7 @@ class _Salvage:
         return len(images) == sum(self._is_sound(image.artifact) for image in images)
 
     def _is_sound(self, file: Artifact | InputRecord) -> bool:
-        wrong = self._checker.check(file.path, file.sha256)
+        wrong = check_file(self._old, file.path, file.sha256)
         if wrong is not None:
             self.lost_files.append(Flaw(place=file.path, what=str(wrong)))
         return wrong is None

@@ -20,7 +20,6 @@ from ...events.storage import Storage
 from ..builder import build_stage_execution_plan
 from ..config import RunConfig
 from ..errors import ConfigurationError, ControllerBusyError
-from ..file_checking import OnFile
 from ..loading import ready_config
 from ..plan import StageExecutionPlan
 from ..ports import (
@@ -31,9 +30,10 @@ from ..ports import (
     RandomBelow,
     SystemClock,
 )
-from ..reopening import ReopenedRun, reopen_run
+from ..resume.reopen import ReopenedRun, reopen_run
 from ..run_folder import find_run
 from .creation import create_run, resolve_choices
+from .recorded_files import OnFile
 from .runner import PipelineRunner
 
 _logger = logging.getLogger("stagewright.controller")
@@ -251,12 +251,10 @@ class PipelineController:
     def _resume(
         self, folder: Path, *, force: bool, preflight: bool, on_file: OnFile | None
     ) -> RunHandle:
-        reopened = reopen_run(folder, storage=self._storage, on_file=on_file)
+        reopened = reopen_run(folder, force=force, storage=self._storage, on_file=on_file)
         handle = RunHandle(reopened.fold.run_id, folder)
         try:
-            if reopened.needs_work:
-                reopened.refuse_if_useless(force=force)
-            if reopened.makes_images:
+            if reopened.to_make:
                 self._prepare_again(reopened, preflight=preflight)
             runner = PipelineRunner(
                 backend=self._backend,
@@ -267,12 +265,12 @@ class PipelineController:
                 inputs=self._inputs,
                 clock=self._clock,
                 epoch=reopened.epoch,
-                standing=reopened.standing,
+                standing=reopened.images,
             )
         except BaseException:
-            reopened.close()
+            reopened.log.close()
             raise
-        if reopened.needs_work:
+        if not reopened.is_complete:
             self._last_plan = reopened.plan
             return self._launch(handle, runner, partial(runner.resume, reopened))
         runner.finish_off(reopened)

@@ -17,6 +17,7 @@ from ..png import PngError, check_whole, is_png, source_of, stamped_parts
 from ..ports import GeneratedImage, GenerateRequest, ImageFacts, InputReader, SourceImage
 from ..run_folder import RunFolder
 from ..sizes import MAX_PIXELS
+from .recorded_files import WrongFile, read_file
 
 SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 
@@ -187,15 +188,10 @@ class ImageFiles:
         )
 
     def _recorded_bytes(self, path: str, digest: str) -> bytes:
-        """A recorded file whose bytes still have their digest."""
-        file = self._folder.locate(path)
-        try:
-            with self._folder.storage.open_read(file) as stream:
-                data = stream.read()
-        except OSError as error:
-            raise InputImageError(f"{file}: cannot be read: {error}") from error
-        if sha256(data).hexdigest() != digest:
-            raise InputImageError(f"{file}: it is not the file that was recorded")
+        data = read_file(self._folder.path, path, digest, self._folder.storage.open_read)
+        if isinstance(data, WrongFile):
+            file = self._folder.locate(path)
+            raise InputImageError(f"{file} is not the file that was recorded: {data}")
         return data
 
 

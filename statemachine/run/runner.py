@@ -11,12 +11,12 @@ from ..config import RunTable, ServerTable
 from ..errors import InvalidTransitionError, MissingImagesError, StageConflictError
 from ..plan import StageExecution, StageExecutionPlan
 from ..ports import Clock, ImageBackend, InputReader
-from ..recorded_plan import recorded_table
-from ..reopening import ReopenedRun
+from ..resume.recorded_plan import recorded_table
+from ..resume.reopen import ReopenedRun
 from ..run_folder import CancelOrder, RunFolder
-from ..standing import Standing
 from .cancel import CancelToken
 from .files import ImageFiles
+from .image_status import ImageStatus
 from .journal import RunJournal, error_detail
 from .stage_run import StageFailedError, StageRun
 
@@ -41,11 +41,11 @@ class PipelineRunner:
         inputs: InputReader,
         clock: Clock,
         epoch: int = 0,
-        standing: Standing | None = None,
+        standing: ImageStatus | None = None,
     ) -> None:
         self._backend = backend
         self._plan = plan
-        self._standing = standing or Standing(plan, fold, log)
+        self._standing = standing or ImageStatus(plan, fold, log.event_at)
         self._folder = folder
         self._clock = clock
         self._journal = RunJournal(log, fold, epoch=epoch, clock=clock)
@@ -80,7 +80,7 @@ class PipelineRunner:
         """
         _logger.info("run %s: resumed: %s", self._journal.run_id, self._plan.summary)
         try:
-            reopened.take_up(self._journal, self._backend.description)
+            reopened.begin(self._journal, self._backend.description)
             self._begin()
         except BaseException:
             self._journal.close()
@@ -98,8 +98,7 @@ class PipelineRunner:
         Raises LogWriteError.
         """
         try:
-            if reopened.needs_seal:
-                reopened.seal(self._journal)
+            reopened.seal(self._journal)
         finally:
             self._journal.close()
 

@@ -27,9 +27,9 @@ from ..errors import BackendAnswerError, BackendError
 from ..plan import StageExecution, StageExecutionPlan
 from ..ports import Clock, GenerateAnswer, GenerateRequest, ImageBackend
 from ..stage_configs import Img2ImgConfig
-from ..standing import Standing
 from .cancel import CancelToken
 from .files import ImageFiles
+from .image_status import ImageStatus
 from .journal import RunJournal, error_detail, recordable
 from .requests import (
     Sources,
@@ -66,7 +66,7 @@ class StageRun:
     stage: StageExecution
     plan: StageExecutionPlan
     journal: RunJournal
-    standing: Standing
+    standing: ImageStatus
     backend: ImageBackend
     images: ImageFiles
     token: CancelToken

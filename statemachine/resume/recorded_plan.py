@@ -7,15 +7,16 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ..events.codec import json_values
-from ..events.folding import Fold
-from ..events.model import RunOpened
-from .bounds import check_bounds
-from .builder import MAX_IMAGES
-from .errors import ResumeRefusedError
-from .plan import StageExecutionPlan
+from ...events.codec import json_values
+from ...events.folding import Fold
+from ..bounds import check_bounds
+from ..builder import MAX_IMAGES
+from ..errors import ResumeRefusedError
+from ..plan import StageExecutionPlan
 
 T = TypeVar("T", bound=msgspec.Struct)
+_LAST_EPOCH = 2**31
+"""No run is resumed so often; beyond 2**53 numbers are not what they seem."""
 
 
 def recorded_table(config: Mapping[str, Any], name: str, kind: type[T]) -> T:
@@ -42,15 +43,18 @@ def recorded_plan(fold: Fold) -> StageExecutionPlan:
         raise _not_understood(str(error)) from error
     if unknown is not None:
         raise _not_understood(f"{unknown} means nothing to it")
-    assert fold.opened is not None
-    wrong = next(_contradictions(plan, fold.opened), None)
+    wrong = next(_contradictions(plan, fold), None)
     if wrong is not None:
         raise _not_understood(wrong)
     return plan
 
 
-def _contradictions(plan: StageExecutionPlan, opened: RunOpened) -> Iterator[str]:
-    """What no plan builder says: the log is somebody else's, and nothing of it can be relied on."""
+def _contradictions(plan: StageExecutionPlan, fold: Fold) -> Iterator[str]:
+    """What no stagewright writes: the log is foreign, and nothing in it can be relied on."""
+    assert fold.opened is not None
+    opened = fold.opened
+    if fold.epoch >= _LAST_EPOCH:
+        yield f"its log says epoch {fold.epoch}"
     if not plan.stages:
         yield "it has no stage"
     total = max(1, plan.input_count) * plan.images_per_input

@@ -1,0 +1,256 @@
+"""One read-only look at a run on disk: what is damaged, what is to be made, what forbids a resume.
+
+``verify`` reports it; a resume acts on it, and adds only the lock and the writing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Set
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from ...events.errors import ImageAlteredError, StagewrightError
+from ...events.folding import Fold
+from ...events.model import (
+    BackendDescription,
+    CallCompleted,
+    CallRequested,
+    RunState,
+    StageEvent,
+    StageType,
+)
+from ...events.scan import TornTail
+from ...events.timeline import FileTimeline
+from ..config import RunTable, ServerTable
+from ..errors import ResumeRefusedError
+from ..plan import StageExecutionPlan
+from ..run.image_status import ImageStatus
+from ..run.recorded_files import (
+    FileState,
+    OnFile,
+    RecordedFile,
+    WrongFile,
+    check_file,
+    recorded_files,
+)
+from ..run.requests import request_spans
+from ..run_folder import RunFolder
+from ..stage_configs import Img2ImgConfig
+from ..states import is_fruitless
+from .recorded_plan import recorded_plan, recorded_table
+
+_MISPLACED = WrongFile(FileState.ALTERED, "its record names no place for an image of its stage")
+
+
+class DamagedFile(NamedTuple):
+    """A recorded file that is not as recorded, and what is wrong with it."""
+
+    file: RecordedFile
+    wrong: WrongFile
+
+
+class Refusal(NamedTuple):
+    """Why a run is not resumed: ``error`` is what a resume raises, ``advice`` what verify says."""
+
+    error: StagewrightError
+    advice: str
+
+
+class RunInspection(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found in a run folder; nothing was written.
+
+    ``run_table`` and ``server_table`` are the recorded tables of the configuration, ``backend``
+    is what the last epoch worked with, ``epoch`` the one that a resume would write. ``damaged``
+    are the files that are not as recorded: inputs, then images by stage and index. Over all
+    stages, ``valid`` images need not be made, and ``to_make`` images have to be. The run
+    ``is_complete`` if it ended COMPLETED and all its images are there; it ``needs_seal`` if it
+    ended so and its log lacks the end.
+
+    While the run is resumed, ``fold`` and ``images`` go on with it; the rest stays as found.
+    """
+
+    folder: RunFolder
+    fold: Fold
+    torn: TornTail | None
+    plan: StageExecutionPlan
+    run_table: RunTable
+    server_table: ServerTable
+    damaged: tuple[DamagedFile, ...]
+    images: ImageStatus
+    backend: BackendDescription
+    epoch: int
+    valid: int
+    to_make: int
+    is_complete: bool
+    needs_seal: bool
+
+    @property
+    def unsettled(self) -> Mapping[str, StageType]:
+        """The calls whose answers nobody got, and what was asked for."""
+        return {
+            call_id: stage.stage_type
+            for stage in self.fold.stages.values()
+            for calls in stage.unsettled.values()
+            for call_id in calls
+        }
+
+    def refusal(self, *, force: bool = False) -> Refusal | None:
+        """The first reason not to resume the run; ``force`` ignores epochs without an image.
+
+        A run that is complete has none.
+        """
+        return None if self.is_complete else next(self._refusals(force=force), None)
+
+    def _refusals(self, *, force: bool) -> Iterator[Refusal]:
+        name = self.fold.run_id
+        for file, wrong in self.damaged:
+            if wrong is _MISPLACED:
+                said = f"its log says that {file.path} is an image of {file.stage_id}"
+                foreign = ResumeRefusedError(f"{name}: {said}; no stagewright wrote that")
+                yield Refusal(foreign, f"refuse: {said}")
+            elif file.stage_id and wrong.state is FileState.UNREADABLE:
+                # Nobody knows whether it is lost: it is neither kept nor made again.
+                unreadable = ImageAlteredError(f"{self.folder.locate(file.path)}: {wrong}")
+                yield Refusal(unreadable, f"refuse until {file.path} can be read")
+        if self.plan.conflicts:
+            said = "its configuration contradicts itself"
+            which = "; ".join(map(str, self.plan.conflicts))
+            yield Refusal(ResumeRefusedError(f"{name}: {said}: {which}"), f"refuse: {said}")
+        if self.to_make and (lost := self._lost_inputs()):
+            path, wrong = self.folder.locate(lost[0].file.path), lost[0].wrong
+            needed = "images that are still to be made need it"
+            cure = "put back the file that was recorded, then resume the run"
+            named = ", ".join(one.file.path for one in lost) + (" is" if len(lost) == 1 else " are")
+            altered = ImageAlteredError(f"{path}: {wrong}; {needed}: {cure}")
+            yield Refusal(altered, f"refuse until {named} put back as recorded")
+        epochs = self.fold.fruitless_epochs
+        if self.to_make and is_fruitless(epochs) and not force:
+            said = f"{epochs} epochs in a row sent requests and finished no image"
+            tired = ResumeRefusedError(f"{name}: {said}{self._last_failure()}; --force tries again")
+            yield Refusal(tired, f"refuse without --force: {said}")
+
+    def _lost_inputs(self) -> list[DamagedFile]:
+        """The damaged inputs and masks that images which are to be made need."""
+        lost = [one for one in self.damaged if not one.file.stage_id]
+        needed: set[str | None] = set()
+        assert self.fold.opened is not None
+        for stage in self.plan.stages if lost else ():
+            for index in range(self.plan.total_images):
+                if self.images.stands(stage, index):
+                    continue
+                if isinstance(stage.config, Img2ImgConfig):
+                    needed.add(stage.config.mask)
+                if stage.input_source == "file":
+                    record = self.fold.opened.inputs[index // self.plan.images_per_input]
+                    needed.add(record.path)
+        return [one for one in lost if one.file.path in needed]
+
+    def _last_failure(self) -> str:
+        stages = self.fold.stages.values()
+        failures = [error for stage in stages for error in stage.failures.values()]
+        if not failures:
+            return ""
+        return f" (the last failure: {failures[-1].kind}: {failures[-1].message})"
+
+
+def inspect_run(
+    folder: RunFolder,
+    fold: Fold,
+    timeline: FileTimeline,
+    *,
+    event_at: Callable[[int], StageEvent] | None = None,
+    on_file: OnFile | None = None,
+) -> RunInspection:
+    """Check every recorded file of a run, and find what a resume has to do.
+
+    ``fold`` holds the events of ``timeline``, the whole log. ``event_at`` reads a record of a
+    log that goes on to grow. Raises ResumeRefusedError, before any file is read, for a log whose
+    plan this version cannot carry out.
+    """
+    assert fold.opened is not None
+    plan = recorded_plan(fold)
+    run_table = recorded_table(fold.opened.config, "run", RunTable)
+    server_table = recorded_table(fold.opened.config, "server", ServerTable)
+    damaged = check_files(folder.path, fold, timeline, on_file)
+    lost = {(file.stage_id, file.image_index) for file, _ in damaged if file.stage_id}
+    images = ImageStatus(
+        plan,
+        fold,
+        event_at or timeline.__getitem__,
+        lost={(fold.stages[stage_id].finished.get(index), index) for stage_id, index in lost},
+        made_from=_made_from(plan, fold, timeline, lost),
+    )
+    valid = sum(map(images.count, plan.stages))
+    to_make = len(plan.stages) * plan.total_images - valid
+    has_ended = fold.state == RunState.COMPLETED
+    return RunInspection(
+        folder=folder,
+        fold=fold,
+        torn=timeline.torn,
+        plan=plan,
+        run_table=run_table,
+        server_table=server_table,
+        damaged=damaged,
+        images=images,
+        backend=fold.backend or fold.opened.backend,
+        epoch=fold.epoch + 1,
+        valid=valid,
+        to_make=to_make,
+        is_complete=has_ended and to_make == 0,
+        needs_seal=has_ended and (not fold.sealed or timeline.torn is not None),
+    )
+
+
+def check_files(
+    folder: Path, fold: Fold, timeline: FileTimeline, on_file: OnFile | None = None
+) -> tuple[DamagedFile, ...]:
+    """The recorded files of a run that are not as recorded: inputs, then images by stage, index."""
+    assert fold.opened is not None
+    result = fold.result(timeline)
+    total = len(fold.opened.inputs) + sum(stage.image_count for stage in result.stages)
+    damaged = []
+    for place, file in enumerate(recorded_files(fold, result), start=1):
+        wrong = check_file(folder, file.path, file.sha256)
+        # A resume renames altered files: never the log, nor anything else that a record may name.
+        if file.stage_id and file.path.rpartition("/")[0] != f"images/{file.stage_id}":
+            wrong = _MISPLACED
+        if wrong is not None:
+            damaged.append(DamagedFile(file, wrong))
+        if on_file is not None:
+            on_file(place, total)
+    return tuple(damaged)
+
+
+def _made_from(
+    plan: StageExecutionPlan, fold: Fold, timeline: FileTimeline, lost: Set[tuple[str, int]]
+) -> dict[int, str]:
+    """What images were made from whose sources may be others by now: see ``ImageStatus``."""
+    suspects = set(_suspects(plan, fold, lost))
+    found: dict[int, str] = {}
+    pending: dict[str, str] = {}
+    for event in timeline if suspects else ():
+        if isinstance(event, CallRequested):
+            if event.inputs and event.image_index in suspects:
+                pending[event.call_id] = event.inputs[0]
+        elif isinstance(event, CallCompleted) and event.call_id in pending:
+            found[event.seq] = pending.pop(event.call_id)
+    return found
+
+
+def _suspects(plan: StageExecutionPlan, fold: Fold, lost: Set[tuple[str, int]]) -> Iterator[int]:
+    """The indexes of which some stage's image was made more than once, or will be."""
+    for stage in plan.stages:
+        here, source = fold.stages.get(stage.stage_id), fold.stages.get(stage.input_source)
+        if here is None:
+            continue
+        yield from here.replaced
+        for index, _ in here.finished.items() if stage.order_index else ():
+            # A salvaged log may have an image without its source.
+            if source is None or source.finished.get(index) is None:
+                yield index
+        for span in request_spans(stage, plan.total_images) if lost else ():
+            # The whole request is repeated, and its other images may come out different too.
+            if any((stage.stage_id, index) in lost for index in span):
+                yield from span
