@@ -37,6 +37,7 @@ from ...events.storage import OsStorage, Storage
 from ..plan import StageExecution
 from ..ports import Clock, RandomBelow
 from ..run.journal import RunJournal, recordable
+from ..run.recorded_files import check_file
 from ..run.requests import call_id, stage_metadata
 from ..run_folder import make_run_folder
 from .recorded_images import RecordedImage, RecordedImages
