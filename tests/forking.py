@@ -156,7 +156,7 @@ def _load() -> None:
     for module in pkgutil.iter_modules(cli.__path__):
         if module.name != "__main__":
             import_module(f"{cli.__name__}.{module.name}")
-    for name in ("webui.backend", "webui.preflight", "learning.updating"):
+    for name in ("webui.backend", "webui.preflight", "learning.updating", "learning.folder_lock"):
         import_module(f"stagewright.adapters.{name}")
     import_module("filelock")
     Image.init()
