@@ -347,7 +347,7 @@ def _scanned(
                 observe(batch)
         stream.seek(scan.proved_end)
         unproved = stream.read(scan.end - scan.proved_end)
-    lines = unproved.splitlines(keepends=True)
+    lines = [line + b"\n" for line in unproved.split(b"\n")[:-1]]
     if len(unproved) < scan.end - scan.proved_end or None in map(check, lines):
         raise LogWriteError(
             "its end has changed while it was read; resume the run again", path=path

@@ -23,6 +23,7 @@ from stagewright.events import (
     LogLockedError,
     LogWriteError,
     StageEvent,
+    UnknownEvent,
     replay,
 )
 from stagewright.events.lock import RunLock, is_locked, lock_holder
@@ -304,6 +305,18 @@ def test_a_copy_of_a_torn_tail_without_bounds_is_refused_and_nothing_is_written(
     ):
         log.repair("events.jsonl.torn-1")
     assert (path.stat().st_size, path.stat().st_mtime_ns) == before
+
+
+def test_a_log_that_ends_in_a_record_with_a_carriage_return_is_opened(tmp_path: Path) -> None:
+    """It is white space in JSON; what a newer version writes may hold it."""
+    folder = tmp_path / RUN
+    folder.mkdir()
+    with closing(FileEventLog.create(folder, run_opened(RUN))) as log:
+        raw = b'{"type":"Newer","v":9,\r"run_id":"%b","seq":1,"ts":"2030-01-01T00:00:00.000000Z"}'
+        raw %= RUN.encode()
+        log.append(UnknownEvent(type="Newer", v=9, run_id=RUN, seq=1, ts=START, raw=raw))
+    with closing(FileEventLog.open(folder)) as log:
+        assert log.next_seq == 2
 
 
 def test_a_timeline_tells_that_its_file_was_changed(log: FileEventLog) -> None:
