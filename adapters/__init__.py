@@ -7,27 +7,27 @@ from typing import TYPE_CHECKING
 from ..events.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .backends.embedded.backend import EmbeddedBackend as EmbeddedBackend
     from .bootstrap import open_controller as open_controller
-    from .embedded.backend import EmbeddedBackend as EmbeddedBackend
     from .errors import MissingToolkitError as MissingToolkitError
     from .inputs import PillowInputReader as PillowInputReader
-    from .learning.records import LearningRecord as LearningRecord
-    from .learning.updating import LearningUpdate as LearningUpdate
-    from .learning.writer import LearningRecordsError as LearningRecordsError
-    from .learning.writer import LearningRecordWriter as LearningRecordWriter
-    from .statusbar import RunStatus as RunStatus
-    from .statusbar import StatusBar as StatusBar
+    from .projections.learning.records import LearningRecord as LearningRecord
+    from .projections.learning.update import LearningUpdate as LearningUpdate
+    from .projections.learning.writer import LearningRecordsError as LearningRecordsError
+    from .projections.learning.writer import LearningRecordWriter as LearningRecordWriter
+    from .projections.status import RunStatus as RunStatus
+    from .projections.status import StatusBar as StatusBar
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "bootstrap": ["open_controller"],
-        "embedded.backend": ["EmbeddedBackend"],
+        "backends.embedded.backend": ["EmbeddedBackend"],
         "errors": ["MissingToolkitError"],
         "inputs": ["PillowInputReader"],
-        "learning.records": ["LearningRecord"],
-        "learning.updating": ["LearningUpdate"],
-        "learning.writer": ["LearningRecordWriter", "LearningRecordsError"],
-        "statusbar": ["RunStatus", "StatusBar"],
+        "projections.learning.records": ["LearningRecord"],
+        "projections.learning.update": ["LearningUpdate"],
+        "projections.learning.writer": ["LearningRecordWriter", "LearningRecordsError"],
+        "projections.status": ["RunStatus", "StatusBar"],
     },
 )

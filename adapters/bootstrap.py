@@ -8,25 +8,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from ..events.log.storage import Storage
 from ..events.model import BackendDescription, StageType
-from ..events.storage import Storage
-from ..statemachine.config import ServerTable
+from ..statemachine.config.schema import ServerTable
 from ..statemachine.errors import ConfigurationError
-from ..statemachine.plan import StageExecutionPlan
+from ..statemachine.plan.plan import StageExecutionPlan
 from ..statemachine.ports import GenerateAnswer, GenerateRequest, ImageBackend, OnStep
 from ..statemachine.run.cancel import CancelToken
 from ..statemachine.run.controller import PipelineController
-from .embedded.backend import KIND as EMBEDDED_KIND
-from .embedded.backend import EmbeddedBackend
+from .backends.embedded.backend import KIND as EMBEDDED_KIND
+from .backends.embedded.backend import EmbeddedBackend
 from .inputs import PillowInputReader
-from .learning.writer import LearningRecordWriter
+from .projections.learning.writer import LearningRecordWriter
 
 FAILPOINT_VARIABLE = "STAGEWRIGHT_FAILPOINT"
 """Set by tests alone; see ``events.failpoints``."""
 
 if TYPE_CHECKING:
-    from .webui.address import ServerAddress
-    from .webui.backend import WebUIBackend
+    from .backends.webui.address import ServerAddress
+    from .backends.webui.backend import WebUIBackend
 
 
 class ConfiguredBackend:
@@ -81,8 +81,8 @@ class ConfiguredBackend:
         unsettled: Mapping[str, StageType],
     ) -> WebUIBackend:
         # requests takes 60 ms to load, and a run on the embedded backend needs none of it.
-        from .webui.address import credentials_for  # noqa: PLC0415 - see above
-        from .webui.backend import WebUIBackend  # noqa: PLC0415 - see above
+        from .backends.webui.address import credentials_for  # noqa: PLC0415 - see above
+        from .backends.webui.backend import WebUIBackend  # noqa: PLC0415 - see above
 
         credentials = credentials_for(
             address,
@@ -132,7 +132,7 @@ def _recorded_url(recorded: BackendDescription) -> str | None:
 
 
 def _address(server: str) -> ServerAddress:
-    from .webui.address import ServerAddress  # noqa: PLC0415 - only runs on servers need it
+    from .backends.webui.address import ServerAddress  # noqa: PLC0415 - only runs on servers need it
 
     return ServerAddress.parse(server)
 
@@ -180,6 +180,6 @@ def _storage() -> Storage | None:
     """None, which is the real one, unless a test wants this process to die somewhere."""
     if FAILPOINT_VARIABLE not in os.environ:
         return None
-    from ..events.failpoints import FailpointStorage  # noqa: PLC0415 - only tests need it
+    from ..events.testing.failpoints import FailpointStorage  # noqa: PLC0415 - only tests need it
 
     return FailpointStorage(os.environ[FAILPOINT_VARIABLE])

@@ -12,8 +12,8 @@ from pathlib import Path
 from stagewright.adapters import LearningRecordWriter
 from stagewright.events import replay_many
 from stagewright.events.codec import CODEC
-from stagewright.events.file_log import LOG_NAME
-from stagewright.events.frame import FIRST_CHAIN, frame, next_chain
+from stagewright.events.log.file_log import LOG_NAME
+from stagewright.events.log.format import FIRST_CHAIN, frame, next_chain
 
 from .long_log import RUN_ID, events
 from .measuring import Ratio, alternately

@@ -23,7 +23,7 @@ from stagewright.events import (
     StageType,
 )
 from stagewright.events.codec import CODEC
-from stagewright.events.frame import FIRST_CHAIN, frame, next_chain
+from stagewright.events.log.format import FIRST_CHAIN, frame, next_chain
 
 RUN_ID = "20261120T225226.123456Z-benchmark-7f3a9c"
 _START = datetime(2026, 11, 20, 22, 52, 26, 1, tzinfo=UTC)

@@ -11,8 +11,8 @@ from statistics import median
 
 from stagewright.adapters import PillowInputReader
 from stagewright.events import FileEventLog, RunState, replay
-from stagewright.events.folding import Fold
-from stagewright.events.storage import sync_descriptor
+from stagewright.events.folds import Fold
+from stagewright.events.log.storage import sync_descriptor
 from stagewright.statemachine import PipelineController
 from stagewright.statemachine.resume.verify import verify_run
 

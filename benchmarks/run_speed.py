@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from stagewright.adapters import EmbeddedBackend, PillowInputReader
 from stagewright.events import BackendDescription, RunState
-from stagewright.events.storage import AppendFile, OsStorage, Part
+from stagewright.events.log.storage import AppendFile, OsStorage, Part
 from stagewright.statemachine import (
     CancelToken,
     GenerateAnswer,

@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
-from stagewright.adapters.learning.asked import AskedHires, AskedPass, AskedRefiner, AskedSettings
-from stagewright.adapters.learning.records import (
+from stagewright.adapters.projections.learning.asked import (
+    AskedHires,
+    AskedPass,
+    AskedRefiner,
+    AskedSettings,
+)
+from stagewright.adapters.projections.learning.records import (
     ImageRecord,
     LearningRecord,
     MissingRecord,

@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from .errors import SequenceError as SequenceError
     from .errors import StagewrightError as StagewrightError
     from .errors import SubscriberMutedError as SubscriberMutedError
-    from .file_log import FileEventLog as FileEventLog
-    from .folding import fold as fold
-    from .log import EventLog as EventLog
-    from .log import MemoryEventLog as MemoryEventLog
+    from .folds import fold as fold
+    from .folds import replay as replay
+    from .folds import replay_many as replay_many
+    from .log.file_log import FileEventLog as FileEventLog
+    from .log.memory_log import EventLog as EventLog
+    from .log.memory_log import MemoryEventLog as MemoryEventLog
+    from .log.reader import iterate as iterate
     from .model import EVENT_TYPES as EVENT_TYPES
     from .model import Artifact as Artifact
     from .model import BackendDescription as BackendDescription
@@ -44,12 +47,8 @@ if TYPE_CHECKING:
     from .model import StageImageProgress as StageImageProgress
     from .model import StageStart as StageStart
     from .model import StageType as StageType
+    from .model import StepProgress as StepProgress
     from .model import UnknownEvent as UnknownEvent
-    from .progress import StepProgress as StepProgress
-    from .reading import iterate as iterate
-    from .reading import replay as replay
-    from .reading import replay_many as replay_many
-    from .recorded_events import RecordedEvents as RecordedEvents
     from .result import FinishedImage as FinishedImage
     from .result import MissingImage as MissingImage
     from .result import PipelineRunResult as PipelineRunResult
@@ -58,7 +57,8 @@ if TYPE_CHECKING:
     from .subscriptions.log_tail import follow as follow
     from .subscriptions.subscription import Subscription as Subscription
     from .subscriptions.subscription import subscribe as subscribe
-    from .testing import EventRecorder as EventRecorder
+    from .testing.assertions import RecordedEvents as RecordedEvents
+    from .testing.recorder import EventRecorder as EventRecorder
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
@@ -69,23 +69,22 @@ __getattr__, __dir__, __all__ = lazy_names(
             "RunNotFoundError", "SequenceError", "StagewrightError",
             "SubscriberMutedError",
         ],
-        "file_log": ["FileEventLog"],
-        "folding": ["fold"],
-        "log": ["EventLog", "MemoryEventLog"],
+        "log.file_log": ["FileEventLog"],
+        "folds": ["fold", "replay", "replay_many"],
+        "log.memory_log": ["EventLog", "MemoryEventLog"],
         "model": [
             "EVENT_TYPES", "Artifact", "BackendDescription", "CallCompleted", "CallFailed",
             "CallRequested", "CancelMode", "CancelRequested", "Durability",
             "ErrorDetail", "InputRecord", "LifecycleChanged", "LogRepaired", "Outcome",
             "RunOpened", "RunResumed", "RunSealed", "RunState", "StageEnd", "StageEvent",
-            "StageImageProgress", "StageStart", "StageType", "UnknownEvent",
+            "StageImageProgress", "StageStart", "StageType", "StepProgress", "UnknownEvent",
         ],
-        "progress": ["StepProgress"],
-        "reading": ["iterate", "replay", "replay_many"],
-        "recorded_events": ["RecordedEvents"],
+        "log.reader": ["iterate"],
+        "testing.assertions": ["RecordedEvents"],
         "result": ["FinishedImage", "MissingImage", "PipelineRunResult", "StageResult"],
         "subscriptions.log_tail": ["LogTail", "follow"],
         "subscriptions.subscription": ["Subscription", "subscribe"],
-        "testing": ["EventRecorder"],
+        "testing.recorder": ["EventRecorder"],
     },
     modules=["signals"],
 )  # fmt: skip

@@ -321,3 +321,17 @@ EVENT_TYPES: tuple[type[StageEvent], ...] = (
 """Every known event type; ``docs/events.md`` is checked against it."""
 
 BARRIER_TAGS = frozenset(kind.__name__ for kind in EVENT_TYPES if kind.barrier)
+
+
+class StepProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the image being made is: ``step`` of ``steps``; never a fact of the log.
+
+    ``fraction`` is 0 to 1 over the whole request, ``eta_s`` seconds left, where known.
+    """
+
+    stage_id: str
+    image_index: int
+    step: int
+    steps: int
+    fraction: float
+    eta_s: float | None = None

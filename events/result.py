@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from .codec import CODEC
-from .lazy_sequence import LazySequence
+from .log.lazy_sequence import LazySequence
+from .log.timeline import FileTimeline
 from .model import (
     Artifact,
     CallCompleted,
@@ -20,7 +21,6 @@ from .model import (
     StageImageProgress,
     StageType,
 )
-from .timeline import FileTimeline
 
 
 class FinishedImage(Artifact, frozen=True, kw_only=True, gc=False):

@@ -19,7 +19,7 @@ from tkinter import filedialog, ttk
 
 from PIL import Image
 from stagewright.adapters import open_controller
-from stagewright.adapters.tk_statusbar import TkStatusBar
+from stagewright.adapters.tk import TkStatusBar
 from stagewright.events import (
     RunNotFoundError,
     RunState,

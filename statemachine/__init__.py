@@ -9,9 +9,10 @@ from ..events.lazy import lazy_names
 if TYPE_CHECKING:
     from ..events.model import RunState as RunState
     from ..events.model import StageType as StageType
-    from ..events.progress import StepProgress as StepProgress
-    from .builder import build_stage_execution_plan as build_stage_execution_plan
-    from .config import RunConfig as RunConfig
+    from ..events.model import StepProgress as StepProgress
+    from .config.inputs import load_config as load_config
+    from .config.schema import RunConfig as RunConfig
+    from .config.stage_configs import StageConfig as StageConfig
     from .errors import BackendAnswerError as BackendAnswerError
     from .errors import BackendError as BackendError
     from .errors import ConfigurationError as ConfigurationError
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from .errors import ResumeRefusedError as ResumeRefusedError
     from .errors import StageConflictError as StageConflictError
     from .lifecycle import RunLifecycle as RunLifecycle
-    from .loading import load_config as load_config
-    from .plan import StageExecution as StageExecution
-    from .plan import StageExecutionPlan as StageExecutionPlan
+    from .plan.builder import build_stage_execution_plan as build_stage_execution_plan
+    from .plan.plan import StageExecution as StageExecution
+    from .plan.plan import StageExecutionPlan as StageExecutionPlan
     from .ports import GenerateAnswer as GenerateAnswer
     from .ports import GeneratedImage as GeneratedImage
     from .ports import GenerateRequest as GenerateRequest
@@ -40,14 +41,13 @@ if TYPE_CHECKING:
     from .run.controller import PipelineController as PipelineController
     from .run.controller import RunHandle as RunHandle
     from .run.runner import PipelineRunner as PipelineRunner
-    from .stage_configs import StageConfig as StageConfig
     from .states import TRANSITIONS as TRANSITIONS
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "builder": ["build_stage_execution_plan"],
-        "config": ["RunConfig"],
+        "plan.builder": ["build_stage_execution_plan"],
+        "config.schema": ["RunConfig"],
         "errors": [
             "BackendAnswerError", "BackendError", "ConfigurationError", "ControllerBusyError",
             "GenerationCancelled", "GenerationInterrupted", "InputImageError",
@@ -55,8 +55,8 @@ __getattr__, __dir__, __all__ = lazy_names(
             "PreflightError", "ResumeRefusedError", "StageConflictError",
         ],
         "lifecycle": ["RunLifecycle"],
-        "loading": ["load_config"],
-        "plan": ["StageExecution", "StageExecutionPlan", "StageType"],
+        "config.inputs": ["load_config"],
+        "plan.plan": ["StageExecution", "StageExecutionPlan", "StageType"],
         "ports": [
             "GenerateAnswer", "GenerateRequest", "GeneratedImage", "ImageBackend", "ImageFacts",
             "InputReader", "SourceImage", "StageType", "StepProgress",
@@ -64,7 +64,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "run.cancel": ["CancelToken"],
         "run.controller": ["PipelineController", "RunHandle"],
         "run.runner": ["PipelineRunner"],
-        "stage_configs": ["StageConfig"],
+        "config.stage_configs": ["StageConfig"],
         "states": ["TRANSITIONS", "RunState"],
     },
 )  # fmt: skip

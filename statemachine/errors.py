@@ -6,7 +6,7 @@ The whole tree is drawn in ``stagewright.events.errors``.
 from __future__ import annotations
 
 from ..events.errors import StagewrightError
-from ..events.folding import MISSING_IMAGES
+from ..events.folds import MISSING_IMAGES
 
 
 class ConfigurationError(StagewrightError, ValueError):

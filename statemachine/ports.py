@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
 
 from ..events.model import BackendDescription, StageType
-from ..events.progress import StepProgress as StepProgress
-from .config import ServerTable
-from .plan import StageExecutionPlan
-from .run.cancel import CancelToken
-from .stage_configs import StageConfig
+from ..events.model import StepProgress as StepProgress
+
+if TYPE_CHECKING:
+    from .config.schema import ServerTable
+    from .config.stage_configs import StageConfig
+    from .plan.plan import StageExecutionPlan
+    from .run.cancel import CancelToken
 
 
 class ImageFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stagewright.adapters.bundling import Bundle, bundle_run
-from stagewright.adapters.bundling.private_words import PrivateWords
+from stagewright.adapters.export.bundle import Bundle, bundle_run
+from stagewright.adapters.export.bundle.private_words import PrivateWords
 from stagewright.events.codec import CODEC
 
 from .log_format import chain_value, make_log, split_bodies

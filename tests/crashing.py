@@ -24,7 +24,7 @@ from stagewright.events import (
     StageStart,
     replay,
 )
-from stagewright.events.storage import PART_SUFFIX
+from stagewright.events.log.storage import PART_SUFFIX
 from stagewright.statemachine.states import TRANSITIONS
 
 from .command_line import write_config

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
-from stagewright.events.storage import AppendFile, OsStorage, Part
+from stagewright.events.log.storage import AppendFile, OsStorage, Part
 
 from .simulated_disk import SimulatedDisk, Sync, remove
 

@@ -149,14 +149,18 @@ def _serve() -> None:
 def _load() -> None:
     """Import what commands import, so that a child need not."""
     import stagewright.adapters.cli
-    import stagewright.events.failpoints
+    import stagewright.events.testing.failpoints
     from PIL import Image
 
     cli = stagewright.adapters.cli
-    for module in pkgutil.iter_modules(cli.__path__):
-        if module.name != "__main__":
-            import_module(f"{cli.__name__}.{module.name}")
-    for name in ("webui.backend", "webui.preflight", "learning.updating", "learning.folder_lock"):
+    for module in pkgutil.walk_packages(cli.__path__, f"{cli.__name__}."):
+        import_module(module.name)
+    for name in (
+        "backends.webui.backend",
+        "backends.webui.preflight",
+        "projections.learning.update",
+        "projections.learning.folder_lock",
+    ):
         import_module(f"stagewright.adapters.{name}")
     import_module("filelock")
     Image.init()
@@ -207,12 +211,12 @@ def _be_command(order: _Order, streams: list[int]) -> None:
     except BaseException:  # noqa: BLE001 - a child must not go on as the forking process
         traceback.print_exc()
         os._exit(70)
-    from stagewright.adapters import cli
+    from stagewright.__main__ import main
 
     sys.argv = ["stagewright", *order.arguments]
     status: object = 70
     try:
-        cli.main()
+        main()
     except SystemExit as exits:
         status = exits.code
         if isinstance(status, str):
@@ -239,7 +243,7 @@ def _end(status: int) -> None:
 
 def note_requests(path: Path) -> None:
     """Let the embedded backend append the id of each request to a file before it begins."""
-    from stagewright.adapters.embedded.backend import EmbeddedBackend
+    from stagewright.adapters.backends.embedded.backend import EmbeddedBackend
 
     generate = EmbeddedBackend.generate_images
 

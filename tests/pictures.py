@@ -8,11 +8,9 @@ from typing import Any
 
 import msgspec
 from PIL import Image, ImageChops
-from stagewright.adapters.embedded import EmbeddedBackend
+from stagewright.adapters.backends.embedded import EmbeddedBackend
 from stagewright.events.model import CancelMode, StageType
-from stagewright.statemachine.ports import GenerateAnswer, GenerateRequest, SourceImage
-from stagewright.statemachine.run.cancel import CancelToken
-from stagewright.statemachine.stage_configs import (
+from stagewright.statemachine.config.stage_configs import (
     AdetailerConfig,
     AdetailerPass,
     HiresConfig,
@@ -21,6 +19,8 @@ from stagewright.statemachine.stage_configs import (
     Txt2ImgConfig,
     UpscaleConfig,
 )
+from stagewright.statemachine.ports import GenerateAnswer, GenerateRequest, SourceImage
+from stagewright.statemachine.run.cancel import CancelToken
 
 KINDS: dict[type[StageConfig], StageType] = {
     Txt2ImgConfig: StageType.TXT2IMG,

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from stagewright.adapters.webui.address import Credentials, ServerAddress
-from stagewright.adapters.webui.client import WebUIClient
-from stagewright.adapters.webui.features import ServerFeatures
-from stagewright.adapters.webui.names import Verdict
-from stagewright.adapters.webui.preflight import ServerReport, inspect_server, preflight
+from stagewright.adapters.backends.webui.address import Credentials, ServerAddress
+from stagewright.adapters.backends.webui.client import WebUIClient
+from stagewright.adapters.backends.webui.features import ServerFeatures
+from stagewright.adapters.backends.webui.names import Verdict
+from stagewright.adapters.backends.webui.preflight import ServerReport, inspect_server, preflight
 from stagewright.statemachine import build_stage_execution_plan
 from stagewright.statemachine.errors import PreflightError
 

@@ -17,7 +17,7 @@ from typing import Any
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.chrome.webdriver import WebDriver
-from stagewright.adapters.report import WrittenReport, write_report
+from stagewright.adapters.export.report import WrittenReport, write_report
 from stagewright.events import CallCompleted
 from stagewright.statemachine import BackendError, CancelToken, GenerateRequest
 

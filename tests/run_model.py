@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from stagewright.events import LifecycleChanged, MemoryEventLog, Outcome, RunState, StageEvent
-from stagewright.events.folding import Fold
-from stagewright.events.scan import LogScan
+from stagewright.events.folds import Fold
+from stagewright.events.log.scan import LogScan
 from stagewright.statemachine.states import TRANSITIONS
 
 SECTOR = 512

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import to_builtins
 from stagewright.adapters import PillowInputReader
-from stagewright.adapters.embedded.backend import EmbeddedBackend
+from stagewright.adapters.backends.embedded.backend import EmbeddedBackend
 from stagewright.events import (
     CallCompleted,
     CallRequested,
@@ -23,7 +23,7 @@ from stagewright.events import (
     iterate,
     replay,
 )
-from stagewright.events.storage import Storage
+from stagewright.events.log.storage import Storage
 from stagewright.statemachine import (
     GenerateAnswer,
     GenerateRequest,

@@ -26,7 +26,7 @@ from stagewright.events import (
     StageStart,
     StageType,
 )
-from stagewright.events.storage import AppendFile, OsStorage, Part
+from stagewright.events.log.storage import AppendFile, OsStorage, Part
 
 from .support import START, artifact, run_opened
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import requests
 from PIL import Image
-from stagewright.adapters.serving import EmbeddedServer
+from stagewright.adapters.webui_server import EmbeddedServer
 
 from .command_line import until
 

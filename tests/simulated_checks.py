@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from stagewright.events import LogCorruptError, StageEvent
-from stagewright.events.folding import Fold
-from stagewright.events.lock import is_locked
+from stagewright.events.folds import Fold
+from stagewright.events.log.lock import is_locked
+from stagewright.events.log.reader import read_log
+from stagewright.events.log.timeline import FileTimeline
 from stagewright.events.model import CallRequested, RunState
-from stagewright.events.reading import read_log
-from stagewright.events.timeline import FileTimeline
-from stagewright.statemachine.plan import StageExecutionPlan
+from stagewright.statemachine.plan.plan import StageExecutionPlan
 from stagewright.statemachine.resume.verify import verify_run
 from stagewright.statemachine.run.requests import request_spans
 

@@ -13,18 +13,18 @@ import msgspec
 from stagewright.adapters.inputs import PillowInputReader
 from stagewright.events import CancelMode, LogWriteError
 from stagewright.events.errors import LogLockedError
-from stagewright.events.folding import Fold
+from stagewright.events.folds import Fold
 from stagewright.events.model import Durability
 from stagewright.statemachine import (
     PipelineRunner,
     StageExecutionPlan,
     build_stage_execution_plan,
 )
-from stagewright.statemachine.config import RunConfig
-from stagewright.statemachine.loading import ready_config
+from stagewright.statemachine.config.inputs import ready_config
+from stagewright.statemachine.config.schema import RunConfig
+from stagewright.statemachine.files.run_folder import CancelOrder, RunFolder, run_folders
 from stagewright.statemachine.resume.reopen import ReopenedRun, reopen_run
 from stagewright.statemachine.run.creation import NewRun, create_run, resolve_choices
-from stagewright.statemachine.run_folder import CancelOrder, RunFolder, run_folders
 
 from .faulty_storage import FaultyStorage
 from .simulated_backend import Happening, Server, SimulatedBackend

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 from stagewright.events import LogWriteError, StagewrightError
-from stagewright.statemachine.plan import StageExecutionPlan
+from stagewright.statemachine.plan.plan import StageExecutionPlan
 
 from .faulty_storage import Deed, Fault, FaultyStorage, SimulatedCrash
 from .simulated_backend import Happening, picture

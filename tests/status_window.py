@@ -22,7 +22,7 @@ from tkinter import ttk
 from typing import Any
 
 from stagewright.adapters import open_controller
-from stagewright.adapters.tk_statusbar import TkLoop, TkStatusBar
+from stagewright.adapters.tk import TkLoop, TkStatusBar
 from stagewright.events import StagewrightError
 
 

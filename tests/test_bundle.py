@@ -12,12 +12,12 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stagewright.adapters.bundling import BundleRefusedError
-from stagewright.adapters.bundling.manifest import manifest_in
-from stagewright.adapters.bundling.private_words import credential_forms
+from stagewright.adapters.export.bundle import BundleRefusedError
+from stagewright.adapters.export.bundle.manifest import manifest_in
+from stagewright.adapters.export.bundle.private_words import credential_forms
 from stagewright.events import CallRequested, LogCorruptError, iterate, replay
 from stagewright.events.codec import CODEC, EventDecodeError
-from stagewright.events.lock import RunLock
+from stagewright.events.log.lock import RunLock
 from stagewright.statemachine.resume.verify import verify_run
 
 from .bundling import (

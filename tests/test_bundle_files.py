@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 from PIL import Image, PngImagePlugin
-from stagewright.adapters.bundling import BundleRefusedError, bundle_run
-from stagewright.adapters.bundling.picture_texts import texts_in
-from stagewright.adapters.bundling.pictures import PictureReader
-from stagewright.adapters.bundling.redaction import Redactor
+from stagewright.adapters.export.bundle import BundleRefusedError, bundle_run
+from stagewright.adapters.export.bundle.picture_texts import texts_in
+from stagewright.adapters.export.bundle.pictures import PictureReader
+from stagewright.adapters.export.bundle.redaction import Redactor
 from stagewright.events import iterate, replay
 from stagewright.events.codec import CODEC
+from stagewright.statemachine.files.recorded_files import RecordedFile
 from stagewright.statemachine.resume.verify import verify_run
-from stagewright.statemachine.run.recorded_files import RecordedFile
 
 from .bundling import LOG, bundled, documents, members, private, sealed, unpacked, written
 from .posix import make_pipe

@@ -13,9 +13,9 @@ from urllib.parse import quote, quote_plus
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stagewright.adapters.bundling.redaction import Redactor
-from stagewright.adapters.bundling.secret_names import names_secret
-from stagewright.adapters.bundling.spellings import spans
+from stagewright.adapters.credentials.secret_names import names_secret
+from stagewright.adapters.export.bundle.redaction import Redactor
+from stagewright.adapters.export.bundle.spellings import spans
 
 from .bundling import private
 

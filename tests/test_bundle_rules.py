@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stagewright.adapters.bundling.redaction import Redactor
+from stagewright.adapters.export.bundle.redaction import Redactor
 
 from .bundling import bundled, counts, documents, members, private, written
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stagewright.events.frame import FIRST_CHAIN, frame, next_chain
+from stagewright.events.log.format import FIRST_CHAIN, frame, next_chain
 
 from .command_line import run_json, stagewright, write_config
 from .posix import make_pipe

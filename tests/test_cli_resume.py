@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from stagewright.adapters import open_controller
 from stagewright.events import CallCompleted, CallRequested, RunState, replay
-from stagewright.events.lock import RunLock
+from stagewright.events.log.lock import RunLock
 
 from .command_line import SMALL, Start, run_json, stagewright, until, write_config
 from .log_format import make_log, split_bodies, split_lines

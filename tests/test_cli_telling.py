@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from stagewright.adapters import open_controller
 from stagewright.events import CallCompleted, CallRequested, RunState, StageEnd, iterate, replay
-from stagewright.events.lock import RunLock
+from stagewright.events.log.lock import RunLock
 
 from .command_line import SCRIPT, Start, stagewright, until, write_config
 from .log_format import make_log, split_bodies, split_lines
@@ -25,7 +25,7 @@ from .support import png
 TWO = small("txt2img", "img2img")
 ODD = """
 import sys
-from stagewright.adapters.cli import main
+from stagewright.__main__ import main
 
 def watch(event, arguments):
     if event == "open" and str(arguments[0]).endswith(odd + "/events.jsonl"):

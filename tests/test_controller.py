@@ -30,7 +30,7 @@ from stagewright.statemachine import (
     StageExecutionPlan,
     StepProgress,
 )
-from stagewright.statemachine.stage_configs import Img2ImgConfig
+from stagewright.statemachine.config.stage_configs import Img2ImgConfig
 
 from .support import ScriptedBackend, document, png
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 from PIL import Image, PngImagePlugin
-from stagewright.adapters.comparing import RunComparison, compare_runs
-from stagewright.adapters.comparing.pixels import same_pixels
-from stagewright.adapters.comparing.values import Difference, Rows, differences, words_of
+from stagewright.adapters.projections.diff import RunComparison, compare_runs
+from stagewright.adapters.projections.diff.pixels import same_pixels
+from stagewright.adapters.projections.diff.values import Difference, Rows, differences, words_of
 from stagewright.events import CallRequested, LogCorruptError, StageEvent
 from stagewright.events.codec import CODEC
 from stagewright.statemachine import BackendError

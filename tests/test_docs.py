@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from stagewright.statemachine.config import RunDocument, RunTable, ServerTable
-from stagewright.statemachine.stage_configs import (
+from stagewright.statemachine.config.schema import RunDocument, RunTable, ServerTable
+from stagewright.statemachine.config.stage_configs import (
     AdetailerPass,
     AdetailerTable,
     HiresConfig,

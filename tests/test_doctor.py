@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stagewright.adapters.serving import EmbeddedServer
+from stagewright.adapters.webui_server import EmbeddedServer
 
 from .command_line import SMALL, stagewright, write_config
 from .webui_names import Names

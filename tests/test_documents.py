@@ -17,14 +17,14 @@ from stagewright.statemachine import (
     build_stage_execution_plan,
     load_config,
 )
-from stagewright.statemachine.config import RunDocument
-from stagewright.statemachine.documents import (
+from stagewright.statemachine.config.document import (
     MAX_BYTES,
     apply_overrides,
     parse_document,
     read_document,
 )
-from stagewright.statemachine.stage_configs import (
+from stagewright.statemachine.config.schema import RunDocument
+from stagewright.statemachine.config.stage_configs import (
     Txt2ImgTable,
 )
 

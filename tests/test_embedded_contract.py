@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from stagewright.adapters.embedded import EmbeddedBackend
+from stagewright.adapters.backends.embedded import EmbeddedBackend
 from stagewright.events.model import CancelMode
+from stagewright.statemachine.config.stage_configs import HiresConfig, RefinerConfig
 from stagewright.statemachine.errors import BackendError, GenerationCancelled
 from stagewright.statemachine.ports import GenerateRequest
 from stagewright.statemachine.run.cancel import CancelToken
-from stagewright.statemachine.stage_configs import HiresConfig, RefinerConfig
 
 from .pictures import (
     ADETAILER,

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 from PIL import Image, ImageChops
-from stagewright.adapters.embedded import EmbeddedBackend
+from stagewright.adapters.backends.embedded import EmbeddedBackend
+from stagewright.statemachine.config.stage_configs import AdetailerPass, UpscaleConfig
 from stagewright.statemachine.run.cancel import CancelToken
-from stagewright.statemachine.stage_configs import AdetailerPass, UpscaleConfig
 
 from .pictures import (
     ADETAILER,

@@ -18,8 +18,8 @@ from stagewright.events import (
     LogWriteError,
     replay,
 )
-from stagewright.events.lock import is_locked
-from stagewright.events.storage import AppendFile
+from stagewright.events.log.lock import is_locked
+from stagewright.events.log.storage import AppendFile
 
 from .log_format import make_log, split_bodies, split_lines
 from .samples import Deed, WatchedStorage

@@ -17,8 +17,8 @@ from stagewright.events import (
     RunState,
     replay,
 )
-from stagewright.events.lock import is_locked
-from stagewright.events.storage import AppendFile, OsStorage, Part
+from stagewright.events.log.lock import is_locked
+from stagewright.events.log.storage import AppendFile, OsStorage, Part
 from stagewright.statemachine import (
     BackendError,
     CancelToken,

@@ -26,7 +26,7 @@ from stagewright.events import (
     UnknownEvent,
     replay,
 )
-from stagewright.events.lock import RunLock, is_locked, lock_holder
+from stagewright.events.log.lock import RunLock, is_locked, lock_holder
 
 from .log_format import make_log, split_bodies, split_lines
 from .samples import WatchedStorage, one_of_each

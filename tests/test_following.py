@@ -23,7 +23,7 @@ from stagewright.events import (
     replay,
     subscribe,
 )
-from stagewright.events.storage import AppendFile, OsStorage
+from stagewright.events.log.storage import AppendFile, OsStorage
 
 from .command_line import Start, stagewright, until, write_config
 from .following import seen_by, start_follower

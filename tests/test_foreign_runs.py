@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stagewright.adapters.backends.webui import WebUIBackend
 from stagewright.adapters.bootstrap import ConfiguredBackend
-from stagewright.adapters.webui import WebUIBackend
 from stagewright.events import BackendDescription, RunState, replay
-from stagewright.events.lock import RunLock
-from stagewright.statemachine.config import ServerTable
+from stagewright.events.log.lock import RunLock
+from stagewright.statemachine.config.schema import ServerTable
 from stagewright.statemachine.resume.verify import verify_run
 
 from .command_line import SMALL

@@ -16,9 +16,9 @@ from stagewright.statemachine import (
     StageExecutionPlan,
     build_stage_execution_plan,
 )
-from stagewright.statemachine.config import RunDocument
-from stagewright.statemachine.documents import apply_overrides, parse_document, read_document
-from stagewright.statemachine.stage_configs import (
+from stagewright.statemachine.config.document import apply_overrides, parse_document, read_document
+from stagewright.statemachine.config.schema import RunDocument
+from stagewright.statemachine.config.stage_configs import (
     AdetailerPass,
     Img2ImgTable,
     Txt2ImgTable,

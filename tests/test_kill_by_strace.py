@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from stagewright.events import RunOpened, RunState, StageEvent, replay
-from stagewright.events.storage import AppendFile, OsStorage
+from stagewright.events.log.storage import AppendFile, OsStorage
 from stagewright.statemachine import PipelineController
 from stagewright.statemachine.ports import SystemClock
 
@@ -189,7 +189,7 @@ class _StoppedClock(SystemClock):
 
 def _run_of_known_id(config: Path) -> int:
     """Run a configuration on the embedded backend, on files that strace can be told of."""
-    from stagewright.adapters.embedded.backend import EmbeddedBackend
+    from stagewright.adapters.backends.embedded.backend import EmbeddedBackend
     from stagewright.adapters.inputs import PillowInputReader
 
     note_requests(Path(SENT))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from stagewright.events import CallRequested
-from stagewright.statemachine.run_folder import CancelOrder, RunFolder
+from stagewright.statemachine.files.run_folder import CancelOrder, RunFolder
 
 from .command_line import stagewright
 from .crashing import (

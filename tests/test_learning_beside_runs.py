@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from stagewright.adapters import LearningRecordsError, LearningRecordWriter, open_controller
-from stagewright.adapters.learning.folder_lock import folder_lock
+from stagewright.adapters.projections.learning.folder_lock import folder_lock
 from stagewright.statemachine import GenerateRequest
 
 from .learning import NAME, bytes_of, cancelled, rebuilt, records, updated

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from stagewright.adapters import open_controller
-from stagewright.adapters.learning.folder_lock import folder_lock
+from stagewright.adapters.projections.learning.folder_lock import folder_lock
 
 from .command_line import Start, stagewright, until, write_config
 from .crashing import KILLED, voyage

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stagewright.adapters import LearningRecordsError, LearningRecordWriter
-from stagewright.adapters.learning.unrecorded_file import UNRECORDED_NAME
+from stagewright.adapters.projections.learning.unrecorded_file import UNRECORDED_NAME
 from stagewright.events import RunState, replay
 
 from .faulty_storage import Deed, Fault, FaultyStorage, SimulatedCrash

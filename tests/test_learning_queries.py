@@ -19,7 +19,7 @@ import msgspec
 import pandas
 import pytest
 from stagewright.adapters import LearningRecord, LearningRecordWriter, open_controller
-from stagewright.adapters.learning.records import record_schema
+from stagewright.adapters.projections.learning.records import record_schema
 
 from .learning import NAME, bytes_of, cancelled, records, updated
 from .resuming import FOUR, dies_at, painted, painter, ran, small

@@ -9,9 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 from stagewright.adapters import LearningRecord, LearningRecordWriter, open_controller
-from stagewright.adapters.learning.asked import AskedSettings
-from stagewright.adapters.learning.projection import learning_record
-from stagewright.adapters.learning.used_values import MAX_NAMES, MAX_VALUE_BYTES, UsedValues
+from stagewright.adapters.projections.learning.asked import AskedSettings
+from stagewright.adapters.projections.learning.projection import learning_record
+from stagewright.adapters.projections.learning.used_values import (
+    MAX_NAMES,
+    MAX_VALUE_BYTES,
+    UsedValues,
+)
 from stagewright.events import (
     CallCompleted,
     LifecycleChanged,
@@ -23,7 +27,7 @@ from stagewright.events import (
 )
 from stagewright.events.codec import CODEC
 from stagewright.statemachine import BackendError, ConfigurationError
-from stagewright.statemachine.stage_configs import (
+from stagewright.statemachine.config.stage_configs import (
     AdetailerConfig,
     Img2ImgConfig,
     Txt2ImgConfig,
@@ -387,5 +391,5 @@ def test_a_long_log_is_read_again_rather_than_held(
     resumed(folder, painter(dies_at(("02-upscale", 2))))
     cut_before(folder, LifecycleChanged, 4)
     held = record_of(folder)
-    monkeypatch.setattr("stagewright.adapters.learning.projection.HELD_BYTES", 0)
+    monkeypatch.setattr("stagewright.adapters.projections.learning.projection.HELD_BYTES", 0)
     assert record_of(folder) == held

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from stagewright.adapters import LearningRecordWriter
-from stagewright.adapters.learning.unrecorded_file import UNRECORDED_NAME
-from stagewright.events.lock import RunLock
+from stagewright.adapters.projections.learning.unrecorded_file import UNRECORDED_NAME
+from stagewright.events.log.lock import RunLock
 
 from .learning import bytes_of, rebuilt
 from .resuming import LOG, cut, painter, ran, small

@@ -14,13 +14,13 @@ from pathlib import Path
 import msgspec
 import pytest
 from stagewright.adapters import LearningRecordsError, LearningRecordWriter, open_controller
-from stagewright.adapters.learning.folder_lock import folder_lock
-from stagewright.adapters.learning.record_file import FileStamp
-from stagewright.adapters.learning.records import SCHEMA_VERSION
-from stagewright.adapters.learning.updating import RecordUpdater
+from stagewright.adapters.projections.learning.folder_lock import folder_lock
+from stagewright.adapters.projections.learning.record_file import FileStamp
+from stagewright.adapters.projections.learning.records import SCHEMA_VERSION
+from stagewright.adapters.projections.learning.update import RecordUpdater
 from stagewright.events import signals
 from stagewright.events.codec import CODEC
-from stagewright.events.storage import OsStorage
+from stagewright.events.log.storage import OsStorage
 
 from .learning import NAME, bytes_of, rebuilt, records, updated
 from .log_format import make_log
@@ -212,7 +212,7 @@ def test_new_lines_that_are_too_many_to_hold_are_written_before_more_are_made(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory is bounded, and the bytes are the same."""
-    monkeypatch.setattr("stagewright.adapters.learning.updating.HELD_BYTES", 1)
+    monkeypatch.setattr("stagewright.adapters.projections.learning.update.HELD_BYTES", 1)
     whole, lines = bytes_of(runs), bytes_of(runs).splitlines(keepends=True)
     for kept in (lines[:1], lines[1:2], lines[2:]):
         (runs / NAME).write_bytes(b"".join(kept))
@@ -224,8 +224,8 @@ def test_an_update_that_is_ended_in_its_middle_need_not_begin_anew(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it has made stands in the file soon, and it says how much was left."""
-    monkeypatch.setattr("stagewright.adapters.learning.updating.PORTION_S", 0.0)
-    monkeypatch.setattr("stagewright.adapters.learning.updating.REST_PER_WRITING", 0)
+    monkeypatch.setattr("stagewright.adapters.projections.learning.update.PORTION_S", 0.0)
+    monkeypatch.setattr("stagewright.adapters.projections.learning.update.REST_PER_WRITING", 0)
     (runs / NAME).unlink()
     seen: list[int] = []
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from stagewright.adapters import PillowInputReader
 from stagewright.events import CallCompleted, RunState, StageEnd, iterate, replay
-from stagewright.events.scan import LogScan
+from stagewright.events.log.scan import LogScan
 from stagewright.statemachine import PipelineController
+from stagewright.statemachine.files.run_folder import find_run
 from stagewright.statemachine.ports import SystemClock
 from stagewright.statemachine.resume.verify import verify_run
-from stagewright.statemachine.run_folder import find_run
 
 from .command_line import SCRIPT, SMALL, Start, stagewright, until, write_config
 from .posix import suspend, wake

@@ -14,8 +14,8 @@ from stagewright.statemachine import (
     StageExecutionPlan,
     build_stage_execution_plan,
 )
-from stagewright.statemachine.config import RunDocument
-from stagewright.statemachine.documents import apply_overrides
+from stagewright.statemachine.config.document import apply_overrides
+from stagewright.statemachine.config.schema import RunDocument
 
 from .support import document
 from .test_plan_values import full

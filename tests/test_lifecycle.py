@@ -17,7 +17,7 @@ from stagewright.events import (
     StageEvent,
     signals,
 )
-from stagewright.events.folding import Fold
+from stagewright.events.folds import Fold
 from stagewright.statemachine import TRANSITIONS, InvalidTransitionError, RunLifecycle
 from stagewright.statemachine.ports import SystemClock
 from stagewright.statemachine.run.journal import RunJournal

@@ -15,8 +15,8 @@ from stagewright.statemachine import (
     StageExecutionPlan,
     build_stage_execution_plan,
 )
-from stagewright.statemachine.config import InputImage, RunConfig
-from stagewright.statemachine.documents import parse_document
+from stagewright.statemachine.config.document import parse_document
+from stagewright.statemachine.config.schema import InputImage, RunConfig
 
 from .support import TXT2IMG, document
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from stagewright.events import BackendDescription, InputRecord, MemoryEventLog, RunOpened
 from stagewright.statemachine import InvalidStagePlanError, build_stage_execution_plan
-from stagewright.statemachine.config import InputImage, RunConfig
+from stagewright.statemachine.config.schema import InputImage, RunConfig
 
 from .support import START, document
 from .test_plan import with_inputs

@@ -14,8 +14,8 @@ from stagewright.statemachine import (
     RunConfig,
     build_stage_execution_plan,
 )
-from stagewright.statemachine.documents import apply_overrides
-from stagewright.statemachine.stage_configs import Txt2ImgTable
+from stagewright.statemachine.config.document import apply_overrides
+from stagewright.statemachine.config.stage_configs import Txt2ImgTable
 
 from .support import TXT2IMG, document
 from .test_plan import image, plan_of, with_inputs

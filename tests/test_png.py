@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from stagewright.statemachine.png import (
+from stagewright.statemachine.files.png import (
     PngError,
     check_whole,
     read_stamp,

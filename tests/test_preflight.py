@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from stagewright.adapters.webui.names import NameKind, Verdict, names_used
+from stagewright.adapters.backends.webui.names import NameKind, Verdict, names_used
 from stagewright.statemachine import build_stage_execution_plan
 from stagewright.statemachine.errors import PreflightError
 

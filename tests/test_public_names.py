@@ -5,10 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+import subprocess
+import sys
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import stagewright
 import stagewright.adapters
 import stagewright.events
 import stagewright.statemachine
@@ -90,6 +94,42 @@ def test_a_name_is_the_same_wherever_it_is_asked_for(room: str) -> None:
         assert getattr(package, name) is getattr(package, name)
 
 
+def test_the_root_offers_the_public_names_of_all_packages() -> None:
+    """``import stagewright`` is enough: each name is the object that its package offers."""
+    assert stagewright.__version__ == version("stagewright")
+    assert stagewright.open_controller is stagewright.adapters.open_controller
+    for room in ROOMS:
+        package = importlib.import_module(f"stagewright.{room}")
+        for name in package.__all__:
+            assert getattr(stagewright, name) is getattr(package, name)
+            assert name in dir(stagewright)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = stagewright.no_such_name
+
+
+def test_the_root_loads_nothing_before_it_is_used() -> None:
+    """``import stagewright`` costs a command that prints the version no more than its text."""
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import stagewright, sys; print(*sys.modules)"],
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout.split()
+    assert "stagewright.events" in loaded
+    assert not {"msgspec", "blinker", "transitions", "requests", "PIL"} & set(loaded)
+
+
+def test_the_package_runs_as_a_program() -> None:
+    """``python -m stagewright`` is the command."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "stagewright", "--version"],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert ended.stdout == f"stagewright, version {stagewright.__version__}\n"
+
+
 def test_states_and_stage_types_are_one_class_in_both_rooms() -> None:
     """What a log holds and what a plan holds compare equal because they are the same."""
     assert stagewright.statemachine.RunState is stagewright.events.RunState
@@ -123,7 +163,7 @@ def room_folder(room: str) -> Path:
 
 
 def packages_on_disk() -> set[str]:
-    return {
+    return {"stagewright"} | {
         ".".join(["stagewright", room, *init.parent.relative_to(room_folder(room)).parts])
         for room in ROOMS
         for init in room_folder(room).rglob("__init__.py")
@@ -135,7 +175,7 @@ def test_every_package_is_named_in_pyproject() -> None:
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert set(tool["packages"]) == packages_on_disk()
     folders = {
-        package: package.removeprefix("stagewright.").replace(".", "/")
+        package: package.removeprefix("stagewright.").replace(".", "/")  # the root has its own
         for package in tool["packages"]
     }
     assert tool["package-dir"] == folders

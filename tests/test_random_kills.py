@@ -10,9 +10,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from stagewright.adapters.serving import EmbeddedServer
+from stagewright.adapters.webui_server import EmbeddedServer
 from stagewright.events import CancelMode
-from stagewright.statemachine.run_folder import CancelOrder, RunFolder
+from stagewright.statemachine.files.run_folder import CancelOrder, RunFolder
 
 from .command_line import Start, until
 from .crashing import (

@@ -20,7 +20,7 @@ from stagewright.events import (
     replay,
     replay_many,
 )
-from stagewright.events.timeline import FileTimeline
+from stagewright.events.log.timeline import FileTimeline
 
 from .log_format import chain_value, make_log, split_bodies, split_lines
 from .stories import Story, error

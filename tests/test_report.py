@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from stagewright.adapters.report import ReportRefusedError, write_report
-from stagewright.adapters.report.event_blocks import MAX_EVENTS, shown_seqs
-from stagewright.adapters.report.quantities import span
+from stagewright.adapters.export.report import ReportRefusedError, write_report
+from stagewright.adapters.export.report.event_blocks import MAX_EVENTS, shown_seqs
+from stagewright.adapters.export.report.quantities import span
 from stagewright.events import CallCompleted, RunNotFoundError, StageEnd, iterate, replay
-from stagewright.events.lock import RunLock
+from stagewright.events.log.lock import RunLock
 
 from .command_line import stagewright
 from .log_format import changed, make_log, split_bodies

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from stagewright.adapters.report import write_report
+from stagewright.adapters.export.report import write_report
 from stagewright.events import (
     Artifact,
     CallCompleted,

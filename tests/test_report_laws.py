@@ -12,16 +12,16 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from stagewright.adapters.report.calls import CallBook, CallState, Epoch
-from stagewright.adapters.report.gantt import draw
-from stagewright.adapters.report.quantities import (
+from stagewright.adapters.export.report.calls import CallBook, CallState, Epoch
+from stagewright.adapters.export.report.gantt import draw
+from stagewright.adapters.export.report.quantities import (
     byte_size,
     day_and_time,
     ranges,
     span,
     time_of_day,
 )
-from stagewright.adapters.report.time_scale import TimeScale
+from stagewright.adapters.export.report.time_scale import TimeScale
 from stagewright.events import (
     CallCompleted,
     CallFailed,

@@ -11,11 +11,11 @@ from PIL import Image, ImageOps
 from stagewright.adapters import PillowInputReader, open_controller
 from stagewright.adapters.cli.foreground import follow
 from stagewright.events import CallRequested, LifecycleChanged, RunState, iterate, replay
-from stagewright.events.storage import OsStorage
+from stagewright.events.log.storage import OsStorage
 from stagewright.statemachine import PipelineController
 from stagewright.statemachine.errors import InvalidTransitionError
+from stagewright.statemachine.files.run_folder import CancelOrder, RunFolder
 from stagewright.statemachine.resume.verify import verify_run
-from stagewright.statemachine.run_folder import CancelOrder, RunFolder
 
 from . import webui_faults as faults
 from .foreign_runs import command, foreign

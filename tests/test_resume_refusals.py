@@ -18,7 +18,7 @@ from stagewright.events import (
     iterate,
     replay,
 )
-from stagewright.events.lock import RunLock
+from stagewright.events.log.lock import RunLock
 from stagewright.statemachine import (
     BackendError,
     CancelToken,

@@ -27,9 +27,9 @@ from stagewright.events import (
     signals,
     subscribe,
 )
-from stagewright.events.file_log import LOG_NAME
-from stagewright.events.folding import Fold
-from stagewright.events.scan import LogScan
+from stagewright.events.folds import Fold
+from stagewright.events.log.file_log import LOG_NAME
+from stagewright.events.log.scan import LogScan
 from stagewright.statemachine import (
     BackendError,
     CancelToken,
@@ -39,8 +39,8 @@ from stagewright.statemachine import (
     InvalidTransitionError,
     PipelineController,
 )
+from stagewright.statemachine.files.run_folder import CancelOrder, RunFolder
 from stagewright.statemachine.run.journal import RunJournal
-from stagewright.statemachine.run_folder import CancelOrder, RunFolder
 
 from .support import START, ScriptedBackend, document, memory_log, png
 from .unreadable import folder_of_anybody, program_of_anybody
@@ -268,7 +268,7 @@ def test_orders_of_several_processes_never_break_each_other(tmp_path: Path) -> N
     """Two processes that write cancel.request at once always leave a whole one."""
     program = (
         "import sys; from pathlib import Path\n"
-        "from stagewright.statemachine.run_folder import RunFolder, CancelOrder\n"
+        "from stagewright.statemachine.files.run_folder import RunFolder, CancelOrder\n"
         "folder = RunFolder(Path(sys.argv[1]))\n"
         "order = CancelOrder(mode='after_image', reason='r' * 500)\n"
         "for _ in range(150): folder.order_cancel(order)\n"
@@ -368,7 +368,7 @@ def test_an_input_that_changes_after_it_was_checked_is_refused(tmp_path: Path) -
     source = tmp_path / "in.png"
     source.write_bytes(png(1))
     runner = controller(tmp_path / "runs", ScriptedBackend())
-    from stagewright.statemachine.loading import ready_config
+    from stagewright.statemachine.config.inputs import ready_config
 
     config = document("upscale", input_image=str(source))
     ready = ready_config(config, inputs=PillowInputReader(), runs=tmp_path)
@@ -390,7 +390,7 @@ def test_an_input_that_changes_after_it_was_checked_is_refused(tmp_path: Path) -
 def test_the_recorded_configuration_is_the_one_that_ran(tmp_path: Path) -> None:
     """A loaded configuration that a program changes is recorded as it was changed."""
     import msgspec
-    from stagewright.statemachine.documents import parse_document
+    from stagewright.statemachine.config.document import parse_document
 
     loaded = parse_document(document(seed=1))
     changed = msgspec.structs.replace(loaded, seed=99)

@@ -37,7 +37,7 @@ from stagewright.events import (
     iterate,
     replay,
 )
-from stagewright.events.folding import Fold
+from stagewright.events.folds import Fold
 from stagewright.statemachine import (
     BackendError,
     CancelToken,
@@ -46,8 +46,8 @@ from stagewright.statemachine import (
     PipelineController,
     build_stage_execution_plan,
 )
+from stagewright.statemachine.config.inputs import ready_config
 from stagewright.statemachine.errors import ResumeRefusedError
-from stagewright.statemachine.loading import ready_config
 from stagewright.statemachine.ports import GeneratedImage, SystemClock
 from stagewright.statemachine.resume.reopen import ReopenedRun, reopen_run
 from stagewright.statemachine.resume.verify import verify_run

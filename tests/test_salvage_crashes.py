@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from stagewright.events import LogWriteError, RunState
-from stagewright.events.storage import AppendFile, OsStorage, Part
+from stagewright.events.log.storage import AppendFile, OsStorage, Part
+from stagewright.statemachine.files.run_folder import run_folders
 from stagewright.statemachine.resume.verify import verify_run
-from stagewright.statemachine.run_folder import run_folders
 
 from .command_line import SCRIPT, run_json, stagewright, write_config
 from .faulty_storage import Deed, Fault, FaultyStorage, SimulatedCrash

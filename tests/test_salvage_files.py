@@ -21,7 +21,7 @@ from stagewright.events import (
     StageStart,
     iterate,
 )
-from stagewright.events.lock import RunLock
+from stagewright.events.log.lock import RunLock
 from stagewright.statemachine import CancelToken, GenerateRequest
 from stagewright.statemachine.resume.salvage import SalvageRefusedError
 from stagewright.statemachine.resume.verify import verify_run

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
-from stagewright.events.sound_records import SoundRecords
-from stagewright.events.storage import OsStorage
+from stagewright.events.log.sound_records import SoundRecords
+from stagewright.events.log.storage import OsStorage
 from stagewright.statemachine.errors import ResumeRefusedError
 
 from .log_format import body_of, make_line, make_log

@@ -15,8 +15,12 @@ import pytest
 import requests
 import webuiapi  # type: ignore[import-untyped]  # it has no type information
 from PIL import Image
-from stagewright.adapters.serving import EmbeddedServer
-from stagewright.statemachine.stage_configs import Img2ImgConfig, Txt2ImgConfig, UpscaleConfig
+from stagewright.adapters.webui_server import EmbeddedServer
+from stagewright.statemachine.config.stage_configs import (
+    Img2ImgConfig,
+    Txt2ImgConfig,
+    UpscaleConfig,
+)
 
 from .command_line import Start, stagewright, until
 from .pictures import made, portrait, same_pixels

@@ -15,13 +15,13 @@ from typing import Any
 import filelock
 import pytest
 from stagewright.events import LogWriteError
-from stagewright.events.folding import Fold
+from stagewright.events.folds import Fold
+from stagewright.events.log.reader import read_log
 from stagewright.events.model import CallRequested
-from stagewright.events.reading import read_log
 from stagewright.statemachine import PipelineController
-from stagewright.statemachine.plan import StageExecutionPlan
+from stagewright.statemachine.files.recorded_files import FileState, WrongFile, check_file
+from stagewright.statemachine.plan.plan import StageExecutionPlan
 from stagewright.statemachine.resume import inspection, reopen
-from stagewright.statemachine.run.recorded_files import FileState, WrongFile, check_file
 
 from .faulty_storage import Deed, Fault, FaultyStorage, SimulatedCrash
 from .simulate import command_for, main, survey

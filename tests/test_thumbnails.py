@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from stagewright.adapters.thumbnails import ThumbnailError, thumbnail_of
+from stagewright.adapters.export.thumbnails import ThumbnailError, thumbnail_of
 from stagewright.events import StagewrightError
 
 from .posix import make_pipe

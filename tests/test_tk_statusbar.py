@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from stagewright.adapters import open_controller
-from stagewright.adapters.serving import EmbeddedServer
+from stagewright.adapters.webui_server import EmbeddedServer
 from stagewright.events import (
     CancelRequested,
     RunState,
@@ -293,7 +293,7 @@ def test_without_tkinter_the_error_says_what_to_install() -> None:
         "import sys; sys.modules['tkinter'] = None\n"
         "import stagewright.adapters as adapters\n"
         "names = [getattr(adapters, name) for name in adapters.__all__]\n"
-        "try:\n    import stagewright.adapters.tk_statusbar\n"
+        "try:\n    import stagewright.adapters.tk\n"
         f"except ImportError as error:\n    print({said})"
     )
     done = subprocess.run(

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stagewright.adapters.serving import EmbeddedServer
+from stagewright.adapters.webui_server import EmbeddedServer
 from stagewright.events import CallRequested, RunResumed, RunState, iterate, replay
-from stagewright.events.lock import boot_id, host_name
+from stagewright.events.log.lock import boot_id, host_name
 
 from .command_line import SCRIPT, SMALL, Start, stagewright, until, write_config
 from .posix import KILLED

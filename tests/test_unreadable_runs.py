@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from stagewright.events import RunState, replay
-from stagewright.statemachine.png import source_of
+from stagewright.statemachine.files.png import source_of
 
 from .command_line import stagewright, write_config
 from .resuming import LOG, image_file

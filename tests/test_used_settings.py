@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stagewright.adapters.report.logged_run import UsedValues
-from stagewright.adapters.report.settings_table import Agreement, setting_rows
-from stagewright.adapters.used_settings import agree, settings_asked, settings_used
+from stagewright.adapters.export.report.logged_run import UsedValues
+from stagewright.adapters.export.report.settings_table import Agreement, setting_rows
+from stagewright.adapters.projections.used_settings import agree, settings_asked, settings_used
 from stagewright.events import StageType
 
 INFO = {

@@ -13,11 +13,11 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stagewright.adapters.webui.address import ServerAddress, credentials_for
-from stagewright.adapters.webui.answers import Answer, AnswerReader
-from stagewright.adapters.webui.client import MAX_SMALL_ANSWER_BYTES, WebUIClient
-from stagewright.adapters.webui.errors import ServerError, ServerFailureError
-from stagewright.adapters.webui.features import EXTRA_SINGLE_IMAGE, TXT2IMG
+from stagewright.adapters.backends.webui.address import ServerAddress, credentials_for
+from stagewright.adapters.backends.webui.answers import Answer, AnswerReader
+from stagewright.adapters.backends.webui.client import MAX_SMALL_ANSWER_BYTES, WebUIClient
+from stagewright.adapters.backends.webui.errors import ServerError, ServerFailureError
+from stagewright.adapters.backends.webui.features import EXTRA_SINGLE_IMAGE, TXT2IMG
 from stagewright.statemachine.errors import BackendAnswerError, BackendError
 
 from .test_webui_client import OK, Script, Wire, nothing, raw, talking

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import trustme
 import urllib3
-from stagewright.adapters.webui.address import ServerAddress
-from stagewright.adapters.webui.client import WebUIClient
-from stagewright.statemachine.config import ServerTable
+from stagewright.adapters.backends.webui.address import ServerAddress
+from stagewright.adapters.backends.webui.client import WebUIClient
+from stagewright.statemachine.config.schema import ServerTable
 
 from .command_line import SMALL, stagewright, write_config
 from .test_webui_client import Wire, WireServer, tls_for

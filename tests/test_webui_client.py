@@ -15,15 +15,15 @@ from typing import Any, Self
 
 import pytest
 import trustme
-from stagewright.adapters.webui.address import ServerAddress
-from stagewright.adapters.webui.client import WebUIClient
-from stagewright.adapters.webui.errors import (
+from stagewright.adapters.backends.webui.address import ServerAddress
+from stagewright.adapters.backends.webui.client import WebUIClient
+from stagewright.adapters.backends.webui.errors import (
     AnswerLostError,
     RequestRefusedError,
     ServerError,
     ServerNotTrustedError,
 )
-from stagewright.statemachine.config import ServerTable
+from stagewright.statemachine.config.schema import ServerTable
 from stagewright.statemachine.errors import ConfigurationError
 
 pytestmark = pytest.mark.lowest

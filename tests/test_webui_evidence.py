@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from stagewright.adapters.webui.evidence import (
+from stagewright.adapters.backends.webui.evidence import (
     MAX_ANSWER_BYTES,
     MAX_WORDS_BYTES,
     answer_limit,
@@ -14,10 +14,9 @@ from stagewright.adapters.webui.evidence import (
     size_difference,
     stem,
 )
-from stagewright.adapters.webui.features import FORGE, SD_NEXT, ServerFeatures
+from stagewright.adapters.backends.webui.features import FORGE, SD_NEXT, ServerFeatures
 from stagewright.events.model import StageType
-from stagewright.statemachine.ports import GenerateRequest, SourceImage
-from stagewright.statemachine.stage_configs import (
+from stagewright.statemachine.config.stage_configs import (
     AdetailerConfig,
     AdetailerPass,
     HiresConfig,
@@ -27,6 +26,7 @@ from stagewright.statemachine.stage_configs import (
     Txt2ImgConfig,
     UpscaleConfig,
 )
+from stagewright.statemachine.ports import GenerateRequest, SourceImage
 
 Size = tuple[int, int]
 UNKNOWN = ServerFeatures()

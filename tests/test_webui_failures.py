@@ -14,11 +14,15 @@ import urllib3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stagewright.adapters import open_controller
-from stagewright.adapters.webui import errors
-from stagewright.adapters.webui.address import Credentials, ServerAddress, credentials_for
-from stagewright.adapters.webui.failures import error_of_exception, error_of_status, words_of
+from stagewright.adapters.backends.webui import errors
+from stagewright.adapters.backends.webui.address import Credentials, ServerAddress, credentials_for
+from stagewright.adapters.backends.webui.failures import (
+    error_of_exception,
+    error_of_status,
+    words_of,
+)
 from stagewright.events import CallFailed
-from stagewright.statemachine.config import RetryKind
+from stagewright.statemachine.config.schema import RetryKind
 from stagewright.statemachine.errors import BackendAnswerError, BackendError
 
 from . import webui_faults as faults

@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 import pytest
-from stagewright.adapters.webui.errors import RequestRefusedError
-from stagewright.adapters.webui.features import features_of
-from stagewright.adapters.webui.payloads import payload_of
-from stagewright.statemachine.stage_configs import AdetailerPass, HiresConfig
+from stagewright.adapters.backends.webui.errors import RequestRefusedError
+from stagewright.adapters.backends.webui.features import features_of
+from stagewright.adapters.backends.webui.payloads import payload_of
+from stagewright.statemachine.config.stage_configs import AdetailerPass, HiresConfig
 
 from .test_webui_payloads import REFINER, SCHEMA, TXT2IMG, changed, detailing, request, sent
 

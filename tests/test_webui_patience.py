@@ -16,13 +16,13 @@ import pytest
 import trustme
 from PIL import Image, ImageOps
 from stagewright.adapters import open_controller
-from stagewright.adapters.webui import errors
-from stagewright.adapters.webui.address import ServerAddress
-from stagewright.adapters.webui.client import WebUIClient
-from stagewright.adapters.webui.exchange import Exchange
-from stagewright.adapters.webui.server import Server
+from stagewright.adapters.backends.webui import errors
+from stagewright.adapters.backends.webui.address import ServerAddress
+from stagewright.adapters.backends.webui.client import WebUIClient
+from stagewright.adapters.backends.webui.exchange import Exchange
+from stagewright.adapters.backends.webui.server import Server
 from stagewright.events import PipelineRunResult, RunState
-from stagewright.statemachine.config import ServerTable
+from stagewright.statemachine.config.schema import ServerTable
 
 from . import webui_faults as faults
 from .support import png

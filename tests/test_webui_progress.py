@@ -13,16 +13,20 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stagewright.adapters.webui.address import ServerAddress
-from stagewright.adapters.webui.client import WebUIClient
-from stagewright.adapters.webui.errors import AnswerLostError, ServerError, ServerUnreachableError
-from stagewright.adapters.webui.progress import (
+from stagewright.adapters.backends.webui.address import ServerAddress
+from stagewright.adapters.backends.webui.client import WebUIClient
+from stagewright.adapters.backends.webui.errors import (
+    AnswerLostError,
+    ServerError,
+    ServerUnreachableError,
+)
+from stagewright.adapters.backends.webui.progress import (
     MODEL_LOADING_FACTOR,
     ServerProgress,
     StallWatch,
     progress_of,
 )
-from stagewright.statemachine.config import ServerTable
+from stagewright.statemachine.config.schema import ServerTable
 
 from .command_line import until
 from .test_webui_client import OK, Wire, talking

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from stagewright.adapters import open_controller
-from stagewright.adapters.serving import EmbeddedServer
+from stagewright.adapters.webui_server import EmbeddedServer
 from stagewright.events import (
     CallCompleted,
     CallRequested,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from stagewright.adapters import open_controller
+from stagewright.adapters.backends.webui.address import Credentials, ServerAddress
+from stagewright.adapters.backends.webui.failures import error_of_status
 from stagewright.adapters.inputs import PillowInputReader
-from stagewright.adapters.webui.address import Credentials, ServerAddress
-from stagewright.adapters.webui.failures import error_of_status
 from stagewright.events import RunState
 from stagewright.statemachine import CancelToken, GenerateRequest
 from stagewright.statemachine.errors import BackendError, PreflightError

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from stagewright.adapters import open_controller
-from stagewright.adapters.serving import EmbeddedServer
+from stagewright.adapters.webui_server import EmbeddedServer
 from stagewright.events import (
     CallCompleted,
     CallRequested,

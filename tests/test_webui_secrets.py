@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import urllib3
-from stagewright.adapters.webui import errors
-from stagewright.adapters.webui.address import Credentials, ServerAddress, credentials_for
-from stagewright.adapters.webui.failures import error_of_exception, error_of_status
+from stagewright.adapters.backends.webui import errors
+from stagewright.adapters.backends.webui.address import Credentials, ServerAddress, credentials_for
+from stagewright.adapters.backends.webui.failures import error_of_exception, error_of_status
 from stagewright.events import CallCompleted, CallFailed, RunState, replay
 
 from . import webui_faults as faults

@@ -11,16 +11,16 @@ from typing import Any
 import msgspec
 import pytest
 from stagewright.adapters import open_controller
+from stagewright.adapters.backends.webui import WebUIBackend
+from stagewright.adapters.backends.webui.address import ServerAddress
 from stagewright.adapters.inputs import PillowInputReader
-from stagewright.adapters.webui import WebUIBackend
-from stagewright.adapters.webui.address import ServerAddress
 from stagewright.events import CallFailed, PipelineRunResult, RunState, StageType
 from stagewright.statemachine import CancelToken, GenerateRequest
-from stagewright.statemachine.config import ServerTable
+from stagewright.statemachine.config.schema import ServerTable
+from stagewright.statemachine.config.stage_configs import UpscaleConfig
 from stagewright.statemachine.errors import BackendError
 from stagewright.statemachine.ports import SourceImage
 from stagewright.statemachine.run.controller import PipelineController
-from stagewright.statemachine.stage_configs import UpscaleConfig
 
 from . import webui_faults as faults
 from .support import ScriptedBackend, document, png

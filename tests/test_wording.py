@@ -7,7 +7,7 @@ import sys
 from importlib.resources import files
 
 import pytest
-from stagewright.adapters.wording import escaped
+from stagewright.adapters.text import escaped
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_characters_that_are_not_seen_are_shown_as_escapes(character: str, shown
 
 def test_a_terminal_and_the_script_of_a_report_escape_the_same_characters() -> None:
     """But for line ends, which the script lays out, and surrogates, which its UTF-8 cannot hold."""
-    script = files("stagewright.adapters.report") / "templates" / "log.js"
+    script = files("stagewright.adapters.export.report") / "templates" / "log.js"
     found = re.search(r"const hidden = /(\[.*\])/g;", script.read_text(encoding="utf-8"))
     assert found is not None
     hidden = re.compile(found[1])

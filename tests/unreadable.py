@@ -28,13 +28,13 @@ if os.geteuid() == 0:
     os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
 """
 _MAIN = """
-from stagewright.adapters.cli import main
+from stagewright.__main__ import main
 main()
 """
 
 _WATCHING = """
 import errno, os, shutil, sys
-from stagewright.adapters.cli import main
+from stagewright.__main__ import main
 
 def watch(event, arguments):
     if event == "open" and str(arguments[0]).endswith(name + "/events.jsonl"):

@@ -21,8 +21,8 @@ from ...events.model import (
     StageStart,
 )
 from ...statemachine.errors import GenerationCancelled, GenerationInterrupted
-from ..statusbar import RunStatus, StatusBar
-from ..wording import count, duration, escaped, one_line
+from ..projections.status import RunStatus, StatusBar
+from ..text import count, duration, escaped, one_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -19,11 +19,11 @@ from ...events.result import PipelineRunResult
 from ...events.subscriptions.subscription import subscribe
 from ...statemachine.errors import InvalidTransitionError
 from ...statemachine.run.controller import PipelineController, RunHandle
-from ..statusbar import StatusBar
-from ..wording import count
+from ..projections.status import StatusBar
+from ..text import count
+from .commands.replay import show_result
 from .display import Display, open_display
 from .output import LastingStream, print_json_parts
-from .replaying import show_result
 from .statuses import EXIT_CANCELLED, EXIT_COMPLETED, EXIT_ERROR, EXIT_INTERRUPTED, complain
 
 EXIT_STATUSES = {RunState.COMPLETED: EXIT_COMPLETED, RunState.CANCELLED: EXIT_CANCELLED}

@@ -12,10 +12,10 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from ..wording import count as count
-from ..wording import duration as duration
-from ..wording import escaped as escaped
-from ..wording import one_line as one_line
+from ..text import count as count
+from ..text import duration as duration
+from ..text import escaped as escaped
+from ..text import one_line as one_line
 
 runs_option = click.option(
     "--runs",

@@ -14,8 +14,7 @@ from weakref import WeakKeyDictionary
 from blinker import NamedSignal
 
 from .. import signals
-from ..model import StageEvent
-from ..progress import StepProgress
+from ..model import StageEvent, StepProgress
 from ..signals import Receiver, event_appended, step_progress
 from .reader import Item, Reader
 from .subscription import Subscription

@@ -16,8 +16,8 @@ from pathlib import Path
 import msgspec
 
 from ..codec import DECODE_ERRORS
-from ..progress import StepProgress
-from ..storage import open_regular
+from ..log.storage import open_regular
+from ..model import StepProgress
 
 STEPS_NAME = "steps.live"
 _EVERY_S = 0.1

@@ -11,12 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from ..lock import is_locked
+from ..log.lock import is_locked
+from ..log.open_logs import written_log
+from ..log.reader import log_path
+from ..log.scan import LogScan, TornTail
+from ..log.storage import open_regular
 from ..model import RunSealed, StageEvent
-from ..reading import log_path
-from ..scan import LogScan, TornTail
-from ..storage import open_regular
-from ..written_logs import written_log
 
 POLL_S = 0.02
 """How often to look at a log that another process writes."""

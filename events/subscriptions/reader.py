@@ -13,9 +13,8 @@ from blinker import NamedSignal
 
 from .. import signals
 from ..errors import StagewrightError
-from ..model import StageEvent
-from ..progress import StepProgress
-from ..written_logs import written_log_of
+from ..log.open_logs import written_log_of
+from ..model import StageEvent, StepProgress
 from .live_steps import read_step
 from .log_tail import POLL_S, LogTail
 

@@ -17,10 +17,9 @@ from blinker import NamedSignal
 
 from .. import signals
 from ..errors import RunNotFoundError, SubscriberMutedError
-from ..model import TRIGGERS, LifecycleChanged, RunState, StageEvent
-from ..progress import StepProgress
-from ..reading import iterate, log_path
-from ..written_logs import path_of_run
+from ..log.open_logs import path_of_run
+from ..log.reader import iterate, log_path
+from ..model import TRIGGERS, LifecycleChanged, RunState, StageEvent, StepProgress
 from .log_tail import LogTail
 from .reader import CAPACITY, Item, Reader
 

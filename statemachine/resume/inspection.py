@@ -12,7 +12,9 @@ from typing import NamedTuple
 import msgspec
 
 from ...events.errors import ImageAlteredError, StagewrightError
-from ...events.folding import Fold
+from ...events.folds import Fold
+from ...events.log.scan import TornTail
+from ...events.log.timeline import FileTimeline
 from ...events.model import (
     BackendDescription,
     CallCompleted,
@@ -21,13 +23,10 @@ from ...events.model import (
     StageEvent,
     StageType,
 )
-from ...events.scan import TornTail
-from ...events.timeline import FileTimeline
-from ..config import RunTable, ServerTable
+from ..config.schema import RunTable, ServerTable
+from ..config.stage_configs import Img2ImgConfig
 from ..errors import ResumeRefusedError
-from ..plan import StageExecutionPlan
-from ..run.image_status import ImageStatus
-from ..run.recorded_files import (
+from ..files.recorded_files import (
     FileState,
     OnFile,
     RecordedFile,
@@ -35,9 +34,10 @@ from ..run.recorded_files import (
     check_file,
     recorded_files,
 )
+from ..files.run_folder import RunFolder
+from ..plan.plan import StageExecutionPlan
+from ..run.image_status import ImageStatus
 from ..run.requests import request_spans
-from ..run_folder import RunFolder
-from ..stage_configs import Img2ImgConfig
 from ..states import is_fruitless
 from .recorded_plan import recorded_plan, recorded_table
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ...events.log.sound_records import SoundRecords
 from ...events.model import (
     Artifact,
     CallCompleted,
@@ -13,11 +14,10 @@ from ...events.model import (
     StageEvent,
     StageImageProgress,
 )
-from ...events.sound_records import SoundRecords
-from ..plan import StageExecution, StageExecutionPlan
+from ..config.stage_configs import Img2ImgConfig
+from ..plan.plan import StageExecution, StageExecutionPlan
 from ..ports import SourceImage
 from ..run.requests import request_digest, request_spans, stage_seed
-from ..stage_configs import Img2ImgConfig
 
 
 class RecordedImage(NamedTuple):

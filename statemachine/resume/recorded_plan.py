@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from ...events.codec import json_values
-from ...events.folding import Fold
-from ..bounds import check_bounds
-from ..builder import MAX_IMAGES
+from ...events.folds import Fold
+from ..config.bounds import check_bounds
 from ..errors import ResumeRefusedError
-from ..plan import StageExecutionPlan
+from ..plan.builder import MAX_IMAGES
+from ..plan.plan import StageExecutionPlan
 
 T = TypeVar("T", bound=msgspec.Struct)
 _LAST_EPOCH = 2**31

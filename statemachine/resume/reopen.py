@@ -11,15 +11,15 @@ import msgspec
 from msgspec import UNSET
 
 from ...events.errors import LogWriteError
-from ...events.file_log import FileEventLog
-from ...events.folding import Fold
-from ...events.lock import LOCK_WAIT_S, boot_id, host_name
+from ...events.folds import Fold
+from ...events.log.file_log import FileEventLog
+from ...events.log.lock import LOCK_WAIT_S, boot_id, host_name
+from ...events.log.storage import Storage
 from ...events.model import BackendDescription, ErrorDetail, LogRepaired, RunResumed, RunState
-from ...events.storage import Storage
+from ..files.recorded_files import FileState, OnFile, find_link
+from ..files.run_folder import RunFolder
 from ..run.creation import software
 from ..run.journal import RunJournal
-from ..run.recorded_files import FileState, OnFile, find_link
-from ..run_folder import RunFolder
 from .inspection import RunInspection, inspect_run
 
 PROCESS_DIED = "process died"

@@ -17,9 +17,12 @@ from pathlib import Path
 import msgspec
 
 from ...events.errors import LogCorruptError, LogLockedError, LogWriteError, StagewrightError
-from ...events.file_log import LOG_NAME, FileEventLog
-from ...events.folding import Fold
-from ...events.lock import RunLock, is_locked, lock_holder
+from ...events.folds import Fold
+from ...events.log.file_log import LOG_NAME, FileEventLog
+from ...events.log.lock import RunLock, is_locked, lock_holder
+from ...events.log.reader import log_path, read_log
+from ...events.log.sound_records import SoundRecords
+from ...events.log.storage import OsStorage, Storage
 from ...events.model import (
     Artifact,
     CallCompleted,
@@ -31,15 +34,12 @@ from ...events.model import (
     StageImageProgress,
     StageStart,
 )
-from ...events.reading import log_path, read_log
-from ...events.sound_records import SoundRecords
-from ...events.storage import OsStorage, Storage
-from ..plan import StageExecution
+from ..files.recorded_files import check_file
+from ..files.run_folder import make_run_folder
+from ..plan.plan import StageExecution
 from ..ports import Clock, RandomBelow
 from ..run.journal import RunJournal, recordable
-from ..run.recorded_files import check_file
 from ..run.requests import call_id, stage_metadata
-from ..run_folder import make_run_folder
 from .recorded_images import RecordedImage, RecordedImages
 from .recorded_plan import recorded_plan
 from .verify import Flaw, verify_run

@@ -7,15 +7,15 @@ from pathlib import Path
 import msgspec
 
 from ...events.errors import LogCorruptError
-from ...events.folding import Fold
-from ...events.lock import is_locked, lock_holder
+from ...events.folds import Fold
+from ...events.log.lock import is_locked, lock_holder
+from ...events.log.reader import read_log
+from ...events.log.scan import TornTail
+from ...events.log.timeline import FileTimeline
 from ...events.model import RunState
-from ...events.reading import read_log
-from ...events.scan import TornTail
-from ...events.timeline import FileTimeline
 from ..errors import ResumeRefusedError
-from ..run.recorded_files import OnFile
-from ..run_folder import RunFolder
+from ..files.recorded_files import OnFile
+from ..files.run_folder import RunFolder
 from .inspection import RunInspection, check_files, inspect_run
 
 

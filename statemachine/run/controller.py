@@ -13,15 +13,17 @@ from typing import Any
 
 from ...events import signals
 from ...events.errors import LogWriteError, RunNotFoundError, StagewrightError
+from ...events.folds import replay
+from ...events.log.storage import Storage
 from ...events.model import CancelMode, RunState
-from ...events.reading import replay
 from ...events.result import PipelineRunResult
-from ...events.storage import Storage
-from ..builder import build_stage_execution_plan
-from ..config import RunConfig
+from ..config.inputs import ready_config
+from ..config.schema import RunConfig
 from ..errors import ConfigurationError, ControllerBusyError
-from ..loading import ready_config
-from ..plan import StageExecutionPlan
+from ..files.recorded_files import OnFile
+from ..files.run_folder import find_run
+from ..plan.builder import build_stage_execution_plan
+from ..plan.plan import StageExecutionPlan
 from ..ports import (
     Clock,
     ImageBackend,
@@ -31,9 +33,7 @@ from ..ports import (
     SystemClock,
 )
 from ..resume.reopen import ReopenedRun, reopen_run
-from ..run_folder import find_run
 from .creation import create_run, resolve_choices
-from .recorded_files import OnFile
 from .runner import PipelineRunner
 
 _logger = logging.getLogger("stagewright.controller")

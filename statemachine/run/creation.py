@@ -12,20 +12,20 @@ import msgspec
 
 from ...events.codec import json_values
 from ...events.errors import LogWriteError
-from ...events.file_log import FileEventLog
-from ...events.folding import Fold
-from ...events.lock import RunLock, boot_id, host_name
+from ...events.folds import Fold
+from ...events.log.file_log import FileEventLog
+from ...events.log.lock import RunLock, boot_id, host_name
+from ...events.log.storage import OsStorage, Storage
 from ...events.model import BackendDescription, Durability, InputRecord, RunOpened
-from ...events.storage import OsStorage, Storage
 from ...events.version import VERSION
-from ..config import InputImage, RunConfig
-from ..documents import checked_config
+from ..config.document import checked_config
+from ..config.inputs import read_bounded
+from ..config.schema import InputImage, RunConfig
 from ..errors import InputImageError
-from ..loading import read_bounded
-from ..plan import StageExecutionPlan
-from ..png import source_of
+from ..files.png import source_of
+from ..files.run_folder import RunFolder, make_run_folder
+from ..plan.plan import StageExecutionPlan
 from ..ports import Clock, RandomBelow
-from ..run_folder import RunFolder, make_run_folder
 from .files import SUFFIXES
 
 SEED_END = 2**31

@@ -10,14 +10,14 @@ from pathlib import Path
 import msgspec
 
 from ...events.errors import LogWriteError
+from ...events.log.storage import PART_SUFFIX, Part
 from ...events.model import Artifact, InputRecord
-from ...events.storage import PART_SUFFIX, Part
 from ..errors import BackendAnswerError, InputImageError
-from ..png import PngError, check_whole, is_png, source_of, stamped_parts
+from ..files.png import PngError, check_whole, is_png, source_of, stamped_parts
+from ..files.recorded_files import WrongFile, read_file
+from ..files.run_folder import RunFolder
+from ..plan.sizes import MAX_PIXELS
 from ..ports import GeneratedImage, GenerateRequest, ImageFacts, InputReader, SourceImage
-from ..run_folder import RunFolder
-from ..sizes import MAX_PIXELS
-from .recorded_files import WrongFile, read_file
 
 SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 

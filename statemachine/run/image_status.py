@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Set
 
-from ...events.folding import Fold
+from ...events.folds import Fold
 from ...events.model import Artifact, StageEvent
 from ...events.result import MissingImage, artifact_in
-from ..plan import StageExecution, StageExecutionPlan
+from ..plan.plan import StageExecution, StageExecutionPlan
 from .requests import request_spans
 
 

@@ -10,9 +10,9 @@ from typing import TypedDict, TypeVar
 
 from ...events import signals
 from ...events.errors import LogWriteError, StagewrightError
-from ...events.file_log import FileEventLog
-from ...events.folding import Fold
-from ...events.log import EventLog
+from ...events.folds import Fold
+from ...events.log.file_log import FileEventLog
+from ...events.log.memory_log import EventLog
 from ...events.model import (
     CancelMode,
     CancelRequested,
@@ -22,8 +22,8 @@ from ...events.model import (
     RunSealed,
     RunState,
     StageEvent,
+    StepProgress,
 )
-from ...events.progress import StepProgress
 from ...events.subscriptions.dispatcher import Dispatcher
 from ...events.subscriptions.live_steps import StepsFile
 from ..errors import BackendError

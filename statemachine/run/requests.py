@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 
 from ...events.codec import json_values
-from ...events.folding import Fold
+from ...events.folds import Fold
+from ..config.stage_configs import AdetailerConfig, StageConfig, Txt2ImgConfig, UpscaleConfig
 from ..errors import BackendAnswerError, BackendError
-from ..plan import StageExecution
+from ..plan.plan import StageExecution
 from ..ports import GenerateAnswer, GenerateRequest, SourceImage
-from ..stage_configs import AdetailerConfig, StageConfig, Txt2ImgConfig, UpscaleConfig
 
 LONGEST_RETRY_WAIT_S = 300.0
 """The longest wait before a further try, whatever the backoff and the backend ask for."""

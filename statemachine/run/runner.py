@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 
-from ...events.folding import Fold
-from ...events.log import EventLog
+from ...events.folds import Fold
+from ...events.log.memory_log import EventLog
 from ...events.model import CancelMode, Durability, Outcome, RunState
-from ..config import RunTable, ServerTable
+from ..config.schema import RunTable, ServerTable
 from ..errors import InvalidTransitionError, MissingImagesError, StageConflictError
-from ..plan import StageExecution, StageExecutionPlan
+from ..files.run_folder import CancelOrder, RunFolder
+from ..plan.plan import StageExecution, StageExecutionPlan
 from ..ports import Clock, ImageBackend, InputReader
 from ..resume.recorded_plan import recorded_table
 from ..resume.reopen import ReopenedRun
-from ..run_folder import CancelOrder, RunFolder
 from .cancel import CancelToken
 from .files import ImageFiles
 from .image_status import ImageStatus

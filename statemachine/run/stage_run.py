@@ -20,13 +20,13 @@ from ...events.model import (
     StageEnd,
     StageImageProgress,
     StageStart,
+    StepProgress,
 )
-from ...events.progress import StepProgress
-from ..config import OnImageError, ServerTable
+from ..config.schema import OnImageError, ServerTable
+from ..config.stage_configs import Img2ImgConfig
 from ..errors import BackendAnswerError, BackendError
-from ..plan import StageExecution, StageExecutionPlan
+from ..plan.plan import StageExecution, StageExecutionPlan
 from ..ports import Clock, GenerateAnswer, GenerateRequest, ImageBackend
-from ..stage_configs import Img2ImgConfig
 from .cancel import CancelToken
 from .files import ImageFiles
 from .image_status import ImageStatus

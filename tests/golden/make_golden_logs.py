@@ -33,7 +33,7 @@ from stagewright.events import (
     fold,
     iterate,
 )
-from stagewright.events.folding import Fold
+from stagewright.events.folds import Fold
 from stagewright.statemachine import (
     BackendError,
     CancelToken,
@@ -43,8 +43,8 @@ from stagewright.statemachine import (
     PipelineRunner,
     StageType,
 )
+from stagewright.statemachine.files.run_folder import RunFolder
 from stagewright.statemachine.run.journal import RunJournal
-from stagewright.statemachine.run_folder import RunFolder
 
 from ..log_format import chain_value, changed, make_log, split_bodies
 from ..support import START, ScriptedBackend, document

@@ -1,0 +1,1 @@
+../../stagewright/__main__.py

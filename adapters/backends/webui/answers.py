@@ -1,0 +1,128 @@
+"""A server's answer to a generating request: images, and what it says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import pybase64
+
+from ....statemachine.errors import BackendAnswerError
+from .client import WebUIClient
+from .features import EXTRA_SINGLE_IMAGE
+
+_SHOWN = 60
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The images asked for, in order, as the server encoded them, and its ``info``.
+
+    The info is the server's own: it may hold the credentials.
+    """
+
+    images: tuple[bytes, ...]
+    info: Mapping[str, Any]
+
+
+_NOTHING = (msgspec.Raw(b"null"), msgspec.Raw(b'""'))
+
+
+class _Generated(msgspec.Struct):
+    """What of a generating route's answer is looked at; big strings stay where they are."""
+
+    images: list[msgspec.Raw] | None = None
+    info: str | dict[str, Any] | None = None
+
+
+class _Extras(msgspec.Struct):
+    image: msgspec.Raw = _NOTHING[0]
+    html_info: str | None = None
+
+
+_generated = msgspec.json.Decoder(_Generated)
+_extras = msgspec.json.Decoder(_Extras)
+
+
+class AnswerReader:
+    """Reads the answers of one server."""
+
+    def __init__(self, client: WebUIClient) -> None:
+        self._client = client
+
+    def read(self, data: bytes, endpoint: str, count: int) -> Answer:
+        """The ``count`` images in ``data``.
+
+        Raises BackendAnswerError where it holds other than ``count`` images, behind the grid
+        that the server may have put first, or anything that is no base64.
+        """
+        if endpoint == EXTRA_SINGLE_IMAGE:
+            extras = self._decoded(_extras, data, endpoint)
+            strings = [] if extras.image in _NOTHING else [extras.image]
+            info = {"html_info": extras.html_info or ""}
+        else:
+            generated = self._decoded(_generated, data, endpoint)
+            info = self._info(generated.info, endpoint)
+            first = info.get("index_of_first_image") or 0
+            if type(first) is not int or first < 0:
+                shown = repr(self._client.credentials.scrub_values(first))[:_SHOWN]
+                raise self._wrong(endpoint, f"index_of_first_image is {shown}")
+            strings = (generated.images or [])[first:]
+        if len(strings) != count:
+            raise self._wrong(endpoint, f"it holds {len(strings)} images instead of {count}")
+        return Answer(self._images(strings, endpoint), info)
+
+    def _decoded(self, decoder: msgspec.json.Decoder[Any], data: bytes, endpoint: str) -> Any:
+        try:
+            return decoder.decode(data)
+        except msgspec.ValidationError as error:
+            raise self._wrong(endpoint, str(error)) from error
+        except (ValueError, RecursionError):
+            pass
+        # Lone surrogates, which only the standard library reads, come in prompts and names.
+        loose = self._client.loosely_decoded(data, endpoint)
+        try:
+            return decoder.decode(msgspec.json.encode(loose))
+        except (ValueError, RecursionError) as error:
+            raise self._wrong(endpoint, str(error)) from error
+
+    def _info(self, info: str | dict[str, Any] | None, endpoint: str) -> dict[str, Any]:
+        if isinstance(info, str):
+            try:
+                decoded = msgspec.json.decode(info)
+            except (ValueError, RecursionError):
+                decoded = self._client.loosely_decoded(info.encode(), endpoint)
+        else:
+            decoded = {} if info is None else info
+        if not isinstance(decoded, dict):
+            raise self._wrong(endpoint, "its info is no JSON object")
+        return decoded
+
+    def _images(self, strings: Sequence[msgspec.Raw], endpoint: str) -> tuple[bytes, ...]:
+        images = []
+        for place, string in enumerate(strings):
+            try:
+                images.append(_decoded_image(string))
+            except ValueError as error:
+                raise self._wrong(endpoint, f"image {place} is no base64: {error}") from error
+        return tuple(images)
+
+    def _wrong(self, endpoint: str, why: str) -> BackendAnswerError:
+        url = self._client.address.url
+        return BackendAnswerError(
+            f"{url}{endpoint}: the answer is not the images asked for: {why}", endpoint=endpoint
+        )
+
+
+def _decoded_image(string: msgspec.Raw) -> bytes:
+    """The bytes of a JSON string of base64. Raises ValueError."""
+    view = memoryview(string)
+    if len(view) < 2 or view[0] != ord('"'):
+        raise ValueError("it is no text")
+    try:
+        return pybase64.b64decode(view[1:-1], validate=True)
+    except ValueError:
+        # Some servers escape slashes, or put "data:image/png;base64," first.
+        text = msgspec.json.decode(string, type=str)
+        data = text.partition(",")[2] if text.startswith("data:") else text
+        return pybase64.b64decode(data, validate=True)

@@ -1,0 +1,322 @@
+"""The image backend that is a WebUI server."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from ....events.model import BackendDescription, StageType
+from ....statemachine.config.schema import ServerTable
+from ....statemachine.config.stage_configs import AdetailerConfig, UpscaleConfig
+from ....statemachine.errors import BackendError
+from ....statemachine.plan.plan import StageExecutionPlan
+from ....statemachine.ports import (
+    GenerateAnswer,
+    GeneratedImage,
+    GenerateRequest,
+    InputReader,
+    OnStep,
+)
+from ....statemachine.run.cancel import CancelToken
+from .address import Credentials, ServerAddress
+from .answers import Answer, AnswerReader
+from .attempt import Attempt
+from .client import WebUIClient
+from .errors import (
+    AnswerLostError,
+    AuthenticationError,
+    ServerError,
+    ServerInterruptedError,
+    ServerNotTrustedError,
+    ServerUnavailableError,
+    ServerUnreachableError,
+    SettingsNotUsedError,
+)
+from .evidence import answer_limit, differences, size_difference
+from .features import (
+    EXTRA_SINGLE_IMAGE,
+    ServerFeatures,
+    discovered,
+)
+from .payloads import Payload, cache_fillers, payload_of
+from .pixels import same_pixels, size_of
+from .progress import ServerProgress
+from .server import Server
+from .settling import settle
+
+_logger = logging.getLogger("stagewright.webui")
+
+KIND = "webui"
+_LOOK_AGAIN_S = 0.2
+_NO_SERVER_THERE = (
+    AuthenticationError,
+    AnswerLostError,
+    ServerNotTrustedError,
+    ServerUnavailableError,
+    ServerUnreachableError,
+)
+
+
+class WebUIBackend:
+    """One WebUI server, one generating request at a time.
+
+    ``features`` are asked for with the first request unless they are given. ``unsettled`` are
+    calls of an earlier process that the server may still be working on. What went wrong
+    is raised as an error of ``webui.errors``; it is transient if ``settings.transient`` names
+    its kind.
+    """
+
+    def __init__(
+        self,
+        address: ServerAddress,
+        *,
+        inputs: InputReader,
+        settings: ServerTable | None = None,
+        credentials: Credentials | None = None,
+        features: ServerFeatures | None = None,
+        unsettled: Mapping[str, StageType] = {},
+    ) -> None:
+        self._settings = settings or ServerTable()
+        self._client = WebUIClient(address, self._settings, credentials)
+        self._server = Server(self._client, self._settings)
+        self._reader = AnswerReader(self._client)
+        self._inputs = inputs
+        self._features = features
+        self._turn = threading.Lock()
+        self._stopped: set[str] = set()
+        self._lost = {call_id: kind is StageType.UPSCALE for call_id, kind in unsettled.items()}
+
+    @property
+    def slots(self) -> int:
+        """One: a server has one queue, and with many requests waiting it answers nobody."""
+        return 1
+
+    @property
+    def description(self) -> BackendDescription:
+        """What it is, for the log."""
+        features = self._features or ServerFeatures()
+        return BackendDescription(
+            kind=KIND,
+            url=self._client.address.url,
+            product=features.product,
+            version=features.version,
+        )
+
+    @property
+    def client(self) -> WebUIClient:
+        """Its connection, for whoever wants to ask the server something else."""
+        return self._client
+
+    def close(self) -> None:
+        """End its thread and close idle connections; it can be used again afterwards."""
+        self._server.close()
+
+    def preflight(self, plan: StageExecutionPlan) -> None:
+        """See whether the server has every name that ``plan`` uses.
+
+        Afterwards ``description`` says what it is. Raises PreflightError.
+        """
+        from .preflight import preflight  # noqa: PLC0415 - without it nothing is to be loaded
+
+        self._features = preflight(self._client, plan)
+
+    def generate_images(
+        self, request: GenerateRequest, *, cancel: CancelToken, on_step: OnStep
+    ) -> GenerateAnswer:
+        """Make one attempt at one request; see ``ImageBackend``."""
+        with self._turn:
+            try:
+                return self._generate(request, cancel, on_step)
+            except BackendError as error:
+                self._finish(error, request)
+                raise
+
+    def _finish(self, error: BackendError, request: GenerateRequest) -> None:
+        """Say of an error what only the backend knows."""
+        if isinstance(error, ServerError):
+            error.transient = error.retry_kind in self._settings.transient
+        error.settled = request.call_id not in self._lost
+
+    def _generate(
+        self, request: GenerateRequest, cancel: CancelToken, on_step: OnStep
+    ) -> GenerateAnswer:
+        features = self._known_features()
+        varied = self._settle(request, cancel) or request.interrupted
+        varied = varied or not self._stopped.isdisjoint(request.unanswered)
+        for filler in cache_fillers(request) if varied else ():
+            self._send(filler, request, cancel, on_step=_tell_nobody)
+        payload = payload_of(request, features, varied=varied)
+        attempt, data = self._send(payload, request, cancel, on_step)
+        look = self._server.look_beside()
+
+        def confirm() -> None:
+            self._confirm(request, attempt, look, cancel)
+
+        answer = self._reader.read(data, payload.endpoint, request.count)
+        del data
+        wrong = self._differences(request, answer, payload)
+        if wrong is not None:
+            confirm()  # What was interrupted differs as well.
+            raise wrong
+        info = dict(self._client.credentials.scrub_values(answer.info))
+        if isinstance(request.config, AdetailerConfig):
+            info["changed"] = not same_pixels(request.inputs[0].data, answer.images[0])
+        return GenerateAnswer(
+            images=tuple(GeneratedImage(data=image) for image in answer.images),
+            endpoint=payload.endpoint,
+            info=info,
+            confirm=confirm,
+        )
+
+    def _send(
+        self, payload: Payload, request: GenerateRequest, cancel: CancelToken, on_step: OnStep
+    ) -> tuple[Attempt, bytes]:
+        """Send one payload and wait for its answer, remembering one that was lost."""
+        limit = answer_limit(request)
+        attempt = Attempt(
+            self._server, payload, request.call_id, cancel, on_step, answer_limit=limit
+        )
+        try:
+            return attempt, attempt.run()
+        except BackendError as error:
+            error.interrupted = attempt.interrupted
+            raise
+        finally:
+            if attempt.open:
+                self._lost[request.call_id] = payload.endpoint == EXTRA_SINGLE_IMAGE
+
+    def _confirm(
+        self,
+        request: GenerateRequest,
+        attempt: Attempt,
+        look: Callable[[], ServerProgress | None],
+        cancel: CancelToken,
+    ) -> None:
+        """See that nobody else interrupted our job: its answer would look like any other.
+
+        The server's state is the only evidence, so it is asked until it answers. Raises
+        ServerInterruptedError, and ServerUnavailableError where it does not within the stall
+        limit; a server that is gone since has answered for itself.
+        """
+        endpoint = attempt.endpoint
+        seen = look()
+        deadline = time.monotonic() + self._settings.stall_timeout_s
+        try:
+            while seen is None and self._server.tells_progress:
+                seen = self._look_again()
+                if seen is None and (time.monotonic() > deadline or cancel.wait(_LOOK_AGAIN_S)):
+                    raise ServerUnavailableError(  # noqa: TRY301 - completed below
+                        f"{self._server.url}{endpoint}: it does not say whether the request was "
+                        "interrupted by somebody else",
+                        endpoint=endpoint,
+                    )
+        except ServerUnreachableError:
+            return
+        except ServerUnavailableError as error:
+            self._finish(error, request)
+            raise
+        detailing = isinstance(request.config, AdetailerConfig)
+        if attempt.interrupted_by_others or (
+            seen is not None and (seen.interrupted or (detailing and seen.stopping))
+        ):
+            found = ServerInterruptedError(
+                f"{self._server.url}{endpoint}: somebody else interrupted or skipped the request; "
+                "its image is half made",
+                endpoint=endpoint,
+                interrupted=True,
+            )
+            self._finish(found, request)
+            raise found
+
+    def _look_again(self) -> ServerProgress | None:
+        try:
+            return self._server.look_or_fail()
+        except ServerUnreachableError:
+            raise
+        except BackendError:
+            return None
+
+    def _known_features(self) -> ServerFeatures:
+        """What the server is; asked for with the first request, if no preflight has."""
+        if self._features is None:
+            self._features = discovered(self._asked)
+        return self._features
+
+    def _asked(self, path: str) -> Any:
+        """What a route answers, None where the server does not have it."""
+        try:
+            return self._client.get(path)
+        except BackendError as error:
+            if isinstance(error, _NO_SERVER_THERE):
+                raise
+            _logger.info("not known: %s", error)
+            return None
+
+    def _settle(self, request: GenerateRequest, cancel: CancelToken) -> bool:
+        """See to it that nothing of ours is being worked on: one generation at a time.
+
+        That is what was lost here, and what an earlier process left of this request. Whether
+        something was told to stop just now.
+        """
+        upscale = isinstance(request.config, UpscaleConfig)
+        lost = dict.fromkeys(request.unanswered, upscale) | self._lost
+        if not lost:
+            return False
+        tasks = [call_id for call_id, extras in lost.items() if not extras]
+        interrupted = settle(self._server, tasks, extras=any(lost.values()), cancel=cancel)
+        if interrupted:
+            # Whichever of them it was, another request's turn may come later.
+            self._stopped.update(lost)
+        self._lost.clear()
+        return interrupted
+
+    def _differences(
+        self,
+        request: GenerateRequest,
+        answer: Answer,
+        payload: Payload,
+    ) -> SettingsNotUsedError | None:
+        """The error that says where the answer is not what was asked for, if it is not."""
+        endpoint = payload.endpoint
+        found = self._different_settings(request, answer.info)
+        for place, image in enumerate(answer.images):
+            name = f"{self._server.url}{endpoint}: image {request.image_index + place}"
+            wrong = size_difference(request, size_of(image, self._inputs, name, endpoint))
+            if wrong is not None:
+                found.append(wrong)
+        if not found:
+            return None
+        return SettingsNotUsedError(
+            f"{self._server.url}{endpoint}: the server did something else: "
+            + "; ".join(dict.fromkeys(found)),
+            endpoint=endpoint,
+            detail=msgspec.json.encode(self._client.credentials.scrub_values(answer.info)).decode(),
+        )
+
+    def _different_settings(self, request: GenerateRequest, info: Mapping[str, Any]) -> list[str]:
+        """What the info says otherwise than the request.
+
+        Without preflight the list of models is asked for before a difference is believed: a
+        model may go by a hash or another name that the info does not show.
+        """
+        shown = self._client.credentials.scrub_values
+        features = self._known_features()
+        found = list(differences(request, info, features, shown))
+        if found and features.stems is None:
+            from .lists import SD_MODELS, ServerLists, stems_of  # noqa: PLC0415 - few runs need it
+
+            known = ServerLists(self._client).names(SD_MODELS) or ()
+            self._features = msgspec.structs.replace(features, stems=stems_of(known))
+            found = list(differences(request, info, self._features, shown))
+        return found
+
+
+def _tell_nobody(
+    step: int, steps: int, *, fraction: float | None = None, eta_s: float | None = None
+) -> None:
+    """Steps of what is no image of the run."""

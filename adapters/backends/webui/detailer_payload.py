@@ -1,0 +1,63 @@
+"""A pass of ADetailer as its extension wants it: a dict in which no other key may stand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ....statemachine.config.stage_configs import AdetailerPass
+
+SENT = {
+    "model": "ad_model",
+    "classes": "ad_model_classes",
+    "prompt": "ad_prompt",
+    "negative_prompt": "ad_negative_prompt",
+    "confidence": "ad_confidence",
+    "denoise": "ad_denoising_strength",
+    "mask_filter": "ad_mask_filter_method",
+    "mask_k": "ad_mask_k",
+    "mask_min_ratio": "ad_mask_min_ratio",
+    "mask_max_ratio": "ad_mask_max_ratio",
+    "dilate_erode": "ad_dilate_erode",
+    "x_offset": "ad_x_offset",
+    "y_offset": "ad_y_offset",
+    "merge": "ad_mask_merge_invert",
+    "mask_blur": "ad_mask_blur",
+    "only_masked": "ad_inpaint_only_masked",
+    "padding": "ad_inpaint_only_masked_padding",
+    "restore_face": "ad_restore_face",
+    "controlnet_model": "ad_controlnet_model",
+    "controlnet_module": "ad_controlnet_module",
+    "controlnet_weight": "ad_controlnet_weight",
+    "controlnet_guidance_start": "ad_controlnet_guidance_start",
+    "controlnet_guidance_end": "ad_controlnet_guidance_end",
+}
+"""By the name of a pass's setting, the key of what counts wherever it is sent."""
+
+SWITCHED = {
+    "ad_use_inpaint_width_height": {"width": "ad_inpaint_width", "height": "ad_inpaint_height"},
+    "ad_use_steps": {"steps": "ad_steps"},
+    "ad_use_cfg_scale": {"cfg_scale": "ad_cfg_scale"},
+    "ad_use_sampler": {"sampler": "ad_sampler", "scheduler": "ad_scheduler"},
+    "ad_use_checkpoint": {"checkpoint": "ad_checkpoint"},
+    "ad_use_vae": {"vae": "ad_vae"},
+    "ad_use_noise_multiplier": {"noise_multiplier": "ad_noise_multiplier"},
+    "ad_use_clip_skip": {"clip_skip": "ad_clip_skip"},
+}
+"""By the switch that makes them count, the names and keys of the others."""
+
+
+def pass_arguments(one: AdetailerPass, stage_sampler: str | None) -> dict[str, Any]:
+    """The dict of one pass: what is set, and the switches that make it count."""
+    arguments = _set(one, SENT)
+    for switch, keys in SWITCHED.items():
+        switched = _set(one, keys)
+        if switched:
+            arguments |= {switch: True, **switched}
+    if "ad_scheduler" in arguments and "ad_sampler" not in arguments and stage_sampler:
+        # The switch is one for both, and the sampler's own default is none that was asked for.
+        arguments["ad_sampler"] = stage_sampler
+    return arguments
+
+
+def _set(one: AdetailerPass, keys: dict[str, str]) -> dict[str, Any]:
+    return {key: value for name, key in keys.items() if (value := getattr(one, name)) is not None}

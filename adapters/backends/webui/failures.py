@@ -1,0 +1,235 @@
+"""What an HTTP status or a library's exception means: one of our errors, in the server's words."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import requests
+import urllib3
+
+from ....statemachine.errors import BackendAnswerError, BackendError
+from .address import Credentials, ServerAddress
+from .errors import (
+    AnswerLostError,
+    AuthenticationError,
+    RequestNotUnderstoodError,
+    RequestRefusedError,
+    RouteMissingError,
+    ServerError,
+    ServerFailureError,
+    ServerNotTrustedError,
+    ServerOutOfMemoryError,
+    ServerUnavailableError,
+    ServerUnreachableError,
+)
+
+_MOST_WORDS = 600
+_MOST_LOOKED_AT = 4000
+_DEEPEST = 4
+_BUSY_STATUSES = frozenset([408, 425, 429, 502, 503, 504, *range(520, 531)])
+"""Of servers that are overloaded, and of proxies that gave up waiting for them."""
+_WHYS: Mapping[type[ServerError], str] = {
+    ServerUnreachableError: "the server cannot be reached",
+    ServerNotTrustedError: "no trusted connection",
+    AnswerLostError: "no whole answer came back",
+}
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL")
+_NEVER = frozenset([501, 505])
+"""What the server cannot do, now or later."""
+_REQUEST_DECIDES = frozenset(
+    [
+        *("TypeError", "KeyError", "ValueError", "AttributeError", "IndexError"),
+        *("AssertionError", "NotImplementedError", "FileNotFoundError", "NansException"),
+    ]
+)
+"""Exceptions of a server that the same request meets again."""
+_TAGS = re.compile(r"<(script|style)\b.*?</\1>|<[^<>]*>", re.DOTALL | re.IGNORECASE)
+
+Exceptions = tuple[type[BaseException], ...]
+ERRORS_BY_EXCEPTION: tuple[tuple[Exceptions, type[ServerError]], ...] = (
+    (
+        (requests.exceptions.SSLError, urllib3.exceptions.SSLError),
+        ServerNotTrustedError,
+    ),
+    (
+        (
+            requests.exceptions.ConnectTimeout,
+            requests.exceptions.ProxyError,
+            urllib3.exceptions.NewConnectionError,
+            urllib3.exceptions.ConnectTimeoutError,
+            urllib3.exceptions.LocationValueError,
+        ),
+        ServerUnreachableError,
+    ),
+    (
+        (
+            requests.exceptions.Timeout,
+            requests.exceptions.ConnectionError,
+            requests.exceptions.ChunkedEncodingError,
+            requests.exceptions.ContentDecodingError,
+            requests.exceptions.StreamConsumedError,
+            urllib3.exceptions.HTTPError,
+        ),
+        AnswerLostError,
+    ),
+    ((requests.exceptions.RequestException,), ServerUnreachableError),
+    ((OSError,), AnswerLostError),
+)
+"""The most specific first; what is left of RequestException is raised before anything is sent."""
+
+
+def error_of_exception(
+    address: ServerAddress,
+    path: str,
+    error: BaseException,
+    credentials: Credentials,
+    *,
+    left: bool = False,
+) -> ServerError:
+    """The error that stands for what ``requests``, urllib3 or the system raised.
+
+    ``left`` says that the request had begun to leave.
+    """
+    kind = next(
+        (
+            ours
+            for causes, ours in ERRORS_BY_EXCEPTION
+            if any(isinstance(one, causes) for one in _roots(error, causes))
+        ),
+        AnswerLostError,
+    )
+    words = _innermost(error)
+    if kind is AnswerLostError and "handshake" in words:
+        kind = ServerUnreachableError  # Nothing is sent before TLS stands.
+    if left:
+        kind = AnswerLostError
+    why = _WHYS[kind]
+    if kind is ServerNotTrustedError and any(sign in words for sign in _NO_TLS):
+        why = "it does not speak https there; try http"
+    return kind(f"{address.url}{path}: {why}: {credentials.scrub(words)}", endpoint=path)
+
+
+def _roots(error: BaseException, causes: Exceptions) -> tuple[BaseException, ...]:
+    """The error; and what lies in it, where only that tells if the request has left."""
+    if ServerUnreachableError in [ours for known, ours in ERRORS_BY_EXCEPTION if known == causes]:
+        return (error, *_inside(error))
+    return (error,)
+
+
+def _inside(error: BaseException) -> tuple[BaseException, ...]:
+    found: list[BaseException] = []
+    now: Any = error
+    while isinstance(now, BaseException) and len(found) < 8:
+        now = getattr(now, "reason", None) or (now.args[0] if now.args else None)
+        if isinstance(now, BaseException):
+            found.append(now)
+    return tuple(found)
+
+
+def _innermost(error: BaseException) -> str:
+    last = (error, *_inside(error))[-1]
+    # urllib3 puts the object before its words: "<...object at 0x...>: Failed to ...".
+    words = re.sub(r"^<?[\w.]*(\(host=[^)]*\)| object at 0x\w+>): ", "", str(last))
+    return f"{type(last).__name__}: {words}" if words else type(last).__name__
+
+
+def error_of_status(
+    address: ServerAddress,
+    path: str,
+    status: int,
+    body: str,
+    *,
+    location: str = "",
+    retry_after: str = "",
+    credentials: Credentials,
+) -> BackendError:
+    """The error that stands for a status, or for a body of status 200 that is no JSON.
+
+    ``location`` and ``retry_after`` are the headers of that name.
+    """
+    told = _decoded(body)
+    kind = _kind(status, told, body)
+    is_bare = words_of(body if told is None else told) in ("", "Not Found")
+    shown = credentials.scrub_values(told)
+    body = credentials.scrub(body) if told is None else json.dumps(shown, ensure_ascii=False)
+    words = words_of(body if told is None else shown)
+    if status == 200:
+        why = f"the answer is no JSON: {words}"
+    elif kind is AuthenticationError:
+        advice = credentials.withheld or "it does not accept the user and password sent"
+        why = f"{status}: {words} ({advice})"
+    elif 300 <= status < 400:
+        target = credentials.scrub(location)[:_MOST_WORDS]
+        why = f"{status}: redirected to {target}; give that address instead"
+    elif kind is RouteMissingError and is_bare:
+        why = "404: there is no such route; is it a WebUI, and was it started with --api?"
+    else:
+        why = f"{status}: {words}"
+    seconds = _seconds_of(retry_after)
+    if seconds:
+        why += f"; it asks to wait {seconds:.0f} s"
+    message = f"{address.url}{path}: {why}"
+    error = kind(message, endpoint=path, detail=body, retry_after_s=seconds)
+    if isinstance(error, ServerError):
+        error.status = status
+    return error
+
+
+def _seconds_of(retry_after: str) -> float | None:
+    """The seconds of a Retry-After header, which holds them or a date; None for anything else."""
+    if re.fullmatch(r"[0-9]{1,9}", retry_after.strip()):
+        return float(retry_after)
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError, IndexError, OSError):
+        return None
+
+
+def _kind(status: int, told: Any, body: str) -> type[BackendError]:
+    if status == 200:
+        return BackendAnswerError
+    if status in _BUSY_STATUSES:
+        return ServerUnavailableError
+    if status >= 500 and status not in _NEVER:
+        name = str(told.get("error", "")) if isinstance(told, Mapping) else ""
+        if "OutOfMemoryError" in body or "out of memory" in body:
+            return ServerOutOfMemoryError
+        decided = name in _REQUEST_DECIDES or "Could not find checkpoint" in body
+        return RequestNotUnderstoodError if decided else ServerFailureError
+    refusals = {401: AuthenticationError, 403: AuthenticationError, 404: RouteMissingError}
+    return refusals.get(status, RequestRefusedError)
+
+
+def _decoded(body: str) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def words_of(told: Any) -> str:
+    """A server's own words, in one line of bearable length, out of any shape it may use."""
+    text = " ".join(part for part in _parts(told) if part)[:_MOST_LOOKED_AT]
+    text = " ".join(_TAGS.sub(" ", text).split())
+    return text if len(text) <= _MOST_WORDS else f"{text[:_MOST_WORDS]} ..."
+
+
+def _parts(told: Any, depth: int = 0) -> list[str]:
+    if depth > _DEEPEST:
+        return ["..."]
+    if isinstance(told, Mapping):
+        if "msg" in told:
+            loc = told.get("loc")
+            where = ".".join(map(str, loc[:9])) if isinstance(loc, list) else ""
+            words = str(told["msg"])[:_MOST_LOOKED_AT]
+            return [f"{where}: {words};" if where else f"{words};"]
+        named = [told.get("error"), told.get("detail"), told.get("errors"), told.get("message")]
+        return [part for one in named if one for part in _parts(one, depth + 1)]
+    if isinstance(told, list):
+        return [part for one in told[:20] for part in _parts(one, depth + 1)]
+    return [str(told)[:_MOST_LOOKED_AT]]

@@ -1,0 +1,305 @@
+"""What a server is sent for each stage. Pure: a request in, an endpoint and a body out.
+
+Read it beside the WebUI's own schema. A field stands in a body only where the plan sets it,
+or where leaving it out would let the server do something else than the plan says.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pybase64
+
+from ....statemachine.config.stage_configs import (
+    AdetailerConfig,
+    Img2ImgConfig,
+    RefinerConfig,
+    Txt2ImgConfig,
+    UpscaleConfig,
+)
+from ....statemachine.plan.sizes import floor_to_grid
+from ....statemachine.ports import GenerateRequest, SourceImage
+from .detailer_payload import pass_arguments
+from .errors import RequestRefusedError
+from .features import EXTRA_SINGLE_IMAGE, FORGE, IMG2IMG, SD_NEXT, TXT2IMG, ServerFeatures
+
+Body = dict[str, Any]
+
+_VARIATIONS = (0.0005, 0.0001, 0.00002, 0.000004, 0.0000008)
+"""Added to the factor after an interrupt: below 0.001, and enough for another cache key."""
+_MOST_CACHED = 10
+"""The most upscaled images that a WebUI can be set to keep."""
+_SECOND_RETRY = 2
+_TINY_PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000008000000080800000000e164e1570000000e494441"
+    "5478da6368800206ca18008084200110e86a170000000049454e44ae426082"
+)
+"""8x8 grey pixels."""
+_DROPPED = frozenset(["force_task_id", "save_images", "send_images"])
+"""What a server may do without: it decides nothing about the picture."""
+
+
+class Payload(msgspec.Struct, frozen=True):
+    """One request as it is sent: ``endpoint`` is the path, ``body`` its JSON values."""
+
+    endpoint: str
+    body: Body
+
+    def encoded(self) -> bytes:
+        """The body's bytes."""
+        return msgspec.json.encode(self.body)
+
+
+def payload_of(
+    request: GenerateRequest, features: ServerFeatures | None = None, *, varied: bool = False
+) -> Payload:
+    """What the server is sent for ``request``.
+
+    ``varied`` is set after an interrupt of our own: a server keeps the half-made picture of
+    an interrupted upscale and would give it again. Raises RequestRefusedError where the
+    server takes no field that the plan needs.
+    """
+    known = features or ServerFeatures()
+    match request.config:
+        case Txt2ImgConfig() as config:
+            payload = Payload(TXT2IMG, _txt2img(request, config, known))
+        case Img2ImgConfig() as config:
+            payload = Payload(IMG2IMG, _img2img(request, config, known))
+        case UpscaleConfig() as config:
+            payload = Payload(EXTRA_SINGLE_IMAGE, _upscale(request, config, varied=varied))
+        case AdetailerConfig() as config:
+            payload = Payload(IMG2IMG, _adetailer(request, config, known))
+    return _known_fields_only(payload, known)
+
+
+def _txt2img(request: GenerateRequest, config: Txt2ImgConfig, features: ServerFeatures) -> Body:
+    return (
+        _sampling(request, config, features)
+        | {"batch_size": request.count, "width": config.width, "height": config.height}
+        | _set(tiling=config.tiling, restore_faces=config.restore_faces, styles=config.styles)
+        | _refiner(config.refiner, features)
+        | _hires(config, features)
+    )
+
+
+def _hires(config: Txt2ImgConfig, features: ServerFeatures) -> Body:
+    hires = config.hires
+    if hires is None or not hires.enabled:
+        return {}
+    model = hires.model
+    if features.product == SD_NEXT and config.refiner and config.refiner.model == model:
+        model = None  # Its refiner works in the second pass anyway.
+    body: Body = {"enable_hr": True} | _set(
+        denoising_strength=hires.denoise,
+        hr_scale=hires.scale,
+        hr_resize_x=hires.resize_x,
+        hr_resize_y=hires.resize_y,
+        hr_upscaler=hires.upscaler,
+        hr_second_pass_steps=hires.steps,
+        hr_sampler_name=hires.sampler,
+        hr_scheduler=hires.scheduler,
+        hr_checkpoint_name=model,
+        hr_prompt=hires.prompt,
+        hr_negative_prompt=hires.negative_prompt,
+    )
+    if features.product == FORGE and features.takes(TXT2IMG, "hr_additional_modules"):
+        # Its own default, null, makes it raise a TypeError.
+        body["hr_additional_modules"] = ["Use same choices"]
+    return body
+
+
+def _img2img(request: GenerateRequest, config: Img2ImgConfig, features: ServerFeatures) -> Body:
+    image = request.inputs[0]
+    width, height = floor_to_grid((config.width or image.width, config.height or image.height))
+    return (
+        _sampling(request, config, features)
+        | {
+            "init_images": [encoded_image(image)],
+            "denoising_strength": config.denoise,
+            "width": width,
+            "height": height,
+        }
+        | _set(
+            resize_mode=config.resize_mode,
+            mask=None if request.mask is None else encoded_image(request.mask),
+        )
+        | _refiner(config.refiner, features)
+    )
+
+
+def _upscale(request: GenerateRequest, config: UpscaleConfig, *, varied: bool) -> Body:
+    image = request.inputs[0]
+    return (
+        {"image": encoded_image(image), "upscaler_1": config.upscaler}
+        | _upscale_size(config, image, request.attempt if varied else None)
+        | _set(
+            upscaler_2=config.upscaler_2,
+            extras_upscaler_2_visibility=config.upscaler_2_visibility,
+            gfpgan_visibility=config.gfpgan_visibility,
+            codeformer_visibility=config.codeformer_visibility,
+            codeformer_weight=config.codeformer_weight,
+            upscale_first=config.upscale_first,
+        )
+    )
+
+
+def _upscale_size(config: UpscaleConfig, image: SourceImage, varied: int | None) -> Body:
+    """By a factor (mode 0) or to a size (mode 1); ``varied`` is the attempt, if it must be."""
+    if not (config.width and config.height):
+        factor = config.factor or 1.0
+        return {
+            "resize_mode": 0,
+            "upscaling_resize": factor if varied is None else _varied(factor, image, varied),
+        }
+    body = {
+        "resize_mode": 1,
+        "upscaling_resize_w": config.width,
+        "upscaling_resize_h": config.height,
+    } | _set(upscaling_crop=config.crop)
+    if varied is not None and not _crops(config, image):
+        # Nothing is cut off then, so that only the cache's key changes with this.
+        body["upscaling_crop"] = config.crop is False
+    return body
+
+
+def _varied(factor: float, image: SourceImage, attempt: int) -> float:
+    """A factor that is larger by a hair, another in each attempt, that comes to the same size."""
+    size = floor_to_grid((image.width * factor, image.height * factor))
+    for more in _VARIATIONS:
+        varied = factor + more / (1 + attempt % _MOST_CACHED)
+        if floor_to_grid((image.width * varied, image.height * varied)) == size:
+            return varied
+    return factor
+
+
+def _crops(config: UpscaleConfig, image: SourceImage) -> bool:
+    """Whether something is cut off to come to the size."""
+    sides = (config.width or 0) * image.height, (config.height or 0) * image.width
+    return config.crop is not False and sides[0] != sides[1]
+
+
+def cache_fillers(request: GenerateRequest) -> list[Payload]:
+    """Upscales of next to nothing that push an interrupted one out of the server's cache.
+
+    Empty where ``varied`` is enough: a size to which something is cut off has no other key, one
+    to which nothing is has one, which an earlier attempt may have used.
+    """
+    config = request.config
+    if not (isinstance(config, UpscaleConfig) and config.width and config.height):
+        return []
+    if request.attempt < _SECOND_RETRY and not _crops(config, request.inputs[0]):
+        return []
+    image = msgspec.Raw(b'"' + pybase64.b64encode(_TINY_PNG) + b'"')
+    body: Body = {"image": image, "upscaler_1": "Lanczos", "resize_mode": 0}
+    return [
+        Payload(EXTRA_SINGLE_IMAGE, body | {"upscaling_resize": 1.0 + place / 8})
+        for place in range(1, _MOST_CACHED + 1)
+    ]
+
+
+def _adetailer(request: GenerateRequest, config: AdetailerConfig, features: ServerFeatures) -> Body:
+    if features.product == SD_NEXT:
+        raise RequestRefusedError(
+            "SD.Next has no ADetailer, and its own detailer cannot work on a finished image "
+            "alone; leave the adetailer stage out, or use another server",
+            endpoint=IMG2IMG,
+        )
+    image = request.inputs[0]
+    passes = [pass_arguments(one, config.sampler) for one in config.passes]
+    return _sampling(request, config, features) | {
+        "init_images": [encoded_image(image)],
+        # Bounds the damage if the server should repaint the whole image after all.
+        "denoising_strength": 0,
+        "width": image.width,
+        "height": image.height,
+        # Enabled, and without the img2img around it; with 1 for true it would repaint.
+        "alwayson_scripts": {"ADetailer": {"args": [True, True, *passes]}},
+    }
+
+
+def _sampling(
+    request: GenerateRequest,
+    config: Txt2ImgConfig | Img2ImgConfig | AdetailerConfig,
+    features: ServerFeatures,
+) -> Body:
+    """What all requests that sample have in common."""
+    body = _set(
+        prompt=config.prompt,
+        negative_prompt=config.negative_prompt,
+        steps=config.steps,
+        cfg_scale=config.cfg_scale,
+    ) | {
+        "seed": request.seed,
+        "n_iter": 1,
+        "send_images": True,
+        "save_images": False,
+        "force_task_id": request.call_id,
+    }
+    settings = _set(sd_model_checkpoint=config.model, CLIP_stop_at_last_layers=config.clip_skip)
+    if config.vae is not None:
+        # Forge keeps VAEs and text encoders in one list.
+        settings |= (
+            {"forge_additional_modules": [config.vae]}
+            if features.product == FORGE
+            else {"sd_vae": config.vae}
+        )
+    refiner = None if isinstance(config, AdetailerConfig) else config.refiner
+    if features.product == SD_NEXT and refiner is not None and refiner.enabled:
+        settings["sd_model_refiner"] = refiner.model
+    if settings:
+        body |= {
+            "override_settings": settings,
+            "override_settings_restore_afterwards": True,
+        }
+    return body | sampler_fields(config.sampler, config.scheduler, features)
+
+
+def sampler_fields(sampler: str | None, scheduler: str | None, features: ServerFeatures) -> Body:
+    """Sampler and scheduler; before 1.9 a WebUI had one name for both."""
+    if features.takes(TXT2IMG, "scheduler"):
+        return _set(sampler_name=sampler, scheduler=scheduler)
+    if scheduler is None or scheduler.casefold() == "automatic" or sampler is None:
+        return _set(sampler_name=sampler)
+    if features.product == SD_NEXT:
+        raise RequestRefusedError(
+            f"SD.Next takes no scheduler by request; leave scheduler = {scheduler!r} out",
+            endpoint=TXT2IMG,
+        )
+    return {"sampler_name": f"{sampler} {scheduler}"}
+
+
+def _refiner(refiner: RefinerConfig | None, features: ServerFeatures) -> Body:
+    if refiner is None or not refiner.enabled:
+        return {}
+    if features.product != SD_NEXT:
+        return {"refiner_checkpoint": refiner.model, "refiner_switch_at": refiner.switch_at}
+    # Its refiner is an option (see _sampling), and the switch a field of another name.
+    return {"refiner_start": refiner.switch_at} if features.takes(TXT2IMG, "refiner_start") else {}
+
+
+def _known_fields_only(payload: Payload, features: ServerFeatures) -> Payload:
+    endpoint = payload.endpoint
+    unknown = [key for key in payload.body if not features.takes(endpoint, key)]
+    needed = [key for key in unknown if key not in _DROPPED]
+    if needed:
+        product = " ".join(part for part in (features.product, features.version) if part)
+        raise RequestRefusedError(
+            f"this server ({product}) takes no {', '.join(needed)} in {endpoint}; it is too old "
+            "for this plan, or of another kind",
+            endpoint=endpoint,
+        )
+    if not unknown:
+        return payload
+    kept = {key: value for key, value in payload.body.items() if key not in unknown}
+    return Payload(endpoint, kept)
+
+
+def encoded_image(image: SourceImage) -> msgspec.Raw:
+    """An image's bytes as a JSON string of base64."""
+    return msgspec.Raw(b'"' + pybase64.b64encode(image.data) + b'"')
+
+
+def _set(**fields: Any) -> Body:
+    """The fields that are set."""
+    return {key: value for key, value in fields.items() if value is not None}

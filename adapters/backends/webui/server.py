@@ -1,0 +1,181 @@
+"""What a server does now, whose task it is, and how it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+from ....statemachine.config.schema import ServerTable
+from ....statemachine.errors import BackendError
+from .client import WebUIClient
+from .errors import RequestRefusedError
+from .exchange import Beside, Exchange
+from .features import INTERNAL_PROGRESS, INTERRUPT, PROGRESS
+from .progress import ServerProgress, progress_of
+
+LOOK_TIMEOUT_S = 2.0
+"""How long one look may take at most; with many requests waiting a server answers none."""
+_NO_SUCH_ROUTE = frozenset([403, 404, 405])
+_FRESH_S = 1.0
+"""For how long a server that was seen at rest is taken to be so."""
+
+Job = tuple[str, str]
+"""What tells one job of a server from the next: its name and when it began."""
+
+_logger = logging.getLogger("stagewright.webui")
+
+
+def job_of(look: ServerProgress) -> Job:
+    """The job that a look shows."""
+    return look.job, look.job_timestamp
+
+
+class TaskState(Enum):
+    """What a server says of one of our tasks."""
+
+    ACTIVE = "active"
+    QUEUED = "queued"
+    COMPLETED = "completed"
+    UNKNOWN = "unknown"
+
+
+class Server:
+    """One server beside its generating requests. Safe from any thread."""
+
+    def __init__(self, client: WebUIClient, settings: ServerTable) -> None:
+        self.client = client
+        self.settings = settings
+        self._tells_progress = True
+        self._tells_tasks = True
+        self._beside: Beside | None = None
+        self._rested: float | None = None
+        self._timeout_s = min(LOOK_TIMEOUT_S, max(0.25, settings.stall_timeout_s / 2))
+
+    def begin(self, exchange: Exchange) -> None:
+        """Make an exchange on a thread beside; one at a time."""
+        if self._beside is None:
+            self._beside = Beside()
+        self._beside.begin(exchange.make)
+
+    def look_beside(self) -> Callable[[], ServerProgress | None]:
+        """Look now, and go on; the call that is returned waits for what was seen."""
+        if self._beside is None:
+            return self.look
+        seen: queue.SimpleQueue[ServerProgress | None] = queue.SimpleQueue()
+
+        def look() -> None:
+            found = None
+            try:
+                found = self.look()
+            finally:
+                seen.put(found)
+
+        def wait() -> ServerProgress | None:
+            try:
+                return seen.get(timeout=2 * LOOK_TIMEOUT_S)
+            except queue.Empty:
+                return None
+
+        self._beside.begin(look)
+        return wait
+
+    def give_up(self, exchange: Exchange) -> None:
+        """Cut an exchange off, and its thread, which may hang for longer."""
+        exchange.give_up()
+        self.close()
+
+    def close(self) -> None:
+        """End the thread beside, and close idle connections."""
+        if self._beside is not None:
+            self._beside.end()
+            self._beside = None
+        self.client.close()
+
+    @property
+    def url(self) -> str:
+        """Its base address."""
+        return self.client.address.url
+
+    @property
+    def tells_progress(self) -> bool:
+        """Whether it can be asked how far it is."""
+        return self._tells_progress
+
+    def look(self) -> ServerProgress | None:
+        """How far it is; None where it does not say, or not now."""
+        try:
+            return self.look_or_fail()
+        except BackendError as error:
+            _logger.debug("no progress: %s", error)
+            return None
+
+    def look_or_fail(self) -> ServerProgress | None:
+        """How far it is; None where it never says. Raises ServerError."""
+        if not self._tells_progress:
+            return None
+        try:
+            look = progress_of(self.client.get(PROGRESS, timeout_s=self._timeout_s))
+        except RequestRefusedError as error:
+            if error.status not in _NO_SUCH_ROUTE:
+                raise
+            _logger.warning("progress cannot be watched: %s", error)
+            self._tells_progress = False
+            return None
+        self._rested = time.monotonic() if look.idle else None
+        return look
+
+    def job_of_others(self) -> Job | None:
+        """The job that runs before anything is sent; None while it is at rest."""
+        if self._rested is not None and time.monotonic() - self._rested < _FRESH_S:
+            return None
+        look = self.look()
+        return None if look is None or look.idle else job_of(look)
+
+    def task(self, call_id: str) -> TaskState | None:
+        """What it says of the task with this id; None where it keeps no tasks, or says nothing."""
+        if not self._tells_tasks:
+            return None
+        asked: dict[str, Any] = {"id_task": call_id, "id_live_preview": -1, "live_preview": False}
+        try:
+            told = self.client.post(INTERNAL_PROGRESS, asked, timeout_s=self._timeout_s)
+        except BackendError as error:
+            _logger.debug("no task state: %s", error)
+            if isinstance(error, RequestRefusedError) and error.status in _NO_SUCH_ROUTE:
+                self._tells_tasks = False  # It runs without its user interface.
+            return None
+        if not isinstance(told, dict):
+            return None
+        for state in (TaskState.ACTIVE, TaskState.QUEUED, TaskState.COMPLETED):
+            if told.get(state.value) is True:
+                return state
+        return TaskState.UNKNOWN
+
+    def may_interrupt(self, call_id: str | None, others: Job | None = None) -> bool:
+        """Whether the job that runs now is ours to stop.
+
+        ``call_id`` is the id of the task that we wait for, None if it was sent without one.
+        Where the server does not say whose job it is, it is ours unless others use the server,
+        or it is the job of ``others``, which ran before anything was sent.
+        """
+        state = None if call_id is None else self.task(call_id)
+        if state is not None:
+            return state is TaskState.ACTIVE
+        if self.settings.shared:
+            return False
+        if others is None:
+            return True
+        look = self.look()
+        return look is not None and job_of(look) != others
+
+    def interrupt(self) -> bool:
+        """Tell it to stop the job that runs now; whether it answered. Never raises."""
+        try:
+            self.client.post(INTERRUPT, {}, timeout_s=self._timeout_s)
+        except BackendError as error:
+            _logger.warning("interrupt: %s", error)
+            return False
+        return True

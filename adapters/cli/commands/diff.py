@@ -1,0 +1,170 @@
+"""``diff``: what differs between two runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from ...projections.diff import RunComparison, compare_runs
+from ...projections.diff.answers import ImageComparison, UsedDifference
+from ...projections.diff.comparison import ComparedRun, StageComparison
+from ...projections.diff.values import Difference, Row, count_of, words_of
+from ..output import count, duration, json_option, print_json, runs_option, say
+from ..run_lookup import find_run
+from ..statuses import EXIT_COMPLETED, EXIT_ERROR
+
+_SHOWN = 40
+"""Differences of one section; the rest is counted."""
+_LONGEST = 64
+_LONGEST_MESSAGE = 500
+_LEAD = 16
+_MESSAGES = frozenset(["error", "error.message"])
+"""What of an outcome is read as a sentence, and so is shown whole."""
+_SECTIONS = (
+    ("configuration, as it was given", "configuration"),
+    ("plan, resolved", "plan"),
+    ("input images", "inputs"),
+    ("backend and software", "backend"),
+    ("outcome", "outcome"),
+)
+
+
+@click.command("diff")
+@click.argument("left", metavar="RUN")
+@click.argument("right", metavar="RUN")
+@click.option("--exit-code", is_flag=True, help="Exit with 1 where anything differs.")
+@runs_option
+@json_option
+def diff_command(left: str, right: str, exit_code: bool, runs: Path, as_json: bool) -> int:  # noqa: FBT001 - click passes flags
+    """Show what differs between two runs: from left to right, by their logs.
+
+    That is what was configured and planned, what was really used, what came of it, and which
+    images are not the same. Durations are shown and count for nothing. Image files are opened
+    only where the same request came out as another one: to tell whether it shows the same.
+
+    RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
+    """
+    found = compare_runs(find_run(runs, left), find_run(runs, right))
+    if as_json:
+        print_json(found)
+    else:
+        for line in _lines(found):
+            say(line)
+    return EXIT_ERROR if exit_code and not found.same else EXIT_COMPLETED
+
+
+def _lines(found: RunComparison) -> Iterator[str]:
+    if found.same:
+        stages = count(len(found.stages), "stage")
+        images = count(sum(map(_equal, found.stages)), "image")
+        yield f"no difference: {found.left.run_id} and {found.right.run_id}, {stages}, {images}"
+        return
+    yield f"left:  {_named(found.left)}"
+    yield f"right: {_named(found.right)}"
+    for title, name in _SECTIONS:
+        yield from _section(title, [_told(one) for one in getattr(found, name)])
+        if name == "backend":
+            yield from _section("what was really used", list(_used(found.stages)))
+    yield from _section("images", [line for one in found.stages for line in _images(one)])
+    yield from _section(
+        "durations (they count for nothing)",
+        [f"{o.what}: {duration(o.left_ms)} -> {duration(o.right_ms)}" for o in found.durations],
+    )
+
+
+def _named(run: ComparedRun) -> str:
+    outcome = f", {run.outcome}" if run.outcome else ""
+    return f"{run.run_id}: {run.state}{outcome}, begun on {run.host}"
+
+
+def _section(title: str, lines: Sequence[str]) -> Iterator[str]:
+    if not lines:
+        return
+    yield ""
+    yield title
+    for line in lines[:_SHOWN]:
+        yield f"  {line}"
+    if len(lines) > _SHOWN:
+        yield f"  ... and {len(lines) - _SHOWN} more (--json has them all)"
+
+
+def _told(one: Difference) -> str:
+    longest = _LONGEST_MESSAGE if one.key in _MESSAGES else _LONGEST
+    left, right = _shortened(_text(one.left), _text(one.right), longest)
+    return f"{one.key}: {left} -> {right}"
+
+
+def _text(value: Any) -> str:
+    if value is msgspec.UNSET:
+        return "(not set)"
+    return json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
+
+
+def _shortened(left: str, right: str, longest: int) -> tuple[str, str]:
+    """Both texts, and of long ones the part in which they differ."""
+    if max(len(left), len(right)) <= longest:
+        return left, right
+    alike = next((n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None)
+    begin = max(0, (min(len(left), len(right)) if alike is None else alike) - _LEAD)
+    return _cut(left, begin, longest), _cut(right, begin, longest)
+
+
+def _cut(text: str, begin: int, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    shown = text[begin : begin + longest]
+    return f"{'...' if begin else ''}{shown}{'...' if begin + longest < len(text) else ''}"
+
+
+def _used(stages: Sequence[StageComparison]) -> Iterator[str]:
+    left_out: dict[str, str] = {}
+    for stage in stages:
+        for one in stage.answers.used:
+            yield f"{stage.stage}.{_told(one)} ({_which(one, stage.answers.images)})"
+        if stage.answers.not_listed:
+            yield f"{stage.stage}: {count(stage.answers.not_listed, 'further difference')}"
+        left_out |= stage.answers.left_out
+    for name, why in left_out.items():
+        yield f"not compared: {name} ({why})"
+
+
+def _which(one: UsedDifference, images: ImageComparison) -> str:
+    both = count_of(images.equal) + count_of(images.different)
+    if count_of(one.images) == both > 1:
+        return f"all {both} images"
+    return f"{'image' if count_of(one.images) == 1 else 'images'} {_rows(one.images)}"
+
+
+def _rows(rows: Sequence[Row]) -> str:
+    more = f" and {count_of(rows[_LEAD:])} more" if len(rows) > _LEAD else ""
+    return words_of(rows[:_LEAD]) + more
+
+
+def _equal(stage: StageComparison) -> int:
+    return count_of(stage.answers.images.equal)
+
+
+def _images(stage: StageComparison) -> Iterator[str]:
+    images = stage.answers.images
+    told = [f"{count_of(images.equal)} equal"] if images.equal else []
+    for what, rows in (
+        ("different", images.different),
+        ("only left", images.only_left),
+        ("only right", images.only_right),
+    ):
+        if rows:
+            told.append(f"{count_of(rows)} {what} ({_rows(rows)})")
+    yield f"{stage.stage}: {', '.join(told) or 'none'}"
+    for what, rows in (
+        ("same request, other image", images.same_request),
+        ("same request, same pixels in another file", images.same_pixels),
+        ("same request, other file (its pixels cannot be told)", images.not_looked_at),
+        ("other request, same image", images.other_request),
+    ):
+        if rows:
+            yield f"  {what}: {_rows(rows)}"

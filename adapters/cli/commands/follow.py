@@ -1,0 +1,107 @@
+"""``follow``: shows how a run goes on that another process runs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import IO, cast
+
+import click
+
+from ....events.codec import CODEC
+from ....events.folds import replay
+from ....events.model import RunState
+from ....events.result import PipelineRunResult
+from ....events.subscriptions.live_steps import read_step
+from ....events.subscriptions.log_tail import POLL_S, LogTail, follow
+from ...projections.status import StatusBar
+from ..display import Display, open_display
+from ..foreground import EXIT_STATUSES, try_to_print
+from ..output import LastingStream, json_option, print_json_parts, runs_option
+from ..run_lookup import find_run
+from ..statuses import EXIT_ERROR, EXIT_INTERRUPTED, complain
+from .replay import show_result
+
+_REFRESH_S = 0.1
+
+
+@click.command("follow")
+@click.argument("run")
+@click.option("--events", "as_events", is_flag=True, help="Print each event as a line of JSON.")
+@runs_option
+@json_option
+def follow_command(
+    run: str,
+    as_events: bool,  # noqa: FBT001 - click passes flags
+    runs: Path,
+    as_json: bool,  # noqa: FBT001 - the same
+) -> int:
+    """Show how RUN goes on, until it ends; Ctrl-C leaves it, and the run goes on.
+
+    RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
+
+    Exit status: how the run ended, as `run` has it; 1 if its process died.
+    """
+    if as_events and as_json:
+        raise click.UsageError("--events and --json exclude each other")
+    folder = find_run(runs, run)
+    try:
+        if as_events:
+            _print_events(folder)
+        else:
+            _show(folder, sys.stderr if as_json else sys.stdout)
+    except KeyboardInterrupt:
+        return complain(f"{folder.name}: no longer followed; the run goes on", EXIT_INTERRUPTED)
+    return _show_end(folder, replay(folder), as_json=as_json, silent=as_events)
+
+
+def _print_events(folder: Path) -> None:
+    """One line for each event, the bytes of the log's ``e``."""
+    out = sys.stdout.buffer
+    for event in follow(folder):
+        out.write(CODEC.encode(event) + b"\n")
+        out.flush()
+
+
+def _show(folder: Path, stream: IO[str]) -> None:
+    view = StatusBar(expects_steps=True)
+    lasting = cast(IO[str], LastingStream(stream))
+    with LogTail(folder) as tail:
+        # What has been is summed up, not told again image by image.
+        for event in tail.read():
+            view.take_event(event)
+        with open_display(view, lasting) as display:
+            if not tail.has_ended():
+                display.tell(view.snapshot().headline)
+            _keep_showing(tail, view, display)
+
+
+def _keep_showing(tail: LogTail, view: StatusBar, display: Display) -> None:
+    due_s = 0.0
+    while True:
+        for event in tail.read():
+            view.take_event(event)
+            display.take_event(event)
+        if time.monotonic() >= due_s:
+            due_s = time.monotonic() + _REFRESH_S
+            step = read_step(tail.path.parent)
+            if step is not None:
+                view.take_step(step)
+            display.refresh()
+        if tail.has_ended():
+            return
+        time.sleep(POLL_S)
+
+
+def _show_end(folder: Path, result: PipelineRunResult, *, as_json: bool, silent: bool) -> int:
+    def show() -> None:
+        if as_json:
+            print_json_parts(result.json_parts())
+        elif not silent:
+            show_result(result, folder)
+
+    try_to_print(show)
+    if result.state == RunState.RUNNING:
+        return complain(f"{result.run_id}: its process died; `resume` goes on", EXIT_ERROR)
+    return EXIT_STATUSES.get(result.state, EXIT_ERROR)

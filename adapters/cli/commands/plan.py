@@ -1,0 +1,86 @@
+"""``plan`` and ``schema``: what a run would do, and what a configuration may say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from ....statemachine.config.inputs import load_config
+from ....statemachine.config.schema import RunDocument
+from ....statemachine.plan.builder import build_stage_execution_plan
+from ....statemachine.plan.plan import StageExecution, StageExecutionPlan
+from ...inputs import PillowInputReader
+from ..output import count, json_option, print_json, runs_option, say
+
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key, for example txt2img.steps=30; may be given several times.",
+)
+config_argument = click.argument("config", type=click.Path(path_type=Path))
+
+
+@click.command("plan")
+@config_argument
+@set_option
+@runs_option
+@json_option
+def plan_command(config: Path, overrides: tuple[str, ...], runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
+    """Validate CONFIG and show its stages; touches nothing."""
+    loaded = load_config(config, inputs=PillowInputReader(), runs=runs, overrides=overrides)
+    plan = build_stage_execution_plan(loaded)
+    if as_json:
+        print_json(plan)
+    else:
+        _show(plan)
+
+
+@click.command("schema")
+@click.option("--runs", expose_value=False, help="Taken by every command; not used here.")
+@click.option("--json", is_flag=True, expose_value=False, help="It is JSON in any case.")
+def schema_command() -> None:
+    """Print the JSON Schema of a configuration."""
+    schema: dict[str, Any] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "stagewright configuration",
+        **msgspec.json.schema(RunDocument),
+    }
+    click.echo(msgspec.json.format(msgspec.json.encode(schema)).decode())
+
+
+def _show(plan: StageExecutionPlan) -> None:
+    say(plan.summary)
+    images = count(plan.total_images, "image")
+    say(f"{images} in each stage, {plan.total_steps} sampling steps in all")
+    for stage in plan.stages:
+        say()
+        size = "" if stage.output_size is None else "  -> {}x{}".format(*stage.output_size)
+        say(f"{stage.stage_id}  from {stage.input_source}{size}")
+        for name, value in _settings(stage):
+            say(f"    {name:<22} {value}")
+    for conflict in plan.conflicts:
+        say(f"conflict: {conflict}; a run would end in ERROR")
+    for warning in plan.warnings:
+        say(f"warning: {warning}")
+
+
+def _settings(stage: StageExecution) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+
+    def walk(value: Any, name: str) -> None:
+        if isinstance(value, dict):
+            for key, part in value.items():
+                walk(part, f"{name}.{key}" if name else key)
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
+            for place, part in enumerate(value):
+                walk(part, f"{name}.{place}")
+        else:
+            rows.append((name, str(value)))
+
+    walk(msgspec.to_builtins(stage.config), "")
+    return rows

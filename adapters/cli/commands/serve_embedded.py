@@ -1,0 +1,104 @@
+"""``serve-embedded``: the embedded backend as a WebUI-compatible HTTP server."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+import click
+
+from ...backends.webui.address import AUTH_VARIABLE
+from ...webui_server import EmbeddedServer
+from ...webui_server.admission import is_loopback, name_in
+from ..output import escaped, say
+
+_LONGEST_DELAY_S = 3600.0
+_LOOK_S = 0.5
+
+
+@click.command("serve-embedded")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65_535), default=7860, show_default=True, help="0: any."
+)
+@click.option("--model", "models", multiple=True, metavar="NAME", help="A model to offer besides.")
+@click.option("--require-auth", is_flag=True, help=f"Ask for the user:password in {AUTH_VARIABLE}.")
+@click.option(
+    "--allow-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A further name of this server; its web pages may send requests.",
+)
+@click.option("--no-ui", is_flag=True, help="Leave the /internal routes out.")
+@click.option(
+    "--step-delay",
+    type=click.FloatRange(0, _LONGEST_DELAY_S),
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Wait so long in each sampling step.",
+)
+def serve_embedded_command(
+    host: str,
+    port: int,
+    models: tuple[str, ...],
+    require_auth: bool,  # noqa: FBT001 - click passes flags
+    allowed_hosts: tuple[str, ...],
+    no_ui: bool,  # noqa: FBT001 - click passes flags
+    step_delay: float,
+) -> None:
+    """Serve the embedded backend over the HTTP API of a WebUI, until Ctrl-C.
+
+    It offers the names used in the examples and behaves as AUTOMATIC1111 1.10.1 with
+    ADetailer 25.3.0 does.
+    """
+    for name in allowed_hosts:
+        if "/" in name or not name_in(name):
+            raise click.UsageError(f"--allow-host {name}: give a name alone, as gpu.example.org")
+    auth = _auth_of_environment() if require_auth else None
+    if auth is None and not is_loopback(host):
+        message = f"warning: anybody who reaches {host} may use it; see --require-auth"
+        click.echo(escaped(message), err=True)
+    with _stop_signals() as stopped:
+        try:
+            server = EmbeddedServer(
+                models, host=host, port=port, auth=auth, ui=not no_ui, step_delay_s=step_delay,
+                allowed_hosts=allowed_hosts,
+            )  # fmt: skip
+        except OSError as error:
+            words = error.strerror or str(error)
+            raise click.UsageError(f"cannot listen on {host} port {port}: {words}") from error
+        with server:
+            say(f"serving on {server.url} (Ctrl-C stops it)")
+            while not stopped.wait(_LOOK_S):
+                pass
+
+
+def _auth_of_environment() -> tuple[str, str]:
+    user, colon, password = os.environ.get(AUTH_VARIABLE, "").partition(":")
+    if not colon:
+        raise click.UsageError(f"--require-auth needs {AUTH_VARIABLE}=user:password")
+    return user, password
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that is set by Ctrl-C and SIGTERM."""
+    stopped = threading.Event()
+
+    def receive(_number: int, _frame: FrameType | None) -> None:
+        stopped.set()
+
+    previous = {
+        number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield stopped
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

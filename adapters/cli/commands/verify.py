@@ -1,0 +1,90 @@
+"""``verify``: whether logs and images are what was recorded."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from ....events.errors import RunNotFoundError
+from ....statemachine.files.recorded_files import MISSING
+from ....statemachine.files.run_folder import run_folders
+from ....statemachine.resume.verify import Verification, verify_run
+from ...export.bundle.manifest import lacks_images
+from ..display import open_file_counter
+from ..output import check_runs_folder, count, runs_option, say
+from ..run_lookup import find_run
+from ..statuses import EXIT_CORRUPT, EXIT_ERROR, complain
+
+
+@click.command("verify")
+@click.argument("run", required=False)
+@click.option("--all", "every", is_flag=True, help="Check every run.")
+@runs_option
+def verify_command(run: str | None, every: bool, runs: Path) -> int:  # noqa: FBT001 - click passes flags
+    """Check the log of RUN and the digests of its images; writes nothing.
+
+    RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
+
+    Exit status 0: sound; 1: sound but unfinished, or it cannot be read; 4: corrupt, or an image
+    missing or altered.
+    """
+    if every == (run is not None):
+        raise click.UsageError("verify needs either a RUN or --all")
+    if every:
+        check_runs_folder(runs)
+    folders = list(run_folders(runs)) if every else [find_run(runs, run or "")]
+    status = 0
+    with open_file_counter(sys.stderr) as counter:
+        for place, folder in enumerate(folders, start=1):
+            counter.label = f"run {place} of {len(folders)}" if every else ""
+            try:
+                found = verify_run(folder, counter.take)
+            except (OSError, RunNotFoundError) as error:
+                if not every:
+                    raise
+                counter.pause()
+                words = f"{folder.name}: it cannot be checked: {error}"
+                status = max(status, complain(words, EXIT_ERROR))
+                continue
+            finally:
+                counter.pause()
+            status = max(status, _report(found))
+    if every:
+        say(f"{count(len(folders), 'run')} checked")
+    return status
+
+
+def _report(found: Verification) -> int:
+    absent = 0
+    bundled = not found.corrupt and lacks_images(Path(found.folder))
+    for flaw in found.flaws:
+        if bundled and flaw.what == str(MISSING):
+            absent += 1
+        else:
+            say(f"{found.run_id}: {flaw.place}: {flaw.what}")
+    if absent:
+        files = "1 file is" if absent == 1 else f"{absent} files are"
+        say(f"{found.run_id}: {files} missing: this is a bundle, made without the image files")
+    images = f"{found.images} of {count(found.planned_images, 'image')}"
+    # Behind the place where a log is corrupt there may be more of them.
+    known = [count(found.events, "event"), *([] if found.corrupt else [images]), found.state]
+    what = ", ".join(known)
+    if not found.sound:
+        say(f"{found.run_id}: {count(len(found.flaws), 'flaw')} in {what}{_cure(found)}")
+        return EXIT_CORRUPT
+    if found.finished:
+        say(f"{found.run_id}: sound: {what}, sealed")
+        return 0
+    if found.running:
+        say(f"{found.run_id}: sound so far: {what}; {found.running} works on it")
+    else:
+        say(f"{found.run_id}: sound but unfinished: {what}; resume would {found.advice}")
+    return EXIT_ERROR
+
+
+def _cure(found: Verification) -> str:
+    if found.corrupt:
+        return "; salvage copies what is sound into a new run"
+    return f"; resume would {found.advice}" if found.advice else ""

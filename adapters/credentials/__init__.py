@@ -1,0 +1,1 @@
+"""How passwords, keys and home folders are recognised in texts."""

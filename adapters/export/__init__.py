@@ -1,0 +1,1 @@
+"""What leaves the runs folder as one file: the report and the bundle."""

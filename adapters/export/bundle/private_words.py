@@ -1,0 +1,186 @@
+"""What a bundle must not hold and this machine knows: the password, the home folder, names."""
+
+from __future__ import annotations
+
+import base64
+import getpass
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import quote, quote_plus
+
+import msgspec
+
+from ....events.log.lock import host_name
+from ....events.model import (
+    EVENT_TYPES,
+    Artifact,
+    BackendDescription,
+    CancelMode,
+    ErrorDetail,
+    InputRecord,
+    Outcome,
+    RunState,
+    StageType,
+)
+from ....statemachine.config.stage_configs import (
+    AdetailerConfig,
+    HiresConfig,
+    Img2ImgConfig,
+    RefinerConfig,
+    Txt2ImgConfig,
+    UpscaleConfig,
+)
+from ....statemachine.plan.plan import StageExecution, StageExecutionPlan
+from ....statemachine.states import TRANSITIONS
+from ...backends.webui.address import AUTH_VARIABLE, secret_forms
+
+_PARTS_OF_EVENTS = (Artifact, InputRecord, BackendDescription, ErrorDetail)
+_PARTS_OF_PLANS = (
+    *(StageExecutionPlan, StageExecution, RefinerConfig, HiresConfig),
+    *(Txt2ImgConfig, Img2ImgConfig, UpscaleConfig, AdetailerConfig),
+)
+_OUR_WORDS = frozenset(
+    [
+        *(kind.__name__.casefold() for kind in EVENT_TYPES),
+        *(row.trigger for row in TRANSITIONS),
+        *(one.casefold() for kinds in (RunState, StageType, Outcome, CancelMode) for one in kinds),
+        *("localhost", "embedded", "prompt", "file", "images", "inputs"),
+    ]
+)
+"""Words that logs are made of; a machine of such a name keeps it where it stands in a text."""
+_STRUCTS: tuple[type[msgspec.Struct], ...] = (*EVENT_TYPES, *_PARTS_OF_EVENTS, *_PARTS_OF_PLANS)
+OUR_KEYS = frozenset(name for kind in _STRUCTS for name in kind.__struct_fields__)
+"""Keys that events and plans are made of; they stay whatever a machine is called."""
+_SHORTEST_HOST, _SHORTEST_BOOT = 3, 16
+_MOST_NAMES = 64
+_NAME_CHARACTER = r"[\w-]"
+_EVERYBODYS = re.compile(r"(?i)[a-z]:|(?:[a-z]:)?[/\\](?:home|users)")
+
+
+class StandIns:
+    """Names of one kind, and what stands for each: ``host-1``, in the order they are told.
+
+    In texts they are looked for from ``shortest`` characters on.
+    """
+
+    def __init__(self, kind: str, *, shortest: int) -> None:
+        self._kind = kind
+        self._shortest = shortest
+        self._known: dict[str, str] = {}
+        self._pattern: re.Pattern[str] | None = None
+
+    def note(self, name: str) -> None:
+        """Know one more name, with its domain and without; of very many the rest shares one."""
+        if not name or name.casefold() in self._known or len(self._known) >= _MOST_NAMES:
+            return
+        stand_in = f"{self._kind}-{len(set(self._known.values())) + 1}"
+        self._known[name.casefold()] = stand_in
+        self._known.setdefault(name.casefold().partition(".")[0], stand_in)
+        self._pattern = None
+
+    def of(self, name: str) -> str:
+        """What stands for this name."""
+        return self._known.get(name.casefold(), f"{self._kind}-other") if name else name
+
+    def in_words(self, text: str) -> tuple[str, int]:
+        """The text with each name that stands in it as a word replaced; how many there were."""
+        if self._pattern is None:
+            self._pattern = self._compiled()
+        return self._pattern.subn(lambda found: self.of(found[0]), text)
+
+    def _compiled(self) -> re.Pattern[str]:
+        words = [
+            re.escape(name)
+            for name in sorted(self._known, key=len, reverse=True)
+            if len(name) >= self._shortest and name not in _OUR_WORDS
+        ]
+        if not words:
+            return re.compile(r"(?!)")
+        named = "|".join(words)
+        return re.compile(rf"(?<!{_NAME_CHARACTER})(?:{named})(?!{_NAME_CHARACTER})", re.IGNORECASE)
+
+
+class PrivateWords:
+    """The words of one bundle.
+
+    ``credentials`` are the forms in which the password may stand in a text, the longest first;
+    ``homes`` paths of this user's home folder; ``user`` the user's name, or "".
+    """
+
+    def __init__(
+        self, environment: Mapping[str, str], *, homes: tuple[str, ...], user: str, host: str
+    ) -> None:
+        self.credentials = tuple(credential_forms(environment.get(AUTH_VARIABLE, "")))
+        self.homes = tuple(sorted({one for one in homes if _is_telling(one)}, key=len)[::-1])
+        self.user = user
+        self.hosts = StandIns("host", shortest=_SHORTEST_HOST)
+        self.boots = StandIns("boot", shortest=_SHORTEST_BOOT)
+        self.hosts.note(host)
+
+    @classmethod
+    def of_this_machine(cls) -> PrivateWords:
+        """What this process's environment and system say."""
+        return cls(os.environ, homes=tuple(_homes()), user=_user(), host=host_name())
+
+
+def credential_forms(given: str) -> list[str]:
+    """``user:password`` and the password as they may stand in texts, the longest first."""
+    if not given:
+        return []
+    password = given.partition(":")[2]
+    secrets = [given, password] if password else [given]
+    forms = {form for one in secrets for form in _forms(one)}
+    return sorted((form for form in forms if form), key=lambda form: (-len(form), form))
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """As it is, in JSON once and twice over, in HTML, addresses, Python's own words, base64.
+
+    Also where its bytes are taken for those of Latin-1, or are them.
+    """
+    raw = secret.encode("utf-8", "surrogateescape")
+    plain = raw.decode("utf-8", "replace")
+    yield raw.decode("latin-1")
+    latin = plain.encode("latin-1", "replace")
+    for narrow in {latin} if latin.decode("latin-1") == plain else ():
+        yield base64.b64encode(narrow).decode().rstrip("=")
+        yield quote(narrow, safe="")
+    yield from secret_forms(secret)
+    yield from secret_forms(plain)
+    for ascii_only in (True, False):
+        yield json.dumps(json.dumps(plain, ensure_ascii=ascii_only)[1:-1])[1:-1]
+    for address in (quote(raw, safe=""), quote(raw), quote_plus(raw)):
+        yield address
+        yield re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), address)
+    yield repr(plain)[1:-1]
+    yield repr(raw)[2:-1]
+    yield base64.b64encode(raw).decode().rstrip("=")
+    yield base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def _homes() -> Iterator[str]:
+    names = ("HOME", "USERPROFILE")
+    found = [os.environ[name] for name in names if os.environ.get(name)]
+    for find in (Path.home, lambda: Path("~" + getpass.getuser()).expanduser()):
+        try:
+            found.append(str(find()))
+        except (RuntimeError, OSError, KeyError):
+            continue  # Nobody knows where that is; the usual places are looked for anyway.
+    for home in found:
+        yield home.rstrip("/\\")
+        yield os.path.realpath(home)
+
+
+def _is_telling(home: str) -> bool:
+    """Whether a path can be anybody's own: ``/`` and ``/home`` are everybody's."""
+    return len(home.strip("/\\")) > 1 and not _EVERYBODYS.fullmatch(home)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # no such variable, and no entry in the system's list
+        return ""

@@ -1,0 +1,165 @@
+"""The log that a bundle is made from: whole, torn or corrupt, as far as it is sound."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from ....events.errors import LogCorruptError
+from ....events.folds import Fold
+from ....events.log.lazy_sequence import LazySequence
+from ....events.log.lock import is_locked
+from ....events.log.reader import log_path, read_log
+from ....events.log.sound_records import PlanLostError, SoundRecords
+from ....events.log.storage import OsStorage, open_regular
+from ....events.model import StageEvent
+
+_MOST_STRETCHES = 1000
+_READ_BYTES = 1024 * 1024
+
+Observe = Callable[[Sequence[StageEvent]], None]
+
+
+class Stretch(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes of a log that no sound record of the run stands in, and so no bundle holds."""
+
+    offset: int
+    bytes: int
+    sha256: str
+
+
+class SourceLog(ABC):
+    """The sound records of a log, as they stand in it.
+
+    ``events`` are numbered from 0, read when they are asked for, and folded into ``fold``.
+    ``renumbered`` says that these are other numbers than in the log, of which some are lost,
+    ``running`` that a process works on the run. ``stretches`` are the bytes that no record
+    stands in, a torn tail or damage; the first of very many.
+    """
+
+    renumbered = False
+    running = False
+
+    def __init__(self, path: Path, corruption: LogCorruptError | None = None) -> None:
+        self.path = path
+        self.corruption = corruption
+        self.fold = Fold()
+        self.events: Sequence[StageEvent] = ()
+        self.stretches: tuple[Stretch, ...] = ()
+
+    @abstractmethod
+    def bodies(self) -> Iterator[bytes]:
+        """The bytes of each event, in order. Raises LogCorruptError if the log has changed."""
+
+
+def open_source(folder: Path, observe: Observe) -> SourceLog:
+    """The log of a run folder; ``observe`` is given its sound events, in order, in batches.
+
+    What another process is about to write is no torn tail. Raises RunNotFoundError, OSError.
+    """
+    try:
+        return _SoundLog(folder, observe)
+    except LogCorruptError as error:
+        corruption = error
+    with suppress(PlanLostError):
+        return _DamagedLog(folder, corruption, observe)
+    return _LostLog(log_path(folder), corruption)
+
+
+class _SoundLog(SourceLog):
+    def __init__(self, folder: Path, observe: Observe) -> None:
+        super().__init__(log_path(folder))
+        self.running = is_locked(folder)
+
+        def both(events: Sequence[StageEvent]) -> None:
+            observe(events)
+            self.fold.apply_all(events)
+
+        self.events = self._timeline = read_log(folder, both)
+        torn = None if self.running else self._timeline.torn
+        if torn is not None:
+            self.stretches = (_stretch(self.path, torn.offset, torn.bytes),)
+
+    def bodies(self) -> Iterator[bytes]:
+        return self._timeline.raw(range(len(self._timeline)))
+
+
+class _DamagedLog(SourceLog):
+    renumbered = True
+
+    def __init__(self, folder: Path, corruption: LogCorruptError, observe: Observe) -> None:
+        super().__init__(log_path(folder), corruption)
+        self._records = SoundRecords(self.path, storage=OsStorage())
+        self.events = _RenumberedEvents(self._records)
+        for event in self.events:
+            observe((event,))
+            self.fold.apply(event)
+        records = ((one.offset, one.offset + one.size) for one in self._records)
+        self.stretches = tuple(_between(self.path, sorted(records)))
+
+    def bodies(self) -> Iterator[bytes]:
+        return (record.body for record in self._records)
+
+
+class _LostLog(SourceLog):
+    """A log without a sound RunOpened: none of it can be told."""
+
+    def __init__(self, path: Path, corruption: LogCorruptError) -> None:
+        super().__init__(path, corruption)
+        self.stretches = (_stretch(path, 0, path.stat().st_size),)
+
+    def bodies(self) -> Iterator[bytes]:
+        return iter(())
+
+
+class _RenumberedEvents(LazySequence[StageEvent]):
+    """The events of a damaged log, numbered without the gaps of those that are lost."""
+
+    def __init__(self, records: SoundRecords) -> None:
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[StageEvent]:
+        for place, record in enumerate(self._records):
+            yield _numbered(record.event, place)
+
+    def select(self, indexes: Iterable[int]) -> Iterator[StageEvent]:
+        for place in indexes:
+            yield _numbered(self._records[place].event, place)
+
+
+def _numbered(event: StageEvent, place: int) -> StageEvent:
+    return msgspec.structs.replace(event, seq=place)
+
+
+def _between(path: Path, records: Sequence[tuple[int, int]]) -> Iterator[Stretch]:
+    """What lies before, between and behind the records, first byte and end of each in order."""
+    size = path.stat().st_size
+    found = 0
+    for (_, end), (start, _) in pairwise([(0, 0), *records, (size, size)]):
+        if start > end and found < _MOST_STRETCHES:
+            found += 1
+            yield _stretch(path, end, start - end)
+
+
+def _stretch(path: Path, offset: int, size: int) -> Stretch:
+    with open_regular(path) as stream:
+        stream.seek(offset)
+        return Stretch(offset=offset, bytes=size, sha256=_digest(stream, size))
+
+
+def _digest(stream: BinaryIO, size: int) -> str:
+    digest: Any = sha256()
+    while size > 0 and (chunk := stream.read(min(size, _READ_BYTES))):
+        size -= len(chunk)
+        digest.update(chunk)
+    return str(digest.hexdigest())

@@ -1,0 +1,118 @@
+"""The images of a run: whether their files are what was recorded, and thumbnails of them."""
+
+from __future__ import annotations
+
+import os
+import re
+from base64 import b64encode
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from ....statemachine.files.recorded_files import FileState, RecordedFile, WrongFile, check_file
+from ..thumbnails import MEDIA_TYPE, ThumbnailError, thumbnail_of
+
+BUNDLED_FOLDER = "thumbnails"
+"""In a bundle, ``thumbnails/<stage_id>/<index>.webp`` stand for images that are not in it."""
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_MAX_THREADS = 4
+_AHEAD = 4
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Picture(msgspec.Struct, frozen=True):
+    """What became of a recorded file: what is wrong with it, if anything is, and a thumbnail.
+
+    ``source`` is a data URI, "" where there is no thumbnail; ``words`` say why there is none.
+    ``bundled`` says that it is a bundle's, which leaves the file itself out.
+    """
+
+    wrong: WrongFile | None
+    source: str
+    words: str = ""
+    bundled: bool = False
+
+
+class PictureShop:
+    """Looks at the files of one run, in a few threads.
+
+    ``wrong`` collects the files that are not what was recorded, ``bundled`` counts those that a
+    bundle has thumbnails of instead. Without ``thumbnails`` none are made.
+    """
+
+    def __init__(
+        self, folder: Path, *, thumbnails: bool, on_file: Callable[[int], None] | None = None
+    ) -> None:
+        self.wrong: list[tuple[RecordedFile, WrongFile]] = []
+        self.bundled = 0
+        self._folder = folder
+        self._thumbnails = thumbnails
+        self._on_file = on_file
+        self._done = 0
+        self._threads = min(_MAX_THREADS, os.cpu_count() or 1)
+
+    def look_at(
+        self, files: Iterable[T], recorded: Callable[[T], RecordedFile]
+    ) -> Iterator[tuple[T, Picture]]:
+        """Each of ``files`` with what became of it, in order, in bounded memory."""
+        with ThreadPoolExecutor(self._threads) as pool:
+            waiting: deque[tuple[T, RecordedFile, Future[Picture]]] = deque()
+            try:
+                for file in files:
+                    told = recorded(file)
+                    waiting.append((file, told, pool.submit(self.picture_of, told)))
+                    if len(waiting) > self._threads * _AHEAD:
+                        yield self._taken(*waiting.popleft())
+                while waiting:
+                    yield self._taken(*waiting.popleft())
+            finally:
+                for _, _, future in waiting:
+                    future.cancel()
+
+    def picture_of(self, file: RecordedFile) -> Picture:
+        """What became of one file."""
+        wrong = check_file(self._folder, file.path, file.sha256)
+        if wrong is None:
+            return self._shown(self._folder / file.path) or _NO_IMAGE
+        if wrong.state is FileState.MISSING and (bundled := self._bundled(file)) is not None:
+            shown = self._shown(bundled)
+            if shown is not None:
+                return msgspec.structs.replace(shown, bundled=True)
+        return Picture(wrong, "", str(wrong))
+
+    def _taken(self, file: T, told: RecordedFile, future: Future[Picture]) -> tuple[T, Picture]:
+        picture = future.result()
+        if picture.wrong is not None:
+            self.wrong.append((told, picture.wrong))
+        self.bundled += picture.bundled
+        self._done += 1
+        if self._on_file is not None:
+            self._on_file(self._done)
+        return file, picture
+
+    def _shown(self, file: Path) -> Picture | None:
+        """The picture of a sound file, or None where it is no image."""
+        if not self._thumbnails:
+            return Picture(None, "", "no thumbnail")
+        try:
+            data = thumbnail_of(file)
+        except ThumbnailError:
+            return None
+        return Picture(None, f"data:{MEDIA_TYPE};base64,{b64encode(data).decode()}")
+
+    def _bundled(self, file: RecordedFile) -> Path | None:
+        """The thumbnail that a bundle has of a file, if it is one of its own and no link."""
+        if not _PLAIN_NAME.fullmatch(file.stage_id):
+            return None
+        folder = self._folder / BUNDLED_FOLDER
+        path = folder / file.stage_id / f"{file.image_index:05d}.webp"
+        links = any(place.is_symlink() for place in (folder, path.parent, path))
+        return path if not links and path.is_file() else None
+
+
+_NO_IMAGE = Picture(None, "", "it is no image that can be shown")

@@ -1,0 +1,1 @@
+"""Views of logs (catalogue, provenance, learning, status, diff); they never write one."""

@@ -1,0 +1,305 @@
+"""The catalogue of runs: a SQLite projection of the logs, rebuilt where it is damaged."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ...events.codec import DECODE_ERRORS
+from ...events.errors import LogCorruptError, RunNotFoundError
+from ...events.folds import Fold, recorded_stages
+from ...events.log.file_log import LOG_NAME
+from ...events.log.lock import is_locked
+from ...events.log.reader import read_log
+from ...events.model import Outcome, RunState
+from ...statemachine.files.run_folder import run_folders
+from ...statemachine.states import can_go_on, is_fruitless
+from ..text import escaped
+
+_logger = logging.getLogger("stagewright.catalogue")
+
+CATALOGUE_NAME = "catalogue.sqlite"
+SCHEMA_VERSION = 3
+CORRUPT = "CORRUPT"
+UNREADABLE = "UNREADABLE"
+DIED = "DIED"
+"""As a filter: RUNNING, says the log, and nobody runs it."""
+_NO_DAMAGE = {
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PERM, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT,
+}  # fmt: skip
+"""Errors of a catalogue that another process writes, or of its disk."""
+_LOCK_WAIT_S = 2.0
+"""How long another process that writes the catalogue is waited for."""
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS runs (
+    folder TEXT PRIMARY KEY, bytes INTEGER NOT NULL, changed_ns INTEGER NOT NULL,
+    opened TEXT NOT NULL, state TEXT NOT NULL, entry TEXT NOT NULL
+) WITHOUT ROWID
+"""
+
+
+class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One run in the catalogue.
+
+    ``state`` is CORRUPT where the log is, and UNREADABLE where it cannot be read; ``error``
+    says why then, and nothing else is known. ``alive`` says whether some process holds the run
+    now; a run that is RUNNING and not alive has died. ``resumable`` says whether a resume
+    would go on with it, ``needs_force`` that it would only with ``--force``. ``opened`` is
+    RFC 3339. ``images`` of ``total_images`` have been through the last stage;
+    ``stage_images`` of ``total_stage_images`` are finished, over all stages.
+    """
+
+    run_id: str
+    folder: str
+    name: str
+    opened: str
+    state: str
+    outcome: Outcome | None
+    summary: str
+    images: int
+    total_images: int
+    stage_images: int
+    total_stage_images: int
+    models: tuple[str, ...]
+    resumes: int
+    group_id: str | None = None
+    alive: bool = False
+    resumable: bool = False
+    needs_force: bool = False
+    error: str = ""
+
+    @property
+    def died(self) -> bool:
+        """Whether its process died, and nobody has taken it up since."""
+        return self.state == RunState.RUNNING and not self.alive
+
+
+class Catalogue:
+    """Answers questions about all runs below one folder; the logs alone decide the answers."""
+
+    def __init__(self, runs: Path) -> None:
+        self._runs = runs
+
+    def entries(
+        self,
+        *,
+        state: str | None = None,
+        since: datetime | None = None,
+        model: str | None = None,
+        limit: int | None = None,
+    ) -> list[CatalogueEntry]:
+        """The runs that fit, the latest first.
+
+        ``state`` may be DIED; ``model`` fits any part of a model's name, in either case;
+        ``since`` is inclusive.
+        """
+        wanted = None if state is None else state.upper()
+        recorded = RunState.RUNNING if wanted == DIED else wanted
+        fitting = (
+            entry
+            for entry in self._all()
+            if (recorded is None or entry.state == recorded)
+            and (since is None or (entry.opened and datetime.fromisoformat(entry.opened) >= since))
+            and (model is None or any(model.lower() in name.lower() for name in entry.models))
+        )
+        living = map(self._with_life, fitting)
+        return list(islice((one for one in living if wanted != DIED or one.died), limit))
+
+    def _with_life(self, entry: CatalogueEntry) -> CatalogueEntry:
+        if not entry.resumable:
+            return entry
+        held = is_locked(self._runs / entry.folder)
+        alive = held and entry.state == RunState.RUNNING
+        return msgspec.structs.replace(entry, alive=alive, resumable=not held)
+
+    def _all(self) -> list[CatalogueEntry]:
+        """Every run, the latest first; the logs know all that a lost catalogue knew."""
+        if not self._runs.is_dir():
+            return []
+        known = self._recall()
+        rows = list(_rows(self._runs, known or {}))
+        if known is not None:
+            self._store(rows, known)
+        ordered = sorted(rows, key=lambda row: (row.entry.opened, row.folder), reverse=True)
+        return [row.entry for row in ordered]
+
+    def _recall(self) -> dict[str, _Row] | None:
+        """What the catalogue holds, by folder; None where it is not to be written to."""
+        path = self._runs / CATALOGUE_NAME
+        try:
+            with closing(_connect(path)) as database:
+                version = _version(database)
+                if version == SCHEMA_VERSION:
+                    return {row.folder: row for row in _stored_rows(database)}
+                return {} if version < SCHEMA_VERSION else None
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            return self._without(error)
+
+    def _store(self, rows: Sequence[_Row], known: Mapping[str, _Row]) -> None:
+        """Write what has changed, in one short transaction."""
+        gone = [(folder,) for folder in known.keys() - {row.folder for row in rows}]
+        changed = [
+            (row.folder, *row.stamp, row.entry.opened, row.entry.state, _ENCODER.encode(row.entry))
+            for row in rows
+            if row.stamp is not None and row != known.get(row.folder)
+        ]
+        if not gone and not changed:
+            return
+        try:
+            with closing(_connect(self._runs / CATALOGUE_NAME)) as database, database:
+                database.execute("BEGIN IMMEDIATE")
+                version = _version(database)
+                if version > SCHEMA_VERSION:
+                    return
+                if version < SCHEMA_VERSION:
+                    database.execute("DROP TABLE IF EXISTS runs")
+                    database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                database.execute(_TABLE)
+                database.executemany(
+                    "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?)", changed
+                )
+                database.executemany("DELETE FROM runs WHERE folder = ?", gone)
+        except sqlite3.DatabaseError as error:
+            self._without(error)
+
+    def _without(self, error: sqlite3.DatabaseError | UnicodeDecodeError) -> dict[str, _Row] | None:
+        """Go on without the catalogue; where it is damaged it is removed, and nothing is known."""
+        path = self._runs / CATALOGUE_NAME
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _NO_DAMAGE:
+            _logger.info("%s cannot be used (%s); answering from the logs", path, error)
+            return None
+        _logger.info("%s is damaged (%s); it is built anew", path, error)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError:
+            return None
+        return {}
+
+
+class _Row(NamedTuple):
+    """A run in the catalogue; ``stamp`` is size and time of its log, None if not to be stored."""
+
+    folder: str
+    stamp: tuple[int, int] | None
+    entry: CatalogueEntry
+
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(CatalogueEntry)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=_LOCK_WAIT_S)
+
+
+def _version(database: sqlite3.Connection) -> int:
+    return int(database.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _stored_rows(database: sqlite3.Connection) -> Iterator[_Row]:
+    """The rows whose entries can be decoded; the others are made again from their logs."""
+    found = database.execute("SELECT folder, bytes, changed_ns, CAST(entry AS BLOB) FROM runs")
+    for folder, size, changed_ns, entry in found:
+        try:
+            yield _Row(folder, (size, changed_ns), _DECODER.decode(entry))
+        except (*DECODE_ERRORS, TypeError):
+            continue
+
+
+def _rows(runs: Path, known: Mapping[str, _Row]) -> Iterator[_Row]:
+    for folder in run_folders(runs):
+        try:
+            folder.name.encode()
+            status = (folder / LOG_NAME).stat()
+            stamp = (status.st_size, status.st_mtime_ns)
+            row = known.get(folder.name)
+            if row is None or row.stamp != stamp:
+                row = _Row(folder.name, stamp, catalogue_entry(folder))
+            yield row
+        except (FileNotFoundError, RunNotFoundError):
+            continue  # it was removed in this moment
+        except OSError as error:
+            yield _unreadable(folder.name, error.strerror or str(error))
+        except UnicodeEncodeError:
+            yield _unreadable(escaped(folder.name), "the name of its folder is no text")
+
+
+def _unreadable(folder: str, why: str) -> _Row:
+    entry = CatalogueEntry(
+        run_id=folder,
+        folder=folder,
+        name=folder,
+        opened="",
+        state=UNREADABLE,
+        outcome=None,
+        summary="",
+        images=0,
+        total_images=0,
+        stage_images=0,
+        total_stage_images=0,
+        models=(),
+        resumes=0,
+        error=why,
+    )
+    return _Row(folder, None, entry)
+
+
+def catalogue_entry(folder: Path) -> CatalogueEntry:
+    """What the catalogue says of a run, from its log alone.
+
+    Raises RunNotFoundError, OSError.
+    """
+    fold = Fold()
+    state: str
+    try:
+        read_log(folder, fold.apply_all)
+        state = fold.state
+    except LogCorruptError:
+        state = CORRUPT
+    opened = fold.opened
+    plan = fold.plan
+    stage_ids = fold.planned_stage_ids()
+    finished = [fold.stages[one].finished.count if one in fold.stages else 0 for one in stage_ids]
+    unfinished = len(stage_ids) * len(fold.seeds) - sum(finished)
+    return CatalogueEntry(
+        run_id=fold.run_id or folder.name,
+        folder=folder.name,
+        name=str(opened.config.get("name") or _slug(folder.name)) if opened else folder.name,
+        opened=opened.ts.isoformat() if opened else "",
+        state=state,
+        outcome=fold.outcome,
+        summary=str(plan.get("summary", "")),
+        images=finished[-1] if finished else 0,
+        total_images=len(fold.seeds),
+        stage_images=sum(finished),
+        total_stage_images=len(stage_ids) * len(fold.seeds),
+        models=tuple(sorted(set(_models(recorded_stages(plan))))),
+        resumes=fold.resumes,
+        group_id=opened.group_id if opened else None,
+        resumable=state != CORRUPT and can_go_on(fold.state, fold.error, sealed=fold.sealed),
+        needs_force=unfinished > 0 and is_fruitless(fold.fruitless_epochs),
+    )
+
+
+def _slug(run_id: str) -> str:
+    """The name within ``20261120T225226.123456Z-portrait-7f3a9c``."""
+    return "-".join(run_id.split("-")[1:-1]) or run_id
+
+
+def _models(stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for stage in stages:
+        config = stage["config"]
+        for part in (config, config.get("refiner"), config.get("hires")):
+            if isinstance(part, Mapping) and part.get("model"):
+                yield str(part["model"])

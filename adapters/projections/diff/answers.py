@@ -1,0 +1,253 @@
+"""One stage of two runs, image by image: the pictures, and what was really used for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ....events.index_table import IndexTable
+from ....events.model import Artifact, CallCompleted, CallRequested, StageEvent
+from ....events.result import artifact_in
+from .pixels import PictureFiles, same_pixels
+from .recorded import RecordedRun
+from .values import Difference, Row, Rows, differences
+
+NOISE: Mapping[str, str] = {
+    "job_timestamp": "when the server worked",
+    "infotext": "the same in words; it counts where nothing else differs",
+}
+"""What of an answer is not compared, and why."""
+_OF_BATCH = {
+    "all_seeds": "seed",
+    "all_subseeds": "subseed",
+    "all_prompts": "prompt",
+    "all_negative_prompts": "negative_prompt",
+    "infotexts": "infotext",
+}
+"""What an answer says of each image of a batch, and the name under which one image has it."""
+_AT_ONCE = 256
+_MOST_BYTES = 8 * 1024 * 1024
+_ROW_BYTES = 64
+
+
+class UsedDifference(Difference, frozen=True, kw_only=True):
+    """A setting that was really used and is not the same, and for which images."""
+
+    images: tuple[Row, ...]
+
+
+class ImageComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """The images of one stage, as rows of indexes.
+
+    They are compared by their sources. Of those that differ, some were asked for in the same
+    words and from the same images: ``same_request`` show something else, ``same_pixels`` show
+    the same from another file, and of ``not_looked_at`` the files are not there, or cannot
+    be told by their pixels. Of
+    those that are equal, ``other_request`` were asked for otherwise. An image without a record
+    of what was asked is in none of these four.
+    """
+
+    equal: tuple[Row, ...]
+    different: tuple[Row, ...]
+    only_left: tuple[Row, ...]
+    only_right: tuple[Row, ...]
+    same_request: tuple[Row, ...]
+    same_pixels: tuple[Row, ...]
+    not_looked_at: tuple[Row, ...]
+    other_request: tuple[Row, ...]
+
+
+class StageAnswers(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one stage in both runs.
+
+    ``left_out`` names what differed and does not count, with the reason. ``not_listed`` is how
+    many further differences there are than ``used`` has room for, counted by image.
+    """
+
+    used: tuple[UsedDifference, ...]
+    not_listed: int
+    left_out: Mapping[str, str]
+    images: ImageComparison
+
+
+def compare_answers(
+    left: RecordedRun, left_id: str, right: RecordedRun, right_id: str
+) -> StageAnswers:
+    """Hold a stage of one run against the same stage of another, in bounded memory."""
+    used, images = _UsedTally(), _ImageTally(left.folder, right.folder)
+    pairs = _paired(_finished(left, left_id), _finished(right, right_id))
+    while chunk := list(islice(pairs, _AT_ONCE)):
+        both = [pair for pair in chunk if pair.left is not None and pair.right is not None]
+        told_left = _Told.of(left, left_id, [(one.image, one.left) for one in both])
+        told_right = _Told.of(right, right_id, [(one.image, one.right) for one in both])
+        for pair in chunk:
+            one, other = told_left.get(pair.image), told_right.get(pair.image)
+            if one is None or other is None:
+                images.only(pair)
+            else:
+                images.compare(pair.image, one, other)
+                used.compare(pair.image, one.info, other.info)
+    return StageAnswers(
+        used=used.found(),
+        not_listed=used.not_listed,
+        left_out=used.left_out,
+        images=images.found(),
+    )
+
+
+class _Pair(NamedTuple):
+    """An image, and the record that says it is finished, on either side."""
+
+    image: int
+    left: int | None
+    right: int | None
+
+
+def _finished(run: RecordedRun, stage_id: str) -> IndexTable:
+    stage = run.folded(stage_id)
+    return stage.finished if stage is not None else IndexTable()
+
+
+def _paired(left: IndexTable, right: IndexTable) -> Iterator[_Pair]:
+    """Every index that either side has, in order."""
+    ours, theirs = left.items(), right.items()
+    one, other = next(ours, None), next(theirs, None)
+    while one is not None or other is not None:
+        index = min(item[0] for item in (one, other) if item is not None)
+        mine = one[1] if one is not None and one[0] == index else None
+        its = other[1] if other is not None and other[0] == index else None
+        yield _Pair(index, mine, its)
+        one = one if mine is None else next(ours, None)
+        other = other if its is None else next(theirs, None)
+
+
+class _Told(NamedTuple):
+    """What a log tells of one image; ``info`` is None where no answer is left."""
+
+    artifact: Artifact
+    request: str | None
+    info: Mapping[str, Any] | None
+
+    @classmethod
+    def of(
+        cls, run: RecordedRun, stage_id: str, wanted: list[tuple[int, int | None]]
+    ) -> dict[int, _Told]:
+        """What the log tells of these images, by index; each stands with its record."""
+        table = run.requests.get(stage_id, IndexTable())
+        asked = {index: seq for index, _ in wanted if (seq := table.get(index)) is not None}
+        requests = dict(zip(asked, run.timeline.select(asked.values()), strict=True))
+        records = run.timeline.select(seq for _, seq in wanted if seq is not None)
+        return {
+            index: cls._in(event, index, requests.get(index))
+            for (index, _), event in zip(wanted, records, strict=True)
+        }
+
+    @classmethod
+    def _in(cls, event: StageEvent, index: int, request: StageEvent | None) -> _Told:
+        digest = request.request_sha256 if isinstance(request, CallRequested) else None
+        artifact = artifact_in(event, index)
+        if not isinstance(event, CallCompleted):
+            return cls(artifact, digest, None)
+        return cls(artifact, digest, _info_of_one(event, event.artifacts.index(artifact)))
+
+
+def _info_of_one(event: CallCompleted, place: int) -> dict[str, Any]:
+    """What an answer says of the image at this place of its batch."""
+    info = dict(event.info)
+    for name, singular in _OF_BATCH.items():
+        values = info.get(name)
+        if isinstance(values, list) and len(values) >= len(event.artifacts):
+            info[singular] = values[place]
+            del info[name]
+    return info
+
+
+class _ImageTally:
+    def __init__(self, left: Path, right: Path) -> None:
+        self._left, self._right = PictureFiles(left), PictureFiles(right)
+        self._rows = {name: Rows() for name in ImageComparison.__struct_fields__}
+
+    def only(self, pair: _Pair) -> None:
+        self._rows["only_right" if pair.left is None else "only_left"].add(pair.image)
+
+    def compare(self, index: int, left: _Told, right: _Told) -> None:
+        equal = left.artifact.source_sha256 == right.artifact.source_sha256
+        self._rows["equal" if equal else "different"].add(index)
+        if left.request is None or right.request is None:
+            return
+        if equal and left.request != right.request:
+            self._rows["other_request"].add(index)
+        elif not equal and left.request == right.request:
+            self._rows[self._seen(left.artifact, right.artifact)].add(index)
+
+    def _seen(self, left: Artifact, right: Artifact) -> str:
+        """The row for an image that came out as another file for the same request."""
+        one, other = self._left.read(left), self._right.read(right)
+        same = None if one is None or other is None else same_pixels(one, other)
+        if same is None:
+            return "not_looked_at"
+        return "same_pixels" if same else "same_request"
+
+    def found(self) -> ImageComparison:
+        return ImageComparison(**{name: rows.rows() for name, rows in self._rows.items()})
+
+
+class _UsedTally:
+    """Differences by key and pair of values, with the images that they were seen at.
+
+    What is kept is bounded as a whole, whatever a log holds; the rest is counted.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, bytes, bytes], Rows] = {}
+        self._room = _MOST_BYTES
+        self.not_listed = 0
+        self.left_out: dict[str, str] = {}
+
+    def compare(
+        self, index: int, left: Mapping[str, Any] | None, right: Mapping[str, Any] | None
+    ) -> None:
+        if left is None or right is None:
+            return
+        found = list(differences(left, right))
+        counting = [one for one in found if one.key not in NOISE]
+        if not counting:
+            counting = [one for one in found if one.key == "infotext"]
+        for one in found:
+            if one.key in NOISE and one not in counting:
+                self.left_out[one.key] = NOISE[one.key]
+        for one in counting:
+            self._note(index, one)
+
+    def _note(self, index: int, one: Difference) -> None:
+        place = (one.key, _encoded(one.left), _encoded(one.right))
+        rows = self._seen.get(place)
+        if rows is None:
+            size = sum(map(len, place)) + _ROW_BYTES
+            if size > self._room:
+                self.not_listed += 1
+                return
+            self._room -= size
+            rows = self._seen[place] = Rows()
+        if rows.add(index):
+            self._room -= _ROW_BYTES
+
+    def found(self) -> tuple[UsedDifference, ...]:
+        return tuple(
+            UsedDifference(key=key, left=_decoded(left), right=_decoded(right), images=rows.rows())
+            for (key, left, right), rows in sorted(
+                self._seen.items(), key=lambda item: (item[0][0], item[1].rows()[0])
+            )
+        )
+
+
+def _encoded(value: Any) -> bytes:
+    return b"" if value is msgspec.UNSET else msgspec.json.encode(value)
+
+
+def _decoded(body: bytes) -> Any:
+    return msgspec.json.decode(body) if body else msgspec.UNSET

@@ -1,0 +1,212 @@
+"""Two runs side by side: what was asked, what was used, what came out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ....events.model import Outcome, RunState
+from .answers import StageAnswers, compare_answers
+from .recorded import RecordedRun
+from .values import Difference, Rows, differences, words_of
+
+_NO_SETTINGS = ("stage_id", "stage_type", "order_index", "config", "input_source")
+"""What of a stage in a plan follows from which stages there are, or is shown as settings."""
+_NOT_COMPARED = ("stages", "summary", "run_id")
+"""What of a plan is told otherwise, or is another in each run."""
+
+
+class ComparedRun(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the two runs; ``host`` is the machine that began it."""
+
+    run_id: str
+    folder: str
+    host: str
+    state: RunState
+    outcome: Outcome | None
+    events: int
+
+
+class Durations(msgspec.Struct, frozen=True, kw_only=True):
+    """How long something took in either run, in milliseconds."""
+
+    what: str
+    left_ms: float
+    right_ms: float
+
+
+class StageComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """A stage that both runs planned, by its type, and what came of it."""
+
+    stage: str
+    left_stage_id: str
+    right_stage_id: str
+    answers: StageAnswers
+
+
+class RunComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """What differs between two runs.
+
+    ``configuration`` is as it was given, ``plan`` resolved, its stages matched by their type.
+    ``durations`` are shown and count for nothing. ``same`` says that nothing differs: in
+    no list, and in no image.
+    """
+
+    left: ComparedRun
+    right: ComparedRun
+    same: bool
+    configuration: tuple[Difference, ...]
+    plan: tuple[Difference, ...]
+    inputs: tuple[Difference, ...]
+    backend: tuple[Difference, ...]
+    outcome: tuple[Difference, ...]
+    stages: tuple[StageComparison, ...]
+    durations: tuple[Durations, ...]
+
+
+def compare_runs(left: Path, right: Path) -> RunComparison:
+    """Compare the runs in two folders by their logs, in bounded memory; writes nothing.
+
+    Images are opened only where the same request came out as another file.
+    A torn tail is left alone. Raises RunNotFoundError, LogCorruptError.
+    """
+    one, other = RecordedRun(left), RecordedRun(right)
+    lists = {
+        "configuration": tuple(differences(one.opened.config, other.opened.config)),
+        "plan": tuple(_plan_differences(one, other)),
+        "inputs": tuple(differences(_inputs(one), _inputs(other), "inputs")),
+        "backend": tuple(differences(_backends(one), _backends(other))),
+        "outcome": tuple(differences(_outcome(one), _outcome(other))),
+    }
+    stages = tuple(_stages(one, other))
+    return RunComparison(
+        left=_compared(one),
+        right=_compared(other),
+        same=not any(lists.values()) and not any(map(_differs, stages)),
+        stages=stages,
+        durations=tuple(_durations(one, other)),
+        **lists,
+    )
+
+
+def _compared(run: RecordedRun) -> ComparedRun:
+    return ComparedRun(
+        run_id=run.opened.run_id,
+        folder=str(run.folder),
+        host=run.opened.host,
+        state=run.fold.state,
+        outcome=run.fold.outcome,
+        events=len(run.timeline),
+    )
+
+
+def _differs(stage: StageComparison) -> bool:
+    answers, images = stage.answers, stage.answers.images
+    return bool(
+        answers.used
+        or answers.not_listed
+        or images.different
+        or images.only_left
+        or images.only_right
+        or images.other_request
+    )
+
+
+def _plan_differences(left: RecordedRun, right: RecordedRun) -> Iterator[Difference]:
+    ours, theirs = dict(left.stages()), dict(right.stages())
+    yield from differences({"stages": list(ours)}, {"stages": list(theirs)})
+    yield from differences(_plan(left), _plan(right))
+    for label in [name for name in ours if name in theirs]:
+        yield from differences(_settings(left, ours[label]), _settings(right, theirs[label]), label)
+
+
+def _plan(run: RecordedRun) -> dict[str, Any]:
+    opened = run.opened
+    kept = {name: part for name, part in opened.plan.items() if name not in _NOT_COMPARED}
+    seeds = words_of(Rows(opened.seeds).rows())
+    return {
+        **kept,
+        "seeds": seeds,
+        "group_id": opened.group_id,
+        "variant_index": opened.variant_index,
+    }
+
+
+def _settings(run: RecordedRun, stage: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's settings, and the rest that a plan says of it; its source by that one's type."""
+    kinds = {str(one["stage_id"]): label for label, one in run.stages()}
+    rest = {name: part for name, part in stage.items() if name not in _NO_SETTINGS}
+    source = stage.get("input_source")
+    return {**rest, "input_source": kinds.get(str(source), source), **stage["config"]}
+
+
+def _inputs(run: RecordedRun) -> list[dict[str, Any]]:
+    return [
+        {"source_sha256": one.source_sha256, "parent_run_id": one.parent_run_id}
+        for one in run.opened.inputs
+    ]
+
+
+def _backends(run: RecordedRun) -> dict[str, Any]:
+    """The first backend by its own keys; those of later processes behind it."""
+    first, *later = run.backends
+    return {**first, **{f"later.{place}": one for place, one in enumerate(later)}}
+
+
+def _outcome(run: RecordedRun) -> dict[str, Any]:
+    fold = run.fold
+    error = fold.error
+    missing: dict[str, dict[str, Any]] = {}
+    labels = {str(stage["stage_id"]): label for label, stage in run.stages()}
+    for gap in fold.missing():
+        told = missing.setdefault(
+            labels.get(gap.stage_id, gap.stage_id), {"images": Rows(), "errors": Counter()}
+        )
+        told["images"].add(gap.image_index)
+        if gap.error is not None:
+            told["errors"][gap.error.kind] += 1
+    return {
+        "state": fold.state,
+        "outcome": fold.outcome,
+        "error": None
+        if error is None
+        else {
+            "kind": error.kind,
+            "message": error.message,
+            "stage": labels.get(error.stage_id or "", error.stage_id),
+            "image_index": error.image_index,
+        },
+        "missing": {
+            label: {"images": words_of(told["images"].rows()), "errors": dict(told["errors"])}
+            for label, told in missing.items()
+        },
+        "resumes": fold.resumes,
+        "failed_attempts": dict(run.failed_attempts),
+    }
+
+
+def _stages(left: RecordedRun, right: RecordedRun) -> Iterator[StageComparison]:
+    theirs = dict(right.stages())
+    for label, stage in left.stages():
+        if label in theirs:
+            ours, other = str(stage["stage_id"]), str(theirs[label]["stage_id"])
+            yield StageComparison(
+                stage=label,
+                left_stage_id=ours,
+                right_stage_id=other,
+                answers=compare_answers(left, ours, right, other),
+            )
+
+
+def _durations(left: RecordedRun, right: RecordedRun) -> Iterator[Durations]:
+    yield Durations(what="whole run", left_ms=left.elapsed_ms, right_ms=right.elapsed_ms)
+    theirs = dict(right.stages())
+    for label, stage in left.stages():
+        ours = left.folded(str(stage["stage_id"]))
+        other = right.folded(str(theirs[label]["stage_id"])) if label in theirs else None
+        if ours is not None and other is not None:
+            yield Durations(what=label, left_ms=ours.duration_ms, right_ms=other.duration_ms)

@@ -1,0 +1,69 @@
+"""Whether two image files show the same, where both are there to be looked at."""
+
+from __future__ import annotations
+
+import io
+from hashlib import sha256
+from pathlib import Path
+
+from ....events.log.storage import open_regular
+from ....events.model import Artifact
+from ....statemachine.files.png import is_png, pixel_data
+from ....statemachine.files.recorded_files import check_file
+from ....statemachine.plan.sizes import MAX_PIXELS
+from ...image_decoding import DECODING_ERRORS, FORMATS, without_warnings
+
+_MOST_BYTES = 256 * 1024 * 1024
+_ROWS = 64
+"""So many are turned into four bytes a pixel at a time."""
+_DEPTH = 24
+"""Where a PNG says how many bits a sample has."""
+
+
+class PictureFiles:
+    """The image files of one run folder, as far as they are what was recorded."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, image: Artifact) -> bytes | None:
+        """The bytes of an image; None where they are missing, altered or very many."""
+        if check_file(self._folder, image.path, image.sha256) is not None:
+            return None
+        try:
+            with open_regular(self._folder / image.path) as stream:
+                data = stream.read(_MOST_BYTES + 1)
+        except OSError:
+            return None
+        return data if len(data) <= _MOST_BYTES else None
+
+
+def same_pixels(left: bytes, right: bytes) -> bool | None:
+    """Whether two images have the same size and pixels; None where that cannot be told."""
+    if _is_deep(left) or _is_deep(right):
+        stored = pixel_data(left)
+        return True if stored and stored == pixel_data(right) else None
+    one, other = _pixels(left), _pixels(right)
+    return None if one is None or other is None else one == other
+
+
+def _is_deep(data: bytes) -> bool:
+    """Whether it has 16 bits a sample, of which Pillow drops a half."""
+    return is_png(data) and data[_DEPTH : _DEPTH + 1] == b"\x10"
+
+
+def _pixels(data: bytes) -> tuple[tuple[int, int], bytes] | None:
+    """Size in pixels, and a digest of them; None where they cannot be told, or move."""
+    from PIL import Image  # noqa: PLC0415 - most comparisons look at no pixel
+
+    try:
+        with without_warnings(), Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
+            if image.width * image.height > MAX_PIXELS or getattr(image, "n_frames", 1) > 1:
+                return None
+            digest = sha256()
+            for top in range(0, image.height, _ROWS):
+                rows = image.crop((0, top, image.width, min(top + _ROWS, image.height)))
+                digest.update(rows.convert("RGBA").tobytes())
+            return image.size, digest.digest()
+    except (*DECODING_ERRORS, Image.DecompressionBombError):
+        return None

@@ -1,0 +1,104 @@
+"""The settings that a stage was asked for, with the same keys and types in every record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from ....statemachine.config.stage_configs import AdetailerPass, HiresConfig, RefinerConfig
+
+LARGEST = 2**63 - 1
+"""Beyond this a whole number turns into another thing in the tables that records are read into."""
+
+
+class AskedRefiner(
+    RefinerConfig, frozen=True, kw_only=True, omit_defaults=False, forbid_unknown_fields=False
+):
+    """`[txt2img.refiner]`, `[img2img.refiner]`."""
+
+
+class AskedHires(
+    HiresConfig, frozen=True, kw_only=True, omit_defaults=False, forbid_unknown_fields=False
+):
+    """`[txt2img.hires]`."""
+
+
+class AskedPass(
+    AdetailerPass, frozen=True, kw_only=True, omit_defaults=False, forbid_unknown_fields=False
+):
+    """`[[adetailer.passes]]`."""
+
+
+class AskedSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of a stage as the plan has them: the keys of all stages, null where not set."""
+
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    seed: int | None = None
+    model: str | None = None
+    vae: str | None = None
+    clip_skip: int | None = None
+    sampler: str | None = None
+    scheduler: str | None = None
+    steps: int | None = None
+    cfg_scale: float | None = None
+    width: int | None = None
+    height: int | None = None
+    batch_size: int | None = None
+    tiling: bool | None = None
+    restore_faces: bool | None = None
+    styles: tuple[str, ...] = ()
+    refiner: AskedRefiner | None = None
+    hires: AskedHires | None = None
+    denoise: float | None = None
+    resize_mode: int | None = None
+    mask: str | None = None
+    upscaler: str | None = None
+    factor: float | None = None
+    crop: bool | None = None
+    upscaler_2: str | None = None
+    upscaler_2_visibility: float | None = None
+    gfpgan_visibility: float | None = None
+    codeformer_visibility: float | None = None
+    codeformer_weight: float | None = None
+    upscale_first: bool | None = None
+    passes: tuple[AskedPass, ...] = ()
+
+
+_TYPES: Mapping[str, Any] = {
+    field.name: field.type for field in msgspec.structs.fields(AskedSettings)
+}
+
+
+def asked_settings(config: Mapping[str, Any]) -> AskedSettings:
+    """The settings of a recorded stage; what is none of ours, or not as ours are, is left out."""
+    known = {key: config[key] for key in _TYPES.keys() & config.keys() if _is_tame(config[key])}
+    try:
+        return msgspec.convert(known, AskedSettings)
+    except msgspec.ValidationError:
+        return AskedSettings(**_converted(known))
+
+
+def _converted(known: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are of their key's type."""
+    sound = {}
+    for key, value in known.items():
+        try:
+            sound[key] = msgspec.convert(value, _TYPES[key])
+        except msgspec.ValidationError:
+            continue  # a foreign log: this key holds something that no configuration of ours does
+    return sound
+
+
+def _is_tame(value: Any) -> bool:
+    """Whether every number in a JSON value is one that every reader can hold."""
+    if isinstance(value, int):
+        return -LARGEST <= value <= LARGEST
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_is_tame, value.values()))
+    return not isinstance(value, list | tuple) or all(map(_is_tame, value))

@@ -1,0 +1,272 @@
+"""Brings the file of records up to date with the logs, with as little work as will do."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from heapq import merge
+from operator import attrgetter
+from pathlib import Path
+
+import msgspec
+
+from ....events.errors import LogCorruptError, RunNotFoundError
+from ....events.log.file_log import LOG_NAME
+from ....events.log.storage import Storage
+from ....statemachine.files.run_folder import is_run_id
+from .projection import read_learning_record, still_ends_with
+from .record_builder import UnusableLogError
+from .record_file import FileStamp, RecordFile, RecordLine
+from .records import LEARNING_NAME
+from .unrecorded_file import UnrecordedFile, UnrecordedRun
+
+HELD_BYTES = 8 * 1024 * 1024
+"""New lines of this size in all are written before more are made."""
+PORTION_S = 1.0
+"""After so long what has been found out is written, for the process may die."""
+REST_PER_WRITING = 10
+"""Writing takes no more than a small part of the time, however large the file is."""
+
+_UNKNOWN = FileStamp(0, 0, 0, 0)
+"""The stamp of a log that cannot be looked at."""
+_logger = logging.getLogger("stagewright.learning")
+
+
+class LearningUpdate(msgspec.Struct, frozen=True, kw_only=True):
+    """What bringing the records up to date came to.
+
+    ``records`` of ``runs`` runs are in the file; ``made`` of them were made or made anew and
+    ``removed`` taken out. ``unreadable`` are the folders whose logs are corrupt, or say what no
+    record can hold.
+    """
+
+    path: str
+    runs: int
+    records: int
+    made: int
+    removed: int
+    unreadable: tuple[str, ...]
+
+
+class _Portion:
+    """What waits to be written, which is due ``after_s`` seconds, or a usual time if that is more.
+
+    ``made`` are new lines by folder, ``gone`` the folders whose records are to go.
+    """
+
+    def __init__(self, gone: set[str], after_s: float = 0.0) -> None:
+        self.made: dict[str, RecordLine] = {}
+        self.gone = gone
+        self._size = 0
+        self._due_at = time.monotonic() + max(PORTION_S, after_s)
+
+    def add(self, line: RecordLine) -> None:
+        """Hold one more line."""
+        self.made[line.folder] = line
+        self._size += len(line.data)
+
+    def is_due(self) -> bool:
+        """Whether no more is to be held."""
+        return self._size >= HELD_BYTES or time.monotonic() >= self._due_at
+
+
+class RecordUpdater:
+    """Knows which state of the logs the file stands for; whoever calls it holds the lock.
+
+    Of each run it keeps the stamp of its log and the head of its record, and no record.
+    """
+
+    def __init__(self, runs: Path, storage: Storage) -> None:
+        self._runs = runs
+        self._file = RecordFile(runs / LEARNING_NAME, storage)
+        self._unrecorded = UnrecordedFile(runs, storage)
+        self._is_known = False
+        self._file_stamp: FileStamp | None = None
+        self._stamps: dict[str, FileStamp] = {}
+        self._heads: dict[str, str] = {}
+        self._unreadable: set[str] = set()
+
+    def update(self, is_over: Callable[[], bool] = lambda: False) -> LearningUpdate:
+        """Make the records that are missing or old, and take out those without a run.
+
+        They are written in portions: an update that is ended in its middle need not begin anew.
+        Once the time for it ``is_over`` no further log is read: TimeoutError, unless all is
+        done. Raises OSError; nothing is lost then, and the next update makes it good.
+        """
+        if not self._is_known or self._file.stamp() != self._file_stamp:
+            self._recall()
+        self._is_known = False  # until all that follows has succeeded
+        logs = _logs(self._runs)
+        waiting = _Portion(gone=self._heads.keys() - logs.keys())
+        made = removed = left = 0
+        for folder in self._changed(logs):
+            if is_over():
+                left += 1
+                continue
+            self._look(folder, logs[folder], waiting)
+            if waiting.is_due():
+                made, removed = made + len(waiting.made), removed + len(waiting.gone)
+                waiting = self._written(waiting)
+        made, removed = made + len(waiting.made), removed + len(waiting.gone)
+        self._written(waiting)
+        if left:
+            raise TimeoutError(f"the process ends, and {left} logs are still to be looked at")
+        return self._done(logs, made=made, removed=removed)
+
+    def rebuild(self) -> LearningUpdate:
+        """Make every record anew. Raises OSError; the file is as it was then."""
+        self._forget()
+        self._unrecorded.load()
+        logs = _logs(self._runs)
+        lines = (self._line_of(folder, stamp) for folder, stamp in logs.items())
+        self._file.replace(self._noted(line for line in lines if line))
+        self._note_unrecorded()
+        return self._done(logs, made=len(self._heads), removed=0)
+
+    def _forget(self) -> None:
+        self._is_known = False
+        self._stamps, self._heads, self._unreadable = {}, {}, set()
+
+    def _recall(self) -> None:
+        """Know what the files tell."""
+        self._forget()
+        self._heads = {line.folder: line.log_head for line in self._file.lines()}
+        for folder, run in self._unrecorded.load().items():
+            if folder not in self._heads:  # else its record is to be looked at
+                self._stamps[folder] = run.stamp
+                if run.is_unreadable:
+                    self._unreadable.add(folder)
+
+    def _done(self, logs: Mapping[str, FileStamp], *, made: int, removed: int) -> LearningUpdate:
+        self._file_stamp = self._file.stamp()
+        self._is_known = True
+        return LearningUpdate(
+            path=str(self._file.path),
+            runs=len(logs),
+            records=len(self._heads),
+            made=made,
+            removed=removed,
+            unreadable=tuple(map(_shown, sorted(self._unreadable))),
+        )
+
+    def _changed(self, logs: Mapping[str, FileStamp]) -> Iterator[str]:
+        """The folders, in order, whose logs have to be read."""
+        for folder in self._stamps.keys() - logs.keys():
+            del self._stamps[folder]
+        self._unreadable &= logs.keys()
+        for folder, stamp in logs.items():
+            if self._stamps.get(folder) == stamp:
+                continue
+            head = self._heads.get(folder)
+            if head is not None and self._still_stands(folder, head):
+                self._stamps[folder] = stamp
+            else:
+                yield folder
+
+    def _look(self, folder: str, stamp: FileStamp, waiting: _Portion) -> None:
+        """Read a log, and add to a portion what it changes."""
+        line = self._line_of(folder, stamp)
+        head = self._heads.get(folder)
+        if line is not None and line.log_head != head:
+            waiting.add(line)
+        elif line is None and head is not None:
+            waiting.gone.add(folder)
+
+    def _written(self, portion: _Portion) -> _Portion:
+        """Write a portion, and what has been found out meanwhile; the next one, empty."""
+        began = time.monotonic()
+        if portion.made or portion.gone or not self._file.is_clean:
+            self._write(portion)
+        self._note_unrecorded()
+        return _Portion(gone=set(), after_s=REST_PER_WRITING * (time.monotonic() - began))
+
+    def _write(self, portion: _Portion) -> None:
+        made = portion.made
+        for folder in portion.gone:
+            del self._heads[folder]
+        is_behind = made and self._heads and not portion.gone and min(made) > max(self._heads)
+        new = [made[folder] for folder in sorted(made)]
+        if is_behind and self._file.is_clean:
+            self._file.append(self._noted(new))
+            return
+        kept = self._heads.keys() - made.keys()
+        old = (line for line in self._file.lines() if line.folder in kept)
+        self._file.replace(self._noted(merge(old, new, key=attrgetter("folder"))))
+
+    def _noted(self, lines: Iterable[RecordLine]) -> Iterator[bytes]:
+        """The bytes of lines that are being written; what they are of is kept in mind."""
+        for line in lines:
+            self._heads[line.folder] = line.log_head
+            yield line.data
+
+    def _note_unrecorded(self) -> None:
+        """Let the next process know which logs it need not read. Behind the records, always."""
+        self._unrecorded.save(
+            {
+                folder: UnrecordedRun(stamp, folder in self._unreadable)
+                for folder, stamp in self._stamps.items()
+                if folder not in self._heads
+            }
+        )
+
+    def _line_of(self, folder: str, stamp: FileStamp) -> RecordLine | None:
+        """The line of a run; None where it can have none, or is to have none."""
+        self._stamps[folder] = stamp
+        self._unreadable.discard(folder)
+        try:
+            record = read_learning_record(self._runs / folder)
+            if record is None:
+                return None
+            return RecordLine(folder, record.log_head, msgspec.json.encode(record) + b"\n")
+        except RunNotFoundError:
+            del self._stamps[folder]  # it was deleted in this moment, or moved and comes back
+            return None
+        except (LogCorruptError, UnusableLogError, UnicodeEncodeError) as error:
+            _logger.info("run %s gets no learning record: %s", folder, error)
+        except OSError as error:
+            del self._stamps[folder]  # the next update tries again
+            _logger.warning("run %s gets no learning record: %s", folder, error)
+        self._unreadable.add(folder)
+        return None
+
+    def _still_stands(self, folder: str, log_head: str) -> bool:
+        try:
+            return still_ends_with(f"{self._runs}/{folder}/{LOG_NAME}", log_head)
+        except OSError:
+            return False  # reading it whole will tell
+
+
+def _logs(runs: Path) -> dict[str, FileStamp]:
+    """The state of the log in each run folder, by the folder's name, in order."""
+    found = {}
+    try:
+        folders = list(os.scandir(runs))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    # Text for paths: pathlib takes longer than the disk.
+    for folder in sorted(folders, key=attrgetter("name")):
+        try:
+            status = os.stat(f"{folder.path}/{LOG_NAME}")  # noqa: PTH116 - see above
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            if is_run_id(folder.name):
+                found[folder.name] = _UNKNOWN  # reading it will tell why
+            continue
+        if stat.S_ISREG(status.st_mode):
+            found[folder.name] = FileStamp.of(status)
+    return found
+
+
+def _shown(folder: str) -> str:
+    """A folder's name as text that can be written; names may hold any bytes."""
+    return folder.encode("utf-8", "backslashreplace").decode()
+
+
+def nothing_there(runs: Path) -> LearningUpdate:
+    """What an update comes to where there is no folder of runs."""
+    path = str(runs / LEARNING_NAME)
+    return LearningUpdate(path=path, runs=0, records=0, made=0, removed=0, unreadable=())

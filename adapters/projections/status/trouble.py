@@ -1,0 +1,102 @@
+"""What went wrong in the present epoch, and whether it has been made good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ....events.model import CallFailed, ErrorDetail, LifecycleChanged
+from ....statemachine.errors import GenerationCancelled, GenerationInterrupted
+from ...text import count
+from .status import shown
+from .work import PlanWork, StageWork
+
+_CANCELLED = (GenerationCancelled.__name__, GenerationInterrupted.__name__)
+_MOST_WARNINGS = 20
+
+
+class Trouble:
+    """Failures of an epoch's calls and of the run, images given up, and what is warned of.
+
+    ``planned`` are the plan's own warnings; ``lost`` finished images are to be made again.
+    ``error`` is the last failure that has not been made good. ``will_retry`` says that the
+    call that failed last is about to be made again. ``images_given_up`` are not made in this
+    epoch, and ``weight_given_up`` is what they would have counted for.
+    """
+
+    def __init__(self, planned: tuple[str, ...] = (), lost: int = 0) -> None:
+        self.planned = planned
+        self._lost = lost
+        self._failures: dict[tuple[str, int], int] = {}
+        self._error_of: tuple[str, int] | None = None
+        self.error = ""
+        self.will_retry = False
+        self.images_given_up = 0
+        self.weight_given_up = 0
+
+    def fail(self, stage: StageWork | None, first: int, images: int, event: CallFailed) -> None:
+        """A call for ``images`` of ``stage``, from index ``first`` on, has failed.
+
+        It may be tried again. ``stage`` is None where the log does not say which one it is.
+        """
+        self.will_retry = event.will_retry
+        if event.error.kind in _CANCELLED:
+            return
+        self.error = _error_text(event.error, 0 if stage is None else stage.image_count)
+        if stage is None:
+            return
+        self._error_of = place = (stage.stage_id, first)
+        if event.will_retry:
+            self._failures[place] = self._failures.get(place, 0) + 1
+        else:
+            self._failures.pop(place, None)
+            self.images_given_up += images
+            self.weight_given_up += images * stage.weight_from_here
+
+    def mend(self, stage_id: str, index: int) -> None:
+        """An image is finished; what failed of it is made good."""
+        place = (stage_id, index)
+        self._failures.pop(place, None)
+        if place == self._error_of:
+            self._error_of, self.error = None, ""
+
+    def end(self, event: LifecycleChanged, image_count: int) -> None:
+        """The run itself has failed."""
+        self.will_retry = False
+        failure = event.error
+        self.error = shown(event.reason) if failure is None else _error_text(failure, image_count)
+
+    def attempt(self, stage_id: str, index: int) -> int:
+        """How many attempts at an image have been begun in this epoch, with that under way."""
+        return self._failures.get((stage_id, index), 0) + (0 if self.will_retry else 1)
+
+    def warnings(self, work: PlanWork) -> tuple[str, ...]:
+        """One line each."""
+        return (*self.planned, *self._found(work))
+
+    def _found(self, work: PlanWork) -> Iterator[str]:
+        if self.images_given_up:
+            yield f"{count(self.images_given_up, 'image')} failed for good"
+        if unchanged := work.unchanged_images():
+            yield f"{count(unchanged, 'image')} came back unchanged"
+        if self._lost:
+            yield f"files of {count(self._lost, 'finished image')} were lost or altered"
+
+
+def _error_text(error: ErrorDetail, image_count: int) -> str:
+    """One line: where, what kind and what was said. Images count from 1, as in all of a bar."""
+    where = ""
+    if error.stage_id is not None:
+        where = f"{error.stage_id}: "
+        if error.image_index is not None:
+            of_all = f" of {image_count}" if image_count else ""
+            where = f"{error.stage_id}, image {error.image_index + 1}{of_all}: "
+    return shown(f"{where}{error.kind}: {error.message}")
+
+
+def planned_warnings(plan: Mapping[str, Any]) -> Iterator[str]:
+    """The plan's own warnings; a foreign log may hold anything in their place."""
+    warnings = plan.get("warnings")
+    for warning in list(warnings)[:_MOST_WARNINGS] if isinstance(warnings, list | tuple) else ():
+        if isinstance(warning, str):
+            yield shown(warning)

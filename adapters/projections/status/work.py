@@ -1,0 +1,153 @@
+"""How much of a plan is done: finished images and parts of images, weighted by steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ....events.index_table import IndexTable
+from ....events.model import CallRequested
+from ....statemachine.plan.builder import MAX_IMAGES
+from .weights import Pass, PlannedStage, planned_stages
+
+
+class StageWork:
+    """One stage: its place in the plan (from 1; 0 if it is not planned), and its images."""
+
+    __slots__ = ("finished", "image_count", "number", "planned", "unchanged", "weight_from_here")
+
+    def __init__(
+        self, planned: PlannedStage, number: int, image_count: int, weight_from_here: int
+    ) -> None:
+        self.planned = planned
+        self.number = number
+        self.image_count = image_count
+        self.weight_from_here = weight_from_here
+        """Of one image in this stage and all later ones."""
+        self.finished = IndexTable()
+        self.unchanged = IndexTable()
+
+    @property
+    def stage_id(self) -> str:
+        """Its id in the plan."""
+        return self.planned.stage_id
+
+    @property
+    def weight(self) -> int:
+        """What one image of it counts for."""
+        return self.planned.weight
+
+    @property
+    def open_images(self) -> int:
+        """How many of its images are not finished."""
+        return self.image_count - self.finished.count
+
+    def has_finished(self, index: int) -> bool:
+        """Whether this image is finished."""
+        return self.finished.get(index) is not None
+
+    def note_unchanged(self, index: int, *, unchanged: bool) -> None:
+        """An image has come back, as it was sent or not."""
+        if unchanged:
+            self.unchanged.set(index, 1)
+        elif self.unchanged.count:
+            self.unchanged.discard(index)
+
+
+class CallUnderWay:
+    """A request that has left: for ``count`` images of ``stage`` from ``first`` on."""
+
+    __slots__ = ("asked_s", "count", "first", "has_ended", "stage", "told")
+
+    def __init__(self, event: CallRequested, stage: StageWork, asked_s: float) -> None:
+        self.stage = stage
+        self.first = event.image_index
+        self.count = max(0, min(event.count, stage.image_count - event.image_index))
+        self.asked_s = asked_s
+        self.told: Pass | None = None
+        """The last step that was told."""
+        self.has_ended = False
+
+    def part(self) -> float:
+        """How much of it is done, beyond images that are finished."""
+        if self.told is None:
+            return 0.0
+        return self.stage.weight * self._open_images() * self.told.fraction
+
+    def weight_under_way(self) -> float:
+        """How much of it is still to be done."""
+        fraction = self.told.fraction if self.told else 0.0
+        return self.stage.weight * self.count * (1.0 - fraction)
+
+    @property
+    def has_open_images(self) -> bool:
+        """Whether any image of it is not finished."""
+        return self._open_images() > 0
+
+    def _open_images(self) -> int:
+        images = range(self.first, self.first + self.count)
+        return sum(not self.stage.has_finished(index) for index in images)
+
+
+class PlanWork:
+    """The stages of a plan, and how much of it is done.
+
+    ``images`` pass through each stage. ``whole`` is the weight of all of them in all stages, 0
+    where no plan is known, ``done`` that of the finished ones.
+    """
+
+    def __init__(self, plan: Mapping[str, Any], images: int) -> None:
+        planned = planned_stages(plan)
+        self.images = images
+        self.stages: dict[str, StageWork] = {}
+        rest = sum(stage.weight for stage in planned)
+        self.whole = rest * images
+        self.done = 0
+        self.stage_count = len(planned)
+        for number, stage in enumerate(planned, start=1):
+            self.stages[stage.stage_id] = StageWork(stage, number, images, rest)
+            rest -= stage.weight
+
+    def stage(self, stage_id: str, stage_type: str = "", total_images: int = 0) -> StageWork:
+        """A stage by its id; one that is not planned counts for nothing."""
+        found = self.stages.get(stage_id)
+        if found is None:
+            images = self.images or min(total_images, MAX_IMAGES)
+            unplanned = PlannedStage(stage_id, stage_type, 0, ())
+            found = self.stages[stage_id] = StageWork(unplanned, 0, images, 0)
+        return found
+
+    def finish(self, stage: StageWork, index: int) -> None:
+        """An image is finished. What lies outside the plan is no image of it."""
+        if index < stage.image_count and not stage.has_finished(index):
+            self.done += stage.weight
+            stage.finished.set(index, 1)
+
+    def fall(self, stage: StageWork, index: int) -> None:
+        """An image that was finished is so no more."""
+        if stage.has_finished(index):
+            self.done -= stage.weight
+            stage.finished.discard(index)
+            stage.unchanged.discard(index)
+
+    def lose(self, lost: Mapping[str, tuple[tuple[int, int], ...]]) -> int:
+        """Images whose files are gone are to be made again; how many there are."""
+        before = self._finished_images()
+        for stage_id, rows in lost.items():
+            stage = self.stages.get(stage_id)
+            begin = 0
+            # Rows of a foreign log may overlap and be of any length: each index falls once.
+            for first, last in sorted(rows) if stage else ():
+                assert stage is not None
+                end = min(last + 1, stage.image_count)
+                for index in range(max(first, begin), end):
+                    self.fall(stage, index)
+                begin = max(begin, end)
+        return before - self._finished_images()
+
+    def unchanged_images(self) -> int:
+        """How many finished images came back as they were sent."""
+        return sum(stage.unchanged.count for stage in self.stages.values())
+
+    def _finished_images(self) -> int:
+        return sum(stage.finished.count for stage in self.stages.values())

@@ -1,0 +1,90 @@
+"""The names that the server offers: models, VAEs, samplers, upscalers, detectors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import NamedTuple
+
+from ..backends.embedded.infotext import model_stem
+
+CHECKPOINTS = ("sd_xl_base_1.0.safetensors", "sd_xl_refiner_1.0.safetensors")
+"""Those of the examples; the first is loaded when the server starts."""
+
+VAES = ("sdxl_vae.safetensors", "vae-ft-mse-840000-ema-pruned.safetensors")
+UPSCALERS = (
+    *("None", "Lanczos", "Nearest", "DAT x2", "DAT x3", "DAT x4", "ESRGAN_4x", "LDSR"),
+    *("R-ESRGAN 4x+", "R-ESRGAN 4x+ Anime6B", "ScuNET GAN", "ScuNET PSNR", "SwinIR_4x"),
+)
+MISSING_UPSCALERS = frozenset({"LDSR"})
+"""Listed, but their file was never downloaded: Lanczos does their work, silently."""
+
+LATENT_MODES = (
+    *("Latent", "Latent (antialiased)", "Latent (bicubic)", "Latent (bicubic antialiased)"),
+    *("Latent (nearest)", "Latent (nearest-exact)"),
+)
+DETECTORS = (
+    *("face_yolov8n.pt", "face_yolov8s.pt", "hand_yolov8n.pt", "person_yolov8n-seg.pt"),
+    *("person_yolov8s-seg.pt", "yolov8x-worldv2.pt", "mediapipe_face_full"),
+    *("mediapipe_face_short", "mediapipe_face_mesh", "mediapipe_face_mesh_eyes_only"),
+)
+SCRIPTS = ("adetailer", "comments", "extra options", "hypertile", "refiner", "sampler", "seed")
+"""In lower case, as a WebUI lists them; all of them always on."""
+
+_SUFFIX = re.compile(r"\.(safetensors|ckpt)$")
+_HASH = re.compile(r" \[[^\[\]]*\]$")
+
+
+class Checkpoint(NamedTuple):
+    """A model: its file's name, and the digest that its file would have."""
+
+    name: str
+    sha256: str
+
+    @property
+    def stem(self) -> str:
+        """The name without its suffix."""
+        return model_stem(self.name) or self.name
+
+    @property
+    def hash(self) -> str:
+        """The first ten digits."""
+        return self.sha256[:10]
+
+    @property
+    def title(self) -> str:
+        """The name as lists show it."""
+        return f"{self.name} [{self.hash}]"
+
+    @property
+    def short_title(self) -> str:
+        """The name as evidence of a pass shows it."""
+        return f"{self.stem} [{self.hash}]"
+
+    def goes_by(self, name: str) -> bool:
+        """Whether this is one of the names that it is asked for by."""
+        known = (self.name, self.stem, self.title, self.short_title, self.hash, self.sha256)
+        return name in known
+
+
+class Checkpoints:
+    """The models of one server; ``more`` stand beside those of the examples."""
+
+    def __init__(self, more: Iterable[str] = ()) -> None:
+        named = (name if _SUFFIX.search(name) else f"{name}.safetensors" for name in more)
+        self.every = tuple(
+            Checkpoint(name, sha256(name.encode()).hexdigest())
+            for name in dict.fromkeys((*CHECKPOINTS, *named))
+        )
+
+    def find(self, name: str) -> Checkpoint | None:
+        """The model of this file name, stem, title or hash."""
+        return next((one for one in self.every if one.goes_by(name)), None)
+
+    def closest(self, name: str) -> Checkpoint | None:
+        """The same, or else the model with the shortest title that ``name`` is a part of."""
+        found = self.find(name)
+        part = _HASH.sub("", name)
+        alike = [one for one in self.every if part in one.title]
+        return found or min(alike, key=lambda one: len(one.title), default=None)

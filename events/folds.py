@@ -1,0 +1,401 @@
+"""From events to the state of a run: the only place where a result is made."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .index_table import IndexTable
+from .log.reader import read_log
+from .model import (
+    BackendDescription,
+    CallCompleted,
+    CallFailed,
+    CallRequested,
+    CancelMode,
+    CancelRequested,
+    ErrorDetail,
+    LifecycleChanged,
+    Outcome,
+    RunOpened,
+    RunResumed,
+    RunSealed,
+    RunState,
+    StageEnd,
+    StageEvent,
+    StageImageProgress,
+    StageStart,
+    StageType,
+)
+from .result import FinishedImages, MissingImage, PipelineRunResult, StageResult
+
+MISSING_IMAGES = "MissingImagesError"
+"""The error kind with which a run ends that went on past failed images."""
+
+
+class StageFold:
+    """What the log says of one stage, over all epochs."""
+
+    def __init__(self, start: StageStart) -> None:
+        self.stage_id = start.stage_id
+        self.stage_type: StageType = start.stage_type
+        self.metadata: Mapping[str, Any] = start.metadata
+        self.outcome: Outcome | None = None
+        self.duration_ms = 0.0
+        self.open_ms = 0.0
+        """What the answered requests took since the stage began, until it is ended."""
+        self.finished = IndexTable()
+        """By image index, the record that says it is finished."""
+        self.announced = IndexTable()
+        """By image index, the last StageImageProgress; it stands behind what it announces."""
+        self.replaced: set[int] = set()
+        """Image indexes that were finished more than once."""
+        self.attempts = IndexTable()
+        """By first image index of a request, the attempts made so far."""
+        self.unchanged: set[int] = set()
+        self.failures: dict[int, ErrorDetail] = {}
+        self.unsettled: dict[int, dict[str, None]] = {}
+        """By first image index, in order, the calls without an image that may still be running."""
+        self.interrupted: set[int] = set()
+        """First image indexes of which one of those calls was told to stop, or may have been."""
+        self.suspected: set[int] = set()
+        """First image indexes under way when a cancel was ordered; their ends tell more."""
+        self.adrift: set[int] = set()
+        """First image indexes whose last call failed without an end that anybody knows."""
+
+    def fall(self, index: int) -> None:
+        """An image that was finished is so no more, and the stage is not over."""
+        self.outcome = None
+        self.finished.discard(index)
+        self.unchanged.discard(index)
+        self.replaced.add(index)
+
+    def unannounced(self) -> Iterator[tuple[int, int]]:
+        """Index and record of finished images that no StageImageProgress has told of."""
+        for index, seq in self.finished.items():
+            told = self.announced.get(index)
+            if told is None or told < seq:
+                yield index, seq
+
+    def shown_metadata(self) -> Mapping[str, Any]:
+        """The metadata, and how many images came back unchanged, when any did."""
+        if not self.unchanged:
+            return self.metadata
+        return {**self.metadata, "unchanged_images": len(self.unchanged)}
+
+
+def recorded_stages(plan: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The stages of a recorded plan, each with a ``stage_id`` and a ``config`` table.
+
+    A foreign log may hold anything in their place; what is no stage is left out.
+    """
+    stages = plan.get("stages")
+    return [
+        {**stage, "config": config if isinstance(config := stage.get("config"), dict) else {}}
+        for stage in (stages if isinstance(stages, list | tuple) else ())
+        if isinstance(stage, Mapping) and isinstance(stage.get("stage_id"), str)
+    ]
+
+
+class Fold:
+    """The state of a run, event by event. ``apply`` never fails on what a sound log holds."""
+
+    def __init__(self) -> None:
+        self.opened: RunOpened | None = None
+        self.run_id = ""
+        self.state = RunState.IDLE
+        self.error: ErrorDetail | None = None
+        self.outcome: Outcome | None = None
+        self.sealed = False
+        self.resumes = 0
+        self.epoch = 0
+        self.backend: BackendDescription | None = None
+        """What the last epoch that told of one worked with."""
+        self.fruitless_epochs = 0
+        """Epochs in a row, up to now, that sent a request and finished no image."""
+        self._sending_epoch: int | None = None
+        self.stages: dict[str, StageFold] = {}
+        self._pending: dict[str, CallRequested] = {}
+        self._handlers: dict[type[StageEvent], Callable[[Any], None]] = {
+            RunOpened: self._run_opened,
+            LifecycleChanged: self._lifecycle_changed,
+            StageStart: self._stage_start,
+            CallRequested: self._call_requested,
+            CallCompleted: self._call_completed,
+            CallFailed: self._call_failed,
+            CancelRequested: self._cancel_requested,
+            StageImageProgress: self._image_progress,
+            StageEnd: self._stage_end,
+            RunResumed: self._run_resumed,
+            RunSealed: self._run_sealed,
+        }
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of each image index."""
+        return self.opened.seeds if self.opened else ()
+
+    @property
+    def plan(self) -> Mapping[str, Any]:
+        """The resolved plan as it was recorded."""
+        return self.opened.plan if self.opened else {}
+
+    def apply(self, event: StageEvent) -> None:
+        """Take one more event into account."""
+        self.apply_all((event,))
+
+    def apply_all(self, events: Sequence[StageEvent]) -> None:
+        """Take more events into account, in order; there is at least one."""
+        handler_of = self._handlers.get
+        for event in events:
+            handler = handler_of(type(event))
+            if handler is not None:
+                handler(event)
+        last = events[-1]
+        self.run_id, self.epoch = last.run_id, last.epoch
+        self.sealed = isinstance(last, RunSealed)
+
+    def _run_opened(self, event: RunOpened) -> None:
+        self.opened = event
+        self.backend = event.backend
+
+    def _lifecycle_changed(self, event: LifecycleChanged) -> None:
+        self.state = event.dest
+        self.error = None
+        if event.dest == RunState.ERROR:
+            self.error = event.error or ErrorDetail(kind="Error", message=event.reason)
+        self.outcome = self._derived_outcome()
+
+    def _derived_outcome(self) -> Outcome | None:
+        if self.error is not None:
+            partial = self.error.kind == MISSING_IMAGES
+            return Outcome.PARTIAL if partial else Outcome.FAILED
+        ends = {RunState.COMPLETED: Outcome.COMPLETED, RunState.CANCELLED: Outcome.CANCELLED}
+        return ends.get(self.state)
+
+    def _stage_start(self, event: StageStart) -> None:
+        stage = self.stages.get(event.stage_id)
+        if stage is None:
+            self.stages[event.stage_id] = StageFold(event)
+        else:
+            stage.outcome = None
+            stage.metadata = event.metadata
+            # The process that began it before died within it.
+            stage.duration_ms += stage.open_ms
+            stage.open_ms = 0.0
+
+    def _call_requested(self, event: CallRequested) -> None:
+        self._pending[event.call_id] = event
+        if event.epoch != self._sending_epoch:
+            self._sending_epoch = event.epoch
+            self.fruitless_epochs += 1
+        stage = self.stages.get(event.stage_id)
+        if stage is not None:
+            stage.attempts.set(event.image_index, event.attempt + 1)
+            stage.unsettled.setdefault(event.image_index, {})[event.call_id] = None
+            # A backend that goes on to another image may have had to stop them first.
+            stage.interrupted |= stage.adrift - {event.image_index}
+            stage.adrift.clear()
+
+    def _call_completed(self, event: CallCompleted) -> None:
+        request = self._pending.pop(event.call_id, None)
+        stage = self.stages.get(request.stage_id) if request else None
+        if request is None or stage is None:
+            return
+        self.fruitless_epochs = 0
+        stage.open_ms += event.duration_ms
+        stage.unsettled.pop(request.image_index, None)
+        stage.interrupted.discard(request.image_index)
+        stage.suspected.discard(request.image_index)
+        unchanged = event.info.get("changed") is False
+        for artifact in event.artifacts:
+            index = artifact.image_index
+            if stage.finished.get(index) is not None:
+                stage.replaced.add(index)
+            stage.finished.set(index, event.seq)
+            if stage.failures:
+                stage.failures.pop(index, None)
+            if unchanged:
+                stage.unchanged.add(index)
+            elif stage.unchanged:
+                stage.unchanged.discard(index)
+
+    def _call_failed(self, event: CallFailed) -> None:
+        request = self._pending.pop(event.call_id, None)
+        if request is None:
+            self._note_unsent(event.error)
+            return
+        stage = self.stages.get(request.stage_id)
+        if stage is None:
+            return
+        stage.suspected.discard(request.image_index)
+        if event.interrupted is True:
+            stage.interrupted.add(request.image_index)
+        if event.settled is not True:
+            stage.adrift.add(request.image_index)
+        else:
+            stage.unsettled.get(request.image_index, {}).pop(event.call_id, None)
+        end = min(request.image_index + request.count, len(self.seeds))
+        for index in range(request.image_index, end):
+            stage.failures[index] = event.error
+            # It was asked for again because its source has changed. In a batch that was repeated
+            # for another image's sake it still stands.
+            if request.count == 1 and stage.finished.get(index) is not None:
+                stage.fall(index)
+
+    def _note_unsent(self, error: ErrorDetail) -> None:
+        """Note why an image failed for which no request could be made; it counts as an attempt."""
+        stage, index = self.stages.get(error.stage_id or ""), error.image_index
+        if stage is not None and index is not None and 0 <= index < len(self.seeds):
+            stage.failures[index] = error
+            stage.attempts.set(index, (stage.attempts.get(index) or 0) + 1)
+
+    def _cancel_requested(self, event: CancelRequested) -> None:
+        """A process that dies now may have told its backend, and not have recorded the end."""
+        if event.mode != CancelMode.NOW:
+            return
+        for request in self._pending.values():
+            stage = self.stages.get(request.stage_id)
+            if stage is not None:
+                stage.suspected.add(request.image_index)
+
+    def _image_progress(self, event: StageImageProgress) -> None:
+        stage = self.stages.get(event.stage_id)
+        if stage is None:
+            return
+        stage.announced.set(event.image_index, event.seq)
+        if stage.finished.get(event.image_index) is None:
+            stage.finished.set(event.image_index, event.seq)
+
+    def _stage_end(self, event: StageEnd) -> None:
+        stage = self.stages.get(event.stage_id)
+        if stage is not None:
+            stage.outcome = event.outcome
+            stage.duration_ms += event.duration_ms
+            stage.open_ms = 0.0
+
+    def _run_resumed(self, event: RunResumed) -> None:
+        self.resumes += 1
+        self.backend = event.backend
+        for stage_id, rows in (event.lost or {}).items():
+            stage = self.stages.get(stage_id)
+            if stage is not None and stage.finished.count:
+                begin = 0
+                for first, last in sorted(rows):
+                    # Rows of a foreign log may overlap: each index falls once.
+                    end = min(last + 1, len(self.seeds))
+                    for index in range(max(first, begin), end):
+                        stage.fall(index)
+                    begin = max(begin, end)
+
+    def _run_sealed(self, event: RunSealed) -> None:
+        self.outcome = event.outcome
+
+    def planned_stage_ids(self) -> list[str]:
+        """The stages of the plan in order; those that started, for a plan without any."""
+        planned = [str(stage["stage_id"]) for stage in recorded_stages(self.plan)]
+        return planned or list(self.stages)
+
+    def _in_order(self) -> list[StageFold]:
+        """The stages as the plan has them; in a damaged log a later one may have begun first."""
+        places = {stage_id: place for place, stage_id in enumerate(self.planned_stage_ids())}
+        return sorted(self.stages.values(), key=lambda one: places.get(one.stage_id, len(places)))
+
+    def missing(self) -> tuple[MissingImage, ...]:
+        """What was planned and is not finished, by index."""
+        stage_ids = self.planned_stage_ids()
+        return tuple(
+            gap
+            for index in range(len(self.seeds))
+            if (gap := self._gap(index, stage_ids)) is not None
+        )
+
+    def _gap(self, index: int, stage_ids: Sequence[str]) -> MissingImage | None:
+        for stage_id in stage_ids:
+            stage = self.stages.get(stage_id)
+            if stage is None or stage.finished.get(index) is None:
+                error = stage.failures.get(index) if stage else None
+                return MissingImage(stage_id=stage_id, image_index=index, error=error)
+        return None
+
+    def result(self, events: Sequence[StageEvent]) -> PipelineRunResult:
+        """The run's result; ``events`` are those that were applied, and stay readable."""
+        return PipelineRunResult(
+            run_id=self.run_id,
+            state=self.state,
+            outcome=self.outcome,
+            plan=self.plan,
+            stages=tuple(self._stage_result(stage, events) for stage in self._in_order()),
+            images=self._furthest_images(events),
+            missing=self.missing(),
+            seeds=self.seeds,
+            error=self.error,
+            resumes=self.resumes,
+            events=events,
+        )
+
+    def _stage_result(self, stage: StageFold, events: Sequence[StageEvent]) -> StageResult:
+        indexes, seqs = array("Q"), array("Q")
+        for index, seq in stage.finished.items():
+            indexes.append(index)
+            seqs.append(seq)
+        order = array("I", [0]) * len(seqs)
+        return StageResult(
+            stage_id=stage.stage_id,
+            stage_type=stage.stage_type,
+            outcome=stage.outcome,
+            image_count=stage.finished.count,
+            images=FinishedImages(events, [stage.stage_id], order, indexes, seqs),
+            duration_ms=stage.duration_ms + stage.open_ms,
+            metadata=stage.shown_metadata(),
+        )
+
+    def _furthest_images(self, events: Sequence[StageEvent]) -> FinishedImages:
+        furthest: dict[int, tuple[int, int]] = {}
+        stages = self._in_order()
+        for place, stage in enumerate(stages):
+            for index, seq in stage.finished.items():
+                furthest[index] = (place, seq)
+        order, indexes, seqs = array("I"), array("Q"), array("Q")
+        for index in sorted(furthest):
+            place, seq = furthest[index]
+            order.append(place)
+            indexes.append(index)
+            seqs.append(seq)
+        return FinishedImages(events, [one.stage_id for one in stages], order, indexes, seqs)
+
+
+def fold(events: Iterable[StageEvent]) -> PipelineRunResult:
+    """The result of a run from its events, in order and from the first on.
+
+    A pure function; the same events give an equal result. A sequence is kept as the
+    result's ``events`` as it is, so a log on disk is not drawn into memory.
+    """
+    timeline = events if isinstance(events, Sequence) else tuple(events)
+    state = Fold()
+    for event in timeline:
+        state.apply(event)
+    return state.result(timeline)
+
+
+def replay(run: Path | str, *, until: int | None = None) -> PipelineRunResult:
+    """The result of a run from its folder or log alone, after event ``until`` if given.
+
+    Sends no signals. Raises RunNotFoundError, LogCorruptError, and ValueError for a negative
+    ``until``.
+    """
+    if until is not None and until < 0:
+        raise ValueError(
+            f"until = {until}: events are numbered from 0; a number beyond the last event gives "
+            "the whole log"
+        )
+    state = Fold()
+    timeline = read_log(run, state.apply_all, until=until)
+    return state.result(timeline)
+
+
+def replay_many(runs: Iterable[Path | str]) -> Iterator[PipelineRunResult]:
+    """The results of several runs, one at a time."""
+    return map(replay, runs)

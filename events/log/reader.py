@@ -1,0 +1,66 @@
+"""Results from logs on disk: one, many, up to a sequence number, in bounded memory."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from ..errors import RunNotFoundError
+from ..model import StageEvent
+from .file_log import LOG_NAME
+from .scan import LogScan
+from .storage import OsStorage, Storage, is_regular
+from .timeline import FileTimeline
+
+
+def log_path(run: Path | str) -> Path:
+    """The log of a run folder, or the log itself. Raises RunNotFoundError, OSError."""
+    run = Path(run)
+    path = run / LOG_NAME if run.is_dir() else run
+    if not is_regular(path):
+        raise RunNotFoundError(f"{run}: no run is here (there is no {LOG_NAME})")
+    return path
+
+
+def read_log(
+    run: Path | str,
+    observe: Callable[[Sequence[StageEvent]], None],
+    *,
+    until: int | None = None,
+    storage: Storage | None = None,
+) -> FileTimeline:
+    """Give the events up to sequence number ``until`` to ``observe``; the timeline of them.
+
+    ``observe`` gets them in order, some hundred at a time.
+
+    A torn tail is left alone and told in the timeline's ``torn``. Raises LogCorruptError once
+    the sound events before the place have been observed.
+    """
+    path = log_path(run)
+    with (storage or OsStorage()).open_read(path) as stream:
+        scan = LogScan(stream, path=path)
+        wanted = None if until is None else until + 1
+        observed = 0
+        for batch in scan.batches():
+            part = batch if wanted is None else batch[: wanted - observed]
+            observe(part)
+            observed += len(part)
+            if observed == wanted:
+                break
+    offsets, end = scan.offsets, scan.end
+    if wanted is not None and observed < len(offsets):
+        end = offsets[observed]
+        offsets = array("Q", offsets[:observed])
+    return FileTimeline(path, offsets, end, torn=scan.torn, storage=storage)
+
+
+def iterate(run: Path | str, *, until: int | None = None) -> Iterator[StageEvent]:
+    """The events of a run one by one, checked, in bounded memory."""
+    path = log_path(run)
+    with OsStorage().open_read(path) as stream:
+        for batch in LogScan(stream, path=path).batches():
+            for event in batch:
+                if until is not None and event.seq > until:
+                    return
+                yield event

@@ -1,0 +1,299 @@
+"""Verified reading of a log: every record checked, chained and decoded, in bounded memory.
+
+What ends a reading before the end of the file is either a *torn tail*, which a crash or a
+power loss leaves and which a resume may cut, or *corruption*, which nobody may write to.
+"""
+
+from __future__ import annotations
+
+from array import array
+from binascii import crc_hqx
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from hashlib import sha256
+from pathlib import Path
+from typing import BinaryIO
+from zlib import crc32
+
+import msgspec
+
+from ..codec import CODEC, EventCodec, EventDecodeError
+from ..errors import LogCorruptError
+from ..model import BARRIER_TAGS, RunOpened, RunSealed, StageEvent
+from .format import (
+    FIRST_CHAIN,
+    HEADER_BYTES,
+    MAX_BODY_BYTES,
+    MAX_LINE_BYTES,
+    TRAILER_BYTES,
+    UNWRITTEN_NULS,
+    body_length,
+    check,
+    next_chain,
+)
+
+CHUNK_BYTES = 256 * 1024
+
+
+class TornTail(msgspec.Struct, frozen=True):
+    """What a crash left after the last sound record: ``bytes`` bytes from ``offset`` on."""
+
+    offset: int
+    bytes: int
+
+
+class LogScan:
+    """One pass over a log's bytes.
+
+    Iterate ``batches()``; afterwards ``count`` records in the first ``end`` bytes are sound,
+    ``chain`` is C(count) in 64 digits, ``offsets`` holds the first byte of each record, and
+    ``torn`` is the torn tail, if there is one. From ``proved_end`` on, no record is known to be
+    durable: behind the last barrier that has a record behind it, and so was synced before that
+    was written. Raises LogCorruptError where the log is corrupt, after every record before that
+    place has been yielded.
+    """
+
+    def __init__(
+        self,
+        stream: BinaryIO,
+        *,
+        path: Path | None = None,
+        codec: EventCodec | None = None,
+        size: int | None = None,
+    ) -> None:
+        self._stream = stream
+        self._path = path
+        self._codec = codec or CODEC
+        # Taken once: what a writer adds meanwhile is for the next reading.
+        self._size = stream.seek(0, 2) if size is None else size
+        stream.seek(0)
+        self._run_id: str | None = None
+        self.count = 0
+        self.end = 0
+        self.chain = FIRST_CHAIN
+        self.offsets: array[int] = array("Q")
+        self.torn: TornTail | None = None
+        self.proved_end = 0
+        self._last_is_barrier = False
+
+    def grow(self, size: int) -> None:
+        """Take the log to be ``size`` bytes long now; ``batches`` goes on behind what was sound.
+
+        Raises LogCorruptError where that is less than what has been read.
+        """
+        if size < self.end:
+            raise self._corrupt("it was cut while it was being read")
+        self._size = size
+        # Through the end: what a buffered stream has read ahead may have been replaced since.
+        self._stream.seek(0, 2)
+        self._stream.seek(self.end)
+        self.torn = None
+
+    def batches(self) -> Iterator[Sequence[StageEvent]]:
+        """The events in order, a few hundred at a time."""
+        rest = b""
+        while True:
+            chunk = self._read()
+            *lines, rest = (rest + chunk).split(b"\n")
+            chain = self.chain
+            bodies = self._verify(lines)
+            if bodies:
+                events, corruption = self._decode(bodies, chain)
+                if events:
+                    self._note_barriers(events)
+                    yield events
+                if corruption is not None:
+                    raise corruption
+            sound = len(bodies) == len(lines) and len(rest) <= MAX_LINE_BYTES
+            if not sound or (not chunk and rest):
+                self._judge()
+                return
+            if not chunk:
+                if self.count == 0:
+                    raise self._corrupt("it holds no whole RunOpened")
+                return
+
+    def _note_barriers(self, events: Sequence[StageEvent]) -> None:
+        first = self.count - len(events)
+        for seq in range(self.count - 1, first, -1):
+            if events[seq - 1 - first].barrier:
+                self.proved_end = self.offsets[seq]
+                break
+        else:
+            if self._last_is_barrier:
+                self.proved_end = self.offsets[first]
+        self._last_is_barrier = events[-1].barrier
+
+    def _read(self) -> bytes:
+        return self._stream.read(min(CHUNK_BYTES, max(0, self._size - self._stream.tell())))
+
+    def _verify(self, lines: Sequence[bytes]) -> list[bytes]:
+        """The bodies of ``lines`` (without their newlines) up to the first that fails.
+
+        A line is not parsed but built anew from its body and compared, which checks the
+        literals, the length, both checksums and the chain in one comparison.
+        """
+        bodies: list[bytes] = []
+        chain, end = self.chain, self.end
+        add_body, add_offset = bodies.append, self.offsets.append
+        for line in lines:
+            body = line[HEADER_BYTES:-1]
+            prev = chain[:16]
+            digits = b"%08x%08x%b" % (len(body), crc32(body, crc32(line[6:14] + prev)), prev)
+            if line != b'{"h":"%b%04x","e":%b}' % (digits, crc_hqx(digits, 0), body):
+                break
+            if not 0 < len(body) <= MAX_BODY_BYTES:
+                break
+            add_body(body)
+            add_offset(end)
+            chain = sha256(chain + body).hexdigest().encode()
+            end += len(line) + 1
+        self.chain, self.end = chain, end
+        return bodies
+
+    def _decode(
+        self, bodies: list[bytes], chain: bytes
+    ) -> tuple[Sequence[StageEvent], LogCorruptError | None]:
+        """The events of ``bodies`` up to the first that is wrong, and what is wrong with it.
+
+        ``chain`` is the chain value of the first of them.
+        """
+        fault: tuple[int, str] | None = None
+        try:
+            events = self._codec.decode_many(bodies)
+        except EventDecodeError:
+            events, fault = self._decode_up_to_the_wrong_one(bodies)
+        fault = self._find_fault(events, bodies, chain) or fault
+        if fault is None:
+            self.count += len(events)
+            return events, None
+        index, reason = fault
+        self.count += index
+        return events[:index], self._corrupt(reason)
+
+    def _decode_up_to_the_wrong_one(
+        self, bodies: list[bytes]
+    ) -> tuple[list[StageEvent], tuple[int, str]]:
+        events: list[StageEvent] = []
+        for body in bodies:
+            try:
+                events.append(self._codec.decode(body))
+            except EventDecodeError as error:
+                return events, (len(events), str(error))
+        raise AssertionError("decoding one by one accepted what decoding at once refused")
+
+    def _find_fault(
+        self, events: Sequence[StageEvent], bodies: Sequence[bytes], chain: bytes
+    ) -> tuple[int, str] | None:
+        """Index and reason of the first event that does not fit those before it."""
+        first = self.count
+        if self._run_id is None and events:
+            if not isinstance(events[0], RunOpened):
+                return 0, "the first record is no RunOpened"
+            self._run_id = events[0].run_id
+        expected = range(first, first + len(events))
+        if [event.seq for event in events] != list(expected) or {
+            event.run_id for event in events
+        } - {self._run_id}:
+            for index, event in enumerate(events):
+                if event.seq != first + index:
+                    return index, f"its sequence number is {event.seq}"
+                if event.run_id != self._run_id:
+                    return index, f"it belongs to run {event.run_id!r}"
+        for index, event in enumerate(events if RunSealed in map(type, events) else ()):
+            if isinstance(event, RunSealed):
+                head = reduce(next_chain, bodies[:index], chain)
+                if event.count != first + index or event.head.encode() != head:
+                    return index, "the seal does not fit the records before it"
+        return None
+
+    def _corrupt(self, reason: str) -> LogCorruptError:
+        at = self.count
+        offset = self.offsets[at] if at < len(self.offsets) else self.end
+        return LogCorruptError(reason, offset=offset, seq=at, path=self._path)
+
+    def _judge(self) -> None:
+        """Tell a torn tail from corruption at ``self.end``, where the next record fails."""
+        tail = _Tail(self._stream, self.end, self._size)
+        if self.count == 0:
+            raise self._corrupt("it holds no whole RunOpened")
+        if not tail.is_torn():
+            raise self._corrupt("its bytes are all there but fail their check")
+        if tail.stands_before_a_proved_barrier():
+            raise self._corrupt("a record fails that sound records were built upon")
+        self.torn = TornTail(offset=self.end, bytes=tail.size - self.end)
+
+
+class _Tail:
+    """The bytes from a failing record to the end of the file, read line by line."""
+
+    def __init__(self, stream: BinaryIO, offset: int, size: int) -> None:
+        self._stream = stream
+        self._offset = offset
+        self.size = size
+        stream.seek(offset)
+        header = stream.read(min(HEADER_BYTES, self.size - offset))
+        length = body_length(header)
+        self._header_whole = len(header) == HEADER_BYTES
+        if length is not None:
+            self._end: int = offset + HEADER_BYTES + length + TRAILER_BYTES
+        else:
+            self._end = self._after_newline(offset)
+        self._header_sound = length is not None
+
+    def is_torn(self) -> bool:
+        """Whether the failing record may be what a crash left unfinished."""
+        if not self._header_whole:
+            return True
+        # A record that lacks only its newline ends one byte before its place.
+        if self._header_sound and self._end > self.size:
+            return True
+        return self._count_nuls() >= UNWRITTEN_NULS
+
+    def stands_before_a_proved_barrier(self) -> bool:
+        """Whether a barrier at or after the failing record has a sound record behind it.
+
+        Nothing is written after a barrier until its sync has returned, so such a barrier
+        and all before it were durable, and what fails here was damaged, not torn.
+        """
+        self._stream.seek(self._offset + HEADER_BYTES)
+        barrier_seen = _tag(self._stream.read(64)) in BARRIER_TAGS
+        position = self._end
+        while position < self.size:
+            self._stream.seek(position)
+            line = self._stream.readline(min(MAX_LINE_BYTES, self.size - position))
+            position += len(line)
+            body = check(line)
+            if body is None:
+                continue
+            if barrier_seen:
+                return True
+            barrier_seen = _tag(body) in BARRIER_TAGS
+        return False
+
+    def _after_newline(self, offset: int) -> int:
+        self._stream.seek(offset)
+        while True:
+            line = self._stream.readline(CHUNK_BYTES)
+            offset += len(line)
+            if not line or line.endswith(b"\n") or offset >= self.size:
+                return min(offset, self.size)
+
+    def _count_nuls(self) -> int:
+        self._stream.seek(self._offset)
+        left, found = min(self._end, self.size) - self._offset, 0
+        while left > 0 and found < UNWRITTEN_NULS:
+            chunk = self._stream.read(min(CHUNK_BYTES, left))
+            if not chunk:
+                break
+            left -= len(chunk)
+            found += chunk.count(0)
+        return found
+
+
+def _tag(body: bytes) -> str:
+    """The event type that a body begins with, or "" where that cannot be read."""
+    start = b'{"type":"'
+    if not body.startswith(start):
+        return ""
+    return body[len(start) :].split(b'"', 1)[0].decode("ascii", "replace")

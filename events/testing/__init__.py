@@ -1,0 +1,1 @@
+"""For tests of programs: recorder, assertions, timelines as text, failpoints."""

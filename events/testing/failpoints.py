@@ -1,0 +1,118 @@
+"""Places at which a process can be made to die, for the tests that prove what a crash leaves.
+
+They stand behind the storage seam: only where ``STAGEWRIGHT_FAILPOINT`` is set does a run get
+a storage that knows them, so they cost nothing otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from enum import StrEnum
+from pathlib import Path
+
+from ..log.storage import AppendFile, OsStorage, Part
+
+
+class Failpoint(StrEnum):
+    """The places, in the order in which a run passes them."""
+
+    FOLDER_MADE = "folder-made"
+    RECORD_BEFORE = "record-before"
+    RECORD_HALF = "record-half"
+    RECORD_WRITTEN = "record-written"
+    RECORD_SYNCED = "record-synced"
+    FILE_HALF = "file-half"
+    FILE_WRITTEN = "file-written"
+    FILE_SYNCED = "file-synced"
+    FILE_RENAMED = "file-renamed"
+    FILE_IN_PLACE = "file-in-place"
+    FILE_REMOVED = "file-removed"
+    TAIL_CUT = "tail-cut"
+
+
+class FailpointStorage(OsStorage):
+    """The real file system, on which the process dies, as by ``kill -9``, at one place.
+
+    ``order`` is ``PLACE [WORD]... [#N]``: the Nth (first) time that PLACE is passed with all
+    WORDs in the record that is written, or in the path of the file. Raises ValueError for an
+    order that names no place.
+    """
+
+    def __init__(self, order: str) -> None:
+        place, *words = order.split()
+        self._place = Failpoint(place)
+        self._left = int(words.pop()[1:]) if words and words[-1].startswith("#") else 1
+        self._words = [word.encode() for word in words]
+        self._writing: Path | None = None
+
+    def reach(self, place: Failpoint, what: bytes) -> None:
+        """Die here, if this is the place."""
+        if place is not self._place or not all(word in what for word in self._words):
+            return
+        self._left -= 1
+        if self._left == 0:
+            # Windows knows no SIGKILL: there any signal of os.kill ends a process at once.
+            os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+
+    def make_folder(self, folder: Path, *, new: bool = False) -> None:
+        super().make_folder(folder, new=new)
+        self.reach(Failpoint.FOLDER_MADE, bytes(folder))
+
+    def write_part(self, path: Path, *parts: Part, durable: bool = True) -> Path:
+        whole = b"".join(parts)
+        if self._place is Failpoint.FILE_HALF:
+            super().write_part(path, whole[: len(whole) // 2], durable=False)
+            self.reach(Failpoint.FILE_HALF, bytes(path))
+        self._writing = path
+        temporary = super().write_part(path, whole, durable=durable)
+        self.reach(Failpoint.FILE_SYNCED, bytes(path))
+        return temporary
+
+    def sync_file(self, descriptor: int) -> None:
+        self.reach(Failpoint.FILE_WRITTEN, bytes(self._writing or b""))
+        super().sync_file(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        super().rename(source, target)
+        self._writing = target
+        self.reach(Failpoint.FILE_RENAMED, bytes(target))
+
+    def sync_folder(self, folder: Path) -> None:
+        super().sync_folder(folder)
+        if self._writing is not None and self._writing.parent == folder:
+            self.reach(Failpoint.FILE_IN_PLACE, bytes(self._writing))
+
+    def remove(self, path: Path, *, durable: bool = True) -> None:
+        super().remove(path, durable=durable)
+        self.reach(Failpoint.FILE_REMOVED, bytes(path))
+
+    def open_append(self, path: Path) -> AppendFile:
+        return _FailpointFile(super().open_append(path), self)
+
+
+class _FailpointFile:
+    def __init__(self, file: AppendFile, storage: FailpointStorage) -> None:
+        self._file = file
+        self._storage = storage
+        self._last = b""
+
+    def write(self, data: bytes) -> int:
+        self._last = data
+        self._storage.reach(Failpoint.RECORD_BEFORE, data)
+        half = self._file.write(data[: len(data) // 2])
+        self._storage.reach(Failpoint.RECORD_HALF, data)
+        written = half + self._file.write(data[half:])
+        self._storage.reach(Failpoint.RECORD_WRITTEN, data)
+        return written
+
+    def sync(self) -> None:
+        self._file.sync()
+        self._storage.reach(Failpoint.RECORD_SYNCED, self._last)
+
+    def truncate(self, size: int) -> None:
+        self._file.truncate(size)
+        self._storage.reach(Failpoint.TAIL_CUT, b"")
+
+    def close(self) -> None:
+        self._file.close()

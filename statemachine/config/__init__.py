@@ -1,0 +1,1 @@
+"""From a document to a configuration: keys, bounds, older flat keys, input images."""

@@ -1,0 +1,202 @@
+"""Where a run lives on disk, and how one is found again."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from ...events.codec import DECODE_ERRORS
+from ...events.errors import LogWriteError, RunNotFoundError
+from ...events.log.file_log import LOG_NAME
+from ...events.log.format import MAX_LINE_BYTES, check
+from ...events.log.storage import PART_SUFFIX, OsStorage, Storage, is_regular, open_regular
+from ...events.model import CancelMode
+from ..ports import RandomBelow
+
+CANCEL_NAME = "cancel.request"
+_RUN_ID = re.compile(r"\d{8}T\d{6}\.\d{6}Z-.+-[0-9a-f]{6}")
+_MAX_ORDER_BYTES = 64 * 1024
+_SHOWN = 4
+_NAMES_TRIED = 10
+
+
+class CancelOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``cancel.request`` holds."""
+
+    mode: CancelMode = CancelMode.NOW
+    reason: str = ""
+
+
+def new_run_id(name: str, opened: datetime, random_below: RandomBelow) -> str:
+    """``20261120T225226.123456Z-portrait-7f3a9c``: UTC, a slug of the name, six hex digits."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "run"
+    return f"{opened:%Y%m%dT%H%M%S.%f}Z-{slug}-{random_below(1 << 24):06x}"
+
+
+def make_run_folder(
+    runs: Path, name: str, opened: datetime, random_below: RandomBelow, storage: Storage
+) -> Path:
+    """Make a folder below ``runs`` that no other run has. Raises LogWriteError."""
+    for _ in range(_NAMES_TRIED):
+        path = runs / new_run_id(name, opened, random_below)
+        try:
+            storage.make_folder(path, new=True)
+        except FileExistsError as error:
+            taken = error
+            continue
+        except OSError as error:
+            raise LogWriteError(f"the run cannot be made: {error}", path=path) from error
+        return path
+    raise LogWriteError(f"the run cannot be made: {taken}", path=runs) from taken
+
+
+class RunFolder:
+    """The paths of one run, and the order to cancel it."""
+
+    def __init__(self, path: Path, *, storage: Storage | None = None) -> None:
+        self.path = path
+        self.storage: Storage = storage or OsStorage()
+
+    def locate(self, recorded: str) -> Path:
+        """A recorded path as a path on this machine."""
+        return self.path / recorded
+
+    def order_cancel(self, order: CancelOrder) -> None:
+        """Ask whoever runs this run to stop."""
+        self.storage.write_file(self.path / CANCEL_NAME, msgspec.json.encode(order))
+
+    def cancel_order(self) -> CancelOrder | None:
+        """The order that waits to be taken, if any; an unreadable one asks to stop now.
+
+        Where it cannot be looked for there is none: the next look will tell.
+        """
+        if self.cancel_stamp() is None:
+            return None
+        try:
+            with open_regular(self.path / CANCEL_NAME) as stream:
+                return msgspec.json.decode(stream.read(_MAX_ORDER_BYTES), type=CancelOrder)
+        except FileNotFoundError:
+            return None
+        except (OSError, *DECODE_ERRORS):
+            return CancelOrder(reason="an unreadable cancel.request")
+
+    def cancel_stamp(self) -> tuple[int, int] | None:
+        """What tells one order from the next; None where none can be seen."""
+        return _stamp(self.path / CANCEL_NAME)
+
+    def forget_cancel_order(self, stamp: tuple[int, int] | None = None) -> None:
+        """Remove the order, or, with a ``stamp``, the order that bears it: a newer one stays.
+
+        Raises OSError.
+        """
+        path = self.path / CANCEL_NAME
+        if stamp is None:
+            self.storage.remove(path)
+            return
+        # Moved first and looked at then: a newer order cannot come in between.
+        aside = path.with_name(f".{CANCEL_NAME}{PART_SUFFIX}")
+        self.storage.rename(path, aside)
+        if _stamp(aside) == stamp:
+            self.storage.remove(aside)
+        else:
+            self.storage.rename(aside, path)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def run_folders(runs: Path) -> Iterator[Path]:
+    """Every run folder below ``runs``, oldest first; what has no log is no run.
+
+    A folder that may not be looked into counts as one if its name is a run's id.
+    """
+    if not runs.is_dir():
+        return
+    for folder in sorted(runs.iterdir()):
+        if _may_hold_log(folder):
+            yield folder
+
+
+def _may_hold_log(folder: Path) -> bool:
+    try:
+        return is_regular(folder / LOG_NAME)
+    except OSError:
+        return is_run_id(folder.name)
+
+
+def is_run_id(name: str) -> bool:
+    """Whether a folder's name is one that ``new_run_id`` makes."""
+    return _RUN_ID.fullmatch(name) is not None
+
+
+def _opened_at(folder: Path) -> str:
+    """When the run was opened, from its first record; "" if that is damaged. Raises OSError."""
+    with open_regular(folder / LOG_NAME) as stream:
+        body = check(stream.readline(MAX_LINE_BYTES))
+    try:
+        return msgspec.json.decode(body or b"", type=_Opened).ts
+    except DECODE_ERRORS:
+        return ""
+
+
+class _Opened(msgspec.Struct):
+    ts: str
+
+
+def find_run(
+    runs: Path, name: str, on_unreadable: Callable[[OSError], object] = lambda _error: None
+) -> Path:
+    """The folder of a run: by id, unique prefix of one, ``last``, path of it or its log.
+
+    ``last`` passes over runs that cannot be read; ``on_unreadable`` is called for each. Raises
+    RunNotFoundError, and OSError where the path of a run cannot be looked at.
+    """
+    as_path = Path(name)
+    is_plain = as_path.name == name
+    try:
+        if name and is_regular(as_path / LOG_NAME):
+            return as_path
+        if as_path.name == LOG_NAME and is_regular(as_path):
+            return as_path.parent
+    except OSError as error:
+        if not is_plain and error.errno != errno.ENAMETOOLONG:
+            raise
+    # Only a plain name may be looked up below the folder of runs.
+    found = list(run_folders(runs)) if name and is_plain else []
+    if name == "last" and found:
+        return _last_of(found, runs, on_unreadable)
+    fitting = [folder for folder in found if folder.name.startswith(name)]
+    exact = [folder for folder in fitting if folder.name == name]
+    if len(fitting) == 1 or exact:
+        return (exact or fitting)[0]
+    if fitting:
+        named = ", ".join(folder.name for folder in fitting[:_SHOWN])
+        more = f", and {len(fitting) - _SHOWN} more" if len(fitting) > _SHOWN else ""
+        raise RunNotFoundError(f"{name!r} fits {len(fitting)} runs in {runs}: {named}{more}")
+    what = "no run yet" if name == "last" else f"no run {name!r}"
+    raise RunNotFoundError(f"there is {what} in {runs}")
+
+
+def _last_of(folders: list[Path], runs: Path, on_unreadable: Callable[[OSError], object]) -> Path:
+    """The run that was opened last, of those whose log can be read."""
+    opened: dict[Path, str] = {}
+    for folder in folders:
+        try:
+            opened[folder] = _opened_at(folder)
+        except FileNotFoundError:
+            continue  # it was removed in this moment
+        except OSError as error:
+            on_unreadable(error)
+    if not opened:
+        raise RunNotFoundError(f"none of the {len(folders)} runs in {runs} can be read")
+    return max(opened, key=lambda folder: (opened[folder], folder.name))

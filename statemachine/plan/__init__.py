@@ -1,0 +1,1 @@
+"""From a configuration to the stages that a run executes."""

@@ -1,0 +1,97 @@
+"""The plan of a run: which stages, in which order, with which settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from ...events.model import StageType
+from ..config.legacy import Conflict
+from ..config.stage_configs import (
+    AdetailerConfig,
+    Img2ImgConfig,
+    StageConfig,
+    Txt2ImgConfig,
+    UpscaleConfig,
+)
+
+_CONFIGS: Mapping[StageType, Any] = {
+    StageType.TXT2IMG: Txt2ImgConfig,
+    StageType.IMG2IMG: Img2ImgConfig,
+    StageType.UPSCALE: UpscaleConfig,
+    StageType.ADETAILER: AdetailerConfig,
+}
+
+
+class StageExecution(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage of a plan.
+
+    ``stage_id`` is unique in the plan (``00-txt2img``), ``order_index`` counts from 0.
+    ``input_source`` is ``prompt``, ``file`` or the id of the stage before. ``output_size``
+    is the width and height in pixels that the stage will give, where that is known.
+    """
+
+    stage_id: str
+    stage_type: StageType
+    order_index: int
+    config: StageConfig
+    requires_input_image: bool
+    produces_output_image: bool
+    input_source: str
+    output_size: tuple[int, int] | None = None
+    learning_mode: bool = False
+    variant_index: int | None = None
+    farm_hint: str | None = None
+
+
+class StageExecutionPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """The stages of a run in canonical order, and what can be told of it beforehand.
+
+    Every stage makes ``total_images`` images: ``images_per_input`` for each of
+    ``input_count`` inputs (one where there is none). ``total_steps`` are the sampling steps
+    of the whole run, hires and ADetailer passes (one find each) included. ``run_id`` is a
+    label from the metadata, not the name of the run folder.
+    """
+
+    run_id: str | None
+    one_click_action: str | None
+    stages: tuple[StageExecution, ...]
+    input_count: int
+    images_per_input: int
+    total_images: int
+    total_steps: int
+    summary: str
+    conflicts: tuple[Conflict, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> StageExecutionPlan:
+        """The plan that a log recorded. Raises msgspec.ValidationError."""
+        stages = [
+            _from_document(
+                StageExecution,
+                stage,
+                config=msgspec.convert(stage.get("config"), _CONFIGS[_stage_type(stage)]),
+            )
+            for stage in msgspec.convert(document.get("stages"), list[dict[str, Any]])
+        ]
+        return _from_document(cls, document, stages=tuple(stages))
+
+
+def _stage_type(stage: Mapping[str, Any]) -> StageType:
+    return msgspec.convert(stage.get("stage_type"), StageType)
+
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def _from_document(kind: type[T], document: Mapping[str, Any], **ready: Any) -> T:
+    """``kind`` from a document, but for the fields that are ``ready``."""
+    fields = {
+        field.name: msgspec.convert(document.get(field.name), field.type)
+        for field in msgspec.structs.fields(kind)
+        if field.name not in ready and (field.required or field.name in document)
+    }
+    return kind(**ready, **fields)
