@@ -30,7 +30,7 @@ IMPATIENT = """
 import logging
 import sys
 from stagewright.adapters import cli
-from stagewright.adapters.learning import respite, writer
+from stagewright.adapters.projections.learning import respite, writer
 respite.RESPITE_S, writer.LOCK_WAIT_S = 0.2, 300.0
 logging.basicConfig()
 cli.main()
