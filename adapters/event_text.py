@@ -1,4 +1,4 @@
-"""Events told to people, in a few words each."""
+"""Events and errors as short text for people."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ..events.model import (
     CallFailed,
     CallRequested,
     CancelRequested,
+    ErrorDetail,
     LifecycleChanged,
     LogRepaired,
     RunOpened,
@@ -24,10 +25,21 @@ from ..events.model import (
 from .text import count, duration
 
 
-def gist(event: StageEvent) -> str:
-    """An event in a few words."""
-    words = _GISTS.get(type(event))
-    return words(event) if words else type(event).__name__
+def summarize_event(event: StageEvent) -> str:
+    """An event as one short line; images are counted from 1."""
+    summarize = _SUMMARIES.get(type(event))
+    return summarize(event) if summarize else type(event).__name__
+
+
+def error_text(error: ErrorDetail, image_count: int = 0) -> str:
+    """``00-txt2img, image 3: KIND: message``; with ``image_count``, ``image 3 of 4``."""
+    where = ""
+    if error.stage_id is not None:
+        where = f"{error.stage_id}: "
+        if error.image_index is not None:
+            of_all = f" of {image_count}" if image_count else ""
+            where = f"{error.stage_id}, image {error.image_index + 1}{of_all}: "
+    return f"{where}{error.kind}: {error.message}"
 
 
 def _lifecycle(event: LifecycleChanged) -> str:
@@ -35,13 +47,25 @@ def _lifecycle(event: LifecycleChanged) -> str:
     return f"{event.trigger}: {event.source} -> {event.dest}{why}"
 
 
+def _requested(event: CallRequested) -> str:
+    images = image_numbers(event.image_index, event.count)
+    return f"CallRequested {event.stage_id}: {images}, attempt {event.attempt + 1}"
+
+
+def image_numbers(first_index: int, number: int) -> str:
+    """``image 3``, or ``images 3-6`` for a batch, counted from 1."""
+    if number == 1:
+        return f"image {first_index + 1}"
+    return f"images {first_index + 1}-{first_index + number}"
+
+
 def _failed(event: CallFailed) -> str:
-    again = "will try again" if event.will_retry else "for good"
-    return f"CallFailed {again}: {event.error.kind}: {event.error.message}"
+    again = "will retry" if event.will_retry else "no retry"
+    return f"CallFailed ({again}): {event.error.kind}: {event.error.message}"
 
 
 def _progress(event: StageImageProgress) -> str:
-    place = f"image {event.image_index} of {event.total_images}"
+    place = f"image {event.image_index + 1} of {event.total_images}"
     return f"StageImageProgress {event.stage_id}: {place}, {event.artifact.path}"
 
 
@@ -51,24 +75,23 @@ def _opened(event: RunOpened) -> str:
 
 def _resumed(event: RunResumed) -> str:
     lost = sum(last - first + 1 for rows in (event.lost or {}).values() for first, last in rows)
-    told = f", lost: {count(lost, 'image')}" if lost else ""
-    return f"RunResumed: epoch {event.epoch}, {count(event.completed_images, 'image')} done{told}"
+    losses = f", {count(lost, 'image')} lost" if lost else ""
+    finished = count(event.completed_images, "image")
+    return f"RunResumed: epoch {event.epoch}, {finished} finished{losses}"
 
 
-_GISTS: Mapping[type[StageEvent], Callable[[Any], str]] = {
+_SUMMARIES: Mapping[type[StageEvent], Callable[[Any], str]] = {
     RunOpened: _opened,
     LifecycleChanged: _lifecycle,
     StageStart: lambda e: f"StageStart {e.stage_id}: {count(e.total_images, 'image')}",
-    CallRequested: lambda e: (
-        f"CallRequested {e.stage_id}: image {e.image_index}, attempt {e.attempt}"
-    ),
+    CallRequested: _requested,
     CallCompleted: lambda e: f"CallCompleted {e.endpoint}: {duration(e.duration_ms)}",
     CallFailed: _failed,
     StageImageProgress: _progress,
     StageEnd: lambda e: f"StageEnd {e.stage_id}: {e.outcome}, {duration(e.duration_ms)}",
     CancelRequested: lambda e: f"CancelRequested {e.mode}: {e.reason}",
     RunResumed: _resumed,
-    LogRepaired: lambda e: f"LogRepaired: {e.bytes} bytes at {e.offset} are in {e.copied_to}",
+    LogRepaired: lambda e: f"LogRepaired: {e.bytes} bytes at {e.offset} copied to {e.copied_to}",
     RunSealed: lambda e: f"RunSealed: {e.outcome}, {count(e.count, 'record')}",
-    UnknownEvent: lambda e: f"{e.type} (of a newer version)",
+    UnknownEvent: lambda e: f"{e.type} (from a newer version)",
 }

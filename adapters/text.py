@@ -1,11 +1,13 @@
-"""Text for people: safe to show, whoever wrote it; spans of time and counts in words."""
+"""Text for people: escapes, durations, counts and states."""
 
 from __future__ import annotations
 
 import re
 from datetime import timedelta
 
-# The script of a report escapes the same, see `hidden` in report/templates/log.js.
+from ..events.model import Outcome
+
+# Keep in step with `hidden` in export/report/templates/log.js, which escapes the same.
 _CONTROL = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
@@ -13,8 +15,9 @@ _LONGEST_MS = 1e12
 
 
 def escaped(text: str) -> str:
-    """``text`` with escapes for control characters, which could steer a terminal, and for
-    characters that are not seen: marks of direction and characters without width.
+    """``text`` with escapes for characters that control a terminal or are invisible.
+
+    The invisible ones are marks of direction and characters without width.
     """
     return _CONTROL.sub(lambda found: repr(found.group())[1:-1], text)
 
@@ -36,3 +39,8 @@ def duration(milliseconds: float) -> str:
 def count(number: int, noun: str) -> str:
     """``1 image``, ``2 images``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def state_text(state: str, outcome: str | None) -> str:
+    """``COMPLETED``, ``ERROR`` or ``ERROR, partial``: an outcome is named if it adds something."""
+    return f"{state}, {outcome}" if outcome == Outcome.PARTIAL else state

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 from stagewright.adapters import PillowInputReader, open_controller
-from stagewright.adapters.cli.foreground import follow
+from stagewright.adapters.cli.foreground import run_in_foreground
 from stagewright.events import CallRequested, LifecycleChanged, RunState, iterate, replay
 from stagewright.events.log.storage import OsStorage
 from stagewright.statemachine import PipelineController
@@ -153,7 +153,7 @@ def test_ctrl_c_while_files_are_checked_starts_nothing(whole: Path, tmp_path: Pa
             os.kill(os.getpid(), signal.SIGINT)
 
     with open(os.devnull, "w", encoding="utf-8") as nowhere, pytest.raises(KeyboardInterrupt):
-        follow(made, lambda: made.resume(folder.name, on_file=on_file), nowhere)
+        run_in_foreground(made, lambda: made.resume(folder.name, on_file=on_file), nowhere)
     assert only(epoch_of(replay(folder), 1), CallRequested) == []
 
 

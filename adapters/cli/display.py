@@ -1,4 +1,4 @@
-"""How a terminal shows that a run goes on: live at its foot, plain lines elsewhere."""
+"""Shows the progress of a run: a live status line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ...events.model import (
     StageStart,
 )
 from ...statemachine.errors import GenerationCancelled, GenerationInterrupted
+from ..event_text import error_text
 from ..projections.status import RunStatus, StatusBar
 from ..text import count, duration, escaped, one_line
 
@@ -28,38 +29,38 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress, TaskID
 
-_IMMOVABLE = ("dumb", "unknown")
-"""Terminals on which no line can be drawn again."""
-_PATIENCE_S = 0.5
+_PLAIN_TERMINALS = ("dumb", "unknown")
+"""Values of TERM for terminals that cannot redraw a line."""
+_SHOW_AFTER_S = 0.5
 _BAR_WIDTH = 24
 _WIDE = 125
-"""Columns from which on all of it goes into one line."""
-_ECHO = 4
-"""Columns that stay free: a terminal puts ``^C`` there, and may not break the line for it."""
+"""A terminal of at least so many columns shows the status in one line, otherwise in two."""
+_FREE_COLUMNS = 4
+"""Columns left free at the end of the line, where a terminal prints ``^C``."""
 _BACK_TO_IDLE = ("recover", "cleanup", "reset")
 _CANCELLED = (GenerationCancelled.__name__, GenerationInterrupted.__name__)
 
 
 class Display(Protocol):
-    """Shows a run's progress until it is left."""
+    """Shows the progress of a run until the display is closed."""
 
     def take_event(self, event: StageEvent) -> None:
-        """An event was appended, which the display's ``StatusBar`` has just taken."""
+        """Show an event that the display's ``StatusBar`` has already taken."""
         ...
 
     def refresh(self) -> None:
-        """Some time has passed."""
+        """Show the present status; called several times a second."""
         ...
 
-    def tell(self, line: str) -> None:
-        """Something that the user should know."""
+    def print_line(self, line: str) -> None:
+        """Print one line for the user."""
         ...
 
 
 @contextmanager
 def open_display(view: StatusBar, stream: IO[str]) -> Iterator[Display]:
-    """The display that fits ``stream``, of the run that ``view`` is given the events of."""
-    if not stream.isatty() or os.environ.get("TERM") in _IMMOVABLE:
+    """A display on ``stream`` of the run whose events ``view`` takes."""
+    if not stream.isatty() or os.environ.get("TERM") in _PLAIN_TERMINALS:
         yield PlainLines(view, stream)
         return
     display = LiveStatus(view, stream)
@@ -68,7 +69,7 @@ def open_display(view: StatusBar, stream: IO[str]) -> Iterator[Display]:
 
 
 class PlainLines:
-    """One line for each stage and image: for files, pipes and logs of services."""
+    """Prints one line for each stage and image; for files, pipes and logs of services."""
 
     def __init__(self, view: StatusBar, stream: IO[str]) -> None:
         self._view = view
@@ -77,21 +78,21 @@ class PlainLines:
     def take_event(self, event: StageEvent) -> None:
         line = self._line(event)
         if line is not None:
-            self.tell(line)
+            self.print_line(line)
 
-    def tell(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         self._stream.write(escaped(line) + "\n")
         self._stream.flush()
 
     def refresh(self) -> None:
-        """Plain lines only tell what has happened."""
+        """Does nothing: plain lines show events only."""
 
     def _line(self, event: StageEvent) -> str | None:
         match event:
             case StageStart():
                 now = self._view.snapshot()
-                open_images = max(0, now.image_count - now.images_done)
-                return f"{event.stage_id}: {count(open_images, 'image')} to make"
+                remaining = max(0, now.image_count - now.images_done)
+                return f"{event.stage_id}: {count(remaining, 'image')} to make"
             case StageImageProgress():
                 now = self._view.snapshot()
                 finished = f"{now.images_done} of {now.image_count} finished"
@@ -99,15 +100,15 @@ class PlainLines:
             case StageEnd():
                 return f"{event.stage_id}: {event.outcome} in {duration(event.duration_ms)}"
             case CallFailed():
-                return failure(event)
-        return _of_resume(event)
+                return failure_line(event)
+        return _resume_line(event)
 
 
 class LiveStatus:
-    """A line or two that move: stage n of m, image i of k, percentage, step, elapsed, estimate."""
+    """A status of one or two lines at the bottom of a terminal, redrawn as the run advances."""
 
     def __init__(self, view: StatusBar, stream: IO[str]) -> None:
-        from rich.console import Console  # noqa: PLC0415 - 40 ms that only a terminal needs
+        from rich.console import Console  # noqa: PLC0415 - takes 40 ms; only a terminal needs it
         from rich.live import Live  # noqa: PLC0415 - the same
 
         self._view = view
@@ -123,22 +124,22 @@ class LiveStatus:
             self._live.stop()
 
     def take_event(self, event: StageEvent) -> None:
-        line = failure(event) if isinstance(event, CallFailed) else _of_resume(event)
+        line = failure_line(event) if isinstance(event, CallFailed) else _resume_line(event)
         if line is not None:
-            self.tell(line)
+            self.print_line(line)
 
-    def tell(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         self._console.print(one_line(line), markup=False, highlight=False)
 
     def refresh(self) -> None:
-        # Only now the run has begun; before there is nothing to be shown of it.
+        # The first refresh comes after the run has begun; there is nothing to show before.
         self._live.start()
         now = self._view.snapshot()
-        self._live.update(_drawn(now, self._console.width - _ECHO), refresh=True)
+        self._live.update(_status_line(now, self._console.width - _FREE_COLUMNS), refresh=True)
 
 
 class FileCounter:
-    """Shows that something is checked, and how many files have been; once that takes a while."""
+    """Shows how many files have been checked, if that takes longer than half a second."""
 
     label = ""
 
@@ -148,14 +149,14 @@ class FileCounter:
         self._began = time.monotonic()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
-        self._timer = threading.Timer(_PATIENCE_S, self._show_when_due)
+        self._timer = threading.Timer(_SHOW_AFTER_S, self._show_when_due)
         self._timer.daemon = True
         if stream.isatty():
             self._timer.start()
 
     def take(self, done: int, total: int) -> None:
-        """``done`` of ``total`` files have been checked."""
-        if not self._stream.isatty() or time.monotonic() - self._began < _PATIENCE_S:
+        """Show that ``done`` of ``total`` files have been checked."""
+        if not self._stream.isatty() or time.monotonic() - self._began < _SHOW_AFTER_S:
             return
         with self._lock:
             self._show()
@@ -164,7 +165,7 @@ class FileCounter:
                 self._progress.update(self._task, completed=done, total=total, rest=rest)
 
     def pause(self) -> None:
-        """Clear the line, so that something else can be printed."""
+        """Clear the line so that something else can be printed."""
         self._timer.cancel()
         with self._lock:
             if self._progress is not None:
@@ -173,7 +174,7 @@ class FileCounter:
 
     def _show_when_due(self) -> None:
         with self._lock:
-            # It may have been cancelled by ``pause`` after it had fired.
+            # ``pause`` may have cancelled the timer after it fired.
             if not self._timer.finished.is_set():
                 self._show()
 
@@ -189,7 +190,7 @@ class FileCounter:
 
 @contextmanager
 def open_file_counter(stream: IO[str]) -> Iterator[FileCounter]:
-    """A counter of files on ``stream``, gone when it is left."""
+    """A counter of files on ``stream``, which disappears at the end."""
     counter = FileCounter(stream)
     try:
         yield counter
@@ -198,7 +199,7 @@ def open_file_counter(stream: IO[str]) -> Iterator[FileCounter]:
 
 
 def _bar(stream: IO[str]) -> Progress:
-    from rich.console import Console  # noqa: PLC0415 - 40 ms that only a terminal needs
+    from rich.console import Console  # noqa: PLC0415 - takes 40 ms; only a terminal needs it
     from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415 - the same
 
     return Progress(
@@ -211,33 +212,31 @@ def _bar(stream: IO[str]) -> Progress:
     )
 
 
-def _of_resume(event: StageEvent) -> str | None:
-    """One line on what a resume found and did."""
+def _resume_line(event: StageEvent) -> str | None:
+    """One line about what a resume found and did, for events of a resume."""
     match event:
         case LogRepaired():
-            return (
-                f"{count(event.bytes, 'byte')} of a torn record are cut; {event.copied_to} has them"
-            )
+            cut = count(event.bytes, "byte")
+            return f"removed {cut} of an incomplete record; a copy is in {event.copied_to}"
         case LifecycleChanged() if event.trigger in _BACK_TO_IDLE and event.reason:
             return one_line(event.reason)
         case RunResumed():
             done = count(event.completed_images, "image")
-            return f"{event.run_id}: resumed; {done} finished already"
+            return f"{event.run_id}: resumed; {done} already finished"
     return None
 
 
-def failure(event: CallFailed) -> str | None:
-    """One line on an attempt that gave no image; none where the user wanted it so."""
+def failure_line(event: CallFailed) -> str | None:
+    """One line about a failed attempt; None if the user cancelled it."""
     error = event.error
     if error.kind in _CANCELLED:
         return None
-    where = f"{error.stage_id}, image {error.image_index}: " if error.stage_id else ""
     again = "; trying again" if event.will_retry else ""
-    return one_line(f"{where}{error.kind}: {error.message}{again}")
+    return one_line(f"{error_text(error)}{again}")
 
 
-def _drawn(now: RunStatus, width: int) -> RenderableType:
-    """A status in one line of ``width`` columns where it fits, else in two."""
+def _status_line(now: RunStatus, width: int) -> RenderableType:
+    """The status as one line of ``width`` columns if it fits, otherwise as two lines."""
     from rich.console import Group  # noqa: PLC0415 - only a terminal needs it
     from rich.constrain import Constrain  # noqa: PLC0415 - the same
     from rich.progress_bar import ProgressBar  # noqa: PLC0415 - the same

@@ -1,4 +1,4 @@
-"""A run in the foreground: its progress, the signals that stop it, and how it ended."""
+"""Executes a run in the foreground: shows progress, handles stop signals, prints the result."""
 
 from __future__ import annotations
 
@@ -19,44 +19,47 @@ from ...events.result import PipelineRunResult
 from ...events.subscriptions.subscription import subscribe
 from ...statemachine.errors import InvalidTransitionError
 from ...statemachine.run.controller import PipelineController, RunHandle
+from ..event_text import error_text
 from ..projections.status import StatusBar
 from ..text import count
 from .commands.replay import show_result
 from .display import Display, open_display
-from .output import LastingStream, print_json_parts
-from .statuses import EXIT_CANCELLED, EXIT_COMPLETED, EXIT_ERROR, EXIT_INTERRUPTED, complain
+from .output import BrokenPipeTolerantStream, print_json_parts
+from .statuses import EXIT_CANCELLED, EXIT_COMPLETED, EXIT_ERROR, EXIT_INTERRUPTED, print_error
 
 EXIT_STATUSES = {RunState.COMPLETED: EXIT_COMPLETED, RunState.CANCELLED: EXIT_CANCELLED}
 _REFRESH_S = 0.1
-_READER_LEFT = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
-"""A closed pipe, a closed terminal."""
+_DISCONNECTED = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
+"""Errors of a write to a closed pipe or terminal."""
 _STOPPED_BY = {"SIGINT": "Ctrl-C", "SIGHUP": "the terminal was closed"}
 
 
-class Followed(NamedTuple):
-    """A run that has ended; ``stopped`` says that the user wanted it to, in time or not."""
+class ForegroundResult(NamedTuple):
+    """A run that has ended; ``stopped`` if a signal asked it to, even too late."""
 
     handle: RunHandle
     result: PipelineRunResult
     stopped: bool
 
 
-def follow(
+def run_in_foreground(
     controller: PipelineController,
     begin: Callable[[], RunHandle],
     stream: IO[str],
     view: StatusBar | None = None,
-) -> Followed:
-    """Begin a run, show how it goes on, and wait for its end.
+) -> ForegroundResult:
+    """Begin a run, show its progress, and wait for its end.
 
-    Ctrl-C, SIGTERM and a closed terminal cancel it; the second one leaves at once. Before the
-    run has begun the first one is enough: nothing is started. Raises KeyboardInterrupt then,
-    what ``begin`` raises, and LogWriteError.
+    Ctrl-C, SIGTERM and a closed terminal cancel the run; a second signal quits at once. A signal
+    before the run has begun raises KeyboardInterrupt, and nothing is started. Also raises
+    LogWriteError and what ``begin`` raises.
     """
     seen = view or StatusBar(expects_steps=True)
     with ExitStack() as stack:
         stops = stack.enter_context(_stop_signals(controller))
-        display = stack.enter_context(open_display(seen, cast(IO[str], LastingStream(stream))))
+        display = stack.enter_context(
+            open_display(seen, cast(IO[str], BrokenPipeTolerantStream(stream)))
+        )
 
         def take_event(event: StageEvent) -> None:
             seen.take_event(event)
@@ -66,11 +69,11 @@ def follow(
         handle = begin()
         stops.has_begun = True
         result = _wait(controller, handle, stops.names, display)
-        return Followed(handle, result, bool(stops.names))
+        return ForegroundResult(handle, result, bool(stops.names))
 
 
 def show_end(handle: RunHandle, result: PipelineRunResult, *, as_json: bool) -> int:
-    """Print how a run ended; the exit status that says so as well."""
+    """Print how a run ended, and return its exit status."""
 
     def show() -> None:
         if as_json:
@@ -79,60 +82,59 @@ def show_end(handle: RunHandle, result: PipelineRunResult, *, as_json: bool) -> 
             show_result(result, handle.folder, with_error=False)
 
     try_to_print(show)
-    _tell_faults()
-    return tell_error(result)
+    _print_faults()
+    return print_run_error(result)
 
 
 def try_to_print(show: Callable[[], None]) -> None:
-    """Print how a run ended; it has ended so, whether or not that can be written.
+    """Call ``show``; a closed pipe or terminal is ignored, another write error is reported.
 
-    Whoever read the output may have left, which is all right; a full disk is said.
+    A failed write does not change how the run ended.
     """
     try:
         show()
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if error.errno not in _READER_LEFT:
-            complain(f"standard output cannot be written: {error.strerror or error}", EXIT_ERROR)
+        if error.errno not in _DISCONNECTED:
+            print_error(f"standard output cannot be written: {error.strerror or error}", EXIT_ERROR)
 
 
-def _tell_faults() -> None:
-    """Say which subscribers failed meanwhile: the run has not suffered, and they have."""
+def _print_faults() -> None:
+    """Warn about subscribers that failed; the run itself was not affected."""
     for name, times in sorted(signals.faults().items()):
-        complain(f"warning: subscriber {name} failed or blocked {count(times, 'time')}", 0)
+        print_error(f"warning: subscriber {name} failed or blocked {count(times, 'time')}", 0)
 
 
-def tell_error(result: PipelineRunResult) -> int:
-    """Say on standard error why a run failed, if it did; its exit status."""
+def print_run_error(result: PipelineRunResult) -> int:
+    """Print on standard error why a run failed, if it did, and return its exit status."""
     status = EXIT_STATUSES.get(result.state, EXIT_ERROR)
-    return status if result.error is None else complain(_why(result), status)
+    return status if result.error is None else print_error(_why(result), status)
 
 
 def _why(result: PipelineRunResult) -> str:
     error = result.error
     assert error is not None
-    where = f"{error.stage_id}, image {error.image_index}: " if error.stage_id else ""
-    return f"run {result.run_id}: {where}{error.kind}: {error.message}"
+    return f"run {result.run_id}: {error_text(error)}"
 
 
 def _wait(
     controller: PipelineController, handle: RunHandle, stops: list[str], display: Display
 ) -> PipelineRunResult:
-    asked = False
+    requested = False
     while not handle.wait_ended(_REFRESH_S):
         display.refresh()
-        if stops and not asked:
-            asked = True
-            display.tell(f"{stops[0]}: stopping cleanly; once more leaves at once")
-            # The run may end by itself in this very moment, which is as good.
+        if stops and not requested:
+            requested = True
+            display.print_line(f"{stops[0]}: stopping cleanly; repeat to quit at once")
+            # The run may have ended by itself in the meantime.
             with contextlib.suppress(RunNotFoundError, InvalidTransitionError):
                 controller.cancel(handle.run_id, reason=stops[0])
     return handle.wait()
 
 
-class _Stops:
-    """Receives the signals that ask to stop; ``names`` are those that came."""
+class _StopSignals:
+    """Receives the signals that ask to stop; ``names`` are those received so far."""
 
     def __init__(self, controller: PipelineController) -> None:
         self._controller = controller
@@ -140,11 +142,11 @@ class _Stops:
         self.has_begun = False
 
     def receive(self, number: int, _frame: FrameType | None) -> None:
-        """The first one stops, cleanly; the second one leaves at once."""
+        """The first signal stops the run cleanly; a second one quits at once."""
         name = signal.Signals(number).name
-        # A terminal that is closed says so to every process in it, and more than once.
+        # A closed terminal may send SIGHUP more than once.
         if self.names and name != "SIGHUP":
-            os.write(2, b"\nstagewright: left at once; the run can be resumed\n")
+            os.write(2, b"\nstagewright: quit at once; the run can be resumed\n")
             os._exit(EXIT_INTERRUPTED)
         self.names.append(_STOPPED_BY.get(name, name))
         if not self.has_begun and self._controller.current_run_id is None:
@@ -152,8 +154,8 @@ class _Stops:
 
 
 @contextlib.contextmanager
-def _stop_signals(controller: PipelineController) -> Iterator[_Stops]:
-    stops = _Stops(controller)
+def _stop_signals(controller: PipelineController) -> Iterator[_StopSignals]:
+    stops = _StopSignals(controller)
     previous = {number: signal.signal(number, stops.receive) for number in _stopping_signals()}
     try:
         yield stops

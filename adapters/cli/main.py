@@ -1,4 +1,4 @@
-"""The group of commands, each loaded when it is called, and how errors leave the program."""
+"""The command ``stagewright``: loads the module of a command and reports its errors."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .statuses import (
     EXIT_INTERRUPTED,
     EXIT_USAGE,
     TRACEBACK_VARIABLE,
-    complain,
+    error_message,
+    print_error,
     status_of,
-    words_of,
 )
 
-_HOMES: Mapping[str, str] = {
+_MODULES: Mapping[str, str] = {
     "run": "run",
     "plan": "plan",
     "resume": "resume",
@@ -45,16 +45,16 @@ _HOMES: Mapping[str, str] = {
 
 
 class _Commands(click.Group):
-    """Knows its commands by name and loads a command's module when it is asked for."""
+    """Loads the module of a command only when the command is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return list(_HOMES)
+        return list(_MODULES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        home = _HOMES.get(cmd_name)
-        if home is None:
+        module_name = _MODULES.get(cmd_name)
+        if module_name is None:
             return None
-        module = importlib.import_module(f".commands.{home}", __package__)
+        module = importlib.import_module(f".commands.{module_name}", __package__)
         command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
 
@@ -62,15 +62,15 @@ class _Commands(click.Group):
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION, prog_name="stagewright")
 def stagewright() -> None:
-    """Runs Stable Diffusion image pipelines as event-sourced runs.
+    """Run Stable Diffusion image pipelines, with every step recorded in a log.
 
-    Nothing finished is lost, nothing unfinished is counted, and every image can say where it
-    came from.
+    A run that was stopped, failed or killed can be resumed without losing a finished image, and
+    every image can be traced to the settings that made it.
     """
 
 
 def run_command_line(arguments: Sequence[str]) -> int:
-    """Run one command; its exit status. What goes wrong becomes one line on standard error."""
+    """Run one command and return its exit status; an error becomes one line on standard error."""
     _show_certificate_warnings()
     if not arguments:
         stagewright.main(["--help"], prog_name="stagewright", standalone_mode=False)
@@ -82,22 +82,22 @@ def run_command_line(arguments: Sequence[str]) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except click.ClickException as error:
-        return complain(error.format_message(), EXIT_USAGE)
+        return print_error(error.format_message(), EXIT_USAGE)
     except (click.Abort, KeyboardInterrupt):
-        return complain("interrupted", EXIT_INTERRUPTED)
+        return print_error("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read our output has left; the interpreter must not try to flush it again.
+        # The reader of our output is gone; keep the interpreter from flushing to it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_ERROR
     except Exception as error:
         if TRACEBACK_VARIABLE in os.environ:
             raise
-        return complain(words_of(error), status_of(error))
+        return print_error(error_message(error), status_of(error))
     return status if isinstance(status, int) else EXIT_COMPLETED
 
 
 def _show_certificate_warnings() -> None:
-    """Let the warning of a certificate that is not checked go to standard error."""
+    """Print the warning about an unchecked certificate on standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("stagewright: warning: %(message)s"))
     logging.getLogger("stagewright.webui.certificate").addHandler(handler)

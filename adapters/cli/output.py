@@ -1,4 +1,4 @@
-"""What commands print: text that cannot harm a terminal, and JSON documents."""
+"""Options that commands share, and functions that print text and JSON."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from ..text import count as count
 from ..text import duration as duration
 from ..text import escaped as escaped
 from ..text import one_line as one_line
+from ..text import state_text as state_text
 
 runs_option = click.option(
     "--runs",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("runs"),
     show_default=True,
-    help="Folder of the runs.",
+    help="Folder that holds the runs.",
 )
 insecure_option = click.option(
     "--insecure",
     is_flag=True,
-    help="Send credentials over plain http, and past tls_verify and ca_bundle.",
+    help="Send credentials over plain http, and despite tls_verify or ca_bundle.",
 )
 
 
@@ -40,27 +41,30 @@ def _no_dash(
     return path
 
 
-def output_option(told: str) -> Callable[[click.decorators.FC], click.decorators.FC]:
-    """``--output``: the one file that a command writes."""
+def output_option(description: str) -> Callable[[click.decorators.FC], click.decorators.FC]:
+    """The option ``--output`` of a command that writes one file."""
     kind = click.Path(path_type=Path, dir_okay=False)
-    return click.option("--output", type=kind, metavar="FILE", callback=_no_dash, help=told)
+    return click.option("--output", type=kind, metavar="FILE", callback=_no_dash, help=description)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
 def check_runs_folder(runs: Path) -> None:
-    """Refuse a folder of runs that the user named and that is not there.
+    """Refuse a ``--runs`` folder that does not exist.
 
-    The default one need not be there before the first run.
+    The default folder may be missing: the first run makes it.
     """
     source = click.get_current_context().get_parameter_source("runs")
     if source is not ParameterSource.DEFAULT and not runs.is_dir():
-        raise click.UsageError(f"--runs {runs}: there is no such folder")
+        raise click.UsageError(f"--runs {runs}: no such folder")
 
 
-class LastingStream(io.TextIOBase):
-    """Text for somebody who may leave: a closed terminal or pipe ends the text, not the run."""
+class BrokenPipeTolerantStream(io.TextIOBase):
+    """A text stream that drops its output once its terminal or pipe is closed.
+
+    So a run does not fail because its output cannot be written.
+    """
 
     def __init__(self, stream: IO[str]) -> None:
         super().__init__()
@@ -69,7 +73,7 @@ class LastingStream(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]  # a plain attribute in typeshed
-        """What the text is encoded in, for those who choose their characters by it."""
+        """The encoding of the text; Rich chooses its characters by it."""
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     def isatty(self) -> bool:
@@ -77,7 +81,7 @@ class LastingStream(io.TextIOBase):
 
     def fileno(self) -> int:
         if self._stream is None:
-            raise OSError("nobody reads this any more")
+            raise OSError("the stream is closed")
         return self._stream.fileno()
 
     def writable(self) -> bool:
@@ -90,17 +94,17 @@ class LastingStream(io.TextIOBase):
     def flush(self) -> None:
         self._try(lambda stream: stream.flush())
 
-    def _try(self, deed: Callable[[IO[str]], object]) -> None:
+    def _try(self, action: Callable[[IO[str]], object]) -> None:
         if self._stream is None:
             return
         try:
-            deed(self._stream)
+            action(self._stream)
         except OSError:
             self._stream = None
 
 
-def say(text: str = "") -> None:
-    """Print one line of text, escaped."""
+def print_line(text: str = "") -> None:
+    """Print one line of text, with control characters escaped."""
     click.echo(escaped(text))
 
 
@@ -110,7 +114,7 @@ def print_json(value: Any) -> None:
 
 
 def print_json_parts(parts: Iterable[bytes]) -> None:
-    """Print one JSON document that comes in pieces."""
+    """Print one JSON document that is given in parts."""
     stream = sys.stdout.buffer
     for part in parts:
         stream.write(part)

@@ -1,15 +1,15 @@
-"""How commands find the run that they are given."""
+"""Finds the run that a command names."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ...statemachine.files import run_folder
-from .statuses import EXIT_COMPLETED, complain
+from .statuses import EXIT_COMPLETED, print_error
 
 
 def find_run(runs: Path, name: str) -> Path:
-    """As ``run_folder.find_run``; says on standard error which runs ``last`` passes over."""
+    """Like ``run_folder.find_run``; prints a note for each run that ``last`` skips."""
     return run_folder.find_run(
-        runs, name, lambda error: complain(f"passed over: {error}", EXIT_COMPLETED)
+        runs, name, lambda error: print_error(f"skipped: {error}", EXIT_COMPLETED)
     )

@@ -1,4 +1,4 @@
-"""Exit statuses, and the one line on standard error that goes with them."""
+"""Exit statuses, and the line on standard error that explains them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...events.errors import (
     RunNotFoundError,
     StagewrightError,
 )
-from .output import LastingStream, one_line
+from .output import BrokenPipeTolerantStream, one_line
 
 EXIT_COMPLETED = 0
 EXIT_ERROR = 1
@@ -34,8 +34,8 @@ def status_of(error: Exception) -> int:
     return EXIT_ERROR
 
 
-def words_of(error: Exception) -> str:
-    """What the user is told of ``error``."""
+def error_message(error: Exception) -> str:
+    """The message that the user sees for ``error``."""
     if isinstance(error, StagewrightError | OSError):
         return str(error)
     return (
@@ -44,7 +44,7 @@ def words_of(error: Exception) -> str:
     )
 
 
-def complain(message: str, status: int) -> int:
-    """Print one line on standard error; ``status``."""
-    print(f"stagewright: {one_line(message)}", file=LastingStream(sys.stderr))
+def print_error(message: str, status: int) -> int:
+    """Print one line on standard error, and return ``status``."""
+    print(f"stagewright: {one_line(message)}", file=BrokenPipeTolerantStream(sys.stderr))
     return status

@@ -1,4 +1,4 @@
-"""``bundle``: a run as a zip for a bug report."""
+"""``bundle``: packs a run into a zip for a bug report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from ...export.bundle import Bundle, bundle_run
 from ..display import open_file_counter
-from ..output import count, json_option, output_option, print_json, runs_option, say
+from ..output import count, json_option, output_option, print_json, print_line, runs_option
 from ..run_lookup import find_run
 from ..statuses import EXIT_COMPLETED, EXIT_CORRUPT
 
@@ -18,9 +18,9 @@ _SHOWN = 10
 
 @click.command("bundle")
 @click.argument("run")
-@output_option("The zip to write.  [default: <run id>.bundle.zip]")
-@click.option("--images", is_flag=True, help="Put the input images and images in as well.")
-@click.option("--no-thumbnails", is_flag=True, help="Leave the images' thumbnails out.")
+@output_option("The zip file to write.  [default: <run id>.bundle.zip]")
+@click.option("--images", is_flag=True, help="Include the input images and all images.")
+@click.option("--no-thumbnails", is_flag=True, help="Leave out the thumbnails of the images.")
 @runs_option
 @json_option
 def bundle_command(
@@ -31,15 +31,17 @@ def bundle_command(
     runs: Path,
     as_json: bool,  # noqa: FBT001 - the same
 ) -> int:
-    """Make a zip of RUN for a bug report, which replays on another machine.
+    """Pack RUN into a zip for a bug report.
 
-    Known secrets are left out of it: credentials that show by their name or shape, mail
-    addresses, home folders and others, names of machines. Prompts, settings and the words of
-    servers are not. It holds the log, thumbnails of the images, and which software made them.
+    The zip holds the log, thumbnails of the images, and the versions of the software. Once
+    unpacked, it can be replayed on any machine. Credentials that a name or a form gives away,
+    mail addresses, folder names and machine names are replaced. Prompts, settings and messages
+    of servers are kept as they are.
 
     RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
 
-    Exit status 0: made; 4: made, and the log is corrupt or an image altered.
+    Exit status: 0 if the zip was written; 4 if it was written, but the log is corrupt or an
+    image was altered.
     """
     with open_file_counter(sys.stderr) as counter:
         made = bundle_run(
@@ -52,29 +54,29 @@ def bundle_command(
     if as_json:
         print_json(made)
     else:
-        _tell(made)
+        _show(made)
     return EXIT_CORRUPT if made.manifest.corrupt or made.altered else EXIT_COMPLETED
 
 
-def _tell(made: Bundle) -> None:
+def _show(made: Bundle) -> None:
     manifest = made.manifest
-    say(f"{made.file}: {made.bytes / 1000:.0f} kB")
+    print_line(f"{made.file}: {made.bytes / 1000:.0f} kB")
     if manifest.log is None:
-        say("  not one record of the log can be told; what is in it is the manifest")
+        print_line("  no record of the log is readable; the zip holds only the manifest")
     else:
-        lost = ", numbered anew, for some are lost" if manifest.log.renumbered else ""
-        say(f"  {count(manifest.log.records, 'record')}{lost}; state {manifest.log.state}")
+        lost = " (renumbered, because some are lost)" if manifest.log.renumbered else ""
+        print_line(f"  {count(manifest.log.records, 'record')}{lost}; state {manifest.log.state}")
     if manifest.corrupt:
-        say(f"  the log is corrupt: {manifest.corrupt}")
+        print_line(f"  the log is corrupt: {manifest.corrupt}")
     for one in manifest.not_in_log[:_SHOWN]:
-        say(f"  not in it: {one.bytes} bytes of the log from byte {one.offset} on")
+        print_line(f"  left out: {one.bytes} bytes of the log from byte {one.offset} on")
     whole = count(manifest.images, "image file") if manifest.with_images else "no image files"
-    say(f"  {count(manifest.thumbnails, 'thumbnail')}, {whole}")
+    print_line(f"  {count(manifest.thumbnails, 'thumbnail')}, {whole}")
     for file in manifest.not_bundled[:_SHOWN]:
-        say(f"  not in it: {file.path}: {file.why}")
+        print_line(f"  left out: {file.path}: {file.why}")
     if manifest.not_bundled_count > _SHOWN:
-        say(f"  ... and {manifest.not_bundled_count - _SHOWN} more files are not in it")
+        print_line(f"  ... and {manifest.not_bundled_count - _SHOWN} more files are left out")
     for left in manifest.left_out:
-        say(f"  left out: {left.what}: {left.count}")
-    say("look through it before you hand it on: prompts and servers' words are as they were")
-    say(f"once it is unpacked:  stagewright replay {made.folder}")
+        print_line(f"  replaced: {left.what}: {left.count}")
+    print_line("Check it before you share it: prompts and messages of servers are not changed.")
+    print_line(f"To read it, unpack it and run: stagewright replay {made.folder}")

@@ -11,7 +11,7 @@ from ....events.folds import replay
 from ....events.log.lock import is_locked
 from ....events.model import CancelMode, RunState
 from ....statemachine.files.run_folder import CancelOrder, RunFolder
-from ..output import runs_option, say
+from ..output import print_line, runs_option
 from ..run_lookup import find_run
 
 ACKNOWLEDGED_WITHIN_S = 10.0
@@ -20,33 +20,35 @@ _POLL_S = 0.05
 
 @click.command("cancel")
 @click.argument("run")
-@click.option("--after-image", is_flag=True, help="Let the image being made finish first.")
+@click.option("--after-image", is_flag=True, help="Finish the current image first.")
 @runs_option
 def cancel_command(run: str, after_image: bool, runs: Path) -> int:  # noqa: FBT001 - click passes flags
-    """Stop RUN, which another process runs; finished images are kept.
+    """Stop a run that another process is executing.
+
+    Finished images are kept, and `stagewright resume` continues the run.
 
     RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
     """
     folder = RunFolder(find_run(runs, run))
     name = folder.path.name
     if not is_locked(folder.path):
-        raise click.UsageError(f"nobody runs {name} (its log says {replay(folder.path).state})")
+        raise click.UsageError(f"{name} is not running (state: {replay(folder.path).state})")
     mode = CancelMode.AFTER_IMAGE if after_image else CancelMode.NOW
     folder.order_cancel(CancelOrder(mode=mode, reason="stagewright cancel"))
     deadline = time.monotonic() + ACKNOWLEDGED_WITHIN_S
     while folder.cancel_order() is not None:
         if not is_locked(folder.path):
             if folder.cancel_order() is None:
-                break  # taken, and the run has ended since
+                break  # the run took the order and has ended since
             folder.forget_cancel_order()
             state = replay(folder.path).state
             if state == RunState.CANCELLED:
-                say(f"{name}: it has stopped")
+                print_line(f"{name}: stopped")
                 return 0
-            raise click.UsageError(f"nobody runs {name} any more (it is {state})")
+            raise click.UsageError(f"{name} is no longer running (state: {state})")
         if time.monotonic() > deadline:
-            say(f"{name}: asked to stop; its process has not answered yet")
+            print_line(f"{name}: the stop was requested, but its process has not answered yet")
             return 0
         time.sleep(_POLL_S)
-    say(f"{name}: it stops {'after this image' if after_image else 'now'}")
+    print_line(f"{name}: stopping {'after the current image' if after_image else 'now'}")
     return 0

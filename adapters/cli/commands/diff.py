@@ -1,4 +1,4 @@
-"""``diff``: what differs between two runs."""
+"""``diff``: shows the differences between two runs."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ...projections.diff import RunComparison, compare_runs
 from ...projections.diff.answers import ImageComparison, UsedDifference
 from ...projections.diff.comparison import ComparedRun, StageComparison
 from ...projections.diff.values import Difference, Row, count_of, words_of
-from ..output import count, duration, json_option, print_json, runs_option, say
+from ..output import count, duration, json_option, print_json, print_line, runs_option, state_text
 from ..run_lookup import find_run
 from ..statuses import EXIT_COMPLETED, EXIT_ERROR
 
 _SHOWN = 40
-"""Differences of one section; the rest is counted."""
+"""How many differences of one section are printed; the rest are counted."""
 _LONGEST = 64
 _LONGEST_MESSAGE = 500
 _LEAD = 16
 _MESSAGES = frozenset(["error", "error.message"])
-"""What of an outcome is read as a sentence, and so is shown whole."""
+"""Keys of an outcome that hold a sentence, which may be longer than other values."""
 _SECTIONS = (
-    ("configuration, as it was given", "configuration"),
-    ("plan, resolved", "plan"),
+    ("configuration as given", "configuration"),
+    ("resolved plan", "plan"),
     ("input images", "inputs"),
     ("backend and software", "backend"),
     ("outcome", "outcome"),
@@ -37,15 +37,15 @@ _SECTIONS = (
 @click.command("diff")
 @click.argument("left", metavar="RUN")
 @click.argument("right", metavar="RUN")
-@click.option("--exit-code", is_flag=True, help="Exit with 1 where anything differs.")
+@click.option("--exit-code", is_flag=True, help="Exit with status 1 if the runs differ.")
 @runs_option
 @json_option
 def diff_command(left: str, right: str, exit_code: bool, runs: Path, as_json: bool) -> int:  # noqa: FBT001 - click passes flags
-    """Show what differs between two runs: from left to right, by their logs.
+    """Show the differences between two runs.
 
-    That is what was configured and planned, what was really used, what came of it, and which
-    images are not the same. Durations are shown and count for nothing. Image files are opened
-    only where the same request came out as another one: to tell whether it shows the same.
+    It compares the logs: the configurations, the plans, the settings that were used, the
+    outcomes and the images. Durations are shown, but do not count as a difference. Image files
+    are opened only where equal requests gave different files, to compare their pixels.
 
     RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
     """
@@ -54,7 +54,7 @@ def diff_command(left: str, right: str, exit_code: bool, runs: Path, as_json: bo
         print_json(found)
     else:
         for line in _lines(found):
-            say(line)
+            print_line(line)
     return EXIT_ERROR if exit_code and not found.same else EXIT_COMPLETED
 
 
@@ -67,19 +67,18 @@ def _lines(found: RunComparison) -> Iterator[str]:
     yield f"left:  {_named(found.left)}"
     yield f"right: {_named(found.right)}"
     for title, name in _SECTIONS:
-        yield from _section(title, [_told(one) for one in getattr(found, name)])
+        yield from _section(title, [_line(one) for one in getattr(found, name)])
         if name == "backend":
-            yield from _section("what was really used", list(_used(found.stages)))
+            yield from _section("settings used", list(_used(found.stages)))
     yield from _section("images", [line for one in found.stages for line in _images(one)])
     yield from _section(
-        "durations (they count for nothing)",
+        "durations (not counted as a difference)",
         [f"{o.what}: {duration(o.left_ms)} -> {duration(o.right_ms)}" for o in found.durations],
     )
 
 
 def _named(run: ComparedRun) -> str:
-    outcome = f", {run.outcome}" if run.outcome else ""
-    return f"{run.run_id}: {run.state}{outcome}, begun on {run.host}"
+    return f"{run.run_id}: {state_text(run.state, run.outcome)}, started on {run.host}"
 
 
 def _section(title: str, lines: Sequence[str]) -> Iterator[str]:
@@ -93,7 +92,7 @@ def _section(title: str, lines: Sequence[str]) -> Iterator[str]:
         yield f"  ... and {len(lines) - _SHOWN} more (--json has them all)"
 
 
-def _told(one: Difference) -> str:
+def _line(one: Difference) -> str:
     longest = _LONGEST_MESSAGE if one.key in _MESSAGES else _LONGEST
     left, right = _shortened(_text(one.left), _text(one.right), longest)
     return f"{one.key}: {left} -> {right}"
@@ -106,7 +105,7 @@ def _text(value: Any) -> str:
 
 
 def _shortened(left: str, right: str, longest: int) -> tuple[str, str]:
-    """Both texts, and of long ones the part in which they differ."""
+    """Both texts; long ones are cut to the part in which they differ."""
     if max(len(left), len(right)) <= longest:
         return left, right
     alike = next((n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None)
@@ -125,7 +124,7 @@ def _used(stages: Sequence[StageComparison]) -> Iterator[str]:
     left_out: dict[str, str] = {}
     for stage in stages:
         for one in stage.answers.used:
-            yield f"{stage.stage}.{_told(one)} ({_which(one, stage.answers.images)})"
+            yield f"{stage.stage}.{_line(one)} ({_which(one, stage.answers.images)})"
         if stage.answers.not_listed:
             yield f"{stage.stage}: {count(stage.answers.not_listed, 'further difference')}"
         left_out |= stage.answers.left_out
@@ -151,20 +150,20 @@ def _equal(stage: StageComparison) -> int:
 
 def _images(stage: StageComparison) -> Iterator[str]:
     images = stage.answers.images
-    told = [f"{count_of(images.equal)} equal"] if images.equal else []
+    parts = [f"{count_of(images.equal)} equal"] if images.equal else []
     for what, rows in (
         ("different", images.different),
         ("only left", images.only_left),
         ("only right", images.only_right),
     ):
         if rows:
-            told.append(f"{count_of(rows)} {what} ({_rows(rows)})")
-    yield f"{stage.stage}: {', '.join(told) or 'none'}"
+            parts.append(f"{count_of(rows)} {what} ({_rows(rows)})")
+    yield f"{stage.stage}: {', '.join(parts) or 'none'}"
     for what, rows in (
-        ("same request, other image", images.same_request),
-        ("same request, same pixels in another file", images.same_pixels),
-        ("same request, other file (its pixels cannot be told)", images.not_looked_at),
-        ("other request, same image", images.other_request),
+        ("same request, different image", images.same_request),
+        ("same request, same pixels, different file", images.same_pixels),
+        ("same request, different file (pixels not compared)", images.not_looked_at),
+        ("different request, same image", images.other_request),
     ):
         if rows:
             yield f"  {what}: {_rows(rows)}"

@@ -1,4 +1,4 @@
-"""``doctor``: is a server there, what is it, and does it have what a configuration names."""
+"""``doctor``: checks whether a server is reachable and has what a configuration names."""
 
 from __future__ import annotations
 
@@ -18,11 +18,19 @@ from ...backends.webui.client import WebUIClient
 from ...backends.webui.names import NameCheck, Verdict
 from ...backends.webui.preflight import RouteCheck, ServerReport, inspect_server
 from ...inputs import PillowInputReader
-from ..output import count, insecure_option, json_option, one_line, print_json, runs_option, say
+from ..output import (
+    count,
+    insecure_option,
+    json_option,
+    one_line,
+    print_json,
+    print_line,
+    runs_option,
+)
 from .plan import set_option
 
 _EXIT_READY, _EXIT_NOT_READY = 0, 2
-_THERE = {True: "there", False: "missing", None: "not known"}
+_THERE = {True: "found", False: "missing", None: "unknown"}
 _VERDICTS = {
     Verdict.FOUND: "found",
     Verdict.MISSING: "missing",
@@ -33,7 +41,7 @@ _VERDICTS = {
 @click.command("doctor")
 @click.argument("config", type=click.Path(path_type=Path), required=False)
 @click.option(
-    "--server", metavar="URL", help="The WebUI server to look at; else the one CONFIG names."
+    "--server", metavar="URL", help="The server to check.  [default: [server].url of CONFIG]"
 )
 @set_option
 @insecure_option
@@ -47,16 +55,19 @@ def doctor_command(
     runs: Path,
     as_json: bool,  # noqa: FBT001 - the same
 ) -> int:
-    """Say what a server is, and whether it has everything that CONFIG names.
+    """Check a server, and whether it has what CONFIG names.
 
-    Nothing is started. Exit status 0: ready; 2: out of reach, or something is missing.
+    Nothing is generated. Exit status: 0 if the server is ready; 2 if it cannot be reached or
+    lacks something.
     """
     if overrides and config is None:
-        raise click.UsageError("--set needs a CONFIG to override")
+        raise click.UsageError("--set needs a CONFIG")
     plan, settings = _plan_of(config, overrides, runs)
     named = server or settings.url
     if named is None:
-        raise click.UsageError("which server? Give --server URL")
+        raise click.UsageError(
+            "no server is given: use --server URL, or set [server].url in CONFIG"
+        )
     address = ServerAddress.parse(named)
     credentials = credentials_for(
         address, named_by_user=server is not None, settings=settings, insecure=insecure
@@ -81,7 +92,7 @@ def doctor_command(
 def _plan_of(
     config: Path | None, overrides: Sequence[str], runs: Path
 ) -> tuple[StageExecutionPlan | None, ServerTable]:
-    """The plan of CONFIG, and how it wants servers to be spoken to."""
+    """The plan of CONFIG, and its ``[server]`` table."""
     if config is None:
         return None, ServerTable()
     loaded = load_config(config, inputs=PillowInputReader(), runs=runs, overrides=overrides)
@@ -127,34 +138,34 @@ def _unreachable(address: ServerAddress, error: PreflightError) -> dict[str, Any
 
 
 def _show(report: ServerReport, wrong: Sequence[str], config: Path | None) -> None:
-    say(f"{report.url}: reachable")
-    product = report.features.product or "not known; the server does not show its schema"
-    say(f"product: {product}")
-    say(f"version: {report.features.version or 'not known'}")
+    print_line(f"{report.url}: reachable")
+    product = report.features.product or "unknown (the server does not publish its API schema)"
+    print_line(f"product: {product}")
+    print_line(f"version: {report.features.version or 'unknown'}")
     _show_routes(report.routes)
     if config is None:
         _show_offers(report)
     else:
         _show_checks(report.checks, config)
     for note in report.notes:
-        say(f"note: {one_line(note)}")
-    say(f"not ready: {one_line('; '.join(wrong))}" if wrong else "ready")
+        print_line(f"note: {one_line(note)}")
+    print_line(f"not ready: {one_line('; '.join(wrong))}" if wrong else "ready")
 
 
 def _show_routes(routes: Sequence[RouteCheck]) -> None:
-    say("routes:")
+    print_line("routes:")
     for route in routes:
-        say(f"  {_THERE[route.there]:<12} {route.path}")
+        print_line(f"  {_THERE[route.there]:<12} {route.path}")
 
 
 def _show_offers(report: ServerReport) -> None:
-    say("offers:")
+    print_line("offers:")
     for name, number in report.offers.items():
-        say(f"  {name:<21} {'no such list' if number is None else number}")
+        print_line(f"  {name:<21} {'not offered' if number is None else number}")
 
 
 def _show_checks(checks: Sequence[NameCheck], config: Path) -> None:
-    say(f"{config} uses {count(len(checks), 'name')}:")
+    print_line(f"{config} uses {count(len(checks), 'name')}:")
     for check in checks:
         words = f'  {_VERDICTS[check.verdict]:<12} {check.kind}: {check.key} = "{check.name}"'
-        say(words + check.suggestion())
+        print_line(words + check.suggestion())

@@ -1,4 +1,4 @@
-"""``follow``: shows how a run goes on that another process runs."""
+"""``follow``: shows the progress of a run that another process executes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ....events.subscriptions.log_tail import POLL_S, LogTail, follow
 from ...projections.status import StatusBar
 from ..display import Display, open_display
 from ..foreground import EXIT_STATUSES, try_to_print
-from ..output import LastingStream, json_option, print_json_parts, runs_option
+from ..output import BrokenPipeTolerantStream, json_option, print_json_parts, runs_option
 from ..run_lookup import find_run
-from ..statuses import EXIT_ERROR, EXIT_INTERRUPTED, complain
+from ..statuses import EXIT_ERROR, EXIT_INTERRUPTED, print_error
 from .replay import show_result
 
 _REFRESH_S = 0.1
@@ -28,7 +28,7 @@ _REFRESH_S = 0.1
 
 @click.command("follow")
 @click.argument("run")
-@click.option("--events", "as_events", is_flag=True, help="Print each event as a line of JSON.")
+@click.option("--events", "as_events", is_flag=True, help="Print each event as one line of JSON.")
 @runs_option
 @json_option
 def follow_command(
@@ -37,14 +37,16 @@ def follow_command(
     runs: Path,
     as_json: bool,  # noqa: FBT001 - the same
 ) -> int:
-    """Show how RUN goes on, until it ends; Ctrl-C leaves it, and the run goes on.
+    """Show the progress of a run of another process.
+
+    It ends when the run ends. Ctrl-C ends it earlier and does not affect the run.
 
     RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
 
-    Exit status: how the run ended, as `run` has it; 1 if its process died.
+    Exit status: that of `run` for the way the run ended; 1 if its process died.
     """
     if as_events and as_json:
-        raise click.UsageError("--events and --json exclude each other")
+        raise click.UsageError("use either --events or --json")
     folder = find_run(runs, run)
     try:
         if as_events:
@@ -52,7 +54,9 @@ def follow_command(
         else:
             _show(folder, sys.stderr if as_json else sys.stdout)
     except KeyboardInterrupt:
-        return complain(f"{folder.name}: no longer followed; the run goes on", EXIT_INTERRUPTED)
+        return print_error(
+            f"{folder.name}: interrupted; the run itself continues", EXIT_INTERRUPTED
+        )
     return _show_end(folder, replay(folder), as_json=as_json, silent=as_events)
 
 
@@ -66,14 +70,14 @@ def _print_events(folder: Path) -> None:
 
 def _show(folder: Path, stream: IO[str]) -> None:
     view = StatusBar(expects_steps=True)
-    lasting = cast(IO[str], LastingStream(stream))
+    lasting = cast(IO[str], BrokenPipeTolerantStream(stream))
     with LogTail(folder) as tail:
-        # What has been is summed up, not told again image by image.
+        # Earlier events are summed up in one line, not shown image by image.
         for event in tail.read():
             view.take_event(event)
         with open_display(view, lasting) as display:
             if not tail.has_ended():
-                display.tell(view.snapshot().headline)
+                display.print_line(view.snapshot().headline)
             _keep_showing(tail, view, display)
 
 
@@ -103,5 +107,7 @@ def _show_end(folder: Path, result: PipelineRunResult, *, as_json: bool, silent:
 
     try_to_print(show)
     if result.state == RunState.RUNNING:
-        return complain(f"{result.run_id}: its process died; `resume` goes on", EXIT_ERROR)
+        return print_error(
+            f"{result.run_id}: its process died; `resume` continues the run", EXIT_ERROR
+        )
     return EXIT_STATUSES.get(result.state, EXIT_ERROR)

@@ -1,4 +1,4 @@
-"""``learning``: the learning records, up to date."""
+"""``learning``: updates the learning records."""
 
 from __future__ import annotations
 
@@ -10,15 +10,23 @@ import msgspec
 from ...projections.learning.records import record_schema
 from ...projections.learning.update import LearningUpdate
 from ...projections.learning.writer import LearningRecordWriter
-from ..output import check_runs_folder, count, escaped, json_option, print_json, runs_option, say
+from ..output import (
+    check_runs_folder,
+    count,
+    escaped,
+    json_option,
+    print_json,
+    print_line,
+    runs_option,
+)
 
 PATIENCE_S = 60.0
-"""How long the command waits for a process that writes the records."""
+"""How long the command waits for another process that is writing the records."""
 _SHOWN = 10
 
 
 @click.command("learning")
-@click.option("--rebuild", is_flag=True, help="Make every record anew, from logs read whole.")
+@click.option("--rebuild", is_flag=True, help="Read every log again and rewrite all records.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of a record.")
 @runs_option
 @json_option
@@ -28,9 +36,10 @@ def learning_command(
     runs: Path,
     as_json: bool,  # noqa: FBT001 - the same
 ) -> None:
-    """Bring the learning records up to date: RUNS/learning.jsonl.
+    """Update the learning records in RUNS/learning.jsonl.
 
-    It holds one line for each run that has ended, made of its log alone.
+    The file has one line of JSON for each run that has ended. It is derived from the logs
+    alone, so it can be deleted and rebuilt.
     """
     if schema:
         click.echo(msgspec.json.format(msgspec.json.encode(record_schema())).decode())
@@ -43,18 +52,18 @@ def learning_command(
     else:
         _show(update)
     for folder in update.unreadable[:_SHOWN]:
-        click.echo(escaped(f"warning: no record of {folder}: its log cannot be used"), err=True)
+        click.echo(escaped(f"warning: no record for {folder}: its log cannot be read"), err=True)
     if len(update.unreadable) > _SHOWN:
-        click.echo(f"warning: ... and of {len(update.unreadable) - _SHOWN} more", err=True)
+        click.echo(f"warning: ... and for {len(update.unreadable) - _SHOWN} more", err=True)
 
 
 def _show(update: LearningUpdate) -> None:
-    """Say what there is, and what of it is new."""
-    news = [f"{update.made} made"] if update.made else []
-    news += [f"{update.removed} removed"] if update.removed else []
-    told = f" ({', '.join(news)})" if news else ""
+    """Print how many records there are, and what has changed."""
+    changes = [f"{update.made} new"] if update.made else []
+    changes += [f"{update.removed} removed"] if update.removed else []
+    changed = f" ({', '.join(changes)})" if changes else ""
     runs = count(update.runs, "run")
     if update.records:
-        say(f"{count(update.records, 'record')} of {runs} in {update.path}{told}")
+        print_line(f"{count(update.records, 'record')} of {runs} in {update.path}{changed}")
     else:
-        say(f"no record of {runs}: none has ended that was to leave one{told}")
+        print_line(f"0 records of {runs}: no run has ended with [run] learning on{changed}")

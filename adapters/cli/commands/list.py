@@ -1,4 +1,4 @@
-"""``list``: the catalogue."""
+"""``list``: shows the catalogue of runs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,16 @@ import click
 
 from ....events.model import RunState
 from ...projections.catalogue import CORRUPT, DIED, UNREADABLE, Catalogue, CatalogueEntry
-from ..output import check_runs_folder, count, json_option, print_json, runs_option, say
-from ..statuses import EXIT_COMPLETED, complain
+from ..output import (
+    check_runs_folder,
+    count,
+    json_option,
+    print_json,
+    print_line,
+    runs_option,
+    state_text,
+)
+from ..statuses import EXIT_COMPLETED, print_error
 
 _AGE = re.compile(r"(\d+)([smhdw])")
 DEFAULT_RUNS = Path("runs")
@@ -32,7 +40,7 @@ def _moment(
         return datetime.fromisoformat(value).astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise click.BadParameter(
-            f"{value} is no date, time or age (2026-11-20, 36h, 7d)"
+            f"{value} is not a date, time or age (examples: 2026-11-20, 36h, 7d)"
         ) from error
 
 
@@ -40,13 +48,15 @@ def _moment(
 @click.option(
     "--state",
     type=click.Choice([*RunState, CORRUPT, UNREADABLE, DIED], case_sensitive=False),
-    help="Only runs in this state; DIED are those that are RUNNING and that nobody runs.",
+    metavar="STATE",
+    help="Only runs in this state: idle, running, completed, error, cancelled, corrupt, "
+    "unreadable, or died (RUNNING in the log, but the process is gone).",
 )
 @click.option(
-    "--since", callback=_moment, metavar="T", help="Only runs opened since: 7d, 2026-11-20."
+    "--since", callback=_moment, metavar="T", help="Only runs created since T: 7d, 36h, 2026-11-20."
 )
-@click.option("--model", metavar="M", help="Only runs with a model of which this is a part.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many.")
+@click.option("--model", metavar="M", help="Only runs whose model name contains M.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Show at most N runs.")
 @runs_option
 @json_option
 def list_command(
@@ -57,53 +67,54 @@ def list_command(
     runs: Path,
     as_json: bool,  # noqa: FBT001 - click passes flags
 ) -> None:
-    """List the runs, the latest first.
+    """List the runs, newest first.
 
-    IMAGES have been through the last stage, DONE is how much of all stages is.
+    IMAGES counts the images that have finished the last stage. DONE is the share of all images
+    of all stages that is finished.
     """
     check_runs_folder(runs)
     entries = Catalogue(runs).entries(state=state, since=since, model=model, limit=limit)
     for entry in entries:
         if entry.state == UNREADABLE:
-            complain(f"{entry.folder}: its log cannot be read: {entry.error}", EXIT_COMPLETED)
+            print_error(f"{entry.folder}: its log cannot be read: {entry.error}", EXIT_COMPLETED)
     if as_json:
         print_json(entries)
         return
     if not entries:
-        say(f"no run in {runs}" if not (state or since or model) else "no run fits")
+        print_line(f"no run in {runs}" if not (state or since or model) else "no run matches")
         return
     width = max(len(entry.run_id) for entry in entries)
-    say(_row("RUN", "STATE", "IMAGES", "DONE", "OUTCOME", "PLAN", width))
+    print_line(_row("RUN", "STATE", "IMAGES", "DONE", "PLAN", width))
     for entry in entries:
-        say(_line(entry, width))
-    told = waiting_runs(entries, " of these")
-    if told:
+        print_line(_line(entry, width))
+    waiting = waiting_runs(entries, " of these")
+    if waiting:
         where = runs_argument(runs)
-        say(f"{told}: stagewright resume RUN{where}, or resume --all{where}")
+        print_line(f"{waiting}: stagewright resume RUN{where}, or resume --all{where}")
 
 
 def waiting_runs(entries: Sequence[CatalogueEntry], among: str) -> str:
-    """How many runs can go on, and how many only when forced; "" where none can."""
+    """How many runs can be resumed, and how many only with --force; "" where none can."""
     forced = sum(entry.resumable and entry.needs_force for entry in entries)
     ready = sum(entry.resumable for entry in entries) - forced
     if not ready:
-        return f"{count(forced, 'run')}{among} can go on only with --force" if forced else ""
+        return f"{count(forced, 'run')}{among} can be resumed only with --force" if forced else ""
     more = f"; {forced} more only with --force" if forced else ""
-    return f"{count(ready, 'run')}{among} can go on{more}"
+    return f"{count(ready, 'run')}{among} can be resumed{more}"
 
 
 def runs_argument(runs: Path) -> str:
-    """What a command needs to look into the same folder of runs."""
+    """The option that makes another command use the same folder of runs."""
     return "" if runs == DEFAULT_RUNS else f" --runs {quote(str(runs))}"
 
 
 def _line(entry: CatalogueEntry, width: int) -> str:
-    state = f"{entry.state}{' (died)' if entry.died else ''}"
+    state = f"{state_text(entry.state, entry.outcome)}{' (died)' if entry.died else ''}"
     images = f"{entry.images}/{entry.total_images}"
     total = entry.total_stage_images
     done = f"{100 * entry.stage_images // total}%" if total else ""
-    return _row(entry.run_id, state, images, done, entry.outcome or "", entry.summary, width)
+    return _row(entry.run_id, state, images, done, entry.summary, width)
 
 
-def _row(run: str, state: str, images: str, done: str, outcome: str, plan: str, width: int) -> str:
-    return f"{run:<{width}} {state:<15} {images:>11} {done:>5}  {outcome:<10} {plan}".rstrip()
+def _row(run: str, state: str, images: str, done: str, plan: str, width: int) -> str:
+    return f"{run:<{width}} {state:<15} {images:>11} {done:>5}  {plan}".rstrip()

@@ -1,4 +1,4 @@
-"""``plan`` and ``schema``: what a run would do, and what a configuration may say."""
+"""``plan`` and ``schema``: show a plan, and the schema of a configuration."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ....statemachine.config.schema import RunDocument
 from ....statemachine.plan.builder import build_stage_execution_plan
 from ....statemachine.plan.plan import StageExecution, StageExecutionPlan
 from ...inputs import PillowInputReader
-from ..output import count, json_option, print_json, runs_option, say
+from ..output import count, json_option, print_json, print_line, runs_option
 
 set_option = click.option(
     "--set",
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Override a key, for example txt2img.steps=30; may be given several times.",
+    help="Override a key, for example txt2img.steps=30; can be repeated.",
 )
 config_argument = click.argument("config", type=click.Path(path_type=Path))
 
@@ -31,7 +31,7 @@ config_argument = click.argument("config", type=click.Path(path_type=Path))
 @runs_option
 @json_option
 def plan_command(config: Path, overrides: tuple[str, ...], runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
-    """Validate CONFIG and show its stages; touches nothing."""
+    """Check CONFIG and show its stages, without running it."""
     loaded = load_config(config, inputs=PillowInputReader(), runs=runs, overrides=overrides)
     plan = build_stage_execution_plan(loaded)
     if as_json:
@@ -41,8 +41,10 @@ def plan_command(config: Path, overrides: tuple[str, ...], runs: Path, as_json: 
 
 
 @click.command("schema")
-@click.option("--runs", expose_value=False, help="Taken by every command; not used here.")
-@click.option("--json", is_flag=True, expose_value=False, help="It is JSON in any case.")
+@click.option("--runs", expose_value=False, help="Not used by this command.")
+@click.option(
+    "--json", is_flag=True, expose_value=False, help="Not needed: the output is always JSON."
+)
 def schema_command() -> None:
     """Print the JSON Schema of a configuration."""
     schema: dict[str, Any] = {
@@ -54,19 +56,19 @@ def schema_command() -> None:
 
 
 def _show(plan: StageExecutionPlan) -> None:
-    say(plan.summary)
+    print_line(plan.summary)
     images = count(plan.total_images, "image")
-    say(f"{images} in each stage, {plan.total_steps} sampling steps in all")
+    print_line(f"{images} in each stage, {plan.total_steps} sampling steps in total")
     for stage in plan.stages:
-        say()
+        print_line()
         size = "" if stage.output_size is None else "  -> {}x{}".format(*stage.output_size)
-        say(f"{stage.stage_id}  from {stage.input_source}{size}")
+        print_line(f"{stage.stage_id}  from {stage.input_source}{size}")
         for name, value in _settings(stage):
-            say(f"    {name:<22} {value}")
+            print_line(f"    {name:<22} {value}")
     for conflict in plan.conflicts:
-        say(f"conflict: {conflict}; a run would end in ERROR")
+        print_line(f"conflict: {conflict}; a run would end in ERROR")
     for warning in plan.warnings:
-        say(f"warning: {warning}")
+        print_line(f"warning: {warning}")
 
 
 def _settings(stage: StageExecution) -> list[tuple[str, str]]:

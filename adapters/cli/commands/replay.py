@@ -1,4 +1,4 @@
-"""``replay``: what the log alone says of a run."""
+"""``replay``: shows the result and timeline of a run, from its log alone."""
 
 from __future__ import annotations
 
@@ -15,19 +15,32 @@ from ....events.log.lock import is_locked
 from ....events.model import RunState
 from ....events.result import PipelineRunResult
 from ....statemachine.states import can_go_on
-from ...event_text import gist
+from ...event_text import summarize_event
 from ...export.bundle.manifest import THUMBNAILS, lacks_images
-from ..output import count, duration, json_option, print_json_parts, runs_option, say
+from ..output import (
+    count,
+    duration,
+    json_option,
+    print_json_parts,
+    print_line,
+    runs_option,
+    state_text,
+)
 from ..run_lookup import find_run
 
 
 @click.command("replay")
 @click.argument("run")
-@click.option("--until", type=click.IntRange(min=0), metavar="SEQ", help="Stop after this event.")
+@click.option(
+    "--until",
+    type=click.IntRange(min=0),
+    metavar="SEQ",
+    help="Stop after the event with this sequence number.",
+)
 @runs_option
 @json_option
 def replay_command(run: str, until: int | None, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
-    """Fold the log of RUN: its result and timeline.
+    """Show the result and timeline of a run, from its log.
 
     RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
     """
@@ -37,58 +50,61 @@ def replay_command(run: str, until: int | None, runs: Path, as_json: bool) -> No
         print_json_parts(result.json_parts())
         return
     show_result(result, folder, whole=until is None)
-    say()
+    print_line()
     began: datetime | None = None
     for event in result.events:
         began = began or event.ts
         seconds = (event.ts - began).total_seconds()
-        say(f"{event.seq:>6} {seconds:>10.3f} s  {gist(event)}")
+        print_line(f"{event.seq:>6} {seconds:>10.3f} s  {summarize_event(event)}")
 
 
 def show_result(
     result: PipelineRunResult, folder: Path, *, whole: bool = True, with_error: bool = True
 ) -> None:
-    """Print state, stages, images and errors of a run; ``whole`` unless of its beginning.
+    """Print the state, stages, images and errors of a run.
 
-    ``with_error`` unless what ended it is told elsewhere.
+    ``whole`` is False where ``result`` covers only the beginning of the log. ``with_error`` is
+    False where the caller prints the error itself.
     """
-    outcome = f", {result.outcome}" if result.outcome else ""
+    state = state_text(result.state, result.outcome)
     held = whole and result.state != RunState.COMPLETED and is_locked(folder)
     if result.state == RunState.RUNNING and whole:
-        outcome = " now" if held else " when its process died; nobody runs it"
-    say(f"{result.run_id}: {result.state}{outcome}")
+        state = f"{state} now" if held else f"{state} in the log, but its process died"
+    print_line(f"{result.run_id}: {state}")
     for stage in result.stages:
         ended = stage.outcome or "not ended"
-        say(
+        print_line(
             f"  {stage.stage_id:<14} {count(stage.image_count, 'image'):<12} "
             f"{duration(stage.duration_ms):>8}  {ended}"
         )
         unchanged = stage.metadata.get("unchanged_images")
         if unchanged:
-            say(f"  warning: {count(unchanged, 'image')} came back unchanged: nothing was detected")
+            print_line(
+                f"  warning: {count(unchanged, 'image')} came back unchanged: nothing was detected"
+            )
     for gap in result.missing[:10]:
-        told = gap.error if gap.error != result.error else None
-        why = f": {told.kind}: {told.message}" if told else ""
-        say(f"  missing: image {gap.image_index}, at {gap.stage_id}{why}")
+        error = gap.error if gap.error != result.error else None
+        why = f": {error.kind}: {error.message}" if error else ""
+        print_line(f"  missing: image {gap.image_index + 1}, at {gap.stage_id}{why}")
     if len(result.missing) > 10:
-        say(f"  ... and {len(result.missing) - 10} more are missing")
+        print_line(f"  ... and {len(result.missing) - 10} more are missing")
     if result.error and with_error:
-        say(f"  error: {result.error.kind}: {result.error.message}")
+        print_line(f"  error: {result.error.kind}: {result.error.message}")
     for line in _places(result, folder):
-        say(line)
+        print_line(line)
     if whole and not held and can_go_on(result.state, result.error, sealed=True):
-        say(f"go on:  {resume_line(folder)}")
+        print_line(f"to continue: {resume_line(folder)}")
 
 
 def resume_line(folder: Path) -> str:
-    """The command that goes on with a run, as it can be pasted."""
+    """The command that resumes a run, quoted for a shell."""
     return f"stagewright resume {quote(str(folder))}"
 
 
 def _places(result: PipelineRunResult, folder: Path) -> Iterator[str]:
     if lacks_images(folder):
         small = folder / THUMBNAILS
-        where = f"; small ones are in {small}" if small.is_dir() else ""
+        where = f"; thumbnails are in {small}" if small.is_dir() else ""
         yield f"images: not in this bundle{where}"
     else:
         for place in sorted({image.path.rpartition("/")[0] for image in result.images}):

@@ -1,4 +1,4 @@
-"""``report``: a run as one page that can be looked at, kept and handed on."""
+"""``report``: writes a run as one HTML page."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import click
 from ...export.report import WrittenReport, write_report
 from ...export.report.quantities import byte_size
 from ..display import open_file_counter
-from ..output import count, json_option, output_option, print_json, runs_option, say
+from ..output import count, json_option, output_option, print_json, print_line, runs_option
 from ..run_lookup import find_run
-from ..statuses import EXIT_COMPLETED, EXIT_CORRUPT, complain
+from ..statuses import EXIT_COMPLETED, EXIT_CORRUPT, print_error
 
 _SHOWN = 5
-"""Of the files that are missing or altered; the page names them all."""
+"""How many missing or altered files are printed; the page names all of them."""
 
 
 @click.command("report")
 @click.argument("run")
-@output_option("The page to write.  [default: <run id>.html]")
-@click.option("--no-thumbnails", is_flag=True, help="Leave the images' thumbnails out.")
+@output_option("The HTML file to write.  [default: <run id>.html]")
+@click.option("--no-thumbnails", is_flag=True, help="Leave out the thumbnails of the images.")
 @runs_option
 @json_option
 def report_command(
@@ -31,14 +31,15 @@ def report_command(
     runs: Path,
     as_json: bool,  # noqa: FBT001 - the same
 ) -> int:
-    """Make one HTML page of RUN: its timeline, stages, images and every event.
+    """Write a run as one HTML page.
 
-    The page needs no network and no other file. An earlier report is replaced, any other file
-    is not.
+    The page shows the timeline, the stages, the images and every event, and needs no network
+    and no other file. It replaces an earlier report, but no other file.
 
     RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
 
-    Exit status 4: the log is corrupt, or an image altered; the page is there all the same.
+    Exit status: 0 if the page was written; 4 if it was written, but the log is corrupt or an
+    image was altered.
     """
     folder = find_run(runs, run)
     output = output or Path(f"{folder.resolve().name}.html")
@@ -47,26 +48,26 @@ def report_command(
     if as_json:
         print_json(written)
     else:
-        _tell(written)
+        _show(written)
     return _status(written)
 
 
-def _tell(written: WrittenReport) -> None:
+def _show(written: WrittenReport) -> None:
     what = f"{count(written.events, 'event')}, {count(written.images, 'image')}"
-    say(f"{written.path}: {what}, {byte_size(written.bytes)}")
-    wrong = {"not what was recorded": written.altered, "missing or unreadable": written.missing}
+    print_line(f"{written.path}: {what}, {byte_size(written.bytes)}")
+    wrong = {"altered": written.altered, "missing or unreadable": written.missing}
     for words, paths in wrong.items():
         for path in paths[:_SHOWN]:
-            say(f"  {words}: {path}")
+            print_line(f"  {words}: {path}")
         if len(paths) > _SHOWN:
-            say(f"  ... and {count(len(paths) - _SHOWN, 'more file')} {words}")
+            print_line(f"  ... and {count(len(paths) - _SHOWN, 'more file')} {words}")
 
 
 def _status(written: WrittenReport) -> int:
     if written.corrupt:
-        return complain(written.corrupt, EXIT_CORRUPT)
+        return print_error(written.corrupt, EXIT_CORRUPT)
     if written.altered:
         first = written.altered[0]
         more = f" and {len(written.altered) - 1} more" if len(written.altered) > 1 else ""
-        return complain(f"{first}{more}: not what was recorded", EXIT_CORRUPT)
+        return print_error(f"{first}{more}: altered since it was recorded", EXIT_CORRUPT)
     return EXIT_COMPLETED

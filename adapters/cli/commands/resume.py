@@ -1,4 +1,4 @@
-"""``resume``: goes on with runs that died, failed or were cancelled."""
+"""``resume``: continues runs that died, failed or were cancelled."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from ...export.bundle.manifest import lacks_images
 from ...projections.catalogue import CORRUPT, UNREADABLE, Catalogue, CatalogueEntry
 from ...projections.status import StatusBar
 from ..display import open_file_counter
-from ..foreground import Followed, follow, show_end, tell_error
+from ..foreground import ForegroundResult, print_run_error, run_in_foreground, show_end
 from ..output import (
-    LastingStream,
+    BrokenPipeTolerantStream,
     check_runs_folder,
     escaped,
     insecure_option,
     json_option,
     print_json_parts,
+    print_line,
     runs_option,
-    say,
 )
 from ..run_lookup import find_run
 from ..statuses import (
@@ -46,27 +46,28 @@ from ..statuses import (
     EXIT_INTERRUPTED,
     EXIT_USAGE,
     TRACEBACK_VARIABLE,
-    complain,
+    error_message,
+    print_error,
     status_of,
-    words_of,
 )
 from .list import runs_argument, waiting_runs
 from .replay import resume_line
 
-_GRAVITY = (EXIT_COMPLETED, EXIT_USAGE, EXIT_ERROR, EXIT_CORRUPT)
+_SEVERITY = (EXIT_COMPLETED, EXIT_USAGE, EXIT_ERROR, EXIT_CORRUPT)
 _EXIT_STATUSES = """\b
 Exit status:
   0  COMPLETED
   1  ERROR, or the resume was refused
-  2  wrong usage, the server is not there, or another process holds the run
+  2  wrong usage, the server cannot be used, or another process runs it
   3  CANCELLED
   4  a log or a file is corrupt, missing or altered
-With --all it is the gravest of all: 4, 1, 2, 0; and 3 once one was cancelled.
+With --all, the most severe status of all runs (4, 1, 2, 0), or 3 if one was
+cancelled.
 """
 
 
-class _How(msgspec.Struct, frozen=True):
-    """What the options of ``resume`` say."""
+class _Options(msgspec.Struct, frozen=True):
+    """The options of ``resume``."""
 
     force: bool
     preflight: bool
@@ -74,22 +75,30 @@ class _How(msgspec.Struct, frozen=True):
 
     @property
     def stream(self) -> IO[str]:
-        """Where progress is shown."""
+        """The stream that shows progress."""
         return sys.stderr if self.as_json else sys.stdout
 
-    def tell(self, line: str) -> None:
-        """One line where progress is shown."""
-        stream = LastingStream(self.stream)
+    def print_line(self, line: str) -> None:
+        """Print one line on the stream that shows progress."""
+        stream = BrokenPipeTolerantStream(self.stream)
         stream.write(escaped(line) + "\n")
         stream.flush()
 
 
 @click.command("resume", epilog=_EXIT_STATUSES)
 @click.argument("run", required=False)
-@click.option("--server", "servers", multiple=True, metavar="URL", help="Another WebUI server.")
-@click.option("--all", "every", is_flag=True, help="Resume every run that can be.")
-@click.option("--force", is_flag=True, help="Try again where earlier tries got nowhere.")
-@click.option("--no-preflight", is_flag=True, help="Do not check names with the server first.")
+@click.option(
+    "--server",
+    "servers",
+    multiple=True,
+    metavar="URL",
+    help="WebUI server to use.  [default: the recorded one]",
+)
+@click.option("--all", "every", is_flag=True, help="Resume every run that can be resumed.")
+@click.option(
+    "--force", is_flag=True, help="Also resume a run that earlier resumes did not advance."
+)
+@click.option("--no-preflight", is_flag=True, help="Skip the check that the server has all names.")
 @insecure_option
 @runs_option
 @json_option
@@ -103,9 +112,10 @@ def resume_command(
     runs: Path,
     as_json: bool,  # noqa: FBT001 - the same
 ) -> int:
-    """Go on with RUN where it stopped, on the server that it was made on.
+    """Continue a run that stopped early.
 
-    What is finished is not made again; a file that is missing or altered is.
+    It runs on the recorded server, unless --server names another one. Finished images are kept;
+    images whose file is missing or altered are made again.
 
     RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
     """
@@ -116,51 +126,55 @@ def resume_command(
     if every:
         check_runs_folder(runs)
     controller = open_controller(runs, servers[0] if servers else None, insecure=insecure)
-    how = _How(force=force, preflight=not no_preflight, as_json=as_json)
+    options = _Options(force=force, preflight=not no_preflight, as_json=as_json)
     if every:
-        return _ResumeAll(controller, runs, how).run()
+        return _ResumeAll(controller, runs, options).run()
     folder = find_run(runs, run or "")
     if lacks_images(folder):
         raise ResumeRefusedError(
-            f"{folder}: it is an unpacked bundle, whose image files are where it was made"
+            f"{folder}: this is an unpacked bundle without image files; resume the original run"
         )
-    ended = _resume(controller, folder, how)
+    ended = _resume(controller, folder, options)
     return show_end(ended.handle, ended.result, as_json=as_json)
 
 
 def resumable(runs: Path) -> Iterator[CatalogueEntry]:
-    """The runs that a resume could go on with, the oldest first."""
+    """The runs that can be resumed, the oldest first."""
     return reversed([entry for entry in Catalogue(runs).entries() if entry.resumable])
 
 
-def tell_of_resumable(runs: Path, stream: IO[str]) -> None:
-    """Say so when there are runs that could go on."""
+def print_resumable_runs(runs: Path, stream: IO[str]) -> None:
+    """Print a note if there are runs that can be resumed."""
     try:
         waiting = list(resumable(runs))
     except OSError as error:
-        # It is no reason not to run something else.
-        LastingStream(stream).write(f"note: {runs} cannot be read: {escaped(str(error))}\n")
+        # This does not keep another run from starting.
+        BrokenPipeTolerantStream(stream).write(
+            f"note: {runs} cannot be read: {escaped(str(error))}\n"
+        )
         return
-    told = waiting_runs(waiting, f" in {runs}")
-    if told:
+    summary = waiting_runs(waiting, f" in {runs}")
+    if summary:
         forced = "" if any(not entry.needs_force for entry in waiting) else " --force"
         command = (
             resume_line(runs / waiting[0].folder)
             if len(waiting) == 1
             else f"stagewright resume --all{runs_argument(runs)}"
         )
-        LastingStream(stream).write(escaped(f"note: {told}: {command}{forced}") + "\n")
+        BrokenPipeTolerantStream(stream).write(
+            escaped(f"note: {summary}: {command}{forced}") + "\n"
+        )
 
 
-def _resume(controller: PipelineController, folder: Path, how: _How) -> Followed:
-    """Go on with one run until its end."""
+def _resume(controller: PipelineController, folder: Path, options: _Options) -> ForegroundResult:
+    """Resume one run and show it until its end."""
     view = StatusBar(expects_steps=True)
 
-    def look_back(events: Sequence[StageEvent]) -> None:
+    def take_earlier(events: Sequence[StageEvent]) -> None:
         for event in events:
             view.take_event(event)
 
-    read_log(folder, look_back)
+    read_log(folder, take_earlier)
     appended: set[type[StageEvent]] = set()
     with (
         open_file_counter(sys.stderr) as counter,
@@ -170,77 +184,82 @@ def _resume(controller: PipelineController, folder: Path, how: _How) -> Followed
         def begin() -> RunHandle:
             try:
                 return controller.resume(
-                    str(folder), force=how.force, preflight=how.preflight, on_file=counter.take
+                    str(folder),
+                    force=options.force,
+                    preflight=options.preflight,
+                    on_file=counter.take,
                 )
             finally:
                 counter.pause()
 
-        ended = follow(controller, begin, how.stream, view)
+        ended = run_in_foreground(controller, begin, options.stream, view)
     if RunResumed not in appended:
-        rest = "its log has been sealed" if appended else "nothing is to be done"
-        how.tell(f"{ended.handle.run_id}: it is complete; {rest}")
+        rest = "its log has been sealed" if appended else "nothing to do"
+        options.print_line(f"{ended.handle.run_id}: already complete; {rest}")
     return ended
 
 
 class _ResumeAll:
-    """Every run below a folder that can go on, one after the other, the oldest first."""
+    """Resumes every run below a folder that can be resumed, the oldest first."""
 
-    def __init__(self, controller: PipelineController, runs: Path, how: _How) -> None:
+    def __init__(self, controller: PipelineController, runs: Path, options: _Options) -> None:
         self._controller = controller
         self._runs = runs
-        self._how = how
-        self._found = [one for one in Catalogue(runs).entries() if _concerns_all(one)][::-1]
+        self._options = options
+        self._found = [one for one in Catalogue(runs).entries() if _is_considered(one)][::-1]
         self._results: list[PipelineRunResult] = []
         self._tally: Counter[str] = Counter()
         self._status = EXIT_COMPLETED
         self._stopped = False
 
     def run(self) -> int:
-        """Go through them; the gravest exit status of all."""
+        """Resume them; the most severe exit status of all."""
         for place, entry in enumerate(self._found, start=1):
-            self._how.tell(f"run {place} of {len(self._found)}: {entry.run_id}")
+            self._options.print_line(f"run {place} of {len(self._found)}: {entry.run_id}")
             self._take(entry)
             if self._stopped:
                 break
         if len(self._found) > 1:
             self._tally["not tried"] = len(self._found) - self._tally.total()
-            told = (f"{self._tally[what]} {what}" for what in _TOLD if self._tally[what])
-            self._how.tell(", ".join(told))
-        if self._how.as_json:
+            counts = (f"{self._tally[what]} {what}" for what in _TALLIED if self._tally[what])
+            self._options.print_line(", ".join(counts))
+        if self._options.as_json:
             print_json_parts(_as_list(self._results))
         elif not self._found:
-            say(f"no run in {self._runs} waits to be resumed")
+            print_line(f"nothing to resume in {self._runs}")
         return self._status
 
     def _take(self, entry: CatalogueEntry) -> None:
         folder = self._runs / entry.folder
         if entry.alive:
-            self._pass_over(entry, str(lock_holder(folder) or "unknown"))
+            self._skip(entry, str(lock_holder(folder) or "unknown"))
             return
         if entry.state == UNREADABLE:
             self._note_failure(entry, OSError(f"its log cannot be read: {entry.error}"))
             return
         try:
-            self._note_end(_resume(self._controller, folder, self._how))
+            self._note_end(_resume(self._controller, folder, self._options))
         except LogLockedError as error:
-            self._pass_over(entry, error.holder)
+            self._skip(entry, error.holder)
         except KeyboardInterrupt:
-            # Before the run had begun; who stops one run does not want the next.
+            # The run had not begun; the user wants to stop the others as well.
             self._stopped = True
-            self._status = complain("interrupted", EXIT_INTERRUPTED)
-        except Exception as error:  # noqa: BLE001 - the others can go on all the same
+            self._status = print_error("interrupted", EXIT_INTERRUPTED)
+        except Exception as error:  # noqa: BLE001 - the other runs can be resumed all the same
             self._note_failure(entry, error)
 
-    def _pass_over(self, entry: CatalogueEntry, holder: str) -> None:
+    def _skip(self, entry: CatalogueEntry, holder: str) -> None:
         self._tally["held by another process"] += 1
-        self._how.tell(f"{entry.run_id}: another process works on it: {holder}; skipped")
+        self._options.print_line(
+            f"{entry.run_id}: another process is running it ({holder}); skipped"
+        )
 
-    def _note_end(self, ended: Followed) -> None:
+    def _note_end(self, ended: ForegroundResult) -> None:
         result = ended.result
         self._results.append(result)
         status = (
-            tell_error(result)
-            if self._how.as_json
+            print_run_error(result)
+            if self._options.as_json
             else show_end(ended.handle, result, as_json=False)
         )
         self._tally[_ENDS.get(result.state, "failed")] += 1
@@ -248,30 +267,30 @@ class _ResumeAll:
             self._stopped = True
             self._status = EXIT_CANCELLED
         else:
-            self._weigh(status)
+            self._note_status(status)
 
     def _note_failure(self, entry: CatalogueEntry, error: Exception) -> None:
         if TRACEBACK_VARIABLE in os.environ:
             traceback.print_exception(error)
-        words, status = words_of(error), status_of(error)
+        words, status = error_message(error), status_of(error)
         named = words if entry.run_id in words else f"{entry.run_id}: {words}"
-        self._weigh(complain(named, status))
+        self._note_status(print_error(named, status))
         refused = isinstance(error, StagewrightError) and not isinstance(error, LogWriteError)
         what = "refused" if refused else "failed"
         self._tally["corrupt" if status == EXIT_CORRUPT else what] += 1
 
-    def _weigh(self, status: int) -> None:
-        self._status = max(self._status, status, key=_GRAVITY.index)
+    def _note_status(self, status: int) -> None:
+        self._status = max(self._status, status, key=_SEVERITY.index)
 
 
 _ENDS = {RunState.COMPLETED: "completed", RunState.CANCELLED: "cancelled"}
-_TOLD = (
+_TALLIED = (
     "completed", "failed", "cancelled", "refused", "corrupt", "held by another process",
     "not tried",
 )  # fmt: skip
 
 
-def _concerns_all(entry: CatalogueEntry) -> bool:
+def _is_considered(entry: CatalogueEntry) -> bool:
     return entry.resumable or entry.alive or entry.state in (CORRUPT, UNREADABLE)
 
 

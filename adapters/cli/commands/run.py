@@ -1,4 +1,4 @@
-"""``run``: a run in the foreground, with progress, that Ctrl-C ends cleanly."""
+"""``run``: executes a configuration in the foreground and shows the progress."""
 
 from __future__ import annotations
 
@@ -12,17 +12,23 @@ from ....statemachine.run.controller import RunHandle
 from ...bootstrap import open_controller
 from ...inputs import PillowInputReader
 from ..display import open_file_counter
-from ..foreground import follow, show_end
+from ..foreground import run_in_foreground, show_end
 from ..output import escaped, insecure_option, json_option, runs_option
 from .plan import config_argument, set_option
-from .resume import tell_of_resumable
+from .resume import print_resumable_runs
 
 
 @click.command("run")
 @config_argument
-@click.option("--server", "servers", multiple=True, metavar="URL", help="A WebUI server.")
+@click.option(
+    "--server",
+    "servers",
+    multiple=True,
+    metavar="URL",
+    help="WebUI server to use.  [default: [server].url of CONFIG, else the embedded backend]",
+)
 @set_option
-@click.option("--no-preflight", is_flag=True, help="Do not check names with the server first.")
+@click.option("--no-preflight", is_flag=True, help="Skip the check that the server has all names.")
 @insecure_option
 @runs_option
 @json_option
@@ -35,7 +41,19 @@ def run_command(
     runs: Path,
     as_json: bool,  # noqa: FBT001 - the same
 ) -> int:
-    """Run CONFIG. Ctrl-C once stops it and keeps its images, twice leaves at once."""
+    """Run CONFIG and show its progress.
+
+    Ctrl-C stops the run cleanly and keeps its finished images; a second Ctrl-C quits at once.
+    `stagewright resume` continues the run in either case.
+
+    \b
+    Exit status:
+      0  COMPLETED
+      1  ERROR
+      2  wrong usage, invalid configuration, or the server cannot be used;
+         nothing was started
+      3  CANCELLED
+    """
     if len(servers) > 1:
         raise click.UsageError("more than one --server is not supported yet")
     if no_preflight:
@@ -45,7 +63,7 @@ def run_command(
     stream = sys.stderr if as_json else sys.stdout
     for warning in controller.validate(loaded).warnings:
         click.echo(f"warning: {escaped(warning)}", file=stream)
-    tell_of_resumable(runs, stream)
+    print_resumable_runs(runs, stream)
     with open_file_counter(sys.stderr) as counter:
 
         def begin() -> RunHandle:
@@ -54,5 +72,5 @@ def run_command(
             finally:
                 counter.pause()
 
-        ended = follow(controller, begin, stream)
+        ended = run_in_foreground(controller, begin, stream)
     return show_end(ended.handle, ended.result, as_json=as_json)

@@ -1,4 +1,4 @@
-"""``salvage``: what is sound of a corrupt log, as a new run."""
+"""``salvage``: copies the sound parts of a corrupt log into a new run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from ....statemachine.ports import SystemClock
 from ....statemachine.resume.salvage import SalvagedRun, salvage_run
-from ..output import count, json_option, print_json, runs_option, say
+from ..output import count, json_option, print_json, print_line, runs_option
 from ..run_lookup import find_run
 
 _SHOWN = 10
@@ -28,32 +28,32 @@ def salvage_command(
     runs: Path,
     as_json: bool,  # noqa: FBT001 - click passes flags
 ) -> None:
-    """Make a new run of the images that the damaged log of RUN still records.
+    """Copy the sound parts of a corrupt log into a new run.
 
-    RUN itself is left as it is; `resume` makes the rest of the new run.
+    RUN itself is not changed. `stagewright resume` makes the images that the new run lacks.
 
     RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
     """
     folder = find_run(runs, run)
     if context.get_parameter_source("runs") is ParameterSource.DEFAULT:
-        # RUN may be the path of a folder elsewhere; the new run belongs beside it.
+        # RUN may be a path elsewhere; the new run is made in the same folder of runs.
         runs = Path(os.path.relpath(folder.absolute().parent))
     salvaged = salvage_run(folder, runs, clock=SystemClock(), random_below=secrets.randbelow)
     if as_json:
         print_json(salvaged)
     else:
-        _tell(salvaged)
+        _show(salvaged)
 
 
-def _tell(salvaged: SalvagedRun) -> None:
+def _show(salvaged: SalvagedRun) -> None:
     images = "1 image is" if salvaged.images == 1 else f"{salvaged.images} images are"
-    say(f"{salvaged.run_id}: salvaged from {salvaged.salvaged_from}")
-    say(f"  {images} kept; the damaged log is kept as {salvaged.copied_to}")
-    say(f"  corrupt from byte {salvaged.corrupt_at} on: {salvaged.reason}")
+    print_line(f"{salvaged.run_id}: salvaged from {salvaged.salvaged_from}")
+    print_line(f"  {images} kept; the damaged log is kept as {salvaged.copied_to}")
+    print_line(f"  the log is corrupt from byte {salvaged.corrupt_at} on: {salvaged.reason}")
     if salvaged.lost_records:
-        say(f"  lost: {count(salvaged.lost_records, 'record')}")
+        print_line(f"  lost: {count(salvaged.lost_records, 'record')}")
     for flaw in salvaged.lost_files[:_SHOWN]:
-        say(f"  not copied: {flaw.place}: {flaw.what}")
+        print_line(f"  not copied: {flaw.place}: {flaw.what}")
     if len(salvaged.lost_files) > _SHOWN:
-        say(f"  ... and {len(salvaged.lost_files) - _SHOWN} more files are not copied")
-    say(f"stagewright resume {salvaged.folder} would {salvaged.advice}")
+        print_line(f"  ... and {len(salvaged.lost_files) - _SHOWN} more files are not copied")
+    print_line(f"stagewright resume {salvaged.folder} would {salvaged.advice}")

@@ -1,4 +1,4 @@
-"""``serve-embedded``: the embedded backend as a WebUI-compatible HTTP server."""
+"""``serve-embedded``: serves the embedded backend as a WebUI-compatible HTTP server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
 from ...backends.webui.address import AUTH_VARIABLE
 from ...webui_server import EmbeddedServer
 from ...webui_server.admission import is_loopback, name_in
-from ..output import escaped, say
+from ..output import escaped, print_line
 
 _LONGEST_DELAY_S = 3600.0
 _LOOK_S = 0.5
@@ -23,25 +23,35 @@ _LOOK_S = 0.5
 @click.command("serve-embedded")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", type=click.IntRange(0, 65_535), default=7860, show_default=True, help="0: any."
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=7860,
+    show_default=True,
+    help="Port; 0 takes a free one.",
 )
-@click.option("--model", "models", multiple=True, metavar="NAME", help="A model to offer besides.")
-@click.option("--require-auth", is_flag=True, help=f"Ask for the user:password in {AUTH_VARIABLE}.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME",
+    help="A further model to offer; can be repeated.",
+)
+@click.option("--require-auth", is_flag=True, help=f"Require the user:password of {AUTH_VARIABLE}.")
 @click.option(
     "--allow-host",
     "allowed_hosts",
     multiple=True,
     metavar="NAME",
-    help="A further name of this server; its web pages may send requests.",
+    help="A further host name of this server, from which web pages may send requests.",
 )
-@click.option("--no-ui", is_flag=True, help="Leave the /internal routes out.")
+@click.option("--no-ui", is_flag=True, help="Leave out the /internal routes.")
 @click.option(
     "--step-delay",
     type=click.FloatRange(0, _LONGEST_DELAY_S),
     default=0.0,
     show_default=True,
     metavar="SECONDS",
-    help="Wait so long in each sampling step.",
+    help="Extra time of each sampling step.",
 )
 def serve_embedded_command(
     host: str,
@@ -52,17 +62,19 @@ def serve_embedded_command(
     no_ui: bool,  # noqa: FBT001 - click passes flags
     step_delay: float,
 ) -> None:
-    """Serve the embedded backend over the HTTP API of a WebUI, until Ctrl-C.
+    """Serve the embedded backend as a WebUI server.
 
-    It offers the names used in the examples and behaves as AUTOMATIC1111 1.10.1 with
-    ADetailer 25.3.0 does.
+    It behaves like AUTOMATIC1111 1.10.1 with ADetailer 25.3.0 and offers the model names of the
+    examples. Ctrl-C stops it.
     """
     for name in allowed_hosts:
         if "/" in name or not name_in(name):
-            raise click.UsageError(f"--allow-host {name}: give a name alone, as gpu.example.org")
+            raise click.UsageError(
+                f"--allow-host {name}: give a host name alone, for example gpu.example.org"
+            )
     auth = _auth_of_environment() if require_auth else None
     if auth is None and not is_loopback(host):
-        message = f"warning: anybody who reaches {host} may use it; see --require-auth"
+        message = f"warning: anyone who can reach {host} can use this server; see --require-auth"
         click.echo(escaped(message), err=True)
     with _stop_signals() as stopped:
         try:
@@ -74,7 +86,7 @@ def serve_embedded_command(
             words = error.strerror or str(error)
             raise click.UsageError(f"cannot listen on {host} port {port}: {words}") from error
         with server:
-            say(f"serving on {server.url} (Ctrl-C stops it)")
+            print_line(f"serving on {server.url} (Ctrl-C stops it)")
             while not stopped.wait(_LOOK_S):
                 pass
 

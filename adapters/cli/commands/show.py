@@ -1,4 +1,4 @@
-"""``show``: which run, stage, seed and settings made an image."""
+"""``show``: shows which run, stage, seed and settings made an image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ....events.errors import RunNotFoundError
 from ....events.folds import replay
 from ....statemachine.config.inputs import IMAGE_SUFFIXES
 from ...projections.provenance import ImageProvenance, provenance_of
-from ..output import json_option, print_json, print_json_parts, runs_option, say
+from ..output import json_option, print_json, print_json_parts, print_line, runs_option
 from ..run_lookup import find_run
 from .replay import show_result
 
@@ -21,7 +21,7 @@ from .replay import show_result
 @runs_option
 @json_option
 def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
-    """Show where an image came from, or what a run was.
+    """Show which settings made an image, or the result of a run.
 
     IMAGE_OR_RUN is the path of an image, a run id, a unique prefix of one, `last`, or the path
     of a run folder.
@@ -35,7 +35,7 @@ def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa:
             _show_image(found)
         return
     if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
-        raise RunNotFoundError(f"{image_or_run}: there is no such image or run")
+        raise RunNotFoundError(f"{image_or_run}: no such image or run")
     folder = find_run(runs, image_or_run)
     result = replay(folder)
     if as_json:
@@ -49,21 +49,21 @@ def _show_image(found: ImageProvenance) -> None:
         ("image", found.image),
         ("run", found.run_id),
         ("stage", found.stage_id),
-        ("image index", found.image_index),
+        ("image number", found.image_index + 1),
         ("seed", found.artifact.seed),
         ("size", f"{found.artifact.width}x{found.artifact.height}"),
-        ("recorded", "this very file" if found.exact else "the pixels; the file has changed"),
+        ("recorded", "this file" if found.exact else "these pixels, but the file has changed"),
         ("backend", " ".join(part for part in found.backend if part)),
         ("made from", ", ".join(found.inputs) or "the prompt"),
     ]
     for name, value in rows:
-        say(f"{name:<14} {value}")
-    say("settings asked:")
+        print_line(f"{name:<14} {value}")
+    print_line("settings requested:")
     _show_settings(found.settings)
-    say("settings used, as the backend says:")
+    print_line("settings used, as reported by the backend:")
     _show_settings(found.info)
 
 
 def _show_settings(settings: Any, lead: str = "    ") -> None:
     for name, value in settings.items():
-        say(f"{lead}{name:<22} {value}")
+        print_line(f"{lead}{name:<22} {value}")

@@ -1,4 +1,4 @@
-"""``verify``: whether logs and images are what was recorded."""
+"""``verify``: checks logs and image files against their records."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ....statemachine.files.run_folder import run_folders
 from ....statemachine.resume.verify import Verification, verify_run
 from ...export.bundle.manifest import lacks_images
 from ..display import open_file_counter
-from ..output import check_runs_folder, count, runs_option, say
+from ..output import check_runs_folder, count, print_line, runs_option
 from ..run_lookup import find_run
-from ..statuses import EXIT_CORRUPT, EXIT_ERROR, complain
+from ..statuses import EXIT_CORRUPT, EXIT_ERROR, print_error
 
 
 @click.command("verify")
@@ -23,12 +23,15 @@ from ..statuses import EXIT_CORRUPT, EXIT_ERROR, complain
 @click.option("--all", "every", is_flag=True, help="Check every run.")
 @runs_option
 def verify_command(run: str | None, every: bool, runs: Path) -> int:  # noqa: FBT001 - click passes flags
-    """Check the log of RUN and the digests of its images; writes nothing.
+    """Check a run's log and image files; writes nothing.
 
     RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
 
-    Exit status 0: sound; 1: sound but unfinished, or it cannot be read; 4: corrupt, or an image
-    missing or altered.
+    \b
+    Exit status:
+      0  sound
+      1  sound but unfinished, or not readable
+      4  the log is corrupt, or an image is missing or altered
     """
     if every == (run is not None):
         raise click.UsageError("verify needs either a RUN or --all")
@@ -45,14 +48,14 @@ def verify_command(run: str | None, every: bool, runs: Path) -> int:  # noqa: FB
                 if not every:
                     raise
                 counter.pause()
-                words = f"{folder.name}: it cannot be checked: {error}"
-                status = max(status, complain(words, EXIT_ERROR))
+                words = f"{folder.name}: cannot be checked: {error}"
+                status = max(status, print_error(words, EXIT_ERROR))
                 continue
             finally:
                 counter.pause()
             status = max(status, _report(found))
     if every:
-        say(f"{count(len(folders), 'run')} checked")
+        print_line(f"{count(len(folders), 'run')} checked")
     return status
 
 
@@ -63,24 +66,24 @@ def _report(found: Verification) -> int:
         if bundled and flaw.what == str(MISSING):
             absent += 1
         else:
-            say(f"{found.run_id}: {flaw.place}: {flaw.what}")
+            print_line(f"{found.run_id}: {flaw.place}: {flaw.what}")
     if absent:
         files = "1 file is" if absent == 1 else f"{absent} files are"
-        say(f"{found.run_id}: {files} missing: this is a bundle, made without the image files")
+        print_line(f"{found.run_id}: {files} missing: this bundle was made without the image files")
     images = f"{found.images} of {count(found.planned_images, 'image')}"
-    # Behind the place where a log is corrupt there may be more of them.
+    # After the point where a log is corrupt there may be more of them.
     known = [count(found.events, "event"), *([] if found.corrupt else [images]), found.state]
     what = ", ".join(known)
     if not found.sound:
-        say(f"{found.run_id}: {count(len(found.flaws), 'flaw')} in {what}{_cure(found)}")
+        print_line(f"{found.run_id}: {count(len(found.flaws), 'flaw')} in {what}{_cure(found)}")
         return EXIT_CORRUPT
     if found.finished:
-        say(f"{found.run_id}: sound: {what}, sealed")
+        print_line(f"{found.run_id}: sound: {what}, sealed")
         return 0
     if found.running:
-        say(f"{found.run_id}: sound so far: {what}; {found.running} works on it")
+        print_line(f"{found.run_id}: sound so far: {what}; {found.running} is running it")
     else:
-        say(f"{found.run_id}: sound but unfinished: {what}; resume would {found.advice}")
+        print_line(f"{found.run_id}: sound but unfinished: {what}; resume would {found.advice}")
     return EXIT_ERROR
 
 

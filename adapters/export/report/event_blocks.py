@@ -16,7 +16,7 @@ import msgspec
 from ....events.codec import CODEC
 from ....events.log.timeline import FileTimeline
 from ....events.model import CallCompleted, CallFailed, CallRequested, StageEvent
-from ...event_text import gist
+from ...event_text import summarize_event
 from ...text import escaped
 from .calls import RunClock
 from .logged_run import event_type
@@ -73,7 +73,9 @@ class _LineWriter:
         event = CODEC.decode(body)
         name, stage = event_type(event), self._stage(event)
         # The table has columns for the type and the stage.
-        words = gist(event).removeprefix(name).lstrip(": ").removeprefix(stage).lstrip(": ")
+        words = (
+            summarize_event(event).removeprefix(name).lstrip(": ").removeprefix(stage).lstrip(": ")
+        )
         columns = (
             escaped(name[:_MAX_NAME]),
             escaped(stage[:_MAX_NAME]),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ....events.model import CallFailed, ErrorDetail, LifecycleChanged
+from ....events.model import CallFailed, LifecycleChanged
 from ....statemachine.errors import GenerationCancelled, GenerationInterrupted
+from ...event_text import error_text
 from ...text import count
 from .status import shown
 from .work import PlanWork, StageWork
@@ -42,7 +43,7 @@ class Trouble:
         self.will_retry = event.will_retry
         if event.error.kind in _CANCELLED:
             return
-        self.error = _error_text(event.error, 0 if stage is None else stage.image_count)
+        self.error = shown(error_text(event.error, 0 if stage is None else stage.image_count))
         if stage is None:
             return
         self._error_of = place = (stage.stage_id, first)
@@ -64,7 +65,7 @@ class Trouble:
         """The run itself has failed."""
         self.will_retry = False
         failure = event.error
-        self.error = shown(event.reason) if failure is None else _error_text(failure, image_count)
+        self.error = shown(event.reason if failure is None else error_text(failure, image_count))
 
     def attempt(self, stage_id: str, index: int) -> int:
         """How many attempts at an image have been begun in this epoch, with that under way."""
@@ -81,17 +82,6 @@ class Trouble:
             yield f"{count(unchanged, 'image')} came back unchanged"
         if self._lost:
             yield f"files of {count(self._lost, 'finished image')} were lost or altered"
-
-
-def _error_text(error: ErrorDetail, image_count: int) -> str:
-    """One line: where, what kind and what was said. Images count from 1, as in all of a bar."""
-    where = ""
-    if error.stage_id is not None:
-        where = f"{error.stage_id}: "
-        if error.image_index is not None:
-            of_all = f" of {image_count}" if image_count else ""
-            where = f"{error.stage_id}, image {error.image_index + 1}{of_all}: "
-    return shown(f"{where}{error.kind}: {error.message}")
 
 
 def planned_warnings(plan: Mapping[str, Any]) -> Iterator[str]:
