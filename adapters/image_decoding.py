@@ -17,7 +17,7 @@ FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 """Pillow's names of the kinds that are decoded, and their media types."""
 
 
-class _Quiet:
+class _WarningSwitch:
     """Counts the threads that want no warnings: the first switches them off, the last on."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class _Quiet:
                 self._before.close()
 
 
-_quiet = _Quiet()
+_warning_switch = _WarningSwitch()
 
 
 @contextlib.contextmanager
@@ -49,8 +49,8 @@ def without_warnings() -> Iterator[None]:
     The filters of warnings belong to the process, so threads that decode share one change of
     them instead of undoing each other's.
     """
-    _quiet.enter()
+    _warning_switch.enter()
     try:
         yield
     finally:
-        _quiet.leave()
+        _warning_switch.leave()

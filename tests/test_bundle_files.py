@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image, PngImagePlugin
 from stagewright.adapters.export.bundle import BundleRefusedError, bundle_run
-from stagewright.adapters.export.bundle.picture_texts import texts_in
+from stagewright.adapters.export.bundle.image_metadata import texts_in
 from stagewright.adapters.export.bundle.pictures import PictureReader
 from stagewright.adapters.export.bundle.redaction import Redactor
 from stagewright.events import iterate, replay

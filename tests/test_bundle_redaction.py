@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stagewright.adapters.credentials.secret_names import names_secret
+from stagewright.adapters.export.bundle.encodings import spans
 from stagewright.adapters.export.bundle.redaction import Redactor
-from stagewright.adapters.export.bundle.spellings import spans
 
 from .bundling import private
 

@@ -15,7 +15,7 @@ from msgspec import UNSET
 from PIL import Image, PngImagePlugin
 from stagewright.adapters.projections.diff import RunComparison, compare_runs
 from stagewright.adapters.projections.diff.pixels import same_pixels
-from stagewright.adapters.projections.diff.values import Difference, Rows, differences, words_of
+from stagewright.adapters.projections.diff.values import Difference, Rows, differences, rows_text
 from stagewright.events import CallRequested, LogCorruptError, StageEvent
 from stagewright.events.codec import CODEC
 from stagewright.statemachine import BackendError
@@ -95,7 +95,7 @@ def test_rows_hold_the_very_numbers(numbers: set[int]) -> None:
 
 def test_rows_in_words() -> None:
     """As people write page numbers."""
-    assert words_of(Rows([0, 1, 2, 5, 7, 8]).rows()) == "0-2, 5, 7-8"
+    assert rows_text(Rows([0, 1, 2, 5, 7, 8]).rows()) == "0-2, 5, 7-8"
 
 
 # --- Runs

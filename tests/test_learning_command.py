@@ -30,8 +30,8 @@ IMPATIENT = """
 import logging
 import sys
 from stagewright.__main__ import main
-from stagewright.adapters.projections.learning import respite, writer
-respite.RESPITE_S, writer.LOCK_WAIT_S = 0.2, 300.0
+from stagewright.adapters.projections.learning import exit_deadline, writer
+exit_deadline.EXIT_TIME_S, writer.LOCK_WAIT_S = 0.2, 300.0
 logging.basicConfig()
 main()
 """

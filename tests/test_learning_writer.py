@@ -224,8 +224,8 @@ def test_an_update_that_is_ended_in_its_middle_need_not_begin_anew(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it has made stands in the file soon, and it says how much was left."""
-    monkeypatch.setattr("stagewright.adapters.projections.learning.update.PORTION_S", 0.0)
-    monkeypatch.setattr("stagewright.adapters.projections.learning.update.REST_PER_WRITING", 0)
+    monkeypatch.setattr("stagewright.adapters.projections.learning.update.BATCH_S", 0.0)
+    monkeypatch.setattr("stagewright.adapters.projections.learning.update.PAUSE_PER_WRITE", 0)
     (runs / NAME).unlink()
     seen: list[int] = []
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from stagewright.adapters.export.report import ReportRefusedError, write_report
 from stagewright.adapters.export.report.event_blocks import MAX_EVENTS, shown_seqs
-from stagewright.adapters.export.report.quantities import span
+from stagewright.adapters.export.report.quantities import span_text
 from stagewright.events import CallCompleted, RunNotFoundError, StageEnd, iterate, replay
 from stagewright.events.log.lock import RunLock
 
@@ -273,7 +273,7 @@ def test_the_duration_of_a_stage_is_that_of_its_result(run: Path) -> None:
     for _ in range(2):
         page, _ = reported(run)
         for stage in replay(run).stages:
-            assert f"duration {span(stage.duration_ms / 1000)} " in page.text
+            assert f"duration {span_text(stage.duration_ms / 1000)} " in page.text
         cut_before(run, StageEnd, -1)
 
 

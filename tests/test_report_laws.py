@@ -12,13 +12,13 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from stagewright.adapters.export.report.calls import CallBook, CallState, Epoch
+from stagewright.adapters.export.report.calls import CallState, CallTimeline, Epoch
 from stagewright.adapters.export.report.gantt import draw
 from stagewright.adapters.export.report.quantities import (
     byte_size,
     day_and_time,
     ranges,
-    span,
+    span_text,
     time_of_day,
 )
 from stagewright.adapters.export.report.time_scale import TimeScale
@@ -178,16 +178,16 @@ def test_hours_without_work_are_cut_out() -> None:
     assert scale.place(10) > 45
     assert scale.place(day) < 55
     assert scale.place(day + 10) == 100
-    assert scale.stretches[1].cut_s == day - 10
+    assert scale.spans[1].cut_s == day - 10
 
 
-def book_of(calls: int, failing: int) -> CallBook:
+def timeline_of(calls: int, failing: int) -> CallTimeline:
     """Calls one after the other, of which each ``failing``-th fails."""
-    book = CallBook()
+    timeline = CallTimeline()
     at: dict[str, Any] = {"run_id": "r", "seq": 0}
     for index in range(calls):
         call, begin = f"c{index}", START + timedelta(milliseconds=10 * index)
-        book.take(
+        timeline.take(
             CallRequested(
                 **at, ts=begin, call_id=call, stage_id="00-txt2img", image_index=index, count=1,
                 attempt=0, request_sha256="",
@@ -196,15 +196,17 @@ def book_of(calls: int, failing: int) -> CallBook:
         end: dict[str, Any] = {**at, "ts": begin + timedelta(milliseconds=9), "call_id": call}
         if index % failing == 0:
             error = ErrorDetail(kind="E", message="m")
-            book.take(CallFailed(**end, endpoint="x", error=error, will_retry=False))
+            timeline.take(CallFailed(**end, endpoint="x", error=error, will_retry=False))
         else:
-            book.take(CallCompleted(**end, endpoint="x", artifacts=(), info={}, duration_ms=9.0))
-    return book
+            timeline.take(
+                CallCompleted(**end, endpoint="x", artifacts=(), info={}, duration_ms=9.0)
+            )
+    return timeline
 
 
 def test_a_picture_of_very_many_calls_stays_small() -> None:
     """Calls that no eye could tell apart are one bar; the counts are of all."""
-    picture = draw(book_of(20_000, failing=1_000), [("00-txt2img", "")])
+    picture = draw(timeline_of(20_000, failing=1_000), [("00-txt2img", "")])
     bars = picture.lanes[0].bars
     assert len(bars) < 4_000
     assert dict(picture.legend) == {CallState.COMPLETED: 19_980, CallState.FAILED: 20}
@@ -214,41 +216,41 @@ def test_a_picture_of_very_many_calls_stays_small() -> None:
 
 def test_four_thousand_calls_are_drawn_one_by_one() -> None:
     """Each can be looked at from near by."""
-    picture = draw(book_of(4_000, failing=7), [("00-txt2img", "")])
+    picture = draw(timeline_of(4_000, failing=7), [("00-txt2img", "")])
     assert len(picture.lanes[0].bars) == 4_000
 
 
 def test_calls_at_once_stand_below_each_other() -> None:
     """A backend that serves several requests at once has a row for each."""
-    book = CallBook()
+    timeline = CallTimeline()
     for index in range(3):
-        book.take(
+        timeline.take(
             CallRequested(
                 run_id="r", seq=0, ts=START, call_id=str(index), stage_id="s", image_index=index,
                 count=1, attempt=0, request_sha256="",
             )
         )  # fmt: skip
     for index in range(3):
-        book.take(
+        timeline.take(
             CallCompleted(
                 run_id="r", seq=0, ts=START + timedelta(seconds=1), call_id=str(index),
                 endpoint="x", artifacts=(), info={}, duration_ms=1.0,
             )
         )  # fmt: skip
-    assert len({bar.top for bar in draw(book, [("s", "")]).lanes[0].bars}) == 3
+    assert len({bar.top for bar in draw(timeline, [("s", "")]).lanes[0].bars}) == 3
 
 
 def test_a_clock_that_was_set_back_does_not_turn_the_timeline_round() -> None:
     """Time stands still until the clock has caught up, and the head says so."""
-    book = CallBook()
-    moments = [book.clock.read(START + timedelta(seconds=one)) for one in (0, 5, 2, 3, 6)]
+    timeline = CallTimeline()
+    moments = [timeline.clock.read(START + timedelta(seconds=one)) for one in (0, 5, 2, 3, 6)]
     assert moments == [0, 5, 5, 5, 6]
-    assert book.clock.set_back == 2
+    assert timeline.clock.set_back == 2
 
 
 def test_quantities_read_well() -> None:
     """Spans, sizes and rows of numbers, at the edges of their units."""
-    assert [span(one) for one in (0, 0.25, 0.9999, 1.94, 59.96, 192, 7_500, 273_600)] == [
+    assert [span_text(one) for one in (0, 0.25, 0.9999, 1.94, 59.96, 192, 7_500, 273_600)] == [
         "0 ms", "250 ms", "1.0 s", "1.9 s", "1 min 00 s", "3 min 12 s", "2 h 05 min", "3 d 4 h",
     ]  # fmt: skip
     assert [byte_size(one) for one in (0, 999, 1_400, 1_400_000)] == [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from stagewright.adapters.backends.webui.evidence import (
+from stagewright.adapters.backends.webui.answer_check import (
     MAX_ANSWER_BYTES,
     MAX_WORDS_BYTES,
     answer_limit,

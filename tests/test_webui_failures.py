@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from stagewright.adapters import open_controller
 from stagewright.adapters.backends.webui import errors
 from stagewright.adapters.backends.webui.address import Credentials, ServerAddress, credentials_for
-from stagewright.adapters.backends.webui.failures import (
+from stagewright.adapters.backends.webui.error_mapping import (
     error_of_exception,
     error_of_status,
     words_of,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from stagewright.adapters import open_controller
 from stagewright.adapters.backends.webui.address import Credentials, ServerAddress
-from stagewright.adapters.backends.webui.failures import error_of_status
+from stagewright.adapters.backends.webui.error_mapping import error_of_status
 from stagewright.adapters.inputs import PillowInputReader
 from stagewright.events import RunState
 from stagewright.statemachine import CancelToken, GenerateRequest

@@ -12,7 +12,7 @@ import pytest
 import urllib3
 from stagewright.adapters.backends.webui import errors
 from stagewright.adapters.backends.webui.address import Credentials, ServerAddress, credentials_for
-from stagewright.adapters.backends.webui.failures import error_of_exception, error_of_status
+from stagewright.adapters.backends.webui.error_mapping import error_of_exception, error_of_status
 from stagewright.events import CallCompleted, CallFailed, RunState, replay
 
 from . import webui_faults as faults

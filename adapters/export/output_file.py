@@ -1,4 +1,4 @@
-"""A file that appears under its name whole, in place of an earlier one of its kind and no other."""
+"""Writes an output file atomically, and checks which files it may replace."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ...events.log.storage import PART_SUFFIX, open_regular, sync_whole
 
 
 def may_replace(path: Path, is_ours: Callable[[BinaryIO], bool]) -> bool:
-    """Whether nothing is lost at ``path``: nothing is there, or a plain file that ``is_ours``.
+    """Whether ``path`` may be written: it does not exist, or is a regular file that ``is_ours``.
 
-    A link, a pipe, a device or a file that cannot be read is somebody else's.
+    A link, a pipe, a device or an unreadable file may not be replaced.
     """
     if path.is_symlink():
         return False
@@ -28,10 +28,11 @@ def may_replace(path: Path, is_ours: Callable[[BinaryIO], bool]) -> bool:
 
 
 @contextmanager
-def placed(path: Path) -> Iterator[BinaryIO]:
-    """A new file that is at ``path`` once this is left without an error, and not before.
+def atomic_output(path: Path) -> Iterator[BinaryIO]:
+    """A stream to a temporary file that is renamed to ``path`` at the end of the block.
 
-    Raises OSError, which names ``path`` and not the temporary file beside it.
+    If the block raises, ``path`` is not changed. An OSError names ``path``, not the temporary
+    file.
     """
     if path.is_dir():
         raise IsADirectoryError(21, "A folder is there", str(path))

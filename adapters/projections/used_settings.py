@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from ...events.model import StageType
-from ..backends.webui.evidence import same_name, same_sampler, stem
+from ..backends.webui.answer_check import same_name, same_sampler, stem
 from ..backends.webui.names import NO_VAE, SAME_AS_THE_STAGE
 
 MAX_PASSES = 16

@@ -18,8 +18,8 @@ from ...statemachine.files.run_folder import CancelOrder, RunFolder
 from ...statemachine.run.controller import PipelineController
 from ..projections.status import RunStatus, StatusBar
 from ..projections.status.status import shown
+from .labels import ElidedLabel, WrappedLabel, bold
 from .loop import TkLoop
-from .texts import ElidedLabel, WrappedLabel, bold
 
 _LOOK_EVERY_MS = 100
 _BAR_LENGTH = 280
@@ -53,7 +53,7 @@ class TkStatusBar(ttk.Frame):
         self._timer = self.after(0, self._refresh)
         self.bind("<Destroy>", self._end, add=True)
         if controller is not None:
-            self._attend(controller)
+            self._subscribe(controller)
 
     @property
     def status(self) -> RunStatus:
@@ -82,16 +82,16 @@ class TkStatusBar(ttk.Frame):
             self._draw()
 
     def tell(self, message: str) -> None:
-        """Show what a program has to say besides, until the next run; from any thread."""
+        """Show a message of the program until the next run starts; from any thread."""
         self._notice = shown(message)
 
-    def _attend(self, controller: PipelineController) -> None:
-        def heed(event: StageEvent) -> None:
+    def _subscribe(self, controller: PipelineController) -> None:
+        def take_start(event: StageEvent) -> None:
             if event.run_id == controller.current_run_id:
                 self.loop(lambda: self._show_own(controller, event.run_id))
 
         self.loop.subscribe(
-            heed,
+            take_start,
             transitions=["start"],
             on="publisher",
             on_config_error=self._take_config_error,
@@ -156,10 +156,10 @@ class TkStatusBar(ttk.Frame):
 
     def _draw(self) -> None:
         now = self.status
-        self._headline.say(now.headline)
+        self._headline.set_text(now.headline)
         self._percent["text"] = now.percent
-        self._detail.say(now.detail)
-        self._trouble.say(self._notice or self._loss() or now.trouble)
+        self._detail.set_text(now.detail)
+        self._trouble.set_text(self._notice or self._loss() or now.trouble)
         is_running = now.state == RunState.RUNNING
         self._is_cancelling = self._is_cancelling and is_running
         self._draw_bar(now, is_running=is_running)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from email.message import Message
 from urllib.parse import urlsplit
 
-from .refusals import ApiError, unprocessable
+from .api_errors import ApiError, validation_error
 
 
 class Admission:
@@ -53,7 +53,7 @@ def check_content_type(headers: Message) -> None:
     """
     if "Content-Type" in headers and headers.get_content_type() != "application/json":
         words = "the body must be JSON, sent as Content-Type: application/json"
-        raise unprocessable(("body",), words, "type_error.dict")
+        raise validation_error(("body",), words, "type_error.dict")
 
 
 def is_loopback(name: str) -> bool:

@@ -17,8 +17,8 @@ from ..backends.embedded.pictures import encode_png
 from .bodies import CommonBody, Img2ImgBody
 from .body_schema import encode_json
 from .detailer import Detailing
-from .request_mapping import Order
-from .studio import Picture
+from .renderer import Picture
+from .request_mapping import ResolvedRequest
 
 _SKIPPED_SIDE = 128
 _GRID_AT_LEAST = 2
@@ -31,7 +31,7 @@ class Work(NamedTuple):
     ADetailer does after it.
     """
 
-    order: Order
+    resolved: ResolvedRequest
     config: Txt2ImgConfig | Img2ImgConfig | None
     detail: AdetailerConfig | None
     detailing: Detailing | None
@@ -75,23 +75,23 @@ def _echo(body: CommonBody) -> dict[str, Any]:
 
 
 def _info(body: CommonBody, work: Work) -> dict[str, Any]:
-    order, loaded = work.order, work.order.loaded
+    resolved, loaded = work.resolved, work.resolved.loaded
     vae = loaded.vae if loaded.vae not in (None, "None", "Automatic") else None
-    places = range(order.images)
+    places = range(resolved.images)
     prompt, negative_prompt = body.prompt or "", body.negative_prompt or ""
-    subseed = order.seed if body.subseed in (None, -1) else body.subseed
+    subseed = resolved.seed if body.subseed in (None, -1) else body.subseed
     return _size_and_sampling(body, work) | {
         "prompt": prompt,
         "all_prompts": [prompt for _ in places],
         "negative_prompt": negative_prompt,
         "all_negative_prompts": [negative_prompt for _ in places],
-        "seed": order.seed,
-        "all_seeds": [order.seed + place for place in places],
+        "seed": resolved.seed,
+        "all_seeds": [resolved.seed + place for place in places],
         "subseed": subseed,
         "all_subseeds": [(subseed or 0) + place for place in places],
         "subseed_strength": body.subseed_strength,
         "cfg_scale": 7.0 if body.cfg_scale is None else body.cfg_scale,
-        "batch_size": order.batch_size,
+        "batch_size": resolved.batch_size,
         "restore_faces": bool(body.restore_faces),
         "face_restoration_model": "CodeFormer" if body.restore_faces else None,
         "sd_model_name": loaded.checkpoint.stem,
@@ -118,39 +118,39 @@ def _size_and_sampling(body: CommonBody, work: Work) -> dict[str, Any]:
         "width": 512 if body.width is None else body.width,
         "height": 512 if body.height is None else body.height,
         "steps": 50 if body.steps is None else body.steps,
-        "sampler_name": work.order.sampling.shown_sampler,
+        "sampler_name": work.resolved.sampling.shown_sampler,
     }
 
 
 def _evidence(work: Work) -> dict[str, Any]:
     """``extra_generation_params``: what shows that a refiner, hires or ADetailer took part."""
-    order, config = work.order, work.config
+    resolved, config = work.resolved, work.config
     found: dict[str, Any] = {}
-    if order.sampling.shown_scheduler is not None:
-        found["Schedule type"] = order.sampling.shown_scheduler
+    if resolved.sampling.shown_scheduler is not None:
+        found["Schedule type"] = resolved.sampling.shown_scheduler
     if config is not None:
         found |= extra_parameters(config)
         for key in ("Denoising strength", "Refiner", "Refiner switch at"):
             found.pop(key, None)
-        if order.hires_model is not None:
-            found["Hires checkpoint"] = order.hires_model.short_title
+        if resolved.hires_model is not None:
+            found["Hires checkpoint"] = resolved.hires_model.short_title
         refiner = config.refiner
         if (
-            order.refiner is not None
+            resolved.refiner is not None
             and refiner is not None
-            and _takes_over(order, refiner.switch_at)
+            and _takes_over(resolved, refiner.switch_at)
         ):
-            found["Refiner"] = order.refiner.short_title
+            found["Refiner"] = resolved.refiner.short_title
             found["Refiner switch at"] = refiner.switch_at
     if work.detailing is not None:
         found |= work.detailing.claims
     return found
 
 
-def _takes_over(order: Order, switch_at: float | None) -> bool:
+def _takes_over(resolved: ResolvedRequest, switch_at: float | None) -> bool:
     """Whether the refiner ever becomes the model at work, and is not so already."""
-    before = order.hires_model or order.loaded.checkpoint
-    return order.refiner != before and (switch_at is None or switch_at < 1)
+    before = resolved.hires_model or resolved.loaded.checkpoint
+    return resolved.refiner != before and (switch_at is None or switch_at < 1)
 
 
 def _grid(images: list[bytes], text: str) -> bytes:

@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 import pybase64
 
 from . import lists
+from .api_errors import ApiError, validation_error
 from .bodies import TaskProgressBody
 from .body_schema import decode_body, decode_object, encode_json
 from .detailer import VERSION as DETAILER_VERSION
 from .extras import Extras
 from .generation import Generator
-from .offers import DETECTORS, Checkpoints
+from .model_catalogue import DETECTORS, Checkpoints
 from .openapi import openapi_schema
-from .progress import Progress, Tasks, Turns
-from .refusals import ApiError, unprocessable
+from .progress import FairLock, Progress, Tasks
+from .renderer import Renderer
 from .settings import Settings
-from .studio import Studio
 
 _WORDS = {"true": True, "1": True, "on": True, "yes": True}
 _WORDS |= {"false": False, "0": False, "off": False, "no": False}
@@ -57,12 +57,12 @@ class Application:
         self._settings = Settings(self._checkpoints)
         self._progress = Progress()
         self._tasks = Tasks()
-        self._turns = Turns()
-        studio = Studio(step_delay_s)
+        self._lock = FairLock()
+        renderer = Renderer(step_delay_s)
         self._generator = Generator(
-            self._checkpoints, self._settings, self._progress, self._turns, self._tasks, studio
+            self._checkpoints, self._settings, self._progress, self._lock, self._tasks, renderer
         )
-        self._extras = Extras(self._progress, self._turns, studio)
+        self._extras = Extras(self._progress, self._lock, renderer)
         self._routes = self._working_routes() | self._listing_routes(ui=ui)
         self._routes |= self._internal_routes() if ui else {}
         self._schema = openapi_schema(self._routes)
@@ -82,7 +82,7 @@ class Application:
 
     def close(self) -> None:
         """Give up what is under way, and send home who waits."""
-        self._turns.close()
+        self._lock.close()
         self._progress.close()
 
     def _route(self, method: str, path: str) -> Route:
@@ -168,14 +168,16 @@ class Application:
             self._settings.update(changes)
             return
         # Another model is loaded when nobody works with this one.
-        with self._turns.turn():
+        with self._lock.hold():
             self._settings.update(changes)
 
     def _report(self, call: Call) -> dict[str, Any]:
         word = call.query.get("skip_current_image", "false").lower()
         if word not in _WORDS:
             place = ("query", "skip_current_image")
-            raise unprocessable(place, "value could not be parsed to a boolean", "type_error.bool")
+            raise validation_error(
+                place, "value could not be parsed to a boolean", "type_error.bool"
+            )
         return self._progress.report() | {"current_image": None, "textinfo": None}
 
     def _report_task(self, call: Call) -> dict[str, Any]:

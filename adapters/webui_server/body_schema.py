@@ -11,7 +11,7 @@ import msgspec
 import pybase64
 
 from ..backends.embedded.pictures import PictureError, decode_picture
-from .refusals import ApiError, refused, unprocessable
+from .api_errors import ApiError, client_error, validation_error
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 
@@ -27,8 +27,8 @@ _LACKING = re.compile(r"Object missing required field `(?P<field>[^`]+)`")
 _KINDS = {"int": "integer", "float": "float", "bool": "bool", "str": "str"}
 
 
-class Asked(NamedTuple, Generic[Body]):
-    """A checked body: as the server sees it, and with None for all that was not sent."""
+class DecodedBody(NamedTuple, Generic[Body]):
+    """A valid body: with defaults (``body``), and with None for missing keys (``given``)."""
 
     body: Body
     given: Body
@@ -37,7 +37,7 @@ class Asked(NamedTuple, Generic[Body]):
 def decode_json(data: bytes) -> Any:
     """The value of a JSON text. Raises ApiError: 422 for anything else, 413 for too much."""
     if not data:
-        raise unprocessable(("body",), "field required", "value_error.missing")
+        raise validation_error(("body",), "field required", "value_error.missing")
     # Commas stand between values; those in texts count as well, for pictures have none.
     if data.count(b",") > MAX_VALUES:
         raise ApiError(413, detail=f"a body may have {MAX_VALUES} values")
@@ -50,7 +50,7 @@ def decode_json(data: bytes) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         place = ("body", getattr(error, "pos", 0))
-        raise unprocessable(place, str(error), "value_error.jsondecode") from error
+        raise validation_error(place, str(error), "value_error.jsondecode") from error
 
 
 def encode_json(value: Any) -> bytes:
@@ -61,7 +61,7 @@ def encode_json(value: Any) -> bytes:
         return json.dumps(value).encode("ascii")
 
 
-def decode_body(data: bytes, kind: type[Body]) -> Asked[Body]:
+def decode_body(data: bytes, kind: type[Body]) -> DecodedBody[Body]:
     """A body of this kind; fields that it does not know are ignored.
 
     Numbers may come as strings. Raises ApiError, 422, naming the field at fault.
@@ -76,14 +76,14 @@ def decode_body(data: bytes, kind: type[Body]) -> Asked[Body]:
         for field in msgspec.structs.fields(kind)
         if field.name not in raw and _may_be_null(field.type)
     }
-    return Asked(body, msgspec.structs.replace(body, **absent))
+    return DecodedBody(body, msgspec.structs.replace(body, **absent))
 
 
 def decode_object(data: bytes) -> dict[str, Any]:
     """A body that is any JSON object. Raises ApiError, 422."""
     raw = decode_json(data)
     if not isinstance(raw, dict):
-        raise unprocessable(("body",), "value is not a valid dict", "type_error.dict")
+        raise validation_error(("body",), "value is not a valid dict", "type_error.dict")
     return raw
 
 
@@ -94,7 +94,7 @@ def decode_image(text: object) -> bytes:
     """
     words = text if isinstance(text, str) else ""
     if words.startswith(("http://", "https://")):
-        raise refused(500, "Requests not allowed")
+        raise client_error(500, "Requests not allowed")
     if words.startswith("data:"):
         words = words.partition(",")[2]
     try:
@@ -102,7 +102,7 @@ def decode_image(text: object) -> bytes:
         with _DECODING:
             decode_picture(data, "the image")
     except (ValueError, PictureError) as error:
-        raise refused(500, "Invalid encoded image") from error
+        raise client_error(500, "Invalid encoded image") from error
     return data
 
 
@@ -118,7 +118,7 @@ def _invalid(words: str) -> ApiError:
         place.append(name or (int(index) if index.isdigit() else 0))
     lacking = _LACKING.match(found["message"])
     if lacking is not None:
-        return unprocessable((*place, lacking["field"]), "field required", "value_error.missing")
+        return validation_error((*place, lacking["field"]), "field required", "value_error.missing")
     wanted = re.match(r"Expected `(\w+)", found["message"])
     kind = f"type_error.{_KINDS.get(wanted[1], wanted[1])}" if wanted else "value_error"
-    return unprocessable(tuple(place), found["message"], kind)
+    return validation_error(tuple(place), found["message"], kind)

@@ -12,7 +12,7 @@ from ...statemachine.config.stage_configs import AdetailerConfig, AdetailerPass
 from ..backends.embedded.infotext import extra_parameters
 from ..backends.webui.detailer_payload import SENT, SWITCHED
 from .bodies import Share
-from .offers import DETECTORS
+from .model_catalogue import DETECTORS
 
 VERSION = "25.3.0"
 ORDINALS = ("", " 2nd", " 3rd", " 4th")

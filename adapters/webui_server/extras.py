@@ -14,12 +14,12 @@ from ...statemachine.run.cancel import CancelToken
 from ..backends.embedded.infotext import extra_parameters
 from ..backends.embedded.pictures import decode_picture
 from .answers import in_base64
+from .api_errors import server_error
 from .bodies import ExtrasBatchBody, ExtrasBody, ExtrasSingleBody
-from .body_schema import Asked, decode_body, decode_image
-from .offers import MISSING_UPSCALERS, UPSCALERS
-from .progress import Progress, Turns
-from .refusals import failed
-from .studio import Studio
+from .body_schema import DecodedBody, decode_body, decode_image
+from .model_catalogue import MISSING_UPSCALERS, UPSCALERS
+from .progress import FairLock, Progress
+from .renderer import Renderer
 
 _CACHED = 5
 _PLAIN = "Lanczos"
@@ -52,10 +52,10 @@ class _Cache:
 class Extras:
     """Serves upscaling requests. They take no task id."""
 
-    def __init__(self, progress: Progress, turns: Turns, studio: Studio) -> None:
+    def __init__(self, progress: Progress, lock: FairLock, renderer: Renderer) -> None:
         self._progress = progress
-        self._turns = turns
-        self._studio = studio
+        self._lock = lock
+        self._renderer = renderer
         self._cache = _Cache()
 
     def single(self, data: bytes) -> dict[str, Any]:
@@ -72,9 +72,9 @@ class Extras:
         images, words = self._run(asked, sources)
         return {"html_info": words, "images": images}
 
-    def _run(self, asked: Asked[Any], sources: list[bytes]) -> tuple[list[str], str]:
+    def _run(self, asked: DecodedBody[Any], sources: list[bytes]) -> tuple[list[str], str]:
         images: list[str] = []
-        with self._turns.turn():
+        with self._lock.hold():
             self._progress.begin("Upscale", len(sources))
             self._progress.step(len(sources), 0, 0)
             config = upscale_config(asked.body, asked.given)
@@ -93,7 +93,7 @@ class Extras:
         keys = _keys(config, body, source)
         spoilt = {name: self._cache.spoilt(key) for name, key in keys.items()}
         plain = {name for name in keys if spoilt[name] or name in MISSING_UPSCALERS}
-        picture = self._studio.paint(
+        picture = self._renderer.render(
             _with_plain(config, plain), 0, token, lambda _done: None, source=source
         )
         for name, key in keys.items():
@@ -118,7 +118,7 @@ def upscale_config(body: ExtrasBody, given: ExtrasBody) -> UpscaleConfig:
     second = None if body.upscaler_2 in _NO_UPSCALER else body.upscaler_2
     for name in (body.upscaler_1, second):
         if name is not None and name not in UPSCALERS:
-            raise failed("AssertionError", f"could not find upscaler named {name}")
+            raise server_error("AssertionError", f"could not find upscaler named {name}")
     by_size = body.resize_mode == 1
     return msgspec.structs.replace(
         restoring,

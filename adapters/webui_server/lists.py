@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from PIL import Image
 
-from . import offers
+from . import model_catalogue
 from .bodies import PngInfoBody
 from .body_schema import decode_body, decode_image
 from .detailer import VERSION as DETAILER_VERSION
@@ -25,7 +25,7 @@ _NEGATIVE = "Negative prompt:"
 Row = dict[str, Any]
 
 
-def sd_models(checkpoints: offers.Checkpoints) -> list[Row]:
+def sd_models(checkpoints: model_catalogue.Checkpoints) -> list[Row]:
     """GET /sdapi/v1/sd-models."""
     return [
         {
@@ -42,7 +42,7 @@ def sd_models(checkpoints: offers.Checkpoints) -> list[Row]:
 
 def sd_vaes() -> list[Row]:
     """GET /sdapi/v1/sd-vae."""
-    return [{"model_name": name, "filename": f"models/VAE/{name}"} for name in offers.VAES]
+    return [{"model_name": name, "filename": f"models/VAE/{name}"} for name in model_catalogue.VAES]
 
 
 def samplers() -> list[Row]:
@@ -82,18 +82,18 @@ def upscalers() -> list[Row]:
             "model_url": None,
             "scale": 4.0,
         }
-        for name in offers.UPSCALERS
+        for name in model_catalogue.UPSCALERS
     ]
 
 
 def latent_upscale_modes() -> list[Row]:
     """GET /sdapi/v1/latent-upscale-modes."""
-    return [{"name": name} for name in offers.LATENT_MODES]
+    return [{"name": name} for name in model_catalogue.LATENT_MODES]
 
 
 def scripts() -> Row:
     """GET /sdapi/v1/scripts."""
-    return {"txt2img": list(offers.SCRIPTS), "img2img": list(offers.SCRIPTS)}
+    return {"txt2img": list(model_catalogue.SCRIPTS), "img2img": list(model_catalogue.SCRIPTS)}
 
 
 def script_info() -> list[Row]:
@@ -101,7 +101,7 @@ def script_info() -> list[Row]:
     return [
         {"name": name, "is_alwayson": True, "is_img2img": is_img2img, "args": []}
         for is_img2img in (False, True)
-        for name in offers.SCRIPTS
+        for name in model_catalogue.SCRIPTS
     ]
 
 
@@ -127,7 +127,7 @@ def face_restorers() -> list[Row]:
 
 def realesrgan_models() -> list[Row]:
     """GET /sdapi/v1/realesrgan-models."""
-    names = [name for name in offers.UPSCALERS if name.startswith("R-ESRGAN")]
+    names = [name for name in model_catalogue.UPSCALERS if name.startswith("R-ESRGAN")]
     return [{"name": name, "path": None, "scale": 4} for name in names]
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from ...events.model import CancelMode
 from ...statemachine.run.cancel import CancelToken
-from .refusals import ApiError
+from .api_errors import ApiError
 
 _KEPT_TASKS = 16
 _WARMED_UP = 0.01
@@ -142,10 +142,10 @@ class Progress:
 
 
 class Tasks:
-    """Which task waits, is worked on, or was among the last 16 to finish.
+    """Which tasks are queued or active, and the last 16 that finished.
 
-    A task that fails is never told to be finished: it stays as it was. Of those that were refused
-    before their turn, which stay queued, the last 16 are kept.
+    As in a WebUI, a task that fails keeps its earlier state. Of tasks that were refused while
+    queued, which stay queued, the last 16 are kept.
     """
 
     def __init__(self) -> None:
@@ -198,8 +198,8 @@ class Tasks:
             }
 
 
-class Turns:
-    """One job at a time, in the order in which they came."""
+class FairLock:
+    """A lock that threads get in the order in which they ask for it."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -207,8 +207,8 @@ class Turns:
         self._closed = False
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for one's turn, and have it. Raises ApiError, 503, once the server closes."""
+    def hold(self) -> Iterator[None]:
+        """Hold the lock in the block. Raises ApiError, 503, once the server closes."""
         ticket = object()
         with self._condition:
             self._tickets.append(ticket)
@@ -224,7 +224,7 @@ class Turns:
                 self._condition.notify_all()
 
     def close(self) -> None:
-        """Send everybody home who waits."""
+        """Refuse all threads that wait for the lock."""
         with self._condition:
             self._closed = True
             self._condition.notify_all()

@@ -13,10 +13,10 @@ from ...statemachine.config.stage_configs import (
     RefinerConfig,
     Txt2ImgConfig,
 )
+from .api_errors import server_error
 from .bodies import CommonBody, Img2ImgBody, Txt2ImgBody
-from .body_schema import Asked
-from .offers import LATENT_MODES, UPSCALERS, Checkpoint, Checkpoints
-from .refusals import failed
+from .body_schema import DecodedBody
+from .model_catalogue import LATENT_MODES, UPSCALERS, Checkpoint, Checkpoints
 from .samplers import SAMPLERS, Sampling, sampling_of, scheduler_label
 from .settings import Loaded
 
@@ -30,11 +30,11 @@ _NO_MODEL = ("", "None", "none")
 _SAME_MODEL = "Use same checkpoint"
 
 
-class Order(NamedTuple):
-    """What a generating request comes down to, whatever its stage.
+class ResolvedRequest(NamedTuple):
+    """A txt2img or img2img request with models, sampler and seed resolved.
 
     ``seed`` is drawn where the request says -1; image k has ``seed`` + k. ``refiner`` and
-    ``hires_model`` are the models that really take part.
+    ``hires_model`` are None where they do not take part.
     """
 
     loaded: Loaded
@@ -51,16 +51,18 @@ class Order(NamedTuple):
         return self.iterations * self.batch_size
 
 
-def order_of(body: CommonBody, given: CommonBody, loaded: Loaded, models: Checkpoints) -> Order:
-    """The request with everything looked up.
+def resolve_request(
+    body: CommonBody, given: CommonBody, loaded: Loaded, models: Checkpoints
+) -> ResolvedRequest:
+    """Resolve the models, the sampler and the seed of a request.
 
-    Raises ApiError, 500, for models that nobody knows and for numbers out of bounds.
+    Raises ApiError, 500, for unknown models and for numbers out of bounds.
     """
     _check_numbers(body)
     hires_model = None
     if isinstance(body, Txt2ImgBody) and body.enable_hr:
         hires_model = _model(body.hr_checkpoint_name, models)
-    return Order(
+    return ResolvedRequest(
         loaded=loaded,
         sampling=sampling_of(given.sampler_name or given.sampler_index, given.scheduler),
         seed=_seed(body),
@@ -79,14 +81,14 @@ def _seed(body: CommonBody) -> int:
 def _check_numbers(body: CommonBody) -> None:
     steps = _or(body.steps, 50)
     if steps < 1:
-        raise failed("ZeroDivisionError", f"cannot sample with {steps} steps")
+        raise server_error("ZeroDivisionError", f"cannot sample with {steps} steps")
     if steps > _MOST_STEPS:
-        raise failed("RuntimeError", f"{steps} steps are more than {_MOST_STEPS}")
+        raise server_error("RuntimeError", f"{steps} steps are more than {_MOST_STEPS}")
     count = _or(body.batch_size, 1) * _or(body.n_iter, 1)
     if not 1 <= count <= _MOST_IMAGES or _or(body.batch_size, 1) < 1:
-        raise failed("RuntimeError", f"{count} images are not within 1 to {_MOST_IMAGES}")
+        raise server_error("RuntimeError", f"{count} images are not within 1 to {_MOST_IMAGES}")
     if min(_or(body.width, 512), _or(body.height, 512)) < _LEAST_SIDE:
-        raise failed("RuntimeError", f"{body.width}x{body.height} is no size for a picture")
+        raise server_error("RuntimeError", f"{body.width}x{body.height} is no size for a picture")
 
 
 def _model(name: str | None, models: Checkpoints) -> Checkpoint | None:
@@ -94,43 +96,43 @@ def _model(name: str | None, models: Checkpoints) -> Checkpoint | None:
         return None
     found = models.closest(name)
     if found is None:
-        raise failed("Exception", f"Could not find checkpoint with name {name}")
+        raise server_error("Exception", f"Could not find checkpoint with name {name}")
     return found
 
 
-def _sampling(body: CommonBody, given: CommonBody, order: Order) -> dict[str, Any]:
+def _sampling(body: CommonBody, given: CommonBody, resolved: ResolvedRequest) -> dict[str, Any]:
     """What all stages that sample are configured with."""
     return {
         "prompt": body.prompt or "",
         "negative_prompt": given.negative_prompt,
-        "seed": order.seed,
-        "model": order.loaded.model,
-        "vae": order.loaded.vae,
-        "clip_skip": order.loaded.clip_skip,
-        "sampler": order.sampling.sampler,
-        "scheduler": order.sampling.scheduler,
+        "seed": resolved.seed,
+        "model": resolved.loaded.model,
+        "vae": resolved.loaded.vae,
+        "clip_skip": resolved.loaded.clip_skip,
+        "sampler": resolved.sampling.sampler,
+        "scheduler": resolved.sampling.scheduler,
         "steps": given.steps,
         "cfg_scale": given.cfg_scale,
     }
 
 
-def txt2img_config(asked: Asked[Txt2ImgBody], order: Order) -> Txt2ImgConfig:
+def txt2img_config(asked: DecodedBody[Txt2ImgBody], resolved: ResolvedRequest) -> Txt2ImgConfig:
     """The stage's configuration. Raises ApiError, 500, for an unknown hires upscaler."""
     body, given = asked
     return Txt2ImgConfig(
-        **_sampling(body, given, order),
+        **_sampling(body, given, resolved),
         width=body.width,
         height=body.height,
         tiling=given.tiling,
         restore_faces=given.restore_faces,
         styles=None if given.styles is None else tuple(given.styles),
-        refiner=_refiner(given, order),
+        refiner=_refiner(given, resolved),
         hires=_hires(body) if body.enable_hr else None,
     )
 
 
-def _refiner(given: CommonBody, order: Order) -> RefinerConfig | None:
-    if order.refiner is None:
+def _refiner(given: CommonBody, resolved: ResolvedRequest) -> RefinerConfig | None:
+    if resolved.refiner is None:
         return None
     return RefinerConfig(model=given.refiner_checkpoint, switch_at=given.refiner_switch_at)
 
@@ -160,38 +162,41 @@ def _hires(body: Txt2ImgBody) -> HiresConfig:
 def _check_hires(body: Txt2ImgBody) -> None:
     upscaler = body.hr_upscaler
     if upscaler is not None and upscaler not in (*LATENT_MODES, *UPSCALERS):
-        raise failed("Exception", f"could not find upscaler named {upscaler}")
+        raise server_error("Exception", f"could not find upscaler named {upscaler}")
     if body.denoising_strength is None:
         words = "'>' not supported between instances of 'NoneType' and 'float'"
-        raise failed("TypeError", words)
+        raise server_error("TypeError", words)
     sampler = body.hr_sampler_name
     if sampler is not None and sampler not in SAMPLERS:
-        raise failed("AssertionError", f"bad sampler name: {sampler}")
+        raise server_error("AssertionError", f"bad sampler name: {sampler}")
     if not 0 <= _or(body.hr_second_pass_steps, 0) <= _MOST_STEPS:
-        raise failed("RuntimeError", f"{body.hr_second_pass_steps} steps are out of bounds")
+        raise server_error("RuntimeError", f"{body.hr_second_pass_steps} steps are out of bounds")
 
 
-def img2img_config(asked: Asked[Img2ImgBody], order: Order) -> Img2ImgConfig:
+def img2img_config(asked: DecodedBody[Img2ImgBody], resolved: ResolvedRequest) -> Img2ImgConfig:
     """The stage's configuration. Raises ApiError, 500, for a denoise outside 0 to 1."""
     body, given = asked
     strength = body.denoising_strength
     if strength is not None and not 0 <= strength <= 1:
-        raise failed("AssertionError", "can only work with strength in [0.0, 1.0]")
+        raise server_error("AssertionError", "can only work with strength in [0.0, 1.0]")
     return Img2ImgConfig(
-        **_sampling(body, given, order),
+        **_sampling(body, given, resolved),
         denoise=given.denoising_strength,
         width=_or(body.width, 512),
         height=_or(body.height, 512),
         resize_mode=given.resize_mode,
-        refiner=_refiner(given, order),
+        refiner=_refiner(given, resolved),
     )
 
 
 def adetailer_config(
-    body: CommonBody, given: CommonBody, order: Order, passes: tuple[AdetailerPass, ...]
+    body: CommonBody,
+    given: CommonBody,
+    resolved: ResolvedRequest,
+    passes: tuple[AdetailerPass, ...],
 ) -> AdetailerConfig:
     """What ADetailer inpaints with: the outer request's settings, and its own passes."""
-    return AdetailerConfig(**_sampling(body, given, order), passes=passes)
+    return AdetailerConfig(**_sampling(body, given, resolved), passes=passes)
 
 
 def _or(value: Value | None, default: Value) -> Value:

@@ -18,9 +18,9 @@ from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from .admission import Admission, check_content_type
+from .api_errors import ApiError
 from .application import Application, Call
 from .body_schema import encode_json
-from .refusals import ApiError
 
 MAX_BODY = 256 * 2**20
 """Bytes of a body at most, for the pictures in it."""

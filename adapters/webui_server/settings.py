@@ -6,8 +6,8 @@ import threading
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from .offers import VAES, Checkpoint, Checkpoints
-from .refusals import failed
+from .api_errors import server_error
+from .model_catalogue import VAES, Checkpoint, Checkpoints
 
 DEFAULTS: Mapping[str, Any] = {
     "samples_save": True,
@@ -96,9 +96,9 @@ class Settings:
         self._check_keys(changes)
         model, vae = changes.get(_MODEL), changes.get(_VAE)
         if model is not None and self._checkpoints.find(str(model)) is None:
-            raise failed("RuntimeError", f"model {model!r} not found")
+            raise server_error("RuntimeError", f"model {model!r} not found")
         if vae is not None and not _is_vae(vae):
-            raise failed("RuntimeError", f"VAE {vae!r} not found")
+            raise server_error("RuntimeError", f"VAE {vae!r} not found")
         with self._lock:
             self._set.update(changes)
 
@@ -143,7 +143,7 @@ class Settings:
     def _check_keys(self, keys: Mapping[str, Any]) -> None:
         for key in keys:
             if key not in DEFAULTS:
-                raise failed("KeyError", repr(key))
+                raise server_error("KeyError", repr(key))
 
 
 def _is_vae(name: object) -> bool:

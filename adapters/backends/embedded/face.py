@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from .canvas import Box, Canvas, part_of
-from .chance import RandomStream
 from .figure import Figure, draw_fringe, visible_face
 from .palette import BLACK, EYES, WHITE, Colour, mix
+from .random_stream import RandomStream
 
 FRONT = (-60, -60, 1060, 1060)
 """A face's box with some room around it, for ``part_of``."""

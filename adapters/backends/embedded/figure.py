@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .canvas import Box, Canvas, part_of
-from .chance import RandomStream
 from .palette import BLACK, HAIRS, SKINS, WHITE, Colour, Palette, mix
+from .random_stream import RandomStream
 
 
 class Figure(NamedTuple):

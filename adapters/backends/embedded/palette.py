@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .chance import RandomStream
+from .random_stream import RandomStream
 
 Colour = tuple[int, int, int]
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from PIL import Image
 
 from .canvas import Box, Canvas, around, part_of
-from .chance import RandomStream
 from .face import FRONT, draw_soft_face
 from .figure import Figure, draw_figure, figure_of
 from .palette import WHITE, Colour, Palette, mix, palette_of
+from .random_stream import RandomStream
 from .scaling import scaled
 from .settings import Scene
 

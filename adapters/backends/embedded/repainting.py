@@ -9,12 +9,12 @@ from PIL import Image, ImageStat
 
 from ....statemachine.config.stage_configs import AdetailerPass
 from .canvas import Box, Canvas
-from .chance import RandomStream
 from .detector import Find, face_mask, skin_mask
 from .face import draw_detailed_face, draw_texture
 from .masks import is_inverted, shows_person
 from .palette import Colour
 from .portrait import paint
+from .random_stream import RandomStream
 from .scaling import scaled
 from .settings import DEFAULT_PADDING, DEFAULT_SIDE, Scene
 

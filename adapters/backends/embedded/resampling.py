@@ -7,8 +7,8 @@ from PIL import Image, ImageFilter
 from ....statemachine.config.stage_configs import HiresConfig, UpscaleConfig
 from ....statemachine.plan.sizes import Dimensions, SizeTrack, floor_to_grid
 from .canvas import Box
-from .chance import RandomStream
 from .pictures import check_size
+from .random_stream import RandomStream
 from .scaling import scaled
 
 _PLAIN = {

@@ -24,6 +24,7 @@ from ....statemachine.ports import (
 )
 from ....statemachine.run.cancel import CancelToken
 from .address import Credentials, ServerAddress
+from .answer_check import answer_limit, differences, size_difference
 from .answers import Answer, AnswerReader
 from .attempt import Attempt
 from .client import WebUIClient
@@ -37,7 +38,6 @@ from .errors import (
     ServerUnreachableError,
     SettingsNotUsedError,
 )
-from .evidence import answer_limit, differences, size_difference
 from .features import (
     EXTRA_SINGLE_IMAGE,
     ServerFeatures,
@@ -47,7 +47,7 @@ from .payloads import Payload, cache_fillers, payload_of
 from .pixels import same_pixels, size_of
 from .progress import ServerProgress
 from .server import Server
-from .settling import settle
+from .settlement import settle
 
 _logger = logging.getLogger("stagewright.webui")
 
@@ -152,7 +152,7 @@ class WebUIBackend:
             self._send(filler, request, cancel, on_step=_tell_nobody)
         payload = payload_of(request, features, varied=varied)
         attempt, data = self._send(payload, request, cancel, on_step)
-        look = self._server.look_beside()
+        look = self._server.start_look()
 
         def confirm() -> None:
             self._confirm(request, attempt, look, cancel)

@@ -19,9 +19,9 @@ from ....statemachine.config.schema import ServerTable
 from ....statemachine.errors import BackendAnswerError, ConfigurationError
 from ...text import one_line
 from .address import Credentials, ServerAddress
-from .connections import Deadlines, FollowedAdapter
+from .connections import AbortableAdapter, Deadlines
+from .error_mapping import error_of_exception, error_of_status
 from .errors import AnswerLostError
-from .failures import error_of_exception, error_of_status
 
 MAX_SMALL_ANSWER_BYTES = 1 << 25
 """The largest list, state or error read."""
@@ -72,7 +72,7 @@ class WebUIClient:
         if self.credentials.header is not None:
             self._headers["Authorization"] = self.credentials.header
         self._deadlines = Deadlines()
-        self._adapter = FollowedAdapter(pool_connections=1, pool_maxsize=4, max_retries=0)
+        self._adapter = AbortableAdapter(pool_connections=1, pool_maxsize=4, max_retries=0)
         self._pool: urllib3.HTTPConnectionPool | None = None
 
     def close(self) -> None:

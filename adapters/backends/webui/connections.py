@@ -1,4 +1,4 @@
-"""Connections to one server that can be cut off while a request is under way on them."""
+"""Connections to a server that can be aborted while a request is in progress."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError
 
 _LOOK_EVERY_S = 0.25
-_of_thread = threading.local()
+_thread_state = threading.local()
 
 
-class CutOff:
-    """Cuts the connection of whatever request its thread is making."""
+class AbortHandle:
+    """Aborts the request that a thread is making, by closing its connection."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
-        self._cut = False
+        self._aborted = False
 
-    def follow(self) -> None:
-        """From now on it is this thread's request that would be cut."""
-        _of_thread.cut_off = self
+    def track_this_thread(self) -> None:
+        """Abort the requests of the calling thread from now on."""
+        _thread_state.abort_handle = self
 
     def take(self, connected: socket.socket | None) -> None:
-        """The request goes over this socket. Raises OSError once it was cut."""
+        """Note the socket of the request. Raises OSError if the request was already aborted."""
         with self._lock:
-            if self._cut:
-                raise ConnectionAbortedError("the request was given up")
-            # The connection may let go of it while an answer is still being read from it.
+            if self._aborted:
+                raise ConnectionAbortedError("the request was aborted")
+            # The connection may drop the socket while an answer is still being read from it.
             self._socket = connected
 
-    def cut(self) -> None:
-        """End the request, now and for good; its thread gets an error. Never raises."""
+    def abort(self) -> None:
+        """Abort the request; its thread gets an error. Never raises."""
         with self._lock:
-            self._cut = True
+            self._aborted = True
             connected = self._socket
         if connected is not None:
             with contextlib.suppress(OSError, ValueError):
@@ -49,20 +49,20 @@ class CutOff:
 
 
 class Deadlines:
-    """Cuts requests off that take longer in all than they may, whatever trickles in."""
+    """Aborts requests that exceed a time limit, even while data is still arriving."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._open: dict[CutOff, float] = {}
+        self._open: dict[AbortHandle, float] = {}
         self._watching = False
 
     @contextlib.contextmanager
     def limit(self, seconds: float) -> Iterator[None]:
-        """Cut the request that this thread makes in the block, once it has taken so long."""
-        cut_off = CutOff()
-        cut_off.follow()
+        """Abort the request that this thread makes in the block after ``seconds``."""
+        abort_handle = AbortHandle()
+        abort_handle.track_this_thread()
         with self._lock:
-            self._open[cut_off] = time.monotonic() + seconds
+            self._open[abort_handle] = time.monotonic() + seconds
             if not self._watching:
                 self._watching = True
                 threading.Thread(
@@ -71,9 +71,9 @@ class Deadlines:
         try:
             yield
         finally:
-            _of_thread.cut_off = None
+            _thread_state.abort_handle = None
             with self._lock:
-                del self._open[cut_off]
+                del self._open[abort_handle]
 
     def _watch(self) -> None:
         while True:
@@ -84,57 +84,59 @@ class Deadlines:
                 self._watching = bool(self._open)
                 if not self._watching:
                     return
-            for cut_off in late:
-                cut_off.cut()
+            for abort_handle in late:
+                abort_handle.abort()
 
 
-class _Followed(HTTPConnection):
-    """Tells the ``CutOff`` of its thread over which socket it goes."""
+class _AbortableConnection(HTTPConnection):
+    """Registers its socket with the ``AbortHandle`` of its thread."""
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        _tell_of(self.sock)
+        _register_socket(self.sock)
         super().request(*args, **kwargs)
 
     def connect(self) -> None:
         try:
             super().connect()
-        except TimeoutError as error:  # in TLS's handshake; urllib3 would take it for an answer's
+        except (
+            TimeoutError
+        ) as error:  # in the TLS handshake, where urllib3 would report a read timeout
             raise ConnectTimeoutError(self, f"Connection to {self.host} timed out") from error
-        _tell_of(self.sock)
+        _register_socket(self.sock)
 
     def send(self, data: Any) -> None:
         if isinstance(data, memoryview) and self.sock.gettimeout() is not None:
-            # urllib3 sends under the limit on connecting; a slow line is no reason to give up,
-            # and a body that nobody takes is noticed by whoever watches.
+            # urllib3 applies the connect timeout to sending. A slow line is no error, and
+            # ``Attempt`` notices a body that the server does not accept.
             self.sock.settimeout(None)
         super().send(data)
 
 
-class _FollowedTls(_Followed, HTTPSConnection):
-    """The same over TLS."""
+class _AbortableTlsConnection(_AbortableConnection, HTTPSConnection):
+    """An abortable connection over TLS."""
 
 
-def _tell_of(connected: socket.socket | None) -> None:
-    cut_off: CutOff | None = getattr(_of_thread, "cut_off", None)
-    if cut_off is not None:
-        cut_off.take(connected)
+def _register_socket(connected: socket.socket | None) -> None:
+    abort_handle: AbortHandle | None = getattr(_thread_state, "abort_handle", None)
+    if abort_handle is not None:
+        abort_handle.take(connected)
 
 
 class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Followed
+    ConnectionCls = _AbortableConnection
 
 
 class _TlsPool(HTTPSConnectionPool):
-    ConnectionCls = _FollowedTls
+    ConnectionCls = _AbortableTlsConnection
 
     def _validate_conn(self, conn: Any) -> None:
-        # urllib3 would warn of each connection that is not verified; the client has warned once.
+        # urllib3 would warn for each unverified connection; the client has warned once.
         if conn.is_closed:
             conn.connect()
 
 
-class FollowedAdapter(HTTPAdapter):
-    """Sends requests over connections that can be cut off, and tries none twice."""
+class AbortableAdapter(HTTPAdapter):
+    """Sends requests over abortable connections, without retries."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Requests on a thread beside, so that one can be watched and given up."""
+"""One request on a background thread, so that it can be watched and aborted."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import threading
 from collections.abc import Callable
 
 from .client import Arrival, WebUIClient
-from .connections import CutOff
+from .connections import AbortHandle
 from .errors import ServerError
 
 _logger = logging.getLogger("stagewright.webui")
 
 
 class Exchange:
-    """One request and its answer."""
+    """One request and its answer, which another thread can wait for or abort."""
 
     def __init__(
         self, client: WebUIClient, endpoint: str, body: bytes, limit: int, arrived: Arrival
@@ -26,13 +26,13 @@ class Exchange:
         self._limit = limit
         self._arrived = arrived
         self._done = threading.Event()
-        self._cut_off = CutOff()
+        self._abort_handle = AbortHandle()
         self._answer: bytes | None = None
         self._error: BaseException | None = None
 
     def make(self) -> None:
-        """Send the request and wait for the answer, on the thread of the caller."""
-        self._cut_off.follow()
+        """Send the request and wait for the answer, on the calling thread."""
+        self._abort_handle.track_this_thread()
         try:
             self._answer = self._client.exchange(
                 self._endpoint, self._body, self._limit, self._arrived
@@ -43,35 +43,35 @@ class Exchange:
         self._done.set()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for the answer, or the failure; whether it is there."""
+        """Wait for the answer or the failure; True once either has come."""
         return self._done.wait(timeout_s)
 
     @property
     def done(self) -> bool:
-        """Whether the answer, or a failure, is there."""
+        """Whether the answer or a failure has come."""
         return self._done.is_set()
 
     @property
     def lost(self) -> bool:
-        """Whether it is done, and the server may work on it all the same."""
+        """Whether the request failed without an answer, so the server may still work on it."""
         return isinstance(self._error, ServerError) and self._error.unanswered
 
     def answer(self) -> bytes:
-        """The answer of a request that is done. Raises what went wrong: ServerError."""
+        """The answer of a finished request. Raises ServerError if it failed."""
         if self._error is not None:
             raise self._error
         assert self._answer is not None
         return self._answer
 
     def give_up(self) -> None:
-        """Cut the connection; the server may go on working."""
-        self._cut_off.cut()
+        """Abort the request; the server may go on working on it."""
+        self._abort_handle.abort()
 
 
-class Beside:
-    """A thread that does one piece of work after the other.
+class BackgroundThread:
+    """A daemon thread that runs one function after the other.
 
-    It is a daemon, for a server that never answers must not keep a program from ending.
+    It is a daemon because a server that never answers must not keep a program from ending.
     """
 
     def __init__(self) -> None:
@@ -80,17 +80,17 @@ class Beside:
         self._thread.start()
 
     def begin(self, work: Callable[[], None]) -> None:
-        """Do ``work``, which raises nothing, as soon as what came before it is done."""
+        """Run ``work`` after the functions given earlier; it should not raise."""
         self._waiting.put(work)
 
     def end(self) -> None:
-        """Take no more; what is under way goes on."""
+        """End the thread after the functions given so far."""
         self._waiting.put(None)
 
     def _work(self) -> None:
         while (work := self._waiting.get()) is not None:
             try:
                 work()
-            except Exception:  # told, and the thread serves whatever comes next
-                _logger.exception("a request beside failed")
+            except Exception:  # logged, so that the thread can run the next function
+                _logger.exception("a background request failed")
             del work

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from ....statemachine.errors import BackendAnswerError, BackendError
+from .answer_check import stem
 from .client import WebUIClient
 from .errors import (
     AuthenticationError,
@@ -19,7 +20,6 @@ from .errors import (
     ServerFailureError,
     ServerOutOfMemoryError,
 )
-from .evidence import stem
 from .features import FORGE, OPTIONS, SCHEDULERS, SD_MODULES, ServerFeatures
 
 SD_MODELS = "/sdapi/v1/sd-models"

@@ -13,7 +13,7 @@ from ....statemachine.config.schema import ServerTable
 from ....statemachine.errors import BackendError
 from .client import WebUIClient
 from .errors import RequestRefusedError
-from .exchange import Beside, Exchange
+from .exchange import BackgroundThread, Exchange
 from .features import INTERNAL_PROGRESS, INTERRUPT, PROGRESS
 from .progress import ServerProgress, progress_of
 
@@ -51,19 +51,19 @@ class Server:
         self.settings = settings
         self._tells_progress = True
         self._tells_tasks = True
-        self._beside: Beside | None = None
+        self._background: BackgroundThread | None = None
         self._rested: float | None = None
         self._timeout_s = min(LOOK_TIMEOUT_S, max(0.25, settings.stall_timeout_s / 2))
 
     def begin(self, exchange: Exchange) -> None:
-        """Make an exchange on a thread beside; one at a time."""
-        if self._beside is None:
-            self._beside = Beside()
-        self._beside.begin(exchange.make)
+        """Make an exchange on the background thread, one at a time."""
+        if self._background is None:
+            self._background = BackgroundThread()
+        self._background.begin(exchange.make)
 
-    def look_beside(self) -> Callable[[], ServerProgress | None]:
-        """Look now, and go on; the call that is returned waits for what was seen."""
-        if self._beside is None:
+    def start_look(self) -> Callable[[], ServerProgress | None]:
+        """Start a progress request in the background; call the result to wait for its answer."""
+        if self._background is None:
             return self.look
         seen: queue.SimpleQueue[ServerProgress | None] = queue.SimpleQueue()
 
@@ -80,19 +80,19 @@ class Server:
             except queue.Empty:
                 return None
 
-        self._beside.begin(look)
+        self._background.begin(look)
         return wait
 
     def give_up(self, exchange: Exchange) -> None:
-        """Cut an exchange off, and its thread, which may hang for longer."""
+        """Abort an exchange, and abandon its thread, which may hang for longer."""
         exchange.give_up()
         self.close()
 
     def close(self) -> None:
-        """End the thread beside, and close idle connections."""
-        if self._beside is not None:
-            self._beside.end()
-            self._beside = None
+        """End the background thread, and close idle connections."""
+        if self._background is not None:
+            self._background.end()
+            self._background = None
         self.client.close()
 
     @property

@@ -13,7 +13,7 @@ import msgspec
 from ...projections.diff import RunComparison, compare_runs
 from ...projections.diff.answers import ImageComparison, UsedDifference
 from ...projections.diff.comparison import ComparedRun, StageComparison
-from ...projections.diff.values import Difference, Row, count_of, words_of
+from ...projections.diff.values import Difference, Row, count_of, rows_text
 from ..output import count, duration, json_option, print_json, print_line, runs_option, state_text
 from ..run_lookup import find_run
 from ..statuses import EXIT_COMPLETED, EXIT_ERROR
@@ -141,7 +141,7 @@ def _which(one: UsedDifference, images: ImageComparison) -> str:
 
 def _rows(rows: Sequence[Row]) -> str:
     more = f" and {count_of(rows[_LEAD:])} more" if len(rows) > _LEAD else ""
-    return words_of(rows[:_LEAD]) + more
+    return rows_text(rows[:_LEAD]) + more
 
 
 def _equal(stage: StageComparison) -> int:

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from ..output_file import placed
+from ..output_file import atomic_output
 
 _EARLIEST, _LATEST = (1980, 1, 1, 0, 0, 0), (2107, 12, 31, 23, 59, 58)
 """Before and after them a zip knows no time."""
@@ -82,7 +82,7 @@ def new_archive(
 
     Another file of that name is replaced then. Raises OSError.
     """
-    with placed(path) as stream:
+    with atomic_output(path) as stream:
         archive = Archive(stream, folder, at=at, check=check, overlap=overlap)
         try:
             yield archive

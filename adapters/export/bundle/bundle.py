@@ -82,7 +82,7 @@ def bundle_run(
             f"{folder} is an unpacked bundle already; hand on the zip that it came from"
         )
     words = words or PrivateWords.of_this_machine()
-    source = open_source(folder, _Names(words).note)
+    source = open_source(folder, _NameCollector(words).note)
     redactor = Redactor(words)
     name = _safe(redactor.text(source.fold.run_id or folder.resolve().name))
     output = output or Path(f"{name}{SUFFIX}")
@@ -97,7 +97,7 @@ def bundle_run(
     at = None if opened is None else opened.ts
     overlap = max(0, redactor.longest_password - 1)
     with new_archive(output, name, at=at, check=check, overlap=overlap) as archive:
-        making = _Making(
+        making = _BundleBuilder(
             archive, folder, source, redactor, with_images=images, with_thumbnails=thumbnails
         )
         making.write_log()
@@ -114,7 +114,7 @@ def bundle_run(
     )
 
 
-class _Names:
+class _NameCollector:
     """Notes the machines and boots that a log names, before any of its words are written."""
 
     def __init__(self, words: PrivateWords) -> None:
@@ -127,7 +127,7 @@ class _Names:
                 self._words.boots.note(event.boot_id)
 
 
-class _Making:
+class _BundleBuilder:
     """One bundle on its way."""
 
     def __init__(

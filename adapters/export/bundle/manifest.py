@@ -9,7 +9,7 @@ import msgspec
 from ....events.codec import DECODE_ERRORS
 from ....events.log.storage import open_regular
 from ....events.model import RunState
-from .source import Stretch
+from .source import ByteRange
 
 MANIFEST_NAME = "manifest.json"
 THUMBNAILS = "thumbnails"
@@ -63,7 +63,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     log: BundledLog | None
     corrupt: str
-    not_in_log: tuple[Stretch, ...]
+    not_in_log: tuple[ByteRange, ...]
     left_out: tuple[LeftOut, ...]
     thumbnails: int
     images: int

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ....events.log.storage import open_regular
 from ....statemachine.files.recorded_files import FileState, RecordedFile, check_file
 from ..thumbnails import ThumbnailError, thumbnail_of
-from .picture_texts import texts_in
+from .image_metadata import texts_in
 from .redaction import Redactor
 
 SIDE = 128

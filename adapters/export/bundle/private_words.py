@@ -60,7 +60,7 @@ _NAME_CHARACTER = r"[\w-]"
 _EVERYBODYS = re.compile(r"(?i)[a-z]:|(?:[a-z]:)?[/\\](?:home|users)")
 
 
-class StandIns:
+class Placeholders:
     """Names of one kind, and what stands for each: ``host-1``, in the order they are told.
 
     In texts they are looked for from ``shortest`` characters on.
@@ -116,8 +116,8 @@ class PrivateWords:
         self.credentials = tuple(credential_forms(environment.get(AUTH_VARIABLE, "")))
         self.homes = tuple(sorted({one for one in homes if _is_telling(one)}, key=len)[::-1])
         self.user = user
-        self.hosts = StandIns("host", shortest=_SHORTEST_HOST)
-        self.boots = StandIns("boot", shortest=_SHORTEST_BOOT)
+        self.hosts = Placeholders("host", shortest=_SHORTEST_HOST)
+        self.boots = Placeholders("boot", shortest=_SHORTEST_BOOT)
         self.hosts.note(host)
 
     @classmethod

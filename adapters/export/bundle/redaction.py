@@ -23,9 +23,9 @@ from ...credentials.patterns import (
     without_usual_homes,
 )
 from ...credentials.secret_names import names_secret
+from .encodings import spans
 from .errors import BundleRefusedError, no_event_any_more, password_stands_in
 from .private_words import OUR_KEYS, PrivateWords
-from .spellings import spans
 
 CREDENTIALS, HOMES = "credentials", "home folders"
 _HOSTS, _BOOTS, _USERS = "names of machines", "boot ids", "account names"

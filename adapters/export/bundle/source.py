@@ -27,7 +27,7 @@ _READ_BYTES = 1024 * 1024
 Observe = Callable[[Sequence[StageEvent]], None]
 
 
-class Stretch(msgspec.Struct, frozen=True, kw_only=True):
+class ByteRange(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of a log that no sound record of the run stands in, and so no bundle holds."""
 
     offset: int
@@ -52,7 +52,7 @@ class SourceLog(ABC):
         self.corruption = corruption
         self.fold = Fold()
         self.events: Sequence[StageEvent] = ()
-        self.stretches: tuple[Stretch, ...] = ()
+        self.stretches: tuple[ByteRange, ...] = ()
 
     @abstractmethod
     def bodies(self) -> Iterator[bytes]:
@@ -85,7 +85,7 @@ class _SoundLog(SourceLog):
         self.events = self._timeline = read_log(folder, both)
         torn = None if self.running else self._timeline.torn
         if torn is not None:
-            self.stretches = (_stretch(self.path, torn.offset, torn.bytes),)
+            self.stretches = (_byte_range(self.path, torn.offset, torn.bytes),)
 
     def bodies(self) -> Iterator[bytes]:
         return self._timeline.raw(range(len(self._timeline)))
@@ -113,7 +113,7 @@ class _LostLog(SourceLog):
 
     def __init__(self, path: Path, corruption: LogCorruptError) -> None:
         super().__init__(path, corruption)
-        self.stretches = (_stretch(path, 0, path.stat().st_size),)
+        self.stretches = (_byte_range(path, 0, path.stat().st_size),)
 
     def bodies(self) -> Iterator[bytes]:
         return iter(())
@@ -141,20 +141,20 @@ def _numbered(event: StageEvent, place: int) -> StageEvent:
     return msgspec.structs.replace(event, seq=place)
 
 
-def _between(path: Path, records: Sequence[tuple[int, int]]) -> Iterator[Stretch]:
+def _between(path: Path, records: Sequence[tuple[int, int]]) -> Iterator[ByteRange]:
     """What lies before, between and behind the records, first byte and end of each in order."""
     size = path.stat().st_size
     found = 0
     for (_, end), (start, _) in pairwise([(0, 0), *records, (size, size)]):
         if start > end and found < _MOST_STRETCHES:
             found += 1
-            yield _stretch(path, end, start - end)
+            yield _byte_range(path, end, start - end)
 
 
-def _stretch(path: Path, offset: int, size: int) -> Stretch:
+def _byte_range(path: Path, offset: int, size: int) -> ByteRange:
     with open_regular(path) as stream:
         stream.seek(offset)
-        return Stretch(offset=offset, bytes=size, sha256=_digest(stream, size))
+        return ByteRange(offset=offset, bytes=size, sha256=_digest(stream, size))
 
 
 def _digest(stream: BinaryIO, size: int) -> str:

@@ -132,7 +132,7 @@ class RunClock:
         return self.now_s
 
 
-class CallBook:
+class CallTimeline:
     """Takes a run's events in order; bounded, so what is beyond the bounds is only counted."""
 
     def __init__(self) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from .calls import CALL_WORDS, DONE, NOT_DONE, Call, CallBook, CallState, Mark, MarkKind
-from .quantities import span, tick, time_of_day
-from .time_scale import Stretch, TimeScale
+from .calls import CALL_WORDS, DONE, NOT_DONE, Call, CallState, CallTimeline, Mark, MarkKind
+from .quantities import span_text, tick, time_of_day
+from .time_scale import EpochSpan, TimeScale
 
 TOP = 50
 LABEL = 28
@@ -108,42 +108,47 @@ class Gantt(msgspec.Struct, frozen=True):
     note: str
 
 
-def draw(book: CallBook, stages: Sequence[tuple[str, str]]) -> Gantt:
+def draw(timeline: CallTimeline, stages: Sequence[tuple[str, str]]) -> Gantt:
     """The picture of a run; ``stages`` are ids and captions, in order."""
-    scale = TimeScale(book.epochs)
+    scale = TimeScale(timeline.epochs)
     calls: dict[str, list[Call]] = {}
-    for call in book.calls:
+    for call in timeline.calls:
         calls.setdefault(call.stage_id, []).append(call)
     top, lanes = TOP, []
     for stage_id, caption in list(stages)[:_MAX_LANES]:
-        lane = _lane(book, scale, stage_id, caption, calls.get(stage_id, []), top)
+        lane = _lane(timeline, scale, stage_id, caption, calls.get(stage_id, []), top)
         lanes.append(lane)
         top += lane.height
-    legend = [(state, book.counts[state]) for state in CallState if book.counts[state]]
-    undrawn = book.total_calls - len(book.calls)
+    legend = [(state, timeline.counts[state]) for state in CallState if timeline.counts[state]]
+    undrawn = timeline.total_calls - len(timeline.calls)
     return Gantt(
         lanes=tuple(lanes),
-        marks=tuple(_placed(mark, scale) for mark in book.marks),
+        marks=tuple(_placed(mark, scale) for mark in timeline.marks),
         ticks=tuple(_ticks(scale)),
         epochs=tuple(_epoch_labels(scale)),
         cuts=tuple(_cuts(scale)),
         height=top + 4,
         legend=tuple(legend),
-        summary=_summary(len(stages), book, legend),
+        summary=_summary(len(stages), timeline, legend),
         note=f"{undrawn:,} further calls are not drawn." if undrawn else "",
     )
 
 
-def _summary(stages: int, book: CallBook, legend: Sequence[tuple[CallState, int]]) -> str:
+def _summary(stages: int, timeline: CallTimeline, legend: Sequence[tuple[CallState, int]]) -> str:
     told = "; ".join(f"{number:,} {CALL_WORDS[state]}" for state, number in legend) or "none"
-    return f"Timeline of {stages} stages and {len(book.epochs)} epochs. Calls: {told}."
+    return f"Timeline of {stages} stages and {len(timeline.epochs)} epochs. Calls: {told}."
 
 
 def _lane(
-    book: CallBook, scale: TimeScale, stage_id: str, caption: str, calls: Sequence[Call], top: int
+    timeline: CallTimeline,
+    scale: TimeScale,
+    stage_id: str,
+    caption: str,
+    calls: Sequence[Call],
+    top: int,
 ) -> Lane:
     rows = list(_rows(calls))
-    merged = _MERGED_WIDTH if len(book.calls) > _MANY_CALLS else 0.0
+    merged = _MERGED_WIDTH if len(timeline.calls) > _MANY_CALLS else 0.0
     bars = list(_bars(zip(calls, rows, strict=True), scale, top + LABEL, merged))
     # What failed must not vanish below what did not.
     bars.sort(key=lambda bar: _DEPTH[bar.state])
@@ -154,7 +159,7 @@ def _lane(
         height=LABEL + ROW * (max(rows, default=0) + 1) + PADDING,
         bands=tuple(
             Band(left, scale.place(one.ended_s) - left)
-            for one in book.spans
+            for one in timeline.spans
             if one.stage_id == stage_id and (left := scale.place(one.began_s)) is not None
         ),
         bars=tuple(bars),
@@ -211,8 +216,8 @@ def _title(call: Call) -> str:
     attempt = f", attempt {call.attempt + 1}" if call.attempt else ""
     told = f": {call.words}" if call.words else ""
     ended = call.state in DONE | NOT_DONE
-    lasted = f" in {span(call.ended_s - call.began_s)}" if ended else ""
-    at = f"at {span(call.began_s)}"
+    lasted = f" in {span_text(call.ended_s - call.began_s)}" if ended else ""
+    at = f"at {span_text(call.began_s)}"
     # Which attempt it was is told already.
     state = CALL_WORDS[CallState.COMPLETED if call.state in DONE else call.state]
     return f"{call.stage_id}, {images}{attempt}, {at}: {state}{lasted}{told}"
@@ -236,7 +241,7 @@ def _crosses(calls: Iterable[Call], scale: TimeScale) -> Iterator[Cross]:
 
 
 def _placed(mark: Mark, scale: TimeScale) -> PlacedMark:
-    title = f"{mark.words} (at {span(mark.at_s)})"
+    title = f"{mark.words} (at {span_text(mark.at_s)})"
     return PlacedMark(scale.place(mark.at_s), mark.kind, title, mark.seq)
 
 
@@ -245,7 +250,7 @@ def _ticks(scale: TimeScale) -> Iterator[Label]:
 
 
 def _epoch_labels(scale: TimeScale) -> Iterator[Label]:
-    return _spaced(((one.left, _epoch_words(one)) for one in scale.stretches), _EPOCH_WIDTH)
+    return _spaced(((one.left, _epoch_words(one)) for one in scale.spans), _EPOCH_WIDTH)
 
 
 def _spaced(texts: Iterable[tuple[float, str]], width: float) -> Iterator[Label]:
@@ -258,13 +263,13 @@ def _spaced(texts: Iterable[tuple[float, str]], width: float) -> Iterator[Label]
             yield Label(left, text, anchor)
 
 
-def _epoch_words(stretch: Stretch) -> str:
-    epoch = stretch.epoch
+def _epoch_words(span: EpochSpan) -> str:
+    epoch = span.epoch
     what = f"epoch {epoch.number}, " if epoch.number else ""
     return f"{what}{time_of_day(epoch.opened)[:8]}"
 
 
 def _cuts(scale: TimeScale) -> Iterator[Label]:
-    for stretch in scale.stretches:
-        if stretch.cut_s:
-            yield Label(stretch.left, f"{span(stretch.cut_s)} without work")
+    for span in scale.spans:
+        if span.cut_s:
+            yield Label(span.left, f"{span_text(span.cut_s)} without work")

@@ -26,7 +26,7 @@ from ....events.model import (
     UnknownEvent,
 )
 from ...projections.used_settings import settings_used
-from .calls import CallBook
+from .calls import CallTimeline
 
 SEEDS_AS_RECORDED = "seeds as recorded"
 """Among the used values: whether an answer tells the seeds that its images are recorded with."""
@@ -37,7 +37,7 @@ _MAX_VALUES = 6
 _MAX_KEYS = 400
 
 
-class Hand(msgspec.Struct, frozen=True):
+class EpochEnvironment(msgspec.Struct, frozen=True):
     """Who worked on the run from an epoch on: the backend, the software and the machine."""
 
     epoch: int
@@ -86,9 +86,9 @@ class LoggedRun:
         self.folder = folder
         self.alive = is_locked(folder)
         self.fold = Fold()
-        self.book = CallBook()
+        self.call_timeline = CallTimeline()
         self.used: dict[str, UsedValues] = {}
-        self.hands: list[Hand] = []
+        self.environments: list[EpochEnvironment] = []
         self.types: Counter[str] = Counter()
         self.opened_at: datetime | None = None
         self.ended_at: datetime | None = None
@@ -96,7 +96,7 @@ class LoggedRun:
         self._stage_of: dict[str, str] = {}
         self.timeline = self._read()
         if self.alive and self.fold.state == RunState.RUNNING:
-            self.book.go_on()
+            self.call_timeline.go_on()
 
     @property
     def died(self) -> bool:
@@ -122,7 +122,7 @@ class LoggedRun:
             self._take(event)
 
     def _take(self, event: StageEvent) -> None:
-        self.book.take(event)
+        self.call_timeline.take(event)
         name = event_type(event)
         if name in self.types or len(self.types) < _MAX_TYPES:
             self.types[name] += 1
@@ -131,9 +131,11 @@ class LoggedRun:
                 self._stage_of[event.call_id] = event.stage_id
             case CallCompleted():
                 self._take_answer(event)
-            case RunOpened() | RunResumed() if len(self.hands) < _MAX_HANDS:
-                hand = Hand(event.epoch, event.backend, event.software, event.host, event.pid)
-                self.hands.append(hand)
+            case RunOpened() | RunResumed() if len(self.environments) < _MAX_HANDS:
+                hand = EpochEnvironment(
+                    event.epoch, event.backend, event.software, event.host, event.pid
+                )
+                self.environments.append(hand)
 
     def _take_answer(self, event: CallCompleted) -> None:
         stage_id = self._stage_of.pop(event.call_id, "")

@@ -17,9 +17,9 @@ from ....statemachine.config.legacy import Conflict
 from ....statemachine.files.recorded_files import FileState, RecordedFile, WrongFile
 from ...text import count
 from .calls import CALL_WORDS, DONE, CallState
-from .logged_run import Hand, LoggedRun
-from .pictures import PictureShop
-from .quantities import byte_size, day_and_time, ranges, span
+from .logged_run import EpochEnvironment, LoggedRun
+from .pictures import ImageInspector
+from .quantities import byte_size, day_and_time, ranges, span_text
 
 _MAX_MISSING = 200
 _MAX_LINES = 200
@@ -103,7 +103,7 @@ def _mood(run: LoggedRun) -> str:
 
 
 def _facts(run: LoggedRun) -> Iterator[Fact]:
-    fold, book = run.fold, run.book
+    fold, call_timeline = run.fold, run.call_timeline
     assert fold.opened is not None
     assert run.opened_at is not None
     assert run.ended_at is not None
@@ -116,11 +116,13 @@ def _facts(run: LoggedRun) -> Iterator[Fact]:
     yield Fact("Calls", _calls(run))
     yield Fact("Resumes", str(fold.resumes))
     yield Fact("Seeds", ranges(fold.seeds))
-    for name, values in _hands(run.hands):
+    for name, values in _environment_rows(run.environments):
         yield Fact(name, "; ".join(values))
     yield Fact("Log", f"{count(len(run.timeline), 'event')}, {_end(run)}")
-    if book.clock.set_back:
-        yield Fact("Clock", f"set back during the run: {count(book.clock.set_back, 'event')}")
+    if call_timeline.clock.set_back:
+        yield Fact(
+            "Clock", f"set back during the run: {count(call_timeline.clock.set_back, 'event')}"
+        )
     labels = {
         "Label": fold.plan.get("run_id"),
         "Action": fold.plan.get("one_click_action"),
@@ -133,12 +135,12 @@ def _facts(run: LoggedRun) -> Iterator[Fact]:
 
 
 def _took(run: LoggedRun) -> str:
-    epochs = run.book.epochs
+    epochs = run.call_timeline.epochs
     worked = sum(one.ended_s - one.began_s for one in epochs)
-    whole = run.book.clock.now_s
+    whole = run.call_timeline.clock.now_s
     if len(epochs) < 2:
-        return span(whole)
-    return f"{span(worked)} of work in {len(epochs)} epochs, over {span(whole)}"
+        return span_text(whole)
+    return f"{span_text(worked)} of work in {len(epochs)} epochs, over {span_text(whole)}"
 
 
 def _images(run: LoggedRun) -> str:
@@ -156,7 +158,7 @@ def _images(run: LoggedRun) -> str:
 
 def _calls(run: LoggedRun) -> str:
     """``14: 12 completed (2 of them at a later attempt), 1 failed, tried again; 1 never ...``."""
-    counts = run.book.counts
+    counts = run.call_timeline.counts
     done, later = sum(counts[state] for state in DONE), counts[CallState.RETRIED]
     told = [f"{done:,} completed" + (f" ({later:,} of them at a later attempt)" if later else "")]
     told += [
@@ -164,14 +166,16 @@ def _calls(run: LoggedRun) -> str:
         for state in CallState
         if state not in DONE and counts[state]
     ]
-    return f"{run.book.total_calls:,}" + (f": {'; '.join(told)}" if run.book.total_calls else "")
+    return f"{run.call_timeline.total_calls:,}" + (
+        f": {'; '.join(told)}" if run.call_timeline.total_calls else ""
+    )
 
 
-def _hands(hands: Sequence[Hand]) -> Iterator[tuple[str, list[str]]]:
+def _environment_rows(environments: Sequence[EpochEnvironment]) -> Iterator[tuple[str, list[str]]]:
     """Backends, software and machines, each once, in the order in which they came."""
-    backends = dict.fromkeys(backend_words(one.backend) for one in hands)
-    hosts = dict.fromkeys(f"{one.host} (process {one.pid})" for one in hands)
-    software = dict.fromkeys(one.software for one in hands)
+    backends = dict.fromkeys(backend_words(one.backend) for one in environments)
+    hosts = dict.fromkeys(f"{one.host} (process {one.pid})" for one in environments)
+    software = dict.fromkeys(one.software for one in environments)
     for name, values in (("Backend", backends), ("Software", software), ("Host", hosts)):
         if values:
             yield f"{name}s" if len(values) > 1 and name != "Software" else name, list(values)
@@ -189,11 +193,11 @@ def _end(run: LoggedRun) -> str:
     return "sealed" if run.fold.sealed else "not sealed"
 
 
-def notices(run: LoggedRun, shop: PictureShop, *, left_out: Sequence[str]) -> list[Notice]:
+def notices(run: LoggedRun, inspector: ImageInspector, *, left_out: Sequence[str]) -> list[Notice]:
     """What is not well with a run and its files, and what this page leaves out."""
-    found = [*_log_notices(run), *_file_notices(shop.wrong)]
-    if shop.bundled:
-        words = f"{count(shop.bundled, 'image')} shown by the thumbnails that are in it."
+    found = [*_log_notices(run), *_file_notices(inspector.wrong)]
+    if inspector.bundled:
+        words = f"{count(inspector.bundled, 'image')} shown by the thumbnails that are in it."
         found.append(Notice(Gravity.NOTE, "This is a bundle, without the images themselves", words))
     found += _plan_notices("conflicts", Gravity.ERROR, run.fold.plan)
     found += _plan_notices("warnings", Gravity.WARNING, run.fold.plan)

@@ -38,7 +38,7 @@ class Picture(msgspec.Struct, frozen=True):
     bundled: bool = False
 
 
-class PictureShop:
+class ImageInspector:
     """Looks at the files of one run, in a few threads.
 
     ``wrong`` collects the files that are not what was recorded, ``bundled`` counts those that a
@@ -56,7 +56,7 @@ class PictureShop:
         self._done = 0
         self._threads = min(_MAX_THREADS, os.cpu_count() or 1)
 
-    def look_at(
+    def inspect(
         self, files: Iterable[T], recorded: Callable[[T], RecordedFile]
     ) -> Iterator[tuple[T, Picture]]:
         """Each of ``files`` with what became of it, in order, in bounded memory."""
@@ -65,7 +65,7 @@ class PictureShop:
             try:
                 for file in files:
                     told = recorded(file)
-                    waiting.append((file, told, pool.submit(self.picture_of, told)))
+                    waiting.append((file, told, pool.submit(self.inspect_file, told)))
                     if len(waiting) > self._threads * _AHEAD:
                         yield self._taken(*waiting.popleft())
                 while waiting:
@@ -74,7 +74,7 @@ class PictureShop:
                 for _, _, future in waiting:
                     future.cancel()
 
-    def picture_of(self, file: RecordedFile) -> Picture:
+    def inspect_file(self, file: RecordedFile) -> Picture:
         """What became of one file."""
         wrong = check_file(self._folder, file.path, file.sha256)
         if wrong is None:

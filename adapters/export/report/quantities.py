@@ -12,7 +12,7 @@ _UNITS = ("bytes", "KB", "MB", "GB", "TB")
 _MAX_RANGES = 12
 
 
-def span(seconds: float) -> str:
+def span_text(seconds: float) -> str:
     """``250 ms``, ``1.9 s``, ``3 min 12 s``, ``2 h 05 min``, ``3 d 4 h``."""
     if not seconds < 1e12:
         return f"{seconds:g} s"

@@ -14,14 +14,14 @@ from markupsafe import Markup
 from ....events.errors import StagewrightError
 from ....events.version import VERSION
 from ....statemachine.files.recorded_files import FileState
-from ..output_file import may_replace, placed
+from ..output_file import atomic_output, may_replace
 from .calls import CALL_WORDS
 from .event_blocks import event_blocks, shown_seqs
 from .gantt import BAR, LABEL, MARK_WORDS, draw
 from .logged_run import LoggedRun
 from .overview import notices, overview_of
 from .page import FIRST_BYTES, assets, render
-from .pictures import PictureShop
+from .pictures import ImageInspector
 from .quantities import json_lines
 from .stages import (
     MAX_INPUTS,
@@ -88,13 +88,13 @@ class _Writer:
         self._stage_ids = stage_ids(run)
         total = self._total_images()
         told = None if on_file is None else lambda done: on_file(done, total)
-        self._shop = PictureShop(run.folder, thumbnails=thumbnails, on_file=told)
+        self._inspector = ImageInspector(run.folder, thumbnails=thumbnails, on_file=told)
         self._images = 0
         self._thumbnails = thumbnails
 
     def write(self, output: Path) -> WrittenReport:
         text: dict[str, Any] = {"encoding": "utf-8", "newline": "\n"}
-        with placed(output) as stream:
+        with atomic_output(output) as stream:
             page = io.TextIOWrapper(stream, **text)
             with tempfile.TemporaryFile("w+", dir=output.parent, **text) as beside:
                 self._write_stages(beside)
@@ -108,22 +108,22 @@ class _Writer:
         for stage_id in self._stage_ids:
             context = {
                 "stage": stage_view(self._run, stage_id),
-                "sheets": stage_sheets(self._run, stage_id, self._shop),
+                "sheets": stage_sheets(self._run, stage_id, self._inspector),
                 "thumbnails": self._thumbnails,
             }
             beside.writelines(render("stage.html.j2", context))
 
     def _write_page(self, page: IO[str], beside: IO[str]) -> None:
         run = self._run
-        inputs = list(input_tiles(run, self._shop))
+        inputs = list(input_tiles(run, self._inspector))
         captions = [(stage_id, caption_of(run, stage_id)) for stage_id in self._stage_ids]
         context = {
             **assets(),
             "first": Markup(FIRST_BYTES.decode()),  # noqa: S704 - our own text
             "version": VERSION,
             "overview": overview_of(run, run.fold.missing()),
-            "notices": notices(run, self._shop, left_out=list(self._left_out())),
-            "gantt": draw(run.book, captions),
+            "notices": notices(run, self._inspector, left_out=list(self._left_out())),
+            "gantt": draw(run.call_timeline, captions),
             "label": LABEL,
             "bar_height": BAR,
             "stages": _pieces(beside),
@@ -161,9 +161,11 @@ class _Writer:
 
     def _written(self, output: Path, size: int) -> WrittenReport:
         run = self._run
-        altered = [file.path for file, why in self._shop.wrong if why.state is FileState.ALTERED]
+        altered = [
+            file.path for file, why in self._inspector.wrong if why.state is FileState.ALTERED
+        ]
         missing = [
-            file.path for file, why in self._shop.wrong if why.state is not FileState.ALTERED
+            file.path for file, why in self._inspector.wrong if why.state is not FileState.ALTERED
         ]
         return WrittenReport(
             path=str(output),

@@ -17,8 +17,8 @@ from ....statemachine.files.recorded_files import RecordedFile
 from ...text import count
 from .calls import DONE, NOT_DONE, Call
 from .logged_run import LoggedRun
-from .pictures import Picture, PictureShop
-from .quantities import byte_size, span
+from .pictures import ImageInspector, Picture
+from .quantities import byte_size, span_text
 from .settings_table import SettingRow, differing, setting_rows
 
 SHEET_IMAGES = 60
@@ -96,7 +96,7 @@ def caption_of(run: LoggedRun, stage_id: str) -> str:
     if stage is None:
         return "not begun"
     worked_ms = _worked_ms(stage)
-    lasted = [span(worked_ms / 1000)] if worked_ms else []
+    lasted = [span_text(worked_ms / 1000)] if worked_ms else []
     images = count(stage.finished.count, "image")
     return ", ".join([images, *lasted, str(stage.outcome or "not ended")])
 
@@ -128,15 +128,15 @@ def _planned(run: LoggedRun) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _pace(run: LoggedRun, stage_id: str, stage: StageFold | None) -> Iterator[tuple[str, str]]:
-    calls = [call for call in run.book.calls if call.stage_id == stage_id]
+    calls = [call for call in run.call_timeline.calls if call.stage_id == stage_id]
     if stage is not None and (worked_ms := _worked_ms(stage)):
-        yield "duration", span(worked_ms / 1000)
+        yield "duration", span_text(worked_ms / 1000)
     answered = [one for one in calls if one.state in DONE]
     lengths = sorted(map(_length, answered))
     if lengths:
-        yield "a call, median", span(median(lengths))
-        yield "fastest", span(lengths[0])
-        yield "slowest", span(lengths[-1])
+        yield "a call, median", span_text(median(lengths))
+        yield "fastest", span_text(lengths[0])
+        yield "slowest", span_text(lengths[-1])
     failed = sum(call.state in NOT_DONE for call in calls)
     if failed:
         yield "failed attempts", f"{failed:,}"
@@ -153,7 +153,7 @@ def _length(call: Call) -> float:
     return call.ended_s - call.began_s
 
 
-def stage_sheets(run: LoggedRun, stage_id: str, shop: PictureShop) -> Iterator[Sheet]:
+def stage_sheets(run: LoggedRun, stage_id: str, inspector: ImageInspector) -> Iterator[Sheet]:
     """The images of a stage, some at a time, in bounded memory. Raises LogCorruptError."""
     stage = run.fold.stages.get(stage_id)
     if stage is None:
@@ -166,7 +166,7 @@ def stage_sheets(run: LoggedRun, stage_id: str, shop: PictureShop) -> Iterator[S
         return RecordedFile(artifact.path, artifact.sha256, stage_id, artifact.image_index)
 
     tiles: list[Tile] = []
-    for one, picture in shop.look_at(finished, recorded):
+    for one, picture in inspector.inspect(finished, recorded):
         tiles.append(_tile(one, picture))
         if len(tiles) == SHEET_IMAGES:
             yield _sheet(tiles, several=shown > SHEET_IMAGES)
@@ -196,7 +196,7 @@ def _sheet(tiles: list[Tile], *, several: bool) -> Sheet:
 def _tile(one: _Finished, picture: Picture) -> Tile:
     artifact, event = one.artifact, one.event
     side_by_side = f"{artifact.width}\N{MULTIPLICATION SIGN}{artifact.height}"
-    made = span(event.duration_ms / 1000) if isinstance(event, CallCompleted) else ""
+    made = span_text(event.duration_ms / 1000) if isinstance(event, CallCompleted) else ""
     if one.attempts > 1:
         made = f"{made}, {one.attempts} attempts".removeprefix(", ")
     return Tile(
@@ -221,7 +221,7 @@ def _remarks(one: _Finished, picture: Picture) -> Iterator[str]:
         yield "the file is not in the bundle"
 
 
-def input_tiles(run: LoggedRun, shop: PictureShop) -> Iterator[tuple[Tile, InputRecord]]:
+def input_tiles(run: LoggedRun, inspector: ImageInspector) -> Iterator[tuple[Tile, InputRecord]]:
     """The input images and the mask, as tiles, with their records."""
     opened = run.fold.opened
     inputs = list(enumerate(opened.inputs))[:MAX_INPUTS] if opened else []
@@ -229,7 +229,7 @@ def input_tiles(run: LoggedRun, shop: PictureShop) -> Iterator[tuple[Tile, Input
     def recorded(one: tuple[int, InputRecord]) -> RecordedFile:
         return RecordedFile(one[1].path, one[1].sha256, "", one[0])
 
-    for (place, record), picture in shop.look_at(inputs, recorded):
+    for (place, record), picture in inspector.inspect(inputs, recorded):
         tile = Tile(
             title=f"input {place}",
             seed=None,

@@ -23,7 +23,7 @@ _NICE_S = (
 _MAX_EPOCH_TICKS = 40
 
 
-class Stretch(msgspec.Struct, frozen=True):
+class EpochSpan(msgspec.Struct, frozen=True):
     """An epoch on the scale; ``left`` and ``right`` are percent of the width.
 
     ``cut_s`` seconds before it are cut: nobody worked on the run.
@@ -53,31 +53,31 @@ class TimeScale:
         kept = sum(gap for gap, cut in zip(gaps, cuts, strict=True) if not cut)
         cut_width = min(_GAP_SHARE, _GAPS_SHARE / max(1, sum(cuts)))
         self._per_s = (100.0 - cut_width * sum(cuts)) / max(worked + kept, _SHORTEST_S)
-        self.stretches = list(self._laid_out(epochs, gaps, cuts, cut_width))
-        self._begins = [one.epoch.began_s for one in self.stretches]
+        self.spans = list(self._laid_out(epochs, gaps, cuts, cut_width))
+        self._begins = [one.epoch.began_s for one in self.spans]
 
     def place(self, at_s: float) -> float:
         """Percent of the width at which a moment stands; one in a cut stands at its end."""
-        if not self.stretches:
+        if not self.spans:
             return 0.0
         number = max(0, bisect_right(self._begins, at_s) - 1)
-        stretch, is_last = self.stretches[number], number + 1 == len(self.stretches)
-        end = 100.0 if is_last else self.stretches[number + 1].left
-        return min(stretch.left + max(0.0, at_s - stretch.epoch.began_s) * self._per_s, end)
+        span, is_last = self.spans[number], number + 1 == len(self.spans)
+        end = 100.0 if is_last else self.spans[number + 1].left
+        return min(span.left + max(0.0, at_s - span.epoch.began_s) * self._per_s, end)
 
     def ticks(self) -> Iterator[Tick]:
         """Moments at even distances, for each epoch from its beginning on."""
         step = next((one for one in _NICE_S if one * _TICKS >= self._worked), None)
         step = step or self._worked / _TICKS
-        for stretch in self.stretches:
-            length = stretch.epoch.ended_s - stretch.epoch.began_s
+        for span in self.spans:
+            length = span.epoch.ended_s - span.epoch.began_s
             for number in range(min(int(length / step), _MAX_EPOCH_TICKS) + 1):
                 since_s = number * step
-                yield Tick(stretch.left + since_s * self._per_s, since_s)
+                yield Tick(span.left + since_s * self._per_s, since_s)
 
     def _laid_out(
         self, epochs: Sequence[Epoch], gaps: Sequence[float], cuts: Sequence[bool], cut_width: float
-    ) -> Iterator[Stretch]:
+    ) -> Iterator[EpochSpan]:
         at = 0.0
         for place, epoch in enumerate(epochs):
             cut_s = 0.0
@@ -86,5 +86,5 @@ class TimeScale:
                 cut_s = gaps[place - 1] if cut else 0.0
                 at += cut_width if cut else gaps[place - 1] * self._per_s
             right = at + (epoch.ended_s - epoch.began_s) * self._per_s
-            yield Stretch(epoch, at, min(right, 100.0), cut_s)
+            yield EpochSpan(epoch, at, min(right, 100.0), cut_s)
             at = right

@@ -82,10 +82,10 @@ def compare_answers(
     pairs = _paired(_finished(left, left_id), _finished(right, right_id))
     while chunk := list(islice(pairs, _AT_ONCE)):
         both = [pair for pair in chunk if pair.left is not None and pair.right is not None]
-        told_left = _Told.of(left, left_id, [(one.image, one.left) for one in both])
-        told_right = _Told.of(right, right_id, [(one.image, one.right) for one in both])
+        left_images = _LoggedImage.of(left, left_id, [(one.image, one.left) for one in both])
+        right_images = _LoggedImage.of(right, right_id, [(one.image, one.right) for one in both])
         for pair in chunk:
-            one, other = told_left.get(pair.image), told_right.get(pair.image)
+            one, other = left_images.get(pair.image), right_images.get(pair.image)
             if one is None or other is None:
                 images.only(pair)
             else:
@@ -125,7 +125,7 @@ def _paired(left: IndexTable, right: IndexTable) -> Iterator[_Pair]:
         other = other if its is None else next(theirs, None)
 
 
-class _Told(NamedTuple):
+class _LoggedImage(NamedTuple):
     """What a log tells of one image; ``info`` is None where no answer is left."""
 
     artifact: Artifact
@@ -135,7 +135,7 @@ class _Told(NamedTuple):
     @classmethod
     def of(
         cls, run: RecordedRun, stage_id: str, wanted: list[tuple[int, int | None]]
-    ) -> dict[int, _Told]:
+    ) -> dict[int, _LoggedImage]:
         """What the log tells of these images, by index; each stands with its record."""
         table = run.requests.get(stage_id, IndexTable())
         asked = {index: seq for index, _ in wanted if (seq := table.get(index)) is not None}
@@ -147,7 +147,7 @@ class _Told(NamedTuple):
         }
 
     @classmethod
-    def _in(cls, event: StageEvent, index: int, request: StageEvent | None) -> _Told:
+    def _in(cls, event: StageEvent, index: int, request: StageEvent | None) -> _LoggedImage:
         digest = request.request_sha256 if isinstance(request, CallRequested) else None
         artifact = artifact_in(event, index)
         if not isinstance(event, CallCompleted):
@@ -174,7 +174,7 @@ class _ImageTally:
     def only(self, pair: _Pair) -> None:
         self._rows["only_right" if pair.left is None else "only_left"].add(pair.image)
 
-    def compare(self, index: int, left: _Told, right: _Told) -> None:
+    def compare(self, index: int, left: _LoggedImage, right: _LoggedImage) -> None:
         equal = left.artifact.source_sha256 == right.artifact.source_sha256
         self._rows["equal" if equal else "different"].add(index)
         if left.request is None or right.request is None:

@@ -12,7 +12,7 @@ import msgspec
 from ....events.model import Outcome, RunState
 from .answers import StageAnswers, compare_answers
 from .recorded import RecordedRun
-from .values import Difference, Rows, differences, words_of
+from .values import Difference, Rows, differences, rows_text
 
 _NO_SETTINGS = ("stage_id", "stage_type", "order_index", "config", "input_source")
 """What of a stage in a plan follows from which stages there are, or is shown as settings."""
@@ -127,7 +127,7 @@ def _plan_differences(left: RecordedRun, right: RecordedRun) -> Iterator[Differe
 def _plan(run: RecordedRun) -> dict[str, Any]:
     opened = run.opened
     kept = {name: part for name, part in opened.plan.items() if name not in _NOT_COMPARED}
-    seeds = words_of(Rows(opened.seeds).rows())
+    seeds = rows_text(Rows(opened.seeds).rows())
     return {
         **kept,
         "seeds": seeds,
@@ -181,7 +181,7 @@ def _outcome(run: RecordedRun) -> dict[str, Any]:
             "image_index": error.image_index,
         },
         "missing": {
-            label: {"images": words_of(told["images"].rows()), "errors": dict(told["errors"])}
+            label: {"images": rows_text(told["images"].rows()), "errors": dict(told["errors"])}
             for label, told in missing.items()
         },
         "resumes": fold.resumes,

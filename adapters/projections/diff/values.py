@@ -102,6 +102,6 @@ def count_of(rows: Iterable[Row]) -> int:
     return sum(last - first + 1 for first, last in rows)
 
 
-def words_of(rows: Iterable[Row]) -> str:
+def rows_text(rows: Iterable[Row]) -> str:
     """``0-3, 7``."""
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in rows)

@@ -14,7 +14,7 @@ from ....events.log.timeline import FileTimeline
 from ....events.model import StageEvent
 from .record_builder import make_record
 from .records import LearningRecord
-from .run_prefix import RunPrefix
+from .run_summary import RunSummary
 
 _HEADER = slice(len(PREFIX), len(PREFIX) + DIGITS)
 _TAIL_BYTES = (1024, 32 * 1024)
@@ -32,13 +32,13 @@ def learning_record(
     None for a run that has not ended, and for one that was to leave no record. Raises
     UnusableLogError.
     """
-    prefix = _prefix_of(events)
-    if prefix.end is None or prefix.is_opted_out:
+    summary = _summary_of(events)
+    if summary.end is None or summary.is_opted_out:
         return None
-    if prefix.is_past_end:
-        events = events[: prefix.end.seq + 1]
-        prefix = _prefix_of(events)
-    return make_record(prefix, events, folder, log_head)
+    if summary.is_past_end:
+        events = events[: summary.end.seq + 1]
+        summary = _summary_of(events)
+    return make_record(summary, events, folder, log_head)
 
 
 def read_learning_record(run: Path) -> LearningRecord | None:
@@ -50,19 +50,19 @@ def read_learning_record(run: Path) -> LearningRecord | None:
     with open_regular(path) as stream:
         is_small = stream.seek(0, 2) <= HELD_BYTES
         scan = LogScan(stream, path=path)
-        prefix, held = _scanned(scan, hold=is_small)
-        if prefix.end is None or prefix.is_opted_out:
+        summary, held = _scanned(scan, hold=is_small)
+        if summary.end is None or summary.is_opted_out:
             return None
-        count = prefix.end.seq + 1
+        count = summary.end.seq + 1
         stop = scan.offsets[count] if count < len(scan.offsets) else scan.end
         stream.seek(scan.offsets[count - 1])
         log_head = stream.readline(MAX_LINE_BYTES)[_HEADER].decode()
     events: Sequence[StageEvent] = (
         FileTimeline(path, scan.offsets[:count], stop) if held is None else held[:count]
     )
-    if prefix.is_past_end:
-        prefix = _prefix_of(events)
-    return make_record(prefix, events, run.name, log_head)
+    if summary.is_past_end:
+        summary = _summary_of(events)
+    return make_record(summary, events, run.name, log_head)
 
 
 def still_ends_with(log: str, log_head: str) -> bool:
@@ -95,20 +95,20 @@ def _ending(tail: bytes, *, is_whole: bool) -> bytes:
     return lines[-1] if lines and not torn else b""
 
 
-def _prefix_of(events: Iterable[StageEvent]) -> RunPrefix:
-    prefix = RunPrefix()
-    prefix.take(events)
-    return prefix
+def _summary_of(events: Iterable[StageEvent]) -> RunSummary:
+    summary = RunSummary()
+    summary.take(events)
+    return summary
 
 
-def _scanned(scan: LogScan, *, hold: bool) -> tuple[RunPrefix, list[StageEvent] | None]:
+def _scanned(scan: LogScan, *, hold: bool) -> tuple[RunSummary, list[StageEvent] | None]:
     """What a log comes to; with ``hold`` its events as well. No more than it takes to opt out."""
-    prefix = RunPrefix()
+    summary = RunSummary()
     held: list[StageEvent] = []
     for batch in scan.batches():
-        prefix.take(batch)
-        if prefix.is_opted_out:
+        summary.take(batch)
+        if summary.is_opted_out:
             break
         if hold:
             held += batch
-    return prefix, held if hold else None
+    return summary, held if hold else None

@@ -29,7 +29,7 @@ from .records import (
     RecordedError,
     StageRecord,
 )
-from .run_prefix import RunPrefix
+from .run_summary import RunSummary
 from .used_values import UsedValues
 
 MAX_MESSAGE = 2048
@@ -41,30 +41,30 @@ class UnusableLogError(StagewrightError, ValueError):
 
 
 def make_record(
-    prefix: RunPrefix, events: Sequence[StageEvent], folder: str, log_head: str
+    summary: RunSummary, events: Sequence[StageEvent], folder: str, log_head: str
 ) -> LearningRecord:
     """The record of a run that has ended, from its events up to that end.
 
-    ``prefix`` is what these come to. Raises UnusableLogError.
+    ``summary`` is what these come to. Raises UnusableLogError.
     """
     try:
-        return _RecordMaker(prefix, events).record(folder, log_head)
+        return _RecordMaker(summary, events).record(folder, log_head)
     except (ValueError, OverflowError, RecursionError) as error:
-        run_id = prefix.fold.run_id
+        run_id = summary.fold.run_id
         raise UnusableLogError(f"run {run_id} can have no learning record: {error}") from error
 
 
 class _RecordMaker:
-    """Makes the record of a run whose events up to its end are ``prefix`` and ``events``."""
+    """Makes the record of a run whose events up to its end are ``summary`` and ``events``."""
 
-    def __init__(self, prefix: RunPrefix, events: Sequence[StageEvent]) -> None:
-        self._opened = prefix.opened
-        self._fold = prefix.fold
-        self._work = prefix.work
-        self._end = prefix.end
+    def __init__(self, summary: RunSummary, events: Sequence[StageEvent]) -> None:
+        self._opened = summary.opened
+        self._fold = summary.fold
+        self._work = summary.work
+        self._end = summary.end
         self._events = events
-        self._planned = {one["stage_id"]: one for one in recorded_stages(prefix.fold.plan)}
-        self._order = list(dict.fromkeys([*self._planned, *prefix.fold.stages]))
+        self._planned = {one["stage_id"]: one for one in recorded_stages(summary.fold.plan)}
+        self._order = list(dict.fromkeys([*self._planned, *summary.fold.stages]))
 
     def record(self, folder: str, log_head: str) -> LearningRecord:
         opened, fold, end = self._opened, self._fold, self._end
@@ -151,7 +151,8 @@ class _RecordMaker:
         requests = {
             index: seq
             for index in indexes
-            if (seq := self._work.stages[furthest[index][0]].inputs_asked.get(index)) is not None
+            if (seq := self._work.stages[furthest[index][0]].inputs_requested.get(index))
+            is not None
         }
         events = _at(self._events, requests.values())
         return {

@@ -23,11 +23,11 @@ from .record_file import FileStamp, RecordFile, RecordLine
 from .records import LEARNING_NAME
 from .unrecorded_file import UnrecordedFile, UnrecordedRun
 
-HELD_BYTES = 8 * 1024 * 1024
+BATCH_BYTES = 8 * 1024 * 1024
 """New lines of this size in all are written before more are made."""
-PORTION_S = 1.0
+BATCH_S = 1.0
 """After so long what has been found out is written, for the process may die."""
-REST_PER_WRITING = 10
+PAUSE_PER_WRITE = 10
 """Writing takes no more than a small part of the time, however large the file is."""
 
 _UNKNOWN = FileStamp(0, 0, 0, 0)
@@ -51,7 +51,7 @@ class LearningUpdate(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: tuple[str, ...]
 
 
-class _Portion:
+class _WriteBatch:
     """What waits to be written, which is due ``after_s`` seconds, or a usual time if that is more.
 
     ``made`` are new lines by folder, ``gone`` the folders whose records are to go.
@@ -61,7 +61,7 @@ class _Portion:
         self.made: dict[str, RecordLine] = {}
         self.gone = gone
         self._size = 0
-        self._due_at = time.monotonic() + max(PORTION_S, after_s)
+        self._due_at = time.monotonic() + max(BATCH_S, after_s)
 
     def add(self, line: RecordLine) -> None:
         """Hold one more line."""
@@ -70,7 +70,7 @@ class _Portion:
 
     def is_due(self) -> bool:
         """Whether no more is to be held."""
-        return self._size >= HELD_BYTES or time.monotonic() >= self._due_at
+        return self._size >= BATCH_BYTES or time.monotonic() >= self._due_at
 
 
 class RecordUpdater:
@@ -97,28 +97,28 @@ class RecordUpdater:
         done. Raises OSError; nothing is lost then, and the next update makes it good.
         """
         if not self._is_known or self._file.stamp() != self._file_stamp:
-            self._recall()
+            self._load()
         self._is_known = False  # until all that follows has succeeded
         logs = _logs(self._runs)
-        waiting = _Portion(gone=self._heads.keys() - logs.keys())
+        batch = _WriteBatch(gone=self._heads.keys() - logs.keys())
         made = removed = left = 0
         for folder in self._changed(logs):
             if is_over():
                 left += 1
                 continue
-            self._look(folder, logs[folder], waiting)
-            if waiting.is_due():
-                made, removed = made + len(waiting.made), removed + len(waiting.gone)
-                waiting = self._written(waiting)
-        made, removed = made + len(waiting.made), removed + len(waiting.gone)
-        self._written(waiting)
+            self._check(folder, logs[folder], batch)
+            if batch.is_due():
+                made, removed = made + len(batch.made), removed + len(batch.gone)
+                batch = self._written(batch)
+        made, removed = made + len(batch.made), removed + len(batch.gone)
+        self._written(batch)
         if left:
             raise TimeoutError(f"the process ends, and {left} logs are still to be looked at")
         return self._done(logs, made=made, removed=removed)
 
     def rebuild(self) -> LearningUpdate:
         """Make every record anew. Raises OSError; the file is as it was then."""
-        self._forget()
+        self._reset()
         self._unrecorded.load()
         logs = _logs(self._runs)
         lines = (self._line_of(folder, stamp) for folder, stamp in logs.items())
@@ -126,13 +126,13 @@ class RecordUpdater:
         self._note_unrecorded()
         return self._done(logs, made=len(self._heads), removed=0)
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._is_known = False
         self._stamps, self._heads, self._unreadable = {}, {}, set()
 
-    def _recall(self) -> None:
+    def _load(self) -> None:
         """Know what the files tell."""
-        self._forget()
+        self._reset()
         self._heads = {line.folder: line.log_head for line in self._file.lines()}
         for folder, run in self._unrecorded.load().items():
             if folder not in self._heads:  # else its record is to be looked at
@@ -161,33 +161,33 @@ class RecordUpdater:
             if self._stamps.get(folder) == stamp:
                 continue
             head = self._heads.get(folder)
-            if head is not None and self._still_stands(folder, head):
+            if head is not None and self._log_is_unchanged(folder, head):
                 self._stamps[folder] = stamp
             else:
                 yield folder
 
-    def _look(self, folder: str, stamp: FileStamp, waiting: _Portion) -> None:
-        """Read a log, and add to a portion what it changes."""
+    def _check(self, folder: str, stamp: FileStamp, batch: _WriteBatch) -> None:
+        """Read a log, and add to a batch what it changes."""
         line = self._line_of(folder, stamp)
         head = self._heads.get(folder)
         if line is not None and line.log_head != head:
-            waiting.add(line)
+            batch.add(line)
         elif line is None and head is not None:
-            waiting.gone.add(folder)
+            batch.gone.add(folder)
 
-    def _written(self, portion: _Portion) -> _Portion:
-        """Write a portion, and what has been found out meanwhile; the next one, empty."""
+    def _written(self, batch: _WriteBatch) -> _WriteBatch:
+        """Write a batch, and what has been found out meanwhile; the next one, empty."""
         began = time.monotonic()
-        if portion.made or portion.gone or not self._file.is_clean:
-            self._write(portion)
+        if batch.made or batch.gone or not self._file.is_clean:
+            self._write(batch)
         self._note_unrecorded()
-        return _Portion(gone=set(), after_s=REST_PER_WRITING * (time.monotonic() - began))
+        return _WriteBatch(gone=set(), after_s=PAUSE_PER_WRITE * (time.monotonic() - began))
 
-    def _write(self, portion: _Portion) -> None:
-        made = portion.made
-        for folder in portion.gone:
+    def _write(self, batch: _WriteBatch) -> None:
+        made = batch.made
+        for folder in batch.gone:
             del self._heads[folder]
-        is_behind = made and self._heads and not portion.gone and min(made) > max(self._heads)
+        is_behind = made and self._heads and not batch.gone and min(made) > max(self._heads)
         new = [made[folder] for folder in sorted(made)]
         if is_behind and self._file.is_clean:
             self._file.append(self._noted(new))
@@ -232,7 +232,7 @@ class RecordUpdater:
         self._unreadable.add(folder)
         return None
 
-    def _still_stands(self, folder: str, log_head: str) -> bool:
+    def _log_is_unchanged(self, folder: str, log_head: str) -> bool:
         try:
             return still_ends_with(f"{self._runs}/{folder}/{LOG_NAME}", log_head)
         except OSError:
@@ -266,7 +266,7 @@ def _shown(folder: str) -> str:
     return folder.encode("utf-8", "backslashreplace").decode()
 
 
-def nothing_there(runs: Path) -> LearningUpdate:
+def empty_update(runs: Path) -> LearningUpdate:
     """What an update comes to where there is no folder of runs."""
     path = str(runs / LEARNING_NAME)
     return LearningUpdate(path=path, runs=0, records=0, made=0, removed=0, unreadable=())

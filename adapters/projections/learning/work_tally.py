@@ -21,14 +21,14 @@ _LONGEST_MS = 1e15
 class StageWork:
     """The work on one stage, over all epochs.
 
-    ``inputs_asked`` has, by image index, the record of the answered request that was made
+    ``inputs_requested`` has, by image index, the record of the answered request that was made
     from other images.
     """
 
     def __init__(self) -> None:
         self.attempts = 0
         self.failed_attempts = 0
-        self.inputs_asked = IndexTable()
+        self.inputs_requested = IndexTable()
         self._ended_ms = 0.0
         self._calls_ms = 0.0
 
@@ -86,7 +86,7 @@ class WorkTally:
         work.add_call(event.duration_ms)
         if request.inputs:
             for artifact in event.artifacts:
-                work.inputs_asked.set(artifact.image_index, request.seq)
+                work.inputs_requested.set(artifact.image_index, request.seq)
 
 
 def _sound(duration_ms: float) -> float:

@@ -17,8 +17,8 @@ from ....events.log.open_logs import path_of_run
 from ....events.log.storage import OsStorage, Storage
 from ....events.model import LifecycleChanged, RunSealed, RunState, StageEvent
 from ....events.subscriptions.subscription import Subscription, subscribe
-from .respite import Respite
-from .run_prefix import is_end
+from .exit_deadline import ExitDeadline
+from .run_summary import is_end
 
 if TYPE_CHECKING:
     from .update import LearningUpdate, RecordUpdater
@@ -27,8 +27,8 @@ LOCK_WAIT_S = 10.0
 """How long an update waits for another process that writes the records."""
 END_WAIT_S = 0.8
 """How long a run's end waits for its record; it would be left behind after a second."""
-_MOVES = (RunState.RUNNING, RunState.COMPLETED, RunState.ERROR, RunState.CANCELLED)
-_BETWEEN_LOOKS_S = 0.05
+_TRANSITIONS = (RunState.RUNNING, RunState.COMPLETED, RunState.ERROR, RunState.CANCELLED)
+_POLL_S = 0.05
 
 _logger = logging.getLogger("stagewright.learning")
 
@@ -57,9 +57,9 @@ class LearningRecordWriter:
         self._updating = threading.Lock()
         self._updater: RecordUpdater | None = None
         self._changed = threading.Condition()
-        self._asked = 0
-        self._served = 0
-        self._serving_pid: int | None = None
+        self._requested = 0
+        self._completed = 0
+        self._worker_pid: int | None = None
         self._ended: set[str] = set()
         self._subscription: Subscription | None = None
 
@@ -68,7 +68,10 @@ class LearningRecordWriter:
         if self._subscription is None:
             # On the publisher's thread: a run that ends waits for its record.
             self._subscription = subscribe(
-                _weakly(self._take_event), RunSealed, transitions=_MOVES, on="publisher"
+                _weak_receiver(self._take_event),
+                RunSealed,
+                transitions=_TRANSITIONS,
+                on="publisher",
             )
             finalize(self, self._subscription.close, timeout_s=0.0)
         return self
@@ -79,7 +82,7 @@ class LearningRecordWriter:
             self._subscription.close(timeout_s)
             self._subscription = None
         with self._changed:
-            self._changed.wait_for(lambda: self._serving_pid != os.getpid(), timeout_s)
+            self._changed.wait_for(lambda: self._worker_pid != os.getpid(), timeout_s)
 
     def __enter__(self) -> LearningRecordWriter:
         return self.start()
@@ -101,9 +104,11 @@ class LearningRecordWriter:
         """
         return self._locked(lambda updater: updater.update(), wait_s)
 
-    def _update_beside(self, respite: Respite) -> None:
+    def _update_in_background(self, deadline: ExitDeadline) -> None:
         """Do it beside the runs: when the process ends it is not to be held up for long."""
-        self._locked(lambda updater: updater.update(respite.is_over), LOCK_WAIT_S, respite.is_over)
+        self._locked(
+            lambda updater: updater.update(deadline.has_passed), LOCK_WAIT_S, deadline.has_passed
+        )
 
     def rebuild(self, *, wait_s: float = LOCK_WAIT_S) -> LearningUpdate:
         """Make the file anew from the logs, each read whole. Raises LearningRecordsError."""
@@ -117,12 +122,12 @@ class LearningRecordWriter:
     ) -> LearningUpdate:
         # Loaded here: a run that begins needs none of it.
         from .folder_lock import folder_lock  # noqa: PLC0415 - see above
-        from .update import RecordUpdater, nothing_there  # noqa: PLC0415 - see above
+        from .update import RecordUpdater, empty_update  # noqa: PLC0415 - see above
 
         if not self.runs.is_dir():
-            return nothing_there(self.runs)
+            return empty_update(self.runs)
         began = time.monotonic()
-        while not self._updating.acquire(timeout=min(wait_s, _BETWEEN_LOOKS_S)):
+        while not self._updating.acquire(timeout=min(wait_s, _POLL_S)):
             if time.monotonic() - began >= wait_s or is_over():
                 raise LearningRecordsError(f"{self.runs}: its learning records are being written")
         try:
@@ -145,14 +150,14 @@ class LearningRecordWriter:
             return
         if is_end(event):
             self._ended.add(event.run_id)
-            self._wait_for(self._ask())
+            self._wait_for(self._request_update())
         elif isinstance(event, RunSealed):
             # One that has not come to its end here: its process died in between.
             if event.run_id not in self._ended:
-                self._ask()
+                self._request_update()
             self._ended.discard(event.run_id)
-        elif not self._asked and event.dest is RunState.RUNNING:
-            self._ask()
+        elif not self._requested and event.dest is RunState.RUNNING:
+            self._request_update()
 
     def _is_ours(self, run_id: str) -> bool:
         """Whether the run is one of this folder of runs."""
@@ -162,49 +167,49 @@ class LearningRecordWriter:
         except OSError:
             return False
 
-    def _ask(self) -> int:
+    def _request_update(self) -> int:
         """Have an update made that begins from now on, on a thread beside; its number."""
         with self._changed:
-            self._asked += 1
-            if self._serving_pid != os.getpid():  # A process that was forked has no thread yet.
+            self._requested += 1
+            if self._worker_pid != os.getpid():  # A process that was forked has no thread yet.
                 # No daemon, which it would inherit: a process that has come to its end does not
                 # leave before its record.
                 thread = threading.Thread(
-                    target=self._serve, name="stagewright-learning", daemon=False
+                    target=self._work_loop, name="stagewright-learning", daemon=False
                 )
-                self._serving_pid = os.getpid()
+                self._worker_pid = os.getpid()
                 try:
                     thread.start()
                 except RuntimeError as error:  # too many threads, or the process is gone already
-                    self._serving_pid, self._served = None, self._asked
+                    self._worker_pid, self._completed = None, self._requested
                     _logger.warning("the learning records in %s have to wait: %s", self.runs, error)
-            return self._asked
+            return self._requested
 
     def _wait_for(self, number: int) -> None:
         with self._changed:
-            if not self._changed.wait_for(lambda: self._served >= number, END_WAIT_S):
+            if not self._changed.wait_for(lambda: self._completed >= number, END_WAIT_S):
                 _logger.info("%s: its learning records are still being written", self.runs)
 
-    def _serve(self) -> None:
+    def _work_loop(self) -> None:
         """Make updates until none is asked for."""
-        respite = Respite()
+        deadline = ExitDeadline()
         while True:
             with self._changed:
-                number = self._asked
-                if self._served == number:
-                    self._serving_pid = None
+                number = self._requested
+                if self._completed == number:
+                    self._worker_pid = None
                     self._changed.notify_all()
                     return
             try:
-                self._update_beside(respite)
+                self._update_in_background(deadline)
             except Exception as error:  # whatever it is, it must not harm a run
                 _logger.warning("%s", error, exc_info=not isinstance(error, StagewrightError))
             with self._changed:
-                self._served = number
+                self._completed = number
                 self._changed.notify_all()
 
 
-def _weakly(method: Callable[[StageEvent], None]) -> Callable[[StageEvent], None]:
+def _weak_receiver(method: Callable[[StageEvent], None]) -> Callable[[StageEvent], None]:
     """A receiver that calls a method as long as its object is there, and does not hold it."""
     reference = WeakMethod(method)
 

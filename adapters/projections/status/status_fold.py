@@ -22,9 +22,9 @@ from ....events.model import (
     StageType,
     StepProgress,
 )
+from .error_tracker import ErrorTracker, planned_warnings
 from .estimate import EpochTime, Pace
 from .status import RunStatus, shown
-from .trouble import Trouble, planned_warnings
 from .weights import pass_of
 from .work import CallUnderWay, PlanWork, StageWork
 
@@ -45,7 +45,7 @@ class StatusFold:
         self._name = ""
         self._state = RunState.IDLE
         self._work = PlanWork({}, 0)
-        self._trouble = Trouble()
+        self._errors = ErrorTracker()
         self._time = EpochTime(event, monotonic)
         self._pace = Pace()
         self._held = 0.0
@@ -115,19 +115,19 @@ class StatusFold:
             elapsed_s=self._time.shown_s(),
             remaining_s=self._remaining_s(),
             waiting_s=self._waiting_s() if expects_steps or self._hears_steps else None,
-            attempt=self._trouble.attempt(call.stage.stage_id, call.first) if call else 0,
-            will_retry=self._trouble.will_retry,
+            attempt=self._errors.attempt(call.stage.stage_id, call.first) if call else 0,
+            will_retry=self._errors.will_retry,
             stopping=self._stopping,
             reason=self._reason,
-            last_error=self._trouble.error,
-            warnings=self._trouble.warnings(self._work),
+            last_error=self._errors.error,
+            warnings=self._errors.warnings(self._work),
         )
 
     def _run_opened(self, event: RunOpened) -> None:
         name = event.config.get("name")
         self._name = shown(name) if isinstance(name, str) else ""
         self._work = PlanWork(event.plan, len(event.seeds))
-        self._trouble = Trouble(tuple(planned_warnings(event.plan)))
+        self._errors = ErrorTracker(tuple(planned_warnings(event.plan)))
 
     def _lifecycle_changed(self, event: LifecycleChanged) -> None:
         self._state = event.dest
@@ -137,9 +137,9 @@ class StatusFold:
         if event.dest == RunState.CANCELLED:
             self._reason = shown(event.reason)
         elif event.dest == RunState.ERROR:
-            self._trouble.end(event, self._work.images)
+            self._errors.end(event, self._work.images)
         elif event.dest == RunState.COMPLETED:
-            self._trouble.error = ""
+            self._errors.error = ""
 
     def _stage_start(self, event: StageStart) -> None:
         stage = self._work.stage(event.stage_id, str(event.stage_type), event.total_images)
@@ -154,7 +154,7 @@ class StatusFold:
         call = CallUnderWay(event, stage, self._time.at_last_event_s)
         self._calls[event.call_id] = call
         self._turn_to(call)
-        self._trouble.will_retry = False
+        self._errors.will_retry = False
 
     def _call_completed(self, event: CallCompleted) -> None:
         call = self._calls.pop(event.call_id, None)
@@ -171,7 +171,7 @@ class StatusFold:
         if call is None:
             self._fail_unsent(event)
         else:
-            self._trouble.fail(call.stage, call.first, call.count, event)
+            self._errors.fail(call.stage, call.first, call.count, event)
             call.has_ended, call.told = True, None
             self._telling = [one for one in self._telling if one is not call]
             self._turn_to(call)
@@ -185,14 +185,14 @@ class StatusFold:
         stage = self._work.stages.get(event.error.stage_id or "")
         index = event.error.image_index
         if stage is None or index is None or not 0 <= index < stage.image_count:
-            self._trouble.fail(None, 0, 0, event)
+            self._errors.fail(None, 0, 0, event)
         else:
-            self._trouble.fail(stage, index, 1, event)
+            self._errors.fail(stage, index, 1, event)
 
     def _image_progress(self, event: StageImageProgress) -> None:
         stage = self._work.stage(event.stage_id, str(event.stage_type), event.total_images)
         self._work.finish(stage, event.image_index)
-        self._trouble.mend(event.stage_id, event.image_index)
+        self._errors.mend(event.stage_id, event.image_index)
         if self._telling:
             self._telling = [call for call in self._telling if call.has_open_images]
         self._note_advance(self._time.at_last_event_s)
@@ -206,7 +206,7 @@ class StatusFold:
 
     def _run_resumed(self, event: RunResumed) -> None:
         lost = self._work.lose(event.lost or {})
-        self._trouble = Trouble(self._trouble.planned, lost)
+        self._errors = ErrorTracker(self._errors.planned, lost)
         self._time = EpochTime(event, self._monotonic)
         self._pace.begin_epoch(self._work.done)
         self._stopping, self._reason = None, ""
@@ -251,7 +251,7 @@ class StatusFold:
         return max(0.0, self._time.now_s - call.asked_s)
 
     def _remaining_s(self) -> float | None:
-        stage, work, trouble = self._stage, self._work, self._trouble
+        stage, work, trouble = self._stage, self._work, self._errors
         if self._state != RunState.RUNNING or stage is None or not work.whole:
             return None
         left = max(0.0, work.whole - self._amount() - trouble.weight_given_up)

@@ -62,7 +62,7 @@ class Checkpoint(NamedTuple):
         """The name as evidence of a pass shows it."""
         return f"{self.stem} [{self.hash}]"
 
-    def goes_by(self, name: str) -> bool:
+    def matches_name(self, name: str) -> bool:
         """Whether this is one of the names that it is asked for by."""
         known = (self.name, self.stem, self.title, self.short_title, self.hash, self.sha256)
         return name in known
@@ -80,7 +80,7 @@ class Checkpoints:
 
     def find(self, name: str) -> Checkpoint | None:
         """The model of this file name, stem, title or hash."""
-        return next((one for one in self.every if one.goes_by(name)), None)
+        return next((one for one in self.every if one.matches_name(name)), None)
 
     def closest(self, name: str) -> Checkpoint | None:
         """The same, or else the model with the shortest title that ``name`` is a part of."""

@@ -30,7 +30,7 @@ class WrappedLabel(ttk.Label):
         self._font = options.get("font")
         self.bind("<Configure>", self._fit)
 
-    def say(self, text: str) -> None:
+    def set_text(self, text: str) -> None:
         """Show a text; costs nothing if it is shown already."""
         if self["text"] != text:
             self["text"] = text
@@ -53,7 +53,7 @@ class ElidedLabel(WrappedLabel):
         self.bind("<Enter>", self._show_tip)
         self.bind("<Leave>", self._hide_tip)
 
-    def say(self, text: str) -> None:
+    def set_text(self, text: str) -> None:
         if text == self._whole:
             return
         self._whole = text
@@ -77,13 +77,13 @@ class ElidedLabel(WrappedLabel):
             fits = bisect_right(
                 ends, self._highest, key=lambda end: self._height_of(self._cut(end))
             )
-            super().say(self._cut(max(0, fits - 1)))
+            super().set_text(self._cut(max(0, fits - 1)))
 
     def _cut(self, end: int) -> str:
         return f"{self._whole[:end].rstrip()}..."
 
     def _height_of(self, text: str) -> int:
-        super().say(text)
+        super().set_text(text)
         return self.winfo_reqheight()
 
     def _show_tip(self, _event: object) -> None:

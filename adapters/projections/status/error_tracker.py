@@ -16,7 +16,7 @@ _CANCELLED = (GenerationCancelled.__name__, GenerationInterrupted.__name__)
 _MOST_WARNINGS = 20
 
 
-class Trouble:
+class ErrorTracker:
     """Failures of an epoch's calls and of the run, images given up, and what is warned of.
 
     ``planned`` are the plan's own warnings; ``lost`` finished images are to be made again.

@@ -1,4 +1,4 @@
-"""What a request is refused with: a status and a body as a WebUI words it."""
+"""Errors of the API: a status and a body, as a WebUI sends them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class ApiError(Exception):
     """An answer other than 200; ``body`` is its JSON document.
 
     With ``error`` the document is ``{error, detail, body, errors}``, as of everything that
-    a WebUI's own code raises; without it ``{detail}``, as of the framework's own refusals.
+    a WebUI's own code raises; without it ``{detail}``, as of the framework's own api_errors.
     """
 
     def __init__(self, status: int, *, error: str = "", detail: Any = "", errors: str = "") -> None:
@@ -20,16 +20,16 @@ class ApiError(Exception):
             self.body = {"error": error, "detail": detail, "body": "", "errors": errors}
 
 
-def refused(status: int, detail: str) -> ApiError:
-    """What a WebUI raises as an HTTPException: its words stand in ``detail``."""
+def client_error(status: int, detail: str) -> ApiError:
+    """An error that a WebUI raises as HTTPException, with its message in ``detail``."""
     return ApiError(status, error="HTTPException", detail=detail)
 
 
-def failed(error: str, errors: str) -> ApiError:
-    """An exception of the type ``error`` in the middle of the work: 500."""
+def server_error(error: str, errors: str) -> ApiError:
+    """Status 500: an exception of type ``error`` while the request was processed."""
     return ApiError(500, error=error, errors=errors)
 
 
-def unprocessable(place: tuple[str | int, ...], message: str, kind: str) -> ApiError:
-    """A body that fails validation: 422, naming the place."""
+def validation_error(place: tuple[str | int, ...], message: str, kind: str) -> ApiError:
+    """Status 422: a body that fails validation at ``place``."""
     return ApiError(422, detail=[{"loc": list(place), "msg": message, "type": kind}])

@@ -26,12 +26,12 @@ def settle(
     stands still for too long. Raises GenerationCancelled, ServerStillBusyError, and
     ServerError where the server cannot be asked.
     """
-    settling = _Settling(server, tasks, extras=extras)
+    settlement = _Settling(server, tasks, extras=extras)
     pause = min(_LOOK_EVERY_S, server.settings.stall_timeout_s / 4)
-    while not settling.done():
-        if cancel.wait(max(pause, settling.asked_wait_s)):
+    while not settlement.done():
+        if cancel.wait(max(pause, settlement.asked_wait_s)):
             raise GenerationCancelled(f"{server.url}: the run was cancelled while it waited")
-    return settling.interrupted
+    return settlement.interrupted
 
 
 class _Settling:

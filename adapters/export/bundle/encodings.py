@@ -37,7 +37,7 @@ def _plain(found: re.Match[str]) -> str:
     return told if len(told) == 1 else found[0]
 
 
-class _Writing(NamedTuple):
+class _Encoding(NamedTuple):
     """One way to write a text within another: what finds a character of it, and what that is."""
 
     pattern: re.Pattern[str]
@@ -61,9 +61,9 @@ class _Writing(NamedTuple):
 
 
 _WRITINGS = (
-    _Writing(_BACKSLASHED, _unescaped),
-    _Writing(_QUOTED, _unquoted),
-    _Writing(_ENTITY, _plain),
+    _Encoding(_BACKSLASHED, _unescaped),
+    _Encoding(_QUOTED, _unquoted),
+    _Encoding(_ENTITY, _plain),
 )
 
 
@@ -99,7 +99,7 @@ def _spans(
 
 
 def _through(
-    writing: _Writing, text: str, places: Callable[[], array[int]] | None
+    writing: _Encoding, text: str, places: Callable[[], array[int]] | None
 ) -> Callable[[], array[int]]:
     """The places of what is undone of ``text``, worked out when they are needed."""
 

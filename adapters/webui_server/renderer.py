@@ -1,4 +1,4 @@
-"""Pictures out of the embedded backend: whole ones, and half-made ones after an interrupt."""
+"""Renders pictures with the embedded backend, and partial ones after an interrupt."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from ...statemachine.ports import GenerateRequest, SourceImage
 from ...statemachine.run.cancel import CancelToken
 from ..backends.embedded import EmbeddedBackend
 from ..backends.embedded.settings import DEFAULT_STEPS
-from .refusals import failed
+from .api_errors import server_error
 
 OnDone = Callable[[int], None]
-"""Told how many steps of a picture are done."""
+"""Receives the number of finished steps of a picture."""
 
 _TYPES: dict[type[StageConfig], StageType] = {
     Txt2ImgConfig: StageType.TXT2IMG,
@@ -37,21 +37,21 @@ _PLAIN_UPSCALER = "Lanczos"
 
 
 class Picture(NamedTuple):
-    """A PNG, the text in it, and whether it is all that was asked for."""
+    """A PNG, its infotext, and whether it was finished before any interrupt."""
 
     data: bytes
     infotext: str
     whole: bool
 
 
-class Studio:
-    """Makes one picture after the other; ``step_delay_s`` seconds are waited in each step."""
+class Renderer:
+    """Renders one picture at a time; each step takes ``step_delay_s`` seconds more."""
 
     def __init__(self, step_delay_s: float) -> None:
         self._slow = EmbeddedBackend(step_delay_s=step_delay_s)
         self._quick = EmbeddedBackend()
 
-    def paint(
+    def render(
         self,
         config: StageConfig,
         seed: int,
@@ -61,7 +61,7 @@ class Studio:
         source: bytes | None = None,
         mask: bytes | None = None,
     ) -> Picture:
-        """The picture of one seed; half-made, but well-looking, once ``token`` is cancelled.
+        """Render the picture of one seed; a partial one if ``token`` is cancelled.
 
         Raises ApiError, 500, for what the backend refuses.
         """
@@ -77,10 +77,10 @@ class Studio:
             on_done(step)
 
         try:
-            return _asked_of(self._slow, asked, token, on_step, whole=True)
+            return _generate(self._slow, asked, token, on_step, whole=True)
         except GenerationCancelled:
-            half = msgspec.structs.replace(asked, config=half_made(config, done))
-            return _asked_of(self._quick, half, CancelToken(), _unheard, whole=False)
+            half = msgspec.structs.replace(asked, config=partial_config(config, done))
+            return _generate(self._quick, half, CancelToken(), _ignore_step, whole=False)
 
 
 def phases_of(config: StageConfig) -> list[int]:
@@ -94,11 +94,11 @@ def phases_of(config: StageConfig) -> list[int]:
     return [steps] if hires is None else [steps, hires.steps or steps]
 
 
-def half_made(config: StageConfig, done: int) -> StageConfig:
-    """What is left of a configuration after ``done`` steps.
+def partial_config(config: StageConfig, done: int) -> StageConfig:
+    """A configuration that gives the picture as it is after ``done`` steps.
 
-    Of txt2img the first pass so far; of img2img likewise; of adetailer the passes that are
-    through; an upscale is plainly resized.
+    For txt2img and img2img these are the steps of the first pass, for adetailer the finished
+    passes, and for an upscale a plain resize.
     """
     if isinstance(config, UpscaleConfig):
         return msgspec.structs.replace(config, upscaler=_PLAIN_UPSCALER, upscaler_2=None)
@@ -106,13 +106,13 @@ def half_made(config: StageConfig, done: int) -> StageConfig:
         return msgspec.structs.replace(config, passes=config.passes[: _finished(config, done)])
     steps = max(1, min(done, config.steps or DEFAULT_STEPS))
     if isinstance(config, Txt2ImgConfig) and isinstance(config.hires, HiresConfig):
-        # Its refiner takes part in the second pass only.
+        # The refiner acts in the second pass only.
         return msgspec.structs.replace(config, steps=steps, hires=None, refiner=None)
     return msgspec.structs.replace(config, steps=steps)
 
 
 def _finished(config: AdetailerConfig, done: int) -> int:
-    """How many passes ``done`` steps make."""
+    """How many passes are finished after ``done`` steps."""
     passes = 0
     for steps in phases_of(config):
         done -= steps
@@ -122,7 +122,7 @@ def _finished(config: AdetailerConfig, done: int) -> int:
     return passes
 
 
-def _asked_of(
+def _generate(
     backend: EmbeddedBackend,
     asked: GenerateRequest,
     token: CancelToken,
@@ -135,7 +135,7 @@ def _asked_of(
     except GenerationCancelled:
         raise
     except BackendError as error:
-        raise failed("RuntimeError", str(error)) from error
+        raise server_error("RuntimeError", str(error)) from error
     return Picture(answer.images[0].data, answer.info["infotexts"][0], whole)
 
 
@@ -160,11 +160,11 @@ def _request(
 
 
 def _source(data: bytes) -> SourceImage:
-    """The backend looks at the bytes alone."""
+    """A source image; the embedded backend uses only its bytes."""
     return SourceImage(
         data=data, source_sha256=sha256(data).hexdigest(), media_type="", width=0, height=0
     )
 
 
-def _unheard(*_args: object, **_more: object) -> None:
-    """Steps that nobody waits for."""
+def _ignore_step(*_args: object, **_more: object) -> None:
+    """Ignore the steps of a partial picture."""

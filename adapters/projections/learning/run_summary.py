@@ -28,7 +28,7 @@ def is_end(event: StageEvent) -> bool:
     )
 
 
-class RunPrefix:
+class RunSummary:
     """What events come to, up to the last of them but for seals.
 
     ``end`` is the last end among them; ``is_past_end`` says that more has happened since.
