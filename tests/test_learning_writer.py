@@ -212,7 +212,7 @@ def test_new_lines_that_are_too_many_to_hold_are_written_before_more_are_made(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory is bounded, and the bytes are the same."""
-    monkeypatch.setattr("stagewright.adapters.projections.learning.update.HELD_BYTES", 1)
+    monkeypatch.setattr("stagewright.adapters.projections.learning.update.BATCH_BYTES", 1)
     whole, lines = bytes_of(runs), bytes_of(runs).splitlines(keepends=True)
     for kept in (lines[:1], lines[1:2], lines[2:]):
         (runs / NAME).write_bytes(b"".join(kept))

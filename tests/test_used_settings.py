@@ -172,10 +172,10 @@ def test_a_difference_in_one_of_many_answers_is_a_difference() -> None:
     values = UsedValues()
     for steps in (25, 25, 20):
         values.take({"steps": steps, "seed resize": 1})
-    asked, unasked = setting_rows({"steps": 25}, values)
+    asked, unrequested = setting_rows({"steps": 25}, values)
     assert asked.agreement is Agreement.DIFFERENT
     assert asked.used == (("25", 2), ("20", 1))
-    assert unasked.agreement is Agreement.UNASKED
+    assert unrequested.agreement is Agreement.UNREQUESTED
 
 
 json_values = st.recursive(
@@ -210,4 +210,4 @@ def test_endless_values_are_bounded() -> None:
     for number in range(10_000):
         values.take({"steps": number, f"key {number}": "x" * 10})
     assert len(values.of("steps")) <= 6
-    assert len(values.told()) <= 400
+    assert len(values.reported()) <= 400

@@ -244,7 +244,7 @@ def test_requests_wait_in_line_behind_another_clients_job(
 
 
 def test_a_job_outlives_its_client(server: ScriptedWebUI, webui: Client) -> None:
-    """After the client's time-out the server stays busy until the job ends, unasked."""
+    """After the client's time-out the server stays busy until the job ends, unrequested."""
     with server.hold():
         with pytest.raises(requests.ReadTimeout):
             webui.post("txt2img", timeout=0.1, **SMALL, force_task_id="lost")

@@ -1,1 +1,1 @@
-"""How passwords, keys and home folders are recognised in texts."""
+"""Finds and replaces passwords, keys and home folders in texts."""

@@ -1,4 +1,4 @@
-"""Credentials and home folders by the shape that they have in texts, whoever's they are."""
+"""Replaces credentials, home folders and mail addresses, recognised by name or form."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from .rules import BEGIN, CREDENTIALS, MAIL_ADDRESS
 from .secret_names import names_secret
 
 STAND_IN = "***"
-"""Stands where a credential stood."""
+"""Replaces a credential."""
 HOME = "~"
-"""Stands where the path of a home folder stood."""
+"""Replaces the path of a home folder."""
 
 Replaced = tuple[str, int]
-"""A text without what was sought, and how often that was there."""
+"""A text after a replacement, and the number of replacements."""
 
 _QUOTE = r"\\{0,8}[\"']"
 _SPACE = r"\s{0,8}"
 _BYTES = r"(?:b(?=[\"'\\]))?"
-"""Python's mark before a text of bytes."""
+"""The prefix of a bytes literal in Python."""
 _NAME_OF_VALUE = r"[A-Za-z_][\w-]{1,127}+"
 
-# --- Where a value stands whose name may say that it is a secret; each ends where that begins
+# --- Names before a value; each match ends where the value starts
 
 _PAIR = re.compile(
     rf"(?<!\w)(?P<name>{_NAME_OF_VALUE})(?P<sign>(?:{_QUOTE})?{_SPACE}[:=]{_SPACE}{_BYTES})"
@@ -60,14 +60,14 @@ _VAGUE = frozenset(
         *("signature", "sig", "credential", "credentials"),
     ]
 )
-"""Names that are words of prompts too."""
+"""Names that also occur in prompts."""
 _ASSIGNED = frozenset(["secret", "secrets", "pass", "signature"])
 _ASSIGNED_WORD = re.compile(
     r"none|true|false|yes|no|on|off|top|bottom|left|right|center|\d{0,2}(?:\.\d{1,4})?"
 )
-"""So prompts say `pass=2`, `secrets=none`, `signature=bottom`; other values may be secrets."""
+"""Values that occur in prompts: `pass=2`, `secrets=none`, `signature=bottom`."""
 
-# --- Credentials that show by themselves
+# --- Credentials with a form of their own
 
 _USERINFO = re.compile(
     r"(?P<sign>:\\{0,8}/\\{0,8}/|%3[Aa]%2[Ff]%2[Ff])"
@@ -81,15 +81,15 @@ _HINT_OF_CREDENTIAL = re.compile(
     r"[:=@,_]|--|%40|eyJ|AKIA|ASIA|AIza|SG\.|ya29|hooks|[MNO][\w-]{22,27}\.|Auth\W"
     r"|(?i:basic|bearer|digest)|-[A-Za-z]"
 )
-"""In every text that holds a credential of a shape that is looked for."""
+"""A quick test: every text with a credential of a known form matches this."""
 
 
 def without_credentials(text: str) -> Replaced:
-    """The text without what looks like credentials.
+    """The text with everything replaced that looks like a credential.
 
-    Those are headers that carry them, user and password of an address, values of keys, of
-    options and of parts of an address whose name says so, ``Basic`` and ``Bearer`` with what
-    follows, and tokens that show by their shape.
+    That is: headers with credentials, the user and password of a URL, values of keys, options
+    and URL parameters with a telling name, the values of ``Basic`` and ``Bearer``, and tokens
+    with a known form.
     """
     if not _HINT_OF_CREDENTIAL.search(text):
         return text, 0
@@ -109,7 +109,7 @@ def _without_shape(found: re.Match[str]) -> str:
 
 
 def _subn(pattern: re.Pattern[str], replace: Callable[[re.Match[str]], str], text: str) -> Replaced:
-    """As ``re.subn`` does, but what stays as it was does not count."""
+    """Like ``re.subn``, but unchanged matches are not counted."""
     changed = 0
 
     def replaced(found: re.Match[str]) -> str:
@@ -122,37 +122,37 @@ def _subn(pattern: re.Pattern[str], replace: Callable[[re.Match[str]], str], tex
 
 
 def _without_values(pattern: re.Pattern[str], text: str) -> Replaced:
-    """The text without the values behind the names that ``pattern`` finds and that say so."""
+    """The text without the values after telling names that ``pattern`` finds."""
     kept: list[str] = []
     done = count = 0
     for found in pattern.finditer(text):
-        if found.start() < done or not _says_so(found, text):
+        if found.start() < done or not _names_credential(found, text):
             continue
-        # A value that stays is judged by its beginning, or hostile texts would take the square.
-        begin, end = _value_behind(found, text, found.end() + _JUDGED)
+        # Judging only the beginning keeps the time linear for hostile texts.
+        begin, end = _value_after(found, text, found.end() + _JUDGED)
         if begin == found.end() and _is_harmless(found, text[begin:end]):
             continue
-        begin, end = _value_behind(found, text, len(text))
+        begin, end = _value_after(found, text, len(text))
         if pattern is _IN_BRACKETS and not _CLOSED.match(text, end):
-            continue  # a list of words, and not a name and its value
+            continue  # a list of words, not a name and its value
         if text[begin:end] not in ("", STAND_IN):
             kept += (text[done:begin], STAND_IN)
             done, count = end, count + 1
     return "".join([*kept, text[done:]]), count
 
 
-def _says_so(found: re.Match[str], text: str) -> bool:
+def _names_credential(found: re.Match[str], text: str) -> bool:
     name = found["name"]
     if names_secret(name):
         return True
-    # A bare "key" is a key of anything, but as a parameter of an address it opens a door.
+    # A plain "key" can mean anything, but as a URL parameter it is a credential.
     return (
         name == "key" and found["sign"] == "=" and text[found.start() - 1 : found.start()] in "?&"
     )
 
 
-def _value_behind(found: re.Match[str], text: str, until: int) -> tuple[int, int]:
-    """Where the value begins, its quotes not among it, and ends, or goes beyond ``until``."""
+def _value_after(found: re.Match[str], text: str, until: int) -> tuple[int, int]:
+    """Start and end of the value, without its quotes; the end is at most ``until``."""
     begin = found.end()
     opening = _OPENING.match(text, begin)
     if opening is not None:
@@ -166,10 +166,10 @@ def _value_behind(found: re.Match[str], text: str, until: int) -> tuple[int, int
 
 
 def _end_of_quoted(text: str, opening: re.Match[str], until: int) -> int:
-    """Where a quoted text ends that may hold quotes of its own, escaped; at worst the end of all.
+    """The end of a quoted text, which may hold escaped quotes; ``until`` if it is not closed.
 
-    In a text within so many others a quote stands behind 0, 1, 3, 7 ... backslashes, and one
-    that is escaped in it behind as many more as make the next of these.
+    In nested texts a quote is preceded by 0, 1, 3, 7 ... backslashes, and an escaped quote by
+    the next number of this sequence.
     """
     level = len(opening[1])
     for found in _NEXT_QUOTE[opening[2]].finditer(text, opening.end(), until):
@@ -180,18 +180,18 @@ def _end_of_quoted(text: str, opening: re.Match[str], until: int) -> int:
 
 
 def _is_harmless(found: re.Match[str], value: str) -> bool:
-    """Whether a bare value behind a telling name is a word of a prompt, or part of another text."""
+    """Whether an unquoted value after a telling name is a word of a prompt."""
     if found.re is not _PAIR:
         return False
     name, sign = found["name"].lower(), found["sign"]
     if "cookie" in name and _HEADER.fullmatch(name):
         return "=" not in value and ":" in sign
     if "=" in sign:
-        # In an address it is a parameter, whatever it is called.
+        # After ? or & it is a URL parameter.
         is_parameter = found.string[max(0, found.start() - 1) : found.start()] in ("?", "&")
         is_vague = found["name"] in _ASSIGNED and not is_parameter
         return is_vague and bool(_ASSIGNED_WORD.fullmatch(value))
-    # "(token:1.2)" weighs a word of a prompt, and "a secret: the garden" is one.
+    # Prompts may hold "(token:1.2)" and "a secret: the garden".
     is_word = name in _VAGUE and (_WORD.fullmatch(value) or value.startswith("//"))
     return bool(is_word or _WEIGHT.fullmatch(value))
 
@@ -203,7 +203,7 @@ def _scheme(found: re.Match[str]) -> str:
 
 
 def _is_basic(value: str) -> bool:
-    """Whether it is a user and a password in base64, and no word of a prompt."""
+    """Whether it is ``user:password`` in base64."""
     padded = value.rstrip("=") + "=" * (-len(value.rstrip("=")) % 4)
     try:
         return b":" in pybase64.b64decode(padded, validate=True)
@@ -240,15 +240,15 @@ _ROOTS = re.compile(
     rf"(?<![\w.~-])(?:{_SEPARATOR}(?:private{_SEPARATOR})?var)?{_SEPARATOR}root(?![\w-])"
 )
 USUAL_HOMES = (b"home", b"users", b"root", b"documents")
-"""One of these words stands in the path of every home folder of a usual place."""
+"""Every usual path of a home folder holds one of these words."""
 _HINT = re.compile(b"|".join(USUAL_HOMES).decode(), re.IGNORECASE)
 
 
 def without_usual_homes(text: str) -> Replaced:
-    """The text with ``~`` for every path of a home folder, as systems usually name them.
+    """The text with ``~`` instead of the usual paths of home folders.
 
-    That is ``/home/NAME``, ``/Users/NAME``, ``/root``, ``C:\\Users\\NAME`` and the forms in
-    which they stand in JSON, in addresses, and in one system's view of another.
+    That is ``/home/NAME``, ``/Users/NAME``, ``/root`` and ``C:\\Users\\NAME``, also as written
+    in JSON, in URLs and in one system's view of another.
     """
     total = 0
     if _HINT.search(text):
@@ -258,7 +258,7 @@ def without_usual_homes(text: str) -> Replaced:
     return text, total
 
 
-# --- Mail addresses, and folders that no home folder holds
+# --- Mail addresses, and folders outside home folders
 
 _MAIL_ADDRESS = re.compile(MAIL_ADDRESS)
 _SLASHES = rf"(?:\\{{0,8}}/|{_SLASH})"
@@ -268,15 +268,15 @@ _SYSTEM_FOLDERS = "|".join(
     [
         *("usr", r"lib\w*", "bin", "sbin", "etc", "proc", "sys", "dev", "opt", "snap", "nix"),
         *("app", "tmp", "var", "private", "System", "Library", "Applications"),
-        *("sdapi", "api", "controlnet", "internal"),  # of addresses, which stay
+        *("sdapi", "api", "controlnet", "internal"),  # paths of URLs, which are kept
     ]
 )
-"""Folders that say nothing of the user, as all that is in them."""
+"""Folders that say nothing about the user."""
 _WINDOWS_SYSTEM_FOLDERS = r"(?i:windows|program(?:data| files(?: \(x86\))?)|python\w*)"
 
 
 def _folders(begin: str, separator: str, fewest: int) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """What finds the folders of a file, and any path that goes through so many folders."""
+    """Patterns for the folders of a file, and for a path of at least ``fewest`` folders."""
     folder = rf"{_IN_PART}{{1,128}}+(?: {_IN_PART}{{1,32}}+){{0,3}}"
     file = rf"{_NAME}{{1,128}}(?: {_NAME}{{1,32}}){{0,3}}\.[A-Za-z]\w{{0,11}}\.?"
     last = rf"{_NAME}{{1,128}}+(?:{_MORE_WORDS}(?=[\"':\r\n]|$))?"
@@ -303,14 +303,14 @@ _FOLDERS = (
 
 
 def without_mail_addresses(text: str) -> Replaced:
-    """The text without the mail addresses in it, whoever's they are."""
+    """The text with mail addresses replaced."""
     return _MAIL_ADDRESS.subn(STAND_IN, text) if "@" in text or "%40" in text else (text, 0)
 
 
 def without_other_folders(text: str) -> Replaced:
-    """The text with ``***`` for folders that are no home folders; the names of files stay.
+    """The text with ``***`` instead of other folders; file names are kept.
 
-    Those that every system has stay as well, as does a path of few folders and no file.
+    System folders are kept as well, and so are short paths without a file.
     """
     total = 0
     if "/" in text or "\\" in text or "%2" in text:
@@ -321,7 +321,7 @@ def without_other_folders(text: str) -> Replaced:
 
 
 def home_pattern(homes: tuple[str, ...]) -> re.Pattern[str] | None:
-    """What finds these very folders, in texts, JSON and addresses; None for none."""
+    """A pattern for these home folders in texts, JSON and URLs; None if there are none."""
     forms = {form for home in homes for form in _home_forms(home)}
     if not forms:
         return None
@@ -337,5 +337,5 @@ def _home_forms(home: str) -> list[str]:
     form = separator.join(parts)
     if re.match("[A-Za-z]:", home):
         return [f"(?i:{form})"]
-    # Such a short one may be the beginning of anything.
+    # A short path is matched only as a whole, as it may begin any other path.
     return [form] if len(home) >= _SHORT_HOME else [rf"(?<![\w.~-]){form}(?![\w.-])"]

@@ -1,17 +1,17 @@
-"""The credentials that show by their shape: a table of names and regular expressions.
+"""A table of regular expressions for credentials with a known form.
 
-The shapes are those that the services publish, and that gitleaks and detect-secrets look for.
+The forms are those that the services publish, and that gitleaks and detect-secrets look for.
 """
 
 from __future__ import annotations
 
 BEGIN = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt]))"
-"""What stands before each: the beginning of a word, or a line end as texts within texts have it."""
+"""Before each credential: the beginning of a word, or an escaped line end."""
 _SLASH = r"(?:\\{0,8}/|%2[Ff])"
 _QUOTE = r"\\{0,8}[\"']"
 _USER_OPTION = rf"(?<![\w-])(?:-u|-U|--user|--proxy-user){_QUOTE}?[\s,=]{{1,8}}"
 _NO_IDS = r"(?!\d{1,10}:\d{1,10}(?![^\s\"']))"
-"""`docker run -u 1000:1000` names a user and a group, and no password."""
+"""`docker run -u 1000:1000` has a user and a group id, not a password."""
 
 CREDENTIALS: tuple[tuple[str, str], ...] = (
     (
@@ -68,7 +68,7 @@ CREDENTIALS: tuple[tuple[str, str], ...] = (
         ),
     ),
 )
-"""The name of each shape, and what finds it; what a group in it finds stays."""
+"""The name and pattern of each credential; text matched by a group is kept."""
 
 _FILE_SUFFIXES = (
     "png|jpe?g|webp|gif|avif|heic|safetensors|ckpt|pth?|gguf|bin|onnx|json|toml|ya?ml|txt|py|zip"

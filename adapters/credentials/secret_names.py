@@ -1,4 +1,4 @@
-"""Names of keys, headers, parameters and options that say that their value is a credential."""
+"""Recognises names of keys, headers, parameters and options whose value is a credential."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _NO_SECRET_BEHIND_TOKEN = frozenset(
         *("embedding", "embeddings", "id", "chunks", "shuffling"),
     ]
 )
-"""What follows "token" where it is a piece of a prompt: ``Token merging ratio``."""
+"""Words after "token" where it means a part of a prompt: ``Token merging ratio``."""
 _NO_SECRET_BEFORE_TOKEN = frozenset(["max", "min", "trigger", "pad", "bos", "eos", "unk"])
 _NO_SECRETS = frozenset(
     [
@@ -46,7 +46,7 @@ _NO_SECRETS = frozenset(
         *("type", "style", "enabled", "required"),
     ]
 )
-"""What ends a name that says where a secret is, or of what kind, and not what it is."""
+"""Last words of names that describe a secret but do not hold it."""
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _BETWEEN = re.compile(r"[^a-z0-9]+")
 _LONGEST = 256
@@ -54,7 +54,7 @@ _LONGEST = 256
 
 @lru_cache(maxsize=1024)
 def names_secret(name: str) -> bool:
-    """Whether a key says that its value is a credential: ``api_key``, ``hfToken``, ``Cookie``.
+    """Whether a key of this name holds a credential: ``api_key``, ``hfToken``, ``Cookie``.
 
     ``Token merging ratio`` and ``max_tokens`` do not.
     """
@@ -66,12 +66,12 @@ def names_secret(name: str) -> bool:
         or words in (["pass"], ["signature"])
         or words[-1] == "sig"
         or (words[-1].endswith("token") and not _NO_SECRET_BEFORE_TOKEN.intersection(words[-2:-1]))
-        or any(map(_tells, pairwise(words)))
+        or any(map(_is_telling_pair, pairwise(words)))
     )
 
 
-def _tells(pair: tuple[str, str]) -> bool:
-    """Whether two words that follow each other in a name say it together."""
+def _is_telling_pair(pair: tuple[str, str]) -> bool:
+    """Whether two adjacent words of a name mean a credential together."""
     before, word = pair
     return (
         (word in ("key", "keys") and before in _KEYS_OF)

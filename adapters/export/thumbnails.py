@@ -1,4 +1,4 @@
-"""Small pictures of a run's images, for pages and bundles."""
+"""Makes thumbnails of images, for reports and bundles."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ MEDIA_TYPE = "image/webp"
 _QUALITY = 60
 _METHOD = 4
 _LARGE_PIXELS = 4096 * 4096
-"""Of images beyond this one at a time is decoded, whatever the number of threads."""
+"""Larger images are decoded one at a time, to bound the memory."""
 _one_large = threading.Lock()
 
 
 class ThumbnailError(StagewrightError):
-    """A file is no PNG, JPEG or WebP of a bearable size, so it has no thumbnail."""
+    """A file is not a PNG, JPEG or WebP image, or is too large for a thumbnail."""
 
 
 def thumbnail_of(file: Path, side: int = 128) -> bytes:
-    """An image made to fit ``side`` x ``side`` pixels, as WebP; a smaller one keeps its size.
+    """A thumbnail that fits ``side`` x ``side`` pixels, as WebP; smaller images keep their size.
 
-    It is turned as its file says that it is shown. Safe to call from several threads. Raises
+    It is rotated by the EXIF orientation. Safe to call from several threads. Raises
     ThumbnailError, naming the file.
     """
     # Pillow takes 20 ms to load, and few commands need it.
@@ -44,14 +44,14 @@ def thumbnail_of(file: Path, side: int = 128) -> bytes:
             Image.open(stream, formats=list(FORMATS)) as image,
         ):
             pixels = image.width * image.height
-            # Pillow may be set to let more pass.
+            # Pillow's own limit may be set higher.
             if pixels <= MAX_PIXELS:
                 with _room_for(pixels):
                     return _encoded(_reduced(image, side))
     except Image.DecompressionBombError as error:
         raise ThumbnailError(f"{file}: more than {MAX_PIXELS} pixels ({error})") from error
     except UnidentifiedImageError as error:
-        # Its words name an object in memory.
+        # The message of Pillow names an object in memory.
         raise ThumbnailError(f"{file}: not a PNG, JPEG or WebP image") from error
     except DECODING_ERRORS as error:
         raise ThumbnailError(f"{file}: not a PNG, JPEG or WebP image ({error})") from error

@@ -1,7 +1,7 @@
-"""The pytest plugin: tests of programs that run pipelines, without a server and without a GPU.
+"""The pytest plugin, for tests of programs that run pipelines, without a server or a GPU.
 
-pytest loads it wherever stagewright is installed, so it loads nothing by itself: what a fixture
-needs is imported when a test asks for the fixture.
+pytest loads it wherever stagewright is installed, so modules are imported only when a test uses
+a fixture.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _LONGEST_END_S = 30.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Offer ``--stagewright-update``."""
+    """Add the option ``--stagewright-update``."""
     parser.getgroup("stagewright").addoption(
         "--stagewright-update",
         action="store_true",
         dest=_UPDATE,
-        help="Write the files that recorded_events.assert_timeline compares with anew.",
+        help="Rewrite the files that recorded_events.assert_timeline compares with.",
     )
 
 
@@ -42,8 +42,8 @@ def recorded_events(request: pytest.FixtureRequest) -> Iterator[EventRecorder]:
     """Records every event, step and Config Error of this process, until the test ends.
 
     ``recorded_events.assert_timeline(Path("name.txt"))`` compares the timeline with a file
-    beside the test, which ``--stagewright-update`` writes. Of a test that fails the timeline,
-    the Config Errors and the faults of subscribers are added to its report.
+    beside the test, which ``--stagewright-update`` writes. The report of a failed test shows the
+    timeline, the Config Errors and the faults of subscribers.
     """
     from .timeline_snapshots import SnapshotRecorder  # noqa: PLC0415 - see the module's docstring
 
@@ -55,7 +55,7 @@ def recorded_events(request: pytest.FixtureRequest) -> Iterator[EventRecorder]:
 
 @pytest.fixture
 def stagewright_step_delay_s() -> float:
-    """How many seconds a sampling step of ``stagewright_controller`` takes; tests override it.
+    """The seconds that a sampling step of ``stagewright_controller`` takes; tests override it.
 
     ``@pytest.mark.parametrize("stagewright_step_delay_s", [0.05])`` leaves time to cancel.
     """
@@ -78,7 +78,7 @@ def stagewright_controller(
 
 
 def _end_run(controller: PipelineController) -> None:
-    """Cancel the run there is, and any that the program begins meanwhile."""
+    """Cancel the current run, and any run that the program starts meanwhile."""
     from ...events import StagewrightError  # noqa: PLC0415 - see the module's docstring
 
     deadline = time.monotonic() + _LONGEST_END_S
@@ -87,7 +87,7 @@ def _end_run(controller: PipelineController) -> None:
         if time.monotonic() > deadline:
             pytest.fail(f"run {run_id} did not end within {_LONGEST_END_S:g} s of its cancel")
         if run_id != cancelled:
-            # A run that has not begun, or is about to end, refuses; it is asked again.
+            # A run that has not begun, or is about to end, refuses; try again.
             with contextlib.suppress(StagewrightError):
                 controller.cancel(run_id, reason="the test has ended")
                 cancelled = run_id
@@ -98,16 +98,16 @@ def _end_run(controller: PipelineController) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pluggy.Result[pytest.TestReport], None]:
-    """Add what was recorded to the report of a test that failed."""
+    """Add the recorded events to the report of a failed test."""
     outcome = yield
     report = outcome.get_result()
     recorder = item.stash.get(_RECORDER, None)
     if recorder is not None and report.failed:
         try:
             report.sections.extend(_sections(recorder))
-        except Exception as error:  # noqa: BLE001 - it is told; the author's session must go on
-            told = f"what was recorded cannot be shown: {type(error).__name__}: {error}"
-            report.sections.append(("stagewright timeline", told))
+        except Exception as error:  # noqa: BLE001 - reported; the test session must go on
+            message = f"the timeline cannot be shown: {type(error).__name__}: {error}"
+            report.sections.append(("stagewright timeline", message))
 
 
 def _sections(recorder: EventRecorder) -> Iterator[tuple[str, str]]:
@@ -118,5 +118,5 @@ def _sections(recorder: EventRecorder) -> Iterator[tuple[str, str]]:
     if recorder.config_errors:
         yield "stagewright configurations that did not start", "\n".join(recorder.config_errors)
     if faults := recorder.faults():
-        told = (f"{name}: {count}" for name, count in faults.items())
-        yield "stagewright subscribers that raised or blocked", "\n".join(told)
+        lines = [f"{name}: {count}" for name, count in faults.items()]
+        yield "stagewright subscribers that raised or blocked", "\n".join(lines)

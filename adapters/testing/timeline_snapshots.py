@@ -1,4 +1,4 @@
-"""Timelines kept as files beside the tests that compare them."""
+"""Compares timelines with files beside the tests."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ UPDATE_OPTION = "--stagewright-update"
 
 
 class SnapshotRecorder(EventRecorder):
-    """An EventRecorder whose files lie beside a test, and can be written anew.
+    """An EventRecorder that compares with files in ``folder``.
 
-    A relative path is taken from ``folder``. With ``update`` a file becomes what was recorded.
+    With ``update`` it rewrites the files instead.
     """
 
     def __init__(self, folder: Path, *, update: bool) -> None:
@@ -21,7 +21,7 @@ class SnapshotRecorder(EventRecorder):
         self._update = update
 
     def assert_timeline(self, expected: str | Path) -> None:
-        """As EventRecorder's; a file that is missing is an assertion that fails."""
+        """Like EventRecorder's; a missing file fails the assertion."""
         __tracebackhide__ = True
         if isinstance(expected, Path):
             expected = self._folder / expected
@@ -30,5 +30,5 @@ class SnapshotRecorder(EventRecorder):
                 expected.write_text(self.timeline(), encoding="utf-8", newline="\n")
                 return
             if not expected.is_file():
-                raise AssertionError(f"{expected}: there is none yet; {UPDATE_OPTION} writes it")
+                raise AssertionError(f"{expected} does not exist; {UPDATE_OPTION} writes it")
         super().assert_timeline(expected)

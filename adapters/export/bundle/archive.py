@@ -1,4 +1,4 @@
-"""A zip that appears whole, and into which no byte goes unseen."""
+"""Writes a zip atomically, and checks every byte before it is written."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import BinaryIO
 from ..output_file import atomic_output
 
 _EARLIEST, _LATEST = (1980, 1, 1, 0, 0, 0), (2107, 12, 31, 23, 59, 58)
-"""Before and after them a zip knows no time."""
+"""The range of times in a zip."""
 _LEVEL = 6
 _PLAIN_FILE = 0o100644
 
 Check = Callable[[bytes, str], None]
-"""Raises where bytes may not be written; also given the member's name."""
+"""Receives bytes and the name of the member; raises if they may not be written."""
 
 
 class Archive:
-    """A zip of one folder, written under a temporary name and renamed at its end.
+    """A zip of one folder.
 
-    Every member is given to ``check`` before it is written, with ``overlap`` bytes of what
-    came before. The same members make the same bytes. Every method may raise OSError.
+    ``check`` receives all bytes before they are written, together with the ``overlap`` bytes
+    before them. The same members make the same bytes. Every method may raise OSError.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Archive:
 
     @contextmanager
     def member(self, name: str, *, packed: bool = False) -> Iterator[Callable[[bytes], None]]:
-        """A new member; what is yielded writes more of it. ``packed`` bytes are stored as is.
+        """A new member; yields the function that writes it. ``packed`` bytes are not compressed.
 
         Raises FileExistsError for a name that is taken.
         """
@@ -65,7 +65,7 @@ class Archive:
             yield write
 
     def add(self, name: str, data: bytes, *, packed: bool = False) -> None:
-        """A whole member at once."""
+        """Add a member with these bytes."""
         with self.member(name, packed=packed) as write:
             write(data)
 
@@ -78,16 +78,16 @@ class Archive:
 def new_archive(
     path: Path, folder: str, *, at: datetime | None, check: Check, overlap: int
 ) -> Iterator[Archive]:
-    """An archive that is at ``path`` once this is left without an error, and not before.
+    """An archive that is put at ``path`` at the end of the block, unless the block raises.
 
-    Another file of that name is replaced then. Raises OSError.
+    It replaces a file of that name. Raises OSError.
     """
     with atomic_output(path) as stream:
         archive = Archive(stream, folder, at=at, check=check, overlap=overlap)
         try:
             yield archive
         except BaseException:
-            # It is thrown away, and what else may go wrong with it tells nothing new.
+            # The file is discarded, so errors of closing it do not matter.
             with suppress(OSError, ValueError):
                 archive.close()
             raise

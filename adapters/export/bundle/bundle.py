@@ -1,4 +1,4 @@
-"""A run as a zip for a bug report, which replays on another machine and holds no known secret."""
+"""Packs a run into a zip for a bug report, without the secrets that are known."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ....statemachine.files.recorded_files import FileState, OnFile, RecordedFil
 from ..output_file import may_replace
 from .archive import Archive, new_archive
 from .environment import ENVIRONMENT_NAME, environment
-from .errors import BundleRefusedError, password_stands_in
+from .errors import BundleRefusedError, password_in_text
 from .manifest import (
     MANIFEST_NAME,
     THUMBNAILS,
@@ -39,14 +39,14 @@ _UNSAFE = re.compile(r"[^\w.~-]")
 _LONGEST_NAME = 128
 _WRITE_BYTES = 256 * 1024
 _LISTED = 200
-_BESIDE = f"{THUMBNAILS}/"
+_THUMBNAIL_PREFIX = f"{THUMBNAILS}/"
 _TAKEN = "another file of the bundle has its name"
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):
-    """A bundle that was made: the zip, its size in bytes, the folder in it, its manifest.
+    """A bundle that was made: the zip file, its size in bytes, the folder in it, the manifest.
 
-    ``altered`` is how many recorded images are not what was recorded.
+    ``altered`` counts recorded images whose file was altered.
     """
 
     file: str
@@ -67,19 +67,19 @@ def bundle_run(
 ) -> Bundle:
     """Make a zip of the run in ``folder``, by default ``<run_id>.bundle.zip`` here.
 
-    It holds the log, told anew without known secrets, ``thumbnails`` of the images, with
-    ``images`` the inputs and images too, the manifest and the environment. Known are ``words``,
-    by default this machine's, and what shows by its name or shape; a secret that a prompt tells
-    in its own words is not. Of a corrupt log it holds the sound records. The run itself is not
-    written to. The zip appears whole or not at all, and replaces an earlier bundle and no other
-    file. An unpacked bundle is refused: it has lost what only its zip has.
+    The zip holds the log rewritten without known secrets, ``thumbnails`` of the images, the
+    manifest and the environment; with ``images`` also the input images and images. Known
+    secrets are ``words`` (by default those of this machine) and texts with the name or form of
+    a credential; a secret in the plain words of a prompt is not known. Of a corrupt log the zip
+    holds the sound records. The run is not changed. The zip is written atomically, and replaces
+    an earlier bundle but no other file. An unpacked bundle is refused.
 
     Raises RunNotFoundError, BundleRefusedError, OSError; LogCorruptError if the log changes
     meanwhile.
     """
     if manifest_in(folder) is not None:
         raise BundleRefusedError(
-            f"{folder} is an unpacked bundle already; hand on the zip that it came from"
+            f"{folder} is an unpacked bundle; share the zip file that it came from"
         )
     words = words or PrivateWords.of_this_machine()
     source = open_source(folder, _NameCollector(words).note)
@@ -87,35 +87,37 @@ def bundle_run(
     name = _safe(redactor.text(source.fold.run_id or folder.resolve().name))
     output = output or Path(f"{name}{SUFFIX}")
     if not may_replace(output, _is_bundle):
-        raise BundleRefusedError(f"{output}: a file is there that is no bundle; name another one")
+        raise BundleRefusedError(
+            f"{output} exists and is not a bundle; name another file with --output"
+        )
 
     def check(data: bytes, place: str) -> None:
         if redactor.holds_password(data):
-            raise password_stands_in(place)
+            raise password_in_text(place)
 
     opened = source.fold.opened
     at = None if opened is None else opened.ts
     overlap = max(0, redactor.longest_password - 1)
     with new_archive(output, name, at=at, check=check, overlap=overlap) as archive:
-        making = _BundleBuilder(
+        builder = _BundleBuilder(
             archive, folder, source, redactor, with_images=images, with_thumbnails=thumbnails
         )
-        making.write_log()
-        making.write_pictures(on_file)
+        builder.write_log()
+        builder.write_pictures(on_file)
         archive.add(ENVIRONMENT_NAME, _document(environment(redactor.text)))
-        manifest = making.manifest()
+        manifest = builder.manifest()
         archive.add(MANIFEST_NAME, _document(manifest))
     return Bundle(
         file=str(output),
         bytes=output.stat().st_size,
         folder=name,
-        altered=making.altered,
+        altered=builder.altered,
         manifest=manifest,
     )
 
 
 class _NameCollector:
-    """Notes the machines and boots that a log names, before any of its words are written."""
+    """Collects the host names and boot ids of a log before any text of it is written."""
 
     def __init__(self, words: PrivateWords) -> None:
         self._words = words
@@ -128,7 +130,7 @@ class _NameCollector:
 
 
 class _BundleBuilder:
-    """One bundle on its way."""
+    """Builds one bundle."""
 
     def __init__(
         self,
@@ -156,7 +158,7 @@ class _BundleBuilder:
         self.altered = 0
 
     def write_log(self) -> None:
-        """Write the log anew, in bounded memory; none where no record can be told."""
+        """Write the redacted log, in bounded memory; nothing if no record is readable."""
         if not len(self._source.events):
             return
         with self._archive.member(LOG_NAME) as write:
@@ -173,13 +175,15 @@ class _BundleBuilder:
         for seq, body in enumerate(self._source.bodies()):
             redacted = self._redactor.event(body, seq=seq, chain=new)
             if len(redacted) > MAX_BODY_BYTES:
-                raise LogWriteError(f"record {seq} would take {len(redacted)} bytes in a bundle")
+                raise LogWriteError(
+                    f"record {seq} would have {len(redacted)} bytes in a bundle, which is too long"
+                )
             yield frame(redacted, new)
             old, new = next_chain(old, body), next_chain(new, redacted)
             self._heads, self._records = (old, new), seq + 1
 
     def write_pictures(self, on_file: OnFile | None) -> None:
-        """Write thumbnails and, if asked for, the files themselves."""
+        """Write the thumbnails and, if requested, the image files."""
         fold = self._source.fold
         total = sum(stage.finished.count for stage in fold.stages.values())
         if self._with_images:
@@ -212,7 +216,9 @@ class _BundleBuilder:
 
     def _take_whole(self, picture: Picture) -> None:
         path = picture.file.path
-        if not picture.why and (path.casefold() in self._taken or path.startswith(_BESIDE)):
+        if not picture.why and (
+            path.casefold() in self._taken or path.startswith(_THUMBNAIL_PREFIX)
+        ):
             self._note_missing(picture._replace(why=_TAKEN))
         elif not picture.why:
             self._taken.add(path.casefold())
@@ -221,7 +227,7 @@ class _BundleBuilder:
         elif not picture.file.stage_id:
             self.altered += picture.wrong is FileState.ALTERED
             self._note_missing(picture)
-        elif picture.wrong is None:  # What is wrong with it was told of its thumbnail.
+        elif picture.wrong is None:  # A wrong file was already noted with its thumbnail.
             self._note_missing(picture)
 
     def _note_missing(self, picture: Picture) -> None:
@@ -231,7 +237,7 @@ class _BundleBuilder:
             self._missing.append(NotBundled(path=path, why=why))
 
     def _stage_folder(self, stage_id: str) -> str:
-        """A folder of its own for each stage, whatever a foreign log calls it."""
+        """A unique and safe folder name for a stage of any log."""
         if stage_id not in self._folders:
             name = _safe(self._redactor.text(stage_id))
             taken = name in self._folders.values()
@@ -239,7 +245,7 @@ class _BundleBuilder:
         return self._folders[stage_id]
 
     def manifest(self) -> Manifest:
-        """What the bundle holds, and what it does not."""
+        """The manifest of what the bundle holds and leaves out."""
         source, counts = self._source, self._redactor.left_out
         old, new = (head.decode() for head in self._heads)
         log = BundledLog(
@@ -255,7 +261,7 @@ class _BundleBuilder:
             run_id=self._redactor.text(source.fold.run_id),
             log=log if self._records else None,
             corrupt=self._redactor.text(source.corruption.reason) if source.corruption else "",
-            not_in_log=source.stretches,
+            not_in_log=source.left_out,
             left_out=tuple(LeftOut(what=what, count=n) for what, n in sorted(counts.items()) if n),
             thumbnails=self._thumbnails,
             images=self._images,
@@ -279,5 +285,5 @@ def _document(value: object) -> bytes:
 
 
 def _safe(name: str) -> str:
-    """A name that every system can give to a folder."""
+    """A name that is valid for a folder on every system."""
     return _UNSAFE.sub("_", name)[:_LONGEST_NAME].strip(". ") or "run"

@@ -1,4 +1,4 @@
-"""Words in a text however they are written there: escaped, quoted for an address, for HTML."""
+"""Finds words in a text in any encoding: backslash escapes, percent encoding, HTML entities."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BACKSLASHED = re.compile(
 _QUOTED = re.compile(r"%([0-9a-fA-F]{2})|\+")
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z]{2,8});")
 _DEEPEST = 3
-"""How often a text may have been written within another one."""
+"""How many encodings may be nested."""
 _HINT = re.compile(r"[\\%&+]")
 
 
@@ -38,7 +38,7 @@ def _plain(found: re.Match[str]) -> str:
 
 
 class _Encoding(NamedTuple):
-    """One way to write a text within another: what finds a character of it, and what that is."""
+    """One encoding: a pattern for an encoded character, and its decoder."""
 
     pattern: re.Pattern[str]
     told: Callable[[re.Match[str]], str]

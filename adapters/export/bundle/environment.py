@@ -1,4 +1,4 @@
-"""Which Python, system and libraries a bundle was made with: ``environment.json``."""
+"""The Python, system and libraries that a bundle was made with: ``environment.json``."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _REQUIREMENT = re.compile(r"[\w.-]+")
 
 
 def environment(redact: Callable[[str], str]) -> dict[str, Any]:
-    """JSON values; of the machine that bundles, which need not be the one that ran.
+    """Describe the machine that makes the bundle, which need not be the one of the run.
 
-    ``redact`` takes out of a text what a bundle may not hold.
+    ``redact`` replaces private text.
     """
     return {
         "stagewright": VERSION,
@@ -33,7 +33,7 @@ def environment(redact: Callable[[str], str]) -> dict[str, Any]:
 
 
 def _dependencies() -> dict[str, str | None]:
-    """The version of each library that stagewright needs; None where it is not there."""
+    """The version of each dependency of stagewright; None if it is not installed."""
     try:
         needed = requires(_DISTRIBUTION) or []
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""What may end a bundle before there is one."""
+"""Errors of making a bundle."""
 
 from __future__ import annotations
 
@@ -7,24 +7,21 @@ from ...backends.webui.address import AUTH_VARIABLE
 
 
 class BundleRefusedError(StagewrightError, ValueError):
-    """No bundle was made.
-
-    It would hold the password, replace another file, or be made of a bundle.
-    """
+    """No bundle was made: it would hold the password, replace another file, or be of a bundle."""
 
 
-def password_stands_in(place: str) -> BundleRefusedError:
-    """The error for a password that cannot be told from what a run itself is made of."""
+def password_in_text(place: str) -> BundleRefusedError:
+    """The error for a password that is also an ordinary word of the run."""
     return BundleRefusedError(
-        f"no bundle was made: what {AUTH_VARIABLE} holds also stands in {place}, as a word or "
-        "digits of its own that cannot be left out; no run's log holds the password that it was "
-        f"made with, so unset {AUTH_VARIABLE} and bundle again"
+        f"no bundle was made: the value of {AUTH_VARIABLE} also occurs in {place}, where it cannot "
+        "be replaced; logs never hold the password of their run, so unset "
+        f"{AUTH_VARIABLE} and bundle again"
     )
 
 
-def no_event_any_more(place: str) -> BundleRefusedError:
-    """The error for an event that cannot do without what a bundle may not hold."""
+def event_became_invalid(place: str) -> BundleRefusedError:
+    """The error for an event that would be invalid after private text is replaced."""
     return BundleRefusedError(
-        f"no bundle was made: {place} would be no event, or another one, without what a bundle "
-        "leaves out; no stagewright wrote it so"
+        f"no bundle was made: {place} would no longer be a valid event after private text is "
+        "replaced; stagewright did not write it"
     )

@@ -1,4 +1,4 @@
-"""Every text that an image carries beside its pixels."""
+"""Reads the texts in the metadata of an image file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ....statemachine.files.png import PngError, chunks, is_png
 from ...image_decoding import DECODING_ERRORS, FORMATS, without_warnings
 
 _MOST_TEXT = 16 * 1024 * 1024
-"""Bytes that one text may unpack to."""
+"""The largest size of one text after decompression."""
 _PACKED = (b"zTXt", b"iCCP")
 _NO_TEXT = frozenset([b"IHDR", b"PLTE", b"IDAT", b"IEND", b"fdAT"])
 _PLAIN = frozenset(
@@ -23,20 +23,20 @@ _PLAIN = frozenset(
     ]
 )
 _HEX_PROFILE = b"Raw profile type"
-"""So begins the keyword of a text that holds bytes as hexadecimal digits."""
+"""Keywords with this beginning mark texts of hexadecimal digits."""
 _JPEG_END, _JPEG_START, _JPEG_PIXELS = b"\xff\xd9", b"\xff\xd8", b"\xda"
 _WEBP_PIXELS = (b"VP8 ", b"VP8L", b"ALPH", b"ANMF")
 
 
 class _UnreadablePartError(ValueError):
-    """A part of an image that nobody can look into."""
+    """A part of an image that cannot be searched for texts."""
 
 
 def texts_in(data: bytes) -> list[str] | None:
-    """The texts, some of them in many readings; None where a part cannot be looked through.
+    """The texts, some decoded in several ways; None if a part cannot be searched.
 
-    That is a PNG with a chunk that the standard does not know, a text that unpacks to more
-    than 16 MiB, anything behind the image's end, or what is no PNG, JPEG or WebP.
+    That is an unknown chunk of a PNG, a text that unpacks to more than 16 MiB, data after the
+    end of the image, or a file that is not PNG, JPEG or WebP.
     """
     try:
         parts = _parts_of_png(data) if is_png(data) else _parts_of_others(data)

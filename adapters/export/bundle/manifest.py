@@ -1,4 +1,4 @@
-"""What a bundle says of itself, beside the log: ``manifest.json``."""
+"""The manifest of a bundle, ``manifest.json``."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from .source import ByteRange
 
 MANIFEST_NAME = "manifest.json"
 THUMBNAILS = "thumbnails"
-"""The folder of a bundle with a small picture of each image."""
+"""The folder of a bundle that holds the thumbnails."""
 BUNDLE_FORMAT = 1
 _MOST_BYTES = 16 * 1024 * 1024
 
 
 class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of what was taken out of texts, and how often it stood there."""
+    """One kind of private text that was replaced, and how often."""
 
     what: str
     count: int
 
 
 class NotBundled(msgspec.Struct, frozen=True, kw_only=True):
-    """A recorded file of which the bundle holds nothing, or no whole copy."""
+    """A recorded file that the bundle does not hold, or only as a thumbnail."""
 
     path: str
     why: str
 
 
 class BundledLog(msgspec.Struct, frozen=True, kw_only=True):
-    """The log as it was, and as it is in the bundle.
+    """The original log and the log in the bundle.
 
-    ``head`` is the chain value of the log that the bundle was made from, ``bundled_head`` that
-    of the one in it. ``head`` is None where credentials were taken out: with it, guesses of
-    them could be tried. ``renumbered`` says that records are lost, and the sequence numbers of
-    the others not what they were; ``running`` that a process worked on the run meanwhile.
+    ``head`` is the chain value of the original log, ``bundled_head`` that of the log in the
+    bundle. ``head`` is None where credentials were replaced, because it would allow guesses to
+    be tested. ``renumbered`` says that records were lost, so that the sequence numbers differ
+    from the original; ``running`` that a process was executing the run meanwhile.
     """
 
     records: int
@@ -50,11 +50,11 @@ class BundledLog(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """A bundle as a whole.
+    """The content of a bundle.
 
-    ``log`` is None where not one record could be told. ``corrupt`` says how the log is, "" if
-    it is sound; ``not_in_log`` names the bytes of it that no record stands in: they are damaged,
-    or torn, and nobody can say which secrets are in them. ``not_bundled`` lists the first files of
+    ``log`` is None if no record is readable. ``corrupt`` says how the log is corrupt, "" if it
+    is sound. ``not_in_log`` lists the byte ranges of damaged or torn records, which are left
+    out because they cannot be searched for secrets. ``not_bundled`` lists the first files of
     ``not_bundled_count``.
     """
 
@@ -73,7 +73,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def manifest_in(folder: Path) -> Manifest | None:
-    """The manifest of the bundle that was unpacked to ``folder``; None where there is none."""
+    """The manifest of an unpacked bundle; None if ``folder`` is not one."""
     try:
         with open_regular(folder / MANIFEST_NAME) as stream:
             return msgspec.json.decode(stream.read(_MOST_BYTES), type=Manifest)

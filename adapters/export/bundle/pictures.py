@@ -1,4 +1,4 @@
-"""The pictures of a bundle: small ones of every image, and the files themselves if asked for."""
+"""Thumbnails for a bundle, and the image files if requested."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SIDE = 128
 _THREADS = 4
 _AT_ONCE = 64
 _MOST_BYTES = 512 * 1024 * 1024
-_ITS_TEXT = "its own text, or a byte of it, holds what is left out"
-_UNSEEN = "its own text, or another part of it, cannot be looked through"
+_ITS_TEXT = "its metadata holds private text"
+_UNSEARCHABLE = "its metadata cannot be searched for private text"
 
 
 class Picture(NamedTuple):
-    """What came of one recorded file: its bytes, if they were wanted, or ``why`` there are none.
+    """The bytes of a thumbnail or file, or ``why`` there are none.
 
-    ``wrong`` says that it is not the file that was recorded, and how.
+    ``wrong`` says whether the recorded file is missing or altered.
     """
 
     file: RecordedFile
@@ -35,7 +35,7 @@ class Picture(NamedTuple):
 
 
 class PictureReader:
-    """Reads the pictures of one run folder, if they are what was recorded; follows no link."""
+    """Reads the recorded images of a run folder, if they are unaltered; follows no links."""
 
     def __init__(self, folder: Path, redactor: Redactor, *, with_thumbnails: bool = True) -> None:
         self._folder = folder
@@ -43,26 +43,26 @@ class PictureReader:
         self._with_thumbnails = with_thumbnails
 
     def thumbnails(self, files: Iterator[RecordedFile]) -> Iterator[Picture]:
-        """A small picture of each of these files, in order, made by a few threads.
+        """The thumbnails of files, in order, made by a few threads.
 
-        Without thumbnails the files are only checked.
+        If thumbnails are switched off, the files are only checked.
         """
         with ThreadPoolExecutor(_THREADS) as threads:
             while chunk := list(islice(files, _AT_ONCE)):
                 yield from threads.map(self._thumbnail, chunk)
 
     def whole(self, file: RecordedFile) -> Picture:
-        """The bytes of a file, unless it holds in its own text what a bundle may not hold."""
+        """The bytes of a file, unless its metadata holds private text."""
         wrong = self._wrong(file)
         if wrong is not None:
             return wrong
         if self._redactor.changes(file.path):
-            return Picture(file, why="its path holds what is left out")
+            return Picture(file, why="its path holds private text")
         with open_regular(self._folder / file.path) as stream:
             data = stream.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
-            return Picture(file, why=f"it is larger than {_MOST_BYTES} bytes")
-        why = self._told_by(data)
+            return Picture(file, why=f"larger than {_MOST_BYTES} bytes")
+        why = self._objection(data)
         return Picture(file, why=why) if why else Picture(file, data)
 
     def _thumbnail(self, file: RecordedFile) -> Picture:
@@ -74,9 +74,9 @@ class PictureReader:
         try:
             data = thumbnail_of(self._folder / file.path, SIDE)
         except (ThumbnailError, OSError):
-            return Picture(file, why="it cannot be decoded")
+            return Picture(file, why="cannot be decoded")
         if self._redactor.holds_password(data):
-            return Picture(file, why="its thumbnail holds by chance what is left out")
+            return Picture(file, why="the bytes of its thumbnail contain the password by chance")
         return Picture(file, data)
 
     def _wrong(self, file: RecordedFile) -> Picture | None:
@@ -85,15 +85,15 @@ class PictureReader:
             return None
         return Picture(file, why=str(wrong), wrong=wrong.state)
 
-    def _told_by(self, data: bytes) -> str:
-        """Why an image may not be handed on as it is; "" if nothing is known against it."""
+    def _objection(self, data: bytes) -> str:
+        """Why an image file may not be in the bundle; "" if it may."""
         redactor = self._redactor
-        # Texts of two bytes a character show as they are once the NULs are gone.
+        # Without NUL bytes, texts with two bytes a character can be searched as well.
         for seen in (data, data.replace(b"\0", b"")):
             if redactor.holds_password(seen) or redactor.holds_home(seen):
                 return _ITS_TEXT
         texts = texts_in(data)
         if texts is None:
-            return _UNSEEN
+            return _UNSEARCHABLE
         secret = redactor.holds_wide_password(data) or any(map(redactor.holds_secret, texts))
         return _ITS_TEXT if secret else ""

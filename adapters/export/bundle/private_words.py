@@ -1,4 +1,4 @@
-"""What a bundle must not hold and this machine knows: the password, the home folder, names."""
+"""The private text of this machine: the password, home folders, user and host names."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ _OUR_WORDS = frozenset(
         *("localhost", "embedded", "prompt", "file", "images", "inputs"),
     ]
 )
-"""Words that logs are made of; a machine of such a name keeps it where it stands in a text."""
+"""Common words of logs; a host with such a name is not replaced within texts."""
 _STRUCTS: tuple[type[msgspec.Struct], ...] = (*EVENT_TYPES, *_PARTS_OF_EVENTS, *_PARTS_OF_PLANS)
 OUR_KEYS = frozenset(name for kind in _STRUCTS for name in kind.__struct_fields__)
-"""Keys that events and plans are made of; they stay whatever a machine is called."""
+"""Keys of events and plans, which are never replaced."""
 _SHORTEST_HOST, _SHORTEST_BOOT = 3, 16
 _MOST_NAMES = 64
 _NAME_CHARACTER = r"[\w-]"
@@ -61,9 +61,9 @@ _EVERYBODYS = re.compile(r"(?i)[a-z]:|(?:[a-z]:)?[/\\](?:home|users)")
 
 
 class Placeholders:
-    """Names of one kind, and what stands for each: ``host-1``, in the order they are told.
+    """Replaces names of one kind by placeholders such as ``host-1``.
 
-    In texts they are looked for from ``shortest`` characters on.
+    Within texts, names of fewer than ``shortest`` characters are not replaced.
     """
 
     def __init__(self, kind: str, *, shortest: int) -> None:
@@ -73,7 +73,7 @@ class Placeholders:
         self._pattern: re.Pattern[str] | None = None
 
     def note(self, name: str) -> None:
-        """Know one more name, with its domain and without; of very many the rest shares one."""
+        """Add a name, with and without its domain; beyond a limit all share one placeholder."""
         if not name or name.casefold() in self._known or len(self._known) >= _MOST_NAMES:
             return
         stand_in = f"{self._kind}-{len(set(self._known.values())) + 1}"
@@ -82,11 +82,11 @@ class Placeholders:
         self._pattern = None
 
     def of(self, name: str) -> str:
-        """What stands for this name."""
+        """The placeholder of a name."""
         return self._known.get(name.casefold(), f"{self._kind}-other") if name else name
 
     def in_words(self, text: str) -> tuple[str, int]:
-        """The text with each name that stands in it as a word replaced; how many there were."""
+        """The text with each name replaced that is a word of its own, and how many there were."""
         if self._pattern is None:
             self._pattern = self._compiled()
         return self._pattern.subn(lambda found: self.of(found[0]), text)
@@ -104,10 +104,10 @@ class Placeholders:
 
 
 class PrivateWords:
-    """The words of one bundle.
+    """The private text to replace in a bundle.
 
-    ``credentials`` are the forms in which the password may stand in a text, the longest first;
-    ``homes`` paths of this user's home folder; ``user`` the user's name, or "".
+    ``credentials`` are the forms in which the password may occur, the longest first; ``homes``
+    are paths of the user's home folder; ``user`` is the user name, or "".
     """
 
     def __init__(
@@ -122,12 +122,12 @@ class PrivateWords:
 
     @classmethod
     def of_this_machine(cls) -> PrivateWords:
-        """What this process's environment and system say."""
+        """The private text of this process's environment and system."""
         return cls(os.environ, homes=tuple(_homes()), user=_user(), host=host_name())
 
 
 def credential_forms(given: str) -> list[str]:
-    """``user:password`` and the password as they may stand in texts, the longest first."""
+    """The forms of ``user:password`` and the password within texts, the longest first."""
     if not given:
         return []
     password = given.partition(":")[2]
@@ -137,9 +137,9 @@ def credential_forms(given: str) -> list[str]:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """As it is, in JSON once and twice over, in HTML, addresses, Python's own words, base64.
+    """The secret plain, in JSON (once and twice), HTML, URLs, Python literals and base64.
 
-    Also where its bytes are taken for those of Latin-1, or are them.
+    Each also with its bytes read or written as Latin-1.
     """
     raw = secret.encode("utf-8", "surrogateescape")
     plain = raw.decode("utf-8", "replace")
@@ -168,14 +168,14 @@ def _homes() -> Iterator[str]:
         try:
             found.append(str(find()))
         except (RuntimeError, OSError, KeyError):
-            continue  # Nobody knows where that is; the usual places are looked for anyway.
+            continue  # Unknown here; the usual places are replaced anyway.
     for home in found:
         yield home.rstrip("/\\")
         yield os.path.realpath(home)
 
 
 def _is_telling(home: str) -> bool:
-    """Whether a path can be anybody's own: ``/`` and ``/home`` are everybody's."""
+    """Whether a path belongs to one user, unlike ``/`` and ``/home``."""
     return len(home.strip("/\\")) > 1 and not _EVERYBODYS.fullmatch(home)
 
 

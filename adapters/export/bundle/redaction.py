@@ -1,4 +1,4 @@
-"""Texts, JSON values and events without what a bundle must not hold, and a count of it."""
+"""Replaces private text in strings, JSON values and events, and counts the replacements."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from ...credentials.patterns import (
 )
 from ...credentials.secret_names import names_secret
 from .encodings import spans
-from .errors import BundleRefusedError, no_event_any_more, password_stands_in
+from .errors import BundleRefusedError, event_became_invalid, password_in_text
 from .private_words import OUR_KEYS, PrivateWords
 
 CREDENTIALS, HOMES = "credentials", "home folders"
-_HOSTS, _BOOTS, _USERS = "names of machines", "boot ids", "account names"
+_HOSTS, _BOOTS, _USERS = "machine names", "boot ids", "account names"
 _MAIL, _FOLDERS = "mail addresses", "other folders"
-_OPAQUE = "values that cannot be looked through"
+_OPAQUE = "values that cannot be searched"
 _KNOWN = frozenset(kind.__name__ for kind in EVENT_TYPES)
 _DEEPEST = 100
 _NAMES = ("name", "key", "header")
-"""Keys of a table that may say what its ``value`` is."""
+"""Keys of a table that may name the meaning of its ``value``."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _USER = "user"
 _SMALL = 100
-"""Numbers below are no secrets: the second pass, the weight of a token."""
+"""Numbers below this are not secrets, but for example the weight of a token."""
 _SHORT, _REMEMBERED = 256, 4096
 
 Step = tuple[str, Callable[[str], Replaced]]
 
 
 class Redactor:
-    """Takes out what is private, and counts by kind how often; the same words give the same."""
+    """Replaces private text, always in the same way, and counts the replacements by kind."""
 
     def __init__(self, words: PrivateWords) -> None:
         self.left_out: Counter[str] = Counter()
@@ -64,9 +64,9 @@ class Redactor:
             *USUAL_HOMES,
             *(name.encode("utf-8", "surrogateescape").lower() for name in names),
         )
-        self._remembered = lru_cache(_REMEMBERED)(_told)
+        self._remembered = lru_cache(_REMEMBERED)(_redacted)
         again = (CREDENTIALS, self._without_password)
-        """What is taken out may have stood in the middle of it."""
+        """Repeated last, because a replacement may join two parts of the password."""
         self._secrets: tuple[Step, ...] = (
             (CREDENTIALS, self._without_password),
             (CREDENTIALS, without_credentials),
@@ -83,28 +83,28 @@ class Redactor:
         )
 
     def text(self, text: str) -> str:
-        """The text without anything private: credentials, home folders, names."""
+        """The text with credentials, home folders and names replaced."""
         return self._counted(text, self._secrets + self._names)
 
     def holds_secret(self, text: str) -> bool:
-        """Whether credentials or a home folder stand in a text; nothing is counted."""
+        """Whether a text holds credentials or a home folder; does not count."""
         return any(replace(text)[1] for _, replace in self._secrets)
 
     def changes(self, text: str) -> bool:
-        """Whether ``text`` would become another; nothing is counted."""
+        """Whether ``text`` would be changed; does not count."""
         return any(replace(text)[1] for _, replace in self._secrets + self._names)
 
     def holds_wide_password(self, data: bytes) -> bool:
-        """Whether it stands in bytes in UTF-16, as the texts of photographs are written."""
+        """Whether bytes hold the password in UTF-16, which photo metadata uses."""
         return any(form in data for form in self._wide_forms)
 
     def holds_password(self, data: bytes) -> bool:
-        """Whether the password of the environment stands in bytes, in any form."""
+        """Whether bytes hold the password of the environment, in any form."""
         return any(form in data for form in self._forms)
 
     def holds_home(self, data: bytes) -> bool:
-        """Whether a home folder stands in bytes."""
-        # A pattern takes a hundred times as long as a word to be looked for in an image.
+        """Whether bytes hold the path of a home folder."""
+        # Searching an image for a pattern takes a hundred times as long as for a word.
         lowered = data.lower()
         if not any(hint in lowered for hint in self._home_hints):
             return False
@@ -112,19 +112,19 @@ class Redactor:
 
     @property
     def longest_password(self) -> int:
-        """The bytes of the longest form in which the password may stand."""
+        """The length in bytes of the longest form of the password."""
         return max(map(len, self._forms), default=0)
 
     def value(self, value: Any) -> Any:
-        """A JSON value without anything private, keys included."""
+        """A JSON value with private text replaced, in keys as well."""
         return self._value(value, _DEEPEST)
 
     def event(self, body: bytes, *, seq: int, chain: bytes) -> bytes:
-        """The bytes of an event without anything private, as record ``seq`` of another log.
+        """The bytes of an event with private text replaced, as record ``seq`` of a new log.
 
-        ``chain`` is that log's chain value there, which a seal repeats. An event that stays
-        what it is keeps its very bytes, unless they say more than can be seen in it, as two
-        keys of one name do. Raises BundleRefusedError where it would be no event.
+        ``chain`` is the chain value of the new log at this record, which a seal repeats. An
+        unchanged event keeps its bytes, unless these hold hidden content such as duplicate
+        keys. Raises BundleRefusedError if the result would not be an event.
         """
         document = self._decoded(body)
         fresh: dict[str, Any] = {"seq": seq}
@@ -145,14 +145,14 @@ class Redactor:
         return new
 
     def _refusal(self, place: str) -> BundleRefusedError:
-        """What is at fault where an event would be none, or another one."""
-        return no_event_any_more(place) if self._credentials is None else password_stands_in(place)
+        """The error for an event that would become invalid, or one of another type."""
+        return event_became_invalid(place) if self._credentials is None else password_in_text(place)
 
     def _decoded(self, body: bytes) -> dict[str, Any]:
         try:
             return msgspec.json.decode(body, type=dict[str, Any])
         except DECODE_ERRORS:
-            # A field that only a newer version knows holds what is no text.
+            # A field of a newer version may hold text that is not valid.
             self.left_out[_OPAQUE] += 1
             event = CODEC.decode(body)
         if isinstance(event, UnknownEvent):
@@ -185,7 +185,7 @@ class Redactor:
         return list(self._list(value, deepest))
 
     def _list(self, parts: Sequence[Any], deepest: int) -> Iterator[Any]:
-        """Each part, but for what stands behind an option, or behind a name in a pair."""
+        """The parts of a list; a value after a telling option or name is replaced."""
         before: Any = None
         for place, part in enumerate(parts):
             is_value = isinstance(before, str) and (
@@ -213,7 +213,7 @@ class Redactor:
                 yield key, self._value(part, deepest - 1)
 
     def _unique(self, key: str, taken: set[str]) -> str:
-        """The key, or the key with a number where another one has become the same."""
+        """The key; with a number if another key was replaced by the same text."""
         free, number = key, 1
         while free in taken:
             number += 1
@@ -222,9 +222,9 @@ class Redactor:
         return free
 
     def _counted(self, text: str, steps: tuple[Step, ...]) -> str:
-        # Keys, ids and names of stages come again and again.
-        told = self._remembered if len(text) <= _SHORT else _told
-        new, counts = told(text, steps)
+        # Keys, ids and stage names repeat often.
+        redact = self._remembered if len(text) <= _SHORT else _redacted
+        new, counts = redact(text, steps)
         for kind, count in counts:
             self.left_out[kind] += count
         return new
@@ -250,10 +250,10 @@ class Redactor:
         return (text, 0) if self._user is None else self._user.subn(_USER, text)
 
 
-def _told(text: str, steps: tuple[Step, ...]) -> tuple[str, tuple[tuple[str, int], ...]]:
-    """The text after these steps, and how often each of them found something."""
+def _redacted(text: str, steps: tuple[Step, ...]) -> tuple[str, tuple[tuple[str, int], ...]]:
+    """The text after these steps, and the number of replacements by each step."""
     if _DIGEST.fullmatch(text):
-        # No part of a digest is left out, or it would be none; it may be a password as a whole.
+        # A part of a digest is never replaced; a whole digest may be the password.
         new, count = steps[0][1](text)
         return (new, ((steps[0][0], count),)) if new == STAND_IN else (text, ())
     counts = []
@@ -265,7 +265,7 @@ def _told(text: str, steps: tuple[Step, ...]) -> tuple[str, tuple[tuple[str, int
 
 
 def _is_telling(value: Any) -> bool:
-    """Whether a value of a telling name can be a secret at all."""
+    """Whether a value with a telling name may be a secret."""
     if isinstance(value, int | float):
         return not isinstance(value, bool) and abs(value) >= _SMALL
     return value is not None and value != ""
@@ -276,12 +276,12 @@ def _any_of(forms: tuple[str, ...]) -> re.Pattern[str] | None:
 
 
 def _encoded(form: str) -> bytes:
-    """As the environment holds it, whose bytes may be no UTF-8."""
+    """The bytes in the environment, which may not be valid UTF-8."""
     return form.encode("utf-8", "surrogateescape")
 
 
 def _segment(user: str) -> re.Pattern[str] | None:
-    """What finds a user's name where it is a part of a path, or stands before a machine's."""
+    """A pattern for a user name as a part of a path, or before ``@``."""
     if len(user) < 2 or user == _USER:
         return None
     name = re.escape(user)

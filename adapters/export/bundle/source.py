@@ -1,4 +1,4 @@
-"""The log that a bundle is made from: whole, torn or corrupt, as far as it is sound."""
+"""The sound records of the log that a bundle is made from."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ....events.log.sound_records import PlanLostError, SoundRecords
 from ....events.log.storage import OsStorage, open_regular
 from ....events.model import StageEvent
 
-_MOST_STRETCHES = 1000
+_MOST_RANGES = 1000
 _READ_BYTES = 1024 * 1024
 
 Observe = Callable[[Sequence[StageEvent]], None]
 
 
 class ByteRange(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes of a log that no sound record of the run stands in, and so no bundle holds."""
+    """Bytes of a log that are not part of a sound record; a bundle leaves them out."""
 
     offset: int
     bytes: int
@@ -36,12 +36,12 @@ class ByteRange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceLog(ABC):
-    """The sound records of a log, as they stand in it.
+    """The sound records of a log, in order.
 
-    ``events`` are numbered from 0, read when they are asked for, and folded into ``fold``.
-    ``renumbered`` says that these are other numbers than in the log, of which some are lost,
-    ``running`` that a process works on the run. ``stretches`` are the bytes that no record
-    stands in, a torn tail or damage; the first of very many.
+    ``events`` are numbered from 0, read on demand, and folded into ``fold``. ``renumbered``
+    says that their numbers differ from those in the log, because some are lost; ``running``
+    that a process is executing the run. ``left_out`` lists the bytes outside sound records: a
+    torn tail, or damage.
     """
 
     renumbered = False
@@ -52,7 +52,7 @@ class SourceLog(ABC):
         self.corruption = corruption
         self.fold = Fold()
         self.events: Sequence[StageEvent] = ()
-        self.stretches: tuple[ByteRange, ...] = ()
+        self.left_out: tuple[ByteRange, ...] = ()
 
     @abstractmethod
     def bodies(self) -> Iterator[bytes]:
@@ -60,9 +60,10 @@ class SourceLog(ABC):
 
 
 def open_source(folder: Path, observe: Observe) -> SourceLog:
-    """The log of a run folder; ``observe`` is given its sound events, in order, in batches.
+    """The log of a run folder; ``observe`` receives its sound events in batches, in order.
 
-    What another process is about to write is no torn tail. Raises RunNotFoundError, OSError.
+    A record that another process is writing does not count as torn. Raises RunNotFoundError,
+    OSError.
     """
     try:
         return _SoundLog(folder, observe)
@@ -85,7 +86,7 @@ class _SoundLog(SourceLog):
         self.events = self._timeline = read_log(folder, both)
         torn = None if self.running else self._timeline.torn
         if torn is not None:
-            self.stretches = (_byte_range(self.path, torn.offset, torn.bytes),)
+            self.left_out = (_byte_range(self.path, torn.offset, torn.bytes),)
 
     def bodies(self) -> Iterator[bytes]:
         return self._timeline.raw(range(len(self._timeline)))
@@ -102,25 +103,25 @@ class _DamagedLog(SourceLog):
             observe((event,))
             self.fold.apply(event)
         records = ((one.offset, one.offset + one.size) for one in self._records)
-        self.stretches = tuple(_between(self.path, sorted(records)))
+        self.left_out = tuple(_between(self.path, sorted(records)))
 
     def bodies(self) -> Iterator[bytes]:
         return (record.body for record in self._records)
 
 
 class _LostLog(SourceLog):
-    """A log without a sound RunOpened: none of it can be told."""
+    """A log without a sound RunOpened, of which nothing can be used."""
 
     def __init__(self, path: Path, corruption: LogCorruptError) -> None:
         super().__init__(path, corruption)
-        self.stretches = (_byte_range(path, 0, path.stat().st_size),)
+        self.left_out = (_byte_range(path, 0, path.stat().st_size),)
 
     def bodies(self) -> Iterator[bytes]:
         return iter(())
 
 
 class _RenumberedEvents(LazySequence[StageEvent]):
-    """The events of a damaged log, numbered without the gaps of those that are lost."""
+    """The events of a damaged log, numbered without gaps."""
 
     def __init__(self, records: SoundRecords) -> None:
         self._records = records
@@ -142,11 +143,11 @@ def _numbered(event: StageEvent, place: int) -> StageEvent:
 
 
 def _between(path: Path, records: Sequence[tuple[int, int]]) -> Iterator[ByteRange]:
-    """What lies before, between and behind the records, first byte and end of each in order."""
+    """The ranges before, between and after records, which are given by start and end."""
     size = path.stat().st_size
     found = 0
     for (_, end), (start, _) in pairwise([(0, 0), *records, (size, size)]):
-        if start > end and found < _MOST_STRETCHES:
+        if start > end and found < _MOST_RANGES:
             found += 1
             yield _byte_range(path, end, start - end)
 

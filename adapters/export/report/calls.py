@@ -1,4 +1,4 @@
-"""The calls of a run, and all else that has a place on its timeline, gathered event by event."""
+"""The calls, marks and epochs of a run's timeline, collected from its events."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ....events.model import (
     StageEvent,
     StageStart,
 )
+from ...text import count
 
 MAX_CALLS = 100_000
 MAX_MARKS = 400
@@ -30,10 +31,10 @@ _MAX_WORDS = 300
 
 
 class CallState(StrEnum):
-    """How a call ended, or that it goes on.
+    """How a call ended, or that it is under way.
 
-    ``retried`` is completed, after others for the same image that did not; ``repeated`` failed,
-    and its image was asked for again. Each call is in one state.
+    ``retried`` completed after earlier attempts had failed; ``repeated`` failed and was followed
+    by another attempt.
     """
 
     COMPLETED = "completed"
@@ -46,13 +47,13 @@ class CallState(StrEnum):
 
 CALL_WORDS = {
     CallState.COMPLETED: "completed",
-    CallState.RETRIED: "completed at a later attempt",
-    CallState.REPEATED: "failed, tried again",
+    CallState.RETRIED: "completed after a retry",
+    CallState.REPEATED: "failed, retried",
     CallState.FAILED: "failed",
-    CallState.UNANSWERED: "never answered",
+    CallState.UNANSWERED: "unanswered",
     CallState.UNDER_WAY: "under way",
 }
-"""The states as a reader takes them."""
+"""The states as shown on the page."""
 DONE = frozenset([CallState.COMPLETED, CallState.RETRIED])
 NOT_DONE = frozenset([CallState.REPEATED, CallState.FAILED])
 
@@ -75,7 +76,7 @@ class Call(msgspec.Struct, gc=False):
 
 
 class MarkKind(StrEnum):
-    """What can be marked on the timeline beside calls."""
+    """The kinds of marks on the timeline."""
 
     STARTED = "started"
     COMPLETED = "completed"
@@ -87,7 +88,7 @@ class MarkKind(StrEnum):
 
 
 class Mark(msgspec.Struct, frozen=True, gc=False):
-    """A moment worth a mark."""
+    """A mark on the timeline."""
 
     at_s: float
     kind: MarkKind
@@ -96,7 +97,7 @@ class Mark(msgspec.Struct, frozen=True, gc=False):
 
 
 class StageSpan(msgspec.Struct, gc=False):
-    """A stage from its start to its end in one epoch; ``ended_s`` grows while it goes on."""
+    """A stage from its start to its end in one epoch; ``ended_s`` grows until the end."""
 
     stage_id: str
     began_s: float
@@ -104,7 +105,7 @@ class StageSpan(msgspec.Struct, gc=False):
 
 
 class Epoch(msgspec.Struct, gc=False):
-    """One process's part of the run; ``opened`` is the time of day of its first event."""
+    """The part of a run that one process executed; ``opened`` is the time of its first event."""
 
     number: int
     opened: datetime
@@ -113,13 +114,13 @@ class Epoch(msgspec.Struct, gc=False):
 
 
 class RunClock:
-    """Seconds since the first event, which never go back, whatever the machine's clock did."""
+    """Seconds since the first event; never decreases, even if the system clock was set back."""
 
     def __init__(self) -> None:
         self.opened: datetime | None = None
         self.now_s = 0.0
         self.set_back = 0
-        """How many events are dated before one that stands before them."""
+        """How many events have an earlier time than an event before them."""
 
     def read(self, moment: datetime) -> float:
         """The time of the next event."""
@@ -133,7 +134,7 @@ class RunClock:
 
 
 class CallTimeline:
-    """Takes a run's events in order; bounded, so what is beyond the bounds is only counted."""
+    """Collects calls, marks and epochs from events in order; beyond its bounds it only counts."""
 
     def __init__(self) -> None:
         self.clock = RunClock()
@@ -142,10 +143,10 @@ class CallTimeline:
         self.spans: list[StageSpan] = []
         self.epochs: list[Epoch] = []
         self.counts: Counter[CallState] = Counter()
-        """Of all calls, also of those that are not kept."""
+        """Of all calls, including those beyond the bounds."""
         self._open_calls: dict[str, Call] = {}
         self._failed_calls: dict[tuple[str, int], Call] = {}
-        """Those whose first image has not been asked for again."""
+        """Failed calls that no further attempt has followed."""
         self._open_spans: dict[str, StageSpan] = {}
         self._names: dict[str, str] = {}
 
@@ -172,21 +173,22 @@ class CallTimeline:
             case RunResumed():
                 self._open_spans.clear()
                 self._open_calls.clear()
-                words = f"resumed: epoch {event.epoch}, {event.completed_images} images done"
+                done = count(event.completed_images, "image")
+                words = f"resumed: epoch {event.epoch}, {done} finished"
                 self._mark(now_s, MarkKind.RESUMED, words, event.seq)
             case LogRepaired():
-                words = f"a torn tail of {event.bytes} bytes was cut"
+                words = f"{count(event.bytes, 'byte')} of an incomplete record removed"
                 self._mark(now_s, MarkKind.REPAIRED, words, event.seq)
 
-    def go_on(self) -> None:
-        """Say of the calls that wait for an answer that some process still waits for it."""
+    def mark_under_way(self) -> None:
+        """Mark the unanswered calls as under way: a process still waits for their answers."""
         for call in self._open_calls.values():
             call.ended_s = self.clock.now_s
             self._settle(call, CallState.UNDER_WAY)
 
     @property
     def total_calls(self) -> int:
-        """All calls, also those that are not kept."""
+        """The number of all calls, including those beyond the bounds."""
         return sum(self.counts.values())
 
     def _take_epoch(self, event: StageEvent, now_s: float) -> None:

@@ -1,8 +1,8 @@
-"""Every event of a run as text for the page's script: in blocks, compressed, in bounded memory.
+"""Packs the events of a run into compressed blocks for the page's script.
 
-A block is base64 of a zlib stream of lines. A line is a JSON array of what the table shows,
-a tab, and the event as it stands in the log. So nothing that a log holds can break out of its
-element, and a page of many events stays small.
+A block is base64 of a zlib stream of lines. A line is a JSON array of the table's columns,
+a tab, and the event as it is in the log. So no text in a log can end the element early, and a
+page with many events stays small.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from .quantities import time_of_day
 BLOCK_EVENTS = 500
 MAX_EVENTS = 250_000
 MAX_SHOWN_BYTES = 64 * 1024
-"""Of one event; the rest of a larger one is left to the log."""
+"""Bytes of one event that the page holds; a larger one is cut."""
 MAX_BYTES = 512 * 1024 * 1024
-"""Of all events; beyond it only the table's columns are kept."""
-_MAX_GIST = 400
+"""Bytes of all events; beyond it only the columns of the table are kept."""
+_MAX_SUMMARY = 400
 _MAX_NAME = 80
 
 
@@ -41,7 +41,7 @@ class EventBlock(msgspec.Struct, frozen=True):
 
 
 def event_blocks(timeline: Sequence[StageEvent]) -> Iterator[EventBlock]:
-    """The events in blocks; of very many the first and the last ones, and none between."""
+    """The events in blocks; of very many events only the first and the last ones."""
     if not isinstance(timeline, FileTimeline):
         return
     writer = _LineWriter()
@@ -62,7 +62,7 @@ def shown_seqs(total: int) -> list[range]:
 
 
 class _LineWriter:
-    """Writes events in order; the stage of an answer is that of its request."""
+    """Encodes events in order; the stage of an answer is that of its request."""
 
     def __init__(self) -> None:
         self._clock = RunClock()
@@ -73,15 +73,14 @@ class _LineWriter:
         event = CODEC.decode(body)
         name, stage = event_type(event), self._stage(event)
         # The table has columns for the type and the stage.
-        words = (
-            summarize_event(event).removeprefix(name).lstrip(": ").removeprefix(stage).lstrip(": ")
-        )
+        summary = summarize_event(event).removeprefix(name).lstrip(": ")
+        summary = summary.removeprefix(stage).lstrip(": ")
         columns = (
             escaped(name[:_MAX_NAME]),
             escaped(stage[:_MAX_NAME]),
             round(self._clock.read(event.ts), 3),
             time_of_day(event.ts),
-            escaped(words[:_MAX_GIST]),
+            escaped(summary[:_MAX_SUMMARY]),
             len(body),
         )
         return msgspec.json.encode(columns) + b"\t" + self._shown(body)
@@ -89,7 +88,7 @@ class _LineWriter:
     def _shown(self, body: bytes) -> bytes:
         shown = body[: MAX_SHOWN_BYTES if self._bytes < MAX_BYTES else 0]
         self._bytes += len(shown)
-        # A cut may fall within a character; the script reads UTF-8.
+        # The cut may split a character, and the script reads UTF-8.
         return shown if len(shown) == len(body) else shown.decode("utf-8", "ignore").encode()
 
     def _stage(self, event: StageEvent) -> str:

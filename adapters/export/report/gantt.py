@@ -1,7 +1,7 @@
-"""A run's calls as a picture: a lane for each stage, a bar for each call, time from left to right.
+"""Computes the Gantt chart of a run: a lane for each stage and a bar for each call.
 
-Places across are percent of the width, so that the picture fits any window and can be
-stretched; places downwards are pixels.
+Horizontal positions are percent of the width, so that the chart fits any window and can be
+zoomed; vertical positions are pixels.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
+from ...event_text import image_numbers
 from .calls import CALL_WORDS, DONE, NOT_DONE, Call, CallState, CallTimeline, Mark, MarkKind
 from .quantities import span_text, tick, time_of_day
 from .time_scale import EpochSpan, TimeScale
@@ -24,23 +25,23 @@ MARK_WORDS = {
     MarkKind.RESUMED: "resumed",
     MarkKind.COMPLETED: "completed",
     MarkKind.FAILED: "error",
-    MarkKind.CANCEL: "cancel asked for",
+    MarkKind.CANCEL: "cancel requested",
     MarkKind.CANCELLED: "cancelled",
     MarkKind.REPAIRED: "log repaired",
 }
 _MAX_ROWS = 6
 _MAX_LANES = 32
 _MANY_CALLS = 6_000
-"""From so many on, neighbours are drawn as one bar where they would be less than a pixel wide."""
+"""With more calls, neighbouring bars of less than a pixel are merged into one."""
 _MERGED_WIDTH = 0.06
 _CROSS_DISTANCE = 0.7
 _TICK_WIDTH = 7.0
 _EPOCH_WIDTH = 19.0
-"""Percent that a label may take where the picture is at its narrowest."""
+"""The width of a label in percent, when the chart is at its narrowest."""
 
 
 class Bar(msgspec.Struct, gc=False):
-    """A call, or several that no eye could tell apart; ``seq`` is the event to look at."""
+    """The bar of a call, or of several merged ones; ``seq`` is the event to open."""
 
     left: float
     width: float
@@ -51,7 +52,7 @@ class Bar(msgspec.Struct, gc=False):
 
 
 class Cross(msgspec.Struct, gc=False):
-    """Failed attempts, marked above their bars, one cross for those that stand close together."""
+    """A cross above the bars for one failed attempt, or for several close together."""
 
     left: float
     count: int
@@ -78,7 +79,7 @@ class Lane(msgspec.Struct, frozen=True):
 
 
 class Label(msgspec.Struct, frozen=True, gc=False):
-    """Text at a place; ``anchor`` is ``start``, or ``end`` where it would run out of sight."""
+    """Text at a position; ``anchor`` is ``end`` where the text would not fit to its right."""
 
     left: float
     text: str
@@ -86,7 +87,7 @@ class Label(msgspec.Struct, frozen=True, gc=False):
 
 
 class PlacedMark(msgspec.Struct, frozen=True, gc=False):
-    """A moment worth a mark, at its place."""
+    """A mark at its position."""
 
     left: float
     kind: MarkKind
@@ -95,7 +96,7 @@ class PlacedMark(msgspec.Struct, frozen=True, gc=False):
 
 
 class Gantt(msgspec.Struct, frozen=True):
-    """The whole picture. ``summary`` tells it to who does not see it."""
+    """The whole chart. ``summary`` describes it for screen readers."""
 
     lanes: tuple[Lane, ...]
     marks: tuple[PlacedMark, ...]
@@ -109,7 +110,7 @@ class Gantt(msgspec.Struct, frozen=True):
 
 
 def draw(timeline: CallTimeline, stages: Sequence[tuple[str, str]]) -> Gantt:
-    """The picture of a run; ``stages`` are ids and captions, in order."""
+    """The chart of a run; ``stages`` are ids and captions, in order."""
     scale = TimeScale(timeline.epochs)
     calls: dict[str, list[Call]] = {}
     for call in timeline.calls:
@@ -135,8 +136,8 @@ def draw(timeline: CallTimeline, stages: Sequence[tuple[str, str]]) -> Gantt:
 
 
 def _summary(stages: int, timeline: CallTimeline, legend: Sequence[tuple[CallState, int]]) -> str:
-    told = "; ".join(f"{number:,} {CALL_WORDS[state]}" for state, number in legend) or "none"
-    return f"Timeline of {stages} stages and {len(timeline.epochs)} epochs. Calls: {told}."
+    calls = "; ".join(f"{number:,} {CALL_WORDS[state]}" for state, number in legend) or "none"
+    return f"Timeline of {stages} stages and {len(timeline.epochs)} epochs. Calls: {calls}."
 
 
 def _lane(
@@ -150,7 +151,7 @@ def _lane(
     rows = list(_rows(calls))
     merged = _MERGED_WIDTH if len(timeline.calls) > _MANY_CALLS else 0.0
     bars = list(_bars(zip(calls, rows, strict=True), scale, top + LABEL, merged))
-    # What failed must not vanish below what did not.
+    # Draw failed calls last, so that other bars do not hide them.
     bars.sort(key=lambda bar: _DEPTH[bar.state])
     return Lane(
         stage_id=stage_id,
@@ -178,7 +179,7 @@ _DEPTH = {
 
 
 def _rows(calls: Iterable[Call]) -> Iterator[int]:
-    """For each call the first row that is free when it begins; the last one may overlap."""
+    """For each call the first row that is free at its start; in the last row calls may overlap."""
     free_at: list[float] = []
     for call in calls:
         row = next((place for place, free in enumerate(free_at) if free <= call.began_s), None)
@@ -211,16 +212,15 @@ def _bars(
 
 
 def _title(call: Call) -> str:
-    last = call.image_index + call.count - 1
-    images = f"image {call.image_index}" if call.count == 1 else f"images {call.image_index}-{last}"
+    images = image_numbers(call.image_index, call.count)
     attempt = f", attempt {call.attempt + 1}" if call.attempt else ""
-    told = f": {call.words}" if call.words else ""
+    error = f": {call.words}" if call.words else ""
     ended = call.state in DONE | NOT_DONE
     lasted = f" in {span_text(call.ended_s - call.began_s)}" if ended else ""
     at = f"at {span_text(call.began_s)}"
-    # Which attempt it was is told already.
+    # The attempt number already says that it was a retry.
     state = CALL_WORDS[CallState.COMPLETED if call.state in DONE else call.state]
-    return f"{call.stage_id}, {images}{attempt}, {at}: {state}{lasted}{told}"
+    return f"{call.stage_id}, {images}{attempt}, {at}: {state}{lasted}{error}"
 
 
 def _crosses(calls: Iterable[Call], scale: TimeScale) -> Iterator[Cross]:
@@ -254,7 +254,7 @@ def _epoch_labels(scale: TimeScale) -> Iterator[Label]:
 
 
 def _spaced(texts: Iterable[tuple[float, str]], width: float) -> Iterator[Label]:
-    """Labels of at most ``width`` percent, but for those that would run into the one before."""
+    """Labels of at most ``width`` percent, without those that would overlap the one before."""
     free_from = -1.0
     for left, text in texts:
         begins, anchor = (left - width, "end") if left + width > 100.0 else (left, "start")
@@ -272,4 +272,4 @@ def _epoch_words(span: EpochSpan) -> str:
 def _cuts(scale: TimeScale) -> Iterator[Label]:
     for span in scale.spans:
         if span.cut_s:
-            yield Label(span.left, f"{span_text(span.cut_s)} without work")
+            yield Label(span.left, f"{span_text(span.cut_s)} idle")

@@ -1,4 +1,4 @@
-"""What a run's log says, read in one pass and in bounded memory."""
+"""Reads the log of a run in one pass, in bounded memory."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from ...projections.used_settings import settings_used
 from .calls import CallTimeline
 
 SEEDS_AS_RECORDED = "seeds as recorded"
-"""Among the used values: whether an answer tells the seeds that its images are recorded with."""
+"""A key of ``UsedValues``: whether an answer reports the seeds recorded for its images."""
 
-_MAX_HANDS = 50
+_MAX_ENVIRONMENTS = 50
 _MAX_TYPES = 64
 _MAX_VALUES = 6
 _MAX_KEYS = 400
 
 
 class EpochEnvironment(msgspec.Struct, frozen=True):
-    """Who worked on the run from an epoch on: the backend, the software and the machine."""
+    """The backend, software and host of one epoch."""
 
     epoch: int
     backend: BackendDescription
@@ -48,7 +48,7 @@ class EpochEnvironment(msgspec.Struct, frozen=True):
 
 
 class UsedValues:
-    """The values that a stage's answers tell for each of its settings, and how often."""
+    """The values that the answers of a stage report for each setting, and how often."""
 
     def __init__(self) -> None:
         self.answers = 0
@@ -61,12 +61,12 @@ class UsedValues:
             if key not in self._values and len(self._values) >= _MAX_KEYS:
                 continue
             values = self._values.setdefault(key, Counter())
-            told = (type(value), value)  # 1 and true are equal in Python, and not in JSON
-            if told in values or len(values) < _MAX_VALUES:
-                values[told] += 1
+            typed = (type(value), value)  # 1 and true are equal in Python, but not in JSON
+            if typed in values or len(values) < _MAX_VALUES:
+                values[typed] += 1
 
-    def told(self) -> list[str]:
-        """The settings that are told of."""
+    def reported(self) -> list[str]:
+        """The settings that the answers report."""
         return list(self._values)
 
     def of(self, key: str) -> list[tuple[Any, int]]:
@@ -76,10 +76,11 @@ class UsedValues:
 
 
 class LoggedRun:
-    """A run as its log tells it: the fold, the calls, what was used, and where the log ends.
+    """The content of a run's log: its fold, calls, used settings and events.
 
-    ``corruption`` is where the log is corrupt, if it is; ``timeline`` are the sound events
-    before that place, read when asked for. ``alive`` says that some process holds the run.
+    ``corruption`` says where the log is corrupt, None if it is sound. ``timeline`` holds the
+    events before that point and reads them on demand. ``alive`` says whether a process is
+    executing the run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -96,11 +97,11 @@ class LoggedRun:
         self._stage_of: dict[str, str] = {}
         self.timeline = self._read()
         if self.alive and self.fold.state == RunState.RUNNING:
-            self.call_timeline.go_on()
+            self.call_timeline.mark_under_way()
 
     @property
     def died(self) -> bool:
-        """Whether the run's process died, and nobody has taken it up since."""
+        """Whether the process of the run died, and no other has resumed it."""
         return self.fold.state == RunState.RUNNING and not self.alive
 
     def _read(self) -> Sequence[StageEvent]:
@@ -131,7 +132,7 @@ class LoggedRun:
                 self._stage_of[event.call_id] = event.stage_id
             case CallCompleted():
                 self._take_answer(event)
-            case RunOpened() | RunResumed() if len(self.environments) < _MAX_HANDS:
+            case RunOpened() | RunResumed() if len(self.environments) < _MAX_ENVIRONMENTS:
                 hand = EpochEnvironment(
                     event.epoch, event.backend, event.software, event.host, event.pid
                 )

@@ -1,4 +1,4 @@
-"""What stands at the head of a report: the run at a glance, and what is not well with it."""
+"""The head of a report: the main facts of a run, and notices about problems."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ....events.model import BackendDescription, ErrorDetail, RunState
 from ....events.result import MissingImage
 from ....statemachine.config.legacy import Conflict
 from ....statemachine.files.recorded_files import FileState, RecordedFile, WrongFile
-from ...text import count
+from ...text import count, state_text
 from .calls import CALL_WORDS, DONE, CallState
 from .logged_run import EpochEnvironment, LoggedRun
 from .pictures import ImageInspector
@@ -27,14 +27,14 @@ _MAX_LINE = 2_000
 
 
 class Fact(msgspec.Struct, frozen=True):
-    """Something to know of a run, by name."""
+    """One fact about a run, with its name."""
 
     name: str
     value: str
 
 
 class Gravity(StrEnum):
-    """How much a notice matters."""
+    """How serious a notice is."""
 
     NOTE = "note"
     WARNING = "warning"
@@ -42,7 +42,7 @@ class Gravity(StrEnum):
 
 
 class Notice(msgspec.Struct, frozen=True):
-    """Something that the reader must know first."""
+    """A message at the head of the page."""
 
     gravity: Gravity
     title: str
@@ -84,10 +84,8 @@ def _state(run: LoggedRun) -> str:
     if run.corruption is not None:
         return "CORRUPT"
     if run.fold.state == RunState.RUNNING:
-        return "RUNNING" if run.alive else "RUNNING when its process died"
-    outcome = run.fold.outcome
-    told = outcome is not None and outcome.upper() != run.fold.state
-    return f"{run.fold.state}, {outcome}" if told else str(run.fold.state)
+        return "RUNNING" if run.alive else "RUNNING in the log, but its process died"
+    return state_text(run.fold.state, run.fold.outcome)
 
 
 def _mood(run: LoggedRun) -> str:
@@ -111,7 +109,7 @@ def _facts(run: LoggedRun) -> Iterator[Fact]:
     yield Fact("Last event", day_and_time(run.ended_at))
     if run.corruption is not None:
         yield Fact("State so far", str(fold.state))
-    yield Fact("Took", _took(run))
+    yield Fact("Duration", _duration(run))
     yield Fact("Images", _images(run))
     yield Fact("Calls", _calls(run))
     yield Fact("Resumes", str(fold.resumes))
@@ -134,13 +132,13 @@ def _facts(run: LoggedRun) -> Iterator[Fact]:
             yield Fact(name, str(label)[:_MAX_LINE])
 
 
-def _took(run: LoggedRun) -> str:
+def _duration(run: LoggedRun) -> str:
     epochs = run.call_timeline.epochs
     worked = sum(one.ended_s - one.began_s for one in epochs)
     whole = run.call_timeline.clock.now_s
     if len(epochs) < 2:
         return span_text(whole)
-    return f"{span_text(worked)} of work in {len(epochs)} epochs, over {span_text(whole)}"
+    return f"{span_text(worked)} of work in {len(epochs)} epochs, within {span_text(whole)}"
 
 
 def _images(run: LoggedRun) -> str:
@@ -150,29 +148,28 @@ def _images(run: LoggedRun) -> str:
     ]
     total = len(run.fold.seeds)
     last = finished[-1] if finished else 0
-    through = f"{last:,} of {total:,} through the last stage"
+    through = f"{last:,} of {total:,} finished"
     if len(stage_ids) < 2:
         return through
     return f"{through}; {sum(finished):,} of {total * len(stage_ids):,} in all stages"
 
 
 def _calls(run: LoggedRun) -> str:
-    """``14: 12 completed (2 of them at a later attempt), 1 failed, tried again; 1 never ...``."""
+    """``14: 12 completed (2 of them after a retry); 1 failed, retried; 1 unanswered``."""
     counts = run.call_timeline.counts
     done, later = sum(counts[state] for state in DONE), counts[CallState.RETRIED]
-    told = [f"{done:,} completed" + (f" ({later:,} of them at a later attempt)" if later else "")]
-    told += [
+    parts = [f"{done:,} completed" + (f" ({later:,} of them after a retry)" if later else "")]
+    parts += [
         f"{counts[state]:,} {CALL_WORDS[state]}"
         for state in CallState
         if state not in DONE and counts[state]
     ]
-    return f"{run.call_timeline.total_calls:,}" + (
-        f": {'; '.join(told)}" if run.call_timeline.total_calls else ""
-    )
+    total = run.call_timeline.total_calls
+    return f"{total:,}" + (f": {'; '.join(parts)}" if total else "")
 
 
 def _environment_rows(environments: Sequence[EpochEnvironment]) -> Iterator[tuple[str, list[str]]]:
-    """Backends, software and machines, each once, in the order in which they came."""
+    """Backends, software and hosts, each once, in the order of their first use."""
     backends = dict.fromkeys(backend_words(one.backend) for one in environments)
     hosts = dict.fromkeys(f"{one.host} (process {one.pid})" for one in environments)
     software = dict.fromkeys(one.software for one in environments)
@@ -182,27 +179,27 @@ def _environment_rows(environments: Sequence[EpochEnvironment]) -> Iterator[tupl
 
 
 def backend_words(backend: BackendDescription) -> str:
-    """A backend in a few words: what it is, its version, where it is."""
+    """The product, version and address of a backend."""
     parts = (backend.product or backend.kind, backend.version, backend.url)
     return " ".join(part for part in parts if part)
 
 
 def _end(run: LoggedRun) -> str:
     if run.corruption is not None:
-        return "corrupt behind them"
+        return "corrupt after these"
     return "sealed" if run.fold.sealed else "not sealed"
 
 
 def notices(run: LoggedRun, inspector: ImageInspector, *, left_out: Sequence[str]) -> list[Notice]:
-    """What is not well with a run and its files, and what this page leaves out."""
+    """The problems of a run and its files, and what this page leaves out."""
     found = [*_log_notices(run), *_file_notices(inspector.wrong)]
     if inspector.bundled:
-        words = f"{count(inspector.bundled, 'image')} shown by the thumbnails that are in it."
-        found.append(Notice(Gravity.NOTE, "This is a bundle, without the images themselves", words))
+        words = f"{count(inspector.bundled, 'image')} shown by the thumbnails of the bundle."
+        found.append(Notice(Gravity.NOTE, "This is a bundle without the image files", words))
     found += _plan_notices("conflicts", Gravity.ERROR, run.fold.plan)
     found += _plan_notices("warnings", Gravity.WARNING, run.fold.plan)
     if left_out:
-        found.append(Notice(Gravity.NOTE, "This page leaves something out", lines=tuple(left_out)))
+        found.append(Notice(Gravity.NOTE, "This page leaves out", lines=tuple(left_out)))
     return found
 
 
@@ -212,28 +209,28 @@ def _log_notices(run: LoggedRun) -> Iterator[Notice]:
         yield Notice(Gravity.ERROR, "The log is corrupt", _corruption_words(corruption))
     torn = getattr(run.timeline, "torn", None)
     if run.alive:
-        words = "A process works on it; this page shows it as it was when the page was made."
-        yield Notice(Gravity.NOTE, "This run goes on", words)
+        words = "A process is executing it. This page shows the state when the page was made."
+        yield Notice(Gravity.NOTE, "This run is still running", words)
     elif run.died and corruption is None:
-        words = "It died, or its machine did. A resume goes on where it stopped."
-        yield Notice(Gravity.WARNING, "Nobody runs this run any more", words)
+        words = "`stagewright resume` continues it where it stopped."
+        yield Notice(Gravity.WARNING, "The process of this run died", words)
     if torn is not None and not run.alive:
-        words = f"{byte_size(torn.bytes)} at byte {torn.offset} are no whole record."
-        yield Notice(Gravity.WARNING, "The log ends in a torn record", words)
+        words = f"The {byte_size(torn.bytes)} from byte {torn.offset} on are an incomplete record."
+        yield Notice(Gravity.WARNING, "The last record of the log is incomplete", words)
 
 
 def _corruption_words(error: LogCorruptError) -> str:
-    before = f"This page tells what the {count(error.seq, 'event')} before it say."
+    before = f"This page shows the {count(error.seq, 'event')} before it."
     return (
         f"At byte {error.offset} (record {error.seq}): {error.reason}. "
-        f"{before if error.seq else 'Nothing stands before it.'} "
-        "stagewright salvage copies what is sound into a new run."
+        f"{before if error.seq else 'There is no event before it.'} "
+        "`stagewright salvage` copies the sound parts into a new run."
     )
 
 
 def _file_notices(wrong: Sequence[tuple[RecordedFile, WrongFile]]) -> Iterator[Notice]:
     states = {
-        FileState.ALTERED: ("not what was recorded", Gravity.ERROR),
+        FileState.ALTERED: ("altered", Gravity.ERROR),
         FileState.MISSING: ("missing", Gravity.WARNING),
         FileState.UNREADABLE: ("unreadable", Gravity.WARNING),
     }
@@ -248,13 +245,13 @@ def _file_notices(wrong: Sequence[tuple[RecordedFile, WrongFile]]) -> Iterator[N
 def _plan_notices(key: str, gravity: Gravity, plan: Mapping[str, Any]) -> Iterator[Notice]:
     listed = plan.get(key)
     if isinstance(listed, list | tuple) and listed:
-        lines = tuple(_told(one) for one in islice(listed, _MAX_LINES))
+        lines = tuple(_line(one) for one in islice(listed, _MAX_LINES))
         title = count(len(listed), key.removesuffix("s"))
         yield Notice(gravity, f"{title} of the plan", lines=lines)
 
 
-def _told(value: Any) -> str:
-    """A warning, or a conflict of two keys, as a line."""
-    with suppress(msgspec.ValidationError):  # a warning, or what a foreign log has in its place
+def _line(value: Any) -> str:
+    """A warning, or a conflict of two keys, as one line."""
+    with suppress(msgspec.ValidationError):  # a warning, or another value in a foreign log
         value = msgspec.convert(value, Conflict)
     return str(value)[:_MAX_LINE]

@@ -1,7 +1,7 @@
-"""The page: templates, style and scripts put together, so that nothing of a log is markup.
+"""Renders the page from templates, styles and scripts; texts of a log are always escaped.
 
-It may load nothing at all: its policy names the digests of its own style and scripts, allows
-images as data, and nothing else.
+The page loads nothing: its content security policy allows only its own style and scripts, by
+their digests, and images as data.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ FIRST_BYTES = b"""\
 <head>
 <meta charset="utf-8">
 <meta name="generator" content="stagewright report"""
-"""By these a report is known from every other file."""
+"""The first bytes of every report, by which a report is recognised."""
 _STYLES = ("page.css", "timeline.css", "images.css", "events.css", "print.css")
 _SCRIPTS = ("log.js", "details.js", "events.js", "timeline.js")
 _BUFFERED = 64
 
 
 def render(template: str, context: Mapping[str, Any]) -> Iterator[str]:
-    """A template's text, in pieces, as its values are drawn."""
+    """The text of a template, in pieces."""
     stream = _environment().get_template(template).stream(context)
     stream.enable_buffering(_BUFFERED)
     return iter(stream)
 
 
 def assets() -> dict[str, Any]:
-    """Style, scripts and the policy that allows them and nothing else, for the page's template."""
+    """The style, the scripts and the policy that allows only these, for the page's template."""
     style = "\n".join(map(_text, _STYLES))
     scripts = [_text(name) for name in _SCRIPTS]
     allowed = " ".join(map(_source, scripts))
@@ -61,7 +61,7 @@ def _source(text: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    # It takes 50 ms to load, which `stagewright --help` need not wait for.
+    # Loading takes 50 ms, which `stagewright --help` should not have to wait for.
     from jinja2 import Environment, FunctionLoader, StrictUndefined  # noqa: PLC0415 - see above
 
     made = Environment(
@@ -77,7 +77,7 @@ def _environment() -> Environment:
 
 
 def visible(value: Any) -> Any:
-    """Text with control characters shown as escapes, but for line ends; else the value itself."""
+    """Text with control characters escaped, except line ends; other values are unchanged."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     return "\n".join(map(escaped, value.split("\n")))

@@ -1,4 +1,4 @@
-"""The images of a run: whether their files are what was recorded, and thumbnails of them."""
+"""Checks the image files of a run, and makes their thumbnails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ....statemachine.files.recorded_files import FileState, RecordedFile, Wrong
 from ..thumbnails import MEDIA_TYPE, ThumbnailError, thumbnail_of
 
 BUNDLED_FOLDER = "thumbnails"
-"""In a bundle, ``thumbnails/<stage_id>/<index>.webp`` stand for images that are not in it."""
+"""A bundle has ``thumbnails/<stage_id>/<index>.webp`` instead of the image files."""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _MAX_THREADS = 4
 _AHEAD = 4
@@ -26,10 +26,10 @@ R = TypeVar("R")
 
 
 class Picture(msgspec.Struct, frozen=True):
-    """What became of a recorded file: what is wrong with it, if anything is, and a thumbnail.
+    """The state of a recorded file (``wrong`` is None if it is sound), and its thumbnail.
 
-    ``source`` is a data URI, "" where there is no thumbnail; ``words`` say why there is none.
-    ``bundled`` says that it is a bundle's, which leaves the file itself out.
+    ``source`` is a data URI, "" without a thumbnail; ``words`` then say why. ``bundled`` says
+    that the thumbnail comes from a bundle, which does not hold the file itself.
     """
 
     wrong: WrongFile | None
@@ -39,10 +39,10 @@ class Picture(msgspec.Struct, frozen=True):
 
 
 class ImageInspector:
-    """Looks at the files of one run, in a few threads.
+    """Checks the files of one run in a few threads, and makes thumbnails if ``thumbnails``.
 
-    ``wrong`` collects the files that are not what was recorded, ``bundled`` counts those that a
-    bundle has thumbnails of instead. Without ``thumbnails`` none are made.
+    ``wrong`` collects missing and altered files; ``bundled`` counts files of which a bundle
+    holds only the thumbnail.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class ImageInspector:
     def inspect(
         self, files: Iterable[T], recorded: Callable[[T], RecordedFile]
     ) -> Iterator[tuple[T, Picture]]:
-        """Each of ``files`` with what became of it, in order, in bounded memory."""
+        """Each of ``files`` with its picture, in order and in bounded memory."""
         with ThreadPoolExecutor(self._threads) as pool:
             waiting: deque[tuple[T, RecordedFile, Future[Picture]]] = deque()
             try:
                 for file in files:
-                    told = recorded(file)
-                    waiting.append((file, told, pool.submit(self.inspect_file, told)))
+                    record = recorded(file)
+                    waiting.append((file, record, pool.submit(self.inspect_file, record)))
                     if len(waiting) > self._threads * _AHEAD:
                         yield self._taken(*waiting.popleft())
                 while waiting:
@@ -75,7 +75,7 @@ class ImageInspector:
                     future.cancel()
 
     def inspect_file(self, file: RecordedFile) -> Picture:
-        """What became of one file."""
+        """Check one file, and make its thumbnail."""
         wrong = check_file(self._folder, file.path, file.sha256)
         if wrong is None:
             return self._shown(self._folder / file.path) or _NO_IMAGE
@@ -85,10 +85,10 @@ class ImageInspector:
                 return msgspec.structs.replace(shown, bundled=True)
         return Picture(wrong, "", str(wrong))
 
-    def _taken(self, file: T, told: RecordedFile, future: Future[Picture]) -> tuple[T, Picture]:
+    def _taken(self, file: T, record: RecordedFile, future: Future[Picture]) -> tuple[T, Picture]:
         picture = future.result()
         if picture.wrong is not None:
-            self.wrong.append((told, picture.wrong))
+            self.wrong.append((record, picture.wrong))
         self.bundled += picture.bundled
         self._done += 1
         if self._on_file is not None:
@@ -96,7 +96,7 @@ class ImageInspector:
         return file, picture
 
     def _shown(self, file: Path) -> Picture | None:
-        """The picture of a sound file, or None where it is no image."""
+        """The picture of a sound file; None if it cannot be decoded."""
         if not self._thumbnails:
             return Picture(None, "", "no thumbnail")
         try:
@@ -106,7 +106,7 @@ class ImageInspector:
         return Picture(None, f"data:{MEDIA_TYPE};base64,{b64encode(data).decode()}")
 
     def _bundled(self, file: RecordedFile) -> Path | None:
-        """The thumbnail that a bundle has of a file, if it is one of its own and no link."""
+        """The thumbnail that a bundle holds of a file, if it is a regular file of the bundle."""
         if not _PLAIN_NAME.fullmatch(file.stage_id):
             return None
         folder = self._folder / BUNDLED_FOLDER
@@ -115,4 +115,4 @@ class ImageInspector:
         return path if not links and path.is_file() else None
 
 
-_NO_IMAGE = Picture(None, "", "it is no image that can be shown")
+_NO_IMAGE = Picture(None, "", "not an image that can be shown")

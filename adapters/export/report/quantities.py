@@ -1,4 +1,4 @@
-"""Times, sizes and numbers as a reader takes them in at a glance."""
+"""Durations, times, sizes and number ranges as text for the page."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def byte_size(size: int) -> str:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """``42-45, 51``: rows of consecutive numbers, in the order in which they come."""
+    """``42-45, 51``: consecutive numbers as ranges, in the given order."""
     rows: list[list[int]] = []
     for number in numbers:
         if rows and number == rows[-1][1] + 1:
@@ -93,8 +93,8 @@ def json_lines(value: Any, most: int) -> list[str]:
     try:
         text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
     except (ValueError, TypeError, RecursionError, msgspec.MsgspecError) as error:
-        return [f"It cannot be shown: {error}"]
+        return [f"cannot be shown: {error}"]
     lines = text[:most].split("\n")
     if len(text) > most:
-        lines.append(f"... and {len(text) - most:,} more characters; the log holds them all")
+        lines.append(f"... and {len(text) - most:,} more characters, which are in the log")
     return lines

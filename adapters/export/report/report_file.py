@@ -1,4 +1,4 @@
-"""From a run folder to one file that shows it: whole, or not there at all."""
+"""Writes the report of a run folder as one file, atomically."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _COPIED = 1024 * 1024
 
 
 class ReportRefusedError(StagewrightError, ValueError):
-    """A report would replace a file that is no report."""
+    """The output file exists and is not a report."""
 
 
 class WrittenReport(msgspec.Struct, frozen=True, kw_only=True):
     """A report that was written.
 
-    ``corrupt`` is where the log is corrupt, "" if it is not; ``altered`` and ``missing`` are the
-    recorded files that are not what was recorded, and that are not there (or cannot be read).
+    ``corrupt`` says where the log is corrupt, "" if it is sound. ``altered`` and ``missing``
+    (or unreadable) are paths of recorded files.
     """
 
     path: str
@@ -67,19 +67,19 @@ def write_report(
 ) -> WrittenReport:
     """Write the report of the run in ``folder`` to ``output``, in place of an earlier report.
 
-    ``on_file`` is told how many images have been looked at, of how many. A corrupt log is
-    reported up to the place. Raises ReportRefusedError where ``output`` is something else,
-    RunNotFoundError, OSError; then nothing has been written.
+    ``on_file`` receives the number of checked images and their total. Of a corrupt log, the
+    events before the corrupt record are reported. Raises ReportRefusedError if ``output`` is
+    another file, RunNotFoundError, OSError; nothing is written then.
     """
     if not may_replace(output, _is_report):
         raise ReportRefusedError(
-            f"{output} is there and is no report; name another file with --output"
+            f"{output} exists and is not a report; name another file with --output"
         )
     return _Writer(LoggedRun(folder), thumbnails=thumbnails, on_file=on_file).write(output)
 
 
 class _Writer:
-    """Writes one report: the stages first, to a file beside, for the head tells of their images."""
+    """Writes one report; renders the stages first, as the head of the page counts their images."""
 
     def __init__(
         self, run: LoggedRun, *, thumbnails: bool, on_file: Callable[[int, int], None] | None
@@ -87,8 +87,8 @@ class _Writer:
         self._run = run
         self._stage_ids = stage_ids(run)
         total = self._total_images()
-        told = None if on_file is None else lambda done: on_file(done, total)
-        self._inspector = ImageInspector(run.folder, thumbnails=thumbnails, on_file=told)
+        on_done = None if on_file is None else lambda done: on_file(done, total)
+        self._inspector = ImageInspector(run.folder, thumbnails=thumbnails, on_file=on_done)
         self._images = 0
         self._thumbnails = thumbnails
 
@@ -96,24 +96,24 @@ class _Writer:
         text: dict[str, Any] = {"encoding": "utf-8", "newline": "\n"}
         with atomic_output(output) as stream:
             page = io.TextIOWrapper(stream, **text)
-            with tempfile.TemporaryFile("w+", dir=output.parent, **text) as beside:
-                self._write_stages(beside)
-                self._write_page(page, beside)
+            with tempfile.TemporaryFile("w+", dir=output.parent, **text) as stages_file:
+                self._write_stages(stages_file)
+                self._write_page(page, stages_file)
             page.flush()
             size = stream.tell()
             page.detach()
         return self._written(output, size)
 
-    def _write_stages(self, beside: IO[str]) -> None:
+    def _write_stages(self, stages_file: IO[str]) -> None:
         for stage_id in self._stage_ids:
             context = {
                 "stage": stage_view(self._run, stage_id),
                 "sheets": stage_sheets(self._run, stage_id, self._inspector),
                 "thumbnails": self._thumbnails,
             }
-            beside.writelines(render("stage.html.j2", context))
+            stages_file.writelines(render("stage.html.j2", context))
 
-    def _write_page(self, page: IO[str], beside: IO[str]) -> None:
+    def _write_page(self, page: IO[str], stages_file: IO[str]) -> None:
         run = self._run
         inputs = list(input_tiles(run, self._inspector))
         captions = [(stage_id, caption_of(run, stage_id)) for stage_id in self._stage_ids]
@@ -126,7 +126,7 @@ class _Writer:
             "gantt": draw(run.call_timeline, captions),
             "label": LABEL,
             "bar_height": BAR,
-            "stages": _pieces(beside),
+            "stages": _pieces(stages_file),
             "inputs": inputs,
             "types": sorted(run.types.items()),
             "stage_ids": self._stage_ids,
@@ -151,7 +151,7 @@ class _Writer:
         if inputs > MAX_INPUTS:
             yield f"{inputs - MAX_INPUTS:,} of {inputs:,} inputs"
         if not self._thumbnails:
-            yield "the thumbnails, as was asked"
+            yield "the thumbnails (--no-thumbnails)"
 
     def _total_images(self) -> int:
         fold, shown = self._run.fold, images_shown(self._run)
@@ -180,7 +180,7 @@ class _Writer:
 
 
 def _pieces(stream: IO[str]) -> Iterator[Markup]:
-    """What was rendered before, a piece at a time."""
+    """The rendered stages, in pieces."""
     stream.seek(0)
     while piece := stream.read(_COPIED):
         yield Markup(piece)  # noqa: S704 - a template made it

@@ -1,4 +1,4 @@
-"""A stage's settings as they were asked, beside those that its answers tell."""
+"""A table of a stage's requested settings beside those that its answers report."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .logged_run import SEEDS_AS_RECORDED, UsedValues
 
 
 class Agreement(StrEnum):
-    """How what was used stands to what was asked."""
+    """How a used setting compares with the requested one."""
 
     SAME = "same"
     DIFFERENT = "different"
-    UNTOLD = "untold"
-    UNASKED = "unasked"
+    UNREPORTED = "unreported"
+    UNREQUESTED = "unrequested"
 
 
 class SettingRow(msgspec.Struct, frozen=True):
-    """One setting; ``used`` are the values told, each with the number of answers that told it."""
+    """One setting; ``used`` holds each reported value with the number of answers that report it."""
 
     key: str
     asked: str
@@ -31,15 +31,15 @@ class SettingRow(msgspec.Struct, frozen=True):
 
 
 def setting_rows(config: Mapping[str, Any], used: UsedValues | None) -> list[SettingRow]:
-    """The settings of a stage: those asked, in order, then those that were only told."""
+    """The requested settings of a stage in order, then settings that are only reported."""
     asked = settings_asked(config)
     rows = [_row(key, asked, used) for key in asked]
-    told = [key for key in used.told() if key != SEEDS_AS_RECORDED] if used is not None else []
+    reported = [key for key in used.reported() if key != SEEDS_AS_RECORDED] if used else []
     tables = {key.rpartition(".")[0] for key in asked}
     rows += [
-        SettingRow(key, "", _shown(used, key), Agreement.UNASKED)
-        for key in told
-        # What is told of a table that was not asked for is what the server would have done.
+        SettingRow(key, "", _shown(used, key), Agreement.UNREQUESTED)
+        for key in reported
+        # Settings of a table that was not requested did not take effect.
         if key not in asked and key.rpartition(".")[0] in tables | {""}
     ]
     return rows
@@ -49,14 +49,14 @@ def _row(key: str, asked: Mapping[str, Any], used: UsedValues | None) -> Setting
     if key == "seed":
         return _seed_row(asked[key], used)
     shown = _shown(used, key)
-    agreement = Agreement.UNTOLD
+    agreement = Agreement.UNREPORTED
     if used is not None and shown:
         agreement = Agreement.SAME if _fits(key, asked, used) else Agreement.DIFFERENT
     return SettingRow(key, text_of(asked[key]), shown, agreement)
 
 
 def _fits(key: str, asked: Mapping[str, Any], used: UsedValues) -> bool:
-    """Whether all values told are what was asked, with a schedule that some answer tells."""
+    """Whether all reported values fit the requested one, with a schedule reported by an answer."""
     table, dot, _ = key.rpartition(".")
     beside = f"{table}{dot}scheduler"
     schedules = [value for value, _ in used.of(beside)] or [None]
@@ -70,12 +70,14 @@ def _fits(key: str, asked: Mapping[str, Any], used: UsedValues) -> bool:
 
 
 def _seed_row(asked: Any, used: UsedValues | None) -> SettingRow:
-    """Seeds count up from the one that was asked, so each image's is compared with its record."""
-    told = used.of(SEEDS_AS_RECORDED) if used is not None else []
-    words = tuple(("as recorded" if same else "others", often) for same, often in told)
-    same = all(same for same, _ in told)
-    agreement = (Agreement.SAME if same else Agreement.DIFFERENT) if told else Agreement.UNTOLD
-    return SettingRow("seed", f"{asked}, and on from there", words, agreement)
+    """Seeds count up from the requested one, so each image's seed is compared with its record."""
+    reports = used.of(SEEDS_AS_RECORDED) if used is not None else []
+    words = tuple(("as recorded" if same else "different", often) for same, often in reports)
+    same = all(same for same, _ in reports)
+    agreement = (
+        (Agreement.SAME if same else Agreement.DIFFERENT) if reports else Agreement.UNREPORTED
+    )
+    return SettingRow("seed", f"from {asked} on", words, agreement)
 
 
 def _shown(used: UsedValues | None, key: str) -> tuple[tuple[str, int], ...]:
@@ -84,12 +86,12 @@ def _shown(used: UsedValues | None, key: str) -> tuple[tuple[str, int], ...]:
 
 
 def text_of(value: Any) -> str:
-    """A setting's value as text; an empty text is shown as what it is."""
+    """A setting's value as text; an empty text is shown as ``(empty)``."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value) if value != "" else "(empty)"
 
 
 def differing(rows: list[SettingRow]) -> Iterator[SettingRow]:
-    """The rows in which something else was used than what was asked."""
+    """The rows whose used value differs from the requested one."""
     return (row for row in rows if row.agreement is Agreement.DIFFERENT)

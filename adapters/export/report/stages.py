@@ -1,4 +1,4 @@
-"""The stages of a run as the report shows them: how they went, their settings, their images."""
+"""The stages of a run for the report: durations, settings and images."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from .settings_table import SettingRow, differing, setting_rows
 SHEET_IMAGES = 60
 MAX_STAGES = 32
 MAX_IMAGES = 10_000
-"""Of all stages together; further ones are counted, not shown."""
+"""Images shown in all stages together; further ones are only counted."""
 MAX_INPUTS = 500
 _DIGEST = 12
 
 
 class Tile(msgspec.Struct, frozen=True):
-    """One image: its thumbnail and what is known of it; ``seq`` is the event that tells of it.
+    """One image with its thumbnail; ``seq`` is the event that recorded it.
 
-    ``flaw`` says what is wrong with its file, ``remark`` what else is worth a look.
+    ``flaw`` says what is wrong with its file, ``remark`` what else is unusual.
     """
 
     title: str
@@ -49,14 +49,14 @@ class Tile(msgspec.Struct, frozen=True):
 
 
 class Sheet(msgspec.Struct, frozen=True):
-    """Some consecutive images; ``title`` is "" where there is one sheet only."""
+    """Some consecutive images; ``title`` is "" if there is only one sheet."""
 
     title: str
     tiles: tuple[Tile, ...]
 
 
 class StageView(msgspec.Struct, frozen=True):
-    """A stage, but for its images; ``differences`` counts settings used otherwise than asked."""
+    """A stage without its images; ``differences`` counts settings not used as requested."""
 
     stage_id: str
     stage_type: str
@@ -72,7 +72,7 @@ class StageView(msgspec.Struct, frozen=True):
 
 
 class _Finished(NamedTuple):
-    """A finished image, and the event that says so."""
+    """A finished image, and the event that recorded it."""
 
     artifact: Artifact
     event: StageEvent
@@ -81,7 +81,7 @@ class _Finished(NamedTuple):
 
 
 def stage_ids(run: LoggedRun) -> list[str]:
-    """The planned stages, then others of which the log tells; bounded."""
+    """The planned stages, then other stages in the log; at most ``MAX_STAGES``."""
     return list(dict.fromkeys([*run.fold.planned_stage_ids(), *run.fold.stages]))[:MAX_STAGES]
 
 
@@ -91,18 +91,18 @@ def images_shown(run: LoggedRun) -> int:
 
 
 def caption_of(run: LoggedRun, stage_id: str) -> str:
-    """A stage in a few words, beside its lane."""
+    """A short description of a stage, shown beside its lane."""
     stage = run.fold.stages.get(stage_id)
     if stage is None:
-        return "not begun"
+        return "not started"
     worked_ms = _worked_ms(stage)
     lasted = [span_text(worked_ms / 1000)] if worked_ms else []
     images = count(stage.finished.count, "image")
-    return ", ".join([images, *lasted, str(stage.outcome or "not ended")])
+    return ", ".join([images, *lasted, str(stage.outcome or "not finished")])
 
 
 def stage_view(run: LoggedRun, stage_id: str) -> StageView:
-    """What is told of a stage beside its images."""
+    """What the page shows of a stage, besides its images."""
     stage = run.fold.stages.get(stage_id)
     planned = _planned(run).get(stage_id, {})
     used = run.used.get(stage_id)
@@ -134,7 +134,7 @@ def _pace(run: LoggedRun, stage_id: str, stage: StageFold | None) -> Iterator[tu
     answered = [one for one in calls if one.state in DONE]
     lengths = sorted(map(_length, answered))
     if lengths:
-        yield "a call, median", span_text(median(lengths))
+        yield "median call", span_text(median(lengths))
         yield "fastest", span_text(lengths[0])
         yield "slowest", span_text(lengths[-1])
     failed = sum(call.state in NOT_DONE for call in calls)
@@ -145,7 +145,7 @@ def _pace(run: LoggedRun, stage_id: str, stage: StageFold | None) -> Iterator[tu
 
 
 def _worked_ms(stage: StageFold) -> float:
-    """As a run's result has it: also what was answered before a process died in the stage."""
+    """As in a run's result: includes calls answered before a process died in the stage."""
     return stage.duration_ms + stage.open_ms
 
 
@@ -154,7 +154,7 @@ def _length(call: Call) -> float:
 
 
 def stage_sheets(run: LoggedRun, stage_id: str, inspector: ImageInspector) -> Iterator[Sheet]:
-    """The images of a stage, some at a time, in bounded memory. Raises LogCorruptError."""
+    """The images of a stage in sheets, in bounded memory. Raises LogCorruptError."""
     stage = run.fold.stages.get(stage_id)
     if stage is None:
         return
@@ -200,7 +200,7 @@ def _tile(one: _Finished, picture: Picture) -> Tile:
     if one.attempts > 1:
         made = f"{made}, {one.attempts} attempts".removeprefix(", ")
     return Tile(
-        title=str(artifact.image_index),
+        title=str(artifact.image_index + 1),
         seed=artifact.seed,
         size=f"{side_by_side}, {byte_size(artifact.bytes)}",
         digest=artifact.sha256[:_DIGEST],
@@ -231,7 +231,7 @@ def input_tiles(run: LoggedRun, inspector: ImageInspector) -> Iterator[tuple[Til
 
     for (place, record), picture in inspector.inspect(inputs, recorded):
         tile = Tile(
-            title=f"input {place}",
+            title=f"input {place + 1}",
             seed=None,
             size="",
             digest=record.sha256[:_DIGEST],

@@ -1,4 +1,4 @@
-"""From seconds of a run to places on its timeline; the hours in which nobody worked are cut."""
+"""Maps seconds of a run to positions on its timeline; long idle times are cut out."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import msgspec
 from .calls import Epoch
 
 _GAP_SHARE = 3.0
-"""Percent of the width that a cut takes, and above which share of the work one is made."""
+"""The width of a cut in percent; also the share of the working time above which one is made."""
 _GAPS_SHARE = 30.0
 _SHORTEST_S = 1e-6
-"""A log's times tell no less."""
+"""The resolution of the times in a log."""
 _TICKS = 8
 _NICE_S = (
     0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30,
@@ -26,7 +26,7 @@ _MAX_EPOCH_TICKS = 40
 class EpochSpan(msgspec.Struct, frozen=True):
     """An epoch on the scale; ``left`` and ``right`` are percent of the width.
 
-    ``cut_s`` seconds before it are cut: nobody worked on the run.
+    ``cut_s`` idle seconds before it are cut out.
     """
 
     epoch: Epoch
@@ -36,14 +36,14 @@ class EpochSpan(msgspec.Struct, frozen=True):
 
 
 class Tick(msgspec.Struct, frozen=True):
-    """A labelled moment: ``since_s`` seconds after its epoch began."""
+    """A tick of the axis, ``since_s`` seconds after its epoch began."""
 
     at: float
     since_s: float
 
 
 class TimeScale:
-    """Places in percent of the width, for the seconds of a run."""
+    """Positions in percent of the width, for the seconds of a run."""
 
     def __init__(self, epochs: Sequence[Epoch]) -> None:
         gaps = [max(0.0, late.began_s - early.ended_s) for early, late in pairwise(epochs)]
@@ -57,7 +57,7 @@ class TimeScale:
         self._begins = [one.epoch.began_s for one in self.spans]
 
     def place(self, at_s: float) -> float:
-        """Percent of the width at which a moment stands; one in a cut stands at its end."""
+        """The position of a moment in percent; a moment in a cut is at the end of the cut."""
         if not self.spans:
             return 0.0
         number = max(0, bisect_right(self._begins, at_s) - 1)
@@ -66,7 +66,7 @@ class TimeScale:
         return min(span.left + max(0.0, at_s - span.epoch.began_s) * self._per_s, end)
 
     def ticks(self) -> Iterator[Tick]:
-        """Moments at even distances, for each epoch from its beginning on."""
+        """Ticks at equal distances, counted from the beginning of each epoch."""
         step = next((one for one in _NICE_S if one * _TICKS >= self._worked), None)
         step = step or self._worked / _TICKS
         for span in self.spans:

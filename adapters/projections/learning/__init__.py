@@ -1,4 +1,4 @@
-"""Learning records: one for each run that ended, made of its log and of nothing else."""
+"""Learning records: one for each run that has ended, derived from its log alone."""
 
 from __future__ import annotations
 

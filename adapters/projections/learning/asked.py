@@ -1,4 +1,4 @@
-"""The settings that a stage was asked for, with the same keys and types in every record."""
+"""The requested settings of a stage, with the same keys and types in every record."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from ....statemachine.config.stage_configs import AdetailerPass, HiresConfig, RefinerConfig
 
 LARGEST = 2**63 - 1
-"""Beyond this a whole number turns into another thing in the tables that records are read into."""
+"""The largest integer that the tables of readers can hold."""
 
 
 class AskedRefiner(
@@ -74,8 +74,10 @@ _TYPES: Mapping[str, Any] = {
 
 
 def asked_settings(config: Mapping[str, Any]) -> AskedSettings:
-    """The settings of a recorded stage; what is none of ours, or not as ours are, is left out."""
-    known = {key: config[key] for key in _TYPES.keys() & config.keys() if _is_tame(config[key])}
+    """The settings of a recorded stage, without unknown keys and values of other types."""
+    known = {
+        key: config[key] for key in _TYPES.keys() & config.keys() if _has_plain_numbers(config[key])
+    }
     try:
         return msgspec.convert(known, AskedSettings)
     except msgspec.ValidationError:
@@ -83,22 +85,22 @@ def asked_settings(config: Mapping[str, Any]) -> AskedSettings:
 
 
 def _converted(known: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that are of their key's type."""
+    """The values that have the type of their key."""
     sound = {}
     for key, value in known.items():
         try:
             sound[key] = msgspec.convert(value, _TYPES[key])
         except msgspec.ValidationError:
-            continue  # a foreign log: this key holds something that no configuration of ours does
+            continue  # a foreign log with a value of another type
     return sound
 
 
-def _is_tame(value: Any) -> bool:
-    """Whether every number in a JSON value is one that every reader can hold."""
+def _has_plain_numbers(value: Any) -> bool:
+    """Whether every number in a JSON value is finite and fits 64 bits."""
     if isinstance(value, int):
         return -LARGEST <= value <= LARGEST
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, Mapping):
-        return all(map(_is_tame, value.values()))
-    return not isinstance(value, list | tuple) or all(map(_is_tame, value))
+        return all(map(_has_plain_numbers, value.values()))
+    return not isinstance(value, list | tuple) or all(map(_has_plain_numbers, value))

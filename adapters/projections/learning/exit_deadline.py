@@ -1,4 +1,4 @@
-"""How long work beside the runs may go on once the process has come to its end."""
+"""Limits background work after the main thread of the process has ended."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import threading
 import time
 
 EXIT_TIME_S = 5.0
-"""A process waits no longer for work of this kind when all else in it is done."""
+"""How long a process stays alive for background work after its main thread has ended."""
 
 
 class ExitDeadline:
-    """The time that work has from the end of the main thread on; until then it has all of it.
+    """A deadline that starts when the main thread ends; before that there is no limit.
 
-    A program's main thread may end long before its other threads do: each piece of work that
-    begins has a exit_deadline of its own.
+    The main thread may end long before other threads, so each piece of work has its own deadline.
     """
 
     def __init__(self) -> None:
         self._until: float | None = None
 
     def has_passed(self) -> bool:
-        """Whether it is time to stop; to be asked again and again."""
+        """Whether the work must stop now; call it repeatedly during the work."""
         if threading.main_thread().is_alive():
             return False
         now = time.monotonic()

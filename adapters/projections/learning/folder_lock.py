@@ -1,4 +1,4 @@
-"""One writer of the records at a time, whatever process it is in."""
+"""A lock for writing the records, across processes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ _BETWEEN_TRIES_S = 0.01
 def folder_lock(
     runs: Path, *, wait_s: float, is_over: Callable[[], bool] = lambda: False
 ) -> Iterator[None]:
-    """Hold the operating system's lock of the records of a folder of runs.
+    """Hold an OS lock for the records of a folder of runs.
 
-    It is a lock on the folder itself; where the system has none on folders, on a file in it,
-    which stays and means nothing. Raises TimeoutError when another holds it for ``wait_s``, or
-    until waiting ``is_over``, and OSError where there can be no lock.
+    The lock is on the folder itself or, where the system cannot lock folders, on a file in it.
+    Raises TimeoutError after ``wait_s`` or once ``is_over``, and OSError if locking fails.
     """
     import filelock  # noqa: PLC0415 - it takes 40 ms to load; a run that ends has loaded it
 
@@ -49,8 +48,8 @@ def folder_lock(
 
 
 def _locked_folder(runs: Path, is_late: Callable[[], bool]) -> int | None:
-    """A descriptor of the folder, locked; None where folders cannot be."""
-    if sys.platform == "win32":  # pragma: no cover - it cannot open a folder
+    """A locked descriptor of the folder; None where folders cannot be locked."""
+    if sys.platform == "win32":  # pragma: no cover - cannot open a folder
         return None
     descriptor = os.open(runs, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -58,7 +57,7 @@ def _locked_folder(runs: Path, is_late: Callable[[], bool]) -> int | None:
     except TimeoutError:
         os.close(descriptor)
         raise
-    except OSError:  # some network file systems lock only what is open for writing
+    except OSError:  # some network file systems lock only files open for writing
         os.close(descriptor)
         return None
     return descriptor
@@ -69,5 +68,5 @@ def _wait_for(descriptor: int, runs: Path, is_late: Callable[[], bool]) -> None:
 
     while not filelock.lock_descriptor(descriptor, blocking=False):
         if is_late():
-            raise TimeoutError(f"the learning records in {runs} are held by another process")
+            raise TimeoutError(f"the learning records in {runs} are locked by another process")
         time.sleep(_BETWEEN_TRIES_S)

@@ -1,4 +1,4 @@
-"""From the log of a run to its learning record, and back: does a record still fit its log?"""
+"""Makes the learning record of a log, and checks whether a record still matches its log."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _HEADER = slice(len(PREFIX), len(PREFIX) + DIGITS)
 _TAIL_BYTES = (1024, 32 * 1024)
 _FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 HELD_BYTES = 1024 * 1024
-"""The events of a log up to this size are held while its record is made; others are read again."""
+"""Logs up to this size are kept in memory while a record is made; larger ones are read again."""
 _SEAL = b'{"type":"RunSealed"'
 
 
 def learning_record(
     events: Sequence[StageEvent], *, folder: str = "", log_head: str = ""
 ) -> LearningRecord | None:
-    """The record of a run from its events, in order and from the first on.
+    """The record of a run from all its events, in order.
 
-    None for a run that has not ended, and for one that was to leave no record. Raises
+    None for a run that has not ended or has opted out. Raises
     UnusableLogError.
     """
     summary = _summary_of(events)
@@ -42,7 +42,7 @@ def learning_record(
 
 
 def read_learning_record(run: Path) -> LearningRecord | None:
-    """The record of the run in a folder, from its log alone, as ``learning_record`` makes it.
+    """The record of the run in a folder, as ``learning_record`` makes it.
 
     Raises RunNotFoundError, LogCorruptError, UnusableLogError, OSError.
     """
@@ -66,12 +66,12 @@ def read_learning_record(run: Path) -> LearningRecord | None:
 
 
 def still_ends_with(log: str, log_head: str) -> bool:
-    """Whether a log is seen to end as it did when a record with this ``log_head`` was made of it.
+    """Whether a log still has the end that a record with this ``log_head`` was made of.
 
-    A header pins all records before it, so a look at the last ones suffices. False also where
-    a look cannot tell. ``log`` is the path of a file. Raises OSError.
+    A header depends on all records before it, so the last bytes of the log suffice. Also False
+    if they do not decide. ``log`` is the path of a file. Raises OSError.
     """
-    # Not by way of pathlib and io, which take several times as long as the look itself.
+    # Without pathlib and io, which take several times as long as the read itself.
     descriptor = os.open(log, _FLAGS)
     try:
         size = os.lseek(descriptor, 0, os.SEEK_END)
@@ -86,10 +86,10 @@ def still_ends_with(log: str, log_head: str) -> bool:
 
 
 def _ending(tail: bytes, *, is_whole: bool) -> bytes:
-    """The last line before a seal in the last bytes of a log; nothing where they tell none."""
+    """The last line before a seal in the last bytes of a log; empty if they do not hold it."""
     *lines, torn = tail.split(b"\n")
     if not is_whole:
-        del lines[:1]  # the end of a longer one
+        del lines[:1]  # the first line may be cut
     if lines and lines[-1].startswith(_SEAL, HEADER_BYTES):
         del lines[-1]
     return lines[-1] if lines and not torn else b""
@@ -102,7 +102,7 @@ def _summary_of(events: Iterable[StageEvent]) -> RunSummary:
 
 
 def _scanned(scan: LogScan, *, hold: bool) -> tuple[RunSummary, list[StageEvent] | None]:
-    """What a log comes to; with ``hold`` its events as well. No more than it takes to opt out."""
+    """The summary of a log, and with ``hold`` its events; stops early if the run opted out."""
     summary = RunSummary()
     held: list[StageEvent] = []
     for batch in scan.batches():

@@ -1,4 +1,4 @@
-"""A learning record from what the events of a run come to: a pure function of them."""
+"""Builds a learning record from the events of a run; a pure function."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from .run_summary import RunSummary
 from .used_values import UsedValues
 
 MAX_MESSAGE = 2048
-"""Characters of an error's words that a record keeps."""
+"""The longest error message in a record, in characters."""
 
 
 class UnusableLogError(StagewrightError, ValueError):
-    """A sound log that says what no record can hold: numbers and times beyond all bounds."""
+    """A sound log with numbers or times that a record cannot hold."""
 
 
 def make_record(
@@ -45,17 +45,19 @@ def make_record(
 ) -> LearningRecord:
     """The record of a run that has ended, from its events up to that end.
 
-    ``summary`` is what these come to. Raises UnusableLogError.
+    ``summary`` is their summary. Raises UnusableLogError.
     """
     try:
         return _RecordMaker(summary, events).record(folder, log_head)
     except (ValueError, OverflowError, RecursionError) as error:
         run_id = summary.fold.run_id
-        raise UnusableLogError(f"run {run_id} can have no learning record: {error}") from error
+        raise UnusableLogError(
+            f"no learning record can be made of run {run_id}: {error}"
+        ) from error
 
 
 class _RecordMaker:
-    """Makes the record of a run whose events up to its end are ``summary`` and ``events``."""
+    """Builds the record of a run from the ``events`` up to its end and their ``summary``."""
 
     def __init__(self, summary: RunSummary, events: Sequence[StageEvent]) -> None:
         self._opened = summary.opened
@@ -122,32 +124,32 @@ class _RecordMaker:
         )
 
     def _used(self, stage: StageFold | None) -> UsedValues:
-        """What was said of the calls that stand; earlier ones for the same images do not."""
+        """The settings reported by the calls that count, without superseded ones."""
         used = UsedValues()
-        standing = {seq for _, seq in stage.finished.items()} if stage else ()
-        for event in _at(self._events, sorted(standing)):
+        counting = {seq for _, seq in stage.finished.items()} if stage else ()
+        for event in _at(self._events, sorted(counting)):
             if isinstance(event, CallCompleted):
                 used.take(event.info)
         return used
 
     def _images(self) -> Iterator[ImageRecord]:
-        """By index, the image of the last stage that finished it."""
+        """The images in the order of their indexes, each of the last stage that finished it."""
         furthest: dict[int, tuple[str, int]] = {}
         for stage_id in self._order:
             stage = self._fold.stages.get(stage_id)
             for index, seq in stage.finished.items() if stage else ():
                 furthest[index] = (stage_id, seq)
         indexes = sorted(furthest)
-        told = _at(self._events, (furthest[index][1] for index in indexes))
+        events = _at(self._events, (furthest[index][1] for index in indexes))
         asked = self._inputs_of(furthest, indexes)
-        for index, event in zip(indexes, told, strict=True):
+        for index, event in zip(indexes, events, strict=True):
             stage_id, _ = furthest[index]
             yield _image(artifact_in(event, index), stage_id, asked.get(index))
 
     def _inputs_of(
         self, furthest: Mapping[int, tuple[str, int]], indexes: Iterable[int]
     ) -> dict[int, str]:
-        """By index, the source of the image that the image was made from."""
+        """For each index the ``source_sha256`` of the image's input."""
         requests = {
             index: seq
             for index in indexes
@@ -163,7 +165,7 @@ class _RecordMaker:
 
 
 def _at(events: Sequence[StageEvent], seqs: Iterable[int]) -> Iterator[StageEvent]:
-    """The events with these numbers; those of a log are read in one go."""
+    """The events with these sequence numbers; a log is read in one pass."""
     if isinstance(events, LazySequence):
         return events.select(seqs)
     return (events[seq] for seq in seqs)
@@ -194,7 +196,7 @@ def _missing(gap: MissingImage) -> MissingRecord:
 
 
 def _varied(config: Mapping[str, Any]) -> str:
-    """What was varied, as the text of a JSON object."""
+    """The varied settings, as the text of a JSON object."""
     metadata = config.get("metadata")
     varied = metadata.get("varied") if isinstance(metadata, Mapping) else None
     table = varied if isinstance(varied, Mapping) else {}
@@ -218,8 +220,8 @@ def _backend(backend: BackendDescription) -> BackendDescription:
 
 
 def _public(text: str) -> str:
-    """Words that may be handed on: a record is read in other places than a log."""
-    # Few records need them, and a run waits for its record.
+    """The text without credentials and home folders, because records may be shared."""
+    # Loaded on demand: few records need it, and the run waits for its record.
     from ...credentials.patterns import (  # noqa: PLC0415 - see above
         without_credentials,
         without_usual_homes,

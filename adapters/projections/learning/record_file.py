@@ -1,4 +1,4 @@
-"""The file of records: read with distrust, appended to, or put in place whole."""
+"""Reads, appends to and replaces the file of records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CHUNK_BYTES = 1024 * 1024
 
 
 class RecordLine(NamedTuple):
-    """A sound line: whose record it is, which log it was made of, and its bytes."""
+    """A valid line: the folder of the run, the head of its log, and the bytes."""
 
     folder: str
     log_head: str
@@ -28,10 +28,9 @@ class RecordLine(NamedTuple):
 
 
 class FileStamp(NamedTuple):
-    """What tells one state of a file from another without reading it.
+    """Detects that a file has changed, without reading it.
 
-    Whoever puts a sound copy in place of a damaged file may keep the time at which it was
-    written, but not the one at which it was changed.
+    A copy may keep the modification time of the original, but not the change time.
     """
 
     inode: int
@@ -46,7 +45,7 @@ class FileStamp(NamedTuple):
 
 
 class _Key(msgspec.Struct):
-    """What of a line is looked at; all of it must be JSON."""
+    """The part of a line that is decoded; the whole line must be JSON."""
 
     schema_version: int
     folder: str
@@ -65,18 +64,18 @@ class RecordFile:
         self.is_clean = True
 
     def stamp(self) -> FileStamp | None:
-        """The state of the file; None where there is none."""
+        """The stamp of the file; None if it does not exist."""
         try:
             return FileStamp.of(self.path.stat())
         except FileNotFoundError:
             return None
 
     def lines(self) -> Iterator[RecordLine]:
-        """The sound lines, in order.
+        """The valid lines, in order.
 
-        Left out, so that their records are made anew, are a torn line, one that is no record of
-        this version, and one that does not stand in its order. ``is_clean`` says afterwards
-        whether there was none of these, and a sound line if there is a file at all.
+        Skips torn lines, records of other versions and lines out of order, so that their
+        records are made again. Afterwards ``is_clean`` says whether no line was skipped, and
+        an existing file was not empty.
         """
         self.is_clean = True
         last = ""
@@ -96,7 +95,7 @@ class RecordFile:
             self.is_clean = False
 
     def append(self, lines: Iterable[bytes]) -> None:
-        """Add lines behind the last one, durably; what fails leaves the file as it was."""
+        """Append lines durably; an error leaves the file unchanged."""
         before = self.path.stat().st_size
         file = self._storage.open_append(self.path)
         try:
@@ -111,7 +110,7 @@ class RecordFile:
             file.close()
 
     def replace(self, lines: Iterable[bytes]) -> None:
-        """Put a file of these lines in place by rename, durably; without any there is no file."""
+        """Replace the file by these lines, atomically and durably; removes it if there are none."""
         self._remove_left_overs()
         rest = iter(lines)
         first = next(rest, None)
@@ -138,7 +137,7 @@ class RecordFile:
         self._storage.sync_folder(self.path.parent)
 
     def _remove_left_overs(self) -> None:
-        """Remove what processes left that died while they wrote; the lock is ours."""
+        """Remove temporary files of processes that died; the caller holds the lock."""
         for left in self.path.parent.glob(f".{self.path.name}.*{PART_SUFFIX}"):
             self._storage.remove(left, durable=False)
 

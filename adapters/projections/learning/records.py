@@ -15,7 +15,7 @@ from ....events.model import BackendDescription, InputRecord, Outcome, RunState
 from .asked import AskedSettings
 
 SCHEMA_VERSION = 1
-"""Goes up whenever the same log would make other bytes; records of another version are remade."""
+"""Rises when the same log would give other bytes; records of other versions are remade."""
 
 LEARNING_NAME = "learning.jsonl"
 

@@ -1,9 +1,8 @@
-"""What the events of a run come to, and where the run has ended.
+"""Folds the events of a run up to its last end.
 
-A record is made of the events up to the run's last *end*: the last transition into COMPLETED,
-ERROR or CANCELLED that the process which worked on the run wrote itself. A failure that a later
-process recorded for one that had died is none, and what follows an end (its seal, a resume that
-goes on or has died) changes nothing.
+An *end* is a transition into COMPLETED, ERROR or CANCELLED that was written by the process that
+executed the run; a failure recorded later for a process that died is not an end. A record is
+made of the events up to the last end. Later events (a seal, an unfinished resume) do not count.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _ENDS = frozenset([RunState.COMPLETED, RunState.ERROR, RunState.CANCELLED])
 
 
 def is_end(event: StageEvent) -> bool:
-    """Whether the process that worked on a run says with ``event`` that the run has ended."""
+    """Whether ``event`` is an end, written by the process that executed the run."""
     return (
         isinstance(event, LifecycleChanged)
         and event.dest in _ENDS
@@ -29,9 +28,9 @@ def is_end(event: StageEvent) -> bool:
 
 
 class RunSummary:
-    """What events come to, up to the last of them but for seals.
+    """The fold of all events except seals.
 
-    ``end`` is the last end among them; ``is_past_end`` says that more has happened since.
+    ``end`` is the last end; ``is_past_end`` says that other events follow it.
     """
 
     def __init__(self) -> None:
@@ -41,10 +40,10 @@ class RunSummary:
         self.is_past_end = False
 
     def take(self, events: Iterable[StageEvent]) -> None:
-        """Take more events into account, in order."""
+        """Add more events, in order."""
         for event in events:
             if isinstance(event, RunSealed):
-                continue  # it says nothing that its epoch's end has not said
+                continue  # it repeats the end of its epoch
             self.fold.apply(event)
             self.work.take(event)
             self.is_past_end = True
@@ -59,6 +58,6 @@ class RunSummary:
 
     @property
     def is_opted_out(self) -> bool:
-        """Whether the configuration says that the run is to leave no record."""
+        """Whether the configuration has ``[run] learning = false``."""
         table = self.opened.config.get("run")
         return isinstance(table, Mapping) and table.get("learning") is False

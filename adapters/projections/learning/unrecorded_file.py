@@ -1,8 +1,7 @@
-"""The runs that have no record, as a file: a process need not read their logs to know that.
+"""A cache of the runs without a record, so that their logs are not read again.
 
-A run whose process died, one that is to leave no record and one whose log is corrupt are told
-from one that ended only by reading all of the log. So what was found is noted with the stamp of
-the log. The file is of no other use: where it is lost, or of no use, the logs are read again.
+Only reading a whole log shows that a run died, has opted out or is corrupt. The file saves this
+with the stamp of the log. If it is lost or invalid, the logs are read again.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ _logger = logging.getLogger("stagewright.learning")
 
 
 class UnrecordedRun(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A log of which no record can be made; ``is_unreadable`` says that this is a fault in it."""
+    """A log without a record; ``is_unreadable`` if the log is at fault."""
 
     stamp: FileStamp
     is_unreadable: bool
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Whose answers these are, for another version may find records; the runs, by folder."""
+    """The content of the file; it is valid only for the version that wrote it."""
 
     schema_version: int
     software: str
@@ -42,7 +41,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class UnrecordedFile:
-    """Keeps the runs without records; whoever calls it holds the lock. It raises nothing."""
+    """Loads and saves the runs without records; the caller holds the lock. Raises nothing."""
 
     def __init__(self, runs: Path, storage: Storage) -> None:
         self._runs = runs
@@ -51,7 +50,7 @@ class UnrecordedFile:
         self._held: dict[str, UnrecordedRun] = {}
 
     def load(self) -> Mapping[str, UnrecordedRun]:
-        """By folder what is noted; nothing where the file is of no use."""
+        """The saved runs by folder; empty if the file is invalid."""
         self._held = self._read()
         return self._held
 
@@ -62,13 +61,13 @@ class UnrecordedFile:
         except FileNotFoundError:
             return {}
         except (OSError, *DECODE_ERRORS) as error:
-            _logger.info("%s is of no use: %s", self._path, error)
+            _logger.info("%s is ignored: %s", self._path, error)
             return {}
         is_ours = (document.schema_version, document.software) == (SCHEMA_VERSION, VERSION)
         return document.runs if is_ours else {}
 
     def save(self, runs: Mapping[str, UnrecordedRun]) -> None:
-        """Note these and no others, as far as they will stay as they are: nobody runs them."""
+        """Replace the saved runs by these, except those that a process is executing."""
         lasting = {
             folder: run
             for folder, run in runs.items()
@@ -100,5 +99,5 @@ class UnrecordedFile:
 
 
 def _is_text(folder: str) -> bool:
-    """Names of folders may hold any bytes; JSON may not."""
+    """Whether the name of a folder is valid text, as JSON requires."""
     return folder.encode("utf-8", "replace").decode() == folder

@@ -1,4 +1,4 @@
-"""Brings the file of records up to date with the logs, with as little work as will do."""
+"""Updates the file of records from the logs, reading only logs that have changed."""
 
 from __future__ import annotations
 
@@ -24,23 +24,22 @@ from .records import LEARNING_NAME
 from .unrecorded_file import UnrecordedFile, UnrecordedRun
 
 BATCH_BYTES = 8 * 1024 * 1024
-"""New lines of this size in all are written before more are made."""
+"""New lines are written once they have this size in total."""
 BATCH_S = 1.0
-"""After so long what has been found out is written, for the process may die."""
+"""New lines are written after this time at the latest, because the process may die."""
 PAUSE_PER_WRITE = 10
-"""Writing takes no more than a small part of the time, however large the file is."""
+"""Pause between writes as a multiple of their duration, so that writing stays a small share."""
 
 _UNKNOWN = FileStamp(0, 0, 0, 0)
-"""The stamp of a log that cannot be looked at."""
+"""The stamp of a log whose status cannot be read."""
 _logger = logging.getLogger("stagewright.learning")
 
 
 class LearningUpdate(msgspec.Struct, frozen=True, kw_only=True):
-    """What bringing the records up to date came to.
+    """The result of an update.
 
-    ``records`` of ``runs`` runs are in the file; ``made`` of them were made or made anew and
-    ``removed`` taken out. ``unreadable`` are the folders whose logs are corrupt, or say what no
-    record can hold.
+    The file holds ``records`` of ``runs`` runs; ``made`` were added or replaced and ``removed``
+    were removed. ``unreadable`` are the folders whose logs are corrupt or unusable.
     """
 
     path: str
@@ -52,9 +51,9 @@ class LearningUpdate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _WriteBatch:
-    """What waits to be written, which is due ``after_s`` seconds, or a usual time if that is more.
+    """Lines not yet written; written after max(``after_s``, BATCH_S) seconds.
 
-    ``made`` are new lines by folder, ``gone`` the folders whose records are to go.
+    ``made`` are new lines by folder, ``gone`` the folders whose records are to be removed.
     """
 
     def __init__(self, gone: set[str], after_s: float = 0.0) -> None:
@@ -64,19 +63,19 @@ class _WriteBatch:
         self._due_at = time.monotonic() + max(BATCH_S, after_s)
 
     def add(self, line: RecordLine) -> None:
-        """Hold one more line."""
+        """Add a line."""
         self.made[line.folder] = line
         self._size += len(line.data)
 
     def is_due(self) -> bool:
-        """Whether no more is to be held."""
+        """Whether the batch is to be written now."""
         return self._size >= BATCH_BYTES or time.monotonic() >= self._due_at
 
 
 class RecordUpdater:
-    """Knows which state of the logs the file stands for; whoever calls it holds the lock.
+    """Remembers which state of the logs the file reflects; the caller holds the lock.
 
-    Of each run it keeps the stamp of its log and the head of its record, and no record.
+    For each run it keeps the stamp of its log and the head of its record, not the record.
     """
 
     def __init__(self, runs: Path, storage: Storage) -> None:
@@ -90,11 +89,11 @@ class RecordUpdater:
         self._unreadable: set[str] = set()
 
     def update(self, is_over: Callable[[], bool] = lambda: False) -> LearningUpdate:
-        """Make the records that are missing or old, and take out those without a run.
+        """Make missing and outdated records, and remove those without a run.
 
-        They are written in portions: an update that is ended in its middle need not begin anew.
-        Once the time for it ``is_over`` no further log is read: TimeoutError, unless all is
-        done. Raises OSError; nothing is lost then, and the next update makes it good.
+        Records are written in batches, so an interrupted update loses little. Once ``is_over``
+        no further log is read; raises TimeoutError then, unless all are done. Raises OSError;
+        the next update continues.
         """
         if not self._is_known or self._file.stamp() != self._file_stamp:
             self._load()
@@ -113,11 +112,11 @@ class RecordUpdater:
         made, removed = made + len(batch.made), removed + len(batch.gone)
         self._written(batch)
         if left:
-            raise TimeoutError(f"the process ends, and {left} logs are still to be looked at")
+            raise TimeoutError(f"the process is ending with {left} logs unread")
         return self._done(logs, made=made, removed=removed)
 
     def rebuild(self) -> LearningUpdate:
-        """Make every record anew. Raises OSError; the file is as it was then."""
+        """Read all logs and replace the file. Raises OSError; the file is unchanged then."""
         self._reset()
         self._unrecorded.load()
         logs = _logs(self._runs)
@@ -131,11 +130,11 @@ class RecordUpdater:
         self._stamps, self._heads, self._unreadable = {}, {}, set()
 
     def _load(self) -> None:
-        """Know what the files tell."""
+        """Load the state from the files."""
         self._reset()
         self._heads = {line.folder: line.log_head for line in self._file.lines()}
         for folder, run in self._unrecorded.load().items():
-            if folder not in self._heads:  # else its record is to be looked at
+            if folder not in self._heads:  # otherwise the record counts
                 self._stamps[folder] = run.stamp
                 if run.is_unreadable:
                     self._unreadable.add(folder)
@@ -153,7 +152,7 @@ class RecordUpdater:
         )
 
     def _changed(self, logs: Mapping[str, FileStamp]) -> Iterator[str]:
-        """The folders, in order, whose logs have to be read."""
+        """The folders whose logs have to be read, in order."""
         for folder in self._stamps.keys() - logs.keys():
             del self._stamps[folder]
         self._unreadable &= logs.keys()
@@ -167,7 +166,7 @@ class RecordUpdater:
                 yield folder
 
     def _check(self, folder: str, stamp: FileStamp, batch: _WriteBatch) -> None:
-        """Read a log, and add to a batch what it changes."""
+        """Read a log and add its changes to the batch."""
         line = self._line_of(folder, stamp)
         head = self._heads.get(folder)
         if line is not None and line.log_head != head:
@@ -176,7 +175,7 @@ class RecordUpdater:
             batch.gone.add(folder)
 
     def _written(self, batch: _WriteBatch) -> _WriteBatch:
-        """Write a batch, and what has been found out meanwhile; the next one, empty."""
+        """Write a batch and the runs without records; returns a new, empty batch."""
         began = time.monotonic()
         if batch.made or batch.gone or not self._file.is_clean:
             self._write(batch)
@@ -197,13 +196,13 @@ class RecordUpdater:
         self._file.replace(self._noted(merge(old, new, key=attrgetter("folder"))))
 
     def _noted(self, lines: Iterable[RecordLine]) -> Iterator[bytes]:
-        """The bytes of lines that are being written; what they are of is kept in mind."""
+        """The bytes of lines as they are written; remembers the head of each."""
         for line in lines:
             self._heads[line.folder] = line.log_head
             yield line.data
 
     def _note_unrecorded(self) -> None:
-        """Let the next process know which logs it need not read. Behind the records, always."""
+        """Save which logs have no record. Always after the records themselves."""
         self._unrecorded.save(
             {
                 folder: UnrecordedRun(stamp, folder in self._unreadable)
@@ -213,7 +212,7 @@ class RecordUpdater:
         )
 
     def _line_of(self, folder: str, stamp: FileStamp) -> RecordLine | None:
-        """The line of a run; None where it can have none, or is to have none."""
+        """The line of a run; None if it has not ended, is opted out, or cannot be read."""
         self._stamps[folder] = stamp
         self._unreadable.discard(folder)
         try:
@@ -222,7 +221,7 @@ class RecordUpdater:
                 return None
             return RecordLine(folder, record.log_head, msgspec.json.encode(record) + b"\n")
         except RunNotFoundError:
-            del self._stamps[folder]  # it was deleted in this moment, or moved and comes back
+            del self._stamps[folder]  # the folder was deleted or moved just now
             return None
         except (LogCorruptError, UnusableLogError, UnicodeEncodeError) as error:
             _logger.info("run %s gets no learning record: %s", folder, error)
@@ -236,17 +235,17 @@ class RecordUpdater:
         try:
             return still_ends_with(f"{self._runs}/{folder}/{LOG_NAME}", log_head)
         except OSError:
-            return False  # reading it whole will tell
+            return False  # reading the whole log decides
 
 
 def _logs(runs: Path) -> dict[str, FileStamp]:
-    """The state of the log in each run folder, by the folder's name, in order."""
+    """The stamp of the log in each run folder, ordered by the folder's name."""
     found = {}
     try:
         folders = list(os.scandir(runs))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    # Text for paths: pathlib takes longer than the disk.
+    # Plain strings: pathlib takes longer than the disk access.
     for folder in sorted(folders, key=attrgetter("name")):
         try:
             status = os.stat(f"{folder.path}/{LOG_NAME}")  # noqa: PTH116 - see above
@@ -254,7 +253,7 @@ def _logs(runs: Path) -> dict[str, FileStamp]:
             continue
         except OSError:
             if is_run_id(folder.name):
-                found[folder.name] = _UNKNOWN  # reading it will tell why
+                found[folder.name] = _UNKNOWN  # reading it reports why
             continue
         if stat.S_ISREG(status.st_mode):
             found[folder.name] = FileStamp.of(status)
@@ -262,11 +261,11 @@ def _logs(runs: Path) -> dict[str, FileStamp]:
 
 
 def _shown(folder: str) -> str:
-    """A folder's name as text that can be written; names may hold any bytes."""
+    """A folder's name as valid text; names may hold any bytes."""
     return folder.encode("utf-8", "backslashreplace").decode()
 
 
 def empty_update(runs: Path) -> LearningUpdate:
-    """What an update comes to where there is no folder of runs."""
+    """The result of an update without a folder of runs."""
     path = str(runs / LEARNING_NAME)
     return LearningUpdate(path=path, runs=0, records=0, made=0, removed=0, unreadable=())

@@ -1,4 +1,4 @@
-"""What a server says of every image of a stage alike."""
+"""Finds the reported settings that are equal for all images of a stage."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ MAX_NAME = 200
 OF_ONE_IMAGE = frozenset(
     ["seed", "all_seeds", "subseed", "all_subseeds", "infotexts", "regions", "job_timestamp"]
 )
-"""Names of ``info`` whose values belong to one image, also where there is only one."""
+"""Names in ``info`` whose values belong to a single image."""
 
 _Path = tuple[str, ...]
 
 
 class UsedValues:
-    """Takes what was said of one call after the other; keeps what they have in common.
+    """Takes the ``info`` of each call and keeps the values that all have in common.
 
     Tables are compared value by value, one level deep. Memory is bounded by the limits above;
-    a name longer than ``MAX_NAME`` characters is passed over.
+    names longer than ``MAX_NAME`` characters are skipped.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class UsedValues:
         self._varying: set[_Path] = set()
 
     def take(self, info: Mapping[str, Any]) -> None:
-        """Take one more call into account."""
+        """Add one more call."""
         said = dict(_flattened(info))
         if self._common is None:
             kept = [path for path, value in said.items() if _is_kept(path, value)]
@@ -44,7 +44,7 @@ class UsedValues:
         self._leave_out(path for path in said if path not in self._common)
 
     def as_json(self) -> str:
-        """What is common, as the text of a JSON object with sorted keys."""
+        """The common values, as the text of a JSON object with sorted keys."""
         found: dict[str, Any] = {}
         for (name, *rest), value in (self._common or {}).items():
             if rest:
@@ -54,11 +54,11 @@ class UsedValues:
         return msgspec.json.encode(found, order="sorted").decode()
 
     def varying(self) -> tuple[str, ...]:
-        """The names of what is not, with a dot between a table's name and that of its value."""
+        """The names of values that vary; those in a table are ``table.name``."""
         return tuple(sorted(map(".".join, self._varying)))
 
     def _leave_out(self, paths: Iterable[_Path]) -> None:
-        """Note names, the first ones: which these are must not depend on how a set is ordered."""
+        """Note the first names, in a fixed order."""
         for path in paths:
             if len(self._varying) >= MAX_NAMES:
                 return

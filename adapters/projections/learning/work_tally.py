@@ -1,4 +1,4 @@
-"""How much work a run took: requests, failures, time, stage by stage."""
+"""Counts the requests, failures and time of each stage."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ....events.model import (
 )
 
 _LONGEST_MS = 1e15
-"""Thirty thousand years; what a foreign log says beyond counts for nothing."""
+"""Longer durations in a foreign log are ignored."""
 
 
 class StageWork:
     """The work on one stage, over all epochs.
 
-    ``inputs_requested`` has, by image index, the record of the answered request that was made
-    from other images.
+    ``inputs_requested`` holds, by image index, the sequence number of the answered request if
+    it had input images.
     """
 
     def __init__(self) -> None:
@@ -34,52 +34,52 @@ class StageWork:
 
     @property
     def duration_ms(self) -> float:
-        """Time worked: of each epoch what it says itself, else its answered requests'.
+        """Working time: for each epoch its recorded duration, else that of its answered requests.
 
-        An epoch that died within the stage could not say how long it had worked. All of these
-        are differences of a clock that never jumps.
+        An epoch that died within the stage has no recorded duration. All durations come from
+        a monotonic clock.
         """
         return self._ended_ms + self._calls_ms
 
     def begin(self) -> None:
-        """Another epoch works on the stage; the one before may have died in it."""
+        """A further epoch starts the stage; the one before may have died in it."""
         self._ended_ms, self._calls_ms = self.duration_ms, 0.0
 
     def add_call(self, duration_ms: float) -> None:
-        """A request was answered."""
+        """Add an answered request."""
         self._calls_ms += _sound(duration_ms)
 
     def end(self, duration_ms: float) -> None:
-        """An epoch has ended the stage, and says how long it took in all."""
+        """An epoch ends the stage with this total duration."""
         self._ended_ms, self._calls_ms = self._ended_ms + _sound(duration_ms), 0.0
 
 
 class WorkTally:
-    """Counts the work that events tell of, by stage."""
+    """Counts the work of each stage from events."""
 
     def __init__(self) -> None:
         self.stages: defaultdict[str, StageWork] = defaultdict(StageWork)
-        self._asked: dict[str, CallRequested] = {}
+        self._requests: dict[str, CallRequested] = {}
 
     def take(self, event: StageEvent) -> None:
-        """Take one more event into account."""
+        """Add one more event."""
         match event:
             case StageStart():
                 self.stages[event.stage_id].begin()
             case CallRequested():
                 self.stages[event.stage_id].attempts += 1
-                self._asked[event.call_id] = event
+                self._requests[event.call_id] = event
             case CallCompleted():
                 self._completed(event)
             case CallFailed():
-                request = self._asked.pop(event.call_id, None)
+                request = self._requests.pop(event.call_id, None)
                 if request is not None:
                     self.stages[request.stage_id].failed_attempts += 1
             case StageEnd():
                 self.stages[event.stage_id].end(event.duration_ms)
 
     def _completed(self, event: CallCompleted) -> None:
-        request = self._asked.pop(event.call_id, None)
+        request = self._requests.pop(event.call_id, None)
         if request is None:
             return
         work = self.stages[request.stage_id]

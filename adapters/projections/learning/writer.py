@@ -1,4 +1,4 @@
-"""Keeps the learning records of a folder of runs up to date while runs come to their ends."""
+"""Updates the learning records of a folder of runs when its runs end."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from .update import LearningUpdate, RecordUpdater
 
 LOCK_WAIT_S = 10.0
-"""How long an update waits for another process that writes the records."""
+"""How long an update waits for another process that is writing the records."""
 END_WAIT_S = 0.8
-"""How long a run's end waits for its record; it would be left behind after a second."""
+"""How long the end of a run waits for its record; subscribers have one second."""
 _TRANSITIONS = (RunState.RUNNING, RunState.COMPLETED, RunState.ERROR, RunState.CANCELLED)
 _POLL_S = 0.05
 
@@ -34,21 +34,20 @@ _logger = logging.getLogger("stagewright.learning")
 
 
 class LearningRecordsError(StagewrightError):
-    """The records could not be brought up to date; the next update makes it good."""
+    """The records could not be updated; the next update tries again."""
 
 
 class LearningRecordWriter:
     """Writes ``runs/learning.jsonl``: one line for each run below ``runs`` that has ended.
 
-    Between ``start`` and ``close``, or as a context manager, it brings the file up to date when
-    a run of this process ends, before whoever waits for that run goes on, and, beside the run,
-    when the first one begins. It holds a run up for less than a second, and what goes wrong is
-    logged and made good by the next update, of whichever process. A process that comes to its
-    end before its records are written goes on with that for a few seconds at most.
+    Between ``start`` and ``close``, or as a context manager, it updates the file when a run of
+    this process ends, before ``wait`` of that run returns, and in the background when the first
+    run begins. It delays a run by less than a second. Errors are logged, and the next update of
+    any process repairs the file. At its end a process spends a few seconds at most on records
+    that are not yet written.
 
-    The file is a projection: it holds what ``rebuild`` would make of the logs, byte for byte.
-    Safe from any thread and any number of processes. Nothing happens after it is forgotten: a
-    writer that nobody holds listens no more.
+    The file is a projection: it always equals what ``rebuild`` makes of the logs. Safe for
+    threads and processes. A writer without references stops listening.
     """
 
     def __init__(self, runs: Path | str, *, storage: Storage | None = None) -> None:
@@ -64,9 +63,9 @@ class LearningRecordWriter:
         self._subscription: Subscription | None = None
 
     def start(self) -> LearningRecordWriter:
-        """Listen to the runs of this process; starting twice is fine."""
+        """Listen to the runs of this process; a second call does nothing."""
         if self._subscription is None:
-            # On the publisher's thread: a run that ends waits for its record.
+            # On the publisher's thread, so that the end of a run waits for its record.
             self._subscription = subscribe(
                 _weak_receiver(self._take_event),
                 RunSealed,
@@ -77,7 +76,7 @@ class LearningRecordWriter:
         return self
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Listen no more; wait this long for an update that is under way."""
+        """Stop listening; wait this long for an update in progress."""
         if self._subscription is not None:
             self._subscription.close(timeout_s)
             self._subscription = None
@@ -96,22 +95,22 @@ class LearningRecordWriter:
         self.close()
 
     def update(self, *, wait_s: float = LOCK_WAIT_S) -> LearningUpdate:
-        """Bring the file up to date with all logs, those of other processes included.
+        """Update the file from all logs, including those of other processes.
 
-        A log is read where its size, time or inode has changed since this writer has last seen
-        it; at first where its last records are not those that the record in the file was made
-        of. Waits ``wait_s`` for others who write. Raises LearningRecordsError.
+        Reads logs whose size, time or inode has changed since this writer last read them; the
+        first update reads logs whose last records do not match the file. Waits ``wait_s`` for
+        other writers. Raises LearningRecordsError.
         """
         return self._locked(lambda updater: updater.update(), wait_s)
 
     def _update_in_background(self, deadline: ExitDeadline) -> None:
-        """Do it beside the runs: when the process ends it is not to be held up for long."""
+        """Update, but give up when the process has ended and the deadline has passed."""
         self._locked(
             lambda updater: updater.update(deadline.has_passed), LOCK_WAIT_S, deadline.has_passed
         )
 
     def rebuild(self, *, wait_s: float = LOCK_WAIT_S) -> LearningUpdate:
-        """Make the file anew from the logs, each read whole. Raises LearningRecordsError."""
+        """Read all logs and rewrite the file. Raises LearningRecordsError."""
         return self._locked(lambda updater: updater.rebuild(), wait_s)
 
     def _locked(
@@ -120,7 +119,7 @@ class LearningRecordWriter:
         wait_s: float,
         is_over: Callable[[], bool] = lambda: False,
     ) -> LearningUpdate:
-        # Loaded here: a run that begins needs none of it.
+        # Loaded here, because a run does not need it to begin.
         from .folder_lock import folder_lock  # noqa: PLC0415 - see above
         from .update import RecordUpdater, empty_update  # noqa: PLC0415 - see above
 
@@ -129,7 +128,9 @@ class LearningRecordWriter:
         began = time.monotonic()
         while not self._updating.acquire(timeout=min(wait_s, _POLL_S)):
             if time.monotonic() - began >= wait_s or is_over():
-                raise LearningRecordsError(f"{self.runs}: its learning records are being written")
+                raise LearningRecordsError(
+                    f"the learning records in {self.runs} are in use by another update"
+                )
         try:
             if self._updater is None:
                 self._updater = RecordUpdater(self.runs, self._storage)
@@ -138,13 +139,13 @@ class LearningRecordWriter:
                 return work(self._updater)
         except OSError as error:
             raise LearningRecordsError(
-                f"the learning records in {self.runs} cannot be brought up to date: {error}"
+                f"the learning records in {self.runs} cannot be updated: {error}"
             ) from error
         finally:
             self._updating.release()
 
     def _take_event(self, event: StageEvent) -> None:
-        """A run of this process has begun, come to its end, or been sealed."""
+        """Handle the start, the end or the seal of a run of this process."""
         assert isinstance(event, LifecycleChanged | RunSealed)
         if not self._is_ours(event.run_id):
             return
@@ -152,7 +153,7 @@ class LearningRecordWriter:
             self._ended.add(event.run_id)
             self._wait_for(self._request_update())
         elif isinstance(event, RunSealed):
-            # One that has not come to its end here: its process died in between.
+            # The run did not end in this process: an earlier process died after the end.
             if event.run_id not in self._ended:
                 self._request_update()
             self._ended.discard(event.run_id)
@@ -160,7 +161,7 @@ class LearningRecordWriter:
             self._request_update()
 
     def _is_ours(self, run_id: str) -> bool:
-        """Whether the run is one of this folder of runs."""
+        """Whether the run is in this folder of runs."""
         log = path_of_run(run_id)
         try:
             return log is not None and log.parent.parent.samefile(self.runs)
@@ -168,21 +169,24 @@ class LearningRecordWriter:
             return False
 
     def _request_update(self) -> int:
-        """Have an update made that begins from now on, on a thread beside; its number."""
+        """Request an update on the background thread; its number."""
         with self._changed:
             self._requested += 1
-            if self._worker_pid != os.getpid():  # A process that was forked has no thread yet.
-                # No daemon, which it would inherit: a process that has come to its end does not
-                # leave before its record.
+            if self._worker_pid != os.getpid():  # A forked process has no thread yet.
+                # Not a daemon, so that a process does not end before its record is written.
                 thread = threading.Thread(
                     target=self._work_loop, name="stagewright-learning", daemon=False
                 )
                 self._worker_pid = os.getpid()
                 try:
                     thread.start()
-                except RuntimeError as error:  # too many threads, or the process is gone already
+                except (
+                    RuntimeError
+                ) as error:  # too many threads, or the interpreter is shutting down
                     self._worker_pid, self._completed = None, self._requested
-                    _logger.warning("the learning records in %s have to wait: %s", self.runs, error)
+                    _logger.warning(
+                        "the learning records in %s cannot be updated now: %s", self.runs, error
+                    )
             return self._requested
 
     def _wait_for(self, number: int) -> None:
@@ -191,7 +195,7 @@ class LearningRecordWriter:
                 _logger.info("%s: its learning records are still being written", self.runs)
 
     def _work_loop(self) -> None:
-        """Make updates until none is asked for."""
+        """Make updates until no further one is requested."""
         deadline = ExitDeadline()
         while True:
             with self._changed:
@@ -202,7 +206,7 @@ class LearningRecordWriter:
                     return
             try:
                 self._update_in_background(deadline)
-            except Exception as error:  # whatever it is, it must not harm a run
+            except Exception as error:  # no error here may affect a run
                 _logger.warning("%s", error, exc_info=not isinstance(error, StagewrightError))
             with self._changed:
                 self._completed = number
@@ -210,7 +214,7 @@ class LearningRecordWriter:
 
 
 def _weak_receiver(method: Callable[[StageEvent], None]) -> Callable[[StageEvent], None]:
-    """A receiver that calls a method as long as its object is there, and does not hold it."""
+    """A receiver that calls a method and holds no reference to its object."""
     reference = WeakMethod(method)
 
     def take_event(event: StageEvent) -> None:

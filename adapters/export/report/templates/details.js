@@ -7,7 +7,7 @@ const details = (() => {
 
   function cutNote(event) {
     const shown = new TextEncoder().encode(event.raw).length;
-    return shown < event.size ? `The first ${shown} of ${event.size} bytes; the log holds them all.` : "";
+    return shown < event.size ? `The first ${shown} of ${event.size} bytes; the log has the rest.` : "";
   }
 
   function jsonBlock(heading, text) {
@@ -16,15 +16,15 @@ const details = (() => {
     return [made("h3", heading), pre];
   }
 
-  // An error as it was told, with its line breaks.
-  function wordsOf(error) {
+  // An error with its message and detail, with line breaks.
+  function errorBlock(error) {
     try {
       const told = JSON.parse(error);
       const pre = made("pre", jsonText.visible(`${told.kind}: ${told.message}\n${told.detail ?? ""}`));
       pre.tabIndex = 0;
       return [made("h3", "What went wrong"), pre];
     } catch {
-      return []; // null, or cut in its middle: the whole event follows in any case
+      return []; // null or cut; the whole event follows in any case
     }
   }
 
@@ -39,15 +39,15 @@ const details = (() => {
 
   async function show(seq, tile) {
     const event = tile && !tile.dataset.seq ? null : await eventLog.withSeq(seq);
-    title.textContent = event ? `${event.type} (event ${event.seq}), ${event.gist}` : "An event that this page leaves out";
+    title.textContent = event ? `${event.type} (event ${event.seq}), ${event.summary}` : "An event that is not on this page";
     body.replaceChildren();
     if (tile) body.append(pictured(tile));
     if (event) {
       body.append(made("p", `${event.time} UTC, ${event.seconds} s since the start`, "quiet"));
       const info = event.type === "CallCompleted" ? jsonText.member(event.raw, "info") : null;
       const error = jsonText.member(event.raw, "error");
-      if (info) body.append(...jsonBlock("What the backend says it used", info));
-      if (error) body.append(...wordsOf(error));
+      if (info) body.append(...jsonBlock("Used, as reported by the backend", info));
+      if (error) body.append(...errorBlock(error));
       body.append(...jsonBlock("The whole event", event.raw), made("p", cutNote(event), "quiet"));
     }
     dialog.showModal();

@@ -64,7 +64,7 @@
     open.setAttribute("aria-label", `Event ${event.seq}, show all of it`);
     const row = made("tr", [
       made("td", open, "number"), made("td", event.time), made("td", event.seconds.toFixed(3), "number"),
-      made("td", event.type), made("td", event.stage), made("td", event.gist, "what"),
+      made("td", event.type), made("td", event.stage), made("td", event.summary, "what"),
     ], isProblem(event) ? "problem" : "");
     open.addEventListener("click", () => toggle(open, row, event));
     return row;
@@ -93,8 +93,8 @@
     if (mine !== search) return;
     rows.replaceChildren(...events.map(rowOf));
     const numbers = (value) => value.toLocaleString("en");
-    const of = found === null ? "" : ` that fit, of ${numbers(eventLog.total)}`;
-    const none = found === null ? "There is no event." : "No event fits.";
+    const of = found === null ? "" : ` that match, of ${numbers(eventLog.total)}`;
+    const none = found === null ? "There is no event." : "No event matches.";
     status.textContent = to ? `${numbers(from + 1)} to ${numbers(to)} of ${numbers(count())} events${of}` : none;
     pageNumber.value = page + 1;
     pageNumber.max = pages();

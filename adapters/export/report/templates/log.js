@@ -25,8 +25,8 @@ const eventLog = (() => {
 
   function eventOf(seq, line) {
     const tab = line.indexOf("\t");
-    const [type, stage, seconds, time, gist, size] = JSON.parse(line.slice(0, tab));
-    return { seq, type, stage, seconds, time, gist, size, raw: line.slice(tab + 1) };
+    const [type, stage, seconds, time, summary, size] = JSON.parse(line.slice(0, tab));
+    return { seq, type, stage, seconds, time, summary, size, raw: line.slice(tab + 1) };
   }
 
   async function find(inBlock, offset) {

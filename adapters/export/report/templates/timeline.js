@@ -1,5 +1,5 @@
 "use strict";
-// The timeline: what a bar stands for, by pointer and by keyboard; and a closer look.
+// The timeline: shows the title of a bar, moves by keyboard, and zooms.
 (() => {
   const picture = document.getElementById("gantt");
   const scroll = document.getElementById("gantt-scroll");
@@ -17,7 +17,7 @@
     return parseFloat(bar.getAttribute("x"));
   }
 
-  function tell(bar) {
+  function showTitle(bar) {
     readout.textContent = bar ? bar.querySelector("title").textContent : silent;
   }
 
@@ -27,7 +27,7 @@
     bar.classList.add("chosen");
     const at = (placeOf(bar) / 100) * picture.clientWidth;
     if (at < scroll.scrollLeft || at > scroll.scrollLeft + scroll.clientWidth) scroll.scrollLeft = at - scroll.clientWidth / 2;
-    tell(bar);
+    showTitle(bar);
   }
 
   function nearest(bars, place) {
@@ -55,8 +55,8 @@
     document.getElementById("zoom-shown").textContent = `${zoom}\u00d7`;
   }
 
-  picture.addEventListener("pointerover", (over) => tell(over.target.closest("[data-seq], .cross")));
-  picture.addEventListener("pointerleave", () => tell(chosen));
+  picture.addEventListener("pointerover", (over) => showTitle(over.target.closest("[data-seq], .cross")));
+  picture.addEventListener("pointerleave", () => showTitle(chosen));
   picture.addEventListener("click", (click) => {
     const bar = click.target.closest("[data-seq]");
     if (bar) details.show(Number(bar.dataset.seq));
