@@ -140,8 +140,9 @@ def _which(one: UsedDifference, images: ImageComparison) -> str:
 
 
 def _rows(rows: Sequence[Row]) -> str:
+    """Image numbers from 1."""
     more = f" and {count_of(rows[_LEAD:])} more" if len(rows) > _LEAD else ""
-    return rows_text(rows[:_LEAD]) + more
+    return rows_text(rows[:_LEAD], first_number=1) + more
 
 
 def _equal(stage: StageComparison) -> int:

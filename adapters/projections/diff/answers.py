@@ -1,4 +1,4 @@
-"""One stage of two runs, image by image: the pictures, and what was really used for them."""
+"""Compares the images and used settings of one stage of two runs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .recorded import RecordedRun
 from .values import Difference, Row, Rows, differences
 
 NOISE: Mapping[str, str] = {
-    "job_timestamp": "when the server worked",
-    "infotext": "the same in words; it counts where nothing else differs",
+    "job_timestamp": "the time on the server",
+    "infotext": "repeats the other settings; compared only where nothing else differs",
 }
-"""What of an answer is not compared, and why."""
+"""Keys of an answer that are not compared, and why."""
 _OF_BATCH = {
     "all_seeds": "seed",
     "all_subseeds": "subseed",
@@ -28,27 +28,26 @@ _OF_BATCH = {
     "all_negative_prompts": "negative_prompt",
     "infotexts": "infotext",
 }
-"""What an answer says of each image of a batch, and the name under which one image has it."""
+"""Keys that hold one value for each image of a batch, and their names for a single image."""
 _AT_ONCE = 256
 _MOST_BYTES = 8 * 1024 * 1024
 _ROW_BYTES = 64
 
 
 class UsedDifference(Difference, frozen=True, kw_only=True):
-    """A setting that was really used and is not the same, and for which images."""
+    """A used setting that differs, and the images for which it does."""
 
     images: tuple[Row, ...]
 
 
 class ImageComparison(msgspec.Struct, frozen=True, kw_only=True):
-    """The images of one stage, as rows of indexes.
+    """The images of one stage, as ranges of indexes.
 
-    They are compared by their sources. Of those that differ, some were asked for in the same
-    words and from the same images: ``same_request`` show something else, ``same_pixels`` show
-    the same from another file, and of ``not_looked_at`` the files are not there, or cannot
-    be told by their pixels. Of
-    those that are equal, ``other_request`` were asked for otherwise. An image without a record
-    of what was asked is in none of these four.
+    Images are compared by the digest of their source. Of the ``different`` ones, those with
+    equal requests are also in ``same_request`` (other pixels), ``same_pixels`` (another file
+    with the same pixels) or ``not_looked_at`` (pixels that cannot be compared). Of the
+    ``equal`` ones, those with different requests are also in ``other_request``. An image
+    without a recorded request is in none of these four.
     """
 
     equal: tuple[Row, ...]
@@ -62,10 +61,10 @@ class ImageComparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StageAnswers(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one stage in both runs.
+    """The answers of one stage in both runs.
 
-    ``left_out`` names what differed and does not count, with the reason. ``not_listed`` is how
-    many further differences there are than ``used`` has room for, counted by image.
+    ``left_out`` names keys that differ but do not count, with the reason. ``not_listed`` counts,
+    by image, the differences beyond those in ``used``.
     """
 
     used: tuple[UsedDifference, ...]
@@ -77,7 +76,7 @@ class StageAnswers(msgspec.Struct, frozen=True, kw_only=True):
 def compare_answers(
     left: RecordedRun, left_id: str, right: RecordedRun, right_id: str
 ) -> StageAnswers:
-    """Hold a stage of one run against the same stage of another, in bounded memory."""
+    """Compare a stage of one run with a stage of another, in bounded memory."""
     used, images = _UsedTally(), _ImageTally(left.folder, right.folder)
     pairs = _paired(_finished(left, left_id), _finished(right, right_id))
     while chunk := list(islice(pairs, _AT_ONCE)):
@@ -100,7 +99,7 @@ def compare_answers(
 
 
 class _Pair(NamedTuple):
-    """An image, and the record that says it is finished, on either side."""
+    """An image index, and the sequence number of its record in each run."""
 
     image: int
     left: int | None
@@ -113,7 +112,7 @@ def _finished(run: RecordedRun, stage_id: str) -> IndexTable:
 
 
 def _paired(left: IndexTable, right: IndexTable) -> Iterator[_Pair]:
-    """Every index that either side has, in order."""
+    """Every index that either run has, in order."""
     ours, theirs = left.items(), right.items()
     one, other = next(ours, None), next(theirs, None)
     while one is not None or other is not None:
@@ -126,7 +125,7 @@ def _paired(left: IndexTable, right: IndexTable) -> Iterator[_Pair]:
 
 
 class _LoggedImage(NamedTuple):
-    """What a log tells of one image; ``info`` is None where no answer is left."""
+    """The log's records of one image; ``info`` is None if its answer is not recorded."""
 
     artifact: Artifact
     request: str | None
@@ -136,7 +135,7 @@ class _LoggedImage(NamedTuple):
     def of(
         cls, run: RecordedRun, stage_id: str, wanted: list[tuple[int, int | None]]
     ) -> dict[int, _LoggedImage]:
-        """What the log tells of these images, by index; each stands with its record."""
+        """The images by index; ``wanted`` holds each index with its record."""
         table = run.requests.get(stage_id, IndexTable())
         asked = {index: seq for index, _ in wanted if (seq := table.get(index)) is not None}
         requests = dict(zip(asked, run.timeline.select(asked.values()), strict=True))
@@ -156,7 +155,7 @@ class _LoggedImage(NamedTuple):
 
 
 def _info_of_one(event: CallCompleted, place: int) -> dict[str, Any]:
-    """What an answer says of the image at this place of its batch."""
+    """The ``info`` of the image at this position of its batch."""
     info = dict(event.info)
     for name, singular in _OF_BATCH.items():
         values = info.get(name)
@@ -182,10 +181,10 @@ class _ImageTally:
         if equal and left.request != right.request:
             self._rows["other_request"].add(index)
         elif not equal and left.request == right.request:
-            self._rows[self._seen(left.artifact, right.artifact)].add(index)
+            self._rows[self._pixel_result(left.artifact, right.artifact)].add(index)
 
-    def _seen(self, left: Artifact, right: Artifact) -> str:
-        """The row for an image that came out as another file for the same request."""
+    def _pixel_result(self, left: Artifact, right: Artifact) -> str:
+        """The list for an image whose equal requests gave different files."""
         one, other = self._left.read(left), self._right.read(right)
         same = None if one is None or other is None else same_pixels(one, other)
         if same is None:
@@ -197,9 +196,9 @@ class _ImageTally:
 
 
 class _UsedTally:
-    """Differences by key and pair of values, with the images that they were seen at.
+    """Differences by key and pair of values, with their images.
 
-    What is kept is bounded as a whole, whatever a log holds; the rest is counted.
+    Memory is bounded; differences beyond the bound are only counted.
     """
 
     def __init__(self) -> None:

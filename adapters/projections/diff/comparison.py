@@ -1,4 +1,4 @@
-"""Two runs side by side: what was asked, what was used, what came out."""
+"""Compares two runs: their configurations, plans, used settings and images."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .recorded import RecordedRun
 from .values import Difference, Rows, differences, rows_text
 
 _NO_SETTINGS = ("stage_id", "stage_type", "order_index", "config", "input_source")
-"""What of a stage in a plan follows from which stages there are, or is shown as settings."""
+"""Keys of a planned stage that are compared elsewhere."""
 _NOT_COMPARED = ("stages", "summary", "run_id")
-"""What of a plan is told otherwise, or is another in each run."""
+"""Keys of a plan that are compared elsewhere, or always differ."""
 
 
 class ComparedRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the two runs; ``host`` is the machine that began it."""
+    """One of the two runs; ``host`` is the machine that started it."""
 
     run_id: str
     folder: str
@@ -32,7 +32,7 @@ class ComparedRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Durations(msgspec.Struct, frozen=True, kw_only=True):
-    """How long something took in either run, in milliseconds."""
+    """A duration in both runs, in milliseconds."""
 
     what: str
     left_ms: float
@@ -40,7 +40,7 @@ class Durations(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StageComparison(msgspec.Struct, frozen=True, kw_only=True):
-    """A stage that both runs planned, by its type, and what came of it."""
+    """A stage that both runs planned, matched by its type, and its answers."""
 
     stage: str
     left_stage_id: str
@@ -49,11 +49,11 @@ class StageComparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunComparison(msgspec.Struct, frozen=True, kw_only=True):
-    """What differs between two runs.
+    """The differences between two runs.
 
-    ``configuration`` is as it was given, ``plan`` resolved, its stages matched by their type.
-    ``durations`` are shown and count for nothing. ``same`` says that nothing differs: in
-    no list, and in no image.
+    ``configuration`` compares the given configurations, ``plan`` the resolved plans, with stages
+    matched by type. ``same`` says that nothing differs, apart from ``durations``. Image indexes
+    count from 0.
     """
 
     left: ComparedRun
@@ -71,8 +71,8 @@ class RunComparison(msgspec.Struct, frozen=True, kw_only=True):
 def compare_runs(left: Path, right: Path) -> RunComparison:
     """Compare the runs in two folders by their logs, in bounded memory; writes nothing.
 
-    Images are opened only where the same request came out as another file.
-    A torn tail is left alone. Raises RunNotFoundError, LogCorruptError.
+    Images are opened only where equal requests gave different files. A torn tail is ignored.
+    Raises RunNotFoundError, LogCorruptError.
     """
     one, other = RecordedRun(left), RecordedRun(right)
     lists = {
@@ -137,7 +137,7 @@ def _plan(run: RecordedRun) -> dict[str, Any]:
 
 
 def _settings(run: RecordedRun, stage: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage's settings, and the rest that a plan says of it; its source by that one's type."""
+    """The settings and other keys of a planned stage; its input stage is named by type."""
     kinds = {str(one["stage_id"]): label for label, one in run.stages()}
     rest = {name: part for name, part in stage.items() if name not in _NO_SETTINGS}
     source = stage.get("input_source")
@@ -152,7 +152,7 @@ def _inputs(run: RecordedRun) -> list[dict[str, Any]]:
 
 
 def _backends(run: RecordedRun) -> dict[str, Any]:
-    """The first backend by its own keys; those of later processes behind it."""
+    """The first backend by its own keys, and those of later processes below ``later``."""
     first, *later = run.backends
     return {**first, **{f"later.{place}": one for place, one in enumerate(later)}}
 
@@ -163,12 +163,12 @@ def _outcome(run: RecordedRun) -> dict[str, Any]:
     missing: dict[str, dict[str, Any]] = {}
     labels = {str(stage["stage_id"]): label for label, stage in run.stages()}
     for gap in fold.missing():
-        told = missing.setdefault(
-            labels.get(gap.stage_id, gap.stage_id), {"images": Rows(), "errors": Counter()}
+        found = missing.setdefault(
+            labels.get(gap.stage_id, gap.stage_id), {"image_indexes": Rows(), "errors": Counter()}
         )
-        told["images"].add(gap.image_index)
+        found["image_indexes"].add(gap.image_index)
         if gap.error is not None:
-            told["errors"][gap.error.kind] += 1
+            found["errors"][gap.error.kind] += 1
     return {
         "state": fold.state,
         "outcome": fold.outcome,
@@ -181,8 +181,11 @@ def _outcome(run: RecordedRun) -> dict[str, Any]:
             "image_index": error.image_index,
         },
         "missing": {
-            label: {"images": rows_text(told["images"].rows()), "errors": dict(told["errors"])}
-            for label, told in missing.items()
+            label: {
+                "image_indexes": rows_text(found["image_indexes"].rows()),
+                "errors": dict(found["errors"]),
+            }
+            for label, found in missing.items()
         },
         "resumes": fold.resumes,
         "failed_attempts": dict(run.failed_attempts),

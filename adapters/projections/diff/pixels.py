@@ -1,4 +1,4 @@
-"""Whether two image files show the same, where both are there to be looked at."""
+"""Compares the pixels of two image files."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ...image_decoding import DECODING_ERRORS, FORMATS, without_warnings
 
 _MOST_BYTES = 256 * 1024 * 1024
 _ROWS = 64
-"""So many are turned into four bytes a pixel at a time."""
+"""How many rows are converted to RGBA at a time."""
 _DEPTH = 24
-"""Where a PNG says how many bits a sample has."""
+"""The offset of the bit depth in a PNG."""
 
 
 class PictureFiles:
-    """The image files of one run folder, as far as they are what was recorded."""
+    """Reads the unaltered image files of a run folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def read(self, image: Artifact) -> bytes | None:
-        """The bytes of an image; None where they are missing, altered or very many."""
+        """The bytes of an image; None if the file is missing, altered or very large."""
         if check_file(self._folder, image.path, image.sha256) is not None:
             return None
         try:
@@ -39,7 +39,7 @@ class PictureFiles:
 
 
 def same_pixels(left: bytes, right: bytes) -> bool | None:
-    """Whether two images have the same size and pixels; None where that cannot be told."""
+    """Whether two images have the same size and pixels; None if that cannot be decided."""
     if _is_deep(left) or _is_deep(right):
         stored = pixel_data(left)
         return True if stored and stored == pixel_data(right) else None
@@ -48,12 +48,12 @@ def same_pixels(left: bytes, right: bytes) -> bool | None:
 
 
 def _is_deep(data: bytes) -> bool:
-    """Whether it has 16 bits a sample, of which Pillow drops a half."""
+    """Whether a PNG has 16 bits a sample, of which Pillow drops half."""
     return is_png(data) and data[_DEPTH : _DEPTH + 1] == b"\x10"
 
 
 def _pixels(data: bytes) -> tuple[tuple[int, int], bytes] | None:
-    """Size in pixels, and a digest of them; None where they cannot be told, or move."""
+    """The size and a digest of the pixels; None for animated or undecodable images."""
     from PIL import Image  # noqa: PLC0415 - most comparisons look at no pixel
 
     try:

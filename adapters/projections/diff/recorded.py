@@ -1,4 +1,4 @@
-"""What a comparison needs to know of one run, read from its log in one pass."""
+"""Reads what a comparison needs from the log of a run, in one pass."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from ....events.model import (
 )
 
 _MOST_KINDS = 64
-"""Kinds of errors, and servers, that are told apart; a sound run has a handful."""
+"""The most kinds of errors, and servers, that are kept."""
 
 
 class RecordedRun:
-    """A run as its log has it; 16 bytes of memory for each image of each stage.
+    """The content of a run's log, with 16 bytes of memory for each image of each stage.
 
     Raises RunNotFoundError, LogCorruptError.
     """
@@ -36,10 +36,10 @@ class RecordedRun:
         self.folder = folder
         self.fold = Fold()
         self.requests: dict[str, IndexTable] = {}
-        """By stage and image index, the record of the request that made the image."""
+        """By stage and image index, the sequence number of the request that made the image."""
         self.failed_attempts: Counter[str] = Counter()
         self.backends: list[Mapping[str, Any]] = []
-        """Each backend and software that had a hand in it, once, in order."""
+        """Each backend with its software, once, in the order of use."""
         self._pending: dict[str, tuple[str, int]] = {}
         self._began: datetime | None = None
         self._ended: datetime | None = None
@@ -47,21 +47,21 @@ class RecordedRun:
 
     @property
     def opened(self) -> RunOpened:
-        """How the run began; a sound log has it."""
+        """The first event, which every sound log has."""
         assert self.fold.opened is not None
         return self.fold.opened
 
     @property
     def elapsed_ms(self) -> float:
-        """From the first event to the last, pauses between its processes included."""
+        """The time from the first event to the last, including pauses between epochs."""
         assert self._began is not None
         assert self._ended is not None
         return (self._ended - self._began).total_seconds() * 1000
 
     def stages(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """The stages of the plan by their type, in order; a second of a type is ``txt2img 2``.
+        """The stages of the plan with a label: their type, ``txt2img 2`` for a second one.
 
-        Those that started, where the plan names none.
+        If the plan names no stages, those that started.
         """
         planned: list[Mapping[str, Any]] = recorded_stages(self.opened.plan) or [
             {"stage_id": one.stage_id, "stage_type": str(one.stage_type), "config": {}}
@@ -74,7 +74,7 @@ class RecordedRun:
             yield (kind if seen[kind] == 1 else f"{kind} {seen[kind]}"), stage
 
     def folded(self, stage_id: str) -> StageFold | None:
-        """What became of a stage; None where it did not start."""
+        """The fold of a stage; None if it did not start."""
         return self.fold.stages.get(stage_id)
 
     def _observe(self, events: Sequence[StageEvent]) -> None:
@@ -103,6 +103,6 @@ class RecordedRun:
                 table.set(artifact.image_index, seq)
 
     def _note_backend(self, event: RunOpened | RunResumed) -> None:
-        told = {**msgspec.structs.asdict(event.backend), "software": event.software}
-        if told not in self.backends and len(self.backends) < _MOST_KINDS:
-            self.backends.append(told)
+        backend = {**msgspec.structs.asdict(event.backend), "software": event.software}
+        if backend not in self.backends and len(self.backends) < _MOST_KINDS:
+            self.backends.append(backend)

@@ -1,4 +1,4 @@
-"""Two JSON values side by side: where they differ, by dotted key; and rows of numbers."""
+"""Compares two JSON values by dotted key, and collects numbers as ranges."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 
 _DEEPEST = 20
-"""What lies deeper is compared as one value."""
+"""Tables nested more deeply are compared as one value."""
 
 Row = tuple[int, int]
-"""The first and the last of consecutive numbers."""
+"""The first and the last of a range of consecutive numbers."""
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that is not the same; a side on which it is not there at all is unset."""
+    """One difference; a side that lacks the key is unset."""
 
     key: str
     left: Any | msgspec.UnsetType = msgspec.UNSET
@@ -23,9 +23,9 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def differences(left: Any, right: Any, key: str = "") -> Iterator[Difference]:
-    """Where two JSON values differ, in the order of their keys: ``txt2img.hires.scale``.
+    """The differences of two JSON values, with keys such as ``txt2img.hires.scale``.
 
-    Lists of tables are compared place by place, other lists as one value.
+    Lists of tables are compared item by item, other lists as one value.
     """
     return _differences(left, right, key, _DEEPEST)
 
@@ -55,7 +55,7 @@ def _parts(value: Any) -> dict[str, Any] | None:
 
 
 def _same(left: Any, right: Any) -> bool:
-    """Whether two JSON values are the same at every depth; 1 is not ``true``."""
+    """Whether two JSON values are equal at every depth; 1 is not ``true``."""
     waiting = [(left, right)]
     while waiting:
         one, other = waiting.pop()
@@ -75,7 +75,7 @@ def _same(left: Any, right: Any) -> bool:
 
 
 class Rows:
-    """Numbers, told in ascending order, kept as rows of consecutive ones."""
+    """Collects ascending numbers as ranges of consecutive ones."""
 
     def __init__(self, numbers: Iterable[int] = ()) -> None:
         self._rows: list[list[int]] = []
@@ -84,7 +84,7 @@ class Rows:
             self.add(number)
 
     def add(self, number: int) -> bool:
-        """Take one more; whether a new row was begun."""
+        """Add a number; True if it begins a new range."""
         self.count += 1
         if self._rows and self._rows[-1][1] + 1 == number:
             self._rows[-1][1] = number
@@ -93,15 +93,16 @@ class Rows:
         return True
 
     def rows(self) -> tuple[Row, ...]:
-        """First and last number of each row."""
+        """The first and the last number of each range."""
         return tuple((first, last) for first, last in self._rows)
 
 
 def count_of(rows: Iterable[Row]) -> int:
-    """How many numbers stand in rows."""
+    """How many numbers are in ranges."""
     return sum(last - first + 1 for first, last in rows)
 
 
-def rows_text(rows: Iterable[Row]) -> str:
-    """``0-3, 7``."""
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in rows)
+def rows_text(rows: Iterable[Row], first_number: int = 0) -> str:
+    """``0-3, 7``; with ``first_number`` 1, indexes become the numbers ``1-4, 8``."""
+    shifted = ((first + first_number, last + first_number) for first, last in rows)
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in shifted)

@@ -1,4 +1,4 @@
-"""How far a run is, for anything that shows it: folded from events, and bound to no toolkit."""
+"""The status of a run, folded from its events, for status bars of any toolkit."""
 
 from .bar import StatusBar
 from .status import RunStatus

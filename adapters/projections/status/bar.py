@@ -1,4 +1,4 @@
-"""The model of a status bar: fed from any thread, looked at from any other."""
+"""The model of a status bar, safe to use from several threads."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from .status_fold import StatusFold
 
 
 class StatusBar:
-    """What is to be shown of a run: give it the run's events, and look at ``snapshot``.
+    """Folds the events of a run into the status that ``snapshot`` returns.
 
-    Events come from the first on and in order, as ``subscribe(..., from_seq=0)`` gives them;
-    those of another run begin anew. All methods are safe from any thread. ``expects_steps`` says
-    that live steps will be told, so that a request of which none is told is seen to wait; it
-    may be set at any time, and the first step that is told says the same. ``monotonic`` is a
-    clock in seconds.
+    Give it all events in order, as ``subscribe(..., from_seq=0)`` does; events of another run
+    start it again. All methods are safe from any thread. ``expects_steps`` says that live steps
+    will be given, so that a request without steps is shown as waiting; it can be set at any
+    time, and the first step sets it. ``monotonic`` is a clock in seconds.
     """
 
     def __init__(
@@ -33,7 +32,7 @@ class StatusBar:
         self._config_error = ""
 
     def take_event(self, event: StageEvent) -> None:
-        """Take one event of the run."""
+        """Add an event of the run."""
         with self._lock:
             run = self._run
             if run is None or isinstance(event, RunOpened) or event.run_id != run.run_id:
@@ -42,18 +41,18 @@ class StatusBar:
             self._config_error = ""
 
     def take_step(self, progress: StepProgress) -> None:
-        """Take how far a request of the run is."""
+        """Add the sampling step that a request has reached."""
         with self._lock:
             if self._run is not None:
                 self._run.take_step(progress)
 
     def take_config_error(self, message: str) -> None:
-        """Take why nothing was started; it is shown until the next event comes."""
+        """Set the reason why no run was started; it is shown until the next event."""
         with self._lock:
             self._config_error = shown(message)
 
     def snapshot(self) -> RunStatus:
-        """How far the run is now."""
+        """The status of the run now."""
         with self._lock:
             if self._run is None:
                 return RunStatus(config_error=self._config_error)

@@ -1,4 +1,4 @@
-"""What went wrong in the present epoch, and whether it has been made good."""
+"""Tracks the errors of the present epoch until a later success corrects them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _MOST_WARNINGS = 20
 
 
 class ErrorTracker:
-    """Failures of an epoch's calls and of the run, images given up, and what is warned of.
+    """The failed calls and images of an epoch, and the warnings.
 
-    ``planned`` are the plan's own warnings; ``lost`` finished images are to be made again.
-    ``error`` is the last failure that has not been made good. ``will_retry`` says that the
-    call that failed last is about to be made again. ``images_given_up`` are not made in this
-    epoch, and ``weight_given_up`` is what they would have counted for.
+    ``planned`` are the warnings of the plan; ``lost`` finished images have to be made again.
+    ``error`` is the last failure that no success has corrected. ``will_retry`` says that the
+    last failed call is about to be repeated. ``images_given_up`` will not be made in this
+    epoch; ``weight_given_up`` is their share of the work.
     """
 
     def __init__(self, planned: tuple[str, ...] = (), lost: int = 0) -> None:
@@ -36,9 +36,9 @@ class ErrorTracker:
         self.weight_given_up = 0
 
     def fail(self, stage: StageWork | None, first: int, images: int, event: CallFailed) -> None:
-        """A call for ``images`` of ``stage``, from index ``first`` on, has failed.
+        """Note a failed call for ``images`` of ``stage`` from index ``first`` on.
 
-        It may be tried again. ``stage`` is None where the log does not say which one it is.
+        ``stage`` is None if the log does not name it.
         """
         self.will_retry = event.will_retry
         if event.error.kind in _CANCELLED:
@@ -54,30 +54,30 @@ class ErrorTracker:
             self.images_given_up += images
             self.weight_given_up += images * stage.weight_from_here
 
-    def mend(self, stage_id: str, index: int) -> None:
-        """An image is finished; what failed of it is made good."""
+    def correct(self, stage_id: str, index: int) -> None:
+        """An image is finished, which corrects its failures."""
         place = (stage_id, index)
         self._failures.pop(place, None)
         if place == self._error_of:
             self._error_of, self.error = None, ""
 
     def end(self, event: LifecycleChanged, image_count: int) -> None:
-        """The run itself has failed."""
+        """Note that the run itself has failed."""
         self.will_retry = False
         failure = event.error
         self.error = shown(event.reason if failure is None else error_text(failure, image_count))
 
     def attempt(self, stage_id: str, index: int) -> int:
-        """How many attempts at an image have been begun in this epoch, with that under way."""
+        """The number of attempts at an image in this epoch, including the present one."""
         return self._failures.get((stage_id, index), 0) + (0 if self.will_retry else 1)
 
     def warnings(self, work: PlanWork) -> tuple[str, ...]:
-        """One line each."""
+        """The warnings, one line each."""
         return (*self.planned, *self._found(work))
 
     def _found(self, work: PlanWork) -> Iterator[str]:
         if self.images_given_up:
-            yield f"{count(self.images_given_up, 'image')} failed for good"
+            yield f"{count(self.images_given_up, 'image')} failed after all retries"
         if unchanged := work.unchanged_images():
             yield f"{count(unchanged, 'image')} came back unchanged"
         if self._lost:
@@ -85,7 +85,7 @@ class ErrorTracker:
 
 
 def planned_warnings(plan: Mapping[str, Any]) -> Iterator[str]:
-    """The plan's own warnings; a foreign log may hold anything in their place."""
+    """The warnings of the plan; other values in a foreign log are ignored."""
     warnings = plan.get("warnings")
     for warning in list(warnings)[:_MOST_WARNINGS] if isinstance(warnings, list | tuple) else ():
         if isinstance(warning, str):

@@ -1,4 +1,4 @@
-"""How long a run has taken, and how long it may still take."""
+"""Measures the elapsed time of a run, and estimates the remaining time."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable
 from ....events.model import StageEvent
 
 _LONGEST_S = 1e9
-"""No call or stage lasts so long; a foreign log may say anything."""
+"""Longer durations in a foreign log are ignored."""
 
 
 class EpochTime:
-    """How long the present epoch has lasted, in seconds.
+    """The duration of the present epoch, in seconds.
 
-    Up to the last event it is what the events' times say, where a clock that was set back
-    counts as one that stood still; since then it is what ``monotonic`` says. Events that
-    belong to another epoch, a seal that came days later for one, count for nothing.
+    Up to the last event it follows the times of the events, where a clock that was set back
+    counts as stopped; after that it follows ``monotonic``. Events of another epoch, such as a
+    late seal, are ignored.
     """
 
     def __init__(self, event: StageEvent, monotonic: Callable[[], float]) -> None:
@@ -28,33 +28,33 @@ class EpochTime:
         self.is_running = False
 
     def take(self, event: StageEvent) -> None:
-        """Go on to the time of an event."""
+        """Advance to the time of an event."""
         if event.epoch == self._epoch:
             self.at_last_event_s += max(0.0, (event.ts - self._last).total_seconds())
             self._last = event.ts
             self._taken = self._monotonic()
 
     def make_up(self, since_s: float, duration_ms: float) -> None:
-        """Something that began at ``since_s`` has lasted so long, whatever the clock said."""
+        """Correct the time: something that began at ``since_s`` lasted ``duration_ms``."""
         if 0 < duration_ms < _LONGEST_S * 1000:
             self.at_last_event_s = max(self.at_last_event_s, since_s + duration_ms / 1000)
 
     @property
     def now_s(self) -> float:
-        """How long it has lasted by now; after its end, how long it lasted."""
+        """The duration up to now, or up to the end of the epoch."""
         since = self._monotonic() - self._taken if self.is_running else 0.0
         return self.at_last_event_s + since
 
     def shown_s(self) -> float:
-        """``now_s`` for somebody who has seen what it was before: never less than that."""
+        """``now_s``, but never less than an earlier result."""
         self._shown_s = max(self._shown_s, self.now_s)
         return self._shown_s
 
 
 class Pace:
-    """Seconds that an amount of work takes: in the present stage, and in general.
+    """The seconds that a unit of work takes, in the present stage and in general.
 
-    In general it is that of this epoch, and until that has got anywhere that of earlier ones.
+    The general pace is that of this epoch or, until it has made progress, of earlier epochs.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Pace:
         self._mark = (0.0, 0.0)
 
     def begin_epoch(self, amount: float) -> None:
-        """A new epoch begins with so much done."""
+        """A new epoch begins with this amount done."""
         seconds, before = self._mark
         self._earlier = (
             self._earlier[0] + seconds,
@@ -74,20 +74,19 @@ class Pace:
         self._stage_began = self._mark = (0.0, amount)
 
     def begin_stage(self, at_s: float, amount: float) -> None:
-        """A stage begins after so many seconds of the epoch, with so much done."""
+        """A stage begins at ``at_s`` seconds of the epoch, with this amount done."""
         self._stage_began = self._mark = (at_s, amount)
 
     def mark(self, at_s: float, amount: float) -> None:
-        """So much is done after so many seconds of the epoch."""
+        """This amount is done at ``at_s`` seconds of the epoch."""
         self._mark = (at_s, amount)
 
     def remaining_s(
         self, now_s: float, *, in_stage: float, in_later: float, under_way: float
     ) -> float | None:
-        """How long it takes to do what is left; None while nothing tells.
+        """The time for the remaining work; None if no pace is known yet.
 
-        What is ``under_way`` is taken to go on as time passes since the last mark, and never
-        to be done.
+        Work ``under_way`` is assumed to progress since the last mark, but not to finish.
         """
         general = self._general()
         stage = _seconds_each(*_since(self._mark, self._stage_began)) or general

@@ -1,4 +1,4 @@
-"""What a status bar shows of a run, and the words in which every bar says it."""
+"""The status of a run, and the texts that every status bar shows."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from ...text import count, duration, one_line
 _LONGEST_NAME = 60
 _LONGEST_TEXT = 2000
 _WAITS_AFTER_S = 2.0
-"""A request of which no step is told for so long is said to wait; most begin much sooner."""
+"""A request without a step for so long is shown as waiting; most begin much sooner."""
 
 
 class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A moment of a run, as a status bar shows it.
+    """The status of a run at one moment.
 
     ``stage_number`` of ``stage_count``, ``image_number`` of ``image_count`` (in this stage),
-    ``pass_number`` of ``pass_count`` and ``attempt`` (in this epoch, at this image) count from
-    1, and are 0 while there is none or it is not known. A request for more than one image is
-    for ``images_at_once`` from ``image_number`` on. ``step`` of ``steps`` are sampling steps of
-    the pass, told live. ``images_done`` are finished in this stage.
+    ``pass_number`` of ``pass_count`` and ``attempt`` (in this epoch, for this image) count from
+    1, and are 0 if there is none or it is unknown. A request for several images covers
+    ``images_at_once`` images from ``image_number`` on. ``step`` of ``steps`` are live sampling
+    steps of the pass. ``images_done`` counts the finished images of this stage.
 
-    ``percentage`` runs from 0 to 100 over the whole plan, weighted by steps; it is 100 only in
-    COMPLETED, and None while no plan is known. It never goes back, but for this: where finished
-    images were lost, a resume begins at what is still there.
+    ``percentage`` runs from 0 to 100 over the whole plan, weighted by sampling steps. It is 100
+    only in COMPLETED, and None without a plan. It never decreases, except that a resume which
+    found images lost starts at what is left.
 
-    ``elapsed_s`` is of the present epoch and stands still after its end; ``remaining_s`` is an
-    estimate, None while there is nothing to estimate from and unless RUNNING. ``waiting_s``
-    says for how long no step has been told of a request that has left, None where none is
-    expected. ``will_retry`` while a further attempt is about to be made, ``stopping`` from the
-    order to cancel on, ``reason`` why the run was cancelled.
+    ``elapsed_s`` is the time of the present epoch, or of the last one after its end.
+    ``remaining_s`` is an estimate, None unless RUNNING and something is known to estimate from.
+    ``waiting_s`` is the time since a request was sent without any step so far, None where no
+    steps are expected. ``will_retry`` is True while a further attempt is about to be made.
+    ``stopping`` is set once a cancel was requested, ``reason`` says why.
 
-    ``last_error`` is the last failure that has not been made good, ``config_error`` why nothing
-    was started ("Config Error: ..."). Both, ``warnings`` and ``name`` are one line each, safe
-    to show; ``stage_id`` is as it is in the log.
+    ``last_error`` is the last failure that no later success has corrected. ``config_error``
+    says why no run was started ("Config Error: ..."). Both, ``warnings`` and ``name`` are single
+    lines that are safe to show; ``stage_id`` is unchanged from the log.
     """
 
     run_id: str = ""
@@ -69,7 +69,7 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def headline(self) -> str:
-        """The state, and where the run is: ``Running: stage 2 of 4 01-img2img  image 3 of 4``."""
+        """The state and position: ``Running: stage 2 of 4 01-img2img  image 3 of 4``."""
         if self.config_error:
             return "Config Error"
         where = self.outcome if self.state == RunState.COMPLETED else self.place
@@ -77,16 +77,16 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def detail(self) -> str:
-        """What is being done, and for how long: ``step 3 of 20  12.1 s, about 30.0 s left``."""
+        """The activity and the times: ``step 3 of 20  12.1 s, about 30.0 s left``."""
         if self.config_error:
-            return "nothing was started"
+            return "no run was started"
         return "  ".join(part for part in (self.activity, self.times) if part)
 
     @property
     def trouble(self) -> str:
-        """The gravest of what went wrong: ``Config Error``, ``Error`` or ``Warning``, and what.
+        """The most severe problem: ``Config Error: ...``, ``Error: ...`` or ``Warning: ...``.
 
-        Empty while nothing has.
+        Empty without problems.
         """
         if self.config_error:
             return self.config_error
@@ -103,12 +103,12 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def outcome(self) -> str:
-        """What has come out of a run that is complete: ``4 images``."""
+        """The result of a completed run: ``4 images``."""
         return count(self.image_count, "image") if self.image_count else ""
 
     @property
     def place(self) -> str:
-        """The stage and the image: ``stage 2 of 4 01-img2img  image 3 of 4``."""
+        """The stage and image: ``stage 2 of 4 01-img2img  image 3 of 4``."""
         if not self.stage_id:
             return ""
         planned = f"{self.stage_number} of {self.stage_count} " if self.stage_number else ""
@@ -116,17 +116,14 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def percent(self) -> str:
-        """``47%``, rounded down, so that only what is complete is ``100%``."""
+        """``47%``, rounded down, so that only a completed run shows ``100%``."""
         if self.percentage is None or self.config_error:
             return ""
         return f"{math.floor(self.percentage)}%"
 
     @property
     def activity(self) -> str:
-        """What is being done about the image: a step, a further attempt, waiting.
-
-        Of a cancelled run it is the reason.
-        """
+        """What happens now: a step, a further attempt or waiting; the reason of a cancelled run."""
         if self.state == RunState.CANCELLED and self.reason:
             return f"reason: {self.reason}"
         return ", ".join(self._activities()) if self.state == RunState.RUNNING else ""
@@ -150,19 +147,19 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     def _activities(self) -> Iterator[str]:
         if self.stopping == CancelMode.AFTER_IMAGE:
-            yield "stopping after this image"
+            yield "stopping after the current image"
         elif self.stopping is not None:
             yield "stopping"
         if self.will_retry:
-            yield f"attempt {self.attempt} of {self._what_is_tried()} failed, trying again"
+            yield f"attempt {self.attempt} of {self._image_tried()} failed, trying again"
         elif self.attempt > 1:
-            yield f"attempt {self.attempt} of {self._what_is_tried()}"
+            yield f"attempt {self.attempt} of {self._image_tried()}"
         if self.waiting_s is not None and self.waiting_s >= _WAITS_AFTER_S:
             yield f"waiting for the server for {duration(self.waiting_s * 1000)}"
         elif self.steps:
             yield f"step {self.step} of {self.steps}{self._pass()}"
 
-    def _what_is_tried(self) -> str:
+    def _image_tried(self) -> str:
         return self._image().partition(" of ")[0]
 
     def _pass(self) -> str:
@@ -174,7 +171,7 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def shown(text: str, longest: int = _LONGEST_TEXT) -> str:
-    """``text`` as one line that is safe to show, and not too long."""
+    """``text`` as one line that is safe to show, cut to ``longest`` characters."""
     return _cut(one_line(_cut(text, longest)), longest)
 
 

@@ -1,4 +1,4 @@
-"""From events, live steps and the clock to the status of one run."""
+"""Folds events, live steps and the clock into the status of one run."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from .weights import pass_of
 from .work import CallUnderWay, PlanWork, StageWork
 
 _UNFINISHED = 99.9
-"""Where the percentage stays once all images are made, until the run has ended."""
+"""The highest percentage before the run has completed."""
 
 
 class StatusFold:
-    """What is to be shown of one run, whose events are given from the first on, and in order.
+    """The status of one run, from all its events in order.
 
-    The same events come to the same status. Live steps refine it between events: what they
-    have shown is held until the events have caught up.
+    Equal events give an equal status. Live steps refine it between events; the progress that
+    they have shown is kept until the events have caught up.
     """
 
     def __init__(self, event: StageEvent, monotonic: Callable[[], float]) -> None:
@@ -52,9 +52,9 @@ class StatusFold:
         self._stage: StageWork | None = None
         self._stage_began_s = 0.0
         self._calls: dict[str, CallUnderWay] = {}
-        self._telling: list[CallUnderWay] = []
-        """Those of which steps were told, until their images are finished."""
-        self._hears_steps = False
+        self._calls_with_steps: list[CallUnderWay] = []
+        """Calls with live steps, until their images are finished."""
+        self._has_steps = False
         self._call: CallUnderWay | None = None
         self._image_number = 0
         self._stopping: CancelMode | None = None
@@ -73,28 +73,30 @@ class StatusFold:
         }
 
     def take_event(self, event: StageEvent) -> None:
-        """Take one more event into account."""
+        """Add one more event."""
         self._time.take(event)
         handler = self._handlers.get(type(event))
         if handler is not None:
             handler(event)
 
     def take_step(self, progress: StepProgress) -> None:
-        """Take into account how far a request is that is under way; others count for nothing."""
+        """Add the step of a request that is under way; steps of others are ignored."""
         for call in self._calls.values():
             if (call.stage.stage_id, call.first) == (progress.stage_id, progress.image_index):
-                self._hears_steps = True
-                if call.told is None:
-                    self._telling.append(call)
+                self._has_steps = True
+                if call.pass_step is None:
+                    self._calls_with_steps.append(call)
                 fraction = min(1.0, max(0.0, progress.fraction))
-                call.told = pass_of(call.stage.planned, progress.step, progress.steps, fraction)
+                call.pass_step = pass_of(
+                    call.stage.planned, progress.step, progress.steps, fraction
+                )
                 self._note_advance(self._time.now_s)
                 return
 
     def status(self, *, expects_steps: bool) -> RunStatus:
-        """What is to be shown now."""
+        """The status now."""
         stage, call = self._stage, self._call
-        told = call.told if call is not None else None
+        step = call.pass_step if call is not None else None
         return RunStatus(
             run_id=self.run_id,
             name=self._name,
@@ -107,14 +109,14 @@ class StatusFold:
             images_at_once=max(1, call.count) if call else 1,
             image_count=stage.image_count if stage else self._work.images,
             images_done=stage.finished.count if stage else 0,
-            step=told.step if told else 0,
-            steps=told.steps if told else 0,
-            pass_number=told.number if told else 0,
-            pass_count=told.total if told else 0,
+            step=step.step if step else 0,
+            steps=step.steps if step else 0,
+            pass_number=step.number if step else 0,
+            pass_count=step.total if step else 0,
             percentage=self._percentage(),
             elapsed_s=self._time.shown_s(),
             remaining_s=self._remaining_s(),
-            waiting_s=self._waiting_s() if expects_steps or self._hears_steps else None,
+            waiting_s=self._waiting_s() if expects_steps or self._has_steps else None,
             attempt=self._errors.attempt(call.stage.stage_id, call.first) if call else 0,
             will_retry=self._errors.will_retry,
             stopping=self._stopping,
@@ -153,7 +155,7 @@ class StatusFold:
         stage = self._work.stage(event.stage_id)
         call = CallUnderWay(event, stage, self._time.at_last_event_s)
         self._calls[event.call_id] = call
-        self._turn_to(call)
+        self._show_call(call)
         self._errors.will_retry = False
 
     def _call_completed(self, event: CallCompleted) -> None:
@@ -161,7 +163,7 @@ class StatusFold:
         if call is None:
             return
         call.has_ended = True
-        self._time.make_up(call.asked_s, event.duration_ms)
+        self._time.make_up(call.sent_s, event.duration_ms)
         unchanged = event.info.get("changed") is False
         for artifact in event.artifacts:
             call.stage.note_unchanged(artifact.image_index, unchanged=unchanged)
@@ -172,16 +174,16 @@ class StatusFold:
             self._fail_unsent(event)
         else:
             self._errors.fail(call.stage, call.first, call.count, event)
-            call.has_ended, call.told = True, None
-            self._telling = [one for one in self._telling if one is not call]
-            self._turn_to(call)
+            call.has_ended, call.pass_step = True, None
+            self._calls_with_steps = [one for one in self._calls_with_steps if one is not call]
+            self._show_call(call)
             if call.count == 1:
-                # It was asked for again because its source has changed.
-                self._work.fall(call.stage, call.first)
+                # It had been finished, and was requested again because its source changed.
+                self._work.unfinish(call.stage, call.first)
         self._note_advance(self._time.at_last_event_s)
 
     def _fail_unsent(self, event: CallFailed) -> None:
-        """No request could be made for the image; the error says which one it is."""
+        """A failure without a request; the error names the image."""
         stage = self._work.stages.get(event.error.stage_id or "")
         index = event.error.image_index
         if stage is None or index is None or not 0 <= index < stage.image_count:
@@ -192,9 +194,11 @@ class StatusFold:
     def _image_progress(self, event: StageImageProgress) -> None:
         stage = self._work.stage(event.stage_id, str(event.stage_type), event.total_images)
         self._work.finish(stage, event.image_index)
-        self._errors.mend(event.stage_id, event.image_index)
-        if self._telling:
-            self._telling = [call for call in self._telling if call.has_open_images]
+        self._errors.correct(event.stage_id, event.image_index)
+        if self._calls_with_steps:
+            self._calls_with_steps = [
+                call for call in self._calls_with_steps if call.has_open_images
+            ]
         self._note_advance(self._time.at_last_event_s)
 
     def _stage_end(self, event: StageEnd) -> None:
@@ -213,18 +217,18 @@ class StatusFold:
         if lost:
             self._held = self._fraction()
 
-    def _turn_to(self, call: CallUnderWay) -> None:
-        """Show this request rather than others that are under way."""
+    def _show_call(self, call: CallUnderWay) -> None:
+        """Show this request, not the others under way."""
         self._call = call
         self._image_number = min(call.first + 1, call.stage.image_count)
 
     def _forget_calls(self) -> None:
         self._calls.clear()
-        self._telling.clear()
+        self._calls_with_steps.clear()
         self._call = None
 
     def _note_advance(self, at_s: float) -> None:
-        """What is shown to be done is never taken back."""
+        """Raise the shown progress; it never decreases."""
         self._held = max(self._held, self._fraction())
         self._pace.mark(at_s, self._amount())
 
@@ -232,7 +236,7 @@ class StatusFold:
         return self._work.done + self._parts()
 
     def _parts(self) -> float:
-        return sum(call.part() for call in self._telling)
+        return sum(call.part() for call in self._calls_with_steps)
 
     def _fraction(self) -> float:
         return self._amount() / self._work.whole if self._work.whole else 0.0
@@ -243,12 +247,12 @@ class StatusFold:
         return min(_UNFINISHED, self._held * 100.0) if self._work.whole else None
 
     def _waiting_s(self) -> float | None:
-        """For how long no step has been told of the request that left last; upscales have none."""
+        """The time since the last request was sent, if it has no step yet; None for upscales."""
         call = self._call
-        waits = call is not None and call.told is None and not call.has_ended
+        waits = call is not None and call.pass_step is None and not call.has_ended
         if call is None or not waits or call.stage.planned.stage_type == StageType.UPSCALE:
             return None
-        return max(0.0, self._time.now_s - call.asked_s)
+        return max(0.0, self._time.now_s - call.sent_s)
 
     def _remaining_s(self) -> float | None:
         stage, work, trouble = self._stage, self._work, self._errors

@@ -1,4 +1,4 @@
-"""What an image counts for in each stage of a recorded plan: the sampling steps that it takes."""
+"""The weight of an image in each stage of a recorded plan: its number of sampling steps."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ....events.folds import recorded_stages
 from ....events.model import StageType
 
 UPSCALE_STEPS = 10
-"""What an image's upscale counts for beside sampling steps; it has none of its own."""
+"""The weight of an upscale, which has no sampling steps."""
 _MOST_STEPS = 100_000
 
 
 class PlannedStage(NamedTuple):
-    """A stage of a plan: ``weight`` of one image, and the sampling steps of each of its passes.
+    """A planned stage with the ``weight`` of one image and the sampling steps of each pass.
 
-    ``passes`` is empty for a stage without sampling steps, and where they are not known.
+    ``passes`` is empty if the stage has no sampling steps or they are unknown.
     """
 
     stage_id: str
@@ -26,9 +26,9 @@ class PlannedStage(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """Which pass of how many a step is of, and where in it; ``total`` is 0 if that is not known.
+    """The pass that a step belongs to; ``total`` is 0 if it is unknown.
 
-    ``fraction`` is 0 to 1 over the whole request.
+    ``fraction`` is the progress of the whole request, from 0 to 1.
     """
 
     number: int
@@ -39,9 +39,9 @@ class Pass(NamedTuple):
 
 
 def planned_stages(plan: Mapping[str, Any]) -> tuple[PlannedStage, ...]:
-    """The stages of a plan as a log recorded it; of a foreign one, what can be understood.
+    """The stages of a recorded plan, as far as they can be read.
 
-    Where the steps of any stage are not known all stages weigh the same.
+    If the steps of any stage are unknown, all stages have the same weight.
     """
     stages: dict[str, Mapping[str, Any]] = {}
     for stage in recorded_stages(plan):
@@ -53,9 +53,9 @@ def planned_stages(plan: Mapping[str, Any]) -> tuple[PlannedStage, ...]:
 
 
 def _planned(stage: Mapping[str, Any]) -> PlannedStage:
-    """The stage; its weight is 0 where it is not known."""
-    told, config = stage.get("stage_type"), stage["config"]
-    kind = told if isinstance(told, str) else ""
+    """The stage, with weight 0 if its steps are unknown."""
+    stage_type, config = stage.get("stage_type"), stage["config"]
+    kind = stage_type if isinstance(stage_type, str) else ""
     if kind == StageType.UPSCALE:
         return PlannedStage(stage["stage_id"], kind, UPSCALE_STEPS, ())
     passes = tuple(_passes(kind, config))
@@ -65,7 +65,7 @@ def _planned(stage: Mapping[str, Any]) -> PlannedStage:
 
 
 def _passes(kind: str, config: Mapping[str, Any]) -> Iterator[int]:
-    """The steps of each pass, 0 where they are not known."""
+    """The steps of each pass, 0 if unknown."""
     if kind == StageType.ADETAILER:
         passes = config.get("passes")
         for one in passes if isinstance(passes, list | tuple) else ():
@@ -86,10 +86,10 @@ def _steps(table: object, *, default: int = 0) -> int:
 
 
 def pass_of(stage: PlannedStage, step: int, steps: int, fraction: float) -> Pass:
-    """Which pass of a stage a backend's ``step`` of ``steps`` is of, as far as it can be told.
+    """The pass of a stage that a backend's ``step`` of ``steps`` belongs to, if it can be derived.
 
-    Some backends count the steps of all passes; WebUI servers count each pass for itself, and
-    take both passes of txt2img for half of the request, whatever their steps.
+    Some backends count the steps of all passes together. WebUI servers count each pass
+    separately, and report each pass of txt2img as half of the request.
     """
     passes, whole = stage.passes, sum(stage.passes)
     unknown = Pass(0, 0, step, steps, fraction)

@@ -1,4 +1,4 @@
-"""How much of a plan is done: finished images and parts of images, weighted by steps."""
+"""Measures the finished part of a plan, weighted by sampling steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .weights import Pass, PlannedStage, planned_stages
 
 
 class StageWork:
-    """One stage: its place in the plan (from 1; 0 if it is not planned), and its images."""
+    """One stage: its ``number`` in the plan (0 if it is not planned), and its images."""
 
     __slots__ = ("finished", "image_count", "number", "planned", "unchanged", "weight_from_here")
 
@@ -23,7 +23,7 @@ class StageWork:
         self.number = number
         self.image_count = image_count
         self.weight_from_here = weight_from_here
-        """Of one image in this stage and all later ones."""
+        """The weight of one image in this stage and all later ones."""
         self.finished = IndexTable()
         self.unchanged = IndexTable()
 
@@ -34,12 +34,12 @@ class StageWork:
 
     @property
     def weight(self) -> int:
-        """What one image of it counts for."""
+        """The weight of one image in this stage."""
         return self.planned.weight
 
     @property
     def open_images(self) -> int:
-        """How many of its images are not finished."""
+        """The number of unfinished images."""
         return self.image_count - self.finished.count
 
     def has_finished(self, index: int) -> bool:
@@ -47,7 +47,7 @@ class StageWork:
         return self.finished.get(index) is not None
 
     def note_unchanged(self, index: int, *, unchanged: bool) -> None:
-        """An image has come back, as it was sent or not."""
+        """Note whether an image came back unchanged."""
         if unchanged:
             self.unchanged.set(index, 1)
         elif self.unchanged.count:
@@ -55,33 +55,33 @@ class StageWork:
 
 
 class CallUnderWay:
-    """A request that has left: for ``count`` images of ``stage`` from ``first`` on."""
+    """A request that was sent, for ``count`` images of ``stage`` from index ``first`` on."""
 
-    __slots__ = ("asked_s", "count", "first", "has_ended", "stage", "told")
+    __slots__ = ("count", "first", "has_ended", "pass_step", "sent_s", "stage")
 
-    def __init__(self, event: CallRequested, stage: StageWork, asked_s: float) -> None:
+    def __init__(self, event: CallRequested, stage: StageWork, sent_s: float) -> None:
         self.stage = stage
         self.first = event.image_index
         self.count = max(0, min(event.count, stage.image_count - event.image_index))
-        self.asked_s = asked_s
-        self.told: Pass | None = None
-        """The last step that was told."""
+        self.sent_s = sent_s
+        self.pass_step: Pass | None = None
+        """The last live step."""
         self.has_ended = False
 
     def part(self) -> float:
-        """How much of it is done, beyond images that are finished."""
-        if self.told is None:
+        """The finished weight of the request, apart from finished images."""
+        if self.pass_step is None:
             return 0.0
-        return self.stage.weight * self._open_images() * self.told.fraction
+        return self.stage.weight * self._open_images() * self.pass_step.fraction
 
     def weight_under_way(self) -> float:
-        """How much of it is still to be done."""
-        fraction = self.told.fraction if self.told else 0.0
+        """The remaining weight of the request."""
+        fraction = self.pass_step.fraction if self.pass_step else 0.0
         return self.stage.weight * self.count * (1.0 - fraction)
 
     @property
     def has_open_images(self) -> bool:
-        """Whether any image of it is not finished."""
+        """Whether any of its images is unfinished."""
         return self._open_images() > 0
 
     def _open_images(self) -> int:
@@ -90,10 +90,10 @@ class CallUnderWay:
 
 
 class PlanWork:
-    """The stages of a plan, and how much of it is done.
+    """The stages of a plan, and the finished part of it.
 
-    ``images`` pass through each stage. ``whole`` is the weight of all of them in all stages, 0
-    where no plan is known, ``done`` that of the finished ones.
+    ``images`` pass through each stage. ``whole`` is the weight of all images in all stages, 0
+    without a plan; ``done`` is the weight of the finished ones.
     """
 
     def __init__(self, plan: Mapping[str, Any], images: int) -> None:
@@ -109,7 +109,7 @@ class PlanWork:
             rest -= stage.weight
 
     def stage(self, stage_id: str, stage_type: str = "", total_images: int = 0) -> StageWork:
-        """A stage by its id; one that is not planned counts for nothing."""
+        """A stage by its id; a stage that is not planned has weight 0."""
         found = self.stages.get(stage_id)
         if found is None:
             images = self.images or min(total_images, MAX_IMAGES)
@@ -118,35 +118,35 @@ class PlanWork:
         return found
 
     def finish(self, stage: StageWork, index: int) -> None:
-        """An image is finished. What lies outside the plan is no image of it."""
+        """Note a finished image; indexes outside the plan are ignored."""
         if index < stage.image_count and not stage.has_finished(index):
             self.done += stage.weight
             stage.finished.set(index, 1)
 
-    def fall(self, stage: StageWork, index: int) -> None:
-        """An image that was finished is so no more."""
+    def unfinish(self, stage: StageWork, index: int) -> None:
+        """Note that an image is no longer finished."""
         if stage.has_finished(index):
             self.done -= stage.weight
             stage.finished.discard(index)
             stage.unchanged.discard(index)
 
     def lose(self, lost: Mapping[str, tuple[tuple[int, int], ...]]) -> int:
-        """Images whose files are gone are to be made again; how many there are."""
+        """Note lost images, which have to be made again; returns their number."""
         before = self._finished_images()
         for stage_id, rows in lost.items():
             stage = self.stages.get(stage_id)
             begin = 0
-            # Rows of a foreign log may overlap and be of any length: each index falls once.
+            # Ranges in a foreign log may overlap and be very long; count each index once.
             for first, last in sorted(rows) if stage else ():
                 assert stage is not None
                 end = min(last + 1, stage.image_count)
                 for index in range(max(first, begin), end):
-                    self.fall(stage, index)
+                    self.unfinish(stage, index)
                 begin = max(begin, end)
         return before - self._finished_images()
 
     def unchanged_images(self) -> int:
-        """How many finished images came back as they were sent."""
+        """The number of finished images that came back unchanged."""
         return sum(stage.unchanged.count for stage in self.stages.values())
 
     def _finished_images(self) -> int:
