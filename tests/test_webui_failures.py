@@ -19,7 +19,7 @@ from stagewright.adapters.backends.webui.address import Credentials, ServerAddre
 from stagewright.adapters.backends.webui.error_mapping import (
     error_of_exception,
     error_of_status,
-    words_of,
+    message_in,
 )
 from stagewright.events import CallFailed
 from stagewright.statemachine.config.schema import RetryKind
@@ -238,7 +238,7 @@ MEMORY, AUTH = errors.ServerOutOfMemoryError, errors.AuthenticationError
         (500, a1111("", "Could not find checkpoint x"), NOT_UNDERSTOOD, "500: Could not find"),
         *[(status, PAGE, UNAVAILABLE, f"{status}: Bad Gateway") for status in (502, 503, 504)],
         *[(status, PAGE, UNAVAILABLE, f"{status}: Bad Gateway") for status in range(520, 525)],
-        (200, "<h1>Welcome</h1>", BackendAnswerError, "the answer is no JSON: Welcome"),
+        (200, "<h1>Welcome</h1>", BackendAnswerError, "the answer is not JSON: Welcome"),
         (201, "{}", REFUSED, "201: "),
     ],
 )
@@ -352,7 +352,7 @@ def test_deep_nesting_has_an_error(body: str) -> None:
 def test_tags_that_never_end_take_no_time(opening: str) -> None:
     """An answer of 32 MiB is read; one of 30 KB must cost next to nothing."""
     before = time.process_time()
-    words_of({"detail": [{"msg": opening * (30_000 // len(opening))}]})
+    message_in({"detail": [{"msg": opening * (30_000 // len(opening))}]})
     assert time.process_time() - before < 0.1
 
 

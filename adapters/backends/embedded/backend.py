@@ -64,7 +64,7 @@ class EmbeddedBackend:
             return _answer(request, counter)
         except PictureError as error:
             raise BackendError(
-                f"{request.stage_id}, image {request.image_index}: {error}",
+                f"{request.stage_id}, image {request.image_index + 1}: {error}",
                 endpoint=_endpoint(request),
             ) from error
 
