@@ -1,4 +1,4 @@
-"""The world outside: backends, image decoding, the command line, projections of logs."""
+"""The outside world: backends, image decoding, the command line, projections of logs."""
 
 from __future__ import annotations
 

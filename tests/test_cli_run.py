@@ -303,7 +303,7 @@ def test_cancel_of_a_run_that_nobody_runs_is_refused(tmp_path: Path) -> None:
     result = run_json(write_config(tmp_path))
     done = stagewright("cancel", "last", folder=tmp_path)
     assert done.returncode == 2
-    assert "nobody runs" in done.stderr
+    assert "is not running" in done.stderr
     assert not (tmp_path / "runs" / result["run_id"] / "cancel.request").exists()
 
 

@@ -95,7 +95,7 @@ def test_it_brings_the_records_up_to_date_and_says_what_there_is(
     for _ in range(2):
         ran(runs, small(images=1))
     told = stagewright("learning", folder=tmp_path)
-    assert told.stdout == "2 records of 2 runs in runs/learning.jsonl (2 made)\n"
+    assert told.stdout == "2 records of 2 runs in runs/learning.jsonl (2 new)\n"
     assert bytes_of(runs) == rebuilt(runs)
     assert stagewright("learning", folder=tmp_path).stdout.endswith("learning.jsonl\n")
     again = stagewright("learning", "--rebuild", "--json", folder=tmp_path)
@@ -115,7 +115,7 @@ def test_it_names_the_runs_whose_logs_cannot_be_used(tmp_path: Path, runs: Path)
     spoil(folder, 2)
     told = stagewright("learning", "--json", folder=tmp_path)
     assert told.returncode == 0
-    assert told.stderr == f"warning: no record of {folder.name}: its log cannot be used\n"
+    assert told.stderr == f"warning: no record for {folder.name}: its log cannot be read\n"
     assert json.loads(told.stdout)["unreadable"] == [folder.name]
 
 

@@ -117,7 +117,7 @@ def test_settings_used_stand_beside_those_asked(run: Path) -> None:
     # every answer one seed, of three.
     assert len(rows) >= 2
     assert "Euler \N{NOT EQUAL TO} asked" in page.text
-    assert "not told" in page.text
+    assert "not reported" in page.text
     assert "in 2 of 3 answers" in page.text
 
 
@@ -130,7 +130,7 @@ def test_the_timeline_shows_every_call_and_how_it_ended(run: Path) -> None:
     assert kinds.count("retried") >= 2  # the second attempt, and the one after the death
     assert kinds.count("unanswered") == 1
     assert len(kinds) == 14
-    told = "12 completed (2 of them at a later attempt); 1 failed, tried again; 1 never answered"
+    told = "12 completed (2 of them after a retry); 1 failed, retried; 1 unanswered"
     assert f"Calls 14: {told} " in page.text
     assert {"#mark-started", "#mark-resumed", "#mark-completed", "#cross"} <= {
         found["href"] for found in page.all("use")
@@ -164,9 +164,9 @@ def test_an_altered_file_ends_with_4_and_is_not_shown(run: Path) -> None:
     image_file(run, "01-img2img", 2).write_bytes(png(1))
     done = stagewright("report", run, "--output", "a.html", folder=run.parent.parent)
     assert done.returncode == 4
-    assert "images/01-img2img/00002-102.png: not what was recorded" in done.stderr
+    assert "images/01-img2img/00002-102.png: altered since it was recorded" in done.stderr
     page = Page((run.parent.parent / "a.html").read_text(encoding="utf-8"))
-    assert "1 file is not what was recorded" in page.text
+    assert "1 file is altered" in page.text
     assert len(page.thumbnails()) == 11
 
 
@@ -231,10 +231,10 @@ def test_a_run_that_goes_on_is_a_snapshot_and_a_dead_one_is_not(run: Path) -> No
         page, _ = reported(run)
     finally:
         lock.release()
-    assert "This run goes on" in page.text
+    assert "This run is still running" in page.text
     assert "as it was when the page was made" in page.text
     page, _ = reported(run)
-    assert "Nobody runs this run any more" in page.text
+    assert "The process of this run died" in page.text
 
 
 def test_a_call_that_is_being_made_is_under_way(run: Path) -> None:

@@ -128,10 +128,10 @@ def test_a_prefix_and_escaped_slashes_are_understood(
         ("data:image/png;base64,!", "image 1 is not base64"),
         ("\ud800", "image 1 is not base64"),
         ("bücher", "image 1 is not base64"),
-        (5, "it is no text"),
-        (None, "it is no text"),
-        (["aaaa"], "it is no text"),
-        ({"data": "aaaa"}, "it is no text"),
+        (5, "it is not a string"),
+        (None, "it is not a string"),
+        (["aaaa"], "it is not a string"),
+        ({"data": "aaaa"}, "it is not a string"),
     ],
 )
 def test_what_is_no_base64_is_refused(written: object, words: str) -> None:

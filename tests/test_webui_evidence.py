@@ -224,7 +224,7 @@ def test_seeds_are_those_of_the_batch(
     alone = ALONE if isinstance(config, AdetailerConfig) else {}
     found = said(config, count=count, all_seeds=used, **alone)
     wanted = [42 + place for place in range(count)]
-    assert [f"seeds {wanted} were asked for" in words for words in found] == [True] * (not same)
+    assert [f"seeds {wanted} were requested" in words for words in found] == [True] * (not same)
 
 
 @pytest.mark.parametrize("config", [txt2img(refiner=REFINER), img2img(refiner=REFINER)])
@@ -319,7 +319,7 @@ def test_adetailer_alone_throws_the_picture_around_it_away(name: str, value: int
     """Anything but 128x128 in one step may be the whole image repainted."""
     told = {"ADetailer model": "face.pt"}
     (words,) = said(adetailer("face.pt"), told, **ALONE | {name: value, "sampler_name": "Euler"})
-    assert words.startswith(f"ADetailer was to work alone, and the server says {name} {value}")
+    assert words.startswith(f"ADetailer alone was requested, but the server reports {name} {value}")
 
 
 def test_an_upscale_says_nothing_to_compare() -> None:

@@ -213,10 +213,10 @@ MEMORY, AUTH = errors.ServerOutOfMemoryError, errors.AuthenticationError
     ("status", "body", "kind", "words"),
     [
         (400, "no", REFUSED, "400: no"),
-        (401, {"detail": "Not authenticated"}, AUTH, "401: Not authenticated (it does not accept"),
-        (403, {"detail": "no"}, AUTH, "403: no (it does not accept the user and password sent)"),
+        (401, {"detail": "Not authenticated"}, AUTH, "401: Not authenticated (the server rejected"),
+        (403, {"detail": "no"}, AUTH, "403: no (the server rejected the user and password)"),
         (404, {"detail": "Not Found"}, errors.RouteMissingError, "was it started with --api?"),
-        (404, "", errors.RouteMissingError, "404: there is no such route"),
+        (404, "", errors.RouteMissingError, "404: no such route"),
         (404, {"detail": "Init image not found"}, errors.RouteMissingError, "404: Init image not"),
         *[(status, "late", UNAVAILABLE, f"{status}: late") for status in (408, 429)],
         (413, PAGE, REFUSED, "413: Bad Gateway"),
@@ -261,7 +261,7 @@ def test_a_redirect_names_where_it_leads(status: int) -> None:
     """It is refused, and the user told to give that address."""
     error = refused(status, PAGE, location=f"https://there/{SECRET}")
     assert type(error) is REFUSED
-    assert f"{status}: redirected to https://there/***; give that address instead" in str(error)
+    assert f"{status}: redirected to https://there/***; use that address instead" in str(error)
 
 
 @pytest.mark.parametrize("why", ["set STAGEWRIGHT_AUTH=user:password", "not sent, because"])

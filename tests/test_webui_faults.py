@@ -112,7 +112,7 @@ CASES = {
     "mute": again(faults.STALLS_MUTE, STALLED, "no progress for", ("txt2img",), (1,), SLOW),
     "hangs": final(faults.HANGS, "ServerStillBusyError", "still busy", server=SLOW),
     "loads": again(faults.STALLS_AT_FIRST_STEP, STALLED, "for 0.5 s", SAMPLING, (1,), SLOW),
-    "silent": again(faults.silent, STALLED, "no job any more", ALL, (1,), SLOW),
+    "silent": again(faults.silent, STALLED, "is idle now", ALL, (1,), SLOW),
     "trickles": again(faults.Trickles(0.02), STALLED, "total_timeout_s = 0.3", ALL, (1,), LIMITED),
 }
 MATRIX = [

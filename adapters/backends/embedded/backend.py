@@ -1,4 +1,4 @@
-"""The embedded backend: an image server without server, GPU or download."""
+"""The embedded backend: makes pictures in this process, without server, GPU or download."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class EmbeddedBackend:
 
     @property
     def description(self) -> BackendDescription:
-        """What it is, for the log."""
+        """The description of the backend for the log."""
         return BackendDescription(kind=KIND, product=PRODUCT, version=VERSION)
 
     def generate_images(
         self, request: GenerateRequest, *, cancel: CancelToken, on_step: OnStep
     ) -> GenerateAnswer:
-        """Make the pictures of one request: picture k as a request for its seed alone would.
+        """Make the pictures of one request; picture k equals that of a request for its seed alone.
 
         ``on_step`` is told the steps of each picture in turn (of both passes where there is
         hires) and, as ``fraction``, how much of the request is done. Raises BackendError,
