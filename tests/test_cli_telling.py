@@ -226,7 +226,7 @@ def test_a_complete_run_is_said_to_be_so(tmp_path: Path, left_out: int) -> None:
     """In the first line, on standard error with --json; and that a seal was all it lacked."""
     folder = made(tmp_path / "runs")
     cut(folder, len(split_lines((folder / LOG).read_bytes())) - left_out)
-    words = "its log has been sealed" if left_out else "nothing is to be done"
+    words = "its log has been sealed" if left_out else "nothing to do"
     done = stagewright("resume", "last", folder=tmp_path)
     assert done.stdout.splitlines()[0] == f"{folder.name}: already complete; {words}"
     told = stagewright("resume", "last", "--json", folder=tmp_path)
