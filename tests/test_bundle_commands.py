@@ -92,7 +92,7 @@ def test_the_bundle_of_a_run_on_a_server_with_a_password(
     assert opened["host"] == "host-1"
     verified = stagewright("verify", folder, folder=tmp_path, env=env)
     assert verified.returncode == (0 if images else 4)
-    assert ("this is a bundle, made without the image files" in verified.stdout) is not images
+    assert ("this bundle was made without the image files" in verified.stdout) is not images
     page = tmp_path / "report.html"
     reported = stagewright("report", folder, "--output", page, folder=tmp_path, env=env)
     assert reported.returncode == 0, reported.stderr
@@ -136,7 +136,7 @@ def test_the_words_on_the_terminal(tmp_path: Path) -> None:
     assert re.fullmatch(rf"{run_id}\.bundle\.zip: \d+ kB", lines[0])
     assert "  2 thumbnails, no image files" in lines
     assert "  replaced: names of machines: 1" in lines
-    assert lines[-1] == f"once it is unpacked:  stagewright replay {run_id}"
+    assert lines[-1] == f"To read it, unpack it and run: stagewright replay {run_id}"
 
 
 def test_an_unpacked_bundle_says_that_images_are_not_in_it(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_an_unpacked_bundle_says_that_images_are_not_in_it(tmp_path: Path) -> No
         assert f"images: not in this bundle; thumbnails are in {folder / 'thumbnails'}" in told
     done = stagewright("verify", folder, folder=tmp_path)
     assert done.returncode == 4
-    assert "2 files are missing: this is a bundle, made without the image files" in done.stdout
+    assert "2 files are missing: this bundle was made without the image files" in done.stdout
     next(folder.rglob("*.webp"))
 
 

@@ -253,7 +253,7 @@ def test_all_of_nothing_is_exit_0(tmp_path: Path) -> None:
     """In words, or as an empty list."""
     done = stagewright("resume", "--all", folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "no run" in done.stdout
+    assert "nothing to resume" in done.stdout
     told = stagewright("resume", "--all", "--json", folder=tmp_path)
     assert (told.returncode, json.loads(told.stdout)) == (0, [])
 

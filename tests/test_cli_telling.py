@@ -344,7 +344,7 @@ def test_list_has_a_header_and_says_how_far_each_run_is(tmp_path: Path) -> None:
     header, *rows = stagewright("list", folder=tmp_path).stdout.splitlines()
     assert header.split() == ["RUN", "STATE", "IMAGES", "DONE", "PLAN"]
     assert rows[0].split()[:5] == [dead.name, "RUNNING", "(died)", "0/2", "25%"]
-    assert rows[1].split()[:5] == [complete.name, "COMPLETED", "2/2", "100%", "completed"]
+    assert rows[1].split()[:4] == [complete.name, "COMPLETED", "2/2", "100%"]
     assert {row.index("%") for row in rows[:2]} == {header.index("DONE") + 3}
     entries = json.loads(stagewright("list", "--json", folder=tmp_path).stdout)
     told = [(one["images"], one["stage_images"], one["total_stage_images"]) for one in entries]
@@ -377,6 +377,14 @@ def test_help_says_how_a_run_is_named(tmp_path: Path, command: str) -> None:
     assert "a run id, a unique prefix of one, `last`, or the path of a run folder." in told
 
 
+def test_every_summary_in_the_list_of_commands_fits_its_line(tmp_path: Path) -> None:
+    """None is cut, and none is longer than 80 columns; every command has one."""
+    shown = stagewright("--help", folder=tmp_path).stdout.partition("Commands:\n")[2].splitlines()
+    assert len(shown) == 17
+    assert all(line.endswith(".") and not line.endswith("..") for line in shown)
+    assert max(map(len, shown)) <= 80
+
+
 def test_help_of_resume_lists_its_exit_statuses(tmp_path: Path) -> None:
     """Each on a line of its own."""
     lines = stagewright("resume", "--help", folder=tmp_path).stdout.splitlines()
@@ -389,7 +397,7 @@ def test_replay_tells_how_many_images_a_resume_found_lost(tmp_path: Path) -> Non
     folder = made(tmp_path / "runs", small("txt2img", "img2img", images=3))
     lose(folder, ("00-txt2img", 0), ("00-txt2img", 2), ("01-img2img", 1))
     done = stagewright("resume", "last", folder=tmp_path)
-    assert (done.returncode, "it is complete" in done.stdout) == (0, False)
+    assert (done.returncode, "already complete" in done.stdout) == (0, False)
     cut_before(folder, CallRequested, 8)
     assert stagewright("resume", "last", folder=tmp_path).returncode == 0
     told = stagewright("replay", "last", folder=tmp_path).stdout

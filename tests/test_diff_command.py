@@ -41,14 +41,14 @@ def test_what_differs_is_told_by_section(tmp_path: Path) -> None:
     blocks = [block.splitlines() for block in said.split("\n\n")]
     assert [block[0] for block in blocks[1:]] == [
         "configuration as given",
-        "plan, resolved",
+        "resolved plan",
         "settings used",
         "images",
         "durations (not counted as a difference)",
     ]
     assert blocks[1][1:] == ["  images: 2 -> 3", "  txt2img.steps: 4 -> 6"]
     assert "  txt2img.steps: 4 -> 6 (all 2 images)" in blocks[3]
-    assert "  txt2img: 2 different (0-1), 1 only right (2)" in blocks[4]
+    assert "  txt2img: 2 different (1-2), 1 only right (3)" in blocks[4]
 
 
 def test_another_image_of_the_same_request_stands_out(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_command_does_not_wait_for_ever_at_its_end(tmp_path: Path, runs: Path)
         )
     assert done.returncode == 0
     assert "WARNING:stagewright.learning:" in done.stderr
-    assert f"the learning records in {runs} are held by another process" in done.stderr
+    assert f"the learning records in {runs} are locked by another process" in done.stderr
     assert "Traceback" not in done.stderr
     assert records(runs) == []
     run_once_more(runs, records_then=2)
@@ -125,7 +125,7 @@ def test_it_says_in_one_line_what_stands_in_its_way(tmp_path: Path, runs: Path) 
     (runs / NAME).mkdir()
     told = stagewright("learning", folder=tmp_path)
     assert told.returncode == 1
-    assert told.stderr.startswith("stagewright: the learning records in runs cannot be brought")
+    assert told.stderr.startswith("stagewright: the learning records in runs cannot be updated")
     assert told.stderr.count("\n") == 1
 
 

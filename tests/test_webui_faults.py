@@ -89,7 +89,7 @@ CASES = {
     "nan": final(faults.NANS, "RequestNotUnderstoodError", "tensor with all NaNs"),
     "redirect": final(faults.REDIRECT, "RequestRefusedError", "redirected to http://127.0.0.1:1/"),
     "base64": final(faults.GARBAGE_BASE64, WRONG, "base64"),
-    "no text": final(faults.NOT_TEXT, WRONG, "text"),
+    "no text": final(faults.NOT_TEXT, WRONG, "not a string"),
     "truncated": final(faults.TRUNCATED_PNG, WRONG, "PNG"),
     "no image": final(faults.NOT_AN_IMAGE, WRONG, "image"),
     "none": final(faults.NO_IMAGES, WRONG, "image"),
