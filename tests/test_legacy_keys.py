@@ -15,7 +15,7 @@ from stagewright.statemachine import (
     build_stage_execution_plan,
 )
 from stagewright.statemachine.config.document import apply_overrides
-from stagewright.statemachine.config.schema import RunDocument
+from stagewright.statemachine.config.legacy import RunDocument
 
 from .support import document
 from .test_plan_values import full
@@ -243,5 +243,5 @@ def test_input_image_path_is_input_image() -> None:
 def test_a_flat_value_out_of_bounds_is_refused() -> None:
     """The bounds of the nested key hold for the flat one."""
     config = apply_overrides(put(complete(), "txt2img.steps", None), ["steps=0"])
-    with pytest.raises(InvalidStagePlanError, match=r"txt2img\.steps = 0 must be from 1"):
+    with pytest.raises(InvalidStagePlanError, match=r"txt2img\.steps = 0 must be at least 1"):
         plan_of(config)

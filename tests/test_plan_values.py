@@ -20,32 +20,32 @@ from stagewright.statemachine.config.stage_configs import Txt2ImgTable
 from .support import TXT2IMG, document
 from .test_plan import image, plan_of, with_inputs
 
-SIZE = "a positive multiple of 8, 65536 at most"
-STEPS = "from 1 to 100000"
-SHARE = "from 0 to 1"
-FACTOR = "above 0, 64 at most"
-INNER = "above 0 and below 1"
+SIZE = "at least 8, at most 65536, a multiple of 8"
+STEPS = "at least 1, at most 100000"
+SHARE = "at least 0, at most 1"
+FACTOR = "above 0, at most 64"
+INNER = "above 0, below 1"
 PASS = "adetailer.passes.0"
 
 BOUNDS: list[tuple[str, tuple[str, ...], str]] = [
-    ("seed", ("-2", "4294967296"), "from -1 to 4294967295"),
-    ("images", ("0", "-1", "100001"), "from 1 to 100000"),
+    ("seed", ("-2", "4294967296"), "at least -1, at most 4294967295"),
+    ("images", ("0", "-1", "100001"), "at least 1, at most 100000"),
     ("txt2img.steps", ("0", "-3", "100001"), STEPS),
     ("txt2img.width", ("0", "-64", "4", "100", "65544"), SIZE),
     ("txt2img.height", ("0", "-64", "4", "100", "65544"), SIZE),
-    ("txt2img.clip_skip", ("0", "13"), "from 1 to 12"),
-    ("txt2img.batch_size", ("0", "100001"), "from 1 to 100000"),
+    ("txt2img.clip_skip", ("0", "13"), "at least 1, at most 12"),
+    ("txt2img.batch_size", ("0", "100001"), "at least 1, at most 100000"),
     ("txt2img.refiner.switch_at", ("0", "1", "-0.1", "1.5", "0.0", "1.0"), INNER),
     ("txt2img.hires.scale", ("0", "-1.5", "64.5", "1e308"), FACTOR),
     ("txt2img.hires.steps", ("0", "-1"), STEPS),
     ("txt2img.hires.denoise", ("-0.01", "1.01"), SHARE),
     ("img2img.denoise", ("-0.01", "1.01"), SHARE),
     ("img2img.steps", ("0", "-1"), STEPS),
-    ("img2img.seed", ("-2", "4294967296"), "from -1 to 4294967295"),
-    ("img2img.clip_skip", ("0", "13"), "from 1 to 12"),
+    ("img2img.seed", ("-2", "4294967296"), "at least -1, at most 4294967295"),
+    ("img2img.clip_skip", ("0", "13"), "at least 1, at most 12"),
     ("img2img.width", ("0", "12"), SIZE),
     ("img2img.height", ("0", "12"), SIZE),
-    ("img2img.resize_mode", ("-1", "4"), "from 0 to 3"),
+    ("img2img.resize_mode", ("-1", "4"), "at least 0, at most 3"),
     ("img2img.refiner.switch_at", ("0", "1"), INNER),
     ("upscale.factor", ("0", "-2.0", "65.0", "1e308"), FACTOR),
     ("upscale.upscaler_2_visibility", ("-0.1", "1.1"), SHARE),
@@ -54,20 +54,20 @@ BOUNDS: list[tuple[str, tuple[str, ...], str]] = [
     ("upscale.codeformer_weight", ("-0.1", "1.1"), SHARE),
     (f"{PASS}.confidence", ("-0.1", "1.1"), SHARE),
     (f"{PASS}.denoise", ("-0.1", "1.1"), SHARE),
-    (f"{PASS}.mask_k", ("-1",), "0 or more"),
+    (f"{PASS}.mask_k", ("-1",), "at least 0"),
     (f"{PASS}.mask_min_ratio", ("-0.1", "1.1"), SHARE),
     (f"{PASS}.mask_max_ratio", ("-0.1", "1.1"), SHARE),
-    (f"{PASS}.mask_blur", ("-1",), "0 or more"),
-    (f"{PASS}.padding", ("-1",), "0 or more"),
+    (f"{PASS}.mask_blur", ("-1",), "at least 0"),
+    (f"{PASS}.padding", ("-1",), "at least 0"),
     (f"{PASS}.width", ("0", "12", "65544"), SIZE),
     (f"{PASS}.height", ("0", "12"), SIZE),
     (f"{PASS}.steps", ("0",), STEPS),
-    (f"{PASS}.noise_multiplier", ("0.4", "1.6"), "from 0.5 to 1.5"),
-    (f"{PASS}.clip_skip", ("0", "13"), "from 1 to 12"),
+    (f"{PASS}.noise_multiplier", ("0.4", "1.6"), "at least 0.5, at most 1.5"),
+    (f"{PASS}.clip_skip", ("0", "13"), "at least 1, at most 12"),
     ("server.connect_timeout_s", ("0", "-1"), "above 0"),
     ("server.stall_timeout_s", ("0", "-1"), "above 0"),
     ("server.total_timeout_s", ("0", "-1"), "above 0"),
-    ("server.retries", ("-1", "101"), "from 0 to 100"),
+    ("server.retries", ("-1", "101"), "at least 0, at most 100"),
 ]  # fmt: skip
 STATED: list[tuple[str, tuple[str, ...], str]] = [
     ("txt2img.hires.resize_x", ("0", "100", "65544"), SIZE),

@@ -1,197 +1,181 @@
-"""Flat keys of older tools, moved to the nested keys that they stand for."""
+"""The flat keys of older tools: which nested keys they stand for, and how they are merged."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import cache
+from typing import Annotated, Any
 
 import msgspec
 
 from ..errors import InvalidStagePlanError
-from .schema import RunDocument
-from .stage_configs import (
-    AdetailerPass,
-    AdetailerTable,
-    HiresConfig,
-    Img2ImgTable,
-    RefinerConfig,
-    Table,
-    Txt2ImgTable,
-    UpscaleTable,
-)
+from .schema import Conflict, RunTables
+from .stage_configs import Factor, Fraction, InnerFraction, Size, Steps
 
-_STAGES: Mapping[str, type[Table]] = {
-    "txt2img": Txt2ImgTable,
-    "img2img": Img2ImgTable,
-    "upscale": UpscaleTable,
-    "adetailer": AdetailerTable,
-}
-_GENERATION = {
-    "model_name": "model",
-    "sampler": "sampler",
-    "scheduler_name": "scheduler",
-    "steps": "steps",
-    "cfg_scale": "cfg_scale",
-    "width": "width",
-    "height": "height",
-}
-_REFINER = {"refiner_model_name": "model", "refiner_switch_at": "switch_at"}
-_HIRES = {
-    "hires_upscale_factor": "scale",
-    "hires_upscaler_name": "upscaler",
-    "hires_steps": "steps",
-    "hires_denoise": "denoise",
-}
-_UPSCALE = {"upscale_model": "upscaler", "upscale_factor": "factor"}
-_ADETAILER = {"adetailer_model": "model", "adetailer_strength": "denoise"}
+_STAGES = ("txt2img", "img2img", "upscale", "adetailer")
+_GENERATION = "generation"
+"""In a path: the first enabled generation stage."""
 _RIVALS = {"scale": ("resize_x", "resize_y"), "factor": ("width", "height")}
-"""Nested keys that say the same thing as another one in other words."""
+"""Nested keys that set the same thing as another one in a different way."""
 
 
-class Conflict(msgspec.Struct, frozen=True, kw_only=True):
-    """A flat and a nested key that say different things; the nested one stands in the plan."""
-
-    stage: str
-    flat_key: str
-    flat_value: Any
-    nested_key: str
-    nested_value: Any
-
-    def __str__(self) -> str:
-        return (
-            f"{self.stage}: {self.flat_key} = {self.flat_value!r} "
-            f"but {self.nested_key} = {self.nested_value!r}"
-        )
+def _for(path: str) -> msgspec.Meta:
+    """Marks a flat key: it stands for the nested key at ``path``."""
+    return msgspec.Meta(extra={"path": path})
 
 
-class Tables(msgspec.Struct, frozen=True, kw_only=True):
-    """The tables of the enabled stages, flat keys merged in, and where the two disagree."""
+class RunDocument(
+    RunTables, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """A configuration as it is written: nested tables, and the flat keys of older tools."""
 
-    txt2img: Txt2ImgTable | None
-    img2img: Img2ImgTable | None
-    upscale: UpscaleTable | None
-    adetailer: AdetailerTable | None
-    input_image: str | None
-    conflicts: tuple[Conflict, ...]
+    txt2img_enabled: Annotated[bool | None, _for("txt2img.enabled")] = None
+    img2img_enabled: Annotated[bool | None, _for("img2img.enabled")] = None
+    upscale_enabled: Annotated[bool | None, _for("upscale.enabled")] = None
+    adetailer_enabled: Annotated[bool | None, _for("adetailer.enabled")] = None
+    model_name: Annotated[str | None, _for("generation.model")] = None
+    sampler: Annotated[str | None, _for("generation.sampler")] = None
+    scheduler_name: Annotated[str | None, _for("generation.scheduler")] = None
+    steps: Annotated[Steps | None, _for("generation.steps")] = None
+    cfg_scale: Annotated[float | None, _for("generation.cfg_scale")] = None
+    width: Annotated[Size | None, _for("generation.width")] = None
+    height: Annotated[Size | None, _for("generation.height")] = None
+    img2img_denoise: Annotated[Fraction | None, _for("img2img.denoise")] = None
+    input_image_path: Annotated[str | None, _for("input_image")] = None
+    refiner_enabled: Annotated[bool | None, _for("generation.refiner.enabled")] = None
+    refiner_model_name: Annotated[str | None, _for("generation.refiner.model")] = None
+    refiner_switch_at: Annotated[InnerFraction | None, _for("generation.refiner.switch_at")] = None
+    hires_enabled: Annotated[bool | None, _for("txt2img.hires.enabled")] = None
+    hires_upscale_factor: Annotated[Factor | None, _for("txt2img.hires.scale")] = None
+    hires_upscaler_name: Annotated[str | None, _for("txt2img.hires.upscaler")] = None
+    hires_steps: Annotated[Steps | None, _for("txt2img.hires.steps")] = None
+    hires_denoise: Annotated[Fraction | None, _for("txt2img.hires.denoise")] = None
+    upscale_model: Annotated[str | None, _for("upscale.upscaler")] = None
+    upscale_factor: Annotated[Factor | None, _for("upscale.factor")] = None
+    adetailer_model: Annotated[str | None, _for("adetailer.passes.0.model")] = None
+    adetailer_strength: Annotated[Fraction | None, _for("adetailer.passes.0.denoise")] = None
 
 
-def merge_flat_keys(config: RunDocument) -> Tables:
-    """The enabled stages' tables. Raises InvalidStagePlanError for hires without txt2img."""
-    return _Merge(config).tables()
+@cache
+def _paths() -> Mapping[str, Sequence[str]]:
+    """The path of the nested key that each flat key stands for."""
+    found = {}
+    for field in msgspec.structs.fields(RunDocument):
+        for mark in getattr(field.type, "__metadata__", ()):
+            if isinstance(mark, msgspec.Meta) and mark.extra:
+                found[field.name] = str(mark.extra["path"]).split(".")
+    return found
+
+
+def merge_flat_keys(document: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Conflict, ...]]:
+    """``document`` with nested keys alone, and where a flat and a nested key differ.
+
+    A nested key goes before a flat one. Tables that are switched off are left out: nothing in
+    them is used, so that nothing in them is checked. Raises InvalidStagePlanError for hires
+    without txt2img.
+    """
+    merge = _Merge(document)
+    merge.run()
+    return merge.merged, tuple(merge.conflicts)
 
 
 class _Merge:
-    def __init__(self, config: RunDocument) -> None:
-        self._config = config
-        self._conflicts: list[Conflict] = []
+    """Takes any document: a value of a wrong type stays as it is, to be refused later."""
 
-    def tables(self) -> Tables:
-        enabled = {stage: self._enabled(stage) for stage in _STAGES}
-        for stage in ("txt2img", "img2img"):
-            table = enabled[stage]
-            if table is not None:
-                table = self._fill(table, _GENERATION, stage, stage)
-                enabled[stage] = self._with_part(
-                    table, "refiner", RefinerConfig, _REFINER, "refiner_enabled", stage
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        paths = _paths()
+        self.merged: dict[str, Any] = {
+            key: deepcopy(value) if key in _STAGES else value
+            for key, value in document.items()
+            if key not in paths
+        }
+        self.conflicts: list[Conflict] = []
+        self._flat = {key: document[key] for key in paths if document.get(key) is not None}
+
+    def run(self) -> None:
+        paths = {key: path for key, path in _paths().items() if key in self._flat}
+        switches = {key: path for key, path in paths.items() if path[-1] == "enabled"}
+        # Whether a stage is on decides to which stage other keys belong.
+        for key, path in switches.items():
+            if len(path) == 2:
+                self._merge_switch(key, path)
+        _drop_disabled(self.merged, _STAGES)
+        for key, path in switches.items():
+            if len(path) > 2:
+                self._merge_switch(key, path)
+        for stage in _STAGES:
+            if (table := self._table([stage])) is not None:
+                _drop_disabled(table, ("refiner", "hires"))
+        if self._flat.keys() & {"adetailer_model", "adetailer_strength"}:
+            self._add_first_pass()
+        for key, path in paths.items():
+            if key not in switches:
+                self._merge_value(key, path)
+
+    def _merge_switch(self, key: str, path: Sequence[str]) -> None:
+        owner, name, flat = self._table(path[:-2]), path[-2], self._flat[key]
+        if owner is None:
+            if key == "hires_enabled" and flat:
+                raise InvalidStagePlanError(
+                    f"{key} = {flat} needs txt2img, which is not enabled", key=key
                 )
-                break
-        self._merge_hires(enabled)
-        for stage, keys in (("img2img", {"img2img_denoise": "denoise"}), ("upscale", _UPSCALE)):
-            table = enabled[stage]
-            if table is not None:
-                enabled[stage] = self._fill(table, keys, stage, stage)
-        if enabled["adetailer"] is not None:
-            enabled["adetailer"] = self._with_first_pass(enabled["adetailer"])
-        return Tables(
-            **enabled,  # type: ignore[arg-type]  # each stage's table is of its own type
-            input_image=self._input_image(),
-            conflicts=tuple(self._conflicts),
-        )
+        elif owner.get(name) is None:
+            if flat is not False:
+                owner[name] = {"enabled": flat}
+        elif isinstance(owner[name], dict):
+            nested = owner[name].get("enabled", True)
+            if nested != flat:
+                self._note(key, path, nested)
 
-    def _enabled(self, stage: str) -> Table | None:
-        """The stage's table where the stage is enabled; the nested word counts first."""
-        table: Table | None = getattr(self._config, stage)
-        flat: bool | None = getattr(self._config, f"{stage}_enabled")
+    def _add_first_pass(self) -> None:
+        table = self._table(["adetailer"])
+        if table is not None and not table.get("passes"):
+            table["passes"] = [{}]
+
+    def _merge_value(self, key: str, path: Sequence[str]) -> None:
+        table, name, flat = self._table(path[:-1]), path[-1], self._flat[key]
         if table is None:
-            return _STAGES[stage]() if flat else None
-        if flat is not None and flat != table.enabled:
-            self._note(stage, f"{stage}_enabled", flat, f"{stage}.enabled", table.enabled)
-        return table if table.enabled else None
+            return
+        names = (name, *_RIVALS.get(name, ()))
+        stated = next((one for one in names if table.get(one) is not None), None)
+        if stated is None:
+            table[name] = flat
+        elif table.get(name) != flat:
+            self._note(key, [*path[:-1], stated], table[stated])
 
-    def _merge_hires(self, enabled: dict[str, Table | None]) -> None:
-        table = enabled["txt2img"]
-        if table is not None:
-            enabled["txt2img"] = self._with_part(
-                table, "hires", HiresConfig, _HIRES, "hires_enabled", "txt2img"
-            )
-        elif self._config.hires_enabled:
-            raise InvalidStagePlanError(
-                "hires_enabled = True needs txt2img, which is not enabled", key="hires_enabled"
-            )
+    def _table(self, path: Sequence[str]) -> dict[str, Any] | None:
+        """The table at ``path``, or None where there is none."""
+        place: Any = self.merged
+        for part in self._resolved(path):
+            if isinstance(place, list):
+                place = place[0] if part == "0" and place else None
+            else:
+                place = place.get(part) if isinstance(place, dict) else None
+        return place if isinstance(place, dict) else None
 
-    def _with_part(
-        self,
-        table: Table,
-        part: str,
-        kind: type[Table],
-        keys: Mapping[str, str],
-        switch: str,
-        stage: str,
-    ) -> Table:
-        """``table`` with its refiner or hires part filled, made or dropped."""
-        nested: Table | None = getattr(table, part)
-        flat: bool | None = getattr(self._config, switch)
-        if nested is None:
-            nested = kind() if flat else None
-        elif flat is not None and flat != nested.enabled:
-            self._note(stage, switch, flat, f"{stage}.{part}.enabled", nested.enabled)
-        if nested is not None and not nested.enabled:
-            nested = None
-        if nested is not None:
-            nested = self._fill(nested, keys, stage, f"{stage}.{part}")
-        return msgspec.structs.replace(table, **{part: nested})
+    def _resolved(self, path: Sequence[str]) -> Sequence[str]:
+        """``path`` with the name of the first enabled generation stage in it."""
+        if path and path[0] == _GENERATION:
+            stage = "txt2img" if self.merged.get("txt2img") is not None else "img2img"
+            return [stage, *path[1:]]
+        return path
 
-    def _with_first_pass(self, table: Table) -> Table:
-        assert isinstance(table, AdetailerTable)
-        given = any(getattr(self._config, key) is not None for key in _ADETAILER)
-        passes = table.passes or ((AdetailerPass(),) if given else ())
-        if passes:
-            first = self._fill(passes[0], _ADETAILER, "adetailer", "adetailer.passes.0")
-            passes = (first, *passes[1:])
-        return msgspec.structs.replace(table, passes=passes)
-
-    def _input_image(self) -> str | None:
-        nested, flat = self._config.input_image, self._config.input_image_path
-        if nested is not None and flat is not None and nested != flat:
-            self._note("input", "input_image_path", flat, "input_image", nested)
-        return nested if nested is not None else flat
-
-    def _fill(self, table: Any, keys: Mapping[str, str], stage: str, path: str) -> Any:
-        """``table`` with what only the flat keys say; what both say differently is noted."""
-        added: dict[str, Any] = {}
-        for flat_key, name in keys.items():
-            flat = getattr(self._config, flat_key)
-            if flat is None:
-                continue
-            rivals = (rival for rival in _RIVALS.get(name, ()) if _said(table, rival))
-            said = name if _said(table, name) else next(rivals, None)
-            if said is None:
-                added[name] = flat
-            elif getattr(table, name) != flat:
-                self._note(stage, flat_key, flat, f"{path}.{said}", getattr(table, said))
-        return msgspec.structs.replace(table, **added)
-
-    def _note(self, stage: str, flat_key: str, flat: Any, nested_key: str, nested: Any) -> None:
-        self._conflicts.append(
+    def _note(self, key: str, path: Sequence[str], nested: Any) -> None:
+        path = self._resolved(path)
+        self.conflicts.append(
             Conflict(
-                stage=stage,
-                flat_key=flat_key,
-                flat_value=flat,
-                nested_key=nested_key,
+                stage=path[0] if len(path) > 1 else "input",
+                flat_key=key,
+                flat_value=self._flat[key],
+                nested_key=".".join(path),
                 nested_value=nested,
             )
         )
 
 
-def _said(table: Table, name: str) -> bool:
-    return getattr(table, name) is not None
+def _drop_disabled(table: dict[str, Any], names: Sequence[str]) -> None:
+    for name in names:
+        part = table.get(name)
+        if isinstance(part, dict) and part.get("enabled") is False:
+            del table[name]

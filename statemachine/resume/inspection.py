@@ -39,7 +39,7 @@ from ..plan.plan import StageExecutionPlan
 from ..run.image_status import ImageStatus
 from ..run.requests import request_spans
 from ..states import is_fruitless
-from .recorded_plan import recorded_plan, recorded_table
+from .recorded_plan import recorded_plan, recorded_settings
 
 _MISPLACED = WrongFile(FileState.ALTERED, "its record names no place for an image of its stage")
 
@@ -171,8 +171,7 @@ def inspect_run(
     """
     assert fold.opened is not None
     plan = recorded_plan(fold)
-    run_table = recorded_table(fold.opened.config, "run", RunTable)
-    server_table = recorded_table(fold.opened.config, "server", ServerTable)
+    settings = recorded_settings(fold.opened.config)
     damaged = check_files(folder.path, fold, timeline, on_file)
     lost = {(file.stage_id, file.image_index) for file, _ in damaged if file.stage_id}
     images = ImageStatus(
@@ -190,8 +189,8 @@ def inspect_run(
         fold=fold,
         torn=timeline.torn,
         plan=plan,
-        run_table=run_table,
-        server_table=server_table,
+        run_table=settings.run,
+        server_table=settings.server,
         damaged=damaged,
         images=images,
         backend=fold.backend or fold.opened.backend,
