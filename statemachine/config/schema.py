@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ...events.model import Durability
+from ..ports import ImageFacts
 from .stage_configs import (
     AdetailerTable,
     Count,
@@ -91,17 +92,14 @@ class RunTables(
     server: ServerTable = ServerTable()
 
 
-class InputImage(msgspec.Struct, frozen=True, kw_only=True):
-    """An input image that was found and decodes; ``path`` is absolute, sizes are pixels.
+class InputImage(ImageFacts, frozen=True, kw_only=True):
+    """An input image that was found and decodes; ``path`` is absolute.
 
     ``parent_run_id`` is the run that made it, when the configuration named a run. The bytes
     that are copied into a run must have this ``sha256``, where it is known.
     """
 
     path: str
-    media_type: str
-    width: int
-    height: int
     sha256: str = ""
     parent_run_id: str | None = None
 

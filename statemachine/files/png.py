@@ -1,4 +1,4 @@
-"""The ``stagewright`` chunk of a PNG: put in, read and taken out without touching pixels."""
+"""The ``stagewright`` chunk of a PNG: added, read and removed without touching pixels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST_CHUNKS = 1 << 20
 
 
 class PngError(ValueError):
-    """The bytes are no whole PNG; the message names the byte."""
+    """The bytes are not a complete PNG; the message says at which byte."""
 
 
 class Chunk(NamedTuple):
@@ -65,10 +65,10 @@ def chunks(data: bytes) -> Iterator[Chunk]:
 
 
 def check_whole(data: bytes) -> tuple[int, int]:
-    """Width and height in pixels of a PNG that is all there.
+    """Width and height in pixels of a complete PNG.
 
-    Raises PngError unless its header makes sense and every chunk passes its checksum. That
-    covers each byte, so that the pixels need not be decoded to be trusted.
+    Raises PngError unless its header is valid and every chunk passes its checksum. That
+    covers each byte, so that the pixels need not be decoded.
     """
     view = memoryview(data)
     kinds = set()
@@ -85,7 +85,7 @@ def check_whole(data: bytes) -> tuple[int, int]:
 
 
 def size_in_header(data: bytes) -> tuple[int, int] | None:
-    """Width and height in pixels as a PNG's header says, or None where it has none."""
+    """Width and height in pixels from a PNG's header, or None where it has none."""
     if len(data) < _IHDR_END or data[len(SIGNATURE) + 4 : len(SIGNATURE) + 8] != b"IHDR":
         return None
     width, height, *_ = _HEADER.unpack_from(data, _HEADER_START)
@@ -93,7 +93,7 @@ def size_in_header(data: bytes) -> tuple[int, int] | None:
 
 
 def pixel_data(data: bytes) -> list[bytes]:
-    """What decides a PNG's pixels, as it is stored; empty for what is no whole PNG."""
+    """The stored data that decides a PNG's pixels; empty if the PNG is not complete."""
     try:
         return [
             data[chunk.start + 8 : chunk.end - 4]
@@ -111,7 +111,7 @@ def _is_ours(data: bytes, chunk: Chunk) -> bool:
 
 
 def source_of(data: bytes) -> bytes:
-    """The image without any ``stagewright`` chunk; what is no whole PNG as it is."""
+    """The image without any ``stagewright`` chunk; anything but a complete PNG unchanged."""
     if not is_png(data):
         return data
     try:
@@ -140,7 +140,7 @@ def stamped_parts(source: bytes, facts: dict[str, Any]) -> tuple[bytes | memoryv
 
 
 def read_stamp(data: bytes) -> dict[str, Any] | None:
-    """What the first ``stagewright`` chunk says, or None where there is none to be read."""
+    """The facts in the first ``stagewright`` chunk, or None where none can be read."""
     if not is_png(data):
         return None
     try:
@@ -148,6 +148,6 @@ def read_stamp(data: bytes) -> dict[str, Any] | None:
             if chunk.kind == b"tEXt" and _is_ours(data, chunk):
                 text = data[chunk.start + 9 + len(KEYWORD) : chunk.end - 4]
                 return msgspec.json.decode(text, type=dict[str, Any])
-    except (ValueError, RecursionError):  # malformed, no JSON, no UTF-8, nested too deep
+    except (ValueError, RecursionError):  # malformed, not JSON, not UTF-8, nested too deep
         return None
     return None

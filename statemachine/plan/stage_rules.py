@@ -26,11 +26,6 @@ from ..errors import InvalidStagePlanError
 from .sizes import Dimensions
 
 _INHERITED = ("model", "vae", "clip_skip", "sampler", "scheduler", "cfg_scale")
-_NEEDED_SIZES = {
-    "txt2img.hires": ("scale", "resize_x", "resize_y"),
-    "upscale": ("factor", "width", "height"),
-}
-"""The keys of a factor and of a target size, of which one is needed."""
 
 
 def resolve_txt2img(table: Txt2ImgTable, top: RunConfig) -> Txt2ImgConfig:
@@ -51,7 +46,7 @@ def _resolve_hires(table: Txt2ImgTable) -> HiresConfig | None:
     if hires is None:
         return None
     _require(hires, "txt2img.hires", "denoise")
-    _require_size(hires, "txt2img.hires")
+    _require_size(hires, "txt2img.hires", "scale", "resize_x", "resize_y")
     if hires.model is None and refiner is not None:
         return msgspec.structs.replace(hires, model=refiner.model)
     return hires
@@ -75,7 +70,7 @@ def resolve_img2img(
 def resolve_upscale(table: UpscaleConfig) -> UpscaleConfig:
     """An upscale stage inherits nothing."""
     _require(table, "upscale", "upscaler")
-    _require_size(table, "upscale")
+    _require_size(table, "upscale", "factor", "width", "height")
     if table.factor is None:
         _require(table, "upscale", "width", "height")
     return table
@@ -152,9 +147,8 @@ def _require(table: msgspec.Struct, key: str, *names: str) -> None:
             )
 
 
-def _require_size(table: HiresConfig | UpscaleConfig, key: str) -> None:
-    """Either a factor or a target size is needed."""
-    factor, width, height = _NEEDED_SIZES[key]
+def _require_size(table: msgspec.Struct, key: str, factor: str, width: str, height: str) -> None:
+    """Either a factor or a target size is needed, under these names."""
     stated = getattr(table, factor)
     sized = getattr(table, width) is not None or getattr(table, height) is not None
     if stated is None and not sized:
