@@ -22,6 +22,7 @@ CANCEL_NAME = "cancel.request"
 _RUN_ID = re.compile(r"\d{8}T\d{6}\.\d{6}Z-.+-[0-9a-f]{6}")
 _MAX_ORDER_BYTES = 64 * 1024
 _SHOWN = 4
+_NAMES_TRIED = 10
 
 
 class CancelOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,13 +41,17 @@ def new_run_id(name: str, opened: datetime, random_below: RandomBelow) -> str:
 def make_run_folder(
     runs: Path, name: str, opened: datetime, random_below: RandomBelow, storage: Storage
 ) -> Path:
-    """Make the folder of a new run below ``runs``. Raises LogWriteError."""
-    path = runs / new_run_id(name, opened, random_below)
-    try:
-        storage.make_folder(path, new=True)
-    except OSError as error:
-        raise LogWriteError(f"the run cannot be made: {error}", path=path) from error
-    return path
+    """Make a folder below ``runs`` that no other run has. Raises LogWriteError."""
+    for tries_left in reversed(range(_NAMES_TRIED)):
+        path = runs / new_run_id(name, opened, random_below)
+        try:
+            storage.make_folder(path, new=True)
+        except OSError as error:
+            if isinstance(error, FileExistsError) and tries_left:
+                continue
+            raise LogWriteError(f"the run cannot be made: {error}", path=path) from error
+        return path
+    raise AssertionError("the last try returns or raises")
 
 
 class RunFolder:
