@@ -89,7 +89,7 @@ def error_of(kind: type[Exception], call: Callable[[], object]) -> Exception | N
 def test_any_document_makes_a_plan_or_a_clear_error(config: dict[str, Any]) -> None:
     """Parsing raises ConfigurationError, planning InvalidStagePlanError, each in one line.
 
-    Parsing raises InvalidStagePlanError for a value out of bounds, and for no other reason.
+    Parsing raises InvalidStagePlanError for values out of bounds, and hires without txt2img.
     """
     error = error_of(ConfigurationError, lambda: parse_document(config))
     if error is None:

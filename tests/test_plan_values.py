@@ -14,8 +14,8 @@ from stagewright.statemachine import (
     RunConfig,
     build_stage_execution_plan,
 )
-from stagewright.statemachine.config.document import apply_overrides
-from stagewright.statemachine.config.stage_configs import Txt2ImgTable
+from stagewright.statemachine.config.document import apply_overrides, document_to_record
+from stagewright.statemachine.config.stage_configs import HiresConfig, Txt2ImgTable, UpscaleConfig
 
 from .support import TXT2IMG, document
 from .test_plan import image, plan_of, with_inputs
@@ -147,6 +147,13 @@ def test_a_number_that_is_not_finite_is_refused(key: str, value: str) -> None:
     error = refused(full(), f"{key}={value}")
     assert str(error) == f"{key} = {value} must be a finite number"
     assert error.key == key
+
+
+def test_a_number_in_the_metadata_must_be_finite_too() -> None:
+    """The log would record null in its place."""
+    error = refused(full(), "metadata.weights=[1.5, nan]")
+    assert str(error) == "metadata.weights.1 = nan must be a finite number"
+    assert error.key == "metadata.weights.1"
 
 
 @pytest.mark.parametrize("override", EDGES)
@@ -339,6 +346,20 @@ def test_a_configuration_built_in_python_is_checked_like_a_document() -> None:
     table = Txt2ImgTable(model="base", sampler="Euler a", steps=3, cfg_scale=7, width=64, height=64)
     plan = build_stage_execution_plan(RunConfig(prompt="a lighthouse", txt2img=table))
     assert b'"cfg_scale":7.0' in msgspec.json.encode(plan.stages[0].config)
+    few = msgspec.structs.replace(table, steps=0)
+    with pytest.raises(InvalidStagePlanError, match=r"txt2img\.steps = 0 must be at least 1"):
+        build_stage_execution_plan(RunConfig(prompt="a lighthouse", txt2img=few))
     wrong = msgspec.structs.replace(table, steps="many")
     with pytest.raises(InvalidStagePlanError, match=r"txt2img\.steps = 'many'.*int"):
         build_stage_execution_plan(RunConfig(prompt="a lighthouse", txt2img=wrong))
+
+
+def test_a_disabled_table_built_in_python_is_not_checked() -> None:
+    """As in a document: nothing of a stage, a refiner or a hires pass that is off is used."""
+    hires = HiresConfig(enabled=False, scale=-1.0)
+    table = Txt2ImgTable(**TXT2IMG, hires=hires)
+    off = UpscaleConfig(enabled=False, factor=-1.0)
+    config = RunConfig(prompt="a lighthouse", seed=100, txt2img=table, upscale=off)
+    plan = plan_of("txt2img")
+    assert build_stage_execution_plan(config).stages == plan.stages
+    assert document_to_record(config)["upscale"] == {"enabled": False, "factor": -1.0}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -97,7 +96,7 @@ def _copy(document: Mapping[Any, Any], source: str) -> dict[str, Any]:
 
     Raises ConfigurationError for what cannot be: too many values (aliases of YAML count each
     time), too deep, a key that is not a string, text that is not Unicode, a number of more
-    than 64 bits or that is not finite, bytes, a set.
+    than 64 bits, bytes, a set.
     """
     budget = MAX_VALUES
 
@@ -126,8 +125,6 @@ def _copy(document: Mapping[Any, Any], source: str) -> dict[str, Any]:
 
 
 def _check_value(value: object, where: str, source: str) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InvalidStagePlanError(f"{where} = {value} must be a finite number", key=where)
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         raise ConfigurationError(f"{source}: {where} is a number of more than 64 bits", key=where)
     if isinstance(value, bytes | bytearray | set | frozenset):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from enum import Enum
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -28,9 +29,12 @@ _LONGEST_VALUE = 80
 def convert_document(document: Mapping[str, Any], kind: type[T], source: str) -> T:
     """``document`` as a ``kind``.
 
-    Raises InvalidStagePlanError for a value out of bounds, else ConfigurationError, which
-    begins with ``source``.
+    Raises InvalidStagePlanError for a value out of bounds or not finite, which JSON cannot
+    hold; for others ConfigurationError, which begins with ``source``.
     """
+    for key, value in list_values(document):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidStagePlanError(f"{key} = {value} must be a finite number", key=key)
     try:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
@@ -53,6 +57,19 @@ def check_keys(value: Any, hint: Any, source: str, path: str = "") -> None:
     elif isinstance(value, list):
         for place, part in enumerate(value):
             check_keys(part, hint, source, f"{path}.{place}")
+
+
+def list_values(document: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a document with its dotted path; an empty table or list is one too."""
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(document, Mapping):
+        parts = document.items()
+    elif isinstance(document, list | tuple):
+        parts = enumerate(document)
+    if not document or not parts:
+        yield path, document
+    for name, part in parts:
+        yield from list_values(part, join_key(path, name))
 
 
 def join_key(path: str, key: object) -> str:

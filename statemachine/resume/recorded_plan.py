@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...events.codec import json_values
 from ...events.folds import Fold
 from ..config.schema import RunTables
-from ..config.validation import convert_document
+from ..config.validation import convert_document, list_values
 from ..errors import ResumeRefusedError
 from ..plan.builder import MAX_IMAGES
 from ..plan.plan import StageExecutionPlan
@@ -25,7 +25,7 @@ def recorded_settings(config: Mapping[str, Any]) -> RunTables:
     tables = {name: config[name] for name in ("run", "server") if name in config}
     try:
         return convert_document(tables, RunTables, "its configuration")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _not_understood(str(error)) from error
 
 
@@ -33,10 +33,10 @@ def recorded_plan(fold: Fold) -> StageExecutionPlan:
     """The recorded plan, if this version would do all of it. Raises ResumeRefusedError."""
     try:
         plan = StageExecutionPlan.from_document(fold.plan)
-        understood = dict(_values(json_values(plan)))
+        understood = dict(list_values(json_values(plan)))
         unknown = [
             path
-            for path, value in _values(fold.plan)
+            for path, value in list_values(fold.plan)
             if path not in understood or understood[path] != value
         ]
     except (ValueError, OverflowError, RecursionError) as error:
@@ -76,16 +76,3 @@ def _not_understood(what: str) -> ResumeRefusedError:
         f"this version cannot carry out the recorded plan: {what}; resume it with the version "
         "that wrote it (`stagewright replay` says which)"
     )
-
-
-def _values(document: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of a document with its dotted path; an empty table or list is one too."""
-    parts: Iterable[tuple[Any, Any]] = ()
-    if isinstance(document, Mapping):
-        parts = document.items()
-    elif isinstance(document, list):
-        parts = enumerate(document)
-    if not document or not parts:
-        yield path, document
-    for name, part in parts:
-        yield from _values(part, f"{path}.{name}" if path else str(name))
