@@ -52,7 +52,7 @@ def read_document(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path}: not valid {language}: {_one_line(error)}") from error
     if not isinstance(document, dict):
         raise ConfigurationError(f"{path}: not a table of keys and values")
-    return _copy(document, str(path))
+    return _checked_copy(document, str(path))
 
 
 def _decode(data: bytes, suffix: str) -> Any:
@@ -82,16 +82,16 @@ def apply_overrides(document: Mapping[str, Any], overrides: Iterable[str]) -> di
 
     VALUE is a TOML value, or else the text itself. Raises ConfigurationError.
     """
-    merged = _copy(document, "configuration")
+    merged = _checked_copy(document, "configuration")
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
             raise ConfigurationError(f"--set {override}: expected KEY=VALUE")
-        _put(merged, [part.strip() for part in key.split(".")], _toml_value(text), override)
+        _set_value(merged, [part.strip() for part in key.split(".")], _toml_value(text), override)
     return merged
 
 
-def _copy(document: Mapping[Any, Any], source: str) -> dict[str, Any]:
+def _checked_copy(document: Mapping[Any, Any], source: str) -> dict[str, Any]:
     """A copy of ``document``, with lists for tuples, that can be encoded as JSON.
 
     Raises ConfigurationError for what cannot be: too many values (aliases of YAML count each
@@ -150,7 +150,7 @@ def _toml_value(text: str) -> Any:
     return parsed["value"] if len(parsed) == 1 else text
 
 
-def _put(document: Any, path: Sequence[str], value: Any, override: str) -> None:
+def _set_value(document: Any, path: Sequence[str], value: Any, override: str) -> None:
     place = document
     for depth, part in enumerate(path):
         last = depth == len(path) - 1
@@ -188,7 +188,7 @@ def parse_document(
     (naming the nearest known one) or a wrong type, InvalidStagePlanError for a value out of
     bounds; both name the key.
     """
-    given = _copy(document, source)
+    given = _checked_copy(document, source)
     check_keys(given, RunDocument, source)
     merged, conflicts = merge_flat_keys(given)
     config = convert_document(merged, RunConfig, source)
@@ -205,7 +205,7 @@ def check_config(config: RunConfig) -> RunConfig:
     """
     source = "configuration"
     try:
-        merged, _ = merge_flat_keys(_copy(config.document(), source))
+        merged, _ = merge_flat_keys(_checked_copy(config.document(), source))
         checked = convert_document(merged, RunConfig, source)
     except ConfigurationError as error:
         raise InvalidStagePlanError(str(error), key=error.key) from error

@@ -12,6 +12,7 @@ import msgspec
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KEYWORD = b"stagewright"
+_OUR_START = KEYWORD + b"\0"
 _TEXT_TYPES = (b"tEXt", b"zTXt", b"iTXt")
 _HEADER = struct.Struct(">IIBBBBB")
 _HEADER_START = len(SIGNATURE) + 8
@@ -34,6 +35,10 @@ class Chunk(NamedTuple):
     kind: bytes
     start: int
     end: int
+
+    def body(self, data: bytes) -> bytes:
+        """What the chunk of the PNG ``data`` holds, without length, type and checksum."""
+        return data[self.start + 8 : self.end - 4]
 
 
 def is_png(data: bytes) -> bool:
@@ -95,25 +100,18 @@ def size_in_header(data: bytes) -> tuple[int, int] | None:
 def pixel_data(data: bytes) -> list[bytes]:
     """The stored data that decides a PNG's pixels; empty if the PNG is not complete."""
     try:
-        return [
-            data[chunk.start + 8 : chunk.end - 4]
-            for chunk in chunks(data)
-            if chunk.kind in (b"IHDR", b"PLTE", b"IDAT", b"tRNS")
-        ]
+        kinds = (b"IHDR", b"PLTE", b"IDAT", b"tRNS")
+        return [chunk.body(data) for chunk in chunks(data) if chunk.kind in kinds]
     except PngError:
         return []
 
 
 def _is_ours(data: bytes, chunk: Chunk) -> bool:
-    return chunk.kind in _TEXT_TYPES and data[chunk.start + 8 : chunk.end - 4].startswith(
-        KEYWORD + b"\0"
-    )
+    return chunk.kind in _TEXT_TYPES and chunk.body(data).startswith(_OUR_START)
 
 
 def source_of(data: bytes) -> bytes:
     """The image without any ``stagewright`` chunk; anything but a complete PNG unchanged."""
-    if not is_png(data):
-        return data
     try:
         ours = [chunk for chunk in chunks(data) if _is_ours(data, chunk)]
     except PngError:
@@ -132,7 +130,7 @@ def stamped_parts(source: bytes, facts: dict[str, Any]) -> tuple[bytes | memoryv
 
     In parts, because joining them would copy the whole image.
     """
-    text = KEYWORD + b"\0" + json.dumps(facts, separators=(",", ":")).encode("ascii")
+    text = _OUR_START + json.dumps(facts, separators=(",", ":")).encode("ascii")
     body = b"tEXt" + text
     chunk = struct.pack(">I", len(text)) + body + struct.pack(">I", crc32(body))
     view = memoryview(source)
@@ -141,12 +139,10 @@ def stamped_parts(source: bytes, facts: dict[str, Any]) -> tuple[bytes | memoryv
 
 def read_stamp(data: bytes) -> dict[str, Any] | None:
     """The facts in the first ``stagewright`` chunk, or None where none can be read."""
-    if not is_png(data):
-        return None
     try:
         for chunk in chunks(data):
             if chunk.kind == b"tEXt" and _is_ours(data, chunk):
-                text = data[chunk.start + 9 + len(KEYWORD) : chunk.end - 4]
+                text = chunk.body(data).removeprefix(_OUR_START)
                 return msgspec.json.decode(text, type=dict[str, Any])
     except (ValueError, RecursionError):  # malformed, not JSON, not UTF-8, nested too deep
         return None

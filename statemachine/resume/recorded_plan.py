@@ -42,7 +42,7 @@ def recorded_plan(fold: Fold) -> StageExecutionPlan:
     except (ValueError, OverflowError, RecursionError) as error:
         raise _not_understood(str(error)) from error
     if unknown:
-        raise _not_understood(f"{unknown[0]} means nothing to it")
+        raise _not_understood(f"it does not know {unknown[0]}")
     wrong = next(_contradictions(plan, fold), None)
     if wrong is not None:
         raise _not_understood(wrong)
