@@ -302,6 +302,17 @@ def test_the_hires_pass_gives_its_size(
     assert plan.warnings == ((warned,) if warned else ())
 
 
+def test_a_warning_is_given_once_whatever_the_inputs() -> None:
+    """Inputs of two sizes beside txt2img, whose hires pass floors one size."""
+    txt2img = TXT2IMG | {"hires": {"denoise": 0.4, "scale": 1.3}}
+    images = [image(70, 66, "a.png"), image(64, 64, "b.png")]
+    plan = build_stage_execution_plan(with_inputs(document(txt2img=txt2img), *images))
+    assert plan.warnings == (
+        "txt2img.hires.scale: 83.2x83.2 is made 80x80, multiples of 8",
+        "input_image is not used, because txt2img is enabled",
+    )
+
+
 def test_each_input_size_that_is_floored_is_warned_of() -> None:
     """img2img without a size cuts its inputs to the grid, upscale its products."""
     images = [image(70, 66, "a.png"), image(64, 64, "b.png"), image(41, 8, "c.png")]

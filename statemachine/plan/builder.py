@@ -149,7 +149,7 @@ class _Builder:
             total_steps=total * sum(sampling_steps(stage.config) for stage in self._stages),
             summary=" -> ".join(stage.stage_type for stage in self._stages),
             conflicts=config.conflicts,
-            warnings=tuple(self._warnings),
+            warnings=tuple(dict.fromkeys(self._warnings)),
         )
 
 
