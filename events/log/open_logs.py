@@ -20,8 +20,8 @@ _logs: WeakValueDictionary[str, FileEventLog] = WeakValueDictionary()
 _lock = threading.RLock()
 
 
-def note_written(log: FileEventLog) -> None:
-    """This process writes ``log`` from now on, until ``note_closed``."""
+def register_log(log: FileEventLog) -> None:
+    """This process writes ``log`` from now on, until ``unregister_log``."""
     with _lock:
         _logs[os.path.realpath(log.path)] = log
         _paths.pop(log.run_id, None)
@@ -36,7 +36,7 @@ def path_of_run(run_id: str) -> Path | None:
         return _paths.get(run_id)
 
 
-def note_closed(log: FileEventLog) -> None:
+def unregister_log(log: FileEventLog) -> None:
     """This process writes ``log`` no more."""
     with _lock:
         if _logs.get(place := os.path.realpath(log.path)) is log:
