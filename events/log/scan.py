@@ -213,41 +213,42 @@ class LogScan:
 
     def _judge(self) -> None:
         """Tell a torn tail from corruption at ``self.end``, where the next record fails."""
-        tail = _Tail(self._stream, self.end, self._size)
         if self.count == 0:
             raise self._corrupt("it holds no whole RunOpened")
-        if not tail.is_torn():
+        tail = _Tail(self._stream, self.end, self._size)
+        if not tail.is_torn:
             raise self._corrupt("its bytes are all there but fail their check")
         if tail.stands_before_a_proved_barrier():
             raise self._corrupt("a record fails that sound records were built upon")
-        self.torn = TornTail(offset=self.end, bytes=tail.size - self.end)
+        self.torn = TornTail(offset=self.end, bytes=self._size - self.end)
 
 
 class _Tail:
-    """The bytes from a failing record to the end of the file, read line by line."""
+    """The bytes from a failing record to the end of the file.
+
+    ``is_torn`` says whether the failing record may be what a crash left unfinished.
+    """
 
     def __init__(self, stream: BinaryIO, offset: int, size: int) -> None:
         self._stream = stream
         self._offset = offset
-        self.size = size
+        self._size = size
         stream.seek(offset)
-        header = stream.read(min(HEADER_BYTES, self.size - offset))
+        header = stream.read(min(HEADER_BYTES, size - offset))
         length = body_length(header)
-        self._header_whole = len(header) == HEADER_BYTES
-        if length is not None:
-            self._end: int = offset + HEADER_BYTES + length + TRAILER_BYTES
+        stream.seek(offset)
+        if length is None:
+            record = stream.readline(min(MAX_LINE_BYTES, size - offset))
+            self._end = offset + len(record)
         else:
-            self._end = self._after_newline(offset)
-        self._header_sound = length is not None
-
-    def is_torn(self) -> bool:
-        """Whether the failing record may be what a crash left unfinished."""
-        if not self._header_whole:
-            return True
-        # A record that lacks only its newline ends one byte before its place.
-        if self._header_sound and self._end > self.size:
-            return True
-        return self._count_nuls() >= UNWRITTEN_NULS
+            self._end = offset + HEADER_BYTES + length + TRAILER_BYTES
+            record = stream.read(min(self._end, size) - offset)
+        self.is_torn = (
+            len(header) < HEADER_BYTES
+            # A record that lacks only its newline ends one byte before its place.
+            or self._end > size
+            or record.count(0) >= UNWRITTEN_NULS
+        )
 
     def stands_before_a_proved_barrier(self) -> bool:
         """Whether a barrier at or after the failing record has a sound record behind it.
@@ -258,9 +259,9 @@ class _Tail:
         self._stream.seek(self._offset + HEADER_BYTES)
         barrier_seen = _tag(self._stream.read(64)) in BARRIER_TAGS
         position = self._end
-        while position < self.size:
+        while position < self._size:
             self._stream.seek(position)
-            line = self._stream.readline(min(MAX_LINE_BYTES, self.size - position))
+            line = self._stream.readline(min(MAX_LINE_BYTES, self._size - position))
             position += len(line)
             body = check(line)
             if body is None:
@@ -269,25 +270,6 @@ class _Tail:
                 return True
             barrier_seen = _tag(body) in BARRIER_TAGS
         return False
-
-    def _after_newline(self, offset: int) -> int:
-        self._stream.seek(offset)
-        while True:
-            line = self._stream.readline(CHUNK_BYTES)
-            offset += len(line)
-            if not line or line.endswith(b"\n") or offset >= self.size:
-                return min(offset, self.size)
-
-    def _count_nuls(self) -> int:
-        self._stream.seek(self._offset)
-        left, found = min(self._end, self.size) - self._offset, 0
-        while left > 0 and found < UNWRITTEN_NULS:
-            chunk = self._stream.read(min(CHUNK_BYTES, left))
-            if not chunk:
-                break
-            left -= len(chunk)
-            found += chunk.count(0)
-        return found
 
 
 def _tag(body: bytes) -> str:
