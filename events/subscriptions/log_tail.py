@@ -77,7 +77,7 @@ class LogTail:
                 return
 
     def up_to(self, event: StageEvent) -> Iterator[StageEvent]:
-        """An event that was announced, after those before it; nothing if it was given before.
+        """An announced event, after those before it; nothing if it was given before.
 
         Only events that were missed are read from the file.
         """
@@ -88,7 +88,7 @@ class LogTail:
             yield event
 
     def skip_to_end(self) -> None:
-        """Go behind the last event that there is now. Raises LogCorruptError."""
+        """Go to the end of the log as it is now. Raises LogCorruptError."""
         log = open_log(self.path)
         if log is not None:
             self._next = log.next_seq
@@ -100,7 +100,7 @@ class LogTail:
             raise
 
     def has_ended(self) -> bool:
-        """Whether nothing more will come, as far as can be told: all is read, nobody writes.
+        """Whether nothing more is expected: all has been read, and no process writes the log.
 
         A run that has ended may be taken up again by a later resume.
         """
@@ -156,7 +156,7 @@ def follow(
 
     ``run`` is a run folder or a log; this or any other process may be running it. Every event
     comes once and in order, about 10 ms after it has been written. It ends when all has been
-    read and nobody works on the run any more: that is at once for a run that has ended, and
+    read and no process works on the run: that is at once for a run that has ended, and
     soon after the death of its process. ``stop`` ends it from another thread.
 
     Raises RunNotFoundError, LogCorruptError.
