@@ -125,7 +125,7 @@ class RunInspection(msgspec.Struct, frozen=True, kw_only=True):
             named = ", ".join(one.file.path for one in lost) + (" is" if len(lost) == 1 else " are")
             altered = ImageAlteredError(f"{path}: {wrong}; {needed}: {cure}")
             yield Refusal(altered, f"refuse until {named} put back as recorded")
-        epochs = self.fold.fruitless_epochs
+        epochs = self.fold.epochs_without_progress
         if self.to_make and is_fruitless(epochs) and not force:
             said = f"{epochs} epochs in a row sent requests and finished no image"
             tired = ResumeRefusedError(f"{name}: {said}{self._last_failure()}; --force tries again")
@@ -245,7 +245,7 @@ def _suspects(plan: StageExecutionPlan, fold: Fold, lost: Set[tuple[str, int]]) 
         if here is None:
             continue
         yield from here.replaced
-        for index, _ in here.finished.items() if stage.order_index else ():
+        for index in here.finished if stage.order_index else ():
             # A salvaged log may have an image without its source.
             if source is None or source.finished.get(index) is None:
                 yield index
