@@ -112,7 +112,7 @@ def test_a_source_that_does_not_decode_is_refused_by_name(data: bytes) -> None:
         with pytest.raises(BackendError, match=r"00-\w+, image 4: the input image") as caught:
             answer(request(config, source(data)))
         assert caught.value.transient is False
-    with pytest.raises(BackendError, match="00-img2img, image 3: the mask"):
+    with pytest.raises(BackendError, match="00-img2img, image 4: the mask"):
         answer(request(IMG2IMG, source(portrait()), mask=source(data)))
 
 
