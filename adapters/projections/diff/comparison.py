@@ -182,7 +182,7 @@ def _outcome(run: RecordedRun) -> dict[str, Any]:
         },
         "missing": {
             label: {
-                "images": rows_text(found["image_indexes"].rows()),
+                "images": rows_text(found["images"].rows()),
                 "errors": dict(found["errors"]),
             }
             for label, found in missing.items()
