@@ -47,7 +47,7 @@ from .unreadable import folder_of_anybody, program_of_anybody
 
 LOOK_TWICE = """
 from pathlib import Path
-from stagewright.statemachine.run_folder import RunFolder
+from stagewright.statemachine.files.run_folder import RunFolder
 
 folder = Path.cwd()
 folder.chmod(0)

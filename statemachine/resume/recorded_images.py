@@ -14,10 +14,8 @@ from ...events.model import (
     StageEvent,
     StageImageProgress,
 )
-from ..config.stage_configs import Img2ImgConfig
 from ..plan.plan import StageExecution, StageExecutionPlan
-from ..ports import SourceImage
-from ..run.requests import request_digest, request_spans, stage_seed
+from ..run.requests import input_records, request_digest, request_spans, stage_seed
 
 
 class RecordedImage(NamedTuple):
@@ -104,20 +102,15 @@ class RecordedImages:
 
         Its source is the one that is recorded so far: a later one would be another image.
         """
-        opened, config = self._opened, stage.config
-        inputs: tuple[str, ...] = ()
-        if stage.input_source == "file":
-            record = opened.inputs[span.start // self.plan.images_per_input]
-            inputs = (record.source_sha256,)
-        elif stage.input_source != "prompt":
+        opened = self._opened
+        record, mask = input_records(stage, span.start, self.plan, opened)
+        inputs = (record.source_sha256,) if record else ()
+        if stage.input_source in self._stages:
             source = self._images.get((stage.input_source, span.start))
             if source is None:
                 return None
             inputs = (source.artifact.source_sha256,)
-        mask = config.mask if inputs and isinstance(config, Img2ImgConfig) else None
-        masks = [_by_digest(one.source_sha256) for one in opened.inputs if one.path == mask]
-        sources = (tuple(map(_by_digest, inputs)), masks[0] if masks else None)
-        seed = stage_seed(config, opened.seeds[0]) + span.start
+        seed = stage_seed(stage.config, opened.seeds[0]) + span.start
         return CallRequested(
             run_id=event.run_id,
             seq=event.seq,
@@ -127,11 +120,8 @@ class RecordedImages:
             image_index=span.start,
             count=len(span),
             attempt=0,
-            request_sha256=request_digest(stage, seed, len(span), sources),
+            request_sha256=request_digest(
+                stage, seed, len(span), inputs=inputs, mask=mask.source_sha256 if mask else None
+            ),
             inputs=inputs,
         )
-
-
-def _by_digest(source_sha256: str) -> SourceImage:
-    """An image of which only the digest matters."""
-    return SourceImage(data=b"", source_sha256=source_sha256, media_type="", width=0, height=0)

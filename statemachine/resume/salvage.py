@@ -30,16 +30,14 @@ from ...events.model import (
     InputRecord,
     LogRepaired,
     Outcome,
-    StageEnd,
-    StageImageProgress,
-    StageStart,
 )
 from ..files.recorded_files import check_file
 from ..files.run_folder import make_run_folder
 from ..plan.plan import StageExecution
 from ..ports import Clock, RandomBelow
 from ..run.journal import RunJournal, recordable
-from ..run.requests import call_id, stage_metadata
+from ..run.requests import call_id
+from ..run.stage_records import StageRecords
 from .recorded_images import RecordedImage, RecordedImages
 from .recorded_plan import recorded_plan
 from .verify import Flaw, verify_run
@@ -219,73 +217,47 @@ class _Salvage:
             journal.close()
 
     def _write_stage(self, journal: RunJournal, stage: StageExecution) -> None:
-        """Record and copy the images of a stage that are kept; without any it leaves no trace."""
+        """Copy and record the images of a stage that are kept; without any it leaves no trace."""
         total = self._images.plan.total_images
         kept = [images for images in self._images.by_request(stage) if self._are_sound(images)]
         if not kept:
             return
-        journal.record(
-            lambda at: StageStart(
-                **at,
-                stage_id=stage.stage_id,
-                stage_type=stage.stage_type,
-                order_index=stage.order_index,
-                total_images=total,
-                metadata=stage_metadata(stage),
-            )
-        )
+        records = StageRecords(journal, stage, total)
+        records.start()
         for images in kept:
-            self._write_answer(journal, stage, images)
+            self._write_answer(records, stage, images)
         written = journal.fold.stages[stage.stage_id]
         count = written.finished.count
-        journal.record(
-            lambda at: StageEnd(
-                **at,
-                stage_id=stage.stage_id,
-                stage_type=stage.stage_type,
-                image_count=count,
-                # The sum of forged durations may be infinite, which JSON cannot hold.
-                duration_ms=min(written.open_ms, sys.float_info.max),
-                outcome=Outcome.COMPLETED if count == total else Outcome.PARTIAL,
-            )
-        )
+        # The sum of forged durations may be infinite, which JSON cannot hold.
+        duration_ms = min(written.open_ms, sys.float_info.max)
+        records.end(count, duration_ms, Outcome.COMPLETED if count == total else Outcome.PARTIAL)
 
     def _write_answer(
-        self, journal: RunJournal, stage: StageExecution, images: Sequence[RecordedImage]
+        self, records: StageRecords, stage: StageExecution, images: Sequence[RecordedImage]
     ) -> None:
         """Copy the images of one request, then record request, answer and announcements."""
-        artifacts = tuple(image.artifact for image in images)
-        for artifact in artifacts:
-            self._copy_recorded(artifact)
-        call = call_id(self._new.name, stage.stage_id, artifacts[0].image_index, 0)
-        request = msgspec.structs.replace(
-            images[-1].request, call_id=call, count=len(images), attempt=0
+        for image in images:
+            self._copy_recorded(image.artifact)
+        artifacts = [image.artifact for image in images]
+        first, request, answer = (
+            artifacts[0].image_index,
+            images[-1].request,
+            self._answer_of(images),
         )
-        journal.record(lambda at: msgspec.structs.replace(request, **at))
-        old = self._answer_of(images)
-        journal.record(
-            lambda at: CallCompleted(
-                **at,
-                call_id=call,
-                endpoint=old.endpoint if old else "",
-                artifacts=artifacts,
-                info=old.info if old else {},
-                duration_ms=old.duration_ms if old else 0.0,
-            )
+        call = call_id(self._new.name, stage.stage_id, first, 0)
+        records.request(
+            call,
+            range(first, first + len(images)),
+            attempt=0,
+            request_sha256=request.request_sha256,
+            inputs=request.inputs,
         )
-        for artifact in artifacts:
-            self._announce(journal, stage, artifact)
-
-    def _announce(self, journal: RunJournal, stage: StageExecution, artifact: Artifact) -> None:
-        journal.record(
-            lambda at: StageImageProgress(
-                **at,
-                stage_id=stage.stage_id,
-                stage_type=stage.stage_type,
-                image_index=artifact.image_index,
-                total_images=self._images.plan.total_images,
-                artifact=artifact,
-            )
+        records.images(
+            call,
+            artifacts,
+            endpoint=answer.endpoint if answer else "",
+            info=answer.info if answer else {},
+            duration_ms=answer.duration_ms if answer else 0.0,
         )
 
     def _answer_of(self, images: Sequence[RecordedImage]) -> CallCompleted | None:

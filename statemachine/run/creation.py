@@ -15,29 +15,41 @@ from ...events.errors import LogWriteError
 from ...events.folds import Fold
 from ...events.log.file_log import FileEventLog
 from ...events.log.lock import RunLock, boot_id, host_name
+from ...events.log.memory_log import EventLog
 from ...events.log.storage import OsStorage, Storage
 from ...events.model import BackendDescription, Durability, InputRecord, RunOpened
 from ...events.version import VERSION
 from ..config.document import checked_config
 from ..config.inputs import read_bounded
-from ..config.schema import InputImage, RunConfig
+from ..config.schema import InputImage, RunConfig, RunTable, ServerTable
 from ..errors import InputImageError
 from ..files.png import source_of
 from ..files.run_folder import RunFolder, make_run_folder
 from ..plan.plan import StageExecutionPlan
 from ..ports import Clock, RandomBelow
 from .files import SUFFIXES
+from .image_status import ImageStatus
+from .journal import RunJournal
 
 SEED_END = 2**31
 """Drawn seeds are below this (contract, section 4)."""
 
 
-class NewRun(msgspec.Struct, frozen=True):
+class NewRun(msgspec.Struct, frozen=True, kw_only=True):
     """A run that exists on disk and has not started; ``fold`` holds its first event."""
 
     folder: RunFolder
-    log: FileEventLog
+    log: EventLog
     fold: Fold
+    plan: StageExecutionPlan
+    run_table: RunTable
+    server_table: ServerTable
+    status: ImageStatus
+    epoch: int = 0
+
+    def begin(self, journal: RunJournal, _backend: BackendDescription) -> None:
+        """Announce RunOpened, which was recorded before there was a journal."""
+        journal.announce_opening()
 
 
 def software() -> str:
@@ -85,6 +97,7 @@ def create_run(
     folder = RunFolder(path, storage=storage)
     lock: RunLock | None = None
     try:
+        # Before anything is in it: `run` removes a folder without a log whose lock is free.
         lock = RunLock(folder.path)
         opened = _opened(folder, config, plan, backend, opened_at)
         durability = config.run.durability
@@ -102,7 +115,15 @@ def create_run(
         raise
     fold = Fold()
     fold.apply(opened)
-    return NewRun(folder, log, fold)
+    return NewRun(
+        folder=folder,
+        log=log,
+        fold=fold,
+        plan=plan,
+        run_table=config.run,
+        server_table=config.server,
+        status=ImageStatus(plan, fold, log.event_at),
+    )
 
 
 def _opened(

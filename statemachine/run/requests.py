@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
 import msgspec
 
-from ...events.codec import json_values
 from ...events.folds import Fold
-from ..config.stage_configs import AdetailerConfig, StageConfig, Txt2ImgConfig, UpscaleConfig
+from ...events.model import InputRecord, RunOpened
+from ..config.stage_configs import Img2ImgConfig, StageConfig, Txt2ImgConfig, UpscaleConfig
 from ..errors import BackendAnswerError, BackendError
-from ..plan.plan import StageExecution
+from ..plan.plan import StageExecution, StageExecutionPlan
 from ..ports import GenerateAnswer, GenerateRequest, SourceImage
 
 LONGEST_RETRY_WAIT_S = 300.0
@@ -20,7 +20,6 @@ LONGEST_RETRY_WAIT_S = 300.0
 MAX_INFO_BYTES = 1024 * 1024
 """What an answer may say of itself; a whole record holds 16 MiB."""
 _NOT_DIGESTED = ("seed", "batch_size", "mask", "enabled")
-
 
 Sources = tuple[tuple[SourceImage, ...], SourceImage | None]
 """The images that a request is made from (none or one), and the mask, if there is one."""
@@ -36,12 +35,26 @@ def request_spans(stage: StageExecution, total_images: int) -> Iterator[range]:
         yield range(first, min(first + batch, total_images))
 
 
+def input_records(
+    stage: StageExecution, image_index: int, plan: StageExecutionPlan, opened: RunOpened
+) -> tuple[InputRecord | None, InputRecord | None]:
+    """The recorded input file that an image is made from, if it is from one, and the mask."""
+    if stage.input_source == "prompt":
+        return None, None
+    path = stage.config.mask if isinstance(stage.config, Img2ImgConfig) else None
+    mask = next((record for record in opened.inputs if record.path == path), None)
+    if stage.input_source != "file":
+        return None, mask
+    # The record of the mask, where there is one, comes after those of the inputs.
+    return opened.inputs[image_index // plan.images_per_input], mask
+
+
 def build_request(
     stage: StageExecution, span: range, attempt: int, fold: Fold, sources: Sources
 ) -> GenerateRequest:
     """One attempt at a span of images of a stage that has started.
 
-    ``fold`` tells of the run, and of the attempts before this one.
+    ``fold`` knows the run and the earlier attempts.
     """
     assert fold.opened is not None
     opened, folded, first = fold.opened, fold.stages[stage.stage_id], span.start
@@ -62,7 +75,13 @@ def build_request(
         mask=mask,
         unanswered=tuple(folded.unsettled.get(first, ())),
         interrupted=first in folded.interrupted or first in folded.suspected,
-        request_sha256=request_digest(stage, seed, len(span), sources),
+        request_sha256=request_digest(
+            stage,
+            seed,
+            len(span),
+            inputs=[image.source_sha256 for image in inputs],
+            mask=mask.source_sha256 if mask else None,
+        ),
     )
 
 
@@ -77,17 +96,21 @@ def call_id(run_id: str, stage_id: str, image_index: int, attempt: int) -> str:
     return f"{run_id}.{stage_id}.{image_index:05d}.{attempt}"
 
 
-def request_digest(stage: StageExecution, seed: int, count: int, sources: Sources) -> str:
-    """SHA-256 of the request's canonical JSON; equal in all attempts, runs and backends."""
-    inputs, mask = sources
+def request_digest(
+    stage: StageExecution, seed: int, count: int, *, inputs: Sequence[str], mask: str | None
+) -> str:
+    """SHA-256 of the request's canonical JSON; equal in all attempts, runs and backends.
+
+    ``inputs`` and ``mask`` are the images' ``source_sha256``.
+    """
     settings: dict[str, Any] = msgspec.to_builtins(stage.config)
     content = {
         "stage_type": str(stage.stage_type),
         "settings": {key: settings[key] for key in settings if key not in _NOT_DIGESTED},
         "seed": seed,
         "count": count,
-        "inputs": [image.source_sha256 for image in inputs],
-        "mask": mask.source_sha256 if mask else None,
+        "inputs": inputs,
+        "mask": mask,
     }
     return sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
@@ -114,14 +137,3 @@ def retry_wait_s(backoff_s: float, error: Exception) -> float:
     """How long to wait before a further try: the backoff, or longer if the backend asks for it."""
     asked_s = error.retry_after_s if isinstance(error, BackendError) else None
     return min(max(backoff_s, asked_s or 0.0), LONGEST_RETRY_WAIT_S)
-
-
-def stage_metadata(stage: StageExecution) -> Mapping[str, Any]:
-    """What StageStart records of a stage beside its place in the plan, by name."""
-    config = stage.config
-    if isinstance(config, AdetailerConfig):
-        return {"input_source": stage.input_source, "passes": [one.model for one in config.passes]}
-    names = ("model", "refiner", "hires", "upscaler")
-    found = {name: getattr(config, name, None) for name in names}
-    stated = {name: json_values(value) for name, value in found.items() if value is not None}
-    return {"input_source": stage.input_source, **stated}
