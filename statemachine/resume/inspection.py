@@ -36,7 +36,7 @@ from ..files.recorded_files import (
 from ..files.run_folder import RunFolder
 from ..plan.plan import StageExecutionPlan
 from ..run.image_status import ImageStatus
-from ..run.requests import input_records, request_spans
+from ..run.requests import input_records, span_of
 from ..states import is_fruitless
 from .recorded_plan import recorded_plan, recorded_table
 
@@ -235,7 +235,7 @@ def _suspects(plan: StageExecutionPlan, fold: Fold, lost: Set[tuple[str, int]]) 
             # A salvaged log may have an image without its source.
             if source is None or source.finished.get(index) is None:
                 yield index
-        for span in request_spans(stage, plan.total_images) if lost else ():
+        for stage_id, index in lost:
             # The whole request is repeated, and its other images may come out different too.
-            if any((stage.stage_id, index) in lost for index in span):
-                yield from span
+            if stage_id == stage.stage_id:
+                yield from span_of(stage, index, plan.total_images)

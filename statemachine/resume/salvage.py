@@ -8,7 +8,6 @@ rest. Earlier attempts, failures and times stay in the damaged log, which the ne
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from errno import ENOSPC
 from hashlib import sha256
 from os import strerror
@@ -38,7 +37,7 @@ from ..ports import Clock, RandomBelow
 from ..run.journal import RunJournal, recordable
 from ..run.requests import call_id
 from ..run.stage_records import StageRecords
-from .recorded_images import RecordedImage, RecordedImages
+from .recorded_answers import RecordedAnswer, RecordedAnswers
 from .recorded_plan import recorded_plan
 from .verify import Flaw, verify_run
 
@@ -102,10 +101,10 @@ def salvage_run(
     records = SoundRecords(path, storage=storage)
     fold = Fold()
     fold.apply(records.opened)
-    images = RecordedImages(records, recorded_plan(fold))
+    answers = RecordedAnswers(records, recorded_plan(fold))
     name = "-".join(records.opened.run_id.split("-")[1:-1])
     new = make_run_folder(runs, name, clock.now(), random_below, storage)
-    salvage = _Salvage(records, images, new, clock, storage)
+    salvage = _Salvage(records, answers, new, clock, storage)
     try:
         lock = RunLock(new)
         try:
@@ -152,14 +151,14 @@ class _Salvage:
     def __init__(
         self,
         records: SoundRecords,
-        images: RecordedImages,
+        answers: RecordedAnswers,
         new: Path,
         clock: Clock,
         storage: Storage,
     ) -> None:
         self.lost_files: list[Flaw] = []
         self._records = records
-        self._images = images
+        self._answers = answers
         self._old = records.path.parent
         self._new = new
         self._clock = clock
@@ -188,7 +187,7 @@ class _Salvage:
             self._records.opened,
             run_id=self._new.name,
             ts=self._clock.now(),
-            backend=self._images.backend,
+            backend=self._answers.backend,
         )
         fold = Fold()
         fold.apply(opened)
@@ -205,7 +204,7 @@ class _Salvage:
                 )
             )
             journal.move("start")
-            for stage in self._images.plan.stages:
+            for stage in self._answers.plan.stages:
                 self._write_stage(journal, stage)
             reason = recordable(
                 f"salvaged from {self._records.opened.run_id}, whose log is corrupt at byte "
@@ -218,14 +217,14 @@ class _Salvage:
 
     def _write_stage(self, journal: RunJournal, stage: StageExecution) -> None:
         """Copy and record the images of a stage that are kept; without any it leaves no trace."""
-        total = self._images.plan.total_images
-        kept = [images for images in self._images.by_request(stage) if self._are_sound(images)]
+        kept = [answer for answer in self._answers.of_stage(stage) if self._is_whole(answer)]
         if not kept:
             return
+        total = self._answers.plan.total_images
         records = StageRecords(journal, stage, total)
         records.start()
-        for images in kept:
-            self._write_answer(records, stage, images)
+        for answer in kept:
+            self._write_answer(journal, records, answer)
         written = journal.fold.stages[stage.stage_id]
         count = written.finished.count
         # The sum of forged durations may be infinite, which JSON cannot hold.
@@ -233,45 +232,31 @@ class _Salvage:
         records.end(count, duration_ms, Outcome.COMPLETED if count == total else Outcome.PARTIAL)
 
     def _write_answer(
-        self, records: StageRecords, stage: StageExecution, images: Sequence[RecordedImage]
+        self, journal: RunJournal, records: StageRecords, answer: RecordedAnswer
     ) -> None:
-        """Copy the images of one request, then record request, answer and announcements."""
-        for image in images:
-            self._copy_recorded(image.artifact)
-        artifacts = [image.artifact for image in images]
-        first, request, answer = (
-            artifacts[0].image_index,
-            images[-1].request,
-            self._answer_of(images),
+        """Copy the images of a request, then record request, answer and announcements."""
+        artifacts = [answer.artifacts[index] for index in sorted(answer.artifacts)]
+        for artifact in artifacts:
+            self._copy_recorded(artifact)
+        call = call_id(self._new.name, answer.request.stage_id, artifacts[0].image_index, 0)
+        request = msgspec.structs.replace(
+            answer.request, call_id=call, count=len(artifacts), attempt=0
         )
-        call = call_id(self._new.name, stage.stage_id, first, 0)
-        records.request(
-            call,
-            range(first, first + len(images)),
-            attempt=0,
-            request_sha256=request.request_sha256,
-            inputs=request.inputs,
-        )
+        journal.record(lambda at: msgspec.structs.replace(request, **at))
+        event = None if answer.place is None else self._records[answer.place].event
+        old = event if isinstance(event, CallCompleted) else None
         records.images(
             call,
             artifacts,
-            endpoint=answer.endpoint if answer else "",
-            info=answer.info if answer else {},
-            duration_ms=answer.duration_ms if answer else 0.0,
+            endpoint=old.endpoint if old else "",
+            info=old.info if old else {},
+            duration_ms=old.duration_ms if old else 0.0,
         )
 
-    def _answer_of(self, images: Sequence[RecordedImage]) -> CallCompleted | None:
-        """The record of the answer that brought all of these images, if it is sound."""
-        place = images[0].answer
-        if place is None or any(image.answer != place for image in images):
-            return None
-        event = self._records[place].event
-        assert isinstance(event, CallCompleted)
-        return event
-
-    def _are_sound(self, images: Sequence[RecordedImage]) -> bool:
+    def _is_whole(self, answer: RecordedAnswer) -> bool:
         """Whether all images of a request are as recorded; each that is not is noted."""
-        return len(images) == sum(self._is_sound(image.artifact) for image in images)
+        are_sound = [self._is_sound(artifact) for artifact in answer.artifacts.values()]
+        return all(are_sound)
 
     def _is_sound(self, file: Artifact | InputRecord) -> bool:
         wrong = check_file(self._old, file.path, file.sha256)

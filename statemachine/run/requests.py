@@ -30,9 +30,18 @@ def request_spans(stage: StageExecution, total_images: int) -> Iterator[range]:
 
     They are one, or ``batch_size`` consecutive ones; the last request may make fewer.
     """
+    first = 0
+    while first < total_images:
+        span = span_of(stage, first, total_images)
+        yield span
+        first = span.stop
+
+
+def span_of(stage: StageExecution, image_index: int, total_images: int) -> range:
+    """The image indexes of the request that makes this one."""
     batch = stage.config.batch_size or 1 if isinstance(stage.config, Txt2ImgConfig) else 1
-    for first in range(0, total_images, batch):
-        yield range(first, min(first + batch, total_images))
+    first = image_index - image_index % batch
+    return range(first, min(first + batch, total_images))
 
 
 def input_records(

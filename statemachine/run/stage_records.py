@@ -1,31 +1,26 @@
-"""The records of one stage of an epoch; a run and a salvage write the same ones."""
+"""The records of a stage that a run and a salvage have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from ...events.codec import json_values
 from ...events.model import (
     Artifact,
     CallCompleted,
-    CallFailed,
-    CallRequested,
     Outcome,
     StageEnd,
     StageImageProgress,
     StageStart,
 )
 from ..config.stage_configs import AdetailerConfig
-from ..errors import BackendError
 from ..plan.plan import StageExecution
-from .journal import RunJournal, error_detail, recordable
+from .journal import RunJournal, recordable
 
 
 class StageRecords:
-    """Writes what happens in a stage to the journal. Every method may raise LogWriteError."""
+    """Writes to the journal of a run what becomes of a stage. All methods raise LogWriteError."""
 
     def __init__(self, journal: RunJournal, stage: StageExecution, total_images: int) -> None:
         self._journal = journal
@@ -42,29 +37,6 @@ class StageRecords:
                 order_index=self._stage.order_index,
                 total_images=self._total_images,
                 metadata=_metadata(self._stage),
-            )
-        )
-
-    def request(
-        self,
-        call_id: str,
-        span: range,
-        *,
-        attempt: int,
-        request_sha256: str,
-        inputs: Sequence[str],
-    ) -> None:
-        """The images of ``span`` are about to be asked for; durable on return."""
-        self._journal.record(
-            lambda at: CallRequested(
-                **at,
-                call_id=call_id,
-                stage_id=self._stage.stage_id,
-                image_index=span.start,
-                count=len(span),
-                attempt=attempt,
-                request_sha256=request_sha256,
-                inputs=tuple(inputs),
             )
         )
 
@@ -90,23 +62,6 @@ class StageRecords:
         )
         for artifact in artifacts:
             self.progress(artifact)
-
-    def failure(
-        self, call_id: str, image_index: int, error: Exception, *, will_retry: bool
-    ) -> None:
-        """An attempt gave no image."""
-        known = error if isinstance(error, BackendError) else BackendError("")
-        self._journal.record(
-            lambda at: CallFailed(
-                **at,
-                call_id=call_id,
-                endpoint=recordable(str(known.endpoint)),
-                error=error_detail(error, stage_id=self._stage.stage_id, image_index=image_index),
-                will_retry=will_retry,
-                interrupted=known.interrupted or msgspec.UNSET,
-                settled=known.settled or msgspec.UNSET,
-            )
-        )
 
     def progress(self, artifact: Artifact) -> None:
         """An image that is recorded as finished is announced."""

@@ -8,8 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
+from msgspec import UNSET
+
 from ...events.errors import EventLogError, LogWriteError
-from ...events.model import Artifact, Outcome, StepProgress
+from ...events.model import Artifact, CallFailed, CallRequested, Outcome, StepProgress
 from ..config.schema import OnImageError
 from ..errors import BackendAnswerError, BackendError
 from ..plan.plan import StageExecution
@@ -18,7 +20,7 @@ from ..resume.reopen import ReopenedRun
 from .cancel import CancelToken
 from .creation import NewRun
 from .files import ImageFiles
-from .journal import RunJournal
+from .journal import RunJournal, error_detail, recordable
 from .requests import (
     Sources,
     build_request,
@@ -182,8 +184,7 @@ class StageRun:
             except Exception as error:
                 transient = isinstance(error, BackendError) and error.transient
                 will_retry = transient and tried < server.retries and not self.token.stopping
-                call = call_id(self.journal.run_id, stage_id, span.start, attempt)
-                self._records.failure(call, span.start, error, will_retry=will_retry)
+                self._record_failure(span.start, attempt, error, will_retry=will_retry)
                 # What fails while the run is being stopped may have failed because of that.
                 if self.token.cancelled or (transient and self.token.stopping):
                     return
@@ -202,14 +203,7 @@ class StageRun:
         """
         sources = self._sources(span.start)
         request = build_request(self.stage, span, attempt, self.journal.fold, sources)
-        # Durable before it is sent: after a crash a resume knows what a server may still do.
-        self._records.request(
-            request.call_id,
-            span,
-            attempt=attempt,
-            request_sha256=request.request_sha256,
-            inputs=[image.source_sha256 for image in request.inputs],
-        )
+        self._record_request(request)
         began = self.clock.monotonic_ms()
         answer = self.backend.generate_images(
             request, cancel=self.token, on_step=partial(self._announce_step, request)
@@ -279,6 +273,38 @@ class StageRun:
                 steps=steps,
                 fraction=step / max(1, steps) if fraction is None else fraction,
                 eta_s=eta_s,
+            )
+        )
+
+    def _record_request(self, request: GenerateRequest) -> None:
+        """Durable before it is sent: a resume must know what a server may still work on."""
+        self.journal.record(
+            lambda at: CallRequested(
+                **at,
+                call_id=request.call_id,
+                stage_id=request.stage_id,
+                image_index=request.image_index,
+                count=request.count,
+                attempt=request.attempt,
+                request_sha256=request.request_sha256,
+                inputs=tuple(image.source_sha256 for image in request.inputs),
+            )
+        )
+
+    def _record_failure(
+        self, image_index: int, attempt: int, error: Exception, *, will_retry: bool
+    ) -> None:
+        stage_id = self.stage.stage_id
+        known = error if isinstance(error, BackendError) else BackendError("")
+        self.journal.record(
+            lambda at: CallFailed(
+                **at,
+                call_id=call_id(at["run_id"], stage_id, image_index, attempt),
+                endpoint=recordable(str(known.endpoint)),
+                error=error_detail(error, stage_id=stage_id, image_index=image_index),
+                will_retry=will_retry,
+                interrupted=known.interrupted or UNSET,
+                settled=known.settled or UNSET,
             )
         )
 
