@@ -18,7 +18,7 @@ import msgspec
 from ...events.errors import LogCorruptError, LogLockedError, LogWriteError, StagewrightError
 from ...events.folds import Fold
 from ...events.log.file_log import LOG_NAME, FileEventLog
-from ...events.log.lock import RunLock, is_locked, lock_holder
+from ...events.log.lock import is_locked, lock_holder
 from ...events.log.reader import log_path, read_log
 from ...events.log.sound_records import SoundRecords
 from ...events.log.storage import OsStorage, Storage
@@ -31,9 +31,10 @@ from ...events.model import (
     Outcome,
 )
 from ..files.recorded_files import check_file
-from ..files.run_folder import make_run_folder
+from ..files.run_folder import RunFolder
 from ..plan.plan import StageExecution
 from ..ports import Clock, RandomBelow
+from ..run.creation import new_run_folder
 from ..run.journal import RunJournal, recordable
 from ..run.requests import call_id
 from ..run.stage_records import StageRecords
@@ -103,23 +104,14 @@ def salvage_run(
     fold.apply(records.opened)
     answers = RecordedAnswers(records, recorded_plan(fold))
     name = "-".join(records.opened.run_id.split("-")[1:-1])
-    new = make_run_folder(runs, name, clock.now(), random_below, storage)
-    salvage = _Salvage(records, answers, new, clock, storage)
-    try:
-        lock = RunLock(new)
-        try:
-            salvage.write(corruption)
-        finally:
-            lock.release()
-    except BaseException as error:
-        storage.remove_tree(new)
-        if isinstance(error, OSError):
-            raise LogWriteError(f"the run cannot be salvaged: {error}", path=new) from error
-        raise
-    verified = verify_run(new)
+    with new_run_folder(runs, name, clock.now(), random_below, storage) as (new, lock):
+        salvage = _Salvage(records, answers, new, clock)
+        salvage.write(corruption)
+        lock.release()
+    verified = verify_run(new.path)
     return SalvagedRun(
-        run_id=new.name,
-        folder=str(new),
+        run_id=new.path.name,
+        folder=str(new.path),
         salvaged_from=records.opened.run_id,
         old_folder=str(folder),
         images=verified.images,
@@ -152,18 +144,16 @@ class _Salvage:
         self,
         records: SoundRecords,
         answers: RecordedAnswers,
-        new: Path,
+        new: RunFolder,
         clock: Clock,
-        storage: Storage,
     ) -> None:
         self.lost_files: list[Flaw] = []
         self._records = records
         self._answers = answers
         self._old = records.path.parent
-        self._new = new
+        self._new = new.path
         self._clock = clock
-        self._storage = storage
-        self._folders = {new}
+        self._storage = new.storage
 
     def write(self, corruption: LogCorruptError) -> None:
         """Raises OSError, LogWriteError, and LogCorruptError if the old log changes meanwhile."""
@@ -174,8 +164,6 @@ class _Salvage:
         draft = self._new / _DRAFT_NAME
         self._storage.make_folder(draft)
         self._write_log(draft, corruption)
-        for folder in sorted(self._folders):
-            self._storage.sync_folder(folder)
         # Last: the log makes the folder a run, and by now all that it names is durable.
         self._storage.rename(draft / LOG_NAME, self._new / LOG_NAME)
         self._storage.sync_folder(self._new)
@@ -270,15 +258,10 @@ class _Salvage:
             raise LogWriteError("it changed while it was being copied", path=self._old / file.path)
 
     def _copy(self, source: Path, target: Path) -> tuple[int, str]:
-        """Copy a file in bounded memory and sync it; its size in bytes and its digest.
-
-        Its folder is not synced: ``write`` does that for all files at once.
-        """
-        if target.parent not in self._folders:
-            self._storage.make_folder(target.parent)
-            self._folders.add(target.parent)
+        """Copy a file durably, in bounded memory; its size in bytes and its digest."""
         size, digest = 0, sha256()
-        self._storage.write_file(target, b"", durable=False)
+        self._storage.make_folder(target.parent)
+        self._storage.write_file(target, b"")
         file = self._storage.open_append(target)
         try:
             with self._storage.open_read(source) as stream:

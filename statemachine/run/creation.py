@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -91,28 +93,14 @@ def create_run(
     ``config`` comes from ``resolve_choices``, ``plan`` from it. Raises InputImageError and
     LogWriteError; what was made is removed then.
     """
-    storage = storage or OsStorage()
     opened_at = clock.now()
-    path = make_run_folder(runs, config.name or "run", opened_at, random_below, storage)
-    folder = RunFolder(path, storage=storage)
-    lock: RunLock | None = None
-    try:
-        # Before anything is in it: `run` removes a folder without a log whose lock is free.
-        lock = RunLock(folder.path)
+    with new_run_folder(runs, config.name or "run", opened_at, random_below, storage) as made:
+        folder, lock = made
         opened = _opened(folder, config, plan, backend, opened_at)
         durability = config.run.durability
         log = FileEventLog.create(
-            folder.path, opened, storage=storage, durability=durability, lock=lock
+            folder.path, opened, storage=folder.storage, durability=durability, lock=lock
         )
-    except BaseException as error:
-        try:
-            storage.remove_tree(folder.path)
-        finally:
-            if lock is not None:
-                lock.release()
-        if isinstance(error, OSError):
-            raise LogWriteError(f"the run cannot be made: {error}", path=folder.path) from error
-        raise
     fold = Fold()
     fold.apply(opened)
     return NewRun(
@@ -124,6 +112,37 @@ def create_run(
         server_table=config.server,
         status=ImageStatus(plan, fold, log.event_at),
     )
+
+
+@contextmanager
+def new_run_folder(
+    runs: Path,
+    name: str,
+    opened_at: datetime,
+    random_below: RandomBelow,
+    storage: Storage | None = None,
+) -> Iterator[tuple[RunFolder, RunLock]]:
+    """A new folder for a run, and its lock, which the caller releases.
+
+    If the block raises, the folder is removed and the lock released; an OSError becomes a
+    LogWriteError.
+    """
+    storage = storage or OsStorage()
+    path = make_run_folder(runs, name, opened_at, random_below, storage)
+    lock: RunLock | None = None
+    try:
+        # Before anything is in it: `run` removes a folder without a log whose lock is free.
+        lock = RunLock(path)
+        yield RunFolder(path, storage=storage), lock
+    except BaseException as error:
+        try:
+            storage.remove_tree(path)
+        finally:
+            if lock is not None:
+                lock.release()
+        if isinstance(error, OSError):
+            raise LogWriteError(f"the run cannot be made: {error}", path=path) from error
+        raise
 
 
 def _opened(
