@@ -84,6 +84,7 @@ class ReopenedRun(RunInspection, frozen=True, kw_only=True):
         try:
             self._repair(journal)
             self._return_to_idle(journal)
+            # Before RunResumed: this order was meant for the process that held the lock before.
             if self.stale_cancel is not None:
                 self.folder.forget_cancel_order(self.stale_cancel)
             # Before RunResumed, which records them as lost: no later resume looks at lost files.
@@ -123,7 +124,7 @@ class ReopenedRun(RunInspection, frozen=True, kw_only=True):
             journal.move(trigger, self._lost_files())
 
     def _rename_altered(self) -> None:
-        """Give altered images another name: somebody may have edited them on purpose."""
+        """Give altered images another name: a user may have edited them on purpose."""
         for file, wrong in self.damaged:
             if not file.stage_id or wrong.state is not FileState.ALTERED:
                 continue

@@ -45,7 +45,7 @@ from .verify import Flaw, verify_run
 CORRUPT_NAME = f"{LOG_NAME}.corrupt"
 """The corrupt log's copy in the run that was made from it."""
 _DRAFT_NAME = "draft"
-"""The folder in which the new log is written; a folder without a log of its own is no run."""
+"""The folder in which the new log is written. Without a log, the new folder is no run yet."""
 _COPY_BYTES = 1024 * 1024
 
 
@@ -85,8 +85,8 @@ def salvage_run(
 ) -> SalvagedRun:
     """Copy what is sound of the corrupt run in ``folder`` into a new run below ``runs``.
 
-    An image is kept if a sound record vouches for it, before or behind the damage, and its file
-    has the recorded digest; the images of one request are kept together or not at all. The new
+    An image is kept if a sound record names it, before or after the damage, and its file has
+    the recorded digest; the images of one request are kept together or not at all. The new
     log appears when all of this is durable; before that the new folder is no run.
 
     Raises RunNotFoundError, LogLockedError, SalvageRefusedError for a log that is not corrupt,
@@ -164,7 +164,7 @@ class _Salvage:
         draft = self._new / _DRAFT_NAME
         self._storage.make_folder(draft)
         self._write_log(draft, corruption)
-        # Last: the log makes the folder a run, and by now all that it names is durable.
+        # Last: the log makes the folder a run, and every file that it names must be durable.
         self._storage.rename(draft / LOG_NAME, self._new / LOG_NAME)
         self._storage.sync_folder(self._new)
         self._storage.remove_tree(draft)

@@ -75,7 +75,7 @@ def verify_run(folder: Path, on_file: OnFile | None = None) -> Verification:
     else:
         events = len(timeline)
         flaws, would = _check(folder, fold, timeline, on_file)
-        # A writer may be in the middle of a record; what it left open is no torn tail.
+        # A process that writes may be within a record: its incomplete tail is not torn.
         if holder is None:
             torn, advice = timeline.torn, would
     return Verification(

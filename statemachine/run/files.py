@@ -40,7 +40,7 @@ class ImageFiles:
         path = self._folder.path / "images" / stage_id
         for folder in (path.parent, path):
             if folder.is_symlink():
-                raise LogWriteError("a link stands in the place of a folder", path=folder)
+                raise LogWriteError("it is a link, not a folder; replace it", path=folder)
         with _raising_log_write_error(path):
             self._folder.storage.make_folder(path)
             for left in filter(Path.is_file, path.glob(f".*{PART_SUFFIX}")):

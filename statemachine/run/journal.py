@@ -32,11 +32,11 @@ from ..ports import Clock
 from ..states import Trigger
 
 MAX_TEXT = 8192
-"""Characters of a message, a reason or a server's words that a log keeps."""
+"""Most characters of a message, a reason or a detail that a log keeps."""
 
 
 class Envelope(TypedDict):
-    """What the journal puts on every event."""
+    """The fields that the journal gives to every event."""
 
     run_id: str
     seq: int
@@ -161,7 +161,7 @@ class RunJournal:
         is_failure = isinstance(event, LifecycleChanged) and event.trigger == "fail"
         if self._unwritable is not None and not is_failure:
             raise self._unwritable
-        # Append before move: whoever sees the new state may rely on its event being durable.
+        # Append before move: a reader of the new state may rely on its event being durable.
         try:
             self._log.append(event)
         except LogWriteError as error:
@@ -182,7 +182,7 @@ class RunJournal:
 def error_detail(
     error: BaseException, *, stage_id: str | None = None, image_index: int | None = None
 ) -> ErrorDetail:
-    """An exception as text; one that we did not raise ourselves brings its traceback."""
+    """An exception as text; with the traceback, unless it is an error of this package."""
     if isinstance(error, BackendError):
         detail = error.detail
     elif isinstance(error, StagewrightError):
@@ -199,7 +199,7 @@ def error_detail(
 
 
 def recordable(text: str) -> str:
-    """``text`` as a log can hold it: lone surrogates as escapes, and of bounded length."""
+    """``text`` as a log can hold it: lone surrogates escaped, and its length bounded."""
     if len(text) > MAX_TEXT:
         text = f"{text[:MAX_TEXT]} ... ({len(text)} characters in all)"
     return text.encode("utf-8", "backslashreplace").decode()

@@ -16,9 +16,9 @@ from ..plan.plan import StageExecution, StageExecutionPlan
 from ..ports import GenerateAnswer, GenerateRequest, SourceImage
 
 LONGEST_RETRY_WAIT_S = 300.0
-"""The longest wait before a further try, whatever the backoff and the backend ask for."""
+"""The longest wait before a further try, even if the backoff or the backend asks for more."""
 MAX_INFO_BYTES = 1024 * 1024
-"""What an answer may say of itself; a whole record holds 16 MiB."""
+"""Most bytes of an answer's ``info``; a whole record holds 16 MiB."""
 _NOT_DIGESTED = ("seed", "batch_size", "mask", "enabled")
 
 Sources = tuple[tuple[SourceImage, ...], SourceImage | None]

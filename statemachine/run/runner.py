@@ -45,7 +45,7 @@ class PipelineRunner:
         return self._journal.state if self._has_begun else RunState.IDLE
 
     def start(self) -> None:
-        """Move the run to RUNNING, from whatever state its log ends in.
+        """Move the run to RUNNING, from any state that its log ends in.
 
         Raises InvalidTransitionError, LogWriteError; the log is closed then.
         """

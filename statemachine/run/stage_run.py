@@ -55,7 +55,7 @@ class StageRun:
     """Runs one stage once, with a thread for each request that the backend serves at once.
 
     A thread sends its next request only when the images of the one before are durable and
-    recorded. Images that an earlier stage lacks are left out.
+    recorded. Images whose source an earlier stage has not made are left out.
     """
 
     stage: StageExecution
@@ -132,7 +132,7 @@ class StageRun:
         threads: list[threading.Thread] = []
         try:
             for _ in range(max(1, self.backend.slots)):
-                # No pool, which takes no work once the main thread has ended: a run goes on then.
+                # No pool: a pool takes no work once the main thread has ended, a run goes on then.
                 thread = threading.Thread(target=self._work, name="stagewright-slot", daemon=False)
                 thread.start()
                 threads.append(thread)
@@ -170,7 +170,7 @@ class StageRun:
         """Try a request until its images or its last failure are recorded, or the run stops.
 
         Every failure of an image is recorded here. Raises what ends the stage: that failure,
-        where ``on_image_error`` says so, and whatever the log raises.
+        if ``on_image_error`` is STOP, and every error of the log.
         """
         stage_id, server = self.stage.stage_id, self.open_run.server_table
         for tried in range(server.retries + 1):
@@ -239,7 +239,7 @@ class StageRun:
             raise BackendAnswerError(
                 f"{where}: the answer cannot be kept: {error}",
                 endpoint=answer.endpoint,
-                settled=True,  # It has answered, whatever it said.
+                settled=True,  # It has answered, so it no longer works on the request.
             ) from error
         try:
             if answer.confirm is not None:
@@ -314,7 +314,7 @@ class StageRun:
 
 
 def _severity(failure: BaseException) -> int:
-    """Of several failures the smallest is reported: a log that cannot be written before others."""
+    """Of several failures the smallest is reported: an unwritable disk before failed images."""
     if isinstance(failure, StageFailedError):
         return 1 if isinstance(failure.cause, LogWriteError) else 2
     return 0  # no Exception: it ends the run's thread
