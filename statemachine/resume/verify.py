@@ -113,7 +113,8 @@ def _finished(fold: Fold) -> int:
 def _advice(found: RunInspection) -> str:
     """What a resume of the run would do, in the order of the resume protocol."""
     if (refusal := found.refusal()) is not None:
-        return f"refuse: {refusal}"
+        # Without the run, which is named before the advice.
+        return f"refuse: {refusal}".replace(f"{found.fold.run_id}: ", "", 1)
     steps = []
     if found.torn is not None:
         steps.append(f"cut the torn tail ({found.torn.bytes} bytes at {found.torn.offset})")
