@@ -26,7 +26,7 @@ database.execute("COMMIT")
 OBSERVER = """
 import sqlite3, sys
 from pathlib import Path
-from stagewright.adapters.catalogue import CATALOGUE_NAME, Catalogue
+from stagewright.adapters.projections.catalogue import CATALOGUE_NAME, Catalogue
 
 runs = Path(sys.argv[1])
 other = sqlite3.connect(runs / CATALOGUE_NAME, timeout=0, isolation_level=None)

@@ -116,7 +116,7 @@ def link(path: Path) -> None:
     [
         (lambda run: flip(run / "images/00-txt2img/00001-43.png", -20), 4, "00001-43.png: it has"),
         (lambda run: (run / "images/00-txt2img/00000-42.png").unlink(), 4, "is missing"),
-        (lambda run: link(run / "images/00-txt2img/00000-42.png"), 4, "a link stands"),
+        (lambda run: link(run / "images/00-txt2img/00000-42.png"), 4, "it is a link"),
         (lambda run: flip(run / "events.jsonl", 5000), 4, "corrupt"),
         (lambda run: cut(run / "events.jsonl", 10), 1, "cut the torn tail"),
         (lambda run: cut(run / "events.jsonl", 1), 1, "cut the torn tail"),

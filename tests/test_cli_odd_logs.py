@@ -124,7 +124,7 @@ def test_verify_does_not_wait_on_a_pipe(finished: tuple[Path, dict[str, Any]]) -
     image.unlink()
     make_pipe(image)
     done = stagewright("verify", "last", folder=folder)
-    assert (done.returncode, "it is no file" in done.stdout) == (4, True)
+    assert (done.returncode, "it is not a file" in done.stdout) == (4, True)
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,11 @@ IN_AN_APPEND = ["record-before", "record-half", "record-written", "record-synced
 IMPATIENT = """
 import logging
 import sys
-from stagewright.adapters import cli
-from stagewright.adapters.learning import respite, writer
+from stagewright.__main__ import main
+from stagewright.adapters.projections.learning import respite, writer
 respite.RESPITE_S, writer.LOCK_WAIT_S = 0.2, 300.0
 logging.basicConfig()
-cli.main()
+main()
 """
 """The command with less patience at its end, and more before; it shows what is logged."""
 

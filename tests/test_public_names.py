@@ -12,10 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import stagewright
 import stagewright.adapters
 import stagewright.events
 import stagewright.statemachine
+
+import stagewright
 
 from .tools import needs_tkinter
 

@@ -204,8 +204,10 @@ def test_other(pytestconfig):
     heavy = {"msgspec", "blinker", "PIL", "transitions", "filelock", "requests", "rich", "click"}
     assert heavy.isdisjoint(sys.modules)
     assert sorted(name for name in sys.modules if name.startswith("stagewright.")) == [
-        "stagewright.adapters", "stagewright.adapters.testing.pytest_plugin",
-        "stagewright.events", "stagewright.events.lazy",
+        "stagewright.adapters", "stagewright.adapters.testing",
+        "stagewright.adapters.testing.pytest_plugin",
+        "stagewright.events", "stagewright.events.lazy", "stagewright.events.version",
+        "stagewright.statemachine",
     ]
 """,
     )

@@ -210,7 +210,7 @@ def test_several_bars_show_different_runs(window: WindowProcess, tmp_path: Path)
 LATE = """
 import sys, threading, tkinter
 from stagewright.adapters import open_controller
-from stagewright.adapters.tk_statusbar import TkLoop, TkStatusBar
+from stagewright.adapters.tk import TkLoop, TkStatusBar
 from tests.resuming import small
 
 root = tkinter.Tk()
@@ -260,7 +260,7 @@ def test_the_main_loop_may_start_late(display: str, tmp_path: Path) -> None:
 
 EMPTY = """
 import queue, tkinter
-from stagewright.adapters.tk_statusbar import TkLoop
+from stagewright.adapters.tk import TkLoop
 
 root = tkinter.Tk()
 loop = TkLoop(root)

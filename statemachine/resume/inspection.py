@@ -23,7 +23,7 @@ from ...events.model import (
     StageEvent,
     StageType,
 )
-from ..config.schema import RunTable, ServerTable
+from ..config.schema import RunTables
 from ..errors import ResumeRefusedError
 from ..files.recorded_files import (
     FileState,
@@ -38,7 +38,7 @@ from ..plan.plan import StageExecutionPlan
 from ..run.image_status import ImageStatus
 from ..run.requests import input_records, span_of
 from ..states import is_fruitless
-from .recorded_plan import recorded_plan, recorded_table
+from .recorded_plan import recorded_plan, recorded_settings
 
 _MISPLACED = WrongFile(FileState.ALTERED, "its record names no place for an image of its stage")
 
@@ -53,12 +53,12 @@ class DamagedFile(NamedTuple):
 class RunInspection(msgspec.Struct, frozen=True, kw_only=True):
     """What was found in a run folder; nothing was written.
 
-    ``run_table`` and ``server_table`` are the recorded tables of the configuration, ``backend``
-    is what the last epoch worked with, ``epoch`` the one that a resume would write. ``damaged``
-    are the files that are not as recorded: inputs, then images by stage and index. Over all
-    stages, ``valid`` images need not be made, and ``to_make`` images have to be. The run
-    ``is_complete`` if it ended COMPLETED and all its images are valid; it ``needs_seal`` if
-    besides its log has a torn tail or no seal.
+    ``settings`` are the recorded tables of the configuration, of which ``run`` and ``server``
+    are read, ``backend`` is what the last epoch worked with, ``epoch`` the one that a resume
+    would write. ``damaged`` are the files that are not as recorded: inputs, then images by
+    stage and index. Over all stages, ``valid`` images need not be made, and ``to_make`` images
+    have to be. The run ``is_complete`` if it ended COMPLETED and all its images are valid; it
+    ``needs_seal`` if it ended so and its log has a torn tail or no seal.
 
     While the run is resumed, ``fold`` and ``status`` change with it; the rest stays as found.
     """
@@ -67,8 +67,7 @@ class RunInspection(msgspec.Struct, frozen=True, kw_only=True):
     fold: Fold
     torn: TornTail | None
     plan: StageExecutionPlan
-    run_table: RunTable
-    server_table: ServerTable
+    settings: RunTables
     damaged: tuple[DamagedFile, ...]
     status: ImageStatus
     backend: BackendDescription
@@ -156,8 +155,7 @@ def inspect_run(
     """
     assert fold.opened is not None
     plan = recorded_plan(fold)
-    run_table = recorded_table(fold.opened.config, "run", RunTable)
-    server_table = recorded_table(fold.opened.config, "server", ServerTable)
+    settings = recorded_settings(fold.opened.config)
     damaged = check_files(folder.path, fold, timeline, on_file)
     lost = {(file.stage_id, file.image_index) for file, _ in damaged if file.stage_id}
     status = ImageStatus(
@@ -175,8 +173,7 @@ def inspect_run(
         fold=fold,
         torn=timeline.torn,
         plan=plan,
-        run_table=run_table,
-        server_table=server_table,
+        settings=settings,
         damaged=damaged,
         status=status,
         backend=fold.backend or fold.opened.backend,

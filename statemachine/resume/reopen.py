@@ -111,7 +111,7 @@ class ReopenedRun(RunInspection, frozen=True, kw_only=True):
 
     def _repair(self, journal: RunJournal) -> None:
         """Make the end of the log durable; the first record says what was cut off, if anything."""
-        self.log.begin_epoch(self.epoch, self.run_table.durability)
+        self.log.begin_epoch(self.epoch, self.settings.run.durability)
         cut = self.log.repair(f"{self.log.path.name}.torn-{self.epoch}")
         if cut is not None:
             journal.record(lambda at: LogRepaired(**at, **msgspec.structs.asdict(cut)))

@@ -21,9 +21,9 @@ from ...events.log.memory_log import EventLog
 from ...events.log.storage import OsStorage, Storage
 from ...events.model import BackendDescription, Durability, InputRecord, RunOpened
 from ...events.version import VERSION
-from ..config.document import checked_config
+from ..config.document import check_config, document_to_record
 from ..config.inputs import read_bounded
-from ..config.schema import InputImage, RunConfig, RunTable, ServerTable
+from ..config.schema import InputImage, RunConfig, RunTables
 from ..errors import InputImageError
 from ..files.png import source_of
 from ..files.run_folder import RunFolder, make_run_folder
@@ -44,8 +44,7 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True):
     log: EventLog
     fold: Fold
     plan: StageExecutionPlan
-    run_table: RunTable
-    server_table: ServerTable
+    settings: RunTables
     status: ImageStatus
     epoch: int = 0
 
@@ -65,7 +64,7 @@ def resolve_choices(config: RunConfig, random_below: RandomBelow) -> RunConfig:
     ``as_given`` is the document to record: ``config`` as it was. Raises InvalidStagePlanError
     for a value of a wrong type.
     """
-    given, config = config, checked_config(config)
+    given, config = document_to_record(config), check_config(config)
     last = max(1, SEED_END - max(1, len(config.inputs)) * config.images)
     if config.seed == -1:
         config = msgspec.structs.replace(config, seed=random_below(last))
@@ -75,7 +74,7 @@ def resolve_choices(config: RunConfig, random_below: RandomBelow) -> RunConfig:
     if img2img is not None and config.mask is not None:
         copy = f"inputs/mask.{SUFFIXES[config.mask.media_type]}"
         img2img = msgspec.structs.replace(img2img, mask=copy)
-    return msgspec.structs.replace(config, img2img=img2img, as_given=json_values(given.document()))
+    return msgspec.structs.replace(config, img2img=img2img, as_given=json_values(given))
 
 
 def create_run(
@@ -108,8 +107,7 @@ def create_run(
         log=log,
         fold=fold,
         plan=plan,
-        run_table=config.run,
-        server_table=config.server,
+        settings=config,
         status=ImageStatus(plan, fold, log.event_at),
     )
 

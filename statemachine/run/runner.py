@@ -33,7 +33,7 @@ class PipelineRunner:
         self._backend = backend
         self._clock = clock
         self._journal = RunJournal(open_run.log, open_run.fold, epoch=open_run.epoch, clock=clock)
-        durable = open_run.run_table.durability is not Durability.PROCESS
+        durable = open_run.settings.run.durability is not Durability.PROCESS
         self._files = ImageFiles(open_run.folder, inputs, durable=durable)
         self._token = CancelToken()
         self._recorded_order: CancelOrder | None = None

@@ -172,7 +172,7 @@ class StageRun:
         Every failure of an image is recorded here. Raises what ends the stage: that failure,
         if ``on_image_error`` is STOP, and every error of the log.
         """
-        stage_id, server = self.stage.stage_id, self.open_run.server_table
+        stage_id, server = self.stage.stage_id, self.open_run.settings.server
         for tried in range(server.retries + 1):
             if self.token.stopping:
                 return
@@ -189,7 +189,7 @@ class StageRun:
                 if self.token.cancelled or (transient and self.token.stopping):
                     return
                 if not will_retry:
-                    if self.open_run.run_table.on_image_error is OnImageError.STOP:
+                    if self.open_run.settings.run.on_image_error is OnImageError.STOP:
                         raise
                     return
                 self.token.wait_stopping(retry_wait_s(server.backoff_s * 2**tried, error))

@@ -43,7 +43,7 @@ from stagewright.statemachine import (
     PipelineRunner,
     StageType,
 )
-from stagewright.statemachine.config.schema import RunTable, ServerTable
+from stagewright.statemachine.config.schema import RunTables
 from stagewright.statemachine.files.run_folder import RunFolder
 from stagewright.statemachine.run.creation import NewRun
 from stagewright.statemachine.run.image_status import ImageStatus
@@ -127,8 +127,7 @@ def second_epoch(path: Path, clock: TickingClock) -> None:
         log=log,
         fold=state,
         plan=plan,
-        run_table=RunTable(),
-        server_table=ServerTable(),
+        settings=RunTables(),
         status=ImageStatus(plan, state, log.event_at),
         epoch=1,
     )

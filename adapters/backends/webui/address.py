@@ -14,8 +14,8 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 import msgspec
 
-from ....statemachine.config.document import refuse_userinfo
 from ....statemachine.config.schema import ServerTable
+from ....statemachine.config.validation import refuse_userinfo
 from ....statemachine.errors import ConfigurationError
 
 AUTH_VARIABLE = "STAGEWRIGHT_AUTH"

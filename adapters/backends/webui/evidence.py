@@ -17,7 +17,7 @@ from ....statemachine.config.stage_configs import (
     Txt2ImgConfig,
     UpscaleConfig,
 )
-from ....statemachine.plan.sizes import GRID, MAX_PIXELS, Dimensions, SizeTrack
+from ....statemachine.plan.sizes import GRID, MAX_PIXELS, Dimensions, size_after_stage
 from ....statemachine.ports import GenerateRequest
 from .features import FORGE, SD_NEXT, ServerFeatures
 from .names import AUTOMATIC, NO_VAE, SAME_CHECKPOINT
@@ -98,17 +98,9 @@ def _rounded_down(product: float, wanted: int, side: int) -> bool:
 
 def expected_size(request: GenerateRequest) -> Dimensions | None:
     """The size that a request's images must have, in pixels."""
-    config = request.config
-    track = SizeTrack(warnings=[])
-    if request.inputs:
-        track.now = (request.inputs[0].width, request.inputs[0].height)
-    if isinstance(config, UpscaleConfig):
-        track.upscale(config)
-    elif not isinstance(config, AdetailerConfig):
-        track.state(config.width, config.height)
-        if isinstance(config, Txt2ImgConfig) and config.hires and config.hires.enabled:
-            track.hires(config.hires)
-    return track.now
+    source = request.inputs[0] if request.inputs else None
+    size = (source.width, source.height) if source else None
+    return size_after_stage(request.config, size).size
 
 
 def answer_limit(request: GenerateRequest) -> int:

@@ -13,7 +13,7 @@ import msgspec
 from ....events.errors import LogCorruptError
 from ....events.model import BackendDescription, ErrorDetail, RunState
 from ....events.result import MissingImage
-from ....statemachine.config.legacy import Conflict
+from ....statemachine.config.schema import Conflict
 from ....statemachine.files.recorded_files import FileState, RecordedFile, WrongFile
 from ...text import count
 from .calls import CALL_WORDS, DONE, CallState
