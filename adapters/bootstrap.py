@@ -22,7 +22,7 @@ from .inputs import PillowInputReader
 from .projections.learning.writer import LearningRecordWriter
 
 FAILPOINT_VARIABLE = "STAGEWRIGHT_FAILPOINT"
-"""Set by tests alone; see ``events.failpoints``."""
+"""Set by tests alone; see ``events.testing.failpoints``."""
 
 if TYPE_CHECKING:
     from .backends.webui.address import ServerAddress

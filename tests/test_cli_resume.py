@@ -169,7 +169,8 @@ def test_a_corrupt_log_is_exit_4(dead: Path) -> None:
 
 def test_a_run_that_is_held_is_exit_2_and_names_the_holder(dead: Path) -> None:
     """By its process and host."""
-    lock = RunLock(dead, epoch=7)
+    lock = RunLock(dead)
+    lock.note_epoch(7)
     try:
         check_refused(dead, 2, f"process {os.getpid()} on ", "(epoch 7)")
     finally:

@@ -270,7 +270,7 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
     opened = fold.opened
     plan = fold.plan
     stage_ids = fold.planned_stage_ids()
-    finished = [fold.stages[one].finished.count if one in fold.stages else 0 for one in stage_ids]
+    finished = [len(fold.stages[one].finished) if one in fold.stages else 0 for one in stage_ids]
     unfinished = len(stage_ids) * len(fold.seeds) - sum(finished)
     return CatalogueEntry(
         run_id=fold.run_id or folder.name,
@@ -288,7 +288,7 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
         resumes=fold.resumes,
         group_id=opened.group_id if opened else None,
         resumable=state != CORRUPT and can_go_on(fold.state, fold.error, sealed=fold.sealed),
-        needs_force=unfinished > 0 and is_fruitless(fold.fruitless_epochs),
+        needs_force=unfinished > 0 and is_fruitless(fold.epochs_without_progress),
     )
 
 

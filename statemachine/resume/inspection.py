@@ -112,7 +112,7 @@ class RunInspection(msgspec.Struct, frozen=True, kw_only=True):
                 f"{self.folder.locate(file.path)}: {wrong}; images that are still to be made need "
                 "it: put back the file that was recorded, then resume the run"
             )
-        epochs = self.fold.fruitless_epochs
+        epochs = self.fold.epochs_without_progress
         if self.to_make and is_fruitless(epochs) and not force:
             yield ResumeRefusedError(
                 f"{name}: {epochs} epochs in a row sent requests and finished no image"
@@ -228,7 +228,7 @@ def _suspects(plan: StageExecutionPlan, fold: Fold, lost: Set[tuple[str, int]]) 
         if here is None:
             continue
         yield from here.replaced
-        for index, _ in here.finished.items() if stage.order_index else ():
+        for index in here.finished if stage.order_index else ():
             # A salvaged log may have an image without its source.
             if source is None or source.finished.get(index) is None:
                 yield index

@@ -214,7 +214,7 @@ class _Salvage:
         for answer in kept:
             self._write_answer(journal, records, answer)
         written = journal.fold.stages[stage.stage_id]
-        count = written.finished.count
+        count = len(written.finished)
         # The sum of forged durations may be infinite, which JSON cannot hold.
         duration_ms = min(written.open_ms, sys.float_info.max)
         records.end(count, duration_ms, Outcome.COMPLETED if count == total else Outcome.PARTIAL)

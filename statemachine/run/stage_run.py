@@ -109,7 +109,7 @@ class StageRun:
             folded is not None
             and folded.outcome == self._outcome()
             and next(self._status.open_spans(self.stage), None) is None
-            and next(folded.unannounced(), None) is None
+            and not folded.unannounced
         )
 
     def _outcome(self) -> Outcome:
@@ -122,7 +122,7 @@ class StageRun:
     def _announce_unannounced(self) -> None:
         """Announce images whose process died between recording and announcing them."""
         stage_id = self.stage.stage_id
-        for index, _ in list(self.journal.fold.stages[stage_id].unannounced()):
+        for index in sorted(self.journal.fold.stages[stage_id].unannounced):
             if self._status.is_valid(self.stage, index):
                 self._records.progress(self._status.artifact(stage_id, index))
 

@@ -144,7 +144,7 @@ def _took(run: LoggedRun) -> str:
 def _images(run: LoggedRun) -> str:
     stage_ids = run.fold.planned_stage_ids()
     finished = [
-        run.fold.stages[one].finished.count if one in run.fold.stages else 0 for one in stage_ids
+        len(run.fold.stages[one].finished) if one in run.fold.stages else 0 for one in stage_ids
     ]
     total = len(run.fold.seeds)
     last = finished[-1] if finished else 0
