@@ -12,7 +12,7 @@ from blinker import NamedSignal
 
 from .. import signals
 from ..errors import StagewrightError
-from ..log.open_logs import open_log_of
+from ..log.open_log_registry import open_log_of
 from ..model import StageEvent, StepProgress
 from .live_steps import read_step
 from .log_tail import POLL_S, LogTail

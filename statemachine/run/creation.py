@@ -29,7 +29,7 @@ from ..files.png import source_of
 from ..files.run_folder import RunFolder, make_run_folder
 from ..plan.plan import StageExecutionPlan
 from ..ports import Clock, RandomBelow
-from .files import SUFFIXES
+from .image_files import SUFFIXES
 from .image_status import ImageStatus
 from .journal import RunJournal
 
