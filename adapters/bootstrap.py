@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import finalize
 
 from ..events.log.storage import Storage
 from ..events.model import BackendDescription, StageType
@@ -137,10 +137,6 @@ def _address(server: str) -> ServerAddress:
     return ServerAddress.parse(server)
 
 
-_learning_writers: WeakKeyDictionary[PipelineController, LearningRecordWriter] = WeakKeyDictionary()
-"""Who writes the learning records of each controller's runs; one for each folder of runs."""
-
-
 def open_controller(
     runs: Path | str,
     server: str | None = None,
@@ -154,8 +150,8 @@ def open_controller(
     its configuration names, or to the embedded backend. With ``insecure`` the credentials of
     ``STAGEWRIGHT_AUTH`` are sent over plain http as well, and where ``tls_verify`` or
     ``ca_bundle`` change the check of a certificate. ``step_delay_s`` seconds are waited in each
-    sampling step of the embedded backend: time to watch a run, and to cancel it. The learning
-    records in ``runs`` are kept up to date. Raises ConfigurationError.
+    sampling step of the embedded backend: time to watch a run, and to cancel it. Each run
+    adds its learning record to ``runs``. Raises ConfigurationError.
     """
     storage = _storage()
     controller = PipelineController(
@@ -164,16 +160,9 @@ def open_controller(
         inputs=PillowInputReader(),
         storage=storage,
     )
-    _learning_writers[controller] = _learning_writer(Path(runs), storage)
+    writer = LearningRecordWriter(Path(runs).absolute(), storage=storage).start()
+    finalize(controller, writer.close, 0.0)
     return controller
-
-
-def _learning_writer(runs: Path, storage: Storage | None) -> LearningRecordWriter:
-    place = runs.absolute()
-    for writer in list(_learning_writers.values()):
-        if writer.runs == place:
-            return writer
-    return LearningRecordWriter(place, storage=storage).start()
 
 
 def _storage() -> Storage | None:

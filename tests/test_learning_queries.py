@@ -21,7 +21,7 @@ import pytest
 from stagewright.adapters import LearningRecord, LearningRecordWriter, open_controller
 from stagewright.adapters.projections.learning.records import record_schema
 
-from .learning import NAME, bytes_of, cancelled, records, updated
+from .learning import NAME, bytes_of, cancelled, records, remade
 from .resuming import FOUR, dies_at, painted, painter, ran, small
 from .support import ScriptedBackend
 
@@ -51,7 +51,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         backend = ScriptedBackend(info=info, images=painted)
         ran(made["hostile"] / "runs", small(metadata={"varied": dict(HOSTILE[0])}), backend)
     for folder in made.values():
-        assert updated(folder / "runs")
+        assert remade(folder / "runs")
     return made
 
 
@@ -112,7 +112,7 @@ def test_a_sweep_and_another_sampler_than_was_asked_for_are_found(
     info = {"sampler_name": "DDIM", "extra_generation_params": {"Refiner": "sd_xl"}}
     config = small(images=1, metadata={"varied": {"txt2img.cfg_scale": 7.5}})
     ran(tmp_path / "runs", config, ScriptedBackend(info=info, images=painted))
-    (line,) = updated(tmp_path / "runs")
+    (line,) = remade(tmp_path / "runs")
     line |= {"group_id": "my-sweep", "variant_index": 3}
     (tmp_path / "runs" / NAME).write_text(json.dumps(line) + "\n")
     monkeypatch.chdir(tmp_path)
@@ -209,7 +209,7 @@ def test_a_copy_of_the_runs_brings_its_records_along(
 ) -> None:
     """The file lies beside the runs and is copied with them; it is right there as well."""
     runs = shutil.copytree(worlds["every"] / "runs", tmp_path / "copy")
-    assert LearningRecordWriter(runs).update().made == 0
+    assert LearningRecordWriter(runs).rebuild().made == 0
 
 
 def test_the_example_says_in_one_line_that_there_are_no_records(tmp_path: Path) -> None:
