@@ -15,7 +15,6 @@
     |-- ImageAlteredError         a recorded image is not what was recorded
     |-- ThumbnailError            a file of which no thumbnail can be made; in adapters.thumbnails
     |-- LearningRecordsError      records not brought up to date; in adapters.learning
-    |-- UnusableLogError          (ValueError) no record can hold it; in adapters.learning
     |-- ReportRefusedError        (ValueError) it would replace another file; in adapters.report
     |-- BundleRefusedError        (ValueError) it would hold a password; in adapters.bundling
     |-- InvalidTransitionError    a trigger that the lifecycle refuses in its state

@@ -8,34 +8,30 @@ from pathlib import Path
 
 import filelock
 import pytest
+from stagewright.adapters import LearningRecordWriter
 
 from .command_line import Start, stagewright, until, write_config
 from .crashing import KILLED, voyage
 from .forking import ForkServer
 from .learning import NAME, bytes_of, rebuilt, records
 from .resuming import LOG, ran, small
-from .salvaging import spoil
 
-AT_THE_END = [
-    'record-synced LifecycleChanged "trigger":"finish"',
-    'record-half "log_head"',
-    'record-synced "log_head"',
-    "file-renamed learning.jsonl",
-    "file-in-place learning.jsonl",
+FINISHED = 'record-synced LifecycleChanged "trigger":"finish"'
+KILLED_AT = [
+    (0, FINISHED, 2),
+    (0, 'record-half "log_head"', 2),
+    (0, "file-renamed learning.jsonl", 2),
+    (1, 'record-before "log_head"', 2),
+    (1, 'record-half "log_head"', 3),
+    (1, 'record-synced "log_head"', 3),
 ]
-IN_AN_APPEND = ["record-before", "record-half", "record-written", "record-synced"]
+"""Earlier runs, the place of the death, and the records after the next run."""
 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     """Where commands in ``tmp_path`` keep their runs."""
     return tmp_path / "runs"
-
-
-def run_once_more(folder: Path, runs: Path, *, records_then: int) -> None:
-    """The next run, after which so many runs have their records."""
-    assert stagewright("run", write_config(folder), folder=folder).returncode == 0
-    assert len(records(runs)) == records_then
 
 
 def has_finished(runs: Path) -> bool:
@@ -78,16 +74,6 @@ def test_it_rebuilds_the_records_and_says_what_has_changed(tmp_path: Path, runs:
     }
 
 
-def test_it_names_the_runs_whose_logs_cannot_be_used(tmp_path: Path, runs: Path) -> None:
-    """On standard error; the document on standard output lists them too."""
-    folder = ran(runs, small(images=1))
-    spoil(folder, 2)
-    done = stagewright("learning", "--json", folder=tmp_path)
-    assert done.returncode == 0
-    assert done.stderr == f"warning: no record for {folder.name}: its log cannot be read\n"
-    assert json.loads(done.stdout)["unreadable"] == [folder.name]
-
-
 def test_it_says_in_one_line_why_the_file_cannot_be_written(tmp_path: Path, runs: Path) -> None:
     """A folder in the file's place, say."""
     ran(runs, small(images=1))
@@ -107,43 +93,21 @@ def test_it_prints_the_schema(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_configuration_schema_knows_the_opt_out(tmp_path: Path, runs: Path) -> None:
-    """``[run] learning``, also by --set; such a run leaves no record."""
-    schema = json.loads(stagewright("schema", folder=tmp_path).stdout)
-    assert schema["$defs"]["RunTable"]["properties"]["learning"]["default"] is True
-    config = write_config(tmp_path)
-    for value in ("false", "true"):
-        done = stagewright("run", config, "--set", f"run.learning={value}", folder=tmp_path)
-        assert done.returncode == 0
-    assert len(records(runs)) == 1
-
-
 @pytest.mark.posix
-@pytest.mark.parametrize("at", AT_THE_END)
-def test_the_next_run_makes_a_file_of_which_no_line_was_lost(
-    forks: ForkServer, tmp_path: Path, runs: Path, at: str
+@pytest.mark.parametrize(("earlier", "at", "then"), KILLED_AT)
+def test_a_run_that_was_killed_at_its_end_loses_no_other_record(
+    forks: ForkServer, tmp_path: Path, runs: Path, earlier: int, at: str, then: int
 ) -> None:
-    """Where the first run was killed between its end and its record, or while it wrote it."""
+    """A torn line and a missing file are repaired by the next run, a lost line by ``learning``."""
+    with LearningRecordWriter(runs):
+        for _ in range(earlier):
+            ran(runs, small(images=1))
     config = voyage(tmp_path, "txt2img")
     assert forks.command("run", config, folder=tmp_path, failpoint=at).status == KILLED
-    run_once_more(tmp_path, runs, records_then=2)
-    assert bytes_of(runs) == rebuilt(runs)
-
-
-@pytest.mark.posix
-@pytest.mark.parametrize("place", IN_AN_APPEND)
-def test_a_run_that_was_killed_while_it_appended_its_record_does_no_harm(
-    forks: ForkServer, tmp_path: Path, runs: Path, place: str
-) -> None:
-    """A torn line is repaired by the next run, a lost one by ``learning``."""
-    ran(runs, small(images=1))
+    assert stagewright("run", config, folder=tmp_path).returncode == 0
+    assert len(records(runs)) == then
     assert stagewright("learning", folder=tmp_path).returncode == 0
-    config = voyage(tmp_path, "txt2img")
-    at = f'{place} "log_head"'
-    assert forks.command("run", config, folder=tmp_path, failpoint=at).status == KILLED
-    run_once_more(tmp_path, runs, records_then=2 if place == "record-before" else 3)
-    assert stagewright("learning", folder=tmp_path).returncode == 0
-    assert len(records(runs)) == 3
+    assert len(records(runs)) == earlier + 2
     assert bytes_of(runs) == rebuilt(runs)
 
 
@@ -153,26 +117,10 @@ def test_a_resume_makes_the_record_of_a_run_that_lacks_only_its_seal(
 ) -> None:
     """Nothing is left to do for the run, and the record is made all the same."""
     config = voyage(tmp_path, "txt2img")
-    assert forks.command("run", config, folder=tmp_path, failpoint=AT_THE_END[0]).status == KILLED
+    assert forks.command("run", config, folder=tmp_path, failpoint=FINISHED).status == KILLED
     assert records(runs) == []
     assert stagewright("resume", "last", folder=tmp_path).returncode == 0
     assert [one["outcome"] for one in records(runs)] == ["completed"]
-    assert bytes_of(runs) == rebuilt(runs)
-
-
-@pytest.mark.posix
-def test_a_killed_run_has_its_record_once_it_has_been_resumed(
-    forks: ForkServer, tmp_path: Path, runs: Path
-) -> None:
-    """Killed in its middle there is none; the resume's end makes it."""
-    config = voyage(tmp_path, "txt2img", "upscale")
-    at = "record-synced CallCompleted 01-upscale.00001"
-    assert forks.command("run", config, folder=tmp_path, failpoint=at).status == KILLED
-    assert forks.command("learning", folder=tmp_path).status == 0
-    assert records(runs) == []
-    assert stagewright("resume", "last", folder=tmp_path).returncode == 0
-    (record,) = records(runs)
-    assert (record["outcome"], record["resumes"]) == ("completed", 1)
     assert bytes_of(runs) == rebuilt(runs)
 
 

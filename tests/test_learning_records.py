@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,7 @@ from stagewright.adapters.projections.learning.used_values import (
 )
 from stagewright.events import (
     CallCompleted,
-    LifecycleChanged,
-    RunResumed,
     StageEnd,
-    StageStart,
     iterate,
     replay,
 )
@@ -35,7 +34,7 @@ from stagewright.statemachine.config.stage_configs import (
 )
 
 from .learning import NAME, bytes_of, cancelled, record_of, remade
-from .log_format import make_log
+from .log_format import make_log, split_lines
 from .resuming import (
     FOUR,
     LOG,
@@ -80,49 +79,27 @@ def test_a_finished_run_is_told_whole(tmp_path: Path) -> None:
         assert {key: image[key] for key in same} == {key: getattr(made, key) for key in same}
     sources = [image.source_sha256 for image in result.stages[2].images]
     assert [image["input_sha256"] for image in record["images"]] == sources
-
-
-def test_a_record_says_nothing_of_where_and_when_it_was_made(tmp_path: Path) -> None:
-    """The same log in another place gives the same bytes."""
-    folder = ran(tmp_path / "here", small(*FOUR))
-    remade(tmp_path / "here")
-    folder.parent.rename(tmp_path / "there")
-    before = bytes_of(tmp_path / "there")
-    (tmp_path / "there" / NAME).unlink()
-    remade(tmp_path / "there")
-    assert bytes_of(tmp_path / "there") == before
-    assert str(tmp_path).encode() not in before
+    assert str(tmp_path).encode() not in bytes_of(tmp_path)
 
 
 def test_a_failed_run_says_why(tmp_path: Path) -> None:
-    """Kind, words, stage and image of the error; what is missing, and what there is."""
-    folder = ran(tmp_path, small("txt2img", "upscale"), painter(dies_at(("01-upscale", 1))))
-    record = record_of(folder)
+    """Kind, message, stage and image of the error; what is missing, and what there is."""
+    place = ("01-upscale", 1)
+    record = record_of(ran(tmp_path, small("txt2img", "upscale"), painter(dies_at(place))))
     assert (record["state"], record["outcome"]) == ("ERROR", "failed")
-    assert record["error"] == {
-        "kind": "BackendError",
-        "message": "the GPU fell off",
-        "stage_id": "01-upscale",
-        "image_index": 1,
-    }
-    assert record["missing"] == [
-        {"image_index": 1, "stage_id": "01-upscale", "error_kind": "BackendError"}
-    ]
+    assert list(record["error"].values()) == ["BackendError", "the GPU fell off", *place]
+    assert [list(gap.values()) for gap in record["missing"]] == [[1, "01-upscale", "BackendError"]]
     assert [image["stage_id"] for image in record["images"]] == ["01-upscale", "00-txt2img"]
     assert [one["failed_attempts"] for one in record["stages"]] == [0, 1]
 
 
-def test_a_partial_run_says_so(tmp_path: Path) -> None:
-    """Outcome partial, and what is missing with the kind of its error."""
+def test_a_partial_and_a_cancelled_run_say_so(tmp_path: Path) -> None:
+    """What is missing, with the kind of its error or without; a stage that never began."""
     config = small(images=3, run={"on_image_error": "continue"})
     record = record_of(ran(tmp_path, config, painter(dies_at(("00-txt2img", 1)))))
     assert (record["state"], record["outcome"]) == ("ERROR", "partial")
     assert record["error"]["kind"] == "MissingImagesError"
     assert [gap["image_index"] for gap in record["missing"]] == [1]
-
-
-def test_a_cancelled_run_says_so(tmp_path: Path) -> None:
-    """Its images are there, the others are missing without an error, a stage never began."""
     record = record_of(cancelled(tmp_path, small("txt2img", "upscale", images=3)))
     assert (record["state"], record["outcome"]) == ("CANCELLED", "cancelled")
     assert [image["image_index"] for image in record["images"]] == [0]
@@ -144,50 +121,26 @@ def test_a_resume_replaces_the_record(tmp_path: Path) -> None:
     assert second["opened_at"] == first["opened_at"]
 
 
-def test_a_run_whose_process_died_has_no_record(tmp_path: Path) -> None:
-    """Nobody knows how it ended, wherever its log breaks off before its end."""
-    folder = ran(tmp_path, small("txt2img", "upscale"))
-    whole = (folder / LOG).read_bytes()
-    for kind in (CallCompleted, StageStart, LifecycleChanged):
-        cut_before(folder, kind, 1)
-        assert remade(tmp_path) == []
-        (folder / LOG).write_bytes(whole)
+def outcomes_while_it_grows(folder: Path) -> list[str | None]:
+    """What the record says after each record of the log, each time that it changes."""
+    lines = split_lines((folder / LOG).read_bytes())
+    found: list[bytes | None] = []
+    for count in range(1, len(lines) + 1):
+        (folder / LOG).write_bytes(b"".join(lines[:count]) + b'{"h":"00')
+        record = read_learning_record(folder)
+        found.append(None if record is None else msgspec.json.encode(record))
+    return [json.loads(line)["outcome"] if line else None for line, _ in groupby(found)]
 
 
-def test_the_earlier_record_stands_while_a_resume_goes_on_or_has_died(tmp_path: Path) -> None:
-    """What a resume has written before its end changes nothing, torn tail included."""
+def test_only_an_end_that_its_own_process_wrote_makes_or_replaces_a_record(tmp_path: Path) -> None:
+    """Wherever a log breaks off; the failure that a resume records for a dead process is none."""
     folder = cancelled(tmp_path, small(images=3))
-    remade(tmp_path)
-    before = bytes_of(tmp_path)
     resumed(folder)
-    whole = (folder / LOG).read_bytes()
-    resume = next(one.seq for one in iterate(folder) if isinstance(one, RunResumed))
-    lines = whole.splitlines(keepends=True)
-    ended = next(
-        one.seq
-        for one in iterate(folder)
-        if isinstance(one, LifecycleChanged) and one.trigger == "finish"
-    )
-    for records in range(resume - 1, ended + 1):
-        (folder / LOG).write_bytes(b"".join(lines[:records]) + b'{"h":"00')
-        remade(tmp_path)
-        assert bytes_of(tmp_path) == before, records
-    (folder / LOG).write_bytes(b"".join(lines[: ended + 1]))
-    assert record_of(folder)["outcome"] == "completed"
-
-
-def test_the_failure_that_a_resume_records_for_a_dead_process_is_no_end(tmp_path: Path) -> None:
-    """Between its "process died" and its own end there is no record; then there is one."""
-    folder = ran(tmp_path, small(images=3))
+    assert outcomes_while_it_grows(folder) == [None, "cancelled", "completed"]
+    folder = ran(tmp_path, small("txt2img", "upscale"))
     cut_before(folder, CallCompleted, 1)
-    seen = []
-
-    def look(*_: object) -> None:
-        seen.append(remade(tmp_path))
-
-    assert resumed(folder, painter(look)).state == "COMPLETED"
-    assert seen == [[], []]
-    assert (record_of(folder)["outcome"], record_of(folder)["resumes"]) == ("completed", 1)
+    resumed(folder)
+    assert outcomes_while_it_grows(folder) == [None, "completed"]
 
 
 def test_an_epoch_that_died_counts_with_the_requests_that_it_finished(tmp_path: Path) -> None:
@@ -271,13 +224,12 @@ def test_inputs_and_what_each_image_was_made_from(tmp_path: Path) -> None:
     assert {image["input_sha256"] for image in record_of(parent)["images"]} == {None}
 
 
-def test_what_was_varied_is_told_as_it_was_given(tmp_path: Path) -> None:
-    """``metadata.varied``, where it is a table; its keys are somebody else's."""
-    varied = {"txt2img.cfg_scale": 7, "prompt": "x"}
-    folder = ran(tmp_path, small(metadata={"varied": varied}))
-    assert json.loads(record_of(folder)["varied"]) == varied
-    folder = ran(tmp_path, small(metadata={"varied": [1]}))
-    assert record_of(folder)["varied"] == "{}"
+@pytest.mark.parametrize(
+    ("varied", "text"), [({"txt2img.cfg_scale": 7}, '{"txt2img.cfg_scale":7}'), ([1], "{}")]
+)
+def test_what_was_varied_is_kept_as_text(tmp_path: Path, varied: object, text: str) -> None:
+    """``metadata.varied``, if it is a table; a user chooses its keys."""
+    assert record_of(ran(tmp_path, small(metadata={"varied": varied})))["varied"] == text
 
 
 def test_no_credentials_and_no_home_folders_leave_with_an_error(tmp_path: Path) -> None:
@@ -362,3 +314,15 @@ def test_a_run_that_failed_before_its_first_stage_has_a_record_like_others(tmp_p
     record = recorded(tmp_path, story)
     assert msgspec.json.encode(record.duration_ms) == b"0.0"
     assert (record.stages, record.images, record.outcome) == ((), (), "failed")
+
+
+def test_a_time_that_utc_does_not_have_makes_no_record(tmp_path: Path) -> None:
+    """The run of such a foreign log is named, and the others have their records."""
+    story = Story("txt2img").move("start").move("fail", error())
+    opened, *others = map(CODEC.encode, story.events)
+    opened = re.sub(rb'"ts":"[^"]*"', b'"ts":"0001-01-01T00:00:00+14:00"', opened)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / LOG).write_bytes(make_log([opened, *others]))
+    ran(tmp_path, small(images=1))
+    update = LearningRecordWriter(tmp_path).rebuild()
+    assert (update.records, update.unreadable) == (1, ("foreign",))

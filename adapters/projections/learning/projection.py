@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from ....events.errors import StagewrightError
 from ....events.folds import Fold, StageFold, recorded_stages
 from ....events.index_table import IndexTable
 from ....events.log.format import DIGITS, MAX_LINE_BYTES, PREFIX
@@ -54,15 +53,12 @@ _ENDS = frozenset([RunState.COMPLETED, RunState.ERROR, RunState.CANCELLED])
 _HEADER = slice(len(PREFIX), len(PREFIX) + DIGITS)
 
 
-class UnusableLogError(StagewrightError, ValueError):
-    """A sound log with times or nested values that a record cannot hold."""
-
-
 def read_learning_record(run: Path) -> LearningRecord | None:
     """The record of the run in a folder.
 
     None if the run has not ended, or has ``[run] learning = false``. Raises RunNotFoundError,
-    LogCorruptError, UnusableLogError, OSError.
+    LogCorruptError, OSError, and ValueError, OverflowError or RecursionError for times and
+    nested values of a foreign log that a record cannot hold.
     """
     path = log_path(run)
     summary = _Summary()
@@ -80,12 +76,7 @@ def read_learning_record(run: Path) -> LearningRecord | None:
     if summary.is_past_end:
         summary = _Summary()
         summary.take(events)
-    try:
-        return _RecordBuilder(summary, events).record(run.name, log_head)
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise UnusableLogError(
-            f"no learning record can be made of run {run.name}: {error}"
-        ) from error
+    return _RecordBuilder(summary, events).record(run.name, log_head)
 
 
 class _Summary:

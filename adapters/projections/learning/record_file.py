@@ -13,7 +13,7 @@ from ....events.codec import DECODE_ERRORS
 from ....events.errors import LogCorruptError, RunNotFoundError
 from ....events.log.storage import PART_SUFFIX, AppendFile, Storage, open_regular
 from ....statemachine.files.run_folder import run_folders
-from .projection import UnusableLogError, read_learning_record
+from .projection import read_learning_record
 from .records import LEARNING_NAME, SCHEMA_VERSION
 
 LOCK_NAME = "learning.lock"
@@ -50,8 +50,8 @@ class RecordFile:
     def add(self, run: Path, *, wait_s: float) -> None:
         """Append the record of a run, or replace its earlier record.
 
-        A file that is missing or damaged is rebuilt instead. Raises RunNotFoundError,
-        LogCorruptError, UnusableLogError, OSError.
+        A file that is missing or damaged is rebuilt instead. Raises OSError, and what
+        ``read_learning_record`` raises.
         """
         with self._lock(wait_s):
             record = read_learning_record(run)
@@ -170,7 +170,7 @@ def _lines_of(folders: Iterable[Path], unreadable: list[str]) -> Iterator[bytes]
             line = b"" if record is None else msgspec.json.encode(record) + b"\n"
         except RunNotFoundError:
             continue  # the folder was deleted or moved just now
-        except (LogCorruptError, UnusableLogError, UnicodeEncodeError, OSError) as error:
+        except (LogCorruptError, OSError, ValueError, OverflowError, RecursionError) as error:
             _logger.info("run %s gets no learning record: %s", folder, error)
             # A name may hold bytes that are no text.
             unreadable.append(folder.name.encode("utf-8", "backslashreplace").decode())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from pathlib import Path
-from types import TracebackType
 
 from ....events.errors import StagewrightError
 from ....events.log.open_logs import path_of_run
@@ -59,12 +58,7 @@ class LearningRecordWriter:
     def __enter__(self) -> LearningRecordWriter:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def rebuild(self, *, wait_s: float = LOCK_WAIT_S) -> LearningUpdate:
@@ -89,12 +83,8 @@ class LearningRecordWriter:
         thread = threading.Thread(
             target=self._add, args=(log.parent,), name="stagewright-learning", daemon=False
         )
-        try:
-            thread.start()
-        except RuntimeError:  # there can be no more threads
-            self._add(log.parent)
-        else:
-            thread.join(END_WAIT_S)
+        thread.start()
+        thread.join(END_WAIT_S)
 
     def _is_ours(self, run: Path) -> bool:
         """Whether the run is in this folder of runs."""
