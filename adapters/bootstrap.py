@@ -1,4 +1,4 @@
-"""The only place where concrete parts are put together."""
+"""Wires the concrete parts together; no other module does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .inputs import PillowInputReader
 from .projections.learning.writer import LearningRecordWriter
 
 FAILPOINT_VARIABLE = "STAGEWRIGHT_FAILPOINT"
-"""Set by tests alone; see ``events.failpoints``."""
+"""Set only by tests; see ``events.testing.failpoints``."""
 
 if TYPE_CHECKING:
     from .backends.webui.address import ServerAddress
@@ -30,11 +30,10 @@ if TYPE_CHECKING:
 
 
 class ConfiguredBackend:
-    """The backend that each run's configuration asks for.
+    """Chooses the backend for each run: one run at a time.
 
-    That is ``server``, where there is one, else the configuration's ``[server].url``, else
-    the embedded backend, whose sampling steps take ``step_delay_s`` seconds more. One run at
-    a time.
+    That is ``server`` if given, else the configuration's ``[server].url``, else the embedded
+    backend, whose sampling steps take ``step_delay_s`` seconds more.
     """
 
     def __init__(
@@ -56,11 +55,11 @@ class ConfiguredBackend:
         recorded: BackendDescription | None = None,
         unsettled: Mapping[str, StageType] = {},
     ) -> None:
-        """Take the backend that ``server`` and the constructor ask for.
+        """Choose the backend for a run before its folder is made.
 
-        A run that is taken up again goes to the one that was ``recorded``, unless the
-        constructor named a server. With ``preflight`` a server is asked whether it has the
-        names that ``plan`` uses. Raises PreflightError, ConfigurationError.
+        A resumed run uses the ``recorded`` backend, unless the constructor named a server. With
+        ``preflight`` the server is checked for the names that ``plan`` uses. Raises
+        PreflightError, ConfigurationError.
         """
         address = self._named
         if address is None:
@@ -80,7 +79,7 @@ class ConfiguredBackend:
         server: ServerTable,
         unsettled: Mapping[str, StageType],
     ) -> WebUIBackend:
-        # requests takes 60 ms to load, and a run on the embedded backend needs none of it.
+        # requests takes 60 ms to load, which runs on the embedded backend do not need.
         from .backends.webui.address import credentials_for  # noqa: PLC0415 - see above
         from .backends.webui.backend import WebUIBackend  # noqa: PLC0415 - see above
 
@@ -111,7 +110,7 @@ class ConfiguredBackend:
 
     @property
     def description(self) -> BackendDescription:
-        """What the current backend is."""
+        """The description of the current backend."""
         return self._current.description
 
     def generate_images(
@@ -125,8 +124,8 @@ def _recorded_url(recorded: BackendDescription) -> str | None:
     """The address of the server that a run was made on; None for the embedded backend."""
     if recorded.url is None and recorded.kind != EMBEDDED_KIND:
         raise ConfigurationError(
-            f"the run was made by a backend of the kind {recorded.kind!r}, which is not at hand "
-            "here; --server takes it up on a WebUI server"
+            f"the run was made by a backend of kind {recorded.kind!r}, which is not available; "
+            "use --server to resume it on a WebUI server"
         )
     return recorded.url
 
@@ -144,14 +143,14 @@ def open_controller(
     insecure: bool = False,
     step_delay_s: float = 0.0,
 ) -> PipelineController:
-    """A controller that keeps its runs below ``runs``: the one call for authors of GUIs.
+    """Open a controller for the folder ``runs``: the one call that a GUI needs.
 
-    ``server`` is the address of a WebUI server; without it each run goes to the server that
-    its configuration names, or to the embedded backend. With ``insecure`` the credentials of
-    ``STAGEWRIGHT_AUTH`` are sent over plain http as well, and where ``tls_verify`` or
-    ``ca_bundle`` change the check of a certificate. ``step_delay_s`` seconds are waited in each
-    sampling step of the embedded backend: time to watch a run, and to cancel it. Each run
-    adds its learning record to ``runs``. Raises ConfigurationError.
+    ``server`` is the address of a WebUI server; without it each run uses the server of its
+    configuration, or the embedded backend. With ``insecure`` the credentials of
+    ``STAGEWRIGHT_AUTH`` are also sent over plain http, and where ``tls_verify`` or ``ca_bundle``
+    change the check of a certificate. Each sampling step of the embedded backend takes
+    ``step_delay_s`` seconds more, which leaves time to watch or cancel a run. Each run
+    adds its learning record to the folder. Raises ConfigurationError.
     """
     storage = _storage()
     controller = PipelineController(
@@ -166,7 +165,7 @@ def open_controller(
 
 
 def _storage() -> Storage | None:
-    """None, which is the real one, unless a test wants this process to die somewhere."""
+    """A storage with failpoints if a test asks for it; None for the real one."""
     if FAILPOINT_VARIABLE not in os.environ:
         return None
     from ..events.testing.failpoints import FailpointStorage  # noqa: PLC0415 - only tests need it

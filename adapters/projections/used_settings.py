@@ -1,4 +1,4 @@
-"""What a backend says that it really used, under the names by which it was asked."""
+"""Reads the used settings that a backend reports, and compares them with the requested ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAX_TEXT = 64 * 1024
 _MAX_VALUE = 2_000
 _MAX_NAME = 200
 _DEEPEST = 6
-"""A configuration's own tables end at three; what lies deeper is told as one value."""
+"""Our configurations nest three tables; deeper values are kept whole."""
 _ORDINALS = ("", " 2nd", " 3rd")
 _MODELS = ("model", "vae", "checkpoint")
 _NAMES = ("scheduler", "upscaler", "upscaler_2", "merge", "mask_filter")
@@ -70,7 +70,7 @@ _UPSCALE: Mapping[str, tuple[str, ...]] = {
     "codeformer_visibility": ("CodeFormer visibility",),
     "codeformer_weight": ("CodeFormer weight",),
 }
-# A detailer's answer tells the sampling of the picture around it, which was thrown away.
+# A detailer's answer reports the sampling of the discarded picture around the detail.
 _ADETAILER: Mapping[str, tuple[str, ...]] = {
     key: _SAMPLING[key] for key in ("model", "vae", "prompt", "negative_prompt")
 }
@@ -112,36 +112,35 @@ _TABLES: Mapping[StageType, Mapping[str, tuple[str, ...]]] = {
 def settings_asked(config: Mapping[str, Any]) -> dict[str, Any]:
     """A stage's configuration with a dotted key for each value, ``passes.0.model``.
 
-    A refiner or hires table that is switched off is left out. A foreign log's configuration may
-    hold anything: of its values the first ``MAX_SETTINGS`` are told, and none whose dotted key is
-    longer than 200 characters.
+    A refiner or hires table that is switched off is left out. For foreign logs the number of
+    values is limited to ``MAX_SETTINGS``, and their dotted keys to 200 characters.
     """
     table = {key: value for key, value in config.items() if key != "enabled"}
     return dict(islice(_flattened(table, "", _DEEPEST), MAX_SETTINGS))
 
 
 def settings_used(stage_type: StageType, info: Mapping[str, Any]) -> dict[str, Any]:
-    """What an answer's ``info`` tells of a stage's settings, under the keys of ``settings_asked``.
+    """The settings that an answer's ``info`` reports, under the keys of ``settings_asked``.
 
-    What it does not tell is not there. Values are numbers, booleans and text, lists as JSON,
-    bounded in length; a foreign log's ``info`` may hold anything.
+    Unreported settings are missing. Values are numbers, booleans and text (lists as JSON) of
+    bounded length.
     """
-    told = _told(info)
+    reported = _reported(info)
     used: dict[str, Any] = {}
     for key, names in _TABLES[stage_type].items():
-        found = next((told[name] for name in names if told.get(name) is not None), None)
+        found = next((reported[name] for name in names if reported.get(name) is not None), None)
         if found is not None:
             used[key] = _bounded(found)
     if stage_type is StageType.ADETAILER:
-        used.update(_passes_used(told))
+        used.update(_passes_used(reported))
     return used
 
 
 def agree(key: str, asked: Any, used: Any, *, scheduler: Any = None, schedule: Any = None) -> bool:
-    """Whether what was used under a dotted key is what was asked, however a backend writes it.
+    """Whether a used value fits the requested one, in any notation of a backend.
 
-    What was left to the backend, ``Automatic`` or ``Use same checkpoint``, is anything that it
-    used. Beside a sampler, ``scheduler`` was asked for and the backend tells ``schedule``.
+    A value that was left to the backend, such as ``Automatic``, fits any. For a sampler,
+    ``scheduler`` was requested and the backend reports ``schedule``.
     """
     last = key.rpartition(".")[2]
     if _left_to_the_backend(last, asked):
@@ -150,7 +149,7 @@ def agree(key: str, asked: Any, used: Any, *, scheduler: Any = None, schedule: A
         return stem(asked).casefold() == stem(used).casefold()
     if last == "sampler":
         return same_sampler(str(asked), str(scheduler or ""), str(used), schedule)
-    if last.startswith("upscaler"):  # of which "4x" and "4x+" are two
+    if last.startswith("upscaler"):  # "4x" and "4x+" are different
         one, other = (_BETWEEN_WORDS.sub("", str(name)).casefold() for name in (asked, used))
         return one == other
     if last in _NAMES:
@@ -159,7 +158,7 @@ def agree(key: str, asked: Any, used: Any, *, scheduler: Any = None, schedule: A
 
 
 def _left_to_the_backend(name: str, asked: Any) -> bool:
-    """Whether a backend may use what it likes; an empty name is its own choice as well."""
+    """Whether the value leaves the choice to the backend; an empty name does so as well."""
     if name == "vae" and str(asked) in NO_VAE:
         return True
     return name in _ALL_NAMES and (str(asked) in SAME_AS_THE_STAGE or not str(asked).strip())
@@ -202,20 +201,20 @@ def _bounded(value: Any) -> bool | int | float | str:
     return text[:_MAX_VALUE]
 
 
-def _told(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that an ``info`` says by name; its own fields before what its texts say."""
-    told: dict[str, Any] = {}
+def _reported(info: Mapping[str, Any]) -> dict[str, Any]:
+    """All values of ``info`` by name; its fields take precedence over its texts."""
+    reported: dict[str, Any] = {}
     html, texts = info.get("html_info"), info.get("infotexts")
     if isinstance(html, str):
-        told.update(_pairs(_TAG.sub(" ", html[:_MAX_TEXT])))
+        reported.update(_pairs(_TAG.sub(" ", html[:_MAX_TEXT])))
     if isinstance(texts, Sequence) and texts and isinstance(texts[0], str):
         # The last line holds the settings; those before it are the prompts.
-        told.update(_pairs(texts[0][-_MAX_TEXT:].rpartition("\n")[2]))
+        reported.update(_pairs(texts[0][-_MAX_TEXT:].rpartition("\n")[2]))
     extra = info.get("extra_generation_params")
     if isinstance(extra, Mapping):
-        told.update(extra)
-    told.update({name: value for name, value in info.items() if not isinstance(value, Mapping)})
-    return told
+        reported.update(extra)
+    reported.update({name: value for name, value in info.items() if not isinstance(value, Mapping)})
+    return reported
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:
@@ -223,10 +222,10 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
         yield found[1].strip(), found[2].strip().strip('"')
 
 
-def _passes_used(told: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _passes_used(reported: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for place in range(MAX_PASSES):
         ordinal = _ORDINALS[place] if place < len(_ORDINALS) else f" {place + 1}th"
         for key, words in _PASS.items():
-            value = told.get(f"ADetailer {words}{ordinal}")
+            value = reported.get(f"ADetailer {words}{ordinal}")
             if value is not None:
                 yield f"passes.{place}.{key}", _bounded(value)

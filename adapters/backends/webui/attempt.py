@@ -1,4 +1,4 @@
-"""One generating request from the moment it is sent until its answer is there, or given up."""
+"""One attempt at a generating request: sends it, watches progress, handles cancels and stalls."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from .progress import ServerProgress, StallWatch
 from .server import Job, Server, TaskState, job_of
 
 FIRST_LOOK_S = 0.3
-"""The server is first asked how far it is after this; quick answers come before."""
+"""The time of the first progress request; fast answers arrive earlier."""
 LOOK_EVERY_S = 0.5
 LOOK_EVERY_SHARED_S = 0.2
-"""Others may interrupt our job on a shared server, and the next job hides it."""
+"""Shorter, because the next job of a shared server hides that ours was interrupted."""
 _INTERRUPT_EVERY_S = 0.3
-_DEAF_S = 10.0
-"""How long a cancelled run waits for a server that does not even answer the interrupt."""
+_UNRESPONSIVE_S = 10.0
+"""How long a cancelled run waits for a server that does not answer the interrupt."""
 _PAUSE_S = 0.05
-"""How soon a cancel and a stall are noticed; an answer is noticed at once."""
+"""The interval of checks for a cancel or stall; an answer is noticed at once."""
 
 
 class Attempt:
-    """Sends one payload, watches the server meanwhile, and stops it where that is asked for.
+    """Sends one payload, watches the server's progress, and interrupts it on a cancel or stall.
 
-    ``interrupted`` says afterwards whether the server was told to stop, and
-    ``interrupted_by_others`` whether somebody else was seen to tell it; ``open`` whether it
-    may still be working on the request.
+    Afterwards ``interrupted`` says whether this attempt interrupted the server,
+    ``interrupted_by_others`` whether another client did, and ``open`` whether the server may
+    still be working on the request.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class Attempt:
 
     @property
     def endpoint(self) -> str:
-        """Where the payload goes."""
+        """The route of the request."""
         return self._payload.endpoint
 
     def run(self) -> bytes:
-        """The answer's bytes.
+        """Send the request and return the bytes of the answer.
 
-        Raises ServerError; GenerationInterrupted where the run was cancelled and the server
-        told to stop, GenerationCancelled where it could not be told.
+        Raises ServerError. If the run was cancelled, raises GenerationInterrupted where the
+        server was interrupted, otherwise GenerationCancelled.
         """
         endpoint, body = self._payload.endpoint, self._payload.encoded()
         self._others = self._server.job_of_others()
@@ -101,14 +101,14 @@ class Attempt:
                 return self._stop_for_cancel(exchange)
             if not looking and waited > min(FIRST_LOOK_S, self._server.settings.stall_timeout_s):
                 looking = True
-                threading.Thread(target=self._keep_looking, daemon=True).start()
-            why = self._what_takes_too_long(waited)
+                threading.Thread(target=self._poll_progress, daemon=True).start()
+            why = self._timeout_reason(waited)
             if why is not None:
                 return self._stop_for_stall(exchange, why)
         return None
 
-    def _keep_looking(self) -> None:
-        """Note and tell how far the server is; runs on a thread of its own."""
+    def _poll_progress(self) -> None:
+        """Poll the progress until the attempt is over; runs on its own thread."""
         settings = self._server.settings
         pause = LOOK_EVERY_SHARED_S if settings.shared else LOOK_EVERY_S
         pause = min(pause, settings.stall_timeout_s / 4)
@@ -118,22 +118,22 @@ class Attempt:
             if look is not None:
                 self._watch.note(look)
                 if ours:
-                    self._tell(look)
-                # The next job clears the flag, so that it may be gone when our answer is here.
+                    self._report_step(look)
+                # The next job clears the flag, possibly before our answer has arrived.
                 if settings.shared and ours and look.interrupted and self._is_active():
                     self.interrupted_by_others = True
             self._over.wait(pause)
 
     def _is_active(self) -> bool:
-        """Whether the server says that it is our task that runs."""
+        """Whether the server reports our task as running."""
         return self._task_id is not None and (self._server.task(self._task_id) is TaskState.ACTIVE)
 
     def _is_queued(self) -> bool:
-        """Whether the server says that our task waits for somebody else's."""
+        """Whether the server reports our task as queued."""
         return self._task_id is not None and (self._server.task(self._task_id) is TaskState.QUEUED)
 
-    def _tell(self, look: ServerProgress) -> None:
-        """Steps are told where they are ours; extras take none."""
+    def _report_step(self, look: ServerProgress) -> None:
+        """Report the step if the job is ours; extras have no steps."""
         if self._extras or look.idle or not look.steps or job_of(look) == self._others:
             return
         if not self._over.is_set():
@@ -141,17 +141,17 @@ class Attempt:
                 min(look.step, look.steps), look.steps, fraction=look.fraction, eta_s=look.eta_s
             )
 
-    def _what_takes_too_long(self, waited: float) -> str | None:
+    def _timeout_reason(self, waited: float) -> str | None:
         total = self._server.settings.total_timeout_s
         if total is not None and waited > total:
-            return f"it has taken longer than total_timeout_s = {total:g} s"
+            return f"the request took longer than server.total_timeout_s = {total:g} s"
         if self._watch.stalled:
             limit = f"{self._watch.limit_s:g} s"
-            return f"its progress has stood still for {limit} (stall_timeout_s, see the manual)"
+            return f"no progress for {limit} (server.stall_timeout_s)"
         return None
 
     def _stop_for_cancel(self, exchange: Exchange) -> None:
-        """Interrupt until the request is answered; an answer that was on its way is kept."""
+        """Interrupt until the request is answered; an answer that arrives anyway is kept."""
         began, heard = time.monotonic(), False
         patience = self._server.settings.stall_timeout_s
         while not exchange.done:
@@ -160,33 +160,34 @@ class Attempt:
                 heard = self._server.interrupt() or heard
             elif self._server.settings.shared or self._is_queued():
                 raise GenerationCancelled(
-                    f"{self._server.url}: left to finish by itself; only a running job that is "
-                    "known to be ours is interrupted",
+                    f"{self._server.url}: the request was not interrupted and finishes by itself, "
+                    "because the running job is not known to be ours",
                     endpoint=self._payload.endpoint,
                 )
-            limit = patience if heard or not self.interrupted else min(patience, _DEAF_S)
+            limit = patience if heard or not self.interrupted else min(patience, _UNRESPONSIVE_S)
             if not exchange.wait(_INTERRUPT_EVERY_S) and time.monotonic() - began > limit:
                 self._leave(limit)
         if self.interrupted:
             raise GenerationInterrupted(
-                f"{self._server.url}: stopped, because the run was cancelled",
+                f"{self._server.url}: interrupted, because the run was cancelled",
                 endpoint=self._payload.endpoint,
             )
 
     def _leave(self, limit: float) -> NoReturn:
-        """The run was cancelled and the request is not answered: go without it."""
+        """Give up waiting for the answer of a cancelled run."""
         where, endpoint = self._server.url, self._payload.endpoint
         if self.interrupted:
             raise GenerationInterrupted(
-                f"{where}: told to stop, it has not done so within {limit:g} s", endpoint=endpoint
+                f"{where}: the server did not stop within {limit:g} s of the interrupt",
+                endpoint=endpoint,
             )
         raise GenerationCancelled(
-            f"{where}: left, because somebody else's job still runs before ours after {limit:g} s",
+            f"{where}: gave up after {limit:g} s, because a job of another client is still running",
             endpoint=endpoint,
         )
 
     def _stop_for_stall(self, exchange: Exchange, why: str) -> None:
-        """Interrupt until the request is answered or the server rests, for one more limit."""
+        """Interrupt until the request is answered or the server is idle, for one more limit."""
         where = f"{self._server.url}{self._payload.endpoint}"
         limit = self._server.settings.stall_timeout_s
         deadline = time.monotonic() + limit
@@ -201,15 +202,13 @@ class Attempt:
                 self._server.interrupt()
             pause = min(_INTERRUPT_EVERY_S, limit / 4)
             if not exchange.wait(pause) and time.monotonic() > deadline:
-                told = (
-                    "told to stop," if self.interrupted else "left alone, as the job is not ours,"
-                )
+                done = "after the interrupt" if self.interrupted else "with a job of another client"
                 raise ServerStillBusyError(
-                    f"{where}: {why}, and {told} it has not come to rest within {limit:g} s more; "
-                    "look after the server, then resume the run",
+                    f"{where}: {why}; the server was still busy {done} for another {limit:g} s; "
+                    "check the server, then resume the run",
                     endpoint=self._payload.endpoint,
                 )
         if self.interrupted or not exchange.done:
-            told = "it was told to stop" if self.interrupted else "it has no job any more"
-            raise ServerStalledError(f"{where}: {why}; {told}", endpoint=self._payload.endpoint)
+            state = "it was interrupted" if self.interrupted else "the server is idle now"
+            raise ServerStalledError(f"{where}: {why}; {state}", endpoint=self._payload.endpoint)
         return None

@@ -1,4 +1,4 @@
-"""The image backend that is a WebUI server."""
+"""The image backend for WebUI servers."""
 
 from __future__ import annotations
 
@@ -65,10 +65,9 @@ _NO_SERVER_THERE = (
 class WebUIBackend:
     """One WebUI server, one generating request at a time.
 
-    ``features`` are asked for with the first request unless they are given. ``unsettled`` are
-    calls of an earlier process that the server may still be working on. What went wrong
-    is raised as an error of ``webui.errors``; it is transient if ``settings.transient`` names
-    its kind.
+    ``features`` are queried with the first request unless they are given. ``unsettled`` are
+    calls of an earlier process that the server may still be working on. Failures are raised as
+    errors of ``webui.errors``, which are transient if ``settings.transient`` names their kind.
     """
 
     def __init__(
@@ -93,12 +92,12 @@ class WebUIBackend:
 
     @property
     def slots(self) -> int:
-        """One: a server has one queue, and with many requests waiting it answers nobody."""
+        """One: a server has one queue, and stops answering when many requests wait."""
         return 1
 
     @property
     def description(self) -> BackendDescription:
-        """What it is, for the log."""
+        """The description of the server for the log."""
         features = self._features or ServerFeatures()
         return BackendDescription(
             kind=KIND,
@@ -109,19 +108,19 @@ class WebUIBackend:
 
     @property
     def client(self) -> WebUIClient:
-        """Its connection, for whoever wants to ask the server something else."""
+        """The HTTP client, for other requests to the server."""
         return self._client
 
     def close(self) -> None:
-        """End its thread and close idle connections; it can be used again afterwards."""
+        """End the background thread and close idle connections; the backend can be used again."""
         self._server.close()
 
     def preflight(self, plan: StageExecutionPlan) -> None:
-        """See whether the server has every name that ``plan`` uses.
+        """Check that the server has every name that ``plan`` uses.
 
-        Afterwards ``description`` says what it is. Raises PreflightError.
+        Afterwards ``description`` is complete. Raises PreflightError.
         """
-        from .preflight import preflight  # noqa: PLC0415 - without it nothing is to be loaded
+        from .preflight import preflight  # noqa: PLC0415 - not needed with preflight off
 
         self._features = preflight(self._client, plan)
 
@@ -137,7 +136,7 @@ class WebUIBackend:
                 raise
 
     def _finish(self, error: BackendError, request: GenerateRequest) -> None:
-        """Say of an error what only the backend knows."""
+        """Set whether an error is transient and settled."""
         if isinstance(error, ServerError):
             error.transient = error.retry_kind in self._settings.transient
         error.settled = request.call_id not in self._lost
@@ -149,7 +148,7 @@ class WebUIBackend:
         varied = self._settle(request, cancel) or request.interrupted
         varied = varied or not self._stopped.isdisjoint(request.unanswered)
         for filler in cache_fillers(request) if varied else ():
-            self._send(filler, request, cancel, on_step=_tell_nobody)
+            self._send(filler, request, cancel, on_step=_ignore_step)
         payload = payload_of(request, features, varied=varied)
         attempt, data = self._send(payload, request, cancel, on_step)
         look = self._server.start_look()
@@ -161,7 +160,7 @@ class WebUIBackend:
         del data
         wrong = self._differences(request, answer, payload)
         if wrong is not None:
-            confirm()  # What was interrupted differs as well.
+            confirm()  # An interrupted request differs as well; report the interrupt.
             raise wrong
         info = dict(self._client.credentials.scrub_values(answer.info))
         if isinstance(request.config, AdetailerConfig):
@@ -176,7 +175,7 @@ class WebUIBackend:
     def _send(
         self, payload: Payload, request: GenerateRequest, cancel: CancelToken, on_step: OnStep
     ) -> tuple[Attempt, bytes]:
-        """Send one payload and wait for its answer, remembering one that was lost."""
+        """Send one payload and wait for its answer; remember it if the answer was lost."""
         limit = answer_limit(request)
         attempt = Attempt(
             self._server, payload, request.call_id, cancel, on_step, answer_limit=limit
@@ -197,11 +196,11 @@ class WebUIBackend:
         look: Callable[[], ServerProgress | None],
         cancel: CancelToken,
     ) -> None:
-        """See that nobody else interrupted our job: its answer would look like any other.
+        """Check that no other client interrupted our job, which the answer does not show.
 
-        The server's state is the only evidence, so it is asked until it answers. Raises
-        ServerInterruptedError, and ServerUnavailableError where it does not within the stall
-        limit; a server that is gone since has answered for itself.
+        Only the server's state shows it, so ask until the server answers. Raises
+        ServerInterruptedError, and ServerUnavailableError without an answer within the stall
+        limit. A server that has become unreachable is not an error here.
         """
         endpoint = attempt.endpoint
         seen = look()
@@ -211,8 +210,8 @@ class WebUIBackend:
                 seen = self._look_again()
                 if seen is None and (time.monotonic() > deadline or cancel.wait(_LOOK_AGAIN_S)):
                     raise ServerUnavailableError(  # noqa: TRY301 - completed below
-                        f"{self._server.url}{endpoint}: it does not say whether the request was "
-                        "interrupted by somebody else",
+                        f"{self._server.url}{endpoint}: the server does not report whether another "
+                        "client interrupted the request",
                         endpoint=endpoint,
                     )
         except ServerUnreachableError:
@@ -225,8 +224,8 @@ class WebUIBackend:
             seen is not None and (seen.interrupted or (detailing and seen.stopping))
         ):
             found = ServerInterruptedError(
-                f"{self._server.url}{endpoint}: somebody else interrupted or skipped the request; "
-                "its image is half made",
+                f"{self._server.url}{endpoint}: another client interrupted or skipped the request, "
+                "so its image is incomplete",
                 endpoint=endpoint,
                 interrupted=True,
             )
@@ -242,26 +241,26 @@ class WebUIBackend:
             return None
 
     def _known_features(self) -> ServerFeatures:
-        """What the server is; asked for with the first request, if no preflight has."""
+        """The features of the server; queried once, unless preflight has."""
         if self._features is None:
-            self._features = discovered(self._asked)
+            self._features = discovered(self._get_or_none)
         return self._features
 
-    def _asked(self, path: str) -> Any:
-        """What a route answers, None where the server does not have it."""
+    def _get_or_none(self, path: str) -> Any:
+        """The answer of a route; None if the server does not have it."""
         try:
             return self._client.get(path)
         except BackendError as error:
             if isinstance(error, _NO_SERVER_THERE):
                 raise
-            _logger.info("not known: %s", error)
+            _logger.info("not available: %s", error)
             return None
 
     def _settle(self, request: GenerateRequest, cancel: CancelToken) -> bool:
-        """See to it that nothing of ours is being worked on: one generation at a time.
+        """Wait until the server works on no earlier request of ours.
 
-        That is what was lost here, and what an earlier process left of this request. Whether
-        something was told to stop just now.
+        That is requests whose answer was lost, and those of an earlier process for this image.
+        Returns whether one of them was interrupted.
         """
         upscale = isinstance(request.config, UpscaleConfig)
         lost = dict.fromkeys(request.unanswered, upscale) | self._lost
@@ -270,7 +269,7 @@ class WebUIBackend:
         tasks = [call_id for call_id, extras in lost.items() if not extras]
         interrupted = settle(self._server, tasks, extras=any(lost.values()), cancel=cancel)
         if interrupted:
-            # Whichever of them it was, another request's turn may come later.
+            # It is unknown which one was interrupted; later requests may repeat any of them.
             self._stopped.update(lost)
         self._lost.clear()
         return interrupted
@@ -281,28 +280,28 @@ class WebUIBackend:
         answer: Answer,
         payload: Payload,
     ) -> SettingsNotUsedError | None:
-        """The error that says where the answer is not what was asked for, if it is not."""
+        """The error for an answer that does not match the request; None if it matches."""
         endpoint = payload.endpoint
         found = self._different_settings(request, answer.info)
         for place, image in enumerate(answer.images):
-            name = f"{self._server.url}{endpoint}: image {request.image_index + place}"
+            name = f"{self._server.url}{endpoint}: image {request.image_index + place + 1}"
             wrong = size_difference(request, size_of(image, self._inputs, name, endpoint))
             if wrong is not None:
                 found.append(wrong)
         if not found:
             return None
         return SettingsNotUsedError(
-            f"{self._server.url}{endpoint}: the server did something else: "
+            f"{self._server.url}{endpoint}: the server ignored settings of the request: "
             + "; ".join(dict.fromkeys(found)),
             endpoint=endpoint,
             detail=msgspec.json.encode(self._client.credentials.scrub_values(answer.info)).decode(),
         )
 
     def _different_settings(self, request: GenerateRequest, info: Mapping[str, Any]) -> list[str]:
-        """What the info says otherwise than the request.
+        """Messages for settings in the info that differ from the request.
 
-        Without preflight the list of models is asked for before a difference is believed: a
-        model may go by a hash or another name that the info does not show.
+        Without preflight the list of models is read before a difference is reported, because a
+        model may be requested by a hash or another name that the info does not show.
         """
         shown = self._client.credentials.scrub_values
         features = self._known_features()
@@ -316,7 +315,7 @@ class WebUIBackend:
         return found
 
 
-def _tell_nobody(
+def _ignore_step(
     step: int, steps: int, *, fraction: float | None = None, eta_s: float | None = None
 ) -> None:
-    """Steps of what is no image of the run."""
+    """Ignore the steps of a request that makes no image of the run."""

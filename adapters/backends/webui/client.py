@@ -1,4 +1,4 @@
-"""One server's HTTP: a session, bounded answers, and errors that say what went wrong."""
+"""The HTTP client for one server: kept connections, bounded answers and typed errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .errors import AnswerLostError
 MAX_SMALL_ANSWER_BYTES = 1 << 25
 """The largest list, state or error read."""
 ANSWER_TIMEOUT_S = 10.0
-"""How long a list or a state may take; ten times what a busy server was seen to take."""
+"""The time limit of small requests; ten times the measured time of a busy server."""
 
 certificate_logger = logging.getLogger("stagewright.webui.certificate")
 """Warns once for each client that does not check its server's certificate."""
@@ -35,16 +35,16 @@ _PIECE = 1 << 22
 _SENT_AT_ONCE = 1 << 18
 
 Arrival = Callable[[int], None]
-"""Told how many bytes have come or gone since it was told last."""
+"""Receives the number of bytes received or sent since its last call."""
 
 
 class WebUIClient:
     """Requests to one server, over connections that are kept. Safe from any thread.
 
-    No redirects, no netrc, no proxies and no cookies: what is sent goes to that address. The
-    connections and their TLS are those of a requests adapter; its Session, which would do all
-    that we do not want, takes as much time for a small request as the server does. Raises
-    ConfigurationError for a ``ca_bundle`` that is not there.
+    Without redirects, netrc, proxies and cookies, so data goes only to that address. Connections
+    and TLS come from a requests adapter; a requests Session would add these features and take
+    as much time for a small request as the server. Raises ConfigurationError if ``ca_bundle``
+    does not exist.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class WebUIClient:
         bundle = self._settings.ca_bundle
         if bundle is not None and address.is_encrypted and not Path(bundle).exists():
             raise ConfigurationError(
-                f"server.ca_bundle = {bundle}: there is no such file", key="server.ca_bundle"
+                f"server.ca_bundle = {bundle}: no such file", key="server.ca_bundle"
             )
         if address.is_encrypted and not self._settings.tls_verify:
             certificate_logger.warning(
@@ -76,7 +76,7 @@ class WebUIClient:
         self._pool: urllib3.HTTPConnectionPool | None = None
 
     def close(self) -> None:
-        """Close the idle connections; others are opened when they are needed."""
+        """Close idle connections; new ones are opened on demand."""
         self._pool = None
         self._adapter.close()
 
@@ -89,7 +89,7 @@ class WebUIClient:
         return self._small("POST", path, msgspec.json.encode(body), timeout_s)
 
     def exchange(self, path: str, body: bytes, limit: int, arrived: Arrival) -> bytes:
-        """The answer to ``body``, of ``limit`` bytes at most, waited for as long as it takes.
+        """The answer to ``body``, of at most ``limit`` bytes; without a time limit.
 
         Raises ServerError, and BackendAnswerError for a larger answer.
         """
@@ -97,14 +97,14 @@ class WebUIClient:
         return self._not_empty(self._send("POST", path, pieces, None, limit, arrived), path)
 
     def decoded(self, answer: bytes, path: str) -> Any:
-        """``answer`` as JSON. Raises BackendAnswerError where it is none."""
+        """``answer`` as JSON. Raises BackendAnswerError if it is not JSON."""
         try:
             return msgspec.json.decode(answer)
         except (ValueError, RecursionError):
             return self.loosely_decoded(answer, path)
 
     def loosely_decoded(self, answer: bytes, path: str) -> Any:
-        """JSON with what strict decoders refuse, lone surrogates for one."""
+        """Decode JSON that strict decoders refuse, for example with lone surrogates."""
         try:
             return _recordable(json.loads(answer))
         except (ValueError, RecursionError) as error:
@@ -123,7 +123,8 @@ class WebUIClient:
     def _not_empty(self, answer: bytes, path: str) -> bytes:
         if not answer:
             raise AnswerLostError(
-                f"{self.address.url}{path}: no whole answer came back: it is empty", endpoint=path
+                f"{self.address.url}{path}: no complete answer came back: it is empty",
+                endpoint=path,
             )
         return answer
 
@@ -155,7 +156,7 @@ class WebUIClient:
             try:
                 return self._answer(response, path, limit, arrived)
             finally:
-                response.close()  # One that was read to its end is back in the pool by now.
+                response.close()  # a fully read response is already back in the pool
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             left = isinstance(body, _Pieces) and body.begun
             raise error_of_exception(
@@ -169,7 +170,7 @@ class WebUIClient:
             pool = self._adapter.get_connection_with_tls_context(
                 requests.Request("GET", self.address.url).prepare(), verify=verify
             )
-            # Without it the system's authorities would count.
+            # Without this the certificates of the system would be trusted.
             self._adapter.cert_verify(  # type: ignore[no-untyped-call]  # types-requests lacks it
                 pool, self.address.url, verify, None
             )
@@ -204,7 +205,9 @@ class WebUIClient:
     ) -> bytes:
         """The whole body, or with ``cut`` its first ``limit`` bytes."""
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise self._unusable(path, "the answer is compressed, which was not asked for")
+            raise self._unusable(
+                path, "the answer is compressed, although the request did not allow it"
+            )
         length = _length_of(response)
         if length is not None and length > limit and not cut:
             raise self._unusable(path, f"the answer has {length} bytes; the limit is {limit}")
@@ -220,10 +223,11 @@ class WebUIClient:
                 arrived(len(piece))
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if length is None and not response.chunked and body[:1] == b"{" and body[-1:] != b"}":
-            length = taken + 1  # It ends with the connection, and in the middle of its JSON.
+            length = taken + 1  # the connection ended in the middle of the JSON
         if length is not None and taken < min(length, limit):
             raise AnswerLostError(
-                f"{self.address.url}{path}: no whole answer came back: it ends after {taken} bytes",
+                f"{self.address.url}{path}: no complete answer came back: "
+                f"it ends after {taken} bytes",
                 endpoint=path,
             )
         return body
@@ -233,13 +237,13 @@ class WebUIClient:
 
 
 def _length_of(response: HTTPResponse) -> int | None:
-    """How long the answer says it is."""
+    """The length in the header of the answer."""
     length = response.headers.get("Content-Length", "")
     return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else None
 
 
 def _recordable(value: Any) -> Any:
-    """JSON values without lone surrogates, which no log can hold."""
+    """JSON values without lone surrogates, which a log cannot hold."""
     if isinstance(value, dict):
         return {_recordable(key): _recordable(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -248,7 +252,7 @@ def _recordable(value: Any) -> Any:
 
 
 class _Pieces:
-    """A body sent piece by piece, so that the limit on sending is one for each piece."""
+    """A body sent in pieces, so that the send timeout applies to each piece."""
 
     def __init__(self, body: bytes, gone: Arrival) -> None:
         self._body = memoryview(body)

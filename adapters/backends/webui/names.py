@@ -1,4 +1,4 @@
-"""Which names a plan makes a server look up. Pure: a plan in, names out."""
+"""Collects the names that a plan uses on a server; a pure function."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LONGEST_SHOWN = 200
 
 
 class NameKind(StrEnum):
-    """What a name is a name of; each kind is looked up in lists of its own."""
+    """The kind of a name; each kind has its own lists on the server."""
 
     CHECKPOINT = "checkpoint"
     VAE = "vae"
@@ -36,10 +36,10 @@ class NameKind(StrEnum):
 
 
 class NameUse(msgspec.Struct, frozen=True):
-    """A name that a server is sent, and the configuration's key that it comes from.
+    """A name that is sent to a server, and the key of the configuration that it comes from.
 
-    ``partner`` is the scheduler that goes with a sampler, or the sampler that goes with a
-    scheduler: old servers take both as one name. ``exact`` says that no alias will do.
+    ``partner`` is the scheduler of a sampler, or the sampler of a scheduler, because old servers
+    take both as one name. ``exact`` says that aliases are not accepted.
     """
 
     kind: NameKind
@@ -50,7 +50,7 @@ class NameUse(msgspec.Struct, frozen=True):
 
 
 class Verdict(StrEnum):
-    """What became of looking for a name; ``NOT_CHECKED`` where the server offers no list."""
+    """The result of a check; ``NOT_CHECKED`` if the server does not offer the list."""
 
     FOUND = "found"
     MISSING = "missing"
@@ -58,7 +58,7 @@ class Verdict(StrEnum):
 
 
 class NameCheck(msgspec.Struct, frozen=True):
-    """One name that a configuration uses, and the server's ``nearest`` where it lacks it."""
+    """The check of one name; ``nearest`` are similar names if it is missing."""
 
     kind: NameKind
     key: str
@@ -67,12 +67,12 @@ class NameCheck(msgspec.Struct, frozen=True):
     nearest: tuple[str, ...] = ()
 
     def complaint(self) -> str:
-        """What is wrong with a missing name, in words."""
+        """The error message for a missing name."""
         shown = self.name[:_LONGEST_SHOWN]
         return f'{self.key} = "{shown}" is not on the server{self.suggestion()}'
 
     def suggestion(self) -> str:
-        """``; did you mean "base.safetensors"?``, or nothing."""
+        """``; did you mean "base.safetensors"?``, or "" without a similar name."""
         quoted = " or ".join(f'"{name[:_LONGEST_SHOWN]}"' for name in self.nearest)
         return f"; did you mean {quoted}?" if quoted else ""
 
@@ -81,7 +81,7 @@ AUTOMATIC = "automatic"
 """The scheduler that leaves the choice to the sampler, in lower case."""
 
 NO_VAE = frozenset(["Automatic", "None"])
-"""What leaves the choice of a VAE to the server, or to the model."""
+"""Values that leave the choice of a VAE to the server or the model."""
 
 _KNOWN_EVERYWHERE = {
     NameKind.VAE: NO_VAE,
@@ -92,14 +92,14 @@ SAME_CHECKPOINT = "Use same checkpoint"
 SAME_AS_THE_STAGE = frozenset(
     [SAME_CHECKPOINT, "Use same VAE", "Use same sampler", "Use same scheduler"]
 )
-"""What a pass may say instead of a name."""
+"""Values of a pass that stand for the setting of the stage."""
 
 
 def names_used(plan: StageExecutionPlan) -> tuple[NameUse, ...]:
-    """The names that ``plan`` has a server look up, in the order of its stages.
+    """The names that ``plan`` uses on a server, in the order of its stages.
 
-    A name that a stage inherits is there once, at the key that it comes from. Names that
-    every server knows (VAE "None", scheduler "Automatic") are left out.
+    An inherited name appears once, with the key that it comes from. Names that every server
+    knows (VAE "None", scheduler "Automatic") are left out.
     """
     found: list[NameUse] = []
     base: Txt2ImgConfig | None = None
@@ -113,7 +113,7 @@ def names_used(plan: StageExecutionPlan) -> tuple[NameUse, ...]:
             case UpscaleConfig() as config:
                 found += _of_upscale(config)
             case AdetailerConfig() as config:
-                # All but its passes it has from the stages before.
+                # Everything except its passes is inherited from earlier stages.
                 for place, one in enumerate(config.passes):
                     found += _of_pass(one, f"adetailer.passes.{place}")
     return tuple(dict.fromkeys(use for use in found if not _known_everywhere(use)))
@@ -128,7 +128,7 @@ def _known_everywhere(use: NameUse) -> bool:
 def _use(
     kind: NameKind, key: str, name: str | None, partner: str | None = None, *, exact: bool = False
 ) -> Iterator[NameUse]:
-    """One use, or none: an empty name stands for the server's own choice."""
+    """One use, or none for an empty name, which leaves the choice to the server."""
     if name is not None and name.strip():
         yield NameUse(kind, key, name, partner, exact)
 

@@ -1,4 +1,4 @@
-"""Before a run is started: whether its server is there, and has every name that it uses."""
+"""Checks before a run that its server is reachable and has every name that the plan uses."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from .payloads import payload_of
 
 SYSINFO = "/internal/sysinfo"
 SYSINFO_TIMEOUT_S = 5.0
-"""It asks the graphics driver and pip, and the version is worth no longer wait."""
+"""The route calls the graphics driver and pip; the version is not worth a longer wait."""
 
 _ENDPOINTS: Mapping[StageType, str] = {
     StageType.TXT2IMG: TXT2IMG,
@@ -70,25 +70,25 @@ _LISTS: Mapping[str, str] = {
     "detectors": DETECTORS,
 }
 _SCHEDULES = ("Karras", "Exponential", "Polyexponential", "SGM Uniform")
-"""Those that samplers' names ended in before 1.9, for servers that list no schedulers."""
-_NO_WEBUI = "no route of the API answers; is it a WebUI, started with --api?"
+"""Schedules that sampler names ended in before 1.9, for servers without a list of schedulers."""
+_NO_WEBUI = "no route of the API answers; is it a WebUI, and was it started with --api?"
 _LONGEST_VERSION = 80
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class RouteCheck(msgspec.Struct, frozen=True):
-    """A route of the API: whether the server has it, None where that cannot be told."""
+    """Whether the server has a route of the API; None if that is unknown."""
 
     path: str
     there: bool | None
 
 
 class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server is and has.
+    """The features of a server, and the result of its checks.
 
-    ``checks`` are the names of the plan; ``offers`` how many names each list holds that was
-    looked into (None where there is no such list). ``problems`` would make the plan fail;
-    ``notes`` say what could not be checked, and why.
+    ``checks`` are those of the plan's names. ``offers`` is the size of each list that was read,
+    None if the server does not offer it. ``problems`` would make the plan fail; ``notes`` say
+    what could not be checked, and why.
     """
 
     url: str
@@ -106,15 +106,15 @@ class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def complaints(self) -> tuple[str, ...]:
-        """Everything that speaks against the plan, in words; empty where nothing does."""
+        """Messages about everything that keeps the plan from running on this server."""
         return (*(one.complaint() for one in self.missing), *self.problems)
 
 
 def preflight(client: WebUIClient, plan: StageExecutionPlan) -> ServerFeatures:
-    """What the server is, if it can do what ``plan`` asks for.
+    """The features of the server, if ``plan`` can run on it.
 
-    Raises PreflightError where it cannot be reached, wants other credentials, or lacks a
-    name or something else that the plan needs. What cannot be checked is let pass.
+    Raises PreflightError if the server cannot be reached, rejects the credentials, or lacks a
+    name or feature that the plan needs. What cannot be checked is not an error.
     """
     with _out_of_reach_refused():
         inspection = _Inspection(client)
@@ -128,10 +128,10 @@ def preflight(client: WebUIClient, plan: StageExecutionPlan) -> ServerFeatures:
 
 
 def inspect_server(client: WebUIClient, plan: StageExecutionPlan | None) -> ServerReport:
-    """Everything that can be told of a server; of its lists only those that ``plan`` needs.
+    """A report on a server; reads only the lists that ``plan`` needs.
 
-    Without a plan all lists are counted. Raises PreflightError where the server cannot be
-    reached or wants other credentials.
+    Without a plan, counts the entries of all lists. Raises PreflightError if the server cannot
+    be reached or rejects the credentials.
     """
     with _out_of_reach_refused():
         inspection = _Inspection(client)
@@ -152,7 +152,7 @@ def _out_of_reach_refused() -> Iterator[None]:
 
 
 class _Inspection:
-    """One look at one server. Every method raises ServerError."""
+    """Inspects one server. Every method may raise ServerError."""
 
     def __init__(self, client: WebUIClient) -> None:
         self._client = client
@@ -160,7 +160,7 @@ class _Inspection:
         self._features = self._discovered()
 
     def of_plan(self, plan: StageExecutionPlan) -> ServerReport:
-        """Whether the server can do what ``plan`` asks for."""
+        """Check whether ``plan`` can run on the server."""
         problems = [*self._missing_routes(_ENDPOINTS[one.stage_type] for one in plan.stages)]
         detailing = True
         for stage in plan.stages:
@@ -181,7 +181,7 @@ class _Inspection:
         )
 
     def of_everything(self) -> ServerReport:
-        """How much the server offers."""
+        """Count what the server offers."""
         lists = {**_LISTS, "vaes": vae_list(self._features)}
         offers = {
             name: None if (found := self._lists.names(path)) is None else len(found)
@@ -196,15 +196,15 @@ class _Inspection:
         )
 
     def is_webui(self) -> bool:
-        """Whether anything of what was asked, or at least its progress, answers as a WebUI."""
+        """Whether any queried route, or at least the progress route, answers like a WebUI."""
         return self._lists.any_answered or self._lists.has(PROGRESS) is True
 
     def stems(self) -> Mapping[str, str]:
-        """The stems of the server's checkpoints, by the names that they go by."""
+        """The stems of the server's checkpoints, by each of their names."""
         return stems_of(self._lists.names(SD_MODELS) or ())
 
     def routes(self) -> Iterator[RouteCheck]:
-        """The routes of the API that stagewright can make use of."""
+        """The routes of the API that stagewright uses."""
         lists = {**_LISTS, "vaes": vae_list(self._features)}.values()
         for path in (*_POSTED, PROGRESS, SCRIPTS, OPTIONS, *lists):
             yield RouteCheck(path.partition("?")[0], self._is_there(path))
@@ -213,24 +213,24 @@ class _Inspection:
         shown = self._features.routes
         if path.partition("?")[0] in shown:
             return True
-        if path == INTERRUPT:  # Not even asked: whatever runs shall go on.
+        if path == INTERRUPT:  # Not queried: it would interrupt the running job.
             return False if shown else None
         there = self._lists.has(path)
-        # What takes a POST only may be there, whatever a GET is answered with.
+        # A route that takes only POST may exist although GET fails.
         return there if there or shown or path not in _POSTED else None
 
     def _discovered(self) -> ServerFeatures:
         features = discovered(lambda path: self._lists.answer(path, noted=path == OPENAPI))
-        version = self._told_version()
+        version = self._reported_version()
         return msgspec.structs.replace(features, version=version) if version else features
 
-    def _told_version(self) -> str | None:
-        """The version in the server's own words, which it has for its user interface."""
+    def _reported_version(self) -> str | None:
+        """The version that the server shows in its user interface."""
         try:
-            told = self._client.get(SYSINFO, timeout_s=SYSINFO_TIMEOUT_S)
+            answer = self._client.get(SYSINFO, timeout_s=SYSINFO_TIMEOUT_S)
         except BackendError:
             return None
-        version = told.get("Version") if isinstance(told, Mapping) else None
+        version = answer.get("Version") if isinstance(answer, Mapping) else None
         if not isinstance(version, str):
             return None
         shown = self._client.credentials.scrub(_CONTROL.sub("", version))
@@ -243,7 +243,7 @@ class _Inspection:
                 yield f"it has no {endpoint}; was it started with --api?"
 
     def _refusals(self, stage: StageExecution) -> Iterator[str]:
-        """Why the server would not take the stage's requests."""
+        """Why the server cannot take the requests of the stage."""
         try:
             payload_of(_request_like(stage), self._features)
         except RequestRefusedError as error:
@@ -267,7 +267,7 @@ class _Inspection:
 
 
 def _request_like(stage: StageExecution) -> GenerateRequest:
-    """A request as the stage will make them; it is looked at and never sent."""
+    """A request like those of the stage, to be checked and never sent."""
     config = stage.config
     image = SourceImage(data=b"", source_sha256="", media_type="image/png", width=64, height=64)
     masked = isinstance(config, Img2ImgConfig) and config.mask is not None
@@ -289,7 +289,7 @@ def _request_like(stage: StageExecution) -> GenerateRequest:
 
 
 class _Comparison:
-    """Names held against a server's lists; ``detailing`` says whether it has ADetailer."""
+    """Compares names with a server's lists; ``detailing`` says whether it has ADetailer."""
 
     def __init__(self, lists: ServerLists, features: ServerFeatures, *, detailing: bool) -> None:
         self._lists = lists
@@ -308,7 +308,7 @@ class _Comparison:
         return NameCheck(use.kind, use.key, use.name, Verdict.MISSING, nearest)
 
     def _look_up(self, use: NameUse) -> tuple[bool, NameList | None]:
-        """Whether it is there, and the list that it should be in; None if that is not known."""
+        """Whether the name was found, and the list it should be in (None if not offered)."""
         match use.kind:
             case NameKind.SAMPLER:
                 return self._sampler(use)
@@ -346,7 +346,7 @@ class _Comparison:
         return self._is_sampler_and_scheduler(use.name, known), known
 
     def _is_sampler_and_scheduler(self, name: str, samplers: NameList) -> bool:
-        """Whether it is two names in one, as they were before 1.9: ``DPM++ 2M Karras``."""
+        """Whether the name joins sampler and scheduler, as before 1.9: ``DPM++ 2M Karras``."""
         tails = {
             name.removeprefix(f"{one.name} ") for one in samplers if name.startswith(f"{one.name} ")
         }
@@ -358,16 +358,16 @@ class _Comparison:
         return is_among(known, *tails)
 
     def _scheduler_in_sampler(self, name: str, sampler: str) -> tuple[bool, NameList | None]:
-        """The scheduler on a server that has one name for both."""
+        """Look up the scheduler on a server with joint names."""
         samplers = self._lists.names(SAMPLERS)
-        if samplers is None or self._features.product == SD_NEXT:  # It takes none at all.
+        if samplers is None or self._features.product == SD_NEXT:  # SD.Next has no schedulers.
             return False, None
         start = f"{sampler} "
         tails = [one.name.removeprefix(start) for one in samplers if one.name.startswith(start)]
         return name in tails, tuple(Entry(tail, frozenset([tail])) for tail in tails)
 
     def _hires_upscaler(self, name: str) -> tuple[bool, NameList | None]:
-        """A latent mode or an upscaler; the likelier list is looked into first."""
+        """Look up a latent mode or an upscaler, in the more likely list first."""
         paths = [UPSCALERS, LATENT_MODES]
         if name.startswith("Latent"):
             paths.reverse()

@@ -7,7 +7,7 @@ made of the events up to the last end. Later events (a seal, an unfinished resum
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 
 from ....events.folds import Fold, StageFold, recorded_stages
-from ....events.index_table import IndexTable
 from ....events.log.format import DIGITS, MAX_LINE_BYTES, PREFIX
 from ....events.log.reader import log_path
 from ....events.log.scan import LogScan
@@ -83,8 +82,8 @@ class _Summary:
     """The fold of all events except seals, and the requests counted for each stage.
 
     ``end`` is the last end; ``is_past_end`` says that other events follow it.
-    ``inputs_requested`` holds, for each stage and image index, the sequence number of the
-    answered request if it had input images.
+    ``inputs`` holds the ``source_sha256`` of the input image by stage and image index, for the
+    answered requests that had one.
     """
 
     def __init__(self) -> None:
@@ -93,7 +92,7 @@ class _Summary:
         self.is_past_end = False
         self.attempts: Counter[str] = Counter()
         self.failed_attempts: Counter[str] = Counter()
-        self.inputs_requested: defaultdict[str, IndexTable] = defaultdict(IndexTable)
+        self.inputs: dict[tuple[str, int], str] = {}
         self._pending: dict[str, CallRequested] = {}
 
     def take(self, events: Iterable[StageEvent]) -> None:
@@ -125,8 +124,7 @@ class _Summary:
                 self.failed_attempts[request.stage_id] += 1
             elif request.inputs:
                 for artifact in event.artifacts:
-                    inputs_requested = self.inputs_requested[request.stage_id]
-                    inputs_requested.set(artifact.image_index, request.seq)
+                    self.inputs[request.stage_id, artifact.image_index] = request.inputs[0]
 
 
 def _is_end(event: StageEvent) -> bool:
@@ -192,7 +190,7 @@ class _RecordBuilder:
             stage_type=begun.stage_type if begun else _text(planned.get("stage_type")) or "",
             order_index=place,
             outcome=begun.outcome if begun else None,
-            image_count=begun.finished.count if begun else 0,
+            image_count=len(begun.finished) if begun else 0,
             unchanged_images=len(begun.unchanged) if begun else 0,
             duration_ms=begun.duration_ms + begun.open_ms if begun else 0.0,
             attempts=self._summary.attempts[stage_id],
@@ -204,7 +202,7 @@ class _RecordBuilder:
 
     def _infos(self, stage: StageFold | None) -> Iterator[Mapping[str, Any]]:
         """What the server reported for the images that count, without superseded ones."""
-        counting = {seq for _, seq in stage.finished.items()} if stage else ()
+        counting = set(stage.finished.values()) if stage else ()
         for event in self._events.select(sorted(counting)):
             if isinstance(event, CallCompleted):
                 yield event.info
@@ -218,30 +216,13 @@ class _RecordBuilder:
                 furthest[index] = (stage_id, seq)
         indexes = sorted(furthest)
         events = self._events.select(furthest[index][1] for index in indexes)
-        inputs = self._inputs_of(furthest, indexes)
         for index, event in zip(indexes, events, strict=True):
+            stage_id, _ = furthest[index]
             yield ImageRecord(
                 **msgspec.structs.asdict(artifact_in(event, index)),
-                stage_id=furthest[index][0],
-                input_sha256=inputs.get(index),
+                stage_id=stage_id,
+                input_sha256=self._summary.inputs.get((stage_id, index)),
             )
-
-    def _inputs_of(
-        self, furthest: Mapping[int, tuple[str, int]], indexes: Iterable[int]
-    ) -> dict[int, str]:
-        """For each index the ``source_sha256`` of the image's input."""
-        requested = self._summary.inputs_requested
-        requests = {
-            index: seq
-            for index in indexes
-            if (seq := requested[furthest[index][0]].get(index)) is not None
-        }
-        events = self._events.select(requests.values())
-        return {
-            index: event.inputs[0]
-            for index, event in zip(requests, events, strict=True)
-            if isinstance(event, CallRequested)
-        }
 
 
 def _missing(gap: MissingImage) -> MissingRecord:
