@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from .bootstrap import open_controller as open_controller
     from .errors import MissingToolkitError as MissingToolkitError
     from .inputs import PillowInputReader as PillowInputReader
+    from .projections.learning.record_file import LearningUpdate as LearningUpdate
     from .projections.learning.records import LearningRecord as LearningRecord
-    from .projections.learning.update import LearningUpdate as LearningUpdate
     from .projections.learning.writer import LearningRecordsError as LearningRecordsError
     from .projections.learning.writer import LearningRecordWriter as LearningRecordWriter
     from .projections.status import RunStatus as RunStatus
@@ -26,7 +26,7 @@ __getattr__, __dir__ = lazy_names(
         "errors": ["MissingToolkitError"],
         "inputs": ["PillowInputReader"],
         "projections.learning.records": ["LearningRecord"],
-        "projections.learning.update": ["LearningUpdate"],
+        "projections.learning.record_file": ["LearningUpdate"],
         "projections.learning.writer": ["LearningRecordWriter", "LearningRecordsError"],
         "projections.status": ["RunStatus", "StatusBar"],
     },

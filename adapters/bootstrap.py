@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import finalize
 
 from ..events.log.storage import Storage
 from ..events.model import BackendDescription, StageType
@@ -136,10 +136,6 @@ def _address(server: str) -> ServerAddress:
     return ServerAddress.parse(server)
 
 
-_learning_writers: WeakKeyDictionary[PipelineController, LearningRecordWriter] = WeakKeyDictionary()
-"""The writer of each controller's learning records; one for each folder of runs."""
-
-
 def open_controller(
     runs: Path | str,
     server: str | None = None,
@@ -153,8 +149,8 @@ def open_controller(
     configuration, or the embedded backend. With ``insecure`` the credentials of
     ``STAGEWRIGHT_AUTH`` are also sent over plain http, and where ``tls_verify`` or ``ca_bundle``
     change the check of a certificate. Each sampling step of the embedded backend takes
-    ``step_delay_s`` seconds more, which leaves time to watch or cancel a run. The learning
-    records in ``runs`` are kept up to date. Raises ConfigurationError.
+    ``step_delay_s`` seconds more, which leaves time to watch or cancel a run. Each run
+    adds its learning record to the folder. Raises ConfigurationError.
     """
     storage = _storage()
     controller = PipelineController(
@@ -163,16 +159,9 @@ def open_controller(
         inputs=PillowInputReader(),
         storage=storage,
     )
-    _learning_writers[controller] = _learning_writer(Path(runs), storage)
+    writer = LearningRecordWriter(Path(runs).absolute(), storage=storage).start()
+    finalize(controller, writer.close, 0.0)
     return controller
-
-
-def _learning_writer(runs: Path, storage: Storage | None) -> LearningRecordWriter:
-    place = runs.absolute()
-    for writer in list(_learning_writers.values()):
-        if writer.runs == place:
-            return writer
-    return LearningRecordWriter(place, storage=storage).start()
 
 
 def _storage() -> Storage | None:

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stagewright.adapters import LearningRecordWriter
+from stagewright.adapters.projections.learning.record_file import RecordFile
 from stagewright.events import replay_many
 from stagewright.events.codec import CODEC
 from stagewright.events.log.file_log import LOG_NAME
 from stagewright.events.log.format import FIRST_CHAIN, frame, next_chain
+from stagewright.events.log.storage import OsStorage
 
 from .long_log import RUN_ID, events
 from .measuring import Ratio, alternately
@@ -38,7 +40,7 @@ def main() -> None:
             f"{peaks[1] / 2**20:.1f} MiB: {slope:.0f} bytes for each further run, "
             f"of {size_of(many) // RUNS:,} bytes of records"
         )
-        print_updates(many)
+        print_additions(many)
 
 
 def rebuild_beside_replay(runs: Path) -> Ratio:
@@ -54,18 +56,26 @@ def rebuild_beside_replay(runs: Path) -> Ratio:
     )
 
 
-def print_updates(runs: Path) -> None:
-    """Say how long it takes to find that nothing is to be done, and to add one record."""
-    first = LearningRecordWriter(runs)
-    took = [timed(first.update), timed(first.update)]
+def print_additions(runs: Path) -> None:
+    """Print how long it takes to append the record of one more run, and to replace one."""
+    file = RecordFile(runs, OsStorage())
     newest = runs / f"9{RUN_ID[1:]}"
     newest.mkdir()
     write_log(newest, newest.name)
-    took.append(timed(first.update))
+    appended_s = timed(lambda: file.add(newest, wait_s=1))
+    change_last_head(file.path)
+    replaced_s = timed(lambda: file.add(newest, wait_s=1))
     print(
-        f"update of {RUNS:,} runs: the first of a process {took[0] * 1e3:.0f} ms, a later one "
-        f"{took[1] * 1e3:.0f} ms, with one new run {took[2] * 1e3:.0f} ms"
+        f"beside {RUNS:,} records: appending one takes {appended_s * 1e3:.0f} ms, "
+        f"replacing one {replaced_s * 1e3:.0f} ms"
     )
+
+
+def change_last_head(path: Path) -> None:
+    """Make the last record one of another log, as before a resume."""
+    data = path.read_bytes()
+    start = data.rindex(b'"log_head":"') + len(b'"log_head":"')
+    path.write_bytes(data[:start] + bytes(reversed(data[start : start + 36])) + data[start + 36 :])
 
 
 def timed(call: Callable[[], object]) -> float:

@@ -32,7 +32,7 @@ _WORDS = {str: "string", int: "whole number", float: "number", bool: "true or fa
 
 
 def page() -> str:
-    """The whole page: what is written by hand, and the fields."""
+    """The whole page: the part written by hand, then the fields."""
     by_hand, _, _ = PAGE.read_text(encoding="utf-8").partition(_HEADING)
     return by_hand + "\n".join([_HEADING, *_fields()])
 
@@ -58,13 +58,13 @@ def _described(kind: type[msgspec.Struct]) -> Iterator[str]:
     yield "| field | type | meaning |"
     yield "| --- | --- | --- |"
     for name, hint in _hints(kind):
-        told = [one for one in get_args(hint) if isinstance(one, msgspec.Meta)]
-        meaning = (told[0].description or "") if told else ""
+        notes = [one for one in get_args(hint) if isinstance(one, msgspec.Meta)]
+        meaning = (notes[0].description or "") if notes else ""
         yield f"| `{name}` | {_type(hint)} | {meaning} |".replace("|  |", "| |")
 
 
 def _named(kind: type[msgspec.Struct]) -> Iterator[str]:
-    """Settings mean what they mean in a configuration: name and type are enough."""
+    """Names and types: the meanings are those of a configuration."""
     yield "| field | type |"
     yield "| --- | --- |"
     for name, hint in _hints(kind):

@@ -15,7 +15,6 @@
     |-- ImageAlteredError         a recorded image is not what was recorded
     |-- ThumbnailError            a file of which no thumbnail can be made; in adapters.export
     |-- LearningRecordsError      records not brought up to date; in adapters.projections
-    |-- UnusableLogError          (ValueError) no record can hold it; in adapters.projections
     |-- ReportRefusedError        (ValueError) it would replace another file; in adapters.export
     |-- BundleRefusedError        (ValueError) it would hold a password; in adapters.export
     |-- InvalidTransitionError    a trigger that the lifecycle refuses in its state

@@ -3,7 +3,7 @@
     python examples/learn_from_runs.py [RUNS]
 
 reads `RUNS/learning.jsonl` (`./runs` by default), to which every run that ends adds a record, with
-nothing but the standard library. `stagewright learning` brings the file up to date.
+nothing but the standard library. `stagewright learning` rebuilds the file from all logs.
 """
 
 from __future__ import annotations

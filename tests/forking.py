@@ -158,8 +158,6 @@ def _load() -> None:
     for name in (
         "backends.webui.backend",
         "backends.webui.preflight",
-        "projections.learning.update",
-        "projections.learning.folder_lock",
     ):
         import_module(f"stagewright.adapters.{name}")
     import_module("filelock")

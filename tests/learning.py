@@ -1,4 +1,4 @@
-"""What the tests of learning records share: runs that end in every way, and a second opinion."""
+"""What the tests of learning records share: runs that end, and a rebuild elsewhere."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def rebuilt(runs: Path) -> bytes:
         return bytes_of(Path(elsewhere))
 
 
-def updated(runs: Path) -> list[Json]:
-    """The records once another process has brought them up to date, as a rebuild has them."""
-    LearningRecordWriter(runs).update()
+def remade(runs: Path) -> list[Json]:
+    """The records after a rebuild in place."""
+    LearningRecordWriter(runs).rebuild()
     assert bytes_of(runs) == rebuilt(runs)
     return records(runs)
 
 
 def record_of(folder: Path) -> Json:
     """The record of one run."""
-    (found,) = [one for one in updated(folder.parent) if one["folder"] == folder.name]
+    (found,) = [one for one in remade(folder.parent) if one["folder"] == folder.name]
     return found
 
 

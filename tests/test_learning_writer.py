@@ -1,289 +1,244 @@
-"""The file of records: kept up to date with as little work as will do, whatever befalls it."""
+"""The file of records: runs add to it, a rebuild repairs it, no failure harms a run."""
 
 from __future__ import annotations
 
 import gc
-import json
+import logging
 import os
 import shutil
+import tempfile
+import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
+from random import Random
 
-import msgspec
+import filelock
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from stagewright.adapters import LearningRecordsError, LearningRecordWriter, open_controller
-from stagewright.adapters.projections.learning.folder_lock import folder_lock
-from stagewright.adapters.projections.learning.record_file import FileStamp
+from stagewright.adapters.projections.learning.record_file import LOCK_NAME, RecordFile
 from stagewright.adapters.projections.learning.records import SCHEMA_VERSION
-from stagewright.adapters.projections.learning.update import RecordUpdater
-from stagewright.events import signals
-from stagewright.events.codec import CODEC
-from stagewright.events.log.storage import OsStorage
+from stagewright.events import RunState, replay, signals
+from stagewright.events.log.storage import OsStorage, Storage
 
-from .learning import NAME, bytes_of, rebuilt, records, updated
-from .log_format import make_log
-from .resuming import LOG, cut, ran, small
+from .faulty_storage import Deed, Fault, FaultyStorage, SimulatedCrash
+from .learning import NAME, bytes_of, cancelled, rebuilt, records, remade
+from .resuming import LOG, cut, dies_at, painter, ran, resumed, small
 from .salvaging import salvage, spoil
-from .stories import Story
+from .simulated_disk import SimulatedDisk
 
 GOLDEN = Path(__file__).parent / "golden"
 RECORDS = Path(__file__).parent / "golden_records"
+Library = dict[str, Path]
 
 
 @pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of three finished runs and their records; nobody may change it."""
-    runs = tmp_path_factory.mktemp("three")
-    for _ in range(3):
-        ran(runs, small(images=1))
-    assert len(updated(runs)) == 3
-    return runs
+def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    """A run of each kind; a copy of a run is a run."""
+    runs = tmp_path_factory.mktemp("library")
+    return {
+        "run": ran(runs, small("txt2img", "upscale", images=1)),
+        "fail": ran(runs, small(images=2), painter(dies_at(("00-txt2img", 1)))),
+        "miss": ran(
+            runs,
+            small(images=2, run={"on_image_error": "continue"}),
+            painter(dies_at(("00-txt2img", 0))),
+        ),
+        "cancel": cancelled(runs, small(images=2)),
+        "opt out": ran(runs, small(images=1, run={"learning": False})),
+    }
+
+
+def ended(runs: Path, run: Path, name: str, storage: Storage | None = None) -> Path:
+    """A copy of a run, whose process adds its record."""
+    folder = shutil.copytree(run, runs / name)
+    RecordFile(runs, storage or OsStorage()).add(folder, wait_s=30)
+    return folder
+
+
+def lines_of(data: bytes) -> list[bytes]:
+    """The lines of a file of records in a fixed order."""
+    return sorted(data.splitlines())
 
 
 @pytest.fixture
-def runs(three: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
-    return shutil.copytree(three, tmp_path / "runs", dirs_exist_ok=True)
-
-
-def folders(runs: Path) -> list[Path]:
-    return sorted(log.parent for log in runs.glob(f"*/{LOG}"))
-
-
-def inode(runs: Path) -> int:
-    return (runs / NAME).stat().st_ino
+def runs(library: Library, tmp_path: Path) -> Path:
+    """A folder of three runs and their records."""
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    for name in ("3", "5", "7"):
+        ended(runs, library["run"], name)
+    return runs
 
 
 def test_the_record_is_there_when_the_run_has_been_waited_for(tmp_path: Path) -> None:
-    """``open_controller`` keeps the records: whoever waits for a run finds its record."""
-    controller = open_controller(tmp_path)
-    for number in range(1, 4):
-        handle = controller.start(small(images=1))
-        handle.wait(30)
-        assert [one["run_id"] for one in records(tmp_path)][-1] == handle.run_id
-        assert len(records(tmp_path)) == number
-    assert bytes_of(tmp_path) == rebuilt(tmp_path)
-
-
-def test_two_controllers_of_one_folder_share_a_writer(tmp_path: Path) -> None:
-    """There is one for each folder of runs in a process, and it ends with the controllers."""
+    """Each run once, also with two controllers; their writers end with them."""
     gc.collect()  # What earlier tests left must not go meanwhile.
     before = len(signals.event_appended.receivers)
     controllers = [open_controller(tmp_path) for _ in range(2)]
-    assert len(signals.event_appended.receivers) == before + 1
-    for controller in controllers:
-        controller.start(small(images=1)).wait(30)
-    assert len(records(tmp_path)) == 2
+    inodes = set()
+    for number, controller in enumerate(controllers * 2, start=1):
+        handle = controller.start(small(images=1))
+        handle.wait(30)
+        assert len(records(tmp_path)) == number
+        assert records(tmp_path)[-1]["run_id"] == handle.run_id
+        inodes.add((tmp_path / NAME).stat().st_ino)
+    assert len(inodes) == 1
+    assert bytes_of(tmp_path) == rebuilt(tmp_path)
     del controller
     controllers.clear()
     gc.collect()
     assert len(signals.event_appended.receivers) <= before
 
 
-def test_deleted_and_rebuilt_it_has_the_same_bytes(runs: Path) -> None:
-    """Whether by a rebuild or by an update that finds nothing."""
-    before = bytes_of(runs)
-    (runs / NAME).unlink()
-    assert LearningRecordWriter(runs).rebuild().made == 3
-    assert bytes_of(runs) == before
-    (runs / NAME).unlink()
-    assert LearningRecordWriter(runs).update().made == 3
-    assert bytes_of(runs) == before
+def test_a_writer_follows_the_runs_of_its_folder_from_start_to_close(tmp_path: Path) -> None:
+    """Also where the folder has another name; runs elsewhere and later ones are left out."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    (tmp_path / "link").symlink_to(here)
+    with LearningRecordWriter(here):
+        followed = [ran(here, small(images=1)), ran(tmp_path / "link", small(images=1))]
+        ran(there, small(images=1))
+    late = ran(here, small(images=1))
+    assert [one["folder"] for one in records(here)] == [folder.name for folder in followed]
+    assert records(there) == []
+    assert [one["folder"] for one in remade(here)][-1] == late.name
 
 
-def test_an_update_that_finds_nothing_new_writes_nothing(runs: Path) -> None:
-    """Neither in this process nor in a new one."""
-    writer = LearningRecordWriter(runs)
-    before = FileStamp.of((runs / NAME).stat())
-    for update in (writer.update(), writer.update(), LearningRecordWriter(runs).update()):
-        assert (update.runs, update.records, update.made, update.removed) == (3, 3, 0, 0)
-    assert FileStamp.of((runs / NAME).stat()) == before
+def live(runs: Path, library: Library, what: str, which: int) -> bool:
+    """Let something happen to a folder of runs; whether a run has ended with a record."""
+    folders = sorted(log.parent for log in runs.glob(f"*/{LOG}"))
+    name = f"{len(folders):02d}"
+    if what in library:
+        ended(runs, library[what], name)
+        return what != "opt out"
+    if what == "die":
+        folder = shutil.copytree(library["run"], runs / name)
+        cut(folder, 1 + which % 8, torn=b'{"h":"0000'[: which % 11])
+    elif what == "tear":
+        data = bytes_of(runs)
+        (runs / NAME).write_bytes(data[: which * len(data) // 100])
+    elif folders and replay(folders[which % len(folders)]).state != RunState.COMPLETED:
+        backend = painter(dies_at(("00-txt2img", 1)) if what == "fail again" else None)
+        with LearningRecordWriter(runs):
+            resumed(folders[which % len(folders)], backend, force=True)
+        return True
+    return False
 
 
-def test_a_new_record_that_sorts_last_is_appended(runs: Path) -> None:
-    """The file is not written anew for each run; for one that sorts before others it is."""
-    writer = LearningRecordWriter(runs)
-    writer.update()
-    before = inode(runs)
-    late = ran(runs, small(images=1))
-    assert writer.update().made == 1
-    assert inode(runs) == before
-    late.rename(runs / f"0-{late.name}")
-    update = writer.update()
-    assert (update.made, update.removed) == (1, 1)
-    assert inode(runs) != before
+STEPS = ("run", "fail", "miss", "cancel", "opt out", "die", "tear", "resume", "fail again")
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 99)), max_size=14))
+def test_after_the_end_of_any_run_the_file_holds_the_lines_of_a_rebuild(
+    library: Library, steps: list[tuple[str, int]]
+) -> None:
+    """Each run once, whatever was torn, resumed or killed; only the order may differ."""
+    with tempfile.TemporaryDirectory() as place:
+        runs = Path(place)
+        for what, which in steps:
+            if live(runs, library, what, which):
+                assert lines_of(bytes_of(runs)) == lines_of(rebuilt(runs))
+        remade(runs)
+
+
+def test_a_resume_replaces_the_line_of_its_run_where_it_is(runs: Path, library: Library) -> None:
+    """The bytes stay those of a rebuild, and no other line changes."""
+    folder = ended(runs, library["cancel"], "8")
+    ended(runs, library["run"], "9")
+    before = bytes_of(runs).splitlines()
+    with LearningRecordWriter(runs):
+        resumed(folder)
+    after = bytes_of(runs).splitlines()
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True] * 3 + [
+        False,
+        True,
+    ]
     assert bytes_of(runs) == rebuilt(runs)
-
-
-def test_a_record_goes_with_its_run(runs: Path) -> None:
-    """And when the last one goes the file does."""
-    writer = LearningRecordWriter(runs)
-    for left, folder in ((2, folders(runs)[1]), (1, folders(runs)[0]), (0, folders(runs)[2])):
-        shutil.rmtree(folder)
-        assert writer.update().removed == 1
-        assert len(records(runs)) == left
-        assert bytes_of(runs) == rebuilt(runs)
-    assert not (runs / NAME).exists()
-    assert writer.update().records == 0
-
-
-def test_without_a_folder_of_runs_nothing_is_made(tmp_path: Path) -> None:
-    """An update of what is not there is no error, and leaves nothing behind."""
-    assert LearningRecordWriter(tmp_path / "nowhere").update().runs == 0
-    assert list(tmp_path.iterdir()) == []
-
-
-def torn(data: bytes) -> bytes:
-    return data[:-40]
-
-
-def old_schema(data: bytes) -> bytes:
-    version = f'"schema_version":{SCHEMA_VERSION}'.encode()
-    return data.replace(version, version.replace(b":", b":-"), 2)
 
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
-    "a torn last line": torn,
+    "a torn last line": lambda data: data[:-40],
     "no newline at the end": lambda data: data[:-1],
     "garbage in the middle": lambda data: data.replace(b"\n", b"\n\xff\x00garbage\n", 1),
     "a doubled line": lambda data: data + data.splitlines(keepends=True)[1],
-    "lines in another order": lambda data: b"".join(reversed(data.splitlines(keepends=True))),
-    "a line that is gone": lambda data: b"".join(data.splitlines(keepends=True)[::2]),
     "a hole that a power loss left": lambda data: data[:512] + bytes(512) + data[1024:],
-    "another version": old_schema,
-    "a record without its run": lambda data: data + data.replace(b'"folder":"', b'"folder":"9'),
+    "another version": lambda data: data.replace(b'"schema_version":', b'"schema_version":9', 2),
     "other people's JSON": lambda _data: b'{"a":1}\n[]\n3\n',
+    "deep nesting": lambda data: data + b"[" * 100_000 + b"\n",
     "nothing": lambda _data: b"",
+}
+UNNOTICED: dict[str, Callable[[bytes], bytes]] = {
+    "a line that is gone": lambda data: b"".join(data.splitlines(keepends=True)[::2]),
+    "a record without its run": lambda data: (
+        data + data[: data.index(b"\n") + 1].replace(b'"3"', b'"4"')
+    ),
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_what_is_wrong_with_the_file_is_noticed_and_made_good(runs: Path, damage: str) -> None:
-    """By a writer that has known it before as by a new one."""
+@pytest.mark.parametrize("damage", [*DAMAGE, *UNNOTICED])
+def test_a_bad_line_is_repaired_by_the_next_run_and_all_else_by_a_rebuild(
+    runs: Path, library: Library, damage: str
+) -> None:
+    """A line that is missing or too many makes no other line bad."""
     good = bytes_of(runs)
-    old = LearningRecordWriter(runs)
-    old.update()
-    for writer in (LearningRecordWriter(runs), old):
-        (runs / NAME).write_bytes(DAMAGE[damage](good))
-        writer.update()
-        assert bytes_of(runs) == good
-        assert writer.update().made == 0
+    bad = {**DAMAGE, **UNNOTICED}[damage](good)
+    (runs / NAME).write_bytes(bad)
+    LearningRecordWriter(runs).rebuild()
+    assert bytes_of(runs) == good
+    (runs / NAME).write_bytes(bad)
+    ended(runs, library["fail"], "9")
+    assert (bytes_of(runs) == rebuilt(runs)) == (damage in DAMAGE)
 
 
-def test_a_record_of_another_log_is_noticed(runs: Path) -> None:
-    """A log that was put in another's place is told by its last records."""
-    first, second, _ = folders(runs)
-    (first / LOG).write_bytes((second / LOG).read_bytes())
-    assert LearningRecordWriter(runs).update().made == 1
-    assert bytes_of(runs) == rebuilt(runs)
+def test_a_rebuild_says_what_it_has_changed(runs: Path) -> None:
+    """A record goes with its run, and the file with its last record."""
+    writer = LearningRecordWriter(runs)
+    assert (writer.rebuild().made, writer.rebuild().removed) == (0, 0)
+    (runs / "5").rename(runs / "9")
+    update = writer.rebuild()
+    assert (update.runs, update.records, update.made, update.removed) == (3, 3, 1, 1)
+    for folder in ("3", "7", "9"):
+        shutil.rmtree(runs / folder)
+    assert (writer.rebuild().removed, writer.rebuild().records) == (3, 0)
+    assert not (runs / NAME).exists()
 
 
-def test_a_corrupt_log_has_no_record_and_stops_nobody(runs: Path) -> None:
-    """It is named; what is salvaged of it is a run with a record of its own."""
-    spoiled = folders(runs)[1]
-    spoil(spoiled, 2)
-    for writer in (LearningRecordWriter(runs), LearningRecordWriter(runs)):
-        update = writer.rebuild()
-        assert (update.runs, update.records, update.unreadable) == (3, 2, (spoiled.name,))
-        assert writer.update().unreadable == (spoiled.name,)
-    found = salvage(spoiled)
-    assert Path(found.folder).name in {one["folder"] for one in updated(runs)}
-
-
-def test_a_folder_whose_name_is_no_text_has_no_record(runs: Path) -> None:
-    """Names of folders may hold any bytes; those of records may not."""
-    folders(runs)[0].rename(os.fsdecode(os.fsencode(runs) + b"/\xff\xfe-odd"))
-    update = LearningRecordWriter(runs).update()
-    assert (update.records, update.unreadable) == (2, ("\\udcff\\udcfe-odd",))
-
-
-def test_a_renamed_and_a_copied_run_are_told_apart_by_their_folders(runs: Path) -> None:
-    """``folder`` is unique, ``run_id`` says that they are one run."""
-    original = folders(runs)[0]
-    shutil.copytree(original, runs / "copy")
-    told = [(one["run_id"], one["folder"]) for one in updated(runs)]
-    assert (original.name, "copy") in told
-    assert (original.name, original.name) in told
-
-
-def test_new_lines_that_are_too_many_to_hold_are_written_before_more_are_made(
-    runs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Memory is bounded, and the bytes are the same."""
-    monkeypatch.setattr("stagewright.adapters.projections.learning.update.BATCH_BYTES", 1)
-    whole, lines = bytes_of(runs), bytes_of(runs).splitlines(keepends=True)
-    for kept in (lines[:1], lines[1:2], lines[2:]):
-        (runs / NAME).write_bytes(b"".join(kept))
-        LearningRecordWriter(runs).update()
-        assert bytes_of(runs) == whole
-
-
-def test_an_update_that_is_ended_in_its_middle_need_not_begin_anew(
-    runs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What it has made stands in the file soon, and it says how much was left."""
-    monkeypatch.setattr("stagewright.adapters.projections.learning.update.BATCH_S", 0.0)
-    monkeypatch.setattr("stagewright.adapters.projections.learning.update.PAUSE_PER_WRITE", 0)
-    (runs / NAME).unlink()
-    seen: list[int] = []
-
-    def is_over() -> bool:
-        seen.append(len(records(runs)))
-        return len(seen) > 2
-
-    with pytest.raises(TimeoutError, match="with 1 logs unread"):
-        RecordUpdater(runs, OsStorage()).update(is_over)
-    assert seen == [0, 1, 2]
-    assert LearningRecordWriter(runs).update().made == 1
-    assert bytes_of(runs) == rebuilt(runs)
-
-
-def test_whoever_cannot_have_the_lock_says_so_and_waits_no_longer(runs: Path) -> None:
-    """A bounded wait and one clear error; afterwards all is well."""
-    with folder_lock(runs, wait_s=1):
-        began = time.monotonic()
-        with pytest.raises(LearningRecordsError, match="locked by another process"):
-            LearningRecordWriter(runs).update(wait_s=0.1)
-        assert time.monotonic() - began < 2
-    assert LearningRecordWriter(runs).update().records == 3
-
-
-def golden_runs(runs: Path) -> Iterator[Path]:
-    for log in sorted(GOLDEN.glob(f"*/{LOG}")):
-        yield shutil.copytree(log.parent, runs / log.parent.name)
+def test_a_rebuild_takes_runs_as_they_are(runs: Path) -> None:
+    """A copied run has a record of its own; a corrupt log and a name that is no text are named."""
+    shutil.copytree(runs / "3", runs / "copy")
+    found = [(one["folder"], one["run_id"]) for one in remade(runs)]
+    assert [folder for folder, _ in found] == ["3", "5", "7", "copy"]
+    assert found[0][1] == found[3][1]
+    spoil(runs / "5", 2)
+    (runs / "3").rename(os.fsdecode(os.fsencode(runs) + b"/\xff\xfe-odd"))
+    update = LearningRecordWriter(runs).rebuild()
+    assert (update.runs, update.records) == (4, 2)
+    assert update.unreadable == ("5", "\\udcff\\udcfe-odd")
+    salvaged = salvage(runs / "5")
+    assert Path(salvaged.folder).name in {one["folder"] for one in remade(runs)}
 
 
 def test_golden_logs_give_the_records_of_this_version(tmp_path: Path) -> None:
-    """The bytes of a version are for ever: what changes them needs another SCHEMA_VERSION."""
-    assert len(list(golden_runs(tmp_path))) == 3
-    update = LearningRecordWriter(tmp_path).update()
-    assert update.unreadable == ("corrupt",)
+    """The bytes of a version never change: what changes them needs another SCHEMA_VERSION."""
+    for log in sorted(GOLDEN.glob(f"*/{LOG}")):
+        shutil.copytree(log.parent, tmp_path / log.parent.name)
+    update = LearningRecordWriter(tmp_path).rebuild()
+    assert (update.runs, update.unreadable) == (3, ("corrupt",))
     expected = RECORDS / f"version-{SCHEMA_VERSION}.jsonl"
     assert bytes_of(tmp_path) == expected.read_bytes()
 
 
-def test_a_log_that_lost_its_end_loses_its_record(runs: Path) -> None:
-    """As a power loss may leave it where logs are not synced."""
-    writer = LearningRecordWriter(runs)
-    writer.update()
-    cut(folders(runs)[2], 4)
-    assert (writer.update().removed, len(records(runs))) == (1, 2)
-    assert json.loads(rebuilt(runs).splitlines()[-1]) == records(runs)[-1]
-
-
-def peak_of_rebuild(runs: Path, count: int) -> int:
-    """The most memory in bytes that a rebuild of so many runs takes, each record 40 KB long."""
-    story = Story("txt2img").move("start").stage("txt2img").move("finish")
-    config = {"prompt": "x" * 20_000}
-    plan = {"stages": [{"stage_id": "00-txt2img", "stage_type": "txt2img", "config": config}]}
-    story.events[0] = msgspec.structs.replace(story.events[0], config=config, plan=plan)
-    log = make_log(map(CODEC.encode, story.events))
+def peak_of_rebuild(runs: Path, log: Path, count: int) -> int:
+    """The most memory in bytes that a rebuild of so many copies of a run takes."""
     for number in range(count):
-        folder = runs / f"{number:05d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / LOG).write_bytes(log)
+        (runs / f"{number}").mkdir(parents=True, exist_ok=True)
+        shutil.copy(log, runs / f"{number}")
     writer = LearningRecordWriter(runs)
     tracemalloc.start()
     try:
@@ -294,7 +249,122 @@ def peak_of_rebuild(runs: Path, count: int) -> int:
 
 
 def test_memory_does_not_grow_with_the_records(tmp_path: Path) -> None:
-    """A further run costs a small part of its record: what tells that it has not changed."""
-    peak_of_rebuild(tmp_path, 1)  # what is loaded on first use is no part of it
-    few, many = (peak_of_rebuild(tmp_path, count) for count in (30, 130))
-    assert (many - few) / 100 < 40_000 / 4
+    """A further run costs a small part of its record: the name of its folder and its log_head."""
+    log = ran(tmp_path / "one", small(images=1, prompt="x" * 20_000)) / LOG
+    peak_of_rebuild(tmp_path, log, 1)  # what is loaded on first use is no part of it
+    few, many = (peak_of_rebuild(tmp_path, log, count) for count in (30, 130))
+    assert (many - few) / 100 < 20_000 / 4
+
+
+def test_many_writers_at_once_make_one_sound_file(tmp_path: Path) -> None:
+    """Threads that run, resume and rebuild beside each other, each with a writer of its own."""
+    stopped = [cancelled(tmp_path, small(images=2)) for _ in range(3)]
+
+    def work(folder: Path) -> None:
+        with LearningRecordWriter(tmp_path) as writer:
+            ran(tmp_path, small(images=1))
+            writer.rebuild()
+            resumed(folder)
+
+    threads = [threading.Thread(target=work, args=(folder,)) for folder in stopped]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert lines_of(bytes_of(tmp_path)) == lines_of(rebuilt(tmp_path))
+    assert len(records(tmp_path)) == 6
+
+
+def test_a_run_ends_though_its_record_has_to_wait(tmp_path: Path) -> None:
+    """The run is delayed by less than a second; a rebuild gives up when it was told to."""
+    controller = open_controller(tmp_path)
+    with filelock.FileLock(tmp_path / LOCK_NAME):
+        began = time.monotonic()
+        assert controller.start(small(images=1)).wait(30).state == "COMPLETED"
+        assert time.monotonic() - began < 5
+        assert not (tmp_path / NAME).exists()
+        with pytest.raises(LearningRecordsError, match="could not be acquired"):
+            LearningRecordWriter(tmp_path).rebuild(wait_s=0.1)
+    deadline = time.monotonic() + 10
+    while not records(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_run_ends_though_no_record_can_be_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says why and what to do, and the run's result is as ever."""
+    (tmp_path / NAME).mkdir()
+    with caplog.at_level(logging.WARNING, "stagewright.learning"):
+        result = open_controller(tmp_path).start(small(images=1)).wait(30)
+    assert result.state == "COMPLETED"
+    assert "has no learning record (`stagewright learning` makes it)" in caplog.text
+    with pytest.raises(LearningRecordsError, match=NAME):
+        LearningRecordWriter(tmp_path).rebuild()
+    (tmp_path / NAME).rmdir()
+    assert len(remade(tmp_path)) == 1
+
+
+Work = Callable[[Path, Storage], object]
+PLACES = range(1, 12)
+"""Numbers of operations on the disk: one more than any work has."""
+
+
+def append(runs: Path, storage: Storage) -> None:
+    """A run ends whose record is new."""
+    RecordFile(runs, storage).add(runs / "8", wait_s=30)
+
+
+def exchange(runs: Path, storage: Storage) -> None:
+    """A run ends that has been resumed."""
+    RecordFile(runs, storage).add(runs / "6", wait_s=30)
+
+
+def rebuild(runs: Path, storage: Storage) -> None:
+    """The file is made anew."""
+    LearningRecordWriter(runs, storage=storage).rebuild()
+
+
+@pytest.fixture
+def prepared(library: Library, tmp_path: Path) -> Callable[[], Path]:
+    """Makes folders in which a cancelled run has been resumed and another run has just ended."""
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("5", "6", "7"):
+        ended(model, library["cancel" if name == "6" else "run"], name)
+    resumed(model / "6")
+    shutil.copytree(library["fail"], model / "8")
+    numbers = iter(range(1000))
+    return lambda: shutil.copytree(model, tmp_path / f"{next(numbers)}")
+
+
+@pytest.mark.parametrize("loses_power", [False, True], ids=["power stays", "power lost"])
+@pytest.mark.parametrize("work", [append, exchange, rebuild])
+def test_no_crash_and_no_failure_of_the_disk_loses_more_than_the_record_in_work(
+    library: Library, prepared: Callable[[], Path], work: Work, loses_power: bool
+) -> None:
+    """At each operation on the disk; what was written is durable; the next record repairs."""
+    before, wanted = bytes_of(prepared()), prepared()
+    work(wanted, OsStorage())
+    met = 0
+    for deed, at in product((Deed.DIE_BEFORE, Deed.DIE_WITHIN, Deed.DIE_AFTER, Deed.FAIL), PLACES):
+        runs = prepared()
+        disk = SimulatedDisk(runs, Random(at))
+        storage = FaultyStorage(disk, Fault(at=at, deed=deed))
+        try:
+            work(runs, storage)
+        except (SimulatedCrash, OSError, LearningRecordsError):
+            met += 1
+        if deed is Deed.FAIL:
+            assert bytes_of(runs) in (before, bytes_of(wanted)), at
+        if loses_power:
+            disk.lose_power()
+        if at == PLACES[-1]:
+            assert not storage.fault_met
+            assert bytes_of(runs) == bytes_of(wanted)
+        ended(runs, library["miss"], "9")
+        assert {"5", "6", "7", "9"} <= {one["folder"] for one in records(runs)}, (deed, at)
+        remade(runs)
+        assert [path.name for path in runs.glob(".*.part")] == []
+    assert met >= 8

@@ -1,4 +1,4 @@
-"""``learning``: updates the learning records."""
+"""``learning``: rebuilds the learning records."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 import msgspec
 
+from ...projections.learning.record_file import LearningUpdate
 from ...projections.learning.records import record_schema
-from ...projections.learning.update import LearningUpdate
 from ...projections.learning.writer import LearningRecordWriter
 from ..output import (
     check_runs_folder,
@@ -20,33 +20,31 @@ from ..output import (
     runs_option,
 )
 
-PATIENCE_S = 60.0
-"""How long the command waits for another process that is writing the records."""
 _SHOWN = 10
 
 
 @click.command("learning")
-@click.option("--rebuild", is_flag=True, help="Read every log again and rewrite all records.")
+@click.option("--rebuild", is_flag=True, hidden=True, help="Has no effect: it always rebuilds.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of a record.")
 @runs_option
 @json_option
 def learning_command(
-    rebuild: bool,  # noqa: FBT001 - click passes flags
+    rebuild: bool,  # noqa: ARG001, FBT001 - scripts pass it; click passes flags
     schema: bool,  # noqa: FBT001 - the same
     runs: Path,
     as_json: bool,  # noqa: FBT001 - the same
 ) -> None:
-    """Update the learning records in RUNS/learning.jsonl.
+    """Rebuild the learning records in RUNS/learning.jsonl.
 
-    The file has one line of JSON for each run that has ended. It is derived from the logs
-    alone, so it can be deleted and rebuilt.
+    The file has one line of JSON for each run that has ended. Each run adds its line when it
+    ends. This command reads every log and makes the file anew: after a crash, or after runs
+    were deleted, copied or renamed.
     """
     if schema:
         click.echo(msgspec.json.format(msgspec.json.encode(record_schema())).decode())
         return
     check_runs_folder(runs)
-    writer = LearningRecordWriter(runs)
-    update = (writer.rebuild if rebuild else writer.update)(wait_s=PATIENCE_S)
+    update = LearningRecordWriter(runs).rebuild()
     if as_json:
         print_json(update)
     else:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from ....statemachine.config.stage_configs import AdetailerPass, HiresConfig, RefinerConfig
-
-LARGEST = 2**63 - 1
-"""The largest integer that the tables of readers can hold."""
 
 
 class AskedRefiner(
@@ -75,32 +72,8 @@ _TYPES: Mapping[str, Any] = {
 
 def asked_settings(config: Mapping[str, Any]) -> AskedSettings:
     """The settings of a recorded stage, without unknown keys and values of other types."""
-    known = {
-        key: config[key] for key in _TYPES.keys() & config.keys() if _has_plain_numbers(config[key])
-    }
-    try:
-        return msgspec.convert(known, AskedSettings)
-    except msgspec.ValidationError:
-        return AskedSettings(**_converted(known))
-
-
-def _converted(known: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that have the type of their key."""
-    sound = {}
-    for key, value in known.items():
-        try:
-            sound[key] = msgspec.convert(value, _TYPES[key])
-        except msgspec.ValidationError:
-            continue  # a foreign log with a value of another type
-    return sound
-
-
-def _has_plain_numbers(value: Any) -> bool:
-    """Whether every number in a JSON value is finite and fits 64 bits."""
-    if isinstance(value, int):
-        return -LARGEST <= value <= LARGEST
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, Mapping):
-        return all(map(_has_plain_numbers, value.values()))
-    return not isinstance(value, list | tuple) or all(map(_has_plain_numbers, value))
+    known = {}
+    for key in _TYPES.keys() & config.keys():
+        with suppress(msgspec.ValidationError):  # a foreign log with a value of another type
+            known[key] = msgspec.convert(config[key], _TYPES[key])
+    return AskedSettings(**known)

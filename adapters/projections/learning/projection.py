@@ -1,114 +1,278 @@
-"""Makes the learning record of a log, and checks whether a record still matches its log."""
+"""Makes the learning record of a run from its log alone.
+
+An *end* is a transition into COMPLETED, ERROR or CANCELLED that was written by the process that
+executed the run; a failure recorded later for a process that died is not an end. A record is
+made of the events up to the last end. Later events (a seal, an unfinished resume) do not count.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from ....events.log.format import DIGITS, HEADER_BYTES, MAX_LINE_BYTES, PREFIX
+import msgspec
+
+from ....events.folds import Fold, StageFold, recorded_stages
+from ....events.log.format import DIGITS, MAX_LINE_BYTES, PREFIX
 from ....events.log.reader import log_path
 from ....events.log.scan import LogScan
 from ....events.log.storage import open_regular
 from ....events.log.timeline import FileTimeline
-from ....events.model import StageEvent
-from .record_builder import make_record
-from .records import LearningRecord
-from .run_summary import RunSummary
+from ....events.model import (
+    BackendDescription,
+    CallCompleted,
+    CallFailed,
+    CallRequested,
+    ErrorDetail,
+    LifecycleChanged,
+    RunSealed,
+    RunState,
+    StageEvent,
+)
+from ....events.result import MissingImage, artifact_in
+from .asked import asked_settings
+from .records import (
+    SCHEMA_VERSION,
+    ImageRecord,
+    LearningRecord,
+    MissingRecord,
+    RecordedError,
+    StageRecord,
+)
+from .used_values import used_values
 
+PROCESS_DIED_KIND = "ProcessDied"
+"""The kind of the failure that a resume records for a process that died."""
+MAX_MESSAGE = 2048
+"""The longest error message in a record, in characters."""
+_ENDS = frozenset([RunState.COMPLETED, RunState.ERROR, RunState.CANCELLED])
 _HEADER = slice(len(PREFIX), len(PREFIX) + DIGITS)
-_TAIL_BYTES = (1024, 32 * 1024)
-_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
-HELD_BYTES = 1024 * 1024
-"""Logs up to this size are kept in memory while a record is made; larger ones are read again."""
-_SEAL = b'{"type":"RunSealed"'
-
-
-def learning_record(
-    events: Sequence[StageEvent], *, folder: str = "", log_head: str = ""
-) -> LearningRecord | None:
-    """The record of a run from all its events, in order.
-
-    None for a run that has not ended or has opted out. Raises
-    UnusableLogError.
-    """
-    summary = _summary_of(events)
-    if summary.end is None or summary.is_opted_out:
-        return None
-    if summary.is_past_end:
-        events = events[: summary.end.seq + 1]
-        summary = _summary_of(events)
-    return make_record(summary, events, folder, log_head)
 
 
 def read_learning_record(run: Path) -> LearningRecord | None:
-    """The record of the run in a folder, as ``learning_record`` makes it.
+    """The record of the run in a folder.
 
-    Raises RunNotFoundError, LogCorruptError, UnusableLogError, OSError.
+    None if the run has not ended, or has ``[run] learning = false``. Raises RunNotFoundError,
+    LogCorruptError, OSError, and ValueError, OverflowError or RecursionError for times and
+    nested values of a foreign log that a record cannot hold.
     """
     path = log_path(run)
+    summary = _Summary()
     with open_regular(path) as stream:
-        is_small = stream.seek(0, 2) <= HELD_BYTES
         scan = LogScan(stream, path=path)
-        summary, held = _scanned(scan, hold=is_small)
-        if summary.end is None or summary.is_opted_out:
+        for batch in scan.batches():
+            summary.take(batch)
+        if summary.end is None or summary.is_opted_out():
             return None
         count = summary.end.seq + 1
         stop = scan.offsets[count] if count < len(scan.offsets) else scan.end
         stream.seek(scan.offsets[count - 1])
         log_head = stream.readline(MAX_LINE_BYTES)[_HEADER].decode()
-    events: Sequence[StageEvent] = (
-        FileTimeline(path, scan.offsets[:count], stop) if held is None else held[:count]
-    )
+    events = FileTimeline(path, scan.offsets[:count], stop)
     if summary.is_past_end:
-        summary = _summary_of(events)
-    return make_record(summary, events, run.name, log_head)
+        summary = _Summary()
+        summary.take(events)
+    return _RecordBuilder(summary, events).record(run.name, log_head)
 
 
-def still_ends_with(log: str, log_head: str) -> bool:
-    """Whether a log still has the end that a record with this ``log_head`` was made of.
+class _Summary:
+    """The fold of all events except seals, and the requests counted for each stage.
 
-    A header depends on all records before it, so the last bytes of the log suffice. Also False
-    if they do not decide. ``log`` is the path of a file. Raises OSError.
+    ``end`` is the last end; ``is_past_end`` says that other events follow it.
+    ``inputs`` holds the ``source_sha256`` of the input image by stage and image index, for the
+    answered requests that had one.
     """
-    # Without pathlib and io, which take several times as long as the read itself.
-    descriptor = os.open(log, _FLAGS)
-    try:
-        size = os.lseek(descriptor, 0, os.SEEK_END)
-        for length in _TAIL_BYTES:
-            os.lseek(descriptor, max(0, size - length), os.SEEK_SET)
-            line = _ending(os.read(descriptor, length), is_whole=length >= size)
-            if line:
-                return line[_HEADER] == log_head.encode()
-    finally:
-        os.close(descriptor)
-    return False
+
+    def __init__(self) -> None:
+        self.fold = Fold()
+        self.end: StageEvent | None = None
+        self.is_past_end = False
+        self.attempts: Counter[str] = Counter()
+        self.failed_attempts: Counter[str] = Counter()
+        self.inputs: dict[tuple[str, int], str] = {}
+        self._pending: dict[str, CallRequested] = {}
+
+    def take(self, events: Iterable[StageEvent]) -> None:
+        """Add more events, in order."""
+        for event in events:
+            if isinstance(event, RunSealed):
+                continue  # it repeats the end of its epoch
+            self.fold.apply(event)
+            self._count_call(event)
+            self.is_past_end = True
+            if _is_end(event):
+                self.end, self.is_past_end = event, False
+
+    def is_opted_out(self) -> bool:
+        """Whether the configuration has ``[run] learning = false``."""
+        assert self.fold.opened is not None
+        table = self.fold.opened.config.get("run")
+        return isinstance(table, Mapping) and table.get("learning") is False
+
+    def _count_call(self, event: StageEvent) -> None:
+        if isinstance(event, CallRequested):
+            self.attempts[event.stage_id] += 1
+            self._pending[event.call_id] = event
+        elif isinstance(event, CallCompleted | CallFailed):
+            request = self._pending.pop(event.call_id, None)
+            if request is None:
+                return
+            if isinstance(event, CallFailed):
+                self.failed_attempts[request.stage_id] += 1
+            elif request.inputs:
+                for artifact in event.artifacts:
+                    self.inputs[request.stage_id, artifact.image_index] = request.inputs[0]
 
 
-def _ending(tail: bytes, *, is_whole: bool) -> bytes:
-    """The last line before a seal in the last bytes of a log; empty if they do not hold it."""
-    *lines, torn = tail.split(b"\n")
-    if not is_whole:
-        del lines[:1]  # the first line may be cut
-    if lines and lines[-1].startswith(_SEAL, HEADER_BYTES):
-        del lines[-1]
-    return lines[-1] if lines and not torn else b""
+def _is_end(event: StageEvent) -> bool:
+    return (
+        isinstance(event, LifecycleChanged)
+        and event.dest in _ENDS
+        and (event.error is None or event.error.kind != PROCESS_DIED_KIND)
+    )
 
 
-def _summary_of(events: Iterable[StageEvent]) -> RunSummary:
-    summary = RunSummary()
-    summary.take(events)
-    return summary
+class _RecordBuilder:
+    """Builds the record of a run from the ``events`` up to its end and their ``summary``."""
+
+    def __init__(self, summary: _Summary, events: FileTimeline) -> None:
+        self._summary = summary
+        self._fold = summary.fold
+        self._events = events
+        self._planned = {one["stage_id"]: one for one in recorded_stages(summary.fold.plan)}
+        self._order = list(dict.fromkeys([*self._planned, *summary.fold.stages]))
+
+    def record(self, folder: str, log_head: str) -> LearningRecord:
+        fold, opened, end = self._fold, self._fold.opened, self._summary.end
+        assert opened is not None
+        assert end is not None
+        assert fold.outcome is not None
+        config = opened.config
+        stages = tuple(self._stage(*one) for one in enumerate(self._order))
+        return LearningRecord(
+            schema_version=SCHEMA_VERSION,
+            run_id=fold.run_id,
+            folder=folder,
+            log_records=end.seq + 1,
+            log_head=log_head,
+            software=opened.software,
+            name=_text(config.get("name")),
+            group_id=opened.group_id,
+            variant_index=opened.variant_index,
+            varied=_varied(config),
+            learning_mode=any(one.get("learning_mode") is True for one in self._planned.values()),
+            prompt=_text(config.get("prompt")),
+            negative_prompt=_text(config.get("negative_prompt")),
+            opened_at=_time(opened.ts),
+            ended_at=_time(end.ts),
+            state=fold.state,
+            outcome=fold.outcome,
+            resumes=fold.resumes,
+            duration_ms=sum((stage.duration_ms for stage in stages), 0.0),
+            error=_error(fold.error),
+            seeds=fold.seeds,
+            backend=_backend(fold.backend or opened.backend),
+            inputs=opened.inputs,
+            stages=stages,
+            images=tuple(self._images()),
+            missing=tuple(map(_missing, fold.missing())),
+        )
+
+    def _stage(self, place: int, stage_id: str) -> StageRecord:
+        begun = self._fold.stages.get(stage_id)
+        planned = self._planned.get(stage_id, {})
+        used, used_varies = used_values(self._infos(begun))
+        return StageRecord(
+            stage_id=stage_id,
+            stage_type=begun.stage_type if begun else _text(planned.get("stage_type")) or "",
+            order_index=place,
+            outcome=begun.outcome if begun else None,
+            image_count=len(begun.finished) if begun else 0,
+            unchanged_images=len(begun.unchanged) if begun else 0,
+            duration_ms=begun.duration_ms + begun.open_ms if begun else 0.0,
+            attempts=self._summary.attempts[stage_id],
+            failed_attempts=self._summary.failed_attempts[stage_id],
+            asked=asked_settings(planned.get("config", {})),
+            used=used,
+            used_varies=used_varies,
+        )
+
+    def _infos(self, stage: StageFold | None) -> Iterator[Mapping[str, Any]]:
+        """What the server reported for the images that count, without superseded ones."""
+        counting = set(stage.finished.values()) if stage else ()
+        for event in self._events.select(sorted(counting)):
+            if isinstance(event, CallCompleted):
+                yield event.info
+
+    def _images(self) -> Iterator[ImageRecord]:
+        """The images in the order of their indexes, each of the last stage that finished it."""
+        furthest: dict[int, tuple[str, int]] = {}
+        for stage_id in self._order:
+            stage = self._fold.stages.get(stage_id)
+            for index, seq in stage.finished.items() if stage else ():
+                furthest[index] = (stage_id, seq)
+        indexes = sorted(furthest)
+        events = self._events.select(furthest[index][1] for index in indexes)
+        for index, event in zip(indexes, events, strict=True):
+            stage_id, _ = furthest[index]
+            yield ImageRecord(
+                **msgspec.structs.asdict(artifact_in(event, index)),
+                stage_id=stage_id,
+                input_sha256=self._summary.inputs.get((stage_id, index)),
+            )
 
 
-def _scanned(scan: LogScan, *, hold: bool) -> tuple[RunSummary, list[StageEvent] | None]:
-    """The summary of a log, and with ``hold`` its events; stops early if the run opted out."""
-    summary = RunSummary()
-    held: list[StageEvent] = []
-    for batch in scan.batches():
-        summary.take(batch)
-        if summary.is_opted_out:
-            break
-        if hold:
-            held += batch
-    return summary, held if hold else None
+def _missing(gap: MissingImage) -> MissingRecord:
+    return MissingRecord(
+        image_index=gap.image_index,
+        stage_id=gap.stage_id,
+        error_kind=gap.error.kind if gap.error else None,
+    )
+
+
+def _varied(config: Mapping[str, Any]) -> str:
+    """The varied settings, as the text of a JSON object."""
+    metadata = config.get("metadata")
+    varied = metadata.get("varied") if isinstance(metadata, Mapping) else None
+    table = varied if isinstance(varied, Mapping) else {}
+    return msgspec.json.encode(table, order="sorted").decode()
+
+
+def _error(error: ErrorDetail | None) -> RecordedError:
+    if error is None:
+        return RecordedError(kind=None, message=None, stage_id=None, image_index=None)
+    return RecordedError(
+        kind=error.kind,
+        message=_public(error.message),
+        stage_id=error.stage_id,
+        image_index=error.image_index,
+    )
+
+
+def _backend(backend: BackendDescription) -> BackendDescription:
+    url = backend.url
+    return msgspec.structs.replace(backend, url=None if url is None else _public(url))
+
+
+def _public(text: str) -> str:
+    """The text without credentials and home folders, because records may be shared."""
+    # Loaded on demand: few records need it, and the run waits for its record.
+    from ...credentials.patterns import (  # noqa: PLC0415 - see above
+        without_credentials,
+        without_usual_homes,
+    )
+
+    cut = text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]} ..."
+    return without_usual_homes(without_credentials(cut)[0])[0]
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _time(moment: datetime) -> str:
+    """RFC 3339 in UTC with six digits, always. Raises OverflowError."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

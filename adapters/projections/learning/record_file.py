@@ -1,51 +1,158 @@
-"""Reads, appends to and replaces the file of records."""
+"""The file of records: one line of JSON for each run that has ended, made of the logs alone."""
 
 from __future__ import annotations
 
 import contextlib
-import os
+import logging
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
 from ....events.codec import DECODE_ERRORS
+from ....events.errors import LogCorruptError, RunNotFoundError
 from ....events.log.storage import PART_SUFFIX, AppendFile, Storage, open_regular
-from .records import SCHEMA_VERSION
+from ....statemachine.files.run_folder import run_folders
+from .projection import read_learning_record
+from .records import LEARNING_NAME, SCHEMA_VERSION
 
-MAX_LINE_BYTES = 512 * 1024 * 1024
-_CHUNK_BYTES = 1024 * 1024
-
-
-class RecordLine(NamedTuple):
-    """A valid line: the folder of the run, the head of its log, and the bytes."""
-
-    folder: str
-    log_head: str
-    data: bytes
+LOCK_NAME = "learning.lock"
+_logger = logging.getLogger("stagewright.learning")
 
 
-class FileStamp(NamedTuple):
-    """Detects that a file has changed, without reading it.
+class LearningUpdate(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a rebuild.
 
-    A copy may keep the modification time of the original, but not the change time.
+    The file holds ``records`` of ``runs`` runs. Compared with the file before, ``made`` are new
+    or replaced and ``removed`` are gone. ``unreadable`` are the folders whose logs are corrupt,
+    cannot be read, or hold what a record cannot hold.
     """
 
-    inode: int
-    size: int
-    written_ns: int
-    changed_ns: int
+    path: str
+    runs: int = 0
+    records: int = 0
+    made: int = 0
+    removed: int = 0
+    unreadable: tuple[str, ...] = ()
 
-    @classmethod
-    def of(cls, status: os.stat_result) -> FileStamp:
-        """The stamp of a file with this status."""
-        return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+class RecordFile:
+    """``learning.jsonl`` in a folder of runs.
+
+    Its writers hold the lock on ``learning.lock``; both methods wait ``wait_s`` for it.
+    """
+
+    def __init__(self, runs: Path, storage: Storage) -> None:
+        self.path = runs / LEARNING_NAME
+        self._runs = runs
+        self._storage = storage
+
+    def add(self, run: Path, *, wait_s: float) -> None:
+        """Append the record of a run, or replace its earlier record.
+
+        A file that is missing or damaged is rebuilt instead. Raises OSError, and what
+        ``read_learning_record`` raises.
+        """
+        with self._lock(wait_s):
+            record = read_learning_record(run)
+            if record is None:
+                return
+            heads = self._heads()
+            line = msgspec.json.encode(record) + b"\n"
+            if heads is None:
+                self._rebuild()
+            elif record.folder not in heads:
+                self._append(line)
+            elif heads[record.folder] != record.log_head:
+                self._replace(
+                    line if _decoder.decode(old).folder == record.folder else old
+                    for old in self._lines()
+                )
+
+    def rebuild(self, *, wait_s: float) -> LearningUpdate:
+        """Make the records of all runs anew, ordered by folder.
+
+        Raises OSError; the file is unchanged then.
+        """
+        with self._lock(wait_s):
+            return self._rebuild()
+
+    def _lock(self, wait_s: float) -> contextlib.AbstractContextManager[object]:
+        import filelock  # noqa: PLC0415 - it takes 40 ms to load; a run that ends has loaded it
+
+        return filelock.FileLock(self._runs / LOCK_NAME, timeout=wait_s)
+
+    def _rebuild(self) -> LearningUpdate:
+        before = self._heads() or {}
+        folders = list(run_folders(self._runs))
+        unreadable: list[str] = []
+        self._replace(_lines_of(folders, unreadable))
+        after = self._heads() or {}
+        if not after:
+            self._storage.remove(self.path)
+        return LearningUpdate(
+            path=str(self.path),
+            runs=len(folders),
+            records=len(after),
+            made=sum(before.get(folder) != head for folder, head in after.items()),
+            removed=len(before.keys() - after.keys()),
+            unreadable=tuple(unreadable),
+        )
+
+    def _heads(self) -> dict[str, str] | None:
+        """The ``log_head`` of each record by folder; None if the file has to be rebuilt.
+
+        That is a file that is missing or empty, or has a line that is torn, is no record of
+        this version, or repeats a folder.
+        """
+        heads: dict[str, str] = {}
+        try:
+            for line in self._lines():
+                key = _decoder.decode(line)
+                is_whole = line.endswith(b"\n") and key.schema_version == SCHEMA_VERSION
+                if not is_whole or key.folder in heads:
+                    return None
+                heads[key.folder] = key.log_head
+        except (FileNotFoundError, *DECODE_ERRORS):
+            return None
+        return heads or None
+
+    def _lines(self) -> Iterator[bytes]:
+        with open_regular(self.path) as stream:
+            yield from stream
+
+    def _append(self, line: bytes) -> None:
+        """Append a line durably to the existing file; an error leaves the file unchanged."""
+        size = self.path.stat().st_size
+        with contextlib.closing(self._storage.open_append(self.path)) as file:
+            try:
+                _write(file, line)
+                file.sync()
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(size)
+                raise
+
+    def _replace(self, lines: Iterable[bytes]) -> None:
+        """Replace the file by these lines, atomically and durably."""
+        for left_over in self._runs.glob(f".{LEARNING_NAME}.*{PART_SUFFIX}"):
+            self._storage.remove(left_over, durable=False)  # its process died
+        temporary = self._storage.write_part(self.path, durable=False)
+        try:
+            with contextlib.closing(self._storage.open_append(temporary)) as file:
+                for line in lines:
+                    _write(file, line)
+                file.sync()
+            self._storage.rename(temporary, self.path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._storage.remove(temporary, durable=False)
+            raise
+        self._storage.sync_folder(self._runs)
 
 
 class _Key(msgspec.Struct):
-    """The part of a line that is decoded; the whole line must be JSON."""
+    """The fields of a line that identify its record; the whole line must be JSON."""
 
     schema_version: int
     folder: str
@@ -55,111 +162,23 @@ class _Key(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Key)
 
 
-class RecordFile:
-    """One JSON line for each record, ordered by folder. Methods may raise OSError."""
-
-    def __init__(self, path: Path, storage: Storage) -> None:
-        self.path = path
-        self._storage = storage
-        self.is_clean = True
-
-    def stamp(self) -> FileStamp | None:
-        """The stamp of the file; None if it does not exist."""
+def _lines_of(folders: Iterable[Path], unreadable: list[str]) -> Iterator[bytes]:
+    """The lines of the runs that have a record; the names of unreadable ones are added."""
+    for folder in folders:
         try:
-            return FileStamp.of(self.path.stat())
-        except FileNotFoundError:
-            return None
-
-    def lines(self) -> Iterator[RecordLine]:
-        """The valid lines, in order.
-
-        Skips torn lines, records of other versions and lines out of order, so that their
-        records are made again. Afterwards ``is_clean`` says whether no line was skipped, and
-        an existing file was not empty.
-        """
-        self.is_clean = True
-        last = ""
-        try:
-            stream = open_regular(self.path)
-        except FileNotFoundError:
-            return
-        with stream:
-            while data := stream.readline(MAX_LINE_BYTES):
-                key = _key_of(data)
-                if key is None or key.folder <= last:
-                    self.is_clean = False
-                    continue
-                last = key.folder
-                yield RecordLine(key.folder, key.log_head, data)
-        if not last:
-            self.is_clean = False
-
-    def append(self, lines: Iterable[bytes]) -> None:
-        """Append lines durably; an error leaves the file unchanged."""
-        before = self.path.stat().st_size
-        file = self._storage.open_append(self.path)
-        try:
-            try:
-                _write(file, lines)
-                file.sync()
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    file.truncate(before)
-                raise
-        finally:
-            file.close()
-
-    def replace(self, lines: Iterable[bytes]) -> None:
-        """Replace the file by these lines, atomically and durably; removes it if there are none."""
-        self._remove_left_overs()
-        rest = iter(lines)
-        first = next(rest, None)
-        if first is not None:
-            self._put_in_place(first, rest)
-        elif self.path.exists():
-            self._storage.remove(self.path)
-        self.is_clean = True
-
-    def _put_in_place(self, first: bytes, rest: Iterator[bytes]) -> None:
-        temporary = self._storage.write_part(self.path, first)
-        try:
-            file = self._storage.open_append(temporary)
-            try:
-                _write(file, rest)
-                file.sync()
-            finally:
-                file.close()
-            self._storage.rename(temporary, self.path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                self._storage.remove(temporary, durable=False)
-            raise
-        self._storage.sync_folder(self.path.parent)
-
-    def _remove_left_overs(self) -> None:
-        """Remove temporary files of processes that died; the caller holds the lock."""
-        for left in self.path.parent.glob(f".{self.path.name}.*{PART_SUFFIX}"):
-            self._storage.remove(left, durable=False)
+            record = read_learning_record(folder)
+            line = b"" if record is None else msgspec.json.encode(record) + b"\n"
+        except RunNotFoundError:
+            continue  # the folder was deleted or moved just now
+        except (LogCorruptError, OSError, ValueError, OverflowError, RecursionError) as error:
+            _logger.info("run %s gets no learning record: %s", folder, error)
+            # A name may hold bytes that are no text.
+            unreadable.append(folder.name.encode("utf-8", "backslashreplace").decode())
+        else:
+            if line:
+                yield line
 
 
-def _key_of(data: bytes) -> _Key | None:
-    if not data.endswith(b"\n"):
-        return None
-    try:
-        key = _decoder.decode(data)
-    except DECODE_ERRORS:
-        return None
-    return key if key.schema_version == SCHEMA_VERSION else None
-
-
-def _write(file: AppendFile, lines: Iterable[bytes]) -> None:
-    waiting: list[bytes] = []
-    size = 0
-    for line in chain(lines, [b""]):
-        waiting.append(line)
-        size += len(line)
-        if size >= _CHUNK_BYTES or not line:
-            data = b"".join(waiting)
-            while data:
-                data = data[file.write(data) :]
-            waiting, size = [], 0
+def _write(file: AppendFile, data: bytes) -> None:
+    while data:
+        data = data[file.write(data) :]

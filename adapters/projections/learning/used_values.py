@@ -18,51 +18,36 @@ OF_ONE_IMAGE = frozenset(
 _Path = tuple[str, ...]
 
 
-class UsedValues:
-    """Takes the ``info`` of each call and keeps the values that all have in common.
+def used_values(infos: Iterable[Mapping[str, Any]]) -> tuple[str, tuple[str, ...]]:
+    """The values that all of ``infos`` have in common, and the names of the others.
 
-    Tables are compared value by value, one level deep. Memory is bounded by the limits above;
-    names longer than ``MAX_NAME`` characters are skipped.
+    Tables are compared value by value, one level deep. The values are the text of a JSON object
+    with sorted keys; the name of a value in a table is ``table.name``. Memory is bounded by the
+    limits above; names longer than ``MAX_NAME`` characters are skipped.
     """
-
-    def __init__(self) -> None:
-        self._common: dict[_Path, Any] | None = None
-        self._varying: set[_Path] = set()
-
-    def take(self, info: Mapping[str, Any]) -> None:
-        """Add one more call."""
+    common: dict[_Path, Any] | None = None
+    varying: set[_Path] = set()
+    for info in infos:
         said = dict(_flattened(info))
-        if self._common is None:
+        if common is None:
             kept = [path for path, value in said.items() if _is_kept(path, value)]
-            self._common = {path: said[path] for path in kept[:MAX_NAMES]}
-        differing = [
-            path for path, value in self._common.items() if path not in said or said[path] != value
-        ]
-        for path in differing:
-            del self._common[path]
-        self._leave_out(differing)
-        self._leave_out(path for path in said if path not in self._common)
-
-    def as_json(self) -> str:
-        """The common values, as the text of a JSON object with sorted keys."""
-        found: dict[str, Any] = {}
-        for (name, *rest), value in (self._common or {}).items():
-            if rest:
-                found.setdefault(name, {})[rest[0]] = value
-            else:
-                found[name] = value
-        return msgspec.json.encode(found, order="sorted").decode()
-
-    def varying(self) -> tuple[str, ...]:
-        """The names of values that vary; those in a table are ``table.name``."""
-        return tuple(sorted(map(".".join, self._varying)))
-
-    def _leave_out(self, paths: Iterable[_Path]) -> None:
-        """Note the first names, in a fixed order."""
+            common = {path: said[path] for path in kept[:MAX_NAMES]}
+        paths = (*common, *said)
+        common = {path: old for path, old in common.items() if path in said and said[path] == old}
         for path in paths:
-            if len(self._varying) >= MAX_NAMES:
-                return
-            self._varying.add(path)
+            if path not in common and len(varying) < MAX_NAMES:
+                varying.add(path)
+    return _json(common or {}), tuple(sorted(map(".".join, varying)))
+
+
+def _json(values: Mapping[_Path, Any]) -> str:
+    found: dict[str, Any] = {}
+    for (name, *inner), value in values.items():
+        if inner:
+            found.setdefault(name, {})[inner[0]] = value
+        else:
+            found[name] = value
+    return msgspec.json.encode(found, order="sorted").decode()
 
 
 def _flattened(info: Mapping[str, Any]) -> Iterator[tuple[_Path, Any]]:
