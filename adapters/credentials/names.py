@@ -41,9 +41,8 @@ SECRET_NAME = (
     rf"|pass|signature(?![-_])){_AFTER})"
 )
 _NAME = re.compile(SECRET_NAME)
-_LONGEST = 256
 
 
 def names_secret(name: str) -> bool:
     """Whether a key of this name holds a credential."""
-    return bool(_NAME.fullmatch("_".join(name[:_LONGEST].split()).lstrip("-")))
+    return bool(_NAME.fullmatch("_".join(name.split()).lstrip("-")))

@@ -34,7 +34,6 @@ _MEMBER = re.compile(rf"(?:images|inputs)/.*|{THUMBNAILS}/{_SAFE.pattern}/\d+\.w
 """The names of image files in the zip."""
 _TIME = (1980, 1, 1, 0, 0, 0)
 """A fixed time: the same run makes the same bytes."""
-_COMPRESSION = 6
 _PLAIN_FILE = 0o100644
 
 
@@ -89,10 +88,7 @@ def bundle_run(
         raise BundleRefusedError(
             f"{output} exists and is not a bundle; name another file with --output"
         )
-    with (
-        atomic_output(output) as stream,
-        zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=_COMPRESSION) as archive,
-    ):
+    with atomic_output(output) as stream, zipfile.ZipFile(stream, "w") as archive:
         contents = _Contents(archive, name, source, with_images=images)
         contents.write(on_file, with_thumbnails=thumbnails)
     return Bundle(

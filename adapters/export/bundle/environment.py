@@ -11,8 +11,6 @@ from typing import Any
 from ....events.version import VERSION
 
 ENVIRONMENT_NAME = "environment.json"
-_DISTRIBUTION = "stagewright"
-_REQUIREMENT = re.compile(r"[\w.-]+")
 
 
 def environment() -> dict[str, Any]:
@@ -30,8 +28,8 @@ def environment() -> dict[str, Any]:
 def _dependencies() -> dict[str, str]:
     """The version of each dependency of stagewright; without metadata, none is known."""
     try:
-        needed = [one for one in requires(_DISTRIBUTION) or [] if "extra ==" not in one]
-        names = sorted(found[0] for one in needed if (found := _REQUIREMENT.match(one)))
+        needed = [one for one in requires("stagewright") or [] if "extra ==" not in one]
+        names = sorted(found[0] for one in needed if (found := re.match(r"[\w.-]+", one)))
         return {name: version(name) for name in names}
     except PackageNotFoundError:
         return {}

@@ -13,7 +13,6 @@ from ....events.model import RunState
 MANIFEST_NAME = "manifest.json"
 THUMBNAILS = "thumbnails"
 """The folder of a bundle that holds the thumbnails."""
-BUNDLE_FORMAT = 1
 _MOST_BYTES = 16 * 1024 * 1024
 
 
@@ -35,7 +34,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     recorded files the bundle does not hold, or only as a thumbnail, and why.
     """
 
-    bundle: int = BUNDLE_FORMAT
+    bundle: int = 1
     software: str
     run_id: str
     records: int

@@ -38,12 +38,10 @@ _WORD = re.compile(r"[\w.:+-]*")
 _SMALL = 100
 """Numbers below this are not secrets, but for example the weight of a token."""
 _SHORT, _REMEMBERED = 256, 4096
-_SHORTEST_HOST = 3
-_LONG_PASSWORD = 8
+_SHORTEST_HOST, _LONG_PASSWORD = 3, 8
 _NO_HOSTS = ("localhost", "localhost.localdomain")
 _SEPARATOR = re.compile(r"\\+|/+|%(?:25)*(?:2F|5C)", re.IGNORECASE)
-_OF_ALL = ("", "home", "users")
-"""Home folders that belong to no user, without slashes."""
+_HOMES_OF_ALL = ("", "home", "users")
 
 
 class StandIns:
@@ -65,7 +63,7 @@ class Redactor:
         self.left_out: Counter[str] = Counter()
         self._hosts, self._boots = StandIns("host"), StandIns("boot")
         self._folders = StandIns("folder")
-        homes = [home for home in names.homes if home.strip("/\\").lower() not in _OF_ALL]
+        homes = [home for home in names.homes if home.strip("/\\").lower() not in _HOMES_OF_ALL]
         self._secret_rules = (
             *_password_rules(names.password),
             *CREDENTIAL_RULES,
@@ -75,7 +73,7 @@ class Redactor:
         folders = (rule._replace(stand_in=self._folder) for rule in FOLDER_RULES)
         self._name_rules = (*_user_rules(names.user), MAIL_RULE, *folders)
         self._remembered = lru_cache(_REMEMBERED)(self._redacted)
-        self.holds_secret = lru_cache(_REMEMBERED)(self._holds_secret)
+        self._word_holds_secret = lru_cache(_REMEMBERED)(self.holds_secret)
         self._note_host(names.host)
 
     def note(self, events: Sequence[StageEvent]) -> None:
@@ -91,6 +89,14 @@ class Redactor:
         new, counts = redact(text)
         self.left_out.update(counts)
         return new
+
+    def changes(self, text: str) -> bool:
+        """Whether a text holds private text; does not count."""
+        return self._redacted(text)[0] != text
+
+    def holds_secret(self, text: str) -> bool:
+        """Whether a text holds credentials or a home folder; does not count."""
+        return any(rule.pattern.search(text) for rule in self._secret_rules)
 
     def event(self, body: bytes, *, chain: bytes) -> bytes:
         """The bytes of an event with private text replaced, as a record of a new log.
@@ -148,11 +154,7 @@ class Redactor:
 
     def _word(self, word: str) -> str:
         """An id or a word of a fixed list, which may happen to be the name of a machine."""
-        return self.text(word) if self.holds_secret(word) else word
-
-    def _holds_secret(self, text: str) -> bool:
-        """Whether a text holds credentials or a home folder."""
-        return any(rule.pattern.search(text) for rule in self._secret_rules)
+        return self.text(word) if self._word_holds_secret(word) else word
 
     def _redacted(self, text: str) -> tuple[str, dict[str, int]]:
         counts: dict[str, int] = {}
