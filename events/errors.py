@@ -17,7 +17,7 @@
     |-- LearningRecordsError      records not brought up to date; in adapters.learning
     |-- UnusableLogError          (ValueError) no record can hold it; in adapters.learning
     |-- ReportRefusedError        (ValueError) it would replace another file; in adapters.report
-    |-- BundleRefusedError        (ValueError) it would hold a password; in adapters.bundling
+    |-- BundleRefusedError        (ValueError) no bundle can be made; in adapters.export.bundle
     |-- InvalidTransitionError    a trigger that the lifecycle refuses in its state
     |-- MissingToolkitError       (ImportError) a GUI toolkit is not installed; in adapters.errors
     |-- ConfigurationError        (ValueError) a configuration that cannot be read
