@@ -29,7 +29,6 @@ _AFTER_PART = (
 
 _HINT = "pass|pw|secret|key|token|auth|cookie|credential|bearer|jwt|session|sig"
 """Part of every such name; looking for it first is five times as fast."""
-
 SECRET_NAME = (
     rf"(?i:(?=[\w-]{{0,128}}?(?:{_HINT}))"
     rf"(?!-{{0,2}}[\w-]{{0,128}}[-_](?:{_DESCRIPTIONS})(?![\w-]))(?:"
