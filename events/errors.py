@@ -16,7 +16,7 @@
     |-- ThumbnailError            a file of which no thumbnail can be made; in adapters.export
     |-- LearningRecordsError      records not brought up to date; in adapters.projections
     |-- ReportRefusedError        (ValueError) it would replace another file; in adapters.export
-    |-- BundleRefusedError        (ValueError) it would hold a password; in adapters.export
+    |-- BundleRefusedError        (ValueError) no bundle can be made; in adapters.export
     |-- InvalidTransitionError    a trigger that the lifecycle refuses in its state
     |-- MissingToolkitError       (ImportError) a GUI toolkit is not installed; in adapters.errors
     |-- ConfigurationError        (ValueError) a configuration that cannot be read

@@ -1,4 +1,4 @@
-"""What the tests of bundles share: runs that hold private things, and a look into a zip."""
+"""Shared by the tests of bundles: runs that hold private text, and readers of a zip."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stagewright.adapters.export.bundle import Bundle, bundle_run
-from stagewright.adapters.export.bundle.private_words import PrivateWords
+from stagewright.adapters.export.bundle.private_names import PrivateNames
 from stagewright.events.codec import CODEC
 
 from .log_format import chain_value, make_log, split_bodies
@@ -17,24 +17,18 @@ from .samples import one_of_each
 
 LOG = "events.jsonl"
 RUN_ID = "20261120T225226.123456Z-test-7f3a9c"
-ENVELOPE = {"type", "v", "run_id", "seq", "ts", "epoch"}
-
-
-def private(
-    auth: str = "", *, homes: tuple[str, ...] = (), user: str = "", host: str = "elsewhere"
-) -> PrivateWords:
-    """What is private, but for this machine's own words."""
-    return PrivateWords({"STAGEWRIGHT_AUTH": auth}, homes=homes, user=user, host=host)
+NO_NAMES = PrivateNames()
+"""Tests must not depend on the names of the machine that runs them."""
 
 
 def sealed(documents: Sequence[Mapping[str, Any]]) -> bytes:
-    """The bytes of a log of these events, whose seals fit."""
+    """The bytes of a log of these events, with seals that fit."""
     bodies: list[bytes] = []
     for document in documents:
-        told = dict(document)
-        if told["type"] == "RunSealed":
-            told |= {"count": len(bodies), "head": chain_value(bodies)}
-        bodies.append(json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode())
+        event = dict(document)
+        if event["type"] == "RunSealed":
+            event |= {"count": len(bodies), "head": chain_value(bodies)}
+        bodies.append(json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode())
     return make_log(bodies)
 
 
@@ -44,17 +38,17 @@ def documents() -> list[dict[str, Any]]:
     return found
 
 
-def written(folder: Path, told: Sequence[Mapping[str, Any]]) -> Path:
+def written(folder: Path, events: Sequence[Mapping[str, Any]]) -> Path:
     """A run folder with a log of these events."""
     folder.mkdir(parents=True)
-    (folder / LOG).write_bytes(sealed(told))
+    (folder / LOG).write_bytes(sealed(events))
     return folder
 
 
-def bundled(folder: Path, words: PrivateWords | None = None, **how: Any) -> Bundle:
+def bundled(folder: Path, names: PrivateNames = NO_NAMES, **how: Any) -> Bundle:
     """The bundle of a run, beside its folder of runs."""
     output = folder.parent.parent / "run.bundle.zip"
-    return bundle_run(folder, output, words=words or private(), **how)
+    return bundle_run(folder, output, names=names, **how)
 
 
 def members(file: str | Path) -> dict[str, bytes]:
@@ -73,18 +67,13 @@ def unpacked(file: str | Path, folder: Path) -> Path:
         return folder / archive.namelist()[0].partition("/")[0]
 
 
-def told_in(made: Bundle) -> list[dict[str, Any]]:
+def events_in(made: Bundle) -> list[dict[str, Any]]:
     """The events in a bundle, as JSON."""
     return [json.loads(body) for body in split_bodies(members(made.file)[LOG])]
 
 
-def counts(made: Bundle) -> dict[str, int]:
-    """What was left out, and how often."""
-    return {one.what: one.count for one in made.manifest.left_out}
-
-
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The way to every text of a JSON value."""
+    """The path to every text of a JSON value."""
     if isinstance(value, str):
         yield at
     elif isinstance(value, dict | list):
@@ -92,8 +81,8 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
             yield from places(part, (*at, name))
 
 
-def changed_at(value: Any, at: tuple[Any, ...], words: str) -> None:
-    """Put words behind one text, in place."""
+def append_at(value: Any, at: tuple[Any, ...], text: str) -> None:
+    """Append to the text at a path, in place."""
     for name in at[:-1]:
         value = value[name]
-    value[at[-1]] += words
+    value[at[-1]] += text

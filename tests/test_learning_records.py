@@ -242,7 +242,7 @@ def test_no_credentials_and_no_home_folders_leave_with_an_error(tmp_path: Path) 
     message = record_of(ran(tmp_path, small(), painter(script)))["error"]["message"]
     assert "alice" not in message
     assert "hunter2" not in message
-    assert message.startswith("http://host/x failed, see ~/webui/log.txt x")
+    assert message.startswith("http://***@host/x failed, see ~/webui/log.txt x")
     assert len(message) < 2100
 
 

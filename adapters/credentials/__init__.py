@@ -1,1 +1,1 @@
-"""Finds and replaces passwords, keys and home folders in texts."""
+"""Finds and replaces passwords, keys, home folders and mail addresses in texts."""

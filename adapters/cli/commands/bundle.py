@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import islice
 from pathlib import Path
 
 import click
@@ -35,8 +36,7 @@ def bundle_command(
 
     The zip holds the log, thumbnails of the images, and the versions of the software. Once
     unpacked, it can be replayed on any machine. Credentials that a name or a form gives away,
-    mail addresses, folder names and machine names are replaced. Prompts, settings and messages
-    of servers are kept as they are.
+    mail addresses, folder names and machine names are replaced. Prompts are kept as they are.
 
     RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
 
@@ -61,22 +61,24 @@ def bundle_command(
 def _show(made: Bundle) -> None:
     manifest = made.manifest
     print_line(f"{made.file}: {made.bytes / 1000:.0f} kB")
-    if manifest.log is None:
-        print_line("  no record of the log is readable; the zip holds only the manifest")
+    if manifest.records:
+        print_line(f"  {count(manifest.records, 'record')}; state {manifest.state}")
     else:
-        lost = " (renumbered, because some are lost)" if manifest.log.renumbered else ""
-        print_line(f"  {count(manifest.log.records, 'record')}{lost}; state {manifest.log.state}")
+        print_line("  no record of the log is readable; the zip holds no log")
     if manifest.corrupt:
         print_line(f"  the log is corrupt: {manifest.corrupt}")
-    for one in manifest.not_in_log[:_SHOWN]:
-        print_line(f"  left out: {one.bytes} bytes of the log from byte {one.offset} on")
-    whole = count(manifest.images, "image file") if manifest.with_images else "no image files"
-    print_line(f"  {count(manifest.thumbnails, 'thumbnail')}, {whole}")
-    for file in manifest.not_bundled[:_SHOWN]:
-        print_line(f"  left out: {file.path}: {file.why}")
-    if manifest.not_bundled_count > _SHOWN:
-        print_line(f"  ... and {manifest.not_bundled_count - _SHOWN} more files are left out")
-    for left in manifest.left_out:
-        print_line(f"  replaced: {left.what}: {left.count}")
-    print_line("Check it before you share it: prompts and messages of servers are not changed.")
+    if manifest.not_in_log is not None:
+        left = manifest.not_in_log
+        print_line(f"  left out: {left.bytes} bytes of the log from byte {left.offset} on")
+    images = count(manifest.images, "image file") if manifest.with_images else "no image files"
+    print_line(f"  {count(manifest.thumbnails, 'thumbnail')}, {images}")
+    if manifest.images:
+        print_line("  the image files are copied unchanged, with the prompts in their metadata")
+    for path, why in islice(manifest.not_bundled.items(), _SHOWN):
+        print_line(f"  left out: {path}: {why}")
+    if len(manifest.not_bundled) > _SHOWN:
+        print_line(f"  ... and {len(manifest.not_bundled) - _SHOWN} more files are left out")
+    for kind, replacements in manifest.replaced.items():
+        print_line(f"  replaced: {kind}: {replacements}")
+    print_line("Check it before you share it: prompts are not changed.")
     print_line(f"To read it, unpack it and run: stagewright replay {made.folder}")

@@ -8,10 +8,10 @@ from ....events.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from .bundle import Bundle as Bundle
+    from .bundle import BundleRefusedError as BundleRefusedError
     from .bundle import bundle_run as bundle_run
-    from .errors import BundleRefusedError as BundleRefusedError
 
 # Commands that only look whether a run folder is an unpacked bundle need none of these.
 __getattr__, __dir__ = lazy_names(
-    __name__, {"bundle": ["Bundle", "bundle_run"], "errors": ["BundleRefusedError"]}
+    __name__, {"bundle": ["Bundle", "BundleRefusedError", "bundle_run"]}
 )

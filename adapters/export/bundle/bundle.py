@@ -4,43 +4,41 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
-from ....events.errors import LogWriteError
+from ....events.codec import DECODE_ERRORS
+from ....events.errors import LogCorruptError, StagewrightError
+from ....events.folds import Fold
 from ....events.log.file_log import LOG_NAME
-from ....events.log.format import FIRST_CHAIN, MAX_BODY_BYTES, frame, next_chain
-from ....events.model import RunOpened, RunResumed, StageEvent
+from ....events.log.format import FIRST_CHAIN, frame, next_chain
+from ....events.log.lock import is_locked
+from ....events.log.reader import log_path, read_log
+from ....events.log.timeline import FileTimeline
+from ....events.model import StageEvent
 from ....events.version import VERSION
-from ....statemachine.files.recorded_files import FileState, OnFile, RecordedFile, recorded_files
-from ..output_file import may_replace
-from .archive import Archive, new_archive
+from ....statemachine.files.recorded_files import OnFile, RecordedFile, recorded_files
+from ..output_file import atomic_output, may_replace
 from .environment import ENVIRONMENT_NAME, environment
-from .errors import BundleRefusedError, password_in_text
-from .manifest import (
-    MANIFEST_NAME,
-    THUMBNAILS,
-    BundledLog,
-    LeftOut,
-    Manifest,
-    NotBundled,
-    manifest_in,
-)
-from .pictures import Picture, PictureReader
-from .private_words import PrivateWords
-from .redaction import CREDENTIALS, Redactor
-from .source import SourceLog, open_source
+from .manifest import MANIFEST_NAME, THUMBNAILS, ByteRange, Manifest, manifest_in
+from .pictures import Picture, read_pictures
+from .private_names import PrivateNames
+from .redaction import Redactor
 
 SUFFIX = ".bundle.zip"
-_UNSAFE = re.compile(r"[^\w.~-]")
-_LONGEST_NAME = 128
-_WRITE_BYTES = 256 * 1024
-_LISTED = 200
-_THUMBNAIL_PREFIX = f"{THUMBNAILS}/"
-_TAKEN = "another file of the bundle has its name"
+_SAFE = re.compile(r"[\w~-][\w.~-]{0,127}")
+_MEMBER = re.compile(rf"(?:images|inputs)/.*|{THUMBNAILS}/{_SAFE.pattern}/\d+\.webp", re.DOTALL)
+"""The names of image files in the zip."""
+_TIME = (1980, 1, 1, 0, 0, 0)
+"""A fixed time: the same run makes the same bytes."""
+_PLAIN_FILE = 0o100644
+
+
+class BundleRefusedError(StagewrightError, ValueError):
+    """No bundle was made: it would replace another file, be of a bundle, or be unreadable."""
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,17 +60,17 @@ def bundle_run(
     *,
     images: bool = False,
     thumbnails: bool = True,
-    words: PrivateWords | None = None,
+    names: PrivateNames | None = None,
     on_file: OnFile | None = None,
 ) -> Bundle:
     """Make a zip of the run in ``folder``, by default ``<run_id>.bundle.zip`` here.
 
     The zip holds the log rewritten without known secrets, ``thumbnails`` of the images, the
-    manifest and the environment; with ``images`` also the input images and images. Known
-    secrets are ``words`` (by default those of this machine) and texts with the name or form of
-    a credential; a secret in the plain words of a prompt is not known. Of a corrupt log the zip
-    holds the sound records. The run is not changed. The zip is written atomically, and replaces
-    an earlier bundle but no other file. An unpacked bundle is refused.
+    manifest and the environment; with ``images`` also the input images and images, as they are.
+    Known secrets are ``names`` (by default those of this machine) and texts with the name or
+    form of a credential. Prompts are not changed. Of a corrupt log the zip holds the records
+    before the damage. The zip is written atomically, and replaces an earlier bundle but no other
+    file. An unpacked bundle is refused.
 
     Raises RunNotFoundError, BundleRefusedError, OSError; LogCorruptError if the log changes
     meanwhile.
@@ -81,193 +79,153 @@ def bundle_run(
         raise BundleRefusedError(
             f"{folder} is an unpacked bundle; share the zip file that it came from"
         )
-    words = words or PrivateWords.of_this_machine()
-    source = open_source(folder, _NameCollector(words).note)
-    redactor = Redactor(words)
-    name = _safe(redactor.text(source.fold.run_id or folder.resolve().name))
+    source = _Source(folder, Redactor(names or PrivateNames.of_this_machine()))
+    name = source.fold.run_id or folder.resolve().name
+    if not _SAFE.fullmatch(name):
+        name = "run"
     output = output or Path(f"{name}{SUFFIX}")
     if not may_replace(output, _is_bundle):
         raise BundleRefusedError(
             f"{output} exists and is not a bundle; name another file with --output"
         )
-
-    def check(data: bytes, place: str) -> None:
-        if redactor.holds_password(data):
-            raise password_in_text(place)
-
-    opened = source.fold.opened
-    at = None if opened is None else opened.ts
-    overlap = max(0, redactor.longest_password - 1)
-    with new_archive(output, name, at=at, check=check, overlap=overlap) as archive:
-        builder = _BundleBuilder(
-            archive, folder, source, redactor, with_images=images, with_thumbnails=thumbnails
-        )
-        builder.write_log()
-        builder.write_pictures(on_file)
-        archive.add(ENVIRONMENT_NAME, _document(environment(redactor.text)))
-        manifest = builder.manifest()
-        archive.add(MANIFEST_NAME, _document(manifest))
+    with atomic_output(output) as stream, zipfile.ZipFile(stream, "w") as archive:
+        contents = _Contents(archive, name, source, with_images=images)
+        contents.write(on_file, with_thumbnails=thumbnails)
     return Bundle(
         file=str(output),
         bytes=output.stat().st_size,
         folder=name,
-        altered=builder.altered,
-        manifest=manifest,
+        altered=contents.altered,
+        manifest=contents.manifest(),
     )
 
 
-class _NameCollector:
-    """Collects the host names and boot ids of a log before any text of it is written."""
+class _Source:
+    """The sound records of a log, folded, and where they end."""
 
-    def __init__(self, words: PrivateWords) -> None:
-        self._words = words
+    def __init__(self, folder: Path, redactor: Redactor) -> None:
+        self.folder = folder
+        self.redactor = redactor
+        self.fold = Fold()
+        self.running = is_locked(folder)
+        self.corruption: LogCorruptError | None = None
+        self.left_out: ByteRange | None = None
+        self.events: FileTimeline | None = self._read()
 
-    def note(self, events: Sequence[StageEvent]) -> None:
-        for event in events:
-            if isinstance(event, RunOpened | RunResumed):
-                self._words.hosts.note(event.host)
-                self._words.boots.note(event.boot_id)
+    def _read(self) -> FileTimeline | None:
+        try:
+            events = read_log(self.folder, self._take)
+        except LogCorruptError as error:
+            self.corruption = error
+            size = log_path(self.folder).stat().st_size
+            self.left_out = ByteRange(offset=error.offset, bytes=size - error.offset)
+            if not error.seq:
+                return None
+            return read_log(self.folder, lambda _: None, until=error.seq - 1)
+        # The record that another process is writing does not count as torn.
+        if events.torn is not None and not self.running:
+            self.left_out = ByteRange(offset=events.torn.offset, bytes=events.torn.bytes)
+        return events
+
+    def _take(self, events: Sequence[StageEvent]) -> None:
+        self.fold.apply_all(events)
+        self.redactor.note(events)
+
+    def files(self, *, inputs: bool) -> list[RecordedFile]:
+        """The recorded images, and on request the ``inputs``."""
+        result = self.fold.result(self.events or ())
+        return [one for one in recorded_files(self.fold, result) if inputs or one.stage_id]
+
+    def lines(self) -> Iterator[bytes]:
+        """The records without private text, framed and chained anew. Raises BundleRefusedError."""
+        chain = FIRST_CHAIN
+        bodies = self.events.raw(range(len(self.events))) if self.events is not None else iter(())
+        for seq, body in enumerate(bodies):
+            try:
+                redacted = self.redactor.event(body, chain=chain)
+            except DECODE_ERRORS as error:
+                raise BundleRefusedError(
+                    f"record {seq} of the log cannot be searched for private text ({error}); "
+                    "stagewright did not write it"
+                ) from error
+            yield frame(redacted, chain)
+            chain = next_chain(chain, redacted)
 
 
-class _BundleBuilder:
-    """Builds one bundle."""
+class _Contents:
+    """The members of one bundle, in the folder ``name`` of the zip."""
 
     def __init__(
-        self,
-        archive: Archive,
-        folder: Path,
-        source: SourceLog,
-        redactor: Redactor,
-        *,
-        with_images: bool,
-        with_thumbnails: bool,
+        self, archive: zipfile.ZipFile, name: str, source: _Source, *, with_images: bool
     ) -> None:
         self._archive = archive
+        self._name = name
         self._source = source
-        self._redactor = redactor
         self._with_images = with_images
-        self._reader = PictureReader(folder, redactor, with_thumbnails=with_thumbnails)
-        self._result = source.fold.result(source.events)
-        self._heads = (FIRST_CHAIN, FIRST_CHAIN)
-        self._records = 0
-        self._folders: dict[str, str] = {}
-        self._taken = {LOG_NAME, MANIFEST_NAME, ENVIRONMENT_NAME}
-        self._missing: list[NotBundled] = []
-        self._missing_count = 0
-        self._thumbnails = self._images = 0
-        self.altered = 0
+        self._paths: set[str] = set()
+        self._missing: dict[str, str] = {}
+        self._thumbnails = self._images = self.altered = 0
 
-    def write_log(self) -> None:
-        """Write the redacted log, in bounded memory; nothing if no record is readable."""
-        if not len(self._source.events):
-            return
-        with self._archive.member(LOG_NAME) as write:
-            waiting = bytearray()
-            for line in self._lines():
-                waiting += line
-                if len(waiting) >= _WRITE_BYTES:
-                    write(bytes(waiting))
-                    waiting.clear()
-            write(bytes(waiting))
-
-    def _lines(self) -> Iterator[bytes]:
-        old, new = self._heads
-        for seq, body in enumerate(self._source.bodies()):
-            redacted = self._redactor.event(body, seq=seq, chain=new)
-            if len(redacted) > MAX_BODY_BYTES:
-                raise LogWriteError(
-                    f"record {seq} would have {len(redacted)} bytes in a bundle, which is too long"
-                )
-            yield frame(redacted, new)
-            old, new = next_chain(old, body), next_chain(new, redacted)
-            self._heads, self._records = (old, new), seq + 1
-
-    def write_pictures(self, on_file: OnFile | None) -> None:
-        """Write the thumbnails and, if requested, the image files."""
-        fold = self._source.fold
-        total = sum(len(stage.finished) for stage in fold.stages.values())
-        if self._with_images:
-            total = 2 * total + (len(fold.opened.inputs) if fold.opened is not None else 0)
-        for done, _ in enumerate(self._pictures(), start=1):
+    def write(self, on_file: OnFile | None, *, with_thumbnails: bool) -> None:
+        """Write all members; ``on_file`` receives the progress."""
+        source, images = self._source, self._with_images
+        if source.events is not None:
+            self._add(LOG_NAME, source.lines())
+        files = source.files(inputs=images)
+        pictures = read_pictures(
+            source.folder, files, source.redactor, images=images, thumbnails=with_thumbnails
+        )
+        for done, picture in enumerate(pictures, start=1):
+            self._add_picture(picture)
             if on_file is not None:
-                on_file(done, total)
+                on_file(done, len(files))
+        self._add(ENVIRONMENT_NAME, [_document(source.redactor.value(environment()))])
+        self._add(MANIFEST_NAME, [_document(self.manifest())])
 
-    def _pictures(self) -> Iterator[None]:
-        def files() -> Iterator[RecordedFile]:
-            return recorded_files(self._source.fold, self._result)
+    def _add(self, name: str, parts: Iterable[bytes], *, packed: bool = False) -> None:
+        entry = zipfile.ZipInfo(f"{self._name}/{name}", _TIME)
+        entry.compress_type = zipfile.ZIP_STORED if packed else zipfile.ZIP_DEFLATED
+        entry.external_attr = _PLAIN_FILE << 16
+        with self._archive.open(entry, "w", force_zip64=True) as stream:
+            for part in parts:
+                stream.write(part)
 
-        for small in self._reader.thumbnails(one for one in files() if one.stage_id):
-            self._take_thumbnail(small)
-            yield
-        for file in files() if self._with_images else ():
-            self._take_whole(self._reader.whole(file))
-            yield
+    def _add_picture(self, picture: Picture) -> None:
+        file, missing = picture.file, list(picture.missing)
+        thumbnail = f"{THUMBNAILS}/{file.stage_id}/{file.image_index:05d}.webp"
+        for path, data in ((thumbnail, picture.thumbnail), (file.path, picture.data)):
+            if data and self._may_add(path):
+                self._add(path, [data], packed=True)
+                self._thumbnails += path is thumbnail
+                self._images += path is not thumbnail
+            elif data:
+                missing.append("another file has its name, or the name is not valid in a bundle")
+        self.altered += picture.altered
+        if missing:
+            self._missing[self._source.redactor.text(file.path)] = "; ".join(missing)
 
-    def _take_thumbnail(self, picture: Picture) -> None:
-        self.altered += picture.wrong is FileState.ALTERED
-        if picture.why:
-            self._note_missing(picture)
-        if not picture.data:
-            return
-        folder = self._stage_folder(picture.file.stage_id)
-        name = f"{THUMBNAILS}/{folder}/{picture.file.image_index:05d}.webp"
-        self._archive.add(name, picture.data, packed=True)
-        self._thumbnails += 1
-
-    def _take_whole(self, picture: Picture) -> None:
-        path = picture.file.path
-        if not picture.why and (
-            path.casefold() in self._taken or path.startswith(_THUMBNAIL_PREFIX)
-        ):
-            self._note_missing(picture._replace(why=_TAKEN))
-        elif not picture.why:
-            self._taken.add(path.casefold())
-            self._archive.add(path, picture.data, packed=True)
-            self._images += 1
-        elif not picture.file.stage_id:
-            self.altered += picture.wrong is FileState.ALTERED
-            self._note_missing(picture)
-        elif picture.wrong is None:  # A wrong file was already noted with its thumbnail.
-            self._note_missing(picture)
-
-    def _note_missing(self, picture: Picture) -> None:
-        self._missing_count += 1
-        if len(self._missing) < _LISTED:
-            path, why = map(self._redactor.text, (picture.file.path, picture.why))
-            self._missing.append(NotBundled(path=path, why=why))
-
-    def _stage_folder(self, stage_id: str) -> str:
-        """A unique and safe folder name for a stage of any log."""
-        if stage_id not in self._folders:
-            name = _safe(self._redactor.text(stage_id))
-            taken = name in self._folders.values()
-            self._folders[stage_id] = f"{name}-{len(self._folders)}" if taken else name
-        return self._folders[stage_id]
+    def _may_add(self, path: str) -> bool:
+        """Whether a name is valid and not yet taken, also where case makes no difference."""
+        taken = path.casefold() in self._paths
+        self._paths.add(path.casefold())
+        return not taken and bool(_MEMBER.fullmatch(path))
 
     def manifest(self) -> Manifest:
         """The manifest of what the bundle holds and leaves out."""
-        source, counts = self._source, self._redactor.left_out
-        old, new = (head.decode() for head in self._heads)
-        log = BundledLog(
-            records=self._records,
-            state=source.fold.state,
-            head=None if counts[CREDENTIALS] else old,
-            bundled_head=new,
-            renumbered=source.renumbered,
-            running=source.running,
-        )
+        source, redactor = self._source, self._source.redactor
         return Manifest(
             software=f"stagewright {VERSION}",
-            run_id=self._redactor.text(source.fold.run_id),
-            log=log if self._records else None,
-            corrupt=self._redactor.text(source.corruption.reason) if source.corruption else "",
+            run_id=source.fold.run_id,
+            records=0 if source.events is None else len(source.events),
+            state=source.fold.state,
+            running=source.running,
+            corrupt="" if source.corruption is None else redactor.text(source.corruption.reason),
             not_in_log=source.left_out,
-            left_out=tuple(LeftOut(what=what, count=n) for what, n in sorted(counts.items()) if n),
+            replaced=dict(sorted(redactor.left_out.items())),
             thumbnails=self._thumbnails,
             images=self._images,
             with_images=self._with_images,
-            not_bundled=tuple(self._missing),
-            not_bundled_count=self._missing_count,
+            not_bundled=self._missing,
         )
 
 
@@ -282,8 +240,3 @@ def _is_bundle(stream: BinaryIO) -> bool:
 
 def _document(value: object) -> bytes:
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
-
-
-def _safe(name: str) -> str:
-    """A name that is valid for a folder on every system."""
-    return _UNSAFE.sub("_", name)[:_LONGEST_NAME].strip(". ") or "run"

@@ -9,67 +9,44 @@ import msgspec
 from ....events.codec import DECODE_ERRORS
 from ....events.log.storage import open_regular
 from ....events.model import RunState
-from .source import ByteRange
 
 MANIFEST_NAME = "manifest.json"
 THUMBNAILS = "thumbnails"
 """The folder of a bundle that holds the thumbnails."""
-BUNDLE_FORMAT = 1
 _MOST_BYTES = 16 * 1024 * 1024
 
 
-class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of private text that was replaced, and how often."""
+class ByteRange(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes of a log: a torn tail, or everything from a damaged record on."""
 
-    what: str
-    count: int
-
-
-class NotBundled(msgspec.Struct, frozen=True, kw_only=True):
-    """A recorded file that the bundle does not hold, or only as a thumbnail."""
-
-    path: str
-    why: str
-
-
-class BundledLog(msgspec.Struct, frozen=True, kw_only=True):
-    """The original log and the log in the bundle.
-
-    ``head`` is the chain value of the original log, ``bundled_head`` that of the log in the
-    bundle. ``head`` is None where credentials were replaced, because it would allow guesses to
-    be tested. ``renumbered`` says that records were lost, so that the sequence numbers differ
-    from the original; ``running`` that a process was executing the run meanwhile.
-    """
-
-    records: int
-    state: RunState
-    head: str | None
-    bundled_head: str
-    renumbered: bool
-    running: bool = False
+    offset: int
+    bytes: int
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The content of a bundle.
 
-    ``log`` is None if no record is readable. ``corrupt`` says how the log is corrupt, "" if it
-    is sound. ``not_in_log`` lists the byte ranges of damaged or torn records, which are left
-    out because they cannot be searched for secrets. ``not_bundled`` lists the first files of
-    ``not_bundled_count``.
+    ``records`` are in its log, which ends in ``state``; ``running`` says that a process was
+    executing the run meanwhile. ``corrupt`` says how the original log is corrupt, "" if it is
+    sound. ``not_in_log`` are the bytes of it that are left out because they cannot be searched
+    for secrets. ``replaced`` counts the replacements by kind. ``with_images`` says whether
+    ``images`` files are copied, with the texts in them; ``not_bundled`` says which
+    recorded files the bundle does not hold, or only as a thumbnail, and why.
     """
 
-    bundle: int = BUNDLE_FORMAT
+    bundle: int = 1
     software: str
     run_id: str
-    log: BundledLog | None
+    records: int
+    state: RunState
+    running: bool
     corrupt: str
-    not_in_log: tuple[ByteRange, ...]
-    left_out: tuple[LeftOut, ...]
+    not_in_log: ByteRange | None
+    replaced: dict[str, int]
     thumbnails: int
     images: int
     with_images: bool
-    not_bundled: tuple[NotBundled, ...]
-    not_bundled_count: int
+    not_bundled: dict[str, str]
 
 
 def manifest_in(folder: Path) -> Manifest | None:

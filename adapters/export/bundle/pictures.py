@@ -1,99 +1,123 @@
-"""Thumbnails for a bundle, and the image files if requested."""
+"""The thumbnails of a bundle, and the image files if requested."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+import zlib
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ....events.log.storage import open_regular
-from ....statemachine.files.recorded_files import FileState, RecordedFile, check_file
+from ....statemachine.files.png import chunks, is_png
+from ....statemachine.files.recorded_files import FileState, RecordedFile, WrongFile, read_file
+from ...image_decoding import DECODING_ERRORS, FORMATS, without_warnings
 from ..thumbnails import ThumbnailError, thumbnail_of
-from .image_metadata import texts_in
 from .redaction import Redactor
 
-SIDE = 128
+_SIDE = 128
 _THREADS = 4
-_AT_ONCE = 64
-_MOST_BYTES = 512 * 1024 * 1024
-_ITS_TEXT = "its metadata holds private text"
-_UNSEARCHABLE = "its metadata cannot be searched for private text"
+_AT_ONCE = 8
+_MOST_TEXT = 16 * 1024 * 1024
+"""The largest size of one text after decompression."""
+_PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"fdAT")
 
 
 class Picture(NamedTuple):
-    """The bytes of a thumbnail or file, or ``why`` there are none.
+    """A recorded file: its thumbnail and its bytes, if they may be in the bundle.
 
-    ``wrong`` says whether the recorded file is missing or altered.
+    ``missing`` says why one of these is not there, ``altered`` that the file is not the recorded
+    one.
     """
 
     file: RecordedFile
+    thumbnail: bytes = b""
     data: bytes = b""
-    why: str = ""
-    wrong: FileState | None = None
+    missing: tuple[str, ...] = ()
+    altered: bool = False
 
 
-class PictureReader:
-    """Reads the recorded images of a run folder, if they are unaltered; follows no links."""
+def read_pictures(
+    folder: Path,
+    files: Iterable[RecordedFile],
+    redactor: Redactor,
+    *,
+    images: bool,
+    thumbnails: bool,
+) -> Iterator[Picture]:
+    """The recorded files of a run folder in order, read by a few threads; follows no links."""
 
-    def __init__(self, folder: Path, redactor: Redactor, *, with_thumbnails: bool = True) -> None:
-        self._folder = folder
-        self._redactor = redactor
-        self._with_thumbnails = with_thumbnails
-
-    def thumbnails(self, files: Iterator[RecordedFile]) -> Iterator[Picture]:
-        """The thumbnails of files, in order, made by a few threads.
-
-        If thumbnails are switched off, the files are only checked.
-        """
-        with ThreadPoolExecutor(_THREADS) as threads:
-            while chunk := list(islice(files, _AT_ONCE)):
-                yield from threads.map(self._thumbnail, chunk)
-
-    def whole(self, file: RecordedFile) -> Picture:
-        """The bytes of a file, unless its metadata holds private text."""
-        wrong = self._wrong(file)
-        if wrong is not None:
-            return wrong
-        if self._redactor.changes(file.path):
-            return Picture(file, why="its path holds private text")
-        with open_regular(self._folder / file.path) as stream:
-            data = stream.read(_MOST_BYTES + 1)
-        if len(data) > _MOST_BYTES:
-            return Picture(file, why=f"larger than {_MOST_BYTES} bytes")
-        why = self._objection(data)
-        return Picture(file, why=why) if why else Picture(file, data)
-
-    def _thumbnail(self, file: RecordedFile) -> Picture:
-        wrong = self._wrong(file)
-        if wrong is not None:
-            return wrong
-        if not self._with_thumbnails:
-            return Picture(file)
+    def read(file: RecordedFile) -> Picture:
+        data = read_file(folder, file.path, file.sha256, open_regular)
+        if isinstance(data, WrongFile):
+            return Picture(file, missing=(str(data),), altered=data.state is FileState.ALTERED)
+        thumbnail = b""
+        missing: tuple[str, ...] = ()
         try:
-            data = thumbnail_of(self._folder / file.path, SIDE)
+            if thumbnails and file.stage_id:
+                thumbnail = thumbnail_of(folder / file.path, _SIDE)
         except (ThumbnailError, OSError):
-            return Picture(file, why="cannot be decoded")
-        if self._redactor.holds_password(data):
-            return Picture(file, why="the bytes of its thumbnail contain the password by chance")
-        return Picture(file, data)
+            missing = ("no thumbnail: it cannot be decoded",)
+        if not images:
+            return Picture(file, thumbnail, missing=missing)
+        objection = _objection(file.path, data, redactor)
+        if objection:
+            return Picture(file, thumbnail, missing=(*missing, objection))
+        return Picture(file, thumbnail, data, missing)
 
-    def _wrong(self, file: RecordedFile) -> Picture | None:
-        wrong = check_file(self._folder, file.path, file.sha256)
-        if wrong is None:
-            return None
-        return Picture(file, why=str(wrong), wrong=wrong.state)
+    waiting = iter(files)
+    with ThreadPoolExecutor(_THREADS) as threads:
+        while chunk := list(islice(waiting, _AT_ONCE)):
+            yield from threads.map(read, chunk)
 
-    def _objection(self, data: bytes) -> str:
-        """Why an image file may not be in the bundle; "" if it may."""
-        redactor = self._redactor
-        # Without NUL bytes, texts with two bytes a character can be searched as well.
-        for seen in (data, data.replace(b"\0", b"")):
-            if redactor.holds_password(seen) or redactor.holds_home(seen):
-                return _ITS_TEXT
-        texts = texts_in(data)
-        if texts is None:
-            return _UNSEARCHABLE
-        secret = redactor.holds_wide_password(data) or any(map(redactor.holds_secret, texts))
-        return _ITS_TEXT if secret else ""
+
+def _objection(path: str, data: bytes, redactor: Redactor) -> str:
+    """Why an image file may not be in the bundle; "" if it may."""
+    if redactor.changes(path):
+        return "its path holds private text"
+    try:
+        texts = list(_texts_of_png(data) if is_png(data) else _texts_of_others(data))
+    except DECODING_ERRORS:
+        return "its metadata cannot be searched for private text"
+    return "its metadata holds private text" if any(map(redactor.holds_secret, texts)) else ""
+
+
+def _texts_of_png(data: bytes) -> Iterator[str]:
+    end = 0
+    for chunk in chunks(data):
+        body, end = data[chunk.start + 8 : chunk.end - 4], chunk.end
+        if chunk.kind not in _PIXELS:
+            yield _decoded(body)
+        if chunk.kind in (b"zTXt", b"iCCP"):
+            yield _decoded(_unpacked(body.partition(b"\0")[2][1:]))
+        elif chunk.kind == b"iTXt":
+            _, flag, *parts = body.split(b"\0", 4)
+            yield _decoded(_unpacked(parts[-1]) if flag == b"\1" else b"")
+    yield _decoded(data[end:])
+
+
+def _unpacked(packed: bytes) -> bytes:
+    stream = zlib.decompressobj()
+    text = stream.decompress(packed, _MOST_TEXT)
+    if not stream.eof:
+        raise ValueError("a text is cut off, or is longer than 16 MiB")
+    return text
+
+
+def _texts_of_others(data: bytes) -> Iterator[str]:
+    from PIL import Image  # noqa: PLC0415 - it takes 20 ms to load, and only --images needs it
+
+    with without_warnings(), Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
+        image.load()
+        # The segments of a JPEG, of which ``info`` has the last one of a name.
+        parts: list[Any] = [body for _, body in getattr(image, "applist", ())]
+        parts += [value for pair in image.info.items() for value in pair]
+    for part in parts:
+        yield _decoded(part) if isinstance(part, bytes) else str(part)
+
+
+def _decoded(part: bytes) -> str:
+    """Bytes as text; without NUL bytes, texts with two bytes a character can be searched too."""
+    return part.replace(b"\0", b"").decode("utf-8", "replace")

@@ -260,13 +260,9 @@ def _backend(backend: BackendDescription) -> BackendDescription:
 def _public(text: str) -> str:
     """The text without credentials and home folders, because records may be shared."""
     # Loaded on demand: few records need it, and the run waits for its record.
-    from ...credentials.patterns import (  # noqa: PLC0415 - see above
-        without_credentials,
-        without_usual_homes,
-    )
+    from ...credentials.rules import without_secrets  # noqa: PLC0415 - see above
 
-    cut = text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]} ..."
-    return without_usual_homes(without_credentials(cut)[0])[0]
+    return without_secrets(text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]} ...")
 
 
 def _text(value: Any) -> str | None:
