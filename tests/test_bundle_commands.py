@@ -158,7 +158,7 @@ def test_a_damaged_log_is_bundled(tmp_path: Path, damage: str) -> None:
     [
         (["nothing"], "no run 'nothing'"),
         (["last", "--output", "."], "is a directory"),
-        (["last", "--output", "-"], "- is no"),
+        (["last", "--output", "-"], "standard output is not supported"),
         (["last", "--output", "no/such/folder/b.zip"], "No such file or directory"),
     ],
 )
