@@ -30,7 +30,7 @@
     |-- MissingImagesError        a run that went on past failed images ended without them
     `-- BackendError              one attempt at one request failed; says if it is transient
         |-- BackendAnswerError    the answer is not the images asked for
-        |-- ServerError           a WebUI server; its branches are in adapters.webui.errors
+        |-- ServerError           a server; its branches are in adapters.backends.http.errors
         `-- GenerationCancelled   the backend stopped because the run was cancelled
             `-- GenerationInterrupted  and was told to; what it gave is thrown away
 

@@ -67,7 +67,7 @@ def test_a_ready_server_is_described(tmp_path: Path) -> None:
         "product: AUTOMATIC1111",
         "version: 1.9.1 or later",
     ]
-    assert "  there        /sdapi/v1/txt2img" in lines
+    assert "  found        /sdapi/v1/txt2img" in lines
     assert "  missing      /sdapi/v1/prompt-styles" in lines
     assert '  found        checkpoint: txt2img.model = "base.safetensors"' in lines
     assert '  found        sampler: txt2img.sampler = "Euler a"' in lines
@@ -132,7 +132,7 @@ def test_without_a_configuration_the_lists_are_counted(tmp_path: Path) -> None:
         "detectors": 3,
     }
     assert "  checkpoints           3" in text
-    assert "  styles                no such list" in text
+    assert "  styles                not offered" in text
 
 
 def test_the_routes_of_a_hidden_schema_are_found_by_asking(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_credentials_come_from_the_environment(tmp_path: Path) -> None:
     [
         (["--server", "http://127.0.0.1:1", "--set", "seed=1"], "--set needs a CONFIG"),
         (["--server", "http://user:secret@127.0.0.1:1"], "server"),
-        (["--server", "ftp://127.0.0.1:1"], "http or https"),
+        (["--server", "ftp://127.0.0.1:1"], "http, https"),
         ([], "--server"),
     ],
 )

@@ -12,9 +12,9 @@ from stagewright.adapters.backends.webui.answer_check import (
     differences,
     expected_size,
     size_difference,
-    stem,
 )
 from stagewright.adapters.backends.webui.features import FORGE, SD_NEXT, ServerFeatures
+from stagewright.adapters.backends.webui.spellings import stem
 from stagewright.events.model import StageType
 from stagewright.statemachine.config.stage_configs import (
     AdetailerConfig,
@@ -301,11 +301,11 @@ def test_each_pass_of_adetailer_leaves_evidence(count: int) -> None:
     config = adetailer(*models)
     assert said(config, told, **ALONE) == []
     assert said(config, {**told, last: "model_9"}, **ALONE) == [
-        f"ADetailer model {models[-1]} was asked for in pass {count - 1}, model_9 was used"
+        f"ADetailer model {models[-1]} was asked for in pass {count}, model_9 was used"
     ]
     del told[last]
     assert said(config, told, **ALONE) == [
-        f"ADetailer pass {count - 1} ({models[-1]}) was asked for, and did not run"
+        f"ADetailer pass {count} ({models[-1]}) was asked for, and did not run"
     ]
 
 

@@ -6,7 +6,6 @@ is held against its request. What the answer does not say cannot be compared.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,26 +19,16 @@ from ....statemachine.config.stage_configs import (
 from ....statemachine.plan.sizes import GRID, MAX_PIXELS, Dimensions, SizeTrack
 from ....statemachine.ports import GenerateRequest
 from .features import FORGE, SD_NEXT, ServerFeatures
-from .names import AUTOMATIC, NO_VAE, SAME_CHECKPOINT
+from .spellings import NO_VAE, SAME_CHECKPOINT, same_name, same_sampler, stem
 
 MAX_ANSWER_BYTES = 1 << 30
 MAX_WORDS_BYTES = 1 << 24
-_HASH = re.compile(r"\s\[[0-9a-fA-F]+\]$")
-_SUFFIX = re.compile(r"\.(safetensors|ckpt|pth?|sft|gguf|bin)$", re.IGNORECASE)
 _ORDINALS = ("", " 2nd", " 3rd")
 _THROWN_AWAY = (("width", 128), ("height", 128), ("steps", 1))
 """What ADetailer makes of the picture around it when it is skipped, as it was asked to be."""
-_SCHEDULES_IN_NAMES = ("karras", "exponential", "polyexponential", "sgm uniform")
-_BETWEEN_WORDS = re.compile(r"[\W_]+")
 
 Shown = Callable[[Any], Any]
 """Makes of a server's value what may be shown of it. What is compared is the value itself."""
-
-
-def stem(name: object) -> str:
-    """A model's name without folder, hash and suffix; how models are compared."""
-    file = re.split(r"[/\\]", str(name))[-1]
-    return _SUFFIX.sub("", _HASH.sub("", file))
 
 
 def differences(
@@ -171,27 +160,6 @@ def _sampling(
         yield f"clip_skip {config.clip_skip} was asked for, {shown(clip_skip)} was used"
 
 
-def same_sampler(asked: str, scheduler: str | None, used: str, schedule: object) -> bool:
-    """Whether they are one; one name may hold the schedule's as well, as it did before 1.9.
-
-    ``scheduler`` is what was asked for beside ``asked``, ``schedule`` what the server says of
-    it, if it says anything.
-    """
-    asked, used = asked.casefold(), used.casefold()
-    if asked == used or used == f"{asked} {scheduler or ''}".casefold():
-        return True
-    if not asked.startswith(f"{used} "):
-        return False
-    rest = asked.removeprefix(f"{used} ")
-    return same_name(rest, str(schedule)) if schedule else rest in _SCHEDULES_IN_NAMES
-
-
-def same_name(asked: str, used: str) -> bool:
-    """Whether a scheduler's name and its label are one: ``sgm_uniform``, ``SGM Uniform``."""
-    plain, label = (_BETWEEN_WORDS.sub("", name).casefold() for name in (asked, used))
-    return plain == label or asked.casefold() == AUTOMATIC
-
-
 def _refining(
     config: Txt2ImgConfig | Img2ImgConfig,
     told: Mapping[str, Any],
@@ -248,8 +216,9 @@ def _detailing(
         ordinal = _ORDINALS[place] if place < len(_ORDINALS) else f" {place + 1}th"
         used = told.get(f"ADetailer model{ordinal}")
         if used is None:
-            yield f"ADetailer pass {place} ({one.model}) was asked for, and did not run"
+            yield f"ADetailer pass {place + 1} ({one.model}) was asked for, and did not run"
         elif stem(used) != stem(one.model):
             yield (
-                f"ADetailer model {one.model} was asked for in pass {place}, {shown(used)} was used"
+                f"ADetailer model {one.model} was asked for in pass {place + 1}, "
+                f"{shown(used)} was used"
             )

@@ -20,8 +20,8 @@ from ....statemachine.config.stage_configs import (
 )
 from ....statemachine.plan.sizes import floor_to_grid
 from ....statemachine.ports import GenerateRequest, SourceImage
+from ..http.errors import RequestRefusedError
 from .detailer_payload import pass_arguments
-from .errors import RequestRefusedError
 from .features import EXTRA_SINGLE_IMAGE, FORGE, IMG2IMG, SD_NEXT, TXT2IMG, ServerFeatures
 
 Body = dict[str, Any]
@@ -204,6 +204,7 @@ def _adetailer(request: GenerateRequest, config: AdetailerConfig, features: Serv
             "SD.Next has no ADetailer, and its own detailer cannot work on a finished image "
             "alone; leave the adetailer stage out, or use another server",
             endpoint=IMG2IMG,
+            settled=True,
         )
     image = request.inputs[0]
     passes = [pass_arguments(one, config.sampler) for one in config.passes]
@@ -265,6 +266,7 @@ def sampler_fields(sampler: str | None, scheduler: str | None, features: ServerF
         raise RequestRefusedError(
             f"SD.Next takes no scheduler by request; leave scheduler = {scheduler!r} out",
             endpoint=TXT2IMG,
+            settled=True,
         )
     return {"sampler_name": f"{sampler} {scheduler}"}
 
@@ -288,6 +290,7 @@ def _known_fields_only(payload: Payload, features: ServerFeatures) -> Payload:
             f"this server ({product}) takes no {', '.join(needed)} in {endpoint}; it is too old "
             "for this plan, or of another kind",
             endpoint=endpoint,
+            settled=True,
         )
     if not unknown:
         return payload

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ....statemachine.errors import GenerationCancelled
 from ....statemachine.run.cancel import CancelToken
 from ....statemachine.run.requests import LONGEST_RETRY_WAIT_S
-from .errors import AnswerLostError, ServerStillBusyError, ServerUnavailableError
+from ..http.errors import AnswerLostError, ServerStillBusyError, ServerUnavailableError
 from .progress import MODEL_LOADING_FACTOR, ServerProgress, StallWatch
 from .server import Server, TaskState
 
@@ -30,7 +30,8 @@ def settle(
     pause = min(_LOOK_EVERY_S, server.settings.stall_timeout_s / 4)
     while not settlement.done():
         if cancel.wait(max(pause, settlement.asked_wait_s)):
-            raise GenerationCancelled(f"{server.url}: the run was cancelled while it waited")
+            why = "the run was cancelled while it waited for an earlier request"
+            raise server.client.failure(GenerationCancelled, "", why)
     return settlement.interrupted
 
 
@@ -96,10 +97,11 @@ class _Settling:
         if self._told and self._watch.still_s > self._limit:
             if self._extras and look is not None:
                 return True  # What a failed upscale left looks like one that runs.
-            raise ServerStillBusyError(
-                f"{self._server.url}: it still works on an earlier request, and its progress has "
-                f"stood still for {self._limit:g} s once more; look after the server, then resume "
-                "the run",
+            raise self._server.client.failure(
+                ServerStillBusyError,
+                "",
+                "it still works on an earlier request, and its progress has not changed for "
+                f"{self._limit:g} s once more; look after the server, then resume the run",
                 interrupted=self.interrupted,
             )
         if not self._told and self._watch.stalled:

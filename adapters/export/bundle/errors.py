@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ....events.errors import StagewrightError
-from ...backends.webui.address import AUTH_VARIABLE
+from ...backends.http.credentials import AUTH_VARIABLE
 
 
 class BundleRefusedError(StagewrightError, ValueError):

@@ -35,7 +35,7 @@ from ....statemachine.config.stage_configs import (
 )
 from ....statemachine.plan.plan import StageExecution, StageExecutionPlan
 from ....statemachine.states import TRANSITIONS
-from ...backends.webui.address import AUTH_VARIABLE, secret_forms
+from ...backends.http.credentials import AUTH_VARIABLE, secret_forms
 
 _PARTS_OF_EVENTS = (Artifact, InputRecord, BackendDescription, ErrorDetail)
 _PARTS_OF_PLANS = (

@@ -1,4 +1,4 @@
-"""What goes wrong with a WebUI server, and which of it another try may mend.
+"""What goes wrong with a server, and which of it another try may mend.
 
 ::
 
@@ -32,9 +32,9 @@ from ....statemachine.errors import BackendError
 class ServerError(BackendError):
     """A request to a server came to nothing.
 
-    ``transient`` is set by the backend: whether the user's ``[server] transient`` names the
-    error's ``retry_kind``. ``unanswered`` tells that the server may still be working on the
-    request; ``status`` is the HTTP status where there was one.
+    ``HttpClient.failure`` makes them: ``transient`` says whether the user's ``[server] transient``
+    names the error's ``retry_kind``. ``unanswered`` tells that the server may still be working on
+    the request; ``status`` is the HTTP status where there was one.
     """
 
     retry_kind: ClassVar[RetryKind | None] = None
