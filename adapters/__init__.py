@@ -1,4 +1,4 @@
-"""The world outside: backends, image decoding, the command line, projections of logs."""
+"""The outside world: backends, image decoding, the command line, projections of logs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .projections.status import RunStatus as RunStatus
     from .projections.status import StatusBar as StatusBar
 
-__getattr__, __dir__, __all__ = lazy_names(
+__getattr__, __dir__ = lazy_names(
     __name__,
     {
         "bootstrap": ["open_controller"],

@@ -1,4 +1,4 @@
-"""The only place where concrete parts are put together."""
+"""Wires the concrete parts together; no other module does."""
 
 from __future__ import annotations
 
@@ -23,15 +23,14 @@ from .inputs import PillowInputReader
 from .projections.learning.writer import LearningRecordWriter
 
 FAILPOINT_VARIABLE = "STAGEWRIGHT_FAILPOINT"
-"""Set by tests alone; see ``events.failpoints``."""
+"""Set only by tests; see ``events.testing.failpoints``."""
 
 
 class ConfiguredBackend:
-    """The backend that each run's configuration asks for.
+    """Chooses the backend for each run: one run at a time.
 
-    That is ``server``, where there is one, else the configuration's ``[server].url``, else
-    the embedded backend, whose sampling steps take ``step_delay_s`` seconds more. One run at
-    a time.
+    That is ``server`` if given, else the configuration's ``[server].url``, else the embedded
+    backend, whose sampling steps take ``step_delay_s`` seconds more.
     """
 
     def __init__(
@@ -53,11 +52,11 @@ class ConfiguredBackend:
         recorded: BackendDescription | None = None,
         unsettled: Mapping[str, StageType] = {},
     ) -> None:
-        """Take the backend that ``server`` and the constructor ask for.
+        """Choose the backend for a run before its folder is made.
 
-        A run that is taken up again goes to the one that was ``recorded``, unless the
-        constructor named a server. With ``preflight`` a server is asked whether it has the
-        names that ``plan`` uses. Raises PreflightError, ConfigurationError.
+        A resumed run uses the ``recorded`` backend, unless the constructor named a server. With
+        ``preflight`` the server is checked for the names that ``plan`` uses. Raises
+        PreflightError, ConfigurationError.
         """
         target = self._named or _target(server, recorded)
         self.release()
@@ -88,7 +87,7 @@ class ConfiguredBackend:
 
     @property
     def description(self) -> BackendDescription:
-        """What the current backend is."""
+        """The description of the current backend."""
         return self._current.description
 
     def generate_images(
@@ -119,14 +118,14 @@ def _target(server: ServerTable, recorded: BackendDescription | None) -> _Target
         return None
     if recorded.url is None or find_kind(recorded.kind) is None:
         raise ConfigurationError(
-            f"the run was made by a backend of the kind {recorded.kind!r}, which is not installed "
-            "here; give --server to resume it on another server"
+            f"the run was made by a backend of kind {recorded.kind!r}, which is not available; "
+            "use --server to resume it on another server"
         )
     return _Target.of(recorded.url, recorded.kind)
 
 
 _learning_writers: WeakKeyDictionary[PipelineController, LearningRecordWriter] = WeakKeyDictionary()
-"""Who writes the learning records of each controller's runs; one for each folder of runs."""
+"""The writer of each controller's learning records; one for each folder of runs."""
 
 
 def open_controller(
@@ -136,13 +135,13 @@ def open_controller(
     insecure: bool = False,
     step_delay_s: float = 0.0,
 ) -> PipelineController:
-    """A controller that keeps its runs below ``runs``: the one call for authors of GUIs.
+    """Open a controller for the folder ``runs``: the one call that a GUI needs.
 
-    ``server`` is the address of a WebUI server; without it each run goes to the server that
-    its configuration names, or to the embedded backend. With ``insecure`` the credentials of
-    ``STAGEWRIGHT_AUTH`` are sent over plain http as well, and where ``tls_verify`` or
-    ``ca_bundle`` change the check of a certificate. ``step_delay_s`` seconds are waited in each
-    sampling step of the embedded backend: time to watch a run, and to cancel it. The learning
+    ``server`` is the address of a WebUI server; without it each run uses the server of its
+    configuration, or the embedded backend. With ``insecure`` the credentials of
+    ``STAGEWRIGHT_AUTH`` are also sent over plain http, and where ``tls_verify`` or ``ca_bundle``
+    change the check of a certificate. Each sampling step of the embedded backend takes
+    ``step_delay_s`` seconds more, which leaves time to watch or cancel a run. The learning
     records in ``runs`` are kept up to date. Raises ConfigurationError.
     """
     storage = _storage()
@@ -165,7 +164,7 @@ def _learning_writer(runs: Path, storage: Storage | None) -> LearningRecordWrite
 
 
 def _storage() -> Storage | None:
-    """None, which is the real one, unless a test wants this process to die somewhere."""
+    """A storage with failpoints if a test asks for it; None for the real one."""
     if FAILPOINT_VARIABLE not in os.environ:
         return None
     from ..events.testing.failpoints import FailpointStorage  # noqa: PLC0415 - only tests need it

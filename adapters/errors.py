@@ -1,6 +1,6 @@
-"""Errors of adapters that stand in no folder of their own.
+"""Errors of adapters that belong to no single folder.
 
-The whole tree is drawn in ``stagewright.events.errors``.
+``stagewright.events.errors`` shows the whole tree.
 """
 
 from __future__ import annotations
@@ -9,4 +9,4 @@ from ..events.errors import StagewrightError
 
 
 class MissingToolkitError(StagewrightError, ImportError):
-    """A GUI toolkit that an optional adapter needs is not installed; says what to install."""
+    """The GUI toolkit of an optional adapter is not installed; the message says what to install."""

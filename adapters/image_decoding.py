@@ -1,4 +1,4 @@
-"""What all that decode images through Pillow share: which kinds, which errors, no warnings."""
+"""Shared by all modules that decode images with Pillow: formats, errors, muted warnings."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import warnings
 import zlib
 from collections.abc import Iterator
 
-# Pillow's readers let slip what they meet in malformed files.
+# Exceptions of Pillow for malformed files.
 DECODING_ERRORS = (
     OSError, ValueError, SyntaxError, LookupError, TypeError, EOFError, struct.error, zlib.error,
 )  # fmt: skip
 FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
-"""Pillow's names of the kinds that are decoded, and their media types."""
+"""Pillow's names of the accepted formats, and their media types."""
 
 
 class _WarningSwitch:
-    """Counts the threads that want no warnings: the first switches them off, the last on."""
+    """Counts the threads that mute warnings: the first switches them off, the last on."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -44,10 +44,10 @@ _warning_switch = _WarningSwitch()
 
 @contextlib.contextmanager
 def without_warnings() -> Iterator[None]:
-    """Keep Pillow from warning of sizes within our bound, and of oddities in metadata.
+    """Mute Pillow's warnings about large images and odd metadata.
 
-    The filters of warnings belong to the process, so threads that decode share one change of
-    them instead of undoing each other's.
+    Warning filters belong to the process, so decoding threads share one change instead of
+    undoing each other's.
     """
     _warning_switch.enter()
     try:

@@ -24,31 +24,8 @@ if TYPE_CHECKING:
     from .log.memory_log import EventLog as EventLog
     from .log.memory_log import MemoryEventLog as MemoryEventLog
     from .log.reader import iterate as iterate
+    from .model import *  # noqa: F403 - as at run time: each event type is named once
     from .model import EVENT_TYPES as EVENT_TYPES
-    from .model import Artifact as Artifact
-    from .model import BackendDescription as BackendDescription
-    from .model import CallCompleted as CallCompleted
-    from .model import CallFailed as CallFailed
-    from .model import CallRequested as CallRequested
-    from .model import CancelMode as CancelMode
-    from .model import CancelRequested as CancelRequested
-    from .model import Durability as Durability
-    from .model import ErrorDetail as ErrorDetail
-    from .model import InputRecord as InputRecord
-    from .model import LifecycleChanged as LifecycleChanged
-    from .model import LogRepaired as LogRepaired
-    from .model import Outcome as Outcome
-    from .model import RunOpened as RunOpened
-    from .model import RunResumed as RunResumed
-    from .model import RunSealed as RunSealed
-    from .model import RunState as RunState
-    from .model import StageEnd as StageEnd
-    from .model import StageEvent as StageEvent
-    from .model import StageImageProgress as StageImageProgress
-    from .model import StageStart as StageStart
-    from .model import StageType as StageType
-    from .model import StepProgress as StepProgress
-    from .model import UnknownEvent as UnknownEvent
     from .result import FinishedImage as FinishedImage
     from .result import MissingImage as MissingImage
     from .result import PipelineRunResult as PipelineRunResult
@@ -60,7 +37,7 @@ if TYPE_CHECKING:
     from .testing.assertions import RecordedEvents as RecordedEvents
     from .testing.recorder import EventRecorder as EventRecorder
 
-__getattr__, __dir__, __all__ = lazy_names(
+__getattr__, __dir__ = lazy_names(
     __name__,
     {
         "errors": [
@@ -72,13 +49,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "log.file_log": ["FileEventLog"],
         "folds": ["fold", "replay", "replay_many"],
         "log.memory_log": ["EventLog", "MemoryEventLog"],
-        "model": [
-            "EVENT_TYPES", "Artifact", "BackendDescription", "CallCompleted", "CallFailed",
-            "CallRequested", "CancelMode", "CancelRequested", "Durability",
-            "ErrorDetail", "InputRecord", "LifecycleChanged", "LogRepaired", "Outcome",
-            "RunOpened", "RunResumed", "RunSealed", "RunState", "StageEnd", "StageEvent",
-            "StageImageProgress", "StageStart", "StageType", "StepProgress", "UnknownEvent",
-        ],
+        "model": ["EVENT_TYPES"],
         "log.reader": ["iterate"],
         "testing.assertions": ["RecordedEvents"],
         "result": ["FinishedImage", "MissingImage", "PipelineRunResult", "StageResult"],
@@ -87,4 +58,5 @@ __getattr__, __dir__, __all__ = lazy_names(
         "testing.recorder": ["EventRecorder"],
     },
     modules=["signals"],
+    classes_of="model",
 )  # fmt: skip

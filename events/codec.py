@@ -1,4 +1,4 @@
-"""Events to JSON and back: strict for what is known, patient with what is newer."""
+"""Events to JSON and back: strict for known types, tolerant of newer ones."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class EventCodec:
             try:
                 events = self._event.decode_lines(lines)
             except DECODE_ERRORS:
-                pass  # one of them is newer or wrong: the loop below finds out which
+                pass  # one of them is newer or wrong: decode them one by one
             else:
                 if len(events) == len(bodies):
                     return events
@@ -103,15 +103,7 @@ class EventCodec:
         try:
             envelope = self._envelope.decode(body)
             if envelope.v > _KNOWN_VERSIONS.get(envelope.type, 0):
-                return UnknownEvent(
-                    type=envelope.type,
-                    v=envelope.v,
-                    run_id=envelope.run_id,
-                    seq=envelope.seq,
-                    ts=envelope.ts,
-                    epoch=envelope.epoch,
-                    raw=bytes(body),
-                )
+                return UnknownEvent(raw=bytes(body), **msgspec.structs.asdict(envelope))
         except DECODE_ERRORS as wrong:
             raise EventDecodeError(f"not an event: {wrong}") from wrong
         raise EventDecodeError(f"not a valid {envelope.type}: {error}") from error
@@ -119,7 +111,7 @@ class EventCodec:
 
 def _in_utc(moment: datetime) -> datetime:
     if moment.tzinfo is None:
-        raise ValueError(f"the time {moment} says no zone")
+        raise ValueError(f"the time {moment} has no time zone")
     return moment.astimezone(UTC)
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .index_table import IndexTable
 from .log.reader import read_log
 from .model import (
     BackendDescription,
@@ -46,38 +44,42 @@ class StageFold:
         self.duration_ms = 0.0
         self.open_ms = 0.0
         """What the answered requests took since the stage began, until it is ended."""
-        self.finished = IndexTable()
-        """By image index, the record that says it is finished."""
-        self.announced = IndexTable()
-        """By image index, the last StageImageProgress; it stands behind what it announces."""
+        self.finished: dict[int, int] = {}
+        """By image index, the number of the event that says it is finished."""
+        self.unannounced: set[int] = set()
+        """Indexes of finished images without a StageImageProgress since they were made."""
         self.replaced: set[int] = set()
         """Image indexes that were finished more than once."""
-        self.attempts = IndexTable()
+        self.attempts: dict[int, int] = {}
         """By first image index of a request, the attempts made so far."""
         self.unchanged: set[int] = set()
         self.failures: dict[int, ErrorDetail] = {}
         self.unsettled: dict[int, dict[str, None]] = {}
         """By first image index, in order, the calls without an image that may still be running."""
         self.interrupted: set[int] = set()
-        """First image indexes of which one of those calls was told to stop, or may have been."""
-        self.suspected: set[int] = set()
-        """First image indexes under way when a cancel was ordered; their ends tell more."""
-        self.adrift: set[int] = set()
-        """First image indexes whose last call failed without an end that anybody knows."""
+        """First image indexes of which one of those calls was (possibly) told to stop."""
+        self.maybe_interrupted: set[int] = set()
+        """First image indexes in progress when a cancel was requested; their ends tell more."""
+        self.abandoned: set[int] = set()
+        """First image indexes whose last call failed, while the backend may still work on it."""
 
-    def fall(self, index: int) -> None:
-        """An image that was finished is so no more, and the stage is not over."""
+    def finish(self, index: int, seq: int) -> None:
+        """Note the event that says an image is finished; it replaces an earlier one."""
+        if index in self.finished:
+            self.replaced.add(index)
+        self.finished[index] = seq
+
+    def invalidate(self, index: int) -> None:
+        """Note that an image which was finished must be made again, so the stage has not ended."""
         self.outcome = None
-        self.finished.discard(index)
+        self.finished.pop(index, None)
+        self.unannounced.discard(index)
         self.unchanged.discard(index)
         self.replaced.add(index)
 
-    def unannounced(self) -> Iterator[tuple[int, int]]:
-        """Index and record of finished images that no StageImageProgress has told of."""
-        for index, seq in self.finished.items():
-            told = self.announced.get(index)
-            if told is None or told < seq:
-                yield index, seq
+    def finished_in_order(self) -> list[tuple[int, int]]:
+        """Index and event number of each finished image, by index."""
+        return sorted(self.finished.items())
 
     def shown_metadata(self) -> Mapping[str, Any]:
         """The metadata, and how many images came back unchanged, when any did."""
@@ -112,8 +114,8 @@ class Fold:
         self.resumes = 0
         self.epoch = 0
         self.backend: BackendDescription | None = None
-        """What the last epoch that told of one worked with."""
-        self.fruitless_epochs = 0
+        """The backend of the last epoch that recorded one."""
+        self.epochs_without_progress = 0
         """Epochs in a row, up to now, that sent a request and finished no image."""
         self._sending_epoch: int | None = None
         self.stages: dict[str, StageFold] = {}
@@ -190,36 +192,34 @@ class Fold:
         self._pending[event.call_id] = event
         if event.epoch != self._sending_epoch:
             self._sending_epoch = event.epoch
-            self.fruitless_epochs += 1
+            self.epochs_without_progress += 1
         stage = self.stages.get(event.stage_id)
         if stage is not None:
-            stage.attempts.set(event.image_index, event.attempt + 1)
+            stage.attempts[event.image_index] = event.attempt + 1
             stage.unsettled.setdefault(event.image_index, {})[event.call_id] = None
-            # A backend that goes on to another image may have had to stop them first.
-            stage.interrupted |= stage.adrift - {event.image_index}
-            stage.adrift.clear()
+            # Before it accepts another image, a backend may have to interrupt the old ones.
+            stage.interrupted |= stage.abandoned - {event.image_index}
+            stage.abandoned.clear()
 
     def _call_completed(self, event: CallCompleted) -> None:
         request = self._pending.pop(event.call_id, None)
         stage = self.stages.get(request.stage_id) if request else None
         if request is None or stage is None:
             return
-        self.fruitless_epochs = 0
+        self.epochs_without_progress = 0
         stage.open_ms += event.duration_ms
         stage.unsettled.pop(request.image_index, None)
         stage.interrupted.discard(request.image_index)
-        stage.suspected.discard(request.image_index)
+        stage.maybe_interrupted.discard(request.image_index)
         unchanged = event.info.get("changed") is False
         for artifact in event.artifacts:
             index = artifact.image_index
-            if stage.finished.get(index) is not None:
-                stage.replaced.add(index)
-            stage.finished.set(index, event.seq)
-            if stage.failures:
-                stage.failures.pop(index, None)
+            stage.finish(index, event.seq)
+            stage.unannounced.add(index)
+            stage.failures.pop(index, None)
             if unchanged:
                 stage.unchanged.add(index)
-            elif stage.unchanged:
+            else:
                 stage.unchanged.discard(index)
 
     def _call_failed(self, event: CallFailed) -> None:
@@ -230,44 +230,44 @@ class Fold:
         stage = self.stages.get(request.stage_id)
         if stage is None:
             return
-        stage.suspected.discard(request.image_index)
+        stage.maybe_interrupted.discard(request.image_index)
         if event.interrupted is True:
             stage.interrupted.add(request.image_index)
         if event.settled is not True:
-            stage.adrift.add(request.image_index)
+            stage.abandoned.add(request.image_index)
         else:
             stage.unsettled.get(request.image_index, {}).pop(event.call_id, None)
         end = min(request.image_index + request.count, len(self.seeds))
         for index in range(request.image_index, end):
             stage.failures[index] = event.error
-            # It was asked for again because its source has changed. In a batch that was repeated
-            # for another image's sake it still stands.
-            if request.count == 1 and stage.finished.get(index) is not None:
-                stage.fall(index)
+            # A finished image is requested again because its source has changed. In a batch that
+            # is repeated for the sake of another image it remains valid.
+            if request.count == 1 and index in stage.finished:
+                stage.invalidate(index)
 
     def _note_unsent(self, error: ErrorDetail) -> None:
         """Note why an image failed for which no request could be made; it counts as an attempt."""
         stage, index = self.stages.get(error.stage_id or ""), error.image_index
         if stage is not None and index is not None and 0 <= index < len(self.seeds):
             stage.failures[index] = error
-            stage.attempts.set(index, (stage.attempts.get(index) or 0) + 1)
+            stage.attempts[index] = stage.attempts.get(index, 0) + 1
 
     def _cancel_requested(self, event: CancelRequested) -> None:
-        """A process that dies now may have told its backend, and not have recorded the end."""
+        """Note the requests in progress: a process that dies now may have interrupted them."""
         if event.mode != CancelMode.NOW:
             return
         for request in self._pending.values():
             stage = self.stages.get(request.stage_id)
             if stage is not None:
-                stage.suspected.add(request.image_index)
+                stage.maybe_interrupted.add(request.image_index)
 
     def _image_progress(self, event: StageImageProgress) -> None:
         stage = self.stages.get(event.stage_id)
         if stage is None:
             return
-        stage.announced.set(event.image_index, event.seq)
-        if stage.finished.get(event.image_index) is None:
-            stage.finished.set(event.image_index, event.seq)
+        stage.unannounced.discard(event.image_index)
+        # A salvaged log may have lost the CallCompleted.
+        stage.finished.setdefault(event.image_index, event.seq)
 
     def _stage_end(self, event: StageEnd) -> None:
         stage = self.stages.get(event.stage_id)
@@ -281,13 +281,13 @@ class Fold:
         self.backend = event.backend
         for stage_id, rows in (event.lost or {}).items():
             stage = self.stages.get(stage_id)
-            if stage is not None and stage.finished.count:
+            if stage is not None and stage.finished:
                 begin = 0
                 for first, last in sorted(rows):
-                    # Rows of a foreign log may overlap: each index falls once.
+                    # Rows of a foreign log may overlap: no index is visited twice.
                     end = min(last + 1, len(self.seeds))
                     for index in range(max(first, begin), end):
-                        stage.fall(index)
+                        stage.invalidate(index)
                     begin = max(begin, end)
 
     def _run_sealed(self, event: RunSealed) -> None:
@@ -315,7 +315,7 @@ class Fold:
     def _gap(self, index: int, stage_ids: Sequence[str]) -> MissingImage | None:
         for stage_id in stage_ids:
             stage = self.stages.get(stage_id)
-            if stage is None or stage.finished.get(index) is None:
+            if stage is None or index not in stage.finished:
                 error = stage.failures.get(index) if stage else None
                 return MissingImage(stage_id=stage_id, image_index=index, error=error)
         return None
@@ -337,34 +337,24 @@ class Fold:
         )
 
     def _stage_result(self, stage: StageFold, events: Sequence[StageEvent]) -> StageResult:
-        indexes, seqs = array("Q"), array("Q")
-        for index, seq in stage.finished.items():
-            indexes.append(index)
-            seqs.append(seq)
-        order = array("I", [0]) * len(seqs)
+        finished = [(stage.stage_id, *image) for image in stage.finished_in_order()]
         return StageResult(
             stage_id=stage.stage_id,
             stage_type=stage.stage_type,
             outcome=stage.outcome,
-            image_count=stage.finished.count,
-            images=FinishedImages(events, [stage.stage_id], order, indexes, seqs),
+            image_count=len(finished),
+            images=FinishedImages(events, finished),
             duration_ms=stage.duration_ms + stage.open_ms,
             metadata=stage.shown_metadata(),
         )
 
     def _furthest_images(self, events: Sequence[StageEvent]) -> FinishedImages:
-        furthest: dict[int, tuple[int, int]] = {}
-        stages = self._in_order()
-        for place, stage in enumerate(stages):
-            for index, seq in stage.finished.items():
-                furthest[index] = (place, seq)
-        order, indexes, seqs = array("I"), array("Q"), array("Q")
-        for index in sorted(furthest):
-            place, seq = furthest[index]
-            order.append(place)
-            indexes.append(index)
-            seqs.append(seq)
-        return FinishedImages(events, [one.stage_id for one in stages], order, indexes, seqs)
+        furthest = {
+            index: (stage.stage_id, index, seq)
+            for stage in self._in_order()
+            for index, seq in stage.finished.items()
+        }
+        return FinishedImages(events, [furthest[index] for index in sorted(furthest)])
 
 
 def fold(events: Iterable[StageEvent]) -> PipelineRunResult:

@@ -28,11 +28,11 @@ class RunState(StrEnum):
 
 
 TRIGGERS = ("start", "finish", "fail", "cancel", "recover", "cleanup", "reset")
-"""What moves the lifecycle; the table is in ``stagewright.statemachine.states``."""
+"""The triggers of the lifecycle; the table is in ``stagewright.statemachine.states``."""
 
 
 class StageType(StrEnum):
-    """The stages there are, in canonical order."""
+    """The types of stages, in canonical order."""
 
     TXT2IMG = "txt2img"
     IMG2IMG = "img2img"
@@ -108,7 +108,7 @@ class InputRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class BackendDescription(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What made the images: ``kind`` is ``embedded`` or a server's family."""
+    """The backend that made the images: ``kind`` is ``embedded`` or a server's family."""
 
     kind: str
     url: str | None = None
@@ -164,7 +164,7 @@ class RunOpened(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
 
 
 class LifecycleChanged(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
-    """The lifecycle moved; durable before the new state is visible to anybody."""
+    """The lifecycle moved; durable before the new state is visible."""
 
     trigger: str
     source: RunState
@@ -186,7 +186,7 @@ class StageStart(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
 
 
 class CallRequested(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
-    """One attempt at one request is about to leave; ``inputs`` are ``source_sha256`` values."""
+    """One attempt at one request is about to be sent; ``inputs`` are ``source_sha256`` values."""
 
     call_id: str
     stage_id: str
@@ -214,8 +214,8 @@ class CallCompleted(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
 class CallFailed(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
     """An attempt gave no image; ``will_retry`` says whether another follows in this epoch.
 
-    ``interrupted`` is there, and true, when the backend was told to stop the request, and so
-    may keep something half made of it; ``settled`` when it is known not to work on it any more.
+    ``interrupted`` is set, and true, if the backend was asked to stop the request, so that it may
+    keep a half-made image of it; ``settled`` if it is known not to work on it any more.
     """
 
     call_id: str
@@ -247,7 +247,7 @@ class StageEnd(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
 
 
 class CancelRequested(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
-    """Somebody wants the run to stop; durable before the server is told."""
+    """The run is asked to stop; durable before the server is notified."""
 
     reason: str
     mode: CancelMode
@@ -258,8 +258,8 @@ class CancelRequested(StageEvent, frozen=True, kw_only=True, gc=False, tag=True)
 class RunResumed(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
     """A later process goes on with the run; ``completed_images`` need not be made again.
 
-    ``lost`` is there where files of finished images are missing or altered, so that these are
-    not finished any more: by stage id, the first and the last index of each row of them.
+    ``lost`` is set if files of finished images are missing or altered, so that these must be made
+    again: by stage id, the first and the last index of each range of them.
     """
 
     completed_images: int
@@ -285,7 +285,7 @@ class LogRepaired(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
 
 
 class RunSealed(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
-    """An epoch is closed: ``count`` records stand before this one, ``head`` is the chain here."""
+    """An epoch is closed: ``count`` records precede this one, ``head`` is the chain here."""
 
     count: int
     head: str
@@ -297,7 +297,7 @@ class RunSealed(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
 class UnknownEvent(StageEvent, frozen=True, kw_only=True, gc=False, tag=False):
     """An event of a type, or of a version, that a newer stagewright wrote.
 
-    ``type`` is its tag and ``raw`` the bytes of the whole event as they stand in the log.
+    ``type`` is its tag and ``raw`` the bytes of the whole event as they are in the log.
     """
 
     type: str

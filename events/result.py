@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from .codec import CODEC
-from .log.lazy_sequence import LazySequence
-from .log.timeline import FileTimeline
+from .log.timeline import FileTimeline, LazySequence, events_at
 from .model import (
     Artifact,
     CallCompleted,
@@ -40,39 +38,24 @@ class MissingImage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class FinishedImages(LazySequence[FinishedImage]):
     """Finished images by index, read from the log when asked for.
 
-    ``stages[order[k]]`` made image ``indexes[k]``, and record ``seqs[k]`` says so.
+    ``places`` has the stage id, the image index and the event number of each.
     """
 
     def __init__(
-        self,
-        events: Sequence[StageEvent],
-        stages: Sequence[str],
-        order: array[int],
-        indexes: array[int],
-        seqs: array[int],
+        self, events: Sequence[StageEvent], places: Sequence[tuple[str, int, int]]
     ) -> None:
         self._events = events
-        self._stages = tuple(stages)
-        self._order = order
-        self._indexes = indexes
-        self._seqs = seqs
+        self._places = places
 
     def __len__(self) -> int:
-        return len(self._seqs)
+        return len(self._places)
 
     def select(self, indexes: Iterable[int]) -> Iterator[FinishedImage]:
-        chosen = list(indexes)
-        seqs = (self._seqs[place] for place in chosen)
-        events: Iterable[StageEvent] = (
-            self._events.select(seqs)
-            if isinstance(self._events, FileTimeline)
-            else (self._events[seq] for seq in seqs)
-        )
-        for place, event in zip(chosen, events, strict=True):
-            artifact = artifact_in(event, self._indexes[place])
-            yield FinishedImage(
-                stage_id=self._stages[self._order[place]], **msgspec.structs.asdict(artifact)
-            )
+        chosen = [self._places[index] for index in indexes]
+        events = events_at(self._events, [seq for _, _, seq in chosen])
+        for (stage_id, index, _), event in zip(chosen, events, strict=True):
+            artifact = artifact_in(event, index)
+            yield FinishedImage(stage_id=stage_id, **msgspec.structs.asdict(artifact))
 
     def __repr__(self) -> str:
         return f"<{len(self)} finished images>"

@@ -3,8 +3,8 @@
 ``event_appended`` (``event``: any StageEvent) follows every record that reached the log;
 ``lifecycle_changed`` (``event``: LifecycleChanged) follows a state that has become visible;
 ``step_progress`` (``progress``: a StepProgress) is live only and no fact; ``config_error``
-(``message``, ``error``; sender None, for there is no run) tells of a configuration that never
-started. Nothing is sent while a log is replayed.
+(``message``, ``error``; sender None, for there is no run) reports a configuration that was
+not started. Nothing is sent while a log is replayed.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _T = TypeVar("_T")
 
 
 class ByReceiver(Generic[_T]):
-    """A value for each receiver, which is told apart by identity: equal objects may differ.
+    """A value for each receiver, by identity: equal objects may be different receivers.
 
-    Owners are held weakly where that is possible; an address that is used again is noticed.
+    The receivers' owners are held weakly where that is possible. An id may be used again.
     """
 
     def __init__(self) -> None:
@@ -44,15 +44,11 @@ class ByReceiver(Generic[_T]):
     def get(self, receiver: Receiver) -> _T | None:
         """Its value, if it has one."""
         entry = self._entries.get(_key(receiver))
-        return None if entry is None or entry[0]() is not owner_of(receiver) else entry[1]
+        return entry[1] if entry and entry[0]() is owner_of(receiver) else None
 
     def set(self, receiver: Receiver, value: _T) -> None:
         """Give it a value."""
         self._entries[_key(receiver)] = (weakly(owner_of(receiver)), value)
-
-    def forget(self, receiver: Receiver) -> None:
-        """Take its value away, if it has one."""
-        self._entries.pop(_key(receiver), None)
 
 
 _logger = logging.getLogger("stagewright.signals")
@@ -104,10 +100,10 @@ def call(
             raise
         _streaks.set(receiver, streak + 1)
         what = f"raised {type(error).__name__}"
-        note_fault(name_of(receiver), signal.name, what, streak + 1, error)
+        note_fault(name_of(receiver), signal.name, what, streak=streak + 1, error=error)
     else:
         if streak:
-            _streaks.forget(receiver)
+            _streaks.set(receiver, 0)
 
 
 def is_for_the_program(error: BaseException) -> bool:
@@ -126,7 +122,9 @@ def note_dropped(name: str, count: int) -> None:
             _dropped[name] += count
 
 
-def note_fault(name: str, source: str, what: str, streak: int, error: BaseException | None) -> None:
+def note_fault(
+    name: str, source: str, what: str, *, streak: int = 0, error: BaseException | None = None
+) -> None:
     """Count and log what a receiver of ``source`` did wrong, now ``streak`` times in a row."""
     with _lock:
         _faults[name] += 1
@@ -136,7 +134,7 @@ def note_fault(name: str, source: str, what: str, streak: int, error: BaseExcept
 
 def note_lost(name: str, error: Exception) -> None:
     """Count and log that a subscription has ended, which is not its receiver's fault."""
-    note_fault(name, "its subscription", f"lost: {error}", 0, None)
+    note_fault(name, "its subscription", f"lost: {error}")
 
 
 def name_of(receiver: object) -> str:

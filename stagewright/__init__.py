@@ -22,15 +22,16 @@ if TYPE_CHECKING:
     from .statemachine import *
 
 __version__ = VERSION
-__all__ = sorted({"__version__", *events.__all__, *statemachine.__all__, *adapters.__all__})
 
 
 def __getattr__(name: str) -> Any:
-    for package in (events, statemachine, adapters):
-        if name in package.__all__:
+    if name == "__all__":
+        return __dir__()
+    for package in (adapters, statemachine, events):
+        if not name.startswith("_") and name in package.__all__:
             return getattr(package, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted({"__version__", *events.__all__, *statemachine.__all__, *adapters.__all__})

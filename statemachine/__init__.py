@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from .run.runner import PipelineRunner as PipelineRunner
     from .states import TRANSITIONS as TRANSITIONS
 
-__getattr__, __dir__, __all__ = lazy_names(
+__getattr__, __dir__ = lazy_names(
     __name__,
     {
         "plan.builder": ["build_stage_execution_plan"],

@@ -29,11 +29,11 @@ class PreflightError(ConfigurationError):
 
 
 class StageConflictError(StagewrightError):
-    """A flat and a nested key say different things about one stage."""
+    """A flat and a nested key for one stage have different values."""
 
 
 class InvalidTransitionError(StagewrightError):
-    """The lifecycle refuses this trigger in this state; nothing has changed."""
+    """The lifecycle does not allow this trigger in this state; nothing has changed."""
 
     def __init__(self, trigger: str, state: str) -> None:
         super().__init__(f"cannot {trigger} a run that is {state}")
@@ -42,19 +42,19 @@ class InvalidTransitionError(StagewrightError):
 
 
 class ResumeRefusedError(StagewrightError):
-    """A run is not taken up again, for a reason that its log gives; nothing was written."""
+    """A run cannot be resumed, for a reason that its log gives; nothing was written."""
 
 
 class ControllerBusyError(StagewrightError):
-    """The controller has a run already; it takes one at a time."""
+    """The controller has a run already; it executes one at a time."""
 
 
 class InputImageError(ConfigurationError):
-    """An input image or mask is missing, or is no PNG, JPEG or WebP of a bearable size."""
+    """An input image or mask is missing, too large, or not a PNG, JPEG or WebP image."""
 
 
 class MissingImagesError(StagewrightError):
-    """The run went on past failed images (``on_image_error = continue``) and ended."""
+    """The run ended with images missing that failed (``on_image_error = continue``)."""
 
 
 assert MissingImagesError.__name__ == MISSING_IMAGES  # the fold knows the outcome by this name
@@ -63,11 +63,11 @@ assert MissingImagesError.__name__ == MISSING_IMAGES  # the fold knows the outco
 class BackendError(StagewrightError):
     """One attempt at one request gave no image.
 
-    ``transient`` says that the same request may succeed if it is sent again; ``endpoint`` is
-    where it was sent; ``detail`` is what else is known, the server's own words for one;
-    ``interrupted`` says that the backend was told to stop, and so may keep something half
-    made; ``settled`` that it is known not to work on the request any more. ``retry_after_s``
-    are the seconds that the backend asked to be left alone for, None if it did not.
+    ``transient``: the same request may succeed if it is sent again. ``endpoint``: where it
+    was sent. ``detail``: what else is known, such as the server's message. ``interrupted``:
+    the backend was told to stop, so it may hold a half-made image. ``settled``: the backend
+    is known not to work on the request any more. ``retry_after_s``: the seconds that the
+    backend asked to wait before the next request, None if it did not.
     """
 
     def __init__(
@@ -91,12 +91,12 @@ class BackendError(StagewrightError):
 
 
 class BackendAnswerError(BackendError):
-    """The backend answered with something that is not the images asked for."""
+    """The backend's answer is not the images that were asked for."""
 
 
 class GenerationCancelled(BackendError):  # noqa: N818 - it is how a cancel ends, no error
-    """The backend stopped because the run's cancel token said so."""
+    """The backend stopped because the run was cancelled."""
 
 
 class GenerationInterrupted(GenerationCancelled):
-    """The run was cancelled and the backend told to stop; what it gave is thrown away."""
+    """The run was cancelled and the backend told to stop; its answer is discarded."""

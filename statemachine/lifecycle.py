@@ -14,7 +14,7 @@ _MACHINE_NAME = "stagewright"
 
 
 def _is_worth_logging(record: logging.LogRecord) -> bool:
-    """False for the lines that ``transitions`` logs at each callback of a run's own machine."""
+    """False for what ``transitions`` logs at each callback of a run's own machine."""
     ours = isinstance(record.args, tuple) and record.args[:1] == (f"{_MACHINE_NAME}: ",)
     return record.levelno >= logging.WARNING or not ours
 

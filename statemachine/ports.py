@@ -1,4 +1,4 @@
-"""What the state machine asks of the world outside: backends, input images, time, chance."""
+"""The interfaces that adapters implement: backends, input images, time, chance."""
 
 from __future__ import annotations
 
@@ -20,21 +20,18 @@ if TYPE_CHECKING:
 
 
 class ImageFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What an image's bytes say of themselves; ``width`` and ``height`` are pixels."""
+    """Kind and size of an image; ``width`` and ``height`` are in pixels."""
 
     media_type: str
     width: int
     height: int
 
 
-class SourceImage(msgspec.Struct, frozen=True, kw_only=True):
+class SourceImage(ImageFacts, frozen=True, kw_only=True):
     """An image to be sent: its source bytes (no ``stagewright`` chunk) and their digest."""
 
     data: bytes
     source_sha256: str
-    media_type: str
-    width: int
-    height: int
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +41,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     ``inputs`` is empty for txt2img and else holds one image. ``unanswered`` are call ids of
     earlier attempts, in order, that the backend must settle first: wait for them, or make
     sure that they no longer run. ``interrupted`` says that one of them was told to stop, so
-    that a server may keep something half made of it. ``request_sha256`` is equal in all
+    that a server may still hold a half-made image of it. ``request_sha256`` is equal in all
     attempts and backends.
     """
 
@@ -72,11 +69,11 @@ class GeneratedImage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GenerateAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """``images`` in seed order; ``info`` is what was really used, as JSON values.
+    """``images`` in seed order; ``info`` is what the backend used, as JSON values.
 
-    ``info["changed"]`` is False when the backend gave back the pixels it was sent. ``confirm``
-    is called once the images are on disk, before they count, by a backend that goes on
-    checking meanwhile; it raises BackendError if they are no good after all.
+    ``info["changed"]`` is False when the backend returned the pixels that it was sent.
+    ``confirm`` is for a backend that goes on checking the images: it is called once they are
+    on disk, before they count, and raises BackendError if they must not be used.
     """
 
     images: tuple[GeneratedImage, ...]
@@ -86,7 +83,7 @@ class GenerateAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OnStep(Protocol):
-    """Told by a backend how far a request is; cheap, and never raises."""
+    """Takes the progress of a request from a backend; it is cheap and never raises."""
 
     def __call__(
         self, step: int, steps: int, *, fraction: float | None = None, eta_s: float | None = None
@@ -105,7 +102,7 @@ class ImageBackend(Protocol):
 
     @property
     def description(self) -> BackendDescription:
-        """What it is, for the log."""
+        """Kind, address, product and version, for the log."""
         ...
 
     def generate_images(
@@ -121,7 +118,7 @@ class ImageBackend(Protocol):
 
 @runtime_checkable
 class PreparableBackend(Protocol):
-    """A backend that wants to know of each run before its folder is made."""
+    """A backend that prepares for each run before its folder is made."""
 
     def prepare(
         self,
@@ -132,25 +129,25 @@ class PreparableBackend(Protocol):
         recorded: BackendDescription | None = None,
         unsettled: Mapping[str, StageType] = {},
     ) -> None:
-        """Be ready for ``plan`` with these settings; ``description`` is asked for afterwards.
+        """Prepare for ``plan`` with these settings; ``description`` is read afterwards.
 
-        With ``preflight``, see whether the names that it uses are there. For a run that is
-        taken up again, ``recorded`` is what it was made with so far, and ``unsettled`` are
-        the calls whose answers nobody got, to be settled before anything is sent. Raises
-        ConfigurationError: nothing is started then.
+        With ``preflight``, check that the server has the names that the plan uses. For a
+        resume, ``recorded`` is the backend of the run so far, and ``unsettled`` are the calls
+        without a recorded answer, to be settled before anything is sent. Raises
+        ConfigurationError, and nothing is started.
         """
         ...
 
     def release(self) -> None:
-        """The run has ended: give back what was held for it."""
+        """Release what was held for the run, which has ended."""
         ...
 
 
 class InputReader(Protocol):
-    """Decodes images so far as to know that they can be used."""
+    """Checks that images can be used, by decoding them."""
 
     def inspect(self, data: bytes, *, name: str, decode: bool = True) -> ImageFacts:
-        """Kind and size of an image; with ``decode`` every pixel is tried.
+        """Kind and size of an image; with ``decode`` every pixel is decoded.
 
         Raises InputImageError, naming ``name``, for anything but a PNG, JPEG or WebP within
         the reader's bounds.

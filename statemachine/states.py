@@ -31,17 +31,17 @@ assert tuple(row.trigger for row in TRANSITIONS) == TRIGGERS  # subscribers name
 
 
 def can_go_on(state: RunState, error: ErrorDetail | None, *, sealed: bool) -> bool:
-    """Whether a resume would find something to do, as far as the log knows."""
+    """Whether a resume would have something to do, according to the log."""
     if state == RunState.COMPLETED:
         return not sealed
-    # No resume can change what a configuration says against itself.
+    # A resume cannot change a conflict in the configuration.
     return error is None or error.kind != StageConflictError.__name__
 
 
 FRUITLESS_EPOCHS = 5
-"""So many epochs in a row that sent a request and finished no image, and a resume refuses."""
+"""After so many epochs in a row that sent a request and finished no image, resume refuses."""
 
 
 def is_fruitless(epochs: int) -> bool:
-    """Whether so many fruitless epochs in a row are enough to ask before trying again."""
+    """Whether so many fruitless epochs in a row are enough for resume to refuse."""
     return epochs >= FRUITLESS_EPOCHS

@@ -82,7 +82,7 @@ class Model:
         """The log says of the run, and of its one stage, what is said here."""
         assert (fold.state, fold.sealed, fold.epoch) == (self.state, self.sealed, self.epoch)
         assert fold.outcome == FINAL.get(self.state)
-        assert (fold.resumes, fold.fruitless_epochs) == (self.resumes, self.fruitless)
+        assert (fold.resumes, fold.epochs_without_progress) == (self.resumes, self.fruitless)
         stage = fold.stages.get(stage_id)
         assert (stage is not None) == self.staged
         if stage is not None:

@@ -20,7 +20,7 @@ from stagewright.statemachine import (
     StageExecutionPlan,
     build_stage_execution_plan,
 )
-from stagewright.statemachine.config.inputs import ready_config
+from stagewright.statemachine.config.inputs import resolve_config
 from stagewright.statemachine.config.schema import RunConfig
 from stagewright.statemachine.files.run_folder import CancelOrder, RunFolder, run_folders
 from stagewright.statemachine.resume.reopen import ReopenedRun, reopen_run
@@ -72,7 +72,7 @@ def new_world(
 ) -> World:
     """A world in which nothing has happened yet; ``root`` holds what the configuration names."""
     runs = root / "runs"
-    config = ready_config(configuration, inputs=READER, runs=runs)
+    config = resolve_config(configuration, inputs=READER, runs=runs)
     return World(
         random=random,
         disk=SimulatedDisk(root, random, ignored=ignored),

@@ -92,7 +92,7 @@ def test_the_bundle_of_a_run_on_a_server_with_a_password(
     assert opened["host"] == "host-1"
     verified = stagewright("verify", folder, folder=tmp_path, env=env)
     assert verified.returncode == (0 if images else 4)
-    assert ("this is a bundle, made without the image files" in verified.stdout) is not images
+    assert ("this bundle was made without the image files" in verified.stdout) is not images
     page = tmp_path / "report.html"
     reported = stagewright("report", folder, "--output", page, folder=tmp_path, env=env)
     assert reported.returncode == 0, reported.stderr
@@ -135,8 +135,8 @@ def test_the_words_on_the_terminal(tmp_path: Path) -> None:
     lines = stagewright("bundle", "last", folder=tmp_path).stdout.splitlines()
     assert re.fullmatch(rf"{run_id}\.bundle\.zip: \d+ kB", lines[0])
     assert "  2 thumbnails, no image files" in lines
-    assert "  left out: names of machines: 1" in lines
-    assert lines[-1] == f"once it is unpacked:  stagewright replay {run_id}"
+    assert "  replaced: names of machines: 1" in lines
+    assert lines[-1] == f"To read it, unpack it and run: stagewright replay {run_id}"
 
 
 def test_an_unpacked_bundle_says_that_images_are_not_in_it(tmp_path: Path) -> None:
@@ -146,10 +146,10 @@ def test_an_unpacked_bundle_says_that_images_are_not_in_it(tmp_path: Path) -> No
     folder = unpacked(tmp_path / "b.zip", tmp_path / "there")
     for command in ("show", "replay"):
         told = stagewright(command, folder, folder=tmp_path).stdout
-        assert f"images: not in this bundle; small ones are in {folder / 'thumbnails'}" in told
+        assert f"images: not in this bundle; thumbnails are in {folder / 'thumbnails'}" in told
     done = stagewright("verify", folder, folder=tmp_path)
     assert done.returncode == 4
-    assert "2 files are missing: this is a bundle, made without the image files" in done.stdout
+    assert "2 files are missing: this bundle was made without the image files" in done.stdout
     next(folder.rglob("*.webp"))
 
 
@@ -189,7 +189,7 @@ def test_a_torn_log_is_no_corrupt_one(tmp_path: Path) -> None:
     cut(folder, 6, torn=b'{"h":"00')
     done = stagewright("bundle", folder.name, folder=tmp_path)
     assert done.returncode == 0
-    assert "not in it: 8 bytes of the log from byte " in done.stdout
+    assert "left out: 8 bytes of the log from byte " in done.stdout
 
 
 def test_an_altered_image_is_told_by_exit_status_4(tmp_path: Path) -> None:

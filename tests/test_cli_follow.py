@@ -36,7 +36,7 @@ def test_a_run_is_shown_to_its_end(tmp_path: Path, slow_run: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert lines[0].startswith("Running")
     assert any(line.startswith("00-txt2img: 2 of 2 finished: images/") for line in lines)
-    assert f"{slow_run.name}: COMPLETED, completed" in lines
+    assert f"{slow_run.name}: COMPLETED" in lines
 
 
 @pytest.mark.posix
@@ -47,7 +47,7 @@ def test_a_terminal_shows_steps_and_percentage(tmp_path: Path, slow_run: Path) -
         str(SCRIPT), ["follow", "last"], cwd=tmp_path, encoding="utf-8", dimensions=(24, 160)
     )
     child.expect(r"stage 1 of 1 00-txt2img.*step \d+ of 40", timeout=20)
-    child.expect("COMPLETED, completed", timeout=20)
+    child.expect("COMPLETED", timeout=20)
     child.expect(pexpect.EOF, timeout=20)
     child.close()
     assert child.exitstatus == 0
@@ -61,7 +61,7 @@ def test_leaving_does_not_stop_the_run(tmp_path: Path, slow_run: Path, start: St
     follower.send_signal(signal.SIGINT)
     _, complaint = follower.communicate(timeout=20)
     assert follower.returncode == 130
-    assert complaint == f"stagewright: {slow_run.name}: no longer followed; the run goes on\n"
+    assert complaint == f"stagewright: {slow_run.name}: interrupted; the run itself continues\n"
     until(lambda: replay(slow_run).state is RunState.COMPLETED, "the end of the run")
 
 
@@ -76,7 +76,7 @@ def test_a_dead_process_is_told_of(tmp_path: Path, start: Start) -> None:
     process.kill()
     _, complaint = follower.communicate(timeout=20)
     assert follower.returncode == 1
-    assert "its process died; `resume` goes on" in complaint
+    assert "its process died; `resume` continues the run" in complaint
 
 
 def test_events_are_printed_as_they_stand_in_the_log(tmp_path: Path, slow_run: Path) -> None:

@@ -66,7 +66,7 @@ def test_replay_prints_state_and_timeline(finished: tuple[Path, dict[str, Any]])
     """One line for each event, in order, behind the summary."""
     folder, printed = finished
     lines = stagewright("replay", "last", folder=folder).stdout.splitlines()
-    assert lines[0] == f"{printed['run_id']}: COMPLETED, completed"
+    assert lines[0] == f"{printed['run_id']}: COMPLETED"
     numbered = [line.split()[0] for line in lines if line[:1] == " " and line.split()[0].isdigit()]
     assert numbered == [str(seq) for seq in range(len(printed["events"]))]
 
@@ -116,7 +116,7 @@ def link(path: Path) -> None:
     [
         (lambda run: flip(run / "images/00-txt2img/00001-43.png", -20), 4, "00001-43.png: it has"),
         (lambda run: (run / "images/00-txt2img/00000-42.png").unlink(), 4, "is missing"),
-        (lambda run: link(run / "images/00-txt2img/00000-42.png"), 4, "a link stands"),
+        (lambda run: link(run / "images/00-txt2img/00000-42.png"), 4, "it is a link"),
         (lambda run: flip(run / "events.jsonl", 5000), 4, "corrupt"),
         (lambda run: cut(run / "events.jsonl", 10), 1, "cut the torn tail"),
         (lambda run: cut(run / "events.jsonl", 1), 1, "cut the torn tail"),
@@ -265,7 +265,7 @@ def test_a_run_whose_process_died_is_told_from_one_that_runs(start: Start, tmp_p
     until(lambda: len(list(tmp_path.glob("runs/*/images/*/*.png"))) > 1, "images")
     (entry,) = listed(tmp_path)
     assert (entry["state"], entry["alive"]) == ("RUNNING", True)
-    assert "works on it" in stagewright("verify", "last", folder=tmp_path).stdout
+    assert "is running it" in stagewright("verify", "last", folder=tmp_path).stdout
     process.kill()
     process.communicate(timeout=30)
     (entry,) = listed(tmp_path)

@@ -113,7 +113,7 @@ def test_show_of_an_altered_image_exits_4(finished: tuple[Path, dict[str, Any]])
     image.write_bytes(data)
     done = stagewright("show", image, folder=folder)
     assert done.returncode == 4
-    assert "not the image that was recorded" in done.stderr
+    assert "altered since it was recorded" in done.stderr
 
 
 @pytest.mark.posix
@@ -124,7 +124,7 @@ def test_verify_does_not_wait_on_a_pipe(finished: tuple[Path, dict[str, Any]]) -
     image.unlink()
     make_pipe(image)
     done = stagewright("verify", "last", folder=folder)
-    assert (done.returncode, "it is no file" in done.stdout) == (4, True)
+    assert (done.returncode, "it is not a file" in done.stdout) == (4, True)
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,8 @@ def test_a_corrupt_log_is_exit_4(dead: Path) -> None:
 
 def test_a_run_that_is_held_is_exit_2_and_names_the_holder(dead: Path) -> None:
     """By its process and host."""
-    lock = RunLock(dead, epoch=7)
+    lock = RunLock(dead)
+    lock.note_epoch(7)
     try:
         check_refused(dead, 2, f"process {os.getpid()} on ", "(epoch 7)")
     finally:
@@ -253,7 +254,7 @@ def test_all_of_nothing_is_exit_0(tmp_path: Path) -> None:
     """In words, or as an empty list."""
     done = stagewright("resume", "--all", folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "no run" in done.stdout
+    assert "nothing to resume" in done.stdout
     told = stagewright("resume", "--all", "--json", folder=tmp_path)
     assert (told.returncode, json.loads(told.stdout)) == (0, [])
 
@@ -283,7 +284,7 @@ def test_run_tells_of_runs_that_can_go_on(dead: Path) -> None:
     assert f"stagewright resume runs/{dead.name}" in done.stdout
     opened_later(dead, dead.parent, 1)
     several = stagewright("run", config, folder=top)
-    assert re.search(r"2 runs .*can go on: stagewright resume --all", several.stdout)
+    assert re.search(r"2 runs .*can be resumed: stagewright resume --all", several.stdout)
     told = stagewright("run", config, "--json", folder=top)
     assert json.loads(told.stdout)["state"] == "COMPLETED"
     assert "stagewright resume --all" in told.stderr
@@ -316,7 +317,7 @@ def test_list_says_which_runs_can_go_on(several: list[Path], tmp_path: Path) -> 
         unsealed.name: True,
     }  # fmt: skip
     words = stagewright("list", folder=tmp_path).stdout
-    assert re.search(r"3 runs .*can go on: stagewright resume", words)
+    assert re.search(r"3 runs .*can be resumed: stagewright resume", words)
 
 
 @pytest.mark.parametrize(("records", "expected"), [(1, True), (2, True), (5, True), (99, False)])
@@ -387,6 +388,6 @@ def test_two_processes_that_resume_one_run(start: Start, dead: Path, whole: Path
     ended = [process.communicate(timeout=30) for process in processes]
     codes = sorted(process.returncode for process in processes)
     assert codes in ([0, 0], [0, 2])
-    assert codes == [0, 0] or any("another process works" in words for _, words in ended)
+    assert codes == [0, 0] or any("another process" in words for _, words in ended)
     assert replay(dead).resumes == 1
     assert comparable(replay(dead)) == comparable(replay(whole))

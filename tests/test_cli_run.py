@@ -151,15 +151,18 @@ def test_plan_and_run_of_each_example(tmp_path: Path, example: str, stages: list
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["txt2img.steps=0"], ["txt2img.steps", "0", "from 1 to"]),
+        (["txt2img.steps=0"], ["txt2img.steps", "0", "at least 1"]),
         (["txt2img.width=100"], ["txt2img.width", "100", "multiple of 8"]),
         (["txt2img.enabled=false"], ["No pipeline stages enabled"]),
         (["txt2img.model="], ["txt2img.model", "missing"]),
-        (["img2img.denoise=1.5", "img2img.steps=5"], ["img2img.denoise", "1.5", "0 to 1"]),
+        (
+            ["img2img.denoise=1.5", "img2img.steps=5"],
+            ["img2img.denoise", "1.5", "at least 0, at most 1"],
+        ),
         (["upscale.upscaler=x", "upscale.factor=-1"], ["upscale.factor", "-1"]),
         (["txt2img.stepz=3"], ["txt2img.stepz", "did you mean txt2img.steps?"]),
         (["txt2img.steps=many"], ["txt2img.steps", "many", "int"]),
-        (["images=0"], ["images", "0", "from 1 to"]),
+        (["images=0"], ["images", "0", "at least 1"]),
     ],
 )
 @pytest.mark.parametrize("command", ["plan", "run"])
@@ -228,7 +231,7 @@ def test_schema_describes_the_configuration(tmp_path: Path) -> None:
     schema = json.loads(stagewright("schema", folder=tmp_path).stdout)
     document = schema["$defs"]["RunDocument"]["properties"]
     assert {"prompt", "txt2img", "img2img", "upscale", "adetailer", "server"} <= set(document)
-    img2img = schema["$defs"]["Img2ImgTable"]["properties"]["denoise"]
+    img2img = schema["$defs"]["Img2ImgConfig"]["properties"]["denoise"]
     assert {"type": "number", "minimum": 0, "maximum": 1} in img2img["anyOf"]
 
 
@@ -303,7 +306,7 @@ def test_cancel_of_a_run_that_nobody_runs_is_refused(tmp_path: Path) -> None:
     result = run_json(write_config(tmp_path))
     done = stagewright("cancel", "last", folder=tmp_path)
     assert done.returncode == 2
-    assert "nobody runs" in done.stderr
+    assert "is not running" in done.stderr
     assert not (tmp_path / "runs" / result["run_id"] / "cancel.request").exists()
 
 

@@ -182,7 +182,7 @@ def test_all_passes_over_a_run_that_another_process_holds(tmp_path: Path) -> Non
     finally:
         lock.release()
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"{held.name}: another process works on it: process {os.getpid()} on" in done.stdout
+    assert f"{held.name}: another process is running it (process {os.getpid()} on" in done.stdout
     assert done.stdout.splitlines()[-1] == "1 completed, 1 held by another process"
     assert replay(held).state is RunState.RUNNING
     assert replay(other).state is RunState.COMPLETED
@@ -226,12 +226,12 @@ def test_a_complete_run_is_said_to_be_so(tmp_path: Path, left_out: int) -> None:
     """In the first line, on standard error with --json; and that a seal was all it lacked."""
     folder = made(tmp_path / "runs")
     cut(folder, len(split_lines((folder / LOG).read_bytes())) - left_out)
-    words = "its log has been sealed" if left_out else "nothing is to be done"
+    words = "its log has been sealed" if left_out else "nothing to do"
     done = stagewright("resume", "last", folder=tmp_path)
-    assert done.stdout.splitlines()[0] == f"{folder.name}: it is complete; {words}"
+    assert done.stdout.splitlines()[0] == f"{folder.name}: already complete; {words}"
     told = stagewright("resume", "last", "--json", folder=tmp_path)
     assert json.loads(told.stdout)["run_id"] == folder.name
-    assert told.stderr == f"{folder.name}: it is complete; nothing is to be done\n"
+    assert told.stderr == f"{folder.name}: already complete; nothing to do\n"
 
 
 @pytest.fixture(scope="module")
@@ -317,12 +317,12 @@ def test_verify_and_list_know_a_run_that_only_goes_on_with_force(tmp_path: Path)
     told = stagewright("verify", "last", folder=tmp_path).stdout
     assert "resume would refuse without --force: 5 epochs in a row" in told
     listed = stagewright("list", folder=tmp_path).stdout
-    assert "1 run of these can go on only with --force" in listed
+    assert "1 run of these can be resumed only with --force" in listed
     shown = stagewright("run", write_config(tmp_path), folder=tmp_path).stdout
     (line,) = commands_in(shown)
     died(tmp_path / "runs")
     listed = stagewright("list", folder=tmp_path).stdout
-    assert "1 run of these can go on; 1 more only with --force" in listed
+    assert "1 run of these can be resumed; 1 more only with --force" in listed
     assert pasted(line, tmp_path).returncode == 0
     assert replay(folder).state is RunState.COMPLETED
 
@@ -342,9 +342,9 @@ def test_list_has_a_header_and_says_how_far_each_run_is(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     complete, dead = made(runs), died(runs)
     header, *rows = stagewright("list", folder=tmp_path).stdout.splitlines()
-    assert header.split() == ["RUN", "STATE", "IMAGES", "DONE", "OUTCOME", "PLAN"]
+    assert header.split() == ["RUN", "STATE", "IMAGES", "DONE", "PLAN"]
     assert rows[0].split()[:5] == [dead.name, "RUNNING", "(died)", "0/2", "25%"]
-    assert rows[1].split()[:5] == [complete.name, "COMPLETED", "2/2", "100%", "completed"]
+    assert rows[1].split()[:4] == [complete.name, "COMPLETED", "2/2", "100%"]
     assert {row.index("%") for row in rows[:2]} == {header.index("DONE") + 3}
     entries = json.loads(stagewright("list", "--json", folder=tmp_path).stdout)
     told = [(one["images"], one["stage_images"], one["total_stage_images"]) for one in entries]
@@ -377,6 +377,14 @@ def test_help_says_how_a_run_is_named(tmp_path: Path, command: str) -> None:
     assert "a run id, a unique prefix of one, `last`, or the path of a run folder." in told
 
 
+def test_every_summary_in_the_list_of_commands_fits_its_line(tmp_path: Path) -> None:
+    """None is cut, and none is longer than 80 columns; every command has one."""
+    shown = stagewright("--help", folder=tmp_path).stdout.partition("Commands:\n")[2].splitlines()
+    assert len(shown) == 17
+    assert all(line.endswith(".") and not line.endswith("..") for line in shown)
+    assert max(map(len, shown)) <= 80
+
+
 def test_help_of_resume_lists_its_exit_statuses(tmp_path: Path) -> None:
     """Each on a line of its own."""
     lines = stagewright("resume", "--help", folder=tmp_path).stdout.splitlines()
@@ -389,10 +397,10 @@ def test_replay_tells_how_many_images_a_resume_found_lost(tmp_path: Path) -> Non
     folder = made(tmp_path / "runs", small("txt2img", "img2img", images=3))
     lose(folder, ("00-txt2img", 0), ("00-txt2img", 2), ("01-img2img", 1))
     done = stagewright("resume", "last", folder=tmp_path)
-    assert (done.returncode, "it is complete" in done.stdout) == (0, False)
+    assert (done.returncode, "already complete" in done.stdout) == (0, False)
     cut_before(folder, CallRequested, 8)
     assert stagewright("resume", "last", folder=tmp_path).returncode == 0
     told = stagewright("replay", "last", folder=tmp_path).stdout
     first, second = (line for line in told.splitlines() if "RunResumed" in line)
-    assert first.endswith("RunResumed: epoch 1, 3 images done, lost: 3 images")
-    assert second.endswith("RunResumed: epoch 2, 5 images done")
+    assert first.endswith("RunResumed: epoch 1, 3 images finished, 3 images lost")
+    assert second.endswith("RunResumed: epoch 2, 5 images finished")

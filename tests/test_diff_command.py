@@ -40,15 +40,15 @@ def test_what_differs_is_told_by_section(tmp_path: Path) -> None:
     assert said == diff(first, second, folder=tmp_path)
     blocks = [block.splitlines() for block in said.split("\n\n")]
     assert [block[0] for block in blocks[1:]] == [
-        "configuration, as it was given",
-        "plan, resolved",
-        "what was really used",
+        "configuration as given",
+        "resolved plan",
+        "settings used",
         "images",
-        "durations (they count for nothing)",
+        "durations (not counted as a difference)",
     ]
     assert blocks[1][1:] == ["  images: 2 -> 3", "  txt2img.steps: 4 -> 6"]
     assert "  txt2img.steps: 4 -> 6 (all 2 images)" in blocks[3]
-    assert "  txt2img: 2 different (0-1), 1 only right (2)" in blocks[4]
+    assert "  txt2img: 2 different (1-2), 1 only right (3)" in blocks[4]
 
 
 def test_another_image_of_the_same_request_stands_out(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_another_image_of_the_same_request_stands_out(tmp_path: Path) -> None:
     left = ran(tmp_path / "runs", small(), painter())
     right = ran(tmp_path / "runs", small(), painter(salt="other"))
     said = diff(left, right, folder=tmp_path)
-    assert "images\n  txt2img: 2 different (0-1)\n    same request, other image: 0-1\n" in said
+    assert "images\n  txt2img: 2 different (1-2)\n    same request, different image: 1-2\n" in said
 
 
 def test_long_values_are_shortened_to_where_they_differ(tmp_path: Path) -> None:

@@ -9,15 +9,16 @@ from typing import Any
 
 import msgspec
 import pytest
-from stagewright.statemachine.config.schema import RunDocument, RunTable, ServerTable
+from stagewright.statemachine.config.legacy import RunDocument
+from stagewright.statemachine.config.schema import RunTable, ServerTable
 from stagewright.statemachine.config.stage_configs import (
     AdetailerPass,
     AdetailerTable,
     HiresConfig,
-    Img2ImgTable,
+    Img2ImgConfig,
     RefinerConfig,
     Txt2ImgTable,
-    UpscaleTable,
+    UpscaleConfig,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -45,8 +46,8 @@ def test_the_event_reference_is_what_the_code_makes() -> None:
         Txt2ImgTable,
         RefinerConfig,
         HiresConfig,
-        Img2ImgTable,
-        UpscaleTable,
+        Img2ImgConfig,
+        UpscaleConfig,
         AdetailerTable,
         AdetailerPass,
         RunTable,

@@ -20,10 +20,11 @@ from stagewright.statemachine import (
 from stagewright.statemachine.config.document import (
     MAX_BYTES,
     apply_overrides,
+    document_to_record,
     parse_document,
     read_document,
 )
-from stagewright.statemachine.config.schema import RunDocument
+from stagewright.statemachine.config.legacy import RunDocument
 from stagewright.statemachine.config.stage_configs import (
     Txt2ImgTable,
 )
@@ -103,7 +104,7 @@ def test_a_missing_name_is_the_files_stem(tmp_path: Path) -> None:
     """A name that is given stands; it is not written into the document."""
     config = load(written(tmp_path, TOML, "my.portrait.toml"))
     assert config.name == "my.portrait"
-    assert "name" not in config.document()
+    assert "name" not in document_to_record(config)
     assert load(written(tmp_path, f'name = "given"\n{TOML}')).name == "given"
 
 
@@ -115,7 +116,7 @@ def test_the_document_is_kept_exactly_as_given(tmp_path: Path) -> None:
     expected = copy.deepcopy(read_document(path))
     expected["images"] = 3
     expected["txt2img"]["refiner"] = {"enabled": False}
-    assert config.document() == expected
+    assert document_to_record(config) == expected
     assert expected["metadata"] == {"day": date(2026, 11, 20), "deep": {"a": [1, 2.5, True]}}
 
 
@@ -128,7 +129,7 @@ def test_a_configuration_built_in_python_is_a_document_too() -> None:
             model="m", sampler="Euler", steps=3, cfg_scale=7.0, width=64, height=64
         ),
     )
-    shown = config.document()
+    shown = document_to_record(config)
     assert set(shown) == {"prompt", "images", "txt2img"}
     assert build_stage_execution_plan(shown) == build_stage_execution_plan(config)
 
@@ -218,7 +219,7 @@ def test_a_long_value_is_shortened_in_the_message() -> None:
         ("a.yaml", "metadata: {a: [{null: x}]}\n", "the key metadata.a.0.None is not a string"),
         ("a.yaml", "metadata: {a: !!set {x: null}}\n", "metadata.a is set"),
         ("a.yaml", "metadata: {a: !!binary aGk=}\n", "metadata.a is bytes"),
-        ("a.json", '{"metadata": {"a": "\\ud800"}}', "metadata.a is no Unicode text"),
+        ("a.json", '{"metadata": {"a": "\\ud800"}}', "metadata.a must be Unicode text"),
         ("a.toml", f"metadata.a = {2**64}", "metadata.a is a number of more than 64 bits"),
         ("a.toml", '"a\\nb" = 1', "unknown key 'a\\nb'"),
         ("a.ini", "prompt = x", "a configuration ends in .toml, .json, .yaml, .yml"),
@@ -338,7 +339,7 @@ def test_a_later_override_wins_and_passes_can_be_appended() -> None:
         ("adetailer.passes.first.model=x", "adetailer.passes has 1 entries"),
         ("adetailer.passes.\u00b2.model=x", "adetailer.passes has 1 entries"),
         (f"adetailer.passes.{'9' * 5000}.model=x", "adetailer.passes has 1 entries"),
-        ("prompt.words.0=x", "prompt is no table"),
+        ("prompt.words.0=x", "prompt must be a table"),
     ],
 )
 def test_an_override_that_fits_nowhere_is_refused(override: str, words: str) -> None:

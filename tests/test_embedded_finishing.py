@@ -38,7 +38,7 @@ from .pictures import (
     ],
 )
 def test_upscale_gives_the_size_of_the_plan(config: UpscaleConfig, size: tuple[int, int]) -> None:
-    """By factor or to a stated size, the size is that of ``SizeTrack``."""
+    """By factor or to a stated size, the size is that of the plan."""
     assert made(config, made(TXT2IMG)).size == size
 
 

@@ -128,7 +128,7 @@ def test_seed_and_prompt_are_what_a_picture_is_made_of() -> None:
     ],
 )
 def test_hires_gives_the_size_of_the_plan(hires: HiresConfig, size: tuple[int, int]) -> None:
-    """By scale or to one or two stated sides, the size is that of ``SizeTrack``."""
+    """By scale or to one or two stated sides, the size is that of the plan."""
     assert made(changed(TXT2IMG, hires=hires)).size == size
 
 

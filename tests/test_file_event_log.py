@@ -173,7 +173,8 @@ def test_asking_for_the_lock_writes_nothing(tmp_path: Path) -> None:
     """``is_locked`` makes no lock file and leaves the holder's name alone."""
     assert not is_locked(tmp_path)
     assert list(tmp_path.iterdir()) == []
-    lock = RunLock(tmp_path, epoch=3)
+    lock = RunLock(tmp_path)
+    lock.note_epoch(3)
     assert is_locked(tmp_path)
     assert "(epoch 3)" in str(lock_holder(tmp_path))
     lock.release()

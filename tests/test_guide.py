@@ -120,7 +120,7 @@ def test_a_run_is_watched_in_every_way(tmp_path: Path) -> None:
     heard = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
     assert {(way, thread) for way, thread, _ in heard} == {
         ("worker", "stagewright-subscription"),
-        ("publisher", "stagewright-announcer"),
+        ("publisher", "stagewright-dispatcher"),
         ("loop", "MainThread"),
         ("steps", "stagewright-subscription"),
         ("late", "MainThread"),

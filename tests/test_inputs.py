@@ -326,7 +326,7 @@ def test_a_run_without_finished_images_gives_none(tmp_path: Path) -> None:
     [
         (Path.unlink, "it is missing"),
         (lambda path: path.write_bytes(png(9)), "it has been altered"),
-        (lambda path: path.symlink_to(path.rename(path.parent / "away.png")), "a link stands"),
+        (lambda path: path.symlink_to(path.rename(path.parent / "away.png")), "it is a link"),
     ],
 )
 def test_an_image_of_an_earlier_run_must_still_be_what_it_made(

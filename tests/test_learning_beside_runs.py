@@ -77,7 +77,7 @@ def test_a_thread_that_cannot_be_started_stands_in_nobodys_way_later(
         finally:
             threading.stack_size(usual)
         assert records(tmp_path) == []
-        assert "have to wait: can't start new thread" in caplog.text
+        assert "cannot be updated now: can't start new thread" in caplog.text
         ran(tmp_path, small(images=1))
         assert len(records(tmp_path)) == 2
 
@@ -106,7 +106,7 @@ def test_a_run_ends_though_no_record_can_be_written(
     with caplog.at_level(logging.WARNING, "stagewright.learning"):
         result = open_controller(tmp_path).start(small(images=1)).wait(30)
     assert result.state == "COMPLETED"
-    assert "cannot be brought up to date" in caplog.text
+    assert "cannot be updated" in caplog.text
     with pytest.raises(LearningRecordsError, match=NAME):
         LearningRecordWriter(tmp_path).update()
     (tmp_path / NAME).rmdir()

@@ -82,7 +82,7 @@ def test_a_command_does_not_wait_for_ever_at_its_end(tmp_path: Path, runs: Path)
         )
     assert done.returncode == 0
     assert "WARNING:stagewright.learning:" in done.stderr
-    assert f"the learning records in {runs} are held by another process" in done.stderr
+    assert f"the learning records in {runs} are locked by another process" in done.stderr
     assert "Traceback" not in done.stderr
     assert records(runs) == []
     run_once_more(runs, records_then=2)
@@ -95,7 +95,7 @@ def test_it_brings_the_records_up_to_date_and_says_what_there_is(
     for _ in range(2):
         ran(runs, small(images=1))
     told = stagewright("learning", folder=tmp_path)
-    assert told.stdout == "2 records of 2 runs in runs/learning.jsonl (2 made)\n"
+    assert told.stdout == "2 records of 2 runs in runs/learning.jsonl (2 new)\n"
     assert bytes_of(runs) == rebuilt(runs)
     assert stagewright("learning", folder=tmp_path).stdout.endswith("learning.jsonl\n")
     again = stagewright("learning", "--rebuild", "--json", folder=tmp_path)
@@ -115,7 +115,7 @@ def test_it_names_the_runs_whose_logs_cannot_be_used(tmp_path: Path, runs: Path)
     spoil(folder, 2)
     told = stagewright("learning", "--json", folder=tmp_path)
     assert told.returncode == 0
-    assert told.stderr == f"warning: no record of {folder.name}: its log cannot be used\n"
+    assert told.stderr == f"warning: no record for {folder.name}: its log cannot be read\n"
     assert json.loads(told.stdout)["unreadable"] == [folder.name]
 
 
@@ -125,7 +125,7 @@ def test_it_says_in_one_line_what_stands_in_its_way(tmp_path: Path, runs: Path) 
     (runs / NAME).mkdir()
     told = stagewright("learning", folder=tmp_path)
     assert told.returncode == 1
-    assert told.stderr.startswith("stagewright: the learning records in runs cannot be brought")
+    assert told.stderr.startswith("stagewright: the learning records in runs cannot be updated")
     assert told.stderr.count("\n") == 1
 
 

@@ -233,7 +233,7 @@ def test_an_update_that_is_ended_in_its_middle_need_not_begin_anew(
         seen.append(len(records(runs)))
         return len(seen) > 2
 
-    with pytest.raises(TimeoutError, match="1 logs are still to be looked at"):
+    with pytest.raises(TimeoutError, match="with 1 logs unread"):
         RecordUpdater(runs, OsStorage()).update(is_over)
     assert seen == [0, 1, 2]
     assert LearningRecordWriter(runs).update().made == 1
@@ -244,7 +244,7 @@ def test_whoever_cannot_have_the_lock_says_so_and_waits_no_longer(runs: Path) ->
     """A bounded wait and one clear error; afterwards all is well."""
     with folder_lock(runs, wait_s=1):
         began = time.monotonic()
-        with pytest.raises(LearningRecordsError, match="held by another process"):
+        with pytest.raises(LearningRecordsError, match="locked by another process"):
             LearningRecordWriter(runs).update(wait_s=0.1)
         assert time.monotonic() - began < 2
     assert LearningRecordWriter(runs).update().records == 3

@@ -31,7 +31,7 @@ assert sys.platform != "win32"  # conftest leaves this file out there
 
 MANY = SMALL.replace("images = 2", "images = 200")
 STOPPING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-LEFT_AT_ONCE = b"left at once"
+LEFT_AT_ONCE = b"quit at once"
 
 
 @pytest.fixture(scope="module")

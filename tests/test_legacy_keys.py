@@ -14,8 +14,8 @@ from stagewright.statemachine import (
     StageExecutionPlan,
     build_stage_execution_plan,
 )
-from stagewright.statemachine.config.document import apply_overrides
-from stagewright.statemachine.config.schema import RunDocument
+from stagewright.statemachine.config.document import apply_overrides, parse_document
+from stagewright.statemachine.config.legacy import RunDocument
 
 from .support import document
 from .test_plan_values import full
@@ -240,8 +240,24 @@ def test_input_image_path_is_input_image() -> None:
     assert said(differing) == [("input", "input_image_path", "b.png", "input_image", "a.png")]
 
 
+def test_a_conflict_outlives_a_change_by_a_program() -> None:
+    """A loaded configuration that is changed keeps the conflicts that were found in it."""
+    loaded = parse_document(complete() | {"steps": 17})
+    changed = msgspec.structs.replace(loaded, images=3)
+    plan = build_stage_execution_plan(changed)
+    assert said(plan) == [("txt2img", "steps", 17, "txt2img.steps", 3)]
+    assert plan.images_per_input == 3
+
+
+@pytest.mark.parametrize("value", [0, "many"])
+def test_a_flat_value_that_is_not_used_is_not_checked(value: Any) -> None:
+    """Older tools write ``hires_steps = 0`` beside a hires pass that is off."""
+    config = document("txt2img")
+    assert plan_of(config | {"hires_enabled": False, "hires_steps": value}) == plan_of(config)
+
+
 def test_a_flat_value_out_of_bounds_is_refused() -> None:
     """The bounds of the nested key hold for the flat one."""
     config = apply_overrides(put(complete(), "txt2img.steps", None), ["steps=0"])
-    with pytest.raises(InvalidStagePlanError, match=r"txt2img\.steps = 0 must be from 1"):
+    with pytest.raises(InvalidStagePlanError, match=r"txt2img\.steps = 0 must be at least 1"):
         plan_of(config)

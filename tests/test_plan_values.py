@@ -14,38 +14,38 @@ from stagewright.statemachine import (
     RunConfig,
     build_stage_execution_plan,
 )
-from stagewright.statemachine.config.document import apply_overrides
-from stagewright.statemachine.config.stage_configs import Txt2ImgTable
+from stagewright.statemachine.config.document import apply_overrides, document_to_record
+from stagewright.statemachine.config.stage_configs import HiresConfig, Txt2ImgTable, UpscaleConfig
 
 from .support import TXT2IMG, document
 from .test_plan import image, plan_of, with_inputs
 
-SIZE = "a positive multiple of 8, 65536 at most"
-STEPS = "from 1 to 100000"
-SHARE = "from 0 to 1"
-FACTOR = "above 0, 64 at most"
-INNER = "above 0 and below 1"
+SIZE = "at least 8, at most 65536, a multiple of 8"
+STEPS = "at least 1, at most 100000"
+SHARE = "at least 0, at most 1"
+FACTOR = "above 0, at most 64"
+INNER = "above 0, below 1"
 PASS = "adetailer.passes.0"
 
 BOUNDS: list[tuple[str, tuple[str, ...], str]] = [
-    ("seed", ("-2", "4294967296"), "from -1 to 4294967295"),
-    ("images", ("0", "-1", "100001"), "from 1 to 100000"),
+    ("seed", ("-2", "4294967296"), "at least -1, at most 4294967295"),
+    ("images", ("0", "-1", "100001"), "at least 1, at most 100000"),
     ("txt2img.steps", ("0", "-3", "100001"), STEPS),
     ("txt2img.width", ("0", "-64", "4", "100", "65544"), SIZE),
     ("txt2img.height", ("0", "-64", "4", "100", "65544"), SIZE),
-    ("txt2img.clip_skip", ("0", "13"), "from 1 to 12"),
-    ("txt2img.batch_size", ("0", "100001"), "from 1 to 100000"),
+    ("txt2img.clip_skip", ("0", "13"), "at least 1, at most 12"),
+    ("txt2img.batch_size", ("0", "100001"), "at least 1, at most 100000"),
     ("txt2img.refiner.switch_at", ("0", "1", "-0.1", "1.5", "0.0", "1.0"), INNER),
     ("txt2img.hires.scale", ("0", "-1.5", "64.5", "1e308"), FACTOR),
     ("txt2img.hires.steps", ("0", "-1"), STEPS),
     ("txt2img.hires.denoise", ("-0.01", "1.01"), SHARE),
     ("img2img.denoise", ("-0.01", "1.01"), SHARE),
     ("img2img.steps", ("0", "-1"), STEPS),
-    ("img2img.seed", ("-2", "4294967296"), "from -1 to 4294967295"),
-    ("img2img.clip_skip", ("0", "13"), "from 1 to 12"),
+    ("img2img.seed", ("-2", "4294967296"), "at least -1, at most 4294967295"),
+    ("img2img.clip_skip", ("0", "13"), "at least 1, at most 12"),
     ("img2img.width", ("0", "12"), SIZE),
     ("img2img.height", ("0", "12"), SIZE),
-    ("img2img.resize_mode", ("-1", "4"), "from 0 to 3"),
+    ("img2img.resize_mode", ("-1", "4"), "at least 0, at most 3"),
     ("img2img.refiner.switch_at", ("0", "1"), INNER),
     ("upscale.factor", ("0", "-2.0", "65.0", "1e308"), FACTOR),
     ("upscale.upscaler_2_visibility", ("-0.1", "1.1"), SHARE),
@@ -54,20 +54,20 @@ BOUNDS: list[tuple[str, tuple[str, ...], str]] = [
     ("upscale.codeformer_weight", ("-0.1", "1.1"), SHARE),
     (f"{PASS}.confidence", ("-0.1", "1.1"), SHARE),
     (f"{PASS}.denoise", ("-0.1", "1.1"), SHARE),
-    (f"{PASS}.mask_k", ("-1",), "0 or more"),
+    (f"{PASS}.mask_k", ("-1",), "at least 0"),
     (f"{PASS}.mask_min_ratio", ("-0.1", "1.1"), SHARE),
     (f"{PASS}.mask_max_ratio", ("-0.1", "1.1"), SHARE),
-    (f"{PASS}.mask_blur", ("-1",), "0 or more"),
-    (f"{PASS}.padding", ("-1",), "0 or more"),
+    (f"{PASS}.mask_blur", ("-1",), "at least 0"),
+    (f"{PASS}.padding", ("-1",), "at least 0"),
     (f"{PASS}.width", ("0", "12", "65544"), SIZE),
     (f"{PASS}.height", ("0", "12"), SIZE),
     (f"{PASS}.steps", ("0",), STEPS),
-    (f"{PASS}.noise_multiplier", ("0.4", "1.6"), "from 0.5 to 1.5"),
-    (f"{PASS}.clip_skip", ("0", "13"), "from 1 to 12"),
+    (f"{PASS}.noise_multiplier", ("0.4", "1.6"), "at least 0.5, at most 1.5"),
+    (f"{PASS}.clip_skip", ("0", "13"), "at least 1, at most 12"),
     ("server.connect_timeout_s", ("0", "-1"), "above 0"),
     ("server.stall_timeout_s", ("0", "-1"), "above 0"),
     ("server.total_timeout_s", ("0", "-1"), "above 0"),
-    ("server.retries", ("-1", "101"), "from 0 to 100"),
+    ("server.retries", ("-1", "101"), "at least 0, at most 100"),
 ]  # fmt: skip
 STATED: list[tuple[str, tuple[str, ...], str]] = [
     ("txt2img.hires.resize_x", ("0", "100", "65544"), SIZE),
@@ -147,6 +147,13 @@ def test_a_number_that_is_not_finite_is_refused(key: str, value: str) -> None:
     error = refused(full(), f"{key}={value}")
     assert str(error) == f"{key} = {value} must be a finite number"
     assert error.key == key
+
+
+def test_a_number_in_the_metadata_must_be_finite_too() -> None:
+    """The log would record null in its place."""
+    error = refused(full(), "metadata.weights=[1.5, nan]")
+    assert str(error) == "metadata.weights.1 = nan must be a finite number"
+    assert error.key == "metadata.weights.1"
 
 
 @pytest.mark.parametrize("override", EDGES)
@@ -295,6 +302,17 @@ def test_the_hires_pass_gives_its_size(
     assert plan.warnings == ((warned,) if warned else ())
 
 
+def test_a_warning_is_given_once_whatever_the_inputs() -> None:
+    """Inputs of two sizes beside txt2img, whose hires pass floors one size."""
+    txt2img = TXT2IMG | {"hires": {"denoise": 0.4, "scale": 1.3}}
+    images = [image(70, 66, "a.png"), image(64, 64, "b.png")]
+    plan = build_stage_execution_plan(with_inputs(document(txt2img=txt2img), *images))
+    assert plan.warnings == (
+        "txt2img.hires.scale: 83.2x83.2 is made 80x80, multiples of 8",
+        "input_image is not used, because txt2img is enabled",
+    )
+
+
 def test_each_input_size_that_is_floored_is_warned_of() -> None:
     """img2img without a size cuts its inputs to the grid, upscale its products."""
     images = [image(70, 66, "a.png"), image(64, 64, "b.png"), image(41, 8, "c.png")]
@@ -339,6 +357,20 @@ def test_a_configuration_built_in_python_is_checked_like_a_document() -> None:
     table = Txt2ImgTable(model="base", sampler="Euler a", steps=3, cfg_scale=7, width=64, height=64)
     plan = build_stage_execution_plan(RunConfig(prompt="a lighthouse", txt2img=table))
     assert b'"cfg_scale":7.0' in msgspec.json.encode(plan.stages[0].config)
+    few = msgspec.structs.replace(table, steps=0)
+    with pytest.raises(InvalidStagePlanError, match=r"txt2img\.steps = 0 must be at least 1"):
+        build_stage_execution_plan(RunConfig(prompt="a lighthouse", txt2img=few))
     wrong = msgspec.structs.replace(table, steps="many")
     with pytest.raises(InvalidStagePlanError, match=r"txt2img\.steps = 'many'.*int"):
         build_stage_execution_plan(RunConfig(prompt="a lighthouse", txt2img=wrong))
+
+
+def test_a_disabled_table_built_in_python_is_not_checked() -> None:
+    """As in a document: nothing of a stage, a refiner or a hires pass that is off is used."""
+    hires = HiresConfig(enabled=False, scale=-1.0)
+    table = Txt2ImgTable(**TXT2IMG, hires=hires)
+    off = UpscaleConfig(enabled=False, factor=-1.0)
+    config = RunConfig(prompt="a lighthouse", seed=100, txt2img=table, upscale=off)
+    plan = plan_of("txt2img")
+    assert build_stage_execution_plan(config).stages == plan.stages
+    assert document_to_record(config)["upscale"] == {"enabled": False, "factor": -1.0}

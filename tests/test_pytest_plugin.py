@@ -123,7 +123,7 @@ def test_a_snapshot_is_written_compared_and_updated(pytester: pytest.Pytester) -
     kept = folder / "timelines" / "gui.txt"
     done, text = author(pytester)
     done.assert_outcomes(failed=1)
-    assert "timelines/gui.txt: there is none yet; --stagewright-update writes it" in text
+    assert "timelines/gui.txt does not exist; --stagewright-update writes it" in text
     assert not kept.exists()
 
     author(pytester, "--stagewright-update")[0].assert_outcomes(passed=1)
@@ -216,7 +216,7 @@ def test_other(pytestconfig):
 
 def test_the_option_and_the_fixtures_explain_themselves(pytester: pytest.Pytester) -> None:
     """``--help`` and ``--fixtures`` say what there is."""
-    assert re.search(r"--stagewright-update\s+Write", pytester.runpytest("--help").stdout.str())
+    assert re.search(r"--stagewright-update\s+Rewrite", pytester.runpytest("--help").stdout.str())
     text = pytester.runpytest("--fixtures").stdout.str()
     for name in ("recorded_events", "stagewright_controller", "stagewright_step_delay_s"):
         assert re.search(rf"^{name} -- .*\n    [A-Z]", text, re.MULTILINE), name

@@ -97,7 +97,7 @@ def test_every_image_has_its_thumbnail(run: Path) -> None:
     thumbnails = page.thumbnails()
     assert len(thumbnails) == 12
     assert {Image.open(io.BytesIO(one)).size for one in thumbnails} == {(8, 4)}
-    assert page.all("img")[0]["alt"] == "image 0, seed 100"
+    assert page.all("img")[0]["alt"] == "image 1, seed 100"
 
 
 def test_without_thumbnails_the_files_are_checked_all_the_same(run: Path) -> None:
@@ -106,7 +106,7 @@ def test_without_thumbnails_the_files_are_checked_all_the_same(run: Path) -> Non
     page, written = reported(run, thumbnails=False)
     assert page.thumbnails() == []
     assert written.missing == ("images/02-upscale/00001-101.png",)
-    assert "the thumbnails, as was asked" in page.text
+    assert "the thumbnails (--no-thumbnails)" in page.text
 
 
 def test_settings_used_stand_beside_those_asked(run: Path) -> None:
@@ -116,8 +116,8 @@ def test_settings_used_stand_beside_those_asked(run: Path) -> None:
     # The sampler, in each stage that has one and whose answer tells of its own picture; and in
     # every answer one seed, of three.
     assert len(rows) >= 2
-    assert "Euler \N{NOT EQUAL TO} asked" in page.text
-    assert "not told" in page.text
+    assert "Euler \N{NOT EQUAL TO} requested" in page.text
+    assert "not reported" in page.text
     assert "in 2 of 3 answers" in page.text
 
 
@@ -130,7 +130,7 @@ def test_the_timeline_shows_every_call_and_how_it_ended(run: Path) -> None:
     assert kinds.count("retried") >= 2  # the second attempt, and the one after the death
     assert kinds.count("unanswered") == 1
     assert len(kinds) == 14
-    told = "12 completed (2 of them at a later attempt); 1 failed, tried again; 1 never answered"
+    told = "12 completed (2 of them after a retry); 1 failed, retried; 1 unanswered"
     assert f"Calls 14: {told} " in page.text
     assert {"#mark-started", "#mark-resumed", "#mark-completed", "#cross"} <= {
         found["href"] for found in page.all("use")
@@ -142,7 +142,7 @@ def test_an_error_is_told_in_full(tmp_path: Path) -> None:
     folder = ran(tmp_path / "runs", small(), ScriptedBackend(Refusing(0)))
     page, _ = reported(folder)
     assert Refusing.words in page.text
-    assert "BackendError in 00-txt2img, image 0" in page.text
+    assert "BackendError in 00-txt2img, image 1" in page.text
     assert any(Refusing.detail in words for words in page.words)
     assert "2 images are not finished" in page.text
 
@@ -164,9 +164,9 @@ def test_an_altered_file_ends_with_4_and_is_not_shown(run: Path) -> None:
     image_file(run, "01-img2img", 2).write_bytes(png(1))
     done = stagewright("report", run, "--output", "a.html", folder=run.parent.parent)
     assert done.returncode == 4
-    assert "images/01-img2img/00002-102.png: not what was recorded" in done.stderr
+    assert "images/01-img2img/00002-102.png: altered since it was recorded" in done.stderr
     page = Page((run.parent.parent / "a.html").read_text(encoding="utf-8"))
-    assert "1 file is not what was recorded" in page.text
+    assert "1 file is altered" in page.text
     assert len(page.thumbnails()) == 11
 
 
@@ -231,10 +231,10 @@ def test_a_run_that_goes_on_is_a_snapshot_and_a_dead_one_is_not(run: Path) -> No
         page, _ = reported(run)
     finally:
         lock.release()
-    assert "This run goes on" in page.text
-    assert "as it was when the page was made" in page.text
+    assert "This run is still running" in page.text
+    assert "the state when the page was made" in page.text
     page, _ = reported(run)
-    assert "Nobody runs this run any more" in page.text
+    assert "The process of this run died" in page.text
 
 
 def test_a_call_that_is_being_made_is_under_way(run: Path) -> None:
@@ -245,9 +245,9 @@ def test_a_call_that_is_being_made_is_under_way(run: Path) -> None:
         page, _ = reported(run)
     finally:
         lock.release()
-    assert "1 never answered; 1 under way" in page.text  # the first one is of the epoch before
+    assert "1 unanswered; 1 under way" in page.text  # the first one is of the epoch before
     page, _ = reported(run)
-    assert "2 never answered" in page.text
+    assert "2 unanswered" in page.text
     assert "under way" not in page.text
 
 
@@ -264,7 +264,7 @@ def test_a_hyphen_is_no_file(run: Path) -> None:
     """It stands for standard output elsewhere: it is refused, and nothing is written."""
     done = stagewright("report", run, "--output", "-", folder=run.parent.parent)
     assert done.returncode == 2
-    assert "- is no file" in done.stderr
+    assert "standard output is not supported" in done.stderr
     assert not (run.parent.parent / "-").exists()
 
 
@@ -282,7 +282,7 @@ def test_a_torn_tail_is_told_of(run: Path) -> None:
     data = (run / LOG).read_bytes()[:-30]
     (run / LOG).write_bytes(data)
     page, _ = reported(run)
-    assert "The log ends in a torn record" in page.text
+    assert "The last record of the log is incomplete" in page.text
     assert (run / LOG).read_bytes() == data
 
 
@@ -312,7 +312,7 @@ def test_only_an_earlier_report_is_replaced(run: Path) -> None:
     link.symlink_to(output)
     log = (run / LOG).read_bytes()
     for taken in (note, link, run / LOG, run):
-        with pytest.raises(ReportRefusedError, match="no report"):
+        with pytest.raises(ReportRefusedError, match="not a report"):
             write_report(run, taken)
     assert note.read_text() == "<!doctype html>mine"
     assert (run / LOG).read_bytes() == log

@@ -121,7 +121,7 @@ def test_events_are_filtered_and_opened(browser: Browser, page: Path) -> None:
     browser.run("document.querySelector('#event-rows .open').click()")
     browser.wait("!document.querySelector('.event-detail')")
     choose(browser, "text", "nowhere to be found")
-    browser.wait("document.getElementById('event-count').textContent === 'No event fits.'")
+    browser.wait("document.getElementById('event-count').textContent === 'No event matches.'")
     assert browser.complaints() == []
 
 
@@ -136,7 +136,7 @@ def test_text_is_found_as_it_is_meant_and_as_it_is_written(
     meant = ("c:\\MODELS\\x.pt", '"no such', "no such file", "(für é*)")
     for text in (*meant, "C:\\\\models", '\\"no such\\nfile'):
         choose(browser, "text", "nowhere to be found")
-        browser.wait("document.getElementById('event-count').textContent === 'No event fits.'")
+        browser.wait("document.getElementById('event-count').textContent === 'No event matches.'")
         choose(browser, "text", text)
         browser.wait(f"{ROWS} > 0")
         assert browser.run(f"return {ROWS}") < every
@@ -155,7 +155,7 @@ def test_a_thumbnail_opens_what_the_backend_said(browser: Browser, page: Path) -
     browser.wait("!document.getElementById('details').open")
     press(browser, "#stage-01-img2img .frame", "ArrowRight")
     alt = browser.run("return document.activeElement.querySelector('img').alt")
-    assert alt == "image 1, seed 101"
+    assert alt == "image 2, seed 101"
     press(browser, ":focus", "Enter")
     browser.wait("document.getElementById('details').open")
     assert browser.complaints() == []
@@ -167,7 +167,7 @@ def test_the_timeline_tells_its_bars_by_keyboard(browser: Browser, page: Path) -
     for _ in range(3):
         press(browser, "#gantt-scroll", "ArrowRight")
     read = "return document.getElementById('readout').textContent"
-    assert "00-txt2img, image 1, attempt 2" in browser.run(read)
+    assert "00-txt2img, image 2, attempt 2" in browser.run(read)
     press(browser, "#gantt-scroll", "ArrowLeft")
     assert f"BackendError: {Refusing.words}" in browser.run(read)
     press(browser, "#gantt-scroll", "Enter")
@@ -189,7 +189,7 @@ def test_without_scripts_all_but_the_events_is_there(browser: Browser, page: Pat
     browser.command("Emulation.setScriptExecutionDisabled", value=False)
     shown = browser.run("return document.body.innerText")
     assert "COMPLETED" in shown
-    assert "which does not run here" in shown
+    assert "scripts are switched off here" in shown
     assert all(stage_id in shown for stage_id in STAGE_IDS)
     assert browser.run("return document.querySelectorAll('#gantt .bar').length") == 14
     assert browser.run("return document.images.length") == 12
@@ -295,6 +295,6 @@ def test_a_thousand_images_in_four_stages_are_usable(browser: Browser, tmp_path:
     last = "document.querySelector('#stage-03-adetailer .sheet:last-child .tile:last-child img')"
     browser.run(f"{last}.scrollIntoView()")
     browser.wait(f"{last}.complete && {last}.naturalWidth === 64")
-    assert browser.run(f"return {last}.alt") == "image 999, seed 1099"
+    assert browser.run(f"return {last}.alt") == "image 1000, seed 1099"
     assert browser.run("return document.querySelectorAll('#gantt .bar').length") == 4_000
     assert browser.complaints() == []

@@ -169,7 +169,8 @@ def test_a_corrupt_log_is_never_written_to(whole: Path, tmp_path: Path, place: i
 
 def test_a_run_that_another_process_holds_is_left_to_it(dead: Path) -> None:
     """The refusal names who holds it."""
-    lock = RunLock(dead, epoch=3)
+    lock = RunLock(dead)
+    lock.note_epoch(3)
     before = (dead / "run.lock").read_bytes()
     try:
         assert f"process {json.loads(before)['pid']} on " in refused(dead, LogLockedError)

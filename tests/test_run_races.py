@@ -368,10 +368,10 @@ def test_an_input_that_changes_after_it_was_checked_is_refused(tmp_path: Path) -
     source = tmp_path / "in.png"
     source.write_bytes(png(1))
     runner = controller(tmp_path / "runs", ScriptedBackend())
-    from stagewright.statemachine.config.inputs import ready_config
+    from stagewright.statemachine.config.inputs import resolve_config
 
     config = document("upscale", input_image=str(source))
-    ready = ready_config(config, inputs=PillowInputReader(), runs=tmp_path)
+    ready = resolve_config(config, inputs=PillowInputReader(), runs=tmp_path)
     source.write_bytes(b"no image at all")
     told: list[str] = []
 

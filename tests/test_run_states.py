@@ -46,7 +46,7 @@ from stagewright.statemachine import (
     PipelineController,
     build_stage_execution_plan,
 )
-from stagewright.statemachine.config.inputs import ready_config
+from stagewright.statemachine.config.inputs import resolve_config
 from stagewright.statemachine.errors import ResumeRefusedError
 from stagewright.statemachine.ports import GeneratedImage, SystemClock
 from stagewright.statemachine.resume.reopen import ReopenedRun, reopen_run
@@ -106,7 +106,7 @@ class RunStates(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        config = ready_config(
+        config = resolve_config(
             document(images=IMAGES, server={"retries": 0}), inputs=READER, runs=self.runs
         )
         backend = ScriptedBackend()

@@ -127,7 +127,7 @@ def test_an_image_that_is_given_up_stays_an_error() -> None:
     made(story, "txt2img", 1)
     shown = Shown(story)
     assert "out of memory" in shown.now().last_error
-    assert shown.now().warnings == ("1 image failed for good",)
+    assert shown.now().warnings == ("1 image failed after all retries",)
     story.end("txt2img", "partial").move("fail", error("MissingImagesError", "1 of 2 is missing"))
     now = shown.now()
     assert (now.state, now.percentage) == (RunState.ERROR, 50.0)
@@ -144,13 +144,13 @@ def test_an_image_for_which_no_request_could_be_made_is_given_up() -> None:
     gone = error("InputImageError", "altered", stage_id="02-upscale", image_index=1)
     story.add(CallFailed, call_id="unsent", endpoint="", error=gone, will_retry=False)
     now = Shown(story).now()
-    assert now.warnings == ("1 image failed for good",)
+    assert now.warnings == ("1 image failed after all retries",)
     assert "02-upscale, image 2 of 2: InputImageError" in now.last_error
 
 
 @pytest.mark.parametrize(
     ("mode", "activity"),
-    [(CancelMode.NOW, "stopping"), (CancelMode.AFTER_IMAGE, "stopping after this image")],
+    [(CancelMode.NOW, "stopping"), (CancelMode.AFTER_IMAGE, "stopping after the current image")],
 )
 def test_a_cancel_is_shown_from_its_order_on(mode: CancelMode, activity: str) -> None:
     """What is stopped is no error; the reason stays."""

@@ -335,7 +335,7 @@ def test_nothing_is_kept_of_a_run_once_it_has_ended(tmp_path: Path) -> None:
                 for event in log.timeline():
                     signals.publish(signals.event_appended, log.run_id, event=event)
             log.close()
-        until(lambda: not subscription.waiting and not subscription._reader._left, "the rest")
+        until(lambda: not subscription.waiting and not subscription._reader._backlogs, "the rest")
     assert len(signals.event_appended._by_sender) <= kept + 1
 
 

@@ -166,7 +166,7 @@ def test_a_run_that_nobody_runs_cannot_be_cancelled(window: WindowProcess, tmp_p
     window.do("show", folder=str(folder))
     seen(window, "Running")
     window.do("press", text="Cancel")
-    seen(window, "Nobody runs this run any more; it can be resumed.")
+    seen(window, "The process of this run died; it can be resumed.")
     assert window.look()["button"] == ["Cancel", "normal"]
     assert not (folder / "cancel.request").exists()
 

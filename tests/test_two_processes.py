@@ -187,7 +187,7 @@ def test_a_resume_of_a_run_that_still_works_is_refused_and_does_it_no_harm(
     process, run = begun(start, slow, tmp_path)
     refused = stagewright("resume", "last", folder=tmp_path)
     assert_one_clear_line(refused, run.name, f"process {process.pid} on {host_name()}", status=2)
-    assert "can go on" not in stagewright("list", folder=tmp_path).stdout
+    assert "can be resumed" not in stagewright("list", folder=tmp_path).stdout
     assert_ends_the_same(run, images, ended(process))
     assert replay(run).resumes == 0
 
@@ -264,7 +264,7 @@ def test_readers_tell_the_truth_while_a_run_is_resumed(
     assert listed() == ("RUNNING", True, False)
     checked = stagewright("verify", "last", folder=folder)
     assert checked.returncode == 1
-    assert f"process {holder.pid} on {host_name()} (epoch 1) works on it" in checked.stdout
+    assert f"process {holder.pid} on {host_name()} (epoch 1) is running it" in checked.stdout
     assert "resume would" not in checked.stdout
     seen = json.loads(stagewright("replay", "last", "--json", folder=folder).stdout)
     assert (seen["state"], seen["resumes"]) == ("RUNNING", 1)

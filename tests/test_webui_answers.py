@@ -124,16 +124,16 @@ def test_a_prefix_and_escaped_slashes_are_understood(
 @pytest.mark.parametrize(
     ("written", "words"),
     [
-        ("!not*base64!", "image 1 is no base64"),
-        ("aaa", "image 1 is no base64"),
-        ("aaaa=", "image 1 is no base64"),
-        ("data:image/png;base64,!", "image 1 is no base64"),
-        ("\ud800", "image 1 is no base64"),
-        ("bücher", "image 1 is no base64"),
-        (5, "it is no text"),
-        (None, "it is no text"),
-        (["aaaa"], "it is no text"),
-        ({"data": "aaaa"}, "it is no text"),
+        ("!not*base64!", "image 1 is not base64"),
+        ("aaa", "image 1 is not base64"),
+        ("aaaa=", "image 1 is not base64"),
+        ("data:image/png;base64,!", "image 1 is not base64"),
+        ("\ud800", "image 1 is not base64"),
+        ("bücher", "image 1 is not base64"),
+        (5, "it is not a string"),
+        (None, "it is not a string"),
+        (["aaaa"], "it is not a string"),
+        ({"data": "aaaa"}, "it is not a string"),
     ],
 )
 def test_what_is_no_base64_is_refused(written: object, words: str) -> None:
@@ -143,7 +143,7 @@ def test_what_is_no_base64_is_refused(written: object, words: str) -> None:
 
 def test_an_image_is_named_by_its_place() -> None:
     """Images count from 1."""
-    assert "image 2 is no base64" in refused({"images": [text(b"good"), "*"]}, 2)
+    assert "image 2 is not base64" in refused({"images": [text(b"good"), "*"]}, 2)
 
 
 @pytest.mark.parametrize("images", [None, []])
@@ -360,7 +360,7 @@ def test_an_empty_answer_is_none(answer: bytes) -> None:
 def test_what_is_no_json_is_shown(body: bytes) -> None:
     """It is the wrong server, or a proxy's page."""
     with talking(lambda wire: wire.answer(body)) as (client, _server):
-        with pytest.raises(BackendAnswerError, match="the answer is no JSON") as caught:
+        with pytest.raises(BackendAnswerError, match="the answer is not JSON") as caught:
             client.get("/")
         assert len(str(caught.value)) < 1000
 

@@ -347,7 +347,7 @@ def test_a_certificate_of_an_unknown_authority_is_refused(bundle: str) -> None:
         wire.answer(b"1")
 
     with talking(script, tls=tls) as (client, server):
-        with pytest.raises(ServerNotTrustedError, match="no trusted connection") as caught:
+        with pytest.raises(ServerNotTrustedError, match="the connection is not trusted") as caught:
             client.get("/")
         assert server.url in str(caught.value)
     with talking(script, tls=tls, ca_bundle=bundle) as (client, server):

@@ -124,7 +124,7 @@ def test_a_stem_has_no_folder_hash_or_suffix(name: str, short: str) -> None:
 @pytest.mark.parametrize("config", [txt2img(), img2img()])
 def test_models_are_compared_by_stem(config: StageConfig, used: str | None, same: bool) -> None:
     """What the answer does not say is no difference."""
-    words = [] if same else [f"model base.safetensors was asked for, {used} was used"]
+    words = [] if same else [f"model base.safetensors was requested, but {used} was used"]
     assert said(config, sd_model_name=used) == words
 
 
@@ -173,7 +173,7 @@ def test_a_sampler_may_carry_its_schedule_in_its_name(
 ) -> None:
     """As it did before 1.9; another sampler with the same beginning is a difference."""
     found = said(img2img(sampler=asked, scheduler=scheduler), sampler_name=used)
-    assert found == ([] if same else [f"sampler {asked} was asked for, {used} was used"])
+    assert found == ([] if same else [f"sampler {asked} was requested, but {used} was used"])
 
 
 @pytest.mark.parametrize(
@@ -192,13 +192,13 @@ def test_schedulers_go_by_name_and_label(asked: str, used: str | None, same: boo
     """Automatic leaves the choice to the server."""
     told = {} if used is None else {"Schedule type": used}
     found = said(txt2img(scheduler=asked), told)
-    assert found == ([] if same else [f"scheduler {asked} was asked for, {used} was used"])
+    assert found == ([] if same else [f"scheduler {asked} was requested, but {used} was used"])
 
 
 @pytest.mark.parametrize(("used", "same"), [(2, True), (1, False), (None, True)])
 def test_clip_skip_is_compared(used: int | None, same: bool) -> None:
     """Where the answer names one."""
-    words = [] if same else [f"clip_skip 2 was asked for, {used} was used"]
+    words = [] if same else [f"clip_skip 2 was requested, but {used} was used"]
     assert said(txt2img(clip_skip=2), clip_skip=used) == words
 
 
@@ -224,7 +224,7 @@ def test_seeds_are_those_of_the_batch(
     alone = ALONE if isinstance(config, AdetailerConfig) else {}
     found = said(config, count=count, all_seeds=used, **alone)
     wanted = [42 + place for place in range(count)]
-    assert [f"seeds {wanted} were asked for" in words for words in found] == [True] * (not same)
+    assert [f"seeds {wanted} were requested" in words for words in found] == [True] * (not same)
 
 
 @pytest.mark.parametrize("config", [txt2img(refiner=REFINER), img2img(refiner=REFINER)])
@@ -233,9 +233,12 @@ def test_seeds_are_those_of_the_batch(
     [
         (REFINED, []),
         ({"Refiner": "xl/refiner.safetensors"}, []),
-        ({}, ["Refiner refiner.safetensors was asked for, and the server does not say"]),
-        ({**REFINED, "Refiner": "base [aa]"}, ["Refiner refiner.safetensors was asked for, base"]),
-        ({**REFINED, "Refiner switch at": 0.5}, ["refiner switch_at 0.8 was asked for, 0.5"]),
+        ({}, ["Refiner refiner.safetensors was requested, but the server does not report"]),
+        (
+            {**REFINED, "Refiner": "base [aa]"},
+            ["Refiner refiner.safetensors was requested, but base"],
+        ),
+        ({**REFINED, "Refiner switch at": 0.5}, ["refiner switch_at 0.8 was requested, but 0.5"]),
         ({**REFINED, "Refiner switch at": "soon"}, []),
     ],
 )
@@ -301,11 +304,11 @@ def test_each_pass_of_adetailer_leaves_evidence(count: int) -> None:
     config = adetailer(*models)
     assert said(config, told, **ALONE) == []
     assert said(config, {**told, last: "model_9"}, **ALONE) == [
-        f"ADetailer model {models[-1]} was asked for in pass {count}, model_9 was used"
+        f"ADetailer model {models[-1]} was requested in pass {count}, but model_9 was used"
     ]
     del told[last]
     assert said(config, told, **ALONE) == [
-        f"ADetailer pass {count} ({models[-1]}) was asked for, and did not run"
+        f"ADetailer pass {count} ({models[-1]}) was requested, but did not run"
     ]
 
 
@@ -316,7 +319,7 @@ def test_adetailer_alone_throws_the_picture_around_it_away(name: str, value: int
     """Anything but 128x128 in one step may be the whole image repainted."""
     told = {"ADetailer model": "face.pt"}
     (words,) = said(adetailer("face.pt"), told, **ALONE | {name: value, "sampler_name": "Euler"})
-    assert words.startswith(f"ADetailer was to work alone, and the server says {name} {value}")
+    assert words.startswith(f"ADetailer alone was requested, but the server reports {name} {value}")
 
 
 def test_an_upscale_says_nothing_to_compare() -> None:
@@ -363,7 +366,7 @@ def test_sizes_follow_from_the_request(config: StageConfig, size: Size, wanted: 
     assert size_difference(asked, wanted) is None
     other = (wanted[0] + 8, wanted[1])
     assert size_difference(asked, other) == (
-        f"size {wanted[0]}x{wanted[1]} was asked for, {other[0]}x{other[1]} came back"
+        f"size {wanted[0]}x{wanted[1]} was requested, but {other[0]}x{other[1]} came back"
     )
 
 

@@ -22,7 +22,7 @@ from stagewright.adapters.backends.http.error_mapping import (
     TRANSPORT_EXCEPTIONS,
     error_of_exception,
     error_of_status,
-    words_of,
+    message_in,
 )
 from stagewright.adapters.backends.webui.features import ADVICE
 from stagewright.events import CallFailed
@@ -155,10 +155,10 @@ MEMORY, AUTH = errors.ServerOutOfMemoryError, errors.AuthenticationError
     ("status", "body", "kind", "words"),
     [
         (400, "no", REFUSED, "400: no"),
-        (401, {"detail": "Not authenticated"}, AUTH, "401: Not authenticated (it does not accept"),
-        (403, {"detail": "no"}, AUTH, "403: no (it does not accept the user and password sent)"),
+        (401, {"detail": "Not authenticated"}, AUTH, "401: Not authenticated (the server rejected"),
+        (403, {"detail": "no"}, AUTH, "403: no (the server rejected the user and password)"),
         (404, {"detail": "Not Found"}, errors.RouteMissingError, "was it started with --api?"),
-        (404, "", errors.RouteMissingError, "404: there is no such route"),
+        (404, "", errors.RouteMissingError, "404: no such route"),
         (404, {"detail": "Init image not found"}, errors.RouteMissingError, "404: Init image not"),
         *[(status, "late", UNAVAILABLE, f"{status}: late") for status in (408, 429)],
         (413, PAGE, REFUSED, "413: Bad Gateway"),
@@ -180,7 +180,7 @@ MEMORY, AUTH = errors.ServerOutOfMemoryError, errors.AuthenticationError
         (500, a1111("", "Could not find checkpoint x"), NOT_UNDERSTOOD, "500: Could not find"),
         *[(status, PAGE, UNAVAILABLE, f"{status}: Bad Gateway") for status in (502, 503, 504)],
         *[(status, PAGE, UNAVAILABLE, f"{status}: Bad Gateway") for status in range(520, 525)],
-        (200, "<h1>Welcome</h1>", BackendAnswerError, "the answer is no JSON: Welcome"),
+        (200, "<h1>Welcome</h1>", BackendAnswerError, "the answer is not JSON: Welcome"),
         (201, "{}", REFUSED, "201: "),
     ],
 )
@@ -203,7 +203,7 @@ def test_a_redirect_names_where_it_leads(status: int) -> None:
     """It is refused, and the user told to give that address."""
     error = refused(status, PAGE, location=f"https://there/{SECRET}")
     assert type(error) is REFUSED
-    assert f"{status}: redirected to https://there/***; give that address instead" in str(error)
+    assert f"{status}: redirected to https://there/***; use that address instead" in str(error)
 
 
 @pytest.mark.parametrize("why", ["set STAGEWRIGHT_AUTH=user:password", "not sent, because"])
@@ -294,7 +294,7 @@ def test_deep_nesting_has_an_error(body: str) -> None:
 def test_tags_that_never_end_take_no_time(opening: str) -> None:
     """An answer of 32 MiB is read; one of 30 KB must cost next to nothing."""
     before = time.process_time()
-    words_of({"detail": [{"msg": opening * (30_000 // len(opening))}]})
+    message_in({"detail": [{"msg": opening * (30_000 // len(opening))}]})
     assert time.process_time() - before < 0.1
 
 

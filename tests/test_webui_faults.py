@@ -72,16 +72,16 @@ GPU = faults.server_error("RuntimeError", "the GPU fell off")
 ALONE: Stages = ("adetailer",)
 LIMITED = {**QUICK, "total_timeout_s": 0.3}
 CASES = {
-    "resets": again(faults.resets, LOST, "no whole answer"),
+    "resets": again(faults.resets, LOST, "no complete answer"),
     "breaks off": again(faults.BreaksOff(), LOST, "answer"),
     "ends short": again(faults.BreaksOff(reset=False), LOST, "answer"),
-    "answer lost": again(faults.LosesAnswer(0.1), LOST, "no whole answer"),
+    "answer lost": again(faults.LosesAnswer(0.1), LOST, "no complete answer"),
     "502": again(faults.BAD_GATEWAY, BUSY, "502 Bad Gateway"),
     "503": again(faults.unavailable(), BUSY, "503: busy"),
     "500": again(GPU, "ServerFailureError", "the GPU fell off"),
     "hostile": again(faults.HOSTILE, "ServerFailureError", "AAAA"),
     "memory": again(faults.OUT_OF_MEMORY, "ServerOutOfMemoryError", "CUDA out of memory"),
-    "interrupted": again(faults.INTERRUPTED_BY_ANOTHER, "ServerInterruptedError", "half made"),
+    "interrupted": again(faults.INTERRUPTED_BY_ANOTHER, "ServerInterruptedError", "incomplete"),
     "html": final(faults.HTML_PAGE, WRONG, "Welcome to nginx!"),
     "401": final(faults.UNAUTHORIZED, "AuthenticationError", "Incorrect username or password"),
     "404": final(faults.NOT_FOUND, "RouteMissingError", "404"),
@@ -89,7 +89,7 @@ CASES = {
     "nan": final(faults.NANS, "RequestNotUnderstoodError", "tensor with all NaNs"),
     "redirect": final(faults.REDIRECT, "RequestRefusedError", "redirected to http://127.0.0.1:1/"),
     "base64": final(faults.GARBAGE_BASE64, WRONG, "base64"),
-    "no text": final(faults.NOT_TEXT, WRONG, "text"),
+    "no text": final(faults.NOT_TEXT, WRONG, "not a string"),
     "truncated": final(faults.TRUNCATED_PNG, WRONG, "PNG"),
     "no image": final(faults.NOT_AN_IMAGE, WRONG, "image"),
     "none": final(faults.NO_IMAGES, WRONG, "image"),
@@ -108,11 +108,11 @@ CASES = {
     "size": final(faults.WRONG_SIZE, OTHER, "came back"),
     "repainted": final(faults.repainted, OTHER, "repainted the whole image", ALONE),
     "no evidence": final(faults.NO_ADETAILER_EVIDENCE, OTHER, "did not run", ALONE),
-    "stalls": again(faults.STALLS, STALLED, "has not changed", server=SLOW),
-    "mute": again(faults.STALLS_MUTE, STALLED, "has not changed", ("txt2img",), (1,), SLOW),
+    "stalls": again(faults.STALLS, STALLED, "no progress for", server=SLOW),
+    "mute": again(faults.STALLS_MUTE, STALLED, "no progress for", ("txt2img",), (1,), SLOW),
     "hangs": final(faults.HANGS, "ServerStillBusyError", "still busy", server=SLOW),
     "loads": again(faults.STALLS_AT_FIRST_STEP, STALLED, "for 0.5 s", SAMPLING, (1,), SLOW),
-    "silent": again(faults.silent, STALLED, "no job any more", ALL, (1,), SLOW),
+    "silent": again(faults.silent, STALLED, "is idle now", ALL, (1,), SLOW),
     "trickles": again(faults.Trickles(0.02), STALLED, "total_timeout_s = 0.3", ALL, (1,), LIMITED),
 }
 MATRIX = [
@@ -268,7 +268,7 @@ def test_a_refiner_that_left_no_evidence_is_an_error(server: ScriptedWebUI, tmp_
     result = run(tmp_path, server, config)
     assert result.error is not None
     assert result.error.kind == "SettingsNotUsedError"
-    assert "Refiner refiner.safetensors was asked for" in result.error.message
+    assert "Refiner refiner.safetensors was requested" in result.error.message
 
 
 def test_a_server_that_comes_back_is_used_again(server: ScriptedWebUI, tmp_path: Path) -> None:

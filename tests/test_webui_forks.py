@@ -254,7 +254,7 @@ def test_credentials_are_sent_with_every_request(tmp_path: Path) -> None:
         ({}, "set STAGEWRIGHT_AUTH=user:password"),
         (
             {"STAGEWRIGHT_AUTH": "somebody:else"},
-            "it does not accept the user and password sent",
+            "the server rejected the user and password",
         ),
     ],
 )

@@ -73,7 +73,7 @@ def test_another_model_than_that_of_the_hash_is_refused(tmp_path: Path) -> None:
     """A hash that the server does not know leaves its current model at work."""
     with EmbeddedServer() as server:
         (message,) = failures(ran(tmp_path, server.url, model="0123456789"))
-    assert "model 0123456789 was asked for, sd_xl_base_1.0 was used" in message
+    assert "model 0123456789 was requested, but sd_xl_base_1.0 was used" in message
 
 
 def test_the_list_of_models_is_asked_for_only_where_the_names_differ(tmp_path: Path) -> None:
@@ -89,4 +89,4 @@ def test_a_server_without_a_list_of_models_leaves_the_difference(tmp_path: Path)
     """Nothing tells whose hash it is."""
     with ScriptedWebUI(names=Names(models=(BASE,)), missing_routes=(MODELS,)) as server:
         (message,) = failures(ran(tmp_path, server.url, model="0123456789"))
-    assert "model 0123456789 was asked for, sd_xl_base_1.0 was used" in message
+    assert "model 0123456789 was requested, but sd_xl_base_1.0 was used" in message

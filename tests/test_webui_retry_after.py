@@ -151,6 +151,8 @@ def test_settling_asks_again_when_the_server_says(server: OddWebUI, tmp_path: Pa
 def test_a_run_refused_by_a_busy_server_says_when_to_try_again() -> None:
     """Preflight waits for nothing: nothing was started."""
     with OddWebUI(lambda _one: busy(503, "30")) as server:
-        with pytest.raises(PreflightError, match=r"503: busy; it asks to wait 30 s") as caught:
+        with pytest.raises(
+            PreflightError, match=r"503: busy; the server asks to wait 30 s"
+        ) as caught:
             passed(server, document())
         assert server.url in str(caught.value)

@@ -386,6 +386,7 @@ def test_without_preflight_such_a_model_fails_the_run(tmp_path: Path) -> None:
     assert result.error is not None
     assert result.error.kind == "SettingsNotUsedError"
     assert (
-        "model nowhere.safetensors was asked for, sd_xl_base_1.0 was used" in result.error.message
+        "model nowhere.safetensors was requested, but sd_xl_base_1.0 was used"
+        in result.error.message
     )
     assert not list((made / "images").rglob("*.png"))

@@ -129,7 +129,8 @@ def test_a_difference_is_told_in_readable_words_without_the_password(
         server.on(0, faults.alters_info(lambda info: info.update(sd_model_name=f"<{password}>")))
         _status, told, log = run(tmp_path, server)
     error = failure(log).error
-    words = f"the server did something else: model {MODEL} was asked for, <***> was used"
+    ignored = "the server ignored settings of the request"
+    words = f"{ignored}: model {MODEL} was requested, but <***> was used"
     assert error.message == f"{server.url}{PATH}: {words}"
     assert words in told
     assert not [one for one in texts(json.loads(error.detail)) if password in one]

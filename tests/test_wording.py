@@ -7,7 +7,9 @@ import sys
 from importlib.resources import files
 
 import pytest
-from stagewright.adapters.text import escaped
+from stagewright.adapters.event_text import error_text, image_numbers
+from stagewright.adapters.text import escaped, state_text
+from stagewright.events.model import ErrorDetail
 
 
 @pytest.mark.parametrize(
@@ -35,3 +37,29 @@ def test_a_terminal_and_the_script_of_a_report_escape_the_same_characters() -> N
         if (escaped(chr(code)) != chr(code)) is not bool(hidden.match(chr(code)))
     ]
     assert differ == [ord("\n")]
+
+
+@pytest.mark.parametrize(
+    ("state", "outcome", "text"),
+    [
+        ("COMPLETED", "completed", "COMPLETED"),
+        ("CANCELLED", "cancelled", "CANCELLED"),
+        ("ERROR", "failed", "ERROR"),
+        ("ERROR", "partial", "ERROR, partial"),
+        ("RUNNING", None, "RUNNING"),
+    ],
+)
+def test_an_outcome_that_repeats_the_state_is_not_shown(
+    state: str, outcome: str | None, text: str
+) -> None:
+    """Only ``partial`` adds something to a state."""
+    assert state_text(state, outcome) == text
+
+
+def test_image_numbers_in_texts_count_from_1() -> None:
+    """The index 2 is the third image, alone, in a batch and in an error."""
+    error = ErrorDetail(kind="BackendError", message="no", stage_id="00-txt2img", image_index=2)
+    assert image_numbers(2, 1) == "image 3"
+    assert image_numbers(2, 4) == "images 3-6"
+    assert error_text(error) == "00-txt2img, image 3: BackendError: no"
+    assert error_text(error, 4) == "00-txt2img, image 3 of 4: BackendError: no"

@@ -56,7 +56,7 @@ _UPSCALE: Mapping[str, tuple[str, ...]] = {
     "codeformer_visibility": ("CodeFormer visibility",),
     "codeformer_weight": ("CodeFormer weight",),
 }
-# A detailer's answer tells the sampling of the picture around it, which was thrown away.
+# A detailer's answer reports the sampling of the discarded picture around the detail.
 _ADETAILER: Mapping[str, tuple[str, ...]] = {
     key: _SAMPLING[key] for key in ("model", "vae", "prompt", "negative_prompt")
 }
@@ -100,31 +100,31 @@ def settings_used(stage_type: StageType, info: Mapping[str, Any]) -> dict[str, A
 
     What it does not tell is not there. A foreign log's ``info`` may hold anything.
     """
-    told = _told(info)
+    reported = _reported(info)
     used: dict[str, Any] = {}
     for key, names in _TABLES[stage_type].items():
-        found = next((told[name] for name in names if told.get(name) is not None), None)
+        found = next((reported[name] for name in names if reported.get(name) is not None), None)
         if found is not None:
             used[key] = found
     if stage_type is StageType.ADETAILER:
-        used.update(_passes_used(told))
+        used.update(_passes_used(reported))
     return used
 
 
-def _told(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that an ``info`` says by name; its own fields before what its texts say."""
-    told: dict[str, Any] = {}
+def _reported(info: Mapping[str, Any]) -> dict[str, Any]:
+    """All values of ``info`` by name; its fields take precedence over its texts."""
+    reported: dict[str, Any] = {}
     html, texts = info.get("html_info"), info.get("infotexts")
     if isinstance(html, str):
-        told.update(_pairs(_TAG.sub(" ", html[:_MAX_TEXT])))
+        reported.update(_pairs(_TAG.sub(" ", html[:_MAX_TEXT])))
     if isinstance(texts, Sequence) and texts and isinstance(texts[0], str):
         # The last line holds the settings; those before it are the prompts.
-        told.update(_pairs(texts[0][-_MAX_TEXT:].rpartition("\n")[2]))
+        reported.update(_pairs(texts[0][-_MAX_TEXT:].rpartition("\n")[2]))
     extra = info.get("extra_generation_params")
     if isinstance(extra, Mapping):
-        told.update(extra)
-    told.update({name: value for name, value in info.items() if not isinstance(value, Mapping)})
-    return told
+        reported.update(extra)
+    reported.update({name: value for name, value in info.items() if not isinstance(value, Mapping)})
+    return reported
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:
@@ -132,10 +132,10 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
         yield found[1].strip(), found[2].strip().strip('"')
 
 
-def _passes_used(told: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _passes_used(reported: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for place in range(MAX_PASSES):
         ordinal = _ORDINALS[place] if place < len(_ORDINALS) else f" {place + 1}th"
         for key, words in _PASS.items():
-            value = told.get(f"ADetailer {words}{ordinal}")
+            value = reported.get(f"ADetailer {words}{ordinal}")
             if value is not None:
                 yield f"passes.{place}.{key}", value

@@ -15,8 +15,8 @@ from typing import Any, Protocol, cast
 import msgspec
 
 from ...events.model import StageType
-from ...statemachine.config.document import refuse_userinfo
 from ...statemachine.config.schema import ServerTable
+from ...statemachine.config.validation import refuse_userinfo
 from ...statemachine.errors import ConfigurationError
 from ...statemachine.plan.plan import StageExecutionPlan
 from ...statemachine.ports import ImageBackend

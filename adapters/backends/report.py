@@ -12,7 +12,7 @@ _LONGEST_SHOWN = 200
 
 
 class Verdict(StrEnum):
-    """What became of looking for a name; ``NOT_CHECKED`` where the server offers no list."""
+    """The result of a check; ``NOT_CHECKED`` if the server does not offer the list."""
 
     FOUND = "found"
     MISSING = "missing"
@@ -20,7 +20,7 @@ class Verdict(StrEnum):
 
 
 class NameCheck(msgspec.Struct, frozen=True):
-    """One name that a configuration uses, and the server's ``nearest`` where it lacks it."""
+    """The check of one name; ``nearest`` are similar names if it is missing."""
 
     kind: str
     key: str
@@ -29,12 +29,12 @@ class NameCheck(msgspec.Struct, frozen=True):
     nearest: tuple[str, ...] = ()
 
     def complaint(self) -> str:
-        """What is wrong with a missing name, in words."""
+        """The error message for a missing name."""
         shown = self.name[:_LONGEST_SHOWN]
         return f'{self.key} = "{shown}" is not on the server{self.suggestion()}'
 
     def suggestion(self) -> str:
-        """``; did you mean "base.safetensors"?``, or nothing."""
+        """``; did you mean "base.safetensors"?``, or "" without a similar name."""
         quoted = " or ".join(f'"{name[:_LONGEST_SHOWN]}"' for name in self.nearest)
         return f"; did you mean {quoted}?" if quoted else ""
 
@@ -47,7 +47,7 @@ class RouteCheck(msgspec.Struct, frozen=True):
 
 
 class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server is and has.
+    """The features of a server, and the result of its checks.
 
     ``checks`` are the names of the plan; ``offers`` how many names each list holds (None where
     there is no such list). ``problems`` would make the plan fail; ``notes`` say what could not be

@@ -31,15 +31,15 @@ SCHEMA_VERSION = 3
 CORRUPT = "CORRUPT"
 UNREADABLE = "UNREADABLE"
 DIED = "DIED"
-"""As a filter: RUNNING, says the log, and nobody runs it."""
-_NO_DAMAGE = {
+"""A filter: RUNNING in the log, but no process is executing the run."""
+_NOT_DAMAGE = {
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_PERM, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PROTOCOL,
     sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT,
 }  # fmt: skip
-"""Errors of a catalogue that another process writes, or of its disk."""
+"""Errors that do not mean a damaged file: locks, and the disk."""
 _LOCK_WAIT_S = 2.0
-"""How long another process that writes the catalogue is waited for."""
+"""How long to wait for another process that writes the catalogue."""
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS runs (
@@ -52,12 +52,12 @@ CREATE TABLE IF NOT EXISTS runs (
 class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One run in the catalogue.
 
-    ``state`` is CORRUPT where the log is, and UNREADABLE where it cannot be read; ``error``
-    says why then, and nothing else is known. ``alive`` says whether some process holds the run
-    now; a run that is RUNNING and not alive has died. ``resumable`` says whether a resume
-    would go on with it, ``needs_force`` that it would only with ``--force``. ``opened`` is
-    RFC 3339. ``images`` of ``total_images`` have been through the last stage;
-    ``stage_images`` of ``total_stage_images`` are finished, over all stages.
+    ``state`` is CORRUPT if the log is corrupt, and UNREADABLE if it cannot be read; in that case
+    ``error`` says why, and nothing else is known. ``alive`` says whether a process is executing
+    the run; a run that is RUNNING and not alive has died. ``resumable`` says whether the run can
+    be resumed, ``needs_force`` that this needs ``--force``. ``opened`` is RFC 3339. ``images`` of
+    ``total_images`` have finished the last stage; ``stage_images`` of ``total_stage_images`` are
+    finished, over all stages.
     """
 
     run_id: str
@@ -81,12 +81,12 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def died(self) -> bool:
-        """Whether its process died, and nobody has taken it up since."""
+        """Whether its process died, and no other has resumed it."""
         return self.state == RunState.RUNNING and not self.alive
 
 
 class Catalogue:
-    """Answers questions about all runs below one folder; the logs alone decide the answers."""
+    """Lists all runs below one folder; the logs alone decide the content."""
 
     def __init__(self, runs: Path) -> None:
         self._runs = runs
@@ -99,9 +99,9 @@ class Catalogue:
         model: str | None = None,
         limit: int | None = None,
     ) -> list[CatalogueEntry]:
-        """The runs that fit, the latest first.
+        """The matching runs, newest first.
 
-        ``state`` may be DIED; ``model`` fits any part of a model's name, in either case;
+        ``state`` may be DIED; ``model`` matches any part of a model's name, ignoring case;
         ``since`` is inclusive.
         """
         wanted = None if state is None else state.upper()
@@ -113,10 +113,10 @@ class Catalogue:
             and (since is None or (entry.opened and datetime.fromisoformat(entry.opened) >= since))
             and (model is None or any(model.lower() in name.lower() for name in entry.models))
         )
-        living = map(self._with_life, fitting)
+        living = map(self._with_liveness, fitting)
         return list(islice((one for one in living if wanted != DIED or one.died), limit))
 
-    def _with_life(self, entry: CatalogueEntry) -> CatalogueEntry:
+    def _with_liveness(self, entry: CatalogueEntry) -> CatalogueEntry:
         if not entry.resumable:
             return entry
         held = is_locked(self._runs / entry.folder)
@@ -124,18 +124,18 @@ class Catalogue:
         return msgspec.structs.replace(entry, alive=alive, resumable=not held)
 
     def _all(self) -> list[CatalogueEntry]:
-        """Every run, the latest first; the logs know all that a lost catalogue knew."""
+        """All runs, newest first."""
         if not self._runs.is_dir():
             return []
-        known = self._recall()
+        known = self._load()
         rows = list(_rows(self._runs, known or {}))
         if known is not None:
             self._store(rows, known)
         ordered = sorted(rows, key=lambda row: (row.entry.opened, row.folder), reverse=True)
         return [row.entry for row in ordered]
 
-    def _recall(self) -> dict[str, _Row] | None:
-        """What the catalogue holds, by folder; None where it is not to be written to."""
+    def _load(self) -> dict[str, _Row] | None:
+        """The content of the catalogue by folder; None if it must not be written to."""
         path = self._runs / CATALOGUE_NAME
         try:
             with closing(_connect(path)) as database:
@@ -144,10 +144,10 @@ class Catalogue:
                     return {row.folder: row for row in _stored_rows(database)}
                 return {} if version < SCHEMA_VERSION else None
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            return self._without(error)
+            return self._disable(error)
 
     def _store(self, rows: Sequence[_Row], known: Mapping[str, _Row]) -> None:
-        """Write what has changed, in one short transaction."""
+        """Write the changes in one short transaction."""
         gone = [(folder,) for folder in known.keys() - {row.folder for row in rows}]
         changed = [
             (row.folder, *row.stamp, row.entry.opened, row.entry.state, _ENCODER.encode(row.entry))
@@ -171,15 +171,15 @@ class Catalogue:
                 )
                 database.executemany("DELETE FROM runs WHERE folder = ?", gone)
         except sqlite3.DatabaseError as error:
-            self._without(error)
+            self._disable(error)
 
-    def _without(self, error: sqlite3.DatabaseError | UnicodeDecodeError) -> dict[str, _Row] | None:
-        """Go on without the catalogue; where it is damaged it is removed, and nothing is known."""
+    def _disable(self, error: sqlite3.DatabaseError | UnicodeDecodeError) -> dict[str, _Row] | None:
+        """Continue without the catalogue; remove it if it is damaged."""
         path = self._runs / CATALOGUE_NAME
-        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _NO_DAMAGE:
-            _logger.info("%s cannot be used (%s); answering from the logs", path, error)
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _NOT_DAMAGE:
+            _logger.info("%s cannot be used (%s); reading the logs instead", path, error)
             return None
-        _logger.info("%s is damaged (%s); it is built anew", path, error)
+        _logger.info("%s is damaged (%s); rebuilding it", path, error)
         try:
             path.unlink(missing_ok=True)
         except OSError:
@@ -208,7 +208,7 @@ def _version(database: sqlite3.Connection) -> int:
 
 
 def _stored_rows(database: sqlite3.Connection) -> Iterator[_Row]:
-    """The rows whose entries can be decoded; the others are made again from their logs."""
+    """The rows that can be decoded; the others are rebuilt from their logs."""
     found = database.execute("SELECT folder, bytes, changed_ns, CAST(entry AS BLOB) FROM runs")
     for folder, size, changed_ns, entry in found:
         try:
@@ -228,11 +228,11 @@ def _rows(runs: Path, known: Mapping[str, _Row]) -> Iterator[_Row]:
                 row = _Row(folder.name, stamp, catalogue_entry(folder))
             yield row
         except (FileNotFoundError, RunNotFoundError):
-            continue  # it was removed in this moment
+            continue  # the folder was removed just now
         except OSError as error:
             yield _unreadable(folder.name, error.strerror or str(error))
         except UnicodeEncodeError:
-            yield _unreadable(escaped(folder.name), "the name of its folder is no text")
+            yield _unreadable(escaped(folder.name), "the name of its folder is not valid text")
 
 
 def _unreadable(folder: str, why: str) -> _Row:
@@ -256,7 +256,7 @@ def _unreadable(folder: str, why: str) -> _Row:
 
 
 def catalogue_entry(folder: Path) -> CatalogueEntry:
-    """What the catalogue says of a run, from its log alone.
+    """The catalogue entry of a run, made from its log.
 
     Raises RunNotFoundError, OSError.
     """
@@ -270,7 +270,7 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
     opened = fold.opened
     plan = fold.plan
     stage_ids = fold.planned_stage_ids()
-    finished = [fold.stages[one].finished.count if one in fold.stages else 0 for one in stage_ids]
+    finished = [len(fold.stages[one].finished) if one in fold.stages else 0 for one in stage_ids]
     unfinished = len(stage_ids) * len(fold.seeds) - sum(finished)
     return CatalogueEntry(
         run_id=fold.run_id or folder.name,
@@ -288,7 +288,7 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
         resumes=fold.resumes,
         group_id=opened.group_id if opened else None,
         resumable=state != CORRUPT and can_go_on(fold.state, fold.error, sealed=fold.sealed),
-        needs_force=unfinished > 0 and is_fruitless(fold.fruitless_epochs),
+        needs_force=unfinished > 0 and is_fruitless(fold.epochs_without_progress),
     )
 
 

@@ -1,4 +1,4 @@
-"""Where an image came from: the run, stage, seed and settings that its log vouches for."""
+"""Finds the run, stage, seed and settings that made an image, from the logs."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from ...statemachine.files.png import read_stamp, source_of
 from ...statemachine.files.run_folder import find_run, run_folders
 
 _SHOWN = 4
-"""Logs that could not be read and are named where none that could knows the image."""
+"""The most unreadable logs that an error names."""
 
 
 class ImageProvenance(msgspec.Struct, frozen=True, kw_only=True):
-    """What made an image.
+    """The origin of an image.
 
-    ``exact`` says that the file is the one recorded, byte for byte; otherwise only its
-    source is (the image without the ``stagewright`` chunk). ``settings`` are those asked,
-    ``info`` what the backend says it used, ``inputs`` the ``source_sha256`` it was made from.
+    ``exact`` says that the file is unchanged; otherwise only its source is (the image without
+    the ``stagewright`` chunk). ``settings`` were requested, ``info`` was reported by the
+    backend; ``inputs`` are the ``source_sha256`` of its input images.
     """
 
     image: str
@@ -56,9 +56,9 @@ class ImageProvenance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def provenance_of(image: Path, runs: Path) -> ImageProvenance:
-    """Where ``image`` came from. Raises RunNotFoundError when no log below ``runs`` knows it.
+    """The origin of ``image``. Raises RunNotFoundError if no log below ``runs`` records it.
 
-    The image's own words only say where to look first; its digest decides.
+    The chunk in the image only says where to look first; its digest decides.
     """
     data = read_bounded(image, key="image")
     digest, source_digest = sha256(data).hexdigest(), sha256(source_of(data)).hexdigest()
@@ -73,14 +73,14 @@ def provenance_of(image: Path, runs: Path) -> ImageProvenance:
         if found is not None:
             return found
     _refuse_altered(image)
-    known = f"it says it is of run {stamp.get('run_id')}, but " if stamp else ""
+    claim = f"its metadata names run {stamp.get('run_id')}, but " if stamp else ""
     raise RunNotFoundError(
-        f"{image}: {known}no log in {runs} vouches for it{''.join(unreadable[:_SHOWN])}"
+        f"{image}: {claim}no log in {runs} records it{''.join(unreadable[:_SHOWN])}"
     )
 
 
 def _refuse_altered(image: Path) -> None:
-    """Raise ImageAlteredError where a log records this very path with another digest."""
+    """Raise ImageAlteredError if a log records this path with another digest."""
     for folder in image.absolute().parents[1:3]:
         if not (folder / LOG_NAME).is_file():
             continue
@@ -88,16 +88,16 @@ def _refuse_altered(image: Path) -> None:
         for event in iterate(folder):
             made = event.artifacts if isinstance(event, CallCompleted) else ()
             if any(artifact.path == path for artifact in made):
-                raise ImageAlteredError(f"{image}: it is not the image that was recorded")
+                raise ImageAlteredError(f"{image}: the file was altered since it was recorded")
 
 
 def _likely_runs(image: Path, stamp: Mapping[str, Any] | None, runs: Path) -> Iterator[Path]:
-    """The run folder that the image lies in, the one it names, then all others."""
+    """The run folder that holds the image, the one that it names, then all others."""
     tried: set[Path] = set()
     parents = image.absolute().parents
     candidates = [parent for parent in parents[1:3] if (parent / LOG_NAME).is_file()]
     if stamp is not None:
-        # Made elsewhere, or in a folder that was renamed since: the digests will tell.
+        # The image may come from elsewhere, or its folder was renamed; the digests decide.
         with suppress(RunNotFoundError, OSError):
             candidates.append(find_run(runs, str(stamp.get("run_id"))))
     for folder in [*candidates, *run_folders(runs)]:
@@ -111,16 +111,16 @@ def _search(
 ) -> ImageProvenance | None:
     if not _mentions(log_path(folder), source_digest):
         return None
-    trail = _Trail(digest, source_digest, stamp)
+    search = _ImageSearch(digest, source_digest, stamp)
     for event in iterate(folder):
-        trail.take(event)
-    if trail.found is None or trail.opened is None:
+        search.take(event)
+    if search.found is None or search.opened is None:
         return None
-    return _provenance(folder, image, trail.opened, trail.found, digest)
+    return _provenance(folder, image, search.opened, search.found, digest)
 
 
 class _Found(NamedTuple):
-    """The answer that an image came with, the request, and who was asked."""
+    """The answer with an image, its request and its backend."""
 
     completed: CallCompleted
     artifact: Artifact
@@ -128,8 +128,8 @@ class _Found(NamedTuple):
     backend: BackendDescription | None
 
 
-class _Trail:
-    """Looks through the events of a run for the last that vouches for an image."""
+class _ImageSearch:
+    """Searches the events of a run for the last answer that recorded an image."""
 
     def __init__(self, digest: str, source_digest: str, stamp: Mapping[str, Any] | None) -> None:
         self._digest = digest
@@ -141,7 +141,7 @@ class _Trail:
         self.found: _Found | None = None
 
     def take(self, event: StageEvent) -> None:
-        """Take one more event into account."""
+        """Add one more event."""
         match event:
             case RunOpened():
                 self.opened = event
@@ -157,7 +157,7 @@ class _Trail:
                         self.found = _Found(event, artifact, request, self._backend)
 
     def _fits(self, artifact: Artifact, call_id: str) -> bool:
-        """Equal sources may stand for several stages (nothing was detected): the chunk tells."""
+        """Stages may have equal sources (nothing was detected); the chunk names the call."""
         if artifact.sha256 == self._digest:
             return True
         named = self._stamp.get("call_id") if self._stamp else None

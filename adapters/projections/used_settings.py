@@ -1,4 +1,4 @@
-"""What a backend says that it really used, under the names by which it was asked."""
+"""Reads the used settings that a backend reports, and compares them with the requested ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BETWEEN_WORDS = re.compile(r"[\s_-]+")
 _MAX_VALUE = 2_000
 _MAX_NAME = 200
 _DEEPEST = 6
-"""A configuration's own tables end at three; what lies deeper is told as one value."""
+"""Our configurations nest three tables; deeper values are kept whole."""
 _MODELS = ("model", "vae", "checkpoint")
 _NAMES = ("scheduler", "upscaler", "upscaler_2", "merge", "mask_filter")
 _ALL_NAMES = (*_MODELS, "sampler", *_NAMES)
@@ -28,9 +28,8 @@ _ALL_NAMES = (*_MODELS, "sampler", *_NAMES)
 def settings_asked(config: Mapping[str, Any]) -> dict[str, Any]:
     """A stage's configuration with a dotted key for each value, ``passes.0.model``.
 
-    A refiner or hires table that is switched off is left out. A foreign log's configuration may
-    hold anything: of its values the first ``MAX_SETTINGS`` are told, and none whose dotted key is
-    longer than 200 characters.
+    A refiner or hires table that is switched off is left out. For foreign logs the number of
+    values is limited to ``MAX_SETTINGS``, and their dotted keys to 200 characters.
     """
     table = {key: value for key, value in config.items() if key != "enabled"}
     return dict(islice(_flattened(table, "", _DEEPEST), MAX_SETTINGS))
@@ -39,7 +38,7 @@ def settings_asked(config: Mapping[str, Any]) -> dict[str, Any]:
 def settings_used(
     stage_type: StageType, info: Mapping[str, Any], kind: str = WEBUI
 ) -> dict[str, Any]:
-    """What an answer's ``info`` tells of a stage's settings, under the keys of ``settings_asked``.
+    """The settings that an answer's ``info`` reports, under the keys of ``settings_asked``.
 
     ``kind`` is that of the backend that gave the answer; one that is not installed is read as a
     WebUI's. What it does not tell is not there. Values are numbers, booleans and text, lists as
@@ -52,10 +51,10 @@ def settings_used(
 
 
 def agree(key: str, asked: Any, used: Any, *, scheduler: Any = None, schedule: Any = None) -> bool:
-    """Whether what was used under a dotted key is what was asked, however a backend writes it.
+    """Whether a used value fits the requested one, in any notation of a backend.
 
-    What was left to the backend, ``Automatic`` or ``Use same checkpoint``, is anything that it
-    used. Beside a sampler, ``scheduler`` was asked for and the backend tells ``schedule``.
+    A value that was left to the backend, such as ``Automatic``, fits any. For a sampler,
+    ``scheduler`` was requested and the backend reports ``schedule``.
     """
     last = key.rpartition(".")[2]
     if _left_to_the_backend(last, asked):
@@ -64,7 +63,7 @@ def agree(key: str, asked: Any, used: Any, *, scheduler: Any = None, schedule: A
         return stem(asked).casefold() == stem(used).casefold()
     if last == "sampler":
         return same_sampler(str(asked), str(scheduler or ""), str(used), schedule)
-    if last.startswith("upscaler"):  # of which "4x" and "4x+" are two
+    if last.startswith("upscaler"):  # "4x" and "4x+" are different
         one, other = (_BETWEEN_WORDS.sub("", str(name)).casefold() for name in (asked, used))
         return one == other
     if last in _NAMES:
@@ -73,7 +72,7 @@ def agree(key: str, asked: Any, used: Any, *, scheduler: Any = None, schedule: A
 
 
 def _left_to_the_backend(name: str, asked: Any) -> bool:
-    """Whether a backend may use what it likes; an empty name is its own choice as well."""
+    """Whether the value leaves the choice to the backend; an empty name does so as well."""
     if name == "vae" and str(asked) in NO_VAE:
         return True
     return name in _ALL_NAMES and (str(asked) in SAME_AS_THE_STAGE or not str(asked).strip())

@@ -1,4 +1,4 @@
-"""A frame with progress, what went wrong, and a button that cancels the run."""
+"""A Tk frame with the progress, the errors and a cancel button of a run."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from ..projections.status.status import shown
 from .labels import ElidedLabel, WrappedLabel, bold
 from .loop import TkLoop
 
-_LOOK_EVERY_MS = 100
+_REFRESH_MS = 100
 _BAR_LENGTH = 280
-"""Pixels, where nothing else says how wide the bar is."""
+"""The width of the bar in pixels, if the layout does not stretch it."""
 _TROUBLE = "#a40000"
-"""Dark red; what kind of trouble it is stands before it in a word."""
+"""Dark red; the text itself begins with the kind of problem."""
 _REASON = "Cancel was pressed"
 
 
 class TkStatusBar(ttk.Frame):
-    """Shows the runs of a controller, the present one and each that it starts later.
+    """Shows the present run of a controller, and each later run.
 
-    Without a controller, and beside it, ``show`` shows one run, whoever runs it. The button
-    cancels the run that is shown: by the controller, or by asking the process that runs it.
-    Make it on Tk's thread and forget about it: it ends with its window. ``loop`` makes calls
-    of other threads on Tk's; ``status`` is what is shown now.
+    ``show`` shows a run of any process, with or without a controller. The button cancels the
+    shown run, through the controller or by a request to the process that executes it. Create
+    the widget on Tk's thread; it ends with its window. ``loop`` runs calls of other threads on
+    Tk's thread; ``status`` is the shown status.
 
-    Config errors are of this process, whichever controller they come from.
+    Config errors of all controllers of this process are shown.
     """
 
     def __init__(self, parent: tkinter.Misc, controller: PipelineController | None = None) -> None:
@@ -57,11 +57,11 @@ class TkStatusBar(ttk.Frame):
 
     @property
     def status(self) -> RunStatus:
-        """How far the run is now."""
+        """The status of the run now."""
         return self._model.snapshot()
 
     def show(self, run: Path | str) -> None:
-        """Show the run in this folder from its log, and go on with it as it grows.
+        """Show the run in this folder, and follow its log.
 
         Raises RunNotFoundError, LogCorruptError.
         """
@@ -74,10 +74,10 @@ class TkStatusBar(ttk.Frame):
         self._is_cancelling, self._notice = False, ""
 
     def cancel(self) -> None:
-        """Stop the run that is shown, as the button does; its finished images are kept."""
+        """Cancel the shown run, as the button does; finished images are kept."""
         if self._folder is not None and not self._is_cancelling:
             self._is_cancelling = True
-            # A slow disk may not stop the window: the order is made durable first.
+            # On its own thread, because the request is first made durable, which may take time.
             threading.Thread(target=self._order_cancel, args=(self._folder,), daemon=True).start()
             self._draw()
 
@@ -100,7 +100,7 @@ class TkStatusBar(ttk.Frame):
             self._show_own(controller, run_id)
 
     def _show_own(self, controller: PipelineController, run_id: str) -> None:
-        """Show a run of this process; one that is shown already goes on where it was."""
+        """Show a run of this process; an already shown run continues."""
         folder = controller.runs / run_id
         if self._folder is None or self._folder.resolve() != folder.resolve():
             self.show(folder)
@@ -112,26 +112,26 @@ class TkStatusBar(ttk.Frame):
         self._model.take_config_error(message)
 
     def _order_cancel(self, folder: Path) -> None:
-        """Runs on a thread of its own."""
+        """Request the cancel; runs on its own thread."""
         try:
-            objection = self._ask_to_stop(folder)
-        except Exception as error:  # noqa: BLE001 - it is shown, whatever it is
+            objection = self._request_cancel(folder)
+        except Exception as error:  # noqa: BLE001 - every error is shown
             objection = f"Error: the run cannot be cancelled: {error}"
         if objection:
             self.tell(objection)
             self._is_cancelling = False
 
-    def _ask_to_stop(self, folder: Path) -> str:
-        """What there is to be said against it, if anything."""
+    def _request_cancel(self, folder: Path) -> str:
+        """Request the cancel; returns a message if the run is not running."""
         controller, run_id = self._controller, self.status.run_id
         if controller is not None and controller.current_run_id == run_id:
-            # It may end by itself in this very moment, which is as good.
+            # The run may have ended by itself in the meantime.
             with contextlib.suppress(RunNotFoundError, InvalidTransitionError):
                 controller.cancel(run_id, reason=_REASON)
         elif is_locked(folder):
             RunFolder(folder).order_cancel(CancelOrder(reason=_REASON))
         elif replay(folder).state == RunState.RUNNING:
-            return "Nobody runs this run any more; it can be resumed."
+            return "The process of this run died; it can be resumed."
         return ""
 
     def _build(self) -> None:
@@ -151,7 +151,7 @@ class TkStatusBar(ttk.Frame):
         self.columnconfigure(0, weight=1)
 
     def _refresh(self) -> None:
-        self._timer = self.after(_LOOK_EVERY_MS, self._refresh)
+        self._timer = self.after(_REFRESH_MS, self._refresh)
         self._draw()
 
     def _draw(self) -> None:
@@ -159,7 +159,7 @@ class TkStatusBar(ttk.Frame):
         self._headline.set_text(now.headline)
         self._percent["text"] = now.percent
         self._detail.set_text(now.detail)
-        self._trouble.set_text(self._notice or self._loss() or now.trouble)
+        self._trouble.set_text(self._notice or self._log_error() or now.trouble)
         is_running = now.state == RunState.RUNNING
         self._is_cancelling = self._is_cancelling and is_running
         self._draw_bar(now, is_running=is_running)
@@ -167,8 +167,8 @@ class TkStatusBar(ttk.Frame):
         self._button["text"] = "Stopping..." if is_stopping else "Cancel"
         self._button["state"] = "normal" if is_running and not is_stopping else "disabled"
 
-    def _loss(self) -> str:
-        """Why the run is followed no more, if that is so: its log cannot be read."""
+    def _log_error(self) -> str:
+        """The error that ended following the log, if any."""
         error = None if self._events is None else self._events.error
         return "" if error is None else shown(f"Error: {error}")
 

@@ -1,4 +1,4 @@
-"""Labels for texts of any length: wrapped at any width, or elided with the whole as a tip."""
+"""Labels for texts of any length: wrapped, or shortened with the full text as a tooltip."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 _MOST_LINES = 3
 _TIP_WIDTH = 480
 _FRAME = 4
-"""Pixels of a label's width that its text does not get."""
+"""The border of a label in pixels."""
 
 
 def bold(widget: tkinter.Misc) -> fonts.Font:
@@ -23,7 +23,7 @@ def bold(widget: tkinter.Misc) -> fonts.Font:
 
 
 class WrappedLabel(ttk.Label):
-    """A label that is as wide as its place and as high as its text then is."""
+    """A label that wraps its text to the available width."""
 
     def __init__(self, parent: tkinter.Misc, **options: Any) -> None:
         super().__init__(parent, **options)
@@ -31,7 +31,7 @@ class WrappedLabel(ttk.Label):
         self.bind("<Configure>", self._fit)
 
     def set_text(self, text: str) -> None:
-        """Show a text; costs nothing if it is shown already."""
+        """Show a text, unless it is already shown."""
         if self["text"] != text:
             self["text"] = text
 
@@ -41,7 +41,7 @@ class WrappedLabel(ttk.Label):
 
 
 class ElidedLabel(WrappedLabel):
-    """A label of three lines at most, gone while empty; what is cut is shown on pointing at it."""
+    """A label of at most three lines, hidden while empty; a tooltip shows the full text."""
 
     def __init__(self, parent: tkinter.Misc, **options: Any) -> None:
         super().__init__(parent, **options)
@@ -71,7 +71,7 @@ class ElidedLabel(WrappedLabel):
             self._draw()
 
     def _draw(self) -> None:
-        """Show the whole, or as much of it as fits and three dots."""
+        """Show the text, or as much as fits followed by three dots."""
         if self._height_of(self._whole) > self._highest and self._width:
             ends = range(len(self._whole))
             fits = bisect_right(

@@ -1,4 +1,4 @@
-"""Calls from any thread, made on the thread of Tk: widgets may be touched nowhere else."""
+"""Runs calls of any thread on Tk's thread, the only one that may use widgets."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ...events.model import StageEvent
 from ...events.subscriptions.subscription import Subscription, subscribe
 
 _REST_MS = 40
-"""How often calls are looked for while none comes."""
+"""The polling interval without calls."""
 _AT_ONCE_S = 0.02
-"""How long calls may keep Tk from its other work."""
+"""How long calls may block Tk at a time."""
 
 
 class TkLoop:
-    """Makes calls on Tk's thread, in the order in which any threads hand them over.
+    """Runs calls on Tk's thread in the order in which they are given, by any thread.
 
-    It is what ``subscribe(..., on=loop)`` wants. It ends with ``widget``: what waits then is
-    not called, later calls are refused with RuntimeError, and what was subscribed by
-    ``subscribe`` is closed. Make it on Tk's thread; calls wait until the main loop runs.
+    Use it for ``subscribe(..., on=loop)``. It ends with ``widget``: waiting calls are dropped,
+    later calls raise RuntimeError, and subscriptions made by ``subscribe`` are closed. Create
+    it on Tk's thread; calls wait until the main loop runs.
     """
 
     def __init__(self, widget: tkinter.Misc) -> None:
@@ -34,7 +34,7 @@ class TkLoop:
         widget.bind("<Destroy>", self._end, add=True)
 
     def __call__(self, call: Callable[[], object]) -> None:
-        """Have ``call`` made soon; from any thread. Raises RuntimeError once the widget is gone."""
+        """Run ``call`` soon; from any thread. Raises RuntimeError once the widget is destroyed."""
         if self._is_over:
             raise RuntimeError("the window is gone")
         self._calls.put(call)
@@ -42,9 +42,9 @@ class TkLoop:
     def subscribe(
         self, receiver: Callable[[Any], object], *types: type[StageEvent], **options: Any
     ) -> Subscription:
-        """Subscribe until the widget is gone, ``on`` this loop unless ``options`` say otherwise.
+        """Subscribe until the widget is destroyed, ``on`` this loop unless ``options`` differ.
 
-        ``options`` are those of ``stagewright.events.subscribe``, and so is what it raises.
+        Takes the options of ``stagewright.events.subscribe`` and raises the same errors.
         """
         subscription = subscribe(receiver, *types, **{"on": self, **options})
         self._subscriptions.append(subscription)
@@ -66,7 +66,7 @@ class TkLoop:
                 self._timer = self._widget.after(pause, self._work)
 
     def _end(self, event: tkinter.Event[tkinter.Misc]) -> None:
-        # A window is told of the end of all that it holds, too.
+        # A window also receives the event for each widget in it.
         if event.widget is self._widget and not self._is_over:
             self._is_over = True
             self._widget.after_cancel(self._timer)

@@ -1,4 +1,4 @@
-"""Which requests are let in: none that a foreign web page makes a browser send."""
+"""Refuses requests that a foreign web page makes a browser send."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Admission:
         if len(hosts) != 1:
             raise ApiError(400, detail="a request must have one Host header")
         if not self._is_ours(name_in(hosts[0])):
-            raise _foreign(f"{hosts[0]} is no name of this server", hosts[0])
+            raise _foreign(f"{hosts[0]} is not a name of this server", hosts[0])
         for origin in headers.get_all("Origin", []):
             authority = origin.partition("://")[2]
             same = authority.lower() == hosts[0].lower()
@@ -57,7 +57,7 @@ def check_content_type(headers: Message) -> None:
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a host's name or address stands for this machine alone."""
+    """Whether a host name or address means this machine."""
     return name == "localhost" or (_is_address(name) and ipaddress.ip_address(name).is_loopback)
 
 
@@ -70,7 +70,7 @@ def _is_address(name: str) -> bool:
 
 
 def name_in(authority: str) -> str:
-    """The name in ``name:port``, in lower case; empty where there is none."""
+    """The name in ``name:port`` in lower case; "" if there is none."""
     try:
         return (urlsplit(f"//{authority}").hostname or "").rstrip(".")
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a generating request is answered with: images, an echo, and the ``info``."""
+"""Builds the answer to a generating request: images, echoed parameters and ``info``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _GRID_AT_LEAST = 2
 
 
 class Work(NamedTuple):
-    """What one request has to do for each of its images.
+    """The work for each image of one request.
 
     ``config`` is None where ADetailer leaves the outer img2img out; ``detail`` is what
     ADetailer does after it.
@@ -63,7 +63,7 @@ def generation_answer(
 
 
 def in_base64(data: bytes) -> str:
-    """The bytes of a picture as an answer carries them."""
+    """The bytes of a picture in base64, as in an answer."""
     return pybase64.b64encode(data).decode("ascii")
 
 
@@ -110,7 +110,7 @@ def _info(body: CommonBody, work: Work) -> dict[str, Any]:
 
 
 def _size_and_sampling(body: CommonBody, work: Work) -> dict[str, Any]:
-    """Where ADetailer skips img2img, these are of a pass that is thrown away."""
+    """If ADetailer skips img2img, these are the values of the discarded pass."""
     if work.config is None:
         side = _SKIPPED_SIDE
         return {"width": side, "height": side, "steps": 1, "sampler_name": "Euler"}
@@ -123,7 +123,7 @@ def _size_and_sampling(body: CommonBody, work: Work) -> dict[str, Any]:
 
 
 def _evidence(work: Work) -> dict[str, Any]:
-    """``extra_generation_params``: what shows that a refiner, hires or ADetailer took part."""
+    """``extra_generation_params``, which shows that a refiner, hires or ADetailer was used."""
     resolved, config = work.resolved, work.config
     found: dict[str, Any] = {}
     if resolved.sampling.shown_scheduler is not None:
@@ -148,13 +148,13 @@ def _evidence(work: Work) -> dict[str, Any]:
 
 
 def _takes_over(resolved: ResolvedRequest, switch_at: float | None) -> bool:
-    """Whether the refiner ever becomes the model at work, and is not so already."""
+    """Whether the server switches to the refiner, which is not already loaded."""
     before = resolved.hires_model or resolved.loaded.checkpoint
     return resolved.refiner != before and (switch_at is None or switch_at < 1)
 
 
 def _grid(images: list[bytes], text: str) -> bytes:
-    """All images in one, in rows as even as they can be."""
+    """A grid of all images, as square as possible."""
     opened = [Image.open(io.BytesIO(image)) for image in images]
     rows = math.isqrt(len(opened))
     while len(opened) % rows:

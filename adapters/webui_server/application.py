@@ -1,4 +1,4 @@
-"""The routing table: which function answers which path, and who may ask."""
+"""Routes requests to the functions that answer them, and checks credentials."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Route = Callable[[Call], Any]
 
 
 class Application:
-    """Answers requests, whoever brings them. Safe from any thread.
+    """Answers requests of any transport. Safe from any thread.
 
     ``auth`` is user and password, ``ui`` whether there are ``/internal`` routes.
     """
@@ -71,7 +71,7 @@ class Application:
     def answer(
         self, method: str, path: str, authorization: str | None, call: Callable[[], Call]
     ) -> tuple[int, bytes]:
-        """Status and JSON document; ``call`` is asked only of those who may ask."""
+        """The status and JSON document; ``call`` reads the request once it is authorised."""
         try:
             self._admit(path, authorization)
             route = self._route(method, path)
@@ -81,7 +81,7 @@ class Application:
         return _answered(route, asked)
 
     def close(self) -> None:
-        """Give up what is under way, and send home who waits."""
+        """Cancel the running job, and refuse waiting requests."""
         self._lock.close()
         self._progress.close()
 
@@ -167,7 +167,7 @@ class Application:
         if not any(name in changes for name in _LOADING):
             self._settings.update(changes)
             return
-        # Another model is loaded when nobody works with this one.
+        # A model is loaded only while no job is running.
         with self._lock.hold():
             self._settings.update(changes)
 

@@ -1,4 +1,4 @@
-"""JSON bodies in and out: decoded, checked, and what was sent kept apart from defaults."""
+"""Decodes and validates JSON bodies, and encodes JSON answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .api_errors import ApiError, client_error, validation_error
 Body = TypeVar("Body", bound=msgspec.Struct)
 
 MAX_VALUES = 1_000_000
-"""Values in a body; one takes up to 20 times as much memory as its text."""
+"""The most values in a body; a value takes up to 20 times the memory of its text."""
 
 _DECODING = threading.Lock()
 """Held while a picture is checked: the largest takes some 400 MB."""
@@ -38,7 +38,7 @@ def decode_json(data: bytes) -> Any:
     """The value of a JSON text. Raises ApiError: 422 for anything else, 413 for too much."""
     if not data:
         raise validation_error(("body",), "field required", "value_error.missing")
-    # Commas stand between values; those in texts count as well, for pictures have none.
+    # Commas approximate the number of values; base64 has none.
     if data.count(b",") > MAX_VALUES:
         raise ApiError(413, detail=f"a body may have {MAX_VALUES} values")
     try:
@@ -54,7 +54,7 @@ def decode_json(data: bytes) -> Any:
 
 
 def encode_json(value: Any) -> bytes:
-    """The JSON text of a value, lone surrogates and all."""
+    """The JSON text of a value, which may hold lone surrogates."""
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:
@@ -90,7 +90,7 @@ def decode_object(data: bytes) -> dict[str, Any]:
 def decode_image(text: object) -> bytes:
     """The bytes of a picture in base64, with or without a ``data:`` prefix.
 
-    Raises ApiError, 500, for what is no picture, and for addresses: none is fetched.
+    Raises ApiError, 500, for invalid data, and for URLs, which are not fetched.
     """
     words = text if isinstance(text, str) else ""
     if words.startswith(("http://", "https://")):

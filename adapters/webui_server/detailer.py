@@ -1,4 +1,4 @@
-"""ADetailer's arguments: how they are read, and how easily they are not heeded."""
+"""Reads ADetailer's arguments in the way of ADetailer, which ignores invalid ones silently."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class DetailerArgs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Detailing(NamedTuple):
-    """What ADetailer was told and understood: its passes, and what it claims of them.
+    """The passes that ADetailer understood, and what it reports about them.
 
     ``skips`` says that the outer img2img is left out.
     """
@@ -83,10 +83,10 @@ class Detailing(NamedTuple):
 
 
 def detailing_of(arguments: object, most_passes: int) -> Detailing | None:
-    """What ``args`` ask for; None where ADetailer stays out of it, for whatever reason.
+    """The passes in ``args``; None if ADetailer ignores them for any reason.
 
     It does so without a word if it is switched off, if no pass names a detector, and if
-    any pass fails validation. Flags that are no booleans mean: enabled, and nothing skipped.
+    any pass fails validation. Flags that are not booleans mean: enabled, nothing skipped.
     Passes beyond ``most_passes`` are dropped.
     """
     given = list(arguments) if isinstance(arguments, list) else []
@@ -111,7 +111,7 @@ def detailing_of(arguments: object, most_passes: int) -> Detailing | None:
 
 
 def _blind(one: AdetailerPass) -> AdetailerPass:
-    """A detector that is not there finds nothing."""
+    """The pass with a detector that finds nothing, for an unknown detector."""
     return msgspec.structs.replace(one, model="None")
 
 
@@ -121,7 +121,7 @@ def _claims(one: AdetailerPass, ordinal: str) -> dict[str, Any]:
 
 
 def _pass_of(one: DetailerArgs, table: Mapping[str, Any]) -> AdetailerPass:
-    """The pass in our own words: None for what was not sent, or not switched on."""
+    """The pass as configuration; None for settings not sent, or not switched on."""
     sent: dict[str, Any] = {name: getattr(one, key) for name, key in SENT.items() if key in table}
     switched: dict[str, Any] = {
         name: _other(getattr(one, key))
@@ -133,5 +133,5 @@ def _pass_of(one: DetailerArgs, table: Mapping[str, Any]) -> AdetailerPass:
 
 
 def _other(value: object) -> object:
-    """None for the words that leave a setting as it is outside."""
+    """None for values that mean the setting of the stage."""
     return None if isinstance(value, str) and value in _SAME else value

@@ -1,4 +1,4 @@
-"""Upscaling requests, and the cache that keeps what an interrupt has spoilt."""
+"""Serves upscaling requests, with the WebUI's cache that also keeps interrupted results."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ Key = tuple[object, ...]
 
 
 class _Cache:
-    """Of the last upscalings: whether they were spoilt. A spoilt one is given again.
+    """The last upscales, and whether they were interrupted. Interrupted results are repeated.
 
     What was made well need not be kept, for it would be made again alike.
     """
 
     def __init__(self) -> None:
-        self._spoilt: OrderedDict[Key, bool] = OrderedDict()
+        self._interrupted: OrderedDict[Key, bool] = OrderedDict()
 
-    def spoilt(self, key: Key) -> bool | None:
-        """Whether it is; None if it is not known."""
-        return self._spoilt.get(key)
+    def interrupted(self, key: Key) -> bool | None:
+        """Whether the cached upscale was interrupted; None if it is not cached."""
+        return self._interrupted.get(key)
 
-    def put(self, key: Key, *, spoilt: bool) -> None:
-        """Keep one more, and forget the oldest."""
-        self._spoilt.pop(key, None)
-        self._spoilt[key] = spoilt
-        if len(self._spoilt) > _CACHED:
-            self._spoilt.popitem(last=False)
+    def put(self, key: Key, *, interrupted: bool) -> None:
+        """Add an upscale, and drop the oldest."""
+        self._interrupted.pop(key, None)
+        self._interrupted[key] = interrupted
+        if len(self._interrupted) > _CACHED:
+            self._interrupted.popitem(last=False)
 
 
 class Extras:
-    """Serves upscaling requests. They take no task id."""
+    """Serves upscaling requests, which have no task id."""
 
     def __init__(self, progress: Progress, lock: FairLock, renderer: Renderer) -> None:
         self._progress = progress
@@ -83,7 +83,7 @@ class Extras:
                 if token is None:
                     break
                 images.append(in_base64(self._enlarged(config, asked.body, source, token)))
-            # After an exception the state stays as it is, as in a WebUI.
+            # After an exception the state is left unchanged, as in a WebUI.
             self._progress.end()
         return images, _words(config)
 
@@ -91,14 +91,14 @@ class Extras:
         self, config: UpscaleConfig, body: ExtrasBody, source: bytes, token: CancelToken
     ) -> bytes:
         keys = _keys(config, body, source)
-        spoilt = {name: self._cache.spoilt(key) for name, key in keys.items()}
-        plain = {name for name in keys if spoilt[name] or name in MISSING_UPSCALERS}
+        interrupted = {name: self._cache.interrupted(key) for name, key in keys.items()}
+        plain = {name for name in keys if interrupted[name] or name in MISSING_UPSCALERS}
         picture = self._renderer.render(
             _with_plain(config, plain), 0, token, lambda _done: None, source=source
         )
         for name, key in keys.items():
-            bad = bool(spoilt[name]) or (spoilt[name] is None and not picture.whole)
-            self._cache.put(key, spoilt=bad)
+            bad = bool(interrupted[name]) or (interrupted[name] is None and not picture.whole)
+            self._cache.put(key, interrupted=bad)
         return picture.data
 
 
@@ -133,7 +133,7 @@ def upscale_config(body: ExtrasBody, given: ExtrasBody) -> UpscaleConfig:
 
 
 def _with_plain(config: UpscaleConfig, plain: set[str]) -> UpscaleConfig:
-    """The same with Lanczos in the place of these upscalers."""
+    """The same configuration with Lanczos instead of these upscalers."""
     first, second = (
         _PLAIN if name in plain else name for name in (config.upscaler, config.upscaler_2)
     )
@@ -141,7 +141,7 @@ def _with_plain(config: UpscaleConfig, plain: set[str]) -> UpscaleConfig:
 
 
 def _keys(config: UpscaleConfig, body: ExtrasBody, source: bytes) -> dict[str, Key]:
-    """The digest of each upscaling. By size, the factor follows from it: the one sent is none."""
+    """The cache key of each upscale. In mode 1 the factor follows from the size."""
     image = decode_picture(source, "the image")
     factor = body.upscaling_resize
     if config.width and config.height:
@@ -159,6 +159,6 @@ def _keys(config: UpscaleConfig, body: ExtrasBody, source: bytes) -> dict[str, K
 
 
 def _words(config: UpscaleConfig) -> str:
-    """``html_info``: what was asked for, whatever was done."""
+    """``html_info``, which repeats the request."""
     words = ", ".join(f"{key}: {value}" for key, value in extra_parameters(config).items())
     return f"<p>{html.escape(words)}</p>"

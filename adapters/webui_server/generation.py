@@ -1,4 +1,4 @@
-"""txt2img and img2img, with ADetailer: from the body of a request to its answer."""
+"""Serves txt2img and img2img requests, with ADetailer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .settings import Settings
 
 _ADETAILER = "adetailer"
 _LONGEST_ID = 1000
-"""Characters of a task's id; some are kept after their request."""
+"""The longest task id in characters; some ids are kept after their request."""
 
 MakeWork = Callable[[ResolvedRequest, Detailing | None], Work]
 
@@ -93,7 +93,7 @@ class Generator:
         self, job: str, task: str, body: CommonBody, given: CommonBody, arguments: object,
         make_work: MakeWork,
     ) -> dict[str, Any]:  # fmt: skip
-        """Do a job in its turn. A task that fails is never told to be finished."""
+        """Do a job when the lock is free. A task that fails is not marked as finished."""
         self._progress.begin(job)
         self._tasks.start(task)
         try:
@@ -138,7 +138,7 @@ class Generator:
 
 
 class _Meter:
-    """FairLock the steps of one picture into the state's: parts of a job, steps of a part.
+    """Turns the steps of one picture into those of the state: parts of a job, steps of a part.
 
     The pictures of a batch go through a part together, as far as the state knows.
     """
@@ -177,7 +177,7 @@ def _img2img_work(
         raise server_error("RuntimeError", "bad number of images passed: 0; expecting 1 or less")
     config = img2img_config(asked, resolved)
     if detailing is not None and detailing.skips and mask is not None:
-        detailing = None  # ADetailer declines to skip an inpainting, and stays out of it.
+        detailing = None  # ADetailer does not skip an inpainting; it does nothing then.
     if detailing is None:
         return Work(resolved, config, None, None, sources[0], mask)
     detail = adetailer_config(*asked, resolved, detailing.passes)

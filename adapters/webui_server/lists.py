@@ -1,4 +1,4 @@
-"""What the server lists: everything that a client may ask for by name, and itself."""
+"""The list routes: names that the server offers, and facts about the server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .samplers import OWN_SCHEDULERS, SAMPLERS, SCHEDULERS
 
 _PARAMETER = re.compile(r'(\w[\w \-/]{1,80}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _LONGEST_SETTINGS = 100_000
-"""Characters searched for settings: an infotext has a few thousand, a PNG may have 2**26."""
+"""The part of a text that is parsed; an infotext has a few thousand characters."""
 _NEGATIVE = "Negative prompt:"
 
 Row = dict[str, Any]
@@ -137,7 +137,7 @@ def embeddings() -> Row:
 
 
 def cmd_flags(*, ui: bool) -> Row:
-    """GET /sdapi/v1/cmd-flags: those that tell how the server was started."""
+    """GET /sdapi/v1/cmd-flags, with the flags that clients use."""
     return {"api": True, "nowebui": not ui, "api_log": False, "ckpt_dir": None, "vae_dir": None}
 
 
@@ -160,7 +160,7 @@ def detailer_schema() -> Row:
 
 
 def png_info(data: bytes) -> Row:
-    """POST /sdapi/v1/png-info: the text in a picture, and what it says. Raises ApiError."""
+    """POST /sdapi/v1/png-info: the infotext of a picture, and its parts. Raises ApiError."""
     picture = decode_image(decode_body(data, PngInfoBody).body.image)
     with Image.open(io.BytesIO(picture)) as image:
         items = {key: value for key, value in image.info.items() if isinstance(value, str)}

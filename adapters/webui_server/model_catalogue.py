@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ..backends.embedded.infotext import model_stem
 
 CHECKPOINTS = ("sd_xl_base_1.0.safetensors", "sd_xl_refiner_1.0.safetensors")
-"""Those of the examples; the first is loaded when the server starts."""
+"""The models of the examples; the first is loaded when the server starts."""
 
 VAES = ("sdxl_vae.safetensors", "vae-ft-mse-840000-ema-pruned.safetensors")
 UPSCALERS = (
@@ -18,7 +18,7 @@ UPSCALERS = (
     *("R-ESRGAN 4x+", "R-ESRGAN 4x+ Anime6B", "ScuNET GAN", "ScuNET PSNR", "SwinIR_4x"),
 )
 MISSING_UPSCALERS = frozenset({"LDSR"})
-"""Listed, but their file was never downloaded: Lanczos does their work, silently."""
+"""Upscalers without a downloaded file; the server silently uses Lanczos instead."""
 
 LATENT_MODES = (
     *("Latent", "Latent (antialiased)", "Latent (bicubic)", "Latent (bicubic antialiased)"),
@@ -30,14 +30,14 @@ DETECTORS = (
     *("mediapipe_face_short", "mediapipe_face_mesh", "mediapipe_face_mesh_eyes_only"),
 )
 SCRIPTS = ("adetailer", "comments", "extra options", "hypertile", "refiner", "sampler", "seed")
-"""In lower case, as a WebUI lists them; all of them always on."""
+"""Always-on scripts, in lower case as a WebUI lists them."""
 
 _SUFFIX = re.compile(r"\.(safetensors|ckpt)$")
 _HASH = re.compile(r" \[[^\[\]]*\]$")
 
 
 class Checkpoint(NamedTuple):
-    """A model: its file's name, and the digest that its file would have."""
+    """A model with its file name and the digest of its (imaginary) file."""
 
     name: str
     sha256: str
@@ -49,27 +49,27 @@ class Checkpoint(NamedTuple):
 
     @property
     def hash(self) -> str:
-        """The first ten digits."""
+        """The short hash: the first ten digits of the digest."""
         return self.sha256[:10]
 
     @property
     def title(self) -> str:
-        """The name as lists show it."""
+        """The name with hash, as in lists."""
         return f"{self.name} [{self.hash}]"
 
     @property
     def short_title(self) -> str:
-        """The name as evidence of a pass shows it."""
+        """The stem with hash, as in ``extra_generation_params``."""
         return f"{self.stem} [{self.hash}]"
 
     def matches_name(self, name: str) -> bool:
-        """Whether this is one of the names that it is asked for by."""
+        """Whether ``name`` is one of the names of this model."""
         known = (self.name, self.stem, self.title, self.short_title, self.hash, self.sha256)
         return name in known
 
 
 class Checkpoints:
-    """The models of one server; ``more`` stand beside those of the examples."""
+    """The models of one server: those of the examples, and ``more``."""
 
     def __init__(self, more: Iterable[str] = ()) -> None:
         named = (name if _SUFFIX.search(name) else f"{name}.safetensors" for name in more)
@@ -83,7 +83,7 @@ class Checkpoints:
         return next((one for one in self.every if one.matches_name(name)), None)
 
     def closest(self, name: str) -> Checkpoint | None:
-        """The same, or else the model with the shortest title that ``name`` is a part of."""
+        """Like ``find``, else the model with the shortest title that contains ``name``."""
         found = self.find(name)
         part = _HASH.sub("", name)
         alike = [one for one in self.every if part in one.title]

@@ -1,4 +1,4 @@
-"""The server's own schema: its routes, and the bodies that they take."""
+"""The OpenAPI document of the server."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _operation(method: str, path: str) -> Schema:
 
 
 def _as_pydantic(schema: Schema) -> Schema:
-    """As the WebUI's library words it: what may be null is said by having no default."""
+    """The schema as the WebUI's library writes it, where optional fields have no default."""
     fields = schema.get("properties", {})
     schema = {key: value for key, value in schema.items() if key != "required" or value}
     return schema | {"properties": {name: _field(name, fields[name]) for name in fields}}

@@ -1,4 +1,4 @@
-"""What the server is doing: one job at a time, the tasks before and after it, its state."""
+"""The state of the server: the running job, the tasks, and the lock of jobs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .api_errors import ApiError
 
 _KEPT_TASKS = 16
 _WARMED_UP = 0.01
-"""What ``progress`` begins at."""
+"""The first value of ``progress``."""
 
 
 class JobState(msgspec.Struct, kw_only=True):
-    """The ``state`` of a WebUI, which is also what ``progress`` is worked out from."""
+    """The ``state`` of a WebUI, from which ``progress`` is computed."""
 
     skipped: bool = False
     interrupted: bool = False
@@ -36,7 +36,7 @@ class JobState(msgspec.Struct, kw_only=True):
 
 
 class Progress:
-    """The job under way. Safe from any thread; one thread at a time has a job.
+    """The running job. Safe from any thread; one thread at a time runs a job.
 
     ``interrupted`` stays true after an interrupt until the next job begins.
     """
@@ -49,7 +49,7 @@ class Progress:
         self._closed = False
 
     def begin(self, job: str, job_count: int = -1) -> None:
-        """A job begins; what was asked of the one before is void.
+        """Begin a job, and clear the flags of the one before.
 
         ``job_count`` is the number of its parts, -1 while it is not known.
         """
@@ -75,35 +75,35 @@ class Progress:
             return self._token
 
     def divide(self, job_count: int) -> None:
-        """The job has this many parts."""
+        """Set the number of parts of the job."""
         with self._lock:
             self._state.job_count = job_count
 
     def step(self, job_no: int, step: int, steps: int) -> None:
-        """Step ``step`` of ``steps`` of this part of the job is done."""
+        """Note that ``step`` of ``steps`` of a part is done."""
         with self._lock:
             self._state.job_no = job_no
             self._state.sampling_step, self._state.sampling_steps = step, steps
 
     def end(self) -> None:
-        """The job is over."""
+        """End the job."""
         with self._lock:
             self._state.job, self._state.job_count = "", 0
 
     def interrupt(self) -> None:
-        """Give up the job under way; without one, only the flag is set."""
+        """Interrupt the running job; without one, only set the flag."""
         with self._lock:
             self._state.interrupted = True
             self._token.request(CancelMode.NOW)
 
     def close(self) -> None:
-        """Give up the job under way, and any that may still begin."""
+        """Interrupt the running job, and all later ones."""
         with self._lock:
             self._closed = True
             self._token.request(CancelMode.NOW)
 
     def skip(self) -> None:
-        """Give up the image under way and go on with the next."""
+        """Skip the current image and continue with the next."""
         with self._lock:
             self._state.skipped = True
             self._token.request(CancelMode.NOW)
@@ -115,7 +115,7 @@ class Progress:
             return self._state.job_timestamp
 
     def report(self) -> dict[str, Any]:
-        """The answer of ``/sdapi/v1/progress``, but for the picture."""
+        """The answer of ``/sdapi/v1/progress``, without the picture."""
         with self._lock:
             state = msgspec.structs.asdict(self._state)
             idle = self._state.job_count == 0
@@ -123,7 +123,7 @@ class Progress:
         return {"progress": done, "eta_relative": left, "state": state}
 
     def task_progress(self) -> tuple[float, float | None]:
-        """Progress from 0 to 1 and seconds left, as ``/internal/progress`` works them out."""
+        """Progress from 0 to 1 and the seconds left, computed as for ``/internal/progress``."""
         with self._lock:
             if self._state.job_count <= 0:
                 return 0.0, None
@@ -156,12 +156,12 @@ class Tasks:
         self._finished: deque[str] = deque(maxlen=_KEPT_TASKS)
 
     def add(self, task: str) -> None:
-        """It waits for its turn."""
+        """Note that a task is queued."""
         with self._lock:
             self._waiting[task] = None
 
     def start(self, task: str) -> None:
-        """It is worked on."""
+        """Note that a task is active."""
         with self._lock:
             self._waiting.pop(task, None)
             with suppress(ValueError):
@@ -169,20 +169,20 @@ class Tasks:
             self._current = task
 
     def refuse(self, task: str) -> None:
-        """It is not worked on, but looks queued, as in a WebUI."""
+        """Note a refused task, which still appears as queued, as in a WebUI."""
         with self._lock:
             self._waiting.pop(task, None)
             if task not in self._refused:
                 self._refused.append(task)
 
     def finish(self, task: str) -> None:
-        """It is done."""
+        """Note that a task is finished."""
         with self._lock:
             self._current = None
             self._finished.append(task)
 
     def report(self, task: str | None) -> dict[str, Any]:
-        """Whether it is active, queued, completed; and words for the one who waits."""
+        """The state of a task, with the text that a WebUI shows to its user."""
         with self._lock:
             active = task is not None and task == self._current
             waiting = [*self._refused, *self._waiting]

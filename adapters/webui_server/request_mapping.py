@@ -1,4 +1,4 @@
-"""From a request's body to the configuration of a stage: our client's mapping, backwards."""
+"""Maps the body of a request to a stage's configuration: the reverse of our client's mapping."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ResolvedRequest(NamedTuple):
 
     @property
     def images(self) -> int:
-        """How many images are asked for."""
+        """The number of requested images."""
         return self.iterations * self.batch_size
 
 
@@ -88,7 +88,7 @@ def _check_numbers(body: CommonBody) -> None:
     if not 1 <= count <= _MOST_IMAGES or _or(body.batch_size, 1) < 1:
         raise server_error("RuntimeError", f"{count} images are not within 1 to {_MOST_IMAGES}")
     if min(_or(body.width, 512), _or(body.height, 512)) < _LEAST_SIDE:
-        raise server_error("RuntimeError", f"{body.width}x{body.height} is no size for a picture")
+        raise server_error("RuntimeError", f"{body.width}x{body.height} is not a valid size")
 
 
 def _model(name: str | None, models: Checkpoints) -> Checkpoint | None:
@@ -101,7 +101,7 @@ def _model(name: str | None, models: Checkpoints) -> Checkpoint | None:
 
 
 def _sampling(body: CommonBody, given: CommonBody, resolved: ResolvedRequest) -> dict[str, Any]:
-    """What all stages that sample are configured with."""
+    """The settings that all sampling stages share."""
     return {
         "prompt": body.prompt or "",
         "negative_prompt": given.negative_prompt,
@@ -195,7 +195,7 @@ def adetailer_config(
     resolved: ResolvedRequest,
     passes: tuple[AdetailerPass, ...],
 ) -> AdetailerConfig:
-    """What ADetailer inpaints with: the outer request's settings, and its own passes."""
+    """ADetailer's configuration: the settings of the request, and its passes."""
     return AdetailerConfig(**_sampling(body, given, resolved), passes=passes)
 
 

@@ -1,4 +1,4 @@
-"""Samplers and schedulers: their names, and what a WebUI makes of names it does not know."""
+"""Names of samplers and schedulers, and how a WebUI replaces unknown ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SAMPLERS: Mapping[str, tuple[str, ...]] = {
     "UniPC": ("unipc",),
     "LCM": ("k_lcm",),
 }
-"""Each with its aliases; a request takes the first names only, letter for letter."""
+"""Samplers with their aliases; a request accepts only the first names, case-sensitive."""
 
 SCHEDULERS: Mapping[str, str] = {
     "automatic": "Automatic",
@@ -43,7 +43,7 @@ SCHEDULERS: Mapping[str, str] = {
     "ddim": "DDIM",
     "beta": "Beta",
 }
-"""Name and label; either will do."""
+"""Names and labels; a request accepts both."""
 
 OWN_SCHEDULERS: Mapping[str, str] = {
     "DPM++ 2M": "karras",
@@ -62,7 +62,7 @@ _AUTOMATIC = "Automatic"
 
 
 class Sampling(NamedTuple):
-    """What is painted with, None where nothing was asked, and what ``info`` says of it."""
+    """The sampler and scheduler to render with (None if not set), and those in ``info``."""
 
     sampler: str | None
     scheduler: str | None
@@ -96,7 +96,7 @@ def sampling_of(sampler: str | None, scheduler: str | None) -> Sampling:
 
 
 def _split(name: str) -> tuple[str, str | None]:
-    """A sampler's name without a scheduler's behind it, and that scheduler's label."""
+    """Split a joint name into the sampler and the label of the scheduler."""
     for key, label in SCHEDULERS.items():
         for tail in (label, key):
             if name.endswith(f" {tail}"):

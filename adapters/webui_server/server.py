@@ -1,4 +1,4 @@
-"""HTTP around the application: threads, sockets, bodies and their bounds."""
+"""The HTTP server: threads, sockets and the limits of requests."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from .application import Application, Call
 from .body_schema import encode_json
 
 MAX_BODY = 256 * 2**20
-"""Bytes of a body at most, for the pictures in it."""
+"""The largest body in bytes."""
 
 MAX_BODIES = 2 * MAX_BODY
 """Bytes of all bodies held at once: two of the largest; decoded, they take three times as much."""
 
 MAX_CONNECTIONS = 128
-"""Connections served at once, each by a thread; a real WebUI is lost with some 45 requests."""
+"""Connections served at once, one thread each; a real WebUI fails with about 45 requests."""
 
 REQUEST_S = 120.0
-"""Seconds in which a request must have come: the largest body at 2 MiB a second."""
+"""Seconds in which a request must arrive: the largest body at 2 MiB a second."""
 
 _SMALL_BODY = 2**16
-"""Bytes of a body that is always taken: 128 of them are 8 MiB."""
+"""Bodies up to this size are always accepted: 128 of them are 8 MiB."""
 
 _IDLE_S = 30.0
 """Seconds that a connection may wait for its next request, as in a WebUI."""
 
 _ANSWER_S = 300.0
-"""Seconds in which a client must have taken its answer."""
+"""Seconds in which a client must read its answer."""
 
 _POLL_S = 0.05
 _PIECE = 2**16
@@ -82,7 +82,7 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """Where it listens, without a slash at the end."""
+        """The base address, without a slash at the end."""
         host, port = self._server.server_address[:2]
         name = str(host)
         return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
@@ -119,7 +119,7 @@ def _listening(host: str, port: int, application: Application) -> _HttpServer:
 class _HttpServer(ThreadingHTTPServer):
     daemon_threads = False
     request_queue_size = 128
-    # Elsewhere than on POSIX systems it would let two servers have the same port.
+    # On other systems it would let two servers share a port.
     allow_reuse_address = os.name == "posix"
 
     admission: Admission
@@ -135,13 +135,13 @@ class _HttpServer(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        # HTTPServer would look its own name up, which may take seconds.
+        # HTTPServer would resolve its own name, which may take seconds.
         TCPServer.server_bind(self)
         host, port = self.server_address[:2]
         self.server_name, self.server_port = str(host), int(port)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection on a thread of its own, once one is free."""
+        """Serve a connection on its own thread, once one is free."""
         while not self._free.acquire(timeout=_POLL_S):
             if self.is_closing.is_set():
                 self.shutdown_request(request)
@@ -151,14 +151,14 @@ class _HttpServer(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def hold(self, length: int) -> None:
-        """Have room for a part of a body. Raises ApiError, 503, while bodies take too much."""
+        """Reserve memory for a part of a body. Raises ApiError, 503, above the limit."""
         with self._lock:
             if self._held + length > MAX_BODIES:
                 raise ApiError(503, detail="too many large bodies at once; try again later")
             self._held += length
 
-    def let_go(self, length: int) -> None:
-        """A body, or what came of it, takes its room no more."""
+    def release(self, length: int) -> None:
+        """Release the memory of a body."""
         with self._lock:
             self._held -= length
 
@@ -169,7 +169,7 @@ class _HttpServer(ThreadingHTTPServer):
         self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that leaves is no error; what else goes wrong is told."""
+        """Ignore clients that disconnect; print other errors."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
@@ -186,14 +186,14 @@ class _HttpServer6(_HttpServer):
 
 
 class _TimedInput(io.RawIOBase):
-    """What a client sends until a moment; after it TimeoutError is raised."""
+    """The input of a connection; raises TimeoutError after a deadline."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._end = 0.0
 
     def give(self, seconds: float) -> None:
-        """So much time is left from now on."""
+        """Set the deadline to ``seconds`` from now."""
         self._end = time.monotonic() + seconds
 
     def readable(self) -> bool:
@@ -244,22 +244,22 @@ class _Handler(BaseHTTPRequestHandler):
             )
             self._discard_body()
         except ApiError as error:
-            # What the client sends is not read, so that the connection is of no more use.
+            # The body was not read, so the connection cannot be reused.
             self.close_connection = True
             status, document = error.status, encode_json(error.body)
         finally:
-            self.server.let_go(self._held)
+            self.server.release(self._held)
         self._send(status, document)
 
     def _target(self) -> SplitResult:
-        """What the request line asks for. Raises ApiError where that is no address."""
+        """The target of the request line. Raises ApiError if it is not valid."""
         try:
             return urlsplit(self.path)
         except ValueError as error:
             raise ApiError(400, detail=f"Bad request target: {error}") from error
 
     def _body_length(self) -> int:
-        """Bytes of the body to come. Raises ApiError where that is not said, or too many."""
+        """The length of the body. Raises ApiError if it is missing or too large."""
         lengths = set(self.headers.get_all("Content-Length", []))
         if self.headers.get("Transfer-Encoding"):
             raise ApiError(411, detail="Length Required")
@@ -278,12 +278,12 @@ class _Handler(BaseHTTPRequestHandler):
         return b"".join(self._pieces())
 
     def _pieces(self) -> Iterator[bytes]:
-        """The body as it comes; only what has come takes room."""
+        """The body in pieces; memory is reserved for received pieces only."""
         is_large = self._unread > _SMALL_BODY
         while self._unread > 0:
             piece = self.rfile.read(min(self._unread, _PIECE))
             if not piece:
-                raise ConnectionResetError("the client left in the middle of its body")
+                raise ConnectionResetError("the client disconnected in the middle of its body")
             self._unread -= len(piece)
             if is_large:
                 self.server.hold(len(piece))
@@ -294,11 +294,11 @@ class _Handler(BaseHTTPRequestHandler):
         while self._unread > 0:
             piece = self.rfile.read(min(self._unread, _PIECE))
             if not piece:
-                raise ConnectionResetError("the client left in the middle of its body")
+                raise ConnectionResetError("the client disconnected in the middle of its body")
             self._unread -= len(piece)
 
     def _send(self, status: int, document: bytes) -> None:
-        """The answer in one piece."""
+        """Send the answer in one piece."""
         lines = [
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
             f"Date: {self.date_time_string()}",
@@ -313,7 +313,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(head + document)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What the library refuses by itself: no HTTP, or a method that nobody knows."""
+        """Answer errors that the library detects: invalid HTTP, or an unknown method."""
         del explain
         self.close_connection = True
         words = message or HTTPStatus(code).phrase

@@ -1,4 +1,4 @@
-"""The server's options, and what a request's ``override_settings`` make of them."""
+"""The options of the server, and the ``override_settings`` of requests."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ DEFAULTS: Mapping[str, Any] = {
     "ad_save_previews": False,
     "ad_save_images_before": False,
 }
-"""The options of a WebUI that clients are known to look at; most of them change nothing."""
+"""Options of a WebUI that clients read; most of them have no effect."""
 
 _MODEL, _VAE, _CLIP_SKIP = "sd_model_checkpoint", "sd_vae", "CLIP_stop_at_last_layers"
 _VAE_WORDS = ("Automatic", "None")
 
 
 class Loaded(NamedTuple):
-    """What a request works with.
+    """The options that a request uses.
 
     ``model``, ``vae`` and ``clip_skip`` are as a client asked for them, None where none
     ever did; ``checkpoint`` is the model that is really loaded.
@@ -82,14 +82,14 @@ class Settings:
         self._set: dict[str, Any] = {}
 
     def values(self) -> dict[str, Any]:
-        """Every option; the loaded model stands by its title."""
+        """All options; the loaded model is given by its title."""
         with self._lock:
             values = {**DEFAULTS, **self._set}
         checkpoint = self._checkpoint(values[_MODEL])
         return values | {_MODEL: checkpoint.title, "sd_checkpoint_hash": checkpoint.sha256}
 
     def update(self, changes: Mapping[str, Any]) -> None:
-        """Set options for good.
+        """Set options permanently.
 
         Raises ApiError, 500, for an unknown option, model or VAE, and sets nothing then.
         """
@@ -103,7 +103,7 @@ class Settings:
             self._set.update(changes)
 
     def loaded(self, overrides: Mapping[str, Any] | None) -> Loaded:
-        """What a request with these ``override_settings`` works with.
+        """The options of a request with these ``override_settings``.
 
         A model or VAE that is not known is silently ignored. Raises ApiError, 500, for an
         option that is not known.
@@ -121,7 +121,7 @@ class Settings:
         )
 
     def accepted(self, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The overrides that are heeded. Raises ApiError, 500, for an unknown option."""
+        """The overrides that take effect. Raises ApiError, 500, for an unknown option."""
         asked = dict(overrides or {})
         self._check_keys(asked)
         if asked.get(_MODEL) is None or self._checkpoints.find(str(asked[_MODEL])) is None:
@@ -131,7 +131,7 @@ class Settings:
         return asked
 
     def keep(self, overrides: Mapping[str, Any] | None) -> None:
-        """Leave a request's overrides in place, as it may ask for."""
+        """Keep the overrides of a request, if it asks for that."""
         accepted = self.accepted(overrides)
         with self._lock:
             self._set.update(accepted)

@@ -24,6 +24,7 @@ MAX_LINE_BYTES = HEADER_BYTES + MAX_BODY_BYTES + TRAILER_BYTES
 FIRST_CHAIN = b"0" * 64
 UNWRITTEN_NULS = 16
 """So many NUL bytes in a failing record tell an unwritten sector from a flipped bit."""
+_HEX_DIGITS = b"0123456789abcdef"
 SECTOR_BYTES = 512
 """What a disk writes whole or not at all."""
 
@@ -48,7 +49,7 @@ def body_length(header: bytes) -> int | None:
     digits = header[6:38]
     if header[:HEADER_BYTES] != b'{"h":"%b%04x","e":' % (digits, crc_hqx(digits, 0)):
         return None
-    if digits.translate(None, b"0123456789abcdef"):
+    if digits.translate(None, _HEX_DIGITS):
         return None
     length = int(digits[:8], 16)
     return length if 0 < length <= MAX_BODY_BYTES else None
@@ -56,9 +57,6 @@ def body_length(header: bytes) -> int | None:
 
 def check(line: bytes) -> bytes | None:
     """The body of one whole line that passes every check but the chain's, else None."""
-    length = body_length(line)
-    if length is None or len(line) != HEADER_BYTES + length + TRAILER_BYTES:
-        return None
-    body = line[HEADER_BYTES:-TRAILER_BYTES]
-    sum_ = b"%08x" % crc32(body, crc32(line[6:14] + line[22:38]))
-    return body if line[14:22] == sum_ and line.endswith(TRAILER) else None
+    body, prev = line[HEADER_BYTES:-TRAILER_BYTES], line[22:38]
+    is_whole = 0 < len(body) <= MAX_BODY_BYTES and not prev.translate(None, _HEX_DIGITS)
+    return body if is_whole and line == frame(body, prev) else None

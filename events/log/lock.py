@@ -25,7 +25,7 @@ _BETWEEN_LOOKS_S = 0.003
 
 
 class LockHolder(msgspec.Struct, frozen=True, kw_only=True):
-    """Who holds, or last held, a run's lock."""
+    """The process that holds, or last held, a run's lock."""
 
     pid: int
     host: str
@@ -42,7 +42,7 @@ def host_name() -> str:
 
 
 def boot_id() -> str:
-    """What tells this boot of the machine from others; "" where the system does not say."""
+    """An id of this boot of the machine; "" where the system has none."""
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return ""
@@ -51,14 +51,12 @@ def boot_id() -> str:
 class RunLock:
     """Holds ``run.lock`` in a run folder from construction to ``release``.
 
-    ``epoch`` is what the lock file will say, by default what it said before. Raises
-    LogLockedError, naming the holder, when another process keeps it for 2 s, and
-    OSError where the file system has no locks; it never falls back to a soft lock.
+    The lock file names this process, and the epoch that it named before. Raises LogLockedError,
+    naming the holder, when another process keeps the lock for ``wait_s``, and OSError where the
+    file system has no locks; it never falls back to a soft lock.
     """
 
-    def __init__(
-        self, folder: Path, *, epoch: int | None = None, wait_s: float = LOCK_WAIT_S
-    ) -> None:
+    def __init__(self, folder: Path, *, wait_s: float = LOCK_WAIT_S) -> None:
         import filelock  # noqa: PLC0415 - it takes 40 ms to load, and `plan` needs no lock
 
         self._path = folder / LOCK_NAME
@@ -71,23 +69,21 @@ class RunLock:
                     holder = lock_holder(folder)
                     raise LogLockedError(str(holder or "unknown"), path=self._path)  # noqa: TRY301 - the descriptor is closed below
                 time.sleep(0.02)
-            if epoch is None:
-                before = lock_holder(folder)
-                epoch = before.epoch if before else 0
-            self.note_epoch(epoch)
+            before = lock_holder(folder)
+            self.note_epoch(before.epoch if before else 0)
         except BaseException:
             os.close(self._descriptor)
             raise
 
     def note_epoch(self, epoch: int) -> None:
-        """Write who holds the lock, and for which epoch, into the lock file."""
+        """Write this process and the epoch that it works on into the lock file."""
         holder = LockHolder(pid=os.getpid(), host=host_name(), boot_id=boot_id(), epoch=epoch)
         os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         os.write(self._descriptor, msgspec.json.encode(holder) + b"\n")
 
     def release(self) -> None:
-        """Give the lock back; the file stays, for unlinking it would let two in."""
+        """Give the lock back. The file stays: without it two processes could hold a lock each."""
         import filelock  # noqa: PLC0415 - loaded already
 
         filelock.unlock_descriptor(self._descriptor)
@@ -95,7 +91,7 @@ class RunLock:
 
 
 def lock_holder(folder: Path) -> LockHolder | None:
-    """Who the lock file names, whether or not the lock is held now."""
+    """The process that the lock file names, whether or not it holds the lock now."""
     try:
         with open_regular(folder / LOCK_NAME) as stream:
             return msgspec.json.decode(stream.read(_MAX_HOLDER_BYTES), type=LockHolder)
@@ -112,7 +108,7 @@ def is_locked(folder: Path) -> bool:
     except OSError:
         return False
     try:
-        # Another reader that looks in this very moment holds it too, but not for long.
+        # Another caller of this function holds it too, for a moment.
         for _ in range(_LOOKS):
             if filelock.lock_descriptor(descriptor, blocking=False):
                 return False

@@ -6,21 +6,9 @@ import io
 from collections.abc import Sequence
 from typing import Protocol
 
-import msgspec
-
-from ..codec import CODEC
-from ..errors import LogWriteError, SequenceError
+from ..errors import LogWriteError
 from ..model import StageEvent
-from .format import (
-    FIRST_CHAIN,
-    HEADER_BYTES,
-    MAX_BODY_BYTES,
-    SECTOR_BYTES,
-    TRAILER_BYTES,
-    UNWRITTEN_NULS,
-    frame,
-    next_chain,
-)
+from .record_writer import RecordWriter
 from .scan import LogScan
 
 
@@ -63,45 +51,6 @@ class EventLog(Protocol):
         ...
 
 
-def check_follows(event: StageEvent, *, run_id: str, next_seq: int) -> None:
-    """Raise SequenceError unless ``event`` is the next one of this run."""
-    if event.run_id != run_id:
-        raise SequenceError(f"an event of run {event.run_id!r} cannot enter the log of {run_id!r}")
-    if event.seq != next_seq:
-        raise SequenceError(f"expected sequence number {next_seq}, got {event.seq}")
-
-
-def encode_checked(event: StageEvent, offset: int) -> bytes:
-    """The body of a record that begins at ``offset``.
-
-    A disk loses whole sectors of what was not synced. So that a lost one is told by its NUL
-    bytes, and not taken for corruption, no record reaches into a sector by fewer than
-    UNWRITTEN_NULS bytes: spaces before the last brace see to that.
-
-    Raises LogWriteError for an event larger than a record may be, and for values that have
-    no JSON form. That values are of their fields' types is up to who makes the event: reading
-    each one back would take a third of an append's time.
-    """
-    try:
-        body = CODEC.encode(event)
-    except (ValueError, TypeError, RecursionError, msgspec.MsgspecError) as error:
-        raise LogWriteError(f"{type(event).__name__} cannot be recorded: {error}") from error
-    body = _clear_of_sector_ends(body, offset)
-    if len(body) > MAX_BODY_BYTES:
-        raise LogWriteError(
-            f"{type(event).__name__} takes {len(body)} bytes, a record holds {MAX_BODY_BYTES}"
-        )
-    return body
-
-
-def _clear_of_sector_ends(body: bytes, offset: int) -> bytes:
-    into = (offset + HEADER_BYTES + len(body) + TRAILER_BYTES) % SECTOR_BYTES
-    if UNWRITTEN_NULS <= into <= SECTOR_BYTES - UNWRITTEN_NULS or into == 0:
-        return body
-    lacking = (UNWRITTEN_NULS if into < UNWRITTEN_NULS else SECTOR_BYTES) - into
-    return body[:-1] + b" " * lacking + body[-1:]
-
-
 class MemoryEventLog:
     """A log in memory, in the very bytes that a file would hold.
 
@@ -109,45 +58,42 @@ class MemoryEventLog:
     """
 
     def __init__(self, run_id: str = "") -> None:
-        self._run_id = run_id
-        self._closed = False
+        self._records = RecordWriter(run_id)
+        self._is_closed = False
         self._events: list[StageEvent] = []
         self._bytes = bytearray()
-        self._chain = FIRST_CHAIN
 
     @classmethod
     def from_bytes(cls, data: bytes) -> MemoryEventLog:
         """The log whose file holds ``data``; a torn tail is cut. Raises LogCorruptError."""
         scan = LogScan(io.BytesIO(data))
-        events = [event for batch in scan.batches() for event in batch]
-        log = cls(events[0].run_id)
-        log._events = events
+        log = cls()
+        log._events = [event for batch in scan.batches() for event in batch]
         log._bytes = bytearray(data[: scan.end])
-        log._chain = scan.chain
+        log._records = scan.writer()
         return log
 
     @property
     def run_id(self) -> str:
-        return self._run_id
+        return self._records.run_id
 
     @property
     def next_seq(self) -> int:
-        return len(self._events)
+        return self._records.next_seq
 
     @property
     def chain(self) -> str:
-        return self._chain.decode()
+        return self._records.chain.decode()
 
     def append(self, event: StageEvent) -> None:
-        run_id = self._run_id or event.run_id
-        check_follows(event, run_id=run_id, next_seq=len(self._events))
-        if self._closed:
+        if self._is_closed:
             raise LogWriteError("nothing more can be written: it is closed")
-        body = encode_checked(event, len(self._bytes))
-        self._bytes += frame(body, self._chain)
-        self._chain = next_chain(self._chain, body)
+        records = self._records if self.run_id else RecordWriter(event.run_id)
+        line = records.line(event)
+        records.accept(line)
+        self._records = records
+        self._bytes += line
         self._events.append(event)
-        self._run_id = run_id
 
     def event_at(self, seq: int) -> StageEvent:
         return self._events[seq]
@@ -157,7 +103,7 @@ class MemoryEventLog:
 
     def close(self) -> None:
         """Take no more events; what is there stays readable."""
-        self._closed = True
+        self._is_closed = True
 
     def to_bytes(self) -> bytes:
         """What ``events.jsonl`` would hold."""

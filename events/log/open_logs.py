@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 _KEPT = 10_000
 """Of so many runs this process knows where the log is, which takes some 3 MB."""
 _paths: dict[str, Path] = {}
-"""Where the log of each run is that this process writes or has written, the latest last."""
+"""By run id, the log of each run that this process writes or has written, the latest last."""
 _logs: WeakValueDictionary[str, FileEventLog] = WeakValueDictionary()
+"""By its real path, each log that this process writes now."""
 # Reentrant: a finalizer may run on the thread that holds it.
 _lock = threading.RLock()
 
 
-def note_written(log: FileEventLog) -> None:
-    """This process writes ``log`` from now on, until ``note_closed``."""
+def register_log(log: FileEventLog) -> None:
+    """Note that this process writes ``log`` from now on, until ``unregister_log``."""
     with _lock:
         _logs[os.path.realpath(log.path)] = log
         _paths.pop(log.run_id, None)
@@ -30,26 +31,26 @@ def note_written(log: FileEventLog) -> None:
             del _paths[next(iter(_paths))]
 
 
+def unregister_log(log: FileEventLog) -> None:
+    """Note that this process does not write ``log`` any more."""
+    with _lock:
+        if open_log(log.path) is log:
+            del _logs[os.path.realpath(log.path)]
+
+
 def path_of_run(run_id: str) -> Path | None:
     """The log of a run that this process writes, or has written."""
     with _lock:
         return _paths.get(run_id)
 
 
-def note_closed(log: FileEventLog) -> None:
-    """This process writes ``log`` no more."""
-    with _lock:
-        if _logs.get(place := os.path.realpath(log.path)) is log:
-            del _logs[place]
-
-
-def written_log(path: Path) -> FileEventLog | None:
+def open_log(path: Path) -> FileEventLog | None:
     """The log in this file, if this process writes it now."""
     with _lock:
         return _logs.get(os.path.realpath(path))
 
 
-def written_log_of(run_id: str) -> FileEventLog | None:
+def open_log_of(run_id: str) -> FileEventLog | None:
     """The log of this run, if this process writes it now."""
-    with _lock:
-        return next((log for log in _logs.values() if log.run_id == run_id), None)
+    path = path_of_run(run_id)
+    return None if path is None else open_log(path)

@@ -7,13 +7,9 @@ power loss leaves and which a resume may cut, or *corruption*, which nobody may 
 from __future__ import annotations
 
 from array import array
-from binascii import crc_hqx
 from collections.abc import Iterator, Sequence
-from functools import reduce
-from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
-from zlib import crc32
 
 import msgspec
 
@@ -29,8 +25,10 @@ from .format import (
     UNWRITTEN_NULS,
     body_length,
     check,
+    frame,
     next_chain,
 )
+from .record_writer import RecordWriter
 
 CHUNK_BYTES = 256 * 1024
 
@@ -46,11 +44,11 @@ class LogScan:
     """One pass over a log's bytes.
 
     Iterate ``batches()``; afterwards ``count`` records in the first ``end`` bytes are sound,
-    ``chain`` is C(count) in 64 digits, ``offsets`` holds the first byte of each record, and
-    ``torn`` is the torn tail, if there is one. From ``proved_end`` on, no record is known to be
-    durable: behind the last barrier that has a record behind it, and so was synced before that
-    was written. Raises LogCorruptError where the log is corrupt, after every record before that
-    place has been yielded.
+    ``run_id`` is theirs, ``chain`` is C(count) in 64 digits, ``offsets`` holds the first byte of
+    each, and ``torn`` is the torn tail, if there is one. From ``proved_end`` on, no record is
+    known to be durable: it lies behind the last barrier that has a record behind it, and so was
+    synced before that was written. Raises LogCorruptError where the log is corrupt, after every
+    record before that place has been yielded.
     """
 
     def __init__(
@@ -67,7 +65,7 @@ class LogScan:
         # Taken once: what a writer adds meanwhile is for the next reading.
         self._size = stream.seek(0, 2) if size is None else size
         stream.seek(0)
-        self._run_id: str | None = None
+        self.run_id: str | None = None
         self.count = 0
         self.end = 0
         self.chain = FIRST_CHAIN
@@ -113,6 +111,11 @@ class LogScan:
                     raise self._corrupt("it holds no whole RunOpened")
                 return
 
+    def writer(self) -> RecordWriter:
+        """What goes on behind the last sound record, once all have been read."""
+        assert self.run_id is not None
+        return RecordWriter(self.run_id, next_seq=self.count, end=self.end, chain=self.chain)
+
     def _note_barriers(self, events: Sequence[StageEvent]) -> None:
         first = self.count - len(events)
         for seq in range(self.count - 1, first, -1):
@@ -130,7 +133,7 @@ class LogScan:
     def _verify(self, lines: Sequence[bytes]) -> list[bytes]:
         """The bodies of ``lines`` (without their newlines) up to the first that fails.
 
-        A line is not parsed but built anew from its body and compared, which checks the
+        A line is not parsed but made anew from its body and compared, which checks the
         literals, the length, both checksums and the chain in one comparison.
         """
         bodies: list[bytes] = []
@@ -138,15 +141,11 @@ class LogScan:
         add_body, add_offset = bodies.append, self.offsets.append
         for line in lines:
             body = line[HEADER_BYTES:-1]
-            prev = chain[:16]
-            digits = b"%08x%08x%b" % (len(body), crc32(body, crc32(line[6:14] + prev)), prev)
-            if line != b'{"h":"%b%04x","e":%b}' % (digits, crc_hqx(digits, 0), body):
-                break
-            if not 0 < len(body) <= MAX_BODY_BYTES:
+            if line + b"\n" != frame(body, chain) or not 0 < len(body) <= MAX_BODY_BYTES:
                 break
             add_body(body)
             add_offset(end)
-            chain = sha256(chain + body).hexdigest().encode()
+            chain = next_chain(chain, body)
             end += len(line) + 1
         self.chain, self.end = chain, end
         return bodies
@@ -158,54 +157,54 @@ class LogScan:
 
         ``chain`` is the chain value of the first of them.
         """
-        fault: tuple[int, str] | None = None
         try:
             events = self._codec.decode_many(bodies)
         except EventDecodeError:
-            events, fault = self._decode_up_to_the_wrong_one(bodies)
-        fault = self._find_fault(events, bodies, chain) or fault
-        if fault is None:
-            self.count += len(events)
-            return events, None
-        index, reason = fault
-        self.count += index
-        return events[:index], self._corrupt(reason)
+            return self._decode_each(bodies, chain)
+        expected = range(self.count, self.count + len(events))
+        if (
+            self.run_id is None
+            or [event.seq for event in events] != list(expected)
+            or {event.run_id for event in events} != {self.run_id}
+            or RunSealed in map(type, events)
+        ):
+            return self._decode_each(bodies, chain)
+        self.count += len(events)
+        return events, None
 
-    def _decode_up_to_the_wrong_one(
-        self, bodies: list[bytes]
-    ) -> tuple[list[StageEvent], tuple[int, str]]:
+    def _decode_each(
+        self, bodies: list[bytes], chain: bytes
+    ) -> tuple[list[StageEvent], LogCorruptError | None]:
+        """The same, one by one: for batches with a wrong record, the first one, or a seal."""
         events: list[StageEvent] = []
         for body in bodies:
             try:
-                events.append(self._codec.decode(body))
+                event = self._codec.decode(body)
             except EventDecodeError as error:
-                return events, (len(events), str(error))
-        raise AssertionError("decoding one by one accepted what decoding at once refused")
+                return events, self._corrupt(str(error))
+            if wrong := self._misfit(event, chain):
+                return events, self._corrupt(wrong)
+            events.append(event)
+            chain = next_chain(chain, body)
+            self.count += 1
+        return events, None
 
-    def _find_fault(
-        self, events: Sequence[StageEvent], bodies: Sequence[bytes], chain: bytes
-    ) -> tuple[int, str] | None:
-        """Index and reason of the first event that does not fit those before it."""
-        first = self.count
-        if self._run_id is None and events:
-            if not isinstance(events[0], RunOpened):
-                return 0, "the first record is no RunOpened"
-            self._run_id = events[0].run_id
-        expected = range(first, first + len(events))
-        if [event.seq for event in events] != list(expected) or {
-            event.run_id for event in events
-        } - {self._run_id}:
-            for index, event in enumerate(events):
-                if event.seq != first + index:
-                    return index, f"its sequence number is {event.seq}"
-                if event.run_id != self._run_id:
-                    return index, f"it belongs to run {event.run_id!r}"
-        for index, event in enumerate(events if RunSealed in map(type, events) else ()):
-            if isinstance(event, RunSealed):
-                head = reduce(next_chain, bodies[:index], chain)
-                if event.count != first + index or event.head.encode() != head:
-                    return index, "the seal does not fit the records before it"
-        return None
+    def _misfit(self, event: StageEvent, chain: bytes) -> str:
+        """Why the next event does not fit those before it; "" if it does."""
+        if self.run_id is None:
+            if not isinstance(event, RunOpened):
+                return "the first record is no RunOpened"
+            self.run_id = event.run_id
+        if event.seq != self.count:
+            return f"its sequence number is {event.seq}"
+        if event.run_id != self.run_id:
+            return f"it belongs to run {event.run_id!r}"
+        if isinstance(event, RunSealed) and (event.count, event.head) != (
+            self.count,
+            chain.decode(),
+        ):
+            return "the seal does not fit the records before it"
+        return ""
 
     def _corrupt(self, reason: str) -> LogCorruptError:
         at = self.count
@@ -214,41 +213,42 @@ class LogScan:
 
     def _judge(self) -> None:
         """Tell a torn tail from corruption at ``self.end``, where the next record fails."""
-        tail = _Tail(self._stream, self.end, self._size)
         if self.count == 0:
             raise self._corrupt("it holds no whole RunOpened")
-        if not tail.is_torn():
+        tail = _Tail(self._stream, self.end, self._size)
+        if not tail.is_torn:
             raise self._corrupt("its bytes are all there but fail their check")
         if tail.stands_before_a_proved_barrier():
             raise self._corrupt("a record fails that sound records were built upon")
-        self.torn = TornTail(offset=self.end, bytes=tail.size - self.end)
+        self.torn = TornTail(offset=self.end, bytes=self._size - self.end)
 
 
 class _Tail:
-    """The bytes from a failing record to the end of the file, read line by line."""
+    """The bytes from a failing record to the end of the file.
+
+    ``is_torn`` says whether the failing record may be what a crash left unfinished.
+    """
 
     def __init__(self, stream: BinaryIO, offset: int, size: int) -> None:
         self._stream = stream
         self._offset = offset
-        self.size = size
+        self._size = size
         stream.seek(offset)
-        header = stream.read(min(HEADER_BYTES, self.size - offset))
+        header = stream.read(min(HEADER_BYTES, size - offset))
         length = body_length(header)
-        self._header_whole = len(header) == HEADER_BYTES
-        if length is not None:
-            self._end: int = offset + HEADER_BYTES + length + TRAILER_BYTES
+        stream.seek(offset)
+        if length is None:
+            record = stream.readline(min(MAX_LINE_BYTES, size - offset))
+            self._end = offset + len(record)
         else:
-            self._end = self._after_newline(offset)
-        self._header_sound = length is not None
-
-    def is_torn(self) -> bool:
-        """Whether the failing record may be what a crash left unfinished."""
-        if not self._header_whole:
-            return True
-        # A record that lacks only its newline ends one byte before its place.
-        if self._header_sound and self._end > self.size:
-            return True
-        return self._count_nuls() >= UNWRITTEN_NULS
+            self._end = offset + HEADER_BYTES + length + TRAILER_BYTES
+            record = stream.read(min(self._end, size) - offset)
+        self.is_torn = (
+            len(header) < HEADER_BYTES
+            # A record that lacks only its newline ends one byte before its place.
+            or self._end > size
+            or record.count(0) >= UNWRITTEN_NULS
+        )
 
     def stands_before_a_proved_barrier(self) -> bool:
         """Whether a barrier at or after the failing record has a sound record behind it.
@@ -259,9 +259,9 @@ class _Tail:
         self._stream.seek(self._offset + HEADER_BYTES)
         barrier_seen = _tag(self._stream.read(64)) in BARRIER_TAGS
         position = self._end
-        while position < self.size:
+        while position < self._size:
             self._stream.seek(position)
-            line = self._stream.readline(min(MAX_LINE_BYTES, self.size - position))
+            line = self._stream.readline(min(MAX_LINE_BYTES, self._size - position))
             position += len(line)
             body = check(line)
             if body is None:
@@ -270,25 +270,6 @@ class _Tail:
                 return True
             barrier_seen = _tag(body) in BARRIER_TAGS
         return False
-
-    def _after_newline(self, offset: int) -> int:
-        self._stream.seek(offset)
-        while True:
-            line = self._stream.readline(CHUNK_BYTES)
-            offset += len(line)
-            if not line or line.endswith(b"\n") or offset >= self.size:
-                return min(offset, self.size)
-
-    def _count_nuls(self) -> int:
-        self._stream.seek(self._offset)
-        left, found = min(self._end, self.size) - self._offset, 0
-        while left > 0 and found < UNWRITTEN_NULS:
-            chunk = self._stream.read(min(CHUNK_BYTES, left))
-            if not chunk:
-                break
-            left -= len(chunk)
-            found += chunk.count(0)
-        return found
 
 
 def _tag(body: bytes) -> str:

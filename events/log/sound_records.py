@@ -16,20 +16,12 @@ import msgspec
 from ..codec import CODEC, EventDecodeError
 from ..errors import EventLogError, LogCorruptError
 from ..model import RunOpened, StageEvent
-from .format import (
-    HEADER_BYTES,
-    PREFIX,
-    TRAILER,
-    TRAILER_BYTES,
-    body_length,
-    check,
-)
+from .format import HEADER_BYTES, MAX_LINE_BYTES, PREFIX, TRAILER, TRAILER_BYTES, body_length, check
 from .storage import Storage
 
-_WINDOW_BYTES = 256 * 1024
 _MAX_REREADS = 16
-"""After reading 16 times the file's size in vain, only line starts are tried (a forged log may
-hold a false header every 48 bytes, each with a body of 16 MiB to be checked)."""
+"""After checking 16 times the file's size in vain, only line starts are tried (a forged log may
+hold a false header every 48 bytes, each with a body of many MiB to be checked)."""
 
 
 class PlanLostError(LogCorruptError):
@@ -72,10 +64,8 @@ class SoundRecords:
     def __init__(self, path: Path, *, storage: Storage) -> None:
         self.path = path
         self._storage = storage
-        first = self._find_opened()
-        assert isinstance(first.event, RunOpened)
-        self.opened = first.event
-        offsets = {0: first.offset}
+        self.opened, start = self._find_opened()
+        offsets = {0: start}
         for record in self._in_file_order():
             # The number of an unknown event is not checked by its type.
             if record.event.run_id == self.opened.run_id and record.event.seq > 0:
@@ -90,84 +80,76 @@ class SoundRecords:
     def __iter__(self) -> Iterator[SoundRecord]:
         """Every record, read and checked again. Raises LogCorruptError if the log has changed."""
         with self._storage.open_read(self.path) as stream:
-            search = _Search(stream)
             for place in range(len(self)):
-                yield self._read(search, place)
+                yield self._read(stream, place)
 
     def __getitem__(self, place: int) -> SoundRecord:
         """The record at ``place``, from 0. Raises IndexError, LogCorruptError."""
         with self._storage.open_read(self.path) as stream:
-            return self._read(_Search(stream), place)
+            return self._read(stream, place)
 
-    def _read(self, search: _Search, place: int) -> SoundRecord:
+    def _read(self, stream: BinaryIO, place: int) -> SoundRecord:
         offset = self._offsets[place]
-        record = search.record_at(offset)
+        stream.seek(offset)
+        line = stream.readline(MAX_LINE_BYTES)
+        body = check(line[: _end_of_body(line, 0)] + TRAILER)
+        record = None if body is None else _decoded(offset, body)
         if record is None:
             reason = "it changed while it was being read"
             raise LogCorruptError(reason, offset=offset, seq=place, path=self.path)
         return record
 
-    def _find_opened(self) -> SoundRecord:
+    def _find_opened(self) -> tuple[RunOpened, int]:
         for record in self._in_file_order():
             if isinstance(record.event, RunOpened) and record.event.seq == 0:
-                return record
+                return record.event, record.offset
         raise PlanLostError(self.path, folder=self.path.parent / "images")
 
     def _in_file_order(self) -> Iterator[SoundRecord]:
         with self._storage.open_read(self.path) as stream:
-            yield from _Search(stream).records()
+            for offset, body in _bodies(stream):
+                record = _decoded(offset, body)
+                if record is not None:
+                    yield record
 
 
-class _Search:
-    """Looks for records in a stream of bytes, wherever they begin."""
+def _bodies(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """First byte and body of each record that passes its own checks, in the order of the file.
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._size = stream.seek(0, 2)
-        self._window_start, self._window = 0, b""
-        self._read_in_vain = 0
-
-    def records(self) -> Iterator[SoundRecord]:
-        """Every sound record in the order of the file."""
-        offset = self._next_prefix(0)
-        while offset < self._size:
-            record = self.record_at(offset)
-            if record is not None:
-                yield record
+    A record may begin within a line, where the newline before it is damaged, but it lies in one
+    line: a body holds no line break.
+    """
+    left = _MAX_REREADS * stream.seek(0, 2)
+    start = 0
+    stream.seek(start)
+    while line := stream.readline(2 * MAX_LINE_BYTES):
+        at = line.find(PREFIX)
+        while at >= 0:
+            end = _end_of_body(line, at)
+            body = check(line[at:end] + TRAILER)
+            if body is not None:
+                yield start + at, body
+            else:
+                left -= end - at
             # Behind the body, not the line: the newline may be what is damaged.
-            end = offset + 1 if record is None else offset + HEADER_BYTES + len(record.body)
-            offset = self._next_prefix(end)
+            after = at + 1 if body is None else end
+            at = line.find(PREFIX, after) if left > 0 else -1
+        start += len(line)
+        if len(line) == 2 * MAX_LINE_BYTES:
+            # A line that is longer than any: a record may lie across the place where it was cut.
+            start -= MAX_LINE_BYTES
+            stream.seek(start)
 
-    def record_at(self, offset: int) -> SoundRecord | None:
-        """The record that begins at ``offset``, if a sound one does; its newline may be gone."""
-        self._stream.seek(offset)
-        header = self._stream.read(HEADER_BYTES)
-        length = body_length(header)
-        if length is None:
-            return None
-        # By line, because a body holds no line break: a forged length costs one line at most.
-        body = self._stream.readline(length)
-        if not body.endswith(b"\n") and check(header + body + TRAILER) is not None:
-            try:
-                return SoundRecord(offset, body, CODEC.decode(body))
-            except EventDecodeError:
-                pass  # the bytes are as they were written, but they are no event
-        self._read_in_vain += len(body)
-        return None
 
-    def _next_prefix(self, offset: int) -> int:
-        """The next place from ``offset`` on that looks like the start of a record, or the end."""
-        anywhere = self._read_in_vain <= _MAX_REREADS * self._size
-        sought = PREFIX if anywhere else b"\n" + PREFIX
-        while offset < self._size:
-            start, window = self._window_start, self._window
-            if not start <= offset <= start + len(window) - len(sought):
-                self._stream.seek(offset)
-                self._window_start, self._window = offset, self._stream.read(_WINDOW_BYTES)
-                start, window = self._window_start, self._window
-            found = window.find(sought, offset - start)
-            if found >= 0:
-                return start + found + (0 if anywhere else 1)
-            # The next window overlaps by what is sought, which may lie across the border.
-            offset = max(offset + 1, start + len(window) - len(sought) + 1)
-        return self._size
+def _end_of_body(line: bytes, at: int) -> int:
+    """Where the body ends of the record that begins there; ``at`` where it is no whole record."""
+    length = body_length(line[at : at + HEADER_BYTES])
+    end = at + HEADER_BYTES + (length or 0)
+    return end if length and end <= len(line) - line.endswith(b"\n") else at
+
+
+def _decoded(offset: int, body: bytes) -> SoundRecord | None:
+    try:
+        return SoundRecord(offset, body, CODEC.decode(body))
+    except EventDecodeError:
+        return None  # the bytes are as they were written, but they are no event

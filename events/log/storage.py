@@ -1,7 +1,7 @@
 """The file system as a run uses it: the one seam through which bytes become durable.
 
-Everything that must survive a crash goes through ``Storage``, so that a test can stand in a
-storage that loses, tears and reorders what was not synced.
+Everything that must survive a crash goes through ``Storage``, so that a test can use a storage
+that loses, tears and reorders what was not synced.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import BinaryIO, Protocol, cast
 
 Part = bytes | memoryview
 """Bytes of a file that need not be joined with others to be written."""
+_OUR_FILE = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+"""Flags for files that we write: bytes as they are, and no link to somewhere else."""
 PART_SUFFIX = ".part"
 """Ends the temporary name of a file that is being written; it begins with a dot."""
 
@@ -130,8 +132,7 @@ class _OsAppendFile:
     __slots__ = ("_descriptor",)
 
     def __init__(self, path: Path) -> None:
-        flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0)
-        self._descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | _OUR_FILE)
 
     def write(self, data: bytes) -> int:
         return os.write(self._descriptor, data)
@@ -163,14 +164,13 @@ class OsStorage:
         while not missing[-1].exists() and missing[-1].parent != missing[-1]:
             missing.append(missing[-1].parent)
         for path in reversed(missing):
-            known = path.exists()
-            if not known:
-                path.mkdir(exist_ok=True)
+            is_old = path.exists()
+            path.mkdir(exist_ok=True)
             try:
-                # Also where it was there: whoever made it may have died before this.
+                # Also where it was there: the process that made it may have died before this.
                 self.sync_folder(path.parent)
             except PermissionError:
-                if not known:
+                if not is_old:
                     raise
         if not folder.is_dir():
             raise NotADirectoryError(20, "Not a directory", str(folder))
@@ -191,8 +191,8 @@ class OsStorage:
         # paths: pathlib takes as long as the disk does for a small file.
         folder, name = os.path.split(path)
         temporary = os.path.join(folder, f".{name}.{os.getpid()}{PART_SUFFIX}")  # noqa: PTH118 - the same
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(temporary, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _OUR_FILE
+        descriptor = os.open(temporary, flags, 0o666)
         try:
             try:
                 _write_all(descriptor, parts)
@@ -232,8 +232,7 @@ class OsStorage:
 
     def rewrite(self, path: Path, start: int, data: bytes) -> None:
         # Not through an appending descriptor, which writes at the end of the file only.
-        flags = os.O_WRONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
-        descriptor = os.open(path, flags)
+        descriptor = os.open(path, os.O_WRONLY | _OUR_FILE)
         try:
             os.lseek(descriptor, start, os.SEEK_SET)
             _write_all(descriptor, (data,))
@@ -251,7 +250,7 @@ def is_regular(path: Path) -> bool:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading, if it is one: a pipe in its place would hold us up for ever.
+    """Open a regular file for reading; opening a pipe in its place could block for ever.
 
     Raises OSError.
     """
@@ -259,7 +258,7 @@ def open_regular(path: Path) -> BinaryIO:
     descriptor = os.open(path, flags)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "It is no file", str(path))
+        raise OSError(errno.EINVAL, "It is not a regular file", str(path))
     return cast(BinaryIO, open(descriptor, "rb"))
 
 

@@ -2,17 +2,56 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from operator import eq
 from pathlib import Path
+from typing import TypeVar, overload
 
 from ..codec import CODEC
 from ..errors import LogCorruptError
 from ..model import StageEvent
 from .format import check
-from .lazy_sequence import LazySequence
 from .scan import LogScan, TornTail
 from .storage import OsStorage, Storage
+
+T = TypeVar("T")
+
+
+class LazySequence(Sequence[T]):
+    """A sequence whose members are read when asked for; equal to any with equal members."""
+
+    @abstractmethod
+    def select(self, indexes: Iterable[int]) -> Iterator[T]:
+        """The members at these indexes (0 or more), in the order asked for."""
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[T, ...]: ...
+    def __getitem__(self, index: int | slice) -> T | tuple[T, ...]:
+        places = range(len(self))
+        if isinstance(index, slice):
+            return tuple(self.select(places[index]))
+        return next(self.select([places[index]]))
+
+    def __iter__(self) -> Iterator[T]:
+        return self.select(range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(map(eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]  # sequences that compare by content have none
+
+
+def events_at(events: Sequence[StageEvent], seqs: Iterable[int]) -> Iterator[StageEvent]:
+    """The events with these numbers; those of a log are read through one open file."""
+    if isinstance(events, LazySequence):
+        return events.select(seqs)
+    return (events[seq] for seq in seqs)
 
 
 class FileTimeline(LazySequence[StageEvent]):
@@ -34,7 +73,6 @@ class FileTimeline(LazySequence[StageEvent]):
         self._offsets = offsets
         self._end = end
         self._storage = storage or OsStorage()
-        self._codec = CODEC
         self.torn = torn
 
     def __len__(self) -> int:
@@ -42,20 +80,19 @@ class FileTimeline(LazySequence[StageEvent]):
 
     def select(self, indexes: Iterable[int]) -> Iterator[StageEvent]:
         """The events at these indexes, in the order asked for."""
-        return map(self._codec.decode, self.raw(indexes))
+        return map(CODEC.decode, self.raw(indexes))
 
     def raw(self, indexes: Iterable[int]) -> Iterator[bytes]:
-        """The bytes of ``e`` of these records, as they stand in the log."""
+        """The bytes of ``e`` of these records, as they are in the log."""
         with self._storage.open_read(self._path) as stream:
             for index in indexes:
-                position = range(len(self))[index]
-                start = self._offsets[position]
-                last = position + 1 == len(self)
+                start = self._offsets[index]
+                is_last = index + 1 == len(self)
+                end = self._end if is_last else self._offsets[index + 1]
                 stream.seek(start)
-                size = (self._end if last else self._offsets[position + 1]) - start
-                body = check(stream.read(size))
+                body = check(stream.read(end - start))
                 if body is None:
-                    raise self._changed(start, position)
+                    raise self._changed(start, index)
                 yield body
 
     def __iter__(self) -> Iterator[StageEvent]:

@@ -35,7 +35,7 @@ class Dispatcher:
     if the run had called it itself. The run waits for one receiver for a second and a hundredth
     of the time that the run has lasted, over all its calls. A receiver that takes longer keeps
     the thread that it blocks, as a reader of the log from that event on, and another thread
-    calls the others. Subscriptions with threads of their own only queue what they are told, at
+    calls the others. Subscriptions with threads of their own only queue what is published, at
     once. Where no thread can be started, ``flush`` calls the receivers itself.
 
     Lock order: the run's journal, then ``_changed``, then the locks of a Reader. No receiver is
@@ -46,7 +46,7 @@ class Dispatcher:
         self._changed = threading.Condition()
         self._began = time.monotonic()
         self._ready: deque[Reader] = deque()
-        """Who has something to be told, once for each thing."""
+        """Readers with something to deliver, once for each thing."""
         self._current: Reader | None = None
         self._since = 0.0
         self._made = 0
@@ -54,6 +54,7 @@ class Dispatcher:
         self._costs_s: WeakKeyDictionary[Reader, float] = WeakKeyDictionary()
         self._reader_of: signals.ByReceiver[Reader] = signals.ByReceiver()
         self._readers: list[Reader] = []
+        """All of them, also those whose receivers are gone: their threads must be ended."""
         self._thread: threading.Thread | None = None
         """What calls the receivers now; None while no thread could be started for it."""
         self._calling_here = threading.Lock()
@@ -70,7 +71,7 @@ class Dispatcher:
             if isinstance(owner, Subscription):
                 reader = owner.take(sender, payload)
             else:
-                reader = self._take(signal, receiver, sender, payload)
+                reader = self._queue_call(signal, receiver, sender, payload)
             if reader is not None:
                 ready.append(reader)
         if ready:
@@ -88,9 +89,9 @@ class Dispatcher:
         if self._thread is threading.current_thread():
             return
         with self._changed:
-            while self._thread is not None and (first := self._first) is not None:
+            while self._thread is not None and (first := self._current or self._next):
                 is_past = partial(self._is_past, self._made)
-                in_time = self._changed.wait_for(is_past, self._patience(first))
+                in_time = self._changed.wait_for(is_past, self._patience_s(first))
                 if not in_time and first is self._current:
                     self._leave_behind(first)
         self._call_here()
@@ -105,7 +106,7 @@ class Dispatcher:
         for reader in self._readers:
             reader.close(max(0.0, until - time.monotonic()))
 
-    def _take(
+    def _queue_call(
         self, signal: NamedSignal, receiver: Receiver, sender: str, payload: dict[str, Any]
     ) -> Reader | None:
         """Queue a call of a receiver that is connected to a signal itself."""
@@ -117,34 +118,33 @@ class Dispatcher:
                 self._reader_of.set(receiver, reader)
                 self._readers.append(reader)
         if signal is event_appended:
-            reader.take_event(payload["event"])
+            reader.queue_event(payload["event"])
         elif signal is step_progress:
-            reader.take_step(payload["progress"])
+            reader.queue_step(payload["progress"])
         else:  # the moves of a run's lifecycle, of which there are few
-            reader.take((signal, payload))
+            reader.queue((signal, payload))
         return reader if reader.is_inline else None
 
     @property
-    def _first(self) -> Reader | None:
-        """Who is called, or will be next."""
-        return self._current or (self._ready[0] if self._ready else None)
+    def _next(self) -> Reader | None:
+        return self._ready[0] if self._ready else None
 
     def _is_past(self, made: int) -> bool:
         return self._made > made
 
-    def _patience(self, reader: Reader) -> float:
-        """How many seconds more the run waits for the receiver that is called, or is next."""
+    def _patience_s(self, reader: Reader) -> float:
+        """How much longer the run waits for the receiver that is called, or is next."""
         now = time.monotonic()
         limit = PATIENCE_S + SHARE_OF_TIME * (now - self._began)
         left = limit - self._costs_s.get(reader, 0.0)
         if reader is self._current:
             return max(left - (now - self._since), 0.0)
-        # Until its call has begun there is nothing that it could be blamed for.
+        # Until its call has begun it cannot be at fault.
         return max(left, _SHORTEST_WAIT_S)
 
     def _leave_behind(self, reader: Reader) -> None:
         """Leave the thread to the receiver that blocks it, and have another call the others."""
-        signals.note_fault(reader.name, "a run", "blocked and was left behind", 0, None)
+        signals.note_fault(reader.name, "a run", "blocked and was left behind")
         assert self._thread is not None
         reader.leave_to(self._thread)
         self._ready = deque(one for one in self._ready if one is not reader)
@@ -153,7 +153,7 @@ class Dispatcher:
         self._start_thread()
 
     def _start_thread(self) -> None:
-        thread = threading.Thread(target=self._work, name="stagewright-announcer", daemon=True)
+        thread = threading.Thread(target=self._work, name="stagewright-dispatcher", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
@@ -165,7 +165,7 @@ class Dispatcher:
             self._thread = thread
 
     def _work(self) -> None:
-        while (reader := self._next()) is not None:
+        while (reader := self._begin_call()) is not None:
             reader.serve()
             if not self._end_call(reader):
                 break
@@ -174,18 +174,18 @@ class Dispatcher:
             reader.run()
 
     def _call_here(self) -> None:
-        """Make the calls on this thread, where no other could be started, in one go."""
+        """Make the calls on this thread, where no other could be started."""
         while self._ready and self._thread is None and self._calling_here.acquire(blocking=False):
             try:
-                while self._ready and (reader := self._next()) is not None:
+                while self._ready and (reader := self._begin_call()) is not None:
                     reader.serve()
                     self._end_call(reader)
             finally:
                 self._current = None
                 self._calling_here.release()
 
-    def _next(self) -> Reader | None:
-        """The next one to be called, once there is one; None after the end."""
+    def _begin_call(self) -> Reader | None:
+        """The reader that is to deliver, once there is one; None after the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._ready or self._is_closed)
             self._current = self._ready.popleft() if self._ready else None
@@ -206,21 +206,21 @@ class Dispatcher:
 
 
 class _Calls:
-    """Calls one receiver, which is held weakly: a window may go in the middle of a run."""
+    """Calls one receiver, which is held weakly: a window may close in the middle of a run."""
 
     def __init__(self, receiver: Receiver, sender: str) -> None:
         self._receiver = signals.weakly(receiver)
         self._sender = sender
 
-    def make(self, things: Iterable[Item]) -> None:
+    def make(self, items: Iterable[Item]) -> None:
         """Call it with each of these."""
-        for thing in things:
+        for item in items:
             receiver = cast(Receiver | None, self._receiver())
             if receiver is None:
                 return
-            if isinstance(thing, StageEvent):
-                signals.call(event_appended, receiver, self._sender, {"event": thing})
-            elif isinstance(thing, StepProgress):
-                signals.call(step_progress, receiver, self._sender, {"progress": thing})
-            elif isinstance(thing, tuple):
-                signals.call(thing[0], receiver, self._sender, thing[1])
+            if isinstance(item, StageEvent):
+                signals.call(event_appended, receiver, self._sender, {"event": item})
+            elif isinstance(item, StepProgress):
+                signals.call(step_progress, receiver, self._sender, {"progress": item})
+            elif isinstance(item, tuple):
+                signals.call(item[0], receiver, self._sender, item[1])

@@ -1,7 +1,7 @@
-"""The sampling step that a run is at, left where other processes can look at it.
+"""The current sampling step of a run, in a file for other processes.
 
-No fact, and no part of the log: one small file that is overwritten in place, never synced, and
-removed at the end. Who reads it may find nothing, or something old.
+It is no fact, and no part of the log: one small file that is overwritten in place, never synced,
+and removed at the end. A reader may find no step, or an old one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _logger = logging.getLogger("stagewright.live_steps")
 
 
 class StepsFile:
-    """Tells the processes that look into a run's folder how far the image being made is.
+    """Writes how far the image in progress is, for processes that read the run's folder.
 
     It never fails: where the file cannot be written, others see whole images only.
     """
@@ -36,24 +36,24 @@ class StepsFile:
         self._lock = threading.Lock()
         self._descriptor: int | None = None
         self._due_s = 0.0
-        # What a process that died left says nothing of this one.
+        # A process that died may have left one.
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
 
     def tell(self, progress: StepProgress) -> None:
-        """Note a step, ten times a second at most; from any thread."""
+        """Write a step, ten times a second at most; from any thread."""
         with self._lock:
             now = time.monotonic()
             if now < self._due_s:
                 return
             self._due_s = now + _EVERY_S
-            # Spaces up to one size: it is replaced by one write, whole.
+            # Padded to one size, so that one write replaces it as a whole.
             data = msgspec.json.encode(progress).ljust(_SIZE)
             if len(data) == _SIZE:
                 self._write(data)
 
     def close(self) -> None:
-        """Remove it; nothing is told any more."""
+        """Remove the file; later steps are ignored."""
         with self._lock:
             self._due_s = float("inf")
             descriptor, self._descriptor = self._descriptor, None
@@ -75,7 +75,7 @@ class StepsFile:
 
 
 def read_step(folder: Path) -> StepProgress | None:
-    """The step that the process which works on a run has told last; None where there is none."""
+    """The last step that the process which works on a run has written; None without one."""
     try:
         with open_regular(folder / STEPS_NAME) as stream:
             return msgspec.json.decode(stream.read(_SIZE), type=StepProgress)

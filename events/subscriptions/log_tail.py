@@ -8,11 +8,10 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 from ..log.lock import is_locked
-from ..log.open_logs import written_log
+from ..log.open_logs import open_log
 from ..log.reader import log_path
 from ..log.scan import LogScan, TornTail
 from ..log.storage import open_regular
@@ -45,12 +44,7 @@ class LogTail:
     def __enter__(self) -> LogTail:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.close()
 
     @property
@@ -66,7 +60,7 @@ class LogTail:
     @property
     def is_written_here(self) -> bool:
         """Whether this process writes the log now."""
-        return written_log(self.path) is not None
+        return open_log(self.path) is not None
 
     def read(self, *, until: int | None = None) -> Iterator[StageEvent]:
         """What has come since the last reading, in order, up to event ``until`` if that is given.
@@ -74,7 +68,8 @@ class LogTail:
         An iterator that is left early loses nothing: the next reading gives the rest. Raises
         RunNotFoundError, LogCorruptError.
         """
-        for event in self._checked():
+        while self._unread or self._read_batch():
+            event = self._unread.popleft()
             if event.seq >= self._next:
                 self._next = event.seq + 1
                 yield event
@@ -82,7 +77,7 @@ class LogTail:
                 return
 
     def up_to(self, event: StageEvent) -> Iterator[StageEvent]:
-        """An event that was announced, after those before it; nothing if it was given before.
+        """An announced event, after those before it; nothing if it was given before.
 
         Only events that were missed are read from the file.
         """
@@ -93,20 +88,19 @@ class LogTail:
             yield event
 
     def skip_to_end(self) -> None:
-        """Go behind the last event that there is now. Raises LogCorruptError."""
-        log = written_log(self.path)
+        """Go to the end of the log as it is now. Raises LogCorruptError."""
+        log = open_log(self.path)
         if log is not None:
             self._next = log.next_seq
             return
         try:
-            for _ in self.read():
-                pass
+            deque(self.read(), maxlen=0)
         except BaseException:
             self.close()
             raise
 
     def has_ended(self) -> bool:
-        """Whether nothing more will come, as far as can be told: all is read, nobody writes.
+        """Whether nothing more is expected: all has been read, and no process writes the log.
 
         A run that has ended may be taken up again by a later resume.
         """
@@ -123,22 +117,18 @@ class LogTail:
         if self._stream is not None:
             self._stream.close()
 
-    def _checked(self) -> Iterator[StageEvent]:
-        """The events behind those that were read, from the file; each is dropped once given."""
-        while self._unread:
-            yield self._unread.popleft()
-        # One that was left early is continued: it may be about to raise.
-        is_continued = self._batches is not None
-        if self._batches is None:
-            self._batches = self._new_batches()
-        for batch in self._batches:
-            self._sealed = isinstance(batch[-1], RunSealed)
-            self._unread.extend(batch)
-            while self._unread:
-                yield self._unread.popleft()
-        self._batches = None
-        if is_continued:
-            yield from self._checked()
+    def _read_batch(self) -> bool:
+        """Read and check a few hundred events, if the file holds more."""
+        # Twice, for a reading that was left early is continued first: it may be about to raise.
+        for _ in range(2):
+            self._batches = self._batches or self._new_batches()
+            batch = next(self._batches, None)
+            if batch is not None:
+                self._unread.extend(batch)
+                self._sealed = isinstance(batch[-1], RunSealed)
+                return True
+            self._batches = None
+        return False
 
     def _new_batches(self) -> Iterator[Sequence[StageEvent]]:
         """What has been appended since the last look at the file."""
@@ -152,7 +142,7 @@ class LogTail:
             yield from self._scan.batches()
 
     def _size(self) -> int:
-        log = written_log(self.path)
+        log = open_log(self.path)
         if log is not None:
             return log.size
         assert self._stream is not None
@@ -166,7 +156,7 @@ def follow(
 
     ``run`` is a run folder or a log; this or any other process may be running it. Every event
     comes once and in order, about 10 ms after it has been written. It ends when all has been
-    read and nobody works on the run any more: that is at once for a run that has ended, and
+    read and no process works on the run: that is at once for a run that has ended, and
     soon after the death of its process. ``stop`` ends it from another thread.
 
     Raises RunNotFoundError, LogCorruptError.

@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from types import TracebackType
 from typing import Any, Literal
 
 from blinker import NamedSignal
@@ -60,11 +59,11 @@ class Receivers:
         self._types = types
         self._transitions = frozenset(named)
 
-    def of(self, thing: Item) -> tuple[Callable[[Any], object] | None, str]:
-        """What is called with this thing, if it is wanted, and the signal that it came from."""
-        if isinstance(thing, StageEvent):
-            return self.on_event if self.wants(thing) else None, "event_appended"
-        if isinstance(thing, StepProgress):
+    def of(self, item: Item) -> tuple[Callable[[Any], object] | None, str]:
+        """What is called with this item, if it is wanted, and the signal that it came from."""
+        if isinstance(item, StageEvent):
+            return self.on_event if self.wants(item) else None, "event_appended"
+        if isinstance(item, StepProgress):
             return self.on_step, "step_progress"
         return self.on_config_error, "config_error"
 
@@ -79,6 +78,15 @@ class Receivers:
         return isinstance(event, LifecycleChanged) and not self._transitions.isdisjoint(
             (event.trigger, event.dest)
         )
+
+    def wanted_signals(self) -> list[NamedSignal]:
+        """The signals that bring what is wanted."""
+        wanted = [
+            (signals.event_appended, self.on_event),
+            (signals.step_progress, self.on_step),
+            (signals.config_error, self.on_config_error),
+        ]
+        return [signal for signal, receiver in wanted if receiver is not None]
 
 
 class Subscription:
@@ -109,16 +117,16 @@ class Subscription:
         self._has_position = tail is not None
         self._reader = Reader(
             self.subscriber_name,
-            self._tell if self._loop is None else self._tell_in_loop,
+            self._deliver if self._loop is None else self._deliver_in_loop,
             is_inline=on == "publisher",
             capacity=capacity,
             tail=tail,
-            others_steps=receivers.on_step is not None,
+            polls_steps=receivers.on_step is not None,
             on_end=self._end,
         )
         # To all runs, even for one: blinker keeps an entry for each sender for ever.
-        for signal in self._signals():
-            signal.connect(self._hear, weak=False)
+        for signal in receivers.wanted_signals():
+            signal.connect(self._receive, weak=False)
         try:
             if on == "publisher":
                 self._reader.read_history()
@@ -153,7 +161,7 @@ class Subscription:
         self._is_closed = True
 
     def take(self, run_id: str | None, payload: dict[str, Any]) -> Reader | None:
-        """Queue what a signal tells; the reader that is to serve it on this thread, if any."""
+        """Queue what a signal brings; the reader that is to serve it on this thread, if any."""
         if self._run_id is not None and run_id not in (None, self._run_id):
             return None
         reader = self._reader
@@ -161,11 +169,11 @@ class Subscription:
             # With a position every event counts, or the others would be taken for a gap.
             if not self._has_position and not self._receivers.wants(payload["event"]):
                 return None
-            reader.take_event(payload["event"])
+            reader.queue_event(payload["event"])
         elif "progress" in payload:
-            reader.take_step(payload["progress"])
+            reader.queue_step(payload["progress"])
         else:
-            reader.take(str(payload["message"]))
+            reader.queue(str(payload["message"]))
         return reader if reader.is_inline else None
 
     def __repr__(self) -> str:
@@ -176,46 +184,34 @@ class Subscription:
     def __enter__(self) -> Subscription:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.close()
 
-    def _hear(self, run_id: str | None, **payload: Any) -> None:
+    def _receive(self, run_id: str | None, **payload: Any) -> None:
         """Receive a signal that is not sent by a Dispatcher."""
         reader = self.take(run_id, payload)
         if reader is not None:
             reader.serve()
 
-    def _signals(self) -> Iterator[NamedSignal]:
-        yield signals.event_appended
-        if self._receivers.on_step is not None:
-            yield signals.step_progress
-        if self._receivers.on_config_error is not None:
-            yield signals.config_error
-
     def _disconnect(self) -> None:
-        for signal in self._signals():
-            signal.disconnect(self._hear)
+        for signal in self._receivers.wanted_signals():
+            signal.disconnect(self._receive)
 
     def _end(self) -> None:
-        """Nothing more is handed over: because of ``close``, or of an error of log or loop."""
+        """Note that nothing more is delivered: after ``close``, or an error of log or loop."""
         self.error = self.error or self._reader.error
         self._disconnect()
 
-    def _tell(self, things: Iterable[Item]) -> None:
-        """Call the receivers with what they want of these, as long as they are to be called."""
-        for thing in things:
+    def _deliver(self, items: Iterable[Item]) -> None:
+        """Call the receivers with what they want of these, until the subscription ends."""
+        for item in items:
             if self._is_closed or self.error is not None:
                 return
-            receiver, source = self._receivers.of(thing)
+            receiver, source = self._receivers.of(item)
             if receiver is None:
                 continue
             try:
-                receiver(thing)
+                receiver(item)
             except BaseException as error:
                 if signals.is_for_the_program(error):
                     raise
@@ -227,29 +223,27 @@ class Subscription:
         self.faults += 1
         self._streak += 1
         what = f"raised {type(error).__name__}"
-        signals.note_fault(self.subscriber_name, source, what, self._streak, error)
+        signals.note_fault(self.subscriber_name, source, what, streak=self._streak, error=error)
         if self._streak >= signals.MUTED_AFTER:
             self.error = SubscriberMutedError(self.subscriber_name)
             self.close(timeout_s=0.0)
 
-    def _tell_in_loop(self, things: Iterable[Item]) -> None:
+    def _deliver_in_loop(self, items: Iterable[Item]) -> None:
         assert self._loop is not None
-        rest = iter(things)
+        rest = iter(items)
         while some := deque(islice(rest, _AT_ONCE)):
             while some and not self._is_closed and self.error is None:
-                self._loop.run(partial(self._tell_for_a_moment, some))
+                self._loop.run(partial(self._deliver_for_a_moment, some))
 
-    def _tell_for_a_moment(self, things: deque[Item]) -> None:
-        """Tell the first of these, and more while that takes the loop no time to speak of."""
+    def _deliver_for_a_moment(self, items: deque[Item]) -> None:
+        """Deliver the first of these, and more while the loop is hardly delayed."""
         until = time.monotonic() + _LOOP_S
-        while things:
-            self._tell((things.popleft(),))
-            if time.monotonic() > until:
-                return
+        while items and time.monotonic() <= until:
+            self._deliver((items.popleft(),))
 
 
 class LoopBridge:
-    """Makes calls in somebody's loop, one after the other: no more than one waits there."""
+    """Makes calls in another thread's loop, one after the other: at most one waits there."""
 
     def __init__(self, call_soon: CallSoon) -> None:
         self._call_soon = call_soon
@@ -274,25 +268,18 @@ class LoopBridge:
         if self._is_abandoned:
             return
         self._call_soon(in_loop)
-        while not _is_put(done):
-            self._call_soon(_nothing)
+        is_done = False
+        while not is_done:
+            try:
+                is_done = done.get(timeout=_STILL_THERE_S) is None
+            except Empty:
+                # A loop that has ended refuses this call, and the first one is never made.
+                self._call_soon(lambda: None)
 
     def abandon(self) -> None:
         """Make no call any more, not even one that waits in the loop already."""
         self._is_abandoned = True
         self._done.put(None)
-
-
-def _is_put(done: SimpleQueue[None]) -> bool:
-    try:
-        done.get(timeout=_STILL_THERE_S)
-    except Empty:
-        return False
-    return True
-
-
-def _nothing() -> None:
-    """What a loop is handed to see whether it still takes calls."""
 
 
 def subscribe(

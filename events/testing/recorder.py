@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
-from types import TracebackType
 
 from .. import signals
 from ..model import StageEvent, StepProgress
@@ -48,12 +47,7 @@ class EventRecorder(RecordedEvents):
         )
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         if self._subscription is not None:
             self._subscription.close()
 

@@ -12,7 +12,6 @@ import msgspec
 
 from ...events.errors import RunNotFoundError
 from ...events.folds import replay
-from ...events.model import Artifact
 from ..errors import InputImageError
 from ..files.recorded_files import check_file
 from ..files.run_folder import find_run
@@ -28,7 +27,7 @@ _RUN = "run:"
 def load_config(
     path: Path, *, inputs: InputReader, runs: Path, overrides: Iterable[str] = ()
 ) -> RunConfig:
-    """Read a configuration, put ``overrides`` in and find its input images.
+    """Read a configuration, apply ``overrides`` and find its input images.
 
     Paths in it are relative to its folder. Raises ConfigurationError.
     """
@@ -37,38 +36,35 @@ def load_config(
     return find_inputs(config, folder=path.parent, inputs=inputs, runs=runs)
 
 
-def ready_config(
+def resolve_config(
     config: RunConfig | Mapping[str, Any] | Path, *, inputs: InputReader, runs: Path
 ) -> RunConfig:
-    """``config``, in whichever form, with its input images found.
+    """``config``, in any form, with its input images found.
 
     Paths in a document or a RunConfig are relative to the working folder.
     """
     if isinstance(config, Path):
         return load_config(config, inputs=inputs, runs=runs)
-    if not isinstance(config, RunConfig):
-        config = parse_document(config)
-    return find_inputs(config, folder=Path.cwd(), inputs=inputs, runs=runs)
+    parsed = config if isinstance(config, RunConfig) else parse_document(config)
+    return find_inputs(parsed, folder=Path.cwd(), inputs=inputs, runs=runs)
 
 
 def find_inputs(config: RunConfig, *, folder: Path, inputs: InputReader, runs: Path) -> RunConfig:
-    """``config`` with ``inputs`` and ``mask`` resolved to images that decode.
+    """``config`` with the images that ``inputs`` and ``mask`` need; they decode.
 
-    Those that it has already are kept: they were found in another folder, perhaps.
+    Those that it has already are kept: they may have been found in another folder.
     """
-    named = config.input_image if config.input_image is not None else config.input_image_path
-    txt2img = config.txt2img.enabled if config.txt2img else bool(config.txt2img_enabled)
-    img2img = config.img2img
-    found, mask = list(config.inputs), config.mask
-    # With txt2img on, input_image is not used: it need not even be there.
-    if named and not found and not txt2img:
+    found, mask = config.inputs, config.mask
+    named, img2img = config.input_image, config.img2img
+    # With txt2img enabled, input_image is not used and need not exist.
+    if named and not found and not (config.txt2img and config.txt2img.enabled):
         if named.startswith(_RUN):
             found = _images_of_run(named.removeprefix(_RUN), inputs, runs)
         else:
-            found = [_inspect(path, inputs) for path in _image_paths(folder / named)]
+            found = tuple(_inspect(path, inputs) for path in _image_paths(folder / named))
     if mask is None and img2img is not None and img2img.enabled and img2img.mask:
         mask = _inspect(folder / img2img.mask, inputs, key="img2img.mask")
-    return msgspec.structs.replace(config, inputs=tuple(found), mask=mask)
+    return msgspec.structs.replace(config, inputs=found, mask=mask)
 
 
 def _image_paths(path: Path) -> list[Path]:
@@ -93,28 +89,28 @@ def _is_image_file(path: Path) -> bool:
     return named and not path.is_dir()
 
 
-def _images_of_run(name: str, inputs: InputReader, runs: Path) -> list[InputImage]:
+def _images_of_run(name: str, inputs: InputReader, runs: Path) -> tuple[InputImage, ...]:
+    """The final images of an earlier run, which must still be what that run made."""
     try:
         folder = find_run(runs, name)
         result = replay(folder)
     except (RunNotFoundError, OSError) as error:
         raise InputImageError(f"input_image = {_RUN}{name}: {error}", key="input_image") from error
     gaps = {gap.image_index for gap in result.missing}
-    finished = [image for image in result.images if image.image_index not in gaps]
-    if not finished:
+    found = []
+    for image in result.images:
+        if image.image_index in gaps:
+            continue
+        path = folder / image.path
+        if (wrong := check_file(folder, image.path, image.sha256)) is not None:
+            raise InputImageError(f"input_image = {path}: {wrong}", key="input_image")
+        found.append(msgspec.structs.replace(_inspect(path, inputs), parent_run_id=result.run_id))
+    if not found:
         raise InputImageError(
             f"input_image = {_RUN}{name}: run {result.run_id} has finished no image",
             key="input_image",
         )
-    return [_image_of_run(folder, image, inputs, result.run_id) for image in finished]
-
-
-def _image_of_run(folder: Path, image: Artifact, inputs: InputReader, run_id: str) -> InputImage:
-    """An image of an earlier run, which must still be what that run made."""
-    path = folder / image.path
-    if (what := check_file(folder, image.path, image.sha256)) is not None:
-        raise InputImageError(f"input_image = {path}: {what}", key="input_image")
-    return msgspec.structs.replace(_inspect(path, inputs), parent_run_id=run_id)
+    return tuple(found)
 
 
 def _inspect(path: Path, inputs: InputReader, *, key: str = "input_image") -> InputImage:
@@ -139,7 +135,7 @@ def read_bounded(path: Path, *, key: str = "input_image") -> bytes:
         if not path.is_file():
             raise InputImageError(f"{key} = {path}: there is no such file", key=key)
         with open(path, "rb") as stream:
-            # A size that is known to be too large need not be read; one may grow meanwhile.
+            # A file that is too large is not read; one that grows is read up to the limit.
             too_large = os.fstat(stream.fileno()).st_size > MAX_INPUT_BYTES
             data = b"" if too_large else stream.read(MAX_INPUT_BYTES + 1)
     except OSError as error:

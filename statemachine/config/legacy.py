@@ -1,197 +1,154 @@
-"""Flat keys of older tools, moved to the nested keys that they stand for."""
+"""The flat keys of older tools: which nested keys they stand for, and how they are merged."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from functools import cache
+from typing import Annotated, Any
 
 import msgspec
 
 from ..errors import InvalidStagePlanError
-from .schema import RunDocument
-from .stage_configs import (
-    AdetailerPass,
-    AdetailerTable,
-    HiresConfig,
-    Img2ImgTable,
-    RefinerConfig,
-    Table,
-    Txt2ImgTable,
-    UpscaleTable,
-)
+from .schema import Conflict, RunTables
+from .stage_configs import Factor, Fraction, InnerFraction, Size, Steps
 
-_STAGES: Mapping[str, type[Table]] = {
-    "txt2img": Txt2ImgTable,
-    "img2img": Img2ImgTable,
-    "upscale": UpscaleTable,
-    "adetailer": AdetailerTable,
-}
-_GENERATION = {
-    "model_name": "model",
-    "sampler": "sampler",
-    "scheduler_name": "scheduler",
-    "steps": "steps",
-    "cfg_scale": "cfg_scale",
-    "width": "width",
-    "height": "height",
-}
-_REFINER = {"refiner_model_name": "model", "refiner_switch_at": "switch_at"}
-_HIRES = {
-    "hires_upscale_factor": "scale",
-    "hires_upscaler_name": "upscaler",
-    "hires_steps": "steps",
-    "hires_denoise": "denoise",
-}
-_UPSCALE = {"upscale_model": "upscaler", "upscale_factor": "factor"}
-_ADETAILER = {"adetailer_model": "model", "adetailer_strength": "denoise"}
+_STAGES = ("txt2img", "img2img", "upscale", "adetailer")
+_PARTS = ("refiner", "hires")
 _RIVALS = {"scale": ("resize_x", "resize_y"), "factor": ("width", "height")}
-"""Nested keys that say the same thing as another one in other words."""
+"""Nested keys that set the same thing as another one in a different way."""
 
 
-class Conflict(msgspec.Struct, frozen=True, kw_only=True):
-    """A flat and a nested key that say different things; the nested one stands in the plan."""
+def _for(path: str) -> msgspec.Meta:
+    """Marks a flat key: it stands for the nested key at ``path``.
 
-    stage: str
-    flat_key: str
-    flat_value: Any
-    nested_key: str
-    nested_value: Any
+    ``generation`` in a path is the first enabled generation stage.
+    """
+    return msgspec.Meta(extra={"path": path})
 
-    def __str__(self) -> str:
-        return (
-            f"{self.stage}: {self.flat_key} = {self.flat_value!r} "
-            f"but {self.nested_key} = {self.nested_value!r}"
+
+class RunDocument(
+    RunTables, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """A configuration as it is written: nested tables, and the flat keys of older tools.
+
+    Flat keys are merged in this order: which tables are enabled decides where values go.
+    """
+
+    txt2img_enabled: Annotated[bool | None, _for("txt2img.enabled")] = None
+    img2img_enabled: Annotated[bool | None, _for("img2img.enabled")] = None
+    upscale_enabled: Annotated[bool | None, _for("upscale.enabled")] = None
+    adetailer_enabled: Annotated[bool | None, _for("adetailer.enabled")] = None
+    refiner_enabled: Annotated[bool | None, _for("generation.refiner.enabled")] = None
+    hires_enabled: Annotated[bool | None, _for("txt2img.hires.enabled")] = None
+    model_name: Annotated[str | None, _for("generation.model")] = None
+    sampler: Annotated[str | None, _for("generation.sampler")] = None
+    scheduler_name: Annotated[str | None, _for("generation.scheduler")] = None
+    steps: Annotated[Steps | None, _for("generation.steps")] = None
+    cfg_scale: Annotated[float | None, _for("generation.cfg_scale")] = None
+    width: Annotated[Size | None, _for("generation.width")] = None
+    height: Annotated[Size | None, _for("generation.height")] = None
+    refiner_model_name: Annotated[str | None, _for("generation.refiner.model")] = None
+    refiner_switch_at: Annotated[InnerFraction | None, _for("generation.refiner.switch_at")] = None
+    hires_upscale_factor: Annotated[Factor | None, _for("txt2img.hires.scale")] = None
+    hires_upscaler_name: Annotated[str | None, _for("txt2img.hires.upscaler")] = None
+    hires_steps: Annotated[Steps | None, _for("txt2img.hires.steps")] = None
+    hires_denoise: Annotated[Fraction | None, _for("txt2img.hires.denoise")] = None
+    img2img_denoise: Annotated[Fraction | None, _for("img2img.denoise")] = None
+    upscale_model: Annotated[str | None, _for("upscale.upscaler")] = None
+    upscale_factor: Annotated[Factor | None, _for("upscale.factor")] = None
+    adetailer_model: Annotated[str | None, _for("adetailer.passes.0.model")] = None
+    adetailer_strength: Annotated[Fraction | None, _for("adetailer.passes.0.denoise")] = None
+    input_image_path: Annotated[str | None, _for("input_image")] = None
+
+
+@cache
+def _paths() -> Mapping[str, str]:
+    """The path of the nested key that each flat key stands for."""
+    return {
+        field.name: mark.extra["path"]
+        for field in msgspec.structs.fields(RunDocument)
+        for mark in getattr(field.type, "__metadata__", ())
+        if isinstance(mark, msgspec.Meta) and mark.extra
+    }
+
+
+def merge_flat_keys(document: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Conflict, ...]]:
+    """``document`` with nested keys alone, and where a flat and a nested key differ.
+
+    The nested key of a conflict is kept, and so is a value of a wrong type, to be refused
+    later. Disabled tables are left out: nothing in them is used, so nothing is checked.
+    Raises InvalidStagePlanError for hires without txt2img.
+    """
+    paths = _paths()
+    nested = {key: value for key, value in document.items() if key not in paths}
+    merged = nested | {stage: deepcopy(nested[stage]) for stage in _STAGES if stage in nested}
+    for _, _, table in _tables(merged):
+        table.setdefault("enabled", True)
+    conflicts = []
+    for key, path in paths.items():
+        if (flat := document.get(key)) is not None:
+            conflict = _merge(merged, path.split("."), key, flat)
+            conflicts += [conflict] if conflict is not None else []
+    for owner, name, table in list(_tables(merged)):
+        if table["enabled"] is False:
+            del owner[name]
+    return merged, tuple(conflicts)
+
+
+def _tables(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
+    """Every table that can be switched off, after the table that it is in and its name there."""
+    for stage in _STAGES:
+        table = document.get(stage)
+        if isinstance(table, dict):
+            yield document, stage, table
+            for part in _PARTS:
+                if isinstance(table.get(part), dict):
+                    yield table, part, table[part]
+
+
+def _merge(merged: dict[str, Any], path: list[str], key: str, flat: Any) -> Conflict | None:
+    """Set a flat value where its nested key is not set; or say that the two differ."""
+    if path[0] == "generation":
+        path[0] = "txt2img" if _is_enabled(merged.get("txt2img")) else "img2img"
+    *tables, name = path
+    if key == "hires_enabled" and flat and not _is_enabled(merged.get("txt2img")):
+        raise InvalidStagePlanError(f"{key} = {flat} needs txt2img, which is not enabled", key=key)
+    table = _find_table(merged, tables, is_switch=name == "enabled")
+    if table is None:
+        return None
+    stated = [one for one in (name, *_RIVALS.get(name, ())) if table.get(one) is not None]
+    if not stated:
+        table[name] = flat
+    elif table.get(name) != flat:
+        return Conflict(
+            stage=tables[0] if tables else "input",
+            flat_key=key,
+            flat_value=flat,
+            nested_key=".".join([*tables, stated[0]]),
+            nested_value=table[stated[0]],
         )
+    return None
 
 
-class Tables(msgspec.Struct, frozen=True, kw_only=True):
-    """The tables of the enabled stages, flat keys merged in, and where the two disagree."""
-
-    txt2img: Txt2ImgTable | None
-    img2img: Img2ImgTable | None
-    upscale: UpscaleTable | None
-    adetailer: AdetailerTable | None
-    input_image: str | None
-    conflicts: tuple[Conflict, ...]
-
-
-def merge_flat_keys(config: RunDocument) -> Tables:
-    """The enabled stages' tables. Raises InvalidStagePlanError for hires without txt2img."""
-    return _Merge(config).tables()
-
-
-class _Merge:
-    def __init__(self, config: RunDocument) -> None:
-        self._config = config
-        self._conflicts: list[Conflict] = []
-
-    def tables(self) -> Tables:
-        enabled = {stage: self._enabled(stage) for stage in _STAGES}
-        for stage in ("txt2img", "img2img"):
-            table = enabled[stage]
-            if table is not None:
-                table = self._fill(table, _GENERATION, stage, stage)
-                enabled[stage] = self._with_part(
-                    table, "refiner", RefinerConfig, _REFINER, "refiner_enabled", stage
-                )
-                break
-        self._merge_hires(enabled)
-        for stage, keys in (("img2img", {"img2img_denoise": "denoise"}), ("upscale", _UPSCALE)):
-            table = enabled[stage]
-            if table is not None:
-                enabled[stage] = self._fill(table, keys, stage, stage)
-        if enabled["adetailer"] is not None:
-            enabled["adetailer"] = self._with_first_pass(enabled["adetailer"])
-        return Tables(
-            **enabled,  # type: ignore[arg-type]  # each stage's table is of its own type
-            input_image=self._input_image(),
-            conflicts=tuple(self._conflicts),
-        )
-
-    def _enabled(self, stage: str) -> Table | None:
-        """The stage's table where the stage is enabled; the nested word counts first."""
-        table: Table | None = getattr(self._config, stage)
-        flat: bool | None = getattr(self._config, f"{stage}_enabled")
-        if table is None:
-            return _STAGES[stage]() if flat else None
-        if flat is not None and flat != table.enabled:
-            self._note(stage, f"{stage}_enabled", flat, f"{stage}.enabled", table.enabled)
-        return table if table.enabled else None
-
-    def _merge_hires(self, enabled: dict[str, Table | None]) -> None:
-        table = enabled["txt2img"]
-        if table is not None:
-            enabled["txt2img"] = self._with_part(
-                table, "hires", HiresConfig, _HIRES, "hires_enabled", "txt2img"
-            )
-        elif self._config.hires_enabled:
-            raise InvalidStagePlanError(
-                "hires_enabled = True needs txt2img, which is not enabled", key="hires_enabled"
-            )
-
-    def _with_part(
-        self,
-        table: Table,
-        part: str,
-        kind: type[Table],
-        keys: Mapping[str, str],
-        switch: str,
-        stage: str,
-    ) -> Table:
-        """``table`` with its refiner or hires part filled, made or dropped."""
-        nested: Table | None = getattr(table, part)
-        flat: bool | None = getattr(self._config, switch)
-        if nested is None:
-            nested = kind() if flat else None
-        elif flat is not None and flat != nested.enabled:
-            self._note(stage, switch, flat, f"{stage}.{part}.enabled", nested.enabled)
-        if nested is not None and not nested.enabled:
-            nested = None
-        if nested is not None:
-            nested = self._fill(nested, keys, stage, f"{stage}.{part}")
-        return msgspec.structs.replace(table, **{part: nested})
-
-    def _with_first_pass(self, table: Table) -> Table:
-        assert isinstance(table, AdetailerTable)
-        given = any(getattr(self._config, key) is not None for key in _ADETAILER)
-        passes = table.passes or ((AdetailerPass(),) if given else ())
-        if passes:
-            first = self._fill(passes[0], _ADETAILER, "adetailer", "adetailer.passes.0")
-            passes = (first, *passes[1:])
-        return msgspec.structs.replace(table, passes=passes)
-
-    def _input_image(self) -> str | None:
-        nested, flat = self._config.input_image, self._config.input_image_path
-        if nested is not None and flat is not None and nested != flat:
-            self._note("input", "input_image_path", flat, "input_image", nested)
-        return nested if nested is not None else flat
-
-    def _fill(self, table: Any, keys: Mapping[str, str], stage: str, path: str) -> Any:
-        """``table`` with what only the flat keys say; what both say differently is noted."""
-        added: dict[str, Any] = {}
-        for flat_key, name in keys.items():
-            flat = getattr(self._config, flat_key)
-            if flat is None:
-                continue
-            rivals = (rival for rival in _RIVALS.get(name, ()) if _said(table, rival))
-            said = name if _said(table, name) else next(rivals, None)
-            if said is None:
-                added[name] = flat
-            elif getattr(table, name) != flat:
-                self._note(stage, flat_key, flat, f"{path}.{said}", getattr(table, said))
-        return msgspec.structs.replace(table, **added)
-
-    def _note(self, stage: str, flat_key: str, flat: Any, nested_key: str, nested: Any) -> None:
-        self._conflicts.append(
-            Conflict(
-                stage=stage,
-                flat_key=flat_key,
-                flat_value=flat,
-                nested_key=nested_key,
-                nested_value=nested,
-            )
-        )
+def _find_table(
+    merged: dict[str, Any], tables: Sequence[str], *, is_switch: bool
+) -> dict[str, Any] | None:
+    """The table at a path, if it is enabled; for a switch, a new one where there is none."""
+    place: Any = merged
+    for depth, part in enumerate(tables):
+        if isinstance(place, list):
+            place = place[0]
+        elif not _is_enabled(place):
+            return None
+        else:
+            if part == "passes" and not place.get(part):
+                place[part] = [{}]
+            if is_switch and depth == len(tables) - 1 and place.get(part) is None:
+                place[part] = {}
+            place = place.get(part)
+    return place if isinstance(place, dict) and (is_switch or _is_enabled(place)) else None
 
 
-def _said(table: Table, name: str) -> bool:
-    return getattr(table, name) is not None
+def _is_enabled(table: Any) -> bool:
+    return isinstance(table, dict) and table.get("enabled") is not False

@@ -9,32 +9,27 @@ from typing import Annotated, Any
 import msgspec
 
 from ...events.model import Durability
+from ..ports import ImageFacts
 from .stage_configs import (
     AdetailerTable,
     Count,
-    Factor,
-    Fraction,
-    Img2ImgTable,
-    InnerFraction,
+    Img2ImgConfig,
     Positive,
     Seed,
-    Size,
-    Steps,
     Txt2ImgTable,
-    UpscaleTable,
-    bounded,
+    UpscaleConfig,
 )
 
 
 class OnImageError(StrEnum):
-    """What an image that failed for good does to its run."""
+    """What a run does after an image that failed for good."""
 
     STOP = "stop"
     CONTINUE = "continue"
 
 
 class RetryKind(StrEnum):
-    """Failures of a server that another try may mend."""
+    """Failures of a server after which another try may succeed."""
 
     UNREACHABLE = "unreachable"
     LOST = "lost"
@@ -69,7 +64,7 @@ class ServerTable(
     connect_timeout_s: Positive = 5.0
     stall_timeout_s: Positive = 60.0
     total_timeout_s: Positive | None = None
-    retries: Annotated[int, bounded(minimum=0, maximum=100)] = 3
+    retries: Annotated[int, msgspec.Meta(ge=0, le=100)] = 3
     backoff_s: Positive = 1.0
     transient: tuple[RetryKind, ...] = tuple(RetryKind)
     shared: bool = False
@@ -77,14 +72,10 @@ class ServerTable(
     ca_bundle: str | None = None
 
 
-class RunDocument(
+class RunTables(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
-    """A configuration as it is written: nested tables, and the flat keys of older tools.
-
-    ``seed`` -1 means one drawn when the run starts. The flat keys stand for nested ones (see
-    ``legacy``); None means not given.
-    """
+    """The keys of a configuration. ``seed`` -1 means one drawn when the run starts."""
 
     name: str | None = None
     prompt: str | None = None
@@ -93,79 +84,59 @@ class RunDocument(
     images: Count = 1
     input_image: str | None = None
     txt2img: Txt2ImgTable | None = None
-    img2img: Img2ImgTable | None = None
-    upscale: UpscaleTable | None = None
+    img2img: Img2ImgConfig | None = None
+    upscale: UpscaleConfig | None = None
     adetailer: AdetailerTable | None = None
     metadata: Mapping[str, Any] = {}
     run: RunTable = RunTable()
     server: ServerTable = ServerTable()
 
-    txt2img_enabled: bool | None = None
-    img2img_enabled: bool | None = None
-    upscale_enabled: bool | None = None
-    adetailer_enabled: bool | None = None
-    model_name: str | None = None
-    sampler: str | None = None
-    scheduler_name: str | None = None
-    steps: Steps | None = None
-    cfg_scale: float | None = None
-    width: Size | None = None
-    height: Size | None = None
-    img2img_denoise: Fraction | None = None
-    input_image_path: str | None = None
-    refiner_enabled: bool | None = None
-    refiner_model_name: str | None = None
-    refiner_switch_at: InnerFraction | None = None
-    hires_enabled: bool | None = None
-    hires_upscale_factor: Factor | None = None
-    hires_upscaler_name: str | None = None
-    hires_steps: Steps | None = None
-    hires_denoise: Fraction | None = None
-    upscale_model: str | None = None
-    upscale_factor: Factor | None = None
-    adetailer_model: str | None = None
-    adetailer_strength: Fraction | None = None
 
-
-class InputImage(msgspec.Struct, frozen=True, kw_only=True):
-    """An input image that was found and decodes; ``path`` is absolute, sizes are pixels.
+class InputImage(ImageFacts, frozen=True, kw_only=True):
+    """An input image that was found and decodes; ``path`` is absolute.
 
     ``parent_run_id`` is the run that made it, when the configuration named a run. The bytes
     that are copied into a run must have this ``sha256``, where it is known.
     """
 
     path: str
-    media_type: str
-    width: int
-    height: int
     sha256: str = ""
     parent_run_id: str | None = None
 
 
-class RunConfig(RunDocument, frozen=True, kw_only=True):
+class Conflict(msgspec.Struct, frozen=True, kw_only=True):
+    """A flat and a nested key with different values; the plan has the nested one."""
+
+    stage: str
+    flat_key: str
+    flat_value: Any
+    nested_key: str
+    nested_value: Any
+
+    def __str__(self) -> str:
+        return (
+            f"{self.stage}: {self.flat_key} = {self.flat_value!r} "
+            f"but {self.nested_key} = {self.nested_value!r}"
+        )
+
+
+class RunConfig(RunTables, frozen=True, kw_only=True):
     """A configuration that is ready for the plan builder.
 
-    ``inputs`` are the input images that ``input_image`` came to, in order, and ``mask`` the
+    ``inputs`` are the input images that ``input_image`` names, in order, and ``mask`` the
     one that ``img2img.mask`` names; ``load_config`` and the controller find them.
-    ``as_given`` is the parsed document, recorded in the log; empty for a configuration
-    built in Python.
+    ``conflicts`` are between flat and nested keys of the document that was parsed.
+    ``as_given`` is that document, recorded in the log; empty for a configuration built in
+    Python.
     """
 
     inputs: tuple[InputImage, ...] = ()
     mask: InputImage | None = None
+    conflicts: tuple[Conflict, ...] = ()
     as_given: Mapping[str, Any] = {}
 
-    def document(self) -> Mapping[str, Any]:
-        """The configuration as a document: as given, or else what differs from defaults."""
-        if self.as_given and self._is_as_given():
-            return self.as_given
-        hidden = ("inputs", "mask", "as_given")
-        plain: dict[str, Any] = msgspec.to_builtins(self)
-        return {key: value for key, value in plain.items() if key not in hidden}
-
-    def _is_as_given(self) -> bool:
-        """Whether nothing but a missing name has been changed since it was parsed."""
-        given = msgspec.convert(self.as_given, RunConfig)
-        name = self.name if given.name is None else given.name
-        found = {"inputs": self.inputs, "mask": self.mask, "as_given": self.as_given}
-        return msgspec.structs.replace(given, name=name, **found) == self
+    def document(self) -> dict[str, Any]:
+        """The keys that differ from their defaults, as a document."""
+        keys_alone = msgspec.structs.replace(self, inputs=(), mask=None, conflicts=(), as_given={})
+        document: dict[str, Any] = msgspec.to_builtins(keys_alone)
+        return document

@@ -1,39 +1,30 @@
-"""The tables of a configuration, and what of them a stage carries in a plan.
+"""The tables of the stages in a configuration, and what a stage carries in a plan.
 
-A ``...Table`` is a table as a user writes it. A ``...Config`` is the same table resolved:
-with what the stage inherits, and without what is switched off. None means neither set nor
-inherited, and is not sent. Sizes are pixels, visibilities and denoise run from 0 to 1.
+A plan holds a ``...Config``: with what the stage inherits, and without what is switched off.
+Where it has keys that a user cannot write in the table, the table is a type of its own
+(``...Table``). None means neither set nor inherited, and is not sent. Sizes are in pixels,
+visibilities and denoise run from 0 to 1.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
-
-def bounded(**schema: Any) -> msgspec.Meta:
-    """Bounds that the plan builder checks (see ``bounds``) and that the JSON Schema shows.
-
-    They are no msgspec constraints, because a plan's error names key, value and bounds for
-    a configuration built in Python as well.
-    """
-    return msgspec.Meta(extra_json_schema=schema)
-
-
-Fraction = Annotated[float, bounded(minimum=0, maximum=1)]
-InnerFraction = Annotated[float, bounded(exclusiveMinimum=0, exclusiveMaximum=1)]
-Positive = Annotated[float, bounded(exclusiveMinimum=0)]
-NonNegative = Annotated[float, bounded(minimum=0)]
-# The upper ends are far above what any server does: they keep a slip of the finger from
-# filling the memory, and every total within what JSON readers take for a number.
-Factor = Annotated[float, bounded(exclusiveMinimum=0, maximum=64)]
-Size = Annotated[int, bounded(minimum=8, maximum=65_536, multipleOf=8)]
-Steps = Annotated[int, bounded(minimum=1, maximum=100_000)]
-Count = Annotated[int, bounded(minimum=1, maximum=100_000)]
-ClipSkip = Annotated[int, bounded(minimum=1, maximum=12)]
-Pixels = Annotated[int, bounded(minimum=0)]
-Seed = Annotated[int, bounded(minimum=-1, maximum=2**32 - 1)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+InnerFraction = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NonNegative = Annotated[float, msgspec.Meta(ge=0)]
+# The upper bounds are far above what any server does. They keep a typing error from filling
+# the memory, and every total within the range of numbers that JSON readers take.
+Factor = Annotated[float, msgspec.Meta(gt=0, le=64)]
+Size = Annotated[int, msgspec.Meta(ge=8, le=65_536, multiple_of=8)]
+Steps = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
+ClipSkip = Annotated[int, msgspec.Meta(ge=1, le=12)]
+Pixels = Annotated[int, msgspec.Meta(ge=0)]
+Seed = Annotated[int, msgspec.Meta(ge=-1, le=2**32 - 1)]
 
 
 class Table(
@@ -95,8 +86,8 @@ class Txt2ImgConfig(Txt2ImgTable, frozen=True, kw_only=True):
     seed: Seed
 
 
-class Img2ImgTable(Table, frozen=True, kw_only=True):
-    """``[img2img]``."""
+class Img2ImgConfig(Table, frozen=True, kw_only=True):
+    """``[img2img]``, and the stage in a plan; without a size it keeps its input's."""
 
     prompt: str | None = None
     negative_prompt: str | None = None
@@ -111,17 +102,13 @@ class Img2ImgTable(Table, frozen=True, kw_only=True):
     cfg_scale: float | None = None
     width: Size | None = None
     height: Size | None = None
-    resize_mode: Annotated[int, bounded(minimum=0, maximum=3)] | None = None
+    resize_mode: Annotated[int, msgspec.Meta(ge=0, le=3)] | None = None
     mask: str | None = None
     refiner: RefinerConfig | None = None
 
 
-class Img2ImgConfig(Img2ImgTable, frozen=True, kw_only=True):
-    """An img2img stage as the plan holds it; without a size it keeps its input's."""
-
-
-class UpscaleTable(Table, frozen=True, kw_only=True):
-    """``[upscale]``."""
+class UpscaleConfig(Table, frozen=True, kw_only=True):
+    """``[upscale]``, and the stage in a plan."""
 
     upscaler: str | None = None
     factor: Factor | None = None
@@ -134,10 +121,6 @@ class UpscaleTable(Table, frozen=True, kw_only=True):
     codeformer_visibility: Fraction | None = None
     codeformer_weight: Fraction | None = None
     upscale_first: bool | None = None
-
-
-class UpscaleConfig(UpscaleTable, frozen=True, kw_only=True):
-    """An upscale stage as the plan holds it."""
 
 
 class AdetailerPass(
@@ -170,7 +153,7 @@ class AdetailerPass(
     scheduler: str | None = None
     checkpoint: str | None = None
     vae: str | None = None
-    noise_multiplier: Annotated[float, bounded(minimum=0.5, maximum=1.5)] | None = None
+    noise_multiplier: Annotated[float, msgspec.Meta(ge=0.5, le=1.5)] | None = None
     clip_skip: ClipSkip | None = None
     restore_face: bool | None = None
     controlnet_model: str | None = None

@@ -1,4 +1,4 @@
-"""The ``stagewright`` chunk of a PNG: put in, read and taken out without touching pixels."""
+"""The ``stagewright`` chunk of a PNG: added, read and removed without touching pixels."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import msgspec
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KEYWORD = b"stagewright"
+_OUR_START = KEYWORD + b"\0"
 _TEXT_TYPES = (b"tEXt", b"zTXt", b"iTXt")
 _HEADER = struct.Struct(">IIBBBBB")
 _HEADER_START = len(SIGNATURE) + 8
@@ -25,7 +26,7 @@ _MOST_CHUNKS = 1 << 20
 
 
 class PngError(ValueError):
-    """The bytes are no whole PNG; the message names the byte."""
+    """The bytes are not a complete PNG; the message says at which byte."""
 
 
 class Chunk(NamedTuple):
@@ -34,6 +35,10 @@ class Chunk(NamedTuple):
     kind: bytes
     start: int
     end: int
+
+    def body(self, data: bytes) -> bytes:
+        """What the chunk of the PNG ``data`` holds, without length, type and checksum."""
+        return data[self.start + 8 : self.end - 4]
 
 
 def is_png(data: bytes) -> bool:
@@ -65,10 +70,10 @@ def chunks(data: bytes) -> Iterator[Chunk]:
 
 
 def check_whole(data: bytes) -> tuple[int, int]:
-    """Width and height in pixels of a PNG that is all there.
+    """Width and height in pixels of a complete PNG.
 
-    Raises PngError unless its header makes sense and every chunk passes its checksum. That
-    covers each byte, so that the pixels need not be decoded to be trusted.
+    Raises PngError unless its header is valid and every chunk passes its checksum. That
+    covers each byte, so that the pixels need not be decoded.
     """
     view = memoryview(data)
     kinds = set()
@@ -85,7 +90,7 @@ def check_whole(data: bytes) -> tuple[int, int]:
 
 
 def size_in_header(data: bytes) -> tuple[int, int] | None:
-    """Width and height in pixels as a PNG's header says, or None where it has none."""
+    """Width and height in pixels from a PNG's header, or None where it has none."""
     if len(data) < _IHDR_END or data[len(SIGNATURE) + 4 : len(SIGNATURE) + 8] != b"IHDR":
         return None
     width, height, *_ = _HEADER.unpack_from(data, _HEADER_START)
@@ -93,27 +98,20 @@ def size_in_header(data: bytes) -> tuple[int, int] | None:
 
 
 def pixel_data(data: bytes) -> list[bytes]:
-    """What decides a PNG's pixels, as it is stored; empty for what is no whole PNG."""
+    """The stored data that decides a PNG's pixels; empty if the PNG is not complete."""
     try:
-        return [
-            data[chunk.start + 8 : chunk.end - 4]
-            for chunk in chunks(data)
-            if chunk.kind in (b"IHDR", b"PLTE", b"IDAT", b"tRNS")
-        ]
+        kinds = (b"IHDR", b"PLTE", b"IDAT", b"tRNS")
+        return [chunk.body(data) for chunk in chunks(data) if chunk.kind in kinds]
     except PngError:
         return []
 
 
 def _is_ours(data: bytes, chunk: Chunk) -> bool:
-    return chunk.kind in _TEXT_TYPES and data[chunk.start + 8 : chunk.end - 4].startswith(
-        KEYWORD + b"\0"
-    )
+    return chunk.kind in _TEXT_TYPES and chunk.body(data).startswith(_OUR_START)
 
 
 def source_of(data: bytes) -> bytes:
-    """The image without any ``stagewright`` chunk; what is no whole PNG as it is."""
-    if not is_png(data):
-        return data
+    """The image without any ``stagewright`` chunk; anything but a complete PNG unchanged."""
     try:
         ours = [chunk for chunk in chunks(data) if _is_ours(data, chunk)]
     except PngError:
@@ -132,7 +130,7 @@ def stamped_parts(source: bytes, facts: dict[str, Any]) -> tuple[bytes | memoryv
 
     In parts, because joining them would copy the whole image.
     """
-    text = KEYWORD + b"\0" + json.dumps(facts, separators=(",", ":")).encode("ascii")
+    text = _OUR_START + json.dumps(facts, separators=(",", ":")).encode("ascii")
     body = b"tEXt" + text
     chunk = struct.pack(">I", len(text)) + body + struct.pack(">I", crc32(body))
     view = memoryview(source)
@@ -140,14 +138,12 @@ def stamped_parts(source: bytes, facts: dict[str, Any]) -> tuple[bytes | memoryv
 
 
 def read_stamp(data: bytes) -> dict[str, Any] | None:
-    """What the first ``stagewright`` chunk says, or None where there is none to be read."""
-    if not is_png(data):
-        return None
+    """The facts in the first ``stagewright`` chunk, or None where none can be read."""
     try:
         for chunk in chunks(data):
             if chunk.kind == b"tEXt" and _is_ours(data, chunk):
-                text = data[chunk.start + 9 + len(KEYWORD) : chunk.end - 4]
+                text = chunk.body(data).removeprefix(_OUR_START)
                 return msgspec.json.decode(text, type=dict[str, Any])
-    except (ValueError, RecursionError):  # malformed, no JSON, no UTF-8, nested too deep
+    except (ValueError, RecursionError):  # malformed, not JSON, not UTF-8, nested too deep
         return None
     return None

@@ -1,4 +1,4 @@
-"""The files that a log recorded, and whether they are as recorded; no link is followed."""
+"""The files that a log recorded, and the check that they are as recorded; no link is followed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import suppress
 from enum import Enum
 from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import msgspec
 
@@ -16,12 +16,13 @@ from ...events.folds import Fold
 from ...events.log.storage import is_regular, open_regular
 from ...events.result import PipelineRunResult
 
+T = TypeVar("T")
 OnFile = Callable[[int, int], None]
-"""Called after each file that has been checked: how many have been, of how many."""
+"""Called after each file that has been checked: with how many have been, and of how many."""
 
 
 class FileState(Enum):
-    """In which way a recorded file is not what was recorded."""
+    """How a recorded file differs from what was recorded."""
 
     MISSING = "missing"
     ALTERED = "altered"
@@ -29,7 +30,7 @@ class FileState(Enum):
 
 
 class WrongFile(msgspec.Struct, frozen=True):
-    """A recorded file that is not what was recorded; as text, what is wrong with it."""
+    """A recorded file that is not as it was recorded; its text says what is wrong."""
 
     state: FileState
     words: str
@@ -39,7 +40,7 @@ class WrongFile(msgspec.Struct, frozen=True):
 
 
 class RecordedFile(NamedTuple):
-    """A file that a log vouches for; ``stage_id`` is "" for an input or a mask."""
+    """A file whose digest a log holds; ``stage_id`` is "" for an input or a mask."""
 
     path: str
     sha256: str
@@ -61,14 +62,9 @@ def check_file(folder: Path, path: str, digest: str) -> WrongFile | None:
 
     ``digest`` is the SHA-256 that was recorded; the file is read in pieces.
     """
-    opened = _open(folder, path, open_regular)
-    if isinstance(opened, WrongFile):
-        return opened
-    with opened as stream:
-        try:
-            actual = file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]  # BinaryIO hides readinto
-        except OSError as error:
-            return _unreadable(error)
+    actual = _read(folder, path, open_regular, _sha256)
+    if isinstance(actual, WrongFile):
+        return actual
     return None if actual == digest else _ALTERED
 
 
@@ -76,14 +72,9 @@ def read_file(
     folder: Path, path: str, digest: str, open_read: Callable[[Path], BinaryIO]
 ) -> bytes | WrongFile:
     """The bytes of the file at ``path`` in a run's folder, or what is wrong with it."""
-    opened = _open(folder, path, open_read)
-    if isinstance(opened, WrongFile):
-        return opened
-    with opened as stream:
-        try:
-            data = stream.read()
-        except OSError as error:
-            return _unreadable(error)
+    data = _read(folder, path, open_read, lambda stream: stream.read())
+    if isinstance(data, WrongFile):
+        return data
     return data if sha256(data).hexdigest() == digest else _ALTERED
 
 
@@ -97,24 +88,33 @@ def find_link(folder: Path, path: str) -> Path | None:
     return None
 
 
-def _open(folder: Path, path: str, open_read: Callable[[Path], BinaryIO]) -> BinaryIO | WrongFile:
+def _read(
+    folder: Path,
+    path: str,
+    open_read: Callable[[Path], BinaryIO],
+    read: Callable[[BinaryIO], T],
+) -> T | WrongFile:
+    """What ``read`` returns of a file, or why the file cannot be read."""
+    if find_link(folder, path) is not None:
+        return _LINK
     file = folder / path
     try:
-        return open_read(file) if find_link(folder, path) is None else _LINK
+        with open_read(file) as stream:
+            return read(stream)
     except (FileNotFoundError, NotADirectoryError):
         return MISSING
     except OSError as error:
         with suppress(OSError):
             if not is_regular(file):
-                return _NO_FILE
-        return _unreadable(error)
+                return _NOT_A_FILE
+        return WrongFile(FileState.UNREADABLE, f"it cannot be read: {error.strerror}")
+
+
+def _sha256(stream: BinaryIO) -> str:
+    return file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]  # BinaryIO hides readinto
 
 
 MISSING = WrongFile(FileState.MISSING, "it is missing")
 _ALTERED = WrongFile(FileState.ALTERED, "it has been altered: its digest differs")
-_LINK = WrongFile(FileState.ALTERED, "a link stands in its place")
-_NO_FILE = WrongFile(FileState.ALTERED, "it is no file")
-
-
-def _unreadable(error: OSError) -> WrongFile:
-    return WrongFile(FileState.UNREADABLE, f"it cannot be read: {error.strerror}")
+_LINK = WrongFile(FileState.ALTERED, "it is a link, or its folder is one")
+_NOT_A_FILE = WrongFile(FileState.ALTERED, "it is not a file")

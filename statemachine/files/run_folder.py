@@ -1,4 +1,4 @@
-"""Where a run lives on disk, and how one is found again."""
+"""The folders of runs: made, found by name, and the order to cancel in them."""
 
 from __future__ import annotations
 
@@ -42,21 +42,20 @@ def make_run_folder(
     runs: Path, name: str, opened: datetime, random_below: RandomBelow, storage: Storage
 ) -> Path:
     """Make a folder below ``runs`` that no other run has. Raises LogWriteError."""
-    for _ in range(_NAMES_TRIED):
+    for tries_left in reversed(range(_NAMES_TRIED)):
         path = runs / new_run_id(name, opened, random_below)
         try:
             storage.make_folder(path, new=True)
-        except FileExistsError as error:
-            taken = error
-            continue
         except OSError as error:
+            if isinstance(error, FileExistsError) and tries_left:
+                continue
             raise LogWriteError(f"the run cannot be made: {error}", path=path) from error
         return path
-    raise LogWriteError(f"the run cannot be made: {taken}", path=runs) from taken
+    raise AssertionError("the last try returns or raises")
 
 
 class RunFolder:
-    """The paths of one run, and the order to cancel it."""
+    """The folder of one run, and the order to cancel the run that is in it."""
 
     def __init__(self, path: Path, *, storage: Storage | None = None) -> None:
         self.path = path
@@ -67,13 +66,13 @@ class RunFolder:
         return self.path / recorded
 
     def order_cancel(self, order: CancelOrder) -> None:
-        """Ask whoever runs this run to stop."""
+        """Ask the process that runs this run to stop it."""
         self.storage.write_file(self.path / CANCEL_NAME, msgspec.json.encode(order))
 
     def cancel_order(self) -> CancelOrder | None:
-        """The order that waits to be taken, if any; an unreadable one asks to stop now.
+        """The order that is waiting, if any; one that cannot be read means to stop now.
 
-        Where it cannot be looked for there is none: the next look will tell.
+        None where the folder cannot be read either: callers look again.
         """
         if self.cancel_stamp() is None:
             return None
@@ -86,19 +85,16 @@ class RunFolder:
             return CancelOrder(reason="an unreadable cancel.request")
 
     def cancel_stamp(self) -> tuple[int, int] | None:
-        """What tells one order from the next; None where none can be seen."""
+        """What identifies an order among others in its place; None where none can be seen."""
         return _stamp(self.path / CANCEL_NAME)
 
     def forget_cancel_order(self, stamp: tuple[int, int] | None = None) -> None:
-        """Remove the order, or, with a ``stamp``, the order that bears it: a newer one stays.
-
-        Raises OSError.
-        """
+        """Remove the order; with a ``stamp``, only the order that has it. Raises OSError."""
         path = self.path / CANCEL_NAME
         if stamp is None:
             self.storage.remove(path)
             return
-        # Moved first and looked at then: a newer order cannot come in between.
+        # Moved before it is looked at, so that no newer order can take its place in between.
         aside = path.with_name(f".{CANCEL_NAME}{PART_SUFFIX}")
         self.storage.rename(path, aside)
         if _stamp(aside) == stamp:
@@ -116,9 +112,9 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def run_folders(runs: Path) -> Iterator[Path]:
-    """Every run folder below ``runs``, oldest first; what has no log is no run.
+    """Every folder below ``runs`` with a log in it, oldest first.
 
-    A folder that may not be looked into counts as one if its name is a run's id.
+    A folder that may not be read counts as one if its name is a run's id.
     """
     if not runs.is_dir():
         return
@@ -158,8 +154,8 @@ def find_run(
 ) -> Path:
     """The folder of a run: by id, unique prefix of one, ``last``, path of it or its log.
 
-    ``last`` passes over runs that cannot be read; ``on_unreadable`` is called for each. Raises
-    RunNotFoundError, and OSError where the path of a run cannot be looked at.
+    ``last`` skips runs that cannot be read; ``on_unreadable`` is called for each. Raises
+    RunNotFoundError, and OSError where the path of a run cannot be read.
     """
     as_path = Path(name)
     is_plain = as_path.name == name
@@ -194,7 +190,7 @@ def _last_of(folders: list[Path], runs: Path, on_unreadable: Callable[[OSError],
         try:
             opened[folder] = _opened_at(folder)
         except FileNotFoundError:
-            continue  # it was removed in this moment
+            continue  # it has just been removed
         except OSError as error:
             on_unreadable(error)
     if not opened:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ...events.model import StageType
-from ..config.legacy import Conflict
+from ..config.schema import Conflict
 from ..config.stage_configs import (
     AdetailerConfig,
     Img2ImgConfig,

@@ -39,7 +39,7 @@ from ..plan.plan import StageExecutionPlan
 from ..run.image_status import ImageStatus
 from ..run.requests import request_spans
 from ..states import is_fruitless
-from .recorded_plan import recorded_plan, recorded_table
+from .recorded_plan import recorded_plan, recorded_settings
 
 _MISPLACED = WrongFile(FileState.ALTERED, "its record names no place for an image of its stage")
 
@@ -125,7 +125,7 @@ class RunInspection(msgspec.Struct, frozen=True, kw_only=True):
             named = ", ".join(one.file.path for one in lost) + (" is" if len(lost) == 1 else " are")
             altered = ImageAlteredError(f"{path}: {wrong}; {needed}: {cure}")
             yield Refusal(altered, f"refuse until {named} put back as recorded")
-        epochs = self.fold.fruitless_epochs
+        epochs = self.fold.epochs_without_progress
         if self.to_make and is_fruitless(epochs) and not force:
             said = f"{epochs} epochs in a row sent requests and finished no image"
             tired = ResumeRefusedError(f"{name}: {said}{self._last_failure()}; --force tries again")
@@ -171,8 +171,7 @@ def inspect_run(
     """
     assert fold.opened is not None
     plan = recorded_plan(fold)
-    run_table = recorded_table(fold.opened.config, "run", RunTable)
-    server_table = recorded_table(fold.opened.config, "server", ServerTable)
+    settings = recorded_settings(fold.opened.config)
     damaged = check_files(folder.path, fold, timeline, on_file)
     lost = {(file.stage_id, file.image_index) for file, _ in damaged if file.stage_id}
     images = ImageStatus(
@@ -190,8 +189,8 @@ def inspect_run(
         fold=fold,
         torn=timeline.torn,
         plan=plan,
-        run_table=run_table,
-        server_table=server_table,
+        run_table=settings.run,
+        server_table=settings.server,
         damaged=damaged,
         images=images,
         backend=fold.backend or fold.opened.backend,
@@ -246,7 +245,7 @@ def _suspects(plan: StageExecutionPlan, fold: Fold, lost: Set[tuple[str, int]]) 
         if here is None:
             continue
         yield from here.replaced
-        for index, _ in here.finished.items() if stage.order_index else ():
+        for index in here.finished if stage.order_index else ():
             # A salvaged log may have an image without its source.
             if source is None or source.finished.get(index) is None:
                 yield index

@@ -1,48 +1,48 @@
-"""The plan and the tables that a log recorded, if this version can do all that they say."""
+"""The plan and the settings that a log recorded, if this version can carry them out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
-
-import msgspec
+from typing import Any
 
 from ...events.codec import json_values
 from ...events.folds import Fold
-from ..config.bounds import check_bounds
+from ..config.schema import RunTables
+from ..config.validation import convert_document, list_values
 from ..errors import ResumeRefusedError
 from ..plan.builder import MAX_IMAGES
 from ..plan.plan import StageExecutionPlan
 
-T = TypeVar("T", bound=msgspec.Struct)
 _LAST_EPOCH = 2**31
-"""No run is resumed so often; beyond 2**53 numbers are not what they seem."""
+"""No run is resumed so often; beyond 2**53 JSON readers do not keep numbers exactly."""
 
 
-def recorded_table(config: Mapping[str, Any], name: str, kind: type[T]) -> T:
-    """A table of the configuration as it was recorded.
+def recorded_settings(config: Mapping[str, Any]) -> RunTables:
+    """The tables ``run`` and ``server`` of a recorded configuration; nothing else of it is read.
 
     Raises ResumeRefusedError for one that this version does not understand, or would refuse.
     """
+    tables = {name: config[name] for name in ("run", "server") if name in config}
     try:
-        table = msgspec.convert(config.get(name, {}), kind)
-        check_bounds(table, name)
-    except ValueError as error:
-        raise _not_understood(f"[{name}]: {error}") from error
-    return table
+        return convert_document(tables, RunTables, "its configuration")
+    except (ValueError, RecursionError) as error:
+        raise _not_understood(str(error)) from error
 
 
 def recorded_plan(fold: Fold) -> StageExecutionPlan:
     """The recorded plan, if this version would do all of it. Raises ResumeRefusedError."""
     try:
         plan = StageExecutionPlan.from_document(fold.plan)
-        unknown = _lost_in(fold.plan, json_values(plan), "")
-        for stage in plan.stages:
-            check_bounds(stage.config, stage.stage_id)
+        understood = dict(list_values(json_values(plan)))
+        unknown = [
+            path
+            for path, value in list_values(fold.plan)
+            if path not in understood or understood[path] != value
+        ]
     except (ValueError, OverflowError, RecursionError) as error:
         raise _not_understood(str(error)) from error
-    if unknown is not None:
-        raise _not_understood(f"{unknown} means nothing to it")
+    if unknown:
+        raise _not_understood(f"it does not know {unknown[0]}")
     wrong = next(_contradictions(plan, fold), None)
     if wrong is not None:
         raise _not_understood(wrong)
@@ -76,22 +76,3 @@ def _not_understood(what: str) -> ResumeRefusedError:
         f"this version cannot carry out the recorded plan: {what}; resume it with the version "
         "that wrote it (`stagewright replay` says which)"
     )
-
-
-def _lost_in(recorded: Any, understood: Any, path: str) -> str | None:
-    """The first place of a recorded document that is not in what was understood of it."""
-    if isinstance(recorded, Mapping) and isinstance(understood, Mapping):
-        for key, value in recorded.items():
-            place = f"{path}.{key}" if path else str(key)
-            if key not in understood:
-                return place
-            if (lost := _lost_in(value, understood[key], place)) is not None:
-                return lost
-        return None
-    if isinstance(recorded, list) and isinstance(understood, list):
-        if len(recorded) != len(understood):
-            return path
-        pairs = enumerate(zip(recorded, understood, strict=True))
-        lost_ones = (_lost_in(one, other, f"{path}.{place}") for place, (one, other) in pairs)
-        return next((lost for lost in lost_ones if lost is not None), None)
-    return None if recorded == understood else path

@@ -237,7 +237,7 @@ class _Salvage:
         for images in kept:
             self._write_answer(journal, stage, images)
         written = journal.fold.stages[stage.stage_id]
-        count = written.finished.count
+        count = len(written.finished)
         journal.record(
             lambda at: StageEnd(
                 **at,

@@ -107,7 +107,7 @@ def _check(
 
 
 def _finished(fold: Fold) -> int:
-    return sum(stage.finished.count for stage in fold.stages.values())
+    return sum(len(stage.finished) for stage in fold.stages.values())
 
 
 def _advice(found: RunInspection) -> str:

@@ -17,7 +17,7 @@ from ...events.folds import replay
 from ...events.log.storage import Storage
 from ...events.model import CancelMode, RunState
 from ...events.result import PipelineRunResult
-from ..config.inputs import ready_config
+from ..config.inputs import resolve_config
 from ..config.schema import RunConfig
 from ..errors import ConfigurationError, ControllerBusyError
 from ..files.recorded_files import OnFile
@@ -140,7 +140,7 @@ class PipelineController:
 
     def validate(self, config: AnyConfig) -> StageExecutionPlan:
         """The plan of ``config``; nothing is made. Raises ConfigurationError."""
-        ready = ready_config(config, inputs=self._inputs, runs=self._runs)
+        ready = resolve_config(config, inputs=self._inputs, runs=self._runs)
         self._last_plan = plan = build_stage_execution_plan(ready)
         return plan
 
@@ -223,7 +223,7 @@ class PipelineController:
 
     def _start(self, config: AnyConfig) -> RunHandle:
         with _config_errors_told():
-            ready = ready_config(config, inputs=self._inputs, runs=self._runs)
+            ready = resolve_config(config, inputs=self._inputs, runs=self._runs)
             resolved = resolve_choices(ready, self._random_below)
             self._last_plan = plan = build_stage_execution_plan(resolved)
             if isinstance(self._backend, PreparableBackend):

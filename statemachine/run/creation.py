@@ -18,7 +18,7 @@ from ...events.log.lock import RunLock, boot_id, host_name
 from ...events.log.storage import OsStorage, Storage
 from ...events.model import BackendDescription, Durability, InputRecord, RunOpened
 from ...events.version import VERSION
-from ..config.document import checked_config
+from ..config.document import check_config, document_to_record
 from ..config.inputs import read_bounded
 from ..config.schema import InputImage, RunConfig
 from ..errors import InputImageError
@@ -51,7 +51,7 @@ def resolve_choices(config: RunConfig, random_below: RandomBelow) -> RunConfig:
     ``as_given`` is the document to record: ``config`` as it was. Raises InvalidStagePlanError
     for a value of a wrong type.
     """
-    given, config = config, checked_config(config)
+    given, config = document_to_record(config), check_config(config)
     last = max(1, SEED_END - max(1, len(config.inputs)) * config.images)
     if config.seed == -1:
         config = msgspec.structs.replace(config, seed=random_below(last))
@@ -61,7 +61,7 @@ def resolve_choices(config: RunConfig, random_below: RandomBelow) -> RunConfig:
     if img2img is not None and config.mask is not None:
         copy = f"inputs/mask.{SUFFIXES[config.mask.media_type]}"
         img2img = msgspec.structs.replace(img2img, mask=copy)
-    return msgspec.structs.replace(config, img2img=img2img, as_given=json_values(given.document()))
+    return msgspec.structs.replace(config, img2img=img2img, as_given=json_values(given))
 
 
 def create_run(

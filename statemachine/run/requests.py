@@ -61,7 +61,7 @@ def build_request(
         inputs=inputs,
         mask=mask,
         unanswered=tuple(folded.unsettled.get(first, ())),
-        interrupted=first in folded.interrupted or first in folded.suspected,
+        interrupted=first in folded.interrupted or first in folded.maybe_interrupted,
         request_sha256=request_digest(stage, seed, len(span), sources),
     )
 

@@ -7,12 +7,11 @@ import logging
 from ...events.folds import Fold
 from ...events.log.memory_log import EventLog
 from ...events.model import CancelMode, Durability, Outcome, RunState
-from ..config.schema import RunTable, ServerTable
 from ..errors import InvalidTransitionError, MissingImagesError, StageConflictError
 from ..files.run_folder import CancelOrder, RunFolder
 from ..plan.plan import StageExecution, StageExecutionPlan
 from ..ports import Clock, ImageBackend, InputReader
-from ..resume.recorded_plan import recorded_table
+from ..resume.recorded_plan import recorded_settings
 from ..resume.reopen import ReopenedRun
 from .cancel import CancelToken
 from .files import ImageFiles
@@ -50,8 +49,8 @@ class PipelineRunner:
         self._clock = clock
         self._journal = RunJournal(log, fold, epoch=epoch, clock=clock)
         config = self._journal.opened.config
-        self._server = recorded_table(config, "server", ServerTable)
-        self._run_table = recorded_table(config, "run", RunTable)
+        settings = recorded_settings(config)
+        self._server, self._run_table = settings.server, settings.run
         durable = self._run_table.durability is not Durability.PROCESS
         self._images = ImageFiles(folder, inputs, durable=durable)
         self._token = CancelToken()

@@ -113,7 +113,7 @@ class StageRun:
             folded is not None
             and folded.outcome == self._outcome()
             and next(self.standing.open_spans(self.stage), None) is None
-            and next(folded.unannounced(), None) is None
+            and not folded.unannounced
         )
 
     def _outcome(self) -> Outcome:
@@ -126,7 +126,7 @@ class StageRun:
     def _announce_unannounced(self) -> None:
         """Announce images whose process died between recording and announcing them."""
         stage_id = self.stage.stage_id
-        for index, _ in list(self.journal.fold.stages[stage_id].unannounced()):
+        for index in sorted(self.journal.fold.stages[stage_id].unannounced):
             if self.standing.stands(self.stage, index):
                 self._record_progress(self.standing.artifact(stage_id, index))
 

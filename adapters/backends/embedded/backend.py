@@ -1,4 +1,4 @@
-"""The embedded backend: an image server without server, GPU or download."""
+"""The embedded backend: makes pictures in this process, without server, GPU or download."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ class EmbeddedBackend:
 
     @property
     def description(self) -> BackendDescription:
-        """What it is, for the log."""
+        """The description of the backend for the log."""
         return BackendDescription(kind=KIND, product=PRODUCT, version=VERSION)
 
     def generate_images(
         self, request: GenerateRequest, *, cancel: CancelToken, on_step: OnStep
     ) -> GenerateAnswer:
-        """Make the pictures of one request: picture k as a request for its seed alone would.
+        """Make the pictures of one request; picture k equals that of a request for its seed alone.
 
-        ``on_step`` is told the steps of each picture in turn (of both passes where there is
+        ``on_step`` receives the steps of each picture in turn (of both passes where there is
         hires) and, as ``fraction``, how much of the request is done. Raises BackendError,
         never transient, for a source that does not decode and for sizes beyond 64 million
         pixels, and GenerationCancelled within a step of ``cancel.cancelled``.
@@ -64,7 +64,7 @@ class EmbeddedBackend:
             return _answer(request, counter)
         except PictureError as error:
             raise BackendError(
-                f"{request.stage_id}, image {request.image_index}: {error}",
+                f"{request.stage_id}, image {request.image_index + 1}: {error}",
                 endpoint=_endpoint(request),
             ) from error
 

@@ -1,4 +1,4 @@
-"""Detailing: what a detector finds is painted anew, and nothing else is touched."""
+"""Detailing: repaints what a detector finds, and nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .steps import StepCounter
 
 
 class Detailed(NamedTuple):
-    """A picture after all passes, and each pass's boxes: no pixel outside them has changed."""
+    """A picture after all passes, and the boxes of each pass; pixels outside are unchanged."""
 
     image: Image.Image
     regions: list[list[list[int]]]

@@ -1,4 +1,4 @@
-"""A detector that looks at the pixels: skin-coloured ellipses with something dark in them."""
+"""Detects faces from pixels: skin-coloured ellipses with something dark in them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _Rows = dict[int, tuple[int, int]]
 
 
 def find_faces(image: Image.Image) -> list[Find]:
-    """Every face, the surest first; boxes stand within the picture."""
+    """Every face, the most certain first; boxes lie within the picture."""
     shrink = max(1, -(-max(image.size) // _LOOKED_AT))
     small = image.reduce(shrink) if shrink > 1 else image
     mask = skin_mask(small)

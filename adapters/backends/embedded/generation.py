@@ -1,4 +1,4 @@
-"""What each stage makes of its request: one picture for one seed."""
+"""Makes one picture for one seed, for each type of stage."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from .steps import StepCounter
 
 
 class Sources(NamedTuple):
-    """The decoded pictures that a request brings along."""
+    """The decoded input pictures of a request."""
 
     image: Image.Image | None
     mask: Image.Image | None
 
 
 class Made(NamedTuple):
-    """A picture, the size that its infotext states, and facts beyond the settings."""
+    """A picture, the size in its infotext, and facts other than settings."""
 
     image: Image.Image
     size: Dimensions
@@ -67,7 +67,7 @@ def make(config: StageConfig, seed: int, sources: Sources, counter: StepCounter)
     if isinstance(config, Txt2ImgConfig):
         return _txt2img(config, seed, counter)
     if sources.image is None:
-        raise PictureError("this stage needs an input image, and none was sent")
+        raise PictureError("this stage needs an input image, but the request has none")
     if isinstance(config, Img2ImgConfig):
         return _img2img(config, seed, sources.image, sources.mask, counter)
     if isinstance(config, UpscaleConfig):

@@ -1,4 +1,4 @@
-"""What a request really used, as a WebUI says it: the ``info`` and the infotext."""
+"""Builds ``info`` and infotext, which report the used settings as a WebUI does."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def infotext(config: StageConfig, seed: int, size: tuple[int, int]) -> str:
 
 
 def extra_parameters(config: StageConfig) -> Fields:
-    """What a WebUI calls ``extra_generation_params``: the evidence of every extra pass."""
+    """``extra_generation_params``, which reports every extra pass."""
     if isinstance(config, UpscaleConfig):
         found = _upscale_parameters(config)
     elif isinstance(config, AdetailerConfig):
@@ -192,7 +192,7 @@ def _set(value: Value | None, default: Value) -> Value:
 
 
 def model_stem(name: str | None) -> str | None:
-    """A model's name as a WebUI answers it: without folder, hash and suffix."""
+    """A model's name as a WebUI reports it: without folder, hash and suffix."""
     if name is None:
         return None
     file = re.split(r"[/\\]", name)[-1]
@@ -200,7 +200,7 @@ def model_stem(name: str | None) -> str | None:
 
 
 def _plain(text: str) -> str:
-    """Text that any log and any PNG can hold: bounded, without NULs and lone surrogates."""
+    """Bounded text without NULs and lone surrogates, which any log and PNG can hold."""
     known = text[:_MOST_TEXT].encode("utf-8", "replace").decode("utf-8")
     return known.replace("\0", "\N{REPLACEMENT CHARACTER}")
 

@@ -1,4 +1,4 @@
-"""Which finds a detailing pass works on, and the masks of where it paints."""
+"""Selects the detections of a detailing pass, and makes their masks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def chosen_finds(image: Image.Image, one: AdetailerPass) -> list[Find]:
     """What the pass's detector finds and its settings let through."""
     model = (one.model or "none").lower()
     if model == "none" or "hand" in model:
-        return []  # No picture of ours shows a hand.
+        return []  # our pictures have no hands
     least = DEFAULT_CONFIDENCE if one.confidence is None else one.confidence
     low = 0.0 if one.mask_min_ratio is None else one.mask_min_ratio
     high = 1.0 if one.mask_max_ratio is None else one.mask_max_ratio
@@ -34,7 +34,7 @@ def chosen_finds(image: Image.Image, one: AdetailerPass) -> list[Find]:
 
 
 def mask_of(image: Image.Image, find: Find, one: AdetailerPass) -> Image.Image:
-    """Where a find is to be painted anew: grown, feathered and shifted, full picture size."""
+    """The mask of a detection: grown, blurred and shifted, with the size of the picture."""
     spread = DEFAULT_DILATION if one.dilate_erode is None else one.dilate_erode
     spread = max(-_MOST_SPREAD, min(_MOST_SPREAD, spread))
     blur = min(_MOST_BLUR, DEFAULT_MASK_BLUR if one.mask_blur is None else one.mask_blur)
@@ -71,14 +71,14 @@ def _spread(mask: Image.Image, pixels: int) -> Image.Image:
 
 
 def _shift(one: AdetailerPass, size: tuple[int, int]) -> tuple[int, int]:
-    """Pixels to the right and downwards; the settings count y upwards."""
+    """The offset in pixels, to the right and down; in the settings y points up."""
     width, height = size
     x, y = one.x_offset or 0, -(one.y_offset or 0)
     return max(-width, min(width, x)), max(-height, min(height, y))
 
 
 def merged_masks(masks: list[Image.Image], one: AdetailerPass) -> list[Image.Image]:
-    """The masks one by one, or all in one, or what none of them covers."""
+    """The masks separately, merged, or merged and inverted."""
     if not masks or one.merge in (None, "None"):
         return masks
     union = masks[0]
@@ -88,12 +88,12 @@ def merged_masks(masks: list[Image.Image], one: AdetailerPass) -> list[Image.Ima
 
 
 def shows_person(one: AdetailerPass) -> bool:
-    """Whether the pass is about the whole figure."""
+    """Whether the detector finds whole figures."""
     return "person" in (one.model or "").lower()
 
 
 def is_inverted(one: AdetailerPass) -> bool:
-    """Whether the pass is about everything but what it finds."""
+    """Whether the pass repaints everything except its detections."""
     return one.merge == "Merge and Invert"
 
 

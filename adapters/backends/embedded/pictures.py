@@ -1,4 +1,4 @@
-"""Pictures as bytes: any PNG, JPEG or WebP comes in as RGB, PNG goes out."""
+"""Decodes PNG, JPEG and WebP to RGB, and encodes PNG."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _BROKEN = (
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
-    Warning,  # Only where warnings are made errors.
+    Warning,  # only if warnings are turned into errors
 )
-"""What Pillow's decoders are known to raise on bytes that are no picture."""
+"""Exceptions of Pillow's decoders for invalid data."""
 
 
 class PictureError(ValueError):
@@ -67,7 +67,7 @@ def encode_png(image: Image.Image, parameters: str) -> bytes:
 
 def _in_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
-        # Pillow would clip 16 bit grey instead of scaling it; the high byte is what we want.
+        # Pillow would clip 16-bit grey instead of scaling it; take the high byte.
         place = 0 if image.mode.endswith("B") else 1
         grey = Image.frombytes("L", image.size, image.tobytes()[place::2])
         return grey.convert("RGB")

@@ -1,4 +1,4 @@
-"""Random numbers that are the same on every machine: whole numbers out of SHAKE-256."""
+"""Pseudo-random integers from SHAKE-256, equal on every machine."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _BYTES_A_DRAW = 4
 
 
 class RandomStream:
-    """An endless row of draws that ``key`` alone decides; ``key`` is any JSON values."""
+    """An endless sequence of draws that depends only on ``key`` (JSON values)."""
 
     def __init__(self, *key: object) -> None:
-        # JSON in ASCII keeps neighbouring parts apart, and takes lone surrogates too.
+        # ASCII JSON separates the parts of the key, and can encode lone surrogates.
         self._source = shake_256(json.dumps(key, sort_keys=True).encode("ascii"))
         self._drawn = self._source.digest(_FIRST_BYTES)
         self._position = 0

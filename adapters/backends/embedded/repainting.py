@@ -1,4 +1,4 @@
-"""What detailing puts in the place of what it found: finely painted faces and figures."""
+"""Paints detailed faces and figures in place of detected ones."""
 
 from __future__ import annotations
 

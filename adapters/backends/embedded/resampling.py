@@ -5,7 +5,7 @@ from __future__ import annotations
 from PIL import Image, ImageFilter
 
 from ....statemachine.config.stage_configs import HiresConfig, UpscaleConfig
-from ....statemachine.plan.sizes import Dimensions, SizeTrack, floor_to_grid
+from ....statemachine.plan.sizes import Dimensions, floor_to_grid, size_after_hires
 from .canvas import Box
 from .pictures import check_size
 from .random_stream import RandomStream
@@ -94,9 +94,7 @@ def hires_picture(image: Image.Image, hires: HiresConfig) -> Image.Image:
     width, height = image.size
     if hires.scale is not None:
         check_size((width * hires.scale, height * hires.scale))
-    track = SizeTrack(now=image.size, warnings=[])
-    track.hires(hires)
-    size = track.now or image.size
+    size = size_after_hires(hires, image.size).size or image.size
     check_size(size)
     part = image.crop(_cover_box(image.size, size))
     return resample(part, size, hires.upscaler or "Latent")

@@ -1,4 +1,4 @@
-"""What of a stage's configuration decides on the look of a picture, and how."""
+"""The settings of a stage that decide how a picture looks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ....statemachine.config.stage_configs import (
     Txt2ImgConfig,
 )
 
-# What an API request that leaves them out gets from a WebUI.
+# Defaults of a WebUI's API.
 DEFAULT_STEPS = 50
 DEFAULT_SIDE = 512
 DEFAULT_DENOISE = 0.75
@@ -26,7 +26,7 @@ DEFAULT_DILATION = 4
 DEFAULT_MASK_BLUR = 4
 DEFAULT_PADDING = 32
 
-# These act by themselves, or only say where and how much: no part of the style.
+# Settings with their own effect, which are not part of the style.
 _NO_STYLE = frozenset(
     [
         *("enabled", "seed", "prompt", "negative_prompt", "batch_size", "width", "height"),
@@ -40,7 +40,7 @@ Style = dict[str, Any]
 
 
 class Scene(NamedTuple):
-    """What is to be painted: everything but the size.
+    """The content of a picture: everything except the size.
 
     The prompts choose the colours, the seed the figure, ``style`` (all other settings) the
     decoration; from step ``switch_step`` on it is ``refined_style`` that decorates.
@@ -56,16 +56,16 @@ class Scene(NamedTuple):
 
 
 def scene_of(config: Txt2ImgConfig | Img2ImgConfig | AdetailerConfig, seed: int) -> Scene:
-    """What a stage's configuration paints; of txt2img with hires its first pass."""
+    """The content for a stage; for txt2img with hires, that of the first pass."""
     refiner = None if isinstance(config, AdetailerConfig) else config.refiner
     if hires_of(config) is not None:
-        refiner = None  # As in a WebUI, it takes part in the second pass instead.
+        refiner = None  # as in a WebUI, it acts in the second pass instead
     style = _style(config)
     return _scene(config.prompt, config.negative_prompt, seed, style, refiner)
 
 
 def second_scene_of(config: Txt2ImgConfig, hires: HiresConfig, seed: int) -> Scene:
-    """What the high-resolution pass paints: what hires does not set is as in the first."""
+    """The content for the hires pass; settings it lacks are those of the first pass."""
     fields = Txt2ImgConfig.__struct_fields__
     own = {key: value for key, value in _style(hires).items() if key in fields and value}
     return _scene(
@@ -78,7 +78,7 @@ def second_scene_of(config: Txt2ImgConfig, hires: HiresConfig, seed: int) -> Sce
 
 
 def pass_scene_of(config: AdetailerConfig, one: AdetailerPass, seed: int) -> Scene:
-    """What a detailing pass paints; its own settings override those of its stage."""
+    """The content for a detailing pass, whose settings override those of its stage."""
     own = {f"pass {key}": value for key, value in _style(one).items()}
     own["size"] = [one.width, one.height]
     style = _style(config) | own
@@ -119,7 +119,7 @@ def _style(table: msgspec.Struct) -> Style:
 
 
 def _canonical(value: Any) -> Any:
-    """Equal settings in one spelling: 7.0 is 7."""
+    """Normalise equal values: 7.0 becomes 7."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Sampling steps of one request: counted, slowed down, told, and given up on cancel."""
+"""Counts, delays and reports the sampling steps of one request, and handles its cancel."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ class StepCounter:
         self._step = 0
 
     def begin_image(self, image: int) -> None:
-        """Count anew, for image ``image`` of the request. Raises GenerationCancelled."""
+        """Start counting for image ``image`` of the request. Raises GenerationCancelled."""
         self._image, self._step = image, 0
         self.check()
 
     def check(self) -> None:
-        """Raise GenerationCancelled if the run is to give up the image being made."""
+        """Raise GenerationCancelled if the current image is to be cancelled."""
         if self._cancel.cancelled:
             raise GenerationCancelled("the embedded backend stopped: the run was cancelled")
 
     def tick(self) -> None:
-        """One more step is done. Raises GenerationCancelled instead where it is not."""
+        """Do one step. Raises GenerationCancelled."""
         if self._delay_s > 0:
             self._cancel.wait(self._delay_s)
         self.skip(1)
 
     def skip(self, steps: int) -> None:
-        """``steps`` more steps need not be taken. Raises GenerationCancelled."""
+        """Skip ``steps`` steps. Raises GenerationCancelled."""
         self.check()
         self._step += steps
         done = self._image * self._steps + self._step

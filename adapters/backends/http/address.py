@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
-from ....statemachine.config.document import refuse_userinfo
+from ....statemachine.config.validation import refuse_userinfo
 from ....statemachine.errors import ConfigurationError
 
 _PORTS = {"http": 80, "https": 443}
@@ -31,16 +31,16 @@ class ServerAddress(msgspec.Struct, frozen=True):
         except ValueError as error:
             raise _bad_address(text, str(error)) from error
         if parts.scheme not in _PORTS:
-            raise _bad_address(text, "its scheme must be http or https")
+            raise _bad_address(text, "the scheme must be http or https")
         if not parts.hostname or _NOT_IN_URLS.search(url):
-            raise _bad_address(text, "it names no host")
+            raise _bad_address(text, "it has no valid host")
         if "?" in url or "#" in url:
-            raise _bad_address(text, "it must end with its path")
+            raise _bad_address(text, "a query or fragment is not allowed")
         return cls(url.rstrip("/"))
 
     @property
     def is_loopback(self) -> bool:
-        """Whether it is this very machine."""
+        """Whether the address is this machine."""
         host = urlsplit(self.url).hostname or ""
         if host == "localhost":
             return True
@@ -51,7 +51,7 @@ class ServerAddress(msgspec.Struct, frozen=True):
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether nobody on the way can read along."""
+        """Whether the connection uses TLS."""
         return self.url.lower().startswith("https:")
 
     @property
@@ -65,4 +65,4 @@ def _origin(parts: SplitResult) -> tuple[str, str, int]:
 
 
 def _bad_address(text: str, why: str) -> ConfigurationError:
-    return ConfigurationError(f"server {text}: no address of a server: {why}", key="server.url")
+    return ConfigurationError(f"server {text}: not a server address: {why}", key="server.url")

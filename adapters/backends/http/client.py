@@ -24,7 +24,7 @@ from .errors import AnswerLostError, ServerError
 from .exchange import Exchange
 
 ANSWER_TIMEOUT_S = 10.0
-"""How long a list or a state may take; ten times what a busy server was seen to take."""
+"""The time limit of small requests; ten times the measured time of a busy server."""
 
 certificate_logger = logging.getLogger("stagewright.webui.certificate")
 """Warns once for each client that does not check its server's certificate."""
@@ -55,7 +55,7 @@ class HttpClient:
     """Requests to one server, over connections that are kept. Safe from any thread.
 
     ``advice`` is added to the message where the server has no such route. Raises
-    ConfigurationError for a ``ca_bundle`` that is not there.
+    does not exist.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class HttpClient:
         bundle = self.settings.ca_bundle
         if bundle is not None and address.is_encrypted and not Path(bundle).exists():
             raise ConfigurationError(
-                f"server.ca_bundle = {bundle}: there is no such file", key="server.ca_bundle"
+                f"server.ca_bundle = {bundle}: no such file", key="server.ca_bundle"
             )
         if address.is_encrypted and not self.settings.tls_verify:
             certificate_logger.warning(
@@ -91,7 +91,7 @@ class HttpClient:
             self.headers["Authorization"] = self.credentials.header
 
     def close(self) -> None:
-        """Close the idle connections; others are opened when they are needed."""
+        """Close idle connections; new ones are opened on demand."""
         self.connections.close()
 
     def target(self, path: str) -> str:
@@ -131,19 +131,19 @@ class HttpClient:
     def not_empty(self, answer: bytes, path: str, *, settled: bool = True) -> bytes:
         """The answer. Raises AnswerLostError if it is empty."""
         if not answer:
-            why = "no whole answer came back: it is empty"
+            why = "no complete answer came back: it is empty"
             raise self.failure(AnswerLostError, path, why, settled=settled)
         return answer
 
     def decoded(self, answer: bytes, path: str) -> Any:
-        """``answer`` as JSON. Raises BackendAnswerError where it is none."""
+        """``answer`` as JSON. Raises BackendAnswerError if it is not JSON."""
         try:
             return msgspec.json.decode(answer)
         except (ValueError, RecursionError):
             return self.loosely_decoded(answer, path)
 
     def loosely_decoded(self, answer: bytes, path: str) -> Any:
-        """JSON with what strict decoders refuse, lone surrogates for one."""
+        """Decode JSON that strict decoders refuse, for example with lone surrogates."""
         try:
             return _recordable(json.loads(answer))
         except (ValueError, RecursionError) as error:
@@ -165,7 +165,7 @@ class HttpClient:
 
 
 def _recordable(value: Any) -> Any:
-    """JSON values without lone surrogates, which no log can hold."""
+    """JSON values without lone surrogates, which a log cannot hold."""
     if isinstance(value, dict):
         return {_recordable(key): _recordable(part) for key, part in value.items()}
     if isinstance(value, list):

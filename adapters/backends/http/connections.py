@@ -190,7 +190,7 @@ class Connections:
             connection.close()
 
     def close(self) -> None:
-        """Close the idle connections; others are opened when they are needed."""
+        """Close idle connections; new ones are opened on demand."""
         self._pool = None
         self._adapter.close()
 
@@ -200,7 +200,7 @@ class Connections:
         pool = self._adapter.get_connection_with_tls_context(
             requests.Request("GET", self._address.url).prepare(), verify=verify
         )
-        # Without it the system's authorities would count.
+        # Without this the certificates of the system would be trusted.
         self._adapter.cert_verify(  # type: ignore[no-untyped-call]  # types-requests lacks it
             pool, self._address.url, verify, None
         )

@@ -19,15 +19,14 @@ from .address import ServerAddress
 AUTH_VARIABLE = "STAGEWRIGHT_AUTH"
 ORIGIN_VARIABLE = "STAGEWRIGHT_AUTH_ORIGIN"
 _DEEPEST = 100
-"""Levels of JSON values; nobody's info has ten."""
+"""The deepest nesting of JSON values that is scrubbed."""
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """The header that a server is sent, or why it is sent none.
+    """The credentials header for a server, or the reason why none is sent (``withheld``).
 
-    ``secrets`` are texts that must never be recorded or shown. Scrub what a server says where
-    it enters a record or a message, and never before it is compared: a short secret can be
-    part of any word.
+    ``secrets`` must never be recorded or shown. Scrub a server's texts when they enter a record
+    or a message, but never before a comparison: a short secret may be part of any word.
     """
 
     header: str | None = None
@@ -41,7 +40,7 @@ class Credentials(msgspec.Struct, frozen=True):
         return text
 
     def scrub_values(self, value: Any) -> Any:
-        """JSON without any of the secrets in its texts; keys stay, and too deep values are cut."""
+        """JSON without the secrets in its strings; keys are kept, very deep values are dropped."""
         return self._scrubbed(value, _DEEPEST) if self.secrets else value
 
     def _scrubbed(self, value: Any, deepest: int) -> Any:
@@ -67,19 +66,19 @@ def credentials_for(
     insecure: bool = False,
     environment: Mapping[str, str] = os.environ,
 ) -> Credentials:
-    """What ``STAGEWRIGHT_AUTH`` gives for this address.
+    """The credentials of ``STAGEWRIGHT_AUTH`` for this address.
 
-    They go only to a server that the user named himself, on the command line or in
-    ``STAGEWRIGHT_AUTH_ORIGIN``. Only if ``insecure`` are they sent in clear text beyond this
-    machine, to a server whose certificate ``settings`` (of a configuration or a log) leave
-    unchecked, or beyond this machine to one that they have checked by a ``ca_bundle``.
-    Raises ConfigurationError for a STAGEWRIGHT_AUTH without a colon.
+    They are sent only to a server that the user named, on the command line or in
+    ``STAGEWRIGHT_AUTH_ORIGIN``. Without ``insecure`` they are not sent over plain http beyond
+    this machine, nor where ``settings`` (of a configuration or log) turn the check of the
+    certificate off or change it by a ``ca_bundle``. Raises ConfigurationError if
+    STAGEWRIGHT_AUTH has no colon.
     """
     given = environment.get(AUTH_VARIABLE, "")
     if not given:
         return Credentials(withheld=f"set {AUTH_VARIABLE}=user:password")
     if ":" not in given:
-        raise ConfigurationError(f"{AUTH_VARIABLE} must be user:password; it holds no colon")
+        raise ConfigurationError(f"{AUTH_VARIABLE} must be user:password, but has no colon")
     named = named_by_user or _is_named_origin(address, environment.get(ORIGIN_VARIABLE))
     withheld = _why_withheld(address, settings or ServerTable(), named=named, insecure=insecure)
     if withheld:
@@ -94,11 +93,11 @@ def credentials_for(
 def _why_withheld(
     address: ServerAddress, settings: ServerTable, *, named: bool, insecure: bool
 ) -> str:
-    """Why an address is sent no credentials; empty where it is sent them."""
+    """Why no credentials are sent to an address; empty if they are sent."""
     if not named:
         return (
             f"{AUTH_VARIABLE} is not sent to an address that only a configuration or a "
-            f"log names; give --server, or set {ORIGIN_VARIABLE} to it"
+            f"log names; use --server, or set {ORIGIN_VARIABLE} to it"
         )
     if insecure:
         return ""
@@ -107,7 +106,7 @@ def _why_withheld(
             f"{AUTH_VARIABLE} is only sent over plain http to a loopback "
             "address; use https, or --insecure"
         )
-    # Whoever wrote the configuration or the log could stand in for the server.
+    # The author of the configuration or log could impersonate the server.
     is_unverified = address.is_encrypted and not settings.tls_verify
     if is_unverified or (settings.ca_bundle is not None and not address.is_loopback):
         return (
@@ -118,7 +117,7 @@ def _why_withheld(
 
 
 def secret_forms(secret: str) -> tuple[str, ...]:
-    """A secret as it stands in texts, JSON, HTML and addresses."""
+    """The forms of a secret in plain text, JSON, HTML and URLs."""
     encodable = secret.encode("utf-8", "replace").decode()
     return (
         secret,

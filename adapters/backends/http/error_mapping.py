@@ -1,4 +1,4 @@
-"""What an HTTP status or a library's exception means: one of our errors, in the server's words."""
+"""Maps HTTP statuses and exceptions of libraries to errors of ``webui.errors``."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ _MOST_WORDS = 600
 _MOST_LOOKED_AT = 4000
 _DEEPEST = 4
 _BUSY_STATUSES = frozenset([408, 425, 429, 502, 503, 504, *range(520, 531)])
-"""Of servers that are overloaded, and of proxies that gave up waiting for them."""
+"""Statuses of overloaded servers, and of proxies that timed out waiting for them."""
 _WHYS: Mapping[type[ServerError], str] = {
     ServerUnreachableError: "the server cannot be reached",
-    ServerNotTrustedError: "no trusted connection",
-    AnswerLostError: "no whole answer came back",
+    ServerNotTrustedError: "the connection is not trusted",
+    AnswerLostError: "no complete answer came back",
 }
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL")
 _NEVER = frozenset([501, 505])
-"""What the server cannot do, now or later."""
+"""Statuses of requests that the server never supports."""
 _REQUEST_DECIDES = frozenset(
     [
         *("TypeError", "KeyError", "ValueError", "AttributeError", "IndexError"),
         *("AssertionError", "NotImplementedError", "FileNotFoundError", "NansException"),
     ]
 )
-"""Exceptions of a server that the same request meets again."""
+"""Exceptions of a server that the same request would raise again."""
 _TAGS = re.compile(r"<(script|style)\b.*?</\1>|<[^<>]*>", re.DOTALL | re.IGNORECASE)
 
 TRANSPORT_EXCEPTIONS: tuple[type[Exception], ...] = (
@@ -91,7 +91,7 @@ def error_of_exception(
         kind = next(ours for cause, ours in ERRORS_BEFORE_CONNECTION if isinstance(error, cause))
     why = _WHYS[kind]
     if kind is ServerNotTrustedError and any(sign in words for sign in _NO_TLS):
-        why = "it does not speak https there; try http"
+        why = "the server does not use https there; try http"
     shown = client.credentials.scrub(words)
     return client.failure(kind, path, f"{why}: {shown}", settled=settled or not connected)
 
@@ -108,7 +108,7 @@ def _inside(error: BaseException) -> tuple[BaseException, ...]:
 
 def _innermost(error: BaseException) -> str:
     last = (error, *_inside(error))[-1]
-    # urllib3 puts the object before its words: "<...object at 0x...>: Failed to ...".
+    # urllib3 puts the object before the message: "<...object at 0x...>: Failed to ...".
     words = re.sub(r"^<?[\w.]*(\(host=[^)]*\)| object at 0x\w+>): ", "", str(last))
     return f"{type(last).__name__}: {words}" if words else type(last).__name__
 
@@ -123,33 +123,33 @@ def error_of_status(
     retry_after: str = "",
     is_work: bool = False,
 ) -> BackendError:
-    """The error that stands for a status, or for a body of status 200 that is no JSON.
+    """The error for a status, or for an answer of status 200 that is not JSON.
 
     ``location`` and ``retry_after`` are the headers of that name. ``is_work`` says that the server
     may work on the request though a proxy has answered in its place.
     """
     credentials = client.credentials
-    told = _decoded(body)
-    kind = _kind(status, told, body)
-    is_bare = words_of(body if told is None else told) in ("", "Not Found")
-    shown = credentials.scrub_values(told)
-    body = credentials.scrub(body) if told is None else json.dumps(shown, ensure_ascii=False)
-    words = words_of(body if told is None else shown)
+    document = _decoded(body)
+    kind = _kind(status, document, body)
+    is_bare = message_in(body if document is None else document) in ("", "Not Found")
+    shown = credentials.scrub_values(document)
+    body = credentials.scrub(body) if document is None else json.dumps(shown, ensure_ascii=False)
+    words = message_in(body if document is None else shown)
     if status == 200:
-        why = f"the answer is no JSON: {words}"
+        why = f"the answer is not JSON: {words}"
     elif kind is AuthenticationError:
-        advice = credentials.withheld or "it does not accept the user and password sent"
+        advice = credentials.withheld or "the server rejected the user and password"
         why = f"{status}: {words} ({advice})"
     elif 300 <= status < 400:
         target = credentials.scrub(location)[:_MOST_WORDS]
-        why = f"{status}: redirected to {target}; give that address instead"
+        why = f"{status}: redirected to {target}; use that address instead"
     elif kind is RouteMissingError and is_bare:
-        why = f"404: there is no such route{client.advice}"
+        why = f"404: no such route{client.advice}"
     else:
         why = f"{status}: {words}"
     seconds = _seconds_of(retry_after)
     if seconds:
-        why += f"; it asks to wait {seconds:.0f} s"
+        why += f"; the server asks to wait {seconds:.0f} s"
     settled = not (is_work and issubclass(kind, ServerError) and kind.unanswered)
     error = client.failure(kind, path, why, detail=body, retry_after_s=seconds, settled=settled)
     if isinstance(error, ServerError):
@@ -167,13 +167,13 @@ def _seconds_of(retry_after: str) -> float | None:
         return None
 
 
-def _kind(status: int, told: Any, body: str) -> type[BackendError]:
+def _kind(status: int, document: Any, body: str) -> type[BackendError]:
     if status == 200:
         return BackendAnswerError
     if status in _BUSY_STATUSES:
         return ServerUnavailableError
     if status >= 500 and status not in _NEVER:
-        name = str(told.get("error", "")) if isinstance(told, Mapping) else ""
+        name = str(document.get("error", "")) if isinstance(document, Mapping) else ""
         if "OutOfMemoryError" in body or "out of memory" in body:
             return ServerOutOfMemoryError
         decided = name in _REQUEST_DECIDES or "Could not find checkpoint" in body
@@ -189,24 +189,29 @@ def _decoded(body: str) -> Any:
         return None
 
 
-def words_of(told: Any) -> str:
-    """A server's own words, in one line of bearable length, out of any shape it may use."""
-    text = " ".join(part for part in _parts(told) if part)[:_MOST_LOOKED_AT]
+def message_in(document: Any) -> str:
+    """The error message in a server's answer of any form, as one line of bounded length."""
+    text = " ".join(part for part in _parts(document) if part)[:_MOST_LOOKED_AT]
     text = " ".join(_TAGS.sub(" ", text).split())
     return text if len(text) <= _MOST_WORDS else f"{text[:_MOST_WORDS]} ..."
 
 
-def _parts(told: Any, depth: int = 0) -> list[str]:
+def _parts(document: Any, depth: int = 0) -> list[str]:
     if depth > _DEEPEST:
         return ["..."]
-    if isinstance(told, Mapping):
-        if "msg" in told:
-            loc = told.get("loc")
+    if isinstance(document, Mapping):
+        if "msg" in document:
+            loc = document.get("loc")
             where = ".".join(map(str, loc[:9])) if isinstance(loc, list) else ""
-            words = str(told["msg"])[:_MOST_LOOKED_AT]
+            words = str(document["msg"])[:_MOST_LOOKED_AT]
             return [f"{where}: {words};" if where else f"{words};"]
-        named = [told.get("error"), told.get("detail"), told.get("errors"), told.get("message")]
+        named = [
+            document.get("error"),
+            document.get("detail"),
+            document.get("errors"),
+            document.get("message"),
+        ]
         return [part for one in named if one for part in _parts(one, depth + 1)]
-    if isinstance(told, list):
-        return [part for one in told[:20] for part in _parts(one, depth + 1)]
-    return [str(told)[:_MOST_LOOKED_AT]]
+    if isinstance(document, list):
+        return [part for one in document[:20] for part in _parts(one, depth + 1)]
+    return [str(document)[:_MOST_LOOKED_AT]]

@@ -3,22 +3,22 @@
 ::
 
     BackendError
-    |-- ServerError               names the server; says what kind of failure it was
+    |-- ServerError               names the server; ``retry_kind`` decides about retries
     |   |-- ServerUnreachableError    nothing was sent
-    |   |-- ServerNotTrustedError     its certificate does not hold
-    |   |-- AnswerLostError           it was sent, and no whole answer came back
-    |   |-- ServerStalledError        it stood still too long
-    |   |   `-- ServerStillBusyError  and did not come to rest when told to
-    |   |-- ServerUnavailableError    408, 429, 502, 503, 504 and proxies' own
-    |   |-- ServerOutOfMemoryError    it said so
+    |   |-- ServerNotTrustedError     the certificate is not valid
+    |   |-- AnswerLostError           the request was sent, but no complete answer came back
+    |   |-- ServerStalledError        no progress for too long
+    |   |   `-- ServerStillBusyError  and still busy after an interrupt
+    |   |-- ServerUnavailableError    408, 429, 502, 503, 504 and statuses of proxies
+    |   |-- ServerOutOfMemoryError    the server ran out of memory
     |   |-- ServerFailureError        any other 5xx
-    |   |   `-- RequestNotUnderstoodError  one that the request alone decides
-    |   |-- ServerInterruptedError    somebody else interrupted our request
-    |   |-- RequestRefusedError       any other status; ``status`` says which
+    |   |   `-- RequestNotUnderstoodError  a failure that the same request would cause again
+    |   |-- ServerInterruptedError    another client interrupted our request
+    |   |-- RequestRefusedError       any other status, in ``status``
     |   |   |-- RouteMissingError     404
     |   |   `-- AuthenticationError   401 and 403
-    |   `-- SettingsNotUsedError      it made an image, with other settings than asked for
-    `-- BackendAnswerError        its answer is not the images asked for
+    |   `-- SettingsNotUsedError      the image was made with other settings than requested
+    `-- BackendAnswerError        the answer does not hold the requested images
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ....statemachine.errors import BackendError
 
 
 class ServerError(BackendError):
-    """A request to a server came to nothing.
+    """A request to a server failed.
 
     ``HttpClient.failure`` makes them: ``transient`` says whether the user's ``[server] transient``
     names the error's ``retry_kind``. ``unanswered`` tells that the server may still be working on
@@ -43,68 +43,68 @@ class ServerError(BackendError):
 
 
 class ServerUnreachableError(ServerError):
-    """The server cannot be reached: nothing was sent."""
+    """The server cannot be reached; nothing was sent."""
 
     retry_kind = RetryKind.UNREACHABLE
 
 
 class ServerNotTrustedError(ServerError):
-    """The server's certificate does not hold, or it speaks no TLS at all."""
+    """The server's certificate is not valid, or it does not use TLS."""
 
 
 class AnswerLostError(ServerError):
-    """The request left, and no whole answer came back; the server may still work on it."""
+    """No complete answer came back; the server may still work on the request."""
 
     retry_kind = RetryKind.LOST
     unanswered = True
 
 
 class ServerStalledError(ServerError):
-    """The server's progress stood still too long, or a request took too long in all."""
+    """The server made no progress for too long, or the request exceeded its time limit."""
 
     retry_kind: ClassVar[RetryKind | None] = RetryKind.STALLED
     unanswered = True
 
 
 class ServerStillBusyError(ServerStalledError):
-    """A stalled server did not come to rest when it was told to; another try is no use."""
+    """A stalled server was still busy after an interrupt; a retry would not help."""
 
     retry_kind = None
 
 
 class ServerUnavailableError(ServerError):
-    """The server, or a proxy before it, cannot answer now."""
+    """The server, or a proxy in front of it, cannot answer now."""
 
     retry_kind = RetryKind.UNAVAILABLE
     unanswered = True
 
 
 class ServerOutOfMemoryError(ServerError):
-    """The server ran out of memory on the request."""
+    """The server ran out of memory while processing the request."""
 
     retry_kind = RetryKind.OUT_OF_MEMORY
 
 
 class ServerFailureError(ServerError):
-    """The server failed on the request."""
+    """The server failed while processing the request."""
 
     retry_kind: ClassVar[RetryKind | None] = RetryKind.FAILURE
 
 
 class RequestNotUnderstoodError(ServerFailureError):
-    """The server failed in a way that the request alone decides; another try is no use."""
+    """A failure that the same request would cause again; a retry would not help."""
 
     retry_kind = None
 
 
 class ServerInterruptedError(ServerError):
-    """Somebody else interrupted or skipped our request; its image is half made."""
+    """Another client interrupted or skipped our request, so its image is incomplete."""
 
     retry_kind = RetryKind.INTERRUPTED
 
 
 class RequestRefusedError(ServerError):
-    """The server refused the request, and would again."""
+    """The server refused the request, and would refuse it again."""
 
 
 class RouteMissingError(RequestRefusedError):
@@ -112,8 +112,8 @@ class RouteMissingError(RequestRefusedError):
 
 
 class AuthenticationError(RequestRefusedError):
-    """The server wants other credentials, or some at all."""
+    """The server requires credentials, or rejected those sent."""
 
 
 class SettingsNotUsedError(ServerError):
-    """The server made an image with other settings than it was asked for."""
+    """The server made an image with other settings than requested."""

@@ -135,7 +135,7 @@ class Exchange:
     def _body(self, response: HTTPResponse, limit: int | None) -> bytes:
         """The whole body; without a limit, of one that is too large only the beginning."""
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise self._unusable("the answer is compressed, which was not asked for")
+            raise self._unusable("the answer is compressed, although the request did not allow it")
         length = _length_of(response)
         if limit is not None and length is not None and length > limit:
             raise self._unusable(f"the answer has {length} bytes; the limit is {limit}")
@@ -149,12 +149,12 @@ class Exchange:
                 return b"".join(pieces)
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if length is None and not response.chunked and body[:1] == b"{" and body[-1:] != b"}":
-            length = taken + 1  # It ends with the connection, and in the middle of its JSON.
+            length = taken + 1  # the connection ended in the middle of the JSON
         if length is not None and taken < length:
             raise self._client.failure(
                 AnswerLostError,
                 self._path,
-                f"no whole answer came back: it ends after {taken} bytes",
+                f"no complete answer came back: it ends after {taken} bytes",
                 settled=not self._is_work,
             )
         return body
@@ -164,6 +164,6 @@ class Exchange:
 
 
 def _length_of(response: HTTPResponse) -> int | None:
-    """How long the answer says it is."""
+    """The length in the header of the answer."""
     length = response.headers.get("Content-Length", "")
     return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else None

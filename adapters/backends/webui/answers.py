@@ -1,4 +1,4 @@
-"""A server's answer to a generating request: images, and what it says of them."""
+"""Decodes a server's answer to a generating request: images and ``info``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _SHOWN = 60
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The images asked for, in order, as the server encoded them, and its ``info``.
+    """The requested images in order, as the server encoded them, and its ``info``.
 
-    The info is the server's own: it may hold the credentials.
+    The info is unfiltered and may contain the credentials.
     """
 
     images: tuple[bytes, ...]
@@ -29,7 +29,7 @@ _NOTHING = (msgspec.Raw(b"null"), msgspec.Raw(b'""'))
 
 
 class _Generated(msgspec.Struct):
-    """What of a generating route's answer is looked at; big strings stay where they are."""
+    """The decoded part of an answer; large strings are not copied."""
 
     images: list[msgspec.Raw] | None = None
     info: str | dict[str, Any] | None = None
@@ -47,8 +47,8 @@ _extras = msgspec.json.Decoder(_Extras)
 def read_answer(client: HttpClient, data: bytes, endpoint: str, count: int) -> Answer:
     """The ``count`` images in ``data``, which came from ``endpoint``.
 
-    Raises BackendAnswerError where it holds other than ``count`` images, behind the grid
-    that the server may have put first, or anything that is no base64.
+    Raises BackendAnswerError if, apart from a grid at the beginning, it does not hold
+    ``count`` images, or if one is not base64.
     """
     return _AnswerReader(client, endpoint).read(data, count)
 
@@ -84,7 +84,7 @@ class _AnswerReader:
             raise self._wrong(str(error)) from error
         except (ValueError, RecursionError):
             pass
-        # Lone surrogates, which only the standard library reads, come in prompts and names.
+        # Prompts and names may contain lone surrogates, which only the standard library reads.
         loose = self._client.loosely_decoded(data, self._endpoint)
         try:
             return decoder.decode(msgspec.json.encode(loose))
@@ -96,21 +96,21 @@ class _AnswerReader:
         if isinstance(info, str):
             decoded = self._client.decoded(info.encode(), self._endpoint)
         if not isinstance(decoded, dict):
-            raise self._wrong("its info is no JSON object")
+            raise self._wrong("its info is not a JSON object")
         return decoded
 
     def _images(self, strings: Sequence[msgspec.Raw]) -> tuple[bytes, ...]:
         images = []
-        for place, string in enumerate(strings):
+        for number, string in enumerate(strings, start=1):
             try:
                 images.append(_decoded_image(string))
             except ValueError as error:
-                raise self._wrong(f"image {place + 1} is no base64: {error}") from error
+                raise self._wrong(f"image {number} is not base64: {error}") from error
         return tuple(images)
 
     def _wrong(self, why: str) -> BackendAnswerError:
         return self._client.failure(
-            BackendAnswerError, self._endpoint, f"the answer is not the images asked for: {why}"
+            BackendAnswerError, self._endpoint, f"the answer is not valid: {why}"
         )
 
 
@@ -118,7 +118,7 @@ def _decoded_image(string: msgspec.Raw) -> bytes:
     """The bytes of a JSON string of base64. Raises ValueError."""
     view = memoryview(string)
     if len(view) < 2 or view[0] != ord('"'):
-        raise ValueError("it is no text")
+        raise ValueError("it is not a string")
     try:
         return pybase64.b64decode(view[1:-1], validate=True)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The image backend that is a WebUI server."""
+"""The image backend for WebUI servers."""
 
 from __future__ import annotations
 
@@ -40,10 +40,9 @@ KIND = "webui"
 class WebUIBackend:
     """One WebUI server, one generating request at a time.
 
-    ``features`` are asked for with the first request unless they are given. ``unsettled`` are
-    calls of an earlier process that the server may still be working on. What went wrong
-    is raised as an error of ``http.errors``; it is transient if ``settings.transient`` names
-    its kind.
+    ``features`` are queried with the first request unless they are given. ``unsettled`` are
+    calls of an earlier process that the server may still be working on. Failures are raised as
+    errors of ``http.errors``, which are transient if ``settings.transient`` names their kind.
     """
 
     def __init__(
@@ -66,12 +65,12 @@ class WebUIBackend:
 
     @property
     def slots(self) -> int:
-        """One: a server has one queue, and with many requests waiting it answers none."""
+        """One: a server has one queue, and stops answering when many requests wait."""
         return 1
 
     @property
     def description(self) -> BackendDescription:
-        """What it is, for the log."""
+        """The description of the server for the log."""
         features = self._features or ServerFeatures()
         return BackendDescription(
             kind=KIND,
@@ -82,7 +81,7 @@ class WebUIBackend:
 
     @property
     def client(self) -> HttpClient:
-        """Its connection, for other questions to the server."""
+        """The HTTP client, for other requests to the server."""
         return self._client
 
     def close(self) -> None:
@@ -90,11 +89,11 @@ class WebUIBackend:
         self._server.close()
 
     def preflight(self, plan: StageExecutionPlan) -> None:
-        """See whether the server has every name that ``plan`` uses.
+        """Check that the server has every name that ``plan`` uses.
 
-        Afterwards ``description`` says what it is. Raises PreflightError.
+        Afterwards ``description`` is complete. Raises PreflightError.
         """
-        from .preflight import preflight  # noqa: PLC0415 - without it nothing is to be loaded
+        from .preflight import preflight  # noqa: PLC0415 - not needed with preflight off
 
         self._features = preflight(self._client, plan)
 
@@ -107,7 +106,7 @@ class WebUIBackend:
             varied = self._settle(request, cancel) or request.interrupted
             varied = varied or not self._stopped.isdisjoint(request.unanswered)
             for filler in cache_fillers(request) if varied else ():
-                self._send(filler, request, cancel, on_step=_tell_nobody)
+                self._send(filler, request, cancel, on_step=_ignore_step)
             payload = payload_of(request, features, varied=varied)
             call, data = self._send(payload, request, cancel, on_step)
             self._server.begin_look()
@@ -130,7 +129,7 @@ class WebUIBackend:
 
         wrong = self._differences(request, answer, payload)
         if wrong is not None:
-            confirm()  # What was interrupted differs as well.
+            confirm()  # An interrupted request differs as well; report the interrupt.
             raise wrong
         info = dict(self._client.credentials.scrub_values(answer.info))
         if detailing:
@@ -145,7 +144,7 @@ class WebUIBackend:
     def _send(
         self, payload: Payload, request: GenerateRequest, cancel: CancelToken, on_step: OnStep
     ) -> tuple[Call, bytes]:
-        """Send one payload and wait for its answer, remembering one that was lost."""
+        """Send one payload and wait for its answer; remember it if the answer was lost."""
         call = Call(self._server, payload, request.call_id, cancel, on_step)
         try:
             return call, call.run(answer_limit(request))
@@ -155,16 +154,16 @@ class WebUIBackend:
             raise
 
     def _known_features(self) -> ServerFeatures:
-        """What the server is; asked for with the first request, if no preflight has."""
+        """The features of the server; queried once, unless preflight has."""
         if self._features is None:
             self._features = discovered(ServerLists(self._client))
         return self._features
 
     def _settle(self, request: GenerateRequest, cancel: CancelToken) -> bool:
-        """See to it that nothing of ours is being worked on: one generation at a time.
+        """Wait until the server works on no earlier request of ours.
 
-        That is what was lost here, and what an earlier process left of this request. Whether
-        something was told to stop just now.
+        That is requests whose answer was lost, and those of an earlier process for this image.
+        Returns whether one of them was interrupted.
         """
         upscale = isinstance(request.config, UpscaleConfig)
         lost = dict.fromkeys(request.unanswered, upscale) | self._lost
@@ -173,7 +172,7 @@ class WebUIBackend:
         tasks = [call_id for call_id, extras in lost.items() if not extras]
         interrupted = settle(self._server, tasks, extras=any(lost.values()), cancel=cancel)
         if interrupted:
-            # Whichever of them it was, another request's turn may come later.
+            # It is unknown which one was interrupted; later requests may repeat any of them.
             self._stopped.update(lost)
         self._lost.clear()
         return interrupted
@@ -181,7 +180,7 @@ class WebUIBackend:
     def _differences(
         self, request: GenerateRequest, answer: Answer, payload: Payload
     ) -> SettingsNotUsedError | None:
-        """The error that says where the answer is not what was asked for, if it is not."""
+        """The error for an answer that does not match the request; None if it matches."""
         found = self._different_settings(request, answer)
         for place, image in enumerate(answer.images):
             name = f"image {request.image_index + place + 1}"
@@ -195,15 +194,15 @@ class WebUIBackend:
         return self._client.failure(
             SettingsNotUsedError,
             payload.endpoint,
-            "the server did something else: " + "; ".join(dict.fromkeys(found)),
+            "the server ignored settings of the request: " + "; ".join(dict.fromkeys(found)),
             detail=msgspec.json.encode(shown).decode(),
         )
 
     def _different_settings(self, request: GenerateRequest, answer: Answer) -> list[str]:
-        """What the answer's info says otherwise than the request.
+        """Messages for settings in the answer that differ from the request.
 
-        Without preflight the list of models is asked for before a difference is believed: a
-        model may go by a hash or another name that the info does not show.
+        Without preflight the list of models is read before a difference is reported, because a
+        model may be requested by a hash or another name that the info does not show.
         """
         shown = self._client.credentials.scrub_values
         features = self._known_features()
@@ -215,7 +214,7 @@ class WebUIBackend:
         return found
 
 
-def _tell_nobody(
+def _ignore_step(
     step: int, steps: int, *, fraction: float | None = None, eta_s: float | None = None
 ) -> None:
-    """Steps of what is no image of the run."""
+    """Ignore the steps of a request that makes no image of the run."""

@@ -1,4 +1,4 @@
-"""One generating request, from the moment it is sent until its answer is believed or given up."""
+"""One generating request: sends it, watches the progress, handles cancels and stalls, confirms."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from .progress import ServerProgress, StallWatch
 from .server import Job, Server, TaskState, job_of
 
 FIRST_LOOK_S = 0.3
-"""The server is first asked how far it is after this; quick answers come before."""
+"""The time of the first progress request; fast answers arrive earlier."""
 LOOK_EVERY_S = 0.5
 LOOK_EVERY_SHARED_S = 0.2
-"""Others may interrupt our job on a shared server, and the next job hides it."""
+"""Shorter, because the next job of a shared server hides that ours was interrupted."""
 _LOOK_AGAIN_S = 0.2
 _INTERRUPT_EVERY_S = 0.3
-_DEAF_S = 10.0
-"""How long a cancelled run waits for a server that does not even answer the interrupt."""
+_UNRESPONSIVE_S = 10.0
+"""How long a cancelled run waits for a server that does not answer the interrupt."""
 
 
 class Call:
-    """Sends one payload, watches the server meanwhile, and stops it where that is asked for.
+    """Sends one payload, watches the server's progress, and interrupts it on a cancel or stall.
 
     All of it happens on the thread that waits for the answer: while nothing arrives, the
     connection calls ``tick``, which looks at the cancel token, the limits and the server.
@@ -63,7 +63,7 @@ class Call:
     def run(self, answer_limit: int) -> bytes:
         """The answer, of ``answer_limit`` bytes at most.
 
-        Raises ServerError; GenerationInterrupted where the run was cancelled and the server
+        Raises ServerError. If the run was cancelled, raises GenerationInterrupted where the
         told to stop, GenerationCancelled where it could not be told. The error's ``settled`` says
         whether the server is done with the request.
         """
@@ -92,7 +92,7 @@ class Call:
         return answer
 
     def tick(self) -> None:
-        """Stop the server, or see how far it is, if it is time to."""
+        """Interrupt the server, or ask for its progress, if it is time to."""
         now = time.monotonic()
         if self._cancel.cancelled:
             self._stop_for_cancel()
@@ -102,11 +102,11 @@ class Call:
             self._look()
 
     def note_bytes(self, count: int) -> None:
-        """Part of the request or its answer has gone over the line."""
+        """Note transferred bytes of the request or its answer."""
         self._watch.note_bytes(count)
 
     def confirm(self, *, detailing: bool) -> None:
-        """See that nobody else interrupted our job: its answer would look like any other.
+        """Check that no other client interrupted our job, which the answer does not show.
 
         ``begin_look`` of the server comes before. The server's state is the only evidence, so it
         is asked until it answers. Raises ServerInterruptedError, and ServerUnavailableError where
@@ -122,12 +122,12 @@ class Call:
             raise self._server.client.failure(
                 ServerInterruptedError,
                 self._endpoint,
-                "another client interrupted or skipped the request; its image is half made",
+                "another client interrupted or skipped the request, so its image is incomplete",
                 interrupted=True,
             )
 
     def _seen_afterwards(self) -> ServerProgress | None:
-        """What the server does after the answer; None where it never says what it does."""
+        """The progress after the answer; None if the server has no progress route."""
         server = self._server
         seen = server.end_look()
         deadline = time.monotonic() + server.settings.stall_timeout_s
@@ -142,7 +142,7 @@ class Call:
                 raise server.client.failure(
                     ServerUnavailableError,
                     self._endpoint,
-                    "it does not say whether another client interrupted the request",
+                    "the server does not report whether another client interrupted the request",
                 )
         return seen
 
@@ -150,32 +150,32 @@ class Call:
         return self._cancel.cancelled
 
     def _is_over(self) -> bool:
-        """Whether something is more urgent than how far the server is."""
+        """Whether something is more urgent than the progress."""
         return self._cancel.cancelled or (self._exchange is not None and self._exchange.readable)
 
     def _look(self) -> None:
-        """Note and tell how far the server is."""
+        """Note and report the progress."""
         shared = self._server.settings.shared
         ours = not shared or self._is_task(TaskState.ACTIVE)
         look = self._server.look(self._is_over)
         if look is not None:
             self._watch.note(look)
             if ours:
-                self._tell(look)
-            # The next job clears the flag, so that it may be gone when our answer is here.
+                self._report_step(look)
+            # The next job clears the flag, possibly before our answer has arrived.
             if shared and ours and look.interrupted and self._is_task(TaskState.ACTIVE):
                 self._interrupted_by_others = True
         pause = LOOK_EVERY_SHARED_S if shared else LOOK_EVERY_S
         self._next_look = time.monotonic() + min(pause, self._server.settings.stall_timeout_s / 4)
 
     def _is_task(self, state: TaskState) -> bool:
-        """Whether the server says that our task is in this state."""
+        """Whether the server reports our task in this state."""
         return (
             self._task_id is not None and self._server.task(self._task_id, self._is_over) is state
         )
 
-    def _tell(self, look: ServerProgress) -> None:
-        """Steps are told where they are ours; extras take none."""
+    def _report_step(self, look: ServerProgress) -> None:
+        """Report the step if the job is ours; extras have no steps."""
         if self._extras or look.idle or not look.steps or job_of(look) == self._others:
             return
         self._on_step(
@@ -187,17 +187,17 @@ class Call:
         if self._why_stalled is None:
             total = self._server.settings.total_timeout_s
             if total is not None and now - self._began > total:
-                self._why_stalled = f"it has taken longer than total_timeout_s = {total:g} s"
+                self._why_stalled = (
+                    f"the request took longer than server.total_timeout_s = {total:g} s"
+                )
             elif self._watch.stalled:
                 limit = f"{self._watch.limit_s:g} s"
-                self._why_stalled = (
-                    f"its progress has not changed for {limit} (stall_timeout_s, see the manual)"
-                )
+                self._why_stalled = f"no progress for {limit} (server.stall_timeout_s)"
             self._stop_began = self._next_interrupt = now
         return self._why_stalled is not None
 
     def _stop_for_cancel(self) -> None:
-        """Interrupt until the request is answered; an answer that was on its way is kept."""
+        """Interrupt until the request is answered; an answer that arrives anyway is kept."""
         now = time.monotonic()
         if not self._is_cancelling:
             self._is_cancelling = True
@@ -206,17 +206,19 @@ class Call:
         if now >= self._next_interrupt:
             if not self._interrupt_ours() and (settings.shared or self._is_queued()):
                 raise self._cancelled_error(
-                    "left to finish by itself; only a running job that is known to be ours is "
-                    "interrupted"
+                    "the request was not interrupted and finishes by itself, because the running "
+                    "job is not known to be ours"
                 )
             self._next_interrupt = time.monotonic() + _INTERRUPT_EVERY_S
         patience = settings.stall_timeout_s
-        limit = patience if self._is_heard or not self._interrupted else min(patience, _DEAF_S)
+        limit = (
+            patience if self._is_heard or not self._interrupted else min(patience, _UNRESPONSIVE_S)
+        )
         if time.monotonic() - self._stop_began > limit:
             self._leave(limit)
 
     def _is_queued(self) -> bool:
-        """Whether the server says that our task waits for another one."""
+        """Whether the server reports our task as queued."""
         return self._task_id is not None and (self._server.task(self._task_id) is TaskState.QUEUED)
 
     def _interrupt_ours(self) -> bool:
@@ -228,15 +230,17 @@ class Call:
         return True
 
     def _leave(self, limit: float) -> NoReturn:
-        """The run was cancelled and the request is not answered: go without it."""
+        """Give up waiting for the answer of a cancelled run."""
         if self._interrupted:
-            raise self._interrupted_error(f"it did not stop within {limit:g} s of the interrupt")
+            raise self._interrupted_error(
+                f"the server did not stop within {limit:g} s of the interrupt"
+            )
         raise self._cancelled_error(
-            f"left, because another client's job still runs before ours after {limit:g} s"
+            f"gave up after {limit:g} s, because a job of another client is still running"
         )
 
     def _stop_for_stall(self) -> None:
-        """Interrupt until the request is answered or the server rests, for one more limit."""
+        """Interrupt until the request is answered or the server is idle, for one more limit."""
         if time.monotonic() < self._next_interrupt:
             return
         look = self._server.look(self._is_cancelled)
@@ -246,29 +250,31 @@ class Call:
         limit = self._server.settings.stall_timeout_s
         self._next_interrupt = time.monotonic() + min(_INTERRUPT_EVERY_S, limit / 4)
         if time.monotonic() > self._stop_began + limit:
-            what = "the interrupt" if self._interrupted else "that, and the job is not ours to stop"
+            done = "after the interrupt" if self._interrupted else "with a job of another client"
             raise self._server.client.failure(
                 ServerStillBusyError,
                 self._endpoint,
-                f"{self._why_stalled}, and it is still busy {limit:g} s after {what}; look after "
-                "the server, then resume the run",
+                f"{self._why_stalled}; the server was still busy {done} for another {limit:g} s; "
+                "check the server, then resume the run",
                 interrupted=self._interrupted,
                 settled=False,
             )
 
     def _refuse_stopped(self, *, settled: bool) -> None:
-        """Raise the error of a request that was stopped, whatever came back for it."""
+        """Raise the error of an interrupted request, whatever came back for it."""
         if self._interrupted and self._is_cancelling:
-            raise self._interrupted_error("stopped, because the run was cancelled", settled=settled)
+            raise self._interrupted_error(
+                "interrupted, because the run was cancelled", settled=settled
+            )
         if self._interrupted:
             raise self._stalled_error(settled=settled)
 
     def _stalled_error(self, *, settled: bool) -> ServerStalledError:
-        told = "it was interrupted" if self._interrupted else "it has no job any more"
+        state = "it was interrupted" if self._interrupted else "the server is idle now"
         return self._server.client.failure(
             ServerStalledError,
             self._endpoint,
-            f"{self._why_stalled}; {told}",
+            f"{self._why_stalled}; {state}",
             interrupted=self._interrupted,
             settled=settled,
         )

@@ -17,7 +17,7 @@ _INDEX = re.compile(r"\.[0-9]+\b")
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One thing that a server offers: its name, and all names by which it may be asked for."""
+    """One entry of a list: its name, and all names that a request may use for it."""
 
     name: str
     forms: frozenset[str]
@@ -56,9 +56,9 @@ class KindOfName(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _texts(row: Any, *keys: str) -> list[str]:
-    """The values of those keys that hold a text."""
-    told: Mapping[str, Any] = row if isinstance(row, Mapping) else {}
-    values = (told.get(key) for key in keys)
+    """The values of keys that hold a string."""
+    document: Mapping[str, Any] = row if isinstance(row, Mapping) else {}
+    values = (document.get(key) for key in keys)
     return [one for one in values if isinstance(one, str) and 0 < len(one) <= _LONGEST_NAME]
 
 
@@ -67,7 +67,7 @@ def _entry(known: list[str]) -> Entry | None:
 
 
 def _checkpoint(row: Any) -> Entry | None:
-    """A model goes by the names that the server itself looks it up by.
+    """A checkpoint with all names by which the server itself looks it up.
 
     Those are its title, its path in the models' folder (the title without hash), its stem,
     what the list calls model_name, and its hashes; each but the last also with `` [hash]``.
@@ -84,7 +84,7 @@ def _checkpoint(row: Any) -> Entry | None:
 
 
 def _file(row: Any) -> Entry | None:
-    """A VAE goes by its file's name, and by nothing less."""
+    """A VAE, which is named by its file name only."""
     return _entry([*_texts(row, "model_name"), *map(file_of, _texts(row, "filename"))])
 
 
@@ -182,10 +182,10 @@ _EXACT = "txt2img.hires.sampler"
 
 
 class NameUse(msgspec.Struct, frozen=True):
-    """A name that a server is sent, and the configuration's key that it comes from.
+    """A name that is sent to a server, and the key of the configuration that it comes from.
 
-    ``partner`` is the scheduler that goes with a sampler, or the sampler that goes with a
-    scheduler: old servers take both as one name. ``exact`` says that no alias will do.
+    ``partner`` is the scheduler of a sampler, or the sampler of a scheduler, because old servers
+    take both as one name. ``exact`` says that aliases are not accepted.
     """
 
     kind: NameKind
@@ -196,10 +196,10 @@ class NameUse(msgspec.Struct, frozen=True):
 
 
 def names_used(plan: StageExecutionPlan) -> tuple[NameUse, ...]:
-    """The names that ``plan`` has a server look up, in the order of its stages.
+    """The names that ``plan`` uses on a server, in the order of its stages.
 
-    A name that a stage inherits is there once, at the key that it comes from. Names that
-    every server knows (VAE "None", scheduler "Automatic") are left out.
+    An inherited name appears once, with the key that it comes from. Names that every server
+    knows (VAE "None", scheduler "Automatic") are left out.
     """
     texts = {key: text for stage in plan.stages for key, text in _named_in(stage)}
     uses = [_use(key, text, texts) for key, text in texts.items()]

@@ -1,4 +1,4 @@
-"""Before a run is started: whether its server is there, and has every name that it uses."""
+"""Checks before a run that its server is reachable and has every name that the plan uses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .payloads import payload_of
 
 SYSINFO = "/internal/sysinfo"
 SYSINFO_TIMEOUT_S = 5.0
-"""It asks the graphics driver and pip, and the version is worth no longer wait."""
+"""The route calls the graphics driver and pip; the version is not worth a longer wait."""
 
 _ENDPOINTS: Mapping[StageType, str] = {
     StageType.TXT2IMG: TXT2IMG,
@@ -43,17 +43,17 @@ _ENDPOINTS: Mapping[StageType, str] = {
 }
 _POSTED = (TXT2IMG, IMG2IMG, EXTRA_SINGLE_IMAGE, INTERRUPT, INTERNAL_PROGRESS)
 _SCHEDULES = ("Karras", "Exponential", "Polyexponential", "SGM Uniform")
-"""Those that samplers' names ended in before 1.9, for servers that list no schedulers."""
-_NO_WEBUI = "no route of the API answers; is it a WebUI, started with --api?"
+"""Schedules that sampler names ended in before 1.9, for servers without a list of schedulers."""
+_NO_WEBUI = "no route of the API answers; is it a WebUI, and was it started with --api?"
 _LONGEST_VERSION = 80
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def preflight(client: HttpClient, plan: StageExecutionPlan) -> ServerFeatures:
-    """What the server is, if it can do what ``plan`` asks for.
+    """The features of the server, if ``plan`` can run on it.
 
-    Raises PreflightError where it cannot be reached, wants other credentials, or lacks a
-    name or something else that the plan needs. What cannot be checked is let pass.
+    Raises PreflightError if the server cannot be reached, rejects the credentials, or lacks a
+    name or feature that the plan needs. What cannot be checked is not an error.
     """
     with _out_of_reach_refused():
         inspection = _Inspection(client)
@@ -67,10 +67,10 @@ def preflight(client: HttpClient, plan: StageExecutionPlan) -> ServerFeatures:
 
 
 def inspect_server(client: HttpClient, plan: StageExecutionPlan | None) -> ServerReport:
-    """Everything that can be told of a server; of its lists only those that ``plan`` needs.
+    """A report on a server; reads only the lists that ``plan`` needs.
 
-    Without a plan all lists are counted. Raises PreflightError where the server cannot be
-    reached or wants other credentials.
+    Without a plan, counts the entries of all lists. Raises PreflightError if the server cannot
+    be reached or rejects the credentials.
     """
     with _out_of_reach_refused():
         inspection = _Inspection(client)
@@ -91,7 +91,7 @@ def _out_of_reach_refused() -> Iterator[None]:
 
 
 class _Inspection:
-    """One look at one server. Every method raises ServerError."""
+    """Inspects one server. Every method may raise ServerError."""
 
     def __init__(self, client: HttpClient) -> None:
         self._client = client
@@ -99,7 +99,7 @@ class _Inspection:
         self.features = self._discovered()
 
     def of_plan(self, plan: StageExecutionPlan) -> ServerReport:
-        """Whether the server can do what ``plan`` asks for."""
+        """Check whether ``plan`` can run on the server."""
         problems = [*self._missing_routes(_ENDPOINTS[one.stage_type] for one in plan.stages)]
         detailing = True
         for stage in plan.stages:
@@ -114,7 +114,7 @@ class _Inspection:
         return self._report(checks=tuple(dict.fromkeys(checks)), problems=problems)
 
     def of_everything(self) -> ServerReport:
-        """How much the server offers."""
+        """Count what the server offers."""
         known = {one.plural: self._names(kind) for kind, one in KINDS.items()}
         offers = {name: None if found is None else len(found) for name, found in known.items()}
         problems = self._missing_routes(_ENDPOINTS.values())
@@ -142,15 +142,15 @@ class _Inspection:
         )
 
     def is_webui(self) -> bool:
-        """Whether anything of what was asked, or at least its progress, answers as a WebUI."""
+        """Whether any queried route, or at least the progress route, answers like a WebUI."""
         return self._lists.any_answered or self._lists.has(PROGRESS) is True
 
     def stems(self) -> Mapping[str, str]:
-        """The stems of the server's checkpoints, by the names that they go by."""
+        """The stems of the server's checkpoints, by each of their names."""
         return self._lists.stems()
 
     def routes(self) -> Iterator[RouteCheck]:
-        """The routes of the API that stagewright can make use of."""
+        """The routes of the API that stagewright uses."""
         usual = {kind: one.route for kind, one in KINDS.items()}
         lists = usual | {NameKind.VAE: self.features.vae_route}
         for path in (*_POSTED, PROGRESS, SCRIPTS, OPTIONS, *lists.values()):
@@ -160,24 +160,24 @@ class _Inspection:
         shown = self.features.routes
         if path.partition("?")[0] in shown:
             return True
-        if path == INTERRUPT:  # Not even asked: whatever runs shall go on.
+        if path == INTERRUPT:  # Not queried: it would interrupt the running job.
             return False if shown else None
         there = self._lists.has(path)
-        # What takes a POST only may be there, whatever a GET is answered with.
+        # A route that takes only POST may exist although GET fails.
         return there if there or shown or path not in _POSTED else None
 
     def _discovered(self) -> ServerFeatures:
         features = discovered(self._lists)
-        version = self._told_version()
+        version = self._reported_version()
         return msgspec.structs.replace(features, version=version) if version else features
 
-    def _told_version(self) -> str | None:
-        """The version in the server's own words, which it has for its user interface."""
+    def _reported_version(self) -> str | None:
+        """The version that the server shows in its user interface."""
         try:
-            told = self._client.get(SYSINFO, timeout_s=SYSINFO_TIMEOUT_S)
+            answer = self._client.get(SYSINFO, timeout_s=SYSINFO_TIMEOUT_S)
         except BackendError:
             return None
-        version = told.get("Version") if isinstance(told, Mapping) else None
+        version = answer.get("Version") if isinstance(answer, Mapping) else None
         if not isinstance(version, str):
             return None
         shown = self._client.credentials.scrub(_CONTROL.sub("", version))
@@ -190,7 +190,7 @@ class _Inspection:
                 yield f"it has no {endpoint}; was it started with --api?"
 
     def _refusals(self, stage: StageExecution) -> Iterator[str]:
-        """Why the server would not take the stage's requests."""
+        """Why the server cannot take the requests of the stage."""
         try:
             payload_of(_request_like(stage), self.features)
         except RequestRefusedError as error:
@@ -214,7 +214,7 @@ class _Inspection:
 
 
 def _request_like(stage: StageExecution) -> GenerateRequest:
-    """A request as the stage will make them; it is looked at and never sent."""
+    """A request like those of the stage, to be checked and never sent."""
     config = stage.config
     image = SourceImage(data=b"", source_sha256="", media_type="image/png", width=64, height=64)
     masked = isinstance(config, Img2ImgConfig) and config.mask is not None
@@ -236,7 +236,7 @@ def _request_like(stage: StageExecution) -> GenerateRequest:
 
 
 class _Comparison:
-    """Names held against a server's lists; ``detailing`` says whether it has ADetailer."""
+    """Compares names with a server's lists; ``detailing`` says whether it has ADetailer."""
 
     def __init__(self, lists: ServerLists, features: ServerFeatures, *, detailing: bool) -> None:
         self._lists = lists
@@ -255,7 +255,7 @@ class _Comparison:
         return NameCheck(use.kind, use.key, use.name, Verdict.MISSING, nearest)
 
     def _look_up(self, use: NameUse) -> tuple[bool, NameList | None]:
-        """Whether it is there, and the list that it should be in; None if that is not known."""
+        """Whether the name was found, and the list it should be in (None if not offered)."""
         match use.kind:
             case NameKind.SAMPLER:
                 return self._sampler(use)
@@ -289,7 +289,7 @@ class _Comparison:
         return self._is_sampler_and_scheduler(use.name, known), known
 
     def _is_sampler_and_scheduler(self, name: str, samplers: NameList) -> bool:
-        """Whether it is two names in one, as they were before 1.9: ``DPM++ 2M Karras``."""
+        """Whether the name joins sampler and scheduler, as before 1.9: ``DPM++ 2M Karras``."""
         tails = {
             name.removeprefix(f"{one.name} ") for one in samplers if name.startswith(f"{one.name} ")
         }
@@ -301,16 +301,16 @@ class _Comparison:
         return is_among(known, *tails)
 
     def _scheduler_in_sampler(self, name: str, sampler: str) -> tuple[bool, NameList | None]:
-        """The scheduler on a server that has one name for both."""
+        """Look up the scheduler on a server with joint names."""
         samplers = self._lists.names(NameKind.SAMPLER)
-        if samplers is None or self._features.product == SD_NEXT:  # It takes none at all.
+        if samplers is None or self._features.product == SD_NEXT:  # SD.Next has no schedulers.
             return False, None
         start = f"{sampler} "
         tails = [one.name.removeprefix(start) for one in samplers if one.name.startswith(start)]
         return name in tails, tuple(Entry(tail, frozenset([tail])) for tail in tails)
 
     def _hires_upscaler(self, name: str) -> tuple[bool, NameList | None]:
-        """A latent mode or an upscaler; the likelier list is looked into first."""
+        """Look up a latent mode or an upscaler, in the more likely list first."""
         kinds = [NameKind.UPSCALER, NameKind.HIRES_UPSCALER]
         if name.startswith("Latent"):
             kinds.reverse()

@@ -1,4 +1,4 @@
-"""How far a server is, and since when nothing has moved."""
+"""Decodes a server's progress, and detects when it makes none."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 import msgspec
 
 MODEL_LOADING_FACTOR = 5
-"""How much longer than usual nothing may move before the first sampling step, and for extras."""
+"""The stall limit is so many times longer before the first sampling step, and for extras."""
 SLOWEST_LINE_BYTES_PER_S = 1024
-"""Slower than any line in use: an image of 2 MB would take half an hour. A server or a proxy that
-keeps a connection open with a byte now and then sends less."""
+"""Slower than any connection in use: an image of 2 MB would take half an hour. Single bytes that
+a server or proxy sends to keep a connection open are slower."""
 
 
 class ServerProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """One look at a server's progress; what it does not say is 0, empty or False.
+    """One answer of the progress route; values that it lacks are 0, empty or False.
 
-    ``fraction`` is 0 to 1 over the running job, ``eta_s`` seconds left where known;
-    ``interrupted`` covers skipped, and ``stopping`` means after the image being made.
+    ``fraction`` is 0 to 1 over the running job, ``eta_s`` the seconds left if known.
+    ``interrupted`` includes skipped; ``stopping`` means after the current image.
     """
 
     job: str = ""
@@ -35,16 +35,16 @@ class ServerProgress(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def idle(self) -> bool:
-        """Whether no job is running; a server that counts no jobs names them."""
+        """Whether no job is running; a server that does not count jobs names them."""
         return self.job_count == 0 and (self.fraction == 0.0 or not self.job)
 
 
 def progress_of(answer: Any) -> ServerProgress:
-    """What an answer of the progress route says, whatever shape it has."""
-    told: Mapping[str, Any] = answer if isinstance(answer, Mapping) else {}
-    found = told.get("state")
+    """Decode an answer of the progress route, whatever its form."""
+    document: Mapping[str, Any] = answer if isinstance(answer, Mapping) else {}
+    found = document.get("state")
     state: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
-    eta = _number(told.get("eta_relative"))
+    eta = _number(document.get("eta_relative"))
     return ServerProgress(
         job=str(state.get("job") or ""),
         job_count=int(_number(state.get("job_count"))),
@@ -52,7 +52,7 @@ def progress_of(answer: Any) -> ServerProgress:
         job_timestamp=str(state.get("job_timestamp") or ""),
         step=max(0, int(_number(state.get("sampling_step")))),
         steps=max(0, int(_number(state.get("sampling_steps")))),
-        fraction=min(1.0, max(0.0, _number(told.get("progress")))),
+        fraction=min(1.0, max(0.0, _number(document.get("progress")))),
         eta_s=eta if eta > 0 else None,
         interrupted=bool(state.get("interrupted") or state.get("skipped")),
         stopping=bool(state.get("stopping_generation")),
@@ -69,9 +69,9 @@ def _number(value: Any) -> float:
 class StallWatch:
     """Notices that nothing has moved for too long.
 
-    ``stall_s`` seconds without a change are too long, five times as many until the running
-    job has taken its first sampling step (a model may be loading), and for ``extras``, which
-    take none. Bytes are a change once they make ``SLOWEST_LINE_BYTES_PER_S`` over such a time.
+    The limit is ``stall_s`` seconds, and five times as long before the first sampling step of a
+    job (a model may be loading) and for ``extras``, which have no steps. Transferred bytes count
+    as progress if they reach ``SLOWEST_LINE_BYTES_PER_S`` over the limit.
     """
 
     def __init__(self, stall_s: float, *, extras: bool = False) -> None:
@@ -84,7 +84,7 @@ class StallWatch:
         self._worked = False
 
     def note(self, now: ServerProgress) -> None:
-        """Take one look into account."""
+        """Note an answer of the progress route."""
         last = self._last
         if last is None or now.job_timestamp != last.job_timestamp or now.job != last.job:
             self._sampling = False
@@ -96,31 +96,31 @@ class StallWatch:
         self._last = now
 
     def note_bytes(self, count: int) -> None:
-        """Part of a request or an answer has gone over the line."""
+        """Note transferred bytes of a request or an answer."""
         self._bytes += count
         if self._bytes >= self.limit_s * SLOWEST_LINE_BYTES_PER_S:
             self.restart()
 
     def restart(self) -> None:
-        """Measure from now on."""
+        """Start the measurement again."""
         self._moved = time.monotonic()
         self._bytes = 0
 
     @property
     def limit_s(self) -> float:
-        """For how long nothing may move now."""
+        """The present limit without progress, in seconds."""
         done = self._worked and self._last is not None and self._last.idle
         sampling = self._sampling and not self._extras
         return self._stall_s if sampling or done else self._stall_s * MODEL_LOADING_FACTOR
 
     @property
     def still_s(self) -> float:
-        """For how long nothing has moved."""
+        """The time without progress, in seconds."""
         return time.monotonic() - self._moved
 
     @property
     def stalled(self) -> bool:
-        """Whether that is too long."""
+        """Whether the time without progress exceeds the limit."""
         return self.still_s > self.limit_s
 
 

@@ -1,4 +1,4 @@
-"""What a server does now, whose task it is, and how it is told to stop."""
+"""Queries a server's progress and tasks, and interrupts it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .features import INTERNAL_PROGRESS, INTERRUPT, PROGRESS
 from .progress import ServerProgress, progress_of
 
 LOOK_TIMEOUT_S = 2.0
-"""How long one look may take at most; with many requests waiting a server answers none."""
+"""The time limit of one progress request; a server with many queued requests answers none."""
 _NO_SUCH_ROUTE = frozenset([403, 404, 405])
 _FRESH_S = 1.0
-"""For how long a server that was seen at rest is taken to be so."""
+"""For how long a server that was idle is assumed to be idle."""
 
 Job = tuple[str, str]
-"""What tells one job of a server from the next: its name and when it began."""
+"""Identifies a job of a server: its name and start time."""
 Abandon = Callable[[], bool]
 """Whether an answer that is waited for has become of no use."""
 
@@ -32,12 +32,12 @@ _logger = logging.getLogger("stagewright.webui")
 
 
 def job_of(look: ServerProgress) -> Job:
-    """The job that a look shows."""
+    """The job in an answer of the progress route."""
     return look.job, look.job_timestamp
 
 
 class TaskState(Enum):
-    """What a server says of one of our tasks."""
+    """The state that a server reports for one of our tasks."""
 
     ACTIVE = "active"
     QUEUED = "queued"
@@ -64,20 +64,20 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Its base address."""
+        """The base address of the server."""
         return self.client.address.url
 
     @property
     def tells_progress(self) -> bool:
-        """Whether it can be asked how far it is."""
+        """Whether the server has a progress route."""
         return self._tells_progress
 
     def look(self, abandon: Abandon | None = None) -> ServerProgress | None:
-        """How far it is; None where it does not say, or not now."""
+        """The progress; None if the server does not report it, or does not answer."""
         return self._or_none(lambda: self.look_or_fail(abandon))
 
     def look_or_fail(self, abandon: Abandon | None = None) -> ServerProgress | None:
-        """How far it is; None where it never says. Raises ServerError."""
+        """The progress; None if the server has no progress route. Raises ServerError."""
         if not self._tells_progress:
             return None
         return self._seen(self._ask(abandon))
@@ -113,7 +113,7 @@ class Server:
         except RequestRefusedError as error:
             if error.status not in _NO_SUCH_ROUTE:
                 raise
-            _logger.warning("progress cannot be watched: %s", error)
+            _logger.warning("the progress cannot be shown: %s", error)
             self._tells_progress = False
             return None
         self._rested = time.monotonic() if look.idle else None
@@ -127,30 +127,30 @@ class Server:
             return None
 
     def job_of_others(self, abandon: Abandon | None = None) -> Job | None:
-        """The job that runs before anything is sent; None while it is at rest."""
+        """The job that runs before our request is sent; None if the server is idle."""
         if self._rested is not None and time.monotonic() - self._rested < _FRESH_S:
             return None
         look = self.look(abandon)
         return None if look is None or look.idle else job_of(look)
 
     def task(self, call_id: str, abandon: Abandon | None = None) -> TaskState | None:
-        """What it says of the task with this id; None where it keeps no tasks, or says nothing."""
+        """The state of the task with this id; None if the server does not report it."""
         if not self._tells_tasks:
             return None
         asked: dict[str, Any] = {"id_task": call_id, "id_live_preview": -1, "live_preview": False}
         try:
-            told = self.client.post(
+            answer = self.client.post(
                 INTERNAL_PROGRESS, asked, timeout_s=self._timeout_s, abandon=abandon
             )
         except BackendError as error:
             _logger.debug("no task state: %s", error)
             if isinstance(error, RequestRefusedError) and error.status in _NO_SUCH_ROUTE:
-                self._tells_tasks = False  # It runs without its user interface.
+                self._tells_tasks = False  # The server runs without its user interface.
             return None
-        if not isinstance(told, dict):
+        if not isinstance(answer, dict):
             return None
         for state in (TaskState.ACTIVE, TaskState.QUEUED, TaskState.COMPLETED):
-            if told.get(state.value) is True:
+            if answer.get(state.value) is True:
                 return state
         return TaskState.UNKNOWN
 
@@ -172,7 +172,7 @@ class Server:
         return look is not None and job_of(look) != others
 
     def interrupt(self) -> bool:
-        """Tell it to stop the job that runs now; whether it answered. Never raises."""
+        """Interrupt the running job; True if the server answered. Never raises."""
         try:
             self.client.post(INTERRUPT, {}, timeout_s=self._timeout_s)
         except BackendError as error:

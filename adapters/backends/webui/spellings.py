@@ -7,12 +7,12 @@ import re
 AUTOMATIC = "automatic"
 """The scheduler that leaves the choice to the sampler, in lower case."""
 NO_VAE = frozenset(["Automatic", "None"])
-"""What leaves the choice of a VAE to the server, or to the model."""
+"""Values that leave the choice of a VAE to the server or the model."""
 SAME_CHECKPOINT = "Use same checkpoint"
 SAME_AS_THE_STAGE = frozenset(
     [SAME_CHECKPOINT, "Use same VAE", "Use same sampler", "Use same scheduler"]
 )
-"""What a pass may say instead of a name."""
+"""Values of a pass that stand for the setting of the stage."""
 
 HASH = re.compile(r"\s\[[0-9a-fA-F]+\]$")
 """What the title of a model ends with."""
@@ -28,15 +28,14 @@ def file_of(path: str) -> str:
 
 
 def stem(name: object) -> str:
-    """A model's name without folder, hash and suffix; how models are compared."""
+    """A model's name without folder, hash and suffix, by which models are compared."""
     return _SUFFIX.sub("", HASH.sub("", file_of(str(name))))
 
 
 def same_sampler(asked: str, scheduler: str | None, used: str, schedule: object) -> bool:
-    """Whether they are one; one name may hold the schedule's as well, as it did before 1.9.
+    """Whether two sampler names are equal; before 1.9 a name could include the schedule.
 
-    ``scheduler`` is what was asked for beside ``asked``, ``schedule`` what the server says of
-    it, if it says anything.
+    ``scheduler`` was requested with ``asked``; ``schedule`` is what the server reports, if any.
     """
     asked, used = asked.casefold(), used.casefold()
     if asked == used or used == f"{asked} {scheduler or ''}".casefold():
@@ -48,6 +47,6 @@ def same_sampler(asked: str, scheduler: str | None, used: str, schedule: object)
 
 
 def same_name(asked: str, used: str) -> bool:
-    """Whether a scheduler's name and its label are one: ``sgm_uniform``, ``SGM Uniform``."""
+    """Whether a scheduler's name and label are equal: ``sgm_uniform``, ``SGM Uniform``."""
     plain, label = (_BETWEEN_WORDS.sub("", name).casefold() for name in (asked, used))
     return plain == label or asked.casefold() == AUTOMATIC

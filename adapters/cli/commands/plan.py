@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from ....statemachine.config.inputs import load_config
-from ....statemachine.config.schema import RunDocument
+from ....statemachine.config.legacy import RunDocument
 from ....statemachine.plan.builder import build_stage_execution_plan
 from ....statemachine.plan.plan import StageExecution, StageExecutionPlan
 from ...inputs import PillowInputReader

@@ -12,6 +12,6 @@ if TYPE_CHECKING:
     from .errors import BundleRefusedError as BundleRefusedError
 
 # Commands that only look whether a run folder is an unpacked bundle need none of these.
-__getattr__, __dir__, __all__ = lazy_names(
+__getattr__, __dir__ = lazy_names(
     __name__, {"bundle": ["Bundle", "bundle_run"], "errors": ["BundleRefusedError"]}
 )

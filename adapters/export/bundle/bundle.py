@@ -185,7 +185,7 @@ class _BundleBuilder:
     def write_pictures(self, on_file: OnFile | None) -> None:
         """Write the thumbnails and, if requested, the image files."""
         fold = self._source.fold
-        total = sum(stage.finished.count for stage in fold.stages.values())
+        total = sum(len(stage.finished) for stage in fold.stages.values())
         if self._with_images:
             total = 2 * total + (len(fold.opened.inputs) if fold.opened is not None else 0)
         for done, _ in enumerate(self._pictures(), start=1):

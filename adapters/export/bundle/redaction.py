@@ -28,7 +28,7 @@ from .errors import BundleRefusedError, event_became_invalid, password_in_text
 from .private_words import OUR_KEYS, PrivateWords
 
 CREDENTIALS, HOMES = "credentials", "home folders"
-_HOSTS, _BOOTS, _USERS = "machine names", "boot ids", "account names"
+_HOSTS, _BOOTS, _USERS = "names of machines", "boot ids", "account names"
 _MAIL, _FOLDERS = "mail addresses", "other folders"
 _OPAQUE = "values that cannot be searched"
 _KNOWN = frozenset(kind.__name__ for kind in EVENT_TYPES)

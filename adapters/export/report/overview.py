@@ -13,7 +13,7 @@ import msgspec
 from ....events.errors import LogCorruptError
 from ....events.model import BackendDescription, ErrorDetail, RunState
 from ....events.result import MissingImage
-from ....statemachine.config.legacy import Conflict
+from ....statemachine.config.schema import Conflict
 from ....statemachine.files.recorded_files import FileState, RecordedFile, WrongFile
 from ...text import count, state_text
 from .calls import CALL_WORDS, DONE, CallState
@@ -144,7 +144,7 @@ def _duration(run: LoggedRun) -> str:
 def _images(run: LoggedRun) -> str:
     stage_ids = run.fold.planned_stage_ids()
     finished = [
-        run.fold.stages[one].finished.count if one in run.fold.stages else 0 for one in stage_ids
+        len(run.fold.stages[one].finished) if one in run.fold.stages else 0 for one in stage_ids
     ]
     total = len(run.fold.seeds)
     last = finished[-1] if finished else 0

@@ -145,7 +145,7 @@ class _Writer:
         events = sum(map(len, shown_seqs(total)))
         if events < total:
             yield f"{total - events:,} of {total:,} events, from the middle of the log"
-        if any(stage.finished.count > shown for stage in run.fold.stages.values()):
+        if any(len(stage.finished) > shown for stage in run.fold.stages.values()):
             yield f"images beyond the first {shown:,} of each stage"
         inputs = len(run.fold.opened.inputs) if run.fold.opened else 0
         if inputs > MAX_INPUTS:
@@ -157,7 +157,7 @@ class _Writer:
         fold, shown = self._run.fold, images_shown(self._run)
         stages = [fold.stages[one] for one in self._stage_ids if one in fold.stages]
         inputs = len(fold.opened.inputs) if fold.opened else 0
-        return sum(min(one.finished.count, shown) for one in stages) + min(inputs, MAX_INPUTS)
+        return sum(min(len(one.finished), shown) for one in stages) + min(inputs, MAX_INPUTS)
 
     def _written(self, output: Path, size: int) -> WrittenReport:
         run = self._run

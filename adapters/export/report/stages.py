@@ -97,7 +97,7 @@ def caption_of(run: LoggedRun, stage_id: str) -> str:
         return "not started"
     worked_ms = _worked_ms(stage)
     lasted = [span_text(worked_ms / 1000)] if worked_ms else []
-    images = count(stage.finished.count, "image")
+    images = count(len(stage.finished), "image")
     return ", ".join([images, *lasted, str(stage.outcome or "not finished")])
 
 
@@ -107,7 +107,7 @@ def stage_view(run: LoggedRun, stage_id: str) -> StageView:
     planned = _planned(run).get(stage_id, {})
     used = run.used.get(stage_id)
     rows = setting_rows(planned.get("config", {}), used)
-    finished = stage.finished.count if stage else 0
+    finished = len(stage.finished) if stage else 0
     return StageView(
         stage_id=stage_id,
         stage_type=str(planned.get("stage_type") or (stage.stage_type if stage else "")),
@@ -158,7 +158,7 @@ def stage_sheets(run: LoggedRun, stage_id: str, inspector: ImageInspector) -> It
     stage = run.fold.stages.get(stage_id)
     if stage is None:
         return
-    shown = min(stage.finished.count, images_shown(run))
+    shown = min(len(stage.finished), images_shown(run))
     finished = islice(_finished(run, stage), shown)
 
     def recorded(one: _Finished) -> RecordedFile:
@@ -178,13 +178,13 @@ def stage_sheets(run: LoggedRun, stage_id: str, inspector: ImageInspector) -> It
 def _finished(run: LoggedRun, stage: StageFold) -> Iterator[_Finished]:
     if not isinstance(run.timeline, FileTimeline):
         return
-    indexes = (index for index, _ in stage.finished.items())
-    events = run.timeline.select(seq for _, seq in stage.finished.items())
-    for index, event in zip(indexes, events, strict=True):
+    finished = stage.finished_in_order()
+    events = run.timeline.select(seq for _, seq in finished)
+    for (index, _), event in zip(finished, events, strict=True):
         first = index
         if isinstance(event, CallCompleted):
             first = min(artifact.image_index for artifact in event.artifacts)
-        attempts = stage.attempts.get(first) or 0
+        attempts = stage.attempts.get(first, 0)
         yield _Finished(artifact_in(event, index), event, attempts, index in stage.unchanged)
 
 

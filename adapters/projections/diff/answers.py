@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ....events.index_table import IndexTable
 from ....events.model import Artifact, CallCompleted, CallRequested, StageEvent
 from ....events.result import artifact_in
 from .pixels import PictureFiles, same_pixels
@@ -106,22 +105,15 @@ class _Pair(NamedTuple):
     right: int | None
 
 
-def _finished(run: RecordedRun, stage_id: str) -> IndexTable:
+def _finished(run: RecordedRun, stage_id: str) -> Mapping[int, int]:
     stage = run.folded(stage_id)
-    return stage.finished if stage is not None else IndexTable()
+    return stage.finished if stage is not None else {}
 
 
-def _paired(left: IndexTable, right: IndexTable) -> Iterator[_Pair]:
+def _paired(left: Mapping[int, int], right: Mapping[int, int]) -> Iterator[_Pair]:
     """Every index that either run has, in order."""
-    ours, theirs = left.items(), right.items()
-    one, other = next(ours, None), next(theirs, None)
-    while one is not None or other is not None:
-        index = min(item[0] for item in (one, other) if item is not None)
-        mine = one[1] if one is not None and one[0] == index else None
-        its = other[1] if other is not None and other[0] == index else None
-        yield _Pair(index, mine, its)
-        one = one if mine is None else next(ours, None)
-        other = other if its is None else next(theirs, None)
+    for index in sorted({*left, *right}):
+        yield _Pair(index, left.get(index), right.get(index))
 
 
 class _LoggedImage(NamedTuple):
@@ -136,7 +128,7 @@ class _LoggedImage(NamedTuple):
         cls, run: RecordedRun, stage_id: str, wanted: list[tuple[int, int | None]]
     ) -> dict[int, _LoggedImage]:
         """The images by index; ``wanted`` holds each index with its record."""
-        table = run.requests.get(stage_id, IndexTable())
+        table = run.requests.get(stage_id, {})
         asked = {index: seq for index, _ in wanted if (seq := table.get(index)) is not None}
         requests = dict(zip(asked, run.timeline.select(asked.values()), strict=True))
         records = run.timeline.select(seq for _, seq in wanted if seq is not None)

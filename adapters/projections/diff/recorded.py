@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 
 from ....events.folds import Fold, StageFold, recorded_stages
-from ....events.index_table import IndexTable
 from ....events.log.reader import read_log
 from ....events.model import (
     CallCompleted,
@@ -27,7 +26,7 @@ _MOST_KINDS = 64
 
 
 class RecordedRun:
-    """The content of a run's log, with 16 bytes of memory for each image of each stage.
+    """The content of a run's log, with some 200 bytes of memory for each image of each stage.
 
     Raises RunNotFoundError, LogCorruptError.
     """
@@ -35,7 +34,7 @@ class RecordedRun:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.fold = Fold()
-        self.requests: dict[str, IndexTable] = {}
+        self.requests: dict[str, dict[int, int]] = {}
         """By stage and image index, the sequence number of the request that made the image."""
         self.failed_attempts: Counter[str] = Counter()
         self.backends: list[Mapping[str, Any]] = []
@@ -98,9 +97,9 @@ class RecordedRun:
     def _note_answer(self, event: CallCompleted) -> None:
         stage_id, seq = self._pending.pop(event.call_id, ("", 0))
         if stage_id:
-            table = self.requests.setdefault(stage_id, IndexTable())
+            table = self.requests.setdefault(stage_id, {})
             for artifact in event.artifacts:
-                table.set(artifact.image_index, seq)
+                table[artifact.image_index] = seq
 
     def _note_backend(self, event: RunOpened | RunResumed) -> None:
         backend = {**msgspec.structs.asdict(event.backend), "software": event.software}

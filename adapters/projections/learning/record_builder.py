@@ -10,7 +10,7 @@ import msgspec
 
 from ....events.errors import StagewrightError
 from ....events.folds import StageFold, recorded_stages
-from ....events.log.lazy_sequence import LazySequence
+from ....events.log.timeline import events_at
 from ....events.model import (
     Artifact,
     BackendDescription,
@@ -113,7 +113,7 @@ class _RecordMaker:
             stage_type=begun.stage_type if begun else _text(planned.get("stage_type")) or "",
             order_index=place,
             outcome=begun.outcome if begun else None,
-            image_count=begun.finished.count if begun else 0,
+            image_count=len(begun.finished) if begun else 0,
             unchanged_images=len(begun.unchanged) if begun else 0,
             duration_ms=work.duration_ms,
             attempts=work.attempts,
@@ -126,8 +126,8 @@ class _RecordMaker:
     def _used(self, stage: StageFold | None) -> UsedValues:
         """The settings reported by the calls that count, without superseded ones."""
         used = UsedValues()
-        counting = {seq for _, seq in stage.finished.items()} if stage else ()
-        for event in _at(self._events, sorted(counting)):
+        counting = set(stage.finished.values()) if stage else ()
+        for event in events_at(self._events, sorted(counting)):
             if isinstance(event, CallCompleted):
                 used.take(event.info)
         return used
@@ -140,7 +140,7 @@ class _RecordMaker:
             for index, seq in stage.finished.items() if stage else ():
                 furthest[index] = (stage_id, seq)
         indexes = sorted(furthest)
-        events = _at(self._events, (furthest[index][1] for index in indexes))
+        events = events_at(self._events, (furthest[index][1] for index in indexes))
         asked = self._inputs_of(furthest, indexes)
         for index, event in zip(indexes, events, strict=True):
             stage_id, _ = furthest[index]
@@ -156,19 +156,12 @@ class _RecordMaker:
             if (seq := self._work.stages[furthest[index][0]].inputs_requested.get(index))
             is not None
         }
-        events = _at(self._events, requests.values())
+        events = events_at(self._events, requests.values())
         return {
             index: event.inputs[0]
             for index, event in zip(requests, events, strict=True)
             if isinstance(event, CallRequested)
         }
-
-
-def _at(events: Sequence[StageEvent], seqs: Iterable[int]) -> Iterator[StageEvent]:
-    """The events with these sequence numbers; a log is read in one pass."""
-    if isinstance(events, LazySequence):
-        return events.select(seqs)
-    return (events[seq] for seq in seqs)
 
 
 def _image(artifact: Artifact, stage_id: str, input_sha256: str | None) -> ImageRecord:

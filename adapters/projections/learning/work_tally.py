@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from ....events.index_table import IndexTable
 from ....events.model import (
     CallCompleted,
     CallFailed,
@@ -28,7 +27,7 @@ class StageWork:
     def __init__(self) -> None:
         self.attempts = 0
         self.failed_attempts = 0
-        self.inputs_requested = IndexTable()
+        self.inputs_requested: dict[int, int] = {}
         self._ended_ms = 0.0
         self._calls_ms = 0.0
 
@@ -86,7 +85,7 @@ class WorkTally:
         work.add_call(event.duration_ms)
         if request.inputs:
             for artifact in event.artifacts:
-                work.inputs_requested.set(artifact.image_index, request.seq)
+                work.inputs_requested[artifact.image_index] = request.seq
 
 
 def _sound(duration_ms: float) -> float:

@@ -108,7 +108,7 @@ class StatusFold:
             image_number=self._image_number,
             images_at_once=max(1, call.count) if call else 1,
             image_count=stage.image_count if stage else self._work.images,
-            images_done=stage.finished.count if stage else 0,
+            images_done=len(stage.finished) if stage else 0,
             step=step.step if step else 0,
             steps=step.steps if step else 0,
             pass_number=step.number if step else 0,
@@ -148,7 +148,7 @@ class StatusFold:
         self._stage = stage
         self._stage_began_s = self._time.at_last_event_s
         self._forget_calls()
-        self._image_number = min(stage.finished.count + 1, stage.image_count)
+        self._image_number = min(len(stage.finished) + 1, stage.image_count)
         self._pace.begin_stage(self._stage_began_s, self._amount())
 
     def _call_requested(self, event: CallRequested) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ....events.index_table import IndexTable
 from ....events.model import CallRequested
 from ....statemachine.plan.builder import MAX_IMAGES
 from .weights import Pass, PlannedStage, planned_stages
@@ -24,8 +23,8 @@ class StageWork:
         self.image_count = image_count
         self.weight_from_here = weight_from_here
         """The weight of one image in this stage and all later ones."""
-        self.finished = IndexTable()
-        self.unchanged = IndexTable()
+        self.finished: set[int] = set()
+        self.unchanged: set[int] = set()
 
     @property
     def stage_id(self) -> str:
@@ -40,17 +39,17 @@ class StageWork:
     @property
     def open_images(self) -> int:
         """The number of unfinished images."""
-        return self.image_count - self.finished.count
+        return self.image_count - len(self.finished)
 
     def has_finished(self, index: int) -> bool:
         """Whether this image is finished."""
-        return self.finished.get(index) is not None
+        return index in self.finished
 
     def note_unchanged(self, index: int, *, unchanged: bool) -> None:
         """Note whether an image came back unchanged."""
         if unchanged:
-            self.unchanged.set(index, 1)
-        elif self.unchanged.count:
+            self.unchanged.add(index)
+        else:
             self.unchanged.discard(index)
 
 
@@ -121,7 +120,7 @@ class PlanWork:
         """Note a finished image; indexes outside the plan are ignored."""
         if index < stage.image_count and not stage.has_finished(index):
             self.done += stage.weight
-            stage.finished.set(index, 1)
+            stage.finished.add(index)
 
     def unfinish(self, stage: StageWork, index: int) -> None:
         """Note that an image is no longer finished."""
@@ -147,7 +146,7 @@ class PlanWork:
 
     def unchanged_images(self) -> int:
         """The number of finished images that came back unchanged."""
-        return sum(stage.unchanged.count for stage in self.stages.values())
+        return sum(len(stage.unchanged) for stage in self.stages.values())
 
     def _finished_images(self) -> int:
-        return sum(stage.finished.count for stage in self.stages.values())
+        return sum(len(stage.finished) for stage in self.stages.values())
