@@ -116,7 +116,7 @@ def kind_of_server(address: str, kind: str | None = None) -> BackendKind:
             return other
     known = sorted(_HTTP.union(*(other.schemes for other in others)))
     raise ConfigurationError(
-        f"server {address}: its scheme must be one of {', '.join(known)}", key="server.url"
+        f"server {address}: the scheme must be one of {', '.join(known)}", key="server.url"
     )
 
 
