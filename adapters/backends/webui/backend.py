@@ -40,9 +40,9 @@ KIND = "webui"
 class WebUIBackend:
     """One WebUI server, one generating request at a time.
 
-    ``features`` are queried with the first request unless they are given. ``unsettled`` are
-    calls of an earlier process that the server may still be working on. Failures are raised as
-    errors of ``http.errors``, which are transient if ``settings.transient`` names their kind.
+    ``unsettled`` are calls of an earlier process that the server may still be working on.
+    Failures are raised as errors of ``http.errors``, which are transient if
+    ``settings.transient`` names their kind.
     """
 
     def __init__(
@@ -52,13 +52,12 @@ class WebUIBackend:
         inputs: InputReader,
         settings: ServerTable | None = None,
         credentials: Credentials | None = None,
-        features: ServerFeatures | None = None,
         unsettled: Mapping[str, StageType] = {},
     ) -> None:
         self._client = HttpClient(address, settings, credentials, advice=ADVICE)
         self._server = Server(self._client)
         self._inputs = inputs
-        self._features = features
+        self._features: ServerFeatures | None = None
         self._turn = threading.Lock()
         self._stopped: set[str] = set()
         self._lost = {call_id: kind is StageType.UPSCALE for call_id, kind in unsettled.items()}
@@ -78,11 +77,6 @@ class WebUIBackend:
             product=features.product,
             version=features.version,
         )
-
-    @property
-    def client(self) -> HttpClient:
-        """The HTTP client, for other requests to the server."""
-        return self._client
 
     def close(self) -> None:
         """Close idle connections; it can be used again afterwards."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from ....statemachine.errors import BackendError, GenerationCancelled, GenerationInterrupted
 from ....statemachine.ports import OnStep
@@ -30,6 +30,8 @@ _LOOK_AGAIN_S = 0.2
 _INTERRUPT_EVERY_S = 0.3
 _UNRESPONSIVE_S = 10.0
 """How long a cancelled run waits for a server that does not answer the interrupt."""
+
+E = TypeVar("E", bound=BackendError)
 
 
 class Call:
@@ -78,7 +80,7 @@ class Call:
         if self._cancel.cancelled:
             exchange.close()
             why = "nothing was sent, because the run was cancelled"
-            raise self._cancelled_error(why, settled=True)
+            raise self._failure(GenerationCancelled, why, settled=True)
         try:
             exchange.send("POST", self._body)
             self._body = b""
@@ -205,9 +207,10 @@ class Call:
         settings = self._server.settings
         if now >= self._next_interrupt:
             if not self._interrupt_ours() and (settings.shared or self._is_queued()):
-                raise self._cancelled_error(
+                raise self._failure(
+                    GenerationCancelled,
                     "the request was not interrupted and finishes by itself, because the running "
-                    "job is not known to be ours"
+                    "job is not known to be ours",
                 )
             self._next_interrupt = time.monotonic() + _INTERRUPT_EVERY_S
         patience = settings.stall_timeout_s
@@ -232,11 +235,13 @@ class Call:
     def _leave(self, limit: float) -> NoReturn:
         """Give up waiting for the answer of a cancelled run."""
         if self._interrupted:
-            raise self._interrupted_error(
-                f"the server did not stop within {limit:g} s of the interrupt"
+            raise self._failure(
+                GenerationInterrupted,
+                f"the server did not stop within {limit:g} s of the interrupt",
             )
-        raise self._cancelled_error(
-            f"gave up after {limit:g} s, because a job of another client is still running"
+        raise self._failure(
+            GenerationCancelled,
+            f"gave up after {limit:g} s, because a job of another client is still running",
         )
 
     def _stop_for_stall(self) -> None:
@@ -251,40 +256,26 @@ class Call:
         self._next_interrupt = time.monotonic() + min(_INTERRUPT_EVERY_S, limit / 4)
         if time.monotonic() > self._stop_began + limit:
             done = "after the interrupt" if self._interrupted else "with a job of another client"
-            raise self._server.client.failure(
+            raise self._failure(
                 ServerStillBusyError,
-                self._endpoint,
                 f"{self._why_stalled}; the server was still busy {done} for another {limit:g} s; "
                 "check the server, then resume the run",
-                interrupted=self._interrupted,
-                settled=False,
             )
 
     def _refuse_stopped(self, *, settled: bool) -> None:
         """Raise the error of an interrupted request, whatever came back for it."""
         if self._interrupted and self._is_cancelling:
-            raise self._interrupted_error(
-                "interrupted, because the run was cancelled", settled=settled
+            raise self._failure(
+                GenerationInterrupted, "interrupted, because the run was cancelled", settled=settled
             )
         if self._interrupted:
             raise self._stalled_error(settled=settled)
 
     def _stalled_error(self, *, settled: bool) -> ServerStalledError:
         state = "it was interrupted" if self._interrupted else "the server is idle now"
-        return self._server.client.failure(
-            ServerStalledError,
-            self._endpoint,
-            f"{self._why_stalled}; {state}",
-            interrupted=self._interrupted,
-            settled=settled,
-        )
+        return self._failure(ServerStalledError, f"{self._why_stalled}; {state}", settled=settled)
 
-    def _interrupted_error(self, why: str, *, settled: bool = False) -> GenerationInterrupted:
+    def _failure(self, kind: type[E], why: str, *, settled: bool = False) -> E:
         return self._server.client.failure(
-            GenerationInterrupted, self._endpoint, why, interrupted=True, settled=settled
-        )
-
-    def _cancelled_error(self, why: str, *, settled: bool = False) -> GenerationCancelled:
-        return self._server.client.failure(
-            GenerationCancelled, self._endpoint, why, interrupted=self._interrupted, settled=settled
+            kind, self._endpoint, why, interrupted=self._interrupted, settled=settled
         )

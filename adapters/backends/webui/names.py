@@ -14,6 +14,7 @@ from .spellings import AUTOMATIC, HASH, NO_VAE, SAME_AS_THE_STAGE, file_of, stem
 
 _LONGEST_NAME = 1000
 _INDEX = re.compile(r"\.[0-9]+\b")
+_NONE = frozenset(["None"])
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -41,7 +42,7 @@ class NameKind(StrEnum):
     DETECTOR = "detector"
 
 
-class KindOfName(msgspec.Struct, frozen=True, kw_only=True):
+class KindOfName(msgspec.Struct, frozen=True):
     """``plural`` is what ``doctor`` calls the list at ``route``, ``reader`` reads its rows.
 
     ``keys`` are those of a configuration that hold such names, lists without indexes.
@@ -103,73 +104,44 @@ def _detector(row: Any) -> Entry | None:
     return Entry(row, frozenset([row, file_of(row)]))
 
 
-_STAGES = ("txt2img", "img2img")
-_DETAILER = "adetailer.passes"
+def _keys(name: str, *more: str) -> tuple[str, ...]:
+    """The keys of a setting that both generating stages and passes of ADetailer have."""
+    return (f"txt2img.{name}", f"img2img.{name}", f"adetailer.passes.{name}", *more)
+
+
+_CHECKPOINT_KEYS = (
+    *("txt2img.model", "txt2img.refiner.model", "txt2img.hires.model"),
+    *("img2img.model", "img2img.refiner.model", "adetailer.passes.checkpoint"),
+)
+_API = "/sdapi/v1"
 
 KINDS: Mapping[NameKind, KindOfName] = {
     NameKind.CHECKPOINT: KindOfName(
-        plural="checkpoints",
-        route="/sdapi/v1/sd-models",
-        reader=_checkpoint,
-        keys=(
-            *(f"{stage}.model" for stage in _STAGES),
-            *(f"{stage}.refiner.model" for stage in _STAGES),
-            "txt2img.hires.model",
-            f"{_DETAILER}.checkpoint",
-        ),
+        "checkpoints", f"{_API}/sd-models", _checkpoint, _CHECKPOINT_KEYS
     ),
-    NameKind.VAE: KindOfName(
-        plural="vaes",
-        route="/sdapi/v1/sd-vae",
-        reader=_file,
-        keys=(*(f"{stage}.vae" for stage in _STAGES), f"{_DETAILER}.vae"),
-        everywhere=NO_VAE,
-    ),
+    NameKind.VAE: KindOfName("vaes", f"{_API}/sd-vae", _file, _keys("vae"), NO_VAE),
     NameKind.SAMPLER: KindOfName(
-        plural="samplers",
-        route="/sdapi/v1/samplers",
-        reader=_named,
-        keys=(
-            *(f"{stage}.sampler" for stage in _STAGES),
-            "txt2img.hires.sampler",
-            f"{_DETAILER}.sampler",
-        ),
+        "samplers", f"{_API}/samplers", _named, _keys("sampler", "txt2img.hires.sampler")
     ),
     NameKind.SCHEDULER: KindOfName(
-        plural="schedulers",
-        route="/sdapi/v1/schedulers",
-        reader=_scheduler,
-        keys=(
-            *(f"{stage}.scheduler" for stage in _STAGES),
-            "txt2img.hires.scheduler",
-            f"{_DETAILER}.scheduler",
-        ),
+        "schedulers",
+        f"{_API}/schedulers",
+        _scheduler,
+        _keys("scheduler", "txt2img.hires.scheduler"),
     ),
     NameKind.UPSCALER: KindOfName(
-        plural="upscalers",
-        route="/sdapi/v1/upscalers",
-        reader=_named,
-        keys=("upscale.upscaler", "upscale.upscaler_2"),
-        everywhere=frozenset(["None"]),
+        "upscalers", f"{_API}/upscalers", _named, ("upscale.upscaler", "upscale.upscaler_2"), _NONE
     ),
     NameKind.HIRES_UPSCALER: KindOfName(
-        plural="latent upscale modes",
-        route="/sdapi/v1/latent-upscale-modes",
-        reader=_named,
-        keys=("txt2img.hires.upscaler",),
-        everywhere=frozenset(["None"]),
+        "latent upscale modes",
+        f"{_API}/latent-upscale-modes",
+        _named,
+        ("txt2img.hires.upscaler",),
+        _NONE,
     ),
-    NameKind.STYLE: KindOfName(
-        plural="styles",
-        route="/sdapi/v1/prompt-styles",
-        reader=_named,
-        keys=("txt2img.styles",),
-    ),
+    NameKind.STYLE: KindOfName("styles", f"{_API}/prompt-styles", _named, ("txt2img.styles",)),
     NameKind.DETECTOR: KindOfName(
-        plural="detectors",
-        route="/adetailer/v1/ad_model",
-        reader=_detector,
-        keys=(f"{_DETAILER}.model",),
+        "detectors", "/adetailer/v1/ad_model", _detector, ("adetailer.passes.model",)
     ),
 }
 _KIND_OF_KEY = {key: kind for kind, known in KINDS.items() for key in known.keys}
