@@ -6,7 +6,7 @@ import io
 import select
 import socket
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -125,30 +125,18 @@ class _Reader(io.RawIOBase):
         super().close()
 
 
-if TYPE_CHECKING:
-    _PoolBase = HTTPConnectionPool
-else:
-    _PoolBase = object
+class _Pool(HTTPConnectionPool):
+    """Lends its connections, for requests whose answer is awaited later."""
+
+    take = HTTPConnectionPool._get_conn  # noqa: SLF001 - urllib3 has no public way
+    give_back = HTTPConnectionPool._put_conn  # noqa: SLF001 - the same
 
 
-class _Lending(_PoolBase):
-    """A pool that lends its connections, for requests whose answer is awaited later."""
+class _TlsPool(HTTPSConnectionPool):
+    """The same over TLS."""
 
-    def take(self) -> HTTPConnection:
-        connection = self._get_conn()
-        assert isinstance(connection, HTTPConnection)
-        return connection
-
-    def give_back(self, connection: HTTPConnection) -> None:
-        self._put_conn(connection)
-
-
-class _Pool(_Lending, HTTPConnectionPool):
-    pass
-
-
-class _TlsPool(_Lending, HTTPSConnectionPool):
-    pass
+    take = HTTPSConnectionPool._get_conn  # noqa: SLF001 - see above
+    give_back = HTTPSConnectionPool._put_conn  # noqa: SLF001 - see above
 
 
 class Connections:
@@ -163,13 +151,14 @@ class Connections:
         self._settings = settings
         self._adapter = HTTPAdapter(pool_connections=1, pool_maxsize=4, max_retries=0)
         self._adapter.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
-        self._pool: _Lending | None = None
+        self._pool: _Pool | _TlsPool | None = None
 
     def take(self) -> HTTPConnection:
         """A connection that is established. Raises what requests, urllib3 or the system raises."""
         if self._pool is None:
             self._pool = self._new_pool()
         connection = self._pool.take()
+        assert isinstance(connection, HTTPConnection)
         if connection.sock is None:
             connection.timeout = self._settings.connect_timeout_s
             try:
@@ -194,7 +183,7 @@ class Connections:
         self._pool = None
         self._adapter.close()
 
-    def _new_pool(self) -> _Lending:
+    def _new_pool(self) -> _Pool | _TlsPool:
         settings = self._settings
         verify = (settings.ca_bundle or True) if settings.tls_verify else False
         pool = self._adapter.get_connection_with_tls_context(
@@ -204,5 +193,5 @@ class Connections:
         self._adapter.cert_verify(  # type: ignore[no-untyped-call]  # types-requests lacks it
             pool, self._address.url, verify, None
         )
-        assert isinstance(pool, _Lending)
+        assert isinstance(pool, _Pool | _TlsPool)
         return pool

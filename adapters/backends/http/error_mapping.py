@@ -63,13 +63,7 @@ TRANSPORT_EXCEPTIONS: tuple[type[Exception], ...] = (
 """What the libraries and the system raise where a request fails; TimeoutError is an OSError."""
 CONNECTION_EXCEPTIONS: tuple[type[Exception], ...] = (*TRANSPORT_EXCEPTIONS, ValueError)
 """The same while it connects, where a host name may be none."""
-ERRORS_BEFORE_CONNECTION: tuple[tuple[type[BaseException], type[ServerError]], ...] = (
-    (requests.exceptions.SSLError, ServerNotTrustedError),
-    (urllib3.exceptions.SSLError, ServerNotTrustedError),
-    (ssl.SSLError, ServerNotTrustedError),
-    (Exception, ServerUnreachableError),
-)
-"""The most specific first. Once there is a connection, an answer may be lost: nothing else."""
+_UNTRUSTED = (requests.exceptions.SSLError, urllib3.exceptions.SSLError, ssl.SSLError)
 
 
 def error_of_exception(
@@ -88,7 +82,8 @@ def error_of_exception(
     words = _innermost(error)
     kind: type[ServerError] = AnswerLostError
     if not connected:
-        kind = next(ours for cause, ours in ERRORS_BEFORE_CONNECTION if isinstance(error, cause))
+        is_untrusted = isinstance(error, _UNTRUSTED)
+        kind = ServerNotTrustedError if is_untrusted else ServerUnreachableError
     why = _WHYS[kind]
     if kind is ServerNotTrustedError and any(sign in words for sign in _NO_TLS):
         why = "the server does not use https there; try http"

@@ -46,7 +46,7 @@ class TaskState(Enum):
 
 
 class Server:
-    """One server beside its generating requests."""
+    """The state of one server, apart from its generating requests; used by one thread at a time."""
 
     def __init__(self, client: HttpClient) -> None:
         self.client = client
