@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 from weakref import finalize
 
 from ..events.log.storage import Storage
@@ -18,15 +18,12 @@ from ..statemachine.run.cancel import CancelToken
 from ..statemachine.run.controller import PipelineController
 from .backends.embedded.backend import KIND as EMBEDDED_KIND
 from .backends.embedded.backend import EmbeddedBackend
+from .backends.registry import BackendKind, ServerChoice, find_kind, kind_of_server
 from .inputs import PillowInputReader
 from .projections.learning.writer import LearningRecordWriter
 
 FAILPOINT_VARIABLE = "STAGEWRIGHT_FAILPOINT"
 """Set only by tests; see ``events.testing.failpoints``."""
-
-if TYPE_CHECKING:
-    from .backends.webui.address import ServerAddress
-    from .backends.webui.backend import WebUIBackend
 
 
 class ConfiguredBackend:
@@ -40,7 +37,7 @@ class ConfiguredBackend:
         self, server: str | None = None, *, insecure: bool = False, step_delay_s: float = 0.0
     ) -> None:
         self._insecure = insecure
-        self._named = None if server is None else _address(server)
+        self._named = None if server is None else _Target.of(server)
         self._embedded = EmbeddedBackend(step_delay_s=step_delay_s)
         self._current: ImageBackend = self._embedded
         if self._named is not None:
@@ -61,41 +58,21 @@ class ConfiguredBackend:
         ``preflight`` the server is checked for the names that ``plan`` uses. Raises
         PreflightError, ConfigurationError.
         """
-        address = self._named
-        if address is None:
-            url = server.url if recorded is None else _recorded_url(recorded)
-            address = None if url is None else _address(url)
+        target = self._named or _target(server, recorded)
         self.release()
-        if address is None:
+        if target is None:
             self._current = self._embedded
             return
-        self._current = backend = self._webui(address, server, unsettled)
-        if preflight and plan is not None:
-            backend.preflight(plan)
-
-    def _webui(
-        self,
-        address: ServerAddress,
-        server: ServerTable,
-        unsettled: Mapping[str, StageType],
-    ) -> WebUIBackend:
-        # requests takes 60 ms to load, which runs on the embedded backend do not need.
-        from .backends.webui.address import credentials_for  # noqa: PLC0415 - see above
-        from .backends.webui.backend import WebUIBackend  # noqa: PLC0415 - see above
-
-        credentials = credentials_for(
-            address,
+        choice = ServerChoice(
+            url=target.url,
             named_by_user=self._named is not None,
             settings=server,
             insecure=self._insecure,
-        )
-        return WebUIBackend(
-            address,
-            inputs=PillowInputReader(),
-            settings=server,
-            credentials=credentials,
             unsettled=unsettled,
         )
+        self._current = backend = target.kind.make(choice)
+        if preflight and plan is not None:
+            backend.preflight(plan)
 
     def release(self) -> None:
         """Close the connections of the current backend; it can be used again."""
@@ -120,20 +97,31 @@ class ConfiguredBackend:
         return self._current.generate_images(request, cancel=cancel, on_step=on_step)
 
 
-def _recorded_url(recorded: BackendDescription) -> str | None:
-    """The address of the server that a run was made on; None for the embedded backend."""
-    if recorded.url is None and recorded.kind != EMBEDDED_KIND:
+class _Target(NamedTuple):
+    """A server, and what kind of backend it is."""
+
+    kind: BackendKind
+    url: str
+
+    @classmethod
+    def of(cls, address: str, kind: str | None = None) -> _Target:
+        """Raises ConfigurationError."""
+        found = kind_of_server(address, kind)
+        return cls(found, found.address(address))
+
+
+def _target(server: ServerTable, recorded: BackendDescription | None) -> _Target | None:
+    """The server that a run goes to; None for the embedded backend. Raises ConfigurationError."""
+    if recorded is None:
+        return None if server.url is None else _Target.of(server.url)
+    if recorded.kind == EMBEDDED_KIND and recorded.url is None:
+        return None
+    if recorded.url is None or find_kind(recorded.kind) is None:
         raise ConfigurationError(
             f"the run was made by a backend of kind {recorded.kind!r}, which is not available; "
-            "use --server to resume it on a WebUI server"
+            "use --server to resume it on another server"
         )
-    return recorded.url
-
-
-def _address(server: str) -> ServerAddress:
-    from .backends.webui.address import ServerAddress  # noqa: PLC0415 - only runs on servers need it
-
-    return ServerAddress.parse(server)
+    return _Target.of(recorded.url, recorded.kind)
 
 
 def open_controller(

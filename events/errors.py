@@ -29,7 +29,7 @@
     |-- MissingImagesError        a run that went on past failed images ended without them
     `-- BackendError              one attempt at one request failed; says if it is transient
         |-- BackendAnswerError    the answer is not the images asked for
-        |-- ServerError           a WebUI server; its branches are in adapters.backends
+        |-- ServerError           a server; its branches are in adapters.backends.http.errors
         `-- GenerationCancelled   the backend stopped because the run was cancelled
             `-- GenerationInterrupted  after an interrupt; its answer is dropped
 

@@ -1,8 +1,17 @@
-"""A backend of one's own: a painter that works on a thread, and can be slow, stopped or stuck.
+"""Two backends of one's own.
 
     python examples/own_backend.py [RUNS]
 
-makes two pictures and enlarges them. What a backend owes to stagewright is in ``generate_images``.
+makes two pictures with a painter that works on a thread, and can be slow, stopped or stuck, and
+enlarges them. What a backend owes to stagewright is in ``generate_images``.
+
+The second one hands out prepared PNG files. It is there for the command line as well: a package
+with the entry point
+
+    [project.entry-points."stagewright.backends"]
+    pngs = "own_backend:PREPARED_PNGS"
+
+makes ``stagewright run CONFIG --server pngs:///some/folder`` use it, and ``resume`` and ``doctor``.
 """
 
 from __future__ import annotations
@@ -12,11 +21,15 @@ import io
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageOps
 from stagewright.adapters import PillowInputReader
+from stagewright.adapters.backends.registry import ServerChoice
+from stagewright.adapters.backends.report import ServerReport
 from stagewright.events import BackendDescription
 from stagewright.statemachine import (
     BackendError,
@@ -26,8 +39,10 @@ from stagewright.statemachine import (
     GenerateRequest,
     GenerationCancelled,
     PipelineController,
+    StageExecutionPlan,
 )
 from stagewright.statemachine.config.stage_configs import Txt2ImgConfig, UpscaleConfig
+from stagewright.statemachine.errors import PreflightError
 from stagewright.statemachine.ports import OnStep
 
 ENDPOINT = "painter"
@@ -143,6 +158,94 @@ def enlarged(source: bytes, factor: float) -> Image.Image:
     with Image.open(io.BytesIO(source)) as picture:
         return picture.resize((round(picture.width * factor), round(picture.height * factor)))
 
+
+class PreparedPngs:
+    """Gives image ``i`` of a run the file ``i`` of a folder, in the order of the names."""
+
+    slots = 1
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.description = BackendDescription(kind="pngs", url=address_of(folder))
+
+    def files(self) -> list[Path]:
+        """The prepared files. Raises PreflightError."""
+        if not self._folder.is_dir():
+            raise PreflightError(f"{self._folder} is not a folder")
+        return sorted(self._folder.glob("*.png"))
+
+    def report(self, plan: StageExecutionPlan | None) -> ServerReport:
+        """What ``doctor`` shows: how many files there are, and what of the plan they cannot do."""
+        files = self.files()
+        stages = [stage.stage_type for stage in plan.stages] if plan else []
+        problems = [f"prepared files cannot do {one}" for one in stages if one != "txt2img"]
+        if plan is not None and plan.total_images > len(files):
+            problems.append(
+                f"{plan.total_images} images need as many files; {len(files)} are there"
+            )
+        return ServerReport(
+            url=address_of(self._folder),
+            product="prepared PNGs",
+            offers={"files": len(files)},
+            problems=tuple(problems),
+        )
+
+    def preflight(self, plan: StageExecutionPlan) -> None:
+        """Called before a run is started. Raises PreflightError."""
+        problems = self.report(plan).complaints
+        if problems:
+            raise PreflightError(f"{address_of(self._folder)}: {'; '.join(problems)}")
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def generate_images(
+        self, request: GenerateRequest, *, cancel: CancelToken, on_step: OnStep
+    ) -> GenerateAnswer:
+        """Read the files of one request; that takes no time, so nothing is left to settle."""
+        if not isinstance(request.config, Txt2ImgConfig):
+            raise BackendError(f"prepared files cannot do {request.stage_type}", endpoint="pngs")
+        first = request.image_index
+        files = self.files()[first : first + request.count]
+        if len(files) < request.count:
+            raise BackendError(f"there is no file for image {first + 1}", endpoint="pngs")
+        if cancel.cancelled:
+            raise GenerationCancelled("nothing was read", endpoint="pngs", settled=True)
+        images = tuple(GeneratedImage(data=file.read_bytes()) for file in files)
+        on_step(1, 1, fraction=1.0)
+        info = {"file": files[0].name, "folder": self._folder.name}
+        return GenerateAnswer(images=images, endpoint="pngs", info=info)
+
+
+class PreparedPngsKind:
+    """What the command line, ``doctor`` and reports need of this kind of backend."""
+
+    schemes = frozenset(["pngs"])
+
+    def address(self, text: str) -> str:
+        return address_of(folder_at(text))
+
+    def make(self, choice: ServerChoice) -> PreparedPngs:
+        return PreparedPngs(folder_at(choice.url))
+
+    def inspect(self, choice: ServerChoice, plan: StageExecutionPlan | None) -> ServerReport:
+        return self.make(choice).report(plan)
+
+    def settings_used(self, _stage_type: str, info: Mapping[str, Any]) -> dict[str, Any]:
+        return {"model": info["folder"]} if "folder" in info else {}
+
+
+def folder_at(address: str) -> Path:
+    """The folder of an address like ``pngs:///some/folder``."""
+    return Path(address.partition("://")[2]).absolute()
+
+
+def address_of(folder: Path) -> str:
+    """The address that a log records; a resume finds the folder by it."""
+    return f"pngs://{folder.as_posix()}"
+
+
+PREPARED_PNGS = PreparedPngsKind()
 
 CONFIG = {
     "name": "painted",

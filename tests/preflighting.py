@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from stagewright.adapters.backends.webui.address import Credentials, ServerAddress
-from stagewright.adapters.backends.webui.client import WebUIClient
+from stagewright.adapters.backends.http.address import ServerAddress
+from stagewright.adapters.backends.http.client import HttpClient
+from stagewright.adapters.backends.http.credentials import Credentials
+from stagewright.adapters.backends.report import ServerReport, Verdict
 from stagewright.adapters.backends.webui.features import ServerFeatures
-from stagewright.adapters.backends.webui.names import Verdict
-from stagewright.adapters.backends.webui.preflight import ServerReport, inspect_server, preflight
+from stagewright.adapters.backends.webui.preflight import inspect_server, preflight
 from stagewright.statemachine import build_stage_execution_plan
 from stagewright.statemachine.errors import PreflightError
 
@@ -47,9 +48,9 @@ class ListingWebUI(ScriptedWebUI):
 
 
 @contextmanager
-def talking_to(url: str, credentials: Credentials | None = None) -> Iterator[WebUIClient]:
+def talking_to(url: str, credentials: Credentials | None = None) -> Iterator[HttpClient]:
     """A client of the server at ``url``."""
-    client = WebUIClient(ServerAddress(url), None, credentials)
+    client = HttpClient(ServerAddress(url), None, credentials)
     try:
         yield client
     finally:

@@ -209,7 +209,7 @@ def test_credentials_come_from_the_environment(tmp_path: Path) -> None:
     [
         (["--server", "http://127.0.0.1:1", "--set", "seed=1"], "--set needs a CONFIG"),
         (["--server", "http://user:secret@127.0.0.1:1"], "server"),
-        (["--server", "ftp://127.0.0.1:1"], "http or https"),
+        (["--server", "ftp://127.0.0.1:1"], "http, https"),
         ([], "--server"),
     ],
 )

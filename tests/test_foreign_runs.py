@@ -211,4 +211,4 @@ def test_a_foreign_log_cannot_switch_off_the_check_of_my_server(
     backend.prepare(None, ServerTable(tls_verify=False), preflight=False, recorded=recorded)
     current = backend._current
     assert isinstance(current, WebUIBackend)
-    assert current.client.credentials.header is None
+    assert current._client.credentials.header is None

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from stagewright.adapters import open_controller
-from stagewright.adapters.backends.webui.address import Credentials
-from stagewright.adapters.backends.webui.names import Verdict
+from stagewright.adapters.backends.http.credentials import Credentials
+from stagewright.adapters.backends.report import Verdict
 from stagewright.adapters.backends.webui.preflight import inspect_server, preflight
 from stagewright.statemachine import build_stage_execution_plan
 from stagewright.statemachine.errors import PreflightError

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stagewright.adapters import open_controller
-from stagewright.adapters.backends.webui.address import Credentials, ServerAddress, credentials_for
+from stagewright.adapters.backends.http.address import ServerAddress
+from stagewright.adapters.backends.http.credentials import Credentials, credentials_for
 from stagewright.events import PipelineRunResult, RunState
 from stagewright.statemachine.errors import ConfigurationError, PreflightError
 

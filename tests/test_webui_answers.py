@@ -13,14 +13,16 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stagewright.adapters.backends.webui.address import ServerAddress, credentials_for
-from stagewright.adapters.backends.webui.answers import Answer, AnswerReader
-from stagewright.adapters.backends.webui.client import MAX_SMALL_ANSWER_BYTES, WebUIClient
-from stagewright.adapters.backends.webui.errors import ServerError, ServerFailureError
+from stagewright.adapters.backends.http.address import ServerAddress
+from stagewright.adapters.backends.http.client import HttpClient
+from stagewright.adapters.backends.http.credentials import credentials_for
+from stagewright.adapters.backends.http.errors import ServerError, ServerFailureError
+from stagewright.adapters.backends.http.exchange import MAX_SMALL_ANSWER_BYTES
+from stagewright.adapters.backends.webui.answers import Answer, read_answer
 from stagewright.adapters.backends.webui.features import EXTRA_SINGLE_IMAGE, TXT2IMG
 from stagewright.statemachine.errors import BackendAnswerError, BackendError
 
-from .test_webui_client import OK, Script, Wire, nothing, raw, talking
+from .test_webui_client import OK, Script, Wire, exchanged, nothing, raw, talking
 
 MIB = 1 << 20
 SECRET = "sesame42"
@@ -28,7 +30,7 @@ ADDRESS = ServerAddress.parse("http://127.0.0.1:1")
 CREDENTIALS = credentials_for(
     ADDRESS, named_by_user=True, environment={"STAGEWRIGHT_AUTH": f"somebody:{SECRET}"}
 )
-READER = AnswerReader(WebUIClient(ADDRESS, None, CREDENTIALS))
+CLIENT = HttpClient(ADDRESS, None, CREDENTIALS)
 """Reads only; nothing is sent."""
 PICTURES = (b"first", b"\xff\xfe\xfd", b"third")
 
@@ -46,7 +48,7 @@ def document(*pictures: bytes, **info: Any) -> dict[str, Any]:
 def read(answer: object, count: int = 1, endpoint: str = TXT2IMG) -> Answer:
     """What is read of an answer: bytes as they are, anything else as Python writes JSON."""
     data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-    return READER.read(data, endpoint, count)
+    return read_answer(CLIENT, data, endpoint, count)
 
 
 def refused(answer: object, count: int = 1, endpoint: str = TXT2IMG) -> str:
@@ -140,7 +142,7 @@ def test_what_is_no_base64_is_refused(written: object, words: str) -> None:
 
 
 def test_an_image_is_named_by_its_place() -> None:
-    """The second one of two is image 1."""
+    """Images count from 1."""
     assert "image 2 is not base64" in refused({"images": [text(b"good"), "*"]}, 2)
 
 
@@ -269,7 +271,7 @@ def test_an_answer_that_says_it_is_too_large_is_refused_at_once(small: bool) -> 
 
     words = f"has {limit + 1} bytes; the limit is"
     with talking(script) as (client, _), pytest.raises(BackendAnswerError, match=words):
-        client.get("/") if small else client.exchange("/", b"{}", limit, nothing)
+        client.get("/") if small else exchanged(client, "/", b"{}", limit, nothing)
 
 
 def test_an_answer_of_just_the_limit_is_taken() -> None:
@@ -281,9 +283,9 @@ def test_an_answer_of_just_the_limit_is_taken() -> None:
             wire.answer(data) if data else wire.send(chunked % (b"x" * 1000))
 
         with talking(script) as (client, _server):
-            assert client.exchange("/", b"{}", 1000, nothing) == b"x" * 1000
+            assert exchanged(client, "/", b"{}", 1000, nothing) == b"x" * 1000
             with pytest.raises(BackendAnswerError, match="bytes"):
-                client.exchange("/", b"{}", 999, nothing)
+                exchanged(client, "/", b"{}", 999, nothing)
 
 
 @contextmanager
@@ -315,7 +317,7 @@ def test_an_endless_answer_is_cut_at_the_limit(how: str) -> None:
     """With bounded memory; the connection is given up."""
     with talking(flooding("200 OK", how)) as (client, server), bounded_memory(32 * MIB):
         with pytest.raises(BackendAnswerError, match=f"more than {6 * MIB} bytes"):
-            client.exchange("/", b"{}", 6 * MIB, nothing)
+            exchanged(client, "/", b"{}", 6 * MIB, nothing)
         assert server.closed.acquire(timeout=5)
 
 

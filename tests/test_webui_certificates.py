@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import trustme
 import urllib3
-from stagewright.adapters.backends.webui.address import ServerAddress
-from stagewright.adapters.backends.webui.client import WebUIClient
+from stagewright.adapters.backends.http.address import ServerAddress
+from stagewright.adapters.backends.http.client import HttpClient
 from stagewright.statemachine.config.schema import ServerTable
 
 from .command_line import SMALL, stagewright, write_config
@@ -127,7 +127,7 @@ def test_other_code_of_the_process_keeps_its_warnings() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     AUTHORITY.issue_cert(NEAR).configure_cert(context)
     with WireServer(lambda wire: wire.answer(b"1"), context) as server:
-        client = WebUIClient(ServerAddress.parse(server.url), ServerTable(tls_verify=False))
+        client = HttpClient(ServerAddress.parse(server.url), ServerTable(tls_verify=False))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             assert client.get("/") == 1

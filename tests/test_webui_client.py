@@ -15,14 +15,15 @@ from typing import Any, Self
 
 import pytest
 import trustme
-from stagewright.adapters.backends.webui.address import ServerAddress
-from stagewright.adapters.backends.webui.client import WebUIClient
-from stagewright.adapters.backends.webui.errors import (
+from stagewright.adapters.backends.http.address import ServerAddress
+from stagewright.adapters.backends.http.client import HttpClient
+from stagewright.adapters.backends.http.errors import (
     AnswerLostError,
     RequestRefusedError,
     ServerError,
     ServerNotTrustedError,
 )
+from stagewright.adapters.backends.http.exchange import Exchange
 from stagewright.statemachine.config.schema import ServerTable
 from stagewright.statemachine.errors import ConfigurationError
 
@@ -136,10 +137,10 @@ class WireServer:
 @contextmanager
 def talking(
     script: Script, path: str = "", tls: ssl.SSLContext | None = None, **settings: Any
-) -> Iterator[tuple[WebUIClient, WireServer]]:
+) -> Iterator[tuple[HttpClient, WireServer]]:
     """A client of such a server; both are closed afterwards."""
     with WireServer(script, tls) as server:
-        client = WebUIClient(ServerAddress.parse(server.url + path), ServerTable(**settings))
+        client = HttpClient(ServerAddress.parse(server.url + path), ServerTable(**settings))
         try:
             yield client, server
         finally:
@@ -148,6 +149,29 @@ def talking(
 
 def nothing(_count: int) -> None:
     """Nobody wants to know."""
+
+
+class Counting:
+    """Waits for as long as it takes, and hands on how many bytes went or came."""
+
+    def __init__(self, arrived: Callable[[int], None]) -> None:
+        self.note_bytes = arrived
+
+    def tick(self) -> None:
+        """Go on waiting."""
+
+
+def exchanged(
+    client: HttpClient,
+    path: str,
+    body: bytes,
+    limit: int,
+    arrived: Callable[[int], None] = nothing,
+) -> bytes:
+    """The answer to a generating request, of ``limit`` bytes at most."""
+    exchange = Exchange(client, path, Counting(arrived), limit=limit, is_work=True)
+    exchange.send("POST", body)
+    return client.not_empty(exchange.answer(), path)
 
 
 def raw(data: bytes) -> Script:
@@ -348,8 +372,8 @@ def test_a_client_without_verification_does_not_spoil_another() -> None:
     """Each has a pool and settings of its own."""
     with WireServer(lambda wire: wire.answer(b"1"), tls_for("127.0.0.1")) as server:
         address = ServerAddress.parse(server.url)
-        careless = WebUIClient(address, ServerTable(tls_verify=False))
-        careful = WebUIClient(address)
+        careless = HttpClient(address, ServerTable(tls_verify=False))
+        careful = HttpClient(address)
         assert careless.get("/") == 1
         with pytest.raises(ServerNotTrustedError):
             careful.get("/")
@@ -360,12 +384,12 @@ def test_a_client_without_verification_does_not_spoil_another() -> None:
 def test_a_server_that_speaks_no_tls_is_not_trusted() -> None:
     """http behind an https address; the other way round no HTTP comes back."""
     with talking(lambda wire: wire.answer(b"1")) as (_client, server):
-        client = WebUIClient(ServerAddress.parse(server.url.replace("http:", "https:")))
+        client = HttpClient(ServerAddress.parse(server.url.replace("http:", "https:")))
         with pytest.raises(ServerNotTrustedError):
             client.get("/")
         client.close()
     with talking(lambda wire: wire.answer(b"1"), tls=tls_for("127.0.0.1")) as (_client, server):
-        client = WebUIClient(ServerAddress.parse(server.url.replace("https:", "http:")))
+        client = HttpClient(ServerAddress.parse(server.url.replace("https:", "http:")))
         with pytest.raises(AnswerLostError):
             client.get("/")
         client.close()
@@ -384,8 +408,8 @@ def test_a_bundle_that_is_none_is_told(tmp_path: Path) -> None:
     address = ServerAddress.parse("https://127.0.0.1:1")
     missing = ServerTable(ca_bundle=str(tmp_path / "missing.pem"))
     with pytest.raises(ConfigurationError, match=r"server\.ca_bundle = .*missing\.pem"):
-        WebUIClient(address, missing)
-    WebUIClient(ServerAddress.parse("http://127.0.0.1:1"), missing).close()
+        HttpClient(address, missing)
+    HttpClient(ServerAddress.parse("http://127.0.0.1:1"), missing).close()
     (tmp_path / "garbage.pem").write_text("no certificate")
     garbage = str(tmp_path / "garbage.pem")
     spoken = talking(raw(b""), tls=tls_for("127.0.0.1"), ca_bundle=garbage)

@@ -12,9 +12,9 @@ from stagewright.adapters.backends.webui.answer_check import (
     differences,
     expected_size,
     size_difference,
-    stem,
 )
 from stagewright.adapters.backends.webui.features import FORGE, SD_NEXT, ServerFeatures
+from stagewright.adapters.backends.webui.spellings import stem
 from stagewright.events.model import StageType
 from stagewright.statemachine.config.stage_configs import (
     AdetailerConfig,

@@ -14,13 +14,17 @@ import urllib3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stagewright.adapters import open_controller
-from stagewright.adapters.backends.webui import errors
-from stagewright.adapters.backends.webui.address import Credentials, ServerAddress, credentials_for
-from stagewright.adapters.backends.webui.error_mapping import (
+from stagewright.adapters.backends.http import errors
+from stagewright.adapters.backends.http.address import ServerAddress
+from stagewright.adapters.backends.http.client import HttpClient
+from stagewright.adapters.backends.http.credentials import Credentials, credentials_for
+from stagewright.adapters.backends.http.error_mapping import (
+    TRANSPORT_EXCEPTIONS,
     error_of_exception,
     error_of_status,
     message_in,
 )
+from stagewright.adapters.backends.webui.features import ADVICE
 from stagewright.events import CallFailed
 from stagewright.statemachine.config.schema import RetryKind
 from stagewright.statemachine.errors import BackendAnswerError, BackendError
@@ -36,8 +40,6 @@ SECRET = 'sesä"me  42'
 CREDENTIALS = credentials_for(
     ADDRESS, named_by_user=True, environment={"STAGEWRIGHT_AUTH": f"somebody:{SECRET}"}
 )
-CAUGHT = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
-"""What the client catches around all that it does with the libraries."""
 BY_PROXIES_ALONE = {urllib3.exceptions.ProxySchemeUnsupported}
 PARTS: dict[str, Any] = {
     "pool": None,
@@ -94,94 +96,34 @@ def made(cls: type[BaseException]) -> BaseException:
     return cls(*[PARTS[one.name] for one in wanted]) if wanted else cls("words")
 
 
-def mapped(error: BaseException, credentials: Credentials = CREDENTIALS) -> errors.ServerError:
-    return error_of_exception(ADDRESS, PATH, error, credentials)
+def client(credentials: Credentials = CREDENTIALS) -> HttpClient:
+    """A client that sends nothing."""
+    return HttpClient(ADDRESS, None, credentials, advice=ADVICE)
+
+
+def mapped(error: BaseException, *, connected: bool = True) -> errors.ServerError:
+    return error_of_exception(client(), PATH, error, connected=connected)
 
 
 @pytest.mark.parametrize("cls", EVERY)
 def test_every_exception_of_the_libraries_is_one_of_our_errors(cls: type[BaseException]) -> None:
-    """None escapes what the client catches, and each names server, endpoint and cause."""
-    assert issubclass(cls, CAUGHT) or cls in BY_PROXIES_ALONE
-    error = mapped(made(cls))
-    assert type(error) in (
-        errors.ServerUnreachableError,
-        errors.ServerNotTrustedError,
-        errors.AnswerLostError,
-    )
-    assert error.endpoint == PATH
-    assert str(error).startswith(WHERE)
-    assert " object at 0x" not in str(error)
-    assert (error.retry_kind is RetryKind.LOST) is error.unanswered
+    """Before there is a connection nothing was sent; once there is one, an answer may be lost."""
+    assert issubclass(cls, TRANSPORT_EXCEPTIONS) or cls in BY_PROXIES_ALONE
+    untrusted = cls.__name__ == "SSLError"
+    kind = errors.ServerNotTrustedError if untrusted else errors.ServerUnreachableError
+    for connected, wanted in ((False, kind), (True, errors.AnswerLostError)):
+        error = mapped(made(cls), connected=connected)
+        assert type(error) is wanted
+        assert (error.endpoint, error.unanswered) == (PATH, connected)
+        assert error.transient is not (wanted is errors.ServerNotTrustedError)
+        assert str(error).startswith(WHERE)
+        assert " object at 0x" not in str(error)
 
 
 def test_the_walk_finds_the_exceptions() -> None:
     """A library that moved its classes would else make the test above pass for nothing."""
     assert len(exceptions_of(requests.exceptions)) > 15
     assert len(exceptions_of(urllib3.exceptions)) > 20
-
-
-REASONS = {
-    **dict.fromkeys(("SSLError",), errors.ServerNotTrustedError),
-    **dict.fromkeys(
-        (
-            *("ConnectTimeout", "InvalidURL", "InvalidSchema", "MissingSchema", "URLRequired"),
-            *("NewConnectionError", "NameResolutionError", "ConnectTimeoutError"),
-            *("LocationParseError", "URLSchemeUnknown", "InvalidHeader"),
-        ),
-        errors.ServerUnreachableError,
-    ),
-    **dict.fromkeys(
-        (
-            *("ReadTimeout", "ConnectionError", "ChunkedEncodingError", "Timeout"),
-            *("ProtocolError", "ReadTimeoutError", "IncompleteRead", "InvalidChunkLength"),
-            *("DecodeError", "ResponseNotChunked", "ClosedPoolError"),
-        ),
-        errors.AnswerLostError,
-    ),
-}
-
-
-@pytest.mark.parametrize("cls", EVERY)
-def test_the_cause_decides_whether_something_was_sent(cls: type[BaseException]) -> None:
-    """Nothing left where no connection was made; where one broke the server may still work."""
-    wanted: type[errors.ServerError] | None = REASONS.get(cls.__name__)
-    if cls is urllib3.exceptions.InvalidHeader:  # requests': of ours, urllib3's: of the answer's
-        wanted = errors.AnswerLostError
-    assert wanted in (None, type(mapped(made(cls))))
-
-
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        (ConnectionResetError(104, "reset"), errors.AnswerLostError),
-        (BrokenPipeError(32, "broken"), errors.AnswerLostError),
-        (TimeoutError("late"), errors.AnswerLostError),
-        (urllib3.exceptions.ProtocolError("x", ConnectionResetError(1)), errors.AnswerLostError),
-        (
-            requests.ConnectionError(
-                urllib3.exceptions.MaxRetryError(
-                    urllib3.HTTPConnectionPool("host"),
-                    "/",
-                    urllib3.exceptions.NewConnectionError(None, "refused"),  # type: ignore[arg-type]  # no connection here
-                )
-            ),
-            errors.ServerUnreachableError,
-        ),
-        (
-            urllib3.exceptions.MaxRetryError(
-                urllib3.HTTPConnectionPool("host"),
-                "/",
-                urllib3.exceptions.ProtocolError("aborted"),
-            ),
-            errors.AnswerLostError,
-        ),
-    ],
-)
-def test_what_lies_within_an_exception_counts(
-    error: BaseException, kind: type[errors.ServerError]
-) -> None:
-    """The innermost cause tells whether a connection was made."""
-    assert type(mapped(error)) is kind
 
 
 def test_no_secret_is_in_an_exceptions_words() -> None:
@@ -195,7 +137,7 @@ def refused(
 ) -> BackendError:
     """The error for an answer: text as it is, anything else as JSON."""
     text = body if isinstance(body, str) else json.dumps(body)
-    return error_of_status(ADDRESS, PATH, status, text, location=location, credentials=credentials)
+    return error_of_status(client(credentials), PATH, status, text, location=location)
 
 
 def a1111(error: str, words: str = "it failed") -> dict[str, str]:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from stagewright.adapters.backends.webui.errors import RequestRefusedError
+from stagewright.adapters.backends.http.errors import RequestRefusedError
 from stagewright.adapters.backends.webui.features import features_of
 from stagewright.adapters.backends.webui.payloads import payload_of
 from stagewright.statemachine.config.stage_configs import AdetailerPass, HiresConfig

@@ -265,23 +265,19 @@ def test_upscale_to_a_size_with_everything() -> None:
     }
 
 
-def test_an_interrupted_upscale_is_sent_with_another_cache_key() -> None:
-    """By a hair larger, by less than 0.001; to a size the factor or the cropping differs."""
+def test_an_interrupted_upscale_by_a_factor_is_sent_with_another_cache_key() -> None:
+    """The factor is larger, by less than 0.001."""
     by_factor = UpscaleConfig(upscaler="Lanczos", factor=2.0)
     assert 2.0 < sent(by_factor, varied=True).body["upscaling_resize"] < 2.001
-    same_shape = UpscaleConfig(upscaler="Lanczos", width=1024, height=1536)
-    assert sent(same_shape, varied=True).body["upscaling_crop"] is False
-    uncropped = changed(same_shape, crop=False)
-    assert sent(uncropped, varied=True).body["upscaling_crop"] is True
-    for config in (TXT2IMG, by_factor, same_shape, uncropped):
+    for config in (TXT2IMG, by_factor):
         assert cache_fillers(request(config)) == []
 
 
-def test_an_interrupted_upscale_that_is_cropped_is_pushed_out_of_the_cache() -> None:
+def test_an_interrupted_upscale_to_a_size_is_pushed_out_of_the_cache() -> None:
     """It has no other key; ten different small upscales are as many as a server can keep."""
-    cropped = UpscaleConfig(upscaler="Lanczos", width=1024, height=1024)
-    assert sent(cropped, varied=True) == sent(cropped)
-    fillers = cache_fillers(request(cropped))
+    sized = UpscaleConfig(upscaler="Lanczos", width=1024, height=1024)
+    assert sent(sized, varied=True) == sent(sized)
+    fillers = cache_fillers(request(sized))
     assert len({filler.encoded() for filler in fillers}) == 10
     assert {filler.endpoint for filler in fillers} == {"/sdapi/v1/extra-single-image"}
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from stagewright.adapters import open_controller
-from stagewright.adapters.backends.webui.address import Credentials, ServerAddress
-from stagewright.adapters.backends.webui.error_mapping import error_of_status
+from stagewright.adapters.backends.http.address import ServerAddress
+from stagewright.adapters.backends.http.client import HttpClient
+from stagewright.adapters.backends.http.error_mapping import error_of_status
 from stagewright.adapters.inputs import PillowInputReader
 from stagewright.events import RunState
 from stagewright.statemachine import CancelToken, GenerateRequest
@@ -100,8 +101,8 @@ def test_the_error_carries_the_seconds_that_were_asked_for(
     header: str, seconds: float | None
 ) -> None:
     """None where the header holds neither seconds nor a date."""
-    address, none = ServerAddress.parse("http://127.0.0.1:7860"), Credentials()
-    error = error_of_status(address, "/", 429, "busy", retry_after=header, credentials=none)
+    client = HttpClient(ServerAddress.parse("http://127.0.0.1:7860"))
+    error = error_of_status(client, "/", 429, "busy", retry_after=header)
     assert error.retry_after_s == seconds
 
 

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 import urllib3
-from stagewright.adapters.backends.webui import errors
-from stagewright.adapters.backends.webui.address import Credentials, ServerAddress, credentials_for
-from stagewright.adapters.backends.webui.error_mapping import error_of_exception, error_of_status
+from stagewright.adapters.backends.http import errors
+from stagewright.adapters.backends.http.address import ServerAddress
+from stagewright.adapters.backends.http.client import HttpClient
+from stagewright.adapters.backends.http.credentials import credentials_for
+from stagewright.adapters.backends.http.error_mapping import error_of_exception, error_of_status
+from stagewright.adapters.backends.webui.features import ADVICE
 from stagewright.events import CallCompleted, CallFailed, RunState, replay
 
 from . import webui_faults as faults
@@ -165,16 +168,16 @@ def test_the_kind_of_a_failure_does_not_depend_on_the_password(
     assert not [one for one in texts(json.loads(error.detail)) if password in one]
 
 
-def credentials(password: str) -> Credentials:
+def client(password: str) -> HttpClient:
+    """A client with this password that sends nothing."""
     environment = {"STAGEWRIGHT_AUTH": f"x:{password}"}
-    return credentials_for(ADDRESS, named_by_user=True, environment=environment)
+    credentials = credentials_for(ADDRESS, named_by_user=True, environment=environment)
+    return HttpClient(ADDRESS, None, credentials, advice=ADVICE)
 
 
 def test_a_missing_route_is_explained_whatever_the_password_is() -> None:
     """The advice comes for "Not Found", which may hold the password."""
-    error = error_of_status(
-        ADDRESS, PATH, 404, '{"detail": "Not Found"}', credentials=credentials("Not")
-    )
+    error = error_of_status(client("Not"), PATH, 404, '{"detail": "Not Found"}')
     assert "was it started with --api?" in str(error)
 
 
@@ -193,7 +196,7 @@ def test_the_cause_of_a_lost_connection_does_not_depend_on_the_password(
         "unreachable": errors.ServerUnreachableError,
         "untrusted": errors.ServerNotTrustedError,
     }
-    error = error_of_exception(ADDRESS, PATH, cause, credentials(password))
+    error = error_of_exception(client(password), PATH, cause, connected=False)
     assert type(error) is kinds[kind]
     assert words in str(error)
     assert password not in str(error)

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 from stagewright.adapters import open_controller
+from stagewright.adapters.backends.http.address import ServerAddress
 from stagewright.adapters.backends.webui import WebUIBackend
-from stagewright.adapters.backends.webui.address import ServerAddress
 from stagewright.adapters.inputs import PillowInputReader
 from stagewright.events import CallFailed, PipelineRunResult, RunState, StageType
 from stagewright.statemachine import CancelToken, GenerateRequest

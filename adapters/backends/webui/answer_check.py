@@ -6,7 +6,6 @@ with its request. Settings that the answer does not report cannot be compared.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,26 +19,16 @@ from ....statemachine.config.stage_configs import (
 from ....statemachine.plan.sizes import GRID, MAX_PIXELS, Dimensions, size_after_stage
 from ....statemachine.ports import GenerateRequest
 from .features import FORGE, SD_NEXT, ServerFeatures
-from .names import AUTOMATIC, NO_VAE, SAME_CHECKPOINT
+from .spellings import NO_VAE, SAME_CHECKPOINT, same_name, same_sampler, stem
 
 MAX_ANSWER_BYTES = 1 << 30
 MAX_WORDS_BYTES = 1 << 24
-_HASH = re.compile(r"\s\[[0-9a-fA-F]+\]$")
-_SUFFIX = re.compile(r"\.(safetensors|ckpt|pth?|sft|gguf|bin)$", re.IGNORECASE)
 _ORDINALS = ("", " 2nd", " 3rd")
 _SKIPPED_IMG2IMG = (("width", 128), ("height", 128), ("steps", 1))
 """The values that a server reports when ADetailer skips img2img, as requested."""
-_SCHEDULES_IN_NAMES = ("karras", "exponential", "polyexponential", "sgm uniform")
-_BETWEEN_WORDS = re.compile(r"[\W_]+")
 
 Shown = Callable[[Any], Any]
 """Removes secrets from a value for a message; the comparison uses the value itself."""
-
-
-def stem(name: object) -> str:
-    """A model's name without folder, hash and suffix, by which models are compared."""
-    file = re.split(r"[/\\]", str(name))[-1]
-    return _SUFFIX.sub("", _HASH.sub("", file))
 
 
 def differences(
@@ -161,26 +150,6 @@ def _sampling(
     clip_skip = info.get("clip_skip")
     if config.clip_skip and clip_skip and clip_skip != config.clip_skip:
         yield f"clip_skip {config.clip_skip} was requested, but {shown(clip_skip)} was used"
-
-
-def same_sampler(asked: str, scheduler: str | None, used: str, schedule: object) -> bool:
-    """Whether two sampler names are equal; before 1.9 a name could include the schedule.
-
-    ``scheduler`` was requested with ``asked``; ``schedule`` is what the server reports, if any.
-    """
-    asked, used = asked.casefold(), used.casefold()
-    if asked == used or used == f"{asked} {scheduler or ''}".casefold():
-        return True
-    if not asked.startswith(f"{used} "):
-        return False
-    rest = asked.removeprefix(f"{used} ")
-    return same_name(rest, str(schedule)) if schedule else rest in _SCHEDULES_IN_NAMES
-
-
-def same_name(asked: str, used: str) -> bool:
-    """Whether a scheduler's name and label are equal: ``sgm_uniform``, ``SGM Uniform``."""
-    plain, label = (_BETWEEN_WORDS.sub("", name).casefold() for name in (asked, used))
-    return plain == label or asked.casefold() == AUTOMATIC
 
 
 def _refining(

@@ -9,7 +9,7 @@ import msgspec
 import pybase64
 
 from ....statemachine.errors import BackendAnswerError
-from .client import WebUIClient
+from ..http.client import HttpClient
 from .features import EXTRA_SINGLE_IMAGE
 
 _SHOWN = 60
@@ -44,73 +44,73 @@ _generated = msgspec.json.Decoder(_Generated)
 _extras = msgspec.json.Decoder(_Extras)
 
 
-class AnswerReader:
-    """Decodes the answers of one server."""
+def read_answer(client: HttpClient, data: bytes, endpoint: str, count: int) -> Answer:
+    """The ``count`` images in ``data``, which came from ``endpoint``.
 
-    def __init__(self, client: WebUIClient) -> None:
+    Raises BackendAnswerError if, apart from a grid at the beginning, it does not hold
+    ``count`` images, or if one is not base64.
+    """
+    return _AnswerReader(client, endpoint).read(data, count)
+
+
+class _AnswerReader:
+    """Reads an answer; its errors name the server and the endpoint."""
+
+    def __init__(self, client: HttpClient, endpoint: str) -> None:
         self._client = client
+        self._endpoint = endpoint
 
-    def read(self, data: bytes, endpoint: str, count: int) -> Answer:
-        """The ``count`` images in ``data``.
-
-        Raises BackendAnswerError if, apart from a grid at the beginning, it does not hold
-        ``count`` images, or if one is not base64.
-        """
-        if endpoint == EXTRA_SINGLE_IMAGE:
-            extras = self._decoded(_extras, data, endpoint)
+    def read(self, data: bytes, count: int) -> Answer:
+        if self._endpoint == EXTRA_SINGLE_IMAGE:
+            extras = self._decoded(_extras, data)
             strings = [] if extras.image in _NOTHING else [extras.image]
             info = {"html_info": extras.html_info or ""}
         else:
-            generated = self._decoded(_generated, data, endpoint)
-            info = self._info(generated.info, endpoint)
+            generated = self._decoded(_generated, data)
+            info = self._info(generated.info)
             first = info.get("index_of_first_image") or 0
             if type(first) is not int or first < 0:
                 shown = repr(self._client.credentials.scrub_values(first))[:_SHOWN]
-                raise self._wrong(endpoint, f"index_of_first_image is {shown}")
+                raise self._wrong(f"index_of_first_image is {shown}")
             strings = (generated.images or [])[first:]
         if len(strings) != count:
-            raise self._wrong(endpoint, f"it holds {len(strings)} images instead of {count}")
-        return Answer(self._images(strings, endpoint), info)
+            raise self._wrong(f"it holds {len(strings)} images instead of {count}")
+        return Answer(self._images(strings), info)
 
-    def _decoded(self, decoder: msgspec.json.Decoder[Any], data: bytes, endpoint: str) -> Any:
+    def _decoded(self, decoder: msgspec.json.Decoder[Any], data: bytes) -> Any:
         try:
             return decoder.decode(data)
         except msgspec.ValidationError as error:
-            raise self._wrong(endpoint, str(error)) from error
+            raise self._wrong(str(error)) from error
         except (ValueError, RecursionError):
             pass
         # Prompts and names may contain lone surrogates, which only the standard library reads.
-        loose = self._client.loosely_decoded(data, endpoint)
+        loose = self._client.loosely_decoded(data, self._endpoint)
         try:
             return decoder.decode(msgspec.json.encode(loose))
         except (ValueError, RecursionError) as error:
-            raise self._wrong(endpoint, str(error)) from error
+            raise self._wrong(str(error)) from error
 
-    def _info(self, info: str | dict[str, Any] | None, endpoint: str) -> dict[str, Any]:
+    def _info(self, info: str | dict[str, Any] | None) -> dict[str, Any]:
+        decoded: Any = {} if info is None else info
         if isinstance(info, str):
-            try:
-                decoded = msgspec.json.decode(info)
-            except (ValueError, RecursionError):
-                decoded = self._client.loosely_decoded(info.encode(), endpoint)
-        else:
-            decoded = {} if info is None else info
+            decoded = self._client.decoded(info.encode(), self._endpoint)
         if not isinstance(decoded, dict):
-            raise self._wrong(endpoint, "its info is not a JSON object")
+            raise self._wrong("its info is not a JSON object")
         return decoded
 
-    def _images(self, strings: Sequence[msgspec.Raw], endpoint: str) -> tuple[bytes, ...]:
+    def _images(self, strings: Sequence[msgspec.Raw]) -> tuple[bytes, ...]:
         images = []
         for number, string in enumerate(strings, start=1):
             try:
                 images.append(_decoded_image(string))
             except ValueError as error:
-                raise self._wrong(endpoint, f"image {number} is not base64: {error}") from error
+                raise self._wrong(f"image {number} is not base64: {error}") from error
         return tuple(images)
 
-    def _wrong(self, endpoint: str, why: str) -> BackendAnswerError:
-        url = self._client.address.url
-        return BackendAnswerError(
-            f"{url}{endpoint}: the answer is not valid: {why}", endpoint=endpoint
+    def _wrong(self, why: str) -> BackendAnswerError:
+        return self._client.failure(
+            BackendAnswerError, self._endpoint, f"the answer is not valid: {why}"
         )
 
 

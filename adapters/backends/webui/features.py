@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+
+from .lists import ServerLists
+from .names import KINDS, NameKind
 
 TXT2IMG = "/sdapi/v1/txt2img"
 IMG2IMG = "/sdapi/v1/img2img"
@@ -14,9 +17,10 @@ PROGRESS = "/sdapi/v1/progress?skip_current_image=true"
 INTERRUPT = "/sdapi/v1/interrupt"
 INTERNAL_PROGRESS = "/internal/progress"
 OPENAPI = "/openapi.json"
-OPTIONS = "/sdapi/v1/options"
 SD_MODULES = "/sdapi/v1/sd-modules"
-SCHEDULERS = "/sdapi/v1/schedulers"
+
+ADVICE = "; is it a WebUI, and was it started with --api?"
+"""Follows the words "no such route"."""
 
 AUTOMATIC1111 = "AUTOMATIC1111"
 FORGE = "Forge"
@@ -40,16 +44,21 @@ class ServerFeatures(msgspec.Struct, frozen=True, kw_only=True):
     routes: frozenset[str] = frozenset()
     stems: Mapping[str, str] | None = None
 
+    @property
+    def vae_route(self) -> str:
+        """Where the server lists its VAEs: Forge keeps them among its modules."""
+        return SD_MODULES if self.product == FORGE else KINDS[NameKind.VAE].route
+
     def takes(self, endpoint: str, field: str) -> bool:
         """Whether a field may be sent; True if the schema is unknown."""
         known = self.fields.get(endpoint)
         return known is None or field in known
 
 
-def discovered(ask: Callable[[str], Any]) -> ServerFeatures:
-    """The features of the server that answers ``ask``, a route for an answer or None."""
-    features = features_of(ask(OPENAPI))
-    if features.product is None and isinstance(ask(SD_MODULES), list):
+def discovered(lists: ServerLists) -> ServerFeatures:
+    """What the server is; asked in the same way with and without preflight. Raises ServerError."""
+    features = features_of(lists.answer(OPENAPI))
+    if features.product is None and isinstance(lists.answer(SD_MODULES, noted=False), list):
         return msgspec.structs.replace(features, product=FORGE)
     return features
 
@@ -101,7 +110,7 @@ def _product(fields: frozenset[str] | None, routes: frozenset[str]) -> str | Non
 
 def _version(fields: frozenset[str] | None, routes: frozenset[str]) -> str:
     known = fields or frozenset()
-    if SCHEDULERS in routes:
+    if KINDS[NameKind.SCHEDULER].route in routes:
         return "1.9.1 or later"
     if "scheduler" in known:
         return "1.9.0"

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
-import msgspec
-
 from ....statemachine.errors import BackendAnswerError, BackendError
-from .answer_check import stem
-from .client import WebUIClient
-from .errors import (
+from ..http.client import HttpClient
+from ..http.errors import (
     AuthenticationError,
     RequestRefusedError,
     RouteMissingError,
@@ -20,25 +16,17 @@ from .errors import (
     ServerFailureError,
     ServerOutOfMemoryError,
 )
-from .features import FORGE, OPTIONS, SCHEDULERS, SD_MODULES, ServerFeatures
+from .names import KINDS, Entry, NameKind, NameList, Reader
+from .spellings import stem
 
-SD_MODELS = "/sdapi/v1/sd-models"
-SD_VAE = "/sdapi/v1/sd-vae"
-SAMPLERS = "/sdapi/v1/samplers"
-UPSCALERS = "/sdapi/v1/upscalers"
-LATENT_MODES = "/sdapi/v1/latent-upscale-modes"
-PROMPT_STYLES = "/sdapi/v1/prompt-styles"
+OPTIONS = "/sdapi/v1/options"
 SCRIPTS = "/sdapi/v1/scripts"
-DETECTORS = "/adetailer/v1/ad_model"
 
 _MOST_ENTRIES = 50_000
 """Longer lists are ignored; a user could not choose from them."""
-_LONGEST_NAME = 1000
 _MOST_COMPARED = 5_000
 _LONGEST_COMPARED = 200
 _MOST_NEAREST = 3
-_HASH = re.compile(r"\s\[[0-9a-fA-F]+\]$")
-_SLASHES = re.compile(r"[/\\]")
 _NOT_OFFERED = (
     RequestRefusedError,
     ServerFailureError,
@@ -46,31 +34,6 @@ _NOT_OFFERED = (
     BackendAnswerError,
 )
 """Errors that concern one route, not the whole server."""
-
-
-def _presence(document: Any, error: BackendError | None) -> bool | None:
-    """Whether a route exists, judging by the answer to GET; None if that is unknown."""
-    if not isinstance(error, ServerError):
-        return document is not None
-    status = error.status or 0
-    if status >= 500:
-        return None
-    return status >= 400 and not isinstance(error, RouteMissingError)
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """One entry of a list: its name, and all names that a request may use for it."""
-
-    name: str
-    forms: frozenset[str]
-
-
-NameList = tuple[Entry, ...]
-
-
-def vae_list(features: ServerFeatures) -> str:
-    """The route of the VAE list; Forge lists VAEs among its modules."""
-    return SD_MODULES if features.product == FORGE else SD_VAE
 
 
 def is_among(known: NameList, *names: str) -> bool:
@@ -89,11 +52,6 @@ def nearest_names(name: str, known: NameList) -> tuple[str, ...]:
     return tuple(dict.fromkeys(by_form[form] for form in close))[:_MOST_NEAREST]
 
 
-def stems_of(checkpoints: NameList) -> Mapping[str, str]:
-    """The stem that answers report for a checkpoint, by each of its names."""
-    return {form: stem(entry.name) for entry in checkpoints for form in entry.forms}
-
-
 class ServerLists:
     """The lists of one server, each read once.
 
@@ -101,7 +59,7 @@ class ServerLists:
     A list that is not offered or not valid is None; ``notes`` say why.
     """
 
-    def __init__(self, client: WebUIClient) -> None:
+    def __init__(self, client: HttpClient) -> None:
         self._client = client
         self._answers: dict[str, Any] = {}
         self._lists: dict[str, NameList | None] = {}
@@ -140,15 +98,21 @@ class ServerLists:
                 self._note(path, why)
         return self._answers[path]
 
-    def names(self, path: str) -> NameList | None:
-        """The list at ``path``, one of those that this module names."""
+    def names(self, kind: NameKind, route: str | None = None) -> NameList | None:
+        """What the server has of a kind, at ``route`` where that is not the usual one."""
+        path = route or KINDS[kind].route
         if path not in self._lists:
-            self._lists[path] = self._read(path)
+            self._lists[path] = self._read(path, KINDS[kind].reader)
         return self._lists[path]
 
     def nearest(self, name: str, known: NameList) -> tuple[str, ...]:
         """The most similar names, without credentials."""
         return tuple(map(self._client.credentials.scrub, nearest_names(name, known)))
+
+    def stems(self) -> Mapping[str, str]:
+        """By each name that a checkpoint goes by, the stem that the server's answers give it."""
+        known = self.names(NameKind.CHECKPOINT) or ()
+        return {form: stem(entry.name) for entry in known for form in entry.forms}
 
     def img2img_scripts(self) -> frozenset[str] | None:
         """The scripts that img2img can run, in lower case."""
@@ -166,16 +130,13 @@ class ServerLists:
         found = document.get("ad_max_models") if isinstance(document, Mapping) else None
         return found if type(found) is int else None
 
-    def _read(self, path: str) -> NameList | None:
+    def _read(self, path: str, reader: Reader) -> NameList | None:
         document = self.answer(path)
         if document is None:
             return None
-        rows = (
-            document.get("ad_model")
-            if path == DETECTORS and isinstance(document, Mapping)
-            else document
-        )
-        entries = _entries(rows, _READERS[path])
+        is_of_detectors = path == KINDS[NameKind.DETECTOR].route and isinstance(document, Mapping)
+        rows = document.get("ad_model") if is_of_detectors else document
+        entries = _entries(rows, reader)
         if entries is None:
             self._note(path)
         return entries
@@ -185,77 +146,19 @@ class ServerLists:
         self._notes.append(f"not checked: {why or words}")
 
 
-def _entries(rows: Any, reader: Callable[[Any], Entry | None]) -> NameList | None:
+def _presence(document: Any, error: BackendError | None) -> bool | None:
+    """Whether a GET met a route: it gave something, or it was refused as an existing one is."""
+    if not isinstance(error, ServerError):
+        return document is not None
+    status = error.status or 0
+    if status >= 500:
+        return None
+    return status >= 400 and not isinstance(error, RouteMissingError)
+
+
+def _entries(rows: Any, reader: Reader) -> NameList | None:
     """The entries of a list; None if the answer is not such a list."""
     if not isinstance(rows, list) or len(rows) > _MOST_ENTRIES:
         return None
-    found = tuple(entry for row in rows if (entry := reader(row)) is not None)
+    found: tuple[Entry, ...] = tuple(entry for row in rows if (entry := reader(row)) is not None)
     return found if found or not rows else None
-
-
-def _texts(row: Any, *keys: str) -> list[str]:
-    """The values of keys that hold a string."""
-    document: Mapping[str, Any] = row if isinstance(row, Mapping) else {}
-    values = (document.get(key) for key in keys)
-    return [one for one in values if isinstance(one, str) and 0 < len(one) <= _LONGEST_NAME]
-
-
-def _checkpoint(row: Any) -> Entry | None:
-    """A checkpoint with all names by which the server itself looks it up.
-
-    Those are its title, its path in the models' folder (the title without hash), its stem,
-    what the list calls model_name, and its hashes; each but the last also with `` [hash]``.
-    """
-    titles = _texts(row, "title")
-    if not titles:
-        return _named_model(row)
-    path = _HASH.sub("", titles[0])
-    plain = {path, stem(path), *_texts(row, "model_name")}
-    in_title = _HASH.search(titles[0])
-    hashes = [*_texts(row, "hash", "sha256"), *([in_title[0].strip(" []")] if in_title else [])]
-    hashed = {f"{name} [{one}]" for name in plain for one in hashes}
-    return Entry(path, frozenset([*titles, *plain, *hashes, *hashed]))
-
-
-def _named_model(row: Any) -> Entry | None:
-    names = _texts(row, "model_name")
-    files = [_SLASHES.split(path)[-1] for path in _texts(row, "filename")]
-    known = [*names, *files]
-    return Entry(known[0], frozenset(known)) if known else None
-
-
-def _module(row: Any) -> Entry | None:
-    """A VAE, which is named by its file name only."""
-    names = _texts(row, "model_name")
-    files = [_SLASHES.split(path)[-1] for path in _texts(row, "filename")]
-    known = [*names, *files]
-    return Entry(known[0], frozenset(known)) if known else None
-
-
-def _scheduler(row: Any) -> Entry | None:
-    names = _texts(row, "label", "name")
-    return Entry(names[0], frozenset(names)) if names else None
-
-
-def _named(row: Any) -> Entry | None:
-    names = _texts(row, "name")
-    return Entry(names[0], frozenset(names)) if names else None
-
-
-def _detector(row: Any) -> Entry | None:
-    if not isinstance(row, str) or not 0 < len(row) <= _LONGEST_NAME:
-        return None
-    return Entry(row, frozenset([row, _SLASHES.split(row)[-1]]))
-
-
-_READERS: Mapping[str, Callable[[Any], Entry | None]] = {
-    SD_MODELS: _checkpoint,
-    SD_VAE: _module,
-    SD_MODULES: _module,
-    SAMPLERS: _named,  # since 1.10 an alias is silently replaced by DPM++ 2M
-    SCHEDULERS: _scheduler,
-    UPSCALERS: _named,
-    LATENT_MODES: _named,
-    PROMPT_STYLES: _named,
-    DETECTORS: _detector,
-}

@@ -1,29 +1,36 @@
-"""Collects the names that a plan uses on a server; a pure function."""
+"""The kinds of names that a server looks up: where it lists them, and which keys use them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
-from ....statemachine.config.stage_configs import (
-    AdetailerConfig,
-    AdetailerPass,
-    HiresConfig,
-    Img2ImgConfig,
-    RefinerConfig,
-    Txt2ImgConfig,
-    UpscaleConfig,
-)
-from ....statemachine.plan.plan import StageExecutionPlan
+from ....statemachine.plan.plan import StageExecution, StageExecutionPlan
+from .spellings import AUTOMATIC, HASH, NO_VAE, SAME_AS_THE_STAGE, file_of, stem
 
-_LONGEST_SHOWN = 200
-"""A name is cut to this in messages."""
+_LONGEST_NAME = 1000
+_INDEX = re.compile(r"\.[0-9]+\b")
+_NONE = frozenset(["None"])
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One entry of a list: its name, and all names that a request may use for it."""
+
+    name: str
+    forms: frozenset[str]
+
+
+NameList = tuple[Entry, ...]
+Reader = Callable[[Any], Entry | None]
+"""Makes an entry of one row of a server's list; None where the row holds no name."""
 
 
 class NameKind(StrEnum):
-    """The kind of a name; each kind has its own lists on the server."""
+    """What a name is a name of."""
 
     CHECKPOINT = "checkpoint"
     VAE = "vae"
@@ -31,8 +38,119 @@ class NameKind(StrEnum):
     SCHEDULER = "scheduler"
     UPSCALER = "upscaler"
     HIRES_UPSCALER = "hires upscaler"
-    DETECTOR = "detector"
     STYLE = "style"
+    DETECTOR = "detector"
+
+
+class KindOfName(msgspec.Struct, frozen=True):
+    """``plural`` is what ``doctor`` calls the list at ``route``, ``reader`` reads its rows.
+
+    ``keys`` are those of a configuration that hold such names, lists without indexes.
+    ``everywhere`` are names that every server knows.
+    """
+
+    plural: str
+    route: str
+    reader: Reader
+    keys: tuple[str, ...]
+    everywhere: frozenset[str] = frozenset()
+
+
+def _texts(row: Any, *keys: str) -> list[str]:
+    """The values of keys that hold a string."""
+    document: Mapping[str, Any] = row if isinstance(row, Mapping) else {}
+    values = (document.get(key) for key in keys)
+    return [one for one in values if isinstance(one, str) and 0 < len(one) <= _LONGEST_NAME]
+
+
+def _entry(known: list[str]) -> Entry | None:
+    return Entry(known[0], frozenset(known)) if known else None
+
+
+def _checkpoint(row: Any) -> Entry | None:
+    """A checkpoint with all names by which the server itself looks it up.
+
+    Those are its title, its path in the models' folder (the title without hash), its stem,
+    what the list calls model_name, and its hashes; each but the last also with `` [hash]``.
+    """
+    titles = _texts(row, "title")
+    if not titles:
+        return _file(row)
+    path = HASH.sub("", titles[0])
+    plain = {path, stem(path), *_texts(row, "model_name")}
+    in_title = HASH.search(titles[0])
+    hashes = [*_texts(row, "hash", "sha256"), *([in_title[0].strip(" []")] if in_title else [])]
+    hashed = {f"{name} [{one}]" for name in plain for one in hashes}
+    return Entry(path, frozenset([*titles, *plain, *hashes, *hashed]))
+
+
+def _file(row: Any) -> Entry | None:
+    """A VAE, which is named by its file name only."""
+    return _entry([*_texts(row, "model_name"), *map(file_of, _texts(row, "filename"))])
+
+
+def _scheduler(row: Any) -> Entry | None:
+    return _entry(_texts(row, "label", "name"))
+
+
+def _named(row: Any) -> Entry | None:
+    """Since 1.10 an alias of a sampler is no name: the server takes it for DPM++ 2M."""
+    return _entry(_texts(row, "name"))
+
+
+def _detector(row: Any) -> Entry | None:
+    if not isinstance(row, str) or not 0 < len(row) <= _LONGEST_NAME:
+        return None
+    return Entry(row, frozenset([row, file_of(row)]))
+
+
+def _keys(name: str, *more: str) -> tuple[str, ...]:
+    """The keys of a setting that both generating stages and passes of ADetailer have."""
+    return (f"txt2img.{name}", f"img2img.{name}", f"adetailer.passes.{name}", *more)
+
+
+_CHECKPOINT_KEYS = (
+    *("txt2img.model", "txt2img.refiner.model", "txt2img.hires.model"),
+    *("img2img.model", "img2img.refiner.model", "adetailer.passes.checkpoint"),
+)
+_API = "/sdapi/v1"
+
+KINDS: Mapping[NameKind, KindOfName] = {
+    NameKind.CHECKPOINT: KindOfName(
+        "checkpoints", f"{_API}/sd-models", _checkpoint, _CHECKPOINT_KEYS
+    ),
+    NameKind.VAE: KindOfName("vaes", f"{_API}/sd-vae", _file, _keys("vae"), NO_VAE),
+    NameKind.SAMPLER: KindOfName(
+        "samplers", f"{_API}/samplers", _named, _keys("sampler", "txt2img.hires.sampler")
+    ),
+    NameKind.SCHEDULER: KindOfName(
+        "schedulers",
+        f"{_API}/schedulers",
+        _scheduler,
+        _keys("scheduler", "txt2img.hires.scheduler"),
+    ),
+    NameKind.UPSCALER: KindOfName(
+        "upscalers", f"{_API}/upscalers", _named, ("upscale.upscaler", "upscale.upscaler_2"), _NONE
+    ),
+    NameKind.HIRES_UPSCALER: KindOfName(
+        "latent upscale modes",
+        f"{_API}/latent-upscale-modes",
+        _named,
+        ("txt2img.hires.upscaler",),
+        _NONE,
+    ),
+    NameKind.STYLE: KindOfName("styles", f"{_API}/prompt-styles", _named, ("txt2img.styles",)),
+    NameKind.DETECTOR: KindOfName(
+        "detectors", "/adetailer/v1/ad_model", _detector, ("adetailer.passes.model",)
+    ),
+}
+_KIND_OF_KEY = {key: kind for kind, known in KINDS.items() for key in known.keys}
+_INHERITED = {
+    **{f"img2img.{name}": f"txt2img.{name}" for name in ("model", "vae", "sampler", "scheduler")},
+    "txt2img.hires.model": "txt2img.refiner.model",
+}
+"""By key, the one that it takes its name from where both are the same."""
+_EXACT = "txt2img.hires.sampler"
 
 
 class NameUse(msgspec.Struct, frozen=True):
@@ -49,138 +167,50 @@ class NameUse(msgspec.Struct, frozen=True):
     exact: bool = False
 
 
-class Verdict(StrEnum):
-    """The result of a check; ``NOT_CHECKED`` if the server does not offer the list."""
-
-    FOUND = "found"
-    MISSING = "missing"
-    NOT_CHECKED = "not_checked"
-
-
-class NameCheck(msgspec.Struct, frozen=True):
-    """The check of one name; ``nearest`` are similar names if it is missing."""
-
-    kind: NameKind
-    key: str
-    name: str
-    verdict: Verdict
-    nearest: tuple[str, ...] = ()
-
-    def complaint(self) -> str:
-        """The error message for a missing name."""
-        shown = self.name[:_LONGEST_SHOWN]
-        return f'{self.key} = "{shown}" is not on the server{self.suggestion()}'
-
-    def suggestion(self) -> str:
-        """``; did you mean "base.safetensors"?``, or "" without a similar name."""
-        quoted = " or ".join(f'"{name[:_LONGEST_SHOWN]}"' for name in self.nearest)
-        return f"; did you mean {quoted}?" if quoted else ""
-
-
-AUTOMATIC = "automatic"
-"""The scheduler that leaves the choice to the sampler, in lower case."""
-
-NO_VAE = frozenset(["Automatic", "None"])
-"""Values that leave the choice of a VAE to the server or the model."""
-
-_KNOWN_EVERYWHERE = {
-    NameKind.VAE: NO_VAE,
-    NameKind.UPSCALER: frozenset(["None"]),
-    NameKind.HIRES_UPSCALER: frozenset(["None"]),
-}
-SAME_CHECKPOINT = "Use same checkpoint"
-SAME_AS_THE_STAGE = frozenset(
-    [SAME_CHECKPOINT, "Use same VAE", "Use same sampler", "Use same scheduler"]
-)
-"""Values of a pass that stand for the setting of the stage."""
-
-
 def names_used(plan: StageExecutionPlan) -> tuple[NameUse, ...]:
     """The names that ``plan`` uses on a server, in the order of its stages.
 
     An inherited name appears once, with the key that it comes from. Names that every server
     knows (VAE "None", scheduler "Automatic") are left out.
     """
-    found: list[NameUse] = []
-    base: Txt2ImgConfig | None = None
-    for stage in plan.stages:
-        match stage.config:
-            case Txt2ImgConfig() as config:
-                base = config
-                found += _of_txt2img(config)
-            case Img2ImgConfig() as config:
-                found += _of_sampling(config, "img2img", base)
-            case UpscaleConfig() as config:
-                found += _of_upscale(config)
-            case AdetailerConfig() as config:
-                # Everything except its passes is inherited from earlier stages.
-                for place, one in enumerate(config.passes):
-                    found += _of_pass(one, f"adetailer.passes.{place}")
-    return tuple(dict.fromkeys(use for use in found if not _known_everywhere(use)))
+    texts = {key: text for stage in plan.stages for key, text in _named_in(stage)}
+    uses = [_use(key, text, texts) for key, text in texts.items()]
+    return tuple(dict.fromkeys(use for use in uses if not _is_known_everywhere(use)))
 
 
-def _known_everywhere(use: NameUse) -> bool:
-    if use.kind is NameKind.SCHEDULER:
-        return use.name.casefold() == AUTOMATIC
-    return use.name in _KNOWN_EVERYWHERE.get(use.kind, ())
+def _named_in(stage: StageExecution) -> Iterator[tuple[str, str]]:
+    """The keys of a stage that hold names, and the names; an empty one is the server's choice."""
+    for key, value in _values(msgspec.to_builtins(stage.config), str(stage.stage_type)):
+        if isinstance(value, str) and value.strip() and _INDEX.sub("", key) in _KIND_OF_KEY:
+            yield key, value
 
 
-def _use(
-    kind: NameKind, key: str, name: str | None, partner: str | None = None, *, exact: bool = False
-) -> Iterator[NameUse]:
-    """One use, or none for an empty name, which leaves the choice to the server."""
-    if name is not None and name.strip():
-        yield NameUse(kind, key, name, partner, exact)
+def _values(table: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Every value with its dotted key; a table that is switched off is left out."""
+    if isinstance(table, Mapping):
+        if table.get("enabled") is not False:
+            for name, value in table.items():
+                yield from _values(value, f"{key}.{name}")
+    elif isinstance(table, list | tuple):
+        for index, value in enumerate(table):
+            yield from _values(value, f"{key}.{index}")
+    else:
+        yield key, table
 
 
-def _of_txt2img(config: Txt2ImgConfig) -> Iterator[NameUse]:
-    yield from _of_sampling(config, "txt2img", None)
-    for place, style in enumerate(config.styles or ()):
-        yield from _use(NameKind.STYLE, f"txt2img.styles.{place}", style)
-    if config.hires is not None and config.hires.enabled:
-        yield from _of_hires(config.hires, config.refiner)
+def _use(key: str, name: str, texts: Mapping[str, str]) -> NameUse:
+    kind = _KIND_OF_KEY[_INDEX.sub("", key)]
+    stage, _, setting = key.partition(".")
+    partners = {"sampler": "scheduler", "scheduler": "sampler"}
+    partner = texts.get(f"{stage}.{partners[setting]}") if setting in partners else None
+    origin = _INHERITED.get(key, "")
+    return NameUse(kind, origin if texts.get(origin) == name else key, name, partner, key == _EXACT)
 
 
-def _of_sampling(
-    config: Txt2ImgConfig | Img2ImgConfig, stage: str, base: Txt2ImgConfig | None
-) -> Iterator[NameUse]:
-    def key(name: str) -> str:
-        inherited = base is not None and getattr(config, name) == getattr(base, name)
-        return f"{'txt2img' if inherited else stage}.{name}"
-
-    yield from _use(NameKind.CHECKPOINT, key("model"), config.model)
-    yield from _use(NameKind.VAE, key("vae"), config.vae)
-    yield from _use(NameKind.SAMPLER, key("sampler"), config.sampler, config.scheduler)
-    yield from _use(NameKind.SCHEDULER, key("scheduler"), config.scheduler, config.sampler)
-    refiner = config.refiner
-    if refiner is not None and refiner.enabled:
-        yield from _use(NameKind.CHECKPOINT, f"{stage}.refiner.model", refiner.model)
-
-
-def _of_hires(hires: HiresConfig, refiner: RefinerConfig | None) -> Iterator[NameUse]:
-    key = "txt2img.hires"
-    yield from _use(NameKind.HIRES_UPSCALER, f"{key}.upscaler", hires.upscaler)
-    yield from _use(NameKind.SAMPLER, f"{key}.sampler", hires.sampler, exact=True)
-    yield from _use(NameKind.SCHEDULER, f"{key}.scheduler", hires.scheduler)
-    inherited = refiner is not None and refiner.enabled and hires.model == refiner.model
-    if not inherited and hires.model not in SAME_AS_THE_STAGE:
-        yield from _use(NameKind.CHECKPOINT, f"{key}.model", hires.model)
-
-
-def _of_upscale(config: UpscaleConfig) -> Iterator[NameUse]:
-    yield from _use(NameKind.UPSCALER, "upscale.upscaler", config.upscaler)
-    yield from _use(NameKind.UPSCALER, "upscale.upscaler_2", config.upscaler_2)
-
-
-def _of_pass(one: AdetailerPass, key: str) -> Iterator[NameUse]:
-    named = (
-        (NameKind.DETECTOR, "model"),
-        (NameKind.CHECKPOINT, "checkpoint"),
-        (NameKind.VAE, "vae"),
-        (NameKind.SAMPLER, "sampler"),
-        (NameKind.SCHEDULER, "scheduler"),
-    )
-    for kind, name in named:
-        value: str | None = getattr(one, name)
-        if value not in SAME_AS_THE_STAGE:
-            yield from _use(kind, f"{key}.{name}", value)
+def _is_known_everywhere(use: NameUse) -> bool:
+    if use.kind is NameKind.SCHEDULER and use.name.casefold() == AUTOMATIC:
+        return True
+    is_of_a_part = use.key.count(".") > 1
+    if is_of_a_part and use.name in SAME_AS_THE_STAGE:
+        return True
+    return use.name in KINDS[use.kind].everywhere

@@ -20,8 +20,8 @@ from ....statemachine.config.stage_configs import (
 )
 from ....statemachine.plan.sizes import floor_to_grid
 from ....statemachine.ports import GenerateRequest, SourceImage
+from ..http.errors import RequestRefusedError
 from .detailer_payload import pass_arguments
-from .errors import RequestRefusedError
 from .features import EXTRA_SINGLE_IMAGE, FORGE, IMG2IMG, SD_NEXT, TXT2IMG, ServerFeatures
 
 Body = dict[str, Any]
@@ -30,7 +30,6 @@ _VARIATIONS = (0.0005, 0.0001, 0.00002, 0.000004, 0.0000008)
 """Added to the factor after an interrupt: below 0.001, and enough for another cache key."""
 _MOST_CACHED = 10
 """The most upscaled images that a WebUI can be set to keep."""
-_SECOND_RETRY = 2
 _TINY_PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000008000000080800000000e164e1570000000e494441"
     "5478da6368800206ca18008084200110e86a170000000049454e44ae426082"
@@ -152,15 +151,11 @@ def _upscale_size(config: UpscaleConfig, image: SourceImage, varied: int | None)
             "resize_mode": 0,
             "upscaling_resize": factor if varied is None else _varied(factor, image, varied),
         }
-    body = {
+    return {
         "resize_mode": 1,
         "upscaling_resize_w": config.width,
         "upscaling_resize_h": config.height,
     } | _set(upscaling_crop=config.crop)
-    if varied is not None and not _crops(config, image):
-        # Nothing is cut off then, so that only the cache's key changes with this.
-        body["upscaling_crop"] = config.crop is False
-    return body
 
 
 def _varied(factor: float, image: SourceImage, attempt: int) -> float:
@@ -173,22 +168,13 @@ def _varied(factor: float, image: SourceImage, attempt: int) -> float:
     return factor
 
 
-def _crops(config: UpscaleConfig, image: SourceImage) -> bool:
-    """Whether the image is cropped to the size."""
-    sides = (config.width or 0) * image.height, (config.height or 0) * image.width
-    return config.crop is not False and sides[0] != sides[1]
-
-
 def cache_fillers(request: GenerateRequest) -> list[Payload]:
-    """Tiny upscales that push an interrupted one out of the server's cache.
+    """Tiny upscales that push an interrupted one to a stated size out of the server's cache.
 
-    Empty where ``varied`` is enough: a size to which something is cut off has no other key, one
-    to which nothing is has one, which an earlier attempt may have used.
+    Empty where ``varied`` is enough: a factor can be varied, a size cannot.
     """
     config = request.config
     if not (isinstance(config, UpscaleConfig) and config.width and config.height):
-        return []
-    if request.attempt < _SECOND_RETRY and not _crops(config, request.inputs[0]):
         return []
     image = msgspec.Raw(b'"' + pybase64.b64encode(_TINY_PNG) + b'"')
     body: Body = {"image": image, "upscaler_1": "Lanczos", "resize_mode": 0}
@@ -204,6 +190,7 @@ def _adetailer(request: GenerateRequest, config: AdetailerConfig, features: Serv
             "SD.Next has no ADetailer, and its own detailer cannot work on a finished image "
             "alone; leave the adetailer stage out, or use another server",
             endpoint=IMG2IMG,
+            settled=True,
         )
     image = request.inputs[0]
     passes = [pass_arguments(one, config.sampler) for one in config.passes]
@@ -265,6 +252,7 @@ def sampler_fields(sampler: str | None, scheduler: str | None, features: ServerF
         raise RequestRefusedError(
             f"SD.Next takes no scheduler by request; leave scheduler = {scheduler!r} out",
             endpoint=TXT2IMG,
+            settled=True,
         )
     return {"sampler_name": f"{sampler} {scheduler}"}
 
@@ -288,6 +276,7 @@ def _known_fields_only(payload: Payload, features: ServerFeatures) -> Payload:
             f"this server ({product}) takes no {', '.join(needed)} in {endpoint}; it is too old "
             "for this plan, or of another kind",
             endpoint=endpoint,
+            settled=True,
         )
     if not unknown:
         return payload

@@ -8,11 +8,14 @@ from ....statemachine.errors import BackendAnswerError, InputImageError
 from ....statemachine.files.png import is_png, pixel_data, size_in_header
 from ....statemachine.plan.sizes import Dimensions
 from ....statemachine.ports import InputReader
+from ..http.client import HttpClient
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 
 
-def size_of(data: bytes, reader: InputReader, name: str, endpoint: str) -> Dimensions:
+def size_of(
+    data: bytes, reader: InputReader, client: HttpClient, endpoint: str, name: str
+) -> Dimensions:
     """The size in the header of an image. Raises BackendAnswerError, naming ``name``."""
     if is_png(data):
         size = size_in_header(data)
@@ -21,7 +24,7 @@ def size_of(data: bytes, reader: InputReader, name: str, endpoint: str) -> Dimen
     try:
         facts = reader.inspect(data, name=name, decode=False)
     except InputImageError as error:
-        raise BackendAnswerError(str(error), endpoint=endpoint) from error
+        raise client.failure(BackendAnswerError, endpoint, str(error)) from error
     return facts.width, facts.height
 
 

@@ -13,39 +13,22 @@ from ....statemachine.config.stage_configs import AdetailerConfig, Img2ImgConfig
 from ....statemachine.errors import BackendError, PreflightError
 from ....statemachine.plan.plan import StageExecution, StageExecutionPlan
 from ....statemachine.ports import GenerateRequest, SourceImage
-from .client import WebUIClient
-from .errors import RequestRefusedError
+from ..http.client import HttpClient
+from ..http.errors import RequestRefusedError
+from ..report import NameCheck, RouteCheck, ServerReport, Verdict
 from .features import (
     EXTRA_SINGLE_IMAGE,
     IMG2IMG,
     INTERNAL_PROGRESS,
     INTERRUPT,
-    OPENAPI,
-    OPTIONS,
     PROGRESS,
-    SCHEDULERS,
     SD_NEXT,
     TXT2IMG,
     ServerFeatures,
     discovered,
 )
-from .lists import (
-    DETECTORS,
-    LATENT_MODES,
-    PROMPT_STYLES,
-    SAMPLERS,
-    SCRIPTS,
-    SD_MODELS,
-    SD_VAE,
-    UPSCALERS,
-    Entry,
-    NameList,
-    ServerLists,
-    is_among,
-    stems_of,
-    vae_list,
-)
-from .names import NameCheck, NameKind, NameUse, Verdict, names_used
+from .lists import OPTIONS, SCRIPTS, ServerLists, is_among
+from .names import KINDS, Entry, NameKind, NameList, NameUse, names_used
 from .payloads import payload_of
 
 SYSINFO = "/internal/sysinfo"
@@ -59,16 +42,6 @@ _ENDPOINTS: Mapping[StageType, str] = {
     StageType.ADETAILER: IMG2IMG,
 }
 _POSTED = (TXT2IMG, IMG2IMG, EXTRA_SINGLE_IMAGE, INTERRUPT, INTERNAL_PROGRESS)
-_LISTS: Mapping[str, str] = {
-    "checkpoints": SD_MODELS,
-    "vaes": SD_VAE,
-    "samplers": SAMPLERS,
-    "schedulers": SCHEDULERS,
-    "upscalers": UPSCALERS,
-    "latent upscale modes": LATENT_MODES,
-    "styles": PROMPT_STYLES,
-    "detectors": DETECTORS,
-}
 _SCHEDULES = ("Karras", "Exponential", "Polyexponential", "SGM Uniform")
 """Schedules that sampler names ended in before 1.9, for servers without a list of schedulers."""
 _NO_WEBUI = "no route of the API answers; is it a WebUI, and was it started with --api?"
@@ -76,41 +49,7 @@ _LONGEST_VERSION = 80
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-class RouteCheck(msgspec.Struct, frozen=True):
-    """Whether the server has a route of the API; None if that is unknown."""
-
-    path: str
-    there: bool | None
-
-
-class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The features of a server, and the result of its checks.
-
-    ``checks`` are those of the plan's names. ``offers`` is the size of each list that was read,
-    None if the server does not offer it. ``problems`` would make the plan fail; ``notes`` say
-    what could not be checked, and why.
-    """
-
-    url: str
-    features: ServerFeatures
-    routes: tuple[RouteCheck, ...] = ()
-    checks: tuple[NameCheck, ...] = ()
-    problems: tuple[str, ...] = ()
-    offers: Mapping[str, int | None] = {}
-    notes: tuple[str, ...] = ()
-
-    @property
-    def missing(self) -> tuple[NameCheck, ...]:
-        """The names that the server lacks."""
-        return tuple(one for one in self.checks if one.verdict is Verdict.MISSING)
-
-    @property
-    def complaints(self) -> tuple[str, ...]:
-        """Messages about everything that keeps the plan from running on this server."""
-        return (*(one.complaint() for one in self.missing), *self.problems)
-
-
-def preflight(client: WebUIClient, plan: StageExecutionPlan) -> ServerFeatures:
+def preflight(client: HttpClient, plan: StageExecutionPlan) -> ServerFeatures:
     """The features of the server, if ``plan`` can run on it.
 
     Raises PreflightError if the server cannot be reached, rejects the credentials, or lacks a
@@ -124,10 +63,10 @@ def preflight(client: WebUIClient, plan: StageExecutionPlan) -> ServerFeatures:
     if report.complaints:
         key = report.missing[0].key if report.missing else None
         raise PreflightError(f"{report.url}: {'; '.join(report.complaints)}", key=key)
-    return msgspec.structs.replace(report.features, stems=inspection.stems())
+    return msgspec.structs.replace(inspection.features, stems=inspection.stems())
 
 
-def inspect_server(client: WebUIClient, plan: StageExecutionPlan | None) -> ServerReport:
+def inspect_server(client: HttpClient, plan: StageExecutionPlan | None) -> ServerReport:
     """A report on a server; reads only the lists that ``plan`` needs.
 
     Without a plan, counts the entries of all lists. Raises PreflightError if the server cannot
@@ -154,10 +93,10 @@ def _out_of_reach_refused() -> Iterator[None]:
 class _Inspection:
     """Inspects one server. Every method may raise ServerError."""
 
-    def __init__(self, client: WebUIClient) -> None:
+    def __init__(self, client: HttpClient) -> None:
         self._client = client
         self._lists = ServerLists(client)
-        self._features = self._discovered()
+        self.features = self._discovered()
 
     def of_plan(self, plan: StageExecutionPlan) -> ServerReport:
         """Check whether ``plan`` can run on the server."""
@@ -170,27 +109,34 @@ class _Inspection:
                 detailing = not refusals and self._has_detailer()
                 if not refusals:
                     problems += self._detailer_problems(stage.config, detailing=detailing)
-        comparison = _Comparison(self._lists, self._features, detailing=detailing)
+        comparison = _Comparison(self._lists, self.features, detailing=detailing)
         checks = [comparison.check(use) for use in names_used(plan)]
-        return ServerReport(
-            url=self._client.address.url,
-            features=self._features,
-            checks=tuple(dict.fromkeys(checks)),
-            problems=tuple(dict.fromkeys(problems)),
-            notes=self._lists.notes,
-        )
+        return self._report(checks=tuple(dict.fromkeys(checks)), problems=problems)
 
     def of_everything(self) -> ServerReport:
         """Count what the server offers."""
-        lists = {**_LISTS, "vaes": vae_list(self._features)}
-        offers = {
-            name: None if (found := self._lists.names(path)) is None else len(found)
-            for name, path in lists.items()
-        }
+        known = {one.plural: self._names(kind) for kind, one in KINDS.items()}
+        offers = {name: None if found is None else len(found) for name, found in known.items()}
+        problems = self._missing_routes(_ENDPOINTS.values())
+        return self._report(offers=offers, problems=problems)
+
+    def _names(self, kind: NameKind) -> NameList | None:
+        route = self.features.vae_route if kind is NameKind.VAE else None
+        return self._lists.names(kind, route)
+
+    def _report(
+        self,
+        *,
+        problems: Iterable[str],
+        checks: tuple[NameCheck, ...] = (),
+        offers: Mapping[str, int | None] = {},
+    ) -> ServerReport:
         return ServerReport(
             url=self._client.address.url,
-            features=self._features,
-            problems=tuple(self._missing_routes(_ENDPOINTS.values())),
+            product=self.features.product,
+            version=self.features.version,
+            checks=checks,
+            problems=tuple(dict.fromkeys(problems)),
             offers=offers,
             notes=self._lists.notes,
         )
@@ -201,16 +147,17 @@ class _Inspection:
 
     def stems(self) -> Mapping[str, str]:
         """The stems of the server's checkpoints, by each of their names."""
-        return stems_of(self._lists.names(SD_MODELS) or ())
+        return self._lists.stems()
 
     def routes(self) -> Iterator[RouteCheck]:
         """The routes of the API that stagewright uses."""
-        lists = {**_LISTS, "vaes": vae_list(self._features)}.values()
-        for path in (*_POSTED, PROGRESS, SCRIPTS, OPTIONS, *lists):
+        usual = {kind: one.route for kind, one in KINDS.items()}
+        lists = usual | {NameKind.VAE: self.features.vae_route}
+        for path in (*_POSTED, PROGRESS, SCRIPTS, OPTIONS, *lists.values()):
             yield RouteCheck(path.partition("?")[0], self._is_there(path))
 
     def _is_there(self, path: str) -> bool | None:
-        shown = self._features.routes
+        shown = self.features.routes
         if path.partition("?")[0] in shown:
             return True
         if path == INTERRUPT:  # Not queried: it would interrupt the running job.
@@ -220,7 +167,7 @@ class _Inspection:
         return there if there or shown or path not in _POSTED else None
 
     def _discovered(self) -> ServerFeatures:
-        features = discovered(lambda path: self._lists.answer(path, noted=path == OPENAPI))
+        features = discovered(self._lists)
         version = self._reported_version()
         return msgspec.structs.replace(features, version=version) if version else features
 
@@ -237,7 +184,7 @@ class _Inspection:
         return shown.strip()[:_LONGEST_VERSION] or None
 
     def _missing_routes(self, endpoints: Iterable[str]) -> Iterator[str]:
-        shown = self._features.routes
+        shown = self.features.routes
         for endpoint in dict.fromkeys(endpoints):
             if shown and endpoint not in shown and self._lists.has(endpoint) is False:
                 yield f"it has no {endpoint}; was it started with --api?"
@@ -245,7 +192,7 @@ class _Inspection:
     def _refusals(self, stage: StageExecution) -> Iterator[str]:
         """Why the server cannot take the requests of the stage."""
         try:
-            payload_of(_request_like(stage), self._features)
+            payload_of(_request_like(stage), self.features)
         except RequestRefusedError as error:
             yield f"{stage.stage_type}: {error}"
 
@@ -314,27 +261,23 @@ class _Comparison:
                 return self._sampler(use)
             case NameKind.SCHEDULER if self._one_name and use.partner:
                 return self._scheduler_in_sampler(use.name, use.partner)
-            case NameKind.SCHEDULER:
-                return self._in_list(SCHEDULERS, use.name)
             case NameKind.HIRES_UPSCALER:
                 return self._hires_upscaler(use.name)
-            case NameKind.CHECKPOINT:
-                return self._in_list(SD_MODELS, use.name)
             case NameKind.VAE:
-                return self._in_list(vae_list(self._features), use.name)
-            case NameKind.UPSCALER:
-                return self._in_list(UPSCALERS, use.name)
-            case NameKind.STYLE:
-                return self._in_list(PROMPT_STYLES, use.name)
-            case NameKind.DETECTOR:
-                return self._in_list(DETECTORS, use.name) if self._detailing else (False, None)
+                return self._in_list(use.kind, use.name, route=self._features.vae_route)
+            case NameKind.DETECTOR if not self._detailing:
+                return False, None
+            case _:
+                return self._in_list(use.kind, use.name)
 
-    def _in_list(self, path: str, *names: str) -> tuple[bool, NameList | None]:
-        known = self._lists.names(path)
+    def _in_list(
+        self, kind: NameKind, *names: str, route: str | None = None
+    ) -> tuple[bool, NameList | None]:
+        known = self._lists.names(kind, route)
         return is_among(known or (), *names), known
 
     def _sampler(self, use: NameUse) -> tuple[bool, NameList | None]:
-        known = self._lists.names(SAMPLERS)
+        known = self._lists.names(NameKind.SAMPLER)
         if known is None:
             return False, None
         if use.exact:
@@ -352,14 +295,14 @@ class _Comparison:
         }
         if not tails:
             return False
-        known = self._lists.names(SCHEDULERS)
+        known = self._lists.names(NameKind.SCHEDULER)
         if known is None:
             return not tails.isdisjoint(_SCHEDULES)
         return is_among(known, *tails)
 
     def _scheduler_in_sampler(self, name: str, sampler: str) -> tuple[bool, NameList | None]:
         """Look up the scheduler on a server with joint names."""
-        samplers = self._lists.names(SAMPLERS)
+        samplers = self._lists.names(NameKind.SAMPLER)
         if samplers is None or self._features.product == SD_NEXT:  # SD.Next has no schedulers.
             return False, None
         start = f"{sampler} "
@@ -368,13 +311,13 @@ class _Comparison:
 
     def _hires_upscaler(self, name: str) -> tuple[bool, NameList | None]:
         """Look up a latent mode or an upscaler, in the more likely list first."""
-        paths = [UPSCALERS, LATENT_MODES]
+        kinds = [NameKind.UPSCALER, NameKind.HIRES_UPSCALER]
         if name.startswith("Latent"):
-            paths.reverse()
+            kinds.reverse()
         every: list[Entry] = []
         unknown = False
-        for path in paths:
-            found, known = self._in_list(path, name)
+        for kind in kinds:
+            found, known = self._in_list(kind, name)
             if found:
                 return True, known
             unknown = unknown or known is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -68,7 +67,7 @@ def _number(value: Any) -> float:
 
 
 class StallWatch:
-    """Detects a server without progress. Bytes may be noted from any thread.
+    """Notices that nothing has moved for too long.
 
     The limit is ``stall_s`` seconds, and five times as long before the first sampling step of a
     job (a model may be loading) and for ``extras``, which have no steps. Transferred bytes count
@@ -78,7 +77,6 @@ class StallWatch:
     def __init__(self, stall_s: float, *, extras: bool = False) -> None:
         self._stall_s = stall_s
         self._extras = extras
-        self._lock = threading.Lock()
         self._moved = time.monotonic()
         self._bytes = 0
         self._last: ServerProgress | None = None
@@ -87,51 +85,38 @@ class StallWatch:
 
     def note(self, now: ServerProgress) -> None:
         """Note an answer of the progress route."""
-        with self._lock:
-            last = self._last
-            if last is None or now.job_timestamp != last.job_timestamp or now.job != last.job:
-                self._sampling = False
-            if now.step > 0 and not now.idle:
-                self._sampling = True
-            self._worked = self._worked or not now.idle
-            if last is None or _moving_parts(now) != _moving_parts(last):
-                self._move()
-            self._last = now
+        last = self._last
+        if last is None or now.job_timestamp != last.job_timestamp or now.job != last.job:
+            self._sampling = False
+        if now.step > 0 and not now.idle:
+            self._sampling = True
+        self._worked = self._worked or not now.idle
+        if last is None or _moving_parts(now) != _moving_parts(last):
+            self.restart()
+        self._last = now
 
     def note_bytes(self, count: int) -> None:
         """Note transferred bytes of a request or an answer."""
-        with self._lock:
-            self._bytes += count
-            if self._bytes >= self._limit_s() * SLOWEST_LINE_BYTES_PER_S:
-                self._move()
+        self._bytes += count
+        if self._bytes >= self.limit_s * SLOWEST_LINE_BYTES_PER_S:
+            self.restart()
 
     def restart(self) -> None:
         """Start the measurement again."""
-        with self._lock:
-            self._move()
-
-    def _move(self) -> None:
-        """Note progress; the caller holds the lock."""
         self._moved = time.monotonic()
         self._bytes = 0
 
-    def _limit_s(self) -> float:
-        """The present limit without progress; the caller holds the lock."""
+    @property
+    def limit_s(self) -> float:
+        """The present limit without progress, in seconds."""
         done = self._worked and self._last is not None and self._last.idle
         sampling = self._sampling and not self._extras
         return self._stall_s if sampling or done else self._stall_s * MODEL_LOADING_FACTOR
 
     @property
-    def limit_s(self) -> float:
-        """The present limit without progress, in seconds."""
-        with self._lock:
-            return self._limit_s()
-
-    @property
     def still_s(self) -> float:
         """The time without progress, in seconds."""
-        with self._lock:
-            return time.monotonic() - self._moved
+        return time.monotonic() - self._moved
 
     @property
     def stalled(self) -> bool:

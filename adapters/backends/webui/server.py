@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import queue
 import time
 from collections.abc import Callable
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
-from ....statemachine.config.schema import ServerTable
 from ....statemachine.errors import BackendError
-from .client import WebUIClient
-from .errors import RequestRefusedError
-from .exchange import BackgroundThread, Exchange
+from ..http.client import Deadline, HttpClient
+from ..http.errors import RequestRefusedError
+from ..http.exchange import Exchange
 from .features import INTERNAL_PROGRESS, INTERRUPT, PROGRESS
 from .progress import ServerProgress, progress_of
 
@@ -25,6 +23,10 @@ _FRESH_S = 1.0
 
 Job = tuple[str, str]
 """Identifies a job of a server: its name and start time."""
+Abandon = Callable[[], bool]
+"""Whether an answer that is waited for has become of no use."""
+
+T = TypeVar("T")
 
 _logger = logging.getLogger("stagewright.webui")
 
@@ -44,55 +46,20 @@ class TaskState(Enum):
 
 
 class Server:
-    """The state of one server, apart from its generating requests. Safe from any thread."""
+    """The state of one server, apart from its generating requests; used by one thread at a time."""
 
-    def __init__(self, client: WebUIClient, settings: ServerTable) -> None:
+    def __init__(self, client: HttpClient) -> None:
         self.client = client
-        self.settings = settings
+        self.settings = client.settings
         self._tells_progress = True
         self._tells_tasks = True
-        self._background: BackgroundThread | None = None
+        self._asked: Exchange | None = None
         self._rested: float | None = None
-        self._timeout_s = min(LOOK_TIMEOUT_S, max(0.25, settings.stall_timeout_s / 2))
-
-    def begin(self, exchange: Exchange) -> None:
-        """Make an exchange on the background thread, one at a time."""
-        if self._background is None:
-            self._background = BackgroundThread()
-        self._background.begin(exchange.make)
-
-    def start_look(self) -> Callable[[], ServerProgress | None]:
-        """Start a progress request in the background; call the result to wait for its answer."""
-        if self._background is None:
-            return self.look
-        seen: queue.SimpleQueue[ServerProgress | None] = queue.SimpleQueue()
-
-        def look() -> None:
-            found = None
-            try:
-                found = self.look()
-            finally:
-                seen.put(found)
-
-        def wait() -> ServerProgress | None:
-            try:
-                return seen.get(timeout=2 * LOOK_TIMEOUT_S)
-            except queue.Empty:
-                return None
-
-        self._background.begin(look)
-        return wait
-
-    def give_up(self, exchange: Exchange) -> None:
-        """Abort an exchange, and abandon its thread, which may hang for longer."""
-        exchange.give_up()
-        self.close()
+        self._timeout_s = min(LOOK_TIMEOUT_S, max(0.25, self.settings.stall_timeout_s / 2))
 
     def close(self) -> None:
-        """End the background thread, and close idle connections."""
-        if self._background is not None:
-            self._background.end()
-            self._background = None
+        """Close idle connections; it can be used again afterwards."""
+        self.drop_look()
         self.client.close()
 
     @property
@@ -105,20 +72,44 @@ class Server:
         """Whether the server has a progress route."""
         return self._tells_progress
 
-    def look(self) -> ServerProgress | None:
+    def look(self, abandon: Abandon | None = None) -> ServerProgress | None:
         """The progress; None if the server does not report it, or does not answer."""
-        try:
-            return self.look_or_fail()
-        except BackendError as error:
-            _logger.debug("no progress: %s", error)
-            return None
+        return self._or_none(lambda: self.look_or_fail(abandon))
 
-    def look_or_fail(self) -> ServerProgress | None:
+    def look_or_fail(self, abandon: Abandon | None = None) -> ServerProgress | None:
         """The progress; None if the server has no progress route. Raises ServerError."""
         if not self._tells_progress:
             return None
+        return self._seen(self._ask(abandon))
+
+    def begin_look(self) -> None:
+        """Ask how far it is; ``end_look`` waits for the answer."""
+        self.drop_look()
+        if self._tells_progress:
+            self._asked = self._or_none(self._ask)
+
+    def end_look(self) -> ServerProgress | None:
+        """The answer to ``begin_look``; None where there is none, or not now."""
+        asked, self._asked = self._asked, None
+        if asked is None:
+            return None
+        asked.patience = Deadline(self._timeout_s)  # Its time begins when it is waited for.
+        return self._or_none(lambda: self._seen(asked))
+
+    def drop_look(self) -> None:
+        """Forget what ``begin_look`` asked."""
+        if self._asked is not None:
+            self._asked.close()
+            self._asked = None
+
+    def _ask(self, abandon: Abandon | None = None) -> Exchange:
+        exchange = Exchange(self.client, PROGRESS, Deadline(self._timeout_s, abandon))
+        exchange.send("GET")
+        return exchange
+
+    def _seen(self, exchange: Exchange) -> ServerProgress | None:
         try:
-            look = progress_of(self.client.get(PROGRESS, timeout_s=self._timeout_s))
+            look = progress_of(self.client.json_answer(exchange, PROGRESS))
         except RequestRefusedError as error:
             if error.status not in _NO_SUCH_ROUTE:
                 raise
@@ -128,20 +119,29 @@ class Server:
         self._rested = time.monotonic() if look.idle else None
         return look
 
-    def job_of_others(self) -> Job | None:
+    def _or_none(self, ask: Callable[[], T]) -> T | None:
+        try:
+            return ask()
+        except BackendError as error:
+            _logger.debug("no progress: %s", error)
+            return None
+
+    def job_of_others(self, abandon: Abandon | None = None) -> Job | None:
         """The job that runs before our request is sent; None if the server is idle."""
         if self._rested is not None and time.monotonic() - self._rested < _FRESH_S:
             return None
-        look = self.look()
+        look = self.look(abandon)
         return None if look is None or look.idle else job_of(look)
 
-    def task(self, call_id: str) -> TaskState | None:
+    def task(self, call_id: str, abandon: Abandon | None = None) -> TaskState | None:
         """The state of the task with this id; None if the server does not report it."""
         if not self._tells_tasks:
             return None
         asked: dict[str, Any] = {"id_task": call_id, "id_live_preview": -1, "live_preview": False}
         try:
-            answer = self.client.post(INTERNAL_PROGRESS, asked, timeout_s=self._timeout_s)
+            answer = self.client.post(
+                INTERNAL_PROGRESS, asked, timeout_s=self._timeout_s, abandon=abandon
+            )
         except BackendError as error:
             _logger.debug("no task state: %s", error)
             if isinstance(error, RequestRefusedError) and error.status in _NO_SUCH_ROUTE:

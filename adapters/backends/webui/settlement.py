@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ....statemachine.errors import GenerationCancelled
 from ....statemachine.run.cancel import CancelToken
 from ....statemachine.run.requests import LONGEST_RETRY_WAIT_S
-from .errors import AnswerLostError, ServerStillBusyError, ServerUnavailableError
+from ..http.errors import AnswerLostError, ServerStillBusyError, ServerUnavailableError
 from .progress import MODEL_LOADING_FACTOR, ServerProgress, StallWatch
 from .server import Server, TaskState
 
@@ -30,9 +30,8 @@ def settle(
     pause = min(_LOOK_EVERY_S, server.settings.stall_timeout_s / 4)
     while not settlement.done():
         if cancel.wait(max(pause, settlement.requested_wait_s)):
-            raise GenerationCancelled(
-                f"{server.url}: the run was cancelled while it waited for an earlier request"
-            )
+            why = "the run was cancelled while it waited for an earlier request"
+            raise server.client.failure(GenerationCancelled, "", why)
     return settlement.interrupted
 
 
@@ -98,9 +97,11 @@ class _Settlement:
         if self._interrupt_sent and self._watch.still_s > self._limit:
             if self._extras and look is not None:
                 return True  # the state after a failed upscale looks like a running one
-            raise ServerStillBusyError(
-                f"{self._server.url}: the server is still busy with an earlier request, without "
-                f"progress for another {self._limit:g} s; check the server, then resume the run",
+            raise self._server.client.failure(
+                ServerStillBusyError,
+                "",
+                "the server is still busy with an earlier request, without progress for another "
+                f"{self._limit:g} s; check the server, then resume the run",
                 interrupted=self.interrupted,
             )
         if not self._interrupt_sent and self._watch.stalled:

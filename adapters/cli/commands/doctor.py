@@ -13,10 +13,8 @@ from ....statemachine.config.schema import ServerTable
 from ....statemachine.errors import PreflightError
 from ....statemachine.plan.builder import build_stage_execution_plan
 from ....statemachine.plan.plan import StageExecutionPlan
-from ...backends.webui.address import ServerAddress, credentials_for
-from ...backends.webui.client import WebUIClient
-from ...backends.webui.names import NameCheck, Verdict
-from ...backends.webui.preflight import RouteCheck, ServerReport, inspect_server
+from ...backends.registry import ServerChoice, kind_of_server
+from ...backends.report import NameCheck, RouteCheck, ServerReport, Verdict
 from ...inputs import PillowInputReader
 from ..output import (
     count,
@@ -68,19 +66,19 @@ def doctor_command(
         raise click.UsageError(
             "no server is given: use --server URL, or set [server].url in CONFIG"
         )
-    address = ServerAddress.parse(named)
-    credentials = credentials_for(
-        address, named_by_user=server is not None, settings=settings, insecure=insecure
+    kind = kind_of_server(named)
+    choice = ServerChoice(
+        url=kind.address(named),
+        named_by_user=server is not None,
+        settings=settings,
+        insecure=insecure,
     )
-    client = WebUIClient(address, settings, credentials)
     try:
-        report = inspect_server(client, plan)
+        report = kind.inspect(choice, plan)
     except PreflightError as error:
         if as_json:
-            print_json(_unreachable(address, error))
+            print_json(_unreachable(choice.url, error))
         raise
-    finally:
-        client.close()
     wrong = _what_is_wrong(report, plan)
     if as_json:
         print_json(_document(report, wrong))
@@ -110,8 +108,8 @@ def _document(report: ServerReport, wrong: Sequence[str]) -> dict[str, Any]:
         "server": report.url,
         "reachable": True,
         "ready": not wrong,
-        "product": report.features.product,
-        "version": report.features.version,
+        "product": report.product,
+        "version": report.version,
         "routes": {route.path: route.there for route in report.routes},
         "offers": report.offers,
         "checks": report.checks,
@@ -121,9 +119,9 @@ def _document(report: ServerReport, wrong: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _unreachable(address: ServerAddress, error: PreflightError) -> dict[str, Any]:
+def _unreachable(url: str, error: PreflightError) -> dict[str, Any]:
     return {
-        "server": address.url,
+        "server": url,
         "reachable": False,
         "ready": False,
         "product": None,
@@ -139,13 +137,14 @@ def _unreachable(address: ServerAddress, error: PreflightError) -> dict[str, Any
 
 def _show(report: ServerReport, wrong: Sequence[str], config: Path | None) -> None:
     print_line(f"{report.url}: reachable")
-    product = report.features.product or "unknown (the server does not publish its API schema)"
+    product = report.product or "unknown (the server does not publish its API schema)"
     print_line(f"product: {product}")
-    print_line(f"version: {report.features.version or 'unknown'}")
-    _show_routes(report.routes)
-    if config is None:
+    print_line(f"version: {report.version or 'unknown'}")
+    if report.routes:
+        _show_routes(report.routes)
+    if config is None and report.offers:
         _show_offers(report)
-    else:
+    if config is not None:
         _show_checks(report.checks, config)
     for note in report.notes:
         print_line(f"note: {one_line(note)}")

@@ -11,7 +11,7 @@ from types import FrameType
 
 import click
 
-from ...backends.webui.address import AUTH_VARIABLE
+from ...backends.http.credentials import AUTH_VARIABLE
 from ...webui_server import EmbeddedServer
 from ...webui_server.admission import is_loopback, name_in
 from ..output import escaped, print_line

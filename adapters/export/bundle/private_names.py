@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from ....events.log.lock import host_name
-from ...backends.webui.address import AUTH_VARIABLE
+from ...backends.http.credentials import AUTH_VARIABLE
 
 
 class PrivateNames(msgspec.Struct, frozen=True, kw_only=True):

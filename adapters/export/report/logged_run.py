@@ -25,6 +25,7 @@ from ....events.model import (
     StageType,
     UnknownEvent,
 )
+from ...backends.registry import WEBUI
 from ...projections.used_settings import settings_used
 from .calls import CallTimeline
 
@@ -143,9 +144,9 @@ class LoggedRun:
         stage = self.fold.stages.get(stage_id)
         if stage is not None:
             values = self.used.setdefault(stage_id, UsedValues())
-            values.take(
-                {**settings_used(StageType(stage.stage_type), event.info), **_seeds_reported(event)}
-            )
+            kind = self.environments[-1].backend.kind if self.environments else WEBUI
+            used = settings_used(StageType(stage.stage_type), event.info, kind)
+            values.take({**used, **_seeds_reported(event)})
 
 
 def _seeds_reported(event: CallCompleted) -> Mapping[str, bool]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any
+from http.client import HTTPException
+from typing import TYPE_CHECKING, Any
 
 import requests
 import urllib3
 
 from ....statemachine.errors import BackendAnswerError, BackendError
-from .address import Credentials, ServerAddress
 from .errors import (
     AnswerLostError,
     AuthenticationError,
@@ -27,6 +28,9 @@ from .errors import (
     ServerUnavailableError,
     ServerUnreachableError,
 )
+
+if TYPE_CHECKING:
+    from .client import HttpClient
 
 _MOST_WORDS = 600
 _MOST_LOOKED_AT = 4000
@@ -50,75 +54,41 @@ _REQUEST_DECIDES = frozenset(
 """Exceptions of a server that the same request would raise again."""
 _TAGS = re.compile(r"<(script|style)\b.*?</\1>|<[^<>]*>", re.DOTALL | re.IGNORECASE)
 
-Exceptions = tuple[type[BaseException], ...]
-ERRORS_BY_EXCEPTION: tuple[tuple[Exceptions, type[ServerError]], ...] = (
-    (
-        (requests.exceptions.SSLError, urllib3.exceptions.SSLError),
-        ServerNotTrustedError,
-    ),
-    (
-        (
-            requests.exceptions.ConnectTimeout,
-            requests.exceptions.ProxyError,
-            urllib3.exceptions.NewConnectionError,
-            urllib3.exceptions.ConnectTimeoutError,
-            urllib3.exceptions.LocationValueError,
-        ),
-        ServerUnreachableError,
-    ),
-    (
-        (
-            requests.exceptions.Timeout,
-            requests.exceptions.ConnectionError,
-            requests.exceptions.ChunkedEncodingError,
-            requests.exceptions.ContentDecodingError,
-            requests.exceptions.StreamConsumedError,
-            urllib3.exceptions.HTTPError,
-        ),
-        AnswerLostError,
-    ),
-    ((requests.exceptions.RequestException,), ServerUnreachableError),
-    ((OSError,), AnswerLostError),
+TRANSPORT_EXCEPTIONS: tuple[type[Exception], ...] = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    HTTPException,
+    OSError,
 )
-"""The most specific first; other RequestExceptions are raised before anything is sent."""
+"""What the libraries and the system raise where a request fails; TimeoutError is an OSError."""
+CONNECTION_EXCEPTIONS: tuple[type[Exception], ...] = (*TRANSPORT_EXCEPTIONS, ValueError)
+"""The same while it connects, where a host name may be none."""
+_UNTRUSTED = (requests.exceptions.SSLError, urllib3.exceptions.SSLError, ssl.SSLError)
 
 
 def error_of_exception(
-    address: ServerAddress,
+    client: HttpClient,
     path: str,
     error: BaseException,
-    credentials: Credentials,
     *,
-    left: bool = False,
+    connected: bool,
+    settled: bool = True,
 ) -> ServerError:
-    """The error for an exception of requests, urllib3 or the system.
+    """The error that stands for what requests, urllib3 or the system raised.
 
-    ``left`` says that part of the request had been sent.
+    Once a connection was there, the request may have reached the server. ``settled`` says that
+    the server does not work on it even then.
     """
-    kind = next(
-        (
-            ours
-            for causes, ours in ERRORS_BY_EXCEPTION
-            if any(isinstance(one, causes) for one in _roots(error, causes))
-        ),
-        AnswerLostError,
-    )
     words = _innermost(error)
-    if kind is AnswerLostError and "handshake" in words:
-        kind = ServerUnreachableError  # nothing is sent before the TLS handshake ends
-    if left:
-        kind = AnswerLostError
+    kind: type[ServerError] = AnswerLostError
+    if not connected:
+        is_untrusted = isinstance(error, _UNTRUSTED)
+        kind = ServerNotTrustedError if is_untrusted else ServerUnreachableError
     why = _WHYS[kind]
     if kind is ServerNotTrustedError and any(sign in words for sign in _NO_TLS):
         why = "the server does not use https there; try http"
-    return kind(f"{address.url}{path}: {why}: {credentials.scrub(words)}", endpoint=path)
-
-
-def _roots(error: BaseException, causes: Exceptions) -> tuple[BaseException, ...]:
-    """The error, and for connection errors also its causes, which show whether data was sent."""
-    if ServerUnreachableError in [ours for known, ours in ERRORS_BY_EXCEPTION if known == causes]:
-        return (error, *_inside(error))
-    return (error,)
+    shown = client.credentials.scrub(words)
+    return client.failure(kind, path, f"{why}: {shown}", settled=settled or not connected)
 
 
 def _inside(error: BaseException) -> tuple[BaseException, ...]:
@@ -139,19 +109,21 @@ def _innermost(error: BaseException) -> str:
 
 
 def error_of_status(
-    address: ServerAddress,
+    client: HttpClient,
     path: str,
     status: int,
     body: str,
     *,
     location: str = "",
     retry_after: str = "",
-    credentials: Credentials,
+    is_work: bool = False,
 ) -> BackendError:
     """The error for a status, or for an answer of status 200 that is not JSON.
 
-    ``location`` and ``retry_after`` are the headers of that name.
+    ``location`` and ``retry_after`` are the headers of that name. ``is_work`` says that the server
+    may work on the request though a proxy has answered in its place.
     """
+    credentials = client.credentials
     document = _decoded(body)
     kind = _kind(status, document, body)
     is_bare = message_in(body if document is None else document) in ("", "Not Found")
@@ -167,14 +139,14 @@ def error_of_status(
         target = credentials.scrub(location)[:_MOST_WORDS]
         why = f"{status}: redirected to {target}; use that address instead"
     elif kind is RouteMissingError and is_bare:
-        why = "404: no such route; is it a WebUI, and was it started with --api?"
+        why = f"404: no such route{client.advice}"
     else:
         why = f"{status}: {words}"
     seconds = _seconds_of(retry_after)
     if seconds:
         why += f"; the server asks to wait {seconds:.0f} s"
-    message = f"{address.url}{path}: {why}"
-    error = kind(message, endpoint=path, detail=body, retry_after_s=seconds)
+    settled = not (is_work and issubclass(kind, ServerError) and kind.unanswered)
+    error = client.failure(kind, path, why, detail=body, retry_after_s=seconds, settled=settled)
     if isinstance(error, ServerError):
         error.status = status
     return error

@@ -1,4 +1,4 @@
-"""Errors of WebUI servers.
+"""What goes wrong with a server, and which of it another try may mend.
 
 ::
 
@@ -32,9 +32,9 @@ from ....statemachine.errors import BackendError
 class ServerError(BackendError):
     """A request to a server failed.
 
-    The backend sets ``transient`` if ``[server] transient`` names the error's ``retry_kind``.
-    ``unanswered`` says that the server may still be working on the request; ``status`` is the
-    HTTP status, if there was one.
+    ``HttpClient.failure`` makes them: ``transient`` says whether the user's ``[server] transient``
+    names the error's ``retry_kind``. ``unanswered`` tells that the server may still be working on
+    the request; ``status`` is the HTTP status where there was one.
     """
 
     retry_kind: ClassVar[RetryKind | None] = None

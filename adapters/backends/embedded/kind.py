@@ -1,0 +1,33 @@
+"""The embedded backend as a kind of backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from ....events.model import StageType
+from ....statemachine.errors import ConfigurationError
+from ....statemachine.plan.plan import StageExecutionPlan
+from ..infotext_settings import settings_used
+from ..registry import ServerChoice
+
+
+class _EmbeddedKind:
+    """It is no server, so it has no address and nothing to inspect."""
+
+    schemes: frozenset[str] = frozenset()
+
+    def address(self, text: str) -> NoReturn:
+        raise ConfigurationError(f"server {text}: the embedded backend has no address")
+
+    def make(self, choice: ServerChoice) -> NoReturn:
+        self.address(choice.url)
+
+    def inspect(self, choice: ServerChoice, _plan: StageExecutionPlan | None) -> NoReturn:
+        self.address(choice.url)
+
+    def settings_used(self, stage_type: StageType, info: Mapping[str, Any]) -> dict[str, Any]:
+        return settings_used(stage_type, info)
+
+
+BACKEND = _EmbeddedKind()

@@ -1,0 +1,1 @@
+"""HTTP for backends that are servers: addresses, credentials, connections and their errors."""

@@ -1,0 +1,141 @@
+"""Settings as infotexts name them, by configuration key; the embedded backend writes them too."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ...events.model import StageType
+
+MAX_PASSES = 16
+_PAIR = re.compile(r'([\w][\w \-/]{0,80}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+_TAG = re.compile(r"<[^>]{0,200}>")
+_MAX_TEXT = 64 * 1024
+_ORDINALS = ("", " 2nd", " 3rd")
+
+_SAMPLING: Mapping[str, tuple[str, ...]] = {
+    "model": ("sd_model_name", "Model"),
+    "vae": ("sd_vae_name", "VAE"),
+    "clip_skip": ("clip_skip", "Clip skip"),
+    "sampler": ("sampler_name", "Sampler"),
+    "scheduler": ("Schedule type",),
+    "steps": ("steps", "Steps"),
+    "cfg_scale": ("cfg_scale", "CFG scale"),
+    "width": ("width",),
+    "height": ("height",),
+    "prompt": ("prompt",),
+    "negative_prompt": ("negative_prompt",),
+    "refiner.model": ("Refiner",),
+    "refiner.switch_at": ("Refiner switch at",),
+}
+_TXT2IMG: Mapping[str, tuple[str, ...]] = {
+    **_SAMPLING,
+    "restore_faces": ("restore_faces",),
+    "tiling": ("Tiling",),
+    "styles": ("styles",),
+    "hires.upscaler": ("Hires upscaler",),
+    "hires.scale": ("Hires upscale",),
+    "hires.steps": ("Hires steps",),
+    "hires.denoise": ("denoising_strength", "Denoising strength"),
+    "hires.sampler": ("Hires sampler",),
+    "hires.scheduler": ("Hires schedule type",),
+    "hires.model": ("Hires checkpoint",),
+    "hires.prompt": ("Hires prompt",),
+    "hires.negative_prompt": ("Hires negative prompt",),
+}
+_IMG2IMG: Mapping[str, tuple[str, ...]] = {
+    **_SAMPLING,
+    "denoise": ("denoising_strength", "Denoising strength"),
+}
+_UPSCALE: Mapping[str, tuple[str, ...]] = {
+    "upscaler": ("Postprocess upscaler",),
+    "factor": ("Postprocess upscale by",),
+    "upscaler_2": ("Postprocess upscaler 2",),
+    "gfpgan_visibility": ("GFPGAN visibility",),
+    "codeformer_visibility": ("CodeFormer visibility",),
+    "codeformer_weight": ("CodeFormer weight",),
+}
+# A detailer's answer reports the sampling of the discarded picture around the detail.
+_ADETAILER: Mapping[str, tuple[str, ...]] = {
+    key: _SAMPLING[key] for key in ("model", "vae", "prompt", "negative_prompt")
+}
+_PASS: Mapping[str, str] = {
+    "model": "model",
+    "prompt": "prompt",
+    "negative_prompt": "negative prompt",
+    "confidence": "confidence",
+    "denoise": "denoising strength",
+    "mask_min_ratio": "mask min ratio",
+    "mask_max_ratio": "mask max ratio",
+    "dilate_erode": "dilate erode",
+    "x_offset": "x offset",
+    "y_offset": "y offset",
+    "merge": "mask merge invert",
+    "mask_blur": "mask blur",
+    "only_masked": "inpaint only masked",
+    "padding": "inpaint padding",
+    "width": "inpaint width",
+    "height": "inpaint height",
+    "steps": "steps",
+    "cfg_scale": "CFG scale",
+    "sampler": "sampler",
+    "scheduler": "scheduler",
+    "checkpoint": "checkpoint",
+    "vae": "VAE",
+    "noise_multiplier": "noise multiplier",
+    "clip_skip": "CLIP skip",
+    "restore_face": "restore face",
+}
+_TABLES: Mapping[StageType, Mapping[str, tuple[str, ...]]] = {
+    StageType.TXT2IMG: _TXT2IMG,
+    StageType.IMG2IMG: _IMG2IMG,
+    StageType.UPSCALE: _UPSCALE,
+    StageType.ADETAILER: _ADETAILER,
+}
+
+
+def settings_used(stage_type: StageType, info: Mapping[str, Any]) -> dict[str, Any]:
+    """What an answer's ``info`` tells of a stage's settings, by dotted configuration key.
+
+    What it does not tell is not there. A foreign log's ``info`` may hold anything.
+    """
+    reported = _reported(info)
+    used: dict[str, Any] = {}
+    for key, names in _TABLES[stage_type].items():
+        found = next((reported[name] for name in names if reported.get(name) is not None), None)
+        if found is not None:
+            used[key] = found
+    if stage_type is StageType.ADETAILER:
+        used.update(_passes_used(reported))
+    return used
+
+
+def _reported(info: Mapping[str, Any]) -> dict[str, Any]:
+    """All values of ``info`` by name; its fields take precedence over its texts."""
+    reported: dict[str, Any] = {}
+    html, texts = info.get("html_info"), info.get("infotexts")
+    if isinstance(html, str):
+        reported.update(_pairs(_TAG.sub(" ", html[:_MAX_TEXT])))
+    if isinstance(texts, Sequence) and texts and isinstance(texts[0], str):
+        # The last line holds the settings; those before it are the prompts.
+        reported.update(_pairs(texts[0][-_MAX_TEXT:].rpartition("\n")[2]))
+    extra = info.get("extra_generation_params")
+    if isinstance(extra, Mapping):
+        reported.update(extra)
+    reported.update({name: value for name, value in info.items() if not isinstance(value, Mapping)})
+    return reported
+
+
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
+    for found in _PAIR.finditer(text):
+        yield found[1].strip(), found[2].strip().strip('"')
+
+
+def _passes_used(reported: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for place in range(MAX_PASSES):
+        ordinal = _ORDINALS[place] if place < len(_ORDINALS) else f" {place + 1}th"
+        for key, words in _PASS.items():
+            value = reported.get(f"ADetailer {words}{ordinal}")
+            if value is not None:
+                yield f"passes.{place}.{key}", value

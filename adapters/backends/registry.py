@@ -1,0 +1,131 @@
+"""The kinds of backends: what the command line, ``doctor`` and reports need of each of them.
+
+Those of other packages are found by their entry points in the group ``stagewright.backends``:
+the name is the kind, the object a ``BackendKind``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Protocol, cast
+
+import msgspec
+
+from ...events.model import StageType
+from ...statemachine.config.schema import ServerTable
+from ...statemachine.config.validation import refuse_userinfo
+from ...statemachine.errors import ConfigurationError
+from ...statemachine.plan.plan import StageExecutionPlan
+from ...statemachine.ports import ImageBackend
+from .report import ServerReport
+
+ENTRY_POINTS = "stagewright.backends"
+WEBUI = "webui"
+_BUILT_IN = {"embedded": "embedded.kind", WEBUI: "webui.kind"}
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_HTTP = frozenset(["http", "https"])
+
+
+class ServerChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """A server to be used. Credentials may go to it only if it was ``named_by_user``.
+
+    ``insecure`` lifts the rules on where they may go. ``unsettled`` are calls of an earlier
+    process that the server may still be working on.
+    """
+
+    url: str
+    named_by_user: bool
+    settings: ServerTable = ServerTable()
+    insecure: bool = False
+    unsettled: Mapping[str, StageType] = {}
+
+
+class ServedBackend(ImageBackend, Protocol):
+    """A backend that was made for a server."""
+
+    def preflight(self, plan: StageExecutionPlan) -> None:
+        """See whether the server has what ``plan`` needs. Raises PreflightError."""
+        ...
+
+    def close(self) -> None:
+        """Release what is held for the server; the backend can be used again."""
+        ...
+
+
+class BackendKind(Protocol):
+    """One kind of backend. ``schemes`` are those of the addresses that are its own."""
+
+    @property
+    def schemes(self) -> frozenset[str]:
+        """Of ``pngs:///some/folder`` the scheme is ``pngs``."""
+        ...
+
+    def address(self, text: str) -> str:
+        """The address as it is recorded. Raises ConfigurationError for one that is none."""
+        ...
+
+    def make(self, choice: ServerChoice) -> ServedBackend:
+        """The backend for a server; nothing is sent yet. Raises ConfigurationError."""
+        ...
+
+    def inspect(self, choice: ServerChoice, plan: StageExecutionPlan | None) -> ServerReport:
+        """What the server is, and whether it has what ``plan`` needs.
+
+        Raises PreflightError where it cannot be reached.
+        """
+        ...
+
+    def settings_used(self, stage_type: StageType, info: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What an answer's ``info`` says of a stage's settings, by dotted configuration key."""
+        ...
+
+
+def find_kind(name: str) -> BackendKind | None:
+    """The kind of this name; None where it is not installed. Raises ConfigurationError."""
+    if name in _BUILT_IN:
+        module = import_module(f".{_BUILT_IN[name]}", __package__)
+        return cast(BackendKind, module.BACKEND)
+    for found in entry_points(group=ENTRY_POINTS, name=name):
+        try:
+            return cast(BackendKind, found.load())
+        except Exception as error:
+            raise ConfigurationError(
+                f"the backend {name!r} ({found.value}) cannot be loaded: {error}"
+            ) from error
+    return None
+
+
+def kind_of_server(address: str, kind: str | None = None) -> BackendKind:
+    """The kind of the server at an address; it is detected by the scheme if not given.
+
+    An address without a scheme is one of http. Raises ConfigurationError.
+    """
+    refuse_userinfo(address)
+    if kind is not None:
+        return _installed(kind)
+    found = _SCHEME.match(address)
+    scheme = found[1].lower() if found else "http"
+    if scheme in _HTTP:
+        return _installed(WEBUI)
+    others = [_installed(one.name) for one in entry_points(group=ENTRY_POINTS)]
+    for other in others:
+        if scheme in other.schemes:
+            return other
+    known = sorted(_HTTP.union(*(other.schemes for other in others)))
+    raise ConfigurationError(
+        f"server {address}: the scheme must be one of {', '.join(known)}", key="server.url"
+    )
+
+
+def _installed(name: str) -> BackendKind:
+    kind = find_kind(name)
+    if kind is None:
+        raise ConfigurationError(
+            f"there is no backend of the kind {name!r}; install the package that has it, or use "
+            "another server",
+            key="server.kind",
+        )
+    return kind

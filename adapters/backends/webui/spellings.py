@@ -1,0 +1,52 @@
+"""How a WebUI writes names, and whether two spellings mean the same thing."""
+
+from __future__ import annotations
+
+import re
+
+AUTOMATIC = "automatic"
+"""The scheduler that leaves the choice to the sampler, in lower case."""
+NO_VAE = frozenset(["Automatic", "None"])
+"""Values that leave the choice of a VAE to the server or the model."""
+SAME_CHECKPOINT = "Use same checkpoint"
+SAME_AS_THE_STAGE = frozenset(
+    [SAME_CHECKPOINT, "Use same VAE", "Use same sampler", "Use same scheduler"]
+)
+"""Values of a pass that stand for the setting of the stage."""
+
+HASH = re.compile(r"\s\[[0-9a-fA-F]+\]$")
+"""What the title of a model ends with."""
+_SUFFIX = re.compile(r"\.(safetensors|ckpt|pth?|sft|gguf|bin)$", re.IGNORECASE)
+_SLASHES = re.compile(r"[/\\]")
+_SCHEDULES_IN_NAMES = ("karras", "exponential", "polyexponential", "sgm uniform")
+_BETWEEN_WORDS = re.compile(r"[\W_]+")
+
+
+def file_of(path: str) -> str:
+    """The last part of a path on any system."""
+    return _SLASHES.split(path)[-1]
+
+
+def stem(name: object) -> str:
+    """A model's name without folder, hash and suffix, by which models are compared."""
+    return _SUFFIX.sub("", HASH.sub("", file_of(str(name))))
+
+
+def same_sampler(asked: str, scheduler: str | None, used: str, schedule: object) -> bool:
+    """Whether two sampler names are equal; before 1.9 a name could include the schedule.
+
+    ``scheduler`` was requested with ``asked``; ``schedule`` is what the server reports, if any.
+    """
+    asked, used = asked.casefold(), used.casefold()
+    if asked == used or used == f"{asked} {scheduler or ''}".casefold():
+        return True
+    if not asked.startswith(f"{used} "):
+        return False
+    rest = asked.removeprefix(f"{used} ")
+    return same_name(rest, str(schedule)) if schedule else rest in _SCHEDULES_IN_NAMES
+
+
+def same_name(asked: str, used: str) -> bool:
+    """Whether a scheduler's name and label are equal: ``sgm_uniform``, ``SGM Uniform``."""
+    plain, label = (_BETWEEN_WORDS.sub("", name).casefold() for name in (asked, used))
+    return plain == label or asked.casefold() == AUTOMATIC
