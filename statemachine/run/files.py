@@ -16,10 +16,11 @@ from ..errors import BackendAnswerError, InputImageError
 from ..files.png import PngError, check_whole, is_png, source_of, stamped_parts
 from ..files.recorded_files import WrongFile, read_file
 from ..files.run_folder import RunFolder
-from ..plan.sizes import MAX_PIXELS
+from ..plan.sizes import size_refusal
 from ..ports import GeneratedImage, GenerateRequest, ImageFacts, InputReader, SourceImage
 
 SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
+"""The media types of a run's images, and the suffixes of their files."""
 
 
 class WrittenImages(msgspec.Struct, frozen=True):
@@ -209,8 +210,8 @@ def _identify(reader: InputReader, data: bytes, request: GenerateRequest, place:
 
 def _png_facts(data: bytes) -> ImageFacts:
     width, height = check_whole(data)
-    if width * height > MAX_PIXELS:
-        raise PngError(f"it has more than {MAX_PIXELS} pixels")
+    if refusal := size_refusal((width, height)):
+        raise PngError(refusal)
     return ImageFacts(media_type="image/png", width=width, height=height)
 
 

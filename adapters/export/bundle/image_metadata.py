@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
 from ....statemachine.files.png import PngError, chunks, is_png
-from ...image_decoding import DECODING_ERRORS, FORMATS, without_warnings
 
 _MOST_TEXT = 16 * 1024 * 1024
 """The largest size of one text after decompression."""
@@ -90,17 +88,17 @@ def _profile(keyword: bytes, text: bytes) -> bytes:
 
 
 def _parts_of_others(data: bytes) -> Iterator[bytes]:
-    from PIL import Image  # noqa: PLC0415 - it takes 20 ms to load, and only --images needs it
+    from ... import imaging  # noqa: PLC0415 - it loads Pillow, and only --images needs it
 
     if data.startswith(_JPEG_START):
         yield from _segments_of_jpeg(data)
     elif data[:4] == b"RIFF":
         yield from _chunks_of_webp(data)
     try:
-        with without_warnings(), Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
+        with imaging.open_image(data, metadata=True) as image:
             image.load()
             values: dict[Any, Any] = dict(image.info)
-    except (*DECODING_ERRORS, Image.DecompressionBombError) as error:
+    except imaging.ImageError as error:
         raise _UnreadablePartError(str(error)) from error
     for name, value in values.items():
         yield str(name).encode()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ....events.log.storage import open_regular
 from ....statemachine.files.recorded_files import FileState, RecordedFile, check_file
-from ..thumbnails import ThumbnailError, thumbnail_of
+from ...imaging import ImageError, thumbnail_of
 from .image_metadata import texts_in
 from .redaction import Redactor
 
@@ -73,7 +73,7 @@ class PictureReader:
             return Picture(file)
         try:
             data = thumbnail_of(self._folder / file.path, SIDE)
-        except (ThumbnailError, OSError):
+        except (ImageError, OSError):
             return Picture(file, why="cannot be decoded")
         if self._redactor.holds_password(data):
             return Picture(file, why="the bytes of its thumbnail contain the password by chance")
