@@ -33,7 +33,7 @@ def decode_picture(data: bytes, name: str) -> Image.Image:
 
 def check_size(size: tuple[float, float]) -> None:
     """Raise PictureError unless a picture of this size has pixels, within the limit."""
-    refusal = size_refusal(size) if size[0] * size[1] > 0 else "no pixels"
+    refusal = "no pixels" if size[0] * size[1] <= 0 else size_refusal(size)
     if refusal:
         raise PictureError(f"{size[0]:g}x{size[1]:g}: {refusal}")
 
