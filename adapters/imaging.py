@@ -151,12 +151,13 @@ def open_image(
 
 
 def _silence_for(data: bytes) -> AbstractContextManager[object]:
-    return _without_standard_error() if data.startswith(_TIFF_STARTS) else nullcontext()
+    loud = data.startswith(_TIFF_STARTS) or data[4:8] == b"ftyp"
+    return _without_standard_error() if loud else nullcontext()
 
 
 @contextmanager
 def _without_standard_error() -> Iterator[None]:
-    """Discard what the process writes to standard error: libtiff prints its errors there."""
+    """Discard standard error: the decoders of TIFF, AVIF and HEIC print their errors there."""
     with _one_silence, contextlib.ExitStack() as undo:
         with contextlib.suppress(OSError):  # a program without standard error
             kept = os.dup(2)
