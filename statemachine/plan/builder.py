@@ -17,6 +17,7 @@ from ..config.schema import RunConfig
 from ..config.stage_configs import Img2ImgConfig, StageConfig, Txt2ImgConfig
 from ..config.validation import refuse_userinfo
 from ..errors import InvalidStagePlanError
+from ..files.run_folder import SUFFIXES
 from .plan import StageExecution, StageExecutionPlan
 from .sizes import Dimensions, size_after_stage, size_refusal
 from .stage_rules import (
@@ -173,8 +174,7 @@ def _label(value: object) -> str | None:
 
 def _longest_original(config: RunConfig) -> OriginalFile | None:
     """What is recorded of a converted input at most, None if no input is converted."""
-    kept = ("image/png", "image/jpeg", "image/webp")
-    names = [one.file_name for one in config.inputs if one.media_type not in kept]
+    names = [one.file_name for one in config.inputs if one.media_type not in SUFFIXES]
     if not names:
         return None
     longest = max(names, key=lambda name: len(msgspec.json.encode(name)))

@@ -29,10 +29,9 @@ from ..config.inputs import read_bounded
 from ..config.schema import InputImage, RunConfig
 from ..errors import InputImageError
 from ..files.png import source_of
-from ..files.run_folder import RunFolder, make_run_folder
+from ..files.run_folder import SUFFIXES, RunFolder, make_run_folder
 from ..plan.plan import StageExecutionPlan
 from ..ports import Clock, InputReader, RandomBelow
-from .files import SUFFIXES
 
 SEED_END = 2**31
 """Drawn seeds are below this (contract, section 4)."""

@@ -15,12 +15,9 @@ from ...events.model import Artifact, InputRecord
 from ..errors import BackendAnswerError, InputImageError
 from ..files.png import PngError, check_whole, is_png, source_of, stamped_parts
 from ..files.recorded_files import WrongFile, read_file
-from ..files.run_folder import RunFolder
+from ..files.run_folder import SUFFIXES, RunFolder
 from ..plan.sizes import size_refusal
 from ..ports import GeneratedImage, GenerateRequest, ImageFacts, InputReader, SourceImage
-
-SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
-"""The media types of a run's images, and the suffixes of their files."""
 
 
 class WrittenImages(msgspec.Struct, frozen=True):
