@@ -136,7 +136,7 @@ def open_image(
     PNG but its pixels and orientation, so that no text or profile makes it unreadable. Raises
     ImageError for malformed data, also for the errors of Pillow in the block.
     """
-    with pillow_settings, _silence_for(data):
+    with pillow_settings, _silence_for(data, formats):
         try:
             with _opened(data, formats, metadata=metadata) as image:
                 refusal = size_refusal(image.size)
@@ -150,8 +150,10 @@ def open_image(
             raise ImageError(f"{_not_one_of(formats)} ({error})") from error
 
 
-def _silence_for(data: bytes) -> AbstractContextManager[object]:
-    loud = data.startswith(_TIFF_STARTS) or data[4:8] == b"ftyp"
+def _silence_for(data: bytes, formats: Sequence[str]) -> AbstractContextManager[object]:
+    """Silence for a decoder that prints; it is not reentrant."""
+    converted = not CONVERTED_FORMATS.keys().isdisjoint(formats)
+    loud = converted and (data.startswith(_TIFF_STARTS) or data[4:8] == b"ftyp")
     return _without_standard_error() if loud else nullcontext()
 
 
