@@ -2,52 +2,41 @@
 
 from __future__ import annotations
 
-import io
-
 from ..statemachine.errors import InputImageError
-from ..statemachine.plan.sizes import MAX_PIXELS
 from ..statemachine.ports import ImageFacts
-from .image_decoding import DECODING_ERRORS, FORMATS, without_warnings
-
-_ORIENTATION = 0x0112
-_ROTATED = (5, 6, 7, 8)
-"""EXIF orientations that swap width and height."""
 
 
 class PillowInputReader:
-    """Reads PNG, JPEG and WebP only, although Pillow supports more formats."""
+    """Reads the formats of inputs, although Pillow supports more."""
 
-    def inspect(self, data: bytes, *, name: str, decode: bool = True) -> ImageFacts:
+    def inspect(
+        self, data: bytes, *, name: str, decode: bool = True, convertible: bool = False
+    ) -> ImageFacts:
         """The format and displayed size of an image; with ``decode`` all pixels are decoded.
 
         Raises InputImageError, naming ``name``.
         """
-        # Pillow takes 20 ms to load, and few commands need it.
-        from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - see above
+        from . import imaging  # noqa: PLC0415 - it loads Pillow, which few commands need
+
+        formats = imaging.INPUT_FORMATS if convertible else imaging.RUN_FORMATS
+        try:
+            with imaging.open_image(data, tuple(formats)) as image:
+                if decode:
+                    image.load()
+                width, height = imaging.displayed_size(image)
+                media_type = formats[image.format or ""]
+        except imaging.ImageError as error:
+            raise InputImageError(f"{name}: {error}") from error
+        return ImageFacts(media_type=media_type, width=width, height=height)
+
+    def convert_to_png(self, data: bytes, *, name: str) -> bytes:
+        """The PNG that a run keeps of an input of another format.
+
+        Raises InputImageError, naming ``name``.
+        """
+        from . import imaging  # noqa: PLC0415 - see above
 
         try:
-            with (
-                without_warnings(),
-                Image.open(io.BytesIO(data), formats=list(FORMATS)) as image,
-            ):
-                size = image.size
-                # Pillow would decode a whole PNG to look for EXIF data, which few have.
-                has_exif = image.format != "PNG" or "exif" in image.info
-                if has_exif and image.getexif().get(_ORIENTATION) in _ROTATED:
-                    size = (image.height, image.width)
-                facts = ImageFacts(
-                    media_type=FORMATS[image.format or ""], width=size[0], height=size[1]
-                )
-                # Pillow's own limit may be set higher.
-                if decode and image.width * image.height <= MAX_PIXELS:
-                    image.load()
-        except Image.DecompressionBombError as error:
-            raise InputImageError(f"{name}: more than {MAX_PIXELS} pixels ({error})") from error
-        except UnidentifiedImageError as error:
-            # The message of Pillow names an object in memory.
-            raise InputImageError(f"{name}: not a PNG, JPEG or WebP image") from error
-        except DECODING_ERRORS as error:
-            raise InputImageError(f"{name}: not a PNG, JPEG or WebP image ({error})") from error
-        if facts.width * facts.height > MAX_PIXELS:
-            raise InputImageError(f"{name}: more than {MAX_PIXELS} pixels")
-        return facts
+            return imaging.png_of(data)
+        except imaging.ImageError as error:
+            raise InputImageError(f"{name}: {error}") from error

@@ -11,7 +11,13 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 from stagewright.events import EVENT_TYPES, StageEvent
-from stagewright.events.model import Artifact, BackendDescription, ErrorDetail, InputRecord
+from stagewright.events.model import (
+    Artifact,
+    BackendDescription,
+    ErrorDetail,
+    InputRecord,
+    OriginalFile,
+)
 
 _HEAD = """# Events
 
@@ -39,7 +45,7 @@ def _events() -> Iterator[str]:
 
 def _parts() -> Iterator[str]:
     yield "# Parts\n"
-    for kind in (Artifact, InputRecord, BackendDescription, ErrorDetail):
+    for kind in (Artifact, InputRecord, OriginalFile, BackendDescription, ErrorDetail):
         yield f"## {kind.__name__}\n\n{_words(kind)}\n"
         yield from _table(kind)
         yield ""

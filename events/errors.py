@@ -13,7 +13,7 @@
     |-- SubscriberMutedError      a receiver that failed ten times in a row is not called again
     |-- RunNotFoundError          no such run, or a prefix that fits several
     |-- ImageAlteredError         a recorded image is not what was recorded
-    |-- ThumbnailError            a file of which no thumbnail can be made; in adapters.export
+    |-- ImageError                an image cannot be decoded or is too large; in adapters.imaging
     |-- LearningRecordsError      records not brought up to date; in adapters.projections
     |-- ReportRefusedError        (ValueError) it would replace another file; in adapters.export
     |-- BundleRefusedError        (ValueError) no bundle can be made; in adapters.export

@@ -98,13 +98,24 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     seed: int
 
 
+class OriginalFile(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The file that an input was converted from: its name and its digest."""
+
+    name: str
+    sha256: str
+
+
 class InputRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One input image, or the mask: its copy in the run folder and where it came from."""
+    """One input image, or the mask: its copy in the run folder and where it came from.
+
+    ``original`` is set if the copy is a PNG that was made of a file of another format.
+    """
 
     path: InsidePath
     sha256: str
     source_sha256: str
     parent_run_id: str | None = None
+    original: OriginalFile | None = None
 
 
 class BackendDescription(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -50,7 +50,7 @@ class ControllerBusyError(StagewrightError):
 
 
 class InputImageError(ConfigurationError):
-    """An input image or mask is missing, too large, or not a PNG, JPEG or WebP image."""
+    """An input image or mask is missing, too large, or of a format that is not read."""
 
 
 class MissingImagesError(StagewrightError):

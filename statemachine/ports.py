@@ -146,11 +146,21 @@ class PreparableBackend(Protocol):
 class InputReader(Protocol):
     """Checks that images can be used, by decoding them."""
 
-    def inspect(self, data: bytes, *, name: str, decode: bool = True) -> ImageFacts:
-        """Kind and size of an image; with ``decode`` every pixel is decoded.
+    def inspect(
+        self, data: bytes, *, name: str, decode: bool = True, convertible: bool = False
+    ) -> ImageFacts:
+        """Kind and displayed size of an image; with ``decode`` every pixel is decoded.
 
         Raises InputImageError, naming ``name``, for anything but a PNG, JPEG or WebP within
-        the reader's bounds.
+        the reader's bounds. With ``convertible`` it may be of any format that
+        ``convert_to_png`` takes.
+        """
+        ...
+
+    def convert_to_png(self, data: bytes, *, name: str) -> bytes:
+        """An image of another format as PNG, as it is displayed.
+
+        Raises InputImageError, naming ``name``.
         """
         ...
 

@@ -112,6 +112,7 @@ class Life:
             config,
             plan,
             self.backend.description,
+            inputs=READER,
             clock=world.clock,
             random_below=random_below,
             storage=self._storage,

@@ -165,9 +165,10 @@ def test_an_input_that_is_not_there_is_refused(tmp_path: Path, named: str, words
         png(1)[:40],
         encoded("JPEG", (640, 480))[:-400],
         encoded("WEBP", (640, 480))[:-40],
-        encoded("GIF", mode="L"),
-        encoded("BMP"),
-        encoded("TIFF"),
+        encoded("GIF", (640, 480), mode="L")[:-400],
+        encoded("BMP")[:-40],
+        encoded("TIFF")[:-40],
+        encoded("AVIF")[:-40],
         encoded("PPM"),
         encoded("ICO"),
         b'<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"/>',
@@ -183,7 +184,8 @@ def test_what_does_not_decode_is_refused(tmp_path: Path, data: bytes, key: str) 
     table = config if key == "input_image" else config["img2img"]
     table[key.rpartition(".")[2]] = "bad.png"
     message = refused(tmp_path, config, key)
-    assert message.startswith(f"{key} = {tmp_path / 'bad.png'}: not a PNG, JPEG or WebP image")
+    formats = "PNG, JPEG, WebP, AVIF, BMP, TIFF, GIF or HEIC"
+    assert message.startswith(f"{key} = {tmp_path / 'bad.png'}: not a {formats} image")
     assert "object at" not in message
 
 
@@ -201,26 +203,6 @@ def test_a_file_of_too_many_bytes_is_refused(tmp_path: Path) -> None:
         stream.truncate(MAX_INPUT_BYTES + 1)
     message = refused(tmp_path, document("upscale", input_image="in.png"))
     assert message.endswith(f"in.png: larger than {MAX_INPUT_BYTES} bytes")
-
-
-def test_any_byte_changed_is_an_image_or_an_input_error() -> None:
-    """Whatever stands in a file, the reader raises nothing but InputImageError."""
-    reader = PillowInputReader()
-    outcomes = set()
-    for kind in ("PNG", "JPEG", "WEBP"):
-        whole = encoded(kind)
-        changed = [whole[:size] for size in range(len(whole))]
-        changed += [
-            whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :]
-            for place in range(len(whole))
-        ]
-        for data in changed:
-            try:
-                outcomes.add((kind, reader.inspect(data, name="in").media_type))
-            except InputImageError as error:
-                outcomes.add((kind, str(error)[:4]))
-    media = {(kind, f"image/{kind.lower()}") for kind in ("JPEG", "WEBP")}
-    assert media | {(kind, "in: ") for kind in ("PNG", "JPEG", "WEBP")} <= outcomes
 
 
 def test_without_decoding_only_the_header_is_read() -> None:

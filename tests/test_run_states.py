@@ -114,7 +114,13 @@ class RunStates(RuleBasedStateMachine):
         plan = build_stage_execution_plan(resolved)
         clock = SystemClock()
         new = create_run(
-            self.runs, resolved, plan, backend.description, clock=clock, random_below=lambda _: 7
+            self.runs,
+            resolved,
+            plan,
+            backend.description,
+            inputs=READER,
+            clock=clock,
+            random_below=lambda _: 7,
         )
         self.stage_config = plan.stages[0].config
         self.run, self.folder = new.folder.path, new.folder

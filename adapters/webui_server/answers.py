@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import math
 from typing import Any, NamedTuple
 
 import msgspec
 import pybase64
-from PIL import Image
 
 from ...events.version import VERSION
 from ...statemachine.config.stage_configs import AdetailerConfig, Img2ImgConfig, Txt2ImgConfig
 from ..backends.embedded.infotext import PRODUCT, extra_parameters
-from ..backends.embedded.pictures import encode_png
+from ..backends.embedded.pictures import encode_png, tiled
 from .bodies import CommonBody, Img2ImgBody
 from .body_schema import encode_json
 from .detailer import Detailing
@@ -155,13 +153,7 @@ def _takes_over(resolved: ResolvedRequest, switch_at: float | None) -> bool:
 
 def _grid(images: list[bytes], text: str) -> bytes:
     """A grid of all images, as square as possible."""
-    opened = [Image.open(io.BytesIO(image)) for image in images]
-    rows = math.isqrt(len(opened))
-    while len(opened) % rows:
+    rows = math.isqrt(len(images))
+    while len(images) % rows:
         rows -= 1
-    columns = len(opened) // rows
-    width, height = opened[0].size
-    grid = Image.new("RGB", (width * columns, height * rows))
-    for place, image in enumerate(opened):
-        grid.paste(image, (place % columns * width, place // columns * height))
-    return encode_png(grid, text)
+    return encode_png(tiled(images, columns=len(images) // rows), text)

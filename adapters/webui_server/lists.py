@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from typing import Any
 
 import msgspec
-from PIL import Image
 
+from ..imaging import ImageError, open_image
 from . import model_catalogue
+from .api_errors import server_error
 from .bodies import PngInfoBody
 from .body_schema import decode_body, decode_image
 from .detailer import VERSION as DETAILER_VERSION
@@ -162,8 +162,11 @@ def detailer_schema() -> Row:
 def png_info(data: bytes) -> Row:
     """POST /sdapi/v1/png-info: the infotext of a picture, and its parts. Raises ApiError."""
     picture = decode_image(decode_body(data, PngInfoBody).body.image)
-    with Image.open(io.BytesIO(picture)) as image:
-        items = {key: value for key, value in image.info.items() if isinstance(value, str)}
+    try:
+        with open_image(picture, metadata=True) as image:
+            items = {key: value for key, value in image.info.items() if isinstance(value, str)}
+    except ImageError as error:
+        raise server_error("ValueError", str(error)) from error
     text = items.pop("parameters", "")
     return {"info": text, "items": items, "parameters": _parsed(text) if text else {}}
 

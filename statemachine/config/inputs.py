@@ -19,7 +19,10 @@ from ..ports import InputReader
 from .document import apply_overrides, parse_document, read_document
 from .schema import InputImage, RunConfig
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".webp"),
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".tif", ".tiff"),
+)
 MAX_INPUT_BYTES = 256 * 1024 * 1024
 _RUN = "run:"
 
@@ -116,7 +119,7 @@ def _images_of_run(name: str, inputs: InputReader, runs: Path) -> tuple[InputIma
 def _inspect(path: Path, inputs: InputReader, *, key: str = "input_image") -> InputImage:
     data = read_bounded(path, key=key)
     try:
-        facts = inputs.inspect(data, name=f"{key} = {path}")
+        facts = inputs.inspect(data, name=f"{key} = {path}", convertible=True)
     except InputImageError as error:
         error.key = key
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import PurePath
 from typing import Annotated, Any
 
 import msgspec
@@ -95,6 +96,7 @@ class RunTables(
 class InputImage(ImageFacts, frozen=True, kw_only=True):
     """An input image that was found and decodes; ``path`` is absolute.
 
+    A run keeps an image that is not PNG, JPEG or WebP as a PNG.
     ``parent_run_id`` is the run that made it, when the configuration named a run. The bytes
     that are copied into a run must have this ``sha256``, where it is known.
     """
@@ -102,6 +104,11 @@ class InputImage(ImageFacts, frozen=True, kw_only=True):
     path: str
     sha256: str = ""
     parent_run_id: str | None = None
+
+    @property
+    def file_name(self) -> str:
+        """The name of the file, with ? for each byte that is not UTF-8."""
+        return PurePath(self.path).name.encode("utf-8", "replace").decode()
 
 
 class Conflict(msgspec.Struct, frozen=True, kw_only=True):

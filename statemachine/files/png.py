@@ -97,15 +97,6 @@ def size_in_header(data: bytes) -> tuple[int, int] | None:
     return width, height
 
 
-def pixel_data(data: bytes) -> list[bytes]:
-    """The stored data that decides a PNG's pixels; empty if the PNG is not complete."""
-    try:
-        kinds = (b"IHDR", b"PLTE", b"IDAT", b"tRNS")
-        return [chunk.body(data) for chunk in chunks(data) if chunk.kind in kinds]
-    except PngError:
-        return []
-
-
 def _is_ours(data: bytes, chunk: Chunk) -> bool:
     return chunk.kind in _TEXT_TYPES and chunk.body(data).startswith(_OUR_START)
 

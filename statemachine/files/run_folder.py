@@ -18,6 +18,8 @@ from ...events.log.storage import PART_SUFFIX, OsStorage, Storage, is_regular, o
 from ...events.model import CancelMode
 from ..ports import RandomBelow
 
+SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
+"""The media types of a run's images, and the suffixes of their files."""
 CANCEL_NAME = "cancel.request"
 _RUN_ID = re.compile(r"\d{8}T\d{6}\.\d{6}Z-.+-[0-9a-f]{6}")
 _MAX_ORDER_BYTES = 64 * 1024

@@ -11,14 +11,15 @@ from typing import Any
 import msgspec
 
 from ...events.log.format import MAX_BODY_BYTES
-from ...events.model import InputRecord, StageType
+from ...events.model import InputRecord, OriginalFile, StageType
 from ..config.document import check_config, parse_document
 from ..config.schema import RunConfig
 from ..config.stage_configs import Img2ImgConfig, StageConfig, Txt2ImgConfig
 from ..config.validation import refuse_userinfo
 from ..errors import InvalidStagePlanError
+from ..files.run_folder import SUFFIXES
 from .plan import StageExecution, StageExecutionPlan
-from .sizes import Dimensions, size_after_stage
+from .sizes import Dimensions, size_after_stage, size_refusal
 from .stage_rules import (
     resolve_adetailer,
     resolve_img2img,
@@ -110,6 +111,7 @@ class _Builder:
     def _add(self, kind: StageType, config: StageConfig) -> None:
         reached = [size_after_stage(config, size) for size in dict.fromkeys(self._sizes)]
         self._sizes = list(dict.fromkeys(size for size, _ in reached))
+        _check_pixels(kind, config, self._sizes)
         self._warnings += [warning for _, warning in reached if warning]
         order = len(self._stages)
         before = self._stages[-1].stage_id if self._stages else "file"
@@ -153,8 +155,30 @@ class _Builder:
         )
 
 
+def _check_pixels(kind: StageType, config: StageConfig, sizes: list[Dimensions | None]) -> None:
+    """Refuse images beyond the limit before a server makes them, also those of a first pass."""
+    first = None
+    if isinstance(config, Txt2ImgConfig) and config.width and config.height:
+        first = (config.width, config.height)
+    for size in (first, *sizes):
+        refusal = size_refusal(size) if size is not None else ""
+        if size is not None and refusal:
+            raise InvalidStagePlanError(
+                f"{kind} makes images of {size[0]}x{size[1]}: {refusal}", key=kind
+            )
+
+
 def _label(value: object) -> str | None:
     return None if value is None else str(value)
+
+
+def _longest_original(config: RunConfig) -> OriginalFile | None:
+    """What is recorded of a converted input at most, None if no input is converted."""
+    names = [one.file_name for one in config.inputs if one.media_type not in SUFFIXES]
+    if not names:
+        return None
+    longest = max(names, key=lambda name: len(msgspec.json.encode(name)))
+    return OriginalFile(name=longest, sha256="0" * 64)
 
 
 def _check_first_record(config: RunConfig, plan: StageExecutionPlan) -> None:
@@ -170,6 +194,7 @@ def _check_first_record(config: RunConfig, plan: StageExecutionPlan) -> None:
             sha256=digest,
             source_sha256=digest,
             parent_run_id=config.inputs[0].parent_run_id,
+            original=_longest_original(config),
         )
         inputs = len(config.inputs) * (len(encode(longest)) + 1)
     size = known + seeds + inputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 from ..config.stage_configs import (
@@ -11,17 +12,43 @@ from ..config.stage_configs import (
     Txt2ImgConfig,
     UpscaleConfig,
 )
+from ..errors import ConfigurationError
 
 GRID = 8
 """Servers floor every size to a multiple of this."""
 
 MAX_PIXELS = 178_956_970
-"""Of any image, in or out: Pillow's own limit, larger than any upscale that a server answers."""
+"""The usual limit for any image, in or out: larger than any upscale that a server answers."""
+
+MAX_PIXELS_VARIABLE = "STAGEWRIGHT_MAX_PIXELS"
+"""The environment variable that sets another limit."""
+_MOST_DIGITS = 16
 
 _ROUNDING = 1e-6
 """A product such as 24 * 1.3333333333 may differ by this from the whole number that is meant."""
 
 Dimensions = tuple[int, int]
+
+
+def max_pixels() -> int:
+    """The limit for the pixels of any image. Raises ConfigurationError for a wrong variable."""
+    given = os.environ.get(MAX_PIXELS_VARIABLE, "")
+    if not given:
+        return MAX_PIXELS
+    digits = given.isascii() and given.isdigit() and len(given) < _MOST_DIGITS
+    if not (digits and int(given)):
+        raise ConfigurationError(
+            f"{MAX_PIXELS_VARIABLE} = {given} must be a whole number of pixels, at least 1"
+        )
+    return int(given)
+
+
+def size_refusal(size: tuple[float, float]) -> str:
+    """Why an image of this size is refused; "" for one within the limit of pixels."""
+    limit = max_pixels()
+    if size[0] * size[1] <= limit:
+        return ""
+    return f"more than {limit} pixels; {MAX_PIXELS_VARIABLE} sets this limit"
 
 
 class NextSize(NamedTuple):

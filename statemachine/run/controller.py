@@ -246,6 +246,7 @@ class PipelineController:
             resolved,
             plan,
             self._backend.description,
+            inputs=self._inputs,
             clock=self._clock,
             random_below=self._random_below,
             storage=self._storage,

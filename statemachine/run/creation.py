@@ -19,17 +19,22 @@ from ...events.log.file_log import FileEventLog
 from ...events.log.lock import RunLock, boot_id, host_name
 from ...events.log.memory_log import EventLog
 from ...events.log.storage import OsStorage, Storage
-from ...events.model import BackendDescription, Durability, InputRecord, RunOpened
+from ...events.model import (
+    BackendDescription,
+    Durability,
+    InputRecord,
+    OriginalFile,
+    RunOpened,
+)
 from ...events.version import VERSION
 from ..config.document import check_config, document_to_record
 from ..config.inputs import read_bounded
 from ..config.schema import InputImage, RunConfig, RunTables
 from ..errors import InputImageError
 from ..files.png import source_of
-from ..files.run_folder import RunFolder, make_run_folder
+from ..files.run_folder import SUFFIXES, RunFolder, make_run_folder
 from ..plan.plan import StageExecutionPlan
-from ..ports import Clock, RandomBelow
-from .image_files import SUFFIXES
+from ..ports import Clock, InputReader, RandomBelow
 from .image_status import ImageStatus
 from .journal import RunJournal
 
@@ -72,7 +77,7 @@ def resolve_choices(config: RunConfig, random_below: RandomBelow) -> RunConfig:
     if img2img is not None and img2img.seed == -1:
         img2img = msgspec.structs.replace(img2img, seed=random_below(last))
     if img2img is not None and config.mask is not None:
-        copy = f"inputs/mask.{SUFFIXES[config.mask.media_type]}"
+        copy = f"inputs/mask.{_suffix_of_copy(config.mask)}"
         img2img = msgspec.structs.replace(img2img, mask=copy)
     return msgspec.structs.replace(config, img2img=img2img, as_given=json_values(given))
 
@@ -83,6 +88,7 @@ def create_run(
     plan: StageExecutionPlan,
     backend: BackendDescription,
     *,
+    inputs: InputReader,
     clock: Clock,
     random_below: RandomBelow,
     storage: Storage | None = None,
@@ -95,7 +101,8 @@ def create_run(
     opened_at = clock.now()
     with new_run_folder(runs, config.name or "run", opened_at, random_below, storage) as made:
         folder, lock = made
-        opened = _opened(folder, config, plan, backend, opened_at)
+        copies = _copy_inputs(folder, config, inputs)
+        opened = _opened(folder, config, plan, backend, opened_at, copies)
         durability = config.run.durability
         log = FileEventLog.create(
             folder.path, opened, storage=folder.storage, durability=durability, lock=lock
@@ -149,8 +156,9 @@ def _opened(
     plan: StageExecutionPlan,
     backend: BackendDescription,
     opened_at: datetime,
+    copies: tuple[InputRecord, ...],
 ) -> RunOpened:
-    """The run's first event; the inputs that it names have been copied."""
+    """The run's first event."""
     return RunOpened(
         run_id=folder.path.name,
         seq=0,
@@ -158,7 +166,7 @@ def _opened(
         config=config.as_given,
         plan=json_values(plan),
         seeds=tuple(config.seed + index for index in range(plan.total_images)),
-        inputs=_copy_inputs(folder, config),
+        inputs=copies,
         backend=backend,
         software=software(),
         host=host_name(),
@@ -167,10 +175,17 @@ def _opened(
     )
 
 
-def _copy_inputs(folder: RunFolder, config: RunConfig) -> tuple[InputRecord, ...]:
+def _suffix_of_copy(image: InputImage) -> str:
+    """An image of any other format is kept as PNG."""
+    return SUFFIXES.get(image.media_type, "png")
+
+
+def _copy_inputs(
+    folder: RunFolder, config: RunConfig, reader: InputReader
+) -> tuple[InputRecord, ...]:
     """Copy the inputs, then the mask."""
     images = [
-        (f"inputs/{place:05d}.{SUFFIXES[image.media_type]}", image)
+        (f"inputs/{place:05d}.{_suffix_of_copy(image)}", image)
         for place, image in enumerate(config.inputs)
     ]
     if config.mask is not None and config.img2img is not None and config.img2img.mask:
@@ -178,10 +193,14 @@ def _copy_inputs(folder: RunFolder, config: RunConfig) -> tuple[InputRecord, ...
     if images:
         folder.storage.make_folder(folder.path / "inputs")
     durable = config.run.durability is not Durability.PROCESS
-    return tuple(_copy_input(folder, path, image, durable=durable) for path, image in images)
+    return tuple(
+        _copy_input(folder, path, image, reader, durable=durable) for path, image in images
+    )
 
 
-def _copy_input(folder: RunFolder, path: str, image: InputImage, *, durable: bool) -> InputRecord:
+def _copy_input(
+    folder: RunFolder, path: str, image: InputImage, reader: InputReader, *, durable: bool
+) -> InputRecord:
     data = read_bounded(Path(image.path))
     digest = sha256(data).hexdigest()
     if image.sha256 not in ("", digest):
@@ -189,10 +208,16 @@ def _copy_input(folder: RunFolder, path: str, image: InputImage, *, durable: boo
             f"input_image = {image.path}: it was changed after it had been checked",
             key="input_image",
         )
+    original = None
+    if image.media_type not in SUFFIXES:
+        original = OriginalFile(name=image.file_name, sha256=digest)
+        data = reader.convert_to_png(data, name=f"input_image = {image.path}")
+        digest = sha256(data).hexdigest()
     folder.storage.write_file(folder.locate(path), data, durable=durable)
     return InputRecord(
         path=path,
         sha256=digest,
         source_sha256=sha256(source_of(data)).hexdigest(),
         parent_run_id=image.parent_run_id,
+        original=original,
     )

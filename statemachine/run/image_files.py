@@ -13,12 +13,9 @@ from ...events.model import Artifact, InputRecord
 from ..errors import BackendAnswerError, InputImageError
 from ..files.png import PngError, check_whole, is_png, source_of, stamped_parts
 from ..files.recorded_files import WrongFile, read_file
-from ..files.run_folder import RunFolder
-from ..plan.sizes import MAX_PIXELS
+from ..files.run_folder import SUFFIXES, RunFolder
+from ..plan.sizes import size_refusal
 from ..ports import GeneratedImage, GenerateRequest, ImageFacts, InputReader, SourceImage
-
-SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
-
 
 WrittenImages = Sequence[tuple[Artifact, Path]]
 """Images that are on disk under temporary names: what each will be, and where it is now."""
@@ -192,6 +189,6 @@ def _identify(reader: InputReader, data: bytes, request: GenerateRequest, place:
 
 def _png_facts(data: bytes) -> ImageFacts:
     width, height = check_whole(data)
-    if width * height > MAX_PIXELS:
-        raise PngError(f"it has more than {MAX_PIXELS} pixels")
+    if refusal := size_refusal((width, height)):
+        raise PngError(refusal)
     return ImageFacts(media_type="image/png", width=width, height=height)

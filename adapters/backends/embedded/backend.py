@@ -50,8 +50,8 @@ class EmbeddedBackend:
 
         ``on_step`` receives the steps of each picture in turn (of both passes where there is
         hires) and, as ``fraction``, how much of the request is done. Raises BackendError,
-        never transient, for a source that does not decode and for sizes beyond 64 million
-        pixels, and GenerationCancelled within a step of ``cancel.cancelled``.
+        never transient, for a source that does not decode and for sizes beyond
+        the limit of pixels, and GenerationCancelled within a step of ``cancel.cancelled``.
         """
         counter = StepCounter(
             cancel,

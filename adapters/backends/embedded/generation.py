@@ -15,6 +15,7 @@ from ....statemachine.config.stage_configs import (
     UpscaleConfig,
 )
 from ....statemachine.plan.sizes import Dimensions, floor_to_grid
+from ...imaging import pillow_settings
 from .canvas import fading
 from .detailing import detailed
 from .detector import face_mask, find_faces
@@ -64,6 +65,11 @@ def make(config: StageConfig, seed: int, sources: Sources, counter: StepCounter)
 
     Raises GenerationCancelled, and PictureError for a size out of bounds or a lacking image.
     """
+    with pillow_settings:
+        return _make(config, seed, sources, counter)
+
+
+def _make(config: StageConfig, seed: int, sources: Sources, counter: StepCounter) -> Made:
     if isinstance(config, Txt2ImgConfig):
         return _txt2img(config, seed, counter)
     if sources.image is None:

@@ -3,57 +3,39 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
+from collections.abc import Sequence
 
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-MAX_PIXELS = 2**26
-"""The largest picture taken or given: 8192 x 8192, a quarter of a gigabyte in memory."""
+from ....statemachine.plan.sizes import size_refusal
+from ...imaging import ImageError, eight_bits, open_image, upright
 
 _COMPRESS_LEVEL = 1  # The encoder takes most of a small picture's time at higher levels.
-_FORMATS = ("PNG", "JPEG", "WEBP")
-_BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Warning,  # only if warnings are turned into errors
-)
-"""Exceptions of Pillow's decoders for invalid data."""
 
 
 class PictureError(ValueError):
-    """A picture cannot be read, or would be larger than ``MAX_PIXELS``."""
+    """A picture cannot be read, or would have more pixels than the limit."""
 
 
 def decode_picture(data: bytes, name: str) -> Image.Image:
-    """The pixels of an image in RGB as it is shown, transparent ones on white.
+    """The pixels of an image in RGB as it is displayed, transparent ones on white.
 
-    Raises PictureError, naming ``name``, for anything but a sound PNG, JPEG or WebP.
+    Raises PictureError, naming ``name``, for anything but a valid PNG, JPEG or WebP.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            check_size(image.size)
+        with open_image(data) as image:
             image.load()
-            return _in_rgb(ImageOps.exif_transpose(image))
-    except PictureError as error:
+            return _in_rgb(upright(image))
+    except ImageError as error:
         raise PictureError(f"{name}: {error}") from error
-    except _BROKEN as error:
-        raise PictureError(f"{name} does not decode: {error}") from error
 
 
 def check_size(size: tuple[float, float]) -> None:
-    """Raise PictureError unless a picture of this size is within bounds, and no NaN."""
-    if not 0 < size[0] * size[1] <= MAX_PIXELS:
-        raise PictureError(f"{size[0]:g}x{size[1]:g} is not within 1 to {MAX_PIXELS} pixels")
+    """Raise PictureError unless a picture of this size has pixels, within the limit."""
+    refusal = "no pixels" if size[0] * size[1] <= 0 else size_refusal(size)
+    if refusal:
+        raise PictureError(f"{size[0]:g}x{size[1]:g}: {refusal}")
 
 
 def encode_png(image: Image.Image, parameters: str) -> bytes:
@@ -65,12 +47,18 @@ def encode_png(image: Image.Image, parameters: str) -> bytes:
     return file.getvalue()
 
 
+def tiled(pictures: Sequence[bytes], *, columns: int) -> Image.Image:
+    """Pictures of one size side by side, in rows of ``columns``."""
+    opened = [decode_picture(data, f"picture {place}") for place, data in enumerate(pictures, 1)]
+    width, height = opened[0].size
+    grid = Image.new("RGB", (width * columns, height * (len(opened) // columns)))
+    for place, image in enumerate(opened):
+        grid.paste(image, (place % columns * width, place // columns * height))
+    return grid
+
+
 def _in_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        # Pillow would clip 16-bit grey instead of scaling it; take the high byte.
-        place = 0 if image.mode.endswith("B") else 1
-        grey = Image.frombytes("L", image.size, image.tobytes()[place::2])
-        return grey.convert("RGB")
+    image = eight_bits(image)
     if not image.has_transparency_data:
         return image.convert("RGB")
     layer = image.convert("RGBA")

@@ -16,7 +16,7 @@ from ....statemachine.config.stage_configs import (
     Txt2ImgConfig,
     UpscaleConfig,
 )
-from ....statemachine.plan.sizes import GRID, MAX_PIXELS, Dimensions, size_after_stage
+from ....statemachine.plan.sizes import GRID, Dimensions, max_pixels, size_after_stage
 from ....statemachine.ports import GenerateRequest
 from .features import FORGE, SD_NEXT, ServerFeatures
 from .spellings import NO_VAE, SAME_CHECKPOINT, same_name, same_sampler, stem
@@ -99,7 +99,7 @@ def answer_limit(request: GenerateRequest) -> int:
     ``MAX_WORDS_BYTES`` for the rest.
     """
     size = expected_size(request)
-    pixels = MAX_PIXELS if size is None else size[0] * size[1]
+    pixels = max_pixels() if size is None else size[0] * size[1]
     return min(pixels * request.count * 12, MAX_ANSWER_BYTES) + MAX_WORDS_BYTES
 
 

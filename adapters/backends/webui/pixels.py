@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io
-
 from ....statemachine.errors import BackendAnswerError, InputImageError
-from ....statemachine.files.png import is_png, pixel_data, size_in_header
+from ....statemachine.files.png import is_png, size_in_header
 from ....statemachine.plan.sizes import Dimensions
 from ....statemachine.ports import InputReader
 from ..http.client import HttpClient
-
-_FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 def size_of(
@@ -29,16 +25,7 @@ def size_of(
 
 
 def same_pixels(one: bytes, other: bytes) -> bool:
-    """Whether two complete images have equal pixels, in any format."""
-    stored = pixel_data(one)
-    if stored and stored == pixel_data(other):
-        return True
-    # It takes 20 ms to load, and few requests need it.
-    from PIL import Image, ImageChops  # noqa: PLC0415 - see above
+    """Whether two images are known to have equal pixels, in any format."""
+    from ... import imaging  # noqa: PLC0415 - it loads Pillow, which few requests need
 
-    try:
-        pictures = [Image.open(io.BytesIO(data), formats=_FORMATS) for data in (one, other)]
-        first, second = (picture.convert("RGB") for picture in pictures)
-    except (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError):
-        return False  # What is broken is refused when it is kept.
-    return first.size == second.size and ImageChops.difference(first, second).getbbox() is None
+    return imaging.same_pixels(one, other) is True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +12,7 @@ from typing import Any, NamedTuple
 from ....events.log.storage import open_regular
 from ....statemachine.files.png import chunks, is_png
 from ....statemachine.files.recorded_files import FileState, RecordedFile, WrongFile, read_file
-from ...image_decoding import DECODING_ERRORS, FORMATS, without_warnings
-from ..thumbnails import ThumbnailError, thumbnail_of
+from ...imaging import ImageError, open_image, thumbnail_of
 from .redaction import Redactor
 
 _SIDE = 128
@@ -58,7 +56,7 @@ def read_pictures(
         try:
             if thumbnails and file.stage_id:
                 thumbnail = thumbnail_of(folder / file.path, _SIDE)
-        except (ThumbnailError, OSError):
+        except (ImageError, OSError):
             missing = ("no thumbnail: it cannot be decoded",)
         if not images:
             return Picture(file, thumbnail, missing=missing)
@@ -79,7 +77,7 @@ def _objection(path: str, data: bytes, redactor: Redactor) -> str:
         return "its path holds private text"
     try:
         texts = list(_texts_of_png(data) if is_png(data) else _texts_of_others(data))
-    except DECODING_ERRORS:
+    except (ImageError, ValueError, zlib.error):
         return "its metadata cannot be searched for private text"
     return "its metadata holds private text" if any(map(redactor.holds_secret, texts)) else ""
 
@@ -107,9 +105,7 @@ def _unpacked(packed: bytes) -> bytes:
 
 
 def _texts_of_others(data: bytes) -> Iterator[str]:
-    from PIL import Image  # noqa: PLC0415 - it takes 20 ms to load, and only --images needs it
-
-    with without_warnings(), Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
+    with open_image(data, metadata=True) as image:
         image.load()
         # The segments of a JPEG, of which ``info`` has the last one of a name.
         parts: list[Any] = [body for _, body in getattr(image, "applist", ())]

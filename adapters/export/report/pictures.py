@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from ....statemachine.files.recorded_files import FileState, RecordedFile, WrongFile, check_file
-from ..thumbnails import MEDIA_TYPE, ThumbnailError, thumbnail_of
+from ...imaging import THUMBNAIL_MEDIA_TYPE, ImageError, thumbnail_of
 
 BUNDLED_FOLDER = "thumbnails"
 """A bundle has ``thumbnails/<stage_id>/<index>.webp`` instead of the image files."""
@@ -101,9 +101,9 @@ class ImageInspector:
             return Picture(None, "", "no thumbnail")
         try:
             data = thumbnail_of(file)
-        except ThumbnailError:
+        except ImageError:
             return None
-        return Picture(None, f"data:{MEDIA_TYPE};base64,{b64encode(data).decode()}")
+        return Picture(None, f"data:{THUMBNAIL_MEDIA_TYPE};base64,{b64encode(data).decode()}")
 
     def _bundled(self, file: RecordedFile) -> Path | None:
         """The thumbnail that a bundle holds of a file, if it is a regular file of the bundle."""
