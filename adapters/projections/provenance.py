@@ -27,6 +27,7 @@ from ...events.model import (
 from ...statemachine.config.inputs import read_bounded
 from ...statemachine.files.png import read_stamp, source_of
 from ...statemachine.files.run_folder import find_run, run_folders
+from .log_walk import OpenRequests
 
 _SHOWN = 4
 """The most unreadable logs that an error names."""
@@ -135,23 +136,21 @@ class _ImageSearch:
         self._digest = digest
         self._source_digest = source_digest
         self._stamp = stamp
-        self._calls: dict[str, CallRequested] = {}
+        self._requests = OpenRequests()
         self._backend: BackendDescription | None = None
         self.opened: RunOpened | None = None
         self.found: _Found | None = None
 
     def take(self, event: StageEvent) -> None:
         """Add one more event."""
+        request = self._requests.request_of(event)
         match event:
             case RunOpened():
                 self.opened = event
                 self._backend = event.backend
             case RunResumed():
                 self._backend = event.backend
-            case CallRequested():
-                self._calls[event.call_id] = event
             case CallCompleted():
-                request = self._calls.pop(event.call_id, None)
                 for artifact in event.artifacts:
                     if request is not None and self._fits(artifact, event.call_id):
                         self.found = _Found(event, artifact, request, self._backend)
