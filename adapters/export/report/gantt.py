@@ -41,7 +41,7 @@ MARK_WORDS = {
     MarkKind.CANCELLED: "cancelled",
     MarkKind.REPAIRED: "log repaired",
 }
-MAX_CALLS = 40_000
+MAX_CALLS = 20_000
 """Bars that a browser draws without delay; further calls are counted."""
 _MAX_MARKS = 400
 _MAX_ROWS = 6
