@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stagewright.adapters import RunStatus, StatusBar
 from stagewright.events import (
+    CallCompleted,
     CallFailed,
     CallRequested,
     CancelMode,
@@ -20,7 +21,6 @@ from stagewright.events import (
     RunResumed,
     RunState,
     StageEvent,
-    StageImageProgress,
     StepProgress,
     iterate,
     subscribe,
@@ -145,8 +145,9 @@ class Oracle:
                 self.calls[event.call_id] = event
             case CallFailed() if (call := self.calls[event.call_id]).count == 1:
                 self.finished.discard((call.stage_id, call.image_index))
-            case StageImageProgress():
-                self.finished.add((event.stage_id, event.image_index))
+            case CallCompleted():
+                stage_id = self.calls[event.call_id].stage_id
+                self.finished |= {(stage_id, image.image_index) for image in event.artifacts}
             case RunResumed() if event.lost:
                 for stage_id, rows in event.lost.items():
                     for first, last in rows:
