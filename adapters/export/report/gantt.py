@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 
 import msgspec
@@ -16,7 +16,7 @@ import msgspec
 from ...event_text import image_numbers
 from ...projections.log_walk import Call, CallState, Epoch
 from ...text import duration, time_of_day
-from .run_content import Mark, MarkKind, RunContent
+from .run_content import Mark, MarkKind, RunContent, StageSpan
 
 TOP = 50
 LABEL = 28
@@ -57,17 +57,6 @@ _NICE_S = (
 )  # fmt: skip
 
 
-class Bar(msgspec.Struct, frozen=True, gc=False):
-    """The bar of a call; ``seq`` is the event to open."""
-
-    left: float
-    width: float
-    top: int
-    state: CallState
-    title: str
-    seq: int
-
-
 class Label(msgspec.Struct, frozen=True, gc=False):
     """Text at a position; ``anchor`` is ``end`` where the text would not fit to its right."""
 
@@ -76,36 +65,26 @@ class Label(msgspec.Struct, frozen=True, gc=False):
     anchor: str = "start"
 
 
-class PlacedMark(msgspec.Struct, frozen=True, gc=False):
-    """A mark at its position."""
-
-    left: float
-    kind: MarkKind
-    title: str
-    seq: int
-
-
 class Lane(msgspec.Struct, frozen=True):
     """One stage; ``top`` is the top of its label, ``height`` includes it.
 
-    ``bands`` are left and width of the stage in each epoch; ``crosses`` are failed attempts,
-    which are marked above the bars.
+    ``calls`` have the top of their bars; failed attempts are also marked above the bars.
     """
 
     stage_id: str
     caption: str
     top: int
     height: int
-    bands: tuple[tuple[float, float], ...]
-    bars: tuple[Bar, ...]
-    crosses: tuple[Label, ...]
+    spans: tuple[StageSpan, ...]
+    calls: tuple[tuple[Call, int], ...]
 
 
 class Gantt(msgspec.Struct, frozen=True):
     """The whole chart. ``summary`` describes it for screen readers."""
 
+    scale: TimeScale
     lanes: tuple[Lane, ...]
-    marks: tuple[PlacedMark, ...]
+    marks: tuple[Mark, ...]
     ticks: tuple[Label, ...]
     epochs: tuple[Label, ...]
     cuts: tuple[Label, ...]
@@ -124,6 +103,10 @@ class TimeScale:
         self.worked_s = sum(lengths)
         self._before_s = list(accumulate(lengths, initial=0.0))
 
+    def width(self, began_s: float, ended_s: float) -> float:
+        """The width of a span of time."""
+        return self.place(ended_s) - self.place(began_s)
+
     def place(self, at_s: float) -> float:
         """The position of a moment; a moment between two epochs is at the end of the first."""
         number = bisect_right(self.epochs, at_s, key=lambda one: one.began_s) - 1
@@ -134,22 +117,23 @@ class TimeScale:
         return min(100.0, 100.0 * (self._before_s[number] + since_s) / self.worked_s)
 
 
-def draw(run: RunContent, captions: dict[str, str]) -> Gantt:
+def draw(run: RunContent, captions: Mapping[str, str]) -> Gantt:
     """The chart of a run; ``captions`` of the stages by their ids, in order."""
     scale = TimeScale(run.log.epochs)
     drawn = run.log.calls[:MAX_CALLS]
     top, lanes = TOP, []
     for stage_id, caption in captions.items():
         calls = [call for call in drawn if call.stage_id == stage_id]
-        bands = [(one.began_s, one.ended_s) for one in run.spans if one.stage_id == stage_id]
-        lanes.append(_lane(stage_id, caption, calls, bands, scale, top))
+        spans = [span for span in run.spans if span.stage_id == stage_id]
+        lanes.append(_lane(stage_id, caption, calls, spans, top))
         top += lanes[-1].height
     counts = Counter(call.state for call in run.log.calls)
     legend = tuple((state, counts[state]) for state in CallState if counts[state])
     undrawn = len(run.log.calls) - len(drawn)
     return Gantt(
+        scale=scale,
         lanes=tuple(lanes),
-        marks=tuple(_placed(mark, scale) for mark in run.marks[:_MAX_MARKS]),
+        marks=tuple(run.marks[:_MAX_MARKS]),
         ticks=tuple(_ticks(scale)),
         epochs=tuple(_epoch_labels(scale)),
         cuts=tuple(_cuts(scale)),
@@ -166,35 +150,14 @@ def _summary(stages: int, epochs: int, legend: Sequence[tuple[CallState, int]]) 
 
 
 def _lane(
-    stage_id: str,
-    caption: str,
-    calls: Sequence[Call],
-    bands: Iterable[tuple[float, float]],
-    scale: TimeScale,
-    top: int,
+    stage_id: str, caption: str, calls: Sequence[Call], spans: Sequence[StageSpan], top: int
 ) -> Lane:
     rows = list(_rows(calls))
-    bars = [
-        _bar(call, scale, top + LABEL + row * ROW) for call, row in zip(calls, rows, strict=True)
-    ]
+    placed = [(call, top + LABEL + row * ROW) for call, row in zip(calls, rows, strict=True)]
     # Draw failed calls last, so that other bars do not hide them.
-    bars.sort(key=lambda bar: bar.state.has_failed)
-    return Lane(
-        stage_id=stage_id,
-        caption=caption,
-        top=top,
-        height=LABEL + ROW * (max(rows, default=0) + 1) + PADDING,
-        bands=tuple(
-            (scale.place(began_s), scale.place(ended_s) - scale.place(began_s))
-            for began_s, ended_s in bands
-        ),
-        bars=tuple(bars),
-        crosses=tuple(
-            Label(scale.place(call.ended_s), _title(call))
-            for call in calls
-            if call.state.has_failed
-        ),
-    )
+    placed.sort(key=lambda one: one[0].state.has_failed)
+    height = LABEL + ROW * (max(rows, default=0) + 1) + PADDING
+    return Lane(stage_id, caption, top, height, tuple(spans), tuple(placed))
 
 
 def _rows(calls: Iterable[Call]) -> Iterator[int]:
@@ -210,12 +173,8 @@ def _rows(calls: Iterable[Call]) -> Iterator[int]:
         yield row
 
 
-def _bar(call: Call, scale: TimeScale, top: int) -> Bar:
-    left = scale.place(call.began_s)
-    return Bar(left, scale.place(call.ended_s) - left, top, call.state, _title(call), call.last_seq)
-
-
-def _title(call: Call) -> str:
+def call_title(call: Call) -> str:
+    """A call in one line: its images, its time and how it ended."""
     images = image_numbers(call.image_index, call.count)
     attempt = f", attempt {call.attempt + 1}" if call.attempt else ""
     # The attempt number already says that it was a retry.
@@ -227,9 +186,9 @@ def _title(call: Call) -> str:
     return f"{call.stage_id}, {images}{attempt}, {at}: {state}{lasted}{error}"
 
 
-def _placed(mark: Mark, scale: TimeScale) -> PlacedMark:
-    title = f"{mark.text} (at {duration(mark.at_s * 1000)})"
-    return PlacedMark(scale.place(mark.at_s), mark.kind, title, mark.seq)
+def mark_title(mark: Mark) -> str:
+    """A mark in one line."""
+    return f"{mark.text} (at {duration(mark.at_s * 1000)})"
 
 
 def _ticks(scale: TimeScale) -> Iterator[Label]:
