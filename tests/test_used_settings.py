@@ -30,36 +30,35 @@ INFO = {
 }  # fmt: skip
 
 
-def test_an_answer_is_read_under_the_names_of_the_configuration() -> None:
-    """Out of its own fields, its extra parameters, and the last line of its infotext."""
-    assert settings_used(StageType.TXT2IMG, INFO) == {
-        "model": "base", "sampler": "Euler a", "scheduler": "Karras", "steps": 25,
-        "cfg_scale": 7.0, "hires.scale": 1.5, "hires.denoise": 0.35, "hires.model": "fine [12ab]",
-        "refiner.model": "fine", "refiner.switch_at": "0.8",
-    }  # fmt: skip
-
-
-def test_an_upscale_is_read_out_of_html() -> None:
-    """A server tells of it in nothing else."""
-    html = "<p>Postprocess upscale by: 2.0, Postprocess upscaler: R-ESRGAN 4x+</p>"
-    assert settings_used(StageType.UPSCALE, {"html_info": html}) == {
-        "upscaler": "R-ESRGAN 4x+", "factor": "2.0",
-    }  # fmt: skip
-
-
-def test_the_picture_that_a_detailer_throws_away_is_not_what_was_used() -> None:
-    """Its one step at 128 pixels says nothing of the passes."""
-    info = {
-        "steps": 1, "width": 128, "sampler_name": "Euler", "sd_model_name": "base",
-        "extra_generation_params": {
-            "ADetailer model": "face.pt", "ADetailer model 2nd": "hand.pt",
-            "ADetailer denoising strength 2nd": 0.3, "ADetailer steps 4th": 9,
-        },
-    }  # fmt: skip
-    assert settings_used(StageType.ADETAILER, info) == {
-        "model": "base", "passes.0.model": "face.pt", "passes.1.model": "hand.pt",
-        "passes.1.denoise": 0.3, "passes.3.steps": 9,
-    }  # fmt: skip
+@pytest.mark.parametrize(
+    ("stage_type", "info", "used"),
+    [
+        (StageType.TXT2IMG, INFO, {
+            "model": "base", "sampler": "Euler a", "scheduler": "Karras", "steps": 25,
+            "cfg_scale": 7.0, "hires.scale": 1.5, "hires.denoise": 0.35,
+            "hires.model": "fine [12ab]", "refiner.model": "fine", "refiner.switch_at": "0.8",
+        }),
+        (StageType.UPSCALE, {
+            "html_info": "<p>Postprocess upscale by: 2.0, Postprocess upscaler: R-ESRGAN 4x+</p>",
+        }, {"upscaler": "R-ESRGAN 4x+", "factor": "2.0"}),
+        # Its one step at 128 pixels is of a picture that a detailer throws away.
+        (StageType.ADETAILER, {
+            "steps": 1, "width": 128, "sampler_name": "Euler", "sd_model_name": "base",
+            "extra_generation_params": {
+                "ADetailer model": "face.pt", "ADetailer model 2nd": "hand.pt",
+                "ADetailer denoising strength 2nd": 0.3, "ADetailer steps 4th": 9,
+            },
+        }, {
+            "model": "base", "passes.0.model": "face.pt", "passes.1.model": "hand.pt",
+            "passes.1.denoise": 0.3, "passes.3.steps": 9,
+        }),
+    ],
+)  # fmt: skip
+def test_an_answer_is_read_under_the_names_of_the_configuration(
+    stage_type: StageType, info: dict[str, Any], used: dict[str, Any]
+) -> None:
+    """Out of its own fields, its extra parameters, its HTML and the last line of its infotext."""
+    assert settings_used(stage_type, info) == used
 
 
 def test_what_is_switched_off_was_not_asked() -> None:

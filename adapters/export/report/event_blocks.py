@@ -28,16 +28,8 @@ _MAX_SUMMARY = 400
 _MAX_NAME = 80
 
 
-class EventBlock(msgspec.Struct, frozen=True):
-    """Some consecutive events: the number of the first, how many, and their text."""
-
-    first: int
-    count: int
-    text: str
-
-
-def event_blocks(timeline: Sequence[StageEvent]) -> Iterator[EventBlock]:
-    """The events in blocks."""
+def event_blocks(timeline: Sequence[StageEvent]) -> Iterator[tuple[int, str]]:
+    """The blocks in order: the number of events in each, and its text."""
     if not isinstance(timeline, FileTimeline):
         return
     clock, requests = RunClock(), OpenRequests()
@@ -45,7 +37,7 @@ def event_blocks(timeline: Sequence[StageEvent]) -> Iterator[EventBlock]:
         seqs = range(first, min(first + BLOCK_EVENTS, len(timeline)))
         lines = [_line(body, clock, requests) for body in timeline.raw(seqs)]
         packed = zlib.compress(b"\n".join(lines), 6)
-        yield EventBlock(first, len(seqs), b64encode(packed).decode())
+        yield len(seqs), b64encode(packed).decode()
 
 
 def _line(body: bytes, clock: RunClock, requests: OpenRequests) -> bytes:
