@@ -70,7 +70,7 @@ _UPSCALE: Mapping[str, tuple[str, ...]] = {
     "codeformer_visibility": ("CodeFormer visibility",),
     "codeformer_weight": ("CodeFormer weight",),
 }
-# A detailer's answer tells the sampling of the picture around it, which was thrown away.
+# A detailer's answer reports the sampling of the discarded picture around the detail.
 _ADETAILER: Mapping[str, tuple[str, ...]] = {
     key: _SAMPLING[key] for key in ("model", "vae", "prompt", "negative_prompt")
 }
