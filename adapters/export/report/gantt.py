@@ -197,7 +197,10 @@ def _ticks(scale: TimeScale) -> Iterator[Label]:
     step = step or scale.worked_s / _TICKS
     return _spaced(
         (
-            (scale.place(epoch.began_s + number * step), duration(number * step * 1000))
+            (
+                scale.place(epoch.began_s + number * step),
+                duration(number * step * 1000) if number else "0",
+            )
             for epoch in scale.epochs
             for number in range(int((epoch.ended_s - epoch.began_s) / step) + 1)
         ),
