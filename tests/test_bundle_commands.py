@@ -133,7 +133,7 @@ def test_the_words_on_the_terminal(tmp_path: Path) -> None:
     """What is in it, what was left out, and how to look at it."""
     run_id = run_json(write_config(tmp_path))["run_id"]
     lines = stagewright("bundle", "last", folder=tmp_path).stdout.splitlines()
-    assert re.fullmatch(rf"{run_id}\.bundle\.zip: \d+ kB", lines[0])
+    assert re.fullmatch(rf"{run_id}\.bundle\.zip: [\d.]+ KB", lines[0])
     assert "  2 thumbnails, no image files" in lines
     assert "  replaced: names of machines: 1" in lines
     assert lines[-1] == f"To read it, unpack it and run: stagewright replay {run_id}"

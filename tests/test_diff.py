@@ -15,13 +15,12 @@ from PIL import Image, PngImagePlugin
 from stagewright.adapters.projections.diff import RunComparison, compare_runs
 from stagewright.adapters.projections.diff.pixels import same_pixels
 from stagewright.adapters.projections.diff.values import Difference, differences
-from stagewright.events import CallRequested, LogCorruptError, StageEvent
+from stagewright.events import CallRequested, StageEvent
 from stagewright.events.codec import CODEC
 from stagewright.statemachine import BackendError, GenerateRequest
 
 from .log_format import make_log
 from .resuming import LOG, copied, cut, cut_before, painter, ran, resumed, small
-from .salvaging import spoil
 from .stories import Story
 from .support import ScriptedBackend, png
 
@@ -331,17 +330,6 @@ def test_plans_of_any_shape_are_compared(tmp_path: Path, plan: dict[str, Any]) -
     right = told(tmp_path / "b", events)
     assert compare_runs(right, right).same
     assert compare_runs(left, right).right.events == len(events)
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_a_corrupt_log_is_not_compared(tmp_path: Path, side: str) -> None:
-    """Whichever it is: the error names the log and the place."""
-    events = Story("txt2img").move("start").stage("txt2img").events
-    folders = {name: told(tmp_path / name, events) for name in ("left", "right")}
-    spoil(folders[side], 3)
-    with pytest.raises(LogCorruptError, match="corrupt at byte") as caught:
-        compare_runs(**folders)
-    assert (caught.value.path, caught.value.seq) == (folders[side] / LOG, 3)
 
 
 def test_a_torn_tail_is_left_alone(tmp_path: Path) -> None:
