@@ -188,7 +188,7 @@ class StatusFold:
         self._pace.begin_epoch(self._work.done)
         self._stopping, self._reason = None, ""
         if lost:
-            self._held = self._fraction()
+            self._held = self._fraction(self._work.done)
 
     def _show_image(self, index: int) -> None:
         self._image_number = min(index + 1, self._work.images)
@@ -199,8 +199,9 @@ class StatusFold:
 
     def _note_advance(self, at_s: float) -> None:
         """Raise the shown progress; it never decreases."""
-        self._held = max(self._held, self._fraction())
-        self._pace.mark(at_s, self._amount())
+        amount = self._amount()
+        self._held = max(self._held, self._fraction(amount))
+        self._pace.mark(at_s, amount)
 
     def _amount(self) -> float:
         return self._work.done + self._parts()
@@ -208,8 +209,8 @@ class StatusFold:
     def _parts(self) -> float:
         return sum(map(self._work.part_of, self._calls.values()))
 
-    def _fraction(self) -> float:
-        return self._amount() / self._work.whole if self._work.whole else 0.0
+    def _fraction(self, amount: float) -> float:
+        return amount / self._work.whole if self._work.whole else 0.0
 
     def _percentage(self) -> float | None:
         if self._fold.state == RunState.COMPLETED:
