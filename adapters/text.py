@@ -33,10 +33,10 @@ def one_line(text: str) -> str:
 
 
 def duration(milliseconds: float) -> str:
-    """``250 ms``, ``1.2 s`` or ``0:03:12``."""
+    """``25 ms``, ``1.2 s`` or ``0:03:12``."""
     if not milliseconds < _LONGEST_MS:
         return f"{milliseconds:g} ms"
-    if milliseconds < 999.5:
+    if milliseconds < 99.5:
         return f"{max(0.0, milliseconds):.0f} ms"
     if milliseconds < 59_950:
         return f"{milliseconds / 1000:.1f} s"

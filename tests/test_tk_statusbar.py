@@ -94,27 +94,6 @@ def test_a_run_is_seen_from_its_start_to_its_end(window: WindowProcess) -> None:
     assert done["button"] == ["Cancel", "disabled"]
 
 
-def test_the_button_cancels_the_run_once(window: WindowProcess, tmp_path: Path) -> None:
-    """It says so at once; pressing it again does nothing; a resume goes on where it was."""
-    window.do("start", config=SLOW)
-    seen(window, "Running: stage 1 of 2 00-txt2img  image 2 of 2")
-    window.do("press", text="Cancel")
-    assert window.look()["button"] == ["Stopping...", "disabled"]
-    window.do("press", text="Stopping...")
-    stopped = seen(window, "Cancelled: stage 1 of 2 00-txt2img  image 2 of 2")
-    assert stopped["labels"][2].startswith("reason: Cancel was pressed")
-    window.do("press", text="Cancel")
-    folder = run_in(tmp_path / "runs")
-    until(lambda: window.do("state")["run"] is None, "the run has ended")
-    assert sum(isinstance(event, CancelRequested) for event in iterate(folder)) == 1
-    assert replay(folder).state is RunState.CANCELLED
-    window.do("resume", run_id="last")
-    going_on = seen(window, "Running")
-    assert going_on["value"] >= stopped["value"] >= 25
-    assert going_on["button"] == ["Cancel", "normal"]
-    seen(window, "Completed: 2 images")
-
-
 def test_a_configuration_that_does_not_start_is_a_config_error(window: WindowProcess) -> None:
     """With its reason, and in words: the colour is not all that tells it."""
     window.do("start", config={**SLOW, "images": 0})
@@ -291,16 +270,25 @@ def app(
         yield opened
 
 
-def test_the_example_starts_shows_cancels_and_resumes(app: WindowProcess, tmp_path: Path) -> None:
-    """Each by its button; the last image that was made is there to be seen."""
+def test_the_example_starts_cancels_once_and_resumes(app: WindowProcess, tmp_path: Path) -> None:
+    """Each by its button; a resume continues where the run was; the last image is shown."""
     app.do("press", text="Start")
     seen(app, "Running: stage 1 of 2 00-txt2img  image 2 of 2")
     app.do("press", text="Cancel")
-    seen(app, "Cancelled")
+    assert app.look()["button"] == ["Stopping...", "disabled"]
+    app.do("press", text="Stopping...")
+    stopped = seen(app, "Cancelled: stage 1 of 2 00-txt2img  image 2 of 2")
+    assert stopped["labels"][2].startswith("reason: Cancel was pressed")
+    app.do("press", text="Cancel")
     until(lambda: app.do("can_press", text="Resume"), "the run can be resumed")
+    folder = run_in(tmp_path / "runs")
+    assert sum(isinstance(event, CancelRequested) for event in iterate(folder)) == 1
     app.do("press", text="Resume")
+    resumed = seen(app, "Running")
+    assert resumed["value"] >= stopped["value"] >= 25
+    assert resumed["button"] == ["Cancel", "normal"]
     seen(app, "Completed: 2 images")
-    assert replay(run_in(tmp_path / "runs")).resumes == 1
+    assert replay(folder).resumes == 1
     # Grey, black and the few colours of texts and buttons would be all without the preview.
     until(lambda: len(app.picture().getcolors(2**24) or ()) > 300, "the last image is shown")
 

@@ -80,9 +80,10 @@ def test_image_numbers_in_texts_count_from_1() -> None:
 
 def test_durations_and_sizes_have_a_fitting_unit() -> None:
     """At the edges of their units."""
-    durations = (0, 250, 999.6, 1_940, 59_960, 192_000, 7_500_000, 273_600_000)
+    durations = (0, 99, 250, 999.6, 1_940, 59_960, 192_000, 7_500_000, 273_600_000)
     assert [duration(one) for one in durations] == [
-        "0 ms", "250 ms", "1.0 s", "1.9 s", "0:01:00", "0:03:12", "2:05:00", "3 days, 4:00:00",
+        "0 ms", "99 ms", "0.2 s", "1.0 s", "1.9 s", "0:01:00", "0:03:12", "2:05:00",
+        "3 days, 4:00:00",
     ]  # fmt: skip
     assert [byte_size(one) for one in (0, 1, 999, 1_400, 999_600, 1_400_000, 10**16)] == [
         "0 bytes", "1 byte", "999 bytes", "1.4 KB", "1 MB", "1.4 MB", "1e+04 TB",

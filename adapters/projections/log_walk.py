@@ -112,7 +112,7 @@ class OpenRequests:
         return None
 
 
-Observer = Callable[[StageEvent, CallRequested | None], None]
+Observer = Callable[[StageEvent, Call | None], None]
 
 
 class LogWalk:
@@ -135,7 +135,6 @@ class LogWalk:
         self.ended_at: datetime | None = None
         self.corruption: LogCorruptError | None = None
         self.timeline: Sequence[StageEvent] = ()
-        self._requests = OpenRequests()
         self._open_calls: dict[str, Call] = {}
         self._failed_calls: dict[tuple[str, int], Call] = {}
         """Failed calls that no further attempt has followed."""
@@ -146,7 +145,7 @@ class LogWalk:
         return self.fold.state == RunState.RUNNING and not self.alive
 
     def read(self, observe: Observer) -> None:
-        """Read the log; ``observe`` receives each event, and the request it sends or answers.
+        """Read the log; ``observe`` receives each event, and the call that it begins or ends.
 
         Raises RunNotFoundError, OSError.
         """
@@ -166,7 +165,7 @@ class LogWalk:
         if self.alive and self.fold.state == RunState.RUNNING:
             self._mark_under_way()
 
-    def _take(self, event: StageEvent) -> CallRequested | None:
+    def _take(self, event: StageEvent) -> Call | None:
         now_s = self.clock.read(event.ts)
         self.ended_at = event.ts
         if not self.epochs or event.epoch != self.epochs[-1].number:
@@ -177,12 +176,12 @@ class LogWalk:
                 self.openings.append(event)
                 self._open_calls.clear()
             case CallRequested():
-                self._begin(event, now_s)
+                return self._begin(event, now_s)
             case CallCompleted() | CallFailed():
-                self._end(event, now_s)
-        return self._requests.request_of(event)
+                return self._end(event, now_s)
+        return None
 
-    def _begin(self, event: CallRequested, now_s: float) -> None:
+    def _begin(self, event: CallRequested, now_s: float) -> Call:
         failed = self._failed_calls.pop((event.stage_id, event.image_index), None)
         if failed is not None:
             failed.state = CallState.REPEATED
@@ -198,11 +197,12 @@ class LogWalk:
         )
         self.calls.append(call)
         self._open_calls[event.call_id] = call
+        return call
 
-    def _end(self, event: CallCompleted | CallFailed, now_s: float) -> None:
+    def _end(self, event: CallCompleted | CallFailed, now_s: float) -> Call | None:
         call = self._open_calls.pop(event.call_id, None)
         if call is None:
-            return
+            return None
         call.ended_s, call.last_seq = now_s, event.seq
         if isinstance(event, CallCompleted):
             call.state = CallState.RETRIED if call.attempt else CallState.COMPLETED
@@ -210,6 +210,7 @@ class LogWalk:
             call.state = CallState.FAILED
             call.error_kind, call.error_message = event.error.kind, event.error.message
             self._failed_calls[call.stage_id, call.image_index] = call
+        return call
 
     def _mark_under_way(self) -> None:
         """A process still waits for the answers to these calls."""

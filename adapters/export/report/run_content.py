@@ -13,7 +13,6 @@ import msgspec
 from ....events.folds import recorded_stages
 from ....events.model import (
     CallCompleted,
-    CallRequested,
     CancelRequested,
     LifecycleChanged,
     LogRepaired,
@@ -26,7 +25,7 @@ from ....events.model import (
     UnknownEvent,
 )
 from ...event_text import summarize_event
-from ...projections.log_walk import LogWalk
+from ...projections.log_walk import Call, LogWalk
 from ...projections.used_settings import settings_used
 from .settings_table import SEEDS_AS_RECORDED, UsedValues
 
@@ -97,7 +96,7 @@ class RunContent:
         ids = self.log.fold.planned_stage_ids()
         return [len(stages[one].finished) if one in stages else 0 for one in ids]
 
-    def _take(self, event: StageEvent, request: CallRequested | None) -> None:
+    def _take(self, event: StageEvent, call: Call | None) -> None:
         now_s = self.log.clock.now_s
         self.types[event_type(event)] += 1
         for span in self._open_spans.values():
@@ -108,8 +107,8 @@ class RunContent:
                 self.spans.append(span)
             case StageEnd():
                 self._open_spans.pop(event.stage_id, None)
-            case CallCompleted() if request is not None:
-                self._take_answer(event, request.stage_id)
+            case CallCompleted() if call is not None:
+                self._take_answer(event, call.stage_id)
             case RunResumed():
                 self._open_spans.clear()
         kind = _mark_kind(event)

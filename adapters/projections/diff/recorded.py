@@ -11,9 +11,9 @@ import msgspec
 
 from ....events.folds import recorded_stages
 from ....events.log.timeline import events_at
-from ....events.model import Artifact, CallCompleted, CallRequested, RunOpened, StageEvent
+from ....events.model import Artifact, CallCompleted, RunOpened, StageEvent
 from ....events.result import artifact_in
-from ..log_walk import LogWalk
+from ..log_walk import Call, LogWalk
 
 
 class RecordedImage(NamedTuple):
@@ -99,8 +99,8 @@ class RecordedRun:
             else:
                 yield RecordedImage(artifact, digest)
 
-    def _take(self, event: StageEvent, request: CallRequested | None) -> None:
-        if isinstance(event, CallCompleted) and request is not None:
+    def _take(self, event: StageEvent, call: Call | None) -> None:
+        if isinstance(event, CallCompleted) and call is not None:
             for artifact in event.artifacts:
-                place = (request.stage_id, artifact.image_index)
-                self._requests[place] = request.request_sha256
+                place = (call.stage_id, artifact.image_index)
+                self._requests[place] = call.request_sha256
