@@ -64,9 +64,6 @@ class Window:
         except StagewrightError:
             return  # The bar tells of it.
 
-    def resume(self, run_id: str) -> None:
-        self.controller.resume(run_id)
-
     def show(self, folder: str) -> None:
         self.bars[0].show(folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -59,7 +60,7 @@ class Story:
         self.epoch = 0
         self.late_s = 0.0
         """How much later than at a millisecond each the events from now on happen."""
-        self._attempts = 0
+        self._attempts: Counter[tuple[str, int]] = Counter()
         plan = {
             "stages": [{"stage_id": stage_id(k), "stage_type": k} for k in kinds or ("txt2img",)]
         }
@@ -100,12 +101,12 @@ class Story:
 
     def ask(self, kind: str, index: int, count: int = 1) -> str:
         """A request leaves; its call id."""
-        call_id = f"{kind}.{index}.{self._attempts}"
+        call_id = f"{kind}.{index}.{self._attempts.total()}"
         self.add(
             CallRequested, call_id=call_id, stage_id=stage_id(kind), image_index=index, count=count,
-            attempt=self._attempts, request_sha256="d" * 64,
+            attempt=self._attempts[kind, index], request_sha256="d" * 64,
         )  # fmt: skip
-        self._attempts += 1
+        self._attempts[kind, index] += 1
         return call_id
 
     def make(self, kind: str, index: int, count: int = 1, **info: Any) -> Story:

@@ -108,7 +108,7 @@ def test_what_the_terminal_shows_of_a_bundle_without_images(tmp_path: Path) -> N
     """Its contents, what was replaced, how to read it; ``show``, ``replay``, ``verify`` follow."""
     run_id = run_json(write_config(tmp_path))["run_id"]
     lines = stagewright("bundle", "last", folder=tmp_path).stdout.splitlines()
-    assert re.fullmatch(rf"{run_id}\.bundle\.zip: \d+ kB", lines[0])
+    assert re.fullmatch(rf"{run_id}\.bundle\.zip: [\d.]+ KB", lines[0])
     assert "  2 thumbnails, no image files" in lines
     assert "  replaced: machine names: 1" in lines
     assert lines[-1].endswith(f"stagewright replay {run_id}")

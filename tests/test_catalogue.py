@@ -104,41 +104,28 @@ def test_the_catalogue_of_a_newer_version_is_left_alone(folder: Path) -> None:
         assert database.execute("SELECT future FROM runs").fetchall() == [("kept",)]
 
 
-def test_an_entry_that_cannot_be_decoded_is_made_again(folder: Path) -> None:
-    """Whatever bytes stand in its column, the run is listed from its log."""
-    catalogue = folder / "runs" / "catalogue.sqlite"
-    before = listed(folder)
-    for entry in (b'{"x":' + b"[" * 100_000, b"\xff", 7):
-        with closing(sqlite3.connect(catalogue)) as database, database:
-            database.execute("UPDATE runs SET entry = ?", (entry,))
-        assert listed(folder) == before
-
-
 @pytest.mark.parametrize(
     "harm",
     [
-        "DROP TABLE runs",
-        "ALTER TABLE runs RENAME COLUMN entry TO other",
+        b"", b"SQLite format 3\0", b"x" * 5000,
+        "DROP TABLE runs", "ALTER TABLE runs RENAME COLUMN entry TO other",
         "UPDATE runs SET bytes = 'x'",
         "UPDATE runs SET folder = CAST(x'ff' AS TEXT) WHERE folder = :last",
+        "UPDATE runs SET entry = x'ff'", "UPDATE runs SET entry = 7",
+        "UPDATE runs SET entry = '{\"x\":' || printf('%.100000c', '[')",
     ],
-    ids=["table", "column", "number", "text"],
-)
-def test_a_damaged_catalogue_is_built_anew(folder: Path, harm: str) -> None:
-    """Whatever is wrong with it, the next list answers and leaves a whole one."""
+)  # fmt: skip
+def test_a_damaged_catalogue_is_built_anew(folder: Path, harm: bytes | str) -> None:
+    """Cut, overwritten, or with other rows: the next list answers and leaves a whole one."""
     path = folder / "runs" / "catalogue.sqlite"
     expected = listed(folder)
-    with closing(sqlite3.connect(path)) as database, database:
-        database.execute(harm, {"last": expected[0]})
+    if isinstance(harm, bytes):
+        path.write_bytes(harm)
+    else:
+        with closing(sqlite3.connect(path)) as database, database:
+            database.execute(harm, {"last": expected[0]})
     assert listed(folder) == expected
     with closing(sqlite3.connect(path)) as database:
-        assert database.execute("SELECT count(typeof(entry)) FROM runs").fetchone() == (2,)
-
-
-@pytest.mark.parametrize("kept", [0, 100, 4096, 5000])
-def test_a_catalogue_that_was_cut_is_built_anew(folder: Path, kept: int) -> None:
-    """A disk that was full, or a process that died: the logs know all that it knew."""
-    path = folder / "runs" / "catalogue.sqlite"
-    expected = listed(folder)
-    path.write_bytes(path.read_bytes()[:kept])
-    assert [listed(folder), listed(folder)] == [expected, expected]
+        rows = database.execute("SELECT count(*) FROM runs WHERE json_valid(entry)").fetchone()
+    assert rows == (2,)
+    assert listed(folder) == expected

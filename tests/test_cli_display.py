@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pexpect
 import pytest
-from stagewright.adapters.cli import display
+from stagewright.adapters.cli.display import open_file_counter
 
 from .command_line import SCRIPT, until
 from .posix import open_terminal
@@ -66,30 +64,21 @@ def test_a_run_that_waits_for_somebody_else_says_so(tmp_path: Path) -> None:
         job.answer()
 
 
-def test_a_counter_that_is_done_shows_nothing_afterwards() -> None:
-    """Its timer has fired, and its thread only goes on once the counter is done."""
-    fired, go_on = threading.Event(), threading.Event()
-
-    def hold_up(frame: FrameType, _event: str, _argument: object) -> None:
-        if frame.f_code.co_filename == display.__file__:
-            fired.set()
-            assert go_on.wait(20)
-
+def test_a_counter_of_files_disappears_at_the_end() -> None:
+    """It shows the number of files; then its line is cleared, and nothing more is written."""
     reader, writer = open_terminal()
-    before = threading.enumerate()
     with open(writer, "w", encoding="utf-8") as terminal:
-        threading.settrace(hold_up)
-        try:
-            with display.open_file_counter(terminal):
-                assert fired.wait(20)
-        finally:
-            threading.settrace(None)
-        go_on.set()
-        for thread in set(threading.enumerate()) - set(before):
-            thread.join(0.5)
-        assert set(threading.enumerate()) == set(before)
+        with open_file_counter(terminal) as counter:
+            counter.take(3, 12)
+            counter.pause()
+            counter.take(4, 12)
         terminal.write("end")
-    assert os.read(reader, 1000) == b"end"
+    shown = ""
+    while not shown.endswith("end"):
+        shown += os.read(reader, 10_000).decode(errors="replace")
+    assert "3 of 12 files" in shown
+    assert "4 of 12 files" in shown
+    assert shown.endswith("\x1b[2Kend")
     os.close(reader)
 
 

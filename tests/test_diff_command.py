@@ -11,6 +11,7 @@ from stagewright.statemachine import BackendError, GenerateRequest
 
 from .command_line import run_json, stagewright, write_config
 from .resuming import LOG, painter, ran, small
+from .salvaging import spoil
 from .stories import Story
 from .test_diff import told, with_answers
 
@@ -100,16 +101,15 @@ def test_a_hostile_log_cannot_steer_the_terminal(tmp_path: Path) -> None:
     assert "\\x1b[31mred" in said
 
 
-def test_a_corrupt_log_is_one_line_and_exit_status_4(tmp_path: Path) -> None:
-    """Nothing is printed of the other run."""
-    left = told(tmp_path / "a", Story("txt2img").move("start").stage("txt2img").events)
-    right = told(tmp_path / "b", Story("txt2img").move("start").stage("txt2img").events)
-    data = bytearray((right / LOG).read_bytes())
-    data[1000] ^= 4
-    (right / LOG).write_bytes(data)
-    done = stagewright("diff", left, right, folder=tmp_path)
+@pytest.mark.parametrize("corrupt", ["a", "b"])
+def test_a_corrupt_log_is_one_line_and_exit_status_4(tmp_path: Path, corrupt: str) -> None:
+    """It names the log and the place; nothing is printed of the other run."""
+    events = Story("txt2img").move("start").stage("txt2img").events
+    folders = [told(tmp_path / name, events) for name in ("a", "b")]
+    spoil(tmp_path / corrupt, 3)
+    done = stagewright("diff", *folders, folder=tmp_path)
     assert (done.returncode, done.stdout) == (4, "")
-    assert "corrupt at byte" in done.stderr
+    assert f"{corrupt}/{LOG}: corrupt at byte" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from stagewright.adapters.export.report import ReportRefusedError, write_report
-from stagewright.adapters.export.report.event_blocks import MAX_EVENTS, shown_seqs
-from stagewright.adapters.export.report.quantities import span_text
+from stagewright.adapters.text import duration
 from stagewright.events import CallCompleted, RunNotFoundError, StageEnd, iterate, replay
 from stagewright.events.log.lock import RunLock
 
 from .command_line import stagewright
 from .log_format import changed, make_log, split_bodies
 from .reports import Page, Refusing, digest_source, eventful_run, reported
-from .resuming import LOG, STAGE_IDS, copied, cut, cut_before, image_file, ran, small
+from .resuming import LOG, STAGE_IDS, copied, cut_before, image_file, ran, small
 from .support import ScriptedBackend, png
 
 pytestmark = pytest.mark.lowest
@@ -40,7 +39,7 @@ def run(eventful: Path, tmp_path: Path) -> Path:
 def test_a_report_tells_what_the_log_tells(run: Path) -> None:
     """Name, id, state, seeds, who made it, every stage, and each image with seed and digest."""
     page, written = reported(run)
-    for told in ("eventful", run.name, "COMPLETED", "100\N{EN DASH}102", "tests 1", *STAGE_IDS):
+    for told in ("eventful", run.name, "COMPLETED", "100-102", "tests 1", *STAGE_IDS):
         assert told in page.text
     artifacts = [
         artifact
@@ -100,15 +99,6 @@ def test_every_image_has_its_thumbnail(run: Path) -> None:
     assert page.all("img")[0]["alt"] == "image 1, seed 100"
 
 
-def test_without_thumbnails_the_files_are_checked_all_the_same(run: Path) -> None:
-    """No picture; a file that is gone is told of."""
-    image_file(run, "02-upscale", 1).unlink()
-    page, written = reported(run, thumbnails=False)
-    assert page.thumbnails() == []
-    assert written.missing == ("images/02-upscale/00001-101.png",)
-    assert "the thumbnails (--no-thumbnails)" in page.text
-
-
 def test_settings_used_stand_beside_those_asked(run: Path) -> None:
     """What was used otherwise than asked is marked; what was not told says so."""
     page, _ = reported(run)
@@ -147,27 +137,35 @@ def test_an_error_is_told_in_full(tmp_path: Path) -> None:
     assert "2 images are not finished" in page.text
 
 
-def test_a_missing_file_is_told_of_and_no_crash(run: Path) -> None:
-    """The page says so at its head and at the image; the command names it and ends well."""
-    image_file(run, "01-img2img", 2).unlink()
-    done = stagewright("report", run, "--output", "a.html", folder=run.parent.parent)
-    assert done.returncode == 0, done.stderr
-    assert "missing or unreadable: images/01-img2img/00002-102.png\n" in done.stdout
-    page = Page((run.parent.parent / "a.html").read_text(encoding="utf-8"))
-    assert "1 file is missing" in page.text
-    assert len(page.thumbnails()) == 11
-    assert "it is missing" in page.text
+def swap_for_link(run: Path) -> None:
+    """Put a link to the very same images in the place of the images."""
+    (run / "images").rename(run.parent.parent / "elsewhere")
+    (run / "images").symlink_to(run.parent.parent / "elsewhere")
 
 
-def test_an_altered_file_ends_with_4_and_is_not_shown(run: Path) -> None:
-    """What is not what was recorded is named on standard error; the page is there."""
-    image_file(run, "01-img2img", 2).write_bytes(png(1))
+@pytest.mark.parametrize(
+    ("harm", "status", "words", "title", "thumbnails"),
+    [
+        (lambda run: image_file(run, "01-img2img", 2).unlink(), 0,
+         "missing or unreadable: images/01-img2img/00002-102.png\n", "1 file is missing", 11),
+        (lambda run: image_file(run, "01-img2img", 2).write_bytes(png(1)), 4,
+         "images/01-img2img/00002-102.png: altered since it was recorded", "1 file is altered", 11),
+        (lambda run: shutil.rmtree(run / "images"), 0,
+         "... and 7 more files missing or unreadable", "12 files are missing", 0),
+        (swap_for_link, 4, "and 11 more: altered since it was recorded", "12 files are altered", 0),
+    ],
+)  # fmt: skip
+def test_files_that_are_not_as_recorded_are_named_and_not_shown(
+    run: Path, harm: Callable[[Path], object], status: int, words: str, title: str, thumbnails: int
+) -> None:
+    """By the terminal (of many only some) and at the head of the page; no link is followed."""
+    harm(run)
     done = stagewright("report", run, "--output", "a.html", folder=run.parent.parent)
-    assert done.returncode == 4
-    assert "images/01-img2img/00002-102.png: altered since it was recorded" in done.stderr
+    assert done.returncode == status
+    assert words in done.stdout + done.stderr
     page = Page((run.parent.parent / "a.html").read_text(encoding="utf-8"))
-    assert "1 file is altered" in page.text
-    assert len(page.thumbnails()) == 11
+    assert title in page.text
+    assert len(page.thumbnails()) == thumbnails
 
 
 def test_a_bundle_s_thumbnails_stand_for_images_that_are_not_there(run: Path) -> None:
@@ -183,15 +181,6 @@ def test_a_bundle_s_thumbnails_stand_for_images_that_are_not_there(run: Path) ->
     assert [Image.open(io.BytesIO(one)).size for one in page.thumbnails()] == [(20, 10)]
     assert "This is a bundle" in page.text
     assert len(written.missing) == 11
-
-
-def test_a_link_in_the_place_of_the_images_shows_nothing(run: Path) -> None:
-    """Not even pictures that are the recorded ones: nothing outside the run folder is read."""
-    (run / "images").rename(run.parent.parent / "elsewhere")
-    (run / "images").symlink_to(run.parent.parent / "elsewhere")
-    page, written = reported(run)
-    assert page.thumbnails() == []
-    assert len(written.altered) == 12
 
 
 def test_a_corrupt_log_is_reported_up_to_the_place(run: Path) -> None:
@@ -224,8 +213,8 @@ def test_a_log_without_a_sound_event_has_a_page_too(run: Path) -> None:
 
 
 def test_a_run_that_goes_on_is_a_snapshot_and_a_dead_one_is_not(run: Path) -> None:
-    """Who holds the run's lock makes the difference."""
-    cut(run, 20)
+    """The run's lock decides, and so whether its last call is under way or was never answered."""
+    cut_before(run, CallCompleted, -1)
     lock = RunLock(run)
     try:
         page, _ = reported(run)
@@ -233,31 +222,11 @@ def test_a_run_that_goes_on_is_a_snapshot_and_a_dead_one_is_not(run: Path) -> No
         lock.release()
     assert "This run is still running" in page.text
     assert "the state when the page was made" in page.text
-    page, _ = reported(run)
-    assert "The process of this run died" in page.text
-
-
-def test_a_call_that_is_being_made_is_under_way(run: Path) -> None:
-    """While its run goes on; once the process has died it was never answered."""
-    cut_before(run, CallCompleted, -1)
-    lock = RunLock(run)
-    try:
-        page, _ = reported(run)
-    finally:
-        lock.release()
     assert "1 unanswered; 1 under way" in page.text  # the first one is of the epoch before
     page, _ = reported(run)
+    assert "The process of this run died" in page.text
     assert "2 unanswered" in page.text
     assert "under way" not in page.text
-
-
-def test_of_many_missing_files_the_first_few_are_named(run: Path) -> None:
-    """On the terminal; the page and the JSON name them all."""
-    shutil.rmtree(run / "images")
-    root = run.parent.parent
-    told = stagewright("report", run, "--output", "a.html", folder=root).stdout
-    assert told.count("missing or unreadable: images/") == 5
-    assert "... and 7 more files missing or unreadable" in told
 
 
 def test_a_hyphen_is_no_file(run: Path) -> None:
@@ -273,7 +242,7 @@ def test_the_duration_of_a_stage_is_that_of_its_result(run: Path) -> None:
     for _ in range(2):
         page, _ = reported(run)
         for stage in replay(run).stages:
-            assert f"duration {span_text(stage.duration_ms / 1000)} " in page.text
+            assert f"duration {duration(stage.duration_ms)} " in page.text
         cut_before(run, StageEnd, -1)
 
 
@@ -334,33 +303,19 @@ def test_a_report_that_cannot_be_written_leaves_nothing(run: Path) -> None:
         write_report(root, root / "a.html")
 
 
-def test_json_prints_one_document(run: Path) -> None:
-    """Where the page is, and what was found; without ``--output`` it bears the run's id."""
+def test_json_prints_one_document_and_nothing_is_written_into_the_run(run: Path) -> None:
+    """Where the page is, and what was found; without thumbnails the files are checked as well."""
     root = run.parent.parent
+    image_file(run, "02-upscale", 1).unlink()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     done = stagewright("report", "last", "--json", "--no-thumbnails", folder=root)
     told = json.loads(done.stdout)
     assert done.stderr == ""
     assert told["path"] == f"{run.name}.html"
     assert (root / told["path"]).stat().st_size == told["bytes"]
-    assert (told["corrupt"], told["altered"], told["missing"]) == ("", [], [])
-
-
-def test_making_a_report_writes_nothing_into_the_run(run: Path) -> None:
-    """Every byte of the run folder stays."""
-
-    def state() -> Iterator[tuple[str, bytes]]:
-        for path in sorted(run.rglob("*")):
-            if path.is_file():
-                yield str(path), path.read_bytes()
-
-    before = list(state())
-    reported(run)
-    assert list(state()) == before
-
-
-def test_of_very_many_events_the_first_and_the_last_are_carried() -> None:
-    """The end of a log tells why a run ended, so it is the middle that is left out."""
-    assert shown_seqs(MAX_EVENTS) == [range(MAX_EVENTS)]
-    first, last = shown_seqs(MAX_EVENTS + 10)
-    assert len(first) + len(last) == MAX_EVENTS
-    assert (first.start, last.stop) == (0, MAX_EVENTS + 10)
+    assert (told["corrupt"], told["altered"]) == ("", [])
+    assert told["missing"] == ["images/02-upscale/00001-101.png"]
+    page = Page((root / told["path"]).read_text(encoding="utf-8"))
+    assert page.thumbnails() == []
+    assert "the thumbnails (--no-thumbnails)" in page.text
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before

@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import pytest
 from PIL import Image
 from stagewright.adapters.export.report import write_report
-from stagewright.events import (
-    Artifact,
-    CallCompleted,
-    CallRequested,
-    LifecycleChanged,
-    MemoryEventLog,
-    RunState,
-    StageImageProgress,
-    StageStart,
-    StageType,
-)
+from stagewright.events import Artifact, StageImageProgress
 
 from .reports import Browser, Refusing, eventful_run, open_browser, reported
 from .resuming import STAGE_IDS
-from .support import START, png, run_opened
-from .test_report_laws import HOSTILE, run_with
+from .stories import Story
+from .support import png
+from .test_report_laws import HOSTILE, run_with, written
 from .tools import needs_browser
 
 pytestmark = needs_browser
@@ -197,21 +187,14 @@ def test_without_scripts_all_but_the_events_is_there(browser: Browser, page: Pat
 
 
 def test_a_narrow_window_shows_it_all(browser: Browser, page: Path) -> None:
-    """At 400 pixels nothing sticks out: what is wide scrolls within itself."""
+    """At 400 pixels what is wide scrolls within itself; no mark's line crosses a stage's name."""
     browser.open(page, width=400)
-    assert (
-        browser.run(
-            "return [...document.querySelectorAll('main > section, header, nav, .tiles, .facts')]"
-            ".filter((one) => one.getBoundingClientRect().right > innerWidth).map((one) => one.id)"
-        )
-        == []
+    wide = browser.run(
+        "return [...document.querySelectorAll('main > section, header, nav, .tiles, .facts')]"
+        ".filter((one) => one.getBoundingClientRect().right > innerWidth).map((one) => one.id)"
     )
+    assert wide == []
     assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
-
-
-def test_no_line_runs_through_a_stage_s_name(browser: Browser, page: Path) -> None:
-    """What is drawn at the place of a marker's line is the paper round the name, not the line."""
-    browser.open(page, width=400)
     above = browser.run(
         "const marks = document.querySelector('#gantt .marks');"
         "return [...document.querySelectorAll('#gantt .lane-label')].map((label) =>"
@@ -240,48 +223,39 @@ def test_a_hostile_log_stays_text(browser: Browser, tmp_path: Path) -> None:
     assert set(browser.requests()) <= {"file", "data"}
 
 
-def long_run(folder: Path, images: int) -> None:
+class LongStory(Story):
     """A run of four stages; every image is the same small file, as the log records."""
-    data = png(7)
-    digest = sha256(data).hexdigest()
-    log = MemoryEventLog()
-    log.append(run_opened("long", images))
 
-    def add(kind: Any, **fields: Any) -> None:
-        moment = START + timedelta(milliseconds=7 * log.next_seq)
-        log.append(kind(run_id="long", seq=log.next_seq, ts=moment, **fields))
+    def image(self, kind: str, index: int) -> Artifact:
+        data = png(7)
+        digest = sha256(data).hexdigest()
+        return msgspec.structs.replace(
+            super().image(kind, index), sha256=digest, source_sha256=digest
+        )
 
-    add(LifecycleChanged, trigger="start", source=RunState.IDLE, dest=RunState.RUNNING)
-    for order, stage_id in enumerate(STAGE_IDS):
-        stage: dict[str, Any] = {"stage_id": stage_id, "stage_type": StageType(stage_id[3:])}
-        add(StageStart, **stage, order_index=order, total_images=images, metadata={})
-        (folder / "images" / stage_id).mkdir(parents=True)
+
+def long_run(runs: Path, images: int) -> Path:
+    """The folder of such a run with its files."""
+    kinds = [stage_id[3:] for stage_id in STAGE_IDS]
+    story = LongStory(*kinds, images=images).move("start")
+    for kind in kinds:
+        story.begin(kind)
         for index in range(images):
-            made = Artifact(
-                path=f"images/{stage_id}/{index:05d}-{100 + index}.png", image_index=index,
-                sha256=digest, source_sha256=digest, bytes=len(data), media_type="image/png",
-                width=64, height=64, seed=100 + index,
-            )  # fmt: skip
-            call: dict[str, Any] = {"call_id": f"{stage_id}.{index}"}
-            add(
-                CallRequested, **call, stage_id=stage_id, image_index=index, count=1, attempt=0,
-                request_sha256="d" * 64,
-            )  # fmt: skip
-            info = {"seed": 100 + index, "prompt": "a lighthouse", "steps": 20}
-            add(CallCompleted, **call, endpoint="x", artifacts=(made,), info=info, duration_ms=7.0)
-            progress = {"image_index": index, "total_images": images, "artifact": made}
-            add(StageImageProgress, **stage, **progress)
-            (folder / made.path).write_bytes(data)
-    (folder / "events.jsonl").write_bytes(log.to_bytes())
+            story.make(kind, index, prompt="a lighthouse", steps=20)
+            story.announce(kind, index, story.image(kind, index))
+    folder = written(story, runs)
+    for event in story.events:
+        if isinstance(event, StageImageProgress):
+            (folder / event.artifact.path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / event.artifact.path).write_bytes(png(7))
+    return folder
 
 
 def test_a_thousand_images_in_four_stages_are_usable(browser: Browser, tmp_path: Path) -> None:
     """Events are there at once, the last one and the last thumbnail within reach."""
-    folder = tmp_path / "runs" / "long"
-    folder.mkdir(parents=True)
-    long_run(folder, 1_000)
-    written = write_report(folder, tmp_path / "long.html")
-    assert (written.images, written.events) == (4_000, 12_006)
+    folder = long_run(tmp_path / "runs", 1_000)
+    report = write_report(folder, tmp_path / "long.html")
+    assert (report.images, report.events) == (4_000, 12_006)
     browser.open(tmp_path / "long.html")
     ready_ms = browser.run("return performance.now()")
     assert ready_ms < 15_000
@@ -290,7 +264,7 @@ def test_a_thousand_images_in_four_stages_are_usable(browser: Browser, tmp_path:
     )
     browser.run("document.getElementById('page-last').click()")
     browser.wait("document.querySelector('#event-rows .open').textContent === '12000'")
-    choose(browser, "text", "00-txt2img.999")
+    choose(browser, "text", "txt2img.999.")
     browser.wait(f"{ROWS} === 2")
     last = "document.querySelector('#stage-03-adetailer .sheet:last-child .tile:last-child img')"
     browser.run(f"{last}.scrollIntoView()")

@@ -24,7 +24,7 @@ from .command_line import Start, until
 from .resuming import small
 from .screens import WindowProcess, status_window, virtual_display
 from .support import TXT2IMG
-from .tools import needs_display, needs_tkinter
+from .tools import needs_display
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "tk_app.py"
 SLOW: dict[str, Any] = {**small("txt2img", "img2img", images=2), "name": "slow"}
@@ -92,27 +92,6 @@ def test_a_run_is_seen_from_its_start_to_its_end(window: WindowProcess) -> None:
     assert (done["labels"][1], done["value"]) == ("100%", 100.0)
     assert filled(window.picture(), done["bar"]) > 0.98
     assert done["button"] == ["Cancel", "disabled"]
-
-
-def test_the_button_cancels_the_run_once(window: WindowProcess, tmp_path: Path) -> None:
-    """It says so at once; pressing it again does nothing; a resume goes on where it was."""
-    window.do("start", config=SLOW)
-    seen(window, "Running: stage 1 of 2 00-txt2img  image 2 of 2")
-    window.do("press", text="Cancel")
-    assert window.look()["button"] == ["Stopping...", "disabled"]
-    window.do("press", text="Stopping...")
-    stopped = seen(window, "Cancelled: stage 1 of 2 00-txt2img  image 2 of 2")
-    assert stopped["labels"][2].startswith("reason: Cancel was pressed")
-    window.do("press", text="Cancel")
-    folder = run_in(tmp_path / "runs")
-    until(lambda: window.do("state")["run"] is None, "the run has ended")
-    assert sum(isinstance(event, CancelRequested) for event in iterate(folder)) == 1
-    assert replay(folder).state is RunState.CANCELLED
-    window.do("resume", run_id="last")
-    going_on = seen(window, "Running")
-    assert going_on["value"] >= stopped["value"] >= 25
-    assert going_on["button"] == ["Cancel", "normal"]
-    seen(window, "Completed: 2 images")
 
 
 def test_a_configuration_that_does_not_start_is_a_config_error(window: WindowProcess) -> None:
@@ -208,7 +187,7 @@ def test_several_bars_show_different_runs(window: WindowProcess, tmp_path: Path)
 
 
 LATE = """
-import sys, threading, tkinter
+import queue, sys, threading, tkinter
 from stagewright.adapters import open_controller
 from stagewright.adapters.tk import TkLoop, TkStatusBar
 from tests.resuming import small
@@ -224,7 +203,7 @@ assert (bar.status.state, order) == ("IDLE", [])
 controller.start(small(images=4)).wait(30)
 
 def fail():
-    raise LookupError("a fault of the program's own")
+    raise queue.Empty("a fault of the receiver, which ends no other call")
 
 def look():
     if bar.status.state != "COMPLETED":
@@ -254,36 +233,8 @@ def test_the_main_loop_may_start_late(display: str, tmp_path: Path) -> None:
         cwd=root, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.stderr == ""
-    lines = ["Completed: 4 images [1, 1, 1]", "['LookupError']", "the window is gone"]
+    lines = ["Completed: 4 images [1, 1, 1]", "['Empty']", "the window is gone"]
     assert done.stdout.splitlines() == lines
-
-
-EMPTY = """
-import queue, tkinter
-from stagewright.adapters.tk import TkLoop
-
-root = tkinter.Tk()
-loop = TkLoop(root)
-root.report_callback_exception = lambda kind, error, _: print(kind.__name__, error)
-
-def fail():
-    raise queue.Empty("of the receiver")
-
-loop(fail)
-loop(root.destroy)
-root.mainloop()
-"""
-
-
-def test_an_empty_queue_of_a_receiver_is_reported_as_its_own_fault(
-    display: str, tmp_path: Path
-) -> None:
-    """It is not taken for the end of the calls that wait; the next one is made."""
-    done = subprocess.run(
-        [sys.executable, "-c", EMPTY], env={"DISPLAY": display, "PATH": "/usr/bin"},
-        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert (done.stdout, done.stderr) == ("Empty of the receiver\n", "")
 
 
 def test_without_tkinter_the_error_says_what_to_install() -> None:
@@ -319,16 +270,25 @@ def app(
         yield opened
 
 
-def test_the_example_starts_shows_cancels_and_resumes(app: WindowProcess, tmp_path: Path) -> None:
-    """Each by its button; the last image that was made is there to be seen."""
+def test_the_example_starts_cancels_once_and_resumes(app: WindowProcess, tmp_path: Path) -> None:
+    """Each by its button; a resume continues where the run was; the last image is shown."""
     app.do("press", text="Start")
     seen(app, "Running: stage 1 of 2 00-txt2img  image 2 of 2")
     app.do("press", text="Cancel")
-    seen(app, "Cancelled")
+    assert app.look()["button"] == ["Stopping...", "disabled"]
+    app.do("press", text="Stopping...")
+    stopped = seen(app, "Cancelled: stage 1 of 2 00-txt2img  image 2 of 2")
+    assert stopped["labels"][2].startswith("reason: Cancel was pressed")
+    app.do("press", text="Cancel")
     until(lambda: app.do("can_press", text="Resume"), "the run can be resumed")
+    folder = run_in(tmp_path / "runs")
+    assert sum(isinstance(event, CancelRequested) for event in iterate(folder)) == 1
     app.do("press", text="Resume")
+    resumed = seen(app, "Running")
+    assert resumed["value"] >= stopped["value"] >= 25
+    assert resumed["button"] == ["Cancel", "normal"]
     seen(app, "Completed: 2 images")
-    assert replay(run_in(tmp_path / "runs")).resumes == 1
+    assert replay(folder).resumes == 1
     # Grey, black and the few colours of texts and buttons would be all without the preview.
     until(lambda: len(app.picture().getcolors(2**24) or ()) > 300, "the last image is shown")
 
@@ -342,13 +302,3 @@ def test_the_example_that_is_closed_stops_its_run(
         seen(app, "Running: stage 1 of 2 00-txt2img  image 2 of 2")
     result = replay(run_in(tmp_path / "runs"))
     assert (result.state, len(result.images)) == (RunState.CANCELLED, 1)
-
-
-@needs_tkinter
-def test_the_example_says_what_it_wants() -> None:
-    """As a program of its own."""
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLE), "--help"], capture_output=True, text=True, timeout=60,
-        check=True,
-    )  # fmt: skip
-    assert "--server SERVER" in done.stdout

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Protocol
@@ -27,11 +25,10 @@ from ..text import count, duration, escaped, one_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
 _PLAIN_TERMINALS = ("dumb", "unknown")
 """Values of TERM for terminals that cannot redraw a line."""
-_SHOW_AFTER_S = 0.5
 _BAR_WIDTH = 24
 _WIDE = 125
 """A terminal of at least so many columns shows the status in one line, otherwise in two."""
@@ -139,53 +136,29 @@ class LiveStatus:
 
 
 class FileCounter:
-    """Shows how many files have been checked, if that takes longer than half a second."""
+    """Shows on a terminal how many files have been checked; shows nothing elsewhere."""
 
     label = ""
 
     def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-        self._lock = threading.Lock()
-        self._began = time.monotonic()
         self._progress: Progress | None = None
-        self._task: TaskID | None = None
-        self._timer = threading.Timer(_SHOW_AFTER_S, self._show_when_due)
-        self._timer.daemon = True
         if stream.isatty():
-            self._timer.start()
+            self._progress = _file_progress(stream)
+            self._progress.add_task("", total=None, where="checking", rest="(Ctrl-C stops)")
+            self._progress.start()
 
     def take(self, done: int, total: int) -> None:
         """Show that ``done`` of ``total`` files have been checked."""
-        if not self._stream.isatty() or time.monotonic() - self._began < _SHOW_AFTER_S:
-            return
-        with self._lock:
-            self._show()
-            if self._progress is not None and self._task is not None:
-                rest = f"{done} of {total} files"
-                self._progress.update(self._task, completed=done, total=total, rest=rest)
+        if self._progress is not None:
+            where, rest = f"checking {self.label}".rstrip(), f"{done} of {total} files"
+            task = self._progress.task_ids[0]
+            self._progress.update(task, completed=done, total=total, where=where, rest=rest)
+            self._progress.start()
 
     def pause(self) -> None:
         """Clear the line so that something else can be printed."""
-        self._timer.cancel()
-        with self._lock:
-            if self._progress is not None:
-                self._progress.stop()
-            self._progress = self._task = None
-
-    def _show_when_due(self) -> None:
-        with self._lock:
-            # ``pause`` may have cancelled the timer after it fired.
-            if not self._timer.finished.is_set():
-                self._show()
-
-    def _show(self) -> None:
         if self._progress is not None:
-            return
-        self._progress = _bar(self._stream)
-        where = f"checking {self.label}".rstrip()
-        rest = "(Ctrl-C stops)"
-        self._task = self._progress.add_task("", total=None, where=where, rest=rest)
-        self._progress.start()
+            self._progress.stop()
 
 
 @contextmanager
@@ -198,7 +171,7 @@ def open_file_counter(stream: IO[str]) -> Iterator[FileCounter]:
         counter.pause()
 
 
-def _bar(stream: IO[str]) -> Progress:
+def _file_progress(stream: IO[str]) -> Progress:
     from rich.console import Console  # noqa: PLC0415 - takes 40 ms; only a terminal needs it
     from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415 - the same
 
@@ -207,7 +180,6 @@ def _bar(stream: IO[str]) -> Progress:
         BarColumn(bar_width=_BAR_WIDTH),
         TextColumn("{task.fields[rest]}", markup=False),
         console=Console(file=stream),
-        refresh_per_second=10,
         transient=True,
     )
 

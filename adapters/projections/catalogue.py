@@ -27,24 +27,20 @@ from ..text import escaped
 _logger = logging.getLogger("stagewright.catalogue")
 
 CATALOGUE_NAME = "catalogue.sqlite"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 CORRUPT = "CORRUPT"
 UNREADABLE = "UNREADABLE"
 DIED = "DIED"
 """A filter: RUNNING in the log, but no process is executing the run."""
-_NOT_DAMAGE = {
-    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_PERM, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PROTOCOL,
-    sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT,
-}  # fmt: skip
-"""Errors that do not mean a damaged file: locks, and the disk."""
+_DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+"""Errors of a damaged file, unlike those of locks and disks; SQLITE_ERROR is a missing column."""
 _LOCK_WAIT_S = 2.0
 """How long to wait for another process that writes the catalogue."""
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS runs (
     folder TEXT PRIMARY KEY, bytes INTEGER NOT NULL, changed_ns INTEGER NOT NULL,
-    opened TEXT NOT NULL, state TEXT NOT NULL, entry TEXT NOT NULL
+    entry TEXT NOT NULL
 ) WITHOUT ROWID
 """
 
@@ -63,16 +59,16 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     folder: str
     name: str
-    opened: str
     state: str
-    outcome: Outcome | None
-    summary: str
-    images: int
-    total_images: int
-    stage_images: int
-    total_stage_images: int
-    models: tuple[str, ...]
-    resumes: int
+    opened: str = ""
+    outcome: Outcome | None = None
+    summary: str = ""
+    images: int = 0
+    total_images: int = 0
+    stage_images: int = 0
+    total_stage_images: int = 0
+    models: tuple[str, ...] = ()
+    resumes: int = 0
     group_id: str | None = None
     alive: bool = False
     resumable: bool = False
@@ -150,7 +146,7 @@ class Catalogue:
         """Write the changes in one short transaction."""
         gone = [(folder,) for folder in known.keys() - {row.folder for row in rows}]
         changed = [
-            (row.folder, *row.stamp, row.entry.opened, row.entry.state, _ENCODER.encode(row.entry))
+            (row.folder, *row.stamp, msgspec.json.encode(row.entry))
             for row in rows
             if row.stamp is not None and row != known.get(row.folder)
         ]
@@ -166,9 +162,7 @@ class Catalogue:
                     database.execute("DROP TABLE IF EXISTS runs")
                     database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
                 database.execute(_TABLE)
-                database.executemany(
-                    "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?)", changed
-                )
+                database.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)", changed)
                 database.executemany("DELETE FROM runs WHERE folder = ?", gone)
         except sqlite3.DatabaseError as error:
             self._disable(error)
@@ -176,7 +170,7 @@ class Catalogue:
     def _disable(self, error: sqlite3.DatabaseError | UnicodeDecodeError) -> dict[str, _Row] | None:
         """Continue without the catalogue; remove it if it is damaged."""
         path = self._runs / CATALOGUE_NAME
-        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _NOT_DAMAGE:
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in _DAMAGE:
             _logger.info("%s cannot be used (%s); reading the logs instead", path, error)
             return None
         _logger.info("%s is damaged (%s); rebuilding it", path, error)
@@ -195,7 +189,6 @@ class _Row(NamedTuple):
     entry: CatalogueEntry
 
 
-_ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(CatalogueEntry)
 
 
@@ -236,22 +229,7 @@ def _rows(runs: Path, known: Mapping[str, _Row]) -> Iterator[_Row]:
 
 
 def _unreadable(folder: str, why: str) -> _Row:
-    entry = CatalogueEntry(
-        run_id=folder,
-        folder=folder,
-        name=folder,
-        opened="",
-        state=UNREADABLE,
-        outcome=None,
-        summary="",
-        images=0,
-        total_images=0,
-        stage_images=0,
-        total_stage_images=0,
-        models=(),
-        resumes=0,
-        error=why,
-    )
+    entry = CatalogueEntry(run_id=folder, folder=folder, name=folder, state=UNREADABLE, error=why)
     return _Row(folder, None, entry)
 
 

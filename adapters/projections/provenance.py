@@ -22,11 +22,11 @@ from ...events.model import (
     CallRequested,
     RunOpened,
     RunResumed,
-    StageEvent,
 )
 from ...statemachine.config.inputs import read_bounded
 from ...statemachine.files.png import read_stamp, source_of
 from ...statemachine.files.run_folder import find_run, run_folders
+from .log_walk import OpenRequests
 
 _SHOWN = 4
 """The most unreadable logs that an error names."""
@@ -60,23 +60,43 @@ def provenance_of(image: Path, runs: Path) -> ImageProvenance:
 
     The chunk in the image only says where to look first; its digest decides.
     """
-    data = read_bounded(image, key="image")
-    digest, source_digest = sha256(data).hexdigest(), sha256(source_of(data)).hexdigest()
-    stamp = read_stamp(data)
+    wanted = _WantedImage.read(image)
     unreadable: list[str] = []
-    for folder in _likely_runs(image, stamp, runs):
+    for folder in _likely_runs(wanted, runs):
         try:
-            found = _search(folder, image, digest, source_digest, stamp)
+            found = _search(folder, wanted)
         except OSError as error:
             unreadable.append(f"; {error}")
             continue
         if found is not None:
             return found
     _refuse_altered(image)
-    claim = f"its metadata names run {stamp.get('run_id')}, but " if stamp else ""
+    claim = f"its metadata names run {wanted.stamp.get('run_id')}, but " if wanted.stamp else ""
     raise RunNotFoundError(
         f"{image}: {claim}no log in {runs} records it{''.join(unreadable[:_SHOWN])}"
     )
+
+
+class _WantedImage(NamedTuple):
+    """An image whose origin is searched; ``stamp`` is the content of its chunk."""
+
+    path: Path
+    digest: str
+    source_digest: str
+    stamp: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> _WantedImage:
+        data = read_bounded(path, key="image")
+        digests = sha256(data).hexdigest(), sha256(source_of(data)).hexdigest()
+        return cls(path, *digests, read_stamp(data) or {})
+
+    def is_recorded_as(self, artifact: Artifact, call_id: str) -> bool:
+        """Stages may have equal sources (nothing was detected); the chunk names the call."""
+        if artifact.sha256 == self.digest:
+            return True
+        named = self.stamp.get("call_id", call_id)
+        return artifact.source_sha256 == self.source_digest and named == call_id
 
 
 def _refuse_altered(image: Path) -> None:
@@ -91,77 +111,43 @@ def _refuse_altered(image: Path) -> None:
                 raise ImageAlteredError(f"{image}: the file was altered since it was recorded")
 
 
-def _likely_runs(image: Path, stamp: Mapping[str, Any] | None, runs: Path) -> Iterator[Path]:
+def _likely_runs(wanted: _WantedImage, runs: Path) -> Iterator[Path]:
     """The run folder that holds the image, the one that it names, then all others."""
     tried: set[Path] = set()
-    parents = image.absolute().parents
+    parents = wanted.path.absolute().parents
     candidates = [parent for parent in parents[1:3] if (parent / LOG_NAME).is_file()]
-    if stamp is not None:
+    if wanted.stamp:
         # The image may come from elsewhere, or its folder was renamed; the digests decide.
         with suppress(RunNotFoundError, OSError):
-            candidates.append(find_run(runs, str(stamp.get("run_id"))))
+            candidates.append(find_run(runs, str(wanted.stamp.get("run_id"))))
     for folder in [*candidates, *run_folders(runs)]:
         if (place := folder.resolve()) not in tried:
             tried.add(place)
             yield folder
 
 
-def _search(
-    folder: Path, image: Path, digest: str, source_digest: str, stamp: Mapping[str, Any] | None
-) -> ImageProvenance | None:
-    if not _mentions(log_path(folder), source_digest):
+def _search(folder: Path, wanted: _WantedImage) -> ImageProvenance | None:
+    """The last answer in a run's log that recorded the image."""
+    if not _mentions(log_path(folder), wanted.source_digest):
         return None
-    search = _ImageSearch(digest, source_digest, stamp)
+    opened: RunOpened | None = None
+    found: ImageProvenance | None = None
+    backend = BackendDescription(kind="")
+    requests = OpenRequests()
     for event in iterate(folder):
-        search.take(event)
-    if search.found is None or search.opened is None:
-        return None
-    return _provenance(folder, image, search.opened, search.found, digest)
-
-
-class _Found(NamedTuple):
-    """The answer with an image, its request and its backend."""
-
-    completed: CallCompleted
-    artifact: Artifact
-    request: CallRequested
-    backend: BackendDescription | None
-
-
-class _ImageSearch:
-    """Searches the events of a run for the last answer that recorded an image."""
-
-    def __init__(self, digest: str, source_digest: str, stamp: Mapping[str, Any] | None) -> None:
-        self._digest = digest
-        self._source_digest = source_digest
-        self._stamp = stamp
-        self._calls: dict[str, CallRequested] = {}
-        self._backend: BackendDescription | None = None
-        self.opened: RunOpened | None = None
-        self.found: _Found | None = None
-
-    def take(self, event: StageEvent) -> None:
-        """Add one more event."""
+        request = requests.request_of(event)
         match event:
             case RunOpened():
-                self.opened = event
-                self._backend = event.backend
+                opened, backend = event, event.backend
             case RunResumed():
-                self._backend = event.backend
-            case CallRequested():
-                self._calls[event.call_id] = event
-            case CallCompleted():
-                request = self._calls.pop(event.call_id, None)
+                backend = event.backend
+            case CallCompleted() if request is not None and opened is not None:
                 for artifact in event.artifacts:
-                    if request is not None and self._fits(artifact, event.call_id):
-                        self.found = _Found(event, artifact, request, self._backend)
-
-    def _fits(self, artifact: Artifact, call_id: str) -> bool:
-        """Stages may have equal sources (nothing was detected); the chunk names the call."""
-        if artifact.sha256 == self._digest:
-            return True
-        named = self._stamp.get("call_id") if self._stamp else None
-        return artifact.source_sha256 == self._source_digest and named in (None, call_id)
+                    if wanted.is_recorded_as(artifact, event.call_id):
+                        found = _provenance(
+                            folder, wanted, opened, backend, request, event, artifact
+                        )
+    return found
 
 
 def _mentions(log: Path, digest: str) -> bool:
@@ -175,27 +161,28 @@ def _mentions(log: Path, digest: str) -> bool:
 
 
 def _provenance(
-    folder: Path, image: Path, opened: RunOpened, found: _Found, digest: str
+    folder: Path,
+    wanted: _WantedImage,
+    opened: RunOpened,
+    backend: BackendDescription,
+    request: CallRequested,
+    answer: CallCompleted,
+    artifact: Artifact,
 ) -> ImageProvenance:
     stages = {stage["stage_id"]: stage for stage in recorded_stages(opened.plan)}
+    named = (backend.kind, backend.product, backend.version, backend.url)
     return ImageProvenance(
-        image=str(image),
+        image=str(wanted.path),
         run_id=opened.run_id,
         run_folder=str(folder),
-        stage_id=found.request.stage_id,
-        image_index=found.artifact.image_index,
-        call_id=found.completed.call_id,
-        exact=found.artifact.sha256 == digest,
-        artifact=found.artifact,
-        settings=stages.get(found.request.stage_id, {}).get("config", {}),
-        info=found.completed.info,
-        inputs=found.request.inputs,
-        request_sha256=found.request.request_sha256,
-        backend=_words(found.backend or opened.backend),
-    )
-
-
-def _words(backend: BackendDescription) -> tuple[str, ...]:
-    return tuple(
-        part for part in (backend.kind, backend.product, backend.version, backend.url) if part
+        stage_id=request.stage_id,
+        image_index=artifact.image_index,
+        call_id=answer.call_id,
+        exact=artifact.sha256 == wanted.digest,
+        artifact=artifact,
+        settings=stages.get(request.stage_id, {}).get("config", {}),
+        info=answer.info,
+        inputs=request.inputs,
+        request_sha256=request.request_sha256,
+        backend=tuple(part for part in named if part),
     )

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
 import msgspec
 
 from ...events.model import StageType
-from ..backends.infotext_settings import MAX_PASSES
 from ..backends.registry import WEBUI, find_kind
 from ..backends.webui.spellings import NO_VAE, SAME_AS_THE_STAGE, same_name, same_sampler, stem
+from .flat_values import flattened
 
 MAX_SETTINGS = 1_000
 _BETWEEN_WORDS = re.compile(r"[\s_-]+")
 _MAX_VALUE = 2_000
-_MAX_NAME = 200
 _DEEPEST = 6
 """Our configurations nest three tables; deeper values are kept whole."""
 _MODELS = ("model", "vae", "checkpoint")
@@ -31,8 +30,18 @@ def settings_asked(config: Mapping[str, Any]) -> dict[str, Any]:
     A refiner or hires table that is switched off is left out. For foreign logs the number of
     values is limited to ``MAX_SETTINGS``, and their dotted keys to 200 characters.
     """
-    table = {key: value for key, value in config.items() if key != "enabled"}
-    return dict(islice(_flattened(table, "", _DEEPEST), MAX_SETTINGS))
+    flat = dict(islice(flattened(config, deepest=_DEEPEST), 10 * MAX_SETTINGS))
+    off = tuple(
+        key.removesuffix("enabled")
+        for key, value in flat.items()
+        if key.endswith(".enabled") and value is False
+    )
+    asked = (
+        (key, _bounded(value))
+        for key, value in flat.items()
+        if key.rpartition(".")[2] != "enabled" and value is not None and not key.startswith(off)
+    )
+    return dict(islice(asked, MAX_SETTINGS))
 
 
 def settings_used(
@@ -85,27 +94,6 @@ def _same_value(asked: Any, used: Any) -> bool:
         return abs(float(asked) - float(used)) <= 1e-6 * max(1.0, abs(float(asked)))
     except (TypeError, ValueError, OverflowError):
         return str(asked).strip() == str(used).strip()
-
-
-def _flattened(value: Any, name: str, deepest: int) -> Iterator[tuple[str, Any]]:
-    parts = _parts(value) if deepest else None
-    if parts is None:
-        if value is not None:
-            yield name, _bounded(value)
-        return
-    for key, part in parts:
-        if len(name) + len(key) < _MAX_NAME:
-            yield from _flattened(part, f"{name}.{key}" if name else key, deepest - 1)
-
-
-def _parts(value: Any) -> Iterator[tuple[str, Any]] | None:
-    """The named parts of a table, or of a list of tables; None for any other value."""
-    if isinstance(value, Mapping):
-        off = value.get("enabled") is False
-        return ((key, part) for key, part in value.items() if key != "enabled" and not off)
-    if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
-        return ((str(place), part) for place, part in enumerate(value[:MAX_PASSES]))
-    return None
 
 
 def _bounded(value: Any) -> bool | int | float | str:

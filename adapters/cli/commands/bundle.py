@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from ...export.bundle import Bundle, bundle_run
+from ...text import byte_size
 from ..display import open_file_counter
 from ..output import count, json_option, output_option, print_json, print_line, runs_option
 from ..run_lookup import find_run
@@ -60,7 +61,7 @@ def bundle_command(
 
 def _show(made: Bundle) -> None:
     manifest = made.manifest
-    print_line(f"{made.file}: {made.bytes / 1000:.0f} kB")
+    print_line(f"{made.file}: {byte_size(made.bytes)}")
     if manifest.records:
         print_line(f"  {count(manifest.records, 'record')}; state {manifest.state}")
     else:

@@ -13,7 +13,8 @@ import msgspec
 from ...projections.diff import RunComparison, compare_runs
 from ...projections.diff.answers import ImageComparison, UsedDifference
 from ...projections.diff.comparison import ComparedRun, StageComparison
-from ...projections.diff.values import Difference, Row, count_of, rows_text
+from ...projections.diff.values import Difference
+from ...text import Range, count_of, ranges_text
 from ..output import count, duration, json_option, print_json, print_line, runs_option, state_text
 from ..run_lookup import find_run
 from ..statuses import EXIT_COMPLETED, EXIT_ERROR
@@ -125,8 +126,6 @@ def _used(stages: Sequence[StageComparison]) -> Iterator[str]:
     for stage in stages:
         for one in stage.answers.used:
             yield f"{stage.stage}.{_line(one)} ({_which(one, stage.answers.images)})"
-        if stage.answers.not_listed:
-            yield f"{stage.stage}: {count(stage.answers.not_listed, 'further difference')}"
         left_out |= stage.answers.left_out
     for name, why in left_out.items():
         yield f"not compared: {name} ({why})"
@@ -139,10 +138,10 @@ def _which(one: UsedDifference, images: ImageComparison) -> str:
     return f"{'image' if count_of(one.images) == 1 else 'images'} {_rows(one.images)}"
 
 
-def _rows(rows: Sequence[Row]) -> str:
+def _rows(rows: Sequence[Range]) -> str:
     """Image numbers from 1."""
     more = f" and {count_of(rows[_LEAD:])} more" if len(rows) > _LEAD else ""
-    return rows_text(rows[:_LEAD], first_number=1) + more
+    return ranges_text(rows[:_LEAD], first_number=1) + more
 
 
 def _equal(stage: StageComparison) -> int:

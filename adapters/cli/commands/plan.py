@@ -11,8 +11,9 @@ import msgspec
 from ....statemachine.config.inputs import load_config
 from ....statemachine.config.legacy import RunDocument
 from ....statemachine.plan.builder import build_stage_execution_plan
-from ....statemachine.plan.plan import StageExecution, StageExecutionPlan
+from ....statemachine.plan.plan import StageExecutionPlan
 from ...inputs import PillowInputReader
+from ...projections.flat_values import flattened
 from ..output import count, json_option, print_json, print_line, runs_option
 
 set_option = click.option(
@@ -63,26 +64,9 @@ def _show(plan: StageExecutionPlan) -> None:
         print_line()
         size = "" if stage.output_size is None else "  -> {}x{}".format(*stage.output_size)
         print_line(f"{stage.stage_id}  from {stage.input_source}{size}")
-        for name, value in _settings(stage):
+        for name, value in flattened(msgspec.to_builtins(stage.config)):
             print_line(f"    {name:<22} {value}")
     for conflict in plan.conflicts:
         print_line(f"conflict: {conflict}; a run would end in ERROR")
     for warning in plan.warnings:
         print_line(f"warning: {warning}")
-
-
-def _settings(stage: StageExecution) -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-
-    def walk(value: Any, name: str) -> None:
-        if isinstance(value, dict):
-            for key, part in value.items():
-                walk(part, f"{name}.{key}" if name else key)
-        elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
-            for place, part in enumerate(value):
-                walk(part, f"{name}.{place}")
-        else:
-            rows.append((name, str(value)))
-
-    walk(msgspec.to_builtins(stage.config), "")
-    return rows

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ...export.report import WrittenReport, write_report
-from ...export.report.quantities import byte_size
+from ...text import byte_size
 from ..display import open_file_counter
 from ..output import count, json_option, output_option, print_json, print_line, runs_option
 from ..run_lookup import find_run

@@ -1,25 +1,37 @@
 """Computes the Gantt chart of a run: a lane for each stage and a bar for each call.
 
 Horizontal positions are percent of the width, so that the chart fits any window and can be
-zoomed; vertical positions are pixels.
+zoomed; vertical positions are pixels. The time between two epochs is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
 
 import msgspec
 
 from ...event_text import image_numbers
-from .calls import CALL_WORDS, DONE, NOT_DONE, Call, CallState, CallTimeline, Mark, MarkKind
-from .quantities import span_text, tick, time_of_day
-from .time_scale import EpochSpan, TimeScale
+from ...projections.log_walk import Call, CallState, Epoch
+from ...text import duration, time_of_day
+from .run_content import Mark, MarkKind, RunContent, StageSpan
 
 TOP = 50
 LABEL = 28
 ROW = 16
 BAR = 12
 PADDING = 12
+CALL_WORDS = {
+    CallState.COMPLETED: "completed",
+    CallState.RETRIED: "completed after a retry",
+    CallState.REPEATED: "failed, retried",
+    CallState.FAILED: "failed",
+    CallState.UNANSWERED: "unanswered",
+    CallState.UNDER_WAY: "under way",
+}
+"""The states as shown on the page."""
 MARK_WORDS = {
     MarkKind.STARTED: "started",
     MarkKind.RESUMED: "resumed",
@@ -29,53 +41,20 @@ MARK_WORDS = {
     MarkKind.CANCELLED: "cancelled",
     MarkKind.REPAIRED: "log repaired",
 }
+MAX_CALLS = 20_000
+"""Bars that a browser draws without delay; further calls are counted."""
+_MAX_MARKS = 400
 _MAX_ROWS = 6
-_MAX_LANES = 32
-_MANY_CALLS = 6_000
-"""With more calls, neighbouring bars of less than a pixel are merged into one."""
-_MERGED_WIDTH = 0.06
-_CROSS_DISTANCE = 0.7
+_MAX_TEXT = 300
+_SHORTEST_IDLE_S = 1.0
+_TICKS = 8
 _TICK_WIDTH = 7.0
 _EPOCH_WIDTH = 19.0
 """The width of a label in percent, when the chart is at its narrowest."""
-
-
-class Bar(msgspec.Struct, gc=False):
-    """The bar of a call, or of several merged ones; ``seq`` is the event to open."""
-
-    left: float
-    width: float
-    top: int
-    state: CallState
-    title: str
-    seq: int
-
-
-class Cross(msgspec.Struct, gc=False):
-    """A cross above the bars for one failed attempt, or for several close together."""
-
-    left: float
-    count: int
-    title: str
-
-
-class Band(msgspec.Struct, frozen=True, gc=False):
-    """A stage from its start to its end in one epoch."""
-
-    left: float
-    width: float
-
-
-class Lane(msgspec.Struct, frozen=True):
-    """One stage; ``top`` is the top of its label, ``height`` includes it."""
-
-    stage_id: str
-    caption: str
-    top: int
-    height: int
-    bands: tuple[Band, ...]
-    bars: tuple[Bar, ...]
-    crosses: tuple[Cross, ...]
+_NICE_S = (
+    0.001, 0.002, 0.005, 0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30,
+    60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400,
+)  # fmt: skip
 
 
 class Label(msgspec.Struct, frozen=True, gc=False):
@@ -86,20 +65,26 @@ class Label(msgspec.Struct, frozen=True, gc=False):
     anchor: str = "start"
 
 
-class PlacedMark(msgspec.Struct, frozen=True, gc=False):
-    """A mark at its position."""
+class Lane(msgspec.Struct, frozen=True):
+    """One stage; ``top`` is the top of its label, ``height`` includes it.
 
-    left: float
-    kind: MarkKind
-    title: str
-    seq: int
+    ``calls`` have the top of their bars; failed attempts are also marked above the bars.
+    """
+
+    stage_id: str
+    caption: str
+    top: int
+    height: int
+    spans: tuple[StageSpan, ...]
+    calls: tuple[tuple[Call, int], ...]
 
 
 class Gantt(msgspec.Struct, frozen=True):
     """The whole chart. ``summary`` describes it for screen readers."""
 
+    scale: TimeScale
     lanes: tuple[Lane, ...]
-    marks: tuple[PlacedMark, ...]
+    marks: tuple[Mark, ...]
     ticks: tuple[Label, ...]
     epochs: tuple[Label, ...]
     cuts: tuple[Label, ...]
@@ -109,73 +94,70 @@ class Gantt(msgspec.Struct, frozen=True):
     note: str
 
 
-def draw(timeline: CallTimeline, stages: Sequence[tuple[str, str]]) -> Gantt:
-    """The chart of a run; ``stages`` are ids and captions, in order."""
-    scale = TimeScale(timeline.epochs)
-    calls: dict[str, list[Call]] = {}
-    for call in timeline.calls:
-        calls.setdefault(call.stage_id, []).append(call)
+class TimeScale:
+    """Positions in percent of the width, for the seconds of a run."""
+
+    def __init__(self, epochs: Sequence[Epoch]) -> None:
+        self.epochs = epochs
+        lengths = [one.ended_s - one.began_s for one in epochs]
+        self.worked_s = sum(lengths)
+        self._before_s = list(accumulate(lengths, initial=0.0))
+
+    def width(self, began_s: float, ended_s: float) -> float:
+        """The width of a span of time."""
+        return self.place(ended_s) - self.place(began_s)
+
+    def place(self, at_s: float) -> float:
+        """The position of a moment; a moment between two epochs is at the end of the first."""
+        number = bisect_right(self.epochs, at_s, key=lambda one: one.began_s) - 1
+        if number < 0 or not self.worked_s:
+            return 0.0
+        epoch = self.epochs[number]
+        since_s = min(at_s, epoch.ended_s) - epoch.began_s
+        return min(100.0, 100.0 * (self._before_s[number] + since_s) / self.worked_s)
+
+
+def draw(run: RunContent, captions: Mapping[str, str]) -> Gantt:
+    """The chart of a run; ``captions`` of the stages by their ids, in order."""
+    scale = TimeScale(run.log.epochs)
+    drawn = run.log.calls[:MAX_CALLS]
     top, lanes = TOP, []
-    for stage_id, caption in list(stages)[:_MAX_LANES]:
-        lane = _lane(timeline, scale, stage_id, caption, calls.get(stage_id, []), top)
-        lanes.append(lane)
-        top += lane.height
-    legend = [(state, timeline.counts[state]) for state in CallState if timeline.counts[state]]
-    undrawn = timeline.total_calls - len(timeline.calls)
+    for stage_id, caption in captions.items():
+        calls = [call for call in drawn if call.stage_id == stage_id]
+        spans = [span for span in run.spans if span.stage_id == stage_id]
+        lanes.append(_lane(stage_id, caption, calls, spans, top))
+        top += lanes[-1].height
+    counts = Counter(call.state for call in run.log.calls)
+    legend = tuple((state, counts[state]) for state in CallState if counts[state])
+    undrawn = len(run.log.calls) - len(drawn)
     return Gantt(
+        scale=scale,
         lanes=tuple(lanes),
-        marks=tuple(_placed(mark, scale) for mark in timeline.marks),
+        marks=tuple(run.marks[:_MAX_MARKS]),
         ticks=tuple(_ticks(scale)),
         epochs=tuple(_epoch_labels(scale)),
         cuts=tuple(_cuts(scale)),
         height=top + 4,
-        legend=tuple(legend),
-        summary=_summary(len(stages), timeline, legend),
+        legend=legend,
+        summary=_summary(len(lanes), len(scale.epochs), legend),
         note=f"{undrawn:,} further calls are not drawn." if undrawn else "",
     )
 
 
-def _summary(stages: int, timeline: CallTimeline, legend: Sequence[tuple[CallState, int]]) -> str:
+def _summary(stages: int, epochs: int, legend: Sequence[tuple[CallState, int]]) -> str:
     calls = "; ".join(f"{number:,} {CALL_WORDS[state]}" for state, number in legend) or "none"
-    return f"Timeline of {stages} stages and {len(timeline.epochs)} epochs. Calls: {calls}."
+    return f"Timeline of {stages} stages and {epochs} epochs. Calls: {calls}."
 
 
 def _lane(
-    timeline: CallTimeline,
-    scale: TimeScale,
-    stage_id: str,
-    caption: str,
-    calls: Sequence[Call],
-    top: int,
+    stage_id: str, caption: str, calls: Sequence[Call], spans: Sequence[StageSpan], top: int
 ) -> Lane:
     rows = list(_rows(calls))
-    merged = _MERGED_WIDTH if len(timeline.calls) > _MANY_CALLS else 0.0
-    bars = list(_bars(zip(calls, rows, strict=True), scale, top + LABEL, merged))
+    placed = [(call, top + LABEL + row * ROW) for call, row in zip(calls, rows, strict=True)]
     # Draw failed calls last, so that other bars do not hide them.
-    bars.sort(key=lambda bar: _DEPTH[bar.state])
-    return Lane(
-        stage_id=stage_id,
-        caption=caption,
-        top=top,
-        height=LABEL + ROW * (max(rows, default=0) + 1) + PADDING,
-        bands=tuple(
-            Band(left, scale.place(one.ended_s) - left)
-            for one in timeline.spans
-            if one.stage_id == stage_id and (left := scale.place(one.began_s)) is not None
-        ),
-        bars=tuple(bars),
-        crosses=tuple(_crosses(calls, scale)),
-    )
-
-
-_DEPTH = {
-    CallState.COMPLETED: 0,
-    CallState.RETRIED: 1,
-    CallState.UNDER_WAY: 2,
-    CallState.UNANSWERED: 3,
-    CallState.REPEATED: 4,
-    CallState.FAILED: 5,
-}
+    placed.sort(key=lambda one: one[0].state.has_failed)
+    height = LABEL + ROW * (max(rows, default=0) + 1) + PADDING
+    return Lane(stage_id, caption, top, height, tuple(spans), tuple(placed))
 
 
 def _rows(calls: Iterable[Call]) -> Iterator[int]:
@@ -191,66 +173,52 @@ def _rows(calls: Iterable[Call]) -> Iterator[int]:
         yield row
 
 
-def _bars(
-    calls: Iterable[tuple[Call, int]], scale: TimeScale, top: int, merged: float
-) -> Iterator[Bar]:
-    open_bars: dict[tuple[CallState, int], tuple[Bar, int]] = {}
-    for call, row in calls:
-        left = scale.place(call.began_s)
-        width = max(0.0, scale.place(call.ended_s) - left)
-        key = (call.state, row)
-        before, number = open_bars.get(key, (None, 0))
-        if before is not None and left + width - before.left <= merged:
-            before.width = left + width - before.left
-            before.title = f"{number + 1} calls, {CALL_WORDS[call.state]}"
-            before.seq = call.last_seq
-            open_bars[key] = (before, number + 1)
-            continue
-        bar = Bar(left, width, top + row * ROW, call.state, _title(call), call.last_seq)
-        open_bars[key] = (bar, 1)
-        yield bar
-
-
-def _title(call: Call) -> str:
+def call_title(call: Call) -> str:
+    """A call in one line: its images, its time and how it ended."""
     images = image_numbers(call.image_index, call.count)
     attempt = f", attempt {call.attempt + 1}" if call.attempt else ""
-    error = f": {call.words}" if call.words else ""
-    ended = call.state in DONE | NOT_DONE
-    lasted = f" in {span_text(call.ended_s - call.began_s)}" if ended else ""
-    at = f"at {span_text(call.began_s)}"
     # The attempt number already says that it was a retry.
-    state = CALL_WORDS[CallState.COMPLETED if call.state in DONE else call.state]
+    state = CALL_WORDS[CallState.COMPLETED if call.state.is_done else call.state]
+    is_over = call.state.is_done or call.state.has_failed
+    lasted = f" in {duration((call.ended_s - call.began_s) * 1000)}" if is_over else ""
+    error = f": {call.error_kind}: {call.error_message}"[:_MAX_TEXT] if call.error_kind else ""
+    at = f"at {duration(call.began_s * 1000)}"
     return f"{call.stage_id}, {images}{attempt}, {at}: {state}{lasted}{error}"
 
 
-def _crosses(calls: Iterable[Call], scale: TimeScale) -> Iterator[Cross]:
-    cross: Cross | None = None
-    for call in calls:
-        if call.state not in NOT_DONE:
-            continue
-        left = scale.place(call.ended_s)
-        if cross is not None and left - cross.left < _CROSS_DISTANCE:
-            cross.count += 1
-            cross.title = f"{cross.count} failed attempts"
-            continue
-        if cross is not None:
-            yield cross
-        cross = Cross(left, 1, _title(call))
-    if cross is not None:
-        yield cross
-
-
-def _placed(mark: Mark, scale: TimeScale) -> PlacedMark:
-    title = f"{mark.words} (at {span_text(mark.at_s)})"
-    return PlacedMark(scale.place(mark.at_s), mark.kind, title, mark.seq)
+def mark_title(mark: Mark) -> str:
+    """A mark in one line."""
+    return f"{mark.text} (at {duration(mark.at_s * 1000)})"
 
 
 def _ticks(scale: TimeScale) -> Iterator[Label]:
-    return _spaced(((one.at, tick(one.since_s)) for one in scale.ticks()), _TICK_WIDTH)
+    """Labels at equal distances, counted from the beginning of each epoch."""
+    step = next((one for one in _NICE_S if one * _TICKS >= scale.worked_s), None)
+    step = step or scale.worked_s / _TICKS
+    return _spaced(
+        (
+            (
+                scale.place(epoch.began_s + number * step),
+                duration(number * step * 1000) if number else "0",
+            )
+            for epoch in scale.epochs
+            for number in range(int((epoch.ended_s - epoch.began_s) / step) + 1)
+        ),
+        _TICK_WIDTH,
+    )
 
 
 def _epoch_labels(scale: TimeScale) -> Iterator[Label]:
-    return _spaced(((one.left, _epoch_words(one)) for one in scale.spans), _EPOCH_WIDTH)
+    return _spaced(
+        (
+            (
+                scale.place(one.began_s),
+                f"{f'epoch {one.number}, ' if one.number else ''}{time_of_day(one.opened)[:8]}",
+            )
+            for one in scale.epochs
+        ),
+        _EPOCH_WIDTH,
+    )
 
 
 def _spaced(texts: Iterable[tuple[float, str]], width: float) -> Iterator[Label]:
@@ -263,13 +231,9 @@ def _spaced(texts: Iterable[tuple[float, str]], width: float) -> Iterator[Label]
             yield Label(left, text, anchor)
 
 
-def _epoch_words(span: EpochSpan) -> str:
-    epoch = span.epoch
-    what = f"epoch {epoch.number}, " if epoch.number else ""
-    return f"{what}{time_of_day(epoch.opened)[:8]}"
-
-
 def _cuts(scale: TimeScale) -> Iterator[Label]:
-    for span in scale.spans:
-        if span.cut_s:
-            yield Label(span.left, f"{span_text(span.cut_s)} idle")
+    """Where time between two epochs is left out, and how long it was."""
+    for before, after in pairwise(scale.epochs):
+        idle_s = after.began_s - before.ended_s
+        if idle_s >= _SHORTEST_IDLE_S:
+            yield Label(scale.place(after.began_s), f"{duration(idle_s * 1000)} idle")

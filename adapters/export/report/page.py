@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from ...text import escaped
+from .gantt import call_title, mark_title
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -72,7 +73,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["place"] = _place
+    made.filters |= {"place": _place, "call_title": call_title, "mark_title": mark_title}
     return made
 
 

@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
 import msgspec
 
 from ...projections.used_settings import agree, settings_asked
-from .logged_run import SEEDS_AS_RECORDED, UsedValues
+
+SEEDS_AS_RECORDED = "seeds as recorded"
+"""A key of ``UsedValues``: whether an answer reports the seeds recorded for its images."""
+_MAX_VALUES = 6
+
+
+class UsedValues:
+    """The values that the answers of a stage report for each setting, and how often."""
+
+    def __init__(self) -> None:
+        self.answers = 0
+        self._values: dict[str, Counter[tuple[type, Any]]] = {}
+
+    def take(self, used: Mapping[str, Any]) -> None:
+        """Add one more answer."""
+        self.answers += 1
+        for key, value in used.items():
+            values = self._values.setdefault(key, Counter())
+            typed = (type(value), value)  # 1 and true are equal in Python, but not in JSON
+            if typed in values or len(values) < _MAX_VALUES:
+                values[typed] += 1
+
+    def reported(self) -> list[str]:
+        """The settings that the answers report."""
+        return list(self._values)
+
+    def of(self, key: str) -> list[tuple[Any, int]]:
+        """The first values of a setting, the most frequent ones first."""
+        found = self._values.get(key, Counter())
+        return [(value, often) for (_, value), often in found.most_common()]
 
 
 class Agreement(StrEnum):
@@ -30,29 +60,30 @@ class SettingRow(msgspec.Struct, frozen=True):
     agreement: Agreement
 
 
-def setting_rows(config: Mapping[str, Any], used: UsedValues | None) -> list[SettingRow]:
+def setting_rows(config: Mapping[str, Any], used: UsedValues) -> list[SettingRow]:
     """The requested settings of a stage in order, then settings that are only reported."""
     asked = settings_asked(config)
-    rows = [_row(key, asked, used) for key in asked]
-    reported = [key for key in used.reported() if key != SEEDS_AS_RECORDED] if used else []
-    tables = {key.rpartition(".")[0] for key in asked}
-    rows += [
+    tables = {key.rpartition(".")[0] for key in asked} | {""}
+    unrequested = [
         SettingRow(key, "", _shown(used, key), Agreement.UNREQUESTED)
-        for key in reported
+        for key in used.reported()
         # Settings of a table that was not requested did not take effect.
-        if key not in asked and key.rpartition(".")[0] in tables | {""}
+        if key not in asked and key.rpartition(".")[0] in tables and key != SEEDS_AS_RECORDED
     ]
-    return rows
+    return [_row(key, asked, used) for key in asked] + unrequested
 
 
-def _row(key: str, asked: Mapping[str, Any], used: UsedValues | None) -> SettingRow:
+def _row(key: str, asked: Mapping[str, Any], used: UsedValues) -> SettingRow:
     if key == "seed":
         return _seed_row(asked[key], used)
     shown = _shown(used, key)
-    agreement = Agreement.UNREPORTED
-    if used is not None and shown:
-        agreement = Agreement.SAME if _fits(key, asked, used) else Agreement.DIFFERENT
-    return SettingRow(key, text_of(asked[key]), shown, agreement)
+    return SettingRow(key, text_of(asked[key]), shown, _agreement(shown, _fits(key, asked, used)))
+
+
+def _agreement(shown: tuple[tuple[str, int], ...], fits: bool) -> Agreement:  # noqa: FBT001 - private
+    if not shown:
+        return Agreement.UNREPORTED
+    return Agreement.SAME if fits else Agreement.DIFFERENT
 
 
 def _fits(key: str, asked: Mapping[str, Any], used: UsedValues) -> bool:
@@ -69,20 +100,16 @@ def _fits(key: str, asked: Mapping[str, Any], used: UsedValues) -> bool:
     )
 
 
-def _seed_row(asked: Any, used: UsedValues | None) -> SettingRow:
+def _seed_row(asked: Any, used: UsedValues) -> SettingRow:
     """Seeds count up from the requested one, so each image's seed is compared with its record."""
-    reports = used.of(SEEDS_AS_RECORDED) if used is not None else []
+    reports = used.of(SEEDS_AS_RECORDED)
     words = tuple(("as recorded" if same else "different", often) for same, often in reports)
-    same = all(same for same, _ in reports)
-    agreement = (
-        (Agreement.SAME if same else Agreement.DIFFERENT) if reports else Agreement.UNREPORTED
-    )
-    return SettingRow("seed", f"from {asked} on", words, agreement)
+    fits = all(same for same, _ in reports)
+    return SettingRow("seed", f"from {asked} on", words, _agreement(words, fits))
 
 
-def _shown(used: UsedValues | None, key: str) -> tuple[tuple[str, int], ...]:
-    values = used.of(key) if used is not None else []
-    return tuple((text_of(value), often) for value, often in values)
+def _shown(used: UsedValues, key: str) -> tuple[tuple[str, int], ...]:
+    return tuple((text_of(value), often) for value, often in used.of(key))
 
 
 def text_of(value: Any) -> str:
@@ -90,8 +117,3 @@ def text_of(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value) if value != "" else "(empty)"
-
-
-def differing(rows: list[SettingRow]) -> Iterator[SettingRow]:
-    """The rows whose used value differs from the requested one."""
-    return (row for row in rows if row.agreement is Agreement.DIFFERENT)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from ....events.model import Artifact, CallCompleted, CallRequested, StageEvent
-from ....events.result import artifact_in
+from ....events.model import Artifact
+from ...text import Range, ranges_of
 from .pixels import PictureFiles, same_pixels
-from .recorded import RecordedRun
-from .values import Difference, Row, Rows, differences
+from .recorded import RecordedImage, RecordedRun
+from .values import Difference, differences
 
 NOISE: Mapping[str, str] = {
     "job_timestamp": "the time on the server",
@@ -28,15 +27,12 @@ _OF_BATCH = {
     "infotexts": "infotext",
 }
 """Keys that hold one value for each image of a batch, and their names for a single image."""
-_AT_ONCE = 256
-_MOST_BYTES = 8 * 1024 * 1024
-_ROW_BYTES = 64
 
 
 class UsedDifference(Difference, frozen=True, kw_only=True):
     """A used setting that differs, and the images for which it does."""
 
-    images: tuple[Row, ...]
+    images: tuple[Range, ...]
 
 
 class ImageComparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,25 +45,23 @@ class ImageComparison(msgspec.Struct, frozen=True, kw_only=True):
     without a recorded request is in none of these four.
     """
 
-    equal: tuple[Row, ...]
-    different: tuple[Row, ...]
-    only_left: tuple[Row, ...]
-    only_right: tuple[Row, ...]
-    same_request: tuple[Row, ...]
-    same_pixels: tuple[Row, ...]
-    not_looked_at: tuple[Row, ...]
-    other_request: tuple[Row, ...]
+    equal: tuple[Range, ...]
+    different: tuple[Range, ...]
+    only_left: tuple[Range, ...]
+    only_right: tuple[Range, ...]
+    same_request: tuple[Range, ...]
+    same_pixels: tuple[Range, ...]
+    not_looked_at: tuple[Range, ...]
+    other_request: tuple[Range, ...]
 
 
 class StageAnswers(msgspec.Struct, frozen=True, kw_only=True):
     """The answers of one stage in both runs.
 
-    ``left_out`` names keys that differ but do not count, with the reason. ``not_listed`` counts,
-    by image, the differences beyond those in ``used``.
+    ``left_out`` names keys that differ but do not count, with the reason.
     """
 
     used: tuple[UsedDifference, ...]
-    not_listed: int
     left_out: Mapping[str, str]
     images: ImageComparison
 
@@ -75,105 +69,51 @@ class StageAnswers(msgspec.Struct, frozen=True, kw_only=True):
 def compare_answers(
     left: RecordedRun, left_id: str, right: RecordedRun, right_id: str
 ) -> StageAnswers:
-    """Compare a stage of one run with a stage of another, in bounded memory."""
-    used, images = _UsedTally(), _ImageTally(left.folder, right.folder)
-    pairs = _paired(_finished(left, left_id), _finished(right, right_id))
-    while chunk := list(islice(pairs, _AT_ONCE)):
-        both = [pair for pair in chunk if pair.left is not None and pair.right is not None]
-        left_images = _LoggedImage.of(left, left_id, [(one.image, one.left) for one in both])
-        right_images = _LoggedImage.of(right, right_id, [(one.image, one.right) for one in both])
-        for pair in chunk:
-            one, other = left_images.get(pair.image), right_images.get(pair.image)
-            if one is None or other is None:
-                images.only(pair)
-            else:
-                images.compare(pair.image, one, other)
-                used.compare(pair.image, one.info, other.info)
-    return StageAnswers(
-        used=used.found(),
-        not_listed=used.not_listed,
-        left_out=used.left_out,
-        images=images.found(),
-    )
+    """Compare a stage of one run with a stage of another; holds one image of each at a time."""
+    ours, theirs = left.finished(left_id), right.finished(right_id)
+    both = sorted(ours.keys() & theirs.keys())
+    images, used = _ImageTally(left.folder, right.folder), _UsedTally()
+    for index, one, other in zip(
+        both, left.images(left_id, both), right.images(right_id, both), strict=True
+    ):
+        images.compare(index, one, other)
+        if one.info is not None and other.info is not None:
+            used.compare(index, _info_of_one(one), _info_of_one(other))
+    images.indexes["only_left"] = sorted(ours.keys() - theirs.keys())
+    images.indexes["only_right"] = sorted(theirs.keys() - ours.keys())
+    return StageAnswers(used=used.found(), left_out=used.left_out, images=images.found())
 
 
-class _Pair(NamedTuple):
-    """An image index, and the sequence number of its record in each run."""
-
-    image: int
-    left: int | None
-    right: int | None
-
-
-def _finished(run: RecordedRun, stage_id: str) -> Mapping[int, int]:
-    stage = run.folded(stage_id)
-    return stage.finished if stage is not None else {}
-
-
-def _paired(left: Mapping[int, int], right: Mapping[int, int]) -> Iterator[_Pair]:
-    """Every index that either run has, in order."""
-    for index in sorted({*left, *right}):
-        yield _Pair(index, left.get(index), right.get(index))
-
-
-class _LoggedImage(NamedTuple):
-    """The log's records of one image; ``info`` is None if its answer is not recorded."""
-
-    artifact: Artifact
-    request: str | None
-    info: Mapping[str, Any] | None
-
-    @classmethod
-    def of(
-        cls, run: RecordedRun, stage_id: str, wanted: list[tuple[int, int | None]]
-    ) -> dict[int, _LoggedImage]:
-        """The images by index; ``wanted`` holds each index with its record."""
-        table = run.requests.get(stage_id, {})
-        asked = {index: seq for index, _ in wanted if (seq := table.get(index)) is not None}
-        requests = dict(zip(asked, run.timeline.select(asked.values()), strict=True))
-        records = run.timeline.select(seq for _, seq in wanted if seq is not None)
-        return {
-            index: cls._in(event, index, requests.get(index))
-            for (index, _), event in zip(wanted, records, strict=True)
-        }
-
-    @classmethod
-    def _in(cls, event: StageEvent, index: int, request: StageEvent | None) -> _LoggedImage:
-        digest = request.request_sha256 if isinstance(request, CallRequested) else None
-        artifact = artifact_in(event, index)
-        if not isinstance(event, CallCompleted):
-            return cls(artifact, digest, None)
-        return cls(artifact, digest, _info_of_one(event, event.artifacts.index(artifact)))
-
-
-def _info_of_one(event: CallCompleted, place: int) -> dict[str, Any]:
-    """The ``info`` of the image at this position of its batch."""
-    info = dict(event.info)
+def _info_of_one(image: RecordedImage) -> dict[str, Any]:
+    """The ``info`` of one image of a batch."""
+    info = dict(image.info or {})
     for name, singular in _OF_BATCH.items():
         values = info.get(name)
-        if isinstance(values, list) and len(values) >= len(event.artifacts):
-            info[singular] = values[place]
+        if isinstance(values, list) and len(values) >= image.batch_size:
+            info[singular] = values[image.place]
             del info[name]
     return info
 
 
 class _ImageTally:
+    """The indexes of the images by what the comparison found."""
+
     def __init__(self, left: Path, right: Path) -> None:
         self._left, self._right = PictureFiles(left), PictureFiles(right)
-        self._rows = {name: Rows() for name in ImageComparison.__struct_fields__}
+        self.indexes: dict[str, list[int]] = {
+            name: [] for name in ImageComparison.__struct_fields__
+        }
 
-    def only(self, pair: _Pair) -> None:
-        self._rows["only_right" if pair.left is None else "only_left"].add(pair.image)
-
-    def compare(self, index: int, left: _LoggedImage, right: _LoggedImage) -> None:
+    def compare(self, index: int, left: RecordedImage, right: RecordedImage) -> None:
         equal = left.artifact.source_sha256 == right.artifact.source_sha256
-        self._rows["equal" if equal else "different"].add(index)
-        if left.request is None or right.request is None:
+        self.indexes["equal" if equal else "different"].append(index)
+        if left.request_sha256 is None or right.request_sha256 is None:
             return
-        if equal and left.request != right.request:
-            self._rows["other_request"].add(index)
-        elif not equal and left.request == right.request:
-            self._rows[self._pixel_result(left.artifact, right.artifact)].add(index)
+        same_request = left.request_sha256 == right.request_sha256
+        if equal and not same_request:
+            self.indexes["other_request"].append(index)
+        elif not equal and same_request:
+            self.indexes[self._pixel_result(left.artifact, right.artifact)].append(index)
 
     def _pixel_result(self, left: Artifact, right: Artifact) -> str:
         """The list for an image whose equal requests gave different files."""
@@ -184,26 +124,17 @@ class _ImageTally:
         return "same_pixels" if same else "same_request"
 
     def found(self) -> ImageComparison:
-        return ImageComparison(**{name: rows.rows() for name, rows in self._rows.items()})
+        return ImageComparison(**{name: ranges_of(all_) for name, all_ in self.indexes.items()})
 
 
 class _UsedTally:
-    """Differences by key and pair of values, with their images.
-
-    Memory is bounded; differences beyond the bound are only counted.
-    """
+    """Differences by key and pair of values, with the indexes of their images."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[str, bytes, bytes], Rows] = {}
-        self._room = _MOST_BYTES
-        self.not_listed = 0
+        self._seen: dict[bytes, tuple[Difference, list[int]]] = {}
         self.left_out: dict[str, str] = {}
 
-    def compare(
-        self, index: int, left: Mapping[str, Any] | None, right: Mapping[str, Any] | None
-    ) -> None:
-        if left is None or right is None:
-            return
+    def compare(self, index: int, left: Mapping[str, Any], right: Mapping[str, Any]) -> None:
         found = list(differences(left, right))
         counting = [one for one in found if one.key not in NOISE]
         if not counting:
@@ -212,33 +143,11 @@ class _UsedTally:
             if one.key in NOISE and one not in counting:
                 self.left_out[one.key] = NOISE[one.key]
         for one in counting:
-            self._note(index, one)
-
-    def _note(self, index: int, one: Difference) -> None:
-        place = (one.key, _encoded(one.left), _encoded(one.right))
-        rows = self._seen.get(place)
-        if rows is None:
-            size = sum(map(len, place)) + _ROW_BYTES
-            if size > self._room:
-                self.not_listed += 1
-                return
-            self._room -= size
-            rows = self._seen[place] = Rows()
-        if rows.add(index):
-            self._room -= _ROW_BYTES
+            self._seen.setdefault(msgspec.json.encode(one), (one, []))[1].append(index)
 
     def found(self) -> tuple[UsedDifference, ...]:
+        ordered = sorted(self._seen.values(), key=lambda one: (one[0].key, one[1][0]))
         return tuple(
-            UsedDifference(key=key, left=_decoded(left), right=_decoded(right), images=rows.rows())
-            for (key, left, right), rows in sorted(
-                self._seen.items(), key=lambda item: (item[0][0], item[1].rows()[0])
-            )
+            UsedDifference(key=one.key, left=one.left, right=one.right, images=ranges_of(indexes))
+            for one, indexes in ordered
         )
-
-
-def _encoded(value: Any) -> bytes:
-    return b"" if value is msgspec.UNSET else msgspec.json.encode(value)
-
-
-def _decoded(body: bytes) -> Any:
-    return msgspec.json.decode(body) if body else msgspec.UNSET

@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 
 from ....events.model import Outcome, RunState
+from ...text import ranges_of, ranges_text
 from .answers import StageAnswers, compare_answers
 from .recorded import RecordedRun
-from .values import Difference, Rows, differences, rows_text
+from .values import Difference, differences
 
 _NO_SETTINGS = ("stage_id", "stage_type", "order_index", "config", "input_source")
 """Keys of a planned stage that are compared elsewhere."""
@@ -98,9 +99,9 @@ def _compared(run: RecordedRun) -> ComparedRun:
         run_id=run.opened.run_id,
         folder=str(run.folder),
         host=run.opened.host,
-        state=run.fold.state,
-        outcome=run.fold.outcome,
-        events=len(run.timeline),
+        state=run.log.fold.state,
+        outcome=run.log.fold.outcome,
+        events=len(run.log.timeline),
     )
 
 
@@ -108,7 +109,6 @@ def _differs(stage: StageComparison) -> bool:
     answers, images = stage.answers, stage.answers.images
     return bool(
         answers.used
-        or answers.not_listed
         or images.different
         or images.only_left
         or images.only_right
@@ -127,10 +127,9 @@ def _plan_differences(left: RecordedRun, right: RecordedRun) -> Iterator[Differe
 def _plan(run: RecordedRun) -> dict[str, Any]:
     opened = run.opened
     kept = {name: part for name, part in opened.plan.items() if name not in _NOT_COMPARED}
-    seeds = rows_text(Rows(opened.seeds).rows())
     return {
         **kept,
-        "seeds": seeds,
+        "seeds": ranges_text(ranges_of(opened.seeds)),
         "group_id": opened.group_id,
         "variant_index": opened.variant_index,
     }
@@ -158,38 +157,34 @@ def _backends(run: RecordedRun) -> dict[str, Any]:
 
 
 def _outcome(run: RecordedRun) -> dict[str, Any]:
-    fold = run.fold
-    error = fold.error
-    missing: dict[str, dict[str, Any]] = {}
+    fold = run.log.fold
     labels = {str(stage["stage_id"]): label for label, stage in run.stages()}
-    for gap in fold.missing():
-        found = missing.setdefault(
-            labels.get(gap.stage_id, gap.stage_id), {"images": Rows(), "errors": Counter()}
-        )
-        found["images"].add(gap.image_index)
-        if gap.error is not None:
-            found["errors"][gap.error.kind] += 1
+    error: dict[str, Any] | None = None
+    if fold.error is not None:
+        error = {
+            "kind": fold.error.kind,
+            "message": fold.error.message,
+            "stage": labels.get(fold.error.stage_id or "", fold.error.stage_id),
+            "image_index": fold.error.image_index,
+        }
     return {
         "state": fold.state,
         "outcome": fold.outcome,
-        "error": None
-        if error is None
-        else {
-            "kind": error.kind,
-            "message": error.message,
-            "stage": labels.get(error.stage_id or "", error.stage_id),
-            "image_index": error.image_index,
-        },
-        "missing": {
-            label: {
-                "images": rows_text(found["images"].rows()),
-                "errors": dict(found["errors"]),
-            }
-            for label, found in missing.items()
-        },
+        "error": error,
+        "missing": dict(_missing(run, labels)),
         "resumes": fold.resumes,
-        "failed_attempts": dict(run.failed_attempts),
+        "failed_attempts": run.failed_attempts,
     }
+
+
+def _missing(run: RecordedRun, labels: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+    """By stage, the indexes of the missing images and the kinds of their errors."""
+    missing = run.log.fold.missing()
+    for stage_id in dict.fromkeys(gap.stage_id for gap in missing):
+        gaps = [gap for gap in missing if gap.stage_id == stage_id]
+        errors = Counter(gap.error.kind for gap in gaps if gap.error is not None)
+        indexes = ranges_text(ranges_of(gap.image_index for gap in gaps))
+        yield labels.get(stage_id, stage_id), {"images": indexes, "errors": dict(errors)}
 
 
 def _stages(left: RecordedRun, right: RecordedRun) -> Iterator[StageComparison]:
@@ -209,7 +204,7 @@ def _durations(left: RecordedRun, right: RecordedRun) -> Iterator[Durations]:
     yield Durations(what="whole run", left_ms=left.elapsed_ms, right_ms=right.elapsed_ms)
     theirs = dict(right.stages())
     for label, stage in left.stages():
-        ours = left.folded(str(stage["stage_id"]))
-        other = right.folded(str(theirs[label]["stage_id"])) if label in theirs else None
+        ours = left.log.fold.stages.get(str(stage["stage_id"]))
+        other = right.log.fold.stages.get(str(theirs.get(label, {}).get("stage_id")))
         if ours is not None and other is not None:
             yield Durations(what=label, left_ms=ours.duration_ms, right_ms=other.duration_ms)

@@ -1,61 +1,71 @@
-"""Reads what a comparison needs from the log of a run, in one pass."""
+"""Reads what a comparison needs from the log of a run."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from ....events.folds import Fold, StageFold, recorded_stages
-from ....events.log.reader import read_log
-from ....events.model import (
-    CallCompleted,
-    CallFailed,
-    CallRequested,
-    RunOpened,
-    RunResumed,
-    StageEvent,
-)
+from ....events.folds import recorded_stages
+from ....events.log.timeline import events_at
+from ....events.model import Artifact, CallCompleted, RunOpened, StageEvent
+from ....events.result import artifact_in
+from ..log_walk import Call, LogWalk
 
-_MOST_KINDS = 64
-"""The most kinds of errors, and servers, that are kept."""
+
+class RecordedImage(NamedTuple):
+    """The log's records of one image, at ``place`` of ``batch_size`` images of its answer.
+
+    ``info`` and ``request_sha256`` are None if they are not recorded.
+    """
+
+    artifact: Artifact
+    request_sha256: str | None
+    info: Mapping[str, Any] | None = None
+    place: int = 0
+    batch_size: int = 1
 
 
 class RecordedRun:
-    """The content of a run's log, with some 200 bytes of memory for each image of each stage.
-
-    Raises RunNotFoundError, LogCorruptError.
-    """
+    """A run that is compared. Raises RunNotFoundError, LogCorruptError."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.fold = Fold()
-        self.requests: dict[str, dict[int, int]] = {}
-        """By stage and image index, the sequence number of the request that made the image."""
-        self.failed_attempts: Counter[str] = Counter()
-        self.backends: list[Mapping[str, Any]] = []
-        """Each backend with its software, once, in the order of use."""
-        self._pending: dict[str, tuple[str, int]] = {}
-        self._began: datetime | None = None
-        self._ended: datetime | None = None
-        self.timeline = read_log(folder, self._observe)
+        self._requests: dict[tuple[str, int], str] = {}
+        """By stage and image index, the digest of the request that made the image."""
+        self.log = LogWalk(folder)
+        self.log.read(self._take)
+        if self.log.corruption is not None:
+            raise self.log.corruption
 
     @property
     def opened(self) -> RunOpened:
         """The first event, which every sound log has."""
-        assert self.fold.opened is not None
-        return self.fold.opened
+        assert self.log.fold.opened is not None
+        return self.log.fold.opened
 
     @property
     def elapsed_ms(self) -> float:
         """The time from the first event to the last, including pauses between epochs."""
-        assert self._began is not None
-        assert self._ended is not None
-        return (self._ended - self._began).total_seconds() * 1000
+        return self.log.clock.now_s * 1000
+
+    @property
+    def backends(self) -> list[Mapping[str, Any]]:
+        """Each backend with its software, once, in the order of use."""
+        found: list[Mapping[str, Any]] = []
+        for one in self.log.openings:
+            backend = {**msgspec.structs.asdict(one.backend), "software": one.software}
+            if backend not in found:
+                found.append(backend)
+        return found
+
+    @property
+    def failed_attempts(self) -> Mapping[str, int]:
+        """How many calls failed, by the kind of error."""
+        return dict(Counter(call.error_kind for call in self.log.calls if call.state.has_failed))
 
     def stages(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """The stages of the plan with a label: their type, ``txt2img 2`` for a second one.
@@ -64,7 +74,7 @@ class RecordedRun:
         """
         planned: list[Mapping[str, Any]] = recorded_stages(self.opened.plan) or [
             {"stage_id": one.stage_id, "stage_type": str(one.stage_type), "config": {}}
-            for one in self.fold.stages.values()
+            for one in self.log.fold.stages.values()
         ]
         seen: Counter[str] = Counter()
         for stage in planned:
@@ -72,36 +82,25 @@ class RecordedRun:
             seen[kind] += 1
             yield (kind if seen[kind] == 1 else f"{kind} {seen[kind]}"), stage
 
-    def folded(self, stage_id: str) -> StageFold | None:
-        """The fold of a stage; None if it did not start."""
-        return self.fold.stages.get(stage_id)
+    def finished(self, stage_id: str) -> Mapping[int, int]:
+        """By index of each finished image of a stage, the number of the event that records it."""
+        stage = self.log.fold.stages.get(stage_id)
+        return stage.finished if stage is not None else {}
 
-    def _observe(self, events: Sequence[StageEvent]) -> None:
-        self._began = self._began or events[0].ts
-        self._ended = events[-1].ts
-        for event in events:
-            match event:
-                case CallRequested():
-                    self._pending[event.call_id] = (event.stage_id, event.seq)
-                case CallCompleted():
-                    self._note_answer(event)
-                case CallFailed():
-                    self._pending.pop(event.call_id, None)
-                    known = event.error.kind in self.failed_attempts
-                    if known or len(self.failed_attempts) < _MOST_KINDS:
-                        self.failed_attempts[event.error.kind] += 1
-                case RunOpened() | RunResumed():
-                    self._note_backend(event)
-        self.fold.apply_all(events)
+    def images(self, stage_id: str, indexes: Sequence[int]) -> Iterator[RecordedImage]:
+        """These finished images of a stage, read from the log one at a time."""
+        finished = self.finished(stage_id)
+        events = events_at(self.log.timeline, (finished[index] for index in indexes))
+        for index, event in zip(indexes, events, strict=True):
+            artifact, digest = artifact_in(event, index), self._requests.get((stage_id, index))
+            if isinstance(event, CallCompleted):
+                made = event.artifacts
+                yield RecordedImage(artifact, digest, event.info, made.index(artifact), len(made))
+            else:
+                yield RecordedImage(artifact, digest)
 
-    def _note_answer(self, event: CallCompleted) -> None:
-        stage_id, seq = self._pending.pop(event.call_id, ("", 0))
-        if stage_id:
-            table = self.requests.setdefault(stage_id, {})
+    def _take(self, event: StageEvent, call: Call | None) -> None:
+        if isinstance(event, CallCompleted) and call is not None:
             for artifact in event.artifacts:
-                table[artifact.image_index] = seq
-
-    def _note_backend(self, event: RunOpened | RunResumed) -> None:
-        backend = {**msgspec.structs.asdict(event.backend), "software": event.software}
-        if backend not in self.backends and len(self.backends) < _MOST_KINDS:
-            self.backends.append(backend)
+                place = (call.stage_id, artifact.image_index)
+                self._requests[place] = call.request_sha256

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from ....events.model import StageEvent
 
@@ -51,6 +52,22 @@ class EpochTime:
         return self._shown_s
 
 
+class _Tally(NamedTuple):
+    """An amount of work, and the seconds that it took."""
+
+    seconds: float = 0.0
+    amount: float = 0.0
+
+    def plus(self, seconds: float, amount: float) -> _Tally:
+        return _Tally(self.seconds + seconds, self.amount + amount)
+
+    @property
+    def seconds_each(self) -> float | None:
+        """The time of a unit of work; None if it is not known."""
+        is_known = self.seconds > 0 and self.amount > 0
+        return self.seconds / self.amount if is_known else None
+
+
 class Pace:
     """The seconds that a unit of work takes, in the present stage and in general.
 
@@ -58,28 +75,24 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self._earlier = (0.0, 0.0)
-        self._epoch_began_at = 0.0
-        self._stage_began = (0.0, 0.0)
-        self._mark = (0.0, 0.0)
+        self._stage = self._epoch = self._earlier = _Tally()
+        self._at_s = self._amount = 0.0
 
     def begin_epoch(self, amount: float) -> None:
         """A new epoch begins with this amount done."""
-        seconds, before = self._mark
-        self._earlier = (
-            self._earlier[0] + seconds,
-            self._earlier[1] + max(0.0, before - self._epoch_began_at),
-        )
-        self._epoch_began_at = amount
-        self._stage_began = self._mark = (0.0, amount)
+        self._earlier = self._earlier.plus(*self._epoch)
+        self._stage = self._epoch = _Tally()
+        self._at_s, self._amount = 0.0, amount
 
-    def begin_stage(self, at_s: float, amount: float) -> None:
-        """A stage begins at ``at_s`` seconds of the epoch, with this amount done."""
-        self._stage_began = self._mark = (at_s, amount)
+    def begin_stage(self) -> None:
+        """A stage begins."""
+        self._stage = _Tally()
 
     def mark(self, at_s: float, amount: float) -> None:
         """This amount is done at ``at_s`` seconds of the epoch."""
-        self._mark = (at_s, amount)
+        since = (at_s - self._at_s, amount - self._amount)
+        self._stage, self._epoch = self._stage.plus(*since), self._epoch.plus(*since)
+        self._at_s, self._amount = at_s, amount
 
     def remaining_s(
         self, now_s: float, *, in_stage: float, in_later: float, under_way: float
@@ -88,24 +101,9 @@ class Pace:
 
         Work ``under_way`` is assumed to progress since the last mark, but not to finish.
         """
-        general = self._general()
-        stage = _seconds_each(*_since(self._mark, self._stage_began)) or general
+        general = self._epoch.seconds_each or self._earlier.seconds_each
+        stage = self._stage.seconds_each or general
         if stage is None:
             return None
-        since = min(now_s - self._mark[0], stage * under_way)
-        rest = max(0.0, stage * in_stage - max(0.0, since))
-        return rest + (general or stage) * in_later
-
-    def _general(self) -> float | None:
-        seconds, amount = self._mark
-        return _seconds_each(seconds, amount - self._epoch_began_at) or _seconds_each(
-            *self._earlier
-        )
-
-
-def _since(mark: tuple[float, float], began: tuple[float, float]) -> tuple[float, float]:
-    return mark[0] - began[0], mark[1] - began[1]
-
-
-def _seconds_each(seconds: float, amount: float) -> float | None:
-    return seconds / amount if seconds > 0 and amount > 0 else None
+        since = max(0.0, min(now_s - self._at_s, stage * under_way))
+        return max(0.0, stage * in_stage - since) + (general or stage) * in_later

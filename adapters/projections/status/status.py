@@ -20,7 +20,7 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The status of a run at one moment.
 
     ``stage_number`` of ``stage_count``, ``image_number`` of ``image_count`` (in this stage),
-    ``pass_number`` of ``pass_count`` and ``attempt`` (in this epoch, for this image) count from
+    ``pass_number`` of ``pass_count`` and ``attempt`` (over all epochs, for this image) count from
     1, and are 0 if there is none or it is unknown. A request for several images covers
     ``images_at_once`` images from ``image_number`` on. ``step`` of ``steps`` are live sampling
     steps of the pass. ``images_done`` counts the finished images of this stage.

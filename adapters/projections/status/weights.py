@@ -89,7 +89,8 @@ def pass_of(stage: PlannedStage, step: int, steps: int, fraction: float) -> Pass
     """The pass of a stage that a backend's ``step`` of ``steps`` belongs to, if it can be derived.
 
     Some backends count the steps of all passes together. WebUI servers count each pass
-    separately, and report each pass of txt2img as half of the request.
+    separately, and report each pass of txt2img as half of the request; if both passes have the
+    same number of steps, only that half tells them apart.
     """
     passes, whole = stage.passes, sum(stage.passes)
     unknown = Pass(0, 0, step, steps, fraction)
@@ -104,6 +105,7 @@ def pass_of(stage: PlannedStage, step: int, steps: int, fraction: float) -> Pass
     if stage.stage_type != StageType.TXT2IMG or not steps > 0:
         return unknown
     part = min(1.0, step / steps)
-    number = 2 if fraction - part / 2 > 0.25 else 1
+    is_second = steps != passes[0] or fraction > 0.5
+    number = 2 if is_second else 1
     done = passes[0] * part if number == 1 else passes[0] + passes[1] * part
     return Pass(number, 2, step, steps, done / whole)

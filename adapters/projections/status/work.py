@@ -2,151 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from ....events.folds import Fold
 from ....events.model import CallRequested
-from ....statemachine.plan.builder import MAX_IMAGES
 from .weights import Pass, PlannedStage, planned_stages
 
 
-class StageWork:
-    """One stage: its ``number`` in the plan (0 if it is not planned), and its images."""
-
-    __slots__ = ("finished", "image_count", "number", "planned", "unchanged", "weight_from_here")
-
-    def __init__(
-        self, planned: PlannedStage, number: int, image_count: int, weight_from_here: int
-    ) -> None:
-        self.planned = planned
-        self.number = number
-        self.image_count = image_count
-        self.weight_from_here = weight_from_here
-        """The weight of one image in this stage and all later ones."""
-        self.finished: set[int] = set()
-        self.unchanged: set[int] = set()
-
-    @property
-    def stage_id(self) -> str:
-        """Its id in the plan."""
-        return self.planned.stage_id
-
-    @property
-    def weight(self) -> int:
-        """The weight of one image in this stage."""
-        return self.planned.weight
-
-    @property
-    def open_images(self) -> int:
-        """The number of unfinished images."""
-        return self.image_count - len(self.finished)
-
-    def has_finished(self, index: int) -> bool:
-        """Whether this image is finished."""
-        return index in self.finished
-
-    def note_unchanged(self, index: int, *, unchanged: bool) -> None:
-        """Note whether an image came back unchanged."""
-        if unchanged:
-            self.unchanged.add(index)
-        else:
-            self.unchanged.discard(index)
-
-
 class CallUnderWay:
-    """A request that was sent, for ``count`` images of ``stage`` from index ``first`` on."""
+    """A request that was sent, for ``count`` planned images from index ``first`` on.
 
-    __slots__ = ("count", "first", "has_ended", "pass_step", "sent_s", "stage")
+    ``pass_step`` is its last live step.
+    """
 
-    def __init__(self, event: CallRequested, stage: StageWork, sent_s: float) -> None:
-        self.stage = stage
+    def __init__(self, event: CallRequested, images: int, sent_s: float) -> None:
+        self.stage_id = event.stage_id
         self.first = event.image_index
-        self.count = max(0, min(event.count, stage.image_count - event.image_index))
+        self.count = max(0, min(event.count, images - event.image_index))
+        self.attempt = event.attempt + 1
         self.sent_s = sent_s
         self.pass_step: Pass | None = None
-        """The last live step."""
         self.has_ended = False
 
-    def part(self) -> float:
-        """The finished weight of the request, apart from finished images."""
-        if self.pass_step is None:
-            return 0.0
-        return self.stage.weight * self._open_images() * self.pass_step.fraction
-
-    def weight_under_way(self) -> float:
-        """The remaining weight of the request."""
-        fraction = self.pass_step.fraction if self.pass_step else 0.0
-        return self.stage.weight * self.count * (1.0 - fraction)
-
     @property
-    def has_open_images(self) -> bool:
-        """Whether any of its images is unfinished."""
-        return self._open_images() > 0
-
-    def _open_images(self) -> int:
-        images = range(self.first, self.first + self.count)
-        return sum(not self.stage.has_finished(index) for index in images)
+    def fraction(self) -> float:
+        """The finished part of the request, as far as live steps tell."""
+        return self.pass_step.fraction if self.pass_step else 0.0
 
 
 class PlanWork:
-    """The stages of a plan, and the finished part of it.
+    """The stages of a plan with their weights, and the part that is finished by the fold.
 
     ``images`` pass through each stage. ``whole`` is the weight of all images in all stages, 0
-    without a plan; ``done`` is the weight of the finished ones.
+    without a plan.
     """
 
-    def __init__(self, plan: Mapping[str, Any], images: int) -> None:
-        planned = planned_stages(plan)
-        self.images = images
-        self.stages: dict[str, StageWork] = {}
-        rest = sum(stage.weight for stage in planned)
-        self.whole = rest * images
-        self.done = 0
-        self.stage_count = len(planned)
-        for number, stage in enumerate(planned, start=1):
-            self.stages[stage.stage_id] = StageWork(stage, number, images, rest)
-            rest -= stage.weight
+    def __init__(self, fold: Fold) -> None:
+        self._fold = fold
+        self._planned = {stage.stage_id: stage for stage in planned_stages(fold.plan)}
+        self._ids = list(self._planned)
+        self.images = len(fold.seeds)
+        self.whole = sum(stage.weight for stage in self._planned.values()) * self.images
 
-    def stage(self, stage_id: str, stage_type: str = "", total_images: int = 0) -> StageWork:
-        """A stage by its id; a stage that is not planned has weight 0."""
-        found = self.stages.get(stage_id)
-        if found is None:
-            images = self.images or min(total_images, MAX_IMAGES)
-            unplanned = PlannedStage(stage_id, stage_type, 0, ())
-            found = self.stages[stage_id] = StageWork(unplanned, 0, images, 0)
-        return found
+    @property
+    def stage_count(self) -> int:
+        """The number of planned stages."""
+        return len(self._ids)
 
-    def finish(self, stage: StageWork, index: int) -> None:
-        """Note a finished image; indexes outside the plan are ignored."""
-        if index < stage.image_count and not stage.has_finished(index):
-            self.done += stage.weight
-            stage.finished.add(index)
+    def number_of(self, stage_id: str) -> int:
+        """The place of a stage in the plan, from 1; 0 if it is not planned."""
+        return self._ids.index(stage_id) + 1 if stage_id in self._planned else 0
 
-    def unfinish(self, stage: StageWork, index: int) -> None:
-        """Note that an image is no longer finished."""
-        if stage.has_finished(index):
-            self.done -= stage.weight
-            stage.finished.discard(index)
-            stage.unchanged.discard(index)
+    def planned(self, stage_id: str) -> PlannedStage:
+        """A stage as it is planned; a stage that is not planned has weight 0."""
+        return self._planned.get(stage_id) or PlannedStage(stage_id, "", 0, ())
 
-    def lose(self, lost: Mapping[str, tuple[tuple[int, int], ...]]) -> int:
-        """Note lost images, which have to be made again; returns their number."""
-        before = self._finished_images()
-        for stage_id, rows in lost.items():
-            stage = self.stages.get(stage_id)
-            begin = 0
-            # Ranges in a foreign log may overlap and be very long; count each index once.
-            for first, last in sorted(rows) if stage else ():
-                assert stage is not None
-                end = min(last + 1, stage.image_count)
-                for index in range(max(first, begin), end):
-                    self.unfinish(stage, index)
-                begin = max(begin, end)
-        return before - self._finished_images()
+    def weight_from(self, stage_id: str) -> int:
+        """The weight of one image in this stage and all later ones."""
+        later = self._ids[self.number_of(stage_id) - 1 :] if stage_id in self._planned else ()
+        return sum(self._planned[one].weight for one in later)
+
+    def finished_in(self, stage_id: str) -> int:
+        """The number of finished images of a stage."""
+        stage = self._fold.stages.get(stage_id)
+        return min(len(stage.finished), self.images) if stage else 0
+
+    def finished_images(self) -> int:
+        """The number of finished images, over all stages."""
+        return sum(map(self.finished_in, self._fold.stages))
 
     def unchanged_images(self) -> int:
         """The number of finished images that came back unchanged."""
-        return sum(len(stage.unchanged) for stage in self.stages.values())
+        return sum(len(stage.unchanged) for stage in self._fold.stages.values())
 
-    def _finished_images(self) -> int:
-        return sum(len(stage.finished) for stage in self.stages.values())
+    @property
+    def done(self) -> int:
+        """The weight of the finished images."""
+        return sum(self.finished_in(one.stage_id) * one.weight for one in self._planned.values())
+
+    def part_of(self, call: CallUnderWay) -> float:
+        """The finished weight of a request, apart from finished images."""
+        if not call.fraction:
+            return 0.0
+        stage = self._fold.stages.get(call.stage_id)
+        finished = stage.finished if stage else {}
+        left = sum(index not in finished for index in range(call.first, call.first + call.count))
+        return self.planned(call.stage_id).weight * left * call.fraction
+
+    def weight_under_way(self, call: CallUnderWay) -> float:
+        """The remaining weight of a request."""
+        return self.planned(call.stage_id).weight * call.count * (1.0 - call.fraction)

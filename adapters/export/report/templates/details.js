@@ -38,18 +38,16 @@ const details = (() => {
   }
 
   async function show(seq, tile) {
-    const event = tile && !tile.dataset.seq ? null : await eventLog.withSeq(seq);
-    title.textContent = event ? `${event.type} (event ${event.seq}), ${event.summary}` : "An event that is not on this page";
+    const event = await eventLog.at(seq);
+    title.textContent = `${event.type} (event ${event.seq}), ${event.summary}`;
     body.replaceChildren();
     if (tile) body.append(pictured(tile));
-    if (event) {
-      body.append(made("p", `${event.time} UTC, ${event.seconds} s since the start`, "quiet"));
-      const info = event.type === "CallCompleted" ? jsonText.member(event.raw, "info") : null;
-      const error = jsonText.member(event.raw, "error");
-      if (info) body.append(...jsonBlock("Used, as reported by the backend", info));
-      if (error) body.append(...errorBlock(error));
-      body.append(...jsonBlock("The whole event", event.raw), made("p", cutNote(event), "quiet"));
-    }
+    body.append(made("p", `${event.time} UTC, ${event.seconds} s since the start`, "quiet"));
+    const info = event.type === "CallCompleted" ? jsonText.member(event.raw, "info") : null;
+    const error = jsonText.member(event.raw, "error");
+    if (info) body.append(...jsonBlock("Used, as reported by the backend", info));
+    if (error) body.append(...errorBlock(error));
+    body.append(...jsonBlock("The whole event", event.raw), made("p", cutNote(event), "quiet"));
     dialog.showModal();
     dialog.scrollTop = 0;
   }

@@ -5,7 +5,7 @@ const eventLog = (() => {
   let total = 0;
   for (const element of document.querySelectorAll("script.event-block")) {
     const count = Number(element.dataset.count);
-    blocks.push({ first: Number(element.dataset.first), from: total, count, element, lines: null });
+    blocks.push({ from: total, count, element, lines: null });
     total += count;
   }
 
@@ -29,21 +29,13 @@ const eventLog = (() => {
     return { seq, type, stage, seconds, time, summary, size, raw: line.slice(tab + 1) };
   }
 
-  async function find(inBlock, offset) {
-    const block = blocks.find(inBlock);
-    if (!block) return null;
-    const place = offset(block);
-    return eventOf(block.first + place, (await linesOf(block))[place]);
+  // The event with a sequence number.
+  async function at(seq) {
+    const block = blocks.find((one) => seq < one.from + one.count);
+    return eventOf(seq, (await linesOf(block))[seq - block.from]);
   }
 
-  return {
-    blocks, total, linesOf, eventOf,
-    // The event at a place among those that the page carries.
-    at: (place) => find((block) => place < block.from + block.count, (block) => place - block.from),
-    // The event with a sequence number; null where the page leaves it out.
-    withSeq: (seq) => find(
-      (block) => block.first <= seq && seq < block.first + block.count, (block) => seq - block.first),
-  };
+  return { blocks, total, linesOf, eventOf, at };
 })();
 
 // JSON text exactly as in the log, but indented.
