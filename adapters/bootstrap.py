@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from ..events.log.storage import Storage
-from ..events.model import BackendDescription, StageType
+from ..events.model import BackendDescription
 from ..statemachine.config.schema import ServerTable
 from ..statemachine.errors import ConfigurationError
 from ..statemachine.plan.plan import StageExecutionPlan
@@ -53,7 +53,7 @@ class ConfiguredBackend:
         *,
         preflight: bool,
         recorded: BackendDescription | None = None,
-        unsettled: Mapping[str, StageType] = {},
+        unsettled: Mapping[str, str] = {},
     ) -> None:
         """Choose the backend for a run before its folder is made.
 
@@ -77,7 +77,7 @@ class ConfiguredBackend:
         self,
         address: ServerAddress,
         server: ServerTable,
-        unsettled: Mapping[str, StageType],
+        unsettled: Mapping[str, str],
     ) -> WebUIBackend:
         # requests takes 60 ms to load, which runs on the embedded backend do not need.
         from .backends.webui.address import credentials_for  # noqa: PLC0415 - see above

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 
 from ..statemachine.errors import InputImageError
-from ..statemachine.plan.sizes import MAX_PIXELS
 from ..statemachine.ports import ImageFacts
+from ..statemachine.stages.sizes import MAX_PIXELS
 from .image_decoding import DECODING_ERRORS, FORMATS, without_warnings
 
 _ORIENTATION = 0x0112

@@ -27,8 +27,8 @@ from stagewright.statemachine import (
     GenerationCancelled,
     PipelineController,
 )
-from stagewright.statemachine.config.stage_configs import Txt2ImgConfig, UpscaleConfig
 from stagewright.statemachine.ports import OnStep
+from stagewright.statemachine.stages import Txt2ImgConfig, UpscaleConfig
 
 ENDPOINT = "painter"
 

@@ -10,7 +10,9 @@ import msgspec
 from PIL import Image, ImageChops
 from stagewright.adapters.backends.embedded import EmbeddedBackend
 from stagewright.events.model import CancelMode, StageType
-from stagewright.statemachine.config.stage_configs import (
+from stagewright.statemachine.ports import GenerateAnswer, GenerateRequest, SourceImage
+from stagewright.statemachine.run.cancel import CancelToken
+from stagewright.statemachine.stages import (
     AdetailerConfig,
     AdetailerPass,
     HiresConfig,
@@ -19,8 +21,6 @@ from stagewright.statemachine.config.stage_configs import (
     Txt2ImgConfig,
     UpscaleConfig,
 )
-from stagewright.statemachine.ports import GenerateAnswer, GenerateRequest, SourceImage
-from stagewright.statemachine.run.cancel import CancelToken
 
 KINDS: dict[type[StageConfig], StageType] = {
     Txt2ImgConfig: StageType.TXT2IMG,

@@ -16,7 +16,8 @@ from stagewright.adapters.backends.webui.answer_check import (
 )
 from stagewright.adapters.backends.webui.features import FORGE, SD_NEXT, ServerFeatures
 from stagewright.events.model import StageType
-from stagewright.statemachine.config.stage_configs import (
+from stagewright.statemachine.ports import GenerateRequest, SourceImage
+from stagewright.statemachine.stages import (
     AdetailerConfig,
     AdetailerPass,
     HiresConfig,
@@ -26,7 +27,6 @@ from stagewright.statemachine.config.stage_configs import (
     Txt2ImgConfig,
     UpscaleConfig,
 )
-from stagewright.statemachine.ports import GenerateRequest, SourceImage
 
 Size = tuple[int, int]
 UNKNOWN = ServerFeatures()

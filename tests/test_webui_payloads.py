@@ -12,7 +12,8 @@ import pytest
 from stagewright.adapters.backends.webui.features import ServerFeatures, features_of
 from stagewright.adapters.backends.webui.payloads import Payload, cache_fillers, payload_of
 from stagewright.events.model import StageType
-from stagewright.statemachine.config.stage_configs import (
+from stagewright.statemachine.ports import GenerateRequest, SourceImage
+from stagewright.statemachine.stages import (
     AdetailerConfig,
     AdetailerPass,
     HiresConfig,
@@ -22,7 +23,6 @@ from stagewright.statemachine.config.stage_configs import (
     Txt2ImgConfig,
     UpscaleConfig,
 )
-from stagewright.statemachine.ports import GenerateRequest, SourceImage
 
 SCHEMA = json.loads((Path(__file__).parent / "webui-openapi.json").read_bytes())
 CALL_ID = "20261120T225226.123456Z-test-7f3a9c.00-txt2img.00002.0"

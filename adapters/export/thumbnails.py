@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ...events.errors import StagewrightError
 from ...events.log.storage import open_regular
-from ...statemachine.plan.sizes import MAX_PIXELS
+from ...statemachine.stages.sizes import MAX_PIXELS
 from ..image_decoding import DECODING_ERRORS, FORMATS, without_warnings
 
 if TYPE_CHECKING:

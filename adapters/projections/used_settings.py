@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ...events.model import StageType
+from ...statemachine.stages import stage_types
 from ..backends.webui.answer_check import same_name, same_sampler, stem
 from ..backends.webui.names import NO_VAE, SAME_AS_THE_STAGE
 
@@ -23,7 +23,7 @@ _MAX_VALUE = 2_000
 _MAX_NAME = 200
 _DEEPEST = 6
 """Our configurations nest three tables; deeper values are kept whole."""
-_ORDINALS = ("", " 2nd", " 3rd")
+_ORDINALS = ("", " 2nd", " 3rd", *(f" {number}th" for number in range(4, MAX_PASSES + 1)))
 _MODELS = ("model", "vae", "checkpoint")
 _NAMES = ("scheduler", "upscaler", "upscaler_2", "merge", "mask_filter")
 _ALL_NAMES = (*_MODELS, "sampler", *_NAMES)
@@ -70,10 +70,6 @@ _UPSCALE: Mapping[str, tuple[str, ...]] = {
     "codeformer_visibility": ("CodeFormer visibility",),
     "codeformer_weight": ("CodeFormer weight",),
 }
-# A detailer's answer tells the sampling of the picture around it, which was thrown away.
-_ADETAILER: Mapping[str, tuple[str, ...]] = {
-    key: _SAMPLING[key] for key in ("model", "vae", "prompt", "negative_prompt")
-}
 _PASS: Mapping[str, str] = {
     "model": "model",
     "prompt": "prompt",
@@ -101,12 +97,22 @@ _PASS: Mapping[str, str] = {
     "clip_skip": "CLIP skip",
     "restore_face": "restore face",
 }
-_TABLES: Mapping[StageType, Mapping[str, tuple[str, ...]]] = {
-    StageType.TXT2IMG: _TXT2IMG,
-    StageType.IMG2IMG: _IMG2IMG,
-    StageType.UPSCALE: _UPSCALE,
-    StageType.ADETAILER: _ADETAILER,
+# A detailer's answer tells the sampling of the picture around it, which was thrown away.
+_ADETAILER: Mapping[str, tuple[str, ...]] = {
+    **{key: _SAMPLING[key] for key in ("model", "vae", "prompt", "negative_prompt")},
+    **{
+        f"passes.{place}.{key}": (f"ADetailer {words}{ordinal}",)
+        for place, ordinal in enumerate(_ORDINALS)
+        for key, words in _PASS.items()
+    },
 }
+_NAMES_IN_INFO: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "txt2img": _TXT2IMG,
+    "img2img": _IMG2IMG,
+    "upscale": _UPSCALE,
+    "adetailer": _ADETAILER,
+}
+"""By stage and key, where an ``info`` reports it. Other stages report keys by their own names."""
 
 
 def settings_asked(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,7 +125,7 @@ def settings_asked(config: Mapping[str, Any]) -> dict[str, Any]:
     return dict(islice(_flattened(table, "", _DEEPEST), MAX_SETTINGS))
 
 
-def settings_used(stage_type: StageType, info: Mapping[str, Any]) -> dict[str, Any]:
+def settings_used(stage_type: str, info: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that an answer's ``info`` reports, under the keys of ``settings_asked``.
 
     Unreported settings are missing. Values are numbers, booleans and text (lists as JSON) of
@@ -127,13 +133,18 @@ def settings_used(stage_type: StageType, info: Mapping[str, Any]) -> dict[str, A
     """
     reported = _reported(info)
     used: dict[str, Any] = {}
-    for key, names in _TABLES[stage_type].items():
+    for key, names in _names_in_info(stage_type).items():
         found = next((reported[name] for name in names if reported.get(name) is not None), None)
         if found is not None:
             used[key] = _bounded(found)
-    if stage_type is StageType.ADETAILER:
-        used.update(_passes_used(reported))
     return used
+
+
+def _names_in_info(stage_type: str) -> Mapping[str, tuple[str, ...]]:
+    kind = stage_types().get(stage_type)
+    if stage_type in _NAMES_IN_INFO or kind is None:
+        return _NAMES_IN_INFO.get(stage_type, {})
+    return {key: (key,) for key in kind.__struct_fields__}
 
 
 def agree(key: str, asked: Any, used: Any, *, scheduler: Any = None, schedule: Any = None) -> bool:
@@ -220,12 +231,3 @@ def _reported(info: Mapping[str, Any]) -> dict[str, Any]:
 def _pairs(text: str) -> Iterator[tuple[str, str]]:
     for found in _PAIR.finditer(text):
         yield found[1].strip(), found[2].strip().strip('"')
-
-
-def _passes_used(reported: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for place in range(MAX_PASSES):
-        ordinal = _ORDINALS[place] if place < len(_ORDINALS) else f" {place + 1}th"
-        for key, words in _PASS.items():
-            value = reported.get(f"ADetailer {words}{ordinal}")
-            if value is not None:
-                yield f"passes.{place}.{key}", _bounded(value)

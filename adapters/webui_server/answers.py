@@ -11,7 +11,7 @@ import pybase64
 from PIL import Image
 
 from ...events.version import VERSION
-from ...statemachine.config.stage_configs import AdetailerConfig, Img2ImgConfig, Txt2ImgConfig
+from ...statemachine.stages import AdetailerConfig, Img2ImgConfig, Txt2ImgConfig
 from ..backends.embedded.infotext import PRODUCT, extra_parameters
 from ..backends.embedded.pictures import encode_png
 from .bodies import CommonBody, Img2ImgBody

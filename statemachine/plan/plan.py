@@ -7,22 +7,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ...events.model import StageType
 from ..config.schema import Conflict
-from ..config.stage_configs import (
-    AdetailerConfig,
-    Img2ImgConfig,
-    StageConfig,
-    Txt2ImgConfig,
-    UpscaleConfig,
-)
-
-_CONFIGS: Mapping[StageType, Any] = {
-    StageType.TXT2IMG: Txt2ImgConfig,
-    StageType.IMG2IMG: Img2ImgConfig,
-    StageType.UPSCALE: UpscaleConfig,
-    StageType.ADETAILER: AdetailerConfig,
-}
+from ..stages.registry import read_config
+from ..stages.stage import StageConfig
 
 
 class StageExecution(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +21,7 @@ class StageExecution(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     stage_id: str
-    stage_type: StageType
+    stage_type: str
     order_index: int
     config: StageConfig
     requires_input_image: bool
@@ -68,20 +55,21 @@ class StageExecutionPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> StageExecutionPlan:
-        """The plan that a log recorded. Raises msgspec.ValidationError."""
+        """The plan that a log recorded.
+
+        Raises ConfigurationError for a stage that is not registered, msgspec.ValidationError.
+        """
         stages = [
             _from_document(
                 StageExecution,
                 stage,
-                config=msgspec.convert(stage.get("config"), _CONFIGS[_stage_type(stage)]),
+                config=read_config(
+                    msgspec.convert(stage.get("stage_type"), str), stage.get("config")
+                ),
             )
             for stage in msgspec.convert(document.get("stages"), list[dict[str, Any]])
         ]
         return _from_document(cls, document, stages=tuple(stages))
-
-
-def _stage_type(stage: Mapping[str, Any]) -> StageType:
-    return msgspec.convert(stage.get("stage_type"), StageType)
 
 
 T = TypeVar("T", bound=msgspec.Struct)

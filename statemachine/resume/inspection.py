@@ -21,10 +21,8 @@ from ...events.model import (
     CallRequested,
     RunState,
     StageEvent,
-    StageType,
 )
 from ..config.schema import RunTable, ServerTable
-from ..config.stage_configs import Img2ImgConfig
 from ..errors import ResumeRefusedError
 from ..files.recorded_files import (
     FileState,
@@ -87,7 +85,7 @@ class RunInspection(msgspec.Struct, frozen=True, kw_only=True):
     needs_seal: bool
 
     @property
-    def unsettled(self) -> Mapping[str, StageType]:
+    def unsettled(self) -> Mapping[str, str]:
         """The calls whose answers nobody got, and what was asked for."""
         return {
             call_id: stage.stage_type
@@ -140,8 +138,7 @@ class RunInspection(msgspec.Struct, frozen=True, kw_only=True):
             for index in range(self.plan.total_images):
                 if self.images.stands(stage, index):
                     continue
-                if isinstance(stage.config, Img2ImgConfig):
-                    needed.add(stage.config.mask)
+                needed.add(stage.config.mask)
                 if stage.input_source == "file":
                     record = self.fold.opened.inputs[index // self.plan.images_per_input]
                     needed.add(record.path)

@@ -14,7 +14,6 @@ from ...events.model import (
     StageEvent,
     StageImageProgress,
 )
-from ..config.stage_configs import Img2ImgConfig
 from ..plan.plan import StageExecution, StageExecutionPlan
 from ..ports import SourceImage
 from ..run.requests import request_digest, request_spans, stage_seed
@@ -114,7 +113,7 @@ class RecordedImages:
             if source is None:
                 return None
             inputs = (source.artifact.source_sha256,)
-        mask = config.mask if inputs and isinstance(config, Img2ImgConfig) else None
+        mask = config.mask if inputs else None
         masks = [_by_digest(one.source_sha256) for one in opened.inputs if one.path == mask]
         sources = (tuple(map(_by_digest, inputs)), masks[0] if masks else None)
         seed = stage_seed(config, opened.seeds[0]) + span.start

@@ -7,6 +7,7 @@ import platform
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -26,6 +27,7 @@ from ..files.png import source_of
 from ..files.run_folder import RunFolder, make_run_folder
 from ..plan.plan import StageExecutionPlan
 from ..ports import Clock, RandomBelow
+from ..stages.stage import StageConfig
 from .files import SUFFIXES
 
 SEED_END = 2**31
@@ -55,13 +57,15 @@ def resolve_choices(config: RunConfig, random_below: RandomBelow) -> RunConfig:
     last = max(1, SEED_END - max(1, len(config.inputs)) * config.images)
     if config.seed == -1:
         config = msgspec.structs.replace(config, seed=random_below(last))
-    img2img = config.img2img
-    if img2img is not None and img2img.seed == -1:
-        img2img = msgspec.structs.replace(img2img, seed=random_below(last))
-    if img2img is not None and config.mask is not None:
-        copy = f"inputs/mask.{SUFFIXES[config.mask.media_type]}"
-        img2img = msgspec.structs.replace(img2img, mask=copy)
-    return msgspec.structs.replace(config, img2img=img2img, as_given=json_values(given))
+    stages: dict[str, StageConfig] = {}
+    for name, stage in config.stages.items():
+        choices: dict[str, Any] = {}
+        if stage.seed == -1:
+            choices["seed"] = random_below(last)
+        if stage.mask and config.mask is not None:
+            choices["mask"] = f"inputs/mask.{SUFFIXES[config.mask.media_type]}"
+        stages[name] = msgspec.structs.replace(stage, **choices)
+    return msgspec.structs.replace(config, as_given=json_values(given), **stages)
 
 
 def create_run(
@@ -135,8 +139,8 @@ def _copy_inputs(folder: RunFolder, config: RunConfig) -> tuple[InputRecord, ...
         (f"inputs/{place:05d}.{SUFFIXES[image.media_type]}", image)
         for place, image in enumerate(config.inputs)
     ]
-    if config.mask is not None and config.img2img is not None and config.img2img.mask:
-        images.append((config.img2img.mask, config.mask))
+    masks = {stage.mask: config.mask for stage in config.stages.values()}
+    images += [(path, image) for path, image in masks.items() if path and image is not None]
     if images:
         folder.storage.make_folder(folder.path / "inputs")
     durable = config.run.durability is not Durability.PROCESS

@@ -16,8 +16,8 @@ from ..errors import BackendAnswerError, InputImageError
 from ..files.png import PngError, check_whole, is_png, source_of, stamped_parts
 from ..files.recorded_files import WrongFile, read_file
 from ..files.run_folder import RunFolder
-from ..plan.sizes import MAX_PIXELS
 from ..ports import GeneratedImage, GenerateRequest, ImageFacts, InputReader, SourceImage
+from ..stages.sizes import MAX_PIXELS
 
 SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 

@@ -10,10 +10,10 @@ import msgspec
 
 from ...events.codec import json_values
 from ...events.folds import Fold
-from ..config.stage_configs import AdetailerConfig, StageConfig, Txt2ImgConfig, UpscaleConfig
 from ..errors import BackendAnswerError, BackendError
 from ..plan.plan import StageExecution
 from ..ports import GenerateAnswer, GenerateRequest, SourceImage
+from ..stages.stage import StageConfig
 
 LONGEST_RETRY_WAIT_S = 300.0
 """The longest wait before a further try, whatever the backoff and the backend ask for."""
@@ -31,7 +31,7 @@ def request_spans(stage: StageExecution, total_images: int) -> Iterator[range]:
 
     They are one, or ``batch_size`` consecutive ones; the last request may make fewer.
     """
-    batch = stage.config.batch_size or 1 if isinstance(stage.config, Txt2ImgConfig) else 1
+    batch = stage.config.batch_size or 1
     for first in range(0, total_images, batch):
         yield range(first, min(first + batch, total_images))
 
@@ -68,8 +68,7 @@ def build_request(
 
 def stage_seed(config: StageConfig, top_seed: int) -> int:
     """The seed of a stage's first image; each further image has one more."""
-    own = None if isinstance(config, UpscaleConfig) else config.seed
-    return top_seed if own is None else own
+    return top_seed if config.seed is None else config.seed
 
 
 def call_id(run_id: str, stage_id: str, image_index: int, attempt: int) -> str:
@@ -118,10 +117,6 @@ def retry_wait_s(backoff_s: float, error: Exception) -> float:
 
 def stage_metadata(stage: StageExecution) -> Mapping[str, Any]:
     """What StageStart records of a stage beside its place in the plan, by name."""
-    config = stage.config
-    if isinstance(config, AdetailerConfig):
-        return {"input_source": stage.input_source, "passes": [one.model for one in config.passes]}
-    names = ("model", "refiner", "hires", "upscaler")
-    found = {name: getattr(config, name, None) for name in names}
-    stated = {name: json_values(value) for name, value in found.items() if value is not None}
+    found = stage.config.metadata().items()
+    stated = {name: json_values(value) for name, value in found if value is not None}
     return {"input_source": stage.input_source, **stated}

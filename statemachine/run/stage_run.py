@@ -23,7 +23,6 @@ from ...events.model import (
     StepProgress,
 )
 from ..config.schema import OnImageError, ServerTable
-from ..config.stage_configs import Img2ImgConfig
 from ..errors import BackendAnswerError, BackendError
 from ..plan.plan import StageExecution, StageExecutionPlan
 from ..ports import Clock, GenerateAnswer, GenerateRequest, ImageBackend
@@ -234,7 +233,7 @@ class StageRun:
         stage, recorded = self.stage, self.journal.opened.inputs
         if stage.input_source == "prompt":
             return (), None
-        mask_path = stage.config.mask if isinstance(stage.config, Img2ImgConfig) else None
+        mask_path = stage.config.mask
         masks = [self.images.load_input(one) for one in recorded if one.path == mask_path]
         if stage.input_source == "file":
             # The record of the mask, where there is one, is behind those of the inputs.

@@ -10,9 +10,8 @@ from typing import Any
 
 import msgspec
 
-from ....events.model import BackendDescription, StageType
+from ....events.model import BackendDescription
 from ....statemachine.config.schema import ServerTable
-from ....statemachine.config.stage_configs import AdetailerConfig, UpscaleConfig
 from ....statemachine.errors import BackendError
 from ....statemachine.plan.plan import StageExecutionPlan
 from ....statemachine.ports import (
@@ -23,6 +22,7 @@ from ....statemachine.ports import (
     OnStep,
 )
 from ....statemachine.run.cancel import CancelToken
+from ....statemachine.stages import AdetailerConfig
 from .address import Credentials, ServerAddress
 from .answer_check import answer_limit, differences, size_difference
 from .answers import Answer, AnswerReader
@@ -43,7 +43,7 @@ from .features import (
     ServerFeatures,
     discovered,
 )
-from .payloads import Payload, cache_fillers, payload_of
+from .payloads import Payload, cache_fillers, has_task_id, payload_of
 from .pixels import same_pixels, size_of
 from .progress import ServerProgress
 from .server import Server
@@ -78,7 +78,7 @@ class WebUIBackend:
         settings: ServerTable | None = None,
         credentials: Credentials | None = None,
         features: ServerFeatures | None = None,
-        unsettled: Mapping[str, StageType] = {},
+        unsettled: Mapping[str, str] = {},
     ) -> None:
         self._settings = settings or ServerTable()
         self._client = WebUIClient(address, self._settings, credentials)
@@ -88,7 +88,7 @@ class WebUIBackend:
         self._features = features
         self._turn = threading.Lock()
         self._stopped: set[str] = set()
-        self._lost = {call_id: kind is StageType.UPSCALE for call_id, kind in unsettled.items()}
+        self._lost = {call_id: not has_task_id(kind) for call_id, kind in unsettled.items()}
 
     @property
     def slots(self) -> int:
@@ -262,8 +262,8 @@ class WebUIBackend:
         That is requests whose answer was lost, and those of an earlier process for this image.
         Returns whether one of them was interrupted.
         """
-        upscale = isinstance(request.config, UpscaleConfig)
-        lost = dict.fromkeys(request.unanswered, upscale) | self._lost
+        extras = not has_task_id(request.stage_type)
+        lost = dict.fromkeys(request.unanswered, extras) | self._lost
         if not lost:
             return False
         tasks = [call_id for call_id, extras in lost.items() if not extras]

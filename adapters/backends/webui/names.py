@@ -7,7 +7,8 @@ from enum import StrEnum
 
 import msgspec
 
-from ....statemachine.config.stage_configs import (
+from ....statemachine.plan.plan import StageExecutionPlan
+from ....statemachine.stages import (
     AdetailerConfig,
     AdetailerPass,
     HiresConfig,
@@ -16,7 +17,6 @@ from ....statemachine.config.stage_configs import (
     Txt2ImgConfig,
     UpscaleConfig,
 )
-from ....statemachine.plan.plan import StageExecutionPlan
 
 _LONGEST_SHOWN = 200
 """A name is cut to this in messages."""

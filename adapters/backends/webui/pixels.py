@@ -6,8 +6,8 @@ import io
 
 from ....statemachine.errors import BackendAnswerError, InputImageError
 from ....statemachine.files.png import is_png, pixel_data, size_in_header
-from ....statemachine.plan.sizes import Dimensions
 from ....statemachine.ports import InputReader
+from ....statemachine.stages.sizes import Dimensions
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 

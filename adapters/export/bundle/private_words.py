@@ -25,7 +25,8 @@ from ....events.model import (
     RunState,
     StageType,
 )
-from ....statemachine.config.stage_configs import (
+from ....statemachine.plan.plan import StageExecution, StageExecutionPlan
+from ....statemachine.stages import (
     AdetailerConfig,
     HiresConfig,
     Img2ImgConfig,
@@ -33,7 +34,6 @@ from ....statemachine.config.stage_configs import (
     Txt2ImgConfig,
     UpscaleConfig,
 )
-from ....statemachine.plan.plan import StageExecution, StageExecutionPlan
 from ....statemachine.states import TRANSITIONS
 from ...backends.webui.address import AUTH_VARIABLE, secret_forms
 

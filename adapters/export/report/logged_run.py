@@ -22,7 +22,6 @@ from ....events.model import (
     RunResumed,
     RunState,
     StageEvent,
-    StageType,
     UnknownEvent,
 )
 from ...projections.used_settings import settings_used
@@ -143,9 +142,7 @@ class LoggedRun:
         stage = self.fold.stages.get(stage_id)
         if stage is not None:
             values = self.used.setdefault(stage_id, UsedValues())
-            values.take(
-                {**settings_used(StageType(stage.stage_type), event.info), **_seeds_told(event)}
-            )
+            values.take({**settings_used(stage.stage_type, event.info), **_seeds_told(event)})
 
 
 def _seeds_told(event: CallCompleted) -> Mapping[str, bool]:

@@ -10,7 +10,7 @@ from ....events.log.storage import open_regular
 from ....events.model import Artifact
 from ....statemachine.files.png import is_png, pixel_data
 from ....statemachine.files.recorded_files import check_file
-from ....statemachine.plan.sizes import MAX_PIXELS
+from ....statemachine.stages.sizes import MAX_PIXELS
 from ...image_decoding import DECODING_ERRORS, FORMATS, without_warnings
 
 _MOST_BYTES = 256 * 1024 * 1024

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ....statemachine.config.stage_configs import AdetailerPass, HiresConfig, RefinerConfig
+from ....statemachine.stages import AdetailerPass, HiresConfig, RefinerConfig
 
 LARGEST = 2**63 - 1
 """The largest integer that the tables of readers can hold."""

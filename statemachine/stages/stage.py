@@ -1,0 +1,152 @@
+"""The base of every stage: what the plan, the runner and the displays need to know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, ClassVar, Self, get_args
+
+import msgspec
+
+from ..errors import InvalidStagePlanError
+from .sizes import Dimensions, NextSize
+
+_UNSAMPLED_WEIGHT = 10
+"""An image of a stage without sampling steps counts as much as so many of them."""
+
+
+class Table(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """A table that a user may switch off; its presence switches it on."""
+
+    enabled: bool = True
+
+
+class StageContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What a stage can inherit: the top-level keys, and the stages before it.
+
+    ``base`` is the last stage before it that ``generates``. ``model_size`` is the size at which
+    the first such stage works, None if it is not known or not the same for all images.
+    """
+
+    prompt: str | None
+    negative_prompt: str | None
+    seed: int
+    base: StageConfig | None = None
+    model_size: Dimensions | None = None
+
+
+class StageConfig(Table, frozen=True, kw_only=True):
+    """The table of a stage in a configuration, and the stage in a plan; a subclass for each.
+
+    In a plan it holds what it inherits, and nothing that is switched off. None means neither
+    set nor inherited, and is not sent. Sizes are in pixels.
+    """
+
+    stage_type: ClassVar[str]
+    """The name of its table, and of the stage in plans and logs."""
+    takes_prompt: ClassVar[bool] = False
+    """Whether it makes images from the prompt alone. Other stages change images."""
+    generates: ClassVar[bool] = False
+    """Whether later stages inherit its settings, and may make several images from one input."""
+    needs_base: ClassVar[bool] = False
+    """Whether a stage that ``generates`` must come before it."""
+    samples: ClassVar[bool] = False
+    """Whether it draws in sampling steps, so that a backend reports steps while it works."""
+    plan_only: ClassVar[tuple[str, ...]] = ()
+    """Fields that the plan fills in, and that a user cannot set in the table."""
+    pass_names: ClassVar[tuple[str, ...]] = ()
+    """Of a stage whose passes run over every image in equal shares of a request: their names."""
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the first image; None: the run's own. A field, where a stage has one."""
+        return None
+
+    @property
+    def batch_size(self) -> int | None:
+        """How many images a request makes, if not one. A field, where a stage has one."""
+        return None
+
+    @property
+    def mask(self) -> str | None:
+        """The path of a mask. A field, where a stage has one."""
+        return None
+
+    def resolve(self, context: StageContext) -> Self:
+        """The table as the plan holds it: checked, with what it inherits.
+
+        Raises InvalidStagePlanError, naming the key.
+        """
+        del context
+        return self
+
+    def sampling_passes(self) -> tuple[int, ...]:
+        """The sampling steps of each pass over an image; 0 where they are not known.
+
+        Where a pass works on finds, this is for one find.
+        """
+        return ()
+
+    def size_after(self, size: Dimensions | None) -> NextSize:
+        """The size of an image that had ``size`` before the stage, None if that is not known."""
+        return NextSize(size)
+
+    def model_size(self, size: Dimensions | None) -> Dimensions | None:
+        """The size at which its model works on an image that had ``size`` before."""
+        return self.size_after(size).size
+
+    def weight(self) -> int:
+        """What an image counts for in a run's progress, in sampling steps; 0 if not known."""
+        if not self.samples:
+            return _UNSAMPLED_WEIGHT
+        passes = self.sampling_passes()
+        return sum(passes) if all(passes) else 0
+
+    def metadata(self) -> Mapping[str, Any]:
+        """What StageStart records of the stage, by name; what is None is left out."""
+        return {}
+
+
+@cache
+def list_parts(kind: type[StageConfig]) -> tuple[str, ...]:
+    """The fields of a stage that are tables which a user may switch off, such as ``hires``."""
+    return tuple(
+        field.name
+        for field in msgspec.structs.fields(kind)
+        for part in get_args(field.type)
+        if isinstance(part, type) and issubclass(part, Table)
+    )
+
+
+def choose_prompt(stage_type: str, *candidates: str | None) -> str:
+    """The first prompt that is not empty. Raises InvalidStagePlanError if there is none."""
+    for prompt in candidates:
+        if prompt is not None and prompt.strip():
+            return prompt
+    raise InvalidStagePlanError(f"prompt is missing; {stage_type} needs it", key="prompt")
+
+
+def require(table: msgspec.Struct, key: str, *names: str) -> None:
+    """Raise InvalidStagePlanError for a field of the table at ``key`` that is not set."""
+    for name in names:
+        value = getattr(table, name)
+        if value is None or (isinstance(value, str) and not value.strip()):
+            raise InvalidStagePlanError(
+                f"{key}.{name} is missing; an enabled {key.split('.')[0]} needs it",
+                key=f"{key}.{name}",
+            )
+
+
+def require_size(table: msgspec.Struct, key: str, factor: str, width: str, height: str) -> None:
+    """Require either a factor or a target size, under these names."""
+    stated = getattr(table, factor)
+    sized = getattr(table, width) is not None or getattr(table, height) is not None
+    if stated is None and not sized:
+        wrong = f"is missing: set {factor}, or {width} and {height}"
+    elif stated is not None and sized:
+        wrong = f"= {stated} and a target size exclude each other"
+    else:
+        return
+    raise InvalidStagePlanError(f"{key}.{factor} {wrong}", key=f"{key}.{factor}")
