@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from .run.runner import PipelineRunner as PipelineRunner
     from .stages.registry import register_stage as register_stage
     from .stages.stage import StageConfig as StageConfig
-    from .stages.stage import StageContext as StageContext
     from .states import TRANSITIONS as TRANSITIONS
 
 __getattr__, __dir__ = lazy_names(
@@ -67,7 +66,7 @@ __getattr__, __dir__ = lazy_names(
         "run.controller": ["PipelineController", "RunHandle"],
         "run.runner": ["PipelineRunner"],
         "stages.registry": ["register_stage"],
-        "stages.stage": ["StageConfig", "StageContext"],
+        "stages.stage": ["StageConfig"],
         "states": ["TRANSITIONS", "RunState", "StageType"],
     },
 )  # fmt: skip

@@ -212,7 +212,10 @@ def test_generation_needs_a_prompt(stages: tuple[str, ...], prompt: str | None) 
     config = document(*stages, input_image="in.png")
     del config["prompt"]
     error = refused(config if prompt is None else config | {"prompt": prompt})
-    assert (str(error), error.key) == (f"prompt is missing; {stages[0]} needs it", "prompt")
+    assert (str(error), error.key) == (
+        f"prompt is missing; an enabled {stages[0]} needs it",
+        "prompt",
+    )
 
 
 def test_a_prompt_of_its_own_is_enough_for_img2img() -> None:

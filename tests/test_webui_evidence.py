@@ -73,7 +73,7 @@ def request(config: StageConfig, count: int = 1, size: Size = (512, 768)) -> Gen
         attempt=0,
         seed=42,
         config=config,
-        inputs=() if kind is StageType.TXT2IMG else (source,),
+        inputs=() if kind == StageType.TXT2IMG else (source,),
     )
 
 

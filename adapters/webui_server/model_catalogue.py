@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import NamedTuple
 
-from ..backends.embedded.parameters import model_stem
+from ..backends.embedded.infotext import model_stem
 
 CHECKPOINTS = ("sd_xl_base_1.0.safetensors", "sd_xl_refiner_1.0.safetensors")
 """The models of the examples; the first is loaded when the server starts."""

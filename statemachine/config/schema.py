@@ -170,8 +170,5 @@ def _extended(kind: type[T], further: tuple[type[StageConfig], ...]) -> type[T]:
         kind.__name__,
         [(one.stage_type, one | None, None) for one in further],
         bases=(kind,),
-        frozen=True,
         kw_only=True,
-        omit_defaults=True,
-        forbid_unknown_fields=True,
     )

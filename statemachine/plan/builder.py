@@ -18,7 +18,7 @@ from ..config.validation import refuse_userinfo
 from ..errors import InvalidStagePlanError
 from ..stages.registry import stage_types
 from ..stages.sizes import Dimensions
-from ..stages.stage import StageConfig, StageContext
+from ..stages.stage import StageConfig
 from .plan import StageExecution, StageExecutionPlan
 
 MAX_IMAGES = 1_000_000
@@ -88,25 +88,22 @@ class _Builder:
         self._sizes: list[Dimensions | None] = [None]
         if config.inputs:
             self._sizes = [(image.width, image.height) for image in config.inputs]
-        self._context = StageContext(
-            prompt=config.prompt, negative_prompt=config.negative_prompt, seed=config.seed
-        )
 
     def build(self) -> StageExecutionPlan:
-        for table in self._config.stages.values():
-            config = table.resolve(self._context)
-            self._note_base(config)
-            self._add(config)
+        config = self._config
+        inherited = {
+            "prompt": config.prompt,
+            "negative_prompt": config.negative_prompt,
+            "seed": config.seed,
+        }
+        model_size: Dimensions | None = None
+        for table in config.stages.values():
+            stage = table.resolve(inherited, model_size)
+            if stage.generates:
+                inherited |= msgspec.structs.asdict(stage)
+                model_size = model_size or _common(map(stage.model_size, self._sizes))
+            self._add(stage)
         return self._plan()
-
-    def _note_base(self, config: StageConfig) -> None:
-        """What later stages inherit from this one."""
-        if not config.generates:
-            return
-        size = self._context.model_size
-        if self._context.base is None:
-            size = _common(map(config.model_size, self._sizes))
-        self._context = msgspec.structs.replace(self._context, base=config, model_size=size)
 
     def _add(self, config: StageConfig) -> None:
         reached = [config.size_after(size) for size in dict.fromkeys(self._sizes)]

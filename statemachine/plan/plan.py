@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -59,27 +59,10 @@ class StageExecutionPlan(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises ConfigurationError for a stage that is not registered, msgspec.ValidationError.
         """
-        stages = [
-            _from_document(
-                StageExecution,
-                stage,
-                config=read_config(
-                    msgspec.convert(stage.get("stage_type"), str), stage.get("config")
-                ),
-            )
-            for stage in msgspec.convert(document.get("stages"), list[dict[str, Any]])
-        ]
-        return _from_document(cls, document, stages=tuple(stages))
-
-
-T = TypeVar("T", bound=msgspec.Struct)
-
-
-def _from_document(kind: type[T], document: Mapping[str, Any], **ready: Any) -> T:
-    """``kind`` from a document, but for the fields that are ``ready``."""
-    fields = {
-        field.name: msgspec.convert(document.get(field.name), field.type)
-        for field in msgspec.structs.fields(kind)
-        if field.name not in ready and (field.required or field.name in document)
-    }
-    return kind(**ready, **fields)
+        stages = []
+        for stage in msgspec.convert(document.get("stages"), list[dict[str, Any]]):
+            planned = msgspec.convert({**stage, "config": {}}, StageExecution)
+            config = read_config(planned.stage_type, stage.get("config"))
+            stages.append(msgspec.structs.replace(planned, config=config))
+        plan = msgspec.convert({**document, "stages": []}, cls)
+        return msgspec.structs.replace(plan, stages=tuple(stages))

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import msgspec
 
-from ..errors import InvalidStagePlanError
 from .constraints import ClipSkip, Fraction, NonNegative, Pixels, Seed, Size, Steps
 from .img2img import INHERITED
 from .sizes import Dimensions
-from .stage import StageConfig, StageContext, require
-
-_FROM_BASE = ("prompt", "negative_prompt", "seed", *INHERITED, "steps")
+from .stage import StageConfig
 
 
 class AdetailerPass(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
     """One pass of ``[[adetailer.passes]]``: a detector and how its finds are inpainted."""
+
+    required: ClassVar[tuple[str, ...]] = ("model",)
 
     model: str | None = None
     classes: str | None = None
@@ -61,8 +60,8 @@ class AdetailerConfig(StageConfig, frozen=True, kw_only=True):
 
     stage_type = "adetailer"
     needs_base = True
-    samples = True
-    plan_only = _FROM_BASE
+    required = ("passes",)
+    plan_only = (*INHERITED, "steps")
 
     passes: tuple[AdetailerPass, ...] = ()
     prompt: str | None = None
@@ -76,33 +75,20 @@ class AdetailerConfig(StageConfig, frozen=True, kw_only=True):
     steps: Steps | None = None
     cfg_scale: float | None = None
 
-    def resolve(self, context: StageContext) -> Self:
-        """Settings are inherited from the last generation stage.
-
-        Passes without a size of their own work at the size that the model was made for, not
-        at the upscaled one.
-        """
-        if not self.passes:
-            raise InvalidStagePlanError(
-                "adetailer.passes is missing: add an [[adetailer.passes]] with a model",
-                key="adetailer.passes",
-            )
-        for place, one in enumerate(self.passes):
-            require(one, f"adetailer.passes.{place}", "model")
-        return msgspec.structs.replace(
-            self,
-            passes=tuple(_with_size(one, context.model_size) for one in self.passes),
-            **{name: getattr(context.base, name) for name in _FROM_BASE},
+    def resolve(self, inherited: Mapping[str, Any], model_size: Dimensions | None) -> Self:
+        """Passes without a size of their own work at the size that the model was made for."""
+        config = super().resolve(inherited, model_size)
+        if model_size is None:
+            return config
+        width, height = model_size
+        passes = (
+            msgspec.structs.replace(one, width=one.width or width, height=one.height or height)
+            for one in self.passes
         )
+        return msgspec.structs.replace(config, passes=tuple(passes))
 
     def sampling_passes(self) -> tuple[int, ...]:
         return tuple(one.steps or self.steps or 0 for one in self.passes)
 
     def metadata(self) -> Mapping[str, Any]:
         return {"passes": [one.model for one in self.passes]}
-
-
-def _with_size(one: AdetailerPass, size: Dimensions | None) -> AdetailerPass:
-    if size is None:
-        return one
-    return msgspec.structs.replace(one, width=one.width or size[0], height=one.height or size[1])

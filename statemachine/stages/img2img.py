@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated
 
 import msgspec
 
 from .constraints import ClipSkip, Fraction, Seed, Size, Steps
 from .sizes import Dimensions, NextSize, floored
-from .stage import StageConfig, StageContext, choose_prompt, require
-from .txt2img import RefinerConfig, require_refiner
+from .stage import StageConfig
+from .txt2img import RefinerConfig
 
-INHERITED = ("model", "vae", "clip_skip", "sampler", "scheduler", "cfg_scale")
+INHERITED = (
+    *("prompt", "negative_prompt", "seed"),
+    *("model", "vae", "clip_skip", "sampler", "scheduler", "cfg_scale"),
+)
 """The settings that a stage takes from the generation stage before it."""
 
 
 class Img2ImgConfig(StageConfig, frozen=True, kw_only=True):
-    """``[img2img]``; without a size it keeps its input's."""
+    """``[img2img]``; without a size it keeps its input's. It inherits what it does not set."""
 
     stage_type = "img2img"
+    recorded = ("model", "refiner")
     generates = True
-    samples = True
+    required = ("prompt", "denoise", "steps", "model", "sampler", "cfg_scale")
+    inherited = INHERITED
 
     prompt: str | None = None
     negative_prompt: str | None = None
@@ -40,21 +44,6 @@ class Img2ImgConfig(StageConfig, frozen=True, kw_only=True):
     mask: str | None = None
     refiner: RefinerConfig | None = None
 
-    def resolve(self, context: StageContext) -> Self:
-        """What it does not set itself is inherited from the generation stage before it."""
-        inherited: dict[str, Any] = {
-            "negative_prompt": context.negative_prompt,
-            "seed": context.seed,
-        }
-        if context.base is not None:
-            inherited |= {name: getattr(context.base, name) for name in INHERITED}
-        unset = {name: value for name, value in inherited.items() if getattr(self, name) is None}
-        prompt = choose_prompt("img2img", self.prompt, context.prompt)
-        config = msgspec.structs.replace(self, prompt=prompt, **unset)
-        require_refiner(config.refiner, "img2img")
-        require(config, "img2img", "denoise", "steps", "model", "sampler", "cfg_scale")
-        return config
-
     def sampling_passes(self) -> tuple[int, ...]:
         return (self.steps or 0,)
 
@@ -64,6 +53,3 @@ class Img2ImgConfig(StageConfig, frozen=True, kw_only=True):
         if size is None:
             return NextSize(None)
         return floored("input", (self.width or size[0], self.height or size[1]))
-
-    def metadata(self) -> Mapping[str, Any]:
-        return {"model": self.model, "refiner": self.refiner}

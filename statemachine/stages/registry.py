@@ -31,37 +31,22 @@ def register_stage(
     """Add a stage, directly ``after`` or ``before`` a registered one; without either, last.
 
     To register the same class again changes nothing. Raises ConfigurationError for a name that
-    another class has, and for an unknown neighbour.
+    another class has, and for a neighbour that is not registered.
     """
     if kind in _stages:
         return
-    names = list(stage_types())
-    if kind.stage_type in names:
-        raise ConfigurationError(f"another stage is registered as {kind.stage_type!r}")
-    neighbour = after or before
-    if neighbour is None:
-        _stages.append(kind)
-    elif neighbour not in names:
-        raise ConfigurationError(
-            f"{kind.stage_type!r} is to stand next to {neighbour!r}, which is not registered"
-        )
-    else:
-        _stages.insert(names.index(neighbour) + (after is not None), kind)
+    name, names, neighbour = kind.stage_type, list(stage_types()), after or before
+    if name in names:
+        raise ConfigurationError(f"another stage is registered as {name!r}")
+    if neighbour is not None and neighbour not in names:
+        raise ConfigurationError(f"stage {name!r}: its neighbour {neighbour!r} is not registered")
+    place = names.index(neighbour) + (after is not None) if neighbour else len(names)
+    _stages.insert(place, kind)
 
 
 def stage_types() -> Mapping[str, type[StageConfig]]:
     """The registered stages by name, in canonical order."""
     return {kind.stage_type: kind for kind in _stages}
-
-
-def find_stage(name: str) -> type[StageConfig] | None:
-    """The stage of this name, of this package or another; None if there is none.
-
-    Raises ConfigurationError for a package whose stage cannot be loaded.
-    """
-    if name not in stage_types():
-        load_stages()
-    return stage_types().get(name)
 
 
 @cache
@@ -83,9 +68,8 @@ def read_config(name: str, config: Any) -> StageConfig:
 
     Raises ConfigurationError for a stage that is not registered, msgspec.ValidationError.
     """
-    kind = find_stage(name)
-    if kind is None:
-        raise ConfigurationError(
-            f"no stage {name!r} is registered here; install the package that adds it"
-        )
+    if name not in stage_types():
+        load_stages()
+    if (kind := stage_types().get(name)) is None:
+        raise ConfigurationError(f"no stage {name!r} is registered; install the package with it")
     return msgspec.convert(config, kind)

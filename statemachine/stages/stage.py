@@ -20,21 +20,10 @@ class Table(
 ):
     """A table that a user may switch off; its presence switches it on."""
 
+    required: ClassVar[tuple[str, ...]] = ()
+    """Fields that an enabled table must have, set or inherited."""
+
     enabled: bool = True
-
-
-class StageContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What a stage can inherit: the top-level keys, and the stages before it.
-
-    ``base`` is the last stage before it that ``generates``. ``model_size`` is the size at which
-    the first such stage works, None if it is not known or not the same for all images.
-    """
-
-    prompt: str | None
-    negative_prompt: str | None
-    seed: int
-    base: StageConfig | None = None
-    model_size: Dimensions | None = None
 
 
 class StageConfig(Table, frozen=True, kw_only=True):
@@ -52,10 +41,12 @@ class StageConfig(Table, frozen=True, kw_only=True):
     """Whether later stages inherit its settings, and may make several images from one input."""
     needs_base: ClassVar[bool] = False
     """Whether a stage that ``generates`` must come before it."""
-    samples: ClassVar[bool] = False
-    """Whether it draws in sampling steps, so that a backend reports steps while it works."""
+    inherited: ClassVar[tuple[str, ...]] = ()
+    """Fields that are inherited where the table does not set them."""
     plan_only: ClassVar[tuple[str, ...]] = ()
-    """Fields that the plan fills in, and that a user cannot set in the table."""
+    """Fields that are always inherited; the table cannot set them."""
+    recorded: ClassVar[tuple[str, ...]] = ()
+    """Fields that StageStart records."""
     pass_names: ClassVar[tuple[str, ...]] = ()
     """Of a stage whose passes run over every image in equal shares of a request: their names."""
 
@@ -74,18 +65,24 @@ class StageConfig(Table, frozen=True, kw_only=True):
         """The path of a mask. A field, where a stage has one."""
         return None
 
-    def resolve(self, context: StageContext) -> Self:
+    def resolve(self, inherited: Mapping[str, Any], model_size: Dimensions | None) -> Self:
         """The table as the plan holds it: checked, with what it inherits.
 
-        Raises InvalidStagePlanError, naming the key.
+        ``inherited`` are the settings of the stages before that ``generate``, and the top-level
+        prompts and seed. ``model_size`` is the size at which the first of these stages works,
+        None if it is not known or not the same for all images. Raises InvalidStagePlanError.
         """
-        del context
-        return self
+        del model_size
+        unset = [name for name in self.inherited if getattr(self, name) is None]
+        taken = {name: inherited.get(name) for name in (*unset, *self.plan_only)}
+        config = msgspec.structs.replace(self, **taken)
+        check_required(config, self.stage_type)
+        return config
 
     def sampling_passes(self) -> tuple[int, ...]:
-        """The sampling steps of each pass over an image; 0 where they are not known.
+        """The sampling steps of each pass over an image, or one find in it; 0 if not known.
 
-        Where a pass works on finds, this is for one find.
+        A backend reports steps while it works on a stage that has any.
         """
         return ()
 
@@ -99,14 +96,14 @@ class StageConfig(Table, frozen=True, kw_only=True):
 
     def weight(self) -> int:
         """What an image counts for in a run's progress, in sampling steps; 0 if not known."""
-        if not self.samples:
-            return _UNSAMPLED_WEIGHT
         passes = self.sampling_passes()
+        if not passes:
+            return _UNSAMPLED_WEIGHT
         return sum(passes) if all(passes) else 0
 
     def metadata(self) -> Mapping[str, Any]:
         """What StageStart records of the stage, by name; what is None is left out."""
-        return {}
+        return {name: getattr(self, name) for name in self.recorded}
 
 
 @cache
@@ -120,23 +117,26 @@ def list_parts(kind: type[StageConfig]) -> tuple[str, ...]:
     )
 
 
-def choose_prompt(stage_type: str, *candidates: str | None) -> str:
-    """The first prompt that is not empty. Raises InvalidStagePlanError if there is none."""
-    for prompt in candidates:
-        if prompt is not None and prompt.strip():
-            return prompt
-    raise InvalidStagePlanError(f"prompt is missing; {stage_type} needs it", key="prompt")
+def check_required(table: msgspec.Struct, key: str) -> None:
+    """Raise InvalidStagePlanError for a required field that the table, or one in it, lacks."""
+    require(table, key, *getattr(table, "required", ()))
+    for name in table.__struct_fields__:
+        value = getattr(table, name)
+        if isinstance(value, msgspec.Struct):
+            check_required(value, f"{key}.{name}")
+        for place, part in enumerate(value if isinstance(value, tuple) else ()):
+            if isinstance(part, msgspec.Struct):
+                check_required(part, f"{key}.{name}.{place}")
 
 
 def require(table: msgspec.Struct, key: str, *names: str) -> None:
-    """Raise InvalidStagePlanError for a field of the table at ``key`` that is not set."""
+    """Raise InvalidStagePlanError for a field of the table at ``key`` that is missing or blank."""
     for name in names:
         value = getattr(table, name)
-        if value is None or (isinstance(value, str) and not value.strip()):
-            raise InvalidStagePlanError(
-                f"{key}.{name} is missing; an enabled {key.split('.')[0]} needs it",
-                key=f"{key}.{name}",
-            )
+        if value is None or value == () or (isinstance(value, str) and not value.strip()):
+            where = name if name == "prompt" else f"{key}.{name}"
+            needed = f"an enabled {key.partition('.')[0]} needs it"
+            raise InvalidStagePlanError(f"{where} is missing; {needed}", key=where)
 
 
 def require_size(table: msgspec.Struct, key: str, factor: str, width: str, height: str) -> None:

@@ -9,11 +9,13 @@ import msgspec
 
 from .constraints import ClipSkip, Count, Factor, Fraction, InnerFraction, Seed, Size, Steps
 from .sizes import Dimensions, NextSize, floored
-from .stage import StageConfig, StageContext, Table, choose_prompt, require, require_size
+from .stage import StageConfig, Table, require_size
 
 
 class RefinerConfig(Table, frozen=True, kw_only=True):
     """A second model that takes over at ``switch_at`` of the sampling steps."""
+
+    required = ("model", "switch_at")
 
     model: str | None = None
     switch_at: InnerFraction | None = None
@@ -21,6 +23,8 @@ class RefinerConfig(Table, frozen=True, kw_only=True):
 
 class HiresConfig(Table, frozen=True, kw_only=True):
     """A second pass at a higher resolution: by ``scale``, or to a size."""
+
+    required = ("denoise",)
 
     upscaler: str | None = None
     scale: Factor | None = None
@@ -56,9 +60,10 @@ class Txt2ImgConfig(StageConfig, frozen=True, kw_only=True):
     """``[txt2img]``."""
 
     stage_type = "txt2img"
+    recorded = ("model", "refiner", "hires")
     takes_prompt = True
     generates = True
-    samples = True
+    required = ("prompt", "model", "sampler", "steps", "cfg_scale", "width", "height")
     plan_only = ("prompt", "negative_prompt", "seed")
     pass_names = ("first pass", "hires pass")
 
@@ -81,28 +86,16 @@ class Txt2ImgConfig(StageConfig, frozen=True, kw_only=True):
     negative_prompt: str | None = None
     seed: Seed | None = None
 
-    def resolve(self, context: StageContext) -> Self:
-        """Prompts and seed are the top-level ones."""
-        require(self, "txt2img", "model", "sampler", "steps", "cfg_scale", "width", "height")
-        require_refiner(self.refiner, "txt2img")
-        return msgspec.structs.replace(
-            self,
-            prompt=choose_prompt("txt2img", context.prompt),
-            negative_prompt=context.negative_prompt,
-            seed=context.seed,
-            hires=self._resolved_hires(),
-        )
-
-    def _resolved_hires(self) -> HiresConfig | None:
+    def resolve(self, inherited: Mapping[str, Any], model_size: Dimensions | None) -> Self:
         """A second pass that names no model uses the refiner's."""
-        hires, refiner = self.hires, self.refiner
+        config = super().resolve(inherited, model_size)
+        hires, refiner = config.hires, config.refiner
         if hires is None:
-            return None
-        require(hires, "txt2img.hires", "denoise")
+            return config
         require_size(hires, "txt2img.hires", "scale", "resize_x", "resize_y")
         if hires.model is None and refiner is not None:
-            return msgspec.structs.replace(hires, model=refiner.model)
-        return hires
+            hires = msgspec.structs.replace(hires, model=refiner.model)
+        return msgspec.structs.replace(config, hires=hires)
 
     def sampling_passes(self) -> tuple[int, ...]:
         own, hires = self.steps or 0, self.hires
@@ -115,12 +108,3 @@ class Txt2ImgConfig(StageConfig, frozen=True, kw_only=True):
     def model_size(self, size: Dimensions | None) -> Dimensions | None:
         del size
         return (self.width, self.height) if self.width and self.height else None
-
-    def metadata(self) -> Mapping[str, Any]:
-        return {"model": self.model, "refiner": self.refiner, "hires": self.hires}
-
-
-def require_refiner(refiner: RefinerConfig | None, stage_type: str) -> None:
-    """Raise InvalidStagePlanError for a refiner that lacks something."""
-    if refiner is not None:
-        require(refiner, f"{stage_type}.refiner", "model", "switch_at")

@@ -7,13 +7,15 @@ from typing import Any, Self
 
 from .constraints import Factor, Fraction, Size
 from .sizes import Dimensions, NextSize, floored
-from .stage import StageConfig, StageContext, require, require_size
+from .stage import StageConfig, require, require_size
 
 
 class UpscaleConfig(StageConfig, frozen=True, kw_only=True):
     """``[upscale]``."""
 
     stage_type = "upscale"
+    required = ("upscaler",)
+    recorded = ("upscaler",)
 
     upscaler: str | None = None
     factor: Factor | None = None
@@ -27,14 +29,12 @@ class UpscaleConfig(StageConfig, frozen=True, kw_only=True):
     codeformer_weight: Fraction | None = None
     upscale_first: bool | None = None
 
-    def resolve(self, context: StageContext) -> Self:
-        """An upscale stage inherits nothing."""
-        del context
-        require(self, "upscale", "upscaler")
-        require_size(self, "upscale", "factor", "width", "height")
+    def resolve(self, inherited: Mapping[str, Any], model_size: Dimensions | None) -> Self:
+        config = super().resolve(inherited, model_size)
+        require_size(config, "upscale", "factor", "width", "height")
         if self.factor is None:
             require(self, "upscale", "width", "height")
-        return self
+        return config
 
     def size_after(self, size: Dimensions | None) -> NextSize:
         """By a factor, or a stated size; without ``crop`` the image covers that size."""
@@ -48,6 +48,3 @@ class UpscaleConfig(StageConfig, frozen=True, kw_only=True):
             return floored("upscale.crop", (size[0] * ratio, size[1] * ratio))
         factor = 1.0 if self.factor is None else self.factor
         return floored("upscale.factor", (size[0] * factor, size[1] * factor))
-
-    def metadata(self) -> Mapping[str, Any]:
-        return {"upscaler": self.upscaler}

@@ -12,11 +12,10 @@ from ....statemachine.ports import (
     OnStep,
 )
 from ....statemachine.run.cancel import CancelToken
-from .generation import Sources
+from .generation import Sources, make
 from .infotext import PRODUCT, answer_info, infotext
 from .pictures import PictureError, decode_picture, encode_png
 from .settings import passes_of
-from .stages import embedded_stage
 from .steps import StepCounter
 
 KIND = "embedded"
@@ -78,12 +77,11 @@ def _endpoint(request: GenerateRequest) -> str:
 def _answer(request: GenerateRequest, counter: StepCounter) -> GenerateAnswer:
     counter.check()
     sources = _sources(request)
-    stage = embedded_stage(request.config)
     images, texts, size, facts = [], [], (0, 0), {}
     for place in range(request.count):
         counter.begin_image(place)
         seed = request.seed + place
-        made = stage.make(request.config, seed, sources, counter)
+        made = make(request.config, seed, sources, counter)
         text = infotext(request.config, seed, made.size)
         images.append(GeneratedImage(data=encode_png(made.image, text)))
         texts.append(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from PIL import Image, ImageChops, ImageFilter
@@ -10,6 +10,7 @@ from PIL import Image, ImageChops, ImageFilter
 from ....statemachine.stages import (
     AdetailerConfig,
     Img2ImgConfig,
+    StageConfig,
     Txt2ImgConfig,
     UpscaleConfig,
 )
@@ -51,8 +52,7 @@ class Made(NamedTuple):
     facts: Mapping[str, Any] = {}
 
 
-def make_txt2img(config: Txt2ImgConfig, seed: int, _: Sources, counter: StepCounter) -> Made:
-    """A picture from a prompt."""
+def _txt2img(config: Txt2ImgConfig, seed: int, _: Sources, counter: StepCounter) -> Made:
     wanted = (config.width or DEFAULT_SIDE, config.height or DEFAULT_SIDE)
     check_size(wanted)
     size = floor_to_grid(wanted)
@@ -67,8 +67,7 @@ def make_txt2img(config: Txt2ImgConfig, seed: int, _: Sources, counter: StepCoun
     return Made(blend(larger, again, denoise), size)
 
 
-def make_img2img(config: Img2ImgConfig, seed: int, sources: Sources, counter: StepCounter) -> Made:
-    """A picture painted over the input image, within the mask if there is one."""
+def _img2img(config: Img2ImgConfig, seed: int, sources: Sources, counter: StepCounter) -> Made:
     image, mask = sources.needed(), sources.mask
     wanted = (config.width or image.width, config.height or image.height)
     check_size(wanted)
@@ -82,18 +81,14 @@ def make_img2img(config: Img2ImgConfig, seed: int, sources: Sources, counter: St
     return Made(Image.composite(after, before, where), size)
 
 
-def make_adetailer(
-    config: AdetailerConfig, seed: int, sources: Sources, counter: StepCounter
-) -> Made:
-    """The input image with its finds painted anew."""
+def _adetailer(config: AdetailerConfig, seed: int, sources: Sources, counter: StepCounter) -> Made:
     image = sources.needed()
     result, regions = detailed(image, config, seed, counter)
     changed = ImageChops.difference(image, result).getbbox() is not None
     return Made(result, image.size, {"changed": changed, "regions": regions})
 
 
-def make_upscale(config: UpscaleConfig, _: int, sources: Sources, counter: StepCounter) -> Made:
-    """The input image, larger."""
+def _upscale(config: UpscaleConfig, _: int, sources: Sources, counter: StepCounter) -> Made:
     image = sources.needed()
     if config.upscale_first:
         image = _with_restored_faces(upscaled(image, config), config)
@@ -120,3 +115,24 @@ def _smoothed_faces(image: Image.Image, radius: int, visibility: float) -> Image
         smooth = blend(part, part.filter(ImageFilter.BoxBlur(radius)), visibility)
         result.paste(smooth, find.box[:2], face_mask(image, find.box))
     return result
+
+
+_MAKERS: Mapping[str, Callable[[Any, int, Sources, StepCounter], Made]] = {
+    "txt2img": _txt2img,
+    "img2img": _img2img,
+    "upscale": _upscale,
+    "adetailer": _adetailer,
+}
+"""The stages that the backend serves."""
+
+
+def make(config: StageConfig, seed: int, sources: Sources, counter: StepCounter) -> Made:
+    """The picture of one seed.
+
+    Raises GenerationCancelled, and PictureError for a stage that the backend does not serve, a
+    size out of bounds or a lacking image.
+    """
+    maker = _MAKERS.get(config.stage_type)
+    if maker is None:
+        raise PictureError(f"the embedded backend does not serve the stage {config.stage_type!r}")
+    return maker(config, seed, sources, counter)

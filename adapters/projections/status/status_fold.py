@@ -249,7 +249,7 @@ class StatusFold:
         """The time since the last request was sent, if a step is still to come."""
         call = self._call
         waits = call is not None and call.pass_step is None and not call.has_ended
-        if call is None or not waits or not call.stage.planned.samples:
+        if call is None or not waits or not call.stage.planned.passes:
             return None
         return max(0.0, self._time.now_s - call.sent_s)
 

@@ -12,19 +12,13 @@ from ....statemachine.stages import read_config, stage_types
 class PlannedStage(NamedTuple):
     """A planned stage with the ``weight`` of one image and the sampling steps of each pass.
 
-    ``passes`` is empty if the stage has no sampling steps or they are unknown.
+    ``passes`` is empty if the stage has no sampling steps; steps that are not known are 0.
     """
 
     stage_id: str
     stage_type: str
     weight: int
     passes: tuple[int, ...]
-
-    @property
-    def samples(self) -> bool:
-        """Whether a backend reports sampling steps; true if the stage is not registered."""
-        kind = stage_types().get(self.stage_type)
-        return kind is None or kind.samples
 
 
 class Pass(NamedTuple):
@@ -62,8 +56,7 @@ def _planned(stage: Mapping[str, Any]) -> PlannedStage:
         config = read_config(name, stage["config"])
     except (ValueError, RecursionError):
         return PlannedStage(stage["stage_id"], name, 0, ())
-    weight, passes = config.weight(), config.sampling_passes()
-    return PlannedStage(stage["stage_id"], name, weight, passes if weight else ())
+    return PlannedStage(stage["stage_id"], name, config.weight(), config.sampling_passes())
 
 
 def pass_of(stage: PlannedStage, step: int, steps: int, fraction: float) -> Pass:
@@ -74,7 +67,7 @@ def pass_of(stage: PlannedStage, step: int, steps: int, fraction: float) -> Pass
     """
     passes, whole = stage.passes, sum(stage.passes)
     unknown = Pass(0, 0, step, steps, fraction)
-    if len(passes) < 2:
+    if len(passes) < 2 or not all(passes):
         return unknown
     if steps == whole:
         before = 0
