@@ -13,11 +13,11 @@
     |-- SubscriberMutedError      a receiver that failed ten times in a row is not called again
     |-- RunNotFoundError          no such run, or a prefix that fits several
     |-- ImageAlteredError         a recorded image is not what was recorded
-    |-- ThumbnailError            a file of which no thumbnail can be made; in adapters.thumbnails
-    |-- LearningRecordsError      records not brought up to date; in adapters.learning
-    |-- UnusableLogError          (ValueError) no record can hold it; in adapters.learning
-    |-- ReportRefusedError        (ValueError) it would replace another file; in adapters.report
-    |-- BundleRefusedError        (ValueError) it would hold a password; in adapters.bundling
+    |-- ThumbnailError            a file of which no thumbnail can be made; in adapters.export
+    |-- LearningRecordsError      records not brought up to date; in adapters.projections
+    |-- UnusableLogError          (ValueError) no record can hold it; in adapters.projections
+    |-- ReportRefusedError        (ValueError) it would replace another file; in adapters.export
+    |-- BundleRefusedError        (ValueError) it would hold a password; in adapters.export
     |-- InvalidTransitionError    a trigger that the lifecycle refuses in its state
     |-- MissingToolkitError       (ImportError) a GUI toolkit is not installed; in adapters.errors
     |-- ConfigurationError        (ValueError) a configuration that cannot be read
@@ -30,12 +30,11 @@
     |-- MissingImagesError        a run that went on past failed images ended without them
     `-- BackendError              one attempt at one request failed; says if it is transient
         |-- BackendAnswerError    the answer is not the images asked for
-        |-- ServerError           a WebUI server; its branches are in adapters.webui.errors
+        |-- ServerError           a WebUI server; its branches are in adapters.backends
         `-- GenerationCancelled   the backend stopped because the run was cancelled
-            `-- GenerationInterrupted  and was told to; what it gave is thrown away
+            `-- GenerationInterrupted  after an interrupt; its answer is dropped
 
-The branches from ``InvalidTransitionError`` on are raised by, and live in,
-``stagewright.statemachine``.
+What is not in adapters, from ``InvalidTransitionError`` on, is in ``stagewright.statemachine``.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def test_a_wrong_entry_is_shown_and_starts_nothing(
     gallery = Gallery(stagewright_controller)
     gallery.press_start("a lighthouse", steps=0)
     gallery.wait()
-    assert gallery.status == "Config Error: txt2img.steps = 0 must be from 1 to 100000"
+    assert gallery.status == "Config Error: txt2img.steps = 0 must be at least 1, at most 100000"
     assert recorded_events.config_errors == (gallery.status,)
     assert recorded_events.events == ()
     assert stagewright_controller.state is RunState.IDLE

@@ -58,7 +58,7 @@ class RunLifecycle:
             raise InvalidTransitionError(trigger, self.state)
         return RunState[str(allowed[0].dest)]
 
-    def move(self, trigger: Trigger) -> None:
+    def move(self, trigger: str) -> None:
         """Change the state. Raises InvalidTransitionError, and the state stays."""
         try:
             # The generated triggers are unknown to type checkers, hence by name.

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from stagewright.adapters.inputs import PillowInputReader
@@ -15,11 +15,7 @@ from stagewright.events import CancelMode, LogWriteError
 from stagewright.events.errors import LogLockedError
 from stagewright.events.folds import Fold
 from stagewright.events.model import Durability
-from stagewright.statemachine import (
-    PipelineRunner,
-    StageExecutionPlan,
-    build_stage_execution_plan,
-)
+from stagewright.statemachine import PipelineRunner, build_stage_execution_plan
 from stagewright.statemachine.config.inputs import resolve_config
 from stagewright.statemachine.config.schema import RunConfig
 from stagewright.statemachine.files.run_folder import CancelOrder, RunFolder, run_folders
@@ -33,6 +29,7 @@ from .simulated_disk import SimulatedDisk, Sync
 from .simulated_world import History, JumpingClock, WitnessedLog
 
 READER = PillowInputReader()
+Run = TypeVar("Run", NewRun, ReopenedRun)
 _CANCELS = {
     Happening.CANCEL_NOW: CancelMode.NOW,
     Happening.CANCEL_LATE: CancelMode.NOW,
@@ -121,36 +118,29 @@ class Life:
         )
         assert new.fold.opened is not None
         world.history.add(new.fold.opened, durable=True)
-        self.fold = new.fold
-        runner = self._runner_of(new, plan)
-        runner.start()
-        runner.work()
+        self._work(self._witnessed(new))
 
     def _resume(self, folder: Path) -> None:
-        reopened = reopen_run(folder, storage=self._storage, wait_s=0)
-        self.fold = reopened.fold
-        runner = self._runner_of(reopened, reopened.plan)
-        if reopened.is_complete:
-            runner.finish_off(reopened)
+        run = self._witnessed(reopen_run(folder, storage=self._storage, wait_s=0))
+        if run.is_complete:
+            self.fold = run.fold
+            run.end(self._world.clock)
         else:
-            runner.resume(reopened)
-            runner.work()
+            self._work(run)
 
-    def _runner_of(self, run: NewRun | ReopenedRun, plan: StageExecutionPlan) -> PipelineRunner:
+    def _witnessed(self, run: Run) -> Run:
         world = self._world
         every = world.config.run.durability is Durability.EVERY
+        log = WitnessedLog(run.log, world.history, every=every)
+        return msgspec.structs.replace(run, log=log)
+
+    def _work(self, run: NewRun | ReopenedRun) -> None:
+        self.fold = run.fold
         self._runner = PipelineRunner(
-            backend=self.backend,
-            log=WitnessedLog(run.log, world.history, every=every),
-            fold=run.fold,
-            plan=plan,
-            folder=run.folder,
-            inputs=READER,
-            clock=world.clock,
-            epoch=run.epoch if isinstance(run, ReopenedRun) else 0,
-            standing=run.images if isinstance(run, ReopenedRun) else None,
+            run, backend=self.backend, inputs=READER, clock=self._world.clock
         )
-        return self._runner
+        self._runner.start()
+        self._runner.work()
 
     def _bring_about(self, happening: Happening) -> None:
         """What happens to this process while the server works on its request."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from random import Random
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from stagewright.events import EventLog, StageEvent
@@ -65,7 +66,7 @@ class History:
 
 
 class WitnessedLog:
-    """A run's log; ``history`` is told of each record once ``append`` has returned."""
+    """A run's log; ``history`` gets each record once ``append`` has returned."""
 
     def __init__(self, log: EventLog, history: History, *, every: bool) -> None:
         self._log = log
@@ -96,3 +97,6 @@ class WitnessedLog:
 
     def close(self) -> None:
         self._log.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)

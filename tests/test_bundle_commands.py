@@ -207,7 +207,7 @@ def test_an_altered_image_is_told_by_exit_status_4(tmp_path: Path) -> None:
     [
         (["nothing"], "there is no run 'nothing'"),
         (["last", "--output", "."], "is a directory"),
-        (["last", "--output", "-"], "- is no file"),
+        (["last", "--output", "-"], "standard output is not supported"),
         (["last", "--output", "no/such/folder/b.zip"], "No such file or directory"),
     ],
 )

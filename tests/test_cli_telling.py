@@ -289,7 +289,11 @@ def test_verify_promises_nothing_that_a_resume_refuses_for_an_input(
     copy = next((folder / "inputs").iterdir())
     copy.unlink()
     told = stagewright("verify", "last", folder=tmp_path).stdout
-    assert (f"refuse until inputs/{copy.name} is put back as recorded" in told) == (status == 4)
+    refusal = (
+        f"resume would refuse: {Path('runs', folder.name, 'inputs', copy.name)}: it is missing; "
+        "images that are still to be made need it: put back the file that was recorded"
+    )
+    assert (refusal in told) == (status == 4)
     assert ("make 2 images" in told) == (status == 0)
     assert stagewright("resume", "last", folder=tmp_path).returncode == status
 
@@ -304,7 +308,9 @@ def test_verify_says_that_a_mask_is_needed(tmp_path: Path) -> None:
     recorded = copy.read_bytes()
     copy.write_bytes(png(3, mode="L"))
     told = stagewright("verify", "last", folder=tmp_path).stdout
-    assert f"refuse until inputs/{copy.name} is put back" in told
+    place = Path("runs", folder.name, "inputs", copy.name)
+    assert f"resume would refuse: {place}: it has been altered" in told
+    assert "need it: put back the file that was recorded" in told
     assert stagewright("resume", "last", folder=tmp_path).returncode == 4
     copy.write_bytes(recorded)
     assert "make 3 images" in stagewright("verify", "last", folder=tmp_path).stdout
@@ -315,7 +321,8 @@ def test_verify_and_list_know_a_run_that_only_goes_on_with_force(tmp_path: Path)
     """And ``run`` names the command that works."""
     folder = tired(tmp_path / "runs")
     told = stagewright("verify", "last", folder=tmp_path).stdout
-    assert "resume would refuse without --force: 5 epochs in a row" in told
+    assert "resume would refuse: 5 epochs in a row" in told
+    assert "--force tries again" in told
     listed = stagewright("list", folder=tmp_path).stdout
     assert "1 run of these can be resumed only with --force" in listed
     shown = stagewright("run", write_config(tmp_path), folder=tmp_path).stdout

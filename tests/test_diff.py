@@ -236,7 +236,7 @@ def test_a_run_and_its_resumed_copy(tmp_path: Path) -> None:
     outcome = keys(found.outcome)
     assert outcome["state"] == ("RUNNING", "COMPLETED")
     assert outcome["resumes"] == (0, 1)
-    assert outcome["missing.img2img"] == ({"image_indexes": "1", "errors": {}}, UNSET)
+    assert outcome["missing.img2img"] == ({"images": "1", "errors": {}}, UNSET)
     assert rows(found, "equal") == [[(0, 1)], [(0, 0)]]
     assert rows(found, "only_right") == [[], [(1, 1)]]
     assert not found.configuration
@@ -252,7 +252,7 @@ def test_failures_and_what_is_missing_are_compared(tmp_path: Path) -> None:
     assert found["outcome"] == ("completed", "partial")
     assert found["missing.txt2img"] == (
         UNSET,
-        {"image_indexes": "1", "errors": {"BackendError": 1}},
+        {"images": "1", "errors": {"BackendError": 1}},
     )
     assert found["failed_attempts.BackendError"] == (UNSET, 1)
     assert found["error"][1]["kind"] == "MissingImagesError"

@@ -109,10 +109,10 @@ def test_stopping_after_the_image_lets_it_finish() -> None:
 def test_a_source_that_does_not_decode_is_refused_by_name(data: bytes) -> None:
     """The error names stage, image and source, and is not worth another try."""
     for config in (IMG2IMG, UPSCALE, ADETAILER):
-        with pytest.raises(BackendError, match=r"00-\w+, image 3: the input image") as caught:
+        with pytest.raises(BackendError, match=r"00-\w+, image 4: the input image") as caught:
             answer(request(config, source(data)))
         assert caught.value.transient is False
-    with pytest.raises(BackendError, match="00-img2img, image 3: the mask"):
+    with pytest.raises(BackendError, match="00-img2img, image 4: the mask"):
         answer(request(IMG2IMG, source(portrait()), mask=source(data)))
 
 

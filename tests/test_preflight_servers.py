@@ -53,7 +53,7 @@ def test_a_list_that_is_none_is_not_checked_and_noted(told: Any) -> None:
         report = inspected(server, with_txt2img())
     verdicts = {check.key: check.verdict for check in report.checks}
     assert verdicts["txt2img.model"] is Verdict.NOT_CHECKED
-    assert any("sd-models: the answer is no list of names" in note for note in report.notes)
+    assert any("sd-models: the answer is not a list of names" in note for note in report.notes)
 
 
 @pytest.mark.parametrize("path", ["/openapi.json", API + "sd-models"])

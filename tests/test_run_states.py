@@ -298,11 +298,11 @@ class RunStates(RuleBasedStateMachine):
                 reopen_run(self.run, wait_s=0, force=force)
             return
         reopened = reopen_run(self.run, wait_s=0, force=force)
-        journal = RunJournal(reopened.log, reopened.fold, epoch=reopened.epoch, clock=SystemClock())
         assert reopened.is_complete == self.is_complete()
         if self.is_complete():
-            self.end_what_is_complete(reopened, journal)
+            self.end_what_is_complete(reopened)
             return
+        journal = RunJournal(reopened.log, reopened.fold, epoch=reopened.epoch, clock=SystemClock())
         self.writer = Writer(journal)
         reopened.begin(journal, reopened.backend)
         journal.move("start")
@@ -319,14 +319,13 @@ class RunStates(RuleBasedStateMachine):
         tired = self.model.fruitless >= FRUITLESS_EPOCHS
         return tired and not force and len(self.standing) < IMAGES
 
-    def end_what_is_complete(self, reopened: ReopenedRun, journal: RunJournal) -> None:
+    def end_what_is_complete(self, reopened: ReopenedRun) -> None:
         """Only a seal may be missing."""
         assert reopened.needs_seal == (self.torn or not self.model.sealed)
-        reopened.seal(journal)
+        reopened.end(SystemClock())
         if reopened.needs_seal:
             self.model.close(torn=self.torn)
             self.torn = False
-        journal.close()
         self.note()
 
     @precondition(lambda self: self.writer is None)

@@ -218,7 +218,7 @@ def test_an_image_that_fails_for_good_ends_the_run_in_error(
     assert (result.error.kind, result.error.message) == ("BackendError", "no such model")
     assert (result.error.stage_id, result.error.image_index) == (stage_id, index)
     change = [e for e in result.events if isinstance(e, LifecycleChanged)][-1]
-    assert change.reason == f"{stage_id}, image {index}: BackendError: no such model"
+    assert change.reason == f"{stage_id}, image {index + 1}: BackendError: no such model"
     assert result.stages[-1].image_count == index
     assert result.stages[-1].outcome is Outcome.FAILED
     assert verify_run(tmp_path / result.run_id).flaws == ()

@@ -202,7 +202,7 @@ def test_a_fault_is_recorded_and_tried_again_or_ends_the_run(
     assert (result.error.kind, result.error.stage_id) == (case.kind, STAGE_IDS[stage])
     assert result.error.image_index == image
     change = of_type(result, LifecycleChanged)[-1]
-    assert change.reason.startswith(f"{STAGE_IDS[stage]}, image {image}: {case.kind}: ")
+    assert change.reason.startswith(f"{STAGE_IDS[stage]}, image {image + 1}: {case.kind}: ")
     assert result.stages[-1].image_count == image
 
 

@@ -348,7 +348,7 @@ def test_with_continue_the_command_says_what_is_missing(tmp_path: Path) -> None:
     assert missing["error"]["kind"] == "RequestRefusedError"
     assert "body.steps: value is not a valid integer" in missing["error"]["message"]
     assert [image["image_index"] for image in result["images"]] == [0, 2]
-    assert "1 of 3 images are missing: 1 (at 00-txt2img)" in done.stderr.splitlines()[-1]
+    assert "1 of 3 images are missing: 2 (at 00-txt2img)" in done.stderr.splitlines()[-1]
 
 
 def test_with_continue_a_lost_batch_is_missing_whole(tmp_path: Path) -> None:

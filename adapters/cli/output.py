@@ -35,9 +35,9 @@ insecure_option = click.option(
 def _no_dash(
     _context: click.Context, _parameter: click.Parameter, path: Path | None
 ) -> Path | None:
-    # Elsewhere that stands for standard output, and nobody means a file of this name.
+    # Other programs take "-" for standard output; a file of that name would surprise.
     if str(path) == "-":
-        raise click.BadParameter("- is no file; name the one to write")
+        raise click.BadParameter("standard output is not supported; name a file")
     return path
 
 

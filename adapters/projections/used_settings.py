@@ -97,7 +97,7 @@ _PASS: Mapping[str, str] = {
     "clip_skip": "CLIP skip",
     "restore_face": "restore face",
 }
-# A detailer's answer tells the sampling of the picture around it, which was thrown away.
+# A detailer's answer reports the sampling of the discarded picture around the detail.
 _ADETAILER: Mapping[str, tuple[str, ...]] = {
     **{key: _SAMPLING[key] for key in ("model", "vae", "prompt", "negative_prompt")},
     **{

@@ -33,7 +33,7 @@ class Admission:
         if len(hosts) != 1:
             raise ApiError(400, detail="a request must have one Host header")
         if not self._is_ours(name_in(hosts[0])):
-            raise _foreign(f"{hosts[0]} is no name of this server", hosts[0])
+            raise _foreign(f"{hosts[0]} is not a name of this server", hosts[0])
         for origin in headers.get_all("Origin", []):
             authority = origin.partition("://")[2]
             same = authority.lower() == hosts[0].lower()

@@ -39,7 +39,7 @@ Route = Callable[[Call], Any]
 
 
 class Application:
-    """Answers requests, whoever brings them. Safe from any thread.
+    """Answers requests of any transport. Safe from any thread.
 
     ``auth`` is user and password, ``ui`` whether there are ``/internal`` routes.
     """

@@ -90,7 +90,7 @@ def decode_object(data: bytes) -> dict[str, Any]:
 def decode_image(text: object) -> bytes:
     """The bytes of a picture in base64, with or without a ``data:`` prefix.
 
-    Raises ApiError, 500, for what is no picture, and for addresses: none is fetched.
+    Raises ApiError, 500, for invalid data, and for URLs, which are not fetched.
     """
     words = text if isinstance(text, str) else ""
     if words.startswith(("http://", "https://")):

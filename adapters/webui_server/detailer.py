@@ -86,7 +86,7 @@ def detailing_of(arguments: object, most_passes: int) -> Detailing | None:
     """The passes in ``args``; None if ADetailer ignores them for any reason.
 
     It does so without a word if it is switched off, if no pass names a detector, and if
-    any pass fails validation. Flags that are no booleans mean: enabled, and nothing skipped.
+    any pass fails validation. Flags that are not booleans mean: enabled, nothing skipped.
     Passes beyond ``most_passes`` are dropped.
     """
     given = list(arguments) if isinstance(arguments, list) else []

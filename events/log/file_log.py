@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, NoReturn
-
-import msgspec
 
 from ..errors import EventLogError, LogWriteError
 from ..model import Durability, RunOpened, StageEvent
@@ -20,21 +17,11 @@ from .open_logs import register_log, unregister_log
 from .record_writer import RecordWriter
 from .scan import LogScan, TornTail
 from .storage import PART_SUFFIX, AppendFile, OsStorage, Storage
+from .tail_repair import RepairedTail, copy_torn_tail
 from .timeline import FileTimeline
 
 LOG_NAME = "events.jsonl"
-MAX_TORN_BYTES = 256 * 1024 * 1024
-"""A crash leaves a few records and unwritten sectors; a longer tail is not read into memory."""
 _CLOSED = "it is closed"
-
-
-class RepairedTail(msgspec.Struct, frozen=True, kw_only=True):
-    """A torn tail that was cut: ``bytes`` bytes from ``offset`` on, now in ``copied_to``."""
-
-    offset: int
-    bytes: int
-    sha256: str
-    copied_to: str
 
 
 class FileEventLog:
@@ -217,12 +204,8 @@ class FileEventLog:
         """
         self._check_writable()
         try:
-            cut = self._copied(copy_name)
+            cut = copy_torn_tail(self.path, self.torn, copy_name, storage=self._storage)
             if self.torn is not None:
-                torn = self._torn_bytes(self.torn)
-                # The earlier process may have died between the copy and the cut.
-                cut = cut if cut.endswith(torn) else cut + torn
-                self._storage.write_file(self.path.with_name(copy_name), cut)
                 self._file = self._cut_off(self.torn)
                 self.torn = None
         except OSError as error:
@@ -254,18 +237,6 @@ class FileEventLog:
     def _check_writable(self) -> None:
         if self._refusal:
             raise LogWriteError(f"nothing more can be written: {self._refusal}", path=self.path)
-
-    def _copied(self, copy_name: str) -> bytes:
-        try:
-            with self._storage.open_read(self.path.with_name(copy_name)) as stream:
-                return _read_bounded(stream, copy_name)
-        except FileNotFoundError:
-            return b""
-
-    def _torn_bytes(self, torn: TornTail) -> bytes:
-        with self._storage.open_read(self.path) as stream:
-            stream.seek(torn.offset)
-            return _read_bounded(stream, "its torn tail")
 
     def _cut_off(self, torn: TornTail) -> AppendFile:
         file = self._storage.open_append(self.path)
@@ -326,15 +297,6 @@ def _read_unproved(stream: BinaryIO, scan: LogScan, path: Path) -> bytes:
             "its end has changed while it was read; resume the run again", path=path
         )
     return unproved
-
-
-def _read_bounded(stream: BinaryIO, what: str) -> bytes:
-    data = stream.read(MAX_TORN_BYTES + 1)
-    if len(data) > MAX_TORN_BYTES:
-        raise OSError(
-            errno.EFBIG, f"{what} is longer than {MAX_TORN_BYTES} bytes; move it elsewhere"
-        )
-    return data
 
 
 def _close_quietly(file: AppendFile) -> None:

@@ -1,4 +1,4 @@
-"""One read-only look at a run on disk: what is damaged, what is to be made, what forbids a resume.
+"""What is found in a run folder: what is damaged, what is to be made, what forbids a resume.
 
 ``verify`` reports it; a resume acts on it, and adds only the lock and the writing.
 """
@@ -22,7 +22,7 @@ from ...events.model import (
     RunState,
     StageEvent,
 )
-from ..config.schema import RunTable, ServerTable
+from ..config.schema import RunTables
 from ..errors import ResumeRefusedError
 from ..files.recorded_files import (
     FileState,
@@ -35,7 +35,7 @@ from ..files.recorded_files import (
 from ..files.run_folder import RunFolder
 from ..plan.plan import StageExecutionPlan
 from ..run.image_status import ImageStatus
-from ..run.requests import request_spans
+from ..run.requests import input_records, span_of
 from ..states import is_fruitless
 from .recorded_plan import recorded_plan, recorded_settings
 
@@ -49,34 +49,26 @@ class DamagedFile(NamedTuple):
     wrong: WrongFile
 
 
-class Refusal(NamedTuple):
-    """Why a run is not resumed: ``error`` is what a resume raises, ``advice`` what verify says."""
-
-    error: StagewrightError
-    advice: str
-
-
 class RunInspection(msgspec.Struct, frozen=True, kw_only=True):
     """What was found in a run folder; nothing was written.
 
-    ``run_table`` and ``server_table`` are the recorded tables of the configuration, ``backend``
-    is what the last epoch worked with, ``epoch`` the one that a resume would write. ``damaged``
-    are the files that are not as recorded: inputs, then images by stage and index. Over all
-    stages, ``valid`` images need not be made, and ``to_make`` images have to be. The run
-    ``is_complete`` if it ended COMPLETED and all its images are there; it ``needs_seal`` if it
-    ended so and its log lacks the end.
+    ``settings`` are the recorded tables of the configuration, of which ``run`` and ``server``
+    are read, ``backend`` is what the last epoch worked with, ``epoch`` the one that a resume
+    would write. ``damaged`` are the files that are not as recorded: inputs, then images by
+    stage and index. Over all stages, ``valid`` images need not be made, and ``to_make`` images
+    have to be. The run ``is_complete`` if it ended COMPLETED and all its images are valid; it
+    ``needs_seal`` if it ended so and its log has a torn tail or no seal.
 
-    While the run is resumed, ``fold`` and ``images`` go on with it; the rest stays as found.
+    While the run is resumed, ``fold`` and ``status`` change with it; the rest stays as found.
     """
 
     folder: RunFolder
     fold: Fold
     torn: TornTail | None
     plan: StageExecutionPlan
-    run_table: RunTable
-    server_table: ServerTable
+    settings: RunTables
     damaged: tuple[DamagedFile, ...]
-    images: ImageStatus
+    status: ImageStatus
     backend: BackendDescription
     epoch: int
     valid: int
@@ -86,7 +78,7 @@ class RunInspection(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def unsettled(self) -> Mapping[str, str]:
-        """The calls whose answers nobody got, and what was asked for."""
+        """The calls that the backend may still work on, and what was asked for."""
         return {
             call_id: stage.stage_type
             for stage in self.fold.stages.values()
@@ -94,54 +86,48 @@ class RunInspection(msgspec.Struct, frozen=True, kw_only=True):
             for call_id in calls
         }
 
-    def refusal(self, *, force: bool = False) -> Refusal | None:
+    def refusal(self, *, force: bool = False) -> StagewrightError | None:
         """The first reason not to resume the run; ``force`` ignores epochs without an image.
 
         A run that is complete has none.
         """
         return None if self.is_complete else next(self._refusals(force=force), None)
 
-    def _refusals(self, *, force: bool) -> Iterator[Refusal]:
+    def _refusals(self, *, force: bool) -> Iterator[StagewrightError]:
         name = self.fold.run_id
         for file, wrong in self.damaged:
             if wrong is _MISPLACED:
                 said = f"its log says that {file.path} is an image of {file.stage_id}"
-                foreign = ResumeRefusedError(f"{name}: {said}; no stagewright wrote that")
-                yield Refusal(foreign, f"refuse: {said}")
+                yield ResumeRefusedError(f"{name}: {said}; no stagewright wrote that")
             elif file.stage_id and wrong.state is FileState.UNREADABLE:
-                # Nobody knows whether it is lost: it is neither kept nor made again.
-                unreadable = ImageAlteredError(f"{self.folder.locate(file.path)}: {wrong}")
-                yield Refusal(unreadable, f"refuse until {file.path} can be read")
+                # It may be sound, so it is neither used nor made again.
+                path = self.folder.locate(file.path)
+                yield ImageAlteredError(f"{path}: {wrong}; make it readable, then resume the run")
         if self.plan.conflicts:
-            said = "its configuration contradicts itself"
             which = "; ".join(map(str, self.plan.conflicts))
-            yield Refusal(ResumeRefusedError(f"{name}: {said}: {which}"), f"refuse: {said}")
-        if self.to_make and (lost := self._lost_inputs()):
-            path, wrong = self.folder.locate(lost[0].file.path), lost[0].wrong
-            needed = "images that are still to be made need it"
-            cure = "put back the file that was recorded, then resume the run"
-            named = ", ".join(one.file.path for one in lost) + (" is" if len(lost) == 1 else " are")
-            altered = ImageAlteredError(f"{path}: {wrong}; {needed}: {cure}")
-            yield Refusal(altered, f"refuse until {named} put back as recorded")
+            yield ResumeRefusedError(f"{name}: its configuration contradicts itself: {which}")
+        for file, wrong in self._lost_inputs():
+            yield ImageAlteredError(
+                f"{self.folder.locate(file.path)}: {wrong}; images that are still to be made need "
+                "it: put back the file that was recorded, then resume the run"
+            )
         epochs = self.fold.epochs_without_progress
         if self.to_make and is_fruitless(epochs) and not force:
-            said = f"{epochs} epochs in a row sent requests and finished no image"
-            tired = ResumeRefusedError(f"{name}: {said}{self._last_failure()}; --force tries again")
-            yield Refusal(tired, f"refuse without --force: {said}")
+            yield ResumeRefusedError(
+                f"{name}: {epochs} epochs in a row sent requests and finished no image"
+                f"{self._last_failure()}; --force tries again"
+            )
 
     def _lost_inputs(self) -> list[DamagedFile]:
         """The damaged inputs and masks that images which are to be made need."""
         lost = [one for one in self.damaged if not one.file.stage_id]
-        needed: set[str | None] = set()
+        needed: set[str] = set()
         assert self.fold.opened is not None
         for stage in self.plan.stages if lost else ():
             for index in range(self.plan.total_images):
-                if self.images.stands(stage, index):
-                    continue
-                needed.add(stage.config.mask)
-                if stage.input_source == "file":
-                    record = self.fold.opened.inputs[index // self.plan.images_per_input]
-                    needed.add(record.path)
+                if not self.status.is_valid(stage, index):
+                    records = input_records(stage, index, self.plan, self.fold.opened)
+                    needed.update(record.path for record in records if record)
         return [one for one in lost if one.file.path in needed]
 
     def _last_failure(self) -> str:
@@ -162,8 +148,8 @@ def inspect_run(
 ) -> RunInspection:
     """Check every recorded file of a run, and find what a resume has to do.
 
-    ``fold`` holds the events of ``timeline``, the whole log. ``event_at`` reads a record of a
-    log that goes on to grow. Raises ResumeRefusedError, before any file is read, for a log whose
+    ``fold`` holds the events of ``timeline``, the whole log. ``event_at`` reads a record of the
+    log also when it has grown. Raises ResumeRefusedError, before any file is read, for a log whose
     plan this version cannot carry out.
     """
     assert fold.opened is not None
@@ -171,14 +157,14 @@ def inspect_run(
     settings = recorded_settings(fold.opened.config)
     damaged = check_files(folder.path, fold, timeline, on_file)
     lost = {(file.stage_id, file.image_index) for file, _ in damaged if file.stage_id}
-    images = ImageStatus(
+    status = ImageStatus(
         plan,
         fold,
         event_at or timeline.__getitem__,
         lost={(fold.stages[stage_id].finished.get(index), index) for stage_id, index in lost},
         made_from=_made_from(plan, fold, timeline, lost),
     )
-    valid = sum(map(images.count, plan.stages))
+    valid = sum(map(status.count_valid, plan.stages))
     to_make = len(plan.stages) * plan.total_images - valid
     has_ended = fold.state == RunState.COMPLETED
     return RunInspection(
@@ -186,10 +172,9 @@ def inspect_run(
         fold=fold,
         torn=timeline.torn,
         plan=plan,
-        run_table=settings.run,
-        server_table=settings.server,
+        settings=settings,
         damaged=damaged,
-        images=images,
+        status=status,
         backend=fold.backend or fold.opened.backend,
         epoch=fold.epoch + 1,
         valid=valid,
@@ -222,7 +207,7 @@ def check_files(
 def _made_from(
     plan: StageExecutionPlan, fold: Fold, timeline: FileTimeline, lost: Set[tuple[str, int]]
 ) -> dict[int, str]:
-    """What images were made from whose sources may be others by now: see ``ImageStatus``."""
+    """``made_from`` of ``ImageStatus``: the sources of images whose source may have changed."""
     suspects = set(_suspects(plan, fold, lost))
     found: dict[int, str] = {}
     pending: dict[str, str] = {}
@@ -236,7 +221,7 @@ def _made_from(
 
 
 def _suspects(plan: StageExecutionPlan, fold: Fold, lost: Set[tuple[str, int]]) -> Iterator[int]:
-    """The indexes of which some stage's image was made more than once, or will be."""
+    """The indexes of images that some stage made more than once, or will make again."""
     for stage in plan.stages:
         here, source = fold.stages.get(stage.stage_id), fold.stages.get(stage.input_source)
         if here is None:
@@ -246,7 +231,7 @@ def _suspects(plan: StageExecutionPlan, fold: Fold, lost: Set[tuple[str, int]]) 
             # A salvaged log may have an image without its source.
             if source is None or source.finished.get(index) is None:
                 yield index
-        for span in request_spans(stage, plan.total_images) if lost else ():
+        for stage_id, index in lost:
             # The whole request is repeated, and its other images may come out different too.
-            if any((stage.stage_id, index) in lost for index in span):
-                yield from span
+            if stage_id == stage.stage_id:
+                yield from span_of(stage, index, plan.total_images)

@@ -18,11 +18,18 @@ from ...events.log.storage import Storage
 from ...events.model import BackendDescription, ErrorDetail, LogRepaired, RunResumed, RunState
 from ..files.recorded_files import FileState, OnFile, find_link
 from ..files.run_folder import RunFolder
+from ..ports import Clock
 from ..run.creation import software
 from ..run.journal import RunJournal
+from ..states import Trigger
 from .inspection import RunInspection, inspect_run
 
 PROCESS_DIED = "process died"
+_TO_IDLE: dict[RunState, Trigger] = {
+    RunState.ERROR: "recover",
+    RunState.CANCELLED: "cleanup",
+    RunState.COMPLETED: "reset",
+}
 _SHOWN = 3
 
 
@@ -45,17 +52,15 @@ def reopen_run(
     run_folder = RunFolder(folder, storage=storage)
     log = FileEventLog.open(folder, storage=storage, observe=fold.apply_all, wait_s=wait_s)
     try:
-        # With the lock held: a cancel that is ordered from here on is meant for this process.
+        # With the lock held: an order to cancel that comes later is meant for this process.
         stale_cancel = run_folder.cancel_stamp()
         timeline = log.timeline()
         found = inspect_run(run_folder, fold, timeline, event_at=log.event_at, on_file=on_file)
-        refusal = found.refusal(force=force)
+        if (refusal := found.refusal(force=force)) is not None:
+            raise refusal  # noqa: TRY301 - the log is closed below
     except BaseException:
         log.close()
         raise
-    if refusal is not None:
-        log.close()
-        raise refusal.error
     return ReopenedRun(**msgspec.structs.asdict(found), log=log, stale_cancel=stale_cancel)
 
 
@@ -70,37 +75,43 @@ class ReopenedRun(RunInspection, frozen=True, kw_only=True):
     stale_cancel: tuple[int, int] | None
 
     def begin(self, journal: RunJournal, backend: BackendDescription) -> None:
-        """Write the beginning of the new epoch: repair, the way to IDLE, RunResumed.
+        """Write the beginning of the new epoch: repair, transitions to IDLE, RunResumed.
 
-        The order is that of the resume protocol; a process may die behind each of its steps.
-        ``backend`` is what the images will be made with; where none are, what it was so far
-        is recorded. Raises LogWriteError.
+        The order is that of the resume protocol, because a process may die after each step.
+        ``backend`` is recorded if it is to make images, otherwise the one that made them.
+        Raises LogWriteError.
         """
         try:
             self._repair(journal)
             self._return_to_idle(journal)
+            # Before RunResumed: this order was meant for the process that held the lock before.
             if self.stale_cancel is not None:
                 self.folder.forget_cancel_order(self.stale_cancel)
-            # Before RunResumed: once that says that they are lost, no resume looks at these files.
+            # Before RunResumed, which records them as lost: no later resume looks at lost files.
             self._rename_altered()
             self._record_resumed(journal, backend if self.to_make else self.backend)
         except OSError as error:
             path = self.folder.path
             raise LogWriteError(f"the run cannot be resumed: {error}", path=path) from error
 
-    def seal(self, journal: RunJournal) -> None:
-        """Close the log of a run that is complete, if it is not closed. Raises LogWriteError."""
-        if not self.needs_seal:
-            return
+    def end(self, clock: Clock) -> None:
+        """End a run that is complete: seal its log if that is needed, and close it.
+
+        Raises LogWriteError.
+        """
+        journal = RunJournal(self.log, self.fold, epoch=self.epoch, clock=clock)
         try:
-            self._repair(journal)
+            if self.needs_seal:
+                self._repair(journal)
+                journal.record_seal()
         except OSError as error:
             raise LogWriteError(f"it cannot be sealed: {error}", path=self.folder.path) from error
-        journal.record_seal()
+        finally:
+            journal.close()
 
     def _repair(self, journal: RunJournal) -> None:
         """Make the end of the log durable; the first record says what was cut off, if anything."""
-        self.log.begin_epoch(self.epoch, self.run_table.durability)
+        self.log.begin_epoch(self.epoch, self.settings.run.durability)
         cut = self.log.repair(f"{self.log.path.name}.torn-{self.epoch}")
         if cut is not None:
             journal.record(lambda at: LogRepaired(**at, **msgspec.structs.asdict(cut)))
@@ -109,23 +120,18 @@ class ReopenedRun(RunInspection, frozen=True, kw_only=True):
         if journal.state == RunState.RUNNING:
             detail = ErrorDetail(kind="ProcessDied", message=PROCESS_DIED)
             journal.move("fail", PROCESS_DIED, detail)
-        if journal.state == RunState.ERROR:
-            journal.move("recover", self._damage_in_words())
-        elif journal.state == RunState.CANCELLED:
-            journal.move("cleanup", self._damage_in_words())
-        elif journal.state == RunState.COMPLETED:
-            journal.move("reset", self._damage_in_words())
+        if (trigger := _TO_IDLE.get(journal.state)) is not None:
+            journal.move(trigger, self._lost_files())
 
     def _rename_altered(self) -> None:
-        """Give altered images another name: what stands in their place may be somebody's work."""
-        storage = self.folder.storage
+        """Give altered images another name: a user may have edited them on purpose."""
         for file, wrong in self.damaged:
             if not file.stage_id or wrong.state is not FileState.ALTERED:
                 continue
             path = find_link(self.folder.path, file.path) or self.folder.locate(file.path)
             if _is_there(path):
-                storage.rename(path, _free_name(path, f"altered-{self.epoch}"))
-                storage.sync_folder(path.parent)
+                self.folder.storage.rename(path, _free_name(path, f"altered-{self.epoch}"))
+                self.folder.storage.sync_folder(path.parent)
 
     def _record_resumed(self, journal: RunJournal, backend: BackendDescription) -> None:
         journal.record(
@@ -149,27 +155,28 @@ class ReopenedRun(RunInspection, frozen=True, kw_only=True):
             for stage_id, files in groupby(images, lambda file: file.stage_id)
         }
 
-    def _damage_in_words(self) -> str:
-        lost = [one for one in self.damaged if one.file.stage_id]
+    def _lost_files(self) -> str:
+        """The reason of the transition to IDLE, where files are lost."""
+        lost = [file for file, _ in self.damaged if file.stage_id]
         if not lost:
             return ""
-        shown = (file for file, _ in lost[:_SHOWN])
-        named = ", ".join(f"image {file.image_index + 1} of {file.stage_id}" for file in shown)
+        named = ", ".join(
+            f"image {file.image_index + 1} of {file.stage_id}" for file in lost[:_SHOWN]
+        )
         more = f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
-        altered = any(wrong.state is FileState.ALTERED for _, wrong in lost)
-        kept = f"; altered ones are kept as *.altered-{self.epoch}" if altered else ""
+        kept = f"; altered ones are kept as *.altered-{self.epoch}"
         return f"files missing or altered: {named}{more}{kept}"
 
 
 def _rows(indexes: list[int]) -> Iterator[tuple[int, int]]:
-    # In a row of indexes each is as far from its place in the list as the next.
+    # Within a row, the difference between an index and its place in the list is the same.
     for _, row in groupby(enumerate(indexes), lambda one: one[1] - one[0]):
         members = [index for _, index in row]
         yield members[0], members[-1]
 
 
 def _free_name(file: Path, suffix: str) -> Path:
-    """A name that nothing bears: a process that died may have used the first one."""
+    """A name that is not taken: a process that died may have used the first one."""
     names = (f"{file.name}.{suffix}{f'-{place}' if place else ''}" for place in count())
     return next(path for path in map(file.with_name, names) if not _is_there(path))
 

@@ -8,7 +8,6 @@ rest. Earlier attempts, failures and times stay in the damaged log, which the ne
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from errno import ENOSPC
 from hashlib import sha256
 from os import strerror
@@ -19,7 +18,7 @@ import msgspec
 from ...events.errors import LogCorruptError, LogLockedError, LogWriteError, StagewrightError
 from ...events.folds import Fold
 from ...events.log.file_log import LOG_NAME, FileEventLog
-from ...events.log.lock import RunLock, is_locked, lock_holder
+from ...events.log.lock import is_locked, lock_holder
 from ...events.log.reader import log_path, read_log
 from ...events.log.sound_records import SoundRecords
 from ...events.log.storage import OsStorage, Storage
@@ -30,24 +29,23 @@ from ...events.model import (
     InputRecord,
     LogRepaired,
     Outcome,
-    StageEnd,
-    StageImageProgress,
-    StageStart,
 )
 from ..files.recorded_files import check_file
-from ..files.run_folder import make_run_folder
+from ..files.run_folder import RunFolder
 from ..plan.plan import StageExecution
 from ..ports import Clock, RandomBelow
+from ..run.creation import new_run_folder
 from ..run.journal import RunJournal, recordable
-from ..run.requests import call_id, stage_metadata
-from .recorded_images import RecordedImage, RecordedImages
+from ..run.requests import call_id
+from ..run.stage_records import StageRecords
+from .recorded_answers import RecordedAnswer, RecordedAnswers
 from .recorded_plan import recorded_plan
 from .verify import Flaw, verify_run
 
 CORRUPT_NAME = f"{LOG_NAME}.corrupt"
 """The corrupt log's copy in the run that was made from it."""
 _DRAFT_NAME = "draft"
-"""The folder in which the new log is written; a folder without a log of its own is no run."""
+"""The folder in which the new log is written. Without a log, the new folder is no run yet."""
 _COPY_BYTES = 1024 * 1024
 
 
@@ -87,8 +85,8 @@ def salvage_run(
 ) -> SalvagedRun:
     """Copy what is sound of the corrupt run in ``folder`` into a new run below ``runs``.
 
-    An image is kept if a sound record vouches for it, before or behind the damage, and its file
-    has the recorded digest; the images of one request are kept together or not at all. The new
+    An image is kept if a sound record names it, before or after the damage, and its file has
+    the recorded digest; the images of one request are kept together or not at all. The new
     log appears when all of this is durable; before that the new folder is no run.
 
     Raises RunNotFoundError, LogLockedError, SalvageRefusedError for a log that is not corrupt,
@@ -104,25 +102,16 @@ def salvage_run(
     records = SoundRecords(path, storage=storage)
     fold = Fold()
     fold.apply(records.opened)
-    images = RecordedImages(records, recorded_plan(fold))
+    answers = RecordedAnswers(records, recorded_plan(fold))
     name = "-".join(records.opened.run_id.split("-")[1:-1])
-    new = make_run_folder(runs, name, clock.now(), random_below, storage)
-    salvage = _Salvage(records, images, new, clock, storage)
-    try:
-        lock = RunLock(new)
-        try:
-            salvage.write(corruption)
-        finally:
-            lock.release()
-    except BaseException as error:
-        storage.remove_tree(new)
-        if isinstance(error, OSError):
-            raise LogWriteError(f"the run cannot be salvaged: {error}", path=new) from error
-        raise
-    verified = verify_run(new)
+    with new_run_folder(runs, name, clock.now(), random_below, storage) as (new, lock):
+        salvage = _Salvage(records, answers, new, clock)
+        salvage.write(corruption)
+        lock.release()
+    verified = verify_run(new.path)
     return SalvagedRun(
-        run_id=new.name,
-        folder=str(new),
+        run_id=new.path.name,
+        folder=str(new.path),
         salvaged_from=records.opened.run_id,
         old_folder=str(folder),
         images=verified.images,
@@ -154,19 +143,17 @@ class _Salvage:
     def __init__(
         self,
         records: SoundRecords,
-        images: RecordedImages,
-        new: Path,
+        answers: RecordedAnswers,
+        new: RunFolder,
         clock: Clock,
-        storage: Storage,
     ) -> None:
         self.lost_files: list[Flaw] = []
         self._records = records
-        self._images = images
+        self._answers = answers
         self._old = records.path.parent
-        self._new = new
+        self._new = new.path
         self._clock = clock
-        self._storage = storage
-        self._folders = {new}
+        self._storage = new.storage
 
     def write(self, corruption: LogCorruptError) -> None:
         """Raises OSError, LogWriteError, and LogCorruptError if the old log changes meanwhile."""
@@ -177,9 +164,7 @@ class _Salvage:
         draft = self._new / _DRAFT_NAME
         self._storage.make_folder(draft)
         self._write_log(draft, corruption)
-        for folder in sorted(self._folders):
-            self._storage.sync_folder(folder)
-        # Last: the log makes the folder a run, and by now all that it names is durable.
+        # Last: the log makes the folder a run, and every file that it names must be durable.
         self._storage.rename(draft / LOG_NAME, self._new / LOG_NAME)
         self._storage.sync_folder(self._new)
         self._storage.remove_tree(draft)
@@ -190,7 +175,7 @@ class _Salvage:
             self._records.opened,
             run_id=self._new.name,
             ts=self._clock.now(),
-            backend=self._images.backend,
+            backend=self._answers.backend,
         )
         fold = Fold()
         fold.apply(opened)
@@ -207,7 +192,7 @@ class _Salvage:
                 )
             )
             journal.move("start")
-            for stage in self._images.plan.stages:
+            for stage in self._answers.plan.stages:
                 self._write_stage(journal, stage)
             reason = recordable(
                 f"salvaged from {self._records.opened.run_id}, whose log is corrupt at byte "
@@ -219,87 +204,47 @@ class _Salvage:
             journal.close()
 
     def _write_stage(self, journal: RunJournal, stage: StageExecution) -> None:
-        """Record and copy the images of a stage that are kept; without any it leaves no trace."""
-        total = self._images.plan.total_images
-        kept = [images for images in self._images.by_request(stage) if self._are_sound(images)]
+        """Copy and record the images of a stage that are kept; without any it leaves no trace."""
+        kept = [answer for answer in self._answers.of_stage(stage) if self._is_whole(answer)]
         if not kept:
             return
-        journal.record(
-            lambda at: StageStart(
-                **at,
-                stage_id=stage.stage_id,
-                stage_type=stage.stage_type,
-                order_index=stage.order_index,
-                total_images=total,
-                metadata=stage_metadata(stage),
-            )
-        )
-        for images in kept:
-            self._write_answer(journal, stage, images)
+        total = self._answers.plan.total_images
+        records = StageRecords(journal, stage, total)
+        records.start()
+        for answer in kept:
+            self._write_answer(journal, records, answer)
         written = journal.fold.stages[stage.stage_id]
         count = len(written.finished)
-        journal.record(
-            lambda at: StageEnd(
-                **at,
-                stage_id=stage.stage_id,
-                stage_type=stage.stage_type,
-                image_count=count,
-                # The sum of forged durations may be infinite, which JSON cannot hold.
-                duration_ms=min(written.open_ms, sys.float_info.max),
-                outcome=Outcome.COMPLETED if count == total else Outcome.PARTIAL,
-            )
-        )
+        # The sum of forged durations may be infinite, which JSON cannot hold.
+        duration_ms = min(written.open_ms, sys.float_info.max)
+        records.end(count, duration_ms, Outcome.COMPLETED if count == total else Outcome.PARTIAL)
 
     def _write_answer(
-        self, journal: RunJournal, stage: StageExecution, images: Sequence[RecordedImage]
+        self, journal: RunJournal, records: StageRecords, answer: RecordedAnswer
     ) -> None:
-        """Copy the images of one request, then record request, answer and announcements."""
-        artifacts = tuple(image.artifact for image in images)
+        """Copy the images of a request, then record request, answer and announcements."""
+        artifacts = [answer.artifacts[index] for index in sorted(answer.artifacts)]
         for artifact in artifacts:
             self._copy_recorded(artifact)
-        call = call_id(self._new.name, stage.stage_id, artifacts[0].image_index, 0)
+        call = call_id(self._new.name, answer.request.stage_id, artifacts[0].image_index, 0)
         request = msgspec.structs.replace(
-            images[-1].request, call_id=call, count=len(images), attempt=0
+            answer.request, call_id=call, count=len(artifacts), attempt=0
         )
         journal.record(lambda at: msgspec.structs.replace(request, **at))
-        old = self._answer_of(images)
-        journal.record(
-            lambda at: CallCompleted(
-                **at,
-                call_id=call,
-                endpoint=old.endpoint if old else "",
-                artifacts=artifacts,
-                info=old.info if old else {},
-                duration_ms=old.duration_ms if old else 0.0,
-            )
-        )
-        for artifact in artifacts:
-            self._announce(journal, stage, artifact)
-
-    def _announce(self, journal: RunJournal, stage: StageExecution, artifact: Artifact) -> None:
-        journal.record(
-            lambda at: StageImageProgress(
-                **at,
-                stage_id=stage.stage_id,
-                stage_type=stage.stage_type,
-                image_index=artifact.image_index,
-                total_images=self._images.plan.total_images,
-                artifact=artifact,
-            )
+        event = None if answer.place is None else self._records[answer.place].event
+        old = event if isinstance(event, CallCompleted) else None
+        records.images(
+            call,
+            artifacts,
+            endpoint=old.endpoint if old else "",
+            info=old.info if old else {},
+            duration_ms=old.duration_ms if old else 0.0,
         )
 
-    def _answer_of(self, images: Sequence[RecordedImage]) -> CallCompleted | None:
-        """The record of the answer that brought all of these images, if it is sound."""
-        place = images[0].answer
-        if place is None or any(image.answer != place for image in images):
-            return None
-        event = self._records[place].event
-        assert isinstance(event, CallCompleted)
-        return event
-
-    def _are_sound(self, images: Sequence[RecordedImage]) -> bool:
+    def _is_whole(self, answer: RecordedAnswer) -> bool:
         """Whether all images of a request are as recorded; each that is not is noted."""
-        return len(images) == sum(self._is_sound(image.artifact) for image in images)
+        are_sound = [self._is_sound(artifact) for artifact in answer.artifacts.values()]
+        return all(are_sound)
 
     def _is_sound(self, file: Artifact | InputRecord) -> bool:
         wrong = check_file(self._old, file.path, file.sha256)
@@ -313,15 +258,10 @@ class _Salvage:
             raise LogWriteError("it changed while it was being copied", path=self._old / file.path)
 
     def _copy(self, source: Path, target: Path) -> tuple[int, str]:
-        """Copy a file in bounded memory and sync it; its size in bytes and its digest.
-
-        Its folder is not synced: ``write`` does that for all files at once.
-        """
-        if target.parent not in self._folders:
-            self._storage.make_folder(target.parent)
-            self._folders.add(target.parent)
+        """Copy a file durably, in bounded memory; its size in bytes and its digest."""
         size, digest = 0, sha256()
-        self._storage.write_file(target, b"", durable=False)
+        self._storage.make_folder(target.parent)
+        self._storage.write_file(target, b"")
         file = self._storage.open_append(target)
         try:
             with self._storage.open_read(source) as stream:

@@ -75,7 +75,7 @@ def verify_run(folder: Path, on_file: OnFile | None = None) -> Verification:
     else:
         events = len(timeline)
         flaws, would = _check(folder, fold, timeline, on_file)
-        # A writer may be in the middle of a record; what it left open is no torn tail.
+        # A process that writes may be within a record: its incomplete tail is not torn.
         if holder is None:
             torn, advice = timeline.torn, would
     return Verification(
@@ -113,7 +113,8 @@ def _finished(fold: Fold) -> int:
 def _advice(found: RunInspection) -> str:
     """What a resume of the run would do, in the order of the resume protocol."""
     if (refusal := found.refusal()) is not None:
-        return refusal.advice
+        # Without the run, which is named before the advice.
+        return f"refuse: {refusal}".replace(f"{found.fold.run_id}: ", "", 1)
     steps = []
     if found.torn is not None:
         steps.append(f"cut the torn tail ({found.torn.bytes} bytes at {found.torn.offset})")

@@ -1,4 +1,4 @@
-"""How a run is told to stop."""
+"""The token that stops a run."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from ...events.model import CancelMode
 
 
 class CancelToken:
-    """Shared between who cancels, the runner and the backend; safe from any thread.
+    """Shared by the caller that cancels, the runner and the backend; safe from any thread.
 
-    ``stopping`` says that no further image is to be begun; ``cancelled`` that the one being
-    made is to be given up too. It only ever goes from nothing to ``after_image`` to ``now``.
+    ``stopping`` says that no further image is to be begun, ``cancelled`` that the one being
+    made is to be given up too. Neither is ever taken back.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._cancelled = threading.Event()
         self._stopping = threading.Event()
         self.reason = ""
@@ -32,11 +31,10 @@ class CancelToken:
 
     def request(self, mode: CancelMode, reason: str = "") -> None:
         """Ask to stop. The runner calls this once the request is durable in the log."""
-        with self._lock:
-            self.reason = reason or self.reason
-            self._stopping.set()
-            if mode == CancelMode.NOW:
-                self._cancelled.set()
+        self.reason = reason or self.reason
+        self._stopping.set()
+        if mode == CancelMode.NOW:
+            self._cancelled.set()
 
     def wait(self, timeout_s: float | None) -> bool:
         """Wait until ``cancelled``, at most ``timeout_s`` seconds; whether it is."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,9 @@ from ..ports import (
     SystemClock,
 )
 from ..resume.reopen import ReopenedRun, reopen_run
-from .creation import create_run, resolve_choices
+from .creation import NewRun, create_run, resolve_choices
 from .runner import PipelineRunner
+from .stage_run import OpenRun
 
 _logger = logging.getLogger("stagewright.controller")
 
@@ -109,12 +109,12 @@ class PipelineController:
 
     @property
     def backend(self) -> ImageBackend:
-        """What makes the images; recorders wrap its ``generate_images``."""
+        """The backend that makes the images; recorders wrap its ``generate_images``."""
         return self._backend
 
     @property
     def runs(self) -> Path:
-        """The folder that its runs are kept in, each in a folder named by its id."""
+        """The folder of the runs, each in a folder named by its id."""
         return self._runs
 
     @property
@@ -125,7 +125,7 @@ class PipelineController:
 
     @property
     def current_run_id(self) -> str | None:
-        """The run that has begun, or is about to, and has not ended."""
+        """The run that has begun, or is about to begin, and has not ended."""
         current = self._current
         return None if current is None else current[0].run_id
 
@@ -150,8 +150,10 @@ class PipelineController:
         Raises ConfigurationError (subscribers get a ``config_error``, the state stays IDLE
         and no folder is made), ControllerBusyError, LogWriteError.
         """
-        with self._kept_busy():
-            return self._start(config)
+        with self._one_at_a_time():
+            with _publishing_config_errors():
+                run = self._create(config)
+            return self._launch(run)
 
     def resume(
         self,
@@ -164,17 +166,29 @@ class PipelineController:
         """Go on with a run that died, failed or was cancelled; on return it is RUNNING, durably.
 
         ``run_id`` is an id, a unique prefix of one, ``last`` or the path of a run folder. Every
-        recorded file is checked first, and ``on_file`` told after each. Of a run that is
+        recorded file is checked first, and ``on_file`` called after each. Of a run that is
         complete nothing is made; its handle has ended on return. ``force`` goes on where
-        earlier epochs got nowhere; without ``preflight`` a server is not asked for names.
+        earlier epochs made no image; without ``preflight`` a server is not asked for names.
 
         Raises RunNotFoundError, LogLockedError, LogCorruptError, ImageAlteredError,
         ResumeRefusedError, ConfigurationError (see ``start``), ControllerBusyError,
         LogWriteError. But for the last, nothing has been written then.
         """
-        with self._kept_busy():
+        with self._one_at_a_time():
             folder = find_run(self._runs, run_id)
-            return self._resume(folder, force=force, preflight=preflight, on_file=on_file)
+            run = reopen_run(folder, force=force, storage=self._storage, on_file=on_file)
+            if run.is_complete:
+                run.end(self._clock)
+                handle = RunHandle(run.fold.run_id, folder)
+                self._end(handle, replay(folder), None)
+                return handle
+            try:
+                if run.to_make:
+                    self._prepare_again(run, preflight=preflight)
+            except BaseException:
+                run.log.close()
+                raise
+            return self._launch(run)
 
     def cancel(
         self,
@@ -194,8 +208,8 @@ class PipelineController:
         current[1].cancel(mode, reason)
 
     @contextmanager
-    def _kept_busy(self) -> Iterator[None]:
-        """Take no other run until this one has ended, or could not be launched."""
+    def _one_at_a_time(self) -> Iterator[None]:
+        """Refuse other runs until this one has ended, or could not be launched."""
         with self._lock:
             if self._busy:
                 raise ControllerBusyError("this controller has a run already; wait for its end")
@@ -221,81 +235,42 @@ class PipelineController:
             self._current = None
             self._busy = False
 
-    def _start(self, config: AnyConfig) -> RunHandle:
-        with _config_errors_told():
-            ready = resolve_config(config, inputs=self._inputs, runs=self._runs)
-            resolved = resolve_choices(ready, self._random_below)
-            self._last_plan = plan = build_stage_execution_plan(resolved)
-            if isinstance(self._backend, PreparableBackend):
-                self._backend.prepare(plan, resolved.server, preflight=resolved.run.preflight)
-            new = create_run(
-                self._runs,
-                resolved,
-                plan,
-                self._backend.description,
-                clock=self._clock,
-                random_below=self._random_below,
-                storage=self._storage,
-            )
-        runner = PipelineRunner(
-            backend=self._backend,
-            log=new.log,
-            fold=new.fold,
-            plan=plan,
-            folder=new.folder,
-            inputs=self._inputs,
+    def _create(self, config: AnyConfig) -> NewRun:
+        ready = resolve_config(config, inputs=self._inputs, runs=self._runs)
+        resolved = resolve_choices(ready, self._random_below)
+        self._last_plan = plan = build_stage_execution_plan(resolved)
+        if isinstance(self._backend, PreparableBackend):
+            self._backend.prepare(plan, resolved.server, preflight=resolved.run.preflight)
+        return create_run(
+            self._runs,
+            resolved,
+            plan,
+            self._backend.description,
             clock=self._clock,
+            random_below=self._random_below,
+            storage=self._storage,
         )
-        return self._launch(RunHandle(new.fold.run_id, new.folder.path), runner, runner.start)
 
-    def _resume(
-        self, folder: Path, *, force: bool, preflight: bool, on_file: OnFile | None
-    ) -> RunHandle:
-        reopened = reopen_run(folder, force=force, storage=self._storage, on_file=on_file)
-        handle = RunHandle(reopened.fold.run_id, folder)
-        try:
-            if reopened.to_make:
-                self._prepare_again(reopened, preflight=preflight)
-            runner = PipelineRunner(
-                backend=self._backend,
-                log=reopened.log,
-                fold=reopened.fold,
-                plan=reopened.plan,
-                folder=reopened.folder,
-                inputs=self._inputs,
-                clock=self._clock,
-                epoch=reopened.epoch,
-                standing=reopened.images,
-            )
-        except BaseException:
-            reopened.log.close()
-            raise
-        if not reopened.is_complete:
-            self._last_plan = reopened.plan
-            return self._launch(handle, runner, partial(runner.resume, reopened))
-        runner.finish_off(reopened)
-        self._end(handle, replay(folder), None)
-        return handle
-
-    def _prepare_again(self, reopened: ReopenedRun, *, preflight: bool) -> None:
+    def _prepare_again(self, run: ReopenedRun, *, preflight: bool) -> None:
         if not isinstance(self._backend, PreparableBackend):
             return
-        with _config_errors_told():
+        with _publishing_config_errors():
             self._backend.prepare(
-                reopened.plan,
-                reopened.server_table,
-                preflight=preflight and reopened.run_table.preflight,
-                recorded=reopened.backend,
-                unsettled=reopened.unsettled,
+                run.plan,
+                run.settings.server,
+                preflight=preflight and run.settings.run.preflight,
+                recorded=run.backend,
+                unsettled=run.unsettled,
             )
 
-    def _launch(
-        self, handle: RunHandle, runner: PipelineRunner, begin: Callable[[], None]
-    ) -> RunHandle:
+    def _launch(self, run: OpenRun) -> RunHandle:
         """Move the run to RUNNING, and give it its thread."""
+        handle = RunHandle(run.fold.run_id, run.folder.path)
+        runner = PipelineRunner(run, backend=self._backend, inputs=self._inputs, clock=self._clock)
+        self._last_plan = run.plan
         # Before the run begins: a receiver of its start may cancel it at once.
         self._current = (handle, runner)
-        begin()
+        runner.start()
         try:
             thread = threading.Thread(
                 target=self._work,
@@ -317,7 +292,7 @@ class PipelineController:
             result = replay(handle.folder)
         except StagewrightError as error:
             failure = error
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the run
+        except BaseException as error:  # noqa: BLE001 - the handle's ``wait`` raises it
             failure = LogWriteError(f"the run's end is not known: {error}", path=handle.folder)
             failure.__cause__ = error
         if isinstance(failure, RunNotFoundError):
@@ -335,8 +310,8 @@ class PipelineController:
 
 
 @contextmanager
-def _config_errors_told() -> Iterator[None]:
-    """Tell subscribers of a configuration that nothing was started with."""
+def _publishing_config_errors() -> Iterator[None]:
+    """Publish the error of a configuration with which nothing was started."""
     try:
         yield
     except ConfigurationError as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -16,12 +18,13 @@ from ...events.errors import LogWriteError
 from ...events.folds import Fold
 from ...events.log.file_log import FileEventLog
 from ...events.log.lock import RunLock, boot_id, host_name
+from ...events.log.memory_log import EventLog
 from ...events.log.storage import OsStorage, Storage
 from ...events.model import BackendDescription, Durability, InputRecord, RunOpened
 from ...events.version import VERSION
 from ..config.document import check_config, document_to_record
 from ..config.inputs import read_bounded
-from ..config.schema import InputImage, RunConfig
+from ..config.schema import InputImage, RunConfig, RunTables
 from ..errors import InputImageError
 from ..files.png import source_of
 from ..files.run_folder import RunFolder, make_run_folder
@@ -29,17 +32,27 @@ from ..plan.plan import StageExecutionPlan
 from ..ports import Clock, RandomBelow
 from ..stages.stage import StageConfig
 from .files import SUFFIXES
+from .image_status import ImageStatus
+from .journal import RunJournal
 
 SEED_END = 2**31
 """Drawn seeds are below this (contract, section 4)."""
 
 
-class NewRun(msgspec.Struct, frozen=True):
+class NewRun(msgspec.Struct, frozen=True, kw_only=True):
     """A run that exists on disk and has not started; ``fold`` holds its first event."""
 
     folder: RunFolder
-    log: FileEventLog
+    log: EventLog
     fold: Fold
+    plan: StageExecutionPlan
+    settings: RunTables
+    status: ImageStatus
+    epoch: int = 0
+
+    def begin(self, journal: RunJournal, _backend: BackendDescription) -> None:
+        """Announce RunOpened, which was recorded before there was a journal."""
+        journal.announce_opening()
 
 
 def software() -> str:
@@ -83,30 +96,55 @@ def create_run(
     ``config`` comes from ``resolve_choices``, ``plan`` from it. Raises InputImageError and
     LogWriteError; what was made is removed then.
     """
-    storage = storage or OsStorage()
     opened_at = clock.now()
-    path = make_run_folder(runs, config.name or "run", opened_at, random_below, storage)
-    folder = RunFolder(path, storage=storage)
-    lock: RunLock | None = None
-    try:
-        lock = RunLock(folder.path)
+    with new_run_folder(runs, config.name or "run", opened_at, random_below, storage) as made:
+        folder, lock = made
         opened = _opened(folder, config, plan, backend, opened_at)
         durability = config.run.durability
         log = FileEventLog.create(
-            folder.path, opened, storage=storage, durability=durability, lock=lock
+            folder.path, opened, storage=folder.storage, durability=durability, lock=lock
         )
+    fold = Fold()
+    fold.apply(opened)
+    return NewRun(
+        folder=folder,
+        log=log,
+        fold=fold,
+        plan=plan,
+        settings=config,
+        status=ImageStatus(plan, fold, log.event_at),
+    )
+
+
+@contextmanager
+def new_run_folder(
+    runs: Path,
+    name: str,
+    opened_at: datetime,
+    random_below: RandomBelow,
+    storage: Storage | None = None,
+) -> Iterator[tuple[RunFolder, RunLock]]:
+    """A new folder for a run, and its lock, which the caller releases.
+
+    If the block raises, the folder is removed and the lock released; an OSError becomes a
+    LogWriteError.
+    """
+    storage = storage or OsStorage()
+    path = make_run_folder(runs, name, opened_at, random_below, storage)
+    lock: RunLock | None = None
+    try:
+        # Before anything is in it: `run` removes a folder without a log whose lock is free.
+        lock = RunLock(path)
+        yield RunFolder(path, storage=storage), lock
     except BaseException as error:
         try:
-            storage.remove_tree(folder.path)
+            storage.remove_tree(path)
         finally:
             if lock is not None:
                 lock.release()
         if isinstance(error, OSError):
-            raise LogWriteError(f"the run cannot be made: {error}", path=folder.path) from error
+            raise LogWriteError(f"the run cannot be made: {error}", path=path) from error
         raise
-    fold = Fold()
-    fold.apply(opened)
-    return NewRun(folder, log, fold)
 
 
 def _opened(

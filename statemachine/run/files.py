@@ -7,8 +7,6 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
-import msgspec
-
 from ...events.errors import LogWriteError
 from ...events.log.storage import PART_SUFFIX, Part
 from ...events.model import Artifact, InputRecord
@@ -22,10 +20,8 @@ from ..stages.sizes import MAX_PIXELS
 SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 
 
-class WrittenImages(msgspec.Struct, frozen=True):
-    """Images that are on disk under temporary names: what each will be, and where it is."""
-
-    files: tuple[tuple[Artifact, Path], ...]
+WrittenImages = Sequence[tuple[Artifact, Path]]
+"""Images that are on disk under temporary names: what each will be, and where it is now."""
 
 
 class ImageFiles:
@@ -44,87 +40,72 @@ class ImageFiles:
         path = self._folder.path / "images" / stage_id
         for folder in (path.parent, path):
             if folder.is_symlink():
-                raise LogWriteError("a link stands in the place of a folder", path=folder)
-        try:
+                raise LogWriteError("it is a link, not a folder; replace it", path=folder)
+        with _raising_log_write_error(path):
             self._folder.storage.make_folder(path)
             for left in filter(Path.is_file, path.glob(f".*{PART_SUFFIX}")):
                 self._folder.storage.remove(left, durable=False)
-        except OSError as error:
-            raise LogWriteError(f"the folder cannot be made: {error}", path=path) from error
 
     def write(self, images: Sequence[GeneratedImage], request: GenerateRequest) -> WrittenImages:
         """Write the images of a request's answer, in order, if each of them is one.
 
-        They bear temporary names until ``place`` puts them where they count. Raises
+        They have temporary names until ``place`` puts them where they count. Raises
         BackendAnswerError for bytes that are no whole image, or more or fewer images than were
         asked for, before any file is made; LogWriteError where a file cannot be made durable:
         none is left then.
         """
         if len(images) != request.count:
             raise BackendAnswerError(f"{len(images)} images instead of {request.count}")
-        known = []
-        for place, image in enumerate(images):
-            source = source_of(image.data)
-            known.append((source, _identify(self._reader, source, request, place)))
+        sources = [source_of(image.data) for image in images]
+        facts = [
+            _identify(self._reader, source, request, place) for place, source in enumerate(sources)
+        ]
         written: list[tuple[Artifact, Path]] = []
         with self._discarded_on_failure(written):
-            for place, (source, facts) in enumerate(known):
-                written.append(self._write(source, facts, request, place))
-        return WrittenImages(tuple(written))
+            for place, source in enumerate(sources):
+                written.append(self._write(source, facts[place], request, place))
+        return written
 
     def place(
         self, written: WrittenImages, kept: Mapping[int, Artifact] = {}
     ) -> tuple[Artifact, ...]:
-        """Put images where they count, durably.
+        """Put images where they count, durably; what they are now.
 
         An image that equals the one of ``kept``, by index, does not replace it: the files would
         differ only in the call that they name, and a crash must not take a finished one.
         Raises LogWriteError; no temporary file is left then.
         """
-        with self._discarded_on_failure(written.files):
-            return self._place(written, kept)
-
-    def _place(self, written: WrittenImages, kept: Mapping[int, Artifact]) -> tuple[Artifact, ...]:
-        storage = self._folder.storage
-        same = [
-            (artifact, temporary)
-            for artifact, temporary in written.files
-            if (old := kept.get(artifact.image_index)) is not None
-            and old.source_sha256 == artifact.source_sha256
-        ]
-        self.discard(WrittenImages(tuple(same)))
-        for artifact, temporary in written.files:
-            if (artifact, temporary) in same:
-                continue
-            file = self._folder.locate(artifact.path)
-            try:
-                storage.rename(temporary, file)
-            except OSError as error:
-                raise _unwritable(file, error) from error
-        for folder in {temporary.parent for _, temporary in written.files if self._durable}:
-            try:
-                storage.sync_folder(folder)
-            except OSError as error:
-                raise _unwritable(folder, error) from error
-        stays = {artifact.image_index: kept[artifact.image_index] for artifact, _ in same}
-        return tuple(stays.get(made.image_index, made) for made, _ in written.files)
+        placed = []
+        with self._discarded_on_failure(written):
+            for artifact, temporary in written:
+                old = kept.get(artifact.image_index)
+                if old is not None and old.source_sha256 == artifact.source_sha256:
+                    self.discard([(artifact, temporary)])
+                    placed.append(old)
+                    continue
+                file = self._folder.locate(artifact.path)
+                with _raising_log_write_error(file):
+                    self._folder.storage.rename(temporary, file)
+                placed.append(artifact)
+            for folder in {temporary.parent for _, temporary in written if self._durable}:
+                with _raising_log_write_error(folder):
+                    self._folder.storage.sync_folder(folder)
+        return tuple(placed)
 
     def discard(self, written: WrittenImages) -> None:
         """Remove images that are not to be kept. Raises LogWriteError."""
-        for _, temporary in written.files:
-            try:
+        for _, temporary in written:
+            with _raising_log_write_error(temporary):
                 self._folder.storage.remove(temporary, durable=False)
-            except OSError as error:
-                raise LogWriteError(f"it cannot be removed: {error}", path=temporary) from error
 
     @contextmanager
-    def _discarded_on_failure(self, written: Sequence[tuple[Artifact, Path]]) -> Iterator[None]:
+    def _discarded_on_failure(self, written: WrittenImages) -> Iterator[None]:
         try:
             yield
         except BaseException:
             # A failure to remove them must not hide why they cannot be kept.
             with suppress(LogWriteError):
-                self.discard(WrittenImages(tuple(written)))
+                self.discard(written)
             raise
 
     def _write(
@@ -142,11 +123,16 @@ class ImageFiles:
             parts = stamped_parts(source, stamp)
         suffix = SUFFIXES[facts.media_type]
         path = f"images/{request.stage_id}/{index:05d}-{seed}.{suffix}"
-        temporary = self._write_part(path, parts)
+        file = self._folder.locate(path)
+        with _raising_log_write_error(file):
+            temporary = self._folder.storage.write_part(file, *parts, durable=self._durable)
+        digest = sha256()
+        for part in parts:
+            digest.update(part)
         artifact = Artifact(
             path=path,
             image_index=index,
-            sha256=_digest(parts),
+            sha256=digest.hexdigest(),
             source_sha256=sha256(source).hexdigest(),
             bytes=sum(map(len, parts)),
             media_type=facts.media_type,
@@ -155,13 +141,6 @@ class ImageFiles:
             seed=seed,
         )
         return artifact, temporary
-
-    def _write_part(self, path: str, parts: tuple[Part, ...]) -> Path:
-        file = self._folder.locate(path)
-        try:
-            return self._folder.storage.write_part(file, *parts, durable=self._durable)
-        except OSError as error:
-            raise _unwritable(file, error) from error
 
     def load(self, artifact: Artifact) -> SourceImage:
         """An image as the next stage is sent it. Raises InputImageError if it has changed."""
@@ -195,12 +174,16 @@ class ImageFiles:
         return data
 
 
-def _unwritable(path: Path, error: OSError) -> LogWriteError:
-    return LogWriteError(f"the image cannot be written: {error}", path=path)
+@contextmanager
+def _raising_log_write_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LogWriteError(f"the image cannot be written: {error}", path=path) from error
 
 
 def _identify(reader: InputReader, data: bytes, request: GenerateRequest, place: int) -> ImageFacts:
-    name = f"image {request.image_index + place} of {request.stage_id}"
+    name = f"image {request.image_index + place + 1} of {request.stage_id}"
     try:
         return _png_facts(data) if is_png(data) else reader.inspect(data, name=name)
     except (PngError, InputImageError) as error:
@@ -212,10 +195,3 @@ def _png_facts(data: bytes) -> ImageFacts:
     if width * height > MAX_PIXELS:
         raise PngError(f"it has more than {MAX_PIXELS} pixels")
     return ImageFacts(media_type="image/png", width=width, height=height)
-
-
-def _digest(parts: tuple[Part, ...]) -> str:
-    digest = sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()

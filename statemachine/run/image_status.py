@@ -1,4 +1,4 @@
-"""Which images of a run are valid: recorded, their files sound, made from what is there now."""
+"""Which images of a run are valid, and which are to be made."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from .requests import request_spans
 
 
 class ImageStatus:
-    """Says of each image of a run whether it stands (is valid) or is to be made.
+    """Tells for each image of a run whether it is valid.
 
-    The fold knows which images are finished, up to now; ``event_at`` reads a record of the log.
-    What became of files no log can know: an inspection adds what it found. An image is named by
-    the sequence number of the record that finished it, so that one made again is another.
-    ``lost`` are the sequence numbers and indexes of images whose files are not as recorded;
-    ``made_from`` is, by sequence number, the ``source_sha256`` of what an image was made from,
-    where its source may be another by now.
+    An image is valid if it is recorded as finished, its file is as recorded, and it was made
+    from the source image that is valid now. An image that is not valid has to be made.
+
+    ``fold`` knows which images are finished, also while the run goes on; ``event_at`` reads a
+    record of the log. An inspection adds what the log cannot know. It names an image by the
+    sequence number of the record that finished it, so nothing is held against one made later:
+    ``lost`` are (sequence number, index) of images whose files are not as recorded;
+    ``made_from`` is, by sequence number, the ``source_sha256`` of the image that an image was
+    made from, for images whose source may have been made again.
     """
 
     def __init__(
@@ -44,8 +47,8 @@ class ImageStatus:
         assert seq is not None
         return artifact_in(self._event_at(seq), image_index)
 
-    def stands(self, stage: StageExecution, image_index: int) -> bool:
-        """Whether an image need not be made: finished, sound, and of the source that is there."""
+    def is_valid(self, stage: StageExecution, image_index: int) -> bool:
+        """Whether an image is finished, its file as recorded, and its source the valid one."""
         seq = self._finished(stage.stage_id, image_index)
         if seq is None or (seq, image_index) in self._lost:
             return False
@@ -54,25 +57,25 @@ class ImageStatus:
             return True
         return made_from == self.artifact(stage.input_source, image_index).source_sha256
 
-    def count(self, stage: StageExecution) -> int:
-        """How many images of a stage stand."""
-        return sum(self.stands(stage, index) for index in range(self._plan.total_images))
+    def count_valid(self, stage: StageExecution) -> int:
+        """How many images of a stage are valid."""
+        return sum(self.is_valid(stage, index) for index in range(self._plan.total_images))
 
     def open_spans(self, stage: StageExecution) -> Iterator[range]:
-        """The requests of a stage that are to be made: not all stands, and the source is there."""
+        """The requests of a stage with an image that is not valid, but whose source is."""
         source = self._stages.get(stage.input_source)
         for span in request_spans(stage, self._plan.total_images):
-            if all(self.stands(stage, index) for index in span):
+            if all(self.is_valid(stage, index) for index in span):
                 continue
-            if source is None or self.stands(source, span.start):
+            if source is None or self.is_valid(source, span.start):
                 yield span
 
     def missing(self) -> tuple[MissingImage, ...]:
-        """The first stage at which each image that is not there does not stand, by index."""
+        """The first stage without a valid image, for each image that has one, by index."""
         gaps = []
         for index in range(self._plan.total_images):
             for stage in self._plan.stages:
-                if not self.stands(stage, index):
+                if not self.is_valid(stage, index):
                     folded = self._fold.stages.get(stage.stage_id)
                     error = folded.failures.get(index) if folded else None
                     gap = MissingImage(stage_id=stage.stage_id, image_index=index, error=error)

@@ -6,7 +6,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from datetime import datetime
-from typing import TypedDict, TypeVar
+from typing import TypedDict
 
 from ...events import signals
 from ...events.errors import LogWriteError, StagewrightError
@@ -31,13 +31,12 @@ from ..lifecycle import RunLifecycle
 from ..ports import Clock
 from ..states import Trigger
 
-E = TypeVar("E", bound=StageEvent)
 MAX_TEXT = 8192
-"""Characters of a message, a reason or a server's words that a log keeps."""
+"""Most characters of a message, a reason or a detail that a log keeps."""
 
 
 class Envelope(TypedDict):
-    """What the journal puts on every event."""
+    """The fields that the journal gives to every event."""
 
     run_id: str
     seq: int
@@ -49,7 +48,7 @@ class RunJournal:
     """Owns the log of a run that is being worked on, its fold and its lifecycle.
 
     An event is appended, as durably as its kind must be; then it changes fold and state; then
-    it is announced. The fold is the run's only memory. Safe from any thread.
+    it is announced. The runner keeps nothing beside the fold. Safe from any thread.
     """
 
     def __init__(self, log: EventLog, fold: Fold, *, epoch: int, clock: Clock) -> None:
@@ -59,8 +58,7 @@ class RunJournal:
         self._lifecycle = RunLifecycle(fold.state)
         self._epoch = epoch
         self._clock = clock
-        # Lock order: this one, then the dispatcher's. Never flush while holding it: receivers
-        # are called then, on another thread, and may cancel the run.
+        # Lock order: this one, then the dispatcher's, then a reader's.
         self._lock = threading.RLock()
         self._dispatcher = Dispatcher()
         self._steps = StepsFile(log.path.parent) if isinstance(log, FileEventLog) else None
@@ -77,27 +75,26 @@ class RunJournal:
         assert self.fold.opened is not None
         return self.fold.opened
 
-    def record(self, make: Callable[[Envelope], E]) -> E:
+    def record(self, make: Callable[[Envelope], StageEvent]) -> None:
         """Append the event that ``make`` builds around its envelope, then announce it.
 
-        Returns once the event is as durable as its kind must be, and its subscribers have
-        been told (or were too slow). Raises LogWriteError.
+        Returns once the event is as durable as its kind must be, and its receivers have been
+        called (or were too slow). Raises LogWriteError.
         """
         with self._lock:
-            event = self._append(make)
-            self._announce(event)
+            self._append(make)
+        # Without the lock: receivers are called now, and they may cancel the run.
         self.flush()
-        return event
 
     def move(self, trigger: Trigger, reason: str = "", error: ErrorDetail | None = None) -> None:
         """Record a transition, then change the state, then announce it.
 
-        Subscribers are not waited for: ``flush`` does that. Of two threads that move the run at
+        Receivers are not waited for: ``flush`` does that. Of two threads that move the run at
         once one wins. Raises InvalidTransitionError and LogWriteError; the state stays then.
         """
         with self._lock:
             source, dest = self.state, self._lifecycle.dest(trigger)
-            event = self._append(
+            self._append(
                 lambda at: LifecycleChanged(
                     **at,
                     trigger=trigger,
@@ -107,10 +104,6 @@ class RunJournal:
                     error=error,
                 )
             )
-            # Durable before visible: whoever sees the new state may rely on its event.
-            self._lifecycle.move(trigger)
-            self._announce(event)
-            self._dispatcher.publish(signals.lifecycle_changed, self.run_id, event=event)
 
     def record_cancel(self, mode: CancelMode, reason: str) -> None:
         """Record that the run is to stop, and announce it, as ``move`` does.
@@ -119,15 +112,11 @@ class RunJournal:
         """
         with self._lock:
             self._lifecycle.dest("cancel")
-            event = self._append(
-                lambda at: CancelRequested(**at, reason=recordable(reason), mode=mode)
-            )
-            self._announce(event)
+            self._append(lambda at: CancelRequested(**at, reason=recordable(reason), mode=mode))
 
     def announce_opening(self) -> None:
         """Announce RunOpened, which was recorded before there was a journal."""
-        with self._lock:
-            self._announce(self.opened)
+        self._announce(self.opened)
         self.flush()
 
     def record_seal(self) -> None:
@@ -139,25 +128,28 @@ class RunJournal:
         )
 
     def announce_progress(self, progress: StepProgress) -> None:
-        """Tell how far an image is."""
+        """Announce how far an image is; this is not recorded."""
         if self._steps is not None:
             self._steps.tell(progress)
         self._dispatcher.publish(signals.step_progress, self.run_id, progress=progress)
         self.flush()
 
     def flush(self) -> None:
-        """Let subscribers catch up, within bounds."""
+        """Wait within bounds until receivers have been called. Never call it with the lock held."""
         self._dispatcher.flush()
 
     def close(self) -> None:
-        """Deliver what is waiting and release the log."""
+        """Announce what is waiting and release the log."""
         if self._steps is not None:
             self._steps.close()
         self._dispatcher.close()
         self._log.close()
 
-    def _append(self, make: Callable[[Envelope], E]) -> E:
-        """Append, then fold. Once a record could not be written, only ``fail`` is tried."""
+    def _append(self, make: Callable[[Envelope], StageEvent]) -> None:
+        """Append, then change fold and state, then announce; the caller holds the lock.
+
+        Once a record could not be written, only ``fail`` is tried.
+        """
         event = make(
             Envelope(
                 run_id=self.run_id,
@@ -169,6 +161,7 @@ class RunJournal:
         is_failure = isinstance(event, LifecycleChanged) and event.trigger == "fail"
         if self._unwritable is not None and not is_failure:
             raise self._unwritable
+        # Append before move: a reader of the new state may rely on its event being durable.
         try:
             self._log.append(event)
         except LogWriteError as error:
@@ -176,16 +169,20 @@ class RunJournal:
             raise
         self._unwritable = None
         self.fold.apply(event)
-        return event
+        if isinstance(event, LifecycleChanged):
+            self._lifecycle.move(event.trigger)
+        self._announce(event)
 
     def _announce(self, event: StageEvent) -> None:
         self._dispatcher.publish(signals.event_appended, self.run_id, event=event)
+        if isinstance(event, LifecycleChanged):
+            self._dispatcher.publish(signals.lifecycle_changed, self.run_id, event=event)
 
 
 def error_detail(
     error: BaseException, *, stage_id: str | None = None, image_index: int | None = None
 ) -> ErrorDetail:
-    """An exception as text; one that we did not raise ourselves brings its traceback."""
+    """An exception as text; with the traceback, unless it is an error of this package."""
     if isinstance(error, BackendError):
         detail = error.detail
     elif isinstance(error, StagewrightError):
@@ -202,7 +199,7 @@ def error_detail(
 
 
 def recordable(text: str) -> str:
-    """``text`` as a log can hold it: lone surrogates as escapes, and of bounded length."""
+    """``text`` as a log can hold it: lone surrogates escaped, and its length bounded."""
     if len(text) > MAX_TEXT:
         text = f"{text[:MAX_TEXT]} ... ({len(text)} characters in all)"
     return text.encode("utf-8", "backslashreplace").decode()

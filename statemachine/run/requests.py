@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
 import msgspec
 
-from ...events.codec import json_values
 from ...events.folds import Fold
+from ...events.model import InputRecord, RunOpened
 from ..errors import BackendAnswerError, BackendError
-from ..plan.plan import StageExecution
+from ..plan.plan import StageExecution, StageExecutionPlan
 from ..ports import GenerateAnswer, GenerateRequest, SourceImage
 from ..stages.stage import StageConfig
 
 LONGEST_RETRY_WAIT_S = 300.0
-"""The longest wait before a further try, whatever the backoff and the backend ask for."""
+"""The longest wait before a further try, even if the backoff or the backend asks for more."""
 MAX_INFO_BYTES = 1024 * 1024
-"""What an answer may say of itself; a whole record holds 16 MiB."""
+"""Most bytes of an answer's ``info``; a whole record holds 16 MiB."""
 _NOT_DIGESTED = ("seed", "batch_size", "mask", "enabled")
-
 
 Sources = tuple[tuple[SourceImage, ...], SourceImage | None]
 """The images that a request is made from (none or one), and the mask, if there is one."""
@@ -31,9 +30,32 @@ def request_spans(stage: StageExecution, total_images: int) -> Iterator[range]:
 
     They are one, or ``batch_size`` consecutive ones; the last request may make fewer.
     """
+    first = 0
+    while first < total_images:
+        span = span_of(stage, first, total_images)
+        yield span
+        first = span.stop
+
+
+def span_of(stage: StageExecution, image_index: int, total_images: int) -> range:
+    """The image indexes of the request that makes this one."""
     batch = stage.config.batch_size or 1
-    for first in range(0, total_images, batch):
-        yield range(first, min(first + batch, total_images))
+    first = image_index - image_index % batch
+    return range(first, min(first + batch, total_images))
+
+
+def input_records(
+    stage: StageExecution, image_index: int, plan: StageExecutionPlan, opened: RunOpened
+) -> tuple[InputRecord | None, InputRecord | None]:
+    """The recorded input file that an image is made from, if it is from one, and the mask."""
+    if stage.input_source == "prompt":
+        return None, None
+    masks = (record for record in opened.inputs if record.path == stage.config.mask)
+    mask = next(masks, None)
+    if stage.input_source != "file":
+        return None, mask
+    # The record of the mask, where there is one, comes after those of the inputs.
+    return opened.inputs[image_index // plan.images_per_input], mask
 
 
 def build_request(
@@ -41,7 +63,7 @@ def build_request(
 ) -> GenerateRequest:
     """One attempt at a span of images of a stage that has started.
 
-    ``fold`` tells of the run, and of the attempts before this one.
+    ``fold`` knows the run and the earlier attempts.
     """
     assert fold.opened is not None
     opened, folded, first = fold.opened, fold.stages[stage.stage_id], span.start
@@ -62,7 +84,13 @@ def build_request(
         mask=mask,
         unanswered=tuple(folded.unsettled.get(first, ())),
         interrupted=first in folded.interrupted or first in folded.maybe_interrupted,
-        request_sha256=request_digest(stage, seed, len(span), sources),
+        request_sha256=request_digest(
+            stage,
+            seed,
+            len(span),
+            inputs=[image.source_sha256 for image in inputs],
+            mask=mask.source_sha256 if mask else None,
+        ),
     )
 
 
@@ -76,17 +104,21 @@ def call_id(run_id: str, stage_id: str, image_index: int, attempt: int) -> str:
     return f"{run_id}.{stage_id}.{image_index:05d}.{attempt}"
 
 
-def request_digest(stage: StageExecution, seed: int, count: int, sources: Sources) -> str:
-    """SHA-256 of the request's canonical JSON; equal in all attempts, runs and backends."""
-    inputs, mask = sources
+def request_digest(
+    stage: StageExecution, seed: int, count: int, *, inputs: Sequence[str], mask: str | None
+) -> str:
+    """SHA-256 of the request's canonical JSON; equal in all attempts, runs and backends.
+
+    ``inputs`` and ``mask`` are the images' ``source_sha256``.
+    """
     settings: dict[str, Any] = msgspec.to_builtins(stage.config)
     content = {
         "stage_type": str(stage.stage_type),
         "settings": {key: settings[key] for key in settings if key not in _NOT_DIGESTED},
         "seed": seed,
         "count": count,
-        "inputs": [image.source_sha256 for image in inputs],
-        "mask": mask.source_sha256 if mask else None,
+        "inputs": inputs,
+        "mask": mask,
     }
     return sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
@@ -113,10 +145,3 @@ def retry_wait_s(backoff_s: float, error: Exception) -> float:
     """How long to wait before a further try: the backoff, or longer if the backend asks for it."""
     asked_s = error.retry_after_s if isinstance(error, BackendError) else None
     return min(max(backoff_s, asked_s or 0.0), LONGEST_RETRY_WAIT_S)
-
-
-def stage_metadata(stage: StageExecution) -> Mapping[str, Any]:
-    """What StageStart records of a stage beside its place in the plan, by name."""
-    found = stage.config.metadata().items()
-    stated = {name: json_values(value) for name, value in found if value is not None}
-    return {"input_source": stage.input_source, **stated}

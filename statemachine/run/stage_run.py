@@ -8,46 +8,42 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
-import msgspec
+from msgspec import UNSET
 
 from ...events.errors import EventLogError, LogWriteError
-from ...events.model import (
-    Artifact,
-    CallCompleted,
-    CallFailed,
-    CallRequested,
-    Outcome,
-    StageEnd,
-    StageImageProgress,
-    StageStart,
-    StepProgress,
-)
-from ..config.schema import OnImageError, ServerTable
+from ...events.model import Artifact, CallFailed, CallRequested, Outcome, StepProgress
+from ..config.schema import OnImageError
 from ..errors import BackendAnswerError, BackendError
-from ..plan.plan import StageExecution, StageExecutionPlan
+from ..plan.plan import StageExecution
 from ..ports import Clock, GenerateAnswer, GenerateRequest, ImageBackend
+from ..resume.reopen import ReopenedRun
 from .cancel import CancelToken
+from .creation import NewRun
 from .files import ImageFiles
-from .image_status import ImageStatus
 from .journal import RunJournal, error_detail, recordable
 from .requests import (
     Sources,
     build_request,
     call_id,
+    input_records,
     recordable_info,
     retry_wait_s,
-    stage_metadata,
 )
+from .stage_records import StageRecords
 
 POLL_S = 0.2
 """How often an order to cancel from another process is looked for (contract, section 6)."""
+
+
+OpenRun = NewRun | ReopenedRun
+"""A run whose log is open for writing."""
 
 
 class StageFailedError(Exception):
     """A stage ended early; ``cause`` says why. ``image_index`` is None if it was no image."""
 
     def __init__(self, stage_id: str, image_index: int | None, cause: Exception) -> None:
-        where = stage_id if image_index is None else f"{stage_id}, image {image_index}"
+        where = stage_id if image_index is None else f"{stage_id}, image {image_index + 1}"
         super().__init__(f"{where}: {type(cause).__name__}: {cause}")
         self.stage_id = stage_id
         self.image_index = image_index
@@ -59,24 +55,25 @@ class StageRun:
     """Runs one stage once, with a thread for each request that the backend serves at once.
 
     A thread sends its next request only when the images of the one before are durable and
-    recorded. Images that an earlier stage lacks are left out.
+    recorded. Images whose source an earlier stage has not made are left out.
     """
 
     stage: StageExecution
-    plan: StageExecutionPlan
+    open_run: OpenRun
     journal: RunJournal
-    standing: ImageStatus
     backend: ImageBackend
-    images: ImageFiles
+    files: ImageFiles
     token: CancelToken
     clock: Clock
-    server: ServerTable
-    on_image_error: OnImageError
     look_for_cancel: Callable[[], None]
     # Guards the two below; no other lock is taken while it is held.
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _spans: Iterator[range] = field(default_factory=lambda: iter(()), init=False)
     _failures: list[BaseException] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self._plan, self._status = self.open_run.plan, self.open_run.status
+        self._records = StageRecords(self.journal, self.stage, self._plan.total_images)
 
     def run(self) -> Outcome:
         """Make the images that are missing, and announce those that have not been.
@@ -88,14 +85,14 @@ class StageRun:
         if self._is_over():
             return self._outcome()
         began = self.clock.monotonic_ms()
-        self._record_start()
+        self._records.start()
         try:
             self._announce_unannounced()
-            self.images.prepare(self.stage.stage_id)
+            self.files.prepare(self.stage.stage_id)
             self._make_all()
         except Exception as error:
-            # What the disk says now must not hide why the stage failed. If the log has failed,
-            # the journal refuses this: its one further try belongs to the lifecycle.
+            # A second failure must not hide the first. If the log has failed, the journal
+            # refuses this record: the one further try belongs to the transition ``fail``.
             with suppress(LogWriteError):
                 self._record_end(began, Outcome.FAILED)
             if isinstance(error, StageFailedError):
@@ -106,36 +103,36 @@ class StageRun:
         return outcome
 
     def _is_over(self) -> bool:
-        """Whether an earlier epoch has ended the stage, and nothing has come up since."""
+        """Whether an earlier epoch has ended the stage, and nothing of it is to be done."""
         folded = self.journal.fold.stages.get(self.stage.stage_id)
         return (
             folded is not None
             and folded.outcome == self._outcome()
-            and next(self.standing.open_spans(self.stage), None) is None
+            and next(self._status.open_spans(self.stage), None) is None
             and not folded.unannounced
         )
 
     def _outcome(self) -> Outcome:
         """How the stage ends when no request of it is left."""
-        finished = self.standing.count(self.stage)
-        if finished == self.plan.total_images:
+        valid = self._status.count_valid(self.stage)
+        if valid == self._plan.total_images:
             return Outcome.COMPLETED
-        return Outcome.PARTIAL if finished else Outcome.FAILED
+        return Outcome.PARTIAL if valid else Outcome.FAILED
 
     def _announce_unannounced(self) -> None:
         """Announce images whose process died between recording and announcing them."""
         stage_id = self.stage.stage_id
         for index in sorted(self.journal.fold.stages[stage_id].unannounced):
-            if self.standing.stands(self.stage, index):
-                self._record_progress(self.standing.artifact(stage_id, index))
+            if self._status.is_valid(self.stage, index):
+                self._records.progress(self._status.artifact(stage_id, index))
 
     def _make_all(self) -> None:
         """Work on all open requests, and look for a cancel meanwhile."""
-        self._spans = self.standing.open_spans(self.stage)
+        self._spans = self._status.open_spans(self.stage)
         threads: list[threading.Thread] = []
         try:
             for _ in range(max(1, self.backend.slots)):
-                # No pool, which takes no work once the main thread has ended: a run goes on then.
+                # No pool: a pool takes no work once the main thread has ended, a run goes on then.
                 thread = threading.Thread(target=self._work, name="stagewright-slot", daemon=False)
                 thread.start()
                 threads.append(thread)
@@ -173,10 +170,10 @@ class StageRun:
         """Try a request until its images or its last failure are recorded, or the run stops.
 
         Every failure of an image is recorded here. Raises what ends the stage: that failure,
-        where ``on_image_error`` says so, and whatever the log raises.
+        if ``on_image_error`` is STOP, and every error of the log.
         """
-        stage_id, retries = self.stage.stage_id, self.server.retries
-        for tried in range(retries + 1):
+        stage_id, server = self.stage.stage_id, self.open_run.settings.server
+        for tried in range(server.retries + 1):
             if self.token.stopping:
                 return
             attempt = self.journal.fold.stages[stage_id].attempts.get(span.start) or 0
@@ -186,17 +183,16 @@ class StageRun:
                 raise
             except Exception as error:
                 transient = isinstance(error, BackendError) and error.transient
-                will_retry = transient and tried < retries and not self.token.stopping
+                will_retry = transient and tried < server.retries and not self.token.stopping
                 self._record_failure(span.start, attempt, error, will_retry=will_retry)
                 # What fails while the run is being stopped may have failed because of that.
                 if self.token.cancelled or (transient and self.token.stopping):
                     return
                 if not will_retry:
-                    if self.on_image_error is OnImageError.STOP:
+                    if self.open_run.settings.run.on_image_error is OnImageError.STOP:
                         raise
                     return
-                backoff_s = self.server.backoff_s * 2**tried
-                self.token.wait_stopping(retry_wait_s(backoff_s, error))
+                self.token.wait_stopping(retry_wait_s(server.backoff_s * 2**tried, error))
             else:
                 return
 
@@ -207,66 +203,57 @@ class StageRun:
         """
         sources = self._sources(span.start)
         request = build_request(self.stage, span, attempt, self.journal.fold, sources)
-        self._record_requested(request)
+        self._record_request(request)
         began = self.clock.monotonic_ms()
         answer = self.backend.generate_images(
             request, cancel=self.token, on_step=partial(self._announce_step, request)
         )
         info = recordable_info(answer)
         artifacts = self._keep(answer, request)
-        duration_ms = self.clock.monotonic_ms() - began
-        self.journal.record(
-            lambda at: CallCompleted(
-                **at,
-                call_id=request.call_id,
-                endpoint=recordable(answer.endpoint),
-                artifacts=artifacts,
-                info=info,
-                duration_ms=duration_ms,
-            )
+        self._records.images(
+            request.call_id,
+            artifacts,
+            endpoint=answer.endpoint,
+            info=info,
+            duration_ms=self.clock.monotonic_ms() - began,
         )
-        for artifact in artifacts:
-            self._record_progress(artifact)
 
     def _sources(self, image_index: int) -> Sources:
         """Raises InputImageError for a file that is not what was recorded."""
-        stage, recorded = self.stage, self.journal.opened.inputs
-        if stage.input_source == "prompt":
+        opened, source_id = self.journal.opened, self.stage.input_source
+        if source_id == "prompt":
             return (), None
-        mask_path = stage.config.mask
-        masks = [self.images.load_input(one) for one in recorded if one.path == mask_path]
-        if stage.input_source == "file":
-            # The record of the mask, where there is one, is behind those of the inputs.
-            record = recorded[image_index // self.plan.images_per_input]
-            image = self.images.load_input(record)
+        record, mask = input_records(self.stage, image_index, self._plan, opened)
+        if record is not None:
+            image = self.files.load_input(record)
         else:
-            image = self.images.load(self.standing.artifact(stage.input_source, image_index))
-        return (image,), masks[0] if masks else None
+            image = self.files.load(self._status.artifact(source_id, image_index))
+        return (image,), self.files.load_input(mask) if mask else None
 
     def _keep(self, answer: GenerateAnswer, request: GenerateRequest) -> tuple[Artifact, ...]:
         """Put the images on disk, all of them or none. Raises BackendError, LogWriteError."""
         try:
-            written = self.images.write(answer.images, request)
+            written = self.files.write(answer.images, request)
         except BackendAnswerError as error:
             where = f"{self.backend.description.url or ''}{answer.endpoint}"
             raise BackendAnswerError(
                 f"{where}: the answer cannot be kept: {error}",
                 endpoint=answer.endpoint,
-                settled=True,  # It has answered, whatever it said.
+                settled=True,  # It has answered, so it no longer works on the request.
             ) from error
         try:
             if answer.confirm is not None:
                 answer.confirm()
         except Exception:
-            self.images.discard(written)
+            self.files.discard(written)
             raise
         # A batch is repeated as a whole, for the sake of one of its images.
         finished = {
-            index: self.standing.artifact(self.stage.stage_id, index)
+            index: self._status.artifact(self.stage.stage_id, index)
             for index in range(request.image_index, request.image_index + request.count)
-            if self.standing.stands(self.stage, index)
+            if self._status.is_valid(self.stage, index)
         }
-        return self.images.place(written, kept=finished)
+        return self.files.place(written, kept=finished)
 
     def _announce_step(
         self,
@@ -289,19 +276,8 @@ class StageRun:
             )
         )
 
-    def _record_start(self) -> None:
-        self.journal.record(
-            lambda at: StageStart(
-                **at,
-                stage_id=self.stage.stage_id,
-                stage_type=self.stage.stage_type,
-                order_index=self.stage.order_index,
-                total_images=self.plan.total_images,
-                metadata=stage_metadata(self.stage),
-            )
-        )
-
-    def _record_requested(self, request: GenerateRequest) -> None:
+    def _record_request(self, request: GenerateRequest) -> None:
+        """Durable before it is sent: a resume must know what a server may still work on."""
         self.journal.record(
             lambda at: CallRequested(
                 **at,
@@ -327,39 +303,18 @@ class StageRun:
                 endpoint=recordable(str(known.endpoint)),
                 error=error_detail(error, stage_id=stage_id, image_index=image_index),
                 will_retry=will_retry,
-                interrupted=known.interrupted or msgspec.UNSET,
-                settled=known.settled or msgspec.UNSET,
-            )
-        )
-
-    def _record_progress(self, artifact: Artifact) -> None:
-        self.journal.record(
-            lambda at: StageImageProgress(
-                **at,
-                stage_id=self.stage.stage_id,
-                stage_type=self.stage.stage_type,
-                image_index=artifact.image_index,
-                total_images=self.plan.total_images,
-                artifact=artifact,
+                interrupted=known.interrupted or UNSET,
+                settled=known.settled or UNSET,
             )
         )
 
     def _record_end(self, began: float, outcome: Outcome) -> None:
         duration_ms = self.clock.monotonic_ms() - began
-        self.journal.record(
-            lambda at: StageEnd(
-                **at,
-                stage_id=self.stage.stage_id,
-                stage_type=self.stage.stage_type,
-                image_count=self.standing.count(self.stage),
-                duration_ms=duration_ms,
-                outcome=outcome,
-            )
-        )
+        self._records.end(self._status.count_valid(self.stage), duration_ms, outcome)
 
 
 def _severity(failure: BaseException) -> int:
-    """Of several failures the smallest is reported: a log that cannot be written before others."""
+    """Of several failures the smallest is reported: an unwritable disk before failed images."""
     if isinstance(failure, StageFailedError):
         return 1 if isinstance(failure.cause, LogWriteError) else 2
     return 0  # no Exception: it ends the run's thread

@@ -43,7 +43,10 @@ from stagewright.statemachine import (
     PipelineRunner,
     StageType,
 )
+from stagewright.statemachine.config.schema import RunTables
 from stagewright.statemachine.files.run_folder import RunFolder
+from stagewright.statemachine.run.creation import NewRun
+from stagewright.statemachine.run.image_status import ImageStatus
 from stagewright.statemachine.run.journal import RunJournal
 
 from ..log_format import chain_value, changed, make_log, split_bodies
@@ -118,16 +121,17 @@ def second_epoch(path: Path, clock: TickingClock) -> None:
         )
     )
     controller = PipelineController(backend=backend, runs=path.parent, inputs=PillowInputReader())
-    runner = PipelineRunner(
-        backend=backend,
+    plan = controller.validate(dict(state.opened.config) if state.opened else {})
+    run = NewRun(
+        folder=RunFolder(path),
         log=log,
         fold=state,
-        plan=controller.validate(dict(state.opened.config) if state.opened else {}),
-        folder=RunFolder(path),
-        inputs=PillowInputReader(),
-        clock=clock,
+        plan=plan,
+        settings=RunTables(),
+        status=ImageStatus(plan, state, log.event_at),
         epoch=1,
     )
+    runner = PipelineRunner(run, backend=backend, inputs=PillowInputReader(), clock=clock)
     runner.start()
     runner.work()
 

@@ -49,7 +49,7 @@ class EmbeddedBackend:
     ) -> GenerateAnswer:
         """Make the pictures of one request; picture k equals that of a request for its seed alone.
 
-        ``on_step`` is told the steps of each picture in turn (of both passes where there is
+        ``on_step`` receives the steps of each picture in turn (of both passes where there is
         hires) and, as ``fraction``, how much of the request is done. Raises BackendError,
         never transient, for a source that does not decode and for sizes beyond 64 million
         pixels, and GenerationCancelled within a step of ``cancel.cancelled``.

@@ -1,4 +1,4 @@
-"""The figure of a portrait: where it stands, what it is like, and its body and hair."""
+"""The figure of a portrait: its position, its look, its body and hair."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Figure(NamedTuple):
 
 
 def figure_of(seed: int, size: tuple[int, int]) -> Figure:
-    """The figure that ``seed`` stands for: the same one at every size."""
+    """The figure for ``seed``, the same at every size."""
     chance = RandomStream("figure", seed)
     width, height = size
     across = min(width * chance.between(330, 420), height * chance.between(230, 300)) // 1000

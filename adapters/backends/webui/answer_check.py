@@ -11,12 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 from ....statemachine.ports import GenerateRequest
-from ....statemachine.stages import (
-    AdetailerConfig,
-    Img2ImgConfig,
-    RefinerConfig,
-    Txt2ImgConfig,
-)
+from ....statemachine.stages import AdetailerConfig, Img2ImgConfig, RefinerConfig, Txt2ImgConfig
 from ....statemachine.stages.sizes import GRID, MAX_PIXELS, Dimensions, NextSize
 from .features import FORGE, SD_NEXT, ServerFeatures
 from .names import AUTOMATIC, NO_VAE, SAME_CHECKPOINT
@@ -56,8 +51,8 @@ def differences(
     yield from _models(cast(_Sampled, config), info, features, shown)
     yield from _seeds(request, info, shown)
     extra = info.get("extra_generation_params")
-    told = extra if isinstance(extra, Mapping) else {}
-    yield from compare(config, info, told, features, shown)
+    extra_parameters = extra if isinstance(extra, Mapping) else {}
+    yield from compare(config, info, extra_parameters, features, shown)
 
 
 def size_difference(request: GenerateRequest, size: Dimensions) -> str | None:
@@ -130,21 +125,21 @@ def _seeds(request: GenerateRequest, info: Mapping[str, Any], shown: Shown) -> I
 def _sampling(
     config: Txt2ImgConfig | Img2ImgConfig,
     info: Mapping[str, Any],
-    told: Mapping[str, Any],
+    extra_parameters: Mapping[str, Any],
     features: ServerFeatures,
     shown: Shown,
 ) -> Iterator[str]:
-    yield from _sampler(config, info, told, shown)
-    yield from _refining(config, told, features, shown)
+    yield from _sampler(config, info, extra_parameters, shown)
+    yield from _refining(config, extra_parameters, features, shown)
 
 
 def _sampler(
     config: Txt2ImgConfig | Img2ImgConfig,
     info: Mapping[str, Any],
-    told: Mapping[str, Any],
+    extra_parameters: Mapping[str, Any],
     shown: Shown,
 ) -> Iterator[str]:
-    used, schedule = info.get("sampler_name"), told.get("Schedule type")
+    used, schedule = info.get("sampler_name"), extra_parameters.get("Schedule type")
     if (
         config.sampler
         and used
@@ -180,7 +175,7 @@ def same_name(asked: str, used: str) -> bool:
 
 def _refining(
     config: Txt2ImgConfig | Img2ImgConfig,
-    told: Mapping[str, Any],
+    extra_parameters: Mapping[str, Any],
     features: ServerFeatures,
     shown: Shown,
 ) -> Iterator[str]:
@@ -188,20 +183,23 @@ def _refining(
     model = config.model
     if hires is not None and hires.enabled and hires.model not in (None, SAME_CHECKPOINT):
         model = hires.model
-        yield from _evidence("Hires checkpoint", hires.model, told, features, shown)
+        yield from _evidence("Hires checkpoint", hires.model, extra_parameters, features, shown)
     refiner = config.refiner
     # A server does not switch to a refiner whose model is already loaded.
     if refiner is None or not refiner.enabled:
         return
     if _known_stem(str(refiner.model), features) != _known_stem(str(model), features):
-        yield from _refiner_evidence(refiner, told, features, shown)
+        yield from _refiner_evidence(refiner, extra_parameters, features, shown)
 
 
 def _refiner_evidence(
-    refiner: RefinerConfig, told: Mapping[str, Any], features: ServerFeatures, shown: Shown
+    refiner: RefinerConfig,
+    extra_parameters: Mapping[str, Any],
+    features: ServerFeatures,
+    shown: Shown,
 ) -> Iterator[str]:
-    yield from _evidence("Refiner", refiner.model, told, features, shown)
-    switch_at = told.get("Refiner switch at")
+    yield from _evidence("Refiner", refiner.model, extra_parameters, features, shown)
+    switch_at = extra_parameters.get("Refiner switch at")
     if isinstance(switch_at, int | float) and switch_at != refiner.switch_at:
         yield f"refiner switch_at {refiner.switch_at} was requested, but {switch_at} was used"
 
@@ -209,11 +207,11 @@ def _refiner_evidence(
 def _evidence(
     name: str,
     asked: str | None,
-    told: Mapping[str, Any],
+    extra_parameters: Mapping[str, Any],
     features: ServerFeatures,
     shown: Shown,
 ) -> Iterator[str]:
-    used = told.get(name)
+    used = extra_parameters.get(name)
     if used is None:
         if features.product != SD_NEXT:  # SD.Next uses other names, if any.
             yield f"{name} {asked} was requested, but the server does not report that it used one"
@@ -224,7 +222,7 @@ def _evidence(
 def _detailing(
     config: AdetailerConfig,
     info: Mapping[str, Any],
-    told: Mapping[str, Any],
+    extra_parameters: Mapping[str, Any],
     _: ServerFeatures,
     shown: Shown,
 ) -> Iterator[str]:
@@ -236,7 +234,7 @@ def _detailing(
             )
     for place, one in enumerate(config.passes):
         ordinal = _ORDINALS[place] if place < len(_ORDINALS) else f" {place + 1}th"
-        used = told.get(f"ADetailer model{ordinal}")
+        used = extra_parameters.get(f"ADetailer model{ordinal}")
         if used is None:
             yield f"ADetailer pass {place + 1} ({one.model}) was requested, but did not run"
         elif stem(used) != stem(one.model):

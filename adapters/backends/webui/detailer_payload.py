@@ -1,4 +1,4 @@
-"""A pass of ADetailer as its extension wants it: a dict in which no other key may stand."""
+"""Builds the dict of an ADetailer pass, in which the extension allows no unknown keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server is and takes, found by asking it and not its user."""
+"""Detects the product, version and request fields of a server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _GENERATING = (TXT2IMG, IMG2IMG, EXTRA_SINGLE_IMAGE)
 
 
 class ServerFeatures(msgspec.Struct, frozen=True, kw_only=True):
-    """A server as its schema shows it.
+    """The features of a server, according to its schema.
 
     ``fields`` are the fields of each generating route; a route that is missing there is one
     of which nothing is known. ``version`` is the oldest version that has what was found.
@@ -41,7 +41,7 @@ class ServerFeatures(msgspec.Struct, frozen=True, kw_only=True):
     stems: Mapping[str, str] | None = None
 
     def takes(self, endpoint: str, field: str) -> bool:
-        """Whether a field may be sent; where nothing is known it may."""
+        """Whether a field may be sent; True if the schema is unknown."""
         known = self.fields.get(endpoint)
         return known is None or field in known
 
@@ -55,7 +55,7 @@ def discovered(ask: Callable[[str], Any]) -> ServerFeatures:
 
 
 def features_of(schema: Any) -> ServerFeatures:
-    """What an OpenAPI document shows; nothing at all where it is none."""
+    """The features in an OpenAPI document; empty if it is not one."""
     paths = _mapping(_mapping(schema).get("paths"))
     fields = {
         endpoint: names

@@ -1,4 +1,4 @@
-"""What a server offers by name: its lists, each asked for once and only when it is needed."""
+"""Reads the lists of names that a server offers, each once and on demand."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SCRIPTS = "/sdapi/v1/scripts"
 DETECTORS = "/adetailer/v1/ad_model"
 
 _MOST_ENTRIES = 50_000
-"""A longer list is no list that a user chooses from."""
+"""Longer lists are ignored; a user could not choose from them."""
 _LONGEST_NAME = 1000
 _MOST_COMPARED = 5_000
 _LONGEST_COMPARED = 200
@@ -45,13 +45,13 @@ _NOT_OFFERED = (
     ServerOutOfMemoryError,
     BackendAnswerError,
 )
-"""What says that one route is of no use, and nothing about the server."""
+"""Errors that concern one route, not the whole server."""
 
 
-def _presence(told: Any, error: BackendError | None) -> bool | None:
-    """Whether a GET met a route: it gave something, or it was refused as no stranger is."""
+def _presence(document: Any, error: BackendError | None) -> bool | None:
+    """Whether a route exists, judging by the answer to GET; None if that is unknown."""
     if not isinstance(error, ServerError):
-        return told is not None
+        return document is not None
     status = error.status or 0
     if status >= 500:
         return None
@@ -59,7 +59,7 @@ def _presence(told: Any, error: BackendError | None) -> bool | None:
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One thing that a server offers: its name, and all names by which it may be asked for."""
+    """One entry of a list: its name, and all names that a request may use for it."""
 
     name: str
     forms: frozenset[str]
@@ -69,17 +69,17 @@ NameList = tuple[Entry, ...]
 
 
 def vae_list(features: ServerFeatures) -> str:
-    """Where the server lists its VAEs: Forge keeps them among its modules."""
+    """The route of the VAE list; Forge lists VAEs among its modules."""
     return SD_MODULES if features.product == FORGE else SD_VAE
 
 
 def is_among(known: NameList, *names: str) -> bool:
-    """Whether the list has something that goes by one of these names."""
+    """Whether the list has an entry with one of these names."""
     return any(name in entry.forms for entry in known for name in names)
 
 
 def nearest_names(name: str, known: NameList) -> tuple[str, ...]:
-    """The names in ``known`` that ``name`` may be a slip for, the likeliest first."""
+    """The names in ``known`` that are most similar to ``name``, the best first."""
     by_form: dict[str, str] = {}
     for entry in known[:_MOST_COMPARED]:
         for form in (entry.name, stem(entry.name), *entry.forms):
@@ -90,15 +90,15 @@ def nearest_names(name: str, known: NameList) -> tuple[str, ...]:
 
 
 def stems_of(checkpoints: NameList) -> Mapping[str, str]:
-    """By each name that a checkpoint goes by, the stem that the server's answers give it."""
+    """The stem that answers report for a checkpoint, by each of its names."""
     return {form: stem(entry.name) for entry in checkpoints for form in entry.forms}
 
 
 class ServerLists:
-    """The lists of one server. Each is asked for once.
+    """The lists of one server, each read once.
 
-    Every method raises ServerError where the server as a whole is out of reach or wants
-    other credentials. A list that is not offered, or is none, is None; ``notes`` say why.
+    Every method raises ServerError if the server cannot be reached or rejects the credentials.
+    A list that is not offered or not valid is None; ``notes`` say why.
     """
 
     def __init__(self, client: WebUIClient) -> None:
@@ -110,33 +110,33 @@ class ServerLists:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Why lists that were asked for cannot be used."""
+        """Why lists cannot be used."""
         return tuple(self._notes)
 
     @property
     def any_answered(self) -> bool:
-        """Whether anything that was asked for so far was answered with JSON."""
-        return any(told is not None for told in self._answers.values())
+        """Whether any query so far was answered with JSON."""
+        return any(document is not None for document in self._answers.values())
 
     def has(self, path: str) -> bool | None:
-        """Whether there is anything at ``path``, which need not take a GET; None: not known."""
+        """Whether the route ``path`` exists, even if it refuses GET; None if unknown."""
         self.answer(path, noted=False)
         return self._presence[path]
 
     def answer(self, path: str, *, noted: bool = True) -> Any:
-        """The decoded JSON at ``path``, None where there is none."""
+        """The decoded JSON at ``path``; None if there is none."""
         if path not in self._answers:
             why: BackendError | None = None
-            told: Any = None
+            document: Any = None
             try:
-                told = self._client.get(path)
+                document = self._client.get(path)
             except AuthenticationError:
                 raise
             except _NOT_OFFERED as error:
                 why = error
-            self._answers[path] = told
-            self._presence[path] = _presence(told, why)
-            if noted and told is None:
+            self._answers[path] = document
+            self._presence[path] = _presence(document, why)
+            if noted and document is None:
                 self._note(path, why)
         return self._answers[path]
 
@@ -147,42 +147,46 @@ class ServerLists:
         return self._lists[path]
 
     def nearest(self, name: str, known: NameList) -> tuple[str, ...]:
-        """The nearest names as they may be shown: without credentials."""
+        """The most similar names, without credentials."""
         return tuple(map(self._client.credentials.scrub, nearest_names(name, known)))
 
     def img2img_scripts(self) -> frozenset[str] | None:
         """The scripts that img2img can run, in lower case."""
-        told = self.answer(SCRIPTS)
-        found = told.get("img2img") if isinstance(told, Mapping) else None
+        document = self.answer(SCRIPTS)
+        found = document.get("img2img") if isinstance(document, Mapping) else None
         if isinstance(found, list):
             return frozenset(name.casefold() for name in found if isinstance(name, str))
-        if told is not None:
+        if document is not None:
             self._note(SCRIPTS)
         return None
 
     def most_detailer_passes(self) -> int | None:
         """How many passes of ADetailer the server runs; it drops any further ones."""
-        told = self.answer(OPTIONS)
-        found = told.get("ad_max_models") if isinstance(told, Mapping) else None
+        document = self.answer(OPTIONS)
+        found = document.get("ad_max_models") if isinstance(document, Mapping) else None
         return found if type(found) is int else None
 
     def _read(self, path: str) -> NameList | None:
-        told = self.answer(path)
-        if told is None:
+        document = self.answer(path)
+        if document is None:
             return None
-        rows = told.get("ad_model") if path == DETECTORS and isinstance(told, Mapping) else told
+        rows = (
+            document.get("ad_model")
+            if path == DETECTORS and isinstance(document, Mapping)
+            else document
+        )
         entries = _entries(rows, _READERS[path])
         if entries is None:
             self._note(path)
         return entries
 
     def _note(self, path: str, why: BackendError | None = None) -> None:
-        words = f"{self._client.address.url}{path}: the answer is no list of names"
+        words = f"{self._client.address.url}{path}: the answer is not a list of names"
         self._notes.append(f"not checked: {why or words}")
 
 
 def _entries(rows: Any, reader: Callable[[Any], Entry | None]) -> NameList | None:
-    """The entries of a list; None where it is none, or one of something else."""
+    """The entries of a list; None if the answer is not such a list."""
     if not isinstance(rows, list) or len(rows) > _MOST_ENTRIES:
         return None
     found = tuple(entry for row in rows if (entry := reader(row)) is not None)
@@ -190,14 +194,14 @@ def _entries(rows: Any, reader: Callable[[Any], Entry | None]) -> NameList | Non
 
 
 def _texts(row: Any, *keys: str) -> list[str]:
-    """The values of those keys that hold a text."""
-    told: Mapping[str, Any] = row if isinstance(row, Mapping) else {}
-    values = (told.get(key) for key in keys)
+    """The values of keys that hold a string."""
+    document: Mapping[str, Any] = row if isinstance(row, Mapping) else {}
+    values = (document.get(key) for key in keys)
     return [one for one in values if isinstance(one, str) and 0 < len(one) <= _LONGEST_NAME]
 
 
 def _checkpoint(row: Any) -> Entry | None:
-    """A model goes by the names that the server itself looks it up by.
+    """A checkpoint with all names by which the server itself looks it up.
 
     Those are its title, its path in the models' folder (the title without hash), its stem,
     what the list calls model_name, and its hashes; each but the last also with `` [hash]``.
@@ -221,7 +225,7 @@ def _named_model(row: Any) -> Entry | None:
 
 
 def _module(row: Any) -> Entry | None:
-    """A VAE goes by its file's name, and by nothing less."""
+    """A VAE, which is named by its file name only."""
     names = _texts(row, "model_name")
     files = [_SLASHES.split(path)[-1] for path in _texts(row, "filename")]
     known = [*names, *files]
@@ -248,7 +252,7 @@ _READERS: Mapping[str, Callable[[Any], Entry | None]] = {
     SD_MODELS: _checkpoint,
     SD_VAE: _module,
     SD_MODULES: _module,
-    SAMPLERS: _named,  # since 1.10 an alias is no name: it becomes DPM++ 2M without a word
+    SAMPLERS: _named,  # since 1.10 an alias is silently replaced by DPM++ 2M
     SCHEDULERS: _scheduler,
     UPSCALERS: _named,
     LATENT_MODES: _named,

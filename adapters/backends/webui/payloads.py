@@ -1,4 +1,4 @@
-"""What a server is sent for each stage. Pure: a request in, an endpoint and a body out.
+"""Builds the request to a server for each stage; pure functions.
 
 Read it beside the WebUI's own schema. A field stands in a body only where the plan sets it,
 or where leaving it out would let the server do something else than the plan says.
@@ -38,11 +38,11 @@ _TINY_PNG = bytes.fromhex(
 )
 """8x8 grey pixels."""
 _DROPPED = frozenset(["force_task_id", "save_images", "send_images"])
-"""What a server may do without: it decides nothing about the picture."""
+"""Fields that a server may lack, because they do not affect the picture."""
 
 
 class Payload(msgspec.Struct, frozen=True):
-    """One request as it is sent: ``endpoint`` is the path, ``body`` its JSON values."""
+    """One HTTP request: ``endpoint`` is the path, ``body`` holds its JSON values."""
 
     endpoint: str
     body: Body
@@ -63,7 +63,7 @@ class ServedStage(NamedTuple):
 def payload_of(
     request: GenerateRequest, features: ServerFeatures | None = None, *, varied: bool = False
 ) -> Payload:
-    """What the server is sent for ``request``.
+    """The HTTP request for ``request``.
 
     ``varied`` is set after an interrupt of our own: a server keeps the half-made picture of
     an interrupted upscale and would give it again. Raises RequestRefusedError where the
@@ -95,7 +95,7 @@ def _hires(config: Txt2ImgConfig, features: ServerFeatures) -> Body:
         return {}
     model = hires.model
     if features.product == SD_NEXT and config.refiner and config.refiner.model == model:
-        model = None  # Its refiner works in the second pass anyway.
+        model = None  # the refiner acts in the second pass anyway
     body: Body = {"enable_hr": True} | _set(
         denoising_strength=hires.denoise,
         hr_scale=hires.scale,
@@ -174,7 +174,7 @@ def _upscale_size(config: UpscaleConfig, image: SourceImage, varied: int | None)
 
 
 def _varied(factor: float, image: SourceImage, attempt: int) -> float:
-    """A factor that is larger by a hair, another in each attempt, that comes to the same size."""
+    """A slightly larger factor, different in each attempt, that gives the same size."""
     size = floor_to_grid((image.width * factor, image.height * factor))
     for more in _VARIATIONS:
         varied = factor + more / (1 + attempt % _MOST_CACHED)
@@ -184,13 +184,13 @@ def _varied(factor: float, image: SourceImage, attempt: int) -> float:
 
 
 def _crops(config: UpscaleConfig, image: SourceImage) -> bool:
-    """Whether something is cut off to come to the size."""
+    """Whether the image is cropped to the size."""
     sides = (config.width or 0) * image.height, (config.height or 0) * image.width
     return config.crop is not False and sides[0] != sides[1]
 
 
 def cache_fillers(request: GenerateRequest) -> list[Payload]:
-    """Upscales of next to nothing that push an interrupted one out of the server's cache.
+    """Tiny upscales that push an interrupted one out of the server's cache.
 
     Empty where ``varied`` is enough: a size to which something is cut off has no other key, one
     to which nothing is has one, which an earlier attempt may have used.
@@ -233,7 +233,7 @@ def _sampling(
     config: Txt2ImgConfig | Img2ImgConfig | AdetailerConfig,
     features: ServerFeatures,
 ) -> Body:
-    """What all requests that sample have in common."""
+    """The fields that all sampling requests share."""
     body = _set(
         prompt=config.prompt,
         negative_prompt=config.negative_prompt,

@@ -1,4 +1,4 @@
-"""Sizes and pixels of images that came over the line."""
+"""Sizes and pixels of received images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 def size_of(data: bytes, reader: InputReader, name: str, endpoint: str) -> Dimensions:
-    """Width and height as the image's header says. Raises BackendAnswerError, naming ``name``."""
+    """The size in the header of an image. Raises BackendAnswerError, naming ``name``."""
     if is_png(data):
         size = size_in_header(data)
         if size is not None:
@@ -26,7 +26,7 @@ def size_of(data: bytes, reader: InputReader, name: str, endpoint: str) -> Dimen
 
 
 def same_pixels(one: bytes, other: bytes) -> bool:
-    """Whether two images show the same, in whatever format; both must be whole."""
+    """Whether two complete images have equal pixels, in any format."""
     stored = pixel_data(one)
     if stored and stored == pixel_data(other):
         return True

@@ -221,10 +221,10 @@ class _Inspection:
     def _reported_version(self) -> str | None:
         """The version that the server shows in its user interface."""
         try:
-            told = self._client.get(SYSINFO, timeout_s=SYSINFO_TIMEOUT_S)
+            answer = self._client.get(SYSINFO, timeout_s=SYSINFO_TIMEOUT_S)
         except BackendError:
             return None
-        version = told.get("Version") if isinstance(told, Mapping) else None
+        version = answer.get("Version") if isinstance(answer, Mapping) else None
         if not isinstance(version, str):
             return None
         shown = self._client.credentials.scrub(_CONTROL.sub("", version))

@@ -141,16 +141,16 @@ class Server:
             return None
         asked: dict[str, Any] = {"id_task": call_id, "id_live_preview": -1, "live_preview": False}
         try:
-            told = self.client.post(INTERNAL_PROGRESS, asked, timeout_s=self._timeout_s)
+            answer = self.client.post(INTERNAL_PROGRESS, asked, timeout_s=self._timeout_s)
         except BackendError as error:
             _logger.debug("no task state: %s", error)
             if isinstance(error, RequestRefusedError) and error.status in _NO_SUCH_ROUTE:
                 self._tells_tasks = False  # The server runs without its user interface.
             return None
-        if not isinstance(told, dict):
+        if not isinstance(answer, dict):
             return None
         for state in (TaskState.ACTIVE, TaskState.QUEUED, TaskState.COMPLETED):
-            if told.get(state.value) is True:
+            if answer.get(state.value) is True:
                 return state
         return TaskState.UNKNOWN
 

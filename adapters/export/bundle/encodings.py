@@ -33,27 +33,27 @@ def _unquoted(found: re.Match[str]) -> str:
 
 
 def _plain(found: re.Match[str]) -> str:
-    told = html.unescape(found[0])
-    return told if len(told) == 1 else found[0]
+    decoded = html.unescape(found[0])
+    return decoded if len(decoded) == 1 else found[0]
 
 
 class _Encoding(NamedTuple):
     """One encoding: a pattern for an encoded character, and its decoder."""
 
     pattern: re.Pattern[str]
-    told: Callable[[re.Match[str]], str]
+    decoded: Callable[[re.Match[str]], str]
 
     def undone(self, text: str) -> str:
-        return self.pattern.sub(self.told, text)
+        return self.pattern.sub(self.decoded, text)
 
     def places(self, text: str) -> array[int]:
         """Where each character of what is ``undone`` began in ``text``, and where that ends."""
         places, done = array("L"), 0
         for found in self.pattern.finditer(text):
             places.extend(range(done, found.start()))
-            told = self.told(found)
-            # What nothing stands for stays as it is.
-            kept = range(found.start(), found.end()) if told == found[0] else (found.start(),)
+            decoded = self.decoded(found)
+            # A match that decodes to itself keeps its characters.
+            kept = range(found.start(), found.end()) if decoded == found[0] else (found.start(),)
             places.extend(kept)
             done = found.end()
         places.extend(range(done, len(text) + 1))
@@ -68,7 +68,7 @@ _WRITINGS = (
 
 
 def spans(words: re.Pattern[str], text: str) -> list[tuple[int, int]]:
-    """Where in a text these words stand, in whatever way they are written; apart, and in order."""
+    """The positions of these words in a text, in any encoding; in order, without overlaps."""
     if not _HINT.search(text):
         return [found.span() for found in words.finditer(text)]
     found = sorted(_spans(words, text, None, {text}, _DEEPEST))

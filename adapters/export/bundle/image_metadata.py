@@ -60,9 +60,9 @@ def _parts_of_png(data: bytes) -> Iterator[bytes]:
             yield _profile(keyword, text) if chunk.kind == b"tEXt" else body
             yield keyword
         elif chunk.kind not in _NO_TEXT:
-            raise _UnreadablePartError(f"nobody knows the chunk {chunk.kind!r}")
+            raise _UnreadablePartError(f"unknown chunk {chunk.kind!r}")
     if end != len(data):
-        raise _UnreadablePartError("something stands behind the end of the PNG")
+        raise _UnreadablePartError("data after the end of the PNG")
 
 
 def _international(body: bytes) -> Iterator[bytes]:
@@ -78,7 +78,7 @@ def _unpacked(packed: bytes) -> bytes:
     stream = zlib.decompressobj()
     text = stream.decompress(packed, _MOST_TEXT)
     if stream.unconsumed_tail or stream.unused_data or not stream.eof:
-        raise _UnreadablePartError("a text is too long, or something stands behind it")
+        raise _UnreadablePartError("a text is too long, or followed by other data")
     return text
 
 
@@ -108,9 +108,9 @@ def _parts_of_others(data: bytes) -> Iterator[bytes]:
 
 
 def _segments_of_jpeg(data: bytes) -> Iterator[bytes]:
-    """All that stands before the pixels."""
+    """The segments before the pixels."""
     if not data.endswith(_JPEG_END):
-        raise _UnreadablePartError("something stands behind the end of the JPEG")
+        raise _UnreadablePartError("data after the end of the JPEG")
     place = len(_JPEG_START)
     while data[place : place + 1] == b"\xff" and data[place + 1 : place + 2] != _JPEG_PIXELS:
         end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
@@ -121,7 +121,7 @@ def _segments_of_jpeg(data: bytes) -> Iterator[bytes]:
 def _chunks_of_webp(data: bytes) -> Iterator[bytes]:
     """All that is not made of pixels."""
     if int.from_bytes(data[4:8], "little") + 8 != len(data):
-        raise _UnreadablePartError("something stands behind the end of the WebP")
+        raise _UnreadablePartError("data after the end of the WebP")
     place = 12
     while place < len(data):
         end = place + 8 + int.from_bytes(data[place + 4 : place + 8], "little")

@@ -142,14 +142,16 @@ class LoggedRun:
         stage = self.fold.stages.get(stage_id)
         if stage is not None:
             values = self.used.setdefault(stage_id, UsedValues())
-            values.take({**settings_used(stage.stage_type, event.info), **_seeds_told(event)})
+            values.take({**settings_used(stage.stage_type, event.info), **_seeds_reported(event)})
 
 
-def _seeds_told(event: CallCompleted) -> Mapping[str, bool]:
-    """Whether an answer tells the seeds that its images are recorded with, if it tells of any."""
-    told = event.info.get("all_seeds")
+def _seeds_reported(event: CallCompleted) -> Mapping[str, bool]:
+    """Whether an answer reports the recorded seeds of its images; empty if it reports none."""
+    seeds = event.info.get("all_seeds")
     recorded = [artifact.seed for artifact in event.artifacts]
-    return {SEEDS_AS_RECORDED: told[: len(recorded)] == recorded} if isinstance(told, list) else {}
+    return (
+        {SEEDS_AS_RECORDED: seeds[: len(recorded)] == recorded} if isinstance(seeds, list) else {}
+    )
 
 
 def event_type(event: StageEvent) -> str:

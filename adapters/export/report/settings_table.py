@@ -58,11 +58,11 @@ def _row(key: str, asked: Mapping[str, Any], used: UsedValues | None) -> Setting
 def _fits(key: str, asked: Mapping[str, Any], used: UsedValues) -> bool:
     """Whether all reported values fit the requested one, with a schedule reported by an answer."""
     table, dot, _ = key.rpartition(".")
-    beside = f"{table}{dot}scheduler"
-    schedules = [value for value, _ in used.of(beside)] or [None]
+    scheduler_key = f"{table}{dot}scheduler"
+    schedules = [value for value, _ in used.of(scheduler_key)] or [None]
     return all(
         any(
-            agree(key, asked[key], value, scheduler=asked.get(beside), schedule=schedule)
+            agree(key, asked[key], value, scheduler=asked.get(scheduler_key), schedule=schedule)
             for schedule in schedules
         )
         for value, _ in used.of(key)

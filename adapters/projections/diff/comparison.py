@@ -164,9 +164,9 @@ def _outcome(run: RecordedRun) -> dict[str, Any]:
     labels = {str(stage["stage_id"]): label for label, stage in run.stages()}
     for gap in fold.missing():
         found = missing.setdefault(
-            labels.get(gap.stage_id, gap.stage_id), {"image_indexes": Rows(), "errors": Counter()}
+            labels.get(gap.stage_id, gap.stage_id), {"images": Rows(), "errors": Counter()}
         )
-        found["image_indexes"].add(gap.image_index)
+        found["images"].add(gap.image_index)
         if gap.error is not None:
             found["errors"][gap.error.kind] += 1
     return {
@@ -182,7 +182,7 @@ def _outcome(run: RecordedRun) -> dict[str, Any]:
         },
         "missing": {
             label: {
-                "image_indexes": rows_text(found["image_indexes"].rows()),
+                "images": rows_text(found["images"].rows()),
                 "errors": dict(found["errors"]),
             }
             for label, found in missing.items()

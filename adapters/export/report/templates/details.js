@@ -19,8 +19,8 @@ const details = (() => {
   // An error with its message and detail, with line breaks.
   function errorBlock(error) {
     try {
-      const told = JSON.parse(error);
-      const pre = made("pre", jsonText.visible(`${told.kind}: ${told.message}\n${told.detail ?? ""}`));
+      const parsed = JSON.parse(error);
+      const pre = made("pre", jsonText.visible(`${parsed.kind}: ${parsed.message}\n${parsed.detail ?? ""}`));
       pre.tabIndex = 0;
       return [made("h3", "What went wrong"), pre];
     } catch {

@@ -46,7 +46,7 @@ const eventLog = (() => {
   };
 })();
 
-// JSON text as it stands in the log, letter by letter, but indented.
+// JSON text exactly as in the log, but indented.
 const jsonText = (() => {
   const token = /"(?:[^"\\]|\\.)*"?|[{}[\],:]|[^\s"{}[\],:]+/g;
   const hidden = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;

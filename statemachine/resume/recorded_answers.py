@@ -1,0 +1,124 @@
+"""The answers that a damaged log still records, each with its request and its images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from ...events.log.sound_records import SoundRecords
+from ...events.model import (
+    Artifact,
+    CallCompleted,
+    CallRequested,
+    RunResumed,
+    StageEvent,
+    StageImageProgress,
+)
+from ..plan.plan import StageExecution, StageExecutionPlan
+from ..run.requests import input_records, request_digest, request_spans, span_of, stage_seed
+
+
+class RecordedAnswer(NamedTuple):
+    """The images of one request by index, from the last sound records of them.
+
+    ``request`` is as recorded or, if that record is lost, as the plan has it. ``place`` is that
+    of CallCompleted in the sound records, None if only StageImageProgress is left.
+    """
+
+    request: CallRequested
+    artifacts: dict[int, Artifact]
+    place: int | None
+
+
+class RecordedAnswers:
+    """The answers to the requests of every stage; ``backend`` is the last that worked on the run.
+
+    Raises LogCorruptError if the log changes while it is read, and OSError.
+    """
+
+    def __init__(self, records: SoundRecords, plan: StageExecutionPlan) -> None:
+        self.backend = records.opened.backend
+        self.plan = plan
+        self._opened = records.opened
+        self._stages = {stage.stage_id: stage for stage in plan.stages}
+        self._requests: dict[tuple[str, int], CallRequested] = {}
+        self._answers: dict[tuple[str, int], RecordedAnswer] = {}
+        for place, record in enumerate(records):
+            event = record.event
+            if isinstance(event, RunResumed):
+                self.backend = event.backend
+            elif isinstance(event, CallRequested):
+                self._requests[event.stage_id, event.image_index] = event
+            elif isinstance(event, CallCompleted):
+                self._take(event, event.artifacts, place)
+            elif isinstance(event, StageImageProgress):
+                self._take(event, [event.artifact], None)
+
+    def of_stage(self, stage: StageExecution) -> Iterator[RecordedAnswer]:
+        """The whole answers of a stage whose images were made from the last recorded sources."""
+        for span in request_spans(stage, self.plan.total_images):
+            answer = self._answers.get((stage.stage_id, span.start))
+            if answer is not None and len(answer.artifacts) == len(span):
+                sources = [self._source(stage, index) for index in span]
+                if all(one is None or one in answer.request.inputs for one in sources):
+                    yield answer
+
+    def _source(self, stage: StageExecution, index: int) -> str | None:
+        """The digest of the recorded image that a stage makes an image from, if there is one."""
+        source = self._stages.get(stage.input_source)
+        if source is None:
+            return None
+        first = span_of(source, index, self.plan.total_images).start
+        answer = self._answers.get((source.stage_id, first))
+        artifact = answer.artifacts.get(index) if answer else None
+        return artifact.source_sha256 if artifact else None
+
+    def _take(self, event: StageEvent, artifacts: Sequence[Artifact], place: int | None) -> None:
+        for artifact in artifacts:
+            folder, _, stage_id = artifact.path.rpartition("/")[0].partition("/")
+            stage, index = self._stages.get(stage_id), artifact.image_index
+            # A forged record may name any path; only an image in its stage's folder is taken.
+            if folder != "images" or stage is None or index >= self.plan.total_images:
+                continue
+            span = span_of(stage, index, self.plan.total_images)
+            known = self._answers.get((stage_id, span.start))
+            if known and known.artifacts.get(index) == artifact and place is None:
+                continue  # It announces an image of an answer that is recorded.
+            if known is None or index in known.artifacts or place not in (None, known.place):
+                request = self._request(stage, span, event)
+                if request is None:
+                    continue
+                known = RecordedAnswer(request, {}, place)
+                self._answers[stage_id, span.start] = known
+            known.artifacts[index] = artifact
+
+    def _request(
+        self, stage: StageExecution, span: range, event: StageEvent
+    ) -> CallRequested | None:
+        """The request that ``event`` answers; None if it is not known what it was made from."""
+        recorded = self._requests.get((stage.stage_id, span.start))
+        if recorded and getattr(event, "call_id", recorded.call_id) == recorded.call_id:
+            return recorded
+        record, mask = input_records(stage, span.start, self.plan, self._opened)
+        inputs = (record.source_sha256,) if record else ()
+        if stage.input_source in self._stages:
+            # The source that is recorded so far: a later one would be another image.
+            source = self._source(stage, span.start)
+            if source is None:
+                return None
+            inputs = (source,)
+        seed = stage_seed(stage.config, self._opened.seeds[0]) + span.start
+        return CallRequested(
+            run_id=event.run_id,
+            seq=event.seq,
+            ts=event.ts,
+            call_id="",
+            stage_id=stage.stage_id,
+            image_index=span.start,
+            count=len(span),
+            attempt=0,
+            request_sha256=request_digest(
+                stage, seed, len(span), inputs=inputs, mask=mask.source_sha256 if mask else None
+            ),
+            inputs=inputs,
+        )
