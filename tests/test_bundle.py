@@ -49,7 +49,7 @@ def what_it_came_to(folder: Path) -> tuple[Any, ...]:
         result.state,
         result.outcome,
         result.resumes,
-        [(one.stage_type, one.image_count, one.outcome) for one in result.stages],
+        [(one.image_count, one.outcome) for one in result.stages],
         [one.image_index for one in result.missing],
         len(result.images),
         len(result.events),

@@ -40,7 +40,9 @@ def recorded_plan(fold: Fold) -> StageExecutionPlan:
             if path not in understood or understood[path] != value
         ]
     except ConfigurationError as error:
-        raise ResumeRefusedError(f"the recorded plan cannot be carried out: {error}") from error
+        raise ResumeRefusedError(
+            f"this version cannot carry out the recorded plan: {error}"
+        ) from error
     except (ValueError, OverflowError, RecursionError) as error:
         raise _not_understood(str(error)) from error
     if unknown:
