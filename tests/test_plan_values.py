@@ -10,11 +10,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from stagewright.statemachine import (
+    ConfigurationError,
     InvalidStagePlanError,
     RunConfig,
     build_stage_execution_plan,
 )
-from stagewright.statemachine.config.document import apply_overrides, document_to_record
+from stagewright.statemachine.config.document import (
+    apply_overrides,
+    document_to_record,
+    parse_document,
+)
 from stagewright.statemachine.stages import HiresConfig, Txt2ImgConfig, UpscaleConfig
 
 from .support import TXT2IMG, document
@@ -216,6 +221,17 @@ def test_generation_needs_a_prompt(stages: tuple[str, ...], prompt: str | None) 
         f"prompt is missing; an enabled {stages[0]} needs it",
         "prompt",
     )
+
+
+def test_a_field_that_only_the_plan_fills_in_cannot_be_set() -> None:
+    """Neither in a document nor in Python: the top-level prompt is the one that counts."""
+    config = document("txt2img")
+    config["txt2img"]["prompt"] = "a windmill"
+    with pytest.raises(ConfigurationError, match=r"unknown key txt2img\.prompt"):
+        parse_document(config)
+    table = Txt2ImgConfig(**TXT2IMG, prompt="a windmill")
+    with pytest.raises(InvalidStagePlanError, match=r"unknown key txt2img\.prompt"):
+        build_stage_execution_plan(RunConfig(prompt="a lighthouse", txt2img=table))
 
 
 def test_a_prompt_of_its_own_is_enough_for_img2img() -> None:

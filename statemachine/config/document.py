@@ -203,10 +203,8 @@ def check_config(config: RunConfig) -> RunConfig:
     Python does not check the types of fields. A whole number becomes a fraction where the
     field is one, so that equal requests have equal digests. Raises InvalidStagePlanError.
     """
-    source = "configuration"
     try:
-        merged, _ = merge_flat_keys(_checked_copy(config.document(), source))
-        checked = convert_document(merged, type_with_stages(RunConfig), source)
+        checked = parse_document(config.document())
     except ConfigurationError as error:
         raise InvalidStagePlanError(str(error), key=error.key) from error
     return msgspec.structs.replace(

@@ -12,7 +12,6 @@ import msgspec
 from ..errors import InvalidStagePlanError
 from ..stages.constraints import Factor, Fraction, InnerFraction, Size, Steps
 from ..stages.registry import stage_types
-from ..stages.stage import list_parts
 from .schema import Conflict, RunTables
 
 _RIVALS = {"scale": ("resize_x", "resize_y"), "factor": ("width", "height")}
@@ -98,13 +97,13 @@ def merge_flat_keys(document: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[
 
 def _tables(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
     """Every table that can be switched off, after the table that it is in and its name there."""
-    for stage, kind in stage_types().items():
+    for stage in stage_types():
         table = document.get(stage)
         if isinstance(table, dict):
             yield document, stage, table
-            for part in list_parts(kind):
-                if isinstance(table.get(part), dict):
-                    yield table, part, table[part]
+            for name, part in list(table.items()):
+                if isinstance(part, dict):
+                    yield table, name, part
 
 
 def _merge(merged: dict[str, Any], path: list[str], key: str, flat: Any) -> Conflict | None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, Self
 
 import msgspec
 
@@ -18,7 +17,10 @@ _UNSAMPLED_WEIGHT = 10
 class Table(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
-    """A table that a user may switch off; its presence switches it on."""
+    """A table that a user may switch off; its presence switches it on.
+
+    A stage, and every table within it, is one.
+    """
 
     required: ClassVar[tuple[str, ...]] = ()
     """Fields that an enabled table must have, set or inherited."""
@@ -104,17 +106,6 @@ class StageConfig(Table, frozen=True, kw_only=True):
     def metadata(self) -> Mapping[str, Any]:
         """What StageStart records of the stage, by name; what is None is left out."""
         return {name: getattr(self, name) for name in self.recorded}
-
-
-@cache
-def list_parts(kind: type[StageConfig]) -> tuple[str, ...]:
-    """The fields of a stage that are tables which a user may switch off, such as ``hires``."""
-    return tuple(
-        field.name
-        for field in msgspec.structs.fields(kind)
-        for part in get_args(field.type)
-        if isinstance(part, type) and issubclass(part, Table)
-    )
 
 
 def check_required(table: msgspec.Struct, key: str) -> None:
