@@ -172,6 +172,30 @@ print("importlib.metadata" in sys.modules)
     assert python("-c", code, folder=ROOT).split() == ["True", "False"]
 
 
+def test_a_stage_that_makes_images_from_a_prompt_comes_first() -> None:
+    """Two such stages in one configuration are refused; each alone is a plan."""
+    code = """
+from stagewright.statemachine import InvalidStagePlanError, StageConfig, register_stage
+from stagewright.statemachine import build_stage_execution_plan as plan
+from own_stage import CONFIG
+
+class Sketch(StageConfig, frozen=True, kw_only=True):
+    stage_type = "sketch"
+    takes_prompt = True
+
+register_stage(Sketch, before="txt2img")
+both = {key: CONFIG[key] for key in ("prompt", "txt2img")} | {"sketch": {}}
+try:
+    plan(both)
+except InvalidStagePlanError as error:
+    print(error)
+print(plan({"sketch": {}}).stages[0].input_source)
+"""
+    refused, source = python("-c", code, folder=ROOT).splitlines()
+    assert refused == "txt2img makes images from the prompt, so no stage can come before it"
+    assert source == "prompt"
+
+
 class Unplaced(StageConfig, frozen=True, kw_only=True):
     """A stage that is refused."""
 

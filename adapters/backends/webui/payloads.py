@@ -326,4 +326,5 @@ STAGES: Mapping[str, ServedStage] = {
 
 def has_task_id(stage_type: str) -> bool:
     """Whether the requests of a stage carry a task id; those of extras take none."""
-    return STAGES[stage_type].endpoint != EXTRA_SINGLE_IMAGE
+    stage = STAGES.get(stage_type)
+    return stage is None or stage.endpoint != EXTRA_SINGLE_IMAGE
