@@ -166,7 +166,8 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     def _pass(self) -> str:
         if not self.pass_count:
             return ""
-        if names := pass_names(self.stage_type):
+        names = pass_names(self.stage_type)
+        if len(names) == self.pass_count:
             return f", {names[self.pass_number - 1]}"
         return f", pass {self.pass_number} of {self.pass_count}"
 
