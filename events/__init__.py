@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .lazy import lazy_names
+from .lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from . import signals as signals

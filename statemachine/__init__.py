@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..events.lazy import lazy_names
+from ..events.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from ..events.model import RunState as RunState

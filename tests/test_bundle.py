@@ -322,7 +322,7 @@ def test_a_run_that_goes_on_is_bundled_as_far_as_it_is(tmp_path: Path) -> None:
     assert (manifest.log.running, manifest.log.records, manifest.not_in_log) == (True, 5, ())
 
 
-def test_a_corrupt_log_gives_its_sound_records(tmp_path: Path) -> None:
+def test_a_corrupt_log_gives_its_intact_records(tmp_path: Path) -> None:
     """Numbered anew, as a sound log; what is damaged is named by place, length and digest."""
     folder = ran(tmp_path / "runs", small(images=3), painter())
     path = folder / LOG

@@ -206,7 +206,7 @@ def test_other(pytestconfig):
     assert sorted(name for name in sys.modules if name.startswith("stagewright.")) == [
         "stagewright.adapters", "stagewright.adapters.testing",
         "stagewright.adapters.testing.pytest_plugin",
-        "stagewright.events", "stagewright.events.lazy", "stagewright.events.version",
+        "stagewright.events", "stagewright.events.lazy_imports", "stagewright.events.version",
         "stagewright.statemachine",
     ]
 """,

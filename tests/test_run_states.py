@@ -52,7 +52,7 @@ from stagewright.statemachine.ports import GeneratedImage, SystemClock
 from stagewright.statemachine.resume.reopen import ReopenedRun, reopen_run
 from stagewright.statemachine.resume.verify import verify_run
 from stagewright.statemachine.run.creation import create_run, resolve_choices
-from stagewright.statemachine.run.files import ImageFiles
+from stagewright.statemachine.run.image_files import ImageFiles
 from stagewright.statemachine.run.journal import RunJournal
 from stagewright.statemachine.states import FRUITLESS_EPOCHS, Trigger
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
-from stagewright.events.log.sound_records import SoundRecords
+from stagewright.events.log.intact_records import SoundRecords
 from stagewright.events.log.storage import OsStorage
 from stagewright.statemachine.errors import ResumeRefusedError
 

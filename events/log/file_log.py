@@ -13,7 +13,7 @@ from ..errors import EventLogError, LogWriteError
 from ..model import Durability, RunOpened, StageEvent
 from .format import check
 from .lock import LOCK_WAIT_S, RunLock
-from .open_logs import register_log, unregister_log
+from .open_log_registry import register_log, unregister_log
 from .record_writer import RecordWriter
 from .scan import LogScan, TornTail
 from .storage import PART_SUFFIX, AppendFile, OsStorage, Storage

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..log.lock import is_locked
-from ..log.open_logs import open_log
+from ..log.open_log_registry import open_log
 from ..log.reader import log_path
 from ..log.scan import LogScan, TornTail
 from ..log.storage import open_regular

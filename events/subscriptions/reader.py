@@ -12,7 +12,7 @@ from blinker import NamedSignal
 
 from .. import signals
 from ..errors import StagewrightError
-from ..log.open_logs import open_log_of
+from ..log.open_log_registry import open_log_of
 from ..model import StageEvent, StepProgress
 from .live_steps import read_step
 from .log_tail import POLL_S, LogTail
@@ -168,14 +168,16 @@ class Reader:
         """Deliver what is queued, on this thread; another one that serves is waited for."""
         with self._alone(), self._ending_on_error():
             while self.is_inline and not self._queue.empty():
-                self._deliver_batch(None)
+                self._deliver(self._with_logs(self._take_queued(None)))
 
     def run(self) -> None:
         """Deliver what comes, on this thread, until the reader is closed or its log is lost."""
         with self._ending_on_error():
             self.read_history()
             while not (self._is_closing and self._queue.empty()):
-                if self._deliver_batch(self._poll_s()):
+                items = self._take_queued(self._poll_s())
+                self._deliver(self._with_logs(items))
+                if items:
                     self._rest()
         self._end()
 
@@ -215,22 +217,24 @@ class Reader:
         is_idle = self._tail.is_written_here or self._tail.has_ended()
         return _IDLE_POLL_S if is_idle else POLL_S
 
-    def _deliver_batch(self, timeout_s: float | None) -> bool:
-        """Deliver what is queued, and what the logs have; whether anything was queued.
-
-        Nothing is overlooked: an event is left in the log only while the queue is full, or while
-        an earlier backlog is read; and the queue is emptied before the backlogs are read.
-        """
+    def _take_queued(self, timeout_s: float | None) -> list[Item]:
+        """Wait for the first thing in the queue; what is queued then, up to a batch."""
         items: list[Item | None] = []
         with suppress(Empty):
             items.append(self._queue.get(timeout=timeout_s))
             while len(items) < _BATCH:
                 items.append(self._queue.get_nowait())
-        found = [item for item in items if item is not None]
-        self._deliver(self._in_order(found))
+        return [item for item in items if item is not None]
+
+    def _with_logs(self, items: list[Item]) -> Iterator[Item]:
+        """What was queued, and after it what the logs have.
+
+        Nothing is overlooked: an event is left in the log only while the queue is full, or while
+        an earlier backlog is read; and the queue is emptied before the backlogs are read.
+        """
+        yield from self._in_order(items)
         if self._queue.empty():
-            self._deliver(self._from_logs())
-        return bool(found)
+            yield from self._from_logs()
 
     def _in_order(self, items: Iterable[Item]) -> Iterator[Item]:
         """Queued things; with a position in a log, none that was delivered already."""

@@ -16,7 +16,7 @@ from blinker import NamedSignal
 
 from .. import signals
 from ..errors import RunNotFoundError, SubscriberMutedError
-from ..log.open_logs import path_of_run
+from ..log.open_log_registry import path_of_run
 from ..log.reader import iterate, log_path
 from ..model import TRIGGERS, LifecycleChanged, RunState, StageEvent, StepProgress
 from .log_tail import LogTail

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ...events.log.sound_records import SoundRecords
+from ...events.log.intact_records import SoundRecords
 from ...events.model import (
     Artifact,
     CallCompleted,

@@ -31,7 +31,7 @@ from ..files.run_folder import RunFolder, make_run_folder
 from ..plan.plan import StageExecutionPlan
 from ..ports import Clock, RandomBelow
 from ..stages.stage import StageConfig
-from .files import SUFFIXES
+from .image_files import SUFFIXES
 from .image_status import ImageStatus
 from .journal import RunJournal
 

@@ -116,7 +116,7 @@ class RunJournal:
 
     def announce_opening(self) -> None:
         """Announce RunOpened, which was recorded before there was a journal."""
-        self._announce(self.opened)
+        self._dispatcher.publish(signals.event_appended, self.run_id, event=self.opened)
         self.flush()
 
     def record_seal(self) -> None:
@@ -171,9 +171,6 @@ class RunJournal:
         self.fold.apply(event)
         if isinstance(event, LifecycleChanged):
             self._lifecycle.move(event.trigger)
-        self._announce(event)
-
-    def _announce(self, event: StageEvent) -> None:
         self._dispatcher.publish(signals.event_appended, self.run_id, event=event)
         if isinstance(event, LifecycleChanged):
             self._dispatcher.publish(signals.lifecycle_changed, self.run_id, event=event)

@@ -10,7 +10,7 @@ from ..files.run_folder import CancelOrder
 from ..plan.plan import StageExecution
 from ..ports import Clock, ImageBackend, InputReader
 from .cancel import CancelToken
-from .files import ImageFiles
+from .image_files import ImageFiles
 from .journal import RunJournal, error_detail
 from .stage_run import OpenRun, StageFailedError, StageRun
 

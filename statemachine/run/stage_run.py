@@ -19,7 +19,7 @@ from ..ports import Clock, GenerateAnswer, GenerateRequest, ImageBackend
 from ..resume.reopen import ReopenedRun
 from .cancel import CancelToken
 from .creation import NewRun
-from .files import ImageFiles
+from .image_files import ImageFiles
 from .journal import RunJournal, error_detail, recordable
 from .requests import (
     Sources,

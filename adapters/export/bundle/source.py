@@ -14,9 +14,9 @@ import msgspec
 
 from ....events.errors import LogCorruptError
 from ....events.folds import Fold
+from ....events.log.intact_records import PlanLostError, SoundRecords
 from ....events.log.lock import is_locked
 from ....events.log.reader import log_path, read_log
-from ....events.log.sound_records import PlanLostError, SoundRecords
 from ....events.log.storage import OsStorage, open_regular
 from ....events.log.timeline import LazySequence
 from ....events.model import StageEvent

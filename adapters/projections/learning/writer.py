@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakMethod, finalize
 
 from ....events.errors import StagewrightError
-from ....events.log.open_logs import path_of_run
+from ....events.log.open_log_registry import path_of_run
 from ....events.log.storage import OsStorage, Storage
 from ....events.model import LifecycleChanged, RunSealed, RunState, StageEvent
 from ....events.subscriptions.subscription import Subscription, subscribe
