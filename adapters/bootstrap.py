@@ -9,7 +9,7 @@ from typing import NamedTuple
 from weakref import finalize
 
 from ..events.log.storage import Storage
-from ..events.model import BackendDescription, StageType
+from ..events.model import BackendDescription
 from ..statemachine.config.schema import ServerTable
 from ..statemachine.errors import ConfigurationError
 from ..statemachine.plan.plan import StageExecutionPlan
@@ -50,7 +50,7 @@ class ConfiguredBackend:
         *,
         preflight: bool,
         recorded: BackendDescription | None = None,
-        unsettled: Mapping[str, StageType] = {},
+        unsettled: Mapping[str, str] = {},
     ) -> None:
         """Choose the backend for a run before its folder is made.
 

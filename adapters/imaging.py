@@ -25,7 +25,7 @@ from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
 from ..events.errors import StagewrightError
 from ..events.log.storage import open_regular
 from ..statemachine.files.png import PngError, chunks, is_png
-from ..statemachine.plan.sizes import size_refusal
+from ..statemachine.stages.sizes import size_refusal
 
 RUN_FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 """The formats of a run's images, by Pillow's names, and their media types."""

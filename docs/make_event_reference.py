@@ -23,7 +23,8 @@ _HEAD = """# Events
 
 Made by `python docs/make_event_reference.py`; a test compares it with the code. A *barrier* is
 durable before anything is written after it. Durations are milliseconds, times RFC 3339 in UTC with
-six digits, states upper case, stage types lower case, paths relative to the run folder with `/`.
+six digits, states upper case, stage types lower case (`txt2img`, `img2img`, `upscale`, `adetailer`,
+and those of other packages), paths relative to the run folder with `/`.
 
 Every event carries:
 """

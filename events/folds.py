@@ -25,7 +25,6 @@ from .model import (
     StageEvent,
     StageImageProgress,
     StageStart,
-    StageType,
 )
 from .result import FinishedImages, MissingImage, PipelineRunResult, StageResult
 
@@ -38,7 +37,7 @@ class StageFold:
 
     def __init__(self, start: StageStart) -> None:
         self.stage_id = start.stage_id
-        self.stage_type: StageType = start.stage_type
+        self.stage_type = start.stage_type
         self.metadata: Mapping[str, Any] = start.metadata
         self.outcome: Outcome | None = None
         self.duration_ms = 0.0

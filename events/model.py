@@ -32,7 +32,7 @@ TRIGGERS = ("start", "finish", "fail", "cancel", "recover", "cleanup", "reset")
 
 
 class StageType(StrEnum):
-    """The types of stages, in canonical order."""
+    """The built-in stages in canonical order; a log may hold the names of others."""
 
     TXT2IMG = "txt2img"
     IMG2IMG = "img2img"
@@ -190,7 +190,7 @@ class StageStart(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
     """Work on a stage begins in this epoch."""
 
     stage_id: str
-    stage_type: StageType
+    stage_type: str
     order_index: Index
     total_images: Index
     metadata: Mapping[str, Any]
@@ -241,7 +241,7 @@ class StageImageProgress(StageEvent, frozen=True, kw_only=True, gc=False, tag=Tr
     """Image ``image_index`` of ``total_images`` is finished in this stage."""
 
     stage_id: str
-    stage_type: StageType
+    stage_type: str
     image_index: Index
     total_images: Index
     artifact: Artifact
@@ -251,7 +251,7 @@ class StageEnd(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
     """Work on a stage ends in this epoch; ``image_count`` images of it are finished by now."""
 
     stage_id: str
-    stage_type: StageType
+    stage_type: str
     image_count: Index
     duration_ms: float
     outcome: Outcome

@@ -17,7 +17,6 @@ from .model import (
     RunState,
     StageEvent,
     StageImageProgress,
-    StageType,
 )
 
 
@@ -78,7 +77,7 @@ class StageResult(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     stage_id: str
-    stage_type: StageType
+    stage_type: str
     outcome: Outcome | None
     image_count: int
     images: Sequence[FinishedImage]

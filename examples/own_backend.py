@@ -41,9 +41,9 @@ from stagewright.statemachine import (
     PipelineController,
     StageExecutionPlan,
 )
-from stagewright.statemachine.config.stage_configs import Txt2ImgConfig, UpscaleConfig
 from stagewright.statemachine.errors import PreflightError
 from stagewright.statemachine.ports import OnStep
+from stagewright.statemachine.stages import Txt2ImgConfig, UpscaleConfig
 
 ENDPOINT = "painter"
 

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from ..events.model import StepProgress as StepProgress
     from .config.inputs import load_config as load_config
     from .config.schema import RunConfig as RunConfig
-    from .config.stage_configs import StageConfig as StageConfig
     from .errors import BackendAnswerError as BackendAnswerError
     from .errors import BackendError as BackendError
     from .errors import ConfigurationError as ConfigurationError
@@ -41,6 +40,8 @@ if TYPE_CHECKING:
     from .run.controller import PipelineController as PipelineController
     from .run.controller import RunHandle as RunHandle
     from .run.runner import PipelineRunner as PipelineRunner
+    from .stages.registry import register_stage as register_stage
+    from .stages.stage import StageConfig as StageConfig
     from .states import TRANSITIONS as TRANSITIONS
 
 __getattr__, __dir__ = lazy_names(
@@ -56,15 +57,16 @@ __getattr__, __dir__ = lazy_names(
         ],
         "lifecycle": ["RunLifecycle"],
         "config.inputs": ["load_config"],
-        "plan.plan": ["StageExecution", "StageExecutionPlan", "StageType"],
+        "plan.plan": ["StageExecution", "StageExecutionPlan"],
         "ports": [
             "GenerateAnswer", "GenerateRequest", "GeneratedImage", "ImageBackend", "ImageFacts",
-            "InputReader", "SourceImage", "StageType", "StepProgress",
+            "InputReader", "SourceImage", "StepProgress",
         ],
         "run.cancel": ["CancelToken"],
         "run.controller": ["PipelineController", "RunHandle"],
         "run.runner": ["PipelineRunner"],
-        "config.stage_configs": ["StageConfig"],
-        "states": ["TRANSITIONS", "RunState"],
+        "stages.registry": ["register_stage"],
+        "stages.stage": ["StageConfig"],
+        "states": ["TRANSITIONS", "RunState", "StageType"],
     },
 )  # fmt: skip

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
 
-from ..events.model import BackendDescription, StageType
+from ..events.model import BackendDescription
 from ..events.model import StepProgress as StepProgress
 
 if TYPE_CHECKING:
     from .config.schema import ServerTable
-    from .config.stage_configs import StageConfig
     from .plan.plan import StageExecutionPlan
     from .run.cancel import CancelToken
+    from .stages.stage import StageConfig
 
 
 class ImageFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +48,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     call_id: str
     run_id: str
     stage_id: str
-    stage_type: StageType
+    stage_type: str
     image_index: int
     count: int
     total_images: int
@@ -127,14 +127,14 @@ class PreparableBackend(Protocol):
         *,
         preflight: bool,
         recorded: BackendDescription | None = None,
-        unsettled: Mapping[str, StageType] = {},
+        unsettled: Mapping[str, str] = {},
     ) -> None:
         """Prepare for ``plan`` with these settings; ``description`` is read afterwards.
 
         With ``preflight``, check that the server has the names that the plan uses. For a
         resume, ``recorded`` is the backend of the run so far, and ``unsettled`` are the calls
-        without a recorded answer, to be settled before anything is sent. Raises
-        ConfigurationError, and nothing is started.
+        without a recorded answer by id, with their stage types, to be settled before anything
+        is sent. Raises ConfigurationError, and nothing is started.
         """
         ...
 

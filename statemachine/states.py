@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from ..events.model import TRIGGERS, ErrorDetail, RunState
+from ..events.model import StageType as StageType
 from .errors import StageConflictError
 
 Trigger = Literal["start", "finish", "fail", "cancel", "recover", "cleanup", "reset"]

@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 from PIL import Image, ImageChops
 from stagewright.adapters.backends.embedded import EmbeddedBackend
-from stagewright.events.model import CancelMode, StageType
-from stagewright.statemachine.config.stage_configs import (
+from stagewright.events.model import CancelMode
+from stagewright.statemachine.ports import GenerateAnswer, GenerateRequest, SourceImage
+from stagewright.statemachine.run.cancel import CancelToken
+from stagewright.statemachine.stages import (
     AdetailerConfig,
     AdetailerPass,
     HiresConfig,
@@ -19,15 +21,7 @@ from stagewright.statemachine.config.stage_configs import (
     Txt2ImgConfig,
     UpscaleConfig,
 )
-from stagewright.statemachine.ports import GenerateAnswer, GenerateRequest, SourceImage
-from stagewright.statemachine.run.cancel import CancelToken
 
-KINDS: dict[type[StageConfig], StageType] = {
-    Txt2ImgConfig: StageType.TXT2IMG,
-    Img2ImgConfig: StageType.IMG2IMG,
-    UpscaleConfig: StageType.UPSCALE,
-    AdetailerConfig: StageType.ADETAILER,
-}
 TXT2IMG = Txt2ImgConfig(
     prompt="portrait of an astronaut, studio light",
     negative_prompt="blurry",
@@ -102,7 +96,7 @@ def request(
     mask: SourceImage | None = None,
 ) -> GenerateRequest:
     """What the runner asks of a backend: image 3 of 8 of a run's only stage."""
-    kind = KINDS[type(config)]
+    kind = config.stage_type
     return GenerateRequest(
         call_id=f"run.00-{kind}.00003.0",
         run_id="run",

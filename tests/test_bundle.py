@@ -43,7 +43,7 @@ def outcome(folder: Path) -> tuple[Any, ...]:
         result.state,
         result.outcome,
         result.resumes,
-        [(one.stage_type, one.image_count, one.outcome) for one in result.stages],
+        [(one.image_count, one.outcome) for one in result.stages],
         [one.image_index for one in result.missing],
         [(one.image_index, one.seed) for one in result.images],
         len(result.events),

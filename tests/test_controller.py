@@ -30,7 +30,7 @@ from stagewright.statemachine import (
     StageExecutionPlan,
     StepProgress,
 )
-from stagewright.statemachine.config.stage_configs import Img2ImgConfig
+from stagewright.statemachine.stages import Img2ImgConfig
 
 from .support import ScriptedBackend, document, png
 
@@ -272,7 +272,7 @@ def test_the_last_plan_is_kept_for_tests(tmp_path: Path) -> None:
     result = runner.start(document(seed=-1)).wait(60)
     last = runner.get_last_stage_execution_plan_for_tests()
     assert last is not None
-    assert last.stages[0].config.seed == result.seeds[0]  # type: ignore[union-attr]  # txt2img has one
+    assert last.stages[0].config.seed == result.seeds[0]
 
 
 class PreparedBackend(ScriptedBackend):

@@ -11,13 +11,13 @@ import msgspec
 import pytest
 from stagewright.statemachine.config.legacy import RunDocument
 from stagewright.statemachine.config.schema import RunTable, ServerTable
-from stagewright.statemachine.config.stage_configs import (
+from stagewright.statemachine.stages import (
+    AdetailerConfig,
     AdetailerPass,
-    AdetailerTable,
     HiresConfig,
     Img2ImgConfig,
     RefinerConfig,
-    Txt2ImgTable,
+    Txt2ImgConfig,
     UpscaleConfig,
 )
 
@@ -43,12 +43,12 @@ def test_the_event_reference_is_what_the_code_makes() -> None:
     "table",
     [
         RunDocument,
-        Txt2ImgTable,
+        Txt2ImgConfig,
         RefinerConfig,
         HiresConfig,
         Img2ImgConfig,
         UpscaleConfig,
-        AdetailerTable,
+        AdetailerConfig,
         AdetailerPass,
         RunTable,
         ServerTable,

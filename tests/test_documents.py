@@ -25,8 +25,8 @@ from stagewright.statemachine.config.document import (
     read_document,
 )
 from stagewright.statemachine.config.legacy import RunDocument
-from stagewright.statemachine.config.stage_configs import (
-    Txt2ImgTable,
+from stagewright.statemachine.stages import (
+    Txt2ImgConfig,
 )
 
 from .support import document
@@ -125,7 +125,7 @@ def test_a_configuration_built_in_python_is_a_document_too() -> None:
     config = RunConfig(
         prompt="a lighthouse",
         images=2,
-        txt2img=Txt2ImgTable(
+        txt2img=Txt2ImgConfig(
             model="m", sampler="Euler", steps=3, cfg_scale=7.0, width=64, height=64
         ),
     )

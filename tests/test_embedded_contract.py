@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from stagewright.adapters.backends.embedded import EmbeddedBackend
 from stagewright.events.model import CancelMode
-from stagewright.statemachine.config.stage_configs import HiresConfig, RefinerConfig
 from stagewright.statemachine.errors import BackendError, GenerationCancelled
 from stagewright.statemachine.ports import GenerateRequest
 from stagewright.statemachine.run.cancel import CancelToken
+from stagewright.statemachine.stages import HiresConfig, RefinerConfig
 
 from .pictures import (
     ADETAILER,

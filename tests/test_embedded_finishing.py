@@ -8,8 +8,8 @@ import msgspec
 import pytest
 from PIL import Image, ImageChops
 from stagewright.adapters.backends.embedded import EmbeddedBackend
-from stagewright.statemachine.config.stage_configs import AdetailerPass, UpscaleConfig
 from stagewright.statemachine.run.cancel import CancelToken
+from stagewright.statemachine.stages import AdetailerPass, UpscaleConfig
 
 from .pictures import (
     ADETAILER,

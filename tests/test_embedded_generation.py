@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from PIL import Image, ImageChops
-from stagewright.statemachine.config.stage_configs import HiresConfig, RefinerConfig, Txt2ImgConfig
+from stagewright.statemachine.stages import HiresConfig, RefinerConfig, Txt2ImgConfig
 
 from .pictures import (
     HIRES,

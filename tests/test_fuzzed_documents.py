@@ -19,17 +19,17 @@ from stagewright.statemachine import (
 )
 from stagewright.statemachine.config.document import apply_overrides, parse_document, read_document
 from stagewright.statemachine.config.legacy import RunDocument
-from stagewright.statemachine.config.stage_configs import (
+from stagewright.statemachine.stages import (
     AdetailerPass,
     Img2ImgConfig,
-    Txt2ImgTable,
+    Txt2ImgConfig,
     UpscaleConfig,
 )
 
 from .support import document
 
 TABLES: dict[str, type[msgspec.Struct]] = {
-    "txt2img": Txt2ImgTable,
+    "txt2img": Txt2ImgConfig,
     "img2img": Img2ImgConfig,
     "upscale": UpscaleConfig,
 }
@@ -51,6 +51,7 @@ def some_keys(table: type[msgspec.Struct]) -> st.SearchStrategy[dict[str, Any]]:
     typed = {
         name: VALUES if "stagewright" in str(hint) or name == "metadata" else st.from_type(hint)
         for name, hint in get_type_hints(table).items()
+        if name in table.__struct_fields__
     }
     one = st.sampled_from(sorted(typed)).flatmap(lambda name: st.tuples(st.just(name), typed[name]))
     return st.lists(one, max_size=3).map(dict)

@@ -26,7 +26,7 @@ from stagewright.events import (
 )
 from stagewright.events.codec import CODEC
 from stagewright.statemachine import BackendError, ConfigurationError
-from stagewright.statemachine.config.stage_configs import (
+from stagewright.statemachine.stages import (
     AdetailerConfig,
     Img2ImgConfig,
     Txt2ImgConfig,

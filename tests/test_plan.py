@@ -54,7 +54,7 @@ def settings_of(plan: StageExecutionPlan, place: int = -1) -> dict[str, Any]:
 def refusal(chosen: tuple[str, ...], *, has_input: bool) -> str | None:
     """The rules of combination, said once more: what is wrong with these stages."""
     if "adetailer" in chosen and not {"txt2img", "img2img"} & set(chosen):
-        return "adetailer needs txt2img or img2img before it; neither is enabled"
+        return "adetailer needs txt2img or img2img before it, and none of them is enabled"
     if "txt2img" not in chosen and not has_input:
         return f"{chosen[0]} without txt2img needs an input image: set input_image"
     return None

@@ -10,12 +10,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from stagewright.statemachine import (
+    ConfigurationError,
     InvalidStagePlanError,
     RunConfig,
     build_stage_execution_plan,
 )
-from stagewright.statemachine.config.document import apply_overrides, document_to_record
-from stagewright.statemachine.config.stage_configs import HiresConfig, Txt2ImgTable, UpscaleConfig
+from stagewright.statemachine.config.document import (
+    apply_overrides,
+    document_to_record,
+    parse_document,
+)
+from stagewright.statemachine.stages import HiresConfig, Txt2ImgConfig, UpscaleConfig
 
 from .support import TXT2IMG, document
 from .test_plan import image, plan_of, with_inputs
@@ -212,7 +217,21 @@ def test_generation_needs_a_prompt(stages: tuple[str, ...], prompt: str | None) 
     config = document(*stages, input_image="in.png")
     del config["prompt"]
     error = refused(config if prompt is None else config | {"prompt": prompt})
-    assert (str(error), error.key) == (f"prompt is missing; {stages[0]} needs it", "prompt")
+    assert (str(error), error.key) == (
+        f"prompt is missing; an enabled {stages[0]} needs it",
+        "prompt",
+    )
+
+
+def test_a_field_that_only_the_plan_fills_in_cannot_be_set() -> None:
+    """Neither in a document nor in Python: the top-level prompt is the one that counts."""
+    config = document("txt2img")
+    config["txt2img"]["prompt"] = "a windmill"
+    with pytest.raises(ConfigurationError, match=r"unknown key txt2img\.prompt"):
+        parse_document(config)
+    table = Txt2ImgConfig(**TXT2IMG, prompt="a windmill")
+    with pytest.raises(InvalidStagePlanError, match=r"unknown key txt2img\.prompt"):
+        build_stage_execution_plan(RunConfig(prompt="a lighthouse", txt2img=table))
 
 
 def test_a_prompt_of_its_own_is_enough_for_img2img() -> None:
@@ -354,7 +373,9 @@ def test_sizes_that_follow_are_the_next_multiples_of_8_below(
 
 def test_a_configuration_built_in_python_is_checked_like_a_document() -> None:
     """Wrong types are refused naming key and value; whole numbers become fractions."""
-    table = Txt2ImgTable(model="base", sampler="Euler a", steps=3, cfg_scale=7, width=64, height=64)
+    table = Txt2ImgConfig(
+        model="base", sampler="Euler a", steps=3, cfg_scale=7, width=64, height=64
+    )
     plan = build_stage_execution_plan(RunConfig(prompt="a lighthouse", txt2img=table))
     assert b'"cfg_scale":7.0' in msgspec.json.encode(plan.stages[0].config)
     few = msgspec.structs.replace(table, steps=0)
@@ -368,7 +389,7 @@ def test_a_configuration_built_in_python_is_checked_like_a_document() -> None:
 def test_a_disabled_table_built_in_python_is_not_checked() -> None:
     """As in a document: nothing of a stage, a refiner or a hires pass that is off is used."""
     hires = HiresConfig(enabled=False, scale=-1.0)
-    table = Txt2ImgTable(**TXT2IMG, hires=hires)
+    table = Txt2ImgConfig(**TXT2IMG, hires=hires)
     off = UpscaleConfig(enabled=False, factor=-1.0)
     config = RunConfig(prompt="a lighthouse", seed=100, txt2img=table, upscale=off)
     plan = plan_of("txt2img")

@@ -274,7 +274,7 @@ def test_an_image_whose_source_was_altered_fails_with_the_reason(
     backend = ScriptedBackend()
 
     def alter(event: StageEvent) -> None:
-        if isinstance(event, StageEnd) and event.stage_type is StageType.TXT2IMG:
+        if isinstance(event, StageEnd) and event.stage_type == StageType.TXT2IMG:
             folder = tmp_path / event.run_id / "images/00-txt2img"
             (source,) = folder.glob("00001-*")
             source.write_bytes(b"altered")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from stagewright.statemachine.config.stage_configs import Txt2ImgConfig
+from stagewright.statemachine.stages import Txt2ImgConfig
 
 from .pictures import made, same_pixels
 from .serving import BASE, DELAY_S, REFINER, SMALL, Client, Json, info, pictures, serving

@@ -16,7 +16,7 @@ import requests
 import webuiapi  # type: ignore[import-untyped]  # it has no type information
 from PIL import Image
 from stagewright.adapters.webui_server import EmbeddedServer
-from stagewright.statemachine.config.stage_configs import (
+from stagewright.statemachine.stages import (
     Img2ImgConfig,
     Txt2ImgConfig,
     UpscaleConfig,

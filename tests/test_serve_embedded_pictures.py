@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from PIL import Image
-from stagewright.statemachine.config.stage_configs import (
+from stagewright.statemachine.stages import (
     AdetailerConfig,
     AdetailerPass,
     HiresConfig,

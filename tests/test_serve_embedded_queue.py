@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from PIL import Image
-from stagewright.statemachine.config.stage_configs import Txt2ImgConfig, UpscaleConfig
+from stagewright.statemachine.stages import Txt2ImgConfig, UpscaleConfig
 
 from .command_line import until
 from .pictures import made, portrait, same_pixels

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from stagewright.statemachine.config.stage_configs import (
+from stagewright.statemachine.stages import (
     AdetailerConfig,
     AdetailerPass,
     Img2ImgConfig,

@@ -23,7 +23,7 @@ from stagewright.events import (
     RunState,
     replay,
 )
-from stagewright.statemachine.config.stage_configs import Txt2ImgConfig
+from stagewright.statemachine.stages import Txt2ImgConfig
 
 from .command_line import SMALL, Start, stagewright, until, write_config
 from .pictures import made, same_pixels

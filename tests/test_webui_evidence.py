@@ -16,7 +16,8 @@ from stagewright.adapters.backends.webui.answer_check import (
 from stagewright.adapters.backends.webui.features import FORGE, SD_NEXT, ServerFeatures
 from stagewright.adapters.backends.webui.spellings import stem
 from stagewright.events.model import StageType
-from stagewright.statemachine.config.stage_configs import (
+from stagewright.statemachine.ports import GenerateRequest, SourceImage
+from stagewright.statemachine.stages import (
     AdetailerConfig,
     AdetailerPass,
     HiresConfig,
@@ -26,7 +27,6 @@ from stagewright.statemachine.config.stage_configs import (
     Txt2ImgConfig,
     UpscaleConfig,
 )
-from stagewright.statemachine.ports import GenerateRequest, SourceImage
 
 Size = tuple[int, int]
 UNKNOWN = ServerFeatures()
@@ -73,7 +73,7 @@ def request(config: StageConfig, count: int = 1, size: Size = (512, 768)) -> Gen
         attempt=0,
         seed=42,
         config=config,
-        inputs=() if kind is StageType.TXT2IMG else (source,),
+        inputs=() if kind == StageType.TXT2IMG else (source,),
     )
 
 

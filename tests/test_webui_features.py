@@ -9,7 +9,7 @@ import pytest
 from stagewright.adapters.backends.http.errors import RequestRefusedError
 from stagewright.adapters.backends.webui.features import features_of
 from stagewright.adapters.backends.webui.payloads import payload_of
-from stagewright.statemachine.config.stage_configs import AdetailerPass, HiresConfig
+from stagewright.statemachine.stages import AdetailerPass, HiresConfig
 
 from .test_webui_payloads import REFINER, SCHEMA, TXT2IMG, changed, detailing, request, sent
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from stagewright.adapters.backends.http.errors import RequestRefusedError
 from stagewright.adapters.backends.webui.features import ServerFeatures, features_of
 from stagewright.adapters.backends.webui.payloads import Payload, cache_fillers, payload_of
-from stagewright.events.model import StageType
-from stagewright.statemachine.config.stage_configs import (
+from stagewright.statemachine.ports import GenerateRequest, SourceImage
+from stagewright.statemachine.stages import (
     AdetailerConfig,
     AdetailerPass,
     HiresConfig,
@@ -22,7 +23,6 @@ from stagewright.statemachine.config.stage_configs import (
     Txt2ImgConfig,
     UpscaleConfig,
 )
-from stagewright.statemachine.ports import GenerateRequest, SourceImage
 
 SCHEMA = json.loads((Path(__file__).parent / "webui-openapi.json").read_bytes())
 CALL_ID = "20261120T225226.123456Z-test-7f3a9c.00-txt2img.00002.0"
@@ -75,18 +75,12 @@ COMMON = {
     "sampler_name": "Euler a",
     "scheduler": "Karras",
 }
-TYPES = {
-    Txt2ImgConfig: StageType.TXT2IMG,
-    Img2ImgConfig: StageType.IMG2IMG,
-    UpscaleConfig: StageType.UPSCALE,
-    AdetailerConfig: StageType.ADETAILER,
-}
 
 
 def request(config: StageConfig, **fields: Any) -> GenerateRequest:
     """The request for image 2."""
-    kind = TYPES[type(config)]
-    given = {"inputs": () if kind == StageType.TXT2IMG else (SOURCE,), "count": 1} | fields
+    kind = config.stage_type
+    given = {"inputs": () if config.takes_prompt else (SOURCE,), "count": 1} | fields
     return GenerateRequest(
         call_id=CALL_ID,
         run_id="run",
@@ -114,6 +108,19 @@ def changed(config: Any, **fields: Any) -> Any:
 
 def encoded(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+class OtherConfig(StageConfig, frozen=True, kw_only=True):
+    """A stage of another package."""
+
+    stage_type = "other"
+
+
+def test_a_stage_that_a_server_does_not_serve_is_refused_by_name() -> None:
+    """Before anything is sent, and not worth another try."""
+    with pytest.raises(RequestRefusedError, match="does not serve the stage 'other'") as caught:
+        sent(OtherConfig())
+    assert caught.value.transient is False
 
 
 def test_txt2img_sends_what_the_plan_holds_and_nothing_else() -> None:

@@ -17,10 +17,10 @@ from stagewright.adapters.inputs import PillowInputReader
 from stagewright.events import CallFailed, PipelineRunResult, RunState, StageType
 from stagewright.statemachine import CancelToken, GenerateRequest
 from stagewright.statemachine.config.schema import ServerTable
-from stagewright.statemachine.config.stage_configs import UpscaleConfig
 from stagewright.statemachine.errors import BackendError
 from stagewright.statemachine.ports import SourceImage
 from stagewright.statemachine.run.controller import PipelineController
+from stagewright.statemachine.stages import UpscaleConfig
 
 from . import webui_faults as faults
 from .support import ScriptedBackend, document, png

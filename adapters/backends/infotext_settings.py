@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...events.model import StageType
+from ...statemachine.stages import stage_types
 
 MAX_PASSES = 16
 _PAIR = re.compile(r'([\w][\w \-/]{0,80}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 _TAG = re.compile(r"<[^>]{0,200}>")
 _MAX_TEXT = 64 * 1024
-_ORDINALS = ("", " 2nd", " 3rd")
+_ORDINALS = ("", " 2nd", " 3rd", *(f" {number}th" for number in range(4, MAX_PASSES + 1)))
 
 _SAMPLING: Mapping[str, tuple[str, ...]] = {
     "model": ("sd_model_name", "Model"),
@@ -56,10 +56,6 @@ _UPSCALE: Mapping[str, tuple[str, ...]] = {
     "codeformer_visibility": ("CodeFormer visibility",),
     "codeformer_weight": ("CodeFormer weight",),
 }
-# A detailer's answer reports the sampling of the discarded picture around the detail.
-_ADETAILER: Mapping[str, tuple[str, ...]] = {
-    key: _SAMPLING[key] for key in ("model", "vae", "prompt", "negative_prompt")
-}
 _PASS: Mapping[str, str] = {
     "model": "model",
     "prompt": "prompt",
@@ -87,28 +83,43 @@ _PASS: Mapping[str, str] = {
     "clip_skip": "CLIP skip",
     "restore_face": "restore face",
 }
-_TABLES: Mapping[StageType, Mapping[str, tuple[str, ...]]] = {
-    StageType.TXT2IMG: _TXT2IMG,
-    StageType.IMG2IMG: _IMG2IMG,
-    StageType.UPSCALE: _UPSCALE,
-    StageType.ADETAILER: _ADETAILER,
+# A detailer's answer reports the sampling of the discarded picture around the detail.
+_ADETAILER: Mapping[str, tuple[str, ...]] = {
+    **{key: _SAMPLING[key] for key in ("model", "vae", "prompt", "negative_prompt")},
+    **{
+        f"passes.{place}.{key}": (f"ADetailer {words}{ordinal}",)
+        for place, ordinal in enumerate(_ORDINALS)
+        for key, words in _PASS.items()
+    },
 }
+_NAMES_IN_INFO: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "txt2img": _TXT2IMG,
+    "img2img": _IMG2IMG,
+    "upscale": _UPSCALE,
+    "adetailer": _ADETAILER,
+}
+"""By stage and key, where an ``info`` reports it. Other stages report keys by their own names."""
 
 
-def settings_used(stage_type: StageType, info: Mapping[str, Any]) -> dict[str, Any]:
+def settings_used(stage_type: str, info: Mapping[str, Any]) -> dict[str, Any]:
     """What an answer's ``info`` tells of a stage's settings, by dotted configuration key.
 
     What it does not tell is not there. A foreign log's ``info`` may hold anything.
     """
     reported = _reported(info)
     used: dict[str, Any] = {}
-    for key, names in _TABLES[stage_type].items():
+    for key, names in _names_in_info(stage_type).items():
         found = next((reported[name] for name in names if reported.get(name) is not None), None)
         if found is not None:
             used[key] = found
-    if stage_type is StageType.ADETAILER:
-        used.update(_passes_used(reported))
     return used
+
+
+def _names_in_info(stage_type: str) -> Mapping[str, tuple[str, ...]]:
+    kind = stage_types().get(stage_type)
+    if stage_type in _NAMES_IN_INFO or kind is None:
+        return _NAMES_IN_INFO.get(stage_type, {})
+    return {key: (key,) for key in kind.__struct_fields__}
 
 
 def _reported(info: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,12 +141,3 @@ def _reported(info: Mapping[str, Any]) -> dict[str, Any]:
 def _pairs(text: str) -> Iterator[tuple[str, str]]:
     for found in _PAIR.finditer(text):
         yield found[1].strip(), found[2].strip().strip('"')
-
-
-def _passes_used(reported: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for place in range(MAX_PASSES):
-        ordinal = _ORDINALS[place] if place < len(_ORDINALS) else f" {place + 1}th"
-        for key, words in _PASS.items():
-            value = reported.get(f"ADetailer {words}{ordinal}")
-            if value is not None:
-                yield f"passes.{place}.{key}", value

@@ -14,7 +14,6 @@ from typing import Any, Protocol, cast
 
 import msgspec
 
-from ...events.model import StageType
 from ...statemachine.config.schema import ServerTable
 from ...statemachine.config.validation import refuse_userinfo
 from ...statemachine.errors import ConfigurationError
@@ -40,7 +39,7 @@ class ServerChoice(msgspec.Struct, frozen=True, kw_only=True):
     named_by_user: bool
     settings: ServerTable = ServerTable()
     insecure: bool = False
-    unsettled: Mapping[str, StageType] = {}
+    unsettled: Mapping[str, str] = {}
 
 
 class ServedBackend(ImageBackend, Protocol):
@@ -78,7 +77,7 @@ class BackendKind(Protocol):
         """
         ...
 
-    def settings_used(self, stage_type: StageType, info: Mapping[str, Any]) -> Mapping[str, Any]:
+    def settings_used(self, stage_type: str, info: Mapping[str, Any]) -> Mapping[str, Any]:
         """What an answer's ``info`` says of a stage's settings, by dotted configuration key."""
         ...
 

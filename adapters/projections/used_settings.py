@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from ...events.model import StageType
 from ..backends.registry import WEBUI, find_kind
 from ..backends.webui.spellings import NO_VAE, SAME_AS_THE_STAGE, same_name, same_sampler, stem
 from .flat_values import flattened
@@ -44,9 +43,7 @@ def settings_asked(config: Mapping[str, Any]) -> dict[str, Any]:
     return dict(islice(asked, MAX_SETTINGS))
 
 
-def settings_used(
-    stage_type: StageType, info: Mapping[str, Any], kind: str = WEBUI
-) -> dict[str, Any]:
+def settings_used(stage_type: str, info: Mapping[str, Any], kind: str = WEBUI) -> dict[str, Any]:
     """The settings that an answer's ``info`` reports, under the keys of ``settings_asked``.
 
     ``kind`` is that of the backend that gave the answer; one that is not installed is read as a

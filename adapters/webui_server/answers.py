@@ -9,7 +9,7 @@ import msgspec
 import pybase64
 
 from ...events.version import VERSION
-from ...statemachine.config.stage_configs import AdetailerConfig, Img2ImgConfig, Txt2ImgConfig
+from ...statemachine.stages import AdetailerConfig, Img2ImgConfig, Txt2ImgConfig
 from ..backends.embedded.infotext import PRODUCT, extra_parameters
 from ..backends.embedded.pictures import encode_png, tiled
 from .bodies import CommonBody, Img2ImgBody

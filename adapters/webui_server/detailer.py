@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
-from ...statemachine.config.stage_configs import AdetailerConfig, AdetailerPass
+from ...statemachine.stages import AdetailerConfig, AdetailerPass
 from ..backends.embedded.infotext import extra_parameters
 from ..backends.webui.detailer_payload import SENT, SWITCHED
 from .bodies import Share

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from ...statemachine.config.stage_configs import UpscaleConfig
 from ...statemachine.run.cancel import CancelToken
+from ...statemachine.stages import UpscaleConfig
 from ..backends.embedded.infotext import extra_parameters
 from ..backends.embedded.pictures import decode_picture
 from .answers import in_base64

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...statemachine.run.cancel import CancelToken
+from ..backends.embedded.settings import passes_of
 from .answers import Work, generation_answer
 from .api_errors import ApiError, client_error, server_error, validation_error
 from .bodies import CommonBody, Img2ImgBody, Txt2ImgBody
@@ -14,7 +15,7 @@ from .body_schema import DecodedBody, decode_body, decode_image
 from .detailer import Detailing, detailing_of
 from .model_catalogue import SCRIPTS, Checkpoints
 from .progress import FairLock, Progress, Tasks
-from .renderer import Picture, Renderer, phases_of
+from .renderer import Picture, Renderer
 from .request_mapping import (
     ResolvedRequest,
     adetailer_config,
@@ -130,7 +131,7 @@ class Generator:
             )
             if work.detail is None or not picture.whole:
                 return picture
-            source, before = picture.data, sum(phases_of(work.config))
+            source, before = picture.data, sum(passes_of(work.config))
         assert work.detail is not None
         return self._renderer.render(
             work.detail, seed, token, lambda done: meter.tell(before + done), source=source
@@ -163,7 +164,7 @@ class _Meter:
 
 def _phases(work: Work) -> list[int]:
     configs = [config for config in (work.config, work.detail) if config is not None]
-    return [steps for config in configs for steps in phases_of(config)]
+    return [steps for config in configs for steps in passes_of(config)]
 
 
 def _img2img_work(

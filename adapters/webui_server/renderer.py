@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
-from ...events.model import StageType
-from ...statemachine.config.stage_configs import (
+from ...statemachine.errors import BackendError, GenerationCancelled
+from ...statemachine.ports import GenerateRequest, SourceImage
+from ...statemachine.run.cancel import CancelToken
+from ...statemachine.stages import (
     AdetailerConfig,
-    HiresConfig,
     Img2ImgConfig,
     StageConfig,
     Txt2ImgConfig,
     UpscaleConfig,
 )
-from ...statemachine.errors import BackendError, GenerationCancelled
-from ...statemachine.ports import GenerateRequest, SourceImage
-from ...statemachine.run.cancel import CancelToken
 from ..backends.embedded import EmbeddedBackend
-from ..backends.embedded.settings import DEFAULT_STEPS
+from ..backends.embedded.settings import DEFAULT_STEPS, passes_of
 from .api_errors import server_error
 
 OnDone = Callable[[int], None]
 """Receives the number of finished steps of a picture."""
 
-_TYPES: dict[type[StageConfig], StageType] = {
-    Txt2ImgConfig: StageType.TXT2IMG,
-    Img2ImgConfig: StageType.IMG2IMG,
-    UpscaleConfig: StageType.UPSCALE,
-    AdetailerConfig: StageType.ADETAILER,
-}
 _PLAIN_UPSCALER = "Lanczos"
 
 
@@ -83,38 +75,48 @@ class Renderer:
             return _generate(self._quick, half, CancelToken(), _ignore_step, whole=False)
 
 
-def phases_of(config: StageConfig) -> list[int]:
-    """The steps of each pass over a picture, in order."""
-    if isinstance(config, UpscaleConfig):
-        return [1]
-    steps = config.steps or DEFAULT_STEPS
-    if isinstance(config, AdetailerConfig):
-        return [one.steps or steps for one in config.passes]
-    hires = config.hires if isinstance(config, Txt2ImgConfig) else None
-    return [steps] if hires is None else [steps, hires.steps or steps]
-
-
 def partial_config(config: StageConfig, done: int) -> StageConfig:
-    """A configuration that gives the picture as it is after ``done`` steps.
+    """A configuration that gives the picture as it is after ``done`` steps."""
+    return _PARTIAL[config.stage_type](config, done)
 
-    For txt2img and img2img these are the steps of the first pass, for adetailer the finished
-    passes, and for an upscale a plain resize.
-    """
-    if isinstance(config, UpscaleConfig):
-        return msgspec.structs.replace(config, upscaler=_PLAIN_UPSCALER, upscaler_2=None)
-    if isinstance(config, AdetailerConfig):
-        return msgspec.structs.replace(config, passes=config.passes[: _finished(config, done)])
-    steps = max(1, min(done, config.steps or DEFAULT_STEPS))
-    if isinstance(config, Txt2ImgConfig) and isinstance(config.hires, HiresConfig):
-        # The refiner acts in the second pass only.
-        return msgspec.structs.replace(config, steps=steps, hires=None, refiner=None)
-    return msgspec.structs.replace(config, steps=steps)
+
+def _partial_txt2img(config: Txt2ImgConfig, done: int) -> Txt2ImgConfig:
+    """The steps of the first pass so far; with hires, the refiner acts in the second pass only."""
+    steps = _partial_steps(config.steps, done)
+    refiner = config.refiner if config.hires is None else None
+    return msgspec.structs.replace(config, steps=steps, hires=None, refiner=refiner)
+
+
+def _partial_img2img(config: Img2ImgConfig, done: int) -> Img2ImgConfig:
+    return msgspec.structs.replace(config, steps=_partial_steps(config.steps, done))
+
+
+def _partial_steps(steps: int | None, done: int) -> int:
+    return max(1, min(done, steps or DEFAULT_STEPS))
+
+
+def _partial_upscale(config: UpscaleConfig, _: int) -> UpscaleConfig:
+    """A plain resize."""
+    return msgspec.structs.replace(config, upscaler=_PLAIN_UPSCALER, upscaler_2=None)
+
+
+def _partial_adetailer(config: AdetailerConfig, done: int) -> AdetailerConfig:
+    """The passes that are finished."""
+    return msgspec.structs.replace(config, passes=config.passes[: _finished(config, done)])
+
+
+_PARTIAL: Mapping[str, Callable[[Any, int], StageConfig]] = {
+    "txt2img": _partial_txt2img,
+    "img2img": _partial_img2img,
+    "upscale": _partial_upscale,
+    "adetailer": _partial_adetailer,
+}
 
 
 def _finished(config: AdetailerConfig, done: int) -> int:
     """How many passes are finished after ``done`` steps."""
     passes = 0
-    for steps in phases_of(config):
+    for steps in passes_of(config):
         done -= steps
         if done < 0:
             break
@@ -142,12 +144,11 @@ def _generate(
 def _request(
     config: StageConfig, seed: int, source: bytes | None, mask: bytes | None
 ) -> GenerateRequest:
-    stage = _TYPES[type(config)]
     return GenerateRequest(
         call_id="",
         run_id="",
-        stage_id=stage.value,
-        stage_type=stage,
+        stage_id=config.stage_type,
+        stage_type=config.stage_type,
         image_index=0,
         count=1,
         total_images=1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Any, NamedTuple, TypeVar
 
-from ...statemachine.config.stage_configs import (
+from ...statemachine.stages import (
     AdetailerConfig,
     AdetailerPass,
     HiresConfig,

@@ -13,7 +13,7 @@ import msgspec
 
 from ..errors import ConfigurationError, InvalidStagePlanError
 from .legacy import RunDocument, merge_flat_keys
-from .schema import RunConfig
+from .schema import RunConfig, type_with_stages
 from .validation import check_keys, convert_document, join_key
 
 MAX_BYTES = 1024 * 1024
@@ -189,9 +189,9 @@ def parse_document(
     bounds; both name the key.
     """
     given = _checked_copy(document, source)
-    check_keys(given, RunDocument, source)
+    check_keys(given, type_with_stages(RunDocument, given), source)
     merged, conflicts = merge_flat_keys(given)
-    config = convert_document(merged, RunConfig, source)
+    config = convert_document(merged, type_with_stages(RunConfig), source)
     if config.name is None:
         config = msgspec.structs.replace(config, name=name)
     return msgspec.structs.replace(config, conflicts=conflicts, as_given=given)
@@ -203,10 +203,8 @@ def check_config(config: RunConfig) -> RunConfig:
     Python does not check the types of fields. A whole number becomes a fraction where the
     field is one, so that equal requests have equal digests. Raises InvalidStagePlanError.
     """
-    source = "configuration"
     try:
-        merged, _ = merge_flat_keys(_checked_copy(config.document(), source))
-        checked = convert_document(merged, RunConfig, source)
+        checked = parse_document(config.document())
     except ConfigurationError as error:
         raise InvalidStagePlanError(str(error), key=error.key) from error
     return msgspec.structs.replace(

@@ -58,15 +58,16 @@ def find_inputs(config: RunConfig, *, folder: Path, inputs: InputReader, runs: P
     Those that it has already are kept: they may have been found in another folder.
     """
     found, mask = config.inputs, config.mask
-    named, img2img = config.input_image, config.img2img
-    # With txt2img enabled, input_image is not used and need not exist.
-    if named and not found and not (config.txt2img and config.txt2img.enabled):
+    named, stages = config.input_image, config.stages
+    # Where the first stage takes a prompt, input_image is not used and need not exist.
+    if named and not found and not any(stage.takes_prompt for stage in stages.values()):
         if named.startswith(_RUN):
             found = _images_of_run(named.removeprefix(_RUN), inputs, runs)
         else:
             found = tuple(_inspect(path, inputs) for path in _image_paths(folder / named))
-    if mask is None and img2img is not None and img2img.enabled and img2img.mask:
-        mask = _inspect(folder / img2img.mask, inputs, key="img2img.mask")
+    for name, stage in stages.items():
+        if mask is None and stage.mask:
+            mask = _inspect(folder / stage.mask, inputs, key=f"{name}.mask")
     return msgspec.structs.replace(config, inputs=found, mask=mask)
 
 

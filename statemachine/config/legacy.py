@@ -10,11 +10,10 @@ from typing import Annotated, Any
 import msgspec
 
 from ..errors import InvalidStagePlanError
+from ..stages.constraints import Factor, Fraction, InnerFraction, Size, Steps
+from ..stages.registry import stage_types
 from .schema import Conflict, RunTables
-from .stage_configs import Factor, Fraction, InnerFraction, Size, Steps
 
-_STAGES = ("txt2img", "img2img", "upscale", "adetailer")
-_PARTS = ("refiner", "hires")
 _RIVALS = {"scale": ("resize_x", "resize_y"), "factor": ("width", "height")}
 """Nested keys that set the same thing as another one in a different way."""
 
@@ -82,7 +81,7 @@ def merge_flat_keys(document: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[
     """
     paths = _paths()
     nested = {key: value for key, value in document.items() if key not in paths}
-    merged = nested | {stage: deepcopy(nested[stage]) for stage in _STAGES if stage in nested}
+    merged = nested | {name: deepcopy(nested[name]) for name in stage_types() if name in nested}
     for _, _, table in _tables(merged):
         table.setdefault("enabled", True)
     conflicts = []
@@ -98,22 +97,26 @@ def merge_flat_keys(document: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[
 
 def _tables(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
     """Every table that can be switched off, after the table that it is in and its name there."""
-    for stage in _STAGES:
+    for stage in stage_types():
         table = document.get(stage)
         if isinstance(table, dict):
             yield document, stage, table
-            for part in _PARTS:
-                if isinstance(table.get(part), dict):
-                    yield table, part, table[part]
+            for name, part in list(table.items()):
+                if isinstance(part, dict):
+                    yield table, name, part
 
 
 def _merge(merged: dict[str, Any], path: list[str], key: str, flat: Any) -> Conflict | None:
     """Set a flat value where its nested key is not set; or say that the two differ."""
     if path[0] == "generation":
-        path[0] = "txt2img" if _is_enabled(merged.get("txt2img")) else "img2img"
+        generating = [name for name, kind in stage_types().items() if kind.generates]
+        enabled = [name for name in generating if _is_enabled(merged.get(name))]
+        path[0] = (enabled or generating)[0]
     *tables, name = path
-    if key == "hires_enabled" and flat and not _is_enabled(merged.get("txt2img")):
-        raise InvalidStagePlanError(f"{key} = {flat} needs txt2img, which is not enabled", key=key)
+    if key == "hires_enabled" and flat and not _is_enabled(merged.get(tables[0])):
+        raise InvalidStagePlanError(
+            f"{key} = {flat} needs {tables[0]}, which is not enabled", key=key
+        )
     table = _find_table(merged, tables, is_switch=name == "enabled")
     if table is None:
         return None

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from functools import cache
 from pathlib import PurePath
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from ...events.model import Durability
 from ..ports import ImageFacts
-from .stage_configs import (
-    AdetailerTable,
-    Count,
-    Img2ImgConfig,
-    Positive,
-    Seed,
-    Txt2ImgTable,
-    UpscaleConfig,
-)
+from ..stages.adetailer import AdetailerConfig
+from ..stages.constraints import Count, Positive, Seed
+from ..stages.img2img import Img2ImgConfig
+from ..stages.registry import load_stages, stage_types
+from ..stages.stage import StageConfig
+from ..stages.txt2img import Txt2ImgConfig
+from ..stages.upscale import UpscaleConfig
 
 
 class OnImageError(StrEnum):
@@ -76,7 +75,10 @@ class ServerTable(
 class RunTables(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
-    """The keys of a configuration. ``seed`` -1 means one drawn when the run starts."""
+    """The keys of a configuration. ``seed`` -1 means one drawn when the run starts.
+
+    For a stage that is registered later, ``type_with_stages`` makes a type with its table.
+    """
 
     name: str | None = None
     prompt: str | None = None
@@ -84,10 +86,10 @@ class RunTables(
     seed: Seed = -1
     images: Count = 1
     input_image: str | None = None
-    txt2img: Txt2ImgTable | None = None
+    txt2img: Txt2ImgConfig | None = None
     img2img: Img2ImgConfig | None = None
     upscale: UpscaleConfig | None = None
-    adetailer: AdetailerTable | None = None
+    adetailer: AdetailerConfig | None = None
     metadata: Mapping[str, Any] = {}
     run: RunTable = RunTable()
     server: ServerTable = ServerTable()
@@ -142,8 +144,38 @@ class RunConfig(RunTables, frozen=True, kw_only=True):
     conflicts: tuple[Conflict, ...] = ()
     as_given: Mapping[str, Any] = {}
 
+    @property
+    def stages(self) -> dict[str, StageConfig]:
+        """The tables of the enabled stages by name, in canonical order."""
+        tables = {name: getattr(self, name, None) for name in stage_types()}
+        return {name: table for name, table in tables.items() if table and table.enabled}
+
     def document(self) -> dict[str, Any]:
         """The keys that differ from their defaults, as a document."""
         keys_alone = msgspec.structs.replace(self, inputs=(), mask=None, conflicts=(), as_given={})
         document: dict[str, Any] = msgspec.to_builtins(keys_alone)
         return document
+
+
+T = TypeVar("T", bound=RunTables)
+
+
+def type_with_stages(kind: type[T], keys: Iterable[str] = ()) -> type[T]:
+    """``kind`` with a table for each registered stage; the stages of all packages for its ``keys``.
+
+    Packages are looked for only if one of the keys is unknown. Raises ConfigurationError.
+    """
+    if not stage_types().keys() | set(kind.__struct_fields__) >= set(keys):
+        load_stages()
+    further = [one for name, one in stage_types().items() if name not in kind.__struct_fields__]
+    return _extended(kind, tuple(further)) if further else kind
+
+
+@cache
+def _extended(kind: type[T], further: tuple[type[StageConfig], ...]) -> type[T]:
+    return msgspec.defstruct(  # type: ignore[return-value]  # its base is not in the annotation
+        kind.__name__,
+        [(one.stage_type, one | None, None) for one in further],
+        bases=(kind,),
+        kw_only=True,
+    )

@@ -45,7 +45,9 @@ def check_keys(value: Any, hint: Any, source: str, path: str = "") -> None:
     """Raise ConfigurationError for a key that the table does not have, or a table below it."""
     struct = _struct_in(hint)
     if isinstance(value, Mapping) and struct is not None:
-        hints = get_type_hints(struct)
+        types = get_type_hints(struct)
+        plan_only = getattr(struct, "plan_only", ())
+        hints = {one: types[one] for one in struct.__struct_fields__ if one not in plan_only}
         for key, part in value.items():
             where = join_key(path, key)
             if key not in hints:

@@ -5,28 +5,22 @@ Pure: no files, no clock, no chance; the same configuration gives an equal plan.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from ...events.log.format import MAX_BODY_BYTES
-from ...events.model import InputRecord, OriginalFile, StageType
+from ...events.model import InputRecord, OriginalFile
 from ..config.document import check_config, parse_document
 from ..config.schema import RunConfig
-from ..config.stage_configs import Img2ImgConfig, StageConfig, Txt2ImgConfig
 from ..config.validation import refuse_userinfo
 from ..errors import InvalidStagePlanError
 from ..files.run_folder import SUFFIXES
+from ..stages.registry import stage_types
+from ..stages.sizes import Dimensions, size_refusal
+from ..stages.stage import StageConfig
 from .plan import StageExecution, StageExecutionPlan
-from .sizes import Dimensions, size_after_stage, size_refusal
-from .stage_rules import (
-    resolve_adetailer,
-    resolve_img2img,
-    resolve_txt2img,
-    resolve_upscale,
-    sampling_steps,
-)
 
 MAX_IMAGES = 1_000_000
 """Images of one run, at most: its first record lists a seed for each."""
@@ -52,24 +46,37 @@ def build_stage_execution_plan(config: RunConfig | Mapping[str, Any]) -> StageEx
 
 
 def _check_combination(config: RunConfig) -> None:
-    generates = config.txt2img or config.img2img
-    if not (generates or config.upscale or config.adetailer):
+    stages = config.stages
+    if not stages:
         raise InvalidStagePlanError("No pipeline stages enabled")
-    if config.adetailer and not generates:
+    generating = _names_of(lambda kind: kind.generates)
+    prompted = _names_of(lambda kind: kind.takes_prompt)
+    for place, (name, stage) in enumerate(stages.items()):
+        before = list(stages.values())[:place]
+        if stage.needs_base and not any(one.generates for one in before):
+            raise InvalidStagePlanError(
+                f"{name} needs {generating} before it, and none of them is enabled", key=name
+            )
+        if stage.takes_prompt and before:
+            raise InvalidStagePlanError(
+                f"{name} makes images from the prompt, so no stage can come before it", key=name
+            )
+    first = next(iter(stages))
+    if not stages[first].takes_prompt and not (config.input_image or config.inputs):
         raise InvalidStagePlanError(
-            "adetailer needs txt2img or img2img before it; neither is enabled", key="adetailer"
+            f"{first} without {prompted} needs an input image: set input_image", key="input_image"
         )
-    if config.txt2img is None and not (config.input_image or config.inputs):
-        stage = "img2img" if config.img2img else "upscale"
+    if config.images > 1 and not any(stage.generates for stage in stages.values()):
         raise InvalidStagePlanError(
-            f"{stage} without txt2img needs an input image: set input_image", key="input_image"
-        )
-    if not generates and config.images > 1:
-        raise InvalidStagePlanError(
-            f"images = {config.images} must be 1 for upscale alone: "
+            f"images = {config.images} must be 1 for {' and '.join(stages)} alone: "
             "it gives one image for each input",
             key="images",
         )
+
+
+def _names_of(condition: Callable[[type[StageConfig]], bool]) -> str:
+    """The registered stages that meet a condition, for a message."""
+    return " or ".join(name for name, kind in stage_types().items() if condition(kind))
 
 
 class _Builder:
@@ -85,56 +92,49 @@ class _Builder:
 
     def build(self) -> StageExecutionPlan:
         config = self._config
-        base: Txt2ImgConfig | Img2ImgConfig | None = None
-        generation_size = None
-        if config.txt2img is not None:
-            base = first = resolve_txt2img(config.txt2img, config)
-            self._add(StageType.TXT2IMG, first)
-            if first.width and first.height:
-                generation_size = (first.width, first.height)
-        if config.img2img is not None:
-            before = base if isinstance(base, Txt2ImgConfig) else None
-            base = resolve_img2img(config.img2img, config, before)
-            self._add(StageType.IMG2IMG, base)
-            generation_size = generation_size or self._size()
-        if config.upscale is not None:
-            self._add(StageType.UPSCALE, resolve_upscale(config.upscale))
-        if config.adetailer is not None and base is not None:
-            detailer = resolve_adetailer(config.adetailer, base, generation_size)
-            self._add(StageType.ADETAILER, detailer)
+        inherited = {
+            "prompt": config.prompt,
+            "negative_prompt": config.negative_prompt,
+            "seed": config.seed,
+        }
+        model_size: Dimensions | None = None
+        for table in config.stages.values():
+            stage = table.resolve(inherited, model_size)
+            if stage.generates:
+                inherited |= msgspec.structs.asdict(stage)
+                model_size = model_size or _common(map(stage.model_size, self._sizes))
+            self._add(stage)
         return self._plan()
 
-    def _size(self) -> Dimensions | None:
-        """The size that all images have, or None where it is unknown or they differ."""
-        return self._sizes[0] if len(self._sizes) == 1 else None
-
-    def _add(self, kind: StageType, config: StageConfig) -> None:
-        reached = [size_after_stage(config, size) for size in dict.fromkeys(self._sizes)]
-        self._sizes = list(dict.fromkeys(size for size, _ in reached))
-        _check_pixels(kind, config, self._sizes)
-        self._warnings += [warning for _, warning in reached if warning]
+    def _add(self, config: StageConfig) -> None:
+        reached = [config.size_after(size) for size in dict.fromkeys(self._sizes)]
+        worked = [config.model_size(size) for size in self._sizes]
+        self._sizes = list(dict.fromkeys(one.size for one in reached))
+        _check_pixels(config.stage_type, [*worked, *self._sizes])
+        self._warnings += [one.warning for one in reached if one.warning]
         order = len(self._stages)
         before = self._stages[-1].stage_id if self._stages else "file"
         self._stages.append(
             StageExecution(
-                stage_id=f"{order:02d}-{kind}",
-                stage_type=kind,
+                stage_id=f"{order:02d}-{config.stage_type}",
+                stage_type=config.stage_type,
                 order_index=order,
                 config=config,
-                requires_input_image=kind != StageType.TXT2IMG,
+                requires_input_image=not config.takes_prompt,
                 produces_output_image=True,
-                input_source="prompt" if kind == StageType.TXT2IMG else before,
-                output_size=self._size(),
+                input_source="prompt" if config.takes_prompt else before,
+                output_size=_common(self._sizes),
             )
         )
 
     def _plan(self) -> StageExecutionPlan:
         config = self._config
         inputs = max(1, len(config.inputs))
-        if config.txt2img is not None:
+        if not self._stages[0].requires_input_image:
             inputs = 1
             if config.input_image or config.inputs:
-                self._warnings.append("input_image is not used, because txt2img is enabled")
+                first = self._stages[0].stage_type
+                self._warnings.append(f"input_image is not used, because {first} is enabled")
         total = inputs * config.images
         if total > MAX_IMAGES:
             raise InvalidStagePlanError(
@@ -148,24 +148,26 @@ class _Builder:
             input_count=inputs,
             images_per_input=config.images,
             total_images=total,
-            total_steps=total * sum(sampling_steps(stage.config) for stage in self._stages),
+            total_steps=total * sum(sum(stage.config.sampling_passes()) for stage in self._stages),
             summary=" -> ".join(stage.stage_type for stage in self._stages),
             conflicts=config.conflicts,
             warnings=tuple(dict.fromkeys(self._warnings)),
         )
 
 
-def _check_pixels(kind: StageType, config: StageConfig, sizes: list[Dimensions | None]) -> None:
+def _check_pixels(name: str, sizes: Iterable[Dimensions | None]) -> None:
     """Refuse images beyond the limit before a server makes them, also those of a first pass."""
-    first = None
-    if isinstance(config, Txt2ImgConfig) and config.width and config.height:
-        first = (config.width, config.height)
-    for size in (first, *sizes):
-        refusal = size_refusal(size) if size is not None else ""
-        if size is not None and refusal:
+    for size in filter(None, sizes):
+        if refusal := size_refusal(size):
             raise InvalidStagePlanError(
-                f"{kind} makes images of {size[0]}x{size[1]}: {refusal}", key=kind
+                f"{name} makes images of {size[0]}x{size[1]}: {refusal}", key=name
             )
+
+
+def _common(sizes: Iterable[Dimensions | None]) -> Dimensions | None:
+    """The size that all images have, or None where it is unknown or they differ."""
+    different = set(sizes)
+    return different.pop() if len(different) == 1 else None
 
 
 def _label(value: object) -> str | None:

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
-from ...events.model import StageType
 from ..config.schema import Conflict
-from ..config.stage_configs import (
-    AdetailerConfig,
-    Img2ImgConfig,
-    StageConfig,
-    Txt2ImgConfig,
-    UpscaleConfig,
-)
-
-_CONFIGS: Mapping[StageType, Any] = {
-    StageType.TXT2IMG: Txt2ImgConfig,
-    StageType.IMG2IMG: Img2ImgConfig,
-    StageType.UPSCALE: UpscaleConfig,
-    StageType.ADETAILER: AdetailerConfig,
-}
+from ..stages.registry import read_config
+from ..stages.stage import StageConfig
 
 
 class StageExecution(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +21,7 @@ class StageExecution(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     stage_id: str
-    stage_type: StageType
+    stage_type: str
     order_index: int
     config: StageConfig
     requires_input_image: bool
@@ -68,30 +55,14 @@ class StageExecutionPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> StageExecutionPlan:
-        """The plan that a log recorded. Raises msgspec.ValidationError."""
-        stages = [
-            _from_document(
-                StageExecution,
-                stage,
-                config=msgspec.convert(stage.get("config"), _CONFIGS[_stage_type(stage)]),
-            )
-            for stage in msgspec.convert(document.get("stages"), list[dict[str, Any]])
-        ]
-        return _from_document(cls, document, stages=tuple(stages))
+        """The plan that a log recorded.
 
-
-def _stage_type(stage: Mapping[str, Any]) -> StageType:
-    return msgspec.convert(stage.get("stage_type"), StageType)
-
-
-T = TypeVar("T", bound=msgspec.Struct)
-
-
-def _from_document(kind: type[T], document: Mapping[str, Any], **ready: Any) -> T:
-    """``kind`` from a document, but for the fields that are ``ready``."""
-    fields = {
-        field.name: msgspec.convert(document.get(field.name), field.type)
-        for field in msgspec.structs.fields(kind)
-        if field.name not in ready and (field.required or field.name in document)
-    }
-    return kind(**ready, **fields)
+        Raises ConfigurationError for a stage that is not registered, msgspec.ValidationError.
+        """
+        stages = []
+        for stage in msgspec.convert(document.get("stages"), list[dict[str, Any]]):
+            planned = msgspec.convert({**stage, "config": {}}, StageExecution)
+            config = read_config(planned.stage_type, stage.get("config"))
+            stages.append(msgspec.structs.replace(planned, config=config))
+        plan = msgspec.convert({**document, "stages": []}, cls)
+        return msgspec.structs.replace(plan, stages=tuple(stages))

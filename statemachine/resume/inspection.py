@@ -21,7 +21,6 @@ from ...events.model import (
     CallRequested,
     RunState,
     StageEvent,
-    StageType,
 )
 from ..config.schema import RunTables
 from ..errors import ResumeRefusedError
@@ -78,7 +77,7 @@ class RunInspection(msgspec.Struct, frozen=True, kw_only=True):
     needs_seal: bool
 
     @property
-    def unsettled(self) -> Mapping[str, StageType]:
+    def unsettled(self) -> Mapping[str, str]:
         """The calls that the backend may still work on, and what was asked for."""
         return {
             call_id: stage.stage_type

@@ -9,7 +9,7 @@ from ...events.codec import json_values
 from ...events.folds import Fold
 from ..config.schema import RunTables
 from ..config.validation import convert_document, list_values
-from ..errors import ResumeRefusedError
+from ..errors import ConfigurationError, ResumeRefusedError
 from ..plan.builder import MAX_IMAGES
 from ..plan.plan import StageExecutionPlan
 
@@ -39,6 +39,10 @@ def recorded_plan(fold: Fold) -> StageExecutionPlan:
             for path, value in list_values(fold.plan)
             if path not in understood or understood[path] != value
         ]
+    except ConfigurationError as error:
+        raise ResumeRefusedError(
+            f"this version cannot carry out the recorded plan: {error}"
+        ) from error
     except (ValueError, OverflowError, RecursionError) as error:
         raise _not_understood(str(error)) from error
     if unknown:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -35,6 +36,7 @@ from ..files.png import source_of
 from ..files.run_folder import SUFFIXES, RunFolder, make_run_folder
 from ..plan.plan import StageExecutionPlan
 from ..ports import Clock, InputReader, RandomBelow
+from ..stages.stage import StageConfig
 from .image_status import ImageStatus
 from .journal import RunJournal
 
@@ -73,13 +75,15 @@ def resolve_choices(config: RunConfig, random_below: RandomBelow) -> RunConfig:
     last = max(1, SEED_END - max(1, len(config.inputs)) * config.images)
     if config.seed == -1:
         config = msgspec.structs.replace(config, seed=random_below(last))
-    img2img = config.img2img
-    if img2img is not None and img2img.seed == -1:
-        img2img = msgspec.structs.replace(img2img, seed=random_below(last))
-    if img2img is not None and config.mask is not None:
-        copy = f"inputs/mask.{_suffix_of_copy(config.mask)}"
-        img2img = msgspec.structs.replace(img2img, mask=copy)
-    return msgspec.structs.replace(config, img2img=img2img, as_given=json_values(given))
+    stages: dict[str, StageConfig] = {}
+    for name, stage in config.stages.items():
+        choices: dict[str, Any] = {}
+        if stage.seed == -1:
+            choices["seed"] = random_below(last)
+        if stage.mask and config.mask is not None:
+            choices["mask"] = f"inputs/mask.{_suffix_of_copy(config.mask)}"
+        stages[name] = msgspec.structs.replace(stage, **choices)
+    return msgspec.structs.replace(config, as_given=json_values(given), **stages)
 
 
 def create_run(
@@ -188,8 +192,8 @@ def _copy_inputs(
         (f"inputs/{place:05d}.{_suffix_of_copy(image)}", image)
         for place, image in enumerate(config.inputs)
     ]
-    if config.mask is not None and config.img2img is not None and config.img2img.mask:
-        images.append((config.img2img.mask, config.mask))
+    masks = {stage.mask: config.mask for stage in config.stages.values()}
+    images += [(path, image) for path, image in masks.items() if path and image is not None]
     if images:
         folder.storage.make_folder(folder.path / "inputs")
     durable = config.run.durability is not Durability.PROCESS

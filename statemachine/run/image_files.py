@@ -14,8 +14,8 @@ from ..errors import BackendAnswerError, InputImageError
 from ..files.png import PngError, check_whole, is_png, source_of, stamped_parts
 from ..files.recorded_files import WrongFile, read_file
 from ..files.run_folder import SUFFIXES, RunFolder
-from ..plan.sizes import size_refusal
 from ..ports import GeneratedImage, GenerateRequest, ImageFacts, InputReader, SourceImage
+from ..stages.sizes import size_refusal
 
 WrittenImages = Sequence[tuple[Artifact, Path]]
 """Images that are on disk under temporary names: what each will be, and where it is now."""

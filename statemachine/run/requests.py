@@ -10,10 +10,10 @@ import msgspec
 
 from ...events.folds import Fold
 from ...events.model import InputRecord, RunOpened
-from ..config.stage_configs import Img2ImgConfig, StageConfig, Txt2ImgConfig, UpscaleConfig
 from ..errors import BackendAnswerError, BackendError
 from ..plan.plan import StageExecution, StageExecutionPlan
 from ..ports import GenerateAnswer, GenerateRequest, SourceImage
+from ..stages.stage import StageConfig
 
 LONGEST_RETRY_WAIT_S = 300.0
 """The longest wait before a further try, even if the backoff or the backend asks for more."""
@@ -39,7 +39,7 @@ def request_spans(stage: StageExecution, total_images: int) -> Iterator[range]:
 
 def span_of(stage: StageExecution, image_index: int, total_images: int) -> range:
     """The image indexes of the request that makes this one."""
-    batch = stage.config.batch_size or 1 if isinstance(stage.config, Txt2ImgConfig) else 1
+    batch = stage.config.batch_size or 1
     first = image_index - image_index % batch
     return range(first, min(first + batch, total_images))
 
@@ -50,8 +50,8 @@ def input_records(
     """The recorded input file that an image is made from, if it is from one, and the mask."""
     if stage.input_source == "prompt":
         return None, None
-    path = stage.config.mask if isinstance(stage.config, Img2ImgConfig) else None
-    mask = next((record for record in opened.inputs if record.path == path), None)
+    masks = (record for record in opened.inputs if record.path == stage.config.mask)
+    mask = next(masks, None)
     if stage.input_source != "file":
         return None, mask
     # The record of the mask, where there is one, comes after those of the inputs.
@@ -96,8 +96,7 @@ def build_request(
 
 def stage_seed(config: StageConfig, top_seed: int) -> int:
     """The seed of a stage's first image; each further image has one more."""
-    own = None if isinstance(config, UpscaleConfig) else config.seed
-    return top_seed if own is None else own
+    return top_seed if config.seed is None else config.seed
 
 
 def call_id(run_id: str, stage_id: str, image_index: int, attempt: int) -> str:

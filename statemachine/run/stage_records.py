@@ -14,7 +14,6 @@ from ...events.model import (
     StageImageProgress,
     StageStart,
 )
-from ..config.stage_configs import AdetailerConfig
 from ..plan.plan import StageExecution
 from .journal import RunJournal, recordable
 
@@ -92,10 +91,6 @@ class StageRecords:
 
 def _metadata(stage: StageExecution) -> Mapping[str, Any]:
     """What StageStart records of a stage beside its place in the plan, by name."""
-    config = stage.config
-    if isinstance(config, AdetailerConfig):
-        return {"input_source": stage.input_source, "passes": [one.model for one in config.passes]}
-    names = ("model", "refiner", "hires", "upscaler")
-    found = {name: getattr(config, name, None) for name in names}
-    stated = {name: json_values(value) for name, value in found.items() if value is not None}
+    found = stage.config.metadata().items()
+    stated = {name: json_values(value) for name, value in found if value is not None}
     return {"input_source": stage.input_source, **stated}

@@ -12,9 +12,10 @@ from ....statemachine.ports import (
     OnStep,
 )
 from ....statemachine.run.cancel import CancelToken
-from .generation import Sources, make, steps_of
+from .generation import Sources, make
 from .infotext import PRODUCT, answer_info, infotext
 from .pictures import PictureError, decode_picture, encode_png
+from .settings import passes_of
 from .steps import StepCounter
 
 KIND = "embedded"
@@ -57,7 +58,7 @@ class EmbeddedBackend:
             cancel,
             on_step,
             images=request.count,
-            steps=steps_of(request.config),
+            steps=sum(passes_of(request.config)),
             delay_s=self._step_delay_s,
         )
         try:

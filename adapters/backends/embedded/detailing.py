@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from ....statemachine.config.stage_configs import AdetailerConfig, AdetailerPass
+from ....statemachine.stages import AdetailerConfig, AdetailerPass
 from .canvas import Box, fading
 from .masks import chosen_finds, mask_of, merged_masks
 from .repainting import repainted

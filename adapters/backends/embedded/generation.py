@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from PIL import Image, ImageChops, ImageFilter
 
-from ....statemachine.config.stage_configs import (
+from ....statemachine.stages import (
     AdetailerConfig,
     Img2ImgConfig,
     StageConfig,
     Txt2ImgConfig,
     UpscaleConfig,
 )
-from ....statemachine.plan.sizes import Dimensions, floor_to_grid
+from ....statemachine.stages.sizes import Dimensions, floor_to_grid
 from ...imaging import pillow_settings
 from .canvas import fading
 from .detailing import detailed
@@ -26,7 +26,6 @@ from .settings import (
     DEFAULT_DENOISE,
     DEFAULT_SIDE,
     hires_of,
-    pass_scene_of,
     scene_of,
     second_scene_of,
 )
@@ -39,6 +38,12 @@ class Sources(NamedTuple):
     image: Image.Image | None
     mask: Image.Image | None
 
+    def needed(self) -> Image.Image:
+        """The input image. Raises PictureError where none was sent."""
+        if self.image is None:
+            raise PictureError("this stage needs an input image, and none was sent")
+        return self.image
+
 
 class Made(NamedTuple):
     """A picture, the size in its infotext, and facts other than settings."""
@@ -48,40 +53,7 @@ class Made(NamedTuple):
     facts: Mapping[str, Any] = {}
 
 
-def steps_of(config: StageConfig) -> int:
-    """The steps of one picture: both passes of txt2img, all of adetailer, one for upscale."""
-    if isinstance(config, UpscaleConfig):
-        return 1
-    if isinstance(config, AdetailerConfig):
-        return sum(pass_scene_of(config, one, 0).steps for one in config.passes)
-    steps, hires = scene_of(config, 0).steps, hires_of(config)
-    if isinstance(config, Txt2ImgConfig) and hires is not None:
-        steps += second_scene_of(config, hires, 0).steps
-    return steps
-
-
-def make(config: StageConfig, seed: int, sources: Sources, counter: StepCounter) -> Made:
-    """The picture of one seed.
-
-    Raises GenerationCancelled, and PictureError for a size out of bounds or a lacking image.
-    """
-    with pillow_settings:
-        return _make(config, seed, sources, counter)
-
-
-def _make(config: StageConfig, seed: int, sources: Sources, counter: StepCounter) -> Made:
-    if isinstance(config, Txt2ImgConfig):
-        return _txt2img(config, seed, counter)
-    if sources.image is None:
-        raise PictureError("this stage needs an input image, but the request has none")
-    if isinstance(config, Img2ImgConfig):
-        return _img2img(config, seed, sources.image, sources.mask, counter)
-    if isinstance(config, UpscaleConfig):
-        return _upscale(config, sources.image, counter)
-    return _adetailer(config, seed, sources.image, counter)
-
-
-def _txt2img(config: Txt2ImgConfig, seed: int, counter: StepCounter) -> Made:
+def _txt2img(config: Txt2ImgConfig, seed: int, _: Sources, counter: StepCounter) -> Made:
     wanted = (config.width or DEFAULT_SIDE, config.height or DEFAULT_SIDE)
     check_size(wanted)
     size = floor_to_grid(wanted)
@@ -96,13 +68,8 @@ def _txt2img(config: Txt2ImgConfig, seed: int, counter: StepCounter) -> Made:
     return Made(blend(larger, again, denoise), size)
 
 
-def _img2img(
-    config: Img2ImgConfig,
-    seed: int,
-    image: Image.Image,
-    mask: Image.Image | None,
-    counter: StepCounter,
-) -> Made:
+def _img2img(config: Img2ImgConfig, seed: int, sources: Sources, counter: StepCounter) -> Made:
+    image, mask = sources.needed(), sources.mask
     wanted = (config.width or image.width, config.height or image.height)
     check_size(wanted)
     size, mode = floor_to_grid(wanted), config.resize_mode or 0
@@ -115,15 +82,15 @@ def _img2img(
     return Made(Image.composite(after, before, where), size)
 
 
-def _adetailer(
-    config: AdetailerConfig, seed: int, image: Image.Image, counter: StepCounter
-) -> Made:
+def _adetailer(config: AdetailerConfig, seed: int, sources: Sources, counter: StepCounter) -> Made:
+    image = sources.needed()
     result, regions = detailed(image, config, seed, counter)
     changed = ImageChops.difference(image, result).getbbox() is not None
     return Made(result, image.size, {"changed": changed, "regions": regions})
 
 
-def _upscale(config: UpscaleConfig, image: Image.Image, counter: StepCounter) -> Made:
+def _upscale(config: UpscaleConfig, _: int, sources: Sources, counter: StepCounter) -> Made:
+    image = sources.needed()
     if config.upscale_first:
         image = _with_restored_faces(upscaled(image, config), config)
     else:
@@ -149,3 +116,25 @@ def _smoothed_faces(image: Image.Image, radius: int, visibility: float) -> Image
         smooth = blend(part, part.filter(ImageFilter.BoxBlur(radius)), visibility)
         result.paste(smooth, find.box[:2], face_mask(image, find.box))
     return result
+
+
+_MAKERS: Mapping[str, Callable[[Any, int, Sources, StepCounter], Made]] = {
+    "txt2img": _txt2img,
+    "img2img": _img2img,
+    "upscale": _upscale,
+    "adetailer": _adetailer,
+}
+"""The stages that the backend serves."""
+
+
+def make(config: StageConfig, seed: int, sources: Sources, counter: StepCounter) -> Made:
+    """The picture of one seed.
+
+    Raises GenerationCancelled, and PictureError for a stage that the backend does not serve, a
+    size out of bounds or a lacking image.
+    """
+    maker = _MAKERS.get(config.stage_type)
+    if maker is None:
+        raise PictureError(f"the embedded backend does not serve the stage {config.stage_type!r}")
+    with pillow_settings:
+        return maker(config, seed, sources, counter)

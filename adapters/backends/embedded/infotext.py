@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
 
 from ....events.version import VERSION
-from ....statemachine.config.stage_configs import (
+from ....statemachine.ports import GenerateRequest
+from ....statemachine.stages import (
     AdetailerConfig,
     AdetailerPass,
     HiresConfig,
     Img2ImgConfig,
+    RefinerConfig,
     StageConfig,
     Txt2ImgConfig,
     UpscaleConfig,
 )
-from ....statemachine.ports import GenerateRequest
 from .settings import (
     DEFAULT_CONFIDENCE,
     DEFAULT_DENOISE,
@@ -32,12 +33,14 @@ PRODUCT = "stagewright embedded"
 _MOST_TEXT = 32_768
 """Characters of one text, a prompt for example: logs and chunks stay small."""
 
+_DENOISE = "Denoising strength"
 _ORDINALS = ("", " 2nd", " 3rd")
 _MODEL_HASH = re.compile(r" \[[^\[\]]*\]$")
 _MODEL_SUFFIX = re.compile(r"\.(safetensors|ckpt|pth?)$")
 
 Fields = dict[str, Any]
 Value = TypeVar("Value")
+Sampled = Txt2ImgConfig | Img2ImgConfig | AdetailerConfig
 
 _VERSION: Fields = {"Version": f"{PRODUCT} {VERSION}"}
 
@@ -58,12 +61,12 @@ def answer_info(request: GenerateRequest, size: tuple[int, int], infotexts: list
         "extra_generation_params": extra_parameters(config),
         "version": f"{PRODUCT} {VERSION}",
     }
-    if not isinstance(config, UpscaleConfig):
-        info |= _sampling_info(config)
+    if hasattr(config, "steps"):
+        info |= _sampling_info(cast(Sampled, config))
     return {**_plain_values(info), "infotexts": infotexts}
 
 
-def _sampling_info(config: Txt2ImgConfig | Img2ImgConfig | AdetailerConfig) -> Fields:
+def _sampling_info(config: Sampled) -> Fields:
     used: Fields = {
         "prompt": config.prompt or "",
         "negative_prompt": config.negative_prompt or "",
@@ -73,22 +76,19 @@ def _sampling_info(config: Txt2ImgConfig | Img2ImgConfig | AdetailerConfig) -> F
         "steps": config.steps or DEFAULT_STEPS,
         "cfg_scale": config.cfg_scale,
         "clip_skip": config.clip_skip,
-        "denoising_strength": _denoise(config),
+        "denoising_strength": extra_parameters(config).get(_DENOISE),
     }
     return {key: value for key, value in used.items() if value is not None}
 
 
-def _denoise(config: StageConfig) -> float | None:
-    if isinstance(config, Img2ImgConfig):
-        return _set(config.denoise, DEFAULT_DENOISE)
-    hires = hires_of(config)
-    return None if hires is None else _set(hires.denoise, DEFAULT_DENOISE)
-
-
 def infotext(config: StageConfig, seed: int, size: tuple[int, int]) -> str:
     """The text of an image's ``parameters`` chunk; prompts are cut at ``_MOST_TEXT``."""
-    if isinstance(config, UpscaleConfig):
+    if not hasattr(config, "steps"):
         return _joined(extra_parameters(config) | {"Size": f"{size[0]}x{size[1]}"} | _VERSION)
+    return _sampled_infotext(cast(Sampled, config), seed, size)
+
+
+def _sampled_infotext(config: Sampled, seed: int, size: tuple[int, int]) -> str:
     settings: Fields = {
         "Steps": config.steps or DEFAULT_STEPS,
         "Sampler": config.sampler,
@@ -108,21 +108,51 @@ def infotext(config: StageConfig, seed: int, size: tuple[int, int]) -> str:
 
 
 def extra_parameters(config: StageConfig) -> Fields:
-    """``extra_generation_params``, which reports every extra pass."""
-    if isinstance(config, UpscaleConfig):
-        found = _upscale_parameters(config)
-    elif isinstance(config, AdetailerConfig):
-        found = {}
-        for place, one in enumerate(config.passes):
-            ordinal = _ORDINALS[place] if place < len(_ORDINALS) else f" {place + 1}th"
-            found |= _pass_parameters(one, ordinal)
-    else:
-        found = {"Denoising strength": _denoise(config)}
-        if config.refiner is not None and config.refiner.enabled:
-            found["Refiner"] = model_stem(config.refiner.model)
-            found["Refiner switch at"] = config.refiner.switch_at
-        found |= _hires_parameters(hires_of(config))
+    """What a WebUI calls ``extra_generation_params``: the evidence of every extra pass."""
+    parameters = _PARAMETERS.get(config.stage_type)
+    found = {} if parameters is None else parameters(config)
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _txt2img_parameters(config: Txt2ImgConfig) -> Fields:
+    hires = hires_of(config)
+    denoise = None if hires is None else _set(hires.denoise, DEFAULT_DENOISE)
+    return {_DENOISE: denoise} | _refiner_parameters(config.refiner) | _hires_parameters(hires)
+
+
+def _img2img_parameters(config: Img2ImgConfig) -> Fields:
+    return {_DENOISE: _set(config.denoise, DEFAULT_DENOISE)} | _refiner_parameters(config.refiner)
+
+
+def _adetailer_parameters(config: AdetailerConfig) -> Fields:
+    found: Fields = {}
+    for place, one in enumerate(config.passes):
+        ordinal = _ORDINALS[place] if place < len(_ORDINALS) else f" {place + 1}th"
+        found |= _pass_parameters(one, ordinal)
+    return found
+
+
+def _upscale_parameters(config: UpscaleConfig) -> Fields:
+    sized = config.width and config.height
+    # Three decimals: a client that makes a factor larger by a hair, to get past the cache of
+    # upscales, gets the very image that it would have got at once.
+    factor = None if config.factor is None else round(config.factor, 3)
+    return {
+        "Postprocess upscale by": None if sized else factor,
+        "Postprocess upscale to": f"{config.width}x{config.height}" if sized else None,
+        "Postprocess upscaler": config.upscaler,
+        "Postprocess upscaler 2": config.upscaler_2,
+        "Postprocess upscaler 2 visibility": config.upscaler_2_visibility,
+        "Postprocess GFPGAN visibility": config.gfpgan_visibility or None,
+        "Postprocess CodeFormer visibility": config.codeformer_visibility or None,
+        "Postprocess CodeFormer weight": config.codeformer_weight,
+    }
+
+
+def _refiner_parameters(refiner: RefinerConfig | None) -> Fields:
+    if refiner is None or not refiner.enabled:
+        return {}
+    return {"Refiner": model_stem(refiner.model), "Refiner switch at": refiner.switch_at}
 
 
 def _hires_parameters(hires: HiresConfig | None) -> Fields:
@@ -159,21 +189,12 @@ def _pass_parameters(one: AdetailerPass, ordinal: str) -> Fields:
     return {f"ADetailer {key}{ordinal}": value for key, value in found.items()}
 
 
-def _upscale_parameters(config: UpscaleConfig) -> Fields:
-    sized = config.width and config.height
-    # Three decimals: a client that makes a factor larger by a hair, to get past the cache of
-    # upscales, gets the very image that it would have got at once.
-    factor = None if config.factor is None else round(config.factor, 3)
-    return {
-        "Postprocess upscale by": None if sized else factor,
-        "Postprocess upscale to": f"{config.width}x{config.height}" if sized else None,
-        "Postprocess upscaler": config.upscaler,
-        "Postprocess upscaler 2": config.upscaler_2,
-        "Postprocess upscaler 2 visibility": config.upscaler_2_visibility,
-        "Postprocess GFPGAN visibility": config.gfpgan_visibility or None,
-        "Postprocess CodeFormer visibility": config.codeformer_visibility or None,
-        "Postprocess CodeFormer weight": config.codeformer_weight,
-    }
+_PARAMETERS: Mapping[str, Callable[[Any], Fields]] = {
+    "txt2img": _txt2img_parameters,
+    "img2img": _img2img_parameters,
+    "upscale": _upscale_parameters,
+    "adetailer": _adetailer_parameters,
+}
 
 
 def _joined(settings: Mapping[str, Any]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from ....events.model import StageType
 from ....statemachine.errors import ConfigurationError
 from ....statemachine.plan.plan import StageExecutionPlan
 from ..infotext_settings import settings_used
@@ -26,7 +25,7 @@ class _EmbeddedKind:
     def inspect(self, choice: ServerChoice, _plan: StageExecutionPlan | None) -> NoReturn:
         self.address(choice.url)
 
-    def settings_used(self, stage_type: StageType, info: Mapping[str, Any]) -> dict[str, Any]:
+    def settings_used(self, stage_type: str, info: Mapping[str, Any]) -> dict[str, Any]:
         return settings_used(stage_type, info)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from ....statemachine.config.stage_configs import AdetailerPass
+from ....statemachine.stages import AdetailerPass
 from .canvas import Box
 from .detector import Find, face_mask, find_faces
 from .figure import body_box

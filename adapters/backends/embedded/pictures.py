@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ....statemachine.plan.sizes import size_refusal
+from ....statemachine.stages.sizes import size_refusal
 from ...imaging import ImageError, eight_bits, open_image, upright
 
 _COMPRESS_LEVEL = 1  # The encoder takes most of a small picture's time at higher levels.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageStat
 
-from ....statemachine.config.stage_configs import AdetailerPass
+from ....statemachine.stages import AdetailerPass
 from .canvas import Box, Canvas
 from .detector import Find, face_mask, skin_mask
 from .face import draw_detailed_face, draw_texture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from PIL import Image, ImageFilter
 
-from ....statemachine.config.stage_configs import HiresConfig, UpscaleConfig
-from ....statemachine.plan.sizes import Dimensions, floor_to_grid, size_after_hires
+from ....statemachine.stages import HiresConfig, UpscaleConfig
+from ....statemachine.stages.sizes import Dimensions, floor_to_grid
 from .canvas import Box
 from .pictures import check_size
 from .random_stream import RandomStream
@@ -94,7 +94,7 @@ def hires_picture(image: Image.Image, hires: HiresConfig) -> Image.Image:
     width, height = image.size
     if hires.scale is not None:
         check_size((width * hires.scale, height * hires.scale))
-    size = size_after_hires(hires, image.size).size or image.size
+    size = hires.size_after(image.size).size or image.size
     check_size(size)
     part = image.crop(_cover_box(image.size, size))
     return resample(part, size, hires.upscaler or "Latent")

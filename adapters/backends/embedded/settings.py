@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ....statemachine.config.stage_configs import (
+from ....statemachine.stages import (
     AdetailerConfig,
     AdetailerPass,
     HiresConfig,
@@ -55,10 +55,15 @@ class Scene(NamedTuple):
     switch_step: int
 
 
-def scene_of(config: Txt2ImgConfig | Img2ImgConfig | AdetailerConfig, seed: int) -> Scene:
+def passes_of(config: StageConfig) -> list[int]:
+    """The steps of each pass over a picture, in order; one step for a stage without passes."""
+    return [steps or DEFAULT_STEPS for steps in config.sampling_passes()] or [1]
+
+
+def scene_of(config: Txt2ImgConfig | Img2ImgConfig, seed: int) -> Scene:
     """The content for a stage; for txt2img with hires, that of the first pass."""
-    refiner = None if isinstance(config, AdetailerConfig) else config.refiner
-    if hires_of(config) is not None:
+    refiner = config.refiner
+    if len(config.sampling_passes()) > 1:
         refiner = None  # as in a WebUI, it acts in the second pass instead
     style = _style(config)
     return _scene(config.prompt, config.negative_prompt, seed, style, refiner)
@@ -92,10 +97,9 @@ def pass_scene_of(config: AdetailerConfig, one: AdetailerPass, seed: int) -> Sce
     )
 
 
-def hires_of(config: StageConfig) -> HiresConfig | None:
+def hires_of(config: Txt2ImgConfig) -> HiresConfig | None:
     """The second pass, where there is one."""
-    hires = config.hires if isinstance(config, Txt2ImgConfig) else None
-    return hires if hires is not None and hires.enabled else None
+    return config.hires if config.hires is not None and config.hires.enabled else None
 
 
 def _scene(

@@ -7,17 +7,11 @@ with its request. Settings that the answer does not report cannot be compared.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
-from ....statemachine.config.stage_configs import (
-    AdetailerConfig,
-    Img2ImgConfig,
-    RefinerConfig,
-    Txt2ImgConfig,
-    UpscaleConfig,
-)
-from ....statemachine.plan.sizes import GRID, Dimensions, max_pixels, size_after_stage
 from ....statemachine.ports import GenerateRequest
+from ....statemachine.stages import AdetailerConfig, Img2ImgConfig, RefinerConfig, Txt2ImgConfig
+from ....statemachine.stages.sizes import GRID, Dimensions, NextSize, max_pixels
 from .features import FORGE, SD_NEXT, ServerFeatures
 from .spellings import NO_VAE, SAME_CHECKPOINT, same_name, same_sampler, stem
 
@@ -27,6 +21,7 @@ _ORDINALS = ("", " 2nd", " 3rd")
 _SKIPPED_IMG2IMG = (("width", 128), ("height", 128), ("steps", 1))
 """The values that a server reports when ADetailer skips img2img, as requested."""
 
+_Sampled = Txt2ImgConfig | Img2ImgConfig | AdetailerConfig
 Shown = Callable[[Any], Any]
 """Removes secrets from a value for a message; the comparison uses the value itself."""
 
@@ -39,45 +34,26 @@ def differences(
     Values of the server pass through ``shown``.
     """
     config = request.config
-    if isinstance(config, UpscaleConfig):
+    compare = _COMPARISONS.get(config.stage_type)
+    if compare is None:
         return
-    yield from _models(config, info, features, shown)
+    yield from _models(cast(_Sampled, config), info, features, shown)
     yield from _seeds(request, info, shown)
     extra = info.get("extra_generation_params")
     extra_parameters = extra if isinstance(extra, Mapping) else {}
-    if isinstance(config, AdetailerConfig):
-        yield from _detailing(config, info, extra_parameters, shown)
-        return
-    yield from _sampling(config, info, extra_parameters, shown)
-    yield from _refining(config, extra_parameters, features, shown)
+    yield from compare(config, info, extra_parameters, features, shown)
 
 
 def size_difference(request: GenerateRequest, size: Dimensions) -> str | None:
     """A message if the size of an image differs from the request, else None."""
-    wanted = expected_size(request)
+    wanted, _, exact = _next_size(request)
     if wanted is None or wanted == size:
         return None
     if request.mask is not None and size == (request.inputs[0].width, request.inputs[0].height):
         return None  # With a mask, the result is pasted into the input image.
-    product = _product(request)
-    if product and all(map(_rounded_down, product, wanted, size)):
+    if exact is not None and all(map(_rounded_down, exact, wanted, size)):
         return None
     return f"size {wanted[0]}x{wanted[1]} was requested, but {size[0]}x{size[1]} came back"
-
-
-def _product(request: GenerateRequest) -> tuple[float, float] | None:
-    """The exact size before rounding, if it follows from a factor."""
-    config = request.config
-    if isinstance(config, UpscaleConfig):
-        image = request.inputs[0]
-        factor = config.factor
-        if factor is None and config.crop is False and config.width and config.height:
-            factor = max(config.width / image.width, config.height / image.height)
-        return (image.width * factor, image.height * factor) if factor else None
-    if isinstance(config, Txt2ImgConfig) and config.hires and config.hires.enabled:
-        scale = config.hires.scale or 0
-        return (config.width or 0) * scale, (config.height or 0) * scale
-    return None
 
 
 def _rounded_down(product: float, wanted: int, side: int) -> bool:
@@ -87,9 +63,12 @@ def _rounded_down(product: float, wanted: int, side: int) -> bool:
 
 def expected_size(request: GenerateRequest) -> Dimensions | None:
     """The expected size of a request's images, in pixels."""
+    return _next_size(request).size
+
+
+def _next_size(request: GenerateRequest) -> NextSize:
     source = request.inputs[0] if request.inputs else None
-    size = (source.width, source.height) if source else None
-    return size_after_stage(request.config, size).size
+    return request.config.size_after((source.width, source.height) if source else None)
 
 
 def answer_limit(request: GenerateRequest) -> int:
@@ -109,7 +88,7 @@ def _known_stem(name: str, features: ServerFeatures) -> str:
 
 
 def _models(
-    config: Txt2ImgConfig | Img2ImgConfig | AdetailerConfig,
+    config: _Sampled,
     info: Mapping[str, Any],
     features: ServerFeatures,
     shown: Shown,
@@ -136,6 +115,17 @@ def _sampling(
     config: Txt2ImgConfig | Img2ImgConfig,
     info: Mapping[str, Any],
     extra_parameters: Mapping[str, Any],
+    features: ServerFeatures,
+    shown: Shown,
+) -> Iterator[str]:
+    yield from _sampler(config, info, extra_parameters, shown)
+    yield from _refining(config, extra_parameters, features, shown)
+
+
+def _sampler(
+    config: Txt2ImgConfig | Img2ImgConfig,
+    info: Mapping[str, Any],
+    extra_parameters: Mapping[str, Any],
     shown: Shown,
 ) -> Iterator[str]:
     used, schedule = info.get("sampler_name"), extra_parameters.get("Schedule type")
@@ -158,7 +148,7 @@ def _refining(
     features: ServerFeatures,
     shown: Shown,
 ) -> Iterator[str]:
-    hires = config.hires if isinstance(config, Txt2ImgConfig) else None
+    hires = getattr(config, "hires", None)
     model = config.model
     if hires is not None and hires.enabled and hires.model not in (None, SAME_CHECKPOINT):
         model = hires.model
@@ -202,6 +192,7 @@ def _detailing(
     config: AdetailerConfig,
     info: Mapping[str, Any],
     extra_parameters: Mapping[str, Any],
+    _: ServerFeatures,
     shown: Shown,
 ) -> Iterator[str]:
     for name, value in _SKIPPED_IMG2IMG:
@@ -220,3 +211,14 @@ def _detailing(
                 f"ADetailer model {one.model} was requested in pass {place + 1}, "
                 f"but {shown(used)} was used"
             )
+
+
+_Comparison = Callable[
+    [Any, Mapping[str, Any], Mapping[str, Any], ServerFeatures, Shown], Iterator[str]
+]
+_COMPARISONS: Mapping[str, _Comparison] = {
+    "txt2img": _sampling,
+    "img2img": _sampling,
+    "adetailer": _detailing,
+}
+"""By stage, what its answers report; of an upscale they report no settings."""

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from ....events.model import BackendDescription, StageType
+from ....events.model import BackendDescription
 from ....statemachine.config.schema import ServerTable
-from ....statemachine.config.stage_configs import AdetailerConfig, UpscaleConfig
 from ....statemachine.errors import BackendError
 from ....statemachine.plan.plan import StageExecutionPlan
 from ....statemachine.ports import (
@@ -20,6 +19,7 @@ from ....statemachine.ports import (
     OnStep,
 )
 from ....statemachine.run.cancel import CancelToken
+from ....statemachine.stages import AdetailerConfig
 from ..http.address import ServerAddress
 from ..http.client import HttpClient
 from ..http.credentials import Credentials
@@ -29,7 +29,7 @@ from .answers import Answer, read_answer
 from .call import Call
 from .features import ADVICE, EXTRA_SINGLE_IMAGE, ServerFeatures, discovered
 from .lists import ServerLists
-from .payloads import Payload, cache_fillers, payload_of
+from .payloads import Payload, cache_fillers, has_task_id, payload_of
 from .pixels import same_pixels, size_of
 from .server import Server
 from .settlement import settle
@@ -52,7 +52,7 @@ class WebUIBackend:
         inputs: InputReader,
         settings: ServerTable | None = None,
         credentials: Credentials | None = None,
-        unsettled: Mapping[str, StageType] = {},
+        unsettled: Mapping[str, str] = {},
     ) -> None:
         self._client = HttpClient(address, settings, credentials, advice=ADVICE)
         self._server = Server(self._client)
@@ -60,7 +60,7 @@ class WebUIBackend:
         self._features: ServerFeatures | None = None
         self._turn = threading.Lock()
         self._stopped: set[str] = set()
-        self._lost = {call_id: kind is StageType.UPSCALE for call_id, kind in unsettled.items()}
+        self._lost = {call_id: not has_task_id(kind) for call_id, kind in unsettled.items()}
 
     @property
     def slots(self) -> int:
@@ -159,8 +159,8 @@ class WebUIBackend:
         That is requests whose answer was lost, and those of an earlier process for this image.
         Returns whether one of them was interrupted.
         """
-        upscale = isinstance(request.config, UpscaleConfig)
-        lost = dict.fromkeys(request.unanswered, upscale) | self._lost
+        extras = not has_task_id(request.stage_type)
+        lost = dict.fromkeys(request.unanswered, extras) | self._lost
         if not lost:
             return False
         tasks = [call_id for call_id, extras in lost.items() if not extras]

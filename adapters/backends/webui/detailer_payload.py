@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ....statemachine.config.stage_configs import AdetailerPass
+from ....statemachine.stages import AdetailerPass
 
 SENT = {
     "model": "ad_model",

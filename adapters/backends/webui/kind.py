@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ....events.model import StageType
 from ....statemachine.plan.plan import StageExecutionPlan
 from ...inputs import PillowInputReader
 from ..http.address import ServerAddress
@@ -46,7 +45,7 @@ class _WebUIKind:
         finally:
             client.close()
 
-    def settings_used(self, stage_type: StageType, info: Mapping[str, Any]) -> dict[str, Any]:
+    def settings_used(self, stage_type: str, info: Mapping[str, Any]) -> dict[str, Any]:
         return settings_used(stage_type, info)
 
 

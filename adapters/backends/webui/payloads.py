@@ -6,20 +6,21 @@ or where leaving it out would let the server do something else than the plan say
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 import pybase64
 
-from ....statemachine.config.stage_configs import (
+from ....statemachine.ports import GenerateRequest, SourceImage
+from ....statemachine.stages import (
     AdetailerConfig,
     Img2ImgConfig,
     RefinerConfig,
     Txt2ImgConfig,
     UpscaleConfig,
 )
-from ....statemachine.plan.sizes import floor_to_grid
-from ....statemachine.ports import GenerateRequest, SourceImage
+from ....statemachine.stages.sizes import floor_to_grid
 from ..http.errors import RequestRefusedError
 from .detailer_payload import pass_arguments
 from .features import EXTRA_SINGLE_IMAGE, FORGE, IMG2IMG, SD_NEXT, TXT2IMG, ServerFeatures
@@ -50,6 +51,14 @@ class Payload(msgspec.Struct, frozen=True):
         return msgspec.json.encode(self.body)
 
 
+class ServedStage(NamedTuple):
+    """How requests of a stage are sent; ``vary`` changes a field for another key in a cache."""
+
+    endpoint: str
+    body: Callable[[GenerateRequest, Any, ServerFeatures], Body]
+    vary: Callable[[GenerateRequest, Any], Body] | None = None
+
+
 def payload_of(
     request: GenerateRequest, features: ServerFeatures | None = None, *, varied: bool = False
 ) -> Payload:
@@ -59,17 +68,14 @@ def payload_of(
     an interrupted upscale and would give it again. Raises RequestRefusedError where the
     server takes no field that the plan needs.
     """
-    known = features or ServerFeatures()
-    match request.config:
-        case Txt2ImgConfig() as config:
-            payload = Payload(TXT2IMG, _txt2img(request, config, known))
-        case Img2ImgConfig() as config:
-            payload = Payload(IMG2IMG, _img2img(request, config, known))
-        case UpscaleConfig() as config:
-            payload = Payload(EXTRA_SINGLE_IMAGE, _upscale(request, config, varied=varied))
-        case AdetailerConfig() as config:
-            payload = Payload(IMG2IMG, _adetailer(request, config, known))
-    return _known_fields_only(payload, known)
+    known, config = features or ServerFeatures(), request.config
+    stage = STAGES.get(config.stage_type)
+    if stage is None:
+        raise RequestRefusedError(f"a WebUI server does not serve the stage {config.stage_type!r}")
+    body = stage.body(request, config, known)
+    if varied and stage.vary is not None:
+        body |= stage.vary(request, config)
+    return _known_fields_only(Payload(stage.endpoint, body), known)
 
 
 def _txt2img(request: GenerateRequest, config: Txt2ImgConfig, features: ServerFeatures) -> Body:
@@ -127,11 +133,11 @@ def _img2img(request: GenerateRequest, config: Img2ImgConfig, features: ServerFe
     )
 
 
-def _upscale(request: GenerateRequest, config: UpscaleConfig, *, varied: bool) -> Body:
+def _upscale(request: GenerateRequest, config: UpscaleConfig, _: ServerFeatures) -> Body:
     image = request.inputs[0]
     return (
         {"image": encoded_image(image), "upscaler_1": config.upscaler}
-        | _upscale_size(config, image, request.attempt if varied else None)
+        | _upscale_size(config, image, None)
         | _set(
             upscaler_2=config.upscaler_2,
             extras_upscaler_2_visibility=config.upscaler_2_visibility,
@@ -141,6 +147,10 @@ def _upscale(request: GenerateRequest, config: UpscaleConfig, *, varied: bool) -
             upscale_first=config.upscale_first,
         )
     )
+
+
+def _vary_upscale(request: GenerateRequest, config: UpscaleConfig) -> Body:
+    return _upscale_size(config, request.inputs[0], request.attempt)
 
 
 def _upscale_size(config: UpscaleConfig, image: SourceImage, varied: int | None) -> Body:
@@ -231,7 +241,7 @@ def _sampling(
             if features.product == FORGE
             else {"sd_vae": config.vae}
         )
-    refiner = None if isinstance(config, AdetailerConfig) else config.refiner
+    refiner = getattr(config, "refiner", None)
     if features.product == SD_NEXT and refiner is not None and refiner.enabled:
         settings["sd_model_refiner"] = refiner.model
     if settings:
@@ -292,3 +302,18 @@ def encoded_image(image: SourceImage) -> msgspec.Raw:
 def _set(**fields: Any) -> Body:
     """The fields that are set."""
     return {key: value for key, value in fields.items() if value is not None}
+
+
+STAGES: Mapping[str, ServedStage] = {
+    "txt2img": ServedStage(TXT2IMG, _txt2img),
+    "img2img": ServedStage(IMG2IMG, _img2img),
+    "upscale": ServedStage(EXTRA_SINGLE_IMAGE, _upscale, _vary_upscale),
+    "adetailer": ServedStage(IMG2IMG, _adetailer),
+}
+"""The stages that a WebUI server serves, by name."""
+
+
+def has_task_id(stage_type: str) -> bool:
+    """Whether the requests of a stage carry a task id; those of extras take none."""
+    stage = STAGES.get(stage_type)
+    return stage is None or stage.endpoint != EXTRA_SINGLE_IMAGE

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ....statemachine.errors import BackendAnswerError, InputImageError
 from ....statemachine.files.png import is_png, size_in_header
-from ....statemachine.plan.sizes import Dimensions
 from ....statemachine.ports import InputReader
+from ....statemachine.stages.sizes import Dimensions
 from ..http.client import HttpClient
 
 

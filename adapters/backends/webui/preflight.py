@@ -8,11 +8,10 @@ from contextlib import contextmanager
 
 import msgspec
 
-from ....events.model import StageType
-from ....statemachine.config.stage_configs import AdetailerConfig, Img2ImgConfig, Txt2ImgConfig
 from ....statemachine.errors import BackendError, PreflightError
 from ....statemachine.plan.plan import StageExecution, StageExecutionPlan
 from ....statemachine.ports import GenerateRequest, SourceImage
+from ....statemachine.stages import AdetailerConfig
 from ..http.client import HttpClient
 from ..http.errors import RequestRefusedError
 from ..report import NameCheck, RouteCheck, ServerReport, Verdict
@@ -29,18 +28,12 @@ from .features import (
 )
 from .lists import OPTIONS, SCRIPTS, ServerLists, is_among
 from .names import KINDS, Entry, NameKind, NameList, NameUse, names_used
-from .payloads import payload_of
+from .payloads import STAGES, payload_of
 
 SYSINFO = "/internal/sysinfo"
 SYSINFO_TIMEOUT_S = 5.0
 """The route calls the graphics driver and pip; the version is not worth a longer wait."""
 
-_ENDPOINTS: Mapping[StageType, str] = {
-    StageType.TXT2IMG: TXT2IMG,
-    StageType.IMG2IMG: IMG2IMG,
-    StageType.UPSCALE: EXTRA_SINGLE_IMAGE,
-    StageType.ADETAILER: IMG2IMG,
-}
 _POSTED = (TXT2IMG, IMG2IMG, EXTRA_SINGLE_IMAGE, INTERRUPT, INTERNAL_PROGRESS)
 _SCHEDULES = ("Karras", "Exponential", "Polyexponential", "SGM Uniform")
 """Schedules that sampler names ended in before 1.9, for servers without a list of schedulers."""
@@ -100,7 +93,8 @@ class _Inspection:
 
     def of_plan(self, plan: StageExecutionPlan) -> ServerReport:
         """Check whether ``plan`` can run on the server."""
-        problems = [*self._missing_routes(_ENDPOINTS[one.stage_type] for one in plan.stages)]
+        served = [STAGES[one.stage_type] for one in plan.stages if one.stage_type in STAGES]
+        problems = [*self._missing_routes(stage.endpoint for stage in served)]
         detailing = True
         for stage in plan.stages:
             refusals = [*self._refusals(stage)]
@@ -117,7 +111,7 @@ class _Inspection:
         """Count what the server offers."""
         known = {one.plural: self._names(kind) for kind, one in KINDS.items()}
         offers = {name: None if found is None else len(found) for name, found in known.items()}
-        problems = self._missing_routes(_ENDPOINTS.values())
+        problems = self._missing_routes(stage.endpoint for stage in STAGES.values())
         return self._report(offers=offers, problems=problems)
 
     def _names(self, kind: NameKind) -> NameList | None:
@@ -217,21 +211,19 @@ def _request_like(stage: StageExecution) -> GenerateRequest:
     """A request like those of the stage, to be checked and never sent."""
     config = stage.config
     image = SourceImage(data=b"", source_sha256="", media_type="image/png", width=64, height=64)
-    masked = isinstance(config, Img2ImgConfig) and config.mask is not None
-    batch = config.batch_size if isinstance(config, Txt2ImgConfig) else None
     return GenerateRequest(
         call_id="preflight",
         run_id="preflight",
         stage_id=stage.stage_id,
         stage_type=stage.stage_type,
         image_index=0,
-        count=batch or 1,
-        total_images=batch or 1,
+        count=config.batch_size or 1,
+        total_images=config.batch_size or 1,
         attempt=0,
         seed=0,
         config=config,
         inputs=(image,) if stage.requires_input_image else (),
-        mask=image if masked else None,
+        mask=image if config.mask is not None else None,
     )
 
 

@@ -10,8 +10,10 @@ import msgspec
 
 from ....statemachine.config.inputs import load_config
 from ....statemachine.config.legacy import RunDocument
+from ....statemachine.config.schema import type_with_stages
 from ....statemachine.plan.builder import build_stage_execution_plan
 from ....statemachine.plan.plan import StageExecutionPlan
+from ....statemachine.stages import load_stages, stage_types
 from ...inputs import PillowInputReader
 from ...projections.flat_values import flattened
 from ..output import count, json_option, print_json, print_line, runs_option
@@ -48,11 +50,15 @@ def plan_command(config: Path, overrides: tuple[str, ...], runs: Path, as_json: 
 )
 def schema_command() -> None:
     """Print the JSON Schema of a configuration."""
+    load_stages()
     schema: dict[str, Any] = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "stagewright configuration",
-        **msgspec.json.schema(RunDocument),
+        **msgspec.json.schema(type_with_stages(RunDocument)),
     }
+    for stage in stage_types().values():
+        for name in stage.plan_only:
+            schema["$defs"][stage.__name__]["properties"].pop(name, None)
     click.echo(msgspec.json.format(msgspec.json.encode(schema)).decode())
 
 

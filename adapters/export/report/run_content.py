@@ -21,7 +21,6 @@ from ....events.model import (
     StageEnd,
     StageEvent,
     StageStart,
-    StageType,
     UnknownEvent,
 )
 from ...event_text import summarize_event
@@ -118,7 +117,7 @@ class RunContent:
     def _take_answer(self, event: CallCompleted, stage_id: str) -> None:
         stage = self.log.fold.stages.get(stage_id)
         if stage is not None:
-            used = settings_used(StageType(stage.stage_type), event.info)
+            used = settings_used(stage.stage_type, event.info)
             values = self.used.setdefault(stage_id, UsedValues())
             values.take({**used, **_reported_seeds(event)})
 

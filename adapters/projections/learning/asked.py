@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ....statemachine.config.stage_configs import AdetailerPass, HiresConfig, RefinerConfig
+from ....statemachine.stages import AdetailerPass, HiresConfig, RefinerConfig
 
 
 class AskedRefiner(

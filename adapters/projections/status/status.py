@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import msgspec
 
-from ....events.model import CancelMode, RunState, StageType
+from ....events.model import CancelMode, RunState
 from ...text import count, duration, one_line
+from .weights import pass_names
 
 _LONGEST_NAME = 60
 _LONGEST_TEXT = 2000
@@ -165,8 +166,9 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     def _pass(self) -> str:
         if not self.pass_count:
             return ""
-        if self.stage_type == StageType.TXT2IMG:
-            return ", hires pass" if self.pass_number == 2 else ", first pass"
+        names = pass_names(self.stage_type)
+        if len(names) == self.pass_count:
+            return f", {names[self.pass_number - 1]}"
         return f", pass {self.pass_number} of {self.pass_count}"
 
 

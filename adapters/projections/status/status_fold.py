@@ -20,7 +20,6 @@ from ....events.model import (
     StageEvent,
     StageImageProgress,
     StageStart,
-    StageType,
     StepProgress,
 )
 from .error_tracker import ErrorTracker, planned_warnings
@@ -218,10 +217,10 @@ class StatusFold:
         return min(_UNFINISHED, self._held * 100.0) if self._work.whole else None
 
     def _waiting_s(self) -> float | None:
-        """The time since the last request was sent, if it has no step yet; None for upscales."""
+        """The time since the last request was sent, if a step is still to come."""
         call = self._call
         waits = call is not None and call.pass_step is None and not call.has_ended
-        if call is None or not waits or self._stage_type == StageType.UPSCALE:
+        if call is None or not waits or not self._work.planned(call.stage_id).passes:
             return None
         return max(0.0, self._time.now_s - call.sent_s)
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ....events.folds import recorded_stages
-from ....events.model import StageType
-
-UPSCALE_STEPS = 10
-"""The weight of an upscale, which has no sampling steps."""
-_MOST_STEPS = 100_000
+from ....statemachine.stages import read_config, stage_types
 
 
 class PlannedStage(NamedTuple):
     """A planned stage with the ``weight`` of one image and the sampling steps of each pass.
 
-    ``passes`` is empty if the stage has no sampling steps or they are unknown.
+    ``passes`` is empty if the stage has no sampling steps; steps that are not known are 0.
     """
 
     stage_id: str
@@ -53,48 +49,26 @@ def planned_stages(plan: Mapping[str, Any]) -> tuple[PlannedStage, ...]:
 
 
 def _planned(stage: Mapping[str, Any]) -> PlannedStage:
-    """The stage, with weight 0 if its steps are unknown."""
-    stage_type, config = stage.get("stage_type"), stage["config"]
-    kind = stage_type if isinstance(stage_type, str) else ""
-    if kind == StageType.UPSCALE:
-        return PlannedStage(stage["stage_id"], kind, UPSCALE_STEPS, ())
-    passes = tuple(_passes(kind, config))
-    if not all(passes):
-        passes = ()
-    return PlannedStage(stage["stage_id"], kind, sum(passes), passes)
-
-
-def _passes(kind: str, config: Mapping[str, Any]) -> Iterator[int]:
-    """The steps of each pass, 0 if unknown."""
-    if kind == StageType.ADETAILER:
-        passes = config.get("passes")
-        for one in passes if isinstance(passes, list | tuple) else ():
-            yield _steps(one, default=_steps(config))
-        return
-    yield _steps(config)
-    hires = config.get("hires")
-    if kind == StageType.TXT2IMG and isinstance(hires, Mapping):
-        yield _steps(hires, default=_steps(config))
-
-
-def _steps(table: object, *, default: int = 0) -> int:
-    steps = table.get("steps") if isinstance(table, Mapping) else None
-    if steps is None:
-        return default
-    is_number = isinstance(steps, int) and not isinstance(steps, bool)
-    return steps if is_number and 1 <= steps <= _MOST_STEPS else 0
+    """The stage; its weight is 0 where it is not known."""
+    told = stage.get("stage_type")
+    name = told if isinstance(told, str) else ""
+    try:
+        config = read_config(name, stage["config"])
+    except (ValueError, RecursionError):
+        return PlannedStage(stage["stage_id"], name, 0, ())
+    return PlannedStage(stage["stage_id"], name, config.weight(), config.sampling_passes())
 
 
 def pass_of(stage: PlannedStage, step: int, steps: int, fraction: float) -> Pass:
     """The pass of a stage that a backend's ``step`` of ``steps`` belongs to, if it can be derived.
 
     Some backends count the steps of all passes together. WebUI servers count each pass
-    separately, and report each pass of txt2img as half of the request; if both passes have the
-    same number of steps, only that half tells them apart.
+    separately, and report passes that have names as equal shares of the request; only these shares
+    tell passes with the same number of steps apart.
     """
     passes, whole = stage.passes, sum(stage.passes)
     unknown = Pass(0, 0, step, steps, fraction)
-    if len(passes) < 2:
+    if len(passes) < 2 or not all(passes):
         return unknown
     if steps == whole:
         before = 0
@@ -102,10 +76,19 @@ def pass_of(stage: PlannedStage, step: int, steps: int, fraction: float) -> Pass
             if step <= before + own:
                 return Pass(number, len(passes), step - before, own, fraction)
             before += own
-    if stage.stage_type != StageType.TXT2IMG or not steps > 0:
+    shares = len(pass_names(stage.stage_type))
+    if len(passes) != shares or not steps > 0:
         return unknown
     part = min(1.0, step / steps)
-    is_second = steps != passes[0] or fraction > 0.5
-    number = 2 if is_second else 1
-    done = passes[0] * part if number == 1 else passes[0] + passes[1] * part
-    return Pass(number, 2, step, steps, done / whole)
+    alike = [place for place, own in enumerate(passes) if own == steps]
+    earlier = min(shares - 1, max(0, round(fraction * shares - part)))
+    if len(alike) == 1:
+        earlier = alike[0]
+    done = sum(passes[:earlier]) + passes[earlier] * part
+    return Pass(earlier + 1, shares, step, steps, done / whole)
+
+
+def pass_names(stage_type: str) -> tuple[str, ...]:
+    """The names of a stage's passes; empty if they have none."""
+    kind = stage_types().get(stage_type)
+    return () if kind is None else kind.pass_names

@@ -1,0 +1,143 @@
+"""The base of every stage: what the plan, the runner and the displays need to know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import msgspec
+
+from ..errors import InvalidStagePlanError
+from .sizes import Dimensions, NextSize
+
+_UNSAMPLED_WEIGHT = 10
+"""An image of a stage without sampling steps counts as much as so many of them."""
+
+
+class Table(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """A table that a user may switch off; its presence switches it on.
+
+    A stage, and every table within it, is one.
+    """
+
+    required: ClassVar[tuple[str, ...]] = ()
+    """Fields that an enabled table must have, set or inherited."""
+
+    enabled: bool = True
+
+
+class StageConfig(Table, frozen=True, kw_only=True):
+    """The table of a stage in a configuration, and the stage in a plan; a subclass for each.
+
+    In a plan it holds what it inherits, and nothing that is switched off. None means neither
+    set nor inherited, and is not sent. Sizes are in pixels.
+    """
+
+    stage_type: ClassVar[str]
+    """The name of its table, and of the stage in plans and logs."""
+    takes_prompt: ClassVar[bool] = False
+    """Whether it makes images from the prompt alone. Other stages change images."""
+    generates: ClassVar[bool] = False
+    """Whether later stages inherit its settings, and may make several images from one input."""
+    needs_base: ClassVar[bool] = False
+    """Whether a stage that ``generates`` must come before it."""
+    inherited: ClassVar[tuple[str, ...]] = ()
+    """Fields that are inherited where the table does not set them."""
+    plan_only: ClassVar[tuple[str, ...]] = ()
+    """Fields that are always inherited; the table cannot set them."""
+    recorded: ClassVar[tuple[str, ...]] = ()
+    """Fields that StageStart records."""
+    pass_names: ClassVar[tuple[str, ...]] = ()
+    """Of a stage whose passes run over every image in equal shares of a request: their names."""
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the first image; None: the run's own. A field, where a stage has one."""
+        return None
+
+    @property
+    def batch_size(self) -> int | None:
+        """How many images a request makes, if not one. A field, where a stage has one."""
+        return None
+
+    @property
+    def mask(self) -> str | None:
+        """The path of a mask. A field, where a stage has one."""
+        return None
+
+    def resolve(self, inherited: Mapping[str, Any], model_size: Dimensions | None) -> Self:
+        """The table as the plan holds it: checked, with what it inherits.
+
+        ``inherited`` are the settings of the stages before that ``generate``, and the top-level
+        prompts and seed. ``model_size`` is the size at which the first of these stages works,
+        None if it is not known or not the same for all images. Raises InvalidStagePlanError.
+        """
+        del model_size
+        unset = [name for name in self.inherited if getattr(self, name) is None]
+        taken = {name: inherited.get(name) for name in (*unset, *self.plan_only)}
+        config = msgspec.structs.replace(self, **taken)
+        check_required(config, self.stage_type)
+        return config
+
+    def sampling_passes(self) -> tuple[int, ...]:
+        """The sampling steps of each pass over an image, or one find in it; 0 if not known.
+
+        A backend reports steps while it works on a stage that has any.
+        """
+        return ()
+
+    def size_after(self, size: Dimensions | None) -> NextSize:
+        """The size of an image that had ``size`` before the stage, None if that is not known."""
+        return NextSize(size)
+
+    def model_size(self, size: Dimensions | None) -> Dimensions | None:
+        """The size at which its model works on an image that had ``size`` before."""
+        return self.size_after(size).size
+
+    def weight(self) -> int:
+        """What an image counts for in a run's progress, in sampling steps; 0 if not known."""
+        passes = self.sampling_passes()
+        if not passes:
+            return _UNSAMPLED_WEIGHT
+        return sum(passes) if all(passes) else 0
+
+    def metadata(self) -> Mapping[str, Any]:
+        """What StageStart records of the stage, by name; what is None is left out."""
+        return {name: getattr(self, name) for name in self.recorded}
+
+
+def check_required(table: msgspec.Struct, key: str) -> None:
+    """Raise InvalidStagePlanError for a required field that the table, or one in it, lacks."""
+    require(table, key, *getattr(table, "required", ()))
+    for name in table.__struct_fields__:
+        value = getattr(table, name)
+        if isinstance(value, msgspec.Struct):
+            check_required(value, f"{key}.{name}")
+        for place, part in enumerate(value if isinstance(value, tuple) else ()):
+            if isinstance(part, msgspec.Struct):
+                check_required(part, f"{key}.{name}.{place}")
+
+
+def require(table: msgspec.Struct, key: str, *names: str) -> None:
+    """Raise InvalidStagePlanError for a field of the table at ``key`` that is missing or blank."""
+    for name in names:
+        value = getattr(table, name)
+        if value is None or value == () or (isinstance(value, str) and not value.strip()):
+            where = name if name == "prompt" else f"{key}.{name}"
+            needed = f"an enabled {key.partition('.')[0]} needs it"
+            raise InvalidStagePlanError(f"{where} is missing; {needed}", key=where)
+
+
+def require_size(table: msgspec.Struct, key: str, factor: str, width: str, height: str) -> None:
+    """Require either a factor or a target size, under these names."""
+    stated = getattr(table, factor)
+    sized = getattr(table, width) is not None or getattr(table, height) is not None
+    if stated is None and not sized:
+        wrong = f"is missing: set {factor}, or {width} and {height}"
+    elif stated is not None and sized:
+        wrong = f"= {stated} and a target size exclude each other"
+    else:
+        return
+    raise InvalidStagePlanError(f"{key}.{factor} {wrong}", key=f"{key}.{factor}")

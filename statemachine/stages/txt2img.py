@@ -1,0 +1,110 @@
+"""txt2img: images from a prompt, with a refiner and a second pass at a higher resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import msgspec
+
+from .constraints import ClipSkip, Count, Factor, Fraction, InnerFraction, Seed, Size, Steps
+from .sizes import Dimensions, NextSize, floored
+from .stage import StageConfig, Table, require_size
+
+
+class RefinerConfig(Table, frozen=True, kw_only=True):
+    """A second model that takes over at ``switch_at`` of the sampling steps."""
+
+    required = ("model", "switch_at")
+
+    model: str | None = None
+    switch_at: InnerFraction | None = None
+
+
+class HiresConfig(Table, frozen=True, kw_only=True):
+    """A second pass at a higher resolution: by ``scale``, or to a size."""
+
+    required = ("denoise",)
+
+    upscaler: str | None = None
+    scale: Factor | None = None
+    resize_x: Size | None = None
+    resize_y: Size | None = None
+    steps: Steps | None = None
+    denoise: Fraction | None = None
+    sampler: str | None = None
+    scheduler: str | None = None
+    model: str | None = None
+    prompt: str | None = None
+    negative_prompt: str | None = None
+
+    def size_after(self, size: Dimensions | None) -> NextSize:
+        """The size after the pass: by a factor, or a stated one of which a side may be open."""
+        if size is None or not self.enabled:
+            return NextSize(size)
+        width, height = size
+        if self.scale is not None:
+            return floored("txt2img.hires.scale", (width * self.scale, height * self.scale))
+        if self.resize_x and self.resize_y:
+            return NextSize((self.resize_x, self.resize_y))
+        if self.resize_x:
+            open_side = height * self.resize_x / width
+            return floored("txt2img.hires.resize_x", (self.resize_x, open_side))
+        if self.resize_y:
+            open_side = width * self.resize_y / height
+            return floored("txt2img.hires.resize_y", (open_side, self.resize_y))
+        return NextSize(size)
+
+
+class Txt2ImgConfig(StageConfig, frozen=True, kw_only=True):
+    """``[txt2img]``."""
+
+    stage_type = "txt2img"
+    recorded = ("model", "refiner", "hires")
+    takes_prompt = True
+    generates = True
+    required = ("prompt", "model", "sampler", "steps", "cfg_scale", "width", "height")
+    plan_only = ("prompt", "negative_prompt", "seed")
+    pass_names = ("first pass", "hires pass")
+
+    model: str | None = None
+    vae: str | None = None
+    clip_skip: ClipSkip | None = None
+    sampler: str | None = None
+    scheduler: str | None = None
+    steps: Steps | None = None
+    cfg_scale: float | None = None
+    width: Size | None = None
+    height: Size | None = None
+    batch_size: Count | None = None
+    tiling: bool | None = None
+    restore_faces: bool | None = None
+    styles: tuple[str, ...] | None = None
+    refiner: RefinerConfig | None = None
+    hires: HiresConfig | None = None
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    seed: Seed | None = None
+
+    def resolve(self, inherited: Mapping[str, Any], model_size: Dimensions | None) -> Self:
+        """A second pass that names no model uses the refiner's."""
+        config = super().resolve(inherited, model_size)
+        hires, refiner = config.hires, config.refiner
+        if hires is None:
+            return config
+        require_size(hires, "txt2img.hires", "scale", "resize_x", "resize_y")
+        if hires.model is None and refiner is not None:
+            hires = msgspec.structs.replace(hires, model=refiner.model)
+        return msgspec.structs.replace(config, hires=hires)
+
+    def sampling_passes(self) -> tuple[int, ...]:
+        own, hires = self.steps or 0, self.hires
+        return (own, hires.steps or own) if hires and hires.enabled else (own,)
+
+    def size_after(self, size: Dimensions | None) -> NextSize:
+        stated = self.model_size(size)
+        return NextSize(stated) if self.hires is None else self.hires.size_after(stated)
+
+    def model_size(self, size: Dimensions | None) -> Dimensions | None:
+        del size
+        return (self.width, self.height) if self.width and self.height else None
