@@ -213,7 +213,7 @@ def with_body(place: int, body: bytes) -> bytes:
         (3, {"seq": 2}, "sequence number is 2"),
         (0, {"seq": 1}, "sequence number is 1"),
         (0, {"type": "StageNew"}, "no RunOpened"),
-        (2, {"stage_type": "txt3img"}, "not a valid StageStart"),
+        (2, {"total_images": "all"}, "not a valid StageStart"),
         (2, {"ts": "yesterday"}, "not an event"),
         (4, {"artifacts": [{"path": "../secret.png"}]}, "not a valid CallCompleted"),
         (8, {"count": 7}, "seal"),
