@@ -15,7 +15,7 @@ from stagewright.events import replay_many
 from stagewright.events.codec import CODEC
 from stagewright.events.log.file_log import LOG_NAME
 from stagewright.events.log.format import FIRST_CHAIN, frame, next_chain
-from stagewright.events.log.storage import OsStorage
+from stagewright.events.log.storage import Storage
 
 from .long_log import RUN_ID, events
 from .measuring import Ratio, alternately
@@ -58,7 +58,7 @@ def rebuild_beside_replay(runs: Path) -> Ratio:
 
 def print_additions(runs: Path) -> None:
     """Print how long it takes to append the record of one more run, and to replace one."""
-    file = RecordFile(runs, OsStorage())
+    file = RecordFile(runs, Storage())
     newest = runs / f"9{RUN_ID[1:]}"
     newest.mkdir()
     write_log(newest, newest.name)

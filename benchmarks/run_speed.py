@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from stagewright.adapters import EmbeddedBackend, PillowInputReader
 from stagewright.events import BackendDescription, RunState
-from stagewright.events.log.storage import AppendFile, OsStorage, Part
+from stagewright.events.log.storage import AppendFile, Part, Storage
 from stagewright.statemachine import (
     CancelToken,
     GenerateAnswer,
@@ -85,7 +85,7 @@ class _TimedAppendFile:
         self._watch.timed(self._file.sync)
 
 
-class TimedStorage(OsStorage):
+class TimedStorage(Storage):
     """The real file system with a stopwatch around what waits for the disk."""
 
     def __init__(self, watch: Stopwatch) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
-from stagewright.events.log.storage import AppendFile, OsStorage, Part
+from stagewright.events.log.storage import AppendFile, Part, Storage
 
 from .simulated_disk import SimulatedDisk, Sync, remove
 
@@ -53,7 +53,7 @@ _KINDS = {
 """The operations that a deed can befall; any where nothing is said."""
 
 
-class FaultyStorage(OsStorage):
+class FaultyStorage(Storage):
     """What one process sees of a ``SimulatedDisk``; at most one ``fault`` befalls it.
 
     Every operation that changes the disk is counted and told to ``tell``. Once the process is

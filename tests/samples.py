@@ -26,7 +26,7 @@ from stagewright.events import (
     StageStart,
     StageType,
 )
-from stagewright.events.log.storage import AppendFile, OsStorage, Part
+from stagewright.events.log.storage import AppendFile, Part, Storage
 
 from .support import START, artifact, run_opened
 
@@ -72,7 +72,7 @@ def one_of_each(run_id: str) -> list[StageEvent]:
 Deed = Callable[[AppendFile, bytes], int]
 
 
-class WatchedStorage(OsStorage):
+class WatchedStorage(Storage):
     """The real file system; notes what is done to the log, and fails when it is told to.
 
     ``deeds`` lists writes (the bytes), "sync" and "synced" around each sync, "truncate",

@@ -18,7 +18,7 @@ from stagewright.events import (
     replay,
 )
 from stagewright.events.log.lock import is_locked
-from stagewright.events.log.storage import AppendFile, OsStorage, Part
+from stagewright.events.log.storage import AppendFile, Part, Storage
 from stagewright.statemachine import (
     BackendError,
     CancelToken,
@@ -32,7 +32,7 @@ from .command_line import until
 from .support import ScriptedBackend, document
 
 
-class FailingDisk(OsStorage):
+class FailingDisk(Storage):
     """The real file system, but for the calls that are told to fail."""
 
     def __init__(self) -> None:

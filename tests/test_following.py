@@ -23,7 +23,7 @@ from stagewright.events import (
     replay,
     subscribe,
 )
-from stagewright.events.log.storage import AppendFile, OsStorage
+from stagewright.events.log.storage import AppendFile, Storage
 
 from .command_line import Start, stagewright, until, write_config
 from .following import seen_by, start_follower
@@ -40,7 +40,7 @@ def made(runs: Path, images: int = 2) -> Path:
     return handle.folder
 
 
-def written(folder: Path, storage: OsStorage | None = None) -> FileEventLog:
+def written(folder: Path, storage: Storage | None = None) -> FileEventLog:
     """A log of this process that holds its first event."""
     folder.mkdir()
     return FileEventLog.create(folder, run_opened(RUN), storage=storage)
@@ -163,7 +163,7 @@ def test_a_log_that_is_cut_under_the_reader_is_noticed(tmp_path: Path) -> None:
     assert read > 5
 
 
-class HeldStorage(OsStorage):
+class HeldStorage(Storage):
     """The real file system, whose next sync waits until it is let go."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from stagewright.events import RunOpened, RunState, StageEvent, replay
-from stagewright.events.log.storage import AppendFile, OsStorage
+from stagewright.events.log.storage import AppendFile, Storage
 from stagewright.statemachine import PipelineController
 from stagewright.statemachine.ports import SystemClock
 
@@ -141,7 +141,7 @@ def test_no_file_is_renamed_but_the_log_and_the_images(tmp_path: Path) -> None:
     assert run_until(tmp_path / "whole", RENAME, 2 + PLANNED) == 0
 
 
-class _StepStorage(OsStorage):
+class _StepStorage(Storage):
     """Lets every thread make as many writes, syncs and renames as all of them together.
 
     strace counts the calls of each thread for itself; so the number that it is given means

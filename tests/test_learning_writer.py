@@ -23,7 +23,7 @@ from stagewright.adapters import LearningRecordsError, LearningRecordWriter, ope
 from stagewright.adapters.projections.learning.record_file import LOCK_NAME, RecordFile
 from stagewright.adapters.projections.learning.records import SCHEMA_VERSION
 from stagewright.events import RunState, replay, signals
-from stagewright.events.log.storage import OsStorage, Storage
+from stagewright.events.log.storage import Storage
 
 from .faulty_storage import Deed, Fault, FaultyStorage, SimulatedCrash
 from .learning import NAME, bytes_of, cancelled, rebuilt, records, remade
@@ -56,7 +56,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
 def ended(runs: Path, run: Path, name: str, storage: Storage | None = None) -> Path:
     """A copy of a run, whose process adds its record."""
     folder = shutil.copytree(run, runs / name)
-    RecordFile(runs, storage or OsStorage()).add(folder, wait_s=30)
+    RecordFile(runs, storage or Storage()).add(folder, wait_s=30)
     return folder
 
 
@@ -346,7 +346,7 @@ def test_no_crash_and_no_failure_of_the_disk_loses_more_than_the_record_in_work(
 ) -> None:
     """At each operation on the disk; what was written is durable; the next record repairs."""
     before, wanted = bytes_of(prepared()), prepared()
-    work(wanted, OsStorage())
+    work(wanted, Storage())
     met = 0
     for deed, at in product((Deed.DIE_BEFORE, Deed.DIE_WITHIN, Deed.DIE_AFTER, Deed.FAIL), PLACES):
         runs = prepared()

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from stagewright.adapters import PillowInputReader, open_controller
 from stagewright.adapters.cli.foreground import run_in_foreground
 from stagewright.events import CallRequested, LifecycleChanged, RunState, iterate, replay
-from stagewright.events.log.storage import OsStorage
+from stagewright.events.log.storage import Storage
 from stagewright.statemachine import PipelineController
 from stagewright.statemachine.errors import InvalidTransitionError
 from stagewright.statemachine.files.run_folder import CancelOrder, RunFolder
@@ -125,7 +125,7 @@ def test_a_cancel_before_a_resume_has_begun_writes_nothing(
         stream.write(torn)
     said: list[str] = []
 
-    class Interfering(OsStorage):
+    class Interfering(Storage):
         def sync_folder(self, folder: Path) -> None:
             super().sync_folder(folder)
             if not said:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from stagewright.events import LogWriteError, RunState
-from stagewright.events.log.storage import AppendFile, OsStorage, Part
+from stagewright.events.log.storage import AppendFile, Part, Storage
 from stagewright.statemachine.files.run_folder import run_folders
 from stagewright.statemachine.resume.verify import verify_run
 
@@ -29,7 +29,7 @@ class DiedHere(BaseException):
     """Stands for the end of the process: nobody tidies up behind it."""
 
 
-class BreakingStorage(OsStorage):
+class BreakingStorage(Storage):
     """The real file system, until its nth deed that changes something: that one raises ``error``.
 
     With DiedHere no deed after it is done either. ``deeds`` is how many there were.

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import pytest
 from stagewright.events.log.intact_records import SoundRecords
-from stagewright.events.log.storage import OsStorage
+from stagewright.events.log.storage import Storage
 from stagewright.statemachine.errors import ResumeRefusedError
 
 from .log_format import body_of, make_line, make_log
@@ -159,7 +159,7 @@ def test_forged_headers_do_not_hold_a_salvage_up(run: Path) -> None:
     header = make_line(b"x" * 2**24, "0" * 16)[:48]
     stream = CountedStream(b"".join([lines[0], header * 20_000, b"\n", *lines[1:]]))
 
-    class InMemory(OsStorage):
+    class InMemory(Storage):
         def open_read(self, path: Path) -> BinaryIO:
             assert path == run / LOG
             stream.seek(0)

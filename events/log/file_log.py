@@ -16,7 +16,7 @@ from .lock import LOCK_WAIT_S, RunLock
 from .open_log_registry import register_log, unregister_log
 from .record_writer import RecordWriter
 from .scan import LogScan, TornTail
-from .storage import PART_SUFFIX, AppendFile, OsStorage, Storage
+from .storage import PART_SUFFIX, AppendFile, Storage
 from .tail_repair import RepairedTail, copy_torn_tail
 from .timeline import FileTimeline
 
@@ -72,7 +72,7 @@ class FileEventLog:
 
         Takes the run's lock unless it is handed in. Raises LogLockedError, LogWriteError.
         """
-        storage = storage or OsStorage()
+        storage = storage or Storage()
         records = RecordWriter(opened.run_id)
         line = records.line(opened)
         path = folder / LOG_NAME
@@ -105,7 +105,7 @@ class FileEventLog:
         A torn tail must be repaired before the first append. Raises LogLockedError,
         LogCorruptError, and LogWriteError where the folder cannot be written to.
         """
-        storage = storage or OsStorage()
+        storage = storage or Storage()
         path = folder / LOG_NAME
         if not path.exists():
             raise EventLogError("there is no log", path=path)

@@ -10,7 +10,7 @@ from ..errors import RunNotFoundError
 from ..model import StageEvent
 from .file_log import LOG_NAME
 from .scan import LogScan
-from .storage import OsStorage, Storage, is_regular
+from .storage import Storage, is_regular
 from .timeline import FileTimeline
 
 
@@ -38,7 +38,7 @@ def read_log(
     the sound events before the place have been observed.
     """
     path = log_path(run)
-    with (storage or OsStorage()).open_read(path) as stream:
+    with (storage or Storage()).open_read(path) as stream:
         scan = LogScan(stream, path=path)
         wanted = None if until is None else until + 1
         observed = 0
@@ -58,7 +58,7 @@ def read_log(
 def iterate(run: Path | str, *, until: int | None = None) -> Iterator[StageEvent]:
     """The events of a run one by one, checked, in bounded memory."""
     path = log_path(run)
-    with OsStorage().open_read(path) as stream:
+    with Storage().open_read(path) as stream:
         for batch in LogScan(stream, path=path).batches():
             for event in batch:
                 if until is not None and event.seq > until:

@@ -44,63 +44,6 @@ class AppendFile(Protocol):
         ...
 
 
-class Storage(Protocol):
-    """Folders and files. Every method may raise OSError."""
-
-    def make_folder(self, folder: Path, *, new: bool = False) -> None:
-        """Make the folder and its parents, durably.
-
-        One that is there already is fine, but for ``new``: FileExistsError.
-        """
-        ...
-
-    def write_file(self, path: Path, *parts: Part, durable: bool = True) -> None:
-        """Put a whole file in place by rename: afterwards it is there entire or not at all.
-
-        Its bytes are those of ``parts``, one after the other.
-        """
-        ...
-
-    def write_part(self, path: Path, *parts: Part, durable: bool = True) -> Path:
-        """Write the bytes of ``path`` under a temporary name beside it; that name.
-
-        They are synced, if ``durable``. Where it fails, nothing is left behind.
-        """
-        ...
-
-    def rename(self, source: Path, target: Path) -> None:
-        """Give a file another name, in place of what bears it; durable once the folder is."""
-        ...
-
-    def sync_folder(self, folder: Path) -> None:
-        """Return once the folder's entries are durable."""
-        ...
-
-    def remove(self, path: Path, *, durable: bool = True) -> None:
-        """Remove a file; one that is gone already is fine."""
-        ...
-
-    def remove_tree(self, folder: Path) -> None:
-        """Remove a folder and all that is in it, as far as that is possible."""
-        ...
-
-    def open_append(self, path: Path) -> AppendFile:
-        """Open an existing file for appending."""
-        ...
-
-    def open_read(self, path: Path) -> BinaryIO:
-        """Open an existing file for reading from its start."""
-        ...
-
-    def rewrite(self, path: Path, start: int, data: bytes) -> None:
-        """Write ``data`` in place from ``start`` on; it is durable on return.
-
-        After a failed sync Linux reads bytes from its cache that the disk does not hold, and
-        no later sync writes them, until they are written again.
-        """
-        ...
-
-
 if sys.platform == "darwin":  # pragma: no cover - fsync there leaves data in the drive's cache
     import fcntl
 
@@ -147,10 +90,14 @@ class _OsAppendFile:
         os.close(self._descriptor)
 
 
-class OsStorage:
-    """The real file system."""
+class Storage:
+    """Folders and files. Every method may raise OSError. A test overrides what is to fail."""
 
     def make_folder(self, folder: Path, *, new: bool = False) -> None:
+        """Make the folder and its parents, durably.
+
+        One that is there already is fine, but for ``new``: FileExistsError.
+        """
         if new:
             self.make_folder(folder.parent)
             folder.mkdir()
@@ -176,6 +123,10 @@ class OsStorage:
             raise NotADirectoryError(20, "Not a directory", str(folder))
 
     def write_file(self, path: Path, *parts: Part, durable: bool = True) -> None:
+        """Put a whole file in place by rename: afterwards it is there entire or not at all.
+
+        Its bytes are those of ``parts``, one after the other.
+        """
         temporary = self.write_part(path, *parts, durable=durable)
         try:
             self.rename(temporary, path)
@@ -187,6 +138,10 @@ class OsStorage:
             self.sync_folder(path.parent)
 
     def write_part(self, path: Path, *parts: Part, durable: bool = True) -> Path:
+        """Write the bytes of ``path`` under a temporary name beside it; that name.
+
+        They are synced, if ``durable``. Where it fails, nothing is left behind.
+        """
         # Two processes may order the same run to stop: each has a file of its own. Text for
         # paths: pathlib takes as long as the disk does for a small file.
         folder, name = os.path.split(path)
@@ -211,26 +166,37 @@ class OsStorage:
         sync_whole(descriptor)
 
     def rename(self, source: Path, target: Path) -> None:
+        """Give a file another name, in place of what bears it; durable once the folder is."""
         os.replace(source, target)  # noqa: PTH105 - see above
 
     def sync_folder(self, folder: Path) -> None:
+        """Return once the folder's entries are durable."""
         sync_folder(folder)
 
     def remove(self, path: Path, *, durable: bool = True) -> None:
+        """Remove a file; one that is gone already is fine."""
         path.unlink(missing_ok=True)
         if durable:
             self.sync_folder(path.parent)
 
     def remove_tree(self, folder: Path) -> None:
+        """Remove a folder and all that is in it, as far as that is possible."""
         shutil.rmtree(folder, ignore_errors=True)
 
     def open_append(self, path: Path) -> AppendFile:
+        """Open an existing file for appending."""
         return _OsAppendFile(path)
 
     def open_read(self, path: Path) -> BinaryIO:
+        """Open an existing file for reading from its start."""
         return open_regular(path)
 
     def rewrite(self, path: Path, start: int, data: bytes) -> None:
+        """Write ``data`` in place from ``start`` on; it is durable on return.
+
+        After a failed sync Linux reads bytes from its cache that the disk does not hold, and
+        no later sync writes them, until they are written again.
+        """
         # Not through an appending descriptor, which writes at the end of the file only.
         descriptor = os.open(path, os.O_WRONLY | _OUR_FILE)
         try:

@@ -14,7 +14,7 @@ from ..errors import LogCorruptError
 from ..model import StageEvent
 from .format import check
 from .scan import LogScan, TornTail
-from .storage import OsStorage, Storage
+from .storage import Storage
 
 T = TypeVar("T")
 
@@ -72,7 +72,7 @@ class FileTimeline(LazySequence[StageEvent]):
         self._path = path
         self._offsets = offsets
         self._end = end
-        self._storage = storage or OsStorage()
+        self._storage = storage or Storage()
         self.torn = torn
 
     def __len__(self) -> int:

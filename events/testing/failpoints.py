@@ -11,7 +11,7 @@ import signal
 from enum import StrEnum
 from pathlib import Path
 
-from ..log.storage import AppendFile, OsStorage, Part
+from ..log.storage import AppendFile, Part, Storage
 
 
 class Failpoint(StrEnum):
@@ -31,7 +31,7 @@ class Failpoint(StrEnum):
     TAIL_CUT = "tail-cut"
 
 
-class FailpointStorage(OsStorage):
+class FailpointStorage(Storage):
     """The real file system, on which the process dies, as by ``kill -9``, at one place.
 
     ``order`` is ``PLACE [WORD]... [#N]``: the Nth (first) time that PLACE is passed with all

@@ -14,7 +14,7 @@ from ...events.codec import DECODE_ERRORS
 from ...events.errors import LogWriteError, RunNotFoundError
 from ...events.log.file_log import LOG_NAME
 from ...events.log.format import MAX_LINE_BYTES, check
-from ...events.log.storage import PART_SUFFIX, OsStorage, Storage, is_regular, open_regular
+from ...events.log.storage import PART_SUFFIX, Storage, is_regular, open_regular
 from ...events.model import CancelMode
 from ..ports import RandomBelow
 
@@ -61,7 +61,7 @@ class RunFolder:
 
     def __init__(self, path: Path, *, storage: Storage | None = None) -> None:
         self.path = path
-        self.storage: Storage = storage or OsStorage()
+        self.storage: Storage = storage or Storage()
 
     def locate(self, recorded: str) -> Path:
         """A recorded path as a path on this machine."""

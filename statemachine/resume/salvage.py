@@ -21,7 +21,7 @@ from ...events.log.file_log import LOG_NAME, FileEventLog
 from ...events.log.intact_records import SoundRecords
 from ...events.log.lock import is_locked, lock_holder
 from ...events.log.reader import log_path, read_log
-from ...events.log.storage import OsStorage, Storage
+from ...events.log.storage import Storage
 from ...events.model import (
     Artifact,
     CallCompleted,
@@ -94,7 +94,7 @@ def salvage_run(
     that this version does not understand, LogWriteError where the new run cannot be written
     (what was made of it is removed), OSError where the old cannot be read.
     """
-    storage = storage or OsStorage()
+    storage = storage or Storage()
     path = log_path(folder)
     if is_locked(folder):
         raise LogLockedError(str(lock_holder(folder) or "unknown"), path=path)

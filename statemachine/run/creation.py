@@ -19,7 +19,7 @@ from ...events.folds import Fold
 from ...events.log.file_log import FileEventLog
 from ...events.log.lock import RunLock, boot_id, host_name
 from ...events.log.memory_log import EventLog
-from ...events.log.storage import OsStorage, Storage
+from ...events.log.storage import Storage
 from ...events.model import (
     BackendDescription,
     Durability,
@@ -136,7 +136,7 @@ def new_run_folder(
     If the block raises, the folder is removed and the lock released; an OSError becomes a
     LogWriteError.
     """
-    storage = storage or OsStorage()
+    storage = storage or Storage()
     path = make_run_folder(runs, name, opened_at, random_below, storage)
     lock: RunLock | None = None
     try:

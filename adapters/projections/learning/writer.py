@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ....events.errors import StagewrightError
 from ....events.log.open_log_registry import path_of_run
-from ....events.log.storage import OsStorage, Storage
+from ....events.log.storage import Storage
 from ....events.model import RunSealed, StageEvent
 from ....events.subscriptions.subscription import Subscription, subscribe
 from .record_file import LearningUpdate, RecordFile
@@ -38,7 +38,7 @@ class LearningRecordWriter:
 
     def __init__(self, runs: Path | str, *, storage: Storage | None = None) -> None:
         self.runs = Path(runs)
-        self._file = RecordFile(self.runs, storage or OsStorage())
+        self._file = RecordFile(self.runs, storage or Storage())
         self._subscription: Subscription | None = None
 
     def start(self) -> LearningRecordWriter:
