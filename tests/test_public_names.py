@@ -34,7 +34,7 @@ EVENTS = [
     "RecordedEvents", "RunNotFoundError",
     "RunOpened", "RunResumed", "RunSealed", "RunState", "SequenceError", "StageEnd",
     "StageEvent", "StageImageProgress", "StageResult", "StageStart", "StageType",
-    "StagewrightError", "StepProgress", "SubscriberMutedError", "Subscription",
+    "StagewrightError", "StepProgress", "StorageLimited", "SubscriberMutedError", "Subscription",
     "UnknownEvent", "fold", "follow", "iterate", "replay", "replay_many", "signals", "subscribe",
 ]  # fmt: skip
 STATEMACHINE = {

@@ -68,8 +68,11 @@ class RunFolder:
         return self.path / recorded
 
     def order_cancel(self, order: CancelOrder) -> None:
-        """Ask the process that runs this run to stop it."""
-        self.storage.write_file(self.path / CANCEL_NAME, msgspec.json.encode(order))
+        """Ask the process that runs this run to stop it.
+
+        Not synced: after a power loss there is no process that it could stop.
+        """
+        self.storage.write_file(self.path / CANCEL_NAME, msgspec.json.encode(order), durable=False)
 
     def cancel_order(self) -> CancelOrder | None:
         """The order that is waiting, if any; one that cannot be read means to stop now.

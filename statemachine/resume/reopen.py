@@ -14,7 +14,7 @@ from ...events.errors import LogWriteError
 from ...events.folds import Fold
 from ...events.log.file_log import FileEventLog
 from ...events.log.lock import LOCK_WAIT_S, boot_id, host_name
-from ...events.log.storage import Storage
+from ...events.log.storage import OsStorage, Storage
 from ...events.model import BackendDescription, ErrorDetail, LogRepaired, RunResumed, RunState
 from ..files.recorded_files import FileState, OnFile, find_link
 from ..files.run_folder import RunFolder
@@ -49,6 +49,7 @@ def reopen_run(
     LogWriteError where the run's folder cannot be written to.
     """
     fold = Fold()
+    storage = storage or OsStorage()
     run_folder = RunFolder(folder, storage=storage)
     log = FileEventLog.open(folder, storage=storage, observe=fold.apply_all, wait_s=wait_s)
     try:
