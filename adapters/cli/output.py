@@ -12,6 +12,7 @@ import click
 import msgspec
 from click.core import ParameterSource
 
+from ...events.codec import escape_separators
 from ..text import count as count
 from ..text import duration as duration
 from ..text import escaped as escaped
@@ -117,6 +118,6 @@ def print_json_parts(parts: Iterable[bytes]) -> None:
     """Print one JSON document that is given in parts."""
     stream = sys.stdout.buffer
     for part in parts:
-        stream.write(part)
+        stream.write(escape_separators(part))
     stream.write(b"\n")
     stream.flush()

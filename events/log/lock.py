@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..codec import DECODE_ERRORS
+from ..codec import DECODE_ERRORS, encode_line
 from ..errors import LogLockedError, LogWriteError
 from .storage import open_regular
 
@@ -81,7 +81,7 @@ class RunLock:
         holder = LockHolder(pid=os.getpid(), host=host_name(), boot_id=boot_id(), epoch=epoch)
         os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
-        os.write(self._descriptor, msgspec.json.encode(holder) + b"\n")
+        os.write(self._descriptor, encode_line(holder) + b"\n")
 
     def release(self) -> None:
         """Give the lock back. The file stays: without it two processes could hold a lock each."""

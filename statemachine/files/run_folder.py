@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from ...events.codec import DECODE_ERRORS
+from ...events.codec import DECODE_ERRORS, encode_line
 from ...events.errors import LogWriteError, RunNotFoundError
 from ...events.log.file_log import LOG_NAME
 from ...events.log.format import MAX_LINE_BYTES, check
@@ -72,7 +72,7 @@ class RunFolder:
 
         Not synced: after a power loss there is no process that it could stop.
         """
-        self.storage.write_file(self.path / CANCEL_NAME, msgspec.json.encode(order), durable=False)
+        self.storage.write_file(self.path / CANCEL_NAME, encode_line(order), durable=False)
 
     def cancel_order(self) -> CancelOrder | None:
         """The order that is waiting, if any; one that cannot be read means to stop now.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from ....events.codec import DECODE_ERRORS
+from ....events.codec import DECODE_ERRORS, encode_line
 from ....events.errors import LogCorruptError, RunNotFoundError
 from ....events.log.storage import PART_SUFFIX, AppendFile, Storage, open_regular
 from ....statemachine.files.run_folder import run_folders
@@ -58,7 +58,7 @@ class RecordFile:
             if record is None:
                 return
             heads = self._heads()
-            line = msgspec.json.encode(record) + b"\n"
+            line = encode_line(record) + b"\n"
             if heads is None:
                 self._rebuild()
             elif record.folder not in heads:
@@ -167,7 +167,7 @@ def _lines_of(folders: Iterable[Path], unreadable: list[str]) -> Iterator[bytes]
     for folder in folders:
         try:
             record = read_learning_record(folder)
-            line = b"" if record is None else msgspec.json.encode(record) + b"\n"
+            line = b"" if record is None else encode_line(record) + b"\n"
         except RunNotFoundError:
             continue  # the folder was deleted or moved just now
         except (LogCorruptError, OSError, ValueError, OverflowError, RecursionError) as error:
