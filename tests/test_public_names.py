@@ -164,7 +164,7 @@ def room_folder(room: str) -> Path:
 
 
 def packages_on_disk() -> set[str]:
-    return {"stagewright"} | {
+    return {"stagewright", "stagewright.examples"} | {
         ".".join(["stagewright", room, *init.parent.relative_to(room_folder(room)).parts])
         for room in ROOMS
         for init in room_folder(room).rglob("__init__.py")

@@ -24,6 +24,7 @@ from .statuses import (
 )
 
 _MODULES: Mapping[str, str] = {
+    "init": "init",
     "run": "run",
     "plan": "plan",
     "resume": "resume",
