@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..events.model import (
     StageEvent,
     StageImageProgress,
     StageStart,
+    StorageLimited,
     UnknownEvent,
 )
 from .text import count, duration
@@ -80,6 +82,14 @@ def _resumed(event: RunResumed) -> str:
     return f"RunResumed: epoch {event.epoch}, {finished} finished{losses}"
 
 
+def storage_limit(event: StorageLimited) -> str:
+    """What the file system of a run cannot guarantee, and what that means."""
+    error = errno.errorcode.get(event.errno, f"error {event.errno}")
+    what = _LIMITS.get(event.what, f"guarantee {event.what}")
+    return f"the file system cannot {what} ({error}); a power loss may take finished images"
+
+
+_LIMITS = {"folder_sync": "sync folders", "drive_sync": "empty the drive's cache"}
 _SUMMARIES: Mapping[type[StageEvent], Callable[[Any], str]] = {
     RunOpened: _opened,
     LifecycleChanged: _lifecycle,
@@ -92,6 +102,7 @@ _SUMMARIES: Mapping[type[StageEvent], Callable[[Any], str]] = {
     CancelRequested: lambda e: f"CancelRequested {e.mode}: {e.reason}",
     RunResumed: _resumed,
     LogRepaired: lambda e: f"LogRepaired: {e.bytes} bytes at {e.offset} copied to {e.copied_to}",
+    StorageLimited: lambda e: f"StorageLimited: {storage_limit(e)}",
     RunSealed: lambda e: f"RunSealed: {e.outcome}, {count(e.count, 'record')}",
     UnknownEvent: lambda e: f"{e.type} (from a newer version)",
 }

@@ -29,6 +29,28 @@ DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are no JSON of the type, no UTF-8, or nested too deep."""
 
 
+_SEPARATORS = (
+    ("\u0085".encode(), rb"\u0085"),
+    ("\u2028".encode(), rb"\u2028"),
+    ("\u2029".encode(), rb"\u2029"),
+)
+
+
+def escape_separators(data: bytes) -> bytes:
+    """JSON in which the line separators U+0085, U+2028 and U+2029 are escaped.
+
+    Many programs end a line at them, and JSON has them inside of strings only.
+    """
+    for separator, escape in _SEPARATORS:
+        data = data.replace(separator, escape)
+    return data
+
+
+def encode_line(value: Any) -> bytes:
+    """A value as JSON that is one line for every program, without the newline at its end."""
+    return escape_separators(msgspec.json.encode(value))
+
+
 class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     v: int = 1
@@ -52,15 +74,15 @@ class EventCodec:
         self._envelope = msgspec.json.Decoder(_Envelope)
 
     def encode(self, event: StageEvent) -> bytes:
-        """The bytes of ``e``: UTF-8 JSON without a newline; an unknown event as it was read.
+        """The bytes of ``e``: UTF-8 JSON in one line; an unknown event as it was read.
 
         Raises ValueError or TypeError for what has no JSON form, and a time without a zone.
         """
         if isinstance(event, UnknownEvent):
-            return event.raw
+            return escape_separators(event.raw)
         if event.ts.tzinfo is not UTC:
             event = msgspec.structs.replace(event, ts=_in_utc(event.ts))
-        body = self._encoder.encode(event)
+        body = escape_separators(self._encoder.encode(event))
         if event.ts.microsecond:
             return body
         # msgspec leaves out a fraction of zero; the format promises six digits.

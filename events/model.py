@@ -295,6 +295,17 @@ class LogRepaired(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
     barrier: ClassVar[bool] = True
 
 
+class StorageLimited(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
+    """The file system of the run cannot guarantee ``what``, as its error ``errno`` says.
+
+    ``folder_sync``: after a power loss, a file that was made last may be missing or have no name.
+    ``drive_sync``: the drive may lose what it has in its own cache.
+    """
+
+    what: str
+    errno: int
+
+
 class RunSealed(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
     """An epoch is closed: ``count`` records precede this one, ``head`` is the chain here."""
 
@@ -327,6 +338,7 @@ EVENT_TYPES: tuple[type[StageEvent], ...] = (
     CancelRequested,
     RunResumed,
     LogRepaired,
+    StorageLimited,
     RunSealed,
 )
 """Every known event type; ``docs/events.md`` is checked against it."""

@@ -39,10 +39,13 @@ settings.load_profile("stagewright")
 
 
 def pytest_configure() -> None:
-    """Let the commands that tests start be interrupted.
+    """Let the commands that tests start be interrupted, and see no settings of this user.
 
     A script that starts the tests in the background has SIGINT ignored, and so would they.
     """
+    for name in ("SERVER", "RUNS"):
+        os.environ.pop(f"STAGEWRIGHT_{name}", None)
+    os.environ["STAGEWRIGHT_CONFIG_FILE"] = os.devnull
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

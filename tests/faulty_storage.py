@@ -63,6 +63,7 @@ class FaultyStorage(Storage):
     def __init__(
         self, disk: SimulatedDisk, fault: Fault | None = None, *, tell: Tell | None = None
     ) -> None:
+        super().__init__()
         self.disk = disk
         self.operations = 0
         self.dead = False
@@ -145,6 +146,8 @@ class FaultyStorage(Storage):
             self.die("in write file")
         if within is Deed.FAIL:
             raise self._error()
+        if not self.syncs:
+            return
         with self.operation("sync file", self._writing):
             self.disk.sync(Sync.FILE, _path_of(descriptor, self._writing.parent))
 
@@ -155,6 +158,8 @@ class FaultyStorage(Storage):
             self.disk.note_rename(source, target)
 
     def sync_folder(self, folder: Path) -> None:
+        if not self.syncs:
+            return
         with self.operation("sync folder", folder):
             self.disk.sync(Sync.FOLDER, folder)
 

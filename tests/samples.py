@@ -25,6 +25,7 @@ from stagewright.events import (
     StageImageProgress,
     StageStart,
     StageType,
+    StorageLimited,
 )
 from stagewright.events.log.storage import AppendFile, Part, Storage
 
@@ -39,7 +40,7 @@ FAILURE = ErrorDetail(
 
 
 def one_of_each(run_id: str) -> list[StageEvent]:
-    """The twelve types in one sequence; only the seal's ``head`` fits no log."""
+    """The thirteen types in one sequence; only the seal's ``head`` fits no log."""
 
     def at(seq: int) -> dict[str, Any]:
         return {"run_id": run_id, "seq": seq, "ts": START, "epoch": 0 if seq < 8 else 1}
@@ -65,7 +66,8 @@ def one_of_each(run_id: str) -> list[StageEvent]:
         CancelRequested(**at(8), reason="enough", mode=CancelMode.AFTER_IMAGE),
         RunResumed(**at(9), **PROCESS, completed_images=1, backend=SERVER),
         LogRepaired(**at(10), offset=17, bytes=3, sha256="f" * 64, copied_to="events.torn-1"),
-        RunSealed(**at(11), count=11, head="0" * 64, outcome=Outcome.CANCELLED),
+        StorageLimited(**at(11), what="folder_sync", errno=22),
+        RunSealed(**at(12), count=12, head="0" * 64, outcome=Outcome.CANCELLED),
     ]  # fmt: skip
 
 
@@ -81,14 +83,13 @@ class WatchedStorage(Storage):
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.deeds: list[bytes | str] = []
-        self.files: list[tuple[str, bool]] = []
         self.next_writes: list[Deed] = []
         self.failures: dict[str, OSError] = {}
 
     def write_file(self, path: Path, *parts: Part, durable: bool = True) -> None:
         self.fail("write_file")
-        self.files.append((path.name, durable))
         super().write_file(path, *parts, durable=durable)
 
     def open_append(self, path: Path) -> AppendFile:

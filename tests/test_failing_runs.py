@@ -36,6 +36,7 @@ class FailingDisk(Storage):
     """The real file system, but for the calls that are told to fail."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.fail_image: Callable[[Path], bool] = lambda _path: False
         self.fail_rename: Callable[[Path], bool] = lambda _path: False
         self.writes_left = 10**9

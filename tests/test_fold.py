@@ -346,7 +346,7 @@ def test_folding_one_of_each_type_works() -> None:
     """Every event type passes through the fold, in this order or the other."""
     events = one_of_each("story")
     assert fold(events).outcome == Outcome.CANCELLED
-    assert len(fold(reversed(events)).events) == 12
+    assert len(fold(reversed(events)).events) == 13
     assert any(isinstance(event, StageImageProgress) for event in fold(events).events)
 
 

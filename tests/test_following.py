@@ -167,6 +167,7 @@ class HeldStorage(Storage):
     """The real file system, whose next sync waits until it is let go."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.syncing = threading.Event()
         self.go = threading.Event()
         self.go.set()

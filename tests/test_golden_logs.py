@@ -28,12 +28,14 @@ pytestmark = pytest.mark.lowest
 
 GOLDEN = Path(__file__).parent / "golden"
 FIRST = GOLDEN / "first-format"
+LIMITED = GOLDEN / "limited-storage"
 NEWER = GOLDEN / "newer-version"
 CORRUPT = GOLDEN / "corrupt"
 RELEASED = {
     "corrupt/events.jsonl": "ec7510e51c9574f4",
     "first-format/events.jsonl": "f9bb2de854f91c16",
     "first-format/result.json": "da5fff374b73828f",
+    "limited-storage/events.jsonl": "86e4e06fbe92e162",
     "newer-version/events.jsonl": "e6babd58539d2688",
 }
 """The beginning of each file's SHA-256. A new format adds lines; none is ever changed."""
@@ -77,23 +79,33 @@ def test_the_expected_result_is_worth_expecting() -> None:
     assert (result["missing"], result["error"], result["seeds"]) == ([], None, [100, 101])
 
 
-def test_the_first_format_holds_every_event_type() -> None:
-    """All twelve types occur, so none can change its shape unnoticed."""
-    assert {type(event) for event in iterate(FIRST)} == set(EVENT_TYPES)
+def test_the_golden_logs_hold_every_event_type() -> None:
+    """Each type occurs, so none can change its shape unnoticed."""
+    assert {type(event) for run in (FIRST, LIMITED) for event in iterate(run)} == set(EVENT_TYPES)
 
 
-def test_the_first_format_is_what_is_still_written() -> None:
+def test_a_limit_of_the_file_system_does_not_change_the_result() -> None:
+    """The run has the same images and stages as on another disk."""
+    assert without_events(LIMITED) == expected()
+
+
+@pytest.mark.parametrize("run", [FIRST, LIMITED], ids=lambda run: run.name)
+def test_the_released_formats_are_what_is_still_written(run: Path) -> None:
     """Every event encodes to the very bytes read, and the lines are those of the contract."""
-    data = (FIRST / "events.jsonl").read_bytes()
+    data = (run / "events.jsonl").read_bytes()
     bodies = split_bodies(data)
-    assert [CODEC.encode(event) for event in iterate(FIRST)] == bodies
+    assert [CODEC.encode(event) for event in iterate(run)] == [
+        body[:-1].rstrip(b" ") + body[-1:] for body in bodies
+    ]
     assert make_log(bodies) == data
-    log = MemoryEventLog(replay(FIRST).run_id)
-    for event in iterate(FIRST):
+    log = MemoryEventLog(replay(run).run_id)
+    for event in iterate(run):
         log.append(event)
     again = split_bodies(log.to_bytes())
     # Spaces before the last brace keep records clear of the ends of sectors.
-    assert [body[:-1].rstrip(b" ") + body[-1:] for body in again] == bodies
+    assert [body[:-1].rstrip(b" ") + body[-1:] for body in again] == [
+        body[:-1].rstrip(b" ") + body[-1:] for body in bodies
+    ]
 
 
 def test_the_past_of_the_first_format_can_be_replayed() -> None:

@@ -149,6 +149,7 @@ class _StepStorage(Storage):
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._made: Counter[str] = Counter()
         self._made_here = threading.local()
 

@@ -226,8 +226,8 @@ def test_a_rebuild_takes_runs_as_they_are(runs: Path) -> None:
 
 def test_golden_logs_give_the_records_of_this_version(tmp_path: Path) -> None:
     """The bytes of a version never change: what changes them needs another SCHEMA_VERSION."""
-    for log in sorted(GOLDEN.glob(f"*/{LOG}")):
-        shutil.copytree(log.parent, tmp_path / log.parent.name)
+    for name in ("corrupt", "first-format", "newer-version"):
+        shutil.copytree(GOLDEN / name, tmp_path / name)
     update = LearningRecordWriter(tmp_path).rebuild()
     assert (update.runs, update.unreadable) == (3, ("corrupt",))
     expected = RECORDS / f"version-{SCHEMA_VERSION}.jsonl"
@@ -344,7 +344,7 @@ def prepared(library: Library, tmp_path: Path) -> Callable[[], Path]:
 def test_no_crash_and_no_failure_of_the_disk_loses_more_than_the_record_in_work(
     library: Library, prepared: Callable[[], Path], work: Work, loses_power: bool
 ) -> None:
-    """At each operation on the disk; what was written is durable; the next record repairs."""
+    """At each operation on the disk; the next record repairs what a power loss has torn."""
     before, wanted = bytes_of(prepared()), prepared()
     work(wanted, Storage())
     met = 0
@@ -362,7 +362,7 @@ def test_no_crash_and_no_failure_of_the_disk_loses_more_than_the_record_in_work(
             disk.lose_power()
         if at == PLACES[-1]:
             assert not storage.fault_met
-            assert bytes_of(runs) == bytes_of(wanted)
+            assert loses_power or bytes_of(runs) == bytes_of(wanted)
         ended(runs, library["miss"], "9")
         assert {"5", "6", "7", "9"} <= {one["folder"] for one in records(runs)}, (deed, at)
         remade(runs)

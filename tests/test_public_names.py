@@ -34,7 +34,7 @@ EVENTS = [
     "RecordedEvents", "RunNotFoundError",
     "RunOpened", "RunResumed", "RunSealed", "RunState", "SequenceError", "StageEnd",
     "StageEvent", "StageImageProgress", "StageResult", "StageStart", "StageType",
-    "StagewrightError", "StepProgress", "SubscriberMutedError", "Subscription",
+    "StagewrightError", "StepProgress", "StorageLimited", "SubscriberMutedError", "Subscription",
     "UnknownEvent", "fold", "follow", "iterate", "replay", "replay_many", "signals", "subscribe",
 ]  # fmt: skip
 STATEMACHINE = {
@@ -164,7 +164,7 @@ def room_folder(room: str) -> Path:
 
 
 def packages_on_disk() -> set[str]:
-    return {"stagewright"} | {
+    return {"stagewright", "stagewright.examples"} | {
         ".".join(["stagewright", room, *init.parent.relative_to(room_folder(room)).parts])
         for room in ROOMS
         for init in room_folder(room).rglob("__init__.py")

@@ -36,6 +36,7 @@ class BreakingStorage(Storage):
     """
 
     def __init__(self, nth: int, error: BaseException) -> None:
+        super().__init__()
         self.deeds = 0
         self._nth = nth
         self._error = error

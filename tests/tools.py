@@ -21,6 +21,7 @@ def _absent(**programs: str) -> list[str]:
 
 _no_tkinter = [] if find_spec("_tkinter") else ["python3-tk"]
 
+needs_compiler = _needs(*_absent(gcc="gcc"))
 needs_strace = _needs(*_absent(strace="strace"))
 needs_browser = _needs(*_absent(chromium="chromium", chromedriver="chromium-driver"))
 needs_tkinter = _needs(*_no_tkinter)

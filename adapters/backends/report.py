@@ -50,8 +50,8 @@ class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
     """The features of a server, and the result of its checks.
 
     ``checks`` are the names of the plan; ``offers`` how many names each list holds (None where
-    there is no such list). ``problems`` would make the plan fail; ``notes`` say what could not be
-    checked, and why.
+    there is no such list), and ``names`` those names. ``problems`` would make the plan fail;
+    ``notes`` say what could not be checked, and why.
     """
 
     url: str
@@ -61,6 +61,7 @@ class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
     checks: tuple[NameCheck, ...] = ()
     problems: tuple[str, ...] = ()
     offers: Mapping[str, int | None] = {}
+    names: Mapping[str, tuple[str, ...]] = {}
     notes: tuple[str, ...] = ()
 
     @property

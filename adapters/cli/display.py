@@ -17,9 +17,10 @@ from ...events.model import (
     StageEvent,
     StageImageProgress,
     StageStart,
+    StorageLimited,
 )
 from ...statemachine.errors import GenerationCancelled, GenerationInterrupted
-from ..event_text import error_text
+from ..event_text import error_text, storage_limit
 from ..projections.status import RunStatus, StatusBar
 from ..text import count, duration, escaped, one_line
 
@@ -98,7 +99,7 @@ class PlainLines:
                 return f"{event.stage_id}: {event.outcome} in {duration(event.duration_ms)}"
             case CallFailed():
                 return failure_line(event)
-        return _resume_line(event)
+        return _notice(event)
 
 
 class LiveStatus:
@@ -121,7 +122,7 @@ class LiveStatus:
             self._live.stop()
 
     def take_event(self, event: StageEvent) -> None:
-        line = failure_line(event) if isinstance(event, CallFailed) else _resume_line(event)
+        line = failure_line(event) if isinstance(event, CallFailed) else _notice(event)
         if line is not None:
             self.print_line(line)
 
@@ -184,14 +185,16 @@ def _file_progress(stream: IO[str]) -> Progress:
     )
 
 
-def _resume_line(event: StageEvent) -> str | None:
-    """One line about what a resume found and did, for events of a resume."""
+def _notice(event: StageEvent) -> str | None:
+    """One line about what a resume found and did, or about the file system of the run."""
     match event:
         case LogRepaired():
             cut = count(event.bytes, "byte")
             return f"removed {cut} of an incomplete record; a copy is in {event.copied_to}"
         case LifecycleChanged() if event.trigger in _BACK_TO_IDLE and event.reason:
             return one_line(event.reason)
+        case StorageLimited():
+            return f"warning: {storage_limit(event)}"
         case RunResumed():
             done = count(event.completed_images, "image")
             return f"{event.run_id}: resumed; {done} already finished"

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ...events.version import VERSION
+from .common_options import options_of_all_commands, with_common_options
 from .statuses import (
     EXIT_COMPLETED,
     EXIT_ERROR,
@@ -24,6 +24,7 @@ from .statuses import (
 )
 
 _MODULES: Mapping[str, str] = {
+    "init": "init",
     "run": "run",
     "plan": "plan",
     "resume": "resume",
@@ -56,11 +57,11 @@ class _Commands(click.Group):
             return None
         module = importlib.import_module(f".commands.{module_name}", __package__)
         command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
-        return command
+        return with_common_options(command)
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(VERSION, prog_name="stagewright")
+@options_of_all_commands
 def stagewright() -> None:
     """Run Stable Diffusion image pipelines, with every step recorded in a log.
 

@@ -12,18 +12,22 @@ import click
 import msgspec
 from click.core import ParameterSource
 
+from ...events.codec import escape_separators
 from ..text import count as count
 from ..text import duration as duration
 from ..text import escaped as escaped
 from ..text import one_line as one_line
 from ..text import state_text as state_text
+from .settings import RUNS, is_quiet, runs_folder
 
 runs_option = click.option(
     "--runs",
     type=click.Path(path_type=Path, file_okay=False),
-    default=Path("runs"),
-    show_default=True,
-    help="Folder that holds the runs.",
+    callback=lambda _context, _parameter, given: runs_folder(given),
+    help="Folder that holds the runs.  [default: runs]",
+)
+profile_option = click.option(
+    "--profile", metavar="NAME", help="Profile of your settings to use below CONFIG."
 )
 insecure_option = click.option(
     "--insecure",
@@ -55,8 +59,9 @@ def check_runs_folder(runs: Path) -> None:
 
     The default folder may be missing: the first run makes it.
     """
-    source = click.get_current_context().get_parameter_source("runs")
-    if source is not ParameterSource.DEFAULT and not runs.is_dir():
+    context = click.get_current_context()
+    is_given = context.get_parameter_source("runs") is ParameterSource.COMMANDLINE
+    if (is_given or RUNS in context.meta) and not runs.is_dir():
         raise click.UsageError(f"--runs {runs}: no such folder")
 
 
@@ -66,10 +71,10 @@ class BrokenPipeTolerantStream(io.TextIOBase):
     So a run does not fail because its output cannot be written.
     """
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: IO[str] | None) -> None:
         super().__init__()
-        self._stream: IO[str] | None = stream
-        self._is_terminal = stream.isatty()
+        self._stream = stream
+        self._is_terminal = stream is not None and stream.isatty()
 
     @property
     def encoding(self) -> str:  # type: ignore[override]  # a plain attribute in typeshed
@@ -103,6 +108,13 @@ class BrokenPipeTolerantStream(io.TextIOBase):
             self._stream = None
 
 
+def progress_stream(*, as_json: bool) -> IO[str]:
+    """The stream for progress and notes; with ``-q`` they go nowhere."""
+    if is_quiet():
+        return BrokenPipeTolerantStream(None)  # type: ignore[return-value]  # a text stream
+    return sys.stderr if as_json else sys.stdout
+
+
 def print_line(text: str = "") -> None:
     """Print one line of text, with control characters escaped."""
     click.echo(escaped(text))
@@ -117,6 +129,6 @@ def print_json_parts(parts: Iterable[bytes]) -> None:
     """Print one JSON document that is given in parts."""
     stream = sys.stdout.buffer
     for part in parts:
-        stream.write(part)
+        stream.write(escape_separators(part))
     stream.write(b"\n")
     stream.flush()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ...events.log.storage import PART_SUFFIX, open_regular, sync_whole
+from ...events.log.storage import PART_SUFFIX, Storage, open_regular
 
 
 def may_replace(path: Path, is_ours: Callable[[BinaryIO], bool]) -> bool:
@@ -41,7 +41,7 @@ def atomic_output(path: Path) -> Iterator[BinaryIO]:
         with open(part, "xb") as stream:
             yield stream
             stream.flush()
-            sync_whole(stream.fileno())
+            Storage().sync_file(stream.fileno())
         part.replace(path)
     except OSError as error:
         if error.filename != str(part):

@@ -80,7 +80,8 @@ class FileEventLog:
         try:
             if path.exists():
                 raise EventLogError("a log is there already", path=path)  # noqa: TRY301 - lock
-            storage.write_file(path, line, durable=durability is not Durability.PROCESS)
+            storage.syncs = durability is not Durability.PROCESS
+            storage.write_file(path, line)
             records.accept(line)
             return cls(path, held, records, array("Q", [0]), storage=storage, durability=durability)
         except BaseException as error:
@@ -142,7 +143,8 @@ class FileEventLog:
         """
         self._lock.note_epoch(epoch)
         self.durability = durability
-        if durability is not Durability.PROCESS:
+        self._storage.syncs = durability is not Durability.PROCESS
+        if self._storage.syncs:
             # The bytes that were checked: a second reading may return others.
             self._storage.rewrite(self.path, self.size - len(self._unproved), self._unproved)
         self._unproved = b""

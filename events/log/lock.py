@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 import time
@@ -10,14 +11,16 @@ from pathlib import Path
 
 import msgspec
 
-from ..codec import DECODE_ERRORS
-from ..errors import LogLockedError
+from ..codec import DECODE_ERRORS, encode_line
+from ..errors import LogLockedError, LogWriteError
 from .storage import open_regular
 
 LOCK_WAIT_S = 2.0
 """How long a writer tries for the lock (contract, section 4)."""
 
 LOCK_NAME = "run.lock"
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+"""Errors of file systems that have no locks."""
 _NO_WAIT = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _MAX_HOLDER_BYTES = 64 * 1024
 _LOOKS = 4
@@ -52,19 +55,17 @@ class RunLock:
     """Holds ``run.lock`` in a run folder from construction to ``release``.
 
     The lock file names this process, and the epoch that it named before. Raises LogLockedError,
-    naming the holder, when another process keeps the lock for ``wait_s``, and OSError where the
-    file system has no locks; it never falls back to a soft lock.
+    naming the holder, when another process keeps the lock for ``wait_s``, LogWriteError where the
+    file system has no locks, and OSError; it never falls back to a soft lock.
     """
 
     def __init__(self, folder: Path, *, wait_s: float = LOCK_WAIT_S) -> None:
-        import filelock  # noqa: PLC0415 - it takes 40 ms to load, and `plan` needs no lock
-
         self._path = folder / LOCK_NAME
         flags = os.O_RDWR | os.O_CREAT | _NO_WAIT
         self._descriptor = os.open(self._path, flags, 0o666)
         try:
             deadline = time.monotonic() + wait_s
-            while not filelock.lock_descriptor(self._descriptor, blocking=False):
+            while not _try_to_lock(self._descriptor, self._path):
                 if time.monotonic() >= deadline:
                     holder = lock_holder(folder)
                     raise LogLockedError(str(holder or "unknown"), path=self._path)  # noqa: TRY301 - the descriptor is closed below
@@ -80,7 +81,7 @@ class RunLock:
         holder = LockHolder(pid=os.getpid(), host=host_name(), boot_id=boot_id(), epoch=epoch)
         os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
-        os.write(self._descriptor, msgspec.json.encode(holder) + b"\n")
+        os.write(self._descriptor, encode_line(holder) + b"\n")
 
     def release(self) -> None:
         """Give the lock back. The file stays: without it two processes could hold a lock each."""
@@ -88,6 +89,22 @@ class RunLock:
 
         filelock.unlock_descriptor(self._descriptor)
         os.close(self._descriptor)
+
+
+def _try_to_lock(descriptor: int, path: Path) -> bool:
+    """Whether the lock was free and is held now. Raises LogWriteError, OSError."""
+    import filelock  # noqa: PLC0415 - it takes 40 ms to load, and `plan` needs no lock
+
+    try:
+        return filelock.lock_descriptor(descriptor, blocking=False)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise LogWriteError(
+            f"this file system has no file locks ({error.strerror}), and without one two processes "
+            "could write the same log; keep the runs on a local disk (--runs DIR)",
+            path=path,
+        ) from error
 
 
 def lock_holder(folder: Path) -> LockHolder | None:
@@ -101,8 +118,6 @@ def lock_holder(folder: Path) -> LockHolder | None:
 
 def is_locked(folder: Path) -> bool:
     """Whether some process holds the run's lock now; writes nothing."""
-    import filelock  # noqa: PLC0415 - it takes 40 ms to load, and `plan` needs no lock
-
     try:
         descriptor = os.open(folder / LOCK_NAME, os.O_RDONLY | _NO_WAIT)
     except OSError:
@@ -110,9 +125,11 @@ def is_locked(folder: Path) -> bool:
     try:
         # Another caller of this function holds it too, for a moment.
         for _ in range(_LOOKS):
-            if filelock.lock_descriptor(descriptor, blocking=False):
+            if _try_to_lock(descriptor, folder / LOCK_NAME):
                 return False
             time.sleep(_BETWEEN_LOOKS_S)
-        return True
+        return True  # noqa: TRY300 - one line for each answer
+    except LogWriteError:
+        return False  # without locks no process can work on the run
     finally:
         os.close(descriptor)

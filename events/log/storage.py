@@ -12,7 +12,7 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
@@ -20,6 +20,15 @@ Part = bytes | memoryview
 """Bytes of a file that need not be joined with others to be written."""
 _OUR_FILE = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 """Flags for files that we write: bytes as they are, and no link to somewhere else."""
+_UNSUPPORTED = (
+    *(errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP),
+    *(errno.ENOSYS, errno.ENOTTY, errno.EPERM, errno.EACCES),
+)
+"""Errors of file systems that do not support a sync (CIFS, DrvFs, FUSE); any other is a fault."""
+FOLDER_SYNC = "folder_sync"
+"""The limit of a file system that cannot sync folders."""
+DRIVE_SYNC = "drive_sync"
+"""The limit of a file system on which macOS cannot empty the drive's own cache."""
 PART_SUFFIX = ".part"
 """Ends the temporary name of a file that is being written; it begins with a dot."""
 
@@ -44,44 +53,32 @@ class AppendFile(Protocol):
         ...
 
 
+sync_drive: Callable[[int], object] | None = None
+"""Syncs a file and empties the drive's own cache; None where a sync does that anyway."""
 if sys.platform == "darwin":  # pragma: no cover - fsync there leaves data in the drive's cache
     import fcntl
 
-    def sync_descriptor(descriptor: int) -> None:
-        """Return once the file's data is on stable storage."""
+    def _full_sync(descriptor: int) -> None:
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
 
-    sync_whole = sync_descriptor
-elif hasattr(os, "fdatasync"):
-    sync_descriptor = os.fdatasync
-    sync_whole = os.fsync
-else:  # pragma: no cover - Windows has no fdatasync
-    sync_descriptor = os.fsync
-    sync_whole = os.fsync
+    sync_drive = _full_sync
 
-
-def sync_folder(folder: Path | str) -> None:
-    """Make the folder's entries durable; Windows cannot and does not need to."""
-    if sys.platform == "win32":  # pragma: no cover - it cannot open a folder
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+sync_descriptor: Callable[[int], object] = getattr(os, "fdatasync", os.fsync)
+"""Syncs a file's bytes; Windows and macOS have no fdatasync."""
 
 
 class _OsAppendFile:
-    __slots__ = ("_descriptor",)
+    __slots__ = ("_descriptor", "_sync")
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, sync: Callable[[int], None]) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | _OUR_FILE)
+        self._sync = sync
 
     def write(self, data: bytes) -> int:
         return os.write(self._descriptor, data)
 
     def sync(self) -> None:
-        sync_descriptor(self._descriptor)
+        self._sync(self._descriptor)
 
     def truncate(self, size: int) -> None:
         os.ftruncate(self._descriptor, size)
@@ -92,6 +89,10 @@ class _OsAppendFile:
 
 class Storage:
     """Folders and files. Every method may raise OSError. A test overrides what is to fail."""
+
+    def __init__(self) -> None:
+        self.syncs = True
+        self.limits: dict[str, int] = {}
 
     def make_folder(self, folder: Path, *, new: bool = False) -> None:
         """Make the folder and its parents, durably.
@@ -163,7 +164,25 @@ class Storage:
 
     def sync_file(self, descriptor: int) -> None:
         """Return once a new file's bytes and size are durable."""
-        sync_whole(descriptor)
+        self._sync(descriptor, os.fsync)
+
+    def _sync(self, descriptor: int, sync: Callable[[int], object]) -> None:
+        if not self.syncs:
+            return
+        if sync_drive is not None and DRIVE_SYNC not in self.limits:
+            try:
+                sync_drive(descriptor)
+            except OSError as error:
+                self._note_limit(DRIVE_SYNC, error)
+            else:
+                return
+        sync(descriptor)
+
+    def _note_limit(self, what: str, error: OSError) -> None:
+        """Keep a limit of the file system in mind. Raises ``error`` if it is a fault."""
+        if error.errno is None or error.errno not in _UNSUPPORTED:
+            raise error
+        self.limits.setdefault(what, error.errno)
 
     def rename(self, source: Path, target: Path) -> None:
         """Give a file another name, in place of what bears it; durable once the folder is."""
@@ -171,7 +190,15 @@ class Storage:
 
     def sync_folder(self, folder: Path) -> None:
         """Return once the folder's entries are durable."""
-        sync_folder(folder)
+        if not self.syncs or sys.platform == "win32":  # which cannot and need not do it
+            return
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            self._note_limit(FOLDER_SYNC, error)
+        finally:
+            os.close(descriptor)
 
     def remove(self, path: Path, *, durable: bool = True) -> None:
         """Remove a file; one that is gone already is fine."""
@@ -185,7 +212,7 @@ class Storage:
 
     def open_append(self, path: Path) -> AppendFile:
         """Open an existing file for appending."""
-        return _OsAppendFile(path)
+        return _OsAppendFile(path, lambda descriptor: self._sync(descriptor, sync_descriptor))
 
     def open_read(self, path: Path) -> BinaryIO:
         """Open an existing file for reading from its start."""
@@ -202,7 +229,7 @@ class Storage:
         try:
             os.lseek(descriptor, start, os.SEEK_SET)
             _write_all(descriptor, (data,))
-            sync_descriptor(descriptor)
+            self._sync(descriptor, sync_descriptor)
         finally:
             os.close(descriptor)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..codec import DECODE_ERRORS
+from ..codec import DECODE_ERRORS, encode_line
 from ..log.storage import open_regular
 from ..model import StepProgress
 
@@ -48,7 +48,7 @@ class StepsFile:
                 return
             self._due_s = now + _EVERY_S
             # Padded to one size, so that one write replaces it as a whole.
-            data = msgspec.json.encode(progress).ljust(_SIZE)
+            data = encode_line(progress).ljust(_SIZE)
             if len(data) == _SIZE:
                 self._write(data)
 

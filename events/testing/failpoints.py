@@ -40,6 +40,7 @@ class FailpointStorage(Storage):
     """
 
     def __init__(self, order: str) -> None:
+        super().__init__()
         place, *words = order.split()
         self._place = Failpoint(place)
         self._left = int(words.pop()[1:]) if words and words[-1].startswith("#") else 1

@@ -12,11 +12,12 @@ import msgspec
 
 from ...events.errors import RunNotFoundError
 from ...events.folds import replay
-from ..errors import InputImageError
+from ..errors import ConfigurationError, InputImageError
 from ..files.recorded_files import check_file
 from ..files.run_folder import find_run
 from ..ports import InputReader
-from .document import apply_overrides, parse_document, read_document
+from .document import apply_overrides, parse_document
+from .layers import EXTENDS, extend_document, merge_documents, read_layers
 from .schema import InputImage, RunConfig
 
 IMAGE_SUFFIXES = (
@@ -28,13 +29,23 @@ _RUN = "run:"
 
 
 def load_config(
-    path: Path, *, inputs: InputReader, runs: Path, overrides: Iterable[str] = ()
+    path: Path,
+    *,
+    inputs: InputReader,
+    runs: Path,
+    overrides: Iterable[str] = (),
+    profile: Mapping[str, Any] = {},
 ) -> RunConfig:
     """Read a configuration, apply ``overrides`` and find its input images.
 
-    Paths in it are relative to its folder. Raises ConfigurationError.
+    The values of the file that it extends, and below them those of ``profile``, are used where it
+    has none. Paths are relative to its folder. Raises ConfigurationError.
     """
-    document = apply_overrides(read_document(path), overrides)
+    document = apply_overrides(merge_documents(profile, read_layers(path)), overrides)
+    if EXTENDS in document:
+        raise ConfigurationError(
+            f"{EXTENDS} can only be in a file, not in a profile or --set", key=EXTENDS
+        )
     config = parse_document(document, source=str(path), name=path.stem)
     return find_inputs(config, folder=path.parent, inputs=inputs, runs=runs)
 
@@ -48,7 +59,11 @@ def resolve_config(
     """
     if isinstance(config, Path):
         return load_config(config, inputs=inputs, runs=runs)
-    parsed = config if isinstance(config, RunConfig) else parse_document(config)
+    parsed = (
+        config
+        if isinstance(config, RunConfig)
+        else parse_document(extend_document(config, Path.cwd()))
+    )
     return find_inputs(parsed, folder=Path.cwd(), inputs=inputs, runs=runs)
 
 

@@ -32,8 +32,10 @@ class RunDocument(
     """A configuration as it is written: nested tables, and the flat keys of older tools.
 
     Flat keys are merged in this order: which tables are enabled decides where values go.
+    ``extends`` is the path of a file whose values are used where this document has none.
     """
 
+    extends: str | None = None
     txt2img_enabled: Annotated[bool | None, _for("txt2img.enabled")] = None
     img2img_enabled: Annotated[bool | None, _for("img2img.enabled")] = None
     upscale_enabled: Annotated[bool | None, _for("upscale.enabled")] = None
@@ -93,6 +95,41 @@ def merge_flat_keys(document: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[
         if table["enabled"] is False:
             del owner[name]
     return merged, tuple(conflicts)
+
+
+def without_overridden(
+    lower: Mapping[str, Any], upper: Mapping[str, Any], both: Mapping[str, Any]
+) -> dict[str, Any]:
+    """``lower`` without what a key of the other form in ``upper`` sets; ``both`` are merged."""
+    left = deepcopy(dict(lower))
+    for key, path in _paths().items():
+        *tables, name = _resolved_path(path, both)
+        names = (name, *_RIVALS.get(name, ()))
+        if key in upper and (table := _existing_table(left, tables)) is not None:
+            for one in names:
+                table.pop(one, None)
+        above = _existing_table(upper, tables)
+        if key in left and above is not None and any(one in above for one in names):
+            del left[key]
+    return left
+
+
+def _resolved_path(path: str, document: Mapping[str, Any]) -> list[str]:
+    """The path of a nested key, with the first enabled generation stage in it."""
+    table = document.get("txt2img")
+    is_enabled = _is_enabled(table) if table is not None else document.get("txt2img_enabled")
+    return path.replace("generation", "txt2img" if is_enabled else "img2img").split(".")
+
+
+def _existing_table(document: Any, path: Sequence[str]) -> Any:
+    """The table at a path, enabled or not; None where there is none."""
+    place = document
+    for part in path:
+        if isinstance(place, list):
+            place = place[0] if place else None
+        else:
+            place = place.get(part) if isinstance(place, dict) else None
+    return place if isinstance(place, dict) else None
 
 
 def _tables(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from ...events.codec import DECODE_ERRORS
+from ...events.codec import DECODE_ERRORS, encode_line
 from ...events.errors import LogWriteError, RunNotFoundError
 from ...events.log.file_log import LOG_NAME
 from ...events.log.format import MAX_LINE_BYTES, check
@@ -68,8 +68,11 @@ class RunFolder:
         return self.path / recorded
 
     def order_cancel(self, order: CancelOrder) -> None:
-        """Ask the process that runs this run to stop it."""
-        self.storage.write_file(self.path / CANCEL_NAME, msgspec.json.encode(order))
+        """Ask the process that runs this run to stop it.
+
+        Not synced: after a power loss there is no process that it could stop.
+        """
+        self.storage.write_file(self.path / CANCEL_NAME, encode_line(order), durable=False)
 
     def cancel_order(self) -> CancelOrder | None:
         """The order that is waiting, if any; one that cannot be read means to stop now.

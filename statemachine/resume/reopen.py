@@ -49,6 +49,7 @@ def reopen_run(
     LogWriteError where the run's folder cannot be written to.
     """
     fold = Fold()
+    storage = storage or Storage()
     run_folder = RunFolder(folder, storage=storage)
     log = FileEventLog.open(folder, storage=storage, observe=fold.apply_all, wait_s=wait_s)
     try:

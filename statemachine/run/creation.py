@@ -103,11 +103,13 @@ def create_run(
     LogWriteError; what was made is removed then.
     """
     opened_at = clock.now()
+    storage = storage or Storage()
+    durability = config.run.durability
+    storage.syncs = durability is not Durability.PROCESS
     with new_run_folder(runs, config.name or "run", opened_at, random_below, storage) as made:
         folder, lock = made
         copies = _copy_inputs(folder, config, inputs)
         opened = _opened(folder, config, plan, backend, opened_at, copies)
-        durability = config.run.durability
         log = FileEventLog.create(
             folder.path, opened, storage=folder.storage, durability=durability, lock=lock
         )
@@ -196,14 +198,11 @@ def _copy_inputs(
     images += [(path, image) for path, image in masks.items() if path and image is not None]
     if images:
         folder.storage.make_folder(folder.path / "inputs")
-    durable = config.run.durability is not Durability.PROCESS
-    return tuple(
-        _copy_input(folder, path, image, reader, durable=durable) for path, image in images
-    )
+    return tuple(_copy_input(folder, path, image, reader) for path, image in images)
 
 
 def _copy_input(
-    folder: RunFolder, path: str, image: InputImage, reader: InputReader, *, durable: bool
+    folder: RunFolder, path: str, image: InputImage, reader: InputReader
 ) -> InputRecord:
     data = read_bounded(Path(image.path))
     digest = sha256(data).hexdigest()
@@ -217,7 +216,7 @@ def _copy_input(
         original = OriginalFile(name=image.file_name, sha256=digest)
         data = reader.convert_to_png(data, name=f"input_image = {image.path}")
         digest = sha256(data).hexdigest()
-    folder.storage.write_file(folder.locate(path), data, durable=durable)
+    folder.storage.write_file(folder.locate(path), data)
     return InputRecord(
         path=path,
         sha256=digest,

@@ -24,10 +24,9 @@ WrittenImages = Sequence[tuple[Artifact, Path]]
 class ImageFiles:
     """Writes and reads the images of a run; a file is there whole and durable, or not at all."""
 
-    def __init__(self, folder: RunFolder, reader: InputReader, *, durable: bool = True) -> None:
+    def __init__(self, folder: RunFolder, reader: InputReader) -> None:
         self._folder = folder
         self._reader = reader
-        self._durable = durable
 
     def prepare(self, stage_id: str) -> None:
         """Make the folder of a stage's images, without left-overs of a crash.
@@ -84,7 +83,7 @@ class ImageFiles:
                 with _raising_log_write_error(file):
                     self._folder.storage.rename(temporary, file)
                 placed.append(artifact)
-            for folder in {temporary.parent for _, temporary in written if self._durable}:
+            for folder in {temporary.parent for _, temporary in written}:
                 with _raising_log_write_error(folder):
                     self._folder.storage.sync_folder(folder)
         return tuple(placed)
@@ -122,7 +121,7 @@ class ImageFiles:
         path = f"images/{request.stage_id}/{index:05d}-{seed}.{suffix}"
         file = self._folder.locate(path)
         with _raising_log_write_error(file):
-            temporary = self._folder.storage.write_part(file, *parts, durable=self._durable)
+            temporary = self._folder.storage.write_part(file, *parts)
         digest = sha256()
         for part in parts:
             digest.update(part)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from ...events.model import CancelMode, Durability, Outcome, RunState
+from ...events.model import CancelMode, Outcome, RunState, StorageLimited
 from ..errors import InvalidTransitionError, MissingImagesError, StageConflictError
 from ..files.run_folder import CancelOrder
 from ..plan.plan import StageExecution
@@ -33,8 +33,7 @@ class PipelineRunner:
         self._backend = backend
         self._clock = clock
         self._journal = RunJournal(open_run.log, open_run.fold, epoch=open_run.epoch, clock=clock)
-        durable = open_run.settings.run.durability is not Durability.PROCESS
-        self._files = ImageFiles(open_run.folder, inputs, durable=durable)
+        self._files = ImageFiles(open_run.folder, inputs)
         self._token = CancelToken()
         self._recorded_order: CancelOrder | None = None
         self._has_begun = False
@@ -110,6 +109,7 @@ class PipelineRunner:
     def _run_stages(self) -> None:
         """Run each stage, then finish or cancel the run. Raises what the run is to fail with."""
         plan = self._open_run.plan
+        self._record_storage_limits()
         if plan.conflicts:
             said = "; ".join(str(conflict) for conflict in plan.conflicts)
             _logger.error("run %s: conflicting configuration: %s", self._journal.run_id, said)
@@ -127,6 +127,11 @@ class PipelineRunner:
                 + ", ".join([*named, "..."] if len(missing) > _SHOWN else named)
             )
         self._journal.move("finish")
+
+    def _record_storage_limits(self) -> None:
+        """Record what the file system of the run cannot guarantee."""
+        for what, number in self._folder.storage.limits.items():
+            self._journal.record(lambda at: StorageLimited(**at, what=what, errno=number))  # noqa: B023 - called at once
 
     def _run_stage(self, stage: StageExecution) -> Outcome:
         return StageRun(

@@ -30,6 +30,7 @@ from stagewright.events import (
     StageEnd,
     StageEvent,
     StageStart,
+    StorageLimited,
     fold,
     iterate,
 )
@@ -191,6 +192,19 @@ def corrupt(data: bytes) -> bytes:
     return data[:place] + b"0" + data[place + 1 :]
 
 
+def limited(data: bytes) -> bytes:
+    """The log as it is written where folders cannot be synced."""
+    log = MemoryEventLog(MemoryEventLog.from_bytes(data).run_id)
+    for event in MemoryEventLog.from_bytes(data).timeline():
+        if isinstance(event, StageStart) and log.next_seq == 2:
+            at: dict[str, Any] = {"run_id": event.run_id, "seq": 2, "ts": event.ts}
+            log.append(StorageLimited(**at, what="folder_sync", errno=22))
+        if isinstance(event, RunSealed):
+            event = replace(event, count=log.next_seq, head=log.chain)  # noqa: PLW2901 - the same event
+        log.append(replace(event, seq=log.next_seq))
+    return log.to_bytes()
+
+
 def put(name: str, data: bytes) -> None:
     """Write a file that is not there."""
     path = HERE / name
@@ -200,7 +214,14 @@ def put(name: str, data: bytes) -> None:
 
 
 def main() -> None:
-    """Make all three folders."""
+    """Make all folders."""
+    if not (HERE / "first-format").exists():
+        make_first_format()
+    put("limited-storage/events.jsonl", limited((HERE / "first-format/events.jsonl").read_bytes()))
+
+
+def make_first_format() -> None:
+    """Make the folders of the first format."""
     clock = TickingClock()
     with tempfile.TemporaryDirectory() as runs:
         path = first_epoch(Path(runs), clock)

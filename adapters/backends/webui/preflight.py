@@ -112,7 +112,11 @@ class _Inspection:
         known = {one.plural: self._names(kind) for kind, one in KINDS.items()}
         offers = {name: None if found is None else len(found) for name, found in known.items()}
         problems = self._missing_routes(stage.endpoint for stage in STAGES.values())
-        return self._report(offers=offers, problems=problems)
+        scrub = self._client.credentials.scrub
+        names = {
+            name: tuple(scrub(entry.name) for entry in found or ()) for name, found in known.items()
+        }
+        return msgspec.structs.replace(self._report(offers=offers, problems=problems), names=names)
 
     def _names(self, kind: NameKind) -> NameList | None:
         route = self.features.vae_route if kind is NameKind.VAE else None

@@ -8,14 +8,12 @@ from typing import Any
 
 import click
 
-from ....statemachine.config.inputs import load_config
-from ....statemachine.config.schema import ServerTable
+from ....statemachine.config.schema import RunConfig
 from ....statemachine.errors import PreflightError
 from ....statemachine.plan.builder import build_stage_execution_plan
 from ....statemachine.plan.plan import StageExecutionPlan
 from ...backends.registry import ServerChoice, kind_of_server
 from ...backends.report import NameCheck, RouteCheck, ServerReport, Verdict
-from ...inputs import PillowInputReader
 from ..output import (
     count,
     insecure_option,
@@ -23,9 +21,10 @@ from ..output import (
     one_line,
     print_json,
     print_line,
+    profile_option,
     runs_option,
 )
-from .plan import set_option
+from .plan import choose_server, read_config, set_option
 
 _EXIT_READY, _EXIT_NOT_READY = 0, 2
 _THERE = {True: "found", False: "missing", None: "unknown"}
@@ -39,16 +38,22 @@ _VERDICTS = {
 @click.command("doctor")
 @click.argument("config", type=click.Path(path_type=Path), required=False)
 @click.option(
-    "--server", metavar="URL", help="The server to check.  [default: [server].url of CONFIG]"
+    "--server",
+    "servers",
+    multiple=True,
+    metavar="URL",
+    help="The server to check.  [default: [server].url of CONFIG]",
 )
 @set_option
+@profile_option
 @insecure_option
 @runs_option
 @json_option
 def doctor_command(
     config: Path | None,
-    server: str | None,
+    servers: tuple[str, ...],
     overrides: tuple[str, ...],
+    profile: str | None,
     insecure: bool,  # noqa: FBT001 - click passes flags
     runs: Path,
     as_json: bool,  # noqa: FBT001 - the same
@@ -60,8 +65,12 @@ def doctor_command(
     """
     if overrides and config is None:
         raise click.UsageError("--set needs a CONFIG")
-    plan, settings = _plan_of(config, overrides, runs)
-    named = server or settings.url
+    loaded = RunConfig()
+    if config is not None:
+        loaded = read_config(config, overrides=overrides, profile=profile, runs=runs)
+    plan = None if config is None else build_stage_execution_plan(loaded)
+    server, loaded = choose_server(servers, loaded)
+    named = server or loaded.server.url
     if named is None:
         raise click.UsageError(
             "no server is given: use --server URL, or set [server].url in CONFIG"
@@ -70,7 +79,7 @@ def doctor_command(
     choice = ServerChoice(
         url=kind.address(named),
         named_by_user=server is not None,
-        settings=settings,
+        settings=loaded.server,
         insecure=insecure,
     )
     try:
@@ -85,16 +94,6 @@ def doctor_command(
     else:
         _show(report, wrong, config)
     return _EXIT_NOT_READY if wrong else _EXIT_READY
-
-
-def _plan_of(
-    config: Path | None, overrides: Sequence[str], runs: Path
-) -> tuple[StageExecutionPlan | None, ServerTable]:
-    """The plan of CONFIG, and its ``[server]`` table."""
-    if config is None:
-        return None, ServerTable()
-    loaded = load_config(config, inputs=PillowInputReader(), runs=runs, overrides=overrides)
-    return build_stage_execution_plan(loaded), loaded.server
 
 
 def _what_is_wrong(report: ServerReport, plan: StageExecutionPlan | None) -> tuple[str, ...]:

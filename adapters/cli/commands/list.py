@@ -21,10 +21,10 @@ from ..output import (
     runs_option,
     state_text,
 )
+from ..settings import default_runs_folder
 from ..statuses import EXIT_COMPLETED, print_error
 
 _AGE = re.compile(r"(\d+)([smhdw])")
-DEFAULT_RUNS = Path("runs")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -105,7 +105,7 @@ def waiting_runs(entries: Sequence[CatalogueEntry], among: str) -> str:
 
 def runs_argument(runs: Path) -> str:
     """The option that makes another command use the same folder of runs."""
-    return "" if runs == DEFAULT_RUNS else f" --runs {quote(str(runs))}"
+    return "" if runs == default_runs_folder() else f" --runs {quote(str(runs))}"
 
 
 def _line(entry: CatalogueEntry, width: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import msgspec
 
 from ....statemachine.config.inputs import load_config
 from ....statemachine.config.legacy import RunDocument
-from ....statemachine.config.schema import type_with_stages
+from ....statemachine.config.schema import RunConfig, type_with_stages
 from ....statemachine.plan.builder import build_stage_execution_plan
 from ....statemachine.plan.plan import StageExecutionPlan
 from ....statemachine.stages import load_stages, stage_types
 from ...inputs import PillowInputReader
 from ...projections.flat_values import flattened
-from ..output import count, json_option, print_json, print_line, runs_option
+from ..output import count, json_option, print_json, print_line, profile_option, runs_option
+from ..settings import current_settings, find_profile, named_server
 
 set_option = click.option(
     "--set",
@@ -28,14 +30,50 @@ set_option = click.option(
 config_argument = click.argument("config", type=click.Path(path_type=Path))
 
 
+def read_config(
+    config: Path, *, overrides: Sequence[str], profile: str | None, runs: Path
+) -> RunConfig:
+    """CONFIG with its profile and overrides. Raises ConfigurationError."""
+    return load_config(
+        config,
+        inputs=PillowInputReader(),
+        runs=runs,
+        overrides=overrides,
+        profile=find_profile(profile),
+    )
+
+
+def choose_server(servers: tuple[str, ...], loaded: RunConfig) -> tuple[str | None, RunConfig]:
+    """The server that the user named, and the configuration with the one to use otherwise.
+
+    The server of the settings is used if neither the user nor the configuration names one. That
+    of a folder's file is foreign, like one of a configuration: it gets no credentials.
+    """
+    named = named_server(servers)
+    default = None if named or loaded.server.url else current_settings().server
+    if default is None:
+        return named, loaded
+    if default.named_by_user:
+        return default.url, loaded
+    server = msgspec.structs.replace(loaded.server, url=default.url)
+    return None, msgspec.structs.replace(loaded, server=server)
+
+
 @click.command("plan")
 @config_argument
 @set_option
+@profile_option
 @runs_option
 @json_option
-def plan_command(config: Path, overrides: tuple[str, ...], runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
+def plan_command(
+    config: Path,
+    overrides: tuple[str, ...],
+    profile: str | None,
+    runs: Path,
+    as_json: bool,  # noqa: FBT001 - click passes flags
+) -> None:
     """Check CONFIG and show its stages, without running it."""
-    loaded = load_config(config, inputs=PillowInputReader(), runs=runs, overrides=overrides)
+    loaded = read_config(config, overrides=overrides, profile=profile, runs=runs)
     plan = build_stage_execution_plan(loaded)
     if as_json:
         print_json(plan)
@@ -44,7 +82,6 @@ def plan_command(config: Path, overrides: tuple[str, ...], runs: Path, as_json: 
 
 
 @click.command("schema")
-@click.option("--runs", expose_value=False, help="Not used by this command.")
 @click.option(
     "--json", is_flag=True, expose_value=False, help="Not needed: the output is always JSON."
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -35,9 +34,11 @@ from ..output import (
     json_option,
     print_json_parts,
     print_line,
+    progress_stream,
     runs_option,
 )
 from ..run_lookup import find_run
+from ..settings import named_server
 from ..statuses import (
     EXIT_CANCELLED,
     EXIT_COMPLETED,
@@ -76,7 +77,7 @@ class _Options(msgspec.Struct, frozen=True):
     @property
     def stream(self) -> IO[str]:
         """The stream that shows progress."""
-        return sys.stderr if self.as_json else sys.stdout
+        return progress_stream(as_json=self.as_json)
 
     def print_line(self, line: str) -> None:
         """Print one line on the stream that shows progress."""
@@ -121,11 +122,9 @@ def resume_command(
     """
     if every == (run is not None):
         raise click.UsageError("resume needs either a RUN or --all")
-    if len(servers) > 1:
-        raise click.UsageError("more than one --server is not supported yet")
     if every:
         check_runs_folder(runs)
-    controller = open_controller(runs, servers[0] if servers else None, insecure=insecure)
+    controller = open_controller(runs, named_server(servers), insecure=insecure)
     options = _Options(force=force, preflight=not no_preflight, as_json=as_json)
     if every:
         return _ResumeAll(controller, runs, options).run()
@@ -177,7 +176,7 @@ def _resume(controller: PipelineController, folder: Path, options: _Options) -> 
     read_log(folder, take_earlier)
     appended: set[type[StageEvent]] = set()
     with (
-        open_file_counter(sys.stderr) as counter,
+        open_file_counter(progress_stream(as_json=True)) as counter,
         subscribe(lambda event: appended.add(type(event)), on="publisher"),
     ):
 

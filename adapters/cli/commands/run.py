@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
-from ....statemachine.config.inputs import load_config
 from ....statemachine.run.controller import RunHandle
 from ...bootstrap import open_controller
-from ...inputs import PillowInputReader
 from ..display import open_file_counter
 from ..foreground import run_in_foreground, show_end
-from ..output import escaped, insecure_option, json_option, runs_option
-from .plan import config_argument, set_option
+from ..output import (
+    escaped,
+    insecure_option,
+    json_option,
+    profile_option,
+    progress_stream,
+    runs_option,
+)
+from .plan import choose_server, config_argument, read_config, set_option
 from .resume import print_resumable_runs
 
 
@@ -28,6 +32,7 @@ from .resume import print_resumable_runs
     help="WebUI server to use.  [default: [server].url of CONFIG, else the embedded backend]",
 )
 @set_option
+@profile_option
 @click.option("--no-preflight", is_flag=True, help="Skip the check that the server has all names.")
 @insecure_option
 @runs_option
@@ -36,6 +41,7 @@ def run_command(
     config: Path,
     servers: tuple[str, ...],
     overrides: tuple[str, ...],
+    profile: str | None,
     no_preflight: bool,  # noqa: FBT001 - click passes flags
     insecure: bool,  # noqa: FBT001 - the same
     runs: Path,
@@ -54,17 +60,16 @@ def run_command(
          nothing was started
       3  CANCELLED
     """
-    if len(servers) > 1:
-        raise click.UsageError("more than one --server is not supported yet")
     if no_preflight:
         overrides = (*overrides, "run.preflight=false")
-    loaded = load_config(config, inputs=PillowInputReader(), runs=runs, overrides=overrides)
-    controller = open_controller(runs, servers[0] if servers else None, insecure=insecure)
-    stream = sys.stderr if as_json else sys.stdout
+    loaded = read_config(config, overrides=overrides, profile=profile, runs=runs)
+    server, loaded = choose_server(servers, loaded)
+    controller = open_controller(runs, server, insecure=insecure)
+    stream = progress_stream(as_json=as_json)
     for warning in controller.validate(loaded).warnings:
         click.echo(f"warning: {escaped(warning)}", file=stream)
     print_resumable_runs(runs, stream)
-    with open_file_counter(sys.stderr) as counter:
+    with open_file_counter(progress_stream(as_json=True)) as counter:
 
         def begin() -> RunHandle:
             try:

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from ....events.codec import DECODE_ERRORS
+from ....events.codec import DECODE_ERRORS, encode_line
 from ....events.errors import LogCorruptError, StagewrightError
 from ....events.folds import Fold
 from ....events.log.file_log import LOG_NAME
@@ -239,4 +239,4 @@ def _is_bundle(stream: BinaryIO) -> bool:
 
 
 def _document(value: object) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+    return msgspec.json.format(encode_line(value), indent=2) + b"\n"

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from ....events.codec import encode_line
 from ....events.model import RunOpened, RunResumed, RunSealed, StageEvent
 from ...credentials.names import names_secret
 from ...credentials.rules import (
@@ -112,7 +113,7 @@ class Redactor:
             if isinstance(value, str) and value:
                 self.left_out[kind] += 1
                 document[name] = names.of(_without_domain(value))
-        return msgspec.json.encode(dict(self._table(document, _STRUCTURE)))
+        return encode_line(dict(self._table(document, _STRUCTURE)))
 
     def value(self, value: Any) -> Any:
         """A JSON value with private text replaced, in keys as well; prompts are kept."""

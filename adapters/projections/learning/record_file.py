@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from ....events.codec import DECODE_ERRORS
+from ....events.codec import DECODE_ERRORS, encode_line
 from ....events.errors import LogCorruptError, RunNotFoundError
 from ....events.log.storage import PART_SUFFIX, AppendFile, Storage, open_regular
 from ....statemachine.files.run_folder import run_folders
@@ -58,7 +58,7 @@ class RecordFile:
             if record is None:
                 return
             heads = self._heads()
-            line = msgspec.json.encode(record) + b"\n"
+            line = encode_line(record) + b"\n"
             if heads is None:
                 self._rebuild()
             elif record.folder not in heads:
@@ -89,7 +89,7 @@ class RecordFile:
         self._replace(_lines_of(folders, unreadable))
         after = self._heads() or {}
         if not after:
-            self._storage.remove(self.path)
+            self._storage.remove(self.path, durable=False)
         return LearningUpdate(
             path=str(self.path),
             runs=len(folders),
@@ -122,19 +122,21 @@ class RecordFile:
             yield from stream
 
     def _append(self, line: bytes) -> None:
-        """Append a line durably to the existing file; an error leaves the file unchanged."""
+        """Append a line to the existing file; an error leaves the file unchanged.
+
+        Nothing here is synced: a line that a power loss tears has the file rebuilt.
+        """
         size = self.path.stat().st_size
         with contextlib.closing(self._storage.open_append(self.path)) as file:
             try:
                 _write(file, line)
-                file.sync()
             except OSError:
                 with contextlib.suppress(OSError):
                     file.truncate(size)
                 raise
 
     def _replace(self, lines: Iterable[bytes]) -> None:
-        """Replace the file by these lines, atomically and durably."""
+        """Replace the file by these lines, atomically."""
         for left_over in self._runs.glob(f".{LEARNING_NAME}.*{PART_SUFFIX}"):
             self._storage.remove(left_over, durable=False)  # its process died
         temporary = self._storage.write_part(self.path, durable=False)
@@ -142,13 +144,11 @@ class RecordFile:
             with contextlib.closing(self._storage.open_append(temporary)) as file:
                 for line in lines:
                     _write(file, line)
-                file.sync()
             self._storage.rename(temporary, self.path)
         except BaseException:
             with contextlib.suppress(OSError):
                 self._storage.remove(temporary, durable=False)
             raise
-        self._storage.sync_folder(self._runs)
 
 
 class _Key(msgspec.Struct):
@@ -167,7 +167,7 @@ def _lines_of(folders: Iterable[Path], unreadable: list[str]) -> Iterator[bytes]
     for folder in folders:
         try:
             record = read_learning_record(folder)
-            line = b"" if record is None else msgspec.json.encode(record) + b"\n"
+            line = b"" if record is None else encode_line(record) + b"\n"
         except RunNotFoundError:
             continue  # the folder was deleted or moved just now
         except (LogCorruptError, OSError, ValueError, OverflowError, RecursionError) as error:

@@ -1,0 +1,108 @@
+"""The options that are accepted before and after the name of every command."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ...events.version import VERSION
+from .settings import CONFIG_FILE, QUIET, RUNS, SERVERS
+
+_LEVELS = (logging.INFO, logging.DEBUG)
+
+
+def _keep(key: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """A callback that keeps an option for the command; the one after its name counts."""
+
+    def keep(context: click.Context, _parameter: click.Parameter, value: Any) -> None:
+        if value:
+            context.meta[key] = value
+
+    return keep
+
+
+def _log_more(_context: click.Context, _parameter: click.Parameter, times: int) -> None:
+    """Show what the package logs on standard error."""
+    if times:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+        logger = logging.getLogger("stagewright")
+        logger.addHandler(handler)
+        logger.setLevel(_LEVELS[min(times, len(_LEVELS)) - 1])
+
+
+_COMMON = (
+    click.option(
+        "-v",
+        "--verbose",
+        count=True,
+        expose_value=False,
+        callback=_log_more,
+        help="Log what happens on standard error; -vv logs more.",
+    ),
+    click.option(
+        "-q",
+        "--quiet",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_keep(QUIET),
+        help="Show no progress and no notes.",
+    ),
+    click.option(
+        "--config-file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        is_eager=True,
+        expose_value=False,
+        callback=_keep(CONFIG_FILE),
+        help="File of your settings.",
+    ),
+    click.version_option(VERSION, "-V", "--version", prog_name="stagewright"),
+)
+_RUNS = click.option(
+    "--runs",
+    type=click.Path(path_type=Path, file_okay=False),
+    expose_value=False,
+    callback=_keep(RUNS),
+    help="Folder that holds the runs.  [default: runs]",
+)
+_SERVERS = click.option(
+    "--server",
+    multiple=True,
+    metavar="URL",
+    expose_value=False,
+    callback=_keep(SERVERS),
+    help="WebUI server to use.",
+)
+
+
+def options_of_all_commands(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options before the name of a command."""
+    for option in reversed((_SERVERS, _RUNS, *_COMMON)):
+        function = option(function)
+    return function
+
+
+def with_common_options(command: click.Command) -> click.Command:
+    """The command with the options that every command has."""
+    if any(parameter.name == "verbose" for parameter in command.params):
+        return command  # it was loaded before in this process
+    common = click.command()(_decorated(_COMMON)).params
+    if not any(parameter.name == "runs" for parameter in command.params):
+        common += click.command()(_decorated((_RUNS,))).params
+    command.params += common
+    return command
+
+
+def _decorated(options: tuple[Callable[..., Any], ...]) -> Callable[..., Any]:
+    def nothing() -> None:
+        pass
+
+    function: Callable[..., Any] = nothing
+    for option in reversed(options):
+        function = option(function)
+    return function

@@ -1,0 +1,210 @@
+"""The settings of the user: files and environment variables, below the command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import msgspec
+
+from ...statemachine.config.validation import check_keys, convert_document
+from ...statemachine.errors import ConfigurationError
+from ..text import one_line
+
+CONFIG_FILE_VARIABLE = "STAGEWRIGHT_CONFIG_FILE"
+SERVER_VARIABLE = "STAGEWRIGHT_SERVER"
+RUNS_VARIABLE = "STAGEWRIGHT_RUNS"
+FOLDER_FILE = "stagewright.toml"
+DEFAULT_RUNS = Path("runs")
+_IN_A_FOLDER = ("server", "runs", "profiles")
+"""What the file of a folder may hold: it may have come with somebody else's work."""
+_NOT_USED_YET = ("notify", "restart", "servers")
+_KEY = "stagewright.settings"
+QUIET = "stagewright.quiet"
+CONFIG_FILE = "stagewright.config_file"
+RUNS = "stagewright.runs"
+SERVERS = "stagewright.servers"
+"""Keys of click's ``meta``, which holds the options that were given before the command."""
+
+
+class SettingsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The keys of a file of settings."""
+
+    server: str | None = None
+    runs: str | None = None
+    profiles: Mapping[str, Any] = {}
+    notify: Mapping[str, Any] = {}
+    restart: Mapping[str, Any] = {}
+    servers: Mapping[str, Any] = {}
+
+
+class DefaultServer(NamedTuple):
+    """A server that is used if the configuration has none.
+
+    Credentials go to one that the user's own file names, like to ``--server``.
+    """
+
+    url: str
+    named_by_user: bool
+
+
+class Settings(NamedTuple):
+    """What the files say; the file of the folder comes before that of the user."""
+
+    runs: Path | None = None
+    server: DefaultServer | None = None
+    profiles: Mapping[str, Mapping[str, Any]] = {}
+
+
+def current_settings() -> Settings:
+    """The settings for this command, read once. Raises ConfigurationError."""
+    meta = click.get_current_context().meta
+    if _KEY not in meta:
+        meta[_KEY] = read_settings(meta.get(CONFIG_FILE))
+    settings: Settings = meta[_KEY]
+    return settings
+
+
+def read_settings(
+    config_file: Path | None = None, environment: Mapping[str, str] = os.environ
+) -> Settings:
+    """The settings in the file of the working folder and in that of the user.
+
+    The latter is ``config_file`` or else in the user's configuration folder. Raises
+    ConfigurationError.
+    """
+    folder_path = _folder_file()
+    user_path = _user_file(config_file, environment)
+    of_folder = SettingsFile() if folder_path is None else _read(folder_path, is_of_folder=True)
+    of_user = SettingsFile() if user_path is None else _read(user_path)
+    server = None
+    if of_folder.server:
+        server = DefaultServer(of_folder.server, named_by_user=False)
+    elif of_user.server:
+        server = DefaultServer(of_user.server, named_by_user=True)
+    return Settings(
+        runs=_runs(of_folder, folder_path) or _runs(of_user, user_path),
+        server=server,
+        profiles={**of_user.profiles, **of_folder.profiles},
+    )
+
+
+def is_quiet() -> bool:
+    """Whether the user wants no progress and no notes."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(QUIET))
+
+
+def named_server(servers: tuple[str, ...]) -> str | None:
+    """The server that the user named: on the command line, or in STAGEWRIGHT_SERVER."""
+    given = servers or click.get_current_context().meta.get(SERVERS, ())
+    if len(given) > 1:
+        raise click.UsageError("more than one --server is not supported yet")
+    return given[0] if given else os.environ.get(SERVER_VARIABLE) or None
+
+
+def runs_folder(given: Path | None) -> Path:
+    """The folder of the runs: of the command line, the environment or the settings."""
+    named: Path | None = given or click.get_current_context().meta.get(RUNS)
+    return named or default_runs_folder()
+
+
+def default_runs_folder() -> Path:
+    """The folder of the runs without ``--runs``."""
+    variable = os.environ.get(RUNS_VARIABLE)
+    return Path(variable) if variable else current_settings().runs or DEFAULT_RUNS
+
+
+def find_profile(name: str | None) -> Mapping[str, Any]:
+    """The tables of a profile; empty without a name. Raises ConfigurationError."""
+    if name is None:
+        return {}
+    known = current_settings().profiles
+    if name not in known:
+        names = ", ".join(sorted(known)) or "none"
+        raise ConfigurationError(f"there is no profile {name!r}; the settings have: {names}")
+    return known[name]
+
+
+def user_config_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """The folder of stagewright among the user's configurations, on this system."""
+    if sys.platform == "win32":
+        named, default = environment.get("LOCALAPPDATA"), Path("AppData", "Local")
+    elif sys.platform == "darwin":
+        named, default = None, Path("Library", "Application Support")
+    else:
+        named, default = environment.get("XDG_CONFIG_HOME"), Path(".config")
+    # A relative path is invalid there and ignored (XDG Base Directory Specification).
+    if named and Path(named).is_absolute():
+        return Path(named, "stagewright")
+    return Path.home() / default / "stagewright"
+
+
+def _user_file(config_file: Path | None, environment: Mapping[str, str]) -> Path | None:
+    named = config_file or environment.get(CONFIG_FILE_VARIABLE)
+    if named:
+        return Path(named)
+    try:
+        path = user_config_folder(environment) / "config.toml"
+    except RuntimeError:
+        return None  # this user has no home folder
+    return path if path.is_file() else None
+
+
+def _folder_file() -> Path | None:
+    """The nearest file in the working folder or above it, if the user owns it."""
+    try:
+        here = Path.cwd()
+    except OSError:
+        return None  # the working folder is gone
+    for folder in (here, *here.parents):
+        path = folder / FOLDER_FILE
+        try:
+            owner = path.stat().st_uid
+        except OSError:
+            continue
+        if sys.platform != "win32" and owner != os.getuid():
+            _note(f"{path}: ignored, because another user owns it")
+            return None
+        return path
+    return None
+
+
+def _read(path: Path, *, is_of_folder: bool = False) -> SettingsFile:
+    try:
+        document = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{path}: not valid TOML: {error}") from error
+    if is_of_folder:
+        ignored = [key for key in document if key not in _IN_A_FOLDER]
+        if ignored:
+            _note(f"{path}: ignored: {', '.join(ignored)} (only in your own file of settings)")
+        document = {key: document[key] for key in document if key in _IN_A_FOLDER}
+    check_keys(document, SettingsFile, str(path))
+    file = convert_document(document, SettingsFile, str(path))
+    for name, profile in file.profiles.items():
+        if not isinstance(profile, dict):
+            raise ConfigurationError(f"{path}: profiles.{name} = {profile!r}: expected a table")
+    unused = [f"[{key}]" for key in _NOT_USED_YET if key in document]
+    if unused:
+        _note(f"{path}: not used by this version: {', '.join(unused)}")
+    return file
+
+
+def _runs(file: SettingsFile, path: Path | None) -> Path | None:
+    """A relative path is relative to the file that holds it."""
+    if not file.runs or path is None:
+        return None
+    return path.parent / Path(file.runs).expanduser()
+
+
+def _note(text: str) -> None:
+    if not is_quiet():
+        click.echo(f"stagewright: note: {one_line(text)}", err=True)

@@ -1,0 +1,1 @@
+"""Configurations and programs to start from; ``stagewright init --examples FOLDER`` copies them."""

@@ -1,0 +1,319 @@
+"""Settings of the user: files, profiles, extends, the environment, and common options."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stagewright.adapters.webui_server import EmbeddedServer
+from stagewright.events import iterate
+
+from .command_line import SMALL, stagewright, write_config
+
+Done = subprocess.CompletedProcess[str]
+Command = Callable[..., Done]
+CLOSED = "http://127.0.0.1:9"
+"""Nothing listens there."""
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A working folder with a configuration."""
+    folder = tmp_path / "project" / "work"
+    folder.mkdir(parents=True)
+    write_config(folder, SMALL.replace("images = 2", "images = 1"))
+    return folder
+
+
+@pytest.fixture
+def command(work: Path, tmp_path: Path) -> Command:
+    """Runs a command in the working folder of a user with these settings and variables."""
+
+    def run(*arguments: str | Path, settings: str = "", **variables: str) -> Done:
+        home = tmp_path / "config" / "stagewright"
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "config.toml").write_text(settings, encoding="utf-8")
+        left_out = ("STAGEWRIGHT_SERVER", "STAGEWRIGHT_RUNS", "STAGEWRIGHT_CONFIG_FILE")
+        environment = {key: text for key, text in os.environ.items() if key not in left_out}
+        environment |= {"XDG_CONFIG_HOME": str(tmp_path / "config"), **variables}
+        return stagewright(*arguments, folder=work, env=environment)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The address of a server."""
+    with EmbeddedServer(["base.safetensors"]) as running:
+        yield running.url
+
+
+def planned(done: Done) -> dict[str, Any]:
+    """The settings of the first stage of a plan."""
+    assert done.returncode == 0, done.stderr
+    config: dict[str, Any] = json.loads(done.stdout)["stages"][0]["config"]
+    return config
+
+
+def test_the_folder_of_runs_comes_from_the_first_source_that_names_one(
+    command: Command, work: Path, tmp_path: Path
+) -> None:
+    """Command line, environment, the folder's file, the user's file, ./runs."""
+    user = f'runs = "{tmp_path}/user"'
+    (work.parent / "stagewright.toml").write_text('runs = "folder"', encoding="utf-8")
+    command("run", "small.toml", "--runs", "option", settings=user, STAGEWRIGHT_RUNS="variable")
+    command("--runs", "before", "run", "small.toml", STAGEWRIGHT_RUNS="variable")
+    command("run", "small.toml", settings=user, STAGEWRIGHT_RUNS="variable")
+    command("run", "small.toml", settings=user)
+    (work.parent / "stagewright.toml").unlink()
+    command("run", "small.toml", settings=user)
+    command("run", "small.toml", STAGEWRIGHT_RUNS="")
+    places = [work / "option", work / "before", work / "variable", work.parent / "folder"]
+    for place in [*places, tmp_path / "user", work / "runs"]:
+        assert len(list(place.glob("*/events.jsonl"))) == 1, place
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "folder", "configured", "variables"),
+    [
+        (["--server", "SERVER"], CLOSED, CLOSED, CLOSED, CLOSED),
+        ([], CLOSED, CLOSED, CLOSED, "SERVER"),
+        ([], CLOSED, CLOSED, "SERVER", ""),
+        ([], CLOSED, "SERVER", "", ""),
+        ([], "SERVER", "", "", ""),
+    ],
+    ids=["option", "variable", "configuration", "file of the folder", "file of the user"],
+)
+def test_the_server_comes_from_the_first_source_that_names_one(
+    command: Command, work: Path, server: str, arguments: list[str],
+    settings: str, folder: str, configured: str, variables: str,
+) -> None:  # fmt: skip
+    """The others name a server that does not answer."""
+
+    def named(text: str) -> str:
+        return text.replace("SERVER", server)
+
+    if folder:
+        text = f'server = "{named(folder)}"'
+        (work / "stagewright.toml").write_text(text, encoding="utf-8")
+    if configured:
+        arguments = [*arguments, "--set", f"server.url={named(configured)}"]
+    done = command(
+        "run", "small.toml", *map(named, arguments), settings=f'server = "{named(settings)}"',
+        **({"STAGEWRIGHT_SERVER": named(variables)} if variables else {}),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    opened: Any = next(iterate(next(work.glob("runs/*/events.jsonl")).parent))
+    assert opened.backend.url == server
+
+
+@pytest.mark.parametrize("source", ["user", "variable", "folder"])
+def test_credentials_go_to_servers_that_the_user_has_named(
+    command: Command, work: Path, source: str
+) -> None:
+    """A file that lies in a folder may have come with somebody else's work."""
+    with EmbeddedServer(auth=("me", "secret")) as running:
+        (work / "stagewright.toml").write_text(
+            f'server = "{running.url}"' if source == "folder" else "", encoding="utf-8"
+        )
+        variables = {"STAGEWRIGHT_SERVER": running.url} if source == "variable" else {}
+        settings = f'server = "{running.url}"' if source == "user" else ""
+        done = command("doctor", settings=settings, STAGEWRIGHT_AUTH="me:secret", **variables)
+    assert done.returncode == (2 if source == "folder" else 0), done.stderr
+    assert ("is not sent" in done.stderr) is (source == "folder")
+
+
+@pytest.mark.parametrize(
+    ("text", "ignored"),
+    [
+        ("[notify]\ncommand = ['rm']", "notify"),
+        ("[restart.'http://x:1']\ncommand = ['rm']", "restart"),
+        ("[servers.'http://x:1'.headers]\nX = 'y'", "servers"),
+        ("prompt = 'x'\n[run]\nlearning = false", "prompt, run"),
+    ],
+)
+def test_the_file_of_a_folder_may_hold_little(
+    command: Command, work: Path, text: str, ignored: str
+) -> None:
+    """Anything else is ignored, and one line reports it; the rest of the file counts."""
+    (work / "stagewright.toml").write_text(f'runs = "mine"\n{text}', encoding="utf-8")
+    done = command("run", "small.toml")
+    assert done.returncode == 0
+    assert [line for line in done.stderr.splitlines() if f"ignored: {ignored}" in line]
+    assert done.stderr.count("\n") == 1
+    assert (work / "mine").is_dir()
+    assert command("-q", "run", "small.toml").stderr == ""
+
+
+@pytest.mark.posix
+@pytest.mark.skipif(os.name == "nt" or os.getuid() != 0, reason="only root can give files away")
+def test_the_file_of_another_user_is_ignored(command: Command, work: Path) -> None:
+    """It could send a run to a server of that user."""
+    path = work / "stagewright.toml"
+    path.write_text('runs = "theirs"', encoding="utf-8")
+    os.chown(path, 12345, 12345)
+    done = command("run", "small.toml")
+    assert done.returncode == 0
+    assert "another user owns it" in done.stderr
+    assert not (work / "theirs").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("serwer = 'x'", ["unknown key serwer", "did you mean server"]),
+        ("runs = 3", ["runs = 3", "expected str"]),
+        ("runs = ", ["not valid TOML"]),
+        ("[profiles]\nx = 3", ["profiles.x = 3"]),
+    ],
+)
+def test_a_wrong_file_of_settings_is_named(
+    command: Command, settings: str, words: list[str]
+) -> None:
+    """One line, exit 2, and nothing is started."""
+    done = command("run", "small.toml", settings=settings)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert [word for word in ["config.toml", *words] if word not in done.stderr] == []
+
+
+def test_another_file_of_settings_can_be_named(command: Command, work: Path) -> None:
+    """By an option, before and after the command, or by a variable; it must be there."""
+    for name in ("a", "b", "c"):
+        (work / f"{name}.toml").write_text(f'runs = "{name}"', encoding="utf-8")
+    command("--config-file", "a.toml", "run", "small.toml", settings="runs = 'x'")
+    command("run", "small.toml", "--config-file", "b.toml", STAGEWRIGHT_CONFIG_FILE="c.toml")
+    command("run", "small.toml", settings="runs = 'x'", STAGEWRIGHT_CONFIG_FILE="c.toml")
+    assert all((work / name).is_dir() for name in ("a", "b", "c"))
+    done = command("list", STAGEWRIGHT_CONFIG_FILE="missing.toml")
+    assert (done.returncode, "missing.toml: cannot be read" in done.stderr) == (2, True)
+
+
+PROFILES = """
+[profiles.fast]
+negative_prompt = "blurry"
+[profiles.fast.txt2img]
+steps = 2
+scheduler = "Karras"
+"""
+
+
+def test_a_profile_lies_below_the_configuration(command: Command, work: Path) -> None:
+    """Its values are used where the configuration has none; that of the folder comes first."""
+    arguments = ("plan", "small.toml", "--json", "--profile", "fast")
+    config = planned(command(*arguments, settings=PROFILES))
+    assert (config["steps"], config["scheduler"]) == (4, "Karras")
+    assert config["negative_prompt"] == "blurry"
+    (work / "stagewright.toml").write_text("[profiles.fast.txt2img]\nclip_skip = 2", "utf-8")
+    again = planned(command(*arguments, settings=PROFILES))
+    assert (again["clip_skip"], again.get("scheduler")) == (2, None)
+    done = command("run", "small.toml", "--profile", "fsat", settings=PROFILES)
+    assert (done.returncode, "no profile 'fsat'" in done.stderr) == (2, True)
+    assert "fast" in done.stderr
+
+
+def write(folder: Path, name: str, text: str) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(text, encoding="utf-8")
+
+
+def test_a_configuration_extends_a_file_beside_it(command: Command, work: Path) -> None:
+    """Tables are merged, other values replaced, over several files and formats."""
+    write(work, "bases/top.yaml", "prompt: top\nnegative_prompt: low\nimages: 3\n")
+    write(work, "base.json", json.dumps({
+        "extends": "bases/top.yaml", "prompt": "base", "seed": 7,
+        "txt2img": {"model": "m", "sampler": "Euler", "steps": 9, "cfg_scale": 7,
+                    "width": 64, "height": 64, "styles": ["a", "b"]},
+    }))  # fmt: skip
+    write(work, "c.toml", 'extends = "base.json"\n[txt2img]\nsteps = 2\nstyles = ["c"]\n')
+    profile = "[profiles.p]\nnegative_prompt = 'profile'\n[profiles.p.txt2img]\nclip_skip = 2"
+    done = command("plan", "c.toml", "--json", "--profile", "p", settings=profile)
+    config = planned(done)
+    assert (config["steps"], config["sampler"], config["styles"]) == (2, "Euler", ["c"])
+    assert (config["prompt"], config["negative_prompt"]) == ("base", "low")
+    assert config["clip_skip"] == 2
+    assert json.loads(done.stdout)["total_images"] == 3
+    assert command("run", "c.toml", "--set", "images=1").returncode == 0
+    opened: Any = next(iterate(next(work.glob("runs/*/events.jsonl")).parent))
+    assert "extends" not in opened.config
+    assert opened.config["txt2img"]["sampler"] == "Euler"
+
+
+ROOT: dict[str, Any] = {
+    "prompt": "x",
+    "txt2img": {"model": "m", "sampler": "Euler", "cfg_scale": 7, "width": 64, "height": 64},
+}
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "steps"),
+    [
+        ({"txt2img": {"steps": 9}}, {"steps": 3}, 3),
+        ({"steps": 9}, {"txt2img": {"steps": 3}}, 3),
+        ({"steps": 9}, {"steps": 3}, 3),
+        ({"txt2img": {"steps": 9}}, {"txt2img_enabled": True, "steps": 3}, 3),
+        ({"steps": 9, "txt2img": {"hires": {"resize_x": 8, "resize_y": 8, "denoise": 0.5}}},
+         {"hires_upscale_factor": 2.0}, 9),
+    ],
+)  # fmt: skip
+def test_a_flat_key_and_a_nested_key_of_two_files_are_no_conflict(
+    command: Command, work: Path, lower: dict[str, Any], upper: dict[str, Any], steps: int
+) -> None:
+    """The upper file counts, in whichever form it sets the value."""
+    write(work, "root.json", json.dumps(ROOT))
+    write(work, "lower.json", json.dumps({"extends": "root.json", **lower}))
+    write(work, "upper.json", json.dumps({"extends": "lower.json", **upper}))
+    done = command("plan", "upper.json", "--json")
+    assert planned(done)["steps"] == steps
+    assert json.loads(done.stdout)["conflicts"] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('extends = "missing.toml"', "missing.toml: cannot be read"),
+        ('extends = "c.toml"', "it extends itself"),
+        ('extends = "d.toml"', "it extends itself"),
+        ("extends = 3", "must be the path of a file"),
+        ('extends = ""', "must be the path of a file"),
+    ],
+)
+def test_a_wrong_extends_is_named(command: Command, work: Path, text: str, words: str) -> None:
+    """Exit 2 with one line."""
+    write(work, "c.toml", text)
+    write(work, "d.toml", 'extends = "c.toml"')
+    done = command("plan", "c.toml")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_options_are_accepted_before_and_after_the_command(
+    command: Command, work: Path, server: str, *, before: bool
+) -> None:
+    """The folder of runs, the server, more and less output."""
+
+    def placed(options: list[str], *arguments: str) -> list[str]:
+        return [*options, *arguments] if before else [*arguments, *options]
+
+    loud = command(*placed(["-v", "--runs", "there", "--server", server], "run", "small.toml"))
+    assert loud.returncode == 0, loud.stderr
+    assert "stagewright.runner: " in loud.stderr
+    assert len(list((work / "there").glob("*/events.jsonl"))) == 1
+    quiet = command(*placed(["-q", "--runs", "there"], "run", "small.toml"))
+    assert (quiet.stderr, "finished" in quiet.stdout) == ("", False)
+    assert command(*placed(["-V"], "run")).stdout == command("--version").stdout
+    assert command("--version").stdout.startswith("stagewright, version ")
+    assert command(*placed(["--runs", "missing"], "list")).returncode == 2
+
+
+@pytest.mark.parametrize("name", ["bundle", "cancel", "diff", "doctor", "schema", "serve-embedded"])
+def test_every_command_takes_the_common_options(command: Command, name: str) -> None:
+    """Its help names them."""
+    shown = command(name, "--help").stdout
+    assert [one for one in ("-v,", "-q,", "-V,", "--runs") if one not in shown] == []
