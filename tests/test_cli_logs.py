@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from .command_line import SMALL, Start, run_json, stagewright, until, write_config
+from .command_line import run_json, stagewright, write_config
 
 pytestmark = pytest.mark.lowest
 
@@ -38,8 +38,9 @@ def test_replay_gives_the_result_that_the_run_printed(
     listed(folder)
     for projection in ("catalogue.sqlite", "learning.jsonl", f"{printed['run_id']}/run.lock"):
         (folder / "runs" / projection).unlink(missing_ok=True)
-    replayed = stagewright("replay", "last", "--json", folder=folder)
-    assert json.loads(replayed.stdout) == printed
+    for command in ("replay", "show"):
+        shown = stagewright(command, "last", "--json", folder=folder)
+        assert json.loads(shown.stdout) == printed
 
 
 def test_replay_until_a_sequence_number_stops_there(
@@ -50,16 +51,6 @@ def test_replay_until_a_sequence_number_stops_there(
     done = stagewright("replay", "last", "--until", "4", "--json", folder=folder)
     result = json.loads(done.stdout)
     assert (result["state"], len(result["events"]), len(result["images"])) == ("RUNNING", 5, 1)
-
-
-def test_replay_until_a_negative_number_is_wrong_usage(
-    finished: tuple[Path, dict[str, Any]],
-) -> None:
-    """Exit 2, and the message names the option and its bound."""
-    done = stagewright("replay", "last", "--until", "-1", folder=finished[0])
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "--until" in done.stderr
-    assert ">=0" in done.stderr
 
 
 def test_replay_prints_state_and_timeline(finished: tuple[Path, dict[str, Any]]) -> None:
@@ -78,8 +69,9 @@ def test_a_run_is_found_by_id_prefix_last_and_folder(
     folder, printed = finished
     run_id = str(printed["run_id"])
     for name in (run_id, run_id[:24], "last", f"runs/{run_id}"):
-        done = stagewright("replay", name, "--json", folder=folder)
-        assert json.loads(done.stdout)["run_id"] == run_id
+        for command in ("replay", "show", "resume"):
+            done = stagewright(command, name, "--json", folder=folder)
+            assert json.loads(done.stdout)["run_id"] == run_id
     run_json(folder / "small.toml")
     done = stagewright("replay", "20", folder=folder)
     assert done.returncode == 2
@@ -258,24 +250,6 @@ def test_the_usual_folder_of_runs_need_not_be_there_yet(
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_run_whose_process_died_is_told_from_one_that_runs(start: Start, tmp_path: Path) -> None:
-    """While it runs it is alive; after kill -9 it has died, and verify says what to do."""
-    long = SMALL.replace("images = 2", "images = 400").replace("64", "512")
-    process = start("run", write_config(tmp_path, long), folder=tmp_path)
-    until(lambda: len(list(tmp_path.glob("runs/*/images/*/*.png"))) > 1, "images")
-    (entry,) = listed(tmp_path)
-    assert (entry["state"], entry["alive"]) == ("RUNNING", True)
-    assert "is running it" in stagewright("verify", "last", folder=tmp_path).stdout
-    process.kill()
-    process.communicate(timeout=30)
-    (entry,) = listed(tmp_path)
-    assert (entry["state"], entry["alive"]) == ("RUNNING", False)
-    assert "(died)" in stagewright("list", folder=tmp_path).stdout
-    done = stagewright("verify", "last", folder=tmp_path)
-    assert done.returncode == 1
-    assert 'record the failure "process died"' in done.stdout
-
-
 def test_show_tells_where_an_image_came_from(finished: tuple[Path, dict[str, Any]]) -> None:
     """Run, stage, index, seed and settings, wherever the image lies now."""
     folder, printed = finished
@@ -321,10 +295,3 @@ def test_show_does_not_believe_an_image_that_lies(
     done = stagewright("show", "liar.png", folder=folder)
     assert done.returncode == 2
     assert printed["run_id"] in done.stderr
-
-
-def test_show_of_a_run_is_its_result(finished: tuple[Path, dict[str, Any]]) -> None:
-    """`show last --json` prints what `run` printed."""
-    folder, printed = finished
-    done = stagewright("show", "last", "--json", folder=folder)
-    assert json.loads(done.stdout) == printed

@@ -86,13 +86,6 @@ def test_an_empty_log_elsewhere_is_in_nobodys_way(
     assert stagewright("list", folder=folder).returncode == 0
 
 
-def test_a_run_is_shown_by_its_whole_id(finished: tuple[Path, dict[str, Any]]) -> None:
-    """An id holds a dot, which makes it no file name."""
-    folder, printed = finished
-    for name in (printed["run_id"], printed["run_id"][:20]):
-        assert printed["run_id"] in stagewright("show", name, folder=folder).stdout
-
-
 def test_last_is_the_run_that_was_opened_last_whatever_its_folder_is_called(
     finished: tuple[Path, dict[str, Any]],
 ) -> None:

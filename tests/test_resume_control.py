@@ -32,14 +32,12 @@ from stagewright.statemachine import (
 from .resuming import (
     LOG,
     Script,
-    asked,
     comparable,
     controller,
     copied,
     cut_before,
     epoch_of,
     files,
-    image_file,
     only,
     painter,
     ran,
@@ -226,16 +224,3 @@ def test_a_tail_that_cannot_be_copied_is_not_cut(dead: Path) -> None:
         made.resume(dead.name)
     assert files(dead) == before
     assert resumed(dead).state is RunState.COMPLETED
-
-
-def test_two_damaged_runs_do_not_know_of_each_other(whole: Path, tmp_path: Path) -> None:
-    """One controller resumes one after the other, each by its own log and files."""
-    first, second = copied(whole, tmp_path), tmp_path / "second"
-    copied(whole, tmp_path / "tmp").rename(second)
-    image_file(first, "00-txt2img", 0).unlink()
-    image_file(second, "01-img2img", 2).unlink()
-    backend = painter()
-    made = controller(tmp_path, backend)
-    for folder in (first, second):
-        made.resume(str(folder)).wait(WAIT_S)
-    assert asked(backend) == [("00-txt2img", 0), ("01-img2img", 2)]

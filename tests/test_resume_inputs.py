@@ -81,24 +81,24 @@ def test_a_needed_copy_of_an_input_that_is_gone_is_said_and_nothing_written(
 
 
 @pytest.mark.parametrize("damage", [removed, rewritten])
-def test_a_copy_of_an_input_that_no_stage_needs_any_more_may_be_gone(
-    tmp_path: Path, damage: Callable[[Path], None]
+@pytest.mark.parametrize(
+    ("stages", "requests", "gone"),
+    [(("img2img", "upscale"), 2, slice(None)), (("img2img",), 1, slice(1))],
+    ids=["only upscales are left", "the image of the other input is left"],
+)
+def test_a_copy_of_an_input_that_no_image_needs_any_more_may_be_gone(
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    stages: tuple[str, ...],
+    requests: int,
+    gone: slice,
 ) -> None:
-    """Only upscales are left to be made."""
-    folder = from_inputs(tmp_path, "img2img", "upscale")
+    """All images that are made from it are there."""
+    folder = from_inputs(tmp_path, *stages)
     expected = comparable(replay(folder))
-    cut_before(folder, CallRequested, 2)
-    for copy in input_copies(folder):
+    cut_before(folder, CallRequested, requests)
+    for copy in input_copies(folder)[gone]:
         damage(copy)
-    assert comparable(resumed(folder)) == expected
-
-
-def test_a_copy_whose_own_images_are_all_made_may_be_gone(tmp_path: Path) -> None:
-    """The image that is left is made from the other input."""
-    folder = from_inputs(tmp_path, "img2img")
-    expected = comparable(replay(folder))
-    cut_before(folder, CallRequested, 1)
-    removed(input_copies(folder)[0])
     assert comparable(resumed(folder)) == expected
 
 
@@ -142,17 +142,6 @@ def test_a_mask_is_taken_from_its_copy(tmp_path: Path, stages: tuple[str, ...]) 
     assert request.mask is not None
     assert request.mask.data == png(7, mode="L")
     assert request.request_sha256 == last.request_sha256
-
-
-def test_a_mask_that_is_gone_is_said_before_anything_is_written(tmp_path: Path) -> None:
-    """It is needed by the stage that is left."""
-    folder = masked(tmp_path, "txt2img", "img2img")
-    cut_before(folder, CallRequested, 1)
-    removed(input_copies(folder)[0])
-    before = files(folder)
-    with pytest.raises(ImageAlteredError):
-        resumed(folder)
-    assert files(folder) == before
 
 
 def test_inputs_from_another_run_do_not_need_that_run_any_more(tmp_path: Path) -> None:

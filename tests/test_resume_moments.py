@@ -25,7 +25,6 @@ from .resuming import (
     controller,
     copied,
     cut,
-    cut_before,
     epoch_of,
     image_file,
     only,
@@ -37,7 +36,6 @@ from .resuming import (
 )  # fmt: skip
 from .salvaging import resumed as resumed_salvage
 from .salvaging import salvage, spoil
-from .support import png
 from .test_webui_faults import SLOW, configured, run
 from .webui_server import ScriptedWebUI
 
@@ -162,16 +160,6 @@ def test_a_resume_that_makes_nothing_needs_no_backend(whole: Path, tmp_path: Pat
     folder = copied(whole, tmp_path)
     cut(folder, only(list(iterate(folder)), LifecycleChanged)[-1].seq)
     assert open_controller(tmp_path).resume(folder.name).wait(30).state is RunState.COMPLETED
-
-
-def test_verify_does_not_promise_what_a_resume_refuses(tmp_path: Path) -> None:
-    """An input that is still needed is gone: resume refuses, and verify says so."""
-    (tmp_path / "in.png").write_bytes(png(1))
-    config = small("img2img", images=2, input_image=str(tmp_path / "in.png"))
-    folder = ran(tmp_path / "runs", config)
-    cut_before(folder, CallRequested, 1)
-    next((folder / "inputs").iterdir()).unlink()
-    assert "make 1 images" not in verify_run(folder).advice
 
 
 def test_a_stage_that_cannot_begin_ends_and_is_named(whole: Path, tmp_path: Path) -> None:

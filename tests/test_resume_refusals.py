@@ -8,21 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stagewright.adapters import open_controller
 from stagewright.events import (
     CallRequested,
     LogCorruptError,
     LogLockedError,
     RunNotFoundError,
     RunState,
-    iterate,
     replay,
 )
 from stagewright.events.log.lock import RunLock
 from stagewright.statemachine import (
     BackendError,
     CancelToken,
-    ConfigurationError,
     GenerateRequest,
 )
 from stagewright.statemachine.errors import ResumeRefusedError
@@ -33,7 +30,6 @@ from .resuming import (
     Script,
     controller,
     copied,
-    cut,
     cut_before,
     files,
     painter,
@@ -82,11 +78,6 @@ def rewritten(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     (folder / LOG).write_bytes(make_log(sound))
 
 
-def fails(_request: GenerateRequest, _cancel: CancelToken) -> None:
-    """A script that never gives an image."""
-    raise BackendError("the GPU fell off")
-
-
 def fails_after(images: int) -> Script:
     """A script that gives so many images first."""
     given = iter(range(images))
@@ -123,27 +114,6 @@ def test_four_or_an_image_in_between_are_not_enough(
 ) -> None:
     """The count starts anew with each finished image."""
     assert resumed(failed(tmp_path, *epochs)).state is RunState.COMPLETED
-
-
-def test_epochs_that_died_count_as_those_that_failed(tmp_path: Path) -> None:
-    """Five processes that died while their request was under way are refused a sixth."""
-    folder = ran(tmp_path, small(images=1), painter(fails))
-    for nth in range(5):
-        cut(folder, next(one.seq for one in iterate(folder)
-                         if isinstance(one, CallRequested) and one.epoch == nth) + 1)  # fmt: skip
-        if nth < 4:
-            resumed(folder, painter(fails))
-    assert "process died" not in refused(folder, ResumeRefusedError)
-
-
-def test_epochs_that_sent_nothing_do_not_count(tmp_path: Path) -> None:
-    """Seven processes died before they sent a request, and four failed."""
-    folder = failed(tmp_path, 0, 0, 0, 0)
-    for _ in range(7):
-        resumed(folder, painter(fails))
-        found = [one for one in iterate(folder) if isinstance(one, CallRequested)]
-        cut(folder, found[-1].seq)
-    assert resumed(folder).state is RunState.COMPLETED
 
 
 def test_a_finished_run_is_not_refused(tmp_path: Path) -> None:
@@ -243,11 +213,3 @@ def test_a_name_that_is_no_run_is_said(dead: Path, name: str) -> None:
     """Nothing is looked up outside the folder of runs."""
     with pytest.raises(RunNotFoundError):
         controller(dead.parent).resume(name)
-
-
-def test_a_run_of_a_foreign_backend_is_not_taken_up_by_the_embedded_one(dead: Path) -> None:
-    """A backend that only its own program has."""
-    before = files(dead)
-    with pytest.raises(ConfigurationError, match="scripted"):
-        open_controller(dead.parent).resume(dead.name)
-    assert files(dead) == before

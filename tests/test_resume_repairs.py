@@ -20,14 +20,11 @@ from .resuming import (
     copied,
     cut,
     epoch_of,
-    only,
     ran,
     resumed,
     small,
     words,
 )
-
-STARTS = ["fail", "recover", "RunResumed", "start"]
 
 
 @pytest.fixture(scope="module")
@@ -70,44 +67,6 @@ def test_a_torn_tail_is_copied_aside_cut_and_recorded_first(
     assert (folder / repaired.copied_to).read_bytes() == tail
     assert (folder / repaired.copied_to).parent == folder
     assert comparable(result) == comparable(replay(whole))
-
-
-def test_a_tail_that_was_cut_and_not_recorded_is_recorded_by_the_next_resume(
-    whole: Path, tmp_path: Path
-) -> None:
-    """The process that cut it died before LogRepaired; its copy is still there."""
-    folder = copied(whole, tmp_path)
-    lines = split_lines((folder / LOG).read_bytes())
-    cut(folder, 12, torn=lines[12][:50])
-    first = resumed(copied(folder, tmp_path / "named"))
-    name = only(first.events, LogRepaired)[0].copied_to
-    cut(folder, 12)
-    (folder / name).write_bytes(lines[12][:50])
-    result = resumed(folder)
-    (repaired,) = only(result.events, LogRepaired)
-    assert (repaired.seq, repaired.epoch, repaired.bytes) == (12, 1, 50)
-    assert repaired.offset == sum(map(len, lines[:12]))
-    assert repaired.sha256 == sha256(lines[12][:50]).hexdigest()
-    assert words(epoch_of(result, 1))[1:5] == STARTS
-
-
-def test_a_repair_that_is_torn_itself_does_not_lose_what_was_cut_first(
-    whole: Path, tmp_path: Path
-) -> None:
-    """A process died in the middle of writing LogRepaired; one copy holds both tails."""
-    folder = copied(whole, tmp_path)
-    lines = split_lines((folder / LOG).read_bytes())
-    first = lines[12][:50]
-    cut(folder, 12, torn=first)
-    resumed(folder)
-    repair = split_lines((folder / LOG).read_bytes())[12]
-    second = repair[: len(repair) // 2]
-    cut(folder, 12, torn=second)
-    result = resumed(folder)
-    (copy,) = folder.glob("events.jsonl.torn*")
-    assert copy.read_bytes() == first + second
-    (repaired,) = only(result.events, LogRepaired)
-    assert repaired.sha256 == sha256(first + second).hexdigest()
 
 
 def test_a_sealed_run_with_a_torn_tail_is_repaired_and_sealed(whole: Path, tmp_path: Path) -> None:
