@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,27 +18,12 @@ from stagewright.events.subscriptions.dispatcher import Dispatcher
 from stagewright.events.subscriptions.reader import CAPACITY
 
 from .command_line import until
-from .listening import EVENTS
+from .listening import EVENTS, Connect
 from .support import fill_log, memory_log, run_opened
 
 RUN = "20261120T225226.123456Z-announced-7f3a9c"
 MANY = list(memory_log(30).timeline())
 STEP = StepProgress(stage_id="x", image_index=0, step=1, steps=2, fraction=0.5)
-Connect = Callable[[Callable[..., object]], None]
-
-
-@pytest.fixture
-def connected() -> Iterator[Connect]:
-    """Connects receivers to ``event_appended`` for one test."""
-    receivers: list[Callable[..., object]] = []
-
-    def connect(receiver: Callable[..., object]) -> None:
-        receivers.append(receiver)
-        signals.event_appended.connect(receiver, weak=False)
-
-    yield connect
-    for receiver in receivers:
-        signals.event_appended.disconnect(receiver)
 
 
 @pytest.fixture
@@ -128,23 +113,6 @@ def test_a_receiver_that_comes_back_is_served_again(
     tell(dispatcher, EVENTS[3:4])
     dispatcher.close()
     assert heard == EVENTS[:4]
-
-
-def test_a_late_receiver_gets_the_moves_of_the_lifecycle_as_well(dispatcher: Dispatcher) -> None:
-    """Of whichever signals it is connected to, each in its order."""
-    release, moves = threading.Event(), list[int]()
-
-    def block(_sender: str, event: StageEvent) -> None:
-        release.wait(20)
-        moves.append(event.seq)
-
-    with signals.lifecycle_changed.connected_to(block):
-        for event in EVENTS[:4]:
-            dispatcher.publish(signals.lifecycle_changed, RUN, event=event)
-        dispatcher.flush()
-        release.set()
-        dispatcher.close()
-    assert moves == [0, 1, 2, 3]
 
 
 def test_flushing_from_within_a_receiver_does_not_wait_for_itself(

@@ -25,7 +25,7 @@ from stagewright.events import (
 )
 
 from .command_line import until
-from .listening import Faulty, is_connected
+from .listening import is_connected
 from .support import ScriptedBackend, document
 
 READERS = 8
@@ -360,17 +360,6 @@ def test_closing_waits_no_longer_than_it_was_told(tmp_path: Path) -> None:
     closed_at = len(calls)
     until(lambda: not _is_served(), "the end of the thread")
     assert len(calls) <= closed_at + 1 < 17
-
-
-def test_faults_are_counted_on_the_handle(tmp_path: Path) -> None:
-    """Ten in a row end a subscription from the log as well."""
-    faulty = Faulty()
-    subscription = subscribe(faulty.take, folder=_made(tmp_path), from_seq=0)
-    until(lambda: subscription.faults == 10, "ten faults")
-    subscription.close()
-    assert faulty.calls == 10
-    assert isinstance(subscription.error, SubscriberMutedError)
-    assert "failed too often" in repr(subscription)
 
 
 def _made(runs: Path) -> Path:

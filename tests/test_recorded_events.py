@@ -185,24 +185,6 @@ def test_faults_of_subscribers_are_counted_from_the_opening_on() -> None:
     assert shape(assertion) == ["subscribers raised or blocked:", "  Faulty.take: 3"]
 
 
-def test_a_recorder_of_one_run_hears_nothing_of_others() -> None:
-    """Given a run id it keeps that run alone."""
-    other = Story(run_id="other").events
-    with EventRecorder("other") as recorder:
-        tell()
-        tell(other, run_id="other")
-    assert recorder.events == tuple(other)
-
-
-def test_a_closed_recorder_records_nothing_more() -> None:
-    """What it has recorded stays."""
-    recorder = EventRecorder()
-    with recorder:
-        tell(EVENTS[:2])
-    tell(EVENTS[2:])
-    assert list(recorder.events) == EVENTS[:2]
-
-
 def test_any_iterable_of_events_will_do() -> None:
     """A generator is read once and kept."""
     recorded = RecordedEvents(event for event in EVENTS)
