@@ -107,9 +107,3 @@ def test_the_exit_status_is_that_of_the_run(tmp_path: Path, start: Start) -> Non
     follower.communicate(timeout=20)
     process.communicate(timeout=20)
     assert (follower.returncode, process.returncode) == (3, 3)
-
-
-def test_two_kinds_of_output_exclude_each_other(tmp_path: Path) -> None:
-    """And a run that is not there is said in one line."""
-    assert stagewright("follow", "last", "--json", "--events", folder=tmp_path).returncode == 2
-    assert "no run yet" in stagewright("follow", "last", folder=tmp_path).stderr

@@ -1,12 +1,13 @@
-"""The examples that are shipped make plans."""
+"""The examples that are shipped make plans and run."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from stagewright.adapters import PillowInputReader
-from stagewright.statemachine import build_stage_execution_plan, load_config
+
+from .command_line import run_json, stagewright
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SUMMARIES = {
@@ -23,10 +24,12 @@ def test_every_example_stands_in_this_table() -> None:
 
 @pytest.mark.parametrize("name", SUMMARIES)
 def test_an_example_makes_the_plan_that_its_comment_promises(name: str, tmp_path: Path) -> None:
-    """Its input image is there, its stages are right, and nothing is warned of."""
-    config = load_config(EXAMPLES / name, inputs=PillowInputReader(), runs=tmp_path)
-    plan = build_stage_execution_plan(config)
-    assert plan.summary == SUMMARIES[name]
-    assert plan.conflicts == ()
-    assert plan.warnings == ()
-    assert config.name == Path(name).stem
+    """`plan` touches nothing and warns of nothing; `run` completes its stages."""
+    planned = stagewright("plan", EXAMPLES / name, "--json", folder=tmp_path)
+    plan = json.loads(planned.stdout)
+    assert (plan["summary"], plan["conflicts"], plan["warnings"]) == (SUMMARIES[name], [], [])
+    shown = stagewright("plan", EXAMPLES / name, folder=tmp_path)
+    assert shown.stdout.splitlines()[0] == plan["summary"]
+    assert list(tmp_path.iterdir()) == []
+    result = run_json(EXAMPLES / name, "--set", "images=1", f"--runs={tmp_path}")
+    assert result["state"] == "COMPLETED"
