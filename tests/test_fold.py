@@ -22,12 +22,10 @@ from stagewright.events import (
     PipelineRunResult,
     RunState,
     StageEvent,
-    StageImageProgress,
     UnknownEvent,
     fold,
 )
 
-from .samples import one_of_each
 from .stories import Story, error, stage_id
 from .support import memory_log, run_opened
 
@@ -63,15 +61,6 @@ def test_a_run_that_was_only_opened_is_idle_and_misses_everything() -> None:
     assert [stage["stage_id"] for stage in result.plan["stages"]] == ["00-txt2img", "02-upscale"]
     assert gaps(result) == [("00-txt2img", 0), ("00-txt2img", 1)]
     assert (result.stages, list(result.images), result.error) == ((), [], None)
-
-
-def test_a_running_run_has_what_it_finished() -> None:
-    """Between two images the first counts, the stage has no outcome, the second is missing."""
-    result = fold(Story().move("start").begin("txt2img").make("txt2img", 0).events)
-    assert (result.state, result.outcome) == (RunState.RUNNING, None)
-    assert furthest(result) == [(0, "00-txt2img")]
-    assert [(stage.outcome, stage.image_count) for stage in result.stages] == [(None, 1)]
-    assert gaps(result) == [("00-txt2img", 1)]
 
 
 def test_a_completed_run_gives_the_images_of_its_last_stage() -> None:
@@ -340,14 +329,6 @@ def test_whatever_happened_the_fold_keeps_its_laws(done: Sequence[tuple[str, str
         image.image_index for image in result.images
     )
     assert json.loads(b"".join(result.json_parts()))["run_id"] == "story"
-
-
-def test_folding_one_of_each_type_works() -> None:
-    """Every event type passes through the fold, in this order or the other."""
-    events = one_of_each("story")
-    assert fold(events).outcome == Outcome.CANCELLED
-    assert len(fold(reversed(events)).events) == 12
-    assert any(isinstance(event, StageImageProgress) for event in fold(events).events)
 
 
 MANY_ATTEMPTS = """

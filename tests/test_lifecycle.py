@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -159,35 +158,6 @@ def test_the_event_is_recorded_before_the_state_is_visible() -> None:
         journal.move("start")
         journal.flush()
     assert seen == [RunState.IDLE, RunState.RUNNING, RunState.RUNNING]
-
-
-def test_two_threads_that_start_at_once_give_one_start() -> None:
-    """In each of 200 races one thread wins and the other is refused."""
-    for _ in range(200):
-        log = Log()
-        journal = journal_in(RunState.IDLE, log)
-        barrier = threading.Barrier(2)
-        refused: list[InvalidTransitionError] = []
-
-        def start(
-            journal: RunJournal = journal,
-            barrier: threading.Barrier = barrier,
-            refused: list[InvalidTransitionError] = refused,
-        ) -> None:
-            barrier.wait()
-            try:
-                journal.move("start")
-            except InvalidTransitionError as error:
-                refused.append(error)
-
-        threads = [threading.Thread(target=start) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert log.next_seq == 2
-        assert len(refused) == 1
-        assert journal.state is RunState.RUNNING
 
 
 def test_an_error_that_is_no_exception_of_ours_passes_through() -> None:

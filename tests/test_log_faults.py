@@ -134,12 +134,6 @@ def test_swapped_neighbours_are_corruption(place: int) -> None:
     assert corruption(data).offset == STARTS[place]
 
 
-@pytest.mark.parametrize("kept", range(1, len(LINES)))
-def test_a_log_without_its_last_records_is_a_shorter_sound_log(kept: int) -> None:
-    """Whole records missing at the end leave nothing to see: the one loss that goes unnoticed."""
-    assert events_in(b"".join(LINES[:kept])) == kept
-
-
 def proved(place: int, last: int) -> bool:
     """Whether a barrier stands at ``place`` or after it, with a sound record up to ``last``."""
     return any(TYPES[barrier] in BARRIERS for barrier in range(place, last))
@@ -154,15 +148,6 @@ def test_an_unwritten_sector_is_torn_unless_a_proved_barrier_follows(place: int,
         damaged = zeroed(DATA[: STARTS[last + 1]], middle, middle + nuls)
         expected = None if proved(place, last) else place
         assert events_in(damaged) == expected, (TYPES[place], TYPES[last])
-
-
-def test_both_sides_of_the_open_window_occur() -> None:
-    """A zeroed StageStart is torn before an unproved barrier and corrupt before a proved one."""
-    assert TYPES[2:5] == ["StageStart", "CallRequested", "CallCompleted"]
-    begin = STARTS[2] + HEADER + 100
-    assert events_in(zeroed(DATA[: STARTS[4]], begin, begin + NULS)) == 2
-    error = corruption(zeroed(DATA[: STARTS[5]], begin, begin + NULS))
-    assert (error.seq, error.offset) == (2, STARTS[2])
 
 
 @pytest.mark.parametrize("nuls", range(NULS))

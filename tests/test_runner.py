@@ -120,15 +120,6 @@ def test_each_request_is_sent_the_source_that_the_stage_before_gave(
     assert all(b"stagewright" not in image.data for images in sent for image in images)
 
 
-def test_adetailer_runs_last_and_once_for_each_image(tmp_path: Path) -> None:
-    """The detailing requests come after all others, one for each image."""
-    backend = ScriptedBackend()
-    run(tmp_path, backend, document(*STAGES, images=3))
-    kinds = [request.stage_type for request in backend.requests]
-    assert kinds[-3:] == [StageType.ADETAILER] * 3
-    assert kinds.count(StageType.ADETAILER) == 3
-
-
 def test_the_result_is_the_fold_of_the_log_and_nothing_else(tmp_path: Path) -> None:
     """What the caller is handed equals what the log alone folds to, with all else deleted."""
     handle = controller(tmp_path, ScriptedBackend()).start(document(*STAGES, images=2))

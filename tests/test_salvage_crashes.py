@@ -185,13 +185,6 @@ def test_a_power_loss_leaves_no_run_or_a_whole_one(run: Path, tmp_path: Path) ->
             assert stands_after_power_loss(run, tmp_path / "disk", fault, seed), (fault, seed)
 
 
-def test_a_salvage_that_has_ended_survives_a_power_loss(run: Path, tmp_path: Path) -> None:
-    """Its log has its name durably."""
-    never = Fault(at=sys.maxsize, deed=Deed.DIE_BEFORE)
-    for seed in range(8):
-        assert stands_after_power_loss(run, tmp_path / "disk", never, seed), seed
-
-
 @pytest.mark.parametrize("ignored", [Sync.LOG, Sync.FOLDER])
 def test_without_a_sync_a_power_loss_takes_what_was_salvaged(
     run: Path, tmp_path: Path, ignored: Sync

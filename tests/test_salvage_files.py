@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from stagewright.events import (
     CallRequested,
-    LifecycleChanged,
     LogCorruptError,
     LogLockedError,
     RunNotFoundError,
@@ -35,7 +34,6 @@ from .salvaging import (
     controller,
     lines_of,
     made,
-    resumed,
     rewrite,
     salvage,
     spoil,
@@ -108,15 +106,6 @@ def test_an_image_that_is_not_there_as_recorded_is_left_out(
     assert not any(path.is_symlink() for path in Path(found.folder).rglob("*"))
     asked = check_ends_the_same(found, whole)
     assert asked == [("01-img2img", int(file.name[:5])) for file in lost]
-
-
-def test_a_salvaged_run_goes_on_like_one_that_failed(run: Path) -> None:
-    """It says why it failed, and a resume makes what is missing."""
-    spoil(run, 2)
-    image(run, "00-txt2img", 0).unlink()
-    result, asked = resumed(check_salvaged(run))
-    moves = [event.trigger for event in result.events if isinstance(event, LifecycleChanged)]
-    assert (moves, asked) == (["start", "fail", "recover", "start", "finish"], [("00-txt2img", 0)])
 
 
 def test_an_answer_of_several_images_counts_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from .command_line import Start, until
 from .resuming import small
 from .screens import WindowProcess, status_window, virtual_display
 from .support import TXT2IMG
-from .tools import needs_display, needs_tkinter
+from .tools import needs_display
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "tk_app.py"
 SLOW: dict[str, Any] = {**small("txt2img", "img2img", images=2), "name": "slow"}
@@ -342,13 +342,3 @@ def test_the_example_that_is_closed_stops_its_run(
         seen(app, "Running: stage 1 of 2 00-txt2img  image 2 of 2")
     result = replay(run_in(tmp_path / "runs"))
     assert (result.state, len(result.images)) == (RunState.CANCELLED, 1)
-
-
-@needs_tkinter
-def test_the_example_says_what_it_wants() -> None:
-    """As a program of its own."""
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLE), "--help"], capture_output=True, text=True, timeout=60,
-        check=True,
-    )  # fmt: skip
-    assert "--server SERVER" in done.stdout
