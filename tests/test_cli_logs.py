@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from .command_line import run_json, stagewright, write_config
+from .log_format import flip
 
 pytestmark = pytest.mark.lowest
 
@@ -85,12 +86,6 @@ def test_verify_of_a_finished_run_is_sound(finished: tuple[Path, dict[str, Any]]
     done = stagewright("verify", "last", folder=folder)
     assert (done.returncode, "sound" in done.stdout) == (0, True)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-
-
-def flip(path: Path, offset: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 1
-    path.write_bytes(data)
 
 
 def cut(path: Path, count: int) -> None:

@@ -11,6 +11,7 @@ import pytest
 from stagewright.events.log.format import FIRST_CHAIN, frame, next_chain
 
 from .command_line import run_json, stagewright, write_config
+from .log_format import flip
 from .posix import make_pipe
 
 
@@ -101,9 +102,7 @@ def test_show_of_an_altered_image_exits_4(finished: tuple[Path, dict[str, Any]])
     """The log records that very path with another digest."""
     folder, printed = finished
     image = folder / "runs" / printed["run_id"] / printed["images"][0]["path"]
-    data = bytearray(image.read_bytes())
-    data[-20] ^= 1
-    image.write_bytes(data)
+    flip(image, -20)
     done = stagewright("show", image, folder=folder)
     assert done.returncode == 4
     assert "altered since it was recorded" in done.stderr

@@ -8,18 +8,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-from stagewright.adapters import open_controller
 from stagewright.events import CallCompleted, CallRequested, replay
 from stagewright.events.log.lock import RunLock
 
 from .command_line import run_json, stagewright, write_config
-from .log_format import make_log, split_bodies
+from .log_format import flip, make_log, split_bodies
 from .real_disks import assert_one_clear_line
 from .resuming import (
     LOG,
     copied,
     cut_before,
     files,
+    made,
     painter,
     ran,
     small,
@@ -31,9 +31,7 @@ EMBEDDED = small("txt2img", "img2img")
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a sealed run of the embedded backend."""
-    handle = open_controller(tmp_path_factory.mktemp("whole")).start(EMBEDDED)
-    handle.wait(30)
-    return handle.folder
+    return made(tmp_path_factory.mktemp("whole"), EMBEDDED)
 
 
 @pytest.fixture
@@ -118,9 +116,7 @@ def several(dead: Path, whole: Path) -> list[Path]:
     finished = opened_later(whole, runs, 1)
     assert stagewright("resume", finished, folder=runs.parent).returncode == 0
     corrupt = opened_later(dead, runs, 2)
-    data = bytearray((corrupt / LOG).read_bytes())
-    data[-100] ^= 1
-    (corrupt / LOG).write_bytes(bytes(data))
+    flip(corrupt / LOG, -100)
     later = opened_later(dead, runs, 3)
     unsealed = opened_later(whole, runs, 4)
     return [dead, finished, corrupt, later, unsealed]

@@ -18,8 +18,8 @@ from stagewright.events import CallCompleted, CallRequested, RunState, StageEnd,
 from stagewright.events.log.lock import RunLock
 
 from .command_line import SCRIPT, Start, stagewright, until, write_config
-from .log_format import split_lines
-from .resuming import LOG, copied, cut, cut_before, files, image_file, painter, ran, small
+from .log_format import flip, split_lines
+from .resuming import LOG, copied, cut, cut_before, files, image_file, made, painter, ran, small
 from .support import png
 
 TWO = small("txt2img", "img2img")
@@ -37,27 +37,9 @@ main()
 """
 
 
-def made(runs: Path, config: dict[str, Any] = TWO) -> Path:
-    """A sealed run of the embedded backend."""
-    handle = open_controller(runs).start(config)
-    handle.wait(30)
-    return handle.folder
-
-
 def died(runs: Path, config: dict[str, Any] = TWO) -> Path:
     """A run whose process died while its second image was being made."""
-    folder = made(runs, config)
-    cut_before(folder, CallRequested, 1)
-    return folder
-
-
-def corrupted(runs: Path) -> Path:
-    """A run with a flipped bit in its log."""
-    folder = made(runs)
-    data = bytearray((folder / LOG).read_bytes())
-    data[-100] ^= 1
-    (folder / LOG).write_bytes(bytes(data))
-    return folder
+    return made(runs, config, dead=True)
 
 
 def tired(runs: Path) -> Path:
@@ -119,7 +101,7 @@ def test_list_names_another_folder_of_runs(tmp_path: Path) -> None:
 
 def test_a_run_is_found_by_the_path_of_its_log(tmp_path: Path) -> None:
     """From elsewhere and from within its folder."""
-    folder = made(tmp_path / "runs")
+    folder = made(tmp_path / "runs", TWO)
     for name, where in ((f"runs/{folder.name}/{LOG}", tmp_path), (LOG, folder)):
         done = stagewright("replay", name, "--json", folder=where)
         assert json.loads(done.stdout)["run_id"] == folder.name
@@ -142,7 +124,8 @@ def test_a_prefix_that_fits_many_runs_says_how_many_are_not_named(
 def test_all_tells_of_every_run_and_counts_them(tmp_path: Path) -> None:
     """One line before each, one at the end; a refusal and a corrupt log name their runs."""
     runs = tmp_path / "runs"
-    folders = [died(runs), tired(runs), corrupted(runs), died(runs)]
+    folders = [died(runs), tired(runs), made(runs, TWO), died(runs)]
+    flip(folders[2] / LOG, -100)
     done = stagewright("resume", "--all", folder=tmp_path)
     assert done.returncode == 4
     lines = done.stdout.splitlines()
@@ -224,7 +207,7 @@ def test_all_that_is_stopped_says_how_many_were_not_tried(start: Start, tmp_path
 @pytest.mark.parametrize("left_out", [0, 1])
 def test_a_complete_run_is_said_to_be_so(tmp_path: Path, left_out: int) -> None:
     """In the first line, on standard error with --json; and that a seal was all it lacked."""
-    folder = made(tmp_path / "runs")
+    folder = made(tmp_path / "runs", TWO)
     cut(folder, len(split_lines((folder / LOG).read_bytes())) - left_out)
     words = "its log has been sealed" if left_out else "nothing to do"
     done = stagewright("resume", "last", folder=tmp_path)
@@ -339,7 +322,7 @@ def test_verify_and_list_know_a_run_that_only_goes_on_with_force(tmp_path: Path)
 def test_list_has_a_header_and_says_how_far_each_run_is(tmp_path: Path) -> None:
     """A quarter of all stage images, though none has been through the last stage."""
     runs = tmp_path / "runs"
-    complete, dead = made(runs), died(runs)
+    complete, dead = made(runs, TWO), died(runs)
     header, *rows = stagewright("list", folder=tmp_path).stdout.splitlines()
     assert header.split() == ["RUN", "STATE", "IMAGES", "DONE", "PLAN"]
     assert rows[0].split()[:5] == [dead.name, "RUNNING", "(died)", "0/2", "25%"]
@@ -353,7 +336,7 @@ def test_list_has_a_header_and_says_how_far_each_run_is(tmp_path: Path) -> None:
 def test_list_can_be_narrowed_down_to_runs_that_died(tmp_path: Path) -> None:
     """Not those that run; the limit counts what is shown."""
     runs = tmp_path / "runs"
-    dead, held, _ = died(runs), died(runs), made(runs)
+    dead, held, _ = died(runs), died(runs), made(runs, TWO)
 
     def listed(state: str) -> list[str]:
         arguments = ("list", "--state", state, "--limit", "1", "--json")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stagewright.adapters import PillowInputReader
 from stagewright.events import (
     EventRecorder,
     LifecycleChanged,
@@ -26,19 +25,12 @@ from stagewright.statemachine import (
     ControllerBusyError,
     GenerateRequest,
     InvalidStagePlanError,
-    PipelineController,
     StageExecutionPlan,
     StepProgress,
 )
 from stagewright.statemachine.config.stage_configs import Img2ImgConfig
 
-from .support import ScriptedBackend, document, png
-
-
-def controller(runs: Path, backend: ScriptedBackend | None = None) -> PipelineController:
-    return PipelineController(
-        backend=backend or ScriptedBackend(), runs=runs, inputs=PillowInputReader()
-    )
+from .support import ScriptedBackend, controller, document, png
 
 
 def test_a_run_goes_from_idle_through_running_back_to_idle(tmp_path: Path) -> None:

@@ -27,17 +27,12 @@ from stagewright.events.log.storage import AppendFile, OsStorage
 
 from .command_line import Start, stagewright, until, write_config
 from .following import seen_by, start_follower
+from .log_format import flip
+from .resuming import made
 from .support import document, fill_log, run_opened
 
 LOG = "events.jsonl"
 RUN = "20261120T225226.123456Z-test-7f3a9c"
-
-
-def made(runs: Path, images: int = 2) -> Path:
-    """The folder of a run that has ended."""
-    handle = open_controller(runs).start(document(images=images))
-    handle.wait(30)
-    return handle.folder
 
 
 def written(folder: Path, storage: OsStorage | None = None) -> FileEventLog:
@@ -123,7 +118,7 @@ def test_a_record_is_read_once_it_is_whole(tmp_path: Path) -> None:
 
 def test_a_torn_tail_that_is_cut_and_written_over_is_read_anew(tmp_path: Path) -> None:
     """Who has seen what a dying process left goes on with what the resume wrote in its place."""
-    folder = made(tmp_path / "runs", images=3)
+    folder = made(tmp_path / "runs", document(images=3))
     lines = (folder / LOG).read_bytes().splitlines(keepends=True)
     (folder / LOG).write_bytes(b"".join(lines[:10]) + lines[10][:300])
     seen: list[StageEvent] = []
@@ -142,9 +137,7 @@ def test_a_torn_tail_that_is_cut_and_written_over_is_read_anew(tmp_path: Path) -
 def test_damage_is_told_behind_what_is_sound(tmp_path: Path) -> None:
     """The events before a flipped bit are given, then LogCorruptError names the place."""
     folder = made(tmp_path)
-    data = bytearray((folder / LOG).read_bytes())
-    data[-300] ^= 1
-    (folder / LOG).write_bytes(bytes(data))
+    flip(folder / LOG, -300)
     seen: list[int] = []
     with pytest.raises(LogCorruptError, match="corrupt at byte"):
         seen.extend(event.seq for event in follow(folder))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stagewright.adapters import PillowInputReader
 from stagewright.events import (
     CallRequested,
     CancelMode,
@@ -26,7 +25,6 @@ from stagewright.statemachine import (
     CancelToken,
     ControllerBusyError,
     GenerateRequest,
-    PipelineController,
 )
 
 from .resuming import (
@@ -201,9 +199,7 @@ def test_a_disk_that_fails_as_a_resume_begins_is_named(dead: Path, broken: str) 
         storage.next_writes += [no_space] * 2
     else:
         storage.failures["sync"] = full
-    made = PipelineController(
-        backend=painter(), runs=dead.parent, inputs=PillowInputReader(), storage=storage
-    )
+    made = controller(dead.parent, storage=storage)
     with pytest.raises(LogWriteError, match="No space left"):
         made.resume(dead.name)
     assert made.state is RunState.IDLE
@@ -217,9 +213,7 @@ def test_a_tail_that_cannot_be_copied_is_not_cut(dead: Path) -> None:
     before = files(dead)
     storage = WatchedStorage()
     storage.failures["write_file"] = OSError(errno.ENOSPC, "No space left on device")
-    made = PipelineController(
-        backend=painter(), runs=dead.parent, inputs=PillowInputReader(), storage=storage
-    )
+    made = controller(dead.parent, storage=storage)
     with pytest.raises(LogWriteError, match="No space left"):
         made.resume(dead.name)
     assert files(dead) == before

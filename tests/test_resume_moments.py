@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageOps
-from stagewright.adapters import PillowInputReader, open_controller
+from stagewright.adapters import open_controller
 from stagewright.adapters.cli.foreground import run_in_foreground
 from stagewright.events import CallRequested, LifecycleChanged, RunState, iterate, replay
 from stagewright.events.log.storage import OsStorage
-from stagewright.statemachine import PipelineController
 from stagewright.statemachine.errors import InvalidTransitionError
 from stagewright.statemachine.files.run_folder import CancelOrder, RunFolder
 from stagewright.statemachine.resume.verify import verify_run
@@ -28,7 +27,6 @@ from .resuming import (
     epoch_of,
     image_file,
     only,
-    painter,
     ran,
     resumed,
     small,
@@ -134,9 +132,7 @@ def test_a_cancel_before_a_resume_has_begun_writes_nothing(
                     said.append(type(error).__name__)
 
     name = folder.name
-    made = PipelineController(
-        backend=painter(), runs=folder.parent, inputs=PillowInputReader(), storage=Interfering()
-    )
+    made = controller(folder.parent, storage=Interfering())
     result = made.resume(name).wait(30)
     assert words(epoch_of(result, 1))[0] == ("LogRepaired" if torn else "fail")
 

@@ -24,7 +24,7 @@ from stagewright.statemachine import (
 )
 from stagewright.statemachine.errors import ResumeRefusedError
 
-from .log_format import changed, make_log, split_bodies, split_lines
+from .log_format import changed, flip, make_log, split_bodies, split_lines
 from .resuming import (
     LOG,
     Script,
@@ -130,10 +130,7 @@ def test_a_corrupt_log_is_never_written_to(whole: Path, tmp_path: Path, place: i
     """A flipped bit in its first, second or last but one record."""
     folder = copied(whole, tmp_path)
     lines = split_lines((folder / LOG).read_bytes())
-    line = bytearray(lines[place])
-    line[80] ^= 1
-    lines[place] = bytes(line)
-    (folder / LOG).write_bytes(b"".join(lines))
+    flip(folder / LOG, len(b"".join(lines[:place])) + 80)
     assert "corrupt at byte" in refused(folder, LogCorruptError)
 
 

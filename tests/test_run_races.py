@@ -42,7 +42,7 @@ from stagewright.statemachine import (
 from stagewright.statemachine.files.run_folder import CancelOrder, RunFolder
 from stagewright.statemachine.run.journal import RunJournal
 
-from .support import START, ScriptedBackend, document, memory_log, png
+from .support import START, ScriptedBackend, controller, document, memory_log, png
 from .unreadable import folder_of_anybody, program_of_anybody
 
 LOOK_TWICE = """
@@ -65,10 +65,6 @@ class StandingClock:
 
     def monotonic_ms(self) -> float:
         return 0.0
-
-
-def controller(runs: Path, backend: ScriptedBackend, **named: Any) -> PipelineController:
-    return PipelineController(backend=backend, runs=runs, inputs=PillowInputReader(), **named)
 
 
 def test_a_run_never_takes_the_folder_of_another(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stagewright.adapters import PillowInputReader
 from stagewright.events import (
     CallCompleted,
     CallFailed,
@@ -34,11 +33,10 @@ from stagewright.statemachine import (
     CancelToken,
     GenerateRequest,
     GenerationCancelled,
-    PipelineController,
 )
 from stagewright.statemachine.resume.verify import verify_run
 
-from .support import ScriptedBackend, document, png
+from .support import ScriptedBackend, controller, document, png
 
 STAGES = [str(stage) for stage in StageType]
 COMBINATIONS = [
@@ -47,10 +45,6 @@ COMBINATIONS = [
     for chosen in combinations(STAGES, size)
     if "adetailer" not in chosen or {"txt2img", "img2img"} & set(chosen)
 ]
-
-
-def controller(runs: Path, backend: ScriptedBackend) -> PipelineController:
-    return PipelineController(backend=backend, runs=runs, inputs=PillowInputReader())
 
 
 def run(runs: Path, backend: ScriptedBackend, config: dict[str, Any]) -> PipelineRunResult:

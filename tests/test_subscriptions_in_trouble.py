@@ -27,6 +27,7 @@ from stagewright.events.subscriptions.dispatcher import Dispatcher
 
 from .command_line import until
 from .listening import EVENTS, is_connected, tell
+from .log_format import flip
 from .support import fill_log, run_opened
 
 RUN = "20261120T225226.123456Z-troubled-7f3a9c"
@@ -265,9 +266,7 @@ def test_a_receiver_that_cannot_be_referenced_weakly_is_muted_as_well() -> None:
 def test_a_subscription_that_is_refused_keeps_no_file_open(log: FileEventLog) -> None:
     """Not even while its error is kept."""
     log.close()
-    data = bytearray(log.path.read_bytes())
-    data[len(data) // 2] ^= 1
-    log.path.write_bytes(data)
+    flip(log.path, 1000)
     files, errors = open_files(), list[Exception]()
     for _ in range(3):
         try:

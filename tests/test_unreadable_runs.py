@@ -12,14 +12,13 @@ from stagewright.events import RunState, replay
 from stagewright.statemachine.files.png import source_of
 
 from .command_line import stagewright, write_config
-from .resuming import LOG, image_file
+from .resuming import LOG, image_file, made
 from .unreadable import (
     REMOVE,
     STALE,
     command_of_anybody,
     command_watched,
     folder_of_anybody,
-    made,
     make_looping,
 )
 

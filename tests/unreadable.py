@@ -10,10 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stagewright.adapters import open_controller
-from stagewright.events import CallRequested
-
-from .resuming import LOG, cut_before, small
+from .resuming import LOG
 
 NOBODY = 65534
 _HERE = Path(__file__).resolve().parent.parent
@@ -47,15 +44,6 @@ main()
 """
 STALE = 'raise OSError(errno.ESTALE, "Stale file handle", str(arguments[0]))'
 REMOVE = "shutil.rmtree(folder, ignore_errors=True)"
-
-
-def made(runs: Path, *, dead: bool = False) -> Path:
-    """A finished run of two images, or one whose process died before the second."""
-    handle = open_controller(runs).start(small())
-    handle.wait(30)
-    if dead:
-        cut_before(handle.folder, CallRequested, 1)
-    return handle.folder
 
 
 def make_looping(folder: Path) -> None:
