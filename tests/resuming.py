@@ -27,6 +27,7 @@ from stagewright.statemachine import BackendError, CancelToken, GenerateRequest,
 
 from . import support
 from .log_format import split_lines
+from .posix import make_pipe
 from .support import ScriptedBackend, document
 
 LOG = "events.jsonl"
@@ -228,6 +229,19 @@ def linked(file: Path) -> None:
     target = file.parent.parent.parent.parent / "elsewhere.png"
     file.rename(target)
     file.symlink_to(target)
+
+
+def made_a_folder(file: Path) -> None:
+    """A folder stands in its place."""
+    file.unlink()
+    file.mkdir()
+    (file / "inside.txt").write_bytes(ALTERED)
+
+
+def piped(file: Path) -> None:
+    """A named pipe stands in its place."""
+    file.unlink()
+    make_pipe(file)
 
 
 def dies_at(place: tuple[str, int]) -> Script:

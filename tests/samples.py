@@ -14,6 +14,7 @@ from stagewright.events import (
     CancelMode,
     CancelRequested,
     ErrorDetail,
+    EventLog,
     LifecycleChanged,
     LogRepaired,
     Outcome,
@@ -67,6 +68,13 @@ def one_of_each(run_id: str) -> list[StageEvent]:
         LogRepaired(**at(10), offset=17, bytes=3, sha256="f" * 64, copied_to="events.torn-1"),
         RunSealed(**at(11), count=11, head="0" * 64, outcome=Outcome.CANCELLED),
     ]  # fmt: skip
+
+
+def more(log: EventLog, reason: str = "more") -> CancelRequested:
+    """One more event that fits a log."""
+    return CancelRequested(
+        run_id=log.run_id, seq=log.next_seq, ts=START, reason=reason, mode=CancelMode.NOW
+    )
 
 
 Deed = Callable[[AppendFile, bytes], int]

@@ -42,7 +42,6 @@ def test_a_run_is_shown_to_its_end(tmp_path: Path, slow_run: Path) -> None:
 @pytest.mark.posix
 def test_a_terminal_shows_steps_and_percentage(tmp_path: Path, slow_run: Path) -> None:
     """The same live line as ``run`` has, sampling steps of the other process included."""
-    assert slow_run.is_dir()
     child = pexpect.spawn(
         str(SCRIPT), ["follow", "last"], cwd=tmp_path, encoding="utf-8", dimensions=(24, 160)
     )
@@ -51,6 +50,7 @@ def test_a_terminal_shows_steps_and_percentage(tmp_path: Path, slow_run: Path) -
     child.expect(pexpect.EOF, timeout=20)
     child.close()
     assert child.exitstatus == 0
+    assert not (slow_run / "steps.live").exists()
 
 
 def test_leaving_does_not_stop_the_run(tmp_path: Path, slow_run: Path, start: Start) -> None:

@@ -18,8 +18,11 @@ from .log_format import flip
 pytestmark = pytest.mark.lowest
 
 
+Finished = tuple[Path, dict[str, Any]]
+
+
 @pytest.fixture
-def finished(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+def finished(tmp_path: Path) -> Finished:
     """A folder with one finished run, and the result that was printed."""
     return tmp_path, run_json(write_config(tmp_path))
 
@@ -31,9 +34,7 @@ def listed(folder: Path, *arguments: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_replay_gives_the_result_that_the_run_printed(
-    finished: tuple[Path, dict[str, Any]],
-) -> None:
+def test_replay_gives_the_result_that_the_run_printed(finished: Finished) -> None:
     """Also with every projection and the lock file deleted."""
     folder, printed = finished
     listed(folder)
@@ -44,9 +45,7 @@ def test_replay_gives_the_result_that_the_run_printed(
         assert json.loads(shown.stdout) == printed
 
 
-def test_replay_until_a_sequence_number_stops_there(
-    finished: tuple[Path, dict[str, Any]],
-) -> None:
+def test_replay_until_a_sequence_number_stops_there(finished: Finished) -> None:
     """At event 4 the run is RUNNING, with one image's request answered."""
     folder, _ = finished
     done = stagewright("replay", "last", "--until", "4", "--json", folder=folder)
@@ -54,7 +53,7 @@ def test_replay_until_a_sequence_number_stops_there(
     assert (result["state"], len(result["events"]), len(result["images"])) == ("RUNNING", 5, 1)
 
 
-def test_replay_prints_state_and_timeline(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_replay_prints_state_and_timeline(finished: Finished) -> None:
     """One line for each event, in order, behind the summary."""
     folder, printed = finished
     lines = stagewright("replay", "last", folder=folder).stdout.splitlines()
@@ -63,9 +62,7 @@ def test_replay_prints_state_and_timeline(finished: tuple[Path, dict[str, Any]])
     assert numbered == [str(seq) for seq in range(len(printed["events"]))]
 
 
-def test_a_run_is_found_by_id_prefix_last_and_folder(
-    finished: tuple[Path, dict[str, Any]],
-) -> None:
+def test_a_run_is_found_by_id_prefix_last_and_folder(finished: Finished) -> None:
     """All four name the same run; a prefix that fits two is refused, naming them."""
     folder, printed = finished
     run_id = str(printed["run_id"])
@@ -79,7 +76,7 @@ def test_a_run_is_found_by_id_prefix_last_and_folder(
     assert "fits 2 runs" in done.stderr
 
 
-def test_verify_of_a_finished_run_is_sound(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_verify_of_a_finished_run_is_sound(finished: Finished) -> None:
     """Exit 0, and nothing in the folder has changed."""
     folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -111,7 +108,7 @@ def link(path: Path) -> None:
     ],
 )
 def test_verify_tells_damage_from_an_unfinished_run(
-    finished: tuple[Path, dict[str, Any]],
+    finished: Finished,
     damage: Callable[[Path], None],
     status: int,
     words: str,
@@ -124,9 +121,7 @@ def test_verify_tells_damage_from_an_unfinished_run(
     assert words in done.stdout + done.stderr or "byte" in done.stdout
 
 
-def test_verify_all_checks_every_run_and_exits_with_the_worst(
-    finished: tuple[Path, dict[str, Any]],
-) -> None:
+def test_verify_all_checks_every_run_and_exits_with_the_worst(finished: Finished) -> None:
     """One altered image among two runs makes the whole 4."""
     folder, printed = finished
     run_json(folder / "small.toml")
@@ -137,9 +132,7 @@ def test_verify_all_checks_every_run_and_exits_with_the_worst(
     assert "2 runs checked" in done.stdout
 
 
-def test_a_corrupt_log_is_refused_with_its_offset(
-    finished: tuple[Path, dict[str, Any]],
-) -> None:
+def test_a_corrupt_log_is_refused_with_its_offset(finished: Finished) -> None:
     """`replay` exits 4 and names file and byte."""
     folder, printed = finished
     flip(folder / "runs" / printed["run_id"] / "events.jsonl", 60)
@@ -215,14 +208,6 @@ def test_the_catalogue_follows_logs_that_change_appear_and_vanish(tmp_path: Path
     ]
 
 
-def test_folders_without_a_log_are_no_runs(tmp_path: Path) -> None:
-    """They are ignored by every command."""
-    (tmp_path / "runs" / "20261120T225226.123456Z-empty-000000").mkdir(parents=True)
-    assert listed(tmp_path) == []
-    assert stagewright("replay", "last", folder=tmp_path).returncode == 2
-    assert stagewright("verify", "--all", folder=tmp_path).returncode == 0
-
-
 ON_ALL = [("list",), ("list", "--json"), ("learning",), ("verify", "--all"), ("resume", "--all")]
 
 
@@ -245,7 +230,7 @@ def test_the_usual_folder_of_runs_need_not_be_there_yet(
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_show_tells_where_an_image_came_from(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_show_tells_where_an_image_came_from(finished: Finished) -> None:
     """Run, stage, index, seed and settings, wherever the image lies now."""
     folder, printed = finished
     run = folder / "runs" / printed["run_id"]
@@ -263,9 +248,7 @@ def test_show_tells_where_an_image_came_from(finished: tuple[Path, dict[str, Any
     assert "base.safetensors" in shown
 
 
-def test_show_knows_an_image_whose_own_chunk_was_removed(
-    finished: tuple[Path, dict[str, Any]],
-) -> None:
+def test_show_knows_an_image_whose_own_chunk_was_removed(finished: Finished) -> None:
     """The source's digest decides, not what the image says of itself."""
     folder, printed = finished
     data = (folder / "runs" / printed["run_id"] / printed["images"][0]["path"]).read_bytes()
@@ -277,9 +260,7 @@ def test_show_knows_an_image_whose_own_chunk_was_removed(
     assert (found["image_index"], found["exact"]) == (0, False)
 
 
-def test_show_does_not_believe_an_image_that_lies(
-    finished: tuple[Path, dict[str, Any]],
-) -> None:
+def test_show_does_not_believe_an_image_that_lies(finished: Finished) -> None:
     """Our chunk around other pixels is refused: no log vouches for them."""
     folder, printed = finished
     data = (folder / "runs" / printed["run_id"] / printed["images"][0]["path"]).read_bytes()

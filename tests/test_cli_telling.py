@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from stagewright.adapters import open_controller
 from stagewright.events import CallCompleted, CallRequested, RunState, StageEnd, iterate, replay
 from stagewright.events.log.lock import RunLock
 
-from .command_line import SCRIPT, Start, stagewright, until, write_config
+from .command_line import SCRIPT, Start, run_python, stagewright, until, write_config
 from .log_format import flip, split_lines
 from .resuming import LOG, copied, cut, cut_before, files, image_file, made, painter, ran, small
 from .support import png
@@ -67,26 +66,17 @@ def commands_in(text: str) -> list[str]:
     return re.findall(r"stagewright resume .*", text)
 
 
-@pytest.mark.parametrize("command", ["show", "replay", "run"])
+@pytest.mark.parametrize(("command", "dead"), [("show", 1), ("replay", 1), ("run", 1), ("run", 2)])
 @pytest.mark.parametrize("runs", ["runs", "it's mine"])
-def test_a_printed_resume_works_when_it_is_pasted(tmp_path: Path, runs: str, command: str) -> None:
-    """Whatever the folder of runs is called, and whether or not it is the default one."""
-    folder = died(tmp_path / runs)
+def test_a_printed_resume_works_when_it_is_pasted(
+    tmp_path: Path, runs: str, command: str, dead: int
+) -> None:
+    """Of one run or of all, whatever their folder is called, the default one or another."""
+    folders = [died(tmp_path / runs) for _ in range(dead)]
     named = write_config(tmp_path) if command == "run" else "last"
     shown = stagewright(command, named, "--runs", runs, folder=tmp_path)
     (line,) = commands_in(shown.stdout)
-    done = pasted(line, tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert replay(folder).state is RunState.COMPLETED
-
-
-@pytest.mark.parametrize("runs", ["runs", "it's mine"])
-def test_what_run_says_of_several_runs_works_when_it_is_pasted(tmp_path: Path, runs: str) -> None:
-    """``resume --all`` looks where they are."""
-    folders = [died(tmp_path / runs) for _ in range(2)]
-    shown = stagewright("run", write_config(tmp_path), "--runs", runs, folder=tmp_path)
-    (line,) = commands_in(shown.stdout)
-    assert "--all" in line
+    assert ("--all" in line) == (dead > 1)
     done = pasted(line, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert {replay(folder).state for folder in folders} == {RunState.COMPLETED}
@@ -178,10 +168,8 @@ def test_what_nobody_expected_of_one_run_keeps_no_other_from_going_on(
     """Python itself raises where its log is opened; the next run is resumed all the same."""
     odd, other = died(tmp_path / "runs"), died(tmp_path / "runs")
     stagewright("list", folder=tmp_path)  # so that the catalogue need not read the log again
-    done = subprocess.run(
-        [sys.executable, "-c", ODD, odd.name, "resume", "--all"], cwd=tmp_path,
-        env={**os.environ, **variables}, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    environment = {**os.environ, **variables}
+    done = run_python("-c", ODD, odd.name, "resume", "--all", folder=tmp_path, env=environment)
     assert done.returncode == 1
     assert replay(other).state is RunState.COMPLETED
     assert done.stdout.splitlines()[-1] == "1 completed, 1 failed"

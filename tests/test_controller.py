@@ -10,23 +10,19 @@ from typing import Any
 import pytest
 from stagewright.events import (
     EventRecorder,
-    LifecycleChanged,
     RunNotFoundError,
     RunOpened,
     RunState,
     StageEvent,
-    StageImageProgress,
     signals,
     subscribe,
 )
 from stagewright.statemachine import (
-    CancelToken,
     ConfigurationError,
     ControllerBusyError,
     GenerateRequest,
     InvalidStagePlanError,
     StageExecutionPlan,
-    StepProgress,
 )
 from stagewright.statemachine.config.stage_configs import Img2ImgConfig
 
@@ -34,36 +30,28 @@ from .support import ScriptedBackend, controller, document, png
 
 
 def test_a_run_goes_from_idle_through_running_back_to_idle(tmp_path: Path) -> None:
-    """The controller is IDLE without a run; its last result stays."""
+    """Meanwhile `wait` gives up after its time, and no second run starts; the result stays."""
     gate = threading.Event()
-    held = ScriptedBackend(lambda _request, _cancel: wait_for(gate))
-    runner = controller(tmp_path, held)
+    runner = controller(tmp_path, ScriptedBackend(lambda _request, _cancel: wait_for(gate)))
     assert (runner.state, runner.last_result) == (RunState.IDLE, None)
     handle = runner.start(document())
     assert (runner.state, handle.result) == (RunState.RUNNING, None)
+    with pytest.raises(ControllerBusyError):
+        runner.start(document())
+    with pytest.raises(TimeoutError):
+        handle.wait(0.05)
     gate.set()
     result = handle.wait(60)
     assert result.state is RunState.COMPLETED
     assert runner.state == RunState.IDLE
     assert runner.last_result == result == handle.result
+    assert runner.start(document()).wait(60).state is RunState.COMPLETED
+    assert len([folder for folder in tmp_path.iterdir() if folder.is_dir()]) == 2
 
 
 def wait_for(gate: threading.Event) -> None:
     """Hold a request until the test opens the gate."""
     assert gate.wait(30)
-
-
-def test_one_run_at_a_time(tmp_path: Path) -> None:
-    """A second start is refused while the first goes on, and possible after it."""
-    gate = threading.Event()
-    runner = controller(tmp_path, ScriptedBackend(lambda _request, _cancel: wait_for(gate)))
-    handle = runner.start(document())
-    with pytest.raises(ControllerBusyError):
-        runner.start(document())
-    gate.set()
-    handle.wait(60)
-    assert runner.start(document()).wait(60).state is RunState.COMPLETED
-    assert len([folder for folder in tmp_path.iterdir() if folder.is_dir()]) == 2
 
 
 def test_an_invalid_configuration_never_starts(
@@ -89,25 +77,6 @@ def test_an_invalid_configuration_never_starts(
     assert recorded_events.config_errors == (told[0]["message"],)
     assert not (tmp_path / "runs").exists()
     assert runner.start(document()).wait(60).state is RunState.COMPLETED
-
-
-def test_subscribers_see_every_event_of_the_log_in_order(
-    tmp_path: Path, recorded_events: EventRecorder
-) -> None:
-    """A recorder's events equal the log's, and each lifecycle change is signalled."""
-    changes: list[tuple[str | None, LifecycleChanged]] = []
-
-    def take(run_id: str | None, event: LifecycleChanged) -> None:
-        changes.append((run_id, event))
-
-    with signals.lifecycle_changed.connected_to(take):
-        handle = controller(tmp_path).start(document("txt2img", "upscale", images=2))
-        result = handle.wait(60)
-    assert recorded_events.events == tuple(result.events)
-    assert [(run_id, event.trigger) for run_id, event in changes] == [
-        (handle.run_id, "start"),
-        (handle.run_id, "finish"),
-    ]
 
 
 def test_a_subscriber_that_raises_harms_neither_run_nor_others(
@@ -152,36 +121,6 @@ def test_a_subscriber_that_blocks_harms_neither_run_nor_others(tmp_path: Path) -
         gate.set()
 
 
-def test_step_progress_is_live_and_not_in_the_log(tmp_path: Path) -> None:
-    """Steps reach subscribers by signal; no event of the log speaks of them."""
-    steps: list[StepProgress] = []
-
-    def take(_run_id: str | None, progress: StepProgress) -> None:
-        steps.append(progress)
-
-    with signals.step_progress.connected_to(take):
-        result = controller(tmp_path).start(document(images=2)).wait(60)
-    assert [(step.stage_id, step.image_index, step.step) for step in steps] == [
-        ("00-txt2img", 0, 1),
-        ("00-txt2img", 1, 1),
-    ]
-    assert not any("Step" in type(event).__name__ for event in result.events)
-
-
-def test_a_subscriber_may_cancel_the_run_from_its_callback(tmp_path: Path) -> None:
-    """A controller that cancels on the first finished image gets exactly one image."""
-    runner = controller(tmp_path)
-
-    def take(run_id: str, event: StageEvent) -> None:
-        if isinstance(event, StageImageProgress):
-            runner.cancel(run_id)
-
-    with signals.event_appended.connected_to(take):
-        result = runner.start(document(images=4)).wait(60)
-    assert result.state is RunState.CANCELLED
-    assert [image.image_index for image in result.images] == [0]
-
-
 def test_cancel_of_a_run_that_is_not_running_here_is_refused(tmp_path: Path) -> None:
     """An unknown id and a run that has ended raise RunNotFoundError."""
     runner = controller(tmp_path)
@@ -191,20 +130,6 @@ def test_cancel_of_a_run_that_is_not_running_here_is_refused(tmp_path: Path) -> 
     handle.wait(60)
     with pytest.raises(RunNotFoundError):
         runner.cancel(handle.run_id)
-
-
-def test_wait_gives_up_after_its_time(tmp_path: Path) -> None:
-    """TimeoutError while the run goes on, the result once it has ended."""
-    gate = threading.Event()
-
-    def hold(_request: GenerateRequest, _cancel: CancelToken) -> None:
-        wait_for(gate)
-
-    handle = controller(tmp_path, ScriptedBackend(hold)).start(document())
-    with pytest.raises(TimeoutError):
-        handle.wait(0.05)
-    gate.set()
-    assert handle.wait(60).state is RunState.COMPLETED
 
 
 class FailingRelease(ScriptedBackend):

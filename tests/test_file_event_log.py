@@ -14,8 +14,6 @@ from pathlib import Path
 
 import pytest
 from stagewright.events import (
-    CancelMode,
-    CancelRequested,
     Durability,
     EventLogError,
     FileEventLog,
@@ -27,8 +25,9 @@ from stagewright.events import (
 )
 from stagewright.events.log.lock import RunLock, is_locked, lock_holder
 
+from .command_line import run_python
 from .log_format import split_lines
-from .samples import WatchedStorage, one_of_each
+from .samples import WatchedStorage, more, one_of_each
 from .support import START, fill_log, run_opened
 
 pytestmark = pytest.mark.lowest
@@ -70,18 +69,10 @@ FileEventLog.create(folder, run_opened(sys.argv[3])).close()
 """
 
 
-def python(script: str, *args: object) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, args)],
-        capture_output=True, text=True, timeout=30, check=True,
-    )  # fmt: skip
+def python(script: str, *arguments: str | Path) -> str:
+    done = run_python("-c", script, *arguments)
+    assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def more(log: FileEventLog, reason: str = "more") -> CancelRequested:
-    return CancelRequested(
-        run_id=RUN, seq=log.next_seq, ts=START, reason=reason, mode=CancelMode.NOW
-    )
 
 
 @pytest.fixture

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,6 +23,7 @@ from stagewright.events import (
     fold,
 )
 
+from .command_line import run_python
 from .stories import Story, error, stage_id
 from .support import memory_log, run_opened
 
@@ -344,12 +342,5 @@ print(len(fold(story.events).missing))
 
 def test_a_log_with_very_many_attempts_of_one_image_is_folded() -> None:
     """200,000 of them take seconds; with work for each pair of them it would take minutes."""
-    done = subprocess.run(
-        [sys.executable, "-c", MANY_ATTEMPTS],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+    done = run_python("-c", MANY_ATTEMPTS)
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr

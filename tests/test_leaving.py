@@ -20,7 +20,7 @@ from stagewright.statemachine.files.run_folder import find_run
 from stagewright.statemachine.ports import SystemClock
 from stagewright.statemachine.resume.verify import verify_run
 
-from .command_line import SCRIPT, SMALL, Start, stagewright, until, write_config
+from .command_line import SCRIPT, SMALL, Start, run_python, stagewright, until, write_config
 from .posix import suspend, wake
 from .real_disks import assert_ends_the_same, assert_one_clear_line, only_run, sources, undisturbed
 from .support import START, controller, document
@@ -343,14 +343,7 @@ def test_a_program_that_does_not_wait_leaves_a_whole_run(tmp_path: Path, worker:
     program = FORGETFUL
     if worker:
         program = BY_A_WORKER.format(program=textwrap.indent(FORGETFUL, "    "))
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_python("-c", program, folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     result = replay(only_run(tmp_path / "runs"))
     assert (result.state, len(result.images)) == (RunState.COMPLETED, 20)

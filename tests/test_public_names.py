@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
-import subprocess
-import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +16,7 @@ import stagewright.statemachine
 
 import stagewright
 
+from .command_line import run_python
 from .tools import needs_tkinter
 
 ROOT = Path(__file__).parent.parent
@@ -102,24 +101,15 @@ def test_the_root_offers_the_public_names_of_all_packages() -> None:
 
 def test_the_root_loads_nothing_before_it_is_used() -> None:
     """``import stagewright`` costs a command that prints the version no more than its text."""
-    loaded = subprocess.run(
-        [sys.executable, "-c", "import stagewright, sys; print(*sys.modules)"],
-        capture_output=True,
-        check=True,
-        text=True,
-    ).stdout.split()
+    program = "import stagewright, sys; print(*sys.modules)"
+    loaded = run_python("-c", program).stdout.split()
     assert "stagewright.events" in loaded
     assert not {"msgspec", "blinker", "transitions", "requests", "PIL"} & set(loaded)
 
 
 def test_the_package_runs_as_a_program() -> None:
     """``python -m stagewright`` is the command."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "stagewright", "--version"],
-        capture_output=True,
-        check=True,
-        text=True,
-    )
+    ended = run_python("-m", "stagewright", "--version")
     assert ended.stdout == f"stagewright, version {stagewright.__version__}\n"
 
 

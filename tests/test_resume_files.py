@@ -1,4 +1,4 @@
-"""Resume and the files of a run: missing, altered, replaced, made again, left over."""
+"""Resume and the files of a run: missing, altered, made again, left over, and a torn log."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from stagewright.events import (
     CallCompleted,
     CallRequested,
+    LogRepaired,
     PipelineRunResult,
     RunResumed,
     RunState,
@@ -21,7 +23,7 @@ from stagewright.events import (
 from stagewright.statemachine.resume.verify import verify_run
 
 from .command_line import SCRIPT
-from .posix import make_pipe
+from .log_format import split_lines
 from .resuming import (
     ALTERED,
     FOUR,
@@ -38,8 +40,10 @@ from .resuming import (
     files,
     image_file,
     linked,
+    made_a_folder,
     only,
     painter,
+    piped,
     ran,
     removed,
     resumed,
@@ -74,17 +78,6 @@ def emptied(file: Path) -> None:
 def dangling(file: Path) -> None:
     file.unlink()
     file.symlink_to("nowhere")
-
-
-def made_a_folder(file: Path) -> None:
-    file.unlink()
-    file.mkdir()
-    (file / "inside.txt").write_bytes(ALTERED)
-
-
-def piped(file: Path) -> None:
-    file.unlink()
-    make_pipe(file)
 
 
 DAMAGES = [
@@ -326,3 +319,48 @@ def test_a_file_that_cannot_be_read_is_neither_lost_nor_made_again(folder: Path)
     assert done.returncode == 4, done.stderr
     assert f"{file}: it cannot be read" in done.stderr
     assert files(folder) == before
+
+
+def torn_tails(lines: list[bytes], records: int) -> dict[str, bytes]:
+    """Tails of each kind that a crash may leave behind so many records."""
+    line = lines[records]
+    return {
+        "a byte": line[:1],
+        "in the header": line[:20],
+        "the header": line[:48],
+        "in the record": line[: len(line) // 2],
+        "no newline": line[:-1],
+        "zeros": bytes(512),
+        "zeros in the record": line[:60] + bytes(len(line) - 61) + b"\n",
+        "two records": line[:60] + bytes(len(line) - 60) + lines[records + 1][:30],
+    }
+
+
+@pytest.mark.parametrize("records", [1, 4, 12])
+@pytest.mark.parametrize("kind", list(torn_tails([b"x" * 99] * 2, 0)))
+def test_a_torn_tail_is_copied_aside_cut_and_recorded_first(
+    whole: Path, tmp_path: Path, kind: str, records: int
+) -> None:
+    """LogRepaired names the place, the size, the digest and the copy, which holds what was cut."""
+    folder = copied(whole, tmp_path)
+    lines = split_lines((folder / LOG).read_bytes())
+    tail = torn_tails(lines, records)[kind]
+    cut(folder, records, torn=tail)
+    result = resumed(folder)
+    repaired = epoch_of(result, 1)[0]
+    assert isinstance(repaired, LogRepaired)
+    assert repaired.seq == records
+    assert repaired.offset == sum(map(len, lines[:records]))
+    assert (repaired.bytes, repaired.sha256) == (len(tail), sha256(tail).hexdigest())
+    assert (folder / repaired.copied_to).read_bytes() == tail
+    assert (folder / repaired.copied_to).parent == folder
+    assert comparable(result) == comparable(replay(whole))
+
+
+def test_a_sealed_run_with_a_torn_tail_is_repaired_and_sealed(whole: Path, tmp_path: Path) -> None:
+    """Nothing else is to be done."""
+    folder = copied(whole, tmp_path)
+    cut(folder, 36, torn=b'{"h":"000')
+    result = resumed(folder)
+    assert words(epoch_of(result, 1)) == ["LogRepaired", "RunSealed"]
+    assert verify_run(folder).finished

@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 from stagewright.events import (
     CallRequested,
-    LifecycleChanged,
     RunState,
-    StageStart,
     replay,
 )
 from stagewright.events.errors import ImageAlteredError
@@ -24,8 +22,6 @@ from .resuming import (
     check_story,
     comparable,
     cut_before,
-    dies_at,
-    epoch_of,
     files,
     linked,
     only,
@@ -200,15 +196,3 @@ def test_resume_tries_what_a_partial_run_lacks(
     assert comparable(result)["images"] == comparable(expected)["images"]
     assert (result.missing, result.error) == ((), None)
     check_story(result.events)
-
-
-def test_what_fails_again_is_missing_again(tmp_path: Path) -> None:
-    """The resumed run is partial once more, and names the same image."""
-    folder = continuing(tmp_path, ("01-img2img", 1))
-    result = resumed(folder, painter(dies_at(("01-img2img", 1))))
-    assert (result.state, result.outcome) == (RunState.ERROR, "partial")
-    assert [(gap.stage_id, gap.image_index) for gap in result.missing] == [("01-img2img", 1)]
-    triggers = [one.trigger for one in only(epoch_of(result, 1), LifecycleChanged)]
-    assert triggers == ["recover", "start", "fail"]
-    started = [one.stage_id for one in only(epoch_of(result, 1), StageStart)]
-    assert started == ["01-img2img"]

@@ -30,7 +30,7 @@ from stagewright.statemachine import PipelineController
 
 from .resuming import FOUR
 from .stories import Story, error
-from .support import document, png, run_opened
+from .support import document, run_opened
 
 TIMES = st.integers(min_value=0, max_value=10**9).map(lambda ms: timedelta(milliseconds=ms))
 
@@ -54,26 +54,6 @@ def test_a_run_through_all_stages_has_the_timeline_that_is_kept(
     config = document(*FOUR, images=2, seed=7)
     stagewright_controller.start(config).wait(60)
     recorded_events.assert_timeline(Path("timelines/all_stages.txt"))
-
-
-@pytest.mark.parametrize("stages", [FOUR, ("upscale",), ("img2img", "adetailer")])
-def test_two_runs_of_one_configuration_read_the_same(
-    stages: tuple[str, ...], tmp_path: Path
-) -> None:
-    """Other run, other folder, other time: the same text, in which no id of either stands."""
-    texts = []
-    for place in ("here", "there"):
-        folder = tmp_path / place
-        folder.mkdir()
-        (folder / "in.png").write_bytes(png(1))
-        config = document(*stages, name=place, input_image=str(folder / "in.png"))
-        if stages == FOUR:
-            del config["input_image"]
-        result = open_controller(folder / "runs").start(config).wait(60)
-        texts.append(RecordedEvents(result.events).timeline())
-        assert place not in texts[-1]
-        assert not re.search(r"[0-9a-f]{64}|\d{8}T\d{6}", texts[-1])
-    assert texts[0] == texts[1]
 
 
 def test_the_same_run_on_a_server_differs_only_in_what_made_it(tmp_path: Path) -> None:

@@ -35,15 +35,18 @@ denoise = 0.5
 """
 
 
+Both = tuple[Path, Path]
+
+
 @pytest.fixture
-def both(tmp_path: Path) -> tuple[Path, Path]:
+def both(tmp_path: Path) -> Both:
     """A finished run, and a later one whose log cannot be read."""
     sound, bad = made(tmp_path / "runs"), made(tmp_path / "runs")
     make_looping(bad)
     return sound, bad
 
 
-def test_list_shows_an_unreadable_run_as_such(tmp_path: Path, both: tuple[Path, Path]) -> None:
+def test_list_shows_an_unreadable_run_as_such(tmp_path: Path, both: Both) -> None:
     """It has a row and an entry, and the reason stands on standard error."""
     sound, bad = both
     done = stagewright("list", folder=tmp_path)
@@ -60,7 +63,7 @@ def test_list_shows_an_unreadable_run_as_such(tmp_path: Path, both: tuple[Path, 
 
 
 def test_a_run_that_can_be_read_again_is_listed_with_its_own_state(
-    tmp_path: Path, both: tuple[Path, Path]
+    tmp_path: Path, both: Both
 ) -> None:
     """The catalogue does not keep that it could not be read."""
     sound, bad = both
@@ -99,9 +102,7 @@ def test_verify_all_goes_on_past_a_run_that_is_removed_meanwhile(tmp_path: Path)
     assert gone.name in done.stderr
 
 
-def test_resume_all_goes_on_past_an_unreadable_run_and_exits_1(
-    tmp_path: Path, both: tuple[Path, Path]
-) -> None:
+def test_resume_all_goes_on_past_an_unreadable_run_and_exits_1(tmp_path: Path, both: Both) -> None:
     """A run that died is resumed, and the unreadable one is named."""
     _, bad = both
     dead = made(tmp_path / "runs", dead=True)
@@ -119,7 +120,7 @@ def test_resume_all_goes_on_past_an_unreadable_run_and_exits_1(
     ids=lambda words: words[0],
 )  # fmt: skip
 def test_last_is_the_last_run_that_can_be_read(
-    tmp_path: Path, both: tuple[Path, Path], words: list[str]
+    tmp_path: Path, both: Both, words: list[str]
 ) -> None:
     """One line on standard error names the run that was passed over."""
     sound, bad = both
@@ -129,9 +130,7 @@ def test_last_is_the_last_run_that_can_be_read(
     assert bad.name in done.stderr.splitlines()[0]
 
 
-def test_a_prefix_finds_its_run_beside_an_unreadable_one(
-    tmp_path: Path, both: tuple[Path, Path]
-) -> None:
+def test_a_prefix_finds_its_run_beside_an_unreadable_one(tmp_path: Path, both: Both) -> None:
     """The unreadable run is found by its name as well, and the reason is said in one line."""
     sound, bad = both
     assert stagewright("replay", sound.name[:-1], folder=tmp_path).returncode == 0
@@ -143,9 +142,7 @@ def test_a_prefix_finds_its_run_beside_an_unreadable_one(
         assert done.stderr.count("\n") == 1
 
 
-def test_last_of_unreadable_runs_only_is_not_called_no_run(
-    tmp_path: Path, both: tuple[Path, Path]
-) -> None:
+def test_last_of_unreadable_runs_only_is_not_called_no_run(tmp_path: Path, both: Both) -> None:
     """The message says that none can be read."""
     make_looping(both[0])
     done = stagewright("replay", "last", folder=tmp_path)
@@ -168,7 +165,7 @@ def test_show_finds_the_run_of_an_image_beside_an_unreadable_one(tmp_path: Path)
     assert bad.name in done.stderr
 
 
-def test_learning_names_an_unreadable_run(tmp_path: Path, both: tuple[Path, Path]) -> None:
+def test_learning_names_an_unreadable_run(tmp_path: Path, both: Both) -> None:
     """The record of the other run is made, and its own comes once it can be read."""
     sound, bad = both
     done = stagewright("learning", folder=tmp_path)
@@ -183,7 +180,7 @@ def test_learning_names_an_unreadable_run(tmp_path: Path, both: tuple[Path, Path
 
 
 def test_run_tells_of_a_run_that_can_go_on_beside_an_unreadable_one(
-    tmp_path: Path, both: tuple[Path, Path]
+    tmp_path: Path, both: Both
 ) -> None:
     """The note comes as ever, and the new run completes."""
     dead = made(tmp_path / "runs", dead=True)
@@ -244,7 +241,7 @@ def test_a_folder_of_runs_that_cannot_be_read_is_said_in_one_line() -> None:
 
 
 def test_an_input_from_an_unreadable_run_is_a_wrong_configuration(
-    tmp_path: Path, both: tuple[Path, Path]
+    tmp_path: Path, both: Both
 ) -> None:
     """The message names the key and the log."""
     config = write_config(tmp_path, IMG2IMG.format(run=both[1].name))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .command_line import run_python
 from .resuming import LOG
 
 NOBODY = 65534
@@ -86,9 +87,6 @@ def program_of_anybody(
 
 
 def _python(program: str, *arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        cwd=folder, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    done = run_python("-c", program, *arguments, folder=folder)
     assert "Traceback" not in done.stderr, done.stderr
     return done
