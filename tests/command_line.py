@@ -6,6 +6,7 @@ import atexit
 import json
 import os
 import subprocess
+import sys
 import sysconfig
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from typing import Any
 
 from .forking import ForkServer
 
+ROOT = Path(__file__).parents[1]
 SCRIPT = Path(sysconfig.get_path("scripts")) / "stagewright"
 
 SMALL = """
@@ -72,6 +74,21 @@ def fork_server() -> ForkServer:
     server = ForkServer()
     atexit.register(server.__exit__, None, None, None)
     return server
+
+
+def run_python(
+    *arguments: str | Path, folder: Path = ROOT, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run Python with these arguments, such as ``-c`` and a program, in ``folder``."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
 
 
 Start = Callable[..., subprocess.Popen[str]]

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from stagewright.events import signals
 
 from .command_line import Start, fork_server, start_command
 from .crashing import Counts, summary_lines
 from .forking import ForkServer
+from .listening import Connect
 
 ALL_CASES = "--all-cases"
 NO_SKIPS = "--no-skips"
@@ -105,6 +107,20 @@ def start() -> Iterator[Start]:
         for stream in (process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
+
+
+@pytest.fixture
+def connected() -> Iterator[Connect]:
+    """Connects receivers to ``event_appended`` for one test."""
+    receivers: list[Callable[..., object]] = []
+
+    def connect(receiver: Callable[..., object]) -> None:
+        receivers.append(receiver)
+        signals.event_appended.connect(receiver, weak=False)
+
+    yield connect
+    for receiver in receivers:
+        signals.event_appended.disconnect(receiver)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from stagewright.events import StageEvent, Subscription, signals
 
@@ -12,6 +12,9 @@ LOG = memory_log(2)
 RUN = LOG.run_id
 EVENTS = list(LOG.timeline())
 OTHER = "20261120T225226.123456Z-other-000000"
+
+Connect = Callable[[Callable[..., object]], None]
+"""Connects a receiver to ``event_appended`` for one test."""
 
 
 def tell(events: Sequence[StageEvent] | None = None, run_id: str = RUN) -> None:

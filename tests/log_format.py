@@ -11,6 +11,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 CHAIN_START = "0" * 64
@@ -65,3 +66,10 @@ def split_bodies(data: bytes) -> list[bytes]:
 def changed(body: bytes, **fields: Any) -> bytes:
     """``body`` with some fields set anew."""
     return json.dumps({**json.loads(body), **fields}, separators=(",", ":")).encode()
+
+
+def flip(path: Path, offset: int) -> None:
+    """Turn over one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from PIL import Image
-from stagewright.adapters import PillowInputReader
+from stagewright.adapters import open_controller
 from stagewright.events import (
     CallRequested,
     LifecycleChanged,
@@ -25,7 +25,9 @@ from stagewright.events import (
 )
 from stagewright.statemachine import BackendError, CancelToken, GenerateRequest, PipelineController
 
+from . import support
 from .log_format import split_lines
+from .posix import make_pipe
 from .support import ScriptedBackend, document
 
 LOG = "events.jsonl"
@@ -53,16 +55,26 @@ def painter(script: Script | None = None, *, salt: str = "", slots: int = 1) -> 
     return ScriptedBackend(script, slots=slots, images=lambda request: painted(request, salt))
 
 
-def controller(runs: Path, backend: ScriptedBackend | None = None) -> PipelineController:
-    """A controller of its own, as another process has it."""
-    made = painter() if backend is None else backend
-    return PipelineController(backend=made, runs=runs, inputs=PillowInputReader())
+def controller(
+    runs: Path, backend: ScriptedBackend | None = None, **parts: Any
+) -> PipelineController:
+    """A controller of a painter, or of another backend."""
+    return support.controller(runs, painter() if backend is None else backend, **parts)
 
 
 def ran(runs: Path, config: dict[str, Any], backend: ScriptedBackend | None = None) -> Path:
     """The folder of a run that has come to its end, whatever that is."""
     handle = controller(runs, backend).start(config)
     handle.wait(30)
+    return handle.folder
+
+
+def made(runs: Path, config: dict[str, Any] | None = None, *, dead: bool = False) -> Path:
+    """A sealed run of the embedded backend, or one that died while making its second image."""
+    handle = open_controller(runs).start(config or small())
+    handle.wait(30)
+    if dead:
+        cut_before(handle.folder, CallRequested, 1)
     return handle.folder
 
 
@@ -217,6 +229,19 @@ def linked(file: Path) -> None:
     target = file.parent.parent.parent.parent / "elsewhere.png"
     file.rename(target)
     file.symlink_to(target)
+
+
+def made_a_folder(file: Path) -> None:
+    """A folder stands in its place."""
+    file.unlink()
+    file.mkdir()
+    (file / "inside.txt").write_bytes(ALTERED)
+
+
+def piped(file: Path) -> None:
+    """A named pipe stands in its place."""
+    file.unlink()
+    make_pipe(file)
 
 
 def dies_at(place: tuple[str, int]) -> Script:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import to_builtins
-from stagewright.adapters import PillowInputReader
 from stagewright.adapters.backends.embedded.backend import EmbeddedBackend
 from stagewright.events import (
     CallCompleted,
@@ -34,6 +33,7 @@ from stagewright.statemachine.ports import SystemClock
 from stagewright.statemachine.resume.salvage import SalvagedRun, salvage_run
 from stagewright.statemachine.resume.verify import verify_run
 
+from . import support
 from .log_format import body_of, make_log, split_lines
 from .support import document
 
@@ -54,10 +54,8 @@ class CountingBackend(EmbeddedBackend):
 
 
 def controller(runs: Path, backend: ImageBackend | None = None) -> PipelineController:
-    """A controller of its own, as another process has it."""
-    return PipelineController(
-        backend=backend or EmbeddedBackend(), runs=runs, inputs=PillowInputReader()
-    )
+    """A controller of the embedded backend, or of another one."""
+    return support.controller(runs, backend or EmbeddedBackend())
 
 
 def salvage(folder: Path, storage: Storage | None = None) -> SalvagedRun:

@@ -14,6 +14,7 @@ from stagewright.events import (
     CancelMode,
     CancelRequested,
     ErrorDetail,
+    EventLog,
     LifecycleChanged,
     LogRepaired,
     Outcome,
@@ -69,6 +70,13 @@ def one_of_each(run_id: str) -> list[StageEvent]:
         StorageLimited(**at(11), what="folder_sync", errno=22),
         RunSealed(**at(12), count=12, head="0" * 64, outcome=Outcome.CANCELLED),
     ]  # fmt: skip
+
+
+def more(log: EventLog, reason: str = "more") -> CancelRequested:
+    """One more event that fits a log."""
+    return CancelRequested(
+        run_id=log.run_id, seq=log.next_seq, ts=START, reason=reason, mode=CancelMode.NOW
+    )
 
 
 Deed = Callable[[AppendFile, bytes], int]

@@ -6,9 +6,11 @@ import io
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from stagewright.adapters import PillowInputReader
 from stagewright.events import (
     Artifact,
     BackendDescription,
@@ -31,6 +33,8 @@ from stagewright.statemachine import (
     GenerateAnswer,
     GeneratedImage,
     GenerateRequest,
+    ImageBackend,
+    PipelineController,
 )
 from stagewright.statemachine.ports import OnStep
 
@@ -98,6 +102,12 @@ class ScriptedBackend:
         on_step(1, 1)
         images = tuple(GeneratedImage(data=data) for data in self._images(request))
         return GenerateAnswer(images=images, endpoint="scripted", info=self._info)
+
+
+def controller(runs: Path, backend: ImageBackend | None = None, **parts: Any) -> PipelineController:
+    """A controller of its own, as another process has it."""
+    made = backend or ScriptedBackend()
+    return PipelineController(backend=made, runs=runs, inputs=PillowInputReader(), **parts)
 
 
 START = datetime(2026, 11, 20, 22, 52, 26, 123456, tzinfo=UTC)

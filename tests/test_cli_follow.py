@@ -42,7 +42,6 @@ def test_a_run_is_shown_to_its_end(tmp_path: Path, slow_run: Path) -> None:
 @pytest.mark.posix
 def test_a_terminal_shows_steps_and_percentage(tmp_path: Path, slow_run: Path) -> None:
     """The same live line as ``run`` has, sampling steps of the other process included."""
-    assert slow_run.is_dir()
     child = pexpect.spawn(
         str(SCRIPT), ["follow", "last"], cwd=tmp_path, encoding="utf-8", dimensions=(24, 160)
     )
@@ -51,6 +50,7 @@ def test_a_terminal_shows_steps_and_percentage(tmp_path: Path, slow_run: Path) -
     child.expect(pexpect.EOF, timeout=20)
     child.close()
     assert child.exitstatus == 0
+    assert not (slow_run / "steps.live").exists()
 
 
 def test_leaving_does_not_stop_the_run(tmp_path: Path, slow_run: Path, start: Start) -> None:
@@ -107,9 +107,3 @@ def test_the_exit_status_is_that_of_the_run(tmp_path: Path, start: Start) -> Non
     follower.communicate(timeout=20)
     process.communicate(timeout=20)
     assert (follower.returncode, process.returncode) == (3, 3)
-
-
-def test_two_kinds_of_output_exclude_each_other(tmp_path: Path) -> None:
-    """And a run that is not there is said in one line."""
-    assert stagewright("follow", "last", "--json", "--events", folder=tmp_path).returncode == 2
-    assert "no run yet" in stagewright("follow", "last", folder=tmp_path).stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 from hashlib import sha256
 from pathlib import Path
@@ -14,11 +13,9 @@ import pytest
 from PIL import Image
 
 from .command_line import SCRIPT, SMALL, Start, run_json, stagewright, until, write_config
-from .posix import suspend, wake
 
 pytestmark = pytest.mark.lowest
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 LONG = SMALL.replace("images = 2", "images = 400").replace("64", "512")
 
 
@@ -78,28 +75,6 @@ def test_progress_is_a_live_line_on_a_terminal(tmp_path: Path) -> None:
     assert child.exitstatus == 0
 
 
-def test_json_prints_one_document_and_nothing_else(tmp_path: Path) -> None:
-    """Standard output is the result; it has every key that the contract names."""
-    result = run_json(write_config(tmp_path))
-    assert set(result) == {
-        "run_id", "state", "outcome", "plan", "stages", "images", "missing", "seeds", "error",
-        "resumes", "events",
-    }  # fmt: skip
-    assert (result["state"], result["outcome"]) == ("COMPLETED", "completed")
-    assert set(result["stages"][0]) == {
-        "stage_id", "stage_type", "outcome", "image_count", "images", "duration_ms", "metadata",
-    }  # fmt: skip
-    assert [event["seq"] for event in result["events"]] == list(range(len(result["events"])))
-
-
-def test_the_same_configuration_twice_gives_the_same_pixels(tmp_path: Path) -> None:
-    """With a fixed seed pixels are equal and run ids are not."""
-    config = write_config(tmp_path)
-    first, second = run_json(config), run_json(config)
-    assert first["run_id"] != second["run_id"]
-    assert pixels(tmp_path, first) == pixels(tmp_path, second)
-
-
 def test_a_drawn_seed_stands_in_the_log_and_reproduces_the_images(tmp_path: Path) -> None:
     """seed = -1 is drawn once, below 2^31, and given as a fixed seed makes the same images."""
     config = write_config(tmp_path)
@@ -127,42 +102,13 @@ def test_the_run_folder_is_laid_out_as_the_contract_says(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("example", "stages"),
-    [
-        ("portrait.toml", ["txt2img", "img2img", "upscale", "adetailer"]),
-        ("restyle.toml", ["img2img"]),
-        ("enlarge.toml", ["upscale"]),
-    ],
-)
-def test_plan_and_run_of_each_example(tmp_path: Path, example: str, stages: list[str]) -> None:
-    """`plan` shows the example's stages and touches nothing; `run` completes them."""
-    done = stagewright("plan", EXAMPLES / example, "--json", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    plan = json.loads(done.stdout)
-    assert [stage["stage_type"] for stage in plan["stages"]] == stages
-    shown = stagewright("plan", EXAMPLES / example, folder=tmp_path)
-    assert shown.stdout.splitlines()[0] == " -> ".join(stages) == plan["summary"]
-    assert list(tmp_path.iterdir()) == []
-    done = stagewright("run", EXAMPLES / example, "--set", "images=1", "--json", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["state"] == "COMPLETED"
-
-
-@pytest.mark.parametrize(
     ("overrides", "words"),
     [
         (["txt2img.steps=0"], ["txt2img.steps", "0", "at least 1"]),
-        (["txt2img.width=100"], ["txt2img.width", "100", "multiple of 8"]),
         (["txt2img.enabled=false"], ["No pipeline stages enabled"]),
         (["txt2img.model="], ["txt2img.model", "missing"]),
-        (
-            ["img2img.denoise=1.5", "img2img.steps=5"],
-            ["img2img.denoise", "1.5", "at least 0, at most 1"],
-        ),
-        (["upscale.upscaler=x", "upscale.factor=-1"], ["upscale.factor", "-1"]),
         (["txt2img.stepz=3"], ["txt2img.stepz", "did you mean txt2img.steps?"]),
         (["txt2img.steps=many"], ["txt2img.steps", "many", "int"]),
-        (["images=0"], ["images", "0", "at least 1"]),
     ],
 )
 @pytest.mark.parametrize("command", ["plan", "run"])
@@ -203,16 +149,24 @@ def test_a_conflict_shows_in_the_plan_and_fails_the_run(tmp_path: Path) -> None:
         (["run", "small.toml", "--server", "http://a", "--server", "http://b"], "--server"),
         (["run", "small.toml", "--set", "images"], "KEY=VALUE"),
         (["cancel", "last"], "no run yet"),
+        (["follow", "last"], "no run yet"),
+        (["follow", "last", "--json", "--events"], "--events"),
+        (["replay", "last", "--until", "-1"], "--until"),
+        (["doctor"], "--server"),
+        (["doctor", "--server", "http://127.0.0.1:1", "--set", "seed=1"], "--set needs a CONFIG"),
+        (["doctor", "--server", "http://user:secret@127.0.0.1:1"], "server"),
+        (["doctor", "--server", "ftp://127.0.0.1:1"], "http or https"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_2(
     tmp_path: Path, arguments: list[str], words: str
 ) -> None:
-    """Every mistake in a call is answered by one line that names it."""
+    """Every mistake in a call is answered by one line that names it, and repeats no password."""
     write_config(tmp_path)
     done = stagewright(*arguments, folder=tmp_path)
-    assert done.returncode == 2
+    assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
+    assert "secret" not in done.stderr
     assert words in done.stderr
 
 
@@ -251,38 +205,6 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
     return output, errors
 
 
-@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
-def test_one_ctrl_c_cancels_cleanly_and_keeps_the_images(
-    start: Start, tmp_path: Path, asked: signal.Signals
-) -> None:
-    """Exit 3, CANCELLED, and the images that were finished verify."""
-    process = start("run", write_config(tmp_path, LONG), folder=tmp_path)
-    run = started(tmp_path, 2)
-    process.send_signal(asked)
-    output, _ = finish(process)
-    assert process.returncode == 3
-    assert "CANCELLED" in output
-    replayed = json.loads(stagewright("replay", "last", "--json", folder=tmp_path).stdout)
-    assert 2 <= len(replayed["images"]) < 400
-    assert replayed["outcome"] == "cancelled"
-    assert len(list(run.glob("images/00-txt2img/*.png"))) == len(replayed["images"])
-    assert stagewright("verify", "last", folder=tmp_path).returncode == 0
-
-
-@pytest.mark.posix
-def test_ctrl_c_twice_leaves_at_once(start: Start, tmp_path: Path) -> None:
-    """A second Ctrl-C does not wait for anything; the log is sound but unfinished."""
-    process = start("run", write_config(tmp_path, LONG), folder=tmp_path)
-    started(tmp_path)
-    suspend(process.pid)
-    os.kill(process.pid, signal.SIGINT)
-    os.kill(process.pid, signal.SIGTERM)
-    wake(process.pid)
-    finish(process)
-    assert process.returncode == 130
-    assert stagewright("verify", "last", folder=tmp_path).returncode == 1
-
-
 @pytest.mark.parametrize("flags", [[], ["--after-image"]])
 def test_another_process_cancels_a_run_within_a_second(
     start: Start, tmp_path: Path, flags: list[str]
@@ -308,17 +230,6 @@ def test_cancel_of_a_run_that_nobody_runs_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "is not running" in done.stderr
     assert not (tmp_path / "runs" / result["run_id"] / "cancel.request").exists()
-
-
-def test_a_reader_that_leaves_is_no_error_of_ours(tmp_path: Path) -> None:
-    """`stagewright replay last --json | head -c 10` prints no complaint."""
-    write_config(tmp_path)
-    stagewright("run", "small.toml", folder=tmp_path)
-    command = f"'{SCRIPT}' replay last --json | head -c 10"
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.stderr == ""
 
 
 def test_words_that_a_stream_cannot_write_are_shown_by_number(tmp_path: Path) -> None:

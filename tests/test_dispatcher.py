@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
-import subprocess
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,28 +16,13 @@ from stagewright.events import FileEventLog, StageEvent, StepProgress, signals, 
 from stagewright.events.subscriptions.dispatcher import Dispatcher
 from stagewright.events.subscriptions.reader import CAPACITY
 
-from .command_line import until
-from .listening import EVENTS
+from .command_line import ROOT, run_python, until
+from .listening import EVENTS, Connect
 from .support import fill_log, memory_log, run_opened
 
 RUN = "20261120T225226.123456Z-announced-7f3a9c"
 MANY = list(memory_log(30).timeline())
 STEP = StepProgress(stage_id="x", image_index=0, step=1, steps=2, fraction=0.5)
-Connect = Callable[[Callable[..., object]], None]
-
-
-@pytest.fixture
-def connected() -> Iterator[Connect]:
-    """Connects receivers to ``event_appended`` for one test."""
-    receivers: list[Callable[..., object]] = []
-
-    def connect(receiver: Callable[..., object]) -> None:
-        receivers.append(receiver)
-        signals.event_appended.connect(receiver, weak=False)
-
-    yield connect
-    for receiver in receivers:
-        signals.event_appended.disconnect(receiver)
 
 
 @pytest.fixture
@@ -105,46 +89,6 @@ def test_a_blocked_receiver_costs_one_bounded_wait(
     name = block.__qualname__
     assert signals.faults()[name] == 1
     assert caplog.text.count(name) == 1
-
-
-def test_a_receiver_that_comes_back_is_served_again(
-    dispatcher: Dispatcher, connected: Connect
-) -> None:
-    """What was announced while it blocked waits for it, in order, and so does what follows."""
-    release, heard = threading.Event(), list[StageEvent]()
-    returned = threading.Event()
-
-    def block_once(_sender: str, event: StageEvent) -> None:
-        heard.append(event)
-        if event is EVENTS[0]:
-            release.wait(20)
-            returned.set()
-
-    connected(block_once)
-    tell(dispatcher, EVENTS[:3])
-    assert heard == EVENTS[:1]
-    release.set()
-    assert returned.wait(10)
-    tell(dispatcher, EVENTS[3:4])
-    dispatcher.close()
-    assert heard == EVENTS[:4]
-
-
-def test_a_late_receiver_gets_the_moves_of_the_lifecycle_as_well(dispatcher: Dispatcher) -> None:
-    """Of whichever signals it is connected to, each in its order."""
-    release, moves = threading.Event(), list[int]()
-
-    def block(_sender: str, event: StageEvent) -> None:
-        release.wait(20)
-        moves.append(event.seq)
-
-    with signals.lifecycle_changed.connected_to(block):
-        for event in EVENTS[:4]:
-            dispatcher.publish(signals.lifecycle_changed, RUN, event=event)
-        dispatcher.flush()
-        release.set()
-        dispatcher.close()
-    assert moves == [0, 1, 2, 3]
 
 
 def test_flushing_from_within_a_receiver_does_not_wait_for_itself(
@@ -337,14 +281,6 @@ def test_receivers_are_called_where_no_thread_can_be_started(
     program: str, printed: list[str], tmp_path: Path
 ) -> None:
     """The thread of the run calls them then, and neither start nor the run hangs."""
-    root = Path(__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = run_python("-c", program, folder=tmp_path, env=environment)
     assert (done.returncode, done.stdout.splitlines()) == (0, printed), done.stderr

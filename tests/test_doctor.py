@@ -8,7 +8,6 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import pytest
 from stagewright.adapters.webui_server import EmbeddedServer
 
 from .command_line import SMALL, stagewright, write_config
@@ -202,24 +201,6 @@ def test_credentials_come_from_the_environment(tmp_path: Path) -> None:
         done = stagewright(*arguments, folder=tmp_path, env=env)
         assert (done.returncode, done.stderr) == (0, "")
         assert "secret" not in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--server", "http://127.0.0.1:1", "--set", "seed=1"], "--set needs a CONFIG"),
-        (["--server", "http://user:secret@127.0.0.1:1"], "server"),
-        (["--server", "ftp://127.0.0.1:1"], "http, https"),
-        ([], "--server"),
-    ],
-)
-def test_wrong_usage_is_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:
-    """Exit status 2, one line on standard error, nothing asked of anybody."""
-    done = stagewright("doctor", *arguments, folder=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert words in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert "secret" not in done.stderr
 
 
 def test_the_configuration_says_how_the_server_is_spoken_to(tmp_path: Path) -> None:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from stagewright.events import (
-    CancelMode,
-    CancelRequested,
     FileEventLog,
     LogRepaired,
     LogWriteError,
@@ -21,8 +17,9 @@ from stagewright.events import (
 from stagewright.events.log.lock import is_locked
 from stagewright.events.log.storage import AppendFile
 
+from .command_line import run_python
 from .log_format import make_log, split_bodies, split_lines
-from .samples import Deed, WatchedStorage
+from .samples import Deed, WatchedStorage, more
 from .support import START, fill_log, run_opened
 
 RUN = "20261120T225226.123456Z-disk-7f3a9c"
@@ -66,12 +63,6 @@ def taking(count: int, failure: BaseException | None = None) -> Deed:
         return taken
 
     return write
-
-
-def more(log: FileEventLog, reason: str = "more") -> CancelRequested:
-    return CancelRequested(
-        run_id=RUN, seq=log.next_seq, ts=START, reason=reason, mode=CancelMode.NOW
-    )
 
 
 @pytest.fixture
@@ -198,8 +189,7 @@ def test_a_real_limit_on_the_file_size(log: FileEventLog, tmp_path: Path, room: 
     """Under RLIMIT_FSIZE the log keeps its whole records, and goes on once there is room."""
     log.close()
     limit = log.path.stat().st_size + room
-    command = [sys.executable, "-c", LIMITED, str(tmp_path), str(limit)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    done = run_python("-c", LIMITED, tmp_path, str(limit))
     count, size, said = done.stdout.split(" ", 2)
     assert "could not be written" in said
     assert int(size) <= limit

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from stagewright.adapters import PillowInputReader
 from stagewright.events import (
     LifecycleChanged,
     LogWriteError,
@@ -23,13 +22,12 @@ from stagewright.statemachine import (
     BackendError,
     CancelToken,
     GenerateRequest,
-    PipelineController,
     RunHandle,
 )
 from stagewright.statemachine.resume.verify import verify_run
 
 from .command_line import until
-from .support import ScriptedBackend, document
+from .support import ScriptedBackend, controller, document
 
 
 class FailingDisk(Storage):
@@ -82,10 +80,8 @@ class FailingFile:
 
 
 def start(runs: Path, disk: FailingDisk) -> RunHandle:
-    controller = PipelineController(
-        backend=ScriptedBackend(), runs=runs, inputs=PillowInputReader(), storage=disk
-    )
-    return controller.start(document("txt2img", "upscale", images=3))
+    made = controller(runs, storage=disk)
+    return made.start(document("txt2img", "upscale", images=3))
 
 
 @pytest.mark.parametrize("name", ["00000-100.png", "00001-101.png", "00002-102.png"])
@@ -123,10 +119,8 @@ def fail_beside(runs: Path, disk: FailingDisk) -> tuple[PipelineRunResult, Scrip
         until(lambda: slots() == 1, "the slot of the first image has ended")
 
     backend = ScriptedBackend(script, slots=2)
-    controller = PipelineController(
-        backend=backend, runs=runs, inputs=PillowInputReader(), storage=disk
-    )
-    return controller.start(document(images=6)).wait(30), backend
+    made = controller(runs, backend, storage=disk)
+    return made.start(document(images=6)).wait(30), backend
 
 
 def test_after_a_failure_no_slot_begins_another_request(tmp_path: Path) -> None:
@@ -159,12 +153,9 @@ def test_a_batch_of_which_one_image_cannot_be_written_leaves_no_temporary_file(
     """On a full disk the images written beside it are removed; the cause is recorded."""
     disk = FailingDisk()
     setattr(disk, failing, lambda path: path.name == name)
-    controller = PipelineController(
-        backend=ScriptedBackend(), runs=tmp_path, inputs=PillowInputReader(), storage=disk
-    )
     config = document(images=4)
     config["txt2img"] = {**config["txt2img"], "batch_size": 4}
-    result = controller.start(config).wait(30)
+    result = controller(tmp_path, storage=disk).start(config).wait(30)
     assert result.error is not None
     assert "No space left" in result.error.message
     assert list((tmp_path / result.run_id / "images").rglob("*.part")) == []
@@ -223,26 +214,22 @@ def test_a_start_that_cannot_be_recorded_raises_and_frees_the_controller(tmp_pat
     disk = FailingDisk()
     disk.writes_left = 0
     disk.failing_writes = 1
-    controller = PipelineController(
-        backend=ScriptedBackend(), runs=tmp_path, inputs=PillowInputReader(), storage=disk
-    )
+    made = controller(tmp_path, storage=disk)
     with pytest.raises(LogWriteError):
-        controller.start(document())
-    assert controller.state is RunState.IDLE
+        made.start(document())
+    assert made.state is RunState.IDLE
     (folder,) = tmp_path.iterdir()
     assert replay(folder).state is RunState.IDLE
     assert not is_locked(folder)
-    assert controller.start(document()).wait(30).state is RunState.COMPLETED
+    assert made.start(document()).wait(30).state is RunState.COMPLETED
 
 
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
     """A file where the folder of runs should be: LogWriteError naming it, nothing else."""
     place = tmp_path / "runs"
     place.write_text("in the way")
-    controller = PipelineController(
-        backend=ScriptedBackend(), runs=place, inputs=PillowInputReader()
-    )
+    made = controller(place)
     with pytest.raises(LogWriteError, match="runs"):
-        controller.start(document())
-    assert controller.state is RunState.IDLE
+        made.start(document())
+    assert made.state is RunState.IDLE
     assert place.read_text() == "in the way"

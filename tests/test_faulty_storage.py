@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -12,11 +10,9 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stagewright.events import FileEventLog, LogWriteError
 
 from .faulty_storage import Deed, Fault, FaultyStorage, SimulatedCrash
 from .simulated_disk import SECTOR_BYTES, SimulatedDisk, Sync, what_is_left
-from .support import fill_log, run_opened
 
 _OLD, _NEW = b"o" * 1300, b"n" * 1700
 
@@ -104,119 +100,58 @@ def test_a_log_keeps_each_append_whose_sync_returned(
     assert len(left) <= len(written)
 
 
-def test_a_durable_file_is_there_whole_after_any_power_loss(tmp_path: Path) -> None:
-    """A file that was written, synced, renamed and whose folder was synced stays."""
-
-    def work(storage: FaultyStorage, folder: Path) -> None:
-        storage.make_folder(folder / "deep" / "er")
-        storage.write_file(folder / "deep" / "er" / "file", _NEW)
-
-    for held in after_power_loss(tmp_path, work):
-        assert held == {"deep/er/file": _NEW}
+def make_durably(storage: FaultyStorage, folder: Path) -> None:
+    storage.make_folder(folder / "new")
+    storage.write_file(folder / "new" / "file", _NEW)
 
 
-def test_a_file_that_was_not_synced_may_be_anything_under_its_new_name(tmp_path: Path) -> None:
-    """A rename that lasts says nothing of the bytes that were never synced."""
-
-    def work(storage: FaultyStorage, folder: Path) -> None:
-        storage.write_file(folder / "file", _NEW, durable=False)
-        storage.sync_folder(folder)
-
-    held = after_power_loss(tmp_path, work)
-    assert all(list(one) == ["file"] for one in held)
-    assert any(one["file"] == b"" for one in held)
-    assert any(b"\0" in one["file"] for one in held)
-    assert any(one["file"] == _NEW for one in held)
+def make_in_unsynced_folder(storage: FaultyStorage, folder: Path) -> None:
+    (folder / "new").mkdir()
+    storage.write_file(folder / "new" / "file", _NEW)
 
 
-def test_a_rename_is_atomic(tmp_path: Path) -> None:
-    """After a power loss a replaced file is the old one or the new one, never neither."""
-
-    def work(storage: FaultyStorage, folder: Path) -> None:
-        storage.write_file(folder / "file", _OLD)
-        part = storage.write_part(folder / "file", _NEW)
-        storage.rename(part, folder / "file")
-
-    held = after_power_loss(tmp_path, work)
-    assert {one["file"] for one in held} == {_OLD, _NEW}
-    for one in held:
-        assert one["file"] == _OLD or len(one) == 1, "the file stands under both names"
+def remove_durably(storage: FaultyStorage, folder: Path) -> None:
+    storage.write_file(folder / "file", _OLD)
+    storage.remove(folder / "file")
 
 
-def test_an_entry_that_was_not_synced_may_be_forgotten(tmp_path: Path) -> None:
-    """Made and removed files may be as they were before, until their folder is synced."""
-
-    def work(storage: FaultyStorage, folder: Path) -> None:
-        storage.write_file(folder / "kept", _OLD)
-        storage.write_file(folder / "removed", _OLD)
-        storage.write_part(folder / "made", _NEW)
-        storage.remove(folder / "removed", durable=False)
-
-    names = {tuple(sorted(one)) for one in after_power_loss(tmp_path, work)}
-    part = f".made.{os.getpid()}.part"
-    assert names == {("kept",), (part, "kept"), (part, "kept", "removed"), ("kept", "removed")}
+def remove_with_folder(storage: FaultyStorage, folder: Path) -> None:
+    make_durably(storage, folder)
+    storage.remove_tree(folder / "new")
 
 
-def test_a_removal_lasts_once_its_folder_is_synced(tmp_path: Path) -> None:
-    """A file that was durably removed does not come back."""
-
-    def work(storage: FaultyStorage, folder: Path) -> None:
-        storage.write_file(folder / "file", _OLD)
-        storage.remove(folder / "file")
-
-    assert not any(after_power_loss(tmp_path, work))
+def replace_durably(storage: FaultyStorage, folder: Path) -> None:
+    storage.write_file(folder / "file", _OLD)
+    storage.write_file(folder / "file", _NEW)
 
 
-def test_a_folder_whose_parent_was_not_synced_may_go_with_all_that_is_in_it(
-    tmp_path: Path,
-) -> None:
-    """Syncing a folder does not make its own name durable."""
-
-    def work(storage: FaultyStorage, folder: Path) -> None:
-        (folder / "new").mkdir()
-        storage.write_file(folder / "new" / "file", _NEW)
-
-    held = after_power_loss(tmp_path, work)
-    assert {} in held
-    assert {"new/file": _NEW} in held
-
-
-def test_a_removed_folder_may_come_back(tmp_path: Path) -> None:
-    """The removal of a folder is not durable before its parent is synced."""
-
-    def work(storage: FaultyStorage, folder: Path) -> None:
-        storage.make_folder(folder / "new")
-        storage.write_file(folder / "new" / "file", _NEW)
-        storage.remove_tree(folder / "new")
-
-    held = after_power_loss(tmp_path, work)
-    assert {} in held
-    assert {"new/file": _NEW} in held
+def rename_unsynced(storage: FaultyStorage, folder: Path) -> None:
+    storage.write_file(folder / "file", b"")
+    part = storage.write_part(folder / "file", b"n", durable=False)
+    storage.rename(part, folder / "file")
+    storage.sync_folder(folder)
 
 
 @pytest.mark.parametrize(
-    ("ignored", "lost"),
-    [(Sync.FILE, b""), (Sync.FOLDER, None), (Sync.LOG, _NEW)],
-    ids=["file", "folder", "log"],
+    ("work", "expected"),
+    [
+        (make_durably, [{"new/file": _NEW}]),
+        (make_in_unsynced_folder, [{}, {"new/file": _NEW}]),
+        (remove_durably, [{}]),
+        (remove_with_folder, [{}, {"new/file": _NEW}]),
+        (replace_durably, [{"file": _NEW}]),
+        (rename_unsynced, [{"file": b""}, {"file": b"n"}, {"file": b"\0"}]),
+    ],
 )
-def test_a_disk_can_be_told_to_ignore_one_kind_of_sync(
-    ignored: Sync, lost: bytes | None, tmp_path: Path
+def test_a_power_loss_leaves_what_the_syncs_of_files_and_folders_have_made_durable(
+    tmp_path: Path,
+    work: Callable[[FaultyStorage, Path], None],
+    expected: list[dict[str, bytes]],
 ) -> None:
-    """With one kind of sync ignored a power loss takes just what that one would have kept."""
-    seen = set()
-    for seed in range(40):
-        root = tmp_path / str(seed)
-        disk = disk_at(root, seed, ignored=frozenset({ignored}))
-        storage = FaultyStorage(disk)
-        storage.write_file(root / "file", _NEW)
-        file = storage.open_append(root / "file")
-        file.write(_OLD)
-        file.sync()
-        file.close()
-        disk.lose_power()
-        seen.add(tree(root).get("file"))
-    assert lost in seen or (ignored is Sync.FILE and _NEW + _OLD in seen)
-    assert (ignored is Sync.FILE) == (seen == {_NEW + _OLD})
+    """All of these and nothing else: contents, names, removals and whole folders."""
+    held = after_power_loss(tmp_path, work)
+    assert all(one in held for one in expected)
+    assert all(one in expected for one in held)
 
 
 def test_a_failing_sync_makes_nothing_durable(tmp_path: Path) -> None:
@@ -299,16 +234,6 @@ def test_a_process_may_die_in_the_middle_of_a_write(tmp_path: Path) -> None:
     assert len(sizes) > 10
 
 
-def test_every_operation_can_fail_and_leaves_no_half_file(tmp_path: Path) -> None:
-    """An error at any operation reaches the caller, and no temporary file stays behind."""
-    for at in range(1, 5):
-        root = tmp_path / str(at)
-        storage = FaultyStorage(disk_at(root), Fault(at=at, deed=Deed.FAIL, error=errno.EIO))
-        with pytest.raises(OSError, match="Input/output"):
-            storage.write_file(root / "file", _NEW)
-        assert set(tree(root)) <= {"file"}, "a temporary file stays"
-
-
 def test_a_full_disk_stays_full_where_it_is_lasting(tmp_path: Path) -> None:
     """A lasting lack of space refuses every later write, and nothing else."""
     (tmp_path / "log").write_bytes(_OLD)
@@ -323,29 +248,3 @@ def test_a_full_disk_stays_full_where_it_is_lasting(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space"):
         storage.write_file(tmp_path / "file", _NEW)
     assert tree(tmp_path) == {"log": _OLD[:10]}
-
-
-def test_a_log_on_a_short_write_is_cut_back(tmp_path: Path) -> None:
-    """A short write is told to the log's writer, who leaves whole records only."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    storage = FaultyStorage(disk_at(tmp_path), Fault(at=8, deed=Deed.TAKE_LESS))
-    log = FileEventLog.create(folder, run_opened("run"), storage=storage)
-    with pytest.raises(LogWriteError, match="bytes were taken"):
-        fill_log(log)
-    log.close()
-    assert storage.fault_met
-    assert (folder / "events.jsonl").read_bytes().endswith(b"\n")
-
-
-def test_the_lock_of_a_process_that_died_is_free(tmp_path: Path) -> None:
-    """A process that dies while it holds a run gives its lock and its descriptors back."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    disk = disk_at(tmp_path)
-    log = FileEventLog.create(
-        folder, run_opened("run"), storage=FaultyStorage(disk, Fault(at=9, deed=Deed.DIE_WITHIN))
-    )
-    with pytest.raises(SimulatedCrash), contextlib.closing(log):
-        fill_log(log)
-    FileEventLog.open(folder, storage=FaultyStorage(disk), wait_s=0).close()

@@ -14,22 +14,20 @@ from pathlib import Path
 
 import pytest
 from stagewright.events import (
-    CancelMode,
-    CancelRequested,
     Durability,
     EventLogError,
     FileEventLog,
     LogCorruptError,
     LogLockedError,
     LogWriteError,
-    StageEvent,
     UnknownEvent,
     replay,
 )
 from stagewright.events.log.lock import RunLock, is_locked, lock_holder
 
-from .log_format import make_log, split_bodies, split_lines
-from .samples import WatchedStorage, one_of_each
+from .command_line import run_python
+from .log_format import split_lines
+from .samples import WatchedStorage, more, one_of_each
 from .support import START, fill_log, run_opened
 
 pytestmark = pytest.mark.lowest
@@ -71,18 +69,10 @@ FileEventLog.create(folder, run_opened(sys.argv[3])).close()
 """
 
 
-def python(script: str, *args: object) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, args)],
-        capture_output=True, text=True, timeout=30, check=True,
-    )  # fmt: skip
+def python(script: str, *arguments: str | Path) -> str:
+    done = run_python("-c", script, *arguments)
+    assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def more(log: FileEventLog, reason: str = "more") -> CancelRequested:
-    return CancelRequested(
-        run_id=RUN, seq=log.next_seq, ts=START, reason=reason, mode=CancelMode.NOW
-    )
 
 
 @pytest.fixture
@@ -178,23 +168,6 @@ def test_asking_for_the_lock_writes_nothing(tmp_path: Path) -> None:
     assert is_locked(tmp_path)
     assert "(epoch 3)" in str(lock_holder(tmp_path))
     lock.release()
-
-
-def test_opening_gives_every_event_and_goes_on_with_the_chain(
-    log: FileEventLog, tmp_path: Path
-) -> None:
-    """A second process's events follow the first's as if one had written them all."""
-    fill_log(log)
-    expected = list(log.timeline())
-    log.close()
-    seen: list[StageEvent] = []
-    again = FileEventLog.open(tmp_path, observe=seen.extend)
-    assert seen == expected
-    again.append(more(again))
-    again.close()
-    data = log.path.read_bytes()
-    assert data == make_log(split_bodies(data))
-    assert len(split_lines(data)) == 13
 
 
 def test_opening_a_corrupt_log_is_refused_and_gives_the_lock_back(

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,12 +19,11 @@ from stagewright.events import (
     PipelineRunResult,
     RunState,
     StageEvent,
-    StageImageProgress,
     UnknownEvent,
     fold,
 )
 
-from .samples import one_of_each
+from .command_line import run_python
 from .stories import Story, error, stage_id
 from .support import memory_log, run_opened
 
@@ -63,15 +59,6 @@ def test_a_run_that_was_only_opened_is_idle_and_misses_everything() -> None:
     assert [stage["stage_id"] for stage in result.plan["stages"]] == ["00-txt2img", "02-upscale"]
     assert gaps(result) == [("00-txt2img", 0), ("00-txt2img", 1)]
     assert (result.stages, list(result.images), result.error) == ((), [], None)
-
-
-def test_a_running_run_has_what_it_finished() -> None:
-    """Between two images the first counts, the stage has no outcome, the second is missing."""
-    result = fold(Story().move("start").begin("txt2img").make("txt2img", 0).events)
-    assert (result.state, result.outcome) == (RunState.RUNNING, None)
-    assert furthest(result) == [(0, "00-txt2img")]
-    assert [(stage.outcome, stage.image_count) for stage in result.stages] == [(None, 1)]
-    assert gaps(result) == [("00-txt2img", 1)]
 
 
 def test_a_completed_run_gives_the_images_of_its_last_stage() -> None:
@@ -342,14 +329,6 @@ def test_whatever_happened_the_fold_keeps_its_laws(done: Sequence[tuple[str, str
     assert json.loads(b"".join(result.json_parts()))["run_id"] == "story"
 
 
-def test_folding_one_of_each_type_works() -> None:
-    """Every event type passes through the fold, in this order or the other."""
-    events = one_of_each("story")
-    assert fold(events).outcome == Outcome.CANCELLED
-    assert len(fold(reversed(events)).events) == 13
-    assert any(isinstance(event, StageImageProgress) for event in fold(events).events)
-
-
 MANY_ATTEMPTS = """
 from stagewright.events import CallFailed, fold
 from tests.stories import Story, error
@@ -363,12 +342,5 @@ print(len(fold(story.events).missing))
 
 def test_a_log_with_very_many_attempts_of_one_image_is_folded() -> None:
     """200,000 of them take seconds; with work for each pair of them it would take minutes."""
-    done = subprocess.run(
-        [sys.executable, "-c", MANY_ATTEMPTS],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+    done = run_python("-c", MANY_ATTEMPTS)
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr

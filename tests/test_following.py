@@ -27,17 +27,12 @@ from stagewright.events.log.storage import AppendFile, Storage
 
 from .command_line import Start, stagewright, until, write_config
 from .following import seen_by, start_follower
+from .log_format import flip
+from .resuming import made
 from .support import document, fill_log, run_opened
 
 LOG = "events.jsonl"
 RUN = "20261120T225226.123456Z-test-7f3a9c"
-
-
-def made(runs: Path, images: int = 2) -> Path:
-    """The folder of a run that has ended."""
-    handle = open_controller(runs).start(document(images=images))
-    handle.wait(30)
-    return handle.folder
 
 
 def written(folder: Path, storage: Storage | None = None) -> FileEventLog:
@@ -69,17 +64,6 @@ def test_what_is_no_run_is_said_at_once(tmp_path: Path) -> None:
     """A folder without a log is not waited for."""
     with pytest.raises(RunNotFoundError, match="no run is here"):
         next(follow(tmp_path))
-
-
-def test_a_run_of_another_process_is_followed_to_its_end(tmp_path: Path, start: Start) -> None:
-    """From its first event to its seal, while it goes on."""
-    config = write_config(tmp_path)
-    process = start("run", config, "--set", "images=20", folder=tmp_path)
-    folder = begun(tmp_path / "runs")
-    seen = list(follow(folder))
-    process.communicate(timeout=30)
-    assert isinstance(seen[-1], RunSealed)
-    assert seen == list(iterate(folder))
 
 
 def test_following_ends_soon_after_the_process_has_died(tmp_path: Path, start: Start) -> None:
@@ -123,7 +107,7 @@ def test_a_record_is_read_once_it_is_whole(tmp_path: Path) -> None:
 
 def test_a_torn_tail_that_is_cut_and_written_over_is_read_anew(tmp_path: Path) -> None:
     """Who has seen what a dying process left goes on with what the resume wrote in its place."""
-    folder = made(tmp_path / "runs", images=3)
+    folder = made(tmp_path / "runs", document(images=3))
     lines = (folder / LOG).read_bytes().splitlines(keepends=True)
     (folder / LOG).write_bytes(b"".join(lines[:10]) + lines[10][:300])
     seen: list[StageEvent] = []
@@ -142,9 +126,7 @@ def test_a_torn_tail_that_is_cut_and_written_over_is_read_anew(tmp_path: Path) -
 def test_damage_is_told_behind_what_is_sound(tmp_path: Path) -> None:
     """The events before a flipped bit are given, then LogCorruptError names the place."""
     folder = made(tmp_path)
-    data = bytearray((folder / LOG).read_bytes())
-    data[-300] ^= 1
-    (folder / LOG).write_bytes(bytes(data))
+    flip(folder / LOG, -300)
     seen: list[int] = []
     with pytest.raises(LogCorruptError, match="corrupt at byte"):
         seen.extend(event.seq for event in follow(folder))
@@ -229,52 +211,18 @@ def test_followers_in_other_processes_see_every_event_once(tmp_path: Path) -> No
             assert [one.seq for one in seen_by(process)] == list(range(from_seq, total))
 
 
-def test_a_subscriber_gets_a_run_of_another_process(tmp_path: Path, start: Start) -> None:
-    """Pushed to it as if it were this one's: from the number asked for, to the seal."""
-    config = write_config(tmp_path)
-    process = start("run", config, "--set", "images=20", folder=tmp_path)
-    folder = begun(tmp_path / "runs")
-    seen: list[StageEvent] = []
-    with subscribe(seen.append, folder=folder, from_seq=3):
-        process.communicate(timeout=30)
-        until(lambda: bool(seen) and isinstance(seen[-1], RunSealed), "the seal")
-    assert seen == list(iterate(folder))[3:]
-
-
-def test_a_folder_without_a_number_tells_what_comes_from_now_on(
-    tmp_path: Path, start: Start
+@pytest.mark.parametrize("from_seq", [3, None])
+def test_a_subscriber_gets_a_run_of_another_process(
+    tmp_path: Path, start: Start, from_seq: int | None
 ) -> None:
-    """Also of a run of another process: nothing of what has been, all of what follows."""
+    """As if it were this one's: from the number asked for, or from now on, to the seal."""
     config = write_config(tmp_path)
     process = start("run", config, "--set", "images=200", folder=tmp_path)
     folder = begun(tmp_path / "runs")
     until(lambda: len(list(iterate(folder))) > 20, "some events")
     seen: list[StageEvent] = []
-    with subscribe(seen.append, folder=folder):
+    with subscribe(seen.append, folder=folder, from_seq=from_seq):
         process.communicate(timeout=30)
         until(lambda: bool(seen) and isinstance(seen[-1], RunSealed), "the seal")
-    assert seen[0].seq > 20
+    assert seen[0].seq == from_seq or (from_seq is None and seen[0].seq > 20)
     assert seen == list(iterate(folder))[seen[0].seq :]
-
-
-def test_steps_of_another_process_are_told(tmp_path: Path, start: Start) -> None:
-    """A slow image's steps are seen while it is made, and their file is gone at the end."""
-    server = start("serve-embedded", "--port", "0", "--step-delay", "0.05", folder=tmp_path)
-    assert server.stdout is not None
-    url = server.stdout.readline().split()[2]
-    config = write_config(tmp_path)
-    model = "txt2img.model=sd_xl_base_1.0.safetensors"
-    slow = ("--set", model, "--set", "txt2img.steps=40", "--set", "images=1", "--server", url)
-    process = start("run", config, *slow, folder=tmp_path)
-    folder = begun(tmp_path / "runs")
-    steps: list[int] = []
-
-    def take_step(progress: object) -> None:
-        steps.append(progress.step)  # type: ignore[attr-defined]  # a StepProgress
-
-    with subscribe(lambda _event: None, folder=folder, from_seq=0, on_step=take_step):
-        process.communicate(timeout=30)
-    assert process.returncode == 0
-    assert len(steps) >= 3
-    assert steps == sorted(steps)
-    assert not (folder / "steps.live").exists()

@@ -12,7 +12,6 @@ from stagewright.adapters.bootstrap import ConfiguredBackend
 from stagewright.events import BackendDescription, RunState, replay
 from stagewright.events.log.lock import RunLock
 from stagewright.statemachine.config.schema import ServerTable
-from stagewright.statemachine.resume.verify import verify_run
 
 from .command_line import SMALL
 from .foreign_runs import Change, command, foreign, opened, refused
@@ -111,13 +110,6 @@ def test_verify_foretells_what_a_resume_refuses(
     refused(folder)
 
 
-def test_an_epoch_that_cannot_be_counted_on_is_refused(whole: Path, tmp_path: Path) -> None:
-    """A resume that went on would make the log corrupt with its first record."""
-    folder = foreign(whole, tmp_path / "runs", lambda event: event.update(epoch=2**53 - 1))
-    command("resume", folder.name, "--runs", folder.parent, folder=tmp_path)
-    assert not verify_run(folder).corrupt
-
-
 @pytest.mark.posix
 @pytest.mark.parametrize("name", ["run.lock", "cancel.request", f"{LOG}.torn-1"])
 @pytest.mark.parametrize("word", ["resume", "verify", "list", "run"])
@@ -187,18 +179,6 @@ def test_rows_of_lost_images_that_overlap_cost_no_more_than_their_bytes(
     bodies.append(json.dumps(resumed_event, separators=(",", ":")).encode())
     (folder / LOG).write_bytes(make_log(bodies))
     command(word, *(() if word == "list" else (folder.name,)), folder=tmp_path)
-
-
-def test_one_run_with_a_bad_plan_does_not_keep_resume_all_from_the_others(
-    whole: Path, tmp_path: Path
-) -> None:
-    """It is complained of, and the next one goes on."""
-    bad = foreign(whole, tmp_path / "runs", opened(lambda event: event.update(plan={})))
-    bad.rename(bad.with_name("20200101T000000.000000Z-bad-000000"))
-    good = foreign(whole, tmp_path / "runs")
-    done = command("resume", "--all", folder=tmp_path)
-    assert "internal error" not in done.stderr
-    assert replay(good).state is RunState.COMPLETED
 
 
 def test_a_foreign_log_cannot_switch_off_the_check_of_my_server(

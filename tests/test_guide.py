@@ -14,7 +14,6 @@ from types import ModuleType
 from typing import NamedTuple
 
 import pytest
-from stagewright.adapters import PillowInputReader
 from stagewright.events import (
     CallCompleted,
     CallFailed,
@@ -23,10 +22,10 @@ from stagewright.events import (
     StepProgress,
     subscribe,
 )
-from stagewright.statemachine import ImageBackend, PipelineController
+from stagewright.statemachine import PipelineController
 
 from .command_line import Start, stagewright, until, write_config
-from .support import document
+from .support import controller, document
 from .test_docs import load
 
 ROOT = Path(__file__).parent.parent
@@ -180,8 +179,7 @@ def own_backend() -> ModuleType:
 
 
 def painted(own_backend: ModuleType, runs: Path, **slowness: float) -> PipelineController:
-    backend: ImageBackend = own_backend.PainterBackend(**slowness)
-    return PipelineController(backend=backend, runs=runs, inputs=PillowInputReader())
+    return controller(runs, own_backend.PainterBackend(**slowness))
 
 
 def test_a_backend_of_one_s_own_runs(tmp_path: Path) -> None:
@@ -214,16 +212,16 @@ def test_a_backend_of_one_s_own_tells_its_steps_and_stops(
     own_backend: ModuleType, tmp_path: Path
 ) -> None:
     """A cancel in the middle of a picture ends the run, and nothing is painted any more."""
-    controller = painted(own_backend, tmp_path, step_s=0.05)
+    painter = painted(own_backend, tmp_path, step_s=0.05)
     config = document()
     config["txt2img"]["steps"] = 10_000
 
     def stop(progress: StepProgress) -> None:
-        if progress.step > 1 and controller.current_run_id is not None:
-            controller.cancel(controller.current_run_id)
+        if progress.step > 1 and painter.current_run_id is not None:
+            painter.cancel(painter.current_run_id)
 
     with subscribe(lambda _event: None, on_step=stop, on="publisher"):
-        handle = controller.start(config)
+        handle = painter.start(config)
         result = handle.wait(30)
     recorded = RecordedEvents(result.events)
     recorded.assert_lifecycle("IDLE", "RUNNING", "CANCELLED")
@@ -235,17 +233,17 @@ def test_a_backend_of_one_s_own_settles_what_it_gave_up(
     own_backend: ModuleType, tmp_path: Path
 ) -> None:
     """A request that takes too long is tried again, once the first attempt is out of the way."""
-    controller = painted(own_backend, tmp_path, step_s=0.02, patience_s=0.1)
+    painter = painted(own_backend, tmp_path, step_s=0.02, patience_s=0.1)
     config = document(server={"retries": 2, "backoff_s": 0.01})
     config["txt2img"]["steps"] = 1000
-    result = controller.start(config).wait(30)
+    result = painter.start(config).wait(30)
     recorded = RecordedEvents(result.events)
     failures = recorded.of_type(CallFailed)
     assert [one.will_retry for one in failures] == [True, True, False]
     assert result.error is not None
     assert result.error.message == "the painter needs more than 0.1 s"
     config["txt2img"]["steps"] = 1
-    assert RecordedEvents(controller.start(config).wait(30).events).of_type(CallCompleted)
+    assert RecordedEvents(painter.start(config).wait(30).events).of_type(CallCompleted)
 
 
 def test_a_backend_of_one_s_own_refuses_what_it_cannot_do(

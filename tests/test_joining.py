@@ -25,10 +25,13 @@ from stagewright.events import (
 )
 
 from .command_line import until
-from .listening import Faulty, is_connected
-from .support import ScriptedBackend, document
+from .listening import is_connected
+from .log_format import flip
+from .resuming import made
+from .support import ScriptedBackend, controller, document
 
 READERS = 8
+FOUR = document(images=4)
 
 
 class Reader(NamedTuple):
@@ -159,8 +162,7 @@ def test_a_run_of_this_process_needs_no_folder(tmp_path: Path) -> None:
     """Its id suffices, while it goes on and afterwards; of others the folder has to be named."""
     hold = threading.Event()
     backend = ScriptedBackend(lambda _request, _cancel: (hold.wait(20), None)[1])
-    controller = _controller(tmp_path, backend)
-    handle = controller.start(document())
+    handle = controller(tmp_path, backend).start(document())
     seen: list[StageEvent] = []
     with subscribe(seen.append, run_id=handle.run_id, from_seq=0):
         hold.set()
@@ -188,15 +190,13 @@ def test_joining_chooses_types_and_moves_of_the_lifecycle_too(tmp_path: Path) ->
 def test_a_negative_number_is_refused(tmp_path: Path) -> None:
     """There is no event before the first."""
     with pytest.raises(ValueError, match="from_seq = -1"):
-        subscribe(print, folder=_made(tmp_path), from_seq=-1)
+        subscribe(print, folder=made(tmp_path, FOUR), from_seq=-1)
 
 
 def test_a_corrupt_log_is_told_to_who_joins(tmp_path: Path) -> None:
     """On the publisher's thread it is raised; elsewhere the subscription ends and says why."""
-    folder = _made(tmp_path)
-    data = bytearray((folder / "events.jsonl").read_bytes())
-    data[-300] ^= 1
-    (folder / "events.jsonl").write_bytes(bytes(data))
+    folder = made(tmp_path, FOUR)
+    flip(folder / "events.jsonl", -300)
     seen: list[StageEvent] = []
     with pytest.raises(LogCorruptError):
         subscribe(seen.append, folder=folder, from_seq=0, on="publisher")
@@ -214,7 +214,10 @@ def test_a_loop_that_has_ended_ends_the_subscription(tmp_path: Path) -> None:
     loop = Loop()
     loop.close()
     subscription = subscribe(
-        print, folder=_made(tmp_path), from_seq=0, on=loop.loop.call_soon_threadsafe
+        print,
+        folder=made(tmp_path, FOUR),
+        from_seq=0,
+        on=loop.loop.call_soon_threadsafe,
     )
     until(lambda: subscription.error is not None, "the end of the subscription")
     assert isinstance(subscription.error, RuntimeError)
@@ -233,7 +236,7 @@ def test_a_loop_that_ends_with_a_call_in_it_ends_the_subscription(tmp_path: Path
             raise RuntimeError("the loop has ended")
         waiting.append(call)
 
-    subscription = subscribe(print, folder=_made(tmp_path), from_seq=0, on=call_soon)
+    subscription = subscribe(print, folder=made(tmp_path, FOUR), from_seq=0, on=call_soon)
     until(lambda: subscription.error is not None, "the end of the subscription")
     assert "the loop has ended" in str(subscription.error)
     assert not is_connected(subscription)
@@ -278,7 +281,7 @@ def test_a_loop_is_not_kept_from_its_other_work(tmp_path: Path) -> None:
 
         loop.loop.call_soon_threadsafe(counted)
 
-    folder = _made(tmp_path)
+    folder = made(tmp_path, FOUR)
     total = len(list(iterate(folder)))
     with subscribe(slow, folder=folder, from_seq=0, on=call_soon):
         until(lambda: calls == total, "all events")
@@ -289,7 +292,7 @@ def test_a_loop_is_not_kept_from_its_other_work(tmp_path: Path) -> None:
 def test_a_loop_is_called_on_its_own_thread_and_not_after_the_end(tmp_path: Path) -> None:
     """Even what waits in the loop is not delivered any more once ``close`` has returned."""
     loop, threads = Loop(), set[int]()
-    folder = _made(tmp_path)
+    folder = made(tmp_path, FOUR)
     first = threading.Event()
 
     def take(_event: StageEvent) -> None:
@@ -313,7 +316,7 @@ def test_a_loop_is_called_on_its_own_thread_and_not_after_the_end(tmp_path: Path
 def test_closing_in_the_loop_itself_does_not_block(tmp_path: Path) -> None:
     """A window that is closed ends its subscription at once, with events still on their way."""
     loop = Loop()
-    folder = _made(tmp_path)
+    folder = made(tmp_path, FOUR)
     closed = threading.Event()
 
     ready = threading.Event()
@@ -339,7 +342,7 @@ def test_who_closes_itself_is_told_nothing_more(tmp_path: Path) -> None:
         calls.append(event.seq)
         subscription.close()
 
-    subscription = subscribe(close, folder=_made(tmp_path), from_seq=0)
+    subscription = subscribe(close, folder=made(tmp_path, FOUR), from_seq=0)
     ready.set()
     until(lambda: bool(calls), "the first event")
     subscription.close(timeout_s=10)
@@ -354,36 +357,12 @@ def test_closing_waits_no_longer_than_it_was_told(tmp_path: Path) -> None:
         threading.Event().wait(0.05)
         calls.append(event.seq)
 
-    subscription = subscribe(slow, folder=_made(tmp_path), from_seq=0)
+    subscription = subscribe(slow, folder=made(tmp_path, FOUR), from_seq=0)
     until(lambda: len(calls) == 2, "the first events")
     subscription.close(timeout_s=0.1)
     closed_at = len(calls)
     until(lambda: not _is_served(), "the end of the thread")
     assert len(calls) <= closed_at + 1 < 17
-
-
-def test_faults_are_counted_on_the_handle(tmp_path: Path) -> None:
-    """Ten in a row end a subscription from the log as well."""
-    faulty = Faulty()
-    subscription = subscribe(faulty.take, folder=_made(tmp_path), from_seq=0)
-    until(lambda: subscription.faults == 10, "ten faults")
-    subscription.close()
-    assert faulty.calls == 10
-    assert isinstance(subscription.error, SubscriberMutedError)
-    assert "failed too often" in repr(subscription)
-
-
-def _made(runs: Path) -> Path:
-    handle = open_controller(runs).start(document(images=4))
-    handle.wait(30)
-    return handle.folder
-
-
-def _controller(runs: Path, backend: ScriptedBackend) -> Any:
-    from stagewright.adapters import PillowInputReader
-    from stagewright.statemachine import PipelineController
-
-    return PipelineController(backend=backend, runs=runs, inputs=PillowInputReader())
 
 
 def _is_served() -> bool:

@@ -14,18 +14,16 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from stagewright.adapters import PillowInputReader
 from stagewright.events import CallCompleted, RunState, StageEnd, iterate, replay
 from stagewright.events.log.scan import LogScan
-from stagewright.statemachine import PipelineController
 from stagewright.statemachine.files.run_folder import find_run
 from stagewright.statemachine.ports import SystemClock
 from stagewright.statemachine.resume.verify import verify_run
 
-from .command_line import SCRIPT, SMALL, Start, stagewright, until, write_config
+from .command_line import SCRIPT, SMALL, Start, run_python, stagewright, until, write_config
 from .posix import suspend, wake
 from .real_disks import assert_ends_the_same, assert_one_clear_line, only_run, sources, undisturbed
-from .support import START, ScriptedBackend, document
+from .support import START, controller, document
 
 assert sys.platform != "win32"  # conftest leaves this file out there
 
@@ -277,18 +275,14 @@ class JumpingClock(SystemClock):
         return START + timedelta(hours=self._hours[(self._looks - 1) % len(self._hours)])
 
 
-def controller(runs: Path, clock: JumpingClock) -> PipelineController:
-    return PipelineController(
-        backend=ScriptedBackend(), runs=runs, inputs=PillowInputReader(), clock=clock
-    )
-
-
 def test_a_clock_that_jumps_changes_neither_order_nor_durations(tmp_path: Path) -> None:
     """Days back and forth within a run and its resume: order by seq, no duration below 0."""
-    first = controller(tmp_path, JumpingClock(0, -48, 72, -7)).start(document(images=3)).wait(30)
+    first = (
+        controller(tmp_path, clock=JumpingClock(0, -48, 72, -7)).start(document(images=3)).wait(30)
+    )
     run = tmp_path / first.run_id
     next(run.glob("images/*/00001-*.png")).unlink()
-    result = controller(tmp_path, JumpingClock(-500, 9)).resume(first.run_id).wait(30)
+    result = controller(tmp_path, clock=JumpingClock(-500, 9)).resume(first.run_id).wait(30)
     assert (result.state, result.resumes) == (RunState.COMPLETED, 1)
     assert [image.source_sha256 for image in result.images] == [
         image.source_sha256 for image in first.images
@@ -312,10 +306,10 @@ def test_last_is_the_run_that_was_opened_last_whatever_its_clock_showed_later(
 ) -> None:
     """Later events of an earlier run, a resume of it included, do not make it the last."""
     runs = tmp_path / "runs"
-    earlier = controller(runs, JumpingClock(0, 900, 500)).start(document()).wait(30)
-    later = controller(runs, JumpingClock(1, -900)).start(document()).wait(30)
+    earlier = controller(runs, clock=JumpingClock(0, 900, 500)).start(document()).wait(30)
+    later = controller(runs, clock=JumpingClock(1, -900)).start(document()).wait(30)
     next((runs / earlier.run_id).glob("images/*/*.png")).unlink()
-    controller(runs, JumpingClock(1000)).resume(earlier.run_id).wait(30)
+    controller(runs, clock=JumpingClock(1000)).resume(earlier.run_id).wait(30)
     assert find_run(runs, "last").name == later.run_id
     listed = json.loads(stagewright("list", "--json", folder=tmp_path).stdout)
     assert [entry["run_id"] for entry in listed] == [later.run_id, earlier.run_id]
@@ -349,14 +343,7 @@ def test_a_program_that_does_not_wait_leaves_a_whole_run(tmp_path: Path, worker:
     program = FORGETFUL
     if worker:
         program = BY_A_WORKER.format(program=textwrap.indent(FORGETFUL, "    "))
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_python("-c", program, folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     result = replay(only_run(tmp_path / "runs"))
     assert (result.state, len(result.images)) == (RunState.COMPLETED, 20)

@@ -102,16 +102,6 @@ def test_every_flat_key_stands_in_the_tables_of_this_file() -> None:
     assert set(RunDocument.__struct_fields__) == nested | flat | {"extends"}
 
 
-@pytest.mark.parametrize(("flat", "value", "nested", "_other"), KEYS)
-def test_a_flat_key_alone_is_its_nested_form(
-    flat: str, value: Any, nested: str, _other: Any
-) -> None:
-    """Where the nested key is not set, the flat one gives the same plan."""
-    without = put(complete(), nested, None)
-    assert plan_of(without | {flat: value}) == plan_of(put(without, nested, value))
-    assert plan_of(without | {flat: value}).conflicts == ()
-
-
 @pytest.mark.parametrize(("flat", "value", "nested", "_other"), OF_IMG2IMG)
 def test_flat_generation_keys_are_of_the_first_enabled_stage(
     flat: str, value: Any, nested: str, _other: Any

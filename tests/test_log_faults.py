@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import product
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as some
 from hypothesis import strategies as st
-from stagewright.events import LogCorruptError, MemoryEventLog
+from stagewright.events import (
+    CancelMode,
+    CancelRequested,
+    LogCorruptError,
+    MemoryEventLog,
+    StageEnd,
+)
 
 from .log_format import (
-    CHAIN_START,
-    body_of,
-    chain_after,
     chain_value,
     changed,
     make_line,
@@ -21,7 +26,8 @@ from .log_format import (
     split_bodies,
     split_lines,
 )
-from .support import memory_log
+from .samples import STAGE
+from .support import START, memory_log
 
 DATA = memory_log(1).to_bytes()
 """RunOpened, start, StageStart, CallRequested, CallCompleted, progress, StageEnd, finish, seal."""
@@ -134,12 +140,6 @@ def test_swapped_neighbours_are_corruption(place: int) -> None:
     assert corruption(data).offset == STARTS[place]
 
 
-@pytest.mark.parametrize("kept", range(1, len(LINES)))
-def test_a_log_without_its_last_records_is_a_shorter_sound_log(kept: int) -> None:
-    """Whole records missing at the end leave nothing to see: the one loss that goes unnoticed."""
-    assert events_in(b"".join(LINES[:kept])) == kept
-
-
 def proved(place: int, last: int) -> bool:
     """Whether a barrier stands at ``place`` or after it, with a sound record up to ``last``."""
     return any(TYPES[barrier] in BARRIERS for barrier in range(place, last))
@@ -154,15 +154,6 @@ def test_an_unwritten_sector_is_torn_unless_a_proved_barrier_follows(place: int,
         damaged = zeroed(DATA[: STARTS[last + 1]], middle, middle + nuls)
         expected = None if proved(place, last) else place
         assert events_in(damaged) == expected, (TYPES[place], TYPES[last])
-
-
-def test_both_sides_of_the_open_window_occur() -> None:
-    """A zeroed StageStart is torn before an unproved barrier and corrupt before a proved one."""
-    assert TYPES[2:5] == ["StageStart", "CallRequested", "CallCompleted"]
-    begin = STARTS[2] + HEADER + 100
-    assert events_in(zeroed(DATA[: STARTS[4]], begin, begin + NULS)) == 2
-    error = corruption(zeroed(DATA[: STARTS[5]], begin, begin + NULS))
-    assert (error.seq, error.offset) == (2, STARTS[2])
 
 
 @pytest.mark.parametrize("nuls", range(NULS))
@@ -265,14 +256,6 @@ def test_a_stated_length_out_of_bounds_is_corruption(length: int) -> None:
     assert corruption(DATA + line).offset == len(DATA)
 
 
-def test_a_format_written_anew_is_the_format() -> None:
-    """The lines that these tests forge are those that the log itself writes."""
-    chain = CHAIN_START
-    for line in LINES:
-        assert make_line(body_of(line), chain) == line
-        chain = chain_after(chain, body_of(line))
-
-
 damages = st.tuples(
     st.sampled_from(["overwrite", "insert", "delete", "zero"]),
     st.integers(0, len(DATA)),
@@ -295,3 +278,47 @@ def test_no_damage_ever_yields_other_events(done: Sequence[tuple[str, int, bytes
             "zero": head + bytes(min(size, len(rest))) + rest[size:],
         }[kind]
     events_in(data)
+
+
+SECTOR = 512
+
+
+def log_of(lengths: list[int], last: int) -> tuple[bytes, int]:
+    """A log whose last records are unsynced ones, one of them long; and its synced size."""
+    log = memory_log(1, finished=False)
+    for length in lengths:
+        log.append(
+            CancelRequested(
+                run_id=log.run_id, seq=log.next_seq, ts=START, reason="x" * length,
+                mode=CancelMode.NOW,
+            )
+        )  # fmt: skip
+    synced = len(log.to_bytes())
+    end = {"image_count": 1, "duration_ms": 1.0, "outcome": "failed"}
+    log.append(StageEnd(run_id=log.run_id, seq=log.next_seq, ts=START, **STAGE, **end))  # type: ignore[arg-type]  # a plain mapping
+    log.append(
+        CancelRequested(
+            run_id=log.run_id, seq=log.next_seq, ts=START, reason="y" * last, mode=CancelMode.NOW
+        )
+    )
+    return log.to_bytes(), synced
+
+
+@settings(deadline=None)
+@given(some.lists(some.integers(0, 600), max_size=3), some.integers(0, 1200))
+def test_whatever_sectors_are_lost_the_synced_records_are_there_and_the_rest_is_torn(
+    lengths: list[int], last: int
+) -> None:
+    """Every choice of lost sectors behind the last sync leaves a log that opens."""
+    data, synced = log_of(lengths, last)
+    sound = len(split_lines(data)) - 2
+    sectors = range(synced // SECTOR, (len(data) - 1) // SECTOR + 1)
+    for kept in product([True, False], repeat=len(sectors)):
+        found = bytearray(data)
+        for sector, is_kept in zip(sectors, kept, strict=True):
+            begin, end = max(synced, sector * SECTOR), min(len(data), (sector + 1) * SECTOR)
+            if not is_kept:
+                found[begin:end] = bytes(end - begin)
+        read = MemoryEventLog.from_bytes(bytes(found)).next_seq
+        assert sound <= read <= sound + 2
+        assert (read == sound + 2) == all(kept)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
-import subprocess
-import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +16,7 @@ import stagewright.statemachine
 
 import stagewright
 
+from .command_line import run_python
 from .tools import needs_tkinter
 
 ROOT = Path(__file__).parent.parent
@@ -87,14 +86,6 @@ def test_every_public_name_resolves(room: str) -> None:
         _ = package.no_such_name
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_name_is_the_same_wherever_it_is_asked_for(room: str) -> None:
-    """Asking twice gives one object: a class is never loaded a second time."""
-    package = importlib.import_module(f"stagewright.{room}")
-    for name in package.__all__:
-        assert getattr(package, name) is getattr(package, name)
-
-
 def test_the_root_offers_the_public_names_of_all_packages() -> None:
     """``import stagewright`` is enough: each name is the object that its package offers."""
     assert stagewright.__version__ == version("stagewright")
@@ -110,40 +101,16 @@ def test_the_root_offers_the_public_names_of_all_packages() -> None:
 
 def test_the_root_loads_nothing_before_it_is_used() -> None:
     """``import stagewright`` costs a command that prints the version no more than its text."""
-    loaded = subprocess.run(
-        [sys.executable, "-c", "import stagewright, sys; print(*sys.modules)"],
-        capture_output=True,
-        check=True,
-        text=True,
-    ).stdout.split()
+    program = "import stagewright, sys; print(*sys.modules)"
+    loaded = run_python("-c", program).stdout.split()
     assert "stagewright.events" in loaded
     assert not {"msgspec", "blinker", "transitions", "requests", "PIL"} & set(loaded)
 
 
 def test_the_package_runs_as_a_program() -> None:
     """``python -m stagewright`` is the command."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "stagewright", "--version"],
-        capture_output=True,
-        check=True,
-        text=True,
-    )
+    ended = run_python("-m", "stagewright", "--version")
     assert ended.stdout == f"stagewright, version {stagewright.__version__}\n"
-
-
-def test_states_and_stage_types_are_one_class_in_both_rooms() -> None:
-    """What a log holds and what a plan holds compare equal because they are the same."""
-    assert stagewright.statemachine.RunState is stagewright.events.RunState
-    assert stagewright.statemachine.StageType is stagewright.events.StageType
-
-
-@pytest.mark.parametrize(
-    "name", ["event_appended", "lifecycle_changed", "step_progress", "config_error"]
-)
-def test_the_signals_are_there(name: str) -> None:
-    """The four signals of the contract stand in ``stagewright.events.signals``."""
-    signal = getattr(stagewright.events.signals, name)
-    assert signal.name == name
 
 
 @pytest.mark.parametrize("name", [name for name in EVENTS if name.endswith("Error")])

@@ -14,7 +14,6 @@ from stagewright.events import (
     RunState,
     StageImageProgress,
     StageType,
-    replay,
     subscribe,
 )
 from stagewright.statemachine import ConfigurationError, PipelineController
@@ -45,17 +44,6 @@ def test_a_run_is_told_by_its_stages_images_and_states(
     recorded_events.assert_lifecycle(RunState.IDLE, RunState.RUNNING, RunState.COMPLETED)
     recorded_events.assert_nothing_lost()
     recorded_events.assert_no_faults()
-
-
-def test_the_events_of_a_log_are_told_in_the_same_words(
-    recorded_events: EventRecorder, stagewright_controller: PipelineController
-) -> None:
-    """What was recorded live and what the log holds have one timeline."""
-    handle = stagewright_controller.start(document("txt2img", "upscale"))
-    handle.wait(60)
-    read_back = RecordedEvents(replay(handle.folder).events)
-    assert read_back.timeline() == recorded_events.timeline()
-    read_back.assert_stages("txt2img", "upscale")
 
 
 def test_a_run_that_was_taken_up_again_is_one_run(tmp_path: Path) -> None:
@@ -183,27 +171,3 @@ def test_faults_of_subscribers_are_counted_from_the_opening_on() -> None:
             with pytest.raises(AssertionError) as assertion:
                 recorder.assert_no_faults()
     assert shape(assertion) == ["subscribers raised or blocked:", "  Faulty.take: 3"]
-
-
-def test_a_recorder_of_one_run_hears_nothing_of_others() -> None:
-    """Given a run id it keeps that run alone."""
-    other = Story(run_id="other").events
-    with EventRecorder("other") as recorder:
-        tell()
-        tell(other, run_id="other")
-    assert recorder.events == tuple(other)
-
-
-def test_a_closed_recorder_records_nothing_more() -> None:
-    """What it has recorded stays."""
-    recorder = EventRecorder()
-    with recorder:
-        tell(EVENTS[:2])
-    tell(EVENTS[2:])
-    assert list(recorder.events) == EVENTS[:2]
-
-
-def test_any_iterable_of_events_will_do() -> None:
-    """A generator is read once and kept."""
-    recorded = RecordedEvents(event for event in EVENTS)
-    assert recorded.types() == recorded.types() == [type(event).__name__ for event in EVENTS]

@@ -14,7 +14,6 @@ from stagewright.events import (
     FileEventLog,
     LogCorruptError,
     RunNotFoundError,
-    RunSealed,
     fold,
     iterate,
     replay,
@@ -22,9 +21,9 @@ from stagewright.events import (
 )
 from stagewright.events.log.timeline import FileTimeline
 
-from .log_format import chain_value, make_log, split_bodies, split_lines
+from .log_format import make_log, split_bodies, split_lines
 from .stories import Story, error
-from .support import START, fill_log, memory_log, run_opened
+from .support import START, run_opened
 
 MIB = 1024 * 1024
 RESULT_KEYS = [
@@ -137,13 +136,6 @@ def test_what_is_no_run_is_not_found(tmp_path: Path) -> None:
             next(iterate(path))
 
 
-def test_an_empty_log_is_corrupt(tmp_path: Path) -> None:
-    """events.jsonl appears with RunOpened in it, so an empty one has been damaged."""
-    (tmp_path / "events.jsonl").touch()
-    with pytest.raises(LogCorruptError):
-        replay(tmp_path)
-
-
 def test_the_result_as_json_has_the_keys_of_the_contract(run: Path) -> None:
     """One JSON document; states upper case, stages lower case, images with their stage."""
     read = json.loads(b"".join(replay(run).json_parts()))
@@ -188,18 +180,6 @@ def test_the_json_of_a_result_in_memory_is_the_same(run: Path) -> None:
     """A result folded from a tuple of events prints what one from the disk prints."""
     in_memory = fold(tuple(long_story().events))
     assert b"".join(in_memory.json_parts()) == b"".join(replay(run).json_parts())
-
-
-def test_a_sealed_log_replays_sealed(tmp_path: Path) -> None:
-    """A log with a right seal is read to its end, from memory and from disk alike."""
-    log = FileEventLog.create(tmp_path, run_opened("sealed"))
-    fill_log(log)
-    bodies = split_bodies((tmp_path / "events.jsonl").read_bytes())
-    log.close()
-    seal = replay(tmp_path).events[-1]
-    assert isinstance(seal, RunSealed)
-    assert (seal.count, seal.head) == (11, chain_value(bodies[:-1]))
-    assert replay(tmp_path).images == fold(memory_log(2).timeline()).images
 
 
 def write_long_log(folder: Path, count: int) -> None:

@@ -1,19 +1,22 @@
-"""Resume and cancels, and the controller around a run that was taken up again."""
+"""Resume: cancels, the controller around a run that was taken up again, and refusals."""
 
 from __future__ import annotations
 
 import errno
+import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from stagewright.adapters import PillowInputReader
 from stagewright.events import (
     CallRequested,
     CancelMode,
     CancelRequested,
     EventRecorder,
+    LogCorruptError,
+    LogLockedError,
     LogWriteError,
     RunResumed,
     RunState,
@@ -21,25 +24,25 @@ from stagewright.events import (
     replay,
     signals,
 )
+from stagewright.events.log.lock import RunLock
 from stagewright.statemachine import (
     BackendError,
     CancelToken,
     ControllerBusyError,
     GenerateRequest,
-    PipelineController,
 )
+from stagewright.statemachine.errors import ResumeRefusedError
 
+from .log_format import changed, flip, make_log, split_bodies, split_lines
 from .resuming import (
     LOG,
     Script,
-    asked,
     comparable,
     controller,
     copied,
     cut_before,
     epoch_of,
     files,
-    image_file,
     only,
     painter,
     ran,
@@ -121,19 +124,6 @@ def test_a_cancelled_run_is_cleaned_up_and_goes_on(
     assert backend.requests[0].interrupted is (mode is CancelMode.NOW)
 
 
-def test_a_resumed_run_can_be_cancelled_and_taken_up_again(dead: Path, whole: Path) -> None:
-    """By its own controller, as often as one likes."""
-    script, made = cancels_at(("01-img2img", 0), CancelMode.NOW)
-    made.append(controller(dead.parent, painter(script)))
-    handle = made[0].resume(dead.name)
-    assert handle.wait(WAIT_S).state is RunState.CANCELLED
-    assert made[0].state is RunState.IDLE
-    made[0] = controller(dead.parent)
-    result = made[0].resume(dead.name).wait(WAIT_S)
-    assert result.resumes == 2
-    assert comparable(result) == comparable(replay(whole))
-
-
 def test_after_a_resume_the_controller_is_free_for_another_run(dead: Path) -> None:
     """Its state is IDLE, its last result that of the resumed run; it starts and resumes again."""
     made = controller(dead.parent)
@@ -203,9 +193,7 @@ def test_a_disk_that_fails_as_a_resume_begins_is_named(dead: Path, broken: str) 
         storage.next_writes += [no_space] * 2
     else:
         storage.failures["sync"] = full
-    made = PipelineController(
-        backend=painter(), runs=dead.parent, inputs=PillowInputReader(), storage=storage
-    )
+    made = controller(dead.parent, storage=storage)
     with pytest.raises(LogWriteError, match="No space left"):
         made.resume(dead.name)
     assert made.state is RunState.IDLE
@@ -219,23 +207,158 @@ def test_a_tail_that_cannot_be_copied_is_not_cut(dead: Path) -> None:
     before = files(dead)
     storage = WatchedStorage()
     storage.failures["write_file"] = OSError(errno.ENOSPC, "No space left on device")
-    made = PipelineController(
-        backend=painter(), runs=dead.parent, inputs=PillowInputReader(), storage=storage
-    )
+    made = controller(dead.parent, storage=storage)
     with pytest.raises(LogWriteError, match="No space left"):
         made.resume(dead.name)
     assert files(dead) == before
     assert resumed(dead).state is RunState.COMPLETED
 
 
-def test_two_damaged_runs_do_not_know_of_each_other(whole: Path, tmp_path: Path) -> None:
-    """One controller resumes one after the other, each by its own log and files."""
-    first, second = copied(whole, tmp_path), tmp_path / "second"
-    copied(whole, tmp_path / "tmp").rename(second)
-    image_file(first, "00-txt2img", 0).unlink()
-    image_file(second, "01-img2img", 2).unlink()
-    backend = painter()
-    made = controller(tmp_path, backend)
-    for folder in (first, second):
-        made.resume(str(folder)).wait(WAIT_S)
-    assert asked(backend) == [("00-txt2img", 0), ("01-img2img", 2)]
+def refused(folder: Path, error: type[Exception], **options: Any) -> str:
+    """The words of a refusal that leaves every byte as it was, the state IDLE and no thread."""
+    before, backend = files(folder), painter()
+    made = controller(folder.parent, backend)
+    with pytest.raises(error) as caught:
+        made.resume(folder.name, **options)
+    assert files(folder) == before
+    assert backend.requests == []
+    assert made.state is RunState.IDLE
+    made.start(small()).wait(WAIT_S)
+    return str(caught.value)
+
+
+def rewritten(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the first record of a log, whose checksums and chain fit again afterwards."""
+    first, *others = split_bodies((folder / LOG).read_bytes())
+    opened = json.loads(first)
+    change(opened)
+    bodies = [changed(first, **opened), *others]
+    sound = [body for body in bodies if json.loads(body)["type"] != "RunSealed"]
+    (folder / LOG).write_bytes(make_log(sound))
+
+
+def fails_after(images: int) -> Script:
+    """A script that gives so many images first."""
+    given = iter(range(images))
+
+    def script(_request: GenerateRequest, _cancel: CancelToken) -> None:
+        if next(given, None) is None:
+            raise BackendError("the GPU fell off")
+
+    return script
+
+
+def failed(tmp_path: Path, *epochs: int) -> Path:
+    """A run whose epochs gave so many images each and then failed."""
+    folder = ran(tmp_path, small(images=9), painter(fails_after(epochs[0])))
+    for images in epochs[1:]:
+        resumed(folder, painter(fails_after(images)), force=True)
+    return folder
+
+
+@pytest.mark.parametrize("epochs", [(0,) * 5, (1, 0, 0, 0, 0, 0), (0,) * 6])
+def test_five_fruitless_epochs_in_a_row_are_enough(tmp_path: Path, epochs: tuple[int, ...]) -> None:
+    """Refused in one line that says why and what to do; forced, it tries again."""
+    folder = failed(tmp_path, *epochs)
+    said = refused(folder, ResumeRefusedError)
+    assert "\n" not in said
+    assert "--force" in said
+    assert "the GPU fell off" in said
+    assert resumed(folder, force=True).state is RunState.COMPLETED
+
+
+@pytest.mark.parametrize("epochs", [(0,) * 4, (0, 0, 0, 0, 1), (0, 0, 0, 1, 0, 0, 0, 0)])
+def test_four_or_an_image_in_between_are_not_enough(
+    tmp_path: Path, epochs: tuple[int, ...]
+) -> None:
+    """The count starts anew with each finished image."""
+    assert resumed(failed(tmp_path, *epochs)).state is RunState.COMPLETED
+
+
+def test_a_finished_run_is_not_refused(tmp_path: Path) -> None:
+    """However many epochs it took, a sealed run is left alone with status COMPLETED."""
+    folder = failed(tmp_path, 0, 0, 0, 0, 0)
+    resumed(folder, force=True)
+    before = files(folder)
+    assert resumed(folder).state is RunState.COMPLETED
+    assert files(folder) == before
+
+
+@pytest.mark.parametrize("place", [0, 1, -2])
+def test_a_corrupt_log_is_never_written_to(whole: Path, tmp_path: Path, place: int) -> None:
+    """A flipped bit in its first, second or last but one record."""
+    folder = copied(whole, tmp_path)
+    lines = split_lines((folder / LOG).read_bytes())
+    flip(folder / LOG, len(b"".join(lines[:place])) + 80)
+    assert "corrupt at byte" in refused(folder, LogCorruptError)
+
+
+def test_a_run_that_another_process_holds_is_left_to_it(dead: Path) -> None:
+    """The refusal names who holds it."""
+    lock = RunLock(dead)
+    lock.note_epoch(3)
+    before = (dead / "run.lock").read_bytes()
+    try:
+        assert f"process {json.loads(before)['pid']} on " in refused(dead, LogLockedError)
+        assert (dead / "run.lock").read_bytes() == before
+    finally:
+        lock.release()
+    assert resumed(dead).state is RunState.COMPLETED
+
+
+def add_to_config(opened: dict[str, Any]) -> None:
+    opened["plan"]["stages"][0]["config"]["new_key"] = 5
+
+
+def add_to_stage(opened: dict[str, Any]) -> None:
+    opened["plan"]["stages"][1]["repeat_until_good"] = True
+
+
+def add_to_plan(opened: dict[str, Any]) -> None:
+    opened["plan"]["new_order"] = [1]
+
+
+def add_stage_type(opened: dict[str, Any]) -> None:
+    opened["plan"]["stages"][1]["stage_type"] = "vid2vid"
+
+
+def change_value(opened: dict[str, Any]) -> None:
+    opened["plan"]["stages"][0]["config"]["steps"] = "as many as it takes"
+
+
+def add_policy(opened: dict[str, Any]) -> None:
+    opened["config"]["run"] = {"on_image_error": "ask"}
+
+
+def add_run_key(opened: dict[str, Any]) -> None:
+    opened["config"]["run"] = {"new_key": 1}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [add_to_config, add_to_stage, add_to_plan, add_stage_type, change_value, add_policy,
+     add_run_key],
+)  # fmt: skip
+def test_a_plan_of_a_newer_version_is_not_carried_out_in_part(
+    dead: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    """What this version does not understand it refuses, and says so."""
+    rewritten(dead, change)
+    assert "this version" in refused(dead, ResumeRefusedError)
+
+
+def test_a_field_that_a_newer_version_added_to_an_event_is_no_obstacle(dead: Path) -> None:
+    """Unknown fields are kept out of the way."""
+    rewritten(dead, lambda opened: opened.update(weather="fine"))
+    assert resumed(dead).state is RunState.COMPLETED
+
+
+def test_a_run_with_a_conflict_is_refused(tmp_path: Path) -> None:
+    """Its configuration would contradict itself once more."""
+    config = small(steps=99)
+    folder = ran(tmp_path, config)
+    error = replay(folder).error
+    assert error is not None
+    assert error.kind == "StageConflictError"
+    assert "contradicts itself" in refused(folder, ResumeRefusedError)
+    refused(folder, ResumeRefusedError, force=True)

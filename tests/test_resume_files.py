@@ -1,4 +1,4 @@
-"""Resume and the files of a run: missing, altered, replaced, made again, left over."""
+"""Resume and the files of a run: missing, altered, made again, left over, and a torn log."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from stagewright.adapters import open_controller
 from stagewright.events import (
     CallCompleted,
     CallRequested,
+    LogRepaired,
     PipelineRunResult,
     RunResumed,
     RunState,
@@ -21,8 +22,8 @@ from stagewright.events import (
 )
 from stagewright.statemachine.resume.verify import verify_run
 
-from .command_line import SCRIPT, stagewright
-from .posix import KILLED, make_pipe
+from .command_line import SCRIPT
+from .log_format import split_lines
 from .resuming import (
     ALTERED,
     FOUR,
@@ -39,8 +40,10 @@ from .resuming import (
     files,
     image_file,
     linked,
+    made_a_folder,
     only,
     painter,
+    piped,
     ran,
     removed,
     resumed,
@@ -75,17 +78,6 @@ def emptied(file: Path) -> None:
 def dangling(file: Path) -> None:
     file.unlink()
     file.symlink_to("nowhere")
-
-
-def made_a_folder(file: Path) -> None:
-    file.unlink()
-    file.mkdir()
-    (file / "inside.txt").write_bytes(ALTERED)
-
-
-def piped(file: Path) -> None:
-    file.unlink()
-    make_pipe(file)
 
 
 DAMAGES = [
@@ -148,71 +140,24 @@ def test_a_file_altered_in_two_epochs_has_two_names(folder: Path) -> None:
     assert [path.read_bytes() for path in kept] == [b"first", b"second"]
 
 
-@pytest.mark.parametrize(
-    "place", ["record-before RunResumed", "record-synced RunResumed", "file-renamed altered-1"]
-)
-def test_an_altered_file_outlives_a_resume_that_dies_beside_it(tmp_path: Path, place: str) -> None:
-    """Before or after it was set aside: it is never written over."""
-    config = small("txt2img", "img2img")
-    handle = open_controller(tmp_path / "runs").start(config)
-    expected = comparable(handle.wait(30))
-    rewritten(image_file(handle.folder, "01-img2img", 0))
-    env = {**os.environ, "STAGEWRIGHT_FAILPOINT": place}
-    assert stagewright("resume", "last", folder=tmp_path, env=env).returncode == KILLED
-    assert comparable(open_controller(tmp_path / "runs").resume("last").wait(30)) == expected
-    kept = [path.read_bytes() for path in handle.folder.glob("images/*/*.altered-*")]
-    assert kept == [ALTERED]
-
-
-@pytest.mark.parametrize("state", ["altered", "missing"])
-def test_damage_is_mended_on_the_way_from_a_death(folder: Path, whole: Path, state: str) -> None:
-    """A run that died and lost a file goes on, and makes that one again too."""
-    cut_before(folder, CallRequested, 5)
-    (rewritten if state == "altered" else removed)(image_file(folder, "00-txt2img", 0))
-    backend = painter()
-    result = resumed(folder, backend)
-    assert asked(backend)[0] == ("00-txt2img", 0)
-    assert len(backend.requests) == 4
-    assert words(epoch_of(result, 1))[:4] == ["fail", "recover", "RunResumed", "start"]
-    assert comparable(result) == comparable(replay(whole))
-
-
-def test_all_images_lost_are_all_made_again(folder: Path, whole: Path) -> None:
-    """The folder of the images is gone."""
-    shutil.rmtree(folder / "images")
-    backend = painter()
-    result = resumed(folder, backend)
-    assert len(backend.requests) == 8
-    assert comparable(result) == comparable(replay(whole))
-    assert verify_run(folder).sound
-    check_story(result.events)
-
-
-def test_left_overs_do_not_count_and_do_not_stay(folder: Path, whole: Path) -> None:
-    """A temporary file goes; a file that no record names is replaced and not set aside."""
+@pytest.mark.parametrize("harm", [rewritten, linked])
+def test_left_overs_do_not_count_and_do_not_stay(
+    folder: Path, whole: Path, harm: Callable[[Path], None]
+) -> None:
+    """A file or link that no record names is replaced; what the link leads to stays as it is."""
     cut_before(folder, CallCompleted, 1)
     left = image_file(folder, "00-txt2img", 1)
-    left.write_bytes(b"a left-over")
+    harm(left)
+    before = left.resolve(), left.read_bytes()
     part = left.with_name(f".{left.name}.4711.part")
     part.write_bytes(b"half a pict")
     assert verify_run(folder).sound
-    result = resumed(folder)
-    assert comparable(result) == comparable(replay(whole))
-    assert not part.exists()
-    assert list(folder.glob("images/*/*.altered-*")) == []
-    assert left.read_bytes() != b"a left-over"
-
-
-def test_a_link_where_no_record_names_anything_is_replaced(folder: Path, whole: Path) -> None:
-    """What it leads to stays as it is."""
-    cut_before(folder, CallCompleted, 1)
-    left = image_file(folder, "00-txt2img", 1)
-    linked(left)
-    outside = folder.parent / "elsewhere.png"
-    before = outside.read_bytes()
     assert comparable(resumed(folder)) == comparable(replay(whole))
+    assert not part.exists()
     assert not left.is_symlink()
-    assert outside.read_bytes() == before
+    assert left.read_bytes() != ALTERED
+    assert list(folder.glob("images/*/*.altered-*")) == []
+    assert harm is rewritten or before[0].read_bytes() == before[1]
 
 
 def test_a_folder_where_no_record_names_anything_is_said(folder: Path, whole: Path) -> None:
@@ -277,21 +222,6 @@ def test_a_source_that_is_made_differently_takes_its_descendants_along(folder: P
             assert request.inputs == (sources(result, STAGE_IDS[place - 1])[1],)
     check_story(result.events)
     assert verify_run(folder).sound
-
-
-@pytest.mark.parametrize("stage_id", STAGE_IDS[1:])
-def test_a_different_source_takes_its_descendants_along_over_several_epochs(
-    folder: Path, stage_id: str
-) -> None:
-    """The epoch that made it failed on the way; the next one goes on with the rest of them."""
-    removed(image_file(folder, "00-txt2img", 1))
-    failed = resumed(folder, painter(dies_at((stage_id, 1)), salt="another driver"))
-    assert failed.state is RunState.ERROR
-    backend = painter(salt="another driver")
-    result = resumed(folder, backend)
-    place = STAGE_IDS.index(stage_id)
-    assert asked(backend) == [(one, 1) for one in STAGE_IDS[place:]]
-    check_made_from_what_is_there(result)
 
 
 def test_verify_knows_that_a_source_has_become_another(folder: Path) -> None:
@@ -389,3 +319,48 @@ def test_a_file_that_cannot_be_read_is_neither_lost_nor_made_again(folder: Path)
     assert done.returncode == 4, done.stderr
     assert f"{file}: it cannot be read" in done.stderr
     assert files(folder) == before
+
+
+def torn_tails(lines: list[bytes], records: int) -> dict[str, bytes]:
+    """Tails of each kind that a crash may leave behind so many records."""
+    line = lines[records]
+    return {
+        "a byte": line[:1],
+        "in the header": line[:20],
+        "the header": line[:48],
+        "in the record": line[: len(line) // 2],
+        "no newline": line[:-1],
+        "zeros": bytes(512),
+        "zeros in the record": line[:60] + bytes(len(line) - 61) + b"\n",
+        "two records": line[:60] + bytes(len(line) - 60) + lines[records + 1][:30],
+    }
+
+
+@pytest.mark.parametrize("records", [1, 4, 12])
+@pytest.mark.parametrize("kind", list(torn_tails([b"x" * 99] * 2, 0)))
+def test_a_torn_tail_is_copied_aside_cut_and_recorded_first(
+    whole: Path, tmp_path: Path, kind: str, records: int
+) -> None:
+    """LogRepaired names the place, the size, the digest and the copy, which holds what was cut."""
+    folder = copied(whole, tmp_path)
+    lines = split_lines((folder / LOG).read_bytes())
+    tail = torn_tails(lines, records)[kind]
+    cut(folder, records, torn=tail)
+    result = resumed(folder)
+    repaired = epoch_of(result, 1)[0]
+    assert isinstance(repaired, LogRepaired)
+    assert repaired.seq == records
+    assert repaired.offset == sum(map(len, lines[:records]))
+    assert (repaired.bytes, repaired.sha256) == (len(tail), sha256(tail).hexdigest())
+    assert (folder / repaired.copied_to).read_bytes() == tail
+    assert (folder / repaired.copied_to).parent == folder
+    assert comparable(result) == comparable(replay(whole))
+
+
+def test_a_sealed_run_with_a_torn_tail_is_repaired_and_sealed(whole: Path, tmp_path: Path) -> None:
+    """Nothing else is to be done."""
+    folder = copied(whole, tmp_path)
+    cut(folder, 36, torn=b'{"h":"000')
+    result = resumed(folder)
+    assert words(epoch_of(result, 1)) == ["LogRepaired", "RunSealed"]
+    assert verify_run(folder).finished

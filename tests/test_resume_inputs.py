@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 from stagewright.events import (
     CallRequested,
-    LifecycleChanged,
     RunState,
-    StageStart,
     replay,
 )
 from stagewright.events.errors import ImageAlteredError
@@ -24,8 +22,6 @@ from .resuming import (
     check_story,
     comparable,
     cut_before,
-    dies_at,
-    epoch_of,
     files,
     linked,
     only,
@@ -81,24 +77,24 @@ def test_a_needed_copy_of_an_input_that_is_gone_is_said_and_nothing_written(
 
 
 @pytest.mark.parametrize("damage", [removed, rewritten])
-def test_a_copy_of_an_input_that_no_stage_needs_any_more_may_be_gone(
-    tmp_path: Path, damage: Callable[[Path], None]
+@pytest.mark.parametrize(
+    ("stages", "requests", "gone"),
+    [(("img2img", "upscale"), 2, slice(None)), (("img2img",), 1, slice(1))],
+    ids=["only upscales are left", "the image of the other input is left"],
+)
+def test_a_copy_of_an_input_that_no_image_needs_any_more_may_be_gone(
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    stages: tuple[str, ...],
+    requests: int,
+    gone: slice,
 ) -> None:
-    """Only upscales are left to be made."""
-    folder = from_inputs(tmp_path, "img2img", "upscale")
+    """All images that are made from it are there."""
+    folder = from_inputs(tmp_path, *stages)
     expected = comparable(replay(folder))
-    cut_before(folder, CallRequested, 2)
-    for copy in input_copies(folder):
+    cut_before(folder, CallRequested, requests)
+    for copy in input_copies(folder)[gone]:
         damage(copy)
-    assert comparable(resumed(folder)) == expected
-
-
-def test_a_copy_whose_own_images_are_all_made_may_be_gone(tmp_path: Path) -> None:
-    """The image that is left is made from the other input."""
-    folder = from_inputs(tmp_path, "img2img")
-    expected = comparable(replay(folder))
-    cut_before(folder, CallRequested, 1)
-    removed(input_copies(folder)[0])
     assert comparable(resumed(folder)) == expected
 
 
@@ -142,17 +138,6 @@ def test_a_mask_is_taken_from_its_copy(tmp_path: Path, stages: tuple[str, ...]) 
     assert request.mask is not None
     assert request.mask.data == png(7, mode="L")
     assert request.request_sha256 == last.request_sha256
-
-
-def test_a_mask_that_is_gone_is_said_before_anything_is_written(tmp_path: Path) -> None:
-    """It is needed by the stage that is left."""
-    folder = masked(tmp_path, "txt2img", "img2img")
-    cut_before(folder, CallRequested, 1)
-    removed(input_copies(folder)[0])
-    before = files(folder)
-    with pytest.raises(ImageAlteredError):
-        resumed(folder)
-    assert files(folder) == before
 
 
 def test_inputs_from_another_run_do_not_need_that_run_any_more(tmp_path: Path) -> None:
@@ -211,15 +196,3 @@ def test_resume_tries_what_a_partial_run_lacks(
     assert comparable(result)["images"] == comparable(expected)["images"]
     assert (result.missing, result.error) == ((), None)
     check_story(result.events)
-
-
-def test_what_fails_again_is_missing_again(tmp_path: Path) -> None:
-    """The resumed run is partial once more, and names the same image."""
-    folder = continuing(tmp_path, ("01-img2img", 1))
-    result = resumed(folder, painter(dies_at(("01-img2img", 1))))
-    assert (result.state, result.outcome) == (RunState.ERROR, "partial")
-    assert [(gap.stage_id, gap.image_index) for gap in result.missing] == [("01-img2img", 1)]
-    triggers = [one.trigger for one in only(epoch_of(result, 1), LifecycleChanged)]
-    assert triggers == ["recover", "start", "fail"]
-    started = [one.stage_id for one in only(epoch_of(result, 1), StageStart)]
-    assert started == ["01-img2img"]

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageOps
-from stagewright.adapters import PillowInputReader, open_controller
+from stagewright.adapters import open_controller
 from stagewright.adapters.cli.foreground import run_in_foreground
 from stagewright.events import CallRequested, LifecycleChanged, RunState, iterate, replay
 from stagewright.events.log.storage import Storage
-from stagewright.statemachine import PipelineController
 from stagewright.statemachine.errors import InvalidTransitionError
 from stagewright.statemachine.files.run_folder import CancelOrder, RunFolder
 from stagewright.statemachine.resume.verify import verify_run
@@ -25,11 +24,9 @@ from .resuming import (
     controller,
     copied,
     cut,
-    cut_before,
     epoch_of,
     image_file,
     only,
-    painter,
     ran,
     resumed,
     small,
@@ -37,7 +34,6 @@ from .resuming import (
 )  # fmt: skip
 from .salvaging import resumed as resumed_salvage
 from .salvaging import salvage, spoil
-from .support import png
 from .test_webui_faults import SLOW, configured, run
 from .webui_server import ScriptedWebUI
 
@@ -136,9 +132,7 @@ def test_a_cancel_before_a_resume_has_begun_writes_nothing(
                     said.append(type(error).__name__)
 
     name = folder.name
-    made = PipelineController(
-        backend=painter(), runs=folder.parent, inputs=PillowInputReader(), storage=Interfering()
-    )
+    made = controller(folder.parent, storage=Interfering())
     result = made.resume(name).wait(30)
     assert words(epoch_of(result, 1))[0] == ("LogRepaired" if torn else "fail")
 
@@ -162,16 +156,6 @@ def test_a_resume_that_makes_nothing_needs_no_backend(whole: Path, tmp_path: Pat
     folder = copied(whole, tmp_path)
     cut(folder, only(list(iterate(folder)), LifecycleChanged)[-1].seq)
     assert open_controller(tmp_path).resume(folder.name).wait(30).state is RunState.COMPLETED
-
-
-def test_verify_does_not_promise_what_a_resume_refuses(tmp_path: Path) -> None:
-    """An input that is still needed is gone: resume refuses, and verify says so."""
-    (tmp_path / "in.png").write_bytes(png(1))
-    config = small("img2img", images=2, input_image=str(tmp_path / "in.png"))
-    folder = ran(tmp_path / "runs", config)
-    cut_before(folder, CallRequested, 1)
-    next((folder / "inputs").iterdir()).unlink()
-    assert "make 1 images" not in verify_run(folder).advice
 
 
 def test_a_stage_that_cannot_begin_ends_and_is_named(whole: Path, tmp_path: Path) -> None:

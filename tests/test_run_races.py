@@ -42,7 +42,7 @@ from stagewright.statemachine import (
 from stagewright.statemachine.files.run_folder import CancelOrder, RunFolder
 from stagewright.statemachine.run.journal import RunJournal
 
-from .support import START, ScriptedBackend, document, memory_log, png
+from .support import START, ScriptedBackend, controller, document, memory_log, png
 from .unreadable import folder_of_anybody, program_of_anybody
 
 LOOK_TWICE = """
@@ -65,10 +65,6 @@ class StandingClock:
 
     def monotonic_ms(self) -> float:
         return 0.0
-
-
-def controller(runs: Path, backend: ScriptedBackend, **named: Any) -> PipelineController:
-    return PipelineController(backend=backend, runs=runs, inputs=PillowInputReader(), **named)
 
 
 def test_a_run_never_takes_the_folder_of_another(tmp_path: Path) -> None:
@@ -342,25 +338,6 @@ def test_subscribers_see_a_cancel_behind_the_start(
     assert recorded_events.events == tuple(result.events)
     recorded_events.assert_nothing_lost()
     recorded_events.assert_lifecycle("IDLE", "RUNNING", "CANCELLED")
-
-
-def test_a_source_that_changed_on_disk_is_not_sent_on(tmp_path: Path) -> None:
-    """The next stage refuses an image that is no longer what was recorded."""
-    backend = ScriptedBackend()
-    runner = controller(tmp_path, backend)
-
-    def take(run_id: str, event: StageEvent) -> None:
-        if type(event).__name__ == "StageEnd" and len(backend.requests) == 2:
-            path = tmp_path / run_id / "images" / "00-txt2img" / "00001-101.png"
-            path.write_bytes(png(5))
-
-    with signals.event_appended.connected_to(take):
-        result = runner.start(document("txt2img", "upscale", images=2)).wait(30)
-    assert result.state is RunState.ERROR
-    assert result.error is not None
-    assert (result.error.stage_id, result.error.image_index) == ("01-upscale", 1)
-    assert "not the file that was recorded" in result.error.message
-    assert len(backend.requests) == 3
 
 
 def test_an_input_that_changes_after_it_was_checked_is_refused(tmp_path: Path) -> None:

@@ -43,7 +43,6 @@ from stagewright.statemachine import (
     CancelToken,
     GenerateRequest,
     InvalidTransitionError,
-    PipelineController,
     build_stage_execution_plan,
 )
 from stagewright.statemachine.config.inputs import resolve_config
@@ -70,7 +69,7 @@ from .run_model import (
     records_before,
     scanned,
 )
-from .support import ScriptedBackend, document, png
+from .support import ScriptedBackend, controller, document, png
 
 IMAGES = 3
 STAGE = "00-txt2img"
@@ -367,10 +366,7 @@ class RunStates(RuleBasedStateMachine):
             if made > images:
                 raise BackendError("no more")
 
-        controller = PipelineController(
-            backend=ScriptedBackend(script), runs=self.runs, inputs=READER
-        )
-        controller.resume(self.run.name, force=force).wait(30)
+        controller(self.runs, ScriptedBackend(script)).resume(self.run.name, force=force).wait(30)
 
     @invariant()
     def the_log_says_what_the_model_says(self) -> None:

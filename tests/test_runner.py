@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stagewright.adapters import PillowInputReader
 from stagewright.events import (
     CallCompleted,
     CallFailed,
@@ -34,11 +33,10 @@ from stagewright.statemachine import (
     CancelToken,
     GenerateRequest,
     GenerationCancelled,
-    PipelineController,
 )
 from stagewright.statemachine.resume.verify import verify_run
 
-from .support import ScriptedBackend, document, png
+from .support import ScriptedBackend, controller, document, png
 
 STAGES = [str(stage) for stage in StageType]
 COMBINATIONS = [
@@ -47,10 +45,6 @@ COMBINATIONS = [
     for chosen in combinations(STAGES, size)
     if "adetailer" not in chosen or {"txt2img", "img2img"} & set(chosen)
 ]
-
-
-def controller(runs: Path, backend: ScriptedBackend) -> PipelineController:
-    return PipelineController(backend=backend, runs=runs, inputs=PillowInputReader())
 
 
 def run(runs: Path, backend: ScriptedBackend, config: dict[str, Any]) -> PipelineRunResult:
@@ -118,15 +112,6 @@ def test_each_request_is_sent_the_source_that_the_stage_before_gave(
         before = [(image.source_sha256,) for image in stage.images]
     sent = [request.inputs for request in backend.requests if request.inputs]
     assert all(b"stagewright" not in image.data for images in sent for image in images)
-
-
-def test_adetailer_runs_last_and_once_for_each_image(tmp_path: Path) -> None:
-    """The detailing requests come after all others, one for each image."""
-    backend = ScriptedBackend()
-    run(tmp_path, backend, document(*STAGES, images=3))
-    kinds = [request.stage_type for request in backend.requests]
-    assert kinds[-3:] == [StageType.ADETAILER] * 3
-    assert kinds.count(StageType.ADETAILER) == 3
 
 
 def test_the_result_is_the_fold_of_the_log_and_nothing_else(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from stagewright.events import (
     CallRequested,
-    LifecycleChanged,
     LogCorruptError,
     LogLockedError,
     RunNotFoundError,
@@ -26,7 +25,7 @@ from stagewright.statemachine import CancelToken, GenerateRequest
 from stagewright.statemachine.resume.salvage import SalvageRefusedError
 from stagewright.statemachine.resume.verify import verify_run
 
-from .posix import make_pipe
+from .resuming import linked, made_a_folder, piped, rewritten
 from .salvaging import (
     LOG,
     answers_of,
@@ -35,7 +34,6 @@ from .salvaging import (
     controller,
     lines_of,
     made,
-    resumed,
     rewrite,
     salvage,
     spoil,
@@ -55,39 +53,20 @@ def image(folder: Path, stage: str, index: int) -> Path:
     return next((folder / "images" / stage).glob(f"{index:05d}-*"))
 
 
-def altered(file: Path) -> None:
-    file.write_bytes(file.read_bytes() + b"x")
-
-
-def linked(file: Path) -> None:
-    shutil.move(file, file.parent.parent / "elsewhere.png")
-    file.symlink_to(file.parent.parent / "elsewhere.png")
-
-
 def below_a_link(file: Path) -> None:
     shutil.move(file.parent, file.parent.parent / "elsewhere")
     file.parent.symlink_to(file.parent.parent / "elsewhere")
-
-
-def piped(file: Path) -> None:
-    file.unlink()
-    make_pipe(file)
-
-
-def a_folder(file: Path) -> None:
-    file.unlink()
-    file.mkdir()
 
 
 @pytest.mark.parametrize(
     "harm",
     [
         Path.unlink,
-        altered,
+        rewritten,
         linked,
         below_a_link,
         pytest.param(piped, marks=pytest.mark.posix),
-        a_folder,
+        made_a_folder,
     ],
 )
 def test_an_image_that_is_not_there_as_recorded_is_left_out(
@@ -110,15 +89,6 @@ def test_an_image_that_is_not_there_as_recorded_is_left_out(
     assert asked == [("01-img2img", int(file.name[:5])) for file in lost]
 
 
-def test_a_salvaged_run_goes_on_like_one_that_failed(run: Path) -> None:
-    """It says why it failed, and a resume makes what is missing."""
-    spoil(run, 2)
-    image(run, "00-txt2img", 0).unlink()
-    result, asked = resumed(check_salvaged(run))
-    moves = [event.trigger for event in result.events if isinstance(event, LifecycleChanged)]
-    assert (moves, asked) == (["start", "fail", "recover", "start", "finish"], [("00-txt2img", 0)])
-
-
 def test_an_answer_of_several_images_counts_whole_or_not_at_all(tmp_path: Path) -> None:
     """Of a batch that lacks a file nothing is copied, and the same whole request is repeated."""
     table = {**document()["txt2img"], "batch_size": 2}
@@ -132,8 +102,8 @@ def test_an_answer_of_several_images_counts_whole_or_not_at_all(tmp_path: Path) 
 
 
 def test_of_an_image_that_was_made_twice_the_last_one_is_kept(run: Path, tmp_path: Path) -> None:
-    """Its file was altered, and a resume made it again: its second answer fits the file."""
-    altered(image(run, "00-txt2img", 0))
+    """Its file was rewritten, and a resume made it again: its second answer fits the file."""
+    rewritten(image(run, "00-txt2img", 0))
     controller(run.parent).resume(run.name).wait(60)
     whole = shutil.copytree(run, tmp_path / run.name)
     spoil(run, 2)
@@ -148,7 +118,7 @@ def test_an_image_of_a_source_that_was_replaced_is_made_again(
     """The run failed between the new source and what is made of it; also if records are lost."""
     handle = controller(tmp_path, ScriptedBackend()).start(document("txt2img", "img2img"))
     handle.wait(60)
-    altered(image(handle.folder, "00-txt2img", 0))
+    rewritten(image(handle.folder, "00-txt2img", 0))
 
     def fail(request: GenerateRequest, _cancel: CancelToken) -> None:
         if request.stage_id == "01-img2img":
@@ -174,7 +144,7 @@ def test_a_lost_request_of_an_image_that_was_made_again_costs_nothing(tmp_path: 
     """Its source had become another one: the request of the first attempt is not taken for it."""
     handle = controller(tmp_path, ScriptedBackend()).start(document("txt2img", "img2img"))
     handle.wait(60)
-    altered(image(handle.folder, "00-txt2img", 0))
+    rewritten(image(handle.folder, "00-txt2img", 0))
     other = ScriptedBackend(images=lambda request: [png(request.seed + 7)])
     assert controller(tmp_path, other).resume("last").wait(60).state == RunState.COMPLETED
     answers = answers_of(handle.folder)[-2:]
@@ -190,7 +160,7 @@ def stage_start(events: Sequence[StageEvent], stage_id: str) -> StageEvent:
 
 def test_a_salvaged_run_goes_on_with_the_backend_that_worked_on_it_last(run: Path) -> None:
     """A run that was resumed on another server goes on there."""
-    altered(image(run, "01-img2img", 0))
+    rewritten(image(run, "01-img2img", 0))
     controller(run.parent, ScriptedBackend()).resume(run.name).wait(60)
     spoil(run, 2)
     opened = next(iterate(check_salvaged(run).folder))
@@ -213,7 +183,7 @@ def test_what_descends_from_a_lost_image_is_looked_at_when_that_one_differs(
     assert [request.stage_id for request in again.requests] == ["00-txt2img", "01-img2img"]
 
 
-@pytest.mark.parametrize("harm", [None, altered, Path.unlink])
+@pytest.mark.parametrize("harm", [None, rewritten, Path.unlink])
 def test_inputs_are_copied_and_a_damaged_one_is_said(
     tmp_path: Path, harm: Callable[[Path], None] | None
 ) -> None:

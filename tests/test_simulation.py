@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
@@ -23,6 +21,7 @@ from stagewright.statemachine.files.recorded_files import FileState, WrongFile, 
 from stagewright.statemachine.plan.plan import StageExecutionPlan
 from stagewright.statemachine.resume import inspection, reopen
 
+from .command_line import run_python
 from .faulty_storage import Deed, Fault, FaultyStorage, SimulatedCrash
 from .simulate import command_for, main, survey
 from .simulated_backend import Happening, Server, SimulatedBackend
@@ -37,7 +36,6 @@ _SEEDS = 1500
 _CHUNK = 50
 _PATIENCE = 400
 """So many seeds at most until the lack of a barrier must have shown."""
-_ROOT = Path(__file__).parents[1]
 TakeOut = Callable[[pytest.MonkeyPatch], Iterable[Sync]]
 
 
@@ -231,7 +229,7 @@ def test_the_command_shows_a_failing_seed_and_how_to_run_it_again(
     assert found, told
     seed, what, command = found.groups()
     assert command == f"python -m tests.simulate --seed {seed} --without folder"
-    again = _command(*command.split()[1:])
+    again = run_python(*command.split()[1:])
     assert again.returncode == 1, again.stderr
     assert f"seed {seed}: {what}" in again.stdout
     assert "power loss" in again.stdout
@@ -239,19 +237,8 @@ def test_the_command_shows_a_failing_seed_and_how_to_run_it_again(
 
 def test_the_command_runs_many_seeds_on_all_cores() -> None:
     """Seeds are spread over processes, and what happened in all of them is counted."""
-    done = _command("-m", "tests.simulate", "--start", "40", "--runs", "60", "--processes", "2")
+    done = run_python("-m", "tests.simulate", "--start", "40", "--runs", "60", "--processes", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "60 runs in" in done.stdout
     assert "0 broken promises" in done.stdout
     assert re.search(r"\d+ kills", done.stdout)
-
-
-def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=_ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )

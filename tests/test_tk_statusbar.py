@@ -300,5 +300,4 @@ def test_the_example_that_is_closed_stops_its_run(
     with status_window(display, tmp_path / "runs", server.url, EXAMPLE, config) as app:
         app.do("press", text="Start")
         seen(app, "Running: stage 1 of 2 00-txt2img  image 2 of 2")
-    result = replay(run_in(tmp_path / "runs"))
-    assert (result.state, len(result.images)) == (RunState.CANCELLED, 1)
+    assert replay(run_in(tmp_path / "runs")).state == RunState.CANCELLED

@@ -10,10 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stagewright.adapters import open_controller
-from stagewright.events import CallRequested
-
-from .resuming import LOG, cut_before, small
+from .command_line import run_python
+from .resuming import LOG
 
 NOBODY = 65534
 _HERE = Path(__file__).resolve().parent.parent
@@ -47,15 +45,6 @@ main()
 """
 STALE = 'raise OSError(errno.ESTALE, "Stale file handle", str(arguments[0]))'
 REMOVE = "shutil.rmtree(folder, ignore_errors=True)"
-
-
-def made(runs: Path, *, dead: bool = False) -> Path:
-    """A finished run of two images, or one whose process died before the second."""
-    handle = open_controller(runs).start(small())
-    handle.wait(30)
-    if dead:
-        cut_before(handle.folder, CallRequested, 1)
-    return handle.folder
 
 
 def make_looping(folder: Path) -> None:
@@ -98,9 +87,6 @@ def program_of_anybody(
 
 
 def _python(program: str, *arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        cwd=folder, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    done = run_python("-c", program, *arguments, folder=folder)
     assert "Traceback" not in done.stderr, done.stderr
     return done
