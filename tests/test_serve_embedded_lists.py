@@ -124,32 +124,12 @@ def test_the_other_facts_of_the_server(client: Client) -> None:
         assert client.post(path, {}) in (None, {})
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "StableDiffusionProcessingTxt2Img",
-        "StableDiffusionProcessingImg2Img",
-        "ExtrasSingleImageRequest",
-        "ExtrasBatchImagesRequest",
-        "FileData",
-        "PNGInfoRequest",
-    ],
-)
-def test_the_schema_is_that_of_a_live_server(client: Client, name: str) -> None:
+def test_the_schema_of_the_bodies_is_that_of_a_live_server(client: Client) -> None:
     """Field names, types, bounds, defaults and required fields are AUTOMATIC1111 1.10.1's."""
     path = Path(__file__).parent / "webui-openapi.json"
-    live = json.loads(path.read_text(encoding="utf-8"))["components"]["schemas"][name]
-    ours = client.get("/openapi.json")["components"]["schemas"][name]
-    assert _untitled(ours["properties"]) == _untitled(live["properties"])
-    assert ours.get("required") == live.get("required")
-
-
-def _untitled(fields: Json) -> Json:
-    words = ("title", "description")
-    return {
-        name: {key: value for key, value in field.items() if key not in words}
-        for name, field in fields.items()
-    }
+    live = json.loads(path.read_text(encoding="utf-8"))["components"]["schemas"]
+    served = client.get("/openapi.json")["components"]["schemas"]
+    assert {name: served[name] for name in live} == live
 
 
 def test_the_schema_names_every_route(client: Client) -> None:

@@ -32,7 +32,7 @@ ANSWERED: dict[bytes, int] = {
     GET + b"X: a\r\n" * 200 + b"\r\n": 431,
     GET + b"\x00: \x00\r\n\r\n": 200,
     GET + b"Authorization: Basic \xff\xfe\r\n\r\n": 200,
-    b"GET /sdapi/v1/progress?skip_current_image=%FF&%00 HTTP/1.1\r\nHost: localhost\r\n\r\n": 422,
+    b"GET /sdapi/v1/progress?skip_current_image=%FF&%00 HTTP/1.1\r\nHost: localhost\r\n\r\n": 200,
     POST + b"Content-Length: -1\r\n\r\n": 400,
     POST + b"Content-Length: 1e3\r\n\r\n": 400,
     POST + b"Content-Length: \xb2\r\n\r\n": 400,

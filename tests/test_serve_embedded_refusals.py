@@ -69,7 +69,6 @@ def test_what_goes_wrong_in_the_work_is_500(
     [
         ("txt2img", {"steps": "many"}, ["body", "steps"]),
         ("txt2img", {"override_settings": 1}, ["body", "override_settings"]),
-        ("txt2img", {"send_images": None}, ["body", "send_images"]),
         ("extra-single-image", {"upscaling_resize": 0}, ["body", "upscaling_resize"]),
         ("extra-single-image", {"gfpgan_visibility": 1.5}, ["body", "gfpgan_visibility"]),
         ("extra-batch-images", {}, ["body", "imageList"]),

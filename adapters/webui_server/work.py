@@ -1,0 +1,162 @@
+"""Resolves a txt2img or img2img request to the work that it asks for, or refuses it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ...statemachine.config.stage_configs import AdetailerPass, StageConfig
+from ..backends.embedded.infotext import extra_parameters
+from .api_errors import ApiError, client_error, server_error
+from .bodies import Body
+from .offered_names import (
+    DETAILER_VERSION,
+    SCRIPTS,
+    Checkpoint,
+    Checkpoints,
+    Sampling,
+    sampling_of,
+)
+from .request_mapping import (
+    MOST_STEPS,
+    NO_MODEL,
+    adetailer_config,
+    detailer_pass,
+    img2img_config,
+    sampling_settings,
+    txt2img_config,
+    with_known_detectors,
+)
+from .schema import defaults, valid_fields
+from .settings import Loaded
+
+_MOST_IMAGES = 1_000
+_LEAST_SIDE = 8
+_SEEDS = 4_294_967_294
+_ADETAILER = "adetailer"
+_DETAILER_SCHEMA = "ADetailerArgs"
+_FLAGS = 2
+
+
+class Work(NamedTuple):
+    """A request with models, sampler and seed resolved, and the work for each of its images.
+
+    ``seed`` is drawn where the request says -1; image k has ``seed`` + k. ``refiner`` and
+    ``hires_model`` are None where they do not take part. ``config`` is None where ADetailer
+    leaves the outer img2img out; ``detail`` is what ADetailer does after it, and ``claims``
+    what it reports about that.
+    """
+
+    asked: Body
+    loaded: Loaded
+    sampling: Sampling
+    seed: int
+    refiner: Checkpoint | None
+    hires_model: Checkpoint | None
+    config: StageConfig | None
+    source: bytes | None
+    mask: bytes | None
+    detail: StageConfig | None = None
+    claims: Mapping[str, Any] = {}
+
+    @property
+    def images(self) -> int:
+        """The number of requested images."""
+        return int(self.asked.all["n_iter"] * self.asked.all["batch_size"])
+
+
+def check_scripts(asked: Body) -> None:
+    """Raises ApiError, 422, for scripts that the server does not have."""
+    for name in (*asked.all["alwayson_scripts"], asked.all["script_name"]):
+        if name and name.lower() not in SCRIPTS:
+            raise client_error(422, f"Script '{name}' not found")
+
+
+def work_of(
+    asked: Body, loaded: Loaded, models: Checkpoints, source: bytes | None, mask: bytes | None
+) -> Work:
+    """The work of a request; with ``source`` it is an img2img.
+
+    Raises ApiError, 500, for unknown models and for numbers out of bounds.
+    """
+    fields = asked.all
+    _check_numbers(fields)
+    sampler = asked.given.get("sampler_name") or asked.given.get("sampler_index")
+    sampling = sampling_of(sampler, fields["scheduler"])
+    seed = secrets.randbelow(_SEEDS) if fields["seed"] == -1 else fields["seed"]
+    refiner = _model(fields["refiner_checkpoint"], models)
+    hires_model = _model(fields["hr_checkpoint_name"], models) if fields.get("enable_hr") else None
+    settings = sampling_settings(asked, loaded, sampling, seed)
+    config_of = txt2img_config if source is None else img2img_config
+    config = config_of(asked, settings, refined=refiner is not None)
+    work = Work(asked, loaded, sampling, seed, refiner, hires_model, config, source, mask)
+    arguments = _detailer_arguments(fields["alwayson_scripts"])
+    passes = _detailer_passes(arguments, loaded.detailer_passes)
+    skips = source is not None and len(arguments) > 1 and arguments[1] is True
+    # ADetailer does not skip an inpainting; it does nothing then.
+    if not passes or (skips and mask is not None):
+        return work
+    detail = adetailer_config(settings, passes)
+    return work._replace(
+        config=None if skips else config,
+        detail=with_known_detectors(detail),
+        claims=extra_parameters(detail) | {"ADetailer version": DETAILER_VERSION},
+    )
+
+
+def _check_numbers(fields: Mapping[str, Any]) -> None:
+    steps, batch_size = fields["steps"], fields["batch_size"]
+    if steps < 1:
+        raise server_error("ZeroDivisionError", f"cannot sample with {steps} steps")
+    if steps > MOST_STEPS:
+        raise server_error("RuntimeError", f"{steps} steps are more than {MOST_STEPS}")
+    count = batch_size * fields["n_iter"]
+    if not 1 <= count <= _MOST_IMAGES or batch_size < 1:
+        raise server_error("RuntimeError", f"{count} images are not within 1 to {_MOST_IMAGES}")
+    if min(fields["width"], fields["height"]) < _LEAST_SIDE:
+        size = f"{fields['width']}x{fields['height']}"
+        raise server_error("RuntimeError", f"{size} is not a valid size")
+
+
+def _model(name: str | None, models: Checkpoints) -> Checkpoint | None:
+    if name is None or name in NO_MODEL:
+        return None
+    found = models.closest(name)
+    if found is None:
+        raise server_error("Exception", f"Could not find checkpoint with name {name}")
+    return found
+
+
+def _detailer_arguments(scripts: Mapping[str, Any]) -> list[Any]:
+    """ADetailer's arguments; none unless it is named."""
+    for name, table in scripts.items():
+        arguments = table.get("args") if isinstance(table, dict) else None
+        if name.lower() == _ADETAILER and isinstance(arguments, list):
+            return arguments
+    return []
+
+
+def _detailer_passes(arguments: list[Any], most_passes: int) -> tuple[AdetailerPass, ...]:
+    """The passes in the arguments; none if ADetailer ignores them for any reason.
+
+    It does so silently if it is switched off, if no pass names a detector, and if
+    any pass fails validation. Flags that are not booleans mean: enabled, nothing skipped.
+    Passes beyond ``most_passes`` are dropped.
+    """
+    arguments = arguments[: _FLAGS + most_passes]
+    tables = [one for one in arguments if isinstance(one, dict)][:most_passes]
+    if not tables or arguments[0] is False:
+        return ()
+    known = defaults(_DETAILER_SCHEMA)
+    if not all(table.keys() <= known.keys() for table in tables):
+        return ()
+    try:
+        filled = [known | valid_fields(table, _DETAILER_SCHEMA, ()) for table in tables]
+    except ApiError:
+        return ()
+    return tuple(
+        detailer_pass(fields, table)
+        for fields, table in zip(filled, tables, strict=True)
+        if fields["ad_model"] != "None" and fields["ad_tab_enable"]
+    )
