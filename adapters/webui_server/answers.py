@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import math
 from typing import Any
 
-from PIL import Image
+import msgspec
 
 from ...events.version import VERSION
 from ..backends.embedded.infotext import PRODUCT, extra_parameters
-from ..backends.embedded.pictures import encode_png
-from .bodies import encode_image, encode_json
+from .bodies import encode_image
 from .renderer import Picture
 from .work import Work
 
@@ -24,30 +21,23 @@ _ECHOED = (
 )
 """Fields of the request that ``info`` repeats."""
 
-_GRID_AT_LEAST = 2
-
 
 def generation_answer(work: Work, pictures: list[Picture], job_timestamp: str) -> dict[str, Any]:
     """The answer of txt2img and img2img."""
     asked = work.asked
-    images = [picture.data for picture in pictures]
-    texts = [picture.infotext for picture in pictures]
-    has_grid = asked.all["save_images"] and len(images) >= _GRID_AT_LEAST
-    if has_grid:
-        images.insert(0, _grid(images, texts[0]))
-        texts.insert(0, texts[0])
     info = _info(work) | {
-        "index_of_first_image": int(has_grid),
-        "infotexts": texts,
+        "index_of_first_image": 0,
+        "infotexts": [picture.infotext for picture in pictures],
         "job_timestamp": job_timestamp,
     }
     echo = dict(asked.all)
     if not echo.get("include_init_images"):
         echo |= {key: None for key in ("init_images", "mask") if key in echo}
+    images = [encode_image(picture.data) for picture in pictures]
     return {
-        "images": [encode_image(image) for image in images] if asked.all["send_images"] else [],
+        "images": images if asked.all["send_images"] else [],
         "parameters": echo,
-        "info": encode_json(info).decode(),
+        "info": msgspec.json.encode(info).decode(),
     }
 
 
@@ -57,7 +47,7 @@ def _info(work: Work) -> dict[str, Any]:
     subseed = work.seed if fields["subseed"] == -1 else fields["subseed"]
     used = {key: fields[key] for key in _ECHOED}
     used["sampler_name"] = work.sampling.shown_sampler
-    if work.config is None:
+    if work.skips:
         used |= _SKIPPED_PASS
     return used | {
         "all_prompts": [fields["prompt"] for _ in places],
@@ -86,8 +76,8 @@ def _evidence(work: Work) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if work.sampling.shown_scheduler is not None:
         found["Schedule type"] = work.sampling.shown_scheduler
-    if work.config is not None:
-        found |= extra_parameters(work.config)
+    if not work.skips:
+        found |= extra_parameters(work.configs[0])
         for key in ("Denoising strength", "Refiner", "Refiner switch at"):
             found.pop(key, None)
         if work.hires_model is not None:
@@ -102,17 +92,3 @@ def _takes_over(work: Work, switch_at: float | None) -> bool:
     """Whether the server switches to the refiner, which is not already loaded."""
     before = work.hires_model or work.loaded.checkpoint
     return work.refiner != before and (switch_at is None or switch_at < 1)
-
-
-def _grid(images: list[bytes], text: str) -> bytes:
-    """A grid of all images, as square as possible."""
-    opened = [Image.open(io.BytesIO(image)) for image in images]
-    rows = math.isqrt(len(opened))
-    while len(opened) % rows:
-        rows -= 1
-    columns = len(opened) // rows
-    width, height = opened[0].size
-    grid = Image.new("RGB", (width * columns, height * rows))
-    for place, image in enumerate(opened):
-        grid.paste(image, (place % columns * width, place // columns * height))
-    return encode_png(grid, text)

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+import msgspec
 import pybase64
 from PIL import Image
 
 from .api_errors import ApiError, server_error
-from .bodies import decode_body, decode_image, decode_object, encode_json
+from .bodies import decode_body, decode_image, decode_object
 from .extras import Extras
 from .generation import Generator
 from .jobs import Jobs
@@ -67,9 +68,9 @@ class Application:
         try:
             self._admit(path, authorization)
             route = self._route(method, path)
-            return 200, encode_json(_result(route, read_body()))
+            return 200, _result(route, read_body())
         except ApiError as error:
-            return error.status, encode_json(error.body)
+            return error.status, msgspec.json.encode(error.body)
 
     def close(self) -> None:
         """Cancel the running job, and refuse waiting requests."""
@@ -157,9 +158,9 @@ def _png_info(body: bytes) -> dict[str, Any]:
     return {"info": items.pop("parameters", ""), "items": items, "parameters": {}}
 
 
-def _result(route: Route, body: bytes) -> Any:
+def _result(route: Route, body: bytes) -> bytes:
     try:
-        return route(body)
+        return msgspec.json.encode(route(body))
     except ApiError:
         raise
     except Exception as error:  # a WebUI answers with it as well

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ...statemachine.run.cancel import CancelToken
@@ -66,54 +66,39 @@ class Generator:
 
     def _render(self, work: Work) -> list[Picture]:
         """The pictures in the order of their seeds, until an interrupt."""
-        phases = _phases(work)
-        self._jobs.divide(work.asked.all["n_iter"] * len(phases))
+        self._jobs.divide(work.asked.all["n_iter"] * len(work.phases))
         pictures: list[Picture] = []
         for place in range(work.images):
             token = self._jobs.begin_image(first=place == 0)
             if token is None:
                 break
-            tell = self._step_teller(phases, work.asked.all["batch_size"], place)
-            pictures.append(self._picture(work, work.seed + place, token, tell))
+            pictures.append(self._picture(work, place, token))
         return pictures
 
-    def _picture(
-        self, work: Work, seed: int, token: CancelToken, tell: Callable[[int], None]
-    ) -> Picture:
-        source, before = work.source, 0
-        if work.config is not None:
-            picture = self._renderer.render(
-                work.config, seed, token, tell, source=source, mask=work.mask
-            )
-            if work.detail is None or not picture.whole:
-                return picture
-            source, before = picture.data, sum(phases_of(work.config))
-        assert work.detail is not None
-        return self._renderer.render(
-            work.detail, seed, token, lambda done: tell(before + done), source=source
-        )
+    def _picture(self, work: Work, place: int, token: CancelToken) -> Picture:
+        source, mask, before = work.source, work.mask, 0
+        for config in work.configs:
+            on_done = partial(self._note_steps, work, place, before)
+            seed = work.seed + place
+            picture = self._renderer.render(config, seed, token, on_done, source=source, mask=mask)
+            if not picture.whole:
+                break
+            source, mask, before = picture.data, None, before + sum(phases_of(config))
+        return picture
 
-    def _step_teller(self, phases: list[int], batch_size: int, place: int) -> Callable[[int], None]:
-        """Converts the finished steps of one picture to parts of the job and steps of a part.
+    def _note_steps(self, work: Work, place: int, before: int, done: int) -> None:
+        """Note ``before`` + ``done`` steps of picture ``place``, as parts of the job and steps.
 
         The pictures of a batch go through a part together, as far as the state knows.
         """
+        batch_size: int = work.asked.all["batch_size"]
         iteration, in_batch = divmod(place, batch_size)
-
-        def tell(done: int) -> None:
-            done = (in_batch * sum(phases) + done) // batch_size
-            phase = 0
-            while phase < len(phases) - 1 and done > phases[phase]:
-                done -= phases[phase]
-                phase += 1
-            self._jobs.step(iteration * len(phases) + phase, done, phases[phase])
-
-        return tell
-
-
-def _phases(work: Work) -> list[int]:
-    configs = [config for config in (work.config, work.detail) if config is not None]
-    return [steps for config in configs for steps in phases_of(config)]
+        phases, phase = work.phases, 0
+        done = (in_batch * sum(phases) + before + done) // batch_size
+        while phase < len(phases) - 1 and done > phases[phase]:
+            done -= phases[phase]
+            phase += 1
+        self._jobs.step(iteration * len(phases) + phase, done, phases[phase])
 
 
 def _task_id(kind: str, asked: Body) -> str:

@@ -16,10 +16,11 @@ from socketserver import ThreadingTCPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
+
 from .admission import Admission, check_content_type
 from .api_errors import ApiError
 from .application import Application
-from .bodies import encode_json
 
 MAX_BODY = 256 * 2**20
 """The largest body in bytes."""
@@ -154,17 +155,15 @@ class _HttpServer(ThreadingTCPServer):
                     with suppress(OSError):
                         connection.shutdown(socket.SHUT_RDWR)
 
-    def hold(self, length: int) -> None:
-        """Reserve memory for a part of a body. Raises ApiError, 503, above the limit."""
+    def reserve(self, length: int) -> None:
+        """Reserve memory for a part of a body, or return it if ``length`` is negative.
+
+        Raises ApiError, 503, above the limit.
+        """
         with self._lock:
             if self._held + length > MAX_BODIES:
                 raise ApiError(503, detail="too many large bodies at once; try again later")
             self._held += length
-
-    def release(self, length: int) -> None:
-        """Release the memory of a body."""
-        with self._lock:
-            self._held -= length
 
     def shutdown_request(self, request: Any) -> None:
         with self._lock:
@@ -215,9 +214,9 @@ class _Handler(BaseHTTPRequestHandler):
         except ApiError as error:
             # The body was not read, so the connection cannot be reused.
             self.close_connection = True
-            status, document = error.status, encode_json(error.body)
+            status, document = error.status, msgspec.json.encode(error.body)
         finally:
-            self.server.release(self._held)
+            self.server.reserve(-self._held)
         self._send(status, document)
 
     def _path(self) -> str:
@@ -249,7 +248,7 @@ class _Handler(BaseHTTPRequestHandler):
         pieces = []
         for piece in self._pieces():
             if is_large:
-                self.server.hold(len(piece))
+                self.server.reserve(len(piece))
                 self._held += len(piece)
             pieces.append(piece)
         self.server.set_deadline(self.connection, math.inf)

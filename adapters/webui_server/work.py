@@ -24,6 +24,7 @@ from .request_mapping import (
     adetailer_config,
     detailer_pass,
     img2img_config,
+    phases_of,
     sampling_settings,
     txt2img_config,
     with_known_detectors,
@@ -43,9 +44,9 @@ class Work(NamedTuple):
     """A request with models, sampler and seed resolved, and the work for each of its images.
 
     ``seed`` is drawn where the request says -1; image k has ``seed`` + k. ``refiner`` and
-    ``hires_model`` are None where they do not take part. ``config`` is None where ADetailer
-    leaves the outer img2img out; ``detail`` is what ADetailer does after it, and ``claims``
-    what it reports about that.
+    ``hires_model`` are None where they do not take part. Each of ``configs`` works on the picture
+    of the one before. ``skips`` says that ADetailer replaces the img2img; ``claims`` is what
+    ADetailer reports about itself.
     """
 
     asked: Body
@@ -54,16 +55,21 @@ class Work(NamedTuple):
     seed: int
     refiner: Checkpoint | None
     hires_model: Checkpoint | None
-    config: StageConfig | None
+    configs: tuple[StageConfig, ...]
     source: bytes | None
     mask: bytes | None
-    detail: StageConfig | None = None
+    skips: bool = False
     claims: Mapping[str, Any] = {}
 
     @property
     def images(self) -> int:
         """The number of requested images."""
         return int(self.asked.all["n_iter"] * self.asked.all["batch_size"])
+
+    @property
+    def phases(self) -> list[int]:
+        """The steps of each pass over an image, in order."""
+        return [steps for config in self.configs for steps in phases_of(config)]
 
 
 def check_scripts(asked: Body) -> None:
@@ -90,7 +96,7 @@ def work_of(
     settings = sampling_settings(asked, loaded, sampling, seed)
     config_of = txt2img_config if source is None else img2img_config
     config = config_of(asked, settings, refined=refiner is not None)
-    work = Work(asked, loaded, sampling, seed, refiner, hires_model, config, source, mask)
+    work = Work(asked, loaded, sampling, seed, refiner, hires_model, (config,), source, mask)
     arguments = _detailer_arguments(fields["alwayson_scripts"])
     passes = _detailer_passes(arguments, loaded.detailer_passes)
     skips = source is not None and len(arguments) > 1 and arguments[1] is True
@@ -99,8 +105,8 @@ def work_of(
         return work
     detail = adetailer_config(settings, passes)
     return work._replace(
-        config=None if skips else config,
-        detail=with_known_detectors(detail),
+        configs=(*(() if skips else (config,)), with_known_detectors(detail)),
+        skips=skips,
         claims=extra_parameters(detail) | {"ADetailer version": DETAILER_VERSION},
     )
 
