@@ -29,6 +29,10 @@ class Body(NamedTuple):
     given: Mapping[str, Any]
     all: Mapping[str, Any]
 
+    def sent(self, *names: str) -> dict[str, Any]:
+        """The values of these fields, None where they were not sent."""
+        return {name: self.given.get(name) for name in names}
+
 
 def decode_body(data: bytes, name: str) -> Body:
     """A body with the schema of this name; fields that it does not know are ignored.

@@ -47,35 +47,16 @@ _HASH = re.compile(r" \[[^\[\]]*\]$")
 
 
 class Checkpoint(NamedTuple):
-    """A model with its file name and the digest of its (imaginary) file."""
+    """The names of a model; its file, and so its digest, is imaginary."""
 
     name: str
+    stem: str
+    title: str
+    """The name with hash, as in lists."""
+    short_title: str
+    """The stem with hash, as in ``extra_generation_params``."""
+    hash: str
     sha256: str
-
-    @property
-    def stem(self) -> str:
-        """The name without its suffix."""
-        return model_stem(self.name) or self.name
-
-    @property
-    def hash(self) -> str:
-        """The short hash: the first ten digits of the digest."""
-        return self.sha256[:10]
-
-    @property
-    def title(self) -> str:
-        """The name with hash, as in lists."""
-        return f"{self.name} [{self.hash}]"
-
-    @property
-    def short_title(self) -> str:
-        """The stem with hash, as in ``extra_generation_params``."""
-        return f"{self.stem} [{self.hash}]"
-
-    def matches_name(self, name: str) -> bool:
-        """Whether ``name`` is one of the names of this model."""
-        known = (self.name, self.stem, self.title, self.short_title, self.hash, self.sha256)
-        return name in known
 
     def row(self) -> dict[str, Any]:
         """The model in the answer of ``/sdapi/v1/sd-models``."""
@@ -86,19 +67,22 @@ class Checkpoint(NamedTuple):
         }  # fmt: skip
 
 
+def _checkpoint(name: str) -> Checkpoint:
+    digest = sha256(name.encode()).hexdigest()
+    stem, short = model_stem(name) or name, digest[:10]
+    return Checkpoint(name, stem, f"{name} [{short}]", f"{stem} [{short}]", short, digest)
+
+
 class Checkpoints:
     """The models of one server: those of the examples, and ``more``."""
 
     def __init__(self, more: Iterable[str] = ()) -> None:
         named = (name if _SUFFIX.search(name) else f"{name}.safetensors" for name in more)
-        self.every = tuple(
-            Checkpoint(name, sha256(name.encode()).hexdigest())
-            for name in dict.fromkeys((*CHECKPOINTS, *named))
-        )
+        self.every = tuple(map(_checkpoint, dict.fromkeys((*CHECKPOINTS, *named))))
 
-    def find(self, name: str) -> Checkpoint | None:
-        """The model of this file name, stem, title or hash."""
-        return next((one for one in self.every if one.matches_name(name)), None)
+    def find(self, name: object) -> Checkpoint | None:
+        """The model with this file name, stem, title or hash."""
+        return next((one for one in self.every if name in one), None)
 
     def closest(self, name: str) -> Checkpoint | None:
         """Like ``find``, else the model with the shortest title that contains ``name``."""

@@ -27,7 +27,6 @@ from .bodies import Body
 from .offered_names import DETECTORS, LATENT_MODES, SAMPLERS, UPSCALERS, Sampling, scheduler_label
 from .settings import Loaded
 
-MOST_STEPS = 100_000
 NO_MODEL = (None, "", "None", "none", "Use same checkpoint")
 PLAIN_UPSCALER = "Lanczos"
 NO_UPSCALER = (None, "None")
@@ -38,16 +37,14 @@ _SAME_AS_STAGE = ("None", "Use same checkpoint", "Use same VAE", "Use same sched
 def sampling_settings(asked: Body, loaded: Loaded, sampling: Sampling, seed: int) -> dict[str, Any]:
     """The settings that all sampling stages share."""
     return {
+        **asked.sent("negative_prompt", "steps", "cfg_scale"),
         "prompt": asked.all["prompt"],
-        "negative_prompt": asked.given.get("negative_prompt"),
         "seed": seed,
         "model": loaded.model,
         "vae": loaded.vae,
         "clip_skip": loaded.clip_skip,
         "sampler": sampling.sampler,
         "scheduler": sampling.scheduler,
-        "steps": asked.given.get("steps"),
-        "cfg_scale": asked.given.get("cfg_scale"),
     }
 
 
@@ -58,8 +55,7 @@ def txt2img_config(asked: Body, settings: dict[str, Any], *, refined: bool) -> T
         **settings,
         width=asked.all["width"],
         height=asked.all["height"],
-        tiling=asked.given.get("tiling"),
-        restore_faces=asked.given.get("restore_faces"),
+        **asked.sent("tiling", "restore_faces"),
         styles=None if styles is None else tuple(styles),
         refiner=_refiner(asked.given) if refined else None,
         hires=_hires(asked.all) if asked.all["enable_hr"] else None,
@@ -131,9 +127,6 @@ def _check_hires(fields: Mapping[str, Any]) -> None:
         raise server_error("TypeError", words)
     if sampler is not None and sampler not in SAMPLERS:
         raise server_error("AssertionError", f"bad sampler name: {sampler}")
-    steps = fields["hr_second_pass_steps"]
-    if not 0 <= steps <= MOST_STEPS:
-        raise server_error("RuntimeError", f"{steps} steps are out of bounds")
 
 
 def detailer_pass(fields: Mapping[str, Any], sent: Mapping[str, Any]) -> AdetailerPass:
@@ -157,9 +150,7 @@ def upscale_config(asked: Body) -> UpscaleConfig:
     """
     given, fields = asked.given, asked.all
     restored = UpscaleConfig(
-        gfpgan_visibility=given.get("gfpgan_visibility"),
-        codeformer_visibility=given.get("codeformer_visibility"),
-        codeformer_weight=given.get("codeformer_weight"),
+        **asked.sent("gfpgan_visibility", "codeformer_visibility", "codeformer_weight"),
         upscale_first=given.get("upscale_first"),
     )
     first, second = fields["upscaler_1"], fields["upscaler_2"]

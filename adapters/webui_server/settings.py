@@ -81,12 +81,11 @@ class Settings:
             if key not in DEFAULTS:
                 raise server_error("KeyError", repr(key))
         asked = dict(overrides)
-        if asked.get(_MODEL) is None or self._checkpoints.find(str(asked[_MODEL])) is None:
+        if self._checkpoints.find(asked.get(_MODEL)) is None:
             asked.pop(_MODEL, None)
         if asked.get(_VAE) not in _VAE_NAMES:
             asked.pop(_VAE, None)
         return asked
 
     def _checkpoint(self, name: object) -> Checkpoint:
-        found = None if name is None else self._checkpoints.find(str(name))
-        return found or self._checkpoints.every[0]
+        return self._checkpoints.find(name) or self._checkpoints.every[0]

@@ -19,7 +19,6 @@ from .offered_names import (
     sampling_of,
 )
 from .request_mapping import (
-    MOST_STEPS,
     NO_MODEL,
     adetailer_config,
     detailer_pass,
@@ -32,8 +31,16 @@ from .request_mapping import (
 from .schema import defaults, valid_fields
 from .settings import Loaded
 
-_MOST_IMAGES = 1_000
-_LEAST_SIDE = 8
+_BOUNDS = {
+    "steps": (1, 100_000),
+    "hr_second_pass_steps": (0, 100_000),
+    "batch_size": (1, 1_000),
+    "images": (1, 1_000),
+    "width": (8, 100_000),
+    "height": (8, 100_000),
+}
+"""The least and the largest value of each number; the backend limits the pixels."""
+
 _SEEDS = 4_294_967_294
 _ADETAILER = "adetailer"
 _DETAILER_SCHEMA = "ADetailerArgs"
@@ -112,17 +119,11 @@ def work_of(
 
 
 def _check_numbers(fields: Mapping[str, Any]) -> None:
-    steps, batch_size = fields["steps"], fields["batch_size"]
-    if steps < 1:
-        raise server_error("ZeroDivisionError", f"cannot sample with {steps} steps")
-    if steps > MOST_STEPS:
-        raise server_error("RuntimeError", f"{steps} steps are more than {MOST_STEPS}")
-    count = batch_size * fields["n_iter"]
-    if not 1 <= count <= _MOST_IMAGES or batch_size < 1:
-        raise server_error("RuntimeError", f"{count} images are not within 1 to {_MOST_IMAGES}")
-    if min(fields["width"], fields["height"]) < _LEAST_SIDE:
-        size = f"{fields['width']}x{fields['height']}"
-        raise server_error("RuntimeError", f"{size} is not a valid size")
+    numbers = {**fields, "images": fields["n_iter"] * fields["batch_size"]}
+    for name, (least, most) in _BOUNDS.items():
+        if not least <= numbers.get(name, least) <= most:
+            words = f"{name} is {numbers[name]}; it must be within {least} to {most}"
+            raise server_error("RuntimeError", words)
 
 
 def _model(name: str | None, models: Checkpoints) -> Checkpoint | None:
