@@ -10,8 +10,8 @@ import requests
 from PIL import Image
 from stagewright.statemachine.config.stage_configs import Txt2ImgConfig
 
-from .pictures import made, portrait, same_pixels
-from .serving import BASE, DELAY_S, REFINER, SMALL, Client, Json, info, pictures, sent, serving
+from .pictures import made, same_pixels
+from .serving import BASE, REFINER, SMALL, Client, Json, info, pictures, sent, serving
 
 
 @pytest.fixture(scope="module")
@@ -19,19 +19,6 @@ def client() -> Iterator[Client]:
     """A server whose state no test may change for the next."""
     with serving(models=["my own model"]) as found:
         yield found
-
-
-@pytest.fixture
-def slow() -> Iterator[Client]:
-    """A server of its own, on which each step takes a while."""
-    with serving(step_delay_s=DELAY_S) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def face() -> Image.Image:
-    """A picture with a face in it."""
-    return portrait()
 
 
 def test_the_answer_says_what_was_used(client: Client) -> None:

@@ -8,7 +8,8 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,13 +29,6 @@ def client(start: Start, tmp_path: Path) -> Iterator[Client]:
     found.close()
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[Client]:
-    """A client of a server in this process."""
-    with serving() as found:
-        yield found
-
-
 def test_a_long_name_of_a_model_is_answered_and_blocks_no_other_request(client: Client) -> None:
     """A refiner's name of a megabyte of opening brackets is looked up in linear time."""
     asking = InBackground(client, "txt2img", SMALL | {"refiner_checkpoint": " [" * 500_000}, 500)
@@ -49,6 +43,17 @@ def address(client: Client) -> tuple[str, int]:
     """Where to connect to."""
     at = urlsplit(client.url)
     return str(at.hostname), at.port or 0
+
+
+def test_a_connection_is_kept_for_further_requests(served: Client) -> None:
+    """HTTP/1.1: also after an answer without a look at the body."""
+    with closing(HTTPConnection(*address(served), timeout=10)) as connection:
+        connection.connect()
+        first = connection.sock
+        for path in ("/sdapi/v1/skip", "/no-such", "/sdapi/v1/progress"):
+            connection.request("POST", path, b" " * 100_000)
+            assert connection.getresponse().read()
+            assert connection.sock is first
 
 
 def test_at_most_128_connections_are_served_at_once_and_slow_ones_make_room() -> None:

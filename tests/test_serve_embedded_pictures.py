@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from stagewright.statemachine.config.stage_configs import (
     UpscaleConfig,
 )
 
-from .pictures import Steps, made, opened, portrait, request, same_pixels, source
+from .pictures import Steps, made, opened, request, same_pixels, source
 from .serving import (
     BASE,
     FACE_ARGS,
@@ -68,13 +67,9 @@ DETAILED = AdetailerConfig(
         AdetailerPass(model="face_yolov8n.pt", denoise=0.4),
     ),
 )  # fmt: skip
-RESTORED: dict[str, Any] = {
-    "gfpgan_visibility": 0.5, "codeformer_visibility": 0.25, "codeformer_weight": 0.75,
-    "upscale_first": True,
-}  # fmt: skip
 TWO_UPSCALERS = UpscaleConfig(
     upscaler="R-ESRGAN 4x+", factor=2.0, upscaler_2="Nearest", upscaler_2_visibility=0.25,
-    **RESTORED,
+    gfpgan_visibility=0.5, codeformer_visibility=0.25, codeformer_weight=0.75, upscale_first=True,
 )  # fmt: skip
 
 
@@ -82,19 +77,6 @@ def hires(**fields: Any) -> Txt2ImgConfig:
     """A txt2img with hardly any settings but these of its second pass."""
     second = HiresConfig(denoise=0.5, **fields)
     return Txt2ImgConfig(prompt="x", seed=3, steps=2, width=96, height=128, hires=second)
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    """A server whose state no test may change for the next."""
-    with serving() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def face() -> Image.Image:
-    """A picture with a face in it."""
-    return portrait()
 
 
 @pytest.mark.parametrize(
@@ -114,38 +96,38 @@ def face() -> Image.Image:
     ],
 )
 def test_the_pixels_are_those_of_the_backend_in_process(
-    client: Client, face: Image.Image, config: StageConfig, tmp_path: Path
+    served: Client, face: Image.Image, config: StageConfig, tmp_path: Path
 ) -> None:
-    """What our client asks for over HTTP looks as in process, with every setting or hardly any."""
+    """What our served asks for over HTTP looks as in process, with every setting or hardly any."""
     inputs = () if isinstance(config, Txt2ImgConfig) else (face,)
     mask = Image.linear_gradient("L").resize(face.size) if config is REPAINTED else None
     sources = [replace(source(one), width=one.width, height=one.height) for one in inputs]
     asked = request(config, *sources, seed=5, mask=source(mask) if mask else None)
-    backend = open_controller(tmp_path / "runs", client.url).backend
+    backend = open_controller(tmp_path / "runs", served.url).backend
     answer = backend.generate_images(asked, cancel=CancelToken(), on_step=Steps())
     assert same_pixels(opened(answer), made(config, *inputs, seed=5, mask=mask))
 
 
-def test_each_image_of_each_batch_has_its_seed(client: Client) -> None:
+def test_each_image_of_each_batch_has_its_seed(served: Client) -> None:
     """Two batches of two are four images with seeds in order."""
-    answer = client.post("txt2img", SMALL | {"batch_size": 2, "n_iter": 2})
+    answer = served.post("txt2img", SMALL | {"batch_size": 2, "n_iter": 2})
     assert info(answer)["all_seeds"] == [5, 6, 7, 8]
     config = Txt2ImgConfig(prompt="a lighthouse", seed=5, steps=4, width=64, height=64)
     for place, picture in enumerate(pictures(answer)):
         assert same_pixels(picture, made(config, seed=5 + place))
 
 
-def test_a_picture_may_be_sent_as_a_data_url(client: Client, face: Image.Image) -> None:
+def test_a_picture_may_be_sent_as_a_data_url(served: Client, face: Image.Image) -> None:
     """With the prefix or without, it is the same picture; the answer does not repeat it."""
     bodies = [
         SMALL | {"init_images": [prefix + sent(face)]} for prefix in ("", "data:image/png;base64,")
     ]
-    plain, prefixed = (client.post("img2img", body) for body in bodies)
+    plain, prefixed = (served.post("img2img", body) for body in bodies)
     assert plain["images"] == prefixed["images"]
     assert plain["parameters"]["init_images"] is None
 
 
-def test_adetailer_after_txt2img_works_on_its_picture(client: Client) -> None:
+def test_adetailer_after_txt2img_works_on_its_picture(served: Client) -> None:
     """With txt2img, ADetailer details what was generated; the info stays txt2img's."""
     body = SMALL | {"width": 256, "height": 320}
     base = Txt2ImgConfig(prompt="a lighthouse", seed=5, steps=4, width=256, height=320)
@@ -153,7 +135,7 @@ def test_adetailer_after_txt2img_works_on_its_picture(client: Client) -> None:
     one = AdetailerPass(model="face_yolov8n.pt")
     after = AdetailerConfig(prompt="a lighthouse", seed=5, steps=4, passes=(one,))
     scripts = {"adetailer": {"args": [True, FACE_ARGS]}}
-    answer = client.post("txt2img", body | {"alwayson_scripts": scripts})
+    answer = served.post("txt2img", body | {"alwayson_scripts": scripts})
     assert same_pixels(pictures(answer)[0], made(after, before, seed=5))
     assert info(answer)["width"] == 256
     assert "ADetailer model" in info(answer)["extra_generation_params"]
@@ -162,10 +144,10 @@ def test_adetailer_after_txt2img_works_on_its_picture(client: Client) -> None:
 # --- Traps of ADetailer
 
 
-def test_a_proper_skip_shows(client: Client, face: Image.Image) -> None:
+def test_a_proper_skip_shows(served: Client, face: Image.Image) -> None:
     """Size and all but the face stay; the info is of a pass that was thrown away."""
     passes = [FACE_ARGS] * 6
-    answer = client.post("img2img", detailed(face, *passes))
+    answer = served.post("img2img", detailed(face, *passes))
     found, picture = info(answer), pictures(answer)[0]
     assert (found["width"], found["height"], found["steps"]) == (128, 128, 1)
     assert found["sampler_name"] == "Euler"
@@ -202,12 +184,12 @@ def repainted(face: Image.Image) -> Image.Image:
     ],
 )
 def test_an_unheeded_adetailer_repaints_everything(
-    client: Client, face: Image.Image, arguments: list[Any] | None
+    served: Client, face: Image.Image, arguments: list[Any] | None
 ) -> None:
     """Without a pass, or with one that fails validation, img2img is not skipped: 200."""
     scripts = {"ADetailer": {"args": arguments}}
     body = detailed(face, denoising_strength=1, alwayson_scripts=scripts)
-    answer = client.post("img2img", body)
+    answer = served.post("img2img", body)
     assert same_pixels(pictures(answer)[0], repainted(face))
     assert info(answer)["width"] == face.width
     assert not any("ADetailer" in key for key in info(answer)["extra_generation_params"])
@@ -215,12 +197,12 @@ def test_an_unheeded_adetailer_repaints_everything(
 
 @pytest.mark.parametrize("arguments", [[1, 1, FACE_ARGS], [0, 0, FACE_ARGS], [True, FACE_ARGS]])
 def test_flags_that_are_no_booleans_skip_nothing(
-    client: Client, face: Image.Image, arguments: list[Any]
+    served: Client, face: Image.Image, arguments: list[Any]
 ) -> None:
     """1 and 0 mean: enabled, and the whole picture repainted before its faces."""
     scripts = {"ADetailer": {"args": arguments}}
     body = detailed(face, denoising_strength=1, alwayson_scripts=scripts)
-    answer = client.post("img2img", body)
+    answer = served.post("img2img", body)
     one = AdetailerPass(model="face_yolov8n.pt")
     config = AdetailerConfig(
         prompt="a lighthouse", seed=5, steps=4, sampler="Euler a", passes=(one,)
@@ -230,10 +212,10 @@ def test_flags_that_are_no_booleans_skip_nothing(
     assert "ADetailer model" in info(answer)["extra_generation_params"]
 
 
-def test_what_is_not_detected_is_claimed_all_the_same(client: Client, face: Image.Image) -> None:
+def test_what_is_not_detected_is_claimed_all_the_same(served: Client, face: Image.Image) -> None:
     """An unknown detector, or nothing to be found, changes no pixel and says it ran."""
     for name in ("no_such.pt", "hand_yolov8n.pt"):
-        answer = client.post("img2img", detailed(face, {"ad_model": name}))
+        answer = served.post("img2img", detailed(face, {"ad_model": name}))
         assert same_pixels(pictures(answer)[0], face)
         assert info(answer)["extra_generation_params"]["ADetailer model"] == name
 
@@ -241,16 +223,16 @@ def test_what_is_not_detected_is_claimed_all_the_same(client: Client, face: Imag
 # --- Traps of extras
 
 
-def test_upscalers_that_are_none(client: Client, face: Image.Image) -> None:
+def test_upscalers_that_are_none(served: Client, face: Image.Image) -> None:
     """Unknown: 500. Listed without a file: Lanczos, under the name asked for."""
     body = {"image": sent(face), "upscaling_resize": 2}
-    found = client.post("extra-single-image", body | {"upscaler_1": "no such"}, status=500)
+    found = served.post("extra-single-image", body | {"upscaler_1": "no such"}, status=500)
     assert found["error"] == "AssertionError"
-    answer = client.post("extra-single-image", body | {"upscaler_1": "LDSR"})
+    answer = served.post("extra-single-image", body | {"upscaler_1": "LDSR"})
     lanczos = made(UpscaleConfig(upscaler="Lanczos", factor=2.0), face)
     assert same_pixels(received(answer["image"]), lanczos)
     assert "LDSR" in answer["html_info"]
-    untouched = client.post("extra-single-image", body)
+    untouched = served.post("extra-single-image", body)
     assert same_pixels(received(untouched["image"]), face)
 
 
