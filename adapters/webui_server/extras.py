@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import html
 from collections import deque
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
-import msgspec
-
-from ...statemachine.config.stage_configs import UpscaleConfig
 from ...statemachine.run.cancel import CancelToken
 from ..backends.embedded.infotext import extra_parameters
 from ..backends.embedded.pictures import decode_picture
@@ -17,7 +15,7 @@ from .bodies import Body, decode_body, decode_image, encode_image
 from .jobs import Jobs
 from .offered_names import MISSING_UPSCALERS
 from .renderer import Renderer
-from .request_mapping import PLAIN_UPSCALER, upscale_config
+from .request_mapping import NO_UPSCALER, upscale_config
 
 _CACHED = 5
 
@@ -59,40 +57,32 @@ class Extras:
                 token = self._jobs.begin_image(first=not images)
                 if token is None:
                     break
-                images.append(encode_image(self._upscaled(config, asked, source, token)))
+                images.append(encode_image(self._upscaled(asked, source, token)))
             # After an exception the state is left unchanged, as in a WebUI.
             self._jobs.end()
         words = ", ".join(f"{key}: {value}" for key, value in extra_parameters(config).items())
         return images, f"<p>{html.escape(words)}</p>"
 
-    def _upscaled(
-        self, config: UpscaleConfig, asked: Body, source: bytes, token: CancelToken
-    ) -> bytes:
-        keys = _cache_keys(config, asked, source)
+    def _upscaled(self, asked: Body, source: bytes, token: CancelToken) -> bytes:
+        keys = _cache_keys(asked.all, source)
         plain = {name for name, key in keys.items() if key in self._interrupted}
-        plain |= MISSING_UPSCALERS
-        first, second = (
-            PLAIN_UPSCALER if name in plain else name
-            for name in (config.upscaler, config.upscaler_2)
-        )
-        used = msgspec.structs.replace(config, upscaler=first, upscaler_2=second)
-        picture = self._renderer.render(used, 0, token, lambda _done: None, source=source)
+        config = upscale_config(asked, plain | MISSING_UPSCALERS)
+        picture = self._renderer.render(config, 0, token, lambda _done: None, source=source)
         if not picture.whole:
             self._interrupted.extend(key for key in keys.values() if key not in self._interrupted)
         return picture.data
 
 
-def _cache_keys(config: UpscaleConfig, asked: Body, source: bytes) -> dict[str, Key]:
+def _cache_keys(fields: Mapping[str, Any], source: bytes) -> dict[str, Key]:
     """The cache key of each upscaler's result. In mode 1 the factor follows from the size."""
-    image, fields = decode_picture(source, "the image"), asked.all
-    width, height, factor = config.width, config.height, config.factor
-    if width and height:
-        factor = max(width / image.width, height / image.height)
+    image, size = decode_picture(source, "the image"), None
+    factor = fields["upscaling_resize"]
+    if fields["resize_mode"] == 1:
+        size = (fields["upscaling_resize_w"], fields["upscaling_resize_h"])
+        factor = max(size[0] / image.width, size[1] / image.height)
     pixels = sha256(image.tobytes()).digest()
-    names = [config.upscaler, config.upscaler_2 if config.upscaler_2_visibility else None]
-    crop = fields["upscaling_crop"]
-    return {
-        name: (image.size, pixels, name, factor, width, height, crop)
-        for name in names
-        if name is not None
-    }
+    names = [fields["upscaler_1"]]
+    if fields["extras_upscaler_2_visibility"]:
+        names.append(fields["upscaler_2"])
+    rest = (image.size, pixels, factor, size, fields["upscaling_crop"])
+    return {name: (name, *rest) for name in names if name not in NO_UPSCALER}

@@ -5,7 +5,7 @@ Only this module knows the fields of the stages' configurations.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -27,10 +27,13 @@ from .bodies import Body
 from .offered_names import DETECTORS, LATENT_MODES, SAMPLERS, UPSCALERS, Sampling, scheduler_label
 from .settings import Loaded
 
+DetailerPass = tuple[Mapping[str, Any], Mapping[str, Any]]
+"""The arguments of one pass of ADetailer: all with defaults, and those that were sent."""
+
 NO_MODEL = (None, "", "None", "none", "Use same checkpoint")
-PLAIN_UPSCALER = "Lanczos"
 NO_UPSCALER = (None, "None")
 
+_PLAIN_UPSCALER = "Lanczos"
 _SAME_AS_STAGE = ("None", "Use same checkpoint", "Use same VAE", "Use same scheduler", "")
 
 
@@ -76,11 +79,9 @@ def img2img_config(asked: Body, settings: dict[str, Any], *, refined: bool) -> I
     )
 
 
-def adetailer_config(
-    settings: dict[str, Any], passes: tuple[AdetailerPass, ...]
-) -> AdetailerConfig:
+def adetailer_config(settings: dict[str, Any], passes: Iterable[DetailerPass]) -> AdetailerConfig:
     """ADetailer's configuration: the settings of the request, and its passes."""
-    return AdetailerConfig(**settings, passes=passes)
+    return AdetailerConfig(**settings, passes=tuple(map(_adetailer_pass, passes)))
 
 
 def with_known_detectors(config: AdetailerConfig) -> AdetailerConfig:
@@ -129,8 +130,9 @@ def _check_hires(fields: Mapping[str, Any]) -> None:
         raise server_error("AssertionError", f"bad sampler name: {sampler}")
 
 
-def detailer_pass(fields: Mapping[str, Any], sent: Mapping[str, Any]) -> AdetailerPass:
-    """One pass of ADetailer; None for settings not in ``sent``, or not switched on."""
+def _adetailer_pass(one: DetailerPass) -> AdetailerPass:
+    """One pass of ADetailer; None for settings that were not sent, or not switched on."""
+    fields, sent = one
     used = {name: fields[key] for name, key in SENT.items() if key in sent}
     for switch, names in SWITCHED.items():
         if fields[switch]:
@@ -143,10 +145,11 @@ def _unless_same(value: Any) -> Any:
     return None if value in _SAME_AS_STAGE else value
 
 
-def upscale_config(asked: Body) -> UpscaleConfig:
+def upscale_config(asked: Body, plain: Collection[str] = ()) -> UpscaleConfig:
     """The stage's configuration; without a first upscaler nothing is resized.
 
-    Raises ApiError, 500, for an upscaler that is not listed.
+    Lanczos takes the place of the upscalers in ``plain``. Raises ApiError, 500, for an upscaler
+    that is not listed.
     """
     given, fields = asked.given, asked.all
     restored = UpscaleConfig(
@@ -160,16 +163,17 @@ def upscale_config(asked: Body) -> UpscaleConfig:
         if name not in UPSCALERS:
             raise server_error("AssertionError", f"could not find upscaler named {name}")
     second = None if second in NO_UPSCALER else second
+    visibility = None if second is None else given.get("extras_upscaler_2_visibility")
     by_size = fields["resize_mode"] == 1
     return msgspec.structs.replace(
         restored,
-        upscaler=first,
+        upscaler=_PLAIN_UPSCALER if first in plain else first,
         factor=None if by_size else fields["upscaling_resize"],
         width=fields["upscaling_resize_w"] if by_size else None,
         height=fields["upscaling_resize_h"] if by_size else None,
         crop=given.get("upscaling_crop") if by_size else None,
-        upscaler_2=second,
-        upscaler_2_visibility=None if second is None else given.get("extras_upscaler_2_visibility"),
+        upscaler_2=_PLAIN_UPSCALER if second in plain else second,
+        upscaler_2_visibility=visibility,
     )
 
 
@@ -192,7 +196,7 @@ def partial_config(config: StageConfig, done: int) -> StageConfig:
     """
     replace = msgspec.structs.replace
     if isinstance(config, UpscaleConfig):
-        return replace(config, upscaler=PLAIN_UPSCALER, upscaler_2=None)
+        return replace(config, upscaler=_PLAIN_UPSCALER, upscaler_2=None)
     if isinstance(config, AdetailerConfig):
         ends = [sum(phases_of(config)[: place + 1]) for place in range(len(config.passes))]
         return replace(config, passes=config.passes[: sum(end <= done for end in ends)])

@@ -139,7 +139,7 @@ class _HttpServer(ThreadingTCPServer):
         super().process_request(request, client_address)
 
     def set_deadline(self, connection: socket.socket, seconds: float) -> None:
-        """Disconnect the client ``seconds`` from now, unless another deadline is set."""
+        """Disconnect the client ``seconds`` from now, in place of an earlier deadline."""
         with self._lock:
             self._deadlines[connection] = time.monotonic() + seconds
 
@@ -195,12 +195,9 @@ class _Handler(BaseHTTPRequestHandler):
         super().handle_one_request()
 
     def do_GET(self) -> None:
-        self._serve()
+        self.do_POST()
 
     def do_POST(self) -> None:
-        self._serve()
-
-    def _serve(self) -> None:
         self._unread = self._held = 0
         try:
             path = self._path()

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ...statemachine.config.stage_configs import AdetailerPass, StageConfig
+from ...statemachine.config.stage_configs import StageConfig
 from ..backends.embedded.infotext import extra_parameters
 from .api_errors import ApiError, client_error, server_error
 from .bodies import Body
@@ -20,8 +20,8 @@ from .offered_names import (
 )
 from .request_mapping import (
     NO_MODEL,
+    DetailerPass,
     adetailer_config,
-    detailer_pass,
     img2img_config,
     phases_of,
     sampling_settings,
@@ -144,7 +144,7 @@ def _detailer_arguments(scripts: Mapping[str, Any]) -> list[Any]:
     return []
 
 
-def _detailer_passes(arguments: list[Any], most_passes: int) -> tuple[AdetailerPass, ...]:
+def _detailer_passes(arguments: list[Any], most_passes: int) -> list[DetailerPass]:
     """The passes in the arguments; none if ADetailer ignores them for any reason.
 
     It does so silently if it is switched off, if no pass names a detector, and if
@@ -154,16 +154,16 @@ def _detailer_passes(arguments: list[Any], most_passes: int) -> tuple[AdetailerP
     arguments = arguments[: _FLAGS + most_passes]
     tables = [one for one in arguments if isinstance(one, dict)][:most_passes]
     if not tables or arguments[0] is False:
-        return ()
+        return []
     known = defaults(_DETAILER_SCHEMA)
     if not all(table.keys() <= known.keys() for table in tables):
-        return ()
+        return []
     try:
         filled = [known | valid_fields(table, _DETAILER_SCHEMA, ()) for table in tables]
     except ApiError:
-        return ()
-    return tuple(
-        detailer_pass(fields, table)
+        return []
+    return [
+        (fields, table)
         for fields, table in zip(filled, tables, strict=True)
         if fields["ad_model"] != "None" and fields["ad_tab_enable"]
-    )
+    ]
