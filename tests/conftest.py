@@ -13,12 +13,15 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from PIL import Image
 from stagewright.events import signals
 
 from .command_line import Start, fork_server, start_command
 from .crashing import Counts, summary_lines
 from .forking import ForkServer
 from .listening import Connect
+from .pictures import portrait
+from .serving import DELAY_S, Client, serving
 
 ALL_CASES = "--all-cases"
 NO_SKIPS = "--no-skips"
@@ -121,6 +124,26 @@ def connected() -> Iterator[Connect]:
     yield connect
     for receiver in receivers:
         signals.event_appended.disconnect(receiver)
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Client]:
+    """A client of a ``serve-embedded`` whose state no test may change for the next."""
+    with serving() as client:
+        yield client
+
+
+@pytest.fixture
+def slow() -> Iterator[Client]:
+    """A client of a ``serve-embedded`` of its own, on which each step takes a while."""
+    with serving(step_delay_s=DELAY_S) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def face() -> Image.Image:
+    """A picture with a face in it."""
+    return portrait()
 
 
 @pytest.fixture(scope="session")

@@ -17,13 +17,6 @@ LOOPBACK = ["127.0.0.1", "127.9.9.9", "localhost", "LOCALHOST", "[::1]"]
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    """A server on loopback whose state no test may change for the next."""
-    with serving() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
 def open_client() -> Iterator[Client]:
     """A server on every address of this machine."""
     with serving(host="0.0.0.0") as found:
@@ -48,15 +41,15 @@ def assert_refused(found: requests.Response, status: int, words: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["evil.example", "localhost.evil.example", "192.168.1.5", "["])
-def test_a_server_on_loopback_refuses_every_other_host(client: Client, name: str) -> None:
+def test_a_server_on_loopback_refuses_every_other_host(served: Client, name: str) -> None:
     """A name that points at this machine only for now is not believed (DNS rebinding)."""
-    assert_refused(answer(client, Host=f"{name}:7860"), 403, "--allow-host")
+    assert_refused(answer(served, Host=f"{name}:7860"), 403, "--allow-host")
 
 
 @pytest.mark.parametrize("name", LOOPBACK)
-def test_a_server_on_loopback_goes_by_each_name_of_loopback(client: Client, name: str) -> None:
+def test_a_server_on_loopback_goes_by_each_name_of_loopback(served: Client, name: str) -> None:
     """Whatever the port, which a tunnel may change."""
-    assert answer(client, Host=f"{name}:9000").status_code == 200
+    assert answer(served, Host=f"{name}:9000").status_code == 200
 
 
 def test_a_server_beyond_loopback_goes_by_addresses_and_the_name_of_its_machine(
@@ -70,9 +63,9 @@ def test_a_server_beyond_loopback_goes_by_addresses_and_the_name_of_its_machine(
 
 
 @pytest.mark.parametrize("heads", ["", "Host: localhost\r\nHost: localhost\r\n"])
-def test_a_request_without_one_host_is_refused(client: Client, heads: str) -> None:
+def test_a_request_without_one_host_is_refused(served: Client, heads: str) -> None:
     """It is no HTTP/1.1."""
-    at = urlsplit(client.url)
+    at = urlsplit(served.url)
     with socket.create_connection((str(at.hostname), at.port or 0), timeout=10) as connection:
         connection.sendall(f"GET /sdapi/v1/progress HTTP/1.1\r\n{heads}\r\n".encode())
         assert connection.recv(2**16).startswith(b"HTTP/1.1 400 ")
@@ -85,16 +78,16 @@ def test_a_request_without_one_host_is_refused(client: Client, heads: str) -> No
     "origin",
     ["https://evil.example", "null", "http://localhost:1", "http://127.0.0.1:1", "http://[", ""],
 )
-def test_a_page_of_another_origin_is_refused(client: Client, origin: str) -> None:
+def test_a_page_of_another_origin_is_refused(served: Client, origin: str) -> None:
     """A browser says which page a request is from (cross-site request forgery)."""
-    assert_refused(answer(client, Origin=origin), 403, "--allow-host")
+    assert_refused(answer(served, Origin=origin), 403, "--allow-host")
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
-def test_a_page_of_the_same_origin_is_served(client: Client, name: str) -> None:
+def test_a_page_of_the_same_origin_is_served(served: Client, name: str) -> None:
     """A page that has the host and port of the request is behind the same address."""
-    host = f"{name}:{urlsplit(client.url).port}"
-    assert answer(client, Host=host, Origin=f"http://{host}").status_code == 200
+    host = f"{name}:{urlsplit(served.url).port}"
+    assert answer(served, Host=host, Origin=f"http://{host}").status_code == 200
 
 
 def test_a_name_that_the_user_allows_is_a_host_and_an_origin(start: Start, tmp_path: Path) -> None:
@@ -115,22 +108,17 @@ def test_a_name_that_the_user_allows_is_a_host_and_an_origin(start: Start, tmp_p
 @pytest.mark.parametrize(
     "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "json"]
 )
-def test_a_body_that_is_not_sent_as_json_is_refused(client: Client, kind: str) -> None:
+def test_a_body_that_is_not_sent_as_json_is_refused(served: Client, kind: str) -> None:
     """These are what a page may send anywhere without being asked first."""
-    assert_refused(answer(client, Content_Type=kind), 422, "application/json")
+    assert_refused(answer(served, Content_Type=kind), 422, "application/json")
 
 
-@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "Application/JSON"])
-def test_json_may_be_written_in_several_ways(client: Client, kind: str) -> None:
-    """Parameters and capital letters make no difference."""
-    assert answer(client, Content_Type=kind).status_code == 200
-
-
-def test_a_post_without_a_body_may_say_anything_of_it(client: Client) -> None:
-    """``requests.post(url)`` and ``curl -d ''`` are served."""
-    url = f"{client.url}/sdapi/v1/skip"
+def test_json_in_any_spelling_and_any_empty_body_are_taken(served: Client) -> None:
+    """Parameters and capital letters make no difference; ``curl -d ''`` names a form."""
+    for kind in ("application/json; charset=utf-8", "Application/JSON"):
+        assert answer(served, Content_Type=kind).status_code == 200
     form = {"Content-Type": "application/x-www-form-urlencoded"}
-    assert requests.post(url, timeout=10).status_code == 200
+    url = f"{served.url}/sdapi/v1/skip"
     assert requests.post(url, headers=form, timeout=10).status_code == 200
 
 

@@ -23,32 +23,19 @@ from stagewright.statemachine.stages import (
 )
 
 from .command_line import Start, stagewright, until
-from .pictures import made, portrait, same_pixels
+from .pictures import made, same_pixels
 from .serving import Client, InBackground, ask_in_vain, first_line, serving, url_of
 
 SMALL: dict[str, Any] = {"prompt": "a lighthouse", "seed": 5, "steps": 4}
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Client]:
-    """A server whose state no test may change for the next."""
-    with serving() as client:
-        yield client
-
-
 @pytest.fixture
-def api(server: Client) -> Iterator[Any]:
+def api(served: Client) -> Iterator[Any]:
     """The client of the package webuiapi."""
-    port = int(server.url.rpartition(":")[2])
+    port = int(served.url.rpartition(":")[2])
     found = webuiapi.WebUIApi(port=port, sampler="Euler a", scheduler="Karras", steps=4)
     yield found
     found.session.close()
-
-
-@pytest.fixture(scope="module")
-def face() -> Image.Image:
-    """A picture with a face in it."""
-    return portrait()
 
 
 def test_webuiapi_generates(api: Any) -> None:
@@ -113,13 +100,12 @@ def test_webuiapi_reads_every_list(api: Any) -> None:
     assert api.util_get_model_names()[0].startswith("sd_xl_base_1.0.safetensors [")
     assert "Euler a" in api.util_get_sampler_names()
     assert "karras" in api.util_get_scheduler_names()
-    for rows in (
-        api.get_sd_vae(), api.get_upscalers(), api.get_latent_upscale_modes(),
-        api.get_face_restorers(), api.get_realesrgan_models(),
-    ):  # fmt: skip
-        assert rows
-    for rows in (api.get_loras(), api.get_hypernetworks(), api.get_prompt_styles()):
-        assert rows == []
+    assert api.get_sd_vae()
+    assert api.get_upscalers()
+    assert api.get_latent_upscale_modes()
+    assert api.get_face_restorers()
+    assert api.get_realesrgan_models()
+    assert api.get_loras() == api.get_hypernetworks() == api.get_prompt_styles() == []
     assert api.get_embeddings()["loaded"] == {}
     assert api.get_cmd_flags()["api"] is True
     assert api.get_memory()["ram"]

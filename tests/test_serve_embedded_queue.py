@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
-import pytest
 from PIL import Image
 from stagewright.statemachine.stages import Txt2ImgConfig, UpscaleConfig
 
 from .command_line import until
-from .pictures import made, portrait, same_pixels
+from .pictures import made, same_pixels
 from .serving import (
-    DELAY_S,
     FACE_ARGS,
     SLOW,
     SMALL,
@@ -29,34 +26,11 @@ from .serving import (
 )
 
 
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    """A server whose state no test may change for the next."""
-    with serving() as found:
-        yield found
-
-
-@pytest.fixture
-def slow() -> Iterator[Client]:
-    """A server of its own, on which each step takes a while."""
-    with serving(step_delay_s=DELAY_S) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def face() -> Image.Image:
-    """A picture with a face in it."""
-    return portrait()
-
-
-def test_an_idle_server_reports_nothing(client: Client) -> None:
-    """Progress 0, no job, and no picture, asked for or not."""
-    queries: list[Json] = [{}, {"skip_current_image": "true"}]
-    for query in queries:
-        found = client.get("progress", **query)
-        assert (found["progress"], found["eta_relative"], found["current_image"]) == (0, 0, None)
-        assert (found["state"]["job"], found["state"]["job_count"]) == ("", 0)
-    client.get("progress", status=422, skip_current_image="perhaps")
+def test_an_idle_server_reports_nothing(served: Client) -> None:
+    """Progress 0, no job, and no picture."""
+    found = served.get("progress", skip_current_image="true")
+    assert (found["progress"], found["eta_relative"], found["current_image"]) == (0, 0, None)
+    assert (found["state"]["job"], found["state"]["job_count"]) == ("", 0)
 
 
 def under_way(found: Json) -> bool:
@@ -80,14 +54,14 @@ def test_an_interrupt_gives_a_half_made_image(slow: Client) -> None:
     assert slow.get("progress")["state"]["interrupted"] is False
 
 
-def test_an_interrupt_when_idle_harms_nobody(client: Client) -> None:
+def test_an_interrupt_when_idle_stops_no_later_job(served: Client) -> None:
     """It only sets the flag, which the next job clears."""
-    client.post("interrupt", {})
-    assert client.get("progress")["state"]["interrupted"] is True
-    whole = client.post("txt2img", SMALL)
+    served.post("interrupt", {})
+    assert served.get("progress")["state"]["interrupted"] is True
+    whole = served.post("txt2img", SMALL)
     config = Txt2ImgConfig(prompt="a lighthouse", seed=5, steps=4, width=64, height=64)
     assert same_pixels(pictures(whole)[0], made(config, seed=5))
-    assert client.get("progress")["state"]["interrupted"] is False
+    assert served.get("progress")["state"]["interrupted"] is False
 
 
 def test_an_interrupted_hires_has_the_size_of_the_first_pass(slow: Client) -> None:
@@ -150,9 +124,9 @@ def test_by_size_only_the_crop_evades_the_cache(face: Image.Image) -> None:
         assert not same_pixels(received(other["image"]), received(spoilt))
 
 
-def task(client: Client, name: str) -> tuple[bool, bool, bool]:
+def task(served: Client, name: str) -> tuple[bool, bool, bool]:
     """Whether a task is active, queued, completed."""
-    found = client.post("/internal/progress", {"id_task": name})
+    found = served.post("/internal/progress", {"id_task": name})
     return found["active"], found["queued"], found["completed"]
 
 
@@ -173,7 +147,7 @@ def test_requests_wait_in_turn_and_tasks_are_tracked(slow: Client) -> None:
 
 
 def test_sixteen_finished_tasks_are_kept_and_failed_ones_stay_active(face: Image.Image) -> None:
-    """A task that fails stays active until another starts, or queued for ever."""
+    """A task that fails stays active until another starts."""
     with serving() as client:
         for number in range(17):
             client.post("txt2img", SMALL | {"steps": 1, "force_task_id": f"task {number}"})
@@ -181,15 +155,12 @@ def test_sixteen_finished_tasks_are_kept_and_failed_ones_stay_active(face: Image
         assert task(client, "task 1") == (False, False, True)
         client.post("txt2img", SMALL | {"steps": 0, "force_task_id": "fails"}, status=500)
         assert task(client, "fails") == (True, False, False)
-        bad = SMALL | {"init_images": ["aGVsbG8="], "force_task_id": "never begun"}
-        client.post("img2img", bad, status=500)
-        assert task(client, "never begun") == (False, True, False)
         client.post("img2img", SMALL | {"init_images": [sent(face)]})
         assert task(client, "fails") == (False, False, False)
 
 
 def test_a_server_closes_over_running_and_waiting_requests() -> None:
-    """Closing gives up the job under way and sends home who waits; no thread is left."""
+    """Closing cancels the running job and refuses the waiting one; no thread is left."""
     before = set(threading.enumerate())
     with serving(step_delay_s=3600.0) as client:
         for name in ("running", "waiting"):

@@ -53,7 +53,7 @@ def check_content_type(headers: Message) -> None:
     """
     if "Content-Type" in headers and headers.get_content_type() != "application/json":
         words = "the body must be JSON, sent as Content-Type: application/json"
-        raise validation_error(("body",), words, "type_error.dict")
+        raise validation_error(("body",), words)
 
 
 def is_loopback(name: str) -> bool:

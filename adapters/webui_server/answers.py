@@ -2,158 +2,93 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
-import pybase64
 
 from ...events.version import VERSION
-from ...statemachine.stages import AdetailerConfig, Img2ImgConfig, Txt2ImgConfig
 from ..backends.embedded.infotext import PRODUCT, extra_parameters
-from ..backends.embedded.pictures import encode_png, tiled
-from .bodies import CommonBody, Img2ImgBody
-from .body_schema import encode_json
-from .detailer import Detailing
+from .bodies import encode_image
 from .renderer import Picture
-from .request_mapping import ResolvedRequest
+from .work import Work
 
-_SKIPPED_SIDE = 128
-_GRID_AT_LEAST = 2
+_SKIPPED_PASS = {"width": 128, "height": 128, "steps": 1, "sampler_name": "Euler"}
+"""What ``info`` says of an img2img that ADetailer skips: the values of the discarded pass."""
 
-
-class Work(NamedTuple):
-    """The work for each image of one request.
-
-    ``config`` is None where ADetailer leaves the outer img2img out; ``detail`` is what
-    ADetailer does after it.
-    """
-
-    resolved: ResolvedRequest
-    config: Txt2ImgConfig | Img2ImgConfig | None
-    detail: AdetailerConfig | None
-    detailing: Detailing | None
-    source: bytes | None = None
-    mask: bytes | None = None
+_ECHOED = (
+    *("prompt", "negative_prompt", "width", "height", "steps", "cfg_scale", "batch_size"),
+    *("subseed_strength", "seed_resize_from_w", "seed_resize_from_h", "denoising_strength"),
+)
+"""Fields of the request that ``info`` repeats."""
 
 
-def generation_answer(
-    body: CommonBody, work: Work, pictures: list[Picture], job_timestamp: str
-) -> dict[str, Any]:
+def generation_answer(work: Work, pictures: list[Picture], job_timestamp: str) -> dict[str, Any]:
     """The answer of txt2img and img2img."""
-    images = [picture.data for picture in pictures]
-    texts = [picture.infotext for picture in pictures]
-    first = 0
-    if body.save_images and len(images) >= _GRID_AT_LEAST:
-        images.insert(0, _grid(images, texts[0]))
-        texts.insert(0, texts[0])
-        first = 1
-    info = _info(body, work) | {
-        "index_of_first_image": first,
-        "infotexts": texts,
+    asked = work.asked
+    info = _info(work) | {
+        "index_of_first_image": 0,
+        "infotexts": [picture.infotext for picture in pictures],
         "job_timestamp": job_timestamp,
     }
+    echo = dict(asked.all)
+    if not echo.get("include_init_images"):
+        echo |= {key: None for key in ("init_images", "mask") if key in echo}
+    images = [encode_image(picture.data) for picture in pictures]
     return {
-        "images": [in_base64(image) for image in images] if body.send_images else [],
-        "parameters": _echo(body),
-        "info": encode_json(info).decode(),
+        "images": images if asked.all["send_images"] else [],
+        "parameters": echo,
+        "info": msgspec.json.encode(info).decode(),
     }
 
 
-def in_base64(data: bytes) -> str:
-    """The bytes of a picture in base64, as in an answer."""
-    return pybase64.b64encode(data).decode("ascii")
-
-
-def _echo(body: CommonBody) -> dict[str, Any]:
-    echo = msgspec.structs.asdict(body)
-    if isinstance(body, Img2ImgBody) and not body.include_init_images:
-        echo |= {"init_images": None, "mask": None}
-    return echo
-
-
-def _info(body: CommonBody, work: Work) -> dict[str, Any]:
-    resolved, loaded = work.resolved, work.resolved.loaded
-    vae = loaded.vae if loaded.vae not in (None, "None", "Automatic") else None
-    places = range(resolved.images)
-    prompt, negative_prompt = body.prompt or "", body.negative_prompt or ""
-    subseed = resolved.seed if body.subseed in (None, -1) else body.subseed
-    return _size_and_sampling(body, work) | {
-        "prompt": prompt,
-        "all_prompts": [prompt for _ in places],
-        "negative_prompt": negative_prompt,
-        "all_negative_prompts": [negative_prompt for _ in places],
-        "seed": resolved.seed,
-        "all_seeds": [resolved.seed + place for place in places],
+def _info(work: Work) -> dict[str, Any]:
+    fields, loaded = work.asked.all, work.loaded
+    places = range(work.images)
+    subseed = work.seed if fields["subseed"] == -1 else fields["subseed"]
+    used = {key: fields[key] for key in _ECHOED}
+    used["sampler_name"] = work.sampling.shown_sampler
+    if work.skips:
+        used |= _SKIPPED_PASS
+    return used | {
+        "all_prompts": [fields["prompt"] for _ in places],
+        "all_negative_prompts": [fields["negative_prompt"] for _ in places],
+        "seed": work.seed,
+        "all_seeds": [work.seed + place for place in places],
         "subseed": subseed,
-        "all_subseeds": [(subseed or 0) + place for place in places],
-        "subseed_strength": body.subseed_strength,
-        "cfg_scale": 7.0 if body.cfg_scale is None else body.cfg_scale,
-        "batch_size": resolved.batch_size,
-        "restore_faces": bool(body.restore_faces),
-        "face_restoration_model": "CodeFormer" if body.restore_faces else None,
+        "all_subseeds": [subseed + place for place in places],
+        "restore_faces": bool(fields["restore_faces"]),
+        "face_restoration_model": "CodeFormer" if fields["restore_faces"] else None,
         "sd_model_name": loaded.checkpoint.stem,
         "sd_model_hash": loaded.checkpoint.hash,
-        "sd_vae_name": vae,
+        "sd_vae_name": None if loaded.vae in ("None", "Automatic") else loaded.vae,
         "sd_vae_hash": None,
-        "seed_resize_from_w": body.seed_resize_from_w,
-        "seed_resize_from_h": body.seed_resize_from_h,
-        "denoising_strength": getattr(body, "denoising_strength", None),
         "extra_generation_params": _evidence(work),
-        "styles": body.styles or [],
+        "styles": fields["styles"] or [],
         "clip_skip": loaded.clip_skip or 1,
         "is_using_inpainting_conditioning": False,
         "version": f"{PRODUCT} {VERSION}",
     }
 
 
-def _size_and_sampling(body: CommonBody, work: Work) -> dict[str, Any]:
-    """If ADetailer skips img2img, these are the values of the discarded pass."""
-    if work.config is None:
-        side = _SKIPPED_SIDE
-        return {"width": side, "height": side, "steps": 1, "sampler_name": "Euler"}
-    return {
-        "width": 512 if body.width is None else body.width,
-        "height": 512 if body.height is None else body.height,
-        "steps": 50 if body.steps is None else body.steps,
-        "sampler_name": work.resolved.sampling.shown_sampler,
-    }
-
-
 def _evidence(work: Work) -> dict[str, Any]:
     """``extra_generation_params``, which shows that a refiner, hires or ADetailer was used."""
-    resolved, config = work.resolved, work.config
+    switch_at = work.asked.all["refiner_switch_at"]
     found: dict[str, Any] = {}
-    if resolved.sampling.shown_scheduler is not None:
-        found["Schedule type"] = resolved.sampling.shown_scheduler
-    if config is not None:
-        found |= extra_parameters(config)
+    if work.sampling.shown_scheduler is not None:
+        found["Schedule type"] = work.sampling.shown_scheduler
+    if not work.skips:
+        found |= extra_parameters(work.configs[0])
         for key in ("Denoising strength", "Refiner", "Refiner switch at"):
             found.pop(key, None)
-        if resolved.hires_model is not None:
-            found["Hires checkpoint"] = resolved.hires_model.short_title
-        refiner = config.refiner
-        if (
-            resolved.refiner is not None
-            and refiner is not None
-            and _takes_over(resolved, refiner.switch_at)
-        ):
-            found["Refiner"] = resolved.refiner.short_title
-            found["Refiner switch at"] = refiner.switch_at
-    if work.detailing is not None:
-        found |= work.detailing.claims
-    return found
+        if work.hires_model is not None:
+            found["Hires checkpoint"] = work.hires_model.short_title
+        if work.refiner is not None and _takes_over(work, switch_at):
+            found["Refiner"] = work.refiner.short_title
+            found["Refiner switch at"] = switch_at
+    return {**found, **work.claims}
 
 
-def _takes_over(resolved: ResolvedRequest, switch_at: float | None) -> bool:
+def _takes_over(work: Work, switch_at: float | None) -> bool:
     """Whether the server switches to the refiner, which is not already loaded."""
-    before = resolved.hires_model or resolved.loaded.checkpoint
-    return resolved.refiner != before and (switch_at is None or switch_at < 1)
-
-
-def _grid(images: list[bytes], text: str) -> bytes:
-    """A grid of all images, as square as possible."""
-    rows = math.isqrt(len(images))
-    while len(images) % rows:
-        rows -= 1
-    return encode_png(tiled(images, columns=len(images) // rows), text)
+    before = work.hires_model or work.loaded.checkpoint
+    return work.refiner != before and (switch_at is None or switch_at < 1)

@@ -9,7 +9,7 @@ class ApiError(Exception):
     """An answer other than 200; ``body`` is its JSON document.
 
     With ``error`` the document is ``{error, detail, body, errors}``, as of everything that
-    a WebUI's own code raises; without it ``{detail}``, as of the framework's own api_errors.
+    a WebUI's own code raises; without it ``{detail}``, as of its framework.
     """
 
     def __init__(self, status: int, *, error: str = "", detail: Any = "", errors: str = "") -> None:
@@ -30,6 +30,6 @@ def server_error(error: str, errors: str) -> ApiError:
     return ApiError(500, error=error, errors=errors)
 
 
-def validation_error(place: tuple[str | int, ...], message: str, kind: str) -> ApiError:
+def validation_error(place: tuple[str | int, ...], message: str) -> ApiError:
     """Status 422: a body that fails validation at ``place``."""
-    return ApiError(422, detail=[{"loc": list(place), "msg": message, "type": kind}])
+    return ApiError(422, detail=[{"loc": list(place), "msg": message, "type": "value_error"}])

@@ -3,39 +3,34 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Iterable, Mapping
+import io
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 import pybase64
+from PIL import Image
 
-from . import lists
-from .api_errors import ApiError, validation_error
-from .bodies import TaskProgressBody
-from .body_schema import decode_body, decode_object, encode_json
-from .detailer import VERSION as DETAILER_VERSION
+from .api_errors import ApiError, server_error
+from .bodies import decode_body, decode_image, decode_object
 from .extras import Extras
 from .generation import Generator
-from .model_catalogue import DETECTORS, Checkpoints
-from .openapi import openapi_schema
-from .progress import FairLock, Progress, Tasks
+from .jobs import Jobs
+from .offered_names import LISTS, Checkpoints
 from .renderer import Renderer
+from .schema import api_schema, component
 from .settings import Settings
 
-_WORDS = {"true": True, "1": True, "on": True, "yes": True}
-_WORDS |= {"false": False, "0": False, "off": False, "no": False}
+Route = Callable[[bytes], Any]
+"""Answers a body with a JSON value. Raises ApiError."""
+
 _GUARDED = ("/sdapi/", "/adetailer/")
 _LOADING = ("sd_model_checkpoint", "sd_vae")
-
-
-class Call(NamedTuple):
-    """One request: its body, and the fields of its query."""
-
-    body: bytes
-    query: Mapping[str, str]
-
-
-Route = Callable[[Call], Any]
+_WITHOUT_EFFECT = (
+    *("refresh-checkpoints", "refresh-vae", "refresh-loras"),
+    *("unload-checkpoint", "reload-checkpoint"),
+)
 
 
 class Application:
@@ -55,35 +50,31 @@ class Application:
         self._auth = None if auth is None else ":".join(auth).encode("utf-8", "surrogateescape")
         self._checkpoints = Checkpoints(models)
         self._settings = Settings(self._checkpoints)
-        self._progress = Progress()
-        self._tasks = Tasks()
-        self._lock = FairLock()
+        self._jobs = Jobs()
         renderer = Renderer(step_delay_s)
-        self._generator = Generator(
-            self._checkpoints, self._settings, self._progress, self._lock, self._tasks, renderer
-        )
-        self._extras = Extras(self._progress, self._lock, renderer)
-        self._routes = self._working_routes() | self._listing_routes(ui=ui)
-        self._routes |= self._internal_routes() if ui else {}
-        self._schema = openapi_schema(self._routes)
-        self._routes["GET", "/openapi.json"] = lambda _call: self._schema
+        self._generator = Generator(self._checkpoints, self._settings, self._jobs, renderer)
+        self._extras = Extras(self._jobs, renderer)
+        self._routes = {
+            (method, path): route
+            for method, routes in (("GET", self._get_routes(ui=ui)), ("POST", self._post_routes()))
+            for path, route in routes.items()
+            if ui or not path.startswith("/internal/")
+        }
 
     def answer(
-        self, method: str, path: str, authorization: str | None, call: Callable[[], Call]
+        self, method: str, path: str, authorization: str | None, read_body: Callable[[], bytes]
     ) -> tuple[int, bytes]:
-        """The status and JSON document; ``call`` reads the request once it is authorised."""
+        """The status and JSON document; the body is read once the request is authorised."""
         try:
             self._admit(path, authorization)
             route = self._route(method, path)
-            asked = call()
+            return 200, _result(route, read_body())
         except ApiError as error:
-            return error.status, encode_json(error.body)
-        return _answered(route, asked)
+            return error.status, msgspec.json.encode(error.body)
 
     def close(self) -> None:
         """Cancel the running job, and refuse waiting requests."""
-        self._lock.close()
-        self._progress.close()
+        self._jobs.close()
 
     def _route(self, method: str, path: str) -> Route:
         route = self._routes.get((method, path))
@@ -105,100 +96,72 @@ class Application:
         if kind.lower() != "basic" or not same:
             raise ApiError(401, detail="Incorrect username or password")
 
-    def _working_routes(self) -> dict[tuple[str, str], Route]:
-        posts: dict[str, Route] = {
-            "txt2img": lambda call: self._generator.txt2img(call.body),
-            "img2img": lambda call: self._generator.img2img(call.body),
-            "extra-single-image": lambda call: self._extras.single(call.body),
-            "extra-batch-images": lambda call: self._extras.batch(call.body),
-            "png-info": lambda call: lists.png_info(call.body),
-            "interrupt": lambda _call: self._interrupt(),
-            "skip": lambda _call: self._progress.skip(),
-            "options": self._set_options,
+    def _get_routes(self, *, ui: bool) -> dict[str, Route]:
+        flags = {
+            "api": True, "nowebui": not ui, "api_log": False, "ckpt_dir": None, "vae_dir": None
+        }  # fmt: skip
+        same: dict[str, Any] = {
+            **LISTS,
+            "/sdapi/v1/sd-models": [one.row() for one in self._checkpoints.every],
+            "/sdapi/v1/cmd-flags": flags,
+            "/adetailer/v1/schema": component("ADetailerArgs"),
+            "/openapi.json": api_schema(ui=ui),
+            "/internal/ping": {},
         }
-        nothing = ("refresh-checkpoints", "refresh-vae", "refresh-loras")
-        posts |= {name: lambda _call: None for name in nothing}
-        posts |= {name: lambda _call: {} for name in ("unload-checkpoint", "reload-checkpoint")}
-        return {("POST", f"/sdapi/v1/{name}"): route for name, route in posts.items()}
-
-    def _listing_routes(self, *, ui: bool) -> dict[tuple[str, str], Route]:
-        makers: dict[str, Callable[[], Any]] = {
-            "options": self._settings.values,
-            "samplers": lists.samplers,
-            "schedulers": lists.schedulers,
-            "upscalers": lists.upscalers,
-            "latent-upscale-modes": lists.latent_upscale_modes,
-            "sd-models": partial(lists.sd_models, self._checkpoints),
-            "sd-vae": lists.sd_vaes,
-            "memory": lists.memory,
-            "scripts": lists.scripts,
-            "script-info": lists.script_info,
-            "extensions": lists.extensions,
-            "loras": list,
-            "hypernetworks": list,
-            "prompt-styles": list,
-            "embeddings": lists.embeddings,
-            "face-restorers": lists.face_restorers,
-            "realesrgan-models": lists.realesrgan_models,
-            "cmd-flags": partial(lists.cmd_flags, ui=ui),
-        }
-        paths = {f"/sdapi/v1/{name}": make for name, make in makers.items()}
-        paths["/adetailer/v1/ad_model"] = lambda: {"ad_model": list(DETECTORS)}
-        paths["/adetailer/v1/version"] = lambda: {"version": DETAILER_VERSION}
-        paths["/adetailer/v1/schema"] = lists.detailer_schema
-        routes: dict[tuple[str, str], Route] = {
-            ("GET", path): partial(_listed, make) for path, make in paths.items()
-        }
-        routes["GET", "/sdapi/v1/progress"] = self._report
+        routes: dict[str, Route] = {path: partial(_same, answer) for path, answer in same.items()}
+        routes["/sdapi/v1/options"] = lambda _body: self._settings.values()
+        routes["/sdapi/v1/progress"] = lambda _body: self._jobs.progress()
         return routes
 
-    def _internal_routes(self) -> dict[tuple[str, str], Route]:
-        return {
-            ("GET", "/internal/ping"): lambda _call: {},
-            ("POST", "/internal/progress"): self._report_task,
+    def _post_routes(self) -> dict[str, Route]:
+        routes: dict[str, Route] = {
+            "txt2img": self._generator.txt2img,
+            "img2img": self._generator.img2img,
+            "extra-single-image": self._extras.single,
+            "extra-batch-images": self._extras.batch,
+            "png-info": _png_info,
+            "interrupt": self._interrupt,
+            "skip": lambda _body: self._jobs.skip(),
+            "options": self._set_options,
         }
+        routes |= {name: lambda _body: None for name in _WITHOUT_EFFECT}
+        routes = {f"/sdapi/v1/{name}": route for name, route in routes.items()}
+        return routes | {"/internal/progress": self._task_progress}
 
-    def _interrupt(self) -> dict[str, Any]:
-        self._progress.interrupt()
+    def _interrupt(self, _body: bytes) -> dict[str, Any]:
+        self._jobs.interrupt()
         return {}
 
-    def _set_options(self, call: Call) -> None:
-        changes = decode_object(call.body)
+    def _set_options(self, body: bytes) -> None:
+        changes = decode_object(body)
         if not any(name in changes for name in _LOADING):
             self._settings.update(changes)
             return
         # A model is loaded only while no job is running.
-        with self._lock.hold():
+        with self._jobs.turn():
             self._settings.update(changes)
 
-    def _report(self, call: Call) -> dict[str, Any]:
-        word = call.query.get("skip_current_image", "false").lower()
-        if word not in _WORDS:
-            place = ("query", "skip_current_image")
-            raise validation_error(
-                place, "value could not be parsed to a boolean", "type_error.bool"
-            )
-        return self._progress.report() | {"current_image": None, "textinfo": None}
-
-    def _report_task(self, call: Call) -> dict[str, Any]:
-        body = decode_body(call.body, TaskProgressBody).body
-        found = self._tasks.report(body.id_task)
-        preview = {"live_preview": None, "id_live_preview": -1}
-        if not found["active"]:
-            return found | {"progress": None, "eta": None} | preview
-        done, left = self._progress.task_progress()
-        return found | {"progress": done, "eta": left} | preview
+    def _task_progress(self, body: bytes) -> dict[str, Any]:
+        asked = decode_body(body, "modules__progress__ProgressRequest")
+        return self._jobs.task_progress(asked.all["id_task"])
 
 
-def _answered(route: Route, asked: Call) -> tuple[int, bytes]:
+def _same(answer: Any, _body: bytes) -> Any:
+    return answer
+
+
+def _png_info(body: bytes) -> dict[str, Any]:
+    """The texts of a picture; its infotext is not parsed."""
+    picture = decode_image(decode_body(body, "PNGInfoRequest").all["image"])
+    with Image.open(io.BytesIO(picture)) as image:
+        items = {key: value for key, value in image.info.items() if isinstance(value, str)}
+    return {"info": items.pop("parameters", ""), "items": items, "parameters": {}}
+
+
+def _result(route: Route, body: bytes) -> bytes:
     try:
-        return 200, encode_json(route(asked))
-    except ApiError as error:
-        return error.status, encode_json(error.body)
-    except Exception as error:  # noqa: BLE001 - a WebUI answers with it as well
-        words = {"error": type(error).__name__, "detail": "", "body": "", "errors": str(error)}
-        return 500, encode_json(words)
-
-
-def _listed(make: Callable[[], Any], _call: Call) -> Any:
-    return make()
+        return msgspec.json.encode(route(body))
+    except ApiError:
+        raise
+    except Exception as error:  # a WebUI answers with it as well
+        raise server_error(type(error).__name__, str(error)) from error

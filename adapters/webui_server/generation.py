@@ -3,197 +3,107 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ...statemachine.run.cancel import CancelToken
 from ..backends.embedded.settings import passes_of
-from .answers import Work, generation_answer
-from .api_errors import ApiError, client_error, server_error, validation_error
-from .bodies import CommonBody, Img2ImgBody, Txt2ImgBody
-from .body_schema import DecodedBody, decode_body, decode_image
-from .detailer import Detailing, detailing_of
-from .model_catalogue import SCRIPTS, Checkpoints
-from .progress import FairLock, Progress, Tasks
+from .answers import generation_answer
+from .api_errors import client_error, server_error, validation_error
+from .bodies import Body, decode_body, decode_image
+from .jobs import Jobs
+from .offered_names import Checkpoints
 from .renderer import Picture, Renderer
-from .request_mapping import (
-    ResolvedRequest,
-    adetailer_config,
-    img2img_config,
-    resolve_request,
-    txt2img_config,
-)
 from .settings import Settings
+from .work import Work, check_scripts, work_of
 
-_ADETAILER = "adetailer"
 _LONGEST_ID = 1000
 """The longest task id in characters; some ids are kept after their request."""
-
-MakeWork = Callable[[ResolvedRequest, Detailing | None], Work]
 
 
 class Generator:
     """Serves generating requests, one at a time."""
 
     def __init__(
-        self, models: Checkpoints, settings: Settings, progress: Progress, lock: FairLock,
-        tasks: Tasks, renderer: Renderer,
-    ) -> None:  # fmt: skip
+        self, models: Checkpoints, settings: Settings, jobs: Jobs, renderer: Renderer
+    ) -> None:
         self._models = models
         self._settings = settings
-        self._progress = progress
-        self._lock = lock
-        self._tasks = tasks
+        self._jobs = jobs
         self._renderer = renderer
 
     def txt2img(self, data: bytes) -> dict[str, Any]:
         """The answer to a txt2img body. Raises ApiError."""
-        asked = decode_body(data, Txt2ImgBody)
-        arguments = _adetailer_arguments(asked.body)
-        task = self._queued("txt2img", asked.body)
-
-        def work(resolved: ResolvedRequest, detailing: Detailing | None) -> Work:
-            config = txt2img_config(asked, resolved)
-            detail = None
-            if detailing is not None:
-                detail = adetailer_config(*asked, resolved, detailing.passes)
-            return Work(resolved, config, detail, detailing)
-
-        with self._lock.hold():
-            return self._run("scripts_txt2img", task, asked.body, asked.given, arguments, work)
+        return self._answer("txt2img", decode_body(data, "StableDiffusionProcessingTxt2Img"))
 
     def img2img(self, data: bytes) -> dict[str, Any]:
         """The answer to an img2img body. Raises ApiError."""
-        asked = decode_body(data, Img2ImgBody)
-        if asked.body.init_images is None:
+        asked = decode_body(data, "StableDiffusionProcessingImg2Img")
+        if asked.all["init_images"] is None:
             raise client_error(404, "Init image not found")
-        mask = decode_image(asked.body.mask) if asked.body.mask else None
-        arguments = _adetailer_arguments(asked.body)
-        task = self._queued("img2img", asked.body)
-        with self._lock.hold():
+        sources = [decode_image(image) for image in asked.all["init_images"]]
+        if not sources:
+            raise server_error("RuntimeError", "init_images is empty; send one image")
+        mask = decode_image(asked.all["mask"]) if asked.all["mask"] else None
+        return self._answer("img2img", asked, sources[0], mask)
+
+    def _answer(
+        self, kind: str, asked: Body, source: bytes | None = None, mask: bytes | None = None
+    ) -> dict[str, Any]:
+        """Do a job when its turn comes."""
+        check_scripts(asked)
+        overrides = asked.all["override_settings"] or {}
+        with self._jobs.turn(f"scripts_{kind}", _task_id(kind, asked)):
             try:
-                sources = [decode_image(image) for image in asked.body.init_images]
-            except ApiError:
-                self._tasks.refuse(task)
-                raise
-
-            def work(resolved: ResolvedRequest, detailing: Detailing | None) -> Work:
-                return _img2img_work(asked, resolved, detailing, sources, mask)
-
-            return self._run("scripts_img2img", task, asked.body, asked.given, arguments, work)
-
-    def _queued(self, kind: str, body: CommonBody) -> str:
-        task = body.force_task_id or f"task({kind}-{secrets.token_hex(8)})"
-        if len(task) > _LONGEST_ID:
-            words = f"a task id may have {_LONGEST_ID} characters"
-            raise validation_error(("body", "force_task_id"), words, "value_error")
-        self._tasks.add(task)
-        return task
-
-    def _run(
-        self, job: str, task: str, body: CommonBody, given: CommonBody, arguments: object,
-        make_work: MakeWork,
-    ) -> dict[str, Any]:  # fmt: skip
-        """Do a job when the lock is free. A task that fails is not marked as finished."""
-        self._progress.begin(job)
-        self._tasks.start(task)
-        try:
-            loaded = self._settings.loaded(body.override_settings)
-            detailing = detailing_of(arguments, loaded.detailer_passes)
-            work = make_work(resolve_request(body, given, loaded, self._models), detailing)
-            pictures = self._render(work)
-            answer = generation_answer(body, work, pictures, self._progress.timestamp)
-            if body.override_settings_restore_afterwards is False:
-                self._settings.keep(body.override_settings)
-            self._tasks.finish(task)
-        finally:
-            self._progress.end()
+                loaded = self._settings.loaded(overrides)
+                work = work_of(asked, loaded, self._models, source, mask)
+                answer = generation_answer(work, self._render(work), self._jobs.timestamp)
+                if not asked.all["override_settings_restore_afterwards"]:
+                    self._settings.update(self._settings.accepted(overrides))
+            finally:
+                self._jobs.end()
         return answer
 
     def _render(self, work: Work) -> list[Picture]:
         """The pictures in the order of their seeds, until an interrupt."""
-        resolved, phases = work.resolved, _phases(work)
-        self._progress.divide(resolved.iterations * len(phases))
+        self._jobs.divide(work.asked.all["n_iter"] * len(work.phases))
         pictures: list[Picture] = []
-        for place in range(resolved.images):
-            token = self._progress.begin_image(first=place == 0)
+        for place in range(work.images):
+            token = self._jobs.begin_image(first=place == 0)
             if token is None:
                 break
-            meter = _Meter(self._progress, phases, resolved.batch_size, place)
-            pictures.append(self._picture(work, resolved.seed + place, token, meter))
+            pictures.append(self._picture(work, place, token))
         return pictures
 
-    def _picture(self, work: Work, seed: int, token: CancelToken, meter: _Meter) -> Picture:
-        source, before = work.source, 0
-        if work.config is not None:
-            picture = self._renderer.render(
-                work.config, seed, token, meter.tell, source=source, mask=work.mask
-            )
-            if work.detail is None or not picture.whole:
-                return picture
-            source, before = picture.data, sum(passes_of(work.config))
-        assert work.detail is not None
-        return self._renderer.render(
-            work.detail, seed, token, lambda done: meter.tell(before + done), source=source
-        )
+    def _picture(self, work: Work, place: int, token: CancelToken) -> Picture:
+        source, mask, before = work.source, work.mask, 0
+        for config in work.configs:
+            on_done = partial(self._note_steps, work, place, before)
+            seed = work.seed + place
+            picture = self._renderer.render(config, seed, token, on_done, source=source, mask=mask)
+            if not picture.whole:
+                break
+            source, mask, before = picture.data, None, before + sum(passes_of(config))
+        return picture
 
+    def _note_steps(self, work: Work, place: int, before: int, done: int) -> None:
+        """Note ``before`` + ``done`` steps of picture ``place``, as parts of the job and steps.
 
-class _Meter:
-    """Turns the steps of one picture into those of the state: parts of a job, steps of a part.
-
-    The pictures of a batch go through a part together, as far as the state knows.
-    """
-
-    def __init__(self, progress: Progress, phases: list[int], batch_size: int, place: int) -> None:
-        self._progress = progress
-        self._phases = phases
-        self._batch_size = batch_size
-        self._iteration, self._in_batch = divmod(place, batch_size)
-
-    def tell(self, done: int) -> None:
-        """``done`` steps of all of the picture's passes are done."""
-        last = len(self._phases) - 1
-        done = (self._in_batch * sum(self._phases) + done) // self._batch_size
-        phase = 0
-        while phase < last and done > self._phases[phase]:
-            done -= self._phases[phase]
+        The pictures of a batch go through a part together, as far as the state knows.
+        """
+        batch_size: int = work.asked.all["batch_size"]
+        iteration, in_batch = divmod(place, batch_size)
+        phases, phase = work.phases, 0
+        done = (in_batch * sum(phases) + before + done) // batch_size
+        while phase < len(phases) - 1 and done > phases[phase]:
+            done -= phases[phase]
             phase += 1
-        job_no = self._iteration * len(self._phases) + phase
-        self._progress.step(job_no, done, self._phases[phase])
+        self._jobs.step(iteration * len(phases) + phase, done, phases[phase])
 
 
-def _phases(work: Work) -> list[int]:
-    configs = [config for config in (work.config, work.detail) if config is not None]
-    return [steps for config in configs for steps in passes_of(config)]
-
-
-def _img2img_work(
-    asked: DecodedBody[Img2ImgBody],
-    resolved: ResolvedRequest,
-    detailing: Detailing | None,
-    sources: list[bytes],
-    mask: bytes | None,
-) -> Work:
-    if not sources:
-        raise server_error("RuntimeError", "bad number of images passed: 0; expecting 1 or less")
-    config = img2img_config(asked, resolved)
-    if detailing is not None and detailing.skips and mask is not None:
-        detailing = None  # ADetailer does not skip an inpainting; it does nothing then.
-    if detailing is None:
-        return Work(resolved, config, None, None, sources[0], mask)
-    detail = adetailer_config(*asked, resolved, detailing.passes)
-    outer = None if detailing.skips else config
-    return Work(resolved, outer, detail, detailing, sources[0], mask)
-
-
-def _adetailer_arguments(body: CommonBody) -> object:
-    """ADetailer's arguments, if it is named. Raises ApiError, 422, for unknown scripts."""
-    if body.script_name:
-        raise client_error(422, f"Script '{body.script_name}' not found")
-    arguments: object = None
-    for name, table in body.alwayson_scripts.items():
-        if name.lower() not in SCRIPTS:
-            raise client_error(422, f"Script '{name}' not found")
-        if name.lower() == _ADETAILER and isinstance(table, dict):
-            arguments = table.get("args")
-    return arguments
+def _task_id(kind: str, asked: Body) -> str:
+    task: str = asked.all["force_task_id"] or f"task({kind}-{secrets.token_hex(8)})"
+    if len(task) > _LONGEST_ID:
+        words = f"a task id may have {_LONGEST_ID} characters"
+        raise validation_error(("body", "force_task_id"), words)
+    return task

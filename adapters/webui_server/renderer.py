@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from hashlib import sha256
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
-import msgspec
+from PIL.Image import Image
 
-from ...statemachine.errors import BackendError, GenerationCancelled
-from ...statemachine.ports import GenerateRequest, SourceImage
+from ...statemachine.errors import GenerationCancelled
 from ...statemachine.run.cancel import CancelToken
-from ...statemachine.stages import (
-    AdetailerConfig,
-    Img2ImgConfig,
-    StageConfig,
-    Txt2ImgConfig,
-    UpscaleConfig,
-)
-from ..backends.embedded import EmbeddedBackend
-from ..backends.embedded.settings import DEFAULT_STEPS, passes_of
+from ...statemachine.stages import StageConfig
+from ..backends.embedded.generation import Sources, make
+from ..backends.embedded.infotext import infotext
+from ..backends.embedded.pictures import PictureError, decode_picture, encode_png
+from ..backends.embedded.settings import passes_of
+from ..backends.embedded.steps import StepCounter
 from .api_errors import server_error
-
-OnDone = Callable[[int], None]
-"""Receives the number of finished steps of a picture."""
-
-_PLAIN_UPSCALER = "Lanczos"
+from .request_mapping import partial_config
 
 
 class Picture(NamedTuple):
@@ -40,131 +31,60 @@ class Renderer:
     """Renders one picture at a time; each step takes ``step_delay_s`` seconds more."""
 
     def __init__(self, step_delay_s: float) -> None:
-        self._slow = EmbeddedBackend(step_delay_s=step_delay_s)
-        self._quick = EmbeddedBackend()
+        self._step_delay_s = step_delay_s
 
     def render(
         self,
         config: StageConfig,
         seed: int,
         token: CancelToken,
-        on_done: OnDone,
+        on_done: Callable[[int], None],
         *,
         source: bytes | None = None,
         mask: bytes | None = None,
     ) -> Picture:
         """Render the picture of one seed; a partial one if ``token`` is cancelled.
 
-        Raises ApiError, 500, for what the backend refuses.
+        ``on_done`` receives the number of finished steps. Raises ApiError, 500, for what the
+        backend refuses.
         """
-        asked = _request(config, seed, source, mask)
         done = 0
 
-        def on_step(
-            step: int, steps: int, *, fraction: float | None = None, eta_s: float | None = None
-        ) -> None:
-            del steps, fraction, eta_s
+        def on_step(step: int, _steps: int, **_more: float | None) -> None:
             nonlocal done
             done = step
             on_done(step)
 
+        delay_s = self._step_delay_s
         try:
-            return _generate(self._slow, asked, token, on_step, whole=True)
-        except GenerationCancelled:
-            half = msgspec.structs.replace(asked, config=partial_config(config, done))
-            return _generate(self._quick, half, CancelToken(), _ignore_step, whole=False)
+            sources = Sources(_decoded(source), _decoded(mask))
+            try:
+                return _rendered(config, seed, sources, token, on_step, delay_s)
+            except GenerationCancelled:
+                config = partial_config(config, done)
+                picture = _rendered(config, seed, sources, CancelToken(), _ignore_step, 0.0)
+                return picture._replace(whole=False)
+        except PictureError as error:
+            raise server_error("RuntimeError", str(error)) from error
 
 
-def partial_config(config: StageConfig, done: int) -> StageConfig:
-    """A configuration that gives the picture as it is after ``done`` steps."""
-    return _PARTIAL[config.stage_type](config, done)
-
-
-def _partial_txt2img(config: Txt2ImgConfig, done: int) -> Txt2ImgConfig:
-    """The steps of the first pass so far; with hires, the refiner acts in the second pass only."""
-    steps = _partial_steps(config.steps, done)
-    refiner = config.refiner if config.hires is None else None
-    return msgspec.structs.replace(config, steps=steps, hires=None, refiner=refiner)
-
-
-def _partial_img2img(config: Img2ImgConfig, done: int) -> Img2ImgConfig:
-    return msgspec.structs.replace(config, steps=_partial_steps(config.steps, done))
-
-
-def _partial_steps(steps: int | None, done: int) -> int:
-    return max(1, min(done, steps or DEFAULT_STEPS))
-
-
-def _partial_upscale(config: UpscaleConfig, _: int) -> UpscaleConfig:
-    """A plain resize."""
-    return msgspec.structs.replace(config, upscaler=_PLAIN_UPSCALER, upscaler_2=None)
-
-
-def _partial_adetailer(config: AdetailerConfig, done: int) -> AdetailerConfig:
-    """The passes that are finished."""
-    return msgspec.structs.replace(config, passes=config.passes[: _finished(config, done)])
-
-
-_PARTIAL: Mapping[str, Callable[[Any, int], StageConfig]] = {
-    "txt2img": _partial_txt2img,
-    "img2img": _partial_img2img,
-    "upscale": _partial_upscale,
-    "adetailer": _partial_adetailer,
-}
-
-
-def _finished(config: AdetailerConfig, done: int) -> int:
-    """How many passes are finished after ``done`` steps."""
-    passes = 0
-    for steps in passes_of(config):
-        done -= steps
-        if done < 0:
-            break
-        passes += 1
-    return passes
-
-
-def _generate(
-    backend: EmbeddedBackend,
-    asked: GenerateRequest,
+def _rendered(
+    config: StageConfig,
+    seed: int,
+    sources: Sources,
     token: CancelToken,
     on_step: Callable[..., None],
-    *,
-    whole: bool,
+    delay_s: float,
 ) -> Picture:
-    try:
-        answer = backend.generate_images(asked, cancel=token, on_step=on_step)
-    except GenerationCancelled:
-        raise
-    except BackendError as error:
-        raise server_error("RuntimeError", str(error)) from error
-    return Picture(answer.images[0].data, answer.info["infotexts"][0], whole)
+    counter = StepCounter(token, on_step, images=1, steps=sum(passes_of(config)), delay_s=delay_s)
+    counter.begin_image(0)
+    made = make(config, seed, sources, counter)
+    text = infotext(config, seed, made.size)
+    return Picture(encode_png(made.image, text), text, whole=True)
 
 
-def _request(
-    config: StageConfig, seed: int, source: bytes | None, mask: bytes | None
-) -> GenerateRequest:
-    return GenerateRequest(
-        call_id="",
-        run_id="",
-        stage_id=config.stage_type,
-        stage_type=config.stage_type,
-        image_index=0,
-        count=1,
-        total_images=1,
-        attempt=0,
-        seed=seed,
-        config=config,
-        inputs=() if source is None else (_source(source),),
-        mask=None if mask is None else _source(mask),
-    )
-
-
-def _source(data: bytes) -> SourceImage:
-    """A source image; the embedded backend uses only its bytes."""
-    return SourceImage(
-        data=data, source_sha256=sha256(data).hexdigest(), media_type="", width=0, height=0
-    )
+def _decoded(data: bytes | None) -> Image | None:
+    return None if data is None else decode_picture(data, "the image")
 
 
 def _ignore_step(*_args: object, **_more: object) -> None:

@@ -1,9 +1,15 @@
-"""Maps the body of a request to a stage's configuration: the reverse of our client's mapping."""
+"""Maps requests to stage configurations: the reverse of our client's mapping.
+
+Only this module knows the fields of the stages' configurations.
+"""
 
 from __future__ import annotations
 
-import secrets
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import accumulate
+from typing import Any
+
+import msgspec
 
 from ...statemachine.stages import (
     AdetailerConfig,
@@ -11,193 +17,202 @@ from ...statemachine.stages import (
     HiresConfig,
     Img2ImgConfig,
     RefinerConfig,
+    StageConfig,
     Txt2ImgConfig,
+    UpscaleConfig,
 )
+from ..backends.embedded.settings import DEFAULT_STEPS, passes_of
+from ..backends.webui.detailer_payload import SENT, SWITCHED
 from .api_errors import server_error
-from .bodies import CommonBody, Img2ImgBody, Txt2ImgBody
-from .body_schema import DecodedBody
-from .model_catalogue import LATENT_MODES, UPSCALERS, Checkpoint, Checkpoints
-from .samplers import SAMPLERS, Sampling, sampling_of, scheduler_label
+from .bodies import Body
+from .offered_names import DETECTORS, LATENT_MODES, SAMPLERS, UPSCALERS, Sampling, scheduler_label
 from .settings import Loaded
 
-Value = TypeVar("Value")
+DetailerPass = tuple[Mapping[str, Any], Mapping[str, Any]]
+"""The arguments of one pass of ADetailer: all with defaults, and those that were sent."""
 
-_MOST_STEPS = 100_000
-_MOST_IMAGES = 1_000
-_LEAST_SIDE = 8
-_SEEDS = 4_294_967_294
-_NO_MODEL = ("", "None", "none")
-_SAME_MODEL = "Use same checkpoint"
+NO_MODEL = (None, "", "None", "none", "Use same checkpoint")
+NO_UPSCALER = (None, "None")
 
-
-class ResolvedRequest(NamedTuple):
-    """A txt2img or img2img request with models, sampler and seed resolved.
-
-    ``seed`` is drawn where the request says -1; image k has ``seed`` + k. ``refiner`` and
-    ``hires_model`` are None where they do not take part.
-    """
-
-    loaded: Loaded
-    sampling: Sampling
-    seed: int
-    iterations: int
-    batch_size: int
-    refiner: Checkpoint | None
-    hires_model: Checkpoint | None
-
-    @property
-    def images(self) -> int:
-        """The number of requested images."""
-        return self.iterations * self.batch_size
+_PLAIN_UPSCALER = "Lanczos"
+_SAME_AS_STAGE = ("None", "Use same checkpoint", "Use same VAE", "Use same scheduler", "")
 
 
-def resolve_request(
-    body: CommonBody, given: CommonBody, loaded: Loaded, models: Checkpoints
-) -> ResolvedRequest:
-    """Resolve the models, the sampler and the seed of a request.
-
-    Raises ApiError, 500, for unknown models and for numbers out of bounds.
-    """
-    _check_numbers(body)
-    hires_model = None
-    if isinstance(body, Txt2ImgBody) and body.enable_hr:
-        hires_model = _model(body.hr_checkpoint_name, models)
-    return ResolvedRequest(
-        loaded=loaded,
-        sampling=sampling_of(given.sampler_name or given.sampler_index, given.scheduler),
-        seed=_seed(body),
-        iterations=_or(body.n_iter, 1),
-        batch_size=_or(body.batch_size, 1),
-        refiner=_model(body.refiner_checkpoint, models),
-        hires_model=hires_model,
-    )
-
-
-def _seed(body: CommonBody) -> int:
-    seed = body.seed
-    return secrets.randbelow(_SEEDS) if seed is None or seed == -1 else seed
-
-
-def _check_numbers(body: CommonBody) -> None:
-    steps = _or(body.steps, 50)
-    if steps < 1:
-        raise server_error("ZeroDivisionError", f"cannot sample with {steps} steps")
-    if steps > _MOST_STEPS:
-        raise server_error("RuntimeError", f"{steps} steps are more than {_MOST_STEPS}")
-    count = _or(body.batch_size, 1) * _or(body.n_iter, 1)
-    if not 1 <= count <= _MOST_IMAGES or _or(body.batch_size, 1) < 1:
-        raise server_error("RuntimeError", f"{count} images are not within 1 to {_MOST_IMAGES}")
-    if min(_or(body.width, 512), _or(body.height, 512)) < _LEAST_SIDE:
-        raise server_error("RuntimeError", f"{body.width}x{body.height} is not a valid size")
-
-
-def _model(name: str | None, models: Checkpoints) -> Checkpoint | None:
-    if name is None or name in _NO_MODEL or name == _SAME_MODEL:
-        return None
-    found = models.closest(name)
-    if found is None:
-        raise server_error("Exception", f"Could not find checkpoint with name {name}")
-    return found
-
-
-def _sampling(body: CommonBody, given: CommonBody, resolved: ResolvedRequest) -> dict[str, Any]:
+def sampling_settings(asked: Body, loaded: Loaded, sampling: Sampling, seed: int) -> dict[str, Any]:
     """The settings that all sampling stages share."""
     return {
-        "prompt": body.prompt or "",
-        "negative_prompt": given.negative_prompt,
-        "seed": resolved.seed,
-        "model": resolved.loaded.model,
-        "vae": resolved.loaded.vae,
-        "clip_skip": resolved.loaded.clip_skip,
-        "sampler": resolved.sampling.sampler,
-        "scheduler": resolved.sampling.scheduler,
-        "steps": given.steps,
-        "cfg_scale": given.cfg_scale,
+        **asked.sent("negative_prompt", "steps", "cfg_scale"),
+        "prompt": asked.all["prompt"],
+        "seed": seed,
+        "model": loaded.model,
+        "vae": loaded.vae,
+        "clip_skip": loaded.clip_skip,
+        "sampler": sampling.sampler,
+        "scheduler": sampling.scheduler,
     }
 
 
-def txt2img_config(asked: DecodedBody[Txt2ImgBody], resolved: ResolvedRequest) -> Txt2ImgConfig:
+def txt2img_config(asked: Body, settings: dict[str, Any], *, refined: bool) -> Txt2ImgConfig:
     """The stage's configuration. Raises ApiError, 500, for an unknown hires upscaler."""
-    body, given = asked
+    styles = asked.given.get("styles")
     return Txt2ImgConfig(
-        **_sampling(body, given, resolved),
-        width=body.width,
-        height=body.height,
-        tiling=given.tiling,
-        restore_faces=given.restore_faces,
-        styles=None if given.styles is None else tuple(given.styles),
-        refiner=_refiner(given, resolved),
-        hires=_hires(body) if body.enable_hr else None,
+        **settings,
+        width=asked.all["width"],
+        height=asked.all["height"],
+        **asked.sent("tiling", "restore_faces"),
+        styles=None if styles is None else tuple(styles),
+        refiner=_refiner(asked.given) if refined else None,
+        hires=_hires(asked.all) if asked.all["enable_hr"] else None,
     )
 
 
-def _refiner(given: CommonBody, resolved: ResolvedRequest) -> RefinerConfig | None:
-    if resolved.refiner is None:
-        return None
-    return RefinerConfig(model=given.refiner_checkpoint, switch_at=given.refiner_switch_at)
-
-
-def _hires(body: Txt2ImgBody) -> HiresConfig:
-    _check_hires(body)
-    width, height = body.hr_resize_x or None, body.hr_resize_y or None
-    scheduler = body.hr_scheduler
-    if scheduler is not None and scheduler_label(scheduler) is None:
-        scheduler = None
-    model = body.hr_checkpoint_name
-    return HiresConfig(
-        upscaler=body.hr_upscaler,
-        scale=None if width or height else _or(body.hr_scale, 2.0),
-        resize_x=width,
-        resize_y=height,
-        steps=body.hr_second_pass_steps or None,
-        denoise=body.denoising_strength,
-        sampler=body.hr_sampler_name,
-        scheduler=scheduler,
-        model=None if model in _NO_MODEL or model == _SAME_MODEL else model,
-        prompt=body.hr_prompt or None,
-        negative_prompt=body.hr_negative_prompt or None,
-    )
-
-
-def _check_hires(body: Txt2ImgBody) -> None:
-    upscaler = body.hr_upscaler
-    if upscaler is not None and upscaler not in (*LATENT_MODES, *UPSCALERS):
-        raise server_error("Exception", f"could not find upscaler named {upscaler}")
-    if body.denoising_strength is None:
-        words = "'>' not supported between instances of 'NoneType' and 'float'"
-        raise server_error("TypeError", words)
-    sampler = body.hr_sampler_name
-    if sampler is not None and sampler not in SAMPLERS:
-        raise server_error("AssertionError", f"bad sampler name: {sampler}")
-    if not 0 <= _or(body.hr_second_pass_steps, 0) <= _MOST_STEPS:
-        raise server_error("RuntimeError", f"{body.hr_second_pass_steps} steps are out of bounds")
-
-
-def img2img_config(asked: DecodedBody[Img2ImgBody], resolved: ResolvedRequest) -> Img2ImgConfig:
+def img2img_config(asked: Body, settings: dict[str, Any], *, refined: bool) -> Img2ImgConfig:
     """The stage's configuration. Raises ApiError, 500, for a denoise outside 0 to 1."""
-    body, given = asked
-    strength = body.denoising_strength
-    if strength is not None and not 0 <= strength <= 1:
+    if not 0 <= asked.all["denoising_strength"] <= 1:
         raise server_error("AssertionError", "can only work with strength in [0.0, 1.0]")
     return Img2ImgConfig(
-        **_sampling(body, given, resolved),
-        denoise=given.denoising_strength,
-        width=_or(body.width, 512),
-        height=_or(body.height, 512),
-        resize_mode=given.resize_mode,
-        refiner=_refiner(given, resolved),
+        **settings,
+        denoise=asked.given.get("denoising_strength"),
+        width=asked.all["width"],
+        height=asked.all["height"],
+        resize_mode=asked.given.get("resize_mode"),
+        refiner=_refiner(asked.given) if refined else None,
     )
 
 
-def adetailer_config(
-    body: CommonBody,
-    given: CommonBody,
-    resolved: ResolvedRequest,
-    passes: tuple[AdetailerPass, ...],
-) -> AdetailerConfig:
+def adetailer_config(settings: dict[str, Any], passes: Iterable[DetailerPass]) -> AdetailerConfig:
     """ADetailer's configuration: the settings of the request, and its passes."""
-    return AdetailerConfig(**_sampling(body, given, resolved), passes=passes)
+    return AdetailerConfig(**settings, passes=tuple(map(_adetailer_pass, passes)))
 
 
-def _or(value: Value | None, default: Value) -> Value:
-    return default if value is None else value
+def with_known_detectors(config: AdetailerConfig) -> AdetailerConfig:
+    """The same configuration, in which unknown detectors find nothing."""
+    passes = (
+        one if one.model in DETECTORS else msgspec.structs.replace(one, model="None")
+        for one in config.passes
+    )
+    return msgspec.structs.replace(config, passes=tuple(passes))
+
+
+def _refiner(given: Mapping[str, Any]) -> RefinerConfig:
+    return RefinerConfig(
+        model=given["refiner_checkpoint"], switch_at=given.get("refiner_switch_at")
+    )
+
+
+def _hires(fields: Mapping[str, Any]) -> HiresConfig:
+    _check_hires(fields)
+    width, height = fields["hr_resize_x"] or None, fields["hr_resize_y"] or None
+    known = scheduler_label(fields["hr_scheduler"]) is not None
+    model = fields["hr_checkpoint_name"]
+    return HiresConfig(
+        upscaler=fields["hr_upscaler"],
+        scale=None if width or height else fields["hr_scale"],
+        resize_x=width,
+        resize_y=height,
+        steps=fields["hr_second_pass_steps"] or None,
+        denoise=fields["denoising_strength"],
+        sampler=fields["hr_sampler_name"],
+        scheduler=fields["hr_scheduler"] if known else None,
+        model=None if model in NO_MODEL else model,
+        prompt=fields["hr_prompt"] or None,
+        negative_prompt=fields["hr_negative_prompt"] or None,
+    )
+
+
+def _check_hires(fields: Mapping[str, Any]) -> None:
+    upscaler, sampler = fields["hr_upscaler"], fields["hr_sampler_name"]
+    if upscaler is not None and upscaler not in (*LATENT_MODES, *UPSCALERS):
+        raise server_error("Exception", f"could not find upscaler named {upscaler}")
+    if fields["denoising_strength"] is None:
+        words = "'>' not supported between instances of 'NoneType' and 'float'"
+        raise server_error("TypeError", words)
+    if sampler is not None and sampler not in SAMPLERS:
+        raise server_error("AssertionError", f"bad sampler name: {sampler}")
+
+
+def _adetailer_pass(one: DetailerPass) -> AdetailerPass:
+    """One pass of ADetailer; None for settings that were not sent, or not switched on."""
+    fields, sent = one
+    used = {name: fields[key] for name, key in SENT.items() if key in sent}
+    for switch, names in SWITCHED.items():
+        if fields[switch]:
+            used |= {name: _unless_same(fields[key]) for name, key in names.items()}
+    return AdetailerPass(**used)
+
+
+def _unless_same(value: Any) -> Any:
+    """None for values that mean the setting of the stage."""
+    return None if value in _SAME_AS_STAGE else value
+
+
+def upscale_config(asked: Body, plain: Collection[str] = ()) -> UpscaleConfig:
+    """The stage's configuration; without a first upscaler nothing is resized.
+
+    Lanczos takes the place of the upscalers in ``plain``. Raises ApiError, 500, for an upscaler
+    that is not listed.
+    """
+    given, fields = asked.given, asked.all
+    restored = UpscaleConfig(
+        **asked.sent("gfpgan_visibility", "codeformer_visibility", "codeformer_weight"),
+        upscale_first=given.get("upscale_first"),
+    )
+    first, second = fields["upscaler_1"], fields["upscaler_2"]
+    if first in NO_UPSCALER:
+        return restored
+    for name in (first, second):
+        if name not in UPSCALERS:
+            raise server_error("AssertionError", f"could not find upscaler named {name}")
+    second = None if second in NO_UPSCALER else second
+    visibility = None if second is None else given.get("extras_upscaler_2_visibility")
+    by_size = fields["resize_mode"] == 1
+    return msgspec.structs.replace(
+        restored,
+        upscaler=_PLAIN_UPSCALER if first in plain else first,
+        factor=None if by_size else fields["upscaling_resize"],
+        width=fields["upscaling_resize_w"] if by_size else None,
+        height=fields["upscaling_resize_h"] if by_size else None,
+        crop=given.get("upscaling_crop") if by_size else None,
+        upscaler_2=_PLAIN_UPSCALER if second in plain else second,
+        upscaler_2_visibility=visibility,
+    )
+
+
+def partial_config(config: StageConfig, done: int) -> StageConfig:
+    """A configuration that gives the picture as it is after ``done`` steps."""
+    return _PARTIAL[config.stage_type](config, done)
+
+
+def _partial_txt2img(config: Txt2ImgConfig, done: int) -> Txt2ImgConfig:
+    """The steps of the first pass so far; with hires, the refiner acts in the second pass only."""
+    steps = _partial_steps(config.steps, done)
+    refiner = config.refiner if config.hires is None else None
+    return msgspec.structs.replace(config, steps=steps, hires=None, refiner=refiner)
+
+
+def _partial_img2img(config: Img2ImgConfig, done: int) -> Img2ImgConfig:
+    return msgspec.structs.replace(config, steps=_partial_steps(config.steps, done))
+
+
+def _partial_steps(steps: int | None, done: int) -> int:
+    return max(1, min(done, steps or DEFAULT_STEPS))
+
+
+def _partial_upscale(config: UpscaleConfig, _: int) -> UpscaleConfig:
+    """A plain resize."""
+    return msgspec.structs.replace(config, upscaler=_PLAIN_UPSCALER, upscaler_2=None)
+
+
+def _partial_adetailer(config: AdetailerConfig, done: int) -> AdetailerConfig:
+    """The passes that are finished."""
+    ends = accumulate(passes_of(config))
+    finished = sum(end <= done for end in ends)
+    return msgspec.structs.replace(config, passes=config.passes[:finished])
+
+
+_PARTIAL: Mapping[str, Callable[[Any, int], StageConfig]] = {
+    "txt2img": _partial_txt2img,
+    "img2img": _partial_img2img,
+    "upscale": _partial_upscale,
+    "adetailer": _partial_adetailer,
+}

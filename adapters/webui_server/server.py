@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import socket
 import sys
@@ -10,17 +11,16 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socketserver import TCPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import urlsplit
+
+import msgspec
 
 from .admission import Admission, check_content_type
 from .api_errors import ApiError
-from .application import Application, Call
-from .body_schema import encode_json
+from .application import Application
 
 MAX_BODY = 256 * 2**20
 """The largest body in bytes."""
@@ -73,9 +73,8 @@ class EmbeddedServer:
         request_timeout_s: float = REQUEST_S,
     ) -> None:
         self._application = Application(models, auth=auth, ui=ui, step_delay_s=step_delay_s)
-        self._server = _listening(host, port, self._application)
-        self._server.admission = Admission(host, allowed_hosts)
-        self._server.request_timeout_s = request_timeout_s
+        admission = Admission(host, allowed_hosts)
+        self._server = _HttpServer((host, port), self._application, admission, request_timeout_s)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_POLL_S,), name="serve-embedded"
         )
@@ -91,12 +90,7 @@ class EmbeddedServer:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -106,65 +100,74 @@ class EmbeddedServer:
             self._server.shutdown()
             self._thread.join()
         self._application.close()
-        self._server.drop_connections()
+        self._server.drop_connections(math.inf)
         self._server.server_close()
 
 
-def _listening(host: str, port: int, application: Application) -> _HttpServer:
-    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-    kind = _HttpServer if family == socket.AF_INET else _HttpServer6
-    return kind((host, port), application)
-
-
-class _HttpServer(ThreadingHTTPServer):
+class _HttpServer(ThreadingTCPServer):
     daemon_threads = False
     request_queue_size = 128
     # On other systems it would let two servers share a port.
     allow_reuse_address = os.name == "posix"
 
-    admission: Admission
-    request_timeout_s: float
-
-    def __init__(self, address: tuple[str, int], application: Application) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        application: Application,
+        admission: Admission,
+        request_timeout_s: float,
+    ) -> None:
         self.application = application
+        self.admission = admission
+        self.request_timeout_s = request_timeout_s
         self.is_closing = threading.Event()
-        self._connections: set[socket.socket] = set()
+        self._deadlines: dict[socket.socket, float] = {}
         self._free = threading.Semaphore(MAX_CONNECTIONS)
         self._held = 0
         self._lock = threading.Lock()
+        self.address_family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][0]
         super().__init__(address, _Handler)
-
-    def server_bind(self) -> None:
-        # HTTPServer would resolve its own name, which may take seconds.
-        TCPServer.server_bind(self)
-        host, port = self.server_address[:2]
-        self.server_name, self.server_port = str(host), int(port)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a connection on its own thread, once one is free."""
         while not self._free.acquire(timeout=_POLL_S):
+            self.service_actions()
             if self.is_closing.is_set():
                 self.shutdown_request(request)
                 return
-        with self._lock:
-            self._connections.add(request)
+        self.set_deadline(request, _IDLE_S)
         super().process_request(request, client_address)
 
-    def hold(self, length: int) -> None:
-        """Reserve memory for a part of a body. Raises ApiError, 503, above the limit."""
+    def set_deadline(self, connection: socket.socket, seconds: float) -> None:
+        """Disconnect the client ``seconds`` from now, in place of an earlier deadline."""
+        with self._lock:
+            self._deadlines[connection] = time.monotonic() + seconds
+
+    def service_actions(self) -> None:
+        """Disconnect the clients that are too slow; called every ``_POLL_S`` seconds."""
+        self.drop_connections(time.monotonic())
+
+    def drop_connections(self, deadline: float) -> None:
+        """Disconnect the clients with this or an earlier deadline, which ends their threads."""
+        with self._lock:
+            for connection, end in self._deadlines.items():
+                if end <= deadline:
+                    with suppress(OSError):
+                        connection.shutdown(socket.SHUT_RDWR)
+
+    def reserve(self, length: int) -> None:
+        """Reserve memory for a part of a body, or return it if ``length`` is negative.
+
+        Raises ApiError, 503, above the limit.
+        """
         with self._lock:
             if self._held + length > MAX_BODIES:
                 raise ApiError(503, detail="too many large bodies at once; try again later")
             self._held += length
 
-    def release(self, length: int) -> None:
-        """Release the memory of a body."""
-        with self._lock:
-            self._held -= length
-
     def shutdown_request(self, request: Any) -> None:
         with self._lock:
-            self._connections.discard(request)
+            self._deadlines.pop(request, None)
         super().shutdown_request(request)
         self._free.release()
 
@@ -173,88 +176,50 @@ class _HttpServer(ThreadingHTTPServer):
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
-    def drop_connections(self) -> None:
-        """Wake the threads that wait for their client's next request."""
-        with self._lock:
-            for connection in self._connections:
-                with suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-
-
-class _HttpServer6(_HttpServer):
-    address_family = socket.AF_INET6
-
-
-class _TimedInput(io.RawIOBase):
-    """The input of a connection; raises TimeoutError after a deadline."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._end = 0.0
-
-    def give(self, seconds: float) -> None:
-        """Set the deadline to ``seconds`` from now."""
-        self._end = time.monotonic() + seconds
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the client is too slow")
-        self._connection.settimeout(left)
-        return self._connection.recv_into(buffer)
-
 
 class _Handler(BaseHTTPRequestHandler):
     server: _HttpServer
-    protocol_version = "HTTP/1.1"
+    rfile: io.BufferedReader
+    protocol_version = default_request_version = "HTTP/1.1"
+    error_content_type = "application/json"
+    # The library's own explanation: its message repeats the request, which may hold quotes.
+    error_message_format = '{"detail": "%(explain)s"}'
+    # The answer is sent in one piece.
+    wbufsize = -1
     disable_nagle_algorithm = True
 
-    def setup(self) -> None:
-        super().setup()
-        self.rfile.close()
-        self._input = _TimedInput(self.connection)
-        self.rfile = self._reader = io.BufferedReader(self._input)
-
     def handle_one_request(self) -> None:
-        self._input.give(_IDLE_S)
-        self._reader.peek(1)
-        self._input.give(self.server.request_timeout_s)
+        self.server.set_deadline(self.connection, _IDLE_S)
+        self.rfile.peek(1)
+        self.server.set_deadline(self.connection, self.server.request_timeout_s)
         super().handle_one_request()
 
     def do_GET(self) -> None:
-        self._serve()
+        self.do_POST()
 
     def do_POST(self) -> None:
-        self._serve()
-
-    def _serve(self) -> None:
         self._unread = self._held = 0
         try:
-            address = self._target()
+            path = self._path()
             self.server.admission.check(self.headers)
             self._unread = self._body_length()
             status, document = self.server.application.answer(
-                self.command,
-                address.path,
-                self.headers.get("Authorization"),
-                lambda: Call(self._body(), dict(parse_qsl(address.query))),
+                self.command, path, self.headers.get("Authorization"), self._body
             )
-            self._discard_body()
+            for _piece in self._pieces():
+                pass
         except ApiError as error:
             # The body was not read, so the connection cannot be reused.
             self.close_connection = True
-            status, document = error.status, encode_json(error.body)
+            status, document = error.status, msgspec.json.encode(error.body)
         finally:
-            self.server.release(self._held)
+            self.server.reserve(-self._held)
         self._send(status, document)
 
-    def _target(self) -> SplitResult:
-        """The target of the request line. Raises ApiError if it is not valid."""
+    def _path(self) -> str:
+        """The path of the request line. Raises ApiError if it is not valid."""
         try:
-            return urlsplit(self.path)
+            return urlsplit(self.path).path
         except ValueError as error:
             raise ApiError(400, detail=f"Bad request target: {error}") from error
 
@@ -273,51 +238,40 @@ class _Handler(BaseHTTPRequestHandler):
         return int(stated)
 
     def _body(self) -> bytes:
+        """The body; memory is reserved for received pieces only. Raises ApiError."""
         if self._unread:
             check_content_type(self.headers)
-        return b"".join(self._pieces())
+        is_large = self._unread > _SMALL_BODY
+        pieces = []
+        for piece in self._pieces():
+            if is_large:
+                self.server.reserve(len(piece))
+                self._held += len(piece)
+            pieces.append(piece)
+        self.server.set_deadline(self.connection, math.inf)
+        return b"".join(pieces)
 
     def _pieces(self) -> Iterator[bytes]:
-        """The body in pieces; memory is reserved for received pieces only."""
-        is_large = self._unread > _SMALL_BODY
+        """The unread part of the body in pieces."""
         while self._unread > 0:
             piece = self.rfile.read(min(self._unread, _PIECE))
             if not piece:
                 raise ConnectionResetError("the client disconnected in the middle of its body")
             self._unread -= len(piece)
-            if is_large:
-                self.server.hold(len(piece))
-                self._held += len(piece)
             yield piece
 
-    def _discard_body(self) -> None:
-        while self._unread > 0:
-            piece = self.rfile.read(min(self._unread, _PIECE))
-            if not piece:
-                raise ConnectionResetError("the client disconnected in the middle of its body")
-            self._unread -= len(piece)
-
     def _send(self, status: int, document: bytes) -> None:
-        """Send the answer in one piece."""
-        lines = [
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
-            f"Date: {self.date_time_string()}",
-            "Server: stagewright",
-            "Content-Type: application/json",
-            f"Content-Length: {len(document)}",
-        ]
+        self.server.set_deadline(self.connection, _ANSWER_S)
+        self.send_response(status)
+        self.send_header("Content-Type", self.error_content_type)
+        self.send_header("Content-Length", str(len(document)))
         if self.close_connection:
-            lines.append("Connection: close")
-        head = "\r\n".join([*lines, "", ""]).encode("ascii")
-        self.connection.settimeout(_ANSWER_S)
-        self.wfile.write(head + document)
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(document)
 
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer errors that the library detects: invalid HTTP, or an unknown method."""
-        del explain
-        self.close_connection = True
-        words = message or HTTPStatus(code).phrase
-        self._send(code, encode_json({"detail": words}))
+    def version_string(self) -> str:
+        return "stagewright"
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
         """Requests are not logged."""

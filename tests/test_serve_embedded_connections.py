@@ -1,4 +1,4 @@
-"""What bounds the time and the memory that a client can take from ``serve-embedded``."""
+"""Malformed requests to ``serve-embedded``, and limits of the time and memory for a client."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 import requests
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from .command_line import Start, until
 from .serving import SMALL, Client, InBackground, serving, url_of
@@ -27,22 +27,6 @@ def client(start: Start, tmp_path: Path) -> Iterator[Client]:
     found = Client(url_of(start("serve-embedded", "--port", "0", folder=tmp_path)))
     yield found
     found.close()
-
-
-@pytest.mark.parametrize(
-    "text", ["a" * 1_000_000, "a," + " " * 1_000_000 + "!"], ids=["letters", "spaces"]
-)
-def test_a_long_text_in_a_png_is_answered_and_blocks_no_other_request(
-    client: Client, text: str
-) -> None:
-    """A ``parameters`` text of a megabyte without any setting is read in linear time."""
-    parameters, file = PngInfo(), io.BytesIO()
-    parameters.add_text("parameters", text)
-    Image.new("RGB", (8, 8)).save(file, "PNG", pnginfo=parameters)
-    picture = base64.b64encode(file.getvalue()).decode()
-    reading = InBackground(client, "png-info", {"image": picture})
-    assert client.get("progress")["progress"] == 0
-    assert reading.answer()["info"] == text
 
 
 def test_a_long_name_of_a_model_is_answered_and_blocks_no_other_request(client: Client) -> None:
@@ -59,6 +43,17 @@ def address(client: Client) -> tuple[str, int]:
     """Where to connect to."""
     at = urlsplit(client.url)
     return str(at.hostname), at.port or 0
+
+
+def test_a_connection_is_kept_for_further_requests(served: Client) -> None:
+    """HTTP/1.1: also after an answer without a look at the body."""
+    with closing(HTTPConnection(*address(served), timeout=10)) as connection:
+        connection.connect()
+        first = connection.sock
+        for path in ("/sdapi/v1/skip", "/no-such", "/sdapi/v1/progress"):
+            connection.request("POST", path, b" " * 100_000)
+            assert connection.getresponse().read()
+            assert connection.sock is first
 
 
 def test_at_most_128_connections_are_served_at_once_and_slow_ones_make_room() -> None:
@@ -157,21 +152,87 @@ def test_pictures_are_decoded_one_at_a_time(start: Start, tmp_path: Path) -> Non
     assert int(peak[1]) < 700_000
 
 
-def test_of_refused_tasks_the_last_sixteen_are_kept() -> None:
-    """A task whose picture does not decode looks queued, as in a WebUI, but not for ever."""
-    with serving() as client:
-        bad = SMALL | {"init_images": ["aGVsbG8="]}
-        for number in range(17):
-            client.post("img2img", bad | {"force_task_id": f"task {number}"}, status=500)
-        asked = [{"id_task": f"task {number}"} for number in (0, 1, 16)]
-        queued = [client.post("/internal/progress", one)["queued"] for one in asked]
-        assert queued == [False, True, True]
-
-
-@pytest.mark.parametrize("path", ["txt2img", "img2img"])
-def test_a_task_id_has_at_most_a_thousand_characters(client: Client, path: str) -> None:
+def test_a_task_id_has_at_most_a_thousand_characters(client: Client) -> None:
     """A longer one is refused, and the field is named."""
-    body = SMALL | {"init_images": ["aGVsbG8="], "force_task_id": "x" * 1001}
-    found = client.post(path, body, status=422)
+    found = client.post("txt2img", SMALL | {"force_task_id": "x" * 1001}, status=422)
     assert found["detail"][0]["loc"] == ["body", "force_task_id"]
     client.post("txt2img", SMALL | {"force_task_id": "x" * 1000})
+
+
+# --- Malformed requests
+
+POST = b"POST /sdapi/v1/txt2img HTTP/1.1\r\nHost: localhost\r\n"
+GET = b"GET /sdapi/v1/progress HTTP/1.1\r\nHost: localhost\r\n"
+
+ANSWERED: dict[bytes, int] = {
+    b"GET http://[ HTTP/1.1\r\nHost: localhost\r\n\r\n": 400,
+    b"GET //[/sdapi HTTP/1.1\r\nHost: localhost\r\n\r\n": 404,
+    b"POST http://\xe2\x84\x80/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}": 404,
+    b"GET\r\n\r\n": 400,
+    b"GET /a b c HTTP/1.1\r\n\r\n": 400,
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n": 400,
+    b"GET / HTTP/9.9\r\n\r\n": 505,
+    b"GET / HTTP/\xb2.1\r\n\r\n": 400,
+    b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n": 414,
+    b"GET /\x00 HTTP/1.1\r\nHost: localhost\r\n\r\n": 404,
+    b"DELETE /sdapi/v1/options HTTP/1.1\r\nHost: localhost\r\n\r\n": 501,
+    b"\xff\xfe /sdapi HTTP/1.1\r\nHost: localhost\r\n\r\n": 501,
+    GET + b"X: " + b"a" * 70_000 + b"\r\n\r\n": 431,
+    GET + b"X: a\r\n" * 200 + b"\r\n": 431,
+    GET + b"\x00: \x00\r\n\r\n": 200,
+    GET + b"Authorization: Basic \xff\xfe\r\n\r\n": 200,
+    b"GET /sdapi/v1/progress?skip_current_image=%FF&%00 HTTP/1.1\r\nHost: localhost\r\n\r\n": 200,
+    POST + b"Content-Length: -1\r\n\r\n": 400,
+    POST + b"Content-Length: 1e3\r\n\r\n": 400,
+    POST + b"Content-Length: \xb2\r\n\r\n": 400,
+    POST + b"Content-Length: " + b"9" * 5_000 + b"\r\n\r\n": 413,
+    POST + b"Content-Length: 2\r\nContent-Length: 40\r\n\r\n{}": 400,
+    POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n": 411,
+    POST + b"Content-Type: \xff/\x00;=\r\nContent-Length: 2\r\n\r\n{}": 422,
+    POST + b"Content-Length: 1\r\n\r\n\xff": 422,
+}
+"""Requests, and the status of each answer."""
+
+CLOSED = [
+    b"",
+    b"\x00",
+    b"GET /sdapi/v1/progress\r\n",
+    b"GET /sdapi/v1/progress HTTP/1.1\r\nHost: loc",
+    POST + b"Content-Length: 100\r\n\r\n{}",
+]
+"""Beginnings of requests, after which the client sends no more."""
+
+
+def answer_to_bytes(client: Client, request: bytes) -> bytes:
+    """All that the server sends until it closes the connection, once the client sends no more."""
+    pieces = []
+    with socket.create_connection(address(client), timeout=10) as connection:
+        # The server may have answered and left before it has read everything.
+        with suppress(ConnectionError):
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
+        with suppress(ConnectionError):
+            while piece := connection.recv(2**16):
+                pieces.append(piece)
+    return b"".join(pieces)
+
+
+@pytest.mark.parametrize(("words", "status"), ANSWERED.items(), ids=range(len(ANSWERED)))
+def test_a_malformed_request_is_answered(
+    served: Client, words: bytes, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The status says what is wrong, in the form of a WebUI's errors; no traceback is printed."""
+    found = answer_to_bytes(served, words)
+    assert found.startswith(f"HTTP/1.1 {status} ".encode()), found[:200]
+    assert b"\r\nContent-Type: application/json\r\n" in found
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("words", CLOSED)
+def test_half_a_request_is_no_error(
+    served: Client, words: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server prints nothing, closes the connection and goes on."""
+    assert answer_to_bytes(served, words)[:9] in (b"", b"HTTP/1.1 ")
+    assert capsys.readouterr() == ("", "")
+    assert served.get("progress")["progress"] == 0
