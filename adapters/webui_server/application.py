@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hmac
-import io
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 import msgspec
 import pybase64
-from PIL import Image
 
+from ..imaging import open_image
 from .api_errors import ApiError, server_error
 from .bodies import decode_body, decode_image, decode_object
 from .extras import Extras
@@ -153,7 +152,8 @@ def _same(answer: Any, _body: bytes) -> Any:
 def _png_info(body: bytes) -> dict[str, Any]:
     """The texts of a picture; its infotext is not parsed."""
     picture = decode_image(decode_body(body, "PNGInfoRequest").all["image"])
-    with Image.open(io.BytesIO(picture)) as image:
+    with open_image(picture, metadata=True) as image:
+        image.load()
         items = {key: value for key, value in image.info.items() if isinstance(value, str)}
     return {"info": items.pop("parameters", ""), "items": items, "parameters": {}}
 

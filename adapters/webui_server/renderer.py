@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
-
-from PIL.Image import Image
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...statemachine.errors import GenerationCancelled
 from ...statemachine.run.cancel import CancelToken
@@ -17,6 +15,9 @@ from ..backends.embedded.settings import passes_of
 from ..backends.embedded.steps import StepCounter
 from .api_errors import server_error
 from .request_mapping import partial_config
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class Picture(NamedTuple):
