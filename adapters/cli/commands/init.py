@@ -14,6 +14,7 @@ from ....statemachine.config.schema import RunConfig
 from ....statemachine.errors import ConfigurationError
 from ...backends.registry import ServerChoice, kind_of_server
 from ..output import count, insecure_option, print_line
+from ..settings import server_headers
 from ..statuses import EXIT_USAGE, print_error
 from .plan import choose_server
 
@@ -163,6 +164,7 @@ def _names_of_server(
         named_by_user=server is not None,
         settings=loaded.server,
         insecure=insecure,
+        headers=server_headers(),
     )
     report = kind.inspect(choice, None)
     return choice.url, report.names, report.notes
