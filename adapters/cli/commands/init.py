@@ -91,9 +91,10 @@ def init_command(
     examples: Path | None,
     insecure: bool,  # noqa: FBT001 - click passes flags
 ) -> int | None:
-    """Write a commented configuration to FILE, which must not exist.  [default: run.toml]
+    """Write a commented configuration to start from.
 
-    The names of models, samplers and so on are those that the server lists.
+    FILE must not exist; the default is run.toml. The names of models, samplers and so on are those
+    that the server lists.
     """
     if examples is not None:
         return _copy_examples(examples)
