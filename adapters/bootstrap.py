@@ -34,9 +34,15 @@ class ConfiguredBackend:
     """
 
     def __init__(
-        self, server: str | None = None, *, insecure: bool = False, step_delay_s: float = 0.0
+        self,
+        server: str | None = None,
+        *,
+        insecure: bool = False,
+        headers: Mapping[str, Mapping[str, str]] = {},
+        step_delay_s: float = 0.0,
     ) -> None:
         self._insecure = insecure
+        self._headers = headers
         self._named = None if server is None else _Target.of(server)
         self._embedded = EmbeddedBackend(step_delay_s=step_delay_s)
         self._current: ImageBackend = self._embedded
@@ -68,6 +74,7 @@ class ConfiguredBackend:
             named_by_user=self._named is not None,
             settings=server,
             insecure=self._insecure,
+            headers=self._headers,
             unsettled=unsettled,
         )
         self._current = backend = target.kind.make(choice)
@@ -129,6 +136,7 @@ def open_controller(
     server: str | None = None,
     *,
     insecure: bool = False,
+    headers: Mapping[str, Mapping[str, str]] = {},
     step_delay_s: float = 0.0,
 ) -> PipelineController:
     """Open a controller for the folder ``runs``: the one call that a GUI needs.
@@ -136,13 +144,16 @@ def open_controller(
     ``server`` is the address of a WebUI server; without it each run uses the server of its
     configuration, or the embedded backend. With ``insecure`` the credentials of
     ``STAGEWRIGHT_AUTH`` are also sent over plain http, and where ``tls_verify`` or ``ca_bundle``
-    change the check of a certificate. Each sampling step of the embedded backend takes
+    change the check of a certificate. ``headers`` are sent with each request to the server whose
+    address is their key, and are never recorded. Each sampling step of the embedded backend takes
     ``step_delay_s`` seconds more, which leaves time to watch or cancel a run. Each run
     adds its learning record to the folder. Raises ConfigurationError.
     """
     storage = _storage()
     controller = PipelineController(
-        backend=ConfiguredBackend(server, insecure=insecure, step_delay_s=step_delay_s),
+        backend=ConfiguredBackend(
+            server, insecure=insecure, headers=headers, step_delay_s=step_delay_s
+        ),
         runs=Path(runs),
         inputs=PillowInputReader(),
         storage=storage,

@@ -23,7 +23,7 @@ KILLED_AT = [
     (0, "file-renamed learning.jsonl", 2),
     (1, 'record-before "log_head"', 2),
     (1, 'record-half "log_head"', 3),
-    (1, 'record-synced "log_head"', 3),
+    (1, 'record-written "log_head"', 3),
 ]
 """Earlier runs, the place of the death, and the records after the next run."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -151,11 +153,12 @@ def test_the_file_of_a_folder_may_hold_little(
 
 
 @pytest.mark.posix
-@pytest.mark.skipif(os.name == "nt" or os.getuid() != 0, reason="only root can give files away")
 def test_the_file_of_another_user_is_ignored(command: Command, work: Path) -> None:
     """It could send a run to a server of that user."""
     path = work / "stagewright.toml"
     path.write_text('runs = "theirs"', encoding="utf-8")
+    if sys.platform == "win32" or os.getuid() != 0:
+        pytest.skip("only root can give files away")
     os.chown(path, 12345, 12345)
     done = command("run", "small.toml")
     assert done.returncode == 0
@@ -317,3 +320,47 @@ def test_every_command_takes_the_common_options(command: Command, name: str) -> 
     """Its help names them."""
     shown = command(name, "--help").stdout
     assert [one for one in ("-v,", "-q,", "-V,", "--runs") if one not in shown] == []
+
+
+SECRET = "hush-7f3a9c"
+
+
+@pytest.mark.parametrize(
+    ("named", "sent"),
+    [("SERVER", True), ("SERVER/", True), ("http://127.0.0.1:9", False), ("https://SERVER", False)],
+)
+def test_headers_go_to_their_own_origin_and_nowhere_else(
+    command: Command, work: Path, named: str, *, sent: bool
+) -> None:
+    """The server wants a password, which only the header has; no file of the run holds it."""
+    value = f"Basic {base64.b64encode(SECRET.encode() + b':x').decode()}"
+    with EmbeddedServer(["base.safetensors"], auth=(SECRET, "x")) as running:
+        host = running.url.removeprefix("http://")
+        origin = named.replace("https://SERVER", f"https://{host}").replace("SERVER", running.url)
+        settings = f'[servers."{origin}".headers]\nAuthorization = "env:HEADER"'
+        done = command(
+            "run", "small.toml", "--server", running.url, settings=settings, HEADER=value
+        )
+    assert done.returncode == (0 if sent else 2), done.stderr
+    assert value not in done.stdout + done.stderr
+    for path in (work / "runs").rglob("*"):
+        assert path.is_dir() or value.encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ('X = "env:NOT_THERE"', "NOT_THERE is not set"),
+        (f'X = "{SECRET}\\nY: 1"', "in one line"),
+        (f'"X Y" = "{SECRET}"', "in one line"),
+    ],
+)
+def test_a_wrong_header_is_named_without_its_value(
+    command: Command, header: str, words: str
+) -> None:
+    """Exit 2 with one line; nothing is sent."""
+    settings = f'[servers."{CLOSED}".headers]\n{header}'
+    done = command("run", "small.toml", settings=settings)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert words in done.stderr
+    assert SECRET not in done.stderr

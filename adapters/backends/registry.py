@@ -31,7 +31,8 @@ _HTTP = frozenset(["http", "https"])
 class ServerChoice(msgspec.Struct, frozen=True, kw_only=True):
     """A server to be used. Credentials may go to it only if it was ``named_by_user``.
 
-    ``insecure`` lifts the rules on where they may go. ``unsettled`` are calls of an earlier
+    ``insecure`` lifts the rules on where they may go. ``headers`` are those of the user's settings,
+    by the address of the server that they are for. ``unsettled`` are calls of an earlier
     process that the server may still be working on.
     """
 
@@ -39,6 +40,7 @@ class ServerChoice(msgspec.Struct, frozen=True, kw_only=True):
     named_by_user: bool
     settings: ServerTable = ServerTable()
     insecure: bool = False
+    headers: Mapping[str, Mapping[str, str]] = {}
     unsettled: Mapping[str, str] = {}
 
 

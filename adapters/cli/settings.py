@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import click
 import msgspec
+import platformdirs
 
 from ...statemachine.config.validation import check_keys, convert_document
 from ...statemachine.errors import ConfigurationError
@@ -23,7 +25,10 @@ FOLDER_FILE = "stagewright.toml"
 DEFAULT_RUNS = Path("runs")
 _IN_A_FOLDER = ("server", "runs", "profiles")
 """What the file of a folder may hold: it may have come with somebody else's work."""
-_NOT_USED_YET = ("notify", "restart", "servers")
+_NOT_USED_YET = ("notify", "restart")
+_FROM_VARIABLE = "env:"
+_HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_HEADER_VALUE = re.compile(r"[\x20-\x7e\xa0-\xff]*")
 _KEY = "stagewright.settings"
 QUIET = "stagewright.quiet"
 CONFIG_FILE = "stagewright.config_file"
@@ -43,6 +48,12 @@ class SettingsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     servers: Mapping[str, Any] = {}
 
 
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[servers."https://host"]``: headers for that origin alone."""
+
+    headers: Mapping[str, str] = {}
+
+
 class DefaultServer(NamedTuple):
     """A server that is used if the configuration has none.
 
@@ -59,6 +70,7 @@ class Settings(NamedTuple):
     runs: Path | None = None
     server: DefaultServer | None = None
     profiles: Mapping[str, Mapping[str, Any]] = {}
+    servers: Mapping[str, ServerSettings] = {}
 
 
 def current_settings() -> Settings:
@@ -91,6 +103,7 @@ def read_settings(
         runs=_runs(of_folder, folder_path) or _runs(of_user, user_path),
         server=server,
         profiles={**of_user.profiles, **of_folder.profiles},
+        servers={url: _server(url, of_user.servers[url], user_path) for url in of_user.servers},
     )
 
 
@@ -120,6 +133,34 @@ def default_runs_folder() -> Path:
     return Path(variable) if variable else current_settings().runs or DEFAULT_RUNS
 
 
+def server_headers() -> Mapping[str, Mapping[str, str]]:
+    """The headers for each server, by its address; ``env:NAME`` is the variable NAME.
+
+    Raises ConfigurationError, which does not quote a value.
+    """
+    return {
+        url: {name: _header_value(url, name, text) for name, text in table.headers.items()}
+        for url, table in current_settings().servers.items()
+    }
+
+
+def _header_value(url: str, name: str, text: str) -> str:
+    value: str | None = text
+    where = f"servers.{url}.headers.{name}"
+    if text.startswith(_FROM_VARIABLE):
+        variable = text.removeprefix(_FROM_VARIABLE)
+        value = os.environ.get(variable)
+        if value is None:
+            raise ConfigurationError(f"{where}: the variable {variable} is not set", key=where)
+    if not _HEADER_NAME.fullmatch(name) or value is None or not _HEADER_VALUE.fullmatch(value):
+        raise ConfigurationError(
+            f"{where}: a header has a name of letters, digits and -, and a value in one line of "
+            "Latin letters",
+            key=where,
+        )
+    return value
+
+
 def find_profile(name: str | None) -> Mapping[str, Any]:
     """The tables of a profile; empty without a name. Raises ConfigurationError."""
     if name is None:
@@ -131,28 +172,11 @@ def find_profile(name: str | None) -> Mapping[str, Any]:
     return known[name]
 
 
-def user_config_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """The folder of stagewright among the user's configurations, on this system."""
-    if sys.platform == "win32":
-        named, default = environment.get("LOCALAPPDATA"), Path("AppData", "Local")
-    elif sys.platform == "darwin":
-        named, default = None, Path("Library", "Application Support")
-    else:
-        named, default = environment.get("XDG_CONFIG_HOME"), Path(".config")
-    # A relative path is invalid there and ignored (XDG Base Directory Specification).
-    if named and Path(named).is_absolute():
-        return Path(named, "stagewright")
-    return Path.home() / default / "stagewright"
-
-
 def _user_file(config_file: Path | None, environment: Mapping[str, str]) -> Path | None:
     named = config_file or environment.get(CONFIG_FILE_VARIABLE)
     if named:
         return Path(named)
-    try:
-        path = user_config_folder(environment) / "config.toml"
-    except RuntimeError:
-        return None  # this user has no home folder
+    path = platformdirs.user_config_path("stagewright", appauthor=False) / "config.toml"
     return path if path.is_file() else None
 
 
@@ -196,6 +220,14 @@ def _read(path: Path, *, is_of_folder: bool = False) -> SettingsFile:
     if unused:
         _note(f"{path}: not used by this version: {', '.join(unused)}")
     return file
+
+
+def _server(url: str, table: Any, path: Path | None) -> ServerSettings:
+    source = f"{path}: servers.{url}"
+    if not isinstance(table, dict):
+        raise ConfigurationError(f"{source}: expected a table")
+    check_keys(table, ServerSettings, source)
+    return convert_document(table, ServerSettings, source)
 
 
 def _runs(file: SettingsFile, path: Path | None) -> Path | None:

@@ -87,6 +87,7 @@ class HttpClient:
             "Accept": "application/json",
             "Accept-Encoding": "identity",
         }
+        self.headers |= dict(self.credentials.headers)
         if self.credentials.header is not None:
             self.headers["Authorization"] = self.credentials.header
 

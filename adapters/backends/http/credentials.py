@@ -25,6 +25,7 @@ _DEEPEST = 100
 class Credentials(msgspec.Struct, frozen=True):
     """The credentials header for a server, or the reason why none is sent (``withheld``).
 
+    ``headers`` are those that the user's settings have for it; they may be as secret.
     ``secrets`` must never be recorded or shown. Scrub a server's texts when they enter a record
     or a message, but never before a comparison: a short secret may be part of any word.
     """
@@ -32,6 +33,7 @@ class Credentials(msgspec.Struct, frozen=True):
     header: str | None = None
     withheld: str = ""
     secrets: tuple[str, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
 
     def scrub(self, text: str) -> str:
         """``text`` without any of the secrets."""
@@ -64,23 +66,50 @@ def credentials_for(
     named_by_user: bool,
     settings: ServerTable | None = None,
     insecure: bool = False,
+    headers: Mapping[str, Mapping[str, str]] = {},
     environment: Mapping[str, str] = os.environ,
 ) -> Credentials:
-    """The credentials of ``STAGEWRIGHT_AUTH`` for this address.
+    """The credentials of ``STAGEWRIGHT_AUTH`` for this address, and its ``headers``.
 
+    ``headers`` are by the address of the server that they are for, and sent to its origin alone,
+    under the same rules.
     They are sent only to a server that the user named, on the command line or in
     ``STAGEWRIGHT_AUTH_ORIGIN``. Without ``insecure`` they are not sent over plain http beyond
     this machine, nor where ``settings`` (of a configuration or log) turn the check of the
     certificate off or change it by a ``ca_bundle``. Raises ConfigurationError if
     STAGEWRIGHT_AUTH has no colon.
     """
+    settings = settings or ServerTable()
+    own = {
+        name: value
+        for origin, table in headers.items()
+        if _is_named_origin(address, origin)
+        and not _why_withheld(address, settings, named=True, insecure=insecure)
+        for name, value in table.items()
+    }
+    credentials = _basic_credentials(address, named_by_user, settings, insecure, environment)
+    secrets = {form for value in own.values() if value for form in secret_forms(value)}
+    return msgspec.structs.replace(
+        credentials,
+        headers=tuple(own.items()),
+        secrets=tuple(sorted(secrets.union(credentials.secrets), key=len, reverse=True)),
+    )
+
+
+def _basic_credentials(
+    address: ServerAddress,
+    named_by_user: bool,  # noqa: FBT001 - private
+    settings: ServerTable,
+    insecure: bool,  # noqa: FBT001 - private
+    environment: Mapping[str, str],
+) -> Credentials:
     given = environment.get(AUTH_VARIABLE, "")
     if not given:
         return Credentials(withheld=f"set {AUTH_VARIABLE}=user:password")
     if ":" not in given:
         raise ConfigurationError(f"{AUTH_VARIABLE} must be user:password, but has no colon")
     named = named_by_user or _is_named_origin(address, environment.get(ORIGIN_VARIABLE))
-    withheld = _why_withheld(address, settings or ServerTable(), named=named, insecure=insecure)
+    withheld = _why_withheld(address, settings, named=named, insecure=insecure)
     if withheld:
         return Credentials(withheld=withheld)
     encoded = base64.b64encode(given.encode("utf-8", "surrogateescape")).decode("ascii")

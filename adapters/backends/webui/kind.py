@@ -56,6 +56,7 @@ def _access(choice: ServerChoice) -> tuple[ServerAddress, Credentials]:
         named_by_user=choice.named_by_user,
         settings=choice.settings,
         insecure=choice.insecure,
+        headers=choice.headers,
     )
     return address, credentials
 

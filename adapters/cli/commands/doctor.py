@@ -24,6 +24,7 @@ from ..output import (
     profile_option,
     runs_option,
 )
+from ..settings import server_headers
 from .plan import choose_server, read_config, set_option
 
 _EXIT_READY, _EXIT_NOT_READY = 0, 2
@@ -81,6 +82,7 @@ def doctor_command(
         named_by_user=server is not None,
         settings=loaded.server,
         insecure=insecure,
+        headers=server_headers(),
     )
     try:
         report = kind.inspect(choice, plan)

@@ -14,6 +14,7 @@ from ....statemachine.config.schema import RunConfig
 from ....statemachine.errors import ConfigurationError
 from ...backends.registry import ServerChoice, kind_of_server
 from ..output import count, insecure_option, print_line
+from ..settings import server_headers
 from ..statuses import EXIT_USAGE, print_error
 from .plan import choose_server
 
@@ -90,9 +91,10 @@ def init_command(
     examples: Path | None,
     insecure: bool,  # noqa: FBT001 - click passes flags
 ) -> int | None:
-    """Write a commented configuration to FILE, which must not exist.  [default: run.toml]
+    """Write a commented configuration to start from.
 
-    The names of models, samplers and so on are those that the server lists.
+    FILE must not exist; the default is run.toml. The names of models, samplers and so on are those
+    that the server lists.
     """
     if examples is not None:
         return _copy_examples(examples)
@@ -163,6 +165,7 @@ def _names_of_server(
         named_by_user=server is not None,
         settings=loaded.server,
         insecure=insecure,
+        headers=server_headers(),
     )
     report = kind.inspect(choice, None)
     return choice.url, report.names, report.notes

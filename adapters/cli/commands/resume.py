@@ -38,7 +38,7 @@ from ..output import (
     runs_option,
 )
 from ..run_lookup import find_run
-from ..settings import named_server
+from ..settings import named_server, server_headers
 from ..statuses import (
     EXIT_CANCELLED,
     EXIT_COMPLETED,
@@ -124,7 +124,9 @@ def resume_command(
         raise click.UsageError("resume needs either a RUN or --all")
     if every:
         check_runs_folder(runs)
-    controller = open_controller(runs, named_server(servers), insecure=insecure)
+    controller = open_controller(
+        runs, named_server(servers), insecure=insecure, headers=server_headers()
+    )
     options = _Options(force=force, preflight=not no_preflight, as_json=as_json)
     if every:
         return _ResumeAll(controller, runs, options).run()

@@ -18,6 +18,7 @@ from ..output import (
     progress_stream,
     runs_option,
 )
+from ..settings import server_headers
 from .plan import choose_server, config_argument, read_config, set_option
 from .resume import print_resumable_runs
 
@@ -64,7 +65,7 @@ def run_command(
         overrides = (*overrides, "run.preflight=false")
     loaded = read_config(config, overrides=overrides, profile=profile, runs=runs)
     server, loaded = choose_server(servers, loaded)
-    controller = open_controller(runs, server, insecure=insecure)
+    controller = open_controller(runs, server, insecure=insecure, headers=server_headers())
     stream = progress_stream(as_json=as_json)
     for warning in controller.validate(loaded).warnings:
         click.echo(f"warning: {escaped(warning)}", file=stream)
