@@ -58,10 +58,14 @@ OPTIONS: Document = {
     "samples_format": "png",
     "enable_pnginfo": True,
     "hires_fix_refiner_pass": "second pass",
+    "eta_noise_seed_delta": 0,
     "sd_model_refiner": None,
     "ad_max_models": 4,
 }
-LEAKING = ("sd_vae", "CLIP_stop_at_last_layers")
+SAVED = ("sd_model_checkpoint", "samples_format", "enable_pnginfo")
+"""The options in the ``config.json`` of a fresh server; it restores no others after a request."""
+MODULES = "forge_additional_modules"
+"""Forge restores this option never, and reports it as full paths."""
 
 
 def stem(name: str) -> str:

@@ -114,17 +114,24 @@ def settings_used(stage_type: StageType, info: Mapping[str, Any]) -> dict[str, A
 def _reported(info: Mapping[str, Any]) -> dict[str, Any]:
     """All values of ``info`` by name; its fields take precedence over its texts."""
     reported: dict[str, Any] = {}
-    html, texts = info.get("html_info"), info.get("infotexts")
+    html = info.get("html_info")
     if isinstance(html, str):
         reported.update(_pairs(_TAG.sub(" ", html[:_MAX_TEXT])))
-    if isinstance(texts, Sequence) and texts and isinstance(texts[0], str):
-        # The last line holds the settings; those before it are the prompts.
-        reported.update(_pairs(texts[0][-_MAX_TEXT:].rpartition("\n")[2]))
+    reported.update(infotext_values(info))
     extra = info.get("extra_generation_params")
     if isinstance(extra, Mapping):
         reported.update(extra)
     reported.update({name: value for name, value in info.items() if not isinstance(value, Mapping)})
     return reported
+
+
+def infotext_values(info: Mapping[str, Any]) -> dict[str, str]:
+    """The settings in the infotext of the first image, by the server's names."""
+    texts = info.get("infotexts")
+    if not (isinstance(texts, Sequence) and texts and isinstance(texts[0], str)):
+        return {}
+    # The last line holds the settings; those before it are the prompts.
+    return dict(_pairs(texts[0][-_MAX_TEXT:].rpartition("\n")[2]))
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:

@@ -110,6 +110,8 @@ class Settings:
         """
         with self._lock:
             values = self._set | self.accepted(overrides)
+        # A client may send the defaults explicitly; they change no picture.
+        values = {key: value for key, value in values.items() if value != DEFAULTS[key]}
         model, vae = values.get(_MODEL), values.get(_VAE)
         clip_skip = values.get(_CLIP_SKIP)
         return Loaded(

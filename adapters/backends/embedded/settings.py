@@ -36,6 +36,9 @@ _NO_STYLE = frozenset(
     ]
 )
 
+_SERVER_DEFAULTS = {"vae": "Automatic", "clip_skip": 1}
+"""Values that mean the same as none: a run sends a server's defaults explicitly."""
+
 Style = dict[str, Any]
 
 
@@ -115,7 +118,11 @@ def _scene(
 
 def _style(table: msgspec.Struct) -> Style:
     settings: Style = msgspec.to_builtins(table)
-    return {key: _canonical(settings[key]) for key in sorted(settings) if key not in _NO_STYLE}
+    return {
+        key: _canonical(settings[key])
+        for key in sorted(settings)
+        if key not in _NO_STYLE and settings[key] != _SERVER_DEFAULTS.get(key)
+    }
 
 
 def _canonical(value: Any) -> Any:

@@ -52,6 +52,17 @@ def differences(
     yield from _refining(config, extra_parameters, features, shown)
 
 
+def pinned_differences(
+    request: GenerateRequest, info: Mapping[str, Any], sent: Mapping[str, Any], shown: Shown
+) -> Iterator[str]:
+    """A message if an option of the server that was sent with the request was not used."""
+    if isinstance(request.config, UpscaleConfig) or request.config.clip_skip is not None:
+        return
+    clip_skip, used = sent.get("CLIP_stop_at_last_layers"), info.get("clip_skip")
+    if clip_skip and used and used != clip_skip:
+        yield f"clip skip {clip_skip} was pinned for the run, but {shown(used)} was used"
+
+
 def size_difference(request: GenerateRequest, size: Dimensions) -> str | None:
     """A message if the size of an image differs from the request, else None."""
     wanted = expected_size(request)

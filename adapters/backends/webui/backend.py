@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -24,15 +24,18 @@ from ..http.address import ServerAddress
 from ..http.client import HttpClient
 from ..http.credentials import Credentials
 from ..http.errors import SettingsNotUsedError
-from .answer_check import answer_limit, differences, size_difference
+from ..registry import EarlierRun
+from .answer_check import answer_limit, differences, pinned_differences, size_difference
 from .answers import Answer, read_answer
 from .call import Call
 from .features import ADVICE, EXTRA_SINGLE_IMAGE, ServerFeatures, discovered
 from .lists import ServerLists
+from .options import PinnedOptions, options_logger
 from .payloads import Payload, cache_fillers, payload_of
 from .pixels import same_pixels, size_of
 from .server import Server
 from .settlement import settle
+from .stage_consistency import StageConsistency
 
 KIND = "webui"
 
@@ -56,6 +59,8 @@ class WebUIBackend:
     ) -> None:
         self._client = HttpClient(address, settings, credentials, advice=ADVICE)
         self._server = Server(self._client)
+        self._options = PinnedOptions(self._server)
+        self._stages = StageConsistency()
         self._inputs = inputs
         self._features: ServerFeatures | None = None
         self._turn = threading.Lock()
@@ -76,10 +81,12 @@ class WebUIBackend:
             url=self._client.address.url,
             product=features.product,
             version=features.version,
+            options=msgspec.UNSET if self._options.recorded is None else self._options.recorded,
         )
 
     def close(self) -> None:
-        """Close idle connections; it can be used again afterwards."""
+        """Restore options of the server, and close idle connections; it can be used again."""
+        self._options.restore()
         self._server.close()
 
     def preflight(self, plan: StageExecutionPlan) -> None:
@@ -91,6 +98,22 @@ class WebUIBackend:
 
         self._features = preflight(self._client, plan)
 
+    def pin_options(
+        self,
+        plan: StageExecutionPlan,
+        recorded: BackendDescription | None,
+        earlier: Iterable[EarlierRun],
+    ) -> None:
+        """Read the server's options for the run; see ``OptionsBackend``."""
+        try:
+            if recorded is None:
+                self._options.pin(earlier)
+            else:
+                self._options.pin_again(plan, recorded, earlier)
+        except BackendError as error:
+            # Preflight refuses such a server; without it, the run's first request reports it.
+            options_logger.info("the server's options are not pinned: %s", error)
+
     def generate_images(
         self, request: GenerateRequest, *, cancel: CancelToken, on_step: OnStep
     ) -> GenerateAnswer:
@@ -98,10 +121,12 @@ class WebUIBackend:
         with self._turn:
             features = self._known_features()
             varied = self._settle(request, cancel) or request.interrupted
+            self._options.secure()
             varied = varied or not self._stopped.isdisjoint(request.unanswered)
             for filler in cache_fillers(request) if varied else ():
                 self._send(filler, request, cancel, on_step=_ignore_step)
-            payload = payload_of(request, features, varied=varied)
+            payload = payload_of(request, features, varied=varied, options=self._options.sent)
+            self._options.note_overrides(payload.overrides)
             call, data = self._send(payload, request, cancel, on_step)
             self._server.begin_look()
             try:
@@ -175,7 +200,8 @@ class WebUIBackend:
         self, request: GenerateRequest, answer: Answer, payload: Payload
     ) -> SettingsNotUsedError | None:
         """The error for an answer that does not match the request; None if it matches."""
-        found = self._different_settings(request, answer)
+        found = self._different_settings(request, answer, payload)
+        found += self._stages.differences(request, answer.info, self._client.credentials.scrub)
         for place, image in enumerate(answer.images):
             name = f"image {request.image_index + place + 1}"
             size = size_of(image, self._inputs, self._client, payload.endpoint, name)
@@ -192,7 +218,9 @@ class WebUIBackend:
             detail=msgspec.json.encode(shown).decode(),
         )
 
-    def _different_settings(self, request: GenerateRequest, answer: Answer) -> list[str]:
+    def _different_settings(
+        self, request: GenerateRequest, answer: Answer, payload: Payload
+    ) -> list[str]:
         """Messages for settings in the answer that differ from the request.
 
         Without preflight the list of models is read before a difference is reported, because a
@@ -201,10 +229,12 @@ class WebUIBackend:
         shown = self._client.credentials.scrub_values
         features = self._known_features()
         found = list(differences(request, answer.info, features, shown))
+        found += pinned_differences(request, answer.info, payload.overrides, shown)
         if found and features.stems is None:
             stems = ServerLists(self._client).stems()
             self._features = features = msgspec.structs.replace(features, stems=stems)
             found = list(differences(request, answer.info, features, shown))
+            found += pinned_differences(request, answer.info, payload.overrides, shown)
         return found
 
 

@@ -6,6 +6,7 @@ or where leaving it out would let the server do something else than the plan say
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -45,16 +46,28 @@ class Payload(msgspec.Struct, frozen=True):
     endpoint: str
     body: Body
 
+    @property
+    def overrides(self) -> Body:
+        """The options of the server that the request overrides."""
+        overrides: Body = self.body.get("override_settings") or {}
+        return overrides
+
     def encoded(self) -> bytes:
         """The body's bytes."""
         return msgspec.json.encode(self.body)
 
 
 def payload_of(
-    request: GenerateRequest, features: ServerFeatures | None = None, *, varied: bool = False
+    request: GenerateRequest,
+    features: ServerFeatures | None = None,
+    *,
+    varied: bool = False,
+    options: Mapping[str, Any] = {},
 ) -> Payload:
     """The HTTP request for ``request``.
 
+    ``options`` are those of the server that the plan leaves open; the plan's own settings come
+    before them.
     ``varied`` is set after an interrupt of our own: a server keeps the half-made picture of
     an interrupted upscale and would give it again. Raises RequestRefusedError where the
     server takes no field that the plan needs.
@@ -69,6 +82,9 @@ def payload_of(
             payload = Payload(EXTRA_SINGLE_IMAGE, _upscale(request, config, varied=varied))
         case AdetailerConfig() as config:
             payload = Payload(IMG2IMG, _adetailer(request, config, known))
+    if payload.endpoint != EXTRA_SINGLE_IMAGE and options:
+        payload.body["override_settings"] = {**options, **payload.overrides}
+        payload.body["override_settings_restore_afterwards"] = True
     return _known_fields_only(payload, known)
 
 

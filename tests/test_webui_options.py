@@ -1,0 +1,192 @@
+"""A run pins the options of its server, and changes no picture of anybody else."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from PIL import Image
+from stagewright.adapters import open_controller
+from stagewright.events import PipelineRunResult, RunOpened, RunResumed, RunState
+
+from . import webui_faults as faults
+from .resuming import only, small
+from .webui_names import MODULES
+from .webui_resuming import configured, kill
+from .webui_server import ScriptedWebUI
+
+CLIP_SKIP = "CLIP_stop_at_last_layers"
+pytestmark = pytest.mark.lowest
+
+
+@pytest.fixture(params=["a1111", "forge"])
+def server(request: pytest.FixtureRequest) -> Iterator[ScriptedWebUI]:
+    """A fresh server, which restores nothing of what it has not saved."""
+    with ScriptedWebUI(fork=request.param) as webui:
+        yield webui
+
+
+def run(folder: Path, server: ScriptedWebUI, **txt2img: Any) -> PipelineRunResult:
+    """A run of two images that completes."""
+    config = small("txt2img", images=2)
+    config["txt2img"] |= txt2img
+    result = open_controller(folder, server.url).start(config).wait(30)
+    assert result.state is RunState.COMPLETED, result.error
+    return result
+
+
+def written(folder: Path, images: int, **txt2img: Any) -> Path:
+    """A configuration file with these keys of txt2img."""
+    config = configured(folder, "txt2img", images=images)
+    document = json.loads(config.read_text(encoding="utf-8"))
+    document["txt2img"] |= txt2img
+    config.write_text(json.dumps(document), encoding="utf-8")
+    return config
+
+
+def pixels(folder: Path, result: PipelineRunResult) -> list[bytes]:
+    """The pixels of a run's images."""
+    return [
+        Image.open(folder / result.run_id / one.path).convert("RGB").tobytes()
+        for one in result.images
+    ]
+
+
+def post_options(server: ScriptedWebUI, **options: Any) -> None:
+    """What a person does on the server's page."""
+    data = json.dumps(options).encode()
+    headers = {"Content-Type": "application/json"}
+    asked = urllib.request.Request(f"{server.url}/sdapi/v1/options", data, headers)
+    with urllib.request.urlopen(asked, timeout=10) as answer:
+        answer.read()
+
+
+def test_a_run_with_a_vae_changes_no_later_run_and_no_option(
+    server: ScriptedWebUI, tmp_path: Path
+) -> None:
+    """The same plain run before and after it makes the same pictures."""
+    options = dict(server.painter.options)
+    before = run(tmp_path, server)
+    other = run(tmp_path, server, vae="vae.safetensors", clip_skip=2)
+    assert server.painter.options == options
+    after = run(tmp_path, server)
+    assert pixels(tmp_path, after) == pixels(tmp_path, before) != pixels(tmp_path, other)
+
+
+def test_a_run_that_was_killed_changes_no_later_run(
+    server: ScriptedWebUI, start: Any, tmp_path: Path
+) -> None:
+    """kill -9 of a run with a VAE, never resumed: the next plain run undoes what it left."""
+    before = run(tmp_path / "runs", server)
+    config = written(tmp_path, 3, vae="vae.safetensors", clip_skip=2)
+    server.on(4, faults.Generates(stands_at=0))
+    process = start("run", config, "--server", server.url, folder=tmp_path)
+    server.until(lambda: len(server.generating()) == 5 and bool(server.queue.line))
+    kill(process)
+    server.queue.interrupt("interrupted")
+    server.until(lambda: not server.queue.line)
+    after = run(tmp_path / "runs", server)
+    assert pixels(tmp_path / "runs", after) == pixels(tmp_path / "runs", before)
+
+
+def test_options_changed_by_a_person_after_a_kill_are_left_alone(
+    start: Any, tmp_path: Path
+) -> None:
+    """Modules of a dead run are undone only while they are as it had set them."""
+    with ScriptedWebUI(fork="forge") as server:
+        config = written(tmp_path, 2, vae="vae.safetensors")
+        server.on(1, faults.Generates(stands_at=0))
+        process = start("run", config, "--server", server.url, folder=tmp_path)
+        server.until(lambda: len(server.generating()) == 2 and bool(server.queue.line))
+        kill(process)
+        server.queue.interrupt("interrupted")
+        server.until(lambda: not server.queue.line)
+        post_options(server, **{MODULES: ["other.safetensors"]})
+        run(tmp_path / "runs", server)
+        assert server.painter.options[MODULES] == ["/models/VAE/other.safetensors"]
+
+
+def test_a_restart_with_other_options_changes_no_image_of_a_run_or_its_resume(
+    server: ScriptedWebUI, tmp_path: Path
+) -> None:
+    """The options were recorded when the run began, and every request carries them."""
+    expected = pixels(tmp_path / "whole", run(tmp_path / "whole", server))
+    server.on(3, faults.server_error("KeyError", "broken"))
+    config = small("txt2img", images=2, server={"retries": 0})
+    controller = open_controller(tmp_path / "runs", server.url)
+    handle = controller.start(config)
+    assert handle.wait(30).state is RunState.ERROR
+    server.refuse()
+    server.painter.options |= {CLIP_SKIP: 3, "eta_noise_seed_delta": 31337}
+    server.listen()
+    result = controller.resume(handle.run_id).wait(30)
+    assert pixels(tmp_path / "runs", result) == expected
+    (opened,), (resumed,) = only(result.events, RunOpened), only(result.events, RunResumed)
+    assert resumed.backend.options == opened.backend.options
+    assert server.painter.options["eta_noise_seed_delta"] == 31337
+
+
+def test_a_person_who_posts_options_during_two_runs_loses_none(
+    server: ScriptedWebUI, tmp_path: Path
+) -> None:
+    """Two runs with other clip skips at once: at the end the options are the person's."""
+    server.queue.steps_per_second = 200
+    results: list[PipelineRunResult] = []
+
+    def work(clip_skip: int) -> None:
+        results.append(run(tmp_path, server, clip_skip=clip_skip, vae="vae.safetensors"))
+
+    threads = [threading.Thread(target=work, args=(skip,)) for skip in (2, 3)]
+    for thread in threads:
+        thread.start()
+    server.until(lambda: len(server.generating()) > 1)
+    post_options(server, eta_noise_seed_delta=7)
+    for thread in threads:
+        thread.join()
+    assert len(results) == 2
+    assert server.painter.options["eta_noise_seed_delta"] == 7
+    assert server.painter.options[CLIP_SKIP] == 1
+    assert server.painter.options["sd_vae"] == "Automatic"
+    assert server.painter.options.get(MODULES, []) == []
+
+
+def test_where_options_cannot_be_stored_the_run_restores_them(start: Any, tmp_path: Path) -> None:
+    """The refusal is reported, and what lingered is put back as soon as it can be."""
+    with ScriptedWebUI() as server:
+        server.refused_posts = 1
+        config = written(tmp_path, 1, clip_skip=2)
+        process = start("run", config, "--server", server.url, folder=tmp_path)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert "does not store its options, so the run restores them at its end" in errors
+        assert server.painter.options[CLIP_SKIP] == 1
+
+
+def test_a_stage_whose_images_differ_in_a_setting_fails(tmp_path: Path) -> None:
+    """A VAE that nobody asked for, from the second image on, ends the run."""
+    with ScriptedWebUI() as server:
+        server.on(1, faults.alters_info(lambda info: info.update(sd_vae_name="vae.safetensors")))
+        handle = open_controller(tmp_path, server.url).start(small("txt2img", images=2))
+        result = handle.wait(30)
+    assert result.error is not None
+    assert "image 2 was made with vae vae.safetensors, image 1 of this stage" in (
+        result.error.message
+    )
+
+
+def test_a_server_without_options_is_used_as_before(tmp_path: Path) -> None:
+    """Nothing is recorded, pinned or restored."""
+    with ScriptedWebUI(missing_routes=("/sdapi/v1/options",)) as server:
+        result = run(tmp_path, server, clip_skip=2)
+        assert set(server.generating()[0].body["override_settings"]) == {
+            "sd_model_checkpoint",
+            CLIP_SKIP,
+        }
+    (opened,) = only(result.events, RunOpened)
+    assert opened.backend.options is msgspec.UNSET
