@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from PIL import Image
 from stagewright.adapters import open_controller
-from stagewright.events import PipelineRunResult, RunOpened, RunResumed, RunState
+from stagewright.events import CallCompleted, PipelineRunResult, RunOpened, RunResumed, RunState
 
 from . import webui_faults as faults
 from .resuming import only, small
@@ -190,3 +190,40 @@ def test_a_server_without_options_is_used_as_before(tmp_path: Path) -> None:
         }
     (opened,) = only(result.events, RunOpened)
     assert opened.backend.options is msgspec.UNSET
+
+
+@pytest.mark.parametrize(
+    ("given", "sent", "in_the_evidence"),
+    [(None, "first pass", True), ("both", "both passes", True), ("second", "second pass", False)],
+)
+def test_the_refiner_acts_in_the_pass_that_the_plan_names(
+    tmp_path: Path, given: str | None, sent: str, in_the_evidence: bool
+) -> None:
+    """Beside a hires pass it acts in the first by default; the second has its model already."""
+    refiner = {"model": "refiner", "switch_at": 0.8} | ({"pass": given} if given else {})
+    hires = {"upscaler": "Latent", "scale": 2.0, "denoise": 0.4}
+    with ScriptedWebUI() as server:
+        result = run(tmp_path, server, refiner=refiner, hires=hires)
+        for one in server.generating():
+            assert one.body["override_settings"]["hires_fix_refiner_pass"] == sent
+    assert result.plan["stages"][0]["config"]["refiner"]["pass"] == (given or "first")
+    for call in only(result.events, CallCompleted):
+        assert ("Refiner" in call.info["extra_generation_params"]) is in_the_evidence
+
+
+def test_a_refiner_in_another_pass_is_an_error(tmp_path: Path) -> None:
+    """The pass that the server reports is compared with the plan's."""
+
+    def alter(info: dict[str, Any]) -> None:
+        info["extra_generation_params"]["Hires refiner"] = "both passes"
+
+    config = small("txt2img", images=1)
+    config["txt2img"] |= {
+        "refiner": {"model": "refiner", "switch_at": 0.8},
+        "hires": {"upscaler": "Latent", "scale": 2.0, "denoise": 0.4},
+    }
+    with ScriptedWebUI() as server:
+        server.on(0, faults.alters_info(alter))
+        result = open_controller(tmp_path, server.url).start(config).wait(30)
+    assert result.error is not None
+    assert "refiner pass first pass was requested, but both passes was used" in result.error.message

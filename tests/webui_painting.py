@@ -258,10 +258,15 @@ class Painter:
             if asked.get("hr_checkpoint_name"):
                 base = self.find(asked["hr_checkpoint_name"]) or base
                 extra["Hires checkpoint"] = f"{stem(base)} [{short_hash(base)}]"
+        hires_pass = used["hires_fix_refiner_pass"]
+        if hires_pass != "second pass":
+            base = used["sd_model_checkpoint"]
         refiner, switch = asked.get("refiner_checkpoint"), asked.get("refiner_switch_at")
         if refiner and stem(refiner) != stem(base) and switch != 1.0:
             extra["Refiner"] = f"{stem(refiner)} [{short_hash(refiner)}]"
             extra["Refiner switch at"] = switch
+            if asked.get("enable_hr") and hires_pass != "second pass":
+                extra["Hires refiner"] = hires_pass
         for place, one in enumerate(passes):
             suffix = ("", " 2nd", " 3rd", *(f" {n}th" for n in range(4, 20)))[place]
             extra[f"ADetailer model{suffix}"] = one["ad_model"]

@@ -11,7 +11,12 @@ import pybase64
 from PIL import Image
 
 from ...events.version import VERSION
-from ...statemachine.config.stage_configs import AdetailerConfig, Img2ImgConfig, Txt2ImgConfig
+from ...statemachine.config.stage_configs import (
+    AdetailerConfig,
+    Img2ImgConfig,
+    RefinerConfig,
+    Txt2ImgConfig,
+)
 from ..backends.embedded.infotext import PRODUCT, extra_parameters
 from ..backends.embedded.pictures import encode_png
 from .bodies import CommonBody, Img2ImgBody
@@ -135,11 +140,7 @@ def _evidence(work: Work) -> dict[str, Any]:
         if resolved.hires_model is not None:
             found["Hires checkpoint"] = resolved.hires_model.short_title
         refiner = config.refiner
-        if (
-            resolved.refiner is not None
-            and refiner is not None
-            and _takes_over(resolved, refiner.switch_at)
-        ):
+        if resolved.refiner is not None and refiner is not None and _takes_over(resolved, refiner):
             found["Refiner"] = resolved.refiner.short_title
             found["Refiner switch at"] = refiner.switch_at
     if work.detailing is not None:
@@ -147,10 +148,12 @@ def _evidence(work: Work) -> dict[str, Any]:
     return found
 
 
-def _takes_over(resolved: ResolvedRequest, switch_at: float | None) -> bool:
+def _takes_over(resolved: ResolvedRequest, refiner: RefinerConfig) -> bool:
     """Whether the server switches to the refiner, which is not already loaded."""
-    before = resolved.hires_model or resolved.loaded.checkpoint
-    return resolved.refiner != before and (switch_at is None or switch_at < 1)
+    before = resolved.loaded.checkpoint
+    if refiner.acts_in is None:
+        before = resolved.hires_model or before
+    return resolved.refiner != before and (refiner.switch_at is None or refiner.switch_at < 1)
 
 
 def _grid(images: list[bytes], text: str) -> bytes:

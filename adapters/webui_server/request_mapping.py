@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from ...statemachine.config.stage_configs import (
     AdetailerConfig,
@@ -131,10 +132,21 @@ def txt2img_config(asked: DecodedBody[Txt2ImgBody], resolved: ResolvedRequest) -
     )
 
 
+_PASSES: Mapping[str | None, Literal["first", "both"]] = {
+    "first pass": "first",
+    "both passes": "both",
+}
+"""The passes in which a refiner acts, unless it is the second only."""
+
+
 def _refiner(given: CommonBody, resolved: ResolvedRequest) -> RefinerConfig | None:
     if resolved.refiner is None:
         return None
-    return RefinerConfig(model=given.refiner_checkpoint, switch_at=given.refiner_switch_at)
+    return RefinerConfig(
+        model=given.refiner_checkpoint,
+        switch_at=given.refiner_switch_at,
+        acts_in=_PASSES.get(resolved.loaded.refiner_pass),
+    )
 
 
 def _hires(body: Txt2ImgBody) -> HiresConfig:

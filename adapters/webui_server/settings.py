@@ -63,13 +63,14 @@ class Loaded(NamedTuple):
     """The options that a request uses.
 
     ``model``, ``vae`` and ``clip_skip`` are as a client asked for them, None where none
-    ever did; ``checkpoint`` is the model that is really loaded.
+    ever did, and so is ``refiner_pass``; ``checkpoint`` is the model that is really loaded.
     """
 
     checkpoint: Checkpoint
     model: str | None
     vae: str | None
     clip_skip: int | None
+    refiner_pass: str | None
     detailer_passes: int
 
 
@@ -119,6 +120,7 @@ class Settings:
             None if model is None else str(model),
             None if vae is None else str(vae),
             clip_skip if isinstance(clip_skip, int) else None,
+            values.get("hires_fix_refiner_pass"),
             int(values.get("ad_max_models", DEFAULTS["ad_max_models"])),
         )
 

@@ -35,11 +35,16 @@ class Table(
     enabled: bool = True
 
 
-class RefinerConfig(Table, frozen=True, kw_only=True):
-    """A second model that takes over at ``switch_at`` of the sampling steps."""
+class RefinerConfig(Table, frozen=True, kw_only=True, rename={"acts_in": "pass"}):
+    """A second model that takes over at ``switch_at`` of the sampling steps.
+
+    ``acts_in``, which users write as ``pass``, says in which pass it acts where there is a
+    hires pass; None, in a plan of an older release, leaves that to the server.
+    """
 
     model: str | None = None
     switch_at: InnerFraction | None = None
+    acts_in: Literal["first", "second", "both"] | None = None
 
 
 class HiresConfig(Table, frozen=True, kw_only=True):

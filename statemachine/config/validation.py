@@ -45,7 +45,9 @@ def check_keys(value: Any, hint: Any, source: str, path: str = "") -> None:
     """Raise ConfigurationError for a key that the table does not have, or a table below it."""
     struct = _struct_in(hint)
     if isinstance(value, Mapping) and struct is not None:
-        hints = get_type_hints(struct)
+        types = get_type_hints(struct)
+        names = zip(struct.__struct_encode_fields__, struct.__struct_fields__, strict=True)
+        hints = {key: types[name] for key, name in names}
         for key, part in value.items():
             where = join_key(path, key)
             if key not in hints:

@@ -36,8 +36,16 @@ def resolve_txt2img(table: Txt2ImgTable, top: RunConfig) -> Txt2ImgConfig:
         prompt=_prompt("txt2img", top.prompt),
         negative_prompt=top.negative_prompt,
         seed=top.seed,
-        **_fields(table) | {"hires": _resolve_hires(table)},
+        **_fields(table) | {"hires": _resolve_hires(table), "refiner": _resolve_refiner(table)},
     )
+
+
+def _resolve_refiner(table: Txt2ImgTable) -> RefinerConfig | None:
+    """With a hires pass, the refiner acts in the first pass unless the table says otherwise."""
+    refiner = table.refiner
+    if refiner is None or table.hires is None or refiner.acts_in is not None:
+        return refiner
+    return msgspec.structs.replace(refiner, acts_in="first")
 
 
 def _resolve_hires(table: Txt2ImgTable) -> HiresConfig | None:

@@ -19,6 +19,7 @@ from ....statemachine.config.stage_configs import (
 from ....statemachine.plan.sizes import GRID, MAX_PIXELS, Dimensions, size_after_stage
 from ....statemachine.ports import GenerateRequest
 from .features import FORGE, SD_NEXT, ServerFeatures
+from .payloads import HIRES_PASSES
 from .spellings import NO_VAE, SAME_CHECKPOINT, same_name, same_sampler, stem
 
 MAX_ANSWER_BYTES = 1 << 30
@@ -172,7 +173,8 @@ def _refining(
     hires = config.hires if isinstance(config, Txt2ImgConfig) else None
     model = config.model
     if hires is not None and hires.enabled and hires.model not in (None, SAME_CHECKPOINT):
-        model = hires.model
+        if config.refiner is None or config.refiner.acts_in in (None, "second"):
+            model = hires.model
         yield from _evidence("Hires checkpoint", hires.model, extra_parameters, features, shown)
     refiner = config.refiner
     # A server does not switch to a refiner whose model is already loaded.
@@ -180,6 +182,10 @@ def _refining(
         return
     if _known_stem(str(refiner.model), features) != _known_stem(str(model), features):
         yield from _refiner_evidence(refiner, extra_parameters, features, shown)
+        acted = extra_parameters.get("Hires refiner")
+        wanted = HIRES_PASSES.get(refiner.acts_in or "")
+        if hires is not None and wanted and acted not in (None, wanted):
+            yield f"refiner pass {wanted} was requested, but {shown(acted)} was used"
 
 
 def _refiner_evidence(

@@ -36,6 +36,8 @@ _TINY_PNG = bytes.fromhex(
     "5478da6368800206ca18008084200110e86a170000000049454e44ae426082"
 )
 """8x8 grey pixels."""
+HIRES_PASSES = {"first": "first pass", "second": "second pass", "both": "both passes"}
+"""What the server calls the passes in which a refiner acts."""
 _DROPPED = frozenset(["force_task_id", "save_images", "send_images"])
 """Fields that a server may lack, because they do not affect the picture."""
 
@@ -248,6 +250,8 @@ def _sampling(
             else {"sd_vae": config.vae}
         )
     refiner = None if isinstance(config, AdetailerConfig) else config.refiner
+    if refiner is not None and refiner.acts_in and features.product != SD_NEXT:
+        settings["hires_fix_refiner_pass"] = HIRES_PASSES[refiner.acts_in]
     if features.product == SD_NEXT and refiner is not None and refiner.enabled:
         settings["sd_model_refiner"] = refiner.model
     if settings:
