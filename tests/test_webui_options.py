@@ -227,3 +227,43 @@ def test_a_refiner_in_another_pass_is_an_error(tmp_path: Path) -> None:
         result = open_controller(tmp_path, server.url).start(config).wait(30)
     assert result.error is not None
     assert "refiner pass first pass was requested, but both passes was used" in result.error.message
+
+
+@pytest.mark.parametrize(("given", "sent"), [({}, 7.0), ({"cfg_scale": 4.5}, 4.5)])
+def test_forge_is_sent_the_cfg_scale_of_the_hires_pass(
+    tmp_path: Path, given: dict[str, float], sent: float
+) -> None:
+    """The stage's own unless hires has one; Forge would use 1."""
+    hires = {"upscaler": "Latent", "scale": 2.0, "denoise": 0.4} | given
+    with ScriptedWebUI(fork="forge") as server:
+        result = run(tmp_path, server, cfg_scale=7.0, hires=hires)
+    for call in only(result.events, CallCompleted):
+        assert call.info["extra_generation_params"]["Hires CFG Scale"] == sent
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("Hires CFG Scale", 1.0, "hires CFG scale 7.0 was sent, but 1.0 was used"),
+        ("clip_skip", 5, "clip skip 1 was sent, but 5 was used"),
+    ],
+)
+def test_a_value_that_forge_did_not_use_is_an_error(
+    tmp_path: Path, name: str, value: float, message: str
+) -> None:
+    """What was sent for the server's own choice is compared with the answer too."""
+
+    def alter(info: dict[str, Any]) -> None:
+        table = info if name in info else info["extra_generation_params"]
+        table[name] = value
+
+    config = small("txt2img", images=1)
+    config["txt2img"] |= {
+        "cfg_scale": 7.0,
+        "hires": {"upscaler": "Latent", "scale": 2.0, "denoise": 0.4},
+    }
+    with ScriptedWebUI(fork="forge") as server:
+        server.on(0, faults.alters_info(alter))
+        result = open_controller(tmp_path, server.url).start(config).wait(30)
+    assert result.error is not None
+    assert message in result.error.message

@@ -255,6 +255,8 @@ class Painter:
             extra["Schedule type"] = asked["scheduler"]
         if asked.get("enable_hr"):
             extra |= {"Hires upscale": asked["hr_scale"], "Hires upscaler": asked["hr_upscaler"]}
+            if self.fork == "forge":
+                extra["Hires CFG Scale"] = asked["hr_cfg"]
             if asked.get("hr_checkpoint_name"):
                 base = self.find(asked["hr_checkpoint_name"]) or base
                 extra["Hires checkpoint"] = f"{stem(base)} [{short_hash(base)}]"

@@ -37,6 +37,7 @@ _TXT2IMG: Mapping[str, tuple[str, ...]] = {
     "hires.upscaler": ("Hires upscaler",),
     "hires.scale": ("Hires upscale",),
     "hires.steps": ("Hires steps",),
+    "hires.cfg_scale": ("Hires CFG Scale",),
     "hires.denoise": ("denoising_strength", "Denoising strength"),
     "hires.sampler": ("Hires sampler",),
     "hires.scheduler": ("Hires schedule type",),

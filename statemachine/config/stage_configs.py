@@ -55,6 +55,7 @@ class HiresConfig(Table, frozen=True, kw_only=True):
     resize_x: Size | None = None
     resize_y: Size | None = None
     steps: Steps | None = None
+    cfg_scale: float | None = None
     denoise: Fraction | None = None
     sampler: str | None = None
     scheduler: str | None = None

@@ -53,15 +53,22 @@ def differences(
     yield from _refining(config, extra_parameters, features, shown)
 
 
-def pinned_differences(
-    request: GenerateRequest, info: Mapping[str, Any], sent: Mapping[str, Any], shown: Shown
+def unused_fields(
+    request: GenerateRequest, info: Mapping[str, Any], body: Mapping[str, Any], shown: Shown
 ) -> Iterator[str]:
-    """A message if an option of the server that was sent with the request was not used."""
-    if isinstance(request.config, UpscaleConfig) or request.config.clip_skip is not None:
-        return
-    clip_skip, used = sent.get("CLIP_stop_at_last_layers"), info.get("clip_skip")
-    if clip_skip and used and used != clip_skip:
-        yield f"clip skip {clip_skip} was pinned for the run, but {shown(used)} was used"
+    """A message for each value of the ``body`` that the plan does not set and that was not used."""
+    extra = info.get("extra_generation_params")
+    extra_parameters = extra if isinstance(extra, Mapping) else {}
+    overrides = body.get("override_settings") or {}
+    is_planned = getattr(request.config, "clip_skip", None) is not None
+    clip_skip = None if is_planned else overrides.get("CLIP_stop_at_last_layers")
+    pairs = (
+        ("clip skip", clip_skip, info.get("clip_skip")),
+        ("hires CFG scale", body.get("hr_cfg"), extra_parameters.get("Hires CFG Scale")),
+    )
+    for name, sent, used in pairs:
+        if sent and used is not None and used != sent:
+            yield f"{name} {sent} was sent, but {shown(used)} was used"
 
 
 def size_difference(request: GenerateRequest, size: Dimensions) -> str | None:

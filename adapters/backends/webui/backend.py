@@ -25,7 +25,7 @@ from ..http.client import HttpClient
 from ..http.credentials import Credentials
 from ..http.errors import SettingsNotUsedError
 from ..registry import EarlierRun
-from .answer_check import answer_limit, differences, pinned_differences, size_difference
+from .answer_check import answer_limit, differences, size_difference, unused_fields
 from .answers import Answer, read_answer
 from .call import Call
 from .features import ADVICE, EXTRA_SINGLE_IMAGE, ServerFeatures, discovered
@@ -125,7 +125,7 @@ class WebUIBackend:
             varied = varied or not self._stopped.isdisjoint(request.unanswered)
             for filler in cache_fillers(request) if varied else ():
                 self._send(filler, request, cancel, on_step=_ignore_step)
-            payload = payload_of(request, features, varied=varied, options=self._options.sent)
+            payload = payload_of(request, features, varied=varied, options=self._options.to_send)
             self._options.note_overrides(payload.overrides)
             call, data = self._send(payload, request, cancel, on_step)
             self._server.begin_look()
@@ -229,12 +229,12 @@ class WebUIBackend:
         shown = self._client.credentials.scrub_values
         features = self._known_features()
         found = list(differences(request, answer.info, features, shown))
-        found += pinned_differences(request, answer.info, payload.overrides, shown)
+        found += unused_fields(request, answer.info, payload.body, shown)
         if found and features.stems is None:
             stems = ServerLists(self._client).stems()
             self._features = features = msgspec.structs.replace(features, stems=stems)
             found = list(differences(request, answer.info, features, shown))
-            found += pinned_differences(request, answer.info, payload.overrides, shown)
+            found += unused_fields(request, answer.info, payload.body, shown)
         return found
 
 

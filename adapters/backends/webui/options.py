@@ -74,6 +74,12 @@ class PinnedOptions:
         self._to_restore: frozenset[str] = frozenset()
         self._earlier: Iterable[EarlierRun] = ()
         self._is_secured = True
+        self._is_of_older_release = False
+
+    @property
+    def to_send(self) -> Mapping[str, Any] | None:
+        """What requests carry; None for a run of an older release, which pinned nothing."""
+        return None if self._is_of_older_release else self.sent
 
     def pin(self, earlier: Iterable[EarlierRun]) -> None:
         """Read the options for a new run, and have the server keep them.
@@ -102,6 +108,7 @@ class PinnedOptions:
         died = EarlierRun(backend=recorded, plan=json_values(plan), is_alive=False)
         self._earlier = chain([died], earlier)
         self._is_secured = False
+        self._is_of_older_release = recorded.options is msgspec.UNSET
         if recorded.options is not msgspec.UNSET:
             self.recorded = recorded.options
             present = self._present() or {}

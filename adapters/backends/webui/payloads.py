@@ -64,12 +64,12 @@ def payload_of(
     features: ServerFeatures | None = None,
     *,
     varied: bool = False,
-    options: Mapping[str, Any] = {},
+    options: Mapping[str, Any] | None = {},
 ) -> Payload:
     """The HTTP request for ``request``.
 
     ``options`` are those of the server that the plan leaves open; the plan's own settings come
-    before them.
+    before them. None stands for a log of an older release, which left hires CFG to the server.
     ``varied`` is set after an interrupt of our own: a server keeps the half-made picture of
     an interrupted upscale and would give it again. Raises RequestRefusedError where the
     server takes no field that the plan needs.
@@ -78,6 +78,7 @@ def payload_of(
     match request.config:
         case Txt2ImgConfig() as config:
             payload = Payload(TXT2IMG, _txt2img(request, config, known))
+            _complete_hires(payload.body, config, known, is_old=options is None)
         case Img2ImgConfig() as config:
             payload = Payload(IMG2IMG, _img2img(request, config, known))
         case UpscaleConfig() as config:
@@ -124,6 +125,20 @@ def _hires(config: Txt2ImgConfig, features: ServerFeatures) -> Body:
         # Its own default, null, makes it raise a TypeError.
         body["hr_additional_modules"] = ["Use same choices"]
     return body
+
+
+def _complete_hires(
+    body: Body, config: Txt2ImgConfig, features: ServerFeatures, *, is_old: bool
+) -> None:
+    """Add the CFG scale of the hires pass, which Forge would set to 1."""
+    hires = config.hires
+    if hires is None or not hires.enabled:
+        return
+    is_forge = features.product == FORGE and features.takes(TXT2IMG, "hr_cfg")
+    if is_forge and not is_old:
+        body |= _set(hr_cfg=config.cfg_scale)
+    if is_forge or hires.cfg_scale != config.cfg_scale:
+        body |= _set(hr_cfg=hires.cfg_scale)
 
 
 def _img2img(request: GenerateRequest, config: Img2ImgConfig, features: ServerFeatures) -> Body:
