@@ -314,7 +314,7 @@ BY_KIND: dict[RetryKind | None, faults.Fault] = {
 
 def failing(folder: Path, url: str, **server: Any) -> tuple[str | None, list[bool]]:
     """The kind of error that a run ends with, and for each failure whether it was tried again."""
-    table = {"retries": 1, "backoff_s": 0.01, **server}
+    table = {"retries": 1, "wait_s": 0, "backoff_s": 0.01, **server}
     config = document(run={"preflight": False}, server=table)
     result = open_controller(folder, url).start(config).wait(60)
     failures = [event for event in result.events if isinstance(event, CallFailed)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from stagewright.events import (
     PipelineRunResult,
     RunState,
 )
+from stagewright.statemachine.errors import PreflightError
 from stagewright.statemachine.resume.verify import verify_run
 from stagewright.statemachine.run.controller import RunHandle
 
@@ -272,15 +274,45 @@ def test_a_refiner_that_left_no_evidence_is_an_error(server: ScriptedWebUI, tmp_
 
 
 def test_a_server_that_comes_back_is_used_again(server: ScriptedWebUI, tmp_path: Path) -> None:
-    """Refused connections are unreachable, tried again, and counted as retries."""
+    """Refused connections are unreachable, and waiting for the server uses up no retry."""
     server.on(1, faults.Refuses(0.5))
-    settings = {**QUICK, "retries": 9}
+    settings = {**QUICK, "retries": 1}
     result = run(tmp_path, server, configured(tmp_path, ("txt2img",), settings))
     kinds = [one.error.kind for one in of_type(result, CallFailed)]
     assert kinds[0] == "AnswerLostError"
     assert set(kinds[1:]) == {"ServerUnreachableError"}
     assert result.state is RunState.COMPLETED
+    assert len(kinds) > 2
     assert len(server.generating()) == IMAGES + 1
+
+
+def test_a_server_that_stays_away_ends_the_run_after_the_wait(
+    server: ScriptedWebUI, tmp_path: Path
+) -> None:
+    """``wait_s`` bounds the wait, and the retries come after it."""
+    server.on(1, faults.Refuses(60))
+    settings = {**QUICK, "retries": 1, "wait_s": 0.3}
+    result = run(tmp_path, server, configured(tmp_path, ("txt2img",), settings))
+    assert result.state is RunState.ERROR
+    failures = of_type(result, CallFailed)
+    assert [one.will_retry for one in failures] == [True] * (len(failures) - 1) + [False]
+    waited = (failures[-1].ts - failures[0].ts).total_seconds()
+    assert 0.3 <= waited < 10
+
+
+def test_a_run_waits_at_its_start_where_it_is_told_to(tmp_path: Path) -> None:
+    """With ``wait_s``, a run begins once its server listens; without, it is refused at once."""
+    with ScriptedWebUI() as server:
+        server.refuse()
+        config = configured(tmp_path, ("txt2img",), QUICK) | {"run": {}}
+        with pytest.raises(PreflightError, match="cannot be reached"):
+            open_controller(tmp_path / "runs", server.url).start(config)
+        waiting = configured(tmp_path, ("txt2img",), {**QUICK, "wait_s": 30}) | {"run": {}}
+        timer = threading.Timer(0.5, server.listen)
+        timer.start()
+        handle = open_controller(tmp_path / "runs", server.url).start(waiting)
+        assert handle.wait(30).state is RunState.COMPLETED
+        timer.join()
 
 
 def test_a_lost_interrupt_is_sent_again(tmp_path: Path) -> None:

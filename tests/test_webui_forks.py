@@ -29,7 +29,7 @@ STAGES = ("txt2img", "img2img", "upscale", "adetailer")
 STAGE_IDS = ("00-txt2img", "01-img2img", "02-upscale", "03-adetailer")
 ENDPOINTS = ("txt2img", "img2img", "extra-single-image", "adetailer")
 IMAGES = 3
-QUICK = {"retries": 1, "backoff_s": 0.01, "stall_timeout_s": 1.0}
+QUICK = {"retries": 1, "backoff_s": 0.01, "wait_s": 0, "stall_timeout_s": 1.0}
 SCHEMAS = {
     "/sdapi/v1/txt2img": "StableDiffusionProcessingTxt2Img",
     "/sdapi/v1/img2img": "StableDiffusionProcessingImg2Img",

@@ -14,6 +14,7 @@ from .stage_configs import (
     AdetailerTable,
     Count,
     Img2ImgConfig,
+    NonNegative,
     Positive,
     Seed,
     Txt2ImgTable,
@@ -58,6 +59,8 @@ class ServerTable(
 
     ``retries`` further tries for each image and stage, the first after ``backoff_s``, each
     further one after twice as long as the one before, if the failure is of a ``transient`` kind.
+    A run waits ``wait_s`` for a server that cannot be reached, which uses up no try (300; before
+    the run begins only where it is set).
     """
 
     url: str | None = None
@@ -66,6 +69,7 @@ class ServerTable(
     total_timeout_s: Positive | None = None
     retries: Annotated[int, msgspec.Meta(ge=0, le=100)] = 3
     backoff_s: Positive = 1.0
+    wait_s: NonNegative | None = None
     transient: tuple[RetryKind, ...] = tuple(RetryKind)
     shared: bool = False
     tls_verify: bool = True

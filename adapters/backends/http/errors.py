@@ -47,9 +47,19 @@ class ServerUnreachableError(ServerError):
 
     retry_kind = RetryKind.UNREACHABLE
 
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Whether it is worth waiting for the server; the user may rule that out."""
+        return self.transient
+
 
 class ServerNotTrustedError(ServerError):
     """The server's certificate is not valid, or it does not use TLS."""
+
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Whether it is worth waiting for the server: a certificate may be renewed."""
+        return True
 
 
 class AnswerLostError(ServerError):

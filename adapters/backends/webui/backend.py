@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -38,6 +39,7 @@ from .settlement import settle
 from .stage_consistency import StageConsistency
 
 KIND = "webui"
+_LOOK_AGAIN_S = 1.0
 
 
 class WebUIBackend:
@@ -96,6 +98,7 @@ class WebUIBackend:
         """
         from .preflight import preflight  # noqa: PLC0415 - not needed with preflight off
 
+        self._wait_until_reached()
         self._features = preflight(self._client, plan)
 
     def pin_options(
@@ -106,6 +109,7 @@ class WebUIBackend:
     ) -> None:
         """Read the server's options for the run; see ``OptionsBackend``."""
         try:
+            self._wait_until_reached()
             if recorded is None:
                 self._options.pin(earlier)
             else:
@@ -136,6 +140,20 @@ class WebUIBackend:
             except BaseException:
                 self._server.drop_look()
                 raise
+
+    def _wait_until_reached(self) -> None:
+        """Wait before a run for a server that cannot be reached, where ``wait_s`` is set."""
+        end = time.monotonic() + (self._client.settings.wait_s or 0.0)
+        while time.monotonic() < end:
+            try:
+                self._server.look_or_fail()
+            except BackendError as error:
+                if not error.is_out_of_reach:
+                    return
+                options_logger.info("waiting: %s", error)
+                time.sleep(_LOOK_AGAIN_S)
+            else:
+                return
 
     def _believed(
         self, request: GenerateRequest, call: Call, answer: Answer, payload: Payload
