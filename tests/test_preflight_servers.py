@@ -75,9 +75,10 @@ def test_only_the_lists_that_are_needed_are_asked_for_and_each_once() -> None:
     """txt2img needs models and samplers; passes also scripts, detectors and the option."""
     more = document("txt2img", "adetailer")
     more["adetailer"]["passes"] = [{"model": "face_yolov8n.pt"}, {"model": "hand_yolov8n.pt"}]
-    basic = ["/openapi.json", SYSINFO, "sd-models", "samplers"]
+    basic = ["progress", "/openapi.json", "sd-models", "samplers"]
     with ListingWebUI() as server:
         passed(server, with_txt2img())
+        assert server.asked()[0] == "progress"
         assert sorted(server.asked()) == sorted(basic)
         server.requests.clear()
         passed(server, more)
@@ -196,12 +197,23 @@ def test_the_version_is_the_server_s_own_where_it_tells_it() -> None:
     """It is cut, and without control characters; else the schema's guess stands."""
     told = "v1.10.1\x1b[31m" + "x" * 500
     with ListingWebUI({SYSINFO: {"Version": told}}) as server:
-        version = passed(server, with_txt2img()).version
+        version = inspected(server, with_txt2img()).version
         assert version is not None
         assert version.startswith("v1.10.1[31mx")
         assert len(version) == 80
         server.more[SYSINFO] = {"Version": 3}
-        assert passed(server, with_txt2img()).version == "1.9.1 or later"
+        assert inspected(server, with_txt2img()).version == "1.9.1 or later"
+
+
+def test_the_schema_of_a_server_that_is_starting_is_not_asked_for() -> None:
+    """Its port is open before its routes are there, and it would keep what it gives then."""
+    with ListingWebUI() as server:
+        every = [f"{API}{name}" for name in (*LISTS_OF_NOBODY, "progress")]
+        server.missing_routes = (*every, "/adetailer/v1/ad_model")
+        assert "is it ready?" in refusal(server, with_txt2img())
+        assert "/openapi.json" not in server.asked()
+        server.missing_routes = ()
+        assert passed(server, with_txt2img()).product == "AUTOMATIC1111"
 
 
 def test_a_server_that_nobody_runs_is_named() -> None:

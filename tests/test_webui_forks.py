@@ -182,12 +182,12 @@ def test_every_kind_of_server_is_interrupted_by_a_cancel(
 
 
 def test_a_run_on_a_server_without_ui(tmp_path: Path) -> None:
-    """No ``/internal`` route is asked for besides the version at preflight."""
+    """No ``/internal`` route is asked for."""
     with ScriptedWebUI(ui=False) as server:
         result = run(tmp_path, server, configured(*STAGES))
         internal = [one.path for one in server.requests if one.path.startswith("/internal")]
     completed(result, *STAGE_IDS)
-    assert internal == ["/internal/sysinfo"]
+    assert internal == []
 
 
 def test_without_ui_a_lost_answer_is_waited_for_before_it_is_asked_for_again(

@@ -46,7 +46,7 @@ BASE, REFINER = "sd_xl_base_1.0.safetensors", "sd_xl_refiner_1.0.safetensors"
 SMALL = ANY_SMALL.replace("base.safetensors", BASE)
 POLLING = "/sdapi/v1/progress"
 LISTS = {
-    *("/openapi.json", "/internal/sysinfo", "/adetailer/v1/ad_model"),
+    *("/openapi.json", "/sdapi/v1/progress", "/adetailer/v1/ad_model"),
     *("/sdapi/v1/sd-models", "/sdapi/v1/samplers", "/sdapi/v1/schedulers", "/sdapi/v1/upscalers"),
     *("/sdapi/v1/latent-upscale-modes", "/sdapi/v1/scripts", "/sdapi/v1/options"),
 }

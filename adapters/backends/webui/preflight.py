@@ -44,7 +44,9 @@ _ENDPOINTS: Mapping[StageType, str] = {
 _POSTED = (TXT2IMG, IMG2IMG, EXTRA_SINGLE_IMAGE, INTERRUPT, INTERNAL_PROGRESS)
 _SCHEDULES = ("Karras", "Exponential", "Polyexponential", "SGM Uniform")
 """Schedules that sampler names ended in before 1.9, for servers without a list of schedulers."""
-_NO_WEBUI = "no route of the API answers; is it a WebUI, and was it started with --api?"
+_NO_WEBUI = (
+    "no route of the API answers; is it a WebUI that was started with --api, and is it ready?"
+)
 _LONGEST_VERSION = 80
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -57,6 +59,8 @@ def preflight(client: HttpClient, plan: StageExecutionPlan) -> ServerFeatures:
     """
     with _out_of_reach_refused():
         inspection = _Inspection(client)
+        if not inspection.is_started():
+            raise PreflightError(f"{client.address.url}: {_NO_WEBUI}")
         report = inspection.of_plan(plan)
         if not inspection.is_webui():
             raise PreflightError(f"{report.url}: {_NO_WEBUI}")
@@ -74,6 +78,7 @@ def inspect_server(client: HttpClient, plan: StageExecutionPlan | None) -> Serve
     """
     with _out_of_reach_refused():
         inspection = _Inspection(client)
+        inspection.ask_for_version()
         report = inspection.of_everything() if plan is None else inspection.of_plan(plan)
         routes = tuple(inspection.routes())
     problems = report.problems
@@ -96,7 +101,7 @@ class _Inspection:
     def __init__(self, client: HttpClient) -> None:
         self._client = client
         self._lists = ServerLists(client)
-        self.features = self._discovered()
+        self.features = discovered(self._lists)
 
     def of_plan(self, plan: StageExecutionPlan) -> ServerReport:
         """Check whether ``plan`` can run on the server."""
@@ -141,6 +146,10 @@ class _Inspection:
             notes=self._lists.notes,
         )
 
+    def is_started(self) -> bool:
+        """Whether the server has its routes; those of a WebUI that is starting are missing."""
+        return bool(self.features.routes) or self.is_webui()
+
     def is_webui(self) -> bool:
         """Whether any queried route, or at least the progress route, answers like a WebUI."""
         return self._lists.any_answered or self._lists.has(PROGRESS) is True
@@ -166,10 +175,11 @@ class _Inspection:
         # A route that takes only POST may exist although GET fails.
         return there if there or shown or path not in _POSTED else None
 
-    def _discovered(self) -> ServerFeatures:
-        features = discovered(self._lists)
+    def ask_for_version(self) -> None:
+        """Ask for the exact version, which takes the server a second or more."""
         version = self._reported_version()
-        return msgspec.structs.replace(features, version=version) if version else features
+        if version:
+            self.features = msgspec.structs.replace(self.features, version=version)
 
     def _reported_version(self) -> str | None:
         """The version that the server shows in its user interface."""
