@@ -253,3 +253,39 @@ def test_a_run_that_is_refused_has_not_begun(tmp_path: Path) -> None:
         assert not list((tmp_path / "runs").glob("*"))
         controller.start(config | {"run": {"preflight": False}}).wait()
         assert server.generating()
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"prompt": "a <lora:film grian:1>"}, 'no LoRA "film grian"; did you mean "film grain"'),
+        ({"styles": ["lost"]}, 'txt2img.styles: prompt: the server has no LoRA "inc"'),
+        ({"hires": {**HIRES, "prompt": "<lora:nowhere:1>"}}, "txt2img.hires.prompt: the server"),
+        ({"prompt": "a embedding:nohand"}, 'no embedding "nohand"'),
+        ({"prompt": "<lora:ink:1> <lora:ink alias:0.2:0.3> embedding:badhand"}, ""),
+        ({"styles": ["inked"]}, ""),
+    ],
+)
+def test_loras_and_embeddings_in_prompts_are_looked_up(keys: dict[str, Any], words: str) -> None:
+    """By name and by alias, in every prompt and in those of styles."""
+    top = {name: keys.pop(name) for name in ("prompt",) if name in keys}
+    config = with_txt2img(**keys) | top
+    with ListingWebUI() as server:
+        if words:
+            assert words in refusal(server, config)
+        else:
+            passed(server, config)
+
+
+@pytest.mark.parametrize("keys", [{"model": "new.safetensors"}, {"vae": "new.vae.pt"}])
+def test_a_file_that_was_just_copied_is_found_after_a_refresh(keys: dict[str, Any]) -> None:
+    """The server is asked to read its files once before a name is refused."""
+    with ListingWebUI() as server:
+        names = server.painter.names
+        server.copied = Names(
+            models=(*names.models, "new.safetensors"), vaes=(*names.vaes, "new.vae.pt")
+        )
+        passed(server, with_txt2img(**keys))
+    with ListingWebUI() as server:
+        server.copied = Names(loras=("fresh",))
+        passed(server, document("txt2img") | {"prompt": "<lora:fresh:1>"})

@@ -278,10 +278,10 @@ def test_without_the_right_credentials_the_run_is_refused(
 
 
 def test_without_preflight_missing_credentials_fail_the_run_at_once(tmp_path: Path) -> None:
-    """ERROR after one request that was not tried again."""
+    """ERROR before anything is generated, and without another try."""
     with ScriptedWebUI(auth=AUTH) as server:
         said = run_as(tmp_path, {}, "--server", server.url, "--no-preflight", status=1)
-        assert len(server.generating()) == 1
+        assert server.generating() == []
     assert "AuthenticationError" in said
 
 

@@ -267,3 +267,17 @@ def test_a_value_that_forge_did_not_use_is_an_error(
         result = open_controller(tmp_path, server.url).start(config).wait(30)
     assert result.error is not None
     assert message in result.error.message
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_lora_that_the_server_skips_is_an_error(tmp_path: Path, shown: bool) -> None:
+    """Where its infotexts name the LoRAs that it used."""
+    config = small("txt2img", images=1, prompt="<lora:ink:1> <lora:gone:1>")
+    config["run"] = {"preflight": False}
+    with ScriptedWebUI() as server:
+        server.painter.options["lora_add_hashes_to_infotext"] = shown
+        result = open_controller(tmp_path, server.url).start(config).wait(30)
+    assert (result.error is not None) is shown
+    if result.error is not None:
+        assert "LoRA gone was requested, but the server skipped it" in result.error.message
+        assert "LoRA ink" not in result.error.message

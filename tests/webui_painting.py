@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import random
+import re
 from typing import Any, cast
 
 from PIL import Image, ImageColor, ImageDraw, ImageOps, PngImagePlugin
@@ -250,6 +251,10 @@ class Painter:
 
     def _evidence(self, asked: Document, used: Document, passes: list[Document]) -> Document:
         extra: Document = {}
+        mentioned = re.findall(r"<lora:([^:>]+)", asked["prompt"])
+        hashes = [f"{one}: {short_hash(one)}" for one in mentioned if one in self.names.loras]
+        if hashes:
+            extra["Lora hashes"] = ", ".join(hashes)
         base: str = used["sd_model_checkpoint"]
         if asked.get("scheduler") in self.names.schedulers[1:]:
             extra["Schedule type"] = asked["scheduler"]

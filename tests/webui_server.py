@@ -38,7 +38,7 @@ class ScriptedWebUI:
 
     ``missing_routes`` answer 404. ``auth`` guards ``/sdapi``. ``painter`` holds what the server
     has and its options, ``queue`` its jobs; ``streamed`` counts the bytes of answers. So many
-    ``refused_posts`` of options fail.
+    ``refused_posts`` of options fail. ``copied`` are the names after a refresh.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class ScriptedWebUI:
         self.failures: list[BaseException] = []
         self.muted = False
         self.refused_posts = 0
+        self.copied: Names | None = None
         self.streamed = 0
         self._faults: list[tuple[range, Fault, str | None]] = []
         self._counts: Counter[str | None] = Counter()
@@ -317,6 +318,10 @@ class Handler(BaseHTTPRequestHandler):
                 if self.webui.fork == "sdnext":
                     self.send(204, b"", {})
                     return
+            case "POST", "refresh-loras" | "refresh-checkpoints" | "refresh-vae" if (
+                self.webui.copied is not None
+            ):
+                self.webui.painter.names, self.webui.copied = self.webui.copied, None
             case "POST", "options":
                 self._set_options()
             case "POST", "/internal/progress" if self.webui.ui:

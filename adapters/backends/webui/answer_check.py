@@ -19,6 +19,7 @@ from ....statemachine.config.stage_configs import (
 from ....statemachine.plan.sizes import GRID, MAX_PIXELS, Dimensions, size_after_stage
 from ....statemachine.ports import GenerateRequest
 from .features import FORGE, SD_NEXT, ServerFeatures
+from .names import NameKind, named_in_text
 from .payloads import HIRES_PASSES
 from .spellings import NO_VAE, SAME_CHECKPOINT, same_name, same_sampler, stem
 
@@ -69,6 +70,24 @@ def unused_fields(
     for name, sent, used in pairs:
         if sent and used is not None and used != sent:
             yield f"{name} {sent} was sent, but {shown(used)} was used"
+
+
+def skipped_loras(request: GenerateRequest, info: Mapping[str, Any]) -> Iterator[str]:
+    """A message for each LoRA of the prompt that the server did not use.
+
+    Only for a server that reports the LoRAs; ADetailer's own requests do not show theirs.
+    """
+    config = request.config
+    if not isinstance(config, Txt2ImgConfig | Img2ImgConfig):
+        return
+    if isinstance(config, Txt2ImgConfig) and config.hires and config.hires.prompt:
+        return  # The hires pass reports its own LoRAs instead.
+    extra = info.get("extra_generation_params")
+    reported = str((extra if isinstance(extra, Mapping) else {}).get("Lora hashes") or "")
+    used = {pair.rpartition(":")[0].strip() for pair in reported.split(",")}
+    for use in named_in_text(config.prompt or "", "prompt"):
+        if use.kind is NameKind.LORA and use.name.replace(",", "") not in used:
+            yield f"LoRA {use.name} was requested, but the server skipped it"
 
 
 def size_difference(request: GenerateRequest, size: Dimensions) -> str | None:

@@ -26,7 +26,7 @@ from ..http.client import HttpClient
 from ..http.credentials import Credentials
 from ..http.errors import SettingsNotUsedError
 from ..registry import EarlierRun
-from .answer_check import answer_limit, differences, size_difference, unused_fields
+from .answer_check import answer_limit, differences, size_difference, skipped_loras, unused_fields
 from .answers import Answer, read_answer
 from .call import Call
 from .features import ADVICE, EXTRA_SINGLE_IMAGE, ServerFeatures, discovered
@@ -219,6 +219,8 @@ class WebUIBackend:
     ) -> SettingsNotUsedError | None:
         """The error for an answer that does not match the request; None if it matches."""
         found = self._different_settings(request, answer, payload)
+        if self._options.shows_loras:
+            found += skipped_loras(request, answer.info)
         found += self._stages.differences(request, answer.info, self._client.credentials.scrub)
         for place, image in enumerate(answer.images):
             name = f"image {request.image_index + place + 1}"

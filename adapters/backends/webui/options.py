@@ -61,7 +61,8 @@ class PinnedOptions:
     """The options of one server for one run; used by one thread at a time.
 
     ``recorded`` are those that the run records, None where nothing is known of them. ``sent`` are
-    those of them that the server has: each request carries them.
+    those of them that the server has: each request carries them. ``shows_loras`` says that the
+    server's infotexts name the LoRAs that were used.
     """
 
     def __init__(self, server: Server) -> None:
@@ -75,6 +76,7 @@ class PinnedOptions:
         self._earlier: Iterable[EarlierRun] = ()
         self._is_secured = True
         self._is_of_older_release = False
+        self.shows_loras = False
 
     @property
     def to_send(self) -> Mapping[str, Any] | None:
@@ -176,7 +178,10 @@ class PinnedOptions:
         except _NOT_OFFERED as error:
             options_logger.warning("the server's options are not pinned: %s", error)
             return None
-        return found if isinstance(found, Mapping) else None
+        if not isinstance(found, Mapping):
+            return None
+        self.shows_loras = found.get("lora_add_hashes_to_infotext") is True
+        return found
 
     def _read(self) -> tuple[Mapping[str, Any] | None, bool]:
         """The present options, and whether no job ran meanwhile."""

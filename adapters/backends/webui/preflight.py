@@ -28,7 +28,16 @@ from .features import (
     discovered,
 )
 from .lists import OPTIONS, SCRIPTS, ServerLists, is_among
-from .names import KINDS, Entry, NameKind, NameList, NameUse, names_used
+from .names import (
+    KINDS,
+    Entry,
+    NameKind,
+    NameList,
+    NameUse,
+    named_in_text,
+    names_in_prompts,
+    names_used,
+)
 from .payloads import payload_of
 
 SYSINFO = "/internal/sysinfo"
@@ -115,8 +124,15 @@ class _Inspection:
                 if not refusals:
                     problems += self._detailer_problems(stage.config, detailing=detailing)
         comparison = _Comparison(self._lists, self.features, detailing=detailing)
-        checks = [comparison.check(use) for use in names_used(plan)]
+        uses = [*names_used(plan), *names_in_prompts(plan), *self._names_in_styles(plan)]
+        checks = [comparison.check(use) for use in uses]
         return self._report(checks=tuple(dict.fromkeys(checks)), problems=problems)
+
+    def _names_in_styles(self, plan: StageExecutionPlan) -> Iterator[NameUse]:
+        for stage in plan.stages:
+            styles = stage.config.styles if isinstance(stage.config, Txt2ImgConfig) else None
+            for prompt in self._lists.prompts_of_styles(styles) if styles else ():
+                yield from named_in_text(prompt, "txt2img.styles: prompt")
 
     def of_everything(self) -> ServerReport:
         """Count what the server offers."""
@@ -257,6 +273,10 @@ class _Comparison:
     def check(self, use: NameUse) -> NameCheck:
         """Whether the server has the name."""
         found, known = self._look_up(use)
+        if not found and known is not None:
+            route = self._features.vae_route if use.kind is NameKind.VAE else None
+            if self._lists.refresh(use.kind, route):  # A file may just have been copied there.
+                found, known = self._look_up(use)
         if found:
             return NameCheck(use.kind, use.key, use.name, Verdict.FOUND)
         if known is None:
