@@ -281,3 +281,57 @@ def test_a_lora_that_the_server_skips_is_an_error(tmp_path: Path, shown: bool) -
     if result.error is not None:
         assert "LoRA gone was requested, but the server skipped it" in result.error.message
         assert "LoRA ink" not in result.error.message
+
+
+def failure(folder: Path, server: ScriptedWebUI, config: dict[str, Any]) -> str:
+    """The error that a run without preflight ends in."""
+    config["run"] = {"preflight": False}
+    result = open_controller(folder, server.url).start(config).wait(30)
+    assert result.error is not None
+    return result.error.message
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value", "words"),
+    [
+        ("txt2img", "scheduler", "Karas", "scheduler Karas was requested, but Automatic was used"),
+        ("txt2img", "styles", ["nowhere"], 'no style "nowhere" (txt2img.styles)'),
+        ("adetailer", "passes", [{"model": "eyes.pt"}], 'no detector "eyes.pt"'),
+    ],
+)
+def test_a_fallback_is_found_without_preflight(
+    tmp_path: Path, table: str, key: str, value: Any, words: str
+) -> None:
+    """A name that the server replaces or ignores is an error at the first image."""
+    config = small("txt2img", *(["adetailer"] if table == "adetailer" else []), images=1)
+    config[table] = {**config[table], key: value}
+    with ScriptedWebUI() as server:
+        assert words in failure(tmp_path, server, config)
+
+
+def test_an_upscaler_that_could_not_be_loaded_is_an_error(tmp_path: Path) -> None:
+    """The server answers with the pixels of a plain resize."""
+    picture = tmp_path / "striped.png"
+    Image.linear_gradient("L").resize((64, 64)).rotate(30).convert("RGB").save(picture)
+    config = small("upscale", images=1, input_image=str(picture))
+    with ScriptedWebUI() as server:
+        config["upscale"]["upscaler"] = "R-ESRGAN 4x+"
+        handle = open_controller(tmp_path / "runs", server.url).start(config)
+        assert handle.wait(30).state is RunState.COMPLETED
+        config["upscale"]["upscaler"] = "Missing 4x"
+        message = failure(tmp_path / "runs", server, config)
+    assert "upscaler Missing 4x was requested, but the image was only resized" in message
+
+
+def test_forge_reports_its_vae_as_a_module(tmp_path: Path) -> None:
+    """A VAE that it dropped silently is missing there."""
+    config = small("txt2img", images=1)
+    config["txt2img"]["vae"] = "vae.safetensors"
+
+    def drop(info: dict[str, Any]) -> None:
+        info["infotexts"] = [text.replace("Module 1: vae, ", "") for text in info["infotexts"]]
+
+    with ScriptedWebUI(fork="forge") as server:
+        server.on(0, faults.alters_info(drop))
+        message = failure(tmp_path, server, config)
+    assert "vae vae.safetensors was requested, but no module was used" in message

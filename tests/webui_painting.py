@@ -317,13 +317,16 @@ class Painter:
     ) -> Document:  # fmt: skip
         model = used["sd_model_checkpoint"]
         sampler = self._sampler(asked["sampler_name"] or asked["sampler_index"])
+        schedule = asked.get("scheduler") or "Automatic"
+        if schedule not in self.names.schedulers:
+            schedule = "Automatic"
         modules = "".join(
             f"Module {place}: {stem(one)}, " for place, one in enumerate(used.get(MODULES, ()), 1)
         )
         texts = [
             f"{asked['prompt']}\nNegative prompt: {asked['negative_prompt']}\n"
             f"Steps: {asked['steps']}, Sampler: {sampler}, CFG scale: {asked['cfg_scale']}, "
-            f"Seed: {seed}, Size: {asked['width']}x{asked['height']}, "
+            f"Schedule type: {schedule}, Seed: {seed}, Size: {asked['width']}x{asked['height']}, "
             f"Model hash: {short_hash(model)}, Model: {stem(model)}, {modules}Version: v1.10.1"
             for seed in seeds
         ]
@@ -388,7 +391,7 @@ class Painter:
             done = self.queue.advance(job) == len(job.passes)
             size = upscaled_size(asked, picture)
             plain = asked["upscaler_1"] in ("None", "Lanczos", "Nearest", *self.broken_upscalers)
-            cover = ImageOps.fit(picture, size)
+            cover = ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
             while len(self._cache) >= self.options["upscaling_max_images_in_cache"]:
                 del self._cache[next(iter(self._cache))]
             self._cache[key] = cover if plain or not done else ImageOps.invert(cover)

@@ -18,6 +18,7 @@ from ....statemachine.config.stage_configs import (
 )
 from ....statemachine.plan.sizes import GRID, MAX_PIXELS, Dimensions, size_after_stage
 from ....statemachine.ports import GenerateRequest
+from ..infotext_settings import infotext_values
 from .features import FORGE, SD_NEXT, ServerFeatures
 from .names import NameKind, named_in_text
 from .payloads import HIRES_PASSES
@@ -155,7 +156,14 @@ def _models(
     used = info.get("sd_model_name")
     if config.model and used and stem(used) != _known_stem(config.model, features):
         yield f"model {config.model} was requested, but {shown(used)} was used"
-    if config.vae is None or config.vae in NO_VAE or "sd_vae_name" not in info:
+    if config.vae is None or config.vae in NO_VAE:
+        return
+    values = infotext_values(info)
+    modules = [value for name, value in values.items() if name.startswith("Module ")]
+    if features.product == FORGE and values and stem(config.vae) not in map(stem, modules):
+        loaded = ", ".join(modules) or "no module"
+        yield f"vae {config.vae} was requested, but {shown(loaded)} was used"
+    if "sd_vae_name" not in info:
         return
     vae = info["sd_vae_name"]
     # Forge loads VAEs as modules and does not report them here.
@@ -176,7 +184,9 @@ def _sampling(
     extra_parameters: Mapping[str, Any],
     shown: Shown,
 ) -> Iterator[str]:
-    used, schedule = info.get("sampler_name"), extra_parameters.get("Schedule type")
+    # A fallback appears in the infotext only.
+    schedule = extra_parameters.get("Schedule type") or infotext_values(info).get("Schedule type")
+    used = info.get("sampler_name")
     if (
         config.sampler
         and used

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -24,21 +24,23 @@ from ....statemachine.run.cancel import CancelToken
 from ..http.address import ServerAddress
 from ..http.client import HttpClient
 from ..http.credentials import Credentials
-from ..http.errors import SettingsNotUsedError
+from ..http.errors import RequestRefusedError, SettingsNotUsedError
 from ..registry import EarlierRun
 from .answer_check import answer_limit, differences, size_difference, skipped_loras, unused_fields
 from .answers import Answer, read_answer
 from .call import Call
 from .features import ADVICE, EXTRA_SINGLE_IMAGE, ServerFeatures, discovered
-from .lists import ServerLists
+from .lists import ServerLists, is_among
+from .names import KINDS, silent_names
 from .options import PinnedOptions, options_logger
 from .payloads import Payload, cache_fillers, payload_of
-from .pixels import same_pixels, size_of
+from .pixels import is_plain_resize, same_pixels, size_of
 from .server import Server
 from .settlement import settle
 from .stage_consistency import StageConsistency
 
 KIND = "webui"
+PLAIN_UPSCALERS = (None, "None", "Lanczos", "Nearest")
 _LOOK_AGAIN_S = 1.0
 
 
@@ -63,6 +65,7 @@ class WebUIBackend:
         self._server = Server(self._client)
         self._options = PinnedOptions(self._server)
         self._stages = StageConsistency()
+        self._looked_up: set[str] = set()
         self._inputs = inputs
         self._features: ServerFeatures | None = None
         self._turn = threading.Lock()
@@ -126,6 +129,7 @@ class WebUIBackend:
             features = self._known_features()
             varied = self._settle(request, cancel) or request.interrupted
             self._options.secure()
+            self._refuse_unknown_names(request, features)
             varied = varied or not self._stopped.isdisjoint(request.unanswered)
             for filler in cache_fillers(request) if varied else ():
                 self._send(filler, request, cancel, on_step=_ignore_step)
@@ -196,6 +200,21 @@ class WebUIBackend:
             self._features = discovered(ServerLists(self._client))
         return self._features
 
+    def _refuse_unknown_names(self, request: GenerateRequest, features: ServerFeatures) -> None:
+        """Without preflight, look up the names whose absence no answer shows, once a stage.
+
+        Raises RequestRefusedError.
+        """
+        if features.stems is not None or request.stage_id in self._looked_up:
+            return
+        self._looked_up.add(request.stage_id)
+        lists = ServerLists(self._client)
+        for use in silent_names(request):
+            known = lists.names(use.kind)
+            if known is not None and not is_among(known, use.name):
+                why = f'the server has no {use.kind} "{use.name}" ({use.key}), and would ignore it'
+                raise self._client.failure(RequestRefusedError, KINDS[use.kind].route, why)
+
     def _settle(self, request: GenerateRequest, cancel: CancelToken) -> bool:
         """Wait until the server works on no earlier request of ours.
 
@@ -219,6 +238,7 @@ class WebUIBackend:
     ) -> SettingsNotUsedError | None:
         """The error for an answer that does not match the request; None if it matches."""
         found = self._different_settings(request, answer, payload)
+        found += _unused_upscaler(request, answer)
         if self._options.shows_loras:
             found += skipped_loras(request, answer.info)
         found += self._stages.differences(request, answer.info, self._client.credentials.scrub)
@@ -256,6 +276,20 @@ class WebUIBackend:
             found = list(differences(request, answer.info, features, shown))
             found += unused_fields(request, answer.info, payload.body, shown)
         return found
+
+
+def _unused_upscaler(request: GenerateRequest, answer: Answer) -> Iterator[str]:
+    """A message if a server resized the image plainly instead of using the upscaler."""
+    config = request.config
+    if not isinstance(config, UpscaleConfig) or config.upscaler in PLAIN_UPSCALERS:
+        return
+    if config.upscaler_2 or config.crop is not None:
+        return  # Another upscaler, or a cut, has changed the picture since.
+    if is_plain_resize(request.inputs[0].data, answer.images[0]):
+        yield (
+            f"upscaler {config.upscaler} was requested, but the image was only resized; "
+            "the server may lack the model's file"
+        )
 
 
 def _ignore_step(

@@ -9,7 +9,9 @@ from typing import Any
 
 import msgspec
 
+from ....statemachine.config.stage_configs import AdetailerConfig, Txt2ImgConfig
 from ....statemachine.plan.plan import StageExecution, StageExecutionPlan
+from ....statemachine.ports import GenerateRequest
 from .spellings import AUTOMATIC, HASH, NO_VAE, SAME_AS_THE_STAGE, file_of, stem
 
 _LONGEST_NAME = 1000
@@ -209,6 +211,17 @@ def names_used(plan: StageExecutionPlan) -> tuple[NameUse, ...]:
     texts = {key: text for stage in plan.stages for key, text in _named_in(stage)}
     uses = [_use(key, text, texts) for key, text in texts.items()]
     return tuple(dict.fromkeys(use for use in uses if not _is_known_everywhere(use)))
+
+
+def silent_names(request: GenerateRequest) -> Iterator[NameUse]:
+    """The names of a request that a server ignores without a trace where it does not have them."""
+    config = request.config
+    if isinstance(config, Txt2ImgConfig):
+        for style in config.styles or ():
+            yield NameUse(NameKind.STYLE, "txt2img.styles", style)
+    if isinstance(config, AdetailerConfig):
+        for one in config.passes:
+            yield NameUse(NameKind.DETECTOR, "adetailer.passes.model", one.model or "")
 
 
 def names_in_prompts(plan: StageExecutionPlan) -> Iterator[NameUse]:
