@@ -113,7 +113,7 @@ def test_the_words_of_forge_are_told(tmp_path: Path) -> None:
         result = run(tmp_path, server, config)
     assert result.state is RunState.ERROR
     assert result.error is not None
-    assert result.error.kind == "ServerFailureError"
+    assert result.error.kind == "RequestNotUnderstoodError"
     assert "500: could not find upscaler named nowhere" in result.error.message
 
 

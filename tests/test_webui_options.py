@@ -335,3 +335,38 @@ def test_forge_reports_its_vae_as_a_module(tmp_path: Path) -> None:
         server.on(0, faults.alters_info(drop))
         message = failure(tmp_path, server, config)
     assert "vae vae.safetensors was requested, but no module was used" in message
+
+
+@pytest.mark.parametrize("image_format", ["jpg", "webp"])
+def test_pngs_are_requested_from_a_server_that_answers_otherwise(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, image_format: str
+) -> None:
+    """With a warning; the server's own format is as before afterwards."""
+    with ScriptedWebUI() as server:
+        server.painter.options["samples_format"] = image_format
+        result = run(tmp_path, server)
+        assert server.painter.options["samples_format"] == image_format
+    assert {one.media_type for one in result.images} == {"image/png"}
+    assert f"answers in {image_format} (samples_format)" in caplog.text
+
+
+def test_a_format_that_the_server_cannot_give_is_named(tmp_path: Path) -> None:
+    """The error names the option, and nothing is tried again."""
+    with ScriptedWebUI() as server:
+        server.on(0, faults.server_error("HTTPException", "Invalid image format"))
+        message = failure(tmp_path, server, small("txt2img", images=1))
+        assert len(server.generating()) == 1
+    assert "set samples_format to png in the server's settings" in message
+
+
+def test_an_appended_mask_and_a_huge_info_break_no_run(tmp_path: Path) -> None:
+    """``return_mask`` appends images; the largest values of an info are left out."""
+    with ScriptedWebUI() as server:
+        server.on(0, faults.TOO_MANY)
+        server.on(1, faults.alters_info(lambda info: info.update(huge="x" * (1 << 20))))
+        result = run(tmp_path, server)
+    assert len(result.images) == 2
+    infos = [call.info for call in only(result.events, CallCompleted)]
+    assert ["info_cut" in info for info in infos] == [False, True]
+    assert "huge" not in infos[1]
+    assert infos[1]["seed"] == infos[0]["seed"] + 1

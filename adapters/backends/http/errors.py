@@ -13,6 +13,7 @@
     |   |-- ServerOutOfMemoryError    the server ran out of memory
     |   |-- ServerFailureError        any other 5xx
     |   |   `-- RequestNotUnderstoodError  a failure that the same request would cause again
+    |   |       `-- NansError               the model gave no numbers
     |   |-- ServerInterruptedError    another client interrupted our request
     |   |-- RequestRefusedError       any other status, in ``status``
     |   |   |-- RouteMissingError     404
@@ -105,6 +106,10 @@ class RequestNotUnderstoodError(ServerFailureError):
     """A failure that the same request would cause again; a retry would not help."""
 
     retry_kind = None
+
+
+class NansError(RequestNotUnderstoodError):
+    """The model gave no numbers, which the same request would repeat; the server stays usable."""
 
 
 class ServerInterruptedError(ServerError):

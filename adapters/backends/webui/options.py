@@ -24,6 +24,7 @@ VAE = "sd_vae"
 CLIP_SKIP = "CLIP_stop_at_last_layers"
 MODULES = "forge_additional_modules"
 REFINER_PASS = "hires_fix_refiner_pass"  # noqa: S105 - no password: the pass of a refiner
+FORMAT = "samples_format"
 PINNED = (
     *(VAE, CLIP_SKIP, MODULES, REFINER_PASS),
     *("sd_vae_overrides_per_model_preferences", "sd_vae_encode_method", "sd_vae_decode_method"),
@@ -92,9 +93,8 @@ class PinnedOptions:
         self._earlier = earlier
         self._server.look_or_fail()
         self._secure()
-        self.sent = self._before
-        if self._before:
-            self.recorded = self._before
+        self.recorded = {key: self._before[key] for key in PINNED if key in self._before} or None
+        self.sent = {**self._before, **self._as_png(self._before)}
 
     def pin_again(
         self,
@@ -114,7 +114,8 @@ class PinnedOptions:
         if recorded.options is not msgspec.UNSET:
             self.recorded = recorded.options
             present = self._present() or {}
-            self.sent = {key: value for key, value in self.recorded.items() if key in present}
+            pinned = {key: value for key, value in self.recorded.items() if key in present}
+            self.sent = {**pinned, **self._as_png(present)}
 
     def secure(self) -> None:
         """Do what has to be done before the first request, unless it has been done."""
@@ -134,9 +135,16 @@ class PinnedOptions:
         scrub = self._client.credentials.scrub_values
         self._before = {
             key: present[key]
-            for key in PINNED
+            for key in (*PINNED, *self._as_png(present))
             if present.get(key) is not None and scrub(present[key]) == present[key]
         }
+        if FORMAT in self._before:
+            options_logger.warning(
+                "%s answers in %s (samples_format); where it does not give PNG on request, quality "
+                "is lost from stage to stage; set samples_format to png in its settings",
+                self._server.url,
+                self._before[FORMAT],
+            )
         is_kept = self._keep() if is_quiet else bool(living)
         self._to_restore = frozenset([MODULES] if is_kept else self._before)
 
@@ -182,6 +190,10 @@ class PinnedOptions:
             return None
         self.shows_loras = found.get("lora_add_hashes_to_infotext") is True
         return found
+
+    def _as_png(self, present: Mapping[str, Any]) -> dict[str, str]:
+        """The option that asks for PNGs, where the server would answer in another format."""
+        return {} if present.get(FORMAT) in (None, "png") else {FORMAT: "png"}
 
     def _read(self) -> tuple[Mapping[str, Any] | None, bool]:
         """The present options, and whether no job ran meanwhile."""
