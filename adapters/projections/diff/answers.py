@@ -11,13 +11,14 @@ import msgspec
 
 from ....events.model import Artifact, CallCompleted, CallRequested, StageEvent
 from ....events.result import artifact_in
+from ...backends.infotext_settings import infotext_values
 from .pixels import PictureFiles, same_pixels
 from .recorded import RecordedRun
 from .values import Difference, Row, Rows, differences
 
 NOISE: Mapping[str, str] = {
     "job_timestamp": "the time on the server",
-    "infotext": "repeats the other settings; compared only where nothing else differs",
+    "infotext": "repeats the other settings; its own keys are compared by themselves",
 }
 """Keys of an answer that are not compared, and why."""
 _OF_BATCH = {
@@ -204,7 +205,9 @@ class _UsedTally:
     ) -> None:
         if left is None or right is None:
             return
-        found = list(differences(left, right))
+        found = [*differences(left, right), *_infotext_differences(left, right)]
+        if _has_no_variation(left) and _has_no_variation(right):
+            found = [one for one in found if one.key != "subseed"]
         counting = [one for one in found if one.key not in NOISE]
         if not counting:
             counting = [one for one in found if one.key == "infotext"]
@@ -234,6 +237,26 @@ class _UsedTally:
                 self._seen.items(), key=lambda item: (item[0][0], item[1].rows()[0])
             )
         )
+
+
+def _has_no_variation(info: Mapping[str, Any]) -> bool:
+    """Whether the subseed, which a server draws for each request, had no effect."""
+    return not info.get("subseed_strength")
+
+
+def _infotext_differences(
+    left: Mapping[str, Any], right: Mapping[str, Any]
+) -> Iterator[Difference]:
+    """What only the infotexts tell, by their keys: ENSD, versions, hashes."""
+    texts = [info.get("infotext", info.get("infotexts")) for info in (left, right)]
+    one, other = (
+        infotext_values({"infotexts": [text] if isinstance(text, str) else text}) for text in texts
+    )
+    told = {str(value) for found in differences(left, right) for value in (found.left, found.right)}
+    for found in differences(one, other):
+        # What a field of the answer tells as well is reported under the name of that field.
+        if not {str(found.left), str(found.right)} <= told:
+            yield msgspec.structs.replace(found, key=f"infotext: {found.key}")
 
 
 def _encoded(value: Any) -> bytes:
