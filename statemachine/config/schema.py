@@ -109,7 +109,10 @@ class InputImage(ImageFacts, frozen=True, kw_only=True):
 
 
 class Conflict(msgspec.Struct, frozen=True, kw_only=True):
-    """A flat and a nested key with different values; the plan has the nested one."""
+    """A flat and a nested key with different values; the plan has the nested one.
+
+    A sampler that names a schedule, and another scheduler beside it, are a conflict as well.
+    """
 
     stage: str
     flat_key: str

@@ -5,7 +5,7 @@ Pure: no files, no clock, no chance; the same configuration gives an equal plan.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -13,11 +13,12 @@ import msgspec
 from ...events.log.format import MAX_BODY_BYTES
 from ...events.model import InputRecord, StageType
 from ..config.document import check_config, parse_document
-from ..config.schema import RunConfig
+from ..config.schema import Conflict, RunConfig
 from ..config.stage_configs import Img2ImgConfig, StageConfig, Txt2ImgConfig
 from ..config.validation import refuse_userinfo
 from ..errors import InvalidStagePlanError
 from .plan import StageExecution, StageExecutionPlan
+from .sampler_conflicts import sampler_conflicts
 from .sizes import Dimensions, size_after_stage
 from .stage_rules import (
     resolve_adetailer,
@@ -148,9 +149,19 @@ class _Builder:
             total_images=total,
             total_steps=total * sum(sampling_steps(stage.config) for stage in self._stages),
             summary=" -> ".join(stage.stage_type for stage in self._stages),
-            conflicts=config.conflicts,
+            conflicts=(*config.conflicts, *self._sampler_conflicts()),
             warnings=tuple(dict.fromkeys(self._warnings)),
         )
+
+    def _sampler_conflicts(self) -> Iterator[Conflict]:
+        """The conflicts of samplers with schedulers; inherited pairs are listed once."""
+        seen: set[tuple[Any, Any]] = set()
+        for stage in self._stages:
+            for conflict in sampler_conflicts(str(stage.stage_type), stage.config):
+                values = (conflict.flat_value, conflict.nested_value)
+                if values not in seen:
+                    seen.add(values)
+                    yield conflict
 
 
 def _label(value: object) -> str | None:
