@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 from weakref import finalize
 
+from ..events.errors import LogCorruptError, RunNotFoundError
+from ..events.log.reader import iterate
 from ..events.log.storage import Storage
-from ..events.model import BackendDescription
+from ..events.model import BackendDescription, RunOpened
 from ..statemachine.config.schema import ServerTable
 from ..statemachine.errors import ConfigurationError
 from ..statemachine.plan.plan import StageExecutionPlan
@@ -18,7 +20,14 @@ from ..statemachine.run.cancel import CancelToken
 from ..statemachine.run.controller import PipelineController
 from .backends.embedded.backend import KIND as EMBEDDED_KIND
 from .backends.embedded.backend import EmbeddedBackend
-from .backends.registry import BackendKind, ServerChoice, find_kind, kind_of_server
+from .backends.registry import (
+    BackendKind,
+    EarlierRun,
+    OptionsBackend,
+    ServerChoice,
+    find_kind,
+    kind_of_server,
+)
 from .inputs import PillowInputReader
 from .projections.learning.writer import LearningRecordWriter
 
@@ -30,7 +39,8 @@ class ConfiguredBackend:
     """Chooses the backend for each run: one run at a time.
 
     That is ``server`` if given, else the configuration's ``[server].url``, else the embedded
-    backend, whose sampling steps take ``step_delay_s`` seconds more.
+    backend, whose sampling steps take ``step_delay_s`` seconds more. ``runs`` is the folder in
+    which runs that died on a server are found.
     """
 
     def __init__(
@@ -40,7 +50,9 @@ class ConfiguredBackend:
         insecure: bool = False,
         headers: Mapping[str, Mapping[str, str]] = {},
         step_delay_s: float = 0.0,
+        runs: Path | None = None,
     ) -> None:
+        self._runs = runs
         self._insecure = insecure
         self._headers = headers
         self._named = None if server is None else _Target.of(server)
@@ -80,6 +92,8 @@ class ConfiguredBackend:
         self._current = backend = target.kind.make(choice)
         if preflight and plan is not None:
             backend.preflight(plan)
+        if plan is not None and isinstance(backend, OptionsBackend):
+            backend.pin_options(plan, recorded, _earlier_runs(self._runs, target.url))
 
     def release(self) -> None:
         """Close the connections of the current backend; it can be used again."""
@@ -131,6 +145,24 @@ def _target(server: ServerTable, recorded: BackendDescription | None) -> _Target
     return _Target.of(recorded.url, recorded.kind)
 
 
+def _earlier_runs(runs: Path | None, url: str) -> Iterator[EarlierRun]:
+    """The latest runs on a server, back to the first that ended properly, which left nothing."""
+    from .projections.catalogue import Catalogue  # noqa: PLC0415 - read where a server needs it
+
+    if runs is None:
+        return
+    for entry in Catalogue(runs).entries():
+        try:
+            opened = next(iterate(runs / entry.folder), None)
+        except (LogCorruptError, RunNotFoundError, OSError):
+            continue
+        if not isinstance(opened, RunOpened) or opened.backend.url != url:
+            continue
+        if not (entry.died or entry.alive):
+            return
+        yield EarlierRun(backend=opened.backend, plan=opened.plan, is_alive=entry.alive)
+
+
 def open_controller(
     runs: Path | str,
     server: str | None = None,
@@ -152,7 +184,11 @@ def open_controller(
     storage = _storage()
     controller = PipelineController(
         backend=ConfiguredBackend(
-            server, insecure=insecure, headers=headers, step_delay_s=step_delay_s
+            server,
+            insecure=insecure,
+            headers=headers,
+            step_delay_s=step_delay_s,
+            runs=Path(runs),
         ),
         runs=Path(runs),
         inputs=PillowInputReader(),

@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
-from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, JpegImagePlugin, UnidentifiedImageError
 
 from ..events.errors import StagewrightError
 from ..events.log.storage import open_regular
@@ -77,6 +77,9 @@ _ROWS = 64
 """How many rows are compared at a time."""
 _DEPTH = 24
 """The offset of the bit depth in a PNG."""
+_LEAST_CONTRAST = 16
+_ROUNDING = 2
+"""Versions of Pillow round differently by this much."""
 
 # Without a handler, Python would print the warnings of Pillow's loggers.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -331,6 +334,28 @@ def _is_deep(data: bytes) -> bool:
 def _rows(image: Image.Image, top: int) -> bytes:
     box = (0, top, image.width, min(top + _ROWS, image.height))
     return image.crop(box).convert("RGBA").tobytes()
+
+
+def is_plain_resize(source: bytes, enlarged: bytes) -> bool:
+    """Whether an image is its source enlarged by plain interpolation.
+
+    False for a picture without contrast, which every upscaler enlarges alike, and for images
+    that cannot be decoded.
+    """
+    try:
+        with open_image(source) as one, open_image(enlarged) as other:
+            second = other.convert("RGB")
+            plain = one.convert("RGB").resize(second.size, Image.Resampling.LANCZOS)
+    except ImageError:
+        return False  # What is broken is refused when it is kept.
+    if max(high - low for low, high in _ranges(plain)) < _LEAST_CONTRAST:
+        return False
+    return all(high <= _ROUNDING for _, high in _ranges(ImageChops.difference(plain, second)))
+
+
+def _ranges(picture: Image.Image) -> tuple[tuple[int, int], ...]:
+    """The least and the largest value of each channel."""
+    return tuple(channel.getextrema() for channel in picture.split())  # type: ignore[misc]
 
 
 def thumbnail_of(file: Path, side: int = 128) -> bytes:

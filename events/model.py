@@ -119,12 +119,17 @@ class InputRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class BackendDescription(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The backend that made the images: ``kind`` is ``embedded`` or a server's family."""
+    """The backend that made the images: ``kind`` is ``embedded`` or a server's family.
+
+    ``options`` are those of the server that change pixels and that every request of the run
+    carries; they are left out where the server's options are not known.
+    """
 
     kind: str
     url: str | None = None
     product: str | None = None
     version: str | None = None
+    options: Mapping[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True, gc=False):

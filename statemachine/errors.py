@@ -70,6 +70,11 @@ class BackendError(StagewrightError):
     backend asked to wait before the next request, None if it did not.
     """
 
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Whether nothing was sent because the backend cannot be reached, which may change."""
+        return False
+
     def __init__(
         self,
         message: str,

@@ -308,6 +308,21 @@ def test_noise_is_left_out_with_its_reason(tmp_path: Path) -> None:
     assert used(left, later) == {}
 
 
+def test_infotexts_are_compared_by_their_keys(tmp_path: Path) -> None:
+    """A key that no field repeats is named; a subseed without strength is noise."""
+    text = "a cat\nSteps: {}, Seed: 1, ENSD: {}, Version: v1.10.1"
+    left = with_answers(tmp_path / "a", {
+        "steps": 3, "infotexts": [text.format(3, 0)], "subseed": 8, "subseed_strength": 0,
+    })  # fmt: skip
+    right = with_answers(tmp_path / "b", {
+        "steps": 5, "infotexts": [text.format(5, 31337)], "subseed": 9, "subseed_strength": 0,
+    })  # fmt: skip
+    assert used(left, right) == {
+        "steps": [(3, 5, ((0, 0),))],
+        "infotext: ENSD": [("0", "31337", ((0, 0),))],
+    }
+
+
 # --- Logs of strangers, long logs
 
 

@@ -18,7 +18,8 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 API = "/sdapi/v1/"
 LISTS = (
     *("sd-models", "sd-vae", "sd-modules", "samplers", "schedulers", "upscalers"),
-    *("latent-upscale-modes", "prompt-styles", "scripts", "options"),
+    *("latent-upscale-modes", "prompt-styles", "scripts", "options", "loras"),
+    "embeddings",
 )
 
 
@@ -59,7 +60,7 @@ def test_the_embedded_server_is_ready_for_the_examples(tmp_path: Path) -> None:
 
 def test_a_ready_server_is_described(tmp_path: Path) -> None:
     """Reachable, product, version, routes, each name, and "ready" at the end; no folder made."""
-    with ScriptedWebUI() as server:
+    with ScriptedWebUI(missing_routes=(API + "prompt-styles",)) as server:
         lines = doctor(server, write_config(tmp_path), folder=tmp_path).splitlines()
     assert lines[:3] == [
         f"{server.url}: reachable",
@@ -117,7 +118,7 @@ def test_json_is_one_document_with_everything(tmp_path: Path) -> None:
 
 def test_without_a_configuration_the_lists_are_counted(tmp_path: Path) -> None:
     """How many of each kind there are, and where there is no such list."""
-    with ScriptedWebUI() as server:
+    with ScriptedWebUI(missing_routes=(API + "prompt-styles",)) as server:
         told = doctor_json(server, folder=tmp_path)
         text = doctor(server, folder=tmp_path)
     assert told["offers"] == {
@@ -129,6 +130,8 @@ def test_without_a_configuration_the_lists_are_counted(tmp_path: Path) -> None:
         "latent upscale modes": 2,
         "styles": None,
         "detectors": 3,
+        "loras": 2,
+        "embeddings": 2,
     }
     assert "  checkpoints           3" in text
     assert "  styles                not offered" in text

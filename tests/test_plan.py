@@ -357,3 +357,33 @@ def test_too_many_images_for_one_run_are_refused() -> None:
     config = document("img2img", images=100_000)
     with pytest.raises(InvalidStagePlanError, match="images = 100000 for 11 inputs must make"):
         build_stage_execution_plan(with_inputs(config, *[image()] * 11))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "scheduler", "agrees"),
+    [
+        ("DPM++ 2M Karras", "Exponential", False),
+        ("DPM++ 2M SDE SGM Uniform", "Karras", False),
+        ("DPM++ 2M Karras", "karras", True),
+        ("DPM++ 2M SGM Uniform", "sgm_uniform", True),
+        ("DPM++ 2M Karras", "Automatic", True),
+        ("DPM++ 2M Karras", None, True),
+        ("Euler a", "Karras", True),
+    ],
+)
+def test_a_sampler_that_names_another_schedule_is_a_conflict(
+    sampler: str, scheduler: str | None, agrees: bool
+) -> None:
+    """Listed once for a pair that stages inherit."""
+    config = document("txt2img", "img2img", "adetailer")
+    for stage in ("txt2img", "img2img"):
+        config[stage] = {**config[stage], "sampler": sampler}
+    if scheduler is not None:
+        config["txt2img"]["scheduler"] = scheduler
+    conflicts = build_stage_execution_plan(config).conflicts
+    assert len(conflicts) == (0 if agrees else 1)
+    for conflict in conflicts:
+        assert (conflict.flat_key, conflict.nested_key) == (
+            "txt2img.sampler",
+            "txt2img.scheduler",
+        )

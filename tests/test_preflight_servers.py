@@ -75,9 +75,10 @@ def test_only_the_lists_that_are_needed_are_asked_for_and_each_once() -> None:
     """txt2img needs models and samplers; passes also scripts, detectors and the option."""
     more = document("txt2img", "adetailer")
     more["adetailer"]["passes"] = [{"model": "face_yolov8n.pt"}, {"model": "hand_yolov8n.pt"}]
-    basic = ["/openapi.json", SYSINFO, "sd-models", "samplers"]
+    basic = ["progress", "/openapi.json", "sd-models", "samplers"]
     with ListingWebUI() as server:
         passed(server, with_txt2img())
+        assert server.asked()[0] == "progress"
         assert sorted(server.asked()) == sorted(basic)
         server.requests.clear()
         passed(server, more)
@@ -196,12 +197,23 @@ def test_the_version_is_the_server_s_own_where_it_tells_it() -> None:
     """It is cut, and without control characters; else the schema's guess stands."""
     told = "v1.10.1\x1b[31m" + "x" * 500
     with ListingWebUI({SYSINFO: {"Version": told}}) as server:
-        version = passed(server, with_txt2img()).version
+        version = inspected(server, with_txt2img()).version
         assert version is not None
         assert version.startswith("v1.10.1[31mx")
         assert len(version) == 80
         server.more[SYSINFO] = {"Version": 3}
-        assert passed(server, with_txt2img()).version == "1.9.1 or later"
+        assert inspected(server, with_txt2img()).version == "1.9.1 or later"
+
+
+def test_the_schema_of_a_server_that_is_starting_is_not_asked_for() -> None:
+    """Its port is open before its routes are there, and it would keep what it gives then."""
+    with ListingWebUI() as server:
+        every = [f"{API}{name}" for name in (*LISTS_OF_NOBODY, "progress")]
+        server.missing_routes = (*every, "/adetailer/v1/ad_model")
+        assert "is it ready?" in refusal(server, with_txt2img())
+        assert "/openapi.json" not in server.asked()
+        server.missing_routes = ()
+        assert passed(server, with_txt2img()).product == "AUTOMATIC1111"
 
 
 def test_a_server_that_nobody_runs_is_named() -> None:
@@ -241,3 +253,39 @@ def test_a_run_that_is_refused_has_not_begun(tmp_path: Path) -> None:
         assert not list((tmp_path / "runs").glob("*"))
         controller.start(config | {"run": {"preflight": False}}).wait()
         assert server.generating()
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"prompt": "a <lora:film grian:1>"}, 'no LoRA "film grian"; did you mean "film grain"'),
+        ({"styles": ["lost"]}, 'txt2img.styles: prompt: the server has no LoRA "inc"'),
+        ({"hires": {**HIRES, "prompt": "<lora:nowhere:1>"}}, "txt2img.hires.prompt: the server"),
+        ({"prompt": "a embedding:nohand"}, 'no embedding "nohand"'),
+        ({"prompt": "<lora:ink:1> <lora:ink alias:0.2:0.3> embedding:badhand"}, ""),
+        ({"styles": ["inked"]}, ""),
+    ],
+)
+def test_loras_and_embeddings_in_prompts_are_looked_up(keys: dict[str, Any], words: str) -> None:
+    """By name and by alias, in every prompt and in those of styles."""
+    top = {name: keys.pop(name) for name in ("prompt",) if name in keys}
+    config = with_txt2img(**keys) | top
+    with ListingWebUI() as server:
+        if words:
+            assert words in refusal(server, config)
+        else:
+            passed(server, config)
+
+
+@pytest.mark.parametrize("keys", [{"model": "new.safetensors"}, {"vae": "new.vae.pt"}])
+def test_a_file_that_was_just_copied_is_found_after_a_refresh(keys: dict[str, Any]) -> None:
+    """The server is asked to read its files once before a name is refused."""
+    with ListingWebUI() as server:
+        names = server.painter.names
+        server.copied = Names(
+            models=(*names.models, "new.safetensors"), vaes=(*names.vaes, "new.vae.pt")
+        )
+        passed(server, with_txt2img(**keys))
+    with ListingWebUI() as server:
+        server.copied = Names(loras=("fresh",))
+        passed(server, document("txt2img") | {"prompt": "<lora:fresh:1>"})

@@ -24,6 +24,7 @@ from stagewright.adapters.backends.http.error_mapping import (
     error_of_status,
     message_in,
 )
+from stagewright.adapters.backends.http.errors import NansError
 from stagewright.adapters.backends.webui.features import ADVICE
 from stagewright.events import CallFailed
 from stagewright.statemachine.config.schema import RetryKind
@@ -175,7 +176,7 @@ MEMORY, AUTH = errors.ServerOutOfMemoryError, errors.AuthenticationError
         (500, a1111("OutOfMemoryError"), MEMORY, "500: OutOfMemoryError"),
         (500, a1111("RuntimeError", "CUDA out of memory"), MEMORY, "CUDA out of memory"),
         (500, {"detail": "torch.OutOfMemoryError: x"}, MEMORY, "torch.OutOfMemoryError: x"),
-        (500, a1111("NansException"), NOT_UNDERSTOOD, "500: NansException"),
+        (500, a1111("NansException"), NansError, "500: NansException"),
         (500, a1111("TypeError"), NOT_UNDERSTOOD, "500: TypeError"),
         (500, a1111("", "Could not find checkpoint x"), NOT_UNDERSTOOD, "500: Could not find"),
         *[(status, PAGE, UNAVAILABLE, f"{status}: Bad Gateway") for status in (502, 503, 504)],
@@ -314,7 +315,7 @@ BY_KIND: dict[RetryKind | None, faults.Fault] = {
 
 def failing(folder: Path, url: str, **server: Any) -> tuple[str | None, list[bool]]:
     """The kind of error that a run ends with, and for each failure whether it was tried again."""
-    table = {"retries": 1, "backoff_s": 0.01, **server}
+    table = {"retries": 1, "wait_s": 0, "backoff_s": 0.01, **server}
     config = document(run={"preflight": False}, server=table)
     result = open_controller(folder, url).start(config).wait(60)
     failures = [event for event in result.events if isinstance(event, CallFailed)]

@@ -46,7 +46,7 @@ BASE, REFINER = "sd_xl_base_1.0.safetensors", "sd_xl_refiner_1.0.safetensors"
 SMALL = ANY_SMALL.replace("base.safetensors", BASE)
 POLLING = "/sdapi/v1/progress"
 LISTS = {
-    *("/openapi.json", "/internal/sysinfo", "/adetailer/v1/ad_model"),
+    *("/openapi.json", "/sdapi/v1/progress", "/adetailer/v1/ad_model"),
     *("/sdapi/v1/sd-models", "/sdapi/v1/samplers", "/sdapi/v1/schedulers", "/sdapi/v1/upscalers"),
     *("/sdapi/v1/latent-upscale-modes", "/sdapi/v1/scripts", "/sdapi/v1/options"),
 }
@@ -168,7 +168,13 @@ def as_text(document: object) -> str:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_sends_exactly_these_fields(portrait: Seen, stage: str) -> None:
-    """Every field and value of each of its three bodies, images and ids aside."""
+    """Every field and value of each of its three bodies, images and ids aside.
+
+    The options of the server that the run recorded come with each of them.
+    """
+    (opening,) = portrait.events(RunOpened)
+    options: Any = opening.backend.options
+    assert options["eta_noise_seed_delta"] == 0
     bodies = [dict(one.request.body) for one in portrait.recorder.generating(stage)]
     for body in bodies:
         if stage != "txt2img":
@@ -176,6 +182,10 @@ def test_a_stage_sends_exactly_these_fields(portrait: Seen, stage: str) -> None:
             assert isinstance(image, str) or len(image) == 1
         if stage != "extra-single-image":
             body.pop("force_task_id")
+            pinned = {key: body["override_settings"].pop(key) for key in options}
+            if stage == "txt2img":
+                assert pinned.pop("hires_fix_refiner_pass") == "first pass"
+            assert options | pinned == options
     numbered = [{}] * IMAGES if "extra" in stage else [{"seed": 42 + k} for k in range(IMAGES)]
     assert as_text(bodies) == as_text([SENT[stage] | number for number in numbered])
 
@@ -277,6 +287,9 @@ def test_an_image_costs_one_look_besides_its_request(portrait: Seen) -> None:
     paths = [one.path for one in portrait.recorder.requests]
     assert set(paths[: len(LISTS)]) == LISTS
     working = [one for one in portrait.recorder.requests[len(LISTS) :] if one.stage is None]
+    posted = [one for one in working if one.method == "POST"]
+    assert [one.path for one in posted] == ["/sdapi/v1/options"]
+    working = working[working.index(posted[0]) + 1 :]
     assert {one.path for one in working} == {POLLING}
     assert len(working) <= 4 * IMAGES + 1  # The first is before the first request.
 

@@ -16,7 +16,7 @@ from stagewright.adapters.backends.http.client import HttpClient
 from stagewright.adapters.backends.http.credentials import credentials_for
 from stagewright.adapters.backends.http.error_mapping import error_of_exception, error_of_status
 from stagewright.adapters.backends.webui.features import ADVICE
-from stagewright.events import CallCompleted, CallFailed, RunState, replay
+from stagewright.events import CallCompleted, CallFailed, replay
 
 from . import webui_faults as faults
 from .command_line import SMALL, stagewright, write_config
@@ -218,14 +218,3 @@ def test_what_a_server_offers_is_shown_without_the_password(tmp_path: Path, comm
         assert 'did you mean "base-***.safetensors"?' in told
         assert secret not in told
         assert "v1.10.1-***" in told or command == "run"
-
-
-def test_a_recorded_version_holds_no_password(tmp_path: Path) -> None:
-    """RunOpened keeps what the server says of its version."""
-    more = {"/internal/sysinfo": {"Version": "v1.10.1-zq"}}
-    with ListingWebUI(more, auth=("x", "zq"), names=NAMES) as server:
-        status, told, log = run(tmp_path, server)
-        assert status == 0, told
-    assert log is not None
-    assert replay(log.parent).state is RunState.COMPLETED
-    assert '"version":"v1.10.1-***"' in log.read_text(encoding="utf-8")

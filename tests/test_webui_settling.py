@@ -28,7 +28,7 @@ from .webui_names import Received
 from .webui_server import ScriptedWebUI
 
 PROGRESS, INTERNAL_PROGRESS = "/sdapi/v1/progress", "/internal/progress"
-QUICK: dict[str, Any] = {"retries": 0, "backoff_s": 0.01, "stall_timeout_s": 0.4}
+QUICK: dict[str, Any] = {"retries": 0, "backoff_s": 0.01, "wait_s": 0, "stall_timeout_s": 0.4}
 GPU = faults.server_error("RuntimeError", "the GPU fell off")
 Odd = Callable[[Received], faults.Fault | None]
 

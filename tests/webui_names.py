@@ -27,6 +27,7 @@ class Names:
     schedulers: tuple[str, ...] = ("Automatic", "Karras", "Exponential")
     upscalers: tuple[str, ...] = ("None", "Lanczos", "Nearest", "R-ESRGAN 4x+", "Missing 4x")
     latent_modes: tuple[str, ...] = ("Latent", "Latent (nearest)")
+    loras: tuple[str, ...] = ("film grain", "ink")
     detectors: tuple[str, ...] = ("face_yolov8n.pt", "hand_yolov8n.pt", "person_yolov8n-seg.pt")
 
 
@@ -58,10 +59,15 @@ OPTIONS: Document = {
     "samples_format": "png",
     "enable_pnginfo": True,
     "hires_fix_refiner_pass": "second pass",
+    "eta_noise_seed_delta": 0,
+    "lora_add_hashes_to_infotext": True,
     "sd_model_refiner": None,
     "ad_max_models": 4,
 }
-LEAKING = ("sd_vae", "CLIP_stop_at_last_layers")
+SAVED = ("sd_model_checkpoint", "samples_format", "enable_pnginfo")
+"""The options in the ``config.json`` of a fresh server; it restores no others after a request."""
+MODULES = "forge_additional_modules"
+"""Forge restores this option never, and reports it as full paths."""
 
 
 def stem(name: str) -> str:
@@ -86,6 +92,15 @@ def listed(names: Names, hashed: set[str], scripts: tuple[str, ...], fork: str) 
         api + "schedulers": [scheduler_item(name) for name in names.schedulers],
         api + "upscalers": [upscaler_item(name) for name in names.upscalers],
         api + "latent-upscale-modes": [{"name": name} for name in names.latent_modes],
+        api + "loras": [
+            {"name": one, "alias": f"{one} alias", "path": f"/models/Lora/{one}", "metadata": {}}
+            for one in names.loras
+        ],
+        api + "embeddings": {"loaded": {"badhand": {}}, "skipped": {"oldhand": {}}},
+        api + "prompt-styles": [
+            {"name": "inked", "prompt": "{prompt} <lora:ink:0.5>", "negative_prompt": ""},
+            {"name": "lost", "prompt": "{prompt} <lora:inc:0.5>", "negative_prompt": ""},
+        ],
         api + "scripts": {"txt2img": scripts, "img2img": scripts},
         api + "script-info": [{"name": name, "is_alwayson": True} for name in scripts],
         api + "memory": {"ram": {"total": 1}, "cuda": {"error": "unavailable"}},

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import random
+import re
 from typing import Any, cast
 
 from PIL import Image, ImageColor, ImageDraw, ImageOps, PngImagePlugin
@@ -13,8 +14,9 @@ from PIL import Image, ImageColor, ImageDraw, ImageOps, PngImagePlugin
 from .webui_faults import Document
 from .webui_names import (
     DETAILER_BOUNDS,
-    LEAKING,
+    MODULES,
     OPTIONS,
+    SAVED,
     Names,
     short_hash,
     stem,
@@ -42,6 +44,11 @@ def encoded_image(picture: Image.Image, image_format: str, text: str | None) -> 
     options: Document = {"pnginfo": chunks, "compress_level": 1} if image_format == "png" else {}
     picture.save(stream, "JPEG" if image_format == "jpg" else image_format.upper(), **options)
     return base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def file_name(path: str) -> str:
+    """The last part of a path."""
+    return path.rpartition("/")[2]
 
 
 def fault_document(error: str, words: str, detail: str = "") -> Document:
@@ -81,19 +88,25 @@ def filled(schema: Document, body: Document) -> Document:
 
 
 class Painter:
-    """Makes what the generating endpoints answer; ``options`` are the server's settings."""
+    """Makes what the generating endpoints answer.
+
+    ``options`` are the server's settings; those that are ``saved`` are restored after a request
+    that overrides them.
+    """
 
     def __init__(self, queue: JobQueue, names: Names, fork: str) -> None:
         self.queue, self.names, self.fork = queue, names, fork
         self.options: Document = {**OPTIONS, "sd_model_checkpoint": names.models[0]}
+        self.saved = set(SAVED)
         if fork == "forge":
-            self.options["forge_additional_modules"] = []
+            self.options[MODULES] = []
         self.broken_upscalers: tuple[str, ...] = ("Missing 4x",)
         self.detects = True
         self.schemas: Document = {}
         self.hashed: set[str] = {names.models[0]}
         self._cache: dict[tuple[Any, ...], Image.Image] = {}
         self._tasks = 0
+        self._restored: Document = {}
 
     def paint(self, endpoint: str, body: Document, job: Job) -> Document:
         """Answer one request of an endpoint, waiting for its turn."""
@@ -113,7 +126,11 @@ class Painter:
         job.task = asked["force_task_id"] or f"task({endpoint}-{self._tasks})"
         job.name = f"scripts_{endpoint}"
         with self.queue.enter(job):
-            return self._generated(asked, job, [decoded_image(i) for i in self._inputs(asked)])
+            self._restored = {}
+            try:
+                return self._generated(asked, job, [decoded_image(i) for i in self._inputs(asked)])
+            finally:
+                self.options.update(self._restored)
 
     @property
     def scripts(self) -> tuple[str, ...]:
@@ -147,9 +164,26 @@ class Painter:
         if used["sd_vae"] not in ("Automatic", "None", *self.names.vaes):
             used["sd_vae"] = self.options["sd_vae"]
         self.hashed.add(used["sd_model_checkpoint"])
+        if MODULES in used:
+            used[MODULES] = [f"/models/VAE/{file_name(one)}" for one in used[MODULES]]
         stays = not asked["override_settings_restore_afterwards"]
-        self.options.update({key: used[key] for key in wanted if stays or key in LEAKING})
+        self._restored = {
+            key: self.options[key]
+            for key in wanted
+            if key in self.saved and key != MODULES and not stays
+        }
+        # While the job runs, everyone sees its settings.
+        self.options.update({key: used[key] for key in wanted})
+        self.saved.update(wanted)
         return used
+
+    def set_options(self, options: Document) -> None:
+        """POST /options: set and save them."""
+        if MODULES in options:
+            paths = [f"/models/VAE/{file_name(one)}" for one in options[MODULES]]
+            options = {**options, MODULES: paths}
+        self.options.update(options)
+        self.saved.update(options)
 
     def _generated(self, asked: Document, job: Job, inputs: list[Image.Image]) -> Document:
         passes = self._detailer_passes(asked["detailer"])
@@ -173,7 +207,7 @@ class Painter:
         seed = random.randrange(2**31) if asked["seed"] == -1 else asked["seed"]
         seeds = [seed + place for place in range(batches * asked["batch_size"])]
         pictures = [
-            self._picture(asked, one, inputs, passes if alone else None,
+            self._picture(asked, used, one, inputs, passes if alone else None,
                           finished or place < whole * asked["batch_size"])
             for place, one in enumerate(seeds)
         ]  # fmt: skip
@@ -217,18 +251,29 @@ class Painter:
 
     def _evidence(self, asked: Document, used: Document, passes: list[Document]) -> Document:
         extra: Document = {}
+        mentioned = re.findall(r"<lora:([^:>]+)", asked["prompt"])
+        hashes = [f"{one}: {short_hash(one)}" for one in mentioned if one in self.names.loras]
+        if hashes:
+            extra["Lora hashes"] = ", ".join(hashes)
         base: str = used["sd_model_checkpoint"]
         if asked.get("scheduler") in self.names.schedulers[1:]:
             extra["Schedule type"] = asked["scheduler"]
         if asked.get("enable_hr"):
             extra |= {"Hires upscale": asked["hr_scale"], "Hires upscaler": asked["hr_upscaler"]}
+            if self.fork == "forge":
+                extra["Hires CFG Scale"] = asked["hr_cfg"]
             if asked.get("hr_checkpoint_name"):
                 base = self.find(asked["hr_checkpoint_name"]) or base
                 extra["Hires checkpoint"] = f"{stem(base)} [{short_hash(base)}]"
+        hires_pass = used["hires_fix_refiner_pass"]
+        if hires_pass != "second pass":
+            base = used["sd_model_checkpoint"]
         refiner, switch = asked.get("refiner_checkpoint"), asked.get("refiner_switch_at")
         if refiner and stem(refiner) != stem(base) and switch != 1.0:
             extra["Refiner"] = f"{stem(refiner)} [{short_hash(refiner)}]"
             extra["Refiner switch at"] = switch
+            if asked.get("enable_hr") and hires_pass != "second pass":
+                extra["Hires refiner"] = hires_pass
         for place, one in enumerate(passes):
             suffix = ("", " 2nd", " 3rd", *(f" {n}th" for n in range(4, 20)))[place]
             extra[f"ADetailer model{suffix}"] = one["ad_model"]
@@ -236,10 +281,13 @@ class Painter:
         return extra | ({"ADetailer version": "25.3.0"} if passes else {})
 
     def _picture(
-        self, asked: Document, seed: int, inputs: list[Image.Image],
+        self, asked: Document, used: Document, seed: int, inputs: list[Image.Image],
         passes: list[Document] | None, finished: bool,
     ) -> Image.Image:  # fmt: skip
-        colour = ImageColor.getrgb(f"hsl({seed * 47 % 360},60%,{30 + seed % 5 * 10}%)")
+        # The settings of the server change the picture, and its defaults do not.
+        shift = sum(map(ord, "".join(self._unusual(used))))
+        hue = (seed * 47 + shift) % 360
+        colour = ImageColor.getrgb(f"hsl({hue},60%,{30 + seed % 5 * 10}%)")
         if passes is not None:
             known = [one for one in passes if one["ad_model"] in self.names.detectors]
             found = known and self.detects and finished
@@ -257,17 +305,29 @@ class Painter:
         grey = Image.new("RGB", size, (128, 128, 128))
         return picture if finished else Image.blend(picture, grey, 0.5)
 
+    def _unusual(self, used: Document) -> list[str]:
+        """The options that change a picture, where they are not the defaults."""
+        keys = ("sd_vae", "CLIP_stop_at_last_layers", "eta_noise_seed_delta")
+        values = [str(used[key]) for key in keys if used[key] != OPTIONS[key]]
+        return values + [file_name(one) for one in used.get(MODULES, ())]
+
     def _answer(
         self, asked: Document, used: Document, seeds: list[int],
         pictures: list[Image.Image], extra: Document,
     ) -> Document:  # fmt: skip
         model = used["sd_model_checkpoint"]
         sampler = self._sampler(asked["sampler_name"] or asked["sampler_index"])
+        schedule = asked.get("scheduler") or "Automatic"
+        if schedule not in self.names.schedulers:
+            schedule = "Automatic"
+        modules = "".join(
+            f"Module {place}: {stem(one)}, " for place, one in enumerate(used.get(MODULES, ()), 1)
+        )
         texts = [
             f"{asked['prompt']}\nNegative prompt: {asked['negative_prompt']}\n"
             f"Steps: {asked['steps']}, Sampler: {sampler}, CFG scale: {asked['cfg_scale']}, "
-            f"Seed: {seed}, Size: {asked['width']}x{asked['height']}, "
-            f"Model hash: {short_hash(model)}, Model: {stem(model)}, Version: v1.10.1"
+            f"Schedule type: {schedule}, Seed: {seed}, Size: {asked['width']}x{asked['height']}, "
+            f"Model hash: {short_hash(model)}, Model: {stem(model)}, {modules}Version: v1.10.1"
             for seed in seeds
         ]
         if asked["save_images"] and len(pictures) > 1:
@@ -331,7 +391,7 @@ class Painter:
             done = self.queue.advance(job) == len(job.passes)
             size = upscaled_size(asked, picture)
             plain = asked["upscaler_1"] in ("None", "Lanczos", "Nearest", *self.broken_upscalers)
-            cover = ImageOps.fit(picture, size)
+            cover = ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
             while len(self._cache) >= self.options["upscaling_max_images_in_cache"]:
                 del self._cache[next(iter(self._cache))]
             self._cache[key] = cover if plain or not done else ImageOps.invert(cover)

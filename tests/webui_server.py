@@ -37,7 +37,8 @@ class ScriptedWebUI:
     """The server; a context manager. ``url`` stays the same while it refuses connections.
 
     ``missing_routes`` answer 404. ``auth`` guards ``/sdapi``. ``painter`` holds what the server
-    has and its options, ``queue`` its jobs; ``streamed`` counts the bytes of answers.
+    has and its options, ``queue`` its jobs; ``streamed`` counts the bytes of answers. So many
+    ``refused_posts`` of options fail. ``copied`` are the names after a refresh.
     """
 
     def __init__(
@@ -54,6 +55,8 @@ class ScriptedWebUI:
         self.requests: list[Received] = []
         self.failures: list[BaseException] = []
         self.muted = False
+        self.refused_posts = 0
+        self.copied: Names | None = None
         self.streamed = 0
         self._faults: list[tuple[range, Fault, str | None]] = []
         self._counts: Counter[str | None] = Counter()
@@ -315,6 +318,10 @@ class Handler(BaseHTTPRequestHandler):
                 if self.webui.fork == "sdnext":
                     self.send(204, b"", {})
                     return
+            case "POST", "refresh-loras" | "refresh-checkpoints" | "refresh-vae" if (
+                self.webui.copied is not None
+            ):
+                self.webui.painter.names, self.webui.copied = self.webui.copied, None
             case "POST", "options":
                 self._set_options()
             case "POST", "/internal/progress" if self.webui.ui:
@@ -329,11 +336,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def _set_options(self) -> None:
         painter = self.webui.painter
+        if self.webui.refused_posts > 0:
+            self.webui.refused_posts -= 1
+            raise painter.failure("RuntimeError", "options cannot be saved")
         self.webui.queue.wait(lambda: not self.webui.queue.line)
         model = self.body.get("sd_model_checkpoint")
         if model is not None and painter.find(model) is None:
             raise painter.failure("RuntimeError", f"Unknown checkpoint: {model}")
-        painter.options.update(self.body)
+        painter.set_options(self.body)
         if model is not None:
             painter.options["sd_model_checkpoint"] = painter.find(model)
 

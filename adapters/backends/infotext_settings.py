@@ -37,6 +37,7 @@ _TXT2IMG: Mapping[str, tuple[str, ...]] = {
     "hires.upscaler": ("Hires upscaler",),
     "hires.scale": ("Hires upscale",),
     "hires.steps": ("Hires steps",),
+    "hires.cfg_scale": ("Hires CFG Scale",),
     "hires.denoise": ("denoising_strength", "Denoising strength"),
     "hires.sampler": ("Hires sampler",),
     "hires.scheduler": ("Hires schedule type",),
@@ -125,17 +126,24 @@ def _names_in_info(stage_type: str) -> Mapping[str, tuple[str, ...]]:
 def _reported(info: Mapping[str, Any]) -> dict[str, Any]:
     """All values of ``info`` by name; its fields take precedence over its texts."""
     reported: dict[str, Any] = {}
-    html, texts = info.get("html_info"), info.get("infotexts")
+    html = info.get("html_info")
     if isinstance(html, str):
         reported.update(_pairs(_TAG.sub(" ", html[:_MAX_TEXT])))
-    if isinstance(texts, Sequence) and texts and isinstance(texts[0], str):
-        # The last line holds the settings; those before it are the prompts.
-        reported.update(_pairs(texts[0][-_MAX_TEXT:].rpartition("\n")[2]))
+    reported.update(infotext_values(info))
     extra = info.get("extra_generation_params")
     if isinstance(extra, Mapping):
         reported.update(extra)
     reported.update({name: value for name, value in info.items() if not isinstance(value, Mapping)})
     return reported
+
+
+def infotext_values(info: Mapping[str, Any]) -> dict[str, str]:
+    """The settings in the infotext of the first image, by the server's names."""
+    texts = info.get("infotexts")
+    if not (isinstance(texts, Sequence) and texts and isinstance(texts[0], str)):
+        return {}
+    # The last line holds the settings; those before it are the prompts.
+    return dict(_pairs(texts[0][-_MAX_TEXT:].rpartition("\n")[2]))
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:

@@ -7,13 +7,14 @@ the name is the kind, the object a ``BackendKind``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import msgspec
 
+from ...events.model import BackendDescription
 from ...statemachine.config.schema import ServerTable
 from ...statemachine.config.validation import refuse_userinfo
 from ...statemachine.errors import ConfigurationError
@@ -53,6 +54,33 @@ class ServedBackend(ImageBackend, Protocol):
 
     def close(self) -> None:
         """Release what is held for the server; the backend can be used again."""
+        ...
+
+
+class EarlierRun(msgspec.Struct, frozen=True, kw_only=True):
+    """An earlier run on a server: what it recorded, and whether a process works on it now."""
+
+    backend: BackendDescription
+    plan: Mapping[str, Any]
+    is_alive: bool
+
+
+@runtime_checkable
+class OptionsBackend(Protocol):
+    """A backend whose server has options that change what a request makes."""
+
+    def pin_options(
+        self,
+        plan: StageExecutionPlan,
+        recorded: BackendDescription | None,
+        earlier: Iterable[EarlierRun],
+    ) -> None:
+        """Take the options for the run: those that it ``recorded``, else the server's present ones.
+
+        ``description`` holds them afterwards. ``earlier`` are runs on this server that died or
+        are still running, the latest first; what a dead one left there is undone. They are read
+        on demand.
+        """
         ...
 
 

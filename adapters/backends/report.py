@@ -31,6 +31,8 @@ class NameCheck(msgspec.Struct, frozen=True):
     def complaint(self) -> str:
         """The error message for a missing name."""
         shown = self.name[:_LONGEST_SHOWN]
+        if self.key.endswith("prompt"):
+            return f'{self.key}: the server has no {self.kind} "{shown}"{self.suggestion()}'
         return f'{self.key} = "{shown}" is not on the server{self.suggestion()}'
 
     def suggestion(self) -> str:

@@ -101,4 +101,5 @@ def _show_certificate_warnings() -> None:
     """Print the warning about an unchecked certificate on standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("stagewright: warning: %(message)s"))
-    logging.getLogger("stagewright.webui.certificate").addHandler(handler)
+    for name in ("certificate", "options"):
+        logging.getLogger(f"stagewright.webui.{name}").addHandler(handler)

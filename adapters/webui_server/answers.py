@@ -90,5 +90,7 @@ def _evidence(work: Work) -> dict[str, Any]:
 
 def _takes_over(work: Work, switch_at: float | None) -> bool:
     """Whether the server switches to the refiner, which is not already loaded."""
-    before = work.hires_model or work.loaded.checkpoint
+    before = work.loaded.checkpoint
+    if work.loaded.refined_passes is None:
+        before = work.hires_model or before
     return work.refiner != before and (switch_at is None or switch_at < 1)

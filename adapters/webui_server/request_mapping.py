@@ -52,7 +52,9 @@ def sampling_settings(asked: Body, loaded: Loaded, sampling: Sampling, seed: int
     }
 
 
-def txt2img_config(asked: Body, settings: dict[str, Any], *, refined: bool) -> Txt2ImgConfig:
+def txt2img_config(
+    asked: Body, settings: dict[str, Any], refiner: RefinerConfig | None
+) -> Txt2ImgConfig:
     """The stage's configuration. Raises ApiError, 500, for an unknown hires upscaler."""
     styles = asked.given.get("styles")
     return Txt2ImgConfig(
@@ -61,12 +63,14 @@ def txt2img_config(asked: Body, settings: dict[str, Any], *, refined: bool) -> T
         height=asked.all["height"],
         **asked.sent("tiling", "restore_faces"),
         styles=None if styles is None else tuple(styles),
-        refiner=_refiner(asked.given) if refined else None,
+        refiner=refiner,
         hires=_hires(asked.all) if asked.all["enable_hr"] else None,
     )
 
 
-def img2img_config(asked: Body, settings: dict[str, Any], *, refined: bool) -> Img2ImgConfig:
+def img2img_config(
+    asked: Body, settings: dict[str, Any], refiner: RefinerConfig | None
+) -> Img2ImgConfig:
     """The stage's configuration. Raises ApiError, 500, for a denoise outside 0 to 1."""
     if not 0 <= asked.all["denoising_strength"] <= 1:
         raise server_error("AssertionError", "can only work with strength in [0.0, 1.0]")
@@ -76,7 +80,7 @@ def img2img_config(asked: Body, settings: dict[str, Any], *, refined: bool) -> I
         width=asked.all["width"],
         height=asked.all["height"],
         resize_mode=asked.given.get("resize_mode"),
-        refiner=_refiner(asked.given) if refined else None,
+        refiner=refiner,
     )
 
 
@@ -94,9 +98,12 @@ def with_known_detectors(config: AdetailerConfig) -> AdetailerConfig:
     return msgspec.structs.replace(config, passes=tuple(passes))
 
 
-def _refiner(given: Mapping[str, Any]) -> RefinerConfig:
+def refiner_config(asked: Body, loaded: Loaded) -> RefinerConfig:
+    """The refiner of a request, in the passes that the server's options say."""
     return RefinerConfig(
-        model=given["refiner_checkpoint"], switch_at=given.get("refiner_switch_at")
+        model=asked.given["refiner_checkpoint"],
+        switch_at=asked.given.get("refiner_switch_at"),
+        acts_in=loaded.refined_passes,
     )
 
 
@@ -184,9 +191,10 @@ def partial_config(config: StageConfig, done: int) -> StageConfig:
 
 
 def _partial_txt2img(config: Txt2ImgConfig, done: int) -> Txt2ImgConfig:
-    """The steps of the first pass so far; with hires, the refiner acts in the second pass only."""
-    steps = _partial_steps(config.steps, done)
-    refiner = config.refiner if config.hires is None else None
+    """The steps of the first pass so far; with hires, the refiner may act in the second only."""
+    steps, refiner = _partial_steps(config.steps, done), config.refiner
+    if config.hires is not None and refiner is not None and refiner.acts_in is None:
+        refiner = None
     return msgspec.structs.replace(config, steps=steps, hires=None, refiner=refiner)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from .api_errors import server_error
 from .offered_names import LISTS, VAES, Checkpoint, Checkpoints
@@ -14,6 +14,11 @@ DEFAULTS: Mapping[str, Any] = LISTS["/sdapi/v1/options"]
 
 _MODEL, _VAE, _CLIP_SKIP = "sd_model_checkpoint", "sd_vae", "CLIP_stop_at_last_layers"
 _PASSES = "ad_max_models"
+_REFINED: Mapping[str | None, Literal["first", "both"]] = {
+    "first pass": "first",
+    "both passes": "both",
+}
+"""The passes in which a refiner acts, unless it is the second only."""
 _VAE_NAMES = frozenset({"Automatic", "None", *VAES, *(vae.rpartition(".")[0] for vae in VAES)})
 
 
@@ -21,13 +26,15 @@ class Loaded(NamedTuple):
     """The options that a request uses.
 
     ``model``, ``vae`` and ``clip_skip`` are as a client asked for them, None where none
-    ever did; ``checkpoint`` is the model that is really loaded.
+    ever did; ``checkpoint`` is the model that is really loaded. ``refined_passes`` are those in
+    which a refiner acts beside hires, None for the second only.
     """
 
     checkpoint: Checkpoint
     model: str | None
     vae: str | None
     clip_skip: int | None
+    refined_passes: Literal["first", "both"] | None
     detailer_passes: int
 
 
@@ -66,12 +73,15 @@ class Settings:
         """
         with self._lock:
             values = self._set | self.accepted(overrides)
+        # A client may send the defaults explicitly; they change no picture.
+        values = {key: value for key, value in values.items() if value != DEFAULTS[key]}
         model, vae, clip_skip = values.get(_MODEL), values.get(_VAE), values.get(_CLIP_SKIP)
         return Loaded(
             self._checkpoint(model),
             None if model is None else str(model),
             None if vae is None else str(vae),
             clip_skip if isinstance(clip_skip, int) else None,
+            _REFINED.get(values.get("hires_fix_refiner_pass")),
             int(values.get(_PASSES, DEFAULTS[_PASSES])),
         )
 

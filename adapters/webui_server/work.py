@@ -24,6 +24,7 @@ from .request_mapping import (
     DetailerPass,
     adetailer_config,
     img2img_config,
+    refiner_config,
     sampling_settings,
     txt2img_config,
     with_known_detectors,
@@ -102,7 +103,8 @@ def work_of(
     hires_model = _model(fields["hr_checkpoint_name"], models) if fields.get("enable_hr") else None
     settings = sampling_settings(asked, loaded, sampling, seed)
     config_of = txt2img_config if source is None else img2img_config
-    config = config_of(asked, settings, refined=refiner is not None)
+    refined = None if refiner is None else refiner_config(asked, loaded)
+    config = config_of(asked, settings, refined)
     work = Work(asked, loaded, sampling, seed, refiner, hires_model, (config,), source, mask)
     arguments = _detailer_arguments(fields["alwayson_scripts"])
     passes = _detailer_passes(arguments, loaded.detailer_passes)

@@ -13,7 +13,7 @@ import msgspec
 from ...events.model import Durability
 from ..ports import ImageFacts
 from ..stages.adetailer import AdetailerConfig
-from ..stages.constraints import Count, Positive, Seed
+from ..stages.constraints import Count, NonNegative, Positive, Seed
 from ..stages.img2img import Img2ImgConfig
 from ..stages.registry import load_stages, stage_types
 from ..stages.stage import StageConfig
@@ -58,6 +58,8 @@ class ServerTable(
 
     ``retries`` further tries for each image and stage, the first after ``backoff_s``, each
     further one after twice as long as the one before, if the failure is of a ``transient`` kind.
+    A run waits ``wait_s`` for a server that cannot be reached, which uses up no try (300; before
+    the run begins only where it is set).
     """
 
     url: str | None = None
@@ -66,6 +68,7 @@ class ServerTable(
     total_timeout_s: Positive | None = None
     retries: Annotated[int, msgspec.Meta(ge=0, le=100)] = 3
     backoff_s: Positive = 1.0
+    wait_s: NonNegative | None = None
     transient: tuple[RetryKind, ...] = tuple(RetryKind)
     shared: bool = False
     tls_verify: bool = True
@@ -114,7 +117,10 @@ class InputImage(ImageFacts, frozen=True, kw_only=True):
 
 
 class Conflict(msgspec.Struct, frozen=True, kw_only=True):
-    """A flat and a nested key with different values; the plan has the nested one."""
+    """A flat and a nested key with different values; the plan has the nested one.
+
+    A sampler that names a schedule, and another scheduler beside it, are a conflict as well.
+    """
 
     stage: str
     flat_key: str

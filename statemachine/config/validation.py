@@ -47,7 +47,8 @@ def check_keys(value: Any, hint: Any, source: str, path: str = "") -> None:
     if isinstance(value, Mapping) and struct is not None:
         types = get_type_hints(struct)
         plan_only = getattr(struct, "plan_only", ())
-        hints = {one: types[one] for one in struct.__struct_fields__ if one not in plan_only}
+        names = zip(struct.__struct_encode_fields__, struct.__struct_fields__, strict=True)
+        hints = {key: types[name] for key, name in names if name not in plan_only}
         for key, part in value.items():
             where = join_key(path, key)
             if key not in hints:

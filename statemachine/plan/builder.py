@@ -5,7 +5,7 @@ Pure: no files, no clock, no chance; the same configuration gives an equal plan.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ import msgspec
 from ...events.log.format import MAX_BODY_BYTES
 from ...events.model import InputRecord, OriginalFile
 from ..config.document import check_config, parse_document
-from ..config.schema import RunConfig
+from ..config.schema import Conflict, RunConfig
 from ..config.validation import refuse_userinfo
 from ..errors import InvalidStagePlanError
 from ..files.run_folder import SUFFIXES
@@ -21,6 +21,7 @@ from ..stages.registry import stage_types
 from ..stages.sizes import Dimensions, size_refusal
 from ..stages.stage import StageConfig
 from .plan import StageExecution, StageExecutionPlan
+from .sampler_conflicts import sampler_conflicts
 
 MAX_IMAGES = 1_000_000
 """Images of one run, at most: its first record lists a seed for each."""
@@ -150,9 +151,19 @@ class _Builder:
             total_images=total,
             total_steps=total * sum(sum(stage.config.sampling_passes()) for stage in self._stages),
             summary=" -> ".join(stage.stage_type for stage in self._stages),
-            conflicts=config.conflicts,
+            conflicts=(*config.conflicts, *self._sampler_conflicts()),
             warnings=tuple(dict.fromkeys(self._warnings)),
         )
+
+    def _sampler_conflicts(self) -> Iterator[Conflict]:
+        """The conflicts of samplers with schedulers; inherited pairs are listed once."""
+        seen: set[tuple[Any, Any]] = set()
+        for stage in self._stages:
+            for conflict in sampler_conflicts(stage.config):
+                values = (conflict.flat_value, conflict.nested_value)
+                if values not in seen:
+                    seen.add(values)
+                    yield conflict
 
 
 def _check_pixels(name: str, sizes: Iterable[Dimensions | None]) -> None:

@@ -126,7 +126,8 @@ def request_digest(
 def recordable_info(answer: GenerateAnswer) -> Mapping[str, Any]:
     """The answer's ``info`` as JSON values.
 
-    Raises BackendAnswerError if a log cannot record ``info`` or ``endpoint``.
+    An ``info`` that is too large is cut. Raises BackendAnswerError if a log cannot record ``info``
+    or ``endpoint``.
     """
     try:
         data = msgspec.json.encode(answer.info)
@@ -134,11 +135,19 @@ def recordable_info(answer: GenerateAnswer) -> Mapping[str, Any]:
         msgspec.convert(answer.endpoint, str)
     except (ValueError, TypeError, RecursionError) as error:
         raise BackendAnswerError(f"the backend's answer cannot be recorded: {error}") from error
-    if len(data) > MAX_INFO_BYTES:
-        raise BackendAnswerError(
-            f"the backend's info takes {len(data)} bytes, not {MAX_INFO_BYTES}"
-        )
-    return info
+    return info if len(data) <= MAX_INFO_BYTES else _cut(info)
+
+
+def _cut(info: dict[str, Any]) -> Mapping[str, Any]:
+    """As many of the values as fit, the smallest first; ``info_cut`` says that some are gone."""
+    sizes = {key: len(msgspec.json.encode({key: value})) for key, value in info.items()}
+    room = MAX_INFO_BYTES - len(b'{"info_cut":true}')
+    kept = set()
+    for key in sorted(sizes, key=lambda key: sizes[key]):
+        room -= sizes[key]
+        if room >= 0:
+            kept.add(key)
+    return {key: info[key] for key in info if key in kept} | {"info_cut": True}
 
 
 def retry_wait_s(backoff_s: float, error: Exception) -> float:

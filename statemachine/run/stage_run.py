@@ -31,6 +31,10 @@ from .requests import (
 )
 from .stage_records import StageRecords
 
+DEFAULT_WAIT_S = 300.0
+"""How long a run waits for a backend that cannot be reached (contract, section 8)."""
+LONGEST_LOOK_S = 10.0
+"""The longest pause between two attempts to reach it."""
 POLL_S = 0.2
 """How often an order to cancel from another process is looked for (contract, section 6)."""
 
@@ -66,10 +70,11 @@ class StageRun:
     token: CancelToken
     clock: Clock
     look_for_cancel: Callable[[], None]
-    # Guards the two below; no other lock is taken while it is held.
+    # Guards the three below; no other lock is taken while it is held.
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _spans: Iterator[range] = field(default_factory=lambda: iter(()), init=False)
     _failures: list[BaseException] = field(default_factory=list, init=False)
+    _out_of_reach_since: float | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._plan, self._status = self.open_run.plan, self.open_run.status
@@ -173,17 +178,19 @@ class StageRun:
         if ``on_image_error`` is STOP, and every error of the log.
         """
         stage_id, server = self.stage.stage_id, self.open_run.settings.server
-        for tried in range(server.retries + 1):
-            if self.token.stopping:
-                return
+        tried = waits = 0
+        while not self.token.stopping:
             attempt = self.journal.fold.stages[stage_id].attempts.get(span.start) or 0
             try:
                 self._attempt(span, attempt)
+                self._note_reached()
             except EventLogError:
                 raise
             except Exception as error:
                 transient = isinstance(error, BackendError) and error.transient
-                will_retry = transient and tried < server.retries and not self.token.stopping
+                is_waiting = self._waits_for(error)
+                will_retry = is_waiting or (transient and tried < server.retries)
+                will_retry = will_retry and not self.token.stopping
                 self._record_failure(span.start, attempt, error, will_retry=will_retry)
                 # What fails while the run is being stopped may have failed because of that.
                 if self.token.cancelled or (transient and self.token.stopping):
@@ -192,9 +199,33 @@ class StageRun:
                     if self.open_run.settings.run.on_image_error is OnImageError.STOP:
                         raise
                     return
-                self.token.wait_stopping(retry_wait_s(server.backoff_s * 2**tried, error))
+                if is_waiting:
+                    pause_s = min(server.backoff_s * 2**waits, LONGEST_LOOK_S)
+                    waits += 1
+                else:
+                    pause_s = retry_wait_s(server.backoff_s * 2**tried, error)
+                    waits, tried = 0, tried + 1
+                self.token.wait_stopping(pause_s)
             else:
                 return
+
+    def _waits_for(self, error: Exception) -> bool:
+        """Whether the error is an unreachable backend for which the run still waits."""
+        if not (isinstance(error, BackendError) and error.is_out_of_reach):
+            self._note_reached()
+            return False
+        wait_s = self.open_run.settings.server.wait_s
+        now = self.clock.monotonic_ms()
+        with self._lock:
+            if self._out_of_reach_since is None:
+                self._out_of_reach_since = now
+            waited_ms = now - self._out_of_reach_since
+        return waited_ms < 1000 * (DEFAULT_WAIT_S if wait_s is None else wait_s)
+
+    def _note_reached(self) -> None:
+        """The backend has been reached; the next time that it is not, the wait begins anew."""
+        with self._lock:
+            self._out_of_reach_since = None
 
     def _attempt(self, span: range, attempt: int) -> None:
         """Make the images of one request, and record them.

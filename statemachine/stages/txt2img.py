@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -12,13 +12,18 @@ from .sizes import Dimensions, NextSize, floored
 from .stage import StageConfig, Table, require_size
 
 
-class RefinerConfig(Table, frozen=True, kw_only=True):
-    """A second model that takes over at ``switch_at`` of the sampling steps."""
+class RefinerConfig(Table, frozen=True, kw_only=True, rename={"acts_in": "pass"}):
+    """A second model that takes over at ``switch_at`` of the sampling steps.
+
+    ``acts_in``, which users write as ``pass``, says in which pass it acts where there is a
+    hires pass; None, in a plan of an older release, leaves that to the server.
+    """
 
     required = ("model", "switch_at")
 
     model: str | None = None
     switch_at: InnerFraction | None = None
+    acts_in: Literal["first", "second", "both"] | None = None
 
 
 class HiresConfig(Table, frozen=True, kw_only=True):
@@ -31,6 +36,7 @@ class HiresConfig(Table, frozen=True, kw_only=True):
     resize_x: Size | None = None
     resize_y: Size | None = None
     steps: Steps | None = None
+    cfg_scale: float | None = None
     denoise: Fraction | None = None
     sampler: str | None = None
     scheduler: str | None = None
@@ -87,15 +93,21 @@ class Txt2ImgConfig(StageConfig, frozen=True, kw_only=True):
     seed: Seed | None = None
 
     def resolve(self, inherited: Mapping[str, Any], model_size: Dimensions | None) -> Self:
-        """A second pass that names no model uses the refiner's."""
+        """A second pass that names no model uses the refiner's.
+
+        Beside it, the refiner acts in the first pass unless the table says otherwise.
+        """
         config = super().resolve(inherited, model_size)
         hires, refiner = config.hires, config.refiner
         if hires is None:
             return config
         require_size(hires, "txt2img.hires", "scale", "resize_x", "resize_y")
-        if hires.model is None and refiner is not None:
-            hires = msgspec.structs.replace(hires, model=refiner.model)
-        return msgspec.structs.replace(config, hires=hires)
+        if refiner is not None:
+            if hires.model is None:
+                hires = msgspec.structs.replace(hires, model=refiner.model)
+            acts_in = refiner.acts_in or "first"
+            refiner = msgspec.structs.replace(refiner, acts_in=acts_in)
+        return msgspec.structs.replace(config, hires=hires, refiner=refiner)
 
     def sampling_passes(self) -> tuple[int, ...]:
         own, hires = self.steps or 0, self.hires

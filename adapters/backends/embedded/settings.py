@@ -36,6 +36,9 @@ _NO_STYLE = frozenset(
     ]
 )
 
+_SERVER_DEFAULTS = {"vae": "Automatic", "clip_skip": 1}
+"""Values that mean the same as none: a run sends a server's defaults explicitly."""
+
 Style = dict[str, Any]
 
 
@@ -63,8 +66,9 @@ def passes_of(config: StageConfig) -> list[int]:
 def scene_of(config: Txt2ImgConfig | Img2ImgConfig, seed: int) -> Scene:
     """The content for a stage; for txt2img with hires, that of the first pass."""
     refiner = config.refiner
-    if len(config.sampling_passes()) > 1:
-        refiner = None  # as in a WebUI, it acts in the second pass instead
+    has_hires = len(config.sampling_passes()) > 1
+    if refiner is not None and has_hires and not _acts_in("first", refiner):
+        refiner = None
     style = _style(config)
     return _scene(config.prompt, config.negative_prompt, seed, style, refiner)
 
@@ -73,13 +77,21 @@ def second_scene_of(config: Txt2ImgConfig, hires: HiresConfig, seed: int) -> Sce
     """The content for the hires pass; settings it lacks are those of the first pass."""
     fields = Txt2ImgConfig.__struct_fields__
     own = {key: value for key, value in _style(hires).items() if key in fields and value}
+    refiner = config.refiner
+    if refiner is not None and not _acts_in("second", refiner):
+        refiner = None
     return _scene(
         hires.prompt or config.prompt,
         hires.negative_prompt or config.negative_prompt,
         seed,
         _style(config) | own,
-        config.refiner,
+        refiner,
     )
+
+
+def _acts_in(number: str, refiner: RefinerConfig) -> bool:
+    """Whether a refiner acts in this pass; a WebUI's default is the second."""
+    return (refiner.acts_in or "second") in (number, "both")
 
 
 def pass_scene_of(config: AdetailerConfig, one: AdetailerPass, seed: int) -> Scene:
@@ -112,14 +124,19 @@ def _scene(
     steps = style.get("steps") or DEFAULT_STEPS
     switch_step, refined = steps, style
     if refiner is not None and refiner.enabled:
+        settings = msgspec.to_builtins(msgspec.structs.replace(refiner, acts_in=None))
         switch_step = int(steps * (refiner.switch_at or 0))
-        refined = {**style, "refiner": _canonical(msgspec.to_builtins(refiner))}
+        refined = {**style, "refiner": _canonical(settings)}
     return Scene(prompt or "", negative_prompt or "", seed, steps, style, refined, switch_step)
 
 
 def _style(table: msgspec.Struct) -> Style:
     settings: Style = msgspec.to_builtins(table)
-    return {key: _canonical(settings[key]) for key in sorted(settings) if key not in _NO_STYLE}
+    return {
+        key: _canonical(settings[key])
+        for key in sorted(settings)
+        if key not in _NO_STYLE and settings[key] != _SERVER_DEFAULTS.get(key)
+    }
 
 
 def _canonical(value: Any) -> Any:

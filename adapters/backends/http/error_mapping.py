@@ -18,6 +18,7 @@ from ....statemachine.errors import BackendAnswerError, BackendError
 from .errors import (
     AnswerLostError,
     AuthenticationError,
+    NansError,
     RequestNotUnderstoodError,
     RequestRefusedError,
     RouteMissingError,
@@ -48,10 +49,21 @@ _NEVER = frozenset([501, 505])
 _REQUEST_DECIDES = frozenset(
     [
         *("TypeError", "KeyError", "ValueError", "AttributeError", "IndexError"),
-        *("AssertionError", "NotImplementedError", "FileNotFoundError", "NansException"),
+        *("AssertionError", "NotImplementedError", "FileNotFoundError"),
     ]
 )
 """Exceptions of a server that the same request would raise again."""
+_REQUEST_WORDS = (
+    "Could not find checkpoint",
+    "could not find upscaler",
+    "Invalid image format",
+)
+"""Messages of a failure that the same request would cause again."""
+_ADVICE: Mapping[str, str] = {
+    "NansException": "use another VAE, or start the server with --no-half or --no-half-vae",
+    "Invalid image format": "set samples_format to png in the server's settings",
+}
+"""What to do, by words in the server's answer."""
 _TAGS = re.compile(r"<(script|style)\b.*?</\1>|<[^<>]*>", re.DOTALL | re.IGNORECASE)
 
 TRANSPORT_EXCEPTIONS: tuple[type[Exception], ...] = (
@@ -142,6 +154,8 @@ def error_of_status(
         why = f"404: no such route{client.advice}"
     else:
         why = f"{status}: {words}"
+    if status >= 500:
+        why += "".join(f"; {advice}" for words, advice in _ADVICE.items() if words in body)
     seconds = _seconds_of(retry_after)
     if seconds:
         why += f"; the server asks to wait {seconds:.0f} s"
@@ -171,7 +185,9 @@ def _kind(status: int, document: Any, body: str) -> type[BackendError]:
         name = str(document.get("error", "")) if isinstance(document, Mapping) else ""
         if "OutOfMemoryError" in body or "out of memory" in body:
             return ServerOutOfMemoryError
-        decided = name in _REQUEST_DECIDES or "Could not find checkpoint" in body
+        if name == "NansException" or "NansException" in body:
+            return NansError
+        decided = name in _REQUEST_DECIDES or any(words in body for words in _REQUEST_WORDS)
         return RequestNotUnderstoodError if decided else ServerFailureError
     refusals = {401: AuthenticationError, 403: AuthenticationError, 404: RouteMissingError}
     return refusals.get(status, RequestRefusedError)

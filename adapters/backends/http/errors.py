@@ -13,6 +13,7 @@
     |   |-- ServerOutOfMemoryError    the server ran out of memory
     |   |-- ServerFailureError        any other 5xx
     |   |   `-- RequestNotUnderstoodError  a failure that the same request would cause again
+    |   |       `-- NansError               the model gave no numbers
     |   |-- ServerInterruptedError    another client interrupted our request
     |   |-- RequestRefusedError       any other status, in ``status``
     |   |   |-- RouteMissingError     404
@@ -47,9 +48,19 @@ class ServerUnreachableError(ServerError):
 
     retry_kind = RetryKind.UNREACHABLE
 
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Whether it is worth waiting for the server; the user may rule that out."""
+        return self.transient
+
 
 class ServerNotTrustedError(ServerError):
     """The server's certificate is not valid, or it does not use TLS."""
+
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Whether it is worth waiting for the server: a certificate may be renewed."""
+        return True
 
 
 class AnswerLostError(ServerError):
@@ -95,6 +106,10 @@ class RequestNotUnderstoodError(ServerFailureError):
     """A failure that the same request would cause again; a retry would not help."""
 
     retry_kind = None
+
+
+class NansError(RequestNotUnderstoodError):
+    """The model gave no numbers, which the same request would repeat; the server stays usable."""
 
 
 class ServerInterruptedError(ServerError):

@@ -12,7 +12,10 @@ from typing import Any, cast
 from ....statemachine.ports import GenerateRequest
 from ....statemachine.stages import AdetailerConfig, Img2ImgConfig, RefinerConfig, Txt2ImgConfig
 from ....statemachine.stages.sizes import GRID, Dimensions, NextSize, max_pixels
+from ..infotext_settings import infotext_values
 from .features import FORGE, SD_NEXT, ServerFeatures
+from .names import NameKind, named_in_text
+from .payloads import HIRES_PASSES
 from .spellings import NO_VAE, SAME_CHECKPOINT, same_name, same_sampler, stem
 
 MAX_ANSWER_BYTES = 1 << 30
@@ -42,6 +45,42 @@ def differences(
     extra = info.get("extra_generation_params")
     extra_parameters = extra if isinstance(extra, Mapping) else {}
     yield from compare(config, info, extra_parameters, features, shown)
+
+
+def unused_fields(
+    request: GenerateRequest, info: Mapping[str, Any], body: Mapping[str, Any], shown: Shown
+) -> Iterator[str]:
+    """A message for each value of the ``body`` that the plan does not set and that was not used."""
+    extra = info.get("extra_generation_params")
+    extra_parameters = extra if isinstance(extra, Mapping) else {}
+    overrides = body.get("override_settings") or {}
+    is_planned = getattr(request.config, "clip_skip", None) is not None
+    clip_skip = None if is_planned else overrides.get("CLIP_stop_at_last_layers")
+    pairs = (
+        ("clip skip", clip_skip, info.get("clip_skip")),
+        ("hires CFG scale", body.get("hr_cfg"), extra_parameters.get("Hires CFG Scale")),
+    )
+    for name, sent, used in pairs:
+        if sent and used is not None and used != sent:
+            yield f"{name} {sent} was sent, but {shown(used)} was used"
+
+
+def skipped_loras(request: GenerateRequest, info: Mapping[str, Any]) -> Iterator[str]:
+    """A message for each LoRA of the prompt that the server did not use.
+
+    Only for a server that reports the LoRAs; ADetailer's own requests do not show theirs.
+    """
+    config = request.config
+    if not isinstance(config, Txt2ImgConfig | Img2ImgConfig):
+        return
+    if isinstance(config, Txt2ImgConfig) and config.hires and config.hires.prompt:
+        return  # The hires pass reports its own LoRAs instead.
+    extra = info.get("extra_generation_params")
+    reported = str((extra if isinstance(extra, Mapping) else {}).get("Lora hashes") or "")
+    used = {pair.rpartition(":")[0].strip() for pair in reported.split(",")}
+    for use in named_in_text(config.prompt or "", "prompt"):
+        if use.kind is NameKind.LORA and use.name.replace(",", "") not in used:
+            yield f"LoRA {use.name} was requested, but the server skipped it"
 
 
 def size_difference(request: GenerateRequest, size: Dimensions) -> str | None:
@@ -96,7 +135,14 @@ def _models(
     used = info.get("sd_model_name")
     if config.model and used and stem(used) != _known_stem(config.model, features):
         yield f"model {config.model} was requested, but {shown(used)} was used"
-    if config.vae is None or config.vae in NO_VAE or "sd_vae_name" not in info:
+    if config.vae is None or config.vae in NO_VAE:
+        return
+    values = infotext_values(info)
+    modules = [value for name, value in values.items() if name.startswith("Module ")]
+    if features.product == FORGE and values and stem(config.vae) not in map(stem, modules):
+        loaded = ", ".join(modules) or "no module"
+        yield f"vae {config.vae} was requested, but {shown(loaded)} was used"
+    if "sd_vae_name" not in info:
         return
     vae = info["sd_vae_name"]
     # Forge loads VAEs as modules and does not report them here.
@@ -128,7 +174,9 @@ def _sampler(
     extra_parameters: Mapping[str, Any],
     shown: Shown,
 ) -> Iterator[str]:
-    used, schedule = info.get("sampler_name"), extra_parameters.get("Schedule type")
+    # A fallback appears in the infotext only.
+    schedule = extra_parameters.get("Schedule type") or infotext_values(info).get("Schedule type")
+    used = info.get("sampler_name")
     if (
         config.sampler
         and used
@@ -151,7 +199,8 @@ def _refining(
     hires = getattr(config, "hires", None)
     model = config.model
     if hires is not None and hires.enabled and hires.model not in (None, SAME_CHECKPOINT):
-        model = hires.model
+        if config.refiner is None or config.refiner.acts_in in (None, "second"):
+            model = hires.model
         yield from _evidence("Hires checkpoint", hires.model, extra_parameters, features, shown)
     refiner = config.refiner
     # A server does not switch to a refiner whose model is already loaded.
@@ -159,6 +208,10 @@ def _refining(
         return
     if _known_stem(str(refiner.model), features) != _known_stem(str(model), features):
         yield from _refiner_evidence(refiner, extra_parameters, features, shown)
+        acted = extra_parameters.get("Hires refiner")
+        wanted = HIRES_PASSES.get(refiner.acts_in or "")
+        if hires is not None and wanted and acted not in (None, wanted):
+            yield f"refiner pass {wanted} was requested, but {shown(acted)} was used"
 
 
 def _refiner_evidence(

@@ -73,6 +73,9 @@ class _AnswerReader:
                 shown = repr(self._client.credentials.scrub_values(first))[:_SHOWN]
                 raise self._wrong(f"index_of_first_image is {shown}")
             strings = (generated.images or [])[first:]
+            seeds = info.get("all_seeds")
+            if isinstance(seeds, list) and len(seeds) == count:
+                strings = strings[:count]  # Masks and other additions come after the images.
         if len(strings) != count:
             raise self._wrong(f"it holds {len(strings)} images instead of {count}")
         return Answer(self._images(strings), info)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -19,22 +20,28 @@ from ....statemachine.ports import (
     OnStep,
 )
 from ....statemachine.run.cancel import CancelToken
-from ....statemachine.stages import AdetailerConfig
+from ....statemachine.stages import AdetailerConfig, UpscaleConfig
 from ..http.address import ServerAddress
 from ..http.client import HttpClient
 from ..http.credentials import Credentials
-from ..http.errors import SettingsNotUsedError
-from .answer_check import answer_limit, differences, size_difference
+from ..http.errors import RequestRefusedError, SettingsNotUsedError
+from ..registry import EarlierRun
+from .answer_check import answer_limit, differences, size_difference, skipped_loras, unused_fields
 from .answers import Answer, read_answer
 from .call import Call
 from .features import ADVICE, EXTRA_SINGLE_IMAGE, ServerFeatures, discovered
-from .lists import ServerLists
+from .lists import ServerLists, is_among
+from .names import KINDS, silent_names
+from .options import PinnedOptions, options_logger
 from .payloads import Payload, cache_fillers, has_task_id, payload_of
-from .pixels import same_pixels, size_of
+from .pixels import is_plain_resize, same_pixels, size_of
 from .server import Server
 from .settlement import settle
+from .stage_consistency import StageConsistency
 
 KIND = "webui"
+PLAIN_UPSCALERS = (None, "None", "Lanczos", "Nearest")
+_LOOK_AGAIN_S = 1.0
 
 
 class WebUIBackend:
@@ -56,6 +63,9 @@ class WebUIBackend:
     ) -> None:
         self._client = HttpClient(address, settings, credentials, advice=ADVICE)
         self._server = Server(self._client)
+        self._options = PinnedOptions(self._server)
+        self._stages = StageConsistency()
+        self._looked_up: set[str] = set()
         self._inputs = inputs
         self._features: ServerFeatures | None = None
         self._turn = threading.Lock()
@@ -76,10 +86,12 @@ class WebUIBackend:
             url=self._client.address.url,
             product=features.product,
             version=features.version,
+            options=msgspec.UNSET if self._options.recorded is None else self._options.recorded,
         )
 
     def close(self) -> None:
-        """Close idle connections; it can be used again afterwards."""
+        """Restore options of the server, and close idle connections; it can be used again."""
+        self._options.restore()
         self._server.close()
 
     def preflight(self, plan: StageExecutionPlan) -> None:
@@ -89,7 +101,25 @@ class WebUIBackend:
         """
         from .preflight import preflight  # noqa: PLC0415 - not needed with preflight off
 
+        self._wait_until_reached()
         self._features = preflight(self._client, plan)
+
+    def pin_options(
+        self,
+        plan: StageExecutionPlan,
+        recorded: BackendDescription | None,
+        earlier: Iterable[EarlierRun],
+    ) -> None:
+        """Read the server's options for the run; see ``OptionsBackend``."""
+        try:
+            self._wait_until_reached()
+            if recorded is None:
+                self._options.pin(earlier)
+            else:
+                self._options.pin_again(plan, recorded, earlier)
+        except BackendError as error:
+            # Preflight refuses such a server; without it, the run's first request reports it.
+            options_logger.info("the server's options are not pinned: %s", error)
 
     def generate_images(
         self, request: GenerateRequest, *, cancel: CancelToken, on_step: OnStep
@@ -98,10 +128,13 @@ class WebUIBackend:
         with self._turn:
             features = self._known_features()
             varied = self._settle(request, cancel) or request.interrupted
+            self._options.secure()
+            self._refuse_unknown_names(request, features)
             varied = varied or not self._stopped.isdisjoint(request.unanswered)
             for filler in cache_fillers(request) if varied else ():
                 self._send(filler, request, cancel, on_step=_ignore_step)
-            payload = payload_of(request, features, varied=varied)
+            payload = payload_of(request, features, varied=varied, options=self._options.to_send)
+            self._options.note_overrides(payload.overrides)
             call, data = self._send(payload, request, cancel, on_step)
             self._server.begin_look()
             try:
@@ -111,6 +144,20 @@ class WebUIBackend:
             except BaseException:
                 self._server.drop_look()
                 raise
+
+    def _wait_until_reached(self) -> None:
+        """Wait before a run for a server that cannot be reached, where ``wait_s`` is set."""
+        end = time.monotonic() + (self._client.settings.wait_s or 0.0)
+        while time.monotonic() < end:
+            try:
+                self._server.look_or_fail()
+            except BackendError as error:
+                if not error.is_out_of_reach:
+                    return
+                options_logger.info("waiting: %s", error)
+                time.sleep(_LOOK_AGAIN_S)
+            else:
+                return
 
     def _believed(
         self, request: GenerateRequest, call: Call, answer: Answer, payload: Payload
@@ -153,6 +200,21 @@ class WebUIBackend:
             self._features = discovered(ServerLists(self._client))
         return self._features
 
+    def _refuse_unknown_names(self, request: GenerateRequest, features: ServerFeatures) -> None:
+        """Without preflight, look up the names whose absence no answer shows, once a stage.
+
+        Raises RequestRefusedError.
+        """
+        if features.stems is not None or request.stage_id in self._looked_up:
+            return
+        self._looked_up.add(request.stage_id)
+        lists = ServerLists(self._client)
+        for use in silent_names(request):
+            known = lists.names(use.kind)
+            if known is not None and not is_among(known, use.name):
+                why = f'the server has no {use.kind} "{use.name}" ({use.key}), and would ignore it'
+                raise self._client.failure(RequestRefusedError, KINDS[use.kind].route, why)
+
     def _settle(self, request: GenerateRequest, cancel: CancelToken) -> bool:
         """Wait until the server works on no earlier request of ours.
 
@@ -175,7 +237,11 @@ class WebUIBackend:
         self, request: GenerateRequest, answer: Answer, payload: Payload
     ) -> SettingsNotUsedError | None:
         """The error for an answer that does not match the request; None if it matches."""
-        found = self._different_settings(request, answer)
+        found = self._different_settings(request, answer, payload)
+        found += _unused_upscaler(request, answer)
+        if self._options.shows_loras:
+            found += skipped_loras(request, answer.info)
+        found += self._stages.differences(request, answer.info, self._client.credentials.scrub)
         for place, image in enumerate(answer.images):
             name = f"image {request.image_index + place + 1}"
             size = size_of(image, self._inputs, self._client, payload.endpoint, name)
@@ -192,7 +258,9 @@ class WebUIBackend:
             detail=msgspec.json.encode(shown).decode(),
         )
 
-    def _different_settings(self, request: GenerateRequest, answer: Answer) -> list[str]:
+    def _different_settings(
+        self, request: GenerateRequest, answer: Answer, payload: Payload
+    ) -> list[str]:
         """Messages for settings in the answer that differ from the request.
 
         Without preflight the list of models is read before a difference is reported, because a
@@ -201,11 +269,27 @@ class WebUIBackend:
         shown = self._client.credentials.scrub_values
         features = self._known_features()
         found = list(differences(request, answer.info, features, shown))
+        found += unused_fields(request, answer.info, payload.body, shown)
         if found and features.stems is None:
             stems = ServerLists(self._client).stems()
             self._features = features = msgspec.structs.replace(features, stems=stems)
             found = list(differences(request, answer.info, features, shown))
+            found += unused_fields(request, answer.info, payload.body, shown)
         return found
+
+
+def _unused_upscaler(request: GenerateRequest, answer: Answer) -> Iterator[str]:
+    """A message if a server resized the image plainly instead of using the upscaler."""
+    config = request.config
+    if not isinstance(config, UpscaleConfig) or config.upscaler in PLAIN_UPSCALERS:
+        return
+    if config.upscaler_2 or config.crop is not None:
+        return  # Another upscaler, or a cut, has changed the picture since.
+    if is_plain_resize(request.inputs[0].data, answer.images[0]):
+        yield (
+            f"upscaler {config.upscaler} was requested, but the image was only resized; "
+            "the server may lack the model's file"
+        )
 
 
 def _ignore_step(

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from .lists import ServerLists
+from .lists import OPTIONS, ServerLists
 from .names import KINDS, NameKind
 
 TXT2IMG = "/sdapi/v1/txt2img"
@@ -56,7 +56,13 @@ class ServerFeatures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def discovered(lists: ServerLists) -> ServerFeatures:
-    """What the server is; asked in the same way with and without preflight. Raises ServerError."""
+    """What the server is; asked in the same way with and without preflight. Raises ServerError.
+
+    The schema is asked for only once a route of the API answers: a server that is still starting
+    would keep an incomplete schema until it ends.
+    """
+    if lists.has(PROGRESS) is False and lists.answer(OPTIONS, noted=False) is None:
+        return ServerFeatures()
     features = features_of(lists.answer(OPENAPI))
     if features.product is None and isinstance(lists.answer(SD_MODULES, noted=False), list):
         return msgspec.structs.replace(features, product=FORGE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -65,6 +65,7 @@ class ServerLists:
         self._lists: dict[str, NameList | None] = {}
         self._presence: dict[str, bool | None] = {}
         self._notes: list[str] = []
+        self._refreshed: set[NameKind] = set()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -105,6 +106,28 @@ class ServerLists:
             self._lists[path] = self._read(path, KINDS[kind].reader)
         return self._lists[path]
 
+    def refresh(self, kind: NameKind, route: str | None = None) -> bool:
+        """Have the server read its files of a kind again, once; whether that was possible."""
+        refresh_route = KINDS[kind].refresh_route
+        if refresh_route is None or kind in self._refreshed:
+            return False
+        self._refreshed.add(kind)
+        try:
+            self._client.post(refresh_route, {})
+        except _NOT_OFFERED:
+            return False
+        path = route or KINDS[kind].route
+        self._answers.pop(path, None)
+        self._lists.pop(path, None)
+        return True
+
+    def prompts_of_styles(self, names: Sequence[str]) -> Iterator[str]:
+        """The prompts that the server adds for these styles."""
+        rows = self.answer(KINDS[NameKind.STYLE].route)
+        for row in rows if isinstance(rows, list) else ():
+            if isinstance(row, Mapping) and row.get("name") in names:
+                yield str(row.get("prompt") or "")
+
     def nearest(self, name: str, known: NameList) -> tuple[str, ...]:
         """The most similar names, without credentials."""
         return tuple(map(self._client.credentials.scrub, nearest_names(name, known)))
@@ -136,6 +159,8 @@ class ServerLists:
             return None
         is_of_detectors = path == KINDS[NameKind.DETECTOR].route and isinstance(document, Mapping)
         rows = document.get("ad_model") if is_of_detectors else document
+        if path == KINDS[NameKind.EMBEDDING].route and isinstance(document, Mapping):
+            rows = [*(document.get("loaded") or ()), *(document.get("skipped") or ())]
         entries = _entries(rows, reader)
         if entries is None:
             self._note(path)

@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 
 from ....statemachine.plan.plan import StageExecution, StageExecutionPlan
+from ....statemachine.ports import GenerateRequest
+from ....statemachine.stages import AdetailerConfig, Txt2ImgConfig
 from .spellings import AUTOMATIC, HASH, NO_VAE, SAME_AS_THE_STAGE, file_of, stem
 
 _LONGEST_NAME = 1000
@@ -40,13 +42,16 @@ class NameKind(StrEnum):
     HIRES_UPSCALER = "hires upscaler"
     STYLE = "style"
     DETECTOR = "detector"
+    LORA = "LoRA"
+    EMBEDDING = "embedding"
 
 
 class KindOfName(msgspec.Struct, frozen=True):
     """``plural`` is what ``doctor`` calls the list at ``route``, ``reader`` reads its rows.
 
     ``keys`` are those of a configuration that hold such names, lists without indexes.
-    ``everywhere`` are names that every server knows.
+    ``everywhere`` are names that every server knows. ``refresh_route`` makes the server read its
+    files again.
     """
 
     plural: str
@@ -54,6 +59,7 @@ class KindOfName(msgspec.Struct, frozen=True):
     reader: Reader
     keys: tuple[str, ...]
     everywhere: frozenset[str] = frozenset()
+    refresh_route: str | None = None
 
 
 def _texts(row: Any, *keys: str) -> list[str]:
@@ -98,6 +104,15 @@ def _named(row: Any) -> Entry | None:
     return _entry(_texts(row, "name"))
 
 
+def _lora(row: Any) -> Entry | None:
+    """A LoRA, which a prompt may also name by its alias."""
+    return _entry(_texts(row, "name", "alias"))
+
+
+def _plain(row: Any) -> Entry | None:
+    return _entry([row] if isinstance(row, str) and 0 < len(row) <= _LONGEST_NAME else [])
+
+
 def _detector(row: Any) -> Entry | None:
     if not isinstance(row, str) or not 0 < len(row) <= _LONGEST_NAME:
         return None
@@ -117,9 +132,15 @@ _API = "/sdapi/v1"
 
 KINDS: Mapping[NameKind, KindOfName] = {
     NameKind.CHECKPOINT: KindOfName(
-        "checkpoints", f"{_API}/sd-models", _checkpoint, _CHECKPOINT_KEYS
+        "checkpoints",
+        f"{_API}/sd-models",
+        _checkpoint,
+        _CHECKPOINT_KEYS,
+        refresh_route=f"{_API}/refresh-checkpoints",
     ),
-    NameKind.VAE: KindOfName("vaes", f"{_API}/sd-vae", _file, _keys("vae"), NO_VAE),
+    NameKind.VAE: KindOfName(
+        "vaes", f"{_API}/sd-vae", _file, _keys("vae"), NO_VAE, f"{_API}/refresh-vae"
+    ),
     NameKind.SAMPLER: KindOfName(
         "samplers", f"{_API}/samplers", _named, _keys("sampler", "txt2img.hires.sampler")
     ),
@@ -143,6 +164,16 @@ KINDS: Mapping[NameKind, KindOfName] = {
     NameKind.DETECTOR: KindOfName(
         "detectors", "/adetailer/v1/ad_model", _detector, ("adetailer.passes.model",)
     ),
+    NameKind.LORA: KindOfName(
+        "loras", f"{_API}/loras", _lora, (), refresh_route=f"{_API}/refresh-loras"
+    ),
+    NameKind.EMBEDDING: KindOfName(
+        "embeddings",
+        f"{_API}/embeddings",
+        _plain,
+        (),
+        refresh_route=f"{_API}/refresh-embeddings",
+    ),
 }
 _KIND_OF_KEY = {key: kind for kind, known in KINDS.items() for key in known.keys}
 _INHERITED = {
@@ -150,6 +181,10 @@ _INHERITED = {
     "txt2img.hires.model": "txt2img.refiner.model",
 }
 """By key, the one that it takes its name from where both are the same."""
+_IN_PROMPTS: Mapping[NameKind, re.Pattern[str]] = {
+    NameKind.LORA: re.compile(r"<(?:lora|lyco):([^:<>]+)(?::[^<>]*)?>"),
+    NameKind.EMBEDDING: re.compile(r"(?<!\w)embedding:([\w.\-]+)"),
+}
 _EXACT = "txt2img.hires.sampler"
 
 
@@ -178,9 +213,37 @@ def names_used(plan: StageExecutionPlan) -> tuple[NameUse, ...]:
     return tuple(dict.fromkeys(use for use in uses if not _is_known_everywhere(use)))
 
 
+def silent_names(request: GenerateRequest) -> Iterator[NameUse]:
+    """The names of a request that a server ignores without a trace where it does not have them."""
+    config = request.config
+    if isinstance(config, Txt2ImgConfig):
+        for style in config.styles or ():
+            yield NameUse(NameKind.STYLE, "txt2img.styles", style)
+    if isinstance(config, AdetailerConfig):
+        for one in config.passes:
+            yield NameUse(NameKind.DETECTOR, "adetailer.passes.model", one.model or "")
+
+
+def names_in_prompts(plan: StageExecutionPlan) -> Iterator[NameUse]:
+    """The LoRAs and embeddings that the prompts of ``plan`` name, each with its first key."""
+    seen: set[str] = set()
+    for stage in plan.stages:
+        for key, value in _values(msgspec.to_builtins(stage.config), stage.stage_type):
+            if isinstance(value, str) and key.endswith("prompt") and value not in seen:
+                seen.add(value)
+                yield from named_in_text(value, key)
+
+
+def named_in_text(text: str, key: str) -> Iterator[NameUse]:
+    """The LoRAs and embeddings that a prompt at ``key`` names."""
+    for kind, pattern in _IN_PROMPTS.items():
+        for found in pattern.finditer(text):
+            yield NameUse(kind, key, found[1].strip())
+
+
 def _named_in(stage: StageExecution) -> Iterator[tuple[str, str]]:
     """The keys of a stage that hold names, and the names; an empty one is the server's choice."""
-    for key, value in _values(msgspec.to_builtins(stage.config), str(stage.stage_type)):
+    for key, value in _values(msgspec.to_builtins(stage.config), stage.stage_type):
         if isinstance(value, str) and value.strip() and _INDEX.sub("", key) in _KIND_OF_KEY:
             yield key, value
 

@@ -36,6 +36,8 @@ _TINY_PNG = bytes.fromhex(
     "5478da6368800206ca18008084200110e86a170000000049454e44ae426082"
 )
 """8x8 grey pixels."""
+HIRES_PASSES = {"first": "first pass", "second": "second pass", "both": "both passes"}
+"""What the server calls the passes in which a refiner acts."""
 _DROPPED = frozenset(["force_task_id", "save_images", "send_images"])
 """Fields that a server may lack, because they do not affect the picture."""
 
@@ -45,6 +47,12 @@ class Payload(msgspec.Struct, frozen=True):
 
     endpoint: str
     body: Body
+
+    @property
+    def overrides(self) -> Body:
+        """The options of the server that the request overrides."""
+        overrides: Body = self.body.get("override_settings") or {}
+        return overrides
 
     def encoded(self) -> bytes:
         """The body's bytes."""
@@ -60,10 +68,16 @@ class ServedStage(NamedTuple):
 
 
 def payload_of(
-    request: GenerateRequest, features: ServerFeatures | None = None, *, varied: bool = False
+    request: GenerateRequest,
+    features: ServerFeatures | None = None,
+    *,
+    varied: bool = False,
+    options: Mapping[str, Any] | None = {},
 ) -> Payload:
     """The HTTP request for ``request``.
 
+    ``options`` are those of the server that the plan leaves open; the plan's own settings come
+    before them. None stands for a log of an older release, which left hires CFG to the server.
     ``varied`` is set after an interrupt of our own: a server keeps the half-made picture of
     an interrupted upscale and would give it again. Raises RequestRefusedError where the
     server takes no field that the plan needs.
@@ -75,7 +89,13 @@ def payload_of(
     body = stage.body(request, config, known)
     if varied and stage.vary is not None:
         body |= stage.vary(request, config)
-    return _known_fields_only(Payload(stage.endpoint, body), known)
+    payload = Payload(stage.endpoint, body)
+    if isinstance(config, Txt2ImgConfig):
+        _complete_hires(body, config, known, is_old=options is None)
+    if stage.endpoint != EXTRA_SINGLE_IMAGE and options:
+        body["override_settings"] = {**options, **payload.overrides}
+        body["override_settings_restore_afterwards"] = True
+    return _known_fields_only(payload, known)
 
 
 def _txt2img(request: GenerateRequest, config: Txt2ImgConfig, features: ServerFeatures) -> Body:
@@ -112,6 +132,20 @@ def _hires(config: Txt2ImgConfig, features: ServerFeatures) -> Body:
         # Its own default, null, makes it raise a TypeError.
         body["hr_additional_modules"] = ["Use same choices"]
     return body
+
+
+def _complete_hires(
+    body: Body, config: Txt2ImgConfig, features: ServerFeatures, *, is_old: bool
+) -> None:
+    """Add the CFG scale of the hires pass, which Forge would set to 1."""
+    hires = config.hires
+    if hires is None or not hires.enabled:
+        return
+    is_forge = features.product == FORGE and features.takes(TXT2IMG, "hr_cfg")
+    if is_forge and not is_old:
+        body |= _set(hr_cfg=config.cfg_scale)
+    if is_forge or hires.cfg_scale != config.cfg_scale:
+        body |= _set(hr_cfg=hires.cfg_scale)
 
 
 def _img2img(request: GenerateRequest, config: Img2ImgConfig, features: ServerFeatures) -> Body:
@@ -241,7 +275,9 @@ def _sampling(
             if features.product == FORGE
             else {"sd_vae": config.vae}
         )
-    refiner = getattr(config, "refiner", None)
+    refiner: RefinerConfig | None = getattr(config, "refiner", None)
+    if refiner is not None and refiner.acts_in and features.product != SD_NEXT:
+        settings["hires_fix_refiner_pass"] = HIRES_PASSES[refiner.acts_in]
     if features.product == SD_NEXT and refiner is not None and refiner.enabled:
         settings["sd_model_refiner"] = refiner.model
     if settings:

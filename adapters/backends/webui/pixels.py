@@ -24,6 +24,16 @@ def size_of(
     return facts.width, facts.height
 
 
+def is_plain_resize(source: bytes, enlarged: bytes) -> bool:
+    """Whether an image is its source enlarged by plain interpolation.
+
+    A server does that with a model that it cannot load.
+    """
+    from ... import imaging  # noqa: PLC0415 - it loads Pillow, which few requests need
+
+    return imaging.is_plain_resize(source, enlarged)
+
+
 def same_pixels(one: bytes, other: bytes) -> bool:
     """Whether two images are known to have equal pixels, in any format."""
     from ... import imaging  # noqa: PLC0415 - it loads Pillow, which few requests need

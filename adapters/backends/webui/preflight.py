@@ -27,7 +27,16 @@ from .features import (
     discovered,
 )
 from .lists import OPTIONS, SCRIPTS, ServerLists, is_among
-from .names import KINDS, Entry, NameKind, NameList, NameUse, names_used
+from .names import (
+    KINDS,
+    Entry,
+    NameKind,
+    NameList,
+    NameUse,
+    named_in_text,
+    names_in_prompts,
+    names_used,
+)
 from .payloads import STAGES, payload_of
 
 SYSINFO = "/internal/sysinfo"
@@ -37,7 +46,9 @@ SYSINFO_TIMEOUT_S = 5.0
 _POSTED = (TXT2IMG, IMG2IMG, EXTRA_SINGLE_IMAGE, INTERRUPT, INTERNAL_PROGRESS)
 _SCHEDULES = ("Karras", "Exponential", "Polyexponential", "SGM Uniform")
 """Schedules that sampler names ended in before 1.9, for servers without a list of schedulers."""
-_NO_WEBUI = "no route of the API answers; is it a WebUI, and was it started with --api?"
+_NO_WEBUI = (
+    "no route of the API answers; is it a WebUI that was started with --api, and is it ready?"
+)
 _LONGEST_VERSION = 80
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -50,6 +61,8 @@ def preflight(client: HttpClient, plan: StageExecutionPlan) -> ServerFeatures:
     """
     with _out_of_reach_refused():
         inspection = _Inspection(client)
+        if not inspection.is_started():
+            raise PreflightError(f"{client.address.url}: {_NO_WEBUI}")
         report = inspection.of_plan(plan)
         if not inspection.is_webui():
             raise PreflightError(f"{report.url}: {_NO_WEBUI}")
@@ -67,6 +80,7 @@ def inspect_server(client: HttpClient, plan: StageExecutionPlan | None) -> Serve
     """
     with _out_of_reach_refused():
         inspection = _Inspection(client)
+        inspection.ask_for_version()
         report = inspection.of_everything() if plan is None else inspection.of_plan(plan)
         routes = tuple(inspection.routes())
     problems = report.problems
@@ -89,7 +103,7 @@ class _Inspection:
     def __init__(self, client: HttpClient) -> None:
         self._client = client
         self._lists = ServerLists(client)
-        self.features = self._discovered()
+        self.features = discovered(self._lists)
 
     def of_plan(self, plan: StageExecutionPlan) -> ServerReport:
         """Check whether ``plan`` can run on the server."""
@@ -104,8 +118,15 @@ class _Inspection:
                 if not refusals:
                     problems += self._detailer_problems(stage.config, detailing=detailing)
         comparison = _Comparison(self._lists, self.features, detailing=detailing)
-        checks = [comparison.check(use) for use in names_used(plan)]
+        uses = [*names_used(plan), *names_in_prompts(plan), *self._names_in_styles(plan)]
+        checks = [comparison.check(use) for use in uses]
         return self._report(checks=tuple(dict.fromkeys(checks)), problems=problems)
+
+    def _names_in_styles(self, plan: StageExecutionPlan) -> Iterator[NameUse]:
+        for stage in plan.stages:
+            styles = getattr(stage.config, "styles", None)
+            for prompt in self._lists.prompts_of_styles(styles) if styles else ():
+                yield from named_in_text(prompt, "txt2img.styles: prompt")
 
     def of_everything(self) -> ServerReport:
         """Count what the server offers."""
@@ -139,6 +160,10 @@ class _Inspection:
             notes=self._lists.notes,
         )
 
+    def is_started(self) -> bool:
+        """Whether the server has its routes; those of a WebUI that is starting are missing."""
+        return bool(self.features.routes) or self.is_webui()
+
     def is_webui(self) -> bool:
         """Whether any queried route, or at least the progress route, answers like a WebUI."""
         return self._lists.any_answered or self._lists.has(PROGRESS) is True
@@ -164,10 +189,11 @@ class _Inspection:
         # A route that takes only POST may exist although GET fails.
         return there if there or shown or path not in _POSTED else None
 
-    def _discovered(self) -> ServerFeatures:
-        features = discovered(self._lists)
+    def ask_for_version(self) -> None:
+        """Ask for the exact version, which takes the server a second or more."""
         version = self._reported_version()
-        return msgspec.structs.replace(features, version=version) if version else features
+        if version:
+            self.features = msgspec.structs.replace(self.features, version=version)
 
     def _reported_version(self) -> str | None:
         """The version that the server shows in its user interface."""
@@ -243,6 +269,10 @@ class _Comparison:
     def check(self, use: NameUse) -> NameCheck:
         """Whether the server has the name."""
         found, known = self._look_up(use)
+        if not found and known is not None:
+            route = self._features.vae_route if use.kind is NameKind.VAE else None
+            if self._lists.refresh(use.kind, route):  # A file may just have been copied there.
+                found, known = self._look_up(use)
         if found:
             return NameCheck(use.kind, use.key, use.name, Verdict.FOUND)
         if known is None:

@@ -55,6 +55,7 @@ class Server:
         self._tells_tasks = True
         self._asked: Exchange | None = None
         self._rested: float | None = None
+        self.last_look: ServerProgress | None = None
         self._timeout_s = min(LOOK_TIMEOUT_S, max(0.25, self.settings.stall_timeout_s / 2))
 
     def close(self) -> None:
@@ -117,6 +118,7 @@ class Server:
             self._tells_progress = False
             return None
         self._rested = time.monotonic() if look.idle else None
+        self.last_look = look
         return look
 
     def _or_none(self, ask: Callable[[], T]) -> T | None:

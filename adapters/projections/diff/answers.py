@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ....events.model import Artifact
+from ...backends.infotext_settings import infotext_values
 from ...text import Range, ranges_of
 from .pixels import PictureFiles, same_pixels
 from .recorded import RecordedImage, RecordedRun
@@ -16,7 +17,7 @@ from .values import Difference, differences
 
 NOISE: Mapping[str, str] = {
     "job_timestamp": "the time on the server",
-    "infotext": "repeats the other settings; compared only where nothing else differs",
+    "infotext": "repeats the other settings; its own keys are compared by themselves",
 }
 """Keys of an answer that are not compared, and why."""
 _OF_BATCH = {
@@ -135,7 +136,9 @@ class _UsedTally:
         self.left_out: dict[str, str] = {}
 
     def compare(self, index: int, left: Mapping[str, Any], right: Mapping[str, Any]) -> None:
-        found = list(differences(left, right))
+        found = [*differences(left, right), *_infotext_differences(left, right)]
+        if _has_no_variation(left) and _has_no_variation(right):
+            found = [one for one in found if one.key != "subseed"]
         counting = [one for one in found if one.key not in NOISE]
         if not counting:
             counting = [one for one in found if one.key == "infotext"]
@@ -151,3 +154,23 @@ class _UsedTally:
             UsedDifference(key=one.key, left=one.left, right=one.right, images=ranges_of(indexes))
             for one, indexes in ordered
         )
+
+
+def _has_no_variation(info: Mapping[str, Any]) -> bool:
+    """Whether the subseed, which a server draws for each request, had no effect."""
+    return not info.get("subseed_strength")
+
+
+def _infotext_differences(
+    left: Mapping[str, Any], right: Mapping[str, Any]
+) -> Iterator[Difference]:
+    """What only the infotexts tell, by their keys: ENSD, versions, hashes."""
+    texts = [info.get("infotext", info.get("infotexts")) for info in (left, right)]
+    one, other = (
+        infotext_values({"infotexts": [text] if isinstance(text, str) else text}) for text in texts
+    )
+    told = {str(value) for found in differences(left, right) for value in (found.left, found.right)}
+    for found in differences(one, other):
+        # What a field of the answer tells as well is reported under the name of that field.
+        if not {str(found.left), str(found.right)} <= told:
+            yield msgspec.structs.replace(found, key=f"infotext: {found.key}")

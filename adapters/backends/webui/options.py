@@ -1,0 +1,273 @@
+"""The options of a server during a run: read once, pinned, and put back at the end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import msgspec
+
+from ....events.codec import json_values
+from ....events.model import BackendDescription
+from ....statemachine.errors import BackendAnswerError, BackendError
+from ....statemachine.plan.plan import StageExecutionPlan
+from ..http.errors import RequestRefusedError, ServerFailureError
+from ..registry import EarlierRun
+from .lists import OPTIONS
+from .server import Server, job_of
+from .spellings import stem
+
+VAE = "sd_vae"
+CLIP_SKIP = "CLIP_stop_at_last_layers"
+MODULES = "forge_additional_modules"
+REFINER_PASS = "hires_fix_refiner_pass"  # noqa: S105 - no password: the pass of a refiner
+FORMAT = "samples_format"
+PINNED = (
+    *(VAE, CLIP_SKIP, MODULES, REFINER_PASS),
+    *("sd_vae_overrides_per_model_preferences", "sd_vae_encode_method", "sd_vae_decode_method"),
+    *("sd_unet", "forge_unet_storage_dtype", "emphasis", "comma_padding_backtrack"),
+    *("use_old_emphasis_implementation", "enable_batch_seeds", "lora_functional"),
+    *("randn_source", "eta_noise_seed_delta", "eta_ancestral", "eta_ddim", "ddim_discretize"),
+    *("s_churn", "s_tmin", "s_tmax", "s_noise", "sigma_min", "sigma_max", "rho"),
+    *("always_discard_next_to_last_sigma", "sgm_noise_multiplier", "skip_early_cond"),
+    *("uni_pc_variant", "uni_pc_skip_type", "uni_pc_order", "uni_pc_lower_order_final"),
+    *("sd_noise_schedule", "beta_dist_alpha", "beta_dist_beta", "use_old_scheduling"),
+    *("use_old_karras_scheduler_sigmas", "use_downcasted_alpha_bar"),
+    *("no_dpmpp_sde_batch_determinism", "dont_fix_second_order_samplers_schedule"),
+    *("refiner_switch_by_sample_steps", "hires_fix_use_firstpass_conds"),
+    *("use_old_hires_fix_width_height", "upscaler_for_img2img", "initial_noise_multiplier"),
+    *("img2img_extra_noise", "img2img_color_correction", "img2img_fix_steps"),
+    *("img2img_background_color", "inpainting_mask_weight", "overlay_inpaint"),
+    *("sdxl_crop_top", "sdxl_crop_left", "sd3_enable_t5"),
+    *("sdxl_refiner_low_aesthetic_score", "sdxl_refiner_high_aesthetic_score"),
+    *("token_merging_ratio", "token_merging_ratio_img2img", "token_merging_ratio_hr"),
+    *("s_min_uncond", "s_min_uncond_all", "pad_cond_uncond", "pad_cond_uncond_v0"),
+    *("tiling", "face_restoration", "face_restoration_model", "code_former_weight"),
+)
+"""The options that change pixels; ``docs/servers.md`` lists them."""
+
+QUIET_WAIT_S = 3.0
+"""How long to wait for a moment without a job; a job shows its own settings as the server's."""
+_LOOK_AGAIN_S = 0.05
+_NOT_OFFERED = (RequestRefusedError, BackendAnswerError, ServerFailureError)
+
+options_logger = logging.getLogger("stagewright.webui.options")
+"""Warns where options of the server are not pinned, or not put back."""
+
+
+class PinnedOptions:
+    """The options of one server for one run; used by one thread at a time.
+
+    ``recorded`` are those that the run records, None where nothing is known of them. ``sent`` are
+    those of them that the server has: each request carries them. ``shows_loras`` says that the
+    server's infotexts name the LoRAs that were used.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._client = server.client
+        self.recorded: Mapping[str, Any] | None = None
+        self.sent: Mapping[str, Any] = {}
+        self._before: Mapping[str, Any] = {}
+        self._overridden: dict[str, list[Any]] = {}
+        self._to_restore: frozenset[str] = frozenset()
+        self._earlier: Iterable[EarlierRun] = ()
+        self._is_secured = True
+        self._is_of_older_release = False
+        self.shows_loras = False
+
+    @property
+    def to_send(self) -> Mapping[str, Any] | None:
+        """What requests carry; None for a run of an older release, which pinned nothing."""
+        return None if self._is_of_older_release else self.sent
+
+    def pin(self, earlier: Iterable[EarlierRun]) -> None:
+        """Read the options for a new run, and have the server keep them.
+
+        What a run that died left there is undone first. Raises ServerError where the server
+        cannot be reached.
+        """
+        self._earlier = earlier
+        self._server.look_or_fail()
+        self._secure()
+        self.recorded = {key: self._before[key] for key in PINNED if key in self._before} or None
+        self.sent = {**self._before, **self._as_png(self._before)}
+
+    def pin_again(
+        self,
+        plan: StageExecutionPlan,
+        recorded: BackendDescription,
+        earlier: Iterable[EarlierRun],
+    ) -> None:
+        """Take the options that a resumed run recorded; a log of an older release has none.
+
+        The server may still work on a request of the run, so it is asked to keep its options
+        before the next request, by ``secure``. Raises ServerError.
+        """
+        died = EarlierRun(backend=recorded, plan=json_values(plan), is_alive=False)
+        self._earlier = chain([died], earlier)
+        self._is_secured = False
+        self._is_of_older_release = recorded.options is msgspec.UNSET
+        if recorded.options is not msgspec.UNSET:
+            self.recorded = recorded.options
+            present = self._present() or {}
+            pinned = {key: value for key, value in self.recorded.items() if key in present}
+            self.sent = {**pinned, **self._as_png(present)}
+
+    def secure(self) -> None:
+        """Do what has to be done before the first request, unless it has been done."""
+        if not self._is_secured:
+            self._is_secured = True
+            self._secure()
+
+    def _secure(self) -> None:
+        """Undo what a dead run left, and have the server keep its options. Raises ServerError."""
+        present, is_quiet = self._read()
+        if present is None:
+            return
+        if is_quiet:
+            present = self._without_leftovers(present)
+        living = {} if is_quiet else self._options_of_living()
+        present = {**present, **living}
+        scrub = self._client.credentials.scrub_values
+        self._before = {
+            key: present[key]
+            for key in (*PINNED, *self._as_png(present))
+            if present.get(key) is not None and scrub(present[key]) == present[key]
+        }
+        if FORMAT in self._before:
+            options_logger.warning(
+                "%s answers in %s (samples_format); where it does not give PNG on request, quality "
+                "is lost from stage to stage; set samples_format to png in its settings",
+                self._server.url,
+                self._before[FORMAT],
+            )
+        is_kept = self._keep() if is_quiet else bool(living)
+        self._to_restore = frozenset([MODULES] if is_kept else self._before)
+
+    def note_overrides(self, settings: Mapping[str, Any]) -> None:
+        """Remember what a request that is about to be sent overrides."""
+        for key in self._to_restore & settings.keys():
+            values = self._overridden.setdefault(key, [])
+            if settings[key] not in values:
+                values.append(settings[key])
+
+    def restore(self) -> None:
+        """Put back what the server does not put back itself, unless it was changed elsewhere."""
+        changed = {
+            key: values
+            for key, values in self._overridden.items()
+            if not all(_is_same(value, self._before[key]) for value in values)
+        }
+        self._overridden = {}
+        if not changed:
+            return
+        try:
+            present = self._client.get(OPTIONS)
+            due = {
+                key: self._before[key]
+                for key, values in changed.items()
+                if _is_left(present.get(key), values, self._before[key])
+            }
+            if due:
+                self._client.post(OPTIONS, due)
+        except BackendError as error:
+            options_logger.warning(
+                "the options %s may still be as the run set them: %s", ", ".join(changed), error
+            )
+
+    def _present(self) -> Mapping[str, Any] | None:
+        """The present options; None where the server does not tell them. Raises ServerError."""
+        try:
+            found = self._client.get(OPTIONS)
+        except _NOT_OFFERED as error:
+            options_logger.warning("the server's options are not pinned: %s", error)
+            return None
+        if not isinstance(found, Mapping):
+            return None
+        self.shows_loras = found.get("lora_add_hashes_to_infotext") is True
+        return found
+
+    def _as_png(self, present: Mapping[str, Any]) -> dict[str, str]:
+        """The option that asks for PNGs, where the server would answer in another format."""
+        return {} if present.get(FORMAT) in (None, "png") else {FORMAT: "png"}
+
+    def _read(self) -> tuple[Mapping[str, Any] | None, bool]:
+        """The present options, and whether no job ran meanwhile."""
+        deadline = time.monotonic() + QUIET_WAIT_S
+        before = self._server.last_look
+        while True:
+            found = self._present()
+            if found is None or not self._server.tells_progress:
+                return found, found is not None
+            after = self._server.look()
+            if before and after and before.idle and after.idle and job_of(before) == job_of(after):
+                return found, True
+            if time.monotonic() > deadline:
+                return found, False
+            time.sleep(_LOOK_AGAIN_S)
+            before = after
+
+    def _options_of_living(self) -> Mapping[str, Any]:
+        """The options that a run which works on the server now has recorded."""
+        self._earlier = list(self._earlier)
+        for run in self._earlier:
+            if run.is_alive and run.backend.options is not msgspec.UNSET:
+                return run.backend.options
+        options_logger.warning(
+            "%s: other clients use it now; their settings may be taken for the server's own",
+            self._server.url,
+        )
+        return {}
+
+    def _keep(self) -> bool:
+        """Store the options at the server, so that it restores them after each request."""
+        try:
+            self._client.post(OPTIONS, self._before)
+        except BackendError as error:
+            options_logger.warning(
+                "the server does not store its options, so the run restores them at its end: %s",
+                error,
+            )
+            return False
+        return True
+
+    def _without_leftovers(self, present: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The options after modules that a dead run left were replaced by those before it."""
+        if MODULES not in present:
+            return present
+        now = present[MODULES]
+        for run in self._earlier:
+            for sent, before in () if run.is_alive else _modules_of(run):
+                now = before if _is_left(now, sent, before) else now
+        if now is present[MODULES]:
+            return present
+        self._client.post(OPTIONS, {MODULES: now})
+        return {**present, MODULES: now}
+
+
+def _modules_of(run: EarlierRun) -> Iterator[tuple[list[Any], Any]]:
+    """The modules that a run set, and those that were there before it."""
+    options = {} if run.backend.options is msgspec.UNSET else run.backend.options
+    stages = run.plan.get("stages")
+    configs = [one.get("config") or {} for one in stages] if isinstance(stages, Sequence) else []
+    sent = [[config["vae"]] for config in configs if config.get("vae")]
+    if MODULES in options and sent:
+        yield sent, options[MODULES]
+
+
+def _is_left(present: Any, sent: Sequence[Any], before: Any) -> bool:
+    """Whether an option is still as a request set it, and was something else before."""
+    return not _is_same(present, before) and any(_is_same(present, value) for value in sent)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two values of an option are equal; a server reports files by their full paths."""
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return [stem(part) for part in one] == [stem(part) for part in other]
+    if isinstance(one, str) and isinstance(other, str):
+        return stem(one) == stem(other)
+    return bool(one == other)
