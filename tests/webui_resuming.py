@@ -24,7 +24,13 @@ from .webui_server import ScriptedWebUI
 
 def configured(folder: Path, *stages: str, images: int = 2, **tables: Any) -> Path:
     """A configuration file of these stages."""
-    table = {"retries": 0, "backoff_s": 0.01, "stall_timeout_s": 20.0, **tables.pop("server", {})}
+    table = {
+        "retries": 0,
+        "backoff_s": 0.01,
+        "wait_s": 0,
+        "stall_timeout_s": 20.0,
+        **tables.pop("server", {}),
+    }
     config = small(*stages, images=images, server=table, **tables)
     if "txt2img" not in stages:
         config["images"] = 1

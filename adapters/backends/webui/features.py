@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from ..http.errors import AnswerLostError
 from .lists import OPTIONS, ServerLists
 from .names import KINDS, NameKind
 
@@ -26,6 +27,7 @@ AUTOMATIC1111 = "AUTOMATIC1111"
 FORGE = "Forge"
 SD_NEXT = "SD.Next"
 
+_LOOK_TIMEOUT_S = 2.0
 _GENERATING = (TXT2IMG, IMG2IMG, EXTRA_SINGLE_IMAGE)
 
 
@@ -61,12 +63,20 @@ def discovered(lists: ServerLists) -> ServerFeatures:
     The schema is asked for only once a route of the API answers: a server that is still starting
     would keep an incomplete schema until it ends.
     """
-    if lists.has(PROGRESS) is False and lists.answer(OPTIONS, noted=False) is None:
+    if _has_progress(lists) is False and lists.answer(OPTIONS, noted=False) is None:
         return ServerFeatures()
     features = features_of(lists.answer(OPENAPI))
     if features.product is None and isinstance(lists.answer(SD_MODULES, noted=False), list):
         return msgspec.structs.replace(features, product=FORGE)
     return features
+
+
+def _has_progress(lists: ServerLists) -> bool | None:
+    """Whether the progress route exists; None where a busy server does not answer in time."""
+    try:
+        return lists.has(PROGRESS, timeout_s=_LOOK_TIMEOUT_S)
+    except AnswerLostError:
+        return None
 
 
 def features_of(schema: Any) -> ServerFeatures:

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from ....statemachine.errors import BackendAnswerError, BackendError
-from ..http.client import HttpClient
+from ..http.client import ANSWER_TIMEOUT_S, HttpClient
 from ..http.errors import (
     AuthenticationError,
     RequestRefusedError,
@@ -77,18 +77,18 @@ class ServerLists:
         """Whether any query so far was answered with JSON."""
         return any(document is not None for document in self._answers.values())
 
-    def has(self, path: str) -> bool | None:
+    def has(self, path: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> bool | None:
         """Whether the route ``path`` exists, even if it refuses GET; None if unknown."""
-        self.answer(path, noted=False)
+        self.answer(path, noted=False, timeout_s=timeout_s)
         return self._presence[path]
 
-    def answer(self, path: str, *, noted: bool = True) -> Any:
+    def answer(self, path: str, *, noted: bool = True, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
         """The decoded JSON at ``path``; None if there is none."""
         if path not in self._answers:
             why: BackendError | None = None
             document: Any = None
             try:
-                document = self._client.get(path)
+                document = self._client.get(path, timeout_s=timeout_s)
             except AuthenticationError:
                 raise
             except _NOT_OFFERED as error:

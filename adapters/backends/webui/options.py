@@ -120,8 +120,8 @@ class PinnedOptions:
     def secure(self) -> None:
         """Do what has to be done before the first request, unless it has been done."""
         if not self._is_secured:
-            self._is_secured = True
             self._secure()
+            self._is_secured = True
 
     def _secure(self) -> None:
         """Undo what a dead run left, and have the server keep its options. Raises ServerError."""
