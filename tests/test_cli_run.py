@@ -155,7 +155,7 @@ def test_a_conflict_shows_in_the_plan_and_fails_the_run(tmp_path: Path) -> None:
         (["doctor"], "--server"),
         (["doctor", "--server", "http://127.0.0.1:1", "--set", "seed=1"], "--set needs a CONFIG"),
         (["doctor", "--server", "http://user:secret@127.0.0.1:1"], "server"),
-        (["doctor", "--server", "ftp://127.0.0.1:1"], "http or https"),
+        (["doctor", "--server", "ftp://127.0.0.1:1"], "http, https"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_2(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 from PIL import Image
-from stagewright.adapters import open_controller
+from stagewright.adapters.bootstrap import ConfiguredBackend
 from stagewright.statemachine import CancelToken
 from stagewright.statemachine.stages import (
     AdetailerConfig,
@@ -96,15 +95,16 @@ def hires(**fields: Any) -> Txt2ImgConfig:
     ],
 )
 def test_the_pixels_are_those_of_the_backend_in_process(
-    served: Client, face: Image.Image, config: StageConfig, tmp_path: Path
+    served: Client, face: Image.Image, config: StageConfig
 ) -> None:
     """What our served asks for over HTTP looks as in process, with every setting or hardly any."""
     inputs = () if isinstance(config, Txt2ImgConfig) else (face,)
     mask = Image.linear_gradient("L").resize(face.size) if config is REPAINTED else None
     sources = [replace(source(one), width=one.width, height=one.height) for one in inputs]
     asked = request(config, *sources, seed=5, mask=source(mask) if mask else None)
-    backend = open_controller(tmp_path / "runs", served.url).backend
+    backend = ConfiguredBackend(served.url)
     answer = backend.generate_images(asked, cancel=CancelToken(), on_step=Steps())
+    backend.release()
     assert same_pixels(opened(answer), made(config, *inputs, seed=5, mask=mask))
 
 

@@ -20,10 +20,14 @@ from ..text import one_line as one_line
 from ..text import state_text as state_text
 from .settings import RUNS, is_quiet, runs_folder
 
+_FOLDER = click.Path(path_type=Path, file_okay=False)
 runs_option = click.option(
     "--runs",
-    type=click.Path(path_type=Path, file_okay=False),
-    callback=lambda _context, _parameter, given: runs_folder(given),
+    type=_FOLDER,
+    # Checked once more, for it may come from the settings.
+    callback=lambda context, parameter, given: _FOLDER.convert(
+        runs_folder(given), parameter, context
+    ),
     help="Folder that holds the runs.  [default: runs]",
 )
 profile_option = click.option(

@@ -177,7 +177,10 @@ def _user_file(config_file: Path | None, environment: Mapping[str, str]) -> Path
     if named:
         return Path(named)
     path = platformdirs.user_config_path("stagewright", appauthor=False) / "config.toml"
-    return path if path.is_file() else None
+    try:
+        return path if path.is_file() else None
+    except PermissionError:
+        return None  # the home folder of another user
 
 
 def _folder_file() -> Path | None:

@@ -148,7 +148,8 @@ class PipelineRunner:
     def _look_for_cancel(self) -> None:
         """Obey the order of another process to stop, if there is a new one."""
         stamp = self._folder.cancel_stamp()
-        order = self._folder.cancel_order()
+        # The stamp comes first: without it, a newer order could be removed in place of this one.
+        order = None if stamp is None else self._folder.cancel_order()
         if order is None:
             return
         # Two processes may write the same order, and one that cannot be removed is found again.
