@@ -39,13 +39,17 @@ from .serving import (
 RICH = Txt2ImgConfig(
     prompt="portrait of an astronaut", negative_prompt="blurry", seed=42, model=BASE, vae=VAE,
     clip_skip=2, sampler="Euler a", scheduler="Karras", steps=6, cfg_scale=7.0, width=96,
-    height=128, tiling=False, restore_faces=True, styles=("ink",),
+    height=128, tiling=False, restore_faces=True,
     refiner=RefinerConfig(model=REFINER, switch_at=0.5),
     hires=HiresConfig(
         upscaler="R-ESRGAN 4x+", scale=1.5, steps=3, denoise=0.4, sampler="DPM++ 2M",
         scheduler="Exponential", model=REFINER, prompt="fine lines", negative_prompt="grain",
     ),
 )  # fmt: skip
+FIRST, BOTH = (
+    replace(RICH, refiner=RefinerConfig(model=REFINER, switch_at=0.5, acts_in=one))
+    for one in ("first", "both")
+)
 REPAINTED = Img2ImgConfig(
     prompt="woodcut", negative_prompt="grey", seed=7, denoise=0.5, steps=5, model=REFINER,
     vae=VAE, clip_skip=1, sampler="DPM++ 2M", scheduler="karras", cfg_scale=6.5, width=128,
@@ -82,6 +86,8 @@ def hires(**fields: Any) -> Txt2ImgConfig:
     "config",
     [
         RICH,
+        FIRST,
+        BOTH,
         hires(scale=1.25),
         hires(resize_x=144),
         hires(resize_x=144, resize_y=144),
@@ -106,6 +112,15 @@ def test_the_pixels_are_those_of_the_backend_in_process(
     answer = backend.generate_images(asked, cancel=CancelToken(), on_step=Steps())
     backend.release()
     assert same_pixels(opened(answer), made(config, *inputs, seed=5, mask=mask))
+
+
+def test_styles_that_no_list_has_decorate_all_the_same(served: Client) -> None:
+    """A body may name any style, which our own client refuses to send."""
+    answer = served.post("txt2img", SMALL | {"styles": ["ink"]})
+    config = Txt2ImgConfig(
+        prompt="a lighthouse", seed=5, steps=4, width=64, height=64, styles=("ink",)
+    )
+    assert same_pixels(pictures(answer)[0], made(config, seed=5))
 
 
 def test_each_image_of_each_batch_has_its_seed(served: Client) -> None:
