@@ -195,7 +195,10 @@ def test_a_second_order_to_cancel_is_obeyed_while_the_first_is_being_announced(
 ) -> None:
     """`cancel --after-image`, then `cancel`: both are recorded, and the image is given up."""
 
+    has_begun = threading.Event()
+
     def script(_request: GenerateRequest, cancel: CancelToken) -> None:
+        has_begun.set()
         if not cancel.wait(20):
             raise BackendError("the second order was lost")
         raise GenerationCancelled("stopped")
@@ -206,6 +209,7 @@ def test_a_second_order_to_cancel_is_obeyed_while_the_first_is_being_announced(
 
     with subscribe(order_again, CancelRequested, on="publisher"):
         handle = controller(tmp_path, ScriptedBackend(script)).start(document(images=3))
+        assert has_begun.wait(20)  # before that, the first order alone ends the run
         RunFolder(handle.folder).order_cancel(
             CancelOrder(mode=CancelMode.AFTER_IMAGE, reason="soft")
         )
