@@ -148,6 +148,7 @@ def _serve() -> None:
 
 def _load() -> None:
     """Import what commands import, so that a child need not."""
+    import stagewright.__main__
     import stagewright.adapters.cli
     import stagewright.events.testing.failpoints
     from PIL import Image
