@@ -148,10 +148,11 @@ def _serve() -> None:
 
 def _load() -> None:
     """Import what commands import, so that a child need not."""
-    import stagewright.__main__
     import stagewright.adapters.cli
     import stagewright.events.testing.failpoints
     from PIL import Image
+
+    import stagewright.__main__
 
     cli = stagewright.adapters.cli
     for module in pkgutil.walk_packages(cli.__path__, f"{cli.__name__}."):
