@@ -285,8 +285,8 @@ def test_a_trickling_answer_ends_with_the_timeout() -> None:
     """A list or a state may take timeout_s and no longer, however it comes."""
 
     def script(wire: Wire) -> None:
-        wire.send(OK + b"Content-Length: 12\r\n\r\n")
-        for _ in range(12):
+        wire.send(OK + b"Content-Length: 200\r\n\r\n")
+        for _ in range(200):
             wire.send(b"1")
             time.sleep(0.05)
 
