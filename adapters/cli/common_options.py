@@ -10,7 +10,19 @@ from typing import Any
 import click
 
 from ...events.version import VERSION
-from .settings import CONFIG_FILE, QUIET, RUNS, SERVERS
+
+QUIET = "stagewright.quiet"
+CONFIG_FILE = "stagewright.config_file"
+RUNS = "stagewright.runs"
+SERVERS = "stagewright.servers"
+"""Keys of click's ``meta``, which holds the options that were given before the command."""
+
+
+def is_quiet() -> bool:
+    """Whether the user wants no progress and no notes."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(QUIET))
+
 
 _LEVELS = (logging.INFO, logging.DEBUG)
 

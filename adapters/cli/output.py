@@ -18,16 +18,24 @@ from ..text import duration as duration
 from ..text import escaped as escaped
 from ..text import one_line as one_line
 from ..text import state_text as state_text
-from .settings import RUNS, is_quiet, runs_folder
+from .common_options import RUNS, is_quiet
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+def _runs_folder(context: click.Context, parameter: click.Parameter, given: Path | None) -> Path:
+    # The settings take 20 ms to load, which `--version` need not wait for.
+    from .settings import runs_folder  # noqa: PLC0415 - see above
+
+    # Checked once more, for it may come from the settings.
+    folder: Path = _FOLDER.convert(runs_folder(given), parameter, context)
+    return folder
+
+
 runs_option = click.option(
     "--runs",
     type=_FOLDER,
-    # Checked once more, for it may come from the settings.
-    callback=lambda context, parameter, given: _FOLDER.convert(
-        runs_folder(given), parameter, context
-    ),
+    callback=_runs_folder,
     help="Folder that holds the runs.  [default: runs]",
 )
 profile_option = click.option(

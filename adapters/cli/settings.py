@@ -17,6 +17,7 @@ import platformdirs
 from ...statemachine.config.validation import check_keys, convert_document
 from ...statemachine.errors import ConfigurationError
 from ..text import one_line
+from .common_options import CONFIG_FILE, RUNS, SERVERS, is_quiet
 
 CONFIG_FILE_VARIABLE = "STAGEWRIGHT_CONFIG_FILE"
 SERVER_VARIABLE = "STAGEWRIGHT_SERVER"
@@ -30,11 +31,6 @@ _FROM_VARIABLE = "env:"
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e\xa0-\xff]*")
 _KEY = "stagewright.settings"
-QUIET = "stagewright.quiet"
-CONFIG_FILE = "stagewright.config_file"
-RUNS = "stagewright.runs"
-SERVERS = "stagewright.servers"
-"""Keys of click's ``meta``, which holds the options that were given before the command."""
 
 
 class SettingsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -105,12 +101,6 @@ def read_settings(
         profiles={**of_user.profiles, **of_folder.profiles},
         servers={url: _server(url, of_user.servers[url], user_path) for url in of_user.servers},
     )
-
-
-def is_quiet() -> bool:
-    """Whether the user wants no progress and no notes."""
-    context = click.get_current_context(silent=True)
-    return context is not None and bool(context.meta.get(QUIET))
 
 
 def named_server(servers: tuple[str, ...]) -> str | None:
