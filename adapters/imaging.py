@@ -355,7 +355,7 @@ def is_plain_resize(source: bytes, enlarged: bytes) -> bool:
 
 def _ranges(picture: Image.Image) -> tuple[tuple[int, int], ...]:
     """The least and the largest value of each channel."""
-    return tuple(channel.getextrema() for channel in picture.split())  # type: ignore[misc]
+    return tuple(channel.getextrema() for channel in picture.split())  # type: ignore[misc]  # a pair for each single channel
 
 
 def thumbnail_of(file: Path, side: int = 128) -> bytes:

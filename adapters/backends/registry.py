@@ -153,7 +153,7 @@ def _installed(name: str) -> BackendKind:
     kind = find_kind(name)
     if kind is None:
         raise ConfigurationError(
-            f"there is no backend of the kind {name!r}; install the package that has it, or use "
+            f"no backend of the kind {name!r} is installed; install its package, or use "
             "another server",
             key="server.kind",
         )

@@ -51,8 +51,8 @@ class RouteCheck(msgspec.Struct, frozen=True):
 class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
     """The features of a server, and the result of its checks.
 
-    ``checks`` are the names of the plan; ``offers`` how many names each list holds (None where
-    there is no such list), and ``names`` those names. ``problems`` would make the plan fail;
+    ``checks`` are the names of the plan; ``offers`` how many names each list holds (None if the
+    server has no such list), and ``names`` those names. ``problems`` would make the plan fail;
     ``notes`` say what could not be checked, and why.
     """
 

@@ -12,7 +12,7 @@ from ..registry import ServerChoice
 
 
 class _EmbeddedKind:
-    """It is no server, so it has no address and nothing to inspect."""
+    """Makes pictures in this process, so it has no address, and `doctor` has nothing to check."""
 
     schemes: frozenset[str] = frozenset()
 

@@ -50,7 +50,7 @@ class WatchedSocket:
         return getattr(self._socket, name)
 
     def settimeout(self, _seconds: float | None) -> None:
-        """Ignored: ``patience`` decides, and a slow line is no error."""
+        """Does nothing: ``patience`` limits the wait, so the socket needs no timeout."""
 
     @property
     def readable(self) -> bool:

@@ -27,8 +27,8 @@ _PIECE = 1 << 22
 class Exchange:
     """A request on a connection of its own: ``send`` it, then wait for its ``answer``.
 
-    ``patience`` is asked all the time whether to wait any longer. ``is_work`` says that the server
-    goes on working on the request where its answer is lost: the errors are not settled then.
+    ``patience`` is called repeatedly and raises to end the wait. With ``is_work`` the server goes
+    on with the request after a lost connection, so the errors do not count as settled.
     Raises ServerUnreachableError, ServerNotTrustedError.
     """
 
