@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -45,16 +44,6 @@ def encode_png(image: Image.Image, parameters: str) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG", pnginfo=text, compress_level=_COMPRESS_LEVEL)
     return file.getvalue()
-
-
-def tiled(pictures: Sequence[bytes], *, columns: int) -> Image.Image:
-    """Pictures of one size side by side, in rows of ``columns``."""
-    opened = [decode_picture(data, f"picture {place}") for place, data in enumerate(pictures, 1)]
-    width, height = opened[0].size
-    grid = Image.new("RGB", (width * columns, height * (len(opened) // columns)))
-    for place, image in enumerate(opened):
-        grid.paste(image, (place % columns * width, place // columns * height))
-    return grid
 
 
 def _in_rgb(image: Image.Image) -> Image.Image:
