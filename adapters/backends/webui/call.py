@@ -65,9 +65,9 @@ class Call:
     def run(self, answer_limit: int) -> bytes:
         """The answer, of ``answer_limit`` bytes at most.
 
-        Raises ServerError. If the run was cancelled, raises GenerationInterrupted where the
-        told to stop, GenerationCancelled where it could not be told. The error's ``settled`` says
-        whether the server is done with the request.
+        Raises ServerError. If the run was cancelled, raises GenerationInterrupted if the server was
+        interrupted, else GenerationCancelled. The error's ``settled`` says whether the server is
+        done with the request.
         """
         self._others = self._server.job_of_others(self._is_cancelled)
         self._began = time.monotonic()
