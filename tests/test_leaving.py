@@ -104,11 +104,18 @@ def on_a_terminal(
 
 
 @pytest.mark.linux
+@pytest.mark.parametrize("terminal", ["xterm", "dumb"])
 @pytest.mark.parametrize("command", ["run", "resume"])
 def test_closing_the_terminal_cancels(
-    start: Start, tmp_path: Path, images: list[str], command: str
+    start: Start,
+    tmp_path: Path,
+    images: list[str],
+    command: str,
+    terminal: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A run and a resume on a terminal that goes away end in CANCELLED, sealed, exit 3."""
+    monkeypatch.setenv("TERM", terminal)
     arguments = ["run", str(write_config(tmp_path, MANY))]
     kept = 0
     if command == "resume":

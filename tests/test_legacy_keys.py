@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stagewright.events.errors import StagewrightError
 from stagewright.statemachine import (
     InvalidStagePlanError,
     StageExecutionPlan,
@@ -250,4 +251,13 @@ def test_a_flat_value_out_of_bounds_is_refused() -> None:
     """The bounds of the nested key hold for the flat one."""
     config = apply_overrides(put(complete(), "txt2img.steps", None), ["steps=0"])
     with pytest.raises(InvalidStagePlanError, match=r"txt2img\.steps = 0 must be at least 1"):
+        plan_of(config)
+
+
+@pytest.mark.parametrize("flat", ["hires_denoise", "steps", "refiner_switch_at", "hires_enabled"])
+@pytest.mark.parametrize("stage", [[], [{}], "on", 7], ids=str)
+def test_a_flat_key_beside_a_stage_that_is_no_table_names_the_stage(flat: str, stage: Any) -> None:
+    """The table that is wrong is reported, not the flat key that belongs in it."""
+    config = document("txt2img") | {"txt2img": stage, flat: True}
+    with pytest.raises(StagewrightError, match="txt2img"):
         plan_of(config)

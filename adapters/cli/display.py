@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol, cast
 
 from ...events.model import (
     CallFailed,
@@ -23,6 +23,7 @@ from ...statemachine.errors import GenerationCancelled, GenerationInterrupted
 from ..event_text import error_text, storage_limit
 from ..projections.status import RunStatus, StatusBar
 from ..text import count, duration, escaped, one_line
+from .output import BrokenPipeTolerantStream
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -144,9 +145,12 @@ class FileCounter:
     def __init__(self, stream: IO[str]) -> None:
         self._progress: Progress | None = None
         if stream.isatty():
-            self._progress = _file_progress(stream)
-            self._progress.add_task("", total=None, where="checking", rest="(Ctrl-C stops)")
-            self._progress.start()
+            progress = _file_progress(cast(IO[str], BrokenPipeTolerantStream(stream)))
+            # A dumb terminal cannot clear a line: rich would print an empty one at each stop.
+            if progress.console.is_interactive:
+                progress.add_task("", total=None, where="checking", rest="(Ctrl-C stops)")
+                progress.start()
+                self._progress = progress
 
     def take(self, done: int, total: int) -> None:
         """Show that ``done`` of ``total`` files have been checked."""

@@ -24,7 +24,7 @@ from ..projections.status import StatusBar
 from ..text import count
 from .commands.replay import show_result
 from .display import Display, open_display
-from .output import BrokenPipeTolerantStream, print_json_parts
+from .output import BrokenPipeTolerantStream, discard_output, print_json_parts
 from .statuses import EXIT_CANCELLED, EXIT_COMPLETED, EXIT_ERROR, EXIT_INTERRUPTED, print_error
 
 EXIT_STATUSES = {RunState.COMPLETED: EXIT_COMPLETED, RunState.CANCELLED: EXIT_CANCELLED}
@@ -95,7 +95,7 @@ def try_to_print(show: Callable[[], None]) -> None:
         show()
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output(sys.stdout)
         if error.errno not in _DISCONNECTED:
             print_error(f"standard output cannot be written: {error.strerror or error}", EXIT_ERROR)
 

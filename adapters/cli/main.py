@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from .common_options import options_of_all_commands, with_common_options
+from .output import discard_output
 from .statuses import (
     EXIT_COMPLETED,
     EXIT_ERROR,
@@ -87,8 +88,7 @@ def run_command_line(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return print_error("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
-        # The reader of our output is gone; keep the interpreter from flushing to it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output(sys.stdout)  # its reader is gone
         return EXIT_ERROR
     except Exception as error:
         if TRACEBACK_VARIABLE in os.environ:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -117,7 +119,19 @@ class BrokenPipeTolerantStream(io.TextIOBase):
         try:
             action(self._stream)
         except OSError:
+            discard_output(self._stream)
             self._stream = None
+
+
+def discard_output(stream: IO[str]) -> None:
+    """Put the null device in the place of a closed terminal or pipe.
+
+    The interpreter flushes its streams at its end; where that fails, the exit status becomes 120.
+    """
+    with suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 def progress_stream(*, as_json: bool) -> IO[str]:

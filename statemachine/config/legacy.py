@@ -177,8 +177,8 @@ def _find_table(
     """The table at a path, if it is enabled; for a switch, a new one where there is none."""
     place: Any = merged
     for depth, part in enumerate(tables):
-        if isinstance(place, list):
-            place = place[0]
+        if part.isdigit():
+            place = place[0] if isinstance(place, list) and place else None
         elif not _is_enabled(place):
             return None
         else:
