@@ -160,7 +160,8 @@ def _with_masks(
         images.append(msgspec.structs.replace(image, refusal=refusal))
     raise_refusals(images, key=key, named=named, keep_refused=_keeps_refused(config))
     unused = sorted(path.name for paths in by_stem.values() for path in paths)
-    note = f"{key} = {named}: {len(unused)} masks have no input: {', '.join(unused[:_SHOWN])}"
+    have = "mask has" if len(unused) == 1 else "masks have"
+    note = f"{key} = {named}: {len(unused)} {have} no input: {', '.join(unused[:_SHOWN])}"
     found = msgspec.structs.replace(config, inputs=tuple(images), masks=tuple(masks))
     return _noting(found, listed.left_out, note if unused else "")
 

@@ -189,12 +189,12 @@ def _longest_record(image: InputImage) -> InputRecord:
     """What is recorded of an input or a mask at most."""
     digest = "0" * 64
     return InputRecord(
-        path=f"inputs/masks/{MAX_IMAGES:05d}.webp",
+        path="inputs/masks/000000.webp",
         sha256=digest,
         source_sha256=digest,
         parent_run_id=image.parent_run_id,
         original=OriginalFile(name=image.file_name, sha256=digest),
-        seed=10**_LONGEST_SEED,
+        seed=image.seed,
         refusal=image.refusal or None,
     )
 
