@@ -148,7 +148,7 @@ class HttpClient:
         try:
             return _recordable(json.loads(answer))
         except (ValueError, RecursionError) as error:
-            start = answer[:2000].decode("utf-8", "replace")
+            start = answer[:8000].decode("utf-8", "replace")
             raise error_of_status(self, path, 200, start) from error
 
     def failure(

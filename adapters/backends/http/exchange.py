@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 MAX_SMALL_ANSWER_BYTES = 1 << 25
 """The largest list, state or error read."""
 _PIECE = 1 << 22
+_COMPRESSED = (
+    "the answer is compressed, although the request did not allow it; switch compression off in "
+    "the proxy in front of the server"
+)
 
 
 class Exchange:
@@ -135,7 +139,7 @@ class Exchange:
     def _body(self, response: HTTPResponse, limit: int | None) -> bytes:
         """The whole body; without a limit, of one that is too large only the beginning."""
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise self._unusable("the answer is compressed, although the request did not allow it")
+            raise self._unusable(_COMPRESSED)
         length = _length_of(response)
         if limit is not None and length is not None and length > limit:
             raise self._unusable(f"the answer has {length} bytes; the limit is {limit}")

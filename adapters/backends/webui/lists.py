@@ -10,6 +10,7 @@ from ....statemachine.errors import BackendAnswerError, BackendError
 from ..http.client import ANSWER_TIMEOUT_S, HttpClient
 from ..http.errors import (
     AuthenticationError,
+    OtherPageError,
     RequestRefusedError,
     RouteMissingError,
     ServerError,
@@ -65,12 +66,18 @@ class ServerLists:
         self._lists: dict[str, NameList | None] = {}
         self._presence: dict[str, bool | None] = {}
         self._notes: list[str] = []
+        self._refusal: str | None = None
         self._refreshed: set[NameKind] = set()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Why lists cannot be used."""
         return tuple(self._notes)
+
+    @property
+    def refusal(self) -> str:
+        """Why the first route that is there, or seems to be, gave no answer; "" if none is."""
+        return self._refusal or ""
 
     @property
     def any_answered(self) -> bool:
@@ -93,6 +100,8 @@ class ServerLists:
                 raise
             except _NOT_OFFERED as error:
                 why = error
+                if self._refusal is None and not isinstance(error, RouteMissingError):
+                    self._refusal = str(error)
             self._answers[path] = document
             self._presence[path] = _presence(document, why)
             if noted and document is None:
@@ -189,6 +198,8 @@ def _presence(document: Any, error: BackendError | None) -> bool | None:
     status = error.status or 0
     if status >= 500:
         return None
+    if isinstance(error, OtherPageError):
+        return False
     return status >= 400 and not isinstance(error, RouteMissingError)
 
 

@@ -65,10 +65,10 @@ def preflight(client: HttpClient, plan: StageExecutionPlan) -> ServerFeatures:
     with _out_of_reach_refused():
         inspection = _Inspection(client)
         if not inspection.is_started():
-            raise PreflightError(f"{client.address.url}: {_NO_WEBUI}")
+            raise PreflightError(inspection.refusal or f"{client.address.url}: {_NO_WEBUI}")
         report = inspection.of_plan(plan)
         if not inspection.is_webui():
-            raise PreflightError(f"{report.url}: {_NO_WEBUI}")
+            raise PreflightError(inspection.refusal or f"{client.address.url}: {_NO_WEBUI}")
     if report.complaints:
         key = report.missing[0].key if report.missing else None
         raise PreflightError(f"{report.url}: {'; '.join(report.complaints)}", key=key)
@@ -88,7 +88,7 @@ def inspect_server(client: HttpClient, plan: StageExecutionPlan | None) -> Serve
         routes = tuple(inspection.routes())
     problems = report.problems
     if not any(route.there for route in routes):
-        problems = (*problems, _NO_WEBUI)
+        problems = (*problems, inspection.refusal or _NO_WEBUI)
     return msgspec.structs.replace(report, routes=routes, problems=problems)
 
 
@@ -181,6 +181,11 @@ class _Inspection:
     def is_webui(self) -> bool:
         """Whether any queried route, or at least the progress route, answers like a WebUI."""
         return self._lists.any_answered or self._lists.has(PROGRESS) is True
+
+    @property
+    def refusal(self) -> str:
+        """Why nothing answers like a WebUI; "" where nothing says so."""
+        return self._lists.refusal
 
     def stems(self) -> Mapping[str, str]:
         """The stems of the server's checkpoints, by each of their names."""
