@@ -45,6 +45,10 @@ _WHYS: Mapping[type[ServerError], str] = {
     ServerNotTrustedError: "the connection is not trusted",
     AnswerLostError: "no complete answer came back",
 }
+_TRUST = (
+    "; server.ca_bundle names the file of the authority to trust, and server.tls_verify = false "
+    "switches the check off"
+)
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL")
 _NEVER = frozenset([501, 505])
 """Statuses of requests that the server never supports."""
@@ -101,6 +105,8 @@ def error_of_exception(
     why = _WHYS[kind]
     if kind is ServerNotTrustedError and any(sign in words for sign in _NO_TLS):
         why = "the server does not use https there; try http"
+    elif kind is ServerNotTrustedError:
+        words += _TRUST
     shown = client.credentials.scrub(words)
     return client.failure(kind, path, f"{why}: {shown}", settled=settled or not connected)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http.client import HTTPConnection as PlainConnection
-from http.client import HTTPResponse
+from http.client import HTTPException, HTTPResponse
 from typing import TYPE_CHECKING
 
 from ....statemachine.errors import BackendAnswerError, BackendError
@@ -33,6 +33,8 @@ class Exchange:
 
     ``patience`` is called repeatedly and raises to end the wait. With ``is_work`` the server goes
     on with the request after a lost connection, so the errors do not count as settled.
+    ``was_cut`` says that its connection had been kept from an earlier request and ended before any
+    answer: a server or proxy closes a connection that was idle. ``fresh`` asks for a new one.
     Raises ServerUnreachableError, ServerNotTrustedError.
     """
 
@@ -44,6 +46,7 @@ class Exchange:
         *,
         limit: int = MAX_SMALL_ANSWER_BYTES,
         is_work: bool = False,
+        fresh: bool = False,
     ) -> None:
         self._client = client
         self._path = path
@@ -51,10 +54,12 @@ class Exchange:
         self._is_work = is_work
         self._response: HTTPResponse | None = None
         try:
-            self._connection = client.connections.take()
+            self._connection = client.connections.take(fresh=fresh)
         except CONNECTION_EXCEPTIONS as error:
             raise error_of_exception(client, path, error, connected=False) from error
         self.patience = patience
+        self._is_reused = self._watched.is_reused
+        self.was_cut = False
 
     @property
     def patience(self) -> Patience | None:
@@ -119,6 +124,8 @@ class Exchange:
 
     def _raise_lost(self, error: BaseException) -> None:
         """Raise the error that stands for one of the libraries or the system."""
+        is_end = isinstance(error, ConnectionError | HTTPException)
+        self.was_cut = self._is_reused and self._response is None and is_end
         if isinstance(error, TRANSPORT_EXCEPTIONS):
             settled = not self._is_work
             raise error_of_exception(

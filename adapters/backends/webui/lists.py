@@ -89,15 +89,27 @@ class ServerLists:
         self.answer(path, noted=False, timeout_s=timeout_s)
         return self._presence[path]
 
-    def answer(self, path: str, *, noted: bool = True, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
-        """The decoded JSON at ``path``; None if there is none."""
+    def answer(
+        self,
+        path: str,
+        *,
+        noted: bool = True,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+        may_be_hidden: bool = False,
+    ) -> Any:
+        """The decoded JSON at ``path``; None if there is none.
+
+        With ``may_be_hidden`` also if the server rejects the credentials for this route.
+        """
         if path not in self._answers:
             why: BackendError | None = None
             document: Any = None
             try:
                 document = self._client.get(path, timeout_s=timeout_s)
-            except AuthenticationError:
-                raise
+            except AuthenticationError as error:
+                if not may_be_hidden:
+                    raise
+                why = error
             except _NOT_OFFERED as error:
                 why = error
                 if self._refusal is None and not isinstance(error, RouteMissingError):
