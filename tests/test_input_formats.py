@@ -87,12 +87,8 @@ def test_an_input_that_is_kept_is_its_original(tmp_path: Path) -> None:
     result = finished(tmp_path, document("upscale", input_image=str(folder)), ScriptedBackend())
     opened = next(iter(result.events))
     assert isinstance(opened, RunOpened)
-    originals = [
-        OriginalFile(name=f"in.{one.path[13:]}", sha256=one.sha256) for one in opened.inputs
-    ]
-    assert [one.original and one.original.sha256 for one in opened.inputs] == [
-        one.sha256 for one in originals
-    ]
+    for name, one in zip(["in.jpeg", "in.png", "in.webp"], opened.inputs, strict=True):
+        assert one.original == OriginalFile(name=name, sha256=one.sha256)
 
 
 @pytest.mark.parametrize(
