@@ -154,7 +154,7 @@ def inspect_run(
     """
     assert fold.opened is not None
     plan = recorded_plan(fold)
-    settings = recorded_settings(fold.opened.config)
+    settings = recorded_settings(fold.opened)
     damaged = check_files(folder.path, fold, timeline, on_file)
     lost = {(file.stage_id, file.image_index) for file, _ in damaged if file.stage_id}
     status = ImageStatus(
@@ -190,7 +190,8 @@ def check_files(
     """The recorded files of a run that are not as recorded: inputs, then images by stage, index."""
     assert fold.opened is not None
     result = fold.result(timeline)
-    total = len(fold.opened.inputs) + sum(stage.image_count for stage in result.stages)
+    inputs = sum(not record.refusal for record in fold.opened.inputs)
+    total = inputs + sum(stage.image_count for stage in result.stages)
     damaged = []
     for place, file in enumerate(recorded_files(fold, result), start=1):
         wrong = check_file(folder, file.path, file.sha256)

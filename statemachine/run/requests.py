@@ -50,12 +50,13 @@ def input_records(
     """The recorded input file that an image is made from, if it is from one, and the mask."""
     if stage.input_source == "prompt":
         return None, None
-    masks = (record for record in opened.inputs if record.path == stage.config.mask)
-    mask = next(masks, None)
-    if stage.input_source != "file":
-        return None, mask
-    # The record of the mask, where there is one, comes after those of the inputs.
-    return opened.inputs[image_index // plan.images_per_input], mask
+    number = image_index // plan.images_per_input
+    # After the records of the inputs comes that of the mask, or those of a mask for each.
+    own, named = plan.input_count + number, stage.config.mask
+    masks = (*opened.inputs[own : own + 1], *opened.inputs[-1:]) if named else ()
+    its_own = f"{named}/{number:05d}."
+    mask = next((one for one in masks if one.path == named or one.path.startswith(its_own)), None)
+    return (opened.inputs[number] if stage.input_source == "file" else None), mask
 
 
 def build_request(

@@ -12,6 +12,7 @@ from ....statemachine.config.validation import refuse_userinfo
 from ....statemachine.errors import ConfigurationError
 
 _PORTS = {"http": 80, "https": 443}
+_PLAIN_ZONE = re.compile(r"^([a-z]+://\[[^\]/%]+)%(?!25)", re.IGNORECASE)
 _NOT_IN_URLS = re.compile(r"[\x00-\x20\x7f\\]")
 
 
@@ -25,6 +26,8 @@ class ServerAddress(msgspec.Struct, frozen=True):
         """The address in ``text``; without a scheme it is http. Raises ConfigurationError."""
         refuse_userinfo(text)
         url = text if "://" in text else f"http://{text}"
+        # The zone of a link-local address, as systems show it: [fe80::1%eth0].
+        url = _PLAIN_ZONE.sub(r"\1%25", url)
         try:
             parts = urlsplit(url)
             _ = parts.port
@@ -48,6 +51,15 @@ class ServerAddress(msgspec.Struct, frozen=True):
             return ipaddress.ip_address(host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def zoneless_host(self) -> str:
+        """Host and port without the zone of a link-local address; "" where there is no zone.
+
+        Only this machine knows the zone, so a request does not name it.
+        """
+        host, zone, rest = urlsplit(self.url).netloc.partition("%")
+        return f"{host}]{rest.partition(']')[2]}" if zone and host.startswith("[") else ""
 
     @property
     def is_encrypted(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -70,11 +71,8 @@ class HttpClient:
         self.credentials = credentials or Credentials()
         self.settings = settings or ServerTable()
         self.advice = advice
-        bundle = self.settings.ca_bundle
-        if bundle is not None and address.is_encrypted and not Path(bundle).exists():
-            raise ConfigurationError(
-                f"server.ca_bundle = {bundle}: no such file", key="server.ca_bundle"
-            )
+        if self.settings.ca_bundle is not None and address.is_encrypted:
+            _check_bundle(self.settings.ca_bundle)
         if address.is_encrypted and not self.settings.tls_verify:
             certificate_logger.warning(
                 "%s: its certificate is not checked (server.tls_verify = false)",
@@ -87,6 +85,8 @@ class HttpClient:
             "Accept": "application/json",
             "Accept-Encoding": "identity",
         }
+        if address.zoneless_host:
+            self.headers["Host"] = address.zoneless_host
         self.headers |= dict(self.credentials.headers)
         if self.credentials.header is not None:
             self.headers["Authorization"] = self.credentials.header
@@ -106,8 +106,19 @@ class HttpClient:
         timeout_s: float = ANSWER_TIMEOUT_S,
         abandon: Callable[[], bool] | None = None,
     ) -> Any:
-        """The decoded JSON at ``path``. Raises ServerError."""
-        exchange = Exchange(self, path, Deadline(timeout_s, abandon))
+        """The decoded JSON at ``path``; asked for again if a kept connection was cut.
+
+        Raises ServerError.
+        """
+        deadline = Deadline(timeout_s, abandon)
+        exchange = Exchange(self, path, deadline)
+        try:
+            exchange.send("GET")
+            return self.json_answer(exchange, path)
+        except AnswerLostError:
+            if not exchange.was_cut:
+                raise
+        exchange = Exchange(self, path, deadline, fresh=True)
         exchange.send("GET")
         return self.json_answer(exchange, path)
 
@@ -148,7 +159,7 @@ class HttpClient:
         try:
             return _recordable(json.loads(answer))
         except (ValueError, RecursionError) as error:
-            start = answer[:2000].decode("utf-8", "replace")
+            start = answer[:8000].decode("utf-8", "replace")
             raise error_of_status(self, path, 200, start) from error
 
     def failure(
@@ -163,6 +174,18 @@ class HttpClient:
         message = f"{self.address.url}{path}: {why}"
         known.setdefault("endpoint", path)
         return kind(message, settled=settled, transient=transient, **known)
+
+
+def _check_bundle(bundle: str) -> None:
+    """Raise ConfigurationError unless a file with certificates, or a folder of them, is there."""
+    why = "" if Path(bundle).exists() else "no such file"
+    if Path(bundle).is_file():
+        try:
+            ssl.create_default_context(cafile=bundle)
+        except OSError as error:  # an SSLError is one
+            why = f"it holds no certificate: {error.strerror}"
+    if why:
+        raise ConfigurationError(f"server.ca_bundle = {bundle}: {why}", key="server.ca_bundle")
 
 
 def _recordable(value: Any) -> Any:

@@ -45,6 +45,7 @@ class WatchedSocket:
         self._ticked = 0.0
         self._held: bytes | None = None
         self.patience: Patience | None = None
+        self.is_reused = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._socket, name)
@@ -153,20 +154,29 @@ class Connections:
         self._adapter.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
         self._pool: _Pool | _TlsPool | None = None
 
-    def take(self) -> HTTPConnection:
-        """A connection that is established. Raises what requests, urllib3 or the system raises."""
+    def take(self, *, fresh: bool = False) -> HTTPConnection:
+        """A connection that is established; a new one, if it must be ``fresh``.
+
+        Raises what requests, urllib3 or the system raises.
+        """
         if self._pool is None:
             self._pool = self._new_pool()
         connection = self._pool.take()
         assert isinstance(connection, HTTPConnection)
+        if fresh:
+            connection.close()
         if connection.sock is None:
             connection.timeout = self._settings.connect_timeout_s
+            # A system's name of a zone follows a bare %, which addresses escape.
+            connection.host = connection.host.replace("%25", "%")
             try:
                 connection.connect()
             except BaseException:
                 connection.close()
                 raise
             connection.sock = WatchedSocket(connection.sock)
+        else:
+            connection.sock.is_reused = True
         return connection
 
     def give_back(self, connection: HTTPConnection) -> None:

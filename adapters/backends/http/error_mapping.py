@@ -19,6 +19,7 @@ from .errors import (
     AnswerLostError,
     AuthenticationError,
     NansError,
+    OtherPageError,
     RequestNotUnderstoodError,
     RequestRefusedError,
     RouteMissingError,
@@ -29,6 +30,7 @@ from .errors import (
     ServerUnavailableError,
     ServerUnreachableError,
 )
+from .other_pages import page_cause, redirect_cause
 
 if TYPE_CHECKING:
     from .client import HttpClient
@@ -43,6 +45,10 @@ _WHYS: Mapping[type[ServerError], str] = {
     ServerNotTrustedError: "the connection is not trusted",
     AnswerLostError: "no complete answer came back",
 }
+_TRUST = (
+    "; server.ca_bundle names the file of the authority to trust, and server.tls_verify = false "
+    "switches the check off"
+)
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL")
 _NEVER = frozenset([501, 505])
 """Statuses of requests that the server never supports."""
@@ -99,6 +105,8 @@ def error_of_exception(
     why = _WHYS[kind]
     if kind is ServerNotTrustedError and any(sign in words for sign in _NO_TLS):
         why = "the server does not use https there; try http"
+    elif kind is ServerNotTrustedError:
+        words += _TRUST
     shown = client.credentials.scrub(words)
     return client.failure(kind, path, f"{why}: {shown}", settled=settled or not connected)
 
@@ -135,21 +143,26 @@ def error_of_status(
     ``location`` and ``retry_after`` are the headers of that name. ``is_work`` says that the server
     may work on the request though a proxy has answered in its place.
     """
-    credentials = client.credentials
+    credentials, url = client.credentials, client.address.url
     document = _decoded(body)
+    cause = page_cause(url, status, body) if document is None else ""
     kind = _kind(status, document, body)
+    if cause and kind in (RequestRefusedError, RouteMissingError):
+        kind = OtherPageError
     is_bare = message_in(body if document is None else document) in ("", "Not Found")
     shown = credentials.scrub_values(document)
     body = credentials.scrub(body) if document is None else json.dumps(shown, ensure_ascii=False)
     words = message_in(body if document is None else shown)
-    if status == 200:
+    if cause:
+        start = "the answer is not JSON" if status == 200 else status
+        why = f"{start}: {cause}" + (f" ({words})" if words else "")
+    elif status == 200:
         why = f"the answer is not JSON: {words}"
     elif kind is AuthenticationError:
         advice = credentials.withheld or "the server rejected the user and password"
         why = f"{status}: {words} ({advice})"
     elif 300 <= status < 400:
-        target = credentials.scrub(location)[:_MOST_WORDS]
-        why = f"{status}: redirected to {target}; use that address instead"
+        why = f"{status}: {redirect_cause(url, credentials.scrub(location)[:_MOST_WORDS])}"
     elif kind is RouteMissingError and is_bare:
         why = f"404: no such route{client.advice}"
     else:

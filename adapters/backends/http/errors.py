@@ -17,6 +17,7 @@
     |   |-- ServerInterruptedError    another client interrupted our request
     |   |-- RequestRefusedError       any other status, in ``status``
     |   |   |-- RouteMissingError     404
+    |   |   |-- OtherPageError        a page for a browser, so it was not the server that answered
     |   |   `-- AuthenticationError   401 and 403
     |   `-- SettingsNotUsedError      the image was made with other settings than requested
     `-- BackendAnswerError        the answer does not hold the requested images
@@ -124,6 +125,10 @@ class RequestRefusedError(ServerError):
 
 class RouteMissingError(RequestRefusedError):
     """The server has no such route."""
+
+
+class OtherPageError(RequestRefusedError):
+    """Something else than the server answered, by a page for a browser."""
 
 
 class AuthenticationError(RequestRefusedError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http.client import HTTPConnection as PlainConnection
-from http.client import HTTPResponse
+from http.client import HTTPException, HTTPResponse
 from typing import TYPE_CHECKING
 
 from ....statemachine.errors import BackendAnswerError, BackendError
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 MAX_SMALL_ANSWER_BYTES = 1 << 25
 """The largest list, state or error read."""
 _PIECE = 1 << 22
+_COMPRESSED = (
+    "the answer is compressed, although the request did not allow it; switch compression off in "
+    "the proxy in front of the server"
+)
 
 
 class Exchange:
@@ -29,6 +33,8 @@ class Exchange:
 
     ``patience`` is called repeatedly and raises to end the wait. With ``is_work`` the server goes
     on with the request after a lost connection, so the errors do not count as settled.
+    ``was_cut`` says that its connection had been kept from an earlier request and ended before any
+    answer: a server or proxy closes a connection that was idle. ``fresh`` asks for a new one.
     Raises ServerUnreachableError, ServerNotTrustedError.
     """
 
@@ -40,6 +46,7 @@ class Exchange:
         *,
         limit: int = MAX_SMALL_ANSWER_BYTES,
         is_work: bool = False,
+        fresh: bool = False,
     ) -> None:
         self._client = client
         self._path = path
@@ -47,10 +54,12 @@ class Exchange:
         self._is_work = is_work
         self._response: HTTPResponse | None = None
         try:
-            self._connection = client.connections.take()
+            self._connection = client.connections.take(fresh=fresh)
         except CONNECTION_EXCEPTIONS as error:
             raise error_of_exception(client, path, error, connected=False) from error
         self.patience = patience
+        self._is_reused = self._watched.is_reused
+        self.was_cut = False
 
     @property
     def patience(self) -> Patience | None:
@@ -115,6 +124,8 @@ class Exchange:
 
     def _raise_lost(self, error: BaseException) -> None:
         """Raise the error that stands for one of the libraries or the system."""
+        is_end = isinstance(error, ConnectionError | HTTPException)
+        self.was_cut = self._is_reused and self._response is None and is_end
         if isinstance(error, TRANSPORT_EXCEPTIONS):
             settled = not self._is_work
             raise error_of_exception(
@@ -135,7 +146,7 @@ class Exchange:
     def _body(self, response: HTTPResponse, limit: int | None) -> bytes:
         """The whole body; without a limit, of one that is too large only the beginning."""
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise self._unusable("the answer is compressed, although the request did not allow it")
+            raise self._unusable(_COMPRESSED)
         length = _length_of(response)
         if limit is not None and length is not None and length > limit:
             raise self._unusable(f"the answer has {length} bytes; the limit is {limit}")

@@ -61,11 +61,11 @@ def discovered(lists: ServerLists) -> ServerFeatures:
     """What the server is; asked in the same way with and without preflight. Raises ServerError.
 
     The schema is asked for only once a route of the API answers: a server that is still starting
-    would keep an incomplete schema until it ends.
+    would keep an incomplete schema until it ends. A proxy may refuse the schema alone.
     """
     if _has_progress(lists) is False and lists.answer(OPTIONS, noted=False) is None:
         return ServerFeatures()
-    features = features_of(lists.answer(OPENAPI))
+    features = features_of(lists.answer(OPENAPI, may_be_hidden=True))
     if features.product is None and isinstance(lists.answer(SD_MODULES, noted=False), list):
         return msgspec.structs.replace(features, product=FORGE)
     return features

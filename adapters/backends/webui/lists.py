@@ -10,6 +10,7 @@ from ....statemachine.errors import BackendAnswerError, BackendError
 from ..http.client import ANSWER_TIMEOUT_S, HttpClient
 from ..http.errors import (
     AuthenticationError,
+    OtherPageError,
     RequestRefusedError,
     RouteMissingError,
     ServerError,
@@ -17,7 +18,7 @@ from ..http.errors import (
     ServerOutOfMemoryError,
 )
 from .names import KINDS, Entry, NameKind, NameList, Reader
-from .spellings import stem
+from .spellings import file_of, stem
 
 OPTIONS = "/sdapi/v1/options"
 SCRIPTS = "/sdapi/v1/scripts"
@@ -65,12 +66,18 @@ class ServerLists:
         self._lists: dict[str, NameList | None] = {}
         self._presence: dict[str, bool | None] = {}
         self._notes: list[str] = []
+        self._refusal: str | None = None
         self._refreshed: set[NameKind] = set()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Why lists cannot be used."""
         return tuple(self._notes)
+
+    @property
+    def refusal(self) -> str:
+        """Why the first route that is there, or seems to be, gave no answer; "" if none is."""
+        return self._refusal or ""
 
     @property
     def any_answered(self) -> bool:
@@ -82,17 +89,31 @@ class ServerLists:
         self.answer(path, noted=False, timeout_s=timeout_s)
         return self._presence[path]
 
-    def answer(self, path: str, *, noted: bool = True, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
-        """The decoded JSON at ``path``; None if there is none."""
+    def answer(
+        self,
+        path: str,
+        *,
+        noted: bool = True,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+        may_be_hidden: bool = False,
+    ) -> Any:
+        """The decoded JSON at ``path``; None if there is none.
+
+        With ``may_be_hidden`` also if the server rejects the credentials for this route.
+        """
         if path not in self._answers:
             why: BackendError | None = None
             document: Any = None
             try:
                 document = self._client.get(path, timeout_s=timeout_s)
-            except AuthenticationError:
-                raise
+            except AuthenticationError as error:
+                if not may_be_hidden:
+                    raise
+                why = error
             except _NOT_OFFERED as error:
                 why = error
+                if self._refusal is None and not isinstance(error, RouteMissingError):
+                    self._refusal = str(error)
             self._answers[path] = document
             self._presence[path] = _presence(document, why)
             if noted and document is None:
@@ -137,6 +158,17 @@ class ServerLists:
         known = self.names(NameKind.CHECKPOINT) or ()
         return {form: stem(entry.name) for entry in known for form in entry.forms}
 
+    def names_in_use(self) -> frozenset[str]:
+        """The checkpoint, VAE and modules that the server has loaded, as its options name them."""
+        document = self.answer(OPTIONS, noted=False)
+        options = document if isinstance(document, Mapping) else {}
+        modules = options.get("forge_additional_modules")
+        paths = (
+            [one for one in modules if isinstance(one, str)] if isinstance(modules, list) else []
+        )
+        named = [options.get("sd_model_checkpoint"), options.get("sd_vae"), *map(file_of, paths)]
+        return frozenset(one for one in named if isinstance(one, str))
+
     def img2img_scripts(self) -> frozenset[str] | None:
         """The scripts that img2img can run, in lower case."""
         document = self.answer(SCRIPTS)
@@ -178,6 +210,8 @@ def _presence(document: Any, error: BackendError | None) -> bool | None:
     status = error.status or 0
     if status >= 500:
         return None
+    if isinstance(error, OtherPageError):
+        return False
     return status >= 400 and not isinstance(error, RouteMissingError)
 
 

@@ -81,7 +81,9 @@ class Server:
         """The progress; None if the server has no progress route. Raises ServerError."""
         if not self._tells_progress:
             return None
-        return self._seen(self._ask(abandon))
+        return self._seen(
+            lambda: self.client.get(PROGRESS, timeout_s=self._timeout_s, abandon=abandon)
+        )
 
     def begin_look(self) -> None:
         """Ask how far it is; ``end_look`` waits for the answer."""
@@ -95,7 +97,7 @@ class Server:
         if asked is None:
             return None
         asked.patience = Deadline(self._timeout_s)  # Its time begins when it is waited for.
-        return self._or_none(lambda: self._seen(asked))
+        return self._or_none(lambda: self._seen(lambda: self.client.json_answer(asked, PROGRESS)))
 
     def drop_look(self) -> None:
         """Forget what ``begin_look`` asked."""
@@ -103,14 +105,14 @@ class Server:
             self._asked.close()
             self._asked = None
 
-    def _ask(self, abandon: Abandon | None = None) -> Exchange:
-        exchange = Exchange(self.client, PROGRESS, Deadline(self._timeout_s, abandon))
+    def _ask(self) -> Exchange:
+        exchange = Exchange(self.client, PROGRESS, Deadline(self._timeout_s))
         exchange.send("GET")
         return exchange
 
-    def _seen(self, exchange: Exchange) -> ServerProgress | None:
+    def _seen(self, read: Callable[[], Any]) -> ServerProgress | None:
         try:
-            look = progress_of(self.client.json_answer(exchange, PROGRESS))
+            look = progress_of(read())
         except RequestRefusedError as error:
             if error.status not in _NO_SUCH_ROUTE:
                 raise

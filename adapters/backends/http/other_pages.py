@@ -1,0 +1,65 @@
+"""Recognises who answered in the place of a server: a login page, a tunnel, a proxy."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urljoin, urlsplit
+
+_HEADERS = 'headers in [servers."{url}".headers] of your settings'
+_HTML = re.compile(
+    r"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL
+)
+_TO_LOGIN = re.compile(
+    r"log-?_?in|sign-?_?in|/auth\b|oauth|/sso\b|//(?:auth|sso|login)\.", re.IGNORECASE
+)
+_LOGIN = re.compile(r"type=[\"']?password|\bpassword\b|\b(?:log|sign) ?in\b", re.IGNORECASE)
+_NGROK = 'the warning page of ngrok answered; set ngrok-skip-browser-warning = "1" as one of the '
+_LOCALTUNNEL = (
+    'the warning page of localtunnel answered; set bypass-tunnel-reminder = "1" among the '
+)
+_CLOUDFLARE = "the warning page of Cloudflare answered, which only a browser passes"
+_NO_TUNNEL = "reports that its tunnel does not work; start the tunnel again"
+_NEEDS_LOGIN = f"; use the address of the server itself, or set {_HEADERS}"
+_PAGES = {
+    r"ERR_NGROK_(?!6024)[0-9]+": f"ngrok {_NO_TUNNEL}",
+    r"ngrok": _NGROK + _HEADERS,
+    r"loca\.lt|localtunnel": _LOCALTUNNEL + _HEADERS,
+    r"error code: ?1033|argo tunnel error|cloudflare tunnel error": f"Cloudflare {_NO_TUNNEL}",
+    r"just a moment|attention required|cf-chl|challenge-platform": _CLOUDFLARE + _NEEDS_LOGIN,
+    r"plain HTTP request was sent to HTTPS|HTTP request to an HTTPS server": (
+        "the server uses https there; use {secure}"
+    ),
+}
+
+
+def _is_page(body: str) -> bool:
+    """Whether the body of an answer is a page for a browser, which no route of the API gives."""
+    return _HTML.match(body) is not None
+
+
+def page_cause(url: str, status: int, body: str) -> str:
+    """Who answered a request to the server at ``url`` by a page, and what to do; "" if unknown."""
+    for sign, words in _PAGES.items():
+        if re.search(sign, body, re.IGNORECASE):
+            return words.format(url=url, secure=_secure(url))
+    if _is_page(body) and status in (200, 401, 403) and _LOGIN.search(body):
+        return f"a login page answered{_NEEDS_LOGIN.format(url=url)}"
+    if _is_page(body) and status == 200:
+        return "a web page answered; is it the address of a WebUI that was started with --api?"
+    return ""
+
+
+def redirect_cause(url: str, location: str) -> str:
+    """Where an answer redirects to, and what to do."""
+    target = urljoin(f"{url}/", location)
+    here, there = urlsplit(url), urlsplit(target)
+    plain = target.partition("?")[0]
+    if _TO_LOGIN.search(plain):
+        return f"redirected to a login page, {plain}{_NEEDS_LOGIN.format(url=url)}"
+    if here.scheme == "http" and there.scheme == "https" and here.hostname == there.hostname:
+        return f"redirected to https; use https://{there.netloc}{here.path}"
+    return f"redirected to {target}; use that address instead"
+
+
+def _secure(url: str) -> str:
+    return f"https:{url.partition(':')[2]}"
