@@ -170,9 +170,10 @@ def test_the_file_of_another_user_is_ignored(command: Command, work: Path) -> No
     ("settings", "words"),
     [
         ("serwer = 'x'", ["unknown key serwer", "did you mean server"]),
-        ("runs = 3", ["runs = 3", "expected str"]),
+        ("runs = 3", ["runs = 3 must be text, not a number"]),
         ("runs = ", ["not valid TOML"]),
-        ("[profiles]\nx = 3", ["profiles.x = 3"]),
+        ("[profiles]\nx = 3", ["profiles.x = 3 must be a table"]),
+        ("servers = []", ["servers = [] must be a table, not a list"]),
     ],
 )
 def test_a_wrong_file_of_settings_is_named(
@@ -283,7 +284,7 @@ def test_a_flat_key_and_a_nested_key_of_two_files_are_no_conflict(
         ('extends = "c.toml"', "it extends itself"),
         ('extends = "d.toml"', "it extends itself"),
         ("extends = 3", "must be the path of a file"),
-        ('extends = ""', "must be the path of a file"),
+        ("extends = []", "must be the path of a file"),
     ],
 )
 def test_a_wrong_extends_is_named(command: Command, work: Path, text: str, words: str) -> None:

@@ -12,12 +12,12 @@ import msgspec
 
 from ...events.errors import RunNotFoundError
 from ...events.folds import replay
-from ..errors import ConfigurationError, InputImageError
+from ..errors import InputImageError
 from ..files.recorded_files import check_file
 from ..files.run_folder import find_run
 from ..ports import InputReader
 from .document import apply_overrides, parse_document
-from .layers import EXTENDS, extend_document, merge_documents, read_layers
+from .layers import Layer, extend_document, find_source, merge_layers, read_layers
 from .schema import InputImage, RunConfig
 
 IMAGE_SUFFIXES = (
@@ -35,18 +35,21 @@ def load_config(
     runs: Path,
     overrides: Iterable[str] = (),
     profile: Mapping[str, Any] = {},
+    profile_source: str = "profile",
 ) -> RunConfig:
     """Read a configuration, apply ``overrides`` and find its input images.
 
     The values of the file that it extends, and below them those of ``profile``, are used where it
-    has none. Paths are relative to its folder. Raises ConfigurationError.
+    has none; ``profile_source`` names the latter in errors. Paths are relative to its folder.
+    Raises ConfigurationError with all errors.
     """
-    document = apply_overrides(merge_documents(profile, read_layers(path)), overrides)
-    if EXTENDS in document:
-        raise ConfigurationError(
-            f"{EXTENDS} can only be in a file, not in a profile or --set", key=EXTENDS
-        )
-    config = parse_document(document, source=str(path), name=path.stem)
+    overrides = tuple(overrides)
+    layers = [*read_layers(path), Layer(profile_source, profile)]
+    config = parse_document(
+        apply_overrides(merge_layers(layers), overrides),
+        source=lambda error: find_source(error, layers, overrides),
+        name=path.stem,
+    )
     return find_inputs(config, folder=path.parent, inputs=inputs, runs=runs)
 
 
@@ -62,7 +65,7 @@ def resolve_config(
     parsed = (
         config
         if isinstance(config, RunConfig)
-        else parse_document(extend_document(config, Path.cwd()))
+        else parse_document(merge_layers(extend_document(config, Path.cwd())))
     )
     return find_inputs(parsed, folder=Path.cwd(), inputs=inputs, runs=runs)
 
