@@ -14,7 +14,7 @@ import click
 import msgspec
 import platformdirs
 
-from ...statemachine.config.validation import SECRET, convert_document
+from ...statemachine.config.validation import SECRET, convert_document, refuse_userinfo
 from ...statemachine.errors import ConfigurationError
 from ..text import one_line
 from .common_options import CONFIG_FILE, RUNS, SERVERS, is_quiet
@@ -42,7 +42,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class SettingsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The keys of a file of settings."""
 
-    server: str | None = None
+    server: Annotated[str | None, SECRET] = None
     runs: str | None = None
     profiles: Mapping[str, Mapping[str, Any]] = {}
     notify: Mapping[str, Any] = {}
@@ -216,6 +216,7 @@ def _read(path: Path, *, is_of_folder: bool = False) -> SettingsFile:
             _note(f"{path}: ignored: {', '.join(ignored)} (only in your own file of settings)")
         document = {key: document[key] for key in document if key in _IN_A_FOLDER}
     file = convert_document(document, SettingsFile, str(path))
+    refuse_userinfo(file.server, f"{path}: server")
     unused = [f"[{key}]" for key in _NOT_USED_YET if key in document]
     if unused:
         _note(f"{path}: not used by this version: {', '.join(unused)}")

@@ -375,13 +375,12 @@ def join_key(path: str, key: object) -> str:
     return f"{path}.{word}" if path else word
 
 
-def refuse_userinfo(url: str | None) -> None:
+def refuse_userinfo(url: str | None, key: str = "server.url") -> None:
     """Raise InvalidStagePlanError, without quoting it, for an address with a user or password.
 
     Nothing else in a server's address holds an ``@``, and a password may hold anything.
     """
     if url is not None and "@" in url:
         raise InvalidStagePlanError(
-            "server.url holds a user or a password; set STAGEWRIGHT_AUTH=user:password instead",
-            key="server.url",
+            f"{key} holds a user or a password; set STAGEWRIGHT_AUTH=user:password instead", key=key
         )
