@@ -33,6 +33,20 @@ class FieldError(msgspec.Struct, frozen=True, kw_only=True):
     nearest: str | None = None
 
 
+UNKNOWN_KEY = "unknown key"
+"""The reason of a key that is not known. Its message shows no value: that may be a secret."""
+
+
+def field_error(
+    key: str, reason: str, value: object = None, nearest: str | None = None
+) -> FieldError:
+    """The error of a key; its message shows the value, if there is one."""
+    shown = "" if value is None else f" = {show_value(value)}"
+    what = f"{reason} {key}" if reason == UNKNOWN_KEY else f"{key}{shown} {reason}"
+    near = f"; did you mean {nearest}?" if nearest else ""
+    return FieldError(message=f"{what}{near}", reason=reason, key=key, value=value, nearest=nearest)
+
+
 class ConfigurationError(StagewrightError, ValueError):
     """A configuration cannot be used. ``key`` is the dotted path at fault, if one is.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, field_error
 from .legacy import EXTENDS, RunDocument, is_flat_key_used, merge_flat_keys, without_overridden
 from .resolution import resolve_stages
 from .schema import RunConfig, type_with_stages
@@ -17,7 +17,6 @@ from .validation import (
     as_error,
     check_document,
     copy_document,
-    field_error,
     hint_at,
     is_text,
     refuse_userinfo,

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..errors import ConfigurationError, FieldError
+from ..errors import ConfigurationError, FieldError, field_error
 from .legacy import RunDocument
 from .schema import type_with_stages
-from .validation import copy_document, hint_at, is_number, is_text, join_key
+from .validation import as_error, copy_document, hint_at, is_number, is_text, join_key
 
 if TYPE_CHECKING:
     from yaml import Node
@@ -40,8 +40,8 @@ _TOML_TWICE = re.compile(
 _TOML_HEADER = re.compile(r"\s*\[+\s*([^\]]+?)\s*\]")
 _TOML_KEY = re.compile(r"\s*([^=\[{#]+?)\s*=")
 
-Repeated = Iterator[tuple[str, int]]
-"""The dotted paths of keys that are set twice, and the line of the second one; 0: not known."""
+Repeated = tuple[str, int]
+"""The dotted path of a key that is set twice, and the line of the second; 0: not known."""
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -67,16 +67,16 @@ def read_document(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path}: nested too deep") from error
     except _DECODE_ERRORS as error:
         raise ConfigurationError(f"{path}: not valid {language}: {_one_line(error)}") from error
-    if errors := [_set_twice(path, *one) for one in repeated]:
-        raise ConfigurationError(errors=errors)
+    if repeated:
+        raise as_error([_set_twice(*one) for one in repeated], str(path))
     if not isinstance(document, dict):
         raise ConfigurationError(f"{path}: not a table of keys and values")
     return copy_document(document, str(path))
 
 
-def _set_twice(path: Path, key: str, line: int) -> FieldError:
-    reason = f"is set twice{f' (again in line {line})' if line else ''}; remove one"
-    return FieldError(key=key, reason=reason, message=f"{path}: {key} {reason}")
+def _set_twice(key: str, line: int) -> FieldError:
+    again = f" (again in line {line})" if line else ""
+    return field_error(key, f"is set twice{again}; remove one")
 
 
 def _one_line(error: BaseException) -> str:
@@ -85,7 +85,7 @@ def _one_line(error: BaseException) -> str:
     return words if isinstance(error, ValueError) and words else f"{type(error).__name__}: {words}"
 
 
-def _decode_toml(text: str) -> tuple[Any, list[tuple[str, int]]]:
+def _decode_toml(text: str) -> tuple[Any, list[Repeated]]:
     lines = text.split("\n")
     if any(line.count(".") > _MAX_DOTS for line in lines):
         raise ValueError(f"a line has more than {_MAX_DOTS} dots")
@@ -111,7 +111,7 @@ def _toml_key(lines: list[str]) -> str:
     return f"{table}.{key}".strip(".")
 
 
-def _decode_json(text: str) -> tuple[Any, list[tuple[str, int]]]:
+def _decode_json(text: str) -> tuple[Any, list[Repeated]]:
     found: list[tuple[Any, str]] = []
 
     def make_table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _containers(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from _containers(part, join_key(path, key))
 
 
-def _decode_yaml(text: str) -> tuple[Any, list[tuple[str, int]]]:
+def _decode_yaml(text: str) -> tuple[Any, list[Repeated]]:
     import yaml  # noqa: PLC0415 - 10 ms that only YAML needs
 
     if text.count("[") + text.count("{") > _MAX_BRACKETS or _DEEP_BLOCK.search(text):
@@ -152,7 +152,7 @@ def _decode_yaml(text: str) -> tuple[Any, list[tuple[str, int]]]:
     return _as_written(document, node, kind), list(_repeated_nodes(node, "", set()))
 
 
-def _repeated_nodes(node: Node, path: str, seen: set[int]) -> Repeated:
+def _repeated_nodes(node: Node, path: str, seen: set[int]) -> Iterator[Repeated]:
     if id(node) in seen or not isinstance(node.value, list):
         return
     seen.add(id(node))  # an alias stands for a node that was seen

@@ -9,11 +9,10 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
-from ..errors import FieldError
+from ..errors import FieldError, field_error
 from ..stages.constraints import Factor, Fraction, InnerFraction, NonNegative, Size, Steps
 from ..stages.registry import stage_types
 from .schema import Conflict, RunTables
-from .validation import field_error
 
 EXTENDS = "extends"
 

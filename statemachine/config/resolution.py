@@ -7,16 +7,16 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..errors import FieldError, InvalidStagePlanError
+from ..errors import FieldError, InvalidStagePlanError, field_error
 from ..stages.constraints import LAST_SEED
 from ..stages.registry import stage_types
 from ..stages.sizes import Dimensions, size_refusal
 from ..stages.stage import StageConfig
 from .schema import RunConfig
-from .validation import field_error
 
 MAX_IMAGES = 1_000_000
 """Images of one run, at most: its first record lists a seed for each."""
+_NO_STAGES = "No pipeline stages enabled"
 
 
 class ResolvedStage(NamedTuple):
@@ -73,14 +73,10 @@ class _Resolver:
             stage = table
         worked = [stage.model_size(size) for size in self._sizes]
         if stage.generates:
+            own = msgspec.structs.asdict(stage)
             # What it lacks is its own error, and none of the stages that would inherit it.
-            lacking = dict.fromkeys(stage.required, msgspec.UNSET)
-            own = {
-                name: part
-                for name, part in msgspec.structs.asdict(stage).items()
-                if part is not None
-            }
-            self._inherited |= (lacking if stage is table else {}) | own
+            lacking = {name: msgspec.UNSET for name in stage.required if own[name] is None}
+            self._inherited |= own | lacking
             self._model_size = self._model_size or common_size(worked)
         reached = [stage.size_after(size) for size in dict.fromkeys(self._sizes)]
         self._sizes = list(dict.fromkeys(one.size for one in reached))
@@ -95,7 +91,9 @@ class _Resolver:
         """
         for width, height in () if self._is_too_large else filter(None, sizes):
             if refusal := size_refusal((width, height)):
-                self.errors.append(_error(name, f"makes images of {width}x{height}: {refusal}"))
+                self.errors.append(
+                    field_error(name, f"makes images of {width}x{height}: {refusal}")
+                )
                 self._is_too_large = True
                 return
 
@@ -115,9 +113,9 @@ def _combination_errors(config: RunConfig) -> Iterator[FieldError]:
     before: list[StageConfig] = []
     for name, stage in stages.items():
         if stage.needs_base and not any(one.generates for one in before):
-            yield _error(name, f"needs {generating} before it, and none of them is enabled")
+            yield field_error(name, f"needs {generating} before it, and none of them is enabled")
         if stage.takes_prompt and before:
-            yield _error(name, "makes images from the prompt, so no stage can come before it")
+            yield field_error(name, "makes images from the prompt, so no stage can come before it")
         before.append(stage)
     first = next(iter(stages))
     if not stages[first].takes_prompt and not (config.input_image or config.inputs):
@@ -128,9 +126,6 @@ def _combination_errors(config: RunConfig) -> Iterator[FieldError]:
         alone = f"{' and '.join(stages)} alone"
         reason = f"must be 1 for {alone}: it gives one image for each input"
         yield field_error("images", reason, config.images)
-
-
-_NO_STAGES = "No pipeline stages enabled"
 
 
 def _total_errors(config: RunConfig) -> Iterator[FieldError]:
@@ -146,10 +141,6 @@ def _total_errors(config: RunConfig) -> Iterator[FieldError]:
             yield field_error(
                 key, f"{reason}: the last image has the seed {seed + total - 1}", seed
             )
-
-
-def _error(stage: str, reason: str) -> FieldError:
-    return FieldError(key=stage, reason=reason, message=f"{stage} {reason}")
 
 
 def _names_of(condition: Callable[[type[StageConfig]], bool]) -> str:

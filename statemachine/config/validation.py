@@ -22,14 +22,20 @@ from typing import (
 
 import msgspec
 
-from ..errors import ConfigurationError, FieldError, InvalidStagePlanError, show_value
+from ..errors import (
+    UNKNOWN_KEY,
+    ConfigurationError,
+    FieldError,
+    InvalidStagePlanError,
+    field_error,
+    show_value,
+)
 
 T = TypeVar("T")
 Source = str | Callable[[FieldError], str]
 """Where a document comes from, for messages: its name, or a function that finds it."""
 MAX_VALUES = 100_000
 MAX_DEPTH = 64
-UNKNOWN = "unknown key"
 SECRET = msgspec.Meta(extra={"secret": True})
 """Marks a value that no message may show."""
 _BOUNDS = {
@@ -122,11 +128,14 @@ class _Checker:
             where = join_key(key, name)
             if name not in hints:
                 near = find_nearest(name, hints)
-                self._errors.append(unknown_key(where, part, near and join_key(key, near)))
+                near = near and join_key(key, near)
+                self._errors.append(field_error(where, UNKNOWN_KEY, part, near))
             elif part != "" or name in _FREE_TEXTS or not _is_optional_name(hints[name]):
                 checked[name] = self.check(part, hints[name], where)
         if value.get("enabled") is False and "enabled" in hints:
-            self._errors[known:] = [one for one in self._errors[known:] if one.reason == UNKNOWN]
+            self._errors[known:] = [
+                one for one in self._errors[known:] if one.reason == UNKNOWN_KEY
+            ]
         return checked
 
     def _check_list(self, value: Any, hint: Any, key: str) -> Any:
@@ -170,23 +179,6 @@ class _Checker:
         shown = None if _is_secret(hint) else value
         self._errors.append(field_error(key, f"must be {noun}{_but_not(value)}", shown))
         return valid
-
-
-def field_error(key: str, reason: str, value: Any = None, nearest: str | None = None) -> FieldError:
-    """The error of a key; its message shows the value, if there is one."""
-    shown = "" if value is None else f" = {show_value(value)}"
-    near = f"; did you mean {nearest}?" if nearest else ""
-    return FieldError(
-        key=key, value=value, reason=reason, nearest=nearest, message=f"{key}{shown} {reason}{near}"
-    )
-
-
-def unknown_key(key: str, value: Any, nearest: str | None) -> FieldError:
-    """The error of an unknown key. Its message does not show the value: it may be a secret."""
-    near = f"; did you mean {nearest}?" if nearest else ""
-    return FieldError(
-        key=key, value=value, reason=UNKNOWN, nearest=nearest, message=f"{UNKNOWN} {key}{near}"
-    )
 
 
 def find_nearest(name: object, known: Iterable[str]) -> str | None:

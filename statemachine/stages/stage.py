@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 import msgspec
 
-from ..errors import FieldError, InvalidStagePlanError
+from ..errors import FieldError, InvalidStagePlanError, field_error
 from .sizes import Dimensions, NextSize
 
 _UNSAMPLED_WEIGHT = 10
@@ -133,7 +133,7 @@ def missing_values(table: msgspec.Struct, key: str, *names: str) -> Iterator[Fie
         is_blank = isinstance(value, str) and not value.strip() and name != "prompt"
         if value is None or value == () or is_blank:
             where = name if name == "prompt" else f"{key}.{name}"
-            yield _error(where, f"is missing; an enabled {key.partition('.')[0]} needs it")
+            yield field_error(where, f"is missing; an enabled {key.partition('.')[0]} needs it")
 
 
 def size_errors(
@@ -143,11 +143,7 @@ def size_errors(
     stated = getattr(table, factor)
     sized = getattr(table, width) is not None or getattr(table, height) is not None
     if stated is None and not sized:
-        yield _error(f"{key}.{factor}", f"is missing: set {factor}, or {width} and {height}")
+        yield field_error(f"{key}.{factor}", f"is missing: set {factor}, or {width} and {height}")
     elif stated is not None and sized:
-        reason = f"= {stated} and a target size exclude each other"
-        yield _error(f"{key}.{factor}", reason, stated)
-
-
-def _error(key: str, reason: str, value: Any = None) -> FieldError:
-    return FieldError(key=key, value=value, reason=reason, message=f"{key} {reason}")
+        reason = "and a target size exclude each other"
+        yield field_error(f"{key}.{factor}", reason, stated)
