@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .errors import BackendError as BackendError
     from .errors import ConfigurationError as ConfigurationError
     from .errors import ControllerBusyError as ControllerBusyError
+    from .errors import FieldError as FieldError
     from .errors import GenerationCancelled as GenerationCancelled
     from .errors import GenerationInterrupted as GenerationInterrupted
     from .errors import InputImageError as InputImageError
@@ -51,7 +52,7 @@ __getattr__, __dir__ = lazy_names(
         "config.schema": ["RunConfig"],
         "errors": [
             "BackendAnswerError", "BackendError", "ConfigurationError", "ControllerBusyError",
-            "GenerationCancelled", "GenerationInterrupted", "InputImageError",
+            "FieldError", "GenerationCancelled", "GenerationInterrupted", "InputImageError",
             "InvalidStagePlanError", "InvalidTransitionError", "MissingImagesError",
             "PreflightError", "ResumeRefusedError", "StageConflictError",
         ],

@@ -5,20 +5,82 @@ The whole tree is drawn in ``stagewright.events.errors``.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
 from ..events.errors import StagewrightError
 from ..events.folds import MISSING_IMAGES
 
+_LONGEST_VALUE = 80
+"""Characters of a value that a message shows."""
+
+
+class FieldError(msgspec.Struct, frozen=True, kw_only=True):
+    """One error of a configuration, for a message or for the field of a form.
+
+    ``key`` is the dotted path at fault as it is written, None where no single key is. ``value``
+    is what it holds, None if it is missing or secret. ``nearest`` is the known name that may be
+    meant, None if none is near. ``message`` says it all in one line, ``reason`` what is wrong.
+    """
+
+    message: str
+    reason: str
+    key: str | None = None
+    value: Any = None
+    nearest: str | None = None
+
+
+UNKNOWN_KEY = "unknown key"
+"""The reason of a key that is not known. Its message shows no value: that may be a secret."""
+
+
+def field_error(
+    key: str, reason: str, value: object = None, nearest: str | None = None
+) -> FieldError:
+    """The error of a key; its message shows the value, if there is one."""
+    shown = "" if value is None else f" = {show_value(value)}"
+    what = f"{reason} {key}" if reason == UNKNOWN_KEY else f"{key}{shown} {reason}"
+    near = f"; did you mean {nearest}?" if nearest else ""
+    return FieldError(message=f"{what}{near}", reason=reason, key=key, value=value, nearest=nearest)
+
 
 class ConfigurationError(StagewrightError, ValueError):
-    """A configuration cannot be used. ``key`` is the dotted path at fault, if one is."""
+    """A configuration cannot be used. ``key`` is the dotted path at fault, if one is.
 
-    def __init__(self, message: str, *, key: str | None = None) -> None:
-        super().__init__(message)
-        self.key = key
+    ``errors`` are all its errors, of which the message has a line each; ``key`` is that of the
+    first.
+    """
+
+    def __init__(
+        self, message: str = "", *, key: str | None = None, errors: Iterable[FieldError] = ()
+    ) -> None:
+        self._errors = tuple(errors)
+        super().__init__(message or "\n".join(one.message for one in self._errors))
+        self.key = key or next((one.key for one in self._errors), None)
+
+    @property
+    def errors(self) -> tuple[FieldError, ...]:
+        """Every error of the configuration, in the order of its keys; at least one."""
+        return self._errors or (FieldError(message=str(self), reason=str(self), key=self.key),)
 
 
 class InvalidStagePlanError(ConfigurationError):
     """A configuration makes no valid plan; ``key`` is the dotted path at fault."""
+
+
+def show_value(value: object) -> str:
+    """A value of a configuration as a message shows it: as in TOML, in one line, shortened."""
+    try:
+        is_text = isinstance(value, str)
+        text = repr(value) if is_text else json.dumps(value, default=str, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return "..."  # a number of thousands of digits, a table within itself
+    text = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}.get(text, text)
+    text = text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 class PreflightError(ConfigurationError):

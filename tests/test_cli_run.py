@@ -108,7 +108,7 @@ def test_the_run_folder_is_laid_out_as_the_contract_says(tmp_path: Path) -> None
         (["txt2img.enabled=false"], ["No pipeline stages enabled"]),
         (["txt2img.model="], ["txt2img.model", "missing"]),
         (["txt2img.stepz=3"], ["txt2img.stepz", "did you mean txt2img.steps?"]),
-        (["txt2img.steps=many"], ["txt2img.steps", "many", "int"]),
+        (["txt2img.steps=many"], ["txt2img.steps", "many", "whole number"]),
     ],
 )
 @pytest.mark.parametrize("command", ["plan", "run"])
@@ -127,16 +127,48 @@ def test_an_invalid_configuration_is_one_clear_line_and_no_folder(
     assert [path.name for path in tmp_path.iterdir()] == ["small.toml"]
 
 
-def test_a_conflict_shows_in_the_plan_and_fails_the_run(tmp_path: Path) -> None:
-    """`plan` exits 0 and lists it; `run` ends in ERROR, exit 1, with the reason on stderr."""
+def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
+    """A line for each on standard error; `plan --json` also prints them, for forms."""
+    config = write_config(tmp_path, "promt = 'x'\n" + SMALL.replace("steps = 4", "stepz = 4"))
+    plan = stagewright(
+        "plan", config, "--json", "--set", "txt2img.width=100", "--set", "images=x", folder=tmp_path
+    )
+    assert plan.returncode == 2
+    errors = json.loads(plan.stdout)["errors"]
+    shown = [line.removeprefix("stagewright: ") for line in plan.stderr.splitlines()]
+    assert [one["message"] for one in errors] == shown
+    assert {one["key"]: one["nearest"] for one in errors} == {
+        "promt": "prompt",
+        "images": None,
+        "txt2img.stepz": "txt2img.steps",
+        "txt2img.width": None,
+        "txt2img.steps": None,
+    }
+    assert {one["key"]: one["value"] for one in errors}["txt2img.width"] == 100
+    assert [line for line in shown if not line.startswith((f"{config}: ", "--set: "))] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("rnu", "run"), ("plna", "plan"), ("resum", "resume"), ("x", None)],
+)
+def test_a_command_that_is_near_is_suggested(tmp_path: Path, name: str, meant: str | None) -> None:
+    """In the one line that says that there is no such command."""
+    done = stagewright(name, folder=tmp_path)
+    said = f"; did you mean {meant}?" if meant else "."
+    assert (done.returncode, done.stderr) == (2, f"stagewright: No such command {name!r}{said}\n")
+
+
+def test_a_conflict_shows_in_the_plan_and_is_refused_by_run(tmp_path: Path) -> None:
+    """`plan` exits 0 and lists it; `run` exits 2 with the reason, and makes no folder."""
     config = write_config(tmp_path, "sampler = 'DDIM'\n" + SMALL)
     plan = stagewright("plan", config, folder=tmp_path)
     assert plan.returncode == 0
     assert "conflict: txt2img: sampler = 'DDIM' but txt2img.sampler = 'Euler a'" in plan.stdout
     done = stagewright("run", config, folder=tmp_path)
-    assert done.returncode == 1
-    assert "ERROR" in done.stdout
-    assert "StageConflictError" in done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "conflict: txt2img: sampler = 'DDIM' but txt2img.sampler = 'Euler a'" in done.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

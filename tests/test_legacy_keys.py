@@ -19,6 +19,7 @@ from stagewright.statemachine.config.document import apply_overrides, parse_docu
 from stagewright.statemachine.config.legacy import RunDocument
 
 from .support import document
+from .test_plan import settings_of
 from .test_plan_values import full
 
 PASS = "adetailer.passes.0"
@@ -193,7 +194,7 @@ def test_flat_keys_of_a_part_that_is_off_do_nothing(part: str) -> None:
 def test_flat_hires_needs_txt2img() -> None:
     """``hires_enabled`` without txt2img is refused, and names itself."""
     config = document("img2img", input_image="in.png", hires_enabled=True)
-    with pytest.raises(InvalidStagePlanError, match="hires_enabled = True needs txt2img") as error:
+    with pytest.raises(InvalidStagePlanError, match="hires_enabled = true needs txt2img") as error:
         plan_of(config)
     assert error.value.key == "hires_enabled"
     assert plan_of(config | {"hires_enabled": False}).summary == "img2img"
@@ -247,11 +248,37 @@ def test_a_flat_value_that_is_not_used_is_not_checked(value: Any) -> None:
     assert plan_of(config | {"hires_enabled": False, "hires_steps": value}) == plan_of(config)
 
 
-def test_a_flat_value_out_of_bounds_is_refused() -> None:
-    """The bounds of the nested key hold for the flat one."""
-    config = apply_overrides(put(complete(), "txt2img.steps", None), ["steps=0"])
-    with pytest.raises(InvalidStagePlanError, match=r"txt2img\.steps = 0 must be at least 1"):
+@pytest.mark.parametrize("nested", [None, 3])
+def test_a_flat_value_out_of_bounds_is_refused_as_it_is_written(nested: int | None) -> None:
+    """The bounds of the nested key hold for the flat one, also where the two are in conflict."""
+    config = put(complete(), "txt2img.steps", nested) | {"steps": 0}
+    with pytest.raises(InvalidStagePlanError, match=r"^steps = 0 must be at least 1") as error:
         plan_of(config)
+    assert [one.key for one in error.value.errors] == ["steps"]
+
+
+@pytest.mark.parametrize(("flat", "value", "nested", "other"), KEYS)
+def test_a_flat_override_replaces_the_nested_key_of_a_file(
+    flat: str, value: Any, nested: str, other: Any
+) -> None:
+    """It is of the first generation stage; a nested override replaces the flat key of a file."""
+    config = put(complete(), nested, other)
+    expected = plan_of(put(config, nested, value))
+    assert plan_of(apply_overrides(config, [f"{flat}={value}"])) == expected
+    of_file = put(config, nested, None) | {flat: other}
+    assert plan_of(apply_overrides(of_file, [f"{nested}={value}"])) == expected
+    assert plan_of(apply_overrides(of_file, [f"{flat}={value}"])) == expected
+
+
+def test_a_flat_override_follows_the_stages_that_other_overrides_switch() -> None:
+    """Whichever comes first on the command line."""
+    config = complete() | {"input_image": "in.png"}
+    config["img2img"] |= {"model": "m", "sampler": "s", "cfg_scale": 5.0}
+    overrides = ["cfg_scale=2", "txt2img.enabled=false"]
+    for order in (overrides, overrides[::-1]):
+        plan = plan_of(apply_overrides(config, order))
+        assert plan.conflicts == ()
+        assert settings_of(plan, 0)["cfg_scale"] == 2.0
 
 
 @pytest.mark.parametrize("flat", ["hires_denoise", "steps", "refiner_switch_at", "hires_enabled"])

@@ -164,7 +164,8 @@ def test_packages_are_not_looked_for_without_need() -> None:
     code = f"""
 import sys
 from pathlib import Path
-from stagewright.statemachine.config.document import parse_document, read_document
+from stagewright.statemachine.config.document import parse_document
+from stagewright.statemachine.config.formats import read_document
 config = parse_document(read_document(Path({str(ROOT / "examples" / "portrait.toml")!r})))
 print(config.stages.keys() == {{"txt2img", "img2img", "upscale", "adetailer"}})
 print("importlib.metadata" in sys.modules)

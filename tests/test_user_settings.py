@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from stagewright.adapters.cli.main import stagewright as command_line
 from stagewright.adapters.webui_server import EmbeddedServer
 from stagewright.events import iterate
 
@@ -19,6 +21,7 @@ from .command_line import SMALL, stagewright, write_config
 
 Done = subprocess.CompletedProcess[str]
 Command = Callable[..., Done]
+SECRET = "hush-7f3a9c"
 CLOSED = "http://127.0.0.1:9"
 """Nothing listens there."""
 
@@ -170,9 +173,15 @@ def test_the_file_of_another_user_is_ignored(command: Command, work: Path) -> No
     ("settings", "words"),
     [
         ("serwer = 'x'", ["unknown key serwer", "did you mean server"]),
-        ("runs = 3", ["runs = 3", "expected str"]),
+        ("runs = 3", ["runs = 3 must be text, not a number"]),
         ("runs = ", ["not valid TOML"]),
-        ("[profiles]\nx = 3", ["profiles.x = 3"]),
+        ("[profiles]\nx = 3", ["profiles.x = 3 must be a table"]),
+        (f"server = 'http://me:{SECRET}@x'", ["server holds a user or a password"]),
+        (f"server = ['http://me:{SECRET}@x']", ["server must be text, not a list"]),
+        (f"servers.'http://x'.headers = '{SECRET}'", ["headers must be a table, not text"]),
+        (f"servers.'http://x'.headers.X = ['{SECRET}']", ["headers.X must be text, not a list"]),
+        (f"servers.'http://x'.token = '{SECRET}'", ["unknown key servers.http://x.token"]),
+        ("servers = []", ["servers = [] must be a table, not a list"]),
     ],
 )
 def test_a_wrong_file_of_settings_is_named(
@@ -183,6 +192,7 @@ def test_a_wrong_file_of_settings_is_named(
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert [word for word in ["config.toml", *words] if word not in done.stderr] == []
+    assert SECRET not in done.stderr
 
 
 def test_another_file_of_settings_can_be_named(command: Command, work: Path) -> None:
@@ -247,6 +257,27 @@ def test_a_configuration_extends_a_file_beside_it(command: Command, work: Path) 
     assert opened.config["txt2img"]["sampler"] == "Euler"
 
 
+def test_an_error_names_the_file_or_profile_that_it_is_in(command: Command, work: Path) -> None:
+    """Whichever layer holds the value: all of them in one go; a missing key is of the first."""
+    write(work, "c.toml", 'extends = "base.yaml"\n[txt2img]\nheight = 1')
+    write(work, "base.yaml", "extends: top.json\nseed: -5\ntxt2img: {width: x}")
+    write(work, "top.json", '{"images": 0, "foo": 1, "steps": 0, "prompt": "x"}')
+    profile = "[profiles.p]\nfoo = 2\n[profiles.p.txt2img]\nmodle = 'm'\ncfg_scale = 'x'"
+    done = command("plan", "c.toml", "--profile", "p", "--set", "name=[]", settings=profile)
+    assert done.returncode == 2
+    lines = [line.removeprefix("stagewright: ") for line in done.stderr.splitlines()]
+    sources = {line.split(" = ")[0].replace("unknown key ", "") for line in lines}
+    settings = next(one.split("profiles.p")[0] for one in sources if "profiles.p" in one)
+    assert settings.endswith("config.toml: ")
+    assert {one.replace(settings, "") for one in sources} == {
+        "c.toml: txt2img.height", "base.yaml: seed", "base.yaml: txt2img.width",
+        "top.json: images", "top.json: foo", "top.json: steps", "--set: name",
+        "profiles.p: txt2img.modle; did you mean txt2img.model?", "profiles.p: txt2img.cfg_scale",
+        "c.toml: txt2img.model is missing; an enabled txt2img needs it",
+        "c.toml: txt2img.sampler is missing; an enabled txt2img needs it",
+    }  # fmt: skip
+
+
 ROOT: dict[str, Any] = {
     "prompt": "x",
     "txt2img": {"model": "m", "sampler": "Euler", "cfg_scale": 7, "width": 64, "height": 64},
@@ -283,7 +314,7 @@ def test_a_flat_key_and_a_nested_key_of_two_files_are_no_conflict(
         ('extends = "c.toml"', "it extends itself"),
         ('extends = "d.toml"', "it extends itself"),
         ("extends = 3", "must be the path of a file"),
-        ('extends = ""', "must be the path of a file"),
+        ("extends = []", "must be the path of a file"),
     ],
 )
 def test_a_wrong_extends_is_named(command: Command, work: Path, text: str, words: str) -> None:
@@ -315,14 +346,20 @@ def test_options_are_accepted_before_and_after_the_command(
     assert command(*placed(["--runs", "missing"], "list")).returncode == 2
 
 
-@pytest.mark.parametrize("name", ["bundle", "cancel", "diff", "doctor", "schema", "serve-embedded"])
-def test_every_command_takes_the_common_options(command: Command, name: str) -> None:
-    """Its help names them."""
-    shown = command(name, "--help").stdout
-    assert [one for one in ("-v,", "-q,", "-V,", "--runs") if one not in shown] == []
+COMMANDS = (
+    "init", "run", "plan", "resume", "cancel", "follow", "replay", "verify", "salvage", "list",
+    "show", "report", "diff", "bundle", "learning", "doctor", "schema", "serve-embedded",
+)  # fmt: skip
 
 
-SECRET = "hush-7f3a9c"
+def test_every_command_takes_the_common_options() -> None:
+    """Before and after its name, whether it uses them or not."""
+    options = ["-v", "-q", "--runs", "there", "--server", CLOSED, "-h"]
+    for name in COMMANDS:
+        for arguments in ([*options[:-1], name, "-h"], [name, *options]):
+            shown = CliRunner().invoke(command_line, arguments).output
+            assert shown.startswith("Usage: "), (arguments, shown)
+            assert [one for one in ("-v,", "-q,", "-V,", "--runs") if one not in shown] == []
 
 
 @pytest.mark.parametrize(

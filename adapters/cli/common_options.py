@@ -82,31 +82,38 @@ _RUNS = click.option(
     callback=_keep(RUNS),
     help="Folder that holds the runs.  [default: runs]",
 )
-_SERVERS = click.option(
-    "--server",
-    multiple=True,
-    metavar="URL",
-    expose_value=False,
-    callback=_keep(SERVERS),
-    help="WebUI server to use.",
-)
+
+
+def _servers_option(*, hidden: bool) -> Callable[..., Any]:
+    return click.option(
+        "--server",
+        multiple=True,
+        metavar="URL",
+        hidden=hidden,
+        expose_value=False,
+        callback=_keep(SERVERS),
+        help="WebUI server to use.",
+    )
 
 
 def options_of_all_commands(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options before the name of a command."""
-    for option in reversed((_SERVERS, _RUNS, *_COMMON)):
+    for option in reversed((_servers_option(hidden=False), _RUNS, *_COMMON)):
         function = option(function)
     return function
 
 
 def with_common_options(command: click.Command) -> click.Command:
-    """The command with the options that every command has."""
-    if any(parameter.name == "verbose" for parameter in command.params):
+    """The command with the options that every command has.
+
+    A command that needs no server takes ``--server`` without listing it.
+    """
+    own = {option for parameter in command.params for option in parameter.opts}
+    if "--verbose" in own:
         return command  # it was loaded before in this process
-    common = click.command()(_decorated(_COMMON)).params
-    if not any(parameter.name == "runs" for parameter in command.params):
-        common += click.command()(_decorated((_RUNS,))).params
-    command.params += common
+    further = {"--runs": _RUNS, "--server": _servers_option(hidden=True)}
+    options = (*_COMMON, *(option for name, option in further.items() if name not in own))
+    command.params += click.command()(_decorated(options)).params
     return command
 
 

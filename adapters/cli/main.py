@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -18,7 +19,7 @@ from .statuses import (
     EXIT_INTERRUPTED,
     EXIT_USAGE,
     TRACEBACK_VARIABLE,
-    error_message,
+    error_messages,
     print_error,
     status_of,
 )
@@ -52,6 +53,15 @@ class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(_MODULES)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _MODULES and not args[0].startswith("-"):
+            near = get_close_matches(args[0], _MODULES, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            ctx.fail(f"No such command {args[0]!r}{meant or '.'}")
+        return super().resolve_command(ctx, args)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         module_name = _MODULES.get(cmd_name)
         if module_name is None:
@@ -72,7 +82,7 @@ def stagewright() -> None:
 
 
 def run_command_line(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit status; an error becomes one line on standard error."""
+    """Run one command and return its exit status; each error becomes one line on standard error."""
     _show_certificate_warnings()
     if not arguments:
         stagewright.main(["--help"], prog_name="stagewright", standalone_mode=False)
@@ -93,7 +103,9 @@ def run_command_line(arguments: Sequence[str]) -> int:
     except Exception as error:
         if TRACEBACK_VARIABLE in os.environ:
             raise
-        return print_error(error_message(error), status_of(error))
+        for message in error_messages(error):
+            print_error(message, status_of(error))
+        return status_of(error)
     return status if isinstance(status, int) else EXIT_COMPLETED
 
 

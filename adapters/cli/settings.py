@@ -8,13 +8,13 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import click
 import msgspec
 import platformdirs
 
-from ...statemachine.config.validation import check_keys, convert_document
+from ...statemachine.config.validation import SECRET, convert_document, refuse_userinfo
 from ...statemachine.errors import ConfigurationError
 from ..text import one_line
 from .common_options import CONFIG_FILE, RUNS, SERVERS, is_quiet
@@ -33,21 +33,21 @@ _HEADER_VALUE = re.compile(r"[\x20-\x7e\xa0-\xff]*")
 _KEY = "stagewright.settings"
 
 
-class SettingsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The keys of a file of settings."""
-
-    server: str | None = None
-    runs: str | None = None
-    profiles: Mapping[str, Any] = {}
-    notify: Mapping[str, Any] = {}
-    restart: Mapping[str, Any] = {}
-    servers: Mapping[str, Any] = {}
-
-
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[servers."https://host"]``: headers for that origin alone."""
 
-    headers: Mapping[str, str] = {}
+    headers: Annotated[Mapping[str, Annotated[str, SECRET]], SECRET] = {}
+
+
+class SettingsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The keys of a file of settings."""
+
+    server: Annotated[str | None, SECRET] = None
+    runs: str | None = None
+    profiles: Mapping[str, Mapping[str, Any]] = {}
+    notify: Mapping[str, Any] = {}
+    restart: Mapping[str, Any] = {}
+    servers: Mapping[str, ServerSettings] = {}
 
 
 class DefaultServer(NamedTuple):
@@ -60,12 +60,19 @@ class DefaultServer(NamedTuple):
     named_by_user: bool
 
 
+class Profile(NamedTuple):
+    """The tables of a profile, and the file and table that hold it, for messages."""
+
+    source: str
+    tables: Mapping[str, Any]
+
+
 class Settings(NamedTuple):
     """What the files say; the file of the folder comes before that of the user."""
 
     runs: Path | None = None
     server: DefaultServer | None = None
-    profiles: Mapping[str, Mapping[str, Any]] = {}
+    profiles: Mapping[str, Profile] = {}
     servers: Mapping[str, ServerSettings] = {}
 
 
@@ -98,8 +105,12 @@ def read_settings(
     return Settings(
         runs=_runs(of_folder, folder_path) or _runs(of_user, user_path),
         server=server,
-        profiles={**of_user.profiles, **of_folder.profiles},
-        servers={url: _server(url, of_user.servers[url], user_path) for url in of_user.servers},
+        profiles={
+            name: Profile(f"{path}: profiles.{name}", tables)
+            for path, file in ((user_path, of_user), (folder_path, of_folder))
+            for name, tables in file.profiles.items()
+        },
+        servers=of_user.servers,
     )
 
 
@@ -151,10 +162,10 @@ def _header_value(url: str, name: str, text: str) -> str:
     return value
 
 
-def find_profile(name: str | None) -> Mapping[str, Any]:
-    """The tables of a profile; empty without a name. Raises ConfigurationError."""
+def find_profile(name: str | None) -> Profile:
+    """A profile; an empty one without a name. Raises ConfigurationError."""
     if name is None:
-        return {}
+        return Profile("", {})
     known = current_settings().profiles
     if name not in known:
         names = ", ".join(sorted(known)) or "none"
@@ -204,23 +215,12 @@ def _read(path: Path, *, is_of_folder: bool = False) -> SettingsFile:
         if ignored:
             _note(f"{path}: ignored: {', '.join(ignored)} (only in your own file of settings)")
         document = {key: document[key] for key in document if key in _IN_A_FOLDER}
-    check_keys(document, SettingsFile, str(path))
     file = convert_document(document, SettingsFile, str(path))
-    for name, profile in file.profiles.items():
-        if not isinstance(profile, dict):
-            raise ConfigurationError(f"{path}: profiles.{name} = {profile!r}: expected a table")
+    refuse_userinfo(file.server, f"{path}: server")
     unused = [f"[{key}]" for key in _NOT_USED_YET if key in document]
     if unused:
         _note(f"{path}: not used by this version: {', '.join(unused)}")
     return file
-
-
-def _server(url: str, table: Any, path: Path | None) -> ServerSettings:
-    source = f"{path}: servers.{url}"
-    if not isinstance(table, dict):
-        raise ConfigurationError(f"{source}: expected a table")
-    check_keys(table, ServerSettings, source)
-    return convert_document(table, ServerSettings, source)
 
 
 def _runs(file: SettingsFile, path: Path | None) -> Path | None:

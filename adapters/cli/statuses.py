@@ -35,14 +35,16 @@ def status_of(error: Exception) -> int:
     return EXIT_ERROR
 
 
-def error_message(error: Exception) -> str:
-    """The message that the user sees for ``error``."""
+def error_messages(error: Exception) -> list[str]:
+    """The messages that the user sees for ``error``: one, or one for each in a configuration."""
+    from ...statemachine.errors import ConfigurationError  # noqa: PLC0415 - `--version` is quick
+
+    if isinstance(error, ConfigurationError):
+        return [one.message for one in error.errors]
     if isinstance(error, StagewrightError | OSError):
-        return str(error)
-    return (
-        f"internal error, please report it: {type(error).__name__}: {error} "
-        f"(set {TRACEBACK_VARIABLE}=1 for the traceback)"
-    )
+        return [str(error)]
+    what = f"internal error, please report it: {type(error).__name__}: {error}"
+    return [f"{what} (set {TRACEBACK_VARIABLE}=1 for the traceback)"]
 
 
 def print_error(message: str, status: int) -> int:

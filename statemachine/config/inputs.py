@@ -13,7 +13,7 @@ import msgspec
 from ...events.errors import RunNotFoundError
 from ...events.folds import replay
 from ...events.result import FinishedImage, PipelineRunResult
-from ..errors import ConfigurationError, InputImageError
+from ..errors import InputImageError
 from ..files.recorded_files import check_file
 from ..files.run_folder import find_run
 from ..ports import InputReader
@@ -25,7 +25,7 @@ from .input_files import (
     raise_refusals,
     refused_image,
 )
-from .layers import EXTENDS, extend_document, merge_documents, read_layers
+from .layers import Layer, extend_document, find_source, merge_layers, read_layers
 from .schema import InputImage, OnImageError, RunConfig
 
 _RUN = "run:"
@@ -40,20 +40,22 @@ def load_config(
     runs: Path,
     overrides: Iterable[str] = (),
     profile: Mapping[str, Any] = {},
+    profile_source: str = "profile",
 ) -> RunConfig:
     """Read a configuration, apply ``overrides`` and find its input images.
 
     The values of the file that it extends, and below them those of ``profile``, are used where it
-    has none. Paths are relative to its folder; those in ``overrides``, which a person types, to
-    the working folder. Raises ConfigurationError.
+    has none; ``profile_source`` names the latter in errors. Paths are relative to its folder;
+    those in ``overrides``, which a person types, to the working folder. Raises ConfigurationError
+    with all errors.
     """
-    overrides = list(overrides)
-    document = apply_overrides(merge_documents(profile, read_layers(path)), overrides)
-    if EXTENDS in document:
-        raise ConfigurationError(
-            f"{EXTENDS} can only be in a file, not in a profile or --set", key=EXTENDS
-        )
-    config = parse_document(document, source=str(path), name=path.stem)
+    overrides = tuple(overrides)
+    layers = [*read_layers(path), Layer(profile_source, profile)]
+    config = parse_document(
+        apply_overrides(merge_layers(layers), overrides),
+        source=lambda error: find_source(error, layers, overrides),
+        name=path.stem,
+    )
     typed = frozenset(override.partition("=")[0].strip() for override in overrides)
     return find_inputs(config, folder=path.parent, inputs=inputs, runs=runs, typed=typed)
 
@@ -70,7 +72,7 @@ def resolve_config(
     parsed = (
         config
         if isinstance(config, RunConfig)
-        else parse_document(extend_document(config, Path.cwd()))
+        else parse_document(merge_layers(extend_document(config, Path.cwd())))
     )
     return find_inputs(parsed, folder=Path.cwd(), inputs=inputs, runs=runs)
 

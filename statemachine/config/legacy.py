@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
-from ..errors import InvalidStagePlanError
-from ..stages.constraints import Factor, Fraction, InnerFraction, Size, Steps
+from ..errors import FieldError, field_error
+from ..stages.constraints import Factor, Fraction, InnerFraction, NonNegative, Size, Steps
 from ..stages.registry import stage_types
 from .schema import Conflict, RunTables
+
+EXTENDS = "extends"
 
 _RIVALS = {"scale": ("resize_x", "resize_y"), "factor": ("width", "height")}
 """Nested keys that set the same thing as another one in a different way."""
@@ -46,7 +48,7 @@ class RunDocument(
     sampler: Annotated[str | None, _for("generation.sampler")] = None
     scheduler_name: Annotated[str | None, _for("generation.scheduler")] = None
     steps: Annotated[Steps | None, _for("generation.steps")] = None
-    cfg_scale: Annotated[float | None, _for("generation.cfg_scale")] = None
+    cfg_scale: Annotated[NonNegative | None, _for("generation.cfg_scale")] = None
     width: Annotated[Size | None, _for("generation.width")] = None
     height: Annotated[Size | None, _for("generation.height")] = None
     refiner_model_name: Annotated[str | None, _for("generation.refiner.model")] = None
@@ -74,27 +76,47 @@ def _paths() -> Mapping[str, str]:
     }
 
 
-def merge_flat_keys(document: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Conflict, ...]]:
-    """``document`` with nested keys alone, and where a flat and a nested key differ.
+class Merged(NamedTuple):
+    """A document with nested keys alone, where flat and nested keys differ, what is wrong."""
 
-    The nested key of a conflict is kept, and so is a value of a wrong type, to be refused
-    later. Disabled tables are left out: nothing in them is used, so nothing is checked.
-    Raises InvalidStagePlanError for hires without txt2img.
+    document: dict[str, Any]
+    conflicts: tuple[Conflict, ...]
+    errors: tuple[FieldError, ...]
+
+
+def merge_flat_keys(document: Mapping[str, Any]) -> Merged:
+    """A checked ``document`` with each flat value in its nested key.
+
+    The nested key of a conflict is kept. Disabled tables are left out: nothing in them is used.
+    Hires without txt2img is an error.
     """
     paths = _paths()
     nested = {key: value for key, value in document.items() if key not in paths}
     merged = nested | {name: deepcopy(nested[name]) for name in stage_types() if name in nested}
     for _, _, table in _tables(merged):
         table.setdefault("enabled", True)
-    conflicts = []
+    conflicts, errors = [], []
     for key, path in paths.items():
-        if (flat := document.get(key)) is not None:
-            conflict = _merge(merged, path.split("."), key, flat)
-            conflicts += [conflict] if conflict is not None else []
+        if (flat := document.get(key)) is None:
+            continue
+        *tables, name = _resolved_path(path, merged)
+        if key == "hires_enabled" and flat and not _is_enabled(merged.get(tables[0])):
+            errors.append(field_error(key, f"needs {tables[0]}, which is not enabled", flat))
+        elif conflict := _merge(merged, tables, name, key, flat):
+            conflicts.append(conflict)
     for owner, name, table in list(_tables(merged)):
         if table["enabled"] is False:
             del owner[name]
-    return merged, tuple(conflicts)
+    return Merged(merged, tuple(conflicts), tuple(errors))
+
+
+def is_flat_key_used(key: str | None, merged: Mapping[str, Any]) -> bool:
+    """Whether a flat key's table is enabled in a merged document; also true of any other key."""
+    path = _paths().get(key or "")
+    if path is None or path.endswith("enabled"):
+        return True
+    tables = [part for part in _resolved_path(path, merged)[:-1] if part not in ("passes", "0")]
+    return _existing_table(merged, tables) is not None
 
 
 def without_overridden(
@@ -116,9 +138,13 @@ def without_overridden(
 
 def _resolved_path(path: str, document: Mapping[str, Any]) -> list[str]:
     """The path of a nested key, with the first enabled generation stage in it."""
-    table = document.get("txt2img")
-    is_enabled = _is_enabled(table) if table is not None else document.get("txt2img_enabled")
-    return path.replace("generation", "txt2img" if is_enabled else "img2img").split(".")
+    generating = [name for name, kind in stage_types().items() if kind.generates]
+    enabled = [
+        name
+        for name in generating
+        if (_is_enabled(document[name]) if name in document else document.get(f"{name}_enabled"))
+    ]
+    return path.replace("generation", (enabled or generating)[0]).split(".")
 
 
 def _existing_table(document: Any, path: Sequence[str]) -> Any:
@@ -143,17 +169,10 @@ def _tables(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, dic
                     yield table, name, part
 
 
-def _merge(merged: dict[str, Any], path: list[str], key: str, flat: Any) -> Conflict | None:
+def _merge(
+    merged: dict[str, Any], tables: Sequence[str], name: str, key: str, flat: Any
+) -> Conflict | None:
     """Set a flat value where its nested key is not set; or say that the two differ."""
-    if path[0] == "generation":
-        generating = [name for name, kind in stage_types().items() if kind.generates]
-        enabled = [name for name in generating if _is_enabled(merged.get(name))]
-        path[0] = (enabled or generating)[0]
-    *tables, name = path
-    if key == "hires_enabled" and flat and not _is_enabled(merged.get(tables[0])):
-        raise InvalidStagePlanError(
-            f"{key} = {flat} needs {tables[0]}, which is not enabled", key=key
-        )
     table = _find_table(merged, tables, is_switch=name == "enabled")
     if table is None:
         return None

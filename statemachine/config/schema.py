@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from ...events.model import Durability
+from ..errors import show_value
 from ..ports import ImageFacts
 from ..stages.adetailer import AdetailerConfig
 from ..stages.constraints import Count, NonNegative, Positive, Seed
@@ -19,6 +20,7 @@ from ..stages.registry import load_stages, stage_types
 from ..stages.stage import StageConfig
 from ..stages.txt2img import Txt2ImgConfig
 from ..stages.upscale import UpscaleConfig
+from .validation import SECRET
 
 
 class OnImageError(StrEnum):
@@ -62,7 +64,7 @@ class ServerTable(
     the run begins only where it is set).
     """
 
-    url: str | None = None
+    url: Annotated[str | None, SECRET] = None
     connect_timeout_s: Positive = 5.0
     stall_timeout_s: Positive = 60.0
     total_timeout_s: Positive | None = None
@@ -134,8 +136,8 @@ class Conflict(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return (
-            f"{self.stage}: {self.flat_key} = {self.flat_value!r} "
-            f"but {self.nested_key} = {self.nested_value!r}"
+            f"{self.stage}: {self.flat_key} = {show_value(self.flat_value)} "
+            f"but {self.nested_key} = {show_value(self.nested_value)}"
         )
 
 

@@ -9,10 +9,10 @@ import msgspec
 from ...events.codec import json_values
 from ...events.folds import Fold
 from ...events.model import RunOpened
+from ..config.resolution import MAX_IMAGES
 from ..config.schema import RunTables
 from ..config.validation import convert_document, list_values
 from ..errors import ConfigurationError, ResumeRefusedError
-from ..plan.builder import MAX_IMAGES
 from ..plan.plan import StageExecutionPlan
 
 _LAST_EPOCH = 2**31

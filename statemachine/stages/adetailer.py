@@ -73,7 +73,7 @@ class AdetailerConfig(StageConfig, frozen=True, kw_only=True):
     sampler: str | None = None
     scheduler: str | None = None
     steps: Steps | None = None
-    cfg_scale: float | None = None
+    cfg_scale: NonNegative | None = None
 
     def resolve(self, inherited: Mapping[str, Any], model_size: Dimensions | None) -> Self:
         """Passes without a size of their own work at the size that the model was made for."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from .constraints import ClipSkip, Fraction, Seed, Size, Steps
+from .constraints import ClipSkip, Fraction, NonNegative, Seed, Size, Steps
 from .sizes import Dimensions, NextSize, floored
 from .stage import StageConfig
 from .txt2img import RefinerConfig
@@ -37,7 +37,7 @@ class Img2ImgConfig(StageConfig, frozen=True, kw_only=True):
     clip_skip: ClipSkip | None = None
     sampler: str | None = None
     scheduler: str | None = None
-    cfg_scale: float | None = None
+    cfg_scale: NonNegative | None = None
     width: Size | None = None
     height: Size | None = None
     resize_mode: Annotated[int, msgspec.Meta(ge=0, le=3)] | None = None

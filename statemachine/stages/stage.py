@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 import msgspec
 
-from ..errors import InvalidStagePlanError
+from ..errors import FieldError, InvalidStagePlanError, field_error
 from .sizes import Dimensions, NextSize
 
 _UNSAMPLED_WEIGHT = 10
@@ -72,14 +72,20 @@ class StageConfig(Table, frozen=True, kw_only=True):
 
         ``inherited`` are the settings of the stages before that ``generate``, and the top-level
         prompts and seed. ``model_size`` is the size at which the first of these stages works,
-        None if it is not known or not the same for all images. Raises InvalidStagePlanError.
+        None if it is not known or not the same for all images. Raises InvalidStagePlanError
+        with all that ``find_errors`` finds.
         """
         del model_size
         unset = [name for name in self.inherited if getattr(self, name) is None]
         taken = {name: inherited.get(name) for name in (*unset, *self.plan_only)}
         config = msgspec.structs.replace(self, **taken)
-        check_required(config, self.stage_type)
+        if errors := list(config.find_errors()):
+            raise InvalidStagePlanError(errors=errors)
         return config
+
+    def find_errors(self) -> Iterator[FieldError]:
+        """What is wrong with the table once it has what it inherits: what it lacks."""
+        return missing_fields(self, self.stage_type)
 
     def sampling_passes(self) -> tuple[int, ...]:
         """The sampling steps of each pass over an image, or one find in it; 0 if not known.
@@ -108,36 +114,36 @@ class StageConfig(Table, frozen=True, kw_only=True):
         return {name: getattr(self, name) for name in self.recorded}
 
 
-def check_required(table: msgspec.Struct, key: str) -> None:
-    """Raise InvalidStagePlanError for a required field that the table, or one in it, lacks."""
-    require(table, key, *getattr(table, "required", ()))
+def missing_fields(table: msgspec.Struct, key: str) -> Iterator[FieldError]:
+    """An error for each required field that the table at ``key``, or one in it, lacks."""
+    yield from missing_values(table, key, *getattr(table, "required", ()))
     for name in table.__struct_fields__:
         value = getattr(table, name)
         if isinstance(value, msgspec.Struct):
-            check_required(value, f"{key}.{name}")
+            yield from missing_fields(value, f"{key}.{name}")
         for place, part in enumerate(value if isinstance(value, tuple) else ()):
             if isinstance(part, msgspec.Struct):
-                check_required(part, f"{key}.{name}.{place}")
+                yield from missing_fields(part, f"{key}.{name}.{place}")
 
 
-def require(table: msgspec.Struct, key: str, *names: str) -> None:
-    """Raise InvalidStagePlanError for a field of the table at ``key`` that is missing or blank."""
+def missing_values(table: msgspec.Struct, key: str, *names: str) -> Iterator[FieldError]:
+    """An error for each of these fields that is missing, or a blank name."""
     for name in names:
         value = getattr(table, name)
-        if value is None or value == () or (isinstance(value, str) and not value.strip()):
+        is_blank = isinstance(value, str) and not value.strip() and name != "prompt"
+        if value is None or value == () or is_blank:
             where = name if name == "prompt" else f"{key}.{name}"
-            needed = f"an enabled {key.partition('.')[0]} needs it"
-            raise InvalidStagePlanError(f"{where} is missing; {needed}", key=where)
+            yield field_error(where, f"is missing; an enabled {key.partition('.')[0]} needs it")
 
 
-def require_size(table: msgspec.Struct, key: str, factor: str, width: str, height: str) -> None:
-    """Require either a factor or a target size, under these names."""
+def size_errors(
+    table: msgspec.Struct, key: str, factor: str, width: str, height: str
+) -> Iterator[FieldError]:
+    """An error unless there is either a factor or a target size, under these names."""
     stated = getattr(table, factor)
     sized = getattr(table, width) is not None or getattr(table, height) is not None
     if stated is None and not sized:
-        wrong = f"is missing: set {factor}, or {width} and {height}"
+        yield field_error(f"{key}.{factor}", f"is missing: set {factor}, or {width} and {height}")
     elif stated is not None and sized:
-        wrong = f"= {stated} and a target size exclude each other"
-    else:
-        return
-    raise InvalidStagePlanError(f"{key}.{factor} {wrong}", key=f"{key}.{factor}")
+        reason = "and a target size exclude each other"
+        yield field_error(f"{key}.{factor}", reason, stated)

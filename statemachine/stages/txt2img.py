@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Self
 
 import msgspec
 
-from .constraints import ClipSkip, Count, Factor, Fraction, InnerFraction, Seed, Size, Steps
+from ..errors import FieldError
+from .constraints import (
+    ClipSkip,
+    Count,
+    Factor,
+    Fraction,
+    InnerFraction,
+    NonNegative,
+    Seed,
+    Size,
+    Steps,
+)
 from .sizes import Dimensions, NextSize, floored
-from .stage import StageConfig, Table, require_size
+from .stage import StageConfig, Table, size_errors
 
 
 class RefinerConfig(Table, frozen=True, kw_only=True, rename={"acts_in": "pass"}):
@@ -36,7 +47,7 @@ class HiresConfig(Table, frozen=True, kw_only=True):
     resize_x: Size | None = None
     resize_y: Size | None = None
     steps: Steps | None = None
-    cfg_scale: float | None = None
+    cfg_scale: NonNegative | None = None
     denoise: Fraction | None = None
     sampler: str | None = None
     scheduler: str | None = None
@@ -79,7 +90,7 @@ class Txt2ImgConfig(StageConfig, frozen=True, kw_only=True):
     sampler: str | None = None
     scheduler: str | None = None
     steps: Steps | None = None
-    cfg_scale: float | None = None
+    cfg_scale: NonNegative | None = None
     width: Size | None = None
     height: Size | None = None
     batch_size: Count | None = None
@@ -101,13 +112,17 @@ class Txt2ImgConfig(StageConfig, frozen=True, kw_only=True):
         hires, refiner = config.hires, config.refiner
         if hires is None:
             return config
-        require_size(hires, "txt2img.hires", "scale", "resize_x", "resize_y")
         if refiner is not None:
             if hires.model is None:
                 hires = msgspec.structs.replace(hires, model=refiner.model)
             acts_in = refiner.acts_in or "first"
             refiner = msgspec.structs.replace(refiner, acts_in=acts_in)
         return msgspec.structs.replace(config, hires=hires, refiner=refiner)
+
+    def find_errors(self) -> Iterator[FieldError]:
+        yield from super().find_errors()
+        if self.hires is not None:
+            yield from size_errors(self.hires, "txt2img.hires", "scale", "resize_x", "resize_y")
 
     def sampling_passes(self) -> tuple[int, ...]:
         own, hires = self.steps or 0, self.hires

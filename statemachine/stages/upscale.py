@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Iterator
 
+from ..errors import FieldError
 from .constraints import Factor, Fraction, Size
 from .sizes import Dimensions, NextSize, floored
-from .stage import StageConfig, require, require_size
+from .stage import StageConfig, missing_values, size_errors
 
 
 class UpscaleConfig(StageConfig, frozen=True, kw_only=True):
@@ -29,12 +29,11 @@ class UpscaleConfig(StageConfig, frozen=True, kw_only=True):
     codeformer_weight: Fraction | None = None
     upscale_first: bool | None = None
 
-    def resolve(self, inherited: Mapping[str, Any], model_size: Dimensions | None) -> Self:
-        config = super().resolve(inherited, model_size)
-        require_size(config, "upscale", "factor", "width", "height")
-        if self.factor is None:
-            require(self, "upscale", "width", "height")
-        return config
+    def find_errors(self) -> Iterator[FieldError]:
+        yield from super().find_errors()
+        yield from size_errors(self, "upscale", "factor", "width", "height")
+        if self.width is not None or self.height is not None:
+            yield from missing_values(self, "upscale", "width", "height")
 
     def size_after(self, size: Dimensions | None) -> NextSize:
         """By a factor, or a stated size; without ``crop`` the image covers that size."""

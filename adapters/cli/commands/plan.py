@@ -12,6 +12,7 @@ import msgspec
 from ....statemachine.config.inputs import load_config
 from ....statemachine.config.legacy import RunDocument
 from ....statemachine.config.schema import RunConfig, type_with_stages
+from ....statemachine.errors import ConfigurationError
 from ....statemachine.plan.builder import build_stage_execution_plan
 from ....statemachine.plan.plan import StageExecutionPlan
 from ....statemachine.stages import load_stages, stage_types
@@ -34,12 +35,14 @@ def read_config(
     config: Path, *, overrides: Sequence[str], profile: str | None, runs: Path
 ) -> RunConfig:
     """CONFIG with its profile and overrides. Raises ConfigurationError."""
+    found = find_profile(profile)
     return load_config(
         config,
         inputs=PillowInputReader(),
         runs=runs,
         overrides=overrides,
-        profile=find_profile(profile),
+        profile=found.tables,
+        profile_source=found.source,
     )
 
 
@@ -72,9 +75,19 @@ def plan_command(
     runs: Path,
     as_json: bool,  # noqa: FBT001 - click passes flags
 ) -> None:
-    """Check CONFIG and show its stages, without running it."""
-    loaded = read_config(config, overrides=overrides, profile=profile, runs=runs)
-    plan = build_stage_execution_plan(loaded)
+    """Check CONFIG and show its stages, without running it.
+
+    All errors are reported at once; with --json also as `errors`, each with its key, value, reason
+    and the nearest name.
+    """
+    current_settings()  # its errors are not of CONFIG
+    try:
+        loaded = read_config(config, overrides=overrides, profile=profile, runs=runs)
+        plan = build_stage_execution_plan(loaded)
+    except ConfigurationError as error:
+        if as_json:
+            print_json({"errors": error.errors})
+        raise
     if as_json:
         print_json(plan)
     else:

@@ -46,7 +46,7 @@ from ..statuses import (
     EXIT_INTERRUPTED,
     EXIT_USAGE,
     TRACEBACK_VARIABLE,
-    error_message,
+    error_messages,
     print_error,
     status_of,
 )
@@ -273,7 +273,7 @@ class _ResumeAll:
     def _note_failure(self, entry: CatalogueEntry, error: Exception) -> None:
         if TRACEBACK_VARIABLE in os.environ:
             traceback.print_exception(error)
-        words, status = error_message(error), status_of(error)
+        words, status = "; ".join(error_messages(error)), status_of(error)
         named = words if entry.run_id in words else f"{entry.run_id}: {words}"
         self._note_status(print_error(named, status))
         refused = isinstance(error, StagewrightError) and not isinstance(error, LogWriteError)

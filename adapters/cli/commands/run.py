@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from ....statemachine.config.schema import Conflict
+from ....statemachine.errors import ConfigurationError, FieldError
 from ....statemachine.run.controller import RunHandle
 from ...bootstrap import open_controller
 from ..display import open_file_counter
@@ -67,7 +69,10 @@ def run_command(
     server, loaded = choose_server(servers, loaded)
     controller = open_controller(runs, server, insecure=insecure, headers=server_headers())
     stream = progress_stream(as_json=as_json)
-    for warning in controller.validate(loaded).warnings:
+    plan = controller.validate(loaded)
+    if plan.conflicts:
+        raise ConfigurationError(errors=[_conflict_error(config, one) for one in plan.conflicts])
+    for warning in plan.warnings:
         click.echo(f"warning: {escaped(warning)}", file=stream)
     print_resumable_runs(runs, stream)
     with open_file_counter(progress_stream(as_json=True)) as counter:
@@ -80,3 +85,11 @@ def run_command(
 
         ended = run_in_foreground(controller, begin, stream)
     return show_end(ended.handle, ended.result, as_json=as_json)
+
+
+def _conflict_error(config: Path, conflict: Conflict) -> FieldError:
+    reason = f"is in conflict with {conflict.nested_key}"
+    message = f"{config}: conflict: {conflict}; remove one of them"
+    return FieldError(
+        key=conflict.flat_key, value=conflict.flat_value, reason=reason, message=message
+    )

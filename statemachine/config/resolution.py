@@ -1,0 +1,149 @@
+"""Which stages run, in which order, with what they inherit; and what is wrong with that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from ..errors import FieldError, InvalidStagePlanError, field_error
+from ..stages.constraints import LAST_SEED
+from ..stages.registry import stage_types
+from ..stages.sizes import Dimensions, size_refusal
+from ..stages.stage import StageConfig
+from .schema import RunConfig
+
+MAX_IMAGES = 1_000_000
+"""Images of one run, at most: its first record lists a seed for each."""
+_NO_STAGES = "No pipeline stages enabled"
+
+
+class ResolvedStage(NamedTuple):
+    """A stage with what it inherits, and the size of its images, None if it is not known."""
+
+    config: StageConfig
+    size: Dimensions | None
+
+
+class Resolution(NamedTuple):
+    """The enabled stages in canonical order. If there are errors, the rest is not complete."""
+
+    stages: tuple[ResolvedStage, ...]
+    warnings: tuple[str, ...]
+    errors: tuple[FieldError, ...]
+
+
+def resolve_stages(config: RunConfig) -> Resolution:
+    """The stages of ``config``: the sizes of its ``inputs`` are followed through them."""
+    resolver = _Resolver(config)
+    for stage in config.stages.values():
+        resolver.add(stage)
+    resolver.errors += [*_combination_errors(config), *_total_errors(config)]
+    return Resolution(tuple(resolver.stages), tuple(resolver.warnings), tuple(resolver.errors))
+
+
+def count_inputs(config: RunConfig) -> int:
+    """How many inputs a run has: one where the first stage makes images from the prompt."""
+    first = next(iter(config.stages.values()), None)
+    return 1 if first is None or first.takes_prompt else max(1, len(config.inputs))
+
+
+class _Resolver:
+    """Adds the stages in canonical order, and follows the sizes of the images through them."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.stages: list[ResolvedStage] = []
+        self.warnings: list[str] = []
+        self.errors: list[FieldError] = []
+        self._inherited = {
+            name: getattr(config, name) for name in ("prompt", "negative_prompt", "seed")
+        }
+        self._model_size: Dimensions | None = None
+        self._is_too_large = False
+        self._sizes: list[Dimensions | None] = [None]
+        if config.inputs:
+            usable = [image for image in config.inputs if not image.refusal]
+            self._sizes = [(image.width, image.height) for image in usable]
+
+    def add(self, table: StageConfig) -> None:
+        try:
+            stage = table.resolve(self._inherited, self._model_size)
+        except InvalidStagePlanError as error:
+            self.errors += error.errors
+            stage = table
+        worked = [stage.model_size(size) for size in self._sizes]
+        if stage.generates:
+            own = msgspec.structs.asdict(stage)
+            # What it lacks is its own error, and none of the stages that would inherit it.
+            lacking = {name: msgspec.UNSET for name in stage.required if own[name] is None}
+            self._inherited |= own | lacking
+            self._model_size = self._model_size or common_size(worked)
+        reached = [stage.size_after(size) for size in dict.fromkeys(self._sizes)]
+        self._sizes = list(dict.fromkeys(one.size for one in reached))
+        self._check_pixels(stage.stage_type, [*worked, *self._sizes])
+        self.warnings += [one.warning for one in reached if one.warning]
+        self.stages.append(ResolvedStage(stage, common_size(self._sizes)))
+
+    def _check_pixels(self, name: str, sizes: Iterable[Dimensions | None]) -> None:
+        """Refuse images beyond the limit before a server makes them, also those of a first pass.
+
+        What follows from the first ones that are too large is no further error.
+        """
+        for width, height in () if self._is_too_large else filter(None, sizes):
+            if refusal := size_refusal((width, height)):
+                self.errors.append(
+                    field_error(name, f"makes images of {width}x{height}: {refusal}")
+                )
+                self._is_too_large = True
+                return
+
+
+def common_size(sizes: Iterable[Dimensions | None]) -> Dimensions | None:
+    """The size that all images have, or None where it is unknown or they differ."""
+    different = set(sizes)
+    return different.pop() if len(different) == 1 else None
+
+
+def _combination_errors(config: RunConfig) -> Iterator[FieldError]:
+    stages = config.stages
+    if not stages:
+        yield FieldError(message=_NO_STAGES, reason=_NO_STAGES)
+        return
+    generating = _names_of(lambda kind: kind.generates)
+    before: list[StageConfig] = []
+    for name, stage in stages.items():
+        if stage.needs_base and not any(one.generates for one in before):
+            yield field_error(name, f"needs {generating} before it, and none of them is enabled")
+        if stage.takes_prompt and before:
+            yield field_error(name, "makes images from the prompt, so no stage can come before it")
+        before.append(stage)
+    first = next(iter(stages))
+    if not stages[first].takes_prompt and not (config.input_image or config.inputs):
+        prompted = _names_of(lambda kind: kind.takes_prompt)
+        reason = f"{first} without {prompted} needs an input image: set input_image"
+        yield FieldError(key="input_image", message=reason, reason=reason)
+    if config.images > 1 and not any(stage.generates for stage in stages.values()):
+        alone = f"{' and '.join(stages)} alone"
+        reason = f"must be 1 for {alone}: it gives one image for each input"
+        yield field_error("images", reason, config.images)
+
+
+def _total_errors(config: RunConfig) -> Iterator[FieldError]:
+    inputs = count_inputs(config)
+    total = inputs * config.images
+    if total > MAX_IMAGES:
+        reason = f"for {inputs} inputs must make {MAX_IMAGES} at most"
+        yield field_error("images", reason, config.images)
+    seeds = {f"{name}.seed": stage.seed for name, stage in config.stages.items()}
+    for key, seed in {"seed": config.seed, **seeds}.items():
+        if seed is not None and seed + total - 1 > LAST_SEED:
+            reason = f"must be at most {LAST_SEED - total + 1} for {total} images"
+            yield field_error(
+                key, f"{reason}: the last image has the seed {seed + total - 1}", seed
+            )
+
+
+def _names_of(condition: Callable[[type[StageConfig]], bool]) -> str:
+    """The registered stages that meet a condition, for a message."""
+    return " or ".join(name for name, kind in stage_types().items() if condition(kind))
