@@ -117,6 +117,8 @@ class Fold:
         self.epochs_without_progress = 0
         """Epochs in a row, up to now, that sent a request and finished no image."""
         self._sending_epoch: int | None = None
+        self.cancel_requested = False
+        """Whether the last epoch was asked to stop."""
         self.stages: dict[str, StageFold] = {}
         self._pending: dict[str, CallRequested] = {}
         self._handlers: dict[type[StageEvent], Callable[[Any], None]] = {
@@ -253,6 +255,7 @@ class Fold:
 
     def _cancel_requested(self, event: CancelRequested) -> None:
         """Note the requests in progress: a process that dies now may have interrupted them."""
+        self.cancel_requested = True
         if event.mode != CancelMode.NOW:
             return
         for request in self._pending.values():
@@ -277,6 +280,7 @@ class Fold:
 
     def _run_resumed(self, event: RunResumed) -> None:
         self.resumes += 1
+        self.cancel_requested = False
         self.backend = event.backend
         for stage_id, rows in (event.lost or {}).items():
             stage = self.stages.get(stage_id)

@@ -7,12 +7,10 @@ from typing import Any
 
 import click
 
-from ....events.errors import RunNotFoundError
 from ....events.folds import replay
-from ....statemachine.config.inputs import IMAGE_SUFFIXES
 from ...projections.provenance import ImageProvenance, provenance_of
 from ..output import json_option, print_json, print_json_parts, print_line, runs_option
-from ..run_lookup import find_run
+from ..run_lookup import find_image, find_run
 from .replay import show_result
 
 
@@ -23,19 +21,18 @@ from .replay import show_result
 def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
     """Show which settings made an image, or the result of a run.
 
-    IMAGE_OR_RUN is the path of an image, a run id, a unique prefix of one, `last`, or the path
-    of a run folder.
+    IMAGE_OR_RUN is the path of an image, RUN#3 for a run's third image, or RUN. RUN is a run id, a
+    unique prefix of one, its six digits, a name that only one run has, `last`, or the path of a run
+    folder.
     """
-    path = Path(image_or_run)
-    if path.is_file():
-        found = provenance_of(path, runs)
+    image = find_image(runs, image_or_run)
+    if image is not None:
+        found = provenance_of(image, runs)
         if as_json:
             print_json(found)
         else:
             _show_image(found)
         return
-    if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
-        raise RunNotFoundError(f"{image_or_run}: no such image or run")
     folder = find_run(runs, image_or_run)
     result = replay(folder)
     if as_json:

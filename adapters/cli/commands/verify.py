@@ -25,7 +25,8 @@ from ..statuses import EXIT_CORRUPT, EXIT_ERROR, print_error
 def verify_command(run: str | None, every: bool, runs: Path) -> int:  # noqa: FBT001 - click passes flags
     """Check a run's log and image files; writes nothing.
 
-    RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
+    RUN is a run id, a unique prefix of one, its six digits, a name that only one run has, `last`,
+    or the path of a run folder.
 
     \b
     Exit status:
