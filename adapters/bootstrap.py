@@ -181,7 +181,7 @@ def open_controller(
     ``step_delay_s`` seconds more, which leaves time to watch or cancel a run. Each run
     adds its learning record to the folder. Raises ConfigurationError.
     """
-    storage = _storage()
+    storage = new_storage()
     controller = PipelineController(
         backend=ConfiguredBackend(
             server,
@@ -199,7 +199,7 @@ def open_controller(
     return controller
 
 
-def _storage() -> Storage | None:
+def new_storage() -> Storage | None:
     """A storage with failpoints if a test asks for it; None for the real one."""
     if FAILPOINT_VARIABLE not in os.environ:
         return None

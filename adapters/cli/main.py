@@ -36,6 +36,8 @@ _MODULES: Mapping[str, str] = {
     "salvage": "salvage",
     "list": "list",
     "show": "show",
+    "rm": "removal",
+    "archive": "removal",
     "report": "report",
     "diff": "diff",
     "bundle": "bundle",

@@ -72,6 +72,8 @@ def _report(found: Verification) -> int:
         files = "1 file is" if absent == 1 else f"{absent} files are"
         print_line(f"{found.run_id}: {files} missing: this bundle was made without the image files")
     images = f"{found.images} of {count(found.planned_images, 'image')}"
+    if found.removed_images:
+        images = f"{images} (the files of {found.removed_images} were removed on purpose)"
     # After the point where a log is corrupt there may be more of them.
     known = [count(found.events, "event"), *([] if found.corrupt else [images]), found.state]
     what = ", ".join(known)

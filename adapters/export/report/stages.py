@@ -129,7 +129,9 @@ def _tile(stage: StageFold, index: int, event: StageEvent) -> Tile:
         made.append(f"{attempts} attempts")
     side_by_side = f"{artifact.width}\N{MULTIPLICATION SIGN}{artifact.height}"
     return Tile(
-        file=RecordedFile(artifact.path, artifact.sha256, stage.stage_id, index),
+        file=RecordedFile(
+            artifact.path, artifact.sha256, stage.stage_id, index, index in stage.removed
+        ),
         title=str(index + 1),
         seed=artifact.seed,
         size=f"{side_by_side}, {byte_size(artifact.bytes)}",
