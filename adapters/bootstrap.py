@@ -29,6 +29,7 @@ from .backends.registry import (
     kind_of_server,
 )
 from .inputs import PillowInputReader
+from .projections.config_writer import write_configs
 from .projections.learning.writer import LearningRecordWriter
 
 FAILPOINT_VARIABLE = "STAGEWRIGHT_FAILPOINT"
@@ -196,6 +197,7 @@ def open_controller(
     )
     writer = LearningRecordWriter(Path(runs).absolute(), storage=storage).start()
     finalize(controller, writer.close, 0.0)
+    finalize(controller, write_configs(storage or Storage()).close, 0.0)
     return controller
 
 

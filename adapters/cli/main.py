@@ -36,6 +36,7 @@ _MODULES: Mapping[str, str] = {
     "salvage": "salvage",
     "list": "list",
     "show": "show",
+    "config": "config",
     "rm": "removal",
     "archive": "removal",
     "report": "report",
