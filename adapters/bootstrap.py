@@ -29,6 +29,7 @@ from .backends.registry import (
     kind_of_server,
 )
 from .inputs import PillowInputReader
+from .projections.config_writer import write_configs
 from .projections.learning.writer import LearningRecordWriter
 
 FAILPOINT_VARIABLE = "STAGEWRIGHT_FAILPOINT"
@@ -181,7 +182,7 @@ def open_controller(
     ``step_delay_s`` seconds more, which leaves time to watch or cancel a run. Each run
     adds its learning record to the folder. Raises ConfigurationError.
     """
-    storage = _storage()
+    storage = new_storage()
     controller = PipelineController(
         backend=ConfiguredBackend(
             server,
@@ -196,10 +197,11 @@ def open_controller(
     )
     writer = LearningRecordWriter(Path(runs).absolute(), storage=storage).start()
     finalize(controller, writer.close, 0.0)
+    finalize(controller, write_configs(storage or Storage()).close, 0.0)
     return controller
 
 
-def _storage() -> Storage | None:
+def new_storage() -> Storage | None:
     """A storage with failpoints if a test asks for it; None for the real one."""
     if FAILPOINT_VARIABLE not in os.environ:
         return None

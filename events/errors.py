@@ -24,6 +24,7 @@
     |   |-- PreflightError        a server that cannot be reached, or lacks a name
     |   `-- InputImageError       an input image or mask that is missing or cannot be used
     |-- ResumeRefusedError        a resume would be of no use; says why
+    |-- RemovalRefusedError       (ValueError) a run or image that cannot be removed or archived
     |-- ControllerBusyError       the controller has a run already
     |-- StageConflictError        two keys say different things about one stage
     |-- MissingImagesError        a run that went on past failed images ended without them

@@ -15,6 +15,7 @@ from .model import (
     CancelMode,
     CancelRequested,
     ErrorDetail,
+    ImagesRemoved,
     LifecycleChanged,
     Outcome,
     RunOpened,
@@ -47,6 +48,8 @@ class StageFold:
         """By image index, the number of the event that says it is finished."""
         self.unannounced: set[int] = set()
         """Indexes of finished images without a StageImageProgress since they were made."""
+        self.removed: set[int] = set()
+        """Indexes of finished images whose files were removed on purpose."""
         self.replaced: set[int] = set()
         """Image indexes that were finished more than once."""
         self.attempts: dict[int, int] = {}
@@ -67,6 +70,7 @@ class StageFold:
         if index in self.finished:
             self.replaced.add(index)
         self.finished[index] = seq
+        self.removed.discard(index)
 
     def invalidate(self, index: int) -> None:
         """Note that an image which was finished must be made again, so the stage has not ended."""
@@ -117,6 +121,8 @@ class Fold:
         self.epochs_without_progress = 0
         """Epochs in a row, up to now, that sent a request and finished no image."""
         self._sending_epoch: int | None = None
+        self.cancel_requested = False
+        """Whether the last epoch was asked to stop."""
         self.stages: dict[str, StageFold] = {}
         self._pending: dict[str, CallRequested] = {}
         self._handlers: dict[type[StageEvent], Callable[[Any], None]] = {
@@ -130,6 +136,7 @@ class Fold:
             StageImageProgress: self._image_progress,
             StageEnd: self._stage_end,
             RunResumed: self._run_resumed,
+            ImagesRemoved: self._images_removed,
             RunSealed: self._run_sealed,
         }
 
@@ -253,6 +260,7 @@ class Fold:
 
     def _cancel_requested(self, event: CancelRequested) -> None:
         """Note the requests in progress: a process that dies now may have interrupted them."""
+        self.cancel_requested = True
         if event.mode != CancelMode.NOW:
             return
         for request in self._pending.values():
@@ -277,6 +285,7 @@ class Fold:
 
     def _run_resumed(self, event: RunResumed) -> None:
         self.resumes += 1
+        self.cancel_requested = False
         self.backend = event.backend
         for stage_id, rows in (event.lost or {}).items():
             stage = self.stages.get(stage_id)
@@ -288,6 +297,13 @@ class Fold:
                     for index in range(max(first, begin), end):
                         stage.invalidate(index)
                     begin = max(begin, end)
+
+    def _images_removed(self, event: ImagesRemoved) -> None:
+        for artifact in event.artifacts:
+            folder, _, stage_id = artifact.path.rpartition("/")[0].partition("/")
+            stage = self.stages.get(stage_id) if folder == "images" else None
+            if stage is not None and artifact.image_index in stage.finished:
+                stage.removed.add(artifact.image_index)
 
     def _run_sealed(self, event: RunSealed) -> None:
         self.outcome = event.outcome

@@ -310,6 +310,15 @@ class LogRepaired(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
     barrier: ClassVar[bool] = True
 
 
+class ImagesRemoved(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
+    """The files of these images are removed on purpose: they are sound, and never made again."""
+
+    artifacts: tuple[Artifact, ...]
+    reason: str
+
+    barrier: ClassVar[bool] = True
+
+
 class StorageLimited(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
     """The file system of the run cannot guarantee ``what``, as its error ``errno`` says.
 
@@ -353,6 +362,7 @@ EVENT_TYPES: tuple[type[StageEvent], ...] = (
     CancelRequested,
     RunResumed,
     LogRepaired,
+    ImagesRemoved,
     StorageLimited,
     RunSealed,
 )

@@ -107,6 +107,10 @@ class ResumeRefusedError(StagewrightError):
     """A run cannot be resumed, for a reason that its log gives; nothing was written."""
 
 
+class RemovalRefusedError(StagewrightError, ValueError):
+    """A run, or images of it, cannot be removed or archived; nothing was."""
+
+
 class ControllerBusyError(StagewrightError):
     """The controller has a run already; it executes one at a time."""
 

@@ -15,6 +15,7 @@ from stagewright.events import (
     CancelRequested,
     ErrorDetail,
     EventLog,
+    ImagesRemoved,
     LifecycleChanged,
     LogRepaired,
     Outcome,
@@ -41,7 +42,7 @@ FAILURE = ErrorDetail(
 
 
 def one_of_each(run_id: str) -> list[StageEvent]:
-    """The thirteen types in one sequence; only the seal's ``head`` fits no log."""
+    """The fourteen types in one sequence; only the seal's ``head`` fits no log."""
 
     def at(seq: int) -> dict[str, Any]:
         return {"run_id": run_id, "seq": seq, "ts": START, "epoch": 0 if seq < 8 else 1}
@@ -67,8 +68,9 @@ def one_of_each(run_id: str) -> list[StageEvent]:
         CancelRequested(**at(8), reason="enough", mode=CancelMode.AFTER_IMAGE),
         RunResumed(**at(9), **PROCESS, completed_images=1, backend=SERVER),
         LogRepaired(**at(10), offset=17, bytes=3, sha256="f" * 64, copied_to="events.torn-1"),
-        StorageLimited(**at(11), what="folder_sync", errno=22),
-        RunSealed(**at(12), count=12, head="0" * 64, outcome=Outcome.CANCELLED),
+        ImagesRemoved(**at(11), artifacts=(artifact(0),), reason="to save space"),
+        StorageLimited(**at(12), what="folder_sync", errno=22),
+        RunSealed(**at(13), count=13, head="0" * 64, outcome=Outcome.CANCELLED),
     ]  # fmt: skip
 
 

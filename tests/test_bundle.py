@@ -131,7 +131,7 @@ def test_the_log_is_rewritten_and_sound(tmp_path: Path) -> None:
         (one["seq"], one["ts"], one["epoch"]) for one in events
     ]
     found = verify_run(unpacked(made.file, tmp_path / "there"))
-    assert (found.corrupt, found.events, found.sealed) == (False, 13, True)
+    assert (found.corrupt, found.events, found.sealed) == (False, 14, True)
     assert made.manifest.replaced == {
         "boot ids": 2, "credentials": 1, "home folders": 2, "machine names": 3,
     }  # fmt: skip

@@ -155,7 +155,7 @@ def test_list_answers_with_filters_the_latest_first(tmp_path: Path) -> None:
     assert len(listed(tmp_path, "--since", "1h")) == 3
     assert listed(tmp_path, "--since", "2100-01-01") == []
     lines = stagewright("list", folder=tmp_path).stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["RUN", *ids]
+    assert [line[2:8] for line in lines] == ["RUN   ", *(run_id[-6:] for run_id in ids)]
 
 
 def damaged_page(path: Path) -> None:

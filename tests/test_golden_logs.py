@@ -29,12 +29,14 @@ pytestmark = pytest.mark.lowest
 GOLDEN = Path(__file__).parent / "golden"
 FIRST = GOLDEN / "first-format"
 LIMITED = GOLDEN / "limited-storage"
+REMOVED = GOLDEN / "images-removed"
 NEWER = GOLDEN / "newer-version"
 CORRUPT = GOLDEN / "corrupt"
 RELEASED = {
     "corrupt/events.jsonl": "ec7510e51c9574f4",
     "first-format/events.jsonl": "f9bb2de854f91c16",
     "first-format/result.json": "da5fff374b73828f",
+    "images-removed/events.jsonl": "bd47cfcab32a601b",
     "limited-storage/events.jsonl": "86e4e06fbe92e162",
     "newer-version/events.jsonl": "e6babd58539d2688",
 }
@@ -81,15 +83,18 @@ def test_the_expected_result_is_worth_expecting() -> None:
 
 def test_the_golden_logs_hold_every_event_type() -> None:
     """Each type occurs, so none can change its shape unnoticed."""
-    assert {type(event) for run in (FIRST, LIMITED) for event in iterate(run)} == set(EVENT_TYPES)
+    assert {type(event) for run in (FIRST, LIMITED, REMOVED) for event in iterate(run)} == set(
+        EVENT_TYPES
+    )
 
 
-def test_a_limit_of_the_file_system_does_not_change_the_result() -> None:
-    """The run has the same images and stages as on another disk."""
-    assert without_events(LIMITED) == expected()
+@pytest.mark.parametrize("run", [LIMITED, REMOVED], ids=lambda run: run.name)
+def test_neither_a_limited_disk_nor_a_removal_changes_the_result(run: Path) -> None:
+    """The run has the same images and stages."""
+    assert without_events(run) == expected()
 
 
-@pytest.mark.parametrize("run", [FIRST, LIMITED], ids=lambda run: run.name)
+@pytest.mark.parametrize("run", [FIRST, LIMITED, REMOVED], ids=lambda run: run.name)
 def test_the_released_formats_are_what_is_still_written(run: Path) -> None:
     """Every event encodes to the very bytes read, and the lines are those of the contract."""
     data = (run / "events.jsonl").read_bytes()

@@ -26,7 +26,7 @@ EVENTS = [
     "Artifact", "BackendDescription", "CallCompleted", "CallFailed", "CallRequested",
     "CancelMode", "CancelRequested", "Durability", "EVENT_TYPES", "ErrorDetail", "EventLog",
     "EventLogError", "EventRecorder", "FileEventLog", "FinishedImage",
-    "ImageAlteredError", "InputRecord",
+    "ImageAlteredError", "ImagesRemoved", "InputRecord",
     "LifecycleChanged", "LogCorruptError", "LogLockedError", "LogRepaired", "LogTail",
     "LogWriteError",
     "MemoryEventLog", "MissingImage", "OriginalFile", "Outcome", "PipelineRunResult",

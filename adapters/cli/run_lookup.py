@@ -1,11 +1,17 @@
-"""Finds the run that a command names."""
+"""Finds the run or the image that a command names."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+from ...events.errors import RunNotFoundError
+from ...events.folds import replay
+from ...statemachine.config.input_files import IMAGE_SUFFIXES
 from ...statemachine.files import run_folder
 from .statuses import EXIT_COMPLETED, print_error
+
+_IMAGE_OF_RUN = re.compile(r"(.+)#([1-9][0-9]{0,8})")
 
 
 def find_run(runs: Path, name: str) -> Path:
@@ -13,3 +19,25 @@ def find_run(runs: Path, name: str) -> Path:
     return run_folder.find_run(
         runs, name, lambda error: print_error(f"skipped: {error}", EXIT_COMPLETED)
     )
+
+
+def find_image(runs: Path, name: str) -> Path | None:
+    """The image file that ``name`` is the path of, or that it names as ``RUN#3``; else None.
+
+    ``RUN#3`` is the image of a run that people call its third, of the furthest stage that
+    finished it. Raises RunNotFoundError.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
+        raise RunNotFoundError(f"{name}: no such image or run")
+    of_run = _IMAGE_OF_RUN.fullmatch(name)
+    if of_run is None or path.is_dir():
+        return None
+    folder = find_run(runs, of_run[1])
+    number = int(of_run[2])
+    for image in replay(folder).images:
+        if image.image_index == number - 1:
+            return folder / image.path
+    raise RunNotFoundError(f"{name}: run {folder.name} has finished no image {number}")

@@ -19,21 +19,23 @@ from ...events.folds import Fold, recorded_stages
 from ...events.log.file_log import LOG_NAME
 from ...events.log.lock import is_locked
 from ...events.log.reader import read_log
-from ...events.model import Outcome, RunState
-from ...statemachine.files.run_folder import run_folders
+from ...events.model import Outcome, RunOpened, RunState
+from ...statemachine.files.run_folder import ARCHIVE_NAME, name_in_run_id, run_folders
 from ...statemachine.states import can_go_on, is_fruitless
 from ..text import escaped
 
 _logger = logging.getLogger("stagewright.catalogue")
 
 CATALOGUE_NAME = "catalogue.sqlite"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 CORRUPT = "CORRUPT"
 UNREADABLE = "UNREADABLE"
 DIED = "DIED"
 """A filter: RUNNING in the log, but no process is executing the run."""
 _DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 """Errors of a damaged file, unlike those of locks and disks; SQLITE_ERROR is a missing column."""
+_MAX_PROMPT = 2_000
+"""The characters of a prompt that are kept; beyond them no search was asked for."""
 _LOCK_WAIT_S = 2.0
 """How long to wait for another process that writes the catalogue."""
 
@@ -46,12 +48,13 @@ CREATE TABLE IF NOT EXISTS runs (
 
 
 class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One run in the catalogue.
+    """One run in the catalogue; ``folder`` is relative to the folder of the runs.
 
     ``state`` is CORRUPT if the log is corrupt, and UNREADABLE if it cannot be read; in that case
     ``error`` says why, and nothing else is known. ``alive`` says whether a process is executing
     the run; a run that is RUNNING and not alive has died. ``resumable`` says whether the run can
-    be resumed, ``needs_force`` that this needs ``--force``. ``opened`` is RFC 3339. ``images`` of
+    be resumed, ``needs_force`` that this needs ``--force``, ``cancelled`` that its last process was
+    asked to stop. ``prompt`` is that of the first image. ``opened`` is RFC 3339. ``images`` of
     ``total_images`` have finished the last stage; ``stage_images`` of ``total_stage_images`` are
     finished, over all stages.
     """
@@ -60,6 +63,7 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     name: str
     state: str
+    prompt: str = ""
     opened: str = ""
     outcome: Outcome | None = None
     summary: str = ""
@@ -73,12 +77,23 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
     alive: bool = False
     resumable: bool = False
     needs_force: bool = False
+    cancelled: bool = False
     error: str = ""
 
     @property
     def died(self) -> bool:
         """Whether its process died, and no other has resumed it."""
         return self.state == RunState.RUNNING and not self.alive
+
+    @property
+    def is_archived(self) -> bool:
+        """Whether ``archive`` has moved it."""
+        return self.folder.startswith(f"{ARCHIVE_NAME}/")
+
+    @property
+    def waits(self) -> bool:
+        """Whether it can be resumed, and was neither cancelled nor archived."""
+        return self.resumable and not self.cancelled and not self.is_archived
 
 
 class Catalogue:
@@ -212,24 +227,27 @@ def _stored_rows(database: sqlite3.Connection) -> Iterator[_Row]:
 
 def _rows(runs: Path, known: Mapping[str, _Row]) -> Iterator[_Row]:
     for folder in run_folders(runs):
+        place = folder.relative_to(runs).as_posix()
         try:
-            folder.name.encode()
+            place.encode()
             status = (folder / LOG_NAME).stat()
             stamp = (status.st_size, status.st_mtime_ns)
-            row = known.get(folder.name)
+            row = known.get(place)
             if row is None or row.stamp != stamp:
-                row = _Row(folder.name, stamp, catalogue_entry(folder))
+                entry = msgspec.structs.replace(catalogue_entry(folder), folder=place)
+                row = _Row(place, stamp, entry)
             yield row
         except (FileNotFoundError, RunNotFoundError):
             continue  # the folder was removed just now
         except OSError as error:
-            yield _unreadable(folder.name, error.strerror or str(error))
+            yield _unreadable(place, error.strerror or str(error))
         except UnicodeEncodeError:
-            yield _unreadable(escaped(folder.name), "the name of its folder is not valid text")
+            yield _unreadable(escaped(place), "the name of its folder is not valid text")
 
 
 def _unreadable(folder: str, why: str) -> _Row:
-    entry = CatalogueEntry(run_id=folder, folder=folder, name=folder, state=UNREADABLE, error=why)
+    run_id = folder.rpartition("/")[2]
+    entry = CatalogueEntry(run_id=run_id, folder=folder, name=run_id, state=UNREADABLE, error=why)
     return _Row(folder, None, entry)
 
 
@@ -253,7 +271,10 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
     return CatalogueEntry(
         run_id=fold.run_id or folder.name,
         folder=folder.name,
-        name=str(opened.config.get("name") or _slug(folder.name)) if opened else folder.name,
+        name=str(opened.config.get("name") or name_in_run_id(opened.run_id))
+        if opened
+        else folder.name,
+        prompt=_prompt(opened) if opened else "",
         opened=opened.ts.isoformat() if opened else "",
         state=state,
         outcome=fold.outcome,
@@ -267,12 +288,16 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
         group_id=opened.group_id if opened else None,
         resumable=state != CORRUPT and can_go_on(fold.state, fold.error, sealed=fold.sealed),
         needs_force=unfinished > 0 and is_fruitless(fold.epochs_without_progress),
+        cancelled=fold.cancel_requested and fold.state != RunState.COMPLETED,
     )
 
 
-def _slug(run_id: str) -> str:
-    """The name within ``20261120T225226.123456Z-portrait-7f3a9c``."""
-    return "-".join(run_id.split("-")[1:-1]) or run_id
+def _prompt(opened: RunOpened) -> str:
+    """The prompt of the first image, as far as it is shown."""
+    configs = (opened.config, *(stage["config"] for stage in recorded_stages(opened.plan)))
+    return next((str(config["prompt"]) for config in configs if config.get("prompt")), "")[
+        :_MAX_PROMPT
+    ]
 
 
 def _models(stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -28,6 +28,7 @@ from ...events.model import (
 from ...statemachine.config.input_files import read_bounded
 from ...statemachine.files.png import read_stamp, source_of
 from ...statemachine.files.run_folder import find_run, run_folders
+from .foreign_images import ForeignImage, read_foreign_image
 from .log_walk import OpenRequests
 
 _SHOWN = 4
@@ -38,9 +39,10 @@ class ImageProvenance(msgspec.Struct, frozen=True, kw_only=True):
     """The origin of an image.
 
     ``exact`` says that the file is unchanged; otherwise only its source is (the image without
-    the ``stagewright`` chunk). ``settings`` were requested, ``info`` was reported by the
-    backend; ``inputs`` are the ``source_sha256`` of its input images, and ``origin`` is the input
-    of the run that it comes from, through all stages.
+    the ``stagewright`` chunk). ``settings`` were requested of the stage that made it, ``stages``
+    holds those of each stage up to it, by its id; ``info`` was reported by the backend;
+    ``inputs`` are the ``source_sha256`` of its input images, and ``origin`` is the input of the
+    run that it comes from, through all stages.
     """
 
     image: str
@@ -57,6 +59,9 @@ class ImageProvenance(msgspec.Struct, frozen=True, kw_only=True):
     origin: InputRecord | None
     request_sha256: str
     backend: tuple[str, ...]
+    prompt: str = ""
+    negative_prompt: str = ""
+    stages: Mapping[str, Mapping[str, Any]] = {}
 
 
 def provenance_of(image: Path, runs: Path) -> ImageProvenance:
@@ -173,7 +178,9 @@ def _provenance(
     answer: CallCompleted,
     artifact: Artifact,
 ) -> ImageProvenance:
-    stages = {stage["stage_id"]: stage for stage in recorded_stages(opened.plan)}
+    stages = settings_of_stages(opened.plan, request.stage_id)
+    sampled = [config for config in stages.values() if "prompt" in config]
+    prompts = sampled[-1] if sampled else {}
     named = (backend.kind, backend.product, backend.version, backend.url)
     return ImageProvenance(
         image=str(wanted.path),
@@ -184,10 +191,38 @@ def _provenance(
         call_id=answer.call_id,
         exact=artifact.sha256 == wanted.digest,
         artifact=artifact,
-        settings=stages.get(request.stage_id, {}).get("config", {}),
+        settings=stages.get(request.stage_id, {}),
         info=answer.info,
         inputs=request.inputs,
         origin=input_of(opened, artifact.image_index),
         request_sha256=request.request_sha256,
         backend=tuple(part for part in named if part),
+        prompt=str(prompts.get("prompt", "")),
+        negative_prompt=str(prompts.get("negative_prompt", "")),
+        stages=stages,
+    )
+
+
+def settings_of_stages(plan: Mapping[str, Any], last: str = "") -> dict[str, Mapping[str, Any]]:
+    """The configuration of each stage of a recorded plan by its id, up to the stage ``last``."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for stage in recorded_stages(plan):
+        found[stage["stage_id"]] = stage["config"]
+        if stage["stage_id"] == last:
+            break
+    return found
+
+
+def foreign_image(image: Path) -> ForeignImage | None:
+    """What the metadata of an image says that no log records, None if it says nothing.
+
+    Raises ImageMetadataError, InputImageError.
+    """
+    data = read_bounded(image, key="image")
+    stamp = read_stamp(data) or {}
+    return read_foreign_image(
+        data,
+        str(image),
+        run_id=str(stamp.get("run_id", "")),
+        is_detailed=str(stamp.get("stage_id", "")).endswith("-adetailer"),
     )

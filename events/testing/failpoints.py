@@ -88,6 +88,12 @@ class FailpointStorage(Storage):
         super().remove(path, durable=durable)
         self.reach(Failpoint.FILE_REMOVED, bytes(path))
 
+    def remove_tree(self, folder: Path) -> None:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                self.remove(path, durable=False)
+        super().remove_tree(folder)
+
     def open_append(self, path: Path) -> AppendFile:
         return _FailpointFile(super().open_append(path), self)
 

@@ -40,12 +40,16 @@ class WrongFile(msgspec.Struct, frozen=True):
 
 
 class RecordedFile(NamedTuple):
-    """A file whose digest a log holds; ``stage_id`` is "" for an input or a mask."""
+    """A file whose digest a log holds; ``stage_id`` is "" for an input or a mask.
+
+    ``removed`` says that the log records its removal.
+    """
 
     path: str
     sha256: str
     stage_id: str = ""
     image_index: int = 0
+    removed: bool = False
 
 
 def recorded_files(fold: Fold, result: PipelineRunResult) -> Iterator[RecordedFile]:
@@ -55,7 +59,9 @@ def recorded_files(fold: Fold, result: PipelineRunResult) -> Iterator[RecordedFi
             yield RecordedFile(record.path, record.sha256)
     for stage in result.stages:
         for image in stage.images:
-            yield RecordedFile(image.path, image.sha256, image.stage_id, image.image_index)
+            index, stage_id = image.image_index, image.stage_id
+            removed = index in fold.stages[stage_id].removed
+            yield RecordedFile(image.path, image.sha256, stage_id, index, removed)
 
 
 def check_file(folder: Path, path: str, digest: str) -> WrongFile | None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any, NamedTuple
 from unicodedata import category, normalize
 
 import msgspec
@@ -22,6 +23,8 @@ from ..ports import RandomBelow
 SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 """The media types of a run's images, and the suffixes of their files."""
 CANCEL_NAME = "cancel.request"
+ARCHIVE_NAME = "archive"
+"""The folder beside the runs that `archive` moves runs to."""
 _RUN_ID = re.compile(r"\d{8}T\d{6}\.\d{6}Z-.+-[0-9a-f]{6}")
 _LONGEST_SLUG, _MOST_SLUG_BYTES = 40, 120
 _MAX_ORDER_BYTES = 64 * 1024
@@ -132,13 +135,14 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def run_folders(runs: Path) -> Iterator[Path]:
-    """Every folder below ``runs`` with a log in it, oldest first.
+    """Every folder with a log below ``runs`` and ``runs/archive``, oldest first.
 
     A folder that may not be read counts as one if its name is a run's id.
     """
-    if not runs.is_dir():
-        return
-    for folder in sorted(runs.iterdir()):
+    found = list(runs.iterdir()) if runs.is_dir() else []
+    if (archive := runs / ARCHIVE_NAME).is_dir():
+        found += archive.iterdir()
+    for folder in sorted(found, key=lambda folder: folder.name):
         if _may_hold_log(folder):
             yield folder
 
@@ -155,27 +159,42 @@ def is_run_id(name: str) -> bool:
     return _RUN_ID.fullmatch(name) is not None
 
 
-def _opened_at(folder: Path) -> str:
-    """When the run was opened, from its first record; "" if that is damaged. Raises OSError."""
-    with open_regular(folder / LOG_NAME) as stream:
-        body = check(stream.readline(MAX_LINE_BYTES))
-    try:
-        return msgspec.json.decode(body or b"", type=_Opened).ts
-    except DECODE_ERRORS:
-        return ""
+def name_in_run_id(run_id: str) -> str:
+    """The name within ``20261120T225226.123456Z-portrait-7f3a9c``."""
+    return "-".join(run_id.split("-")[1:-1]) or run_id
+
+
+class _Config(msgspec.Struct):
+    name: Any = None
 
 
 class _Opened(msgspec.Struct):
-    ts: str
+    """What names a run, from its first record; empty where that is damaged."""
+
+    run_id: str = ""
+    ts: str = ""
+    config: _Config = msgspec.field(default_factory=_Config)
+
+
+def _read_opened(folder: Path) -> _Opened:
+    """Raises OSError."""
+    with open_regular(folder / LOG_NAME) as stream:
+        body = check(stream.readline(MAX_LINE_BYTES))
+    try:
+        return msgspec.json.decode(body or b"", type=_Opened)
+    except DECODE_ERRORS:
+        return _Opened()
 
 
 def find_run(
     runs: Path, name: str, on_unreadable: Callable[[OSError], object] = lambda _error: None
 ) -> Path:
-    """The folder of a run: by id, unique prefix of one, ``last``, path of it or its log.
+    """The folder of a run, also of one that was renamed or archived.
 
-    ``last`` skips runs that cannot be read; ``on_unreadable`` is called for each. Raises
-    RunNotFoundError, and OSError where the path of a run cannot be read.
+    ``name`` is the path of the folder or of its log, ``last`` (opened last), or a run id, the six
+    digits at its end, a name that only one run has, or a unique prefix of an id. ``last`` skips
+    runs that cannot be read; ``on_unreadable`` is called for each. Raises RunNotFoundError, and
+    OSError where the path of a run cannot be read.
     """
     as_path = Path(name)
     is_plain = as_path.name == name
@@ -191,10 +210,11 @@ def find_run(
     found = list(run_folders(runs)) if name and is_plain else []
     if name == "last" and found:
         return _last_of(found, runs, on_unreadable)
-    fitting = [folder for folder in found if folder.name.startswith(name)]
-    exact = [folder for folder in fitting if folder.name == name]
-    if len(fitting) == 1 or exact:
-        return (exact or fitting)[0]
+    if exact := [folder for folder in found if folder.name == name]:
+        return exact[0]
+    fitting = _fitting(name, found)
+    if len(fitting) == 1:
+        return fitting[0]
     if fitting:
         named = ", ".join(folder.name for folder in fitting[:_SHOWN])
         more = f", and {len(fitting) - _SHOWN} more" if len(fitting) > _SHOWN else ""
@@ -203,12 +223,43 @@ def find_run(
     raise RunNotFoundError(f"there is {what} in {runs}")
 
 
+def _fitting(name: str, folders: list[Path]) -> list[Path]:
+    """The runs that a name fits, by the first of these that fits any: id, digits, name, prefix."""
+    names = {folder: _names_of(folder) for folder in folders}
+    fits: tuple[Callable[[_Names], bool], ...] = (
+        lambda one: name in one.ids,
+        lambda one: any(is_run_id(run_id) and run_id[-6:] == name for run_id in one.ids),
+        lambda one: name in one.names,
+        lambda one: any(run_id.startswith(name) for run_id in one.ids),
+    )
+    chosen = ([folder for folder in folders if fit(names[folder])] for fit in fits)
+    return next(filter(None, chosen), [])
+
+
+class _Names(NamedTuple):
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+def _names_of(folder: Path) -> _Names:
+    """The ids of a run, from its log and from its folder's name, and its names."""
+    try:
+        opened = _read_opened(folder)
+    except OSError:  # the command that is given the run reports it
+        opened = _Opened()
+    run_id = opened.run_id or folder.name
+    name = opened.config.name
+    return _Names(
+        (run_id, folder.name), (*([name] if isinstance(name, str) else []), name_in_run_id(run_id))
+    )
+
+
 def _last_of(folders: list[Path], runs: Path, on_unreadable: Callable[[OSError], object]) -> Path:
     """The run that was opened last, of those whose log can be read."""
     opened: dict[Path, str] = {}
     for folder in folders:
         try:
-            opened[folder] = _opened_at(folder)
+            opened[folder] = _read_opened(folder).ts
         except FileNotFoundError:
             continue  # it has just been removed
         except OSError as error:

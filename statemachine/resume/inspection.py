@@ -111,6 +111,11 @@ class RunInspection(msgspec.Struct, frozen=True, kw_only=True):
                 f"{self.folder.locate(file.path)}: {wrong}; images that are still to be made need "
                 "it: put back the file that was recorded, then resume the run"
             )
+        for stage_id, index in self._removed_sources():
+            yield ResumeRefusedError(
+                f"{name}: image {index + 1} of {stage_id} is missing or altered, and what it was "
+                "made from was removed; put back the file that was recorded"
+            )
         epochs = self.fold.epochs_without_progress
         if self.to_make and is_fruitless(epochs) and not force:
             yield ResumeRefusedError(
@@ -129,6 +134,14 @@ class RunInspection(msgspec.Struct, frozen=True, kw_only=True):
                     records = input_records(stage, index, self.plan, self.fold.opened)
                     needed.update(record.path for record in records if record)
         return [one for one in lost if one.file.path in needed]
+
+    def _removed_sources(self) -> Iterator[tuple[str, int]]:
+        """Stage and index of the images that are to be made, but whose source was removed."""
+        for stage in self.plan.stages:
+            source = self.fold.stages.get(stage.input_source)
+            for index in sorted(source.removed if source is not None else ()):
+                if not self.status.is_valid(stage, index):
+                    yield stage.stage_id, index
 
     def _last_failure(self) -> str:
         stages = self.fold.stages.values()
@@ -194,7 +207,7 @@ def check_files(
     total = inputs + sum(stage.image_count for stage in result.stages)
     damaged = []
     for place, file in enumerate(recorded_files(fold, result), start=1):
-        wrong = check_file(folder, file.path, file.sha256)
+        wrong = None if file.removed else check_file(folder, file.path, file.sha256)
         # A resume renames altered files: never the log, nor anything else that a record may name.
         if file.stage_id and file.path.rpartition("/")[0] != f"images/{file.stage_id}":
             wrong = _MISPLACED

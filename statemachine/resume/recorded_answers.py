@@ -10,6 +10,7 @@ from ...events.model import (
     Artifact,
     CallCompleted,
     CallRequested,
+    ImagesRemoved,
     RunResumed,
     StageEvent,
     StageImageProgress,
@@ -38,6 +39,8 @@ class RecordedAnswers:
 
     def __init__(self, records: SoundRecords, plan: StageExecutionPlan) -> None:
         self.backend = records.opened.backend
+        self.removed: set[str] = set()
+        """The paths of images whose files were removed on purpose."""
         self.plan = plan
         self._opened = records.opened
         self._stages = {stage.stage_id: stage for stage in plan.stages}
@@ -47,6 +50,8 @@ class RecordedAnswers:
             event = record.event
             if isinstance(event, RunResumed):
                 self.backend = event.backend
+            elif isinstance(event, ImagesRemoved):
+                self.removed.update(artifact.path for artifact in event.artifacts)
             elif isinstance(event, CallRequested):
                 self._requests[event.stage_id, event.image_index] = event
             elif isinstance(event, CallCompleted):

@@ -26,6 +26,7 @@ from ...events.model import (
     Artifact,
     CallCompleted,
     ErrorDetail,
+    ImagesRemoved,
     InputRecord,
     LogRepaired,
     Outcome,
@@ -148,6 +149,7 @@ class _Salvage:
         clock: Clock,
     ) -> None:
         self.lost_files: list[Flaw] = []
+        self._removed: list[Artifact] = []
         self._records = records
         self._answers = answers
         self._old = records.path.parent
@@ -194,6 +196,11 @@ class _Salvage:
             journal.move("start")
             for stage in self._answers.plan.stages:
                 self._write_stage(journal, stage)
+            if self._removed:
+                reason = "their files were removed before the salvage"
+                journal.record(
+                    lambda at: ImagesRemoved(**at, artifacts=tuple(self._removed), reason=reason)
+                )
             reason = recordable(
                 f"salvaged from {self._records.opened.run_id}, whose log is corrupt at byte "
                 f"{corruption.offset}; it is kept as {CORRUPT_NAME}"
@@ -225,7 +232,10 @@ class _Salvage:
         """Copy the images of a request, then record request, answer and announcements."""
         artifacts = [answer.artifacts[index] for index in sorted(answer.artifacts)]
         for artifact in artifacts:
-            self._copy_recorded(artifact)
+            if artifact.path in self._answers.removed:
+                self._removed.append(artifact)
+            else:
+                self._copy_recorded(artifact)
         call = call_id(self._new.name, answer.request.stage_id, artifacts[0].image_index, 0)
         request = msgspec.structs.replace(
             answer.request, call_id=call, count=len(artifacts), attempt=0
@@ -247,6 +257,8 @@ class _Salvage:
         return all(are_sound)
 
     def _is_sound(self, file: Artifact | InputRecord) -> bool:
+        if file.path in self._answers.removed:
+            return True
         wrong = check_file(self._old, file.path, file.sha256)
         if wrong is not None:
             self.lost_files.append(Flaw(place=file.path, what=str(wrong)))

@@ -29,7 +29,8 @@ class Flaw(msgspec.Struct, frozen=True, kw_only=True):
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
     """What was found in a run folder; nothing was written.
 
-    ``images`` of the ``planned_images``, over all stages, are recorded as finished. ``running``
+    ``images`` of the ``planned_images``, over all stages, are recorded as finished; the files of
+    ``removed_images`` of them were removed on purpose. ``running``
     names the process that works on the run, None if none does. ``corrupt`` says that the log is,
     so that nothing may be written to it; ``advice`` what a resume would do, "" where nothing is
     left to do, or nothing can be done.
@@ -39,6 +40,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     events: int
     images: int
+    removed_images: int
     planned_images: int
     state: RunState
     sealed: bool
@@ -83,6 +85,7 @@ def verify_run(folder: Path, on_file: OnFile | None = None) -> Verification:
         folder=str(folder),
         events=events,
         images=_finished(fold),
+        removed_images=sum(len(stage.removed) for stage in fold.stages.values()),
         planned_images=len(fold.planned_stage_ids()) * len(fold.seeds),
         state=fold.state,
         sealed=fold.sealed,

@@ -14,13 +14,16 @@ from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
+from msgspec import convert, to_builtins
 from msgspec.structs import replace
 from stagewright.adapters import PillowInputReader
 from stagewright.events import (
+    Artifact,
     BackendDescription,
     CallFailed,
     CancelMode,
     FileEventLog,
+    ImagesRemoved,
     LogRepaired,
     MemoryEventLog,
     RunOpened,
@@ -205,6 +208,20 @@ def limited(data: bytes) -> bytes:
     return log.to_bytes()
 
 
+def removed(data: bytes) -> bytes:
+    """The log after the images of all stages but the last were removed."""
+    log = MemoryEventLog.from_bytes(data)
+    result = fold(log.timeline())
+    assert result.outcome is not None
+    images = [image for stage in result.stages[:-1] for image in stage.images]
+    artifacts = tuple(convert(to_builtins(image), Artifact) for image in images)
+    at: dict[str, Any] = {"run_id": log.run_id, "ts": START + timedelta(seconds=9), "epoch": 2}
+    log.append(ImagesRemoved(**at, seq=log.next_seq, artifacts=artifacts, reason="to save space"))
+    seal: dict[str, Any] = {"seq": log.next_seq, "count": log.next_seq, "head": log.chain}
+    log.append(RunSealed(**at, **seal, outcome=result.outcome))
+    return log.to_bytes()
+
+
 def put(name: str, data: bytes) -> None:
     """Write a file that is not there."""
     path = HERE / name
@@ -217,7 +234,7 @@ def main() -> None:
     """Make all folders."""
     if not (HERE / "first-format").exists():
         make_first_format()
-    put("limited-storage/events.jsonl", limited((HERE / "first-format/events.jsonl").read_bytes()))
+    put("images-removed/events.jsonl", removed((HERE / "first-format/events.jsonl").read_bytes()))
 
 
 def make_first_format() -> None:

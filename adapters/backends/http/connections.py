@@ -176,7 +176,8 @@ class Connections:
                 raise
             connection.sock = WatchedSocket(connection.sock)
         else:
-            connection.sock.is_reused = True
+            watched: Any = connection.sock
+            watched.is_reused = True
         return connection
 
     def give_back(self, connection: HTTPConnection) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shlex import quote
 
 import click
+from rich.cells import cell_len, set_cell_size
 
 from ....events.model import RunState
 from ...projections.catalogue import CORRUPT, DIED, UNREADABLE, Catalogue, CatalogueEntry
@@ -16,16 +18,22 @@ from ..output import (
     check_runs_folder,
     count,
     json_option,
+    one_line,
     print_json,
     print_line,
     runs_option,
-    state_text,
 )
 from ..settings import default_runs_folder
 from ..statuses import EXIT_COMPLETED, print_error
+from .list_columns import COLUMNS, Condition, parse_conditions
 
 _AGE = re.compile(r"(\d+)([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_SHOWN = "run,date,name,prompt,model,images,state"
+_ELASTIC = {"name": 2, "prompt": 4, "model": 3, "plan": 4, "error": 4}
+"""Columns that are cut to fit the terminal, and their shares of its width."""
+_LEAST = 8
+"""The characters that are left of an elastic column at least."""
 
 
 def _moment(
@@ -44,6 +52,23 @@ def _moment(
         ) from error
 
 
+def _column_names(_context: click.Context, _parameter: click.Parameter, value: str) -> list[str]:
+    names = [name.strip() for name in value.split(",")]
+    for name in names:
+        if name not in COLUMNS:
+            raise click.BadParameter(f"there is no column {name!r}; there are {', '.join(COLUMNS)}")
+    return names
+
+
+def _conditions(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> tuple[Condition, ...]:
+    try:
+        return parse_conditions(value) if value is not None else ()
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 @click.command("list")
 @click.option(
     "--state",
@@ -56,6 +81,20 @@ def _moment(
     "--since", callback=_moment, metavar="T", help="Only runs created since T: 7d, 36h, 2026-11-20."
 )
 @click.option("--model", metavar="M", help="Only runs whose model name contains M.")
+@click.option(
+    "--where",
+    "conditions",
+    callback=_conditions,
+    metavar="TERMS",
+    help="Only runs that TERMS fit, such as 'model~xl and state=error'.",
+)
+@click.option(
+    "--columns",
+    callback=_column_names,
+    default=_SHOWN,
+    metavar="LIST",
+    help=f"Columns to show.  [default: {_SHOWN}]",
+)
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Show at most N runs.")
 @runs_option
 @json_option
@@ -63,17 +102,25 @@ def list_command(
     state: str | None,
     since: datetime | None,
     model: str | None,
+    conditions: tuple[Condition, ...],
+    columns: list[str],
     limit: int | None,
     runs: Path,
     as_json: bool,  # noqa: FBT001 - click passes flags
 ) -> None:
-    """List the runs, newest first.
+    """List the runs, newest first, archived ones too.
 
-    IMAGES counts the images that have finished the last stage. DONE is the share of all images
-    of all stages that is finished.
+    A `*` marks the runs that can be resumed. RUN are the last six digits of a run's id, which
+    other commands take as its name. IMAGES counts the images that have finished the last stage;
+    DATE is local time. Further columns are run_id, done (the share of the images of all stages
+    that is finished), outcome, plan, resumes, group, folder and error.
+
+    A term of --where compares a column with a value: `~` and `!~` look for a part of it, `=`,
+    `!=`, `<`, `<=`, `>` and `>=` compare the whole, ignoring case.
     """
     check_runs_folder(runs)
-    entries = Catalogue(runs).entries(state=state, since=since, model=model, limit=limit)
+    found = Catalogue(runs).entries(state=state, since=since, model=model)
+    entries = [entry for entry in found if all(fits(entry) for fits in conditions)][:limit]
     for entry in entries:
         if entry.state == UNREADABLE:
             print_error(f"{entry.folder}: its log cannot be read: {entry.error}", EXIT_COMPLETED)
@@ -81,12 +128,11 @@ def list_command(
         print_json(entries)
         return
     if not entries:
-        print_line(f"no run in {runs}" if not (state or since or model) else "no run matches")
+        narrowed = state or since or model or conditions
+        print_line("no run matches" if narrowed else f"no run in {runs}")
         return
-    width = max(len(entry.run_id) for entry in entries)
-    print_line(_row("RUN", "STATE", "IMAGES", "DONE", "PLAN", width))
-    for entry in entries:
-        print_line(_line(entry, width))
+    for line in _table(entries, columns, shutil.get_terminal_size().columns):
+        print_line(line)
     waiting = waiting_runs(entries, " of these")
     if waiting:
         where = runs_argument(runs)
@@ -94,9 +140,9 @@ def list_command(
 
 
 def waiting_runs(entries: Sequence[CatalogueEntry], among: str) -> str:
-    """How many runs can be resumed, and how many only with --force; "" where none can."""
-    forced = sum(entry.resumable and entry.needs_force for entry in entries)
-    ready = sum(entry.resumable for entry in entries) - forced
+    """How many runs wait for a resume, and how many only with --force; "" where none does."""
+    forced = sum(entry.waits and entry.needs_force for entry in entries)
+    ready = sum(entry.waits for entry in entries) - forced
     if not ready:
         return f"{count(forced, 'run')}{among} can be resumed only with --force" if forced else ""
     more = f"; {forced} more only with --force" if forced else ""
@@ -108,13 +154,35 @@ def runs_argument(runs: Path) -> str:
     return "" if runs == default_runs_folder() else f" --runs {quote(str(runs))}"
 
 
-def _line(entry: CatalogueEntry, width: int) -> str:
-    state = f"{state_text(entry.state, entry.outcome)}{' (died)' if entry.died else ''}"
-    images = f"{entry.images}/{entry.total_images}"
-    total = entry.total_stage_images
-    done = f"{100 * entry.stage_images // total}%" if total else ""
-    return _row(entry.run_id, state, images, done, entry.summary, width)
+def _table(entries: Sequence[CatalogueEntry], columns: Sequence[str], width: int) -> list[str]:
+    """A header and a line for each run, as wide as the terminal at most if that is possible."""
+    marks = ["", *("*" if entry.resumable else "" for entry in entries)]
+    rows = [
+        [name.upper() for name in columns],
+        *([one_line(" ".join(COLUMNS[name](entry))) for name in columns] for entry in entries),
+    ]
+    widths = [max(cell_len(row[place]) for row in rows) for place in range(len(columns))]
+    _shrink(widths, columns, width - 1 - len(columns))
+    return [
+        f"{mark:1} {' '.join(map(_cell, row, widths))}".rstrip()
+        for mark, row in zip(marks, rows, strict=True)
+    ]
 
 
-def _row(run: str, state: str, images: str, done: str, plan: str, width: int) -> str:
-    return f"{run:<{width}} {state:<15} {images:>11} {done:>5}  {plan}".rstrip()
+def _shrink(widths: list[int], columns: Sequence[str], room: int) -> None:
+    """Cut elastic columns until the sum of ``widths`` is ``room`` or none can be cut further."""
+    while sum(widths) > room:
+        wide = [
+            place
+            for place, name in enumerate(columns)
+            if name in _ELASTIC and widths[place] > _LEAST
+        ]
+        if not wide:
+            return
+        widths[max(wide, key=lambda place: widths[place] / _ELASTIC[columns[place]])] -= 1
+
+
+def _cell(text: str, width: int) -> str:
+    if cell_len(text) <= width:
+        return set_cell_size(text, width)
+    return set_cell_size(text, width - 1) + "…"

@@ -42,7 +42,8 @@ from ..run_lookup import find_run
 def replay_command(run: str, until: int | None, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
     """Show the result and timeline of a run, from its log.
 
-    RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
+    RUN is a run id, a unique prefix of one, its six digits, a name that only one run has, `last`,
+    or the path of a run folder.
     """
     folder = find_run(runs, run)
     result = replay(folder, until=until)

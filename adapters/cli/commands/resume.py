@@ -28,6 +28,7 @@ from ..display import open_file_counter
 from ..foreground import ForegroundResult, print_run_error, run_in_foreground, show_end
 from ..output import (
     check_runs_folder,
+    count,
     escaped,
     insecure_option,
     json_option,
@@ -73,6 +74,7 @@ class _Options(msgspec.Struct, frozen=True):
     force: bool
     preflight: bool
     as_json: bool
+    cancelled: bool
 
     @property
     def stream(self) -> IO[str]:
@@ -97,6 +99,9 @@ class _Options(msgspec.Struct, frozen=True):
 )
 @click.option("--all", "every", is_flag=True, help="Resume every run that can be resumed.")
 @click.option(
+    "--cancelled", is_flag=True, help="With --all, also resume what was cancelled on purpose."
+)
+@click.option(
     "--force", is_flag=True, help="Also resume a run that earlier resumes did not advance."
 )
 @click.option("--no-preflight", is_flag=True, help="Skip the check that the server has all names.")
@@ -107,6 +112,7 @@ def resume_command(
     run: str | None,
     servers: tuple[str, ...],
     every: bool,  # noqa: FBT001 - click passes flags
+    cancelled: bool,  # noqa: FBT001 - the same
     force: bool,  # noqa: FBT001 - the same
     no_preflight: bool,  # noqa: FBT001 - the same
     insecure: bool,  # noqa: FBT001 - the same
@@ -118,16 +124,21 @@ def resume_command(
     It runs on the recorded server, unless --server names another one. Finished images are kept;
     images whose file is missing or altered are made again.
 
-    RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
+    RUN is a run id, a unique prefix of one, its six digits, a name that only one run has, `last`,
+    or the path of a run folder.
     """
     if every == (run is not None):
         raise click.UsageError("resume needs either a RUN or --all")
+    if cancelled and not every:
+        raise click.UsageError("--cancelled belongs to --all; a RUN is resumed in any case")
     if every:
         check_runs_folder(runs)
     controller = open_controller(
         runs, named_server(servers), insecure=insecure, headers=server_headers()
     )
-    options = _Options(force=force, preflight=not no_preflight, as_json=as_json)
+    options = _Options(
+        force=force, preflight=not no_preflight, as_json=as_json, cancelled=cancelled
+    )
     if every:
         return _ResumeAll(controller, runs, options).run()
     folder = find_run(runs, run or "")
@@ -139,21 +150,17 @@ def resume_command(
     return show_end(ended.handle, ended.result, as_json=as_json)
 
 
-def resumable(runs: Path) -> Iterator[CatalogueEntry]:
-    """The runs that can be resumed, the oldest first."""
-    return reversed([entry for entry in Catalogue(runs).entries() if entry.resumable])
-
-
 def print_resumable_runs(runs: Path, stream: IO[str]) -> None:
     """Print a note if there are runs that can be resumed."""
     try:
-        waiting = list(resumable(runs))
+        found = Catalogue(runs).entries()
     except OSError as error:
         # This does not keep another run from starting.
         BrokenPipeTolerantStream(stream).write(
             f"note: {runs} cannot be read: {escaped(str(error))}\n"
         )
         return
+    waiting = [entry for entry in reversed(found) if entry.waits]
     summary = waiting_runs(waiting, f" in {runs}")
     if summary:
         forced = "" if any(not entry.needs_force for entry in waiting) else " --force"
@@ -207,7 +214,9 @@ class _ResumeAll:
         self._controller = controller
         self._runs = runs
         self._options = options
-        self._found = [one for one in Catalogue(runs).entries() if _is_considered(one)][::-1]
+        entries = Catalogue(runs).entries()[::-1]
+        self._found = [one for one in entries if _is_considered(one, options)]
+        self._left_out = sum(one.resumable and one.cancelled for one in entries)
         self._results: list[PipelineRunResult] = []
         self._tally: Counter[str] = Counter()
         self._status = EXIT_COMPLETED
@@ -224,6 +233,9 @@ class _ResumeAll:
             self._tally["not tried"] = len(self._found) - self._tally.total()
             counts = (f"{self._tally[what]} {what}" for what in _TALLIED if self._tally[what])
             self._options.print_line(", ".join(counts))
+        if self._left_out and not self._options.cancelled:
+            left = f"{count(self._left_out, 'run')} that you cancelled left out"
+            self._options.print_line(f"{left}; --cancelled resumes them too")
         if self._options.as_json:
             print_json_parts(_as_list(self._results))
         elif not self._found:
@@ -291,8 +303,11 @@ _TALLIED = (
 )  # fmt: skip
 
 
-def _is_considered(entry: CatalogueEntry) -> bool:
-    return entry.resumable or entry.alive or entry.state in (CORRUPT, UNREADABLE)
+def _is_considered(entry: CatalogueEntry, options: _Options) -> bool:
+    if entry.is_archived:
+        return False
+    ready = entry.resumable and (options.cancelled or not entry.cancelled)
+    return ready or entry.alive or entry.state in (CORRUPT, UNREADABLE)
 
 
 def _as_list(results: Sequence[PipelineRunResult]) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,19 @@ import click
 from ....events.errors import RunNotFoundError
 from ....events.folds import replay
 from ....events.input_files import input_name
-from ....statemachine.config.input_files import IMAGE_SUFFIXES
-from ...projections.provenance import ImageProvenance, provenance_of
+from ...projections.foreign_images import ForeignImage, tool_name
+from ...projections.provenance import (
+    ImageProvenance,
+    foreign_image,
+    provenance_of,
+    settings_of_stages,
+)
+from ...projections.used_settings import settings_asked, settings_used
 from ..output import json_option, print_json, print_json_parts, print_line, runs_option
-from ..run_lookup import find_run
+from ..run_lookup import find_image, find_run
 from .replay import show_result
+
+_PROMPTS = ("prompt", "negative_prompt")
 
 
 @click.command("show")
@@ -24,25 +33,59 @@ from .replay import show_result
 def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
     """Show which settings made an image, or the result of a run.
 
-    IMAGE_OR_RUN is the path of an image, a run id, a unique prefix of one, `last`, or the path
-    of a run folder.
+    The image may also come from AUTOMATIC1111, Forge, ComfyUI, InvokeAI or Fooocus.
+
+    IMAGE_OR_RUN is the path of an image, RUN#3 for a run's third image, or RUN. RUN is a run id, a
+    unique prefix of one, its six digits, a name that only one run has, `last`, or the path of a run
+    folder.
     """
-    path = Path(image_or_run)
-    if path.is_file():
-        found = provenance_of(path, runs)
-        if as_json:
-            print_json(found)
-        else:
-            _show_image(found)
+    image = find_image(runs, image_or_run)
+    if image is not None:
+        _show_file(image, runs, as_json=as_json)
         return
-    if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
-        raise RunNotFoundError(f"{image_or_run}: no such image or run")
     folder = find_run(runs, image_or_run)
     result = replay(folder)
     if as_json:
         print_json_parts(result.json_parts())
     else:
         show_result(result, folder)
+        _show_stages(settings_of_stages(result.plan))
+
+
+def _show_file(image: Path, runs: Path, *, as_json: bool) -> None:
+    found: ImageProvenance | ForeignImage | None
+    try:
+        found = provenance_of(image, runs)
+    except RunNotFoundError:
+        found = foreign_image(image)
+        if found is None:
+            raise
+    if as_json:
+        print_json(found)
+    elif isinstance(found, ImageProvenance):
+        _show_image(found)
+    else:
+        _show_foreign(found, runs)
+
+
+def _show_foreign(found: ForeignImage, runs: Path) -> None:
+    rows: list[tuple[str, Any]] = [
+        ("image", found.image),
+        ("made by", tool_name(found)),
+        *([("run", found.run_id)] if found.run_id else []),
+        ("recorded", f"by no log in {runs}; this is what its metadata says"),
+        ("prompt", found.prompt),
+        ("negative prompt", found.negative_prompt),
+        ("seed", "not known" if found.seed is None else found.seed),
+    ]
+    for name, value in rows:
+        print_line(f"{name:<15} {value}")
+    for stage, settings in found.stages.items():
+        print_line(f"settings of {stage}:")
+        _show_settings(settings)
+    if found.unknown:
+        print_line("further metadata:")
+        _show_settings(found.unknown)
 
 
 def _show_image(found: ImageProvenance) -> None:
@@ -62,11 +105,29 @@ def _show_image(found: ImageProvenance) -> None:
         named = input_name(found.origin) or found.origin.path
         rows.append(("input image", f"{named}, of run {run}" if run else named))
     for name, value in rows:
-        print_line(f"{name:<14} {value}")
-    print_line("settings requested:")
-    _show_settings(found.settings)
-    print_line("settings used, as reported by the backend:")
-    _show_settings(found.info)
+        print_line(f"{name:<15} {value}")
+    # The seed is that of the first image.
+    _show_stages(found.stages, left_out=("seed",))
+    kind = found.backend[0] if found.backend else ""
+    stage_type = found.stage_id.partition("-")[2]
+    used = settings_used(stage_type, found.info, kind)
+    print_line(f"settings of {found.stage_id} that the backend reports:")
+    _show_settings({key: value for key, value in used.items() if key not in _PROMPTS})
+
+
+def _show_stages(stages: Mapping[str, Mapping[str, Any]], left_out: tuple[str, ...] = ()) -> None:
+    """The prompts, and the settings of each stage; prompts of a stage that has its own."""
+    shown: dict[str, Any] = {}
+    for stage_id, config in stages.items():
+        prompts = {key: config[key] for key in _PROMPTS if config.get(key)}
+        for key, value in prompts.items():
+            if shown.get(key) != value:
+                print_line(f"{key.replace('_', ' '):<15} {value}")
+        shown.update(prompts)
+        print_line(f"settings of {stage_id}:")
+        asked = settings_asked(config).items()
+        hidden = (*_PROMPTS, *left_out)
+        _show_settings({key: value for key, value in asked if key not in hidden})
 
 
 def _show_settings(settings: Any, lead: str = "    ") -> None:

@@ -25,7 +25,8 @@ from ..statuses import EXIT_CORRUPT, EXIT_ERROR, print_error
 def verify_command(run: str | None, every: bool, runs: Path) -> int:  # noqa: FBT001 - click passes flags
     """Check a run's log and image files; writes nothing.
 
-    RUN is a run id, a unique prefix of one, `last`, or the path of a run folder.
+    RUN is a run id, a unique prefix of one, its six digits, a name that only one run has, `last`,
+    or the path of a run folder.
 
     \b
     Exit status:
@@ -71,6 +72,8 @@ def _report(found: Verification) -> int:
         files = "1 file is" if absent == 1 else f"{absent} files are"
         print_line(f"{found.run_id}: {files} missing: this bundle was made without the image files")
     images = f"{found.images} of {count(found.planned_images, 'image')}"
+    if found.removed_images:
+        images = f"{images} (the files of {found.removed_images} were removed on purpose)"
     # After the point where a log is corrupt there may be more of them.
     known = [count(found.events, "event"), *([] if found.corrupt else [images]), found.state]
     what = ", ".join(known)

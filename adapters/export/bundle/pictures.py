@@ -48,6 +48,8 @@ def read_pictures(
     """The recorded files of a run folder in order, read by a few threads; follows no links."""
 
     def read(file: RecordedFile) -> Picture:
+        if file.removed:
+            return Picture(file, missing=("it was removed on purpose",))
         data = read_file(folder, file.path, file.sha256, open_regular)
         if isinstance(data, WrongFile):
             return Picture(file, missing=(str(data),), altered=data.state is FileState.ALTERED)

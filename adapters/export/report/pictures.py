@@ -56,6 +56,8 @@ class ImageInspector:
         return found
 
     def _inspect(self, file: RecordedFile) -> InspectedImage:
+        if file.removed:
+            return InspectedImage(words="removed on purpose")
         wrong = check_file(self._folder, file.path, file.sha256)
         if wrong is None:
             shown = self._shown(self._folder / file.path)

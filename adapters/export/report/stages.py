@@ -135,7 +135,9 @@ def _tile(stage: StageFold, index: int, event: StageEvent, origin: InputRecord |
         made.append(f"{attempts} attempts")
     side_by_side = f"{artifact.width}\N{MULTIPLICATION SIGN}{artifact.height}"
     return Tile(
-        file=RecordedFile(artifact.path, artifact.sha256, stage.stage_id, index),
+        file=RecordedFile(
+            artifact.path, artifact.sha256, stage.stage_id, index, index in stage.removed
+        ),
         title=str(index + 1),
         origin=input_name(origin) if origin else "",
         seed=artifact.seed,

@@ -1,0 +1,192 @@
+"""Configurations that make a run or an image again, as TOML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import tomli_w
+
+from ...events.folds import recorded_stages
+from ...events.model import InputRecord, RunOpened
+from ...statemachine.config.document import parse_document
+from ...statemachine.errors import ConfigurationError
+from ..text import one_line
+from .foreign_images import ForeignImage, tool_name
+
+Document = dict[str, Any]
+_REQUIRED = {
+    "txt2img": ("model", "sampler", "steps", "cfg_scale", "width", "height"),
+    "img2img": ("model", "sampler", "steps", "cfg_scale", "denoise"),
+    "upscale": ("upscaler",),
+}
+_MOST_PROBLEMS = 100
+
+
+class ChosenImage(msgspec.Struct, frozen=True):
+    """One image of a run: its index, and the stage that made it."""
+
+    image_index: int
+    stage_id: str
+
+
+def config_of_run(opened: RunOpened, folder: str = "", image: ChosenImage | None = None) -> str:
+    """The TOML of a configuration that makes a run, or one of its images, again.
+
+    The seeds that were drawn are in it. Inputs are named as files of the run's ``folder``; paths
+    are relative to that folder if it is "". What cannot be said in a configuration is a comment.
+    """
+    document = deepcopy(dict(opened.config))
+    stages = recorded_stages(opened.plan)
+    index = image.image_index if image is not None else 0
+    if opened.seeds:
+        document["seed"] = opened.seeds[min(index, len(opened.seeds) - 1)]
+    for stage in stages:
+        table = document.get(str(stage.get("stage_type")))
+        if isinstance(table, dict) and "seed" in table:
+            table["seed"] = stage["config"].get("seed", table["seed"]) + index
+    notes = [f"Makes {_what(opened, image)} again."]
+    if image is not None:
+        notes += _single(document, stages, image)
+    notes += _set_inputs(document, opened, folder, image)
+    return _toml(document, [*notes, *_backend_notes(opened)])
+
+
+def config_of_foreign_image(found: ForeignImage) -> str:
+    """The TOML of a configuration for an image of another program, as far as it is known.
+
+    What is not known, or cannot be said in a configuration, is a comment.
+    """
+    notes = [f"From the metadata of {found.image}: {tool_name(found)}"]
+    document: Document = {"name": Path(found.image).stem}
+    if found.prompt or found.stages.keys() - {"upscale"}:
+        document["prompt"] = found.prompt
+    if found.negative_prompt:
+        document["negative_prompt"] = found.negative_prompt
+    if found.seed is not None:
+        document["seed"] = found.seed
+    else:
+        notes.append("seed: not known")
+    for stage, settings in found.stages.items():
+        for key, value in settings.items():
+            _put(document, f"{stage}.{key}", value)
+        notes += [
+            f"{stage}.{key}: not known" for key in _REQUIRED.get(stage, ()) if key not in settings
+        ]
+    if "txt2img" not in found.stages:
+        notes.append("input_image: not known; the image was made from another one")
+    notes += _drop_refused(document)
+    notes += [f"{key}: {value} (there is no key for it)" for key, value in found.unknown.items()]
+    return _toml(document, notes)
+
+
+def _what(opened: RunOpened, image: ChosenImage | None) -> str:
+    if image is None:
+        return f"run {opened.run_id}"
+    return f"image {image.image_index + 1} of {image.stage_id} of run {opened.run_id}"
+
+
+def _single(
+    document: Document, stages: Sequence[Mapping[str, Any]], image: ChosenImage
+) -> Iterator[str]:
+    """Leave one image, and the stages up to the one that made it."""
+    document["images"] = 1
+    is_later = False
+    for stage in stages:
+        name = str(stage.get("stage_type"))
+        if is_later:
+            document.pop(name, None)
+            if f"{name}_enabled" in document:
+                document[f"{name}_enabled"] = False
+        elif (size := stage["config"].get("batch_size", 1)) != 1:
+            yield f"{name}: it was made in a batch of {size}; alone it may differ a little"
+        is_later = is_later or stage["stage_id"] == image.stage_id
+
+
+def _set_inputs(
+    document: Document, opened: RunOpened, folder: str, image: ChosenImage | None
+) -> Iterator[str]:
+    """Name the copies that the run has of its inputs and its mask."""
+    masks = {
+        stage["config"].get("mask"): str(stage.get("stage_type"))
+        for stage in recorded_stages(opened.plan)
+    }
+    inputs: list[InputRecord] = []
+    for record in opened.inputs:
+        table = document.get(masks.get(record.path, ""))
+        if isinstance(table, dict):
+            table["mask"] = f"{folder}{record.path}"
+        else:
+            inputs.append(record)
+    if image is not None and inputs:
+        each = max(1, len(opened.seeds) // len(inputs))
+        inputs = inputs[image.image_index // each :][:1]
+    if len(inputs) == 1:
+        document.pop("input_image_path", None)
+        document["input_image"] = f"{folder}{inputs[0].path}"
+    elif inputs:
+        yield f"input_image: the run keeps copies of its {len(inputs)} inputs in {folder}inputs"
+
+
+def _backend_notes(opened: RunOpened) -> Iterator[str]:
+    backend = opened.backend
+    named = (backend.product or backend.kind, backend.version, backend.url)
+    yield f"It was made by {' '.join(part for part in named if part)}."
+    options = backend.options if isinstance(backend.options, Mapping) else {}
+    for name, value in options.items():
+        yield f"option of the server: {name} = {value}"
+
+
+def _put(document: Document, key: str, value: Any) -> None:
+    """Set a dotted key; ``passes.0.model`` is a key of the first table in a list."""
+    *path, last = key.split(".")
+    place: Any = document
+    for name, following in zip(path, [*path[1:], last], strict=True):
+        if name.isdigit():
+            place.extend({} for _ in range(int(name) + 1 - len(place)))
+            place = place[int(name)]
+        else:
+            place = place.setdefault(name, [] if following.isdigit() else {})
+    place[last] = value
+
+
+def _drop_refused(document: Document) -> Iterator[str]:
+    """Take out each value that a configuration cannot have; what is said of it."""
+    for _ in range(_MOST_PROBLEMS):
+        try:
+            parse_document(document)
+        except ConfigurationError as error:
+            value = _take(document, error.key or "")
+            if value is None:
+                yield f"not valid as it is: {error}"
+                return
+            yield f"{error.key} = {value}: not a value that a configuration can have"
+        else:
+            return
+
+
+def _take(document: Document, key: str) -> Any:
+    *path, last = key.split(".")
+    place: Any = document
+    for name in path:
+        place = place[int(name)] if isinstance(place, list) and name.isdigit() else place.get(name)
+        if not isinstance(place, dict | list):
+            return None
+    return place.pop(last, None) if isinstance(place, dict) else None
+
+
+def _toml(document: Mapping[str, Any], notes: Sequence[str]) -> str:
+    lines = "".join(f"# {one_line(note)}\n" for note in notes)
+    return f"{lines}\n{tomli_w.dumps(_without_nothing(document))}"
+
+
+def _without_nothing(value: Any) -> Any:
+    """``value`` without the null of JSON, which TOML does not have."""
+    if isinstance(value, Mapping):
+        return {key: _without_nothing(part) for key, part in value.items() if part is not None}
+    if isinstance(value, list | tuple):
+        return [_without_nothing(part) for part in value if part is not None]
+    return value
