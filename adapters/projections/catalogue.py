@@ -271,9 +271,7 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
     return CatalogueEntry(
         run_id=fold.run_id or folder.name,
         folder=folder.name,
-        name=str(opened.config.get("name") or name_in_run_id(opened.run_id))
-        if opened
-        else folder.name,
+        name=_name(opened) if opened else folder.name,
         prompt=_prompt(opened) if opened else "",
         opened=opened.ts.isoformat() if opened else "",
         state=state,
@@ -290,6 +288,10 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
         needs_force=unfinished > 0 and is_fruitless(fold.epochs_without_progress),
         cancelled=fold.cancel_requested and fold.state != RunState.COMPLETED,
     )
+
+
+def _name(opened: RunOpened) -> str:
+    return str(opened.config.get("name") or name_in_run_id(opened.run_id))
 
 
 def _prompt(opened: RunOpened) -> str:
