@@ -101,6 +101,7 @@ class _Builder:
         model_size: Dimensions | None = None
         for table in config.stages.values():
             stage = table.resolve(inherited, model_size)
+            self._warnings += stage.warnings(table)
             if stage.generates:
                 inherited |= msgspec.structs.asdict(stage)
                 model_size = model_size or _common(map(stage.model_size, self._sizes))
@@ -113,6 +114,10 @@ class _Builder:
         self._sizes = list(dict.fromkeys(one.size for one in reached))
         _check_pixels(config.stage_type, [*worked, *self._sizes])
         self._warnings += [one.warning for one in reached if one.warning]
+        if (config.batch_size or 1) > 1 and self._stages:
+            self._warnings.append(
+                f"{config.stage_type}.batch_size has no effect: each image is made from its own"
+            )
         order = len(self._stages)
         before = self._stages[-1].stage_id if self._stages else "file"
         self._stages.append(

@@ -234,4 +234,4 @@ def _suspects(plan: StageExecutionPlan, fold: Fold, lost: Set[tuple[str, int]]) 
         for stage_id, index in lost:
             # The whole request is repeated, and its other images may come out different too.
             if stage_id == stage.stage_id:
-                yield from span_of(stage, index, plan.total_images)
+                yield from span_of(stage, index, plan)

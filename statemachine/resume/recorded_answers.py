@@ -56,7 +56,7 @@ class RecordedAnswers:
 
     def of_stage(self, stage: StageExecution) -> Iterator[RecordedAnswer]:
         """The whole answers of a stage whose images were made from the last recorded sources."""
-        for span in request_spans(stage, self.plan.total_images):
+        for span in request_spans(stage, self.plan):
             answer = self._answers.get((stage.stage_id, span.start))
             if answer is not None and len(answer.artifacts) == len(span):
                 sources = [self._source(stage, index) for index in span]
@@ -68,7 +68,7 @@ class RecordedAnswers:
         source = self._stages.get(stage.input_source)
         if source is None:
             return None
-        first = span_of(source, index, self.plan.total_images).start
+        first = span_of(source, index, self.plan).start
         answer = self._answers.get((source.stage_id, first))
         artifact = answer.artifacts.get(index) if answer else None
         return artifact.source_sha256 if artifact else None
@@ -80,7 +80,7 @@ class RecordedAnswers:
             # A forged record may name any path; only an image in its stage's folder is taken.
             if folder != "images" or stage is None or index >= self.plan.total_images:
                 continue
-            span = span_of(stage, index, self.plan.total_images)
+            span = span_of(stage, index, self.plan)
             known = self._answers.get((stage_id, span.start))
             if known and known.artifacts.get(index) == artifact and place is None:
                 continue  # It announces an image of an answer that is recorded.

@@ -77,9 +77,8 @@ def resolve_choices(config: RunConfig, random_below: RandomBelow) -> RunConfig:
         config = msgspec.structs.replace(config, seed=random_below(last))
     stages: dict[str, StageConfig] = {}
     for name, stage in config.stages.items():
-        choices: dict[str, Any] = {}
-        if stage.seed == -1:
-            choices["seed"] = random_below(last)
+        drawn = (key for key in ("seed", "subseed") if getattr(stage, key, None) == -1)
+        choices: dict[str, Any] = {key: random_below(last) for key in drawn}
         if stage.mask and config.mask is not None:
             choices["mask"] = f"inputs/mask.{_suffix_of_copy(config.mask)}"
         stages[name] = msgspec.structs.replace(stage, **choices)

@@ -25,23 +25,26 @@ Sources = tuple[tuple[SourceImage, ...], SourceImage | None]
 """The images that a request is made from (none or one), and the mask, if there is one."""
 
 
-def request_spans(stage: StageExecution, total_images: int) -> Iterator[range]:
+def request_spans(stage: StageExecution, plan: StageExecutionPlan) -> Iterator[range]:
     """The image indexes that each request of a stage makes, in order.
 
-    They are one, or ``batch_size`` consecutive ones; the last request may make fewer.
+    They are one, or ``batch_size`` consecutive ones that are made from the prompt or from one
+    input file; the last request for it may make fewer.
     """
     first = 0
-    while first < total_images:
-        span = span_of(stage, first, total_images)
+    while first < plan.total_images:
+        span = span_of(stage, first, plan)
         yield span
         first = span.stop
 
 
-def span_of(stage: StageExecution, image_index: int, total_images: int) -> range:
+def span_of(stage: StageExecution, image_index: int, plan: StageExecutionPlan) -> range:
     """The image indexes of the request that makes this one."""
-    batch = stage.config.batch_size or 1
-    first = image_index - image_index % batch
-    return range(first, min(first + batch, total_images))
+    alike = {"prompt": plan.total_images, "file": plan.images_per_input}
+    group = alike.get(stage.input_source, 1)
+    batch, place = stage.config.batch_size or 1, image_index % group
+    first = image_index - place % batch
+    return range(first, min(first + batch, image_index - place + group))
 
 
 def input_records(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import msgspec
 
-from .constraints import ClipSkip, Fraction, NonNegative, Pixels, Seed, Size, Steps
-from .img2img import INHERITED
+from .constraints import ClipSkip, Fraction, Names, NonNegative, Pixels, Seed, Size, Steps
+from .sampling import EXCLUSIVE, INHERITED, check_sampling, sampling_warnings
 from .sizes import Dimensions
 from .stage import StageConfig
 
@@ -19,6 +19,7 @@ class AdetailerPass(
     """One pass of ``[[adetailer.passes]]``: a detector and how its finds are inpainted."""
 
     required: ClassVar[tuple[str, ...]] = ("model",)
+    exclusive: ClassVar[tuple[tuple[str, str], ...]] = EXCLUSIVE
 
     model: str | None = None
     classes: str | None = None
@@ -41,10 +42,13 @@ class AdetailerPass(
     height: Size | None = None
     steps: Steps | None = None
     cfg_scale: NonNegative | None = None
+    distilled_cfg_scale: NonNegative | None = None
+    shift: NonNegative | None = None
     sampler: str | None = None
     scheduler: str | None = None
     checkpoint: str | None = None
     vae: str | None = None
+    modules: Names | None = None
     noise_multiplier: Annotated[float, msgspec.Meta(ge=0.5, le=1.5)] | None = None
     clip_skip: ClipSkip | None = None
     restore_face: bool | None = None
@@ -69,15 +73,21 @@ class AdetailerConfig(StageConfig, frozen=True, kw_only=True):
     seed: Seed | None = None
     model: str | None = None
     vae: str | None = None
+    modules: Names | None = None
     clip_skip: ClipSkip | None = None
     sampler: str | None = None
     scheduler: str | None = None
     steps: Steps | None = None
     cfg_scale: float | None = None
+    distilled_cfg_scale: NonNegative | None = None
+    shift: NonNegative | None = None
+    override_settings: Mapping[str, Any] | None = None
+    alwayson_scripts: Mapping[str, Any] | None = None
 
     def resolve(self, inherited: Mapping[str, Any], model_size: Dimensions | None) -> Self:
         """Passes without a size of their own work at the size that the model was made for."""
         config = super().resolve(inherited, model_size)
+        check_sampling(config)
         if model_size is None:
             return config
         width, height = model_size
@@ -86,6 +96,9 @@ class AdetailerConfig(StageConfig, frozen=True, kw_only=True):
             for one in self.passes
         )
         return msgspec.structs.replace(config, passes=tuple(passes))
+
+    def warnings(self, given: Self) -> Iterable[str]:
+        return sampling_warnings(self, given)
 
     def sampling_passes(self) -> tuple[int, ...]:
         return tuple(one.steps or self.steps or 0 for one in self.passes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
 import msgspec
@@ -24,6 +24,8 @@ class Table(
 
     required: ClassVar[tuple[str, ...]] = ()
     """Fields that an enabled table must have, set or inherited."""
+    exclusive: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Pairs of fields of which a table may have one: where it sets one, it inherits no other."""
 
     enabled: bool = True
 
@@ -75,11 +77,26 @@ class StageConfig(Table, frozen=True, kw_only=True):
         None if it is not known or not the same for all images. Raises InvalidStagePlanError.
         """
         del model_size
-        unset = [name for name in self.inherited if getattr(self, name) is None]
-        taken = {name: inherited.get(name) for name in (*unset, *self.plan_only)}
+        taken = {name: inherited.get(name) for name in (*self._open_fields(), *self.plan_only)}
         config = msgspec.structs.replace(self, **taken)
         check_required(config, self.stage_type)
         return config
+
+    def _open_fields(self) -> list[str]:
+        """The fields that the table inherits: neither set, nor excluded by one that is set."""
+        excluded = {
+            other
+            for pair in self.exclusive
+            for name, other in (pair, pair[::-1])
+            if getattr(self, name) is not None
+        }
+        fields = (name for name in self.inherited if name not in excluded)
+        return [name for name in fields if getattr(self, name) is None]
+
+    def warnings(self, given: Self) -> Iterable[str]:
+        """What a person should know of the resolved stage; ``given`` is the table as written."""
+        del given
+        return ()
 
     def sampling_passes(self) -> tuple[int, ...]:
         """The sampling steps of each pass over an image, or one find in it; 0 if not known.
@@ -109,8 +126,17 @@ class StageConfig(Table, frozen=True, kw_only=True):
 
 
 def check_required(table: msgspec.Struct, key: str) -> None:
-    """Raise InvalidStagePlanError for a required field that the table, or one in it, lacks."""
+    """Raise InvalidStagePlanError for a required field that the table, or one in it, lacks.
+
+    And for two fields of it that exclude each other.
+    """
     require(table, key, *getattr(table, "required", ()))
+    for one, other in getattr(table, "exclusive", ()):
+        if getattr(table, one) is not None and getattr(table, other) is not None:
+            raise InvalidStagePlanError(
+                f"{key}.{one} and {key}.{other} exclude each other: set one of them",
+                key=f"{key}.{one}",
+            )
     for name in table.__struct_fields__:
         value = getattr(table, name)
         if isinstance(value, msgspec.Struct):
