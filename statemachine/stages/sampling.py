@@ -62,6 +62,12 @@ def check_sampling(stage: SampledStage) -> None:
             f"{name}.cfg_scale = 0 ignores the prompt; this kind of model needs at least 1",
             key=f"{name}.cfg_scale",
         )
+    scripts = getattr(stage, "alwayson_scripts", None) or {}
+    if name == "adetailer" and any(script.casefold() == name for script in scripts):
+        raise InvalidStagePlanError(
+            f"{name}.alwayson_scripts has ADetailer: set {name}.passes instead",
+            key=f"{name}.alwayson_scripts",
+        )
     for option in stage.override_settings or ():
         if (key := _KEYS_OF_OPTIONS.get(option)) is not None:
             raise InvalidStagePlanError(
