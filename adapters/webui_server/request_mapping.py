@@ -143,7 +143,7 @@ def _adetailer_pass(one: DetailerPass) -> AdetailerPass:
     fields, sent = one
     used = {name: fields[key] for name, key in SENT.items() if key in sent}
     for switch, names in SWITCHED.items():
-        if fields[switch]:
+        if fields.get(switch):
             used |= {name: _unless_same(fields[key]) for name, key in names.items()}
     return AdetailerPass(**used)
 
