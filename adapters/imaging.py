@@ -188,10 +188,13 @@ def _opened(data: bytes, formats: Sequence[str], *, metadata: bool) -> Image.Ima
             return Image.open(io.BytesIO(_reduced_png(data)), formats=["PNG"])
         except _DECODING_ERRORS:
             return Image.open(io.BytesIO(_reduced_png(data, oriented=False)), formats=["PNG"])
-    if "HEIF" in formats and _is_heic(data):
+    known = set(formats)
+    if not _is_heic(data):
+        known.discard("HEIF")
+    elif "HEIF" in known:
         _register_heic()
     try:
-        return Image.open(io.BytesIO(data), formats=tuple(formats))
+        return Image.open(io.BytesIO(data), formats=[one for one in formats if one in known])
     except _DECODING_ERRORS:
         if "AVIF" not in formats or data[4:8] != b"ftyp":
             raise

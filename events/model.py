@@ -99,16 +99,19 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class OriginalFile(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The file that an input was converted from: its name and its digest."""
+    """The file that an input was copied from: its name and its digest."""
 
     name: str
     sha256: str
 
 
 class InputRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One input image, or the mask: its copy in the run folder and where it came from.
+    """One input image, or a mask: its copy in the run folder and where it came from.
 
-    ``original`` is set if the copy is a PNG that was made of a file of another format.
+    ``original`` is the file that it was copied from; the copy of another format than PNG, JPEG
+    or WebP is a PNG. (Earlier versions recorded it for those alone.) ``seed`` is the seed that
+    made the image, where that is known. An input with a ``refusal`` could not be used, so it has
+    no copy, no digest and no images.
     """
 
     path: InsidePath
@@ -116,6 +119,8 @@ class InputRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     source_sha256: str
     parent_run_id: str | None = None
     original: OriginalFile | None = None
+    seed: int | None = None
+    refusal: str | None = None
 
 
 class BackendDescription(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -162,7 +167,11 @@ class StageEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field=
 
 
 class RunOpened(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
-    """The run exists: its whole configuration, plan and every random choice."""
+    """The run exists: its whole configuration, plan and every random choice.
+
+    ``inputs`` are the input images, then the mask, or a mask for each of them. ``ca_bundle`` is the
+    absolute path of ``server.ca_bundle``, where ``config`` has another.
+    """
 
     config: Mapping[str, Any]
     plan: Mapping[str, Any]
@@ -175,6 +184,7 @@ class RunOpened(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
     host: str
     boot_id: str
     pid: int
+    ca_bundle: str | msgspec.UnsetType = msgspec.UNSET
 
     barrier: ClassVar[bool] = True
 

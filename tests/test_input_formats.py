@@ -354,8 +354,8 @@ def test_an_input_of_another_format_is_converted_once(tmp_path: Path, name: str)
         assert kept.convert("RGB").tobytes() == original.convert("RGB").tobytes()
 
 
-def test_an_input_that_is_kept_has_no_original(tmp_path: Path) -> None:
-    """PNG, JPEG and WebP are copied unchanged, and nothing else is recorded of them."""
+def test_an_input_that_is_kept_is_its_original(tmp_path: Path) -> None:
+    """PNG, JPEG and WebP are copied unchanged: the digests of copy and original are equal."""
     folder = tmp_path / "images"
     folder.mkdir()
     for kind in ("PNG", "JPEG", "WEBP"):
@@ -363,7 +363,12 @@ def test_an_input_that_is_kept_has_no_original(tmp_path: Path) -> None:
     result = finished(tmp_path, document("upscale", input_image=str(folder)), ScriptedBackend())
     opened = next(iter(result.events))
     assert isinstance(opened, RunOpened)
-    assert [one.original for one in opened.inputs] == [None, None, None]
+    originals = [
+        OriginalFile(name=f"in.{one.path[13:]}", sha256=one.sha256) for one in opened.inputs
+    ]
+    assert [one.original and one.original.sha256 for one in opened.inputs] == [
+        one.sha256 for one in originals
+    ]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from stagewright.statemachine import (
     build_stage_execution_plan,
     load_config,
 )
-from stagewright.statemachine.config.inputs import MAX_INPUT_BYTES
+from stagewright.statemachine.config.input_files import MAX_INPUT_BYTES
 
 from .support import ScriptedBackend, document, png
 

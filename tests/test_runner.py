@@ -136,7 +136,7 @@ def test_images_per_input_and_seeds_follow_the_index(tmp_path: Path) -> None:
     sources = [request.inputs[0].source_sha256 for request in backend.requests]
     assert len(set(sources[:3])) == len(set(sources[3:])) == 1
     assert sources[0] != sources[3]
-    assert result.images[4].path == "images/00-img2img/00004-54.png"
+    assert result.images[4].path == "images/00-img2img/00004-54-1.png"
 
 
 def test_a_batched_stage_is_recorded_whole_and_its_last_request_may_be_smaller(

@@ -52,7 +52,8 @@ class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
     """The features of a server, and the result of its checks.
 
     ``checks`` are the names of the plan; ``offers`` how many names each list holds (None if the
-    server has no such list), and ``names`` those names. ``problems`` would make the plan fail;
+    server has no such list), ``names`` those names, and ``loaded`` the ones of a list that the
+    server has loaded. ``problems`` would make the plan fail;
     ``notes`` say what could not be checked, and why.
     """
 
@@ -64,6 +65,7 @@ class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[str, ...] = ()
     offers: Mapping[str, int | None] = {}
     names: Mapping[str, tuple[str, ...]] = {}
+    loaded: Mapping[str, tuple[str, ...]] = {}
     notes: tuple[str, ...] = ()
 
     @property

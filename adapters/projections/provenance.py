@@ -13,6 +13,7 @@ import msgspec
 
 from ...events.errors import ImageAlteredError, RunNotFoundError
 from ...events.folds import recorded_stages
+from ...events.input_files import input_of
 from ...events.log.file_log import LOG_NAME
 from ...events.log.reader import iterate, log_path
 from ...events.model import (
@@ -20,10 +21,11 @@ from ...events.model import (
     BackendDescription,
     CallCompleted,
     CallRequested,
+    InputRecord,
     RunOpened,
     RunResumed,
 )
-from ...statemachine.config.inputs import read_bounded
+from ...statemachine.config.input_files import read_bounded
 from ...statemachine.files.png import read_stamp, source_of
 from ...statemachine.files.run_folder import find_run, run_folders
 from .log_walk import OpenRequests
@@ -37,7 +39,8 @@ class ImageProvenance(msgspec.Struct, frozen=True, kw_only=True):
 
     ``exact`` says that the file is unchanged; otherwise only its source is (the image without
     the ``stagewright`` chunk). ``settings`` were requested, ``info`` was reported by the
-    backend; ``inputs`` are the ``source_sha256`` of its input images.
+    backend; ``inputs`` are the ``source_sha256`` of its input images, and ``origin`` is the input
+    of the run that it comes from, through all stages.
     """
 
     image: str
@@ -51,6 +54,7 @@ class ImageProvenance(msgspec.Struct, frozen=True, kw_only=True):
     settings: Mapping[str, Any]
     info: Mapping[str, Any]
     inputs: tuple[str, ...]
+    origin: InputRecord | None
     request_sha256: str
     backend: tuple[str, ...]
 
@@ -183,6 +187,7 @@ def _provenance(
         settings=stages.get(request.stage_id, {}).get("config", {}),
         info=answer.info,
         inputs=request.inputs,
+        origin=input_of(opened, artifact.image_index),
         request_sha256=request.request_sha256,
         backend=tuple(part for part in named if part),
     )

@@ -207,13 +207,7 @@ def check_config(config: RunConfig) -> RunConfig:
         checked = parse_document(config.document())
     except ConfigurationError as error:
         raise InvalidStagePlanError(str(error), key=error.key) from error
-    return msgspec.structs.replace(
-        checked,
-        inputs=config.inputs,
-        mask=config.mask,
-        conflicts=config.conflicts,
-        as_given=config.as_given,
-    )
+    return msgspec.structs.replace(checked, **config.found)
 
 
 def document_to_record(config: RunConfig) -> Mapping[str, Any]:

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from hashlib import sha256
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import msgspec
 
 from ...events.errors import RunNotFoundError
 from ...events.folds import replay
+from ...events.result import FinishedImage, PipelineRunResult
 from ..errors import ConfigurationError, InputImageError
 from ..files.recorded_files import check_file
 from ..files.run_folder import find_run
 from ..ports import InputReader
 from .document import apply_overrides, parse_document
-from .layers import EXTENDS, extend_document, merge_documents, read_layers
-from .schema import InputImage, RunConfig
-
-IMAGE_SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".webp"),
-    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".tif", ".tiff"),
+from .input_files import (
+    inspect_image,
+    inspect_images,
+    list_images,
+    raise_refusals,
+    refused_image,
 )
-MAX_INPUT_BYTES = 256 * 1024 * 1024
+from .layers import EXTENDS, extend_document, merge_documents, read_layers
+from .schema import InputImage, OnImageError, RunConfig
+from .script_images import find_script_images
+
 _RUN = "run:"
+_KEY = "input_image"
+_SHOWN = 5
 
 
 def load_config(
@@ -39,15 +45,18 @@ def load_config(
     """Read a configuration, apply ``overrides`` and find its input images.
 
     The values of the file that it extends, and below them those of ``profile``, are used where it
-    has none. Paths are relative to its folder. Raises ConfigurationError.
+    has none. Paths are relative to its folder; those in ``overrides``, which a person types, to
+    the working folder. Raises ConfigurationError.
     """
+    overrides = list(overrides)
     document = apply_overrides(merge_documents(profile, read_layers(path)), overrides)
     if EXTENDS in document:
         raise ConfigurationError(
             f"{EXTENDS} can only be in a file, not in a profile or --set", key=EXTENDS
         )
     config = parse_document(document, source=str(path), name=path.stem)
-    return find_inputs(config, folder=path.parent, inputs=inputs, runs=runs)
+    typed = frozenset(override.partition("=")[0].strip() for override in overrides)
+    return find_inputs(config, folder=path.parent, inputs=inputs, runs=runs, typed=typed)
 
 
 def resolve_config(
@@ -67,100 +76,192 @@ def resolve_config(
     return find_inputs(parsed, folder=Path.cwd(), inputs=inputs, runs=runs)
 
 
-def find_inputs(config: RunConfig, *, folder: Path, inputs: InputReader, runs: Path) -> RunConfig:
-    """``config`` with the images that ``inputs`` and ``mask`` need; they decode.
+def find_inputs(
+    config: RunConfig,
+    *,
+    folder: Path,
+    inputs: InputReader,
+    runs: Path,
+    typed: frozenset[str] = frozenset(),
+) -> RunConfig:
+    """``config`` with the images that ``inputs`` and ``mask`` need, and its ``ca_bundle``.
 
-    Those that it has already are kept: they may have been found in another folder.
+    Those that it has already are kept: they may have been found in another folder. The paths of
+    the keys that are ``typed`` are relative to the working folder instead.
     """
-    found, mask = config.inputs, config.mask
+
+    def folder_of(*keys: str) -> Path:
+        return folder if typed.isdisjoint(keys) else Path.cwd()
+
     named, stages = config.input_image, config.stages
+    bundle = config.server.ca_bundle
+    if bundle and config.ca_bundle is None:
+        where = folder_of("server.ca_bundle", "server")
+        expanded = os.path.expanduser(bundle)  # noqa: PTH111 - Path's own raises
+        config = msgspec.structs.replace(config, ca_bundle=str((where / expanded).absolute()))
     # Where the first stage takes a prompt, input_image is not used and need not exist.
-    if named and not found and not any(stage.takes_prompt for stage in stages.values()):
+    if named and not config.inputs and not any(one.takes_prompt for one in stages.values()):
         if named.startswith(_RUN):
-            found = _images_of_run(named.removeprefix(_RUN), inputs, runs)
+            config = _with_images_of_run(config, named.removeprefix(_RUN), inputs, runs)
         else:
-            found = tuple(_inspect(path, inputs) for path in _image_paths(folder / named))
+            where = folder_of(_KEY, "input_image_path")
+            config = _with_files(config, named, where, inputs)
     for name, stage in stages.items():
-        if mask is None and stage.mask:
-            mask = _inspect(folder / stage.mask, inputs, key=f"{name}.mask")
-    return msgspec.structs.replace(config, inputs=found, mask=mask)
+        if stage.mask and config.mask is None and not config.masks:
+            where = folder_of(f"{name}.mask", name)
+            config = _with_masks(config, f"{name}.mask", stage.mask, where, inputs)
+        if stage.alwayson_scripts:
+            key = f"{name}.alwayson_scripts"
+            where = folder_of(key, name)
+            images = find_script_images(stage.alwayson_scripts, where, inputs, key=key)
+            config = msgspec.structs.replace(
+                config, script_images={**images, **config.script_images}
+            )
+    refused = [one for one in config.inputs if one.refusal]
+    if refused:
+        shown = [f"{one.file_name}: {one.refusal}" for one in refused[:_SHOWN]]
+        more = [f"and {len(refused) - _SHOWN} more"] if len(refused) > _SHOWN else []
+        words = f"{len(refused)} of {len(config.inputs)} inputs cannot be used, so their images "
+        config = _noting(config, f"{words}will be missing: {'; '.join([*shown, *more])}")
+    return config
 
 
-def _image_paths(path: Path) -> list[Path]:
-    try:
-        if not path.is_dir():
-            return [path]
-        found = sorted(entry for entry in path.iterdir() if _is_image_file(entry))
-    except OSError as error:
+def _keeps_refused(config: RunConfig) -> bool:
+    return config.run.on_image_error is OnImageError.CONTINUE
+
+
+def _noting(config: RunConfig, *notes: str) -> RunConfig:
+    """``config`` with more to be said of its inputs."""
+    said = dict.fromkeys([*config.input_notes, *filter(None, notes)])
+    return msgspec.structs.replace(config, input_notes=tuple(said))
+
+
+def _with_files(config: RunConfig, named: str, folder: Path, inputs: InputReader) -> RunConfig:
+    listed = list_images(named, folder, key=_KEY)
+    keep = _keeps_refused(config)
+    found = inspect_images(listed.paths, inputs, key=_KEY, named=named, keep_refused=keep)
+    return _noting(msgspec.structs.replace(config, inputs=found), listed.left_out)
+
+
+def _with_masks(
+    config: RunConfig, key: str, named: str, folder: Path, inputs: InputReader
+) -> RunConfig:
+    """``config`` with one mask for all images, or with one for each input, of the same stem."""
+    listed = list_images(named, folder, key=key)
+    if listed.is_one:
+        mask = inspect_image(listed.paths[0], inputs, key=key)
+        return _noting(msgspec.structs.replace(config, mask=mask), _stretched(config, mask, key))
+    if not config.inputs:
         raise InputImageError(
-            f"input_image = {path}: cannot be read: {error.strerror}", key="input_image"
-        ) from error
-    if not found:
-        raise InputImageError(
-            f"input_image = {path}: the folder holds no {', '.join(IMAGE_SUFFIXES)}",
-            key="input_image",
+            f"{key} = {named}: a folder has a mask for each input image, and there is none: name "
+            "one mask for all images",
+            key=key,
         )
-    return found
+    by_stem: dict[str, list[Path]] = {}
+    for path in listed.paths:
+        by_stem.setdefault(_stem(path), []).append(path)
+    masks, images = [], []
+    for image in config.inputs:
+        mask = _mask_of(image, by_stem.pop(_stem(Path(image.path)), []), inputs, key)
+        refusal = image.refusal or mask.refusal
+        masks.append(msgspec.structs.replace(mask, refusal=refusal))
+        images.append(msgspec.structs.replace(image, refusal=refusal))
+    raise_refusals(images, key=key, named=named, keep_refused=_keeps_refused(config))
+    unused = sorted(path.name for paths in by_stem.values() for path in paths)
+    have = "mask has" if len(unused) == 1 else "masks have"
+    note = f"{key} = {named}: {len(unused)} {have} no input: {', '.join(unused[:_SHOWN])}"
+    found = msgspec.structs.replace(config, inputs=tuple(images), masks=tuple(masks))
+    return _noting(found, listed.left_out, note if unused else "")
 
 
-def _is_image_file(path: Path) -> bool:
-    named = path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    return named and not path.is_dir()
+def _stretched(config: RunConfig, mask: InputImage, key: str) -> str:
+    """A note if one mask for all images has another size than some of the inputs."""
+    sizes = {(one.width, one.height) for one in config.inputs if not one.refusal}
+    others = sizes - {(mask.width, mask.height)}
+    if not others:
+        return ""
+    width, height = min(others)
+    return (
+        f"{key} has {mask.width}x{mask.height} pixels, and an input {width}x{height}: a server "
+        "stretches it"
+    )
 
 
-def _images_of_run(name: str, inputs: InputReader, runs: Path) -> tuple[InputImage, ...]:
-    """The final images of an earlier run, which must still be what that run made."""
+def _stem(path: Path) -> str:
+    """macOS may write the same name in another way."""
+    return normalize("NFC", path.stem)
+
+
+def _mask_of(image: InputImage, paths: Sequence[Path], inputs: InputReader, key: str) -> InputImage:
+    """The mask of an input; it has a ``refusal`` if it cannot be used."""
+    if image.refusal:
+        return image
+    if len(paths) != 1:
+        shown = ", ".join(path.name for path in paths)
+        why = f"it has {len(paths)} masks ({shown})" if paths else "it has no mask of its name"
+        return refused_image(Path(image.path), why)
+    (path,) = paths
+    try:
+        mask = inspect_image(path, inputs, key=key)
+    except InputImageError as error:
+        reason = str(error).removeprefix(f"{key} = {path}: ")
+        return refused_image(path, f"its mask {path.name}: {reason}")
+    if (mask.width, mask.height) == (image.width, image.height):
+        return mask
+    sizes = f"has {mask.width}x{mask.height} pixels, and it {image.width}x{image.height}"
+    return refused_image(path, f"its mask {path.name} {sizes}")
+
+
+def _with_images_of_run(
+    config: RunConfig, named: str, inputs: InputReader, runs: Path
+) -> RunConfig:
+    """The final images of an earlier run, or one of them: ``RUN#3`` is the third.
+
+    They must still be what that run made.
+    """
+    shown = f"{_KEY} = {_RUN}{named}"
+    name, number = _split_number(named)
     try:
         folder = find_run(runs, name)
         result = replay(folder)
     except (RunNotFoundError, OSError) as error:
-        raise InputImageError(f"input_image = {_RUN}{name}: {error}", key="input_image") from error
-    gaps = {gap.image_index for gap in result.missing}
-    found = []
-    for image in result.images:
-        if image.image_index in gaps:
-            continue
-        path = folder / image.path
+        raise InputImageError(f"{shown}: {error}", key=_KEY) from error
+    images = list(_final_images(result, number, shown))
+    paths = []
+    for image in images:
+        paths.append(folder / image.path)
         if (wrong := check_file(folder, image.path, image.sha256)) is not None:
-            raise InputImageError(f"input_image = {path}: {wrong}", key="input_image")
-        found.append(msgspec.structs.replace(_inspect(path, inputs), parent_run_id=result.run_id))
-    if not found:
+            raise InputImageError(f"{_KEY} = {paths[-1]}: {wrong}", key=_KEY)
+    found = inspect_images(paths, inputs, key=_KEY, named=shown, keep_refused=False)
+    whole = [
+        msgspec.structs.replace(one, parent_run_id=result.run_id, seed=image.seed)
+        for one, image in zip(found, images, strict=True)
+    ]
+    return msgspec.structs.replace(config, inputs=tuple(whole))
+
+
+def _split_number(named: str) -> tuple[str, int | None]:
+    """A run, and the number of one of its images, from 1, if there is one."""
+    name, mark, number = named.rpartition("#")
+    if mark and number.isascii() and number.isdigit() and len(number) < 10:
+        return name, int(number)
+    return named, None
+
+
+def _final_images(
+    result: PipelineRunResult, number: int | None, shown: str
+) -> Iterable[FinishedImage]:
+    gaps = {gap.image_index for gap in result.missing}
+    final = [image for image in result.images if image.image_index not in gaps]
+    if not final:
+        raise InputImageError(f"{shown}: run {result.run_id} has finished no image", key=_KEY)
+    if number is None:
+        return final
+    chosen = [image for image in final if image.image_index == number - 1]
+    if not chosen:
+        total = len(result.seeds)
+        why = f"has {total}" if not 1 <= number <= total else "has not finished that one"
         raise InputImageError(
-            f"input_image = {_RUN}{name}: run {result.run_id} has finished no image",
-            key="input_image",
+            f"{shown}: image {number} is not there: run {result.run_id} {why}", key=_KEY
         )
-    return tuple(found)
-
-
-def _inspect(path: Path, inputs: InputReader, *, key: str = "input_image") -> InputImage:
-    data = read_bounded(path, key=key)
-    try:
-        facts = inputs.inspect(data, name=f"{key} = {path}", convertible=True)
-    except InputImageError as error:
-        error.key = key
-        raise
-    return InputImage(
-        path=str(path.absolute()),
-        media_type=facts.media_type,
-        width=facts.width,
-        height=facts.height,
-        sha256=sha256(data).hexdigest(),
-    )
-
-
-def read_bounded(path: Path, *, key: str = "input_image") -> bytes:
-    """The bytes of an input image. Raises InputImageError, naming ``key`` and the path."""
-    try:
-        if not path.is_file():
-            raise InputImageError(f"{key} = {path}: there is no such file", key=key)
-        with open(path, "rb") as stream:
-            # A file that is too large is not read; one that grows is read up to the limit.
-            too_large = os.fstat(stream.fileno()).st_size > MAX_INPUT_BYTES
-            data = b"" if too_large else stream.read(MAX_INPUT_BYTES + 1)
-    except OSError as error:
-        raise InputImageError(
-            f"{key} = {path}: cannot be read: {error.strerror}", key=key
-        ) from error
-    if too_large or len(data) > MAX_INPUT_BYTES:
-        raise InputImageError(f"{key} = {path}: larger than {MAX_INPUT_BYTES} bytes", key=key)
-    return data
+    return chosen

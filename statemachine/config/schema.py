@@ -102,13 +102,17 @@ class InputImage(ImageFacts, frozen=True, kw_only=True):
     """An input image that was found and decodes; ``path`` is absolute.
 
     A run keeps an image that is not PNG, JPEG or WebP as a PNG.
-    ``parent_run_id`` is the run that made it, when the configuration named a run. The bytes
-    that are copied into a run must have this ``sha256``, where it is known.
+    ``parent_run_id`` is the run that made it, when the configuration named a run, and ``seed`` the
+    seed that made it, where that is known. The bytes that are copied into a run must have this
+    ``sha256``, where it is known. ``refusal`` says why the file cannot be used; its size is 0x0
+    then, and its images will be missing.
     """
 
     path: str
     sha256: str = ""
     parent_run_id: str | None = None
+    seed: int | None = None
+    refusal: str = ""
 
     @property
     def file_name(self) -> str:
@@ -138,8 +142,11 @@ class Conflict(msgspec.Struct, frozen=True, kw_only=True):
 class RunConfig(RunTables, frozen=True, kw_only=True):
     """A configuration that is ready for the plan builder.
 
-    ``inputs`` are the input images that ``input_image`` names, in order, and ``mask`` the
-    one that ``img2img.mask`` names; ``load_config`` and the controller find them.
+    ``inputs`` are the input images that ``input_image`` names, in order, and ``mask`` the one
+    that ``img2img.mask`` names, or ``masks`` one for each input; ``script_images`` are those
+    that ``alwayson_scripts`` name, by path as written; ``input_notes`` is what to tell
+    of them, and ``ca_bundle`` the absolute path of ``server.ca_bundle``. ``load_config`` and the
+    controller find them.
     ``conflicts`` are between flat and nested keys of the document that was parsed.
     ``as_given`` is that document, recorded in the log; empty for a configuration built in
     Python.
@@ -147,6 +154,10 @@ class RunConfig(RunTables, frozen=True, kw_only=True):
 
     inputs: tuple[InputImage, ...] = ()
     mask: InputImage | None = None
+    masks: tuple[InputImage, ...] = ()
+    script_images: Mapping[str, InputImage] = {}
+    input_notes: tuple[str, ...] = ()
+    ca_bundle: str | None = None
     conflicts: tuple[Conflict, ...] = ()
     as_given: Mapping[str, Any] = {}
 
@@ -156,9 +167,22 @@ class RunConfig(RunTables, frozen=True, kw_only=True):
         tables = {name: getattr(self, name, None) for name in stage_types()}
         return {name: table for name, table in tables.items() if table and table.enabled}
 
+    @property
+    def server_settings(self) -> ServerTable:
+        """``server`` with paths that hold in any working folder."""
+        return msgspec.structs.replace(
+            self.server, ca_bundle=self.ca_bundle or self.server.ca_bundle
+        )
+
+    @property
+    def found(self) -> dict[str, Any]:
+        """The fields that are no keys of a configuration."""
+        names = RunConfig.__struct_fields__[len(RunTables.__struct_fields__) :]
+        return {name: getattr(self, name) for name in names}
+
     def document(self) -> dict[str, Any]:
         """The keys that differ from their defaults, as a document."""
-        keys_alone = msgspec.structs.replace(self, inputs=(), mask=None, conflicts=(), as_given={})
+        keys_alone = msgspec.structs.replace(self, **dict.fromkeys(self.found, msgspec.UNSET))
         document: dict[str, Any] = msgspec.to_builtins(keys_alone)
         return document
 

@@ -51,7 +51,8 @@ class RecordedFile(NamedTuple):
 def recorded_files(fold: Fold, result: PipelineRunResult) -> Iterator[RecordedFile]:
     """The files that a run consists of: inputs, then finished images by stage and index."""
     for record in fold.opened.inputs if fold.opened is not None else ():
-        yield RecordedFile(record.path, record.sha256)
+        if not record.refusal:
+            yield RecordedFile(record.path, record.sha256)
     for stage in result.stages:
         for image in stage.images:
             yield RecordedFile(image.path, image.sha256, image.stage_id, image.image_index)

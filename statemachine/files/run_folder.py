@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from unicodedata import category, normalize
 
 import msgspec
 
@@ -22,6 +23,7 @@ SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 """The media types of a run's images, and the suffixes of their files."""
 CANCEL_NAME = "cancel.request"
 _RUN_ID = re.compile(r"\d{8}T\d{6}\.\d{6}Z-.+-[0-9a-f]{6}")
+_LONGEST_SLUG, _MOST_SLUG_BYTES = 40, 120
 _MAX_ORDER_BYTES = 64 * 1024
 _SHOWN = 4
 _NAMES_TRIED = 10
@@ -36,8 +38,21 @@ class CancelOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 def new_run_id(name: str, opened: datetime, random_below: RandomBelow) -> str:
     """``20261120T225226.123456Z-portrait-7f3a9c``: UTC, a slug of the name, six hex digits."""
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "run"
-    return f"{opened:%Y%m%dT%H%M%S.%f}Z-{slug}-{random_below(1 << 24):06x}"
+    return f"{opened:%Y%m%dT%H%M%S.%f}Z-{slug_of(name) or 'run'}-{random_below(1 << 24):06x}"
+
+
+def slug_of(name: str) -> str:
+    """A name as a part of file names: letters and digits of any script, and ``-`` for the rest.
+
+    It has at most 40 characters and 120 bytes; a name without letters and digits has none.
+    """
+    kept = ""
+    for letter in normalize("NFC", normalize("NFC", name).lower()):
+        # Vowel signs and accents that do not combine are parts of the letter before them.
+        is_part = category(letter) in ("Mn", "Mc") and kept[-1:] not in ("", "-")
+        kept += letter if letter.isalnum() or is_part else "-"
+    slug = re.sub("-+", "-", kept).strip("-")[:_LONGEST_SLUG]
+    return slug.encode()[:_MOST_SLUG_BYTES].decode(errors="ignore").strip("-")
 
 
 def make_run_folder(

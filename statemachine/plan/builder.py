@@ -13,10 +13,9 @@ import msgspec
 from ...events.log.format import MAX_BODY_BYTES
 from ...events.model import InputRecord, OriginalFile
 from ..config.document import check_config, parse_document
-from ..config.schema import Conflict, RunConfig
+from ..config.schema import Conflict, InputImage, RunConfig
 from ..config.validation import refuse_userinfo
 from ..errors import InvalidStagePlanError
-from ..files.run_folder import SUFFIXES
 from ..stages.registry import stage_types
 from ..stages.sizes import Dimensions, size_refusal
 from ..stages.stage import StageConfig
@@ -89,7 +88,8 @@ class _Builder:
         self._warnings: list[str] = []
         self._sizes: list[Dimensions | None] = [None]
         if config.inputs:
-            self._sizes = [(image.width, image.height) for image in config.inputs]
+            usable = [image for image in config.inputs if not image.refusal]
+            self._sizes = [(image.width, image.height) for image in usable]
 
     def build(self) -> StageExecutionPlan:
         config = self._config
@@ -157,7 +157,7 @@ class _Builder:
             total_steps=total * sum(sum(stage.config.sampling_passes()) for stage in self._stages),
             summary=" -> ".join(stage.stage_type for stage in self._stages),
             conflicts=(*config.conflicts, *self._sampler_conflicts()),
-            warnings=tuple(dict.fromkeys(self._warnings)),
+            warnings=tuple(dict.fromkeys([*config.input_notes, *self._warnings])),
         )
 
     def _sampler_conflicts(self) -> Iterator[Conflict]:
@@ -190,13 +190,18 @@ def _label(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def _longest_original(config: RunConfig) -> OriginalFile | None:
-    """What is recorded of a converted input at most, None if no input is converted."""
-    names = [one.file_name for one in config.inputs if one.media_type not in SUFFIXES]
-    if not names:
-        return None
-    longest = max(names, key=lambda name: len(msgspec.json.encode(name)))
-    return OriginalFile(name=longest, sha256="0" * 64)
+def _longest_record(image: InputImage) -> InputRecord:
+    """What is recorded of an input or a mask at most."""
+    digest = "0" * 64
+    return InputRecord(
+        path="inputs/masks/000000.webp",
+        sha256=digest,
+        source_sha256=digest,
+        parent_run_id=image.parent_run_id,
+        original=OriginalFile(name=image.file_name, sha256=digest),
+        seed=image.seed,
+        refusal=image.refusal or None,
+    )
 
 
 def _check_first_record(config: RunConfig, plan: StageExecutionPlan) -> None:
@@ -204,17 +209,7 @@ def _check_first_record(config: RunConfig, plan: StageExecutionPlan) -> None:
     encode = msgspec.json.encode
     known = len(encode(config.as_given or config.document())) + len(encode(plan)) + _OTHER_BYTES
     seeds = plan.total_images * (_LONGEST_SEED + 1)
-    inputs = 0
-    if config.inputs:
-        digest = "0" * 64
-        longest = InputRecord(
-            path=f"inputs/{len(config.inputs):05d}.webp",
-            sha256=digest,
-            source_sha256=digest,
-            parent_run_id=config.inputs[0].parent_run_id,
-            original=_longest_original(config),
-        )
-        inputs = len(config.inputs) * (len(encode(longest)) + 1)
+    inputs = sum(len(encode(_longest_record(one))) + 1 for one in (*config.inputs, *config.masks))
     size = known + seeds + inputs
     if size > MAX_BODY_BYTES:
         raise InvalidStagePlanError(

@@ -35,7 +35,7 @@ from ..files.recorded_files import (
 from ..files.run_folder import RunFolder
 from ..plan.plan import StageExecutionPlan
 from ..run.image_status import ImageStatus
-from ..run.requests import input_records, span_of
+from ..run.requests import input_records, script_image_records, span_of
 from ..states import is_fruitless
 from .recorded_plan import recorded_plan, recorded_settings
 
@@ -128,6 +128,8 @@ class RunInspection(msgspec.Struct, frozen=True, kw_only=True):
                 if not self.status.is_valid(stage, index):
                     records = input_records(stage, index, self.plan, self.fold.opened)
                     needed.update(record.path for record in records if record)
+                    scripts = script_image_records(stage, self.fold.opened)
+                    needed.update(record.path for record in scripts)
         return [one for one in lost if one.file.path in needed]
 
     def _last_failure(self) -> str:
@@ -154,7 +156,7 @@ def inspect_run(
     """
     assert fold.opened is not None
     plan = recorded_plan(fold)
-    settings = recorded_settings(fold.opened.config)
+    settings = recorded_settings(fold.opened)
     damaged = check_files(folder.path, fold, timeline, on_file)
     lost = {(file.stage_id, file.image_index) for file, _ in damaged if file.stage_id}
     status = ImageStatus(
@@ -190,7 +192,8 @@ def check_files(
     """The recorded files of a run that are not as recorded: inputs, then images by stage, index."""
     assert fold.opened is not None
     result = fold.result(timeline)
-    total = len(fold.opened.inputs) + sum(stage.image_count for stage in result.stages)
+    inputs = sum(not record.refusal for record in fold.opened.inputs)
+    total = inputs + sum(stage.image_count for stage in result.stages)
     damaged = []
     for place, file in enumerate(recorded_files(fold, result), start=1):
         wrong = check_file(folder, file.path, file.sha256)

@@ -15,7 +15,14 @@ from ...events.model import (
     StageImageProgress,
 )
 from ..plan.plan import StageExecution, StageExecutionPlan
-from ..run.requests import input_records, request_digest, request_spans, span_of, stage_seed
+from ..run.requests import (
+    input_records,
+    request_digest,
+    request_spans,
+    script_image_records,
+    span_of,
+    stage_seed,
+)
 
 
 class RecordedAnswer(NamedTuple):
@@ -118,7 +125,14 @@ class RecordedAnswers:
             count=len(span),
             attempt=0,
             request_sha256=request_digest(
-                stage, seed, len(span), inputs=inputs, mask=mask.source_sha256 if mask else None
+                stage,
+                seed,
+                len(span),
+                inputs=inputs,
+                mask=mask.source_sha256 if mask else None,
+                script_images={
+                    one.path: one.source_sha256 for one in script_image_records(stage, self._opened)
+                },
             ),
             inputs=inputs,
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+
+import msgspec
 
 from ...events.codec import json_values
 from ...events.folds import Fold
+from ...events.model import RunOpened
 from ..config.schema import RunTables
 from ..config.validation import convert_document, list_values
 from ..errors import ConfigurationError, ResumeRefusedError
@@ -17,16 +19,22 @@ _LAST_EPOCH = 2**31
 """No run is resumed so often; beyond 2**53 JSON readers do not keep numbers exactly."""
 
 
-def recorded_settings(config: Mapping[str, Any]) -> RunTables:
+def recorded_settings(opened: RunOpened) -> RunTables:
     """The tables ``run`` and ``server`` of a recorded configuration; nothing else of it is read.
 
-    Raises ResumeRefusedError for one that this version does not understand, or would refuse.
+    The path of ``ca_bundle`` is absolute. Raises ResumeRefusedError for one that this version does
+    not understand, or would refuse.
     """
+    config = opened.config
     tables = {name: config[name] for name in ("run", "server") if name in config}
     try:
-        return convert_document(tables, RunTables, "its configuration")
+        settings = convert_document(tables, RunTables, "its configuration")
     except (ValueError, RecursionError) as error:
         raise _not_understood(str(error)) from error
+    if not opened.ca_bundle:
+        return settings
+    server = msgspec.structs.replace(settings.server, ca_bundle=opened.ca_bundle)
+    return msgspec.structs.replace(settings, server=server)
 
 
 def recorded_plan(fold: Fold) -> StageExecutionPlan:

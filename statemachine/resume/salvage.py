@@ -159,7 +159,7 @@ class _Salvage:
         """Raises OSError, LogWriteError, and LogCorruptError if the old log changes meanwhile."""
         for record in self._records.opened.inputs:
             # A forged record may name any path.
-            if record.path.startswith("inputs/") and self._is_sound(record):
+            if not record.refusal and record.path.startswith("inputs/") and self._is_sound(record):
                 self._copy_recorded(record)
         draft = self._new / _DRAFT_NAME
         self._storage.make_folder(draft)

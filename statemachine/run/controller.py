@@ -240,7 +240,7 @@ class PipelineController:
         resolved = resolve_choices(ready, self._random_below)
         self._last_plan = plan = build_stage_execution_plan(resolved)
         if isinstance(self._backend, PreparableBackend):
-            self._backend.prepare(plan, resolved.server, preflight=resolved.run.preflight)
+            self._backend.prepare(plan, resolved.server_settings, preflight=resolved.run.preflight)
         return create_run(
             self._runs,
             resolved,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from ...events.codec import json_values
 from ...events.errors import LogWriteError
@@ -29,8 +30,9 @@ from ...events.model import (
 )
 from ...events.version import VERSION
 from ..config.document import check_config, document_to_record
-from ..config.inputs import read_bounded
+from ..config.input_files import read_bounded
 from ..config.schema import InputImage, RunConfig, RunTables
+from ..config.script_images import map_strings
 from ..errors import InputImageError
 from ..files.png import source_of
 from ..files.run_folder import SUFFIXES, RunFolder, make_run_folder
@@ -39,7 +41,10 @@ from ..ports import Clock, InputReader, RandomBelow
 from ..stages.stage import StageConfig
 from .image_status import ImageStatus
 from .journal import RunJournal
+from .requests import SCRIPT_IMAGES
 
+MASKS = "inputs/masks"
+"""Where a run keeps a mask for each input, under the number of the input."""
 SEED_END = 2**31
 """Drawn seeds are below this (contract, section 4)."""
 
@@ -66,7 +71,7 @@ def software() -> str:
 
 
 def resolve_choices(config: RunConfig, random_below: RandomBelow) -> RunConfig:
-    """``config`` with a number for each seed left to chance (-1), and the path of the mask's copy.
+    """``config`` with a number for each seed left to chance (-1), and the path of masks' copies.
 
     ``as_given`` is the document to record: ``config`` as it was. Raises InvalidStagePlanError
     for a value of a wrong type.
@@ -75,12 +80,19 @@ def resolve_choices(config: RunConfig, random_below: RandomBelow) -> RunConfig:
     last = max(1, SEED_END - max(1, len(config.inputs)) * config.images)
     if config.seed == -1:
         config = msgspec.structs.replace(config, seed=random_below(last))
+    copies = {named: path for path, named in _script_image_copies(config).items()}
     stages: dict[str, StageConfig] = {}
     for name, stage in config.stages.items():
         drawn = (key for key in ("seed", "subseed") if getattr(stage, key, None) == -1)
         choices: dict[str, Any] = {key: random_below(last) for key in drawn}
         if stage.mask and config.mask is not None:
             choices["mask"] = f"inputs/mask.{_suffix_of_copy(config.mask)}"
+        elif stage.mask and config.masks:
+            choices["mask"] = MASKS
+        if stage.alwayson_scripts:
+            choices["alwayson_scripts"] = map_strings(
+                stage.alwayson_scripts, lambda _key, text: copies.get(text, text)
+            )
         stages[name] = msgspec.structs.replace(stage, **choices)
     return msgspec.structs.replace(config, as_given=json_values(given), **stages)
 
@@ -177,6 +189,9 @@ def _opened(
         host=host_name(),
         boot_id=boot_id(),
         pid=os.getpid(),
+        ca_bundle=UNSET
+        if config.ca_bundle in (None, config.server.ca_bundle)
+        else config.ca_bundle,
     )
 
 
@@ -185,24 +200,41 @@ def _suffix_of_copy(image: InputImage) -> str:
     return SUFFIXES.get(image.media_type, "png")
 
 
+def _script_image_copies(config: RunConfig) -> dict[str, str]:
+    """The paths of the copies of the images in scripts, and the paths as written."""
+    return {
+        f"{SCRIPT_IMAGES}/{number:05d}.{_suffix_of_copy(image)}": named
+        for number, (named, image) in enumerate(config.script_images.items())
+    }
+
+
 def _copy_inputs(
     folder: RunFolder, config: RunConfig, reader: InputReader
 ) -> tuple[InputRecord, ...]:
-    """Copy the inputs, then the mask."""
+    """Copy the inputs, then the masks, then the images of scripts."""
     images = [
-        (f"inputs/{place:05d}.{_suffix_of_copy(image)}", image)
-        for place, image in enumerate(config.inputs)
+        (f"{place}/{number:05d}.{_suffix_of_copy(image)}", image)
+        for place, listed in (("inputs", config.inputs), (MASKS, config.masks))
+        for number, image in enumerate(listed)
     ]
     masks = {stage.mask: config.mask for stage in config.stages.values()}
     images += [(path, image) for path, image in masks.items() if path and image is not None]
-    if images:
-        folder.storage.make_folder(folder.path / "inputs")
+    images += [
+        (path, config.script_images[named]) for path, named in _script_image_copies(config).items()
+    ]
+    for made in sorted({path.rpartition("/")[0] for path, _ in images}):
+        folder.storage.make_folder(folder.path / made)
     return tuple(_copy_input(folder, path, image, reader) for path, image in images)
 
 
 def _copy_input(
     folder: RunFolder, path: str, image: InputImage, reader: InputReader
 ) -> InputRecord:
+    if image.refusal:
+        original = OriginalFile(name=image.file_name, sha256="")
+        return InputRecord(
+            path=path, sha256="", source_sha256="", original=original, refusal=image.refusal
+        )
     data = read_bounded(Path(image.path))
     digest = sha256(data).hexdigest()
     if image.sha256 not in ("", digest):
@@ -210,9 +242,8 @@ def _copy_input(
             f"input_image = {image.path}: it was changed after it had been checked",
             key="input_image",
         )
-    original = None
+    original = OriginalFile(name=image.file_name, sha256=digest)
     if image.media_type not in SUFFIXES:
-        original = OriginalFile(name=image.file_name, sha256=digest)
         data = reader.convert_to_png(data, name=f"input_image = {image.path}")
         digest = sha256(data).hexdigest()
     folder.storage.write_file(folder.locate(path), data)
@@ -222,4 +253,5 @@ def _copy_input(
         source_sha256=sha256(source_of(data)).hexdigest(),
         parent_run_id=image.parent_run_id,
         original=original,
+        seed=image.seed,
     )

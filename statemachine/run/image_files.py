@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 from ...events.errors import LogWriteError
 from ...events.log.storage import PART_SUFFIX, Part
@@ -19,6 +20,13 @@ from ..stages.sizes import size_refusal
 
 WrittenImages = Sequence[tuple[Artifact, Path]]
 """Images that are on disk under temporary names: what each will be, and where it is now."""
+
+
+class ImageOrigin(NamedTuple):
+    """What an image is named after: the seed that made it, and the stem of its input's name."""
+
+    seed: int
+    stem: str = ""
 
 
 class ImageFiles:
@@ -42,13 +50,18 @@ class ImageFiles:
             for left in filter(Path.is_file, path.glob(f".*{PART_SUFFIX}")):
                 self._folder.storage.remove(left, durable=False)
 
-    def write(self, images: Sequence[GeneratedImage], request: GenerateRequest) -> WrittenImages:
+    def write(
+        self,
+        images: Sequence[GeneratedImage],
+        request: GenerateRequest,
+        origins: Sequence[ImageOrigin] = (),
+    ) -> WrittenImages:
         """Write the images of a request's answer, in order, if each of them is one.
 
-        They have temporary names until ``place`` puts them where they count. Raises
-        BackendAnswerError for bytes that are no whole image, or more or fewer images than were
-        asked for, before any file is made; LogWriteError where a file cannot be made durable:
-        none is left then.
+        ``origins`` has one entry for each image. They have temporary names until ``place`` puts
+        them where they count. Raises BackendAnswerError for bytes that are no whole image, or more
+        or fewer images than were asked for, before any file is made; LogWriteError where a file
+        cannot be made durable: none is left then.
         """
         if len(images) != request.count:
             raise BackendAnswerError(f"{len(images)} images instead of {request.count}")
@@ -59,7 +72,8 @@ class ImageFiles:
         written: list[tuple[Artifact, Path]] = []
         with self._discarded_on_failure(written):
             for place, source in enumerate(sources):
-                written.append(self._write(source, facts[place], request, place))
+                origin = origins[place] if origins else ImageOrigin(request.seed + place)
+                written.append(self._write(source, facts[place], request, place, origin))
         return written
 
     def place(
@@ -105,9 +119,14 @@ class ImageFiles:
             raise
 
     def _write(
-        self, source: bytes, facts: ImageFacts, request: GenerateRequest, place: int
+        self,
+        source: bytes,
+        facts: ImageFacts,
+        request: GenerateRequest,
+        place: int,
+        origin: ImageOrigin,
     ) -> tuple[Artifact, Path]:
-        index, seed = request.image_index + place, request.seed + place
+        index = request.image_index + place
         parts: tuple[Part, ...] = (source,)
         if facts.media_type == "image/png":
             stamp = {
@@ -117,8 +136,8 @@ class ImageFiles:
                 "call_id": request.call_id,
             }
             parts = stamped_parts(source, stamp)
-        suffix = SUFFIXES[facts.media_type]
-        path = f"images/{request.stage_id}/{index:05d}-{seed}.{suffix}"
+        name = "-".join(filter(None, [f"{index:05d}", str(origin.seed), origin.stem]))
+        path = f"images/{request.stage_id}/{name}.{SUFFIXES[facts.media_type]}"
         file = self._folder.locate(path)
         with _raising_log_write_error(file):
             temporary = self._folder.storage.write_part(file, *parts)
@@ -134,7 +153,7 @@ class ImageFiles:
             media_type=facts.media_type,
             width=facts.width,
             height=facts.height,
-            seed=seed,
+            seed=origin.seed,
         )
         return artifact, temporary
 
@@ -151,7 +170,10 @@ class ImageFiles:
         )
 
     def load_input(self, record: InputRecord) -> SourceImage:
-        """A recorded input or mask. Raises InputImageError if it has changed."""
+        """A recorded input or mask. Raises InputImageError if it was refused, or has changed."""
+        if record.refusal:
+            name = record.original.name if record.original else record.path
+            raise InputImageError(f"input {name}: {record.refusal}")
         data = source_of(self._recorded_bytes(record.path, record.sha256))
         facts = self._reader.inspect(data, name=str(self._folder.locate(record.path)), decode=False)
         return SourceImage(

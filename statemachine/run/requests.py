@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ...events.folds import Fold
 from ...events.model import InputRecord, RunOpened
+from ..config.script_images import map_strings
 from ..errors import BackendAnswerError, BackendError
 from ..plan.plan import StageExecution, StageExecutionPlan
 from ..ports import GenerateAnswer, GenerateRequest, SourceImage
@@ -21,8 +22,19 @@ MAX_INFO_BYTES = 1024 * 1024
 """Most bytes of an answer's ``info``; a whole record holds 16 MiB."""
 _NOT_DIGESTED = ("seed", "batch_size", "mask", "enabled")
 
-Sources = tuple[tuple[SourceImage, ...], SourceImage | None]
-"""The images that a request is made from (none or one), and the mask, if there is one."""
+SCRIPT_IMAGES = "inputs/scripts"
+"""The folder with the copies of the images that scripts are given."""
+
+
+class Sources(NamedTuple):
+    """The images that a request is made from: none or one, the mask, and those of scripts.
+
+    The latter are by the paths in ``alwayson_scripts``.
+    """
+
+    inputs: tuple[SourceImage, ...] = ()
+    mask: SourceImage | None = None
+    script_images: Mapping[str, SourceImage] = {}
 
 
 def request_spans(stage: StageExecution, plan: StageExecutionPlan) -> Iterator[range]:
@@ -53,12 +65,23 @@ def input_records(
     """The recorded input file that an image is made from, if it is from one, and the mask."""
     if stage.input_source == "prompt":
         return None, None
-    masks = (record for record in opened.inputs if record.path == stage.config.mask)
-    mask = next(masks, None)
-    if stage.input_source != "file":
-        return None, mask
-    # The record of the mask, where there is one, comes after those of the inputs.
-    return opened.inputs[image_index // plan.images_per_input], mask
+    number = image_index // plan.images_per_input
+    # After the records of the inputs comes that of the mask, or those of a mask for each.
+    named, its_own = stage.config.mask, f"{stage.config.mask}/{number:05d}."
+    places = (plan.input_count + number, plan.input_count, 0) if named else ()
+    masks = [opened.inputs[place] for place in places if place < len(opened.inputs)]
+    mask = next((one for one in masks if one.path == named or one.path.startswith(its_own)), None)
+    return (opened.inputs[number] if stage.input_source == "file" else None), mask
+
+
+def script_image_records(stage: StageExecution, opened: RunOpened) -> list[InputRecord]:
+    """The recorded images that the arguments of a stage's scripts name."""
+    if not stage.config.alwayson_scripts:
+        return []
+    named: set[str] = set()
+    map_strings(stage.config.alwayson_scripts, lambda _key, text: named.add(text))
+    images = (one for one in opened.inputs if one.path.startswith(f"{SCRIPT_IMAGES}/"))
+    return [one for one in images if one.path in named]
 
 
 def build_request(
@@ -71,7 +94,7 @@ def build_request(
     assert fold.opened is not None
     opened, folded, first = fold.opened, fold.stages[stage.stage_id], span.start
     seed = stage_seed(stage.config, opened.seeds[0]) + first
-    inputs, mask = sources
+    inputs, mask, script_images = sources
     return GenerateRequest(
         call_id=call_id(opened.run_id, stage.stage_id, first, attempt),
         run_id=opened.run_id,
@@ -85,6 +108,7 @@ def build_request(
         config=stage.config,
         inputs=inputs,
         mask=mask,
+        script_images=script_images,
         unanswered=tuple(folded.unsettled.get(first, ())),
         interrupted=first in folded.interrupted or first in folded.maybe_interrupted,
         request_sha256=request_digest(
@@ -93,6 +117,7 @@ def build_request(
             len(span),
             inputs=[image.source_sha256 for image in inputs],
             mask=mask.source_sha256 if mask else None,
+            script_images={path: one.source_sha256 for path, one in script_images.items()},
         ),
     )
 
@@ -108,13 +133,23 @@ def call_id(run_id: str, stage_id: str, image_index: int, attempt: int) -> str:
 
 
 def request_digest(
-    stage: StageExecution, seed: int, count: int, *, inputs: Sequence[str], mask: str | None
+    stage: StageExecution,
+    seed: int,
+    count: int,
+    *,
+    inputs: Sequence[str],
+    mask: str | None,
+    script_images: Mapping[str, str] = {},
 ) -> str:
     """SHA-256 of the request's canonical JSON; equal in all attempts, runs and backends.
 
-    ``inputs`` and ``mask`` are the images' ``source_sha256``.
+    ``inputs``, ``mask`` and ``script_images``, by path, are the images' ``source_sha256``.
     """
     settings: dict[str, Any] = msgspec.to_builtins(stage.config)
+    if script_images:
+        settings["alwayson_scripts"] = map_strings(
+            settings["alwayson_scripts"], lambda _key, text: script_images.get(text, text)
+        )
     content = {
         "stage_type": str(stage.stage_type),
         "settings": {key: settings[key] for key in settings if key not in _NOT_DIGESTED},

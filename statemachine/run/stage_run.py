@@ -11,15 +11,17 @@ from functools import partial
 from msgspec import UNSET
 
 from ...events.errors import EventLogError, LogWriteError
+from ...events.input_files import input_of, input_stem
 from ...events.model import Artifact, CallFailed, CallRequested, Outcome, StepProgress
 from ..config.schema import OnImageError
 from ..errors import BackendAnswerError, BackendError
+from ..files.run_folder import slug_of
 from ..plan.plan import StageExecution
 from ..ports import Clock, GenerateAnswer, GenerateRequest, ImageBackend
 from ..resume.reopen import ReopenedRun
 from .cancel import CancelToken
 from .creation import NewRun
-from .image_files import ImageFiles
+from .image_files import ImageFiles, ImageOrigin
 from .journal import RunJournal, error_detail, recordable
 from .requests import (
     Sources,
@@ -28,6 +30,7 @@ from .requests import (
     input_records,
     recordable_info,
     retry_wait_s,
+    script_image_records,
 )
 from .stage_records import StageRecords
 
@@ -252,19 +255,35 @@ class StageRun:
     def _sources(self, image_index: int) -> Sources:
         """Raises InputImageError for a file that is not what was recorded."""
         opened, source_id = self.journal.opened, self.stage.input_source
+        records = script_image_records(self.stage, opened)
+        of_scripts = {one.path: self.files.load_input(one) for one in records}
         if source_id == "prompt":
-            return (), None
+            return Sources(script_images=of_scripts)
         record, mask = input_records(self.stage, image_index, self._plan, opened)
         if record is not None:
             image = self.files.load_input(record)
         else:
             image = self.files.load(self._status.artifact(source_id, image_index))
-        return (image,), self.files.load_input(mask) if mask else None
+        return Sources((image,), self.files.load_input(mask) if mask else None, of_scripts)
+
+    def _origin(self, request: GenerateRequest, image_index: int) -> ImageOrigin:
+        """A stage without a seed of its own keeps the seed that made its source."""
+        record, source_id = input_of(self.journal.opened, image_index), self.stage.input_source
+        seed = request.seed + image_index - request.image_index
+        if self.stage.config.seed is None:
+            if source_id == "file":
+                seed = record.seed if record and record.seed is not None else seed
+            elif source_id != "prompt":
+                seed = self._status.artifact(source_id, image_index).seed
+        return ImageOrigin(seed, slug_of(input_stem(record)) if record else "")
 
     def _keep(self, answer: GenerateAnswer, request: GenerateRequest) -> tuple[Artifact, ...]:
         """Put the images on disk, all of them or none. Raises BackendError, LogWriteError."""
         try:
-            written = self.files.write(answer.images, request)
+            origins = [
+                self._origin(request, request.image_index + place) for place in range(request.count)
+            ]
+            written = self.files.write(answer.images, request, origins)
         except BackendAnswerError as error:
             where = f"{self.backend.description.url or ''}{answer.endpoint}"
             raise BackendAnswerError(

@@ -69,6 +69,11 @@ class StageConfig(Table, frozen=True, kw_only=True):
         """The path of a mask. A field, where a stage has one."""
         return None
 
+    @property
+    def alwayson_scripts(self) -> Mapping[str, Any] | None:
+        """Arguments of the server's extensions, by script. A field, where a stage has one."""
+        return None
+
     def resolve(self, inherited: Mapping[str, Any], model_size: Dimensions | None) -> Self:
         """The table as the plan holds it: checked, with what it inherits.
 

@@ -17,7 +17,7 @@ from ..http.errors import (
     ServerOutOfMemoryError,
 )
 from .names import KINDS, Entry, NameKind, NameList, Reader
-from .spellings import stem
+from .spellings import file_of, stem
 
 OPTIONS = "/sdapi/v1/options"
 SCRIPTS = "/sdapi/v1/scripts"
@@ -136,6 +136,17 @@ class ServerLists:
         """By each name that a checkpoint goes by, the stem that the server's answers give it."""
         known = self.names(NameKind.CHECKPOINT) or ()
         return {form: stem(entry.name) for entry in known for form in entry.forms}
+
+    def names_in_use(self) -> frozenset[str]:
+        """The checkpoint, VAE and modules that the server has loaded, as its options name them."""
+        document = self.answer(OPTIONS, noted=False)
+        options = document if isinstance(document, Mapping) else {}
+        modules = options.get("forge_additional_modules")
+        paths = (
+            [one for one in modules if isinstance(one, str)] if isinstance(modules, list) else []
+        )
+        named = [options.get("sd_model_checkpoint"), options.get("sd_vae"), *map(file_of, paths)]
+        return frozenset(one for one in named if isinstance(one, str))
 
     def img2img_scripts(self) -> frozenset[str] | None:
         """The scripts that img2img can run, in lower case."""

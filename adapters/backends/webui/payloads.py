@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pybase64
 
+from ....statemachine.config.script_images import map_strings
 from ....statemachine.ports import GenerateRequest, SourceImage
 from ....statemachine.stages import (
     AdetailerConfig,
@@ -265,7 +266,7 @@ def _adetailer(request: GenerateRequest, config: AdetailerConfig, features: Serv
         "height": image.height,
         # Enabled, and without the img2img around it; with 1 for true it would repaint.
         "alwayson_scripts": {
-            **(config.alwayson_scripts or {}),
+            **_scripts(request, config.alwayson_scripts or {}),
             "ADetailer": {"args": [True, True, *passes]},
         },
     }
@@ -299,7 +300,7 @@ def _sampling(
         settings["sd_model_refiner"] = refiner.model
     settings |= config.override_settings or {}
     if config.alwayson_scripts:
-        body["alwayson_scripts"] = dict(config.alwayson_scripts)
+        body["alwayson_scripts"] = _scripts(request, config.alwayson_scripts)
     if settings:
         body |= {
             "override_settings": settings,
@@ -317,6 +318,13 @@ def _generation(config: Txt2ImgConfig | Img2ImgConfig) -> Body:
         eta=config.eta,
         s_noise=config.s_noise,
     )
+
+
+def _scripts(request: GenerateRequest, scripts: Mapping[str, Any]) -> Body:
+    """The arguments of scripts, with the bytes of images in the place of their paths."""
+    images = {path: encoded_image(image) for path, image in request.script_images.items()}
+    body: Body = map_strings(scripts, lambda _key, text: images.get(text, text))
+    return body
 
 
 def _modules(

@@ -17,6 +17,7 @@ from ..http.errors import RequestRefusedError
 from ..report import NameCheck, RouteCheck, ServerReport, Verdict
 from .features import (
     EXTRA_SINGLE_IMAGE,
+    FORGE,
     IMG2IMG,
     INTERNAL_PROGRESS,
     INTERRUPT,
@@ -50,6 +51,8 @@ _NO_WEBUI = (
     "no route of the API answers; is it a WebUI that was started with --api, and is it ready?"
 )
 _LONGEST_VERSION = 80
+LOADED = (KINDS[NameKind.CHECKPOINT].plural, KINDS[NameKind.VAE].plural, "modules")
+"""The lists of which a server has entries loaded."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -129,15 +132,26 @@ class _Inspection:
                 yield from named_in_text(prompt, "txt2img.styles: prompt")
 
     def of_everything(self) -> ServerReport:
-        """Count what the server offers."""
+        """List and count what the server offers."""
         known = {one.plural: self._names(kind) for kind, one in KINDS.items()}
         offers = {name: None if found is None else len(found) for name, found in known.items()}
         problems = self._missing_routes(stage.endpoint for stage in STAGES.values())
-        scrub = self._client.credentials.scrub
-        names = {
-            name: tuple(scrub(entry.name) for entry in found or ()) for name, found in known.items()
-        }
-        return msgspec.structs.replace(self._report(offers=offers, problems=problems), names=names)
+        report = self._report(offers=offers, problems=problems)
+        if self.features.product == FORGE:
+            known["modules"] = known[KINDS[NameKind.VAE].plural]
+        in_use = self._lists.names_in_use()
+        return msgspec.structs.replace(
+            report,
+            names={name: self._shown(found or ()) for name, found in known.items()},
+            loaded={
+                name: self._shown(one for one in found or () if not in_use.isdisjoint(one.forms))
+                for name, found in known.items()
+                if name in LOADED
+            },
+        )
+
+    def _shown(self, entries: Iterable[Entry]) -> tuple[str, ...]:
+        return tuple(self._client.credentials.scrub(entry.name) for entry in entries)
 
     def _names(self, kind: NameKind) -> NameList | None:
         route = self.features.vae_route if kind is NameKind.VAE else None

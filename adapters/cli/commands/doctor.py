@@ -25,9 +25,21 @@ from ..output import (
     runs_option,
 )
 from ..settings import server_headers
+from ..statuses import print_error
 from .plan import choose_server, read_config, set_option
 
 _EXIT_READY, _EXIT_NOT_READY = 0, 2
+_LISTS = {
+    "models": "checkpoints",
+    **{
+        name: name
+        for name in (
+            *("vaes", "samplers", "schedulers", "upscalers", "detectors"),
+            *("loras", "embeddings", "styles", "modules"),
+        )
+    },
+}
+"""The lists by what ``--list`` calls them, and what a report does."""
 _THERE = {True: "found", False: "missing", None: "unknown"}
 _VERDICTS = {
     Verdict.FOUND: "found",
@@ -45,6 +57,14 @@ _VERDICTS = {
     metavar="URL",
     help="The server to check.  [default: [server].url of CONFIG]",
 )
+@click.option(
+    "--list",
+    "listed",
+    is_flag=False,
+    flag_value="",
+    metavar="LIST",
+    help=f"Show the names of one of the server's lists: {', '.join(_LISTS)}.",
+)
 @set_option
 @profile_option
 @insecure_option
@@ -53,6 +73,7 @@ _VERDICTS = {
 def doctor_command(
     config: Path | None,
     servers: tuple[str, ...],
+    listed: str | None,
     overrides: tuple[str, ...],
     profile: str | None,
     insecure: bool,  # noqa: FBT001 - click passes flags
@@ -66,6 +87,8 @@ def doctor_command(
     """
     if overrides and config is None:
         raise click.UsageError("--set needs a CONFIG")
+    if listed is not None and listed not in _LISTS:
+        raise click.UsageError(f"--list {listed}: the lists are {', '.join(_LISTS)}")
     loaded = RunConfig()
     if config is not None:
         loaded = read_config(config, overrides=overrides, profile=profile, runs=runs)
@@ -80,16 +103,18 @@ def doctor_command(
     choice = ServerChoice(
         url=kind.address(named),
         named_by_user=server is not None,
-        settings=loaded.server,
+        settings=loaded.server_settings,
         insecure=insecure,
         headers=server_headers(),
     )
     try:
-        report = kind.inspect(choice, plan)
+        report = kind.inspect(choice, None if listed else plan)
     except PreflightError as error:
         if as_json:
             print_json(_unreachable(choice.url, error))
         raise
+    if listed:
+        return _show_list(report, listed, as_json=as_json)
     wrong = _what_is_wrong(report, plan)
     if as_json:
         print_json(_document(report, wrong))
@@ -118,6 +143,21 @@ def _document(report: ServerReport, wrong: Sequence[str]) -> dict[str, Any]:
         "wrong": wrong,
         "notes": report.notes,
     }
+
+
+def _show_list(report: ServerReport, listed: str, *, as_json: bool) -> int:
+    """The names of a list, one a line, with a mark at those that the server has loaded."""
+    key = _LISTS[listed]
+    names, loaded = report.names.get(key), report.loaded.get(key, ())
+    is_offered = names is not None and report.offers.get(key, 0) is not None
+    if as_json:
+        shown = names if is_offered else None
+        print_json({"server": report.url, "list": listed, "names": shown, "loaded": loaded})
+    for name in names if names and not as_json else ():
+        print_line(f"{name}  (loaded)" if name in loaded else name)
+    if is_offered:
+        return _EXIT_READY
+    return print_error(f"{report.url}: the server does not list its {listed}", _EXIT_NOT_READY)
 
 
 def _unreachable(url: str, error: PreflightError) -> dict[str, Any]:

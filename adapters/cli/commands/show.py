@@ -9,7 +9,8 @@ import click
 
 from ....events.errors import RunNotFoundError
 from ....events.folds import replay
-from ....statemachine.config.inputs import IMAGE_SUFFIXES
+from ....events.input_files import input_name
+from ....statemachine.config.input_files import IMAGE_SUFFIXES
 from ...projections.provenance import ImageProvenance, provenance_of
 from ..output import json_option, print_json, print_json_parts, print_line, runs_option
 from ..run_lookup import find_run
@@ -56,6 +57,10 @@ def _show_image(found: ImageProvenance) -> None:
         ("backend", " ".join(part for part in found.backend if part)),
         ("made from", ", ".join(found.inputs) or "the prompt"),
     ]
+    if found.origin is not None:
+        run = found.origin.parent_run_id
+        named = input_name(found.origin) or found.origin.path
+        rows.append(("input image", f"{named}, of run {run}" if run else named))
     for name, value in rows:
         print_line(f"{name:<14} {value}")
     print_line("settings requested:")

@@ -9,6 +9,7 @@ from statistics import median
 import msgspec
 
 from ....events.folds import StageFold
+from ....events.input_files import input_name, input_of
 from ....events.log.timeline import events_at
 from ....events.model import CallCompleted, InputRecord, Outcome, StageEvent
 from ....events.result import artifact_in
@@ -24,10 +25,14 @@ _DIGEST = 12
 
 
 class Tile(msgspec.Struct, frozen=True, kw_only=True):
-    """One image; ``seq`` is the event that recorded it, ``remark`` says what is unusual."""
+    """One image; ``seq`` is the event that recorded it, ``remark`` says what is unusual.
+
+    ``origin`` is the name of the input file that it comes from.
+    """
 
     file: RecordedFile
     title: str
+    origin: str = ""
     seed: int | None = None
     size: str = ""
     made: str = ""
@@ -116,10 +121,11 @@ def _tiles(run: RunContent, stage: StageFold) -> Iterator[Tile]:
     finished = stage.finished_in_order()
     events = events_at(run.log.timeline, (seq for _, seq in finished))
     for (index, _), event in zip(finished, events, strict=True):
-        yield _tile(stage, index, event)
+        origin = input_of(run.log.fold.opened, index) if run.log.fold.opened else None
+        yield _tile(stage, index, event, origin)
 
 
-def _tile(stage: StageFold, index: int, event: StageEvent) -> Tile:
+def _tile(stage: StageFold, index: int, event: StageEvent, origin: InputRecord | None) -> Tile:
     artifact = artifact_in(event, index)
     first, made = index, []
     if isinstance(event, CallCompleted):
@@ -131,6 +137,7 @@ def _tile(stage: StageFold, index: int, event: StageEvent) -> Tile:
     return Tile(
         file=RecordedFile(artifact.path, artifact.sha256, stage.stage_id, index),
         title=str(index + 1),
+        origin=input_name(origin) if origin else "",
         seed=artifact.seed,
         size=f"{side_by_side}, {byte_size(artifact.bytes)}",
         made=", ".join(made),
@@ -147,9 +154,11 @@ def input_tiles(run: RunContent) -> list[tuple[Tile, InputRecord]]:
             Tile(
                 file=RecordedFile(record.path, record.sha256, "", index),
                 title=f"input {index + 1}",
+                origin=input_name(record),
                 remark=f"from run {record.parent_run_id}" if record.parent_run_id else "",
             ),
             record,
         )
         for index, record in enumerate(opened.inputs[:MAX_INPUTS] if opened else ())
+        if not record.refusal
     ]

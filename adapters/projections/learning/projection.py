@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from ....events.folds import Fold, StageFold, recorded_stages
+from ....events.input_files import input_name, input_of
 from ....events.log.format import DIGITS, MAX_LINE_BYTES, PREFIX
 from ....events.log.reader import log_path
 from ....events.log.scan import LogScan
@@ -209,6 +210,7 @@ class _RecordBuilder:
 
     def _images(self) -> Iterator[ImageRecord]:
         """The images in the order of their indexes, each of the last stage that finished it."""
+        opened = self._fold.opened
         furthest: dict[int, tuple[str, int]] = {}
         for stage_id in self._order:
             stage = self._fold.stages.get(stage_id)
@@ -218,10 +220,12 @@ class _RecordBuilder:
         events = self._events.select(furthest[index][1] for index in indexes)
         for index, event in zip(indexes, events, strict=True):
             stage_id, _ = furthest[index]
+            origin = input_of(opened, index) if opened else None
             yield ImageRecord(
                 **msgspec.structs.asdict(artifact_in(event, index)),
                 stage_id=stage_id,
                 input_sha256=self._summary.inputs.get((stage_id, index)),
+                input_name=(input_name(origin) or None) if origin else None,
             )
 
 

@@ -14,7 +14,7 @@ import msgspec
 from ....events.model import BackendDescription, InputRecord, Outcome, RunState
 from .asked import AskedSettings
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Rises when the same log would give other bytes; records of other versions are remade."""
 
 LEARNING_NAME = "learning.jsonl"
@@ -66,6 +66,9 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     sha256: Annotated[str, _is("digest of the file")]
     source_sha256: Annotated[str, _is("digest of the file without the `stagewright` chunk")]
     input_sha256: Annotated[str | None, _is("`source_sha256` of its input image; null if none")]
+    input_name: Annotated[
+        str | None, _is("name of the input file that it comes from; null if there was none")
+    ]
     seed: Annotated[int, _is("the seed that it was made with")]
     width: Annotated[int, _is("pixels")]
     height: Annotated[int, _is("pixels")]
@@ -106,7 +109,7 @@ class LearningRecord(msgspec.Struct, frozen=True, kw_only=True):
     error: Annotated[RecordedError, _is("why it failed")]
     seeds: Annotated[tuple[int, ...], _is("the seed of each image index")]
     backend: Annotated[BackendDescription, _is("the backend of the last epoch")]
-    inputs: Annotated[tuple[InputRecord, ...], _is("the input images, then the mask")]
+    inputs: Annotated[tuple[InputRecord, ...], _is("the input images, then the masks")]
     stages: Annotated[tuple[StageRecord, ...], _is("every stage of the plan, in order")]
     images: Annotated[tuple[ImageRecord, ...], _is("the finished images, by index")]
     missing: Annotated[tuple[MissingRecord, ...], _is("the images that are not finished")]

@@ -1,0 +1,32 @@
+"""From an image of a run to the input file that it was made from."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+
+from .folds import recorded_stages
+from .model import InputRecord, RunOpened
+
+_OF_A_RUN = re.compile(r"\d{5,}-\d+(?:-|$)")
+
+
+def input_of(opened: RunOpened, image_index: int) -> InputRecord | None:
+    """The input that an image was made from, through all stages; None if from a prompt alone."""
+    stages, each = recorded_stages(opened.plan), opened.plan.get("images_per_input")
+    from_files = bool(stages) and stages[0].get("input_source") == "file"
+    if not from_files or type(each) is not int or each < 1:
+        return None
+    place = image_index // each
+    return opened.inputs[place] if place < len(opened.inputs) else None
+
+
+def input_name(record: InputRecord) -> str:
+    """The name of an input's file as the user knows it; "" where the log has only its copy."""
+    return record.original.name if record.original else ""
+
+
+def input_stem(record: InputRecord) -> str:
+    """What images of an input are named after; "" if it has no name but index and seed."""
+    stem = PurePath(input_name(record)).stem
+    return _OF_A_RUN.sub("", stem, count=1) if record.parent_run_id else stem

@@ -1,0 +1,186 @@
+"""The image files that a configuration names: one, those of a folder, or those of a pattern."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import InputImageError
+from ..files.png import seed_in_text
+from ..ports import InputReader
+from .schema import InputImage
+
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".webp"),
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".tif", ".tiff"),
+)
+MAX_INPUT_BYTES = 256 * 1024 * 1024
+_NO_IMAGE, _HIDDEN, _FOLDER = "no image", "hidden", "a folder"
+
+
+class ImageList(NamedTuple):
+    """The files that a path stands for, in natural order: ``img2`` before ``img10``.
+
+    ``is_one`` says that the path is that of one file, which need not exist. ``left_out`` says how
+    many files of a folder are not taken, and why; "" where there are none.
+    """
+
+    paths: tuple[Path, ...]
+    is_one: bool
+    left_out: str = ""
+
+
+def list_images(named: str, folder: Path, *, key: str) -> ImageList:
+    """The images that ``named`` stands for: a file, a folder, or a pattern such as ``*.png``.
+
+    It is relative to ``folder``; ``~`` is the user's home. Raises InputImageError, naming ``key``,
+    for a folder or a pattern without images.
+    """
+    expanded = os.path.expanduser(named)  # noqa: PTH111 - Path's own raises for unknown users
+    path = folder / expanded
+    try:
+        if path.is_dir():
+            entries = list(path.iterdir())
+        elif glob.has_magic(expanded) and not path.exists():
+            found = glob.glob(expanded, root_dir=folder, recursive=True)  # noqa: PTH207 - Path's own finds hidden files
+            entries = [folder / one for one in dict.fromkeys(found)]
+        else:
+            return ImageList((path,), is_one=True)
+    except OSError as error:
+        raise InputImageError(
+            f"{key} = {path}: cannot be read: {error.strerror}", key=key
+        ) from error
+    paths = [entry for entry in entries if _why_left_out(entry) is None]
+    left_out = _left_out(entries, f"{named.rstrip('/')}/" if path.is_dir() else named)
+    if not paths:
+        lacks = "the folder holds no" if path.is_dir() else "it matches no"
+        why = f" ({left_out})" if left_out else ""
+        raise InputImageError(f"{key} = {path}: {lacks} {', '.join(IMAGE_SUFFIXES)}{why}", key=key)
+    return ImageList(tuple(sorted(paths, key=_natural_order)), is_one=False, left_out=left_out)
+
+
+def _why_left_out(path: Path) -> str | None:
+    if path.is_dir():
+        return _FOLDER
+    if path.name.startswith("."):
+        return _HIDDEN
+    return None if path.suffix.lower() in IMAGE_SUFFIXES else _NO_IMAGE
+
+
+def _left_out(entries: Iterable[Path], shown: str) -> str:
+    """``3 files of photos/ are left out: 2 are no image (notes.txt, ...), 1 is hidden``."""
+    reasons: dict[str, list[str]] = {_NO_IMAGE: [], _HIDDEN: [], _FOLDER: []}
+    for entry in entries:
+        if (why := _why_left_out(entry)) is not None:
+            reasons[why].append(entry.name)
+    total = sum(map(len, reasons.values()))
+    if not total:
+        return ""
+    parts = []
+    for why, names in reasons.items():
+        words = f"{len(names)} is {why}"
+        if len(names) > 1:
+            words = f"{len(names)} are {'folders' if why == _FOLDER else why}"
+        if names and why != _HIDDEN:
+            words += f" ({min(names)}{', ...' if len(names) > 1 else ''})"
+        parts += [words] if names else []
+    are = "file of {} is" if total == 1 else "files of {} are"
+    return f"{total} {are.format(shown)} left out: {', '.join(parts)}"
+
+
+def _natural_order(path: Path) -> tuple[object, ...]:
+    return [_natural(part) for part in path.parent.parts], _natural(path.stem), path.name
+
+
+def _natural(text: str) -> list[int | str]:
+    """The text with its numbers as numbers: at odd places, so that only equals are compared."""
+    parts = re.split(r"(\d+)", text.casefold())
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
+
+
+def inspect_images(
+    paths: Sequence[Path], inputs: InputReader, *, key: str, named: str, keep_refused: bool
+) -> tuple[InputImage, ...]:
+    """What each file is.
+
+    A file that cannot be used has a ``refusal`` where ``keep_refused`` allows it and others can.
+    Raises InputImageError otherwise, which names all these files.
+    """
+    found: list[InputImage] = []
+    errors: list[InputImageError] = []
+    for path in paths:
+        try:
+            found.append(inspect_image(path, inputs, key=key))
+        except InputImageError as error:
+            errors.append(error)
+            found.append(refused_image(path, _reason(error, path, key)))
+    if len(errors) == 1 and not (keep_refused and len(paths) > 1):
+        raise errors[0]
+    raise_refusals(found, key=key, named=named, keep_refused=keep_refused)
+    return tuple(found)
+
+
+def raise_refusals(
+    images: Sequence[InputImage], *, key: str, named: str, keep_refused: bool
+) -> None:
+    """Raise InputImageError for images that cannot be used, naming all of them.
+
+    With ``keep_refused``, only if none can be used.
+    """
+    refused = [f"{one.file_name}: {one.refusal}" for one in images if one.refusal]
+    if refused and not (keep_refused and len(refused) < len(images)):
+        raise InputImageError(
+            f"{key} = {named}: {len(refused)} of {len(images)} images cannot be used: "
+            + "; ".join(refused),
+            key=key,
+        )
+
+
+def refused_image(path: Path, refusal: str) -> InputImage:
+    """An image that cannot be used, in the place of one that can."""
+    return InputImage(path=str(path.absolute()), media_type="", width=0, height=0, refusal=refusal)
+
+
+def _reason(error: InputImageError, path: Path, key: str) -> str:
+    return str(error).removeprefix(f"{key} = {path}: ")
+
+
+def inspect_image(path: Path, inputs: InputReader, *, key: str = "input_image") -> InputImage:
+    """What a file is. Raises InputImageError, naming ``key`` and the path."""
+    data = read_bounded(path, key=key)
+    try:
+        facts = inputs.inspect(data, name=f"{key} = {path}", convertible=True)
+    except InputImageError as error:
+        error.key = key
+        raise
+    return InputImage(
+        path=str(path.absolute()),
+        media_type=facts.media_type,
+        width=facts.width,
+        height=facts.height,
+        sha256=sha256(data).hexdigest(),
+        seed=seed_in_text(data),
+    )
+
+
+def read_bounded(path: Path, *, key: str = "input_image") -> bytes:
+    """The bytes of an input image. Raises InputImageError, naming ``key`` and the path."""
+    try:
+        if not path.is_file():
+            raise InputImageError(f"{key} = {path}: there is no such file", key=key)
+        with open(path, "rb") as stream:
+            # A file that is too large is not read; one that grows is read up to the limit.
+            too_large = os.fstat(stream.fileno()).st_size > MAX_INPUT_BYTES
+            data = b"" if too_large else stream.read(MAX_INPUT_BYTES + 1)
+    except OSError as error:
+        raise InputImageError(
+            f"{key} = {path}: cannot be read: {error.strerror}", key=key
+        ) from error
+    if too_large or len(data) > MAX_INPUT_BYTES:
+        raise InputImageError(f"{key} = {path}: larger than {MAX_INPUT_BYTES} bytes", key=key)
+    return data
