@@ -69,12 +69,17 @@ def discovered(lists: ServerLists) -> ServerFeatures:
     if _has_progress(lists) is False and lists.answer(OPTIONS, noted=False) is None:
         return ServerFeatures()
     features = features_of(lists.answer(OPENAPI))
-    if DETAILER_SCHEMA in features.routes:
-        keys = _mapping(_mapping(lists.answer(DETAILER_SCHEMA, noted=False)).get("properties"))
-        features = msgspec.structs.replace(features, detailer_keys=frozenset(keys) or None)
     if features.product is None and isinstance(lists.answer(SD_MODULES, noted=False), list):
         return msgspec.structs.replace(features, product=FORGE)
     return features
+
+
+def with_detailer_keys(features: ServerFeatures, lists: ServerLists) -> ServerFeatures:
+    """``features`` with the keys that the server's ADetailer takes. Raises ServerError."""
+    if DETAILER_SCHEMA not in features.routes:
+        return features
+    keys = _mapping(_mapping(lists.answer(DETAILER_SCHEMA, noted=False)).get("properties"))
+    return msgspec.structs.replace(features, detailer_keys=frozenset(keys) or None)
 
 
 def _has_progress(lists: ServerLists) -> bool | None:
