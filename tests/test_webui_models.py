@@ -81,7 +81,7 @@ def test_every_example_runs_and_resumes(tmp_path: Path, neo: Recorder, path: Pat
     assert bodies[-1] | {"force_task_id": ""} == bodies[1] | {"force_task_id": ""}
 
 
-def test_bodies_hold_what_the_schema_knows(tmp_path: Path, server: Recorder, product: str) -> None:
+def test_bodies_hold_what_the_schema_knows(tmp_path: Path, server: Recorder) -> None:
     """No field, option or key of a pass is sent that the server would drop."""
     hires = {"scale": 1.5, "denoise": 0.4, "modules": MODULES[:1], "distilled_cfg_scale": 2.0}
     config = with_passes(
