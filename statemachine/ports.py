@@ -38,7 +38,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request for one or more images of a stage.
 
     ``seed`` belongs to the first of ``count`` images; each further one has one more.
-    ``inputs`` is empty for txt2img and else holds one image. ``unanswered`` are call ids of
+    ``inputs`` is empty for txt2img and else holds one image. ``script_images`` are the images
+    that ``config.alwayson_scripts`` names, by path. ``unanswered`` are call ids of
     earlier attempts, in order, that the backend must settle first: wait for them, or make
     sure that they no longer run. ``interrupted`` says that one of them was told to stop, so
     that a server may still hold a half-made image of it. ``request_sha256`` is equal in all
@@ -57,6 +58,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     config: StageConfig
     inputs: tuple[SourceImage, ...] = ()
     mask: SourceImage | None = None
+    script_images: Mapping[str, SourceImage] = {}
     unanswered: tuple[str, ...] = ()
     interrupted: bool = False
     request_sha256: str = ""

@@ -112,7 +112,7 @@ def _plain(value: Any) -> Any:
 
 def planned_requests(plan: StageExecutionPlan) -> int:
     """How many requests a run makes to which nothing happens."""
-    return sum(1 for stage in plan.stages for _ in request_spans(stage, plan.total_images))
+    return sum(1 for stage in plan.stages for _ in request_spans(stage, plan))
 
 
 def check_end(folder: Path, fold: Fold, timeline: FileTimeline) -> None:

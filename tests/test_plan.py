@@ -131,7 +131,7 @@ def test_nothing_is_invented_where_nothing_is_set() -> None:
 
 
 def test_img2img_inherits_exactly_what_the_contract_lists() -> None:
-    """From txt2img: models, clip skip, sampler, scheduler, cfg scale, prompts; no size, no more."""
+    """From txt2img: models, clip skip, sampler, scheduler, cfg scale, prompts, styles; no more."""
     base = TXT2IMG | INHERITED | {"batch_size": 2, "tiling": True, "styles": ["x"]}
     base |= {"restore_faces": True, "refiner": {"model": "r", "switch_at": 0.5}}
     plan = plan_of("txt2img", "img2img", txt2img=base, negative_prompt="blurry")
@@ -139,6 +139,7 @@ def test_img2img_inherits_exactly_what_the_contract_lists() -> None:
         **INHERITED,
         **PROMPTED,
         "negative_prompt": "blurry",
+        "styles": ["x"],
         "denoise": 0.5,
         "steps": 3,
     }

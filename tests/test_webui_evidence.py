@@ -363,9 +363,9 @@ def test_sizes_follow_from_the_request(config: StageConfig, size: Size, wanted: 
     """Each stage's own rule, on the grid of 8; any other size is a difference."""
     asked = request(config, size=size)
     assert expected_size(asked) == wanted
-    assert size_difference(asked, wanted) is None
+    assert size_difference(asked, wanted, {}) is None
     other = (wanted[0] + 8, wanted[1])
-    assert size_difference(asked, other) == (
+    assert size_difference(asked, other, {}) == (
         f"size {wanted[0]}x{wanted[1]} was requested, but {other[0]}x{other[1]} came back"
     )
 
@@ -382,14 +382,14 @@ def test_a_product_a_hair_below_a_whole_number_may_be_cut(
 ) -> None:
     """A server that takes 31.9999999 for 31 comes to 24; nothing smaller is let pass."""
     asked = request(config, size=size)
-    assert size_difference(asked, server) is None
-    assert size_difference(asked, (server[0], server[1] - 8)) is not None
+    assert size_difference(asked, server, {}) is None
+    assert size_difference(asked, (server[0], server[1] - 8), {}) is not None
 
 
 def test_a_hires_that_is_off_lets_no_other_size_pass() -> None:
     """Its scale counts for nothing."""
     asked = request(txt2img(hires=HiresConfig(enabled=False, scale=2.0)))
-    assert size_difference(asked, (1024, 1536)) is not None
+    assert size_difference(asked, (1024, 1536), {}) is not None
 
 
 @pytest.mark.parametrize("count", [1, 8])

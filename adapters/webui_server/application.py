@@ -16,9 +16,10 @@ from .bodies import decode_body, decode_image, decode_object
 from .extras import Extras
 from .generation import Generator
 from .jobs import Jobs
-from .offered_names import LISTS, Checkpoints
+from .offered_names import LISTS, MODULES, Checkpoints
+from .product import Product
 from .renderer import Renderer
-from .schema import api_schema, component
+from .schema import ApiSchema
 from .settings import Settings
 
 Route = Callable[[bytes], Any]
@@ -35,7 +36,8 @@ _WITHOUT_EFFECT = (
 class Application:
     """Answers requests of any transport. Safe from any thread.
 
-    ``auth`` is user and password, ``ui`` whether there are ``/internal`` routes.
+    ``auth`` is user and password, ``ui`` whether there are ``/internal`` routes, ``product`` what
+    the server behaves as.
     """
 
     def __init__(
@@ -45,19 +47,23 @@ class Application:
         auth: tuple[str, str] | None,
         ui: bool,
         step_delay_s: float,
+        product: Product,
     ) -> None:
         self._auth = None if auth is None else ":".join(auth).encode("utf-8", "surrogateescape")
         self._checkpoints = Checkpoints(models)
-        self._settings = Settings(self._checkpoints)
+        self._settings = Settings(self._checkpoints, product)
+        self._schema = ApiSchema(product)
         self._jobs = Jobs()
         renderer = Renderer(step_delay_s)
-        self._generator = Generator(self._checkpoints, self._settings, self._jobs, renderer)
+        self._generator = Generator(
+            self._checkpoints, self._settings, self._jobs, renderer, product, self._schema
+        )
         self._extras = Extras(self._jobs, renderer)
         self._routes = {
             (method, path): route
             for method, routes in (("GET", self._get_routes(ui=ui)), ("POST", self._post_routes()))
             for path, route in routes.items()
-            if ui or not path.startswith("/internal/")
+            if path not in product.without and (ui or not path.startswith("/internal/"))
         }
 
     def answer(
@@ -101,10 +107,11 @@ class Application:
         }  # fmt: skip
         same: dict[str, Any] = {
             **LISTS,
+            "/sdapi/v1/sd-modules": MODULES,
             "/sdapi/v1/sd-models": [one.row() for one in self._checkpoints.every],
             "/sdapi/v1/cmd-flags": flags,
-            "/adetailer/v1/schema": component("ADetailerArgs"),
-            "/openapi.json": api_schema(ui=ui),
+            "/adetailer/v1/schema": self._schema.component("ADetailerArgs"),
+            "/openapi.json": self._schema.document(ui=ui),
             "/internal/ping": {},
         }
         routes: dict[str, Route] = {path: partial(_same, answer) for path, answer in same.items()}

@@ -11,7 +11,7 @@ import pybase64
 
 from ..backends.embedded.pictures import PictureError, decode_picture
 from .api_errors import ApiError, client_error, validation_error
-from .schema import defaults, valid_fields
+from .schema import STANDARD, ApiSchema
 
 MAX_VALUES = 1_000_000
 """The most values in a body; a value takes up to 20 times the memory of its text."""
@@ -34,14 +34,14 @@ class Body(NamedTuple):
         return {name: self.given.get(name) for name in names}
 
 
-def decode_body(data: bytes, name: str) -> Body:
+def decode_body(data: bytes, name: str, schema: ApiSchema = STANDARD) -> Body:
     """A body with the schema of this name; fields that it does not know are ignored.
 
     Raises ApiError, 422, naming the field at fault.
     """
     sent = {key: value for key, value in decode_object(data).items() if value is not None}
-    given = valid_fields(sent, name, ("body",))
-    return Body(given, defaults(name) | given)
+    given = schema.valid_fields(sent, name, ("body",))
+    return Body(given, schema.defaults(name) | given)
 
 
 def decode_object(data: bytes) -> dict[str, Any]:

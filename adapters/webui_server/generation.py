@@ -13,7 +13,9 @@ from .api_errors import client_error, server_error, validation_error
 from .bodies import Body, decode_body, decode_image
 from .jobs import Jobs
 from .offered_names import Checkpoints
+from .product import Product
 from .renderer import Picture, Renderer
+from .schema import ApiSchema
 from .settings import Settings
 from .work import Work, check_scripts, work_of
 
@@ -25,20 +27,29 @@ class Generator:
     """Serves generating requests, one at a time."""
 
     def __init__(
-        self, models: Checkpoints, settings: Settings, jobs: Jobs, renderer: Renderer
+        self,
+        models: Checkpoints,
+        settings: Settings,
+        jobs: Jobs,
+        renderer: Renderer,
+        product: Product,
+        schema: ApiSchema,
     ) -> None:
         self._models = models
         self._settings = settings
         self._jobs = jobs
         self._renderer = renderer
+        self._product = product
+        self._schema = schema
 
     def txt2img(self, data: bytes) -> dict[str, Any]:
         """The answer to a txt2img body. Raises ApiError."""
-        return self._answer("txt2img", decode_body(data, "StableDiffusionProcessingTxt2Img"))
+        asked = decode_body(data, "StableDiffusionProcessingTxt2Img", self._schema)
+        return self._answer("txt2img", asked)
 
     def img2img(self, data: bytes) -> dict[str, Any]:
         """The answer to an img2img body. Raises ApiError."""
-        asked = decode_body(data, "StableDiffusionProcessingImg2Img")
+        asked = decode_body(data, "StableDiffusionProcessingImg2Img", self._schema)
         if asked.all["init_images"] is None:
             raise client_error(404, "Init image not found")
         sources = [decode_image(image) for image in asked.all["init_images"]]
@@ -56,7 +67,9 @@ class Generator:
         with self._jobs.turn(f"scripts_{kind}", _task_id(kind, asked)):
             try:
                 loaded = self._settings.loaded(overrides)
-                work = work_of(asked, loaded, self._models, source, mask)
+                work = work_of(
+                    asked, loaded, self._models, self._product, self._schema, source, mask
+                )
                 answer = generation_answer(work, self._render(work), self._jobs.timestamp)
                 if not asked.all["override_settings_restore_afterwards"]:
                     self._settings.update(self._settings.accepted(overrides))

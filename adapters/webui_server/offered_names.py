@@ -20,10 +20,21 @@ def _names(path: str, key: str = "name") -> tuple[str, ...]:
     return tuple(row[key] for row in LISTS[path])
 
 
-CHECKPOINTS = ("sd_xl_base_1.0.safetensors", "sd_xl_refiner_1.0.safetensors")
+CHECKPOINTS = (
+    *("sd_xl_base_1.0.safetensors", "sd_xl_refiner_1.0.safetensors"),
+    *("v1-5-pruned-emaonly.safetensors", "flux1-dev-fp8.safetensors"),
+    *("flux1-kontext-dev-fp8.safetensors", "flux-2-klein-4b-fp8.safetensors"),
+    *("qwen_image_lightning_fp8_e4m3fn.safetensors", "z_image_turbo_bf16.safetensors"),
+)
 """The models of the examples; the first is loaded when the server starts."""
 
 VAES = _names("/sdapi/v1/sd-vae", "model_name")
+MODULES: tuple[dict[str, str], ...] = (
+    *LISTS["/sdapi/v1/sd-vae"],
+    *LISTS["/sdapi/v1/sd-modules"],
+)
+"""The VAEs and text encoders of Forge."""
+
 UPSCALERS = _names("/sdapi/v1/upscalers")
 LATENT_MODES = _names("/sdapi/v1/latent-upscale-modes")
 SAMPLERS = _names("/sdapi/v1/samplers")
@@ -90,6 +101,20 @@ class Checkpoints:
         part = _HASH.sub("", name)
         alike = [one for one in self.every if part in one.title]
         return found or min(alike, key=lambda one: len(one.title), default=None)
+
+
+def find_module(name: object) -> dict[str, str] | None:
+    """The module with this name, path, or name without suffix."""
+    if not isinstance(name, str):
+        return None
+    stem = model_stem(name)
+    return next((one for one in MODULES if model_stem(one["model_name"]) == stem), None)
+
+
+def module_name(path: str) -> str:
+    """The name of the module at a path."""
+    found = find_module(path)
+    return found["model_name"] if found else path
 
 
 class Sampling(NamedTuple):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -26,6 +26,7 @@ from ..backends.webui.detailer_payload import SENT, SWITCHED
 from .api_errors import server_error
 from .bodies import Body
 from .offered_names import DETECTORS, LATENT_MODES, SAMPLERS, UPSCALERS, Sampling, scheduler_label
+from .product import Product
 from .settings import Loaded
 
 DetailerPass = tuple[Mapping[str, Any], Mapping[str, Any]]
@@ -38,9 +39,20 @@ _PLAIN_UPSCALER = "Lanczos"
 _SAME_AS_STAGE = ("None", "Use same checkpoint", "Use same VAE", "Use same scheduler", "")
 
 
-def sampling_settings(asked: Body, loaded: Loaded, sampling: Sampling, seed: int) -> dict[str, Any]:
+_MASK_CONTENTS: tuple[Literal["fill", "original", "noise", "nothing"], ...] = (
+    *("fill", "original", "noise", "nothing"),
+)
+_AS_THE_STAGE = ["Use same choices"]
+"""The modules of a hires pass that has none of its own."""
+
+
+def sampling_settings(
+    asked: Body, loaded: Loaded, sampling: Sampling, seed: int, product: Product
+) -> dict[str, Any]:
     """The settings that all sampling stages share."""
     return {
+        **_distilled(asked.given.get("distilled_cfg_scale"), loaded, product),
+        "modules": loaded.modules,
         **asked.sent("negative_prompt", "steps", "cfg_scale"),
         "prompt": asked.all["prompt"],
         "seed": seed,
@@ -52,19 +64,34 @@ def sampling_settings(asked: Body, loaded: Loaded, sampling: Sampling, seed: int
     }
 
 
+def _distilled(value: Any, loaded: Loaded, product: Product) -> dict[str, Any]:
+    """The distilled CFG scale, or what a model takes in its place."""
+    model = loaded.checkpoint.name.casefold()
+    is_shift = any(part in model for part in product.shifted)
+    return {"shift" if is_shift else "distilled_cfg_scale": value}
+
+
+def _generation(asked: Body) -> dict[str, Any]:
+    """The settings that only stages that generate have."""
+    styles = asked.given.get("styles")
+    return {
+        **asked.sent("subseed", "subseed_strength", "eta", "s_noise"),
+        "styles": None if styles is None else tuple(styles),
+    }
+
+
 def txt2img_config(
     asked: Body, settings: dict[str, Any], refiner: RefinerConfig | None
 ) -> Txt2ImgConfig:
     """The stage's configuration. Raises ApiError, 500, for an unknown hires upscaler."""
-    styles = asked.given.get("styles")
     return Txt2ImgConfig(
         **settings,
+        **_generation(asked),
         width=asked.all["width"],
         height=asked.all["height"],
         **asked.sent("tiling", "restore_faces"),
-        styles=None if styles is None else tuple(styles),
         refiner=refiner,
-        hires=_hires(asked.all) if asked.all["enable_hr"] else None,
+        hires=_hires(asked) if asked.all["enable_hr"] else None,
     )
 
 
@@ -72,10 +99,19 @@ def img2img_config(
     asked: Body, settings: dict[str, Any], refiner: RefinerConfig | None
 ) -> Img2ImgConfig:
     """The stage's configuration. Raises ApiError, 500, for a denoise outside 0 to 1."""
+    given = asked.given
     if not 0 <= asked.all["denoising_strength"] <= 1:
         raise server_error("AssertionError", "can only work with strength in [0.0, 1.0]")
+    content, whole = given.get("inpainting_fill"), given.get("inpaint_full_res")
+    invert = given.get("inpainting_mask_invert")
     return Img2ImgConfig(
         **settings,
+        **_generation(asked),
+        mask_content=None if content is None else _MASK_CONTENTS[content % len(_MASK_CONTENTS)],
+        mask_area=None if whole is None else ("masked" if whole else "whole"),
+        mask_padding=given.get("inpaint_full_res_padding"),
+        mask_blur=given.get("mask_blur"),
+        mask_invert=None if invert is None else bool(invert),
         denoise=asked.given.get("denoising_strength"),
         width=asked.all["width"],
         height=asked.all["height"],
@@ -107,8 +143,16 @@ def refiner_config(asked: Body, loaded: Loaded) -> RefinerConfig:
     )
 
 
-def _hires(fields: Mapping[str, Any]) -> HiresConfig:
+def check_hires_modules(asked: Body) -> None:
+    """Raises ApiError, 500, where Forge fails for lack of modules for its hires pass."""
+    if asked.all["hr_additional_modules"] is None:
+        raise server_error("TypeError", "argument of type 'NoneType' is not iterable")
+
+
+def _hires(asked: Body) -> HiresConfig:
+    fields = asked.all
     _check_hires(fields)
+    modules = asked.given.get("hr_additional_modules")
     width, height = fields["hr_resize_x"] or None, fields["hr_resize_y"] or None
     known = scheduler_label(fields["hr_scheduler"]) is not None
     model = fields["hr_checkpoint_name"]
@@ -119,6 +163,9 @@ def _hires(fields: Mapping[str, Any]) -> HiresConfig:
         resize_y=height,
         steps=fields["hr_second_pass_steps"] or None,
         denoise=fields["denoising_strength"],
+        cfg_scale=fields.get("hr_cfg"),
+        distilled_cfg_scale=asked.given.get("hr_distilled_cfg"),
+        modules=None if modules in (None, _AS_THE_STAGE) else tuple(modules),
         sampler=fields["hr_sampler_name"],
         scheduler=fields["hr_scheduler"] if known else None,
         model=None if model in NO_MODEL else model,
@@ -141,10 +188,15 @@ def _check_hires(fields: Mapping[str, Any]) -> None:
 def _adetailer_pass(one: DetailerPass) -> AdetailerPass:
     """One pass of ADetailer; None for settings that were not sent, or not switched on."""
     fields, sent = one
-    used = {name: fields[key] for name, key in SENT.items() if key in sent}
+    used = {name: fields[key] for name, key in SENT.items() if key in sent and name != "shift"}
     for switch, names in SWITCHED.items():
-        if fields[switch]:
+        if fields.get(switch):
             used |= {name: _unless_same(fields[key]) for name, key in names.items()}
+    if "ad_controlnet_guidance_start_end" in sent:
+        start, end = fields["ad_controlnet_guidance_start_end"]
+        used |= {"controlnet_guidance_start": start, "controlnet_guidance_end": end}
+    if isinstance(used.get("modules"), list):
+        used["modules"] = tuple(used["modules"]) or None
     return AdetailerPass(**used)
 
 

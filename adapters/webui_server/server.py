@@ -21,6 +21,7 @@ import msgspec
 from .admission import Admission, check_content_type
 from .api_errors import ApiError
 from .application import Application
+from .product import DEFAULT_PRODUCT, PRODUCTS
 
 MAX_BODY = 256 * 2**20
 """The largest body in bytes."""
@@ -57,7 +58,8 @@ class EmbeddedServer:
     ``step_delay_s`` seconds are waited in each sampling step. ``allowed_hosts`` are names by
     which clients may call the server, besides those that it knows of, and whose web pages may
     send requests. A client that takes more than ``request_timeout_s`` seconds to send a request
-    is disconnected. Raises OSError where the address cannot be had.
+    is disconnected. ``product`` is what it behaves as: ``a1111``, ``forge`` or ``neo``. Raises
+    OSError where the address cannot be had.
     """
 
     def __init__(
@@ -71,8 +73,11 @@ class EmbeddedServer:
         step_delay_s: float = 0.0,
         allowed_hosts: Iterable[str] = (),
         request_timeout_s: float = REQUEST_S,
+        product: str = DEFAULT_PRODUCT,
     ) -> None:
-        self._application = Application(models, auth=auth, ui=ui, step_delay_s=step_delay_s)
+        self._application = Application(
+            models, auth=auth, ui=ui, step_delay_s=step_delay_s, product=PRODUCTS[product]
+        )
         admission = Admission(host, allowed_hosts)
         self._server = _HttpServer((host, port), self._application, admission, request_timeout_s)
         self._thread = threading.Thread(

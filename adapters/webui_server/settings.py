@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from .api_errors import server_error
-from .offered_names import LISTS, VAES, Checkpoint, Checkpoints
+from .offered_names import LISTS, VAES, Checkpoint, Checkpoints, find_module, module_name
+from .product import Product
 
 DEFAULTS: Mapping[str, Any] = LISTS["/sdapi/v1/options"]
 """Options of a WebUI that clients read; most of them have no effect."""
 
 _MODEL, _VAE, _CLIP_SKIP = "sd_model_checkpoint", "sd_vae", "CLIP_stop_at_last_layers"
 _PASSES = "ad_max_models"
+_MODULES = "forge_additional_modules"
 _REFINED: Mapping[str | None, Literal["first", "both"]] = {
     "first pass": "first",
     "both passes": "both",
@@ -25,15 +27,16 @@ _VAE_NAMES = frozenset({"Automatic", "None", *VAES, *(vae.rpartition(".")[0] for
 class Loaded(NamedTuple):
     """The options that a request uses.
 
-    ``model``, ``vae`` and ``clip_skip`` are as a client asked for them, None where none
-    ever did; ``checkpoint`` is the model that is really loaded. ``refined_passes`` are those in
-    which a refiner acts beside hires, None for the second only.
+    ``model``, ``vae``, ``clip_skip`` and ``modules`` are as a client asked for them, None where
+    none ever did; ``checkpoint`` is the model that is really loaded. ``refined_passes`` are those
+    in which a refiner acts beside hires, None for the second only.
     """
 
     checkpoint: Checkpoint
     model: str | None
     vae: str | None
     clip_skip: int | None
+    modules: tuple[str, ...] | None
     refined_passes: Literal["first", "both"] | None
     detailer_passes: int
 
@@ -41,15 +44,16 @@ class Loaded(NamedTuple):
 class Settings:
     """The options of one server. Safe from any thread."""
 
-    def __init__(self, checkpoints: Checkpoints) -> None:
+    def __init__(self, checkpoints: Checkpoints, product: Product) -> None:
         self._checkpoints = checkpoints
+        self._defaults = {**DEFAULTS, **product.options}
         self._lock = threading.Lock()
         self._set: dict[str, Any] = {}
 
     def values(self) -> dict[str, Any]:
         """All options; the loaded model is given by its title."""
         with self._lock:
-            values = {**DEFAULTS, **self._set}
+            values = {**self._defaults, **self._set}
         checkpoint = self._checkpoint(values[_MODEL])
         return values | {_MODEL: checkpoint.title, "sd_checkpoint_hash": checkpoint.sha256}
 
@@ -74,13 +78,14 @@ class Settings:
         with self._lock:
             values = self._set | self.accepted(overrides)
         # A client may send the defaults explicitly; they change no picture.
-        values = {key: value for key, value in values.items() if value != DEFAULTS[key]}
+        values = {key: value for key, value in values.items() if value != self._defaults[key]}
         model, vae, clip_skip = values.get(_MODEL), values.get(_VAE), values.get(_CLIP_SKIP)
         return Loaded(
             self._checkpoint(model),
             None if model is None else str(model),
             None if vae is None else str(vae),
             clip_skip if isinstance(clip_skip, int) else None,
+            tuple(map(module_name, values.get(_MODULES) or ())) or None,
             _REFINED.get(values.get("hires_fix_refiner_pass")),
             int(values.get(_PASSES, DEFAULTS[_PASSES])),
         )
@@ -88,13 +93,16 @@ class Settings:
     def accepted(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """The overrides that take effect. Raises ApiError, 500, for an unknown option."""
         for key in overrides:
-            if key not in DEFAULTS:
+            if key not in self._defaults:
                 raise server_error("KeyError", repr(key))
         asked = dict(overrides)
         if self._checkpoints.find(asked.get(_MODEL)) is None:
             asked.pop(_MODEL, None)
         if asked.get(_VAE) not in _VAE_NAMES:
             asked.pop(_VAE, None)
+        if isinstance(asked.get(_MODULES), list):
+            known = map(find_module, asked[_MODULES])
+            asked[_MODULES] = [module["filename"] for module in known if module is not None]
         return asked
 
     def _checkpoint(self, name: object) -> Checkpoint:

@@ -19,17 +19,19 @@ from .offered_names import (
     Sampling,
     sampling_of,
 )
+from .product import Product
 from .request_mapping import (
     NO_MODEL,
     DetailerPass,
     adetailer_config,
+    check_hires_modules,
     img2img_config,
     refiner_config,
     sampling_settings,
     txt2img_config,
     with_known_detectors,
 )
-from .schema import defaults, valid_fields
+from .schema import ApiSchema
 from .settings import Loaded
 
 _BOUNDS = {
@@ -88,7 +90,13 @@ def check_scripts(asked: Body) -> None:
 
 
 def work_of(
-    asked: Body, loaded: Loaded, models: Checkpoints, source: bytes | None, mask: bytes | None
+    asked: Body,
+    loaded: Loaded,
+    models: Checkpoints,
+    product: Product,
+    schema: ApiSchema,
+    source: bytes | None,
+    mask: bytes | None,
 ) -> Work:
     """The work of a request; with ``source`` it is an img2img.
 
@@ -101,13 +109,15 @@ def work_of(
     seed = secrets.randbelow(_SEEDS) if fields["seed"] == -1 else fields["seed"]
     refiner = _model(fields["refiner_checkpoint"], models)
     hires_model = _model(fields["hr_checkpoint_name"], models) if fields.get("enable_hr") else None
-    settings = sampling_settings(asked, loaded, sampling, seed)
+    if fields.get("enable_hr") and product.needs_hires_modules:
+        check_hires_modules(asked)
+    settings = sampling_settings(asked, loaded, sampling, seed, product)
     config_of = txt2img_config if source is None else img2img_config
     refined = None if refiner is None else refiner_config(asked, loaded)
     config = config_of(asked, settings, refined)
     work = Work(asked, loaded, sampling, seed, refiner, hires_model, (config,), source, mask)
     arguments = _detailer_arguments(fields["alwayson_scripts"])
-    passes = _detailer_passes(arguments, loaded.detailer_passes)
+    passes = _detailer_passes(arguments, loaded.detailer_passes, schema)
     skips = source is not None and len(arguments) > 1 and arguments[1] is True
     # ADetailer does not skip an inpainting; it does nothing then.
     if not passes or (skips and mask is not None):
@@ -146,7 +156,9 @@ def _detailer_arguments(scripts: Mapping[str, Any]) -> list[Any]:
     return []
 
 
-def _detailer_passes(arguments: list[Any], most_passes: int) -> list[DetailerPass]:
+def _detailer_passes(
+    arguments: list[Any], most_passes: int, schema: ApiSchema
+) -> list[DetailerPass]:
     """The passes in the arguments; none if ADetailer ignores them for any reason.
 
     It does so silently if it is switched off, if no pass names a detector, and if
@@ -157,11 +169,11 @@ def _detailer_passes(arguments: list[Any], most_passes: int) -> list[DetailerPas
     tables = [one for one in arguments if isinstance(one, dict)][:most_passes]
     if not tables or arguments[0] is False:
         return []
-    known = defaults(_DETAILER_SCHEMA)
+    known = schema.defaults(_DETAILER_SCHEMA)
     if not all(table.keys() <= known.keys() for table in tables):
         return []
     try:
-        filled = [known | valid_fields(table, _DETAILER_SCHEMA, ()) for table in tables]
+        filled = [known | schema.valid_fields(table, _DETAILER_SCHEMA, ()) for table in tables]
     except ApiError:
         return []
     return [

@@ -27,6 +27,7 @@ from .input_files import (
 )
 from .layers import Layer, extend_document, find_source, merge_layers, read_layers
 from .schema import InputImage, OnImageError, RunConfig
+from .script_images import find_script_images
 
 _RUN = "run:"
 _KEY = "input_image"
@@ -111,6 +112,13 @@ def find_inputs(
         if stage.mask and config.mask is None and not config.masks:
             where = folder_of(f"{name}.mask", name)
             config = _with_masks(config, f"{name}.mask", stage.mask, where, inputs)
+        if stage.alwayson_scripts:
+            key = f"{name}.alwayson_scripts"
+            where = folder_of(key, name)
+            images = find_script_images(stage.alwayson_scripts, where, inputs, key=key)
+            config = msgspec.structs.replace(
+                config, script_images={**images, **config.script_images}
+            )
     refused = [one for one in config.inputs if one.refusal]
     if refused:
         shown = [f"{one.file_name}: {one.refusal}" for one in refused[:_SHOWN]]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args
 
 import msgspec
 
 from ..errors import FieldError, field_error
 from ..stages.constraints import Factor, Fraction, InnerFraction, NonNegative, Size, Steps
 from ..stages.registry import stage_types
+from ..stages.stage import StageConfig, Table
 from .schema import Conflict, RunTables
 
 EXTENDS = "extends"
@@ -160,13 +161,24 @@ def _existing_table(document: Any, path: Sequence[str]) -> Any:
 
 def _tables(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
     """Every table that can be switched off, after the table that it is in and its name there."""
-    for stage in stage_types():
+    for stage, kind in stage_types().items():
         table = document.get(stage)
         if isinstance(table, dict):
             yield document, stage, table
             for name, part in list(table.items()):
-                if isinstance(part, dict):
+                if isinstance(part, dict) and name in _parts_of(kind):
                     yield table, name, part
+
+
+@cache
+def _parts_of(kind: type[StageConfig]) -> frozenset[str]:
+    """The names of the tables within a stage's table that can be switched off."""
+    return frozenset(
+        field.name
+        for field in msgspec.structs.fields(kind)
+        for one in get_args(field.type)
+        if isinstance(one, type) and issubclass(one, Table)
+    )
 
 
 def _merge(

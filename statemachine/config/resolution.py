@@ -72,6 +72,11 @@ class _Resolver:
         except InvalidStagePlanError as error:
             self.errors += error.errors
             stage = table
+        self.warnings += stage.warnings(table)
+        if (stage.batch_size or 1) > 1 and self.stages:
+            self.warnings.append(
+                f"{stage.stage_type}.batch_size has no effect: each image is made from its own"
+            )
         worked = [stage.model_size(size) for size in self._sizes]
         if stage.generates:
             own = msgspec.structs.asdict(stage)

@@ -145,7 +145,8 @@ class RunConfig(RunTables, frozen=True, kw_only=True):
     """A configuration that is ready for the plan builder.
 
     ``inputs`` are the input images that ``input_image`` names, in order, and ``mask`` the one
-    that ``img2img.mask`` names, or ``masks`` one for each input; ``input_notes`` is what to tell
+    that ``img2img.mask`` names, or ``masks`` one for each input; ``script_images`` are those
+    that ``alwayson_scripts`` name, by path as written; ``input_notes`` is what to tell
     of them, and ``ca_bundle`` the absolute path of ``server.ca_bundle``. ``load_config`` and the
     controller find them.
     ``conflicts`` are between flat and nested keys of the document that was parsed.
@@ -156,6 +157,7 @@ class RunConfig(RunTables, frozen=True, kw_only=True):
     inputs: tuple[InputImage, ...] = ()
     mask: InputImage | None = None
     masks: tuple[InputImage, ...] = ()
+    script_images: Mapping[str, InputImage] = {}
     input_notes: tuple[str, ...] = ()
     ca_bundle: str | None = None
     conflicts: tuple[Conflict, ...] = ()

@@ -142,6 +142,9 @@ class _Checker:
         part_hint = _part_of(_base_of(hint)[0])
         if not isinstance(value, list | tuple):
             return self._replace(value, "a list", key, hint, [{}] if is_table(part_hint) else [])
+        if not value and any(getattr(mark, "min_length", None) for mark in _marks(hint)):
+            self._errors.append(field_error(key, "must have an entry, or be left out"))
+            return None
         return [self.check(part, part_hint, f"{key}.{place}") for place, part in enumerate(value)]
 
     def _check_entries(self, value: Any, hint: Any, key: str) -> Any:

@@ -35,7 +35,7 @@ from ..files.recorded_files import (
 from ..files.run_folder import RunFolder
 from ..plan.plan import StageExecutionPlan
 from ..run.image_status import ImageStatus
-from ..run.requests import input_records, span_of
+from ..run.requests import input_records, script_image_records, span_of
 from ..states import is_fruitless
 from .recorded_plan import recorded_plan, recorded_settings
 
@@ -133,6 +133,8 @@ class RunInspection(msgspec.Struct, frozen=True, kw_only=True):
                 if not self.status.is_valid(stage, index):
                     records = input_records(stage, index, self.plan, self.fold.opened)
                     needed.update(record.path for record in records if record)
+                    scripts = script_image_records(stage, self.fold.opened)
+                    needed.update(record.path for record in scripts)
         return [one for one in lost if one.file.path in needed]
 
     def _removed_sources(self) -> Iterator[tuple[str, int]]:
@@ -248,4 +250,4 @@ def _suspects(plan: StageExecutionPlan, fold: Fold, lost: Set[tuple[str, int]]) 
         for stage_id, index in lost:
             # The whole request is repeated, and its other images may come out different too.
             if stage_id == stage.stage_id:
-                yield from span_of(stage, index, plan.total_images)
+                yield from span_of(stage, index, plan)

@@ -16,7 +16,14 @@ from ...events.model import (
     StageImageProgress,
 )
 from ..plan.plan import StageExecution, StageExecutionPlan
-from ..run.requests import input_records, request_digest, request_spans, span_of, stage_seed
+from ..run.requests import (
+    input_records,
+    request_digest,
+    request_spans,
+    script_image_records,
+    span_of,
+    stage_seed,
+)
 
 
 class RecordedAnswer(NamedTuple):
@@ -61,7 +68,7 @@ class RecordedAnswers:
 
     def of_stage(self, stage: StageExecution) -> Iterator[RecordedAnswer]:
         """The whole answers of a stage whose images were made from the last recorded sources."""
-        for span in request_spans(stage, self.plan.total_images):
+        for span in request_spans(stage, self.plan):
             answer = self._answers.get((stage.stage_id, span.start))
             if answer is not None and len(answer.artifacts) == len(span):
                 sources = [self._source(stage, index) for index in span]
@@ -73,7 +80,7 @@ class RecordedAnswers:
         source = self._stages.get(stage.input_source)
         if source is None:
             return None
-        first = span_of(source, index, self.plan.total_images).start
+        first = span_of(source, index, self.plan).start
         answer = self._answers.get((source.stage_id, first))
         artifact = answer.artifacts.get(index) if answer else None
         return artifact.source_sha256 if artifact else None
@@ -85,7 +92,7 @@ class RecordedAnswers:
             # A forged record may name any path; only an image in its stage's folder is taken.
             if folder != "images" or stage is None or index >= self.plan.total_images:
                 continue
-            span = span_of(stage, index, self.plan.total_images)
+            span = span_of(stage, index, self.plan)
             known = self._answers.get((stage_id, span.start))
             if known and known.artifacts.get(index) == artifact and place is None:
                 continue  # It announces an image of an answer that is recorded.
@@ -123,7 +130,14 @@ class RecordedAnswers:
             count=len(span),
             attempt=0,
             request_sha256=request_digest(
-                stage, seed, len(span), inputs=inputs, mask=mask.source_sha256 if mask else None
+                stage,
+                seed,
+                len(span),
+                inputs=inputs,
+                mask=mask.source_sha256 if mask else None,
+                script_images={
+                    one.path: one.source_sha256 for one in script_image_records(stage, self._opened)
+                },
             ),
             inputs=inputs,
         )

@@ -32,6 +32,7 @@ from ...events.version import VERSION
 from ..config.document import check_config, document_to_record
 from ..config.input_files import read_bounded
 from ..config.schema import InputImage, RunConfig, RunTables
+from ..config.script_images import map_strings
 from ..errors import InputImageError
 from ..files.png import source_of
 from ..files.run_folder import SUFFIXES, RunFolder, make_run_folder
@@ -40,6 +41,7 @@ from ..ports import Clock, InputReader, RandomBelow
 from ..stages.stage import StageConfig
 from .image_status import ImageStatus
 from .journal import RunJournal
+from .requests import SCRIPT_IMAGES
 
 MASKS = "inputs/masks"
 """Where a run keeps a mask for each input, under the number of the input."""
@@ -78,15 +80,19 @@ def resolve_choices(config: RunConfig, random_below: RandomBelow) -> RunConfig:
     last = max(1, SEED_END - max(1, len(config.inputs)) * config.images)
     if config.seed == -1:
         config = msgspec.structs.replace(config, seed=random_below(last))
+    copies = {named: path for path, named in _script_image_copies(config).items()}
     stages: dict[str, StageConfig] = {}
     for name, stage in config.stages.items():
-        choices: dict[str, Any] = {}
-        if stage.seed == -1:
-            choices["seed"] = random_below(last)
+        drawn = (key for key in ("seed", "subseed") if getattr(stage, key, None) == -1)
+        choices: dict[str, Any] = {key: random_below(last) for key in drawn}
         if stage.mask and config.mask is not None:
             choices["mask"] = f"inputs/mask.{_suffix_of_copy(config.mask)}"
         elif stage.mask and config.masks:
             choices["mask"] = MASKS
+        if stage.alwayson_scripts:
+            choices["alwayson_scripts"] = map_strings(
+                stage.alwayson_scripts, lambda _key, text: copies.get(text, text)
+            )
         stages[name] = msgspec.structs.replace(stage, **choices)
     return msgspec.structs.replace(config, as_given=json_values(given), **stages)
 
@@ -194,10 +200,18 @@ def _suffix_of_copy(image: InputImage) -> str:
     return SUFFIXES.get(image.media_type, "png")
 
 
+def _script_image_copies(config: RunConfig) -> dict[str, str]:
+    """The paths of the copies of the images in scripts, and the paths as written."""
+    return {
+        f"{SCRIPT_IMAGES}/{number:05d}.{_suffix_of_copy(image)}": named
+        for number, (named, image) in enumerate(config.script_images.items())
+    }
+
+
 def _copy_inputs(
     folder: RunFolder, config: RunConfig, reader: InputReader
 ) -> tuple[InputRecord, ...]:
-    """Copy the inputs, then the masks."""
+    """Copy the inputs, then the masks, then the images of scripts."""
     images = [
         (f"{place}/{number:05d}.{_suffix_of_copy(image)}", image)
         for place, listed in (("inputs", config.inputs), (MASKS, config.masks))
@@ -205,6 +219,9 @@ def _copy_inputs(
     ]
     masks = {stage.mask: config.mask for stage in config.stages.values()}
     images += [(path, image) for path, image in masks.items() if path and image is not None]
+    images += [
+        (path, config.script_images[named]) for path, named in _script_image_copies(config).items()
+    ]
     for made in sorted({path.rpartition("/")[0] for path, _ in images}):
         folder.storage.make_folder(folder.path / made)
     return tuple(_copy_input(folder, path, image, reader) for path, image in images)

@@ -64,7 +64,7 @@ class ImageStatus:
     def open_spans(self, stage: StageExecution) -> Iterator[range]:
         """The requests of a stage with an image that is not valid, but whose source is."""
         source = self._stages.get(stage.input_source)
-        for span in request_spans(stage, self._plan.total_images):
+        for span in request_spans(stage, self._plan):
             if all(self.is_valid(stage, index) for index in span):
                 continue
             if source is None or self.is_valid(source, span.start):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ...events.folds import Fold
 from ...events.model import InputRecord, RunOpened
+from ..config.script_images import map_strings
 from ..errors import BackendAnswerError, BackendError
 from ..plan.plan import StageExecution, StageExecutionPlan
 from ..ports import GenerateAnswer, GenerateRequest, SourceImage
@@ -21,27 +22,41 @@ MAX_INFO_BYTES = 1024 * 1024
 """Most bytes of an answer's ``info``; a whole record holds 16 MiB."""
 _NOT_DIGESTED = ("seed", "batch_size", "mask", "enabled")
 
-Sources = tuple[tuple[SourceImage, ...], SourceImage | None]
-"""The images that a request is made from (none or one), and the mask, if there is one."""
+SCRIPT_IMAGES = "inputs/scripts"
+"""The folder with the copies of the images that scripts are given."""
 
 
-def request_spans(stage: StageExecution, total_images: int) -> Iterator[range]:
+class Sources(NamedTuple):
+    """The images that a request is made from: none or one, the mask, and those of scripts.
+
+    The latter are by the paths in ``alwayson_scripts``.
+    """
+
+    inputs: tuple[SourceImage, ...] = ()
+    mask: SourceImage | None = None
+    script_images: Mapping[str, SourceImage] = {}
+
+
+def request_spans(stage: StageExecution, plan: StageExecutionPlan) -> Iterator[range]:
     """The image indexes that each request of a stage makes, in order.
 
-    They are one, or ``batch_size`` consecutive ones; the last request may make fewer.
+    They are one, or ``batch_size`` consecutive ones that are made from the prompt or from one
+    input file; the last request for it may make fewer.
     """
     first = 0
-    while first < total_images:
-        span = span_of(stage, first, total_images)
+    while first < plan.total_images:
+        span = span_of(stage, first, plan)
         yield span
         first = span.stop
 
 
-def span_of(stage: StageExecution, image_index: int, total_images: int) -> range:
+def span_of(stage: StageExecution, image_index: int, plan: StageExecutionPlan) -> range:
     """The image indexes of the request that makes this one."""
-    batch = stage.config.batch_size or 1
-    first = image_index - image_index % batch
-    return range(first, min(first + batch, total_images))
+    alike = {"prompt": plan.total_images, "file": plan.images_per_input}
+    group = alike.get(stage.input_source, 1)
+    batch, place = stage.config.batch_size or 1, image_index % group
+    first = image_index - place % batch
+    return range(first, min(first + batch, image_index - place + group))
 
 
 def input_records(
@@ -52,11 +67,21 @@ def input_records(
         return None, None
     number = image_index // plan.images_per_input
     # After the records of the inputs comes that of the mask, or those of a mask for each.
-    own, named = plan.input_count + number, stage.config.mask
-    masks = (*opened.inputs[own : own + 1], *opened.inputs[-1:]) if named else ()
-    its_own = f"{named}/{number:05d}."
+    named, its_own = stage.config.mask, f"{stage.config.mask}/{number:05d}."
+    places = (plan.input_count + number, plan.input_count, 0) if named else ()
+    masks = [opened.inputs[place] for place in places if place < len(opened.inputs)]
     mask = next((one for one in masks if one.path == named or one.path.startswith(its_own)), None)
     return (opened.inputs[number] if stage.input_source == "file" else None), mask
+
+
+def script_image_records(stage: StageExecution, opened: RunOpened) -> list[InputRecord]:
+    """The recorded images that the arguments of a stage's scripts name."""
+    if not stage.config.alwayson_scripts:
+        return []
+    named: set[str] = set()
+    map_strings(stage.config.alwayson_scripts, lambda _key, text: named.add(text))
+    images = (one for one in opened.inputs if one.path.startswith(f"{SCRIPT_IMAGES}/"))
+    return [one for one in images if one.path in named]
 
 
 def build_request(
@@ -69,7 +94,7 @@ def build_request(
     assert fold.opened is not None
     opened, folded, first = fold.opened, fold.stages[stage.stage_id], span.start
     seed = stage_seed(stage.config, opened.seeds[0]) + first
-    inputs, mask = sources
+    inputs, mask, script_images = sources
     return GenerateRequest(
         call_id=call_id(opened.run_id, stage.stage_id, first, attempt),
         run_id=opened.run_id,
@@ -83,6 +108,7 @@ def build_request(
         config=stage.config,
         inputs=inputs,
         mask=mask,
+        script_images=script_images,
         unanswered=tuple(folded.unsettled.get(first, ())),
         interrupted=first in folded.interrupted or first in folded.maybe_interrupted,
         request_sha256=request_digest(
@@ -91,6 +117,7 @@ def build_request(
             len(span),
             inputs=[image.source_sha256 for image in inputs],
             mask=mask.source_sha256 if mask else None,
+            script_images={path: one.source_sha256 for path, one in script_images.items()},
         ),
     )
 
@@ -106,13 +133,23 @@ def call_id(run_id: str, stage_id: str, image_index: int, attempt: int) -> str:
 
 
 def request_digest(
-    stage: StageExecution, seed: int, count: int, *, inputs: Sequence[str], mask: str | None
+    stage: StageExecution,
+    seed: int,
+    count: int,
+    *,
+    inputs: Sequence[str],
+    mask: str | None,
+    script_images: Mapping[str, str] = {},
 ) -> str:
     """SHA-256 of the request's canonical JSON; equal in all attempts, runs and backends.
 
-    ``inputs`` and ``mask`` are the images' ``source_sha256``.
+    ``inputs``, ``mask`` and ``script_images``, by path, are the images' ``source_sha256``.
     """
     settings: dict[str, Any] = msgspec.to_builtins(stage.config)
+    if script_images:
+        settings["alwayson_scripts"] = map_strings(
+            settings["alwayson_scripts"], lambda _key, text: script_images.get(text, text)
+        )
     content = {
         "stage_type": str(stage.stage_type),
         "settings": {key: settings[key] for key in settings if key not in _NOT_DIGESTED},

@@ -30,6 +30,7 @@ from .requests import (
     input_records,
     recordable_info,
     retry_wait_s,
+    script_image_records,
 )
 from .stage_records import StageRecords
 
@@ -254,14 +255,16 @@ class StageRun:
     def _sources(self, image_index: int) -> Sources:
         """Raises InputImageError for a file that is not what was recorded."""
         opened, source_id = self.journal.opened, self.stage.input_source
+        records = script_image_records(self.stage, opened)
+        of_scripts = {one.path: self.files.load_input(one) for one in records}
         if source_id == "prompt":
-            return (), None
+            return Sources(script_images=of_scripts)
         record, mask = input_records(self.stage, image_index, self._plan, opened)
         if record is not None:
             image = self.files.load_input(record)
         else:
             image = self.files.load(self._status.artifact(source_id, image_index))
-        return (image,), self.files.load_input(mask) if mask else None
+        return Sources((image,), self.files.load_input(mask) if mask else None, of_scripts)
 
     def _origin(self, request: GenerateRequest, image_index: int) -> ImageOrigin:
         """A stage without a seed of its own keeps the seed that made its source."""

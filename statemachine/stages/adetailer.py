@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import msgspec
 
-from .constraints import ClipSkip, Fraction, NonNegative, Pixels, Seed, Size, Steps
-from .img2img import INHERITED
+from ..errors import FieldError, field_error
+from .constraints import ClipSkip, Fraction, Names, NonNegative, Pixels, Seed, Size, Steps
+from .sampling import EXCLUSIVE, INHERITED, sampling_errors, sampling_warnings
 from .sizes import Dimensions
 from .stage import StageConfig
 
@@ -19,6 +20,7 @@ class AdetailerPass(
     """One pass of ``[[adetailer.passes]]``: a detector and how its finds are inpainted."""
 
     required: ClassVar[tuple[str, ...]] = ("model",)
+    exclusive: ClassVar[tuple[tuple[str, str], ...]] = EXCLUSIVE
 
     model: str | None = None
     classes: str | None = None
@@ -41,10 +43,13 @@ class AdetailerPass(
     height: Size | None = None
     steps: Steps | None = None
     cfg_scale: NonNegative | None = None
+    distilled_cfg_scale: NonNegative | None = None
+    shift: NonNegative | None = None
     sampler: str | None = None
     scheduler: str | None = None
     checkpoint: str | None = None
     vae: str | None = None
+    modules: Names | None = None
     noise_multiplier: Annotated[float, msgspec.Meta(ge=0.5, le=1.5)] | None = None
     clip_skip: ClipSkip | None = None
     restore_face: bool | None = None
@@ -69,11 +74,16 @@ class AdetailerConfig(StageConfig, frozen=True, kw_only=True):
     seed: Seed | None = None
     model: str | None = None
     vae: str | None = None
+    modules: Names | None = None
     clip_skip: ClipSkip | None = None
     sampler: str | None = None
     scheduler: str | None = None
     steps: Steps | None = None
     cfg_scale: NonNegative | None = None
+    distilled_cfg_scale: NonNegative | None = None
+    shift: NonNegative | None = None
+    override_settings: Mapping[str, Any] | None = None
+    alwayson_scripts: Mapping[str, Any] | None = None
 
     def resolve(self, inherited: Mapping[str, Any], model_size: Dimensions | None) -> Self:
         """Passes without a size of their own work at the size that the model was made for."""
@@ -86,6 +96,16 @@ class AdetailerConfig(StageConfig, frozen=True, kw_only=True):
             for one in self.passes
         )
         return msgspec.structs.replace(config, passes=tuple(passes))
+
+    def find_errors(self) -> Iterator[FieldError]:
+        yield from super().find_errors()
+        yield from sampling_errors(self)
+        if any(script.casefold() == self.stage_type for script in self.alwayson_scripts or ()):
+            reason = "has ADetailer: set adetailer.passes instead"
+            yield field_error("adetailer.alwayson_scripts", reason)
+
+    def warnings(self, given: Self) -> Iterable[str]:
+        return sampling_warnings(self, given)
 
     def sampling_passes(self) -> tuple[int, ...]:
         return tuple(one.steps or self.steps or 0 for one in self.passes)

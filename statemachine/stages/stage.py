@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 import msgspec
@@ -24,6 +24,8 @@ class Table(
 
     required: ClassVar[tuple[str, ...]] = ()
     """Fields that an enabled table must have, set or inherited."""
+    exclusive: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Pairs of fields of which a table may have one: where it sets one, it inherits no other."""
 
     enabled: bool = True
 
@@ -67,6 +69,11 @@ class StageConfig(Table, frozen=True, kw_only=True):
         """The path of a mask. A field, where a stage has one."""
         return None
 
+    @property
+    def alwayson_scripts(self) -> Mapping[str, Any] | None:
+        """Arguments of the server's extensions, by script. A field, where a stage has one."""
+        return None
+
     def resolve(self, inherited: Mapping[str, Any], model_size: Dimensions | None) -> Self:
         """The table as the plan holds it: checked, with what it inherits.
 
@@ -76,16 +83,31 @@ class StageConfig(Table, frozen=True, kw_only=True):
         with all that ``find_errors`` finds.
         """
         del model_size
-        unset = [name for name in self.inherited if getattr(self, name) is None]
-        taken = {name: inherited.get(name) for name in (*unset, *self.plan_only)}
+        taken = {name: inherited.get(name) for name in (*self._open_fields(), *self.plan_only)}
         config = msgspec.structs.replace(self, **taken)
         if errors := list(config.find_errors()):
             raise InvalidStagePlanError(errors=errors)
         return config
 
     def find_errors(self) -> Iterator[FieldError]:
-        """What is wrong with the table once it has what it inherits: what it lacks."""
-        return missing_fields(self, self.stage_type)
+        """What is wrong with the table once it has what it inherits."""
+        return table_errors(self, self.stage_type)
+
+    def _open_fields(self) -> list[str]:
+        """The fields that the table inherits: neither set, nor excluded by one that is set."""
+        excluded = {
+            other
+            for pair in self.exclusive
+            for name, other in (pair, pair[::-1])
+            if getattr(self, name) is not None
+        }
+        fields = (name for name in self.inherited if name not in excluded)
+        return [name for name in fields if getattr(self, name) is None]
+
+    def warnings(self, given: Self) -> Iterable[str]:
+        """What a person should know of the resolved stage; ``given`` is the table as written."""
+        del given
+        return ()
 
     def sampling_passes(self) -> tuple[int, ...]:
         """The sampling steps of each pass over an image, or one find in it; 0 if not known.
@@ -114,16 +136,20 @@ class StageConfig(Table, frozen=True, kw_only=True):
         return {name: getattr(self, name) for name in self.recorded}
 
 
-def missing_fields(table: msgspec.Struct, key: str) -> Iterator[FieldError]:
-    """An error for each required field that the table at ``key``, or one in it, lacks."""
+def table_errors(table: msgspec.Struct, key: str) -> Iterator[FieldError]:
+    """What the table at ``key`` and those in it lack, and which fields exclude each other."""
     yield from missing_values(table, key, *getattr(table, "required", ()))
+    for one, other in getattr(table, "exclusive", ()):
+        if getattr(table, one) is not None and getattr(table, other) is not None:
+            reason = f"and {key}.{other} exclude each other: set one of them"
+            yield field_error(f"{key}.{one}", reason)
     for name in table.__struct_fields__:
         value = getattr(table, name)
         if isinstance(value, msgspec.Struct):
-            yield from missing_fields(value, f"{key}.{name}")
+            yield from table_errors(value, f"{key}.{name}")
         for place, part in enumerate(value if isinstance(value, tuple) else ()):
             if isinstance(part, msgspec.Struct):
-                yield from missing_fields(part, f"{key}.{name}.{place}")
+                yield from table_errors(part, f"{key}.{name}.{place}")
 
 
 def missing_values(table: msgspec.Struct, key: str, *names: str) -> Iterator[FieldError]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, Self
 
 import msgspec
@@ -14,10 +14,17 @@ from .constraints import (
     Factor,
     Fraction,
     InnerFraction,
+    Names,
     NonNegative,
     Seed,
     Size,
     Steps,
+)
+from .sampling import (
+    EXCLUSIVE,
+    batch_size_of,
+    sampling_errors,
+    sampling_warnings,
 )
 from .sizes import Dimensions, NextSize, floored
 from .stage import StageConfig, Table, size_errors
@@ -41,6 +48,7 @@ class HiresConfig(Table, frozen=True, kw_only=True):
     """A second pass at a higher resolution: by ``scale``, or to a size."""
 
     required = ("denoise",)
+    exclusive = (("shift", "distilled_cfg_scale"),)
 
     upscaler: str | None = None
     scale: Factor | None = None
@@ -48,10 +56,13 @@ class HiresConfig(Table, frozen=True, kw_only=True):
     resize_y: Size | None = None
     steps: Steps | None = None
     cfg_scale: NonNegative | None = None
+    distilled_cfg_scale: NonNegative | None = None
+    shift: NonNegative | None = None
     denoise: Fraction | None = None
     sampler: str | None = None
     scheduler: str | None = None
     model: str | None = None
+    modules: Names | None = None
     prompt: str | None = None
     negative_prompt: str | None = None
 
@@ -81,16 +92,22 @@ class Txt2ImgConfig(StageConfig, frozen=True, kw_only=True):
     takes_prompt = True
     generates = True
     required = ("prompt", "model", "sampler", "steps", "cfg_scale", "width", "height")
+    exclusive = EXCLUSIVE
     plan_only = ("prompt", "negative_prompt", "seed")
     pass_names = ("first pass", "hires pass")
 
     model: str | None = None
     vae: str | None = None
+    modules: Names | None = None
     clip_skip: ClipSkip | None = None
     sampler: str | None = None
     scheduler: str | None = None
     steps: Steps | None = None
     cfg_scale: NonNegative | None = None
+    distilled_cfg_scale: NonNegative | None = None
+    shift: NonNegative | None = None
+    eta: NonNegative | None = None
+    s_noise: NonNegative | None = None
     width: Size | None = None
     height: Size | None = None
     batch_size: Count | None = None
@@ -102,6 +119,10 @@ class Txt2ImgConfig(StageConfig, frozen=True, kw_only=True):
     prompt: str | None = None
     negative_prompt: str | None = None
     seed: Seed | None = None
+    subseed: Seed | None = None
+    subseed_strength: Fraction | None = None
+    override_settings: Mapping[str, Any] | None = None
+    alwayson_scripts: Mapping[str, Any] | None = None
 
     def resolve(self, inherited: Mapping[str, Any], model_size: Dimensions | None) -> Self:
         """A second pass that names no model uses the refiner's.
@@ -109,6 +130,8 @@ class Txt2ImgConfig(StageConfig, frozen=True, kw_only=True):
         Beside it, the refiner acts in the first pass unless the table says otherwise.
         """
         config = super().resolve(inherited, model_size)
+        batch_size = batch_size_of(config.batch_size, config.subseed_strength)
+        config = msgspec.structs.replace(config, batch_size=batch_size)
         hires, refiner = config.hires, config.refiner
         if hires is None:
             return config
@@ -121,8 +144,12 @@ class Txt2ImgConfig(StageConfig, frozen=True, kw_only=True):
 
     def find_errors(self) -> Iterator[FieldError]:
         yield from super().find_errors()
+        yield from sampling_errors(self)
         if self.hires is not None:
             yield from size_errors(self.hires, "txt2img.hires", "scale", "resize_x", "resize_y")
+
+    def warnings(self, given: Self) -> Iterable[str]:
+        return sampling_warnings(self, given)
 
     def sampling_passes(self) -> tuple[int, ...]:
         own, hires = self.steps or 0, self.hires

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
 from PIL import Image, ImageChops, ImageFilter
 
 from ....statemachine.stages import (
@@ -74,11 +75,18 @@ def _img2img(config: Img2ImgConfig, seed: int, sources: Sources, counter: StepCo
     check_size(wanted)
     size, mode = floor_to_grid(wanted), config.resize_mode or 0
     before = fit(image, size, mode)
+    if mask is None:
+        config = replace(config, mask_content=None, mask_area=None, mask_padding=None)
     after = paint(scene_of(config, seed), size, counter.tick)
     denoise = DEFAULT_DENOISE if config.denoise is None else config.denoise
     if mask is None:
         return Made(blend(before, after, denoise), size)
-    where = fit(mask, size, mode).convert("L").point(fading(part_of_255(denoise)))
+    where = fit(mask, size, mode).convert("L")
+    if config.mask_invert:
+        where = ImageChops.invert(where)
+    if config.mask_blur:
+        where = where.filter(ImageFilter.BoxBlur(config.mask_blur))
+    where = where.point(fading(part_of_255(denoise)))
     return Made(Image.composite(after, before, where), size)
 
 

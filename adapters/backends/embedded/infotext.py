@@ -99,12 +99,28 @@ def _sampled_infotext(config: Sampled, seed: int, size: tuple[int, int]) -> str:
         "Model": model_stem(config.model),
         "VAE": config.vae,
         "Clip skip": config.clip_skip,
+        "Distilled CFG Scale": config.distilled_cfg_scale,
+        "Shift": config.shift,
+        **_module_parameters("Module", config.modules),
+        **_variation_parameters(config),
     }
     lines = [_plain(config.prompt or "")]
     if config.negative_prompt:
         lines.append(f"Negative prompt: {_plain(config.negative_prompt)}")
     lines.append(_joined(settings | extra_parameters(config) | _VERSION))
     return "\n".join(lines)
+
+
+def _module_parameters(name: str, modules: tuple[str, ...] | None) -> Fields:
+    return {f"{name} {place}": model_stem(one) for place, one in enumerate(modules or (), 1)}
+
+
+def _variation_parameters(config: Sampled) -> Fields:
+    if isinstance(config, AdetailerConfig) or not config.subseed_strength:
+        return {}
+    return {
+        "Variation seed": config.subseed, "Variation seed strength": config.subseed_strength,
+    }  # fmt: skip
 
 
 def extra_parameters(config: StageConfig) -> Fields:
@@ -159,10 +175,14 @@ def _hires_parameters(hires: HiresConfig | None) -> Fields:
     if hires is None:
         return {}
     sized = hires.resize_x or hires.resize_y
+    distilled = hires.distilled_cfg_scale if hires.shift is None else hires.shift
     return {
         "Hires upscale": hires.scale,
         "Hires resize": f"{hires.resize_x or 0}x{hires.resize_y or 0}" if sized else None,
         "Hires steps": hires.steps,
+        "Hires CFG Scale": hires.cfg_scale,
+        "Hires Distilled CFG Scale": distilled,
+        **_module_parameters("Hires Module", hires.modules),
         "Hires upscaler": hires.upscaler or "Latent",
         "Hires checkpoint": model_stem(hires.model),
         "Hires sampler": hires.sampler,

@@ -32,11 +32,15 @@ _NO_STYLE = frozenset(
         *("enabled", "seed", "prompt", "negative_prompt", "batch_size", "width", "height"),
         *("hires", "refiner", "denoise", "resize_mode", "mask", "passes", "confidence"),
         *("mask_filter", "mask_k", "mask_min_ratio", "mask_max_ratio", "dilate_erode"),
-        *("x_offset", "y_offset", "merge", "mask_blur"),
+        *("x_offset", "y_offset", "merge", "mask_blur", "mask_invert"),
+        *("override_settings", "alwayson_scripts", "subseed"),
     ]
 )
 
-_SERVER_DEFAULTS = {"vae": "Automatic", "clip_skip": 1}
+_SERVER_DEFAULTS: dict[str, Any] = {
+    "vae": "Automatic", "clip_skip": 1, "styles": [], "subseed_strength": 0, "eta": 1,
+    "s_noise": 1, "mask_content": "original", "mask_area": "whole", "mask_padding": 32,
+}  # fmt: skip
 """Values that mean the same as none: a run sends a server's defaults explicitly."""
 
 Style = dict[str, Any]
@@ -132,10 +136,13 @@ def _scene(
 
 def _style(table: msgspec.Struct) -> Style:
     settings: Style = msgspec.to_builtins(table)
+    if settings.get("subseed_strength"):
+        settings["variation"] = settings.get("subseed")
     return {
-        key: _canonical(settings[key])
+        key: value
         for key in sorted(settings)
-        if key not in _NO_STYLE and settings[key] != _SERVER_DEFAULTS.get(key)
+        if key not in _NO_STYLE
+        and (value := _canonical(settings[key])) != _SERVER_DEFAULTS.get(key)
     }
 
 

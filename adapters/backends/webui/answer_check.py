@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
+from msgspec.structs import replace
+
 from ....statemachine.ports import GenerateRequest
 from ....statemachine.stages import AdetailerConfig, Img2ImgConfig, RefinerConfig, Txt2ImgConfig
 from ....statemachine.stages.sizes import GRID, Dimensions, NextSize, max_pixels
@@ -20,6 +22,8 @@ from .spellings import NO_VAE, SAME_CHECKPOINT, same_name, same_sampler, stem
 
 MAX_ANSWER_BYTES = 1 << 30
 MAX_WORDS_BYTES = 1 << 24
+_COARSER_GRID, _COARSEST_GRID = 16, 64
+"""The steps of the grids on which servers put the sizes for some models."""
 _ORDINALS = ("", " 2nd", " 3rd")
 _SKIPPED_IMG2IMG = (("width", 128), ("height", 128), ("steps", 1))
 """The values that a server reports when ADetailer skips img2img, as requested."""
@@ -59,10 +63,30 @@ def unused_fields(
     pairs = (
         ("clip skip", clip_skip, info.get("clip_skip")),
         ("hires CFG scale", body.get("hr_cfg"), extra_parameters.get("Hires CFG Scale")),
+        *_distilled_scales(body, infotext_values(info)),
     )
     for name, sent, used in pairs:
         if sent and used is not None and used != sent:
             yield f"{name} {sent} was sent, but {shown(used)} was used"
+
+
+def _distilled_scales(
+    body: Mapping[str, Any], reported: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """What was sent and what was used; a model without such a scale reports none."""
+    sent = body.get("distilled_cfg_scale")
+    for name in ("Distilled CFG Scale", "Shift"):
+        yield name, sent, _number(reported.get(name))
+    used = _number(reported.get("Hires Distilled CFG Scale"))
+    yield "Hires Distilled CFG Scale", body.get("hr_distilled_cfg"), used
+
+
+def _number(text: str | None) -> float | None:
+    """The number in a value of an infotext; None for anything else."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
 
 
 def skipped_loras(request: GenerateRequest, info: Mapping[str, Any]) -> Iterator[str]:
@@ -83,16 +107,38 @@ def skipped_loras(request: GenerateRequest, info: Mapping[str, Any]) -> Iterator
             yield f"LoRA {use.name} was requested, but the server skipped it"
 
 
-def size_difference(request: GenerateRequest, size: Dimensions) -> str | None:
-    """A message if the size of an image differs from the request, else None."""
+def size_difference(
+    request: GenerateRequest, size: Dimensions, info: Mapping[str, Any]
+) -> str | None:
+    """A message if the size of an image differs from the request, else None.
+
+    A server with a model of a coarser grid reports the size that it works at in ``info``.
+    """
     wanted, _, exact = _next_size(request)
-    if wanted is None or wanted == size:
+    if wanted is None or size in (wanted, _size_on_grid(request, info)):
         return None
     if request.mask is not None and size == (request.inputs[0].width, request.inputs[0].height):
         return None  # With a mask, the result is pasted into the input image.
     if exact is not None and all(map(_rounded_down, exact, wanted, size)):
         return None
     return f"size {wanted[0]}x{wanted[1]} was requested, but {size[0]}x{size[1]} came back"
+
+
+def _size_on_grid(request: GenerateRequest, info: Mapping[str, Any]) -> Dimensions | None:
+    """The size of an image whose stated size the server has put on its own grid, if it has."""
+    config = request.config
+    if not isinstance(config, Txt2ImgConfig | Img2ImgConfig):
+        return None
+    asked = config.model_size(_source_size(request))
+    used = (info.get("width"), info.get("height"))
+    if asked is None or not all(map(_is_on_grid, used, asked)):
+        return None
+    return replace(config, width=used[0], height=used[1]).size_after(None).size
+
+
+def _is_on_grid(used: Any, asked: int) -> bool:
+    is_near = isinstance(used, int) and abs(used - asked) < _COARSEST_GRID
+    return is_near and (used == asked or used % _COARSER_GRID == 0)
 
 
 def _rounded_down(product: float, wanted: int, side: int) -> bool:
@@ -106,8 +152,12 @@ def expected_size(request: GenerateRequest) -> Dimensions | None:
 
 
 def _next_size(request: GenerateRequest) -> NextSize:
+    return request.config.size_after(_source_size(request))
+
+
+def _source_size(request: GenerateRequest) -> Dimensions | None:
     source = request.inputs[0] if request.inputs else None
-    return request.config.size_after((source.width, source.height) if source else None)
+    return (source.width, source.height) if source else None
 
 
 def answer_limit(request: GenerateRequest) -> int:
@@ -135,6 +185,7 @@ def _models(
     used = info.get("sd_model_name")
     if config.model and used and stem(used) != _known_stem(config.model, features):
         yield f"model {config.model} was requested, but {shown(used)} was used"
+    yield from _loaded_modules("modules", config.modules, "Module ", infotext_values(info), shown)
     if config.vae is None or config.vae in NO_VAE:
         return
     values = infotext_values(info)
@@ -150,11 +201,30 @@ def _models(
         yield f"vae {config.vae} was requested, but {shown(vae)} was used"
 
 
+def _loaded_modules(
+    key: str,
+    wanted: tuple[str, ...] | None,
+    start: str,
+    reported: Mapping[str, Any],
+    shown: Shown,
+) -> Iterator[str]:
+    """A message if the server loaded other VAEs and text encoders; their order is free."""
+    if wanted is None or not reported:
+        return
+    used = [value for name, value in reported.items() if name.startswith(start)]
+    if {stem(name) for name in wanted} != {stem(name) for name in used}:
+        loaded = ", ".join(map(str, used)) or "no module"
+        yield f"{key} {', '.join(wanted)} were requested, but {shown(loaded)} were used"
+
+
 def _seeds(request: GenerateRequest, info: Mapping[str, Any], shown: Shown) -> Iterator[str]:
     used = info.get("all_seeds")
     wanted = [request.seed + place for place in range(request.count)]
     if isinstance(used, list) and used and used[: len(wanted)] != wanted:
         yield f"seeds {wanted} were requested, but {shown(used[: len(wanted)])} were used"
+    subseed, reported = getattr(request.config, "subseed", None), info.get("subseed")
+    if subseed is not None and reported not in (None, subseed):
+        yield f"subseed {subseed} was requested, but {shown(reported)} was used"
 
 
 def _sampling(
@@ -202,6 +272,9 @@ def _refining(
         if config.refiner is None or config.refiner.acts_in in (None, "second"):
             model = hires.model
         yield from _evidence("Hires checkpoint", hires.model, extra_parameters, features, shown)
+    if hires is not None and hires.enabled:
+        start = "Hires Module "
+        yield from _loaded_modules("hires modules", hires.modules, start, extra_parameters, shown)
     refiner = config.refiner
     # A server does not switch to a refiner whose model is already loaded.
     if refiner is None or not refiner.enabled:

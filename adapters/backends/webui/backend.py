@@ -245,7 +245,7 @@ class WebUIBackend:
         for place, image in enumerate(answer.images):
             name = f"image {request.image_index + place + 1}"
             size = size_of(image, self._inputs, self._client, payload.endpoint, name)
-            wrong = size_difference(request, size)
+            wrong = size_difference(request, size, answer.info)
             if wrong is not None:
                 found.append(wrong)
         if not found:

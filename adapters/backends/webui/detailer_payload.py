@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any
 
 from ....statemachine.stages import AdetailerPass
+from ..http.errors import RequestRefusedError
 
 SENT = {
     "model": "ad_model",
@@ -30,6 +32,8 @@ SENT = {
     "controlnet_weight": "ad_controlnet_weight",
     "controlnet_guidance_start": "ad_controlnet_guidance_start",
     "controlnet_guidance_end": "ad_controlnet_guidance_end",
+    "distilled_cfg_scale": "ad_distilled_cfg_scale",
+    "shift": "ad_distilled_cfg_scale",
 }
 """By the name of a pass's setting, the key of what counts wherever it is sent."""
 
@@ -40,14 +44,31 @@ SWITCHED = {
     "ad_use_sampler": {"sampler": "ad_sampler", "scheduler": "ad_scheduler"},
     "ad_use_checkpoint": {"checkpoint": "ad_checkpoint"},
     "ad_use_vae": {"vae": "ad_vae"},
+    "ad_use_modules": {"modules": "ad_modules"},
     "ad_use_noise_multiplier": {"noise_multiplier": "ad_noise_multiplier"},
     "ad_use_clip_skip": {"clip_skip": "ad_clip_skip"},
 }
 """By the switch that makes them count, the names and keys of the others."""
 
+_KEYS = SENT | {name: key for keys in SWITCHED.values() for name, key in keys.items()}
+_OF_NEO = frozenset(["ad_modules", "ad_distilled_cfg_scale"])
+_COMMON = frozenset([*_KEYS.values(), *SWITCHED]) - _OF_NEO
 
-def pass_arguments(one: AdetailerPass, stage_sampler: str | None) -> dict[str, Any]:
-    """The dict of one pass: what is set, and the switches that make it count."""
+_GUIDANCE = ("ad_controlnet_guidance_start", "ad_controlnet_guidance_end")
+_GUIDANCE_OF_NEO = "ad_controlnet_guidance_start_end"
+_WHOLE_GUIDANCE = (0.0, 1.0)
+
+
+def pass_arguments(
+    one: AdetailerPass, stage_sampler: str | None, known: Set[str] | None, place: str
+) -> dict[str, Any]:
+    """The dict of one pass: what is set, and the switches that make it count.
+
+    ``known`` are the keys that this build of ADetailer takes; None, if it does not say, stands
+    for those that every build but the one for Forge Neo takes. Raises
+    RequestRefusedError for another key: the extension would drop the pass silently. The message
+    names the setting below ``place``.
+    """
     arguments = _set(one, SENT)
     for switch, keys in SWITCHED.items():
         switched = _set(one, keys)
@@ -56,6 +77,17 @@ def pass_arguments(one: AdetailerPass, stage_sampler: str | None) -> dict[str, A
     if "ad_scheduler" in arguments and "ad_sampler" not in arguments and stage_sampler:
         # The switch is one for both, and the sampler's own default is none that was asked for.
         arguments["ad_sampler"] = stage_sampler
+    known = _COMMON if known is None else known
+    if _GUIDANCE_OF_NEO in known and not arguments.keys().isdisjoint(_GUIDANCE):
+        pair = zip(_GUIDANCE, _WHOLE_GUIDANCE, strict=True)
+        arguments[_GUIDANCE_OF_NEO] = [arguments.pop(key, whole) for key, whole in pair]
+    refused = [name for name, key in _KEYS.items() if key in arguments.keys() - known]
+    named = [name for name in refused if getattr(one, name) is not None]
+    if named:
+        raise RequestRefusedError(
+            f"this build of ADetailer takes no {', '.join(named)}; remove it from {place}",
+            settled=True,
+        )
     return arguments
 
 

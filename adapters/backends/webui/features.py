@@ -19,6 +19,7 @@ INTERRUPT = "/sdapi/v1/interrupt"
 INTERNAL_PROGRESS = "/internal/progress"
 OPENAPI = "/openapi.json"
 SD_MODULES = "/sdapi/v1/sd-modules"
+DETAILER_SCHEMA = "/adetailer/v1/schema"
 
 ADVICE = "; is it a WebUI, and was it started with --api?"
 """Follows the words "no such route"."""
@@ -37,7 +38,8 @@ class ServerFeatures(msgspec.Struct, frozen=True, kw_only=True):
     ``fields`` are the fields of each generating route; a route that is missing there is one
     of which nothing is known. ``version`` is the oldest version that has what was found.
     ``stems`` are, by each name that a checkpoint goes by, the one that answers give it; None
-    as long as the list of checkpoints has not been asked for.
+    as long as the list of checkpoints has not been asked for. ``detailer_keys`` are the keys of
+    a pass that its ADetailer takes; None if it does not say.
     """
 
     product: str | None = None
@@ -45,6 +47,7 @@ class ServerFeatures(msgspec.Struct, frozen=True, kw_only=True):
     fields: Mapping[str, frozenset[str]] = {}
     routes: frozenset[str] = frozenset()
     stems: Mapping[str, str] | None = None
+    detailer_keys: frozenset[str] | None = None
 
     @property
     def vae_route(self) -> str:
@@ -69,6 +72,14 @@ def discovered(lists: ServerLists) -> ServerFeatures:
     if features.product is None and isinstance(lists.answer(SD_MODULES, noted=False), list):
         return msgspec.structs.replace(features, product=FORGE)
     return features
+
+
+def with_detailer_keys(features: ServerFeatures, lists: ServerLists) -> ServerFeatures:
+    """``features`` with the keys that the server's ADetailer takes. Raises ServerError."""
+    if DETAILER_SCHEMA not in features.routes:
+        return features
+    keys = _mapping(_mapping(lists.answer(DETAILER_SCHEMA, noted=False)).get("properties"))
+    return msgspec.structs.replace(features, detailer_keys=frozenset(keys) or None)
 
 
 def _has_progress(lists: ServerLists) -> bool | None:

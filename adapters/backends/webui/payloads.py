@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import msgspec
 import pybase64
 
+from ....statemachine.config.script_images import map_strings
 from ....statemachine.ports import GenerateRequest, SourceImage
 from ....statemachine.stages import (
     AdetailerConfig,
+    HiresConfig,
     Img2ImgConfig,
     RefinerConfig,
     Txt2ImgConfig,
@@ -36,6 +38,9 @@ _TINY_PNG = bytes.fromhex(
     "5478da6368800206ca18008084200110e86a170000000049454e44ae426082"
 )
 """8x8 grey pixels."""
+_MASK_CONTENTS = {"fill": 0, "original": 1, "noise": 2, "nothing": 3}
+_MASK_AREAS = {"whole": False, "masked": True}
+"""What the server calls the area of an inpainting: whether it is made at full resolution."""
 HIRES_PASSES = {"first": "first pass", "second": "second pass", "both": "both passes"}
 """What the server calls the passes in which a refiner acts."""
 _DROPPED = frozenset(["force_task_id", "save_images", "send_images"])
@@ -102,7 +107,8 @@ def _txt2img(request: GenerateRequest, config: Txt2ImgConfig, features: ServerFe
     return (
         _sampling(request, config, features)
         | {"batch_size": request.count, "width": config.width, "height": config.height}
-        | _set(tiling=config.tiling, restore_faces=config.restore_faces, styles=config.styles)
+        | _set(tiling=config.tiling, restore_faces=config.restore_faces)
+        | _generation(config)
         | _refiner(config.refiner, features)
         | _hires(config, features)
     )
@@ -127,10 +133,12 @@ def _hires(config: Txt2ImgConfig, features: ServerFeatures) -> Body:
         hr_checkpoint_name=model,
         hr_prompt=hires.prompt,
         hr_negative_prompt=hires.negative_prompt,
+        hr_distilled_cfg=_distilled_cfg_scale(hires),
+        hr_additional_modules=hires.modules,
     )
     if features.product == FORGE and features.takes(TXT2IMG, "hr_additional_modules"):
         # Its own default, null, makes it raise a TypeError.
-        body["hr_additional_modules"] = ["Use same choices"]
+        body.setdefault("hr_additional_modules", ["Use same choices"])
     return body
 
 
@@ -144,6 +152,8 @@ def _complete_hires(
     is_forge = features.product == FORGE and features.takes(TXT2IMG, "hr_cfg")
     if is_forge and not is_old:
         body |= _set(hr_cfg=config.cfg_scale)
+        if "hr_distilled_cfg" not in body and features.takes(TXT2IMG, "hr_distilled_cfg"):
+            body |= _set(hr_distilled_cfg=_distilled_cfg_scale(config))
     if is_forge or hires.cfg_scale != config.cfg_scale:
         body |= _set(hr_cfg=hires.cfg_scale)
 
@@ -162,7 +172,14 @@ def _img2img(request: GenerateRequest, config: Img2ImgConfig, features: ServerFe
         | _set(
             resize_mode=config.resize_mode,
             mask=None if request.mask is None else encoded_image(request.mask),
+            inpainting_fill=_MASK_CONTENTS.get(config.mask_content or ""),
+            inpaint_full_res=_MASK_AREAS.get(config.mask_area or ""),
+            inpaint_full_res_padding=config.mask_padding,
+            inpainting_mask_invert=None if config.mask_invert is None else int(config.mask_invert),
+            mask_blur=config.mask_blur,
+            batch_size=request.count if request.count > 1 else None,
         )
+        | _generation(config)
         | _refiner(config.refiner, features)
     )
 
@@ -237,7 +254,10 @@ def _adetailer(request: GenerateRequest, config: AdetailerConfig, features: Serv
             settled=True,
         )
     image = request.inputs[0]
-    passes = [pass_arguments(one, config.sampler) for one in config.passes]
+    passes = [
+        pass_arguments(one, config.sampler, features.detailer_keys, f"adetailer.passes.{place}")
+        for place, one in enumerate(config.passes)
+    ]
     return _sampling(request, config, features) | {
         "init_images": [encoded_image(image)],
         # Bounds the damage if the server should repaint the whole image after all.
@@ -245,7 +265,10 @@ def _adetailer(request: GenerateRequest, config: AdetailerConfig, features: Serv
         "width": image.width,
         "height": image.height,
         # Enabled, and without the img2img around it; with 1 for true it would repaint.
-        "alwayson_scripts": {"ADetailer": {"args": [True, True, *passes]}},
+        "alwayson_scripts": {
+            **_scripts(request, config.alwayson_scripts or {}),
+            "ADetailer": {"args": [True, True, *passes]},
+        },
     }
 
 
@@ -267,25 +290,65 @@ def _sampling(
         "save_images": False,
         "force_task_id": request.call_id,
     }
+    body |= _set(distilled_cfg_scale=_distilled_cfg_scale(config))
     settings = _set(sd_model_checkpoint=config.model, CLIP_stop_at_last_layers=config.clip_skip)
-    if config.vae is not None:
-        # Forge keeps VAEs and text encoders in one list.
-        settings |= (
-            {"forge_additional_modules": [config.vae]}
-            if features.product == FORGE
-            else {"sd_vae": config.vae}
-        )
+    settings |= _modules(config, features)
     refiner: RefinerConfig | None = getattr(config, "refiner", None)
     if refiner is not None and refiner.acts_in and features.product != SD_NEXT:
         settings["hires_fix_refiner_pass"] = HIRES_PASSES[refiner.acts_in]
     if features.product == SD_NEXT and refiner is not None and refiner.enabled:
         settings["sd_model_refiner"] = refiner.model
+    settings |= config.override_settings or {}
+    if config.alwayson_scripts:
+        body["alwayson_scripts"] = _scripts(request, config.alwayson_scripts)
     if settings:
         body |= {
             "override_settings": settings,
             "override_settings_restore_afterwards": True,
         }
     return body | sampler_fields(config.sampler, config.scheduler, features)
+
+
+def _generation(config: Txt2ImgConfig | Img2ImgConfig) -> Body:
+    """The fields that only stages that generate have."""
+    return _set(
+        styles=config.styles,
+        subseed=config.subseed,
+        subseed_strength=config.subseed_strength,
+        eta=config.eta,
+        s_noise=config.s_noise,
+    )
+
+
+def _scripts(request: GenerateRequest, scripts: Mapping[str, Any]) -> Body:
+    """The arguments of scripts, with the bytes of images in the place of their paths."""
+    images = {path: encoded_image(image) for path, image in request.script_images.items()}
+    body: Body = map_strings(scripts, lambda _key, text: images.get(text, text))
+    return body
+
+
+def _modules(
+    config: Txt2ImgConfig | Img2ImgConfig | AdetailerConfig, features: ServerFeatures
+) -> Body:
+    """The option for the VAE and the text encoders; Forge keeps both in one list."""
+    if features.product == FORGE:
+        modules = config.modules or ((config.vae,) if config.vae is not None else None)
+        return _set(forge_additional_modules=modules)
+    if config.modules is not None:
+        raise RequestRefusedError(
+            f"only Forge servers take modules, and this one is {features.product or 'none'}; "
+            f"set {config.stage_type}.vae instead",
+            endpoint=TXT2IMG,
+            settled=True,
+        )
+    return _set(sd_vae=config.vae)
+
+
+def _distilled_cfg_scale(
+    table: Txt2ImgConfig | Img2ImgConfig | AdetailerConfig | HiresConfig,
+) -> float | None:
+    """A model with a shift takes it in the same field."""
+    return table.distilled_cfg_scale if table.shift is None else table.shift
 
 
 def sampler_fields(sampler: str | None, scheduler: str | None, features: ServerFeatures) -> Body:

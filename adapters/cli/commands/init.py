@@ -180,5 +180,5 @@ def _copy_examples(target: Path) -> int | None:
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
     except FileExistsError:
         return print_error(f"{target}: it is there already; name a new folder", EXIT_USAGE)
-    print_line(f"{count(len(list(target.glob('*.toml'))), 'example')} copied to {target}")
+    print_line(f"{count(len(list(target.rglob('*.toml'))), 'example')} copied to {target}")
     return None

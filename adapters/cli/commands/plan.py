@@ -121,8 +121,17 @@ def _show(plan: StageExecutionPlan) -> None:
         size = "" if stage.output_size is None else "  -> {}x{}".format(*stage.output_size)
         print_line(f"{stage.stage_id}  from {stage.input_source}{size}")
         for name, value in flattened(msgspec.to_builtins(stage.config)):
-            print_line(f"    {name:<22} {value}")
+            print_line(f"    {name:<22} {_setting_text(value)}")
     for conflict in plan.conflicts:
         print_line(f"conflict: {conflict}; a run would end in ERROR")
     for warning in plan.warnings:
         print_line(f"warning: {warning}")
+
+
+def _setting_text(value: Any) -> str:
+    """A setting as a configuration could have it; the names of a list without their brackets."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+        return ", ".join(value)
+    return msgspec.json.encode(value).decode()

@@ -14,6 +14,7 @@ import click
 from ...backends.http.credentials import AUTH_VARIABLE
 from ...webui_server import EmbeddedServer
 from ...webui_server.admission import is_loopback, name_in
+from ...webui_server.product import DEFAULT_PRODUCT, PRODUCTS
 from ..output import escaped, print_line
 
 _LONGEST_DELAY_S = 3600.0
@@ -36,6 +37,14 @@ _LOOK_S = 0.5
     metavar="NAME",
     help="A further model to offer; can be repeated.",
 )
+@click.option(
+    "--as",
+    "product",
+    type=click.Choice(list(PRODUCTS)),
+    default=DEFAULT_PRODUCT,
+    show_default=True,
+    help="The server to behave as.",
+)
 @click.option("--require-auth", is_flag=True, help=f"Require the user:password of {AUTH_VARIABLE}.")
 @click.option(
     "--allow-host",
@@ -57,6 +66,7 @@ def serve_embedded_command(
     host: str,
     port: int,
     models: tuple[str, ...],
+    product: str,
     require_auth: bool,  # noqa: FBT001 - click passes flags
     allowed_hosts: tuple[str, ...],
     no_ui: bool,  # noqa: FBT001 - click passes flags
@@ -64,8 +74,8 @@ def serve_embedded_command(
 ) -> None:
     """Serve the embedded backend as a WebUI server.
 
-    It behaves like AUTOMATIC1111 1.10.1 with ADetailer 25.3.0 and offers the model names of the
-    examples. Ctrl-C stops it.
+    It behaves like AUTOMATIC1111 1.10.1 with ADetailer 25.3.0, Forge or Forge Neo, and offers the
+    model names of the examples. Ctrl-C stops it.
     """
     for name in allowed_hosts:
         if "/" in name or not name_in(name):
@@ -80,7 +90,7 @@ def serve_embedded_command(
         try:
             server = EmbeddedServer(
                 models, host=host, port=port, auth=auth, ui=not no_ui, step_delay_s=step_delay,
-                allowed_hosts=allowed_hosts,
+                allowed_hosts=allowed_hosts, product=product,
             )  # fmt: skip
         except OSError as error:
             words = error.strerror or str(error)
