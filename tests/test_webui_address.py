@@ -86,7 +86,7 @@ def test_a_link_local_address_is_reached_in_its_zone(percent: str) -> None:
             """Says nothing."""
 
     place = socket.getaddrinfo(f"{host}%{zone}", 0, type=socket.SOCK_STREAM)[0][4]
-    with TCPServer(place[:2], Handler, bind_and_activate=False) as server:
+    with TCPServer(("", 0), Handler, bind_and_activate=False) as server:
         server.socket.close()
         server.socket = socket.socket(socket.AF_INET6)
         server.socket.bind(place)

@@ -303,8 +303,8 @@ def test_what_is_no_cut_is_not_repeated(path: str) -> None:
     def script(wire: Wire) -> bool | None:
         tried.append(wire.head)
         if len(tried) == 1:
-            return wire.answer(b"1")
-        if path == "/half":
+            wire.answer(b"1")
+        elif path == "/half":
             wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1")
             return False
         return None

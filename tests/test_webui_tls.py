@@ -145,7 +145,7 @@ def test_no_advice_on_certificates_where_there_is_no_tls(bundle: str) -> None:
     assert "tls_verify" not in str(caught.value)
 
 
-CONFIGURED = {
+CONFIGURED: dict[str, tuple[str, list[str]]] = {
     'ca_bundle = "ca.pem"': ("configs", []),
     'ca_bundle = "../configs/ca.pem"': ("configs", []),
     'ca_bundle = "~/configs/ca.pem"': ("configs", []),
@@ -163,8 +163,8 @@ def test_a_bundle_is_relative_to_the_configuration(tmp_path: Path, settings: str
     config = write_config(tmp_path / place, f"{SMALL}\n[server]\n{settings}\n")
     env = {**os.environ, "HOME": str(tmp_path)}
     with WireServer(lambda wire: wire.answer(b"[]"), tls_for("127.0.0.1")) as server:
-        arguments = ("doctor", config, "--server", server.url, *options)
-        done = stagewright(*arguments, folder=tmp_path, env=env)
+        where = ("--server", server.url, *options)
+        done = stagewright("doctor", config, *where, folder=tmp_path, env=env)
     assert "certificate" not in done.stdout + done.stderr
     assert f"{server.url}: reachable" in done.stdout
 

@@ -175,7 +175,7 @@ class Connections:
                 connection.close()
                 raise
             connection.sock = WatchedSocket(connection.sock)
-        else:
+        elif isinstance(connection.sock, WatchedSocket):
             connection.sock.is_reused = True
         return connection
 

@@ -9,7 +9,7 @@ import click
 
 from ....events.errors import RunNotFoundError
 from ....events.folds import replay
-from ....events.input_files import input_name
+from ....events.origins import input_name
 from ....statemachine.config.input_files import IMAGE_SUFFIXES
 from ...projections.provenance import ImageProvenance, provenance_of
 from ..output import json_option, print_json, print_json_parts, print_line, runs_option
