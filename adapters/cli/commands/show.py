@@ -10,7 +10,9 @@ import click
 from ....events.errors import RunNotFoundError
 from ....events.folds import replay
 from ....events.origins import input_name
+from ....events.result import PipelineRunResult
 from ....statemachine.config.input_files import IMAGE_SUFFIXES
+from ....statemachine.files.run_folder import split_image_number
 from ...projections.provenance import ImageProvenance, provenance_of
 from ..output import json_option, print_json, print_json_parts, print_line, runs_option
 from ..run_lookup import find_run
@@ -25,24 +27,39 @@ def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa:
     """Show which settings made an image, or the result of a run.
 
     IMAGE_OR_RUN is the path of an image, a run id, a unique prefix of one, `last`, or the path
-    of a run folder.
+    of a run folder; RUN#3 is the third image of a run.
     """
     path = Path(image_or_run)
-    if path.is_file():
-        found = provenance_of(path, runs)
-        if as_json:
-            print_json(found)
-        else:
-            _show_image(found)
-        return
-    if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
-        raise RunNotFoundError(f"{image_or_run}: no such image or run")
-    folder = find_run(runs, image_or_run)
-    result = replay(folder)
+    if not path.is_file():
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
+            raise RunNotFoundError(f"{image_or_run}: no such image or run")
+        name, number = split_image_number(image_or_run)
+        folder = find_run(runs, name)
+        result = replay(folder)
+        if number is None:
+            _show_run(result, folder, as_json=as_json)
+            return
+        path = folder / _image_path(result, number)
+    found = provenance_of(path, runs)
+    if as_json:
+        print_json(found)
+    else:
+        _show_image(found)
+
+
+def _show_run(result: PipelineRunResult, folder: Path, *, as_json: bool) -> None:
     if as_json:
         print_json_parts(result.json_parts())
     else:
         show_result(result, folder)
+
+
+def _image_path(result: PipelineRunResult, number: int) -> str:
+    """The file of the image with a number, as the furthest stage made it."""
+    for image in result.images:
+        if image.image_index == number - 1:
+            return image.path
+    raise RunNotFoundError(f"run {result.run_id} has no image {number}")
 
 
 def _show_image(found: ImageProvenance) -> None:
