@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from hashlib import sha256
 from pathlib import Path
@@ -161,7 +162,22 @@ PARAMETERS = (
 )
 
 
-@pytest.mark.parametrize("international", [False, True])
+def of_a_webui(kind: str, parameters: str) -> bytes:
+    """An image with these settings, where a WebUI writes them in a file of this kind."""
+    stream, text, exif = io.BytesIO(), PngImagePlugin.PngInfo(), Image.Exif()
+    if kind == "PNG" and parameters.isascii():
+        text.add_text("parameters", parameters)
+    text.add_itxt("parameters", parameters)
+    exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + parameters.encode("utf-16-be")
+    image = Image.new("RGB", (64, 64))
+    if kind == "PNG":
+        image.save(stream, kind, pnginfo=text)
+    else:
+        image.save(stream, kind, exif=exif)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize(
     ("parameters", "seed"),
     [
@@ -174,20 +190,14 @@ PARAMETERS = (
         ("Steps: 20, Variation seed: 9", 100),
         ("Steps: 20, Seed: many", 100),
         ("Steps: 20, Seed: 99999999999999999999", 100),
+        ("", 100),
     ],
 )
-def test_an_upscaled_png_of_a_webui_keeps_its_seed(
-    tmp_path: Path, parameters: str, seed: int, *, international: bool
+def test_an_upscaled_image_of_a_webui_keeps_its_seed(
+    tmp_path: Path, kind: str, parameters: str, seed: int
 ) -> None:
-    """Of its parameters; where they have none, the run's own seed is used."""
-    text = PngImagePlugin.PngInfo()
-    try:
-        parameters.encode("latin-1")
-        add = text.add_itxt if international else text.add_text
-    except UnicodeEncodeError:
-        add = text.add_itxt
-    add("parameters", parameters)
-    Image.new("RGB", (64, 64)).save(tmp_path / "in.png", pnginfo=text)
+    """Of the settings in the file; where they have none, the run's own seed is used."""
+    (tmp_path / "in.png").write_bytes(of_a_webui(kind, parameters))
     config = document("upscale", input_image=str(tmp_path / "in.png"))
     result = finished(tmp_path / "runs", config)
     assert file_names(result) == [f"00000-{seed}-in.png"]

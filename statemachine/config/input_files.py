@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import InputImageError
-from ..files.png import seed_in_text
+from ..files.seeds import recorded_seed
 from ..ports import InputReader
 from .schema import InputImage
 
@@ -163,7 +163,7 @@ def inspect_image(path: Path, inputs: InputReader, *, key: str = "input_image") 
         width=facts.width,
         height=facts.height,
         sha256=sha256(data).hexdigest(),
-        seed=seed_in_text(data),
+        seed=recorded_seed(data),
     )
 
 

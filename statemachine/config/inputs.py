@@ -163,12 +163,13 @@ def _with_masks(
         by_stem.setdefault(_stem(path), []).append(path)
     masks, images = [], []
     for image in config.inputs:
-        mask = _mask_of(image, by_stem.pop(_stem(Path(image.path)), []), inputs, key)
+        mask = _mask_of(image, by_stem.get(_stem(Path(image.path)), []), inputs, key)
         refusal = image.refusal or mask.refusal
         masks.append(msgspec.structs.replace(mask, refusal=refusal))
         images.append(msgspec.structs.replace(image, refusal=refusal))
     raise_refusals(images, key=key, named=named, keep_refused=_keeps_refused(config))
-    unused = sorted(path.name for paths in by_stem.values() for path in paths)
+    used = {_stem(Path(image.path)) for image in images}
+    unused = sorted(path.name for path in listed.paths if _stem(path) not in used)
     have = "mask has" if len(unused) == 1 else "masks have"
     note = f"{key} = {named}: {len(unused)} {have} no input: {', '.join(unused[:_SHOWN])}"
     found = msgspec.structs.replace(config, inputs=tuple(images), masks=tuple(masks))
