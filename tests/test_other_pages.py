@@ -69,6 +69,8 @@ ANSWERS: dict[str, tuple[str, bytes, list[str], str]] = {
         *("302 Found", b"", ["Location: http://example.com/sd/"]),
         "redirected to http://example.com/sd/; use that address instead",
     ),
+    "redirect to nowhere": ("302 Found", b"", ["Location: http://[x/"], "redirected to http://[x/"),
+    "redirect without a place": ("302 Found", b"", [], "redirected to {url}/; use that address"),
     "https wanted, nginx": (
         *("400 Bad Request", page("400", "The plain HTTP request was sent to HTTPS port"), []),
         "the server uses https there; use https://127.0.0.1:{port}",

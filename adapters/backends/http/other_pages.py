@@ -50,8 +50,11 @@ def page_cause(url: str, status: int, body: str) -> str:
 
 def redirect_cause(url: str, location: str) -> str:
     """Where an answer redirects to, and what to do."""
-    target = urljoin(f"{url}/", location)
-    here, there = urlsplit(url), urlsplit(target)
+    try:
+        target = urljoin(f"{url}/", location)
+        here, there = urlsplit(url), urlsplit(target)
+    except ValueError:  # a location that is no address
+        return f"redirected to {location}"
     plain = target.partition("?")[0]
     if _TO_LOGIN.search(plain):
         return f"redirected to a login page, {plain}{_NEEDS_LOGIN.format(url=url)}"
