@@ -29,17 +29,23 @@ LISTS_OF_NOBODY = (
 
 
 class ListingWebUI(ScriptedWebUI):
-    """The scripted server, with other answers at some paths, and 500 at a ``broken`` one."""
+    """The scripted server, with other answers at some paths, and 500 at a ``broken`` one.
+
+    ``refused`` are paths that a proxy in front of it refuses, with their status.
+    """
 
     def __init__(self, more: dict[str, Any] | None = None, **settings: Any) -> None:
         self.more = more or {}
         self.broken = ""
+        self.refused: dict[str, int] = {}
         super().__init__(**settings)
 
     def lists(self) -> dict[str, Any]:
         """What the plain GET routes answer, by path."""
         if self.requests[-1].path == self.broken:
             raise WebUIError(500, {"error": "RuntimeError", "detail": "", "errors": "broken"})
+        if status := self.refused.get(self.requests[-1].path):
+            raise WebUIError(status, {"detail": "not for you"})
         return super().lists() | self.more
 
     def asked(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from hashlib import sha256
 from pathlib import Path
@@ -134,6 +135,19 @@ def test_show_report_and_learning_records_name_the_input(tmp_path: Path) -> None
     assert [image["input_name"] for image in record["images"]] == ["one.png", "two.png"]
 
 
+def test_show_takes_the_number_of_an_image(tmp_path: Path) -> None:
+    """``RUN#2`` is the second image of its last stage; a number that it lacks is refused."""
+    config = document("img2img", "upscale", input_image=photos(tmp_path, "one.png", "two.png"))
+    result = finished(tmp_path / "runs", config)
+    told = json.loads(stagewright("show", "last#2", "--json", folder=tmp_path).stdout)
+    assert (told["stage_id"], told["image_index"]) == ("01-upscale", 1)
+    assert told["origin"]["original"]["name"] == "two.png"
+    for number in (0, 3):
+        done = stagewright("show", f"{result.run_id}#{number}", folder=tmp_path)
+        assert done.returncode != 0
+        assert done.stderr == f"stagewright: run {result.run_id} has no image {number}\n"
+
+
 def test_show_says_of_an_image_from_a_prompt_that_it_has_no_input(tmp_path: Path) -> None:
     """Neither a line nor a record."""
     result = finished(tmp_path / "runs", document("txt2img", "upscale"))
@@ -148,7 +162,22 @@ PARAMETERS = (
 )
 
 
-@pytest.mark.parametrize("international", [False, True])
+def of_a_webui(kind: str, parameters: str) -> bytes:
+    """An image with these settings, where a WebUI writes them in a file of this kind."""
+    stream, text, exif = io.BytesIO(), PngImagePlugin.PngInfo(), Image.Exif()
+    if kind == "PNG" and parameters.isascii():
+        text.add_text("parameters", parameters)
+    text.add_itxt("parameters", parameters)
+    exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + parameters.encode("utf-16-be")
+    image = Image.new("RGB", (64, 64))
+    if kind == "PNG":
+        image.save(stream, kind, pnginfo=text)
+    else:
+        image.save(stream, kind, exif=exif)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize(
     ("parameters", "seed"),
     [
@@ -161,20 +190,14 @@ PARAMETERS = (
         ("Steps: 20, Variation seed: 9", 100),
         ("Steps: 20, Seed: many", 100),
         ("Steps: 20, Seed: 99999999999999999999", 100),
+        ("", 100),
     ],
 )
-def test_an_upscaled_png_of_a_webui_keeps_its_seed(
-    tmp_path: Path, parameters: str, seed: int, *, international: bool
+def test_an_upscaled_image_of_a_webui_keeps_its_seed(
+    tmp_path: Path, kind: str, parameters: str, seed: int
 ) -> None:
-    """Of its parameters; where they have none, the run's own seed is used."""
-    text = PngImagePlugin.PngInfo()
-    try:
-        parameters.encode("latin-1")
-        add = text.add_itxt if international else text.add_text
-    except UnicodeEncodeError:
-        add = text.add_itxt
-    add("parameters", parameters)
-    Image.new("RGB", (64, 64)).save(tmp_path / "in.png", pnginfo=text)
+    """Of the settings in the file; where they have none, the run's own seed is used."""
+    (tmp_path / "in.png").write_bytes(of_a_webui(kind, parameters))
     config = document("upscale", input_image=str(tmp_path / "in.png"))
     result = finished(tmp_path / "runs", config)
     assert file_names(result) == [f"00000-{seed}-in.png"]

@@ -83,6 +83,13 @@ def test_a_resume_uses_the_recorded_masks(tmp_path: Path) -> None:
     assert [shade(one.mask.data) for one in backend.requests if one.mask] == [80]
 
 
+def test_inputs_of_one_stem_share_a_mask(tmp_path: Path) -> None:
+    """The same picture in two formats."""
+    config = given(tmp_path, {"a": (64, 64), "b": (64, 64)})
+    (tmp_path / "photos" / "b.webp").write_bytes((tmp_path / "photos" / "b.png").read_bytes())
+    assert masked(tmp_path / "runs", config)[1] == [0, 40, 40]
+
+
 def test_a_name_may_be_written_in_two_ways(tmp_path: Path) -> None:
     """macOS takes accents apart; the mask is found all the same, whatever its format."""
     config = given(tmp_path, {normalize("NFC", "Été"): (64, 64)})

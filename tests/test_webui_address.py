@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import base64
 import os
+import socket
+import threading
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler
+from ipaddress import IPv6Address
 from pathlib import Path
+from socketserver import TCPServer
 from typing import Any
 
 import pytest
@@ -13,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stagewright.adapters import open_controller
 from stagewright.adapters.backends.http.address import ServerAddress
+from stagewright.adapters.backends.http.client import HttpClient
 from stagewright.adapters.backends.http.credentials import Credentials, credentials_for
 from stagewright.events import PipelineRunResult, RunState
 from stagewright.statemachine.errors import ConfigurationError, PreflightError
@@ -39,6 +45,10 @@ ENCODED = base64.b64encode(AUTH["STAGEWRIGHT_AUTH"].encode()).decode()
         ("https://host:1/a/b", "https://host:1/a/b"),
         ("[::1]:7860", "http://[::1]:7860"),
         ("http://[2001:db8::1]", "http://[2001:db8::1]"),
+        ("http://[fe80::1%25eth0]:7860", "http://[fe80::1%25eth0]:7860"),
+        ("http://[fe80::1%eth0]:7860/", "http://[fe80::1%25eth0]:7860"),
+        ("[fe80::1%wlan0]/a%20b", "http://[fe80::1%25wlan0]/a%20b"),
+        ("https://[fe80::1%3]", "https://[fe80::1%253]"),
     ],
 )
 def test_an_address_is_http_unless_it_says_so_and_keeps_its_path(text: str, url: str) -> None:
@@ -46,6 +56,49 @@ def test_an_address_is_http_unless_it_says_so_and_keeps_its_path(text: str, url:
     address = ServerAddress.parse(text)
     assert address.url == url
     assert ServerAddress.parse(url) == address
+
+
+def link_local() -> tuple[str, str] | None:
+    """A link-local address of this machine and its zone, if it has one."""
+    with suppress(OSError):
+        for line in Path("/proc/net/if_inet6").read_text().splitlines():
+            digits, _, _, _, _, zone = line.split()
+            if digits.startswith("fe80"):
+                return str(IPv6Address(bytes.fromhex(digits))), zone
+    return None
+
+
+@pytest.mark.skipif(link_local() is None, reason="this machine has no link-local IPv6 address")
+@pytest.mark.parametrize("percent", ["%25", "%"])
+def test_a_link_local_address_is_reached_in_its_zone(percent: str) -> None:
+    """The zone is for this machine alone: the request names its host without it."""
+    host, zone = link_local() or ("", "")
+    hosts = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            hosts.append(self.headers["Host"])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"1")
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    place = socket.getaddrinfo(f"{host}%{zone}", 0, type=socket.SOCK_STREAM)[0][4]
+    with TCPServer(("", 0), Handler, bind_and_activate=False) as server:
+        server.socket.close()
+        server.socket = socket.socket(socket.AF_INET6)
+        server.socket.bind(place)
+        server.server_activate()
+        port = server.socket.getsockname()[1]
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        client = HttpClient(ServerAddress.parse(f"http://[{host}{percent}{zone}]:{port}"))
+        assert client.get("/") == 1
+        client.close()
+        thread.join()
+    assert hosts == [f"[{host}]:{port}"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from stagewright.adapters.backends.http.client import HttpClient
 from stagewright.statemachine.config.schema import ServerTable
 
 from .command_line import SMALL, stagewright, write_config
-from .test_webui_client import Wire, WireServer, tls_for
+from .test_webui_client import Wire, WireServer
+from .test_webui_tls import tls_for
 
 AUTHORITY = trustme.CA()
 UNCHECKED, OWN_AUTHORITY = "tls_verify = false", 'ca_bundle = "ca.pem"'

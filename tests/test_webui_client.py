@@ -10,22 +10,17 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, Self
 
 import pytest
-import trustme
 from stagewright.adapters.backends.http.address import ServerAddress
 from stagewright.adapters.backends.http.client import HttpClient
 from stagewright.adapters.backends.http.errors import (
     AnswerLostError,
     RequestRefusedError,
-    ServerError,
-    ServerNotTrustedError,
 )
 from stagewright.adapters.backends.http.exchange import Exchange
 from stagewright.statemachine.config.schema import ServerTable
-from stagewright.statemachine.errors import ConfigurationError
 
 pytestmark = pytest.mark.lowest
 
@@ -244,6 +239,83 @@ def test_a_connection_that_the_server_closed_is_replaced() -> None:
         assert server.connections == 3
 
 
+def cut_on_reuse(how: str, times: int) -> tuple[Script, list[bytes]]:
+    """Answers the first request of a connection, and ends the connection at its second.
+
+    So it does ``times``; the first lines of the requests come with it.
+    """
+    seen: list[tuple[Wire, bytes]] = []
+    cuts = iter(range(times))
+
+    def script(wire: Wire) -> bool | None:
+        is_first = all(wire is not one for one, _ in seen)
+        seen.append((wire, wire.head.split(b"\r\n")[0]))
+        lines.append(seen[-1][1])
+        if is_first or next(cuts, None) is None:
+            wire.answer(b"1")
+            return None
+        return reset(wire) if how == "reset" else False
+
+    lines: list[bytes] = []
+    return script, lines
+
+
+@pytest.mark.parametrize("how", ["end", "reset"])
+def test_a_get_whose_kept_connection_is_cut_is_tried_once_more(how: str) -> None:
+    """On a new connection, with nobody the wiser."""
+    script, lines = cut_on_reuse(how, 1)
+    with talking(script) as (client, server):
+        assert client.get("/a") == 1
+        assert client.get("/b") == 1
+        assert server.connections == 2
+    assert [line.split()[1] for line in lines] == [b"/a", b"/b", b"/b"]
+
+
+@pytest.mark.parametrize("how", ["end", "reset"])
+def test_a_post_whose_kept_connection_is_cut_is_lost(how: str) -> None:
+    """The server may have begun to work on it; only the runner may send it again."""
+    script, lines = cut_on_reuse(how, 1)
+    with talking(script) as (client, _server):
+        assert client.post("/a", {}) == 1
+        with pytest.raises(AnswerLostError):
+            client.post("/b", {})
+    assert len(lines) == 2
+
+
+def test_a_get_that_is_cut_on_a_new_connection_is_lost() -> None:
+    """Nothing says that it was idle, so it is not repeated; nor is a half answer or a time-out."""
+    tried: list[bytes] = []
+
+    def script(wire: Wire) -> bool:
+        tried.append(wire.head)
+        return False
+
+    with talking(script) as (client, _server), pytest.raises(AnswerLostError):
+        client.get("/")
+    assert len(tried) == 1
+
+
+@pytest.mark.parametrize("path", ["/half", "/late"])
+def test_what_is_no_cut_is_not_repeated(path: str) -> None:
+    """An answer that has begun, or one that takes too long, on a kept connection."""
+    tried: list[bytes] = []
+
+    def script(wire: Wire) -> bool | None:
+        tried.append(wire.head)
+        if len(tried) == 1:
+            wire.answer(b"1")
+        elif path == "/half":
+            wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1")
+            return False
+        return None
+
+    with talking(script) as (client, _server):
+        client.get("/")
+        with pytest.raises(AnswerLostError):
+            client.get(path, timeout_s=0.3)
+    assert len(tried) == 2
+
+
 def test_a_closed_client_can_be_used_again() -> None:
     """With new connections; to close it twice does no harm."""
     with talking(lambda wire: wire.answer(b"1")) as (client, server):
@@ -320,98 +392,3 @@ def test_failures_leave_no_socket_behind(data: bytes) -> None:
         ask()
         gc.collect()
     assert not warned
-
-
-AUTHORITY = trustme.CA()
-
-
-def tls_for(*hosts: str, authority: trustme.CA = AUTHORITY) -> ssl.SSLContext:
-    """What a server for these hosts shows."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(*hosts).configure_cert(context)
-    return context
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> str:
-    """A file with the authority's certificate."""
-    AUTHORITY.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    return str(tmp_path / "ca.pem")
-
-
-def test_a_certificate_of_an_unknown_authority_is_refused(bundle: str) -> None:
-    """Until the user gives its certificate, or says that none is to be looked at."""
-    tls = tls_for("127.0.0.1")
-
-    def script(wire: Wire) -> None:
-        wire.answer(b"1")
-
-    with talking(script, tls=tls) as (client, server):
-        with pytest.raises(ServerNotTrustedError, match="the connection is not trusted") as caught:
-            client.get("/")
-        assert server.url in str(caught.value)
-    with talking(script, tls=tls, ca_bundle=bundle) as (client, server):
-        assert [client.get("/") for _ in range(5)] == [1] * 5
-        assert server.connections == 1
-    with talking(script, tls=tls, tls_verify=False) as (client, _server):
-        assert client.get("/") == 1
-
-
-def test_a_certificate_of_another_host_or_authority_is_refused(bundle: str) -> None:
-    """With a ca_bundle as without one; nothing is sent."""
-    taken: list[Wire] = []
-    others = trustme.CA()
-    for tls in (tls_for("example.org"), tls_for("127.0.0.1", authority=others)):
-        spoken = talking(taken.append, tls=tls, ca_bundle=bundle)
-        with spoken as (client, _server), pytest.raises(ServerNotTrustedError):
-            client.get("/")
-    assert not taken
-
-
-def test_a_client_without_verification_does_not_spoil_another() -> None:
-    """Each has a pool and settings of its own."""
-    with WireServer(lambda wire: wire.answer(b"1"), tls_for("127.0.0.1")) as server:
-        address = ServerAddress.parse(server.url)
-        careless = HttpClient(address, ServerTable(tls_verify=False))
-        careful = HttpClient(address)
-        assert careless.get("/") == 1
-        with pytest.raises(ServerNotTrustedError):
-            careful.get("/")
-        careless.close()
-        careful.close()
-
-
-def test_a_server_that_speaks_no_tls_is_not_trusted() -> None:
-    """http behind an https address; the other way round no HTTP comes back."""
-    with talking(lambda wire: wire.answer(b"1")) as (_client, server):
-        client = HttpClient(ServerAddress.parse(server.url.replace("http:", "https:")))
-        with pytest.raises(ServerNotTrustedError):
-            client.get("/")
-        client.close()
-    with talking(lambda wire: wire.answer(b"1"), tls=tls_for("127.0.0.1")) as (_client, server):
-        client = HttpClient(ServerAddress.parse(server.url.replace("https:", "http:")))
-        with pytest.raises(AnswerLostError):
-            client.get("/")
-        client.close()
-
-
-@pytest.mark.parametrize("how", ["nothing", "no body", "half a body", "half a chunk"])
-def test_an_encrypted_answer_that_breaks_off_is_lost(how: str, bundle: str) -> None:
-    """As one in clear text is."""
-    spoken = talking(raw(BROKEN[how]), tls=tls_for("127.0.0.1"), ca_bundle=bundle)
-    with spoken as (client, _server), pytest.raises(AnswerLostError):
-        client.get("/")
-
-
-def test_a_bundle_that_is_none_is_told(tmp_path: Path) -> None:
-    """One that is missing at once; one of something else when it is needed."""
-    address = ServerAddress.parse("https://127.0.0.1:1")
-    missing = ServerTable(ca_bundle=str(tmp_path / "missing.pem"))
-    with pytest.raises(ConfigurationError, match=r"server\.ca_bundle = .*missing\.pem"):
-        HttpClient(address, missing)
-    HttpClient(ServerAddress.parse("http://127.0.0.1:1"), missing).close()
-    (tmp_path / "garbage.pem").write_text("no certificate")
-    garbage = str(tmp_path / "garbage.pem")
-    spoken = talking(raw(b""), tls=tls_for("127.0.0.1"), ca_bundle=garbage)
-    with spoken as (client, _server), pytest.raises(ServerError):
-        client.get("/")

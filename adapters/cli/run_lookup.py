@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from ...events.errors import RunNotFoundError
@@ -10,8 +9,6 @@ from ...events.folds import replay
 from ...statemachine.config.input_files import IMAGE_SUFFIXES
 from ...statemachine.files import run_folder
 from .statuses import EXIT_COMPLETED, print_error
-
-_IMAGE_OF_RUN = re.compile(r"(.+)#([1-9][0-9]{0,8})")
 
 
 def find_run(runs: Path, name: str) -> Path:
@@ -32,11 +29,10 @@ def find_image(runs: Path, name: str) -> Path | None:
         return path
     if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
         raise RunNotFoundError(f"{name}: no such image or run")
-    of_run = _IMAGE_OF_RUN.fullmatch(name)
-    if of_run is None or path.is_dir():
+    run, number = run_folder.split_image_number(name)
+    if number is None or path.is_dir():
         return None
-    folder = find_run(runs, of_run[1])
-    number = int(of_run[2])
+    folder = find_run(runs, run)
     for image in replay(folder).images:
         if image.image_index == number - 1:
             return folder / image.path

@@ -13,7 +13,6 @@ import msgspec
 
 from ...events.errors import ImageAlteredError, RunNotFoundError
 from ...events.folds import recorded_stages
-from ...events.input_files import input_of
 from ...events.log.file_log import LOG_NAME
 from ...events.log.reader import iterate, log_path
 from ...events.model import (
@@ -25,6 +24,7 @@ from ...events.model import (
     RunOpened,
     RunResumed,
 )
+from ...events.origins import input_of
 from ...statemachine.config.input_files import read_bounded
 from ...statemachine.files.png import read_stamp, source_of
 from ...statemachine.files.run_folder import find_run, run_folders

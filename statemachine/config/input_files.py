@@ -5,13 +5,13 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import InputImageError
-from ..files.png import seed_in_text
+from ..files.seeds import recorded_seed
 from ..ports import InputReader
 from .schema import InputImage
 
@@ -45,23 +45,32 @@ def list_images(named: str, folder: Path, *, key: str) -> ImageList:
     path = folder / expanded
     try:
         if path.is_dir():
-            entries = list(path.iterdir())
+            listed = _listed(path.iterdir(), f"{named.rstrip('/')}/")
+            lacks = "the folder holds no"
         elif glob.has_magic(expanded) and not path.exists():
-            found = glob.glob(expanded, root_dir=folder, recursive=True)  # noqa: PTH207 - Path's own finds hidden files
-            entries = [folder / one for one in dict.fromkeys(found)]
+            # Path's own glob finds hidden files.
+            found = glob.glob(expanded, root_dir=folder, recursive=True)  # noqa: PTH207
+            listed = _listed((folder / one for one in dict.fromkeys(found)), named)
+            lacks = "it matches no"
         else:
             return ImageList((path,), is_one=True)
     except OSError as error:
         raise InputImageError(
             f"{key} = {path}: cannot be read: {error.strerror}", key=key
         ) from error
-    paths = [entry for entry in entries if _why_left_out(entry) is None]
-    left_out = _left_out(entries, f"{named.rstrip('/')}/" if path.is_dir() else named)
-    if not paths:
-        lacks = "the folder holds no" if path.is_dir() else "it matches no"
-        why = f" ({left_out})" if left_out else ""
+    if not listed.paths:
+        why = f" ({listed.left_out})" if listed.left_out else ""
         raise InputImageError(f"{key} = {path}: {lacks} {', '.join(IMAGE_SUFFIXES)}{why}", key=key)
-    return ImageList(tuple(sorted(paths, key=_natural_order)), is_one=False, left_out=left_out)
+    return listed
+
+
+def _listed(entries: Iterable[Path], shown: str) -> ImageList:
+    """The images among the entries of a folder or pattern, which is ``shown`` so."""
+    reasons: dict[str | None, list[Path]] = {None: [], _NO_IMAGE: [], _HIDDEN: [], _FOLDER: []}
+    for entry in entries:
+        reasons[_why_left_out(entry)].append(entry)
+    paths = tuple(sorted(reasons.pop(None), key=_natural_order))
+    return ImageList(paths, is_one=False, left_out=_left_out(reasons, shown))
 
 
 def _why_left_out(path: Path) -> str | None:
@@ -72,25 +81,18 @@ def _why_left_out(path: Path) -> str | None:
     return None if path.suffix.lower() in IMAGE_SUFFIXES else _NO_IMAGE
 
 
-def _left_out(entries: Iterable[Path], shown: str) -> str:
+def _left_out(reasons: Mapping[str | None, Sequence[Path]], shown: str) -> str:
     """``3 files of photos/ are left out: 2 are no image (notes.txt, ...), 1 is hidden``."""
-    reasons: dict[str, list[str]] = {_NO_IMAGE: [], _HIDDEN: [], _FOLDER: []}
-    for entry in entries:
-        if (why := _why_left_out(entry)) is not None:
-            reasons[why].append(entry.name)
-    total = sum(map(len, reasons.values()))
-    if not total:
-        return ""
     parts = []
-    for why, names in reasons.items():
-        words = f"{len(names)} is {why}"
-        if len(names) > 1:
-            words = f"{len(names)} are {'folders' if why == _FOLDER else why}"
-        if names and why != _HIDDEN:
-            words += f" ({min(names)}{', ...' if len(names) > 1 else ''})"
-        parts += [words] if names else []
-    are = "file of {} is" if total == 1 else "files of {} are"
-    return f"{total} {are.format(shown)} left out: {', '.join(parts)}"
+    for why, entries in reasons.items():
+        several = len(entries) > 1
+        words = f"are {'folders' if why == _FOLDER else why}" if several else f"is {why}"
+        if entries and why != _HIDDEN:
+            words += f" ({min(entries).name}{', ...' if several else ''})"
+        parts += [f"{len(entries)} {words}"] if entries else []
+    total = sum(map(len, reasons.values()))
+    are = f"files of {shown} are" if total > 1 else f"file of {shown} is"
+    return f"{total} {are} left out: {', '.join(parts)}" if total else ""
 
 
 def _natural_order(path: Path) -> tuple[object, ...]:
@@ -111,18 +113,19 @@ def inspect_images(
     A file that cannot be used has a ``refusal`` where ``keep_refused`` allows it and others can.
     Raises InputImageError otherwise, which names all these files.
     """
-    found: list[InputImage] = []
-    errors: list[InputImageError] = []
-    for path in paths:
-        try:
-            found.append(inspect_image(path, inputs, key=key))
-        except InputImageError as error:
-            errors.append(error)
-            found.append(refused_image(path, _reason(error, path, key)))
-    if len(errors) == 1 and not (keep_refused and len(paths) > 1):
-        raise errors[0]
+    if len(paths) == 1:
+        return (inspect_image(paths[0], inputs, key=key),)
+    found = [inspect_or_refuse(path, inputs, key=key) for path in paths]
     raise_refusals(found, key=key, named=named, keep_refused=keep_refused)
     return tuple(found)
+
+
+def inspect_or_refuse(path: Path, inputs: InputReader, *, key: str) -> InputImage:
+    """What a file is; it has a ``refusal`` if it cannot be used."""
+    try:
+        return inspect_image(path, inputs, key=key)
+    except InputImageError as error:
+        return refused_image(path, str(error).removeprefix(f"{key} = {path}: "))
 
 
 def raise_refusals(
@@ -146,10 +149,6 @@ def refused_image(path: Path, refusal: str) -> InputImage:
     return InputImage(path=str(path.absolute()), media_type="", width=0, height=0, refusal=refusal)
 
 
-def _reason(error: InputImageError, path: Path, key: str) -> str:
-    return str(error).removeprefix(f"{key} = {path}: ")
-
-
 def inspect_image(path: Path, inputs: InputReader, *, key: str = "input_image") -> InputImage:
     """What a file is. Raises InputImageError, naming ``key`` and the path."""
     data = read_bounded(path, key=key)
@@ -164,7 +163,7 @@ def inspect_image(path: Path, inputs: InputReader, *, key: str = "input_image") 
         width=facts.width,
         height=facts.height,
         sha256=sha256(data).hexdigest(),
-        seed=seed_in_text(data),
+        seed=recorded_seed(data),
     )
 
 

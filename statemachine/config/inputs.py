@@ -15,12 +15,13 @@ from ...events.folds import replay
 from ...events.result import FinishedImage, PipelineRunResult
 from ..errors import InputImageError
 from ..files.recorded_files import check_file
-from ..files.run_folder import find_run
+from ..files.run_folder import find_run, split_image_number
 from ..ports import InputReader
 from .document import apply_overrides, parse_document
 from .input_files import (
     inspect_image,
     inspect_images,
+    inspect_or_refuse,
     list_images,
     raise_refusals,
     refused_image,
@@ -95,12 +96,8 @@ def find_inputs(
     def folder_of(*keys: str) -> Path:
         return folder if typed.isdisjoint(keys) else Path.cwd()
 
+    config = _with_ca_bundle(config, folder_of("server.ca_bundle", "server"))
     named, stages = config.input_image, config.stages
-    bundle = config.server.ca_bundle
-    if bundle and config.ca_bundle is None:
-        where = folder_of("server.ca_bundle", "server")
-        expanded = os.path.expanduser(bundle)  # noqa: PTH111 - Path's own raises
-        config = msgspec.structs.replace(config, ca_bundle=str((where / expanded).absolute()))
     # Where the first stage takes a prompt, input_image is not used and need not exist.
     if named and not config.inputs and not any(one.takes_prompt for one in stages.values()):
         if named.startswith(_RUN):
@@ -119,13 +116,25 @@ def find_inputs(
             config = msgspec.structs.replace(
                 config, script_images={**images, **config.script_images}
             )
-    refused = [one for one in config.inputs if one.refusal]
-    if refused:
-        shown = [f"{one.file_name}: {one.refusal}" for one in refused[:_SHOWN]]
-        more = [f"and {len(refused) - _SHOWN} more"] if len(refused) > _SHOWN else []
-        words = f"{len(refused)} of {len(config.inputs)} inputs cannot be used, so their images "
-        config = _noting(config, f"{words}will be missing: {'; '.join([*shown, *more])}")
-    return config
+    return _noting(config, _refused(config.inputs))
+
+
+def _with_ca_bundle(config: RunConfig, folder: Path) -> RunConfig:
+    bundle = config.server.ca_bundle
+    if not bundle or config.ca_bundle is not None:
+        return config
+    path = folder / os.path.expanduser(bundle)  # noqa: PTH111 - Path's own raises for unknown users
+    return msgspec.structs.replace(config, ca_bundle=str(path.absolute()))
+
+
+def _refused(images: Sequence[InputImage]) -> str:
+    """A note on the inputs that cannot be used, if any."""
+    refused = [f"{one.file_name}: {one.refusal}" for one in images if one.refusal]
+    more = [f"and {len(refused) - _SHOWN} more"] if len(refused) > _SHOWN else []
+    words = (
+        f"{len(refused)} of {len(images)} inputs cannot be used, so their images will be missing"
+    )
+    return f"{words}: {'; '.join([*refused[:_SHOWN], *more])}" if refused else ""
 
 
 def _keeps_refused(config: RunConfig) -> bool:
@@ -164,12 +173,13 @@ def _with_masks(
         by_stem.setdefault(_stem(path), []).append(path)
     masks, images = [], []
     for image in config.inputs:
-        mask = _mask_of(image, by_stem.pop(_stem(Path(image.path)), []), inputs, key)
+        mask = _mask_of(image, by_stem.get(_stem(Path(image.path)), []), inputs, key)
         refusal = image.refusal or mask.refusal
         masks.append(msgspec.structs.replace(mask, refusal=refusal))
         images.append(msgspec.structs.replace(image, refusal=refusal))
     raise_refusals(images, key=key, named=named, keep_refused=_keeps_refused(config))
-    unused = sorted(path.name for paths in by_stem.values() for path in paths)
+    used = {_stem(Path(image.path)) for image in images}
+    unused = sorted(path.name for path in listed.paths if _stem(path) not in used)
     have = "mask has" if len(unused) == 1 else "masks have"
     note = f"{key} = {named}: {len(unused)} {have} no input: {', '.join(unused[:_SHOWN])}"
     found = msgspec.structs.replace(config, inputs=tuple(images), masks=tuple(masks))
@@ -203,11 +213,9 @@ def _mask_of(image: InputImage, paths: Sequence[Path], inputs: InputReader, key:
         why = f"it has {len(paths)} masks ({shown})" if paths else "it has no mask of its name"
         return refused_image(Path(image.path), why)
     (path,) = paths
-    try:
-        mask = inspect_image(path, inputs, key=key)
-    except InputImageError as error:
-        reason = str(error).removeprefix(f"{key} = {path}: ")
-        return refused_image(path, f"its mask {path.name}: {reason}")
+    mask = inspect_or_refuse(path, inputs, key=key)
+    if mask.refusal:
+        return refused_image(path, f"its mask {path.name}: {mask.refusal}")
     if (mask.width, mask.height) == (image.width, image.height):
         return mask
     sizes = f"has {mask.width}x{mask.height} pixels, and it {image.width}x{image.height}"
@@ -222,7 +230,7 @@ def _with_images_of_run(
     They must still be what that run made.
     """
     shown = f"{_KEY} = {_RUN}{named}"
-    name, number = _split_number(named)
+    name, number = split_image_number(named)
     try:
         folder = find_run(runs, name)
         result = replay(folder)
@@ -240,14 +248,6 @@ def _with_images_of_run(
         for one, image in zip(found, images, strict=True)
     ]
     return msgspec.structs.replace(config, inputs=tuple(whole))
-
-
-def _split_number(named: str) -> tuple[str, int | None]:
-    """A run, and the number of one of its images, from 1, if there is one."""
-    name, mark, number = named.rpartition("#")
-    if mark and number.isascii() and number.isdigit() and len(number) < 10:
-        return name, int(number)
-    return named, None
 
 
 def _final_images(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import struct
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -14,8 +13,6 @@ import msgspec
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KEYWORD = b"stagewright"
 _OUR_START = KEYWORD + b"\0"
-_PARAMETERS = b"parameters\0"
-_SEED = re.compile(rb"(?:^|[\n,] ?)Seed: ([0-9]{1,10})(?=,|\n|$)")
 _TEXT_TYPES = (b"tEXt", b"zTXt", b"iTXt")
 _HEADER = struct.Struct(">IIBBBBB")
 _HEADER_START = len(SIGNATURE) + 8
@@ -129,18 +126,6 @@ def stamped_parts(source: bytes, facts: dict[str, Any]) -> tuple[bytes | memoryv
     chunk = struct.pack(">I", len(text)) + body + struct.pack(">I", crc32(body))
     view = memoryview(source)
     return view[:_IHDR_END], chunk, view[_IHDR_END:]
-
-
-def seed_in_text(data: bytes) -> int | None:
-    """The seed in the ``parameters`` that a WebUI writes into a PNG, None where it has none."""
-    try:
-        texts = [chunk.body(data) for chunk in chunks(data) if chunk.kind in (b"tEXt", b"iTXt")]
-    except PngError:
-        return None
-    for text in texts:
-        if text.startswith(_PARAMETERS) and (found := _SEED.findall(text)):
-            return int(found[-1])
-    return None
 
 
 def read_stamp(data: bytes) -> dict[str, Any] | None:

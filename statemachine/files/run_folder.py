@@ -30,6 +30,7 @@ _LONGEST_SLUG, _MOST_SLUG_BYTES = 40, 120
 _MAX_ORDER_BYTES = 64 * 1024
 _SHOWN = 4
 _NAMES_TRIED = 10
+_MOST_DIGITS = 10
 
 
 class CancelOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -252,6 +253,14 @@ def _names_of(folder: Path) -> _Names:
     return _Names(
         (run_id, folder.name), (*([name] if isinstance(name, str) else []), name_in_run_id(run_id))
     )
+
+
+def split_image_number(name: str) -> tuple[str, int | None]:
+    """A run, and the number of one of its images, from 1, where ``name`` is ``RUN#3``."""
+    run, mark, number = name.rpartition("#")
+    if mark and number.isascii() and number.isdigit() and len(number) < _MOST_DIGITS:
+        return run, int(number)
+    return name, None
 
 
 def _last_of(folders: list[Path], runs: Path, on_unreadable: Callable[[OSError], object]) -> Path:

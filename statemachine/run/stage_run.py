@@ -11,8 +11,8 @@ from functools import partial
 from msgspec import UNSET
 
 from ...events.errors import EventLogError, LogWriteError
-from ...events.input_files import input_of, input_stem
 from ...events.model import Artifact, CallFailed, CallRequested, Outcome, StepProgress
+from ...events.origins import input_of, input_stem
 from ..config.schema import OnImageError
 from ..errors import BackendAnswerError, BackendError
 from ..files.run_folder import slug_of

@@ -175,9 +175,8 @@ class Connections:
                 connection.close()
                 raise
             connection.sock = WatchedSocket(connection.sock)
-        else:
-            watched: Any = connection.sock
-            watched.is_reused = True
+        elif isinstance(connection.sock, WatchedSocket):
+            connection.sock.is_reused = True
         return connection
 
     def give_back(self, connection: HTTPConnection) -> None:

@@ -13,6 +13,9 @@ _TO_LOGIN = re.compile(
     r"log-?_?in|sign-?_?in|/auth\b|oauth|/sso\b|//(?:auth|sso|login)\.", re.IGNORECASE
 )
 _LOGIN = re.compile(r"type=[\"']?password|\bpassword\b|\b(?:log|sign) ?in\b", re.IGNORECASE)
+_CODE = re.compile(r"<(script|style)\b.*?(?:</\1>|\Z)", re.IGNORECASE | re.DOTALL)
+_MOST_LOOKED_AT = 8000
+_WEB_PAGE = "a web page answered; is it the address of a WebUI that was started with --api?"
 _NGROK = 'the warning page of ngrok answered; set ngrok-skip-browser-warning = "1" as one of the '
 _LOCALTUNNEL = (
     'the warning page of localtunnel answered; set bypass-tunnel-reminder = "1" among the '
@@ -32,27 +35,26 @@ _PAGES = {
 }
 
 
-def _is_page(body: str) -> bool:
-    """Whether the body of an answer is a page for a browser, which no route of the API gives."""
-    return _HTML.match(body) is not None
-
-
 def page_cause(url: str, status: int, body: str) -> str:
     """Who answered a request to the server at ``url`` by a page, and what to do; "" if unknown."""
+    start = body[:_MOST_LOOKED_AT]
     for sign, words in _PAGES.items():
-        if re.search(sign, body, re.IGNORECASE):
+        if re.search(sign, start, re.IGNORECASE):
             return words.format(url=url, secure=_secure(url))
-    if _is_page(body) and status in (200, 401, 403) and _LOGIN.search(body):
+    if _HTML.match(start) is None or status not in (200, 401, 403):
+        return ""
+    if _LOGIN.search(_CODE.sub(" ", start)):
         return f"a login page answered{_NEEDS_LOGIN.format(url=url)}"
-    if _is_page(body) and status == 200:
-        return "a web page answered; is it the address of a WebUI that was started with --api?"
-    return ""
+    return _WEB_PAGE if status == 200 else ""
 
 
 def redirect_cause(url: str, location: str) -> str:
     """Where an answer redirects to, and what to do."""
-    target = urljoin(f"{url}/", location)
-    here, there = urlsplit(url), urlsplit(target)
+    try:
+        target = urljoin(f"{url}/", location)
+        here, there = urlsplit(url), urlsplit(target)
+    except ValueError:  # a location that is no address
+        return f"redirected to {location}"
     plain = target.partition("?")[0]
     if _TO_LOGIN.search(plain):
         return f"redirected to a login page, {plain}{_NEEDS_LOGIN.format(url=url)}"

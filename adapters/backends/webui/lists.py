@@ -66,18 +66,14 @@ class ServerLists:
         self._lists: dict[str, NameList | None] = {}
         self._presence: dict[str, bool | None] = {}
         self._notes: list[str] = []
-        self._refusal: str | None = None
+        self.refusal = ""
+        """Why the first route that is there, or seems to be, gave no answer; "" if none is."""
         self._refreshed: set[NameKind] = set()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Why lists cannot be used."""
         return tuple(self._notes)
-
-    @property
-    def refusal(self) -> str:
-        """Why the first route that is there, or seems to be, gave no answer; "" if none is."""
-        return self._refusal or ""
 
     @property
     def any_answered(self) -> bool:
@@ -112,8 +108,8 @@ class ServerLists:
                 why = error
             except _NOT_OFFERED as error:
                 why = error
-                if self._refusal is None and not isinstance(error, RouteMissingError):
-                    self._refusal = str(error)
+                if not self.refusal and not isinstance(error, RouteMissingError):
+                    self.refusal = str(error)
             self._answers[path] = document
             self._presence[path] = _presence(document, why)
             if noted and document is None:

@@ -10,7 +10,7 @@ import click
 
 from ....events.errors import RunNotFoundError
 from ....events.folds import replay
-from ....events.input_files import input_name
+from ....events.origins import input_name
 from ...projections.foreign_images import ForeignImage, tool_name
 from ...projections.provenance import (
     ImageProvenance,

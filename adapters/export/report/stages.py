@@ -9,9 +9,9 @@ from statistics import median
 import msgspec
 
 from ....events.folds import StageFold
-from ....events.input_files import input_name, input_of
 from ....events.log.timeline import events_at
 from ....events.model import CallCompleted, InputRecord, Outcome, StageEvent
+from ....events.origins import input_name, input_of
 from ....events.result import artifact_in
 from ....statemachine.files.recorded_files import RecordedFile
 from ...text import byte_size, count, duration

@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 
 from ....events.folds import Fold, StageFold, recorded_stages
-from ....events.input_files import input_name, input_of
 from ....events.log.format import DIGITS, MAX_LINE_BYTES, PREFIX
 from ....events.log.reader import log_path
 from ....events.log.scan import LogScan
@@ -33,6 +32,7 @@ from ....events.model import (
     RunState,
     StageEvent,
 )
+from ....events.origins import input_name, input_of
 from ....events.result import MissingImage, artifact_in
 from .asked import asked_settings
 from .records import (

@@ -1,0 +1,158 @@
+"""What answers in a server's place: ``run`` and ``doctor`` name it, and say what to do."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .command_line import SMALL, stagewright, write_config
+from .test_webui_client import Wire, WireServer
+
+pytestmark = pytest.mark.lowest
+
+
+def page(title: str, body: str = "", *, lead: str = "<!DOCTYPE html>\n") -> bytes:
+    style = "<style>body {color: red}</style><script>let password = 1;</script>"
+    return (
+        f"{lead}<html><head><title>{title}</title>{style}</head><body>{body}</body></html>".encode()
+    )
+
+
+FORM = '<form><input name="user"><input type="password"></form>'
+HEADERS = 'headers in [servers."{url}".headers] of your settings'
+LOGIN = f"a login page answered; use the address of the server itself, or set {HEADERS}"
+NGROK = 'the warning page of ngrok answered; set ngrok-skip-browser-warning = "1" as one of the '
+CLOUDFLARE = "the warning page of Cloudflare answered, which only a browser passes"
+OFFLINE = "reports that its tunnel does not work; start the tunnel again"
+JSON = "Content-Type: application/json"
+COMPRESSED = "the answer is compressed, although the request did not allow it; switch compression"
+
+ANSWERS: dict[str, tuple[str, bytes, list[str], str]] = {
+    "login page": ("200 OK", page("Sign in", FORM), [], LOGIN),
+    "login page without doctype": ("200 OK", page("Log in", "Log in", lead=" \n"), [], LOGIN),
+    "login page behind a comment": ("200 OK", page("x", FORM, lead="<!-- v2 -->\n"), [], LOGIN),
+    "login page with 401": ("401 Unauthorized", page("Please log in", FORM), [], LOGIN),
+    "login page with 403": ("403 Forbidden", page("Members only", FORM), [], LOGIN),
+    "redirect to a login page": (
+        *("302 Found", b"", ["Location: /login?next=%2Fsdapi&token=secret"]),
+        "redirected to a login page, {url}/login; use the address of the server itself, or set ",
+    ),
+    "redirect to another login page": (
+        *(
+            "307 Temporary Redirect",
+            page("Found"),
+            ["Location: https://auth.example.com/start?rd=x"],
+        ),
+        "redirected to a login page, https://auth.example.com/start; use the address of the server",
+    ),
+    "Cloudflare Access": (
+        *(
+            "302 Found",
+            b"",
+            ["Location: https://t.cloudflareaccess.com/cdn-cgi/access/login/x?kid=1"],
+        ),
+        "redirected to a login page, https://t.cloudflareaccess.com/cdn-cgi/access/login/x; use",
+    ),
+    "redirect to https": (
+        *("301 Moved Permanently", page("301"), ["Location: https://127.0.0.1:{port}/sdapi/x"]),
+        "redirected to https; use https://127.0.0.1:{port}",
+    ),
+    "redirect to https on its usual port": (
+        *("308 Permanent Redirect", b"", ["Location: https://127.0.0.1/sdapi"]),
+        "redirected to https; use https://127.0.0.1",
+    ),
+    "redirect elsewhere": (
+        *("302 Found", b"", ["Location: http://example.com/sd/"]),
+        "redirected to http://example.com/sd/; use that address instead",
+    ),
+    "redirect to nowhere": ("302 Found", b"", ["Location: http://[x/"], "redirected to http://[x/"),
+    "redirect without a place": ("302 Found", b"", [], "redirected to {url}/; use that address"),
+    "https wanted, nginx": (
+        *("400 Bad Request", page("400", "The plain HTTP request was sent to HTTPS port"), []),
+        "the server uses https there; use https://127.0.0.1:{port}",
+    ),
+    "https wanted, Go": (
+        *("400 Bad Request", b"Client sent an HTTP request to an HTTPS server.\n", []),
+        "the server uses https there; use https://127.0.0.1:{port}",
+    ),
+    "ngrok": ("200 OK", page("ngrok", "You are about to visit x.ngrok-free.app"), [], NGROK),
+    "ngrok, by its code": ("200 OK", page("Visit", "ERR_NGROK_6024"), [], NGROK),
+    "ngrok, offline": (
+        *("404 Not Found", page("x", "The endpoint is offline. ERR_NGROK_3200"), []),
+        f"ngrok {OFFLINE}",
+    ),
+    "ngrok, no upstream": ("502 Bad Gateway", page("x", "ERR_NGROK_8012"), [], f"ngrok {OFFLINE}"),
+    "localtunnel": (
+        *("511 Network Authentication Required", page("Friendly reminder", "x.loca.lt"), []),
+        'the warning page of localtunnel answered; set bypass-tunnel-reminder = "1" among the ',
+    ),
+    "localtunnel, password": (
+        *("401 Unauthorized", page("Tunnel Password", "x.loca.lt"), []),
+        'the warning page of localtunnel answered; set bypass-tunnel-reminder = "1" among the ',
+    ),
+    "Cloudflare": ("403 Forbidden", page("Just a moment...", "Enable JavaScript"), [], CLOUDFLARE),
+    "Cloudflare, blocked": ("403 Forbidden", page("Attention Required! | x"), [], CLOUDFLARE),
+    "Cloudflare tunnel": ("530 Tunnel", b"error code: 1033", [], f"Cloudflare {OFFLINE}"),
+    "another page": ("200 OK", page("Welcome to nginx!"), [], "a web page answered; is it the"),
+    "gzip": ("200 OK", gzip.compress(b"{}"), [JSON, "Content-Encoding: gzip"], COMPRESSED),
+    "br": ("200 OK", b"\x0b\x02\x80{}\x03", [JSON, "Content-Encoding: br"], COMPRESSED),
+    "compressed page": ("200 OK", gzip.compress(page("x")), ["Content-Encoding: GZIP"], COMPRESSED),
+}
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> Iterator[WireServer]:
+    """A server that gives one answer to every request."""
+    status, body, headers, _ = ANSWERS[request.param]
+
+    def script(wire: Wire) -> None:
+        wire.answer(body, status, *(one.replace("{port}", str(made.port)) for one in headers))
+
+    with WireServer(script) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("server", "name"), [(name, name) for name in ANSWERS], indirect=["server"]
+)
+def test_run_and_doctor_name_the_same_cause(server: WireServer, name: str, tmp_path: Path) -> None:
+    """In one line, with what to do; nothing is started, and the API is not blamed."""
+    expected = ANSWERS[name][3].replace("{url}", server.url).replace("{port}", str(server.port))
+    config = write_config(tmp_path, SMALL)
+    ran = stagewright("run", config, "--server", server.url, folder=tmp_path)
+    assert ran.returncode == 2
+    (line,) = ran.stderr.splitlines()
+    assert expected in line
+    assert "--api, and is it ready" not in line
+    assert "secret" not in line
+    assert not (tmp_path / "runs").exists()
+    for arguments in ([config], []):
+        done = stagewright("doctor", *arguments, "--server", server.url, folder=tmp_path)
+        assert done.returncode == 2
+        told = (done.stderr or done.stdout.splitlines()[-1]).strip()
+        cause = line.removeprefix("stagewright: ")
+        assert told in (line, f"not ready: {cause}")
+
+
+@pytest.mark.parametrize(
+    "server", ["login page", "ngrok", "redirect to https", "gzip"], indirect=True
+)
+def test_a_run_without_preflight_names_the_cause_too(server: WireServer, tmp_path: Path) -> None:
+    """Its first request fails with it."""
+    config = write_config(tmp_path, SMALL + "[server]\nretries = 0\nwait_s = 0\n")
+    ran = stagewright("run", config, "--server", server.url, "--no-preflight", folder=tmp_path)
+    assert ran.returncode == 1
+    words = ("login page", "of ngrok", "use https://", "is compressed")
+    assert any(word in ran.stderr.splitlines()[-1] for word in words)
+
+
+@pytest.mark.parametrize("server", ["redirect to https"], indirect=True)
+def test_doctor_with_json_has_the_cause(server: WireServer, tmp_path: Path) -> None:
+    """Among what is wrong."""
+    done = stagewright("doctor", "--server", server.url, "--json", folder=tmp_path)
+    (wrong,) = json.loads(done.stdout)["wrong"]
+    assert f"301: redirected to https; use https://127.0.0.1:{server.port}" in wrong
