@@ -224,7 +224,9 @@ def test_the_schema_refuses_what_is_refused(key: str) -> None:
     assert not schema().is_valid(wrong)
 
 
-VALUES = st.sampled_from([0, 1, 8, 64, 0.5, 2.0, 1e9, -1, "", "x", True, None, [], {}, "first"])
+VALUES: st.SearchStrategy[Any] = st.sampled_from(
+    [0, 1, 8, 64, 0.5, 2.0, 1e9, -1, "", "x", True, None, [], {}, "first"]
+)
 
 
 @given(st.sampled_from([*WRONG, *NAMES, *WHOLE, "cfg_scale", "steps", "hires_denoise"]), VALUES)
