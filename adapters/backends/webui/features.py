@@ -37,7 +37,8 @@ class ServerFeatures(msgspec.Struct, frozen=True, kw_only=True):
     ``fields`` are the fields of each generating route; a route that is missing there is one
     of which nothing is known. ``version`` is the oldest version that has what was found.
     ``stems`` are, by each name that a checkpoint goes by, the one that answers give it; None
-    as long as the list of checkpoints has not been asked for.
+    as long as the list of checkpoints has not been asked for. ``spellings`` are the server's own
+    of names that the plan writes in another way.
     """
 
     product: str | None = None
@@ -45,6 +46,7 @@ class ServerFeatures(msgspec.Struct, frozen=True, kw_only=True):
     fields: Mapping[str, frozenset[str]] = {}
     routes: frozenset[str] = frozenset()
     stems: Mapping[str, str] | None = None
+    spellings: Mapping[tuple[NameKind, str], str] = {}
 
     @property
     def vae_route(self) -> str:

@@ -17,7 +17,7 @@ from ..http.errors import (
     ServerOutOfMemoryError,
 )
 from .names import KINDS, Entry, NameKind, NameList, Reader
-from .spellings import stem
+from .spellings import loosely, stem
 
 OPTIONS = "/sdapi/v1/options"
 SCRIPTS = "/sdapi/v1/scripts"
@@ -36,9 +36,18 @@ _NOT_OFFERED = (
 """Errors that concern one route, not the whole server."""
 
 
-def is_among(known: NameList, *names: str) -> bool:
-    """Whether the list has an entry with one of these names."""
-    return any(name in entry.forms for entry in known for name in names)
+def entry_of(known: NameList, name: str) -> Entry | None:
+    """The entry with this name, else the only one whose name differs in case or separators."""
+    for entry in known:
+        if name in entry.forms:
+            return entry
+    asked = loosely(name)
+    alike = {
+        entry.name: entry
+        for entry in known
+        if asked in map(loosely, (*entry.forms, *entry.short_forms))
+    }
+    return next(iter(alike.values())) if len(alike) == 1 else None
 
 
 def nearest_names(name: str, known: NameList) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ import msgspec
 
 from ....statemachine.plan.plan import StageExecution, StageExecutionPlan
 from ....statemachine.ports import GenerateRequest
-from ....statemachine.stages import AdetailerConfig, Txt2ImgConfig
-from .spellings import AUTOMATIC, HASH, NO_VAE, SAME_AS_THE_STAGE, file_of, stem
+from ....statemachine.stages import AdetailerConfig, StageConfig, Txt2ImgConfig
+from .spellings import AUTOMATIC, HASH, NO_VAE, SAME_AS_THE_STAGE, file_of, stem, vae_stem
 
 _LONGEST_NAME = 1000
 _INDEX = re.compile(r"\.[0-9]+\b")
@@ -20,10 +20,14 @@ _NONE = frozenset(["None"])
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One entry of a list: its name, and all names that a request may use for it."""
+    """One entry of a list: its name, and all names that a request may use for it.
+
+    ``short_forms`` may stand for it in a configuration, if they are those of no other entry.
+    """
 
     name: str
     forms: frozenset[str]
+    short_forms: frozenset[str] = frozenset()
 
 
 NameList = tuple[Entry, ...]
@@ -91,8 +95,9 @@ def _checkpoint(row: Any) -> Entry | None:
 
 
 def _file(row: Any) -> Entry | None:
-    """A VAE, which is named by its file name only."""
-    return _entry([*_texts(row, "model_name"), *map(file_of, _texts(row, "filename"))])
+    """A VAE, which a request names by its file name only."""
+    known = [*_texts(row, "model_name"), *map(file_of, _texts(row, "filename"))]
+    return Entry(known[0], frozenset(known), frozenset(map(vae_stem, known))) if known else None
 
 
 def _scheduler(row: Any) -> Entry | None:
@@ -183,7 +188,7 @@ _INHERITED = {
 """By key, the one that it takes its name from where both are the same."""
 _IN_PROMPTS: Mapping[NameKind, re.Pattern[str]] = {
     NameKind.LORA: re.compile(r"<(?:lora|lyco):([^:<>]+)(?::[^<>]*)?>"),
-    NameKind.EMBEDDING: re.compile(r"(?<!\w)embedding:([\w.\-]+)"),
+    NameKind.EMBEDDING: re.compile(r"(?<!\w)embedding:([\w.\-]*\w)"),
 }
 _EXACT = "txt2img.hires.sampler"
 
@@ -192,7 +197,7 @@ class NameUse(msgspec.Struct, frozen=True):
     """A name that is sent to a server, and the key of the configuration that it comes from.
 
     ``partner`` is the scheduler of a sampler, or the sampler of a scheduler, because old servers
-    take both as one name. ``exact`` says that aliases are not accepted.
+    take both as one name. ``exact`` says that a name of both is not accepted.
     """
 
     kind: NameKind
@@ -200,6 +205,22 @@ class NameUse(msgspec.Struct, frozen=True):
     name: str
     partner: str | None = None
     exact: bool = False
+
+
+def respelled(table: Any, key: str, spellings: Mapping[tuple[NameKind, str], str]) -> Any:
+    """A stage's configuration at ``key`` with names as the server spells them."""
+    if isinstance(table, tuple):
+        return tuple(respelled(part, f"{key}.0", spellings) for part in table)
+    if isinstance(table, msgspec.Struct):
+        values = {
+            field.name: respelled(
+                getattr(table, field.name), f"{key}.{field.encode_name}", spellings
+            )
+            for field in msgspec.structs.fields(table)
+        }
+        return msgspec.structs.replace(table, **values)
+    kind = _KIND_OF_KEY.get(_INDEX.sub("", key))
+    return spellings.get((kind, table), table) if kind and isinstance(table, str) else table
 
 
 def names_used(plan: StageExecutionPlan) -> tuple[NameUse, ...]:
@@ -214,8 +235,9 @@ def names_used(plan: StageExecutionPlan) -> tuple[NameUse, ...]:
 
 
 def silent_names(request: GenerateRequest) -> Iterator[NameUse]:
-    """The names of a request that a server ignores without a trace where it does not have them."""
+    """The names of a request that a server may ignore without a trace where it lacks them."""
     config = request.config
+    yield from _named_in_prompts(config, request.stage_type, set())
     if isinstance(config, Txt2ImgConfig):
         for style in config.styles or ():
             yield NameUse(NameKind.STYLE, "txt2img.styles", style)
@@ -228,10 +250,15 @@ def names_in_prompts(plan: StageExecutionPlan) -> Iterator[NameUse]:
     """The LoRAs and embeddings that the prompts of ``plan`` name, each with its first key."""
     seen: set[str] = set()
     for stage in plan.stages:
-        for key, value in _values(msgspec.to_builtins(stage.config), stage.stage_type):
-            if isinstance(value, str) and key.endswith("prompt") and value not in seen:
-                seen.add(value)
-                yield from named_in_text(value, key)
+        yield from _named_in_prompts(stage.config, stage.stage_type, seen)
+
+
+def _named_in_prompts(config: StageConfig, stage_type: str, seen: set[str]) -> Iterator[NameUse]:
+    """The LoRAs and embeddings in the prompts of a stage that are not ``seen`` yet."""
+    for key, value in _values(msgspec.to_builtins(config), stage_type):
+        if isinstance(value, str) and key.endswith("prompt") and value not in seen:
+            seen.add(value)
+            yield from named_in_text(value, key)
 
 
 def named_in_text(text: str, key: str) -> Iterator[NameUse]:
@@ -270,10 +297,14 @@ def _use(key: str, name: str, texts: Mapping[str, str]) -> NameUse:
     return NameUse(kind, origin if texts.get(origin) == name else key, name, partner, key == _EXACT)
 
 
+def is_of_a_part(key: str) -> bool:
+    """Whether a key belongs to a table in a stage: hires, refiner, or a pass of ADetailer."""
+    return key.count(".") > 1
+
+
 def _is_known_everywhere(use: NameUse) -> bool:
     if use.kind is NameKind.SCHEDULER and use.name.casefold() == AUTOMATIC:
         return True
-    is_of_a_part = use.key.count(".") > 1
-    if is_of_a_part and use.name in SAME_AS_THE_STAGE:
+    if is_of_a_part(use.key) and use.name in SAME_AS_THE_STAGE:
         return True
     return use.name in KINDS[use.kind].everywhere

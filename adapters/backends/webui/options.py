@@ -17,8 +17,9 @@ from ....statemachine.plan.plan import StageExecutionPlan
 from ..http.errors import RequestRefusedError, ServerFailureError
 from ..registry import EarlierRun
 from .lists import OPTIONS
+from .names import NameKind
 from .server import Server, job_of
-from .spellings import stem
+from .spellings import loosely, vae_stem
 
 VAE = "sd_vae"
 CLIP_SKIP = "CLIP_stop_at_last_layers"
@@ -49,6 +50,11 @@ PINNED = (
 )
 """The options that change pixels; ``docs/servers.md`` lists them."""
 
+_SHOWN_BY = {
+    NameKind.LORA: "lora_add_hashes_to_infotext",
+    NameKind.EMBEDDING: "textual_inversion_add_hashes_to_infotext",
+}
+
 QUIET_WAIT_S = 3.0
 """How long to wait for a moment without a job; a job shows its own settings as the server's."""
 _LOOK_AGAIN_S = 0.05
@@ -62,8 +68,8 @@ class PinnedOptions:
     """The options of one server for one run; used by one thread at a time.
 
     ``recorded`` are those that the run records, None where nothing is known of them. ``sent`` are
-    those of them that the server has: each request carries them. ``shows_loras`` says that the
-    server's infotexts name the LoRAs that were used.
+    those of them that the server has: each request carries them. ``shown`` are the kinds of names
+    of which the server's infotexts have hashes, where they were used.
     """
 
     def __init__(self, server: Server) -> None:
@@ -77,7 +83,7 @@ class PinnedOptions:
         self._earlier: Iterable[EarlierRun] = ()
         self._is_secured = True
         self._is_of_older_release = False
-        self.shows_loras = False
+        self.shown: frozenset[NameKind] = frozenset()
 
     @property
     def to_send(self) -> Mapping[str, Any] | None:
@@ -188,7 +194,7 @@ class PinnedOptions:
             return None
         if not isinstance(found, Mapping):
             return None
-        self.shows_loras = found.get("lora_add_hashes_to_infotext") is True
+        self.shown = frozenset(kind for kind, key in _SHOWN_BY.items() if found.get(key) is True)
         return found
 
     def _as_png(self, present: Mapping[str, Any]) -> dict[str, str]:
@@ -267,7 +273,12 @@ def _is_left(present: Any, sent: Sequence[Any], before: Any) -> bool:
 def _is_same(one: Any, other: Any) -> bool:
     """Whether two values of an option are equal; a server reports files by their full paths."""
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return [stem(part) for part in one] == [stem(part) for part in other]
+        return [*map(_file, one)] == [*map(_file, other)]
     if isinstance(one, str) and isinstance(other, str):
-        return stem(one) == stem(other)
+        return vae_stem(one) == vae_stem(other)
     return bool(one == other)
+
+
+def _file(name: Any) -> str:
+    """What files are compared by."""
+    return loosely(vae_stem(name))

@@ -14,22 +14,21 @@ from ....statemachine.ports import GenerateRequest, SourceImage
 from ....statemachine.stages import AdetailerConfig
 from ..http.client import HttpClient
 from ..http.errors import RequestRefusedError
-from ..report import NameCheck, RouteCheck, ServerReport, Verdict
+from ..report import NameCheck, RouteCheck, ServerReport
 from .features import (
     EXTRA_SINGLE_IMAGE,
     IMG2IMG,
     INTERNAL_PROGRESS,
     INTERRUPT,
     PROGRESS,
-    SD_NEXT,
     TXT2IMG,
     ServerFeatures,
     discovered,
 )
-from .lists import OPTIONS, SCRIPTS, ServerLists, is_among
+from .lists import OPTIONS, SCRIPTS, ServerLists
+from .name_comparison import NameComparison
 from .names import (
     KINDS,
-    Entry,
     NameKind,
     NameList,
     NameUse,
@@ -44,8 +43,6 @@ SYSINFO_TIMEOUT_S = 5.0
 """The route calls the graphics driver and pip; the version is not worth a longer wait."""
 
 _POSTED = (TXT2IMG, IMG2IMG, EXTRA_SINGLE_IMAGE, INTERRUPT, INTERNAL_PROGRESS)
-_SCHEDULES = ("Karras", "Exponential", "Polyexponential", "SGM Uniform")
-"""Schedules that sampler names ended in before 1.9, for servers without a list of schedulers."""
 _NO_WEBUI = (
     "no route of the API answers; is it a WebUI that was started with --api, and is it ready?"
 )
@@ -117,9 +114,10 @@ class _Inspection:
                 detailing = not refusals and self._has_detailer()
                 if not refusals:
                     problems += self._detailer_problems(stage.config, detailing=detailing)
-        comparison = _Comparison(self._lists, self.features, detailing=detailing)
+        comparison = NameComparison(self._lists, self.features, detailing=detailing)
         uses = [*names_used(plan), *names_in_prompts(plan), *self._names_in_styles(plan)]
         checks = [comparison.check(use) for use in uses]
+        self.features = msgspec.structs.replace(self.features, spellings=comparison.spellings)
         return self._report(checks=tuple(dict.fromkeys(checks)), problems=problems)
 
     def _names_in_styles(self, plan: StageExecutionPlan) -> Iterator[NameUse]:
@@ -255,97 +253,3 @@ def _request_like(stage: StageExecution) -> GenerateRequest:
         inputs=(image,) if stage.requires_input_image else (),
         mask=image if config.mask is not None else None,
     )
-
-
-class _Comparison:
-    """Compares names with a server's lists; ``detailing`` says whether it has ADetailer."""
-
-    def __init__(self, lists: ServerLists, features: ServerFeatures, *, detailing: bool) -> None:
-        self._lists = lists
-        self._features = features
-        self._detailing = detailing
-        self._one_name = not features.takes(TXT2IMG, "scheduler")
-
-    def check(self, use: NameUse) -> NameCheck:
-        """Whether the server has the name."""
-        found, known = self._look_up(use)
-        if not found and known is not None:
-            route = self._features.vae_route if use.kind is NameKind.VAE else None
-            if self._lists.refresh(use.kind, route):  # A file may just have been copied there.
-                found, known = self._look_up(use)
-        if found:
-            return NameCheck(use.kind, use.key, use.name, Verdict.FOUND)
-        if known is None:
-            return NameCheck(use.kind, use.key, use.name, Verdict.NOT_CHECKED)
-        nearest = self._lists.nearest(use.name, known)
-        return NameCheck(use.kind, use.key, use.name, Verdict.MISSING, nearest)
-
-    def _look_up(self, use: NameUse) -> tuple[bool, NameList | None]:
-        """Whether the name was found, and the list it should be in (None if not offered)."""
-        match use.kind:
-            case NameKind.SAMPLER:
-                return self._sampler(use)
-            case NameKind.SCHEDULER if self._one_name and use.partner:
-                return self._scheduler_in_sampler(use.name, use.partner)
-            case NameKind.HIRES_UPSCALER:
-                return self._hires_upscaler(use.name)
-            case NameKind.VAE:
-                return self._in_list(use.kind, use.name, route=self._features.vae_route)
-            case NameKind.DETECTOR if not self._detailing:
-                return False, None
-            case _:
-                return self._in_list(use.kind, use.name)
-
-    def _in_list(
-        self, kind: NameKind, *names: str, route: str | None = None
-    ) -> tuple[bool, NameList | None]:
-        known = self._lists.names(kind, route)
-        return is_among(known or (), *names), known
-
-    def _sampler(self, use: NameUse) -> tuple[bool, NameList | None]:
-        known = self._lists.names(NameKind.SAMPLER)
-        if known is None:
-            return False, None
-        if use.exact:
-            return any(use.name == entry.name for entry in known), known
-        if is_among(known, use.name):
-            return True, known
-        if self._one_name:
-            return is_among(known, f"{use.name} {use.partner}"), known
-        return self._is_sampler_and_scheduler(use.name, known), known
-
-    def _is_sampler_and_scheduler(self, name: str, samplers: NameList) -> bool:
-        """Whether the name joins sampler and scheduler, as before 1.9: ``DPM++ 2M Karras``."""
-        tails = {
-            name.removeprefix(f"{one.name} ") for one in samplers if name.startswith(f"{one.name} ")
-        }
-        if not tails:
-            return False
-        known = self._lists.names(NameKind.SCHEDULER)
-        if known is None:
-            return not tails.isdisjoint(_SCHEDULES)
-        return is_among(known, *tails)
-
-    def _scheduler_in_sampler(self, name: str, sampler: str) -> tuple[bool, NameList | None]:
-        """Look up the scheduler on a server with joint names."""
-        samplers = self._lists.names(NameKind.SAMPLER)
-        if samplers is None or self._features.product == SD_NEXT:  # SD.Next has no schedulers.
-            return False, None
-        start = f"{sampler} "
-        tails = [one.name.removeprefix(start) for one in samplers if one.name.startswith(start)]
-        return name in tails, tuple(Entry(tail, frozenset([tail])) for tail in tails)
-
-    def _hires_upscaler(self, name: str) -> tuple[bool, NameList | None]:
-        """Look up a latent mode or an upscaler, in the more likely list first."""
-        kinds = [NameKind.UPSCALER, NameKind.HIRES_UPSCALER]
-        if name.startswith("Latent"):
-            kinds.reverse()
-        every: list[Entry] = []
-        unknown = False
-        for kind in kinds:
-            found, known = self._in_list(kind, name)
-            if found:
-                return True, known
-            unknown = unknown or known is None
-            every += known or ()
-        return False, None if unknown else tuple(every)

@@ -17,6 +17,8 @@ SAME_AS_THE_STAGE = frozenset(
 HASH = re.compile(r"\s\[[0-9a-fA-F]+\]$")
 """What the title of a model ends with."""
 _SUFFIX = re.compile(r"\.(safetensors|ckpt|pth?|sft|gguf|bin)$", re.IGNORECASE)
+_VAE_SUFFIX = re.compile(r"\.vae$", re.IGNORECASE)
+_SEPARATORS = re.compile(r"[\\/_\-\s]+")
 _SLASHES = re.compile(r"[/\\]")
 _SCHEDULES_IN_NAMES = ("karras", "exponential", "polyexponential", "sgm uniform")
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
@@ -30,6 +32,16 @@ def file_of(path: str) -> str:
 def stem(name: object) -> str:
     """A model's name without folder, hash and suffix, by which models are compared."""
     return _SUFFIX.sub("", HASH.sub("", file_of(str(name))))
+
+
+def vae_stem(name: object) -> str:
+    """A VAE's name without folder and suffixes: that of ``x.vae.pt`` is ``x``."""
+    return _VAE_SUFFIX.sub("", stem(name))
+
+
+def loosely(name: str) -> str:
+    """A name without separators, and in lower case, by which spellings are compared."""
+    return _SEPARATORS.sub("", name).casefold()
 
 
 def same_sampler(asked: str, scheduler: str | None, used: str, schedule: object) -> bool:

@@ -17,6 +17,7 @@ from ....events.result import PipelineRunResult
 from ....statemachine.states import can_go_on
 from ...event_text import summarize_event
 from ...export.bundle.manifest import THUMBNAILS, lacks_images
+from ...text import why_unchanged
 from ..output import (
     count,
     duration,
@@ -79,9 +80,8 @@ def show_result(
         )
         unchanged = stage.metadata.get("unchanged_images")
         if unchanged:
-            print_line(
-                f"  warning: {count(unchanged, 'image')} came back unchanged: nothing was detected"
-            )
+            why = why_unchanged(stage.stage_type)
+            print_line(f"  warning: {count(unchanged, 'image')} came back unchanged: {why}")
     for gap in result.missing[:10]:
         error = gap.error if gap.error != result.error else None
         why = f": {error.kind}: {error.message}" if error else ""

@@ -13,7 +13,7 @@ from ....events.log.timeline import events_at
 from ....events.model import CallCompleted, InputRecord, Outcome, StageEvent
 from ....events.result import artifact_in
 from ....statemachine.files.recorded_files import RecordedFile
-from ...text import byte_size, count, duration
+from ...text import byte_size, count, duration, why_unchanged
 from .run_content import RunContent
 from .settings_table import Agreement, SettingRow, UsedValues, setting_rows
 
@@ -134,7 +134,7 @@ def _tile(stage: StageFold, index: int, event: StageEvent) -> Tile:
         seed=artifact.seed,
         size=f"{side_by_side}, {byte_size(artifact.bytes)}",
         made=", ".join(made),
-        remark="unchanged: nothing was detected" if index in stage.unchanged else "",
+        remark=f"unchanged: {why_unchanged(stage.stage_type)}" if index in stage.unchanged else "",
         seq=event.seq,
     )
 
