@@ -238,7 +238,8 @@ class WebUIBackend:
             return
         self._looked_up.add(request.stage_id)
         comparison = NameComparison(ServerLists(self._client), features, detailing=True)
-        for check in map(comparison.check, silent_names(request)):
+        uses = [*silent_names(request), *comparison.names_in_styles(request.config)]
+        for check in map(comparison.check, uses):
             if check.verdict is Verdict.MISSING:
                 why = f'the server has no {check.kind} "{check.name}" ({check.key}), and would '
                 why += f"ignore it{check.suggestion()}"

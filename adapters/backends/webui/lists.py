@@ -131,11 +131,11 @@ class ServerLists:
         return True
 
     def prompts_of_styles(self, names: Sequence[str]) -> Iterator[str]:
-        """The prompts that the server adds for these styles."""
+        """The prompts, with the negative ones, that the server adds for these styles."""
         rows = self.answer(KINDS[NameKind.STYLE].route)
         for row in rows if isinstance(rows, list) else ():
             if isinstance(row, Mapping) and row.get("name") in names:
-                yield str(row.get("prompt") or "")
+                yield f"{row.get('prompt') or ''} {row.get('negative_prompt') or ''}"
 
     def nearest(self, name: str, known: NameList) -> tuple[str, ...]:
         """The most similar names, without credentials."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from ....statemachine.stages import StageConfig
 from ..report import NameCheck, Verdict
 from .features import SD_NEXT, TXT2IMG, ServerFeatures
 from .lists import ServerLists, entry_of
-from .names import KINDS, Entry, NameKind, NameList, NameUse, is_of_a_part
+from .names import KINDS, Entry, NameKind, NameList, NameUse, is_of_a_part, named_in_text
 from .spellings import AUTOMATIC, loosely
 
 _SCHEDULES = ("Karras", "Exponential", "Polyexponential", "SGM Uniform")
@@ -29,6 +30,12 @@ class NameComparison:
         self._detailing = detailing
         self._one_name = not features.takes(TXT2IMG, "scheduler")
         self.spellings: dict[tuple[NameKind, str], str] = {}
+
+    def names_in_styles(self, config: StageConfig) -> Iterator[NameUse]:
+        """The LoRAs and embeddings in the prompts of a stage's styles."""
+        styles = getattr(config, "styles", None)
+        for prompt in self._lists.prompts_of_styles(styles) if styles else ():
+            yield from named_in_text(prompt, "txt2img.styles: prompt")
 
     def check(self, use: NameUse) -> NameCheck:
         """Whether the server has the name."""
@@ -71,6 +78,8 @@ class NameComparison:
             case NameKind.SAMPLER:
                 known = self._samplers()
                 return (None if known is None else self._sampler(use, known)), known
+            case NameKind.SCHEDULER if self._one_name and is_of_a_part(use.key):
+                return None, ()  # It takes none there.
             case NameKind.SCHEDULER if self._one_name and use.partner:
                 known = self._schedules_of(use.partner)
                 return entry_of(known or (), use.name), known

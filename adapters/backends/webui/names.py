@@ -219,7 +219,9 @@ def respelled(table: Any, key: str, spellings: Mapping[tuple[NameKind, str], str
             for field in msgspec.structs.fields(table)
         }
         return msgspec.structs.replace(table, **values)
-    kind = _KIND_OF_KEY.get(_INDEX.sub("", key))
+    plain = _INDEX.sub("", key)
+    # ADetailer has the settings of the stage that its input comes from.
+    kind = _KIND_OF_KEY.get(plain) or _KIND_OF_KEY.get(f"txt2img.{plain.partition('.')[2]}")
     return spellings.get((kind, table), table) if kind and isinstance(table, str) else table
 
 
@@ -290,9 +292,9 @@ def _values(table: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 def _use(key: str, name: str, texts: Mapping[str, str]) -> NameUse:
     kind = _KIND_OF_KEY[_INDEX.sub("", key)]
-    stage, _, setting = key.partition(".")
+    table, _, setting = key.rpartition(".")
     partners = {"sampler": "scheduler", "scheduler": "sampler"}
-    partner = texts.get(f"{stage}.{partners[setting]}") if setting in partners else None
+    partner = texts.get(f"{table}.{partners[setting]}") if setting in partners else None
     origin = _INHERITED.get(key, "")
     return NameUse(kind, origin if texts.get(origin) == name else key, name, partner, key == _EXACT)
 

@@ -18,6 +18,7 @@ from ..http.errors import RequestRefusedError, ServerFailureError
 from ..registry import EarlierRun
 from .lists import OPTIONS
 from .names import NameKind
+from .progress import ServerProgress
 from .server import Server, job_of
 from .spellings import loosely, vae_stem
 
@@ -210,7 +211,8 @@ class PinnedOptions:
             if found is None or not self._server.tells_progress:
                 return found, found is not None
             after = self._server.look()
-            if before and after and before.idle and after.idle and job_of(before) == job_of(after):
+            # What a person changes meanwhile would be undone by the POST that follows.
+            if _no_job_between(before, after) and self._present() == found:
                 return found, True
             if time.monotonic() > deadline:
                 return found, False
@@ -253,6 +255,13 @@ class PinnedOptions:
             return present
         self._client.post(OPTIONS, {MODULES: now})
         return {**present, MODULES: now}
+
+
+def _no_job_between(one: ServerProgress | None, other: ServerProgress | None) -> bool:
+    """Whether the server was idle at two looks, and ran nothing meanwhile."""
+    if one is None or other is None or not (one.idle and other.idle):
+        return False
+    return job_of(one) == job_of(other)
 
 
 def _modules_of(run: EarlierRun) -> Iterator[tuple[list[Any], Any]]:

@@ -31,8 +31,6 @@ from .names import (
     KINDS,
     NameKind,
     NameList,
-    NameUse,
-    named_in_text,
     names_in_prompts,
     names_used,
 )
@@ -115,16 +113,11 @@ class _Inspection:
                 if not refusals:
                     problems += self._detailer_problems(stage.config, detailing=detailing)
         comparison = NameComparison(self._lists, self.features, detailing=detailing)
-        uses = [*names_used(plan), *names_in_prompts(plan), *self._names_in_styles(plan)]
+        in_styles = [use for one in plan.stages for use in comparison.names_in_styles(one.config)]
+        uses = [*names_used(plan), *names_in_prompts(plan), *in_styles]
         checks = [comparison.check(use) for use in uses]
         self.features = msgspec.structs.replace(self.features, spellings=comparison.spellings)
         return self._report(checks=tuple(dict.fromkeys(checks)), problems=problems)
-
-    def _names_in_styles(self, plan: StageExecutionPlan) -> Iterator[NameUse]:
-        for stage in plan.stages:
-            styles = getattr(stage.config, "styles", None)
-            for prompt in self._lists.prompts_of_styles(styles) if styles else ():
-                yield from named_in_text(prompt, "txt2img.styles: prompt")
 
     def of_everything(self) -> ServerReport:
         """Count what the server offers."""
