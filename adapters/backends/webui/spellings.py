@@ -20,7 +20,7 @@ _SUFFIX = re.compile(r"\.(safetensors|ckpt|pth?|sft|gguf|bin)$", re.IGNORECASE)
 _VAE_SUFFIX = re.compile(r"\.vae$", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[\\/_\-\s]+")
 _SLASHES = re.compile(r"[/\\]")
-_SCHEDULES_IN_NAMES = ("karras", "exponential", "polyexponential", "sgm uniform")
+_SCHEDULES_IN_NAMES = ("karras", "exponential", "polyexponential", "sgmuniform")
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
 
 
@@ -49,12 +49,12 @@ def same_sampler(asked: str, scheduler: str | None, used: str, schedule: object)
 
     ``scheduler`` was requested with ``asked``; ``schedule`` is what the server reports, if any.
     """
-    asked, used = asked.casefold(), used.casefold()
-    if asked == used or used == f"{asked} {scheduler or ''}".casefold():
+    asked, used = loosely(asked), loosely(used)
+    if used in (asked, asked + loosely(scheduler or "")):
         return True
-    if not asked.startswith(f"{used} "):
+    if not asked.startswith(used):
         return False
-    rest = asked.removeprefix(f"{used} ")
+    rest = asked.removeprefix(used)
     return same_name(rest, str(schedule)) if schedule else rest in _SCHEDULES_IN_NAMES
 
 
