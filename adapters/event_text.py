@@ -26,6 +26,7 @@ from ..events.model import (
     StorageLimited,
     UnknownEvent,
 )
+from ..statemachine.stages import StageConfig, stage_types
 from .text import count, duration
 
 
@@ -114,3 +115,8 @@ _SUMMARIES: Mapping[type[StageEvent], Callable[[Any], str]] = {
 def state_text(state: str, outcome: str | None) -> str:
     """``COMPLETED``, ``ERROR`` or ``ERROR, partial``: an outcome is named if it adds something."""
     return f"{state}, {outcome}" if outcome == Outcome.PARTIAL else state
+
+
+def why_unchanged(stage_type: str) -> str:
+    """What it may mean that a stage gave back the pixels that it was sent."""
+    return stage_types().get(stage_type, StageConfig).unchanged_because

@@ -55,6 +55,8 @@ class StageFold:
         self.attempts: dict[int, int] = {}
         """By first image index of a request, the attempts made so far."""
         self.unchanged: set[int] = set()
+        self.first_answer: tuple[int, Mapping[str, Any]] | None = None
+        """The first image index and ``info`` of the first answer of the present backend."""
         self.failures: dict[int, ErrorDetail] = {}
         self.unsettled: dict[int, dict[str, None]] = {}
         """By first image index, in order, the calls without an image that may still be running."""
@@ -217,6 +219,7 @@ class Fold:
         stage.unsettled.pop(request.image_index, None)
         stage.interrupted.discard(request.image_index)
         stage.maybe_interrupted.discard(request.image_index)
+        stage.first_answer = stage.first_answer or (request.image_index, event.info)
         unchanged = event.info.get("changed") is False
         for artifact in event.artifacts:
             index = artifact.image_index
@@ -286,6 +289,9 @@ class Fold:
     def _run_resumed(self, event: RunResumed) -> None:
         self.resumes += 1
         self.cancel_requested = False
+        if self.backend is None or self.backend.url != event.backend.url:
+            for one in self.stages.values():
+                one.first_answer = None
         self.backend = event.backend
         for stage_id, rows in (event.lost or {}).items():
             stage = self.stages.get(stage_id)

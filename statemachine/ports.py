@@ -42,8 +42,9 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     that ``config.alwayson_scripts`` names, by path. ``unanswered`` are call ids of
     earlier attempts, in order, that the backend must settle first: wait for them, or make
     sure that they no longer run. ``interrupted`` says that one of them was told to stop, so
-    that a server may still hold a half-made image of it. ``request_sha256`` is equal in all
-    attempts and backends.
+    that a server may still hold a half-made image of it. ``first_answer`` are the first image index
+    and the recorded ``info`` of the first answer that this backend gave in the stage, in any epoch.
+    ``request_sha256`` is equal in all attempts and backends.
     """
 
     call_id: str
@@ -61,6 +62,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     script_images: Mapping[str, SourceImage] = {}
     unanswered: tuple[str, ...] = ()
     interrupted: bool = False
+    first_answer: tuple[int, Mapping[str, Any]] | None = None
     request_sha256: str = ""
 
 
@@ -73,7 +75,8 @@ class GeneratedImage(msgspec.Struct, frozen=True, kw_only=True):
 class GenerateAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """``images`` in seed order; ``info`` is what the backend used, as JSON values.
 
-    ``info["changed"]`` is False when the backend returned the pixels that it was sent.
+    ``info["changed"]`` is False when the backend returned the pixels that it was sent, if need be
+    resized.
     ``confirm`` is for a backend that goes on checking the images: it is called once they are
     on disk, before they count, and raises BackendError if they must not be used.
     """

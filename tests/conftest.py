@@ -128,8 +128,13 @@ def connected() -> Iterator[Connect]:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Client]:
-    """A client of a ``serve-embedded`` whose state no test may change for the next."""
+    """A client of a ``serve-embedded`` whose state no test may change for the next.
+
+    It has stored all options, so it restores those that a request overrides.
+    """
     with serving() as client:
+        present = client.get("options")
+        client.post("options", {key: present[key] for key in present if "checkpoint" not in key})
         yield client
 
 

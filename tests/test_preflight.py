@@ -109,7 +109,7 @@ def test_a_server_that_has_everything_is_told_and_let_pass() -> None:
     [
         ("model", "bas.safetensors", "base.safetensors", {}),
         ("vae", "vea.safetensors", "vae.safetensors", {}),
-        ("sampler", "euler A", "Euler a", {}),
+        ("sampler", "Eulr a", "Euler a", {}),
         ("scheduler", "Karas", "Karras", {}),
         ("refiner.model", "refinr", "refiner.safetensors", {"switch_at": 0.5}),
         ("hires.upscaler", "Latent (narest)", "Latent (nearest)", HIRES),
@@ -191,7 +191,7 @@ CHECKPOINTS = [
     [
         ("SDXL/photo_v1.5.safetensors [0123abcdef]", Verdict.FOUND),
         ("SDXL/photo_v1.5.safetensors", Verdict.FOUND),
-        ("SDXL\\photo_v1.5.safetensors", Verdict.MISSING),
+        ("SDXL\\photo_v1.5.safetensors", Verdict.FOUND),
         ("photo_v1.5.safetensors", Verdict.MISSING),
         ("photo_v1.5", Verdict.FOUND),
         ("photo_v1.5 [0123abcdef]", Verdict.FOUND),

@@ -7,19 +7,23 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
+from stagewright.adapters import open_controller
 from stagewright.adapters.export.report import ReportRefusedError, write_report
 from stagewright.adapters.text import duration
 from stagewright.events import CallCompleted, RunNotFoundError, StageEnd, iterate, replay
 from stagewright.events.log.lock import RunLock
 
+from . import webui_faults as faults
 from .command_line import stagewright
 from .log_format import changed, make_log, split_bodies
 from .reports import Page, Refusing, digest_source, eventful_run, reported
 from .resuming import LOG, STAGE_IDS, copied, cut_before, image_file, ran, small
 from .support import ScriptedBackend, png
+from .webui_server import ScriptedWebUI
 
 pytestmark = pytest.mark.lowest
 
@@ -109,6 +113,28 @@ def test_settings_used_stand_beside_those_asked(run: Path) -> None:
     assert "Euler \N{NOT EQUAL TO} requested" in page.text
     assert "not reported" in page.text
     assert "in 2 of 3 answers" in page.text
+
+
+def test_answers_that_report_null_are_counted_and_styles_are_no_difference(tmp_path: Path) -> None:
+    """A value that one of three answers reports; a prompt with the text of a style around it."""
+
+    def styled(info: dict[str, Any]) -> None:
+        info["prompt"] = "a lighthouse <lora:ink:0.5>"
+
+    def silent(info: dict[str, Any]) -> None:
+        styled(info)
+        info["restore_faces"] = None
+
+    config = small("txt2img", images=3)
+    config["txt2img"] |= {"styles": ["inked"], "restore_faces": False}
+    with ScriptedWebUI() as server:
+        server.on(0, faults.alters_info(styled))
+        server.on(range(1, 3), faults.alters_info(silent))
+        result = open_controller(tmp_path / "runs", server.url).start(config).wait(30)
+    page, _ = reported(tmp_path / "runs" / result.run_id)
+    assert "restore_faces no no in 1 of 3 answers" in page.text
+    assert "prompt a lighthouse a lighthouse <lora:ink:0.5> " in page.text
+    assert not page.all("tr", **{"class": "different"})
 
 
 def test_the_timeline_shows_every_call_and_how_it_ended(run: Path) -> None:

@@ -10,8 +10,22 @@ import requests
 from PIL import Image
 from stagewright.statemachine.stages import Txt2ImgConfig
 
+from .command_line import until
 from .pictures import made, same_pixels
-from .serving import BASE, REFINER, SMALL, Client, Json, info, pictures, sent, serving
+from .serving import (
+    BASE,
+    REFINER,
+    SLOW,
+    SMALL,
+    VAE,
+    Client,
+    InBackground,
+    Json,
+    info,
+    pictures,
+    sent,
+    serving,
+)
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +150,40 @@ def test_options_are_set_for_good_and_overrides_are_not(slow: Client) -> None:
         "override_settings_restore_afterwards": False,
     })  # fmt: skip
     assert info(slow.post("txt2img", SMALL))["clip_skip"] == 2
+
+
+OVERRIDES = {"sd_vae": VAE, "CLIP_stop_at_last_layers": 2, "hires_fix_refiner_pass": "first pass"}
+
+
+def test_overrides_stay_unless_the_server_has_stored_the_options() -> None:
+    """They change the next request as they would its own; those that were posted are restored."""
+    overriding = SMALL | {"override_settings": OVERRIDES}
+    with serving() as client:
+        plain, overridden = client.post("txt2img", SMALL), client.post("txt2img", overriding)
+        left = client.post("txt2img", SMALL)
+        assert left["images"] == overridden["images"] != plain["images"]
+        assert info(left)["sd_vae_name"] == VAE
+        assert client.get("options").items() >= OVERRIDES.items()
+    with serving() as client:
+        options = client.get("options")
+        client.post("options", {key: options[key] for key in OVERRIDES})
+        assert client.post("txt2img", overriding)["images"] == overridden["images"]
+        assert client.get("options") == options
+        assert client.post("txt2img", SMALL)["images"] == plain["images"]
+        client.post("txt2img", overriding | {"steps": 0}, status=500)
+        assert client.get("options") == options
+
+
+def test_a_running_request_shows_its_overrides_and_keeps_what_is_posted(slow: Client) -> None:
+    """Everybody sees the options of the job; a change meanwhile counts once it has ended."""
+    slow.post("options", {"CLIP_stop_at_last_layers": 1})
+    overriding = SLOW | {"override_settings": {"CLIP_stop_at_last_layers": 2}}
+    running = InBackground(slow, "txt2img", overriding)
+    until(lambda: slow.get("options")["CLIP_stop_at_last_layers"] == 2, "the job's options")
+    slow.post("options", {"CLIP_stop_at_last_layers": 3})
+    slow.interrupt_when(lambda progress: progress["state"]["sampling_step"] > 0)
+    assert info(running.answer())["clip_skip"] == 2
+    assert slow.get("options")["CLIP_stop_at_last_layers"] == 3
 
 
 # --- Refusals

@@ -131,7 +131,7 @@ def test_models_are_compared_by_stem(config: StageConfig, used: str | None, same
 @pytest.mark.parametrize(
     ("asked", "info", "features", "same"),
     [
-        ("anime.vae.pt", {"sd_vae_name": "anime.vae.pt"}, UNKNOWN, True),
+        ("anime", {"sd_vae_name": "anime.vae.pt"}, UNKNOWN, True),
         ("folder/anime.vae.pt", {"sd_vae_name": "anime.vae.pt"}, UNKNOWN, True),
         ("anime.vae.pt", {"sd_vae_name": "other.vae.pt"}, UNKNOWN, False),
         ("anime.vae.pt", {"sd_vae_name": None}, UNKNOWN, False),

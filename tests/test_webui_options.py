@@ -17,7 +17,7 @@ from stagewright.events import CallCompleted, PipelineRunResult, RunOpened, RunR
 
 from . import webui_faults as faults
 from .resuming import only, small
-from .webui_names import MODULES
+from .webui_names import MODULES, Received
 from .webui_resuming import configured, kill
 from .webui_server import ScriptedWebUI
 
@@ -156,6 +156,44 @@ def test_a_person_who_posts_options_during_two_runs_loses_none(
     assert server.painter.options.get(MODULES, []) == []
 
 
+class PersonsWebUI(ScriptedWebUI):
+    """A server on which a person changes the clip skip once a run has read the options."""
+
+    changes = 0
+
+    def arrived(self, received: Received) -> faults.Fault | None:
+        if received.path.endswith("/options"):
+            self.changes += 1
+            if received.method == "GET" and self.changes == 2:
+                self.painter.set_options({CLIP_SKIP: 3})
+        return super().arrived(received)
+
+
+def test_a_change_between_reading_and_storing_the_options_is_kept(tmp_path: Path) -> None:
+    """They are read again before they are stored, and the run uses the person's."""
+    with PersonsWebUI() as server:
+        result = run(tmp_path, server)
+        assert server.painter.options[CLIP_SKIP] == 3
+    (opened,) = only(result.events, RunOpened)
+    assert isinstance(opened.backend.options, Mapping)
+    assert opened.backend.options[CLIP_SKIP] == 3
+
+
+@pytest.mark.parametrize(
+    ("stages", "lists"), [(("txt2img",), 2), (("txt2img", "img2img", "upscale", "adetailer"), 5)]
+)
+def test_the_options_take_four_small_requests_at_the_start(
+    server: ScriptedWebUI, tmp_path: Path, stages: tuple[str, ...], lists: int
+) -> None:
+    """Beside one progress, the schema, the lists of names, and one look before the run."""
+    config = small(*stages, images=1)
+    assert open_controller(tmp_path, server.url).start(config).wait(30).error is None
+    paths = [one.path.rpartition("/")[2] for one in server.requests]
+    before = paths[: paths.index("txt2img")]
+    assert before[:2] == ["progress", "openapi.json"]
+    assert before[2 + lists :] == ["progress", "options", "progress", "options", "options"]
+
+
 def test_where_options_cannot_be_stored_the_run_restores_them(start: Any, tmp_path: Path) -> None:
     """The refusal is reported, and what lingered is put back as soon as it can be."""
     with ScriptedWebUI() as server:
@@ -178,6 +216,27 @@ def test_a_stage_whose_images_differ_in_a_setting_fails(tmp_path: Path) -> None:
     assert "image 2 was made with vae vae.safetensors, image 1 of this stage" in (
         result.error.message
     )
+
+
+@pytest.mark.parametrize("same_server", [True, False])
+def test_a_resume_compares_with_the_images_of_earlier_epochs(
+    tmp_path: Path, same_server: bool
+) -> None:
+    """A setting that differs from the first image ends it; another server may name it otherwise."""
+    config = small("txt2img", images=2)
+    with ScriptedWebUI() as server, ScriptedWebUI() as other:
+        server.on(1, faults.server_error("KeyError", "broken"))
+        handle = open_controller(tmp_path, server.url).start(config)
+        assert handle.wait(30).state is RunState.ERROR
+        second = server if same_server else other
+        fault = faults.alters_info(lambda info: info.update(clip_skip=1, sd_model_hash="other"))
+        second.on(range(3), fault)
+        result = open_controller(tmp_path, second.url).resume(handle.run_id).wait(30)
+    assert (result.error is not None) is same_server
+    if result.error is not None:
+        assert "image 2 was made with model hash other, image 1 of this stage with" in (
+            result.error.message
+        )
 
 
 def test_a_server_without_options_is_used_as_before(tmp_path: Path) -> None:
@@ -269,74 +328,6 @@ def test_a_value_that_forge_did_not_use_is_an_error(
     assert message in result.error.message
 
 
-@pytest.mark.parametrize("shown", [True, False])
-def test_a_lora_that_the_server_skips_is_an_error(tmp_path: Path, shown: bool) -> None:
-    """Where its infotexts name the LoRAs that it used."""
-    config = small("txt2img", images=1, prompt="<lora:ink:1> <lora:gone:1>")
-    config["run"] = {"preflight": False}
-    with ScriptedWebUI() as server:
-        server.painter.options["lora_add_hashes_to_infotext"] = shown
-        result = open_controller(tmp_path, server.url).start(config).wait(30)
-    assert (result.error is not None) is shown
-    if result.error is not None:
-        assert "LoRA gone was requested, but the server skipped it" in result.error.message
-        assert "LoRA ink" not in result.error.message
-
-
-def failure(folder: Path, server: ScriptedWebUI, config: dict[str, Any]) -> str:
-    """The error that a run without preflight ends in."""
-    config["run"] = {"preflight": False}
-    result = open_controller(folder, server.url).start(config).wait(30)
-    assert result.error is not None
-    return result.error.message
-
-
-@pytest.mark.parametrize(
-    ("table", "key", "value", "words"),
-    [
-        ("txt2img", "scheduler", "Karas", "scheduler Karas was requested, but Automatic was used"),
-        ("txt2img", "styles", ["nowhere"], 'no style "nowhere" (txt2img.styles)'),
-        ("adetailer", "passes", [{"model": "eyes.pt"}], 'no detector "eyes.pt"'),
-    ],
-)
-def test_a_fallback_is_found_without_preflight(
-    tmp_path: Path, table: str, key: str, value: Any, words: str
-) -> None:
-    """A name that the server replaces or ignores is an error at the first image."""
-    config = small("txt2img", *(["adetailer"] if table == "adetailer" else []), images=1)
-    config[table] = {**config[table], key: value}
-    with ScriptedWebUI() as server:
-        assert words in failure(tmp_path, server, config)
-
-
-def test_an_upscaler_that_could_not_be_loaded_is_an_error(tmp_path: Path) -> None:
-    """The server answers with the pixels of a plain resize."""
-    picture = tmp_path / "striped.png"
-    Image.linear_gradient("L").resize((64, 64)).rotate(30).convert("RGB").save(picture)
-    config = small("upscale", images=1, input_image=str(picture))
-    with ScriptedWebUI() as server:
-        config["upscale"]["upscaler"] = "R-ESRGAN 4x+"
-        handle = open_controller(tmp_path / "runs", server.url).start(config)
-        assert handle.wait(30).state is RunState.COMPLETED
-        config["upscale"]["upscaler"] = "Missing 4x"
-        message = failure(tmp_path / "runs", server, config)
-    assert "upscaler Missing 4x was requested, but the image was only resized" in message
-
-
-def test_forge_reports_its_vae_as_a_module(tmp_path: Path) -> None:
-    """A VAE that it dropped silently is missing there."""
-    config = small("txt2img", images=1)
-    config["txt2img"]["vae"] = "vae.safetensors"
-
-    def drop(info: dict[str, Any]) -> None:
-        info["infotexts"] = [text.replace("Module 1: vae, ", "") for text in info["infotexts"]]
-
-    with ScriptedWebUI(fork="forge") as server:
-        server.on(0, faults.alters_info(drop))
-        message = failure(tmp_path, server, config)
-    assert "vae vae.safetensors was requested, but no module was used" in message
-
-
 @pytest.mark.parametrize("image_format", ["jpg", "webp"])
 def test_pngs_are_requested_from_a_server_that_answers_otherwise(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, image_format: str
@@ -354,8 +345,10 @@ def test_a_format_that_the_server_cannot_give_is_named(tmp_path: Path) -> None:
     """The error names the option, and nothing is tried again."""
     with ScriptedWebUI() as server:
         server.on(0, faults.server_error("HTTPException", "Invalid image format"))
-        message = failure(tmp_path, server, small("txt2img", images=1))
+        result = open_controller(tmp_path, server.url).start(small("txt2img", images=1)).wait(30)
         assert len(server.generating()) == 1
+    assert result.error is not None
+    message = result.error.message
     assert "set samples_format to png in the server's settings" in message
 
 

@@ -28,6 +28,7 @@ class Names:
     upscalers: tuple[str, ...] = ("None", "Lanczos", "Nearest", "R-ESRGAN 4x+", "Missing 4x")
     latent_modes: tuple[str, ...] = ("Latent", "Latent (nearest)")
     loras: tuple[str, ...] = ("film grain", "ink")
+    embeddings: tuple[str, ...] = ("badhand",)
     detectors: tuple[str, ...] = ("face_yolov8n.pt", "hand_yolov8n.pt", "person_yolov8n-seg.pt")
 
 
@@ -61,6 +62,7 @@ OPTIONS: Document = {
     "hires_fix_refiner_pass": "second pass",
     "eta_noise_seed_delta": 0,
     "lora_add_hashes_to_infotext": True,
+    "textual_inversion_add_hashes_to_infotext": True,
     "sd_model_refiner": None,
     "ad_max_models": 4,
 }
@@ -96,7 +98,10 @@ def listed(names: Names, hashed: set[str], scripts: tuple[str, ...], fork: str) 
             {"name": one, "alias": f"{one} alias", "path": f"/models/Lora/{one}", "metadata": {}}
             for one in names.loras
         ],
-        api + "embeddings": {"loaded": {"badhand": {}}, "skipped": {"oldhand": {}}},
+        api + "embeddings": {
+            "loaded": {name: {} for name in names.embeddings},
+            "skipped": {"oldhand": {}},
+        },
         api + "prompt-styles": [
             {"name": "inked", "prompt": "{prompt} <lora:ink:0.5>", "negative_prompt": ""},
             {"name": "lost", "prompt": "{prompt} <lora:inc:0.5>", "negative_prompt": ""},

@@ -100,7 +100,7 @@ class Painter:
         self.saved = set(SAVED)
         if fork == "forge":
             self.options[MODULES] = []
-        self.broken_upscalers: tuple[str, ...] = ("Missing 4x",)
+        self.broken: tuple[str, ...] = ("Missing 4x",)
         self.detects = True
         self.schemas: Document = {}
         self.hashed: set[str] = {names.models[0]}
@@ -249,12 +249,23 @@ class Painter:
         kept = [one for one in kept if one.get("ad_model", "None") != "None"]
         return [] if arguments[:1] == [False] else kept[: self.options["ad_max_models"]]
 
-    def _evidence(self, asked: Document, used: Document, passes: list[Document]) -> Document:
+    def _hashes(self, asked: Document, used: Document) -> Document:
+        """The hashes of the LoRAs and embeddings that the prompts name."""
         extra: Document = {}
-        mentioned = re.findall(r"<lora:([^:>]+)", asked["prompt"])
-        hashes = [f"{one}: {short_hash(one)}" for one in mentioned if one in self.names.loras]
-        if hashes:
-            extra["Lora hashes"] = ", ".join(hashes)
+        prompts = [asked["prompt"], asked["hr_prompt"] if asked.get("enable_hr") else ""]
+        loras = re.findall(r"<lora:([^:>]+)", " ".join(prompts))
+        words = re.findall(r"\w+", f"{asked['prompt']} {asked['negative_prompt']}")
+        for key, option, names in (
+            ("Lora hashes", "lora_add", [one for one in loras if one in self.names.loras]),
+            ("TI hashes", "textual_inversion_add", set(words).intersection(self.names.embeddings)),
+        ):
+            hashes = [f"{one}: {short_hash(one)}" for one in names if one not in self.broken]
+            if hashes and used[f"{option}_hashes_to_infotext"]:
+                extra[key] = ", ".join(hashes)
+        return extra
+
+    def _evidence(self, asked: Document, used: Document, passes: list[Document]) -> Document:
+        extra = self._hashes(asked, used)
         base: str = used["sd_model_checkpoint"]
         if asked.get("scheduler") in self.names.schedulers[1:]:
             extra["Schedule type"] = asked["scheduler"]
@@ -320,13 +331,14 @@ class Painter:
         schedule = asked.get("scheduler") or "Automatic"
         if schedule not in self.names.schedulers:
             schedule = "Automatic"
+        told = f"Schedule type: {schedule}, " if "scheduler" in asked else ""  # Since 1.9.
         modules = "".join(
             f"Module {place}: {stem(one)}, " for place, one in enumerate(used.get(MODULES, ()), 1)
         )
         texts = [
             f"{asked['prompt']}\nNegative prompt: {asked['negative_prompt']}\n"
             f"Steps: {asked['steps']}, Sampler: {sampler}, CFG scale: {asked['cfg_scale']}, "
-            f"Schedule type: {schedule}, Seed: {seed}, Size: {asked['width']}x{asked['height']}, "
+            f"{told}Seed: {seed}, Size: {asked['width']}x{asked['height']}, "
             f"Model hash: {short_hash(model)}, Model: {stem(model)}, {modules}Version: v1.10.1"
             for seed in seeds
         ]
@@ -390,8 +402,11 @@ class Painter:
         if key not in self._cache:
             done = self.queue.advance(job) == len(job.passes)
             size = upscaled_size(asked, picture)
-            plain = asked["upscaler_1"] in ("None", "Lanczos", "Nearest", *self.broken_upscalers)
+            plain = asked["upscaler_1"] in ("None", "Lanczos", "Nearest", *self.broken)
             cover = ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+            for restorer in ("gfpgan", "codeformer"):
+                if asked[f"{restorer}_visibility"] and restorer not in self.broken:
+                    cover = detailed(cover, (90, 60, 30))
             while len(self._cache) >= self.options["upscaling_max_images_in_cache"]:
                 del self._cache[next(iter(self._cache))]
             self._cache[key] = cover if plain or not done else ImageOps.invert(cover)

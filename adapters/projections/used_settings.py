@@ -10,7 +10,14 @@ from typing import Any
 import msgspec
 
 from ..backends.registry import WEBUI, find_kind
-from ..backends.webui.spellings import NO_VAE, SAME_AS_THE_STAGE, same_name, same_sampler, stem
+from ..backends.webui.spellings import (
+    NO_VAE,
+    SAME_AS_THE_STAGE,
+    loosely,
+    same_name,
+    same_sampler,
+    vae_stem,
+)
 from .flat_values import flattened
 
 MAX_SETTINGS = 1_000
@@ -66,7 +73,7 @@ def agree(key: str, asked: Any, used: Any, *, scheduler: Any = None, schedule: A
     if _left_to_the_backend(last, asked):
         return True
     if last in _MODELS:
-        return stem(asked).casefold() == stem(used).casefold()
+        return loosely(vae_stem(asked)) == loosely(vae_stem(used))
     if last == "sampler":
         return same_sampler(str(asked), str(scheduler or ""), str(used), schedule)
     if last.startswith("upscaler"):  # "4x" and "4x+" are different

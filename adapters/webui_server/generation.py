@@ -66,13 +66,12 @@ class Generator:
         overrides = asked.all["override_settings"] or {}
         with self._jobs.turn(f"scripts_{kind}", _task_id(kind, asked)):
             try:
-                loaded = self._settings.loaded(overrides)
-                work = work_of(
-                    asked, loaded, self._models, self._product, self._schema, source, mask
-                )
-                answer = generation_answer(work, self._render(work), self._jobs.timestamp)
-                if not asked.all["override_settings_restore_afterwards"]:
-                    self._settings.update(self._settings.accepted(overrides))
+                restores = asked.all["override_settings_restore_afterwards"]
+                with self._settings.overridden(overrides, restores=restores) as loaded:
+                    work = work_of(
+                        asked, loaded, self._models, self._product, self._schema, source, mask
+                    )
+                    answer = generation_answer(work, self._render(work), self._jobs.timestamp)
             finally:
                 self._jobs.end()
         return answer

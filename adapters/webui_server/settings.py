@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 from .api_errors import server_error
@@ -42,18 +43,24 @@ class Loaded(NamedTuple):
 
 
 class Settings:
-    """The options of one server. Safe from any thread."""
+    """The options of one server. Safe from any thread.
+
+    A request's overrides are the server's options while it runs. Afterwards the server restores
+    those that it has stored: the model, and whatever was posted or overridden before. The others
+    stay, as on a fresh WebUI.
+    """
 
     def __init__(self, checkpoints: Checkpoints, product: Product) -> None:
         self._checkpoints = checkpoints
         self._defaults = {**DEFAULTS, **product.options}
         self._lock = threading.Lock()
-        self._set: dict[str, Any] = {}
+        self._stored: dict[str, Any] = {_MODEL: DEFAULTS[_MODEL]}
+        self._overrides: dict[str, Any] = {}
 
     def values(self) -> dict[str, Any]:
         """All options; the loaded model is given by its title."""
         with self._lock:
-            values = {**self._defaults, **self._set}
+            values = {**self._defaults, **self._stored, **self._overrides}
         checkpoint = self._checkpoint(values[_MODEL])
         return values | {_MODEL: checkpoint.title, "sd_checkpoint_hash": checkpoint.sha256}
 
@@ -67,16 +74,30 @@ class Settings:
             if changes[key] is not None:
                 raise server_error("RuntimeError", f"{key}: {changes[key]!r} not found")
         with self._lock:
-            self._set.update(changes)
+            self._stored.update(changes)
 
-    def loaded(self, overrides: Mapping[str, Any]) -> Loaded:
-        """The options of a request with these ``override_settings``.
+    @contextmanager
+    def overridden(self, overrides: Mapping[str, Any], *, restores: bool) -> Iterator[Loaded]:
+        """The options of a request with these ``override_settings``, which runs in the block.
 
         A model or VAE that is not known is silently ignored. Raises ApiError, 500, for an
         option that is not known.
         """
+        accepted = self.accepted(overrides)
         with self._lock:
-            values = self._set | self.accepted(overrides)
+            self._overrides = accepted
+            loaded = self._loaded(self._stored | accepted)
+        try:
+            yield loaded
+        finally:
+            with self._lock:
+                self._overrides = {}
+                # Forge restores no modules, stored or not.
+                restored = self._stored.keys() - {_MODULES} if restores else set()
+                lingering = accepted.keys() - restored
+                self._stored |= {key: accepted[key] for key in lingering}
+
+    def _loaded(self, values: Mapping[str, Any]) -> Loaded:
         # A client may send the defaults explicitly; they change no picture.
         values = {key: value for key, value in values.items() if value != self._defaults[key]}
         model, vae, clip_skip = values.get(_MODEL), values.get(_VAE), values.get(_CLIP_SKIP)

@@ -111,6 +111,7 @@ def build_request(
         script_images=script_images,
         unanswered=tuple(folded.unsettled.get(first, ())),
         interrupted=first in folded.interrupted or first in folded.maybe_interrupted,
+        first_answer=folded.first_answer,
         request_sha256=request_digest(
             stage,
             seed,

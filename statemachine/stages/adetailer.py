@@ -65,6 +65,7 @@ class AdetailerConfig(StageConfig, frozen=True, kw_only=True):
 
     stage_type = "adetailer"
     needs_base = True
+    unchanged_because = "nothing was detected"
     required = ("passes",)
     plan_only = (*INHERITED, "steps")
 

@@ -51,6 +51,8 @@ class StageConfig(Table, frozen=True, kw_only=True):
     """Fields that are always inherited; the table cannot set them."""
     recorded: ClassVar[tuple[str, ...]] = ()
     """Fields that StageStart records."""
+    unchanged_because: ClassVar[str] = "nothing was found to change"
+    """What it may mean that an image came back as it was sent."""
     pass_names: ClassVar[tuple[str, ...]] = ()
     """Of a stage whose passes run over every image in equal shares of a request: their names."""
 

@@ -16,6 +16,7 @@ class UpscaleConfig(StageConfig, frozen=True, kw_only=True):
     stage_type = "upscale"
     required = ("upscaler",)
     recorded = ("upscaler",)
+    unchanged_because = "no face was found, or the face restorer could not be loaded"
 
     upscaler: str | None = None
     factor: Factor | None = None

@@ -5,6 +5,7 @@
     BackendError
     |-- ServerError               names the server; ``retry_kind`` decides about retries
     |   |-- ServerUnreachableError    nothing was sent
+    |   |   `-- ServerStartingError       its port is open, and its routes are not there yet
     |   |-- ServerNotTrustedError     the certificate is not valid
     |   |-- AnswerLostError           the request was sent, but no complete answer came back
     |   |-- ServerStalledError        no progress for too long
@@ -53,6 +54,10 @@ class ServerUnreachableError(ServerError):
     def is_out_of_reach(self) -> bool:
         """Whether it is worth waiting for the server; the user may rule that out."""
         return self.transient
+
+
+class ServerStartingError(ServerUnreachableError):
+    """The server answers, and does not have its routes yet."""
 
 
 class ServerNotTrustedError(ServerError):

@@ -6,7 +6,7 @@ with its request. Settings that the answer does not report cannot be compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from msgspec.structs import replace
@@ -18,7 +18,7 @@ from ..infotext_settings import infotext_values
 from .features import FORGE, SD_NEXT, ServerFeatures
 from .names import NameKind, named_in_text
 from .payloads import HIRES_PASSES
-from .spellings import NO_VAE, SAME_CHECKPOINT, same_name, same_sampler, stem
+from .spellings import NO_VAE, SAME_CHECKPOINT, same_name, same_sampler, stem, vae_stem
 
 MAX_ANSWER_BYTES = 1 << 30
 MAX_WORDS_BYTES = 1 << 24
@@ -29,6 +29,8 @@ _SKIPPED_IMG2IMG = (("width", 128), ("height", 128), ("steps", 1))
 """The values that a server reports when ADetailer skips img2img, as requested."""
 
 _Sampled = Txt2ImgConfig | Img2ImgConfig | AdetailerConfig
+HASHES = {NameKind.LORA: "Lora hashes", NameKind.EMBEDDING: "TI hashes"}
+"""By kind, where an answer names those that were used."""
 Shown = Callable[[Any], Any]
 """Removes secrets from a value for a message; the comparison uses the value itself."""
 
@@ -89,22 +91,54 @@ def _number(text: str | None) -> float | None:
         return None
 
 
-def skipped_loras(request: GenerateRequest, info: Mapping[str, Any]) -> Iterator[str]:
-    """A message for each LoRA of the prompt that the server did not use.
+def skipped_names(
+    request: GenerateRequest, info: Mapping[str, Any], kinds: Collection[NameKind]
+) -> Iterator[str]:
+    """A message for each LoRA and embedding of the prompts that the server did not use.
 
-    Only for a server that reports the LoRAs; ADetailer's own requests do not show theirs.
+    ``kinds`` are those of which the server reports the hashes.
+    """
+    found = info.get("extra_generation_params")
+    extra_parameters = found if isinstance(found, Mapping) else {}
+    for kind in kinds:
+        reported = str(extra_parameters.get(HASHES[kind]) or "")
+        used = {pair.rpartition(":")[0].strip().casefold() for pair in reported.split(",")}
+        if not reported and isinstance(request.config, AdetailerConfig):
+            continue  # It is not known whether the request around ADetailer reports any.
+        for name in _reported_names(request, info, kind):
+            if name.replace(",", "").casefold() not in used:
+                yield f"{kind} {name} was requested, but the server skipped it"
+
+
+def _reported_names(
+    request: GenerateRequest, info: Mapping[str, Any], kind: NameKind
+) -> Iterable[str]:
+    """The LoRAs or embeddings in the prompts whose hashes an answer reports.
+
+    A server before 1.10 reports the LoRAs of the hires pass instead of those of the first. It
+    reports the embeddings of the first only.
     """
     config = request.config
-    if not isinstance(config, Txt2ImgConfig | Img2ImgConfig):
-        return
-    if isinstance(config, Txt2ImgConfig) and config.hires and config.hires.prompt:
-        return  # The hires pass reports its own LoRAs instead.
-    extra = info.get("extra_generation_params")
-    reported = str((extra if isinstance(extra, Mapping) else {}).get("Lora hashes") or "")
-    used = {pair.rpartition(":")[0].strip() for pair in reported.split(",")}
-    for use in named_in_text(config.prompt or "", "prompt"):
-        if use.kind is NameKind.LORA and use.name.replace(",", "") not in used:
-            yield f"LoRA {use.name} was requested, but the server skipped it"
+    hires = config.hires if isinstance(config, Txt2ImgConfig) else None
+    if kind is NameKind.LORA and hires is not None and hires.enabled:
+        of_hires = _names_in(kind, hires.prompt)
+        if of_hires:
+            return of_hires
+    if not isinstance(config, Txt2ImgConfig | Img2ImgConfig | AdetailerConfig):
+        return ()
+    texts = [config.prompt, *_first(info.get("all_prompts"))]  # The latter with its styles.
+    if kind is NameKind.EMBEDDING:
+        texts += [config.negative_prompt, *_first(info.get("all_negative_prompts"))]
+    return _names_in(kind, *texts)
+
+
+def _first(prompts: object) -> list[str]:
+    return prompts[:1] if isinstance(prompts, list) else []
+
+
+def _names_in(kind: NameKind, *texts: str | None) -> Iterable[str]:
+    uses = (use for text in texts for use in named_in_text(str(text or ""), "prompt"))
+    return dict.fromkeys(use.name for use in uses if use.kind is kind)
 
 
 def size_difference(
@@ -190,14 +224,14 @@ def _models(
         return
     values = infotext_values(info)
     modules = [value for name, value in values.items() if name.startswith("Module ")]
-    if features.product == FORGE and values and stem(config.vae) not in map(stem, modules):
+    if features.product == FORGE and values and vae_stem(config.vae) not in map(vae_stem, modules):
         loaded = ", ".join(modules) or "no module"
         yield f"vae {config.vae} was requested, but {shown(loaded)} was used"
     if "sd_vae_name" not in info:
         return
     vae = info["sd_vae_name"]
     # Forge loads VAEs as modules and does not report them here.
-    if stem(vae) != stem(config.vae) and not (vae is None and features.product == FORGE):
+    if vae_stem(vae) != vae_stem(config.vae) and not (vae is None and features.product == FORGE):
         yield f"vae {config.vae} was requested, but {shown(vae)} was used"
 
 

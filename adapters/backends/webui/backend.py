@@ -24,20 +24,36 @@ from ....statemachine.stages import AdetailerConfig, UpscaleConfig
 from ..http.address import ServerAddress
 from ..http.client import HttpClient
 from ..http.credentials import Credentials
-from ..http.errors import RequestRefusedError, SettingsNotUsedError
+from ..http.errors import (
+    RequestRefusedError,
+    RouteMissingError,
+    ServerStartingError,
+    ServerUnavailableError,
+    SettingsNotUsedError,
+)
 from ..registry import EarlierRun
-from .answer_check import answer_limit, differences, size_difference, skipped_loras, unused_fields
+from ..report import Verdict
+from .answer_check import answer_limit, differences, size_difference, skipped_names, unused_fields
 from .answers import Answer, read_answer
 from .call import Call
-from .features import ADVICE, EXTRA_SINGLE_IMAGE, ServerFeatures, discovered
-from .lists import ServerLists, is_among
-from .names import KINDS, silent_names
+from .features import (
+    ADVICE,
+    EXTRA_SINGLE_IMAGE,
+    SD_NEXT,
+    TXT2IMG,
+    ServerFeatures,
+    discovered,
+    with_detailer_keys,
+)
+from .lists import ServerLists
+from .name_comparison import NameComparison
+from .names import KINDS, NameKind, respelled, silent_names
 from .options import PinnedOptions, options_logger
 from .payloads import Payload, cache_fillers, has_task_id, payload_of
 from .pixels import is_plain_resize, same_pixels, size_of
-from .server import Server
+from .server import Server, is_not_ready
 from .settlement import settle
-from .stage_consistency import StageConsistency
+from .stage_consistency import differences_in_stage
 
 KIND = "webui"
 PLAIN_UPSCALERS = (None, "None", "Lanczos", "Nearest")
@@ -64,7 +80,6 @@ class WebUIBackend:
         self._client = HttpClient(address, settings, credentials, advice=ADVICE)
         self._server = Server(self._client)
         self._options = PinnedOptions(self._server)
-        self._stages = StageConsistency()
         self._looked_up: set[str] = set()
         self._inputs = inputs
         self._features: ServerFeatures | None = None
@@ -101,7 +116,7 @@ class WebUIBackend:
         """
         from .preflight import preflight  # noqa: PLC0415 - not needed with preflight off
 
-        self._wait_until_reached()
+        self._wait_until_started()
         self._features = preflight(self._client, plan)
 
     def pin_options(
@@ -112,9 +127,10 @@ class WebUIBackend:
     ) -> None:
         """Read the server's options for the run; see ``OptionsBackend``."""
         try:
-            self._wait_until_reached()
+            if self._features is None:
+                self._wait_until_started()
             if recorded is None:
-                self._options.pin(earlier)
+                self._options.pin(plan, earlier)
             else:
                 self._options.pin_again(plan, recorded, earlier)
         except BackendError as error:
@@ -126,38 +142,45 @@ class WebUIBackend:
     ) -> GenerateAnswer:
         """Make one attempt at one request; see ``ImageBackend``."""
         with self._turn:
-            features = self._known_features()
-            varied = self._settle(request, cancel) or request.interrupted
-            self._options.secure()
-            self._refuse_unknown_names(request, features)
-            varied = varied or not self._stopped.isdisjoint(request.unanswered)
-            for filler in cache_fillers(request) if varied else ():
-                self._send(filler, request, cancel, on_step=_ignore_step)
-            payload = payload_of(request, features, varied=varied, options=self._options.to_send)
-            self._options.note_overrides(payload.overrides)
-            call, data = self._send(payload, request, cancel, on_step)
-            self._server.begin_look()
             try:
-                answer = read_answer(self._client, data, payload.endpoint, request.count)
-                del data
-                return self._believed(request, call, answer, payload)
-            except BaseException:
-                self._server.drop_look()
-                raise
+                return self._generate(request, cancel, on_step)
+            except (RouteMissingError, ServerUnavailableError) as error:
+                if not (is_not_ready(error) and self._server.is_starting()):
+                    raise
+                why = f"the server is starting: {error}"
+                raise self._client.failure(
+                    ServerStartingError, error.endpoint, why, settled=error.settled
+                ) from error
 
-    def _wait_until_reached(self) -> None:
-        """Wait before a run for a server that cannot be reached, where ``wait_s`` is set."""
+    def _generate(
+        self, request: GenerateRequest, cancel: CancelToken, on_step: OnStep
+    ) -> GenerateAnswer:
+        varied = self._settle(request, cancel) or request.interrupted
+        self._options.secure()
+        self._refuse_unknown_names(request)
+        features = self._known_features()
+        request = _respelled(request, features)
+        varied = varied or not self._stopped.isdisjoint(request.unanswered)
+        for filler in cache_fillers(request) if varied else ():
+            self._send(filler, request, cancel, on_step=_ignore_step)
+        payload = payload_of(request, features, varied=varied, options=self._options.to_send)
+        self._options.note_overrides(payload.overrides)
+        call, data = self._send(payload, request, cancel, on_step)
+        self._server.begin_look()
+        try:
+            answer = read_answer(self._client, data, payload.endpoint, request.count)
+            del data
+            return self._believed(request, call, answer, payload)
+        except BaseException:
+            self._server.drop_look()
+            raise
+
+    def _wait_until_started(self) -> None:
+        """Wait before a run, where ``wait_s`` is set, for a server that has not started yet."""
         end = time.monotonic() + (self._client.settings.wait_s or 0.0)
-        while time.monotonic() < end:
-            try:
-                self._server.look_or_fail()
-            except BackendError as error:
-                if not error.is_out_of_reach:
-                    return
-                options_logger.info("waiting: %s", error)
-                time.sleep(_LOOK_AGAIN_S)
-            else:
-                return
+        while time.monotonic() < end and self._server.is_starting():
+            options_logger.info("waiting for %s", self._client.address.url)
+            time.sleep(_LOOK_AGAIN_S)
 
     def _believed(
         self, request: GenerateRequest, call: Call, answer: Answer, payload: Payload
@@ -175,6 +198,8 @@ class WebUIBackend:
         info = dict(self._client.credentials.scrub_values(answer.info))
         if detailing:
             info["changed"] = not same_pixels(request.inputs[0].data, answer.images[0])
+        elif _restores_faces_only(request):
+            info["changed"] = not is_plain_resize(request.inputs[0].data, answer.images[0])
         return GenerateAnswer(
             images=tuple(GeneratedImage(data=image) for image in answer.images),
             endpoint=payload.endpoint,
@@ -196,24 +221,37 @@ class WebUIBackend:
 
     def _known_features(self) -> ServerFeatures:
         """The features of the server; queried once, unless preflight has."""
-        if self._features is None:
-            self._features = discovered(ServerLists(self._client))
-        return self._features
+        if self._features is not None:
+            return self._features
+        lists = ServerLists(self._client)
+        features = discovered(lists)
+        if lists.any_answered:  # It has started.
+            self._features = features
+        return features
 
-    def _refuse_unknown_names(self, request: GenerateRequest, features: ServerFeatures) -> None:
+    def _refuse_unknown_names(self, request: GenerateRequest) -> None:
         """Without preflight, look up the names whose absence no answer shows, once a stage.
 
         Raises RequestRefusedError.
         """
+        features = self._known_features()
         if features.stems is not None or request.stage_id in self._looked_up:
             return
         self._looked_up.add(request.stage_id)
         lists = ServerLists(self._client)
-        for use in silent_names(request):
-            known = lists.names(use.kind)
-            if known is not None and not is_among(known, use.name):
-                why = f'the server has no {use.kind} "{use.name}" ({use.key}), and would ignore it'
-                raise self._client.failure(RequestRefusedError, KINDS[use.kind].route, why)
+        if isinstance(request.config, AdetailerConfig):
+            self._features = features = with_detailer_keys(features, lists)
+        comparison = NameComparison(lists, features, detailing=True)
+        uses = [*silent_names(request), *comparison.names_in_styles(request.config)]
+        for check in map(comparison.check, uses):
+            if check.verdict is Verdict.MISSING:
+                why = f'the server has no {check.kind} "{check.name}" ({check.key}), and would '
+                why += f"ignore it{check.suggestion()}"
+                route = KINDS[NameKind(check.kind)].route
+                raise self._client.failure(RequestRefusedError, route, why)
+        if comparison.spellings:
+            spellings = {**features.spellings, **comparison.spellings}
+            self._features = msgspec.structs.replace(features, spellings=spellings)
 
     def _settle(self, request: GenerateRequest, cancel: CancelToken) -> bool:
         """Wait until the server works on no earlier request of ours.
@@ -239,9 +277,9 @@ class WebUIBackend:
         """The error for an answer that does not match the request; None if it matches."""
         found = self._different_settings(request, answer, payload)
         found += _unused_upscaler(request, answer)
-        if self._options.shows_loras:
-            found += skipped_loras(request, answer.info)
-        found += self._stages.differences(request, answer.info, self._client.credentials.scrub)
+        found += skipped_names(request, answer.info, self._shown_names())
+        shown = self._client.credentials.scrub_values(answer.info)
+        found += differences_in_stage(request, shown)
         for place, image in enumerate(answer.images):
             name = f"image {request.image_index + place + 1}"
             size = size_of(image, self._inputs, self._client, payload.endpoint, name)
@@ -250,13 +288,21 @@ class WebUIBackend:
                 found.append(wrong)
         if not found:
             return None
-        shown = self._client.credentials.scrub_values(answer.info)
         return self._client.failure(
             SettingsNotUsedError,
             payload.endpoint,
             "the server ignored settings of the request: " + "; ".join(dict.fromkeys(found)),
             detail=msgspec.json.encode(shown).decode(),
         )
+
+    def _shown_names(self) -> frozenset[NameKind]:
+        """The kinds of names that the answers report when they are used."""
+        features = self._known_features()
+        if features.product == SD_NEXT:
+            return frozenset()
+        # Before 1.8 an answer lacks the embeddings of a prompt that the server has cached.
+        caches = not features.takes(TXT2IMG, "force_task_id")
+        return self._options.shown - ({NameKind.EMBEDDING} if caches else set())
 
     def _different_settings(
         self, request: GenerateRequest, answer: Answer, payload: Payload
@@ -278,6 +324,14 @@ class WebUIBackend:
         return found
 
 
+def _respelled(request: GenerateRequest, features: ServerFeatures) -> GenerateRequest:
+    """The request with names as the server spells them."""
+    if not features.spellings:
+        return request
+    config = respelled(request.config, request.stage_type, features.spellings)
+    return msgspec.structs.replace(request, config=config)
+
+
 def _unused_upscaler(request: GenerateRequest, answer: Answer) -> Iterator[str]:
     """A message if a server resized the image plainly instead of using the upscaler."""
     config = request.config
@@ -290,6 +344,18 @@ def _unused_upscaler(request: GenerateRequest, answer: Answer) -> Iterator[str]:
             f"upscaler {config.upscaler} was requested, but the image was only resized; "
             "the server may lack the model's file"
         )
+
+
+def _restores_faces_only(request: GenerateRequest) -> bool:
+    """Whether pixels show if a face restorer changed the image, because the upscaler is plain."""
+    config = request.config
+    return (
+        isinstance(config, UpscaleConfig)
+        and bool(config.gfpgan_visibility or config.codeformer_visibility)
+        and config.upscaler in PLAIN_UPSCALERS
+        and config.upscaler_2 in PLAIN_UPSCALERS
+        and config.crop is None
+    )
 
 
 def _ignore_step(

@@ -85,6 +85,7 @@ class Call:
             exchange.send("POST", self._body)
             self._body = b""
             answer = client.not_empty(exchange.answer(), self._endpoint, settled=False)
+            self._server.has_worked = True
         except (GenerationCancelled, ServerStalledError):
             raise  # by ``tick``
         except BackendError as error:

@@ -9,7 +9,7 @@ import msgspec
 
 from ..http.errors import AnswerLostError
 from .lists import OPTIONS, ServerLists
-from .names import KINDS, NameKind
+from .names import KINDS, SD_MODULES, NameKind
 
 TXT2IMG = "/sdapi/v1/txt2img"
 IMG2IMG = "/sdapi/v1/img2img"
@@ -18,7 +18,6 @@ PROGRESS = "/sdapi/v1/progress?skip_current_image=true"
 INTERRUPT = "/sdapi/v1/interrupt"
 INTERNAL_PROGRESS = "/internal/progress"
 OPENAPI = "/openapi.json"
-SD_MODULES = "/sdapi/v1/sd-modules"
 DETAILER_SCHEMA = "/adetailer/v1/schema"
 
 ADVICE = "; is it a WebUI, and was it started with --api?"
@@ -38,8 +37,9 @@ class ServerFeatures(msgspec.Struct, frozen=True, kw_only=True):
     ``fields`` are the fields of each generating route; a route that is missing there is one
     of which nothing is known. ``version`` is the oldest version that has what was found.
     ``stems`` are, by each name that a checkpoint goes by, the one that answers give it; None
-    as long as the list of checkpoints has not been asked for. ``detailer_keys`` are the keys of
-    a pass that its ADetailer takes; None if it does not say.
+    as long as the list of checkpoints has not been asked for. ``spellings`` are the server's own
+    of names that the plan writes in another way. ``detailer_keys`` are the keys of a pass that
+    its ADetailer takes; None if it does not say, or has not been asked.
     """
 
     product: str | None = None
@@ -48,6 +48,7 @@ class ServerFeatures(msgspec.Struct, frozen=True, kw_only=True):
     routes: frozenset[str] = frozenset()
     stems: Mapping[str, str] | None = None
     detailer_keys: frozenset[str] | None = None
+    spellings: Mapping[tuple[NameKind, str], str] = {}
 
     @property
     def vae_route(self) -> str:

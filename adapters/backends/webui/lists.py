@@ -18,7 +18,7 @@ from ..http.errors import (
     ServerOutOfMemoryError,
 )
 from .names import KINDS, Entry, NameKind, NameList, Reader
-from .spellings import file_of, stem
+from .spellings import file_of, loosely, stem
 
 OPTIONS = "/sdapi/v1/options"
 SCRIPTS = "/sdapi/v1/scripts"
@@ -37,9 +37,18 @@ _NOT_OFFERED = (
 """Errors that concern one route, not the whole server."""
 
 
-def is_among(known: NameList, *names: str) -> bool:
-    """Whether the list has an entry with one of these names."""
-    return any(name in entry.forms for entry in known for name in names)
+def entry_of(known: NameList, name: str) -> Entry | None:
+    """The entry with this name, else the only one whose name differs in case or separators."""
+    for entry in known:
+        if name in entry.forms:
+            return entry
+    asked = loosely(name)
+    alike = {
+        entry.name: entry
+        for entry in known
+        if asked in map(loosely, (*entry.forms, *entry.short_forms))
+    }
+    return next(iter(alike.values())) if len(alike) == 1 else None
 
 
 def nearest_names(name: str, known: NameList) -> tuple[str, ...]:
@@ -139,11 +148,11 @@ class ServerLists:
         return True
 
     def prompts_of_styles(self, names: Sequence[str]) -> Iterator[str]:
-        """The prompts that the server adds for these styles."""
+        """The prompts, with the negative ones, that the server adds for these styles."""
         rows = self.answer(KINDS[NameKind.STYLE].route)
         for row in rows if isinstance(rows, list) else ():
             if isinstance(row, Mapping) and row.get("name") in names:
-                yield str(row.get("prompt") or "")
+                yield f"{row.get('prompt') or ''} {row.get('negative_prompt') or ''}"
 
     def nearest(self, name: str, known: NameList) -> tuple[str, ...]:
         """The most similar names, without credentials."""

@@ -11,19 +11,25 @@ import msgspec
 
 from ....statemachine.plan.plan import StageExecution, StageExecutionPlan
 from ....statemachine.ports import GenerateRequest
-from ....statemachine.stages import AdetailerConfig, Txt2ImgConfig
-from .spellings import AUTOMATIC, HASH, NO_VAE, SAME_AS_THE_STAGE, file_of, stem
+from ....statemachine.stages import AdetailerConfig, StageConfig, Txt2ImgConfig
+from .spellings import AUTOMATIC, HASH, NO_VAE, SAME_AS_THE_STAGE, file_of, stem, vae_stem
 
 _LONGEST_NAME = 1000
+_MOST_MODULES = 8
+"""More than a model has."""
 _INDEX = re.compile(r"\.[0-9]+\b")
 _NONE = frozenset(["None"])
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One entry of a list: its name, and all names that a request may use for it."""
+    """One entry of a list: its name, and all names that a request may use for it.
+
+    ``short_forms`` may stand for it in a configuration, if they are those of no other entry.
+    """
 
     name: str
     forms: frozenset[str]
+    short_forms: frozenset[str] = frozenset()
 
 
 NameList = tuple[Entry, ...]
@@ -42,6 +48,7 @@ class NameKind(StrEnum):
     HIRES_UPSCALER = "hires upscaler"
     STYLE = "style"
     DETECTOR = "detector"
+    MODULE = "module"
     LORA = "LoRA"
     EMBEDDING = "embedding"
 
@@ -91,8 +98,9 @@ def _checkpoint(row: Any) -> Entry | None:
 
 
 def _file(row: Any) -> Entry | None:
-    """A VAE, which is named by its file name only."""
-    return _entry([*_texts(row, "model_name"), *map(file_of, _texts(row, "filename"))])
+    """A VAE, which a request names by its file name only."""
+    known = [*_texts(row, "model_name"), *map(file_of, _texts(row, "filename"))]
+    return Entry(known[0], frozenset(known), frozenset(map(vae_stem, known))) if known else None
 
 
 def _scheduler(row: Any) -> Entry | None:
@@ -129,6 +137,8 @@ _CHECKPOINT_KEYS = (
     *("img2img.model", "img2img.refiner.model", "adetailer.passes.checkpoint"),
 )
 _API = "/sdapi/v1"
+SD_MODULES = f"{_API}/sd-modules"
+"""Where Forge lists VAEs and text encoders."""
 
 KINDS: Mapping[NameKind, KindOfName] = {
     NameKind.CHECKPOINT: KindOfName(
@@ -164,6 +174,14 @@ KINDS: Mapping[NameKind, KindOfName] = {
     NameKind.DETECTOR: KindOfName(
         "detectors", "/adetailer/v1/ad_model", _detector, ("adetailer.passes.model",)
     ),
+    NameKind.MODULE: KindOfName(
+        "modules",
+        SD_MODULES,
+        _file,
+        _keys("modules", "txt2img.hires.modules"),
+        frozenset(["Use same choices", "Built-in"]),
+        f"{_API}/refresh-vae",
+    ),
     NameKind.LORA: KindOfName(
         "loras", f"{_API}/loras", _lora, (), refresh_route=f"{_API}/refresh-loras"
     ),
@@ -178,12 +196,13 @@ KINDS: Mapping[NameKind, KindOfName] = {
 _KIND_OF_KEY = {key: kind for kind, known in KINDS.items() for key in known.keys}
 _INHERITED = {
     **{f"img2img.{name}": f"txt2img.{name}" for name in ("model", "vae", "sampler", "scheduler")},
+    **{f"img2img.modules.{place}": f"txt2img.modules.{place}" for place in range(_MOST_MODULES)},
     "txt2img.hires.model": "txt2img.refiner.model",
 }
 """By key, the one that it takes its name from where both are the same."""
 _IN_PROMPTS: Mapping[NameKind, re.Pattern[str]] = {
     NameKind.LORA: re.compile(r"<(?:lora|lyco):([^:<>]+)(?::[^<>]*)?>"),
-    NameKind.EMBEDDING: re.compile(r"(?<!\w)embedding:([\w.\-]+)"),
+    NameKind.EMBEDDING: re.compile(r"(?<!\w)embedding:([\w.\-]*\w)"),
 }
 _EXACT = "txt2img.hires.sampler"
 
@@ -192,7 +211,7 @@ class NameUse(msgspec.Struct, frozen=True):
     """A name that is sent to a server, and the key of the configuration that it comes from.
 
     ``partner`` is the scheduler of a sampler, or the sampler of a scheduler, because old servers
-    take both as one name. ``exact`` says that aliases are not accepted.
+    take both as one name. ``exact`` says that a name of both is not accepted.
     """
 
     kind: NameKind
@@ -200,6 +219,24 @@ class NameUse(msgspec.Struct, frozen=True):
     name: str
     partner: str | None = None
     exact: bool = False
+
+
+def respelled(table: Any, key: str, spellings: Mapping[tuple[NameKind, str], str]) -> Any:
+    """A stage's configuration at ``key`` with names as the server spells them."""
+    if isinstance(table, tuple):
+        return tuple(respelled(part, f"{key}.0", spellings) for part in table)
+    if isinstance(table, msgspec.Struct):
+        values = {
+            field.name: respelled(
+                getattr(table, field.name), f"{key}.{field.encode_name}", spellings
+            )
+            for field in msgspec.structs.fields(table)
+        }
+        return msgspec.structs.replace(table, **values)
+    plain = _INDEX.sub("", key)
+    # ADetailer has the settings of the stage that its input comes from.
+    kind = _KIND_OF_KEY.get(plain) or _KIND_OF_KEY.get(f"txt2img.{plain.partition('.')[2]}")
+    return spellings.get((kind, table), table) if kind and isinstance(table, str) else table
 
 
 def names_used(plan: StageExecutionPlan) -> tuple[NameUse, ...]:
@@ -214,8 +251,9 @@ def names_used(plan: StageExecutionPlan) -> tuple[NameUse, ...]:
 
 
 def silent_names(request: GenerateRequest) -> Iterator[NameUse]:
-    """The names of a request that a server ignores without a trace where it does not have them."""
+    """The names of a request that a server may ignore without a trace where it lacks them."""
     config = request.config
+    yield from _named_in_prompts(config, request.stage_type, set())
     if isinstance(config, Txt2ImgConfig):
         for style in config.styles or ():
             yield NameUse(NameKind.STYLE, "txt2img.styles", style)
@@ -228,10 +266,15 @@ def names_in_prompts(plan: StageExecutionPlan) -> Iterator[NameUse]:
     """The LoRAs and embeddings that the prompts of ``plan`` name, each with its first key."""
     seen: set[str] = set()
     for stage in plan.stages:
-        for key, value in _values(msgspec.to_builtins(stage.config), stage.stage_type):
-            if isinstance(value, str) and key.endswith("prompt") and value not in seen:
-                seen.add(value)
-                yield from named_in_text(value, key)
+        yield from _named_in_prompts(stage.config, stage.stage_type, seen)
+
+
+def _named_in_prompts(config: StageConfig, stage_type: str, seen: set[str]) -> Iterator[NameUse]:
+    """The LoRAs and embeddings in the prompts of a stage that are not ``seen`` yet."""
+    for key, value in _values(msgspec.to_builtins(config), stage_type):
+        if isinstance(value, str) and key.endswith("prompt") and value not in seen:
+            seen.add(value)
+            yield from named_in_text(value, key)
 
 
 def named_in_text(text: str, key: str) -> Iterator[NameUse]:
@@ -263,17 +306,21 @@ def _values(table: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 def _use(key: str, name: str, texts: Mapping[str, str]) -> NameUse:
     kind = _KIND_OF_KEY[_INDEX.sub("", key)]
-    stage, _, setting = key.partition(".")
+    table, _, setting = key.rpartition(".")
     partners = {"sampler": "scheduler", "scheduler": "sampler"}
-    partner = texts.get(f"{stage}.{partners[setting]}") if setting in partners else None
+    partner = texts.get(f"{table}.{partners[setting]}") if setting in partners else None
     origin = _INHERITED.get(key, "")
     return NameUse(kind, origin if texts.get(origin) == name else key, name, partner, key == _EXACT)
+
+
+def is_of_a_part(key: str) -> bool:
+    """Whether a key belongs to a table in a stage: hires, refiner, or a pass of ADetailer."""
+    return key.count(".") > 1
 
 
 def _is_known_everywhere(use: NameUse) -> bool:
     if use.kind is NameKind.SCHEDULER and use.name.casefold() == AUTOMATIC:
         return True
-    is_of_a_part = use.key.count(".") > 1
-    if is_of_a_part and use.name in SAME_AS_THE_STAGE:
+    if is_of_a_part(use.key) and use.name in SAME_AS_THE_STAGE:
         return True
     return use.name in KINDS[use.kind].everywhere

@@ -14,11 +14,15 @@ from ....events.codec import json_values
 from ....events.model import BackendDescription
 from ....statemachine.errors import BackendAnswerError, BackendError
 from ....statemachine.plan.plan import StageExecutionPlan
+from ....statemachine.stages import StageConfig
 from ..http.errors import RequestRefusedError, ServerFailureError
 from ..registry import EarlierRun
 from .lists import OPTIONS
+from .names import NameKind
+from .pass_through import overridden_options
+from .progress import ServerProgress
 from .server import Server, job_of
-from .spellings import stem
+from .spellings import loosely, vae_stem
 
 VAE = "sd_vae"
 CLIP_SKIP = "CLIP_stop_at_last_layers"
@@ -49,6 +53,11 @@ PINNED = (
 )
 """The options that change pixels; ``docs/servers.md`` lists them."""
 
+_SHOWN_BY = {
+    NameKind.LORA: "lora_add_hashes_to_infotext",
+    NameKind.EMBEDDING: "textual_inversion_add_hashes_to_infotext",
+}
+
 QUIET_WAIT_S = 3.0
 """How long to wait for a moment without a job; a job shows its own settings as the server's."""
 _LOOK_AGAIN_S = 0.05
@@ -62,8 +71,8 @@ class PinnedOptions:
     """The options of one server for one run; used by one thread at a time.
 
     ``recorded`` are those that the run records, None where nothing is known of them. ``sent`` are
-    those of them that the server has: each request carries them. ``shows_loras`` says that the
-    server's infotexts name the LoRAs that were used.
+    those of them that the server has: each request carries them. ``shown`` are the kinds of names
+    of which the server's infotexts have hashes, where they were used.
     """
 
     def __init__(self, server: Server) -> None:
@@ -75,26 +84,28 @@ class PinnedOptions:
         self._overridden: dict[str, list[Any]] = {}
         self._to_restore: frozenset[str] = frozenset()
         self._earlier: Iterable[EarlierRun] = ()
+        self._stages: Sequence[StageConfig] = ()
         self._is_secured = True
         self._is_of_older_release = False
-        self.shows_loras = False
+        self.shown: frozenset[NameKind] = frozenset()
 
     @property
     def to_send(self) -> Mapping[str, Any] | None:
         """What requests carry; None for a run of an older release, which pinned nothing."""
         return None if self._is_of_older_release else self.sent
 
-    def pin(self, earlier: Iterable[EarlierRun]) -> None:
+    def pin(self, plan: StageExecutionPlan, earlier: Iterable[EarlierRun]) -> None:
         """Read the options for a new run, and have the server keep them.
 
         What a run that died left there is undone first. Raises ServerError where the server
         cannot be reached.
         """
         self._earlier = earlier
+        self._stages = [stage.config for stage in plan.stages]
         self._server.look_or_fail()
         self._secure()
         self.recorded = {key: self._before[key] for key in PINNED if key in self._before} or None
-        self.sent = {**self._before, **self._as_png(self._before)}
+        self.sent = {**(self.recorded or {}), **self._as_png(self._before)}
 
     def pin_again(
         self,
@@ -109,6 +120,7 @@ class PinnedOptions:
         """
         died = EarlierRun(backend=recorded, plan=json_values(plan), is_alive=False)
         self._earlier = chain([died], earlier)
+        self._stages = [stage.config for stage in plan.stages]
         self._is_secured = False
         self._is_of_older_release = recorded.options is msgspec.UNSET
         if recorded.options is not msgspec.UNSET:
@@ -133,9 +145,10 @@ class PinnedOptions:
         living = {} if is_quiet else self._options_of_living()
         present = {**present, **living}
         scrub = self._client.credentials.scrub_values
+        own = [key for config in self._stages for key in overridden_options(config)]
         self._before = {
             key: present[key]
-            for key in (*PINNED, *self._as_png(present))
+            for key in dict.fromkeys((*PINNED, *self._as_png(present), *own))
             if present.get(key) is not None and scrub(present[key]) == present[key]
         }
         if FORMAT in self._before:
@@ -188,7 +201,7 @@ class PinnedOptions:
             return None
         if not isinstance(found, Mapping):
             return None
-        self.shows_loras = found.get("lora_add_hashes_to_infotext") is True
+        self.shown = frozenset(kind for kind, key in _SHOWN_BY.items() if found.get(key) is True)
         return found
 
     def _as_png(self, present: Mapping[str, Any]) -> dict[str, str]:
@@ -204,7 +217,8 @@ class PinnedOptions:
             if found is None or not self._server.tells_progress:
                 return found, found is not None
             after = self._server.look()
-            if before and after and before.idle and after.idle and job_of(before) == job_of(after):
+            # What a person changes meanwhile would be undone by the POST that follows.
+            if _no_job_between(before, after) and self._present() == found:
                 return found, True
             if time.monotonic() > deadline:
                 return found, False
@@ -249,12 +263,20 @@ class PinnedOptions:
         return {**present, MODULES: now}
 
 
+def _no_job_between(one: ServerProgress | None, other: ServerProgress | None) -> bool:
+    """Whether the server was idle at two looks, and ran nothing meanwhile."""
+    if one is None or other is None or not (one.idle and other.idle):
+        return False
+    return job_of(one) == job_of(other)
+
+
 def _modules_of(run: EarlierRun) -> Iterator[tuple[list[Any], Any]]:
     """The modules that a run set, and those that were there before it."""
     options = {} if run.backend.options is msgspec.UNSET else run.backend.options
     stages = run.plan.get("stages")
     configs = [one.get("config") or {} for one in stages] if isinstance(stages, Sequence) else []
-    sent = [[config["vae"]] for config in configs if config.get("vae")]
+    loaded = (config.get("modules") or [config.get("vae")] for config in configs)
+    sent = [modules for modules in loaded if modules != [None]]
     if MODULES in options and sent:
         yield sent, options[MODULES]
 
@@ -267,7 +289,12 @@ def _is_left(present: Any, sent: Sequence[Any], before: Any) -> bool:
 def _is_same(one: Any, other: Any) -> bool:
     """Whether two values of an option are equal; a server reports files by their full paths."""
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return [stem(part) for part in one] == [stem(part) for part in other]
+        return [*map(_file, one)] == [*map(_file, other)]
     if isinstance(one, str) and isinstance(other, str):
-        return stem(one) == stem(other)
+        return vae_stem(one) == vae_stem(other)
     return bool(one == other)
+
+
+def _file(name: Any) -> str:
+    """What files are compared by."""
+    return loosely(vae_stem(name))

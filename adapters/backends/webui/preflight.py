@@ -14,7 +14,7 @@ from ....statemachine.ports import GenerateRequest, SourceImage
 from ....statemachine.stages import AdetailerConfig
 from ..http.client import HttpClient
 from ..http.errors import RequestRefusedError
-from ..report import NameCheck, RouteCheck, ServerReport, Verdict
+from ..report import NameCheck, RouteCheck, ServerReport
 from .features import (
     EXTRA_SINGLE_IMAGE,
     FORGE,
@@ -22,22 +22,22 @@ from .features import (
     INTERNAL_PROGRESS,
     INTERRUPT,
     PROGRESS,
-    SD_NEXT,
     TXT2IMG,
     ServerFeatures,
     discovered,
+    with_detailer_keys,
 )
-from .lists import OPTIONS, SCRIPTS, ServerLists, is_among
+from .lists import OPTIONS, SCRIPTS, ServerLists
+from .name_comparison import NameComparison
 from .names import (
     KINDS,
     Entry,
     NameKind,
     NameList,
-    NameUse,
-    named_in_text,
     names_in_prompts,
     names_used,
 )
+from .pass_through import pass_through_problems
 from .payloads import STAGES, payload_of
 
 SYSINFO = "/internal/sysinfo"
@@ -45,13 +45,11 @@ SYSINFO_TIMEOUT_S = 5.0
 """The route calls the graphics driver and pip; the version is not worth a longer wait."""
 
 _POSTED = (TXT2IMG, IMG2IMG, EXTRA_SINGLE_IMAGE, INTERRUPT, INTERNAL_PROGRESS)
-_SCHEDULES = ("Karras", "Exponential", "Polyexponential", "SGM Uniform")
-"""Schedules that sampler names ended in before 1.9, for servers without a list of schedulers."""
 _NO_WEBUI = (
     "no route of the API answers; is it a WebUI that was started with --api, and is it ready?"
 )
 _LONGEST_VERSION = 80
-LOADED = (KINDS[NameKind.CHECKPOINT].plural, KINDS[NameKind.VAE].plural, "modules")
+LOADED = tuple(KINDS[kind].plural for kind in (NameKind.CHECKPOINT, NameKind.VAE, NameKind.MODULE))
 """The lists of which a server has entries loaded."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -113,32 +111,31 @@ class _Inspection:
         served = [STAGES[one.stage_type] for one in plan.stages if one.stage_type in STAGES]
         problems = [*self._missing_routes(stage.endpoint for stage in served)]
         detailing = True
+        if any(isinstance(stage.config, AdetailerConfig) for stage in plan.stages):
+            self.features = with_detailer_keys(self.features, self._lists)
         for stage in plan.stages:
             refusals = [*self._refusals(stage)]
             problems += refusals
+            if stage.stage_type in STAGES:
+                endpoint = STAGES[stage.stage_type].endpoint
+                problems += pass_through_problems(stage, endpoint, self._lists)
             if isinstance(stage.config, AdetailerConfig):
                 detailing = not refusals and self._has_detailer()
                 if not refusals:
                     problems += self._detailer_problems(stage.config, detailing=detailing)
-        comparison = _Comparison(self._lists, self.features, detailing=detailing)
-        uses = [*names_used(plan), *names_in_prompts(plan), *self._names_in_styles(plan)]
+        comparison = NameComparison(self._lists, self.features, detailing=detailing)
+        in_styles = [use for one in plan.stages for use in comparison.names_in_styles(one.config)]
+        uses = [*names_used(plan), *names_in_prompts(plan), *in_styles]
         checks = [comparison.check(use) for use in uses]
+        self.features = msgspec.structs.replace(self.features, spellings=comparison.spellings)
         return self._report(checks=tuple(dict.fromkeys(checks)), problems=problems)
-
-    def _names_in_styles(self, plan: StageExecutionPlan) -> Iterator[NameUse]:
-        for stage in plan.stages:
-            styles = getattr(stage.config, "styles", None)
-            for prompt in self._lists.prompts_of_styles(styles) if styles else ():
-                yield from named_in_text(prompt, "txt2img.styles: prompt")
 
     def of_everything(self) -> ServerReport:
         """List and count what the server offers."""
-        known = {one.plural: self._names(kind) for kind, one in KINDS.items()}
+        known = {KINDS[kind].plural: self._names(kind) for kind in self._kinds()}
         offers = {name: None if found is None else len(found) for name, found in known.items()}
         problems = self._missing_routes(stage.endpoint for stage in STAGES.values())
         report = self._report(offers=offers, problems=problems)
-        if self.features.product == FORGE:
-            known["modules"] = known[KINDS[NameKind.VAE].plural]
         in_use = self._lists.names_in_use()
         return msgspec.structs.replace(
             report,
@@ -152,6 +149,11 @@ class _Inspection:
 
     def _shown(self, entries: Iterable[Entry]) -> tuple[str, ...]:
         return tuple(self._client.credentials.scrub(entry.name) for entry in entries)
+
+    def _kinds(self) -> list[NameKind]:
+        """The kinds of names that this kind of server has."""
+        is_forge = self.features.product == FORGE
+        return [kind for kind in KINDS if is_forge or kind is not NameKind.MODULE]
 
     def _names(self, kind: NameKind) -> NameList | None:
         route = self.features.vae_route if kind is NameKind.VAE else None
@@ -193,9 +195,9 @@ class _Inspection:
 
     def routes(self) -> Iterator[RouteCheck]:
         """The routes of the API that stagewright uses."""
-        usual = {kind: one.route for kind, one in KINDS.items()}
-        lists = usual | {NameKind.VAE: self.features.vae_route}
-        for path in (*_POSTED, PROGRESS, SCRIPTS, OPTIONS, *lists.values()):
+        usual = {kind: KINDS[kind].route for kind in self._kinds()}
+        lists = dict.fromkeys((usual | {NameKind.VAE: self.features.vae_route}).values())
+        for path in (*_POSTED, PROGRESS, SCRIPTS, OPTIONS, *lists):
             yield RouteCheck(path.partition("?")[0], self._is_there(path))
 
     def _is_there(self, path: str) -> bool | None:
@@ -274,97 +276,3 @@ def _request_like(stage: StageExecution) -> GenerateRequest:
         inputs=(image,) if stage.requires_input_image else (),
         mask=image if config.mask is not None else None,
     )
-
-
-class _Comparison:
-    """Compares names with a server's lists; ``detailing`` says whether it has ADetailer."""
-
-    def __init__(self, lists: ServerLists, features: ServerFeatures, *, detailing: bool) -> None:
-        self._lists = lists
-        self._features = features
-        self._detailing = detailing
-        self._one_name = not features.takes(TXT2IMG, "scheduler")
-
-    def check(self, use: NameUse) -> NameCheck:
-        """Whether the server has the name."""
-        found, known = self._look_up(use)
-        if not found and known is not None:
-            route = self._features.vae_route if use.kind is NameKind.VAE else None
-            if self._lists.refresh(use.kind, route):  # A file may just have been copied there.
-                found, known = self._look_up(use)
-        if found:
-            return NameCheck(use.kind, use.key, use.name, Verdict.FOUND)
-        if known is None:
-            return NameCheck(use.kind, use.key, use.name, Verdict.NOT_CHECKED)
-        nearest = self._lists.nearest(use.name, known)
-        return NameCheck(use.kind, use.key, use.name, Verdict.MISSING, nearest)
-
-    def _look_up(self, use: NameUse) -> tuple[bool, NameList | None]:
-        """Whether the name was found, and the list it should be in (None if not offered)."""
-        match use.kind:
-            case NameKind.SAMPLER:
-                return self._sampler(use)
-            case NameKind.SCHEDULER if self._one_name and use.partner:
-                return self._scheduler_in_sampler(use.name, use.partner)
-            case NameKind.HIRES_UPSCALER:
-                return self._hires_upscaler(use.name)
-            case NameKind.VAE:
-                return self._in_list(use.kind, use.name, route=self._features.vae_route)
-            case NameKind.DETECTOR if not self._detailing:
-                return False, None
-            case _:
-                return self._in_list(use.kind, use.name)
-
-    def _in_list(
-        self, kind: NameKind, *names: str, route: str | None = None
-    ) -> tuple[bool, NameList | None]:
-        known = self._lists.names(kind, route)
-        return is_among(known or (), *names), known
-
-    def _sampler(self, use: NameUse) -> tuple[bool, NameList | None]:
-        known = self._lists.names(NameKind.SAMPLER)
-        if known is None:
-            return False, None
-        if use.exact:
-            return any(use.name == entry.name for entry in known), known
-        if is_among(known, use.name):
-            return True, known
-        if self._one_name:
-            return is_among(known, f"{use.name} {use.partner}"), known
-        return self._is_sampler_and_scheduler(use.name, known), known
-
-    def _is_sampler_and_scheduler(self, name: str, samplers: NameList) -> bool:
-        """Whether the name joins sampler and scheduler, as before 1.9: ``DPM++ 2M Karras``."""
-        tails = {
-            name.removeprefix(f"{one.name} ") for one in samplers if name.startswith(f"{one.name} ")
-        }
-        if not tails:
-            return False
-        known = self._lists.names(NameKind.SCHEDULER)
-        if known is None:
-            return not tails.isdisjoint(_SCHEDULES)
-        return is_among(known, *tails)
-
-    def _scheduler_in_sampler(self, name: str, sampler: str) -> tuple[bool, NameList | None]:
-        """Look up the scheduler on a server with joint names."""
-        samplers = self._lists.names(NameKind.SAMPLER)
-        if samplers is None or self._features.product == SD_NEXT:  # SD.Next has no schedulers.
-            return False, None
-        start = f"{sampler} "
-        tails = [one.name.removeprefix(start) for one in samplers if one.name.startswith(start)]
-        return name in tails, tuple(Entry(tail, frozenset([tail])) for tail in tails)
-
-    def _hires_upscaler(self, name: str) -> tuple[bool, NameList | None]:
-        """Look up a latent mode or an upscaler, in the more likely list first."""
-        kinds = [NameKind.UPSCALER, NameKind.HIRES_UPSCALER]
-        if name.startswith("Latent"):
-            kinds.reverse()
-        every: list[Entry] = []
-        unknown = False
-        for kind in kinds:
-            found, known = self._in_list(kind, name)
-            if found:
-                return True, known
-            unknown = unknown or known is None
-            every += known or ()
-        return False, None if unknown else tuple(every)

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 from ....statemachine.errors import BackendError
 from ..http.client import Deadline, HttpClient
-from ..http.errors import RequestRefusedError
+from ..http.errors import RequestRefusedError, RouteMissingError, ServerUnavailableError
 from ..http.exchange import Exchange
 from .features import INTERNAL_PROGRESS, INTERRUPT, PROGRESS
+from .lists import OPTIONS
 from .progress import ServerProgress, progress_of
 
 LOOK_TIMEOUT_S = 2.0
@@ -28,7 +29,15 @@ Abandon = Callable[[], bool]
 
 T = TypeVar("T")
 
+
 _logger = logging.getLogger("stagewright.webui")
+
+
+def is_not_ready(error: BackendError) -> bool:
+    """Whether a server answers so as long as it is starting: itself, or the proxy before it."""
+    if isinstance(error, ServerUnavailableError):
+        return error.status == 503 and not error.retry_after_s
+    return isinstance(error, RouteMissingError)
 
 
 def job_of(look: ServerProgress) -> Job:
@@ -46,13 +55,17 @@ class TaskState(Enum):
 
 
 class Server:
-    """The state of one server, apart from its generating requests; used by one thread at a time."""
+    """The state of one server, apart from its generating requests; used by one thread at a time.
+
+    ``has_worked`` says that it has answered a generating request.
+    """
 
     def __init__(self, client: HttpClient) -> None:
         self.client = client
         self.settings = client.settings
         self._tells_progress = True
         self._tells_tasks = True
+        self.has_worked = False
         self._asked: Exchange | None = None
         self._rested: float | None = None
         self.last_look: ServerProgress | None = None
@@ -85,6 +98,19 @@ class Server:
             lambda: self.client.get(PROGRESS, timeout_s=self._timeout_s, abandon=abandon)
         )
 
+    def is_starting(self) -> bool:
+        """Whether the server cannot be reached, or lacks the routes that every WebUI has."""
+        for path in (OPTIONS, PROGRESS):
+            try:
+                self.client.get(path, timeout_s=self._timeout_s)
+            except BackendError as error:
+                if error.is_out_of_reach:
+                    return True
+                if is_not_ready(error):
+                    continue
+            return False
+        return True
+
     def begin_look(self) -> None:
         """Ask how far it is; ``end_look`` waits for the answer."""
         self.drop_look()
@@ -114,7 +140,7 @@ class Server:
         try:
             look = progress_of(read())
         except RequestRefusedError as error:
-            if error.status not in _NO_SUCH_ROUTE:
+            if error.status not in _NO_SUCH_ROUTE or self._may_be_starting():
                 raise
             _logger.warning("the progress cannot be shown: %s", error)
             self._tells_progress = False
@@ -122,6 +148,10 @@ class Server:
         self._rested = time.monotonic() if look.idle else None
         self.last_look = look
         return look
+
+    def _may_be_starting(self) -> bool:
+        """Whether a missing progress route may come; a server that has started keeps its routes."""
+        return self.last_look is not None or (not self.has_worked and self.is_starting())
 
     def _or_none(self, ask: Callable[[], T]) -> T | None:
         try:

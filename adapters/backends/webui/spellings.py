@@ -17,8 +17,10 @@ SAME_AS_THE_STAGE = frozenset(
 HASH = re.compile(r"\s\[[0-9a-fA-F]+\]$")
 """What the title of a model ends with."""
 _SUFFIX = re.compile(r"\.(safetensors|ckpt|pth?|sft|gguf|bin)$", re.IGNORECASE)
+_VAE_SUFFIX = re.compile(r"\.vae$", re.IGNORECASE)
+_SEPARATORS = re.compile(r"[\\/_\-\s]+")
 _SLASHES = re.compile(r"[/\\]")
-_SCHEDULES_IN_NAMES = ("karras", "exponential", "polyexponential", "sgm uniform")
+_SCHEDULES_IN_NAMES = ("karras", "exponential", "polyexponential", "sgmuniform")
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
 
 
@@ -32,17 +34,27 @@ def stem(name: object) -> str:
     return _SUFFIX.sub("", HASH.sub("", file_of(str(name))))
 
 
+def vae_stem(name: object) -> str:
+    """A VAE's name without folder and suffixes: that of ``x.vae.pt`` is ``x``."""
+    return _VAE_SUFFIX.sub("", stem(name))
+
+
+def loosely(name: str) -> str:
+    """A name without separators, and in lower case, by which spellings are compared."""
+    return _SEPARATORS.sub("", name).casefold()
+
+
 def same_sampler(asked: str, scheduler: str | None, used: str, schedule: object) -> bool:
     """Whether two sampler names are equal; before 1.9 a name could include the schedule.
 
     ``scheduler`` was requested with ``asked``; ``schedule`` is what the server reports, if any.
     """
-    asked, used = asked.casefold(), used.casefold()
-    if asked == used or used == f"{asked} {scheduler or ''}".casefold():
+    asked, used = loosely(asked), loosely(used)
+    if used in (asked, asked + loosely(scheduler or "")):
         return True
-    if not asked.startswith(f"{used} "):
+    if not asked.startswith(used):
         return False
-    rest = asked.removeprefix(f"{used} ")
+    rest = asked.removeprefix(used)
     return same_name(rest, str(schedule)) if schedule else rest in _SCHEDULES_IN_NAMES
 
 

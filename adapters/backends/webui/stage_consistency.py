@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ....statemachine.ports import GenerateRequest
@@ -19,25 +19,22 @@ _MODULE = "Module "
 """How Forge names a VAE or text encoder in an infotext: ``Module 1``."""
 
 
-class StageConsistency:
-    """Remembers what the first image of each stage was made with."""
+def differences_in_stage(request: GenerateRequest, info: Mapping[str, Any]) -> Iterator[str]:
+    """A message for each setting that differs from the first answer of the stage, in any epoch.
 
-    def __init__(self) -> None:
-        self._first: dict[str, tuple[int, Mapping[str, Any]]] = {}
-
-    def differences(
-        self, request: GenerateRequest, info: Mapping[str, Any], shown: Callable[[str], str]
-    ) -> Iterator[str]:
-        """A message for each setting that differs from the stage's first image."""
-        used = _settings(info)
-        number, first = self._first.setdefault(request.stage_id, (request.image_index + 1, used))
-        for name in first:
-            if name in used and used[name] != first[name]:
-                yield (
-                    f"image {request.image_index + 1} was made with {name} "
-                    f"{shown(str(used[name]))}, image {number} of this stage with "
-                    f"{shown(str(first[name]))}; another client changed the server's settings"
-                )
+    ``info`` is without credentials, like that of the first answer.
+    """
+    if request.first_answer is None:
+        return
+    index, recorded = request.first_answer
+    first, used = _settings(recorded), _settings(info)
+    for name in first:
+        if name in used and used[name] != first[name]:
+            yield (
+                f"image {request.image_index + 1} was made with {name} {used[name]}, "
+                f"image {index + 1} of this stage with {first[name]}; "
+                "another client changed the server's settings"
+            )
 
 
 def _settings(info: Mapping[str, Any]) -> dict[str, Any]:

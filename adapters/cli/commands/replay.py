@@ -15,7 +15,7 @@ from ....events.log.lock import is_locked
 from ....events.model import RunState
 from ....events.result import PipelineRunResult
 from ....statemachine.states import can_go_on
-from ...event_text import summarize_event
+from ...event_text import summarize_event, why_unchanged
 from ...export.bundle.manifest import THUMBNAILS, lacks_images
 from ..output import (
     count,
@@ -80,9 +80,8 @@ def show_result(
         )
         unchanged = stage.metadata.get("unchanged_images")
         if unchanged:
-            print_line(
-                f"  warning: {count(unchanged, 'image')} came back unchanged: nothing was detected"
-            )
+            why = why_unchanged(stage.stage_type)
+            print_line(f"  warning: {count(unchanged, 'image')} came back unchanged: {why}")
     for gap in result.missing[:10]:
         error = gap.error if gap.error != result.error else None
         why = f": {error.kind}: {error.message}" if error else ""

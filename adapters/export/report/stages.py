@@ -14,6 +14,7 @@ from ....events.model import CallCompleted, InputRecord, Outcome, StageEvent
 from ....events.origins import input_name, input_of
 from ....events.result import artifact_in
 from ....statemachine.files.recorded_files import RecordedFile
+from ...event_text import why_unchanged
 from ...text import byte_size, count, duration
 from .run_content import RunContent
 from .settings_table import Agreement, SettingRow, UsedValues, setting_rows
@@ -143,7 +144,7 @@ def _tile(stage: StageFold, index: int, event: StageEvent, origin: InputRecord |
         seed=artifact.seed,
         size=f"{side_by_side}, {byte_size(artifact.bytes)}",
         made=", ".join(made),
-        remark="unchanged: nothing was detected" if index in stage.unchanged else "",
+        remark=f"unchanged: {why_unchanged(stage.stage_type)}" if index in stage.unchanged else "",
         seq=event.seq,
     )
 
