@@ -83,7 +83,7 @@ def test_only_the_lists_that_are_needed_are_asked_for_and_each_once() -> None:
         server.requests.clear()
         passed(server, more)
         assert sorted(server.asked()) == sorted(
-            [*basic, "scripts", "options", "/adetailer/v1/ad_model"]
+            [*basic, "scripts", "options", "/adetailer/v1/ad_model", "/adetailer/v1/schema"]
         )
 
 

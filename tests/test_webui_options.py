@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,7 @@ def test_a_change_between_reading_and_storing_the_options_is_kept(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("stages", "lists"), [(("txt2img",), 2), (("txt2img", "img2img", "upscale", "adetailer"), 5)]
+    ("stages", "lists"), [(("txt2img",), 2), (("txt2img", "img2img", "upscale", "adetailer"), 6)]
 )
 def test_the_options_take_four_small_requests_at_the_start(
     server: ScriptedWebUI, tmp_path: Path, stages: tuple[str, ...], lists: int

@@ -47,6 +47,7 @@ SMALL = ANY_SMALL.replace("base.safetensors", BASE)
 POLLING = "/sdapi/v1/progress"
 LISTS = {
     *("/openapi.json", "/sdapi/v1/progress", "/adetailer/v1/ad_model"),
+    "/adetailer/v1/schema",
     *("/sdapi/v1/sd-models", "/sdapi/v1/samplers", "/sdapi/v1/schedulers", "/sdapi/v1/upscalers"),
     *("/sdapi/v1/latent-upscale-modes", "/sdapi/v1/scripts", "/sdapi/v1/options"),
 }
