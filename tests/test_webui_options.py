@@ -175,6 +175,7 @@ def test_a_change_between_reading_and_storing_the_options_is_kept(tmp_path: Path
         result = run(tmp_path, server)
         assert server.painter.options[CLIP_SKIP] == 3
     (opened,) = only(result.events, RunOpened)
+    assert isinstance(opened.backend.options, dict)
     assert opened.backend.options[CLIP_SKIP] == 3
 
 
