@@ -153,6 +153,6 @@ def test_an_unknown_kind_is_refused_with_those_that_are_installed(shell: Shell) 
         more = ("--server", "http://127.0.0.1:1") if command == "doctor" else ()
         refused = shell(command, config, *more)
         assert refused.returncode == 2
-        words = "no backend of the kind 'webiu' is installed, only webui, pngs; install its package"
+        words = "server.kind = 'webiu': only webui, pngs is installed; install the package of that"
         assert words in refused.stderr
     assert not list(shell.folder.glob("runs/2*"))

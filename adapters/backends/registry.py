@@ -133,8 +133,8 @@ def installed_kind(name: str) -> BackendKind:
     if kind is None:
         others = sorted(one.name for one in entry_points(group=ENTRY_POINTS))
         raise ConfigurationError(
-            f"no backend of the kind {name!r} is installed, only {', '.join([WEBUI, *others])}; "
-            "install its package, or name another kind",
+            f"server.kind = {name!r}: only {', '.join([WEBUI, *others])} is installed; install the "
+            "package of that kind, or name another one",
             key="server.kind",
         )
     return kind
