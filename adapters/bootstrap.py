@@ -26,6 +26,7 @@ from .backends.registry import (
     OptionsBackend,
     ServerChoice,
     find_kind,
+    installed_kind,
     kind_of_server,
 )
 from .inputs import PillowInputReader
@@ -77,7 +78,7 @@ class ConfiguredBackend:
         ``preflight`` the server is checked for the names that ``plan`` uses. Raises
         PreflightError, ConfigurationError.
         """
-        target = self._named or _target(server, recorded)
+        target = _target(server, recorded, self._named)
         self.release()
         if target is None:
             self._current = self._embedded
@@ -132,8 +133,16 @@ class _Target(NamedTuple):
         return cls(found, found.address(address))
 
 
-def _target(server: ServerTable, recorded: BackendDescription | None) -> _Target | None:
+def _target(
+    server: ServerTable, recorded: BackendDescription | None, named: _Target | None
+) -> _Target | None:
     """The server that a run goes to; None for the embedded backend. Raises ConfigurationError."""
+    if recorded is None and server.kind is not None:
+        installed_kind(server.kind)
+        address = server.url if named is None else named.url
+        return None if address is None else _Target.of(address, server.kind)
+    if named is not None:
+        return named
     if recorded is None:
         return None if server.url is None else _Target.of(server.url)
     if recorded.kind == EMBEDDED_KIND and recorded.url is None:

@@ -131,3 +131,28 @@ def test_a_backend_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     assert "the backend 'pngs' (own_backend:MISSING) cannot be loaded" in done.stderr
     unknown = stagewright("doctor", "--server", "pngs:///tmp", folder=tmp_path)
     assert "the scheme must be one of http, https" in unknown.stderr
+
+
+@pytest.mark.parametrize("server", [(), ("--server",)])
+def test_the_kind_in_a_configuration_is_used(shell: Shell, server: tuple[str, ...]) -> None:
+    """It counts for the address beside it and for that of --server."""
+    prepared(shell.folder, 2)
+    address = f'url = "{shell.url}"\n' if not server else ""
+    config = write_config(shell.folder, f'{SMALL}\n[server]\nkind = "pngs"\n{address}')
+    assert shell("run", config, *server, *((shell.url,) if server else ())).returncode == 0
+    config = write_config(shell.folder, f'{SMALL}\n[server]\nkind = "webui"\n{address}')
+    refused = shell("run", config, *server, *((shell.url,) if server else ()))
+    assert refused.returncode == 2
+    assert "http" in refused.stderr
+
+
+def test_an_unknown_kind_is_refused_with_those_that_are_installed(shell: Shell) -> None:
+    """Also where no server is named, and nothing is started."""
+    config = write_config(shell.folder, f'{SMALL}\n[server]\nkind = "webiu"\n')
+    for command in ("run", "doctor"):
+        more = ("--server", "http://127.0.0.1:1") if command == "doctor" else ()
+        refused = shell(command, config, *more)
+        assert refused.returncode == 2
+        words = "server.kind = 'webiu': only webui, pngs is installed; install the package of that"
+        assert words in refused.stderr
+    assert not list(shell.folder.glob("runs/2*"))

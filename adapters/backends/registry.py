@@ -127,6 +127,19 @@ def find_kind(name: str) -> BackendKind | None:
     return None
 
 
+def installed_kind(name: str) -> BackendKind:
+    """The kind of this name. Raises ConfigurationError, with the names of those installed."""
+    kind = find_kind(name)
+    if kind is None:
+        others = sorted(one.name for one in entry_points(group=ENTRY_POINTS))
+        raise ConfigurationError(
+            f"server.kind = {name!r}: only {', '.join([WEBUI, *others])} is installed; install the "
+            "package of that kind, or name another one",
+            key="server.kind",
+        )
+    return kind
+
+
 def kind_of_server(address: str, kind: str | None = None) -> BackendKind:
     """The kind of the server at an address; it is detected by the scheme if not given.
 
@@ -134,12 +147,12 @@ def kind_of_server(address: str, kind: str | None = None) -> BackendKind:
     """
     refuse_userinfo(address)
     if kind is not None:
-        return _installed(kind)
+        return installed_kind(kind)
     found = _SCHEME.match(address)
     scheme = found[1].lower() if found else "http"
     if scheme in _HTTP:
-        return _installed(WEBUI)
-    others = [_installed(one.name) for one in entry_points(group=ENTRY_POINTS)]
+        return installed_kind(WEBUI)
+    others = [installed_kind(one.name) for one in entry_points(group=ENTRY_POINTS)]
     for other in others:
         if scheme in other.schemes:
             return other
@@ -147,14 +160,3 @@ def kind_of_server(address: str, kind: str | None = None) -> BackendKind:
     raise ConfigurationError(
         f"server {address}: the scheme must be one of {', '.join(known)}", key="server.url"
     )
-
-
-def _installed(name: str) -> BackendKind:
-    kind = find_kind(name)
-    if kind is None:
-        raise ConfigurationError(
-            f"no backend of the kind {name!r} is installed; install its package, or use "
-            "another server",
-            key="server.kind",
-        )
-    return kind

@@ -61,9 +61,10 @@ class ServerTable(
     ``retries`` further tries for each image and stage, the first after ``backoff_s``, each
     further one after twice as long as the one before, if the failure is of a ``transient`` kind.
     A run waits ``wait_s`` for a server that cannot be reached, which uses up no try (300; before
-    the run begins only where it is set).
+    the run begins only where it is set). ``kind`` is that of the backend, detected when absent.
     """
 
+    kind: str | None = None
     url: Annotated[str | None, SECRET] = None
     connect_timeout_s: Positive = 5.0
     stall_timeout_s: Positive = 60.0

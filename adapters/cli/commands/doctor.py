@@ -99,7 +99,7 @@ def doctor_command(
         raise click.UsageError(
             "no server is given: use --server URL, or set [server].url in CONFIG"
         )
-    kind = kind_of_server(named)
+    kind = kind_of_server(named, loaded.server.kind)
     choice = ServerChoice(
         url=kind.address(named),
         named_by_user=server is not None,
