@@ -29,7 +29,6 @@ _MAX_MERGED = 8
 _MAX_DOTS = 500
 _DEEP_BLOCK = re.compile(r"(?:[-?:][ \t]+){64}")
 _TAG = re.compile(r"(?:^|[\s\[{,])!")
-# PyYAML's constructors also raise a KeyError for !!bool, an AttributeError for !!timestamp.
 _DECODE_ERRORS = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError)
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
@@ -80,9 +79,11 @@ def _set_twice(key: str, line: int) -> FieldError:
 
 
 def _one_line(error: BaseException) -> str:
-    """The error's message, with its kind where the message alone would be a key or nothing."""
-    words = " ".join(str(error).split())
-    return words if isinstance(error, ValueError) and words else f"{type(error).__name__}: {words}"
+    """The message of a parser; that of a function which made a value would not help."""
+    is_of_yaml = isinstance(error, msgspec.DecodeError)
+    if is_of_yaml and not hasattr(error.__context__, "problem"):
+        return "a value is no valid date or number, or does not fit its tag"
+    return " ".join(str(error).replace(' in "<unicode string>",', " in").split())
 
 
 def _decode_toml(text: str) -> tuple[Any, list[Repeated]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import date, datetime, time
 from difflib import get_close_matches
 from enum import Enum
 from functools import cache
@@ -55,6 +56,9 @@ _GIVEN = {
     NoneType: "null",
     bytes: "bytes",
     set: "a set",
+    date: "a date",
+    datetime: "a date",
+    time: "a time",
 }
 _PLACEHOLDERS = (True, "?", 1, 8, 0.5)
 """One of them takes the place of a wrong value, which then causes no further error."""
@@ -167,7 +171,9 @@ class _Checker:
         if base is int and isinstance(value, float) and value.is_integer():
             value = int(value) if abs(value) < _LIMIT else value
         unrecordable = filter(None, (_unrecordable(part) for _, part in list_values(value)))
-        reason = next(unrecordable, "") or _reason(value, hint)
+        wrong = _reason(value, hint)
+        # An infinity in place of text is no wrong number, but one in place of a number is.
+        reason = wrong if wrong and not is_number(hint) else next(unrecordable, wrong)
         if not reason:
             return value
         options = list(_options(base))
@@ -366,7 +372,7 @@ def list_values(document: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def join_key(path: str, key: object) -> str:
     """The dotted path of ``key`` below ``path``, in characters that fit one line."""
-    word = key if isinstance(key, str) and key.isprintable() else show_value(key)
+    word = key if isinstance(key, str) and key and key.isprintable() else show_value(key)
     return f"{path}.{word}" if path else word
 
 
