@@ -134,11 +134,11 @@ def discard_output(stream: IO[str]) -> None:
         os.close(null)
 
 
-def progress_stream(*, as_json: bool) -> IO[str]:
-    """The stream for progress and notes; with ``-q`` they go nowhere."""
+def progress_stream() -> IO[str]:
+    """Standard error, for progress and notes; with ``-q`` they go nowhere."""
     if is_quiet():
         return BrokenPipeTolerantStream(None)  # type: ignore[return-value]  # a text stream
-    return sys.stderr if as_json else sys.stdout
+    return sys.stderr
 
 
 def print_line(text: str = "") -> None:

@@ -24,7 +24,7 @@ from ...bootstrap import new_storage
 from ...projections.catalogue import catalogue_entry
 from ...text import byte_size
 from ..display import open_file_counter
-from ..output import count, print_line, progress_stream, runs_option
+from ..output import check_runs_folder, count, print_line, progress_stream, runs_option
 from ..run_lookup import find_run
 
 _EXIT_STATUSES = """\b
@@ -103,6 +103,7 @@ def archive_command(names: tuple[str, ...], keep: bool, yes: bool, runs: Path) -
 
 def _choose(names: Sequence[str], runs: Path, *, keep: bool) -> list[_Choice]:
     """The runs that are named, each once; none is chosen if one of them may not be touched."""
+    check_runs_folder(runs)
     finish_removals(runs, storage=new_storage())
     folders = {folder.resolve(): folder for folder in (find_run(runs, name) for name in names)}
     measure: Callable[[Path], tuple[int, int]] = _measure_images if keep else _measure_folder
@@ -149,7 +150,7 @@ def _confirm(deed: str, chosen: Sequence[_Choice], *, yes: bool) -> None:
 
 
 def _remove_images(chosen: Sequence[_Choice], reason: str) -> None:
-    with open_file_counter(progress_stream(as_json=True)) as counter:
+    with open_file_counter(progress_stream()) as counter:
         for place, one in enumerate(chosen, start=1):
             counter.label = f"run {place} of {len(chosen)}" if len(chosen) > 1 else ""
             remove_earlier_images(

@@ -59,18 +59,18 @@ def run_command(
       1  ERROR
       2  wrong usage, invalid configuration, or the server cannot be used;
          nothing was started
-      3  CANCELLED
+      3  CANCELLED; after Ctrl-C the command ends by SIGINT (130 in shells)
     """
     if no_preflight:
         overrides = (*overrides, "run.preflight=false")
     loaded = read_config(config, overrides=overrides, profile=profile, runs=runs)
     server, loaded = choose_server(servers, loaded)
     controller = open_controller(runs, server, insecure=insecure, headers=server_headers())
-    stream = progress_stream(as_json=as_json)
+    stream = progress_stream()
     for warning in controller.validate(loaded).warnings:
         click.echo(f"warning: {escaped(warning)}", file=stream)
     print_resumable_runs(runs, stream)
-    with open_file_counter(progress_stream(as_json=True)) as counter:
+    with open_file_counter(progress_stream()) as counter:
 
         def begin() -> RunHandle:
             try:
@@ -79,4 +79,4 @@ def run_command(
                 counter.pause()
 
         ended = run_in_foreground(controller, begin, stream)
-    return show_end(ended.handle, ended.result, as_json=as_json)
+    return show_end(ended, as_json=as_json)
