@@ -11,6 +11,7 @@ from ....events.folds import replay
 from ....events.log.lock import is_locked
 from ....events.model import CancelMode, RunState
 from ....statemachine.files.run_folder import CancelOrder, RunFolder
+from ..completion import complete_run
 from ..output import json_option, print_json, print_line, runs_option
 from ..run_lookup import find_run
 
@@ -28,7 +29,7 @@ _WORDS = {
 
 
 @click.command("cancel")
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @click.option("--after-image", is_flag=True, help="Finish the current image first.")
 @runs_option
 @json_option

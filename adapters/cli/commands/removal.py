@@ -23,6 +23,7 @@ from ....statemachine.resume.removal import (
 from ...bootstrap import new_storage
 from ...projections.catalogue import catalogue_entry
 from ...text import byte_size
+from ..completion import complete_run
 from ..display import open_file_counter
 from ..output import check_runs_folder, count, print_line, progress_stream, runs_option
 from ..run_lookup import find_run
@@ -34,7 +35,9 @@ Exit status:
   2  not confirmed, no such run, a process is running it, or it is not finished
   4  the log is corrupt, or an image is missing or altered
 """
-_run_arguments = click.argument("names", nargs=-1, required=True, metavar="RUN...")
+_run_arguments = click.argument(
+    "names", nargs=-1, required=True, metavar="RUN...", shell_complete=complete_run
+)
 _keep_option = click.option(
     "--keep-last-stage",
     "keep",

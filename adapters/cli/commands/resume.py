@@ -24,6 +24,7 @@ from ...bootstrap import open_controller
 from ...export.bundle.manifest import lacks_images
 from ...projections.catalogue import CORRUPT, UNREADABLE, Catalogue, CatalogueEntry
 from ...projections.status import StatusBar
+from ..completion import complete_run
 from ..display import open_file_counter
 from ..foreground import ForegroundResult, print_run_error, run_in_foreground, show_end
 from ..output import (
@@ -89,7 +90,7 @@ class _Options(msgspec.Struct, frozen=True):
 
 
 @click.command("resume", epilog=_EXIT_STATUSES)
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=complete_run)
 @click.option(
     "--server",
     "servers",

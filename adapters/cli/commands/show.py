@@ -18,6 +18,7 @@ from ...projections.provenance import (
     settings_of_stages,
 )
 from ...projections.used_settings import settings_asked, settings_used
+from ..completion import complete_run
 from ..output import (
     check_runs_folder,
     json_option,
@@ -33,7 +34,7 @@ _PROMPTS = ("prompt", "negative_prompt")
 
 
 @click.command("show")
-@click.argument("image_or_run")
+@click.argument("image_or_run", shell_complete=complete_run)
 @runs_option
 @json_option
 def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags

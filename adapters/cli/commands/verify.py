@@ -14,6 +14,7 @@ from ....statemachine.files.recorded_files import MISSING
 from ....statemachine.files.run_folder import run_folders
 from ....statemachine.resume.verify import Verification, verify_run
 from ...export.bundle.manifest import lacks_images
+from ..completion import complete_run
 from ..display import open_file_counter
 from ..output import (
     check_runs_folder,
@@ -28,7 +29,7 @@ from ..statuses import EXIT_CORRUPT, EXIT_ERROR, print_error
 
 
 @click.command("verify")
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=complete_run)
 @click.option("--all", "every", is_flag=True, help="Check every run.")
 @runs_option
 @json_option
