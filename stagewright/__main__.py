@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import logging
 import os
+import signal
 import sys
+from contextlib import suppress
 
 _EXIT_INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run ``stagewright`` with the process's arguments and exit with its status."""
+    """Run ``stagewright`` with the process's arguments and exit with its status.
+
+    After Ctrl-C the process dies by SIGINT, once threads have ended and its output is written.
+    """
+    atexit.register(_die_if_interrupted)  # first, so that it runs last
+    try:
+        _main()
+    except SystemExit as exits:
+        global _interrupted  # noqa: PLW0603 - what `exit` is given, `atexit` cannot see
+        _interrupted = exits.code == _EXIT_INTERRUPTED
+        raise
+
+
+_interrupted = False
+
+
+def _die_if_interrupted() -> None:
+    if not _interrupted or sys.platform == "win32":
+        return
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _main() -> None:
     _open_standard_streams()
     # Commands say what a user should know in words of their own.
     logging.getLogger("stagewright").addHandler(logging.NullHandler())

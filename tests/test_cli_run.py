@@ -50,14 +50,15 @@ def test_a_run_ends_in_completed_and_says_where_everything_is(tmp_path: Path) ->
 def test_progress_is_plain_lines_where_the_output_is_no_terminal(tmp_path: Path) -> None:
     """One line for the stage's start, each image and its end; no control characters."""
     done = stagewright("run", write_config(tmp_path), folder=tmp_path)
-    lines = done.stdout.splitlines()
+    lines = done.stderr.splitlines()
     assert lines[0] == "00-txt2img: 2 images to make"
     assert lines[1:3] == [
         "00-txt2img: 1 of 2 finished: images/00-txt2img/00000-42.png",
         "00-txt2img: 2 of 2 finished: images/00-txt2img/00001-43.png",
     ]
     assert lines[3].startswith("00-txt2img: completed in ")
-    assert "\x1b" not in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
+    assert done.stdout.startswith("2")
 
 
 @pytest.mark.posix
@@ -89,11 +90,12 @@ def test_a_drawn_seed_stands_in_the_log_and_reproduces_the_images(tmp_path: Path
 
 
 def test_the_run_folder_is_laid_out_as_the_contract_says(tmp_path: Path) -> None:
-    """Log, lock and images stand where they are promised; nothing else does."""
+    """Log, lock, configuration and images stand where they are promised; nothing else does."""
     result = run_json(write_config(tmp_path))
     run = tmp_path / "runs" / result["run_id"]
     found = sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.is_file())
     assert found == [
+        "config.toml",
         "events.jsonl",
         "images/00-txt2img/00000-42.png",
         "images/00-txt2img/00001-43.png",

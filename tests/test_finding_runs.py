@@ -14,7 +14,7 @@ from stagewright.statemachine.files.run_folder import find_run, run_folders
 
 from .command_line import SMALL, run_json, stagewright, write_config
 from .resuming import made
-from .support import controller, document
+from .support import controller, document, png
 
 NAMES = ("portrait", "portrait", "Große Häuser")
 
@@ -187,9 +187,10 @@ def test_what_was_cancelled_is_left_in_peace(tmp_path: Path) -> None:
     rows = stagewright("list", folder=tmp_path).stdout
     assert f"* {run_id[-6:]}" in rows
     assert "can be resumed" not in rows
-    told = stagewright("run", write_config(tmp_path), folder=tmp_path).stdout
+    told = stagewright("run", write_config(tmp_path), folder=tmp_path).stderr
     assert "can be resumed" not in told
-    told = stagewright("resume", "--all", folder=tmp_path).stdout
+    done = stagewright("resume", "--all", folder=tmp_path)
+    told = done.stdout + done.stderr
     assert "1 run that you cancelled left out; --cancelled resumes them too" in told
     assert "nothing to resume" in told
     done = stagewright("resume", "--all", "--cancelled", folder=tmp_path)
@@ -206,3 +207,40 @@ def test_an_archived_run_gets_no_reminder(tmp_path: Path) -> None:
     assert "can be resumed" not in stagewright("list", folder=tmp_path).stdout
     assert "nothing to resume" in stagewright("resume", "--all", folder=tmp_path).stdout
     assert stagewright("resume", folder.name[-6:], folder=tmp_path).returncode == 0
+
+
+def test_verify_prints_what_it_found_as_one_document(runs: Path) -> None:
+    """Of one run an object, of all a list; the exit status is the same."""
+    (folder, *_) = run_folders(runs)
+    next(folder.glob("images/*/*")).unlink()
+    one = stagewright("verify", folder, "--json", folder=runs.parent)
+    every = stagewright("verify", "--all", "--json", folder=runs.parent)
+    assert (one.returncode, every.returncode) == (4, 4)
+    found = json.loads(one.stdout)
+    assert (found["sound"], found["finished"], found["advice"]) == (
+        False,
+        True,
+        "make 1 image again",
+    )
+    assert found["flaws"] == [{"place": "images/00-txt2img/00000-100.png", "what": "it is missing"}]
+    assert [row["sound"] for row in json.loads(every.stdout)] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("list",), ("learning",), ("verify", "--all"), ("resume", "--all"), ("show", "last"),
+        ("show", "i.png"), ("config", "last"), ("replay", "last"), ("report", "last"),
+        ("bundle", "last"), ("rm", "last", "--yes"), ("archive", "last"), ("cancel", "last"),
+        ("follow", "last"), ("salvage", "last"), ("diff", "last", "last"), ("verify", "last"),
+    ],
+)  # fmt: skip
+def test_a_folder_of_runs_that_is_not_there_is_wrong_usage(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """In every command that reads runs: exit 2 and one line that names it."""
+    (tmp_path / "i.png").write_bytes(png(1))
+    done = stagewright(*words, "--runs", "missing", folder=tmp_path)
+    assert done.returncode == 2
+    assert "missing" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -257,6 +257,7 @@ def test_an_image_of_ours_without_its_log_shows_its_own_metadata(tmp_path: Path)
     """Of a detailed one not the sampling of the picture that the detailer discarded."""
     run = made(tmp_path / "runs", small(*FOUR))
     image = next(run.glob("images/03-*/00000*"))
+    (tmp_path / "other").mkdir()
     told = json.loads(
         stagewright("show", image, "--runs", "other", "--json", folder=tmp_path).stdout
     )

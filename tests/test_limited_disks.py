@@ -58,7 +58,7 @@ def test_a_run_continues_where_folders_cannot_be_synced(
     """The log records the limit once, one line reports it, and the run is sound."""
     done = on_disk("run", write_config(tmp_path, FEW), FOLDER_SYNC=error)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("warning: the file system cannot sync folders") == 1
+    assert done.stderr.count("warning: the file system cannot sync folders") == 1
     run = only_run(tmp_path / "runs")
     assert limits(run) == [("folder_sync", getattr(errno, error), 0)]
     assert on_disk("verify", run).returncode == 0

@@ -337,7 +337,7 @@ def test_json_prints_one_document_and_nothing_is_written_into_the_run(run: Path)
     done = stagewright("report", "last", "--json", "--no-thumbnails", folder=root)
     told = json.loads(done.stdout)
     assert done.stderr == ""
-    assert told["path"] == f"{run.name}.html"
+    assert told["path"] == str(Path("runs", f"{run.name}.html"))
     assert (root / told["path"]).stat().st_size == told["bytes"]
     assert (told["corrupt"], told["altered"]) == ("", [])
     assert told["missing"] == ["images/02-upscale/00001-101.png"]

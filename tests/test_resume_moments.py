@@ -174,4 +174,4 @@ def test_the_display_counts_an_image_to_be_made_again(whole: Path, tmp_path: Pat
     """One file is gone: one image is to be made, not none."""
     folder = foreign(whole, tmp_path / "runs", dead=False)
     image_file(folder, "00-txt2img", 1).unlink()
-    assert "00-txt2img: 1 image to make" in command("resume", "last", folder=tmp_path).stdout
+    assert "00-txt2img: 1 image to make" in command("resume", "last", folder=tmp_path).stderr

@@ -105,7 +105,7 @@ def test_a_resume_that_waits_for_an_earlier_task_can_be_stopped(
     lost = only(replay(only_run(tmp_path)).events, CallRequested)[-1]
     server.until(lambda: asked_about(server, lost.call_id))
     resuming.send_signal(signal.SIGINT)
-    assert resuming.wait(30) == 3
+    assert resuming.wait(30) == -signal.SIGINT
     assert len(server.generating()) == 3
     server.queue.alter(lambda: setattr(server.queue.line[0], "stands_at", None))
     assert resume(tmp_path) == 0

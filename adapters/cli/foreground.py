@@ -25,22 +25,34 @@ from ..text import count
 from .commands.replay import show_result
 from .display import Display, open_display
 from .output import print_json_parts
-from .statuses import EXIT_CANCELLED, EXIT_COMPLETED, EXIT_ERROR, EXIT_INTERRUPTED, print_error
+from .statuses import (
+    EXIT_CANCELLED,
+    EXIT_COMPLETED,
+    EXIT_ERROR,
+    EXIT_INTERRUPTED,
+    die_by_interrupt,
+    print_error,
+)
 from .streams import BrokenPipeTolerantStream, discard_output
 
 EXIT_STATUSES = {RunState.COMPLETED: EXIT_COMPLETED, RunState.CANCELLED: EXIT_CANCELLED}
 _REFRESH_S = 0.1
 _DISCONNECTED = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
 """Errors of a write to a closed pipe or terminal."""
-_STOPPED_BY = {"SIGINT": "Ctrl-C", "SIGHUP": "the terminal was closed"}
+_CTRL_C = "Ctrl-C"
+_STOPPED_BY = {"SIGINT": _CTRL_C, "SIGHUP": "the terminal was closed"}
 
 
 class ForegroundResult(NamedTuple):
-    """A run that has ended; ``stopped`` if a signal asked it to, even too late."""
+    """A run that has ended; ``stopped`` if a signal asked it to, even too late.
+
+    ``interrupted`` says that this was Ctrl-C, after which the process has to die by SIGINT.
+    """
 
     handle: RunHandle
     result: PipelineRunResult
     stopped: bool
+    interrupted: bool
 
 
 def run_in_foreground(
@@ -70,11 +82,12 @@ def run_in_foreground(
         handle = begin()
         stops.has_begun = True
         result = _wait(controller, handle, stops.names, display)
-        return ForegroundResult(handle, result, bool(stops.names))
+        return ForegroundResult(handle, result, bool(stops.names), _CTRL_C in stops.names)
 
 
-def show_end(handle: RunHandle, result: PipelineRunResult, *, as_json: bool) -> int:
+def show_end(ended: ForegroundResult, *, as_json: bool) -> int:
     """Print how a run ended, and return its exit status."""
+    handle, result = ended.handle, ended.result
 
     def show() -> None:
         if as_json:
@@ -84,7 +97,8 @@ def show_end(handle: RunHandle, result: PipelineRunResult, *, as_json: bool) -> 
 
     try_to_print(show)
     _print_faults()
-    return print_run_error(result)
+    status = print_run_error(result)
+    return EXIT_INTERRUPTED if ended.interrupted else status
 
 
 def try_to_print(show: Callable[[], None]) -> None:
@@ -148,6 +162,8 @@ class _StopSignals:
         # A closed terminal may send SIGHUP more than once.
         if self.names and name != "SIGHUP":
             os.write(2, b"\nstagewright: quit at once; the run can be resumed\n")
+            if _CTRL_C in (self.names[0], _STOPPED_BY.get(name)):
+                die_by_interrupt()
             os._exit(EXIT_INTERRUPTED)
         self.names.append(_STOPPED_BY.get(name, name))
         if not self.has_begun and self._controller.current_run_id is None:

@@ -50,8 +50,29 @@ _MODULES: Mapping[str, str] = {
 }
 
 
+_GROUPS: Mapping[str, Sequence[str]] = {
+    "Make images": ("init", "plan", "run", "resume", "cancel", "follow"),
+    "Look at runs and images": ("list", "show", "config", "replay", "report", "diff"),
+    "Keep runs sound, make room": ("verify", "salvage", "rm", "archive", "bundle", "learning"),
+    "Servers and editors": ("doctor", "serve-embedded", "schema"),
+}
+"""The commands as the help lists them."""
+
+
 class _Commands(click.Group):
     """Loads the module of a command only when the command is used."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, _MODULES))
+        for title, names in _GROUPS.items():
+            rows = []
+            for name in names:
+                command = self.get_command(ctx, name)
+                assert command is not None
+                limit = formatter.width - 6 - width
+                rows.append((name.ljust(width), command.get_short_help_str(limit)))
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(_MODULES)

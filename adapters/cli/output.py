@@ -77,11 +77,11 @@ def check_runs_folder(runs: Path) -> None:
         raise click.UsageError(f"--runs {runs}: no such folder")
 
 
-def progress_stream(*, as_json: bool) -> IO[str]:
-    """The stream for progress and notes; with ``-q`` they go nowhere."""
+def progress_stream() -> IO[str]:
+    """Standard error, for progress and notes; with ``-q`` they go nowhere."""
     if is_quiet():
         return BrokenPipeTolerantStream(None)  # type: ignore[return-value]  # a text stream
-    return sys.stderr if as_json else sys.stdout
+    return sys.stderr
 
 
 def print_line(text: str = "") -> None:

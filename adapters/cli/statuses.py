@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
 from ...events.errors import (
@@ -19,8 +21,16 @@ EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_CANCELLED = 3
 EXIT_CORRUPT = 4
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = 130 if sys.platform != "win32" else EXIT_CANCELLED
+"""After Ctrl-C; the process then dies by SIGINT, which shells show as this number."""
 TRACEBACK_VARIABLE = "STAGEWRIGHT_TRACEBACK"
+
+
+def die_by_interrupt() -> None:
+    """End the process by SIGINT, so that a shell's loop around it ends too; not on Windows."""
+    if sys.platform != "win32":
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def status_of(error: Exception) -> int:

@@ -14,15 +14,13 @@ from ...events.folds import recorded_stages
 from ...events.model import InputRecord, RunOpened
 from ...statemachine.config.document import parse_document
 from ...statemachine.errors import ConfigurationError
+from ...statemachine.stages import stage_types
 from ..text import one_line
 from .foreign_images import ForeignImage, tool_name
 
 Document = dict[str, Any]
-_REQUIRED = {
-    "txt2img": ("model", "sampler", "steps", "cfg_scale", "width", "height"),
-    "img2img": ("model", "sampler", "steps", "cfg_scale", "denoise"),
-    "upscale": ("upscaler",),
-}
+_OTHERWISE_KNOWN = ("prompt", "passes")
+"""Required keys of a stage that the top of the document has, or its own tables."""
 _MOST_PROBLEMS = 100
 
 
@@ -62,7 +60,8 @@ def config_of_foreign_image(found: ForeignImage) -> str:
     """
     notes = [f"From the metadata of {found.image}: {tool_name(found)}"]
     document: Document = {"name": Path(found.image).stem}
-    if found.prompt or found.stages.keys() - {"upscale"}:
+    kinds = [stage_types()[stage] for stage in found.stages]
+    if found.prompt or any(kind.generates for kind in kinds):
         document["prompt"] = found.prompt
     if found.negative_prompt:
         document["negative_prompt"] = found.negative_prompt
@@ -74,9 +73,11 @@ def config_of_foreign_image(found: ForeignImage) -> str:
         for key, value in settings.items():
             _put(document, f"{stage}.{key}", value)
         notes += [
-            f"{stage}.{key}: not known" for key in _REQUIRED.get(stage, ()) if key not in settings
+            f"{stage}.{key}: not known"
+            for key in stage_types()[stage].required
+            if key not in settings and "." not in key and key not in _OTHERWISE_KNOWN
         ]
-    if "txt2img" not in found.stages:
+    if not any(kind.takes_prompt for kind in kinds):
         notes.append("input_image: not known; the image was made from another one")
     notes += _drop_refused(document)
     notes += [f"{key}: {value} (there is no key for it)" for key, value in found.unknown.items()]

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from ...events.codec import DECODE_ERRORS
+from ...statemachine.stages import stage_types
 from ..backends.infotext_settings import infotext_values, settings_used
 from .comfyui_graph import ComfyGraph
 from .image_texts import ImageMetadataError, texts_of
@@ -17,6 +18,7 @@ _MAX_NODES = 2_000
 """The nodes of a graph that are searched; the largest published workflows have some hundred."""
 _MAX_VALUE = 64 * 1024
 _SIZE = re.compile(r"\D*(\d{1,5})\D+(\d{1,5})\D*")
+_FROM_IMAGE = re.compile(r"img2img|inpaint|outpaint")
 _SETTINGS = re.compile(r"(Steps: \d|Postprocess upscale)")
 """How the line of settings begins in an infotext."""
 _UNDERSTOOD = re.compile(
@@ -105,7 +107,8 @@ def read_foreign_image(
 def _result(name: str, found: _Found, *, is_detailed: bool) -> ForeignImage:
     stages = {stage: _plain(settings) for stage, settings in found.stages.items()}
     if is_detailed:
-        stages = {stage: settings for stage, settings in stages.items() if stage == "adetailer"}
+        sampled = [stage for stage in stages if stage_types()[stage].generates]
+        stages = {stage: stages[stage] for stage in stages.keys() - sampled}
     seed = _number(found.seed)
     return ForeignImage(
         image=name,
@@ -230,7 +233,8 @@ def _read_invokeai(texts: Mapping[str, str]) -> _Found | None:
     settings["vae"] = _model_name(told.pop("vae", None))
     settings["clip_skip"] = told.pop("clip_skip", None)
     strength, mode = told.pop("strength", None), str(told.pop("generation_mode", "txt2img"))
-    if "img2img" in mode:
+    is_first = _FROM_IMAGE.search(mode) is None
+    if not is_first:
         settings["denoise"] = strength
     loras = [
         _model_name(one.get("model", one.get("lora"))) for one in told.pop("loras", None) or ()
@@ -241,7 +245,7 @@ def _read_invokeai(texts: Mapping[str, str]) -> _Found | None:
         prompt=told.pop("positive_prompt", ""),
         negative_prompt=told.pop("negative_prompt", ""),
         seed=told.pop("seed", None),
-        stages={"img2img" if "img2img" in mode else "txt2img": _named(settings)},
+        stages={"txt2img" if is_first else "img2img": _named(settings)},
         unknown={**told, **({"loras": ", ".join(filter(None, loras))} if loras else {})},
     )
 

@@ -10,6 +10,7 @@ import click
 
 from ...export.bundle import Bundle, bundle_run
 from ...text import byte_size
+from ..completion import complete_run
 from ..display import open_file_counter
 from ..output import count, json_option, output_option, print_json, print_line, runs_option
 from ..run_lookup import find_run
@@ -19,7 +20,7 @@ _SHOWN = 10
 
 
 @click.command("bundle")
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @output_option("The zip file to write.  [default: <run id>.bundle.zip]")
 @click.option("--images", is_flag=True, help="Include the input images and all images.")
 @click.option("--no-thumbnails", is_flag=True, help="Leave out the thumbnails of the images.")

@@ -12,12 +12,13 @@ from ....events.log.reader import iterate
 from ....events.model import RunOpened
 from ...projections.configurations import ChosenImage, config_of_foreign_image, config_of_run
 from ...projections.provenance import foreign_image, provenance_of
-from ..output import runs_option
+from ..completion import complete_run
+from ..output import check_runs_folder, runs_option
 from ..run_lookup import find_image, find_run
 
 
 @click.command("config")
-@click.argument("image_or_run")
+@click.argument("image_or_run", shell_complete=complete_run)
 @runs_option
 def config_command(image_or_run: str, runs: Path) -> None:
     """Print a configuration that makes an image or a run again.
@@ -29,6 +30,7 @@ def config_command(image_or_run: str, runs: Path) -> None:
     unique prefix of one, its six digits, a name that only one run has, `last`, or the path of a run
     folder.
     """
+    check_runs_folder(runs)
     image = find_image(runs, image_or_run)
     if image is None:
         text = _of_run(find_run(runs, image_or_run), None)

@@ -15,6 +15,7 @@ from ...projections.diff.answers import ImageComparison, UsedDifference
 from ...projections.diff.comparison import ComparedRun, StageComparison
 from ...projections.diff.values import Difference
 from ...text import Range, count_of, ranges_text
+from ..completion import complete_run
 from ..output import count, duration, json_option, print_json, print_line, runs_option, state_text
 from ..run_lookup import find_run
 from ..statuses import EXIT_COMPLETED, EXIT_ERROR
@@ -36,8 +37,8 @@ _SECTIONS = (
 
 
 @click.command("diff")
-@click.argument("left", metavar="RUN")
-@click.argument("right", metavar="RUN")
+@click.argument("left", metavar="RUN", shell_complete=complete_run)
+@click.argument("right", metavar="RUN", shell_complete=complete_run)
 @click.option("--exit-code", is_flag=True, help="Exit with status 1 if the runs differ.")
 @runs_option
 @json_option

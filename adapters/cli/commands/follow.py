@@ -16,6 +16,7 @@ from ....events.result import PipelineRunResult
 from ....events.subscriptions.live_steps import read_step
 from ....events.subscriptions.log_tail import POLL_S, LogTail, follow
 from ...projections.status import StatusBar
+from ..completion import complete_run
 from ..display import Display, open_display
 from ..foreground import EXIT_STATUSES, try_to_print
 from ..output import json_option, print_json_parts, runs_option
@@ -28,7 +29,7 @@ _REFRESH_S = 0.1
 
 
 @click.command("follow")
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @click.option("--events", "as_events", is_flag=True, help="Print each event as one line of JSON.")
 @runs_option
 @json_option

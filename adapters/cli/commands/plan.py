@@ -18,6 +18,7 @@ from ....statemachine.plan.plan import StageExecutionPlan
 from ....statemachine.stages import load_stages, stage_types
 from ...inputs import PillowInputReader
 from ...projections.flat_values import flattened
+from ..completion import complete_key
 from ..output import count, json_option, print_json, print_line, profile_option, runs_option
 from ..settings import current_settings, find_profile, named_server
 
@@ -26,6 +27,7 @@ set_option = click.option(
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
+    shell_complete=complete_key,
     help="Override a key, for example txt2img.steps=30; can be repeated.",
 )
 config_argument = click.argument("config", type=click.Path(path_type=Path))

@@ -23,8 +23,9 @@ from ....statemachine.resume.removal import (
 from ...bootstrap import new_storage
 from ...projections.catalogue import catalogue_entry
 from ...text import byte_size
+from ..completion import complete_run
 from ..display import open_file_counter
-from ..output import count, print_line, progress_stream, runs_option
+from ..output import check_runs_folder, count, print_line, progress_stream, runs_option
 from ..run_lookup import find_run
 
 _EXIT_STATUSES = """\b
@@ -34,7 +35,9 @@ Exit status:
   2  not confirmed, no such run, a process is running it, or it is not finished
   4  the log is corrupt, or an image is missing or altered
 """
-_run_arguments = click.argument("names", nargs=-1, required=True, metavar="RUN...")
+_run_arguments = click.argument(
+    "names", nargs=-1, required=True, metavar="RUN...", shell_complete=complete_run
+)
 _keep_option = click.option(
     "--keep-last-stage",
     "keep",
@@ -103,6 +106,7 @@ def archive_command(names: tuple[str, ...], keep: bool, yes: bool, runs: Path) -
 
 def _choose(names: Sequence[str], runs: Path, *, keep: bool) -> list[_Choice]:
     """The runs that are named, each once; none is chosen if one of them may not be touched."""
+    check_runs_folder(runs)
     finish_removals(runs, storage=new_storage())
     folders = {folder.resolve(): folder for folder in (find_run(runs, name) for name in names)}
     measure: Callable[[Path], tuple[int, int]] = _measure_images if keep else _measure_folder
@@ -149,7 +153,7 @@ def _confirm(deed: str, chosen: Sequence[_Choice], *, yes: bool) -> None:
 
 
 def _remove_images(chosen: Sequence[_Choice], reason: str) -> None:
-    with open_file_counter(progress_stream(as_json=True)) as counter:
+    with open_file_counter(progress_stream()) as counter:
         for place, one in enumerate(chosen, start=1):
             counter.label = f"run {place} of {len(chosen)}" if len(chosen) > 1 else ""
             remove_earlier_images(

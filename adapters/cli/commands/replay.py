@@ -17,6 +17,7 @@ from ....events.result import PipelineRunResult
 from ....statemachine.states import can_go_on
 from ...event_text import summarize_event, why_unchanged
 from ...export.bundle.manifest import THUMBNAILS, lacks_images
+from ..completion import complete_run
 from ..output import (
     count,
     duration,
@@ -30,7 +31,7 @@ from ..run_lookup import find_run
 
 
 @click.command("replay")
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @click.option(
     "--until",
     type=click.IntRange(min=0),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import webbrowser
 from pathlib import Path
 
 import click
 
 from ...export.report import WrittenReport, write_report
 from ...text import byte_size
+from ..completion import complete_run
 from ..display import open_file_counter
 from ..output import count, json_option, output_option, print_json, print_line, runs_option
 from ..run_lookup import find_run
@@ -19,15 +21,17 @@ _SHOWN = 5
 
 
 @click.command("report")
-@click.argument("run")
-@output_option("The HTML file to write.  [default: <run id>.html]")
+@click.argument("run", shell_complete=complete_run)
+@output_option("The HTML file to write.  [default: <run id>.html beside the run's folder]")
+@click.option("--open", "opens", is_flag=True, help="Open the page in the browser.")
 @click.option("--no-thumbnails", is_flag=True, help="Leave out the thumbnails of the images.")
 @runs_option
 @json_option
 def report_command(
     run: str,
     output: Path | None,
-    no_thumbnails: bool,  # noqa: FBT001 - click passes flags
+    opens: bool,  # noqa: FBT001 - click passes flags
+    no_thumbnails: bool,  # noqa: FBT001 - the same
     runs: Path,
     as_json: bool,  # noqa: FBT001 - the same
 ) -> int:
@@ -43,13 +47,15 @@ def report_command(
     image was altered.
     """
     folder = find_run(runs, run)
-    output = output or Path(f"{folder.resolve().name}.html")
+    output = output or folder.parent / f"{folder.resolve().name}.html"
     with open_file_counter(sys.stderr) as counter:
         written = write_report(folder, output, thumbnails=not no_thumbnails, on_file=counter.take)
     if as_json:
         print_json(written)
     else:
         _show(written)
+    if opens and not webbrowser.open(output.absolute().as_uri()):
+        print_error(f"no browser was found; open {output} yourself", EXIT_COMPLETED)
     return _status(written)
 
 

@@ -24,6 +24,7 @@ from ...bootstrap import open_controller
 from ...export.bundle.manifest import lacks_images
 from ...projections.catalogue import CORRUPT, UNREADABLE, Catalogue, CatalogueEntry
 from ...projections.status import StatusBar
+from ..completion import complete_run
 from ..display import open_file_counter
 from ..foreground import ForegroundResult, print_run_error, run_in_foreground, show_end
 from ..output import (
@@ -61,7 +62,7 @@ Exit status:
   0  COMPLETED
   1  ERROR, or the resume was refused
   2  wrong usage, the server cannot be used, or another process runs it
-  3  CANCELLED
+  3  CANCELLED; after Ctrl-C the command ends by SIGINT (130 in shells)
   4  a log or a file is corrupt, missing or altered
 With --all, the most severe status of all runs (4, 1, 2, 0), or 3 if one was
 cancelled.
@@ -79,7 +80,7 @@ class _Options(msgspec.Struct, frozen=True):
     @property
     def stream(self) -> IO[str]:
         """The stream that shows progress."""
-        return progress_stream(as_json=self.as_json)
+        return progress_stream()
 
     def print_line(self, line: str) -> None:
         """Print one line on the stream that shows progress."""
@@ -89,7 +90,7 @@ class _Options(msgspec.Struct, frozen=True):
 
 
 @click.command("resume", epilog=_EXIT_STATUSES)
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=complete_run)
 @click.option(
     "--server",
     "servers",
@@ -147,7 +148,7 @@ def resume_command(
             f"{folder}: this is an unpacked bundle without image files; resume the original run"
         )
     ended = _resume(controller, folder, options)
-    return show_end(ended.handle, ended.result, as_json=as_json)
+    return show_end(ended, as_json=as_json)
 
 
 def print_resumable_runs(runs: Path, stream: IO[str]) -> None:
@@ -185,7 +186,7 @@ def _resume(controller: PipelineController, folder: Path, options: _Options) -> 
     read_log(folder, take_earlier)
     appended: set[type[StageEvent]] = set()
     with (
-        open_file_counter(progress_stream(as_json=True)) as counter,
+        open_file_counter(progress_stream()) as counter,
         subscribe(lambda event: appended.add(type(event)), on="publisher"),
     ):
 
@@ -271,14 +272,12 @@ class _ResumeAll:
         result = ended.result
         self._results.append(result)
         status = (
-            print_run_error(result)
-            if self._options.as_json
-            else show_end(ended.handle, result, as_json=False)
+            print_run_error(result) if self._options.as_json else show_end(ended, as_json=False)
         )
         self._tally[_ENDS.get(result.state, "failed")] += 1
         if ended.stopped or status == EXIT_CANCELLED:
             self._stopped = True
-            self._status = EXIT_CANCELLED
+            self._status = EXIT_INTERRUPTED if ended.interrupted else EXIT_CANCELLED
         else:
             self._note_status(status)
 

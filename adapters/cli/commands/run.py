@@ -61,21 +61,21 @@ def run_command(
       1  ERROR
       2  wrong usage, invalid configuration, or the server cannot be used;
          nothing was started
-      3  CANCELLED
+      3  CANCELLED; after Ctrl-C the command ends by SIGINT (130 in shells)
     """
     if no_preflight:
         overrides = (*overrides, "run.preflight=false")
     loaded = read_config(config, overrides=overrides, profile=profile, runs=runs)
     server, loaded = choose_server(servers, loaded)
     controller = open_controller(runs, server, insecure=insecure, headers=server_headers())
-    stream = progress_stream(as_json=as_json)
+    stream = progress_stream()
     plan = controller.validate(loaded)
     if plan.conflicts:
         raise ConfigurationError(errors=[_conflict_error(config, one) for one in plan.conflicts])
     for warning in plan.warnings:
         click.echo(f"warning: {escaped(warning)}", file=stream)
     print_resumable_runs(runs, stream)
-    with open_file_counter(progress_stream(as_json=True)) as counter:
+    with open_file_counter(progress_stream()) as counter:
 
         def begin() -> RunHandle:
             try:
@@ -84,7 +84,7 @@ def run_command(
                 counter.pause()
 
         ended = run_in_foreground(controller, begin, stream)
-    return show_end(ended.handle, ended.result, as_json=as_json)
+    return show_end(ended, as_json=as_json)
 
 
 def _conflict_error(config: Path, conflict: Conflict) -> FieldError:

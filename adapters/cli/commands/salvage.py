@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from ....statemachine.ports import SystemClock
 from ....statemachine.resume.salvage import SalvagedRun, salvage_run
+from ..completion import complete_run
 from ..output import count, json_option, print_json, print_line, runs_option
 from ..run_lookup import find_run
 
@@ -18,7 +19,7 @@ _SHOWN = 10
 
 
 @click.command("salvage")
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @runs_option
 @json_option
 @click.pass_context

@@ -19,7 +19,15 @@ from ...projections.provenance import (
     settings_of_stages,
 )
 from ...projections.used_settings import settings_asked, settings_used
-from ..output import json_option, print_json, print_json_parts, print_line, runs_option
+from ..completion import complete_run
+from ..output import (
+    check_runs_folder,
+    json_option,
+    print_json,
+    print_json_parts,
+    print_line,
+    runs_option,
+)
 from ..run_lookup import find_image, find_run
 from .replay import show_result
 
@@ -27,7 +35,7 @@ _PROMPTS = ("prompt", "negative_prompt")
 
 
 @click.command("show")
-@click.argument("image_or_run")
+@click.argument("image_or_run", shell_complete=complete_run)
 @runs_option
 @json_option
 def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
@@ -39,6 +47,7 @@ def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa:
     unique prefix of one, its six digits, a name that only one run has, `last`, or the path of a run
     folder.
     """
+    check_runs_folder(runs)
     image = find_image(runs, image_or_run)
     if image is not None:
         _show_file(image, runs, as_json=as_json)

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
+import msgspec
 
 from ....events.errors import RunNotFoundError
 from ....statemachine.files.recorded_files import MISSING
 from ....statemachine.files.run_folder import run_folders
 from ....statemachine.resume.verify import Verification, verify_run
 from ...export.bundle.manifest import lacks_images
+from ..completion import complete_run
 from ..display import open_file_counter
-from ..output import check_runs_folder, count, print_line, runs_option
+from ..output import (
+    check_runs_folder,
+    count,
+    json_option,
+    print_json,
+    print_line,
+    runs_option,
+)
 from ..run_lookup import find_run
 from ..statuses import EXIT_CORRUPT, EXIT_ERROR, print_error
 
 
 @click.command("verify")
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=complete_run)
 @click.option("--all", "every", is_flag=True, help="Check every run.")
 @runs_option
-def verify_command(run: str | None, every: bool, runs: Path) -> int:  # noqa: FBT001 - click passes flags
+@json_option
+def verify_command(run: str | None, every: bool, runs: Path, as_json: bool) -> int:  # noqa: FBT001 - click passes flags
     """Check a run's log and image files; writes nothing.
 
     RUN is a run id, a unique prefix of one, its six digits, a name that only one run has, `last`,
@@ -40,6 +51,7 @@ def verify_command(run: str | None, every: bool, runs: Path) -> int:  # noqa: FB
         check_runs_folder(runs)
     folders = list(run_folders(runs)) if every else [find_run(runs, run or "")]
     status = 0
+    documents: list[dict[str, Any]] = []
     with open_file_counter(sys.stderr) as counter:
         for place, folder in enumerate(folders, start=1):
             counter.label = f"run {place} of {len(folders)}" if every else ""
@@ -54,13 +66,30 @@ def verify_command(run: str | None, every: bool, runs: Path) -> int:  # noqa: FB
                 continue
             finally:
                 counter.pause()
-            status = max(status, _report(found))
-    if every:
+            status = max(status, _status(found))
+            if as_json:
+                documents.append(_document(found))
+            else:
+                _report(found)
+    if as_json:
+        print_json(documents if every else documents[0])
+    elif every:
         print_line(f"{count(len(folders), 'run')} checked")
     return status
 
 
-def _report(found: Verification) -> int:
+def _status(found: Verification) -> int:
+    if not found.sound:
+        return EXIT_CORRUPT
+    return 0 if found.finished else EXIT_ERROR
+
+
+def _document(found: Verification) -> dict[str, Any]:
+    more = {"sound": found.sound, "finished": found.finished}
+    return {**msgspec.to_builtins(found), **more}
+
+
+def _report(found: Verification) -> None:
     absent = 0
     bundled = not found.corrupt and lacks_images(Path(found.folder))
     for flaw in found.flaws:
@@ -79,15 +108,12 @@ def _report(found: Verification) -> int:
     what = ", ".join(known)
     if not found.sound:
         print_line(f"{found.run_id}: {count(len(found.flaws), 'flaw')} in {what}{_cure(found)}")
-        return EXIT_CORRUPT
-    if found.finished:
+    elif found.finished:
         print_line(f"{found.run_id}: sound: {what}, sealed")
-        return 0
-    if found.running:
+    elif found.running:
         print_line(f"{found.run_id}: sound so far: {what}; {found.running} is running it")
     else:
         print_line(f"{found.run_id}: sound but unfinished: {what}; resume would {found.advice}")
-    return EXIT_ERROR
 
 
 def _cure(found: Verification) -> str:
