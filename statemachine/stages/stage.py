@@ -85,7 +85,8 @@ class StageConfig(Table, frozen=True, kw_only=True):
 
     def find_errors(self) -> Iterator[FieldError]:
         """What is wrong with the table once it has what it inherits: what it lacks."""
-        return missing_fields(self, self.stage_type)
+        for key, table in list_tables(self, self.stage_type):
+            yield from missing_values(table, key, *getattr(table, "required", ()))
 
     def sampling_passes(self) -> tuple[int, ...]:
         """The sampling steps of each pass over an image, or one find in it; 0 if not known.
@@ -114,16 +115,16 @@ class StageConfig(Table, frozen=True, kw_only=True):
         return {name: getattr(self, name) for name in self.recorded}
 
 
-def missing_fields(table: msgspec.Struct, key: str) -> Iterator[FieldError]:
-    """An error for each required field that the table at ``key``, or one in it, lacks."""
-    yield from missing_values(table, key, *getattr(table, "required", ()))
+def list_tables(table: msgspec.Struct, key: str) -> Iterator[tuple[str, msgspec.Struct]]:
+    """The table at ``key`` and those within it, with their keys."""
+    yield key, table
     for name in table.__struct_fields__:
         value = getattr(table, name)
         if isinstance(value, msgspec.Struct):
-            yield from missing_fields(value, f"{key}.{name}")
+            yield from list_tables(value, f"{key}.{name}")
         for place, part in enumerate(value if isinstance(value, tuple) else ()):
             if isinstance(part, msgspec.Struct):
-                yield from missing_fields(part, f"{key}.{name}.{place}")
+                yield from list_tables(part, f"{key}.{name}.{place}")
 
 
 def missing_values(table: msgspec.Struct, key: str, *names: str) -> Iterator[FieldError]:
