@@ -14,6 +14,7 @@ from ..events.model import (
     ErrorDetail,
     LifecycleChanged,
     LogRepaired,
+    Outcome,
     RunOpened,
     RunResumed,
     RunSealed,
@@ -106,3 +107,8 @@ _SUMMARIES: Mapping[type[StageEvent], Callable[[Any], str]] = {
     RunSealed: lambda e: f"RunSealed: {e.outcome}, {count(e.count, 'record')}",
     UnknownEvent: lambda e: f"{e.type} (from a newer version)",
 }
+
+
+def state_text(state: str, outcome: str | None) -> str:
+    """``COMPLETED``, ``ERROR`` or ``ERROR, partial``: an outcome is named if it adds something."""
+    return f"{state}, {outcome}" if outcome == Outcome.PARTIAL else state
