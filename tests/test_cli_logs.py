@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from stagewright.adapters import open_controller
 
-from .command_line import run_json, stagewright, write_config
+from .command_line import SMALL, run_json, stagewright, write_config
 from .log_format import flip
 
 pytestmark = pytest.mark.lowest
@@ -145,7 +147,8 @@ def test_list_answers_with_filters_the_latest_first(tmp_path: Path) -> None:
     """State, model, age and limit narrow the list down."""
     config = write_config(tmp_path)
     first = run_json(config)["run_id"]
-    failed = run_json(config, "--set", "sampler=DDIM", status=1)["run_id"]
+    conflicting = tomllib.loads(SMALL) | {"sampler": "DDIM"}  # a program may start such a run
+    failed = open_controller(tmp_path / "runs").start(conflicting).wait(60).run_id
     other = run_json(config, "--set", "txt2img.model=Fancy-XL.ckpt")["run_id"]
     ids = [entry["run_id"] for entry in listed(tmp_path)]
     assert ids == [other, failed, first]

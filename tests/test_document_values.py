@@ -29,8 +29,11 @@ from stagewright.statemachine.config.validation import (
     is_text,
 )
 
+from .support import document
 from .test_configuration_errors import WRONG
 from .test_legacy_keys import complete, put
+from .test_plan import settings_of
+from .test_plan_values import full, refused
 
 PASS = "adetailer.passes.0"
 FREE = ("prompt", "negative_prompt")
@@ -177,6 +180,38 @@ def test_an_empty_name_is_not_set(key: str) -> None:
     without = put(config, key, None)
     assert build_stage_execution_plan(empty) == build_stage_execution_plan(without)
     assert parse_document(empty).document() == parse_document(without).document()
+
+
+def test_an_empty_prompt_of_img2img_is_not_inherited() -> None:
+    """It can be requested beside a prompt of the other stages."""
+    plan = build_stage_execution_plan(
+        apply_overrides(document("txt2img", "img2img"), ["img2img.prompt="])
+    )
+    assert [settings_of(plan, place)["prompt"] for place in (0, 1)] == ["a lighthouse", ""]
+
+
+FINITE = (
+    "txt2img.cfg_scale", "txt2img.refiner.switch_at", "txt2img.hires.scale",
+    "txt2img.hires.denoise", "img2img.cfg_scale", "img2img.denoise", "upscale.factor",
+    "upscale.codeformer_weight", f"{PASS}.confidence", f"{PASS}.denoise", f"{PASS}.cfg_scale",
+    f"{PASS}.noise_multiplier", "server.stall_timeout_s",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("key", FINITE)
+def test_a_number_that_is_not_finite_is_refused(key: str, value: str) -> None:
+    """NaN and the infinities lie within no bounds, and would be null in JSON."""
+    error = refused(full(), f"{key}={value}")
+    assert str(error) == f"{key} = {value} must be a finite number"
+    assert error.key == key
+
+
+def test_a_number_in_the_metadata_must_be_finite_too() -> None:
+    """The log would record null in its place."""
+    error = refused(full(), "metadata.weights=[1.5, nan]")
+    assert str(error) == "metadata.weights.1 = nan must be a finite number"
+    assert error.key == "metadata.weights.1"
 
 
 NOT_OF_JSON = ("metadata.deep", "img2img.denoise")

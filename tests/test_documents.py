@@ -298,8 +298,9 @@ def bomb(line: str, levels: int) -> str:
         ("a.toml", "metadata" + ".a" * 400 + " = 1", "nested too deep"),
         ("a.toml", "a" + ".a" * 400_000 + " = 1", "more than 500 dots"),
         ("a.json", json.dumps({"metadata": {"a": [0] * 100_001}}), "more than 100000 values"),
+        ("a.json", json.dumps({f"a_key_{place}_b": 1 for place in range(40_000)}), "unknown key"),
     ],
-    ids=range(15),
+    ids=range(16),
 )
 def test_a_hostile_file_is_refused_quickly(
     tmp_path: Path, name: str, text: str, words: str

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 from stagewright.adapters.cli.main import stagewright as command_line
@@ -346,16 +347,10 @@ def test_options_are_accepted_before_and_after_the_command(
     assert command(*placed(["--runs", "missing"], "list")).returncode == 2
 
 
-COMMANDS = (
-    "init", "run", "plan", "resume", "cancel", "follow", "replay", "verify", "salvage", "list",
-    "show", "report", "diff", "bundle", "learning", "doctor", "schema", "serve-embedded",
-)  # fmt: skip
-
-
 def test_every_command_takes_the_common_options() -> None:
     """Before and after its name, whether it uses them or not."""
     options = ["-v", "-q", "--runs", "there", "--server", CLOSED, "-h"]
-    for name in COMMANDS:
+    for name in command_line.list_commands(click.Context(command_line)):
         for arguments in ([*options[:-1], name, "-h"], [name, *options]):
             shown = CliRunner().invoke(command_line, arguments).output
             assert shown.startswith("Usage: "), (arguments, shown)

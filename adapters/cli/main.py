@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -81,6 +80,8 @@ class _Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in _MODULES and not args[0].startswith("-"):
+            from difflib import get_close_matches  # noqa: PLC0415 - no other command needs it
+
             near = get_close_matches(args[0], _MODULES, n=1)
             meant = f"; did you mean {near[0]}?" if near else ""
             ctx.fail(f"No such command {args[0]!r}{meant or '.'}")

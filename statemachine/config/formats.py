@@ -65,7 +65,8 @@ def read_document(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise ConfigurationError(f"{path}: nested too deep") from error
     except _DECODE_ERRORS as error:
-        raise ConfigurationError(f"{path}: not valid {language}: {_one_line(error)}") from error
+        words = " ".join(str(error).replace(' in "<unicode string>",', " in").split())
+        raise ConfigurationError(f"{path}: not valid {language}: {words}") from error
     if repeated:
         raise as_error([_set_twice(*one) for one in repeated], str(path))
     if not isinstance(document, dict):
@@ -76,14 +77,6 @@ def read_document(path: Path) -> dict[str, Any]:
 def _set_twice(key: str, line: int) -> FieldError:
     again = f" (again in line {line})" if line else ""
     return field_error(key, f"is set twice{again}; remove one")
-
-
-def _one_line(error: BaseException) -> str:
-    """The message of a parser; that of a function which made a value would not help."""
-    is_of_yaml = isinstance(error, msgspec.DecodeError)
-    if is_of_yaml and not hasattr(error.__context__, "problem"):
-        return "a value is no valid date or number, or does not fit its tag"
-    return " ".join(str(error).replace(' in "<unicode string>",', " in").split())
 
 
 def _decode_toml(text: str) -> tuple[Any, list[Repeated]]:
@@ -145,7 +138,14 @@ def _decode_yaml(text: str) -> tuple[Any, list[Repeated]]:
     # Merged aliases multiply while PyYAML reads them; a tag may be a merge in disguise.
     if ("<<" in text or _TAG.search(text)) and text.count("*") > _MAX_MERGED:
         raise ValueError(f"more than {_MAX_MERGED} aliases beside a merge key or a tag")
-    document = msgspec.yaml.decode(text)
+    try:
+        document = msgspec.yaml.decode(text)
+    except _DECODE_ERRORS as error:
+        # The message of a function that made a value would not help, as that of the parser does.
+        origin = error.__context__ if isinstance(error, msgspec.DecodeError) else error
+        if isinstance(origin, yaml.YAMLError):
+            raise
+        raise ValueError("a value is no valid date or number, or does not fit its tag") from error
     node = yaml.compose(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     if node is None or not isinstance(document, dict):
         return document, []

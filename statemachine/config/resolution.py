@@ -36,11 +36,39 @@ class Resolution(NamedTuple):
 
 def resolve_stages(config: RunConfig) -> Resolution:
     """The stages of ``config``: the sizes of its ``inputs`` are followed through them."""
-    resolver = _Resolver(config)
-    for stage in config.stages.values():
-        resolver.add(stage)
-    resolver.errors += [*_combination_errors(config), *_total_errors(config)]
-    return Resolution(tuple(resolver.stages), tuple(resolver.warnings), tuple(resolver.errors))
+    stages: list[ResolvedStage] = []
+    warnings: list[str] = []
+    errors: list[FieldError] = []
+    too_large: list[FieldError] = []
+    inherited = {name: getattr(config, name) for name in ("prompt", "negative_prompt", "seed")}
+    usable = [(one.width, one.height) for one in config.inputs if not one.refusal]
+    sizes: list[Dimensions | None] = [*usable] or [None]
+    first_size: Dimensions | None = None
+    for table in config.stages.values():
+        try:
+            stage = table.resolve(inherited, first_size)
+        except InvalidStagePlanError as error:
+            errors += error.errors
+            stage = table
+        warnings += stage.warnings(table)
+        if (stage.batch_size or 1) > 1 and stages:
+            name = f"{stage.stage_type}.batch_size"
+            warnings.append(f"{name} has no effect: each image is made from its own")
+        worked = [stage.model_size(size) for size in sizes]
+        if stage.generates:
+            own = msgspec.structs.asdict(stage)
+            # What it lacks is its own error, and none of the stages that would inherit it.
+            lacking = {name: msgspec.UNSET for name in stage.required if own[name] is None}
+            inherited |= own | lacking
+            first_size = first_size or _common(worked)
+        reached = [stage.size_after(size) for size in dict.fromkeys(sizes)]
+        sizes = list(dict.fromkeys(one.size for one in reached))
+        # What follows from images that are too large is no further error.
+        too_large = too_large or list(_pixel_errors(stage.stage_type, [*worked, *sizes]))
+        warnings += [one.warning for one in reached if one.warning]
+        stages.append(ResolvedStage(stage, _common(sizes)))
+    errors += [*too_large[:1], *_combination_errors(config), *_total_errors(config)]
+    return Resolution(tuple(stages), tuple(warnings), tuple(errors))
 
 
 def count_inputs(config: RunConfig) -> int:
@@ -49,62 +77,14 @@ def count_inputs(config: RunConfig) -> int:
     return 1 if first is None or first.takes_prompt else max(1, len(config.inputs))
 
 
-class _Resolver:
-    """Adds the stages in canonical order, and follows the sizes of the images through them."""
-
-    def __init__(self, config: RunConfig) -> None:
-        self.stages: list[ResolvedStage] = []
-        self.warnings: list[str] = []
-        self.errors: list[FieldError] = []
-        self._inherited = {
-            name: getattr(config, name) for name in ("prompt", "negative_prompt", "seed")
-        }
-        self._model_size: Dimensions | None = None
-        self._is_too_large = False
-        self._sizes: list[Dimensions | None] = [None]
-        if config.inputs:
-            usable = [image for image in config.inputs if not image.refusal]
-            self._sizes = [(image.width, image.height) for image in usable]
-
-    def add(self, table: StageConfig) -> None:
-        try:
-            stage = table.resolve(self._inherited, self._model_size)
-        except InvalidStagePlanError as error:
-            self.errors += error.errors
-            stage = table
-        self.warnings += stage.warnings(table)
-        if (stage.batch_size or 1) > 1 and self.stages:
-            self.warnings.append(
-                f"{stage.stage_type}.batch_size has no effect: each image is made from its own"
-            )
-        worked = [stage.model_size(size) for size in self._sizes]
-        if stage.generates:
-            own = msgspec.structs.asdict(stage)
-            # What it lacks is its own error, and none of the stages that would inherit it.
-            lacking = {name: msgspec.UNSET for name in stage.required if own[name] is None}
-            self._inherited |= own | lacking
-            self._model_size = self._model_size or common_size(worked)
-        reached = [stage.size_after(size) for size in dict.fromkeys(self._sizes)]
-        self._sizes = list(dict.fromkeys(one.size for one in reached))
-        self._check_pixels(stage.stage_type, [*worked, *self._sizes])
-        self.warnings += [one.warning for one in reached if one.warning]
-        self.stages.append(ResolvedStage(stage, common_size(self._sizes)))
-
-    def _check_pixels(self, name: str, sizes: Iterable[Dimensions | None]) -> None:
-        """Refuse images beyond the limit before a server makes them, also those of a first pass.
-
-        What follows from the first ones that are too large is no further error.
-        """
-        for width, height in () if self._is_too_large else filter(None, sizes):
-            if refusal := size_refusal((width, height)):
-                self.errors.append(
-                    field_error(name, f"makes images of {width}x{height}: {refusal}")
-                )
-                self._is_too_large = True
-                return
+def _pixel_errors(name: str, sizes: Iterable[Dimensions | None]) -> Iterator[FieldError]:
+    """Images beyond the limit are refused before a server makes them, also in a first pass."""
+    for width, height in filter(None, sizes):
+        if refusal := size_refusal((width, height)):
+            yield field_error(name, f"makes images of {width}x{height}: {refusal}")
 
 
-def common_size(sizes: Iterable[Dimensions | None]) -> Dimensions | None:
+def _common(sizes: Iterable[Dimensions | None]) -> Dimensions | None:
     """The size that all images have, or None where it is unknown or they differ."""
     different = set(sizes)
     return different.pop() if len(different) == 1 else None

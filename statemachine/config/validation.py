@@ -63,6 +63,8 @@ _GIVEN = {
 _PLACEHOLDERS = (True, "?", 1, 8, 0.5)
 """One of them takes the place of a wrong value, which then causes no further error."""
 _LIMIT = 2**63
+_MOST_SUGGESTED = 100
+"""Errors after which no name is looked for: in the largest file that would take 14 s."""
 _FREE_TEXTS = ("prompt", "negative_prompt")
 """Keys whose empty text is a value; for every other text key it means "not set"."""
 
@@ -94,14 +96,15 @@ def check_document(document: Mapping[str, Any], kind: type) -> Checked:
 
 def as_error(errors: Iterable[FieldError], source: Source) -> InvalidStagePlanError:
     """One error for all of ``errors``; an error below the key of another one is left out."""
-    kept: list[FieldError] = []
+    kept: dict[str, FieldError] = {}
     for one in errors:
-        if any(f"{one.key}.".startswith(f"{earlier.key}.") for earlier in kept):
+        parts = str(one.key).split(".")
+        if any(".".join(parts[: place + 1]) in kept for place in range(len(parts))):
             continue
         start = source if isinstance(source, str) else source(one)
         message = f"{start}: {one.message}" if start else one.message
-        kept.append(msgspec.structs.replace(one, message=message))
-    return InvalidStagePlanError(errors=kept)
+        kept[str(one.key)] = msgspec.structs.replace(one, message=message)
+    return InvalidStagePlanError(errors=kept.values())
 
 
 class _Checker:
@@ -131,7 +134,7 @@ class _Checker:
         for name, part in value.items():
             where = join_key(key, name)
             if name not in hints:
-                near = find_nearest(name, hints)
+                near = find_nearest(name, hints) if len(self._errors) < _MOST_SUGGESTED else None
                 near = near and join_key(key, near)
                 self._errors.append(field_error(where, UNKNOWN_KEY, part, near))
             elif part != "" or name in _FREE_TEXTS or not _is_optional_name(hints[name]):

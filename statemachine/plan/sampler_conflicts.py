@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-import msgspec
-
 from ..config.schema import Conflict
-from ..stages.stage import StageConfig
+from ..stages.stage import StageConfig, list_tables
 
 _SCHEDULES = ("karras", "exponential", "polyexponential", "sgmuniform")
 """What names of samplers ended in before a WebUI had schedulers, as ``_plain`` writes it."""
@@ -18,7 +16,7 @@ _BETWEEN_WORDS = re.compile(r"[\W_]+")
 def sampler_conflicts(config: StageConfig) -> Iterator[Conflict]:
     """A conflict for each sampler of a stage that names another schedule than its scheduler."""
     stage = config.stage_type
-    for key, table in _tables(config, stage):
+    for key, table in list_tables(config, stage):
         sampler, scheduler = (getattr(table, name, None) for name in ("sampler", "scheduler"))
         if sampler and scheduler and _disagree(sampler, scheduler):
             yield Conflict(
@@ -28,18 +26,6 @@ def sampler_conflicts(config: StageConfig) -> Iterator[Conflict]:
                 nested_key=f"{key}.scheduler",
                 nested_value=scheduler,
             )
-
-
-def _tables(table: msgspec.Struct, key: str) -> Iterator[tuple[str, msgspec.Struct]]:
-    """A table and those within it, with their keys."""
-    yield key, table
-    for name in table.__struct_fields__:
-        value = getattr(table, name)
-        if isinstance(value, msgspec.Struct):
-            yield from _tables(value, f"{key}.{name}")
-        for place, part in enumerate(value if isinstance(value, tuple) else ()):
-            if isinstance(part, msgspec.Struct):
-                yield from _tables(part, f"{key}.{name}.{place}")
 
 
 def _disagree(sampler: str, scheduler: str) -> bool:

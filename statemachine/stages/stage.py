@@ -92,8 +92,16 @@ class StageConfig(Table, frozen=True, kw_only=True):
         return config
 
     def find_errors(self) -> Iterator[FieldError]:
-        """What is wrong with the table once it has what it inherits."""
-        return table_errors(self, self.stage_type)
+        """What is wrong with the table once it has what it inherits.
+
+        That is what it, and the tables in it, lack, and which fields exclude each other.
+        """
+        for key, table in list_tables(self, self.stage_type):
+            yield from missing_values(table, key, *getattr(table, "required", ()))
+            for one, other in getattr(table, "exclusive", ()):
+                if getattr(table, one) is not None and getattr(table, other) is not None:
+                    reason = f"and {key}.{other} exclude each other: set one of them"
+                    yield field_error(f"{key}.{one}", reason)
 
     def _open_fields(self) -> list[str]:
         """The fields that the table inherits: neither set, nor excluded by one that is set."""
@@ -138,20 +146,16 @@ class StageConfig(Table, frozen=True, kw_only=True):
         return {name: getattr(self, name) for name in self.recorded}
 
 
-def table_errors(table: msgspec.Struct, key: str) -> Iterator[FieldError]:
-    """What the table at ``key`` and those in it lack, and which fields exclude each other."""
-    yield from missing_values(table, key, *getattr(table, "required", ()))
-    for one, other in getattr(table, "exclusive", ()):
-        if getattr(table, one) is not None and getattr(table, other) is not None:
-            reason = f"and {key}.{other} exclude each other: set one of them"
-            yield field_error(f"{key}.{one}", reason)
+def list_tables(table: msgspec.Struct, key: str) -> Iterator[tuple[str, msgspec.Struct]]:
+    """The table at ``key`` and those within it, with their keys."""
+    yield key, table
     for name in table.__struct_fields__:
         value = getattr(table, name)
         if isinstance(value, msgspec.Struct):
-            yield from table_errors(value, f"{key}.{name}")
+            yield from list_tables(value, f"{key}.{name}")
         for place, part in enumerate(value if isinstance(value, tuple) else ()):
             if isinstance(part, msgspec.Struct):
-                yield from table_errors(part, f"{key}.{name}.{place}")
+                yield from list_tables(part, f"{key}.{name}.{place}")
 
 
 def missing_values(table: msgspec.Struct, key: str, *names: str) -> Iterator[FieldError]:
