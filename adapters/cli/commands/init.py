@@ -11,7 +11,7 @@ import click
 
 from ....events.codec import encode_line
 from ....statemachine.config.schema import RunConfig
-from ....statemachine.errors import ConfigurationError
+from ....statemachine.errors import ConfigurationError, PreflightError
 from ...backends.registry import ServerChoice, kind_of_server
 from ..output import count, insecure_option, print_line
 from ..settings import server_headers
@@ -168,6 +168,8 @@ def _names_of_server(
         headers=server_headers(),
     )
     report = kind.inspect(choice, None)
+    if report.problems and not any(report.names.values()):
+        raise PreflightError(report.problems[-1])
     return choice.url, report.names, report.notes
 
 
