@@ -152,11 +152,12 @@ def test_a_run_without_preflight_names_the_cause_too(server: WireServer, tmp_pat
 
 @pytest.mark.parametrize("server", ["login page", "redirect to https", "br"], indirect=True)
 def test_init_writes_nothing_without_the_server_s_names(server: WireServer, tmp_path: Path) -> None:
-    """It names the cause instead."""
-    done = stagewright("init", "--server", server.url, folder=tmp_path)
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert f"{server.url}/sdapi/v1/progress" in line
+    """It names the cause instead, as ``doctor --list`` does."""
+    for arguments in (["init"], ["doctor", "--list", "models"]):
+        done = stagewright(*arguments, "--server", server.url, folder=tmp_path)
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert f"{server.url}/sdapi/v1/progress" in line
     assert not (tmp_path / "run.toml").exists()
 
 
