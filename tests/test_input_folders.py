@@ -306,6 +306,18 @@ def test_one_image_of_a_run_is_an_input(tmp_path: Path) -> None:
         assert (found.parent_run_id, found.seed) == (earlier.run_id, earlier.images[1].seed)
 
 
+def test_all_images_of_a_run_that_changed_are_named_at_once(tmp_path: Path) -> None:
+    """Each by its file and reason; one image alone needs only its own file."""
+    earlier = controller(tmp_path).start(document("txt2img", images=3)).wait(WAIT_S)
+    files = [tmp_path / earlier.run_id / image.path for image in earlier.images]
+    files[0].unlink()
+    files[2].write_bytes(png(9))
+    with pytest.raises(InputImageError) as error:
+        load(tmp_path, document("upscale", input_image="run:last"))
+    assert f"{files[0]}: it is missing; {files[2]}: it has been altered" in str(error.value)
+    assert len(load(tmp_path, document("upscale", input_image="run:last#2")).inputs) == 1
+
+
 @pytest.mark.parametrize(
     ("number", "words"),
     [

@@ -129,14 +129,6 @@ def test_a_folder_gives_one_image_per_file_in_order(tmp_path: Path) -> None:
     assert build_stage_execution_plan(loaded).total_images == 5
 
 
-def test_one_bad_file_in_a_folder_refuses_it(tmp_path: Path) -> None:
-    """It is named; nothing is left out in silence."""
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").write_bytes(png(1))
-    (tmp_path / "images" / "b.png").write_bytes(b"no image")
-    assert "b.png" in refused(tmp_path, document("upscale", input_image="images"))
-
-
 @pytest.mark.parametrize(
     ("named", "words"),
     [

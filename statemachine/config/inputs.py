@@ -237,11 +237,14 @@ def _with_images_of_run(
     except (RunNotFoundError, OSError) as error:
         raise InputImageError(f"{shown}: {error}", key=_KEY) from error
     images = list(_final_images(result, number, shown))
-    paths = []
-    for image in images:
-        paths.append(folder / image.path)
-        if (wrong := check_file(folder, image.path, image.sha256)) is not None:
-            raise InputImageError(f"{_KEY} = {paths[-1]}: {wrong}", key=_KEY)
+    paths = [folder / image.path for image in images]
+    wrong = [
+        f"{path}: {why}"
+        for path, image in zip(paths, images, strict=True)
+        if (why := check_file(folder, image.path, image.sha256)) is not None
+    ]
+    if wrong:
+        raise InputImageError(f"{_KEY} = {'; '.join(wrong)}", key=_KEY)
     found = inspect_images(paths, inputs, key=_KEY, named=shown, keep_refused=False)
     whole = [
         msgspec.structs.replace(one, parent_run_id=result.run_id, seed=image.seed)

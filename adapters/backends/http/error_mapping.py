@@ -143,9 +143,9 @@ def error_of_status(
     ``location`` and ``retry_after`` are the headers of that name. ``is_work`` says that the server
     may work on the request though a proxy has answered in its place.
     """
-    credentials, url = client.credentials, client.address.url
+    credentials = client.credentials
     document = _decoded(body)
-    cause = page_cause(url, status, body) if document is None else ""
+    cause = page_cause(client.address.url, status, body) if document is None else ""
     kind = _kind(status, document, body)
     if cause and kind in (RequestRefusedError, RouteMissingError):
         kind = OtherPageError
@@ -153,20 +153,18 @@ def error_of_status(
     shown = credentials.scrub_values(document)
     body = credentials.scrub(body) if document is None else json.dumps(shown, ensure_ascii=False)
     words = message_in(body if document is None else shown)
-    if cause:
-        start = "the answer is not JSON" if status == 200 else status
-        why = f"{start}: {cause}" + (f" ({words})" if words else "")
-    elif status == 200:
-        why = f"the answer is not JSON: {words}"
+    if 300 <= status < 400:
+        place = credentials.scrub(location)[:_MOST_WORDS]
+        why = redirect_cause(client.address.url, place)
+    elif cause:
+        why = f"{cause} ({words})" if words else cause
     elif kind is AuthenticationError:
         advice = credentials.withheld or "the server rejected the user and password"
-        why = f"{status}: {words} ({advice})"
-    elif 300 <= status < 400:
-        why = f"{status}: {redirect_cause(url, credentials.scrub(location)[:_MOST_WORDS])}"
-    elif kind is RouteMissingError and is_bare:
-        why = f"404: no such route{client.advice}"
+        why = f"{words} ({advice})"
     else:
-        why = f"{status}: {words}"
+        is_missing = kind is RouteMissingError and is_bare
+        why = f"no such route{client.advice}" if is_missing else words
+    why = f"{'the answer is not JSON' if status == 200 else status}: {why}"
     if status >= 500:
         why += "".join(f"; {advice}" for words, advice in _ADVICE.items() if words in body)
     seconds = _seconds_of(retry_after)

@@ -12,7 +12,6 @@ from ....statemachine.config.schema import RunConfig
 from ....statemachine.errors import PreflightError
 from ....statemachine.plan.builder import build_stage_execution_plan
 from ....statemachine.plan.plan import StageExecutionPlan
-from ...backends.registry import ServerChoice, kind_of_server
 from ...backends.report import NameCheck, RouteCheck, ServerReport, Verdict
 from ..output import (
     count,
@@ -24,9 +23,8 @@ from ..output import (
     profile_option,
     runs_option,
 )
-from ..settings import server_headers
 from ..statuses import print_error
-from .plan import choose_server, read_config, set_option
+from .plan import find_server, read_config, set_option
 
 _EXIT_READY, _EXIT_NOT_READY = 0, 2
 _LISTS = {
@@ -93,20 +91,12 @@ def doctor_command(
     if config is not None:
         loaded = read_config(config, overrides=overrides, profile=profile, runs=runs)
     plan = None if config is None else build_stage_execution_plan(loaded)
-    server, loaded = choose_server(servers, loaded)
-    named = server or loaded.server.url
-    if named is None:
+    found = find_server(servers, loaded, insecure=insecure)
+    if found is None:
         raise click.UsageError(
             "no server is given: use --server URL, or set [server].url in CONFIG"
         )
-    kind = kind_of_server(named, loaded.server.kind)
-    choice = ServerChoice(
-        url=kind.address(named),
-        named_by_user=server is not None,
-        settings=loaded.server_settings,
-        insecure=insecure,
-        headers=server_headers(),
-    )
+    kind, choice = found
     try:
         report = kind.inspect(choice, None if listed else plan)
     except PreflightError as error:
@@ -157,7 +147,10 @@ def _show_list(report: ServerReport, listed: str, *, as_json: bool) -> int:
         print_line(f"{name}  (loaded)" if name in loaded else name)
     if is_offered:
         return _EXIT_READY
-    return print_error(f"{report.url}: the server does not list its {listed}", _EXIT_NOT_READY)
+    why = f"{report.url}: the server does not list its {listed}"
+    if report.problems and not any(report.names.values()):
+        why = report.problems[-1]
+    return print_error(why, _EXIT_NOT_READY)
 
 
 def _unreachable(url: str, error: PreflightError) -> dict[str, Any]:

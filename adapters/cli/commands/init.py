@@ -11,12 +11,10 @@ import click
 
 from ....events.codec import encode_line
 from ....statemachine.config.schema import RunConfig
-from ....statemachine.errors import ConfigurationError
-from ...backends.registry import ServerChoice, kind_of_server
+from ....statemachine.errors import ConfigurationError, PreflightError
 from ..output import count, insecure_option, print_line
-from ..settings import server_headers
 from ..statuses import EXIT_USAGE, print_error
-from .plan import choose_server
+from .plan import find_server
 
 _SHOWN = 12
 """Further names that a comment lists."""
@@ -155,19 +153,13 @@ def _names_of_server(
 
     Raises ConfigurationError, and PreflightError where the server cannot be reached.
     """
-    server, loaded = choose_server(servers, RunConfig())
-    named = server or loaded.server.url
-    if named is None:
+    found = find_server(servers, RunConfig(), insecure=insecure)
+    if found is None:
         return None, {}, ()
-    kind = kind_of_server(named)
-    choice = ServerChoice(
-        url=kind.address(named),
-        named_by_user=server is not None,
-        settings=loaded.server,
-        insecure=insecure,
-        headers=server_headers(),
-    )
+    kind, choice = found
     report = kind.inspect(choice, None)
+    if report.problems and not any(report.names.values()):
+        raise PreflightError(report.problems[-1])
     return choice.url, report.names, report.notes
 
 

@@ -16,11 +16,12 @@ from ....statemachine.errors import ConfigurationError
 from ....statemachine.plan.builder import build_stage_execution_plan
 from ....statemachine.plan.plan import StageExecutionPlan
 from ....statemachine.stages import load_stages, stage_types
+from ...backends.registry import BackendKind, ServerChoice, kind_of_server
 from ...inputs import PillowInputReader
 from ...projections.flat_values import flattened
 from ..completion import complete_key
 from ..output import count, json_option, print_json, print_line, profile_option, runs_option
-from ..settings import current_settings, find_profile, named_server
+from ..settings import current_settings, find_profile, named_server, server_headers
 
 set_option = click.option(
     "--set",
@@ -62,6 +63,27 @@ def choose_server(servers: tuple[str, ...], loaded: RunConfig) -> tuple[str | No
         return default.url, loaded
     server = msgspec.structs.replace(loaded.server, url=default.url)
     return None, msgspec.structs.replace(loaded, server=server)
+
+
+def find_server(
+    servers: tuple[str, ...], loaded: RunConfig, *, insecure: bool
+) -> tuple[BackendKind, ServerChoice] | None:
+    """The server that a command is to look at, None if none is named anywhere.
+
+    Raises ConfigurationError.
+    """
+    server, loaded = choose_server(servers, loaded)
+    named = server or loaded.server.url
+    if named is None:
+        return None
+    kind = kind_of_server(named, loaded.server.kind)
+    return kind, ServerChoice(
+        url=kind.address(named),
+        named_by_user=server is not None,
+        settings=loaded.server_settings,
+        insecure=insecure,
+        headers=server_headers(),
+    )
 
 
 @click.command("plan")
