@@ -236,7 +236,6 @@ class WebUIBackend:
         features = self._known_features()
         if features.stems is not None or request.stage_id in self._looked_up:
             return
-        self._looked_up.add(request.stage_id)
         comparison = NameComparison(ServerLists(self._client), features, detailing=True)
         uses = [*silent_names(request), *comparison.names_in_styles(request.config)]
         for check in map(comparison.check, uses):
@@ -245,6 +244,7 @@ class WebUIBackend:
                 why += f"ignore it{check.suggestion()}"
                 route = KINDS[NameKind(check.kind)].route
                 raise self._client.failure(RequestRefusedError, route, why)
+        self._looked_up.add(request.stage_id)
         if comparison.spellings:
             spellings = {**features.spellings, **comparison.spellings}
             self._features = msgspec.structs.replace(features, spellings=spellings)
