@@ -1,12 +1,10 @@
-"""Text for people: escapes, durations, sizes, times, counts, number ranges and states."""
+"""Text for people: escapes, durations, sizes, times, counts and number ranges."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-
-from ..events.model import Outcome, StageType
 
 # Keep in step with `hidden` in export/report/templates/log.js, which escapes the same.
 _CONTROL = re.compile(
@@ -96,15 +94,3 @@ def ranges_text(ranges: Iterable[Range], first_number: int = 0) -> str:
     """``0-3, 7``; with ``first_number`` 1, indexes become the numbers ``1-4, 8``."""
     shifted = ((first + first_number, last + first_number) for first, last in ranges)
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in shifted)
-
-
-def why_unchanged(stage_type: str) -> str:
-    """What it may mean that a stage gave back the pixels that it was sent."""
-    if stage_type == StageType.UPSCALE:
-        return "no face was found, or the face restorer could not be loaded"
-    return "nothing was detected"
-
-
-def state_text(state: str, outcome: str | None) -> str:
-    """``COMPLETED``, ``ERROR`` or ``ERROR, partial``: an outcome is named if it adds something."""
-    return f"{state}, {outcome}" if outcome == Outcome.PARTIAL else state

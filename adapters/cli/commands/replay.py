@@ -15,9 +15,8 @@ from ....events.log.lock import is_locked
 from ....events.model import RunState
 from ....events.result import PipelineRunResult
 from ....statemachine.states import can_go_on
-from ...event_text import summarize_event
+from ...event_text import summarize_event, why_unchanged
 from ...export.bundle.manifest import THUMBNAILS, lacks_images
-from ...text import why_unchanged
 from ..output import (
     count,
     duration,

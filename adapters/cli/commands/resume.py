@@ -27,7 +27,6 @@ from ...projections.status import StatusBar
 from ..display import open_file_counter
 from ..foreground import ForegroundResult, print_run_error, run_in_foreground, show_end
 from ..output import (
-    BrokenPipeTolerantStream,
     check_runs_folder,
     escaped,
     insecure_option,
@@ -51,6 +50,7 @@ from ..statuses import (
     print_error,
     status_of,
 )
+from ..streams import BrokenPipeTolerantStream
 from .list import runs_argument, waiting_runs
 from .replay import resume_line
 

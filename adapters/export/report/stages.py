@@ -13,7 +13,8 @@ from ....events.log.timeline import events_at
 from ....events.model import CallCompleted, InputRecord, Outcome, StageEvent
 from ....events.result import artifact_in
 from ....statemachine.files.recorded_files import RecordedFile
-from ...text import byte_size, count, duration, why_unchanged
+from ...event_text import why_unchanged
+from ...text import byte_size, count, duration
 from .run_content import RunContent
 from .settings_table import Agreement, SettingRow, UsedValues, setting_rows
 
