@@ -84,7 +84,7 @@ def test_a_run_that_was_killed_changes_no_later_run(
 ) -> None:
     """kill -9 of a run with a VAE, never resumed: the next plain run undoes what it left."""
     before = run(tmp_path / "runs", server)
-    config = written(tmp_path, 3, vae="vae.safetensors", clip_skip=2)
+    config = written(tmp_path, 3, vae="VAE", clip_skip=2)
     server.on(4, faults.Generates(stands_at=0))
     process = start("run", config, "--server", server.url, folder=tmp_path)
     server.until(lambda: len(server.generating()) == 5 and bool(server.queue.line))

@@ -237,7 +237,6 @@ class WebUIBackend:
         features = self._known_features()
         if features.stems is not None or request.stage_id in self._looked_up:
             return
-        self._looked_up.add(request.stage_id)
         lists = ServerLists(self._client)
         if isinstance(request.config, AdetailerConfig):
             self._features = features = with_detailer_keys(features, lists)
@@ -249,6 +248,7 @@ class WebUIBackend:
                 why += f"ignore it{check.suggestion()}"
                 route = KINDS[NameKind(check.kind)].route
                 raise self._client.failure(RequestRefusedError, route, why)
+        self._looked_up.add(request.stage_id)
         if comparison.spellings:
             spellings = {**features.spellings, **comparison.spellings}
             self._features = msgspec.structs.replace(features, spellings=spellings)

@@ -218,7 +218,7 @@ class PinnedOptions:
                 return found, found is not None
             after = self._server.look()
             # What a person changes meanwhile would be undone by the POST that follows.
-            if _no_job_between(before, after) and self._present() == found:
+            if _no_job_between(before, after) and _are_same(found, self._present()):
                 return found, True
             if time.monotonic() > deadline:
                 return found, False
@@ -268,6 +268,11 @@ def _no_job_between(one: ServerProgress | None, other: ServerProgress | None) ->
     if one is None or other is None or not (one.idle and other.idle):
         return False
     return job_of(one) == job_of(other)
+
+
+def _are_same(one: Mapping[str, Any], other: Mapping[str, Any] | None) -> bool:
+    """Whether two readings agree in the options that a run pins."""
+    return other is not None and all(one.get(key) == other.get(key) for key in (*PINNED, FORMAT))
 
 
 def _modules_of(run: EarlierRun) -> Iterator[tuple[list[Any], Any]]:

@@ -140,7 +140,7 @@ class Server:
         try:
             look = progress_of(read())
         except RequestRefusedError as error:
-            if error.status not in _NO_SUCH_ROUTE or self._may_be_starting():
+            if error.status not in _NO_SUCH_ROUTE or self._may_be_starting(error):
                 raise
             _logger.warning("the progress cannot be shown: %s", error)
             self._tells_progress = False
@@ -149,9 +149,10 @@ class Server:
         self.last_look = look
         return look
 
-    def _may_be_starting(self) -> bool:
-        """Whether a missing progress route may come; a server that has started keeps its routes."""
-        return self.last_look is not None or (not self.has_worked and self.is_starting())
+    def _may_be_starting(self, error: BackendError) -> bool:
+        """Whether the route is missing only because the server is starting."""
+        has_no_progress = self.has_worked and self.last_look is None
+        return is_not_ready(error) and not has_no_progress and self.is_starting()
 
     def _or_none(self, ask: Callable[[], T]) -> T | None:
         try:
