@@ -15,6 +15,7 @@ from ..events.model import (
     ImagesRemoved,
     LifecycleChanged,
     LogRepaired,
+    Outcome,
     RunOpened,
     RunResumed,
     RunSealed,
@@ -108,3 +109,8 @@ _SUMMARIES: Mapping[type[StageEvent], Callable[[Any], str]] = {
     RunSealed: lambda e: f"RunSealed: {e.outcome}, {count(e.count, 'record')}",
     UnknownEvent: lambda e: f"{e.type} (from a newer version)",
 }
+
+
+def state_text(state: str, outcome: str | None) -> str:
+    """``COMPLETED``, ``ERROR`` or ``ERROR, partial``: an outcome is named if it adds something."""
+    return f"{state}, {outcome}" if outcome == Outcome.PARTIAL else state

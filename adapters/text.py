@@ -1,12 +1,10 @@
-"""Text for people: escapes, durations, sizes, times, counts, number ranges and states."""
+"""Text for people: escapes, durations, sizes, times, counts and number ranges."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-
-from ..events.model import Outcome
 
 # Keep in step with `hidden` in export/report/templates/log.js, which escapes the same.
 _CONTROL = re.compile(
@@ -96,8 +94,3 @@ def ranges_text(ranges: Iterable[Range], first_number: int = 0) -> str:
     """``0-3, 7``; with ``first_number`` 1, indexes become the numbers ``1-4, 8``."""
     shifted = ((first + first_number, last + first_number) for first, last in ranges)
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in shifted)
-
-
-def state_text(state: str, outcome: str | None) -> str:
-    """``COMPLETED``, ``ERROR`` or ``ERROR, partial``: an outcome is named if it adds something."""
-    return f"{state}, {outcome}" if outcome == Outcome.PARTIAL else state

@@ -89,6 +89,7 @@ class TimedStorage(Storage):
     """The real file system with a stopwatch around what waits for the disk."""
 
     def __init__(self, watch: Stopwatch) -> None:
+        super().__init__()
         self._watch = watch
 
     def write_part(self, path: Path, *parts: Part, durable: bool = True) -> Path:

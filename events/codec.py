@@ -41,6 +41,8 @@ def escape_separators(data: bytes) -> bytes:
 
     Many programs end a line at them, and JSON has them inside of strings only.
     """
+    if data.isascii():
+        return data
     for separator, escape in _SEPARATORS:
         data = data.replace(separator, escape)
     return data

@@ -77,13 +77,14 @@ def publish(signal: NamedSignal, sender: str | None, **payload: Any) -> None:
 
     What one of them raises reaches neither the caller nor the other receivers.
     """
-    for receiver in receivers_of(signal, sender):
-        call(signal, receiver, sender, payload)
+    if signal.receivers:
+        for receiver in receivers_of(signal, sender):
+            call(signal, receiver, sender, payload)
 
 
 def receivers_of(signal: NamedSignal, sender: str | None) -> list[Receiver]:
     """A snapshot of the receivers to call."""
-    return list(signal.receivers_for(sender)) if signal.receivers else []
+    return list(signal.receivers_for(sender))
 
 
 def call(

@@ -10,7 +10,7 @@ from importlib.resources import files
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stagewright.adapters.event_text import error_text, image_numbers
+from stagewright.adapters.event_text import error_text, image_numbers, state_text
 from stagewright.adapters.text import (
     byte_size,
     count_of,
@@ -19,7 +19,6 @@ from stagewright.adapters.text import (
     escaped,
     ranges_of,
     ranges_text,
-    state_text,
     time_of_day,
 )
 from stagewright.events.model import ErrorDetail

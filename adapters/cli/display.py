@@ -23,7 +23,7 @@ from ...statemachine.errors import GenerationCancelled, GenerationInterrupted
 from ..event_text import error_text, storage_limit
 from ..projections.status import RunStatus, StatusBar
 from ..text import count, duration, escaped, one_line
-from .output import BrokenPipeTolerantStream
+from .streams import BrokenPipeTolerantStream
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -24,7 +24,7 @@ from ..projections.status import StatusBar
 from ..text import count
 from .commands.replay import show_result
 from .display import Display, open_display
-from .output import BrokenPipeTolerantStream, discard_output, print_json_parts
+from .output import print_json_parts
 from .statuses import (
     EXIT_CANCELLED,
     EXIT_COMPLETED,
@@ -33,6 +33,7 @@ from .statuses import (
     die_by_interrupt,
     print_error,
 )
+from .streams import BrokenPipeTolerantStream, discard_output
 
 EXIT_STATUSES = {RunState.COMPLETED: EXIT_COMPLETED, RunState.CANCELLED: EXIT_CANCELLED}
 _REFRESH_S = 0.1

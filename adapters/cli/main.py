@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 from .common_options import options_of_all_commands, with_common_options
-from .output import discard_output
 from .statuses import (
     EXIT_COMPLETED,
     EXIT_ERROR,
@@ -23,6 +22,7 @@ from .statuses import (
     print_error,
     status_of,
 )
+from .streams import discard_output
 
 _MODULES: Mapping[str, str] = {
     "init": "init",

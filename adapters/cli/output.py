@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import os
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,12 +12,13 @@ import msgspec
 from click.core import ParameterSource
 
 from ...events.codec import escape_separators
+from ..event_text import state_text as state_text
 from ..text import count as count
 from ..text import duration as duration
 from ..text import escaped as escaped
 from ..text import one_line as one_line
-from ..text import state_text as state_text
 from .common_options import RUNS, is_quiet
+from .streams import BrokenPipeTolerantStream
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -77,61 +75,6 @@ def check_runs_folder(runs: Path) -> None:
     is_given = context.get_parameter_source("runs") is ParameterSource.COMMANDLINE
     if (is_given or RUNS in context.meta) and not runs.is_dir():
         raise click.UsageError(f"--runs {runs}: no such folder")
-
-
-class BrokenPipeTolerantStream(io.TextIOBase):
-    """A text stream that drops its output once its terminal or pipe is closed.
-
-    So a run does not fail because its output cannot be written.
-    """
-
-    def __init__(self, stream: IO[str] | None) -> None:
-        super().__init__()
-        self._stream = stream
-        self._is_terminal = stream is not None and stream.isatty()
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]  # a plain attribute in typeshed
-        """The encoding of the text; Rich chooses its characters by it."""
-        return getattr(self._stream, "encoding", None) or "utf-8"
-
-    def isatty(self) -> bool:
-        return self._is_terminal
-
-    def fileno(self) -> int:
-        if self._stream is None:
-            raise OSError("the stream is closed")
-        return self._stream.fileno()
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        self._try(lambda stream: stream.write(text))
-        return len(text)
-
-    def flush(self) -> None:
-        self._try(lambda stream: stream.flush())
-
-    def _try(self, action: Callable[[IO[str]], object]) -> None:
-        if self._stream is None:
-            return
-        try:
-            action(self._stream)
-        except OSError:
-            discard_output(self._stream)
-            self._stream = None
-
-
-def discard_output(stream: IO[str]) -> None:
-    """Put the null device in the place of a closed terminal or pipe.
-
-    The interpreter flushes its streams at its end; where that fails, the exit status becomes 120.
-    """
-    with suppress(OSError, ValueError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
 
 
 def progress_stream() -> IO[str]:

@@ -13,7 +13,8 @@ from ...events.errors import (
     RunNotFoundError,
     StagewrightError,
 )
-from .output import BrokenPipeTolerantStream, one_line
+from ..text import one_line
+from .streams import BrokenPipeTolerantStream
 
 EXIT_COMPLETED = 0
 EXIT_ERROR = 1

@@ -19,9 +19,10 @@ from ...projections.status import StatusBar
 from ..completion import complete_run
 from ..display import Display, open_display
 from ..foreground import EXIT_STATUSES, try_to_print
-from ..output import BrokenPipeTolerantStream, json_option, print_json_parts, runs_option
+from ..output import json_option, print_json_parts, runs_option
 from ..run_lookup import find_run
 from ..statuses import EXIT_ERROR, EXIT_INTERRUPTED, print_error
+from ..streams import BrokenPipeTolerantStream
 from .replay import show_result
 
 _REFRESH_S = 0.1

@@ -28,7 +28,6 @@ from ..completion import complete_run
 from ..display import open_file_counter
 from ..foreground import ForegroundResult, print_run_error, run_in_foreground, show_end
 from ..output import (
-    BrokenPipeTolerantStream,
     check_runs_folder,
     count,
     escaped,
@@ -53,6 +52,7 @@ from ..statuses import (
     print_error,
     status_of,
 )
+from ..streams import BrokenPipeTolerantStream
 from .list import runs_argument, waiting_runs
 from .replay import resume_line
 

@@ -16,6 +16,7 @@ from ....events.model import BackendDescription, ErrorDetail, RunOpened, RunResu
 from ....events.result import MissingImage
 from ....statemachine.config.schema import Conflict
 from ....statemachine.files.recorded_files import FileState, RecordedFile
+from ...event_text import state_text
 from ...projections.log_walk import Call, CallState, LogWalk
 from ...text import (
     byte_size,
@@ -24,7 +25,6 @@ from ...text import (
     duration,
     ranges_of,
     ranges_text,
-    state_text,
 )
 from .gantt import CALL_WORDS
 from .pictures import InspectedImage
