@@ -97,6 +97,11 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     height: int
     seed: int
 
+    @property
+    def number(self) -> int:
+        """The image's number, as people count: from 1."""
+        return self.image_index + 1
+
 
 class OriginalFile(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The file that an input was copied from: its name and its digest."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,11 +20,18 @@ from .model import (
     StageImageProgress,
 )
 
+_FOLDER = "folder"
 
-class FinishedImage(Artifact, frozen=True, kw_only=True, gc=False):
+
+class FinishedImage(Artifact, frozen=True, kw_only=True, gc=True, dict=True):
     """An artifact together with the stage that made it."""
 
     stage_id: str
+
+    @property
+    def file(self) -> Path:
+        """The image's file, where its log was read; for a log in memory relative to the run."""
+        return Path(self.__dict__.get(_FOLDER, "")) / self.path
 
 
 class MissingImage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -51,10 +59,14 @@ class FinishedImages(LazySequence[FinishedImage]):
 
     def select(self, indexes: Iterable[int]) -> Iterator[FinishedImage]:
         chosen = [self._places[index] for index in indexes]
+        folder = self._events.folder if isinstance(self._events, FileTimeline) else Path()
         events = events_at(self._events, [seq for _, _, seq in chosen])
         for (stage_id, index, _), event in zip(chosen, events, strict=True):
             artifact = artifact_in(event, index)
-            yield FinishedImage(stage_id=stage_id, **msgspec.structs.asdict(artifact))
+            image = FinishedImage(stage_id=stage_id, **msgspec.structs.asdict(artifact))
+            # Not a field: a result as JSON knows no folder.
+            image.__dict__[_FOLDER] = folder
+            yield image
 
     def __repr__(self) -> str:
         return f"<{len(self)} finished images>"

@@ -272,7 +272,7 @@ def main() -> None:
     )
     handle = controller.start(CONFIG)
     result = handle.wait()
-    print(result.state, *(handle.folder / image.path for image in result.images), sep="\n")
+    print(result.state, *(image.file for image in result.images), sep="\n")
 
 
 if __name__ == "__main__":

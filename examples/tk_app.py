@@ -64,7 +64,8 @@ class App(ttk.Frame):
         self.preview.grid(row=1, column=0, columnspan=4, sticky="nsew", pady=8)
         self.bar.grid(row=2, column=0, columnspan=4, sticky="ew")
         self.columnconfigure(0, weight=1)
-        self.rowconfigure(1, weight=1, minsize=PREVIEW[1] + 16)
+        # The preview alone gives way in a small window, so that Cancel stays visible.
+        self.rowconfigure(1, weight=1)
 
     def browse(self) -> None:
         chosen = filedialog.askopenfilename(filetypes=[("Configurations", "*.toml *.yaml *.json")])
@@ -131,6 +132,7 @@ def main() -> None:
     controller = open_controller(options.runs, options.server)
     window = tkinter.Tk()
     window.title("stagewright")
+    window.geometry(f"{PREVIEW[0] + 96}x{PREVIEW[1] + 176}")
     app = App(window, controller, options.config)
     app.pack(fill="both", expand=True)
     window.mainloop()

@@ -40,14 +40,15 @@ def only_run(runs: Path) -> Path:
 
 
 def assert_one_clear_line(done: Done, *words: str, status: int = 1) -> None:
-    """One line on standard error that holds ``words``; never a traceback."""
+    """One line on standard error, after the progress, that holds ``words``; never a traceback."""
     assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
     assert "internal error" not in done.stderr
-    assert done.stderr.startswith("stagewright: "), done.stderr
-    assert done.stderr.endswith("\n")
-    assert done.stderr.count("\n") == 1, done.stderr
-    missing = [word for word in words if word not in done.stderr]
+    *progress, last = done.stderr.splitlines(keepends=True)
+    assert last.startswith("stagewright: "), done.stderr
+    assert last.endswith("\n")
+    assert not any(line.startswith("stagewright: ") for line in progress), done.stderr
+    missing = [word for word in words if word not in last]
     assert not missing, (missing, done.stderr)
 
 

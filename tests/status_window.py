@@ -83,6 +83,13 @@ class Window:
         """Whether pressing it would do anything."""
         return str(self.button(text)["state"]) == "normal"
 
+    def is_inside(self, text: str) -> bool:
+        """Whether the whole button is within the window."""
+        self.root.update()
+        left, top, width, height = place_of(self.button(text))
+        x, y, *size = place_of(self.root)
+        return x <= left and left + width <= x + size[0] and top + height <= y + size[1]
+
     def button(self, text: str) -> ttk.Button:
         buttons = [one for one in parts(self.root) if isinstance(one, ttk.Button)]
         return next(one for one in buttons if str(one["text"]) == text)

@@ -63,16 +63,20 @@ def test_a_copy_of_a_run_does_not_hide_it(runs: Path) -> None:
     assert find_run(runs, "a copy") == copy
 
 
-def test_after_a_salvage_last_is_the_new_run(runs: Path) -> None:
-    """Though the damaged run was the last one before."""
+@pytest.mark.parametrize("place", ["runs", "archive"])
+def test_after_a_salvage_last_is_the_new_run(runs: Path, place: str) -> None:
+    """Though the damaged run was the last one before; that of an archived run is not archived."""
     damaged = find_run(runs, "last")
+    if place == "archive":
+        (runs / "archive").mkdir()
+        damaged = damaged.rename(runs / "archive" / damaged.name)
     log = damaged / "events.jsonl"
     data = bytearray(log.read_bytes())
     data[len(data) // 2] ^= 1
     log.write_bytes(data)
     done = stagewright("salvage", "last", "--json", folder=runs.parent)
     new = json.loads(done.stdout)["run_id"]
-    assert find_run(runs, "last").name == new != damaged.name
+    assert find_run(runs, "last") == runs / new != damaged
 
 
 @pytest.mark.parametrize("name", ["last#2", "{digits}#2", "{folder}#2"])

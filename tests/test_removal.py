@@ -73,7 +73,7 @@ def test_the_last_stage_is_kept_and_the_log_says_what_was_removed(run: Path, com
     log = (run / LOG).read_bytes()
     again = stagewright(command, "last", "--keep-last-stage", "--yes", folder=folder)
     assert "0 images of earlier stages" in again.stdout
-    assert "already complete" in stagewright("resume", "last", folder=folder).stdout
+    assert "already complete" in stagewright("resume", "last", folder=folder).stderr
     assert (run / LOG).read_bytes() == log
     shown = stagewright("verify", "last", folder=folder)
     assert (shown.returncode, "6 were removed on purpose" in shown.stdout) == (0, True)

@@ -23,7 +23,7 @@ from stagewright.events.log.timeline import FileTimeline
 
 from .log_format import make_log, split_bodies, split_lines
 from .stories import Story, error
-from .support import START, run_opened
+from .support import START, artifact, controller, document, memory_log, run_opened
 
 MIB = 1024 * 1024
 RESULT_KEYS = [
@@ -213,3 +213,15 @@ def test_a_long_log_is_replayed_in_bounded_memory(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert (walked, len(result.events)) == (10_000, 60_000)
     assert peak < 8 * MIB
+
+
+def test_an_image_of_a_result_has_a_file_that_opens_and_a_number(tmp_path: Path) -> None:
+    """From any working folder; in JSON neither is there, for a result can be read elsewhere."""
+    handle = controller(tmp_path / "runs").start(document(images=2))
+    for result in (handle.wait(30), replay(handle.folder)):
+        assert [image.number for image in result.images] == [1, 2]
+        for image in (*result.images, *result.stages[0].images):
+            assert image.file == (handle.folder / image.path).absolute()
+            assert image.file.read_bytes()
+        assert b'"file"' not in b"".join(result.json_parts())
+    assert fold(memory_log().timeline()).images[0].file == Path(artifact(0).path)

@@ -293,6 +293,19 @@ def test_the_example_starts_cancels_once_and_resumes(app: WindowProcess, tmp_pat
     until(lambda: len(app.picture().getcolors(2**24) or ()) > 300, "the last image is shown")
 
 
+def test_the_example_keeps_cancel_visible_in_a_small_window(
+    display: str, server: EmbeddedServer, config: Path, tmp_path: Path
+) -> None:
+    """At 420 x 400 pixels, while it runs and once it shows an image: the preview gives way."""
+    with status_window(display, tmp_path / "runs", server.url, EXAMPLE, config) as app:
+        app.do("size", width=420, height=400)
+        app.do("press", text="Start")
+        seen(app, "Running: stage 1 of 2 00-txt2img  image 2 of 2")
+        assert app.do("is_inside", text="Cancel")
+        seen(app, "Completed: 2 images")
+        assert app.do("is_inside", text="Cancel")
+
+
 def test_the_example_that_is_closed_stops_its_run(
     display: str, server: EmbeddedServer, config: Path, tmp_path: Path
 ) -> None:

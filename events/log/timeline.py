@@ -75,6 +75,11 @@ class FileTimeline(LazySequence[StageEvent]):
         self._storage = storage or Storage()
         self.torn = torn
 
+    @property
+    def folder(self) -> Path:
+        """The folder of the log, absolute."""
+        return self._path.parent.absolute()
+
     def __len__(self) -> int:
         return len(self._offsets)
 

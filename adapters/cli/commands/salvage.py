@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from ....statemachine.files.run_folder import ARCHIVE_NAME
 from ....statemachine.ports import SystemClock
 from ....statemachine.resume.salvage import SalvagedRun, salvage_run
 from ..completion import complete_run
@@ -39,7 +40,8 @@ def salvage_command(
     folder = find_run(runs, run)
     if context.get_parameter_source("runs") is ParameterSource.DEFAULT:
         # RUN may be a path elsewhere; the new run is made in the same folder of runs.
-        runs = Path(os.path.relpath(folder.absolute().parent))
+        beside = folder.absolute().parent
+        runs = Path(os.path.relpath(beside.parent if beside.name == ARCHIVE_NAME else beside))
     salvaged = salvage_run(folder, runs, clock=SystemClock(), random_below=secrets.randbelow)
     if as_json:
         print_json(salvaged)
