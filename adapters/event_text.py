@@ -23,7 +23,6 @@ from ..events.model import (
     StageEvent,
     StageImageProgress,
     StageStart,
-    StageType,
     StorageLimited,
     UnknownEvent,
 )
@@ -111,13 +110,6 @@ _SUMMARIES: Mapping[type[StageEvent], Callable[[Any], str]] = {
     RunSealed: lambda e: f"RunSealed: {e.outcome}, {count(e.count, 'record')}",
     UnknownEvent: lambda e: f"{e.type} (from a newer version)",
 }
-
-
-def why_unchanged(stage_type: str) -> str:
-    """What it may mean that a stage gave back the pixels that it was sent."""
-    if stage_type == StageType.UPSCALE:
-        return "no face was found, or the face restorer could not be loaded"
-    return "nothing was detected"
 
 
 def state_text(state: str, outcome: str | None) -> str:
