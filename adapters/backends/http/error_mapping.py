@@ -164,7 +164,8 @@ def error_of_status(
     else:
         is_missing = kind is RouteMissingError and is_bare
         why = f"no such route{client.advice}" if is_missing else words
-    why = f"{'the answer is not JSON' if status == 200 else status}: {why}"
+    what = "the answer is not JSON" if status == 200 else str(status)
+    why = f"{what}: {why}" if why else what
     if status >= 500:
         why += "".join(f"; {advice}" for words, advice in _ADVICE.items() if words in body)
     seconds = _seconds_of(retry_after)
