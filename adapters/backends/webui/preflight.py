@@ -82,10 +82,9 @@ def inspect_server(client: HttpClient, plan: StageExecutionPlan | None) -> Serve
         inspection.ask_for_version()
         report = inspection.of_everything() if plan is None else inspection.of_plan(plan)
         routes = tuple(inspection.routes())
-    problems = report.problems
     if not inspection.is_webui():
-        problems = (*problems, inspection.refusal)
-    return msgspec.structs.replace(report, routes=routes, problems=problems)
+        report = msgspec.structs.replace(report, checks=(), problems=(inspection.refusal,))
+    return msgspec.structs.replace(report, routes=routes)
 
 
 @contextmanager
