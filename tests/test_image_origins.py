@@ -215,6 +215,17 @@ def test_an_upscaled_image_of_a_run_keeps_its_seed(tmp_path: Path) -> None:
         assert later.seeds == tuple(5 + n for n in range(len(expected)))
 
 
+def test_an_upscaled_file_of_a_run_keeps_its_seed(tmp_path: Path) -> None:
+    """Its name has it; another image of such a name is none of a run."""
+    first = finished(tmp_path, document("txt2img", "upscale"))
+    file = tmp_path / first.run_id / first.images[0].path
+    later = finished(tmp_path, document("upscale", input_image=str(file), seed=5))
+    assert [image.seed for image in later.images] == [100]
+    file.write_bytes(png(1))
+    later = finished(tmp_path, document("upscale", input_image=str(file), seed=5))
+    assert [image.seed for image in later.images] == [5]
+
+
 def test_an_upscale_keeps_the_seed_of_the_stage_before(tmp_path: Path) -> None:
     """img2img may have a seed of its own; ADetailer samples with its seed, too."""
     config = document("txt2img", "img2img", "upscale", "adetailer", images=2)
