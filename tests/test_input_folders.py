@@ -340,9 +340,9 @@ def test_all_images_of_a_run_that_changed_are_named_at_once(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        ("#0", "image 0 is not there: run {} has 2"),
-        ("#3", "image 3 is not there: run {} has 2"),
-        ("#1", "image 1 is not there: run {} has not finished that one"),
+        ("#0", "run {} has no image 0 of 2"),
+        ("#3", "run {} has no image 3 of 2"),
+        ("#1", "run {} has finished no image 1 of 2"),
         ("#x", "there is no run 'last#x'"),
         ("#", "there is no run 'last#'"),
         ("#-1", "there is no run 'last#-1'"),
