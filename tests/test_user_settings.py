@@ -177,6 +177,7 @@ def test_the_file_of_another_user_is_ignored(command: Command, work: Path) -> No
         ("serwer = 'x'", ["unknown key serwer", "did you mean server"]),
         ("runs = 3", ["runs = 3 must be text, not a number"]),
         ("runs = ", ["not valid TOML"]),
+        ("runs = 'a'\nruns = 'b'", ["runs is set twice (again in line 2)"]),
         ("[profiles]\nx = 3", ["profiles.x = 3 must be a table"]),
         (f"server = 'http://me:{SECRET}@x'", ["server holds a user or a password"]),
         (f"server = ['http://me:{SECRET}@x']", ["server must be text, not a list"]),

@@ -44,13 +44,13 @@ Repeated = tuple[str, int]
 """The dotted path of a key that is set twice, and the line of the second; 0: not known."""
 
 
-def read_document(path: Path) -> dict[str, Any]:
-    """The document in a file, whose suffix says the format.
+def read_document(path: Path, language: str | None = None) -> dict[str, Any]:
+    """The document in a file of this language, or of the one that its suffix says.
 
     In YAML, what a text key holds is the text as written (``0123``, ``yes``), not its value.
     Raises ConfigurationError, also for keys that are set twice, which it names.
     """
-    language = SUFFIXES.get(path.suffix.lower())
+    language = language or SUFFIXES.get(path.suffix.lower())
     if language is None:
         raise ConfigurationError(f"{path}: a configuration ends in {', '.join(SUFFIXES)}")
     try:
