@@ -184,7 +184,6 @@ def test_the_file_of_another_user_is_ignored(command: Command, work: Path) -> No
         (f"servers.'http://x'.headers = '{SECRET}'", ["headers must be a table, not text"]),
         (f"servers.'http://x'.headers.X = ['{SECRET}']", ["headers.X must be text, not a list"]),
         (f"servers.'http://x'.token = '{SECRET}'", ["unknown key servers.http://x.token"]),
-        ("servers = []", ["servers = [] must be a table, not a list"]),
     ],
 )
 def test_a_wrong_file_of_settings_is_named(

@@ -105,7 +105,7 @@ def error_of_exception(
     why = _WHYS[kind]
     if kind is ServerNotTrustedError and any(sign in words for sign in _NO_TLS):
         why = "the server does not use https there; try http"
-    elif kind is ServerNotTrustedError:
+    elif kind is ServerNotTrustedError and "certificate" in words.casefold():
         words += _TRUST
     shown = client.credentials.scrub(words)
     return client.failure(kind, path, f"{why}: {shown}", settled=settled or not connected)
