@@ -18,6 +18,9 @@ from .support import ScriptedBackend, document, png
 from .test_inputs import controller, load
 
 WAIT_S = 60
+SETTINGS = {"mask_content": "original", "mask_area": "whole", "mask_padding": 32, "mask_blur": 4,
+            "mask_invert": False}  # fmt: skip
+"""Without them the plan has a warning."""
 SIZES = {"a": (64, 64), "b 2": (72, 40), "c": (40, 80)}
 
 
@@ -28,7 +31,7 @@ def given(folder: Path, names: dict[str, tuple[int, int]] | None = None) -> dict
             (folder / kind).mkdir(exist_ok=True)
             Image.new("L", size, 40 * place).save(folder / kind / f"{stem}{suffix}")
     config = document("img2img", input_image=str(folder / "photos"))
-    config["img2img"]["mask"] = str(folder / "masks")
+    config["img2img"] |= {"mask": str(folder / "masks"), **SETTINGS}
     return config
 
 
@@ -132,7 +135,7 @@ def test_with_continue_an_input_without_its_mask_is_missing(tmp_path: Path, harm
     result, shades = masked(tmp_path / "runs", config)
     assert (result.state, result.outcome) == (RunState.ERROR, "partial")
     (gap,) = result.missing
-    assert (gap.image_index, gap.error and gap.error.kind) == (1, "InputImageError")
+    assert (gap.image_index, gap.error and gap.error.kind) == (1, "InputRefusedError")
     assert gap.error is not None
     assert "mask" in gap.error.message
     assert shades == [0, 80]

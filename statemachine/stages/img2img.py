@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 import msgspec
 
-from ..errors import FieldError
+from ..errors import FieldError, show_value
 from .constraints import (
     ClipSkip,
     Count,
@@ -93,7 +93,9 @@ class Img2ImgConfig(StageConfig, frozen=True, kw_only=True):
 
     def warnings(self, given: Self) -> Iterator[str]:
         yield from sampling_warnings(self, given)
-        used = [f"{name} = {value}" for name, value in given._open_mask_settings().items()]
+        used = [
+            f"{name} = {show_value(value)}" for name, value in given._open_mask_settings().items()
+        ]
         if used:
             yield f"img2img: {', '.join(used)}, because the configuration sets none of them"
 
