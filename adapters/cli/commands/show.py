@@ -27,7 +27,7 @@ def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa:
     """Show which settings made an image, or the result of a run.
 
     IMAGE_OR_RUN is the path of an image, a run id, a unique prefix of one, `last`, or the path
-    of a run folder; RUN#3 is the third image of a run.
+    of a run folder. RUN#3 is the third image of a run.
     """
     path = Path(image_or_run)
     if not path.is_file():
