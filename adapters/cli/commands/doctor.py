@@ -86,7 +86,8 @@ def doctor_command(
     if overrides and config is None:
         raise click.UsageError("--set needs a CONFIG")
     if listed is not None and listed not in _LISTS:
-        raise click.UsageError(f"--list {listed}: the lists are {', '.join(_LISTS)}")
+        given = f"--list {listed}".strip()
+        raise click.UsageError(f"{given}: the lists are {', '.join(_LISTS)}")
     loaded = RunConfig()
     if config is not None:
         loaded = read_config(config, overrides=overrides, profile=profile, runs=runs)
