@@ -49,11 +49,13 @@ from .lists import ServerLists
 from .name_comparison import NameComparison
 from .names import KINDS, NameKind, respelled, silent_names
 from .options import PinnedOptions, options_logger
-from .payloads import Payload, cache_fillers, has_task_id, payload_of
+from .payload import Payload
+from .payloads import has_task_id, payload_of
 from .pixels import is_plain_resize, same_pixels, size_of
 from .server import Server, is_not_ready
 from .settlement import settle
 from .stage_consistency import differences_in_stage
+from .upscale_payload import cache_fillers
 
 KIND = "webui"
 PLAIN_UPSCALERS = (None, "None", "Lanczos", "Nearest")

@@ -17,7 +17,7 @@ from ..http.errors import (
 )
 from ..http.exchange import Exchange
 from .features import EXTRA_SINGLE_IMAGE
-from .payloads import Payload
+from .payload import Payload
 from .progress import ServerProgress, StallWatch
 from .server import Job, Server, TaskState, job_of
 
