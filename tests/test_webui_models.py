@@ -166,7 +166,7 @@ def test_a_plain_webui_takes_no_modules(tmp_path: Path) -> None:
 
 def test_digests_do_not_depend_on_the_server(tmp_path: Path, server: Recorder) -> None:
     """A request is the same in process and on any server."""
-    config = document(txt2img=BASE | {"modules": MODULES, "shift": 3.0}, images=2)
+    config = document(txt2img=BASE | {"modules": MODULES, "distilled_cfg_scale": 3.0}, images=2)
     there = ran(tmp_path / "there", server, config)
     here = open_controller(tmp_path / "here").start(config).wait(30)
 

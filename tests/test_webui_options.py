@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from PIL import Image
 from stagewright.adapters import open_controller
@@ -240,7 +239,7 @@ def test_a_resume_compares_with_the_images_of_earlier_epochs(
 
 
 def test_a_server_without_options_is_used_as_before(tmp_path: Path) -> None:
-    """Nothing is recorded, pinned or restored."""
+    """Nothing is pinned or restored."""
     with ScriptedWebUI(missing_routes=("/sdapi/v1/options",)) as server:
         result = run(tmp_path, server, clip_skip=2)
         assert set(server.generating()[0].body["override_settings"]) == {
@@ -248,7 +247,7 @@ def test_a_server_without_options_is_used_as_before(tmp_path: Path) -> None:
             CLIP_SKIP,
         }
     (opened,) = only(result.events, RunOpened)
-    assert opened.backend.options is msgspec.UNSET
+    assert opened.backend.options == {}
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def test_the_limit_is_five_times_as_long_where_no_steps_are_seen(
     looks: tuple[ServerProgress, ...], extras: bool, factor: int
 ) -> None:
     """Before the first step of a job, and for extras while they run; not once all is done."""
-    watch = StallWatch(10.0, extras=extras)
+    watch = StallWatch(10.0, is_patient=extras)
     for look in looks:
         watch.note(look)
     assert watch.limit_s == 10.0 * factor
@@ -181,7 +181,7 @@ def stalls(watch: StallWatch) -> float:
 @pytest.mark.parametrize("look", [LOADING, SAMPLING])
 def test_a_stall_comes_with_the_limit_and_not_before(look: ServerProgress, extras: bool) -> None:
     """Looks that show the same again do not put it off."""
-    watch = StallWatch(TINY_S, extras=extras)
+    watch = StallWatch(TINY_S, is_patient=extras)
     watch.note(look)
     limit = TINY_S if look.step and not extras else LONG_S
     while not watch.stalled:

@@ -12,7 +12,6 @@ from .constraints import (
     ClipSkip,
     Count,
     Fraction,
-    Names,
     NonNegative,
     Pixels,
     Seed,
@@ -57,7 +56,7 @@ class Img2ImgConfig(StageConfig, frozen=True, kw_only=True):
     steps: Steps | None = None
     model: str | None = None
     vae: str | None = None
-    modules: Names | None = None
+    modules: tuple[str, ...] | None = None
     clip_skip: ClipSkip | None = None
     sampler: str | None = None
     scheduler: str | None = None

@@ -48,6 +48,8 @@ class SampledStage(Protocol):
     def shift(self) -> float | None: ...
     @property
     def override_settings(self) -> Mapping[str, Any] | None: ...
+    @property
+    def alwayson_scripts(self) -> Mapping[str, Any] | None: ...
 
 
 def sampling_errors(stage: SampledStage) -> Iterator[FieldError]:
@@ -57,6 +59,11 @@ def sampling_errors(stage: SampledStage) -> Iterator[FieldError]:
     if is_distilled and stage.cfg_scale == 0:
         reason = "ignores the prompt; this kind of model needs at least 1"
         yield field_error(f"{name}.cfg_scale", reason, stage.cfg_scale)
+    for script, given in (stage.alwayson_scripts or {}).items():
+        arguments = given.get("args", []) if isinstance(given, Mapping) else None
+        if not isinstance(arguments, list | tuple) or given.keys() - {"args"}:
+            reason = "would be ignored by the server: a script takes a table with one list, args"
+            yield field_error(f"{name}.alwayson_scripts.{script}", reason)
     for option in stage.override_settings or ():
         if (key := _KEYS_OF_OPTIONS.get(option)) is not None:
             reason = f"has a key of its own: set {name}.{key} instead"

@@ -14,7 +14,6 @@ from .constraints import (
     Factor,
     Fraction,
     InnerFraction,
-    Names,
     NonNegative,
     Seed,
     Size,
@@ -62,7 +61,7 @@ class HiresConfig(Table, frozen=True, kw_only=True):
     sampler: str | None = None
     scheduler: str | None = None
     model: str | None = None
-    modules: Names | None = None
+    modules: tuple[str, ...] | None = None
     prompt: str | None = None
     negative_prompt: str | None = None
 
@@ -98,7 +97,7 @@ class Txt2ImgConfig(StageConfig, frozen=True, kw_only=True):
 
     model: str | None = None
     vae: str | None = None
-    modules: Names | None = None
+    modules: tuple[str, ...] | None = None
     clip_skip: ClipSkip | None = None
     sampler: str | None = None
     scheduler: str | None = None

@@ -166,7 +166,7 @@ class WebUIBackend:
         for filler in cache_fillers(request) if varied else ():
             self._send(filler, request, cancel, on_step=_ignore_step)
         payload = payload_of(request, features, varied=varied, options=self._options.to_send)
-        self._options.note_overrides(payload.overrides)
+        self._options.note_overrides(payload)
         call, data = self._send(payload, request, cancel, on_step)
         self._server.begin_look()
         try:

@@ -22,7 +22,8 @@ from ....statemachine.stages.sizes import floor_to_grid
 from ..http.errors import RequestRefusedError
 from .detailer_payload import pass_arguments
 from .features import EXTRA_SINGLE_IMAGE, FORGE, IMG2IMG, SD_NEXT, TXT2IMG, ServerFeatures
-from .payload import Body, Payload, encoded_image, set_fields
+from .payload import DETAILER, SAME_MODULES, Body, Payload, encoded_image, set_fields
+from .spellings import modules_of
 from .upscale_payload import upscale_body, vary_upscale
 
 _MASK_CONTENTS = {"fill": 0, "original": 1, "noise": 2, "nothing": 3}
@@ -108,7 +109,7 @@ def _hires(config: Txt2ImgConfig, features: ServerFeatures) -> Body:
     )
     if features.product == FORGE and features.takes(TXT2IMG, "hr_additional_modules"):
         # Its own default, null, makes it raise a TypeError.
-        body.setdefault("hr_additional_modules", ["Use same choices"])
+        body.setdefault("hr_additional_modules", SAME_MODULES)
     return body
 
 
@@ -164,7 +165,7 @@ def _adetailer(request: GenerateRequest, config: AdetailerConfig, features: Serv
         )
     image = request.inputs[0]
     passes = [
-        pass_arguments(one, config.sampler, features.detailer_keys, f"adetailer.passes.{place}")
+        pass_arguments(one, config.sampler, features, f"adetailer.passes.{place}")
         for place, one in enumerate(config.passes)
     ]
     return _sampling(request, config, features) | {
@@ -176,7 +177,7 @@ def _adetailer(request: GenerateRequest, config: AdetailerConfig, features: Serv
         # Enabled, and without the img2img around it; with 1 for true it would repaint.
         "alwayson_scripts": {
             **_scripts(request, config.alwayson_scripts or {}),
-            "ADetailer": {"args": [True, True, *passes]},
+            DETAILER: {"args": [True, True, *passes]},
         },
     }
 
@@ -243,8 +244,7 @@ def _modules(
 ) -> Body:
     """The option for the VAE and the text encoders; Forge keeps both in one list."""
     if features.product == FORGE:
-        modules = config.modules or ((config.vae,) if config.vae is not None else None)
-        return set_fields(forge_additional_modules=modules)
+        return set_fields(forge_additional_modules=modules_of(config.modules, config.vae))
     if config.modules is not None:
         raise RequestRefusedError(
             f"only Forge servers take modules, and this one is {features.product or 'none'}; "
