@@ -299,6 +299,20 @@ def test_forge_is_sent_the_cfg_scale_of_the_hires_pass(
         assert call.info["extra_generation_params"]["Hires CFG Scale"] == sent
 
 
+def test_a_resume_without_recorded_options_sends_what_the_run_sent(tmp_path: Path) -> None:
+    """A server that shows no options is no log of an older release, which sent no hires CFG."""
+    config = small("txt2img", images=2, server={"retries": 0})
+    config["txt2img"]["hires"] = {"upscaler": "Latent", "scale": 2.0, "denoise": 0.4}
+    with ScriptedWebUI(fork="forge", missing_routes=("/sdapi/v1/options",)) as server:
+        server.on(1, faults.server_error("KeyError", "broken"))
+        controller = open_controller(tmp_path, server.url)
+        handle = controller.start(config)
+        assert handle.wait(30).state is RunState.ERROR
+        assert controller.resume(handle.run_id).wait(30).state is RunState.COMPLETED
+        sent = [one.body["hr_cfg"] for one in server.generating()]
+    assert sent == [config["txt2img"]["cfg_scale"]] * 3
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
