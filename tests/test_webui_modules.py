@@ -16,6 +16,7 @@ from stagewright.adapters.backends.webui.payload import Payload
 from stagewright.adapters.backends.webui.server import Server
 from stagewright.events import RunState
 
+from . import webui_faults as faults
 from .command_line import Start, stagewright, until
 from .resuming import small
 from .serving import Client, serving
@@ -117,3 +118,23 @@ def test_what_a_pass_of_adetailer_left_is_put_back(
         server.painter.set_options({option: [*one.values()][-1]})
         options.restore()
         assert server.painter.options[option] == before
+
+
+def test_a_run_does_not_take_the_modules_of_another_run_for_the_servers(tmp_path: Path) -> None:
+    """Between two requests of the other, the server shows them as its own."""
+    with ScriptedWebUI(fork="forge") as server:
+        server.on(1, faults.server_error("RuntimeError", "the GPU fell off"))
+        other = small("txt2img", images=2, server={"backoff_s": 60.0})
+        other["txt2img"]["modules"] = ["vae.safetensors"]
+        handle = open_controller(tmp_path, server.url).start(other)
+        server.until(lambda: len(server.generating()) == 2 and not server.queue.line)
+        assert server.painter.options[MODULES]
+        left = server.painter.options[MODULES]
+        for _ in range(2):  # Also after a run that has ended meanwhile.
+            server.painter.options[MODULES] = left
+            plain = open_controller(tmp_path, server.url).start(small("txt2img", images=1))
+            assert plain.wait(30).state is RunState.COMPLETED
+            assert server.generating()[-1].body["override_settings"][MODULES] == []
+        handle.cancel()
+        assert handle.wait(30).state is RunState.CANCELLED
+        assert server.painter.options[MODULES] == []

@@ -261,12 +261,15 @@ class PinnedOptions:
         return True
 
     def _without_leftovers(self, present: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The options after modules that a dead run left were replaced by those before it."""
+        """The options with the modules from before those that another run has left there.
+
+        A run that is alive sends its own again with its next request.
+        """
         if MODULES not in present:
             return present
         now = present[MODULES]
         for run in self._earlier:
-            for sent, before in () if run.is_alive else _modules_of(run):
+            for sent, before in _modules_of(run):
                 now = before if _is_left(now, sent, before) else now
         if now is present[MODULES]:
             return present
