@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from inspect import cleandoc
 from pathlib import Path
@@ -10,6 +11,7 @@ import click
 from stagewright.adapters.cli.main import COMMAND_GROUPS, stagewright
 from stagewright.events.version import VERSION
 
+_ESCAPES = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga"}
 _FILES = """\
 .SH FILES
 .TP
@@ -42,7 +44,7 @@ def _page(context: click.Context) -> Iterator[str]:
     yield '.\\" Made by `python docs/make_man_page.py`; a test compares it with the commands.'
     yield f'.TH STAGEWRIGHT 1 "" "stagewright {VERSION}" "User Commands"'
     yield f".SH NAME\nstagewright \\- {_escaped(summary[0].lower() + summary[1:].rstrip('.'))}"
-    yield ".SH SYNOPSIS\n.B stagewright\n.RI [ options ] \" command \" [ arguments ]"
+    yield '.SH SYNOPSIS\n.B stagewright\n.RI [ options ] " command " [ arguments ]'
     yield f".SH DESCRIPTION\n{_paragraphs(rest)}"
     yield ".SH OPTIONS\nThese are accepted before and after the name of a command."
     shared = stagewright.get_params(context)
@@ -87,8 +89,8 @@ def _paragraphs(text: str) -> str:
 
 def _escaped(text: str) -> str:
     """Text that man(7) shows as it is: no line of it is a request."""
-    plain = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace("`", "\\(ga")
-    return "\n".join(f"\\&{line}" if line.startswith(".") else line for line in plain.split("\n"))
+    plain = text.translate(str.maketrans(_ESCAPES))
+    return re.sub(r"^\.", r"\\&.", plain, flags=re.MULTILINE)
 
 
 if __name__ == "__main__":
