@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from typing import IO, cast
 
 from ...events.errors import (
     ImageAlteredError,
@@ -15,6 +16,7 @@ from ...events.errors import (
 )
 from ..text import one_line
 from .streams import BrokenPipeTolerantStream
+from .styles import DOUBTFUL, WRONG, Mark, styled
 
 EXIT_COMPLETED = 0
 EXIT_ERROR = 1
@@ -58,6 +60,8 @@ def error_messages(error: Exception) -> list[str]:
 
 
 def print_error(message: str, status: int) -> int:
-    """Print one line on standard error, and return ``status``."""
-    print(f"stagewright: {one_line(message)}", file=BrokenPipeTolerantStream(sys.stderr))
+    """Print one line on standard error, and return ``status``; a status of 0 is no error."""
+    stream = cast(IO[str], BrokenPipeTolerantStream(sys.stderr))
+    lead = Mark("stagewright:", WRONG if status else DOUBTFUL)
+    print(styled((lead, f" {one_line(message)}"), stream), file=stream)
     return status

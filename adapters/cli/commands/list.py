@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shlex import quote
@@ -25,6 +25,7 @@ from ..output import (
 )
 from ..settings import default_runs_folder
 from ..statuses import EXIT_COMPLETED, print_error
+from ..styles import Mark, state_mark
 from .list_columns import COLUMNS, Condition, parse_conditions
 
 _AGE = re.compile(r"(\d+)([smhdw])")
@@ -131,8 +132,8 @@ def list_command(
         narrowed = state or since or model or conditions
         print_line("no run matches" if narrowed else f"no run in {runs}")
         return
-    for line in _table(entries, columns, shutil.get_terminal_size().columns):
-        print_line(line)
+    for parts in _table(entries, columns, shutil.get_terminal_size().columns):
+        print_line(*parts)
     waiting = waiting_runs(entries, " of these")
     if waiting:
         where = runs_argument(runs)
@@ -154,7 +155,9 @@ def runs_argument(runs: Path) -> str:
     return "" if runs == default_runs_folder() else f" --runs {quote(str(runs))}"
 
 
-def _table(entries: Sequence[CatalogueEntry], columns: Sequence[str], width: int) -> list[str]:
+def _table(
+    entries: Sequence[CatalogueEntry], columns: Sequence[str], width: int
+) -> Iterator[list[str | Mark]]:
     """A header and a line for each run, as wide as the terminal at most if that is possible."""
     marks = ["", *("*" if entry.resumable else "" for entry in entries)]
     rows = [
@@ -163,10 +166,11 @@ def _table(entries: Sequence[CatalogueEntry], columns: Sequence[str], width: int
     ]
     widths = [max(cell_len(row[place]) for row in rows) for place in range(len(columns))]
     _shrink(widths, columns, width - 1 - len(columns))
-    return [
-        f"{mark:1} {' '.join(map(_cell, row, widths))}".rstrip()
-        for mark, row in zip(marks, rows, strict=True)
-    ]
+    for mark, row in zip(marks, rows, strict=True):
+        parts: list[str | Mark] = [f"{mark:1} "]
+        for name, text, cell in zip(columns, row, map(_cell, row, widths), strict=True):
+            parts += [state_mark(text, cell) if name == "state" else cell, " "]
+        yield parts
 
 
 def _shrink(widths: list[int], columns: Sequence[str], room: int) -> None:
