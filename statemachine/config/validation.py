@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, datetime, time
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
@@ -196,13 +196,18 @@ class _Checker:
 def find_nearest(name: object, known: Iterable[str]) -> str | None:
     """The known name that ``name`` is spelt like, or shares a word with; None if none is near."""
     names = list(known)
-    if near := get_close_matches(str(name), names, n=1):
-        return near[0]
+    if near := get_close_matches(str(name), names):
+        return max(near, key=lambda one: _likeness(str(name), one))
     words = {word: one for one in reversed(names) for word in one.split("_")}
     for word in str(name).split("_"):
         if near := get_close_matches(word, words, n=1, cutoff=0.75):
             return words[near[0]]
     return None
+
+
+def _likeness(name: str, known: str) -> float:
+    """How much two names are alike; of the same length a bit more, so `modle` is no `modules`."""
+    return SequenceMatcher(None, name, known).ratio() - abs(len(name) - len(known)) / 20
 
 
 def _reason(value: Any, hint: Any) -> str:
