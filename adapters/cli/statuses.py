@@ -53,6 +53,8 @@ def error_messages(error: Exception) -> list[str]:
 
     if isinstance(error, ConfigurationError):
         return [one.message for one in error.errors]
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return [f"{error.filename}: {error.strerror}"]
     if isinstance(error, StagewrightError | OSError):
         return [str(error)]
     what = f"internal error, please report it: {type(error).__name__}: {error}"

@@ -12,8 +12,7 @@ from shlex import quote
 import click
 from rich.cells import cell_len, set_cell_size
 
-from ....events.model import RunState
-from ...projections.catalogue import CORRUPT, DIED, UNREADABLE, Catalogue, CatalogueEntry
+from ...projections.catalogue import UNREADABLE, Catalogue, CatalogueEntry
 from ..output import (
     check_runs_folder,
     count,
@@ -26,14 +25,14 @@ from ..output import (
 from ..settings import default_runs_folder
 from ..statuses import EXIT_COMPLETED, print_error
 from ..styles import Mark, state_mark
-from .list_columns import COLUMNS, Condition, parse_conditions
+from .list_columns import COLUMNS, STATES, Condition, parse_conditions
 
 _AGE = re.compile(r"(\d+)([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _SHOWN = "run,date,name,prompt,model,images,state"
 _ELASTIC = {"name": 2, "prompt": 4, "model": 3, "plan": 4, "error": 4}
 """Columns that are cut to fit the terminal, and their shares of its width."""
-_LEAST = 8
+_LEAST = 4
 """The characters that are left of an elastic column at least."""
 
 
@@ -73,7 +72,7 @@ def _conditions(
 @click.command("list")
 @click.option(
     "--state",
-    type=click.Choice([*RunState, CORRUPT, UNREADABLE, DIED], case_sensitive=False),
+    type=click.Choice(STATES, case_sensitive=False),
     metavar="STATE",
     help="Only runs in this state: idle, running, completed, error, cancelled, corrupt, "
     "unreadable, or died (RUNNING in the log, but the process is gone).",

@@ -109,7 +109,7 @@ def _show_image(found: ImageProvenance) -> None:
         ("size", f"{found.artifact.width}x{found.artifact.height}"),
         ("recorded", "this file" if found.exact else "these pixels, but the file has changed"),
         ("backend", " ".join(part for part in found.backend if part)),
-        ("made from", ", ".join(found.inputs) or "the prompt"),
+        ("made from", _source(found)),
     ]
     if found.origin is not None:
         run = found.origin.parent_run_id
@@ -123,6 +123,14 @@ def _show_image(found: ImageProvenance) -> None:
     used = settings_used(stage_type, found.info, kind)
     print_line(f"settings of {found.stage_id} that the backend reports:")
     _show_settings({key: value for key, value in used.items() if key not in _PROMPTS})
+
+
+def _source(found: ImageProvenance) -> str:
+    """What the stage was given: the prompt alone, an input, or an image of the stage before."""
+    if not found.inputs:
+        return "the prompt"
+    *earlier, _ = found.stages or ("",)
+    return f"image {found.artifact.number} of {earlier[-1]}" if earlier else "its input image"
 
 
 def _show_rows(rows: Sequence[tuple[str, Any]]) -> None:
