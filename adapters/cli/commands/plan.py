@@ -22,6 +22,7 @@ from ...projections.flat_values import flattened
 from ..completion import complete_key
 from ..output import count, json_option, print_json, print_line, profile_option, runs_option
 from ..settings import current_settings, find_profile, named_server, server_headers
+from ..styles import WRONG, Mark, warning_mark
 
 set_option = click.option(
     "--set",
@@ -147,9 +148,9 @@ def _show(plan: StageExecutionPlan) -> None:
         for name, value in flattened(msgspec.to_builtins(stage.config)):
             print_line(f"    {name:<22} {_setting_text(value)}")
     for conflict in plan.conflicts:
-        print_line(f"conflict: {conflict}; a run would end in ERROR")
+        print_line(Mark("conflict:", WRONG), f" {conflict}; `run` refuses it")
     for warning in plan.warnings:
-        print_line(f"warning: {warning}")
+        print_line(warning_mark(), f" {warning}")
 
 
 def _setting_text(value: Any) -> str:
