@@ -156,21 +156,24 @@ def _target(
 
 
 def _earlier_runs(runs: Path | None, url: str) -> Iterator[EarlierRun]:
-    """The latest runs on a server, back to the first that ended properly, which left nothing."""
+    """The runs that are alive on a server, and those that died since one there ended properly."""
     from .projections.catalogue import Catalogue  # noqa: PLC0415 - read where a server needs it
 
     if runs is None:
         return
+    is_clean = False
     for entry in Catalogue(runs).entries():
+        if is_clean and not entry.alive:
+            continue
         try:
             opened = next(iterate(runs / entry.folder), None)
         except (LogCorruptError, RunNotFoundError, OSError):
             continue
         if not isinstance(opened, RunOpened) or opened.backend.url != url:
             continue
-        if not (entry.died or entry.alive):
-            return
-        yield EarlierRun(backend=opened.backend, plan=opened.plan, is_alive=entry.alive)
+        is_clean = is_clean or not (entry.died or entry.alive)
+        if entry.died or entry.alive:
+            yield EarlierRun(backend=opened.backend, plan=opened.plan, is_alive=entry.alive)
 
 
 def open_controller(

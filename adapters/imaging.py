@@ -52,6 +52,9 @@ _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"acTL", b"fcTL", b"fdAT", b"
 _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _ORIENTATION_TEXTS = (b"exif", b"xmp", b"XML:com.adobe.xmp", b"Raw profile type exif")
 """The keywords of the texts in which Pillow looks for an orientation."""
+_EXIF_START = b"Exif\0\0"
+_MOST_EXIF_PARTS = 256
+"""Pillow joins them one by one: 1,500 of 64 KB take it minutes."""
 _JPEG_START = b"\xff\xd8\xff"
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
@@ -181,6 +184,8 @@ def _not_one_of(formats: Sequence[str]) -> str:
 
 def _opened(data: bytes, formats: Sequence[str], *, metadata: bool) -> Image.Image:
     if data.startswith(_JPEG_START):
+        if data.count(_EXIF_START) > _MOST_EXIF_PARTS:
+            raise ImageError(f"the JPEG has more than {_MOST_EXIF_PARTS} parts of EXIF")
         # Image.open would look for further pictures, and might fail at a malformed list of them.
         return JpegImagePlugin.JpegImageFile(io.BytesIO(data))
     if is_png(data) and not metadata:

@@ -12,9 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
+
+_Event = TypeVar("_Event", bound="StageEvent")
 
 
 class RunState(StrEnum):
@@ -79,7 +82,11 @@ InsidePath = Annotated[
 Index = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 
 
-class Artifact(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+_FOLDER = "folder"
+"""Under this name, an artifact knows its run's folder: no field, for the log has none."""
+
+
+class Artifact(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One image file of a run.
 
     ``sha256`` is the digest of the file, ``source_sha256`` that of its source: the image
@@ -101,6 +108,15 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def number(self) -> int:
         """The image's number, as people count: from 1."""
         return self.image_index + 1
+
+    @property
+    def file(self) -> Path:
+        """The image's file, absolute; relative to the run folder for a log in memory."""
+        return Path(self.__dict__.get(_FOLDER, "")) / self.path
+
+    def locate(self, folder: Path) -> None:
+        """Say in which run folder, an absolute path, the image's ``file`` is."""
+        self.__dict__[_FOLDER] = folder
 
 
 class OriginalFile(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -169,6 +185,16 @@ class StageEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field=
     epoch: Index = 0
 
     barrier: ClassVar[bool] = False
+
+
+def with_files(event: _Event, folder: Path) -> _Event:
+    """``event``, whose images know from now on that this is their run folder, an absolute path."""
+    if isinstance(event, StageImageProgress):
+        event.artifact.locate(folder)
+    elif isinstance(event, CallCompleted | ImagesRemoved):
+        for artifact in event.artifacts:
+            artifact.locate(folder)
+    return event
 
 
 class RunOpened(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,18 +19,11 @@ from .model import (
     StageImageProgress,
 )
 
-_FOLDER = "folder"
 
-
-class FinishedImage(Artifact, frozen=True, kw_only=True, gc=True, dict=True):
+class FinishedImage(Artifact, frozen=True, kw_only=True):
     """An artifact together with the stage that made it."""
 
     stage_id: str
-
-    @property
-    def file(self) -> Path:
-        """The image's file, where its log was read; for a log in memory relative to the run."""
-        return Path(self.__dict__.get(_FOLDER, "")) / self.path
 
 
 class MissingImage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -59,13 +51,13 @@ class FinishedImages(LazySequence[FinishedImage]):
 
     def select(self, indexes: Iterable[int]) -> Iterator[FinishedImage]:
         chosen = [self._places[index] for index in indexes]
-        folder = self._events.folder if isinstance(self._events, FileTimeline) else Path()
+        folder = self._events.folder if isinstance(self._events, FileTimeline) else None
         events = events_at(self._events, [seq for _, _, seq in chosen])
         for (stage_id, index, _), event in zip(chosen, events, strict=True):
             artifact = artifact_in(event, index)
             image = FinishedImage(stage_id=stage_id, **msgspec.structs.asdict(artifact))
-            # Not a field: a result as JSON knows no folder.
-            image.__dict__[_FOLDER] = folder
+            if folder is not None:
+                image.locate(folder)
             yield image
 
     def __repr__(self) -> str:

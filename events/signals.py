@@ -3,8 +3,8 @@
 ``event_appended`` (``event``: any StageEvent) follows every record that reached the log;
 ``lifecycle_changed`` (``event``: LifecycleChanged) follows a state that has become visible;
 ``step_progress`` (``progress``: a StepProgress) is live only and no fact; ``config_error``
-(``message``, ``error``; sender None, for there is no run) reports a configuration that was
-not started. Nothing is sent while a log is replayed.
+(``message``, ``error``, and ``errors``, a FieldError each; sender None, for there is no run)
+reports a configuration that was not started. Nothing is sent while a log is replayed.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ class App(ttk.Frame):
             self.handle.wait_ended()
 
     def load_preview(self, event: StageImageProgress) -> None:
-        with Image.open(self.controller.runs / event.run_id / event.artifact.path) as picture:
+        with Image.open(event.artifact.file) as picture:
             picture.thumbnail(PREVIEW)
             stream = io.BytesIO()
             picture.save(stream, "PNG")

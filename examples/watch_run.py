@@ -50,7 +50,7 @@ def words(event: StageEvent) -> str | None:
         case StageStart():
             return f"{event.stage_id}: {event.total_images} images"
         case StageImageProgress():
-            return f"{event.stage_id}: image {event.image_index + 1}, {event.artifact.path}"
+            return f"{event.stage_id}: image {event.artifact.number}, {event.artifact.file}"
     return None
 
 

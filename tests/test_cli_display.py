@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pexpect
 import pytest
 from stagewright.adapters.cli.display import open_file_counter
 
-from .command_line import SCRIPT, until
+from .command_line import SCRIPT, stagewright, until
 from .posix import open_terminal
-from .resuming import small
+from .resuming import made, small
 from .serving import SLOW, InBackground, serving
 from .support import TXT2IMG
 
@@ -95,3 +97,50 @@ def test_a_terminal_that_moves_nothing_gets_plain_lines(tmp_path: Path) -> None:
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
+
+
+COLOURS = re.compile(r"\x1b\[\d*m")
+LINKS = re.compile(r"\x1b\]8;;(.*?)\x07")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    made(folder / "runs", small("txt2img", name="a ERROR in a name"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command", [["list"], ["show", "last"], ["show", "last#1"], ["verify", "last"], ["show", "no"]]
+)
+@pytest.mark.parametrize(
+    ("settings", "coloured", "linked"),
+    [
+        ({}, True, True),
+        ({"NO_COLOR": "1"}, False, True),
+        ({"TERM": "linux"}, True, False),
+        ({"TERM": "dumb"}, False, False),
+    ],
+)
+def test_colours_and_links_are_for_terminals_that_have_them(
+    finished: Path, command: list[str], settings: dict[str, str], coloured: bool, linked: bool
+) -> None:
+    """A pipe gets the same text without a mark; NO_COLOR takes the colours away."""
+    variables = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+    env = {**variables, "TERM": "xterm-256color", "COLUMNS": "80", **settings}
+    done = stagewright(*command, folder=finished, env=env)
+    plain = (done.stdout + done.stderr).replace("\n", "\r\n")
+    child = pexpect.spawn(
+        str(SCRIPT), command, cwd=str(finished), env=env, encoding="utf-8", timeout=30
+    )
+    shown = child.read()
+    child.close()
+    assert "\x1b" not in plain
+    if command[0] != "verify":  # it also shows its progress
+        assert LINKS.sub("", COLOURS.sub("", shown)) == plain
+    names_a_state = command[-1] != "last#1"
+    assert bool(COLOURS.search(shown.rpartition("\x1b[2K")[2])) == (coloured and names_a_state)
+    links = [link for link in LINKS.findall(shown) if link]
+    assert bool(links) == (linked and command[0] == "show" and command[-1] != "no")
+    assert all(Path(unquote(urlsplit(link).path)).exists() for link in links)

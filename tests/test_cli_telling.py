@@ -349,6 +349,16 @@ def test_help_says_how_a_run_is_named(tmp_path: Path, command: str) -> None:
     ) in told
 
 
+@pytest.mark.parametrize("command", ["report", "bundle"])
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, command: str) -> None:
+    """In the words of the system, without its number of the error."""
+    made(tmp_path / "runs", small())
+    done = stagewright(command, "last", "--output", "none/x", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("stagewright: none")
+    assert done.stderr.endswith(": No such file or directory\n")
+
+
 def test_every_summary_in_the_list_of_commands_fits_its_line(tmp_path: Path) -> None:
     """None is cut, and none is longer than 80 columns; every command has one."""
     _, _, listed = stagewright("--help", folder=tmp_path).stdout.partition("Make images:\n")

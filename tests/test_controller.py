@@ -71,7 +71,10 @@ def test_an_invalid_configuration_never_starts(
         pytest.raises(ConfigurationError, match=r"txt2img\.steps = 0"),
     ):
         runner.start(config)
-    assert [payload["message"].startswith("Config Error: ") for payload in told] == [True]
+    (payload,) = told
+    assert payload["message"].startswith("Config Error: ")
+    assert payload["errors"] == payload["error"].errors
+    assert [(one.key, one.value) for one in payload["errors"]] == [("txt2img.steps", 0)]
     assert runner.state is RunState.IDLE
     assert recorded_events.events == ()
     assert recorded_events.config_errors == (told[0]["message"],)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,15 @@ def test_the_event_reference_is_what_the_code_makes() -> None:
     """docs/events.md equals the page made from the event types."""
     made = load(ROOT / "docs" / "make_event_reference.py").reference()
     assert (ROOT / "docs" / "events.md").read_text(encoding="utf-8") == made
+
+
+def test_the_man_page_is_what_the_commands_make() -> None:
+    """docs/stagewright.1 equals the page made from the commands; pip installs it for `man`."""
+    made = load(ROOT / "docs" / "make_man_page.py").man_page()
+    assert (ROOT / "docs" / "stagewright.1").read_text(encoding="utf-8") == made
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    installed = project["tool"]["setuptools"]["data-files"]
+    assert installed == {"share/man/man1": ["docs/stagewright.1"]}
 
 
 @pytest.mark.parametrize(

@@ -186,12 +186,14 @@ def test_an_empty_name_is_not_set(key: str) -> None:
 
 @pytest.mark.parametrize("key", ["txt2img.styles", "img2img.styles", "txt2img.modules"])
 def test_an_empty_name_in_a_list_is_left_out(key: str) -> None:
-    """The other names of the list stay, in their order."""
+    """The other names stay, in their order; without any, the list is not set."""
     config = complete() | {"server": {}}
     config["img2img"] |= {"model": "m", "sampler": "s"}
     config["txt2img"].pop("vae", None)
     names = build_stage_execution_plan(put(config, key, ["", "b", "", "a"]))
     assert names == build_stage_execution_plan(put(config, key, ["b", "a"]))
+    none = build_stage_execution_plan(put(config, key, [""]))
+    assert none == build_stage_execution_plan(put(config, key, None))
 
 
 def test_an_empty_prompt_of_img2img_is_not_inherited() -> None:

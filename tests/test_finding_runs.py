@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -97,16 +98,18 @@ prompt = "%s"
 """
 
 
-def test_the_list_fits_eighty_columns(tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [80, 60])
+def test_the_list_fits_the_terminal(tmp_path: Path, width: int) -> None:
     """Also with wide characters, long names and line breaks; every run is one line."""
     text = SMALL.replace('prompt = "a lighthouse at dusk"', WIDE % ("x" * 60, "日本 " * 100))
     ids = [run_json(write_config(tmp_path, text))["run_id"] for _ in range(2)]
     ids.append(run_json(write_config(tmp_path), "--set", 'prompt="one\\ntwo"')["run_id"])
-    header, *rows = stagewright("list", folder=tmp_path).stdout.splitlines()
+    env = {**os.environ, "COLUMNS": str(width)}
+    header, *rows = stagewright("list", folder=tmp_path, env=env).stdout.splitlines()
     assert header.split() == ["RUN", "DATE", "NAME", "PROMPT", "MODEL", "IMAGES", "STATE"]
     assert [row.split()[0] for row in rows] == [run_id[-6:] for run_id in reversed(ids)]
-    assert max(map(cell_len, [header, *rows])) <= 80
-    assert "one two" in rows[0]
+    assert max(map(cell_len, [header, *rows])) <= width
+    assert "one two" in rows[0] or width < 80
     assert all(row.endswith(" 2/2    COMPLETED") for row in rows)
 
 
@@ -160,6 +163,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("arguments", "told"),
     [
         (("--where", "modl~xl"), "no column 'modl'"),
+        (("--where", "state=eror"), "no state 'eror'; there are idle, running"),
         (("--where", "model"), "'model' is no comparison"),
         (("--where", "model~xl and state"), "'state' is no comparison"),
         (("--where", "model~xl and"), "'' is no comparison"),

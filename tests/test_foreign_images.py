@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import time
 import tomllib
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from stagewright.adapters import open_controller
+from stagewright.adapters.projections.image_texts import ImageMetadataError
+from stagewright.adapters.projections.provenance import foreign_image, provenance_of
+from stagewright.events import RunNotFoundError
 from stagewright.statemachine.files.png import SIGNATURE
 
 from .command_line import stagewright
@@ -180,7 +186,33 @@ def bomb() -> bytes:
     return data[: len(SIGNATURE) + 25] + chunk(b"zTXt", body) + data[len(SIGNATURE) + 25 :]
 
 
-@pytest.mark.parametrize("data", [bomb(), b"", b"not an image", png(1)[:60]])
+def many_segments() -> bytes:
+    """A JPEG with 60 MB of EXIF, in segments of 64 KB."""
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "JPEG")
+    segment = b"\xff\xe1\xff\xff" + b"Exif\0\0".ljust(0xFFFD, b"M")
+    return stream.getvalue().replace(b"\xff\xd8", b"\xff\xd8" + 1_000 * segment, 1)
+
+
+@pytest.mark.parametrize("keyword", ["parameters", "prompt", "invokeai_metadata", "stagewright"])
+def test_a_text_of_100_mb_takes_little_more_memory_than_the_file(
+    tmp_path: Path, keyword: str
+) -> None:
+    """It is refused before it is copied or parsed."""
+    image = png_with(tmp_path / "i.png", {keyword: '{"a": "' + "x" * 100_000_000 + '"}'})
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageMetadataError, match="longer than"):
+            foreign_image(image)
+        with pytest.raises(RunNotFoundError):
+            provenance_of(image, tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 300_000_000
+
+
+@pytest.mark.parametrize("data", [bomb(), many_segments(), b"", b"not an image", png(1)[:60]])
 def test_a_file_that_holds_nothing_readable_is_named(tmp_path: Path, data: bytes) -> None:
     """A text that is packed tightly, no image at all, a cut image."""
     (tmp_path / "i.png").write_bytes(data)

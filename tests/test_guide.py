@@ -150,8 +150,8 @@ def test_a_run_of_another_process_is_followed_to_its_end(tmp_path: Path, start: 
     lines = followed.stdout.splitlines()
     assert lines[0] == "#1 IDLE -> RUNNING"
     assert [line for line in lines if ": image " in line] == [
-        "#5 00-txt2img: image 1, images/00-txt2img/00000-42.png",
-        "#8 00-txt2img: image 2, images/00-txt2img/00001-43.png",
+        f"#5 00-txt2img: image 1, {folder}/images/00-txt2img/00000-42.png",
+        f"#8 00-txt2img: image 2, {folder}/images/00-txt2img/00001-43.png",
     ]
     assert lines[-1] == "#10 RUNNING -> COMPLETED"
 

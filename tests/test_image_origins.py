@@ -123,6 +123,8 @@ def test_show_report_and_learning_records_name_the_input(tmp_path: Path) -> None
         image = folder / stage.images[1].path
         shown = stagewright("show", image, folder=tmp_path)
         assert "input image     two.png" in shown.stdout.splitlines()
+        source = "image 2 of 00-img2img" if "01-upscale" in str(image) else "its input image"
+        assert f"made from       {source}" in shown.stdout.splitlines()
         told = json.loads(stagewright("show", image, "--json", folder=tmp_path).stdout)
         assert told["origin"]["original"]["name"] == "two.png"
         assert told["origin"]["path"] == "inputs/00001.png"

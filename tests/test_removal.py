@@ -245,15 +245,28 @@ def test_a_salvage_does_not_bring_removed_images_back(run: Path) -> None:
     assert images(new) == [(STAGE_IDS[-1], 0), (STAGE_IDS[-1], 1)]
 
 
-@pytest.mark.parametrize("words", [("rm",), ("rm", "--keep-last-stage"), ("archive",)])
-def test_nothing_happens_without_a_confirmation(run: Path, words: tuple[str, ...]) -> None:
+EARLIER_IMAGES = "remove 6 images of earlier stages of 1 run"
+
+
+@pytest.mark.parametrize(
+    ("words", "question"),
+    [
+        (("rm",), "remove the whole of 1 run"),
+        (("rm", "--keep-last-stage"), EARLIER_IMAGES),
+        (("archive",), "archive 1 run"),
+        (("archive", "--keep-last-stage"), f"archive 1 run, and {EARLIER_IMAGES}"),
+    ],
+)
+def test_nothing_happens_without_a_confirmation(
+    run: Path, words: tuple[str, ...], question: str
+) -> None:
     """The sizes are shown, and a line says what is lacking; a run that is worked on is refused."""
     folder = run.parent.parent
     before = images(run)
     done = stagewright(*words, "last", folder=folder)
     assert done.returncode == 2
     assert f"{run.name}  test, COMPLETED: " in done.stdout
-    assert "not confirmed" in done.stderr
+    assert f"not confirmed: {question}, " in done.stderr
     assert "--yes does it without asking" in done.stderr
     lock = RunLock(run)
     try:

@@ -6,19 +6,27 @@ import json
 import tracemalloc
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
+import msgspec
 import pytest
 from stagewright.events import (
+    CallCompleted,
     CallFailed,
     Durability,
     FileEventLog,
     LogCorruptError,
+    LogTail,
     RunNotFoundError,
+    StageEvent,
+    StageImageProgress,
     fold,
     iterate,
     replay,
     replay_many,
+    subscribe,
 )
+from stagewright.events.codec import CODEC
 from stagewright.events.log.timeline import FileTimeline
 
 from .log_format import make_log, split_bodies, split_lines
@@ -213,6 +221,32 @@ def test_a_long_log_is_replayed_in_bounded_memory(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert (walked, len(result.events)) == (10_000, 60_000)
     assert peak < 8 * MIB
+
+
+@pytest.mark.parametrize("on", ["worker", "publisher"])
+def test_an_image_of_an_event_has_a_file_that_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: Literal["worker", "publisher"]
+) -> None:
+    """Of one that is announced, of a timeline, of a log that is read along or walked through."""
+    monkeypatch.chdir(tmp_path)
+    live: list[StageEvent] = []
+    with subscribe(live.append, on=on):
+        handle = controller(Path("runs")).start(document(images=2))
+        result = handle.wait(30)
+    monkeypatch.chdir("/")
+    folder = tmp_path / handle.folder
+    assert len(live) == len(result.events)
+    for events in (live, replay(folder).events, replay(folder).events[:], iterate(folder)):
+        pictured = [event for event in events if isinstance(event, StageImageProgress)]
+        assert [event.artifact.number for event in pictured] == [1, 2]
+        for event in pictured:
+            assert event.artifact.file == folder / event.artifact.path
+            assert event.artifact.file.read_bytes()
+    with LogTail(folder) as tail:
+        (answer, _) = (event for event in tail.read() if isinstance(event, CallCompleted))
+    assert answer.artifacts[0].file == pictured[0].artifact.file
+    assert pictured[0].artifact == msgspec.structs.replace(answer.artifacts[0])
+    assert b'"folder"' not in CODEC.encode(answer)
 
 
 def test_an_image_of_a_result_has_a_file_that_opens_and_a_number(tmp_path: Path) -> None:

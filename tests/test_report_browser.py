@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from hashlib import sha256
 from pathlib import Path
 
@@ -114,6 +115,32 @@ def test_events_are_filtered_and_opened(browser: Browser, page: Path) -> None:
     browser.wait("!document.querySelector('.event-detail')")
     choose(browser, "text", "nowhere to be found")
     browser.wait("document.getElementById('event-count').textContent === 'No event matches.'")
+    assert browser.complaints() == []
+
+
+def test_times_are_those_of_the_reader_and_utc_is_their_tooltip(
+    browser: Browser, page: Path
+) -> None:
+    """At the head, in the timeline, in the table of events, in the details of one."""
+    browser.command("Emulation.setTimezoneOverride", timezoneId="Asia/Kathmandu")
+    browser.open(page)
+    browser.run("details.show(0)")
+    browser.wait("document.getElementById('details').open")
+    times = browser.run(
+        "return [...document.querySelectorAll('time')]"
+        ".map((one) => [one.dateTime, one.textContent, one.title])"
+    )
+    browser.command("Emulation.setTimezoneOverride", timezoneId="")
+    assert len(times) > 10
+    for exact, shown, title in times:
+        moment = datetime.fromisoformat(exact)
+        local = moment.astimezone(timezone(timedelta(hours=5, minutes=45)))
+        assert shown in local.isoformat(" ", "milliseconds")
+        assert title == f"{moment.replace(tzinfo=None).isoformat(' ', 'milliseconds')} UTC"
+    (first, *_) = browser.run(
+        "return [...document.querySelectorAll('.epoch')].map((one) => one.firstChild.data)"
+    )
+    assert first == times[0][1].split()[1]
     assert browser.complaints() == []
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Protocol, cast
@@ -24,13 +23,12 @@ from ..event_text import error_text, storage_limit
 from ..projections.status import RunStatus, StatusBar
 from ..text import count, duration, escaped, one_line
 from .streams import BrokenPipeTolerantStream
+from .styles import DOUBTFUL, WRONG, is_plain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress
 
-_PLAIN_TERMINALS = ("dumb", "unknown")
-"""Values of TERM for terminals that cannot redraw a line."""
 _BAR_WIDTH = 24
 _WIDE = 125
 """A terminal of at least so many columns shows the status in one line, otherwise in two."""
@@ -59,7 +57,7 @@ class Display(Protocol):
 @contextmanager
 def open_display(view: StatusBar, stream: IO[str]) -> Iterator[Display]:
     """A display on ``stream`` of the run whose events ``view`` takes."""
-    if not stream.isatty() or os.environ.get("TERM") in _PLAIN_TERMINALS:
+    if is_plain(stream):
         yield PlainLines(view, stream)
         return
     display = LiveStatus(view, stream)
@@ -123,9 +121,12 @@ class LiveStatus:
             self._live.stop()
 
     def take_event(self, event: StageEvent) -> None:
-        line = failure_line(event) if isinstance(event, CallFailed) else _notice(event)
+        if not isinstance(event, CallFailed):
+            line, colour = _notice(event), None
+        else:
+            line, colour = failure_line(event), DOUBTFUL if event.will_retry else WRONG
         if line is not None:
-            self.print_line(line)
+            self._console.print(line, markup=False, highlight=False, style=colour)
 
     def print_line(self, line: str) -> None:
         self._console.print(one_line(line), markup=False, highlight=False)

@@ -49,13 +49,13 @@ _MODULES: Mapping[str, str] = {
 }
 
 
-_GROUPS: Mapping[str, Sequence[str]] = {
+COMMAND_GROUPS: Mapping[str, Sequence[str]] = {
     "Make images": ("init", "plan", "run", "resume", "cancel", "follow"),
     "Look at runs and images": ("list", "show", "config", "replay", "report", "diff"),
     "Keep runs sound, make room": ("verify", "salvage", "rm", "archive", "bundle", "learning"),
     "Servers and editors": ("doctor", "serve-embedded", "schema"),
 }
-"""The commands as the help lists them."""
+"""The commands as the help and the man page list them."""
 
 
 class _Commands(click.Group):
@@ -63,7 +63,7 @@ class _Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, _MODULES))
-        for title, names in _GROUPS.items():
+        for title, names in COMMAND_GROUPS.items():
             rows = []
             for name in names:
                 command = self.get_command(ctx, name)

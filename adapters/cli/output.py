@@ -19,6 +19,7 @@ from ..text import escaped as escaped
 from ..text import one_line as one_line
 from .common_options import RUNS, is_quiet
 from .streams import BrokenPipeTolerantStream
+from .styles import Mark, styled
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -84,9 +85,10 @@ def progress_stream() -> IO[str]:
     return sys.stderr
 
 
-def print_line(text: str = "") -> None:
-    """Print one line of text, with control characters escaped."""
-    click.echo(escaped(text))
+def print_line(*parts: str | Mark, file: IO[str] | None = None) -> None:
+    """Print one line, with control characters escaped; on standard output unless ``file``."""
+    stream = file or sys.stdout
+    click.echo(styled(parts, stream).rstrip(" "), file=stream)
 
 
 def print_settings(settings: Iterable[tuple[str, Any]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from typing import IO, cast
 
 from ...events.errors import (
     ImageAlteredError,
@@ -15,6 +16,7 @@ from ...events.errors import (
 )
 from ..text import one_line
 from .streams import BrokenPipeTolerantStream
+from .styles import DOUBTFUL, WRONG, Mark, styled
 
 EXIT_COMPLETED = 0
 EXIT_ERROR = 1
@@ -51,6 +53,8 @@ def error_messages(error: Exception) -> list[str]:
 
     if isinstance(error, ConfigurationError):
         return [one.message for one in error.errors]
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return [f"{error.filename}: {error.strerror}"]
     if isinstance(error, StagewrightError | OSError):
         return [str(error)]
     what = f"internal error, please report it: {type(error).__name__}: {error}"
@@ -58,6 +62,8 @@ def error_messages(error: Exception) -> list[str]:
 
 
 def print_error(message: str, status: int) -> int:
-    """Print one line on standard error, and return ``status``."""
-    print(f"stagewright: {one_line(message)}", file=BrokenPipeTolerantStream(sys.stderr))
+    """Print one line on standard error, and return ``status``; a status of 0 is no error."""
+    stream = cast(IO[str], BrokenPipeTolerantStream(sys.stderr))
+    lead = Mark("stagewright:", WRONG if status else DOUBTFUL)
+    print(styled((lead, f" {one_line(message)}"), stream), file=stream)
     return status

@@ -12,6 +12,7 @@ from ..imaging import ImageError, open_image
 
 MAX_TEXT = 8 * 1024 * 1024
 """The longest text in bytes that is read; the graphs of large ComfyUI workflows take one."""
+_LONGEST_KEYWORD = 80
 USER_COMMENT, MAKE, CAMERA_MODEL, SOFTWARE = 0x9286, 0x010F, 0x0110, 0x0131
 _EXIF_TABLE = 0x8769
 _ENCODINGS = {b"UNICODE\0": "utf-16-be", b"ASCII\0\0\0": "ascii", b"\0" * 8: "utf-8"}
@@ -42,16 +43,18 @@ def _png_texts(data: bytes) -> Iterator[tuple[str, str]]:
     for chunk in chunks(data):
         if chunk.kind not in (b"tEXt", b"zTXt", b"iTXt"):
             continue
-        keyword, _, body = chunk.body(data).partition(b"\0")
-        word = keyword.decode("latin-1")
+        start = chunk.start + 8
+        word = data[start : start + _LONGEST_KEYWORD].partition(b"\0")[0].decode("latin-1")
+        # Before the text is copied, which takes as much memory again.
+        _refuse_longer(word, chunk.end - start - len(word))
+        body = chunk.body(data)[len(word) + 1 :]
         if chunk.kind == b"tEXt":
-            yield word, _bounded(word, body).decode("latin-1")
+            yield word, body.decode("latin-1")
         elif chunk.kind == b"zTXt":
             yield word, _unpacked(word, body[1:]).decode("latin-1")
         else:
             packed, text = body[:1] == b"\1", body[2:].split(b"\0", 2)[-1]
-            text = _unpacked(word, text) if packed else _bounded(word, text)
-            yield word, text.decode("utf-8", "replace")
+            yield word, (_unpacked(word, text) if packed else text).decode("utf-8", "replace")
 
 
 def _exif_texts(data: bytes) -> Iterator[tuple[str, str]]:
@@ -76,9 +79,13 @@ def _exif_text(word: str, value: Any) -> str:
 
 
 def _bounded(word: str, text: bytes) -> bytes:
-    if len(text) > MAX_TEXT:
-        raise ValueError(f"its text {word[:80]!r} is longer than {MAX_TEXT} bytes")
+    _refuse_longer(word, len(text))
     return text
+
+
+def _refuse_longer(word: str, length: int) -> None:
+    if length > MAX_TEXT:
+        raise ValueError(f"its text {word!r} is longer than {MAX_TEXT} bytes")
 
 
 def _unpacked(word: str, packed: bytes) -> bytes:

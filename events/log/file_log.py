@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from ..errors import EventLogError, LogWriteError
-from ..model import Durability, RunOpened, StageEvent
+from ..model import Durability, RunOpened, StageEvent, with_files
 from .format import check
 from .lock import LOCK_WAIT_S, RunLock
 from .open_log_registry import register_log, unregister_log
@@ -45,6 +45,7 @@ class FileEventLog:
         unproved: bytes = b"",
     ) -> None:
         self.path = path
+        self._folder = path.parent.absolute()
         self.torn = torn
         self.durability = durability
         self._lock = lock
@@ -195,6 +196,7 @@ class FileEventLog:
         self._offsets.append(self.size)
         # Not before: readers in other threads read the file up to ``size``.
         self._records.accept(line)
+        with_files(event, self._folder)
         self._refusal = ""
 
     def repair(self, copy_name: str) -> RepairedTail | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import RunNotFoundError
-from ..model import StageEvent
+from ..model import StageEvent, with_files
 from .file_log import LOG_NAME
 from .scan import LogScan
 from .storage import Storage, is_regular
@@ -58,9 +58,10 @@ def read_log(
 def iterate(run: Path | str, *, until: int | None = None) -> Iterator[StageEvent]:
     """The events of a run one by one, checked, in bounded memory."""
     path = log_path(run)
+    folder = path.parent.absolute()
     with Storage().open_read(path) as stream:
         for batch in LogScan(stream, path=path).batches():
             for event in batch:
                 if until is not None and event.seq > until:
                     return
-                yield event
+                yield with_files(event, folder)

@@ -11,7 +11,7 @@ from typing import TypeVar, overload
 
 from ..codec import CODEC
 from ..errors import LogCorruptError
-from ..model import StageEvent
+from ..model import StageEvent, with_files
 from .format import check
 from .scan import LogScan, TornTail
 from .storage import Storage
@@ -85,7 +85,8 @@ class FileTimeline(LazySequence[StageEvent]):
 
     def select(self, indexes: Iterable[int]) -> Iterator[StageEvent]:
         """The events at these indexes, in the order asked for."""
-        return map(CODEC.decode, self.raw(indexes))
+        folder = self.folder
+        return (with_files(CODEC.decode(body), folder) for body in self.raw(indexes))
 
     def raw(self, indexes: Iterable[int]) -> Iterator[bytes]:
         """The bytes of ``e`` of these records, as they are in the log."""
@@ -101,10 +102,12 @@ class FileTimeline(LazySequence[StageEvent]):
                 yield body
 
     def __iter__(self) -> Iterator[StageEvent]:
+        folder = self.folder
         with self._storage.open_read(self._path) as stream:
             scan = LogScan(stream, path=self._path, size=self._end)
             for batch in scan.batches():
-                yield from batch
+                for event in batch:
+                    yield with_files(event, folder)
             if scan.end != self._end:
                 raise self._changed(scan.end, scan.count)
 

@@ -15,7 +15,7 @@ from ..log.open_log_registry import open_log
 from ..log.reader import log_path
 from ..log.scan import LogScan, TornTail
 from ..log.storage import open_regular
-from ..model import RunSealed, StageEvent
+from ..model import RunSealed, StageEvent, with_files
 
 POLL_S = 0.02
 """How often to look at a log that another process writes."""
@@ -33,6 +33,7 @@ class LogTail:
 
     def __init__(self, run: Path | str, *, from_seq: int = 0) -> None:
         self.path = log_path(run)
+        self._folder = self.path.parent.absolute()
         self._next = from_seq
         self._stream: BinaryIO | None = None
         self._scan: LogScan | None = None
@@ -72,7 +73,7 @@ class LogTail:
             event = self._unread.popleft()
             if event.seq >= self._next:
                 self._next = event.seq + 1
-                yield event
+                yield with_files(event, self._folder)
             if event.seq == until:
                 return
 

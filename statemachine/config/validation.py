@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import date, datetime, time
 from difflib import SequenceMatcher, get_close_matches
 from enum import Enum
@@ -146,11 +147,14 @@ class _Checker:
         return checked
 
     def _check_list(self, value: Any, hint: Any, key: str) -> Any:
-        part_hint = _part_of(_base_of(hint)[0])
+        base, optional = _base_of(hint)
+        part_hint = _part_of(base)
         if not isinstance(value, list | tuple):
             return self._replace(value, "a list", key, hint, [{}] if is_table(part_hint) else [])
-        if _base_of(part_hint)[0] is str:
+        if _base_of(part_hint)[0] is str and "" in value:
             value = [part for part in value if part != ""]
+            if not value and optional:
+                return None
         if not value and any(getattr(mark, "min_length", None) for mark in _marks(hint)):
             self._errors.append(field_error(key, "must have an entry, or be left out"))
             return None
@@ -214,11 +218,8 @@ def _likeness(one: str, other: str) -> float:
 
 def _reason(value: Any, hint: Any) -> str:
     """What is wrong with a single value; "" if nothing is."""
-    try:
+    with suppress(msgspec.ValidationError):
         msgspec.convert(value, hint)
-    except msgspec.ValidationError:
-        pass
-    else:
         return ""
     base, _ = _base_of(hint)
     if options := list(_options(base)):

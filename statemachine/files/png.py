@@ -25,6 +25,10 @@ _MOST_CHUNKS = 1 << 20
 """Far above what any encoder makes; each costs us a microsecond."""
 
 
+_LONGEST_STAMP = 64 * 1024
+"""A chunk that we write takes some hundred bytes."""
+
+
 class PngError(ValueError):
     """The bytes are not a complete PNG; the message says at which byte."""
 
@@ -102,7 +106,7 @@ def size_in_header(data: bytes) -> tuple[int, int] | None:
 
 
 def _is_ours(data: bytes, chunk: Chunk) -> bool:
-    return chunk.kind in _TEXT_TYPES and chunk.body(data).startswith(_OUR_START)
+    return chunk.kind in _TEXT_TYPES and data.startswith(_OUR_START, chunk.start + 8, chunk.end - 4)
 
 
 def source_of(data: bytes) -> bytes:
@@ -137,6 +141,8 @@ def read_stamp(data: bytes) -> dict[str, Any] | None:
     try:
         for chunk in chunks(data):
             if chunk.kind == b"tEXt" and _is_ours(data, chunk):
+                if chunk.end - chunk.start > _LONGEST_STAMP:
+                    return None
                 text = chunk.body(data).removeprefix(_OUR_START)
                 return msgspec.json.decode(text, type=dict[str, Any])
     except (ValueError, RecursionError):  # malformed, not JSON, not UTF-8, nested too deep

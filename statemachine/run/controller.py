@@ -317,5 +317,6 @@ def _publishing_config_errors() -> Iterator[None]:
         yield
     except ConfigurationError as error:
         message = f"Config Error: {error}"
-        signals.publish(signals.config_error, None, message=message, error=error)
+        told = {"message": message, "error": error, "errors": error.errors}
+        signals.publish(signals.config_error, None, **told)
         raise

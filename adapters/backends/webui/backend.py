@@ -49,11 +49,13 @@ from .lists import ServerLists
 from .name_comparison import NameComparison
 from .names import KINDS, NameKind, respelled, silent_names
 from .options import PinnedOptions, options_logger
-from .payloads import Payload, cache_fillers, has_task_id, payload_of
+from .payload import Payload
+from .payloads import has_task_id, payload_of
 from .pixels import is_plain_resize, same_pixels, size_of
 from .server import Server, is_not_ready
 from .settlement import settle
 from .stage_consistency import differences_in_stage
+from .upscale_payload import cache_fillers
 
 KIND = "webui"
 PLAIN_UPSCALERS = (None, "None", "Lanczos", "Nearest")
@@ -164,7 +166,7 @@ class WebUIBackend:
         for filler in cache_fillers(request) if varied else ():
             self._send(filler, request, cancel, on_step=_ignore_step)
         payload = payload_of(request, features, varied=varied, options=self._options.to_send)
-        self._options.note_overrides(payload.overrides)
+        self._options.note_overrides(payload)
         call, data = self._send(payload, request, cancel, on_step)
         self._server.begin_look()
         try:

@@ -113,9 +113,6 @@ class _Inspection:
         for stage in plan.stages:
             refusals = [*self._refusals(stage)]
             problems += refusals
-            if stage.stage_type in STAGES:
-                endpoint = STAGES[stage.stage_type].endpoint
-                problems += pass_through_problems(stage, endpoint, self._lists)
             if isinstance(stage.config, AdetailerConfig):
                 detailing = not refusals and self._has_detailer()
                 if not refusals:
@@ -231,9 +228,11 @@ class _Inspection:
     def _refusals(self, stage: StageExecution) -> Iterator[str]:
         """Why the server cannot take the requests of the stage."""
         try:
-            payload_of(_request_like(stage), self.features)
+            payload = payload_of(_request_like(stage), self.features)
         except RequestRefusedError as error:
             yield f"{stage.stage_type}: {error}"
+        else:
+            yield from pass_through_problems(stage.config, payload, self._lists)
 
     def _has_detailer(self) -> bool:
         scripts = self._lists.img2img_scripts()

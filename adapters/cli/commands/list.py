@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shlex import quote
@@ -12,8 +12,7 @@ from shlex import quote
 import click
 from rich.cells import cell_len, set_cell_size
 
-from ....events.model import RunState
-from ...projections.catalogue import CORRUPT, DIED, UNREADABLE, Catalogue, CatalogueEntry
+from ...projections.catalogue import UNREADABLE, Catalogue, CatalogueEntry
 from ..output import (
     check_runs_folder,
     count,
@@ -25,14 +24,15 @@ from ..output import (
 )
 from ..settings import default_runs_folder
 from ..statuses import EXIT_COMPLETED, print_error
-from .list_columns import COLUMNS, Condition, parse_conditions
+from ..styles import Mark, state_mark
+from .list_columns import COLUMNS, STATES, Condition, parse_conditions
 
 _AGE = re.compile(r"(\d+)([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _SHOWN = "run,date,name,prompt,model,images,state"
 _ELASTIC = {"name": 2, "prompt": 4, "model": 3, "plan": 4, "error": 4}
 """Columns that are cut to fit the terminal, and their shares of its width."""
-_LEAST = 8
+_LEAST = 4
 """The characters that are left of an elastic column at least."""
 
 
@@ -72,7 +72,7 @@ def _conditions(
 @click.command("list")
 @click.option(
     "--state",
-    type=click.Choice([*RunState, CORRUPT, UNREADABLE, DIED], case_sensitive=False),
+    type=click.Choice(STATES, case_sensitive=False),
     metavar="STATE",
     help="Only runs in this state: idle, running, completed, error, cancelled, corrupt, "
     "unreadable, or died (RUNNING in the log, but the process is gone).",
@@ -131,8 +131,8 @@ def list_command(
         narrowed = state or since or model or conditions
         print_line("no run matches" if narrowed else f"no run in {runs}")
         return
-    for line in _table(entries, columns, shutil.get_terminal_size().columns):
-        print_line(line)
+    for parts in _table(entries, columns, shutil.get_terminal_size().columns):
+        print_line(*parts)
     waiting = waiting_runs(entries, " of these")
     if waiting:
         where = runs_argument(runs)
@@ -154,7 +154,9 @@ def runs_argument(runs: Path) -> str:
     return "" if runs == default_runs_folder() else f" --runs {quote(str(runs))}"
 
 
-def _table(entries: Sequence[CatalogueEntry], columns: Sequence[str], width: int) -> list[str]:
+def _table(
+    entries: Sequence[CatalogueEntry], columns: Sequence[str], width: int
+) -> Iterator[list[str | Mark]]:
     """A header and a line for each run, as wide as the terminal at most if that is possible."""
     marks = ["", *("*" if entry.resumable else "" for entry in entries)]
     rows = [
@@ -163,10 +165,11 @@ def _table(entries: Sequence[CatalogueEntry], columns: Sequence[str], width: int
     ]
     widths = [max(cell_len(row[place]) for row in rows) for place in range(len(columns))]
     _shrink(widths, columns, width - 1 - len(columns))
-    return [
-        f"{mark:1} {' '.join(map(_cell, row, widths))}".rstrip()
-        for mark, row in zip(marks, rows, strict=True)
-    ]
+    for mark, row in zip(marks, rows, strict=True):
+        parts: list[str | Mark] = [f"{mark:1} "]
+        for name, text, cell in zip(columns, row, map(_cell, row, widths), strict=True):
+            parts += [state_mark(text, cell) if name == "state" else cell, " "]
+        yield parts
 
 
 def _shrink(widths: list[int], columns: Sequence[str], room: int) -> None:

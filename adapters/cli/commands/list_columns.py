@@ -9,7 +9,8 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from ...projections.catalogue import DIED, CatalogueEntry
+from ....events.model import RunState
+from ...projections.catalogue import CORRUPT, DIED, UNREADABLE, CatalogueEntry
 
 Condition = Callable[[CatalogueEntry], bool]
 """Whether a run fits a term."""
@@ -27,6 +28,8 @@ def _done(entry: CatalogueEntry) -> str:
     return f"{100 * entry.stage_images // total}%" if total else ""
 
 
+STATES = (*RunState, CORRUPT, UNREADABLE, DIED)
+"""The states that ``list`` shows."""
 COLUMNS: Mapping[str, Callable[[CatalogueEntry], tuple[str, ...]]] = {
     "run": lambda entry: (entry.run_id[-6:],),
     "run_id": lambda entry: (entry.run_id,),
@@ -72,6 +75,8 @@ def parse_conditions(text: str) -> tuple[Condition, ...]:
 
 
 def _condition(column: str, sign: str, wanted: str) -> Condition:
+    if column == "state" and sign in ("=", "!=") and wanted.strip("\"'").upper() not in STATES:
+        raise ValueError(f"there is no state {wanted!r}; there are {', '.join(STATES).lower()}")
     if column not in COLUMNS:
         raise ValueError(f"there is no column {column!r}; there are {', '.join(COLUMNS)}")
     if wanted[0] in "\"'":

@@ -30,6 +30,7 @@ from ..output import (
     runs_option,
 )
 from ..settings import current_settings, find_profile, named_server, server_headers
+from ..styles import WRONG, Mark, warning_mark
 
 set_option = click.option(
     "--set",
@@ -154,6 +155,6 @@ def _show(plan: StageExecutionPlan) -> None:
         print_line(f"{stage.stage_id}  from {stage.input_source}{size}")
         print_settings(flattened(msgspec.to_builtins(stage.config)))
     for conflict in plan.conflicts:
-        print_line(f"conflict: {conflict}; a run would end in ERROR")
+        print_line(Mark("conflict:", WRONG), f" {conflict}; `run` refuses it")
     for warning in plan.warnings:
-        print_line(f"warning: {warning}")
+        print_line(warning_mark(), f" {warning}")

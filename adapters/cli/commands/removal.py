@@ -72,10 +72,10 @@ def rm_command(names: tuple[str, ...], keep: bool, yes: bool, runs: Path) -> Non
     """
     chosen = _choose(names, runs, keep=keep)
     if keep:
-        _confirm("remove", chosen, yes=yes)
+        _confirm(f"remove {_earlier(chosen)}", chosen, yes=yes)
         _remove_images(chosen, "rm --keep-last-stage")
         return
-    _confirm("remove the whole of", chosen, yes=yes)
+    _confirm(f"remove the whole of {count(len(chosen), 'run')}", chosen, yes=yes)
     for one in chosen:
         remove_run(one.folder, storage=new_storage())
         print_line(f"{one.run_id}: removed")
@@ -96,7 +96,8 @@ def archive_command(names: tuple[str, ...], keep: bool, yes: bool, runs: Path) -
     or the path of a run folder.
     """
     chosen = _choose(names, runs, keep=keep)
-    _confirm("archive, and remove" if keep else "archive", chosen, yes=yes)
+    removed = f", and remove {_earlier(chosen)}" if keep else ""
+    _confirm(f"archive {count(len(chosen), 'run')}{removed}", chosen, yes=yes)
     if keep:
         _remove_images(chosen, "archive --keep-last-stage")
     for one in chosen:
@@ -140,10 +141,15 @@ def _measure_folder(folder: Path) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
+def _earlier(chosen: Sequence[_Choice]) -> str:
+    images = count(sum(one.files for one in chosen), "image")
+    return f"{images} of earlier stages of {count(len(chosen), 'run')}"
+
+
 def _confirm(deed: str, chosen: Sequence[_Choice], *, yes: bool) -> None:
     """Ask on a terminal. Raises UsageError if the user cannot be asked, or does not want it."""
     total = byte_size(sum(one.size for one in chosen))
-    question = f"{deed} {count(len(chosen), 'run')}, {total}"
+    question = f"{deed}, {total}"
     if yes:
         return
     if not sys.stdin.isatty():

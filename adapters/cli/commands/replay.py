@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from shlex import quote
@@ -28,6 +27,7 @@ from ..output import (
     state_text,
 )
 from ..run_lookup import find_run
+from ..styles import WRONG, Mark, file_mark, state_mark, warning_mark
 
 
 @click.command("replay")
@@ -72,7 +72,7 @@ def show_result(
     held = whole and result.state != RunState.COMPLETED and is_locked(folder)
     if result.state == RunState.RUNNING and whole:
         state = f"{state} now" if held else f"{state} in the log, but its process died"
-    print_line(f"{result.run_id}: {state}")
+    print_line(f"{result.run_id}: ", state_mark(result.state, state))
     for stage in result.stages:
         ended = stage.outcome or "not ended"
         print_line(
@@ -82,7 +82,9 @@ def show_result(
         unchanged = stage.metadata.get("unchanged_images")
         if unchanged:
             why = why_unchanged(stage.stage_type)
-            print_line(f"  warning: {count(unchanged, 'image')} came back unchanged: {why}")
+            print_line(
+                "  ", warning_mark(), f" {count(unchanged, 'image')} came back unchanged: {why}"
+            )
     for gap in result.missing[:10]:
         error = gap.error if gap.error != result.error else None
         why = f": {error.kind}: {error.message}" if error else ""
@@ -90,9 +92,9 @@ def show_result(
     if len(result.missing) > 10:
         print_line(f"  ... and {len(result.missing) - 10} more are missing")
     if result.error and with_error:
-        print_line(f"  error: {result.error.kind}: {result.error.message}")
-    for line in _places(result, folder):
-        print_line(line)
+        words = f" {result.error.kind}: {result.error.message}"
+        print_line("  ", Mark("error:", WRONG), words)
+    _show_places(result, folder)
     can_resume = can_go_on(result.state, result.error, result.missing, sealed=True)
     if whole and not held and can_resume:
         print_line(f"to continue: {resume_line(folder)}")
@@ -103,12 +105,12 @@ def resume_line(folder: Path) -> str:
     return f"stagewright resume {quote(str(folder))}"
 
 
-def _places(result: PipelineRunResult, folder: Path) -> Iterator[str]:
+def _show_places(result: PipelineRunResult, folder: Path) -> None:
     if lacks_images(folder):
         small = folder / THUMBNAILS
         where = f"; thumbnails are in {small}" if small.is_dir() else ""
-        yield f"images: not in this bundle{where}"
+        print_line(f"images: not in this bundle{where}")
     else:
         for place in sorted({image.path.rpartition("/")[0] for image in result.images}):
-            yield f"images: {folder / place}"
-    yield f"log:    {folder / LOG_NAME}"
+            print_line("images: ", file_mark(folder / place))
+    print_line("log:    ", file_mark(folder / LOG_NAME))

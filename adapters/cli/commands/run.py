@@ -13,14 +13,15 @@ from ...bootstrap import open_controller
 from ..display import open_file_counter
 from ..foreground import run_in_foreground, show_end
 from ..output import (
-    escaped,
     insecure_option,
     json_option,
+    print_line,
     profile_option,
     progress_stream,
     runs_option,
 )
 from ..settings import server_headers
+from ..styles import warning_mark
 from .plan import choose_server, config_argument, read_config, set_option
 from .resume import print_resumable_runs
 
@@ -73,7 +74,7 @@ def run_command(
     if plan.conflicts:
         raise ConfigurationError(errors=[_conflict_error(config, one) for one in plan.conflicts])
     for warning in plan.warnings:
-        click.echo(f"warning: {escaped(warning)}", file=stream)
+        print_line(warning_mark(), f" {warning}", file=stream)
     print_resumable_runs(runs, stream)
     with open_file_counter(progress_stream()) as counter:
 

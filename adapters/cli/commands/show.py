@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from ..output import (
     runs_option,
 )
 from ..run_lookup import find_image, find_run
+from ..styles import Mark, file_mark
 from .replay import show_result
 
 _PROMPTS = ("prompt", "negative_prompt")
@@ -82,7 +83,7 @@ def _show_file(image: Path, runs: Path, *, as_json: bool) -> None:
 def _show_foreign(found: ForeignImage, why: str) -> None:
     """``why`` no log tells of the image."""
     rows: list[tuple[str, Any]] = [
-        ("image", found.image),
+        ("image", file_mark(Path(found.image))),
         ("made by", tool_name(found)),
         *([("run", found.run_id)] if found.run_id else []),
         ("recorded", f"{why}; what follows is from its metadata"),
@@ -90,8 +91,7 @@ def _show_foreign(found: ForeignImage, why: str) -> None:
         ("negative prompt", found.negative_prompt),
         ("seed", "not known" if found.seed is None else found.seed),
     ]
-    for name, value in rows:
-        print_line(f"{name:<15} {value}")
+    _show_rows(rows)
     for stage, settings in found.stages.items():
         print_line(f"settings of {stage}:")
         print_settings(settings.items())
@@ -102,7 +102,7 @@ def _show_foreign(found: ForeignImage, why: str) -> None:
 
 def _show_image(found: ImageProvenance) -> None:
     rows: list[tuple[str, Any]] = [
-        ("image", found.image),
+        ("image", file_mark(Path(found.image))),
         ("run", found.run_id),
         ("stage", found.stage_id),
         ("image number", found.image_index + 1),
@@ -110,14 +110,13 @@ def _show_image(found: ImageProvenance) -> None:
         ("size", f"{found.artifact.width}x{found.artifact.height}"),
         ("recorded", "this file" if found.exact else "these pixels, but the file has changed"),
         ("backend", " ".join(part for part in found.backend if part)),
-        ("made from", ", ".join(found.inputs) or "the prompt"),
+        ("made from", _source(found)),
     ]
     if found.origin is not None:
         run = found.origin.parent_run_id
         named = input_name(found.origin) or found.origin.path
         rows.append(("input image", f"{named}, of run {run}" if run else named))
-    for name, value in rows:
-        print_line(f"{name:<15} {value}")
+    _show_rows(rows)
     # The seed is that of the first image.
     _show_stages(found.stages, left_out=("seed",))
     kind = found.backend[0] if found.backend else ""
@@ -125,6 +124,19 @@ def _show_image(found: ImageProvenance) -> None:
     used = settings_used(stage_type, found.info, kind)
     print_line(f"settings of {found.stage_id} that the backend reports:")
     print_settings((key, value) for key, value in used.items() if key not in _PROMPTS)
+
+
+def _source(found: ImageProvenance) -> str:
+    """What the stage was given: the prompt alone, an input, or an image of the stage before."""
+    if not found.inputs:
+        return "the prompt"
+    *earlier, _ = found.stages or ("",)
+    return f"image {found.artifact.number} of {earlier[-1]}" if earlier else "its input image"
+
+
+def _show_rows(rows: Sequence[tuple[str, Any]]) -> None:
+    for name, value in rows:
+        print_line(f"{name:<15} ", value if isinstance(value, Mark) else str(value))
 
 
 def _show_stages(stages: Mapping[str, Mapping[str, Any]], left_out: tuple[str, ...] = ()) -> None:

@@ -26,6 +26,7 @@ from ..output import (
 )
 from ..run_lookup import find_run
 from ..statuses import EXIT_CORRUPT, EXIT_ERROR, print_error
+from ..styles import DOUBTFUL, GOOD, WRONG, Mark
 
 
 @click.command("verify")
@@ -107,13 +108,15 @@ def _report(found: Verification) -> None:
     known = [count(found.events, "event"), *([] if found.corrupt else [images]), found.state]
     what = ", ".join(known)
     if not found.sound:
-        print_line(f"{found.run_id}: {count(len(found.flaws), 'flaw')} in {what}{_cure(found)}")
+        flaws = Mark(count(len(found.flaws), "flaw"), WRONG)
+        print_line(f"{found.run_id}: ", flaws, f" in {what}{_cure(found)}")
     elif found.finished:
-        print_line(f"{found.run_id}: sound: {what}, sealed")
+        print_line(f"{found.run_id}: ", Mark("sound", GOOD), f": {what}, sealed")
     elif found.running:
         print_line(f"{found.run_id}: sound so far: {what}; {found.running} is running it")
     else:
-        print_line(f"{found.run_id}: sound but unfinished: {what}; resume would {found.advice}")
+        unfinished = Mark("sound but unfinished", DOUBTFUL)
+        print_line(f"{found.run_id}: ", unfinished, f": {what}; resume would {found.advice}")
 
 
 def _cure(found: Verification) -> str:

@@ -18,7 +18,7 @@ from ....events.log.timeline import FileTimeline
 from ....events.model import StageEvent
 from ...event_text import summarize_event
 from ...projections.log_walk import OpenRequests, RunClock
-from ...text import escaped, time_of_day
+from ...text import escaped
 from .run_content import event_type
 
 BLOCK_EVENTS = 500
@@ -52,7 +52,7 @@ def _line(body: bytes, clock: RunClock, requests: OpenRequests) -> bytes:
         escaped(name[:_MAX_NAME]),
         escaped(stage[:_MAX_NAME]),
         round(clock.read(event.ts), 3),
-        time_of_day(event.ts),
+        event.ts.isoformat(),
         escaped(summary[:_MAX_SUMMARY]),
         len(body),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from itertools import accumulate, pairwise
 
 import msgspec
@@ -58,10 +59,14 @@ _NICE_S = (
 
 
 class Label(msgspec.Struct, frozen=True, gc=False):
-    """Text at a position; ``anchor`` is ``end`` where the text would not fit to its right."""
+    """Text at a position; ``anchor`` is ``end`` where the text would not fit to its right.
+
+    ``moment`` is the time of day with which the text ends, if it does.
+    """
 
     left: float
     text: str
+    moment: datetime | None = None
     anchor: str = "start"
 
 
@@ -197,7 +202,7 @@ def _ticks(scale: TimeScale) -> Iterator[Label]:
     step = step or scale.worked_s / _TICKS
     return _spaced(
         (
-            (
+            Label(
                 scale.place(epoch.began_s + number * step),
                 duration(number * step * 1000) if number else "0",
             )
@@ -211,9 +216,10 @@ def _ticks(scale: TimeScale) -> Iterator[Label]:
 def _epoch_labels(scale: TimeScale) -> Iterator[Label]:
     return _spaced(
         (
-            (
+            Label(
                 scale.place(one.began_s),
                 f"{f'epoch {one.number}, ' if one.number else ''}{time_of_day(one.opened)[:8]}",
+                one.opened,
             )
             for one in scale.epochs
         ),
@@ -221,14 +227,15 @@ def _epoch_labels(scale: TimeScale) -> Iterator[Label]:
     )
 
 
-def _spaced(texts: Iterable[tuple[float, str]], width: float) -> Iterator[Label]:
+def _spaced(labels: Iterable[Label], width: float) -> Iterator[Label]:
     """Labels of at most ``width`` percent, without those that would overlap the one before."""
     free_from = -1.0
-    for left, text in texts:
-        begins, anchor = (left - width, "end") if left + width > 100.0 else (left, "start")
+    for one in labels:
+        ends = one.left + width > 100.0
+        begins = one.left - width if ends else one.left
         if begins >= free_from:
             free_from = begins + width
-            yield Label(left, text, anchor)
+            yield msgspec.structs.replace(one, anchor="end" if ends else "start")
 
 
 def _cuts(scale: TimeScale) -> Iterator[Label]:

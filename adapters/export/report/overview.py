@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from enum import StrEnum
 from itertools import islice
 from typing import Any
@@ -21,7 +22,6 @@ from ...projections.log_walk import Call, CallState, LogWalk
 from ...text import (
     byte_size,
     count,
-    day_and_time,
     duration,
     ranges_of,
     ranges_text,
@@ -62,7 +62,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     mood: str
     summary: str
-    facts: tuple[tuple[str, str], ...]
+    facts: tuple[tuple[str, str | datetime], ...]
     error: ErrorDetail | None
     missing: tuple[MissingImage, ...]
     more_missing: int
@@ -105,11 +105,11 @@ def _mood(log: LogWalk) -> str:
     return moods.get(log.fold.state, "plain")
 
 
-def _facts(run: RunContent, opened: RunOpened) -> Iterator[tuple[str, str]]:
+def _facts(run: RunContent, opened: RunOpened) -> Iterator[tuple[str, str | datetime]]:
     log, fold = run.log, run.log.fold
-    yield "Opened", day_and_time(opened.ts)
+    yield "Opened", opened.ts
     if log.ended_at is not None:
-        yield "Last event", day_and_time(log.ended_at)
+        yield "Last event", log.ended_at
     if log.corruption is not None:
         yield "State so far", str(fold.state)
     yield "Duration", _duration(log)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from ...text import escaped
+from ...text import day_and_time, escaped
 from .gantt import call_title, mark_title
 
 if TYPE_CHECKING:
@@ -78,7 +79,14 @@ def _environment() -> Environment:
 
 
 def visible(value: Any) -> Any:
-    """Text with control characters escaped, except line ends; other values are unchanged."""
+    """Text with control characters escaped, except line ends; a time as its element.
+
+    Other values are unchanged. The page's script shows times in the reader's zone.
+    """
+    if isinstance(value, datetime):
+        return Markup('<time datetime="{}">{}</time>').format(
+            value.isoformat(), day_and_time(value)
+        )
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     return "\n".join(map(escaped, value.split("\n")))

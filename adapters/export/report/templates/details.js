@@ -42,7 +42,7 @@ const details = (() => {
     title.textContent = `${event.type} (event ${event.seq}), ${event.summary}`;
     body.replaceChildren();
     if (tile) body.append(pictured(tile));
-    body.append(made("p", `${event.time} UTC, ${event.seconds} s since the start`, "quiet"));
+    body.append(made("p", [madeTime(timeText.local(event.time), event.time), `, ${event.seconds} s since the start`], "quiet"));
     const info = event.type === "CallCompleted" ? jsonText.member(event.raw, "info") : null;
     const error = jsonText.member(event.raw, "error");
     if (info) body.append(...jsonBlock("Used, as reported by the backend", info));

@@ -63,7 +63,7 @@
     open.setAttribute("aria-expanded", "false");
     open.setAttribute("aria-label", `Event ${event.seq}, show all of it`);
     const row = made("tr", [
-      made("td", open, "number"), made("td", event.time), made("td", event.seconds.toFixed(3), "number"),
+      made("td", open, "number"), made("td", madeTime(timeText.local(event.time).slice(-12), event.time)), made("td", event.seconds.toFixed(3), "number"),
       made("td", event.type), made("td", event.stage), made("td", event.summary, "what"),
     ], isProblem(event) ? "problem" : "");
     open.addEventListener("click", () => toggle(open, row, event));
