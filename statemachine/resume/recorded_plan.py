@@ -13,7 +13,7 @@ from ..config.resolution import MAX_IMAGES
 from ..config.schema import RunTables
 from ..config.validation import convert_document, list_values
 from ..errors import ConfigurationError, ResumeRefusedError
-from ..plan.plan import StageExecutionPlan
+from ..plan.plan import PER_IMAGE, StageExecutionPlan
 
 _LAST_EPOCH = 2**31
 """No run is resumed so often; beyond 2**53 JSON readers do not keep numbers exactly."""
@@ -72,6 +72,9 @@ def _contradictions(plan: StageExecutionPlan, fold: Fold) -> Iterator[str]:
     total = max(1, plan.input_count) * plan.images_per_input
     if not 1 <= plan.total_images == total == len(opened.seeds) <= MAX_IMAGES:
         yield f"total_images is {plan.total_images}, with {len(opened.seeds)} seeds"
+    prompts = len(opened.prompts) if isinstance(opened.prompts, tuple) else None
+    if prompts is not None and (plan.prompts != PER_IMAGE or prompts != total):
+        yield f"{prompts} prompts are recorded for {plan.total_images} images"
     sources = ["prompt", "file"]
     for place, stage in enumerate(plan.stages):
         if stage.stage_id != f"{place:02d}-{stage.stage_type}" or stage.order_index != place:
