@@ -62,7 +62,8 @@ def draw_prompts(config: RunConfig) -> RunConfig:
     """
     if not uses_prompts(config) or config.drawn_prompts is not None:
         return config
-    rows, templates = _complete_rows(config), _templates(config)
+    rows: Sequence[PromptRow] = _complete_rows(config)
+    templates = _templates(config)
     if templates is not None:
         _check_templates(config, templates)
     try:
@@ -196,7 +197,7 @@ def _expanded_rows(
 def _fit_to_inputs(config: RunConfig, rows: Sequence[PromptRow]) -> Sequence[PromptRow]:
     """A row for each input. Raises InvalidStagePlanError if there are more or fewer."""
     inputs = input_count(config)
-    if inputs is None or len(rows) == inputs:
+    if not inputs or len(rows) == inputs:
         return rows
     if config.prompts is None and len(rows) == 1:
         return [*rows] * inputs

@@ -147,7 +147,8 @@ def _prompt_errors(config: RunConfig) -> Iterator[FieldError]:
         return
     rows, stages = prompt_rows(config), config.stages.values()
     if stages and not any("prompt" in stage.__struct_fields__ for stage in stages):
-        yield field_error("prompts", f"has no effect: {' and '.join(config.stages)} takes no prompt")
+        reason = f"has no effect: {' and '.join(config.stages)} takes no prompt"
+        yield field_error("prompts" if config.prompts else "dynamic_prompts", reason)
     if config.prompts is None and config.prompt is None:
         yield field_error("prompt", "is missing; dynamic_prompts needs it, or prompts")
     lacking = [number for number, row in enumerate(rows or ()) if row.prompt is None]

@@ -182,7 +182,8 @@ class _Checker:
         if not reason:
             return value
         options = list(_options(base))
-        near = find_nearest(value, options) if isinstance(value, str) else None
+        words = [one for one in options if isinstance(one, str)]
+        near = find_nearest(value, words) if isinstance(value, str) else None
         shown = None if _is_secret(hint) or isinstance(value, bytes | set) else value
         self._errors.append(field_error(key, reason, shown, near and show_value(near)))
         candidates = (*options, *([None] if base is bool else []), *_PLACEHOLDERS)
@@ -223,6 +224,8 @@ def _reason(value: Any, hint: Any) -> str:
         return f"must be {', '.join(_bounds(hint))}"
     if base in _NOUNS and type(value) is not base:
         return f"must be {_NOUNS[base]}{'' if is_numeric else _but_not(value)}"
+    if _table_or_list_in(base) is not None:
+        return f"must be text or a list{_but_not(value)}"
     return "must be as `stagewright schema` states"
 
 
@@ -327,7 +330,7 @@ def is_text(hint: Any) -> bool:
     """Whether a key of this type holds text, perhaps one of a few words."""
     base, _ = _base_of(hint)
     options = list(_options(base))
-    return base is str or bool(options) and all(isinstance(one, str) for one in options)
+    return base is str or (bool(options) and all(isinstance(one, str) for one in options))
 
 
 def _is_optional_name(hint: Any) -> bool:

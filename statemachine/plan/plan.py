@@ -11,7 +11,6 @@ from ..config.schema import Conflict
 from ..stages.registry import read_config
 from ..stages.stage import StageConfig
 
-
 PER_IMAGE: Literal["per_image"] = "per_image"
 
 

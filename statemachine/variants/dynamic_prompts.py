@@ -7,6 +7,7 @@ RecursionError, and it takes ``#``, ``//``, ``%``, ``$`` and tabs for syntax whe
 from __future__ import annotations
 
 import re
+import warnings
 
 from dynamicprompts import commands
 from dynamicprompts.commands.variable_commands import (
@@ -14,7 +15,8 @@ from dynamicprompts.commands.variable_commands import (
     VariableAssignmentCommand,
 )
 from dynamicprompts.enums import SamplingMethod
-from dynamicprompts.parser.parse import parse
+from dynamicprompts.parser.config import default_parser_config
+from dynamicprompts.parser.parse import get_cached_parser, parse
 from pyparsing import ParseBaseException
 
 from .templates import (
@@ -27,6 +29,11 @@ from .templates import (
     Wildcard,
     Wrapping,
 )
+
+with warnings.catch_warnings():
+    # It makes its parser once, by names that pyparsing gives up.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    get_cached_parser(default_parser_config)
 
 _DEEPEST = 16
 """The parser takes twice as long for each level."""

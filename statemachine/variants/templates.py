@@ -168,6 +168,7 @@ class Templates:
     def check(self, text: str) -> None:
         """Raise TemplateError for anything wrong with a template or a wildcard that it names."""
         self._check(self.parse(text), ())
+        self.draw(text, SeededChooser(0, "check"))
 
     def draw(self, text: str, chooser: Chooser) -> str:
         """A text of the template. Raises TemplateError."""
