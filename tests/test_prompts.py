@@ -180,8 +180,13 @@ def test_files_hold_the_same_rows_in_every_form(tmp_path: Path, name: str, text:
     assert [source.path for source in first.sources] == [str(tmp_path / name)]
 
 
+def _make_large(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 1 << 30)
+
+
 HOSTILE: list[tuple[str, bytes | Callable[[Path], object], str]] = [
-    ("p.txt", lambda path: (path.touch(), os.truncate(path, 1 << 30)), "is larger than"),
+    ("p.txt", _make_large, "is larger than"),
     ("p.txt", b"\n" * 10_000_000, "holds no prompt"),
     ("p.txt", b"a\n" * 8_000_000, "more than 1000000 prompts"),
     ("p.jsonl", b"{}\n" * 5_000_000, "more than 1000000 prompts"),

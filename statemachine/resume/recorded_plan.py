@@ -75,6 +75,9 @@ def _contradictions(plan: StageExecutionPlan, fold: Fold) -> Iterator[str]:
     prompts = len(opened.prompts) if isinstance(opened.prompts, tuple) else None
     if prompts is not None and (plan.prompts != PER_IMAGE or prompts != total):
         yield f"{prompts} prompts are recorded for {plan.total_images} images"
+    for stage in plan.stages if prompts is None else ():
+        if "prompt" in stage.config.required and getattr(stage.config, "prompt", "") is None:
+            yield f"no prompt is recorded for {stage.stage_id}"
     sources = ["prompt", "file"]
     for place, stage in enumerate(plan.stages):
         if stage.stage_id != f"{place:02d}-{stage.stage_type}" or stage.order_index != place:
