@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from stagewright.adapters import open_controller
-from stagewright.events import iterate
+from stagewright.events import CallRequested, iterate
 from stagewright.statemachine.errors import PreflightError
 
 from .command_line import stagewright, write_config
@@ -87,7 +87,7 @@ def test_a_killed_run_over_a_prompt_file_ends_with_the_same_images(tmp_path: Pat
     asked = {
         (event.image_index, event.count)
         for event in iterate(run)
-        if event.__class__.__name__ == "CallRequested" and event.stage_id == "00-txt2img"
+        if isinstance(event, CallRequested) and event.stage_id == "00-txt2img"
     }
     assert asked <= set(SPANS)
 

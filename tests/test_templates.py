@@ -23,6 +23,9 @@ from .support import document
 from .test_prompts import opened
 
 
+pytestmark = pytest.mark.lowest
+
+
 def dynamic(prompt: str, folder: Path | None = None, **top: Any) -> dict[str, Any]:
     """A small configuration whose prompt is a template."""
     config = document(**{"prompt": prompt, "dynamic_prompts": True, **top})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import date, datetime, time
 from difflib import get_close_matches
 from enum import Enum
@@ -182,8 +183,7 @@ class _Checker:
         if not reason:
             return value
         options = list(_options(base))
-        words = [one for one in options if isinstance(one, str)]
-        near = find_nearest(value, words) if isinstance(value, str) else None
+        near = find_nearest(value, map(str, options)) if isinstance(value, str) else None
         shown = None if _is_secret(hint) or isinstance(value, bytes | set) else value
         self._errors.append(field_error(key, reason, shown, near and show_value(near)))
         candidates = (*options, *([None] if base is bool else []), *_PLACEHOLDERS)
@@ -210,11 +210,8 @@ def find_nearest(name: object, known: Iterable[str]) -> str | None:
 
 def _reason(value: Any, hint: Any) -> str:
     """What is wrong with a single value; "" if nothing is."""
-    try:
+    with suppress(msgspec.ValidationError):
         msgspec.convert(value, hint)
-    except msgspec.ValidationError:
-        pass
-    else:
         return ""
     base, _ = _base_of(hint)
     if options := list(_options(base)):
@@ -224,9 +221,8 @@ def _reason(value: Any, hint: Any) -> str:
         return f"must be {', '.join(_bounds(hint))}"
     if base in _NOUNS and type(value) is not base:
         return f"must be {_NOUNS[base]}{'' if is_numeric else _but_not(value)}"
-    if _table_or_list_in(base) is not None:
-        return f"must be text or a list{_but_not(value)}"
-    return "must be as `stagewright schema` states"
+    is_list = _table_or_list_in(base) is not None
+    return f"must be {'text or a list' if is_list else 'as `stagewright schema` states'}"
 
 
 def _but_not(value: object) -> str:
@@ -329,8 +325,7 @@ def is_table(base: Any) -> bool:
 def is_text(hint: Any) -> bool:
     """Whether a key of this type holds text, perhaps one of a few words."""
     base, _ = _base_of(hint)
-    options = list(_options(base))
-    return base is str or (bool(options) and all(isinstance(one, str) for one in options))
+    return base is str or all(isinstance(one, str) for one in list(_options(base)) or [None])
 
 
 def _is_optional_name(hint: Any) -> bool:

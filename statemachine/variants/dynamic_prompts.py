@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterator
+from functools import lru_cache
 
 from dynamicprompts import commands
 from dynamicprompts.commands.variable_commands import (
@@ -42,6 +44,7 @@ _PLAIN = re.compile(
     rf"<[^<>]*>|//|/\*|[#\t{chr(_FIRST)}-{chr(_FIRST + 0xFFFD)}]|%(?!\{{)|(?<!\$)\$(?![\${{])"
 )
 """Text that is no template, and what the parser would take for more than text."""
+_MARKS = re.compile(r"__|[$%]?\{|\}")
 _TEXTS = re.compile(f"[{chr(_FIRST)}-{chr(_FIRST + 0xFFFD)}]")
 
 
@@ -59,14 +62,35 @@ def parse_template(text: str) -> Template:
         return text
     if _depth(protected) > _DEEPEST:
         raise TemplateError(f"it is nested more than {_DEEPEST} deep")
-    try:
-        command = parse(protected)
-    except ParseBaseException as error:
-        place = _TEXTS.sub(lambda found: kept[ord(found[0]) - _FIRST], protected[error.loc :])
-        raise TemplateError(f"it cannot be read from {place[:40]!r} on") from error
-    except RecursionError as error:
-        raise TemplateError("it is nested too deep") from error
-    return _Reader(kept).read(command)
+    reader = _Reader(kept)
+    return Parts(tuple(map(reader.parse, _split(protected))))
+
+
+def _split(text: str) -> Iterator[str]:
+    """The texts, choices and wildcards at the top of a template: many prompts share them.
+
+    The parser takes 2 ms for each, and rows of prompts are many.
+    """
+    begin = depth = 0
+    is_open = False
+    for found in _MARKS.finditer(text):
+        mark, at_top = found[0], not depth and not is_open
+        if at_top and mark != "}":
+            yield text[begin : found.start()]
+            begin = found.start()
+        if mark == "__":
+            is_open = is_open != (depth == 0)
+        else:
+            depth = max(0, depth + (-1 if mark == "}" else 1))
+        if not at_top and not depth and not is_open:
+            yield text[begin : found.end()]
+            begin = found.end()
+    yield text[begin:]
+
+
+@lru_cache(maxsize=10_000)
+def _parse(text: str) -> commands.Command:
+    return parse(text)
 
 
 def _depth(text: str) -> int:
@@ -85,6 +109,18 @@ class _Reader:
 
     def _text(self, text: str) -> str:
         return _TEXTS.sub(lambda found: self._kept[ord(found[0]) - _FIRST], text)
+
+    def parse(self, text: str) -> Template:
+        """Raises TemplateError."""
+        if "{" not in text and "__" not in text:
+            return self._text(text)
+        try:
+            return self.read(_parse(text))
+        except ParseBaseException as error:
+            place = self._text(text[error.loc :])
+            raise TemplateError(f"it cannot be read from {place[:40]!r} on") from error
+        except RecursionError as error:
+            raise TemplateError("it is nested too deep") from error
 
     def read(self, command: commands.Command | str) -> Template:
         if isinstance(command, str):
