@@ -108,6 +108,42 @@ def test_a_batch_ends_at_another_prompt_and_at_a_gap_in_the_seeds(
         assert all(span_of(plan.stages[0], index, plan, breaks) == span for index in span)
 
 
+def test_a_row_s_seed_of_minus_one_is_drawn_once(tmp_path: Path) -> None:
+    """Its images have that seed, + 1, ...; the plan, which draws none, needs none either."""
+    config = rows("a", {"prompt": "b", "seed": -1}, images=3)
+    assert build_stage_execution_plan(config).total_images == 6
+    runs = [ran(tmp_path / name, config).seeds for name in ("one", "other")]
+    for seeds in runs:
+        assert seeds[:3] == (100, 101, 102)
+        assert [seed - seeds[3] for seed in seeds[3:]] == [0, 1, 2]
+        assert 0 <= seeds[3] < 2**31
+    assert runs[0] != runs[1]
+
+
+def test_combinations_are_rows_for_inputs(tmp_path: Path) -> None:
+    """With ``"all"`` there must be as many as inputs; a plain prompt is that of each input."""
+    for number in range(2):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+    config = document("img2img", prompt="{a|b}", dynamic_prompts="all", images=2)
+    config["input_image"] = f"{tmp_path}/*.png"
+    first = ran(tmp_path, config)
+    assert isinstance(first.prompts, tuple)
+    assert [one.prompt for one in first.prompts] == [*"aabb"]
+    plain = ran(tmp_path, {**config, "prompt": "c"})
+    assert len(plain.seeds) == 4
+    assert "it gives 3, and there are 2" in error_of({**config, "prompt": "{a|b|c}"})
+    each = ran(tmp_path, {**config, "prompt": "{a|b|c|d|e}", "dynamic_prompts": True})
+    assert isinstance(each.prompts, tuple)
+    assert len({one.prompt for one in each.prompts}) > 1
+
+
+def test_prompts_that_no_stage_takes_are_refused(tmp_path: Path) -> None:
+    """Upscaling alone has no prompt."""
+    (tmp_path / "in.png").write_bytes(png(1))
+    config = rows("a", stages=("upscale",), input_image=str(tmp_path / "in.png"))
+    assert "prompts has no effect: upscale takes no prompt" in error_of(config)
+
+
 def test_the_digest_holds_the_image_s_prompt(tmp_path: Path) -> None:
     """A row gives the request that a run with that prompt and seed alone gives."""
     stages = ("txt2img", "img2img", "upscale", "adetailer")

@@ -217,7 +217,7 @@ def settings_of_stages(
     taken = {} if prompts is None else msgspec.structs.asdict(prompts)
     for stage in recorded_stages(plan):
         kind = stage_types().get(str(stage.get("stage_type")))
-        known = {name: taken[name] for name in taken if kind and name in kind.__struct_fields__}
+        known = {name: taken[name] for name in taken if kind and kind.inherits(name)}
         found[stage["stage_id"]] = {**known, **stage["config"]}
         if stage["stage_id"] == last:
             break

@@ -146,7 +146,7 @@ def _prompt_errors(config: RunConfig) -> Iterator[FieldError]:
     if not uses_prompts(config):
         return
     rows, stages = prompt_rows(config), config.stages.values()
-    if stages and not any("prompt" in stage.__struct_fields__ for stage in stages):
+    if stages and not any(stage.inherits("prompt") for stage in stages):
         reason = f"has no effect: {' and '.join(config.stages)} takes no prompt"
         yield field_error("prompts" if config.prompts else "dynamic_prompts", reason)
     if config.prompts is None and config.prompt is None:

@@ -87,10 +87,10 @@ def for_image(stage: StageExecution, image_index: int, opened: RunOpened) -> Sta
     """A planned stage with the prompts of an image, where it has none of its own."""
     if not isinstance(opened.prompts, tuple):
         return stage
-    prompts = msgspec.structs.asdict(opened.prompts[image_index])
-    own = msgspec.structs.asdict(stage.config)
-    taken = {name: prompts[name] for name in prompts if own.get(name, "") is None}
-    return msgspec.structs.replace(stage, config=msgspec.structs.replace(stage.config, **taken))
+    config, prompts = stage.config, msgspec.structs.asdict(opened.prompts[image_index])
+    open_keys = [key for key in prompts if config.inherits(key) and getattr(config, key) is None]
+    taken = {key: prompts[key] for key in open_keys}
+    return msgspec.structs.replace(stage, config=msgspec.structs.replace(config, **taken))
 
 
 def input_records(

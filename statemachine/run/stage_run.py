@@ -270,8 +270,7 @@ class StageRun:
         """A stage that takes no seed keeps the seed that made its source."""
         record, source_id = input_of(self.journal.opened, image_index), self.stage.input_source
         seed = request.seed + image_index - request.image_index
-        fields = self.stage.config.__struct_fields__
-        takes_seed = self._plan.prompts == PER_IMAGE and "seed" in fields
+        takes_seed = self._plan.prompts == PER_IMAGE and self.stage.config.inherits("seed")
         if self.stage.config.seed is None and not takes_seed:
             if source_id == "file":
                 seed = record.seed if record and record.seed is not None else seed

@@ -58,8 +58,11 @@ class WildcardFolder:
         assert self._folder is not None
         shown = self._shown(name)
         path = self._folder / f"{name}.txt"
-        if not path.is_file():
-            raise ValueError(f"is missing: there is no file {shown}")
+        try:
+            if not path.is_file():
+                raise ValueError(f"is missing: there is no file {shown}")
+        except OSError as error:
+            raise ValueError(f"is no name of a file: {error.strerror}") from error
         try:
             file = read_text_file(path)
         except ValueError as error:
