@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from stagewright.adapters import PillowInputReader
 from stagewright.events import ImagePrompt, RunOpened, fold, iterate
+from stagewright.events.codec import json_values
 from stagewright.statemachine import InvalidStagePlanError, build_stage_execution_plan
+from stagewright.statemachine.config.document import check_config, parse_document
 from stagewright.statemachine.config.inputs import load_config, resolve_config
+from stagewright.statemachine.config.prompts import draw_prompts
 from stagewright.statemachine.errors import ConfigurationError
 from stagewright.statemachine.plan.plan import StageExecutionPlan
 from stagewright.statemachine.run.requests import request_breaks, request_spans, span_of
 
 from .resuming import asked, controller, cut_before, files, made, painter, resumed
-from .support import document, png
+from .support import document, png, run_opened
 
 READER = PillowInputReader()
 
@@ -106,6 +113,35 @@ def test_a_batch_ends_at_another_prompt_and_at_a_gap_in_the_seeds(
     plan, breaks = StageExecutionPlan.from_document(first.plan), request_breaks(first)
     for span in request_spans(plan.stages[0], plan, breaks):
         assert all(span_of(plan.stages[0], index, plan, breaks) == span for index in span)
+
+
+@given(
+    listed=st.lists(st.tuples(st.sampled_from("ab"), st.none() | st.integers(0, 3)), min_size=1),
+    images=st.integers(1, 3),
+    batch=st.integers(1, 4),
+)
+def test_requests_are_as_large_as_they_may_be(
+    listed: list[tuple[str, int | None]], images: int, batch: int
+) -> None:
+    """They cover each image once, and end only at a full batch, another prompt, a gap, the end."""
+    config = rows(*({"prompt": one, "seed": seed} for one, seed in listed), images=images)
+    config["txt2img"]["batch_size"] = batch
+    ready = draw_prompts(check_config(parse_document(config)))
+    plan, drawn = build_stage_execution_plan(ready), ready.drawn_prompts
+    assert drawn is not None
+    first = msgspec.structs.replace(
+        run_opened("run"), plan=json_values(plan), seeds=drawn.seeds, prompts=drawn.prompts
+    )
+    keys = list(zip(drawn.prompts, drawn.seeds, strict=True))
+    goes_on = [
+        one[0] == other[0] and one[1] + 1 == other[1] for one, other in itertools.pairwise(keys)
+    ]
+    spans = list(request_spans(plan.stages[0], plan, request_breaks(first)))
+    assert [index for span in spans for index in span] == list(range(plan.total_images))
+    for span in spans:
+        assert all(goes_on[index] for index in span[:-1])
+        is_full = len(span) == batch
+        assert is_full or span.stop == plan.total_images or not goes_on[span[-1]]
 
 
 def test_a_row_s_seed_of_minus_one_is_drawn_once(tmp_path: Path) -> None:
