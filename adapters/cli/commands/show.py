@@ -10,6 +10,7 @@ import click
 
 from ....events.errors import RunNotFoundError
 from ....events.folds import replay
+from ....events.model import RunOpened
 from ....events.origins import input_name
 from ...projections.foreign_images import ForeignImage, tool_name
 from ...projections.provenance import (
@@ -30,7 +31,7 @@ from ..output import (
 )
 from ..run_lookup import find_image, find_run
 from ..styles import Mark, file_mark
-from .replay import show_result
+from .replay import show_prompts, show_result
 
 _PROMPTS = ("prompt", "negative_prompt")
 
@@ -60,6 +61,9 @@ def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa:
     else:
         show_result(result, folder)
         _show_stages(settings_of_stages(result.plan))
+        opened = result.events[0] if result.events else None
+        if isinstance(opened, RunOpened) and isinstance(opened.prompts, tuple):
+            show_prompts(opened.prompts)
 
 
 def _show_file(image: Path, runs: Path, *, as_json: bool) -> None:
