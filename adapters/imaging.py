@@ -24,6 +24,7 @@ from PIL import ExifTags, Image, ImageChops, JpegImagePlugin, UnidentifiedImageE
 
 from ..events.errors import StagewrightError
 from ..events.log.storage import open_regular
+from ..statemachine.errors import ConfigurationError
 from ..statemachine.files.png import PngError, chunks, is_png
 from ..statemachine.stages.sizes import size_refusal
 
@@ -149,6 +150,8 @@ def open_image(
         except UnidentifiedImageError as error:
             # The message of Pillow names an object in memory.
             raise ImageError(_not_one_of(formats)) from error
+        except ConfigurationError:  # a wrong limit of pixels, which is a ValueError
+            raise
         except _DECODING_ERRORS as error:
             raise ImageError(f"{_not_one_of(formats)} ({error})") from error
 

@@ -137,6 +137,6 @@ def test_every_command_takes_runs(tmp_path: Path) -> None:
     assert stagewright("schema", "--runs", "x", folder=tmp_path).returncode == 0
     done = stagewright(folder=tmp_path)
     assert done.returncode == 2
-    assert "Commands:" in done.stdout
+    assert "Make images:" in done.stdout
     for command in ("run", "plan", "cancel", "replay", "verify", "list", "show", "schema"):
         assert "--runs" in stagewright(command, "--help", folder=tmp_path).stdout

@@ -51,14 +51,15 @@ EXPECTED: dict[str, tuple[str, dict[str, Any]]] = {
     "forge": ("Forge f2.0.1v1.10.1-previous-664-gd557aef9", {
         "prompt": "a lighthouse", "seed": 7,
         "txt2img": {"model": "flux1-dev-bnb-nf4-v2", "sampler": "Euler", "scheduler": "Simple",
-                    "steps": 20, "cfg_scale": 1, "width": 896, "height": 1152},
+                    "steps": 20, "cfg_scale": 1, "width": 896, "height": 1152,
+                    "distilled_cfg_scale": 3.5, "modules": ["ae", "t5xxl_fp16"]},
     }),
     "comfyui": ("ComfyUI", GALAXY),
     "comfyui-webp": ("ComfyUI", GALAXY),
     "flux": ("ComfyUI", {
         "prompt": "a cute anime girl", "seed": 219670278747233,
         "txt2img": {"model": "flux1-dev.safetensors", "sampler": "Euler", "scheduler": "Simple",
-                    "steps": 22, "width": 1024, "height": 1024},
+                    "steps": 22, "width": 1024, "height": 1024, "distilled_cfg_scale": 3.5},
     }),
     "invokeai": ("InvokeAI 5.6.0", {
         "prompt": "a castle", "negative_prompt": "fog", "seed": 3371852042,

@@ -240,12 +240,16 @@ def peak_of_rebuild(runs: Path, log: Path, count: int) -> int:
         (runs / f"{number}").mkdir(parents=True, exist_ok=True)
         shutil.copy(log, runs / f"{number}")
     writer = LearningRecordWriter(runs)
+    # What other tests have left would delay the collection of garbage.
+    gc.collect()
+    gc.freeze()
     tracemalloc.start()
     try:
         assert writer.rebuild().records == count
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+        gc.unfreeze()
 
 
 def test_memory_does_not_grow_with_the_records(tmp_path: Path) -> None:

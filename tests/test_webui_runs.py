@@ -126,7 +126,7 @@ def run(folder: Path, config: Path, *arguments: str, status: int = 0) -> Path:
     """The folder of a run that ends with this exit status."""
     done = stagewright("run", config, *arguments, folder=folder)
     assert done.returncode == status, done.stderr
-    assert (done.stderr == "") is (status == 0)
+    assert ("stagewright: " in done.stderr) is (status != 0), done.stderr
     (found,) = folder.glob("runs/*/")
     return found
 

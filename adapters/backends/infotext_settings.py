@@ -10,6 +10,7 @@ from ...statemachine.stages import stage_types
 
 MAX_PASSES = 16
 _PAIR = re.compile(r'([\w][\w \-/]{0,80}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+_MODULE = re.compile(r"Module \d+")
 _TAG = re.compile(r"<[^>]{0,200}>")
 _MAX_TEXT = 64 * 1024
 _ORDINALS = ("", " 2nd", " 3rd", *(f" {number}th" for number in range(4, MAX_PASSES + 1)))
@@ -119,6 +120,10 @@ def settings_used(stage_type: str, info: Mapping[str, Any]) -> dict[str, Any]:
         found = next((reported[name] for name in names if reported.get(name) is not None), None)
         if found is not None:
             used[key] = found
+    modules = [value for name, value in reported.items() if _MODULE.fullmatch(name)]
+    kind = stage_types().get(stage_type)
+    if modules and kind is not None and "modules" in kind.__struct_fields__:
+        used["modules"] = modules
     return used
 
 

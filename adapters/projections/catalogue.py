@@ -267,6 +267,7 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
     plan = fold.plan
     stage_ids = fold.planned_stage_ids()
     finished = [len(fold.stages[one].finished) if one in fold.stages else 0 for one in stage_ids]
+    can_resume = can_go_on(fold.state, fold.error, fold.missing(), sealed=fold.sealed)
     unfinished = len(stage_ids) * len(fold.seeds) - sum(finished)
     return CatalogueEntry(
         run_id=fold.run_id or folder.name,
@@ -284,7 +285,7 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
         models=tuple(sorted(set(_models(recorded_stages(plan))))),
         resumes=fold.resumes,
         group_id=opened.group_id if opened else None,
-        resumable=state != CORRUPT and can_go_on(fold.state, fold.error, sealed=fold.sealed),
+        resumable=state != CORRUPT and can_resume,
         needs_force=unfinished > 0 and is_fruitless(fold.epochs_without_progress),
         cancelled=fold.cancel_requested and fold.state != RunState.COMPLETED,
     )

@@ -17,13 +17,15 @@ from .image_texts import ImageMetadataError, texts_of
 _MAX_NODES = 2_000
 """The nodes of a graph that are searched; the largest published workflows have some hundred."""
 _MAX_VALUE = 64 * 1024
+_MOST_NAMES = 20
 _SIZE = re.compile(r"\D*(\d{1,5})\D+(\d{1,5})\D*")
 _FROM_IMAGE = re.compile(r"img2img|inpaint|outpaint")
 _SETTINGS = re.compile(r"(Steps: \d|Postprocess upscale)")
 """How the line of settings begins in an infotext."""
 _UNDERSTOOD = re.compile(
     r"(ADetailer|Hires|Refiner|Postprocess) .*|(Steps|Sampler|Schedule type|CFG scale|Seed|Size"
-    r"|Model|VAE|Version|App|Refiner|Denoising strength|Clip skip|Tiling)\Z"
+    r"|Model|VAE|Module \d+|Distilled CFG Scale|Shift|Variation seed|Variation seed strength|Eta"
+    r"|Version|App|Refiner|Denoising strength|Clip skip|Tiling)\Z"
 )
 """The names in an infotext that a configuration has keys for."""
 _K_SAMPLERS = {
@@ -123,9 +125,19 @@ def _result(name: str, found: _Found, *, is_detailed: bool) -> ForeignImage:
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers, booleans and text, each within bounds."""
+    """Numbers, booleans, text and lists of names, each within bounds."""
     values = ((str(key)[:200], _number(value)) for key, value in settings.items())
-    return {key: value for key, value in values if isinstance(value, str | int | float)}
+    return {
+        key: value[:_MOST_NAMES] if isinstance(value, list) else value
+        for key, value in values
+        if isinstance(value, str | int | float) or _is_names(value)
+    }
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, str) and len(one) <= _MAX_VALUE for one in value
+    )
 
 
 def _number(value: Any) -> Any:

@@ -27,11 +27,6 @@ class Product(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shifted: tuple[str, ...] = ()
     needs_hires_modules: bool = False
 
-    @property
-    def has_modules(self) -> bool:
-        """Whether VAEs and text encoders are one list of modules."""
-        return "forge_additional_modules" in self.options
-
 
 PRODUCTS: Mapping[str, Product] = msgspec.json.decode(
     Path(__file__).with_name("products.json").read_bytes(), type=dict[str, Product]

@@ -163,7 +163,7 @@ def inspect_image(path: Path, inputs: InputReader, *, key: str = "input_image") 
         width=facts.width,
         height=facts.height,
         sha256=sha256(data).hexdigest(),
-        seed=recorded_seed(data),
+        seed=recorded_seed(data, path.name),
     )
 
 

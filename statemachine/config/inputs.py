@@ -15,7 +15,7 @@ from ...events.folds import replay
 from ...events.result import FinishedImage, PipelineRunResult
 from ..errors import InputImageError
 from ..files.recorded_files import check_file
-from ..files.run_folder import find_run, split_image_number
+from ..files.run_folder import find_run, split_image_number, why_no_image
 from ..ports import InputReader
 from .document import apply_overrides, parse_document
 from .input_files import (
@@ -264,9 +264,5 @@ def _final_images(
         return final
     chosen = [image for image in final if image.image_index == number - 1]
     if not chosen:
-        total = len(result.seeds)
-        why = f"has {total}" if not 1 <= number <= total else "has not finished that one"
-        raise InputImageError(
-            f"{shown}: image {number} is not there: run {result.run_id} {why}", key=_KEY
-        )
+        raise InputImageError(f"{shown}: {why_no_image(result, number)}", key=_KEY)
     return chosen

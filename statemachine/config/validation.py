@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, datetime, time
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
@@ -149,6 +149,8 @@ class _Checker:
         part_hint = _part_of(_base_of(hint)[0])
         if not isinstance(value, list | tuple):
             return self._replace(value, "a list", key, hint, [{}] if is_table(part_hint) else [])
+        if _base_of(part_hint)[0] is str:
+            value = [part for part in value if part != ""]
         if not value and any(getattr(mark, "min_length", None) for mark in _marks(hint)):
             self._errors.append(field_error(key, "must have an entry, or be left out"))
             return None
@@ -195,14 +197,19 @@ class _Checker:
 
 def find_nearest(name: object, known: Iterable[str]) -> str | None:
     """The known name that ``name`` is spelt like, or shares a word with; None if none is near."""
-    names = list(known)
-    if near := get_close_matches(str(name), names, n=1):
-        return near[0]
+    names, text = list(known), str(name)
+    if near := get_close_matches(text, names):
+        # Swapped letters are likelier than missing ones: modle is model, not modules.
+        return max(near, key=lambda one: _likeness(text, one))
     words = {word: one for one in reversed(names) for word in one.split("_")}
     for word in str(name).split("_"):
         if near := get_close_matches(word, words, n=1, cutoff=0.75):
             return words[near[0]]
     return None
+
+
+def _likeness(one: str, other: str) -> float:
+    return SequenceMatcher(None, one, other).ratio() - abs(len(one) - len(other)) / 50
 
 
 def _reason(value: Any, hint: Any) -> str:

@@ -22,6 +22,7 @@ from ...events.model import (
     RunState,
     StageEvent,
 )
+from ...events.origins import input_name
 from ..config.schema import RunTables
 from ..errors import ResumeRefusedError
 from ..files.recorded_files import (
@@ -36,7 +37,7 @@ from ..files.run_folder import RunFolder
 from ..plan.plan import StageExecutionPlan
 from ..run.image_status import ImageStatus
 from ..run.requests import input_records, script_image_records, span_of
-from ..states import is_fruitless
+from ..states import can_go_on, is_fruitless
 from .recorded_plan import recorded_plan, recorded_settings
 
 _MISPLACED = WrongFile(FileState.ALTERED, "its record names no place for an image of its stage")
@@ -106,6 +107,13 @@ class RunInspection(msgspec.Struct, frozen=True, kw_only=True):
         if self.plan.conflicts:
             which = "; ".join(map(str, self.plan.conflicts))
             yield ResumeRefusedError(f"{name}: its configuration contradicts itself: {which}")
+        elif self._lacks_only_refused():
+            inputs = self.fold.opened.inputs if self.fold.opened else ()
+            refused = [input_name(one) for one in inputs if one.refusal]
+            yield ResumeRefusedError(
+                f"{name}: only images of inputs that cannot be used are missing; repair these "
+                f"files, then run the configuration again: {', '.join(refused)}"
+            )
         for file, wrong in self._lost_inputs():
             yield ImageAlteredError(
                 f"{self.folder.locate(file.path)}: {wrong}; images that are still to be made need "
@@ -122,6 +130,13 @@ class RunInspection(msgspec.Struct, frozen=True, kw_only=True):
                 f"{name}: {epochs} epochs in a row sent requests and finished no image"
                 f"{self._last_failure()}; --force tries again"
             )
+
+    def _lacks_only_refused(self) -> bool:
+        """Whether the run has ended, and no image that is to be made can be."""
+        fold, missing = self.fold, self.fold.missing()
+        is_damaged = any(file.stage_id for file, _ in self.damaged)
+        has_more = not fold.sealed or can_go_on(fold.state, fold.error, missing, sealed=True)
+        return not is_damaged and not has_more
 
     def _lost_inputs(self) -> list[DamagedFile]:
         """The damaged inputs and masks that images which are to be made need."""

@@ -9,8 +9,8 @@ from .registry import load_stages as load_stages
 from .registry import read_config as read_config
 from .registry import register_stage as register_stage
 from .registry import stage_types as stage_types
+from .sampling import RefinerConfig as RefinerConfig
 from .stage import StageConfig as StageConfig
 from .txt2img import HiresConfig as HiresConfig
-from .txt2img import RefinerConfig as RefinerConfig
 from .txt2img import Txt2ImgConfig as Txt2ImgConfig
 from .upscale import UpscaleConfig as UpscaleConfig

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import msgspec
 
 from ..errors import FieldError, field_error
-from .constraints import ClipSkip, Fraction, NonNegative, Pixels, Seed, Size, Steps
-from .sampling import EXCLUSIVE, INHERITED, sampling_errors, sampling_warnings
+from .constraints import ClipSkip, Fraction, NonNegative, Pixels, Size, Steps
+from .sampling import EXCLUSIVE, INHERITED, SampledConfig
 from .sizes import Dimensions
-from .stage import StageConfig
 
 
 class AdetailerPass(
@@ -60,7 +59,7 @@ class AdetailerPass(
     controlnet_guidance_end: Fraction | None = None
 
 
-class AdetailerConfig(StageConfig, frozen=True, kw_only=True):
+class AdetailerConfig(SampledConfig, frozen=True, kw_only=True):
     """``[adetailer]``: its passes, and in a plan the settings that they inpaint with."""
 
     stage_type = "adetailer"
@@ -70,21 +69,6 @@ class AdetailerConfig(StageConfig, frozen=True, kw_only=True):
     plan_only = (*INHERITED, "steps")
 
     passes: tuple[AdetailerPass, ...] = ()
-    prompt: str | None = None
-    negative_prompt: str | None = None
-    seed: Seed | None = None
-    model: str | None = None
-    vae: str | None = None
-    modules: tuple[str, ...] | None = None
-    clip_skip: ClipSkip | None = None
-    sampler: str | None = None
-    scheduler: str | None = None
-    steps: Steps | None = None
-    cfg_scale: NonNegative | None = None
-    distilled_cfg_scale: NonNegative | None = None
-    shift: NonNegative | None = None
-    override_settings: Mapping[str, Any] | None = None
-    alwayson_scripts: Mapping[str, Any] | None = None
 
     def resolve(self, inherited: Mapping[str, Any], model_size: Dimensions | None) -> Self:
         """Passes without a size of their own work at the size that the model was made for."""
@@ -100,13 +84,9 @@ class AdetailerConfig(StageConfig, frozen=True, kw_only=True):
 
     def find_errors(self) -> Iterator[FieldError]:
         yield from super().find_errors()
-        yield from sampling_errors(self)
         if any(script.casefold() == self.stage_type for script in self.alwayson_scripts or ()):
             reason = "has ADetailer: set adetailer.passes instead"
             yield field_error("adetailer.alwayson_scripts", reason)
-
-    def warnings(self, given: Self) -> Iterable[str]:
-        return sampling_warnings(self, given)
 
     def sampling_passes(self) -> tuple[int, ...]:
         return tuple(one.steps or self.steps or 0 for one in self.passes)

@@ -2,45 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
 
 import msgspec
 
 from ..errors import FieldError
-from .constraints import (
-    ClipSkip,
-    Count,
-    Factor,
-    Fraction,
-    InnerFraction,
-    NonNegative,
-    Seed,
-    Size,
-    Steps,
-)
-from .sampling import (
-    EXCLUSIVE,
-    batch_size_of,
-    sampling_errors,
-    sampling_warnings,
-)
+from .constraints import Factor, Fraction, NonNegative, Size, Steps
+from .sampling import GeneratingConfig
 from .sizes import Dimensions, NextSize, floored
-from .stage import StageConfig, Table, size_errors
-
-
-class RefinerConfig(Table, frozen=True, kw_only=True, rename={"acts_in": "pass"}):
-    """A second model that takes over at ``switch_at`` of the sampling steps.
-
-    ``acts_in``, which users write as ``pass``, says in which pass it acts where there is a
-    hires pass; None, in a plan of an older release, leaves that to the server.
-    """
-
-    required = ("model", "switch_at")
-
-    model: str | None = None
-    switch_at: InnerFraction | None = None
-    acts_in: Literal["first", "second", "both"] | None = None
+from .stage import Table, size_errors
 
 
 class HiresConfig(Table, frozen=True, kw_only=True):
@@ -83,45 +54,21 @@ class HiresConfig(Table, frozen=True, kw_only=True):
         return NextSize(size)
 
 
-class Txt2ImgConfig(StageConfig, frozen=True, kw_only=True):
+class Txt2ImgConfig(GeneratingConfig, frozen=True, kw_only=True):
     """``[txt2img]``."""
 
     stage_type = "txt2img"
     recorded = ("model", "refiner", "hires")
     takes_prompt = True
-    generates = True
     required = ("prompt", "model", "sampler", "steps", "cfg_scale", "width", "height")
-    exclusive = EXCLUSIVE
     plan_only = ("prompt", "negative_prompt", "seed")
     pass_names = ("first pass", "hires pass")
 
-    model: str | None = None
-    vae: str | None = None
-    modules: tuple[str, ...] | None = None
-    clip_skip: ClipSkip | None = None
-    sampler: str | None = None
-    scheduler: str | None = None
-    steps: Steps | None = None
-    cfg_scale: NonNegative | None = None
-    distilled_cfg_scale: NonNegative | None = None
-    shift: NonNegative | None = None
-    eta: NonNegative | None = None
-    s_noise: NonNegative | None = None
     width: Size | None = None
     height: Size | None = None
-    batch_size: Count | None = None
     tiling: bool | None = None
     restore_faces: bool | None = None
-    styles: tuple[str, ...] | None = None
-    refiner: RefinerConfig | None = None
     hires: HiresConfig | None = None
-    prompt: str | None = None
-    negative_prompt: str | None = None
-    seed: Seed | None = None
-    subseed: Seed | None = None
-    subseed_strength: Fraction | None = None
-    override_settings: Mapping[str, Any] | None = None
-    alwayson_scripts: Mapping[str, Any] | None = None
 
     def resolve(self, inherited: Mapping[str, Any], model_size: Dimensions | None) -> Self:
         """A second pass that names no model uses the refiner's.
@@ -129,8 +76,6 @@ class Txt2ImgConfig(StageConfig, frozen=True, kw_only=True):
         Beside it, the refiner acts in the first pass unless the table says otherwise.
         """
         config = super().resolve(inherited, model_size)
-        batch_size = batch_size_of(config.batch_size, config.subseed_strength)
-        config = msgspec.structs.replace(config, batch_size=batch_size)
         hires, refiner = config.hires, config.refiner
         if hires is None:
             return config
@@ -143,12 +88,8 @@ class Txt2ImgConfig(StageConfig, frozen=True, kw_only=True):
 
     def find_errors(self) -> Iterator[FieldError]:
         yield from super().find_errors()
-        yield from sampling_errors(self)
         if self.hires is not None:
             yield from size_errors(self.hires, "txt2img.hires", "scale", "resize_x", "resize_y")
-
-    def warnings(self, given: Self) -> Iterable[str]:
-        return sampling_warnings(self, given)
 
     def sampling_passes(self) -> tuple[int, ...]:
         own, hires = self.steps or 0, self.hires

@@ -46,7 +46,7 @@ SYSINFO_TIMEOUT_S = 5.0
 
 _POSTED = (TXT2IMG, IMG2IMG, EXTRA_SINGLE_IMAGE, INTERRUPT, INTERNAL_PROGRESS)
 _NO_WEBUI = (
-    "no route of the API answers; is it a WebUI that was started with --api, and is it ready?"
+    "no route answers like that of a WebUI; is it one, was it started with --api, and is it ready?"
 )
 _LONGEST_VERSION = 80
 LOADED = tuple(KINDS[kind].plural for kind in (NameKind.CHECKPOINT, NameKind.VAE, NameKind.MODULE))
@@ -62,11 +62,9 @@ def preflight(client: HttpClient, plan: StageExecutionPlan) -> ServerFeatures:
     """
     with _out_of_reach_refused():
         inspection = _Inspection(client)
-        if not inspection.is_started():
-            raise PreflightError(inspection.refusal or f"{client.address.url}: {_NO_WEBUI}")
-        report = inspection.of_plan(plan)
         if not inspection.is_webui():
-            raise PreflightError(inspection.refusal or f"{client.address.url}: {_NO_WEBUI}")
+            raise PreflightError(inspection.refusal)
+        report = inspection.of_plan(plan)
     if report.complaints:
         key = report.missing[0].key if report.missing else None
         raise PreflightError(f"{report.url}: {'; '.join(report.complaints)}", key=key)
@@ -84,10 +82,9 @@ def inspect_server(client: HttpClient, plan: StageExecutionPlan | None) -> Serve
         inspection.ask_for_version()
         report = inspection.of_everything() if plan is None else inspection.of_plan(plan)
         routes = tuple(inspection.routes())
-    problems = report.problems
-    if not any(route.there for route in routes):
-        problems = (*problems, inspection.refusal or _NO_WEBUI)
-    return msgspec.structs.replace(report, routes=routes, problems=problems)
+    if not inspection.is_webui():
+        report = msgspec.structs.replace(report, checks=(), problems=(inspection.refusal,))
+    return msgspec.structs.replace(report, routes=routes)
 
 
 @contextmanager
@@ -173,18 +170,15 @@ class _Inspection:
             notes=self._lists.notes,
         )
 
-    def is_started(self) -> bool:
-        """Whether the server has its routes; those of a WebUI that is starting are missing."""
-        return bool(self.features.routes) or self.is_webui()
-
     def is_webui(self) -> bool:
         """Whether any queried route, or at least the progress route, answers like a WebUI."""
-        return self._lists.any_answered or self._lists.has(PROGRESS) is True
+        self._lists.answer(PROGRESS, noted=False)
+        return self._lists.any_answered
 
     @property
     def refusal(self) -> str:
-        """Why nothing answers like a WebUI; "" where nothing says so."""
-        return self._lists.refusal
+        """Why nothing answers like a WebUI."""
+        return self._lists.refusal or f"{self._client.address.url}: {_NO_WEBUI}"
 
     def stems(self) -> Mapping[str, str]:
         """The stems of the server's checkpoints, by each of their names."""

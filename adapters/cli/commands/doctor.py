@@ -139,7 +139,8 @@ def _show_list(report: ServerReport, listed: str, *, as_json: bool) -> int:
     """The names of a list, one a line, with a mark at those that the server has loaded."""
     key = _LISTS[listed]
     names, loaded = report.names.get(key), report.loaded.get(key, ())
-    is_offered = names is not None and report.offers.get(key, 0) is not None
+    is_useless = bool(report.problems) and not any(report.names.values())
+    is_offered = not is_useless and names is not None and report.offers.get(key, 0) is not None
     if as_json:
         shown = names if is_offered else None
         print_json({"server": report.url, "list": listed, "names": shown, "loaded": loaded})
@@ -147,10 +148,8 @@ def _show_list(report: ServerReport, listed: str, *, as_json: bool) -> int:
         print_line(f"{name}  (loaded)" if name in loaded else name)
     if is_offered:
         return _EXIT_READY
-    why = f"{report.url}: the server does not list its {listed}"
-    if report.problems and not any(report.names.values()):
-        why = report.problems[-1]
-    return print_error(why, _EXIT_NOT_READY)
+    lacks_list = f"{report.url}: the server does not list its {listed}"
+    return print_error(report.problems[-1] if is_useless else lacks_list, _EXIT_NOT_READY)
 
 
 def _unreachable(url: str, error: PreflightError) -> dict[str, Any]:

@@ -93,7 +93,8 @@ def show_result(
         print_line(f"  error: {result.error.kind}: {result.error.message}")
     for line in _places(result, folder):
         print_line(line)
-    if whole and not held and can_go_on(result.state, result.error, sealed=True):
+    can_resume = can_go_on(result.state, result.error, result.missing, sealed=True)
+    if whole and not held and can_resume:
         print_line(f"to continue: {resume_line(folder)}")
 
 

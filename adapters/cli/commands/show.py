@@ -65,24 +65,26 @@ def _show_file(image: Path, runs: Path, *, as_json: bool) -> None:
     found: ImageProvenance | ForeignImage | None
     try:
         found = provenance_of(image, runs)
-    except RunNotFoundError:
+    except RunNotFoundError as error:
         found = foreign_image(image)
         if found is None:
             raise
+        why = str(error).removeprefix(f"{image}: ")
     if as_json:
         print_json(found)
     elif isinstance(found, ImageProvenance):
         _show_image(found)
     else:
-        _show_foreign(found, runs)
+        _show_foreign(found, why)
 
 
-def _show_foreign(found: ForeignImage, runs: Path) -> None:
+def _show_foreign(found: ForeignImage, why: str) -> None:
+    """``why`` no log tells of the image."""
     rows: list[tuple[str, Any]] = [
         ("image", found.image),
         ("made by", tool_name(found)),
         *([("run", found.run_id)] if found.run_id else []),
-        ("recorded", f"by no log in {runs}; this is what its metadata says"),
+        ("recorded", f"{why}; what follows is from its metadata"),
         ("prompt", found.prompt),
         ("negative prompt", found.negative_prompt),
         ("seed", "not known" if found.seed is None else found.seed),

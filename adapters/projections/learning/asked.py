@@ -35,13 +35,20 @@ class AskedSettings(msgspec.Struct, frozen=True, kw_only=True):
     prompt: str | None = None
     negative_prompt: str | None = None
     seed: int | None = None
+    subseed: int | None = None
+    subseed_strength: float | None = None
     model: str | None = None
     vae: str | None = None
+    modules: tuple[str, ...] = ()
     clip_skip: int | None = None
     sampler: str | None = None
     scheduler: str | None = None
     steps: int | None = None
     cfg_scale: float | None = None
+    distilled_cfg_scale: float | None = None
+    shift: float | None = None
+    eta: float | None = None
+    s_noise: float | None = None
     width: int | None = None
     height: int | None = None
     batch_size: int | None = None
@@ -53,6 +60,11 @@ class AskedSettings(msgspec.Struct, frozen=True, kw_only=True):
     denoise: float | None = None
     resize_mode: int | None = None
     mask: str | None = None
+    mask_content: str | None = None
+    mask_area: str | None = None
+    mask_padding: int | None = None
+    mask_blur: int | None = None
+    mask_invert: bool | None = None
     upscaler: str | None = None
     factor: float | None = None
     crop: bool | None = None
@@ -63,6 +75,8 @@ class AskedSettings(msgspec.Struct, frozen=True, kw_only=True):
     codeformer_weight: float | None = None
     upscale_first: bool | None = None
     passes: tuple[AskedPass, ...] = ()
+    override_settings: Mapping[str, Any] | None = None
+    alwayson_scripts: Mapping[str, Any] | None = None
 
 
 _TYPES: Mapping[str, Any] = {
