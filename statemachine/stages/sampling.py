@@ -71,9 +71,7 @@ class SampledConfig(StageConfig, frozen=True, kw_only=True):
         for script, given in (self.alwayson_scripts or {}).items():
             arguments = given.get("args", []) if isinstance(given, Mapping) else None
             if not isinstance(arguments, list | tuple) or given.keys() - {"args"}:
-                reason = (
-                    "is ignored by servers: a script takes a table with one list, args"
-                )
+                reason = "is ignored by servers: a script takes a table with one list, args"
                 yield field_error(f"{name}.alwayson_scripts.{script}", reason)
         for option in self.override_settings or ():
             if (key := _KEYS_OF_OPTIONS.get(option)) is not None:
