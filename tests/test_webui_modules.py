@@ -126,7 +126,8 @@ def test_a_run_does_not_take_the_modules_of_another_run_for_the_servers(tmp_path
         server.on(1, faults.server_error("RuntimeError", "the GPU fell off"))
         other = small("txt2img", images=2, server={"backoff_s": 60.0})
         other["txt2img"]["modules"] = ["vae.safetensors"]
-        handle = open_controller(tmp_path, server.url).start(other)
+        controller = open_controller(tmp_path, server.url)
+        handle = controller.start(other)
         server.until(lambda: len(server.generating()) == 2 and not server.queue.line)
         assert server.painter.options[MODULES]
         left = server.painter.options[MODULES]
@@ -135,6 +136,6 @@ def test_a_run_does_not_take_the_modules_of_another_run_for_the_servers(tmp_path
             plain = open_controller(tmp_path, server.url).start(small("txt2img", images=1))
             assert plain.wait(30).state is RunState.COMPLETED
             assert server.generating()[-1].body["override_settings"][MODULES] == []
-        handle.cancel()
+        controller.cancel(handle.run_id)
         assert handle.wait(30).state is RunState.CANCELLED
         assert server.painter.options[MODULES] == []
