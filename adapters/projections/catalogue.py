@@ -268,7 +268,8 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
     plan = fold.plan
     stage_ids = fold.planned_stage_ids()
     finished = [len(fold.stages[one].finished) if one in fold.stages else 0 for one in stage_ids]
-    can_resume = can_go_on(fold.state, fold.error, fold.missing(), sealed=fold.sealed)
+    missing = fold.missing() if fold.error else ()
+    can_resume = can_go_on(fold.state, fold.error, missing, sealed=fold.sealed)
     unfinished = len(stage_ids) * len(fold.seeds) - sum(finished)
     return CatalogueEntry(
         run_id=fold.run_id or folder.name,

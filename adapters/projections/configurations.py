@@ -16,7 +16,7 @@ from ...events.model import RunOpened
 from ...events.origins import input_name, input_of, prompt_of
 from ...statemachine.config.document import parse_document
 from ...statemachine.config.script_images import map_strings
-from ...statemachine.errors import ConfigurationError
+from ...statemachine.errors import ConfigurationError, show_value
 from ...statemachine.stages import stage_types
 from ..text import one_line
 from .foreign_images import ForeignImage, tool_name
@@ -188,7 +188,7 @@ def _backend_notes(opened: RunOpened) -> Iterator[str]:
     yield f"It was made by {' '.join(part for part in named if part)}."
     options = backend.options if isinstance(backend.options, Mapping) else {}
     for name, value in options.items():
-        yield f"option of the server: {name} = {value}"
+        yield f"option of the server: {name} = {show_value(value)}"
 
 
 def _put(document: Document, key: str, value: Any) -> None:
@@ -214,7 +214,7 @@ def _drop_refused(document: Document) -> Iterator[str]:
             if value is None:
                 yield f"not valid as it is: {error}"
                 return
-            yield f"{error.key} = {value}: not a value that a configuration can have"
+            yield f"{error.key} = {show_value(value)}: not a value that a configuration can have"
         else:
             return
 

@@ -23,6 +23,7 @@ from .input_files import (
     inspect_images,
     inspect_or_refuse,
     list_images,
+    list_refusals,
     raise_refusals,
     refused_image,
 )
@@ -133,12 +134,11 @@ def _with_ca_bundle(config: RunConfig, folder: Path) -> RunConfig:
 
 def _refused(images: Sequence[InputImage]) -> str:
     """A note on the inputs that cannot be used, if any."""
-    refused = [f"{one.file_name}: {one.refusal}" for one in images if one.refusal]
+    refused = list_refusals(images)
     more = [f"and {len(refused) - _SHOWN} more"] if len(refused) > _SHOWN else []
-    words = (
-        f"{len(refused)} of {len(images)} inputs cannot be used, so their images will be missing"
-    )
-    return f"{words}: {'; '.join([*refused[:_SHOWN], *more])}" if refused else ""
+    shown = "; ".join([*refused[:_SHOWN], *more])
+    note = f"{len(refused)} of {len(images)} inputs cannot be used, so their images will be missing"
+    return f"{note}: {shown}" if refused else ""
 
 
 def _keeps_refused(config: RunConfig) -> bool:

@@ -133,10 +133,10 @@ class RunInspection(msgspec.Struct, frozen=True, kw_only=True):
 
     def _lacks_only_refused(self) -> bool:
         """Whether the run has ended, and no image that is to be made can be."""
-        fold, missing = self.fold, self.fold.missing()
-        is_damaged = any(file.stage_id for file, _ in self.damaged)
-        has_more = not fold.sealed or can_go_on(fold.state, fold.error, missing, sealed=True)
-        return not is_damaged and not has_more
+        fold = self.fold
+        if not fold.sealed or fold.error is None or any(file.stage_id for file, _ in self.damaged):
+            return False
+        return not can_go_on(fold.state, fold.error, fold.missing(), sealed=True)
 
     def _lost_inputs(self) -> list[DamagedFile]:
         """The damaged inputs and masks that images which are to be made need."""

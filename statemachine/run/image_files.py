@@ -208,7 +208,8 @@ def _identify(reader: InputReader, data: bytes, request: GenerateRequest, place:
     try:
         return _png_facts(data) if is_png(data) else reader.inspect(data, name=name)
     except (PngError, InputImageError) as error:
-        raise BackendAnswerError(f"{name}: {error}") from error
+        words = str(error).removeprefix(f"{name}: ")
+        raise BackendAnswerError(f"{name}: {words}") from error
 
 
 def _png_facts(data: bytes) -> ImageFacts:

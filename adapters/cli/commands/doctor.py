@@ -88,7 +88,8 @@ def doctor_command(
     if overrides and config is None:
         raise click.UsageError("--set needs a CONFIG")
     if listed is not None and listed not in _LISTS:
-        raise click.UsageError(f"--list {listed}: the lists are {', '.join(_LISTS)}")
+        given = f"--list {listed}".strip()
+        raise click.UsageError(f"{given}: the lists are {', '.join(_LISTS)}")
     loaded = RunConfig()
     if config is not None:
         loaded = read_config(config, overrides=overrides, profile=profile, runs=runs)
@@ -106,7 +107,7 @@ def doctor_command(
         report = kind.inspect(choice, None if listed else plan)
     except PreflightError as error:
         if as_json:
-            print_json(_unreachable(choice.url, error))
+            print_json(_document(ServerReport(url=choice.url), [str(error)], is_reachable=False))
         raise
     if listed:
         return _show_list(report, listed, as_json=as_json)
@@ -124,10 +125,12 @@ def _what_is_wrong(report: ServerReport, plan: StageExecutionPlan | None) -> tup
     return (*report.complaints, *(f"conflict: {conflict}" for conflict in conflicts))
 
 
-def _document(report: ServerReport, wrong: Sequence[str]) -> dict[str, Any]:
+def _document(
+    report: ServerReport, wrong: Sequence[str], *, is_reachable: bool = True
+) -> dict[str, Any]:
     return {
         "server": report.url,
-        "reachable": True,
+        "reachable": is_reachable,
         "ready": not wrong,
         "product": report.product,
         "version": report.version,
@@ -155,22 +158,6 @@ def _show_list(report: ServerReport, listed: str, *, as_json: bool) -> int:
         return _EXIT_READY
     lacks_list = f"{report.url}: the server does not list its {listed}"
     return print_error(report.problems[-1] if is_useless else lacks_list, _EXIT_NOT_READY)
-
-
-def _unreachable(url: str, error: PreflightError) -> dict[str, Any]:
-    return {
-        "server": url,
-        "reachable": False,
-        "ready": False,
-        "product": None,
-        "version": None,
-        "routes": {},
-        "offers": {},
-        "checks": [],
-        "problems": [],
-        "wrong": [str(error)],
-        "notes": [],
-    }
 
 
 def _show(report: ServerReport, wrong: Sequence[str], config: Path | None) -> None:

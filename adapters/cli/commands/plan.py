@@ -23,7 +23,15 @@ from ...backends.registry import BackendKind, ServerChoice, kind_of_server
 from ...inputs import PillowInputReader
 from ...projections.flat_values import flattened
 from ..completion import complete_key
-from ..output import count, json_option, print_json, print_line, profile_option, runs_option
+from ..output import (
+    count,
+    json_option,
+    print_json,
+    print_line,
+    print_settings,
+    profile_option,
+    runs_option,
+)
 from ..settings import current_settings, find_profile, named_server, server_headers
 from ..styles import WRONG, Mark, warning_mark
 from .replay import show_prompts
@@ -156,18 +164,8 @@ def _show(plan: StageExecutionPlan) -> None:
         print_line()
         size = "" if stage.output_size is None else "  -> {}x{}".format(*stage.output_size)
         print_line(f"{stage.stage_id}  from {stage.input_source}{size}")
-        for name, value in flattened(msgspec.to_builtins(stage.config)):
-            print_line(f"    {name:<22} {_setting_text(value)}")
+        print_settings(flattened(msgspec.to_builtins(stage.config)))
     for conflict in plan.conflicts:
         print_line(Mark("conflict:", WRONG), f" {conflict}; `run` refuses it")
     for warning in plan.warnings:
         print_line(warning_mark(), f" {warning}")
-
-
-def _setting_text(value: Any) -> str:
-    """A setting as a configuration could have it; the names of a list without their brackets."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
-        return ", ".join(value)
-    return msgspec.json.encode(value).decode()
