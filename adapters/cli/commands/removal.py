@@ -26,7 +26,7 @@ from ...text import byte_size
 from ..completion import complete_run
 from ..display import open_file_counter
 from ..output import check_runs_folder, count, print_line, progress_stream, runs_option
-from ..run_lookup import find_run
+from ..run_lookup import find_runs
 
 _EXIT_STATUSES = """\b
 Exit status:
@@ -109,7 +109,7 @@ def _choose(names: Sequence[str], runs: Path, *, keep: bool) -> list[_Choice]:
     """The runs that are named, each once; none is chosen if one of them may not be touched."""
     check_runs_folder(runs)
     finish_removals(runs, storage=new_storage())
-    folders = {folder.resolve(): folder for folder in (find_run(runs, name) for name in names)}
+    folders = {folder.resolve(): folder for folder in find_runs(runs, names)}
     measure: Callable[[Path], tuple[int, int]] = _measure_images if keep else _measure_folder
     chosen = []
     for folder in folders.values():
