@@ -66,9 +66,6 @@ def rm_command(names: tuple[str, ...], keep: bool, yes: bool, runs: Path) -> Non
 
     The sizes are shown first. With --keep-last-stage the log records what is removed: the runs stay
     sound and can be shown, but those images are never made again.
-
-    RUN is a run id, a unique prefix of one, its six digits, a name that only one run has, `last`,
-    or the path of a run folder.
     """
     chosen = _choose(names, runs, keep=keep)
     if keep:
@@ -91,9 +88,6 @@ def archive_command(names: tuple[str, ...], keep: bool, yes: bool, runs: Path) -
 
     Every command still finds them there.
     The sizes are shown first. An archived run gets no reminders, and `resume --all` leaves it out.
-
-    RUN is a run id, a unique prefix of one, its six digits, a name that only one run has, `last`,
-    or the path of a run folder.
     """
     chosen = _choose(names, runs, keep=keep)
     removed = f", and remove {_earlier(chosen)}" if keep else ""

@@ -41,11 +41,7 @@ from ..styles import WRONG, Mark, file_mark, state_mark, warning_mark
 @runs_option
 @json_option
 def replay_command(run: str, until: int | None, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
-    """Show the result and timeline of a run, from its log.
-
-    RUN is a run id, a unique prefix of one, its six digits, a name that only one run has, `last`,
-    or the path of a run folder.
-    """
+    """Show the result and timeline of a run, from its log."""
     folder = find_run(runs, run)
     result = replay(folder, until=until)
     if as_json:

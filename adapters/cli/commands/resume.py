@@ -124,9 +124,6 @@ def resume_command(
 
     It runs on the recorded server, unless --server names another one. Finished images are kept;
     images whose file is missing or altered are made again.
-
-    RUN is a run id, a unique prefix of one, its six digits, a name that only one run has, `last`,
-    or the path of a run folder.
     """
     if every == (run is not None):
         raise click.UsageError("resume needs either a RUN or --all")
