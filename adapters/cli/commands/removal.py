@@ -148,8 +148,19 @@ def _confirm(deed: str, chosen: Sequence[_Choice], *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise click.UsageError(f"not confirmed: {question}; --yes does it without asking")
-    if not click.confirm(f"{question[0].upper()}{question[1:]}?"):
+    if not _is_agreed(f"{question[0].upper()}{question[1:]}?"):
         raise click.UsageError("not confirmed; nothing was changed")
+
+
+def _is_agreed(question: str) -> bool:
+    """Ask; the end of the input (Ctrl-D) is a no. Raises Abort after Ctrl-C."""
+    try:
+        return click.confirm(question)
+    except click.Abort as error:
+        if not isinstance(error.__context__, EOFError):
+            raise
+        print_line()
+        return False
 
 
 def _remove_images(chosen: Sequence[_Choice], reason: str) -> None:
