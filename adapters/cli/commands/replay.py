@@ -68,7 +68,10 @@ def show_result(
     held = whole and result.state != RunState.COMPLETED and is_locked(folder)
     if result.state == RunState.RUNNING and whole:
         state = f"{state} now" if held else f"{state} in the log, but its process died"
-    print_line(f"{result.run_id}: ", state_mark(result.state, state))
+    died = result.state == RunState.RUNNING and whole and not held
+    print_line(
+        f"{result.run_id}: ", Mark(state, WRONG) if died else state_mark(result.state, state)
+    )
     for stage in result.stages:
         ended = stage.outcome or "not ended"
         print_line(
