@@ -46,11 +46,7 @@ _MOST_PROMPTS = 20
 @runs_option
 @json_option
 def replay_command(run: str, until: int | None, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
-    """Show the result and timeline of a run, from its log.
-
-    RUN is a run id, a unique prefix of one, its six digits, a name that only one run has, `last`,
-    or the path of a run folder.
-    """
+    """Show the result and timeline of a run, from its log."""
     folder = find_run(runs, run)
     result = replay(folder, until=until)
     if as_json:
@@ -77,7 +73,10 @@ def show_result(
     held = whole and result.state != RunState.COMPLETED and is_locked(folder)
     if result.state == RunState.RUNNING and whole:
         state = f"{state} now" if held else f"{state} in the log, but its process died"
-    print_line(f"{result.run_id}: ", state_mark(result.state, state))
+    died = result.state == RunState.RUNNING and whole and not held
+    print_line(
+        f"{result.run_id}: ", Mark(state, WRONG) if died else state_mark(result.state, state)
+    )
     for stage in result.stages:
         ended = stage.outcome or "not ended"
         print_line(

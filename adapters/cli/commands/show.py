@@ -46,9 +46,7 @@ def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa:
 
     The image may also come from AUTOMATIC1111, Forge, ComfyUI, InvokeAI or Fooocus.
 
-    IMAGE_OR_RUN is the path of an image, RUN#3 for a run's third image, or RUN. RUN is a run id, a
-    unique prefix of one, its six digits, a name that only one run has, `last`, or the path of a run
-    folder.
+    IMAGE_OR_RUN is the path of an image, RUN#3 for a run's third image, or RUN.
     """
     check_runs_folder(runs)
     image = find_image(runs, image_or_run)
