@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from weakref import finalize
@@ -71,11 +71,12 @@ class ConfiguredBackend:
         preflight: bool,
         recorded: BackendDescription | None = None,
         unsettled: Mapping[str, str] = {},
+        prompts: Sequence[str] = (),
     ) -> None:
         """Choose the backend for a run before its folder is made.
 
         A resumed run uses the ``recorded`` backend, unless the constructor named a server. With
-        ``preflight`` the server is checked for the names that ``plan`` uses. Raises
+        ``preflight`` the server is checked for the names in ``plan`` and ``prompts``. Raises
         PreflightError, ConfigurationError.
         """
         target = _target(server, recorded, self._named)
@@ -90,6 +91,7 @@ class ConfiguredBackend:
             insecure=self._insecure,
             headers=self._headers,
             unsettled=unsettled,
+            prompts=tuple(prompts),
         )
         self._current = backend = target.kind.make(choice)
         if preflight and plan is not None:

@@ -1,7 +1,6 @@
 """The only module that opens images with Pillow: limits, orientation, comparison, thumbnails.
 
-Importing it loads Pillow, which takes 20 ms. Modules that every command loads import it where
-they need it.
+It loads Pillow, which takes 20 ms: modules that every command loads import it where it is needed.
 """
 
 from __future__ import annotations
@@ -52,7 +51,6 @@ _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"acTL", b"fcTL", b"fdAT", b"
 _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _ORIENTATION_TEXTS = (b"exif", b"xmp", b"XML:com.adobe.xmp", b"Raw profile type exif")
 """The keywords of the texts in which Pillow looks for an orientation."""
-_EXIF_START = b"Exif\0\0"
 _MOST_EXIF_PARTS = 256
 """Pillow joins them one by one: 1,500 of 64 KB take it minutes."""
 _JPEG_START = b"\xff\xd8\xff"
@@ -184,7 +182,7 @@ def _not_one_of(formats: Sequence[str]) -> str:
 
 def _opened(data: bytes, formats: Sequence[str], *, metadata: bool) -> Image.Image:
     if data.startswith(_JPEG_START):
-        if data.count(_EXIF_START) > _MOST_EXIF_PARTS:
+        if data.count(b"Exif\0\0") > _MOST_EXIF_PARTS:
             raise ImageError(f"the JPEG has more than {_MOST_EXIF_PARTS} parts of EXIF")
         # Image.open would look for further pictures, and might fail at a malformed list of them.
         return JpegImagePlugin.JpegImageFile(io.BytesIO(data))
@@ -212,21 +210,21 @@ def _reduced_png(data: bytes, *, oriented: bool = True) -> bytes:
 
     The orientation is moved before the pixels: Pillow would decode them to look behind them.
     """
-    pixels, orientation, end = [], [], 0
+    pixels, orientation, end, view = [], [], 0, memoryview(data)
     with suppress(PngError):  # Pillow refuses what follows.
         for chunk in chunks(data):
             end = chunk.end
             if chunk.kind in _PNG_PIXELS:
                 pixels.append(data[chunk.start : end])
-            elif oriented and _may_orient(chunk.kind, chunk.body(data)):
+            elif oriented and _may_orient(chunk.kind, view[chunk.start + 8 : chunk.end - 4]):
                 orientation.append(data[chunk.start : end])
     if not pixels or not pixels[-1].endswith(b"IEND\xaeB`\x82"):
         pixels.append(data[end:])
     return b"".join([data[:8], *pixels[:1], *orientation, *pixels[1:]])
 
 
-def _may_orient(kind: bytes, body: bytes) -> bool:
-    keyword = body.partition(b"\0")[0]
+def _may_orient(kind: bytes, body: memoryview) -> bool:
+    keyword = bytes(body[:80]).partition(b"\0")[0]
     return kind == b"eXIf" or (kind in _PNG_TEXTS and keyword in _ORIENTATION_TEXTS)
 
 
@@ -347,8 +345,7 @@ def _rows(image: Image.Image, top: int) -> bytes:
 def is_plain_resize(source: bytes, enlarged: bytes) -> bool:
     """Whether an image is its source enlarged by plain interpolation.
 
-    False for a picture without contrast, which every upscaler enlarges alike, and for images
-    that cannot be decoded.
+    False without contrast, where all upscalers agree, and for images that cannot be decoded.
     """
     try:
         with open_image(source) as one, open_image(enlarged) as other:
@@ -369,8 +366,7 @@ def _ranges(picture: Image.Image) -> tuple[tuple[int, int], ...]:
 def thumbnail_of(file: Path, side: int = 128) -> bytes:
     """A thumbnail that fits ``side`` x ``side`` pixels, as WebP; smaller images keep their size.
 
-    It shows the image as it is displayed. Safe to call from several threads. Raises ImageError,
-    naming the file.
+    It is turned as displayed. Safe to call from several threads. Raises ImageError with the file.
     """
     try:
         with open_image(_bounded_bytes(file)) as image, _room_for(image):
@@ -399,7 +395,6 @@ def _webp_thumbnail(image: Image.Image, side: int) -> bytes:
     small = small.convert("RGBA" if small.has_transparency_data else "RGB")
     small.thumbnail((side, side), reducing_gap=2.0)
     stream = io.BytesIO()
-    _transposed(small, orientation).save(
-        stream, "WEBP", quality=_THUMBNAIL_QUALITY, exif=b"", icc_profile=None
-    )
+    turned = _transposed(small, orientation)
+    turned.save(stream, "WEBP", quality=_THUMBNAIL_QUALITY, exif=b"", icc_profile=None)
     return stream.getvalue()

@@ -278,16 +278,21 @@ def test_nothing_happens_without_a_confirmation(
 
 
 @pytest.mark.posix
-@pytest.mark.parametrize(("answer", "is_left"), [("n", True), ("y", False)])
-def test_a_terminal_is_asked(run: Path, answer: str, is_left: bool) -> None:
-    """Only a yes removes the run."""
+@pytest.mark.parametrize(
+    ("answer", "status", "signal"),
+    [("n\r", 2, None), ("y\r", 0, None), ("\x04", 2, None), ("\x03", None, 2)],
+)
+def test_a_terminal_is_asked(
+    run: Path, answer: str, status: int | None, signal: int | None
+) -> None:
+    """Only a yes removes the run; Ctrl-D is a no, and Ctrl-C ends the command."""
     command = pexpect.spawn(str(SCRIPT), ["rm", "last"], cwd=str(run.parent.parent), timeout=30)
     command.expect("Remove the whole of 1 run, [0-9.]+ KB\\? ")
-    command.sendline(answer)
+    command.send(answer)
     command.expect(pexpect.EOF)
     command.close()
-    assert run.exists() == is_left
-    assert command.exitstatus == (2 if is_left else 0)
+    assert run.exists() == (status != 0)
+    assert (command.exitstatus, command.signalstatus) == (status, signal)
 
 
 def test_an_event_names_only_images_of_stages() -> None:

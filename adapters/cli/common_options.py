@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,13 @@ def options_of_all_commands(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+RUN_NAMES = """\
+RUN is a run id, a unique prefix of one, its six digits, a name that only one run has, `last`, or
+the path of a run folder."""
+
+
 def with_common_options(command: click.Command) -> click.Command:
-    """The command with the options that every command has.
+    """The command with the options that every command has, and with the ways to name a run.
 
     A command that needs no server takes ``--server`` without listing it.
     """
@@ -113,6 +119,9 @@ def with_common_options(command: click.Command) -> click.Command:
         return command  # it was loaded before in this process
     further = {"--runs": _RUNS, "--server": _servers_option(hidden=True)}
     options = (*_COMMON, *(option for name, option in further.items() if name not in own))
+    arguments = (one for one in command.params if isinstance(one, click.Argument))
+    if any("RUN" in (one.metavar or str(one.name).upper()) for one in arguments):
+        command.help = f"{cleandoc(command.help or '')}\n\n{RUN_NAMES}"
     command.params += click.command()(_decorated(options)).params
     return command
 

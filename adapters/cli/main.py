@@ -24,31 +24,6 @@ from .statuses import (
 )
 from .streams import discard_output
 
-_MODULES: Mapping[str, str] = {
-    "init": "init",
-    "run": "run",
-    "plan": "plan",
-    "resume": "resume",
-    "cancel": "cancel",
-    "follow": "follow",
-    "replay": "replay",
-    "verify": "verify",
-    "salvage": "salvage",
-    "list": "list",
-    "show": "show",
-    "config": "config",
-    "rm": "removal",
-    "archive": "removal",
-    "report": "report",
-    "diff": "diff",
-    "bundle": "bundle",
-    "learning": "learning",
-    "doctor": "doctor",
-    "schema": "plan",
-    "serve-embedded": "serve_embedded",
-}
-
-
 COMMAND_GROUPS: Mapping[str, Sequence[str]] = {
     "Make images": ("init", "plan", "run", "resume", "cancel", "follow"),
     "Look at runs and images": ("list", "show", "config", "replay", "report", "diff"),
@@ -56,13 +31,16 @@ COMMAND_GROUPS: Mapping[str, Sequence[str]] = {
     "Servers and editors": ("doctor", "serve-embedded", "schema"),
 }
 """The commands as the help and the man page list them."""
+_COMMANDS = tuple(name for names in COMMAND_GROUPS.values() for name in names)
+_MODULES: Mapping[str, str] = {"rm": "removal", "archive": "removal", "schema": "plan"}
+"""The modules of commands that have none of their own name."""
 
 
 class _Commands(click.Group):
     """Loads the module of a command only when the command is used."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        width = max(map(len, _MODULES))
+        width = max(map(len, _COMMANDS))
         for title, names in COMMAND_GROUPS.items():
             rows = []
             for name in names:
@@ -74,25 +52,25 @@ class _Commands(click.Group):
                 formatter.write_dl(rows)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return list(_MODULES)
+        return list(_COMMANDS)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in _MODULES and not args[0].startswith("-"):
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
             from difflib import get_close_matches  # noqa: PLC0415 - no other command needs it
 
-            near = get_close_matches(args[0], _MODULES, n=1)
+            near = get_close_matches(args[0], _COMMANDS, n=1)
             meant = f"; did you mean {near[0]}?" if near else ""
             ctx.fail(f"No such command {args[0]!r}{meant or '.'}")
         return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        module_name = _MODULES.get(cmd_name)
-        if module_name is None:
+        if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f".commands.{module_name}", __package__)
-        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
+        name = cmd_name.replace("-", "_")
+        module = importlib.import_module(f".commands.{_MODULES.get(name, name)}", __package__)
+        command: click.Command = getattr(module, f"{name}_command")
         return with_common_options(command)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import click
 import msgspec
@@ -85,10 +85,16 @@ def progress_stream() -> IO[str]:
     return sys.stderr
 
 
-def print_line(*parts: str | Mark, file: IO[str] | None = None) -> None:
-    """Print one line, with control characters escaped; on standard output unless ``file``."""
-    stream = file or sys.stdout
-    click.echo(styled(parts, stream).rstrip(" "), file=stream)
+def print_line(*parts: str | Mark) -> None:
+    """Print one line, with control characters escaped."""
+    click.echo(styled(parts, sys.stdout).rstrip(" "))
+
+
+def print_note(*parts: str | Mark) -> None:
+    """Print one line on standard error, unless notes are not wanted or nobody reads them."""
+    stream = cast(IO[str], BrokenPipeTolerantStream(progress_stream()))
+    stream.write(styled(parts, stream) + "\n")
+    stream.flush()
 
 
 def print_settings(settings: Iterable[tuple[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from ...events.errors import RunNotFoundError
@@ -12,10 +13,16 @@ from .statuses import EXIT_COMPLETED, print_error
 
 
 def find_run(runs: Path, name: str) -> Path:
-    """Like ``run_folder.find_run``; prints a note for each run that ``last`` skips."""
-    return run_folder.find_run(
-        runs, name, lambda error: print_error(f"skipped: {error}", EXIT_COMPLETED)
+    """The folder of a run, as ``RunFinder`` finds it; a note names each that ``last`` skips."""
+    return find_runs(runs, [name])[0]
+
+
+def find_runs(runs: Path, names: Iterable[str]) -> list[Path]:
+    """The same of several; the folder of runs is read once."""
+    finder = run_folder.RunFinder(
+        runs, lambda error: print_error(f"skipped: {error}", EXIT_COMPLETED)
     )
+    return [finder.find(name) for name in names]
 
 
 def find_image(runs: Path, name: str) -> Path | None:

@@ -16,8 +16,8 @@ import platformdirs
 from ...statemachine.config.formats import read_document
 from ...statemachine.config.validation import SECRET, convert_document, refuse_userinfo
 from ...statemachine.errors import ConfigurationError
-from ..text import one_line
 from .common_options import CONFIG_FILE, RUNS, SERVERS, is_quiet
+from .statuses import EXIT_COMPLETED, print_error
 
 CONFIG_FILE_VARIABLE = "STAGEWRIGHT_CONFIG_FILE"
 SERVER_VARIABLE = "STAGEWRIGHT_SERVER"
@@ -227,4 +227,4 @@ def _runs(file: SettingsFile, path: Path | None) -> Path | None:
 
 def _note(text: str) -> None:
     if not is_quiet():
-        click.echo(f"stagewright: note: {one_line(text)}", err=True)
+        print_error(f"note: {text}", EXIT_COMPLETED)

@@ -20,6 +20,7 @@ from ...events.log.file_log import LOG_NAME
 from ...events.log.lock import is_locked
 from ...events.log.reader import read_log
 from ...events.model import Outcome, RunOpened, RunState
+from ...events.origins import prompt_of
 from ...statemachine.files.run_folder import ARCHIVE_NAME, name_in_run_id, run_folders
 from ...statemachine.states import can_go_on, is_fruitless
 from ..text import escaped
@@ -298,6 +299,9 @@ def _name(opened: RunOpened) -> str:
 
 def _prompt(opened: RunOpened) -> str:
     """The prompt of the first image, as far as it is shown."""
+    own = prompt_of(opened, 0)
+    if own is not None:
+        return own.prompt[:_MAX_PROMPT]
     configs = (opened.config, *(stage["config"] for stage in recorded_stages(opened.plan)))
     return next((str(config["prompt"]) for config in configs if config.get("prompt")), "")[
         :_MAX_PROMPT

@@ -13,7 +13,7 @@ import tomli_w
 
 from ...events.folds import recorded_stages
 from ...events.model import RunOpened
-from ...events.origins import input_name
+from ...events.origins import input_name, input_of, prompt_of
 from ...statemachine.config.document import parse_document
 from ...statemachine.config.script_images import map_strings
 from ...statemachine.errors import ConfigurationError, show_value
@@ -57,6 +57,7 @@ def config_of_run(opened: RunOpened, folder: str = "", image: ChosenImage | None
     if opened.ca_bundle:
         document["server"] = {**document.get("server", {}), "ca_bundle": opened.ca_bundle}
     notes = [f"Makes {_what(opened, image)} again."]
+    notes += _set_prompts(document, opened, image)
     if image is not None:
         notes += _single(document, stages, image)
     notes += _set_inputs(document, opened, folder, image)
@@ -92,6 +93,28 @@ def config_of_foreign_image(found: ForeignImage) -> str:
     notes += _drop_refused(document)
     notes += [f"{key}: {value} (there is no key for it)" for key, value in found.unknown.items()]
     return _toml(document, notes)
+
+
+def _set_prompts(document: Document, opened: RunOpened, image: ChosenImage | None) -> Iterator[str]:
+    """Put what was drawn in the place of the files and templates that it came from."""
+    for key in ("dynamic_prompts", "wildcards", "prompts"):
+        document.pop(key, None)
+    if opened.plan.get("prompts") is None:
+        return
+    own = [prompt_of(opened, index) for index in range(len(opened.seeds))]
+    rows = [
+        {**(msgspec.structs.asdict(one) if one else {}), "seed": seed}
+        for one, seed in zip(own, opened.seeds, strict=True)
+    ]
+    if image is not None:
+        document |= rows[image.image_index]
+        return
+    each = document.get("images", 1) if input_of(opened, 0) else 1
+    document |= {"prompts": rows[::each], "images": each}
+    if any(own):
+        document.pop("prompt", None)
+    if any(prompt != own[index // each * each] for index, prompt in enumerate(own)):
+        yield "prompts: those of the first image of each input; its other images had others"
 
 
 def _what(opened: RunOpened, image: ChosenImage | None) -> str:

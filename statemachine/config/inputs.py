@@ -28,6 +28,7 @@ from .input_files import (
     refused_image,
 )
 from .layers import Layer, extend_document, find_source, merge_layers, read_layers
+from .prompts import find_prompts
 from .schema import InputImage, OnImageError, RunConfig
 from .script_images import find_script_images
 
@@ -88,7 +89,7 @@ def find_inputs(
     runs: Path,
     typed: frozenset[str] = frozenset(),
 ) -> RunConfig:
-    """``config`` with the images that ``inputs`` and ``mask`` need, and its ``ca_bundle``.
+    """``config`` with its images, prompts and wildcards, and its ``ca_bundle``.
 
     Those that it has already are kept: they may have been found in another folder. The paths of
     the keys that are ``typed`` are relative to the working folder instead.
@@ -98,6 +99,9 @@ def find_inputs(
         return folder if typed.isdisjoint(keys) else Path.cwd()
 
     config = _with_ca_bundle(config, folder_of("server.ca_bundle", "server"))
+    config = find_prompts(
+        config, prompts_in=folder_of("prompts"), wildcards_in=folder_of("wildcards")
+    )
     named, stages = config.input_image, config.stages
     # Where the first stage takes a prompt, input_image is not used and need not exist.
     if named and not config.inputs and not any(one.takes_prompt for one in stages.values()):

@@ -118,6 +118,8 @@ class _Checker:
         base, optional = _base_of(hint)
         if value is None and optional:
             return None
+        if isinstance(value, Mapping | list | tuple) and (part := _table_or_list_in(base)):
+            return self.check(value, part, key)
         if is_table(base):
             return self._check_table(value, hint, key)
         if _part_of(base) is not None:
@@ -186,7 +188,7 @@ class _Checker:
         if not reason:
             return value
         options = list(_options(base))
-        near = find_nearest(value, options) if isinstance(value, str) else None
+        near = find_nearest(value, map(str, options)) if isinstance(value, str) else None
         shown = None if _is_secret(hint) or isinstance(value, bytes | set) else value
         self._errors.append(field_error(key, reason, shown, near and show_value(near)))
         candidates = (*options, *([None] if base is bool else []), *_PLACEHOLDERS)
@@ -229,7 +231,8 @@ def _reason(value: Any, hint: Any) -> str:
         return f"must be {', '.join(_bounds(hint))}"
     if base in _NOUNS and type(value) is not base:
         return f"must be {_NOUNS[base]}{'' if is_numeric else _but_not(value)}"
-    return "must be as `stagewright schema` states"
+    is_list = _table_or_list_in(base) is not None
+    return f"must be {'text or a list' if is_list else 'as `stagewright schema` states'}"
 
 
 def _but_not(value: object) -> str:
@@ -273,12 +276,14 @@ def _bounds(hint: Any) -> Iterator[str]:
                 yield f"{words} {bound}"
 
 
-def _options(base: Any) -> Iterator[str]:
+def _options(base: Any) -> Iterator[Any]:
     """The words that a field takes, if it takes only some."""
     if isinstance(base, type) and issubclass(base, Enum):
         yield from (str(member.value) for member in base)
     elif get_origin(base) is Literal:
         yield from get_args(base)
+    elif get_origin(base) in (Union, UnionType) and bool in get_args(base):
+        yield from (True, False, *(one for part in get_args(base) for one in _options(part)))
 
 
 def _base_of(hint: Any) -> tuple[Any, bool]:
@@ -299,6 +304,13 @@ def _hints_of(struct: type[msgspec.Struct]) -> Mapping[str, Any]:
     names = zip(struct.__struct_encode_fields__, struct.__struct_fields__, strict=True)
     plan_only = getattr(struct, "plan_only", ())
     return {key: types[name] for key, name in names if name not in plan_only}
+
+
+def _table_or_list_in(base: Any) -> Any:
+    """The type in a union that is a table or a list, beside single values."""
+    parts = get_args(base) if get_origin(base) in (Union, UnionType) else ()
+    kinds = (part for part in parts if is_table(_base_of(part)[0]) or _part_of(_base_of(part)[0]))
+    return next(kinds, None)
 
 
 def hint_at(hint: Any, part: str) -> Any:
@@ -323,7 +335,7 @@ def is_table(base: Any) -> bool:
 def is_text(hint: Any) -> bool:
     """Whether a key of this type holds text, perhaps one of a few words."""
     base, _ = _base_of(hint)
-    return base is str or bool(list(_options(base)))
+    return base is str or all(isinstance(one, str) for one in list(_options(base)) or [None])
 
 
 def _is_optional_name(hint: Any) -> bool:

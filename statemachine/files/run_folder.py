@@ -6,6 +6,7 @@ import errno
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 from unicodedata import category, normalize
@@ -191,51 +192,81 @@ def _read_opened(folder: Path) -> _Opened:
 def find_run(
     runs: Path, name: str, on_unreadable: Callable[[OSError], object] = lambda _error: None
 ) -> Path:
-    """The folder of a run, also of one that was renamed or archived.
+    """The folder of one run, as ``RunFinder`` finds it."""
+    return RunFinder(runs, on_unreadable).find(name)
 
-    ``name`` is the path of the folder or of its log, ``last`` (opened last), or a run id, the six
-    digits at its end, a name that only one run has, or a unique prefix of an id. ``last`` skips
-    runs that cannot be read; ``on_unreadable`` is called for each. Raises RunNotFoundError, and
-    OSError where the path of a run cannot be read.
+
+class RunFinder:
+    """Finds runs in a folder of runs, which is read once; also those renamed or archived.
+
+    ``last`` skips runs that cannot be read; ``on_unreadable`` is called for each.
     """
-    as_path = Path(name)
-    is_plain = as_path.name == name
+
+    def __init__(
+        self, runs: Path, on_unreadable: Callable[[OSError], object] = lambda _error: None
+    ) -> None:
+        self._runs = runs
+        self._on_unreadable = on_unreadable
+
+    @cached_property
+    def _folders(self) -> list[Path]:
+        return list(run_folders(self._runs))
+
+    @cached_property
+    def _names(self) -> dict[Path, _Names]:
+        return {folder: _names_of(folder) for folder in self._folders}
+
+    def find(self, name: str) -> Path:
+        """The folder of a run.
+
+        ``name`` is the path of the folder or of its log, ``last`` (opened last), or a run id, the
+        six digits at its end, a name that only one run has, or a unique prefix of an id. Raises
+        RunNotFoundError, and OSError where the path of a run cannot be read.
+        """
+        if (folder := _run_at(name)) is not None:
+            return folder
+        # Only a plain name may be looked up below the folder of runs.
+        found = self._folders if name and Path(name).name == name else []
+        if name == "last" and found:
+            return _last_of(found, self._runs, self._on_unreadable)
+        if exact := [folder for folder in found if folder.name == name]:
+            return exact[0]
+        fitting = self._fitting(name) if found else []
+        if len(fitting) == 1:
+            return fitting[0]
+        where = f"in {self._runs}"
+        if fitting:
+            named = ", ".join(folder.name for folder in fitting[:_SHOWN])
+            more = f", and {len(fitting) - _SHOWN} more" if len(fitting) > _SHOWN else ""
+            raise RunNotFoundError(f"{name!r} fits {len(fitting)} runs {where}: {named}{more}")
+        what = "no run yet" if name == "last" else f"no run {name!r}"
+        raise RunNotFoundError(f"there is {what} {where}")
+
+    def _fitting(self, name: str) -> list[Path]:
+        """The runs that a name fits, by the first that fits any: id, digits, name, prefix."""
+        fits: tuple[Callable[[_Names], bool], ...] = (
+            lambda one: name in one.ids,
+            lambda one: any(is_run_id(run_id) and run_id[-6:] == name for run_id in one.ids),
+            lambda one: name in one.names,
+            lambda one: any(run_id.startswith(name) for run_id in one.ids),
+        )
+        every = self._names.items()
+        chosen = ([folder for folder, names in every if fit(names)] for fit in fits)
+        return next(filter(None, chosen), [])
+
+
+def _run_at(name: str) -> Path | None:
+    """The run folder that ``name`` is the path of, or that holds the log of this path."""
+    path = Path(name)
     try:
-        if name and is_regular(as_path / LOG_NAME):
-            return as_path
-        if as_path.name == LOG_NAME and is_regular(as_path):
-            return as_path.parent
+        if name and is_regular(path / LOG_NAME):
+            return path
+        if path.name == LOG_NAME and is_regular(path):
+            return path.parent
     except OSError as error:
-        if not is_plain and error.errno != errno.ENAMETOOLONG:
+        if path.name != name and error.errno != errno.ENAMETOOLONG:
             raise
-    # Only a plain name may be looked up below the folder of runs.
-    found = list(run_folders(runs)) if name and is_plain else []
-    if name == "last" and found:
-        return _last_of(found, runs, on_unreadable)
-    if exact := [folder for folder in found if folder.name == name]:
-        return exact[0]
-    fitting = _fitting(name, found)
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
-        named = ", ".join(folder.name for folder in fitting[:_SHOWN])
-        more = f", and {len(fitting) - _SHOWN} more" if len(fitting) > _SHOWN else ""
-        raise RunNotFoundError(f"{name!r} fits {len(fitting)} runs in {runs}: {named}{more}")
-    what = "no run yet" if name == "last" else f"no run {name!r}"
-    raise RunNotFoundError(f"there is {what} in {runs}")
-
-
-def _fitting(name: str, folders: list[Path]) -> list[Path]:
-    """The runs that a name fits, by the first of these that fits any: id, digits, name, prefix."""
-    names = {folder: _names_of(folder) for folder in folders}
-    fits: tuple[Callable[[_Names], bool], ...] = (
-        lambda one: name in one.ids,
-        lambda one: any(is_run_id(run_id) and run_id[-6:] == name for run_id in one.ids),
-        lambda one: name in one.names,
-        lambda one: any(run_id.startswith(name) for run_id in one.ids),
-    )
-    chosen = ([folder for folder in folders if fit(names[folder])] for fit in fits)
-    return next(filter(None, chosen), [])
+    return None
 
 
 class _Names(NamedTuple):

@@ -36,7 +36,7 @@ from ..files.recorded_files import (
 from ..files.run_folder import RunFolder
 from ..plan.plan import StageExecutionPlan
 from ..run.image_status import ImageStatus
-from ..run.requests import input_records, script_image_records, span_of
+from ..run.requests import input_records, request_breaks, script_image_records, span_of
 from ..states import can_go_on, is_fruitless
 from .recorded_plan import recorded_plan, recorded_settings
 
@@ -253,6 +253,7 @@ def _made_from(
 
 def _suspects(plan: StageExecutionPlan, fold: Fold, lost: Set[tuple[str, int]]) -> Iterator[int]:
     """The indexes of images that some stage made more than once, or will make again."""
+    breaks = request_breaks(fold.opened)
     for stage in plan.stages:
         here, source = fold.stages.get(stage.stage_id), fold.stages.get(stage.input_source)
         if here is None:
@@ -265,4 +266,4 @@ def _suspects(plan: StageExecutionPlan, fold: Fold, lost: Set[tuple[str, int]]) 
         for stage_id, index in lost:
             # The whole request is repeated, and its other images may come out different too.
             if stage_id == stage.stage_id:
-                yield from span_of(stage, index, plan)
+                yield from span_of(stage, index, plan, breaks)

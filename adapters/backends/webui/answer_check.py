@@ -69,7 +69,7 @@ def unused_fields(
         ("hires CFG scale", body.get("hr_cfg"), extra_parameters.get("Hires CFG Scale")),
         *_distilled_scales(body, infotext_values(info)),
     )
-    yield from _unused_distilled_scale(request.config, infotext_values(info))
+    yield from _mistaken_scale(request.config, infotext_values(info))
     for name, sent, used in pairs:
         if sent and used is not None and used != sent:
             yield f"{name} {sent} was sent, but {shown(used)} was used"
@@ -86,20 +86,13 @@ def _distilled_scales(
     yield "Hires Distilled CFG Scale", body.get("hr_distilled_cfg"), used
 
 
-def _unused_distilled_scale(config: Any, reported: Mapping[str, Any]) -> Iterator[str]:
-    """A message if the model has no distilled CFG scale or shift, or took one for the other.
-
-    A model that is loaded later in the request may hide what the first one used.
-    """
+def _mistaken_scale(config: Any, reported: Mapping[str, Any]) -> Iterator[str]:
+    """A message if the model took a distilled CFG scale as its shift, or the other way round."""
     pairs = (("distilled_cfg_scale", "Distilled CFG Scale"), ("shift", "Shift"))
-    if not reported or getattr(config, "refiner", None) or getattr(config, "hires", None):
-        return
-    for key, name in pairs:
+    for (key, name), (_, other) in (pairs, pairs[::-1]):
         sent = getattr(config, key, None)
-        if sent is not None and name not in reported:
-            others = [other for _, other in pairs if other in reported]
-            used = f"used it as its {others[0]}" if others else "does not use it"
-            yield f"{key} {sent} was requested, but the model {used}"
+        if sent is not None and name not in reported and other in reported:
+            yield f"{key} {sent} was requested, but the model used it as its {other}"
 
 
 def _number(text: str | None) -> float | None:

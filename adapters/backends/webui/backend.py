@@ -65,7 +65,8 @@ _LOOK_AGAIN_S = 1.0
 class WebUIBackend:
     """One WebUI server, one generating request at a time.
 
-    ``unsettled`` are calls of an earlier process that the server may still be working on.
+    ``unsettled`` are calls of an earlier process that the server may still be working on,
+    ``prompts`` those of single images, for ``preflight``.
     Failures are raised as errors of ``http.errors``, which are transient if
     ``settings.transient`` names their kind.
     """
@@ -78,6 +79,7 @@ class WebUIBackend:
         settings: ServerTable | None = None,
         credentials: Credentials | None = None,
         unsettled: Mapping[str, str] = {},
+        prompts: tuple[str, ...] = (),
     ) -> None:
         self._client = HttpClient(address, settings, credentials, advice=ADVICE)
         self._server = Server(self._client)
@@ -87,6 +89,7 @@ class WebUIBackend:
         self._features: ServerFeatures | None = None
         self._turn = threading.Lock()
         self._stopped: set[str] = set()
+        self._prompts = prompts
         self._lost = {call_id: not has_task_id(kind) for call_id, kind in unsettled.items()}
 
     @property
@@ -119,7 +122,7 @@ class WebUIBackend:
         from .preflight import preflight  # noqa: PLC0415 - not needed with preflight off
 
         self._wait_until_started()
-        self._features = preflight(self._client, plan)
+        self._features = preflight(self._client, plan, self._prompts)
 
     def pin_options(
         self,

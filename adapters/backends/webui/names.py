@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -268,11 +268,13 @@ def silent_names(request: GenerateRequest) -> Iterator[NameUse]:
             yield NameUse(NameKind.DETECTOR, "adetailer.passes.model", one.model or "")
 
 
-def names_in_prompts(plan: StageExecutionPlan) -> Iterator[NameUse]:
-    """The LoRAs and embeddings that the prompts of ``plan`` name, each with its first key."""
+def names_in_prompts(plan: StageExecutionPlan, prompts: Sequence[str]) -> Iterator[NameUse]:
+    """The LoRAs and embeddings in the prompts of ``plan``, each with its first key, and images."""
     seen: set[str] = set()
     for stage in plan.stages:
         yield from _named_in_prompts(stage.config, stage.stage_type, seen)
+    for text in prompts:
+        yield from named_in_text(text, "prompts")
 
 
 def _named_in_prompts(config: StageConfig, stage_type: str, seen: set[str]) -> Iterator[NameUse]:

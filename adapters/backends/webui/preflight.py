@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import msgspec
@@ -54,8 +54,10 @@ LOADED = tuple(KINDS[kind].plural for kind in (NameKind.CHECKPOINT, NameKind.VAE
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-def preflight(client: HttpClient, plan: StageExecutionPlan) -> ServerFeatures:
-    """The features of the server, if ``plan`` can run on it.
+def preflight(
+    client: HttpClient, plan: StageExecutionPlan, prompts: Sequence[str] = ()
+) -> ServerFeatures:
+    """The features of the server, if ``plan`` can run on it, with these prompts of its images.
 
     Raises PreflightError if the server cannot be reached, rejects the credentials, or lacks a
     name or feature that the plan needs. What cannot be checked is not an error.
@@ -64,14 +66,16 @@ def preflight(client: HttpClient, plan: StageExecutionPlan) -> ServerFeatures:
         inspection = _Inspection(client)
         if not inspection.is_webui():
             raise PreflightError(inspection.refusal)
-        report = inspection.of_plan(plan)
+        report = inspection.of_plan(plan, prompts)
     if report.complaints:
         key = report.missing[0].key if report.missing else None
         raise PreflightError(f"{report.url}: {'; '.join(report.complaints)}", key=key)
     return msgspec.structs.replace(inspection.features, stems=inspection.stems())
 
 
-def inspect_server(client: HttpClient, plan: StageExecutionPlan | None) -> ServerReport:
+def inspect_server(
+    client: HttpClient, plan: StageExecutionPlan | None, prompts: Sequence[str] = ()
+) -> ServerReport:
     """A report on a server; reads only the lists that ``plan`` needs.
 
     Without a plan, counts the entries of all lists. Raises PreflightError if the server cannot
@@ -80,7 +84,7 @@ def inspect_server(client: HttpClient, plan: StageExecutionPlan | None) -> Serve
     with _out_of_reach_refused():
         inspection = _Inspection(client)
         inspection.ask_for_version()
-        report = inspection.of_everything() if plan is None else inspection.of_plan(plan)
+        report = inspection.of_everything() if plan is None else inspection.of_plan(plan, prompts)
         routes = tuple(inspection.routes())
     if not inspection.is_webui():
         report = msgspec.structs.replace(report, checks=(), problems=(inspection.refusal,))
@@ -103,7 +107,7 @@ class _Inspection:
         self._lists = ServerLists(client)
         self.features = discovered(self._lists)
 
-    def of_plan(self, plan: StageExecutionPlan) -> ServerReport:
+    def of_plan(self, plan: StageExecutionPlan, prompts: Sequence[str]) -> ServerReport:
         """Check whether ``plan`` can run on the server."""
         served = [STAGES[one.stage_type] for one in plan.stages if one.stage_type in STAGES]
         problems = [*self._missing_routes(stage.endpoint for stage in served)]
@@ -119,7 +123,7 @@ class _Inspection:
                     problems += self._detailer_problems(stage.config, detailing=detailing)
         comparison = NameComparison(self._lists, self.features, detailing=detailing)
         in_styles = [use for one in plan.stages for use in comparison.names_in_styles(one.config)]
-        uses = [*names_used(plan), *names_in_prompts(plan), *in_styles]
+        uses = [*names_used(plan), *names_in_prompts(plan, prompts), *in_styles]
         checks = [comparison.check(use) for use in uses]
         self.features = msgspec.structs.replace(self.features, spellings=comparison.spellings)
         return self._report(checks=tuple(dict.fromkeys(checks)), problems=problems)

@@ -40,9 +40,6 @@ def bundle_command(
     unpacked, it can be replayed on any machine. Credentials that a name or a form gives away,
     mail addresses, folder names and machine names are replaced. Prompts are kept as they are.
 
-    RUN is a run id, a unique prefix of one, its six digits, a name that only one run has, `last`,
-    or the path of a run folder.
-
     Exit status: 0 if the zip was written; 4 if it was written, but the log is corrupt or an
     image was altered.
     """

@@ -37,9 +37,6 @@ def cancel_command(run: str, after_image: bool, runs: Path, as_json: bool) -> No
     """Stop a run that another process is executing.
 
     Finished images are kept, and `stagewright resume` continues the run.
-
-    RUN is a run id, a unique prefix of one, its six digits, a name that only one run has, `last`,
-    or the path of a run folder.
     """
     folder = RunFolder(find_run(runs, run))
     name = folder.path.name

@@ -26,9 +26,7 @@ def config_command(image_or_run: str, runs: Path) -> None:
     The image may also come from AUTOMATIC1111, Forge, ComfyUI, InvokeAI or Fooocus. What its
     metadata does not tell is a comment.
 
-    IMAGE_OR_RUN is the path of an image, RUN#3 for a run's third image, or RUN. RUN is a run id, a
-    unique prefix of one, its six digits, a name that only one run has, `last`, or the path of a run
-    folder.
+    IMAGE_OR_RUN is the path of an image, RUN#3 for a run's third image, or RUN.
     """
     check_runs_folder(runs)
     image = find_image(runs, image_or_run)

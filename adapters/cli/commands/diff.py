@@ -48,9 +48,6 @@ def diff_command(left: str, right: str, exit_code: bool, runs: Path, as_json: bo
     It compares the logs: the configurations, the plans, the settings that were used, the
     outcomes and the images. Durations are shown, but do not count as a difference. Image files
     are opened only where equal requests gave different files, to compare their pixels.
-
-    RUN is a run id, a unique prefix of one, its six digits, a name that only one run has, `last`,
-    or the path of a run folder.
     """
     found = compare_runs(find_run(runs, left), find_run(runs, right))
     if as_json:

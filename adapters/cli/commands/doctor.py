@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from ....statemachine.config.document import check_config
+from ....statemachine.config.prompts import draw_prompts
 from ....statemachine.config.schema import RunConfig
 from ....statemachine.errors import PreflightError
 from ....statemachine.plan.builder import build_stage_execution_plan
@@ -91,7 +93,10 @@ def doctor_command(
     loaded = RunConfig()
     if config is not None:
         loaded = read_config(config, overrides=overrides, profile=profile, runs=runs)
-    plan = None if config is None else build_stage_execution_plan(loaded)
+    plan = None
+    if config is not None:
+        loaded = draw_prompts(check_config(loaded))
+        plan = build_stage_execution_plan(loaded)
     found = find_server(servers, loaded, insecure=insecure)
     if found is None:
         raise click.UsageError(

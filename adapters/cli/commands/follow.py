@@ -43,9 +43,6 @@ def follow_command(
 
     It ends when the run ends. Ctrl-C ends it earlier and does not affect the run.
 
-    RUN is a run id, a unique prefix of one, its six digits, a name that only one run has, `last`,
-    or the path of a run folder.
-
     Exit status: that of `run` for the way the run ended; 1 if its process died.
     """
     if as_events and as_json:

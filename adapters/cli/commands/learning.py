@@ -13,12 +13,12 @@ from ...projections.learning.writer import LearningRecordWriter
 from ..output import (
     check_runs_folder,
     count,
-    escaped,
     json_option,
     print_json,
     print_line,
     runs_option,
 )
+from ..statuses import EXIT_COMPLETED, print_error
 
 _SHOWN = 10
 
@@ -50,9 +50,10 @@ def learning_command(
     else:
         _show(update)
     for folder in update.unreadable[:_SHOWN]:
-        click.echo(escaped(f"warning: no record for {folder}: its log cannot be read"), err=True)
+        print_error(f"warning: no record for {folder}: its log cannot be read", EXIT_COMPLETED)
     if len(update.unreadable) > _SHOWN:
-        click.echo(f"warning: ... and for {len(update.unreadable) - _SHOWN} more", err=True)
+        more = len(update.unreadable) - _SHOWN
+        print_error(f"warning: ... and for {more} more", EXIT_COMPLETED)
 
 
 def _show(update: LearningUpdate) -> None:

@@ -9,8 +9,11 @@ from typing import Any
 import click
 import msgspec
 
+from ....events.origins import prompt_texts
+from ....statemachine.config.document import check_config
 from ....statemachine.config.inputs import load_config
 from ....statemachine.config.legacy import RunDocument
+from ....statemachine.config.prompts import draw_prompts
 from ....statemachine.config.schema import RunConfig, type_with_stages
 from ....statemachine.errors import ConfigurationError
 from ....statemachine.plan.builder import build_stage_execution_plan
@@ -31,6 +34,7 @@ from ..output import (
 )
 from ..settings import current_settings, find_profile, named_server, server_headers
 from ..styles import WRONG, Mark, warning_mark
+from .replay import show_prompts
 
 set_option = click.option(
     "--set",
@@ -92,6 +96,7 @@ def find_server(
         settings=loaded.server_settings,
         insecure=insecure,
         headers=server_headers(),
+        prompts=prompt_texts(loaded.drawn_prompts.prompts) if loaded.drawn_prompts else (),
     )
 
 
@@ -116,7 +121,8 @@ def plan_command(
     current_settings()  # its errors are not of CONFIG
     try:
         loaded = read_config(config, overrides=overrides, profile=profile, runs=runs)
-        plan = build_stage_execution_plan(loaded)
+        drawn = draw_prompts(check_config(loaded))
+        plan = build_stage_execution_plan(drawn)
     except ConfigurationError as error:
         if as_json:
             print_json({"errors": error.errors})
@@ -125,6 +131,11 @@ def plan_command(
         print_json(plan)
     else:
         _show(plan)
+        if plan.prompts and drawn.drawn_prompts is not None:
+            are_examples = drawn.drawn_prompts.are_examples
+            note = " (examples: a run with seed = -1 draws others)" if are_examples else ""
+            print_line()
+            show_prompts(drawn.drawn_prompts.prompts, f"prompts by image{note}")
 
 
 @click.command("schema")

@@ -26,7 +26,7 @@ from ...text import byte_size
 from ..completion import complete_run
 from ..display import open_file_counter
 from ..output import check_runs_folder, count, print_line, progress_stream, runs_option
-from ..run_lookup import find_run
+from ..run_lookup import find_runs
 
 _EXIT_STATUSES = """\b
 Exit status:
@@ -66,9 +66,6 @@ def rm_command(names: tuple[str, ...], keep: bool, yes: bool, runs: Path) -> Non
 
     The sizes are shown first. With --keep-last-stage the log records what is removed: the runs stay
     sound and can be shown, but those images are never made again.
-
-    RUN is a run id, a unique prefix of one, its six digits, a name that only one run has, `last`,
-    or the path of a run folder.
     """
     chosen = _choose(names, runs, keep=keep)
     if keep:
@@ -91,9 +88,6 @@ def archive_command(names: tuple[str, ...], keep: bool, yes: bool, runs: Path) -
 
     Every command still finds them there.
     The sizes are shown first. An archived run gets no reminders, and `resume --all` leaves it out.
-
-    RUN is a run id, a unique prefix of one, its six digits, a name that only one run has, `last`,
-    or the path of a run folder.
     """
     chosen = _choose(names, runs, keep=keep)
     removed = f", and remove {_earlier(chosen)}" if keep else ""
@@ -109,7 +103,7 @@ def _choose(names: Sequence[str], runs: Path, *, keep: bool) -> list[_Choice]:
     """The runs that are named, each once; none is chosen if one of them may not be touched."""
     check_runs_folder(runs)
     finish_removals(runs, storage=new_storage())
-    folders = {folder.resolve(): folder for folder in (find_run(runs, name) for name in names)}
+    folders = {folder.resolve(): folder for folder in find_runs(runs, names)}
     measure: Callable[[Path], tuple[int, int]] = _measure_images if keep else _measure_folder
     chosen = []
     for folder in folders.values():
@@ -154,8 +148,19 @@ def _confirm(deed: str, chosen: Sequence[_Choice], *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise click.UsageError(f"not confirmed: {question}; --yes does it without asking")
-    if not click.confirm(f"{question[0].upper()}{question[1:]}?"):
+    if not _is_agreed(f"{question[0].upper()}{question[1:]}?"):
         raise click.UsageError("not confirmed; nothing was changed")
+
+
+def _is_agreed(question: str) -> bool:
+    """Ask; the end of the input (Ctrl-D) is a no. Raises Abort after Ctrl-C."""
+    try:
+        return click.confirm(question)
+    except click.Abort as error:
+        if not isinstance(error.__context__, EOFError):
+            raise
+        print_line()
+        return False
 
 
 def _remove_images(chosen: Sequence[_Choice], reason: str) -> None:

@@ -40,9 +40,6 @@ def report_command(
     The page shows the timeline, the stages, the images and every event, and needs no network
     and no other file. It replaces an earlier report, but no other file.
 
-    RUN is a run id, a unique prefix of one, its six digits, a name that only one run has, `last`,
-    or the path of a run folder.
-
     Exit status: 0 if the page was written; 4 if it was written, but the log is corrupt or an
     image was altered.
     """

@@ -7,7 +7,6 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
 
 import click
 import msgspec
@@ -30,11 +29,11 @@ from ..foreground import ForegroundResult, print_run_error, run_in_foreground, s
 from ..output import (
     check_runs_folder,
     count,
-    escaped,
     insecure_option,
     json_option,
     print_json_parts,
     print_line,
+    print_note,
     progress_stream,
     runs_option,
 )
@@ -52,7 +51,6 @@ from ..statuses import (
     print_error,
     status_of,
 )
-from ..streams import BrokenPipeTolerantStream
 from .list import runs_argument, waiting_runs
 from .replay import resume_line
 
@@ -76,17 +74,6 @@ class _Options(msgspec.Struct, frozen=True):
     preflight: bool
     as_json: bool
     cancelled: bool
-
-    @property
-    def stream(self) -> IO[str]:
-        """The stream that shows progress."""
-        return progress_stream()
-
-    def print_line(self, line: str) -> None:
-        """Print one line on the stream that shows progress."""
-        stream = BrokenPipeTolerantStream(self.stream)
-        stream.write(escaped(line) + "\n")
-        stream.flush()
 
 
 @click.command("resume", epilog=_EXIT_STATUSES)
@@ -124,9 +111,6 @@ def resume_command(
 
     It runs on the recorded server, unless --server names another one. Finished images are kept;
     images whose file is missing or altered are made again.
-
-    RUN is a run id, a unique prefix of one, its six digits, a name that only one run has, `last`,
-    or the path of a run folder.
     """
     if every == (run is not None):
         raise click.UsageError("resume needs either a RUN or --all")
@@ -151,15 +135,13 @@ def resume_command(
     return show_end(ended, as_json=as_json)
 
 
-def print_resumable_runs(runs: Path, stream: IO[str]) -> None:
+def print_resumable_runs(runs: Path) -> None:
     """Print a note if there are runs that can be resumed."""
     try:
         found = Catalogue(runs).entries()
     except OSError as error:
         # This does not keep another run from starting.
-        BrokenPipeTolerantStream(stream).write(
-            f"note: {runs} cannot be read: {escaped(str(error))}\n"
-        )
+        print_note(f"note: {runs} cannot be read: {error}")
         return
     waiting = [entry for entry in reversed(found) if entry.waits]
     summary = waiting_runs(waiting, f" in {runs}")
@@ -170,9 +152,7 @@ def print_resumable_runs(runs: Path, stream: IO[str]) -> None:
             if len(waiting) == 1
             else f"stagewright resume --all{runs_argument(runs)}"
         )
-        BrokenPipeTolerantStream(stream).write(
-            escaped(f"note: {summary}: {command}{forced}") + "\n"
-        )
+        print_note(f"note: {summary}: {command}{forced}")
 
 
 def _resume(controller: PipelineController, folder: Path, options: _Options) -> ForegroundResult:
@@ -201,10 +181,10 @@ def _resume(controller: PipelineController, folder: Path, options: _Options) -> 
             finally:
                 counter.pause()
 
-        ended = run_in_foreground(controller, begin, options.stream, view)
+        ended = run_in_foreground(controller, begin, progress_stream(), view)
     if RunResumed not in appended:
         rest = "its log has been sealed" if appended else "nothing to do"
-        options.print_line(f"{ended.handle.run_id}: already complete; {rest}")
+        print_note(f"{ended.handle.run_id}: already complete; {rest}")
     return ended
 
 
@@ -226,17 +206,17 @@ class _ResumeAll:
     def run(self) -> int:
         """Resume them; the most severe exit status of all."""
         for place, entry in enumerate(self._found, start=1):
-            self._options.print_line(f"run {place} of {len(self._found)}: {entry.run_id}")
+            print_note(f"run {place} of {len(self._found)}: {entry.run_id}")
             self._take(entry)
             if self._stopped:
                 break
         if len(self._found) > 1:
             self._tally["not tried"] = len(self._found) - self._tally.total()
             counts = (f"{self._tally[what]} {what}" for what in _TALLIED if self._tally[what])
-            self._options.print_line(", ".join(counts))
+            print_note(", ".join(counts))
         if self._left_out and not self._options.cancelled:
             left = f"{count(self._left_out, 'run')} that you cancelled left out"
-            self._options.print_line(f"{left}; --cancelled resumes them too")
+            print_note(f"{left}; --cancelled resumes them too")
         if self._options.as_json:
             print_json_parts(_as_list(self._results))
         elif not self._found:
@@ -264,9 +244,7 @@ class _ResumeAll:
 
     def _skip(self, entry: CatalogueEntry, holder: str) -> None:
         self._tally["held by another process"] += 1
-        self._options.print_line(
-            f"{entry.run_id}: another process is running it ({holder}); skipped"
-        )
+        print_note(f"{entry.run_id}: another process is running it ({holder}); skipped")
 
     def _note_end(self, ended: ForegroundResult) -> None:
         result = ended.result

@@ -15,7 +15,7 @@ from ..foreground import run_in_foreground, show_end
 from ..output import (
     insecure_option,
     json_option,
-    print_line,
+    print_note,
     profile_option,
     progress_stream,
     runs_option,
@@ -74,8 +74,8 @@ def run_command(
     if plan.conflicts:
         raise ConfigurationError(errors=[_conflict_error(config, one) for one in plan.conflicts])
     for warning in plan.warnings:
-        print_line(warning_mark(), f" {warning}", file=stream)
-    print_resumable_runs(runs, stream)
+        print_note(warning_mark(), f" {warning}")
+    print_resumable_runs(runs)
     with open_file_counter(progress_stream()) as counter:
 
         def begin() -> RunHandle:

@@ -33,9 +33,6 @@ def salvage_command(
     """Copy the sound parts of a corrupt log into a new run.
 
     RUN itself is not changed. `stagewright resume` makes the images that the new run lacks.
-
-    RUN is a run id, a unique prefix of one, its six digits, a name that only one run has, `last`,
-    or the path of a run folder.
     """
     folder = find_run(runs, run)
     if context.get_parameter_source("runs") is ParameterSource.DEFAULT:

@@ -15,7 +15,8 @@ from ...backends.http.credentials import AUTH_VARIABLE
 from ...webui_server import EmbeddedServer
 from ...webui_server.admission import is_loopback, name_in
 from ...webui_server.product import DEFAULT_PRODUCT, PRODUCTS
-from ..output import escaped, print_line
+from ..output import print_line
+from ..statuses import EXIT_COMPLETED, print_error
 
 _LONGEST_DELAY_S = 3600.0
 _LOOK_S = 0.5
@@ -85,7 +86,7 @@ def serve_embedded_command(
     auth = _auth_of_environment() if require_auth else None
     if auth is None and not is_loopback(host):
         message = f"warning: anyone who can reach {host} can use this server; see --require-auth"
-        click.echo(escaped(message), err=True)
+        print_error(message, EXIT_COMPLETED)
     with _stop_signals() as stopped:
         try:
             server = EmbeddedServer(

@@ -10,6 +10,7 @@ import click
 
 from ....events.errors import RunNotFoundError
 from ....events.folds import replay
+from ....events.model import RunOpened
 from ....events.origins import input_name
 from ...projections.foreign_images import ForeignImage, tool_name
 from ...projections.provenance import (
@@ -31,7 +32,7 @@ from ..output import (
 )
 from ..run_lookup import find_image, find_run
 from ..styles import Mark, file_mark
-from .replay import show_result
+from .replay import show_prompts, show_result
 
 _PROMPTS = ("prompt", "negative_prompt")
 
@@ -45,9 +46,7 @@ def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa:
 
     The image may also come from AUTOMATIC1111, Forge, ComfyUI, InvokeAI or Fooocus.
 
-    IMAGE_OR_RUN is the path of an image, RUN#3 for a run's third image, or RUN. RUN is a run id, a
-    unique prefix of one, its six digits, a name that only one run has, `last`, or the path of a run
-    folder.
+    IMAGE_OR_RUN is the path of an image, RUN#3 for a run's third image, or RUN.
     """
     check_runs_folder(runs)
     image = find_image(runs, image_or_run)
@@ -61,6 +60,9 @@ def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa:
     else:
         show_result(result, folder)
         _show_stages(settings_of_stages(result.plan))
+        opened = result.events[0] if result.events else None
+        if isinstance(opened, RunOpened) and isinstance(opened.prompts, tuple):
+            show_prompts(opened.prompts)
 
 
 def _show_file(image: Path, runs: Path, *, as_json: bool) -> None:

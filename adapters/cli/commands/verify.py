@@ -37,9 +37,6 @@ from ..styles import DOUBTFUL, GOOD, WRONG, Mark
 def verify_command(run: str | None, every: bool, runs: Path, as_json: bool) -> int:  # noqa: FBT001 - click passes flags
     """Check a run's log and image files; writes nothing.
 
-    RUN is a run id, a unique prefix of one, its six digits, a name that only one run has, `last`,
-    or the path of a run folder.
-
     \b
     Exit status:
       0  sound
