@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from weakref import finalize
@@ -71,11 +71,12 @@ class ConfiguredBackend:
         preflight: bool,
         recorded: BackendDescription | None = None,
         unsettled: Mapping[str, str] = {},
+        prompts: Sequence[str] = (),
     ) -> None:
         """Choose the backend for a run before its folder is made.
 
         A resumed run uses the ``recorded`` backend, unless the constructor named a server. With
-        ``preflight`` the server is checked for the names that ``plan`` uses. Raises
+        ``preflight`` the server is checked for the names in ``plan`` and ``prompts``. Raises
         PreflightError, ConfigurationError.
         """
         target = _target(server, recorded, self._named)
@@ -90,6 +91,7 @@ class ConfiguredBackend:
             insecure=self._insecure,
             headers=self._headers,
             unsettled=unsettled,
+            prompts=tuple(prompts),
         )
         self._current = backend = target.kind.make(choice)
         if preflight and plan is not None:
@@ -156,21 +158,24 @@ def _target(
 
 
 def _earlier_runs(runs: Path | None, url: str) -> Iterator[EarlierRun]:
-    """The latest runs on a server, back to the first that ended properly, which left nothing."""
+    """The runs that are alive on a server, and those that died since one there ended properly."""
     from .projections.catalogue import Catalogue  # noqa: PLC0415 - read where a server needs it
 
     if runs is None:
         return
+    is_clean = False
     for entry in Catalogue(runs).entries():
+        if is_clean and not entry.alive:
+            continue
         try:
             opened = next(iterate(runs / entry.folder), None)
         except (LogCorruptError, RunNotFoundError, OSError):
             continue
         if not isinstance(opened, RunOpened) or opened.backend.url != url:
             continue
-        if not (entry.died or entry.alive):
-            return
-        yield EarlierRun(backend=opened.backend, plan=opened.plan, is_alive=entry.alive)
+        is_clean = is_clean or not (entry.died or entry.alive)
+        if entry.died or entry.alive:
+            yield EarlierRun(backend=opened.backend, plan=opened.plan, is_alive=entry.alive)
 
 
 def open_controller(

@@ -5,7 +5,6 @@ It loads Pillow, which takes 20 ms: modules that every command loads import it w
 
 from __future__ import annotations
 
-import contextlib
 import io
 import logging
 import os
@@ -15,7 +14,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +23,7 @@ from PIL import ExifTags, Image, ImageChops, JpegImagePlugin, UnidentifiedImageE
 from ..events.errors import StagewrightError
 from ..events.log.storage import open_regular
 from ..statemachine.files.png import PngError, chunks, is_png
-from ..statemachine.stages.sizes import size_refusal
+from ..statemachine.stages.sizes import max_pixels, size_refusal
 
 RUN_FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 """The formats of a run's images, by Pillow's names, and their media types."""
@@ -77,7 +76,7 @@ _one_silence = threading.Lock()
 _ROWS = 64
 """How many rows are compared at a time."""
 _DEPTH = 24
-"""The offset of the bit depth in a PNG."""
+"""Where a PNG has its bit depth."""
 _LEAST_CONTRAST = 16
 _ROUNDING = 2
 """Versions of Pillow round differently by this much."""
@@ -122,7 +121,7 @@ class _PillowSettings:
             if not self._inside:
                 Image.MAX_IMAGE_PIXELS = self._limit
                 # Only our own entry: other threads may have changed the list in the meantime.
-                with contextlib.suppress(ValueError):
+                with suppress(ValueError):
                     _warning_filters().remove(_IGNORED)
 
 
@@ -140,6 +139,7 @@ def open_image(
     PNG but its pixels and orientation, so that no text or profile makes it unreadable. Raises
     ImageError for malformed data, also for the errors of Pillow in the block.
     """
+    max_pixels()  # A wrong limit is no fault of the image.
     with pillow_settings, _silence_for(data, formats):
         try:
             with _opened(data, formats, metadata=metadata) as image:
@@ -164,8 +164,8 @@ def _silence_for(data: bytes, formats: Sequence[str]) -> AbstractContextManager[
 @contextmanager
 def _without_standard_error() -> Iterator[None]:
     """Discard standard error: the decoders of TIFF, AVIF and HEIC print their errors there."""
-    with _one_silence, contextlib.ExitStack() as undo:
-        with contextlib.suppress(OSError):  # a program without standard error
+    with _one_silence, ExitStack() as undo:
+        with suppress(OSError):  # a program without standard error
             kept = os.dup(2)
             undo.callback(os.close, kept)
             nothing = os.open(os.devnull, os.O_WRONLY)
@@ -211,7 +211,7 @@ def _reduced_png(data: bytes, *, oriented: bool = True) -> bytes:
     The orientation is moved before the pixels: Pillow would decode them to look behind them.
     """
     pixels, orientation, end, view = [], [], 0, memoryview(data)
-    with contextlib.suppress(PngError):  # Pillow refuses what follows.
+    with suppress(PngError):  # Pillow refuses what follows.
         for chunk in chunks(data):
             end = chunk.end
             if chunk.kind in _PNG_PIXELS:

@@ -15,8 +15,20 @@ from stagewright.events.model import (
     Artifact,
     BackendDescription,
     ErrorDetail,
+    ImagePrompt,
     InputRecord,
     OriginalFile,
+    SourceFile,
+)
+
+_PARTS = (
+    Artifact,
+    InputRecord,
+    OriginalFile,
+    ImagePrompt,
+    SourceFile,
+    BackendDescription,
+    ErrorDetail,
 )
 
 _HEAD = """# Events
@@ -46,7 +58,7 @@ def _events() -> Iterator[str]:
 
 def _parts() -> Iterator[str]:
     yield "# Parts\n"
-    for kind in (Artifact, InputRecord, OriginalFile, BackendDescription, ErrorDetail):
+    for kind in _PARTS:
         yield f"## {kind.__name__}\n\n{_words(kind)}\n"
         yield from _table(kind)
         yield ""

@@ -23,6 +23,7 @@
     |   |-- InvalidStagePlanError a configuration that makes no valid plan; names the key
     |   |-- PreflightError        a server that cannot be reached, or lacks a name
     |   `-- InputImageError       an input image or mask that is missing or cannot be used
+    |       `-- InputRefusedError  the run was made without it, so its images are missing
     |-- ResumeRefusedError        a resume would be of no use; says why
     |-- RemovalRefusedError       (ValueError) a run or image that cannot be removed or archived
     |-- ControllerBusyError       the controller has a run already

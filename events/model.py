@@ -144,6 +144,20 @@ class InputRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     refusal: str | None = None
 
 
+class ImagePrompt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The prompts of one image, as they were drawn; a None is not sent."""
+
+    prompt: str
+    negative_prompt: str | None = None
+
+
+class SourceFile(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A file that prompts came from: a prompt file or a wildcard; ``path`` as written."""
+
+    path: str
+    sha256: str
+
+
 class BackendDescription(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The backend that made the images: ``kind`` is ``embedded`` or a server's family.
 
@@ -199,7 +213,9 @@ class RunOpened(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
     """The run exists: its whole configuration, plan and every random choice.
 
     ``inputs`` are the input images, then the mask, or a mask for each of them. ``ca_bundle`` is the
-    absolute path of ``server.ca_bundle``, where ``config`` has another.
+    absolute path of ``server.ca_bundle``, where ``config`` has another. ``prompts`` are those of
+    the images by index, left out where all have those of the top level; ``sources`` are the files
+    that they came from.
     """
 
     config: Mapping[str, Any]
@@ -214,6 +230,8 @@ class RunOpened(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
     boot_id: str
     pid: int
     ca_bundle: str | msgspec.UnsetType = msgspec.UNSET
+    prompts: tuple[ImagePrompt, ...] | msgspec.UnsetType = msgspec.UNSET
+    sources: tuple[SourceFile, ...] | msgspec.UnsetType = msgspec.UNSET
 
     barrier: ClassVar[bool] = True
 

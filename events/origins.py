@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import PurePath
 
+from msgspec import UnsetType
+
 from .folds import recorded_stages
-from .model import InputRecord, RunOpened
+from .model import ImagePrompt, InputRecord, RunOpened
 
 _OF_A_RUN = re.compile(r"\d{5,}-\d+(?:-|$)")
 
@@ -19,6 +22,20 @@ def input_of(opened: RunOpened, image_index: int) -> InputRecord | None:
         return None
     place = image_index // each
     return opened.inputs[place] if place < len(opened.inputs) else None
+
+
+def prompt_of(opened: RunOpened, image_index: int) -> ImagePrompt | None:
+    """The prompts that an image was given; None where it has those of the plan."""
+    prompts = opened.prompts if isinstance(opened.prompts, tuple) else ()
+    return prompts[image_index] if image_index < len(prompts) else None
+
+
+def prompt_texts(prompts: Iterable[ImagePrompt] | UnsetType) -> tuple[str, ...]:
+    """The different texts of prompts and negative prompts, in the order of their first images."""
+    if isinstance(prompts, UnsetType):
+        return ()
+    texts = (text for one in prompts for text in (one.prompt, one.negative_prompt))
+    return tuple(dict.fromkeys(text for text in texts if text))
 
 
 def input_name(record: InputRecord) -> str:

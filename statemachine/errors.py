@@ -119,6 +119,10 @@ class InputImageError(ConfigurationError):
     """An input image or mask is missing, too large, or of a format that is not read."""
 
 
+class InputRefusedError(InputImageError):
+    """An input that could not be used when its run was made; no resume changes that."""
+
+
 class MissingImagesError(StagewrightError):
     """The run ended with images missing that failed (``on_image_error = continue``)."""
 

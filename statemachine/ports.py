@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -133,10 +133,13 @@ class PreparableBackend(Protocol):
         preflight: bool,
         recorded: BackendDescription | None = None,
         unsettled: Mapping[str, str] = {},
+        prompts: Sequence[str] = (),
     ) -> None:
         """Prepare for ``plan`` with these settings; ``description`` is read afterwards.
 
-        With ``preflight``, check that the server has the names that the plan uses. For a
+        With ``preflight``, check that the server has the names that the plan uses, and those in
+        ``prompts``: the texts of images with prompts of their own, given only where there are any.
+        For a
         resume, ``recorded`` is the backend of the run so far, and ``unsettled`` are the calls
         without a recorded answer by id, with their stage types, to be settled before anything
         is sent. Raises ConfigurationError, and nothing is started.

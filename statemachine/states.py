@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+from ..events.folds import MISSING_IMAGES
 from ..events.model import TRIGGERS, ErrorDetail, RunState
 from ..events.model import StageType as StageType
-from .errors import StageConflictError
+from ..events.result import MissingImage
+from .errors import InputRefusedError, StageConflictError
 
 Trigger = Literal["start", "finish", "fail", "cancel", "recover", "cleanup", "reset"]
 
@@ -31,12 +34,20 @@ TRANSITIONS = (
 assert tuple(row.trigger for row in TRANSITIONS) == TRIGGERS  # subscribers name them
 
 
-def can_go_on(state: RunState, error: ErrorDetail | None, *, sealed: bool) -> bool:
+_FINAL_FAILURES = frozenset([StageConflictError.__name__, InputRefusedError.__name__])
+"""A resume cannot change a conflict in the configuration, or an input that cannot be used."""
+
+
+def can_go_on(
+    state: RunState, error: ErrorDetail | None, missing: Iterable[MissingImage], *, sealed: bool
+) -> bool:
     """Whether a resume would have something to do, according to the log."""
     if state == RunState.COMPLETED:
         return not sealed
-    # A resume cannot change a conflict in the configuration.
-    return error is None or error.kind != StageConflictError.__name__
+    if error is None:
+        return True
+    errors = [gap.error for gap in missing] if error.kind == MISSING_IMAGES else [error]
+    return any(one is None or one.kind not in _FINAL_FAILURES for one in errors)
 
 
 FRUITLESS_EPOCHS = 5

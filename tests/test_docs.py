@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from stagewright.adapters.backends.webui.options import PINNED
 from stagewright.statemachine.config.legacy import RunDocument
 from stagewright.statemachine.config.schema import RunTable, ServerTable
 from stagewright.statemachine.stages import (
@@ -72,6 +73,13 @@ def test_every_key_is_documented(table: type[msgspec.Struct]) -> None:
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     known = set(re.findall(r"\w+", text))
     assert set(table.__struct_encode_fields__) <= known
+
+
+def test_the_pinned_options_are_those_that_the_page_lists() -> None:
+    """A person who changes one of the others during a run changes its images."""
+    page = (ROOT / "docs" / "servers.md").read_text(encoding="utf-8")
+    listed = page.partition("The options are: ")[2].partition(".\n")[0]
+    assert set(re.findall(r"`(\w+)`", listed)) == set(PINNED)
 
 
 def test_every_link_between_the_pages_leads_somewhere() -> None:

@@ -156,7 +156,7 @@ def test_a_server_that_is_no_webui_is_not_ready(tmp_path: Path) -> None:
     routes = (*(API + name for name in (*LISTS, "progress")), "/adetailer/v1/ad_model")
     with ScriptedWebUI(openapi=False, missing_routes=routes) as server:
         told = doctor(server, folder=tmp_path, status=2)
-    assert told.splitlines()[-1].startswith("not ready: no route of the API answers")
+    assert f"not ready: {server.url}: no route answers like that of a WebUI" in told
 
 
 def test_a_server_without_the_api_is_not_ready(tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ def twice_in(path: Path, text: str) -> list[str | None]:
         ("a.toml", "[txt2img]\nsteps = 1\n[txt2img]\n", ["txt2img"]),
         ("a.toml", "txt2img = {steps = 1, steps = 2}", ["txt2img.steps"]),
         ("a.toml", "txt2img.steps = 1\ntxt2img.steps = 2\n", ["txt2img.steps"]),
+        ("a.toml", "[txt2img]\n'steps' = 1\n\"steps\" = 2\n", ["txt2img.steps"]),
+        ("a.toml", "[[a.b]]\nc = 1\n[[a.b]]\nd = 1\nd = 2\n", ["a.b.1.d"]),
         ("a.toml", 'prompt = "a"\nprompt = """\nb\nc"""\n[txt2img]\n', ["prompt"]),
     ],
 )
@@ -180,6 +182,16 @@ def test_an_empty_name_is_not_set(key: str) -> None:
     without = put(config, key, None)
     assert build_stage_execution_plan(empty) == build_stage_execution_plan(without)
     assert parse_document(empty).document() == parse_document(without).document()
+
+
+@pytest.mark.parametrize("key", ["txt2img.styles", "img2img.styles", "txt2img.modules"])
+def test_an_empty_name_in_a_list_is_left_out(key: str) -> None:
+    """The other names of the list stay, in their order."""
+    config = complete() | {"server": {}}
+    config["img2img"] |= {"model": "m", "sampler": "s"}
+    config["txt2img"].pop("vae", None)
+    names = build_stage_execution_plan(put(config, key, ["", "b", "", "a"]))
+    assert names == build_stage_execution_plan(put(config, key, ["b", "a"]))
 
 
 def test_an_empty_prompt_of_img2img_is_not_inherited() -> None:

@@ -89,7 +89,7 @@ def test_an_image_is_named_by_its_run_and_its_number(runs: Path, name: str) -> N
     assert (shown["run_id"], shown["image_index"]) == (folder.name, 1)
     done = stagewright("show", "last#3", folder=runs.parent)
     assert done.returncode == 2
-    assert f"run {folder.name} has finished no image 3" in done.stderr
+    assert f"run {folder.name} has no image 3 of 2" in done.stderr
 
 
 WIDE = """

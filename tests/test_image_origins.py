@@ -147,7 +147,7 @@ def test_show_takes_the_number_of_an_image(tmp_path: Path) -> None:
     for number in (0, 3):
         done = stagewright("show", f"{result.run_id}#{number}", folder=tmp_path)
         assert done.returncode != 0
-        assert f"run {result.run_id} has finished no image {number}\n" in done.stderr
+        assert done.stderr.endswith(f": run {result.run_id} has no image {number} of 2\n")
 
 
 def test_show_says_of_an_image_from_a_prompt_that_it_has_no_input(tmp_path: Path) -> None:
@@ -215,6 +215,17 @@ def test_an_upscaled_image_of_a_run_keeps_its_seed(tmp_path: Path) -> None:
         assert [image.seed for image in later.images] == expected
         assert file_names(later) == [f"{n:05d}-{one}.png" for n, one in enumerate(expected)]
         assert later.seeds == tuple(5 + n for n in range(len(expected)))
+
+
+def test_an_upscaled_file_of_a_run_keeps_its_seed(tmp_path: Path) -> None:
+    """Its name has it; another image of such a name is none of a run."""
+    first = finished(tmp_path, document("txt2img", "upscale"))
+    file = tmp_path / first.run_id / first.images[0].path
+    later = finished(tmp_path, document("upscale", input_image=str(file), seed=5))
+    assert [image.seed for image in later.images] == [100]
+    file.write_bytes(png(1))
+    later = finished(tmp_path, document("upscale", input_image=str(file), seed=5))
+    assert [image.seed for image in later.images] == [5]
 
 
 def test_an_upscale_keeps_the_seed_of_the_stage_before(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from stagewright.events import PipelineRunResult, RunOpened, RunState
 from stagewright.statemachine import (
     InputImageError,
+    ResumeRefusedError,
     build_stage_execution_plan,
     load_config,
 )
@@ -190,7 +191,7 @@ def test_with_continue_bad_files_are_missing_images(tmp_path: Path, images: int)
     assert {gap.stage_id for gap in result.missing} == {"00-img2img"}
     for gap in result.missing:
         assert gap.error is not None
-        assert gap.error.kind == "InputImageError"
+        assert gap.error.kind == "InputRefusedError"
         assert gap.error.message.startswith(f"input {'bd'[gap.image_index // images // 2]}.png: ")
         assert NO_IMAGE in gap.error.message
     assert [image.image_index for image in result.images] == [
@@ -201,8 +202,25 @@ def test_with_continue_bad_files_are_missing_images(tmp_path: Path, images: int)
     ]
     done = stagewright("verify", result.run_id, folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_resume_cannot_help_a_bad_file(tmp_path: Path) -> None:
+    """No command offers one, and what it would say is in the words of ``verify``; other images are
+    made again, and the log stays as it is otherwise."""
+    photos = folder_of(tmp_path / "photos", "a.png", "c.png", bad=("b.png",))
+    result = went_on(tmp_path, input_image=str(photos))
+    folder = tmp_path / "runs" / result.run_id
+    log = (folder / "events.jsonl").read_bytes()
+    why = "only images of inputs that cannot be used are missing; repair these files, then run the"
+    with pytest.raises(ResumeRefusedError, match=rf"{why} .*: b\.png$"):
+        controller(tmp_path / "runs").resume(result.run_id)
+    assert (folder / "events.jsonl").read_bytes() == log
+    assert "to continue" not in stagewright("show", "last", folder=tmp_path).stdout
+    assert stagewright("resume", "--all", folder=tmp_path).returncode == 0
+    (folder / result.images[-1].path).unlink()
     again = controller(tmp_path / "runs").resume(result.run_id).wait(WAIT_S)
-    assert [gap.image_index for gap in again.missing] == bad
+    assert [image.image_index for image in again.images] == [0, 2]
+    assert [gap.error.kind for gap in again.missing if gap.error] == ["InputRefusedError"]
 
 
 def test_with_continue_the_plan_says_what_will_be_missing(tmp_path: Path) -> None:
@@ -247,6 +265,7 @@ def test_the_order_of_a_recorded_run_stays(tmp_path: Path) -> None:
     """A resume takes the inputs as recorded, whatever is in the folder by then."""
     photos = folder_of(tmp_path / "photos", "b.png", bad=("c.png",))
     result = went_on(tmp_path, input_image=str(photos))
+    (tmp_path / "runs" / result.run_id / result.images[0].path).unlink()
     folder_of(photos, "a.png", "c.png")
     again = controller(tmp_path / "runs").resume(result.run_id).wait(WAIT_S)
     assert [Path(image.path).name for image in again.images] == ["00000-100-b.png"]
@@ -321,9 +340,9 @@ def test_all_images_of_a_run_that_changed_are_named_at_once(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        ("#0", "image 0 is not there: run {} has 2"),
-        ("#3", "image 3 is not there: run {} has 2"),
-        ("#1", "image 1 is not there: run {} has not finished that one"),
+        ("#0", "run {} has no image 0 of 2"),
+        ("#3", "run {} has no image 3 of 2"),
+        ("#1", "run {} has finished no image 1 of 2"),
         ("#x", "there is no run 'last#x'"),
         ("#", "there is no run 'last#'"),
         ("#-1", "there is no run 'last#-1'"),

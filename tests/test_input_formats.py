@@ -149,7 +149,7 @@ def test_a_server_s_answer_is_not_of_these_formats(tmp_path: Path, kind: str) ->
     result = finished(tmp_path, document("txt2img"), backend)
     assert result.state is RunState.ERROR
     assert result.error is not None
-    assert "not a PNG, JPEG or WebP image" in result.error.message
+    assert "kept: image 1 of 00-txt2img: not a PNG, JPEG or WebP image" in result.error.message
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_with_continue_an_input_without_its_mask_is_missing(tmp_path: Path, harm
     result, shades = masked(tmp_path / "runs", config)
     assert (result.state, result.outcome) == (RunState.ERROR, "partial")
     (gap,) = result.missing
-    assert (gap.image_index, gap.error and gap.error.kind) == (1, "InputImageError")
+    assert (gap.image_index, gap.error and gap.error.kind) == (1, "InputRefusedError")
     assert gap.error is not None
     assert "mask" in gap.error.message
     assert shades == [0, 80]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from stagewright.statemachine import (
+    ConfigurationError,
     InvalidStagePlanError,
     build_stage_execution_plan,
 )
@@ -17,7 +18,7 @@ from .command_line import stagewright, write_config
 from .input_images import (
     saved,
 )
-from .support import document, png
+from .support import controller, document, png
 
 pytestmark = pytest.mark.lowest
 
@@ -84,8 +85,13 @@ def test_a_raised_limit_holds_for_inputs_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["many", "0", "-1", "1e9", "9" * 5000, "²"])
-def test_a_wrong_limit_is_named(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It must be a whole number of pixels."""
+@pytest.mark.parametrize("stage", ["txt2img", "upscale"])
+def test_a_wrong_limit_is_named(
+    tmp_path: Path, value: str, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must be a whole number of pixels; no input is blamed."""
+    (tmp_path / "in.png").write_bytes(saved("PNG"))
     monkeypatch.setenv("STAGEWRIGHT_MAX_PIXELS", value)
-    with pytest.raises(ValueError, match=r"STAGEWRIGHT_MAX_PIXELS = .* must be a whole number"):
-        build_stage_execution_plan(document("txt2img"))
+    words = r"^STAGEWRIGHT_MAX_PIXELS = .* must be a whole number"
+    with pytest.raises(ConfigurationError, match=words):
+        controller(tmp_path).validate(document(stage, input_image=str(tmp_path / "in.png")))

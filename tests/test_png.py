@@ -199,10 +199,10 @@ def test_bytes_after_the_end_are_no_part_of_the_check() -> None:
         (b"", "do not begin with the signature"),
         (b"GIF89a", "do not begin with the signature"),
         (SIGNATURE, "ends at byte 8 without an IEND chunk"),
-        (SIGNATURE + chunk(b"IEND", b""), "begins with b'IEND' instead of IHDR"),
-        (SIGNATURE + chunk(b"IHDR", b"short") + chunk(b"IEND", b""), "begins with b'IHDR'"),
-        (with_chunks()[:-12] + b"\xff\xff\xff\xffIEND____", "ends inside the b'IEND' chunk at"),
-        (with_chunks(chunk(b"tEXt", b"a\0b")[:-1] + b"?"), "b'tEXt' chunk at byte 33 fails its"),
+        (SIGNATURE + chunk(b"IEND", b""), "begins with IEND instead of IHDR"),
+        (SIGNATURE + chunk(b"IHDR", b"short") + chunk(b"IEND", b""), "begins with IHDR"),
+        (with_chunks()[:-12] + b"\xff\xff\xff\xffIEND____", "ends inside the IEND chunk at"),
+        (with_chunks(chunk(b"tEXt", b"a\0b")[:-1] + b"?"), "the tEXt chunk at byte 33 fails its"),
     ],
 )
 def test_a_malformed_png_is_told_where(data: bytes, words: str) -> None:

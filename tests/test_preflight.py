@@ -131,11 +131,15 @@ def test_a_name_that_the_server_lacks_is_named_with_the_nearest(
     assert f'{asked}; did you mean "{nearest}"' in words
 
 
-def test_a_style_that_the_server_lacks_is_named_by_its_place() -> None:
-    """Servers ignore unknown styles silently."""
+@pytest.mark.parametrize("stage", ["txt2img", "img2img"])
+def test_a_style_that_the_server_lacks_is_named_by_its_place(stage: str) -> None:
+    """Servers ignore unknown styles silently; an inherited one is named once."""
+    config = document("txt2img", "img2img")
+    config[stage]["styles"] = ["photo", "flim"]
     with ListingWebUI({API + "prompt-styles": STYLES}) as server:
-        words = refusal(server, with_txt2img(styles=["photo", "flim"]))
-    assert 'txt2img.styles.1 = "flim" is not on the server; did you mean "film"?' in words
+        words = refusal(server, config)
+    assert f'{stage}.styles.1 = "flim" is not on the server; did you mean "film"?' in words
+    assert words.count("flim") == 1
 
 
 def test_where_nothing_is_near_nothing_is_suggested() -> None:

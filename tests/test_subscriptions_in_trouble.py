@@ -84,6 +84,8 @@ def close_at_line(number: int, events: list[StageEvent], on: Any, *, in_worker: 
     publisher.start()
     publisher.join(10)
     assert not publisher.is_alive(), f"the publisher hangs at line {number}"
+    if in_worker:  # which may not have begun yet, on a busy machine
+        until(lambda: interruption.left < number, "the worker's first line")
     subscription.close(timeout_s=10)
     assert not is_connected(subscription)
     assert not is_served(subscription), f"the worker hangs at line {number}"

@@ -182,7 +182,7 @@ MEMORY, AUTH = errors.ServerOutOfMemoryError, errors.AuthenticationError
         *[(status, PAGE, UNAVAILABLE, f"{status}: Bad Gateway") for status in (502, 503, 504)],
         *[(status, PAGE, UNAVAILABLE, f"{status}: Bad Gateway") for status in range(520, 525)],
         (200, "<h1>Welcome</h1>", BackendAnswerError, "the answer is not JSON: Welcome"),
-        (201, "{}", REFUSED, "201: "),
+        (201, "{}", REFUSED, "201"),
     ],
 )
 def test_a_status_is_one_of_our_errors_in_the_servers_words(

@@ -137,6 +137,8 @@ def test_a_face_restorer_that_changed_nothing_is_a_warning(
     [
         ("txt2img", "scheduler", "Karas", "scheduler Karas was requested, but Automatic was used"),
         ("txt2img", "styles", ["nowhere"], 'no style "nowhere" (txt2img.styles)'),
+        ("img2img", "styles", ["nowhere"], 'no style "nowhere" (img2img.styles)'),
+        ("img2img", "styles", ["lost"], 'no LoRA "inc" (img2img.styles: prompt)'),
         ("adetailer", "passes", [{"model": "eyes.pt"}], 'no detector "eyes.pt"'),
     ],
 )
@@ -144,7 +146,7 @@ def test_a_fallback_is_found_without_preflight(
     tmp_path: Path, table: str, key: str, value: Any, words: str
 ) -> None:
     """A name that the server replaces or ignores is an error at the first image."""
-    config = small("txt2img", *(["adetailer"] if table == "adetailer" else []), images=1)
+    config = small(*dict.fromkeys(("txt2img", table)), images=1)
     config[table] = {**config[table], key: value}
     with ScriptedWebUI() as server:
         assert words in failure(tmp_path, server, config)

@@ -23,6 +23,10 @@ from .webui_recorder import Recorder
 EXAMPLES = Path(__file__).parent.parent / "examples"
 BASE = TXT2IMG | {"model": "flux1-dev-fp8.safetensors", "cfg_scale": 1.0}
 MODULES = ["clip_l.safetensors", "ae.safetensors", "t5xxl_fp8_e4m3fn.safetensors"]
+MODELS = {
+    "flux": "flux1-dev-fp8.safetensors",
+    "z": "z_image_turbo_bf16.safetensors",
+}
 GENERATING = {
     "/sdapi/v1/txt2img": "StableDiffusionProcessingTxt2Img",
     "/sdapi/v1/img2img": "StableDiffusionProcessingImg2Img",
@@ -152,6 +156,41 @@ def test_what_neo_drops_silently_is_detected(
     assert result.images == ()
 
 
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"model": "flux", "shift": 9.0}, r"shift 9\.0 .* used it as its Distilled CFG Scale"),
+        ({"model": "z", "distilled_cfg_scale": 3.5}, "distilled_cfg_scale 3.5 .* as its Shift"),
+    ],
+)
+def test_a_scale_that_the_model_takes_for_the_other_is_an_error(
+    tmp_path: Path, neo: Recorder, table: dict[str, Any], words: str
+) -> None:
+    """The server takes one field for both."""
+    config = document(txt2img=BASE | table | {"model": MODELS[table["model"]]})
+    error = ran(tmp_path, neo, config).error
+    assert error is not None
+    assert re.search(words, error.message)
+
+
+def test_neo_applies_no_refiner_beside_hires(tmp_path: Path, neo: Recorder) -> None:
+    """It has no option for the pass, and would fail; without hires the refiner is used."""
+    refiner = {"model": MODELS["z"], "switch_at": 0.8}
+    hires = {"scale": 1.5, "denoise": 0.4}
+    config = document(txt2img=BASE | {"refiner": refiner, "hires": hires})
+    with pytest.raises(PreflightError, match=r"txt2img\.refiner: the server applies none beside"):
+        ran(tmp_path, neo, config)
+    config = document(txt2img=BASE | {"refiner": refiner})
+    assert ran(tmp_path, neo, config).state == "COMPLETED"
+
+
+def test_a_vae_of_a_pass_is_refused_on_forge(tmp_path: Path, server: Recorder) -> None:
+    """Forge loads modules, and would ignore it."""
+    config = with_passes({"model": "face_yolov8n.pt", "vae": "ae.safetensors"})
+    with pytest.raises(PreflightError, match=r"takes no vae; remove it from adetailer\.passes\.0"):
+        ran(tmp_path, server, config)
+
+
 def test_a_plain_webui_takes_no_modules(tmp_path: Path) -> None:
     """It would ignore them, so the message names the key to use."""
     with EmbeddedServer() as upstream, Recorder(upstream.url) as recorder:
@@ -166,7 +205,7 @@ def test_a_plain_webui_takes_no_modules(tmp_path: Path) -> None:
 
 def test_digests_do_not_depend_on_the_server(tmp_path: Path, server: Recorder) -> None:
     """A request is the same in process and on any server."""
-    config = document(txt2img=BASE | {"modules": MODULES, "shift": 3.0}, images=2)
+    config = document(txt2img=BASE | {"modules": MODULES, "distilled_cfg_scale": 3.0}, images=2)
     there = ran(tmp_path / "there", server, config)
     here = open_controller(tmp_path / "here").start(config).wait(30)
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from PIL import Image
 from stagewright.adapters import open_controller
@@ -240,7 +239,7 @@ def test_a_resume_compares_with_the_images_of_earlier_epochs(
 
 
 def test_a_server_without_options_is_used_as_before(tmp_path: Path) -> None:
-    """Nothing is recorded, pinned or restored."""
+    """Nothing is pinned or restored."""
     with ScriptedWebUI(missing_routes=("/sdapi/v1/options",)) as server:
         result = run(tmp_path, server, clip_skip=2)
         assert set(server.generating()[0].body["override_settings"]) == {
@@ -248,7 +247,7 @@ def test_a_server_without_options_is_used_as_before(tmp_path: Path) -> None:
             CLIP_SKIP,
         }
     (opened,) = only(result.events, RunOpened)
-    assert opened.backend.options is msgspec.UNSET
+    assert opened.backend.options == {}
 
 
 @pytest.mark.parametrize(
@@ -298,6 +297,20 @@ def test_forge_is_sent_the_cfg_scale_of_the_hires_pass(
         result = run(tmp_path, server, cfg_scale=7.0, hires=hires)
     for call in only(result.events, CallCompleted):
         assert call.info["extra_generation_params"]["Hires CFG Scale"] == sent
+
+
+def test_a_resume_without_recorded_options_sends_what_the_run_sent(tmp_path: Path) -> None:
+    """A server that shows no options is no log of an older release, which sent no hires CFG."""
+    config = small("txt2img", images=2, server={"retries": 0})
+    config["txt2img"]["hires"] = {"upscaler": "Latent", "scale": 2.0, "denoise": 0.4}
+    with ScriptedWebUI(fork="forge", missing_routes=("/sdapi/v1/options",)) as server:
+        server.on(1, faults.server_error("KeyError", "broken"))
+        controller = open_controller(tmp_path, server.url)
+        handle = controller.start(config)
+        assert handle.wait(30).state is RunState.ERROR
+        assert controller.resume(handle.run_id).wait(30).state is RunState.COMPLETED
+        sent = [one.body["hr_cfg"] for one in server.generating()]
+    assert sent == [config["txt2img"]["cfg_scale"]] * 3
 
 
 @pytest.mark.parametrize(

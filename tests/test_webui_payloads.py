@@ -11,7 +11,9 @@ import msgspec
 import pytest
 from stagewright.adapters.backends.http.errors import RequestRefusedError
 from stagewright.adapters.backends.webui.features import ServerFeatures, features_of
-from stagewright.adapters.backends.webui.payloads import Payload, cache_fillers, payload_of
+from stagewright.adapters.backends.webui.payload import Payload
+from stagewright.adapters.backends.webui.payloads import payload_of
+from stagewright.adapters.backends.webui.upscale_payload import cache_fillers
 from stagewright.statemachine.ports import GenerateRequest, SourceImage
 from stagewright.statemachine.stages import (
     AdetailerConfig,

@@ -7,12 +7,14 @@ import math
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stagewright.adapters import open_controller
 from stagewright.adapters.backends.http.address import ServerAddress
 from stagewright.adapters.backends.http.client import HttpClient
 from stagewright.adapters.backends.http.errors import (
@@ -28,8 +30,11 @@ from stagewright.adapters.backends.webui.progress import (
 )
 from stagewright.statemachine.config.schema import ServerTable
 
+from . import webui_faults as faults
 from .command_line import until
+from .resuming import small
 from .test_webui_client import OK, Wire, exchanged, talking
+from .webui_server import ScriptedWebUI
 
 NEVER_S = 1e9
 TINY_S = 0.002
@@ -165,10 +170,30 @@ def test_the_limit_is_five_times_as_long_where_no_steps_are_seen(
     looks: tuple[ServerProgress, ...], extras: bool, factor: int
 ) -> None:
     """Before the first step of a job, and for extras while they run; not once all is done."""
-    watch = StallWatch(10.0, extras=extras)
+    watch = StallWatch(10.0, is_patient=extras)
     for look in looks:
         watch.note(look)
     assert watch.limit_s == 10.0 * factor
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"refiner": {"model": "refiner", "switch_at": 0.5}},
+        {"hires": {"upscaler": "Latent", "scale": 2.0, "denoise": 0.4, "model": "other"}},
+    ],
+)
+def test_a_model_that_is_loaded_in_the_middle_is_no_stall(
+    tmp_path: Path, more: dict[str, Any]
+) -> None:
+    """A request with a second model may stand still at any step, five times as long."""
+    config = small("txt2img", images=1, server={"retries": 0, "stall_timeout_s": 0.1})
+    config["txt2img"] |= more
+    with ScriptedWebUI() as server:
+        server.on(0, faults.STALLS)
+        result = open_controller(tmp_path, server.url).start(config).wait(30)
+    assert result.error is not None
+    assert "no progress for 0.5 s (server.stall_timeout_s)" in result.error.message
 
 
 def stalls(watch: StallWatch) -> float:
@@ -181,7 +206,7 @@ def stalls(watch: StallWatch) -> float:
 @pytest.mark.parametrize("look", [LOADING, SAMPLING])
 def test_a_stall_comes_with_the_limit_and_not_before(look: ServerProgress, extras: bool) -> None:
     """Looks that show the same again do not put it off."""
-    watch = StallWatch(TINY_S, extras=extras)
+    watch = StallWatch(TINY_S, is_patient=extras)
     watch.note(look)
     limit = TINY_S if look.step and not extras else LONG_S
     while not watch.stalled:

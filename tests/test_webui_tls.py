@@ -145,6 +145,17 @@ def test_no_advice_on_certificates_where_there_is_no_tls(bundle: str) -> None:
     assert "tls_verify" not in str(caught.value)
 
 
+def test_no_advice_on_certificates_where_the_ciphers_differ(bundle: str) -> None:
+    """Nor would it help where client and server have no protocol in common."""
+    tls = tls_for("127.0.0.1")
+    tls.maximum_version = ssl.TLSVersion.TLSv1_2
+    tls.set_ciphers("NULL-SHA256:@SECLEVEL=0")
+    spoken = talking(lambda wire: wire.answer(b"1"), tls=tls, ca_bundle=bundle)
+    with spoken as (client, _server), pytest.raises(ServerNotTrustedError) as caught:
+        client.get("/")
+    assert "tls_verify" not in str(caught.value)
+
+
 CONFIGURED: dict[str, tuple[str, list[str]]] = {
     'ca_bundle = "ca.pem"': ("configs", []),
     'ca_bundle = "../configs/ca.pem"': ("configs", []),

@@ -91,7 +91,7 @@ class Painter:
     """Makes what the generating endpoints answer.
 
     ``options`` are the server's settings; those that are ``saved`` are restored after a request
-    that overrides them.
+    that overrides them. Its model puts sizes on the next multiples of ``grid`` above.
     """
 
     def __init__(self, queue: JobQueue, names: Names, fork: str) -> None:
@@ -102,6 +102,7 @@ class Painter:
             self.options[MODULES] = []
         self.broken: tuple[str, ...] = ("Missing 4x",)
         self.detects = True
+        self.grid = 1
         self.schemas: Document = {}
         self.hashed: set[str] = {names.models[0]}
         self._cache: dict[tuple[Any, ...], Image.Image] = {}
@@ -193,6 +194,7 @@ class Painter:
         if alone:
             per_image = [1, *per_image * len(passes)]
             asked |= {"steps": 1, "width": 128, "height": 128, "sampler_name": "Euler"}
+        asked |= {side: -(-asked[side] // self.grid) * self.grid for side in ("width", "height")}
         job.passes = tuple(per_image * asked["n_iter"])
         self.queue.begin(job)
         used = self._override(asked)

@@ -43,6 +43,7 @@ class ServerChoice(msgspec.Struct, frozen=True, kw_only=True):
     insecure: bool = False
     headers: Mapping[str, Mapping[str, str]] = {}
     unsettled: Mapping[str, str] = {}
+    prompts: tuple[str, ...] = ()
 
 
 class ServedBackend(ImageBackend, Protocol):

@@ -97,6 +97,21 @@ def print_note(*parts: str | Mark) -> None:
     stream.flush()
 
 
+def print_settings(settings: Iterable[tuple[str, Any]]) -> None:
+    """Print a line for each setting, as a configuration could have it."""
+    for name, value in settings:
+        print_line(f"    {name:<22} {_setting_text(value)}")
+
+
+def _setting_text(value: Any) -> str:
+    """A setting as a configuration could have it; the names of a list without their brackets."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+        return ", ".join(value)
+    return msgspec.json.encode(value).decode()
+
+
 def print_json(value: Any) -> None:
     """Print one JSON document on standard output."""
     print_json_parts([msgspec.json.encode(value)])

@@ -40,7 +40,8 @@ def find_image(runs: Path, name: str) -> Path | None:
     if number is None or path.is_dir():
         return None
     folder = find_run(runs, run)
-    for image in replay(folder).images:
+    result = replay(folder)
+    for image in result.images:
         if image.image_index == number - 1:
             return folder / image.path
-    raise RunNotFoundError(f"{name}: run {folder.name} has finished no image {number}")
+    raise RunNotFoundError(f"{name}: {run_folder.why_no_image(result, number)}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -14,6 +13,7 @@ import click
 import msgspec
 import platformdirs
 
+from ...statemachine.config.formats import read_document
 from ...statemachine.config.validation import SECRET, convert_document, refuse_userinfo
 from ...statemachine.errors import ConfigurationError
 from .common_options import CONFIG_FILE, RUNS, SERVERS, is_quiet
@@ -204,12 +204,7 @@ def _folder_file() -> Path | None:
 
 
 def _read(path: Path, *, is_of_folder: bool = False) -> SettingsFile:
-    try:
-        document = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigurationError(f"{path}: not valid TOML: {error}") from error
+    document = read_document(path, "TOML")
     if is_of_folder:
         ignored = [key for key in document if key not in _IN_A_FOLDER]
         if ignored:

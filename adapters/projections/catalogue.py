@@ -20,6 +20,7 @@ from ...events.log.file_log import LOG_NAME
 from ...events.log.lock import is_locked
 from ...events.log.reader import read_log
 from ...events.model import Outcome, RunOpened, RunState
+from ...events.origins import prompt_of
 from ...statemachine.files.run_folder import ARCHIVE_NAME, name_in_run_id, run_folders
 from ...statemachine.states import can_go_on, is_fruitless
 from ..text import escaped
@@ -267,6 +268,8 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
     plan = fold.plan
     stage_ids = fold.planned_stage_ids()
     finished = [len(fold.stages[one].finished) if one in fold.stages else 0 for one in stage_ids]
+    missing = fold.missing() if fold.error else ()
+    can_resume = can_go_on(fold.state, fold.error, missing, sealed=fold.sealed)
     unfinished = len(stage_ids) * len(fold.seeds) - sum(finished)
     return CatalogueEntry(
         run_id=fold.run_id or folder.name,
@@ -284,7 +287,7 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
         models=tuple(sorted(set(_models(recorded_stages(plan))))),
         resumes=fold.resumes,
         group_id=opened.group_id if opened else None,
-        resumable=state != CORRUPT and can_go_on(fold.state, fold.error, sealed=fold.sealed),
+        resumable=state != CORRUPT and can_resume,
         needs_force=unfinished > 0 and is_fruitless(fold.epochs_without_progress),
         cancelled=fold.cancel_requested and fold.state != RunState.COMPLETED,
     )
@@ -296,6 +299,9 @@ def _name(opened: RunOpened) -> str:
 
 def _prompt(opened: RunOpened) -> str:
     """The prompt of the first image, as far as it is shown."""
+    own = prompt_of(opened, 0)
+    if own is not None:
+        return own.prompt[:_MAX_PROMPT]
     configs = (opened.config, *(stage["config"] for stage in recorded_stages(opened.plan)))
     return next((str(config["prompt"]) for config in configs if config.get("prompt")), "")[
         :_MAX_PROMPT

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import glob
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import msgspec
 import tomli_w
 
 from ...events.folds import recorded_stages
-from ...events.model import InputRecord, RunOpened
+from ...events.model import RunOpened
+from ...events.origins import input_name, input_of, prompt_of
 from ...statemachine.config.document import parse_document
-from ...statemachine.errors import ConfigurationError
+from ...statemachine.config.script_images import map_strings
+from ...statemachine.errors import ConfigurationError, show_value
 from ...statemachine.stages import stage_types
 from ..text import one_line
 from .foreign_images import ForeignImage, tool_name
@@ -22,6 +25,8 @@ Document = dict[str, Any]
 _OTHERWISE_KNOWN = ("prompt", "passes")
 """Required keys of a stage that the top of the document has, or its own tables."""
 _MOST_PROBLEMS = 100
+_COPIES = "inputs/[0-9]*"
+"""The copies of a run's inputs, beside which one mask for all may be."""
 
 
 class ChosenImage(msgspec.Struct, frozen=True):
@@ -34,8 +39,9 @@ class ChosenImage(msgspec.Struct, frozen=True):
 def config_of_run(opened: RunOpened, folder: str = "", image: ChosenImage | None = None) -> str:
     """The TOML of a configuration that makes a run, or one of its images, again.
 
-    The seeds that were drawn are in it. Inputs are named as files of the run's ``folder``; paths
-    are relative to that folder if it is "". What cannot be said in a configuration is a comment.
+    The seeds that were drawn are in it. Inputs, masks and images of scripts are named as files of
+    the run's ``folder``; paths are relative to that folder if it is "". What cannot be said in a
+    configuration is a comment.
     """
     document = deepcopy(dict(opened.config))
     stages = recorded_stages(opened.plan)
@@ -46,7 +52,12 @@ def config_of_run(opened: RunOpened, folder: str = "", image: ChosenImage | None
         table = document.get(str(stage.get("stage_type")))
         if isinstance(table, dict) and "seed" in table:
             table["seed"] = stage["config"].get("seed", table["seed"]) + index
+        if isinstance(table, dict) and "subseed" in table:
+            table["subseed"] = stage["config"].get("subseed", table["subseed"])
+    if opened.ca_bundle:
+        document["server"] = {**document.get("server", {}), "ca_bundle": opened.ca_bundle}
     notes = [f"Makes {_what(opened, image)} again."]
+    notes += _set_prompts(document, opened, image)
     if image is not None:
         notes += _single(document, stages, image)
     notes += _set_inputs(document, opened, folder, image)
@@ -84,6 +95,28 @@ def config_of_foreign_image(found: ForeignImage) -> str:
     return _toml(document, notes)
 
 
+def _set_prompts(document: Document, opened: RunOpened, image: ChosenImage | None) -> Iterator[str]:
+    """Put what was drawn in the place of the files and templates that it came from."""
+    for key in ("dynamic_prompts", "wildcards", "prompts"):
+        document.pop(key, None)
+    if opened.plan.get("prompts") is None:
+        return
+    own = [prompt_of(opened, index) for index in range(len(opened.seeds))]
+    rows = [
+        {**(msgspec.structs.asdict(one) if one else {}), "seed": seed}
+        for one, seed in zip(own, opened.seeds, strict=True)
+    ]
+    if image is not None:
+        document |= rows[image.image_index]
+        return
+    each = document.get("images", 1) if input_of(opened, 0) else 1
+    document |= {"prompts": rows[::each], "images": each}
+    if any(own):
+        document.pop("prompt", None)
+    if any(prompt != own[index // each * each] for index, prompt in enumerate(own)):
+        yield "prompts: those of the first image of each input; its other images had others"
+
+
 def _what(opened: RunOpened, image: ChosenImage | None) -> str:
     if image is None:
         return f"run {opened.run_id}"
@@ -110,26 +143,43 @@ def _single(
 def _set_inputs(
     document: Document, opened: RunOpened, folder: str, image: ChosenImage | None
 ) -> Iterator[str]:
-    """Name the copies that the run has of its inputs and its mask."""
-    masks = {
-        stage["config"].get("mask"): str(stage.get("stage_type"))
-        for stage in recorded_stages(opened.plan)
-    }
-    inputs: list[InputRecord] = []
-    for record in opened.inputs:
-        table = document.get(masks.get(record.path, ""))
-        if isinstance(table, dict):
-            table["mask"] = f"{folder}{record.path}"
-        else:
-            inputs.append(record)
+    """Name the copies that the run has of its inputs, masks, and images of scripts."""
+    stages = recorded_stages(opened.plan)
+    masks = {stage["config"].get("mask") for stage in stages}
+    inputs = [one for one in opened.inputs if one.path.count("/") == 1 and one.path not in masks]
+    place = None
     if image is not None and inputs:
-        each = max(1, len(opened.seeds) // len(inputs))
-        inputs = inputs[image.image_index // each :][:1]
-    if len(inputs) == 1:
+        place = image.image_index // max(1, len(opened.seeds) // len(inputs))
+    copies = {one.path: f"{folder}{one.path}" for one in opened.inputs}
+    for stage in stages:
+        table, config = document.get(str(stage.get("stage_type"))), stage["config"]
+        if isinstance(table, dict) and table.get("mask"):
+            table["mask"] = f"{folder}{_mask_of(config.get('mask'), place, copies)}"
+        if isinstance(table, dict) and table.get("alwayson_scripts"):
+            table["alwayson_scripts"] = map_strings(
+                config.get("alwayson_scripts"), lambda _key, text: copies.get(text, text)
+            )
+    named = [one.path for one in inputs if not one.refusal]
+    if place is not None:
+        named = [one.path for one in inputs[place : place + 1]]
+    elif len(named) < len(inputs):
+        refused = ", ".join(input_name(one) for one in inputs if one.refusal)
+        yield (
+            "input_image: without the inputs that could not be used, so that images after them "
+            f"have other seeds than in the run: {refused}"
+        )
+    if named:
         document.pop("input_image_path", None)
-        document["input_image"] = f"{folder}{inputs[0].path}"
-    elif inputs:
-        yield f"input_image: the run keeps copies of its {len(inputs)} inputs in {folder}inputs"
+        pattern = f"{glob.escape(folder)}{_COPIES}"
+        document["input_image"] = pattern if len(named) > 1 else f"{folder}{named[0]}"
+
+
+def _mask_of(recorded: str, place: int | None, copies: Iterable[str]) -> str:
+    """The recorded path of a mask, or of that for the input at a place if each has its own."""
+    if place is None:
+        return recorded
+    its_own = f"{recorded}/{place:05d}."
+    return next((path for path in copies if path.startswith(its_own)), recorded)
 
 
 def _backend_notes(opened: RunOpened) -> Iterator[str]:
@@ -138,7 +188,7 @@ def _backend_notes(opened: RunOpened) -> Iterator[str]:
     yield f"It was made by {' '.join(part for part in named if part)}."
     options = backend.options if isinstance(backend.options, Mapping) else {}
     for name, value in options.items():
-        yield f"option of the server: {name} = {value}"
+        yield f"option of the server: {name} = {show_value(value)}"
 
 
 def _put(document: Document, key: str, value: Any) -> None:
@@ -164,7 +214,7 @@ def _drop_refused(document: Document) -> Iterator[str]:
             if value is None:
                 yield f"not valid as it is: {error}"
                 return
-            yield f"{error.key} = {value}: not a value that a configuration can have"
+            yield f"{error.key} = {show_value(value)}: not a value that a configuration can have"
         else:
             return
 

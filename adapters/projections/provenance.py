@@ -20,14 +20,16 @@ from ...events.model import (
     BackendDescription,
     CallCompleted,
     CallRequested,
+    ImagePrompt,
     InputRecord,
     RunOpened,
     RunResumed,
 )
-from ...events.origins import input_of
+from ...events.origins import input_of, prompt_of
 from ...statemachine.config.input_files import read_bounded
 from ...statemachine.files.png import read_stamp, source_of
 from ...statemachine.files.run_folder import find_run, run_folders
+from ...statemachine.stages import stage_types
 from .foreign_images import ForeignImage, read_foreign_image
 from .log_walk import OpenRequests
 
@@ -178,9 +180,10 @@ def _provenance(
     answer: CallCompleted,
     artifact: Artifact,
 ) -> ImageProvenance:
-    stages = settings_of_stages(opened.plan, request.stage_id)
+    prompts = prompt_of(opened, artifact.image_index)
+    stages = settings_of_stages(opened.plan, request.stage_id, prompts)
     sampled = [config for config in stages.values() if "prompt" in config]
-    prompts = sampled[-1] if sampled else {}
+    last = sampled[-1] if sampled else {}
     named = (backend.kind, backend.product, backend.version, backend.url)
     return ImageProvenance(
         image=str(wanted.path),
@@ -197,17 +200,25 @@ def _provenance(
         origin=input_of(opened, artifact.image_index),
         request_sha256=request.request_sha256,
         backend=tuple(part for part in named if part),
-        prompt=str(prompts.get("prompt", "")),
-        negative_prompt=str(prompts.get("negative_prompt", "")),
+        prompt=str(last.get("prompt", "")),
+        negative_prompt=str(last.get("negative_prompt") or ""),
         stages=stages,
     )
 
 
-def settings_of_stages(plan: Mapping[str, Any], last: str = "") -> dict[str, Mapping[str, Any]]:
-    """The configuration of each stage of a recorded plan by its id, up to the stage ``last``."""
+def settings_of_stages(
+    plan: Mapping[str, Any], last: str = "", prompts: ImagePrompt | None = None
+) -> dict[str, Mapping[str, Any]]:
+    """The configuration of each stage of a recorded plan by its id, up to the stage ``last``.
+
+    ``prompts`` are those of an image, which a stage without its own takes.
+    """
     found: dict[str, Mapping[str, Any]] = {}
+    taken = {} if prompts is None else msgspec.structs.asdict(prompts)
     for stage in recorded_stages(plan):
-        found[stage["stage_id"]] = stage["config"]
+        kind = stage_types().get(str(stage.get("stage_type")))
+        known = {name: taken[name] for name in taken if kind and kind.inherits(name)}
+        found[stage["stage_id"]] = {**known, **stage["config"]}
         if stage["stage_id"] == last:
             break
     return found

@@ -13,22 +13,19 @@ class Product(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a product has other than AUTOMATIC1111 1.10.1.
 
     ``fields`` are further fields, and ``dropped`` those that are missing, by the name of the
-    schema; ``options`` are further options with their defaults, ``without`` routes that are
-    missing. ``shifted`` are parts of the names of models that take a shift as their distilled CFG
-    scale. With ``needs_hires_modules`` a hires pass fails unless its modules are sent.
+    schema; ``options`` are further options with their defaults, ``without`` routes and options
+    that are missing. ``distilled`` and ``shifted`` are parts of the names of models that take a
+    distilled CFG scale, or a shift in its field. With ``needs_hires_modules`` a hires pass fails
+    unless its modules are sent.
     """
 
     fields: Mapping[str, Mapping[str, Any]] = {}
     dropped: Mapping[str, tuple[str, ...]] = {}
     options: Mapping[str, Any] = {}
     without: frozenset[str] = frozenset()
+    distilled: tuple[str, ...] = ()
     shifted: tuple[str, ...] = ()
     needs_hires_modules: bool = False
-
-    @property
-    def has_modules(self) -> bool:
-        """Whether VAEs and text encoders are one list of modules."""
-        return "forge_additional_modules" in self.options
 
 
 PRODUCTS: Mapping[str, Product] = msgspec.json.decode(

@@ -67,8 +67,8 @@ def sampling_settings(
 def _distilled(value: Any, loaded: Loaded, product: Product) -> dict[str, Any]:
     """The distilled CFG scale, or what a model takes in its place."""
     model = loaded.checkpoint.name.casefold()
-    is_shift = any(part in model for part in product.shifted)
-    return {"shift" if is_shift else "distilled_cfg_scale": value}
+    keys = {"shift": product.shifted, "distilled_cfg_scale": product.distilled}
+    return {key: value for key, parts in keys.items() if any(part in model for part in parts)}
 
 
 def _generation(asked: Body) -> dict[str, Any]:

@@ -52,7 +52,8 @@ class Settings:
 
     def __init__(self, checkpoints: Checkpoints, product: Product) -> None:
         self._checkpoints = checkpoints
-        self._defaults = {**DEFAULTS, **product.options}
+        every = {**DEFAULTS, **product.options}
+        self._defaults = {key: every[key] for key in every.keys() - product.without}
         self._lock = threading.Lock()
         self._stored: dict[str, Any] = {_MODEL: DEFAULTS[_MODEL]}
         self._overrides: dict[str, Any] = {}
@@ -123,7 +124,7 @@ class Settings:
             asked.pop(_VAE, None)
         if isinstance(asked.get(_MODULES), list):
             known = map(find_module, asked[_MODULES])
-            asked[_MODULES] = [module["filename"] for module in known if module is not None]
+            asked[_MODULES] = sorted(one["filename"] for one in known if one is not None)
         return asked
 
     def _checkpoint(self, name: object) -> Checkpoint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,13 +44,13 @@ Repeated = tuple[str, int]
 """The dotted path of a key that is set twice, and the line of the second; 0: not known."""
 
 
-def read_document(path: Path) -> dict[str, Any]:
-    """The document in a file, whose suffix says the format.
+def read_document(path: Path, language: str | None = None) -> dict[str, Any]:
+    """The document in a file of this language, or of the one that its suffix says.
 
     In YAML, what a text key holds is the text as written (``0123``, ``yes``), not its value.
     Raises ConfigurationError, also for keys that are set twice, which it names.
     """
-    language = SUFFIXES.get(path.suffix.lower())
+    language = language or SUFFIXES.get(path.suffix.lower())
     if language is None:
         raise ConfigurationError(f"{path}: a configuration ends in {', '.join(SUFFIXES)}")
     try:
@@ -61,6 +62,9 @@ def read_document(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path}: larger than {MAX_BYTES} bytes")
     try:
         text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: not UTF-8 text; save the file as UTF-8") from error
+    try:
         document, repeated = _DECODERS[language](text)
     except RecursionError as error:
         raise ConfigurationError(f"{path}: nested too deep") from error
@@ -97,12 +101,16 @@ def _decode_toml(text: str) -> tuple[Any, list[Repeated]]:
 def _toml_key(lines: list[str]) -> str:
     """The dotted path that was set last in these lines of TOML; "" if there is none."""
     table, key = "", ""
+    entries: Counter[str] = Counter()
     for line in lines:
         if header := _TOML_HEADER.match(line):
             table, key = header[1], ""
+            if line.lstrip().startswith("[["):
+                table = f"{table}.{entries[table]}"
+                entries[header[1]] += 1
         elif found := _TOML_KEY.match(line):
             key = found[1]
-    return f"{table}.{key}".strip(".")
+    return re.sub("[\"']", "", f"{table}.{key}".strip("."))
 
 
 def _decode_json(text: str) -> tuple[Any, list[Repeated]]:

@@ -135,13 +135,18 @@ def raise_refusals(
 
     With ``keep_refused``, only if none can be used.
     """
-    refused = [f"{one.file_name}: {one.refusal}" for one in images if one.refusal]
+    refused = list_refusals(images)
     if refused and not (keep_refused and len(refused) < len(images)):
         raise InputImageError(
             f"{key} = {named}: {len(refused)} of {len(images)} images cannot be used: "
             + "; ".join(refused),
             key=key,
         )
+
+
+def list_refusals(images: Iterable[InputImage]) -> list[str]:
+    """The name of each image that cannot be used, and why."""
+    return [f"{one.file_name}: {one.refusal}" for one in images if one.refusal]
 
 
 def refused_image(path: Path, refusal: str) -> InputImage:
@@ -163,7 +168,7 @@ def inspect_image(path: Path, inputs: InputReader, *, key: str = "input_image") 
         width=facts.width,
         height=facts.height,
         sha256=sha256(data).hexdigest(),
-        seed=recorded_seed(data),
+        seed=recorded_seed(data, path.name),
     )
 
 

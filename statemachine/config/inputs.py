@@ -15,7 +15,7 @@ from ...events.folds import replay
 from ...events.result import FinishedImage, PipelineRunResult
 from ..errors import InputImageError
 from ..files.recorded_files import check_file
-from ..files.run_folder import find_run, split_image_number
+from ..files.run_folder import find_run, split_image_number, why_no_image
 from ..ports import InputReader
 from .document import apply_overrides, parse_document
 from .input_files import (
@@ -23,10 +23,12 @@ from .input_files import (
     inspect_images,
     inspect_or_refuse,
     list_images,
+    list_refusals,
     raise_refusals,
     refused_image,
 )
 from .layers import Layer, extend_document, find_source, merge_layers, read_layers
+from .prompts import find_prompts
 from .schema import InputImage, OnImageError, RunConfig
 from .script_images import find_script_images
 
@@ -87,7 +89,7 @@ def find_inputs(
     runs: Path,
     typed: frozenset[str] = frozenset(),
 ) -> RunConfig:
-    """``config`` with the images that ``inputs`` and ``mask`` need, and its ``ca_bundle``.
+    """``config`` with its images, prompts and wildcards, and its ``ca_bundle``.
 
     Those that it has already are kept: they may have been found in another folder. The paths of
     the keys that are ``typed`` are relative to the working folder instead.
@@ -97,6 +99,9 @@ def find_inputs(
         return folder if typed.isdisjoint(keys) else Path.cwd()
 
     config = _with_ca_bundle(config, folder_of("server.ca_bundle", "server"))
+    config = find_prompts(
+        config, prompts_in=folder_of("prompts"), wildcards_in=folder_of("wildcards")
+    )
     named, stages = config.input_image, config.stages
     # Where the first stage takes a prompt, input_image is not used and need not exist.
     if named and not config.inputs and not any(one.takes_prompt for one in stages.values()):
@@ -129,12 +134,11 @@ def _with_ca_bundle(config: RunConfig, folder: Path) -> RunConfig:
 
 def _refused(images: Sequence[InputImage]) -> str:
     """A note on the inputs that cannot be used, if any."""
-    refused = [f"{one.file_name}: {one.refusal}" for one in images if one.refusal]
+    refused = list_refusals(images)
     more = [f"and {len(refused) - _SHOWN} more"] if len(refused) > _SHOWN else []
-    words = (
-        f"{len(refused)} of {len(images)} inputs cannot be used, so their images will be missing"
-    )
-    return f"{words}: {'; '.join([*refused[:_SHOWN], *more])}" if refused else ""
+    shown = "; ".join([*refused[:_SHOWN], *more])
+    note = f"{len(refused)} of {len(images)} inputs cannot be used, so their images will be missing"
+    return f"{note}: {shown}" if refused else ""
 
 
 def _keeps_refused(config: RunConfig) -> bool:
@@ -264,9 +268,5 @@ def _final_images(
         return final
     chosen = [image for image in final if image.image_index == number - 1]
     if not chosen:
-        total = len(result.seeds)
-        why = f"has {total}" if not 1 <= number <= total else "has not finished that one"
-        raise InputImageError(
-            f"{shown}: image {number} is not there: run {result.run_id} {why}", key=_KEY
-        )
+        raise InputImageError(f"{shown}: {why_no_image(result, number)}", key=_KEY)
     return chosen

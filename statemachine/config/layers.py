@@ -66,11 +66,12 @@ def merge_layers(layers: Sequence[Layer]) -> dict[str, Any]:
 def find_source(error: FieldError, layers: Sequence[Layer], overrides: Iterable[str] = ()) -> str:
     """Where the value of an error was set: ``--set`` or the uppermost layer that holds its key."""
     key = error.key or ""
-    for override in overrides:
-        if f"{key}.".startswith(f"{override.partition('=')[0].strip()}."):
-            return "--set"
+    typed = [f"{override.partition('=')[0].strip()}." for override in overrides]
+    if any(f"{key}.".startswith(one) for one in typed):
+        return "--set"
     holding = (one.source for one in layers if key and _holds(one.document, key.split(".")))
-    return next(holding, layers[0].source)
+    made = "--set" if any(one.startswith(f"{key}.") for one in typed) else layers[0].source
+    return next(holding, made)
 
 
 def _holds(document: Any, path: Sequence[str]) -> bool:

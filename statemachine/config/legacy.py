@@ -134,7 +134,17 @@ def without_overridden(
         above = _existing_table(upper, tables)
         if key in left and above is not None and any(one in above for one in names):
             del left[key]
+    for key, rival in (("prompts", "prompt"), ("prompt", "prompts")):
+        rows = upper.get("prompts", lower.get("prompts"))
+        if key in upper and rival not in upper and not _lacks_prompt(rows):
+            left.pop(rival, None)
     return left
+
+
+def _lacks_prompt(rows: Any) -> bool:
+    """Whether a row of ``prompts`` takes its prompt from the top level."""
+    tables = (one for one in rows if isinstance(one, dict)) if isinstance(rows, list) else ()
+    return any("prompt" not in one for one in tables)
 
 
 def _resolved_path(path: str, document: Mapping[str, Any]) -> list[str]:

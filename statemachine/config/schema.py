@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from functools import cache
 from pathlib import PurePath
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -20,6 +20,8 @@ from ..stages.registry import load_stages, stage_types
 from ..stages.stage import StageConfig
 from ..stages.txt2img import Txt2ImgConfig
 from ..stages.upscale import UpscaleConfig
+from ..variants.prompt_files import PromptRow
+from ..variants.prompts import DrawnPrompts, PromptSource
 from .validation import SECRET
 
 
@@ -83,12 +85,18 @@ class RunTables(
 ):
     """The keys of a configuration. ``seed`` -1 means one drawn when the run starts.
 
+    ``prompts`` are rows, or the path of a file with rows, used instead of ``prompt``. With
+    ``dynamic_prompts``, the top-level prompts and the rows are templates, of which each image
+    draws a text, or every combination is used once ("all"); ``wildcards`` is the folder of theirs.
     For a stage that is registered later, ``type_with_stages`` makes a type with its table.
     """
 
     name: str | None = None
     prompt: str | None = None
     negative_prompt: str | None = None
+    prompts: str | Annotated[tuple[str | PromptRow, ...], msgspec.Meta(min_length=1)] | None = None
+    dynamic_prompts: bool | Literal["all"] | None = None
+    wildcards: str | None = None
     seed: Seed = -1
     images: Count = 1
     input_image: str | None = None
@@ -148,8 +156,9 @@ class RunConfig(RunTables, frozen=True, kw_only=True):
     ``inputs`` are the input images that ``input_image`` names, in order, and ``mask`` the one
     that ``img2img.mask`` names, or ``masks`` one for each input; ``script_images`` are those
     that ``alwayson_scripts`` name, by path as written; ``input_notes`` is what to tell
-    of them, and ``ca_bundle`` the absolute path of ``server.ca_bundle``. ``load_config`` and the
-    controller find them.
+    of them, and ``ca_bundle`` the absolute path of ``server.ca_bundle``. ``prompt_source`` is what
+    ``prompts`` and ``wildcards`` name. ``load_config`` and the controller find them.
+    ``drawn_prompts`` are what ``draw_prompts`` made of them.
     ``conflicts`` are between flat and nested keys of the document that was parsed.
     ``as_given`` is that document, recorded in the log; empty for a configuration built in
     Python.
@@ -161,6 +170,8 @@ class RunConfig(RunTables, frozen=True, kw_only=True):
     script_images: Mapping[str, InputImage] = {}
     input_notes: tuple[str, ...] = ()
     ca_bundle: str | None = None
+    prompt_source: PromptSource | None = None
+    drawn_prompts: DrawnPrompts | None = None
     conflicts: tuple[Conflict, ...] = ()
     as_given: Mapping[str, Any] = {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import date, datetime, time
 from difflib import SequenceMatcher, get_close_matches
 from enum import Enum
@@ -117,6 +118,8 @@ class _Checker:
         base, optional = _base_of(hint)
         if value is None and optional:
             return None
+        if isinstance(value, Mapping | list | tuple) and (part := _table_or_list_in(base)):
+            return self.check(value, part, key)
         if is_table(base):
             return self._check_table(value, hint, key)
         if _part_of(base) is not None:
@@ -149,6 +152,8 @@ class _Checker:
         part_hint = _part_of(_base_of(hint)[0])
         if not isinstance(value, list | tuple):
             return self._replace(value, "a list", key, hint, [{}] if is_table(part_hint) else [])
+        if _base_of(part_hint)[0] is str:
+            value = [part for part in value if part != ""]
         if not value and any(getattr(mark, "min_length", None) for mark in _marks(hint)):
             self._errors.append(field_error(key, "must have an entry, or be left out"))
             return None
@@ -180,7 +185,7 @@ class _Checker:
         if not reason:
             return value
         options = list(_options(base))
-        near = find_nearest(value, options) if isinstance(value, str) else None
+        near = find_nearest(value, map(str, options)) if isinstance(value, str) else None
         shown = None if _is_secret(hint) or isinstance(value, bytes | set) else value
         self._errors.append(field_error(key, reason, shown, near and show_value(near)))
         candidates = (*options, *([None] if base is bool else []), *_PLACEHOLDERS)
@@ -195,9 +200,10 @@ class _Checker:
 
 def find_nearest(name: object, known: Iterable[str]) -> str | None:
     """The known name that ``name`` is spelt like, or shares a word with; None if none is near."""
-    names = list(known)
-    if near := get_close_matches(str(name), names):
-        return max(near, key=lambda one: _likeness(str(name), one))
+    names, text = list(known), str(name)
+    if near := get_close_matches(text, names):
+        # Swapped letters are likelier than missing ones: modle is model, not modules.
+        return max(near, key=lambda one: _likeness(text, one))
     words = {word: one for one in reversed(names) for word in one.split("_")}
     for word in str(name).split("_"):
         if near := get_close_matches(word, words, n=1, cutoff=0.75):
@@ -205,18 +211,14 @@ def find_nearest(name: object, known: Iterable[str]) -> str | None:
     return None
 
 
-def _likeness(name: str, known: str) -> float:
-    """How much two names are alike; of the same length a bit more, so `modle` is no `modules`."""
-    return SequenceMatcher(None, name, known).ratio() - abs(len(name) - len(known)) / 20
+def _likeness(one: str, other: str) -> float:
+    return SequenceMatcher(None, one, other).ratio() - abs(len(one) - len(other)) / 50
 
 
 def _reason(value: Any, hint: Any) -> str:
     """What is wrong with a single value; "" if nothing is."""
-    try:
+    with suppress(msgspec.ValidationError):
         msgspec.convert(value, hint)
-    except msgspec.ValidationError:
-        pass
-    else:
         return ""
     base, _ = _base_of(hint)
     if options := list(_options(base)):
@@ -226,7 +228,8 @@ def _reason(value: Any, hint: Any) -> str:
         return f"must be {', '.join(_bounds(hint))}"
     if base in _NOUNS and type(value) is not base:
         return f"must be {_NOUNS[base]}{'' if is_numeric else _but_not(value)}"
-    return "must be as `stagewright schema` states"
+    is_list = _table_or_list_in(base) is not None
+    return f"must be {'text or a list' if is_list else 'as `stagewright schema` states'}"
 
 
 def _but_not(value: object) -> str:
@@ -270,12 +273,14 @@ def _bounds(hint: Any) -> Iterator[str]:
                 yield f"{words} {bound}"
 
 
-def _options(base: Any) -> Iterator[str]:
+def _options(base: Any) -> Iterator[Any]:
     """The words that a field takes, if it takes only some."""
     if isinstance(base, type) and issubclass(base, Enum):
         yield from (str(member.value) for member in base)
     elif get_origin(base) is Literal:
         yield from get_args(base)
+    elif get_origin(base) in (Union, UnionType) and bool in get_args(base):
+        yield from (True, False, *(one for part in get_args(base) for one in _options(part)))
 
 
 def _base_of(hint: Any) -> tuple[Any, bool]:
@@ -296,6 +301,13 @@ def _hints_of(struct: type[msgspec.Struct]) -> Mapping[str, Any]:
     names = zip(struct.__struct_encode_fields__, struct.__struct_fields__, strict=True)
     plan_only = getattr(struct, "plan_only", ())
     return {key: types[name] for key, name in names if name not in plan_only}
+
+
+def _table_or_list_in(base: Any) -> Any:
+    """The type in a union that is a table or a list, beside single values."""
+    parts = get_args(base) if get_origin(base) in (Union, UnionType) else ()
+    kinds = (part for part in parts if is_table(_base_of(part)[0]) or _part_of(_base_of(part)[0]))
+    return next(kinds, None)
 
 
 def hint_at(hint: Any, part: str) -> Any:
@@ -320,7 +332,7 @@ def is_table(base: Any) -> bool:
 def is_text(hint: Any) -> bool:
     """Whether a key of this type holds text, perhaps one of a few words."""
     base, _ = _base_of(hint)
-    return base is str or bool(list(_options(base)))
+    return base is str or all(isinstance(one, str) for one in list(_options(base)) or [None])
 
 
 def _is_optional_name(hint: Any) -> bool:

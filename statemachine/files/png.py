@@ -45,6 +45,10 @@ class Chunk(NamedTuple):
         return data[self.start + 8 : self.end - 4]
 
 
+def _shown(kind: bytes) -> str:
+    return kind.decode("ascii", "backslashreplace")
+
+
 def is_png(data: bytes) -> bool:
     """Whether ``data`` begins as a PNG does."""
     return data.startswith(SIGNATURE)
@@ -62,9 +66,9 @@ def chunks(data: bytes) -> Iterator[Chunk]:
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
         if end > len(data):
-            raise PngError(f"the PNG ends inside the {kind!r} chunk at byte {position}")
+            raise PngError(f"the PNG ends inside the {_shown(kind)} chunk at byte {position}")
         if first and (kind != b"IHDR" or length != 13):
-            raise PngError(f"the PNG begins with {kind!r} instead of IHDR")
+            raise PngError(f"the PNG begins with {_shown(kind)} instead of IHDR")
         first = False
         yield Chunk(kind, position, end)
         if kind == b"IEND":
@@ -84,7 +88,7 @@ def check_whole(data: bytes) -> tuple[int, int]:
     for kind, start, end in chunks(data):
         kinds.add(kind)
         if crc32(view[start + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
-            raise PngError(f"the {kind!r} chunk at byte {start} fails its checksum")
+            raise PngError(f"the {_shown(kind)} chunk at byte {start} fails its checksum")
     if b"IDAT" not in kinds:
         raise PngError("the PNG holds no pixels: it has no IDAT chunk")
     width, height, depth, colour, *methods = _HEADER.unpack_from(data, _HEADER_START)

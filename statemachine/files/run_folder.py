@@ -19,6 +19,7 @@ from ...events.log.file_log import LOG_NAME
 from ...events.log.format import MAX_LINE_BYTES, check
 from ...events.log.storage import PART_SUFFIX, Storage, is_regular, open_regular
 from ...events.model import CancelMode
+from ...events.result import PipelineRunResult
 from ..ports import RandomBelow
 
 SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
@@ -292,6 +293,13 @@ def split_image_number(name: str) -> tuple[str, int | None]:
     if mark and number.isascii() and number.isdigit() and len(number) < _MOST_DIGITS:
         return run, int(number)
     return name, None
+
+
+def why_no_image(result: PipelineRunResult, number: int) -> str:
+    """Why a run has no image with this number."""
+    total = len(result.seeds)
+    why = f"image {number} of {total}"
+    return f"run {result.run_id} has {'finished ' if 1 <= number <= total else ''}no {why}"
 
 
 def _last_of(folders: list[Path], runs: Path, on_unreadable: Callable[[OSError], object]) -> Path:

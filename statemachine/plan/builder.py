@@ -13,10 +13,19 @@ import msgspec
 from ...events.log.format import MAX_BODY_BYTES
 from ...events.model import InputRecord, OriginalFile
 from ..config.document import check_config, parse_document
-from ..config.resolution import Resolution, ResolvedStage, count_inputs, resolve_stages
+from ..config.prompts import draw_prompts, template_warnings
+from ..config.resolution import (
+    Resolution,
+    ResolvedStage,
+    count_images,
+    has_own_prompts,
+    has_own_seeds,
+    input_count,
+    resolve_stages,
+)
 from ..config.schema import Conflict, InputImage, RunConfig
 from ..errors import InvalidStagePlanError
-from .plan import StageExecution, StageExecutionPlan
+from .plan import PER_IMAGE, StageExecution, StageExecutionPlan
 from .sampler_conflicts import sampler_conflicts
 
 _LONGEST_SEED = 10
@@ -32,7 +41,7 @@ def build_stage_execution_plan(config: RunConfig | Mapping[str, Any]) -> StageEx
     keys that disagree are listed in the plan's ``conflicts`` instead.
     """
     parsed = config if isinstance(config, RunConfig) else parse_document(config)
-    checked = check_config(parsed)
+    checked = draw_prompts(check_config(parsed))
     plan = _make_plan(checked, resolve_stages(checked))
     _check_first_record(checked, plan)
     return plan
@@ -40,9 +49,8 @@ def build_stage_execution_plan(config: RunConfig | Mapping[str, Any]) -> StageEx
 
 def _make_plan(config: RunConfig, resolved: Resolution) -> StageExecutionPlan:
     stages = tuple(_executions(resolved.stages))
-    inputs = count_inputs(config)
-    total = inputs * config.images
-    warnings = [*config.input_notes, *resolved.warnings]
+    inputs, total = max(1, input_count(config) or 0), count_images(config)
+    warnings = [*config.input_notes, *resolved.warnings, *template_warnings(config)]
     if not stages[0].requires_input_image and (config.input_image or config.inputs):
         warnings.append(f"input_image is not used, because {stages[0].stage_type} is enabled")
     return StageExecutionPlan(
@@ -50,12 +58,13 @@ def _make_plan(config: RunConfig, resolved: Resolution) -> StageExecutionPlan:
         one_click_action=_label(config.metadata.get("one_click_action")),
         stages=stages,
         input_count=inputs,
-        images_per_input=config.images,
+        images_per_input=total // inputs,
         total_images=total,
         total_steps=total * sum(sum(stage.config.sampling_passes()) for stage in stages),
         summary=" -> ".join(stage.stage_type for stage in stages),
         conflicts=(*config.conflicts, *_sampler_conflicts(stages)),
         warnings=tuple(dict.fromkeys(warnings)),
+        prompts=PER_IMAGE if has_own_prompts(config) or has_own_seeds(config) else msgspec.UNSET,
     )
 
 
@@ -111,11 +120,21 @@ def _check_first_record(config: RunConfig, plan: StageExecutionPlan) -> None:
     known = len(encode(config.as_given or config.document())) + len(encode(plan)) + _OTHER_BYTES
     seeds = plan.total_images * (_LONGEST_SEED + 1)
     inputs = sum(len(encode(_longest_record(one))) + 1 for one in (*config.inputs, *config.masks))
-    size = known + seeds + inputs
+    prompts = _prompt_bytes(config)
+    size = known + seeds + inputs + prompts
     if size > MAX_BODY_BYTES:
+        largest = max((seeds, "images"), (inputs, "input_image"), (prompts, "prompts"))
         raise InvalidStagePlanError(
-            f"{plan.input_count} inputs and {plan.total_images} images would make the run's "
-            f"first record {size} bytes long, and a record holds {MAX_BODY_BYTES}: use fewer "
-            "inputs or images, or a smaller configuration",
-            key="images" if seeds > inputs else "input_image",
+            f"{plan.input_count} inputs, {plan.total_images} images and their prompts would make "
+            f"the run's first record {size} bytes long, and a record holds {MAX_BODY_BYTES}: use "
+            "fewer inputs or images, or a smaller configuration",
+            key=largest[1],
         )
+
+
+def _prompt_bytes(config: RunConfig) -> int:
+    drawn = config.drawn_prompts
+    if drawn is None or not has_own_prompts(config):
+        return 0
+    sources = config.prompt_source.sources if config.prompt_source else ()
+    return len(msgspec.json.encode(drawn.prompts)) + len(msgspec.json.encode(sources))

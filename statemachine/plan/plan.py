@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from ..config.schema import Conflict
 from ..stages.registry import read_config
 from ..stages.stage import StageConfig
+
+PER_IMAGE: Literal["per_image"] = "per_image"
 
 
 class StageExecution(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +41,8 @@ class StageExecutionPlan(msgspec.Struct, frozen=True, kw_only=True):
     Every stage makes ``total_images`` images: ``images_per_input`` for each of
     ``input_count`` inputs (one where there is none). ``total_steps`` are the sampling steps
     of the whole run, hires and ADetailer passes (one find each) included. ``run_id`` is a
-    label from the metadata, not the name of the run folder.
+    label from the metadata, not the name of the run folder. With ``prompts``, a stage without
+    a prompt or a seed of its own takes those that RunOpened has for each image.
     """
 
     run_id: str | None
@@ -52,6 +55,7 @@ class StageExecutionPlan(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
     conflicts: tuple[Conflict, ...] = ()
     warnings: tuple[str, ...] = ()
+    prompts: Literal["per_image"] | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> StageExecutionPlan:

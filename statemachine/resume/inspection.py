@@ -22,6 +22,7 @@ from ...events.model import (
     RunState,
     StageEvent,
 )
+from ...events.origins import input_name
 from ..config.schema import RunTables
 from ..errors import ResumeRefusedError
 from ..files.recorded_files import (
@@ -35,8 +36,8 @@ from ..files.recorded_files import (
 from ..files.run_folder import RunFolder
 from ..plan.plan import StageExecutionPlan
 from ..run.image_status import ImageStatus
-from ..run.requests import input_records, script_image_records, span_of
-from ..states import is_fruitless
+from ..run.requests import input_records, request_breaks, script_image_records, span_of
+from ..states import can_go_on, is_fruitless
 from .recorded_plan import recorded_plan, recorded_settings
 
 _MISPLACED = WrongFile(FileState.ALTERED, "its record names no place for an image of its stage")
@@ -106,6 +107,13 @@ class RunInspection(msgspec.Struct, frozen=True, kw_only=True):
         if self.plan.conflicts:
             which = "; ".join(map(str, self.plan.conflicts))
             yield ResumeRefusedError(f"{name}: its configuration contradicts itself: {which}")
+        elif self._lacks_only_refused():
+            inputs = self.fold.opened.inputs if self.fold.opened else ()
+            refused = [input_name(one) for one in inputs if one.refusal]
+            yield ResumeRefusedError(
+                f"{name}: only images of inputs that cannot be used are missing; repair these "
+                f"files, then run the configuration again: {', '.join(refused)}"
+            )
         for file, wrong in self._lost_inputs():
             yield ImageAlteredError(
                 f"{self.folder.locate(file.path)}: {wrong}; images that are still to be made need "
@@ -122,6 +130,13 @@ class RunInspection(msgspec.Struct, frozen=True, kw_only=True):
                 f"{name}: {epochs} epochs in a row sent requests and finished no image"
                 f"{self._last_failure()}; --force tries again"
             )
+
+    def _lacks_only_refused(self) -> bool:
+        """Whether the run has ended, and no image that is to be made can be."""
+        fold = self.fold
+        if not fold.sealed or fold.error is None or any(file.stage_id for file, _ in self.damaged):
+            return False
+        return not can_go_on(fold.state, fold.error, fold.missing(), sealed=True)
 
     def _lost_inputs(self) -> list[DamagedFile]:
         """The damaged inputs and masks that images which are to be made need."""
@@ -238,6 +253,7 @@ def _made_from(
 
 def _suspects(plan: StageExecutionPlan, fold: Fold, lost: Set[tuple[str, int]]) -> Iterator[int]:
     """The indexes of images that some stage made more than once, or will make again."""
+    breaks = request_breaks(fold.opened)
     for stage in plan.stages:
         here, source = fold.stages.get(stage.stage_id), fold.stages.get(stage.input_source)
         if here is None:
@@ -250,4 +266,4 @@ def _suspects(plan: StageExecutionPlan, fold: Fold, lost: Set[tuple[str, int]]) 
         for stage_id, index in lost:
             # The whole request is repeated, and its other images may come out different too.
             if stage_id == stage.stage_id:
-                yield from span_of(stage, index, plan)
+                yield from span_of(stage, index, plan, breaks)

@@ -17,12 +17,14 @@ from ...events.model import (
 )
 from ..plan.plan import StageExecution, StageExecutionPlan
 from ..run.requests import (
+    for_image,
     input_records,
+    request_breaks,
     request_digest,
+    request_seed,
     request_spans,
     script_image_records,
     span_of,
-    stage_seed,
 )
 
 
@@ -50,6 +52,7 @@ class RecordedAnswers:
         """The paths of images whose files were removed on purpose."""
         self.plan = plan
         self._opened = records.opened
+        self._breaks = request_breaks(records.opened)
         self._stages = {stage.stage_id: stage for stage in plan.stages}
         self._requests: dict[tuple[str, int], CallRequested] = {}
         self._answers: dict[tuple[str, int], RecordedAnswer] = {}
@@ -68,7 +71,7 @@ class RecordedAnswers:
 
     def of_stage(self, stage: StageExecution) -> Iterator[RecordedAnswer]:
         """The whole answers of a stage whose images were made from the last recorded sources."""
-        for span in request_spans(stage, self.plan):
+        for span in request_spans(stage, self.plan, self._breaks):
             answer = self._answers.get((stage.stage_id, span.start))
             if answer is not None and len(answer.artifacts) == len(span):
                 sources = [self._source(stage, index) for index in span]
@@ -80,7 +83,7 @@ class RecordedAnswers:
         source = self._stages.get(stage.input_source)
         if source is None:
             return None
-        first = span_of(source, index, self.plan).start
+        first = span_of(source, index, self.plan, self._breaks).start
         answer = self._answers.get((source.stage_id, first))
         artifact = answer.artifacts.get(index) if answer else None
         return artifact.source_sha256 if artifact else None
@@ -92,7 +95,7 @@ class RecordedAnswers:
             # A forged record may name any path; only an image in its stage's folder is taken.
             if folder != "images" or stage is None or index >= self.plan.total_images:
                 continue
-            span = span_of(stage, index, self.plan)
+            span = span_of(stage, index, self.plan, self._breaks)
             known = self._answers.get((stage_id, span.start))
             if known and known.artifacts.get(index) == artifact and place is None:
                 continue  # It announces an image of an answer that is recorded.
@@ -119,7 +122,7 @@ class RecordedAnswers:
             if source is None:
                 return None
             inputs = (source,)
-        seed = stage_seed(stage.config, self._opened.seeds[0]) + span.start
+        seed = request_seed(stage.config, span.start, self._opened)
         return CallRequested(
             run_id=event.run_id,
             seq=event.seq,
@@ -130,7 +133,7 @@ class RecordedAnswers:
             count=len(span),
             attempt=0,
             request_sha256=request_digest(
-                stage,
+                for_image(stage, span.start, self._opened),
                 seed,
                 len(span),
                 inputs=inputs,

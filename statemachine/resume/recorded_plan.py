@@ -13,7 +13,7 @@ from ..config.resolution import MAX_IMAGES
 from ..config.schema import RunTables
 from ..config.validation import convert_document, list_values
 from ..errors import ConfigurationError, ResumeRefusedError
-from ..plan.plan import StageExecutionPlan
+from ..plan.plan import PER_IMAGE, StageExecutionPlan
 
 _LAST_EPOCH = 2**31
 """No run is resumed so often; beyond 2**53 JSON readers do not keep numbers exactly."""
@@ -72,6 +72,7 @@ def _contradictions(plan: StageExecutionPlan, fold: Fold) -> Iterator[str]:
     total = max(1, plan.input_count) * plan.images_per_input
     if not 1 <= plan.total_images == total == len(opened.seeds) <= MAX_IMAGES:
         yield f"total_images is {plan.total_images}, with {len(opened.seeds)} seeds"
+    yield from _prompt_contradictions(plan, opened)
     sources = ["prompt", "file"]
     for place, stage in enumerate(plan.stages):
         if stage.stage_id != f"{place:02d}-{stage.stage_type}" or stage.order_index != place:
@@ -81,6 +82,17 @@ def _contradictions(plan: StageExecutionPlan, fold: Fold) -> Iterator[str]:
         if stage.input_source == "file" and len(opened.inputs) < plan.input_count:
             yield f"{len(opened.inputs)} of {plan.input_count} inputs are recorded"
         sources.append(stage.stage_id)
+
+
+def _prompt_contradictions(plan: StageExecutionPlan, opened: RunOpened) -> Iterator[str]:
+    prompts = opened.prompts
+    if isinstance(prompts, tuple):
+        if plan.prompts != PER_IMAGE or len(prompts) != plan.total_images:
+            yield f"{len(prompts)} prompts are recorded for {plan.total_images} images"
+        return
+    for stage in plan.stages:
+        if "prompt" in stage.config.required and getattr(stage.config, "prompt", "") is None:
+            yield f"no prompt is recorded for {stage.stage_id}"
 
 
 def _not_understood(what: str) -> ResumeRefusedError:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from msgspec import UNSET, UnsetType
 
 from ...events import signals
 from ...events.errors import LogWriteError, RunNotFoundError, StagewrightError
 from ...events.folds import replay
 from ...events.log.storage import Storage
-from ...events.model import CancelMode, RunState
+from ...events.model import CancelMode, ImagePrompt, RunState
+from ...events.origins import prompt_texts
 from ...events.result import PipelineRunResult
 from ..config.inputs import resolve_config
 from ..config.schema import RunConfig
@@ -240,7 +243,13 @@ class PipelineController:
         resolved = resolve_choices(ready, self._random_below)
         self._last_plan = plan = build_stage_execution_plan(resolved)
         if isinstance(self._backend, PreparableBackend):
-            self._backend.prepare(plan, resolved.server_settings, preflight=resolved.run.preflight)
+            drawn = resolved.drawn_prompts
+            self._backend.prepare(
+                plan,
+                resolved.server_settings,
+                preflight=resolved.run.preflight,
+                **_prompts(drawn.prompts if drawn and plan.prompts else UNSET),
+            )
         return create_run(
             self._runs,
             resolved,
@@ -262,6 +271,7 @@ class PipelineController:
                 preflight=preflight and run.settings.run.preflight,
                 recorded=run.backend,
                 unsettled=run.unsettled,
+                **_prompts(run.fold.opened.prompts if run.fold.opened else UNSET),
             )
 
     def _launch(self, run: OpenRun) -> RunHandle:
@@ -308,6 +318,12 @@ class PipelineController:
             self._release()
         finally:
             handle._end(result, failure)  # noqa: SLF001 - the handle is the controller's own
+
+
+def _prompts(prompts: Iterable[ImagePrompt] | UnsetType) -> dict[str, Any]:
+    """What ``prepare`` is given of images' own prompts; a backend may know none."""
+    texts = prompt_texts(prompts)
+    return {"prompts": texts} if texts else {}
 
 
 @contextmanager

@@ -31,6 +31,8 @@ from ...events.model import (
 from ...events.version import VERSION
 from ..config.document import check_config, document_to_record
 from ..config.input_files import read_bounded
+from ..config.prompts import draw_prompts, draw_row_seeds
+from ..config.resolution import MAX_IMAGES, has_own_prompts, uses_prompts
 from ..config.schema import InputImage, RunConfig, RunTables
 from ..config.script_images import map_strings
 from ..errors import InputImageError
@@ -73,13 +75,16 @@ def software() -> str:
 def resolve_choices(config: RunConfig, random_below: RandomBelow) -> RunConfig:
     """``config`` with a number for each seed left to chance (-1), and the path of masks' copies.
 
-    ``as_given`` is the document to record: ``config`` as it was. Raises InvalidStagePlanError
-    for a value of a wrong type.
+    The prompts are drawn. ``as_given`` is the document to record: ``config`` as it was. Raises
+    InvalidStagePlanError for a value of a wrong type, and a template that cannot be used.
     """
     given, config = document_to_record(config), check_config(config)
-    last = max(1, SEED_END - max(1, len(config.inputs)) * config.images)
+    # How many images there are is not known where they are all combinations of templates.
+    most = MAX_IMAGES if uses_prompts(config) else max(1, len(config.inputs)) * config.images
+    last = max(1, SEED_END - most)
     if config.seed == -1:
         config = msgspec.structs.replace(config, seed=random_below(last))
+    config = draw_prompts(draw_row_seeds(config, random_below, last))
     copies = {named: path for path, named in _script_image_copies(config).items()}
     stages: dict[str, StageConfig] = {}
     for name, stage in config.stages.items():
@@ -182,7 +187,9 @@ def _opened(
         ts=opened_at,
         config=config.as_given,
         plan=json_values(plan),
-        seeds=tuple(config.seed + index for index in range(plan.total_images)),
+        seeds=config.drawn_prompts.seeds
+        if config.drawn_prompts
+        else tuple(config.seed + index for index in range(plan.total_images)),
         inputs=copies,
         backend=backend,
         software=software(),
@@ -192,6 +199,10 @@ def _opened(
         ca_bundle=UNSET
         if config.ca_bundle in (None, config.server.ca_bundle)
         else config.ca_bundle,
+        prompts=config.drawn_prompts.prompts
+        if config.drawn_prompts and has_own_prompts(config)
+        else UNSET,
+        sources=config.prompt_source.sources or UNSET if config.prompt_source else UNSET,
     )
 
 

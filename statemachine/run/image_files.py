@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ...events.errors import LogWriteError
 from ...events.log.storage import PART_SUFFIX, Part
 from ...events.model import Artifact, InputRecord
-from ..errors import BackendAnswerError, InputImageError
+from ..errors import BackendAnswerError, InputImageError, InputRefusedError
 from ..files.png import PngError, check_whole, is_png, source_of, stamped_parts
 from ..files.recorded_files import WrongFile, read_file
 from ..files.run_folder import SUFFIXES, RunFolder
@@ -170,10 +170,13 @@ class ImageFiles:
         )
 
     def load_input(self, record: InputRecord) -> SourceImage:
-        """A recorded input or mask. Raises InputImageError if it was refused, or has changed."""
+        """A recorded input or mask.
+
+        Raises InputRefusedError if it was refused, InputImageError if it has changed.
+        """
         if record.refusal:
             name = record.original.name if record.original else record.path
-            raise InputImageError(f"input {name}: {record.refusal}")
+            raise InputRefusedError(f"input {name}: {record.refusal}")
         data = source_of(self._recorded_bytes(record.path, record.sha256))
         facts = self._reader.inspect(data, name=str(self._folder.locate(record.path)), decode=False)
         return SourceImage(
@@ -205,7 +208,8 @@ def _identify(reader: InputReader, data: bytes, request: GenerateRequest, place:
     try:
         return _png_facts(data) if is_png(data) else reader.inspect(data, name=name)
     except (PngError, InputImageError) as error:
-        raise BackendAnswerError(f"{name}: {error}") from error
+        words = str(error).removeprefix(f"{name}: ")
+        raise BackendAnswerError(f"{name}: {words}") from error
 
 
 def _png_facts(data: bytes) -> ImageFacts:

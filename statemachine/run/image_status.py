@@ -8,7 +8,7 @@ from ...events.folds import Fold
 from ...events.model import Artifact, StageEvent
 from ...events.result import MissingImage, artifact_in
 from ..plan.plan import StageExecution, StageExecutionPlan
-from .requests import request_spans
+from .requests import request_breaks, request_spans
 
 
 class ImageStatus:
@@ -39,6 +39,7 @@ class ImageStatus:
         self._event_at = event_at
         self._lost = lost
         self._made_from = made_from
+        self._breaks = request_breaks(fold.opened)
         self._stages = {stage.stage_id: stage for stage in plan.stages}
 
     def artifact(self, stage_id: str, image_index: int) -> Artifact:
@@ -64,7 +65,7 @@ class ImageStatus:
     def open_spans(self, stage: StageExecution) -> Iterator[range]:
         """The requests of a stage with an image that is not valid, but whose source is."""
         source = self._stages.get(stage.input_source)
-        for span in request_spans(stage, self._plan):
+        for span in request_spans(stage, self._plan, self._breaks):
             if all(self.is_valid(stage, index) for index in span):
                 continue
             if source is None or self.is_valid(source, span.start):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from ...events.folds import Fold
 from ...events.model import InputRecord, RunOpened
 from ..config.script_images import map_strings
 from ..errors import BackendAnswerError, BackendError
-from ..plan.plan import StageExecution, StageExecutionPlan
+from ..plan.plan import PER_IMAGE, StageExecution, StageExecutionPlan
 from ..ports import GenerateAnswer, GenerateRequest, SourceImage
 from ..stages.stage import StageConfig
 
@@ -37,26 +38,59 @@ class Sources(NamedTuple):
     script_images: Mapping[str, SourceImage] = {}
 
 
-def request_spans(stage: StageExecution, plan: StageExecutionPlan) -> Iterator[range]:
+def request_spans(
+    stage: StageExecution, plan: StageExecutionPlan, breaks: Sequence[int] = ()
+) -> Iterator[range]:
     """The image indexes that each request of a stage makes, in order.
 
-    They are one, or ``batch_size`` consecutive ones that are made from the prompt or from one
+    They are one, or ``batch_size`` consecutive ones that are made from one prompt or from one
     input file; the last request for it may make fewer.
     """
     first = 0
     while first < plan.total_images:
-        span = span_of(stage, first, plan)
+        span = span_of(stage, first, plan, breaks)
         yield span
         first = span.stop
 
 
-def span_of(stage: StageExecution, image_index: int, plan: StageExecutionPlan) -> range:
-    """The image indexes of the request that makes this one."""
+def span_of(
+    stage: StageExecution, image_index: int, plan: StageExecutionPlan, breaks: Sequence[int] = ()
+) -> range:
+    """The image indexes of the request that makes this one; ``breaks`` are of the whole run."""
     alike = {"prompt": plan.total_images, "file": plan.images_per_input}
     group = alike.get(stage.input_source, 1)
-    batch, place = stage.config.batch_size or 1, image_index % group
-    first = image_index - place % batch
-    return range(first, min(first + batch, image_index - place + group))
+    first = image_index - image_index % group
+    end = first + group
+    place = bisect_right(breaks, image_index)
+    first = max(first, breaks[place - 1] if place else 0)
+    end = min(end, breaks[place] if place < len(breaks) else end)
+    batch = stage.config.batch_size or 1
+    first = image_index - (image_index - first) % batch
+    return range(first, min(first + batch, end))
+
+
+def request_breaks(opened: RunOpened | None) -> Sequence[int]:
+    """The indexes before which a request ends: of images with another prompt or a gap in seeds."""
+    if opened is None or opened.plan.get("prompts") != PER_IMAGE:
+        return ()
+    seeds = opened.seeds
+    prompts = opened.prompts if isinstance(opened.prompts, tuple) else ()
+    return [
+        index
+        for index in range(1, len(seeds))
+        if seeds[index] != seeds[index - 1] + 1
+        or prompts[index - 1 : index] != prompts[index : index + 1]
+    ]
+
+
+def for_image(stage: StageExecution, image_index: int, opened: RunOpened) -> StageExecution:
+    """A planned stage with the prompts of an image, where it has none of its own."""
+    if not isinstance(opened.prompts, tuple):
+        return stage
+    config, prompts = stage.config, msgspec.structs.asdict(opened.prompts[image_index])
+    open_keys = [key for key in prompts if config.inherits(key) and getattr(config, key) is None]
+    taken = {key: prompts[key] for key in open_keys}
+    return msgspec.structs.replace(stage, config=msgspec.structs.replace(config, **taken))
 
 
 def input_records(
@@ -93,7 +127,8 @@ def build_request(
     """
     assert fold.opened is not None
     opened, folded, first = fold.opened, fold.stages[stage.stage_id], span.start
-    seed = stage_seed(stage.config, opened.seeds[0]) + first
+    seed = request_seed(stage.config, first, opened)
+    stage = for_image(stage, first, opened)
     inputs, mask, script_images = sources
     return GenerateRequest(
         call_id=call_id(opened.run_id, stage.stage_id, first, attempt),
@@ -123,9 +158,9 @@ def build_request(
     )
 
 
-def stage_seed(config: StageConfig, top_seed: int) -> int:
-    """The seed of a stage's first image; each further image has one more."""
-    return top_seed if config.seed is None else config.seed
+def request_seed(config: StageConfig, image_index: int, opened: RunOpened) -> int:
+    """The seed of a stage's image: counted from the stage's own, or else the image's."""
+    return opened.seeds[image_index] if config.seed is None else config.seed + image_index
 
 
 def call_id(run_id: str, stage_id: str, image_index: int, attempt: int) -> str:

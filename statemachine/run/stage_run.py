@@ -16,7 +16,7 @@ from ...events.origins import input_of, input_stem
 from ..config.schema import OnImageError
 from ..errors import BackendAnswerError, BackendError
 from ..files.run_folder import slug_of
-from ..plan.plan import StageExecution
+from ..plan.plan import PER_IMAGE, StageExecution
 from ..ports import Clock, GenerateAnswer, GenerateRequest, ImageBackend
 from ..resume.reopen import ReopenedRun
 from .cancel import CancelToken
@@ -267,10 +267,11 @@ class StageRun:
         return Sources((image,), self.files.load_input(mask) if mask else None, of_scripts)
 
     def _origin(self, request: GenerateRequest, image_index: int) -> ImageOrigin:
-        """A stage without a seed of its own keeps the seed that made its source."""
+        """A stage that takes no seed keeps the seed that made its source."""
         record, source_id = input_of(self.journal.opened, image_index), self.stage.input_source
         seed = request.seed + image_index - request.image_index
-        if self.stage.config.seed is None:
+        takes_seed = self._plan.prompts == PER_IMAGE and self.stage.config.inherits("seed")
+        if self.stage.config.seed is None and not takes_seed:
             if source_id == "file":
                 seed = record.seed if record and record.seed is not None else seed
             elif source_id != "prompt":

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import msgspec
 
 from ..errors import FieldError, field_error
-from .constraints import ClipSkip, Fraction, Names, NonNegative, Pixels, Size, Steps
+from .constraints import ClipSkip, Fraction, NonNegative, Pixels, Size, Steps
 from .sampling import EXCLUSIVE, INHERITED, SampledConfig
 from .sizes import Dimensions
 
@@ -48,7 +48,7 @@ class AdetailerPass(
     scheduler: str | None = None
     checkpoint: str | None = None
     vae: str | None = None
-    modules: Names | None = None
+    modules: tuple[str, ...] | None = None
     noise_multiplier: Annotated[float, msgspec.Meta(ge=0.5, le=1.5)] | None = None
     clip_skip: ClipSkip | None = None
     restore_face: bool | None = None

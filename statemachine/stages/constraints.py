@@ -20,7 +20,6 @@ Steps = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 ClipSkip = Annotated[int, msgspec.Meta(ge=1, le=12)]
 Pixels = Annotated[int, msgspec.Meta(ge=0)]
-Names = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
 LAST_SEED = 2**32 - 1
 """The largest seed that servers take."""
 Seed = Annotated[int, msgspec.Meta(ge=-1, le=LAST_SEED)]

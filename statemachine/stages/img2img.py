@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 import msgspec
 
+from ..errors import show_value
 from .constraints import Fraction, Pixels, Size
 from .sampling import INHERITED, GeneratingConfig
 from .sizes import Dimensions, NextSize, floored
@@ -50,7 +51,9 @@ class Img2ImgConfig(GeneratingConfig, frozen=True, kw_only=True):
 
     def warnings(self, given: Self) -> Iterator[str]:
         yield from super().warnings(given)
-        used = [f"{name} = {value}" for name, value in given._open_mask_settings().items()]
+        used = [
+            f"{name} = {show_value(value)}" for name, value in given._open_mask_settings().items()
+        ]
         if used:
             yield f"img2img: {', '.join(used)}, because the configuration sets none of them"
 

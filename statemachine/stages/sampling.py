@@ -13,7 +13,6 @@ from .constraints import (
     Count,
     Fraction,
     InnerFraction,
-    Names,
     NonNegative,
     Seed,
     Steps,
@@ -47,7 +46,7 @@ class SampledConfig(StageConfig, frozen=True, kw_only=True):
 
     model: str | None = None
     vae: str | None = None
-    modules: Names | None = None
+    modules: tuple[str, ...] | None = None
     clip_skip: ClipSkip | None = None
     sampler: str | None = None
     scheduler: str | None = None
@@ -69,6 +68,11 @@ class SampledConfig(StageConfig, frozen=True, kw_only=True):
         if is_distilled and self.cfg_scale == 0:
             reason = "ignores the prompt; this kind of model needs at least 1"
             yield field_error(f"{name}.cfg_scale", reason, self.cfg_scale)
+        for script, given in (self.alwayson_scripts or {}).items():
+            arguments = given.get("args", []) if isinstance(given, Mapping) else None
+            if not isinstance(arguments, list | tuple) or given.keys() - {"args"}:
+                reason = "is ignored by servers: a script takes a table with one list, args"
+                yield field_error(f"{name}.alwayson_scripts.{script}", reason)
         for option in self.override_settings or ():
             if (key := _KEYS_OF_OPTIONS.get(option)) is not None:
                 reason = f"has a key of its own: set {name}.{key} instead"

@@ -76,6 +76,11 @@ class StageConfig(Table, frozen=True, kw_only=True):
         """Arguments of the server's extensions, by script. A field, where a stage has one."""
         return None
 
+    @classmethod
+    def inherits(cls, name: str) -> bool:
+        """Whether it takes a setting from what is before it, if it does not set it itself."""
+        return name in cls.inherited or name in cls.plan_only
+
     def resolve(self, inherited: Mapping[str, Any], model_size: Dimensions | None) -> Self:
         """The table as the plan holds it: checked, with what it inherits.
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 import msgspec
 
 from ..errors import FieldError
-from .constraints import Factor, Fraction, Names, NonNegative, Size, Steps
+from .constraints import Factor, Fraction, NonNegative, Size, Steps
 from .sampling import GeneratingConfig
 from .sizes import Dimensions, NextSize, floored
 from .stage import Table, size_errors
@@ -32,7 +32,7 @@ class HiresConfig(Table, frozen=True, kw_only=True):
     sampler: str | None = None
     scheduler: str | None = None
     model: str | None = None
-    modules: Names | None = None
+    modules: tuple[str, ...] | None = None
     prompt: str | None = None
     negative_prompt: str | None = None
 

@@ -40,6 +40,7 @@ _NO_STYLE = frozenset(
 _SERVER_DEFAULTS: dict[str, Any] = {
     "vae": "Automatic", "clip_skip": 1, "styles": [], "subseed_strength": 0, "eta": 1,
     "s_noise": 1, "mask_content": "original", "mask_area": "whole", "mask_padding": 32,
+    "modules": [],
 }  # fmt: skip
 """Values that mean the same as none: a run sends a server's defaults explicitly."""
 

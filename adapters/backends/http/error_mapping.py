@@ -105,7 +105,7 @@ def error_of_exception(
     why = _WHYS[kind]
     if kind is ServerNotTrustedError and any(sign in words for sign in _NO_TLS):
         why = "the server does not use https there; try http"
-    elif kind is ServerNotTrustedError:
+    elif kind is ServerNotTrustedError and "certificate" in words.casefold():
         words += _TRUST
     shown = client.credentials.scrub(words)
     return client.failure(kind, path, f"{why}: {shown}", settled=settled or not connected)
@@ -164,7 +164,8 @@ def error_of_status(
     else:
         is_missing = kind is RouteMissingError and is_bare
         why = f"no such route{client.advice}" if is_missing else words
-    why = f"{'the answer is not JSON' if status == 200 else status}: {why}"
+    what = "the answer is not JSON" if status == 200 else str(status)
+    why = f"{what}: {why}" if why else what
     if status >= 500:
         why += "".join(f"; {advice}" for words, advice in _ADVICE.items() if words in body)
     seconds = _seconds_of(retry_after)

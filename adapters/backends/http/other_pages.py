@@ -16,17 +16,24 @@ _LOGIN = re.compile(r"type=[\"']?password|\bpassword\b|\b(?:log|sign) ?in\b", re
 _CODE = re.compile(r"<(script|style)\b.*?(?:</\1>|\Z)", re.IGNORECASE | re.DOTALL)
 _MOST_LOOKED_AT = 8000
 _WEB_PAGE = "a web page answered; is it the address of a WebUI that was started with --api?"
-_NGROK = 'the warning page of ngrok answered; set ngrok-skip-browser-warning = "1" as one of the '
-_LOCALTUNNEL = (
-    'the warning page of localtunnel answered; set bypass-tunnel-reminder = "1" among the '
-)
+_WARNING = f'the warning page of {{name}} answered; set {{header}} = "1" as one of the {_HEADERS}'
+_TUNNELS = {
+    r"ngrok": ("ngrok", "ngrok-skip-browser-warning"),
+    r"loca\.lt|localtunnel": ("localtunnel", "bypass-tunnel-reminder"),
+    r"zrok": ("zrok", "skip_zrok_interstitial"),
+    r"pinggy": ("Pinggy", "X-Pinggy-No-Screen"),
+    r"dev ?tunnels|devtunnels\.ms": ("dev tunnels", "X-Tunnel-Skip-AntiPhishing-Page"),
+}
+"""Signs of tunnels' warning pages, and the header without which they answer."""
 _CLOUDFLARE = "the warning page of Cloudflare answered, which only a browser passes"
 _NO_TUNNEL = "reports that its tunnel does not work; start the tunnel again"
 _NEEDS_LOGIN = f"; use the address of the server itself, or set {_HEADERS}"
 _PAGES = {
     r"ERR_NGROK_(?!6024)[0-9]+": f"ngrok {_NO_TUNNEL}",
-    r"ngrok": _NGROK + _HEADERS,
-    r"loca\.lt|localtunnel": _LOCALTUNNEL + _HEADERS,
+    **{
+        sign: _WARNING.replace("{name}", name).replace("{header}", header)
+        for sign, (name, header) in _TUNNELS.items()
+    },
     r"error code: ?1033|argo tunnel error|cloudflare tunnel error": f"Cloudflare {_NO_TUNNEL}",
     r"just a moment|attention required|cf-chl|challenge-platform": _CLOUDFLARE + _NEEDS_LOGIN,
     r"plain HTTP request was sent to HTTPS|HTTP request to an HTTPS server": (

@@ -24,6 +24,8 @@ MAX_ANSWER_BYTES = 1 << 30
 MAX_WORDS_BYTES = 1 << 24
 _COARSER_GRID, _COARSEST_GRID = 16, 64
 """The steps of the grids on which servers put the sizes for some models."""
+_NO_MODULE = frozenset(["Built-in"])
+"""What Forge reports of a hires pass without modules."""
 _ORDINALS = ("", " 2nd", " 3rd")
 _SKIPPED_IMG2IMG = (("width", 128), ("height", 128), ("steps", 1))
 """The values that a server reports when ADetailer skips img2img, as requested."""
@@ -67,6 +69,7 @@ def unused_fields(
         ("hires CFG scale", body.get("hr_cfg"), extra_parameters.get("Hires CFG Scale")),
         *_distilled_scales(body, infotext_values(info)),
     )
+    yield from _mistaken_scale(request.config, infotext_values(info))
     for name, sent, used in pairs:
         if sent and used is not None and used != sent:
             yield f"{name} {sent} was sent, but {shown(used)} was used"
@@ -81,6 +84,15 @@ def _distilled_scales(
         yield name, sent, _number(reported.get(name))
     used = _number(reported.get("Hires Distilled CFG Scale"))
     yield "Hires Distilled CFG Scale", body.get("hr_distilled_cfg"), used
+
+
+def _mistaken_scale(config: Any, reported: Mapping[str, Any]) -> Iterator[str]:
+    """A message if the model took a distilled CFG scale as its shift, or the other way round."""
+    pairs = (("distilled_cfg_scale", "Distilled CFG Scale"), ("shift", "Shift"))
+    for (key, name), (_, other) in (pairs, pairs[::-1]):
+        sent = getattr(config, key, None)
+        if sent is not None and name not in reported and other in reported:
+            yield f"{key} {sent} was requested, but the model used it as its {other}"
 
 
 def _number(text: str | None) -> float | None:
@@ -246,9 +258,9 @@ def _loaded_modules(
     if wanted is None or not reported:
         return
     used = [value for name, value in reported.items() if name.startswith(start)]
-    if {stem(name) for name in wanted} != {stem(name) for name in used}:
-        loaded = ", ".join(map(str, used)) or "no module"
-        yield f"{key} {', '.join(wanted)} were requested, but {shown(loaded)} were used"
+    if {stem(name) for name in wanted} - _NO_MODULE != {stem(name) for name in used} - _NO_MODULE:
+        loaded, asked = (", ".join(map(str, names)) or "no module" for names in (used, wanted))
+        yield f"{key} {asked} were requested, but {shown(loaded)} were used"
 
 
 def _seeds(request: GenerateRequest, info: Mapping[str, Any], shown: Shown) -> Iterator[str]:

@@ -49,11 +49,13 @@ from .lists import ServerLists
 from .name_comparison import NameComparison
 from .names import KINDS, NameKind, respelled, silent_names
 from .options import PinnedOptions, options_logger
-from .payloads import Payload, cache_fillers, has_task_id, payload_of
+from .payload import Payload
+from .payloads import has_task_id, payload_of
 from .pixels import is_plain_resize, same_pixels, size_of
 from .server import Server, is_not_ready
 from .settlement import settle
 from .stage_consistency import differences_in_stage
+from .upscale_payload import cache_fillers
 
 KIND = "webui"
 PLAIN_UPSCALERS = (None, "None", "Lanczos", "Nearest")
@@ -63,7 +65,8 @@ _LOOK_AGAIN_S = 1.0
 class WebUIBackend:
     """One WebUI server, one generating request at a time.
 
-    ``unsettled`` are calls of an earlier process that the server may still be working on.
+    ``unsettled`` are calls of an earlier process that the server may still be working on,
+    ``prompts`` those of single images, for ``preflight``.
     Failures are raised as errors of ``http.errors``, which are transient if
     ``settings.transient`` names their kind.
     """
@@ -76,6 +79,7 @@ class WebUIBackend:
         settings: ServerTable | None = None,
         credentials: Credentials | None = None,
         unsettled: Mapping[str, str] = {},
+        prompts: tuple[str, ...] = (),
     ) -> None:
         self._client = HttpClient(address, settings, credentials, advice=ADVICE)
         self._server = Server(self._client)
@@ -85,6 +89,7 @@ class WebUIBackend:
         self._features: ServerFeatures | None = None
         self._turn = threading.Lock()
         self._stopped: set[str] = set()
+        self._prompts = prompts
         self._lost = {call_id: not has_task_id(kind) for call_id, kind in unsettled.items()}
 
     @property
@@ -117,7 +122,7 @@ class WebUIBackend:
         from .preflight import preflight  # noqa: PLC0415 - not needed with preflight off
 
         self._wait_until_started()
-        self._features = preflight(self._client, plan)
+        self._features = preflight(self._client, plan, self._prompts)
 
     def pin_options(
         self,
@@ -164,7 +169,7 @@ class WebUIBackend:
         for filler in cache_fillers(request) if varied else ():
             self._send(filler, request, cancel, on_step=_ignore_step)
         payload = payload_of(request, features, varied=varied, options=self._options.to_send)
-        self._options.note_overrides(payload.overrides)
+        self._options.note_overrides(payload)
         call, data = self._send(payload, request, cancel, on_step)
         self._server.begin_look()
         try:

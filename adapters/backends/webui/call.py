@@ -17,7 +17,7 @@ from ..http.errors import (
 )
 from ..http.exchange import Exchange
 from .features import EXTRA_SINGLE_IMAGE
-from .payloads import Payload
+from .payload import Payload
 from .progress import ServerProgress, StallWatch
 from .server import Job, Server, TaskState, job_of
 
@@ -51,7 +51,9 @@ class Call:
         self._cancel = cancel
         self._on_step = on_step
         self._extras = payload.endpoint == EXTRA_SINGLE_IMAGE
-        self._watch = StallWatch(server.settings.stall_timeout_s, extras=self._extras)
+        self._watch = StallWatch(
+            server.settings.stall_timeout_s, is_patient=self._extras or payload.loads_models
+        )
         self._others: Job | None = None
         self._exchange: Exchange | None = None
         self._began = self._next_look = 0.0

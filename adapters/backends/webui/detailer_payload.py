@@ -7,6 +7,7 @@ from typing import Any
 
 from ....statemachine.stages import AdetailerPass
 from ..http.errors import RequestRefusedError
+from .features import FORGE, ServerFeatures
 
 SENT = {
     "model": "ad_model",
@@ -50,6 +51,13 @@ SWITCHED = {
 }
 """By the switch that makes them count, the names and keys of the others."""
 
+OPTIONS_OF_PASSES = {
+    "vae": "sd_vae",
+    "clip_skip": "CLIP_stop_at_last_layers",
+    "modules": "forge_additional_modules",
+}
+"""By the name of a pass's setting, the option of the server that it overrides meanwhile."""
+
 _KEYS = SENT | {name: key for keys in SWITCHED.values() for name, key in keys.items()}
 _OF_NEO = frozenset(["ad_modules", "ad_distilled_cfg_scale"])
 _COMMON = frozenset([*_KEYS.values(), *SWITCHED]) - _OF_NEO
@@ -60,14 +68,14 @@ _WHOLE_GUIDANCE = (0.0, 1.0)
 
 
 def pass_arguments(
-    one: AdetailerPass, stage_sampler: str | None, known: Set[str] | None, place: str
+    one: AdetailerPass, stage_sampler: str | None, features: ServerFeatures, place: str
 ) -> dict[str, Any]:
     """The dict of one pass: what is set, and the switches that make it count.
 
-    ``known`` are the keys that this build of ADetailer takes; None, if it does not say, stands
-    for those that every build but the one for Forge Neo takes. Raises
-    RequestRefusedError for another key: the extension would drop the pass silently. The message
-    names the setting below ``place``.
+    A build of ADetailer that does not say which keys it takes counts as one that takes all but
+    those of the build for Forge Neo. Raises RequestRefusedError for another key, for which the
+    extension would drop the pass silently, and for a VAE on Forge, which would ignore it. The
+    message names the setting below ``place``.
     """
     arguments = _set(one, SENT)
     for switch, keys in SWITCHED.items():
@@ -77,7 +85,9 @@ def pass_arguments(
     if "ad_scheduler" in arguments and "ad_sampler" not in arguments and stage_sampler:
         # The switch is one for both, and the sampler's own default is none that was asked for.
         arguments["ad_sampler"] = stage_sampler
-    known = _COMMON if known is None else known
+    known: Set[str] = _COMMON if features.detailer_keys is None else features.detailer_keys
+    if features.product == FORGE:
+        known -= {"ad_vae"}
     if _GUIDANCE_OF_NEO in known and not arguments.keys().isdisjoint(_GUIDANCE):
         pair = zip(_GUIDANCE, _WHOLE_GUIDANCE, strict=True)
         arguments[_GUIDANCE_OF_NEO] = [arguments.pop(key, whole) for key, whole in pair]

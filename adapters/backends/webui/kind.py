@@ -33,6 +33,7 @@ class _WebUIKind:
             settings=choice.settings,
             credentials=credentials,
             unsettled=choice.unsettled,
+            prompts=choice.prompts,
         )
 
     def inspect(self, choice: ServerChoice, plan: StageExecutionPlan | None) -> ServerReport:
@@ -41,7 +42,7 @@ class _WebUIKind:
         address, credentials = _access(choice)
         client = HttpClient(address, choice.settings, credentials, advice=ADVICE)
         try:
-            return inspect_server(client, plan)
+            return inspect_server(client, plan, choice.prompts)
         finally:
             client.close()
 

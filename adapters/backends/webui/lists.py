@@ -22,6 +22,13 @@ from .spellings import file_of, loosely, stem
 
 OPTIONS = "/sdapi/v1/options"
 SCRIPTS = "/sdapi/v1/scripts"
+_SIGNS = {
+    "/openapi.json": "paths",
+    "/sdapi/v1/progress": "progress",
+    OPTIONS: "sd_model_checkpoint",
+    SCRIPTS: "img2img",
+}
+"""A key in the answer of each of these routes."""
 
 _MOST_ENTRIES = 50_000
 """Longer lists are ignored; a user could not choose from them."""
@@ -86,8 +93,9 @@ class ServerLists:
 
     @property
     def any_answered(self) -> bool:
-        """Whether any query so far was answered with JSON."""
-        return any(document is not None for document in self._answers.values())
+        """Whether any query so far was answered as a WebUI does; others answer with JSON too."""
+        known = any(_is_of_webui(path, answer) for path, answer in self._answers.items())
+        return known or any(self._lists.values())
 
     def has(self, path: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> bool | None:
         """Whether the route ``path`` exists, even if it refuses GET; None if unknown."""
@@ -104,7 +112,8 @@ class ServerLists:
     ) -> Any:
         """The decoded JSON at ``path``; None if there is none.
 
-        With ``may_be_hidden`` also if the server rejects the credentials for this route.
+        With ``may_be_hidden`` also if the server rejects the credentials for this route; always
+        for the options, without which a run goes on.
         """
         if path not in self._answers:
             why: BackendError | None = None
@@ -112,7 +121,7 @@ class ServerLists:
             try:
                 document = self._client.get(path, timeout_s=timeout_s)
             except AuthenticationError as error:
-                if not may_be_hidden:
+                if not may_be_hidden and path != OPTIONS:
                     raise
                 why = error
             except _NOT_OFFERED as error:
@@ -206,6 +215,11 @@ class ServerLists:
     def _note(self, path: str, why: BackendError | None = None) -> None:
         words = f"{self._client.address.url}{path}: the answer is not a list of names"
         self._notes.append(f"not checked: {why or words}")
+
+
+def _is_of_webui(path: str, answer: Any) -> bool:
+    key = _SIGNS.get(path.partition("?")[0])
+    return isinstance(answer, Mapping) and key in answer
 
 
 def _presence(document: Any, error: BackendError | None) -> bool | None:

@@ -35,7 +35,7 @@ class NameComparison:
         """The LoRAs and embeddings in the prompts of a stage's styles."""
         styles = getattr(config, "styles", None)
         for prompt in self._lists.prompts_of_styles(styles) if styles else ():
-            yield from named_in_text(prompt, "txt2img.styles: prompt")
+            yield from named_in_text(prompt, f"{config.stage_type}.styles: prompt")
 
     def check(self, use: NameUse) -> NameCheck:
         """Whether the server has the name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -11,14 +11,14 @@ import msgspec
 
 from ....statemachine.plan.plan import StageExecution, StageExecutionPlan
 from ....statemachine.ports import GenerateRequest
-from ....statemachine.stages import AdetailerConfig, StageConfig, Txt2ImgConfig
+from ....statemachine.stages import AdetailerConfig, Img2ImgConfig, StageConfig, Txt2ImgConfig
 from .spellings import AUTOMATIC, HASH, NO_VAE, SAME_AS_THE_STAGE, file_of, stem, vae_stem
 
 _LONGEST_NAME = 1000
-_MOST_MODULES = 8
-"""More than a model has."""
 _INDEX = re.compile(r"\.[0-9]+\b")
 _NONE = frozenset(["None"])
+_MOST_INHERITED = 8
+"""More modules or styles than a plan names."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -170,7 +170,9 @@ KINDS: Mapping[NameKind, KindOfName] = {
         ("txt2img.hires.upscaler",),
         _NONE,
     ),
-    NameKind.STYLE: KindOfName("styles", f"{_API}/prompt-styles", _named, ("txt2img.styles",)),
+    NameKind.STYLE: KindOfName(
+        "styles", f"{_API}/prompt-styles", _named, ("txt2img.styles", "img2img.styles")
+    ),
     NameKind.DETECTOR: KindOfName(
         "detectors", "/adetailer/v1/ad_model", _detector, ("adetailer.passes.model",)
     ),
@@ -196,7 +198,11 @@ KINDS: Mapping[NameKind, KindOfName] = {
 _KIND_OF_KEY = {key: kind for kind, known in KINDS.items() for key in known.keys}
 _INHERITED = {
     **{f"img2img.{name}": f"txt2img.{name}" for name in ("model", "vae", "sampler", "scheduler")},
-    **{f"img2img.modules.{place}": f"txt2img.modules.{place}" for place in range(_MOST_MODULES)},
+    **{
+        f"img2img.{name}.{place}": f"txt2img.{name}.{place}"
+        for name in ("modules", "styles")
+        for place in range(_MOST_INHERITED)
+    },
     "txt2img.hires.model": "txt2img.refiner.model",
 }
 """By key, the one that it takes its name from where both are the same."""
@@ -254,19 +260,21 @@ def silent_names(request: GenerateRequest) -> Iterator[NameUse]:
     """The names of a request that a server may ignore without a trace where it lacks them."""
     config = request.config
     yield from _named_in_prompts(config, request.stage_type, set())
-    if isinstance(config, Txt2ImgConfig):
+    if isinstance(config, Txt2ImgConfig | Img2ImgConfig):
         for style in config.styles or ():
-            yield NameUse(NameKind.STYLE, "txt2img.styles", style)
+            yield NameUse(NameKind.STYLE, f"{request.stage_type}.styles", style)
     if isinstance(config, AdetailerConfig):
         for one in config.passes:
             yield NameUse(NameKind.DETECTOR, "adetailer.passes.model", one.model or "")
 
 
-def names_in_prompts(plan: StageExecutionPlan) -> Iterator[NameUse]:
-    """The LoRAs and embeddings that the prompts of ``plan`` name, each with its first key."""
+def names_in_prompts(plan: StageExecutionPlan, prompts: Sequence[str]) -> Iterator[NameUse]:
+    """The LoRAs and embeddings in the prompts of ``plan``, each with its first key, and images."""
     seen: set[str] = set()
     for stage in plan.stages:
         yield from _named_in_prompts(stage.config, stage.stage_type, seen)
+    for text in prompts:
+        yield from named_in_text(text, "prompts")
 
 
 def _named_in_prompts(config: StageConfig, stage_type: str, seen: set[str]) -> Iterator[NameUse]:

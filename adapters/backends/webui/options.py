@@ -17,17 +17,18 @@ from ....statemachine.plan.plan import StageExecutionPlan
 from ....statemachine.stages import StageConfig
 from ..http.errors import RequestRefusedError, ServerFailureError
 from ..registry import EarlierRun
+from .detailer_payload import OPTIONS_OF_PASSES
 from .lists import OPTIONS
 from .names import NameKind
-from .pass_through import overridden_options
+from .pass_through import REFINER_PASS, overridden_options
+from .payload import Payload
 from .progress import ServerProgress
 from .server import Server, job_of
-from .spellings import loosely, vae_stem
+from .spellings import loosely, modules_of, vae_stem
 
 VAE = "sd_vae"
 CLIP_SKIP = "CLIP_stop_at_last_layers"
 MODULES = "forge_additional_modules"
-REFINER_PASS = "hires_fix_refiner_pass"  # noqa: S105 - no password: the pass of a refiner
 FORMAT = "samples_format"
 PINNED = (
     *(VAE, CLIP_SKIP, MODULES, REFINER_PASS),
@@ -49,7 +50,13 @@ PINNED = (
     *("sdxl_refiner_low_aesthetic_score", "sdxl_refiner_high_aesthetic_score"),
     *("token_merging_ratio", "token_merging_ratio_img2img", "token_merging_ratio_hr"),
     *("s_min_uncond", "s_min_uncond_all", "pad_cond_uncond", "pad_cond_uncond_v0"),
+    *("token_merging_stride", "token_merging_downsample", "token_merging_no_rand"),
     *("tiling", "face_restoration", "face_restoration_model", "code_former_weight"),
+    *("sd_lora", "extra_networks_default_multiplier", "forge_try_reproduce", "sdxl_zero_neg"),
+    *("scaling_factor", "klein_no_reference", "qwen_vae_resize", "use_dynamic_shifting"),
+    *("neta_template_positive", "neta_template_negative", "refiner_use_steps", "refiner_fast_sd"),
+    *("refiner_lora_replacement", "svdq_cache_threshold", "invert_sigmas", "use_karras_sigmas"),
+    *("use_exponential_sigmas", "use_beta_sigmas", "stochastic_sampling"),
 )
 """The options that change pixels; ``docs/servers.md`` lists them."""
 
@@ -102,10 +109,11 @@ class PinnedOptions:
         """
         self._earlier = earlier
         self._stages = [stage.config for stage in plan.stages]
+        self.recorded = {}  # Also where none can be read; a log of an older release has nothing.
         self._server.look_or_fail()
         self._secure()
-        self.recorded = {key: self._before[key] for key in PINNED if key in self._before} or None
-        self.sent = {**(self.recorded or {}), **self._as_png(self._before)}
+        self.recorded = {key: self._before[key] for key in PINNED if key in self._before}
+        self.sent = {**self.recorded, **self._as_png(self._before)}
 
     def pin_again(
         self,
@@ -161,12 +169,15 @@ class PinnedOptions:
         is_kept = self._keep() if is_quiet else bool(living)
         self._to_restore = frozenset([MODULES] if is_kept else self._before)
 
-    def note_overrides(self, settings: Mapping[str, Any]) -> None:
-        """Remember what a request that is about to be sent overrides."""
-        for key in self._to_restore & settings.keys():
-            values = self._overridden.setdefault(key, [])
-            if settings[key] not in values:
-                values.append(settings[key])
+    def note_overrides(self, payload: Payload) -> None:
+        """Remember what a request that is about to be sent overrides, also in its passes."""
+        found = [*payload.overrides.items()]
+        for name, option in OPTIONS_OF_PASSES.items():
+            found += [(option, one[key]) for one in payload.detailer_passes
+                      if (key := f"ad_{name}") in one]  # fmt: skip
+        for key, value in found:
+            if key in self._to_restore and value not in self._overridden.setdefault(key, []):
+                self._overridden[key].append(value)
 
     def restore(self) -> None:
         """Put back what the server does not put back itself, unless it was changed elsewhere."""
@@ -229,7 +240,7 @@ class PinnedOptions:
         """The options that a run which works on the server now has recorded."""
         self._earlier = list(self._earlier)
         for run in self._earlier:
-            if run.is_alive and run.backend.options is not msgspec.UNSET:
+            if run.is_alive and run.backend.options is not msgspec.UNSET and run.backend.options:
                 return run.backend.options
         options_logger.warning(
             "%s: other clients use it now; their settings may be taken for the server's own",
@@ -250,12 +261,15 @@ class PinnedOptions:
         return True
 
     def _without_leftovers(self, present: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The options after modules that a dead run left were replaced by those before it."""
+        """The options with the modules from before those that another run has left there.
+
+        A run that is alive sends its own again with its next request.
+        """
         if MODULES not in present:
             return present
         now = present[MODULES]
         for run in self._earlier:
-            for sent, before in () if run.is_alive else _modules_of(run):
+            for sent, before in _modules_of(run):
                 now = before if _is_left(now, sent, before) else now
         if now is present[MODULES]:
             return present
@@ -275,13 +289,14 @@ def _are_same(one: Mapping[str, Any], other: Mapping[str, Any] | None) -> bool:
     return other is not None and all(one.get(key) == other.get(key) for key in (*PINNED, FORMAT))
 
 
-def _modules_of(run: EarlierRun) -> Iterator[tuple[list[Any], Any]]:
-    """The modules that a run set, and those that were there before it."""
+def _modules_of(run: EarlierRun) -> Iterator[tuple[Sequence[Any], Any]]:
+    """The modules that a run set, in any stage or pass, and those that were there before it."""
     options = {} if run.backend.options is msgspec.UNSET else run.backend.options
     stages = run.plan.get("stages")
     configs = [one.get("config") or {} for one in stages] if isinstance(stages, Sequence) else []
-    loaded = (config.get("modules") or [config.get("vae")] for config in configs)
-    sent = [modules for modules in loaded if modules != [None]]
+    tables = [one for config in configs for one in (config, *(config.get("passes") or ()))]
+    loaded = (modules_of(table.get("modules"), table.get("vae")) for table in tables)
+    sent = [modules for modules in loaded if modules is not None]
     if MODULES in options and sent:
         yield sent, options[MODULES]
 
@@ -292,9 +307,9 @@ def _is_left(present: Any, sent: Sequence[Any], before: Any) -> bool:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Whether two values of an option are equal; a server reports files by their full paths."""
+    """Whether two values of an option are equal; a server reports files by full paths, sorted."""
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return [*map(_file, one)] == [*map(_file, other)]
+        return sorted(map(_file, one)) == sorted(map(_file, other))
     if isinstance(one, str) and isinstance(other, str):
         return vae_stem(one) == vae_stem(other)
     return bool(one == other)

@@ -9,35 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import msgspec
-import pybase64
-
 from ....statemachine.config.script_images import map_strings
-from ....statemachine.ports import GenerateRequest, SourceImage
+from ....statemachine.ports import GenerateRequest
 from ....statemachine.stages import (
     AdetailerConfig,
     HiresConfig,
     Img2ImgConfig,
     RefinerConfig,
     Txt2ImgConfig,
-    UpscaleConfig,
 )
 from ....statemachine.stages.sizes import floor_to_grid
 from ..http.errors import RequestRefusedError
 from .detailer_payload import pass_arguments
 from .features import EXTRA_SINGLE_IMAGE, FORGE, IMG2IMG, SD_NEXT, TXT2IMG, ServerFeatures
+from .payload import DETAILER, SAME_MODULES, Body, Payload, encoded_image, set_fields
+from .spellings import modules_of
+from .upscale_payload import upscale_body, vary_upscale
 
-Body = dict[str, Any]
-
-_VARIATIONS = (0.0005, 0.0001, 0.00002, 0.000004, 0.0000008)
-"""Added to the factor after an interrupt: below 0.001, and enough for another cache key."""
-_MOST_CACHED = 10
-"""The most upscaled images that a WebUI can be set to keep."""
-_TINY_PNG = bytes.fromhex(
-    "89504e470d0a1a0a0000000d4948445200000008000000080800000000e164e1570000000e494441"
-    "5478da6368800206ca18008084200110e86a170000000049454e44ae426082"
-)
-"""8x8 grey pixels."""
 _MASK_CONTENTS = {"fill": 0, "original": 1, "noise": 2, "nothing": 3}
 _MASK_AREAS = {"whole": False, "masked": True}
 """What the server calls the area of an inpainting: whether it is made at full resolution."""
@@ -45,23 +33,6 @@ HIRES_PASSES = {"first": "first pass", "second": "second pass", "both": "both pa
 """What the server calls the passes in which a refiner acts."""
 _DROPPED = frozenset(["force_task_id", "save_images", "send_images"])
 """Fields that a server may lack, because they do not affect the picture."""
-
-
-class Payload(msgspec.Struct, frozen=True):
-    """One HTTP request: ``endpoint`` is the path, ``body`` holds its JSON values."""
-
-    endpoint: str
-    body: Body
-
-    @property
-    def overrides(self) -> Body:
-        """The options of the server that the request overrides."""
-        overrides: Body = self.body.get("override_settings") or {}
-        return overrides
-
-    def encoded(self) -> bytes:
-        """The body's bytes."""
-        return msgspec.json.encode(self.body)
 
 
 class ServedStage(NamedTuple):
@@ -107,7 +78,7 @@ def _txt2img(request: GenerateRequest, config: Txt2ImgConfig, features: ServerFe
     return (
         _sampling(request, config, features)
         | {"batch_size": request.count, "width": config.width, "height": config.height}
-        | _set(tiling=config.tiling, restore_faces=config.restore_faces)
+        | set_fields(tiling=config.tiling, restore_faces=config.restore_faces)
         | _generation(config)
         | _refiner(config.refiner, features)
         | _hires(config, features)
@@ -121,7 +92,7 @@ def _hires(config: Txt2ImgConfig, features: ServerFeatures) -> Body:
     model = hires.model
     if features.product == SD_NEXT and config.refiner and config.refiner.model == model:
         model = None  # the refiner acts in the second pass anyway
-    body: Body = {"enable_hr": True} | _set(
+    body: Body = {"enable_hr": True} | set_fields(
         denoising_strength=hires.denoise,
         hr_scale=hires.scale,
         hr_resize_x=hires.resize_x,
@@ -138,7 +109,7 @@ def _hires(config: Txt2ImgConfig, features: ServerFeatures) -> Body:
     )
     if features.product == FORGE and features.takes(TXT2IMG, "hr_additional_modules"):
         # Its own default, null, makes it raise a TypeError.
-        body.setdefault("hr_additional_modules", ["Use same choices"])
+        body.setdefault("hr_additional_modules", SAME_MODULES)
     return body
 
 
@@ -151,11 +122,11 @@ def _complete_hires(
         return
     is_forge = features.product == FORGE and features.takes(TXT2IMG, "hr_cfg")
     if is_forge and not is_old:
-        body |= _set(hr_cfg=config.cfg_scale)
+        body |= set_fields(hr_cfg=config.cfg_scale)
         if "hr_distilled_cfg" not in body and features.takes(TXT2IMG, "hr_distilled_cfg"):
-            body |= _set(hr_distilled_cfg=_distilled_cfg_scale(config))
+            body |= set_fields(hr_distilled_cfg=_distilled_cfg_scale(config))
     if is_forge or hires.cfg_scale != config.cfg_scale:
-        body |= _set(hr_cfg=hires.cfg_scale)
+        body |= set_fields(hr_cfg=hires.cfg_scale)
 
 
 def _img2img(request: GenerateRequest, config: Img2ImgConfig, features: ServerFeatures) -> Body:
@@ -169,7 +140,7 @@ def _img2img(request: GenerateRequest, config: Img2ImgConfig, features: ServerFe
             "width": width,
             "height": height,
         }
-        | _set(
+        | set_fields(
             resize_mode=config.resize_mode,
             mask=None if request.mask is None else encoded_image(request.mask),
             inpainting_fill=_MASK_CONTENTS.get(config.mask_content or ""),
@@ -184,67 +155,6 @@ def _img2img(request: GenerateRequest, config: Img2ImgConfig, features: ServerFe
     )
 
 
-def _upscale(request: GenerateRequest, config: UpscaleConfig, _: ServerFeatures) -> Body:
-    image = request.inputs[0]
-    return (
-        {"image": encoded_image(image), "upscaler_1": config.upscaler}
-        | _upscale_size(config, image, None)
-        | _set(
-            upscaler_2=config.upscaler_2,
-            extras_upscaler_2_visibility=config.upscaler_2_visibility,
-            gfpgan_visibility=config.gfpgan_visibility,
-            codeformer_visibility=config.codeformer_visibility,
-            codeformer_weight=config.codeformer_weight,
-            upscale_first=config.upscale_first,
-        )
-    )
-
-
-def _vary_upscale(request: GenerateRequest, config: UpscaleConfig) -> Body:
-    return _upscale_size(config, request.inputs[0], request.attempt)
-
-
-def _upscale_size(config: UpscaleConfig, image: SourceImage, varied: int | None) -> Body:
-    """By a factor (mode 0) or to a size (mode 1); ``varied`` is the attempt, if it must be."""
-    if not (config.width and config.height):
-        factor = config.factor or 1.0
-        return {
-            "resize_mode": 0,
-            "upscaling_resize": factor if varied is None else _varied(factor, image, varied),
-        }
-    return {
-        "resize_mode": 1,
-        "upscaling_resize_w": config.width,
-        "upscaling_resize_h": config.height,
-    } | _set(upscaling_crop=config.crop)
-
-
-def _varied(factor: float, image: SourceImage, attempt: int) -> float:
-    """A slightly larger factor, different in each attempt, that gives the same size."""
-    size = floor_to_grid((image.width * factor, image.height * factor))
-    for more in _VARIATIONS:
-        varied = factor + more / (1 + attempt % _MOST_CACHED)
-        if floor_to_grid((image.width * varied, image.height * varied)) == size:
-            return varied
-    return factor
-
-
-def cache_fillers(request: GenerateRequest) -> list[Payload]:
-    """Tiny upscales that push an interrupted one to a stated size out of the server's cache.
-
-    Empty where ``varied`` is enough: a factor can be varied, a size cannot.
-    """
-    config = request.config
-    if not (isinstance(config, UpscaleConfig) and config.width and config.height):
-        return []
-    image = msgspec.Raw(b'"' + pybase64.b64encode(_TINY_PNG) + b'"')
-    body: Body = {"image": image, "upscaler_1": "Lanczos", "resize_mode": 0}
-    return [
-        Payload(EXTRA_SINGLE_IMAGE, body | {"upscaling_resize": 1.0 + place / 8})
-        for place in range(1, _MOST_CACHED + 1)
-    ]
-
-
 def _adetailer(request: GenerateRequest, config: AdetailerConfig, features: ServerFeatures) -> Body:
     if features.product == SD_NEXT:
         raise RequestRefusedError(
@@ -255,7 +165,7 @@ def _adetailer(request: GenerateRequest, config: AdetailerConfig, features: Serv
         )
     image = request.inputs[0]
     passes = [
-        pass_arguments(one, config.sampler, features.detailer_keys, f"adetailer.passes.{place}")
+        pass_arguments(one, config.sampler, features, f"adetailer.passes.{place}")
         for place, one in enumerate(config.passes)
     ]
     return _sampling(request, config, features) | {
@@ -267,7 +177,7 @@ def _adetailer(request: GenerateRequest, config: AdetailerConfig, features: Serv
         # Enabled, and without the img2img around it; with 1 for true it would repaint.
         "alwayson_scripts": {
             **_scripts(request, config.alwayson_scripts or {}),
-            "ADetailer": {"args": [True, True, *passes]},
+            DETAILER: {"args": [True, True, *passes]},
         },
     }
 
@@ -278,7 +188,7 @@ def _sampling(
     features: ServerFeatures,
 ) -> Body:
     """The fields that all sampling requests share."""
-    body = _set(
+    body = set_fields(
         prompt=config.prompt,
         negative_prompt=config.negative_prompt,
         steps=config.steps,
@@ -290,8 +200,10 @@ def _sampling(
         "save_images": False,
         "force_task_id": request.call_id,
     }
-    body |= _set(distilled_cfg_scale=_distilled_cfg_scale(config))
-    settings = _set(sd_model_checkpoint=config.model, CLIP_stop_at_last_layers=config.clip_skip)
+    body |= set_fields(distilled_cfg_scale=_distilled_cfg_scale(config))
+    settings = set_fields(
+        sd_model_checkpoint=config.model, CLIP_stop_at_last_layers=config.clip_skip
+    )
     settings |= _modules(config, features)
     refiner: RefinerConfig | None = getattr(config, "refiner", None)
     if refiner is not None and refiner.acts_in and features.product != SD_NEXT:
@@ -311,7 +223,7 @@ def _sampling(
 
 def _generation(config: Txt2ImgConfig | Img2ImgConfig) -> Body:
     """The fields that only stages that generate have."""
-    return _set(
+    return set_fields(
         styles=config.styles,
         subseed=config.subseed,
         subseed_strength=config.subseed_strength,
@@ -332,8 +244,7 @@ def _modules(
 ) -> Body:
     """The option for the VAE and the text encoders; Forge keeps both in one list."""
     if features.product == FORGE:
-        modules = config.modules or ((config.vae,) if config.vae is not None else None)
-        return _set(forge_additional_modules=modules)
+        return set_fields(forge_additional_modules=modules_of(config.modules, config.vae))
     if config.modules is not None:
         raise RequestRefusedError(
             f"only Forge servers take modules, and this one is {features.product or 'none'}; "
@@ -341,7 +252,7 @@ def _modules(
             endpoint=TXT2IMG,
             settled=True,
         )
-    return _set(sd_vae=config.vae)
+    return set_fields(sd_vae=config.vae)
 
 
 def _distilled_cfg_scale(
@@ -354,9 +265,9 @@ def _distilled_cfg_scale(
 def sampler_fields(sampler: str | None, scheduler: str | None, features: ServerFeatures) -> Body:
     """Sampler and scheduler; before 1.9 a WebUI had one name for both."""
     if features.takes(TXT2IMG, "scheduler"):
-        return _set(sampler_name=sampler, scheduler=scheduler)
+        return set_fields(sampler_name=sampler, scheduler=scheduler)
     if scheduler is None or scheduler.casefold() == "automatic" or sampler is None:
-        return _set(sampler_name=sampler)
+        return set_fields(sampler_name=sampler)
     if features.product == SD_NEXT:
         raise RequestRefusedError(
             f"SD.Next takes no scheduler by request; leave scheduler = {scheduler!r} out",
@@ -393,20 +304,10 @@ def _known_fields_only(payload: Payload, features: ServerFeatures) -> Payload:
     return Payload(endpoint, kept)
 
 
-def encoded_image(image: SourceImage) -> msgspec.Raw:
-    """An image's bytes as a JSON string of base64."""
-    return msgspec.Raw(b'"' + pybase64.b64encode(image.data) + b'"')
-
-
-def _set(**fields: Any) -> Body:
-    """The fields that are set."""
-    return {key: value for key, value in fields.items() if value is not None}
-
-
 STAGES: Mapping[str, ServedStage] = {
     "txt2img": ServedStage(TXT2IMG, _txt2img),
     "img2img": ServedStage(IMG2IMG, _img2img),
-    "upscale": ServedStage(EXTRA_SINGLE_IMAGE, _upscale, _vary_upscale),
+    "upscale": ServedStage(EXTRA_SINGLE_IMAGE, upscale_body, vary_upscale),
     "adetailer": ServedStage(IMG2IMG, _adetailer),
 }
 """The stages that a WebUI server serves, by name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import msgspec
@@ -46,7 +46,7 @@ SYSINFO_TIMEOUT_S = 5.0
 
 _POSTED = (TXT2IMG, IMG2IMG, EXTRA_SINGLE_IMAGE, INTERRUPT, INTERNAL_PROGRESS)
 _NO_WEBUI = (
-    "no route of the API answers; is it a WebUI that was started with --api, and is it ready?"
+    "no route answers like that of a WebUI; is it one, was it started with --api, and is it ready?"
 )
 _LONGEST_VERSION = 80
 LOADED = tuple(KINDS[kind].plural for kind in (NameKind.CHECKPOINT, NameKind.VAE, NameKind.MODULE))
@@ -54,26 +54,28 @@ LOADED = tuple(KINDS[kind].plural for kind in (NameKind.CHECKPOINT, NameKind.VAE
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-def preflight(client: HttpClient, plan: StageExecutionPlan) -> ServerFeatures:
-    """The features of the server, if ``plan`` can run on it.
+def preflight(
+    client: HttpClient, plan: StageExecutionPlan, prompts: Sequence[str] = ()
+) -> ServerFeatures:
+    """The features of the server, if ``plan`` can run on it, with these prompts of its images.
 
     Raises PreflightError if the server cannot be reached, rejects the credentials, or lacks a
     name or feature that the plan needs. What cannot be checked is not an error.
     """
     with _out_of_reach_refused():
         inspection = _Inspection(client)
-        if not inspection.is_started():
-            raise PreflightError(inspection.refusal or f"{client.address.url}: {_NO_WEBUI}")
-        report = inspection.of_plan(plan)
         if not inspection.is_webui():
-            raise PreflightError(inspection.refusal or f"{client.address.url}: {_NO_WEBUI}")
+            raise PreflightError(inspection.refusal)
+        report = inspection.of_plan(plan, prompts)
     if report.complaints:
         key = report.missing[0].key if report.missing else None
         raise PreflightError(f"{report.url}: {'; '.join(report.complaints)}", key=key)
     return msgspec.structs.replace(inspection.features, stems=inspection.stems())
 
 
-def inspect_server(client: HttpClient, plan: StageExecutionPlan | None) -> ServerReport:
+def inspect_server(
+    client: HttpClient, plan: StageExecutionPlan | None, prompts: Sequence[str] = ()
+) -> ServerReport:
     """A report on a server; reads only the lists that ``plan`` needs.
 
     Without a plan, counts the entries of all lists. Raises PreflightError if the server cannot
@@ -82,12 +84,11 @@ def inspect_server(client: HttpClient, plan: StageExecutionPlan | None) -> Serve
     with _out_of_reach_refused():
         inspection = _Inspection(client)
         inspection.ask_for_version()
-        report = inspection.of_everything() if plan is None else inspection.of_plan(plan)
+        report = inspection.of_everything() if plan is None else inspection.of_plan(plan, prompts)
         routes = tuple(inspection.routes())
-    problems = report.problems
-    if not any(route.there for route in routes):
-        problems = (*problems, inspection.refusal or _NO_WEBUI)
-    return msgspec.structs.replace(report, routes=routes, problems=problems)
+    if not inspection.is_webui():
+        report = msgspec.structs.replace(report, checks=(), problems=(inspection.refusal,))
+    return msgspec.structs.replace(report, routes=routes)
 
 
 @contextmanager
@@ -106,7 +107,7 @@ class _Inspection:
         self._lists = ServerLists(client)
         self.features = discovered(self._lists)
 
-    def of_plan(self, plan: StageExecutionPlan) -> ServerReport:
+    def of_plan(self, plan: StageExecutionPlan, prompts: Sequence[str]) -> ServerReport:
         """Check whether ``plan`` can run on the server."""
         served = [STAGES[one.stage_type] for one in plan.stages if one.stage_type in STAGES]
         problems = [*self._missing_routes(stage.endpoint for stage in served)]
@@ -116,16 +117,13 @@ class _Inspection:
         for stage in plan.stages:
             refusals = [*self._refusals(stage)]
             problems += refusals
-            if stage.stage_type in STAGES:
-                endpoint = STAGES[stage.stage_type].endpoint
-                problems += pass_through_problems(stage, endpoint, self._lists)
             if isinstance(stage.config, AdetailerConfig):
                 detailing = not refusals and self._has_detailer()
                 if not refusals:
                     problems += self._detailer_problems(stage.config, detailing=detailing)
         comparison = NameComparison(self._lists, self.features, detailing=detailing)
         in_styles = [use for one in plan.stages for use in comparison.names_in_styles(one.config)]
-        uses = [*names_used(plan), *names_in_prompts(plan), *in_styles]
+        uses = [*names_used(plan), *names_in_prompts(plan, prompts), *in_styles]
         checks = [comparison.check(use) for use in uses]
         self.features = msgspec.structs.replace(self.features, spellings=comparison.spellings)
         return self._report(checks=tuple(dict.fromkeys(checks)), problems=problems)
@@ -176,18 +174,15 @@ class _Inspection:
             notes=self._lists.notes,
         )
 
-    def is_started(self) -> bool:
-        """Whether the server has its routes; those of a WebUI that is starting are missing."""
-        return bool(self.features.routes) or self.is_webui()
-
     def is_webui(self) -> bool:
         """Whether any queried route, or at least the progress route, answers like a WebUI."""
-        return self._lists.any_answered or self._lists.has(PROGRESS) is True
+        self._lists.answer(PROGRESS, noted=False)
+        return self._lists.any_answered
 
     @property
     def refusal(self) -> str:
-        """Why nothing answers like a WebUI; "" where nothing says so."""
-        return self._lists.refusal
+        """Why nothing answers like a WebUI."""
+        return self._lists.refusal or f"{self._client.address.url}: {_NO_WEBUI}"
 
     def stems(self) -> Mapping[str, str]:
         """The stems of the server's checkpoints, by each of their names."""
@@ -237,9 +232,11 @@ class _Inspection:
     def _refusals(self, stage: StageExecution) -> Iterator[str]:
         """Why the server cannot take the requests of the stage."""
         try:
-            payload_of(_request_like(stage), self.features)
+            payload = payload_of(_request_like(stage), self.features)
         except RequestRefusedError as error:
             yield f"{stage.stage_type}: {error}"
+        else:
+            yield from pass_through_problems(stage.config, payload, self._lists)
 
     def _has_detailer(self) -> bool:
         scripts = self._lists.img2img_scripts()

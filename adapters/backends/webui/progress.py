@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 MODEL_LOADING_FACTOR = 5
-"""The stall limit is so many times longer before the first sampling step, and for extras."""
+"""The stall limit is so many times longer where a model may be loading, and for extras."""
 SLOWEST_LINE_BYTES_PER_S = 1024
 """Slower than any connection in use: an image of 2 MB would take half an hour. Single bytes that
 a server or proxy sends to keep a connection open are slower."""
@@ -70,13 +70,13 @@ class StallWatch:
     """Notices that nothing has moved for too long.
 
     The limit is ``stall_s`` seconds, and five times as long before the first sampling step of a
-    job (a model may be loading) and for ``extras``, which have no steps. Transferred bytes count
+    job (a model may be loading), and throughout if ``is_patient``. Transferred bytes count
     as progress if they reach ``SLOWEST_LINE_BYTES_PER_S`` over the limit.
     """
 
-    def __init__(self, stall_s: float, *, extras: bool = False) -> None:
+    def __init__(self, stall_s: float, *, is_patient: bool = False) -> None:
         self._stall_s = stall_s
-        self._extras = extras
+        self._is_patient = is_patient
         self._moved = time.monotonic()
         self._bytes = 0
         self._last: ServerProgress | None = None
@@ -110,7 +110,7 @@ class StallWatch:
     def limit_s(self) -> float:
         """The present limit without progress, in seconds."""
         done = self._worked and self._last is not None and self._last.idle
-        sampling = self._sampling and not self._extras
+        sampling = self._sampling and not self._is_patient
         return self._stall_s if sampling or done else self._stall_s * MODEL_LOADING_FACTOR
 
     @property

@@ -43,7 +43,7 @@ class _Settlement:
         self._tasks = tasks
         self._extras = extras
         self._limit = server.settings.stall_timeout_s
-        self._watch = StallWatch(self._limit, extras=extras)
+        self._watch = StallWatch(self._limit, is_patient=extras)
         self._idle_looks = 0
         self._interrupt_sent = False
         self.interrupted = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 AUTOMATIC = "automatic"
 """The scheduler that leaves the choice to the sampler, in lower case."""
@@ -37,6 +38,13 @@ def stem(name: object) -> str:
 def vae_stem(name: object) -> str:
     """A VAE's name without folder and suffixes: that of ``x.vae.pt`` is ``x``."""
     return _VAE_SUFFIX.sub("", stem(name))
+
+
+def modules_of(modules: Sequence[str] | None, vae: str | None) -> Sequence[str] | None:
+    """The list in which Forge takes VAE and text encoders; a VAE "None" leaves it empty."""
+    if modules is not None or vae is None:
+        return modules
+    return [] if vae in NO_VAE else [vae]
 
 
 def loosely(name: str) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from ....statemachine.config.document import check_config
+from ....statemachine.config.prompts import draw_prompts
 from ....statemachine.config.schema import RunConfig
 from ....statemachine.errors import PreflightError
 from ....statemachine.plan.builder import build_stage_execution_plan
@@ -86,11 +88,15 @@ def doctor_command(
     if overrides and config is None:
         raise click.UsageError("--set needs a CONFIG")
     if listed is not None and listed not in _LISTS:
-        raise click.UsageError(f"--list {listed}: the lists are {', '.join(_LISTS)}")
+        given = f"--list {listed}".strip()
+        raise click.UsageError(f"{given}: the lists are {', '.join(_LISTS)}")
     loaded = RunConfig()
     if config is not None:
         loaded = read_config(config, overrides=overrides, profile=profile, runs=runs)
-    plan = None if config is None else build_stage_execution_plan(loaded)
+    plan = None
+    if config is not None:
+        loaded = draw_prompts(check_config(loaded))
+        plan = build_stage_execution_plan(loaded)
     found = find_server(servers, loaded, insecure=insecure)
     if found is None:
         raise click.UsageError(
@@ -101,7 +107,7 @@ def doctor_command(
         report = kind.inspect(choice, None if listed else plan)
     except PreflightError as error:
         if as_json:
-            print_json(_unreachable(choice.url, error))
+            print_json(_document(ServerReport(url=choice.url), [str(error)], is_reachable=False))
         raise
     if listed:
         return _show_list(report, listed, as_json=as_json)
@@ -119,10 +125,12 @@ def _what_is_wrong(report: ServerReport, plan: StageExecutionPlan | None) -> tup
     return (*report.complaints, *(f"conflict: {conflict}" for conflict in conflicts))
 
 
-def _document(report: ServerReport, wrong: Sequence[str]) -> dict[str, Any]:
+def _document(
+    report: ServerReport, wrong: Sequence[str], *, is_reachable: bool = True
+) -> dict[str, Any]:
     return {
         "server": report.url,
-        "reachable": True,
+        "reachable": is_reachable,
         "ready": not wrong,
         "product": report.product,
         "version": report.version,
@@ -139,7 +147,8 @@ def _show_list(report: ServerReport, listed: str, *, as_json: bool) -> int:
     """The names of a list, one a line, with a mark at those that the server has loaded."""
     key = _LISTS[listed]
     names, loaded = report.names.get(key), report.loaded.get(key, ())
-    is_offered = names is not None and report.offers.get(key, 0) is not None
+    is_useless = bool(report.problems) and not any(report.names.values())
+    is_offered = not is_useless and names is not None and report.offers.get(key, 0) is not None
     if as_json:
         shown = names if is_offered else None
         print_json({"server": report.url, "list": listed, "names": shown, "loaded": loaded})
@@ -147,26 +156,8 @@ def _show_list(report: ServerReport, listed: str, *, as_json: bool) -> int:
         print_line(f"{name}  (loaded)" if name in loaded else name)
     if is_offered:
         return _EXIT_READY
-    why = f"{report.url}: the server does not list its {listed}"
-    if report.problems and not any(report.names.values()):
-        why = report.problems[-1]
-    return print_error(why, _EXIT_NOT_READY)
-
-
-def _unreachable(url: str, error: PreflightError) -> dict[str, Any]:
-    return {
-        "server": url,
-        "reachable": False,
-        "ready": False,
-        "product": None,
-        "version": None,
-        "routes": {},
-        "offers": {},
-        "checks": [],
-        "problems": [],
-        "wrong": [str(error)],
-        "notes": [],
-    }
+    lacks_list = f"{report.url}: the server does not list its {listed}"
+    return print_error(report.problems[-1] if is_useless else lacks_list, _EXIT_NOT_READY)
 
 
 def _show(report: ServerReport, wrong: Sequence[str], config: Path | None) -> None:

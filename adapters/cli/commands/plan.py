@@ -9,8 +9,11 @@ from typing import Any
 import click
 import msgspec
 
+from ....events.origins import prompt_texts
+from ....statemachine.config.document import check_config
 from ....statemachine.config.inputs import load_config
 from ....statemachine.config.legacy import RunDocument
+from ....statemachine.config.prompts import draw_prompts
 from ....statemachine.config.schema import RunConfig, type_with_stages
 from ....statemachine.errors import ConfigurationError
 from ....statemachine.plan.builder import build_stage_execution_plan
@@ -20,9 +23,18 @@ from ...backends.registry import BackendKind, ServerChoice, kind_of_server
 from ...inputs import PillowInputReader
 from ...projections.flat_values import flattened
 from ..completion import complete_key
-from ..output import count, json_option, print_json, print_line, profile_option, runs_option
+from ..output import (
+    count,
+    json_option,
+    print_json,
+    print_line,
+    print_settings,
+    profile_option,
+    runs_option,
+)
 from ..settings import current_settings, find_profile, named_server, server_headers
 from ..styles import WRONG, Mark, warning_mark
+from .replay import show_prompts
 
 set_option = click.option(
     "--set",
@@ -84,6 +96,7 @@ def find_server(
         settings=loaded.server_settings,
         insecure=insecure,
         headers=server_headers(),
+        prompts=prompt_texts(loaded.drawn_prompts.prompts) if loaded.drawn_prompts else (),
     )
 
 
@@ -108,7 +121,8 @@ def plan_command(
     current_settings()  # its errors are not of CONFIG
     try:
         loaded = read_config(config, overrides=overrides, profile=profile, runs=runs)
-        plan = build_stage_execution_plan(loaded)
+        drawn = draw_prompts(check_config(loaded))
+        plan = build_stage_execution_plan(drawn)
     except ConfigurationError as error:
         if as_json:
             print_json({"errors": error.errors})
@@ -117,6 +131,11 @@ def plan_command(
         print_json(plan)
     else:
         _show(plan)
+        if plan.prompts and drawn.drawn_prompts is not None:
+            are_examples = drawn.drawn_prompts.are_examples
+            note = " (examples: a run with seed = -1 draws others)" if are_examples else ""
+            print_line()
+            show_prompts(drawn.drawn_prompts.prompts, f"prompts by image{note}")
 
 
 @click.command("schema")
@@ -145,18 +164,8 @@ def _show(plan: StageExecutionPlan) -> None:
         print_line()
         size = "" if stage.output_size is None else "  -> {}x{}".format(*stage.output_size)
         print_line(f"{stage.stage_id}  from {stage.input_source}{size}")
-        for name, value in flattened(msgspec.to_builtins(stage.config)):
-            print_line(f"    {name:<22} {_setting_text(value)}")
+        print_settings(flattened(msgspec.to_builtins(stage.config)))
     for conflict in plan.conflicts:
         print_line(Mark("conflict:", WRONG), f" {conflict}; `run` refuses it")
     for warning in plan.warnings:
         print_line(warning_mark(), f" {warning}")
-
-
-def _setting_text(value: Any) -> str:
-    """A setting as a configuration could have it; the names of a list without their brackets."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
-        return ", ".join(value)
-    return msgspec.json.encode(value).decode()

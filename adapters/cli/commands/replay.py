@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 from shlex import quote
 
@@ -11,7 +13,7 @@ import click
 from ....events.folds import replay
 from ....events.log.file_log import LOG_NAME
 from ....events.log.lock import is_locked
-from ....events.model import RunState
+from ....events.model import ImagePrompt, RunState
 from ....events.result import PipelineRunResult
 from ....statemachine.states import can_go_on
 from ...event_text import summarize_event, why_unchanged
@@ -28,6 +30,9 @@ from ..output import (
 )
 from ..run_lookup import find_run
 from ..styles import WRONG, Mark, file_mark, state_mark, warning_mark
+
+_MOST_PROMPTS = 20
+"""Different prompts that are shown of a run."""
 
 
 @click.command("replay")
@@ -94,8 +99,24 @@ def show_result(
         words = f" {result.error.kind}: {result.error.message}"
         print_line("  ", Mark("error:", WRONG), words)
     _show_places(result, folder)
-    if whole and not held and can_go_on(result.state, result.error, sealed=True):
+    can_resume = can_go_on(result.state, result.error, result.missing, sealed=True)
+    if whole and not held and can_resume:
         print_line(f"to continue: {resume_line(folder)}")
+
+
+def show_prompts(prompts: Sequence[ImagePrompt], what: str = "prompts") -> None:
+    """Print the first prompts, each with the images in a row that have it, counted from 1."""
+    print_line(f"{what}:")
+    rows = groupby(range(len(prompts)), lambda index: prompts[index])
+    for place, (prompt, indexes) in enumerate(rows):
+        if place == _MOST_PROMPTS:
+            print_line("    ... and more")
+            return
+        first, *others = indexes
+        numbers = f"{first + 1}-{others[-1] + 1}" if others else f"{first + 1}"
+        print_line(f"    {numbers:<8} {prompt.prompt}")
+        if prompt.negative_prompt:
+            print_line(f"    {'':<8} negative: {prompt.negative_prompt}")
 
 
 def resume_line(folder: Path) -> str:

@@ -10,6 +10,7 @@ import click
 
 from ....events.errors import RunNotFoundError
 from ....events.folds import replay
+from ....events.model import RunOpened
 from ....events.origins import input_name
 from ...projections.foreign_images import ForeignImage, tool_name
 from ...projections.provenance import (
@@ -26,11 +27,12 @@ from ..output import (
     print_json,
     print_json_parts,
     print_line,
+    print_settings,
     runs_option,
 )
 from ..run_lookup import find_image, find_run
 from ..styles import Mark, file_mark
-from .replay import show_result
+from .replay import show_prompts, show_result
 
 _PROMPTS = ("prompt", "negative_prompt")
 
@@ -58,6 +60,9 @@ def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa:
     else:
         show_result(result, folder)
         _show_stages(settings_of_stages(result.plan))
+        opened = result.events[0] if result.events else None
+        if isinstance(opened, RunOpened) and isinstance(opened.prompts, tuple):
+            show_prompts(opened.prompts)
 
 
 def _show_file(image: Path, runs: Path, *, as_json: bool) -> None:
@@ -91,10 +96,10 @@ def _show_foreign(found: ForeignImage, why: str) -> None:
     _show_rows(rows)
     for stage, settings in found.stages.items():
         print_line(f"settings of {stage}:")
-        _show_settings(settings)
+        print_settings(settings.items())
     if found.unknown:
         print_line("further metadata:")
-        _show_settings(found.unknown)
+        print_settings(found.unknown.items())
 
 
 def _show_image(found: ImageProvenance) -> None:
@@ -120,7 +125,7 @@ def _show_image(found: ImageProvenance) -> None:
     stage_type = found.stage_id.partition("-")[2]
     used = settings_used(stage_type, found.info, kind)
     print_line(f"settings of {found.stage_id} that the backend reports:")
-    _show_settings({key: value for key, value in used.items() if key not in _PROMPTS})
+    print_settings((key, value) for key, value in used.items() if key not in _PROMPTS)
 
 
 def _source(found: ImageProvenance) -> str:
@@ -148,9 +153,4 @@ def _show_stages(stages: Mapping[str, Mapping[str, Any]], left_out: tuple[str, .
         print_line(f"settings of {stage_id}:")
         asked = settings_asked(config).items()
         hidden = (*_PROMPTS, *left_out)
-        _show_settings({key: value for key, value in asked if key not in hidden})
-
-
-def _show_settings(settings: Any, lead: str = "    ") -> None:
-    for name, value in settings.items():
-        print_line(f"{lead}{name:<22} {value}")
+        print_settings((key, value) for key, value in asked if key not in hidden)

@@ -11,7 +11,7 @@ import msgspec
 from ....events.folds import StageFold
 from ....events.log.timeline import events_at
 from ....events.model import CallCompleted, InputRecord, Outcome, StageEvent
-from ....events.origins import input_name, input_of
+from ....events.origins import input_name, input_of, prompt_of
 from ....events.result import artifact_in
 from ....statemachine.files.recorded_files import RecordedFile
 from ...event_text import why_unchanged
@@ -23,17 +23,19 @@ MAX_IMAGES = 10_000
 """Images shown in all stages together; further ones are only counted."""
 MAX_INPUTS = 500
 _DIGEST = 12
+_MAX_PROMPT = 500
 
 
 class Tile(msgspec.Struct, frozen=True, kw_only=True):
     """One image; ``seq`` is the event that recorded it, ``remark`` says what is unusual.
 
-    ``origin`` is the name of the input file that it comes from.
+    ``origin`` is the name of the input file that it comes from, ``prompt`` the image's own.
     """
 
     file: RecordedFile
     title: str
     origin: str = ""
+    prompt: str = ""
     seed: int | None = None
     size: str = ""
     made: str = ""
@@ -122,8 +124,11 @@ def _tiles(run: RunContent, stage: StageFold) -> Iterator[Tile]:
     finished = stage.finished_in_order()
     events = events_at(run.log.timeline, (seq for _, seq in finished))
     for (index, _), event in zip(finished, events, strict=True):
-        origin = input_of(run.log.fold.opened, index) if run.log.fold.opened else None
-        yield _tile(stage, index, event, origin)
+        opened = run.log.fold.opened
+        origin = input_of(opened, index) if opened else None
+        own = prompt_of(opened, index) if opened else None
+        prompt = own.prompt[:_MAX_PROMPT] if own else ""
+        yield msgspec.structs.replace(_tile(stage, index, event, origin), prompt=prompt)
 
 
 def _tile(stage: StageFold, index: int, event: StageEvent, origin: InputRecord | None) -> Tile:

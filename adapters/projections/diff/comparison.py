@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ....events.model import Outcome, RunState
+from ....events.model import Outcome, RunOpened, RunState
 from ...text import ranges_of, ranges_text
 from .answers import StageAnswers, compare_answers
 from .recorded import RecordedRun
@@ -17,7 +17,7 @@ from .values import Difference, differences
 
 _NO_SETTINGS = ("stage_id", "stage_type", "order_index", "config", "input_source")
 """Keys of a planned stage that are compared elsewhere."""
-_NOT_COMPARED = ("stages", "summary", "run_id")
+_NOT_COMPARED = ("stages", "summary", "run_id", "prompts")
 """Keys of a plan that are compared elsewhere, or always differ."""
 
 
@@ -130,9 +130,17 @@ def _plan(run: RecordedRun) -> dict[str, Any]:
     return {
         **kept,
         "seeds": ranges_text(ranges_of(opened.seeds)),
+        **_prompts(opened),
         "group_id": opened.group_id,
         "variant_index": opened.variant_index,
     }
+
+
+def _prompts(opened: RunOpened) -> dict[str, Any]:
+    """By the number of an image its own prompts, where a run has such."""
+    prompts = opened.prompts if isinstance(opened.prompts, tuple) else ()
+    named = enumerate(map(msgspec.structs.asdict, prompts), start=1)
+    return {"prompts": {str(number): one for number, one in named}} if prompts else {}
 
 
 def _settings(run: RecordedRun, stage: Mapping[str, Any]) -> dict[str, Any]:

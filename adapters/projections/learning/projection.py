@@ -32,7 +32,7 @@ from ....events.model import (
     RunState,
     StageEvent,
 )
-from ....events.origins import input_name, input_of
+from ....events.origins import input_name, input_of, prompt_of
 from ....events.result import MissingImage, artifact_in
 from .asked import asked_settings
 from .records import (
@@ -221,11 +221,14 @@ class _RecordBuilder:
         for index, event in zip(indexes, events, strict=True):
             stage_id, _ = furthest[index]
             origin = input_of(opened, index) if opened else None
+            own = prompt_of(opened, index) if opened else None
             yield ImageRecord(
                 **msgspec.structs.asdict(artifact_in(event, index)),
                 stage_id=stage_id,
                 input_sha256=self._summary.inputs.get((stage_id, index)),
                 input_name=(input_name(origin) or None) if origin else None,
+                prompt=own.prompt if own else None,
+                negative_prompt=own.negative_prompt if own else None,
             )
 
 

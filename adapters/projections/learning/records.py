@@ -14,7 +14,7 @@ import msgspec
 from ....events.model import BackendDescription, InputRecord, Outcome, RunState
 from .asked import AskedSettings
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Rises when the same log would give other bytes; records of other versions are remade."""
 
 LEARNING_NAME = "learning.jsonl"
@@ -70,6 +70,10 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         str | None, _is("name of the input file that it comes from; null if there was none")
     ]
     seed: Annotated[int, _is("the seed that it was made with")]
+    prompt: Annotated[
+        str | None, _is("its own, where the run's images have different prompts; otherwise null")
+    ]
+    negative_prompt: Annotated[str | None, _is("likewise")]
     width: Annotated[int, _is("pixels")]
     height: Annotated[int, _is("pixels")]
     bytes: Annotated[int, _is("size of the file")]
@@ -98,7 +102,9 @@ class LearningRecord(msgspec.Struct, frozen=True, kw_only=True):
     variant_index: Annotated[int | None, _is("its place in the sweep, from 0")]
     varied: Annotated[str, _is("JSON text of an object: what the sweep varied; `{}` if nothing")]
     learning_mode: Annotated[bool, _is("whether a stage of its plan is in learning mode")]
-    prompt: Annotated[str | None, _is("the configuration's; those of the stages are in `asked`")]
+    prompt: Annotated[
+        str | None, _is("the configuration's as written; those of the stages are in `asked`")
+    ]
     negative_prompt: Annotated[str | None, _is("likewise")]
     opened_at: Annotated[str, _is("RFC 3339 in UTC with six digits", format="date-time")]
     ended_at: Annotated[str, _is("its last end, in the same form", format="date-time")]

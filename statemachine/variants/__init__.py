@@ -1,0 +1,1 @@
+"""What a run makes of lists: its prompts, from files and templates."""
