@@ -203,11 +203,9 @@ class StageEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field=
 
 def with_files(event: _Event, folder: Path) -> _Event:
     """``event``, whose images know from now on that this is their run folder, an absolute path."""
-    if isinstance(event, StageImageProgress):
-        event.artifact.locate(folder)
-    elif isinstance(event, CallCompleted | ImagesRemoved):
-        for artifact in event.artifacts:
-            artifact.locate(folder)
+    one: Artifact | None = getattr(event, "artifact", None)
+    for artifact in getattr(event, "artifacts", ()) if one is None else (one,):
+        artifact.locate(folder)
     return event
 
 
