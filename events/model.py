@@ -13,11 +13,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
-
-_Event = TypeVar("_Event", bound="StageEvent")
 
 
 class RunState(StrEnum):
@@ -199,14 +197,6 @@ class StageEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field=
     epoch: Index = 0
 
     barrier: ClassVar[bool] = False
-
-
-def with_files(event: _Event, folder: Path) -> _Event:
-    """``event``, whose images know from now on that this is their run folder, an absolute path."""
-    one: Artifact | None = getattr(event, "artifact", None)
-    for artifact in getattr(event, "artifacts", ()) if one is None else (one,):
-        artifact.locate(folder)
-    return event
 
 
 class RunOpened(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from ..errors import EventLogError, LogWriteError
-from ..model import Durability, RunOpened, StageEvent, with_files
+from ..model import Durability, RunOpened, StageEvent
 from .format import check
 from .lock import LOCK_WAIT_S, RunLock
 from .open_log_registry import register_log, unregister_log
@@ -18,7 +18,7 @@ from .record_writer import RecordWriter
 from .scan import LogScan, TornTail
 from .storage import PART_SUFFIX, AppendFile, Storage
 from .tail_repair import RepairedTail, copy_torn_tail
-from .timeline import FileTimeline
+from .timeline import FileTimeline, with_files
 
 LOG_NAME = "events.jsonl"
 _CLOSED = "it is closed"

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import RunNotFoundError
-from ..model import StageEvent, with_files
+from ..model import StageEvent
 from .file_log import LOG_NAME
 from .scan import LogScan
 from .storage import Storage, is_regular
-from .timeline import FileTimeline
+from .timeline import FileTimeline, with_files
 
 
 def log_path(run: Path | str) -> Path:

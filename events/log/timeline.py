@@ -11,12 +11,13 @@ from typing import TypeVar, overload
 
 from ..codec import CODEC
 from ..errors import LogCorruptError
-from ..model import StageEvent, with_files
+from ..model import Artifact, StageEvent
 from .format import check
 from .scan import LogScan, TornTail
 from .storage import Storage
 
 T = TypeVar("T")
+_Event = TypeVar("_Event", bound=StageEvent)
 
 
 class LazySequence(Sequence[T]):
@@ -52,6 +53,14 @@ def events_at(events: Sequence[StageEvent], seqs: Iterable[int]) -> Iterator[Sta
     if isinstance(events, LazySequence):
         return events.select(seqs)
     return (events[seq] for seq in seqs)
+
+
+def with_files(event: _Event, folder: Path) -> _Event:
+    """``event``, whose images know from now on that this is their run folder, an absolute path."""
+    one: Artifact | None = getattr(event, "artifact", None)
+    for artifact in getattr(event, "artifacts", ()) if one is None else (one,):
+        artifact.locate(folder)
+    return event
 
 
 class FileTimeline(LazySequence[StageEvent]):

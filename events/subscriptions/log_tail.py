@@ -15,7 +15,8 @@ from ..log.open_log_registry import open_log
 from ..log.reader import log_path
 from ..log.scan import LogScan, TornTail
 from ..log.storage import open_regular
-from ..model import RunSealed, StageEvent, with_files
+from ..log.timeline import with_files
+from ..model import RunSealed, StageEvent
 
 POLL_S = 0.02
 """How often to look at a log that another process writes."""
