@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 import msgspec
 
-from ..errors import FieldError, field_error
+from ..errors import FieldError, field_error, show_value
 from .constraints import (
     ClipSkip,
     Count,
@@ -37,6 +37,11 @@ _KEYS_OF_OPTIONS = {
     "hires_fix_refiner_pass": "refiner.pass",
 }
 """Options of a server for which a configuration has a key."""
+
+
+def _shown(name: str) -> str:
+    """A name within a key, in characters that fit one line."""
+    return name if name.isprintable() else show_value(name)
 
 
 class SampledConfig(StageConfig, frozen=True, kw_only=True):
@@ -72,7 +77,7 @@ class SampledConfig(StageConfig, frozen=True, kw_only=True):
             arguments = given.get("args", []) if isinstance(given, Mapping) else None
             if not isinstance(arguments, list | tuple) or given.keys() - {"args"}:
                 reason = "is ignored by servers: a script takes a table with one list, args"
-                yield field_error(f"{name}.alwayson_scripts.{script}", reason)
+                yield field_error(f"{name}.alwayson_scripts.{_shown(script)}", reason)
         for option in self.override_settings or ():
             if (key := _KEYS_OF_OPTIONS.get(option)) is not None:
                 reason = f"has a key of its own: set {name}.{key} instead"
