@@ -342,19 +342,19 @@ def _rows(image: Image.Image, top: int) -> bytes:
     return image.crop(box).convert("RGBA").tobytes()
 
 
-def is_plain_resize(source: bytes, enlarged: bytes) -> bool:
+def is_plain_resize(source: bytes, enlarged: bytes) -> bool | None:
     """Whether an image is its source enlarged by plain interpolation.
 
-    False without contrast, where all upscalers agree, and for images that cannot be decoded.
+    None without contrast, where all upscalers agree, and for images that cannot be decoded.
     """
     try:
         with open_image(source) as one, open_image(enlarged) as other:
             second = other.convert("RGB")
             plain = one.convert("RGB").resize(second.size, Image.Resampling.LANCZOS)
     except ImageError:
-        return False  # What is broken is refused when it is kept.
+        return None  # What is broken is refused when it is kept.
     if max(high - low for low, high in _ranges(plain)) < _LEAST_CONTRAST:
-        return False
+        return None
     return all(high <= _ROUNDING for _, high in _ranges(ImageChops.difference(plain, second)))
 
 

@@ -24,8 +24,8 @@ def size_of(
     return facts.width, facts.height
 
 
-def is_plain_resize(source: bytes, enlarged: bytes) -> bool:
-    """Whether an image is its source enlarged by plain interpolation.
+def is_plain_resize(source: bytes, enlarged: bytes) -> bool | None:
+    """Whether an image is its source enlarged by plain interpolation; None if it does not show.
 
     A server does that with a model that it cannot load.
     """
