@@ -166,6 +166,26 @@ def test_an_upscaler_that_could_not_be_loaded_is_an_error(tmp_path: Path) -> Non
     assert "upscaler Missing 4x was requested, but the image was only resized" in message
 
 
+def test_an_upscaler_is_looked_at_again_after_a_failed_request(tmp_path: Path) -> None:
+    """A server that was restarted may lack the model that it had for the first image."""
+    (tmp_path / "in").mkdir()
+    for turn in (30, 60):
+        picture = Image.linear_gradient("L").resize((64, 64)).rotate(turn).convert("RGB")
+        picture.save(tmp_path / "in" / f"{turn}.png")
+    config = small("upscale", images=1, input_image=str(tmp_path / "in"))
+    config["upscale"]["upscaler"] = "R-ESRGAN 4x+"
+    with ScriptedWebUI() as server:
+
+        def lose_the_model(exchange: faults.Exchange) -> None:
+            server.painter.broken = ("R-ESRGAN 4x+",)
+            faults.resets(exchange)
+
+        server.on(1, lose_the_model)
+        config["server"] = {"backoff_s": 0.01}
+        message = failure(tmp_path / "runs", server, config)
+    assert "upscaler R-ESRGAN 4x+ was requested, but the image was only resized" in message
+
+
 def test_forge_reports_its_vae_as_a_module(tmp_path: Path) -> None:
     """A VAE that it dropped silently is missing there."""
     config = small("txt2img", images=1)
