@@ -200,14 +200,14 @@ def test_stages_take_the_image_s_prompt_unless_they_have_their_own(tmp_path: Pat
     config["img2img"] |= {"negative_prompt": "own", "seed": 900}
     backend = painter()
     ran(tmp_path, config, backend)
-    found = [(one.stage_type, one.config.prompt, one.config.negative_prompt, one.seed)  # type: ignore[attr-defined]
+    found = [(one.stage_type, one.config.prompt, one.config.negative_prompt, one.seed)  # type: ignore[attr-defined]  # they have one
              for one in backend.requests]  # fmt: skip
     assert found == [
         ("txt2img", "a", "n", 100), ("txt2img", "b", "n", 101),
         ("img2img", "a", "own", 900), ("img2img", "b", "own", 901),
         ("adetailer", "a", "own", 900), ("adetailer", "b", "own", 901),
     ]  # fmt: skip
-    assert backend.requests[0].config.hires.prompt == "sharp"  # type: ignore[attr-defined]
+    assert backend.requests[0].config.hires.prompt == "sharp"  # type: ignore[attr-defined]  # they have one
 
 
 def test_a_row_belongs_to_each_input(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_a_row_belongs_to_each_input(tmp_path: Path) -> None:
     config["input_image"] = str(photos)
     backend = painter()
     first = ran(tmp_path, config, backend)
-    asked_for = [(one.config.prompt, one.seed) for one in backend.requests]  # type: ignore[attr-defined]
+    asked_for = [(one.config.prompt, one.seed) for one in backend.requests]  # type: ignore[attr-defined]  # they have one
     assert asked_for == [("a", 100), ("a", 101), ("b", 7), ("b", 8), ("c", 104), ("c", 105)]
     names = sorted(path.name for path in (tmp_path / "runs" / first.run_id).rglob("images/*/*"))
     assert names[2:4] == ["00002-7-1.png", "00003-8-1.png"]

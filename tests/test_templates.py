@@ -226,7 +226,7 @@ def test_plain_text_that_looks_like_a_template_is_used_as_written_with_a_warning
     config = document("txt2img", "img2img", prompt="a {b|c}", negative_prompt="<lora:{a|b}:1> {x}")
     config["img2img"]["prompt"] = "__style__"
     plan = build_stage_execution_plan(config)
-    assert [one.config.prompt for one in plan.stages] == ["a {b|c}", "__style__"]  # type: ignore[attr-defined]
+    assert [one.config.prompt for one in plan.stages] == ["a {b|c}", "__style__"]  # type: ignore[attr-defined]  # both have one
     assert [one.partition(" looks")[0] for one in plan.warnings] == ["prompt", "img2img.prompt"]
     rows = {**config, "prompts": ["{a|b}", "plain", "__c__"]}
     del rows["prompt"]

@@ -49,8 +49,8 @@ def list_images(named: str, folder: Path, *, key: str) -> ImageList:
             lacks = "the folder holds no"
         elif glob.has_magic(expanded) and not path.exists():
             # Path's own glob finds hidden files.
-            found = glob.glob(expanded, root_dir=folder, recursive=True)  # noqa: PTH207
-            listed = _listed((folder / one for one in dict.fromkeys(found)), named)
+            matched = glob.glob(expanded, root_dir=folder, recursive=True)  # noqa: PTH207 - skips hidden files
+            listed = _listed((folder / one for one in dict.fromkeys(matched)), named)
             lacks = "it matches no"
         else:
             return ImageList((path,), is_one=True)

@@ -49,8 +49,7 @@ class DrawnPrompts(msgspec.Struct, frozen=True):
 
 def new_templates(folder: Path | None, named: str) -> Templates:
     """Templates whose wildcards are files of ``folder``, which is written as ``named``."""
-    # The parser takes 80 ms to import, which few commands need.
-    from .dynamic_prompts import parse_template  # noqa: PLC0415
+    from .dynamic_prompts import parse_template  # noqa: PLC0415 - 80 ms that few commands need
 
     return Templates(WildcardFolder(folder, named), parse_template)
 

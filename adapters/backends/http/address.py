@@ -54,7 +54,7 @@ class ServerAddress(msgspec.Struct, frozen=True):
 
     @property
     def zoneless_host(self) -> str:
-        """Host and port without the zone of a link-local address; "" where there is no zone.
+        """Host and port without the zone of a link-local address; "" for an address without zone.
 
         Only this machine knows the zone, so a request does not name it.
         """

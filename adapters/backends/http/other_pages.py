@@ -60,7 +60,7 @@ def redirect_cause(url: str, location: str) -> str:
     try:
         target = urljoin(f"{url}/", location)
         here, there = urlsplit(url), urlsplit(target)
-    except ValueError:  # a location that is no address
+    except ValueError:  # The location is not an address.
         return f"redirected to {location}"
     plain = target.partition("?")[0]
     if _TO_LOGIN.search(plain):

@@ -108,7 +108,7 @@ def skipped_names(
 ) -> Iterator[str]:
     """A message for each LoRA and embedding of the prompts that the server did not use.
 
-    ``kinds`` are those of which the server reports the hashes.
+    The server reports the hashes of these ``kinds``.
     """
     found = info.get("extra_generation_params")
     extra_parameters = found if isinstance(found, Mapping) else {}

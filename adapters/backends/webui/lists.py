@@ -112,8 +112,8 @@ class ServerLists:
     ) -> Any:
         """The decoded JSON at ``path``; None if there is none.
 
-        With ``may_be_hidden`` also if the server rejects the credentials for this route; always
-        for the options, without which a run goes on.
+        With ``may_be_hidden``, None also if the server rejects the credentials for this route. So
+        it is for the options, because a run can continue without them.
         """
         if path not in self._answers:
             why: BackendError | None = None

@@ -78,8 +78,8 @@ class PinnedOptions:
     """The options of one server for one run; used by one thread at a time.
 
     ``recorded`` are those that the run records, None where nothing is known of them. ``sent`` are
-    those of them that the server has: each request carries them. ``shown`` are the kinds of names
-    of which the server's infotexts have hashes, where they were used.
+    those of them that the server has: each request carries them. The server's infotexts
+    have the hashes of the names of the kinds ``shown``.
     """
 
     def __init__(self, server: Server) -> None:

@@ -50,7 +50,7 @@ _NO_WEBUI = (
 )
 _LONGEST_VERSION = 80
 LOADED = tuple(KINDS[kind].plural for kind in (NameKind.CHECKPOINT, NameKind.VAE, NameKind.MODULE))
-"""The lists of which a server has entries loaded."""
+"""The lists with entries that a server may have loaded."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 

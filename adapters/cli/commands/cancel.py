@@ -65,7 +65,7 @@ def _stop(folder: RunFolder, mode: CancelMode) -> str:
             state = replay(folder.path).state
             if state == RunState.CANCELLED:
                 return "stopped"
-            raise click.UsageError(f"{folder.path.name} is no longer running (state: {state})")
+            raise click.UsageError(f"{folder.path.name} has ended (state: {state})")
         if time.monotonic() > deadline:
             return "requested"
         time.sleep(_POLL_S)
