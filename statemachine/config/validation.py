@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import date, datetime, time
-from difflib import SequenceMatcher, get_close_matches
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
@@ -32,6 +31,7 @@ from ..errors import (
     field_error,
     show_value,
 )
+from .nearest_name import find_nearest
 
 T = TypeVar("T")
 Source = str | Callable[[FieldError], str]
@@ -199,23 +199,6 @@ class _Checker:
         shown = None if _is_secret(hint) else value
         self._errors.append(field_error(key, f"must be {noun}{_but_not(value)}", shown))
         return valid
-
-
-def find_nearest(name: object, known: Iterable[str]) -> str | None:
-    """The known name that ``name`` is spelt like, or shares a word with; None if none is near."""
-    names, text = list(known), str(name)
-    if near := get_close_matches(text, names):
-        # Swapped letters are likelier than missing ones: modle is model, not modules.
-        return max(near, key=lambda one: _likeness(text, one))
-    words = {word: one for one in reversed(names) for word in one.split("_")}
-    for word in str(name).split("_"):
-        if near := get_close_matches(word, words, n=1, cutoff=0.75):
-            return words[near[0]]
-    return None
-
-
-def _likeness(one: str, other: str) -> float:
-    return SequenceMatcher(None, one, other).ratio() - abs(len(one) - len(other)) / 50
 
 
 def _reason(value: Any, hint: Any) -> str:
