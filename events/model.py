@@ -205,7 +205,8 @@ class RunOpened(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
     ``inputs`` are the input images, then the mask, or a mask for each of them. ``ca_bundle`` is the
     absolute path of ``server.ca_bundle``, where ``config`` has another. ``prompts`` are those of
     the images by index, left out where all have those of the top level; ``sources`` are the files
-    that they came from.
+    that they came from. A run of a group has its ``group_id``, and the ``variant_index`` and
+    ``varied`` values (by key) of its variant.
     """
 
     config: Mapping[str, Any]
@@ -222,6 +223,7 @@ class RunOpened(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
     ca_bundle: str | msgspec.UnsetType = msgspec.UNSET
     prompts: tuple[ImagePrompt, ...] | msgspec.UnsetType = msgspec.UNSET
     sources: tuple[SourceFile, ...] | msgspec.UnsetType = msgspec.UNSET
+    varied: Mapping[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
     barrier: ClassVar[bool] = True
 

@@ -12,6 +12,7 @@ from blinker import NamedSignal
 
 from .. import signals
 from ..errors import StagewrightError
+from ..groups.model import GroupEvent
 from ..log.open_log_registry import open_log_of
 from ..model import StageEvent, StepProgress
 from .live_steps import read_step
@@ -27,8 +28,9 @@ _IDLE_POLL_S = 0.5
 _BATCH = 256
 """How many announcements are delivered at most before the logs are looked at."""
 
-Item = StageEvent | StepProgress | str | tuple[NamedSignal, dict[str, Any]]
-"""What is delivered: an event, a step, a config error's message, or another signal."""
+Item = StageEvent | StepProgress | GroupEvent | str | tuple[NamedSignal, dict[str, Any]]
+"""What is delivered: an event, a step, a group's event, a config error's message, or another
+signal."""
 
 
 class _Backlog:

@@ -16,6 +16,7 @@ from blinker import NamedSignal
 
 from .. import signals
 from ..errors import RunNotFoundError, SubscriberMutedError
+from ..groups.model import GroupEvent
 from ..log.open_log_registry import path_of_run
 from ..log.reader import iterate, log_path
 from ..model import TRIGGERS, LifecycleChanged, RunState, StageEvent, StepProgress
@@ -43,6 +44,7 @@ class Receivers:
         transitions: Iterable[str],
         on_step: Callable[[StepProgress], object] | None,
         on_config_error: Callable[[str], object] | None,
+        on_group: Callable[[GroupEvent], object] | None = None,
     ) -> None:
         for kind in types:
             if not (isinstance(kind, type) and issubclass(kind, StageEvent)):
@@ -56,6 +58,7 @@ class Receivers:
         self.on_event = on_event
         self.on_step = on_step
         self.on_config_error = on_config_error
+        self.on_group = on_group
         self._types = types
         self._transitions = frozenset(named)
 
@@ -65,6 +68,8 @@ class Receivers:
             return self.on_event if self.wants(item) else None, "event_appended"
         if isinstance(item, StepProgress):
             return self.on_step, "step_progress"
+        if isinstance(item, GroupEvent):
+            return self.on_group, "group_changed"
         return self.on_config_error, "config_error"
 
     def wants(self, event: StageEvent) -> bool:
@@ -84,6 +89,7 @@ class Receivers:
         wanted = [
             (signals.event_appended, self.on_event),
             (signals.step_progress, self.on_step),
+            (signals.group_changed, self.on_group),
             (signals.config_error, self.on_config_error),
         ]
         return [signal for signal, receiver in wanted if receiver is not None]
@@ -162,7 +168,8 @@ class Subscription:
 
     def take(self, run_id: str | None, payload: dict[str, Any]) -> Reader | None:
         """Queue what a signal brings; the reader that is to serve it on this thread, if any."""
-        if self._run_id is not None and run_id not in (None, self._run_id):
+        is_of_group = "group_event" in payload
+        if self._run_id is not None and not is_of_group and run_id not in (None, self._run_id):
             return None
         reader = self._reader
         if "event" in payload:
@@ -172,6 +179,8 @@ class Subscription:
             reader.queue_event(payload["event"])
         elif "progress" in payload:
             reader.queue_step(payload["progress"])
+        elif is_of_group:
+            reader.queue(payload["group_event"])
         else:
             reader.queue(str(payload["message"]))
         return reader if reader.is_inline else None
@@ -292,6 +301,7 @@ def subscribe(
     on: Where = "worker",
     on_step: Callable[[StepProgress], object] | None = None,
     on_config_error: Callable[[str], object] | None = None,
+    on_group: Callable[[GroupEvent], object] | None = None,
     capacity: int = CAPACITY,
 ) -> Subscription:
     """Give ``receiver`` events as they are appended, each once and in the order of the log.
@@ -314,7 +324,8 @@ def subscribe(
     ``on_step`` is told sampling steps, with ``folder`` also those of a run of another process:
     all of them on the publisher's thread, else the newest, ten a second at most; those that it
     misses are counted. ``on_config_error`` is told the words of a configuration with which
-    nothing was started. All are called one at a time.
+    nothing was started. ``on_group`` is given the events of groups that this process runs, also
+    where ``run_id`` names one run of them. All are called one at a time.
 
     Keep the returned handle to end it; the receivers are held strongly until then. What they
     raise is counted and logged, and after ten times in a row the subscription ends.
@@ -323,7 +334,7 @@ def subscribe(
     whose log is not known or not there, and LogCorruptError.
     """
     _check(receiver, on, capacity)
-    receivers = Receivers(receiver, types, transitions, on_step, on_config_error)
+    receivers = Receivers(receiver, types, transitions, on_step, on_config_error, on_group)
     path = None if folder is None else log_path(folder)
     if path is not None:
         run_id = next(iterate(path)).run_id
