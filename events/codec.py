@@ -6,11 +6,30 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import reduce
 from operator import or_
-from typing import Any
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import msgspec
 
 from .model import EVENT_TYPES, StageEvent, UnknownEvent
+
+
+class Record(Protocol):
+    """An event of any kind of log: of a run, or of a group of runs."""
+
+    barrier: ClassVar[bool]
+
+    @property
+    def seq(self) -> int:
+        """Its number in its log, from 0."""
+        ...
+
+    @property
+    def ts(self) -> datetime:
+        """When it was recorded."""
+        ...
+
+
+E = TypeVar("E", bound=Record)
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 """Turns an event's document of version v into one of version v + 1 (``v`` included)."""
@@ -18,13 +37,6 @@ Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
 """By (tag, version read). Empty while every type is at its first version."""
 
-_UNION: Any = reduce(or_, EVENT_TYPES)
-_KNOWN_VERSIONS = {
-    kind.__name__: field.default
-    for kind in EVENT_TYPES
-    for field in msgspec.structs.fields(kind)
-    if field.name == "v"
-}
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are no JSON of the type, no UTF-8, or nested too deep."""
 
@@ -66,31 +78,44 @@ class EventDecodeError(ValueError):
     """The bytes are no event: not JSON, no envelope, or a known type with wrong fields."""
 
 
-class EventCodec:
-    """Encodes and decodes events; ``upcasters`` lift old shapes to the present ones."""
+class Codec(Generic[E]):
+    """Encodes and decodes the events of one kind of log.
 
-    def __init__(self, upcasters: Mapping[tuple[str, int], Upcaster] = UPCASTERS) -> None:
+    ``types`` are those that are known; an event of another type becomes an ``unknown``, whose
+    fields are those of ``envelope`` and ``raw``. ``upcasters`` lift old shapes to the present ones.
+    """
+
+    def __init__(
+        self,
+        types: Sequence[type[E]],
+        unknown: type[E],
+        envelope: type[msgspec.Struct],
+        upcasters: Mapping[tuple[str, int], Upcaster],
+    ) -> None:
+        self._unknown: Any = unknown
         self._upcasters = upcasters
+        self._union: Any = reduce(or_, types)
+        self._versions = {tag_of(kind): _version_of(kind) for kind in types}
         self._encoder = msgspec.json.Encoder()
-        self._event: msgspec.json.Decoder[StageEvent] = msgspec.json.Decoder(_UNION)
-        self._envelope = msgspec.json.Decoder(_Envelope)
+        self._event: msgspec.json.Decoder[E] = msgspec.json.Decoder(self._union)
+        self._envelope: msgspec.json.Decoder[Any] = msgspec.json.Decoder(envelope)
 
-    def encode(self, event: StageEvent) -> bytes:
+    def encode(self, event: E) -> bytes:
         """The bytes of ``e``: UTF-8 JSON in one line; an unknown event as it was read.
 
         Raises ValueError or TypeError for what has no JSON form, and a time without a zone.
         """
-        if isinstance(event, UnknownEvent):
+        if isinstance(event, self._unknown):
             return escape_separators(event.raw)
         if event.ts.tzinfo is not UTC:
-            event = msgspec.structs.replace(event, ts=_in_utc(event.ts))
+            event = msgspec.structs.replace(event, ts=_in_utc(event.ts))  # type: ignore[type-var]
         body = escape_separators(self._encoder.encode(event))
         if event.ts.microsecond:
             return body
         # msgspec leaves out a fraction of zero; the format promises six digits.
         return body.replace(b'Z","epoch":', b'.000000Z","epoch":', 1)
 
-    def decode(self, body: bytes) -> StageEvent:
+    def decode(self, body: bytes) -> E:
         """One event. Raises EventDecodeError."""
         if self._upcasters:
             return self._decode_old(body)
@@ -99,7 +124,7 @@ class EventCodec:
         except DECODE_ERRORS as error:
             return self._decode_newer(body, error)
 
-    def decode_many(self, bodies: Sequence[bytes]) -> list[StageEvent]:
+    def decode_many(self, bodies: Sequence[bytes]) -> list[E]:
         """Many events in one call, in order. Raises EventDecodeError, naming no record."""
         lines = b"\n".join(bodies)
         # A line break within a body would make one record two events.
@@ -113,21 +138,22 @@ class EventCodec:
                     return events
         return [self.decode(body) for body in bodies]
 
-    def _decode_old(self, body: bytes) -> StageEvent:
+    def _decode_old(self, body: bytes) -> E:
         try:
             document = msgspec.json.decode(body, type=dict[str, Any])
             while lift := self._upcasters.get((document.get("type", ""), document.get("v", 1))):
                 document = lift(document)
-            return msgspec.convert(document, _UNION)  # type: ignore[no-any-return]  # a runtime union
+            return msgspec.convert(document, self._union)  # type: ignore[no-any-return]  # a runtime union
         except (*DECODE_ERRORS, ValueError, TypeError, LookupError, AttributeError) as error:
             # Upcasters may trust the shape of what their own version wrote.
             return self._decode_newer(body, error)
 
-    def _decode_newer(self, body: bytes, error: Exception) -> StageEvent:
+    def _decode_newer(self, body: bytes, error: Exception) -> E:
         try:
             envelope = self._envelope.decode(body)
-            if envelope.v > _KNOWN_VERSIONS.get(envelope.type, 0):
-                return UnknownEvent(raw=bytes(body), **msgspec.structs.asdict(envelope))
+            if envelope.v > self._versions.get(envelope.type, 0):
+                newer: E = self._unknown(raw=bytes(body), **msgspec.structs.asdict(envelope))
+                return newer
         except DECODE_ERRORS as wrong:
             raise EventDecodeError(f"not an event: {wrong}") from wrong
         raise EventDecodeError(f"not a valid {envelope.type}: {error}") from error
@@ -137,6 +163,23 @@ def _in_utc(moment: datetime) -> datetime:
     if moment.tzinfo is None:
         raise ValueError(f"the time {moment} has no time zone")
     return moment.astimezone(UTC)
+
+
+class EventCodec(Codec[StageEvent]):
+    """The codec of the events of a run."""
+
+    def __init__(self, upcasters: Mapping[tuple[str, int], Upcaster] = UPCASTERS) -> None:
+        super().__init__(EVENT_TYPES, UnknownEvent, _Envelope, upcasters)
+
+
+def tag_of(kind: type[Any]) -> str:
+    """The ``type`` that the events of a class are recorded with."""
+    return str(kind.__struct_config__.tag)
+
+
+def _version_of(kind: type[Any]) -> int:
+    found = (field.default for field in msgspec.structs.fields(kind) if field.name == "v")
+    return int(next(found))
 
 
 CODEC = EventCodec()

@@ -12,6 +12,7 @@
     |-- SalvageRefusedError       (ValueError) a run whose log is not corrupt
     |-- SubscriberMutedError      a receiver that failed ten times in a row is not called again
     |-- RunNotFoundError          no such run, or a prefix that fits several
+    |   `-- GroupNotFoundError    no such group of runs, or a prefix that fits several
     |-- ImageAlteredError         a recorded image is not what was recorded
     |-- ImageError                an image cannot be decoded or is too large; in adapters.imaging
     |-- LearningRecordsError      records not brought up to date; in adapters.projections
@@ -63,12 +64,23 @@ class LogWriteError(EventLogError):
 
 
 class LogCorruptError(EventLogError):
-    """A record fails its check. ``offset`` is its first byte, ``seq`` its sequence number."""
+    """A record fails its check. ``offset`` is its first byte, ``seq`` its sequence number.
 
-    def __init__(self, reason: str, *, offset: int, seq: int, path: Path | None = None) -> None:
+    ``advice`` says what to do.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        offset: int,
+        seq: int,
+        path: Path | None = None,
+        advice: str = "`stagewright salvage` copies what is sound into a new run",
+    ) -> None:
         super().__init__(
             f"corrupt at byte {offset} (record {seq}): {reason}; nothing is written to it any more "
-            "(`stagewright salvage` copies what is sound into a new run)",
+            f"({advice})",
             path=path,
         )
         self.reason = reason
@@ -77,10 +89,10 @@ class LogCorruptError(EventLogError):
 
 
 class LogLockedError(EventLogError):
-    """Another process holds the run's lock; ``holder`` says which."""
+    """Another process holds the lock of a run or a group; ``holder`` says which."""
 
-    def __init__(self, holder: str, *, path: Path | None = None) -> None:
-        super().__init__(f"another process works on this run: {holder}", path=path)
+    def __init__(self, holder: str, *, path: Path | None = None, noun: str = "run") -> None:
+        super().__init__(f"another process works on this {noun}: {holder}", path=path)
         self.holder = holder
 
 
@@ -104,3 +116,7 @@ class RunNotFoundError(StagewrightError):
 
 class ImageAlteredError(StagewrightError):
     """An image in a run folder is not the one that the log records there."""
+
+
+class GroupNotFoundError(RunNotFoundError):
+    """No group of runs has this id, or more than one begins with it."""

@@ -28,7 +28,7 @@ from stagewright.events import (
     subscribe,
 )
 from stagewright.events.folds import Fold
-from stagewright.events.log.file_log import LOG_NAME
+from stagewright.events.log.kind import LOG_NAME
 from stagewright.events.log.scan import LogScan
 from stagewright.statemachine import (
     BackendError,

@@ -16,7 +16,7 @@ import msgspec
 from ...events.codec import DECODE_ERRORS
 from ...events.errors import LogCorruptError, RunNotFoundError
 from ...events.folds import Fold, recorded_stages
-from ...events.log.file_log import LOG_NAME
+from ...events.log.kind import LOG_NAME
 from ...events.log.lock import is_locked
 from ...events.log.reader import read_log
 from ...events.model import Outcome, RunOpened, RunState

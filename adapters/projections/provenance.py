@@ -13,7 +13,7 @@ import msgspec
 
 from ...events.errors import ImageAlteredError, RunNotFoundError
 from ...events.folds import recorded_stages
-from ...events.log.file_log import LOG_NAME
+from ...events.log.kind import LOG_NAME
 from ...events.log.reader import iterate, log_path
 from ...events.model import (
     Artifact,

@@ -1,4 +1,4 @@
-"""The lock of a run: one writer at a time, by the operating system's own lock."""
+"""The lock of a run or a group: one writer at a time, by the operating system's own lock."""
 
 from __future__ import annotations
 
@@ -51,26 +51,28 @@ def boot_id() -> str:
     return ""
 
 
-class RunLock:
-    """Holds ``run.lock`` in a run folder from construction to ``release``.
+class FileLock:
+    """Holds the lock file ``name`` in a folder from construction to ``release``.
 
     The lock file names this process, and the epoch that it named before. Raises LogLockedError,
     naming the holder, when another process keeps the lock for ``wait_s``, LogWriteError where the
     file system has no locks, and OSError; it never falls back to a soft lock.
     """
 
-    def __init__(self, folder: Path, *, wait_s: float = LOCK_WAIT_S) -> None:
-        self._path = folder / LOCK_NAME
+    def __init__(
+        self, folder: Path, name: str, *, noun: str = "run", wait_s: float = LOCK_WAIT_S
+    ) -> None:
+        self._path = folder / name
         flags = os.O_RDWR | os.O_CREAT | _NO_WAIT
         self._descriptor = os.open(self._path, flags, 0o666)
         try:
             deadline = time.monotonic() + wait_s
             while not _try_to_lock(self._descriptor, self._path):
                 if time.monotonic() >= deadline:
-                    holder = lock_holder(folder)
-                    raise LogLockedError(str(holder or "unknown"), path=self._path)  # noqa: TRY301 - the descriptor is closed below
+                    holder = str(lock_holder(folder, name) or "unknown")
+                    raise LogLockedError(holder, path=self._path, noun=noun)  # noqa: TRY301 - the descriptor is closed below
                 time.sleep(0.02)
-            before = lock_holder(folder)
+            before = lock_holder(folder, name)
             self.note_epoch(before.epoch if before else 0)
         except BaseException:
             os.close(self._descriptor)
@@ -91,6 +93,13 @@ class RunLock:
         os.close(self._descriptor)
 
 
+class RunLock(FileLock):
+    """Holds ``run.lock`` in a run folder; see ``FileLock``."""
+
+    def __init__(self, folder: Path, *, wait_s: float = LOCK_WAIT_S) -> None:
+        super().__init__(folder, LOCK_NAME, wait_s=wait_s)
+
+
 def _try_to_lock(descriptor: int, path: Path) -> bool:
     """Whether the lock was free and is held now. Raises LogWriteError, OSError."""
     import filelock  # noqa: PLC0415 - it takes 40 ms to load, and `plan` needs no lock
@@ -107,25 +116,25 @@ def _try_to_lock(descriptor: int, path: Path) -> bool:
         ) from error
 
 
-def lock_holder(folder: Path) -> LockHolder | None:
+def lock_holder(folder: Path, name: str = LOCK_NAME) -> LockHolder | None:
     """The process that the lock file names, whether or not it holds the lock now."""
     try:
-        with open_regular(folder / LOCK_NAME) as stream:
+        with open_regular(folder / name) as stream:
             return msgspec.json.decode(stream.read(_MAX_HOLDER_BYTES), type=LockHolder)
     except (OSError, *DECODE_ERRORS):
         return None
 
 
-def is_locked(folder: Path) -> bool:
-    """Whether some process holds the run's lock now; writes nothing."""
+def is_locked(folder: Path, name: str = LOCK_NAME) -> bool:
+    """Whether some process holds the lock of a run now, or another lock; writes nothing."""
     try:
-        descriptor = os.open(folder / LOCK_NAME, os.O_RDONLY | _NO_WAIT)
+        descriptor = os.open(folder / name, os.O_RDONLY | _NO_WAIT)
     except OSError:
         return False
     try:
         # Another caller of this function holds it too, for a moment.
         for _ in range(_LOOKS):
-            if _try_to_lock(descriptor, folder / LOCK_NAME):
+            if _try_to_lock(descriptor, folder / name):
                 return False
             time.sleep(_BETWEEN_LOOKS_S)
         return True  # noqa: TRY300 - one line for each answer

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from ..errors import LogWriteError
 from ..model import StageEvent
+from .kind import RUN_LOG
 from .record_writer import RecordWriter
 from .scan import LogScan
 
@@ -58,7 +59,7 @@ class MemoryEventLog:
     """
 
     def __init__(self, run_id: str = "") -> None:
-        self._records = RecordWriter(run_id)
+        self._records = RecordWriter(RUN_LOG, run_id)
         self._is_closed = False
         self._events: list[StageEvent] = []
         self._bytes = bytearray()
@@ -75,7 +76,7 @@ class MemoryEventLog:
 
     @property
     def run_id(self) -> str:
-        return self._records.run_id
+        return self._records.owner
 
     @property
     def next_seq(self) -> int:
@@ -88,7 +89,7 @@ class MemoryEventLog:
     def append(self, event: StageEvent) -> None:
         if self._is_closed:
             raise LogWriteError("nothing more can be written: it is closed")
-        records = self._records if self.run_id else RecordWriter(event.run_id)
+        records = self._records if self.run_id else RecordWriter(RUN_LOG, event.run_id)
         line = records.line(event)
         records.accept(line)
         self._records = records

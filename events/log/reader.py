@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import RunNotFoundError
 from ..model import StageEvent
-from .file_log import LOG_NAME
+from .kind import LOG_NAME
 from .scan import LogScan
 from .storage import Storage, is_regular
 from .timeline import FileTimeline, with_files

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Generic
+
 import msgspec
 
-from ..codec import CODEC
+from ..codec import E
 from ..errors import LogWriteError, SequenceError
-from ..model import StageEvent
 from .format import (
     FIRST_CHAIN,
     HEADER_BYTES,
@@ -17,24 +18,33 @@ from .format import (
     frame,
     next_chain,
 )
+from .kind import LogKind
 
 
-class RecordWriter:
+class RecordWriter(Generic[E]):
     """Makes the lines of one log, each chained to the one before it.
 
-    ``next_seq`` lines in the first ``end`` bytes are written, and ``chain`` is C(next_seq). A
-    line that is made counts only once it is ``accept``ed, so a failed write changes nothing.
+    ``owner`` is the id that all its events have. ``next_seq`` lines in the first ``end`` bytes are
+    written, and ``chain`` is C(next_seq). A line that is made counts only once it is
+    ``accept``ed, so a failed write changes nothing.
     """
 
     def __init__(
-        self, run_id: str, *, next_seq: int = 0, end: int = 0, chain: bytes = FIRST_CHAIN
+        self,
+        kind: LogKind[E],
+        owner: str,
+        *,
+        next_seq: int = 0,
+        end: int = 0,
+        chain: bytes = FIRST_CHAIN,
     ) -> None:
-        self.run_id = run_id
+        self._kind = kind
+        self.owner = owner
         self.next_seq = next_seq
         self.end = end
         self.chain = chain
 
-    def line(self, event: StageEvent) -> bytes:
+    def line(self, event: E) -> bytes:
         """The line of the next event.
 
         Raises SequenceError for an event that does not follow, LogWriteError for one that is
@@ -42,15 +52,15 @@ class RecordWriter:
         fields' types is not checked: decoding each line again would take a third of an append's
         time.
         """
-        if event.run_id != self.run_id:
+        if (owner := self._kind.owner_of(event)) != self.owner:
             raise SequenceError(
-                f"an event of run {event.run_id!r} cannot enter the log of {self.run_id!r}"
+                f"an event of {self._kind.noun} {owner!r} cannot enter the log of {self.owner!r}"
             )
         if event.seq != self.next_seq:
             raise SequenceError(f"expected sequence number {self.next_seq}, got {event.seq}")
         name = type(event).__name__
         try:
-            body = CODEC.encode(event)
+            body = self._kind.codec.encode(event)
         except (ValueError, TypeError, RecursionError, msgspec.MsgspecError) as error:
             raise LogWriteError(f"{name} cannot be recorded: {error}") from error
         body = self._padded(body)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Generic
 
 import msgspec
 
-from ..codec import CODEC, EventCodec, EventDecodeError
+from ..codec import Codec, E, EventDecodeError, tag_of
 from ..errors import LogCorruptError
-from ..model import BARRIER_TAGS, RunOpened, RunSealed, StageEvent
+from ..model import StageEvent
 from .format import (
     FIRST_CHAIN,
     HEADER_BYTES,
@@ -28,6 +28,7 @@ from .format import (
     frame,
     next_chain,
 )
+from .kind import RUN_LOG, LogKind
 from .record_writer import RecordWriter
 
 CHUNK_BYTES = 256 * 1024
@@ -40,11 +41,11 @@ class TornTail(msgspec.Struct, frozen=True):
     bytes: int
 
 
-class LogScan:
-    """One pass over a log's bytes.
+class RecordScan(Generic[E]):
+    """One pass over the bytes of a log of any kind.
 
     Iterate ``batches()``; afterwards ``count`` records in the first ``end`` bytes are sound,
-    ``run_id`` is theirs, ``chain`` is C(count) in 64 digits, ``offsets`` holds the first byte of
+    ``owner`` is theirs, ``chain`` is C(count) in 64 digits, ``offsets`` holds the first byte of
     each, and ``torn`` is the torn tail, if there is one. From ``proved_end`` on, no record is
     known to be durable: it lies behind the last barrier that has a record behind it, and so was
     synced before that was written. Raises LogCorruptError where the log is corrupt, after every
@@ -53,19 +54,21 @@ class LogScan:
 
     def __init__(
         self,
+        kind: LogKind[E],
         stream: BinaryIO,
         *,
         path: Path | None = None,
-        codec: EventCodec | None = None,
+        codec: Codec[E] | None = None,
         size: int | None = None,
     ) -> None:
+        self._kind = kind
         self._stream = stream
         self._path = path
-        self._codec = codec or CODEC
+        self._codec = codec or kind.codec
         # Taken once: what a writer adds meanwhile is for the next reading.
         self._size = stream.seek(0, 2) if size is None else size
         stream.seek(0)
-        self.run_id: str | None = None
+        self.owner: str | None = None
         self.count = 0
         self.end = 0
         self.chain = FIRST_CHAIN
@@ -87,7 +90,7 @@ class LogScan:
         self._stream.seek(self.end)
         self.torn = None
 
-    def batches(self) -> Iterator[Sequence[StageEvent]]:
+    def batches(self) -> Iterator[Sequence[E]]:
         """The events in order, a few hundred at a time."""
         rest = b""
         while True:
@@ -108,15 +111,21 @@ class LogScan:
                 return
             if not chunk:
                 if self.count == 0:
-                    raise self._corrupt("it holds no whole RunOpened")
+                    raise self._corrupt(self._no_first)
                 return
 
-    def writer(self) -> RecordWriter:
+    def writer(self) -> RecordWriter[E]:
         """What goes on behind the last sound record, once all have been read."""
-        assert self.run_id is not None
-        return RecordWriter(self.run_id, next_seq=self.count, end=self.end, chain=self.chain)
+        assert self.owner is not None
+        return RecordWriter(
+            self._kind, self.owner, next_seq=self.count, end=self.end, chain=self.chain
+        )
 
-    def _note_barriers(self, events: Sequence[StageEvent]) -> None:
+    @property
+    def _no_first(self) -> str:
+        return f"it holds no whole {tag_of(self._kind.first)}"
+
+    def _note_barriers(self, events: Sequence[E]) -> None:
         first = self.count - len(events)
         for seq in range(self.count - 1, first, -1):
             if events[seq - 1 - first].barrier:
@@ -152,7 +161,7 @@ class LogScan:
 
     def _decode(
         self, bodies: list[bytes], chain: bytes
-    ) -> tuple[Sequence[StageEvent], LogCorruptError | None]:
+    ) -> tuple[Sequence[E], LogCorruptError | None]:
         """The events of ``bodies`` up to the first that is wrong, and what is wrong with it.
 
         ``chain`` is the chain value of the first of them.
@@ -163,10 +172,10 @@ class LogScan:
             return self._decode_each(bodies, chain)
         expected = range(self.count, self.count + len(events))
         if (
-            self.run_id is None
+            self.owner is None
             or [event.seq for event in events] != list(expected)
-            or {event.run_id for event in events} != {self.run_id}
-            or RunSealed in map(type, events)
+            or set(map(self._kind.owner_of, events)) != {self.owner}
+            or self._kind.seal in map(type, events)
         ):
             return self._decode_each(bodies, chain)
         self.count += len(events)
@@ -174,9 +183,9 @@ class LogScan:
 
     def _decode_each(
         self, bodies: list[bytes], chain: bytes
-    ) -> tuple[list[StageEvent], LogCorruptError | None]:
+    ) -> tuple[list[E], LogCorruptError | None]:
         """The same, one by one: for batches with a wrong record, the first one, or a seal."""
-        events: list[StageEvent] = []
+        events: list[E] = []
         for body in bodies:
             try:
                 event = self._codec.decode(body)
@@ -189,38 +198,58 @@ class LogScan:
             self.count += 1
         return events, None
 
-    def _misfit(self, event: StageEvent, chain: bytes) -> str:
+    def _misfit(self, event: E, chain: bytes) -> str:
         """Why the next event does not fit those before it; "" if it does."""
-        if self.run_id is None:
-            if not isinstance(event, RunOpened):
-                return "the first record is no RunOpened"
-            self.run_id = event.run_id
+        kind, owner = self._kind, self._kind.owner_of(event)
+        if self.owner is None:
+            if not isinstance(event, kind.first):
+                return f"the first record is no {tag_of(kind.first)}"
+            self.owner = owner
         if event.seq != self.count:
             return f"its sequence number is {event.seq}"
-        if event.run_id != self.run_id:
-            return f"it belongs to run {event.run_id!r}"
-        if isinstance(event, RunSealed) and (event.count, event.head) != (
-            self.count,
-            chain.decode(),
-        ):
+        if owner != self.owner:
+            return f"it belongs to {kind.noun} {owner!r}"
+        seal: Any = event if isinstance(event, kind.seal) else None
+        if seal is not None and (seal.count, seal.head) != (self.count, chain.decode()):
             return "the seal does not fit the records before it"
         return ""
 
     def _corrupt(self, reason: str) -> LogCorruptError:
         at = self.count
         offset = self.offsets[at] if at < len(self.offsets) else self.end
-        return LogCorruptError(reason, offset=offset, seq=at, path=self._path)
+        return LogCorruptError(
+            reason, offset=offset, seq=at, path=self._path, advice=self._kind.advice
+        )
 
     def _judge(self) -> None:
         """Tell a torn tail from corruption at ``self.end``, where the next record fails."""
         if self.count == 0:
-            raise self._corrupt("it holds no whole RunOpened")
-        tail = _Tail(self._stream, self.end, self._size)
+            raise self._corrupt(self._no_first)
+        tail = _Tail(self._stream, self.end, self._size, self._kind.barrier_tags)
         if not tail.is_torn:
             raise self._corrupt("its bytes are all there but fail their check")
         if tail.stands_before_a_proved_barrier():
             raise self._corrupt("a record fails that sound records were built upon")
         self.torn = TornTail(offset=self.end, bytes=self._size - self.end)
+
+
+class LogScan(RecordScan[StageEvent]):
+    """One pass over the bytes of a run's log."""
+
+    def __init__(
+        self,
+        stream: BinaryIO,
+        *,
+        path: Path | None = None,
+        codec: Codec[StageEvent] | None = None,
+        size: int | None = None,
+    ) -> None:
+        super().__init__(RUN_LOG, stream, path=path, codec=codec, size=size)
+
+    @property
+    def run_id(self) -> str | None:
+        """The run that the records belong to, once one has been read."""
+        return self.owner
 
 
 class _Tail:
@@ -229,8 +258,11 @@ class _Tail:
     ``is_torn`` says whether the failing record may be what a crash left unfinished.
     """
 
-    def __init__(self, stream: BinaryIO, offset: int, size: int) -> None:
+    def __init__(
+        self, stream: BinaryIO, offset: int, size: int, barrier_tags: frozenset[str]
+    ) -> None:
         self._stream = stream
+        self._barrier_tags = barrier_tags
         self._offset = offset
         self._size = size
         stream.seek(offset)
@@ -257,7 +289,7 @@ class _Tail:
         and all before it were durable, and what fails here was damaged, not torn.
         """
         self._stream.seek(self._offset + HEADER_BYTES)
-        barrier_seen = _tag(self._stream.read(64)) in BARRIER_TAGS
+        barrier_seen = _tag(self._stream.read(64)) in self._barrier_tags
         position = self._end
         while position < self._size:
             self._stream.seek(position)
@@ -268,7 +300,7 @@ class _Tail:
                 continue
             if barrier_seen:
                 return True
-            barrier_seen = _tag(body) in BARRIER_TAGS
+            barrier_seen = _tag(body) in self._barrier_tags
         return False
 
 

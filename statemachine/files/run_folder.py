@@ -15,8 +15,8 @@ import msgspec
 
 from ...events.codec import DECODE_ERRORS, encode_line
 from ...events.errors import LogWriteError, RunNotFoundError
-from ...events.log.file_log import LOG_NAME
 from ...events.log.format import MAX_LINE_BYTES, check
+from ...events.log.kind import LOG_NAME
 from ...events.log.storage import PART_SUFFIX, Storage, is_regular, open_regular
 from ...events.model import CancelMode
 from ...events.result import PipelineRunResult

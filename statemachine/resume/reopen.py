@@ -16,10 +16,10 @@ from ...events.log.file_log import FileEventLog
 from ...events.log.lock import LOCK_WAIT_S, boot_id, host_name
 from ...events.log.storage import Storage
 from ...events.model import BackendDescription, ErrorDetail, LogRepaired, RunResumed, RunState
+from ...events.version import software
 from ..files.recorded_files import FileState, OnFile, find_link
 from ..files.run_folder import RunFolder
 from ..ports import Clock
-from ..run.creation import software
 from ..run.journal import RunJournal
 from ..states import Trigger
 from .inspection import RunInspection, inspect_run

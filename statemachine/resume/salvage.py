@@ -17,8 +17,9 @@ import msgspec
 
 from ...events.errors import LogCorruptError, LogLockedError, LogWriteError, StagewrightError
 from ...events.folds import Fold
-from ...events.log.file_log import LOG_NAME, FileEventLog
+from ...events.log.file_log import FileEventLog
 from ...events.log.intact_records import SoundRecords
+from ...events.log.kind import LOG_NAME
 from ...events.log.lock import is_locked, lock_holder
 from ...events.log.reader import log_path, read_log
 from ...events.log.storage import Storage

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -28,7 +27,7 @@ from ...events.model import (
     OriginalFile,
     RunOpened,
 )
-from ...events.version import VERSION
+from ...events.version import software
 from ..config.document import check_config, document_to_record
 from ..config.input_files import read_bounded
 from ..config.prompts import draw_prompts, draw_row_seeds
@@ -65,11 +64,6 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True):
     def begin(self, journal: RunJournal, _backend: BackendDescription) -> None:
         """Announce RunOpened, which was recorded before there was a journal."""
         journal.announce_opening()
-
-
-def software() -> str:
-    """What writes the log, for the log."""
-    return f"stagewright {VERSION} (Python {platform.python_version()}, {platform.system()})"
 
 
 def resolve_choices(config: RunConfig, random_below: RandomBelow) -> RunConfig:

@@ -11,7 +11,7 @@ from shlex import quote
 import click
 
 from ....events.folds import replay
-from ....events.log.file_log import LOG_NAME
+from ....events.log.kind import LOG_NAME
 from ....events.log.lock import is_locked
 from ....events.model import ImagePrompt, RunState
 from ....events.result import PipelineRunResult
