@@ -62,9 +62,15 @@ def slug_of(name: str) -> str:
 
 
 def make_run_folder(
-    runs: Path, name: str, opened: datetime, random_below: RandomBelow, storage: Storage
+    runs: Path,
+    name: str,
+    opened: datetime,
+    random_below: RandomBelow,
+    storage: Storage,
+    *,
+    noun: str = "run",
 ) -> Path:
-    """Make a folder below ``runs`` that no other run has. Raises LogWriteError."""
+    """Make a folder below ``runs`` that no other run or group has. Raises LogWriteError."""
     for tries_left in reversed(range(_NAMES_TRIED)):
         path = runs / new_run_id(name, opened, random_below)
         try:
@@ -72,7 +78,7 @@ def make_run_folder(
         except OSError as error:
             if isinstance(error, FileExistsError) and tries_left:
                 continue
-            raise LogWriteError(f"the run cannot be made: {error}", path=path) from error
+            raise LogWriteError(f"the {noun} cannot be made: {error}", path=path) from error
         return path
     raise AssertionError("the last try returns or raises")
 
