@@ -1,0 +1,230 @@
+"""The axes of a sweep, read from text: lists of values, ranges, ``--vary`` and ``--zip``."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from functools import partial
+from typing import Any, NamedTuple
+
+from ...events.groups.model import SweepAxis
+from ..errors import FieldError, field_error
+
+MAX_VALUES = 100_000
+"""Values of one axis, at most."""
+VARY = "--vary"
+
+ParseValue = Callable[[str, str], Any]
+"""Reads the text of one value of a key, as ``--set`` does."""
+
+_NUMBER = r"[+-]?[0-9]{1,18}(?:\.[0-9]{1,18})?"
+_RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})(?::({_NUMBER}))?")
+_PART = re.compile(
+    r"""(?:\s*(?:\"\"\"(?:[^\\]|\\.)*?\"\"\"|'''.*?'''|'[^'\n]*'(?=\s*(?:,|$))))?"""
+    r"""(?:"(?:[^"\\\n]|\\.)*"|[^,])*""",
+    re.DOTALL,
+)
+"""A value up to the next comma outside of quotes; an apostrophe within a word is no quote."""
+
+
+class VariedAxis(NamedTuple):
+    """An axis, and where it is written: ``--vary`` or its key (``sweep.axes.0``)."""
+
+    axis: SweepAxis
+    place: str
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that it varies."""
+        return axis_keys(self.axis)
+
+
+def axis_keys(axis: SweepAxis) -> tuple[str, ...]:
+    """The keys that an axis varies."""
+    return axis.keys or ((axis.key,) if axis.key is not None else ())
+
+
+def rows_of(axis: SweepAxis) -> Iterator[tuple[Any, ...]]:
+    """The values of an axis in order, each as a value for each of its keys."""
+    return (tuple(value) if axis.keys else (value,) for value in axis.values)
+
+
+def read_values(text: str, parse: Callable[[str], Any]) -> tuple[Any, ...]:
+    """The values that a text lists; ``parse`` reads each one.
+
+    Text that begins with ``[`` is a TOML array. Other text is split at the commas outside of
+    quotes; ``1..5`` and ``4..9:0.5`` are ranges, with their end. Raises ValueError, which says
+    what is wrong in words for after the key.
+    """
+    if not text.strip():
+        raise ValueError("has no values")
+    if text.lstrip().startswith("["):
+        return _array(text)
+    values: list[Any] = []
+    for part in _split(text):
+        found = _RANGE.fullmatch(part)
+        texts = _range(part, *found.groups()) if found else [part]
+        values += [parse(one) for one in texts]
+        if len(values) > MAX_VALUES:
+            raise _too_many(len(values))
+    return tuple(values)
+
+
+def read_vary(
+    options: Sequence[str], parse: ParseValue
+) -> tuple[list[VariedAxis], list[FieldError]]:
+    """An axis for each ``KEY=V1,V2,...``, and what is wrong with the others."""
+    axes: list[VariedAxis] = []
+    errors: list[FieldError] = []
+    for option in options:
+        key, equals, text = option.partition("=")
+        key = ".".join(part.strip() for part in key.split("."))
+        if not equals or not key:
+            reason = "must be KEY=V1,V2,..."
+            errors.append(FieldError(message=f"{VARY} {option} {reason}", reason=reason, key=VARY))
+            continue
+        try:
+            values = read_values(text, partial(parse, key))
+        except ValueError as error:
+            errors.append(vary_error(key, str(error)))
+        else:
+            axes.append(VariedAxis(SweepAxis(key=key, values=values), VARY))
+    return axes, errors
+
+
+def zip_axes(axes: Sequence[VariedAxis]) -> VariedAxis:
+    """One axis whose keys are those of all ``axes``, of one key each, and move together.
+
+    Raises ValueError, which names the lengths where they differ.
+    """
+    lengths = {one.keys[0]: len(one.axis.values) for one in axes}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{key} has {length}" for key, length in lengths.items())
+        raise ValueError(f"needs as many values for each key: {shown}")
+    if len(axes) == 1:
+        return axes[0]
+    rows = zip(*(one.axis.values for one in axes), strict=True)
+    return VariedAxis(SweepAxis(keys=tuple(lengths), values=tuple(map(list, rows))), VARY)
+
+
+def axis_errors(axis: SweepAxis, place: str) -> Iterator[FieldError]:
+    """What is wrong with an axis on its own; ``place`` is its key in the configuration."""
+    if axis.key is not None and axis.keys is not None:
+        yield field_error(f"{place}.keys", f"and {place}.key exclude each other: set one of them")
+        return
+    keys = axis_keys(axis)
+    if not keys or not all(key.strip() for key in keys):
+        yield field_error(f"{place}.key", "is missing: set it, or keys")
+        return
+    where = value_place(axis, place)
+    if not axis.values:
+        yield field_error(where, "has no values")
+    elif len(axis.values) > MAX_VALUES:
+        yield field_error(where, str(_too_many(len(axis.values))))
+    elif axis.keys and (wrong := _first_of_other_length(axis)) is not None:
+        reason = f"must be a list of {len(keys)} values, one for each of {', '.join(keys)}"
+        yield field_error(value_place(axis, place, wrong), reason, axis.values[wrong])
+    elif (again := _first_repeated(axis.values)) is not None:
+        reason = "repeats a value of the axis"
+        yield field_error(value_place(axis, place, again), reason, axis.values[again])
+
+
+def vary_error(key: str, reason: str) -> FieldError:
+    """What is wrong with a ``--vary``."""
+    return field_error(f"{VARY} {key}", reason)
+
+
+def value_place(axis: SweepAxis, place: str, number: int | None = None) -> str:
+    """Where the values of an axis are written, or the one of this number, for a message."""
+    if place == VARY:
+        return f"{VARY} {' '.join(axis_keys(axis))}"
+    return f"{place}.values" if number is None else f"{place}.values.{number}"
+
+
+def _first_of_other_length(axis: SweepAxis) -> int | None:
+    length = len(axis.keys or ())
+    wrong = (
+        number
+        for number, value in enumerate(axis.values)
+        if not isinstance(value, list | tuple) or len(value) != length
+    )
+    return next(wrong, None)
+
+
+def _first_repeated(values: Sequence[Any]) -> int | None:
+    seen: set[str] = set()
+    for number, value in enumerate(values):
+        identity = _identity(value)
+        if identity in seen:
+            return number
+        seen.add(identity)
+    return None
+
+
+def _identity(value: Any) -> str:
+    """A text that is the same for values that make equal plans: 7 and 7.0 are one."""
+    if isinstance(value, dict):
+        return repr(sorted((key, _identity(part)) for key, part in value.items()))
+    if isinstance(value, list | tuple):
+        return repr(list(map(_identity, value)))
+    if isinstance(value, float) and value.is_integer():
+        return repr(int(value))
+    return repr(value)
+
+
+def _array(text: str) -> tuple[Any, ...]:
+    try:
+        parsed = tomllib.loads(f"values = {text}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"begins with [ and is no TOML array ({error}); put text that begins so in quotes"
+        ) from error
+    values = parsed["values"]
+    if len(parsed) > 1 or not isinstance(values, list):
+        raise ValueError("must be one TOML array")
+    if not values:
+        raise ValueError("has no values")
+    return tuple(values)
+
+
+def _split(text: str) -> Iterator[str]:
+    place = 0
+    while True:
+        found = _PART.match(text, place)
+        assert found is not None  # it also matches nothing
+        yield found[0].strip()
+        place = found.end() + 1
+        if place > len(text):
+            return
+
+
+def _range(text: str, first: str, last: str, step: str | None) -> list[str]:
+    """The numbers of a range as text; exact, so that 0.1 is no rounded sum."""
+    start, end = Fraction(first), Fraction(last)
+    by = Fraction(step) if step else Fraction(1 if end >= start else -1)
+    if by == 0:
+        raise ValueError(f"has the range {text}, whose step is 0")
+    if (end - start) / by < 0:
+        raise ValueError(f"has the range {text}, whose step leads away from {last}")
+    count = int((end - start) / by) + 1
+    if count > MAX_VALUES:
+        raise _too_many(count)
+    digits = [one.partition(".")[2] for one in (first, last, step or "")]
+    places = max(map(len, digits))
+    return [_decimal(start + by * number, places) for number in range(count)]
+
+
+def _decimal(number: Fraction, places: int) -> str:
+    """A number with so many decimal places, written exactly."""
+    if not places:
+        return str(int(number))
+    scaled = abs(int(number * 10**places))
+    whole, rest = divmod(scaled, 10**places)
+    decimals = f"{rest:0{places}}".rstrip("0") or "0"
+    return f"{'-' if number < 0 else ''}{whole}.{decimals}"
+
+
+def _too_many(count: int) -> ValueError:
+    return ValueError(f"has {count} values, and an axis has at most {MAX_VALUES}")
