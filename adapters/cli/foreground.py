@@ -18,7 +18,8 @@ from ...events.model import RunState, StageEvent
 from ...events.result import PipelineRunResult
 from ...events.subscriptions.subscription import subscribe
 from ...statemachine.errors import InvalidTransitionError
-from ...statemachine.run.controller import PipelineController, RunHandle
+from ...statemachine.run.controller import PipelineController
+from ...statemachine.run.handle import RunHandle
 from ..event_text import error_text
 from ..projections.status import StatusBar
 from ..text import count

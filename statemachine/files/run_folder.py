@@ -17,6 +17,7 @@ from ...events.codec import DECODE_ERRORS, encode_line
 from ...events.errors import LogWriteError, RunNotFoundError
 from ...events.log.format import MAX_LINE_BYTES, check
 from ...events.log.kind import LOG_NAME
+from ...events.log.lock import RunLock
 from ...events.log.storage import PART_SUFFIX, Storage, is_regular, open_regular
 from ...events.model import CancelMode
 from ...events.result import PipelineRunResult
@@ -81,6 +82,26 @@ def make_run_folder(
             raise LogWriteError(f"the {noun} cannot be made: {error}", path=path) from error
         return path
     raise AssertionError("the last try returns or raises")
+
+
+def make_named_folder(path: Path, storage: Storage) -> Path:
+    """Make the folder of a run whose id is known already.
+
+    What a process left there that died before the run had a log is removed. Raises LogWriteError.
+    """
+    try:
+        if path.exists():
+            if is_regular(path / LOG_NAME):
+                raise LogWriteError("the run cannot be made: it is there already", path=path)
+            lock = RunLock(path)
+            try:
+                storage.remove_tree(path)
+            finally:
+                lock.release()
+        storage.make_folder(path, new=True)
+    except OSError as error:
+        raise LogWriteError(f"the run cannot be made: {error}", path=path) from error
+    return path
 
 
 class RunFolder:

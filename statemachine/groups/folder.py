@@ -115,9 +115,9 @@ def variant_folders(runs: Path, group_id: str, run_ids: Mapping[int, str]) -> di
     known = set(found.values())
     for folder in run_folders(runs):
         if folder not in known and (head := _read_head(folder)).group_id == group_id:
-            variant = head.variant_index
-            if variant is not None and run_ids.get(variant, head.run_id) == head.run_id:
-                found.setdefault(variant, folder)
+            index = head.variant_index
+            if index is not None and run_ids.get(index, head.run_id) == head.run_id:
+                found.setdefault(index, folder)
     return found
 
 

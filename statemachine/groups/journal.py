@@ -89,6 +89,11 @@ class GroupJournal:
         return cls(log, fold, clock=clock)
 
     @property
+    def folder(self) -> Path:
+        """The folder of the group."""
+        return self._log.path.parent
+
+    @property
     def opened(self) -> GroupOpened:
         """The group's first event."""
         assert self.fold.opened is not None

@@ -39,7 +39,10 @@ class VariantOrigin(NamedTuple):
 class StartedRun(Protocol):
     """A run that was started."""
 
-    run_id: str
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        ...
 
     def wait_ended(self, timeout_s: float | None = None) -> bool:
         """Wait for the run to end; whether it has."""
@@ -131,7 +134,8 @@ class GroupRunner:
                 error = failure
             with self._cancelling:
                 self._is_over = True
-            self._journal.record_seal(self._outcome(), self._failures, error and _detail(error))
+            detail = None if error is None else _detail(error)
+            self._journal.record_seal(self._outcome(), self._failures, detail)
         finally:
             self._journal.close()
         folders = variant_folders(self._runs, self.group_id, self._journal.fold.run_ids)

@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 
 from ...events.groups.model import GroupOpened, Variant
+from ...events.model import Durability
+from ..config.document import parse_document, set_values
 from ..config.schema import RunConfig
 from ..errors import ResumeRefusedError
 from ..plan.plan import StageExecutionPlan
@@ -47,9 +49,20 @@ class VariantConfigs:
     def _found(self) -> list[FoundFiles]:
         return [FoundFiles.from_record(one, self._folder) for one in self._opened.found]
 
+    @property
+    def durability(self) -> Durability:
+        """When the group's log is synced: as the logs of its runs."""
+        run = self._opened.config.get("run")
+        stated = run.get("durability") if isinstance(run, Mapping) else None
+        try:
+            return Durability(str(stated))
+        except ValueError:
+            return Durability.CHECKPOINT
+
     def config_of(self, variant: Variant) -> RunConfig:
         """The configuration of a variant. Raises ConfigurationError, ResumeRefusedError."""
-        config = variant_document(self._opened.config, variant.values, self._opened.name)
+        document = set_values(self._opened.config, variant.values)
+        config = parse_document(document, name=self._opened.name or None)
         if variant.found >= len(self._found):
             raise ResumeRefusedError(
                 f"group {self._opened.group_id}: variant {variant.variant_index + 1} names inputs "

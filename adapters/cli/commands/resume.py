@@ -18,7 +18,8 @@ from ....events.model import RunResumed, RunState, StageEvent
 from ....events.result import PipelineRunResult
 from ....events.subscriptions.subscription import subscribe
 from ....statemachine.errors import ResumeRefusedError
-from ....statemachine.run.controller import PipelineController, RunHandle
+from ....statemachine.run.controller import PipelineController
+from ....statemachine.run.handle import RunHandle
 from ...bootstrap import open_controller
 from ...export.bundle.manifest import lacks_images
 from ...projections.catalogue import CORRUPT, UNREADABLE, Catalogue, CatalogueEntry

@@ -8,7 +8,7 @@ import click
 
 from ....statemachine.config.schema import Conflict
 from ....statemachine.errors import ConfigurationError, FieldError
-from ....statemachine.run.controller import RunHandle
+from ....statemachine.run.handle import RunHandle
 from ...bootstrap import open_controller
 from ..display import open_file_counter
 from ..foreground import run_in_foreground, show_end
