@@ -114,9 +114,7 @@ class FileCopies:
         key = (image.path, image.sha256)
         if key not in self._copies:
             self._copies[key] = self._write(image)
-        return msgspec.structs.replace(
-            image, path=self._copies[key], original_name=image.file_name
-        )
+        return msgspec.structs.replace(image, path=self._copies[key], original_name=image.file_name)
 
     def _write(self, image: InputImage) -> str:
         data = read_bounded(Path(image.path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,11 +12,12 @@ import msgspec
 from ...events.groups.model import SweepAxis
 from ...events.log.format import MAX_BODY_BYTES
 from ...events.model import Durability, ImagePrompt
-from ..config.document import check_config
+from ..config.document import check_config, without_sweep
+from ..config.inputs import ConfigDocument
 from ..config.prompts import draw_prompts, draw_row_seeds
 from ..config.resolution import MAX_IMAGES, uses_prompts
 from ..config.schema import RunConfig, ServerTable
-from ..config.sweeps import ConfigDocument, sweep_of
+from ..config.sweeps import sweep_of
 from ..errors import ConfigurationError, FieldError, InvalidStagePlanError
 from ..plan.builder import build_stage_execution_plan
 from ..plan.checkpoints import checkpoints
@@ -106,7 +108,7 @@ def plan_group(
 
     Raises ConfigurationError with the errors of all variants, up to some.
     """
-    sweep = sweep_of(document, vary, zip_axes=zip_axes)
+    sweep = sweep_of(document, vary, zip=zip_axes)
     if sweep is None:
         raise ConfigurationError(
             "there is nothing to vary: add [[sweep.axes]] or --vary KEY=V1,V2", key="sweep"
@@ -152,15 +154,13 @@ class _Planning:
     def result(self) -> GroupPlan:
         """The plan, with the variants in order. Raises InvalidStagePlanError."""
         assert self._first is not None
-        loaded = [tuple(checkpoints(one.plan)) for one in self._variants]
-        order = order_variants([(one[0], one[-1]) for one in loaded])
+        order = order_variants([_first_and_last(checkpoints(one.plan)) for one in self._variants])
         variants = tuple(
-            self._variants[place]._replace(variant_index=index)
-            for index, place in enumerate(order)
+            self._variants[place]._replace(variant_index=index) for index, place in enumerate(order)
         )
         found = tuple(one for _, one in self._found.values())
         plan = GroupPlan(
-            document=self._document.without_sweep().document,
+            document=without_sweep(self._document.document),
             name=self._first.name,
             axes=self._sweep.axes,
             random=self._sweep.random,
@@ -174,7 +174,7 @@ class _Planning:
             preflight=self._first.run.preflight,
             durability=self._first.run.durability,
             checkpoint_changes=count_changes(
-                one for place in order for one in loaded[place]
+                one for variant in variants for one in checkpoints(variant.plan)
             ),
             warnings=tuple(self._warnings),
         )
@@ -182,7 +182,7 @@ class _Planning:
         return plan
 
     def _plan(self, values: Mapping[str, Any]) -> None:
-        document = self._document.with_values(values)
+        document = self._document.with_values(values, self._sweep)
         config = document.parse()
         if config.seed == -1:
             config = msgspec.structs.replace(config, seed=self._seed)
@@ -215,6 +215,11 @@ def _what_is_named(config: RunConfig) -> Iterator[Any]:
     yield [(name, one.mask, one.alwayson_scripts) for name, one in config.stages.items()]
     if uses_prompts(config):
         yield config.prompt, config.negative_prompt, config.seed, config.images
+
+
+def _first_and_last(loaded: Iterator[str]) -> tuple[str | None, str | None]:
+    first = next(loaded, None)
+    return first, next(iter(deque(loaded, maxlen=1)), first)
 
 
 def _own_prompts(found: Iterable[FoundFiles]) -> Iterator[ImagePrompt]:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from ...events.errors import RunNotFoundError
 from ...events.log.storage import Storage
 from ...events.model import CancelMode, RunState
 from ...events.result import PipelineRunResult
-from ..config.inputs import resolve_config
-from ..config.schema import RunConfig
+from ..config.inputs import AnyConfig, ConfigDocument, resolve_config
 from ..errors import ControllerBusyError
 from ..files.recorded_files import OnFile
 from ..files.run_folder import find_run
@@ -25,8 +22,6 @@ from ..ports import Clock, ImageBackend, InputReader, RandomBelow, SystemClock
 from .group_launcher import GroupLauncher
 from .handle import GroupHandle, RunHandle
 from .launcher import RunLauncher, publishing_config_errors
-
-AnyConfig = RunConfig | Mapping[str, Any] | Path
 
 
 class PipelineController:
@@ -130,12 +125,14 @@ class PipelineController:
         """
         with self._one_at_a_time():
             folder = find_run(self.runs, run_id)
-            return self._launcher.reopen(
-                folder, force=force, preflight=preflight, on_file=on_file
-            )
+            return self._launcher.reopen(folder, force=force, preflight=preflight, on_file=on_file)
 
     def plan_group(
-        self, config: AnyConfig, *, vary: Sequence[str] = (), zip_axes: bool = False
+        self,
+        config: AnyConfig | ConfigDocument,
+        *,
+        vary: Sequence[str] = (),
+        zip_axes: bool = False,
     ) -> GroupPlan:
         """The plan of every variant of a sweep; nothing is made.
 
@@ -146,7 +143,7 @@ class PipelineController:
 
     def start_group(
         self,
-        config: AnyConfig | GroupPlan,
+        config: AnyConfig | ConfigDocument | GroupPlan,
         *,
         vary: Sequence[str] = (),
         zip_axes: bool = False,

@@ -111,8 +111,8 @@ def create_run(
 ) -> NewRun:
     """A new run below ``runs``, whose log holds RunOpened, durably.
 
-    The run of a variant of a group has an ``origin``. ``config`` comes from ``resolve_choices``, ``plan`` from it. Raises InputImageError and
-    LogWriteError; what was made is removed then.
+    The run of a variant of a group has an ``origin``. ``config`` comes from ``resolve_choices``,
+    ``plan`` from it. Raises InputImageError and LogWriteError; what was made is removed then.
     """
     opened_at = clock.now()
     storage = storage or Storage()

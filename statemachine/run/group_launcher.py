@@ -15,14 +15,15 @@ from ...events.groups.log import GROUP_LOCK_NAME
 from ...events.groups.model import GroupOpened, GroupResumed, Variant
 from ...events.log.lock import FileLock, boot_id, host_name
 from ...events.log.storage import Storage
-from ...events.model import BackendDescription, CancelMode, Durability, Outcome, RunState
+from ...events.model import CancelMode, Durability, Outcome, RunState
 from ...events.version import software
+from ..config.inputs import AnyConfig, ConfigDocument, document_of
 from ..config.schema import RunConfig
 from ..files.run_folder import RunFolder
 from ..groups.folder import find_group, make_group_folder, variant_folders
 from ..groups.found_files import FileCopies
 from ..groups.journal import GroupJournal
-from ..groups.planning import AnyDocument, GroupPlan, load_group_document, plan_group
+from ..groups.planning import GroupPlan, plan_group
 from ..groups.result import GroupResult, group_result, read_variant_run
 from ..groups.runner import GroupRunner, StartedRun, VariantOrigin
 from ..groups.variant_config import VariantConfigs
@@ -48,11 +49,13 @@ class GroupLauncher:
         current = self._current
         return None if current is None else current.group_id
 
-    def plan(self, config: AnyDocument, *, vary: Sequence[str], zip_axes: bool) -> GroupPlan:
+    def plan(
+        self, config: AnyConfig | ConfigDocument, *, vary: Sequence[str], zip_axes: bool
+    ) -> GroupPlan:
         """See ``PipelineController.plan_group``."""
         launcher = self._launcher
         return plan_group(
-            load_group_document(config),
+            config if isinstance(config, ConfigDocument) else document_of(config),
             vary=vary,
             zip_axes=zip_axes,
             inputs=launcher.inputs,
