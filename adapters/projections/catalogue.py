@@ -28,7 +28,7 @@ from ..text import escaped
 _logger = logging.getLogger("stagewright.catalogue")
 
 CATALOGUE_NAME = "catalogue.sqlite"
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 CORRUPT = "CORRUPT"
 UNREADABLE = "UNREADABLE"
 DIED = "DIED"
@@ -75,6 +75,7 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[str, ...] = ()
     resumes: int = 0
     group_id: str | None = None
+    variant_index: int | None = None
     alive: bool = False
     resumable: bool = False
     needs_force: bool = False
@@ -287,6 +288,7 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
         models=tuple(sorted(set(_models(recorded_stages(plan))))),
         resumes=fold.resumes,
         group_id=opened.group_id if opened else None,
+        variant_index=opened.variant_index if opened else None,
         resumable=state != CORRUPT and can_resume,
         needs_force=unfinished > 0 and is_fruitless(fold.epochs_without_progress),
         cancelled=fold.cancel_requested and fold.state != RunState.COMPLETED,

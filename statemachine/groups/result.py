@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,7 +119,7 @@ def group_result(fold: GroupFold, folders: Mapping[int, Path]) -> GroupResult:
     variants = tuple(_variant_results(fold, fold.opened.variants, folders))
     return GroupResult(
         group_id=fold.group_id,
-        state=_state_of(fold, variants),
+        state=state_of_group(fold, [one.state for one in variants]),
         axes=fold.opened.axes,
         variants=variants,
         error=fold.sealed.error if fold.sealed else None,
@@ -152,8 +152,9 @@ def _variant_results(
         )
 
 
-def _state_of(fold: GroupFold, variants: tuple[VariantResult, ...]) -> RunState:
-    if all(one.state in (RunState.COMPLETED, REMOVED) for one in variants):
+def state_of_group(fold: GroupFold, states: Sequence[str]) -> RunState:
+    """The state of a group whose variants are in these states; see ``GroupResult``."""
+    if all(one in (RunState.COMPLETED, REMOVED) for one in states):
         return RunState.COMPLETED
     # A run of a group that had ended may have been resumed alone, or have lost images since.
     return RunState.ERROR if fold.state == RunState.COMPLETED else fold.state

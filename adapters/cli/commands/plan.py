@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import msgspec
 
 from ....events.origins import prompt_texts
 from ....statemachine.config.document import check_config
-from ....statemachine.config.inputs import load_config
+from ....statemachine.config.inputs import ConfigDocument, load_document
 from ....statemachine.config.legacy import RunDocument
 from ....statemachine.config.prompts import draw_prompts
 from ....statemachine.config.schema import RunConfig, type_with_stages
@@ -47,35 +47,66 @@ set_option = click.option(
 config_argument = click.argument("config", type=click.Path(path_type=Path))
 
 
-def read_config(
-    config: Path, *, overrides: Sequence[str], profile: str | None, runs: Path
-) -> RunConfig:
-    """CONFIG with its profile and overrides. Raises ConfigurationError."""
+vary_option = click.option(
+    "--vary",
+    multiple=True,
+    metavar="KEY=V1,V2,...",
+    shell_complete=complete_key,
+    help="Make a variant for each value, such as txt2img.cfg_scale=5,7 or txt2img.steps=20..30:5; "
+    "repeated, for each combination.",
+)
+zip_option = click.option(
+    "--zip", "zip_axes", is_flag=True, help="Combine the values of several --vary side by side."
+)
+
+
+def read_document(config: Path, *, overrides: Sequence[str], profile: str | None) -> ConfigDocument:
+    """CONFIG with its profile and overrides, not yet checked. Raises ConfigurationError."""
     found = find_profile(profile)
-    return load_config(
-        config,
-        inputs=PillowInputReader(),
-        runs=runs,
-        overrides=overrides,
-        profile=found.tables,
-        profile_source=found.source,
+    return load_document(
+        config, overrides=overrides, profile=found.tables, profile_source=found.source
     )
 
 
-def choose_server(servers: tuple[str, ...], loaded: RunConfig) -> tuple[str | None, RunConfig]:
-    """The server that the user named, and the configuration with the one to use otherwise.
+def read_config(
+    config: Path, *, overrides: Sequence[str], profile: str | None, runs: Path
+) -> RunConfig:
+    """CONFIG with its profile, overrides and inputs. Raises ConfigurationError."""
+    document = read_document(config, overrides=overrides, profile=profile)
+    return find_config(document, runs)
 
-    The server of the settings is used if neither the user nor the configuration names one. That
-    of a folder's file is foreign, like one of a configuration: it gets no credentials.
+
+def find_config(document: ConfigDocument, runs: Path) -> RunConfig:
+    """The configuration of one run, with its inputs. Raises ConfigurationError."""
+    return document.find(document.parse(), inputs=PillowInputReader(), runs=runs)
+
+
+class ChosenServer(NamedTuple):
+    """The server to use: one that the user ``named``, or a ``foreign`` one of a folder's file.
+
+    The latter gets no credentials, like one of a configuration. Neither is set where the
+    configuration names a server, or none is named anywhere.
     """
+
+    named: str | None = None
+    foreign: str | None = None
+
+
+def choose_server(servers: tuple[str, ...], of_config: str | None) -> ChosenServer:
+    """The server that the user named; else, without one of the configuration, of the settings."""
     named = named_server(servers)
-    default = None if named or loaded.server.url else current_settings().server
+    default = None if named or of_config else current_settings().server
     if default is None:
-        return named, loaded
-    if default.named_by_user:
-        return default.url, loaded
-    server = msgspec.structs.replace(loaded.server, url=default.url)
-    return None, msgspec.structs.replace(loaded, server=server)
+        return ChosenServer(named)
+    return ChosenServer(default.url) if default.named_by_user else ChosenServer(None, default.url)
+
+
+def with_server(loaded: RunConfig, chosen: ChosenServer) -> RunConfig:
+    """The configuration with the foreign server, if there is one."""
+    if chosen.foreign is None:
+        return loaded
+    server = msgspec.structs.replace(loaded.server, url=chosen.foreign)
+    return msgspec.structs.replace(loaded, server=server)
 
 
 def find_server(
@@ -85,14 +116,15 @@ def find_server(
 
     Raises ConfigurationError.
     """
-    server, loaded = choose_server(servers, loaded)
-    named = server or loaded.server.url
+    chosen = choose_server(servers, loaded.server.url)
+    loaded = with_server(loaded, chosen)
+    named = chosen.named or loaded.server.url
     if named is None:
         return None
     kind = kind_of_server(named, loaded.server.kind)
     return kind, ServerChoice(
         url=kind.address(named),
-        named_by_user=server is not None,
+        named_by_user=chosen.named is not None,
         settings=loaded.server_settings,
         insecure=insecure,
         headers=server_headers(),
