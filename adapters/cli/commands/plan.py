@@ -127,6 +127,8 @@ def plan_command(
 ) -> None:
     """Check CONFIG and show its stages, without running it.
 
+    Where its stages have run on the same server before, it says about how long they will take.
+
     All errors are reported at once; with --json also as `errors`, each with its key, value, reason
     and the nearest name.
     """
