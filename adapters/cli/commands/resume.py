@@ -13,6 +13,7 @@ from ...projections.catalogue import Catalogue
 from ...projections.groups import group_entries
 from ..completion import complete_run
 from ..foreground import show_end
+from ..groups import show_group_end
 from ..output import (
     check_runs_folder,
     insecure_option,
@@ -20,17 +21,12 @@ from ..output import (
     print_note,
     runs_option,
 )
+from ..resuming import ResumeAll, ResumeOptions, resume_group, resume_run
+from ..run_lookup import find_run_or_group
 from ..settings import named_server, server_headers
-from ..statuses import (
-    EXIT_COMPLETED,
-    EXIT_CORRUPT,
-    EXIT_ERROR,
-    EXIT_USAGE,
-)
 from .list import runs_argument, waiting_runs
 from .replay import resume_line
 
-_SEVERITY = (EXIT_COMPLETED, EXIT_USAGE, EXIT_ERROR, EXIT_CORRUPT)
 _EXIT_STATUSES = """\b
 Exit status:
   0  COMPLETED
