@@ -78,7 +78,9 @@ def run_in_foreground(
             seen.take_event(event)
             display.take_event(event)
 
-        stack.enter_context(subscribe(take_event, on_step=seen.take_step))
+        stack.enter_context(
+            subscribe(take_event, on_step=seen.take_step, on_group=seen.take_group_event)
+        )
         handle = begin()
         stops.has_begun = True
         result = _wait(controller, handle, stops.names, display)

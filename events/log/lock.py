@@ -116,16 +116,19 @@ def lock_holder(folder: Path) -> LockHolder | None:
         return None
 
 
-def is_locked(folder: Path) -> bool:
-    """Whether some process holds the run's lock now; writes nothing."""
+def is_locked(folder: Path, name: str = LOCK_NAME) -> bool:
+    """Whether some process holds the run's lock now; writes nothing.
+
+    ``name`` is that of the lock file in the folder.
+    """
     try:
-        descriptor = os.open(folder / LOCK_NAME, os.O_RDONLY | _NO_WAIT)
+        descriptor = os.open(folder / name, os.O_RDONLY | _NO_WAIT)
     except OSError:
         return False
     try:
         # Another caller of this function holds it too, for a moment.
         for _ in range(_LOOKS):
-            if _try_to_lock(descriptor, folder / LOCK_NAME):
+            if _try_to_lock(descriptor, folder / name):
                 return False
             time.sleep(_BETWEEN_LOOKS_S)
         return True  # noqa: TRY300 - one line for each answer

@@ -55,6 +55,8 @@ class StatusBar:
             if isinstance(event, RunOpened) and event.group_id is not None:
                 self._fold_of(event.group_id).take_opened(event)
             run.take_event(event)
+            if _takes_up(event) and self._group is not None:
+                self._group.reopen(event.run_id)
             self._note(run)
             self._config_error = ""
 
@@ -109,10 +111,9 @@ class StatusBar:
 
     def _is_late(self, event: StageEvent) -> bool:
         """Whether the group has gone on from the event's run, and this does not begin it again."""
-        begins = isinstance(event, RunOpened) or (
-            isinstance(event, LifecycleChanged) and event.dest == RunState.IDLE
-        )
-        return not begins and self._group is not None and self._group.is_over(event.run_id)
+        if isinstance(event, RunOpened) or _takes_up(event) or self._group is None:
+            return False
+        return self._group.is_over(event.run_id)
 
     def _fold_of(self, group_id: str) -> GroupFold:
         if self._group is None or self._group.group_id != group_id:
@@ -123,3 +124,8 @@ class StatusBar:
         progress = run.progress()
         if progress is not None and self._group is not None:
             self._group.note(run.run_id, progress)
+
+
+def _takes_up(event: StageEvent) -> bool:
+    """Whether a resume begins with this event: the way back from the end of a run."""
+    return isinstance(event, LifecycleChanged) and event.dest == RunState.IDLE

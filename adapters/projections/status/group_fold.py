@@ -39,6 +39,7 @@ class GroupFold:
     def __init__(self, group_id: str, recorded: Callable[[str], RunProgress | None]) -> None:
         self.group_id = group_id
         self._recorded = recorded
+        self._next_seq = 0
         self._variants: tuple[Variant, ...] = ()
         self._place_of_index: dict[int, int] = {}
         self._weights: list[int] = []
@@ -66,7 +67,10 @@ class GroupFold:
         }
 
     def take_event(self, event: GroupEvent) -> None:
-        """Add an event of the group."""
+        """Add an event of the group; one that was added before is ignored."""
+        if event.seq < self._next_seq:
+            return
+        self._next_seq = event.seq + 1
         if (handler := self._handlers.get(type(event))) is not None:
             handler(event)
 
@@ -82,11 +86,15 @@ class GroupFold:
         place = self._place_of_run.get(run_id)
         if place is None:
             return
-        self._set_progress(place, progress)
         if progress.state in _ENDED:
+            self._set_progress(place, progress)
             self._over.add(place)
-        else:
-            self._over.discard(place)
+        elif place not in self._over:  # where it is over, this is late
+            self._set_progress(place, progress)
+
+    def reopen(self, run_id: str) -> None:
+        """A run is taken up again."""
+        self._over.discard(self._place_of_run.get(run_id, -1))
 
     def has_run(self, run_id: str) -> bool:
         """Whether this is a run of the group."""
