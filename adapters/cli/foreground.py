@@ -16,7 +16,6 @@ from typing import IO, Generic, TypeVar, cast
 
 from ...events import signals
 from ...events.errors import RunNotFoundError
-from ...events.groups.model import GroupEvent
 from ...events.model import RunState, StageEvent
 from ...events.result import PipelineRunResult
 from ...events.subscriptions.subscription import subscribe
@@ -86,12 +85,8 @@ def run_in_foreground(
             seen.take_event(event)
             display.take_event(event)
 
-        def take_group_event(event: GroupEvent) -> None:
-            seen.take_group_event(event)
-            display.take_group_event(event)
-
         stack.enter_context(
-            subscribe(take_event, on_step=seen.take_step, on_group=take_group_event)
+            subscribe(take_event, on_step=seen.take_step, on_group=seen.take_group_event)
         )
         handle = begin()
         stops.has_begun = True

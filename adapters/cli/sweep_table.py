@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from rich.cells import cell_len
 
-from ...events.groups.model import SweepAxis
-from ...statemachine.plan.plan import StageExecutionPlan
+from ...statemachine.groups.planning import GroupPlan
+from ...statemachine.variants.axes import axis_keys
 from ..projections.durations import Estimate, RecordedDurations
 from ..text import rough_duration
 from .estimate_text import estimate_text
@@ -22,38 +22,6 @@ MOST_LINES = 50
 """Variants that a terminal shows at most."""
 _LONGEST_VALUE = 60
 _TOTALS = ("steps", "images", "estimate")
-
-
-class PlannedVariant(Protocol):
-    """One variant of a sweep with its plan and its values by key."""
-
-    @property
-    def variant_index(self) -> int: ...
-    @property
-    def values(self) -> Mapping[str, Any]: ...
-    @property
-    def total_images(self) -> int: ...
-    @property
-    def total_steps(self) -> int: ...
-    @property
-    def plan(self) -> StageExecutionPlan: ...
-
-
-class GroupPlan(Protocol):
-    """The plan of a sweep; ``variants`` are in the order in which they will run."""
-
-    @property
-    def axes(self) -> tuple[SweepAxis, ...]: ...
-    @property
-    def variants(self) -> Sequence[PlannedVariant]: ...
-    @property
-    def checkpoint_changes(self) -> int: ...
-    @property
-    def total_images(self) -> int: ...
-    @property
-    def total_steps(self) -> int: ...
-    @property
-    def warnings(self) -> tuple[str, ...]: ...
 
 
 class SweepEstimates(NamedTuple):
@@ -136,7 +104,7 @@ def _table(
     plan: GroupPlan, estimates: SweepEstimates, width: int, most: int | None
 ) -> Iterator[str]:
     """A header and a line for each variant; the columns of the varied keys are cut to fit."""
-    keys = [key for axis in plan.axes for key in axis.keys or (axis.key or "",)]
+    keys = [key for axis in plan.axes for key in axis_keys(axis)]
     headers = [*short_names(keys, _TOTALS), *_total_names(keys)]
     rows = [["", *(name.upper() for name in headers)]]
     for variant, seconds in zip(plan.variants[:most], estimates.seconds[:most], strict=True):

@@ -14,6 +14,16 @@ from ....statemachine.groups.planning import GroupPlan
 from ....statemachine.run.controller import PipelineController
 from ....statemachine.run.handle import GroupHandle, RunHandle
 from ...bootstrap import open_controller
+from ..configuration import (
+    choose_server,
+    config_argument,
+    find_config,
+    read_document,
+    set_option,
+    vary_option,
+    with_server,
+    zip_option,
+)
 from ..display import open_file_counter
 from ..foreground import run_in_foreground, show_end
 from ..groups import confirm_count, is_sweep, run_group
@@ -27,16 +37,6 @@ from ..output import (
 )
 from ..settings import server_headers
 from ..styles import warning_mark
-from .plan import (
-    choose_server,
-    config_argument,
-    find_config,
-    read_document,
-    set_option,
-    vary_option,
-    with_server,
-    zip_option,
-)
 from .resume import print_resumable_runs
 
 
