@@ -154,7 +154,7 @@ def names_of(kind: Any, path: str = "") -> list[str]:
     return found
 
 
-NAMES = [key for key in names_of(RunTables) if not key.startswith("run.")]
+NAMES = [key for key in names_of(RunTables) if not key.startswith(("run.", "sweep."))]
 REQUIRED = {
     "txt2img.model", "txt2img.sampler", "txt2img.refiner.model", "img2img.refiner.model",
     "upscale.upscaler", f"{PASS}.model",

@@ -99,7 +99,7 @@ def test_every_flat_key_stands_in_the_tables_of_this_file() -> None:
     nested = {
         "name", "prompt", "negative_prompt", "seed", "images", "input_image", "txt2img", "img2img",
         "upscale", "adetailer", "metadata", "run", "server", "prompts", "dynamic_prompts",
-        "wildcards",
+        "wildcards", "sweep",
     }  # fmt: skip
     flat = {key for key, *_ in KEYS} | {key for key, _ in SWITCHES} | {"input_image_path"}
     assert set(RunDocument.__struct_fields__) == nested | flat | {"extends"}

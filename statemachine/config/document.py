@@ -11,7 +11,7 @@ import msgspec
 from ..errors import ConfigurationError, field_error
 from .legacy import EXTENDS, RunDocument, is_flat_key_used, merge_flat_keys, without_overridden
 from .resolution import resolve_stages
-from .schema import RunConfig, type_with_stages
+from .schema import SWEEP, RunConfig, type_with_stages
 from .validation import (
     Source,
     as_error,
@@ -32,26 +32,56 @@ def apply_overrides(document: Mapping[str, Any], overrides: Iterable[str]) -> di
     """
     merged = copy_document(document, "")
     parsed = [_split_override(override) for override in overrides]
-    # Which stages are enabled decides what a flat key stands for.
-    for path, text, override in sorted(parsed, key=lambda one: not one[0][-1].endswith("enabled")):
-        value = _parse_value(path, text)
-        above: Any = value
-        for part in reversed(path):
-            above = [above] if part == "0" else {part: above}
-        if isinstance(above, dict):
-            merged = without_overridden(merged, above, {**merged, **above})
-        _set_value(merged, path, value, override)
+    for key, text, override in sorted(parsed, key=lambda one: _set_first(one[0])):
+        try:
+            merged = _with_key(merged, key, parse_value(key, text))
+        except ValueError as error:
+            raise ConfigurationError(f"--set {override}: {error}") from error
     return merged
 
 
-def _split_override(override: str) -> tuple[list[str], str, str]:
+def set_values(
+    document: Mapping[str, Any], values: Mapping[str, Any], source: Source = ""
+) -> dict[str, Any]:
+    """``document`` with each of ``values`` set at its dotted key, as ``apply_overrides`` does.
+
+    What does not change is shared with it. Raises InvalidStagePlanError.
+    """
+    changed, errors = dict(document), []
+    for key in sorted(values, key=_set_first):
+        try:
+            changed = _with_key(changed, key, values[key])
+        except ValueError as error:
+            errors.append(field_error(key, f"cannot be set: {error}"))
+    if errors:
+        raise as_error(errors, source)
+    return changed
+
+
+def without_sweep(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run records of a configuration with a sweep."""
+    return {key: value for key, value in document.items() if key != SWEEP}
+
+
+def refuse_sweep(table: object) -> None:
+    """Raise ConfigurationError for a configuration of one run that has a sweep."""
+    if table is not None:
+        raise ConfigurationError(
+            "a configuration with [sweep] makes a group of runs: start it with start_group, "
+            "or remove the table",
+            key=SWEEP,
+        )
+
+
+def _split_override(override: str) -> tuple[str, str, str]:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigurationError(f"--set {override}: expected KEY=VALUE")
-    return [part.strip() for part in key.split(".")], text, override
+    return ".".join(part.strip() for part in key.split(".")), text, override
 
 
-def _parse_value(path: Sequence[str], text: str) -> Any:
+def parse_value(key: str, text: str) -> Any:
+    """The value that ``text`` is for the key at this dotted path."""
     try:
         parsed = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
@@ -60,35 +90,46 @@ def _parse_value(path: Sequence[str], text: str) -> Any:
     value = parsed["value"] if len(parsed) == 1 else text
     if isinstance(value, str | list | dict):
         return value
+    path = key.split(".")
     hint: Any = type_with_stages(RunDocument, path[:1])
     for part in path:
         hint = hint_at(hint, part)
     return text.strip() if hint is not None and is_text(hint) else value
 
 
-def _set_value(document: Any, path: Sequence[str], value: Any, override: str) -> None:
-    place = document
-    for depth, part in enumerate(path):
-        last = depth == len(path) - 1
-        if isinstance(place, list):
-            if not _is_index(part) or int(part) > len(place):
-                raise ConfigurationError(
-                    f"--set {override}: {'.'.join(path[:depth])} has {len(place)} entries, "
-                    f"counted from 0"
-                )
-            key: Any = int(part)
-            if key == len(place):
-                place.append({})
-        elif isinstance(place, dict):
-            key = part
-        else:
-            raise ConfigurationError(f"--set {override}: {'.'.join(path[:depth])} must be a table")
-        if last:
-            place[key] = value
-            return
-        if isinstance(place, dict) and key not in place:
-            place[key] = [] if _is_index(path[depth + 1]) else {}
-        place = place[key]
+def _set_first(key: str) -> bool:
+    """A sort key: which stages are enabled decides what a flat key stands for."""
+    return not key.rpartition(".")[2].endswith("enabled")
+
+
+def _with_key(document: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """``document`` with a value at a dotted key. Raises ValueError, which says what hinders it."""
+    path = key.split(".")
+    above: Any = value
+    for part in reversed(path):
+        above = [above] if part == "0" else {part: above}
+    if isinstance(above, dict):
+        document = without_overridden(document, above, {**document, **above})
+    changed: dict[str, Any] = _with_value(document, path, 0, value)
+    return changed
+
+
+def _with_value(place: Any, path: Sequence[str], depth: int, value: Any) -> Any:
+    """A copy of the table or list at ``path[:depth]``, with the value at the whole path."""
+    if depth == len(path):
+        return value
+    part = path[depth]
+    if isinstance(place, list):
+        if not _is_index(part) or int(part) > len(place):
+            where = ".".join(path[:depth])
+            raise ValueError(f"{where} has {len(place)} entries, counted from 0")
+        entries = [*place, *([{}] if int(part) == len(place) else [])]
+        entries[int(part)] = _with_value(entries[int(part)], path, depth + 1, value)
+        return entries
+    if not isinstance(place, dict):
+        raise ValueError(f"{'.'.join(path[:depth])} must be a table")  # noqa: TRY004 - of a user
+    below: Any = [] if depth + 1 < len(path) and _is_index(path[depth + 1]) else {}
+    return {**place, part: _with_value(place.get(part, below), path, depth + 1, value)}
 
 
 def _is_index(part: str) -> bool:
@@ -96,15 +137,20 @@ def _is_index(part: str) -> bool:
 
 
 def parse_document(
-    document: Mapping[str, Any], *, source: Source = "", name: str | None = None
+    document: Mapping[str, Any],
+    *,
+    source: Source = "",
+    name: str | None = None,
+    found: Mapping[str, Any] = {},
 ) -> RunConfig:
     """A document as a typed configuration; input images are not looked for yet.
 
-    ``name`` is used where the document has none. Raises InvalidStagePlanError with all errors:
+    ``name`` is used where the document has none; ``found`` are values of the fields that are no
+    keys, where images were found before. Raises InvalidStagePlanError with all errors:
     unknown keys, wrong values, and what the stages lack; ConfigurationError for a document
     that is too large, or nested too deep.
     """
-    return _parse(document, RunConfig(name=name), source)
+    return _parse(document, RunConfig(**{**found, "name": name}), source)
 
 
 def check_config(config: RunConfig) -> RunConfig:

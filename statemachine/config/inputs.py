@@ -1,40 +1,113 @@
-"""From a configuration file to a configuration whose input images have been found."""
+"""From a configuration in any form to one whose input images have been found."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
-from unicodedata import normalize
 
 import msgspec
 
-from ...events.errors import RunNotFoundError
-from ...events.folds import replay
-from ...events.result import FinishedImage, PipelineRunResult
-from ..errors import InputImageError
-from ..files.recorded_files import check_file
-from ..files.run_folder import find_run, split_image_number, why_no_image
+from ..errors import FieldError, show_value
 from ..ports import InputReader
-from .document import apply_overrides, parse_document
-from .input_files import (
-    inspect_image,
-    inspect_images,
-    inspect_or_refuse,
-    list_images,
-    list_refusals,
-    raise_refusals,
-    refused_image,
+from ..variants.axes import VARY, axis_keys, rows_of, value_place
+from ..variants.sweep import Sweep
+from .document import (
+    apply_overrides,
+    document_to_record,
+    parse_document,
+    refuse_sweep,
+    set_values,
+    without_sweep,
 )
+from .input_search import find_inputs
 from .layers import Layer, extend_document, find_source, merge_layers, read_layers
-from .prompts import find_prompts
-from .schema import InputImage, OnImageError, RunConfig
-from .script_images import find_script_images
+from .schema import RunConfig
+from .validation import Source, source_of
 
-_RUN = "run:"
-_KEY = "input_image"
-_SHOWN = 5
+AnyConfig = RunConfig | Mapping[str, Any] | Path
+
+
+class ConfigDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A configuration that was loaded and not parsed: it may lack what its sweep supplies.
+
+    Paths are relative to ``folder``, but those of the keys that are ``typed`` on the command line
+    to the working folder. ``name`` is used where the document has none. ``source`` is where it
+    comes from, for errors. ``found`` has what a RunConfig found already.
+    """
+
+    document: Mapping[str, Any]
+    folder: Path
+    name: str | None = None
+    typed: frozenset[str] = frozenset()
+    source: Source = ""
+    found: Mapping[str, Any] = {}
+
+    def parse(self) -> RunConfig:
+        """The typed configuration. Raises ConfigurationError with all errors."""
+        return parse_document(self.document, source=self.source, name=self.name, found=self.found)
+
+    def find(self, config: RunConfig, *, inputs: InputReader, runs: Path) -> RunConfig:
+        """``config``, which ``parse`` gave, with its input images. Raises ConfigurationError."""
+        return find_inputs(config, folder=self.folder, inputs=inputs, runs=runs, typed=self.typed)
+
+    def with_values(self, values: Mapping[str, Any], sweep: Sweep | None = None) -> ConfigDocument:
+        """The document without its sweep, with ``values`` set at their dotted keys as by --set.
+
+        ``sweep`` says where each key is varied, for errors and for the folder of relative paths:
+        the working folder for ``--vary``. Raises ConfigurationError.
+        """
+        source = partial(_source_of_variant, values, sweep, self.source)
+        places = _places(sweep)
+        typed = {key for key in values if places.get(key) == VARY}
+        return msgspec.structs.replace(
+            self,
+            document=set_values(without_sweep(self.document), values, source),
+            typed=self.typed.difference(values) | typed,
+            source=source,
+            found=_still_found(self.found, values),
+        )
+
+
+def load_document(
+    path: Path,
+    *,
+    overrides: Iterable[str] = (),
+    profile: Mapping[str, Any] = {},
+    profile_source: str = "profile",
+) -> ConfigDocument:
+    """Read a configuration and apply ``overrides``.
+
+    The values of the file that it extends, and below them those of ``profile``, are used where it
+    has none; ``profile_source`` names the latter in errors. Paths are relative to its folder;
+    those in ``overrides``, which a person types, to the working folder. Raises ConfigurationError.
+    """
+    overrides = tuple(overrides)
+    layers = [*read_layers(path), Layer(profile_source, profile)]
+    return ConfigDocument(
+        document=apply_overrides(merge_layers(layers), overrides),
+        folder=path.parent,
+        name=path.stem,
+        typed=frozenset(override.partition("=")[0].strip() for override in overrides),
+        source=lambda error: find_source(error, layers, overrides),
+    )
+
+
+def document_of(config: AnyConfig) -> ConfigDocument:
+    """``config``, in any form, as a document.
+
+    Paths in a document or a RunConfig are relative to the working folder. What a RunConfig has
+    found is kept. Raises ConfigurationError.
+    """
+    if isinstance(config, Path):
+        return load_document(config)
+    if isinstance(config, RunConfig):
+        document, found = document_to_record(config), config.found
+        return ConfigDocument(document=document, folder=Path.cwd(), name=config.name, found=found)
+    return ConfigDocument(
+        document=merge_layers(extend_document(config, Path.cwd())), folder=Path.cwd()
+    )
 
 
 def load_config(
@@ -46,227 +119,70 @@ def load_config(
     profile: Mapping[str, Any] = {},
     profile_source: str = "profile",
 ) -> RunConfig:
-    """Read a configuration, apply ``overrides`` and find its input images.
+    """The configuration of ``load_document``, with its input images.
 
-    The values of the file that it extends, and below them those of ``profile``, are used where it
-    has none; ``profile_source`` names the latter in errors. Paths are relative to its folder;
-    those in ``overrides``, which a person types, to the working folder. Raises ConfigurationError
-    with all errors.
+    Raises ConfigurationError with all errors, also for what only its sweep supplies.
     """
-    overrides = tuple(overrides)
-    layers = [*read_layers(path), Layer(profile_source, profile)]
-    config = parse_document(
-        apply_overrides(merge_layers(layers), overrides),
-        source=lambda error: find_source(error, layers, overrides),
-        name=path.stem,
+    loaded = load_document(
+        path, overrides=overrides, profile=profile, profile_source=profile_source
     )
-    typed = frozenset(override.partition("=")[0].strip() for override in overrides)
-    return find_inputs(config, folder=path.parent, inputs=inputs, runs=runs, typed=typed)
+    return loaded.find(loaded.parse(), inputs=inputs, runs=runs)
 
 
-def resolve_config(
-    config: RunConfig | Mapping[str, Any] | Path, *, inputs: InputReader, runs: Path
-) -> RunConfig:
-    """``config``, in any form, with its input images found.
+def resolve_config(config: AnyConfig, *, inputs: InputReader, runs: Path) -> RunConfig:
+    """``config``, in any form, with its input images found, for one run.
 
-    Paths in a document or a RunConfig are relative to the working folder.
+    Paths in a document or a RunConfig are relative to the working folder. Raises
+    ConfigurationError, also for a sweep.
     """
-    if isinstance(config, Path):
-        return load_config(config, inputs=inputs, runs=runs)
-    parsed = (
-        config
-        if isinstance(config, RunConfig)
-        else parse_document(merge_layers(extend_document(config, Path.cwd())))
-    )
-    return find_inputs(parsed, folder=Path.cwd(), inputs=inputs, runs=runs)
+    if isinstance(config, RunConfig):
+        refuse_sweep(config.sweep)
+        return find_inputs(config, folder=Path.cwd(), inputs=inputs, runs=runs)
+    loaded = document_of(config)
+    refuse_sweep(loaded.document.get("sweep"))
+    return loaded.find(loaded.parse(), inputs=inputs, runs=runs)
 
 
-def find_inputs(
-    config: RunConfig,
-    *,
-    folder: Path,
-    inputs: InputReader,
-    runs: Path,
-    typed: frozenset[str] = frozenset(),
-) -> RunConfig:
-    """``config`` with its images, prompts and wildcards, and its ``ca_bundle``.
-
-    Those that it has already are kept: they may have been found in another folder. The paths of
-    the keys that are ``typed`` are relative to the working folder instead.
-    """
-
-    def folder_of(*keys: str) -> Path:
-        return folder if typed.isdisjoint(keys) else Path.cwd()
-
-    config = _with_ca_bundle(config, folder_of("server.ca_bundle", "server"))
-    config = find_prompts(
-        config, prompts_in=folder_of("prompts"), wildcards_in=folder_of("wildcards")
-    )
-    named, stages = config.input_image, config.stages
-    # Where the first stage takes a prompt, input_image is not used and need not exist.
-    if named and not config.inputs and not any(one.takes_prompt for one in stages.values()):
-        if named.startswith(_RUN):
-            config = _with_images_of_run(config, named.removeprefix(_RUN), inputs, runs)
-        else:
-            where = folder_of(_KEY, "input_image_path")
-            config = _with_files(config, named, where, inputs)
-    for name, stage in stages.items():
-        if stage.mask and config.mask is None and not config.masks:
-            where = folder_of(f"{name}.mask", name)
-            config = _with_masks(config, f"{name}.mask", stage.mask, where, inputs)
-        if stage.alwayson_scripts:
-            key = f"{name}.alwayson_scripts"
-            where = folder_of(key, name)
-            images = find_script_images(stage.alwayson_scripts, where, inputs, key=key)
-            config = msgspec.structs.replace(
-                config, script_images={**images, **config.script_images}
-            )
-    return _noting(config, _refused(config.inputs))
+def _places(sweep: Sweep | None) -> dict[str, str]:
+    """Where each key of a sweep is varied."""
+    if sweep is None:
+        return {}
+    pairs = zip(sweep.axes, sweep.places, strict=True)
+    return {key: place for axis, place in pairs for key in axis_keys(axis)}
 
 
-def _with_ca_bundle(config: RunConfig, folder: Path) -> RunConfig:
-    bundle = config.server.ca_bundle
-    if not bundle or config.ca_bundle is not None:
-        return config
-    path = folder / os.path.expanduser(bundle)  # noqa: PTH111 - Path's own raises for unknown users
-    return msgspec.structs.replace(config, ca_bundle=str(path.absolute()))
+def _source_of_variant(
+    values: Mapping[str, Any], sweep: Sweep | None, base: Source, error: FieldError
+) -> str:
+    """Where the value at fault is varied; else where it is set, and with which values."""
+    for axis, place in zip(sweep.axes, sweep.places, strict=True) if sweep else ():
+        keys = axis_keys(axis)
+        if not any(f"{error.key}.".startswith(f"{key}.") for key in keys):
+            continue
+        if place == VARY:
+            return VARY
+        number = list(rows_of(axis)).index(tuple(values[key] for key in keys))
+        origin = source_of(base, msgspec.structs.replace(error, key=place))
+        where = value_place(axis, place, number)
+        return f"{origin}: {where}" if origin else where
+    shown = ", ".join(f"{key} = {show_value(value)}" for key, value in values.items())
+    origin = source_of(base, error)
+    return f"{origin}, with {shown}" if origin else f"with {shown}"
 
 
-def _refused(images: Sequence[InputImage]) -> str:
-    """A note on the inputs that cannot be used, if any."""
-    refused = list_refusals(images)
-    more = [f"and {len(refused) - _SHOWN} more"] if len(refused) > _SHOWN else []
-    shown = "; ".join([*refused[:_SHOWN], *more])
-    note = f"{len(refused)} of {len(images)} inputs cannot be used, so their images will be missing"
-    return f"{note}: {shown}" if refused else ""
-
-
-def _keeps_refused(config: RunConfig) -> bool:
-    return config.run.on_image_error is OnImageError.CONTINUE
-
-
-def _noting(config: RunConfig, *notes: str) -> RunConfig:
-    """``config`` with more to be said of its inputs."""
-    said = dict.fromkeys([*config.input_notes, *filter(None, notes)])
-    return msgspec.structs.replace(config, input_notes=tuple(said))
-
-
-def _with_files(config: RunConfig, named: str, folder: Path, inputs: InputReader) -> RunConfig:
-    listed = list_images(named, folder, key=_KEY)
-    keep = _keeps_refused(config)
-    found = inspect_images(listed.paths, inputs, key=_KEY, named=named, keep_refused=keep)
-    return _noting(msgspec.structs.replace(config, inputs=found), listed.left_out)
-
-
-def _with_masks(
-    config: RunConfig, key: str, named: str, folder: Path, inputs: InputReader
-) -> RunConfig:
-    """``config`` with one mask for all images, or with one for each input, of the same stem."""
-    listed = list_images(named, folder, key=key)
-    if listed.is_one:
-        mask = inspect_image(listed.paths[0], inputs, key=key)
-        return _noting(msgspec.structs.replace(config, mask=mask), _stretched(config, mask, key))
-    if not config.inputs:
-        raise InputImageError(
-            f"{key} = {named}: a folder has a mask for each input image, and there is none: name "
-            "one mask for all images",
-            key=key,
-        )
-    by_stem: dict[str, list[Path]] = {}
-    for path in listed.paths:
-        by_stem.setdefault(_stem(path), []).append(path)
-    masks, images = [], []
-    for image in config.inputs:
-        mask = _mask_of(image, by_stem.get(_stem(Path(image.path)), []), inputs, key)
-        refusal = image.refusal or mask.refusal
-        masks.append(msgspec.structs.replace(mask, refusal=refusal))
-        images.append(msgspec.structs.replace(image, refusal=refusal))
-    raise_refusals(images, key=key, named=named, keep_refused=_keeps_refused(config))
-    used = {_stem(Path(image.path)) for image in images}
-    unused = sorted(path.name for path in listed.paths if _stem(path) not in used)
-    have = "mask has" if len(unused) == 1 else "masks have"
-    note = f"{key} = {named}: {len(unused)} {have} no input: {', '.join(unused[:_SHOWN])}"
-    found = msgspec.structs.replace(config, inputs=tuple(images), masks=tuple(masks))
-    return _noting(found, listed.left_out, note if unused else "")
-
-
-def _stretched(config: RunConfig, mask: InputImage, key: str) -> str:
-    """A note if one mask for all images has another size than some of the inputs."""
-    sizes = {(one.width, one.height) for one in config.inputs if not one.refusal}
-    others = sizes - {(mask.width, mask.height)}
-    if not others:
-        return ""
-    width, height = min(others)
-    return (
-        f"{key} has {mask.width}x{mask.height} pixels, and an input {width}x{height}: a server "
-        "stretches it"
-    )
-
-
-def _stem(path: Path) -> str:
-    """macOS may write the same name in another way."""
-    return normalize("NFC", path.stem)
-
-
-def _mask_of(image: InputImage, paths: Sequence[Path], inputs: InputReader, key: str) -> InputImage:
-    """The mask of an input; it has a ``refusal`` if it cannot be used."""
-    if image.refusal:
-        return image
-    if len(paths) != 1:
-        shown = ", ".join(path.name for path in paths)
-        why = f"it has {len(paths)} masks ({shown})" if paths else "it has no mask of its name"
-        return refused_image(Path(image.path), why)
-    (path,) = paths
-    mask = inspect_or_refuse(path, inputs, key=key)
-    if mask.refusal:
-        return refused_image(path, f"its mask {path.name}: {mask.refusal}")
-    if (mask.width, mask.height) == (image.width, image.height):
-        return mask
-    sizes = f"has {mask.width}x{mask.height} pixels, and it {image.width}x{image.height}"
-    return refused_image(path, f"its mask {path.name} {sizes}")
-
-
-def _with_images_of_run(
-    config: RunConfig, named: str, inputs: InputReader, runs: Path
-) -> RunConfig:
-    """The final images of an earlier run, or one of them: ``RUN#3`` is the third.
-
-    They must still be what that run made.
-    """
-    shown = f"{_KEY} = {_RUN}{named}"
-    name, number = split_image_number(named)
-    try:
-        folder = find_run(runs, name)
-        result = replay(folder)
-    except (RunNotFoundError, OSError) as error:
-        raise InputImageError(f"{shown}: {error}", key=_KEY) from error
-    images = list(_final_images(result, number, shown))
-    paths = [folder / image.path for image in images]
-    wrong = [
-        f"{path}: {why}"
-        for path, image in zip(paths, images, strict=True)
-        if (why := check_file(folder, image.path, image.sha256)) is not None
-    ]
-    if wrong:
-        raise InputImageError(f"{_KEY} = {'; '.join(wrong)}", key=_KEY)
-    found = inspect_images(paths, inputs, key=_KEY, named=shown, keep_refused=False)
-    whole = [
-        msgspec.structs.replace(one, parent_run_id=result.run_id, seed=image.seed)
-        for one, image in zip(found, images, strict=True)
-    ]
-    return msgspec.structs.replace(config, inputs=tuple(whole))
-
-
-def _final_images(
-    result: PipelineRunResult, number: int | None, shown: str
-) -> Iterable[FinishedImage]:
-    gaps = {gap.image_index for gap in result.missing}
-    final = [image for image in result.images if image.image_index not in gaps]
-    if not final:
-        raise InputImageError(f"{shown}: run {result.run_id} has finished no image", key=_KEY)
-    if number is None:
-        return final
-    chosen = [image for image in final if image.image_index == number - 1]
-    if not chosen:
-        raise InputImageError(f"{shown}: {why_no_image(result, number)}", key=_KEY)
-    return chosen
+def _still_found(found: Mapping[str, Any], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was found, without what these values may change."""
+    if not found:
+        return found
+    changed = {"drawn_prompts"}
+    for key in values:
+        first, _, rest = key.partition(".")
+        if first in ("prompts", "dynamic_prompts", "wildcards"):
+            changed.add("prompt_source")
+        elif first in ("input_image", "input_image_path"):
+            changed |= {"inputs", "input_notes", "masks"}
+        elif first == "server" and rest in ("", "ca_bundle"):
+            changed.add("ca_bundle")
+        elif rest in ("", "mask"):
+            changed |= {"mask", "masks"}
+    return {name: value for name, value in found.items() if name not in changed}

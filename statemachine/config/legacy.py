@@ -123,7 +123,12 @@ def is_flat_key_used(key: str | None, merged: Mapping[str, Any]) -> bool:
 def without_overridden(
     lower: Mapping[str, Any], upper: Mapping[str, Any], both: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """``lower`` without what a key of the other form in ``upper`` sets; ``both`` are merged."""
+    """``lower`` without what a key of the other form in ``upper`` sets; ``both`` are merged.
+
+    What it holds may be shared with ``lower``.
+    """
+    if (lower.keys() | upper.keys()).isdisjoint({*_paths(), "prompts"}):
+        return dict(lower)
     left = deepcopy(dict(lower))
     for key, path in _paths().items():
         *tables, name = _resolved_path(path, both)
@@ -139,6 +144,12 @@ def without_overridden(
         if key in upper and rival not in upper and not _lacks_prompt(rows):
             left.pop(rival, None)
     return left
+
+
+def nested_key(key: str, document: Mapping[str, Any]) -> str:
+    """The key itself, or the nested one that a flat key stands for in ``document``."""
+    path = _paths().get(key)
+    return key if path is None else ".".join(_resolved_path(path, document))
 
 
 def _lacks_prompt(rows: Any) -> bool:

@@ -24,6 +24,9 @@ from ..variants.prompt_files import PromptRow
 from ..variants.prompts import DrawnPrompts, PromptSource
 from .validation import SECRET
 
+SWEEP = "sweep"
+"""The table of a configuration that makes a group of runs."""
+
 
 class OnImageError(StrEnum):
     """What a run does after an image that failed for good."""
@@ -80,6 +83,32 @@ class ServerTable(
     ca_bundle: str | None = None
 
 
+class AxisTable(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """``[[sweep.axes]]``: a ``key`` with its values, or ``keys`` that move together.
+
+    ``values`` may be one text, which is read like that of ``--vary``: "4..9:0.5".
+    """
+
+    key: str | None = None
+    keys: tuple[str, ...] | None = None
+    values: str | tuple[Any, ...] = ()
+
+
+class SweepTable(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """``[sweep]``: the product of its axes; with ``random``, so many drawn from it.
+
+    ``seed`` is that of the draw.
+    """
+
+    random: Count | None = None
+    seed: Seed | None = None
+    axes: tuple[AxisTable, ...] = ()
+
+
 class RunTables(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
@@ -107,6 +136,7 @@ class RunTables(
     metadata: Mapping[str, Any] = {}
     run: RunTable = RunTable()
     server: ServerTable = ServerTable()
+    sweep: SweepTable | None = None
 
 
 class InputImage(ImageFacts, frozen=True, kw_only=True):

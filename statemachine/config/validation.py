@@ -102,10 +102,15 @@ def as_error(errors: Iterable[FieldError], source: Source) -> InvalidStagePlanEr
         parts = str(one.key).split(".")
         if any(".".join(parts[: place + 1]) in kept for place in range(len(parts))):
             continue
-        start = source if isinstance(source, str) else source(one)
+        start = source_of(source, one)
         message = f"{start}: {one.message}" if start else one.message
         kept[str(one.key)] = msgspec.structs.replace(one, message=message)
     return InvalidStagePlanError(errors=kept.values())
+
+
+def source_of(source: Source, error: FieldError) -> str:
+    """Where the value of an error comes from; "" if that is not known."""
+    return source if isinstance(source, str) else source(error)
 
 
 class _Checker:
@@ -269,8 +274,9 @@ def _options(base: Any) -> Iterator[Any]:
         yield from (True, False, *(one for part in get_args(base) for one in _options(part)))
 
 
+@cache
 def _base_of(hint: Any) -> tuple[Any, bool]:
-    """The type in a field's type, and whether it may be null."""
+    """The type in a field's type, and whether it may be null. Cached: half of all checking."""
     if get_origin(hint) is Annotated:
         return _base_of(get_args(hint)[0])
     if get_origin(hint) not in (Union, UnionType):

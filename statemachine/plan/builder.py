@@ -12,7 +12,7 @@ import msgspec
 
 from ...events.log.format import MAX_BODY_BYTES
 from ...events.model import InputRecord, OriginalFile
-from ..config.document import check_config, parse_document
+from ..config.document import check_config, parse_document, refuse_sweep
 from ..config.prompts import draw_prompts, template_warnings
 from ..config.resolution import (
     Resolution,
@@ -23,7 +23,7 @@ from ..config.resolution import (
     input_count,
     resolve_stages,
 )
-from ..config.schema import Conflict, InputImage, RunConfig
+from ..config.schema import SWEEP, Conflict, InputImage, RunConfig
 from ..errors import InvalidStagePlanError
 from .plan import PER_IMAGE, StageExecution, StageExecutionPlan
 from .sampler_conflicts import sampler_conflicts
@@ -38,8 +38,10 @@ def build_stage_execution_plan(config: RunConfig | Mapping[str, Any]) -> StageEx
     """The plan of ``config`` (or of a document with its keys): stages in canonical order.
 
     Raises InvalidStagePlanError with all errors, each naming the key at fault. Flat and nested
-    keys that disagree are listed in the plan's ``conflicts`` instead.
+    keys that disagree are listed in the plan's ``conflicts`` instead. Raises ConfigurationError for
+    a configuration with a sweep, which makes a plan for each variant.
     """
+    refuse_sweep(config.sweep if isinstance(config, RunConfig) else config.get(SWEEP))
     parsed = config if isinstance(config, RunConfig) else parse_document(config)
     checked = draw_prompts(check_config(parsed))
     plan = _make_plan(checked, resolve_stages(checked))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,7 @@ from ...events.log.storage import Storage
 from ...events.model import CancelMode, ImagePrompt, RunState
 from ...events.origins import prompt_texts
 from ...events.result import PipelineRunResult
-from ..config.inputs import resolve_config
-from ..config.schema import RunConfig
+from ..config.inputs import AnyConfig, resolve_config
 from ..errors import ConfigurationError, ControllerBusyError
 from ..files.recorded_files import OnFile
 from ..files.run_folder import find_run
@@ -40,8 +39,6 @@ from .runner import PipelineRunner
 from .stage_run import OpenRun
 
 _logger = logging.getLogger("stagewright.controller")
-
-AnyConfig = RunConfig | Mapping[str, Any] | Path
 
 
 class RunHandle:

@@ -91,5 +91,10 @@ class AdetailerConfig(SampledConfig, frozen=True, kw_only=True):
     def sampling_passes(self) -> tuple[int, ...]:
         return tuple(one.steps or self.steps or 0 for one in self.passes)
 
+    def checkpoints(self) -> Iterator[str | None]:
+        """The server loads the stage's own for each image, also where every pass has another."""
+        yield self.model
+        yield from (one.checkpoint or self.model for one in self.passes)
+
     def metadata(self) -> Mapping[str, Any]:
         return {"passes": [one.model for one in self.passes]}

@@ -83,6 +83,9 @@ class SampledConfig(StageConfig, frozen=True, kw_only=True):
                 reason = f"has a key of its own: set {name}.{key} instead"
                 yield field_error(f"{name}.override_settings.{option}", reason)
 
+    def checkpoints(self) -> Iterator[str | None]:
+        yield self.model
+
     def warnings(self, given: Self) -> Iterator[str]:
         yield from super().warnings(given)
         if self.cfg_scale == 1 and self.negative_prompt:
@@ -121,6 +124,11 @@ class GeneratingConfig(SampledConfig, frozen=True, kw_only=True):
         config = super().resolve(inherited, model_size)
         batch_size = 1 if config.batch_size and config.subseed_strength else config.batch_size
         return msgspec.structs.replace(config, batch_size=batch_size)
+
+    def checkpoints(self) -> Iterator[str | None]:
+        yield from super().checkpoints()
+        if self.refiner is not None:
+            yield self.refiner.model
 
     def warnings(self, given: Self) -> Iterator[str]:
         yield from super().warnings(given)

@@ -146,6 +146,13 @@ class StageConfig(Table, frozen=True, kw_only=True):
             return _UNSAMPLED_WEIGHT
         return sum(passes) if all(passes) else 0
 
+    def checkpoints(self) -> Iterable[str | None]:
+        """The checkpoints that each of its requests loads, in order.
+
+        None is the one that is loaded before. A stage without a model loads none.
+        """
+        return ()
+
     def metadata(self) -> Mapping[str, Any]:
         """What StageStart records of the stage, by name; what is None is left out."""
         return {name: getattr(self, name) for name in self.recorded}

@@ -95,6 +95,21 @@ class Txt2ImgConfig(GeneratingConfig, frozen=True, kw_only=True):
         own, hires = self.steps or 0, self.hires
         return (own, hires.steps or own) if hires and hires.enabled else (own,)
 
+    def checkpoints(self) -> Iterator[str | None]:
+        """Those of the first pass, then those of the second; the refiner acts where it says."""
+        if self.hires is None:
+            yield from super().checkpoints()
+            return
+        refiner, acts_in = (
+            (self.refiner.model, self.refiner.acts_in) if self.refiner else (None, None)
+        )
+        yield self.model
+        if acts_in in ("first", "both"):
+            yield refiner
+        yield self.hires.model or self.model
+        if acts_in in ("second", "both"):
+            yield refiner
+
     def size_after(self, size: Dimensions | None) -> NextSize:
         stated = self.model_size(size)
         return NextSize(stated) if self.hires is None else self.hires.size_after(stated)
