@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,7 +20,10 @@ from stagewright.adapters.cli.sweep_table import (
 )
 from stagewright.adapters.projections.durations import Estimate, RecordedDurations
 from stagewright.events.groups.model import SweepAxis
-from stagewright.statemachine import StageExecutionPlan, build_stage_execution_plan
+from stagewright.events.model import Durability
+from stagewright.statemachine import GroupPlan, build_stage_execution_plan
+from stagewright.statemachine.config.schema import ServerTable
+from stagewright.statemachine.groups.planning import PlannedVariant
 
 from .support import document
 
@@ -28,39 +31,34 @@ URL = "http://127.0.0.1:7860"
 SMALL = build_stage_execution_plan(document())
 
 
-class Variant(NamedTuple):
-    """A variant as the planning of groups gives it."""
-
-    variant_index: int
-    values: Mapping[str, Any]
-    total_images: int
-    total_steps: int
-    plan: StageExecutionPlan
-
-
-class Plan(NamedTuple):
-    """The plan of a group, likewise."""
-
-    axes: tuple[SweepAxis, ...]
-    variants: tuple[Variant, ...]
-    checkpoint_changes: int
-    total_images: int
-    total_steps: int
-    warnings: tuple[str, ...]
-
-
-def plan_of(axes: Mapping[str, Sequence[Any]], warnings: tuple[str, ...] = ()) -> Plan:
+def plan_of(axes: Mapping[str, Sequence[Any]], warnings: tuple[str, ...] = ()) -> GroupPlan:
     """A plan whose axes move together; each variant makes 2 images with 180 steps."""
     rows = list(zip(*axes.values(), strict=True))
+    one = msgspec.structs.replace(SMALL, total_images=2, total_steps=180)
     variants = tuple(
-        Variant(index, dict(zip(axes, row, strict=True)), 2, 180, SMALL)
+        PlannedVariant(index, dict(zip(axes, row, strict=True)), one, 0)
         for index, row in enumerate(rows)
     )
-    one = SweepAxis(keys=tuple(axes), values=tuple(map(list, rows)))
-    return Plan((one,), variants, 1, 2 * len(rows), 180 * len(rows), warnings)
+    return GroupPlan(
+        document={},
+        name=None,
+        axes=(SweepAxis(keys=tuple(axes), values=tuple(map(list, rows))),),
+        random=None,
+        random_seed=None,
+        seed=1,
+        variants=variants,
+        found=(),
+        union=one,
+        prompts=(),
+        server=ServerTable(),
+        preflight=True,
+        durability=Durability.CHECKPOINT,
+        checkpoint_changes=1,
+        warnings=warnings,
+    )
 
 
-def estimates_of(plan: Plan, seconds: float | None) -> SweepEstimates:
+def estimates_of(plan: GroupPlan, seconds: float | None) -> SweepEstimates:
     whole = (
         None if seconds is None else Estimate(seconds * len(plan.variants), frozenset("1234567"))
     )
@@ -68,7 +66,7 @@ def estimates_of(plan: Plan, seconds: float | None) -> SweepEstimates:
 
 
 def lines_of(
-    plan: Plan, seconds: float | None = None, *, width: int = 80, most: int | None = None
+    plan: GroupPlan, seconds: float | None = None, *, width: int = 80, most: int | None = None
 ) -> list[str]:
     found = sweep_lines(plan, estimates_of(plan, seconds), URL, width, most)
     return [line.rstrip() for line in found]

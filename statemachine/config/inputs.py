@@ -11,7 +11,7 @@ import msgspec
 
 from ..errors import FieldError, show_value
 from ..ports import InputReader
-from ..variants.axes import VARY, axis_keys, value_place
+from ..variants.axes import VARY, axis_keys, rows_of, value_place
 from ..variants.sweep import Sweep
 from .document import (
     apply_overrides,
@@ -159,10 +159,11 @@ def _source_of_variant(
         keys = axis_keys(axis)
         if not any(f"{error.key}.".startswith(f"{key}.") for key in keys):
             continue
-        row = [values[key] for key in keys]
-        number = list(axis.values).index(row if axis.keys else row[0])
+        if place == VARY:
+            return VARY
+        number = list(rows_of(axis)).index(tuple(values[key] for key in keys))
+        origin = source_of(base, msgspec.structs.replace(error, key=place))
         where = value_place(axis, place, number)
-        origin = "" if place == VARY else source_of(base, msgspec.structs.replace(error, key=place))
         return f"{origin}: {where}" if origin else where
     shown = ", ".join(f"{key} = {show_value(value)}" for key, value in values.items())
     origin = source_of(base, error)

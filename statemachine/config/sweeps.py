@@ -15,8 +15,10 @@ from ..variants.axes import (
     VARY,
     VariedAxis,
     axis_errors,
+    key_place,
     read_values,
     read_vary,
+    repetition_errors,
     rows_of,
     value_place,
     vary_error,
@@ -66,8 +68,9 @@ def sweep_of(
         errors.append(field_error("sweep.axes", "is missing: a sweep needs an axis, or --vary"))
     errors += [*wrong, *_key_errors(axes, document)]
     for one in axes:
-        found = list(axis_errors(one.axis, one.place))
-        errors += found or islice(_value_errors(one), _MOST_ERRORS)
+        lacking = list(axis_errors(one.axis, one.place))
+        errors += lacking or islice(_value_errors(one), _MOST_ERRORS)
+        errors += [] if lacking else repetition_errors(one.axis, one.place)
     if errors:
         raise as_error(errors, partial(_source, document))
     return Sweep(
@@ -141,7 +144,7 @@ def _key_errors(axes: Sequence[VariedAxis], document: ConfigDocument) -> Iterato
     for one in axes:
         for key in one.keys:
             path = nested_key(key, document.document)
-            where = f"{VARY} {key}" if one.place == VARY else f"{one.place}.key"
+            where = key_place(one.axis, one.place, key)
             shown = None if one.place == VARY else key
             for typed, other in fixed.items():
                 is_whole = typed in _FIXED and _is_within(path, other)
@@ -161,19 +164,21 @@ def _is_within(path: str, above: str) -> bool:
 
 def _value_errors(varied: VariedAxis) -> Iterator[FieldError]:
     """What is wrong with values on their own; an unknown key is reported once."""
-    unknown: set[str] = set()
+    unknown: set[str | None] = set()
     for number, row in enumerate(rows_of(varied.axis)):
-        where = value_place(varied.axis, varied.place, number)
         for key, value in zip(varied.keys, row, strict=True):
             for error in _errors_at(key, value):
+                where = value_place(varied.axis, varied.place, number)
                 if error.reason == UNKNOWN_KEY:
                     if error.key in unknown:
                         continue
-                    unknown.add(str(error.key))
-                # Each has a key of its own, as only one error of a key is kept.
-                at = f"{where}.{number}" if varied.place == VARY else where
-                message = f"{where}: {error.message}"
-                yield msgspec.structs.replace(error, key=at, message=message)
+                    unknown.add(error.key)
+                    where = key_place(varied.axis, varied.place, key)
+                elif varied.place == VARY:
+                    where += f" {number}"  # as only one error of a key is kept
+                shown = VARY if varied.place == VARY else where
+                message = f"{shown}: {error.message}"
+                yield msgspec.structs.replace(error, key=where, message=message)
 
 
 def _errors_at(key: str, value: Any) -> Iterator[FieldError]:

@@ -110,7 +110,7 @@ def zip_axes(axes: Sequence[VariedAxis]) -> VariedAxis:
 
 
 def axis_errors(axis: SweepAxis, place: str) -> Iterator[FieldError]:
-    """What is wrong with an axis on its own; ``place`` is its key in the configuration."""
+    """What an axis lacks; ``place`` is its key in the configuration, or ``--vary``."""
     if axis.key is not None and axis.keys is not None:
         yield field_error(f"{place}.keys", f"and {place}.key exclude each other: set one of them")
         return
@@ -126,9 +126,17 @@ def axis_errors(axis: SweepAxis, place: str) -> Iterator[FieldError]:
     elif axis.keys and (wrong := _first_of_other_length(axis)) is not None:
         reason = f"must be a list of {len(keys)} values, one for each of {', '.join(keys)}"
         yield field_error(value_place(axis, place, wrong), reason, axis.values[wrong])
-    elif (again := _first_repeated(axis.values)) is not None:
-        reason = "repeats a value of the axis"
-        yield field_error(value_place(axis, place, again), reason, axis.values[again])
+
+
+def repetition_errors(axis: SweepAxis, place: str) -> Iterator[FieldError]:
+    """The first value of an axis that would make the same variants as one before it."""
+    seen: set[str] = set()
+    for number, value in enumerate(axis.values):
+        if (identity := _identity(value)) in seen:
+            reason = "repeats a value of the axis"
+            yield field_error(value_place(axis, place, number), reason, value)
+            return
+        seen.add(identity)
 
 
 def vary_error(key: str, reason: str) -> FieldError:
@@ -143,6 +151,13 @@ def value_place(axis: SweepAxis, place: str, number: int | None = None) -> str:
     return f"{place}.values" if number is None else f"{place}.values.{number}"
 
 
+def key_place(axis: SweepAxis, place: str, key: str) -> str:
+    """Where a key of an axis is written, for a message."""
+    if place == VARY:
+        return f"{VARY} {key}"
+    return f"{place}.keys" if axis.keys else f"{place}.key"
+
+
 def _first_of_other_length(axis: SweepAxis) -> int | None:
     length = len(axis.keys or ())
     wrong = (
@@ -151,16 +166,6 @@ def _first_of_other_length(axis: SweepAxis) -> int | None:
         if not isinstance(value, list | tuple) or len(value) != length
     )
     return next(wrong, None)
-
-
-def _first_repeated(values: Sequence[Any]) -> int | None:
-    seen: set[str] = set()
-    for number, value in enumerate(values):
-        identity = _identity(value)
-        if identity in seen:
-            return number
-        seen.add(identity)
-    return None
 
 
 def _identity(value: Any) -> str:
