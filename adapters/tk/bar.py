@@ -102,17 +102,17 @@ class TkStatusBar(ttk.Frame):
             on_group=lambda event: self._take_group_event(controller, event),
         )
         if (run_id := controller.current_run_id) is not None:
+            opened = next(iterate(controller.runs / run_id))
+            if isinstance(opened, RunOpened) and opened.group_id is not None:
+                self._load_group(controller, opened.group_id)
             self._show_own(controller, run_id)
 
     def _show_own(self, controller: PipelineController, run_id: str) -> None:
         """Show a run of this process; an already shown run continues."""
         folder = controller.runs / run_id
         if self._folder is None or self._folder.resolve() != folder.resolve():
-            opened = next(iterate(folder))
-            group_id = opened.group_id if isinstance(opened, RunOpened) else None
-            if group_id is not None:
-                self._load_group(controller, group_id)
-            self._follow(folder, StatusBar() if group_id is None else self._group_model)
+            is_in_group = self._group_model.is_in_group(run_id)
+            self._follow(folder, self._group_model if is_in_group else StatusBar())
         self._model.expects_steps = True
         self._is_cancelling, self._notice = False, ""
 

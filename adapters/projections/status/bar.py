@@ -64,10 +64,15 @@ class StatusBar:
         """Add an event of the group; those of another group start it again."""
         with self._lock:
             group = self._fold_of(event.group_id)
+            group.take_event(event)
             if self._run is not None and not group.has_run(self._run.run_id):
                 self._run = None
-            group.take_event(event)
             self._config_error = ""
+
+    def is_in_group(self, run_id: str) -> bool:
+        """Whether this is a run of the group whose events were given last."""
+        with self._lock:
+            return self._group is not None and self._group.has_run(run_id)
 
     def take_step(self, progress: StepProgress) -> None:
         """Add the sampling step that a request has reached."""
