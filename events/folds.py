@@ -12,6 +12,7 @@ from .model import (
     CallCompleted,
     CallFailed,
     CallRequested,
+    CallReused,
     CancelMode,
     CancelRequested,
     ErrorDetail,
@@ -50,6 +51,8 @@ class StageFold:
         """Indexes of finished images without a StageImageProgress since they were made."""
         self.removed: set[int] = set()
         """Indexes of finished images whose files were removed on purpose."""
+        self.reused: set[int] = set()
+        """Indexes of finished images that were made before, by another run."""
         self.replaced: set[int] = set()
         """Image indexes that were finished more than once."""
         self.attempts: dict[int, int] = {}
@@ -73,6 +76,20 @@ class StageFold:
             self.replaced.add(index)
         self.finished[index] = seq
         self.removed.discard(index)
+        self.reused.discard(index)
+
+    def finish_all(self, event: CallCompleted | CallReused) -> None:
+        """Note the images of an answer, or of an answer that was reused."""
+        unchanged = event.info.get("changed") is False
+        for artifact in event.artifacts:
+            index = artifact.image_index
+            self.finish(index, event.seq)
+            self.unannounced.add(index)
+            self.failures.pop(index, None)
+            if unchanged:
+                self.unchanged.add(index)
+            else:
+                self.unchanged.discard(index)
 
     def invalidate(self, index: int) -> None:
         """Note that an image which was finished must be made again, so the stage has not ended."""
@@ -80,6 +97,7 @@ class StageFold:
         self.finished.pop(index, None)
         self.unannounced.discard(index)
         self.unchanged.discard(index)
+        self.reused.discard(index)
         self.replaced.add(index)
 
     def finished_in_order(self) -> list[tuple[int, int]]:
@@ -133,6 +151,7 @@ class Fold:
             StageStart: self._stage_start,
             CallRequested: self._call_requested,
             CallCompleted: self._call_completed,
+            CallReused: self._call_reused,
             CallFailed: self._call_failed,
             CancelRequested: self._cancel_requested,
             StageImageProgress: self._image_progress,
@@ -220,16 +239,14 @@ class Fold:
         stage.interrupted.discard(request.image_index)
         stage.maybe_interrupted.discard(request.image_index)
         stage.first_answer = stage.first_answer or (request.image_index, event.info)
-        unchanged = event.info.get("changed") is False
-        for artifact in event.artifacts:
-            index = artifact.image_index
-            stage.finish(index, event.seq)
-            stage.unannounced.add(index)
-            stage.failures.pop(index, None)
-            if unchanged:
-                stage.unchanged.add(index)
-            else:
-                stage.unchanged.discard(index)
+        stage.finish_all(event)
+
+    def _call_reused(self, event: CallReused) -> None:
+        stage = self.stages.get(event.stage_id)
+        if stage is not None:
+            self.epochs_without_progress = 0
+            stage.finish_all(event)
+            stage.reused.update(one.image_index for one in event.artifacts)
 
     def _call_failed(self, event: CallFailed) -> None:
         request = self._pending.pop(event.call_id, None)

@@ -160,7 +160,9 @@ class BackendDescription(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The backend that made the images: ``kind`` is ``embedded`` or a server's family.
 
     ``options`` are those of the server that change pixels and that every request of the run
-    carries; they are left out where the server's options are not known.
+    carries; they are left out where the server's options are not known. ``files`` are the hashes
+    that it reports, by kind and name (``model sd_xl_base_1.0``), of the files that the plan names;
+    a file without a reported hash is left out.
     """
 
     kind: str
@@ -168,6 +170,7 @@ class BackendDescription(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     product: str | None = None
     version: str | None = None
     options: Mapping[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    files: Mapping[str, str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -206,7 +209,8 @@ class RunOpened(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
     absolute path of ``server.ca_bundle``, where ``config`` has another. ``prompts`` are those of
     the images by index, left out where all have those of the top level; ``sources`` are the files
     that they came from. A run of a group has its ``group_id``, and the ``variant_index`` and
-    ``varied`` values (by key) of its variant.
+    ``varied`` values (by key) of its variant. A rerun has its ``parent_run_id``, and
+    ``parent_images``: the index there of each of its images.
     """
 
     config: Mapping[str, Any]
@@ -224,6 +228,8 @@ class RunOpened(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
     prompts: tuple[ImagePrompt, ...] | msgspec.UnsetType = msgspec.UNSET
     sources: tuple[SourceFile, ...] | msgspec.UnsetType = msgspec.UNSET
     varied: Mapping[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    parent_run_id: str | msgspec.UnsetType = msgspec.UNSET
+    parent_images: tuple[Index, ...] | msgspec.UnsetType = msgspec.UNSET
 
     barrier: ClassVar[bool] = True
 
@@ -272,6 +278,33 @@ class CallCompleted(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
     artifacts: tuple[Artifact, ...]
     info: Mapping[str, Any]
     duration_ms: float
+
+    barrier: ClassVar[bool] = True
+
+
+class ReuseOrigin(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The run that made an image, and its call, also across several reuses."""
+
+    run_id: str
+    call_id: str
+
+
+class CallReused(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
+    """The images of a request were made before, and their copies here are durable.
+
+    ``image_index`` is the first of them, ``info`` that of the answer then, ``origin`` (``from`` in
+    the log) the call that made them. ``inputs`` are ``source_sha256`` values. ``not_checked`` are
+    the files that the request names, of which no hash was reported then or now.
+    """
+
+    stage_id: str
+    image_index: Index
+    request_sha256: str
+    artifacts: tuple[Artifact, ...]
+    info: Mapping[str, Any]
+    origin: ReuseOrigin = msgspec.field(name="from")
+    inputs: tuple[str, ...] = ()
+    not_checked: tuple[str, ...] = ()
 
     barrier: ClassVar[bool] = True
 
@@ -395,6 +428,7 @@ EVENT_TYPES: tuple[type[StageEvent], ...] = (
     StageStart,
     CallRequested,
     CallCompleted,
+    CallReused,
     CallFailed,
     StageImageProgress,
     StageEnd,

@@ -12,6 +12,7 @@ from .log.timeline import FileTimeline, LazySequence, events_at
 from .model import (
     Artifact,
     CallCompleted,
+    CallReused,
     ErrorDetail,
     Outcome,
     RunState,
@@ -65,8 +66,8 @@ class FinishedImages(LazySequence[FinishedImage]):
 
 
 def artifact_in(event: StageEvent, image_index: int) -> Artifact:
-    """The image that a CallCompleted or StageImageProgress tells of."""
-    if isinstance(event, CallCompleted):
+    """The image that a CallCompleted, CallReused or StageImageProgress records."""
+    if isinstance(event, CallCompleted | CallReused):
         return next(a for a in event.artifacts if a.image_index == image_index)
     assert isinstance(event, StageImageProgress)
     return event.artifact

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
@@ -148,6 +149,44 @@ class PreparableBackend(Protocol):
 
     def release(self) -> None:
         """Release what was held for the run, which has ended."""
+        ...
+
+
+class FileHashes(Protocol):
+    """What a backend reports of the files that a stage names: models, VAEs, LoRAs, detectors.
+
+    A file is named by its kind and name (``model sd_xl_base_1.0``). Hashes of one file are equal
+    wherever they are reported; "" means that none is.
+    """
+
+    def reported(self, config: StageConfig) -> Mapping[str, str]:
+        """The present hash of each file that a resolved stage names."""
+        ...
+
+    def shown(self, config: StageConfig, info: Mapping[str, Any]) -> Mapping[str, str]:
+        """The hashes of such files that the ``info`` of an answer shows."""
+        ...
+
+
+@runtime_checkable
+class HashingBackend(Protocol):
+    """A backend that knows which files it uses, so that images made before can be trusted."""
+
+    @property
+    def file_hashes(self) -> FileHashes:
+        """The hashes of files, once the backend has been prepared for a run."""
+        ...
+
+
+class ReuseIndex(Protocol):
+    """Says in which runs a request was answered; what it says is proved before it is used."""
+
+    def refresh(self) -> None:
+        """Take into account what runs have recorded until now. Never fails."""
+        ...
+
+    def find(self, request_sha256: str) -> Sequence[Path]:
+        """The folders of runs that may have an answer to a request, newest first."""
         ...
 
 

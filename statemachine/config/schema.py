@@ -47,15 +47,28 @@ class RetryKind(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+class Reuse(StrEnum):
+    """Whose images a run may use again instead of making equal ones."""
+
+    GROUP = "group"
+    ALL = "all"
+    NONE = "none"
+
+
 class RunTable(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
-    """``[run]``; with ``learning`` false the run leaves no learning record."""
+    """``[run]``; with ``learning`` false the run leaves no learning record.
+
+    ``reuse`` says whose images are used again: those of the run's own group and of the run that it
+    repeats (``group``), of any run (``all``), or of none.
+    """
 
     on_image_error: OnImageError = OnImageError.STOP
     durability: Durability = Durability.CHECKPOINT
     preflight: bool = True
     learning: bool = True
+    reuse: Reuse = Reuse.GROUP
 
 
 class ServerTable(

@@ -19,6 +19,7 @@ from ...events.model import (
     BackendDescription,
     CallCompleted,
     CallRequested,
+    CallReused,
     RunState,
     StageEvent,
 )
@@ -248,6 +249,8 @@ def _made_from(
                 pending[event.call_id] = event.inputs[0]
         elif isinstance(event, CallCompleted) and event.call_id in pending:
             found[event.seq] = pending.pop(event.call_id)
+        elif isinstance(event, CallReused) and event.inputs and event.image_index in suspects:
+            found[event.seq] = event.inputs[0]
     return found
 
 

@@ -1,0 +1,208 @@
+"""Images that were made before: found, proved to be the same request, and copied."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ...events.errors import LogCorruptError, RunNotFoundError
+from ...events.log.reader import read_log
+from ...events.log.timeline import FileTimeline
+from ...events.model import (
+    Artifact,
+    BackendDescription,
+    CallCompleted,
+    CallRequested,
+    CallReused,
+    ImagesRemoved,
+    ReuseOrigin,
+    RunOpened,
+    RunResumed,
+    StageEvent,
+)
+from ..config.schema import Reuse
+from ..ports import FileHashes, ReuseIndex
+from ..stages.stage import StageConfig
+
+_RUNS_KEPT = 64
+"""Runs whose calls are kept in mind: a variant usually reuses images of few others."""
+
+
+class RunIdentity(NamedTuple):
+    """The run that looks for images: its group and its parent, and what it works with."""
+
+    run_id: str
+    group_id: str | None
+    parent_run_id: str | None
+    backend: BackendDescription
+
+
+class EarlierAnswer(NamedTuple):
+    """An answer to an equal request: its images, in the run folder ``folder``."""
+
+    folder: Path
+    artifacts: tuple[Artifact, ...]
+    info: Mapping[str, Any]
+    origin: ReuseOrigin
+    not_checked: tuple[str, ...] = ()
+
+
+class EarlierImages:
+    """Finds answers to equal requests in other runs. Safe from any thread.
+
+    What ``index`` says is proved by the log of the run that it names.
+    """
+
+    def __init__(
+        self, run: RunIdentity, mode: Reuse, index: ReuseIndex, hashes: FileHashes
+    ) -> None:
+        self._run = run
+        self._mode = mode
+        self._index = index
+        self._hashes = hashes
+        self._lock = threading.Lock()
+        self._known: OrderedDict[Path, _EarlierRun | None] = OrderedDict()
+
+    def find(self, request_sha256: str, config: StageConfig) -> Iterator[EarlierAnswer]:
+        """The answers to equal requests that may be used, the most likely first.
+
+        Whether their files are still there is not known.
+        """
+        with self._lock:
+            for folder in self._index.find(request_sha256):
+                run = self._read(folder)
+                if run is None or run.opened.run_id == self._run.run_id:
+                    continue
+                found = run.answer(request_sha256)
+                if found is None:
+                    continue
+                comparison = self.compare(run, found, config)
+                if not comparison.refusal:
+                    yield found.answer._replace(not_checked=comparison.not_checked)
+
+    def compare(self, run: _EarlierRun, found: _Found, config: StageConfig) -> Comparison:
+        """Whether an answer was made under the same conditions as one would be now."""
+        now, then = self._run.backend, found.backend
+        is_near = self._is_near(run.opened)
+        if not is_near and self._mode is not Reuse.ALL:
+            return Comparison("it is of another group")
+        for name in ("kind", "product", "version"):
+            if getattr(now, name) != getattr(then, name):
+                return Comparison(f"{name} {getattr(then, name)} -> {getattr(now, name)}")
+        if now.options != then.options:
+            return Comparison("options of the server have changed")
+        if then.options is msgspec.UNSET and not is_near:
+            return Comparison("the options of the server were not recorded")
+        return self._compare_files(found, config, is_near=is_near)
+
+    def _compare_files(self, found: _Found, config: StageConfig, *, is_near: bool) -> Comparison:
+        then = {**(found.backend.files or {}), **self._hashes.shown(config, found.answer.info)}
+        open_names = []
+        for name, hash_now in self._hashes.reported(config).items():
+            hash_then = then.get(name, "")
+            if not hash_now or not hash_then:
+                open_names.append(name)
+            elif hash_now != hash_then:
+                return Comparison(f"{name} has changed ({hash_then} -> {hash_now})")
+        if open_names and not (is_near and self._run.backend.url == found.backend.url):
+            return Comparison(f"no hash is reported of {', '.join(open_names)}")
+        return Comparison("", tuple(open_names))
+
+    def _is_near(self, opened: RunOpened) -> bool:
+        same_group = self._run.group_id is not None and opened.group_id == self._run.group_id
+        return same_group or opened.run_id == self._run.parent_run_id
+
+    def _read(self, folder: Path) -> _EarlierRun | None:
+        if folder in self._known:
+            self._known.move_to_end(folder)
+            return self._known[folder]
+        try:
+            run = _EarlierRun.read(folder)
+        except (LogCorruptError, RunNotFoundError, OSError):
+            run = None  # nothing of it can be proved
+        self._known[folder] = run
+        if len(self._known) > _RUNS_KEPT:
+            self._known.popitem(last=False)
+        return run
+
+
+class Comparison(NamedTuple):
+    """Why an answer cannot be used, "" if it can; and the files whose hashes are not known."""
+
+    refusal: str
+    not_checked: tuple[str, ...] = ()
+
+
+class _Found(NamedTuple):
+    answer: EarlierAnswer
+    backend: BackendDescription
+
+
+class _EarlierRun:
+    """The answered requests of a run, as its log has them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._opened: RunOpened | None = None
+        self._timeline: FileTimeline | None = None
+        self._pending: dict[str, str] = {}
+        self._backend: BackendDescription | None = None
+        self._answers: dict[str, tuple[int, BackendDescription]] = {}
+        """By the digest of a request, the number of its last answer, and what made it."""
+        self._removed: set[str] = set()
+
+    @classmethod
+    def read(cls, folder: Path) -> _EarlierRun:
+        """Raises LogCorruptError, RunNotFoundError, OSError."""
+        run = cls(folder)
+        run._timeline = read_log(folder, run._take_all)
+        return run
+
+    @property
+    def opened(self) -> RunOpened:
+        """The run's first event."""
+        assert self._opened is not None
+        return self._opened
+
+    def answer(self, request_sha256: str) -> _Found | None:
+        """The last answer to a request, if the log has one and its images were not removed."""
+        if request_sha256 not in self._answers or self._timeline is None:
+            return None
+        seq, backend = self._answers[request_sha256]
+        event = self._timeline[seq]
+        if isinstance(event, CallCompleted):
+            origin = ReuseOrigin(run_id=event.run_id, call_id=event.call_id)
+        elif isinstance(event, CallReused):
+            origin = event.origin
+        else:
+            return None
+        if not self._removed.isdisjoint(one.path for one in event.artifacts):
+            return None
+        return _Found(EarlierAnswer(self.folder, event.artifacts, event.info, origin), backend)
+
+    def _take_all(self, events: Any) -> None:
+        for event in events:
+            self._take(event)
+
+    def _take(self, event: StageEvent) -> None:
+        match event:
+            case RunOpened():
+                self._opened, self._backend = event, event.backend
+            case RunResumed():
+                self._backend = event.backend
+            case CallRequested():
+                self._pending[event.call_id] = event.request_sha256
+            case CallCompleted():
+                digest = self._pending.pop(event.call_id, None)
+                if digest is not None and self._backend is not None:
+                    self._answers[digest] = (event.seq, self._backend)
+            case CallReused():
+                if self._backend is not None:
+                    self._answers[event.request_sha256] = (event.seq, self._backend)
+            case ImagesRemoved():
+                self._removed.update(one.path for one in event.artifacts)
