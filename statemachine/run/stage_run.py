@@ -61,7 +61,7 @@ class StageFailedError(Exception):
 class StageRun:
     """Runs one stage once, with a thread for each request that the backend serves at once.
 
-    A thread sends its next request only when the images of the one before are durable and
+    Images that ``earlier`` runs made of equal requests are copied. A thread sends its next request only when the images of the one before are durable and
     recorded. Images whose source an earlier stage has not made are left out.
     """
 
@@ -73,6 +73,7 @@ class StageRun:
     token: CancelToken
     clock: Clock
     look_for_cancel: Callable[[], None]
+    earlier: EarlierImages | None = None
     # Guards the three below; no other lock is taken while it is held.
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _spans: Iterator[range] = field(default_factory=lambda: iter(()), init=False)
@@ -181,6 +182,8 @@ class StageRun:
         if ``on_image_error`` is STOP, and every error of the log.
         """
         stage_id, server = self.stage.stage_id, self.open_run.settings.server
+        if self._reuse(span):
+            return
         tried = waits = 0
         while not self.token.stopping:
             attempt = self.journal.fold.stages[stage_id].attempts.get(span.start) or 0
@@ -252,6 +255,42 @@ class StageRun:
             duration_ms=self.clock.monotonic_ms() - began,
         )
 
+    def _reuse(self, span: range) -> bool:
+        """Copy the images of an equal request that another run made; whether there were any.
+
+        Raises LogWriteError.
+        """
+        if self.earlier is None or any(self._status.is_valid(self.stage, one) for one in span):
+            return False
+        stage = for_image(self.stage, span.start, self.journal.opened)
+        digests = self._digests(span.start)
+        request_sha256 = span_digest(stage, span, self.journal.opened, digests)
+        for found in self.earlier.find(request_sha256, stage.config):
+            if len(found.artifacts) != len(span):
+                continue
+            try:
+                written = self.files.copy(found.folder, found.artifacts, self._places(span))
+            except OSError:
+                continue  # its files are gone, or are not what was recorded
+            artifacts = self.files.place(written)
+            self._records.reused_images(
+                artifacts, request_sha256=request_sha256, inputs=digests.inputs, found=found
+            )
+            return True
+        return False
+
+    def _digests(self, image_index: int) -> SourceDigests:
+        """The digests of what an image is made from, as the log has them."""
+        opened, source_id = self.journal.opened, self.stage.input_source
+        scripts = {
+            one.path: one.source_sha256 for one in script_image_records(self.stage, opened)
+        }
+        if source_id == "prompt":
+            return SourceDigests((), None, scripts)
+        record, mask = input_records(self.stage, image_index, self._plan, opened)
+        source = record or self._status.artifact(source_id, image_index)
+        return SourceDigests((source.source_sha256,), mask and mask.source_sha256, scripts)
+
     def _sources(self, image_index: int) -> Sources:
         """Raises InputImageError for a file that is not what was recorded."""
         opened, source_id = self.journal.opened, self.stage.input_source
@@ -266,10 +305,10 @@ class StageRun:
             image = self.files.load(self._status.artifact(source_id, image_index))
         return Sources((image,), self.files.load_input(mask) if mask else None, of_scripts)
 
-    def _origin(self, request: GenerateRequest, image_index: int) -> ImageOrigin:
+    def _origin(self, image_index: int) -> ImageOrigin:
         """A stage that takes no seed keeps the seed that made its source."""
         record, source_id = input_of(self.journal.opened, image_index), self.stage.input_source
-        seed = request.seed + image_index - request.image_index
+        seed = request_seed(self.stage.config, image_index, self.journal.opened)
         takes_seed = self._plan.prompts == PER_IMAGE and self.stage.config.inherits("seed")
         if self.stage.config.seed is None and not takes_seed:
             if source_id == "file":
@@ -281,9 +320,8 @@ class StageRun:
     def _keep(self, answer: GenerateAnswer, request: GenerateRequest) -> tuple[Artifact, ...]:
         """Put the images on disk, all of them or none. Raises BackendError, LogWriteError."""
         try:
-            origins = [
-                self._origin(request, request.image_index + place) for place in range(request.count)
-            ]
+            span = range(request.image_index, request.image_index + request.count)
+            origins = [self._origin(index) for index in span]
             written = self.files.write(answer.images, request, origins)
         except BackendAnswerError as error:
             where = f"{self.backend.description.url or ''}{answer.endpoint}"
