@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .errors import PreflightError as PreflightError
     from .errors import ResumeRefusedError as ResumeRefusedError
     from .errors import StageConflictError as StageConflictError
+    from .groups.planning import GroupPlan as GroupPlan
+    from .groups.result import GroupResult as GroupResult
     from .lifecycle import RunLifecycle as RunLifecycle
     from .plan.builder import build_stage_execution_plan as build_stage_execution_plan
     from .plan.plan import StageExecution as StageExecution
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
     from .ports import SourceImage as SourceImage
     from .run.cancel import CancelToken as CancelToken
     from .run.controller import PipelineController as PipelineController
-    from .run.controller import RunHandle as RunHandle
+    from .run.handle import GroupHandle as GroupHandle
+    from .run.handle import RunHandle as RunHandle
     from .run.runner import PipelineRunner as PipelineRunner
     from .stages.registry import register_stage as register_stage
     from .stages.stage import StageConfig as StageConfig
@@ -56,6 +59,8 @@ __getattr__, __dir__ = lazy_names(
             "InvalidStagePlanError", "InvalidTransitionError", "MissingImagesError",
             "PreflightError", "ResumeRefusedError", "StageConflictError",
         ],
+        "groups.planning": ["GroupPlan"],
+        "groups.result": ["GroupResult"],
         "lifecycle": ["RunLifecycle"],
         "config.inputs": ["load_config"],
         "plan.plan": ["StageExecution", "StageExecutionPlan"],
@@ -64,7 +69,8 @@ __getattr__, __dir__ = lazy_names(
             "InputReader", "SourceImage", "StepProgress",
         ],
         "run.cancel": ["CancelToken"],
-        "run.controller": ["PipelineController", "RunHandle"],
+        "run.controller": ["PipelineController"],
+        "run.handle": ["GroupHandle", "RunHandle"],
         "run.runner": ["PipelineRunner"],
         "stages.registry": ["register_stage"],
         "stages.stage": ["StageConfig"],

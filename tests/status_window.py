@@ -23,6 +23,7 @@ from typing import Any
 
 from stagewright.adapters import open_controller
 from stagewright.adapters.tk import TkLoop, TkStatusBar
+from stagewright.adapters.tk.group_bar import GroupBar
 from stagewright.events import StagewrightError
 
 
@@ -118,6 +119,9 @@ class Window:
         for one in parts(self.bars[bar]):
             if isinstance(one, ttk.Button):
                 seen["button"] = (str(one["text"]), str(one["state"]))
+            elif isinstance(one, ttk.Progressbar) and isinstance(one.master, GroupBar):
+                if one.winfo_ismapped():
+                    seen["group_value"], seen["group_bar"] = float(one["value"]), place_of(one)
             elif isinstance(one, ttk.Progressbar):
                 seen["value"], seen["mode"] = float(one["value"]), str(one["mode"])
                 seen["bar"] = place_of(one)

@@ -25,7 +25,7 @@ from stagewright.events import (
 )
 from stagewright.statemachine.errors import PreflightError
 from stagewright.statemachine.resume.verify import verify_run
-from stagewright.statemachine.run.controller import RunHandle
+from stagewright.statemachine.run.handle import RunHandle
 
 from . import webui_faults as faults
 from .command_line import SMALL, stagewright, until, write_config

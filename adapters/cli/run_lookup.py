@@ -9,6 +9,8 @@ from ...events.errors import RunNotFoundError
 from ...events.folds import replay
 from ...statemachine.config.input_files import IMAGE_SUFFIXES
 from ...statemachine.files import run_folder
+from ...statemachine.groups import folder
+from ...statemachine.groups.folder import RunOrGroup
 from .statuses import EXIT_COMPLETED, print_error
 
 
@@ -23,6 +25,14 @@ def find_runs(runs: Path, names: Iterable[str]) -> list[Path]:
         runs, lambda error: print_error(f"skipped: {error}", EXIT_COMPLETED)
     )
     return [finder.find(name) for name in names]
+
+
+def find_run_or_group(runs: Path, name: str) -> RunOrGroup:
+    """The folder of a run or of a group; a note names each run that ``last`` skips."""
+    finder = run_folder.RunFinder(
+        runs, lambda error: print_error(f"skipped: {error}", EXIT_COMPLETED)
+    )
+    return folder.find_run_or_group(runs, name, finder)
 
 
 def find_image(runs: Path, name: str) -> Path | None:

@@ -119,15 +119,24 @@ class GroupRepaired(GroupEvent, frozen=True, kw_only=True, gc=False, tag="LogRep
     copied_to: InsidePath
 
 
+class VariantFailure(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A variant whose run could not begin, or could not be resumed, in this epoch."""
+
+    variant_index: Index
+    error: ErrorDetail
+
+
 class GroupSealed(GroupEvent, frozen=True, kw_only=True, gc=False, tag=True):
     """An epoch is closed: ``count`` records precede this one, ``head`` is the chain here.
 
-    ``error`` says why no further variant could begin, where that is so.
+    ``failures`` are of variants whose runs do not show why they are not complete. ``error`` says
+    why no further variant could begin, where that is so.
     """
 
     count: int
     head: str
     outcome: Outcome
+    failures: tuple[VariantFailure, ...] = ()
     error: ErrorDetail | None = None
 
 

@@ -145,7 +145,8 @@ class InputImage(ImageFacts, frozen=True, kw_only=True):
     A run keeps an image that is not PNG, JPEG or WebP as a PNG.
     ``parent_run_id`` is the run that made it, when the configuration named a run, and ``seed`` the
     seed that made it, where that is known. The bytes that are copied into a run must have this
-    ``sha256``, where it is known. ``refusal`` says why the file cannot be used; its size is 0x0
+    ``sha256``, where it is known. ``original_name`` is the name of the file that a copy was made
+    of. ``refusal`` says why the file cannot be used; its size is 0x0
     then, and its images will be missing.
     """
 
@@ -154,10 +155,13 @@ class InputImage(ImageFacts, frozen=True, kw_only=True):
     parent_run_id: str | None = None
     seed: int | None = None
     refusal: str = ""
+    original_name: str = ""
 
     @property
     def file_name(self) -> str:
         """The name of the file, with ? for each byte that is not UTF-8."""
+        if self.original_name:
+            return self.original_name
         return PurePath(self.path).name.encode("utf-8", "replace").decode()
 
 

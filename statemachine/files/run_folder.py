@@ -17,6 +17,7 @@ from ...events.codec import DECODE_ERRORS, encode_line
 from ...events.errors import LogWriteError, RunNotFoundError
 from ...events.log.format import MAX_LINE_BYTES, check
 from ...events.log.kind import LOG_NAME
+from ...events.log.lock import RunLock
 from ...events.log.storage import PART_SUFFIX, Storage, is_regular, open_regular
 from ...events.model import CancelMode
 from ...events.result import PipelineRunResult
@@ -62,9 +63,15 @@ def slug_of(name: str) -> str:
 
 
 def make_run_folder(
-    runs: Path, name: str, opened: datetime, random_below: RandomBelow, storage: Storage
+    runs: Path,
+    name: str,
+    opened: datetime,
+    random_below: RandomBelow,
+    storage: Storage,
+    *,
+    noun: str = "run",
 ) -> Path:
-    """Make a folder below ``runs`` that no other run has. Raises LogWriteError."""
+    """Make a folder below ``runs`` that no other run or group has. Raises LogWriteError."""
     for tries_left in reversed(range(_NAMES_TRIED)):
         path = runs / new_run_id(name, opened, random_below)
         try:
@@ -72,9 +79,29 @@ def make_run_folder(
         except OSError as error:
             if isinstance(error, FileExistsError) and tries_left:
                 continue
-            raise LogWriteError(f"the run cannot be made: {error}", path=path) from error
+            raise LogWriteError(f"the {noun} cannot be made: {error}", path=path) from error
         return path
     raise AssertionError("the last try returns or raises")
+
+
+def make_named_folder(path: Path, storage: Storage) -> Path:
+    """Make the folder of a run whose id is known already.
+
+    What a process left there that died before the run had a log is removed. Raises LogWriteError.
+    """
+    try:
+        if path.exists():
+            if is_regular(path / LOG_NAME):
+                raise LogWriteError("the run cannot be made: it is there already", path=path)
+            lock = RunLock(path)
+            try:
+                storage.remove_tree(path)
+            finally:
+                lock.release()
+        storage.make_folder(path, new=True)
+    except OSError as error:
+        raise LogWriteError(f"the run cannot be made: {error}", path=path) from error
+    return path
 
 
 class RunFolder:

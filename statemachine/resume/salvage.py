@@ -33,7 +33,7 @@ from ...events.model import (
     Outcome,
 )
 from ..files.recorded_files import check_file
-from ..files.run_folder import RunFolder
+from ..files.run_folder import RunFolder, make_run_folder
 from ..plan.plan import StageExecution
 from ..ports import Clock, RandomBelow
 from ..run.creation import new_run_folder
@@ -106,7 +106,8 @@ def salvage_run(
     fold.apply(records.opened)
     answers = RecordedAnswers(records, recorded_plan(fold))
     name = "-".join(records.opened.run_id.split("-")[1:-1])
-    with new_run_folder(runs, name, clock.now(), random_below, storage) as (new, lock):
+    made = make_run_folder(runs, name, clock.now(), random_below, storage)
+    with new_run_folder(made, storage) as (new, lock):
         salvage = _Salvage(records, answers, new, clock)
         salvage.write(corruption)
         lock.release()

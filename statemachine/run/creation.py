@@ -36,7 +36,8 @@ from ..config.schema import InputImage, RunConfig, RunTables
 from ..config.script_images import map_strings
 from ..errors import InputImageError
 from ..files.png import source_of
-from ..files.run_folder import SUFFIXES, RunFolder, make_run_folder
+from ..files.run_folder import SUFFIXES, RunFolder, make_named_folder, make_run_folder
+from ..groups.runner import VariantOrigin
 from ..plan.plan import StageExecutionPlan
 from ..ports import Clock, InputReader, RandomBelow
 from ..stages.stage import StageConfig
@@ -106,20 +107,25 @@ def create_run(
     clock: Clock,
     random_below: RandomBelow,
     storage: Storage | None = None,
+    origin: VariantOrigin | None = None,
 ) -> NewRun:
     """A new run below ``runs``, whose log holds RunOpened, durably.
 
-    ``config`` comes from ``resolve_choices``, ``plan`` from it. Raises InputImageError and
-    LogWriteError; what was made is removed then.
+    The run of a variant of a group has an ``origin``. ``config`` comes from ``resolve_choices``,
+    ``plan`` from it. Raises InputImageError and LogWriteError; what was made is removed then.
     """
     opened_at = clock.now()
     storage = storage or Storage()
     durability = config.run.durability
     storage.syncs = durability is not Durability.PROCESS
-    with new_run_folder(runs, config.name or "run", opened_at, random_below, storage) as made:
+    if origin is None:
+        path = make_run_folder(runs, config.name or "run", opened_at, random_below, storage)
+    else:
+        path = make_named_folder(runs / origin.run_id, storage)
+    with new_run_folder(path, storage) as made:
         folder, lock = made
         copies = _copy_inputs(folder, config, inputs)
-        opened = _opened(folder, config, plan, backend, opened_at, copies)
+        opened = _opened(folder, config, plan, backend, opened_at, copies, origin)
         log = FileEventLog.create(
             folder.path, opened, storage=folder.storage, durability=durability, lock=lock
         )
@@ -136,20 +142,12 @@ def create_run(
 
 
 @contextmanager
-def new_run_folder(
-    runs: Path,
-    name: str,
-    opened_at: datetime,
-    random_below: RandomBelow,
-    storage: Storage | None = None,
-) -> Iterator[tuple[RunFolder, RunLock]]:
-    """A new folder for a run, and its lock, which the caller releases.
+def new_run_folder(path: Path, storage: Storage) -> Iterator[tuple[RunFolder, RunLock]]:
+    """The new folder of a run, and its lock, which the caller releases.
 
     If the block raises, the folder is removed and the lock released; an OSError becomes a
     LogWriteError.
     """
-    storage = storage or Storage()
-    path = make_run_folder(runs, name, opened_at, random_below, storage)
     lock: RunLock | None = None
     try:
         # Before anything is in it: `run` removes a folder without a log whose lock is free.
@@ -173,6 +171,7 @@ def _opened(
     backend: BackendDescription,
     opened_at: datetime,
     copies: tuple[InputRecord, ...],
+    origin: VariantOrigin | None,
 ) -> RunOpened:
     """The run's first event."""
     return RunOpened(
@@ -187,6 +186,9 @@ def _opened(
         inputs=copies,
         backend=backend,
         software=software(),
+        group_id=origin.group_id if origin else None,
+        variant_index=origin.variant_index if origin else None,
+        varied=origin.varied if origin else UNSET,
         host=host_name(),
         boot_id=boot_id(),
         pid=os.getpid(),

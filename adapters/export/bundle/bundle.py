@@ -13,8 +13,8 @@ import msgspec
 from ....events.codec import DECODE_ERRORS, encode_line
 from ....events.errors import LogCorruptError, StagewrightError
 from ....events.folds import Fold
-from ....events.log.kind import LOG_NAME
 from ....events.log.format import FIRST_CHAIN, frame, next_chain
+from ....events.log.kind import LOG_NAME
 from ....events.log.lock import is_locked
 from ....events.log.reader import log_path, read_log
 from ....events.log.timeline import FileTimeline

@@ -1,0 +1,158 @@
+"""The folders of groups, found by name; the runs of a group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from ...events.codec import DECODE_ERRORS
+from ...events.errors import GroupNotFoundError, RunNotFoundError
+from ...events.groups.log import GROUP_LOG_NAME
+from ...events.log.format import MAX_LINE_BYTES, check
+from ...events.log.kind import LOG_NAME
+from ...events.log.storage import Storage, is_regular, open_regular
+from ..files.run_folder import ARCHIVE_NAME, RunFinder, is_run_id, make_run_folder, run_folders
+from ..ports import RandomBelow
+
+GROUPS_NAME = "groups"
+"""The folder beside the runs that holds the groups."""
+LAST_GROUP = "last-group"
+"""The name of the group that was opened last."""
+_SHOWN = 4
+
+
+class RunOrGroup(NamedTuple):
+    """What a name stands for: the folder of a run, or that of a group."""
+
+    folder: Path
+    is_group: bool
+
+
+def group_folders(runs: Path) -> list[Path]:
+    """Every folder of a group below ``runs``, oldest first."""
+    place = runs / GROUPS_NAME
+    found = sorted(place.iterdir(), key=lambda one: one.name) if place.is_dir() else []
+    return [folder for folder in found if _holds_log(folder)]
+
+
+def make_group_folder(
+    runs: Path, name: str, opened: datetime, random_below: RandomBelow, storage: Storage
+) -> Path:
+    """Make a folder that no other group has. Raises LogWriteError."""
+    place = runs / GROUPS_NAME
+    return make_run_folder(place, name, opened, random_below, storage, noun="group")
+
+
+def find_group(runs: Path, name: str) -> Path:
+    """The folder of one group.
+
+    ``name`` is the path of the folder or of its log, ``last-group``, or a group id, the six digits
+    at its end, or a unique prefix of it. Raises GroupNotFoundError.
+    """
+    fitting = fitting_groups(runs, name)
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        named = ", ".join(folder.name for folder in fitting[:_SHOWN])
+        more = f", and {len(fitting) - _SHOWN} more" if len(fitting) > _SHOWN else ""
+        raise GroupNotFoundError(f"{name!r} fits {len(fitting)} groups in {runs}: {named}{more}")
+    what = "no group yet" if name == LAST_GROUP else f"no group {name!r}"
+    raise GroupNotFoundError(f"there is {what} in {runs}")
+
+
+def fitting_groups(runs: Path, name: str) -> list[Path]:
+    """The folders of the groups that a name fits, by the first way in which it fits any."""
+    path = Path(name)
+    if name and _holds_log(path):
+        return [path]
+    if path.name == GROUP_LOG_NAME and _holds_log(path.parent):
+        return [path.parent]
+    found = group_folders(runs) if name and path.name == name else []
+    if name == LAST_GROUP:
+        return found[-1:]
+    exact = [folder for folder in found if folder.name == name]
+    digits = [one for one in found if is_run_id(one.name) and one.name[-6:] == name]
+    return exact or digits or [folder for folder in found if folder.name.startswith(name)]
+
+
+def find_run_or_group(runs: Path, name: str, finder: RunFinder | None = None) -> RunOrGroup:
+    """The folder of a run or of a group that a name stands for.
+
+    A run that the name fits exactly takes precedence. Raises RunNotFoundError where neither is
+    found, or the name fits a run and a group.
+    """
+    groups = fitting_groups(runs, name)
+    if groups and (name == LAST_GROUP or groups[0].name == name or groups[0] == Path(name)):
+        return RunOrGroup(groups[0], is_group=True)
+    try:
+        run = (finder or RunFinder(runs)).find(name)
+    except RunNotFoundError:
+        if not groups:
+            raise
+        return RunOrGroup(find_group(runs, name), is_group=True)
+    if groups:
+        raise RunNotFoundError(
+            f"{name!r} fits the run {run.name} and the group {groups[0].name} in {runs}"
+        )
+    return RunOrGroup(run, is_group=False)
+
+
+def variant_folders(runs: Path, group_id: str, run_ids: Mapping[int, str]) -> dict[int, Path]:
+    """The folders of a group's runs by variant, also of those renamed or archived.
+
+    ``run_ids`` are those that the group's log has. A run that only its own log ascribes to the
+    group counts as well, for a power loss may have taken the group's last record.
+    """
+    found: dict[int, Path] = {}
+    for variant, run_id in run_ids.items():
+        places = (runs / run_id, runs / ARCHIVE_NAME / run_id) if is_run_id(run_id) else ()
+        if (folder := next(filter(_holds_run, places), None)) is not None:
+            found[variant] = folder
+    known = set(found.values())
+    for folder in run_folders(runs):
+        if folder not in known and (head := _read_head(folder)).group_id == group_id:
+            index = head.variant_index
+            if index is not None and run_ids.get(index, head.run_id) == head.run_id:
+                found.setdefault(index, folder)
+    return found
+
+
+class _Head(msgspec.Struct):
+    """What the first record of a run says of its group."""
+
+    run_id: str = ""
+    group_id: str | None = None
+    variant_index: int | None = None
+
+
+def _read_head(folder: Path) -> _Head:
+    """Empty where the log cannot be read: then it is no run that could go on."""
+    try:
+        with open_regular(folder / LOG_NAME) as stream:
+            body = check(stream.readline(MAX_LINE_BYTES))
+        return msgspec.json.decode(body or b"", type=_Head)
+    except (OSError, *DECODE_ERRORS):
+        return _Head()
+
+
+def _holds_log(folder: Path) -> bool:
+    try:
+        return is_regular(folder / GROUP_LOG_NAME)
+    except OSError:
+        return False
+
+
+def _holds_run(folder: Path) -> bool:
+    try:
+        return is_regular(folder / LOG_NAME)
+    except OSError:
+        return False
+
+
+def groups_of(runs: Path) -> Iterator[str]:
+    """The ids of all groups below ``runs``, newest first, for completion."""
+    return (folder.name for folder in reversed(group_folders(runs)))

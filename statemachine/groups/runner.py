@@ -1,0 +1,253 @@
+"""Runs the variants of a group one after the other, from its start or resume to its seal."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from ...events.errors import LogWriteError, RunNotFoundError, StagewrightError
+from ...events.groups.model import GroupCancelled, Variant, VariantBegun, VariantFailure
+from ...events.model import CancelMode, ErrorDetail, Outcome, RunState
+from ...events.result import PipelineRunResult
+from ..config.schema import RunConfig
+from ..errors import BackendError, InvalidTransitionError, PreflightError
+from ..files.run_folder import CancelOrder, RunFolder
+from .folder import variant_folders
+from .journal import GroupJournal
+from .result import REMOVED, GroupResult, group_result, read_variant_run
+from .variant_config import VariantConfigs
+
+POLL_S = 0.2
+"""How often an order to cancel from another process is looked for (contract, section 6)."""
+_logger = logging.getLogger("stagewright.groups")
+
+
+class VariantOrigin(NamedTuple):
+    """What a run records of its group: it is this variant, with these ``varied`` values by key."""
+
+    run_id: str
+    group_id: str
+    variant_index: int
+    varied: Mapping[str, object]
+
+
+class StartedRun(Protocol):
+    """A run that was started."""
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        ...
+
+    def wait_ended(self, timeout_s: float | None = None) -> bool:
+        """Wait for the run to end; whether it has."""
+        ...
+
+    def wait(self, timeout_s: float | None = None) -> PipelineRunResult:
+        """The result of the run, once it has ended."""
+        ...
+
+
+class RunStarter(Protocol):
+    """Starts the runs of a group, one at a time."""
+
+    def new_run_id(self, name: str) -> str:
+        """An id that no run has."""
+        ...
+
+    def begin_variant(
+        self, config: RunConfig, origin: VariantOrigin, before_folder: Callable[[], None]
+    ) -> StartedRun:
+        """Begin a variant's run; ``before_folder`` is called before its folder is made.
+
+        Raises ConfigurationError, LogWriteError.
+        """
+        ...
+
+    def resume_variant(self, folder: Path) -> StartedRun:
+        """Go on with a variant's run. Raises what ``PipelineController.resume`` raises."""
+        ...
+
+    def cancel_run(self, run_id: str, mode: CancelMode, reason: str) -> None:
+        """Stop a run. Raises RunNotFoundError, InvalidTransitionError."""
+        ...
+
+
+class GroupRunner:
+    """Runs one epoch of one group: ``work`` returns when its log is sealed.
+
+    Without ``cancelled``, runs that were cancelled alone are left as they are. Only ``cancel`` may
+    be called meanwhile, from any thread.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        journal: GroupJournal,
+        configs: VariantConfigs,
+        starter: RunStarter,
+        *,
+        runs: Path,
+        cancelled: bool = True,
+    ) -> None:
+        self.group_id = journal.opened.group_id
+        self._folder = folder
+        self._journal = journal
+        self._configs = configs
+        self._starter = starter
+        self._runs = runs
+        self._resumes_cancelled = cancelled
+        self._current: StartedRun | None = None
+        self._order: CancelOrder | None = None
+        self._ends: Counter[str] = Counter()
+        self._failures: list[VariantFailure] = []
+        # Held while a cancel is recorded, so that the seal comes after it.
+        self._cancelling = threading.Lock()
+        self._is_over = False
+
+    def cancel(self, mode: CancelMode, reason: str) -> None:
+        """Stop the run in progress and begin no other.
+
+        Raises InvalidTransitionError once the group has ended, LogWriteError.
+        """
+        order = CancelOrder(mode=mode, reason=reason)
+        with self._cancelling:
+            if self._is_over:
+                raise InvalidTransitionError("cancel", self._journal.fold.state)
+            self._order = order
+            self._journal.append(lambda at: GroupCancelled(**at, mode=mode, reason=reason))
+        self._stop_current()
+        self._journal.flush()
+
+    def work(self) -> GroupResult:
+        """Run what is missing of each variant, in order; the result.
+
+        Raises LogWriteError where the end could not be recorded.
+        """
+        error: StagewrightError | None = None
+        try:
+            try:
+                self._run_variants()
+            except StagewrightError as failure:
+                error = failure
+            with self._cancelling:
+                self._is_over = True
+            detail = None if error is None else _detail(error)
+            self._journal.record_seal(self._outcome(), self._failures, detail)
+        finally:
+            self._journal.close()
+        folders = variant_folders(self._runs, self.group_id, self._journal.fold.run_ids)
+        return group_result(self._journal.fold, folders)
+
+    def _run_variants(self) -> None:
+        """Raises what keeps all further variants from running."""
+        opened = self._journal.opened
+        folders = variant_folders(self._runs, self.group_id, self._journal.fold.run_ids)
+        for variant in opened.variants:
+            self._look_for_cancel()
+            if self._order is not None:
+                return
+            end = self._run_variant(variant, folders.get(variant.variant_index))
+            self._ends[end] += 1
+            if opened.fail_fast and end not in (RunState.COMPLETED, REMOVED):
+                return
+
+    def _run_variant(self, variant: Variant, folder: Path | None) -> str:
+        """How the variant's run ended."""
+        if folder is None and variant.variant_index in self._journal.fold.removed:
+            return REMOVED
+        if folder is not None:
+            found = read_variant_run(folder)
+            if found.is_finished:
+                return RunState.COMPLETED
+            if not self._resumes_cancelled and found.fold.cancel_requested:
+                return RunState.CANCELLED
+        try:
+            run = self._begin(variant) if folder is None else self._starter.resume_variant(folder)
+        except StagewrightError as error:
+            if isinstance(error, LogWriteError) or _is_server_out_of_reach(error):
+                raise
+            self._note_failure(variant, error)
+            return RunState.ERROR
+        with self._as_current(run):
+            while not run.wait_ended(POLL_S):
+                self._look_for_cancel()
+        return run.wait().state
+
+    def _begin(self, variant: Variant) -> StartedRun:
+        index = variant.variant_index
+        config = self._configs.config_of(variant)
+        run_id = self._journal.fold.run_ids.get(index)
+        origin = VariantOrigin(
+            run_id=run_id or self._starter.new_run_id(config.name or "run"),
+            group_id=self.group_id,
+            variant_index=index,
+            varied=variant.values,
+        )
+
+        def record() -> None:
+            if run_id is None:
+                self._journal.record(
+                    lambda at: VariantBegun(**at, variant_index=index, run_id=origin.run_id)
+                )
+
+        return self._starter.begin_variant(config, origin, record)
+
+    @contextmanager
+    def _as_current(self, run: StartedRun) -> Iterator[None]:
+        self._current = run
+        try:
+            if self._order is not None:  # it came while the run was being started
+                self._stop_current()
+            yield
+        finally:
+            self._current = None
+
+    def _stop_current(self) -> None:
+        run, order = self._current, self._order
+        if run is not None and order is not None:
+            # The run may have just ended by itself.
+            with suppress(RunNotFoundError, InvalidTransitionError):
+                self._starter.cancel_run(run.run_id, order.mode, order.reason)
+
+    def _look_for_cancel(self) -> None:
+        """Obey the order of another process to stop, if there is a new one."""
+        stamp = self._folder.cancel_stamp()
+        order = self._folder.cancel_order() if stamp is not None else None
+        if order is None:
+            return
+        if order != self._order:
+            self.cancel(order.mode, order.reason)
+        # GroupCancelled is durable by now, so no crash can lose the order.
+        try:
+            self._folder.forget_cancel_order(stamp)
+        except OSError as error:
+            _logger.warning("group %s: cancel.request stays: %s", self.group_id, error)
+
+    def _outcome(self) -> Outcome:
+        expected = len(self._journal.opened.variants)
+        finished = self._ends[RunState.COMPLETED]
+        if finished + self._ends[REMOVED] == expected:
+            return Outcome.COMPLETED
+        if self._order is not None:
+            return Outcome.CANCELLED
+        return Outcome.PARTIAL if finished else Outcome.FAILED
+
+    def _note_failure(self, variant: Variant, error: StagewrightError) -> None:
+        """The variant could not begin, or go on; the others are not affected."""
+        failure = VariantFailure(variant_index=variant.variant_index, error=_detail(error))
+        self._failures.append(failure)
+        _logger.info("group %s: variant %s: %s", self.group_id, variant.variant_index + 1, error)
+
+
+def _is_server_out_of_reach(error: StagewrightError) -> bool:
+    return isinstance(error, PreflightError) and isinstance(error.__cause__, BackendError)
+
+
+def _detail(error: StagewrightError) -> ErrorDetail:
+    return ErrorDetail(kind=type(error).__name__, message=str(error))

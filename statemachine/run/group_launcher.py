@@ -1,0 +1,308 @@
+"""Starts and resumes groups of runs, each in a thread of its own."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from ...events.errors import LogWriteError, RunNotFoundError, StagewrightError
+from ...events.groups.log import GROUP_LOCK_NAME
+from ...events.groups.model import GroupOpened, GroupResumed, Variant
+from ...events.log.lock import FileLock, boot_id, host_name
+from ...events.log.storage import Storage
+from ...events.model import CancelMode, Durability, Outcome, RunState
+from ...events.version import software
+from ..config.inputs import AnyConfig, ConfigDocument, document_of
+from ..config.schema import RunConfig
+from ..files.run_folder import RunFolder
+from ..groups.folder import find_group, make_group_folder, variant_folders
+from ..groups.found_files import FileCopies
+from ..groups.journal import GroupJournal
+from ..groups.planning import GroupPlan, plan_group
+from ..groups.result import GroupResult, group_result, read_variant_run
+from ..groups.runner import GroupRunner, StartedRun, VariantOrigin
+from ..groups.variant_config import VariantConfigs
+from ..ports import PreparableBackend
+from .handle import GroupHandle
+from .launcher import RunLauncher, prompts_to_check, publishing_config_errors
+
+
+class GroupLauncher:
+    """Starts groups whose runs a ``RunLauncher`` starts; the caller starts one at a time.
+
+    ``on_end`` is called when a group has ended, before its handle has.
+    """
+
+    def __init__(self, launcher: RunLauncher, *, on_end: Callable[[], object]) -> None:
+        self._launcher = launcher
+        self._on_end = on_end
+        self._current: GroupRunner | None = None
+
+    @property
+    def current_group_id(self) -> str | None:
+        """The group that has begun and has not ended."""
+        current = self._current
+        return None if current is None else current.group_id
+
+    def plan(
+        self, config: AnyConfig | ConfigDocument, *, vary: Sequence[str], zip_axes: bool
+    ) -> GroupPlan:
+        """See ``PipelineController.plan_group``."""
+        launcher = self._launcher
+        return plan_group(
+            config if isinstance(config, ConfigDocument) else document_of(config),
+            vary=vary,
+            zip_axes=zip_axes,
+            inputs=launcher.inputs,
+            runs=launcher.runs,
+            random_below=launcher.random_below,
+        )
+
+    def start(self, plan: GroupPlan, *, fail_fast: bool) -> GroupHandle:
+        """See ``PipelineController.start_group``."""
+        launcher, durability = self._launcher, plan.durability
+        self._prepare(plan)
+        storage = launcher.storage or Storage()
+        storage.syncs = durability is not Durability.PROCESS
+        opened_at = launcher.clock.now()
+        path = make_group_folder(
+            launcher.runs, plan.name or "group", opened_at, launcher.random_below, storage
+        )
+        lock: FileLock | None = None
+        try:
+            lock = FileLock(path, GROUP_LOCK_NAME, noun="group")
+            opened = self._opened(plan, path, opened_at, storage, fail_fast=fail_fast)
+            journal = GroupJournal.create(
+                path, opened, lock, clock=launcher.clock, storage=storage, durability=durability
+            )
+        except BaseException as error:
+            storage.remove_tree(path)
+            if lock is not None:
+                lock.release()
+            if isinstance(error, OSError):
+                raise LogWriteError(f"the group cannot be made: {error}", path=path) from error
+            raise
+        finally:
+            launcher.release()
+        return self._launch(journal, RunFolder(path, storage=storage), _Starter(launcher, opened))
+
+    def resume(self, group: str, *, force: bool, preflight: bool, cancelled: bool) -> GroupHandle:
+        """See ``PipelineController.resume_group``."""
+        launcher = self._launcher
+        path = find_group(launcher.runs, group)
+        folder = RunFolder(path, storage=launcher.storage or Storage())
+        journal = GroupJournal.open(path, clock=launcher.clock, storage=folder.storage)
+        try:
+            # With the lock held: an order to cancel that comes later is meant for this process.
+            stale_cancel = folder.cancel_stamp()
+            opened, fold = journal.opened, journal.fold
+            configs = VariantConfigs(opened, path)
+            durability = configs.durability
+            folders = variant_folders(launcher.runs, fold.group_id, fold.run_ids)
+            left = [
+                one.variant_index
+                for one in opened.variants
+                if not _is_done(one, folders, removed=fold.removed)
+            ]
+            if not left:
+                return self._end_complete(journal, folders, durability)
+            journal.begin_epoch(is_next=True, durability=durability)
+            if stale_cancel is not None:
+                folder.forget_cancel_order(stale_cancel)
+            journal.record(
+                lambda at: GroupResumed(
+                    **at,
+                    software=software(),
+                    host=host_name(),
+                    boot_id=boot_id(),
+                    pid=os.getpid(),
+                )
+            )
+        except BaseException as error:
+            journal.close()
+            if isinstance(error, OSError):
+                raise LogWriteError(f"the group cannot be resumed: {error}", path=path) from error
+            raise
+        starter = _Starter(launcher, opened, force=force, preflight=preflight)
+        return self._launch(journal, folder, starter, is_new=False, cancelled=cancelled)
+
+    def cancel(self, group_id: str, mode: CancelMode, reason: str) -> None:
+        """Stop the current group. Raises RunNotFoundError, InvalidTransitionError."""
+        current = self._current
+        if current is None or current.group_id != group_id:
+            raise RunNotFoundError(f"group {group_id} is not running here")
+        current.cancel(mode, reason)
+
+    def _prepare(self, plan: GroupPlan) -> None:
+        """Check the names of all variants, and read the options of the server once."""
+        backend = self._launcher.backend
+        if isinstance(backend, PreparableBackend):
+            backend.prepare(
+                plan.union,
+                plan.server,
+                preflight=plan.preflight,
+                **prompts_to_check(plan.prompts),
+            )
+
+    def _opened(
+        self,
+        plan: GroupPlan,
+        path: Path,
+        opened_at: datetime,
+        storage: Storage,
+        *,
+        fail_fast: bool,
+    ) -> GroupOpened:
+        copies = FileCopies(path, storage)
+        backend = self._launcher.backend.description
+        return GroupOpened(
+            group_id=path.name,
+            seq=0,
+            ts=opened_at,
+            config=plan.document,
+            axes=plan.axes,
+            variants=tuple(
+                Variant(
+                    variant_index=one.variant_index,
+                    values=one.values,
+                    total_images=one.total_images,
+                    total_steps=one.total_steps,
+                    found=one.found,
+                )
+                for one in plan.variants
+            ),
+            seed=plan.seed,
+            options=backend.options,
+            software=software(),
+            name=plan.name or "",
+            random=plan.random,
+            random_seed=plan.random_seed,
+            fail_fast=fail_fast,
+            backend=backend,
+            found=tuple(msgspec.to_builtins(copies.copy(one)) for one in plan.found),
+            host=host_name(),
+            boot_id=boot_id(),
+            pid=os.getpid(),
+        )
+
+    def _end_complete(
+        self, journal: GroupJournal, folders: dict[int, Path], durability: Durability
+    ) -> GroupHandle:
+        """The handle of a group of which nothing is missing; its log is sealed if it is not."""
+        fold = journal.fold
+        try:
+            if fold.state != RunState.COMPLETED:
+                journal.begin_epoch(is_next=fold.sealed is not None, durability=durability)
+                journal.record_seal(Outcome.COMPLETED)
+        finally:
+            journal.close()
+        handle = GroupHandle(fold.group_id, journal.folder)
+        self._on_end()
+        handle.end(group_result(fold, folders), None)
+        return handle
+
+    def _launch(
+        self,
+        journal: GroupJournal,
+        folder: RunFolder,
+        starter: _Starter,
+        *,
+        is_new: bool = True,
+        cancelled: bool = True,
+    ) -> GroupHandle:
+        configs = VariantConfigs(journal.opened, folder.path)
+        runner = GroupRunner(
+            folder, journal, configs, starter, runs=self._launcher.runs, cancelled=cancelled
+        )
+        handle = GroupHandle(runner.group_id, folder.path)
+        self._current = runner
+        if is_new:
+            journal.announce_opening()
+        try:
+            threading.Thread(
+                target=self._work,
+                args=(handle, runner),
+                name=f"stagewright-group-{handle.group_id}",
+                daemon=False,  # not inherited: a GUI's worker thread is a daemon
+            ).start()
+        except BaseException:
+            self._current = None
+            journal.close()
+            raise
+        return handle
+
+    def _work(self, handle: GroupHandle, runner: GroupRunner) -> None:
+        result: GroupResult | None = None
+        failure: BaseException | None = None
+        try:
+            result = runner.work()
+        except StagewrightError as error:
+            failure = error
+        except BaseException as error:  # noqa: BLE001 - the handle's ``wait`` raises it
+            failure = LogWriteError(f"the group's end is not known: {error}", path=handle.folder)
+            failure.__cause__ = error
+        self._current = None
+        self._on_end()
+        handle.end(result, failure)
+
+
+class _Starter:
+    """Starts the runs of one group."""
+
+    def __init__(
+        self,
+        launcher: RunLauncher,
+        opened: GroupOpened,
+        *,
+        force: bool = False,
+        preflight: bool = True,
+    ) -> None:
+        self._launcher = launcher
+        self._seed = opened.seed
+        self._backend = msgspec.structs.replace(opened.backend, options=opened.options)
+        self._force = force
+        self._preflight = preflight
+
+    def new_run_id(self, name: str) -> str:
+        return self._launcher.new_run_id(name)
+
+    def begin_variant(
+        self, config: RunConfig, origin: VariantOrigin, before_folder: Callable[[], None]
+    ) -> StartedRun:
+        if not self._preflight:
+            run = msgspec.structs.replace(config.run, preflight=False)
+            config = msgspec.structs.replace(config, run=run)
+        try:
+            with publishing_config_errors():
+                return self._launcher.begin_variant(
+                    config,
+                    origin,
+                    seed=self._seed,
+                    backend=self._backend,
+                    before_folder=before_folder,
+                )
+        except BaseException:
+            self._launcher.release()
+            raise
+
+    def resume_variant(self, folder: Path) -> StartedRun:
+        try:
+            return self._launcher.reopen(folder, force=self._force, preflight=self._preflight)
+        except BaseException:
+            self._launcher.release()
+            raise
+
+    def cancel_run(self, run_id: str, mode: CancelMode, reason: str) -> None:
+        self._launcher.cancel(run_id, mode, reason)
+
+
+def _is_done(variant: Variant, folders: dict[int, Path], *, removed: set[int]) -> bool:
+    folder = folders.get(variant.variant_index)
+    if folder is None:
+        return variant.variant_index in removed
+    return read_variant_run(folder).is_finished
