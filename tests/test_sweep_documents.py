@@ -266,6 +266,23 @@ def test_an_error_of_a_variant_names_where_its_value_is_varied(tmp_path: Path) -
     assert lines[1].startswith(f"{file}: sweep.axes.0.values.1: seed = 4294967295 must be at most")
 
 
+def test_an_error_beside_the_values_is_the_same_for_every_variant(tmp_path: Path) -> None:
+    loaded = load_document(write(tmp_path, TOML + "stpes = 2\n"))
+    sweep = sweep_of(loaded, ["seed=1,2"])
+    assert sweep is not None
+    file = tmp_path / "base.toml"
+    found: set[tuple[str, ...]] = set()
+    for values in sweep.variants():
+        with pytest.raises(ConfigurationError) as caught:
+            loaded.with_values(values, sweep).parse()
+        found.add(tuple(str(caught.value).splitlines()))
+    (lines,) = found
+    assert lines == (
+        f"{file}: unknown key txt2img.stpes; did you mean txt2img.steps?",
+        f"{file}: txt2img.model is missing; an enabled txt2img needs it",
+    )
+
+
 @pytest.mark.parametrize("suffix", ["json", "yaml"])
 def test_json_and_yaml_have_sweeps_too(tmp_path: Path, suffix: str) -> None:
     text = json.dumps(swept({"key": "seed", "values": "1..3"}, axis("txt2img.steps", 1, 2)))
