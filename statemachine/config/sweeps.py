@@ -53,13 +53,13 @@ def sweep_of(
     table, errors = _read_table(document.document)
     varied, wrong = read_vary(vary, parse_value)
     errors += wrong
-    if zip and varied and not wrong:
+    if zip and not vary:
+        raise ConfigurationError("--zip is for the values of --vary: add it, or leave --zip out")
+    if zip and not wrong:
         try:
             varied = [zip_axes(varied)]
         except ValueError as error:
             errors.append(FieldError(key="--zip", message=f"--zip {error}", reason=str(error)))
-    if zip and not vary:
-        raise ConfigurationError("--zip is for the values of --vary: add it, or leave --zip out")
     if table is None and not vary:
         return None
     table = table or SweepTable()
@@ -67,10 +67,7 @@ def sweep_of(
     if not (axes or errors or wrong):
         errors.append(field_error("sweep.axes", "is missing: a sweep needs an axis, or --vary"))
     errors += [*wrong, *_key_errors(axes, document)]
-    for one in axes:
-        lacking = list(axis_errors(one.axis, one.place))
-        errors += lacking or islice(_value_errors(one), _MOST_ERRORS)
-        errors += [] if lacking else repetition_errors(one.axis, one.place)
+    errors += [error for one in axes for error in _axis_errors(one)]
     if errors:
         raise as_error(errors, partial(_source, document))
     return Sweep(
@@ -156,6 +153,14 @@ def _key_errors(axes: Sequence[VariedAxis], document: ConfigDocument) -> Iterato
                 yield field_error(where, f"is varied twice: {again}", shown)
             paths.add(path)
             known |= dict.fromkeys(above, f"{one.place} varies {key}")
+
+
+def _axis_errors(varied: VariedAxis) -> list[FieldError]:
+    """What is wrong with an axis on its own."""
+    axis, place = varied.axis, varied.place
+    if lacking := list(axis_errors(axis, place)):
+        return lacking
+    return [*islice(_value_errors(varied), _MOST_ERRORS), *repetition_errors(axis, place)]
 
 
 def _is_within(path: str, above: str) -> bool:
