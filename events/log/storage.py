@@ -29,6 +29,7 @@ FOLDER_SYNC = "folder_sync"
 """The limit of a file system that cannot sync folders."""
 DRIVE_SYNC = "drive_sync"
 """The limit of a file system on which macOS cannot empty the drive's own cache."""
+_COPY_BYTES = 1024 * 1024
 PART_SUFFIX = ".part"
 """Ends the temporary name of a file that is being written; it begins with a dot."""
 
@@ -162,6 +163,26 @@ class Storage:
             raise
         return Path(temporary)
 
+    def copy_part(self, source: BinaryIO, path: Path) -> Path:
+        """Copy an open file to a temporary name beside ``path``, synced; that name.
+
+        Where it fails, nothing is left behind.
+        """
+        temporary = path.with_name(f".{path.name}.{os.getpid()}{PART_SUFFIX}")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _OUR_FILE
+        descriptor = os.open(temporary, flags, 0o666)
+        try:
+            try:
+                _copy_all(source, descriptor)
+                self.sync_file(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        return temporary
+
     def sync_file(self, descriptor: int) -> None:
         """Return once a new file's bytes and size are durable."""
         self._sync(descriptor, os.fsync)
@@ -253,6 +274,24 @@ def open_regular(path: Path) -> BinaryIO:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "It is not a regular file", str(path))
     return cast(BinaryIO, open(descriptor, "rb"))
+
+
+def _copy_all(source: BinaryIO, descriptor: int) -> None:
+    """Copy within the file system where it can do that, which may share the blocks on the disk."""
+    copy_range = getattr(os, "copy_file_range", None)
+    if copy_range is not None:
+        try:
+            while copy_range(source.fileno(), descriptor, _COPY_BYTES):
+                pass
+        except OSError as error:
+            if error.errno not in (*_UNSUPPORTED, errno.EXDEV):
+                raise
+            # From where it stopped: both files have moved on by what was copied.
+            source.seek(os.lseek(source.fileno(), 0, os.SEEK_CUR))
+        else:
+            return
+    while chunk := source.read(_COPY_BYTES):
+        _write_all(descriptor, (chunk,))
 
 
 def _write_all(descriptor: int, parts: Sequence[Part]) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from enum import Enum
+from errno import ELOOP
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
@@ -69,7 +70,7 @@ def check_file(folder: Path, path: str, digest: str) -> WrongFile | None:
 
     ``digest`` is the SHA-256 that was recorded; the file is read in pieces.
     """
-    actual = _read(folder, path, open_regular, _sha256)
+    actual = _read(folder, path, open_regular, sha256_of)
     if isinstance(actual, WrongFile):
         return actual
     return None if actual == digest else _ALTERED
@@ -83,6 +84,13 @@ def read_file(
     if isinstance(data, WrongFile):
         return data
     return data if sha256(data).hexdigest() == digest else _ALTERED
+
+
+def open_recorded(folder: Path, path: str) -> BinaryIO:
+    """Open the file at ``path`` in a run's folder. Raises OSError, also for a link."""
+    if find_link(folder, path) is not None:
+        raise OSError(ELOOP, "It is a link, or its folder is one", str(folder / path))
+    return open_regular(folder / path)
 
 
 def find_link(folder: Path, path: str) -> Path | None:
@@ -117,7 +125,8 @@ def _read(
         return WrongFile(FileState.UNREADABLE, f"it cannot be read: {error.strerror}")
 
 
-def _sha256(stream: BinaryIO) -> str:
+def sha256_of(stream: BinaryIO) -> str:
+    """The SHA-256 of the rest of a stream, in hex; it is read in pieces."""
     return file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]  # BinaryIO hides readinto
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from errno import EINVAL
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
 
 from ...events.errors import LogWriteError
 from ...events.log.storage import PART_SUFFIX, Part
 from ...events.model import Artifact, InputRecord
 from ..errors import BackendAnswerError, InputImageError, InputRefusedError
 from ..files.png import PngError, check_whole, is_png, source_of, stamped_parts
-from ..files.recorded_files import WrongFile, read_file
+from ..files.recorded_files import WrongFile, open_recorded, read_file, sha256_of
 from ..files.run_folder import SUFFIXES, RunFolder
 from ..ports import GeneratedImage, GenerateRequest, ImageFacts, InputReader, SourceImage
 from ..stages.sizes import size_refusal
@@ -76,6 +79,38 @@ class ImageFiles:
                 written.append(self._write(source, facts[place], request, place, origin))
         return written
 
+    def copy(
+        self,
+        stage_id: str,
+        folder: Path,
+        artifacts: Sequence[Artifact],
+        places: Sequence[tuple[int, ImageOrigin]],
+    ) -> WrittenImages:
+        """Copy images of the run in ``folder``; ``places`` are their indexes and origins here.
+
+        They have temporary names until ``place`` puts them where they count. Each copy has been
+        compared with the recorded digest. Raises OSError for a file that is gone, is a link, is
+        not the recorded one, or cannot be copied; none is left then.
+        """
+        written: list[tuple[Artifact, Path]] = []
+        with self._discarded_on_failure(written):
+            for artifact, (index, origin) in zip(artifacts, places, strict=True):
+                path = _image_path(stage_id, index, origin, artifact.media_type)
+                here = msgspec.structs.replace(
+                    artifact, path=path, image_index=index, seed=origin.seed
+                )
+                with open_recorded(folder, artifact.path) as source:
+                    temporary = self._folder.storage.copy_part(source, self._folder.locate(path))
+                written.append((here, temporary))
+                self._compare(temporary, artifact)
+        return written
+
+    def _compare(self, copy: Path, artifact: Artifact) -> None:
+        """Raises OSError for a copy that is not the recorded image."""
+        with self._folder.storage.open_read(copy) as stream:
+            if sha256_of(stream) != artifact.sha256:
+                raise OSError(EINVAL, "It is not the recorded image", artifact.path)
+
     def place(
         self, written: WrittenImages, kept: Mapping[int, Artifact] = {}
     ) -> tuple[Artifact, ...]:
@@ -136,8 +171,7 @@ class ImageFiles:
                 "call_id": request.call_id,
             }
             parts = stamped_parts(source, stamp)
-        name = "-".join(filter(None, [f"{index:05d}", str(origin.seed), origin.stem]))
-        path = f"images/{request.stage_id}/{name}.{SUFFIXES[facts.media_type]}"
+        path = _image_path(request.stage_id, index, origin, facts.media_type)
         file = self._folder.locate(path)
         with _raising_log_write_error(file):
             temporary = self._folder.storage.write_part(file, *parts)
@@ -193,6 +227,12 @@ class ImageFiles:
             file = self._folder.locate(path)
             raise InputImageError(f"{file} is not the file that was recorded: {data}")
         return data
+
+
+def _image_path(stage_id: str, index: int, origin: ImageOrigin, media_type: str) -> str:
+    """Where an image of a stage is, relative to the run folder."""
+    name = "-".join(filter(None, [f"{index:05d}", str(origin.seed), origin.stem]))
+    return f"images/{stage_id}/{name}.{SUFFIXES[media_type]}"
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from ...events.log.storage import Storage
 from ...events.model import BackendDescription, CancelMode, ImagePrompt, RunState
 from ...events.origins import prompt_texts
 from ...events.result import PipelineRunResult
-from ..config.schema import RunConfig
+from ..config.schema import Reuse, RunConfig
 from ..errors import ConfigurationError
 from ..files.recorded_files import OnFile
 from ..files.run_folder import new_run_id
@@ -27,10 +27,19 @@ from ..groups.runner import VariantOrigin
 from ..groups.variant_config import GroupChoices, mark_varied
 from ..plan.builder import build_stage_execution_plan
 from ..plan.plan import StageExecutionPlan
-from ..ports import Clock, ImageBackend, InputReader, PreparableBackend, RandomBelow
+from ..ports import (
+    Clock,
+    HashingBackend,
+    ImageBackend,
+    InputReader,
+    PreparableBackend,
+    RandomBelow,
+    ReuseIndex,
+)
 from ..resume.reopen import ReopenedRun, reopen_run
 from .creation import create_run, resolve_choices
 from .handle import RunHandle
+from .reuse import EarlierImages, NoHashes, RunIdentity
 from .runner import PipelineRunner
 from .stage_run import DEFAULT_WAIT_S, OpenRun
 
@@ -53,6 +62,7 @@ class RunLauncher:
         clock: Clock,
         random_below: RandomBelow,
         storage: Storage | None,
+        reuse_index: ReuseIndex | None,
         on_end: Callable[[], object],
     ) -> None:
         self.backend = backend
@@ -61,6 +71,7 @@ class RunLauncher:
         self.clock = clock
         self.random_below = random_below
         self.storage = storage
+        self.reuse_index = reuse_index
         self._on_end = on_end
         self.last_result: PipelineRunResult | None = None
         self.last_plan: StageExecutionPlan | None = None
@@ -214,7 +225,13 @@ class RunLauncher:
     def _launch(self, run: OpenRun) -> RunHandle:
         """Move the run to RUNNING, and give it its thread."""
         handle = RunHandle(run.fold.run_id, run.folder.path)
-        runner = PipelineRunner(run, backend=self.backend, inputs=self.inputs, clock=self.clock)
+        runner = PipelineRunner(
+            run,
+            backend=self.backend,
+            inputs=self.inputs,
+            clock=self.clock,
+            earlier=self._earlier_images(run),
+        )
         self.last_plan = run.plan
         # Before the run begins: a receiver of its start may cancel it at once.
         self._current = (handle, runner)
@@ -231,6 +248,23 @@ class RunLauncher:
             runner.give_up(error)
             raise
         return handle
+
+    def _earlier_images(self, run: OpenRun) -> EarlierImages | None:
+        """The images that the run may use again; None where it may not, or knows of none."""
+        opened, mode = run.fold.opened, run.settings.run.reuse
+        if self.reuse_index is None or opened is None or mode is Reuse.NONE:
+            return None
+        parent = None if opened.parent_run_id is UNSET else opened.parent_run_id
+        if mode is Reuse.GROUP and opened.group_id is None and parent is None:
+            return None
+        self.reuse_index.refresh()
+        identity = RunIdentity(
+            opened.run_id, opened.group_id, parent or None, self.backend.description
+        )
+        hashes = (
+            self.backend.file_hashes if isinstance(self.backend, HashingBackend) else NoHashes()
+        )
+        return EarlierImages(identity, mode, self.reuse_index, hashes)
 
     def _work(self, handle: RunHandle, runner: PipelineRunner) -> None:
         result: PipelineRunResult | None = None

@@ -158,6 +158,43 @@ def build_request(
     )
 
 
+class WantedRequest(NamedTuple):
+    """A request that may have been answered before, without the bytes of its images.
+
+    ``config`` has the prompts of its images, ``inputs`` are ``source_sha256`` values.
+    """
+
+    request_sha256: str
+    config: StageConfig
+    inputs: tuple[str, ...]
+
+
+def request_to_find(
+    stage: StageExecution,
+    span: range,
+    plan: StageExecutionPlan,
+    opened: RunOpened,
+    source_sha256: str | None,
+) -> WantedRequest:
+    """The request of a span; ``source_sha256`` is of the image that an earlier stage has made."""
+    first = span.start
+    seed = request_seed(stage.config, first, opened)
+    record, mask = input_records(stage, first, plan, opened)
+    source = record.source_sha256 if record else source_sha256
+    scripts = {one.path: one.source_sha256 for one in script_image_records(stage, opened)}
+    stage = for_image(stage, first, opened)
+    inputs = () if source is None else (source,)
+    digest = request_digest(
+        stage,
+        seed,
+        len(span),
+        inputs=inputs,
+        mask=mask.source_sha256 if mask else None,
+        script_images=scripts,
+    )
+    return WantedRequest(digest, stage.config, inputs)
+
+
 def request_seed(config: StageConfig, image_index: int, opened: RunOpened) -> int:
     """The seed of a stage's image: counted from the stage's own, or else the image's."""
     return opened.seeds[image_index] if config.seed is None else config.seed + image_index

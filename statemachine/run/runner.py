@@ -12,6 +12,7 @@ from ..ports import Clock, ImageBackend, InputReader
 from .cancel import CancelToken
 from .image_files import ImageFiles
 from .journal import RunJournal, error_detail
+from .reuse import EarlierImages
 from .stage_run import OpenRun, StageFailedError, StageRun
 
 _SHOWN = 5
@@ -26,7 +27,13 @@ class PipelineRunner:
     """
 
     def __init__(
-        self, open_run: OpenRun, *, backend: ImageBackend, inputs: InputReader, clock: Clock
+        self,
+        open_run: OpenRun,
+        *,
+        backend: ImageBackend,
+        inputs: InputReader,
+        clock: Clock,
+        earlier: EarlierImages | None = None,
     ) -> None:
         self._open_run = open_run
         self._folder = open_run.folder
@@ -34,6 +41,7 @@ class PipelineRunner:
         self._clock = clock
         self._journal = RunJournal(open_run.log, open_run.fold, epoch=open_run.epoch, clock=clock)
         self._files = ImageFiles(open_run.folder, inputs)
+        self._earlier = earlier
         self._token = CancelToken()
         self._recorded_order: CancelOrder | None = None
         self._has_begun = False
@@ -143,6 +151,7 @@ class PipelineRunner:
             token=self._token,
             clock=self._clock,
             look_for_cancel=self._look_for_cancel,
+            earlier=self._earlier,
         ).run()
 
     def _look_for_cancel(self) -> None:

@@ -9,6 +9,7 @@ from ...events.codec import json_values
 from ...events.model import (
     Artifact,
     CallCompleted,
+    CallReused,
     Outcome,
     StageEnd,
     StageImageProgress,
@@ -16,6 +17,8 @@ from ...events.model import (
 )
 from ..plan.plan import StageExecution
 from .journal import RunJournal, recordable
+from .requests import WantedRequest
+from .reuse import EarlierAnswer
 
 
 class StageRecords:
@@ -57,6 +60,26 @@ class StageRecords:
                 artifacts=tuple(artifacts),
                 info=info,
                 duration_ms=duration_ms,
+            )
+        )
+        for artifact in artifacts:
+            self.progress(artifact)
+
+    def reused_images(
+        self, artifacts: Sequence[Artifact], request: WantedRequest, found: EarlierAnswer
+    ) -> None:
+        """Images that another run made, whose copies are durable; then each is announced."""
+        self._journal.record(
+            lambda at: CallReused(
+                **at,
+                stage_id=self._stage.stage_id,
+                image_index=artifacts[0].image_index,
+                request_sha256=request.request_sha256,
+                artifacts=tuple(artifacts),
+                info=found.info,
+                origin=found.origin,
+                inputs=request.inputs,
+                not_checked=found.not_checked,
             )
         )
         for artifact in artifacts:

@@ -29,9 +29,12 @@ from .requests import (
     call_id,
     input_records,
     recordable_info,
+    request_seed,
+    request_to_find,
     retry_wait_s,
     script_image_records,
 )
+from .reuse import EarlierImages
 from .stage_records import StageRecords
 
 DEFAULT_WAIT_S = 300.0
@@ -61,8 +64,9 @@ class StageFailedError(Exception):
 class StageRun:
     """Runs one stage once, with a thread for each request that the backend serves at once.
 
-    Images that ``earlier`` runs made of equal requests are copied. A thread sends its next request only when the images of the one before are durable and
-    recorded. Images whose source an earlier stage has not made are left out.
+    Images that ``earlier`` runs made of equal requests are copied. A thread sends its next request
+    only when the images of the one before are durable and recorded. Images whose source an earlier
+    stage has not made are left out.
     """
 
     stage: StageExecution
@@ -262,34 +266,22 @@ class StageRun:
         """
         if self.earlier is None or any(self._status.is_valid(self.stage, one) for one in span):
             return False
-        stage = for_image(self.stage, span.start, self.journal.opened)
-        digests = self._digests(span.start)
-        request_sha256 = span_digest(stage, span, self.journal.opened, digests)
-        for found in self.earlier.find(request_sha256, stage.config):
+        opened, source_id = self.journal.opened, self.stage.input_source
+        stage_id, source = self.stage.stage_id, None
+        if source_id not in ("prompt", "file"):
+            source = self._status.artifact(source_id, span.start).source_sha256
+        wanted = request_to_find(self.stage, span, self._plan, opened, source)
+        for found in self.earlier.find(wanted.request_sha256, wanted.config):
             if len(found.artifacts) != len(span):
                 continue
+            places = [(index, self._origin(index)) for index in span]
             try:
-                written = self.files.copy(found.folder, found.artifacts, self._places(span))
+                written = self.files.copy(stage_id, found.folder, found.artifacts, places)
             except OSError:
                 continue  # its files are gone, or are not what was recorded
-            artifacts = self.files.place(written)
-            self._records.reused_images(
-                artifacts, request_sha256=request_sha256, inputs=digests.inputs, found=found
-            )
+            self._records.reused_images(self.files.place(written), wanted, found)
             return True
         return False
-
-    def _digests(self, image_index: int) -> SourceDigests:
-        """The digests of what an image is made from, as the log has them."""
-        opened, source_id = self.journal.opened, self.stage.input_source
-        scripts = {
-            one.path: one.source_sha256 for one in script_image_records(self.stage, opened)
-        }
-        if source_id == "prompt":
-            return SourceDigests((), None, scripts)
-        record, mask = input_records(self.stage, image_index, self._plan, opened)
-        source = record or self._status.artifact(source_id, image_index)
-        return SourceDigests((source.source_sha256,), mask and mask.source_sha256, scripts)
 
     def _sources(self, image_index: int) -> Sources:
         """Raises InputImageError for a file that is not what was recorded."""
