@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +47,18 @@ class NoHashes:
         return {}
 
 
+class NoIndex:
+    """The index of a run that uses no image again."""
+
+    def refresh(self) -> None:
+        """Nothing is to be read."""
+
+    def find(self, request_sha256: str) -> Sequence[Path]:
+        """No run."""
+        del request_sha256
+        return ()
+
+
 class RunIdentity(NamedTuple):
     """The run that looks for images: its group and its parent, and what it works with."""
 
@@ -87,17 +99,22 @@ class EarlierImages:
 
         Whether their files are still there is not known.
         """
+        return (one for one, refusal in self.look(request_sha256, config) if not refusal)
+
+    def look(self, request_sha256: str, config: StageConfig) -> Iterator[tuple[EarlierAnswer, str]]:
+        """The answers to equal requests, each with the reason why it must not be used, or ""."""
+        found: list[tuple[EarlierAnswer, str]] = []
         with self._lock:
             for folder in self._index.find(request_sha256):
                 run = self._read(folder)
                 if run is None or run.opened.run_id == self._run.run_id:
                     continue
-                found = run.answer(request_sha256)
-                if found is None:
-                    continue
-                comparison = self.compare(run, found, config)
-                if not comparison.refusal:
-                    yield found.answer._replace(not_checked=comparison.not_checked)
+                one = run.answer(request_sha256)
+                if one is not None:
+                    comparison = self.compare(run, one, config)
+                    answer = one.answer._replace(not_checked=comparison.not_checked)
+                    found.append((answer, comparison.refusal))
+        return iter(found)
 
     def compare(self, run: _EarlierRun, found: _Found, config: StageConfig) -> Comparison:
         """Whether an answer was made under the same conditions as one would be now."""
