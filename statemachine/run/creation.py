@@ -211,7 +211,7 @@ def _opened(
         varied=variant.varied if variant else UNSET,
         parent_run_id=rerun.run_id if rerun else UNSET,
         parent_images=rerun.images if rerun else UNSET,
-        seed_indexes=rerun.seed_indexes if rerun else UNSET,
+        seed_indexes=rerun.seed_indexes or UNSET if rerun else UNSET,
         host=host_name(),
         boot_id=boot_id(),
         pid=os.getpid(),

@@ -29,7 +29,8 @@ _OF_THE_PARENT = ("images", "prompts", "dynamic_prompts", "wildcards", "input_im
 class RerunOrigin(NamedTuple):
     """What a rerun records of its parent: the index there of each of its images.
 
-    ``seed_indexes`` are the indexes from which the seeds of stages with a seed of their own count.
+    ``seed_indexes`` are the indexes from which the seeds of stages with a seed of their own count,
+    where these are not in a row.
     """
 
     run_id: str
@@ -70,10 +71,14 @@ def prepare_rerun(
             raise ConfigurationError(
                 f"--set {key}: a rerun takes {key} from the run that it repeats", key=key
             )
+    counted = list(_seed_indexes(opened, chosen))
+    are_in_a_row = counted == list(range(counted[0], counted[0] + len(counted)))
     document = _document(opened, plan, chosen, typed)
+    for table in _tables_with_seed(document, plan) if are_in_a_row else ():
+        table["seed"] += counted[0]
     config = parse_document(apply_overrides(document, overrides), name=opened.config.get("name"))
     config = _with_files(config, folder, opened, plan, chosen, inputs)
-    origin = RerunOrigin(opened.run_id, chosen, tuple(_seed_indexes(opened, chosen)))
+    origin = RerunOrigin(opened.run_id, chosen, () if are_in_a_row else tuple(counted))
     return Rerun(config, origin, plan, fold.backend or opened.backend)
 
 
@@ -100,6 +105,13 @@ def _document(
     if "seed" not in typed:
         document["seed"] = opened.seeds[chosen[0]]
     return document
+
+
+def _tables_with_seed(
+    document: dict[str, Any], plan: StageExecutionPlan
+) -> Iterator[dict[str, Any]]:
+    tables = (document.get(stage.stage_type) for stage in plan.stages)
+    return (one for one in tables if isinstance(one, dict) and one.get("seed") is not None)
 
 
 def _row(

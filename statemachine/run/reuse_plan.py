@@ -139,6 +139,8 @@ def _changes(stage: StageExecution, other: StageExecutionPlan | None) -> Iterato
         # A plan with prompts or seeds by image has none in its stages.
         and not (key.endswith(_BY_IMAGE) and None in (old.get(key), new.get(key)))
     ]
+    # The seeds of chosen images are others than those of the first ones.
+    changed = [key for key in changed if not key.endswith(".seed")] or changed
     for key in changed[:_SHOWN]:
         yield f"{key} {show_value(old.get(key))} -> {show_value(new.get(key))}"
     if len(changed) > _SHOWN:
