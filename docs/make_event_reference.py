@@ -52,9 +52,9 @@ Every event carries:
 
 _GROUP_HEAD = """# Events of a group
 
-The log of a group, `runs/groups/<group_id>/group.jsonl`, has the line format of a run's log. It says which variants there
-are and which began; everything else is in the logs of the runs. Subscribers get these events through `on_group`. Every
-event is a barrier and carries:
+The log of a group, `runs/groups/<group_id>/group.jsonl`, has the line format of a run's log. It
+says which variants there are and which began; everything else is in the logs of the runs.
+Subscribers get these events through `on_group`. Every event is a barrier and carries:
 """
 
 
