@@ -134,6 +134,15 @@ class PipelineController:
             folder = find_run(self.runs, run_id)
             return self._launcher.reopen(folder, force=force, preflight=preflight, on_file=on_file)
 
+    def plan_against(self, config: AnyConfig, run_id: str) -> tuple[StageReuse, ...]:
+        """What a run of ``config`` could reuse of an earlier one, by stage, and why not the rest.
+
+        No server is asked: it counts as unchanged since. Nothing is made. Raises
+        ConfigurationError, RunNotFoundError, LogCorruptError, ResumeRefusedError.
+        """
+        ready = resolve_config(config, inputs=self._launcher.inputs, runs=self.runs)
+        return self._launcher.plan_against(ready, find_run(self.runs, run_id))
+
     def plan_rerun(
         self,
         run_id: str,

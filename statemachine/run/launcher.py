@@ -14,7 +14,8 @@ from msgspec import UNSET, UnsetType
 
 from ...events import signals
 from ...events.errors import LogWriteError, RunNotFoundError, StagewrightError
-from ...events.folds import replay
+from ...events.folds import Fold, replay
+from ...events.log.reader import read_log
 from ...events.log.storage import Storage
 from ...events.model import BackendDescription, CancelMode, ImagePrompt, RunOpened, RunState
 from ...events.origins import prompt_texts
@@ -36,11 +37,12 @@ from ..ports import (
     RandomBelow,
     ReuseIndex,
 )
+from ..resume.recorded_plan import recorded_plan
 from ..resume.reopen import ReopenedRun, reopen_run
 from .creation import create_run, preview_opening, resolve_choices
 from .handle import RunHandle
 from .rerun import Rerun, RerunOrigin
-from .reuse import EarlierImages, NoHashes, NoIndex, RunIdentity
+from .reuse import EarlierImages, NoHashes, NoIndex, OneRun, RunIdentity
 from .reuse_plan import StageReuse, plan_reuse
 from .runner import PipelineRunner
 from .stage_run import DEFAULT_WAIT_S, OpenRun
@@ -145,6 +147,25 @@ class RunLauncher:
             return plan_reuse(plan, opened, earlier, rerun.parent_plan)
         finally:
             self.release()
+
+    def plan_against(self, config: RunConfig, folder: Path) -> tuple[StageReuse, ...]:
+        """What a run of ``config`` could reuse of the run in ``folder``, as far as its log tells.
+
+        The backend is not asked: it counts as the one of that run, unchanged. A seed that is left
+        to chance counts as that of the run. Raises LogCorruptError, ResumeRefusedError, OSError.
+        """
+        fold = Fold()
+        read_log(folder, fold.apply_all)
+        other, before = recorded_plan(fold), fold.opened
+        assert before is not None and fold.backend is not None
+        if config.seed == -1:
+            config = msgspec.structs.replace(config, seed=before.seeds[0])
+        resolved = resolve_choices(config, self.random_below)
+        plan = build_stage_execution_plan(resolved)
+        opened = preview_opening(resolved, plan, fold.backend, self.inputs, self.clock.now())
+        identity = RunIdentity(opened.run_id, None, before.run_id, fold.backend)
+        earlier = EarlierImages(identity, Reuse.GROUP, OneRun(folder), NoHashes())
+        return plan_reuse(plan, opened, earlier, other)
 
     def _prepared_rerun(self, rerun: Rerun) -> tuple[RunConfig, StageExecutionPlan]:
         resolved = resolve_choices(rerun.config, self.random_below)

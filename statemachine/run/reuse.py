@@ -59,6 +59,21 @@ class NoIndex:
         return ()
 
 
+class OneRun:
+    """The index of a comparison with one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def refresh(self) -> None:
+        """Nothing is to be read."""
+
+    def find(self, request_sha256: str) -> Sequence[Path]:
+        """The run."""
+        del request_sha256
+        return (self._folder,)
+
+
 class RunIdentity(NamedTuple):
     """The run that looks for images: its group and its parent, and what it works with."""
 
