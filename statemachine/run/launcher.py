@@ -157,7 +157,8 @@ class RunLauncher:
         fold = Fold()
         read_log(folder, fold.apply_all)
         other, before = recorded_plan(fold), fold.opened
-        assert before is not None and fold.backend is not None
+        assert before is not None
+        assert fold.backend is not None
         if config.seed == -1:
             config = msgspec.structs.replace(config, seed=before.seeds[0])
         resolved = resolve_choices(config, self.random_below)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from ....statemachine.choice import ImageChoice
 from ....statemachine.run.handle import RunHandle
 from ....statemachine.stages import stage_types
 from ...bootstrap import open_controller
+from ...export.images.export import RunImages, chosen_images
+from ...projections.rating_text import shown_ratings
 from ..completion import complete_run
 from ..configuration import set_option
 from ..display import open_file_counter
 from ..foreground import run_in_foreground, show_end
-from ..image_selection import select_images
 from ..output import (
     insecure_option,
     json_option,
@@ -27,6 +28,7 @@ from ..output import (
 from ..reuse_table import reuse_lines
 from ..run_lookup import find_run
 from ..settings import named_server, server_headers
+from .export import only_option
 
 
 @click.command("rerun")
@@ -38,12 +40,7 @@ from ..settings import named_server, server_headers
     metavar="STAGE",
     help="Begin only if all images of the stages before STAGE can be reused.",
 )
-@click.option(
-    "--only",
-    "only",
-    metavar="LIST",
-    help="Images to make again: numbers such as 3,17,20-25, or picked, or rating>=4.",
-)
+@only_option
 @set_option
 @click.option("--dry-run", is_flag=True, help="Show what would be reused and made, and why.")
 @click.option(
@@ -60,7 +57,7 @@ from ..settings import named_server, server_headers
 def rerun_command(
     run: str,
     from_stage: str | None,
-    only: str | None,
+    only: ImageChoice | None,
     overrides: tuple[str, ...],
     dry_run: bool,  # noqa: FBT001 - click passes flags
     servers: tuple[str, ...],
@@ -79,7 +76,7 @@ def rerun_command(
     if no_preflight:
         overrides = (*overrides, "run.preflight=false")
     folder = find_run(runs, run)
-    images: Sequence[int] | None = None if only is None else select_images(runs, folder, only)
+    images = None if only is None else _chosen(runs, folder, only)
     controller = open_controller(
         runs, named_server(servers), insecure=insecure, headers=server_headers()
     )
@@ -106,3 +103,10 @@ def rerun_command(
 
         ended = run_in_foreground(controller, begin, stream)
     return show_end(ended, as_json=as_json)
+
+
+def _chosen(runs: Path, folder: Path, only: ImageChoice) -> list[int]:
+    """The indexes of the chosen images. Raises ImageChoiceError."""
+    found = RunImages.read(folder)
+    images = chosen_images([found], only, shown_ratings(runs).of, f"run {folder.name}")
+    return [image.image_index for _, image in images]
