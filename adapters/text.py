@@ -41,6 +41,22 @@ def duration(milliseconds: float) -> str:
     return str(timedelta(seconds=round(milliseconds / 1000)))
 
 
+def rough_duration(seconds: float) -> str:
+    """``less than 1 s``, ``45 s``, ``12 min``, ``1 h 12 min`` or ``2 d 3 h``."""
+    if seconds < 1:
+        return "less than 1 s"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    large, small, units = round(seconds / 60), 60, ("h", "min")
+    if large >= 48 * 60:
+        large, small, units = round(seconds / 3600), 24, ("d", "h")
+    whole, rest = divmod(large, small)
+    parts = [
+        f"{number} {unit}" for number, unit in zip((whole, rest), units, strict=True) if number
+    ]
+    return " ".join(parts)
+
+
 def byte_size(size: int) -> str:
     """``999 bytes`` or ``1.4 MB``, in powers of ten."""
     if size < 1000:

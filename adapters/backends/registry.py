@@ -20,11 +20,13 @@ from ...statemachine.config.validation import refuse_userinfo
 from ...statemachine.errors import ConfigurationError
 from ...statemachine.plan.plan import StageExecutionPlan
 from ...statemachine.ports import ImageBackend
+from .http.address import ServerAddress
 from .report import ServerReport
 
 ENTRY_POINTS = "stagewright.backends"
+EMBEDDED = "embedded"
 WEBUI = "webui"
-_BUILT_IN = {"embedded": "embedded.kind", WEBUI: "webui.kind"}
+_BUILT_IN = {EMBEDDED: "embedded.kind", WEBUI: "webui.kind"}
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _HTTP = frozenset(["http", "https"])
 
@@ -161,3 +163,16 @@ def kind_of_server(address: str, kind: str | None = None) -> BackendKind:
     raise ConfigurationError(
         f"server {address}: the scheme must be one of {', '.join(known)}", key="server.url"
     )
+
+
+def recorded_address(address: str, kind: str | None = None) -> str:
+    """The address of a server as the logs of its runs have it.
+
+    A WebUI's is found without its HTTP client, which takes 100 ms to load. Raises
+    ConfigurationError.
+    """
+    found = _SCHEME.match(address)
+    is_http = found is None or found[1].lower() in _HTTP
+    if kind == WEBUI or (kind is None and is_http):
+        return ServerAddress.parse(address).url
+    return kind_of_server(address, kind).address(address)

@@ -100,10 +100,10 @@ def print_note(*parts: str | Mark) -> None:
 def print_settings(settings: Iterable[tuple[str, Any]]) -> None:
     """Print a line for each setting, as a configuration could have it."""
     for name, value in settings:
-        print_line(f"    {name:<22} {_setting_text(value)}")
+        print_line(f"    {name:<22} {setting_text(value)}")
 
 
-def _setting_text(value: Any) -> str:
+def setting_text(value: Any) -> str:
     """A setting as a configuration could have it; the names of a list without their brackets."""
     if isinstance(value, str):
         return value

@@ -19,7 +19,7 @@ from ...events.folds import Fold, recorded_stages
 from ...events.log.kind import LOG_NAME
 from ...events.log.lock import is_locked
 from ...events.log.reader import read_log
-from ...events.model import Outcome, RunOpened, RunState
+from ...events.model import BackendDescription, Outcome, RunOpened, RunState
 from ...events.origins import prompt_of
 from ...statemachine.files.run_folder import ARCHIVE_NAME, name_in_run_id, run_folders
 from ...statemachine.states import can_go_on, is_fruitless
@@ -28,7 +28,7 @@ from ..text import escaped
 _logger = logging.getLogger("stagewright.catalogue")
 
 CATALOGUE_NAME = "catalogue.sqlite"
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 CORRUPT = "CORRUPT"
 UNREADABLE = "UNREADABLE"
 DIED = "DIED"
@@ -55,9 +55,9 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
     ``error`` says why, and nothing else is known. ``alive`` says whether a process is executing
     the run; a run that is RUNNING and not alive has died. ``resumable`` says whether the run can
     be resumed, ``needs_force`` that this needs ``--force``, ``cancelled`` that its last process was
-    asked to stop. ``prompt`` is that of the first image. ``opened`` is RFC 3339. ``images`` of
-    ``total_images`` have finished the last stage; ``stage_images`` of ``total_stage_images`` are
-    finished, over all stages.
+    asked to stop. ``prompt`` is that of the first image. ``opened`` is RFC 3339. ``server`` is that
+    on which it began, as ``server_of`` names it. ``images`` of ``total_images`` have finished the
+    last stage; ``stage_images`` of ``total_stage_images`` are finished, over all stages.
     """
 
     run_id: str
@@ -73,6 +73,7 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
     stage_images: int = 0
     total_stage_images: int = 0
     models: tuple[str, ...] = ()
+    server: str = ""
     resumes: int = 0
     group_id: str | None = None
     alive: bool = False
@@ -285,12 +286,18 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
         stage_images=sum(finished),
         total_stage_images=len(stage_ids) * len(fold.seeds),
         models=tuple(sorted(set(_models(recorded_stages(plan))))),
+        server=server_of(opened.backend) if opened else "",
         resumes=fold.resumes,
         group_id=opened.group_id if opened else None,
         resumable=state != CORRUPT and can_resume,
         needs_force=unfinished > 0 and is_fruitless(fold.epochs_without_progress),
         cancelled=fold.cancel_requested and fold.state != RunState.COMPLETED,
     )
+
+
+def server_of(backend: BackendDescription) -> str:
+    """The address of a backend, or its kind where it has none, as the embedded backend."""
+    return backend.url or backend.kind
 
 
 def _name(opened: RunOpened) -> str:

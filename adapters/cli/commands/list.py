@@ -10,7 +10,7 @@ from pathlib import Path
 from shlex import quote
 
 import click
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 
 from ...projections.catalogue import UNREADABLE, Catalogue, CatalogueEntry
 from ..output import (
@@ -25,6 +25,7 @@ from ..output import (
 from ..settings import default_runs_folder
 from ..statuses import EXIT_COMPLETED, print_error
 from ..styles import Mark, state_mark
+from ..table import cell, shrink
 from .list_columns import COLUMNS, STATES, Condition, parse_conditions
 
 _AGE = re.compile(r"(\d+)([smhdw])")
@@ -32,8 +33,6 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 _SHOWN = "run,date,name,prompt,model,images,state"
 _ELASTIC = {"name": 2, "prompt": 4, "model": 3, "plan": 4, "error": 4}
 """Columns that are cut to fit the terminal, and their shares of its width."""
-_LEAST = 4
-"""The characters that are left of an elastic column at least."""
 
 
 def _moment(
@@ -164,28 +163,9 @@ def _table(
         *([one_line(" ".join(COLUMNS[name](entry))) for name in columns] for entry in entries),
     ]
     widths = [max(cell_len(row[place]) for row in rows) for place in range(len(columns))]
-    _shrink(widths, columns, width - 1 - len(columns))
+    shrink(widths, [_ELASTIC.get(name, 0) for name in columns], width - 1 - len(columns))
     for mark, row in zip(marks, rows, strict=True):
         parts: list[str | Mark] = [f"{mark:1} "]
-        for name, text, cell in zip(columns, row, map(_cell, row, widths), strict=True):
-            parts += [state_mark(text, cell) if name == "state" else cell, " "]
+        for name, text, cut in zip(columns, row, map(cell, row, widths), strict=True):
+            parts += [state_mark(text, cut) if name == "state" else cut, " "]
         yield parts
-
-
-def _shrink(widths: list[int], columns: Sequence[str], room: int) -> None:
-    """Cut elastic columns until the sum of ``widths`` is ``room`` or none can be cut further."""
-    while sum(widths) > room:
-        wide = [
-            place
-            for place, name in enumerate(columns)
-            if name in _ELASTIC and widths[place] > _LEAST
-        ]
-        if not wide:
-            return
-        widths[max(wide, key=lambda place: widths[place] / _ELASTIC[columns[place]])] -= 1
-
-
-def _cell(text: str, width: int) -> str:
-    if cell_len(text) <= width:
-        return set_cell_size(text, width)
-    return set_cell_size(text, width - 1) + "…"

@@ -19,10 +19,12 @@ from ....statemachine.errors import ConfigurationError
 from ....statemachine.plan.builder import build_stage_execution_plan
 from ....statemachine.plan.plan import StageExecutionPlan
 from ....statemachine.stages import load_stages, stage_types
-from ...backends.registry import BackendKind, ServerChoice, kind_of_server
+from ...backends.registry import BackendKind, ServerChoice, kind_of_server, recorded_address
 from ...inputs import PillowInputReader
+from ...projections.durations import RecordedDurations
 from ...projections.flat_values import flattened
 from ..completion import complete_key
+from ..estimate_text import estimate_text
 from ..output import (
     count,
     json_option,
@@ -100,6 +102,16 @@ def find_server(
     )
 
 
+def address_of_server(loaded: RunConfig) -> str | None:
+    """The address, as logs have it, of the server that `run` would use; None: embedded.
+
+    Raises ConfigurationError.
+    """
+    named, loaded = choose_server((), loaded)
+    address = named or loaded.server.url
+    return None if address is None else recorded_address(address, loaded.server.kind)
+
+
 @click.command("plan")
 @config_argument
 @set_option
@@ -130,7 +142,7 @@ def plan_command(
     if as_json:
         print_json(plan)
     else:
-        _show(plan)
+        _show(plan, _estimate_line(plan, loaded, runs))
         if plan.prompts and drawn.drawn_prompts is not None:
             are_examples = drawn.drawn_prompts.are_examples
             note = " (examples: a run with seed = -1 draws others)" if are_examples else ""
@@ -156,10 +168,21 @@ def schema_command() -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(schema)).decode())
 
 
-def _show(plan: StageExecutionPlan) -> None:
+def _estimate_line(plan: StageExecutionPlan, loaded: RunConfig, runs: Path) -> str:
+    try:
+        url = address_of_server(loaded)
+    except ConfigurationError:
+        return ""  # The plan is valid; `run` says what is wrong with the server.
+    estimate = RecordedDurations(runs, url).estimate(plan)
+    return "" if estimate is None else estimate_text(estimate, url)
+
+
+def _show(plan: StageExecutionPlan, estimate: str) -> None:
     print_line(plan.summary)
     images = count(plan.total_images, "image")
     print_line(f"{images} in each stage, {plan.total_steps} sampling steps in total")
+    if estimate:
+        print_line(estimate)
     for stage in plan.stages:
         print_line()
         size = "" if stage.output_size is None else "  -> {}x{}".format(*stage.output_size)

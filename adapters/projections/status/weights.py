@@ -42,14 +42,14 @@ def planned_stages(plan: Mapping[str, Any]) -> tuple[PlannedStage, ...]:
     stages: dict[str, Mapping[str, Any]] = {}
     for stage in recorded_stages(plan):
         stages.setdefault(stage["stage_id"], stage)
-    found = [_planned(stage) for stage in stages.values()]
+    found = [planned_stage(stage) for stage in stages.values()]
     if all(stage.weight for stage in found):
         return tuple(found)
     return tuple(stage._replace(weight=1) for stage in found)
 
 
-def _planned(stage: Mapping[str, Any]) -> PlannedStage:
-    """The stage; its weight is 0 where it is not known."""
+def planned_stage(stage: Mapping[str, Any]) -> PlannedStage:
+    """One stage of ``recorded_stages``; its weight is 0 where it is not known."""
     told = stage.get("stage_type")
     name = told if isinstance(told, str) else ""
     try:

@@ -1,0 +1,15 @@
+"""The text of an estimated duration."""
+
+from __future__ import annotations
+
+from ..projections.durations import Estimate
+from ..text import rough_duration
+from .output import count
+
+
+def estimate_text(estimate: Estimate, url: str | None) -> str:
+    """``about 12 min on http://host:7860 (from 5 recorded runs)``."""
+    server = url or "the embedded backend"
+    runs = count(len(estimate.runs), "recorded run")
+    about = "" if estimate.seconds < 1 else "about "
+    return f"{about}{rough_duration(estimate.seconds)} on {server} (from {runs})"

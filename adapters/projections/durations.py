@@ -1,0 +1,274 @@
+"""How long a plan will take, from what was recorded of the same server."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from ...events.errors import LogCorruptError, RunNotFoundError
+from ...events.folds import recorded_stages
+from ...events.log.reader import read_log
+from ...events.model import (
+    CallCompleted,
+    CallFailed,
+    CallRequested,
+    RunOpened,
+    RunResumed,
+    StageEnd,
+    StageEvent,
+    StageImageProgress,
+    StageStart,
+)
+from ...statemachine.plan.plan import StageExecution, StageExecutionPlan
+from ..backends.registry import EMBEDDED
+from .catalogue import CORRUPT, UNREADABLE, Catalogue, CatalogueEntry, server_of
+from .log_walk import OpenRequests, RunClock
+from .status.weights import planned_stage
+
+_logger = logging.getLogger("stagewright.durations")
+
+_MOST_RUNS = 20
+_MOST_ALIKE = 4
+"""Runs with the same stages and models: so many, to leave room for those of other plans."""
+_MOST_RECORDS = 6_000
+"""Of all logs together: 45 ms of reading, 500 images through four stages."""
+_LONGEST_S = 3 * 3600.0
+"""A longer time between two events is no work: the machine slept, or its clock was set."""
+_MOST_PIXELS = 1e12
+"""A foreign log may claim images of any size."""
+_SAME_SIZE = 1e-6
+"""Sizes whose variance, as a part of the squared mean, is below this are one size."""
+_WORK = (StageStart, CallRequested, CallCompleted, CallFailed, StageImageProgress, StageEnd)
+"""The time before these events was spent on their stage."""
+
+
+class Estimate(NamedTuple):
+    """The ``seconds`` that a plan will take, and the folders of the ``runs`` that tell it."""
+
+    seconds: float
+    runs: frozenset[str]
+
+
+class StageTime(NamedTuple):
+    """What a run spent on a stage: ``seconds`` for images of this ``weight`` in all.
+
+    ``pixels`` are those of one image. ``folder`` is that of the run, below the folder of runs;
+    ``model`` is "" for a stage without one.
+    """
+
+    folder: str
+    stage_type: str
+    model: str
+    seconds: float
+    weight: float
+    pixels: float
+
+
+class _Pace(NamedTuple):
+    """A unit of weight takes ``base_s`` seconds and ``pixel_s`` for each pixel of the image.
+
+    ``pixels`` are the mean of the images that tell it, in ``runs``.
+    """
+
+    base_s: float
+    pixel_s: float
+    pixels: float
+    runs: frozenset[str]
+
+    def seconds(self, stage: StageExecution, images: int) -> float:
+        size = stage.output_size
+        pixels = self.pixels if size is None else size[0] * size[1]
+        return stage.config.weight() * images * (self.base_s + self.pixel_s * pixels)
+
+
+class RecordedDurations:
+    """What the newest runs below ``runs`` tell of the speed of one server.
+
+    ``url`` is its address as it is recorded, None for the embedded backend. The logs are read
+    once, when the first plan is estimated. Logs that are corrupt or cannot be read are left out.
+    """
+
+    def __init__(self, runs: Path, url: str | None) -> None:
+        self._runs = runs
+        self._server = url or EMBEDDED
+        self._paces: dict[tuple[str, str], _Pace | None] = {}
+
+    def estimate_s(self, plan: StageExecutionPlan) -> float | None:
+        """The seconds that ``plan`` will take; None where a stage of it was never recorded."""
+        estimate = self.estimate(plan)
+        return None if estimate is None else estimate.seconds
+
+    def estimate(self, plan: StageExecutionPlan) -> Estimate | None:
+        """The same, with the runs that tell it."""
+        seconds = 0.0
+        runs: frozenset[str] = frozenset()
+        for stage in plan.stages:
+            pace = self._pace(stage.stage_type, _model(stage.config))
+            if pace is None:
+                return None
+            seconds += pace.seconds(stage, plan.total_images)
+            runs |= pace.runs
+        return Estimate(seconds, runs)
+
+    def _pace(self, stage_type: str, model: str) -> _Pace | None:
+        """The pace of a stage with this model, or else with any."""
+        key = stage_type, model
+        if key not in self._paces:
+            times = [time for time in self._times if time.stage_type == stage_type]
+            self._paces[key] = _fit([time for time in times if time.model == model] or times)
+        return self._paces[key]
+
+    @cached_property
+    def _times(self) -> Sequence[StageTime]:
+        found: list[StageTime] = []
+        left = _MOST_RECORDS
+        # A long log comes last, so that it is not read in place of many short ones.
+        for entry in sorted(self._entries(), key=lambda entry: entry.stage_images):
+            reading = _RunReading(entry.folder, self._server)
+            left -= reading.read(self._runs / entry.folder, left)
+            found += reading.times()
+            if left <= 0:
+                break
+        return found
+
+    def _entries(self) -> Iterator[CatalogueEntry]:
+        """The newest runs of the server, not too many of them alike."""
+        try:
+            entries = Catalogue(self._runs).entries()
+        except OSError as error:
+            _logger.info("%s cannot be read: %s", self._runs, error)
+            return
+        alike: Counter[tuple[str, tuple[str, ...]]] = Counter()
+        for entry in entries:
+            kind = entry.summary, entry.models
+            is_sound = entry.state not in (CORRUPT, UNREADABLE) and entry.stage_images > 0
+            if is_sound and entry.server == self._server and alike[kind] < _MOST_ALIKE:
+                alike[kind] += 1
+                yield entry
+            if alike.total() == _MOST_RUNS:
+                return
+
+
+class _Spent:
+    """What a run has spent on one stage so far."""
+
+    def __init__(self, stage_type: str, model: str, weight: int) -> None:
+        self.stage_type = stage_type
+        self.model = model
+        self.weight = weight
+        self.seconds = 0.0
+        self.images = 0
+        self.pixels = 0
+
+
+class _RunReading:
+    """Adds up the time of a run by its stages, in the epochs that one server served.
+
+    Attempts that failed count, and so does the time between the calls of a stage and before
+    its first: only so do the times of the stages make that of the run.
+    """
+
+    def __init__(self, folder: str, server: str) -> None:
+        self._folder = folder
+        self._server = server
+        self._stages: Mapping[str, _Spent] = {}
+        self._clock = RunClock()
+        self._requests = OpenRequests()
+        self._is_served = False
+        self._current: _Spent | None = None
+
+    def read(self, folder: Path, most: int) -> int:
+        """Read ``most`` events of the log at most; how many there were."""
+        try:
+            return len(read_log(folder, self._observe, until=most - 1))
+        except (LogCorruptError, RunNotFoundError, OSError) as error:
+            _logger.info("%s is left out: %s", folder, error)
+            self._stages = {}
+            return 0
+
+    def times(self) -> Iterator[StageTime]:
+        """One for each stage that made images."""
+        for spent in self._stages.values():
+            weight = spent.images * spent.weight
+            if weight and spent.seconds > 0:
+                yield StageTime(
+                    self._folder, spent.stage_type, spent.model, spent.seconds, weight,
+                    spent.pixels / spent.images,
+                )  # fmt: skip
+
+    def _observe(self, events: Sequence[StageEvent]) -> None:
+        for event in events:
+            before_s = self._clock.now_s
+            self._take(event, self._clock.read(event.ts) - before_s)
+
+    def _take(self, event: StageEvent, passed_s: float) -> None:
+        if isinstance(event, RunOpened | RunResumed):
+            self._current = None
+            self._is_served = server_of(event.backend) == self._server
+        if isinstance(event, RunOpened):
+            stages = map(planned_stage, recorded_stages(event.plan))
+            models = map(_recorded_model, recorded_stages(event.plan))
+            self._stages = {
+                stage.stage_id: _Spent(stage.stage_type, model, stage.weight)
+                for stage, model in zip(stages, models, strict=True)
+            }
+        request = self._requests.request_of(event)
+        if not self._is_served:
+            return
+        if isinstance(event, StageStart):
+            self._current = self._stages.get(event.stage_id)
+        if self._current is not None and isinstance(event, _WORK) and passed_s < _LONGEST_S:
+            self._current.seconds += passed_s
+        if isinstance(event, StageEnd):
+            self._current = None
+        if isinstance(event, CallCompleted) and request is not None:
+            self._add_images(request.stage_id, event)
+
+    def _add_images(self, stage_id: str, event: CallCompleted) -> None:
+        spent = self._stages.get(stage_id)
+        sizes = [made.width * made.height for made in event.artifacts]
+        if spent is not None and all(0 < size < _MOST_PIXELS for size in sizes):
+            spent.images += len(sizes)
+            spent.pixels += sum(sizes)
+
+
+def _recorded_model(stage: Mapping[str, object]) -> str:
+    config = stage["config"]
+    return _name(config.get("model")) if isinstance(config, Mapping) else ""
+
+
+def _model(config: msgspec.Struct) -> str:
+    return _name(getattr(config, "model", None))
+
+
+def _name(model: object) -> str:
+    return model if isinstance(model, str) else ""
+
+
+def _fit(times: Iterable[StageTime]) -> _Pace | None:
+    """The line through the times of a unit of weight over the pixels, by least squares.
+
+    It goes through the mean, so that the times add up to what they were. Neither part of a pace
+    is negative; where all images have one size, time is taken to be proportional to pixels.
+    """
+    known = list(times)
+    if not known:
+        return None
+    whole = sum(time.weight for time in known)
+    pixels = sum(time.pixels * time.weight for time in known) / whole
+    unit_s = sum(time.seconds for time in known) / whole
+    spread = sum(time.weight * (time.pixels - pixels) ** 2 for time in known)
+    steepest = unit_s / pixels
+    slope = steepest
+    if spread > _SAME_SIZE * whole * pixels**2:
+        slope = sum((time.pixels - pixels) * time.seconds for time in known) / spread
+    pixel_s = min(max(0.0, slope), steepest)
+    return _Pace(
+        unit_s - pixel_s * pixels, pixel_s, pixels, frozenset(time.folder for time in known)
+    )
