@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from shlex import quote
 
 import click
 from rich.cells import cell_len
@@ -20,9 +19,9 @@ from ..output import (
     one_line,
     print_json,
     print_line,
+    runs_argument,
     runs_option,
 )
-from ..settings import default_runs_folder
 from ..statuses import EXIT_COMPLETED, print_error
 from ..styles import Mark, state_mark
 from ..table import cell, shrink
@@ -146,11 +145,6 @@ def waiting_runs(entries: Sequence[CatalogueEntry], among: str) -> str:
         return f"{count(forced, 'run')}{among} can be resumed only with --force" if forced else ""
     more = f"; {forced} more only with --force" if forced else ""
     return f"{count(ready, 'run')}{among} can be resumed{more}"
-
-
-def runs_argument(runs: Path) -> str:
-    """The option that makes another command use the same folder of runs."""
-    return "" if runs == default_runs_folder() else f" --runs {quote(str(runs))}"
 
 
 def _table(

@@ -36,6 +36,7 @@ from ..output import (
     print_line,
     print_note,
     progress_stream,
+    runs_argument,
     runs_option,
 )
 from ..run_lookup import find_run
@@ -52,7 +53,7 @@ from ..statuses import (
     print_error,
     status_of,
 )
-from .list import runs_argument, waiting_runs
+from .list import waiting_runs
 from .replay import resume_line
 
 _SEVERITY = (EXIT_COMPLETED, EXIT_USAGE, EXIT_ERROR, EXIT_CORRUPT)
