@@ -53,7 +53,7 @@ def show_variants(axes: Sequence[SweepAxis], variants: Sequence[VariantResult]) 
     for line in variant_lines(axes, variants[:most], shutil.get_terminal_size().columns):
         print_line(*line)
     if most is not None and len(variants) > most:
-        print_line(f"  ... and {len(variants) - most:,} more")
+        print_line(f"  ... and {len(variants) - most} more")
 
 
 def variant_lines(
@@ -77,10 +77,10 @@ def variant_lines(
 
 def counts_text(result: GroupResult) -> str:
     """``18 variants: 17 COMPLETED, 1 ERROR; 34 of 36 images``."""
-    states = ", ".join(f"{number:,} {state}" for state, number in result.counts.items())
+    states = ", ".join(f"{number} {state}" for state, number in result.counts.items())
     done = sum(one.images for one in result.variants)
     of_all = sum(one.total_images for one in result.variants if one.state != REMOVED)
-    images = f"{done:,} of {of_all:,} image{'' if of_all == 1 else 's'}"
+    images = f"{done} of {of_all} image{'' if of_all == 1 else 's'}"
     return f"{count(len(result.variants), 'variant')}: {states}; {images}"
 
 
@@ -113,7 +113,7 @@ def _show_errors(result: GroupResult) -> None:
         assert one.error is not None
         print_line(f"  variant {one.variant_index + 1}: {one.error.kind}: {one.error.message}")
     if len(failed) > _MOST_ERRORS:
-        print_line(f"  ... and {len(failed) - _MOST_ERRORS:,} more failed")
+        print_line(f"  ... and {len(failed) - _MOST_ERRORS} more failed")
     for one in [one for one in result.variants if one.state in (CORRUPT, UNREADABLE)][:1]:
         print_line(f"  variant {one.variant_index + 1}: look at it with `verify {one.run_id}`")
     if result.error is not None:

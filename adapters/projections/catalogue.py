@@ -28,7 +28,7 @@ from ..text import escaped
 _logger = logging.getLogger("stagewright.catalogue")
 
 CATALOGUE_NAME = "catalogue.sqlite"
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 CORRUPT = "CORRUPT"
 UNREADABLE = "UNREADABLE"
 DIED = "DIED"
@@ -76,6 +76,7 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
     server: str = ""
     resumes: int = 0
     group_id: str | None = None
+    variant_index: int | None = None
     alive: bool = False
     resumable: bool = False
     needs_force: bool = False
@@ -289,6 +290,7 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
         server=server_of(opened.backend) if opened else "",
         resumes=fold.resumes,
         group_id=opened.group_id if opened else None,
+        variant_index=opened.variant_index if opened else None,
         resumable=state != CORRUPT and can_resume,
         needs_force=unfinished > 0 and is_fruitless(fold.epochs_without_progress),
         cancelled=fold.cancel_requested and fold.state != RunState.COMPLETED,
