@@ -117,8 +117,18 @@ def replay_group(folder: Path, runs: Path) -> GroupResult:
 
     Raises GroupNotFoundError, LogCorruptError of the group's own log, OSError.
     """
+    return result_of(read_group(folder), runs)
+
+
+def read_group(folder: Path) -> GroupFold:
+    """The group in ``folder`` by its own log. Raises what ``replay_group`` raises."""
     fold = GroupFold()
     read_group_log(folder, fold.apply_all)
+    return fold
+
+
+def result_of(fold: GroupFold, runs: Path) -> GroupResult:
+    """The result of a group whose runs are below ``runs``."""
     return group_result(fold, variant_folders(runs, fold.group_id, fold.run_ids))
 
 

@@ -238,9 +238,7 @@ def _show_runs_of(
         return
     show_variants(group.axes, variants)
     images = f"{group.images} of {group.total_images} images"
-    print_line(
-        f"{group.completed} of {count(len(group.variants), 'variant')} COMPLETED; {images}"
-    )
+    print_line(f"{group.completed} of {count(len(group.variants), 'variant')} COMPLETED; {images}")
     if group.resumable:
         print_line(f"to continue: stagewright resume {group_argument(group.folder.name, runs)}")
 
