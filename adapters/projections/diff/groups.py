@@ -13,11 +13,12 @@ from ....events.errors import LogCorruptError, RunNotFoundError
 from ....statemachine.groups.folder import variant_folders
 from ....statemachine.groups.result import VariantResult, read_group, result_of
 from ...text import count_of
+from ..varied_values import value_text
 from .comparison import RunComparison, compare_runs
 
-_NAMED = ("configuration", "plan", "inputs", "backend", "outcome")
-_NOT_NAMED = frozenset(["group_id", "variant_index", "run_id"])
-"""Keys of a plan in which two groups always differ."""
+_SECTIONS = ("configuration", "plan", "inputs", "backend", "outcome")
+_NOT_NAMED = frozenset(["group_id", "variant_index", "run_id", "learning_mode"])
+"""Keys of a plan in which two groups may differ with equal configurations."""
 _DEEPEST = 20
 _LARGEST = 2**53
 """Whole numbers up to this are the same as a float."""
@@ -40,8 +41,8 @@ class ComparedGroup(msgspec.Struct, frozen=True, kw_only=True):
 class VariantPair(msgspec.Struct, frozen=True, kw_only=True):
     """Two variants with equal values, by their indexes, and where their runs differ.
 
-    ``differences`` are keys such as ``plan txt2img.steps``, and counts of images; ``error`` says
-    why the runs could not be compared.
+    ``differences`` are texts such as ``txt2img.steps: 20 -> 30``, and counts of images; ``error``
+    says why the runs could not be compared.
     """
 
     values: Mapping[str, Any]
@@ -128,6 +129,10 @@ def _plain(value: Any, deepest: int = _DEEPEST) -> Any:
     return value
 
 
+def _side(value: Any) -> str:
+    return "(not set)" if value is msgspec.UNSET else value_text(msgspec.to_builtins(value))
+
+
 def _pair(one: _Side, left: VariantResult, other: _Side, right: VariantResult) -> VariantPair:
     ours = one.folders.get(left.variant_index)
     theirs = other.folders.get(right.variant_index)
@@ -153,14 +158,17 @@ def _pair(one: _Side, left: VariantResult, other: _Side, right: VariantResult) -
 
 
 def _differences(found: RunComparison) -> Iterator[str]:
-    """Where two runs differ; what only says which group they are of is left out."""
-    for section in _NAMED:
+    """Where two runs differ, each key once; what only says which group they are of is left out."""
+    seen: set[str] = set()
+    for section in _SECTIONS:
         for one in getattr(found, section):
-            if section != "plan" or one.key not in _NOT_NAMED:
-                yield f"{section} {one.key}"
+            is_new = one.key not in seen and one.key.split(".")[-1] not in _NOT_NAMED
+            seen.add(one.key)
+            if is_new:
+                yield f"{one.key}: {_side(one.left)} -> {_side(one.right)}"
     for stage in found.stages:
-        for used in stage.answers.used:
-            yield f"settings used {stage.stage}.{used.key}"
+        if stage.answers.used:
+            yield f"{stage.stage}: {len(stage.answers.used)} used settings"
         for name, words in _IMAGES.items():
             number = count_of(getattr(stage.answers.images, name))
             if number:
