@@ -10,6 +10,7 @@ import click
 from ....events.errors import RunNotFoundError
 from ....events.log.reader import iterate
 from ....events.model import RunOpened
+from ....statemachine.errors import ConfigurationError
 from ....statemachine.groups.result import read_group
 from ...projections.configurations import (
     ChosenImage,
@@ -57,7 +58,10 @@ def config_command(image_or_run: str, runs: Path) -> None:
 def _of_group(folder: Path) -> str:
     opened = read_group(folder).opened
     assert opened is not None
-    return config_of_group(opened)
+    try:
+        return config_of_group(opened)
+    except RecursionError as error:  # the log is foreign
+        raise ConfigurationError(f"{folder}: it is nested too deeply to be written") from error
 
 
 def _of_run(folder: Path, image: ChosenImage | None) -> str:
