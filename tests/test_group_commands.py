@@ -140,6 +140,7 @@ def test_a_group_whose_log_is_damaged_is_shown_as_such(own: tuple[Path, GroupRes
     assert (done.returncode, done.stderr.count("\n")) == (4, 1)
     checked = stagewright("verify", "last-group", folder=folder)
     assert (checked.returncode, "corrupt" in checked.stdout) == (4, True)
+    assert "4 runs and 1 group checked" in checked.stdout
     assert stagewright("verify", "--all", folder=folder).returncode == 4
     first = result.variants[0].run_id
     assert stagewright("show", str(first), folder=folder).returncode == 0

@@ -168,6 +168,18 @@ def test_a_group_that_claims_the_run_of_another_does_not_remove_it(tmp_path: Pat
     assert verify_run(outside).finished
 
 
+def test_a_torn_tail_is_repaired_before_a_removal_is_recorded(own: Swept) -> None:
+    """As a resume does it: copied aside, cut, and recorded."""
+    folder, result = own
+    (group,) = group_folders(folder / "runs")
+    with open(group / GROUP_LOG_NAME, "ab") as log:
+        log.write(b'{"h":"0000')
+    done = stagewright("rm", str(result.variants[0].run_id), "--yes", folder=folder)
+    assert (done.returncode, removals(folder)) == (0, [0]), done.stderr
+    assert len(list(group.glob("*.torn-*"))) == 1
+    assert stagewright("verify", "last-group", folder=folder).returncode == 0
+
+
 RECORD = [f"record-{place} VariantRemoved" for place in ("before", "half", "written", "synced")]
 MOVES = ["folder-made .removed", "file-renamed .removed", "file-removed events.jsonl"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from stagewright.events.groups.log import GROUP_LOG_NAME
 from stagewright.statemachine.files.run_folder import run_folders
 
 from .command_line import stagewright
+from .posix import make_pipe
 from .support import controller, document
 from .sweeping import OPENED, group_opened, variant, write_group_log
 
@@ -178,7 +178,7 @@ def test_a_log_that_is_no_file_is_no_group(tmp_path: Path) -> None:
     for number in range(3):
         (groups / f"2026112{number}T225226.123456Z-odd-7f3a9c").mkdir(parents=True)
     first, second, third = sorted(groups.iterdir())
-    os.mkfifo(first / GROUP_LOG_NAME)
+    make_pipe(first / GROUP_LOG_NAME)
     (second / GROUP_LOG_NAME).symlink_to("nowhere")
     (third / GROUP_LOG_NAME).mkdir()
     for command in COMMANDS:

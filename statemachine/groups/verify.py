@@ -20,7 +20,7 @@ from .result import read_variant_run
 class GroupVerification(msgspec.Struct, frozen=True, kw_only=True):
     """What was found of a group.
 
-    ``corrupt`` says where its log is corrupt, "" if it is sound; then nothing else is known.
+    ``corrupt`` says where its log is corrupt, "" if it is sound. ``state`` is that of the log.
     ``advice`` says what a resume would do, "" if nothing. ``running`` is the process that works
     on the group. ``runs`` are the folders of its runs, by the indexes of their variants.
     """
@@ -57,11 +57,13 @@ def verify_group(folder: Path, runs: Path) -> GroupVerification:
             for batch in scan.batches():
                 fold.apply_all(batch)
         except LogCorruptError as error:
+            group_id = fold.group_id or folder.name
             return GroupVerification(
-                group_id=fold.group_id or folder.name,
+                group_id=group_id,
                 folder=str(folder),
                 events=scan.count,
                 corrupt=str(error),
+                runs=_texts(variant_folders(runs, group_id, fold.run_ids)),
             )
     folders = variant_folders(runs, fold.group_id, fold.run_ids)
     torn = scan.torn.bytes if scan.torn else 0
@@ -75,8 +77,12 @@ def verify_group(folder: Path, runs: Path) -> GroupVerification:
         torn_bytes=torn,
         advice=_advice(fold, folders, torn),
         running=str(lock_holder(folder, GROUP_LOCK_NAME) or "a process") if held else "",
-        runs={index: str(place) for index, place in sorted(folders.items())},
+        runs=_texts(folders),
     )
+
+
+def _texts(folders: dict[int, Path]) -> dict[int, str]:
+    return {index: str(place) for index, place in sorted(folders.items())}
 
 
 def _advice(fold: GroupFold, folders: dict[int, Path], torn: int) -> str:

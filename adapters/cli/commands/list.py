@@ -12,6 +12,7 @@ import click
 from rich.cells import cell_len
 
 from ....events.model import RunState
+from ....statemachine.groups.folder import GROUPS_NAME
 from ...projections.catalogue import DIED, UNREADABLE, Catalogue, CatalogueEntry
 from ...projections.groups import GroupEntry, by_group, group_entries, group_entry
 from ...projections.varied_values import short_names, varied_keys
@@ -219,7 +220,7 @@ def _show(entries: Sequence[CatalogueEntry], columns: Sequence[str], runs: Path)
 
 def _is_group(entry: CatalogueEntry) -> bool:
     """Whether it is a row that ``_row_of`` made."""
-    return entry.group_id is not None and entry.variant_index is None
+    return entry.folder.startswith(f"{GROUPS_NAME}/")
 
 
 def _show_runs_of(
