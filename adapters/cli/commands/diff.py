@@ -46,7 +46,7 @@ _SECTIONS = (
 @runs_option
 @json_option
 def diff_command(left: str, right: str, exit_code: bool, runs: Path, as_json: bool) -> int:  # noqa: FBT001 - click passes flags
-    """Show the differences between two runs, or between two groups.
+    """Show the differences between two runs or two groups.
 
     It compares the logs: the configurations, the plans, the settings that were used, the
     outcomes and the images. Durations are shown, but do not count as a difference. Image files

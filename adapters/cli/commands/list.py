@@ -118,9 +118,9 @@ def list_command(
     runs: Path,
     as_json: bool,  # noqa: FBT001 - click passes flags
 ) -> None:
-    """List the runs, newest first, archived ones too; or those of a GROUP, with what it varies.
+    """List runs and groups, or the runs of a GROUP.
 
-    A group of runs has one row. With --state, --model, --where, --columns or --json its runs are
+    The newest come first, archived ones too. A group of runs has one row. With --state, --model, --where, --columns or --json its runs are
     listed one by one.
 
     A `*` marks what can be resumed. RUN are the last six digits of the id of a run or group,

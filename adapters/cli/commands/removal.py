@@ -50,9 +50,9 @@ _yes_option = click.option("--yes", is_flag=True, help="Do it without asking.")
 @_yes_option
 @runs_option
 def rm_command(names: tuple[str, ...], keep: bool, yes: bool, runs: Path) -> None:  # noqa: FBT001 - click passes flags
-    """Remove runs, groups with all their runs, or the images of their earlier stages.
+    """Remove runs and groups, or images of earlier stages.
 
-    The sizes are shown first. With --keep-last-stage the log records what is removed: the runs stay
+    A group is removed with all its runs. The sizes are shown first. With --keep-last-stage the log records what is removed: the runs stay
     sound and can be shown, but those images are never made again. `resume GROUP` never makes a
     removed run again.
     """
@@ -74,7 +74,7 @@ def rm_command(names: tuple[str, ...], keep: bool, yes: bool, runs: Path) -> Non
 @_yes_option
 @runs_option
 def archive_command(names: tuple[str, ...], keep: bool, yes: bool, runs: Path) -> None:  # noqa: FBT001 - click passes flags
-    """Move runs, or all runs of groups, to the folder `archive`.
+    """Move runs, or those of groups, to the folder `archive`.
 
     Every command still finds them there; the folder of a group stays where it is.
     The sizes are shown first. An archived run gets no reminders, and `resume --all` leaves it out.

@@ -49,7 +49,10 @@ _MOST_PROMPTS = 20
 @runs_option
 @json_option
 def replay_command(run: str, until: int | None, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
-    """Show the result and timeline of a run, or the result of a group, from the logs alone."""
+    """Show the result of a run or group, from its log.
+
+    Of a run the timeline is shown as well.
+    """
     folder, is_group, runs = find_run_or_group(runs, run)
     if is_group:
         if until is not None:

@@ -41,7 +41,9 @@ from ..styles import DOUBTFUL, GOOD, WRONG, Mark
 @runs_option
 @json_option
 def verify_command(run: str | None, every: bool, runs: Path, as_json: bool) -> int:  # noqa: FBT001 - click passes flags
-    """Check a run's log and image files, or those of all runs of a group; writes nothing.
+    """Check the logs and image files of a run or group.
+
+    Nothing is written.
 
     \b
     Exit status:
