@@ -10,6 +10,7 @@ from . import (
     resume_speed,
     run_speed,
     startup_speed,
+    sweep_planning,
 )
 
 
@@ -23,6 +24,7 @@ def main() -> None:
     resume_speed.main()
     listening_speed.main()
     learning_rebuild.main()
+    sweep_planning.main()
     http_speed.main()
 
 

@@ -82,7 +82,7 @@ class Watched:
             self.faults.append(f"{percentage} at {told}")
         if now.elapsed_s < self.before.elapsed_s and not isinstance(told, RunResumed):
             self.faults.append(f"{self.before.elapsed_s} s -> {now.elapsed_s} s at {told}")
-        if now.remaining_s is not None and now.remaining_s < 0:
+        if now.remaining_s is not None and not now.remaining_s >= 0:
             self.faults.append(f"{now.remaining_s} s remain at {told}")
         if now.images_done > now.image_count or now.image_number > now.image_count:
             self.faults.append(f"{now.place} at {told}")

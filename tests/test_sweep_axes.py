@@ -15,6 +15,7 @@ from stagewright.statemachine.variants.axes import (
     axis_errors,
     read_values,
     read_vary,
+    repetition_errors,
     zip_axes,
 )
 from stagewright.statemachine.variants.sweep import MAX_VARIANTS, Sweep
@@ -35,7 +36,9 @@ def sweep(*values: list[Any], **options: Any) -> Sweep:
 
 def messages(axis: SweepAxis) -> list[str]:
     """What is wrong with the first axis of a configuration."""
-    return [one.message for one in axis_errors(axis, "sweep.axes.0")]
+    place = "sweep.axes.0"
+    lacking = list(axis_errors(axis, place))
+    return [one.message for one in lacking or repetition_errors(axis, place)]
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
+import pexpect
 import pytest
 from rich.cells import cell_len
 from stagewright.adapters.cli.sweep_table import (
@@ -20,47 +21,46 @@ from stagewright.adapters.cli.sweep_table import (
 from stagewright.adapters.projections.durations import Estimate, RecordedDurations
 from stagewright.adapters.projections.varied_values import short_names
 from stagewright.events.groups.model import SweepAxis
-from stagewright.statemachine import StageExecutionPlan, build_stage_execution_plan
+from stagewright.events.model import Durability
+from stagewright.statemachine import GroupPlan, build_stage_execution_plan
+from stagewright.statemachine.config.schema import ServerTable
+from stagewright.statemachine.groups.planning import PlannedVariant
 
+from .command_line import SCRIPT, run_json, stagewright, write_config
 from .support import document
 
 URL = "http://127.0.0.1:7860"
 SMALL = build_stage_execution_plan(document())
 
 
-class Variant(NamedTuple):
-    """A variant as the planning of groups gives it."""
-
-    variant_index: int
-    values: Mapping[str, Any]
-    total_images: int
-    total_steps: int
-    plan: StageExecutionPlan
-
-
-class Plan(NamedTuple):
-    """The plan of a group, likewise."""
-
-    axes: tuple[SweepAxis, ...]
-    variants: tuple[Variant, ...]
-    checkpoint_changes: int
-    total_images: int
-    total_steps: int
-    warnings: tuple[str, ...]
-
-
-def plan_of(axes: Mapping[str, Sequence[Any]], warnings: tuple[str, ...] = ()) -> Plan:
+def plan_of(axes: Mapping[str, Sequence[Any]], warnings: tuple[str, ...] = ()) -> GroupPlan:
     """A plan whose axes move together; each variant makes 2 images with 180 steps."""
     rows = list(zip(*axes.values(), strict=True))
+    one = msgspec.structs.replace(SMALL, total_images=2, total_steps=180)
     variants = tuple(
-        Variant(index, dict(zip(axes, row, strict=True)), 2, 180, SMALL)
+        PlannedVariant(index, dict(zip(axes, row, strict=True)), one, 0)
         for index, row in enumerate(rows)
     )
-    one = SweepAxis(keys=tuple(axes), values=tuple(map(list, rows)))
-    return Plan((one,), variants, 1, 2 * len(rows), 180 * len(rows), warnings)
+    return GroupPlan(
+        document={},
+        name=None,
+        axes=(SweepAxis(keys=tuple(axes), values=tuple(map(list, rows))),),
+        random=None,
+        random_seed=None,
+        seed=1,
+        variants=variants,
+        found=(),
+        union=one,
+        prompts=(),
+        server=ServerTable(),
+        preflight=True,
+        durability=Durability.CHECKPOINT,
+        checkpoint_changes=1,
+        warnings=warnings,
+    )
 
 
-def estimates_of(plan: Plan, seconds: float | None) -> SweepEstimates:
+def estimates_of(plan: GroupPlan, seconds: float | None) -> SweepEstimates:
     whole = (
         None if seconds is None else Estimate(seconds * len(plan.variants), frozenset("1234567"))
     )
@@ -68,7 +68,7 @@ def estimates_of(plan: Plan, seconds: float | None) -> SweepEstimates:
 
 
 def lines_of(
-    plan: Plan, seconds: float | None = None, *, width: int = 80, most: int | None = None
+    plan: GroupPlan, seconds: float | None = None, *, width: int = 80, most: int | None = None
 ) -> list[str]:
     found = sweep_lines(plan, estimates_of(plan, seconds), URL, width, most)
     return [line.rstrip() for line in found]
@@ -194,3 +194,31 @@ def test_warnings_stand_below_the_totals(capsys: pytest.CaptureFixture[str]) -> 
     show_sweep(plan, estimates_of(plan, None), URL)
     printed = capsys.readouterr().out.splitlines()
     assert printed[-2:] == ["warning: the first", "warning: the second"]
+
+
+@pytest.mark.posix
+def test_plan_of_a_sweep_shows_fifty_variants_on_a_terminal(tmp_path: Path) -> None:
+    """And all of them where the output is no terminal."""
+    config = write_config(tmp_path)
+    arguments = ["plan", config.name, "--vary", "seed=1..60"]
+    child = pexpect.spawn(
+        str(SCRIPT), arguments, cwd=str(tmp_path), timeout=60, dimensions=(24, 80),
+        encoding="utf-8",
+    )  # fmt: skip
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    assert "... and 10 more" in str(child.before)
+    printed = stagewright(*arguments, folder=tmp_path).stdout.splitlines()
+    assert (len(printed), printed[60].split()[:2]) == (1 + 60 + 2, ["60", "60"])
+
+
+def test_plan_of_a_sweep_estimates_each_variant_from_recorded_runs(tmp_path: Path) -> None:
+    """Twice the steps take twice the time, and the whole is the sum."""
+    config = write_config(tmp_path)
+    run_json(config)
+    shown = stagewright("plan", config, "--vary", "txt2img.steps=4,8", "--json", folder=tmp_path)
+    plan = json.loads(shown.stdout)
+    short, long = (variant["estimate_s"] for variant in plan["variants"])
+    assert long == pytest.approx(2 * short)
+    assert plan["estimate_s"] == pytest.approx(short + long)

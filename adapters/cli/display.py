@@ -10,6 +10,7 @@ from ...events.model import (
     CallFailed,
     LifecycleChanged,
     LogRepaired,
+    RunOpened,
     RunResumed,
     RunState,
     StageEnd,
@@ -34,6 +35,9 @@ _WIDE = 125
 """A terminal of at least so many columns shows the status in one line, otherwise in two."""
 _FREE_COLUMNS = 4
 """Columns left free at the end of the line, where a terminal prints ``^C``."""
+_ENDED = (RunState.COMPLETED, RunState.ERROR, RunState.CANCELLED)
+_PROCESS_DIED = "ProcessDied"
+"""With this error a resume ends the epoch of a process that died; the variant goes on."""
 _BACK_TO_IDLE = ("recover", "cleanup", "reset")
 _CANCELLED = (GenerationCancelled.__name__, GenerationInterrupted.__name__)
 
@@ -73,9 +77,9 @@ class PlainLines:
         self._stream = stream
 
     def take_event(self, event: StageEvent) -> None:
-        line = self._line(event)
-        if line is not None:
-            self.print_line(line)
+        for line in (self._line(event), self._variant_line(event)):
+            if line is not None:
+                self.print_line(line)
 
     def print_line(self, line: str) -> None:
         self._stream.write(escaped(line) + "\n")
@@ -100,9 +104,18 @@ class PlainLines:
                 return failure_line(event)
         return _notice(event)
 
+    def _variant_line(self, event: StageEvent) -> str | None:
+        """One line where a variant of a group begins, goes on or ends."""
+        if isinstance(event, RunOpened | RunResumed):
+            return self._view.snapshot().variant or None
+        return variant_end(event, self._view.snapshot())
+
 
 class LiveStatus:
-    """A status of one or two lines at the bottom of a terminal, redrawn as the run advances."""
+    """A status of one or two lines at the bottom of a terminal, redrawn as the run advances.
+
+    A run of a group has one line more, for the group.
+    """
 
     def __init__(self, view: StatusBar, stream: IO[str]) -> None:
         from rich.console import Console  # noqa: PLC0415 - takes 40 ms; only a terminal needs it
@@ -127,6 +140,9 @@ class LiveStatus:
             line, colour = failure_line(event), DOUBTFUL if event.will_retry else WRONG
         if line is not None:
             self._console.print(line, markup=False, highlight=False, style=colour)
+        now = self._view.snapshot()
+        if now.state == RunState.ERROR and (end := variant_end(event, now)):
+            self._console.print(end, markup=False, highlight=False, style=WRONG)
 
     def print_line(self, line: str) -> None:
         self._console.print(one_line(line), markup=False, highlight=False)
@@ -206,6 +222,19 @@ def _notice(event: StageEvent) -> str | None:
     return None
 
 
+def variant_end(event: StageEvent, now: RunStatus) -> str | None:
+    """How a variant ended, with the status after this event: ``variant 3 of 18: completed``."""
+    if not isinstance(event, LifecycleChanged) or event.dest not in _ENDED:
+        return None
+    if event.error is not None and event.error.kind == _PROCESS_DIED:
+        return None
+    if not now.variant_number or event.run_id != now.run_id:
+        return None
+    why = f": {now.last_error}" if now.state == RunState.ERROR and now.last_error else ""
+    took = f" in {duration(now.elapsed_s * 1000)}" if now.state == RunState.COMPLETED else ""
+    return f"{now.variant_place}: {now.state.lower()}{took}{why}"
+
+
 def failure_line(event: CallFailed) -> str | None:
     """One line about a failed attempt; None if the user cancelled it."""
     error = event.error
@@ -228,7 +257,20 @@ def _status_line(now: RunStatus, width: int) -> RenderableType:
     is_wide = width >= _WIDE
     line = Table.grid(padding=(0, 1))
     line.add_row(*([_cell(where)] if is_wide else []), *parts)
-    return Constrain(line if is_wide else Group(_cell(where), line), width)
+    lines = [line] if is_wide else [_cell(where), line]
+    return Constrain(Group(*_group_line(now), *lines), width)
+
+
+def _group_line(now: RunStatus) -> Iterator[RenderableType]:
+    """The group's line, if there is a group; the variant gives way where there is no room."""
+    from rich.table import Table  # noqa: PLC0415 - only a terminal needs it
+
+    if now.group_headline:
+        line = Table.grid(padding=(0, 2))
+        line.add_column()
+        line.add_column(no_wrap=True)
+        line.add_row(_cell(now.group_headline), _cell(now.group_detail))
+        yield line
 
 
 def _cell(text: str) -> RenderableType:

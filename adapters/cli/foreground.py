@@ -9,8 +9,10 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
-from typing import IO, NamedTuple, cast
+from typing import IO, Generic, TypeVar, cast
 
 from ...events import signals
 from ...events.errors import RunNotFoundError
@@ -19,7 +21,7 @@ from ...events.result import PipelineRunResult
 from ...events.subscriptions.subscription import subscribe
 from ...statemachine.errors import InvalidTransitionError
 from ...statemachine.run.controller import PipelineController
-from ...statemachine.run.handle import RunHandle
+from ...statemachine.run.handle import Handle
 from ..event_text import error_text
 from ..projections.status import StatusBar
 from ..text import count
@@ -44,25 +46,29 @@ _CTRL_C = "Ctrl-C"
 _STOPPED_BY = {"SIGINT": _CTRL_C, "SIGHUP": "the terminal was closed"}
 
 
-class ForegroundResult(NamedTuple):
-    """A run that has ended; ``stopped`` if a signal asked it to, even too late.
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class ForegroundResult(Generic[R]):
+    """A run or a group that has ended; ``stopped`` if a signal asked it to, even too late.
 
     ``interrupted`` says that this was Ctrl-C, after which the process has to die by SIGINT.
     """
 
-    handle: RunHandle
-    result: PipelineRunResult
+    folder: Path
+    result: R
     stopped: bool
     interrupted: bool
 
 
 def run_in_foreground(
     controller: PipelineController,
-    begin: Callable[[], RunHandle],
+    begin: Callable[[], Handle[R]],
     stream: IO[str],
     view: StatusBar | None = None,
-) -> ForegroundResult:
-    """Begin a run, show its progress, and wait for its end.
+) -> ForegroundResult[R]:
+    """Begin a run or a group, show its progress, and wait for its end.
 
     Ctrl-C, SIGTERM and a closed terminal cancel the run; a second signal quits at once. A signal
     before the run has begun raises KeyboardInterrupt, and nothing is started. Also raises
@@ -79,25 +85,28 @@ def run_in_foreground(
             seen.take_event(event)
             display.take_event(event)
 
-        stack.enter_context(subscribe(take_event, on_step=seen.take_step))
+        stack.enter_context(
+            subscribe(take_event, on_step=seen.take_step, on_group=seen.take_group_event)
+        )
         handle = begin()
         stops.has_begun = True
         result = _wait(controller, handle, stops.names, display)
-        return ForegroundResult(handle, result, bool(stops.names), _CTRL_C in stops.names)
+        stopped, interrupted = bool(stops.names), _CTRL_C in stops.names
+        return ForegroundResult(handle.folder, result, stopped, interrupted)
 
 
-def show_end(ended: ForegroundResult, *, as_json: bool) -> int:
+def show_end(ended: ForegroundResult[PipelineRunResult], *, as_json: bool) -> int:
     """Print how a run ended, and return its exit status."""
-    handle, result = ended.handle, ended.result
+    result = ended.result
 
     def show() -> None:
         if as_json:
             print_json_parts(result.json_parts())
         else:
-            show_result(result, handle.folder, with_error=False)
+            show_result(result, ended.folder, with_error=False)
 
     try_to_print(show)
-    _print_faults()
+    print_faults()
     status = print_run_error(result)
     return EXIT_INTERRUPTED if ended.interrupted else status
 
@@ -116,7 +125,7 @@ def try_to_print(show: Callable[[], None]) -> None:
             print_error(f"standard output cannot be written: {error.strerror or error}", EXIT_ERROR)
 
 
-def _print_faults() -> None:
+def print_faults() -> None:
     """Warn about subscribers that failed; the run itself was not affected."""
     for name, times in sorted(signals.faults().items()):
         print_error(f"warning: subscriber {name} failed or blocked {count(times, 'time')}", 0)
@@ -135,8 +144,8 @@ def _why(result: PipelineRunResult) -> str:
 
 
 def _wait(
-    controller: PipelineController, handle: RunHandle, stops: list[str], display: Display
-) -> PipelineRunResult:
+    controller: PipelineController, handle: Handle[R], stops: list[str], display: Display
+) -> R:
     requested = False
     while not handle.wait_ended(_REFRESH_S):
         display.refresh()
@@ -145,7 +154,7 @@ def _wait(
             display.print_line(f"{stops[0]}: stopping cleanly; repeat to quit at once")
             # The run may have ended by itself in the meantime.
             with contextlib.suppress(RunNotFoundError, InvalidTransitionError):
-                controller.cancel(handle.run_id, reason=stops[0])
+                controller.cancel(handle.id, reason=stops[0])
     return handle.wait()
 
 
@@ -167,7 +176,8 @@ class _StopSignals:
                 die_by_interrupt()
             os._exit(EXIT_INTERRUPTED)
         self.names.append(_STOPPED_BY.get(name, name))
-        if not self.has_begun and self._controller.current_run_id is None:
+        current = self._controller.current_run_id or self._controller.current_group_id
+        if not self.has_begun and current is None:
             raise KeyboardInterrupt
 
 

@@ -32,7 +32,7 @@ COMMAND_GROUPS: Mapping[str, Sequence[str]] = {
 }
 """The commands as the help and the man page list them."""
 _COMMANDS = tuple(name for names in COMMAND_GROUPS.values() for name in names)
-_MODULES: Mapping[str, str] = {"rm": "removal", "archive": "removal", "schema": "plan"}
+_MODULES: Mapping[str, str] = {"rm": "removal", "archive": "removal"}
 """The modules of commands that have none of their own name."""
 
 

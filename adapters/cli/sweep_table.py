@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
-from ...events.groups.model import SweepAxis
-from ...statemachine.plan.plan import StageExecutionPlan
+from ...statemachine.groups.planning import GroupPlan
 from ..projections.durations import Estimate, RecordedDurations
 from ..projections.varied_values import short_names, value_text, varied_keys
 from ..text import rough_duration
@@ -20,38 +19,6 @@ from .table import cells
 MOST_LINES = 50
 """Variants that a terminal shows at most."""
 _TOTALS = ("steps", "images", "estimate")
-
-
-class PlannedVariant(Protocol):
-    """One variant of a sweep with its plan and its values by key."""
-
-    @property
-    def variant_index(self) -> int: ...
-    @property
-    def values(self) -> Mapping[str, Any]: ...
-    @property
-    def total_images(self) -> int: ...
-    @property
-    def total_steps(self) -> int: ...
-    @property
-    def plan(self) -> StageExecutionPlan: ...
-
-
-class GroupPlan(Protocol):
-    """The plan of a sweep; ``variants`` are in the order in which they will run."""
-
-    @property
-    def axes(self) -> tuple[SweepAxis, ...]: ...
-    @property
-    def variants(self) -> Sequence[PlannedVariant]: ...
-    @property
-    def checkpoint_changes(self) -> int: ...
-    @property
-    def total_images(self) -> int: ...
-    @property
-    def total_steps(self) -> int: ...
-    @property
-    def warnings(self) -> tuple[str, ...]: ...
 
 
 class SweepEstimates(NamedTuple):

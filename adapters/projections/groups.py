@@ -1,129 +1,168 @@
-"""The groups below a folder of runs, from their own logs and the catalogue of runs."""
+"""The groups of runs below a folder, from their own logs and the catalogue of runs."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
-from ...events.errors import GroupNotFoundError, LogCorruptError
+from ...events.errors import LogCorruptError, RunNotFoundError
 from ...events.groups.fold import GroupFold
 from ...events.groups.log import GROUP_LOCK_NAME, read_group_log
 from ...events.groups.model import SweepAxis, Variant
 from ...events.log.lock import is_locked
 from ...events.model import RunState
 from ...statemachine.files.run_folder import name_in_run_id
-from ...statemachine.groups.folder import group_folders
-from ...statemachine.groups.result import REMOVED, VariantResult, state_of_group
-from .catalogue import CORRUPT, DIED, UNREADABLE, CatalogueEntry
+from ...statemachine.groups.folder import GROUPS_NAME, group_folders
+from ...statemachine.groups.result import (
+    CORRUPT,
+    REMOVED,
+    UNREADABLE,
+    VariantResult,
+    state_of_group,
+)
+from .catalogue import DIED, CatalogueEntry
+
+EntriesByGroup = Mapping[str, Mapping[str, CatalogueEntry]]
+"""Runs by the id of their group, then by their own."""
 
 
 class GroupEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One group: what its log says of it, and the states of its variants by the catalogue.
+    """One group: ``runs`` are those of its variants that have begun, by variant.
 
-    ``state`` is CORRUPT if the group's log is corrupt, and UNREADABLE if it cannot be read;
-    ``error`` says why, and ``variants`` may be empty then. ``alive`` says whether a process works
-    on it; a group that is RUNNING and not alive has died. ``opened`` is RFC 3339.
+    ``results`` are its variants. ``state`` is CORRUPT or UNREADABLE if the group's own log is;
+    ``error`` says why then, nothing is known of its runs, and only a part of the variants may be.
+    ``alive`` says whether a process works on the group. ``left`` counts the variants that a resume
+    would work on, of which ``cancelled`` runs were cancelled alone. ``folder`` is relative to that
+    of the runs, and ``opened`` is RFC 3339.
     """
 
     group_id: str
-    folder: Path
+    folder: str
     name: str
     state: str
     opened: str = ""
     axes: tuple[SweepAxis, ...] = ()
-    variants: tuple[VariantResult, ...] = ()
-    models: tuple[str, ...] = ()
+    results: tuple[VariantResult, ...] = ()
+    left: int = 0
+    cancelled: int = 0
+    runs: tuple[CatalogueEntry, ...] = ()
     alive: bool = False
     error: str = ""
 
     @property
+    def variants(self) -> int:
+        """How many variants there are."""
+        return len(self.results)
+
+    @property
     def completed(self) -> int:
         """The variants that are COMPLETED."""
-        return sum(one.state == RunState.COMPLETED for one in self.variants)
+        return sum(one.state == RunState.COMPLETED for one in self.results)
 
     @property
     def images(self) -> int:
         """The images of all runs that have finished the last stage."""
-        return sum(one.images for one in self.variants)
+        return sum(one.images for one in self.results)
 
     @property
     def total_images(self) -> int:
         """The images that all runs end with."""
-        return sum(one.total_images for one in self.variants if one.state != REMOVED)
+        return sum(one.total_images for one in self.results if one.state != REMOVED)
 
     @property
     def resumable(self) -> bool:
-        """Whether something of the group is missing, and no process works on it."""
-        return not self.alive and self.state not in (RunState.COMPLETED, CORRUPT, UNREADABLE)
+        """Whether a resume has something to do."""
+        return self.left > 0 and not self.alive
+
+    @property
+    def waits(self) -> bool:
+        """Whether it can be resumed, and what is left was not cancelled."""
+        return self.resumable and self.state != RunState.CANCELLED and self.left > self.cancelled
 
 
 def group_entries(runs: Path, entries: Iterable[CatalogueEntry]) -> list[GroupEntry]:
-    """The groups below ``runs``, oldest first; ``entries`` are all their runs."""
-    of_group = by_group(entries)
-    return [group_entry(folder, of_group) for folder in group_folders(runs)]
+    """The groups below ``runs``, newest first; ``entries`` are all runs there."""
+    of_groups = by_group(entries)
+    return [group_entry(folder, of_groups) for folder in reversed(group_folders(runs))]
 
 
-def by_group(entries: Iterable[CatalogueEntry]) -> Mapping[str, Sequence[CatalogueEntry]]:
+def by_group(entries: Iterable[CatalogueEntry]) -> EntriesByGroup:
     """Runs by the ids of their groups."""
-    found: defaultdict[str, list[CatalogueEntry]] = defaultdict(list)
+    found: dict[str, dict[str, CatalogueEntry]] = {}
     for entry in entries:
         if entry.group_id is not None:
-            found[entry.group_id].append(entry)
+            found.setdefault(entry.group_id, {})[entry.run_id] = entry
     return found
 
 
-def group_entry(folder: Path, entries: Mapping[str, Sequence[CatalogueEntry]]) -> GroupEntry:
-    """The group in a folder; ``entries`` are runs by the ids of their groups."""
+def group_entry(folder: Path, entries: EntriesByGroup) -> GroupEntry:
+    """The group in a folder."""
     fold = GroupFold()
-    state, error = "", ""
+    state = error = ""
     try:
         read_group_log(folder, fold.apply_all)
-    except LogCorruptError as found:
-        state, error = CORRUPT, str(found)
-    except (OSError, GroupNotFoundError) as found:
-        state, error = UNREADABLE, str(found)
+    except (LogCorruptError, OSError, RunNotFoundError) as failure:
+        state = CORRUPT if isinstance(failure, LogCorruptError) else UNREADABLE
+        error = str(failure)
     opened = fold.opened
     group_id = fold.group_id or folder.name
-    own = entries.get(group_id, ())
-    variants = tuple(_variants(fold, opened.variants if opened else (), own))
+    own = _by_variant(fold, entries.get(group_id, {}))
+    variants = opened.variants if opened else ()
+    results = tuple(_result(fold, one, own.get(one.variant_index)) for one in variants)
+    indexes = [one.variant_index for one in results]
+    left = [] if error else list(_left(fold, own, indexes))
     return GroupEntry(
         group_id=group_id,
-        folder=folder,
+        folder=f"{GROUPS_NAME}/{folder.name}",
         name=(opened.name if opened else "") or name_in_run_id(folder.name),
+        state=state or state_of_group(fold, (one.state for one in results)),
         opened=opened.ts.isoformat() if opened else "",
         axes=opened.axes if opened else (),
-        variants=variants,
-        state=state or state_of_group(fold, (one.state for one in variants)),
-        models=tuple(sorted({model for entry in own for model in entry.models})),
+        results=results,
+        left=len(left),
+        cancelled=sum(index in own and own[index].cancelled for index in left),
+        runs=() if error else tuple(own[index] for index in indexes if index in own),
         alive=is_locked(folder, GROUP_LOCK_NAME),
         error=error,
     )
 
 
-def _variants(
-    fold: GroupFold, variants: Iterable[Variant], entries: Iterable[CatalogueEntry]
-) -> Iterator[VariantResult]:
-    """A run that only its own log ascribes to the group counts as well."""
-    found: dict[int, CatalogueEntry] = {}
-    for entry in entries:
+def _result(fold: GroupFold, variant: Variant, run: CatalogueEntry | None) -> VariantResult:
+    index = variant.variant_index
+    state = str(REMOVED if index in fold.removed else RunState.IDLE)
+    if run is not None:
+        state = DIED if run.died else run.state
+    return VariantResult(
+        variant_index=index,
+        values=variant.values,
+        run_id=run.run_id if run else fold.run_ids.get(index),
+        state=state,
+        outcome=run.outcome if run else None,
+        images=run.images if run else 0,
+        total_images=run.total_images if run else variant.total_images,
+    )
+
+
+def _by_variant(
+    fold: GroupFold, entries: Mapping[str, CatalogueEntry]
+) -> dict[int, CatalogueEntry]:
+    """The runs of a group by variant; also one that only its own log ascribes to the group."""
+    own = {index: entries[one] for index, one in fold.run_ids.items() if one in entries}
+    known = set(fold.run_ids.values())
+    for entry in entries.values():
         index = entry.variant_index
-        if index is not None and fold.run_ids.get(index, entry.run_id) == entry.run_id:
-            found.setdefault(index, entry)
-    for variant in variants:
-        index = variant.variant_index
-        run = found.get(index)
-        state = REMOVED if index in fold.removed else str(RunState.IDLE)
-        if run is not None:
-            state = DIED if run.died else run.state
-        yield VariantResult(
-            variant_index=index,
-            values=variant.values,
-            run_id=run.run_id if run else fold.run_ids.get(index),
-            state=state,
-            outcome=run.outcome if run else None,
-            images=run.images if run else 0,
-            total_images=run.total_images if run else variant.total_images,
-        )
+        if index is not None and index not in fold.run_ids and entry.run_id not in known:
+            own.setdefault(index, entry)
+    return own
+
+
+def _left(fold: GroupFold, own: dict[int, CatalogueEntry], indexes: list[int]) -> Iterator[int]:
+    """The variants that have not begun, or whose runs can be resumed."""
+    for index in indexes:
+        if index in own:
+            if own[index].resumable and not own[index].is_archived:
+                yield index
+        elif index not in fold.removed:
+            yield index

@@ -8,16 +8,21 @@ import tkinter
 from pathlib import Path
 from tkinter import ttk
 
-from ...events.errors import RunNotFoundError
+from ...events.errors import LogCorruptError, RunNotFoundError
 from ...events.folds import replay
+from ...events.groups.log import read_group
+from ...events.groups.model import GroupEvent
 from ...events.log.lock import is_locked
-from ...events.model import RunState, StageEvent
+from ...events.log.reader import iterate
+from ...events.model import RunOpened, RunState, StageEvent
 from ...events.subscriptions.subscription import Subscription, subscribe
 from ...statemachine.errors import InvalidTransitionError
 from ...statemachine.files.run_folder import CancelOrder, RunFolder
+from ...statemachine.groups.folder import GROUPS_NAME
 from ...statemachine.run.controller import PipelineController
-from ..projections.status import RunStatus, StatusBar
+from ..projections.status import RunStatus, StatusBar, history_in
 from ..projections.status.status import shown
+from .group_bar import GroupBar
 from .labels import ElidedLabel, WrappedLabel, bold
 from .loop import TkLoop
 
@@ -30,7 +35,7 @@ _REASON = "Cancel was pressed"
 
 
 class TkStatusBar(ttk.Frame):
-    """Shows the present run of a controller, and each later run.
+    """Shows the present run of a controller and its group, if it has one, and each later run.
 
     ``show`` shows a run of any process, with or without a controller. The button cancels the
     shown run, through the controller or by a request to the process that executes it. Create
@@ -45,6 +50,11 @@ class TkStatusBar(ttk.Frame):
         self.loop = TkLoop(self)
         self._controller = controller
         self._model = StatusBar()
+        self._group_model = StatusBar()
+        """Shows the runs of this controller's groups, one after the other."""
+        self._group_id = ""
+        self._loading = threading.Lock()
+        """Held while the group's log is read, on the thread of Tk or of a publisher."""
         self._folder: Path | None = None
         self._events: Subscription | None = None
         self._is_cancelling = False
@@ -53,6 +63,7 @@ class TkStatusBar(ttk.Frame):
         self._timer = self.after(0, self._refresh)
         self.bind("<Destroy>", self._end, add=True)
         if controller is not None:
+            self._group_model = StatusBar(history=history_in(controller.runs))
             self._subscribe(controller)
 
     @property
@@ -65,13 +76,7 @@ class TkStatusBar(ttk.Frame):
 
         Raises RunNotFoundError, LogCorruptError.
         """
-        folder = Path(run)
-        model = StatusBar()
-        events = subscribe(model.take_event, folder=folder, from_seq=0, on_step=model.take_step)
-        if self._events is not None:
-            self._events.close(timeout_s=0)
-        self._events, self._model, self._folder = events, model, folder
-        self._is_cancelling, self._notice = False, ""
+        self._follow(Path(run), StatusBar())
 
     def cancel(self) -> None:
         """Cancel the shown run, as the button does; finished images are kept."""
@@ -95,17 +100,46 @@ class TkStatusBar(ttk.Frame):
             transitions=["start"],
             on="publisher",
             on_config_error=self._take_config_error,
+            on_group=lambda event: self._take_group_event(controller, event),
         )
         if (run_id := controller.current_run_id) is not None:
+            opened = next(iterate(controller.runs / run_id))
+            if isinstance(opened, RunOpened) and opened.group_id is not None:
+                self._load_group(controller, opened.group_id)
             self._show_own(controller, run_id)
 
     def _show_own(self, controller: PipelineController, run_id: str) -> None:
         """Show a run of this process; an already shown run continues."""
         folder = controller.runs / run_id
         if self._folder is None or self._folder.resolve() != folder.resolve():
-            self.show(folder)
+            is_in_group = self._group_model.is_in_group(run_id)
+            self._follow(folder, self._group_model if is_in_group else StatusBar())
         self._model.expects_steps = True
         self._is_cancelling, self._notice = False, ""
+
+    def _follow(self, folder: Path, model: StatusBar) -> None:
+        """Show the run in this folder with ``model``, from its first event on."""
+        events = subscribe(model.take_event, folder=folder, from_seq=0, on_step=model.take_step)
+        if self._events is not None:
+            self._events.close(timeout_s=0)
+        self._events, self._model, self._folder = events, model, folder
+        self._is_cancelling, self._notice = False, ""
+
+    def _take_group_event(self, controller: PipelineController, event: GroupEvent) -> None:
+        if event.seq:
+            self._load_group(controller, event.group_id)
+        self._group_model.take_group_event(event)
+
+    def _load_group(self, controller: PipelineController, group_id: str) -> None:
+        """Take what happened to a group before this bar was there, or before it was resumed."""
+        with self._loading:
+            if group_id == self._group_id:
+                return
+            self._group_id = group_id
+            # Without its log, the group is shown as far as it is known from now on.
+            with contextlib.suppress(RunNotFoundError, LogCorruptError, OSError):
+                for event in read_group(controller.runs / GROUPS_NAME / group_id):
+                    self._group_model.take_group_event(event)
 
     def _take_config_error(self, message: str) -> None:
         self._notice = ""
@@ -140,13 +174,16 @@ class TkStatusBar(ttk.Frame):
         self._bar = ttk.Progressbar(self, maximum=100.0, length=_BAR_LENGTH)
         self._percent = ttk.Label(self, width=5, anchor="e")
         self._detail = WrappedLabel(self)
+        self._group = GroupBar(self, _BAR_LENGTH)
         self._trouble = ElidedLabel(self, foreground=_TROUBLE)
         self._headline.grid(row=0, column=0, columnspan=2, sticky="ew")
         self._bar.grid(row=1, column=0, sticky="ew", pady=6)
         self._percent.grid(row=1, column=1, sticky="e")
         self._detail.grid(row=2, column=0, sticky="ew")
         self._button.grid(row=2, column=1, sticky="ne", padx=(8, 0))
-        self._trouble.grid(row=3, column=0, columnspan=2, sticky="ew", pady=(4, 0))
+        self._group.grid(row=3, column=0, columnspan=2, sticky="ew", pady=(4, 0))
+        self._trouble.grid(row=4, column=0, columnspan=2, sticky="ew", pady=(4, 0))
+        self._group.grid_remove()
         self._trouble.grid_remove()
         self.columnconfigure(0, weight=1)
 
@@ -159,6 +196,7 @@ class TkStatusBar(ttk.Frame):
         self._headline.set_text(now.headline)
         self._percent["text"] = now.percent
         self._detail.set_text(now.detail)
+        self._group.show(now)
         self._trouble.set_text(self._notice or self._log_error() or now.trouble)
         is_running = now.state == RunState.RUNNING
         self._is_cancelling = self._is_cancelling and is_running

@@ -84,6 +84,12 @@ class GroupPlan(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_changes: int
     warnings: tuple[str, ...]
 
+    def with_server(self, url: str) -> GroupPlan:
+        """The plan for this server, which the configuration does not name."""
+        server = msgspec.structs.replace(self.server, url=url)
+        document = {**self.document, "server": {**self.document.get("server", {}), "url": url}}
+        return msgspec.structs.replace(self, server=server, document=document)
+
     @property
     def total_images(self) -> int:
         """The images that all runs end with."""

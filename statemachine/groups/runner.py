@@ -81,7 +81,8 @@ class RunStarter(Protocol):
 class GroupRunner:
     """Runs one epoch of one group: ``work`` returns when its log is sealed.
 
-    Only ``cancel`` may be called meanwhile, from any thread.
+    Without ``cancelled``, runs that were cancelled alone are left as they are. Only ``cancel`` may
+    be called meanwhile, from any thread.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class GroupRunner:
         starter: RunStarter,
         *,
         runs: Path,
+        cancelled: bool = True,
     ) -> None:
         self.group_id = journal.opened.group_id
         self._folder = folder
@@ -99,6 +101,7 @@ class GroupRunner:
         self._configs = configs
         self._starter = starter
         self._runs = runs
+        self._resumes_cancelled = cancelled
         self._current: StartedRun | None = None
         self._order: CancelOrder | None = None
         self._ends: Counter[str] = Counter()
@@ -158,8 +161,12 @@ class GroupRunner:
         """How the variant's run ended."""
         if folder is None and variant.variant_index in self._journal.fold.removed:
             return REMOVED
-        if folder is not None and read_variant_run(folder).is_finished:
-            return RunState.COMPLETED
+        if folder is not None:
+            found = read_variant_run(folder)
+            if found.is_finished:
+                return RunState.COMPLETED
+            if not self._resumes_cancelled and found.fold.cancel_requested:
+                return RunState.CANCELLED
         try:
             run = self._begin(variant) if folder is None else self._starter.resume_variant(folder)
         except StagewrightError as error:

@@ -162,17 +162,22 @@ class PipelineController:
             return self._groups.start(config, fail_fast=fail_fast)
 
     def resume_group(
-        self, group: str, *, force: bool = False, preflight: bool = True
+        self,
+        group: str,
+        *,
+        force: bool = False,
+        preflight: bool = True,
+        cancelled: bool = True,
     ) -> GroupHandle:
         """Finish what is missing of a group, including variants that have not begun.
 
         ``group`` is an id, a unique prefix of one, ``last-group`` or the path of a group's folder.
-        Of a group that is complete nothing is made; its handle has ended on return. Raises
-        GroupNotFoundError, LogLockedError, LogCorruptError, ResumeRefusedError,
-        ControllerBusyError, LogWriteError.
+        Of a group that is complete nothing is made; its handle has ended on return. Without
+        ``cancelled``, a run that was cancelled alone is left as it is. Raises GroupNotFoundError,
+        LogLockedError, LogCorruptError, ResumeRefusedError, ControllerBusyError, LogWriteError.
         """
         with self._one_at_a_time():
-            return self._groups.resume(group, force=force, preflight=preflight)
+            return self._groups.resume(group, force=force, preflight=preflight, cancelled=cancelled)
 
     def cancel(
         self,

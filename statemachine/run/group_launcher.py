@@ -91,7 +91,7 @@ class GroupLauncher:
             launcher.release()
         return self._launch(journal, RunFolder(path, storage=storage), _Starter(launcher, opened))
 
-    def resume(self, group: str, *, force: bool, preflight: bool) -> GroupHandle:
+    def resume(self, group: str, *, force: bool, preflight: bool, cancelled: bool) -> GroupHandle:
         """See ``PipelineController.resume_group``."""
         launcher = self._launcher
         path = find_group(launcher.runs, group)
@@ -129,7 +129,7 @@ class GroupLauncher:
                 raise LogWriteError(f"the group cannot be resumed: {error}", path=path) from error
             raise
         starter = _Starter(launcher, opened, force=force, preflight=preflight)
-        return self._launch(journal, folder, starter, is_new=False)
+        return self._launch(journal, folder, starter, is_new=False, cancelled=cancelled)
 
     def cancel(self, group_id: str, mode: CancelMode, reason: str) -> None:
         """Stop the current group. Raises RunNotFoundError, InvalidTransitionError."""
@@ -207,10 +207,18 @@ class GroupLauncher:
         return handle
 
     def _launch(
-        self, journal: GroupJournal, folder: RunFolder, starter: _Starter, *, is_new: bool = True
+        self,
+        journal: GroupJournal,
+        folder: RunFolder,
+        starter: _Starter,
+        *,
+        is_new: bool = True,
+        cancelled: bool = True,
     ) -> GroupHandle:
         configs = VariantConfigs(journal.opened, folder.path)
-        runner = GroupRunner(folder, journal, configs, starter, runs=self._launcher.runs)
+        runner = GroupRunner(
+            folder, journal, configs, starter, runs=self._launcher.runs, cancelled=cancelled
+        )
         handle = GroupHandle(runner.group_id, folder.path)
         self._current = runner
         if is_new:

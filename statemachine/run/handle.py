@@ -17,9 +17,9 @@ class Handle(Generic[R]):
 
     noun = "run"
 
-    def __init__(self, owner: str, folder: Path) -> None:
+    def __init__(self, id: str, folder: Path) -> None:  # noqa: A002 - as the attribute
+        self.id = id
         self.folder = folder
-        self._owner = owner
         self._ended = threading.Event()
         self._result: R | None = None
         self._error: BaseException | None = None
@@ -35,7 +35,7 @@ class Handle(Generic[R]):
         Raises TimeoutError, and LogWriteError when the end could not be recorded.
         """
         if not self.wait_ended(timeout_s):
-            raise TimeoutError(f"{self.noun} {self._owner} has not ended within {timeout_s} s")
+            raise TimeoutError(f"{self.noun} {self.id} has not ended within {timeout_s} s")
         if self._error is not None:
             raise self._error
         assert self._result is not None
@@ -58,7 +58,7 @@ class RunHandle(Handle[PipelineRunResult]):
     @property
     def run_id(self) -> str:
         """The run's id."""
-        return self._owner
+        return self.id
 
 
 class GroupHandle(Handle[GroupResult]):
@@ -69,4 +69,4 @@ class GroupHandle(Handle[GroupResult]):
     @property
     def group_id(self) -> str:
         """The group's id."""
-        return self._owner
+        return self.id

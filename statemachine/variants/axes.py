@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from fractions import Fraction
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -110,7 +109,7 @@ def zip_axes(axes: Sequence[VariedAxis]) -> VariedAxis:
 
 
 def axis_errors(axis: SweepAxis, place: str) -> Iterator[FieldError]:
-    """What is wrong with an axis on its own; ``place`` is its key in the configuration."""
+    """What an axis lacks; ``place`` is its key in the configuration, or ``--vary``."""
     if axis.key is not None and axis.keys is not None:
         yield field_error(f"{place}.keys", f"and {place}.key exclude each other: set one of them")
         return
@@ -126,9 +125,17 @@ def axis_errors(axis: SweepAxis, place: str) -> Iterator[FieldError]:
     elif axis.keys and (wrong := _first_of_other_length(axis)) is not None:
         reason = f"must be a list of {len(keys)} values, one for each of {', '.join(keys)}"
         yield field_error(value_place(axis, place, wrong), reason, axis.values[wrong])
-    elif (again := _first_repeated(axis.values)) is not None:
-        reason = "repeats a value of the axis"
-        yield field_error(value_place(axis, place, again), reason, axis.values[again])
+
+
+def repetition_errors(axis: SweepAxis, place: str) -> Iterator[FieldError]:
+    """The first value of an axis that would make the same variants as one before it."""
+    seen: set[str] = set()
+    for number, value in enumerate(axis.values):
+        if (identity := _identity(value)) in seen:
+            reason = "repeats a value of the axis"
+            yield field_error(value_place(axis, place, number), reason, value)
+            return
+        seen.add(identity)
 
 
 def vary_error(key: str, reason: str) -> FieldError:
@@ -143,6 +150,13 @@ def value_place(axis: SweepAxis, place: str, number: int | None = None) -> str:
     return f"{place}.values" if number is None else f"{place}.values.{number}"
 
 
+def key_place(axis: SweepAxis, place: str, key: str) -> str:
+    """Where a key of an axis is written, for a message."""
+    if place == VARY:
+        return f"{VARY} {key}"
+    return f"{place}.keys" if axis.keys else f"{place}.key"
+
+
 def _first_of_other_length(axis: SweepAxis) -> int | None:
     length = len(axis.keys or ())
     wrong = (
@@ -151,16 +165,6 @@ def _first_of_other_length(axis: SweepAxis) -> int | None:
         if not isinstance(value, list | tuple) or len(value) != length
     )
     return next(wrong, None)
-
-
-def _first_repeated(values: Sequence[Any]) -> int | None:
-    seen: set[str] = set()
-    for number, value in enumerate(values):
-        identity = _identity(value)
-        if identity in seen:
-            return number
-        seen.add(identity)
-    return None
 
 
 def _identity(value: Any) -> str:
@@ -201,29 +205,30 @@ def _split(text: str) -> Iterator[str]:
 
 
 def _range(text: str, first: str, last: str, step: str | None) -> list[str]:
-    """The numbers of a range as text; exact, so that 0.1 is no rounded sum."""
-    start, end = Fraction(first), Fraction(last)
-    by = Fraction(step) if step else Fraction(1 if end >= start else -1)
+    """The numbers of a range as text, counted in its last decimal place: none is rounded."""
+    places = max(len(one.partition(".")[2]) for one in (first, last, step or ""))
+    start, end = _scaled(first, places), _scaled(last, places)
+    by = _scaled(step or ("1" if end >= start else "-1"), places)
     if by == 0:
         raise ValueError(f"has the range {text}, whose step is 0")
-    if (end - start) / by < 0:
+    if (end - start) * by < 0:
         raise ValueError(f"has the range {text}, whose step leads away from {last}")
-    count = int((end - start) / by) + 1
-    if count > MAX_VALUES:
+    if (count := (end - start) // by + 1) > MAX_VALUES:
         raise _too_many(count)
-    digits = [one.partition(".")[2] for one in (first, last, step or "")]
-    places = max(map(len, digits))
     return [_decimal(start + by * number, places) for number in range(count)]
 
 
-def _decimal(number: Fraction, places: int) -> str:
-    """A number with so many decimal places, written exactly."""
+def _scaled(number: str, places: int) -> int:
+    whole, _, decimals = number.partition(".")
+    return int(whole + decimals.ljust(places, "0"))
+
+
+def _decimal(scaled: int, places: int) -> str:
     if not places:
-        return str(int(number))
-    scaled = abs(int(number * 10**places))
-    whole, rest = divmod(scaled, 10**places)
-    decimals = f"{rest:0{places}}".rstrip("0") or "0"
-    return f"{'-' if number < 0 else ''}{whole}.{decimals}"
+        return str(scaled)
+    whole, decimals = divmod(abs(scaled), 10**places)
+    sign = "-" if scaled < 0 else ""
+    return f"{sign}{whole}.{f'{decimals:0{places}}'.rstrip('0') or '0'}"
 
 
 def _too_many(count: int) -> ValueError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from enum import StrEnum
 from typing import Any
 
@@ -249,10 +249,15 @@ def names_used(plan: StageExecutionPlan) -> tuple[NameUse, ...]:
     """The names that ``plan`` uses on a server, in the order of its stages.
 
     An inherited name appears once, with the key that it comes from. Names that every server
-    knows (VAE "None", scheduler "Automatic") are left out.
+    knows (VAE "None", scheduler "Automatic") are left out. A plan may have several stages of one
+    type, of the variants of a sweep.
     """
-    texts = {key: text for stage in plan.stages for key, text in _named_in(stage)}
-    uses = [_use(key, text, texts) for key, text in texts.items()]
+    seen: set[tuple[str, str]] = set()
+    uses: list[NameUse] = []
+    for stage in plan.stages:
+        texts = dict(_named_in(stage))
+        seen.update(texts.items())
+        uses += [_use(key, text, texts, seen) for key, text in texts.items()]
     return tuple(dict.fromkeys(use for use in uses if not _is_known_everywhere(use)))
 
 
@@ -312,13 +317,14 @@ def _values(table: Any, key: str) -> Iterator[tuple[str, Any]]:
         yield key, table
 
 
-def _use(key: str, name: str, texts: Mapping[str, str]) -> NameUse:
+def _use(key: str, name: str, texts: Mapping[str, str], seen: Set[tuple[str, str]]) -> NameUse:
     kind = _KIND_OF_KEY[_INDEX.sub("", key)]
     table, _, setting = key.rpartition(".")
     partners = {"sampler": "scheduler", "scheduler": "sampler"}
     partner = texts.get(f"{table}.{partners[setting]}") if setting in partners else None
     origin = _INHERITED.get(key, "")
-    return NameUse(kind, origin if texts.get(origin) == name else key, name, partner, key == _EXACT)
+    is_inherited = (origin, name) in seen
+    return NameUse(kind, origin if is_inherited else key, name, partner, key == _EXACT)
 
 
 def is_of_a_part(key: str) -> bool:

@@ -15,6 +15,7 @@ from ....statemachine.errors import PreflightError
 from ....statemachine.plan.builder import build_stage_execution_plan
 from ....statemachine.plan.plan import StageExecutionPlan
 from ...backends.report import NameCheck, RouteCheck, ServerReport, Verdict
+from ..configuration import find_server, read_config, set_option
 from ..output import (
     count,
     insecure_option,
@@ -26,7 +27,6 @@ from ..output import (
     runs_option,
 )
 from ..statuses import print_error
-from .plan import find_server, read_config, set_option
 
 _EXIT_READY, _EXIT_NOT_READY = 0, 2
 _LISTS = {

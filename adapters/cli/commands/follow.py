@@ -19,8 +19,9 @@ from ...projections.status import StatusBar
 from ..completion import complete_run
 from ..display import Display, open_display
 from ..foreground import EXIT_STATUSES, try_to_print
+from ..group_follow import follow_group
 from ..output import json_option, print_json_parts, runs_option
-from ..run_lookup import find_run
+from ..run_lookup import find_run_or_group
 from ..statuses import EXIT_ERROR, EXIT_INTERRUPTED, print_error
 from ..streams import BrokenPipeTolerantStream
 from .replay import show_result
@@ -29,7 +30,7 @@ _REFRESH_S = 0.1
 
 
 @click.command("follow")
-@click.argument("run", shell_complete=complete_run)
+@click.argument("run", metavar="RUN_OR_GROUP", shell_complete=complete_run)
 @click.option("--events", "as_events", is_flag=True, help="Print each event as one line of JSON.")
 @runs_option
 @json_option
@@ -39,15 +40,17 @@ def follow_command(
     runs: Path,
     as_json: bool,  # noqa: FBT001 - the same
 ) -> int:
-    """Show the progress of a run of another process.
+    """Show the progress of a run or a group of another process.
 
-    It ends when the run ends. Ctrl-C ends it earlier and does not affect the run.
+    It ends when the run, or the group, ends. Ctrl-C ends it earlier and does not affect the run.
 
     Exit status: that of `run` for the way the run ended; 1 if its process died.
     """
     if as_events and as_json:
         raise click.UsageError("use either --events or --json")
-    folder = find_run(runs, run)
+    folder, is_group, runs = find_run_or_group(runs, run)
+    if is_group:
+        return follow_group(folder, as_events=as_events, as_json=as_json)
     try:
         if as_events:
             _print_events(folder)

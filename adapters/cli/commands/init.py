@@ -12,9 +12,9 @@ import click
 from ....events.codec import encode_line
 from ....statemachine.config.schema import RunConfig
 from ....statemachine.errors import ConfigurationError, PreflightError
+from ..configuration import find_server
 from ..output import count, insecure_option, print_line
 from ..statuses import EXIT_USAGE, print_error
-from .plan import find_server
 
 _SHOWN = 12
 """Further names that a comment lists."""

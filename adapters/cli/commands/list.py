@@ -11,7 +11,6 @@ from pathlib import Path
 import click
 from rich.cells import cell_len
 
-from ....events.model import RunState
 from ....statemachine.groups.folder import GROUPS_NAME
 from ...projections.catalogue import DIED, UNREADABLE, Catalogue, CatalogueEntry
 from ...projections.groups import GroupEntry, by_group, group_entries, group_entry
@@ -120,8 +119,8 @@ def list_command(
 ) -> None:
     """List runs and groups, or the runs of a GROUP.
 
-    The newest come first, archived ones too. A group of runs has one row. With --state, --model, --where, --columns or --json its runs are
-    listed one by one.
+    The newest come first, archived ones too. A group of runs has one row. With --state, --model,
+    --where, --columns or --json its runs are listed one by one.
 
     A `*` marks what can be resumed. RUN are the last six digits of the id of a run or group,
     which other commands take as its name. IMAGES counts the images that have finished the last
@@ -140,7 +139,7 @@ def list_command(
     if place is not None:
         every = Catalogue(runs).entries() if is_narrowed else entries
         shown = group_entry(place.folder, by_group(every))
-        _note_unreadable([_row_of(shown, runs)])
+        _note_unreadable([_row_of(shown)])
         entries = [entry for entry in entries if entry.group_id == shown.group_id][:limit]
         if columns is None and not as_json:
             _show_runs_of(shown, entries, runs, whole=not (is_narrowed or limit))
@@ -170,7 +169,7 @@ def _with_groups(
     every = entries if since is None else Catalogue(runs).entries()
     groups = group_entries(runs, every)
     known = {one.group_id for one in groups}
-    rows = [_row_of(one, runs) for one in groups if since is None or _is_since(one, since)]
+    rows = [_row_of(one) for one in groups if since is None or _is_since(one, since)]
     rows += [entry for entry in entries if entry.group_id not in known]
     return sorted(rows, key=lambda row: (row.opened, row.folder), reverse=True)
 
@@ -179,26 +178,24 @@ def _is_since(group: GroupEntry, since: datetime) -> bool:
     return bool(group.opened) and datetime.fromisoformat(group.opened) >= since
 
 
-def _row_of(group: GroupEntry, runs: Path) -> CatalogueEntry:
+def _row_of(group: GroupEntry) -> CatalogueEntry:
     """A group in the columns of a run: its variants stand in the place of the prompt."""
-    folder = group.folder.absolute()
-    root = runs.absolute()
     keys = ", ".join(short_names(varied_keys(group.axes)))
-    done = f"{group.completed}/{len(group.variants)} variants"
+    done = f"{group.completed}/{group.variants} variants"
     return CatalogueEntry(
-        run_id=folder.name,
-        folder=folder.relative_to(root).as_posix() if folder.is_relative_to(root) else str(folder),
+        run_id=group.folder.rpartition("/")[2],
+        folder=group.folder,
         name=group.name,
         prompt=f"{done}: {keys}" if keys else done if group.variants else "a group",
         opened=group.opened,
         state=group.state,
         images=group.images,
         total_images=group.total_images,
-        models=group.models,
+        models=tuple(sorted({model for one in group.runs for model in one.models})),
         group_id=group.group_id,
         alive=group.alive,
         resumable=group.resumable,
-        cancelled=group.state == RunState.CANCELLED,
+        cancelled=not group.waits,
         error=group.error,
     )
 
@@ -227,21 +224,21 @@ def _show_runs_of(
     group: GroupEntry, entries: Sequence[CatalogueEntry], runs: Path, *, whole: bool
 ) -> None:
     """Print the variants of a group, all of them or those with a run among ``entries``."""
-    row = _row_of(group, runs)
+    row = _row_of(group)
     state = DIED if row.died else row.state
     print_line(f"{one_line(group.group_id)}: ", state_mark(state, state))
     if group.error:
         print_line(f"  {group.error}")
     chosen = {entry.run_id for entry in entries}
-    variants = [one for one in group.variants if whole or one.run_id in chosen]
+    variants = [one for one in group.results if whole or one.run_id in chosen]
     if not variants:
         print_line("no run matches")
         return
     show_variants(group.axes, variants)
     images = f"{group.images} of {group.total_images} images"
-    print_line(f"{group.completed} of {count(len(group.variants), 'variant')} COMPLETED; {images}")
+    print_line(f"{group.completed} of {count(group.variants, 'variant')} COMPLETED; {images}")
     if group.resumable:
-        print_line(f"to continue: stagewright resume {group_argument(group.folder.name, runs)}")
+        print_line(f"to continue: stagewright resume {group_argument(row.run_id, runs)}")
 
 
 def waiting_runs(entries: Sequence[CatalogueEntry], among: str) -> str:

@@ -52,9 +52,9 @@ _yes_option = click.option("--yes", is_flag=True, help="Do it without asking.")
 def rm_command(names: tuple[str, ...], keep: bool, yes: bool, runs: Path) -> None:  # noqa: FBT001 - click passes flags
     """Remove runs and groups, or images of earlier stages.
 
-    A group is removed with all its runs. The sizes are shown first. With --keep-last-stage the log records what is removed: the runs stay
-    sound and can be shown, but those images are never made again. `resume GROUP` never makes a
-    removed run again.
+    A group is removed with all its runs, and `resume GROUP` never makes a removed run again. The
+    sizes are shown first. With --keep-last-stage the log records what is removed: the runs stay
+    sound and can be shown, but those images are never made again.
     """
     if keep:
         _remove_images(_choose_images(names, runs, yes=yes), "rm --keep-last-stage")

@@ -1,6 +1,8 @@
 """The status of a run, folded from its events, for status bars of any toolkit."""
 
 from .bar import StatusBar
+from .group_status import GroupStatus
+from .history import history_in
 from .status import RunStatus
 
-__all__ = ["RunStatus", "StatusBar"]
+__all__ = ["GroupStatus", "RunStatus", "StatusBar", "history_in"]

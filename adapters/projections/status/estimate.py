@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -52,20 +53,21 @@ class EpochTime:
         return self._shown_s
 
 
-class _Tally(NamedTuple):
+class Tally(NamedTuple):
     """An amount of work, and the seconds that it took."""
 
     seconds: float = 0.0
     amount: float = 0.0
 
-    def plus(self, seconds: float, amount: float) -> _Tally:
-        return _Tally(self.seconds + seconds, self.amount + amount)
+    def plus(self, seconds: float, amount: float) -> Tally:
+        return Tally(self.seconds + seconds, self.amount + amount)
 
     @property
     def seconds_each(self) -> float | None:
         """The time of a unit of work; None if it is not known."""
         is_known = self.seconds > 0 and self.amount > 0
-        return self.seconds / self.amount if is_known else None
+        each = self.seconds / self.amount if is_known else math.inf
+        return each if math.isfinite(each) else None  # a tiny step is no pace
 
 
 class Pace:
@@ -75,18 +77,23 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self._stage = self._epoch = self._earlier = _Tally()
+        self._stage = self._epoch = self._earlier = Tally()
         self._at_s = self._amount = 0.0
+
+    @property
+    def tally(self) -> Tally:
+        """The work of all epochs, and its time."""
+        return self._earlier.plus(*self._epoch)
 
     def begin_epoch(self, amount: float) -> None:
         """A new epoch begins with this amount done."""
         self._earlier = self._earlier.plus(*self._epoch)
-        self._stage = self._epoch = _Tally()
+        self._stage = self._epoch = Tally()
         self._at_s, self._amount = 0.0, amount
 
     def begin_stage(self) -> None:
         """A stage begins."""
-        self._stage = _Tally()
+        self._stage = Tally()
 
     def mark(self, at_s: float, amount: float) -> None:
         """This amount is done at ``at_s`` seconds of the epoch."""

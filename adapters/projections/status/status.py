@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-import msgspec
-
 from ....events.model import CancelMode, RunState
 from ...text import count, duration, one_line
+from .group_status import GroupStatus
 from .weights import pass_names
 
+UNFINISHED = 99.9
+"""The highest percentage before the run, or the group, has completed."""
 _LONGEST_NAME = 60
 _LONGEST_TEXT = 2000
 _WAITS_AFTER_S = 2.0
 """A request without a step for so long is shown as waiting; most begin much sooner."""
 
 
-class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The status of a run at one moment.
+class RunStatus(GroupStatus, frozen=True, kw_only=True):
+    """The status of a run at one moment, and of the group that it belongs to, if any.
 
     ``stage_number`` of ``stage_count``, ``image_number`` of ``image_count`` (in this stage),
     ``pass_number`` of ``pass_count`` and ``attempt`` (over all epochs, for this image) count from
@@ -93,6 +94,8 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
             return self.config_error
         if self.last_error:
             return f"Error: {self.last_error}"
+        if self.group_error:
+            return f"Error: {self.group_error}"
         return f"Warning: {'; '.join(self.warnings)}" if self.warnings else ""
 
     @property

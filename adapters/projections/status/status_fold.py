@@ -24,12 +24,10 @@ from ....events.model import (
 )
 from .error_tracker import ErrorTracker, planned_warnings
 from .estimate import EpochTime, Pace
-from .status import RunStatus, shown
+from .progress import RunProgress
+from .status import UNFINISHED, RunStatus, shown
 from .weights import pass_of
 from .work import CallUnderWay, PlanWork
-
-_UNFINISHED = 99.9
-"""The highest percentage before the run has completed."""
 
 
 class StatusFold:
@@ -125,6 +123,19 @@ class StatusFold:
             warnings=tuple(self._errors.warnings(self._work)),
         )
 
+    def progress(self) -> RunProgress | None:
+        """How far the run is, and the pace of its own work; None without a plan."""
+        whole, tally = self._work.whole, self._pace.tally
+        if not whole:
+            return None
+        is_complete = self._fold.state == RunState.COMPLETED
+        return RunProgress(
+            state=self._fold.state,
+            fraction=1.0 if is_complete else min(1.0, self._amount() / whole),
+            seconds=tally.seconds,
+            worked=tally.amount / whole,
+        )
+
     def _open(self, event: RunOpened) -> None:
         name = event.config.get("name")
         self._name = shown(name) if isinstance(name, str) else ""
@@ -214,7 +225,7 @@ class StatusFold:
     def _percentage(self) -> float | None:
         if self._fold.state == RunState.COMPLETED:
             return 100.0
-        return min(_UNFINISHED, self._held * 100.0) if self._work.whole else None
+        return min(UNFINISHED, self._held * 100.0) if self._work.whole else None
 
     def _waiting_s(self) -> float | None:
         """The time since the last request was sent, if a step is still to come."""

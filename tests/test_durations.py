@@ -1,0 +1,411 @@
+"""The time that a plan will take, from what was recorded of the same server."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from stagewright.adapters.projections.durations import RecordedDurations
+from stagewright.adapters.text import rough_duration
+from stagewright.events import (
+    BackendDescription,
+    CallCompleted,
+    CallFailed,
+    CallRequested,
+    ErrorDetail,
+    ImagesRemoved,
+    LifecycleChanged,
+    RunOpened,
+    RunResumed,
+    RunState,
+    StageEnd,
+    StageEvent,
+    StageStart,
+    replay,
+)
+from stagewright.events.codec import CODEC
+from stagewright.events.model import Outcome
+from stagewright.statemachine import StageExecutionPlan, build_stage_execution_plan
+
+from .command_line import SMALL, run_json, stagewright, write_config
+from .log_format import flip, make_log
+from .support import START, TXT2IMG, artifact, document
+
+URL = "http://127.0.0.1:7860"
+OTHER = "http://127.0.0.1:7861"
+
+
+def plan_of(*stages: str, images: int = 2, **settings: Any) -> StageExecutionPlan:
+    """A plan of small images; ``settings`` are those of txt2img."""
+    given = document(*stages, images=images)
+    given["txt2img"] = {**TXT2IMG, **settings}
+    return build_stage_execution_plan(given)
+
+
+class Recording:
+    """Writes the log of a run event by event, at times that the test chooses."""
+
+    def __init__(self, runs: Path, plan: StageExecutionPlan, url: str | None = URL) -> None:
+        self._runs = runs
+        self.plan = plan
+        self.events: list[StageEvent] = []
+        self._now_s = 0.0
+        self._epoch = 0
+        self._calls = 0
+        self._finished: dict[int, int] = {}
+        self._run_id = f"20261120T225226.{_count(runs):06d}Z-test-7f3a9c"
+        kind = "embedded" if url is None else "webui"
+        self._process: dict[str, Any] = {
+            "software": "tests", "host": "host", "boot_id": "boot", "pid": 1,
+            "backend": BackendDescription(kind=kind, url=url),
+        }  # fmt: skip
+        self._add(
+            RunOpened, config={}, plan=msgspec.to_builtins(plan),
+            seeds=tuple(range(plan.total_images)), **self._process,
+        )  # fmt: skip
+        self._add(LifecycleChanged, trigger="start", source=RunState.IDLE, dest=RunState.RUNNING)
+
+    def _add(self, kind: type[StageEvent], *, after_s: float = 0.0, **fields: Any) -> None:
+        self._now_s += after_s
+        moment = START + timedelta(seconds=self._now_s + _count(self._runs))
+        envelope: dict[str, Any] = {"run_id": self._run_id, "seq": len(self.events), "ts": moment}
+        self.events.append(kind(**envelope, epoch=self._epoch, **fields))
+
+    def begin(self, place: int = 0) -> None:
+        """Begin a stage."""
+        stage = self.plan.stages[place]
+        self._add(
+            StageStart, stage_id=stage.stage_id, stage_type=stage.stage_type, order_index=place,
+            total_images=self.plan.total_images, metadata={},
+        )  # fmt: skip
+
+    def call(
+        self, took_s: float, place: int = 0, *, pause_s: float = 0.0, fails: bool = False
+    ) -> None:
+        """Make one image, or fail to, ``pause_s`` after the event before."""
+        stage = self.plan.stages[place]
+        call_id, self._calls = str(self._calls), self._calls + 1
+        index = self._finished.get(place, 0)
+        self._add(
+            CallRequested, call_id=call_id, stage_id=stage.stage_id, image_index=index, count=1,
+            attempt=0, request_sha256="d" * 64, after_s=pause_s,
+        )  # fmt: skip
+        if fails:
+            self._add(
+                CallFailed, call_id=call_id, endpoint="", will_retry=True, after_s=took_s,
+                error=ErrorDetail(kind="ServerError", message="no memory"),
+            )  # fmt: skip
+            return
+        width, height = stage.output_size or (64, 64)
+        self._finished[place] = index + 1
+        made = msgspec.structs.replace(artifact(index, stage.stage_id), width=width, height=height)
+        self._add(
+            CallCompleted, call_id=call_id, endpoint="", artifacts=(made,), info={},
+            duration_ms=1.0, after_s=took_s,
+        )  # fmt: skip
+
+    def end(self, place: int = 0) -> None:
+        """End a stage."""
+        stage = self.plan.stages[place]
+        self._add(
+            StageEnd, stage_id=stage.stage_id, stage_type=stage.stage_type, image_count=1,
+            duration_ms=1.0, outcome=Outcome.COMPLETED,
+        )  # fmt: skip
+
+    def resume(self, url: str, after_s: float = 0.0) -> None:
+        """Another process goes on, on a server."""
+        self._epoch += 1
+        backend = BackendDescription(kind="webui", url=url)
+        process = {**self._process, "backend": backend}
+        self._add(RunResumed, completed_images=1, after_s=after_s, **process)
+
+    def remove_images(self, after_s: float) -> None:
+        """Somebody removes the images."""
+        self._add(ImagesRemoved, artifacts=(artifact(0),), reason="rm", after_s=after_s)
+
+    def save(self) -> Path:
+        """Write the log; the folder of the run."""
+        folder = self._runs / self._run_id
+        folder.mkdir(parents=True)
+        (folder / "events.jsonl").write_bytes(make_log(map(CODEC.encode, self.events)))
+        return folder
+
+
+def _count(runs: Path) -> int:
+    return len(list(runs.iterdir())) if runs.is_dir() else 0
+
+
+def record(runs: Path, plan: StageExecutionPlan, image_s: float, *, url: str | None = URL) -> Path:
+    """A run in which each image of each stage took so long."""
+    run = Recording(runs, plan, url)
+    for place in range(len(plan.stages)):
+        run.begin(place)
+        for _ in range(plan.total_images):
+            run.call(image_s, place)
+        run.end(place)
+    return run.save()
+
+
+def estimate(runs: Path, plan: StageExecutionPlan, url: str | None = URL) -> float | None:
+    return RecordedDurations(runs, url).estimate_s(plan)
+
+
+def test_the_estimate_of_a_recorded_plan_is_the_time_that_it_took(tmp_path: Path) -> None:
+    """The mean of all runs, in all stages."""
+    plan = plan_of("txt2img", "upscale", "adetailer")
+    record(tmp_path, plan, 10.0)
+    record(tmp_path, plan, 20.0)
+    assert estimate(tmp_path, plan) == pytest.approx(3 * 2 * 15.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "factor"), [({"images": 10}, 5), ({"steps": 9}, 3), ({"width": 128}, 2)]
+)
+def test_time_is_proportional_to_images_steps_and_pixels(
+    tmp_path: Path, settings: Mapping[str, Any], factor: float
+) -> None:
+    """Where one size was recorded."""
+    record(tmp_path, plan_of(), 10.0)
+    assert estimate(tmp_path, plan_of(**settings)) == pytest.approx(20.0 * factor)
+
+
+def test_two_recorded_sizes_tell_what_a_step_takes_at_any_size(tmp_path: Path) -> None:
+    """At each of them, between and beyond: 4 s, and 1 s for each 4,096 pixels."""
+    record(tmp_path, plan_of(width=64), 5.0)
+    record(tmp_path, plan_of(width=192), 7.0)
+    for width, seconds in ((64, 5.0), (128, 6.0), (192, 7.0), (320, 9.0)):
+        assert estimate(tmp_path, plan_of(width=width)) == pytest.approx(2 * seconds)
+
+
+def test_more_pixels_never_take_less_time(tmp_path: Path) -> None:
+    """Even where small images took longer than large ones."""
+    record(tmp_path, plan_of(width=64), 9.0)
+    record(tmp_path, plan_of(width=128), 3.0)
+    assert estimate(tmp_path, plan_of(width=64)) == pytest.approx(12.0)
+    assert estimate(tmp_path, plan_of(width=640)) == pytest.approx(12.0)
+
+
+def test_failed_attempts_and_pauses_of_a_run_count(tmp_path: Path) -> None:
+    """A checkpoint is loaded, files are written, an attempt fails: the next run will see it too."""
+    run = Recording(tmp_path, plan_of())
+    run.begin()
+    run.call(10.0, pause_s=30.0)
+    run.call(5.0, fails=True)
+    run.call(10.0, pause_s=1.0)
+    run.end()
+    run.save()
+    assert estimate(tmp_path, plan_of()) == pytest.approx(56.0)
+
+
+def test_time_in_which_nothing_worked_does_not_count(tmp_path: Path) -> None:
+    """Of a sleeping machine, between two processes, and before images are removed."""
+    run = Recording(tmp_path, plan_of())
+    run.begin()
+    run.call(10.0)
+    run.call(8 * 3600.0, fails=True)
+    run.resume(URL, after_s=86_400.0)
+    run.begin()
+    run.call(10.0)
+    run.end()
+    run.remove_images(after_s=3600.0)
+    run.save()
+    assert estimate(tmp_path, plan_of()) == pytest.approx(20.0)
+
+
+def test_a_run_that_died_counts_as_far_as_it_came(tmp_path: Path) -> None:
+    """Its stage never ended."""
+    run = Recording(tmp_path, plan_of())
+    run.begin()
+    run.call(10.0)
+    run.save()
+    assert estimate(tmp_path, plan_of()) == pytest.approx(20.0)
+
+
+def test_only_the_server_that_is_asked_for_counts(tmp_path: Path) -> None:
+    """Also where a run was resumed on another one."""
+    run = Recording(tmp_path, plan_of())
+    run.begin()
+    run.call(10.0)
+    run.resume(OTHER)
+    run.begin()
+    run.call(500.0)
+    run.save()
+    record(tmp_path, plan_of(), 2.0, url=None)
+    assert estimate(tmp_path, plan_of()) == pytest.approx(20.0)
+    assert estimate(tmp_path, plan_of(), None) == pytest.approx(4.0)
+    assert estimate(tmp_path, plan_of(), OTHER) is None
+
+
+def test_a_stage_that_was_never_recorded_leaves_the_time_unknown(tmp_path: Path) -> None:
+    """Nor is it known without any run, or without a folder of runs."""
+    assert estimate(tmp_path / "nowhere", plan_of()) is None
+    assert not (tmp_path / "nowhere").exists()
+    record(tmp_path, plan_of(), 10.0)
+    assert estimate(tmp_path, plan_of("txt2img", "upscale")) is None
+
+
+def test_runs_with_the_same_model_are_preferred(tmp_path: Path) -> None:
+    """Others count where there is none of that model."""
+    record(tmp_path, plan_of(model="quick"), 1.0)
+    record(tmp_path, plan_of(model="slow"), 9.0)
+    durations = RecordedDurations(tmp_path, URL)
+    for model, seconds, runs in (("quick", 2.0, 1), ("slow", 18.0, 1), ("new", 10.0, 2)):
+        found = durations.estimate(plan_of(model=model))
+        assert found is not None
+        assert found.seconds == pytest.approx(seconds)
+        assert len(found.runs) == runs
+
+
+def test_many_runs_of_one_plan_do_not_hide_an_older_one_of_another(tmp_path: Path) -> None:
+    """Of runs with the same stages and models the newest four are read."""
+    record(tmp_path, plan_of("txt2img", "upscale"), 10.0)
+    for image_s in (50.0, *(1.0, 2.0, 3.0, 4.0) * 5, 1.0, 2.0, 3.0, 6.0):
+        record(tmp_path, plan_of(), image_s)
+    durations = RecordedDurations(tmp_path, URL)
+    found = durations.estimate(plan_of())
+    assert found is not None
+    assert found.seconds == pytest.approx(2 * (12 + 10) / 5)
+    assert len(found.runs) == 5
+    assert durations.estimate_s(plan_of("txt2img", "upscale")) is not None
+
+
+def test_a_long_log_is_read_in_part(tmp_path: Path) -> None:
+    """After the short ones; the pace of its beginning counts."""
+    run = Recording(tmp_path, plan_of(images=4000))
+    run.begin()
+    for number in range(4000):
+        run.call(3.0 if number < 3000 else 300.0)
+    run.save()
+    record(tmp_path, plan_of("txt2img", "upscale"), 3.0)
+    found = RecordedDurations(tmp_path, URL).estimate(run.plan)
+    assert found is not None
+    assert found.seconds == pytest.approx(12_000.0)
+    assert len(found.runs) == 2
+
+
+def test_corrupt_and_unreadable_logs_are_left_out(tmp_path: Path) -> None:
+    """Also one that became corrupt while its size and time stayed as they were."""
+    record(tmp_path, plan_of(), 10.0)
+    broken = record(tmp_path, plan_of(), 70.0) / "events.jsonl"
+    assert estimate(tmp_path, plan_of()) == pytest.approx(80.0)
+    status = broken.stat()
+    flip(broken, status.st_size // 2)
+    os.utime(broken, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert estimate(tmp_path, plan_of()) == pytest.approx(20.0)
+    (record(tmp_path, plan_of(), 70.0) / "events.jsonl").write_bytes(b"\xff\x00 no log")
+    folder = record(tmp_path, plan_of(), 70.0)
+    (folder / "events.jsonl").unlink()
+    (folder / "events.jsonl").mkdir()
+    assert estimate(tmp_path, plan_of()) == pytest.approx(20.0)
+    (tmp_path / "catalogue.sqlite").write_bytes(b"no database")
+    assert estimate(tmp_path, plan_of()) == pytest.approx(20.0)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {},
+        {"stages": 7},
+        {"stages": [{"stage_id": "00-txt2img", "stage_type": [], "config": "x"}]},
+        {"stages": [{"stage_id": "00-txt2img", "stage_type": "txt2img", "config": {"steps": -1}}]},
+        {"stages": [{"stage_id": "00-txt2img", "stage_type": "unheard of", "config": {}}]},
+    ],
+)
+def test_a_foreign_plan_in_a_log_tells_nothing_and_harms_nothing(
+    tmp_path: Path, plan: Mapping[str, Any]
+) -> None:
+    """The other runs tell the time."""
+    record(tmp_path, plan_of(), 10.0)
+    run = Recording(tmp_path, plan_of())
+    run.begin()
+    run.call(99.0)
+    opened = run.events[0]
+    assert isinstance(opened, RunOpened)
+    run.events[0] = msgspec.structs.replace(opened, plan=plan)
+    run.save()
+    assert estimate(tmp_path, plan_of()) == pytest.approx(20.0)
+
+
+def test_images_of_impossible_sizes_do_not_count(tmp_path: Path) -> None:
+    """A foreign log may claim any number of pixels."""
+    record(tmp_path, plan_of(), 10.0)
+    for width in (0, -64, 10**400):
+        run = Recording(tmp_path, plan_of())
+        run.begin()
+        run.call(99.0)
+        made = run.events[-1]
+        assert isinstance(made, CallCompleted)
+        odd = msgspec.structs.replace(made.artifacts[0], width=width)
+        run.events[-1] = msgspec.structs.replace(made, artifacts=(odd,))
+        run.save()
+    assert estimate(tmp_path, plan_of()) == pytest.approx(20.0)
+
+
+def test_a_real_run_is_estimated_at_the_time_of_its_stages(tmp_path: Path) -> None:
+    """`plan` prints it below the totals, and --json prints the plan alone."""
+    config = write_config(tmp_path, f'{SMALL}\n[upscale]\nupscaler = "Lanczos"\nfactor = 2.0\n')
+    before = stagewright("plan", config, folder=tmp_path)
+    assert "recorded run" not in before.stdout
+    result = run_json(config)
+    events = replay(tmp_path / "runs" / result["run_id"]).events
+    first = next(place for place, event in enumerate(events) if isinstance(event, StageStart))
+    last = max(event.ts for event in events if isinstance(event, StageEnd))
+    worked_s = (last - events[first - 1].ts).total_seconds()
+    document_of_plan = json.loads(stagewright("plan", config, "--json", folder=tmp_path).stdout)
+    planned = StageExecutionPlan.from_document(document_of_plan)
+    found = estimate(tmp_path / "runs", planned, None)
+    assert found == pytest.approx(worked_s)
+    shown = stagewright("plan", config, folder=tmp_path).stdout.splitlines()
+    assert shown[2].endswith(" on the embedded backend (from 1 recorded run)")
+    assert set(document_of_plan) == set(result["plan"])
+
+
+def test_plan_takes_the_server_that_run_would_use(tmp_path: Path) -> None:
+    """That of the configuration, of the settings or of the user; none of them is contacted."""
+    config = write_config(tmp_path)
+    runs = tmp_path / "runs"
+    plan = StageExecutionPlan.from_document(
+        json.loads(stagewright("plan", config, "--json", folder=tmp_path).stdout)
+    )
+    record(runs, plan, 360.0)
+    record(runs, plan, 3600.0, url=OTHER)
+    here = f"about 12 min on {URL} (from 1 recorded run)"
+    there = f"about 2 h on {OTHER} (from 1 recorded run)"
+
+    def third_line(*arguments: str) -> str:
+        done = stagewright("plan", config, *arguments, folder=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.splitlines()[2]
+
+    assert third_line() == ""
+    assert third_line("--set", "server.url=127.0.0.1:7860/") == here
+    (tmp_path / "stagewright.toml").write_text(f'server = "{URL}"\n', encoding="utf-8")
+    assert third_line() == here
+    assert third_line("--server", OTHER) == there
+    assert third_line("--server", "ftp://host") == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "less than 1 s"),
+        (1.0, "1 s"),
+        (99.4, "99 s"),
+        (99.5, "2 min"),
+        (720.0, "12 min"),
+        (3599.0, "1 h"),
+        (4320.0, "1 h 12 min"),
+        (172_000.0, "47 h 47 min"),
+        (172_800.0, "2 d"),
+        (1e6, "11 d 14 h"),
+    ],
+)
+def test_rough_durations_have_two_units_at_most(seconds: float, text: str) -> None:
+    """Nobody knows a night to the second."""
+    assert rough_duration(seconds) == text
