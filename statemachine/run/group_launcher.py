@@ -111,7 +111,7 @@ class GroupLauncher:
             ]
             if not left:
                 return self._end_complete(journal, folders, durability)
-            journal.begin_epoch(is_next=True, durability=durability)
+            journal.begin_epoch(durability)
             if stale_cancel is not None:
                 folder.forget_cancel_order(stale_cancel)
             journal.record(
@@ -197,7 +197,7 @@ class GroupLauncher:
         fold = journal.fold
         try:
             if fold.state != RunState.COMPLETED:
-                journal.begin_epoch(is_next=fold.sealed is not None, durability=durability)
+                journal.begin_epoch(durability)
                 journal.record_seal(Outcome.COMPLETED)
         finally:
             journal.close()
