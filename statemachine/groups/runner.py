@@ -174,9 +174,13 @@ class GroupRunner:
                 raise
             self._note_failure(variant, error)
             return RunState.ERROR
-        with self._as_current(run):
-            while not run.wait_ended(POLL_S):
-                self._look_for_cancel()
+        try:
+            with self._as_current(run):
+                while not run.wait_ended(POLL_S):
+                    self._look_for_cancel()
+        finally:
+            # A cancel that cannot be recorded ends the group, but not before its run.
+            run.wait_ended()
         return run.wait().state
 
     def _begin(self, variant: Variant) -> StartedRun:

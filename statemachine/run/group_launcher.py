@@ -81,9 +81,11 @@ class GroupLauncher:
                 path, opened, lock, clock=launcher.clock, storage=storage, durability=durability
             )
         except BaseException as error:
-            storage.remove_tree(path)
-            if lock is not None:
-                lock.release()
+            try:
+                storage.remove_tree(path)
+            finally:
+                if lock is not None:
+                    lock.release()
             if isinstance(error, OSError):
                 raise LogWriteError(f"the group cannot be made: {error}", path=path) from error
             raise
