@@ -279,6 +279,28 @@ def test_a_log_whose_inputs_lie_outside_its_folder_sends_none_of_them(
     assert "cannot be used" in result.variants[1].error.message
 
 
+def test_a_copy_of_an_input_that_is_a_link_is_not_sent(tmp_path: Path) -> None:
+    """Whether its digest is recorded or, by a forged log, is not."""
+    (tmp_path / "given.png").write_bytes(png(1))
+    (tmp_path / "secret.png").write_bytes(png(2))
+    runs = tmp_path / "runs"
+    config = small("img2img", images=1, input_image=str(tmp_path / "given.png"))
+    controller(runs, painter()).start_group(config, vary=["img2img.steps=1,2"]).wait(30)
+    copy = log_of(runs).parent / "inputs" / "00000.png"
+    copy.unlink()
+    copy.symlink_to(tmp_path / "secret.png")
+    forget_runs(runs, 1)
+    found = json.loads(split_bodies(log_of(runs).read_bytes())[0])["found"]
+    backend = painter()
+    for digest, why in ((found[0]["inputs"][0]["sha256"], "was changed"), ("", "has no digest")):
+        found[0]["inputs"][0]["sha256"] = digest
+        forge(runs, lambda bodies: with_fields(0, found=found)(bodies)[:2])
+        error = resumed(runs, backend).variants[1].error
+        assert error is not None
+        assert why in error.message
+    assert backend.requests == []
+
+
 def test_an_event_of_a_newer_version_is_kept_and_the_group_goes_on(
     whole: Path, tmp_path: Path
 ) -> None:
