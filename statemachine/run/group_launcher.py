@@ -267,6 +267,7 @@ class _Starter:
         self._backend = msgspec.structs.replace(opened.backend, options=opened.options)
         self._force = force
         self._preflight = preflight
+        self._has_begun = False
 
     def new_run_id(self, name: str) -> str:
         return self._launcher.new_run_id(name)
@@ -275,27 +276,33 @@ class _Starter:
         self, config: RunConfig, origin: VariantOrigin, before_folder: Callable[[], None]
     ) -> StartedRun:
         if not self._preflight:
-            run = msgspec.structs.replace(config.run, preflight=False)
-            config = msgspec.structs.replace(config, run=run)
+            table = msgspec.structs.replace(config.run, preflight=False)
+            config = msgspec.structs.replace(config, run=table)
         try:
             with publishing_config_errors():
-                return self._launcher.begin_variant(
+                run = self._launcher.begin_variant(
                     config,
                     origin,
                     seed=self._seed,
                     backend=self._backend,
                     before_folder=before_folder,
+                    # A server that is not there at the start is reported at once.
+                    waits=self._has_begun,
                 )
         except BaseException:
             self._launcher.release()
             raise
+        self._has_begun = True
+        return run
 
     def resume_variant(self, folder: Path) -> StartedRun:
         try:
-            return self._launcher.reopen(folder, force=self._force, preflight=self._preflight)
+            run = self._launcher.reopen(folder, force=self._force, preflight=self._preflight)
         except BaseException:
             self._launcher.release()
             raise
+        self._has_begun = True
+        return run
 
     def cancel_run(self, run_id: str, mode: CancelMode, reason: str) -> None:
         self._launcher.cancel(run_id, mode, reason)
