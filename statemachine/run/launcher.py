@@ -102,7 +102,9 @@ class RunLauncher:
         """
         resolved = resolve_choices(config, GroupChoices(seed))
         plan = build_stage_execution_plan(resolved)
-        self.last_plan = plan = mark_varied(plan, origin.variant_index, origin.varied)
+        self.last_plan = plan = mark_varied(
+            plan, origin.variant_index, origin.varied, resolved.as_given
+        )
         server = resolved.server
         if waits and server.wait_s is None:
             server = msgspec.structs.replace(server, wait_s=DEFAULT_WAIT_S)
