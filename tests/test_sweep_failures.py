@@ -12,8 +12,8 @@ import pytest
 from stagewright.events import RunState, replay
 
 from .command_line import SMALL, Start, stagewright, until, write_config
+from .served_sweeps import MODELS, Json, WatchedRecorder, images_of, resumed, states, swept
 from .serving import Client, url_of
-from .sweeping import MODELS, Json, WatchedRecorder, images_of, resumed, states, swept
 
 TWO = SMALL.replace("base.safetensors", MODELS[0])
 MANY = TWO.replace("images = 2", "images = 40")

@@ -15,8 +15,7 @@ from stagewright.events import RunSealed, StageEvent, subscribe
 
 from .command_line import Start, installed, stagewright
 from .crashing import KILLED, check_history
-from .serving import url_of
-from .sweeping import (
+from .served_sweeps import (
     AXES,
     IMAGES,
     REQUESTS,
@@ -33,6 +32,7 @@ from .sweeping import (
     states,
     swept,
 )
+from .serving import url_of
 
 assert REQUESTS == VARIANTS * IMAGES * len(STAGES) == 144
 

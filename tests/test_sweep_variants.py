@@ -19,8 +19,8 @@ from .crashing import KILLED
 from .forking import ForkServer
 from .real_disks import assert_one_clear_line
 from .resuming import controller, painter
+from .served_sweeps import images_of, resumed, states, swept
 from .support import ScriptedBackend, document, png
-from .sweeping import images_of, resumed, states, swept
 from .test_prompts import opened
 from .test_templates import wildcards
 
