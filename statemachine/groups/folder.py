@@ -86,6 +86,8 @@ def find_run_or_group(runs: Path, name: str, finder: RunFinder | None = None) ->
     found, or the name fits a run and a group.
     """
     groups = fitting_groups(runs, name)
+    if name == LAST_GROUP and not groups:
+        raise GroupNotFoundError(f"there is no group yet in {runs}")
     if groups and (name == LAST_GROUP or groups[0].name == name or groups[0] == Path(name)):
         return RunOrGroup(groups[0], is_group=True)
     try:
