@@ -85,10 +85,10 @@ def find_run_or_group(runs: Path, name: str, finder: RunFinder | None = None) ->
     A run that the name fits exactly takes precedence. Raises RunNotFoundError where neither is
     found, or the name fits a run and a group.
     """
+    if name == LAST_GROUP:
+        return RunOrGroup(find_group(runs, name), is_group=True)
     groups = fitting_groups(runs, name)
-    if name == LAST_GROUP and not groups:
-        raise GroupNotFoundError(f"there is no group yet in {runs}")
-    if groups and (name == LAST_GROUP or groups[0].name == name or groups[0] == Path(name)):
+    if groups and (groups[0].name == name or groups[0] == Path(name)):
         return RunOrGroup(groups[0], is_group=True)
     try:
         run = (finder or RunFinder(runs)).find(name)

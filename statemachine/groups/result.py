@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,8 +27,8 @@ class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
     """One variant of a group: ``state`` is that of its run.
 
     It is IDLE where the variant has not begun, REMOVED where its run was removed on purpose,
-    CORRUPT or UNREADABLE where the run's log is. ``error`` says why it is not complete, where
-    that is known.
+    CORRUPT or UNREADABLE where the run's log is. ``images`` of ``total_images`` have finished
+    the last stage. ``error`` says why it is not complete, where that is known.
     """
 
     variant_index: int
@@ -36,6 +36,8 @@ class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str | None
     state: str
     outcome: Outcome | None
+    images: int = 0
+    total_images: int = 0
     error: ErrorDetail | None = None
 
 
@@ -75,6 +77,13 @@ class VariantRun(NamedTuple):
         return self.damage or self.fold.state
 
     @property
+    def images(self) -> int:
+        """The images that have finished the last stage."""
+        planned = self.fold.planned_stage_ids()
+        last = self.fold.stages.get(planned[-1]) if planned else None
+        return len(last.finished) if last else 0
+
+    @property
     def is_finished(self) -> bool:
         """Whether the run is COMPLETED and sealed, and the files of its images are there.
 
@@ -108,8 +117,18 @@ def replay_group(folder: Path, runs: Path) -> GroupResult:
 
     Raises GroupNotFoundError, LogCorruptError of the group's own log, OSError.
     """
+    return result_of(read_group(folder), runs)
+
+
+def read_group(folder: Path) -> GroupFold:
+    """The group in ``folder`` by its own log. Raises what ``replay_group`` raises."""
     fold = GroupFold()
     read_group_log(folder, fold.apply_all)
+    return fold
+
+
+def result_of(fold: GroupFold, runs: Path) -> GroupResult:
+    """The result of a group whose runs are below ``runs``."""
     return group_result(fold, variant_folders(runs, fold.group_id, fold.run_ids))
 
 
@@ -119,7 +138,7 @@ def group_result(fold: GroupFold, folders: Mapping[int, Path]) -> GroupResult:
     variants = tuple(_variant_results(fold, fold.opened.variants, folders))
     return GroupResult(
         group_id=fold.group_id,
-        state=state_of_group(fold, [one.state for one in variants]),
+        state=state_of_group(fold, (one.state for one in variants)),
         axes=fold.opened.axes,
         variants=variants,
         error=fold.sealed.error if fold.sealed else None,
@@ -135,11 +154,12 @@ def _variant_results(
     for variant in variants:
         index = variant.variant_index
         run_id, state, outcome = fold.run_ids.get(index), str(RunState.IDLE), None
-        error = failures.get(index)
+        error, images, total_images = failures.get(index), 0, variant.total_images
         if (folder := folders.get(index)) is not None:
             run = read_variant_run(folder)
             run_id = run.fold.run_id or run_id or folder.name
             state, outcome, error = run.state, run.fold.outcome, run.fold.error or error
+            images, total_images = run.images, len(run.fold.seeds) or total_images
         elif index in fold.removed:
             state = REMOVED
         yield VariantResult(
@@ -148,13 +168,15 @@ def _variant_results(
             run_id=run_id,
             state=state,
             outcome=outcome,
+            images=images,
+            total_images=total_images,
             error=error,
         )
 
 
-def state_of_group(fold: GroupFold, states: Sequence[str]) -> RunState:
-    """The state of a group whose variants are in these states; see ``GroupResult``."""
-    if all(one in (RunState.COMPLETED, REMOVED) for one in states):
+def state_of_group(fold: GroupFold, states: Iterable[str]) -> RunState:
+    """The state of a group whose variants are in these states."""
+    if all(state in (RunState.COMPLETED, REMOVED) for state in states):
         return RunState.COMPLETED
     # A run of a group that had ended may have been resumed alone, or have lost images since.
     return RunState.ERROR if fold.state == RunState.COMPLETED else fold.state
