@@ -24,7 +24,12 @@ from ..groups.folder import find_group, make_group_folder, variant_folders
 from ..groups.found_files import FileCopies
 from ..groups.journal import GroupJournal
 from ..groups.planning import GroupPlan, plan_group
-from ..groups.result import GroupResult, group_result, read_variant_run
+from ..groups.result import (
+    GroupResult,
+    VariantResult,
+    finished_variants,
+    result_of_variants,
+)
 from ..groups.runner import GroupRunner, StartedRun, VariantOrigin
 from ..groups.variant_config import VariantConfigs
 from ..ports import PreparableBackend
@@ -104,13 +109,9 @@ class GroupLauncher:
             configs = VariantConfigs(opened, path)
             durability = configs.durability
             folders = variant_folders(launcher.runs, fold.group_id, fold.run_ids)
-            left = [
-                one.variant_index
-                for one in opened.variants
-                if not _is_done(one, folders, removed=fold.removed)
-            ]
-            if not left:
-                return self._end_complete(journal, folders, durability)
+            finished = finished_variants(fold, folders)
+            if finished is not None:
+                return self._end_complete(journal, finished, durability)
             journal.begin_epoch(is_next=True, durability=durability)
             if stale_cancel is not None:
                 folder.forget_cancel_order(stale_cancel)
@@ -191,7 +192,7 @@ class GroupLauncher:
         )
 
     def _end_complete(
-        self, journal: GroupJournal, folders: dict[int, Path], durability: Durability
+        self, journal: GroupJournal, variants: Sequence[VariantResult], durability: Durability
     ) -> GroupHandle:
         """The handle of a group of which nothing is missing; its log is sealed if it is not."""
         fold = journal.fold
@@ -203,7 +204,7 @@ class GroupLauncher:
             journal.close()
         handle = GroupHandle(fold.group_id, journal.folder)
         self._on_end()
-        handle.end(group_result(fold, folders), None)
+        handle.end(result_of_variants(fold, variants), None)
         return handle
 
     def _launch(
@@ -306,10 +307,3 @@ class _Starter:
 
     def cancel_run(self, run_id: str, mode: CancelMode, reason: str) -> None:
         self._launcher.cancel(run_id, mode, reason)
-
-
-def _is_done(variant: Variant, folders: dict[int, Path], *, removed: set[int]) -> bool:
-    folder = folders.get(variant.variant_index)
-    if folder is None:
-        return variant.variant_index in removed
-    return read_variant_run(folder).is_finished
