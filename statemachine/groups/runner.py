@@ -24,6 +24,8 @@ from .variant_config import VariantConfigs
 
 POLL_S = 0.2
 """How often an order to cancel from another process is looked for (contract, section 6)."""
+_GIVEN_UP_AFTER = 2
+"""Variants in a row that cannot reach the server before no other begins: each waits for it."""
 _logger = logging.getLogger("stagewright.groups")
 
 
@@ -42,6 +44,11 @@ class StartedRun(Protocol):
     @property
     def run_id(self) -> str:
         """The run's id."""
+        ...
+
+    @property
+    def is_backend_out_of_reach(self) -> bool:
+        """Whether it has ended because the backend could not be reached any more."""
         ...
 
     def wait_ended(self, timeout_s: float | None = None) -> bool:
@@ -105,6 +112,7 @@ class GroupRunner:
         self._current: StartedRun | None = None
         self._order: CancelOrder | None = None
         self._ends: Counter[str] = Counter()
+        self._out_of_reach = 0  # variants in a row that ended so
         self._failures: list[VariantFailure] = []
         # Held while a cancel is recorded, so that the seal comes after it.
         self._cancelling = threading.Lock()
@@ -181,7 +189,14 @@ class GroupRunner:
         finally:
             # A cancel that cannot be recorded ends the group, but not before its run.
             run.wait_ended()
-        return run.wait().state
+        end = run.wait()
+        self._out_of_reach = self._out_of_reach + 1 if run.is_backend_out_of_reach else 0
+        if self._out_of_reach >= _GIVEN_UP_AFTER and end.state == RunState.ERROR:
+            raise BackendError(
+                f"{_GIVEN_UP_AFTER} variants in a row could not reach the server, so no other "
+                "begins; resume the group once the server runs"
+            )
+        return end.state
 
     def _begin(self, variant: Variant) -> StartedRun:
         index = variant.variant_index
