@@ -12,7 +12,8 @@ from ...events.groups.fold import GroupFold
 from ...events.groups.log import GROUP_LOG_NAME
 from ...events.groups.model import GroupOpened, SweepAxis
 from ...statemachine.groups.result import GroupResult
-from ..projections.varied_values import keys_of_axis, value_text
+from ...statemachine.variants.axes import axis_keys
+from ..projections.varied_values import value_text
 from ..text import day_and_time
 from .output import count, one_line, print_line, print_settings
 from .styles import Mark, file_mark
@@ -72,7 +73,7 @@ def _rows(fold: GroupFold, opened: GroupOpened, folder: Path) -> Iterator[tuple[
 
 
 def _axis_text(axis: SweepAxis) -> str:
-    keys = " + ".join(map(value_text, keys_of_axis(axis)[:_MOST_AXES]))
+    keys = " + ".join(map(value_text, axis_keys(axis)[:_MOST_AXES]))
     values = ", ".join(map(value_text, axis.values[:_MOST_VALUES]))
     more = len(axis.values) - _MOST_VALUES
     return f"{keys}: {values}{f', and {more} more' if more > 0 else ''}"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ...events.groups.model import SweepAxis
+from ...statemachine.variants.axes import axis_keys
 from ..text import one_line, setting_text
 
 MOST_KEYS = 12
@@ -14,14 +15,9 @@ LONGEST_VALUE = 60
 _MOST_LOOKED_AT = 4096
 
 
-def keys_of_axis(axis: SweepAxis) -> tuple[str, ...]:
-    """The keys that an axis varies together, or its only one."""
-    return axis.keys or (axis.key or "",)
-
-
 def varied_keys(axes: Iterable[SweepAxis]) -> list[str]:
     """The keys that the axes vary, each once, in order; the first ``MOST_KEYS``."""
-    return list(dict.fromkeys(key for axis in axes for key in keys_of_axis(axis)))[:MOST_KEYS]
+    return list(dict.fromkeys(key for axis in axes for key in axis_keys(axis)))[:MOST_KEYS]
 
 
 def short_names(keys: Sequence[str], taken: Sequence[str] = ()) -> list[str]:

@@ -43,7 +43,7 @@ class VariantRemovals:
             return
         if not self._has_begun:
             durability = VariantConfigs(opened, self._journal.folder).durability
-            self._journal.begin_epoch(is_next=False, durability=durability)
+            self._journal.begin_epoch(durability)
             self._has_begun = True
         self._journal.record(
             lambda at: VariantRemoved(

@@ -17,7 +17,7 @@ from ...events.result import PipelineRunResult
 from ..config.schema import RunConfig
 from ..errors import BackendError, InvalidTransitionError, PreflightError
 from ..files.run_folder import CancelOrder, RunFolder
-from .folder import variant_folders
+from .folder import check_new_run, variant_folders
 from .journal import GroupJournal
 from .result import REMOVED, GroupResult, group_result, read_variant_run
 from .variant_config import VariantConfigs
@@ -182,9 +182,13 @@ class GroupRunner:
                 raise
             self._note_failure(variant, error)
             return RunState.ERROR
-        with self._as_current(run):
-            while not run.wait_ended(POLL_S):
-                self._look_for_cancel()
+        try:
+            with self._as_current(run):
+                while not run.wait_ended(POLL_S):
+                    self._look_for_cancel()
+        finally:
+            # A cancel that cannot be recorded ends the group, but not before its run.
+            run.wait_ended()
         end = run.wait()
         self._out_of_reach = self._out_of_reach + 1 if run.is_backend_out_of_reach else 0
         if self._out_of_reach >= _GIVEN_UP_AFTER and end.state == RunState.ERROR:
@@ -198,6 +202,8 @@ class GroupRunner:
         index = variant.variant_index
         config = self._configs.config_of(variant)
         run_id = self._journal.fold.run_ids.get(index)
+        if run_id is not None:
+            check_new_run(self._runs, self.group_id, run_id)
         origin = VariantOrigin(
             run_id=run_id or self._starter.new_run_id(config.name or "run"),
             group_id=self.group_id,

@@ -86,9 +86,11 @@ class GroupLauncher:
                 path, opened, lock, clock=launcher.clock, storage=storage, durability=durability
             )
         except BaseException as error:
-            storage.remove_tree(path)
-            if lock is not None:
-                lock.release()
+            try:
+                storage.remove_tree(path)
+            finally:
+                if lock is not None:
+                    lock.release()
             if isinstance(error, OSError):
                 raise LogWriteError(f"the group cannot be made: {error}", path=path) from error
             raise
@@ -112,7 +114,7 @@ class GroupLauncher:
             finished = finished_variants(fold, folders)
             if finished is not None:
                 return self._end_complete(journal, finished, durability)
-            journal.begin_epoch(is_next=True, durability=durability)
+            journal.begin_epoch(durability)
             if stale_cancel is not None:
                 folder.forget_cancel_order(stale_cancel)
             journal.record(
@@ -198,7 +200,7 @@ class GroupLauncher:
         fold = journal.fold
         try:
             if fold.state != RunState.COMPLETED:
-                journal.begin_epoch(is_next=fold.sealed is not None, durability=durability)
+                journal.begin_epoch(durability)
                 journal.record_seal(Outcome.COMPLETED)
         finally:
             journal.close()

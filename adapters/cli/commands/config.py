@@ -30,7 +30,9 @@ from ..run_lookup import find_image, find_run_or_group
 )
 @runs_option
 def config_command(image_or_run: str, runs: Path) -> None:
-    """Print a configuration that makes an image, run or group again.
+    """Print a configuration of an image, run or group.
+
+    It makes the same again.
 
     The image may also come from AUTOMATIC1111, Forge, ComfyUI, InvokeAI or Fooocus. What its
     metadata does not tell is a comment.

@@ -48,7 +48,7 @@ _PROMPTS = ("prompt", "negative_prompt")
 @runs_option
 @json_option
 def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
-    """Show the settings of an image, or the result of a run or group.
+    """Show an image's settings, or the result of a run or group.
 
     The image may also come from AUTOMATIC1111, Forge, ComfyUI, InvokeAI or Fooocus.
 

@@ -10,7 +10,8 @@ import msgspec
 
 from ....events.groups.model import SweepAxis
 from ....statemachine.groups.result import VariantResult
-from ...projections.varied_values import MOST_KEYS, keys_of_axis, short_names, value_text
+from ....statemachine.variants.axes import axis_keys
+from ...projections.varied_values import MOST_KEYS, short_names, value_text
 
 _MOST_COLUMNS = 40
 _EMPTY_CELLS = 4
@@ -39,7 +40,7 @@ class _Axis:
     """An axis, and the place of each of its values in it."""
 
     def __init__(self, axis: SweepAxis) -> None:
-        self.keys = keys_of_axis(axis)[:MOST_KEYS]
+        self.keys = axis_keys(axis)[:MOST_KEYS]
         self.name = " + ".join(short_names(self.keys))
         self.labels: dict[bytes, tuple[int, str]] = {}
         for value in axis.values:
