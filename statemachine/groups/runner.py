@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,6 +23,10 @@ from .journal import GroupJournal
 from .result import REMOVED, GroupResult, group_result, read_variant_run
 from .variant_config import VariantConfigs
 
+DEFAULT_WAIT_S = 300.0
+"""How long to wait for a backend that cannot be reached (contract, section 8)."""
+LONGEST_LOOK_S = 10.0
+"""The longest pause between two attempts to reach it."""
 POLL_S = 0.2
 """How often an order to cancel from another process is looked for (contract, section 6)."""
 _GIVEN_UP_AFTER = 2
@@ -117,6 +122,7 @@ class GroupRunner:
         # Held while a cancel is recorded, so that the seal comes after it.
         self._cancelling = threading.Lock()
         self._is_over = False
+        self._has_begun = False
 
     def cancel(self, mode: CancelMode, reason: str) -> None:
         """Stop the run in progress and begin no other.
@@ -176,12 +182,15 @@ class GroupRunner:
             if not self._resumes_cancelled and found.fold.cancel_requested:
                 return RunState.CANCELLED
         try:
-            run = self._begin(variant) if folder is None else self._starter.resume_variant(folder)
+            run = self._start(variant, folder)
         except StagewrightError as error:
             if isinstance(error, LogWriteError) or _is_server_out_of_reach(error):
                 raise
             self._note_failure(variant, error)
             return RunState.ERROR
+        if run is None:
+            return RunState.IDLE
+        self._has_begun = True
         try:
             with self._as_current(run):
                 while not run.wait_ended(POLL_S):
@@ -197,6 +206,33 @@ class GroupRunner:
                 "begins; resume the group once the server runs"
             )
         return end.state
+
+    def _start(self, variant: Variant, folder: Path | None) -> StartedRun | None:
+        """Begin or resume the variant's run; None where the group is to stop.
+
+        A server that cannot be reached is waited for, as within a run: at the start only where
+        the configuration says so.
+        """
+        stated = self._configs.wait_s
+        wait_s = DEFAULT_WAIT_S if stated is None and self._has_begun else stated or 0.0
+        end, pause_s = time.monotonic() + wait_s, POLL_S
+        while self._order is None:
+            try:
+                return self._starter.resume_variant(folder) if folder else self._begin(variant)
+            except StagewrightError as error:
+                if not _is_server_out_of_reach(error) or time.monotonic() >= end:
+                    raise
+                _logger.warning("waiting for the server, at most %.0f s: %s", wait_s, error)
+            self._pause(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_LOOK_S)
+        return None
+
+    def _pause(self, pause_s: float) -> None:
+        """Wait; an order to stop ends the pause."""
+        end = time.monotonic() + pause_s
+        while self._order is None and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, POLL_S))
+            self._look_for_cancel()
 
     def _begin(self, variant: Variant) -> StartedRun:
         index = variant.variant_index

@@ -63,6 +63,13 @@ class VariantConfigs:
         except ValueError:
             return Durability.CHECKPOINT
 
+    @property
+    def wait_s(self) -> float | None:
+        """How long to wait for a server that cannot be reached, where that is stated."""
+        server = self._opened.config.get("server")
+        stated = server.get("wait_s") if isinstance(server, Mapping) else None
+        return float(stated) if isinstance(stated, int | float) else None
+
     def config_of(self, variant: Variant) -> RunConfig:
         """The configuration of a variant. Raises ConfigurationError, ResumeRefusedError."""
         document = set_values(self._opened.config, variant.values)

@@ -34,7 +34,7 @@ from ..groups.runner import GroupRunner, StartedRun, VariantOrigin
 from ..groups.variant_config import VariantConfigs
 from ..ports import PreparableBackend
 from .handle import GroupHandle
-from .launcher import RunLauncher, prompts_to_check, publishing_config_errors
+from .launcher import RunLauncher, prompts_to_check
 
 
 class GroupLauncher:
@@ -270,7 +270,6 @@ class _Starter:
         self._backend = msgspec.structs.replace(opened.backend, options=opened.options)
         self._force = force
         self._preflight = preflight
-        self._has_begun = False
 
     def new_run_id(self, name: str) -> str:
         return self._launcher.new_run_id(name)
@@ -282,30 +281,23 @@ class _Starter:
             table = msgspec.structs.replace(config.run, preflight=False)
             config = msgspec.structs.replace(config, run=table)
         try:
-            with publishing_config_errors():
-                run = self._launcher.begin_variant(
-                    config,
-                    origin,
-                    seed=self._seed,
-                    backend=self._backend,
-                    before_folder=before_folder,
-                    # A server that is not there at the start is reported at once.
-                    waits=self._has_begun,
-                )
+            return self._launcher.begin_variant(
+                config,
+                origin,
+                seed=self._seed,
+                backend=self._backend,
+                before_folder=before_folder,
+            )
         except BaseException:
             self._launcher.release()
             raise
-        self._has_begun = True
-        return run
 
     def resume_variant(self, folder: Path) -> StartedRun:
         try:
-            run = self._launcher.reopen(folder, force=self._force, preflight=self._preflight)
+            return self._launcher.reopen(folder, force=self._force, preflight=self._preflight)
         except BaseException:
             self._launcher.release()
             raise
-        self._has_begun = True
-        return run
 
     def cancel_run(self, run_id: str, mode: CancelMode, reason: str) -> None:
         self._launcher.cancel(run_id, mode, reason)

@@ -32,7 +32,7 @@ from ..resume.reopen import ReopenedRun, reopen_run
 from .creation import create_run, resolve_choices
 from .handle import RunHandle
 from .runner import PipelineRunner
-from .stage_run import DEFAULT_WAIT_S, OpenRun
+from .stage_run import OpenRun
 
 _logger = logging.getLogger("stagewright.controller")
 
@@ -93,21 +93,18 @@ class RunLauncher:
         seed: int,
         backend: BackendDescription,
         before_folder: Callable[[], None],
-        waits: bool,
     ) -> RunHandle:
         """Make the run of a variant of a group and launch it.
 
         ``seed`` and ``backend`` are those of the group. ``before_folder`` is called once the
-        backend is ready; with ``waits``, it may be gone for a while, as within a run.
+        backend is ready, which is not waited for: the group does that.
         """
         resolved = resolve_choices(config, GroupChoices(seed))
         plan = build_stage_execution_plan(resolved)
         self.last_plan = plan = mark_varied(
             plan, origin.variant_index, origin.varied, resolved.as_given
         )
-        server = resolved.server
-        if waits and server.wait_s is None:
-            server = msgspec.structs.replace(server, wait_s=DEFAULT_WAIT_S)
+        server = msgspec.structs.replace(resolved.server, wait_s=0.0)
         self._prepare(msgspec.structs.replace(resolved, server=server), plan, backend)
         before_folder()
         return self._create(resolved, plan, origin)

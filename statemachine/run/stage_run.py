@@ -16,6 +16,7 @@ from ...events.origins import input_of, input_stem
 from ..config.schema import OnImageError
 from ..errors import BackendAnswerError, BackendError
 from ..files.run_folder import slug_of
+from ..groups.runner import DEFAULT_WAIT_S, LONGEST_LOOK_S
 from ..plan.plan import PER_IMAGE, StageExecution
 from ..ports import Clock, GenerateAnswer, GenerateRequest, ImageBackend
 from ..resume.reopen import ReopenedRun
@@ -34,10 +35,6 @@ from .requests import (
 )
 from .stage_records import StageRecords
 
-DEFAULT_WAIT_S = 300.0
-"""How long a run waits for a backend that cannot be reached (contract, section 8)."""
-LONGEST_LOOK_S = 10.0
-"""The longest pause between two attempts to reach it."""
 POLL_S = 0.2
 """How often an order to cancel from another process is looked for (contract, section 6)."""
 
