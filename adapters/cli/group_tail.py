@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...events.errors import RunNotFoundError
-from ...events.groups.log import GROUP_LOCK_NAME, GROUP_LOG_NAME, read_group
+from ...events.groups.log import GROUP_LOCK_NAME
 from ...events.groups.model import GroupEvent, GroupSealed, VariantBegun
 from ...events.log.lock import is_locked
 from ...events.model import StageEvent
+from ...events.subscriptions.group_log_tail import GroupLogTail
 from ...events.subscriptions.log_tail import LogTail
 
 _POLL_S = 0.2
@@ -38,6 +39,7 @@ class GroupTail:
     def __init__(self, folder: Path, *, whole: bool = False) -> None:
         self.folder = folder
         self._whole = whole
+        self._group = GroupLogTail(folder)
         self.last: GroupEvent | None = None
         self.has_ended = False
         self._runs = folder.parent.parent
@@ -48,7 +50,6 @@ class GroupTail:
         """The next sequence number of each run that was followed; it may be resumed."""
         self._tail: LogTail | None = None
         self._due_s = 0.0
-        self._size = -1
 
     def __enter__(self) -> GroupTail:
         return self
@@ -86,15 +87,8 @@ class GroupTail:
         self._due_s = time.monotonic() + _POLL_S
         # The lock first: what is written before its release is then read.
         is_running = is_locked(self.folder, GROUP_LOCK_NAME)
-        path = self.folder / GROUP_LOG_NAME
-        size = path.stat().st_size
-        news: list[GroupEvent] = []
-        if size != self._size:
-            after = -1 if self.last is None else self.last.seq
-            news = [event for event in read_group(self.folder) if event.seq > after]
-            self._size = size
-        last = news[-1] if news else self.last
-        self.has_ended = isinstance(last, GroupSealed) or not is_running
+        news = self._group.read()
+        self.has_ended = isinstance(self._group.last, GroupSealed) or not is_running
         return True, news
 
     def _read_run(self) -> Iterator[Followed]:
