@@ -144,8 +144,8 @@ def test_cancel_stops_the_whole_group(window: WindowProcess, tmp_path: Path) -> 
     seen(window, "variant 1 of 2: steps 2")
     seen(window, "Running: stage 1")
     window.do("press", text="Cancel")
-    now = seen(window, "Group cancelled: 0 of 2 variants")
-    assert now["labels"][0].startswith("Cancelled")
+    seen(window, "Group cancelled: 0 of 2 variants")
+    now = seen(window, "Cancelled")
     assert now["button"] == ["Cancel", "disabled"]
     run_in(tmp_path / "runs")
 
