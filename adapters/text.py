@@ -1,9 +1,9 @@
-"""Text for people: escapes, durations, sizes, times, counts and number ranges."""
+"""Text for people: escapes, durations, sizes, times, counts, number ranges and short names."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 # Keep in step with `hidden` in export/report/templates/log.js, which escapes the same.
@@ -88,6 +88,20 @@ def _in_utc(moment: datetime) -> datetime:
 def count(number: int, noun: str) -> str:
     """``1 image``, ``2 images``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def short_names(keys: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
+    """The fewest last parts of each dotted key that tell it from the others and from ``taken``."""
+    return [_short_name(key, [*(one for one in keys if one != key), *taken]) for key in keys]
+
+
+def _short_name(key: str, others: Sequence[str]) -> str:
+    parts = key.split(".")
+    for first in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[first:])
+        if not any(f".{other}".endswith(f".{name}") for other in others):
+            return name
+    return key
 
 
 def ranges_of(numbers: Iterable[int]) -> tuple[Range, ...]:

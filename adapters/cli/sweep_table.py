@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from ...statemachine.groups.planning import GroupPlan
 from ...statemachine.variants.axes import axis_keys
 from ..projections.durations import Estimate, RecordedDurations
-from ..text import rough_duration
+from ..text import rough_duration, short_names
 from .estimate_text import estimate_text
 from .output import one_line, print_line, setting_text
 from .styles import warning_mark
@@ -123,20 +123,6 @@ def _table(
             for text, room, one in zip(row, widths, is_cut, strict=True)
         ]
         yield "  ".join(cells)
-
-
-def short_names(keys: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
-    """The last parts of each key, as many as tell it from the other keys and from ``taken``."""
-    return [_short_name(key, [*(one for one in keys if one != key), *taken]) for key in keys]
-
-
-def _short_name(key: str, others: Sequence[str]) -> str:
-    parts = key.split(".")
-    for first in range(len(parts) - 1, 0, -1):
-        name = ".".join(parts[first:])
-        if not any(f".{other}".endswith(f".{name}") for other in others):
-            return name
-    return key
 
 
 def _total_names(keys: Sequence[str]) -> list[str]:
