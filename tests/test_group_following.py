@@ -25,7 +25,7 @@ def following(start: Start, folder: Path, *options: str) -> subprocess.Popen[str
     """A follower of the last group, once it has shown the variant in progress."""
     follower = start("follow", "last-group", *options, folder=folder)
     assert follower.stdout is not None
-    assert follower.stdout.readline() == "variant 1 of 3: steps 2\n"
+    assert follower.stdout.readline() == "variant 1 of 3: steps 2  group 0%\n"
     return follower
 
 
@@ -45,8 +45,9 @@ def test_each_variant_is_shown_to_its_end(tmp_path: Path, start: Start) -> None:
     lines = output.splitlines()
     assert lines[0].startswith("00-txt2img: 1 of 2 finished: images/")
     assert lines[3].startswith("variant 1 of 3: completed in ")
-    for number, steps in ((2, 3), (3, 4)):
-        first = lines.index(f"variant {number} of 3: steps {steps}")
+    for number, steps, percentage in ((2, 3, 22), (3, 4, 55)):
+        begins = f"variant {number} of 3: steps {steps}  group {percentage}%, about "
+        (first,) = [place for place, line in enumerate(lines) if line.startswith(begins)]
         assert lines[first + 2].startswith("00-txt2img: 1 of 2 finished: images/")
         assert lines[first + 5].startswith(f"variant {number} of 3: completed in ")
     assert lines[-1] == f"{group_in(tmp_path)}: COMPLETED"
@@ -89,14 +90,15 @@ def test_a_follower_goes_on_with_a_resumed_group(tmp_path: Path, start: Start) -
     with group_process(tmp_path / "runs", held=[0]) as group:
         follower = start("follow", "last-group", folder=tmp_path)
         assert follower.stdout is not None
-        assert follower.stdout.readline() == "variant 2 of 3: steps 3\n"
+        first = follower.stdout.readline()
+        assert first.startswith("variant 2 of 3: steps 3  group 38%, about ")
         group.let_go()
         output, complaint = follower.communicate(timeout=60)
     assert (follower.returncode, complaint) == (0, "")
     lines = output.splitlines()
     assert lines[0].startswith("00-txt2img: 2 of 2 finished: images/")
     assert lines[2].startswith("variant 2 of 3: completed in ")
-    assert "variant 3 of 3: steps 4" in lines
+    assert any(line.startswith("variant 3 of 3: steps 4  group 55%, ") for line in lines)
     assert not any(line.startswith("variant 1") for line in lines)
 
 

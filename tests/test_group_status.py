@@ -163,7 +163,7 @@ def test_a_resumed_group_is_shown_with_its_past_from_its_first_event_on(tmp_path
     assert now.group_remaining_s is not None
     assert bar.snapshot().group_percentage == 100.0
     # Once as a part of the group; the one that goes on also for its own status.
-    assert [read.count(one.run_id) for one in second.wait().variants] == [1, 2]
+    assert [read.count(one.run_id or "") for one in second.wait().variants] == [1, 2]
 
 
 def test_a_finished_group_is_resumed_without_reading_its_past_for_a_status(

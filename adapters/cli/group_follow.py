@@ -15,7 +15,7 @@ from ...events.subscriptions.live_steps import read_step
 from ...events.subscriptions.log_tail import POLL_S
 from ...statemachine.groups.result import replay_group
 from ..projections.status import StatusBar, history_in
-from .display import Display, open_display
+from .display import Display, group_text, open_display
 from .foreground import try_to_print
 from .group_result import show_group
 from .group_tail import Followed, GroupTail
@@ -88,7 +88,7 @@ def _show(tail: GroupTail, view: StatusBar, stream: IO[str]) -> None:
     # What has been is summed up in one line, not shown image by image.
     _take(view, None, past)
     with open_display(view, lasting) as display:
-        display.print_line(view.snapshot().group_headline)
+        display.print_line(group_text(view.snapshot()))
         due_s = 0.0
         while not tail.is_over:
             _take(view, display, tail.read())
