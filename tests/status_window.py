@@ -105,6 +105,11 @@ class Window:
         for what in ("<Enter>", "<ButtonPress-1>", "<ButtonRelease-1>"):
             button.event_generate(what, x=5, y=5)
 
+    def type(self, place: int, text: str) -> None:
+        """Type into the entry at this place, from 0."""
+        entry = [one for one in parts(self.root) if isinstance(one, ttk.Entry)][place]
+        entry.insert("end", text)
+
     def can_press(self, text: str) -> bool:
         """Whether pressing it would do anything."""
         return str(self.button(text)["state"]) == "normal"

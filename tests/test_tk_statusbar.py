@@ -374,6 +374,21 @@ def test_the_example_starts_cancels_once_and_resumes(app: WindowProcess, tmp_pat
     until(lambda: len(app.picture().getcolors(2**24) or ()) > 300, "the last image is shown")
 
 
+def test_the_example_runs_and_resumes_a_sweep(app: WindowProcess, tmp_path: Path) -> None:
+    """Cancel stops the whole of it, and Resume continues the whole of it."""
+    app.do("type", place=1, text="txt2img.steps=10,20")
+    app.do("press", text="Start")
+    seen(app, "variant 2 of 2: steps 20")
+    app.do("press", text="Cancel")
+    stopped = seen(app, "Group cancelled: 1 of 2 variants")
+    until(lambda: app.do("can_press", text="Resume"), "the group can be resumed")
+    app.do("press", text="Resume")
+    resumed = seen(app, "variant 2 of 2: steps 20")
+    assert resumed["group_value"] >= stopped["group_value"]
+    seen(app, "Group completed: 2 variants")
+    assert group_state(tmp_path / "runs") == RunState.COMPLETED
+
+
 def test_the_example_keeps_cancel_visible_in_a_small_window(
     display: str, server: EmbeddedServer, config: Path, tmp_path: Path
 ) -> None:
