@@ -1,4 +1,4 @@
-"""Text for people: escapes, durations, sizes, times, counts and number ranges."""
+"""Text for people: escapes, durations, sizes, times, counts, number ranges and short names."""
 
 from __future__ import annotations
 
