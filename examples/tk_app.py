@@ -1,9 +1,9 @@
-"""A window that runs a configuration: Start, Cancel, Resume, progress, and the last image.
+"""A window that runs a configuration, or a sweep: Start, Cancel, Resume, progress, the last image.
 
     python examples/tk_app.py examples/portrait.toml [--runs DIR] [--server URL]
 
 Nothing of it waits for a run: what takes time is done on threads beside Tk's, and comes back
-through ``bar.loop``.
+through ``bar.loop``. With ``txt2img.steps=20,30`` under Vary, Start begins a group of runs.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from stagewright.events import (
 )
 from stagewright.statemachine import (
     ConfigurationError,
+    GroupHandle,
     InvalidTransitionError,
     PipelineController,
     RunHandle,
@@ -44,8 +45,9 @@ class App(ttk.Frame):
         super().__init__(window, padding=8)
         self.controller = controller
         self.config_path = tkinter.StringVar(value=config)
+        self.vary = tkinter.StringVar()
         self.bar = TkStatusBar(self, controller)
-        self.handle: RunHandle | None = None
+        self.handle: RunHandle | GroupHandle | None = None
         self.beginning = threading.Thread()
         self.build()
         self.update_buttons()
@@ -61,11 +63,13 @@ class App(ttk.Frame):
         entry.grid(row=0, column=0, sticky="ew")
         for place, button in enumerate((browse, self.start_button, self.resume_button), start=1):
             button.grid(row=0, column=place, padx=(8, 0))
-        self.preview.grid(row=1, column=0, columnspan=4, sticky="nsew", pady=8)
-        self.bar.grid(row=2, column=0, columnspan=4, sticky="ew")
+        ttk.Entry(self, textvariable=self.vary).grid(row=1, column=0, sticky="ew", pady=(8, 0))
+        ttk.Label(self, text="Vary: KEY=V1,V2,...").grid(row=1, column=1, columnspan=3, padx=8)
+        self.preview.grid(row=2, column=0, columnspan=4, sticky="nsew", pady=8)
+        self.bar.grid(row=3, column=0, columnspan=4, sticky="ew")
         self.columnconfigure(0, weight=1)
         # The preview alone gives way in a small window, so that Cancel stays visible.
-        self.rowconfigure(1, weight=1)
+        self.rowconfigure(2, weight=1)
 
     def browse(self) -> None:
         chosen = filedialog.askopenfilename(filetypes=[("Configurations", "*.toml *.yaml *.json")])
@@ -73,14 +77,20 @@ class App(ttk.Frame):
             self.config_path.set(chosen)
 
     def start(self) -> None:
-        config = Path(self.config_path.get())
-        self.beside(lambda: self.controller.start(config))
+        config, vary = Path(self.config_path.get()), self.vary.get().strip()
+        if vary:
+            self.beside(lambda: self.controller.start_group(config, vary=[vary]))
+        else:
+            self.beside(lambda: self.controller.start(config))
 
     def resume(self) -> None:
-        run_id = self.bar.status.run_id
-        self.beside(lambda: self.controller.resume(run_id))
+        now = self.bar.status
+        if now.group_id:
+            self.beside(lambda: self.controller.resume_group(now.group_id))
+        else:
+            self.beside(lambda: self.controller.resume(now.run_id))
 
-    def beside(self, begin: Callable[[], RunHandle]) -> None:
+    def beside(self, begin: Callable[[], RunHandle | GroupHandle]) -> None:
         """Begin a run on another thread: servers are asked and files checked before."""
 
         def work() -> None:
@@ -96,19 +106,21 @@ class App(ttk.Frame):
         self.beginning.start()
 
     def update_buttons(self) -> None:
-        is_busy = self.beginning.is_alive() or self.controller.current_run_id is not None
-        is_resumable = not is_busy and self.bar.status.state in RESUMABLE
+        now, controller = self.bar.status, self.controller
+        is_running = (controller.current_run_id or controller.current_group_id) is not None
+        is_busy = self.beginning.is_alive() or is_running
+        is_resumable = not is_busy and (now.state in RESUMABLE or now.group_state in RESUMABLE)
         self.start_button["state"] = "disabled" if is_busy else "normal"
         self.resume_button["state"] = "normal" if is_resumable else "disabled"
         self.after(100, self.update_buttons)
 
     def leave(self) -> None:
-        """The window is closed: stop the run that is under way, and wait for its end."""
+        """The window is closed: stop the run or group that is under way, and wait for its end."""
         if self.beginning.is_alive():
             self.beginning.join()
         if self.handle is not None and not self.handle.wait_ended(0):
             with suppress(InvalidTransitionError, RunNotFoundError):  # It has just ended.
-                self.controller.cancel(self.handle.run_id, reason="the window was closed")
+                self.controller.cancel(self.handle.id, reason="the window was closed")
             self.handle.wait_ended()
 
     def load_preview(self, event: StageImageProgress) -> None:

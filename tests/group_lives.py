@@ -30,6 +30,7 @@ from stagewright.events.groups.model import (
     SweepAxis,
     Variant,
     VariantBegun,
+    VariantRemoved,
 )
 
 from .status_lives import Told, lives
@@ -84,10 +85,15 @@ class GroupStory:
         self.epoch += 1
         return self.add(GroupResumed, **_PROCESS)
 
-    def seal(self, outcome: str) -> GroupEvent:
+    def remove(self, place: int) -> GroupEvent:
+        """The run of a variant is removed on purpose."""
+        index = self.variants[place].variant_index
+        return self.add(VariantRemoved, variant_index=index, run_id=variant_run(place), reason="rm")
+
+    def seal(self, outcome: str, **fields: Any) -> GroupEvent:
         """The epoch is closed."""
         closed = {"count": len(self.events), "head": "0" * 64}
-        return self.add(GroupSealed, outcome=Outcome(outcome), **closed)
+        return self.add(GroupSealed, outcome=Outcome(outcome), **closed, **fields)
 
 
 def variants(*weights: int, **values: Sequence[Any]) -> list[Variant]:

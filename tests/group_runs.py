@@ -1,124 +1,160 @@
-"""Groups of real runs on the embedded backend, with the events that a group publishes and logs.
+"""Groups on the embedded backend: real runs and real logs, which wait where a test wants it.
 
-``python -m tests.group_runs RUNS DELAY_S STEPS...`` is a process that runs one; each STEPS is a
-variant's ``txt2img.steps``. It waits for a line on its standard input before the second one.
+``python -m tests.group_runs ORDER`` is a process that runs or resumes one; ORDER is a JSON
+document with the fields of ``Order``. It prints a line where it waits, and goes on with each line
+of its standard input.
 """
 
 from __future__ import annotations
 
+import itertools
+import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import filelock
+import msgspec
 from stagewright.adapters import EmbeddedBackend
-from stagewright.events import PipelineRunResult, RunState, signals
-from stagewright.events.codec import encode_line
-from stagewright.events.groups.model import GroupEvent
-from stagewright.events.log.format import FIRST_CHAIN, frame, next_chain
-from stagewright.statemachine import ImageBackend, PipelineController
-from stagewright.statemachine.files.run_folder import new_run_id
-from stagewright.statemachine.ports import SystemClock
+from stagewright.statemachine import (
+    BackendError,
+    CancelToken,
+    GenerateAnswer,
+    GenerateRequest,
+    PipelineController,
+)
+from stagewright.statemachine.groups.result import GroupResult
+from stagewright.statemachine.ports import OnStep
+from stagewright.statemachine.run.handle import GroupHandle
 
-from .group_lives import GroupStory, variants
+from .following import HERE, say
 from .resuming import small
-from .support import TXT2IMG, controller
+from .support import controller
 
 IMAGES = 2
+"""The images, and so the requests, of each variant."""
 
 
-class PinnedClock(SystemClock):
-    """The machine's clocks; ``opens`` is the next time that is asked for, once."""
+class HeldBackend(EmbeddedBackend):
+    """Waits at the requests with these numbers, from 0, until each is let go or cancelled.
 
-    opens: datetime | None = None
+    Those whose numbers are in ``failing`` fail.
+    """
 
-    def now(self) -> datetime:
-        opens, self.opens = self.opens, None
-        return opens or super().now()
+    def __init__(self, *held: int, failing: Sequence[int] = ()) -> None:
+        super().__init__()
+        self._held = held
+        self._failing = failing
+        self._numbers = itertools.count()
+        self._waiting = threading.Semaphore(0)
+        self._let_go = threading.Semaphore(0)
+
+    def generate_images(
+        self, request: GenerateRequest, *, cancel: CancelToken, on_step: OnStep
+    ) -> GenerateAnswer:
+        number = next(self._numbers)
+        if number in self._held:
+            self._waiting.release()
+            while not cancel.cancelled and not self._let_go.acquire(timeout=0.01):
+                pass
+        if number in self._failing:
+            raise BackendError("the GPU fell off")
+        return super().generate_images(request, cancel=cancel, on_step=on_step)
+
+    def wait_held(self, timeout_s: float | None = 60) -> None:
+        """Wait until the next request waits."""
+        assert self._waiting.acquire(timeout=timeout_s)
+
+    def let_go(self) -> None:
+        """Let one request go on, which waits or will wait."""
+        self._let_go.release()
 
 
-class GroupLog:
-    """Writes ``group.jsonl``."""
-
-    def __init__(self, runs: Path, group_id: str) -> None:
-        self.folder = runs / "groups" / group_id
-        self.path = self.folder / "group.jsonl"
-        self._chain = FIRST_CHAIN
-        self.folder.mkdir(parents=True)
-
-    def append(self, event: GroupEvent) -> None:
-        body = encode_line(event)
-        with self.path.open("ab") as stream:
-            stream.write(frame(body, self._chain))
-        self._chain = next_chain(self._chain, body)
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold ``group.lock``."""
-        with (self.folder / "group.lock").open("w") as stream:
-            assert filelock.lock_descriptor(stream.fileno(), blocking=False)
-            yield
+def start_group(
+    owner: PipelineController, steps: Sequence[int], *, fail_fast: bool = False
+) -> GroupHandle:
+    """Begin a group of one variant for each number of steps."""
+    vary = f"txt2img.steps={','.join(map(str, steps))}"
+    config = small("txt2img", images=IMAGES)
+    return owner.start_group(config, vary=[vary], fail_fast=fail_fast)
 
 
-class GroupRuns:
-    """A group of a variant for each number of steps; every fact is logged, then published."""
+def run_group(
+    runs: Path, steps: Sequence[int], backend: EmbeddedBackend | None = None
+) -> GroupResult:
+    """Run a group to its end."""
+    return start_group(controller(runs, backend or EmbeddedBackend()), steps).wait(60)
 
-    def __init__(
-        self, runs: Path, steps: Sequence[int], backend: ImageBackend | None = None
-    ) -> None:
-        self.steps = steps
-        self.wait: Callable[[], object] = lambda: None
-        """Called between the first two variants."""
-        self.clock = PinnedClock()
-        self.controller: PipelineController = controller(
-            runs, backend or EmbeddedBackend(), clock=self.clock, random_below=lambda _: 0
-        )
-        self.story = GroupStory(
-            variants(*(each * IMAGES for each in steps), txt2img__steps=list(steps))
-        )
-        self.log = GroupLog(runs, self.story.group_id)
 
-    def run(self) -> list[PipelineRunResult]:
-        """Run all variants to their end."""
-        with self.log.locked():
-            self.tell(self.story.open())
-            results = [self.run_variant(0)]
-            self.wait()
-            results += [self.run_variant(place) for place in range(1, len(self.steps))]
-            whole = all(result.state is RunState.COMPLETED for result in results)
-            self.tell(self.story.seal("completed" if whole else "failed"))
-        return results
+class Order(msgspec.Struct, frozen=True):
+    """What a process does: it resumes the last group where there are no ``steps``."""
 
-    def run_variant(self, place: int) -> PipelineRunResult:
-        """Run one variant to its end."""
-        opened = datetime.now(UTC)
-        self.tell(self.story.begin(place, new_run_id("test", opened, lambda _: 0)))
-        self.clock.opens = opened
-        return self.controller.start(self.config(place)).wait(60)
+    runs: str
+    steps: tuple[int, ...] = ()
+    held: tuple[int, ...] = ()
+    failing: tuple[int, ...] = ()
 
-    def config(self, place: int) -> dict[str, Any]:
-        """The configuration of a variant."""
-        return {
-            **small("txt2img", images=IMAGES),
-            "txt2img": {**TXT2IMG, "steps": self.steps[place]},
-        }
 
-    def tell(self, event: GroupEvent) -> None:
-        """Log an event of the group and publish it."""
-        self.log.append(event)
-        signals.publish(signals.group_changed, event.group_id, group_event=event)
+class GroupProcess:
+    """A process that runs a group, and waits at the held requests."""
+
+    def __init__(self, order: Order) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.group_runs", msgspec.json.encode(order).decode()],
+            cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def wait_held(self) -> None:
+        """Wait until the next request waits."""
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "waiting\n"
+
+    def let_go(self) -> None:
+        """Let one request go on."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def kill(self) -> None:
+        """End it as a power loss does."""
+        self._process.kill()
+        self._process.communicate()
+
+
+@contextmanager
+def group_process(
+    runs: Path, steps: Sequence[int] = (), *, held: Sequence[int], failing: Sequence[int] = ()
+) -> Iterator[GroupProcess]:
+    """A process that begins a group, or resumes the last one, once its first request waits."""
+    process = GroupProcess(Order(str(runs), tuple(steps), tuple(held), tuple(failing)))
+    try:
+        process.wait_held()
+        yield process
+    finally:
+        process.kill()
+
+
+def _report_waiting(backend: HeldBackend) -> None:
+    while True:
+        backend.wait_held(None)
+        say("waiting")
+
+
+def _pass_on_lines(backend: HeldBackend) -> None:
+    for _ in sys.stdin:
+        backend.let_go()
 
 
 def main() -> None:
-    """Run a group as the arguments say."""
-    runs, delay_s, *steps = sys.argv[1:]
-    backend = EmbeddedBackend(step_delay_s=float(delay_s))
-    group = GroupRuns(Path(runs), [int(each) for each in steps], backend)
-    group.wait = sys.stdin.readline
-    group.run()
+    """Run or resume a group as the argument says."""
+    order = msgspec.json.decode(sys.argv[1], type=Order)
+    backend = HeldBackend(*order.held, failing=order.failing)
+    for target in (_report_waiting, _pass_on_lines):
+        threading.Thread(target=target, args=(backend,), daemon=True).start()
+    owner = controller(Path(order.runs), backend)
+    handle = start_group(owner, order.steps) if order.steps else owner.resume_group("last-group")
+    handle.wait()
 
 
 if __name__ == "__main__":

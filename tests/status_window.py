@@ -21,12 +21,14 @@ from pathlib import Path
 from tkinter import ttk
 from typing import Any
 
-from stagewright.adapters import EmbeddedBackend, open_controller
+from stagewright.adapters import open_controller
 from stagewright.adapters.tk import TkLoop, TkStatusBar
 from stagewright.adapters.tk.group_bar import GroupBar
 from stagewright.events import StagewrightError
+from stagewright.statemachine import PipelineController
 
-from .group_runs import GroupRuns
+from .group_runs import HeldBackend, start_group
+from .support import controller
 
 
 class Window:
@@ -39,7 +41,7 @@ class Window:
         self.root.report_callback_exception = self.note
         self.loop = TkLoop(self.root)
         self.leave = self.wait
-        self.group_thread = threading.Thread()
+        self.group_controller = self.controller
         if program:
             app = runpy.run_path(program)["App"](self.root, self.controller, config)
             app.pack(fill="both", expand=True)
@@ -54,11 +56,9 @@ class Window:
         self.errors.append(f"{kind.__name__}: {error}")
 
     def wait(self) -> None:
-        """Wait for the end of the run that is under way."""
-        while self.controller.current_run_id is not None:
+        """Wait for the end of the run and of the group that are under way."""
+        while self.controller.current_run_id or self.group_controller.current_group_id:
             time.sleep(0.01)
-        if self.group_thread.is_alive():
-            self.group_thread.join()
 
     def start(self, config: Any) -> None:
         """Begin a run beside Tk, as programs do."""
@@ -79,20 +79,36 @@ class Window:
         self.bars[-1].pack(fill="x")
         self.bars[-1].show(folder)
 
-    def group(self, steps: list[int], delay_s: float) -> None:
+    def group(self, steps: list[int], held: list[int]) -> None:
         """One more bar, with a controller of its own that runs a group beside Tk."""
-        runs = self.controller.runs
-        group = GroupRuns(runs, steps, EmbeddedBackend(step_delay_s=delay_s))
-        self.bars.append(TkStatusBar(self.root, group.controller))
+        start_group(self.group_bar(held), steps)
+
+    def resume_group(self, held: list[int]) -> None:
+        """One more bar, with a controller of its own that resumes the last group."""
+        self.group_bar(held).resume_group("last-group")
+
+    def group_bar(self, held: list[int]) -> PipelineController:
+        """The controller of one more bar, whose backend waits at the held requests."""
+        self.held = HeldBackend(*held)
+        self.group_controller = controller(self.controller.runs, self.held)
+        self.bars.append(TkStatusBar(self.root, self.group_controller))
         self.bars[-1].pack(fill="x")
-        self.group_thread = threading.Thread(target=group.run)
-        self.group_thread.start()
+        return self.group_controller
+
+    def let_go(self) -> None:
+        """Let one held request of a group go on."""
+        self.held.let_go()
 
     def press(self, text: str) -> None:
         """Press the button with this text with the mouse, whether or not it can be pressed."""
         button = self.button(text)
         for what in ("<Enter>", "<ButtonPress-1>", "<ButtonRelease-1>"):
             button.event_generate(what, x=5, y=5)
+
+    def type(self, place: int, text: str) -> None:
+        """Type into the entry at this place, from 0."""
+        entry = [one for one in parts(self.root) if isinstance(one, ttk.Entry)][place]
+        entry.insert("end", text)
 
     def can_press(self, text: str) -> bool:
         """Whether pressing it would do anything."""

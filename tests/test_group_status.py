@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from stagewright.adapters import RunStatus, StatusBar
-from stagewright.adapters.projections.status import history_in
+from stagewright.adapters.projections.status import group_history_in, history_in
 from stagewright.adapters.projections.status.varied import varied_text
-from stagewright.events import RunOpened, RunState, StageEvent, replay, subscribe
+from stagewright.events import ErrorDetail, RunOpened, RunState, StageEvent, replay, subscribe
 from stagewright.events.groups.log import read_group
-from stagewright.events.groups.model import GroupEvent, VariantBegun
+from stagewright.events.groups.model import (
+    GroupEvent,
+    GroupSealed,
+    VariantBegun,
+    VariantFailure,
+)
 
 from .group_lives import GroupStory, in_group, variants
-from .group_runs import GroupRuns
+from .group_runs import HeldBackend, run_group, start_group
 from .status_stories import after, made, planned
 from .stories import Story
+from .support import controller
 
 
 def give(bar: StatusBar, story: Story, place: int) -> None:
@@ -81,6 +88,101 @@ def test_a_single_run_shows_no_group_also_after_one() -> None:
     assert (now.group_id, now.group_headline, now.group_detail) == ("", "", "")
 
 
+def test_a_removed_variant_is_done_and_takes_no_time() -> None:
+    """It is neither finished nor failed, and nothing of it is left to be made."""
+    group = GroupStory(variants(40, 40, 40))
+    bar = StatusBar(monotonic=lambda: 0.0)
+    for event in (group.open(), group.begin(0)):
+        bar.take_group_event(event)
+    give(bar, variant_of(40).move("finish"), 0)
+    bar.take_group_event(group.remove(1))
+    now = bar.snapshot()
+    assert now.group_percentage == pytest.approx(200 / 3)
+    assert now.group_remaining_s == pytest.approx(40, rel=0.01)
+    assert (now.variants_finished, now.variants_failed) == (1, 0)
+
+
+def test_a_variant_that_cannot_begin_is_a_failed_one() -> None:
+    """The first reason is shown; a resume starts without it."""
+    group = GroupStory(variants(40, 40, 40))
+    bar = StatusBar(monotonic=lambda: 0.0)
+    for event in (group.open(), group.begin(0)):
+        bar.take_group_event(event)
+    give(bar, variant_of(40).move("finish"), 0)
+    failures = tuple(
+        VariantFailure(variant_index=place, error=ErrorDetail(kind="E", message=f"reason {place}"))
+        for place in (1, 2)
+    )
+    bar.take_group_event(group.seal("partial", failures=failures))
+    now = bar.snapshot()
+    assert now.group_headline == "Group error: 1 of 3 variants"
+    assert now.group_detail == "group 33%, 2 failed"
+    assert now.trouble == "Error: variant 2: reason 1"
+    bar.take_group_event(group.resume())
+    now = bar.snapshot()
+    assert (now.group_detail, now.trouble) == ("group 33%, about 0:01:20 left", "")
+
+
+def test_what_keeps_all_variants_from_beginning_is_shown() -> None:
+    """In place of the reason of a single variant."""
+    group = GroupStory(variants(40, 40))
+    bar = StatusBar()
+    error = ErrorDetail(kind="PreflightError", message="the server\ncannot be reached")
+    failure = VariantFailure(variant_index=0, error=ErrorDetail(kind="E", message="another"))
+    for event in (group.open(), group.seal("failed", failures=(failure,), error=error)):
+        bar.take_group_event(event)
+    now = bar.snapshot()
+    assert now.group_headline == "Group error: 0 of 2 variants"
+    assert now.trouble == "Error: the server cannot be reached"
+
+
+def test_a_resumed_group_is_shown_with_its_past_from_its_first_event_on(tmp_path: Path) -> None:
+    """A bar that is given nothing before it reads the log of the group, and those of its runs."""
+    dead = HeldBackend(3)
+    first = controller(tmp_path, dead)
+    handle = start_group(first, [2, 3])
+    dead.wait_held()
+    first.cancel(handle.group_id)
+    handle.wait(60)
+    held = HeldBackend(0)
+    read: list[str] = []
+
+    def history(run_id: str) -> Iterable[StageEvent]:
+        read.append(run_id)
+        return history_in(tmp_path)(run_id)
+
+    bar = StatusBar(history=history, group_history=group_history_in(tmp_path))
+    with subscribe(bar.take_event, on="publisher", on_group=bar.take_group_event):
+        second = controller(tmp_path, held).resume_group(handle.group_id)
+        held.wait_held()
+        now = [bar.snapshot() for _ in range(3)][-1]
+        held.let_go()
+        second.wait(60)
+    assert now.variant == "variant 2 of 2: steps 3"
+    assert (now.group_percentage, now.variants_finished) == (70.0, 1)
+    assert now.group_remaining_s is not None
+    assert bar.snapshot().group_percentage == 100.0
+    # Once as a part of the group; the one that goes on also for its own status.
+    assert [read.count(one.run_id or "") for one in second.wait().variants] == [1, 2]
+
+
+def test_a_finished_group_is_resumed_without_reading_its_past_for_a_status(
+    tmp_path: Path,
+) -> None:
+    """Only a group that goes on is shown."""
+    read: list[str] = []
+
+    def group_history(group_id: str) -> list[GroupEvent]:
+        read.append(group_id)
+        return []
+
+    result = run_group(tmp_path, [2])
+    bar = StatusBar(group_history=group_history)
+    with subscribe(bar.take_event, on="publisher", on_group=bar.take_group_event):
+        controller(tmp_path).resume_group(result.group_id).wait(60)
+    assert read == []
+
+
 @pytest.mark.parametrize(
     ("values", "text"),
     [
@@ -101,30 +203,23 @@ def test_events_of_a_group_and_its_runs_come_in_order(tmp_path: Path, where: str
     """On each kind of thread: a variant begins before its run, and ends before the next one."""
     seen: list[StageEvent | GroupEvent] = []
     done = threading.Event()
-    group = GroupRuns(tmp_path, [2, 3, 2])
     on: Any = (lambda call: call()) if where == "loop" else where
 
     def take_group_event(event: GroupEvent) -> None:
         seen.append(event)
-        if event.seq == len(group.steps) + 1:
+        if isinstance(event, GroupSealed):
             done.set()
 
     with subscribe(seen.append, on=on, on_group=take_group_event):
-        results = group.run()
+        result = run_group(tmp_path, [2, 3, 4])
         assert done.wait(10)
-    expected: list[Any] = []
-    for event in group.story.events:
-        expected.append(("group", event.seq))
+    expected: list[GroupEvent | StageEvent] = []
+    for event in read_group(tmp_path / "groups" / result.group_id):
+        expected.append(event)
         if isinstance(event, VariantBegun):
-            length = len(replay(tmp_path / event.run_id).events)
-            expected += [(event.run_id, seq) for seq in range(length)]
-    told = [
-        (getattr(event, "run_id", "group"), event.seq)
-        for event in seen
-        if not isinstance(event, VariantBegun)
-    ]
-    assert told == [one for one in expected if one[0] != "group" or one[1] in (0, 4)]
-    assert [result.state for result in results] == [RunState.COMPLETED] * 3
+            expected += replay(tmp_path / event.run_id).events
+    assert seen == expected
+    assert result.state is RunState.COMPLETED
 
 
 def test_a_bar_of_real_runs_ends_at_100_and_a_later_one_shows_the_same(tmp_path: Path) -> None:
@@ -136,10 +231,9 @@ def test_a_bar_of_real_runs_ends_at_100_and_a_later_one_shows_the_same(tmp_path:
         live.take_event(event)
         percentages.append(live.snapshot().group_percentage or 0.0)
 
-    group = GroupRuns(tmp_path, [2, 3])
     with subscribe(take, on="publisher", on_group=live.take_group_event):
-        group.run()
-    for event in read_group(tmp_path / "groups" / group.story.group_id):
+        result = run_group(tmp_path, [2, 3])
+    for event in read_group(tmp_path / "groups" / result.group_id):
         later.take_group_event(event)
     assert percentages == sorted(percentages)
     now, then = live.snapshot(), later.snapshot()

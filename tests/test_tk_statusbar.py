@@ -19,8 +19,11 @@ from stagewright.events import (
     iterate,
     replay,
 )
+from stagewright.statemachine.groups.folder import find_group
+from stagewright.statemachine.groups.result import replay_group
 
 from .command_line import Start, until
+from .group_runs import group_process
 from .resuming import small
 from .screens import WindowProcess, status_window, virtual_display
 from .support import TXT2IMG
@@ -65,8 +68,13 @@ def seen(window: WindowProcess, text: str, bar: int = 0) -> dict[str, Any]:
 
 def run_in(folder: Path) -> Path:
     """The only run folder in a folder of runs."""
-    (run,) = [path for path in folder.iterdir() if path.is_dir()]
+    (run,) = [path for path in folder.iterdir() if path.is_dir() and path.name != "groups"]
     return run
+
+
+def group_state(runs: Path) -> RunState:
+    """The state of the only group in a folder of runs."""
+    return replay_group(find_group(runs, "last-group"), runs).state
 
 
 def filled(picture: Image.Image, bar: tuple[int, int, int, int]) -> float:
@@ -98,25 +106,69 @@ def test_the_group_of_a_run_is_shown_below_it(window: WindowProcess) -> None:
     """Its variant, a thin bar with its percentage, its remaining time, and how it ended."""
     window.do("size", width=460, height=320)
     assert "group_value" not in window.look()
-    window.do("group", steps=[30, 10], delay_s=0.012)
+    window.do("group", steps=[30, 10], held=[0, 3])
     first = seen(window, "variant 1 of 2: steps 30", bar=1)
-    assert first["group_value"] < 80
-    now = seen(window, "variant 2 of 2: steps 10", bar=1)
+    assert first["group_value"] == 0
+    window.do("let_go")
+    seen(window, "variant 2 of 2: steps 10", bar=1)
     until(lambda: window.look(1)["labels"][-1].endswith(" left"), "there is an estimate")
+    until(lambda: window.look(1)["group_value"] == 87.5, "the variant has half of its images")
     picture, now = window.picture(), window.look(1)
-    assert 75 <= now["group_value"] < 100
     assert filled(picture, now["group_bar"]) == pytest.approx(now["group_value"] / 100, abs=0.08)
     assert now["group_bar"][3] < now["bar"][3]
-    assert now["labels"][-1].startswith(f"group {int(now['group_value'])}%, about ")
+    assert now["labels"][-1].startswith("group 87%, about ")
     assert now["cut"] == []
+    window.do("let_go")
     done = seen(window, "Group completed: 2 variants", bar=1)
     assert (done["group_value"], done["labels"][-1]) == (100.0, "group 100%")
+
+
+def test_a_resumed_group_goes_on_where_it_was(window: WindowProcess, tmp_path: Path) -> None:
+    """Also in the bar of a process that did not begin it: percentage and remaining time."""
+    with group_process(tmp_path / "runs", [30, 10], held=[3]):
+        pass  # It is killed before the last image.
+    window.do("size", width=460, height=320)
+    window.do("resume_group", held=[0])
+    seen(window, "variant 2 of 2: steps 10", bar=1)
+    now = seen(window, "group 87%, about ", bar=1)
+    assert now["group_value"] == 87.5
+    window.do("let_go")
+    seen(window, "Group completed: 2 variants", bar=1)
+
+
+def test_cancel_stops_the_whole_group(window: WindowProcess, tmp_path: Path) -> None:
+    """No other variant begins after the one whose button was pressed."""
+    window.do("size", width=460, height=320)
+    window.do("close_bar")
+    window.do("group", steps=[2, 3], held=[0])
+    seen(window, "variant 1 of 2: steps 2")
+    seen(window, "Running: stage 1")
+    window.do("press", text="Cancel")
+    seen(window, "Group cancelled: 0 of 2 variants")
+    now = seen(window, "Cancelled")
+    assert now["button"] == ["Cancel", "disabled"]
+    run_in(tmp_path / "runs")
+
+
+def test_a_run_of_a_group_of_another_process_is_shown_with_its_group(
+    window: WindowProcess, tmp_path: Path
+) -> None:
+    """And Cancel stops that group."""
+    window.do("size", width=460, height=320)
+    with group_process(tmp_path / "runs", [2, 3], held=[0]):
+        run = run_in(tmp_path / "runs")
+        window.do("show", folder=str(run))
+        now = seen(window, "variant 1 of 2: steps 2")
+        assert now["group_value"] == 0
+        window.do("press", text="Cancel")
+        seen(window, "Cancelled")
+        until(lambda: group_state(tmp_path / "runs") == RunState.CANCELLED, "the group has stopped")
 
 
 def test_a_run_without_a_group_follows_one_with_a_group(window: WindowProcess) -> None:
     """The group is hidden again."""
     window.do("size", width=460, height=320)
-    window.do("group", steps=[2], delay_s=0)
+    window.do("group", steps=[2], held=[])
     seen(window, "Group completed: 1 variant", bar=1)
     window.do("start", config=SLOW)
     seen(window, "Completed: 2 images")
@@ -320,6 +372,21 @@ def test_the_example_starts_cancels_once_and_resumes(app: WindowProcess, tmp_pat
     assert replay(folder).resumes == 1
     # Grey, black and the few colours of texts and buttons would be all without the preview.
     until(lambda: len(app.picture().getcolors(2**24) or ()) > 300, "the last image is shown")
+
+
+def test_the_example_runs_and_resumes_a_sweep(app: WindowProcess, tmp_path: Path) -> None:
+    """Cancel stops the whole of it, and Resume continues the whole of it."""
+    app.do("type", place=1, text="txt2img.steps=10,20")
+    app.do("press", text="Start")
+    seen(app, "variant 2 of 2: steps 20")
+    app.do("press", text="Cancel")
+    stopped = seen(app, "Group cancelled: 1 of 2 variants")
+    until(lambda: app.do("can_press", text="Resume"), "the group can be resumed")
+    app.do("press", text="Resume")
+    resumed = seen(app, "variant 2 of 2: steps 20")
+    assert resumed["group_value"] >= stopped["group_value"]
+    seen(app, "Group completed: 2 variants")
+    assert group_state(tmp_path / "runs") == RunState.COMPLETED
 
 
 def test_the_example_keeps_cancel_visible_in_a_small_window(

@@ -107,7 +107,7 @@ class PlainLines:
     def _variant_line(self, event: StageEvent) -> str | None:
         """One line where a variant of a group begins, goes on or ends."""
         if isinstance(event, RunOpened | RunResumed):
-            return self._view.snapshot().variant or None
+            return group_text(self._view.snapshot()) or None
         return variant_end(event, self._view.snapshot())
 
 
@@ -222,6 +222,14 @@ def _notice(event: StageEvent) -> str | None:
     return None
 
 
+def group_text(now: RunStatus) -> str:
+    """The variant and its group: ``variant 3 of 18: steps 30  group 12%, about 0:02:00 left``.
+
+    Empty without a group.
+    """
+    return "  ".join(part for part in (now.group_headline, now.group_detail) if part)
+
+
 def variant_end(event: StageEvent, now: RunStatus) -> str | None:
     """How a variant ended, with the status after this event: ``variant 3 of 18: completed``."""
     if not isinstance(event, LifecycleChanged) or event.dest not in _ENDED:
@@ -251,6 +259,9 @@ def _status_line(now: RunStatus, width: int) -> RenderableType:
     from rich.progress_bar import ProgressBar  # noqa: PLC0415 - the same
     from rich.table import Table  # noqa: PLC0415 - the same
 
+    group = list(_group_line(now))
+    if group and not now.run_id:
+        return Constrain(group[0], width)  # No run of it has begun.
     where = now.place if now.state == RunState.RUNNING else now.headline
     bar = ProgressBar(completed=now.percentage or 0.0, width=min(_BAR_WIDTH, max(8, width // 5)))
     parts: list[RenderableType] = [bar, _cell(f"{now.percent:>4}"), _cell(now.detail)]
@@ -258,7 +269,7 @@ def _status_line(now: RunStatus, width: int) -> RenderableType:
     line = Table.grid(padding=(0, 1))
     line.add_row(*([_cell(where)] if is_wide else []), *parts)
     lines = [line] if is_wide else [_cell(where), line]
-    return Constrain(Group(*_group_line(now), *lines), width)
+    return Constrain(Group(*group, *lines), width)
 
 
 def _group_line(now: RunStatus) -> Iterator[RenderableType]:

@@ -23,7 +23,7 @@ from ...statemachine.errors import InvalidTransitionError
 from ...statemachine.run.controller import PipelineController
 from ...statemachine.run.handle import Handle
 from ..event_text import error_text
-from ..projections.status import StatusBar
+from ..projections.status import StatusBar, group_history_in, history_in
 from ..text import count
 from .commands.replay import show_result
 from .display import Display, open_display
@@ -74,7 +74,7 @@ def run_in_foreground(
     before the run has begun raises KeyboardInterrupt, and nothing is started. Also raises
     LogWriteError and what ``begin`` raises.
     """
-    seen = view or StatusBar(expects_steps=True)
+    seen = view or _status_bar(controller.runs)
     with ExitStack() as stack:
         stops = stack.enter_context(_stop_signals(controller))
         display = stack.enter_context(
@@ -93,6 +93,13 @@ def run_in_foreground(
         result = _wait(controller, handle, stops.names, display)
         stopped, interrupted = bool(stops.names), _CTRL_C in stops.names
         return ForegroundResult(handle.folder, result, stopped, interrupted)
+
+
+def _status_bar(runs: Path) -> StatusBar:
+    """The status of a run, or of a group with what happened before it was resumed."""
+    return StatusBar(
+        expects_steps=True, history=history_in(runs), group_history=group_history_in(runs)
+    )
 
 
 def show_end(ended: ForegroundResult[PipelineRunResult], *, as_json: bool) -> int:

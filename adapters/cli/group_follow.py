@@ -15,10 +15,11 @@ from ...events.subscriptions.live_steps import read_step
 from ...events.subscriptions.log_tail import POLL_S
 from ...statemachine.groups.result import replay_group
 from ..projections.status import StatusBar, history_in
-from .display import Display, open_display
+from .display import Display, group_text, open_display
 from .foreground import try_to_print
 from .group_result import show_group
 from .group_tail import Followed, GroupTail
+from .groups import print_group_errors
 from .output import print_json
 from .statuses import (
     EXIT_CANCELLED,
@@ -49,16 +50,22 @@ def follow_group(folder: Path, *, as_events: bool, as_json: bool) -> int:
         return print_error(
             f"{folder.name}: interrupted; the group itself continues", EXIT_INTERRUPTED
         )
-    runs = folder.parent.parent
-    if as_json:
-        try_to_print(lambda: print_json(replay_group(folder, runs)))
-    elif not as_events:
-        try_to_print(lambda: show_group(replay_group(folder, runs), runs))
+    status = EXIT_ERROR
+    if isinstance(tail.last, GroupSealed):
+        status = _EXIT_STATUSES.get(tail.last.outcome, EXIT_ERROR)
+    if not as_events:
+        _show_result(folder, status, as_json=as_json)
     if not isinstance(tail.last, GroupSealed):
-        return print_error(
-            f"{folder.name}: its process died; `resume` continues the group", EXIT_ERROR
-        )
-    return _EXIT_STATUSES.get(tail.last.outcome, EXIT_ERROR)
+        print_error(f"{folder.name}: its process died; `resume` continues the group", status)
+    return status
+
+
+def _show_result(folder: Path, status: int, *, as_json: bool) -> None:
+    """Print how the group ended, and why variants are not complete."""
+    runs = folder.parent.parent
+    result = replay_group(folder, runs)
+    try_to_print(lambda: print_json(result) if as_json else show_group(result, runs))
+    print_group_errors(result, status)
 
 
 def _print_events(tail: GroupTail) -> None:
@@ -75,12 +82,13 @@ def _print_events(tail: GroupTail) -> None:
 
 def _show(tail: GroupTail, view: StatusBar, stream: IO[str]) -> None:
     lasting = cast(IO[str], BrokenPipeTolerantStream(stream))
+    past = list(tail.read())
+    if tail.is_over:
+        return
     # What has been is summed up in one line, not shown image by image.
-    _take(view, None, tail.read())
+    _take(view, None, past)
     with open_display(view, lasting) as display:
-        now = view.snapshot()
-        if not tail.is_over:
-            display.print_line(now.group_headline)
+        display.print_line(group_text(view.snapshot()))
         due_s = 0.0
         while not tail.is_over:
             _take(view, display, tail.read())

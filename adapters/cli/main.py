@@ -87,7 +87,7 @@ def stagewright() -> None:
 
 def run_command_line(arguments: Sequence[str]) -> int:
     """Run one command and return its exit status; each error becomes one line on standard error."""
-    _show_certificate_warnings()
+    _show_warnings()
     if not arguments:
         stagewright.main(["--help"], prog_name="stagewright", standalone_mode=False)
         return EXIT_USAGE
@@ -113,9 +113,9 @@ def run_command_line(arguments: Sequence[str]) -> int:
     return status if isinstance(status, int) else EXIT_COMPLETED
 
 
-def _show_certificate_warnings() -> None:
-    """Print the warning about an unchecked certificate on standard error."""
+def _show_warnings() -> None:
+    """Print the warnings of servers on standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("stagewright: warning: %(message)s"))
-    for name in ("certificate", "options"):
-        logging.getLogger(f"stagewright.webui.{name}").addHandler(handler)
+    for name in ("webui.certificate", "webui.options", "groups"):
+        logging.getLogger(f"stagewright.{name}").addHandler(handler)

@@ -10,17 +10,17 @@ from tkinter import ttk
 
 from ...events.errors import LogCorruptError, RunNotFoundError
 from ...events.folds import replay
-from ...events.groups.log import read_group
-from ...events.groups.model import GroupEvent
+from ...events.groups.log import GROUP_LOCK_NAME
 from ...events.log.lock import is_locked
 from ...events.log.reader import iterate
 from ...events.model import RunOpened, RunState, StageEvent
+from ...events.subscriptions.group_log_tail import GroupLogTail
 from ...events.subscriptions.subscription import Subscription, subscribe
 from ...statemachine.errors import InvalidTransitionError
 from ...statemachine.files.run_folder import CancelOrder, RunFolder
 from ...statemachine.groups.folder import GROUPS_NAME
 from ...statemachine.run.controller import PipelineController
-from ..projections.status import RunStatus, StatusBar, history_in
+from ..projections.status import RunStatus, StatusBar, group_history_in, history_in
 from ..projections.status.status import shown
 from .group_bar import GroupBar
 from .labels import ElidedLabel, WrappedLabel, bold
@@ -38,7 +38,8 @@ class TkStatusBar(ttk.Frame):
     """Shows the present run of a controller and its group, if it has one, and each later run.
 
     ``show`` shows a run of any process, with or without a controller. The button cancels the
-    shown run, through the controller or by a request to the process that executes it. Create
+    shown run, or the group that runs it, through the controller or by a request to the process
+    that executes it. Create
     the widget on Tk's thread; it ends with its window. ``loop`` runs calls of other threads on
     Tk's thread; ``status`` is the shown status.
 
@@ -52,9 +53,8 @@ class TkStatusBar(ttk.Frame):
         self._model = StatusBar()
         self._group_model = StatusBar()
         """Shows the runs of this controller's groups, one after the other."""
-        self._group_id = ""
-        self._loading = threading.Lock()
-        """Held while the group's log is read, on the thread of Tk or of a publisher."""
+        self._other_group: GroupLogTail | None = None
+        """The log of the group of a shown run; it may be that of another process."""
         self._folder: Path | None = None
         self._events: Subscription | None = None
         self._is_cancelling = False
@@ -63,7 +63,7 @@ class TkStatusBar(ttk.Frame):
         self._timer = self.after(0, self._refresh)
         self.bind("<Destroy>", self._end, add=True)
         if controller is not None:
-            self._group_model = StatusBar(history=history_in(controller.runs))
+            self._group_model = _model_in(controller.runs)
             self._subscribe(controller)
 
     @property
@@ -72,14 +72,18 @@ class TkStatusBar(ttk.Frame):
         return self._model.snapshot()
 
     def show(self, run: Path | str) -> None:
-        """Show the run in this folder, and follow its log.
+        """Show the run in this folder with its group, if any, and follow their logs.
 
         Raises RunNotFoundError, LogCorruptError.
         """
-        self._follow(Path(run), StatusBar())
+        folder = Path(run)
+        self._follow(folder, _model_in(folder.resolve().parent))
+        group_id = _group_of(folder)
+        if group_id is not None:
+            self._other_group = GroupLogTail(folder.resolve().parent / GROUPS_NAME / group_id)
 
     def cancel(self) -> None:
-        """Cancel the shown run, as the button does; finished images are kept."""
+        """Cancel the shown run and its group, as the button does; finished images are kept."""
         if self._folder is not None and not self._is_cancelling:
             self._is_cancelling = True
             # On its own thread, because the request is first made durable, which may take time.
@@ -100,19 +104,16 @@ class TkStatusBar(ttk.Frame):
             transitions=["start"],
             on="publisher",
             on_config_error=self._take_config_error,
-            on_group=lambda event: self._take_group_event(controller, event),
+            on_group=self._group_model.take_group_event,
         )
         if (run_id := controller.current_run_id) is not None:
-            opened = next(iterate(controller.runs / run_id))
-            if isinstance(opened, RunOpened) and opened.group_id is not None:
-                self._load_group(controller, opened.group_id)
             self._show_own(controller, run_id)
 
     def _show_own(self, controller: PipelineController, run_id: str) -> None:
         """Show a run of this process; an already shown run continues."""
         folder = controller.runs / run_id
         if self._folder is None or self._folder.resolve() != folder.resolve():
-            is_in_group = self._group_model.is_in_group(run_id)
+            is_in_group = _group_of(folder) is not None
             self._follow(folder, self._group_model if is_in_group else StatusBar())
         self._model.expects_steps = True
         self._is_cancelling, self._notice = False, ""
@@ -123,23 +124,8 @@ class TkStatusBar(ttk.Frame):
         if self._events is not None:
             self._events.close(timeout_s=0)
         self._events, self._model, self._folder = events, model, folder
+        self._other_group = None
         self._is_cancelling, self._notice = False, ""
-
-    def _take_group_event(self, controller: PipelineController, event: GroupEvent) -> None:
-        if event.seq:
-            self._load_group(controller, event.group_id)
-        self._group_model.take_group_event(event)
-
-    def _load_group(self, controller: PipelineController, group_id: str) -> None:
-        """Take what happened to a group before this bar was there, or before it was resumed."""
-        with self._loading:
-            if group_id == self._group_id:
-                return
-            self._group_id = group_id
-            # Without its log, the group is shown as far as it is known from now on.
-            with contextlib.suppress(RunNotFoundError, LogCorruptError, OSError):
-                for event in read_group(controller.runs / GROUPS_NAME / group_id):
-                    self._group_model.take_group_event(event)
 
     def _take_config_error(self, message: str) -> None:
         self._notice = ""
@@ -157,11 +143,17 @@ class TkStatusBar(ttk.Frame):
 
     def _request_cancel(self, folder: Path) -> str:
         """Request the cancel; returns a message if the run is not running."""
-        controller, run_id = self._controller, self.status.run_id
-        if controller is not None and controller.current_run_id == run_id:
-            # The run may have ended by itself in the meantime.
-            with contextlib.suppress(RunNotFoundError, InvalidTransitionError):
-                controller.cancel(run_id, reason=_REASON)
+        now, controller = self.status, self._controller
+        own = () if controller is None else (controller.current_group_id, controller.current_run_id)
+        for shown_id in (now.group_id, now.run_id):
+            if controller is not None and shown_id and shown_id in own:
+                # It may have ended by itself in the meantime.
+                with contextlib.suppress(RunNotFoundError, InvalidTransitionError):
+                    controller.cancel(shown_id, reason=_REASON)
+                return ""
+        group = folder.resolve().parent / GROUPS_NAME / now.group_id
+        if now.group_id and is_locked(group, GROUP_LOCK_NAME):
+            RunFolder(group).order_cancel(CancelOrder(reason=_REASON))
         elif is_locked(folder):
             RunFolder(folder).order_cancel(CancelOrder(reason=_REASON))
         elif replay(folder).state == RunState.RUNNING:
@@ -189,7 +181,16 @@ class TkStatusBar(ttk.Frame):
 
     def _refresh(self) -> None:
         self._timer = self.after(_REFRESH_MS, self._refresh)
+        self._look_at_group()
         self._draw()
+
+    def _look_at_group(self) -> None:
+        """Take what is new in the log of another process's group, once it has been loaded."""
+        if self._other_group is not None and self.status.group_id:
+            # What is known of the group stays shown; the log of the run is shown as well.
+            with contextlib.suppress(RunNotFoundError, LogCorruptError, OSError):
+                for event in self._other_group.read():
+                    self._model.take_group_event(event)
 
     def _draw(self) -> None:
         now = self.status
@@ -223,3 +224,14 @@ class TkStatusBar(ttk.Frame):
             self.after_cancel(self._timer)
             if self._events is not None:
                 self._events.close(timeout_s=0)
+
+
+def _model_in(runs: Path) -> StatusBar:
+    """The status of a run below ``runs`` and of its group, with what they recorded before."""
+    return StatusBar(history=history_in(runs), group_history=group_history_in(runs))
+
+
+def _group_of(folder: Path) -> str | None:
+    """The id of the group of the run in this folder. Raises RunNotFoundError, LogCorruptError."""
+    opened = next(iterate(folder), None)
+    return opened.group_id if isinstance(opened, RunOpened) else None

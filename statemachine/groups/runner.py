@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,13 +18,19 @@ from ...events.result import PipelineRunResult
 from ..config.schema import RunConfig
 from ..errors import BackendError, InvalidTransitionError, PreflightError
 from ..files.run_folder import CancelOrder, RunFolder
-from .folder import variant_folders
+from .folder import check_new_run, variant_folders
 from .journal import GroupJournal
 from .result import REMOVED, GroupResult, group_result, read_variant_run
 from .variant_config import VariantConfigs
 
+DEFAULT_WAIT_S = 300.0
+"""How long to wait for a backend that cannot be reached (contract, section 8)."""
+LONGEST_LOOK_S = 10.0
+"""The longest pause between two attempts to reach it."""
 POLL_S = 0.2
 """How often an order to cancel from another process is looked for (contract, section 6)."""
+_GIVEN_UP_AFTER = 2
+"""Variants in a row that cannot reach the server before no other begins: each waits for it."""
 _logger = logging.getLogger("stagewright.groups")
 
 
@@ -42,6 +49,11 @@ class StartedRun(Protocol):
     @property
     def run_id(self) -> str:
         """The run's id."""
+        ...
+
+    @property
+    def is_backend_out_of_reach(self) -> bool:
+        """Whether it has ended because the backend could not be reached any more."""
         ...
 
     def wait_ended(self, timeout_s: float | None = None) -> bool:
@@ -105,10 +117,12 @@ class GroupRunner:
         self._current: StartedRun | None = None
         self._order: CancelOrder | None = None
         self._ends: Counter[str] = Counter()
+        self._out_of_reach = 0  # variants in a row that ended so
         self._failures: list[VariantFailure] = []
         # Held while a cancel is recorded, so that the seal comes after it.
         self._cancelling = threading.Lock()
         self._is_over = False
+        self._has_begun = False
 
     def cancel(self, mode: CancelMode, reason: str) -> None:
         """Stop the run in progress and begin no other.
@@ -168,21 +182,64 @@ class GroupRunner:
             if not self._resumes_cancelled and found.fold.cancel_requested:
                 return RunState.CANCELLED
         try:
-            run = self._begin(variant) if folder is None else self._starter.resume_variant(folder)
+            run = self._start(variant, folder)
         except StagewrightError as error:
             if isinstance(error, LogWriteError) or _is_server_out_of_reach(error):
                 raise
             self._note_failure(variant, error)
             return RunState.ERROR
-        with self._as_current(run):
-            while not run.wait_ended(POLL_S):
-                self._look_for_cancel()
-        return run.wait().state
+        if run is None:
+            return RunState.IDLE
+        self._has_begun = True
+        try:
+            with self._as_current(run):
+                while not run.wait_ended(POLL_S):
+                    self._look_for_cancel()
+        finally:
+            # A cancel that cannot be recorded ends the group, but not before its run.
+            run.wait_ended()
+        end = run.wait()
+        self._out_of_reach = self._out_of_reach + 1 if run.is_backend_out_of_reach else 0
+        if self._out_of_reach >= _GIVEN_UP_AFTER and end.state == RunState.ERROR:
+            raise BackendError(
+                f"{_GIVEN_UP_AFTER} variants in a row could not reach the server, so no other "
+                "begins; resume the group once the server runs"
+            )
+        return end.state
+
+    def _start(self, variant: Variant, folder: Path | None) -> StartedRun | None:
+        """Begin or resume the variant's run; None where the group is to stop.
+
+        A server that cannot be reached is waited for, as within a run: at the start only where
+        the configuration says so.
+        """
+        stated = self._configs.wait_s
+        wait_s = DEFAULT_WAIT_S if stated is None and self._has_begun else stated or 0.0
+        end, pause_s = time.monotonic() + wait_s, POLL_S
+        while self._order is None:
+            try:
+                return self._starter.resume_variant(folder) if folder else self._begin(variant)
+            except StagewrightError as error:
+                if not _is_server_out_of_reach(error) or time.monotonic() >= end:
+                    raise
+                _logger.warning("waiting for the server, at most %.0f s: %s", wait_s, error)
+            self._pause(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_LOOK_S)
+        return None
+
+    def _pause(self, pause_s: float) -> None:
+        """Wait; an order to stop ends the pause."""
+        end = time.monotonic() + pause_s
+        while self._order is None and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, POLL_S))
+            self._look_for_cancel()
 
     def _begin(self, variant: Variant) -> StartedRun:
         index = variant.variant_index
         config = self._configs.config_of(variant)
         run_id = self._journal.fold.run_ids.get(index)
+        if run_id is not None:
+            check_new_run(self._runs, self.group_id, run_id)
         origin = VariantOrigin(
             run_id=run_id or self._starter.new_run_id(config.name or "run"),
             group_id=self.group_id,

@@ -45,7 +45,7 @@ from .rerun import Rerun, RerunOrigin
 from .reuse import EarlierImages, NoHashes, NoIndex, OneRun, RunIdentity
 from .reuse_plan import StageReuse, plan_reuse
 from .runner import PipelineRunner
-from .stage_run import DEFAULT_WAIT_S, OpenRun
+from .stage_run import OpenRun
 
 _logger = logging.getLogger("stagewright.controller")
 
@@ -112,16 +112,14 @@ class RunLauncher:
         """Make the run of a variant of a group and launch it.
 
         ``seed`` and ``backend`` are those of the group. ``before_folder`` is called once the
-        backend is ready.
+        backend is ready, which is not waited for: the group does that.
         """
         resolved = resolve_choices(config, GroupChoices(seed))
         plan = build_stage_execution_plan(resolved)
-        self.last_plan = plan = mark_varied(plan, origin.variant_index, origin.varied)
-        # The group has begun: as within a run, its server may be gone for a while.
-        wait_s = resolved.server.wait_s
-        server = msgspec.structs.replace(
-            resolved.server, wait_s=DEFAULT_WAIT_S if wait_s is None else wait_s
+        self.last_plan = plan = mark_varied(
+            plan, origin.variant_index, origin.varied, resolved.as_given
         )
+        server = msgspec.structs.replace(resolved.server, wait_s=0.0)
         self._prepare(msgspec.structs.replace(resolved, server=server), plan, backend)
         before_folder()
         return self._create(resolved, plan, origin)
@@ -323,6 +321,7 @@ class RunLauncher:
         failure: BaseException | None = None
         try:
             runner.work()
+            handle.is_backend_out_of_reach = runner.is_backend_out_of_reach
             result = replay(handle.folder)
         except StagewrightError as error:
             failure = error

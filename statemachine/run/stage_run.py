@@ -16,6 +16,7 @@ from ...events.origins import input_of, input_stem
 from ..config.schema import OnImageError
 from ..errors import BackendAnswerError, BackendError
 from ..files.run_folder import slug_of
+from ..groups.runner import DEFAULT_WAIT_S, LONGEST_LOOK_S
 from ..plan.plan import PER_IMAGE, StageExecution
 from ..ports import Clock, GenerateAnswer, GenerateRequest, ImageBackend
 from ..resume.reopen import ReopenedRun
@@ -37,10 +38,6 @@ from .requests import (
 from .reuse import EarlierImages
 from .stage_records import StageRecords
 
-DEFAULT_WAIT_S = 300.0
-"""How long a run waits for a backend that cannot be reached (contract, section 8)."""
-LONGEST_LOOK_S = 10.0
-"""The longest pause between two attempts to reach it."""
 POLL_S = 0.2
 """How often an order to cancel from another process is looked for (contract, section 6)."""
 
@@ -231,6 +228,11 @@ class StageRun:
                 self._out_of_reach_since = now
             waited_ms = now - self._out_of_reach_since
         return waited_ms < 1000 * (DEFAULT_WAIT_S if wait_s is None else wait_s)
+
+    @property
+    def is_backend_out_of_reach(self) -> bool:
+        """Whether the last attempt of any request found no backend."""
+        return self._out_of_reach_since is not None
 
     def _note_reached(self) -> None:
         """The backend has been reached; the next time that it is not, the wait begins anew."""

@@ -2,7 +2,7 @@
 
 from .bar import StatusBar
 from .group_status import GroupStatus
-from .history import history_in
+from .history import group_history_in, history_in
 from .status import RunStatus
 
-__all__ = ["GroupStatus", "RunStatus", "StatusBar", "history_in"]
+__all__ = ["GroupStatus", "RunStatus", "StatusBar", "group_history_in", "history_in"]

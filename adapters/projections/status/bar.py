@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import msgspec
 from ....events.groups.model import GroupEvent
 from ....events.model import LifecycleChanged, RunOpened, RunState, StageEvent, StepProgress
 from .group_fold import GroupFold
-from .history import History, no_history
+from .history import GroupHistory, History, no_group_history, no_history
 from .progress import RunProgress
 from .status import RunStatus, shown
 from .status_fold import StatusFold
@@ -26,7 +27,8 @@ class StatusBar:
     methods are safe from any thread. ``expects_steps`` says that live steps will be given, so
     that a request without steps is shown as waiting; it can be set at any time, and the first
     step sets it. ``monotonic`` is a clock in seconds. ``history`` gives the events of
-    runs of which this bar was given none, or not the first ones, such as ``history_in(runs)``.
+    runs of which this bar was given none, or not the first ones, such as ``history_in(runs)``;
+    ``group_history`` those of groups, such as ``group_history_in(runs)``.
     """
 
     def __init__(
@@ -35,10 +37,12 @@ class StatusBar:
         expects_steps: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
         history: History = no_history,
+        group_history: GroupHistory = no_group_history,
     ) -> None:
         self.expects_steps = expects_steps
         self._monotonic = monotonic
         self._history = history
+        self._group_history = group_history
         self._lock = threading.Lock()
         self._run: StatusFold | None = None
         self._group: GroupFold | None = None
@@ -46,6 +50,8 @@ class StatusBar:
 
     def take_event(self, event: StageEvent) -> None:
         """Add an event of the run."""
+        if isinstance(event, RunOpened) and event.group_id is not None:
+            self._load_group(event.group_id)
         with self._lock:
             run = self._run
             if run is None or isinstance(event, RunOpened) or event.run_id != run.run_id:
@@ -62,6 +68,8 @@ class StatusBar:
 
     def take_group_event(self, event: GroupEvent) -> None:
         """Add an event of the group; those of another group start it again."""
+        if event.seq:
+            self._load_group(event.group_id, event.seq)
         with self._lock:
             group = self._fold_of(event.group_id)
             group.take_event(event)
@@ -95,6 +103,20 @@ class StatusBar:
             if group is not None and (run is None or group.has_run(run.run_id)):
                 fields |= msgspec.structs.asdict(group.status(now))
             return msgspec.structs.replace(now, **fields)
+
+    def _load_group(self, group_id: str, end: float = math.inf) -> None:
+        """Begin a group whose first events this bar was not given with those before ``end``."""
+        with self._lock:
+            if self._group is not None and self._group.group_id == group_id:
+                return
+        # Without the lock, for a snapshot must not wait: the logs of 1,000 runs take a second.
+        group = GroupFold(group_id, self._recorded_progress)
+        for earlier in self._group_history(group_id):
+            if earlier.seq >= end:
+                break
+            group.take_event(earlier)
+        with self._lock:
+            self._group = group
 
     def _begin(self, event: StageEvent) -> StatusFold:
         """The fold of a run whose next event is this one."""

@@ -15,6 +15,7 @@ from ....events.groups.model import (
     GroupSealed,
     Variant,
     VariantBegun,
+    VariantFailure,
     VariantRemoved,
 )
 from ....events.model import Outcome, RunOpened, RunState
@@ -174,7 +175,21 @@ class GroupFold:
     def _seal(self, event: GroupSealed) -> None:
         self._settle()
         self._state = _ENDS.get(event.outcome, RunState.ERROR)
-        self._error = shown(event.error.message) if event.error else ""
+        for failure in event.failures:
+            self._fail(failure)
+        if event.error is not None:
+            self._error = shown(event.error.message)
+
+    def _fail(self, failure: VariantFailure) -> None:
+        """A variant could not begin, or go on; the first one says why in the status."""
+        place = self._place_of_index.get(failure.variant_index)
+        if place is None:
+            return
+        known = self._progress.get(place) or RunProgress(state=None, fraction=0.0)
+        self._set_progress(place, known._replace(state=RunState.ERROR))
+        self._over.add(place)
+        if not self._error:
+            self._error = shown(f"variant {place + 1}: {failure.error.message}")
 
     def _settle(self) -> None:
         """End every variant that has begun: the group goes on, or stops."""
@@ -204,11 +219,11 @@ class GroupFold:
 
     def _seconds_each(self) -> float | None:
         """The time of a unit of weight, over all variants that ran so far."""
-        tally = Tally()
-        for place, progress in self._progress.items():
-            if place < len(self._weights):
-                tally = tally.plus(progress.seconds, progress.worked * self._weights[place])
-        return tally.seconds_each
+        known = [one for one in self._progress.items() if one[0] < len(self._weights)]
+        seconds = sum(progress.seconds for _, progress in known)
+        return Tally(
+            seconds, sum(progress.worked * self._weights[place] for place, progress in known)
+        ).seconds_each
 
     def _open_weight(self, place: int) -> float:
         progress = self._progress.get(place)

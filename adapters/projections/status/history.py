@@ -1,16 +1,22 @@
-"""The earlier events of runs that a status bar was not given."""
+"""The earlier events of runs and groups that a status bar was not given."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ....events.errors import StagewrightError
+from ....events.groups.log import read_group_log
+from ....events.groups.model import GroupEvent
 from ....events.log.reader import iterate
 from ....events.model import StageEvent
+from ....statemachine.groups.folder import GROUPS_NAME
 
 History = Callable[[str], Iterable[StageEvent]]
 """The events of a run by its id, from the first one on; none where they are not known."""
+GroupHistory = Callable[[str], Iterable[GroupEvent]]
+"""The events of a group by its id, from the first one on; none where they are not known."""
 
 
 def no_history(_run_id: str) -> Iterable[StageEvent]:
@@ -27,5 +33,23 @@ def history_in(runs: Path) -> History:
         except (StagewrightError, OSError):
             # A status shows what is known; a resume and `verify` report the error.
             return
+
+    return history
+
+
+def no_group_history(_group_id: str) -> Iterable[GroupEvent]:
+    """A ``GroupHistory`` that knows no group."""
+    return ()
+
+
+def group_history_in(runs: Path) -> GroupHistory:
+    """A function that reads the events of a group from its log below ``runs``."""
+
+    def history(group_id: str) -> list[GroupEvent]:
+        events: list[GroupEvent] = []
+        # As above: what was read before the error is shown.
+        with suppress(StagewrightError, OSError):
+            read_group_log(runs / GROUPS_NAME / group_id, events.extend)
+        return events
 
     return history

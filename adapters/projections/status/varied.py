@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from ...text import one_line
+from ..varied_values import short_names
 
 _LONGEST_VALUE = 40
 _MODEL_SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt")
@@ -15,22 +16,9 @@ _MODEL_SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt")
 
 def varied_text(values: Mapping[str, Any]) -> str:
     """The values by key; of each key only the last parts that tell it apart from the others."""
-    names = short_keys(values)
-    return ", ".join(f"{names[key]} {_value_text(value)}" for key, value in values.items())
-
-
-def short_keys(keys: Iterable[str]) -> dict[str, str]:
-    """Each dotted key with the fewest of its last parts that no other key ends with."""
-    parts = {key: key.split(".") for key in keys}
-    return {key: _shortest(key, own, parts) for key, own in parts.items()}
-
-
-def _shortest(key: str, own: list[str], parts: Mapping[str, list[str]]) -> str:
-    others = [other for name, other in parts.items() if name != key]
-    for size in range(1, len(own)):
-        if all(other[-size:] != own[-size:] for other in others):
-            return one_line(".".join(own[-size:]))
-    return one_line(key)
+    names = map(one_line, short_names(list(values)))
+    texts = map(_value_text, values.values())
+    return ", ".join(f"{name} {text}" for name, text in zip(names, texts, strict=True))
 
 
 def _value_text(value: Any) -> str:
