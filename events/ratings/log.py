@@ -75,6 +75,14 @@ class Ratings:
         """Take what was rated since the last call."""
         self._log.read()
 
+    def scores_by_run(self) -> dict[str, tuple[int, ...]]:
+        """By run id, the different scores of its images, the best first."""
+        found: dict[str, set[int]] = {}
+        for last in self._fold.last.values():
+            if last.score is not None:
+                found.setdefault(last.run_id, set()).add(last.score)
+        return {run_id: tuple(sorted(scores, reverse=True)) for run_id, scores in found.items()}
+
     def of(self, source_sha256: str) -> Rating:
         """The rating of the image whose source has this digest."""
         return self._fold.rating_of(source_sha256)
