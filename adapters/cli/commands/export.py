@@ -14,10 +14,10 @@ from ....statemachine.groups.folder import variant_folders
 from ...bootstrap import new_storage
 from ...export.images.export import FORMATS, ImageExport, ImageExporter, RunImages, chosen_images
 from ...export.images.names import GROUP_TEMPLATE, RUN_TEMPLATE, NameTemplate
-from ...projections.rating_text import shown_ratings
 from ..completion import complete_run
 from ..display import open_file_counter
 from ..output import check_runs_folder, count, json_option, print_json, print_line, runs_option
+from ..ratings import shown_ratings
 from ..run_lookup import find_run_or_group
 from ..statuses import EXIT_COMPLETED, EXIT_CORRUPT, print_error
 

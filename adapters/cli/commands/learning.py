@@ -18,6 +18,7 @@ from ..output import (
     print_line,
     runs_option,
 )
+from ..ratings import shown_ratings
 from ..statuses import EXIT_COMPLETED, print_error
 
 _SHOWN = 10
@@ -44,6 +45,7 @@ def learning_command(
         click.echo(msgspec.json.format(msgspec.json.encode(record_schema())).decode())
         return
     check_runs_folder(runs)
+    shown_ratings(runs)  # which warns where the records will lack some
     update = LearningRecordWriter(runs).rebuild()
     if as_json:
         print_json(update)

@@ -10,6 +10,7 @@ from pathlib import Path
 from shlex import quote
 
 import click
+import msgspec
 from rich.cells import cell_len
 
 from ...projections.catalogue import UNREADABLE, Catalogue, CatalogueEntry
@@ -22,6 +23,7 @@ from ..output import (
     print_line,
     runs_option,
 )
+from ..ratings import shown_ratings
 from ..settings import default_runs_folder
 from ..statuses import EXIT_COMPLETED, print_error
 from ..styles import Mark, state_mark
@@ -112,13 +114,18 @@ def list_command(
     A `*` marks the runs that can be resumed. RUN are the last six digits of a run's id, which
     other commands take as its name. IMAGES counts the images that have finished the last stage;
     DATE is local time. Further columns are run_id, done (the share of the images of all stages
-    that is finished), outcome, plan, resumes, group, folder and error.
+    that is finished), outcome, plan, rating (the scores of its images), resumes, group, folder and
+    error.
 
     A term of --where compares a column with a value: `~` and `!~` look for a part of it, `=`,
     `!=`, `<`, `<=`, `>` and `>=` compare the whole, ignoring case.
     """
     check_runs_folder(runs)
-    found = Catalogue(runs).entries(state=state, since=since, model=model)
+    scores = shown_ratings(runs).scores_by_run()
+    found = [
+        msgspec.structs.replace(entry, scores=scores.get(entry.run_id, ()))
+        for entry in Catalogue(runs).entries(state=state, since=since, model=model)
+    ]
     entries = [entry for entry in found if all(fits(entry) for fits in conditions)][:limit]
     for entry in entries:
         if entry.state == UNREADABLE:

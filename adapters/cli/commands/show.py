@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from ....events.errors import RunNotFoundError
 from ....events.folds import replay
 from ....events.model import RunOpened
 from ....events.origins import input_name
+from ....events.ratings.log import Ratings
+from ....events.result import PipelineRunResult
 from ...projections.foreign_images import ForeignImage, tool_name
 from ...projections.provenance import (
     ImageProvenance,
@@ -19,6 +22,7 @@ from ...projections.provenance import (
     provenance_of,
     settings_of_stages,
 )
+from ...projections.rating_text import rating_text
 from ...projections.used_settings import settings_asked, settings_used
 from ..completion import complete_run
 from ..output import (
@@ -30,6 +34,7 @@ from ..output import (
     print_settings,
     runs_option,
 )
+from ..ratings import shown_ratings
 from ..run_lookup import find_image, find_run
 from ..styles import Mark, file_mark
 from .replay import show_prompts, show_result
@@ -59,6 +64,7 @@ def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa:
         print_json_parts(result.json_parts())
     else:
         show_result(result, folder)
+        _show_ratings(result, shown_ratings(runs))
         _show_stages(settings_of_stages(result.plan))
         opened = result.events[0] if result.events else None
         if isinstance(opened, RunOpened) and isinstance(opened.prompts, tuple):
@@ -68,7 +74,9 @@ def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa:
 def _show_file(image: Path, runs: Path, *, as_json: bool) -> None:
     found: ImageProvenance | ForeignImage | None
     try:
-        found = provenance_of(image, runs)
+        made = provenance_of(image, runs)
+        rating = shown_ratings(runs).of(made.artifact.source_sha256)
+        found = msgspec.structs.replace(made, rating=rating)
     except RunNotFoundError as error:
         found = foreign_image(image)
         if found is None:
@@ -113,6 +121,7 @@ def _show_image(found: ImageProvenance) -> None:
         ("recorded", "this file" if found.exact else "these pixels, but the file has changed"),
         ("backend", " ".join(part for part in found.backend if part)),
         ("made from", _source(found)),
+        *([("rating", rating_text(found.rating))] if found.rating else []),
     ]
     if found.origin is not None:
         run = found.origin.parent_run_id
@@ -126,6 +135,14 @@ def _show_image(found: ImageProvenance) -> None:
     used = settings_used(stage_type, found.info, kind)
     print_line(f"settings of {found.stage_id} that the backend reports:")
     print_settings((key, value) for key, value in used.items() if key not in _PROMPTS)
+
+
+def _show_ratings(result: PipelineRunResult, ratings: Ratings) -> None:
+    """The ratings of the images of a run that are rated."""
+    texts = {one.number: rating_text(ratings.of(one.source_sha256)) for one in result.images}
+    if any(texts.values()):
+        print_line("ratings:")
+        print_settings((f"image {number}", text) for number, text in texts.items() if text)
 
 
 def _source(found: ImageProvenance) -> str:
