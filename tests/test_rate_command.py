@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from stagewright.events.log.shared_events import UnknownSharedEvent
 from stagewright.events.ratings.log import RATINGS_LOG, RatingFold, Ratings
 from stagewright.events.ratings.model import NOT_RATED, ImageRated, Rating
 
-from .command_line import run_json, stagewright, write_config
+from .command_line import ROOT, SMALL, run_json, stagewright, write_config
 from .crashing import KILLED
 from .forking import ForkServer
 from .log_format import make_log, split_bodies
@@ -294,3 +296,16 @@ def test_a_repair_that_is_killed_is_finished_by_the_next_writer(
     assert [event["copied_to"] for event in repairs] == [path.name for path in kept]
     assert sum(path.stat().st_size for path in kept) == sum(event["bytes"] for event in repairs)
     assert events[-1]["score"] == 3
+
+
+def test_the_commands_of_the_page_about_choosing_work(tmp_path: Path) -> None:
+    """They run one after the other, as a reader would enter them."""
+    run_json(write_config(tmp_path, SMALL.replace("images = 2", "images = 3")))
+    page = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^\$ stagewright (.*)$", page, re.MULTILINE)
+    assert len(commands) == 7
+    for command in commands:
+        done = stagewright(*shlex.split(command), folder=tmp_path)
+        assert done.returncode == 0, (command, done.stderr)
+    assert [path.name for path in (tmp_path / "best").iterdir()] == ["small-002-43.png"]
+    assert len(list((tmp_path / "web").iterdir())) == 2
