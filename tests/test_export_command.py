@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from stagewright.adapters.export.images.names import (
     name_key,
     safe_name,
 )
+from stagewright.adapters.imaging import converted
 
 from .command_line import SMALL, run_json, stagewright, write_config
 from .crashing import KILLED
@@ -182,6 +184,43 @@ def test_a_killed_export_leaves_no_half_file(folder: Path, forks: ForkServer, at
     assert {path.read_bytes() for path in (folder / "out").glob("small*")} <= whole
     assert forks.command(*order, folder=folder).status == 0
     assert {path.read_bytes() for path in (folder / "out").glob("small*")} == whole
+
+
+def picture(mode: str, colour: int | tuple[int, ...]) -> bytes:
+    """A PNG of one colour."""
+    stream = io.BytesIO()
+    Image.new(mode, (8, 8), colour).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "jpeg", "webp"),
+    [
+        (picture("RGBA", (255, 0, 0, 0)), (255, 255, 255), (255, 0, 0, 0)),
+        (picture("L", 128), (128, 128, 128), (128, 128, 128)),
+        (picture("I;16", 0x8000), (128, 128, 128), (128, 128, 128)),
+        (picture("1", 1), (255, 255, 255), (255, 255, 255)),
+    ],
+)
+def test_pictures_of_every_kind_are_converted(
+    data: bytes, jpeg: tuple[int, ...], webp: tuple[int, ...]
+) -> None:
+    """White shows through a JPEG; WebP keeps transparency; grey stays grey."""
+    for kind, wanted in (("JPEG", jpeg), ("WEBP", webp)):
+        with Image.open(io.BytesIO(converted(data, kind))) as image:
+            found = image.getpixel((4, 4))
+        assert isinstance(found, tuple)
+        assert len(found) == len(wanted)
+        if found[3:] != (0,):  # of what is not seen any colour will do
+            assert all(abs(one - other) < 4 for one, other in zip(found, wanted, strict=True))
+
+
+def test_settings_that_are_too_long_for_a_jpeg_are_left_out() -> None:
+    """The image is converted all the same, and still says where it comes from."""
+    data = picture("RGB", (1, 2, 3))
+    with Image.open(io.BytesIO(converted(data, "JPEG", comment="é" * 40_000, software="s"))) as one:
+        assert one.getexif()[0x0131] == "s"
+        assert 0x9286 not in one.getexif().get_ifd(0x8769)
 
 
 @given(text=st.text(max_size=300))

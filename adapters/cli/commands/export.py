@@ -9,10 +9,10 @@ import click
 
 from ....events.groups.fold import GroupFold
 from ....events.groups.log import read_group_log
-from ....statemachine.choice import ImageChoice, ImageChoiceError, parse_choice
+from ....statemachine.choice import ImageChoice, ImageChoiceError, choose_images, parse_choice
 from ....statemachine.groups.folder import variant_folders
 from ...bootstrap import new_storage
-from ...export.images.export import FORMATS, ImageExport, ImageExporter, RunImages, chosen_images
+from ...export.images.export import FORMATS, ImageExport, ImageExporter, RunImages
 from ...export.images.names import GROUP_TEMPLATE, RUN_TEMPLATE, NameTemplate
 from ..completion import complete_run
 from ..display import open_file_counter
@@ -86,7 +86,9 @@ def export_command(
     folders = _variants(found.folder, runs) if found.is_group else [found.folder]
     owner = f"{'group' if found.is_group else 'run'} {found.folder.name}"
     ratings = shown_ratings(runs)
-    images = chosen_images([RunImages.read(one) for one in folders], only, ratings.of, owner)
+    read = [RunImages.read(one) for one in folders]
+    chosen = choose_images([one.result for one in read], only, ratings.of, owner)
+    images = [(run, image) for run, found in zip(read, chosen, strict=True) for image in found]
     exporter = ImageExporter(
         to,
         NameTemplate(template or (GROUP_TEMPLATE if found.is_group else RUN_TEMPLATE)),
