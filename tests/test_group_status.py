@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 from stagewright.adapters import RunStatus, StatusBar
-from stagewright.adapters.projections.group_log import group_log, read_group
 from stagewright.adapters.projections.status import history_in
 from stagewright.adapters.projections.status.varied import varied_text
 from stagewright.events import RunOpened, RunState, StageEvent, replay, subscribe
+from stagewright.events.groups.log import read_group
 from stagewright.events.groups.model import GroupEvent, VariantBegun
 
 from .group_lives import GroupStory, in_group, variants
@@ -139,7 +139,7 @@ def test_a_bar_of_real_runs_ends_at_100_and_a_later_one_shows_the_same(tmp_path:
     group = GroupRuns(tmp_path, [2, 3])
     with subscribe(take, on="publisher", on_group=live.take_group_event):
         group.run()
-    for event in read_group(group_log(tmp_path, group.story.group_id)):
+    for event in read_group(tmp_path / "groups" / group.story.group_id):
         later.take_group_event(event)
     assert percentages == sorted(percentages)
     now, then = live.snapshot(), later.snapshot()

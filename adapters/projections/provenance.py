@@ -25,7 +25,7 @@ from ...events.model import (
     RunOpened,
     RunResumed,
 )
-from ...events.origins import input_of, prompt_of
+from ...events.origins import input_of, prompt_of, varied_of
 from ...events.ratings.model import NOT_RATED, Rating
 from ...statemachine.config.input_files import read_bounded
 from ...statemachine.files.png import read_stamp, source_of
@@ -45,8 +45,9 @@ class ImageProvenance(msgspec.Struct, frozen=True, kw_only=True):
     the ``stagewright`` chunk). ``settings`` were requested of the stage that made it, ``stages``
     holds those of each stage up to it, by its id; ``info`` was reported by the backend;
     ``inputs`` are the ``source_sha256`` of its input images, and ``origin`` is the input of the
-    run that it comes from, through all stages. ``rating`` is what a person thinks of it, where that
-    was looked up.
+    run that it comes from, through all stages. The image of a variant has its group, the index of
+    the variant and its ``varied`` values by key. ``rating`` is what a
+    person thinks of it, where that was looked up.
     """
 
     image: str
@@ -66,6 +67,9 @@ class ImageProvenance(msgspec.Struct, frozen=True, kw_only=True):
     prompt: str = ""
     negative_prompt: str = ""
     stages: Mapping[str, Mapping[str, Any]] = {}
+    group_id: str | None = None
+    variant_index: int | None = None
+    varied: Mapping[str, Any] = {}
     rating: Rating = NOT_RATED
 
 
@@ -206,6 +210,9 @@ def _provenance(
         prompt=str(last.get("prompt", "")),
         negative_prompt=str(last.get("negative_prompt") or ""),
         stages=stages,
+        group_id=opened.group_id,
+        variant_index=opened.variant_index,
+        varied=varied_of(opened),
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from ....events.folds import replay
 from ....events.log.storage import Storage, open_regular
 from ....events.model import RunOpened
+from ....events.origins import varied_of
 from ....events.ratings.model import Rating
 from ....events.result import FinishedImage, PipelineRunResult
 from ....events.version import VERSION
@@ -125,7 +126,7 @@ class ImageExporter:
     def _plan(
         self, images: Sequence[tuple[RunImages, FinishedImage]], rating_of: Callable[[str], Rating]
     ) -> Iterator[_Planned]:
-        varied = dict.fromkeys(key for run, _ in images for key in _varied(run.opened))
+        varied = dict.fromkeys(key for run, _ in images for key in varied_of(run.opened))
         self._template.check_fields([*_FIELDS, *varied])
         for run, image in images:
             stem = self._template.name(_values(run, image, rating_of))
@@ -208,18 +209,13 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def _varied(opened: RunOpened) -> Mapping[str, Any]:
-    varied = opened.varied
-    return varied if isinstance(varied, Mapping) else {}
-
-
 def _values(
     run: RunImages, image: FinishedImage, rating_of: Callable[[str], Rating]
 ) -> dict[str, Value]:
     opened = run.opened
     varied = {
         key: value if isinstance(value, str) else msgspec.json.encode(value).decode()
-        for key, value in _varied(opened).items()
+        for key, value in varied_of(opened).items()
     }
     return {
         **varied,
