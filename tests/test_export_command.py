@@ -117,6 +117,8 @@ def test_chosen_images_of_a_run_and_of_a_group_are_exported(folder: Path) -> Non
     )
     _, _, third, _ = sorted(folder.glob("runs/*-sweep-*/images/*/*.png"))
     stagewright("rate", third, "5", "--pick", folder=folder)
+    stagewright("report", "last-group", "--output", "page.html", folder=folder)
+    assert (folder / "page.html").read_text().count("image 1: 5 of 5, picked") == 1
     found = export(
         folder, "last-group", "--only", "rating>=4", "--name", "{rating}-{txt2img.cfg_scale}"
     )
