@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import (
+    groups,
     http_speed,
     learning_rebuild,
     listening_speed,
@@ -25,6 +26,7 @@ def main() -> None:
     listening_speed.main()
     learning_rebuild.main()
     sweep_planning.main()
+    groups.main()
     http_speed.main()
 
 
