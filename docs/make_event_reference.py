@@ -17,6 +17,7 @@ from stagewright.events.groups.model import (
     SweepAxis,
     Variant,
 )
+from stagewright.events.log.shared_events import SharedEvent, SharedLogRepaired
 from stagewright.events.model import (
     Artifact,
     BackendDescription,
@@ -26,6 +27,7 @@ from stagewright.events.model import (
     OriginalFile,
     SourceFile,
 )
+from stagewright.events.ratings.model import ImageRated, RatingsOpened
 
 _PARTS = (
     Artifact,
@@ -58,17 +60,24 @@ Subscribers get these events through `on_group`. Every event is a barrier and ca
 """
 
 
+_RATINGS_HEAD = """# Events of ratings
+
+`runs/ratings.jsonl` has the line format of a run's log; several processes append to it, one at a
+time. Every event is a barrier and carries:
+"""
+_RATINGS = (RatingsOpened, ImageRated, SharedLogRepaired)
+_Event = StageEvent | GroupEvent | SharedEvent
+
+
 def reference() -> str:
     """The whole page."""
     run = [_HEAD, *_table(StageEvent), "", *_events(EVENT_TYPES, StageEvent)]
     group = [_GROUP_HEAD, *_table(GroupEvent), "", *_events(GROUP_EVENT_TYPES, GroupEvent)]
-    return "\n".join([*run, *group, *_parts()])
+    ratings = [_RATINGS_HEAD, *_table(SharedEvent), "", *_events(_RATINGS, SharedEvent)]
+    return "\n".join([*run, *group, *ratings, *_parts()])
 
 
-def _events(
-    kinds: Sequence[type[StageEvent] | type[GroupEvent]],
-    base: type[StageEvent] | type[GroupEvent],
-) -> Iterator[str]:
+def _events(kinds: Sequence[type[_Event]], base: type[_Event]) -> Iterator[str]:
     envelope = base.__struct_fields__
     for kind in kinds:
         barrier = " (barrier)" if kind.barrier and base is StageEvent else ""
@@ -92,7 +101,7 @@ def _words(kind: type) -> str:
 def _table(kind: type[msgspec.Struct], leave_out: tuple[str, ...] = ()) -> Iterator[str]:
     yield "| field | type | default |"
     yield "| --- | --- | --- |"
-    if kind in (StageEvent, GroupEvent):
+    if kind in (StageEvent, GroupEvent, SharedEvent):
         yield "| `type` | string, the event's name | |"
     hints = get_type_hints(kind)
     for field in msgspec.structs.fields(kind):

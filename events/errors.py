@@ -18,6 +18,7 @@
     |-- LearningRecordsError      records not brought up to date; in adapters.projections
     |-- ReportRefusedError        (ValueError) it would replace another file; in adapters.export
     |-- BundleRefusedError        (ValueError) no bundle can be made; in adapters.export
+    |-- ExportRefusedError        (ValueError) images cannot be copied as asked; in adapters.export
     |-- InvalidTransitionError    a trigger that the lifecycle refuses in its state
     |-- MissingToolkitError       (ImportError) a GUI toolkit is not installed; in adapters.errors
     |-- ConfigurationError        (ValueError) a configuration that cannot be read
@@ -25,6 +26,7 @@
     |   |-- PreflightError        a server that cannot be reached, or lacks a name
     |   `-- InputImageError       an input image or mask that is missing or cannot be used
     |       `-- InputRefusedError  the run was made without it, so its images are missing
+    |-- ImageChoiceError          (ValueError) a list that chooses no images, or ones not there
     |-- ResumeRefusedError        a resume would be of no use; says why
     |-- RemovalRefusedError       (ValueError) a run or image that cannot be removed or archived
     |-- ControllerBusyError       the controller has a run already

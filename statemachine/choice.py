@@ -5,11 +5,12 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ..events.errors import StagewrightError
 from ..events.model import Artifact
 from ..events.ratings.model import Rating, Verdict
+from ..events.result import FinishedImage, PipelineRunResult
 
 _NUMBERS = re.compile(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?", re.ASCII)
 _RATING = re.compile(r"rating\s*(<=|>=|=|<|>)\s*([1-5])", re.ASCII)
@@ -19,6 +20,9 @@ _ORDERS: Mapping[str, Callable[[int, int], bool]] = {
 _TAG = "tag="
 _SHOWN = 4
 EXAMPLES = "3,17,20-25, picked, rejected, rating>=4 or tag=sky"
+
+
+A = TypeVar("A", bound=Artifact)
 
 
 class ImageChoiceError(StagewrightError, ValueError):
@@ -45,14 +49,7 @@ class ImageChoice:
         self._numbers = numbers
         self._tests = tests
 
-    @property
-    def needs_ratings(self) -> bool:
-        """Whether a part of the list is about ratings."""
-        return bool(self._tests)
-
-    def select(
-        self, images: Sequence[Artifact], rating_of: Callable[[str], Rating]
-    ) -> list[Artifact]:
+    def select(self, images: Sequence[A], rating_of: Callable[[str], Rating]) -> list[A]:
         """Those of ``images`` that are chosen, in their order.
 
         ``rating_of`` gives the rating of an image by the digest of its source.
@@ -91,6 +88,28 @@ class ImageChoice:
 
     def _fits(self, rating: Rating) -> bool:
         return any(test(rating) for test in self._tests)
+
+
+def choose_images(
+    results: Sequence[PipelineRunResult],
+    choice: ImageChoice | None,
+    rating_of: Callable[[str], Rating],
+    owner: str,
+) -> list[list[FinishedImage]]:
+    """For each of some runs, the final images that ``choice`` fits, or all.
+
+    A number is that of an image in each run; one of them must have it. ``owner`` names the run, or
+    the group of the runs, in errors. Raises ImageChoiceError also where nothing is chosen.
+    """
+    images = [list(result.images) for result in results]
+    if choice is not None:
+        there = [image.number for found in images for image in found]
+        choice.check_numbers(there, max((len(one.seeds) for one in results), default=0), owner)
+        images = [choice.select(found, rating_of) for found in images]
+    if not any(images):
+        fits = f" that {choice.text!r} fits" if choice is not None else ""
+        raise ImageChoiceError(f"{owner} has no finished image{fits}")
+    return images
 
 
 def parse_choice(text: str) -> ImageChoice:

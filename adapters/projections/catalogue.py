@@ -57,7 +57,8 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
     be resumed, ``needs_force`` that this needs ``--force``, ``cancelled`` that its last process was
     asked to stop. ``prompt`` is that of the first image. ``opened`` is RFC 3339. ``server`` is that
     on which it began, as ``server_of`` names it. ``images`` of ``total_images`` have finished the
-    last stage; ``stage_images`` of ``total_stage_images`` are finished, over all stages.
+    last stage; ``stage_images`` of ``total_stage_images`` are finished, over all stages. ``scores``
+    are the different scores of its images, the best first, where they were looked up.
     """
 
     run_id: str
@@ -81,6 +82,7 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
     resumable: bool = False
     needs_force: bool = False
     cancelled: bool = False
+    scores: tuple[int, ...] = ()
     error: str = ""
 
     @property

@@ -26,6 +26,7 @@ from ...events.model import (
     RunResumed,
 )
 from ...events.origins import input_of, prompt_of, varied_of
+from ...events.ratings.model import NOT_RATED, Rating
 from ...statemachine.config.input_files import read_bounded
 from ...statemachine.files.png import read_stamp, source_of
 from ...statemachine.files.run_folder import find_run, run_folders
@@ -45,7 +46,8 @@ class ImageProvenance(msgspec.Struct, frozen=True, kw_only=True):
     holds those of each stage up to it, by its id; ``info`` was reported by the backend;
     ``inputs`` are the ``source_sha256`` of its input images, and ``origin`` is the input of the
     run that it comes from, through all stages. The image of a variant has its group, the index of
-    the variant and its ``varied`` values by key.
+    the variant and its ``varied`` values by key. ``rating`` is what a
+    person thinks of it, where that was looked up.
     """
 
     image: str
@@ -68,6 +70,7 @@ class ImageProvenance(msgspec.Struct, frozen=True, kw_only=True):
     group_id: str | None = None
     variant_index: int | None = None
     varied: Mapping[str, Any] = {}
+    rating: Rating = NOT_RATED
 
 
 def provenance_of(image: Path, runs: Path) -> ImageProvenance:

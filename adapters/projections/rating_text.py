@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from ...events.errors import EventLogError
 from ...events.ratings.log import Ratings
 from ...events.ratings.model import Rating
+from ..text import escaped
 
 _logger = logging.getLogger("stagewright.ratings")
 
@@ -22,14 +24,18 @@ def rating_text(rating: Rating) -> str:
     return "; ".join(filter(None, (", ".join(parts), rating.note)))
 
 
-def shown_ratings(runs: Path) -> Ratings:
+def _warn(error: Exception) -> None:
+    _logger.warning("some ratings are not shown: %s", escaped(str(error)))
+
+
+def shown_ratings(runs: Path, on_error: Callable[[Exception], object] = _warn) -> Ratings:
     """The ratings below ``runs``, for what shows them beside other things.
 
-    Where their log is damaged, a warning says so, and those before the damage are shown.
+    Where their log is damaged, ``on_error`` is called, and those before the damage are shown.
     """
     ratings = Ratings(runs)
     try:
         ratings.read()
     except (EventLogError, OSError) as error:
-        _logger.warning("some ratings are not shown: %s", error)
+        on_error(error)
     return ratings

@@ -7,17 +7,16 @@ from pathlib import Path
 
 import click
 
-from ....events.groups.fold import GroupFold
-from ....events.groups.log import read_group_log
-from ....statemachine.choice import ImageChoice, ImageChoiceError, parse_choice
+from ....statemachine.choice import ImageChoice, ImageChoiceError, choose_images, parse_choice
 from ....statemachine.groups.folder import variant_folders
+from ....statemachine.groups.result import read_group
 from ...bootstrap import new_storage
-from ...export.images.export import FORMATS, ImageExport, ImageExporter, RunImages, chosen_images
+from ...export.images.export import FORMATS, ImageExport, ImageExporter, RunImages
 from ...export.images.names import GROUP_TEMPLATE, RUN_TEMPLATE, NameTemplate
-from ...projections.rating_text import shown_ratings
-from ..completion import complete_run
+from ..completion import complete_run_or_group
 from ..display import open_file_counter
 from ..output import check_runs_folder, count, json_option, print_json, print_line, runs_option
+from ..ratings import shown_ratings
 from ..run_lookup import find_run_or_group
 from ..statuses import EXIT_COMPLETED, EXIT_CORRUPT, print_error
 
@@ -42,7 +41,7 @@ only_option = click.option(
 
 
 @click.command("export")
-@click.argument("name", metavar="RUN_OR_GROUP", shell_complete=complete_run)
+@click.argument("name", metavar="RUN_OR_GROUP", shell_complete=complete_run_or_group)
 @only_option
 @click.option(
     "--to",
@@ -83,10 +82,12 @@ def export_command(
     """
     check_runs_folder(runs)
     found = find_run_or_group(runs, name)
-    folders = _variants(found.folder, runs) if found.is_group else [found.folder]
+    folders = _variants(found.folder, found.runs) if found.is_group else [found.folder]
     owner = f"{'group' if found.is_group else 'run'} {found.folder.name}"
-    ratings = shown_ratings(runs)
-    images = chosen_images([RunImages.read(one) for one in folders], only, ratings.of, owner)
+    ratings = shown_ratings(found.runs)
+    read = [RunImages.read(one) for one in folders]
+    chosen = choose_images([one.result for one in read], only, ratings.of, owner)
+    images = [(run, image) for run, found in zip(read, chosen, strict=True) for image in found]
     exporter = ImageExporter(
         to,
         NameTemplate(template or (GROUP_TEMPLATE if found.is_group else RUN_TEMPLATE)),
@@ -110,8 +111,7 @@ def export_command(
 
 def _variants(group: Path, runs: Path) -> list[Path]:
     """The folders of a group's runs, in the order of its variants."""
-    fold = GroupFold()
-    read_group_log(group, fold.apply_all)
+    fold = read_group(group)
     folders = variant_folders(runs, fold.group_id, fold.run_ids)
     return [folders[index] for index in sorted(folders)]
 

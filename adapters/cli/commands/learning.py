@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from ....events.groups.fold import GroupFold
+from ....events.ratings.log import Ratings
 from ....statemachine.groups.folder import variant_folders
 from ....statemachine.groups.result import read_group
 from ...projections.learning.projection import read_learning_record
@@ -27,6 +28,7 @@ from ..output import (
     print_line,
     runs_option,
 )
+from ..ratings import shown_ratings
 from ..run_lookup import find_group
 from ..statuses import EXIT_COMPLETED, print_error
 
@@ -59,9 +61,10 @@ def learning_command(
     check_runs_folder(runs)
     place = None if group is None else find_group(runs, group)
     runs = runs if place is None else place.runs
+    ratings = shown_ratings(runs)  # which warns where the records will lack some
     update = LearningRecordWriter(runs).rebuild()
     if place is not None:
-        _show_group(read_group(place.folder), update, runs, as_json=as_json)
+        _show_group(read_group(place.folder), update, runs, ratings, as_json=as_json)
     elif as_json:
         print_json(update)
     else:
@@ -73,10 +76,12 @@ def learning_command(
         print_error(f"warning: ... and for {more} more", EXIT_COMPLETED)
 
 
-def _show_group(fold: GroupFold, update: LearningUpdate, runs: Path, *, as_json: bool) -> None:
+def _show_group(
+    fold: GroupFold, update: LearningUpdate, runs: Path, ratings: Ratings, *, as_json: bool
+) -> None:
     """Print the records of a group's runs, one at a time, or how many there are."""
     folders = variant_folders(runs, fold.group_id, fold.run_ids)
-    records = _records(folders[index] for index in sorted(folders))
+    records = _records((folders[index] for index in sorted(folders)), ratings)
     if as_json:
         print_json_parts(_document(fold.group_id, update.path, records))
         return
@@ -86,11 +91,11 @@ def _show_group(fold: GroupFold, update: LearningUpdate, runs: Path, *, as_json:
     print_line(f"{found} of them are of the {of_all} of group {one_line(fold.group_id)}")
 
 
-def _records(folders: Iterable[Path]) -> Iterator[LearningRecord]:
+def _records(folders: Iterable[Path], ratings: Ratings) -> Iterator[LearningRecord]:
     """The records of runs that have one; a run that has none is no error."""
     for folder in folders:
         with suppress(*NO_RECORD):
-            record = read_learning_record(folder)
+            record = read_learning_record(folder, ratings)
             if record is not None:
                 yield record
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
+import msgspec
 from rich.cells import cell_len
 
 from ....statemachine.groups.folder import GROUPS_NAME
@@ -27,6 +28,7 @@ from ..output import (
     runs_argument,
     runs_option,
 )
+from ..ratings import shown_ratings
 from ..run_lookup import find_group
 from ..statuses import EXIT_COMPLETED, print_error
 from ..styles import Mark, state_mark
@@ -125,7 +127,8 @@ def list_command(
     A `*` marks what can be resumed. RUN are the last six digits of the id of a run or group,
     which other commands take as its name. IMAGES counts the images that have finished the last
     stage; DATE is local time. Further columns are run_id, done (the share of the images of all
-    stages that is finished), outcome, plan, resumes, group, variant, folder and error.
+    stages that is finished), outcome, plan, rating (the scores of its
+    images), resumes, group, variant, folder and error.
 
     A term of --where compares a column with a value: `~` and `!~` look for a part of it, `=`,
     `!=`, `<`, `<=`, `>` and `>=` compare the whole, ignoring case.
@@ -134,7 +137,11 @@ def list_command(
     place = None if group is None else find_group(runs, group)
     runs = runs if place is None else place.runs
     is_narrowed = bool(state or since or model or conditions)
-    found = Catalogue(runs).entries(state=state, since=since, model=model)
+    scores = shown_ratings(runs).scores_by_run()
+    found = [
+        msgspec.structs.replace(entry, scores=scores.get(entry.run_id, ()))
+        for entry in Catalogue(runs).entries(state=state, since=since, model=model)
+    ]
     entries = [entry for entry in found if all(fits(entry) for fits in conditions)]
     if place is not None:
         every = Catalogue(runs).entries() if is_narrowed else entries

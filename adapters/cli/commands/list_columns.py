@@ -42,13 +42,14 @@ COLUMNS: Mapping[str, Callable[[CatalogueEntry], tuple[str, ...]]] = {
     "state": lambda entry: (DIED if entry.died else entry.state,),
     "outcome": lambda entry: (entry.outcome or "",),
     "plan": lambda entry: (entry.summary,),
+    "rating": lambda entry: tuple(map(str, entry.scores)),
     "resumes": lambda entry: (str(entry.resumes),),
     "group": lambda entry: (entry.group_id or "",),
     "variant": lambda entry: ("" if entry.variant_index is None else str(entry.variant_index + 1),),
     "folder": lambda entry: (entry.folder,),
     "error": lambda entry: (entry.error,),
 }
-"""By its name, the values of a column, of which ``model`` may have several."""
+"""By its name, the values of a column, of which ``model`` and ``rating`` may have several."""
 
 _TERM = re.compile(
     r"""\s*(\w+)\s*(!~|~|!=|<=|>=|=|<|>)\s*("[^"]*"|'[^']*'|[^\s"'].*?)(?:\s+(and)(?:\s+|\Z)|\s*\Z)""",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 from unicodedata import normalize
 
 import click
@@ -22,6 +23,7 @@ from ..completion import complete_run
 from ..output import check_runs_folder, json_option, print_json, print_line, runs_option
 from ..run_lookup import find_image, find_run
 
+_CLEAR = "clear"
 _SCORES = ("1", "2", "3", "4", "5")
 _MOST_TAGS, _LONGEST_TAG, _LONGEST_NOTE = 100, 100, 10_000
 
@@ -69,7 +71,7 @@ def _text(value: str) -> str:
 )
 @click.option("--pick", "verdict", flag_value="picked", help="Mark the images as picked.")
 @click.option("--reject", "verdict", flag_value="rejected", help="Mark the images as rejected.")
-@click.option("--clear", "verdict", flag_value="clear", help="Take all earlier ratings back.")
+@click.option("--clear", "verdict", flag_value=_CLEAR, help="Take all earlier ratings back.")
 @click.option("--tag", "tags", multiple=True, callback=_tags, metavar="T", help="Add a tag.")
 @click.option("--note", callback=_note, metavar="TEXT", help="Set the note; '' removes it.")
 @runs_option
@@ -92,30 +94,15 @@ def rate_command(
     counts. `export --only`, `list --where` and the learning records use the ratings.
     """
     check_runs_folder(runs)
-    score = None
-    if images[-1] in _SCORES and not Path(images[-1]).exists():
-        *names, score = images[:-1], int(images[-1])
-        images = names[0]
-    if not images:
+    names, score = _split_score(images)
+    if not names:
         raise click.UsageError(f"no image is named: 'rate IMAGE {score}'")
     if score is None and verdict is None and not tags and note is None:
         raise click.UsageError("say how: a score from 1 to 5, --pick, --reject, --tag or --note")
-
-    def change(old: Rating) -> Rating:
-        before = NOT_RATED if verdict == "clear" else old
-        kept = before.tags + tuple(tag for tag in dict.fromkeys(tags) if tag not in before.tags)
-        if len(kept) > _MOST_TAGS:
-            raise click.UsageError(f"an image has {_MOST_TAGS} tags at most")
-        return Rating(
-            score=before.score if score is None else score,
-            verdict=Verdict(verdict) if verdict not in (None, "clear") else before.verdict,
-            tags=kept,
-            note=before.note if note is None else note,
-        )
-
-    found = {image.source_sha256: (name, image) for name, image in _find(runs, images)}
+    said = _Said(score, verdict, tags, note)
+    found = {image.source_sha256: (name, image) for name, image in _find(runs, names)}
     chosen = [image for _, image in found.values()]
-    made = Ratings(runs, storage=new_storage()).rate(chosen, change)
+    made = Ratings(runs, storage=new_storage()).rate(chosen, said.added_to)
     LearningRecordWriter(runs).renew(found.keys())
     rated = [
         _RatedFile(image=name, rating=rating, **image._asdict())
@@ -126,6 +113,36 @@ def rate_command(
         return
     for one in rated:
         print_line(f"{one.image}: {rating_text(one.rating) or 'not rated'}")
+
+
+def _split_score(arguments: Sequence[str]) -> tuple[Sequence[str], int | None]:
+    """The names of images, and the score behind them if there is one."""
+    *names, last = arguments
+    if last in _SCORES and not Path(last).exists():
+        return names, int(last)
+    return arguments, None
+
+
+class _Said(NamedTuple):
+    """What the command line says of the images."""
+
+    score: int | None
+    verdict: str | None
+    tags: tuple[str, ...]
+    note: str | None
+
+    def added_to(self, old: Rating) -> Rating:
+        """The rating that follows an earlier one."""
+        before = NOT_RATED if self.verdict == _CLEAR else old
+        tags = tuple(dict.fromkeys([*before.tags, *self.tags]))
+        if len(tags) > _MOST_TAGS:
+            raise click.UsageError(f"an image has {_MOST_TAGS} tags at most")
+        return Rating(
+            score=before.score if self.score is None else self.score,
+            verdict=before.verdict if self.verdict in (None, _CLEAR) else Verdict(self.verdict),
+            tags=tags,
+            note=before.note if self.note is None else self.note,
+        )
 
 
 def _find(runs: Path, names: Sequence[str]) -> Iterator[tuple[str, RatedImage]]:

@@ -15,6 +15,7 @@ from ...text import byte_size
 from ..completion import complete_run_or_group
 from ..display import open_file_counter
 from ..output import count, json_option, output_option, print_json, print_line, runs_option
+from ..ratings import shown_ratings
 from ..run_lookup import find_run_or_group
 from ..statuses import EXIT_COMPLETED, EXIT_CORRUPT, print_error
 
@@ -56,7 +57,13 @@ def report_command(
         )
     output = output or folder.parent / f"{folder.resolve().name}.html"
     with open_file_counter(sys.stderr) as counter:
-        written = write_report(folder, output, thumbnails=not no_thumbnails, on_file=counter.take)
+        written = write_report(
+            folder,
+            output,
+            ratings=shown_ratings(runs),
+            thumbnails=not no_thumbnails,
+            on_file=counter.take,
+        )
     if as_json:
         print_json(written)
     else:

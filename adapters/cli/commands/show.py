@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from ....events.errors import RunNotFoundError
 from ....events.folds import replay
 from ....events.model import RunOpened
 from ....events.origins import input_name, varied_of
+from ....events.ratings.log import Ratings
+from ....events.result import PipelineRunResult
 from ....statemachine.groups.result import read_group, result_of
 from ...projections.foreign_images import ForeignImage, tool_name
 from ...projections.provenance import (
@@ -20,6 +23,7 @@ from ...projections.provenance import (
     provenance_of,
     settings_of_stages,
 )
+from ...projections.rating_text import rating_text
 from ...projections.used_settings import settings_asked, settings_used
 from ...projections.varied_values import varied_text
 from ..completion import complete_run_or_group
@@ -34,6 +38,7 @@ from ..output import (
     print_settings,
     runs_option,
 )
+from ..ratings import shown_ratings
 from ..run_lookup import find_image, find_run_or_group
 from ..styles import Mark, file_mark
 from .replay import show_prompts, show_result
@@ -68,6 +73,7 @@ def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa:
         print_json_parts(result.json_parts())
     else:
         show_result(result, folder)
+        _show_ratings(result, shown_ratings(runs))
         opened = result.events[0] if result.events else None
         if isinstance(opened, RunOpened) and opened.group_id is not None:
             _show_rows(_variant_rows(opened.group_id, opened.variant_index, varied_of(opened)))
@@ -97,7 +103,9 @@ def _variant_rows(
 def _show_file(image: Path, runs: Path, *, as_json: bool) -> None:
     found: ImageProvenance | ForeignImage | None
     try:
-        found = provenance_of(image, runs)
+        made = provenance_of(image, runs)
+        rating = shown_ratings(runs).of(made.artifact.source_sha256)
+        found = msgspec.structs.replace(made, rating=rating)
     except RunNotFoundError as error:
         found = foreign_image(image)
         if found is None:
@@ -142,6 +150,7 @@ def _show_image(found: ImageProvenance) -> None:
         ("recorded", "this file" if found.exact else "these pixels, but the file has changed"),
         ("backend", " ".join(part for part in found.backend if part)),
         ("made from", _source(found)),
+        *([("rating", rating_text(found.rating))] if found.rating else []),
     ]
     if found.group_id is not None:
         rows[2:2] = _variant_rows(found.group_id, found.variant_index, found.varied)
@@ -157,6 +166,14 @@ def _show_image(found: ImageProvenance) -> None:
     used = settings_used(stage_type, found.info, kind)
     print_line(f"settings of {found.stage_id} that the backend reports:")
     print_settings((key, value) for key, value in used.items() if key not in _PROMPTS)
+
+
+def _show_ratings(result: PipelineRunResult, ratings: Ratings) -> None:
+    """The ratings of the images of a run that are rated."""
+    texts = {one.number: rating_text(ratings.of(one.source_sha256)) for one in result.images}
+    if any(texts.values()):
+        print_line("ratings:")
+        print_settings((f"image {number}", text) for number, text in texts.items() if text)
 
 
 def _source(found: ImageProvenance) -> str:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from ....events.folds import replay
 from ....events.log.storage import Storage, open_regular
-from ....events.model import Artifact, RunOpened
+from ....events.model import RunOpened
+from ....events.origins import varied_of
 from ....events.ratings.model import Rating
-from ....events.result import PipelineRunResult
+from ....events.result import FinishedImage, PipelineRunResult
 from ....events.version import VERSION
-from ....statemachine.choice import ImageChoice, ImageChoiceError
 from ....statemachine.files.png import read_stamp
 from ....statemachine.files.recorded_files import WrongFile, read_file
 from ....statemachine.files.run_folder import SUFFIXES, name_in_run_id
@@ -71,34 +71,8 @@ class RunImages(NamedTuple):
 
 class _Planned(NamedTuple):
     run: RunImages
-    image: Artifact
-    stage_id: str
+    image: FinishedImage
     name: str
-
-
-def chosen_images(
-    runs: Sequence[RunImages],
-    choice: ImageChoice | None,
-    rating_of: Callable[[str], Rating],
-    owner: str,
-) -> list[tuple[RunImages, Artifact]]:
-    """The final images of runs that ``choice`` fits, or all.
-
-    A number in ``choice`` is that of an image in each of several runs; one of them must have it.
-    Raises ImageChoiceError, naming ``owner``.
-    """
-    if choice is not None:
-        there = [image.number for run in runs for image in run.result.images]
-        choice.check_numbers(there, max((len(run.result.seeds) for run in runs), default=0), owner)
-    found = []
-    for run in runs:
-        images = list(run.result.images)
-        fitting = images if choice is None else choice.select(images, rating_of)
-        found += [(run, image) for image in fitting]
-    if not found:
-        fits = f" that {choice.text!r} fits" if choice is not None else ""
-        raise ImageChoiceError(f"{owner} has no finished image{fits}")
-    return found
 
 
 class ImageExporter:
@@ -125,7 +99,7 @@ class ImageExporter:
 
     def export(
         self,
-        images: Sequence[tuple[RunImages, Artifact]],
+        images: Sequence[tuple[RunImages, FinishedImage]],
         rating_of: Callable[[str], Rating],
         on_file: OnFile = lambda _done, _total: None,
     ) -> ImageExport:
@@ -150,15 +124,14 @@ class ImageExporter:
         return ImageExport(to=str(self._to), images=tuple(made), left_out=left_out)
 
     def _plan(
-        self, images: Sequence[tuple[RunImages, Artifact]], rating_of: Callable[[str], Rating]
+        self, images: Sequence[tuple[RunImages, FinishedImage]], rating_of: Callable[[str], Rating]
     ) -> Iterator[_Planned]:
-        varied = dict.fromkeys(key for run, _ in images for key in _varied(run.opened))
+        varied = dict.fromkeys(key for run, _ in images for key in varied_of(run.opened))
         self._template.check_fields([*_FIELDS, *varied])
         for run, image in images:
-            stage_id = str(getattr(image, "stage_id", ""))
-            stem = self._template.name(_values(run, image, stage_id, rating_of))
+            stem = self._template.name(_values(run, image, rating_of))
             media_type = FORMATS[self._format][1] if self._format else image.media_type
-            yield _Planned(run, image, stage_id, f"{stem}.{SUFFIXES.get(media_type, 'png')}")
+            yield _Planned(run, image, f"{stem}.{SUFFIXES.get(media_type, 'png')}")
 
     def _refuse_replacing(self, planned: Sequence[_Planned]) -> None:
         others = []
@@ -220,7 +193,7 @@ def _exported(one: _Planned, file: Path, copied: bool) -> ExportedImage:  # noqa
     return ExportedImage(
         file=str(file),
         run_id=one.run.result.run_id,
-        stage_id=one.stage_id,
+        stage_id=one.image.stage_id,
         image_index=one.image.image_index,
         seed=one.image.seed,
         copied=copied,
@@ -236,18 +209,13 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def _varied(opened: RunOpened) -> Mapping[str, Any]:
-    varied = opened.varied
-    return varied if isinstance(varied, Mapping) else {}
-
-
 def _values(
-    run: RunImages, image: Artifact, stage_id: str, rating_of: Callable[[str], Rating]
+    run: RunImages, image: FinishedImage, rating_of: Callable[[str], Rating]
 ) -> dict[str, Value]:
     opened = run.opened
     varied = {
         key: value if isinstance(value, str) else msgspec.json.encode(value).decode()
-        for key, value in _varied(opened).items()
+        for key, value in varied_of(opened).items()
     }
     return {
         **varied,
@@ -255,7 +223,7 @@ def _values(
         "number": image.number,
         "seed": image.seed,
         "run": opened.run_id,
-        "stage": stage_id,
+        "stage": image.stage_id,
         "group": opened.group_id,
         "variant": None if opened.variant_index is None else opened.variant_index + 1,
         "date": f"{opened.ts:%Y-%m-%d}",

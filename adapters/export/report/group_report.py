@@ -28,6 +28,7 @@ from ....statemachine.groups.result import (
     read_group,
     read_variant_run,
 )
+from ...projections.rating_text import rating_text, shown_ratings
 from ..output_file import atomic_output
 from .page import FIRST_BYTES, assets, render
 from .pictures import ImageInspector
@@ -66,13 +67,17 @@ class WrittenGroupReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _ShownImage(msgspec.Struct, frozen=True, kw_only=True):
-    """A final image of a run: its link from the page, its thumbnail, or ``words`` in its place."""
+    """A final image of a run: its link from the page, its thumbnail, or ``words`` in its place.
+
+    ``rating`` is what a person thinks of it.
+    """
 
     number: int
     link: str
     source: str
     words: str
     seed: int
+    rating: str
 
 
 class _ShownVariant(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,6 +134,7 @@ class _GroupContent:
         self._result: GroupResult = group_result(self._fold, self._folders)
         self._shown = self._result.variants[:_MOST_VARIANTS]
         self._output = output
+        self._ratings = shown_ratings(runs)
         self._thumbnails = thumbnails
         self._on_variant = on_variant
         self._written = self._images = 0
@@ -213,6 +219,7 @@ class _GroupContent:
                 source=state.source,
                 words=state.words,
                 seed=image.seed,
+                rating=rating_text(self._ratings.of(image.source_sha256)),
             )
 
     def _link(self, file: Path) -> str:

@@ -11,6 +11,7 @@ import msgspec
 from markupsafe import Markup
 
 from ....events.errors import StagewrightError
+from ....events.ratings.log import Ratings
 from ....events.version import VERSION
 from ....statemachine.files.recorded_files import FileState, RecordedFile
 from ..output_file import atomic_output, may_replace
@@ -57,17 +58,19 @@ def write_report(
     folder: Path,
     output: Path,
     *,
+    ratings: Ratings | None = None,
     thumbnails: bool = True,
     on_file: Callable[[int, int], None] | None = None,
 ) -> WrittenReport:
     """Write the report of the run in ``folder`` to ``output``, in place of an earlier report.
 
-    ``on_file`` receives the number of checked images and their total. Of a corrupt log, the
-    events before the corrupt record are reported. Raises ReportRefusedError if ``output`` is
-    another file, RunNotFoundError, OSError; nothing is written then.
+    ``ratings`` are shown with the images. ``on_file`` receives the number of checked images and
+    their total. Of a corrupt log, the events before the corrupt record are reported. Raises
+    ReportRefusedError if ``output`` is another file, RunNotFoundError, OSError; nothing is written
+    then.
     """
     check_output(output)
-    run = RunContent(folder)
+    run = RunContent(folder, ratings)
     with atomic_output(output) as stream:
         stages = [stage_view(run, stage_id) for stage_id in run.stage_ids()]
         inputs = input_tiles(run)

@@ -12,6 +12,7 @@ import msgspec
 
 from ....events.folds import recorded_stages
 from ....events.model import (
+    Artifact,
     CallCompleted,
     CancelRequested,
     LifecycleChanged,
@@ -23,8 +24,10 @@ from ....events.model import (
     StageStart,
     UnknownEvent,
 )
+from ....events.ratings.log import Ratings
 from ...event_text import summarize_event
 from ...projections.log_walk import Call, LogWalk
+from ...projections.rating_text import rating_text
 from ...projections.used_settings import settings_used
 from .settings_table import SEEDS_AS_RECORDED, UsedValues
 
@@ -64,7 +67,8 @@ class StageSpan(msgspec.Struct, gc=False):
 class RunContent:
     """The log of a run, its marks and stage spans, and the settings that its answers report."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ratings: Ratings | None = None) -> None:
+        self._ratings = ratings
         self.marks: list[Mark] = []
         self.spans: list[StageSpan] = []
         self.used: dict[str, UsedValues] = {}
@@ -78,6 +82,12 @@ class RunContent:
     def run_id(self) -> str:
         """The run's id, or the name of its folder if the log has no event."""
         return self.log.fold.run_id or self.log.folder.resolve().name
+
+    def rating_of(self, artifact: Artifact) -> str:
+        """What a person thinks of an image, as text; "" if it is not rated."""
+        return (
+            "" if self._ratings is None else rating_text(self._ratings.of(artifact.source_sha256))
+        )
 
     def stage_ids(self) -> list[str]:
         """The planned stages, then other stages in the log; at most ``MAX_STAGES``."""

@@ -29,7 +29,8 @@ _MAX_PROMPT = 500
 class Tile(msgspec.Struct, frozen=True, kw_only=True):
     """One image; ``seq`` is the event that recorded it, ``remark`` says what is unusual.
 
-    ``origin`` is the name of the input file that it comes from, ``prompt`` the image's own.
+    ``origin`` is the name of the input file that it comes from, ``prompt`` the image's own,
+    ``rating`` what a person thinks of it.
     """
 
     file: RecordedFile
@@ -40,6 +41,7 @@ class Tile(msgspec.Struct, frozen=True, kw_only=True):
     size: str = ""
     made: str = ""
     remark: str = ""
+    rating: str = ""
     seq: int = 0
 
     @property
@@ -128,7 +130,9 @@ def _tiles(run: RunContent, stage: StageFold) -> Iterator[Tile]:
         origin = input_of(opened, index) if opened else None
         own = prompt_of(opened, index) if opened else None
         prompt = own.prompt[:_MAX_PROMPT] if own else ""
-        yield msgspec.structs.replace(_tile(stage, index, event, origin), prompt=prompt)
+        rating = run.rating_of(artifact_in(event, index))
+        tile = _tile(stage, index, event, origin)
+        yield msgspec.structs.replace(tile, prompt=prompt, rating=rating)
 
 
 def _tile(stage: StageFold, index: int, event: StageEvent, origin: InputRecord | None) -> Tile:
