@@ -15,7 +15,14 @@ from ..events.model import BackendDescription, RunOpened
 from ..statemachine.config.schema import ServerTable
 from ..statemachine.errors import ConfigurationError
 from ..statemachine.plan.plan import StageExecutionPlan
-from ..statemachine.ports import GenerateAnswer, GenerateRequest, ImageBackend, OnStep
+from ..statemachine.ports import (
+    FileHashes,
+    GenerateAnswer,
+    GenerateRequest,
+    ImageBackend,
+    OnStep,
+    file_hashes_of,
+)
 from ..statemachine.run.cancel import CancelToken
 from ..statemachine.run.controller import PipelineController
 from .backends.embedded.backend import KIND as EMBEDDED_KIND
@@ -114,6 +121,11 @@ class ConfiguredBackend:
     def description(self) -> BackendDescription:
         """The description of the current backend."""
         return self._current.description
+
+    @property
+    def file_hashes(self) -> FileHashes:
+        """The hashes of the files that the current backend uses."""
+        return file_hashes_of(self._current)
 
     def generate_images(
         self, request: GenerateRequest, *, cancel: CancelToken, on_step: OnStep
