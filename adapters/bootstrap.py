@@ -39,6 +39,7 @@ from .backends.registry import (
 from .inputs import PillowInputReader
 from .projections.config_writer import write_configs
 from .projections.learning.writer import LearningRecordWriter
+from .projections.reuse_index import CatalogueReuseIndex
 
 FAILPOINT_VARIABLE = "STAGEWRIGHT_FAILPOINT"
 """Set only by tests; see ``events.testing.failpoints``."""
@@ -220,6 +221,7 @@ def open_controller(
         runs=Path(runs),
         inputs=PillowInputReader(),
         storage=storage,
+        reuse_index=CatalogueReuseIndex(Path(runs).absolute()),
     )
     writer = LearningRecordWriter(Path(runs).absolute(), storage=storage).start()
     finalize(controller, writer.close, 0.0)

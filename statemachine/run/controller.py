@@ -18,7 +18,7 @@ from ..files.run_folder import find_run
 from ..groups.planning import GroupPlan
 from ..plan.builder import build_stage_execution_plan
 from ..plan.plan import StageExecutionPlan
-from ..ports import Clock, ImageBackend, InputReader, RandomBelow, SystemClock
+from ..ports import Clock, ImageBackend, InputReader, RandomBelow, ReuseIndex, SystemClock
 from .group_launcher import GroupLauncher
 from .handle import GroupHandle, RunHandle
 from .launcher import RunLauncher, publishing_config_errors
@@ -40,6 +40,7 @@ class PipelineController:
         clock: Clock | None = None,
         random_below: RandomBelow = secrets.randbelow,
         storage: Storage | None = None,
+        reuse_index: ReuseIndex | None = None,
     ) -> None:
         self._lock = threading.Lock()  # guards _busy
         self._busy = False
@@ -50,6 +51,7 @@ class PipelineController:
             clock=clock or SystemClock(),
             random_below=random_below,
             storage=storage,
+            reuse_index=reuse_index,
             on_end=self._note_run_end,
         )
         self._groups = GroupLauncher(self._launcher, on_end=self._free)

@@ -27,7 +27,7 @@ from ..groups.runner import VariantOrigin
 from ..groups.variant_config import GroupChoices, mark_varied
 from ..plan.builder import build_stage_execution_plan
 from ..plan.plan import StageExecutionPlan
-from ..ports import Clock, ImageBackend, InputReader, PreparableBackend, RandomBelow
+from ..ports import Clock, ImageBackend, InputReader, PreparableBackend, RandomBelow, ReuseIndex
 from ..resume.reopen import ReopenedRun, reopen_run
 from .creation import create_run, resolve_choices
 from .handle import RunHandle
@@ -53,6 +53,7 @@ class RunLauncher:
         clock: Clock,
         random_below: RandomBelow,
         storage: Storage | None,
+        reuse_index: ReuseIndex | None,
         on_end: Callable[[], object],
     ) -> None:
         self.backend = backend
@@ -61,6 +62,7 @@ class RunLauncher:
         self.clock = clock
         self.random_below = random_below
         self.storage = storage
+        self.reuse_index = reuse_index
         self._on_end = on_end
         self.last_result: PipelineRunResult | None = None
         self.last_plan: StageExecutionPlan | None = None

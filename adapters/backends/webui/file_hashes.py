@@ -120,14 +120,15 @@ class ServerFileHashes:
         for kind in kinds - self._fresh:
             self._fresh.add(kind)
             try:
-                self._lists.refresh(kind)
+                is_newer = self._lists.refresh(kind)
             except BackendError:
                 self._stale.add(kind)  # It is busy; an answer may show the hash later.
-            label = UsedFile.of(kind, "").label
-            self._answered = {
-                place: digits for place, digits in self._answered.items() if place[0] != label
-            }
-            self._listed.clear()
+                continue
+            if is_newer:
+                label = UsedFile.of(kind, "").label
+                shown = self._answered.items()
+                self._answered = {place: it for place, it in shown if place[0] != label}
+                self._listed.clear()
 
     def _listed_at(self, file: UsedFile) -> tuple[str, str]:
         """The key of a file, and its hash in the list of its kind."""
