@@ -45,6 +45,7 @@ class CatalogueReuseIndex:
         self._path = runs / CATALOGUE_NAME
         self._lock = threading.Lock()
         self._in_memory: sqlite3.Connection | None = None
+        self._is_rebuilt = False
 
     def refresh(self) -> None:
         """Read what is new in the logs. Never fails."""
@@ -54,12 +55,13 @@ class CatalogueReuseIndex:
     def find(self, request_sha256: str) -> Sequence[Path]:
         """The folders of runs whose logs have the digest, newest first."""
         with self._lock:
-            try:
-                found = self._find(request_sha256)
-            except _ERRORS as error:
-                self._set_right(error)
-                self._refresh()
-                found = self._find(request_sha256)
+            while True:
+                try:
+                    found = self._find(request_sha256)
+                    break
+                except _ERRORS as error:
+                    self._set_right(error)
+                    self._refresh()
         names = sorted(filter(_is_run_folder, found), key=_name, reverse=True)
         return [self._runs / folder for folder in names]
 
@@ -87,14 +89,17 @@ class CatalogueReuseIndex:
                 self._set_right(error)
 
     def _set_right(self, error: Exception) -> None:
-        """Continue with a new file if this one is damaged, else in memory."""
+        """Continue with a new file if this one is damaged, the first time; else in memory."""
         if self._in_memory is not None:
             raise error
         is_newer = isinstance(error, _NewerCatalogueError)
-        if is_newer or not remove_if_damaged(self._path, error):
+        if is_newer or self._is_rebuilt or not remove_if_damaged(self._path, error):
             catalogue_logger.info("%s: %s; the logs are searched instead", self._path, error)
             # Used under the lock only, so that any thread may.
             self._in_memory = sqlite3.connect(":memory:", check_same_thread=False)
+            with self._in_memory:
+                begin_writing(self._in_memory)
+        self._is_rebuilt = True
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -121,8 +126,8 @@ def _name(folder: str) -> str:
 
 def _is_run_folder(folder: str) -> bool:
     """Whether a row may name a run of this folder; nothing else is looked into."""
-    archive, _, name = folder.rpartition("/")
-    return archive in ("", ARCHIVE_NAME) and name not in ("", ".", "..")
+    *above, name = folder.split("/")
+    return above in ([], [ARCHIVE_NAME]) and name not in ("", ".", "..")
 
 
 def _logs(runs: Path) -> Iterator[_Log]:
@@ -170,11 +175,13 @@ def _stored(database: sqlite3.Connection) -> Iterator[_Log]:
     if version > SCHEMA_VERSION:
         raise _NewerCatalogueError("it is of a newer version")
     tables = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'indexed_logs'")
-    if version == SCHEMA_VERSION and tables.fetchone():
-        for row in database.execute(
-            "SELECT folder, bytes, changed_ns, read_bytes FROM indexed_logs"
-        ):
-            yield _Log(*row)
+    if version != SCHEMA_VERSION or not tables.fetchone():
+        return
+    for row in database.execute("SELECT folder, bytes, changed_ns, read_bytes FROM indexed_logs"):
+        log = _Log._make(row)
+        numbers = (log.bytes, log.read_bytes)
+        if all(isinstance(one, int) for one in numbers) and 0 <= log.read_bytes <= log.bytes:
+            yield log
 
 
 def _write(database: sqlite3.Connection, log: _Log, digests: set[bytes]) -> None:
