@@ -18,6 +18,7 @@ from stagewright.statemachine.stages import Txt2ImgConfig, UpscaleConfig
 
 from .resuming import small
 from .reusing import later_run, made
+from .webui_faults import alters_info
 from .webui_names import Names
 from .webui_server import ScriptedWebUI
 
@@ -122,6 +123,17 @@ def test_a_vae_named_like_the_model_counts_as_used(tmp_path: Path) -> None:
         near = later_run(tmp_path, server.url, first, mode=Reuse.GROUP)
         assert near.found == {"txt2img": ("vae base",)}
         assert later_run(tmp_path, server.url, first).found == {"txt2img": None}
+
+
+def test_a_vae_that_the_server_chose_itself_is_not_checked(
+    server: ScriptedWebUI, tmp_path: Path
+) -> None:
+    """As by its own preference for a model, which no list shows."""
+    server.on(0, alters_info(lambda info: info.update(sd_vae_name="its own.vae.pt")))
+    first = made(tmp_path, server.url, config())
+    assert later_run(tmp_path, server.url, first).found == {"txt2img": None}
+    near = later_run(tmp_path, server.url, first, mode=Reuse.GROUP)
+    assert near.found == {"txt2img": ("vae its own",)}
 
 
 def test_a_hash_of_eight_digits_is_none(server: ScriptedWebUI, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
+from weakref import finalize
 
 from ...events.log.kind import LOG_NAME
 from ...statemachine.files.run_folder import ARCHIVE_NAME, run_folders
@@ -97,6 +98,7 @@ class CatalogueReuseIndex:
             catalogue_logger.info("%s: %s; the logs are searched instead", self._path, error)
             # Used under the lock only, so that any thread may.
             self._in_memory = sqlite3.connect(":memory:", check_same_thread=False)
+            finalize(self, self._in_memory.close)
             with self._in_memory:
                 begin_writing(self._in_memory)
         self._is_rebuilt = True
