@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec import UNSET
 from stagewright.adapters import EmbeddedBackend, open_controller
@@ -14,7 +15,14 @@ from stagewright.adapters.bootstrap import ConfiguredBackend
 from stagewright.events import BackendDescription, RunOpened
 from stagewright.statemachine.config.schema import Reuse
 from stagewright.statemachine.ports import UNKNOWN_FILES, file_hashes_of
-from stagewright.statemachine.stages import Txt2ImgConfig, UpscaleConfig
+from stagewright.statemachine.stages import (
+    AdetailerConfig,
+    AdetailerPass,
+    HiresConfig,
+    StageConfig,
+    Txt2ImgConfig,
+    UpscaleConfig,
+)
 
 from .resuming import small
 from .reusing import later_run, made
@@ -204,6 +212,58 @@ def test_a_swap_within_a_run_is_noticed_by_the_answers(
     after = backend.file_hashes.reported(Txt2ImgConfig(model="base"))
     assert before == {"model base": BASE}
     assert after == {"model base": sha256(b"another").hexdigest()[:10]}
+
+
+@pytest.mark.parametrize(
+    ("stage", "files"),
+    [
+        (Txt2ImgConfig(prompt="a <hypernet:old:1> (Badhand:1.2)"),
+         {"hypernet old", "embedding badhand"}),
+        (Txt2ImgConfig(negative_prompt="bad hand, inbadhand3"), {"embedding badhand"}),
+        (Txt2ImgConfig(negative_prompt="badhands, bad hand"), set()),
+        (Txt2ImgConfig(prompt="embedding:badhand"), {"embedding badhand"}),
+        (Txt2ImgConfig(alwayson_scripts={"ControlNet": {"args": []}}), {"script ControlNet"}),
+        (Txt2ImgConfig(override_settings={"sd_unet": "fast", "sd_lora": "ink"}),
+         {"sd_unet fast", "LoRA ink"}),
+        (Txt2ImgConfig(restore_faces=True), {"face restorer None"}),
+        (Txt2ImgConfig(vae="None", hires=HiresConfig(upscaler="Lanczos", model="other")),
+         {"model other"}),
+        (AdetailerConfig(passes=(AdetailerPass(
+            model="a.pt", checkpoint="other", vae="vae.safetensors", controlnet_model="tile"),)),
+         {"detector a.pt", "model other", "vae vae", "ControlNet tile"}),
+        (UpscaleConfig(upscaler="Lanczos", upscaler_2="b", gfpgan_visibility=0.5),
+         {"upscaler b", "face restorer GFPGAN"}),
+    ],
+)  # fmt: skip
+def test_every_file_that_a_stage_names_is_found(
+    server: ScriptedWebUI, stage: StageConfig, files: set[str]
+) -> None:
+    """And nothing that is no file: names that every server knows, latent upscalers, other words."""
+    if not isinstance(stage, UpscaleConfig):
+        stage = msgspec.structs.replace(stage, model="base")
+        files = {*files, "model base"}
+    assert set(ConfiguredBackend(server.url).file_hashes.reported(stage)) == files
+
+
+def test_a_name_that_two_models_share_has_no_hash() -> None:
+    """It is not known which of them the server takes."""
+    models = ("one/base.safetensors", "two/base.safetensors", "three/base.ckpt")
+    with ScriptedWebUI(names=Names(models=models)) as server:
+        hashes = ConfiguredBackend(server.url).file_hashes
+        assert hashes.reported(Txt2ImgConfig(model="base")) == {"model base": ""}
+        found = hashes.reported(Txt2ImgConfig(model=models[0]))
+        assert found == {"model one/base": BASE}
+
+
+def test_an_answer_that_shows_one_name_with_two_hashes_shows_none(server: ScriptedWebUI) -> None:
+    """As of a refiner in another folder that has the name of the model."""
+    info = {
+        "sd_model_name": "base", "sd_model_hash": BASE,
+        "extra_generation_params": {"Refiner": "base [0123456789]", "Lora hashes": "ink: 12, x: y"},
+    }  # fmt: skip
+    hashes = ConfiguredBackend(server.url).file_hashes
+    shown = hashes.shown(Txt2ImgConfig(model="base"), info)
+    assert shown == {"LoRA ink": "", "LoRA x": ""}
 
 
 @pytest.mark.parametrize("asked", ["base", "base.safetensors", f"base.safetensors [{BASE}]", BASE])

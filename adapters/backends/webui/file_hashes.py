@@ -25,6 +25,8 @@ _HASHED = frozenset([NameKind.CHECKPOINT, NameKind.LORA, NameKind.STYLE])
 """The kinds whose lists have hashes; that of a style is one of its prompts."""
 _REFRESHED = frozenset([NameKind.CHECKPOINT, NameKind.LORA])
 _MODEL_OF_SERVER = ""
+_NETWORK = re.compile(r"([^,]+):\s*([^,:]*)")
+"""One of several: ``name: hash, name: hash``. The names are without commas."""
 _TITLE = re.compile(r"(.*) \[([0-9a-fA-F]+)\]", re.DOTALL)
 Key = TypeVar("Key")
 
@@ -83,7 +85,7 @@ class ServerFileHashes:
     def note_answer(self, info: Mapping[str, Any]) -> None:
         """Take the hashes that an answer of this run shows for the present ones."""
         with self._lock:
-            self._answered.update(_answered(info))
+            self._answered.update((place, it) for place, it in _answered(info).items() if it)
 
     def of_plan(self, plan: StageExecutionPlan, prompts: Sequence[str]) -> Mapping[str, str]:
         """The hashes that are known of the files that a plan, and prompts of its images, name.
@@ -173,18 +175,19 @@ def _place(file: UsedFile, key: str) -> tuple[str, str]:
 
 
 def _answered(info: Mapping[str, Any]) -> Mapping[tuple[str, str], str]:
-    """The hashes that an answer shows, by kind and shown name; those that are certain."""
+    """The hashes that an answer shows, by kind and shown name; of networks also "" for none."""
     found = info.get("extra_generation_params")
     extra: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
     titles = [_TITLE.fullmatch(str(extra.get(name))) for name in ("Refiner", "Hires checkpoint")]
     shown = [("model", stem(title[1]), title[2]) for title in titles if title]
     shown.append(("model", stem(info.get("sd_model_name")), info.get("sd_model_hash")))
-    for kind, name in HASHES.items():
-        for pair in str(extra.get(name) or "").split(","):
-            network, _, digits = pair.strip().strip('"').rpartition(":")
-            shown.append((kind.value, network, digits.strip()))
-    pairs = [((label, name), known_digits(digits)) for label, name, digits in shown]
-    return {place: digits for place, digits in _merged(pairs).items() if digits}
+    models = _merged(((label, name), known_digits(digits)) for label, name, digits in shown)
+    networks = (
+        ((kind.value, found[1].strip()), known_digits(found[2]))
+        for kind, name in HASHES.items()
+        for found in _NETWORK.finditer(str(extra.get(name) or ""))
+    )
+    return {place: digits for place, digits in models.items() if digits} | _merged(networks)
 
 
 def _merged(pairs: Iterable[tuple[Key, str]]) -> dict[Key, str]:
