@@ -34,7 +34,7 @@ from stagewright.adapters.projections.reuse_index import CatalogueReuseIndex
 
 print("ready", flush=True)
 sys.stdin.readline()
-for _ in range(20):
+for _ in range(10):
     index = CatalogueReuseIndex(Path(sys.argv[1]))
     index.refresh()
     assert index.find(sys.argv[2]) != [], "it was not found"

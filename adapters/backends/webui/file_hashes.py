@@ -48,7 +48,7 @@ class ServerFileHashes:
         options: Callable[[], Mapping[str, Any] | None],
     ) -> None:
         self._lists = lists
-        self._features = features
+        self._used = UsedFiles(lists, features)
         self._options = options
         self._lock = threading.Lock()
         self._listed: dict[UsedFile, tuple[str, str]] = {}
@@ -106,8 +106,7 @@ class ServerFileHashes:
             return {key: digits for key, digits in sorted(found.items()) if digits}
 
     def _files(self, config: StageConfig) -> list[UsedFile]:
-        used = UsedFiles(self._lists, self._features())
-        files = [*used.of_stage(config, self._options() or {})]
+        files = [*self._used.of_stage(config, self._options() or {})]
         if None in config.checkpoints():
             files.append(UsedFile.of(NameKind.CHECKPOINT, _MODEL_OF_SERVER))
         return files

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -56,9 +56,10 @@ class UsedFile(NamedTuple):
 class UsedFiles:
     """Finds the files that stages use, with the names that a server lists."""
 
-    def __init__(self, lists: ServerLists, features: ServerFeatures) -> None:
+    def __init__(self, lists: ServerLists, features: Callable[[], ServerFeatures]) -> None:
         self._lists = lists
         self._features = features
+        self._embeddings: list[tuple[str, str]] | None = None
 
     def of_stage(self, config: StageConfig, options: Mapping[str, Any]) -> Iterator[UsedFile]:
         """The files that a request of a stage uses, where it is sent with these ``options``.
@@ -79,15 +80,25 @@ class UsedFiles:
 
     def in_texts(self, texts: Iterable[str]) -> Iterator[UsedFile]:
         """The files that prompts name."""
-        known = [entry.name for entry in self._lists.names(NameKind.EMBEDDING) or ()]
         for text in texts:
             for use in named_in_text(text, "prompt"):
                 yield UsedFile.of(use.kind, use.name)
             for network in _OTHER_NETWORK.finditer(text):
                 yield UsedFile(None, network[2].strip(), network[1])
-            for name in known:
-                if _is_token_in(name, text):
-                    yield UsedFile.of(NameKind.EMBEDDING, name)
+            for name in self._embeddings_in(text):
+                yield UsedFile.of(NameKind.EMBEDDING, name)
+
+    def _embeddings_in(self, text: str) -> Iterator[str]:
+        """The embeddings that a prompt may use; a server may have thousands."""
+        if self._embeddings is None:
+            known = [entry.name for entry in self._lists.names(NameKind.EMBEDDING) or ()]
+            self._embeddings = [
+                (tokens[0], name) for name in known if (tokens := _TOKENS.findall(name.lower()))
+            ]
+        lowered = text.lower()
+        for first, name in self._embeddings:
+            if first in lowered and _is_token_in(name, text):
+                yield name
 
     def _is_of_file(self, use: NameUse) -> bool:
         if use.kind not in _FILES or is_known_everywhere(use) or not use.name.strip():
@@ -123,7 +134,7 @@ class UsedFiles:
     def _beside_models(self, config: StageConfig, options: Mapping[str, Any]) -> Iterator[UsedFile]:
         """The VAEs that a server takes by itself: those named like the checkpoint."""
         vae = getattr(config, "vae", None) or options.get("sd_vae") or AUTOMATIC_VAE
-        if vae != AUTOMATIC_VAE or self._features.product == FORGE:
+        if vae != AUTOMATIC_VAE or self._features().product == FORGE:
             return
         known = self._lists.names(NameKind.VAE)
         if known is None:
