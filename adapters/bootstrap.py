@@ -15,7 +15,14 @@ from ..events.model import BackendDescription, RunOpened
 from ..statemachine.config.schema import ServerTable
 from ..statemachine.errors import ConfigurationError
 from ..statemachine.plan.plan import StageExecutionPlan
-from ..statemachine.ports import GenerateAnswer, GenerateRequest, ImageBackend, OnStep
+from ..statemachine.ports import (
+    FileHashes,
+    GenerateAnswer,
+    GenerateRequest,
+    ImageBackend,
+    OnStep,
+    file_hashes_of,
+)
 from ..statemachine.run.cancel import CancelToken
 from ..statemachine.run.controller import PipelineController
 from .backends.embedded.backend import KIND as EMBEDDED_KIND
@@ -32,6 +39,7 @@ from .backends.registry import (
 from .inputs import PillowInputReader
 from .projections.config_writer import write_configs
 from .projections.learning.writer import LearningRecordWriter
+from .projections.reuse_index import CatalogueReuseIndex
 
 FAILPOINT_VARIABLE = "STAGEWRIGHT_FAILPOINT"
 """Set only by tests; see ``events.testing.failpoints``."""
@@ -114,6 +122,11 @@ class ConfiguredBackend:
     def description(self) -> BackendDescription:
         """The description of the current backend."""
         return self._current.description
+
+    @property
+    def file_hashes(self) -> FileHashes:
+        """The hashes of the files that the current backend uses."""
+        return file_hashes_of(self._current)
 
     def generate_images(
         self, request: GenerateRequest, *, cancel: CancelToken, on_step: OnStep
@@ -208,6 +221,7 @@ def open_controller(
         runs=Path(runs),
         inputs=PillowInputReader(),
         storage=storage,
+        reuse_index=CatalogueReuseIndex(Path(runs).absolute()),
     )
     writer = LearningRecordWriter(Path(runs).absolute(), storage=storage).start()
     finalize(controller, writer.close, 0.0)

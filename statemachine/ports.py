@@ -178,6 +178,33 @@ class HashingBackend(Protocol):
         ...
 
 
+class FixedHashes(msgspec.Struct, frozen=True):
+    """The same ``hashes`` for every stage; its answers show none."""
+
+    hashes: Mapping[str, str] = {}
+
+    def reported(self, config: StageConfig) -> Mapping[str, str]:
+        """See ``FileHashes``."""
+        del config
+        return self.hashes
+
+    def shown(self, config: StageConfig, info: Mapping[str, Any]) -> Mapping[str, str]:
+        """See ``FileHashes``."""
+        del config, info
+        return {}
+
+
+NO_FILES = FixedHashes()
+"""Of a backend whose images depend on the request alone."""
+UNKNOWN_FILES = FixedHashes({"everything": ""})
+"""Of a backend that does not say which files it uses."""
+
+
+def file_hashes_of(backend: ImageBackend) -> FileHashes:
+    """The hashes of the files of any backend."""
+    return backend.file_hashes if isinstance(backend, HashingBackend) else UNKNOWN_FILES
+
+
 class ReuseIndex(Protocol):
     """Says in which runs a request was answered; what it says is proved before it is used."""
 

@@ -78,24 +78,40 @@ def stem(name: str) -> str:
     return re.sub(r"\.(safetensors|ckpt|pt)$", "", bare)
 
 
-def short_hash(name: str) -> str:
+def long_hash(name: str, contents: Mapping[str, str] = {}) -> str:
+    """The digest of a file; that of a file without ``contents`` follows from its name."""
+    return sha256(contents.get(stem(name), stem(name)).encode()).hexdigest()
+
+
+def short_hash(name: str, contents: Mapping[str, str] = {}) -> str:
     """The ten digits that stand in brackets behind a model's name."""
-    return sha256(stem(name).encode()).hexdigest()[:10]
+    return long_hash(name, contents)[:10]
 
 
-def listed(names: Names, hashed: set[str], scripts: tuple[str, ...], fork: str) -> Document:
-    """What a server lists of its names, by path; ``hashed`` are the models of known hash."""
+def listed(
+    names: Names, hashed: set[str], scripts: tuple[str, ...], fork: str,
+    contents: Mapping[str, str] = {},
+) -> Document:  # fmt: skip
+    """What a server lists of its names, by path.
+
+    ``hashed`` are the models of known hash, ``contents`` those of files, and of a style.
+    """
     api = "/sdapi/v1/"
     vaes = [{"model_name": name, "filename": f"/models/VAE/{name}"} for name in names.vaes]
     answers: Document = {
-        api + "sd-models": [model_item(name, hashed) for name in names.models],
+        api + "sd-models": [model_item(name, hashed, contents) for name in names.models],
         api + ("sd-modules" if fork == "forge" else "sd-vae"): vaes,
         api + "samplers": [{"name": one, "aliases": [], "options": {}} for one in names.samplers],
         api + "schedulers": [scheduler_item(name) for name in names.schedulers],
         api + "upscalers": [upscaler_item(name) for name in names.upscalers],
         api + "latent-upscale-modes": [{"name": name} for name in names.latent_modes],
         api + "loras": [
-            {"name": one, "alias": f"{one} alias", "path": f"/models/Lora/{one}", "metadata": {}}
+            {
+                "name": one,
+                "alias": f"{one} alias",
+                "path": f"/models/Lora/{one}",
+                "metadata": {"sshs_model_hash": long_hash(one, contents)},
+            }
             for one in names.loras
         ],
         api + "embeddings": {
@@ -103,7 +119,11 @@ def listed(names: Names, hashed: set[str], scripts: tuple[str, ...], fork: str) 
             "skipped": {"oldhand": {}},
         },
         api + "prompt-styles": [
-            {"name": "inked", "prompt": "{prompt} <lora:ink:0.5>", "negative_prompt": ""},
+            {
+                "name": "inked",
+                "prompt": contents.get("inked", "{prompt} <lora:ink:0.5>"),
+                "negative_prompt": "",
+            },
             {"name": "lost", "prompt": "{prompt} <lora:inc:0.5>", "negative_prompt": ""},
         ],
         api + "scripts": {"txt2img": scripts, "img2img": scripts},
@@ -143,15 +163,15 @@ def describe(fork: str) -> Document:
     return document
 
 
-def model_item(name: str, hashed: set[str]) -> Document:
+def model_item(name: str, hashed: set[str], contents: Mapping[str, str] = {}) -> Document:
     """A checkpoint as it is listed: its title holds the hash once that is known."""
-    digest = short_hash(name) if name in hashed else None
+    digest = short_hash(name, contents) if name in hashed else None
     title = name if digest is None else f"{name} [{digest}]"
     return {
         "title": title,
         "model_name": stem(name),
         "hash": digest,
-        "sha256": digest and sha256(stem(name).encode()).hexdigest(),
+        "sha256": digest and long_hash(name, contents),
         "filename": f"/models/Stable-diffusion/{name}",
         "config": None,
     }

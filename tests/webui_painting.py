@@ -91,7 +91,8 @@ class Painter:
     """Makes what the generating endpoints answer.
 
     ``options`` are the server's settings; those that are ``saved`` are restored after a request
-    that overrides them. Its model puts sizes on the next multiples of ``grid`` above.
+    that overrides them. ``contents`` are those of files, by stem. Its model puts
+    sizes on the next multiples of ``grid`` above.
     """
 
     def __init__(self, queue: JobQueue, names: Names, fork: str) -> None:
@@ -105,6 +106,7 @@ class Painter:
         self.grid = 1
         self.schemas: Document = {}
         self.hashed: set[str] = {names.models[0]}
+        self.contents: dict[str, str] = {}
         self._cache: dict[tuple[Any, ...], Image.Image] = {}
         self._tasks = 0
         self._restored: Document = {}
@@ -251,6 +253,9 @@ class Painter:
         kept = [one for one in kept if one.get("ad_model", "None") != "None"]
         return [] if arguments[:1] == [False] else kept[: self.options["ad_max_models"]]
 
+    def _short_hash(self, name: str) -> str:
+        return short_hash(name, self.contents)
+
     def _hashes(self, asked: Document, used: Document) -> Document:
         """The hashes of the LoRAs and embeddings that the prompts name."""
         extra: Document = {}
@@ -261,7 +266,7 @@ class Painter:
             ("Lora hashes", "lora_add", [one for one in loras if one in self.names.loras]),
             ("TI hashes", "textual_inversion_add", set(words).intersection(self.names.embeddings)),
         ):
-            hashes = [f"{one}: {short_hash(one)}" for one in names if one not in self.broken]
+            hashes = [f"{one}: {self._short_hash(one)}" for one in names if one not in self.broken]
             if hashes and used[f"{option}_hashes_to_infotext"]:
                 extra[key] = ", ".join(hashes)
         return extra
@@ -277,13 +282,13 @@ class Painter:
                 extra["Hires CFG Scale"] = asked["hr_cfg"]
             if asked.get("hr_checkpoint_name"):
                 base = self.find(asked["hr_checkpoint_name"]) or base
-                extra["Hires checkpoint"] = f"{stem(base)} [{short_hash(base)}]"
+                extra["Hires checkpoint"] = f"{stem(base)} [{self._short_hash(base)}]"
         hires_pass = used["hires_fix_refiner_pass"]
         if hires_pass != "second pass":
             base = used["sd_model_checkpoint"]
         refiner, switch = asked.get("refiner_checkpoint"), asked.get("refiner_switch_at")
         if refiner and stem(refiner) != stem(base) and switch != 1.0:
-            extra["Refiner"] = f"{stem(refiner)} [{short_hash(refiner)}]"
+            extra["Refiner"] = f"{stem(refiner)} [{self._short_hash(refiner)}]"
             extra["Refiner switch at"] = switch
             if asked.get("enable_hr") and hires_pass != "second pass":
                 extra["Hires refiner"] = hires_pass
@@ -341,7 +346,8 @@ class Painter:
             f"{asked['prompt']}\nNegative prompt: {asked['negative_prompt']}\n"
             f"Steps: {asked['steps']}, Sampler: {sampler}, CFG scale: {asked['cfg_scale']}, "
             f"{told}Seed: {seed}, Size: {asked['width']}x{asked['height']}, "
-            f"Model hash: {short_hash(model)}, Model: {stem(model)}, {modules}Version: v1.10.1"
+            f"Model hash: {self._short_hash(model)}, Model: {stem(model)}, {modules}"
+            "Version: v1.10.1"
             for seed in seeds
         ]
         if asked["save_images"] and len(pictures) > 1:
@@ -353,8 +359,8 @@ class Painter:
             "all_prompts": [asked["prompt"]] * len(seeds),
             "all_negative_prompts": [asked["negative_prompt"]] * len(seeds),
             "seed": seeds[0], "all_seeds": seeds, "sampler_name": sampler,
-            "sd_model_name": stem(model), "sd_model_hash": short_hash(model),
-            "sd_vae_name": vae, "sd_vae_hash": vae and short_hash(vae),
+            "sd_model_name": stem(model), "sd_model_hash": self._short_hash(model),
+            "sd_vae_name": vae, "sd_vae_hash": vae and self._short_hash(vae),
             "extra_generation_params": extra, "infotexts": texts,
             "index_of_first_image": len(pictures) - len(seeds), "styles": asked["styles"] or [],
             "job_timestamp": self.queue.state["job_timestamp"],

@@ -38,7 +38,8 @@ class ScriptedWebUI:
 
     ``missing_routes`` answer 404. ``auth`` guards ``/sdapi``. ``painter`` holds what the server
     has and its options, ``queue`` its jobs; ``streamed`` counts the bytes of answers. So many
-    ``refused_posts`` of options fail. ``copied`` are the names after a refresh.
+    ``refused_posts`` of options fail. ``copied`` are the names after a refresh, and ``replaced``
+    contents of files.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class ScriptedWebUI:
         self.muted = False
         self.refused_posts = 0
         self.copied: Names | None = None
+        self.replaced: dict[str, str] = {}
         self.streamed = 0
         self._faults: list[tuple[range, Fault, str | None]] = []
         self._counts: Counter[str | None] = Counter()
@@ -218,7 +220,9 @@ class ScriptedWebUI:
     def lists(self) -> dict[str, Any]:
         """What the plain GET routes answer, by path."""
         painter = self.painter
-        answers = listed(painter.names, painter.hashed, painter.scripts, self.fork)
+        answers = listed(
+            painter.names, painter.hashed, painter.scripts, self.fork, painter.contents
+        )
         answers["/sdapi/v1/options"] = painter.options
         answers["/sdapi/v1/cmd-flags"] = {"api": True, "nowebui": not self.ui}
         if self.openapi:
@@ -319,9 +323,11 @@ class Handler(BaseHTTPRequestHandler):
                     self.send(204, b"", {})
                     return
             case "POST", "refresh-loras" | "refresh-checkpoints" | "refresh-vae" if (
-                self.webui.copied is not None
+                self.webui.copied is not None or self.webui.replaced
             ):
-                self.webui.painter.names, self.webui.copied = self.webui.copied, None
+                names = self.webui.copied or self.webui.painter.names
+                self.webui.painter.names, self.webui.copied = names, None
+                self.webui.painter.contents |= self.webui.replaced
             case "POST", "options":
                 self._set_options()
             case "POST", "/internal/progress" if self.webui.ui:

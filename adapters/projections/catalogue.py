@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -24,28 +23,21 @@ from ...events.origins import prompt_of
 from ...statemachine.files.run_folder import ARCHIVE_NAME, name_in_run_id, run_folders
 from ...statemachine.states import can_go_on, is_fruitless
 from ..text import escaped
+from .catalogue_file import (
+    CATALOGUE_NAME,
+    SCHEMA_VERSION,
+    begin_writing,
+    connect,
+    remove_if_damaged,
+    version_of,
+)
 
-_logger = logging.getLogger("stagewright.catalogue")
-
-CATALOGUE_NAME = "catalogue.sqlite"
-SCHEMA_VERSION = 7
 CORRUPT = "CORRUPT"
 UNREADABLE = "UNREADABLE"
 DIED = "DIED"
 """A filter: RUNNING in the log, but no process is executing the run."""
-_DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-"""Errors of a damaged file, unlike those of locks and disks; SQLITE_ERROR is a missing column."""
 _MAX_PROMPT = 2_000
 """The characters of a prompt that are kept; beyond them no search was asked for."""
-_LOCK_WAIT_S = 2.0
-"""How long to wait for another process that writes the catalogue."""
-
-_TABLE = """
-CREATE TABLE IF NOT EXISTS runs (
-    folder TEXT PRIMARY KEY, bytes INTEGER NOT NULL, changed_ns INTEGER NOT NULL,
-    entry TEXT NOT NULL
-) WITHOUT ROWID
-"""
 
 
 class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,8 +146,8 @@ class Catalogue:
         """The content of the catalogue by folder; None if it must not be written to."""
         path = self._runs / CATALOGUE_NAME
         try:
-            with closing(_connect(path)) as database:
-                version = _version(database)
+            with closing(connect(path)) as database:
+                version = version_of(database)
                 if version == SCHEMA_VERSION:
                     return {row.folder: row for row in _stored_rows(database)}
                 return {} if version < SCHEMA_VERSION else None
@@ -173,15 +165,9 @@ class Catalogue:
         if not gone and not changed:
             return
         try:
-            with closing(_connect(self._runs / CATALOGUE_NAME)) as database, database:
-                database.execute("BEGIN IMMEDIATE")
-                version = _version(database)
-                if version > SCHEMA_VERSION:
+            with closing(connect(self._runs / CATALOGUE_NAME)) as database, database:
+                if not begin_writing(database):
                     return
-                if version < SCHEMA_VERSION:
-                    database.execute("DROP TABLE IF EXISTS runs")
-                    database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-                database.execute(_TABLE)
                 database.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)", changed)
                 database.executemany("DELETE FROM runs WHERE folder = ?", gone)
         except sqlite3.DatabaseError as error:
@@ -189,16 +175,7 @@ class Catalogue:
 
     def _disable(self, error: sqlite3.DatabaseError | UnicodeDecodeError) -> dict[str, _Row] | None:
         """Continue without the catalogue; remove it if it is damaged."""
-        path = self._runs / CATALOGUE_NAME
-        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in _DAMAGE:
-            _logger.info("%s cannot be used (%s); reading the logs instead", path, error)
-            return None
-        _logger.info("%s is damaged (%s); rebuilding it", path, error)
-        try:
-            path.unlink(missing_ok=True)
-        except OSError:
-            return None
-        return {}
+        return {} if remove_if_damaged(self._runs / CATALOGUE_NAME, error) else None
 
 
 class _Row(NamedTuple):
@@ -210,14 +187,6 @@ class _Row(NamedTuple):
 
 
 _DECODER = msgspec.json.Decoder(CatalogueEntry)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=_LOCK_WAIT_S)
-
-
-def _version(database: sqlite3.Connection) -> int:
-    return int(database.execute("PRAGMA user_version").fetchone()[0])
 
 
 def _stored_rows(database: sqlite3.Connection) -> Iterator[_Row]:

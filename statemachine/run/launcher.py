@@ -29,20 +29,21 @@ from ..groups.variant_config import GroupChoices, mark_varied
 from ..plan.builder import build_stage_execution_plan
 from ..plan.plan import StageExecutionPlan
 from ..ports import (
+    UNKNOWN_FILES,
     Clock,
-    HashingBackend,
     ImageBackend,
     InputReader,
     PreparableBackend,
     RandomBelow,
     ReuseIndex,
+    file_hashes_of,
 )
 from ..resume.recorded_plan import recorded_plan
 from ..resume.reopen import ReopenedRun, reopen_run
 from .creation import create_run, preview_opening, resolve_choices
 from .handle import RunHandle
 from .rerun import Rerun, RerunOrigin
-from .reuse import EarlierImages, NoHashes, NoIndex, OneRun, RunIdentity
+from .reuse import EarlierImages, NoIndex, OneRun, RunIdentity
 from .reuse_plan import StageReuse, plan_reuse
 from .runner import PipelineRunner
 from .stage_run import OpenRun
@@ -163,7 +164,7 @@ class RunLauncher:
         plan = build_stage_execution_plan(resolved)
         opened = preview_opening(resolved, plan, fold.backend, self.inputs, self.clock.now())
         identity = RunIdentity(opened.run_id, None, before.run_id, fold.backend)
-        earlier = EarlierImages(identity, Reuse.GROUP, OneRun(folder), NoHashes())
+        earlier = EarlierImages(identity, Reuse.GROUP, OneRun(folder), UNKNOWN_FILES)
         return plan_reuse(plan, opened, earlier, other)
 
     def _prepared_rerun(self, rerun: Rerun) -> tuple[RunConfig, StageExecutionPlan]:
@@ -313,8 +314,7 @@ class RunLauncher:
         index.refresh()
         backend = self.backend
         identity = RunIdentity(opened.run_id, opened.group_id, parent, backend.description)
-        hashes = backend.file_hashes if isinstance(backend, HashingBackend) else NoHashes()
-        return EarlierImages(identity, mode, index, hashes)
+        return EarlierImages(identity, mode, index, file_hashes_of(backend))
 
     def _work(self, handle: RunHandle, runner: PipelineRunner) -> None:
         result: PipelineRunResult | None = None

@@ -33,20 +33,6 @@ _RUNS_KEPT = 64
 """Runs whose calls are kept in mind: a variant usually reuses images of few others."""
 
 
-class NoHashes:
-    """The hashes of a backend that reports none: it may have changed in any way."""
-
-    def reported(self, config: StageConfig) -> Mapping[str, str]:
-        """One file that stands for all, without a hash."""
-        del config
-        return {"everything": ""}
-
-    def shown(self, config: StageConfig, info: Mapping[str, Any]) -> Mapping[str, str]:
-        """None."""
-        del config, info
-        return {}
-
-
 class NoIndex:
     """The index of a run that uses no image again."""
 
@@ -147,9 +133,12 @@ class EarlierImages:
         return self._compare_files(found, config, is_near=is_near)
 
     def _compare_files(self, found: _Found, config: StageConfig, *, is_near: bool) -> Comparison:
-        then = {**(found.backend.files or {}), **self._hashes.shown(config, found.answer.info)}
+        shown = self._hashes.shown(config, found.answer.info)
+        then = {**(found.backend.files or {}), **shown}
+        # A server may have used files that the request does not name.
+        now = {**dict.fromkeys(shown, ""), **self._hashes.reported(config)}
         open_names = []
-        for name, hash_now in self._hashes.reported(config).items():
+        for name, hash_now in now.items():
             hash_then = then.get(name, "")
             if not hash_now or not hash_then:
                 open_names.append(name)

@@ -6,6 +6,8 @@ from ....events.model import BackendDescription
 from ....events.version import VERSION
 from ....statemachine.errors import BackendError
 from ....statemachine.ports import (
+    NO_FILES,
+    FileHashes,
     GenerateAnswer,
     GeneratedImage,
     GenerateRequest,
@@ -41,8 +43,13 @@ class EmbeddedBackend:
 
     @property
     def description(self) -> BackendDescription:
-        """The description of the backend for the log."""
-        return BackendDescription(kind=KIND, product=PRODUCT, version=VERSION)
+        """The description of the backend for the log; no option and no file changes its images."""
+        return BackendDescription(kind=KIND, product=PRODUCT, version=VERSION, options={}, files={})
+
+    @property
+    def file_hashes(self) -> FileHashes:
+        """Those of no file."""
+        return NO_FILES
 
     def generate_images(
         self, request: GenerateRequest, *, cancel: CancelToken, on_step: OnStep

@@ -45,6 +45,7 @@ from .features import (
     discovered,
     with_detailer_keys,
 )
+from .file_hashes import ServerFileHashes
 from .lists import ServerLists
 from .name_comparison import NameComparison
 from .names import KINDS, NameKind, respelled, silent_names
@@ -56,9 +57,9 @@ from .server import Server, is_not_ready
 from .settlement import settle
 from .stage_consistency import differences_in_stage
 from .upscale_payload import cache_fillers
+from .used_files import PLAIN_UPSCALERS
 
 KIND = "webui"
-PLAIN_UPSCALERS = (None, "None", "Lanczos", "Nearest")
 _LOOK_AGAIN_S = 1.0
 
 
@@ -92,6 +93,8 @@ class WebUIBackend:
         self._turn = threading.Lock()
         self._stopped: set[str] = set()
         self._prompts = prompts
+        self._files = self._files_in(ServerLists(self._client))
+        self._hashes: Mapping[str, str] | msgspec.UnsetType = msgspec.UNSET
         self._lost = {call_id: not has_task_id(kind) for call_id, kind in unsettled.items()}
 
     @property
@@ -109,7 +112,13 @@ class WebUIBackend:
             product=features.product,
             version=features.version,
             options=msgspec.UNSET if self._options.recorded is None else self._options.recorded,
+            files=self._hashes,
         )
+
+    @property
+    def file_hashes(self) -> ServerFileHashes:
+        """The hashes of the server's files, for the run that it was prepared for."""
+        return self._files
 
     def close(self) -> None:
         """Restore options of the server, and close idle connections; it can be used again."""
@@ -124,7 +133,13 @@ class WebUIBackend:
         from .preflight import preflight  # noqa: PLC0415 - not needed with preflight off
 
         self._wait_until_started()
-        self._features = preflight(self._client, plan, self._prompts)
+        lists = ServerLists(self._client)
+        self._features = preflight(self._client, plan, self._prompts, lists=lists)
+        self._files = self._files_in(lists)
+        try:
+            self._hashes = self._files.of_plan(plan, self._prompts)
+        except BackendError as error:
+            options_logger.info("the hashes of files are not recorded: %s", error)
 
     def pin_options(
         self,
@@ -182,6 +197,9 @@ class WebUIBackend:
             self._server.drop_look()
             raise
 
+    def _files_in(self, lists: ServerLists) -> ServerFileHashes:
+        return ServerFileHashes(lists, self._known_features, lambda: self._options.to_send)
+
     def _wait_until_started(self) -> None:
         """Wait before a run, where ``wait_s`` is set, for a server that has not started yet."""
         end = time.monotonic() + (self._client.settings.wait_s or 0.0)
@@ -203,6 +221,7 @@ class WebUIBackend:
             confirm()  # An interrupted request differs as well; report the interrupt.
             raise wrong
         info = dict(self._client.credentials.scrub_values(answer.info))
+        self._files.note_answer(info)
         if detailing:
             info["changed"] = not same_pixels(request.inputs[0].data, answer.images[0])
         elif _restores_faces_only(request):

@@ -12,7 +12,16 @@ import msgspec
 from ....statemachine.plan.plan import StageExecution, StageExecutionPlan
 from ....statemachine.ports import GenerateRequest
 from ....statemachine.stages import AdetailerConfig, Img2ImgConfig, StageConfig, Txt2ImgConfig
-from .spellings import AUTOMATIC, HASH, NO_VAE, SAME_AS_THE_STAGE, file_of, stem, vae_stem
+from .spellings import (
+    AUTOMATIC,
+    HASH,
+    NO_VAE,
+    SAME_AS_THE_STAGE,
+    file_of,
+    known_digits,
+    stem,
+    vae_stem,
+)
 
 _LONGEST_NAME = 1000
 _INDEX = re.compile(r"\.[0-9]+\b")
@@ -25,11 +34,13 @@ class Entry(msgspec.Struct, frozen=True):
     """One entry of a list: its name, and all names that a request may use for it.
 
     ``short_forms`` may stand for it in a configuration, if they are those of no other entry.
+    ``digits`` are those of the hash of its file, "" where the list has none.
     """
 
     name: str
     forms: frozenset[str]
     short_forms: frozenset[str] = frozenset()
+    digits: str = ""
 
 
 NameList = tuple[Entry, ...]
@@ -94,7 +105,8 @@ def _checkpoint(row: Any) -> Entry | None:
     in_title = HASH.search(titles[0])
     hashes = [*_texts(row, "hash", "sha256"), *([in_title[0].strip(" []")] if in_title else [])]
     hashed = {f"{name} [{one}]" for name in plain for one in hashes}
-    return Entry(path, frozenset([*titles, *plain, *hashes, *hashed]))
+    digits = next(filter(None, map(known_digits, _texts(row, "sha256", "hash"))), "")
+    return Entry(path, frozenset([*titles, *plain, *hashes, *hashed]), digits=digits)
 
 
 def _file(row: Any) -> Entry | None:
@@ -113,8 +125,16 @@ def _named(row: Any) -> Entry | None:
 
 
 def _lora(row: Any) -> Entry | None:
-    """A LoRA, which a prompt may also name by its alias."""
-    return _entry(_texts(row, "name", "alias"))
+    """A LoRA, which a prompt may also name by its alias.
+
+    Its hash is the one that its training stored in it, which is what the server's answers show.
+    """
+    known = _texts(row, "name", "alias")
+    if not known:
+        return None
+    metadata = row.get("metadata")
+    stored = metadata.get("sshs_model_hash") if isinstance(metadata, Mapping) else None
+    return Entry(known[0], frozenset(known), digits=known_digits(stored))
 
 
 def _plain(row: Any) -> Entry | None:
@@ -239,10 +259,31 @@ def respelled(table: Any, key: str, spellings: Mapping[tuple[NameKind, str], str
             for field in msgspec.structs.fields(table)
         }
         return msgspec.structs.replace(table, **values)
+    kind = _kind_at(key)
+    return spellings.get((kind, table), table) if kind and isinstance(table, str) else table
+
+
+def _kind_at(key: str) -> NameKind | None:
+    """What a key of a resolved stage names."""
     plain = _INDEX.sub("", key)
     # ADetailer has the settings of the stage that its input comes from.
-    kind = _KIND_OF_KEY.get(plain) or _KIND_OF_KEY.get(f"txt2img.{plain.partition('.')[2]}")
-    return spellings.get((kind, table), table) if kind and isinstance(table, str) else table
+    return _KIND_OF_KEY.get(plain) or _KIND_OF_KEY.get(f"txt2img.{plain.partition('.')[2]}")
+
+
+def names_of_stage(config: StageConfig) -> Iterator[NameUse]:
+    """Every name in a resolved stage, also those that every server knows, and those in prompts."""
+    for key, value in _values(msgspec.to_builtins(config), config.stage_type):
+        kind = _kind_at(key)
+        if kind is not None and isinstance(value, str):
+            yield NameUse(kind, key, value)
+    yield from _named_in_prompts(config, config.stage_type, set())
+
+
+def prompts_of_stage(config: StageConfig) -> Iterator[str]:
+    """Every prompt in a resolved stage."""
+    for key, value in _values(msgspec.to_builtins(config), config.stage_type):
+        if isinstance(value, str) and key.endswith("prompt"):
+            yield value
 
 
 def names_used(plan: StageExecutionPlan) -> tuple[NameUse, ...]:
@@ -258,7 +299,7 @@ def names_used(plan: StageExecutionPlan) -> tuple[NameUse, ...]:
         texts = dict(_named_in(stage))
         seen.update(texts.items())
         uses += [_use(key, text, texts, seen) for key, text in texts.items()]
-    return tuple(dict.fromkeys(use for use in uses if not _is_known_everywhere(use)))
+    return tuple(dict.fromkeys(use for use in uses if not is_known_everywhere(use)))
 
 
 def silent_names(request: GenerateRequest) -> Iterator[NameUse]:
@@ -332,7 +373,8 @@ def is_of_a_part(key: str) -> bool:
     return key.count(".") > 1
 
 
-def _is_known_everywhere(use: NameUse) -> bool:
+def is_known_everywhere(use: NameUse) -> bool:
+    """Whether a name is one that no list needs to have."""
     if use.kind is NameKind.SCHEDULER and use.name.casefold() == AUTOMATIC:
         return True
     if is_of_a_part(use.key) and use.name in SAME_AS_THE_STAGE:

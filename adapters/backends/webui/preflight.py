@@ -55,15 +55,21 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def preflight(
-    client: HttpClient, plan: StageExecutionPlan, prompts: Sequence[str] = ()
+    client: HttpClient,
+    plan: StageExecutionPlan,
+    prompts: Sequence[str] = (),
+    *,
+    lists: ServerLists | None = None,
 ) -> ServerFeatures:
     """The features of the server, if ``plan`` can run on it, with these prompts of its images.
+
+    Its ``lists`` hold what has been read of them afterwards.
 
     Raises PreflightError if the server cannot be reached, rejects the credentials, or lacks a
     name or feature that the plan needs. What cannot be checked is not an error.
     """
     with _out_of_reach_refused():
-        inspection = _Inspection(client)
+        inspection = _Inspection(client, lists or ServerLists(client))
         if not inspection.is_webui():
             raise PreflightError(inspection.refusal)
         report = inspection.of_plan(plan, prompts)
@@ -82,7 +88,7 @@ def inspect_server(
     be reached or rejects the credentials.
     """
     with _out_of_reach_refused():
-        inspection = _Inspection(client)
+        inspection = _Inspection(client, ServerLists(client))
         inspection.ask_for_version()
         report = inspection.of_everything() if plan is None else inspection.of_plan(plan, prompts)
         routes = tuple(inspection.routes())
@@ -102,9 +108,9 @@ def _out_of_reach_refused() -> Iterator[None]:
 class _Inspection:
     """Inspects one server. Every method may raise ServerError."""
 
-    def __init__(self, client: HttpClient) -> None:
+    def __init__(self, client: HttpClient, lists: ServerLists) -> None:
         self._client = client
-        self._lists = ServerLists(client)
+        self._lists = lists
         self.features = discovered(self._lists)
 
     def of_plan(self, plan: StageExecutionPlan, prompts: Sequence[str]) -> ServerReport:

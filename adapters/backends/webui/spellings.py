@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 AUTOMATIC = "automatic"
 """The scheduler that leaves the choice to the sampler, in lower case."""
-NO_VAE = frozenset(["Automatic", "None"])
+AUTOMATIC_VAE = "Automatic"
+NO_VAE = frozenset([AUTOMATIC_VAE, "None"])
 """Values that leave the choice of a VAE to the server or the model."""
 SAME_CHECKPOINT = "Use same checkpoint"
 SAME_AS_THE_STAGE = frozenset(
@@ -17,6 +18,8 @@ SAME_AS_THE_STAGE = frozenset(
 
 HASH = re.compile(r"\s\[[0-9a-fA-F]+\]$")
 """What the title of a model ends with."""
+_DIGITS = 10
+_LONG_HASH = re.compile(r"[0-9a-fA-F]{10,64}")
 _SUFFIX = re.compile(r"\.(safetensors|ckpt|pth?|sft|gguf|bin)$", re.IGNORECASE)
 _VAE_SUFFIX = re.compile(r"\.vae$", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[\\/_\-\s]+")
@@ -33,6 +36,19 @@ def file_of(path: str) -> str:
 def stem(name: object) -> str:
     """A model's name without folder, hash and suffix, by which models are compared."""
     return _SUFFIX.sub("", HASH.sub("", file_of(str(name))))
+
+
+def without_suffix(name: str) -> str:
+    """A model's path in the server's folder, without hash and suffix."""
+    return _SUFFIX.sub("", HASH.sub("", name)).replace("\\", "/")
+
+
+def known_digits(text: object) -> str:
+    """The digits of a SHA-256 that every list and answer shows; "" if it is none.
+
+    The hash of 8 digits that old releases show is made of a part of the file.
+    """
+    return text[:_DIGITS].lower() if isinstance(text, str) and _LONG_HASH.fullmatch(text) else ""
 
 
 def vae_stem(name: object) -> str:

@@ -1,0 +1,211 @@
+"""The hashes of the files of a server, as its lists report them and its answers show them."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
+from typing import Any, TypeVar
+
+import msgspec
+
+from ....statemachine.errors import BackendError
+from ....statemachine.plan.plan import StageExecutionPlan
+from ....statemachine.stages import StageConfig
+from ..infotext_settings import infotext_values
+from .answer_check import HASHES
+from .features import ServerFeatures
+from .lists import OPTIONS, ServerLists, entry_of
+from .names import KINDS, NameKind, is_known_everywhere, named_in_text, names_of_stage
+from .spellings import file_of, known_digits, stem, vae_stem, without_suffix
+from .used_files import UsedFile, UsedFiles
+
+_HASHED = frozenset([NameKind.CHECKPOINT, NameKind.LORA, NameKind.STYLE])
+"""The kinds whose lists have hashes; that of a style is one of its prompts."""
+_REFRESHED = frozenset([NameKind.CHECKPOINT, NameKind.LORA])
+_MODEL_OF_SERVER = ""
+_NETWORK = re.compile(r"([^,]+):\s*([^,:]*)")
+"""One of several: ``name: hash, name: hash``. The names are without commas."""
+_TITLE = re.compile(r"(.*) \[([0-9a-fA-F]+)\]", re.DOTALL)
+Key = TypeVar("Key")
+
+
+class ServerFileHashes:
+    """The files of one server for one run; see ``FileHashes``. Safe from any thread.
+
+    ``lists`` and ``features`` are those that preflight has read. A hash that an answer of the run
+    shows replaces that of the list, which may be older than the file.
+
+    The VAE hash of an answer is not used: a server looks all VAEs up under one key, and may show
+    the hash of another one.
+    """
+
+    def __init__(
+        self,
+        lists: ServerLists,
+        features: Callable[[], ServerFeatures],
+        options: Callable[[], Mapping[str, Any] | None],
+    ) -> None:
+        self._lists = lists
+        self._used = UsedFiles(lists, features)
+        self._options = options
+        self._lock = threading.Lock()
+        self._listed: dict[UsedFile, tuple[str, str]] = {}
+        self._answered: dict[tuple[str, str], str] = {}
+        self._fresh: set[NameKind] = set()
+        self._stale: set[NameKind] = set()
+
+    def reported(self, config: StageConfig) -> Mapping[str, str]:
+        """The present hash of each file that a resolved stage names."""
+        with self._lock:
+            try:
+                files = self._files(config)
+                self._refresh({file.kind for file in files if file.kind} & _REFRESHED)
+                found = [self._present(file) for file in files]
+            except BackendError:
+                return {"everything": ""}
+            return _merged(found)
+
+    def shown(self, config: StageConfig, info: Mapping[str, Any]) -> Mapping[str, str]:
+        """The hashes of such files that the ``info`` of an answer shows.
+
+        And, with "", further files that it shows to have been used.
+        """
+        answered = _answered(info)
+        with self._lock:
+            try:
+                keys = {_place(file, key := self._listed_at(file)[0]): key
+                        for file in self._files(config)}  # fmt: skip
+            except BackendError:
+                return {}
+        known = {keys.get(place, " ".join(place)): digits for place, digits in answered.items()}
+        return {**dict.fromkeys(_loaded(info), ""), **known}
+
+    def note_answer(self, info: Mapping[str, Any]) -> None:
+        """Take the hashes that an answer of this run shows for the present ones."""
+        with self._lock:
+            self._answered.update((place, it) for place, it in _answered(info).items() if it)
+
+    def of_plan(self, plan: StageExecutionPlan, prompts: Sequence[str]) -> Mapping[str, str]:
+        """The hashes that are known of the files that a plan, and prompts of its images, name.
+
+        Raises ServerError.
+        """
+        with self._lock:
+            uses = [use for stage in plan.stages for use in names_of_stage(stage.config)]
+            styles = [use.name for use in uses if use.kind is NameKind.STYLE]
+            styled = self._lists.prompts_of_styles(styles) if styles else ()
+            for text in (*prompts, *styled):
+                uses += named_in_text(text, "prompts")
+            files = {UsedFile.of(use.kind, use.name) for use in uses
+                     if use.kind in _HASHED and not is_known_everywhere(use)}  # fmt: skip
+            # Answers show the hashes of LoRAs that the list has; it is refreshed without waiting.
+            self._refresh({file.kind for file in files if file.kind} & {NameKind.LORA})
+            found = _merged([self._listed_at(file) for file in files])
+            return {key: digits for key, digits in sorted(found.items()) if digits}
+
+    def _files(self, config: StageConfig) -> list[UsedFile]:
+        files = [*self._used.of_stage(config, self._options() or {})]
+        if None in config.checkpoints():
+            files.append(UsedFile.of(NameKind.CHECKPOINT, _MODEL_OF_SERVER))
+        return files
+
+    def _present(self, file: UsedFile) -> tuple[str, str]:
+        """The key of a file, and its hash by the last answer, else by the list of its kind."""
+        key, digits = self._listed_at(file)
+        return key, self._answered.get(_place(file, key)) or digits
+
+    def _refresh(self, kinds: set[NameKind]) -> None:
+        """Have the server look at its files once: its lists do not see a file that was replaced."""
+        for kind in kinds - self._fresh:
+            self._fresh.add(kind)
+            try:
+                is_newer = self._lists.refresh(kind)
+            except BackendError:
+                self._stale.add(kind)  # It is busy; an answer may show the hash later.
+                continue
+            if is_newer:
+                label = UsedFile.of(kind, "").label
+                shown = self._answered.items()
+                self._answered = {place: it for place, it in shown if place[0] != label}
+                self._listed.clear()
+
+    def _listed_at(self, file: UsedFile) -> tuple[str, str]:
+        """The key of a file, and its hash in the list of its kind."""
+        if file not in self._listed:
+            self._listed[file] = self._looked_up(file)
+        return self._listed[file]
+
+    def _looked_up(self, file: UsedFile) -> tuple[str, str]:
+        kind, name = file.kind, file.name
+        if kind is None:
+            return f"{file.label} {name}", ""
+        if kind is NameKind.STYLE:
+            texts = [*self._lists.prompts_of_styles([name])]
+            return f"{file.label} {name}", _digits_of(texts) if texts else ""
+        if kind is NameKind.CHECKPOINT and name == _MODEL_OF_SERVER:
+            name = self._model_of_server()
+        if kind in (NameKind.VAE, NameKind.MODULE):
+            return f"{file.label} {vae_stem(name)}", ""
+        known = self._lists.names(kind) if kind in _HASHED else None
+        found = [entry for entry in known or () if name in entry.forms]
+        if not found and known and (alike := entry_of(known, name)):
+            found = [alike]
+        digits = {entry.digits for entry in found}
+        is_certain = len(digits) == 1 and kind not in self._stale
+        plain = found[0].name if len(found) == 1 else name
+        if kind is NameKind.CHECKPOINT:
+            plain = without_suffix(plain)
+        return f"{file.label} {plain}", digits.pop() if is_certain else ""
+
+    def _model_of_server(self) -> str:
+        """The checkpoint that the server loads where a request names none; "" if not known."""
+        options = self._lists.answer(OPTIONS, noted=False)
+        found = options.get("sd_model_checkpoint") if isinstance(options, Mapping) else None
+        return found if isinstance(found, str) else _MODEL_OF_SERVER
+
+
+def _place(file: UsedFile, key: str) -> tuple[str, str]:
+    """By what an answer shows a file: a model by its stem, a LoRA as the prompt names it."""
+    if file.kind is NameKind.CHECKPOINT:
+        return file.label, file_of(key.partition(" ")[2])
+    return file.label, file.name.replace(",", "")
+
+
+def _answered(info: Mapping[str, Any]) -> Mapping[tuple[str, str], str]:
+    """The hashes that an answer shows, by kind and shown name; of networks also "" for none."""
+    found = info.get("extra_generation_params")
+    extra: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+    titles = [_TITLE.fullmatch(str(extra.get(name))) for name in ("Refiner", "Hires checkpoint")]
+    shown = [("model", stem(title[1]), title[2]) for title in titles if title]
+    shown.append(("model", stem(info.get("sd_model_name")), info.get("sd_model_hash")))
+    models = _merged(((label, name), known_digits(digits)) for label, name, digits in shown)
+    networks = (
+        ((kind.value, found[1].strip()), known_digits(found[2]))
+        for kind, name in HASHES.items()
+        for found in _NETWORK.finditer(str(extra.get(name) or ""))
+    )
+    return {place: digits for place, digits in models.items() if digits} | _merged(networks)
+
+
+def _merged(pairs: Iterable[tuple[Key, str]]) -> dict[Key, str]:
+    """The hashes by key, "" where one key has several."""
+    merged: dict[Key, str] = {}
+    for key, digits in pairs:
+        merged[key] = digits if merged.get(key, digits) == digits else ""
+    return merged
+
+
+def _loaded(info: Mapping[str, Any]) -> Iterator[str]:
+    """The keys of the VAE and of the modules that an answer shows."""
+    if isinstance(info.get("sd_vae_name"), str):
+        yield f"{NameKind.VAE} {vae_stem(info['sd_vae_name'])}"
+    for name, value in infotext_values(info).items():
+        is_module = name.startswith(("Module ", "Hires Module "))
+        if is_module and value not in KINDS[NameKind.MODULE].everywhere:
+            yield f"{NameKind.MODULE} {vae_stem(value)}"
+
+
+def _digits_of(texts: Sequence[str]) -> str:
+    return known_digits(sha256(msgspec.json.encode(texts)).hexdigest())
