@@ -18,6 +18,7 @@ from ...events.model import (
     CallCompleted,
     CallFailed,
     CallRequested,
+    CallReused,
     RunOpened,
     RunResumed,
     StageEnd,
@@ -171,7 +172,8 @@ class _RunReading:
     """Adds up the time of a run by its stages, in the epochs that one server served.
 
     Attempts that failed count, and so does the time between the calls of a stage and before
-    its first: only so do the times of the stages make that of the run.
+    its first: only so do the times of the stages make that of the run. Images that were reused
+    and their times do not, unless a request is under way meanwhile.
     """
 
     def __init__(self, folder: str, server: str) -> None:
@@ -180,6 +182,8 @@ class _RunReading:
         self._stages: Mapping[str, _Spent] = {}
         self._clock = RunClock()
         self._requests = OpenRequests()
+        self._under_way: set[str] = set()
+        self._reused: set[tuple[str, int]] = set()
         self._is_served = False
         self._current: _Spent | None = None
 
@@ -210,6 +214,7 @@ class _RunReading:
     def _take(self, event: StageEvent, passed_s: float) -> None:
         if isinstance(event, RunOpened | RunResumed):
             self._current = None
+            self._under_way.clear()
             self._is_served = server_of(event.backend) == self._server
         if isinstance(event, RunOpened):
             stages = map(planned_stage, recorded_stages(event.plan))
@@ -223,12 +228,29 @@ class _RunReading:
             return
         if isinstance(event, StageStart):
             self._current = self._stages.get(event.stage_id)
-        if self._current is not None and isinstance(event, _WORK) and passed_s < _LONGEST_S:
+        is_work = self._is_work(event)
+        if self._current is not None and is_work and passed_s < _LONGEST_S:
             self._current.seconds += passed_s
         if isinstance(event, StageEnd):
             self._current = None
         if isinstance(event, CallCompleted) and request is not None:
             self._add_images(request.stage_id, event)
+
+    def _is_work(self, event: StageEvent) -> bool:
+        """Whether the time before an event was spent on the requests of a stage."""
+        is_work = isinstance(event, _WORK) or bool(self._under_way)
+        match event:
+            case CallRequested():
+                self._under_way.add(event.call_id)
+            case CallCompleted() | CallFailed():
+                self._under_way.discard(event.call_id)
+            case CallReused():
+                self._reused.update((event.stage_id, one.image_index) for one in event.artifacts)
+            case StageImageProgress():
+                place = (event.stage_id, event.image_index)
+                is_work = bool(self._under_way) or place not in self._reused
+                self._reused.discard(place)
+        return is_work
 
     def _add_images(self, stage_id: str, event: CallCompleted) -> None:
         spent = self._stages.get(stage_id)

@@ -20,10 +20,13 @@ from ...events.model import (
     BackendDescription,
     CallCompleted,
     CallRequested,
+    CallReused,
     ImagePrompt,
     InputRecord,
+    ReuseOrigin,
     RunOpened,
     RunResumed,
+    StageEvent,
 )
 from ...events.origins import input_of, prompt_of
 from ...statemachine.config.input_files import read_bounded
@@ -44,7 +47,9 @@ class ImageProvenance(msgspec.Struct, frozen=True, kw_only=True):
     the ``stagewright`` chunk). ``settings`` were requested of the stage that made it, ``stages``
     holds those of each stage up to it, by its id; ``info`` was reported by the backend;
     ``inputs`` are the ``source_sha256`` of its input images, and ``origin`` is the input of the
-    run that it comes from, through all stages.
+    run that it comes from, through all stages. ``made_by`` names the run and the call that made
+    an image which its run only copied, None for others; ``not_checked`` are then the files that
+    its request names, of which no hash was known.
     """
 
     image: str
@@ -64,6 +69,8 @@ class ImageProvenance(msgspec.Struct, frozen=True, kw_only=True):
     prompt: str = ""
     negative_prompt: str = ""
     stages: Mapping[str, Mapping[str, Any]] = {}
+    made_by: ReuseOrigin | None = None
+    not_checked: tuple[str, ...] = ()
 
 
 def provenance_of(image: Path, runs: Path) -> ImageProvenance:
@@ -117,7 +124,7 @@ def _refuse_altered(image: Path) -> None:
             continue
         path = image.absolute().relative_to(folder).as_posix()
         for event in iterate(folder):
-            made = event.artifacts if isinstance(event, CallCompleted) else ()
+            made = event.artifacts if isinstance(event, CallCompleted | CallReused) else ()
             if any(artifact.path == path for artifact in made):
                 raise ImageAlteredError(f"{image}: the file was altered since it was recorded")
 
@@ -152,13 +159,39 @@ def _search(folder: Path, wanted: _WantedImage) -> ImageProvenance | None:
                 opened, backend = event, event.backend
             case RunResumed():
                 backend = event.backend
-            case CallCompleted() if request is not None and opened is not None:
-                for artifact in event.artifacts:
-                    if wanted.is_recorded_as(artifact, event.call_id):
-                        found = _provenance(
-                            folder, wanted, opened, backend, request, event, artifact
-                        )
+        answer = _answer_in(event, request)
+        for artifact in answer.artifacts if answer else ():
+            if answer and opened and wanted.is_recorded_as(artifact, answer.call_id):
+                found = _provenance(folder, wanted, opened, backend, answer, artifact)
     return found
+
+
+class _Answer(NamedTuple):
+    """What the log records of the images of a request; ``origin`` is None where they were made."""
+
+    artifacts: tuple[Artifact, ...]
+    info: Mapping[str, Any]
+    stage_id: str
+    call_id: str
+    inputs: tuple[str, ...]
+    request_sha256: str
+    origin: ReuseOrigin | None = None
+    not_checked: tuple[str, ...] = ()
+
+
+def _answer_in(event: StageEvent, request: CallRequested | None) -> _Answer | None:
+    """The answer that an event records; ``request`` is the one that it answers."""
+    if isinstance(event, CallReused):
+        return _Answer(
+            event.artifacts, event.info, event.stage_id, event.origin.call_id, event.inputs,
+            event.request_sha256, event.origin, event.not_checked,
+        )  # fmt: skip
+    if isinstance(event, CallCompleted) and request is not None:
+        return _Answer(
+            event.artifacts, event.info, request.stage_id, event.call_id, request.inputs,
+            request.request_sha256,
+        )  # fmt: skip
+    return None
 
 
 def _mentions(log: Path, digest: str) -> bool:
@@ -176,12 +209,11 @@ def _provenance(
     wanted: _WantedImage,
     opened: RunOpened,
     backend: BackendDescription,
-    request: CallRequested,
-    answer: CallCompleted,
+    answer: _Answer,
     artifact: Artifact,
 ) -> ImageProvenance:
     prompts = prompt_of(opened, artifact.image_index)
-    stages = settings_of_stages(opened.plan, request.stage_id, prompts)
+    stages = settings_of_stages(opened.plan, answer.stage_id, prompts)
     sampled = [config for config in stages.values() if "prompt" in config]
     last = sampled[-1] if sampled else {}
     named = (backend.kind, backend.product, backend.version, backend.url)
@@ -189,20 +221,22 @@ def _provenance(
         image=str(wanted.path),
         run_id=opened.run_id,
         run_folder=str(folder),
-        stage_id=request.stage_id,
+        stage_id=answer.stage_id,
         image_index=artifact.image_index,
         call_id=answer.call_id,
         exact=artifact.sha256 == wanted.digest,
         artifact=artifact,
-        settings=stages.get(request.stage_id, {}),
+        settings=stages.get(answer.stage_id, {}),
         info=answer.info,
-        inputs=request.inputs,
+        inputs=answer.inputs,
         origin=input_of(opened, artifact.image_index),
-        request_sha256=request.request_sha256,
+        request_sha256=answer.request_sha256,
         backend=tuple(part for part in named if part),
         prompt=str(last.get("prompt", "")),
         negative_prompt=str(last.get("negative_prompt") or ""),
         stages=stages,
+        made_by=answer.origin,
+        not_checked=answer.not_checked,
     )
 
 

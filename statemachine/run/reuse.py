@@ -88,16 +88,31 @@ class EarlierImages:
         Whether their files are still there is not known.
         """
         with self._lock:
-            for folder in self._index.find(request_sha256):
-                run = self._read(folder)
-                if run is None or run.opened.run_id == self._run.run_id:
-                    continue
-                found = run.answer(request_sha256)
-                if found is None:
-                    continue
-                comparison = self.compare(run, found, config)
-                if not comparison.refusal:
-                    yield found.answer._replace(not_checked=comparison.not_checked)
+            folders = list(self._index.find(request_sha256))
+        for folder in folders:
+            # Not while the caller copies the images.
+            with self._lock:
+                answer = self._answer(folder, request_sha256, config)
+            if answer is not None:
+                yield answer
+
+    def _answer(
+        self, folder: Path, request_sha256: str, config: StageConfig
+    ) -> EarlierAnswer | None:
+        """The answer of the run in a folder, if it may be used."""
+        run = self._read(folder)
+        if run is None or run.opened.run_id == self._run.run_id:
+            return None
+        try:
+            found = run.answer(request_sha256)
+        except (LogCorruptError, OSError):  # it was altered, or moved, since it was read
+            found = None
+        if found is None:
+            return None
+        comparison = self.compare(run, found, config)
+        if comparison.refusal:
+            return None
+        return found.answer._replace(not_checked=comparison.not_checked)
 
     def compare(self, run: _EarlierRun, found: _Found, config: StageConfig) -> Comparison:
         """Whether an answer was made under the same conditions as one would be now."""

@@ -264,10 +264,12 @@ class StageRun:
 
         Raises LogWriteError.
         """
+        stage_id, source = self.stage.stage_id, None
         if self.earlier is None or any(self._status.is_valid(self.stage, one) for one in span):
             return False
+        if self.journal.fold.stages[stage_id].unsettled.get(span.start):
+            return False  # the backend may still work on it, which only a request settles
         opened, source_id = self.journal.opened, self.stage.input_source
-        stage_id, source = self.stage.stage_id, None
         if source_id not in ("prompt", "file"):
             source = self._status.artifact(source_id, span.start).source_sha256
         wanted = request_to_find(self.stage, span, self._plan, opened, source)

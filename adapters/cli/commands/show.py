@@ -114,6 +114,11 @@ def _show_image(found: ImageProvenance) -> None:
         ("backend", " ".join(part for part in found.backend if part)),
         ("made from", _source(found)),
     ]
+    if found.made_by is not None:
+        made_by = f"run {found.made_by.run_id} (call {found.made_by.call_id}), reused here"
+        rows.append(("made by", made_by))
+    if found.not_checked:
+        rows.append(("not checked", f"the hashes of {', '.join(found.not_checked)}"))
     if found.origin is not None:
         run = found.origin.parent_run_id
         named = input_name(found.origin) or found.origin.path
