@@ -44,7 +44,7 @@ class StageRecord(msgspec.Struct, frozen=True, kw_only=True):
     image_count: Annotated[int, _is("images that it finished")]
     unchanged_images: Annotated[int, _is("of these, those in which nothing was detected")]
     reused_images: Annotated[
-        int, _is("of these, those that an earlier run made; in no duration, no attempt")
+        int, _is("of these, those that an earlier run made; `attempts` counts no request of them")
     ]
     duration_ms: Annotated[float, _is("working time, by monotonic clocks")]
     attempts: Annotated[int, _is("requests sent, including retries")]
