@@ -139,15 +139,20 @@ class RecordedDurations:
         return found
 
     def _entries(self) -> Iterator[CatalogueEntry]:
-        """The newest runs of the server, not too many of them alike."""
+        """The newest runs of the server, not too many of them alike.
+
+        The first run of a group is not like its others, which may have reused all its images.
+        """
         try:
-            entries = Catalogue(self._runs).entries()
+            entries = list(Catalogue(self._runs).entries())
         except OSError as error:
             _logger.info("%s cannot be read: %s", self._runs, error)
             return
-        alike: Counter[tuple[str, tuple[str, ...]]] = Counter()
+        first_of = {entry.group_id: entry.folder for entry in entries if entry.group_id}
+        alike: Counter[tuple[str, tuple[str, ...], bool]] = Counter()
         for entry in entries:
-            kind = entry.summary, entry.models
+            is_first = first_of.get(entry.group_id or "") == entry.folder
+            kind = entry.summary, entry.models, is_first
             is_sound = entry.state not in (CORRUPT, UNREADABLE) and entry.stage_images > 0
             if is_sound and entry.server == self._server and alike[kind] < _MOST_ALIKE:
                 alike[kind] += 1
