@@ -26,6 +26,7 @@ from .resuming import (
     LOG,
     asked,
     check_told_once,
+    controller,
     copied,
     cut_before,
     image_file,
@@ -38,7 +39,7 @@ from .resuming import (
     small,
     sources,
 )
-from .reusing import TWO, AllRuns, ran_group, resumed_with_reuse, reused, reusing
+from .reusing import FACTORS, TWO, AllRuns, ran_group, resumed_with_reuse, reused, reusing
 from .salvaging import salvage, spoil
 
 IMAGES = [("00-txt2img", index) for index in range(3)]
@@ -237,8 +238,8 @@ def test_a_file_that_changes_while_it_is_copied_is_not_used(
     """The copy is what is compared, so that a change at any moment is noticed."""
     source = None if to_copy else image_file(begun.first, "00-txt2img", 0)
     backend = painter()
-    controller = reusing(begun.second.parent, backend, storage=Tampering(harm, source))
-    check_whole(controller.resume(begun.second.name).wait(30), begun)
+    reopened = reusing(begun.second.parent, backend, storage=Tampering(harm, source))
+    check_whole(reopened.resume(begun.second.name).wait(30), begun)
     assert asked(backend) == [("00-txt2img", 0), *UPSCALED]
     assert not list(begun.second.glob("images/*/.*"))
 
@@ -255,8 +256,8 @@ def test_a_file_that_another_takes_the_place_of_is_copied_as_it_was_opened(begun
             return super().copy_part(source, path)
 
     backend, kept = painter(), file.read_bytes()
-    controller = reusing(begun.second.parent, backend, storage=Swapping())
-    controller.resume(begun.second.name).wait(30)
+    reopened = reusing(begun.second.parent, backend, storage=Swapping())
+    reopened.resume(begun.second.name).wait(30)
     assert image_file(begun.second, "00-txt2img", 0).read_bytes() == kept
     assert asked(backend) == UPSCALED
 
@@ -278,8 +279,8 @@ def test_a_log_that_is_harmed_while_its_images_are_used_ends_no_stage(
             return [begun.first]
 
     backend, runs = painter(), begun.second.parent
-    controller = reusing(runs, backend, reuse_index=Harming(runs))
-    check_whole(controller.resume(begun.second.name).wait(30), begun)
+    reopened = reusing(runs, backend, reuse_index=Harming(runs))
+    check_whole(reopened.resume(begun.second.name).wait(30), begun)
     assert asked(backend) == [*IMAGES[1:], *UPSCALED]
 
 
@@ -339,6 +340,33 @@ def test_a_run_goes_on_after_the_run_that_made_its_images_is_gone(group: Group) 
     assert asked(backend) == UPSCALED[1:]
     assert (result.state, verify_run(group.second).finished) == (RunState.COMPLETED, True)
     assert only(result.events, CallReused) == reused(group.second)
+
+
+def test_what_was_reused_is_made_again_when_its_source_comes_out_different(
+    tmp_path: Path,
+) -> None:
+    """The record of a reused image says what it was made from, as that of a request does."""
+    config = small("txt2img", "img2img", "upscale")
+    first, second = ran_group(tmp_path, config=config)
+    assert [one.stage_id for one in reused(second)] == [*["00-txt2img"] * 2, *["01-img2img"] * 2]
+    image_file(second, "00-txt2img", 1).unlink()
+    remove_run(first)
+    backend = painter(salt="another")
+    result = resumed_with_reuse(second, backend)
+    assert asked(backend) == [("00-txt2img", 1), ("01-img2img", 1), ("02-upscale", 1)]
+    assert (result.state, verify_run(second).finished) == (RunState.COMPLETED, True)
+
+
+def test_a_request_that_a_dead_process_left_is_sent_again_and_not_reused(tmp_path: Path) -> None:
+    """The backend may still work on it, which only another request to it settles."""
+    group = controller(tmp_path).start_group(small(*TWO, images=3), vary=[FACTORS]).wait(60)
+    second = tmp_path / str(group.variants[1].run_id)
+    cut_before(second, CallCompleted)
+    backend = painter()
+    resumed_with_reuse(second, backend)
+    assert asked(backend) == [("00-txt2img", 0), *UPSCALED]
+    assert backend.requests[0].unanswered == (f"{second.name}.00-txt2img.00000.0",)
+    assert [one.image_index for one in reused(second)] == [1, 2]
 
 
 def test_images_that_were_reused_are_reused_from_where_they_are(tmp_path: Path) -> None:

@@ -121,6 +121,16 @@ def test_a_reused_image_that_was_altered_is_told_as_altered(group: Group, tmp_pa
         provenance_of(image_file(second, STAGE, 1), runs)
 
 
+def test_replay_counts_reused_images_by_stage(group: Group) -> None:
+    """A stage without any has no such line; in JSON they are in the stage's metadata."""
+    done = stagewright("replay", group.second, "--runs", group.runs, folder=group.runs)
+    reported_lines = [line for line in done.stdout.splitlines() if "reused from" in line]
+    assert reported_lines == ["    3 images reused from earlier runs"]
+    counts = [stage.metadata.get("reused_images") for stage in replay(group.second).stages]
+    assert counts == [3, None]
+    assert "reused_images" not in replay(group.first).stages[0].metadata
+
+
 def test_plain_lines_say_which_images_were_reused(group: Group) -> None:
     """Each with the run that made it; images that were made have no such note."""
     bar, stream = StatusBar(), io.StringIO()
