@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from stagewright.adapters import StatusBar
 
+from .group_lives import GroupStory, in_group, variants
 from .status_stories import Shown, after, made, planned, reused
 from .stories import error
 
@@ -152,3 +154,23 @@ def test_an_image_that_is_reused_beside_another_takes_none_of_its_time() -> None
     story.answer(call_id, "img2img", 0)
     after(story.announce("img2img", 0, story.image("img2img", 0)), 10)
     assert shown.now().remaining_s == pytest.approx(20, rel=0.01)
+
+
+def test_later_variants_are_taken_to_reuse_as_much_as_those_before_them() -> None:
+    """A sweep over the last stage: once a second variant is complete, only that stage counts."""
+    group = GroupStory(variants(48, 48, 48))
+    bar = StatusBar(monotonic=lambda: 0.0)
+    bar.take_group_event(group.open())
+    left = []
+    for place in range(2):
+        bar.take_group_event(group.begin(place))
+        story = planned("img2img", "adetailer", images=1).begin("img2img")
+        after(reused(story, "img2img", 0) if place else made(story, "img2img", 0), 20)
+        story.end("img2img", "completed").begin("adetailer")
+        after(made(story, "adetailer", 0), 48)
+        story.end("adetailer", "completed").move("finish")
+        for event in story.events:
+            bar.take_event(in_group(event, place))
+        bar.take_group_event(group.begin(place + 1))
+        left.append(bar.snapshot().group_remaining_s)
+    assert left == pytest.approx([2 * 48, 28], rel=0.01)
