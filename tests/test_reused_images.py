@@ -22,6 +22,7 @@ from stagewright.statemachine.ports import SystemClock
 from stagewright.statemachine.resume.removal import remove_earlier_images, remove_run
 from stagewright.statemachine.resume.verify import verify_run
 
+from .log_format import make_log, split_bodies
 from .resuming import (
     LOG,
     asked,
@@ -152,6 +153,19 @@ def truncated(file: Path, group: Group) -> None:
     log.write_bytes(log.read_bytes()[:-40])
 
 
+def of_another_format(file: Path, group: Group) -> None:
+    """The log of the first run says that the image is of a format that no run makes."""
+    log = group.first / LOG
+    bodies = split_bodies(log.read_bytes())
+    place = file.name.encode()
+    log.write_bytes(
+        make_log(
+            body.replace(b"image/png", b"image/bmp") if place in body else body
+            for body in bodies[:-1]
+        )
+    )
+
+
 def gone(file: Path, group: Group) -> None:
     """The first run was removed."""
     del file
@@ -176,6 +190,7 @@ def on_file(harm: Callable[[Path], None]) -> Callable[[Path, Group], None]:
         (on_file(rewritten), [1]),
         (on_file(linked), [1]),
         (on_file(made_a_folder), [1]),
+        (of_another_format, [1]),
         (put_back, [0, 1, 2]),
         (corrupted, [0, 1, 2]),
         (truncated, [1, 2]),
