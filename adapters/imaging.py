@@ -73,6 +73,13 @@ _LARGE_PIXELS = 4096 * 4096
 """Larger images are made thumbnails of one at a time, to bound the memory."""
 _one_large = threading.Lock()
 _one_silence = threading.Lock()
+_MOST_EXIF_BYTES = 65_000
+"""A JPEG has room for 65,533."""
+_SAVED: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 95, "subsampling": 0, "optimize": True},
+    "WEBP": {"quality": 95, "method": 4},
+}
+"""How images are saved that are converted for people: smaller, and without visible loss."""
 _ROWS = 64
 """How many rows are compared at a time."""
 _DEPTH = 24
@@ -298,6 +305,41 @@ def png_of(data: bytes) -> bytes:
         stream = io.BytesIO()
         picture.save(stream, "PNG", compress_level=1, icc_profile=profile)
     return stream.getvalue()
+
+
+def converted(data: bytes, file_format: str, *, comment: str = "", software: str = "") -> bytes:
+    """A run's image in another of ``RUN_FORMATS``, as it is displayed.
+
+    EXIF holds ``comment`` as ``UserComment``, as WebUI servers write their settings, unless it is
+    too long for it, and ``software``. JPEG has no transparency: white shows through. Raises
+    ImageError.
+    """
+    with open_image(data) as image:
+        image.load()
+        picture = eight_bits(upright(image))
+        if not picture.has_transparency_data:
+            picture = picture.convert("RGB")
+        elif file_format == "JPEG":
+            picture = picture.convert("RGBA")
+            below = Image.new("RGBA", picture.size, "white")
+            picture = Image.alpha_composite(below, picture).convert("RGB")
+        else:
+            picture = picture.convert("RGBA")
+        exif = _exif(comment, software)
+        if len(exif) > _MOST_EXIF_BYTES:
+            exif = _exif("", software)
+        stream = io.BytesIO()
+        picture.save(stream, file_format, exif=exif, **_SAVED.get(file_format, {}))
+    return stream.getvalue()
+
+
+def _exif(comment: str, software: str) -> bytes:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Software] = software
+    if comment:
+        text = b"UNICODE\0" + comment.encode("utf-16-be", "replace")
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = text
+    return exif.tobytes()
 
 
 def same_pixels(left: bytes, right: bytes) -> bool | None:

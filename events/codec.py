@@ -14,7 +14,7 @@ from .model import EVENT_TYPES, StageEvent, UnknownEvent
 
 
 class Record(Protocol):
-    """An event of any kind of log: of a run, or of a group of runs."""
+    """An event of any kind of log: of a run, of a group of runs, or of ratings."""
 
     barrier: ClassVar[bool]
 
@@ -96,6 +96,8 @@ class Codec(Generic[E]):
         self._upcasters = upcasters
         self._union: Any = reduce(or_, types)
         self._versions = {tag_of(kind): _version_of(kind) for kind in types}
+        fields = [field.encode_name for field in msgspec.structs.fields(envelope)]
+        self._after_time = b'Z","%b":' % fields[fields.index("ts") + 1].encode()
         self._encoder = msgspec.json.Encoder()
         self._event: msgspec.json.Decoder[E] = msgspec.json.Decoder(self._union)
         self._envelope: msgspec.json.Decoder[Any] = msgspec.json.Decoder(envelope)
@@ -113,7 +115,7 @@ class Codec(Generic[E]):
         if event.ts.microsecond:
             return body
         # msgspec leaves out a fraction of zero; the format promises six digits.
-        return body.replace(b'Z","epoch":', b'.000000Z","epoch":', 1)
+        return body.replace(self._after_time, b".000000" + self._after_time, 1)
 
     def decode(self, body: bytes) -> E:
         """One event. Raises EventDecodeError."""

@@ -210,7 +210,8 @@ class RunOpened(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
     the images by index, left out where all have those of the top level; ``sources`` are the files
     that they came from. A run of a group has its ``group_id``, and the ``variant_index`` and
     ``varied`` values (by key) of its variant. A rerun has its ``parent_run_id``, and
-    ``parent_images``: the index there of each of its images.
+    ``parent_images``: the index there of each of its images; a stage's own seed counts from its
+    ``seed_indexes`` instead of the indexes of the images.
     """
 
     config: Mapping[str, Any]
@@ -230,6 +231,7 @@ class RunOpened(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
     varied: Mapping[str, Any] | msgspec.UnsetType = msgspec.UNSET
     parent_run_id: str | msgspec.UnsetType = msgspec.UNSET
     parent_images: tuple[Index, ...] | msgspec.UnsetType = msgspec.UNSET
+    seed_indexes: tuple[Index, ...] | msgspec.UnsetType = msgspec.UNSET
 
     barrier: ClassVar[bool] = True
 

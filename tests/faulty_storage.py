@@ -48,7 +48,7 @@ _KINDS = {
     (Deed.TAKE_LESS, 0): ("append",),
     (Deed.FAIL, errno.ENOSPC): ("append", "write file"),
     (Deed.FAIL, 0): ("append", "sync log", "rewrite", "write file", "sync file", "rename to",
-                     "sync folder", "remove", "truncate", "open"),
+                     "link to", "sync folder", "remove", "truncate", "open"),
 }  # fmt: skip
 """The operations that a deed can befall; any where nothing is said."""
 
@@ -165,6 +165,12 @@ class FaultyStorage(Storage):
             self.disk.observe(source.parent)
             super().rename(source, target)
             self.disk.note_rename(source, target)
+
+    def link(self, source: Path, target: Path) -> None:
+        with self.operation("link to", target):
+            self.disk.observe(source.parent)
+            super().link(source, target)
+            self.disk.note_link(source, target)
 
     def sync_folder(self, folder: Path) -> None:
         if not self.syncs:

@@ -183,6 +183,11 @@ class SimulatedDisk:
             here.change((source.name, None))
             there.change((target.name, entry))
 
+    def note_link(self, source: Path, target: Path) -> None:
+        """A file was given a second name in its folder, after ``observe`` had seen it."""
+        here = self._folder(source.parent)
+        here.change((target.name, here.now[source.name]))
+
     def _folder(self, path: Path) -> _Folder:
         here = self._top
         for name in path.parts[len(self.root.parts) :]:

@@ -25,6 +25,7 @@ from stagewright.events import (
     replay,
 )
 from stagewright.events.codec import CODEC
+from stagewright.events.ratings.log import Ratings
 from stagewright.statemachine import BackendError, ConfigurationError
 from stagewright.statemachine.stages import (
     AdetailerConfig,
@@ -127,7 +128,7 @@ def outcomes_while_it_grows(folder: Path) -> list[str | None]:
     found: list[bytes | None] = []
     for count in range(1, len(lines) + 1):
         (folder / LOG).write_bytes(b"".join(lines[:count]) + b'{"h":"00')
-        record = read_learning_record(folder)
+        record = read_learning_record(folder, Ratings(folder))
         found.append(None if record is None else msgspec.json.encode(record))
     return [json.loads(line)["outcome"] if line else None for line, _ in groupby(found)]
 
@@ -249,7 +250,7 @@ def test_no_credentials_and_no_home_folders_leave_with_an_error(tmp_path: Path) 
 def recorded(folder: Path, story: Story) -> LearningRecord:
     """The record that is made of the log of a story."""
     (folder / LOG).write_bytes(make_log(map(CODEC.encode, story.events)))
-    record = read_learning_record(folder)
+    record = read_learning_record(folder, Ratings(folder))
     assert record is not None
     return record
 

@@ -25,8 +25,9 @@ from .statuses import (
 from .streams import discard_output
 
 COMMAND_GROUPS: Mapping[str, Sequence[str]] = {
-    "Make images": ("init", "plan", "run", "resume", "cancel", "follow"),
+    "Make images": ("init", "plan", "run", "resume", "rerun", "cancel", "follow"),
     "Look at runs and images": ("list", "show", "config", "replay", "report", "diff"),
+    "Choose images": ("rate", "export"),
     "Keep runs sound, make room": ("verify", "salvage", "rm", "archive", "bundle", "learning"),
     "Servers and editors": ("doctor", "serve-embedded", "schema"),
 }

@@ -1,4 +1,4 @@
-"""The kinds of logs: what the log of a run, or of a group of runs, is made of."""
+"""The kinds of logs: what the log of a run, of a group of runs, or of ratings is made of."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class LogKind(msgspec.Struct, Generic[E], frozen=True, kw_only=True):
     """One kind of log.
 
     ``noun`` is what such a log belongs to, and ``owner_of`` an event says to which one. Its first
-    event is a ``first``; a ``seal`` has the count and the chain value of what precedes it.
-    ``advice`` says what to do where the log is corrupt.
+    event is a ``first``; a ``seal``, where it has any, has the count and the chain value of what
+    precedes it. ``advice`` says what to do where the log is corrupt.
     """
 
     noun: str
@@ -25,7 +25,7 @@ class LogKind(msgspec.Struct, Generic[E], frozen=True, kw_only=True):
     lock_name: str
     codec: Codec[E]
     first: type[E]
-    seal: type[E]
+    seal: type[E] | None
     barrier_tags: frozenset[str]
     owner_of: Callable[[E], str]
     advice: str

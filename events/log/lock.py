@@ -1,4 +1,4 @@
-"""The lock of a run or a group: one writer at a time, by the operating system's own lock."""
+"""The lock of a log: one writer at a time, by the operating system's own lock."""
 
 from __future__ import annotations
 
@@ -55,12 +55,19 @@ class FileLock:
     """Holds the lock file ``name`` in a folder from construction to ``release``.
 
     The lock file names this process, and the epoch that it named before. Raises LogLockedError,
-    naming the holder, when another process keeps the lock for ``wait_s``, LogWriteError where the
-    file system has no locks, and OSError; it never falls back to a soft lock.
+    naming the holder, when another process keeps the lock for ``wait_s`` (it is tried every
+    ``look_s``), LogWriteError where the file system has no locks, and OSError; it never falls back
+    to a soft lock.
     """
 
     def __init__(
-        self, folder: Path, name: str, *, noun: str = "run", wait_s: float = LOCK_WAIT_S
+        self,
+        folder: Path,
+        name: str,
+        *,
+        noun: str = "run",
+        wait_s: float = LOCK_WAIT_S,
+        look_s: float = 0.02,
     ) -> None:
         self._path = folder / name
         flags = os.O_RDWR | os.O_CREAT | _NO_WAIT
@@ -71,7 +78,7 @@ class FileLock:
                 if time.monotonic() >= deadline:
                     holder = str(lock_holder(folder, name) or "unknown")
                     raise LogLockedError(holder, path=self._path, noun=noun)  # noqa: TRY301 - the descriptor is closed below
-                time.sleep(0.02)
+                time.sleep(look_s)
             before = lock_holder(folder, name)
             self.note_epoch(before.epoch if before else 0)
         except BaseException:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from .lock import LOCK_WAIT_S, FileLock
 from .record_writer import RecordWriter
 from .scan import RecordScan, TornTail
 from .storage import PART_SUFFIX, AppendFile, Storage
-from .tail_repair import RepairedTail, copy_torn_tail
+from .tail_repair import RepairedTail, copy_torn_tail, describe_repair
 
 _CLOSED = "it is closed"
 
@@ -213,10 +212,7 @@ class RecordFile(Generic[E]):
                 self.torn = None
         except OSError as error:
             raise LogWriteError(f"the torn tail cannot be cut: {error}", path=self.path) from error
-        if not cut:
-            return None
-        digest = hashlib.sha256(cut).hexdigest()
-        return RepairedTail(offset=self.size, bytes=len(cut), sha256=digest, copied_to=copy_name)
+        return describe_repair(cut, self.size, copy_name) if cut else None
 
     def close(self) -> None:
         """Give the descriptor and the lock back; closing twice is fine."""

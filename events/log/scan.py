@@ -41,6 +41,14 @@ class TornTail(msgspec.Struct, frozen=True):
     bytes: int
 
 
+class LogPosition(msgspec.Struct, frozen=True):
+    """A place in a log: record ``seq`` begins at byte ``offset``, and ``chain`` is C(seq)."""
+
+    seq: int
+    offset: int
+    chain: str
+
+
 class RecordScan(Generic[E]):
     """One pass over the bytes of a log of any kind.
 
@@ -48,8 +56,11 @@ class RecordScan(Generic[E]):
     ``owner`` is theirs, ``chain`` is C(count) in 64 digits, ``offsets`` holds the first byte of
     each, and ``torn`` is the torn tail, if there is one. From ``proved_end`` on, no record is
     known to be durable: it lies behind the last barrier that has a record behind it, and so was
-    synced before that was written. Raises LogCorruptError where the log is corrupt, after every
-    record before that place has been yielded.
+    synced before that was written. ``last`` is where the last sound record begins. Raises
+    LogCorruptError where the log is corrupt, after every record before that place has been
+    yielded.
+
+    With ``start``, where a record of this log that was checked before begins, it starts there.
     """
 
     def __init__(
@@ -60,6 +71,7 @@ class RecordScan(Generic[E]):
         path: Path | None = None,
         codec: Codec[E] | None = None,
         size: int | None = None,
+        start: LogPosition | None = None,
     ) -> None:
         self._kind = kind
         self._stream = stream
@@ -67,11 +79,12 @@ class RecordScan(Generic[E]):
         self._codec = codec or kind.codec
         # Taken once: what a writer adds meanwhile is for the next reading.
         self._size = stream.seek(0, 2) if size is None else size
-        stream.seek(0)
+        self.last = start
         self.owner: str | None = None
-        self.count = 0
-        self.end = 0
-        self.chain = FIRST_CHAIN
+        self._first = self.count = start.seq if start else 0
+        self.end = start.offset if start else 0
+        self.chain = start.chain.encode() if start else FIRST_CHAIN
+        stream.seek(self.end)
         self.offsets: array[int] = array("Q")
         self.torn: TornTail | None = None
         self.proved_end = 0
@@ -110,7 +123,7 @@ class RecordScan(Generic[E]):
                 self._judge()
                 return
             if not chunk:
-                if self.count == 0:
+                if self.count == self._first:
                     raise self._corrupt(self._no_first)
                 return
 
@@ -123,17 +136,19 @@ class RecordScan(Generic[E]):
 
     @property
     def _no_first(self) -> str:
+        if self._first:
+            return "a record is gone that was there before"
         return f"it holds no whole {tag_of(self._kind.first)}"
 
     def _note_barriers(self, events: Sequence[E]) -> None:
         first = self.count - len(events)
         for seq in range(self.count - 1, first, -1):
             if events[seq - 1 - first].barrier:
-                self.proved_end = self.offsets[seq]
+                self.proved_end = self.offsets[seq - self._first]
                 break
         else:
             if self._last_is_barrier:
-                self.proved_end = self.offsets[first]
+                self.proved_end = self.offsets[first - self._first]
         self._last_is_barrier = events[-1].barrier
 
     def _read(self) -> bytes:
@@ -147,6 +162,7 @@ class RecordScan(Generic[E]):
         """
         bodies: list[bytes] = []
         chain, end = self.chain, self.end
+        before = chain
         add_body, add_offset = bodies.append, self.offsets.append
         for line in lines:
             body = line[HEADER_BYTES:-1]
@@ -154,9 +170,13 @@ class RecordScan(Generic[E]):
                 break
             add_body(body)
             add_offset(end)
+            before = chain
             chain = next_chain(chain, body)
             end += len(line) + 1
         self.chain, self.end = chain, end
+        if bodies:
+            seq = self._first + len(self.offsets) - 1
+            self.last = LogPosition(seq, self.offsets[-1], before.decode())
         return bodies
 
     def _decode(
@@ -175,7 +195,7 @@ class RecordScan(Generic[E]):
             self.owner is None
             or [event.seq for event in events] != list(expected)
             or set(map(self._kind.owner_of, events)) != {self.owner}
-            or self._kind.seal in map(type, events)
+            or (self._kind.seal is not None and self._kind.seal in map(type, events))
         ):
             return self._decode_each(bodies, chain)
         self.count += len(events)
@@ -202,28 +222,29 @@ class RecordScan(Generic[E]):
         """Why the next event does not fit those before it; "" if it does."""
         kind, owner = self._kind, self._kind.owner_of(event)
         if self.owner is None:
-            if not isinstance(event, kind.first):
+            if not self._first and not isinstance(event, kind.first):
                 return f"the first record is no {tag_of(kind.first)}"
             self.owner = owner
         if event.seq != self.count:
             return f"its sequence number is {event.seq}"
         if owner != self.owner:
             return f"it belongs to {kind.noun} {owner!r}"
-        seal: Any = event if isinstance(event, kind.seal) else None
+        seal: Any = event if kind.seal is not None and isinstance(event, kind.seal) else None
         if seal is not None and (seal.count, seal.head) != (self.count, chain.decode()):
             return "the seal does not fit the records before it"
         return ""
 
     def _corrupt(self, reason: str) -> LogCorruptError:
         at = self.count
-        offset = self.offsets[at] if at < len(self.offsets) else self.end
+        known = at - self._first
+        offset = self.offsets[known] if known < len(self.offsets) else self.end
         return LogCorruptError(
             reason, offset=offset, seq=at, path=self._path, advice=self._kind.advice
         )
 
     def _judge(self) -> None:
         """Tell a torn tail from corruption at ``self.end``, where the next record fails."""
-        if self.count == 0:
+        if self.count == self._first:
             raise self._corrupt(self._no_first)
         tail = _Tail(self._stream, self.end, self._size, self._kind.barrier_tags)
         if not tail.is_torn:

@@ -139,6 +139,15 @@ class Storage:
         if durable:
             self.sync_folder(path.parent)
 
+    def write_new(self, path: Path, *parts: Part) -> None:
+        """Put a whole, durable file in place that no file may be in already: FileExistsError."""
+        temporary = self.write_part(path, *parts)
+        try:
+            self.link(temporary, path)
+        finally:
+            self.remove(temporary, durable=False)
+        self.sync_folder(path.parent)
+
     def write_part(self, path: Path, *parts: Part, durable: bool = True) -> Path:
         """Write the bytes of ``path`` under a temporary name beside it; that name.
 
@@ -208,6 +217,20 @@ class Storage:
     def rename(self, source: Path, target: Path) -> None:
         """Give a file another name, in place of what bears it; durable once the folder is."""
         os.replace(source, target)  # noqa: PTH105 - see above
+
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file a second name, which no file may have already: FileExistsError.
+
+        Where the file system has no links, the file has the second name alone.
+        """
+        try:
+            os.link(source, target)
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            if target.exists():
+                raise FileExistsError(errno.EEXIST, "It is there already", str(target)) from error
+            self.rename(source, target)
 
     def sync_folder(self, folder: Path) -> None:
         """Return once the folder's entries are durable."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -46,6 +47,12 @@ def copy_torn_tail(log: Path, torn: TornTail | None, copy_name: str, *, storage:
     kept = kept if kept.endswith(tail) else kept + tail
     storage.write_file(copy, kept)
     return kept
+
+
+def describe_repair(cut: bytes, offset: int, copy_name: str) -> RepairedTail:
+    """What is recorded of a tail that ``copy_torn_tail`` has copied to ``copy_name``."""
+    digest = hashlib.sha256(cut).hexdigest()
+    return RepairedTail(offset=offset, bytes=len(cut), sha256=digest, copied_to=copy_name)
 
 
 def _read_bounded(stream: BinaryIO, what: str) -> bytes:

@@ -27,6 +27,7 @@ class Failpoint(StrEnum):
     FILE_WRITTEN = "file-written"
     FILE_SYNCED = "file-synced"
     FILE_RENAMED = "file-renamed"
+    FILE_LINKED = "file-linked"
     FILE_IN_PLACE = "file-in-place"
     FILE_REMOVED = "file-removed"
     TAIL_CUT = "tail-cut"
@@ -90,6 +91,11 @@ class FailpointStorage(Storage):
         super().rename(source, target)
         self._writing = target
         self.reach(Failpoint.FILE_RENAMED, bytes(target))
+
+    def link(self, source: Path, target: Path) -> None:
+        super().link(source, target)
+        self._writing = target
+        self.reach(Failpoint.FILE_LINKED, bytes(target))
 
     def sync_folder(self, folder: Path) -> None:
         super().sync_folder(folder)

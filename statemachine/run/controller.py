@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ...events.folds import Fold
+from ...events.log.reader import read_log
 from ...events.log.storage import Storage
 from ...events.model import CancelMode, RunState
 from ...events.result import PipelineRunResult
@@ -22,6 +24,8 @@ from ..ports import Clock, ImageBackend, InputReader, RandomBelow, ReuseIndex, S
 from .group_launcher import GroupLauncher
 from .handle import GroupHandle, RunHandle
 from .launcher import RunLauncher, publishing_config_errors
+from .rerun import Rerun, prepare_rerun
+from .reuse_plan import StageReuse, require_reuse
 
 
 class PipelineController:
@@ -129,6 +133,60 @@ class PipelineController:
         with self._one_at_a_time():
             folder = find_run(self.runs, run_id)
             return self._launcher.reopen(folder, force=force, preflight=preflight, on_file=on_file)
+
+    def plan_against(self, config: AnyConfig, run_id: str) -> tuple[StageReuse, ...]:
+        """What a run of ``config`` could reuse of an earlier one, by stage, and why not the rest.
+
+        No server is asked: it counts as unchanged since. Nothing is made. Raises
+        ConfigurationError, RunNotFoundError, LogCorruptError, ResumeRefusedError.
+        """
+        ready = resolve_config(config, inputs=self._launcher.inputs, runs=self.runs)
+        return self._launcher.plan_against(ready, find_run(self.runs, run_id))
+
+    def plan_rerun(
+        self,
+        run_id: str,
+        *,
+        images: Sequence[int] | None = None,
+        overrides: Sequence[str] = (),
+    ) -> tuple[StageReuse, ...]:
+        """What ``start_rerun`` would reuse of each stage, and why not the rest; nothing is made.
+
+        A server is asked for its names and files. Raises what ``start_rerun`` raises.
+        """
+        with self._one_at_a_time():
+            found = self._launcher.plan_rerun(self._rerun(run_id, images, overrides))
+            self._free()
+            return found
+
+    def start_rerun(
+        self,
+        run_id: str,
+        *,
+        images: Sequence[int] | None = None,
+        overrides: Sequence[str] = (),
+        from_stage: str | None = None,
+    ) -> RunHandle:
+        """Begin a new run over the images of an earlier one, with changed settings.
+
+        ``run_id`` is as for ``resume``; ``images`` are indexes of its images, all where it is None;
+        ``overrides`` are ``KEY=VALUE`` as for ``--set``. What is equal is reused; with
+        ``from_stage`` (its type), the run begins only if all images of the stages before it can be.
+        Raises RunNotFoundError, LogCorruptError, ResumeRefusedError, ConfigurationError (nothing is
+        made then), ControllerBusyError, LogWriteError.
+        """
+        with self._one_at_a_time(), publishing_config_errors():
+            rerun = self._rerun(run_id, images, overrides)
+            if from_stage is not None:
+                require_reuse(self._launcher.plan_rerun(rerun), from_stage)
+            return self._launcher.begin_rerun(rerun)
+
+    def _rerun(self, run_id: str, images: Sequence[int] | None, overrides: Sequence[str]) -> Rerun:
+        folder, fold = find_run(self.runs, run_id), Fold()
+        read_log(folder, fold.apply_all)
+        return prepare_rerun(
+            folder, fold, images=images, overrides=overrides, inputs=self._launcher.inputs
+        )
 
     def plan_group(
         self,

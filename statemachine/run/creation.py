@@ -44,6 +44,7 @@ from ..stages.stage import StageConfig
 from .image_status import ImageStatus
 from .journal import RunJournal
 from .requests import SCRIPT_IMAGES
+from .rerun import RerunOrigin
 
 MASKS = "inputs/masks"
 """Where a run keeps a mask for each input, under the number of the input."""
@@ -107,25 +108,26 @@ def create_run(
     clock: Clock,
     random_below: RandomBelow,
     storage: Storage | None = None,
-    origin: VariantOrigin | None = None,
+    origin: VariantOrigin | RerunOrigin | None = None,
 ) -> NewRun:
     """A new run below ``runs``, whose log holds RunOpened, durably.
 
-    The run of a variant of a group has an ``origin``. ``config`` comes from ``resolve_choices``,
-    ``plan`` from it. Raises InputImageError and LogWriteError; what was made is removed then.
+    ``origin`` is that of a variant of a group, or of a rerun. ``config`` comes from
+    ``resolve_choices``, ``plan`` from it. Raises InputImageError and LogWriteError; what was made
+    is removed then.
     """
     opened_at = clock.now()
     storage = storage or Storage()
     durability = config.run.durability
     storage.syncs = durability is not Durability.PROCESS
-    if origin is None:
+    if not isinstance(origin, VariantOrigin):
         path = make_run_folder(runs, config.name or "run", opened_at, random_below, storage)
     else:
         path = make_named_folder(runs / origin.run_id, storage)
     with new_run_folder(path, storage) as made:
         folder, lock = made
         copies = _copy_inputs(folder, config, inputs)
-        opened = _opened(folder, config, plan, backend, opened_at, copies, origin)
+        opened = _opened(folder.path.name, config, plan, backend, opened_at, copies, origin)
         log = FileEventLog.create(
             folder.path, opened, storage=folder.storage, durability=durability, lock=lock
         )
@@ -164,18 +166,36 @@ def new_run_folder(path: Path, storage: Storage) -> Iterator[tuple[RunFolder, Ru
         raise
 
 
+def preview_opening(
+    config: RunConfig,
+    plan: StageExecutionPlan,
+    backend: BackendDescription,
+    inputs: InputReader,
+    opened_at: datetime,
+    origin: RerunOrigin | None = None,
+) -> RunOpened:
+    """The first event of a run that is not made, to see what it could reuse.
+
+    Raises InputImageError.
+    """
+    records = tuple(_input_record(path, image, inputs)[0] for path, image in _inputs_of(config))
+    return _opened("preview", config, plan, backend, opened_at, records, origin)
+
+
 def _opened(
-    folder: RunFolder,
+    run_id: str,
     config: RunConfig,
     plan: StageExecutionPlan,
     backend: BackendDescription,
     opened_at: datetime,
     copies: tuple[InputRecord, ...],
-    origin: VariantOrigin | None,
+    origin: VariantOrigin | RerunOrigin | None,
 ) -> RunOpened:
     """The run's first event."""
+    variant = origin if isinstance(origin, VariantOrigin) else None
+    rerun = origin if isinstance(origin, RerunOrigin) else None
     return RunOpened(
-        run_id=folder.path.name,
+        run_id=run_id,
         seq=0,
         ts=opened_at,
         config=config.as_given,
@@ -186,9 +206,12 @@ def _opened(
         inputs=copies,
         backend=backend,
         software=software(),
-        group_id=origin.group_id if origin else None,
-        variant_index=origin.variant_index if origin else None,
-        varied=origin.varied if origin else UNSET,
+        group_id=variant.group_id if variant else None,
+        variant_index=variant.variant_index if variant else None,
+        varied=variant.varied if variant else UNSET,
+        parent_run_id=rerun.run_id if rerun else UNSET,
+        parent_images=rerun.images if rerun else UNSET,
+        seed_indexes=rerun.seed_indexes or UNSET if rerun else UNSET,
         host=host_name(),
         boot_id=boot_id(),
         pid=os.getpid(),
@@ -215,10 +238,8 @@ def _script_image_copies(config: RunConfig) -> dict[str, str]:
     }
 
 
-def _copy_inputs(
-    folder: RunFolder, config: RunConfig, reader: InputReader
-) -> tuple[InputRecord, ...]:
-    """Copy the inputs, then the masks, then the images of scripts."""
+def _inputs_of(config: RunConfig) -> list[tuple[str, InputImage]]:
+    """The inputs, then the masks, then the images of scripts, with the paths of their copies."""
     images = [
         (f"{place}/{number:05d}.{_suffix_of_copy(image)}", image)
         for place, listed in (("inputs", config.inputs), (MASKS, config.masks))
@@ -229,6 +250,13 @@ def _copy_inputs(
     images += [
         (path, config.script_images[named]) for path, named in _script_image_copies(config).items()
     ]
+    return images
+
+
+def _copy_inputs(
+    folder: RunFolder, config: RunConfig, reader: InputReader
+) -> tuple[InputRecord, ...]:
+    images = _inputs_of(config)
     for made in sorted({path.rpartition("/")[0] for path, _ in images}):
         folder.storage.make_folder(folder.path / made)
     return tuple(_copy_input(folder, path, image, reader) for path, image in images)
@@ -237,11 +265,20 @@ def _copy_inputs(
 def _copy_input(
     folder: RunFolder, path: str, image: InputImage, reader: InputReader
 ) -> InputRecord:
+    record, data = _input_record(path, image, reader)
+    if not record.refusal:
+        folder.storage.write_file(folder.locate(path), data)
+    return record
+
+
+def _input_record(path: str, image: InputImage, reader: InputReader) -> tuple[InputRecord, bytes]:
+    """What is recorded of an input, and the bytes of its copy."""
     if image.refusal:
         original = OriginalFile(name=image.file_name, sha256="")
-        return InputRecord(
+        refused = InputRecord(
             path=path, sha256="", source_sha256="", original=original, refusal=image.refusal
         )
+        return refused, b""
     data = read_bounded(Path(image.path))
     digest = sha256(data).hexdigest()
     if image.sha256 not in ("", digest):
@@ -253,8 +290,7 @@ def _copy_input(
     if image.media_type not in SUFFIXES:
         data = reader.convert_to_png(data, name=f"input_image = {image.path}")
         digest = sha256(data).hexdigest()
-    folder.storage.write_file(folder.locate(path), data)
-    return InputRecord(
+    record = InputRecord(
         path=path,
         sha256=digest,
         source_sha256=sha256(source_of(data)).hexdigest(),
@@ -262,3 +298,4 @@ def _copy_input(
         original=original,
         seed=image.seed,
     )
+    return record, data

@@ -14,9 +14,10 @@ from msgspec import UNSET, UnsetType
 
 from ...events import signals
 from ...events.errors import LogWriteError, RunNotFoundError, StagewrightError
-from ...events.folds import replay
+from ...events.folds import Fold, replay
+from ...events.log.reader import read_log
 from ...events.log.storage import Storage
-from ...events.model import BackendDescription, CancelMode, ImagePrompt, RunState
+from ...events.model import BackendDescription, CancelMode, ImagePrompt, RunOpened, RunState
 from ...events.origins import prompt_texts
 from ...events.result import PipelineRunResult
 from ..config.schema import Reuse, RunConfig
@@ -36,10 +37,13 @@ from ..ports import (
     RandomBelow,
     ReuseIndex,
 )
+from ..resume.recorded_plan import recorded_plan
 from ..resume.reopen import ReopenedRun, reopen_run
-from .creation import create_run, resolve_choices
+from .creation import create_run, preview_opening, resolve_choices
 from .handle import RunHandle
-from .reuse import EarlierImages, NoHashes, RunIdentity
+from .rerun import Rerun, RerunOrigin
+from .reuse import EarlierImages, NoHashes, NoIndex, OneRun, RunIdentity
+from .reuse_plan import StageReuse, plan_reuse
 from .runner import PipelineRunner
 from .stage_run import DEFAULT_WAIT_S, OpenRun
 
@@ -122,6 +126,54 @@ class RunLauncher:
         before_folder()
         return self._create(resolved, plan, origin)
 
+    def begin_rerun(self, rerun: Rerun) -> RunHandle:
+        """Make the run of a rerun and launch it, on the backend of its parent."""
+        resolved, plan = self._prepared_rerun(rerun)
+        return self._create(resolved, plan, rerun.origin)
+
+    def plan_rerun(self, rerun: Rerun) -> tuple[StageReuse, ...]:
+        """What a rerun would reuse; the backend is asked, and nothing is made."""
+        resolved, plan = self._prepared_rerun(rerun)
+        try:
+            opened = preview_opening(
+                resolved,
+                plan,
+                self.backend.description,
+                self.inputs,
+                self.clock.now(),
+                rerun.origin,
+            )
+            earlier = self._earlier_images(opened, resolved.run.reuse)
+            return plan_reuse(plan, opened, earlier, rerun.parent_plan)
+        finally:
+            self.release()
+
+    def plan_against(self, config: RunConfig, folder: Path) -> tuple[StageReuse, ...]:
+        """What a run of ``config`` could reuse of the run in ``folder``, as far as its log tells.
+
+        The backend is not asked: it counts as the one of that run, unchanged. A seed that is left
+        to chance counts as that of the run. Raises LogCorruptError, ResumeRefusedError, OSError.
+        """
+        fold = Fold()
+        read_log(folder, fold.apply_all)
+        other, before = recorded_plan(fold), fold.opened
+        assert before is not None
+        assert fold.backend is not None
+        if config.seed == -1:
+            config = msgspec.structs.replace(config, seed=before.seeds[0])
+        resolved = resolve_choices(config, self.random_below)
+        plan = build_stage_execution_plan(resolved)
+        opened = preview_opening(resolved, plan, fold.backend, self.inputs, self.clock.now())
+        identity = RunIdentity(opened.run_id, None, before.run_id, fold.backend)
+        earlier = EarlierImages(identity, Reuse.GROUP, OneRun(folder), NoHashes())
+        return plan_reuse(plan, opened, earlier, other)
+
+    def _prepared_rerun(self, rerun: Rerun) -> tuple[RunConfig, StageExecutionPlan]:
+        resolved = resolve_choices(rerun.config, self.random_below)
+        self.last_plan = plan = build_stage_execution_plan(resolved)
+        self._prepare(resolved, plan, rerun.backend)
+        return resolved, plan
+
     def reopen(
         self,
         folder: Path,
@@ -194,7 +246,10 @@ class RunLauncher:
             )
 
     def _create(
-        self, resolved: RunConfig, plan: StageExecutionPlan, origin: VariantOrigin | None = None
+        self,
+        resolved: RunConfig,
+        plan: StageExecutionPlan,
+        origin: VariantOrigin | RerunOrigin | None = None,
     ) -> RunHandle:
         run = create_run(
             self.runs,
@@ -230,7 +285,7 @@ class RunLauncher:
             backend=self.backend,
             inputs=self.inputs,
             clock=self.clock,
-            earlier=self._earlier_images(run),
+            earlier=self._earlier_images(run.fold.opened, run.settings.run.reuse),
         )
         self.last_plan = run.plan
         # Before the run begins: a receiver of its start may cancel it at once.
@@ -249,22 +304,19 @@ class RunLauncher:
             raise
         return handle
 
-    def _earlier_images(self, run: OpenRun) -> EarlierImages | None:
-        """The images that the run may use again; None where it may not, or knows of none."""
-        opened, mode = run.fold.opened, run.settings.run.reuse
-        if self.reuse_index is None or opened is None or mode is Reuse.NONE:
-            return None
+    def _earlier_images(self, opened: RunOpened | None, mode: Reuse) -> EarlierImages:
+        """The images that a run may use again."""
+        assert opened is not None
         parent = None if opened.parent_run_id is UNSET else opened.parent_run_id
-        if mode is Reuse.GROUP and opened.group_id is None and parent is None:
-            return None
-        self.reuse_index.refresh()
-        identity = RunIdentity(
-            opened.run_id, opened.group_id, parent or None, self.backend.description
-        )
-        hashes = (
-            self.backend.file_hashes if isinstance(self.backend, HashingBackend) else NoHashes()
-        )
-        return EarlierImages(identity, mode, self.reuse_index, hashes)
+        is_alone = mode is Reuse.GROUP and opened.group_id is None and parent is None
+        index = self.reuse_index
+        if index is None or mode is Reuse.NONE or is_alone:
+            index = NoIndex()
+        index.refresh()
+        backend = self.backend
+        identity = RunIdentity(opened.run_id, opened.group_id, parent, backend.description)
+        hashes = backend.file_hashes if isinstance(backend, HashingBackend) else NoHashes()
+        return EarlierImages(identity, mode, index, hashes)
 
     def _work(self, handle: RunHandle, runner: PipelineRunner) -> None:
         result: PipelineRunResult | None = None

@@ -75,10 +75,12 @@ def request_breaks(opened: RunOpened | None) -> Sequence[int]:
         return ()
     seeds = opened.seeds
     prompts = opened.prompts if isinstance(opened.prompts, tuple) else ()
+    own = opened.seed_indexes if isinstance(opened.seed_indexes, tuple) else range(len(seeds))
     return [
         index
         for index in range(1, len(seeds))
         if seeds[index] != seeds[index - 1] + 1
+        or own[index] != own[index - 1] + 1
         or prompts[index - 1 : index] != prompts[index : index + 1]
     ]
 
@@ -197,7 +199,10 @@ def request_to_find(
 
 def request_seed(config: StageConfig, image_index: int, opened: RunOpened) -> int:
     """The seed of a stage's image: counted from the stage's own, or else the image's."""
-    return opened.seeds[image_index] if config.seed is None else config.seed + image_index
+    if config.seed is None:
+        return opened.seeds[image_index]
+    indexes = opened.seed_indexes
+    return config.seed + (indexes[image_index] if isinstance(indexes, tuple) else image_index)
 
 
 def call_id(run_id: str, stage_id: str, image_index: int, attempt: int) -> str:

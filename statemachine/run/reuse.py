@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +47,33 @@ class NoHashes:
         return {}
 
 
+class NoIndex:
+    """The index of a run that uses no image again."""
+
+    def refresh(self) -> None:
+        """Nothing is to be read."""
+
+    def find(self, request_sha256: str) -> Sequence[Path]:
+        """No run."""
+        del request_sha256
+        return ()
+
+
+class OneRun:
+    """The index of a comparison with one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def refresh(self) -> None:
+        """Nothing is to be read."""
+
+    def find(self, request_sha256: str) -> Sequence[Path]:
+        """The run."""
+        del request_sha256
+        return (self._folder,)
+
+
 class RunIdentity(NamedTuple):
     """The run that looks for images: its group and its parent, and what it works with."""
 
@@ -87,32 +114,25 @@ class EarlierImages:
 
         Whether their files are still there is not known.
         """
-        with self._lock:
-            folders = list(self._index.find(request_sha256))
-        for folder in folders:
-            # Not while the caller copies the images.
-            with self._lock:
-                answer = self._answer(folder, request_sha256, config)
-            if answer is not None:
-                yield answer
+        return (one for one, refusal in self.look(request_sha256, config) if not refusal)
 
-    def _answer(
-        self, folder: Path, request_sha256: str, config: StageConfig
-    ) -> EarlierAnswer | None:
-        """The answer of the run in a folder, if it may be used."""
-        run = self._read(folder)
-        if run is None or run.opened.run_id == self._run.run_id:
-            return None
-        try:
-            found = run.answer(request_sha256)
-        except (LogCorruptError, OSError):  # it was altered, or moved, since it was read
-            found = None
-        if found is None:
-            return None
-        comparison = self.compare(run, found, config)
-        if comparison.refusal:
-            return None
-        return found.answer._replace(not_checked=comparison.not_checked)
+    def look(self, request_sha256: str, config: StageConfig) -> Iterator[tuple[EarlierAnswer, str]]:
+        """The answers to equal requests, each with the reason why it must not be used, or ""."""
+        found: list[tuple[EarlierAnswer, str]] = []
+        with self._lock:
+            for folder in self._index.find(request_sha256):
+                run = self._read(folder)
+                if run is None or run.opened.run_id == self._run.run_id:
+                    continue
+                try:
+                    one = run.answer(request_sha256)
+                except (LogCorruptError, OSError):  # altered, or moved, since it was read
+                    continue
+                if one is not None:
+                    comparison = self.compare(run, one, config)
+                    answer = one.answer._replace(not_checked=comparison.not_checked)
+                    found.append((answer, comparison.refusal))
+        return iter(found)
 
     def compare(self, run: _EarlierRun, found: _Found, config: StageConfig) -> Comparison:
         """Whether an answer was made under the same conditions as one would be now."""

@@ -17,6 +17,7 @@ from ....statemachine.plan.plan import StageExecutionPlan
 from ...bootstrap import open_controller
 from ...projections.durations import RecordedDurations
 from ...projections.flat_values import flattened
+from ..completion import complete_run
 from ..configuration import (
     address_of_server,
     config_argument,
@@ -37,6 +38,8 @@ from ..output import (
     profile_option,
     runs_option,
 )
+from ..reuse_table import reuse_lines
+from ..run_lookup import find_run
 from ..settings import current_settings
 from ..styles import WRONG, Mark, warning_mark
 from ..sweep_table import estimate_sweep, show_sweep, sweep_document
@@ -48,6 +51,12 @@ from .replay import show_prompts
 @set_option
 @vary_option
 @zip_option
+@click.option(
+    "--against",
+    metavar="RUN",
+    shell_complete=complete_run,
+    help="Show for each stage how many images of RUN could be reused, and why not the others.",
+)
 @profile_option
 @runs_option
 @json_option
@@ -56,6 +65,7 @@ def plan_command(
     overrides: tuple[str, ...],
     vary: tuple[str, ...],
     zip_axes: bool,  # noqa: FBT001 - click passes flags
+    against: str | None,
     profile: str | None,
     runs: Path,
     as_json: bool,  # noqa: FBT001 - the same
@@ -73,7 +83,9 @@ def plan_command(
     current_settings()  # its errors are not of CONFIG
     try:
         document = read_document(config, overrides=overrides, profile=profile)
-        if is_sweep(document, vary, zip_axes=zip_axes):
+        if against is not None:
+            _plan_against(find_config(document, runs), against, runs, as_json=as_json)
+        elif is_sweep(document, vary, zip_axes=zip_axes):
             _plan_sweep(document, vary, runs, zip_axes=zip_axes, as_json=as_json)
         else:
             _plan_run(find_config(document, runs), runs, as_json=as_json)
@@ -81,6 +93,16 @@ def plan_command(
         if as_json:
             print_json({"errors": error.errors})
         raise
+
+
+def _plan_against(loaded: RunConfig, run: str, runs: Path, *, as_json: bool) -> None:
+    folder = find_run(runs, run)
+    stages = open_controller(runs).plan_against(loaded, str(folder))
+    if as_json:
+        print_json({"stages": stages})
+        return
+    for line in reuse_lines(stages):
+        print_line(line)
 
 
 def _plan_run(loaded: RunConfig, runs: Path, *, as_json: bool) -> None:

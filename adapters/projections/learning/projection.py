@@ -1,4 +1,4 @@
-"""Makes the learning record of a run from its log alone.
+"""Makes the learning record of a run from its log and the ratings of its images.
 
 An *end* is a transition into COMPLETED, ERROR or CANCELLED that was written by the process that
 executed the run; a failure recorded later for a process that died is not an end. A record is
@@ -35,6 +35,7 @@ from ....events.model import (
     StageEvent,
 )
 from ....events.origins import input_name, input_of, prompt_of
+from ....events.ratings.log import Ratings
 from ....events.result import MissingImage, artifact_in
 from .asked import asked_settings
 from .records import (
@@ -55,7 +56,7 @@ _ENDS = frozenset([RunState.COMPLETED, RunState.ERROR, RunState.CANCELLED])
 _HEADER = slice(len(PREFIX), len(PREFIX) + DIGITS)
 
 
-def read_learning_record(run: Path) -> LearningRecord | None:
+def read_learning_record(run: Path, ratings: Ratings) -> LearningRecord | None:
     """The record of the run in a folder.
 
     None if the run has not ended, or has ``[run] learning = false``. Raises RunNotFoundError,
@@ -78,7 +79,7 @@ def read_learning_record(run: Path) -> LearningRecord | None:
     if summary.is_past_end:
         summary = _Summary()
         summary.take(events)
-    return _RecordBuilder(summary, events).record(run.name, log_head)
+    return _RecordBuilder(summary, events, ratings).record(run.name, log_head)
 
 
 class _Summary:
@@ -148,7 +149,8 @@ def _is_end(event: StageEvent) -> bool:
 class _RecordBuilder:
     """Builds the record of a run from the ``events`` up to its end and their ``summary``."""
 
-    def __init__(self, summary: _Summary, events: FileTimeline) -> None:
+    def __init__(self, summary: _Summary, events: FileTimeline, ratings: Ratings) -> None:
+        self._ratings = ratings
         self._summary = summary
         self._fold = summary.fold
         self._events = events
@@ -232,13 +234,19 @@ class _RecordBuilder:
             stage_id, _ = furthest[index]
             origin = input_of(opened, index) if opened else None
             own = prompt_of(opened, index) if opened else None
+            artifact = artifact_in(event, index)
+            rating = self._ratings.of(artifact.source_sha256)
             yield ImageRecord(
-                **msgspec.structs.asdict(artifact_in(event, index)),
+                **msgspec.structs.asdict(artifact),
                 stage_id=stage_id,
                 input_sha256=self._summary.inputs.get((stage_id, index)),
                 input_name=(input_name(origin) or None) if origin else None,
                 prompt=own.prompt if own else None,
                 negative_prompt=own.negative_prompt if own else None,
+                score=rating.score,
+                verdict=rating.verdict,
+                tags=rating.tags,
+                note=rating.note or None,
             )
 
 

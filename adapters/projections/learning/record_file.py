@@ -1,10 +1,10 @@
-"""The file of records: one line of JSON for each run that has ended, made of the logs alone."""
+"""The file of records: one line of JSON for each run that has ended, made of the logs."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
 import msgspec
@@ -12,7 +12,9 @@ import msgspec
 from ....events.codec import DECODE_ERRORS, encode_line
 from ....events.errors import LogCorruptError, RunNotFoundError
 from ....events.log.storage import PART_SUFFIX, AppendFile, Storage, open_regular
+from ....events.ratings.log import Ratings
 from ....statemachine.files.run_folder import run_folders
+from ..rating_text import shown_ratings
 from .projection import read_learning_record
 from .records import LEARNING_NAME, SCHEMA_VERSION
 
@@ -54,7 +56,7 @@ class RecordFile:
         ``read_learning_record`` raises.
         """
         with self._lock(wait_s):
-            record = read_learning_record(run)
+            record = read_learning_record(run, shown_ratings(self._runs))
             if record is None:
                 return
             heads = self._heads()
@@ -68,6 +70,32 @@ class RecordFile:
                     line if _decoder.decode(old).folder == record.folder else old
                     for old in self._lines()
                 )
+
+    def renew(self, sources: Set[str], *, wait_s: float) -> None:
+        """Make the records anew that have an image whose source has one of these digests.
+
+        A file that is missing or damaged is left to the next rebuild. Raises OSError.
+        """
+        with self._lock(wait_s):
+            if self._heads() is None:
+                return
+            ratings = shown_ratings(self._runs)
+            found = self._folders_with(sources)
+            if found:
+                folders = [one for one in run_folders(self._runs) if one.name in found]
+                made = {one.name: line for one in folders for line in _lines_of([one], [], ratings)}
+                self._replace(made.get(_decoder.decode(old).folder, old) for old in self._lines())
+
+    def _folders_with(self, sources: Set[str]) -> set[str]:
+        """The folders of the records that have an image with one of these sources."""
+        try:
+            return {
+                one.folder
+                for one in map(_images_decoder.decode, self._lines())
+                if not sources.isdisjoint(image.source_sha256 for image in one.images)
+            }
+        except DECODE_ERRORS:
+            return set()  # it was written by something else
 
     def rebuild(self, *, wait_s: float) -> LearningUpdate:
         """Make the records of all runs anew, ordered by folder.
@@ -86,7 +114,7 @@ class RecordFile:
         before = self._heads() or {}
         folders = list(run_folders(self._runs))
         unreadable: list[str] = []
-        self._replace(_lines_of(folders, unreadable))
+        self._replace(_lines_of(folders, unreadable, shown_ratings(self._runs)))
         after = self._heads() or {}
         if not after:
             self._storage.remove(self.path, durable=False)
@@ -159,14 +187,26 @@ class _Key(msgspec.Struct):
     log_head: str
 
 
+class _Image(msgspec.Struct):
+    source_sha256: str
+
+
+class _Images(msgspec.Struct):
+    """The fields of a line that say which images its record has."""
+
+    folder: str
+    images: tuple[_Image, ...]
+
+
 _decoder = msgspec.json.Decoder(_Key)
+_images_decoder = msgspec.json.Decoder(_Images)
 
 
-def _lines_of(folders: Iterable[Path], unreadable: list[str]) -> Iterator[bytes]:
+def _lines_of(folders: Iterable[Path], unreadable: list[str], ratings: Ratings) -> Iterator[bytes]:
     """The lines of the runs that have a record; the names of unreadable ones are added."""
     for folder in folders:
         try:
-            record = read_learning_record(folder)
+            record = read_learning_record(folder, ratings)
             line = b"" if record is None else encode_line(record) + b"\n"
         except RunNotFoundError:
             continue  # the folder was deleted or moved just now

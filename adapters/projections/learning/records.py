@@ -12,10 +12,11 @@ from typing import Annotated, Any
 import msgspec
 
 from ....events.model import BackendDescription, InputRecord, Outcome, RunState
+from ....events.ratings.model import Verdict
 from .asked import AskedSettings
 
 SCHEMA_VERSION = 4
-"""Rises when the same log would give other bytes; records of other versions are remade."""
+"""Rises when the same logs would give other bytes; records of other versions are remade."""
 
 LEARNING_NAME = "learning.jsonl"
 
@@ -81,6 +82,10 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     height: Annotated[int, _is("pixels")]
     bytes: Annotated[int, _is("size of the file")]
     media_type: Annotated[str, _is("`image/png`, `image/jpeg` or `image/webp`")]
+    score: Annotated[int | None, _is("its rating from 1 to 5; null if it has none")]
+    verdict: Annotated[Verdict | None, _is("`picked` or `rejected`; null if neither")]
+    tags: Annotated[tuple[str, ...], _is("the tags of its rating")]
+    note: Annotated[str | None, _is("the note of its rating; null if it has none")]
 
 
 class MissingRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Set
 from pathlib import Path
 
 from ....events.errors import StagewrightError
@@ -74,6 +75,18 @@ class LearningRecordWriter:
             raise LearningRecordsError(
                 f"the learning records in {self.runs} cannot be rebuilt: {error}"
             ) from error
+
+    def renew(self, sources: Set[str], *, wait_s: float = LOCK_WAIT_S) -> None:
+        """Bring the records up to date whose images were rated, by the digests of their sources.
+
+        Errors are logged: the next rebuild makes up for it.
+        """
+        try:
+            self._file.renew(sources, wait_s=wait_s)
+        except (StagewrightError, OSError) as error:
+            _logger.warning(
+                "the learning records lack ratings (`stagewright learning` adds them): %s", error
+            )
 
     def _take_seal(self, event: StageEvent) -> None:
         log = path_of_run(event.run_id)

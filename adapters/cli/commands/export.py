@@ -1,0 +1,123 @@
+"""``export``: copies images under names of the user's choice."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from ....events.groups.fold import GroupFold
+from ....events.groups.log import read_group_log
+from ....statemachine.choice import ImageChoice, ImageChoiceError, parse_choice
+from ....statemachine.groups.folder import variant_folders
+from ...bootstrap import new_storage
+from ...export.images.export import FORMATS, ImageExport, ImageExporter, RunImages, chosen_images
+from ...export.images.names import GROUP_TEMPLATE, RUN_TEMPLATE, NameTemplate
+from ...projections.rating_text import shown_ratings
+from ..completion import complete_run
+from ..display import open_file_counter
+from ..output import check_runs_folder, count, json_option, print_json, print_line, runs_option
+from ..run_lookup import find_run_or_group
+from ..statuses import EXIT_COMPLETED, EXIT_CORRUPT, print_error
+
+_SHOWN = 10
+
+
+def _choice(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> ImageChoice | None:
+    try:
+        return None if value is None else parse_choice(value)
+    except ImageChoiceError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+only_option = click.option(
+    "--only",
+    callback=_choice,
+    metavar="LIST",
+    help="Only these images: 3,17,20-25, picked, rejected, rating>=4 or tag=T.",
+)
+
+
+@click.command("export")
+@click.argument("name", metavar="RUN_OR_GROUP", shell_complete=complete_run)
+@only_option
+@click.option(
+    "--to",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder for the copies.",
+)
+@click.option("--name", "template", metavar="NAME", help="Name of each file, with {fields}.")
+@click.option(
+    "--format",
+    "image_format",
+    type=click.Choice(list(FORMATS)),
+    help="Format of the copies.  [default: that of each image]",
+)
+@click.option("--replace", is_flag=True, help="Replace files that have other content.")
+@runs_option
+@json_option
+def export_command(
+    name: str,
+    only: ImageChoice | None,
+    to: Path,
+    template: str | None,
+    image_format: str | None,
+    replace: bool,  # noqa: FBT001 - click passes flags
+    runs: Path,
+    as_json: bool,  # noqa: FBT001 - the same
+) -> int:
+    """Copy the final images of a run or a group.
+
+    NAME is "{name}-{number:03}-{seed}" by default, for a group with {variant:03}. Its fields are
+    name, number, seed, run, stage, group, variant, date, rating (0 without one), and the keys that
+    a sweep varies, such as {txt2img.cfg_scale}. Images that are not converted are copied byte for
+    byte; JPEG and WebP keep the text with the settings. In a group, a number in LIST is that of an
+    image in each variant.
+
+    Exit status: 0 if all were copied or were there already; 4 if an image is missing or altered.
+    """
+    check_runs_folder(runs)
+    found = find_run_or_group(runs, name)
+    folders = _variants(found.folder, runs) if found.is_group else [found.folder]
+    owner = f"{'group' if found.is_group else 'run'} {found.folder.name}"
+    ratings = shown_ratings(runs)
+    images = chosen_images([RunImages.read(one) for one in folders], only, ratings.of, owner)
+    exporter = ImageExporter(
+        to,
+        NameTemplate(template or (GROUP_TEMPLATE if found.is_group else RUN_TEMPLATE)),
+        image_format=image_format,
+        replace=replace,
+        storage=new_storage(),
+    )
+    with open_file_counter(sys.stderr) as counter:
+        made = exporter.export(images, ratings.of, counter.take)
+    if as_json:
+        print_json(made)
+    else:
+        _show(made)
+    status = EXIT_CORRUPT if made.left_out else EXIT_COMPLETED
+    for path, why in list(made.left_out.items())[:_SHOWN]:
+        print_error(f"{path}: not exported: {why}", status)
+    if len(made.left_out) > _SHOWN:
+        print_error(f"{len(made.left_out) - _SHOWN} more images are not exported", status)
+    return status
+
+
+def _variants(group: Path, runs: Path) -> list[Path]:
+    """The folders of a group's runs, in the order of its variants."""
+    fold = GroupFold()
+    read_group_log(group, fold.apply_all)
+    folders = variant_folders(runs, fold.group_id, fold.run_ids)
+    return [folders[index] for index in sorted(folders)]
+
+
+def _show(made: ImageExport) -> None:
+    copied = sum(image.copied for image in made.images)
+    there = len(made.images) - copied
+    known = f"; {count(there, 'image')} there already" if there else ""
+    print_line(f"{count(copied, 'image')} copied to {made.to}{known}")

@@ -1,0 +1,155 @@
+"""``rate``: records what a person thinks of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from unicodedata import normalize
+
+import click
+import msgspec
+
+from ....events.errors import RunNotFoundError
+from ....events.folds import replay
+from ....events.ratings.log import RatedImage, Ratings
+from ....events.ratings.model import NOT_RATED, Rating, Verdict
+from ....statemachine.files.run_folder import split_image_number, why_no_image
+from ...bootstrap import new_storage
+from ...projections.learning.writer import LearningRecordWriter
+from ...projections.provenance import provenance_of
+from ...projections.rating_text import rating_text
+from ..completion import complete_run
+from ..output import check_runs_folder, json_option, print_json, print_line, runs_option
+from ..run_lookup import find_image, find_run
+
+_SCORES = ("1", "2", "3", "4", "5")
+_MOST_TAGS, _LONGEST_TAG, _LONGEST_NOTE = 100, 100, 10_000
+
+
+class _RatedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """An image and its rating, as ``--json`` prints it."""
+
+    image: str
+    source_sha256: str
+    run_id: str
+    stage_id: str
+    image_index: int
+    rating: Rating
+
+
+def _tags(
+    _context: click.Context, _parameter: click.Parameter, values: Sequence[str]
+) -> tuple[str, ...]:
+    tags = [normalize("NFC", _text(value).strip()) for value in values]
+    for tag in tags:
+        if not tag or "," in tag or len(tag) > _LONGEST_TAG:
+            raise click.BadParameter(
+                f"{tag!r}: a tag has 1 to {_LONGEST_TAG} characters and no comma"
+            )
+    return tuple(tags)
+
+
+def _note(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and len(_text(value)) > _LONGEST_NOTE:
+        raise click.BadParameter(f"a note has {_LONGEST_NOTE} characters at most")
+    return value
+
+
+def _text(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise click.BadParameter("it is not valid text") from error
+    return value
+
+
+@click.command("rate")
+@click.argument(
+    "images", nargs=-1, required=True, metavar="IMAGE... [SCORE]", shell_complete=complete_run
+)
+@click.option("--pick", "verdict", flag_value="picked", help="Mark the images as picked.")
+@click.option("--reject", "verdict", flag_value="rejected", help="Mark the images as rejected.")
+@click.option("--clear", "verdict", flag_value="clear", help="Take all earlier ratings back.")
+@click.option("--tag", "tags", multiple=True, callback=_tags, metavar="T", help="Add a tag.")
+@click.option("--note", callback=_note, metavar="TEXT", help="Set the note; '' removes it.")
+@runs_option
+@json_option
+def rate_command(
+    images: tuple[str, ...],
+    verdict: str | None,
+    tags: tuple[str, ...],
+    note: str | None,
+    runs: Path,
+    as_json: bool,  # noqa: FBT001 - click passes flags
+) -> None:
+    """Rate images: with a SCORE from 1 to 5, as picked or rejected, with tags, with a note.
+
+    IMAGE is the path of an image, RUN#3 for a run's third image, or RUN for all of its final
+    images. A file that was moved or renamed is found by its content. The last argument is a SCORE
+    if it is 1 to 5 and no file has that name.
+
+    What is not given stays as it was; --clear takes back everything, and then what is given with it
+    counts. `export --only`, `list --where` and the learning records use the ratings.
+    """
+    check_runs_folder(runs)
+    score = None
+    if images[-1] in _SCORES and not Path(images[-1]).exists():
+        *names, score = images[:-1], int(images[-1])
+        images = names[0]
+    if not images:
+        raise click.UsageError(f"no image is named: 'rate IMAGE {score}'")
+    if score is None and verdict is None and not tags and note is None:
+        raise click.UsageError("say how: a score from 1 to 5, --pick, --reject, --tag or --note")
+
+    def change(old: Rating) -> Rating:
+        before = NOT_RATED if verdict == "clear" else old
+        kept = before.tags + tuple(tag for tag in dict.fromkeys(tags) if tag not in before.tags)
+        if len(kept) > _MOST_TAGS:
+            raise click.UsageError(f"an image has {_MOST_TAGS} tags at most")
+        return Rating(
+            score=before.score if score is None else score,
+            verdict=Verdict(verdict) if verdict not in (None, "clear") else before.verdict,
+            tags=kept,
+            note=before.note if note is None else note,
+        )
+
+    found = {image.source_sha256: (name, image) for name, image in _find(runs, images)}
+    chosen = [image for _, image in found.values()]
+    made = Ratings(runs, storage=new_storage()).rate(chosen, change)
+    LearningRecordWriter(runs).renew(found.keys())
+    rated = [
+        _RatedFile(image=name, rating=rating, **image._asdict())
+        for (name, image), rating in zip(found.values(), made, strict=True)
+    ]
+    if as_json:
+        print_json(rated)
+        return
+    for one in rated:
+        print_line(f"{one.image}: {rating_text(one.rating) or 'not rated'}")
+
+
+def _find(runs: Path, names: Sequence[str]) -> Iterator[tuple[str, RatedImage]]:
+    """The images that the arguments name, each with a name. Raises RunNotFoundError."""
+    for name in names:
+        if Path(name).is_file():
+            yield name, _find_file(runs, Path(name))
+            continue
+        run, number = split_image_number(name)
+        if number is None:
+            find_image(runs, name)  # which refuses what looks like an image
+        result = replay(find_run(runs, name if number is None else run))
+        images = [one for one in result.images if number in (None, one.number)]
+        if not images:
+            why = f"run {result.run_id} has no finished image"
+            raise RunNotFoundError(f"{name}: {why_no_image(result, number) if number else why}")
+        for image in images:
+            shown = f"{result.run_id[-6:]}#{image.number}"
+            yield (
+                shown,
+                RatedImage(image.source_sha256, result.run_id, image.stage_id, image.image_index),
+            )
+
+
+def _find_file(runs: Path, path: Path) -> RatedImage:
+    found = provenance_of(path, runs)
+    return RatedImage(found.artifact.source_sha256, found.run_id, found.stage_id, found.image_index)

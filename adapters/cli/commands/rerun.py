@@ -1,0 +1,112 @@
+"""``rerun``: the images of an earlier run once more, with changed settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ....statemachine.choice import ImageChoice
+from ....statemachine.run.handle import RunHandle
+from ....statemachine.stages import stage_types
+from ...bootstrap import open_controller
+from ...export.images.export import RunImages, chosen_images
+from ...projections.rating_text import shown_ratings
+from ..completion import complete_run
+from ..configuration import set_option
+from ..display import open_file_counter
+from ..foreground import run_in_foreground, show_end
+from ..output import (
+    insecure_option,
+    json_option,
+    print_json,
+    print_line,
+    print_note,
+    progress_stream,
+    runs_option,
+)
+from ..reuse_table import reuse_lines
+from ..run_lookup import find_run
+from ..settings import named_server, server_headers
+from .export import only_option
+
+
+@click.command("rerun")
+@click.argument("run", shell_complete=complete_run)
+@click.option(
+    "--from",
+    "from_stage",
+    type=click.Choice(list(stage_types())),
+    metavar="STAGE",
+    help="Begin only if all images of the stages before STAGE can be reused.",
+)
+@only_option
+@set_option
+@click.option("--dry-run", is_flag=True, help="Show what would be reused and made, and why.")
+@click.option(
+    "--server",
+    "servers",
+    multiple=True,
+    metavar="URL",
+    help="WebUI server to use.  [default: the recorded one]",
+)
+@click.option("--no-preflight", is_flag=True, help="Skip the check that the server has all names.")
+@insecure_option
+@runs_option
+@json_option
+def rerun_command(
+    run: str,
+    from_stage: str | None,
+    only: ImageChoice | None,
+    overrides: tuple[str, ...],
+    dry_run: bool,  # noqa: FBT001 - click passes flags
+    servers: tuple[str, ...],
+    no_preflight: bool,  # noqa: FBT001 - the same
+    insecure: bool,  # noqa: FBT001 - the same
+    runs: Path,
+    as_json: bool,  # noqa: FBT001 - the same
+) -> int:
+    """Make the images of RUN once more, with settings that --set changes.
+
+    A new run begins. It takes the seeds, prompts and inputs of the images from RUN, and uses again
+    what RUN has made in the same way: only the stages that change, and those after them, are made.
+
+    Exit status: that of `run`.
+    """
+    if no_preflight:
+        overrides = (*overrides, "run.preflight=false")
+    folder = find_run(runs, run)
+    images = None if only is None else _chosen(runs, folder, only)
+    controller = open_controller(
+        runs, named_server(servers), insecure=insecure, headers=server_headers()
+    )
+    planned = controller.plan_rerun(str(folder), images=images, overrides=overrides)
+    if dry_run:
+        if as_json:
+            print_json({"stages": planned})
+        else:
+            for line in reuse_lines(planned):
+                print_line(line)
+        return 0
+    for line in reuse_lines(planned):
+        print_note(line)
+    stream = progress_stream()
+    with open_file_counter(stream) as counter:
+
+        def begin() -> RunHandle:
+            try:
+                return controller.start_rerun(
+                    str(folder), images=images, overrides=overrides, from_stage=from_stage
+                )
+            finally:
+                counter.pause()
+
+        ended = run_in_foreground(controller, begin, stream)
+    return show_end(ended, as_json=as_json)
+
+
+def _chosen(runs: Path, folder: Path, only: ImageChoice) -> list[int]:
+    """The indexes of the chosen images. Raises ImageChoiceError."""
+    found = RunImages.read(folder)
+    images = chosen_images([found], only, shown_ratings(runs).of, f"run {folder.name}")
+    return [image.image_index for _, image in images]

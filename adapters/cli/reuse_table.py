@@ -1,0 +1,19 @@
+"""What a run would reuse of an earlier one, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ...statemachine.run.reuse_plan import StageReuse
+from ..text import count
+
+
+def reuse_lines(stages: Sequence[StageReuse]) -> Iterator[str]:
+    """A line for each stage, with the reasons below it; the requests that would be sent."""
+    width = max(len(stage.stage_id) for stage in stages)
+    for stage in stages:
+        yield f"{stage.stage_id:<{width}}  {stage.reused:>6} reused  {stage.to_make:>6} to make"
+        for reason, images in stage.reasons.items():
+            yield f"{'':<{width}}  {count(images, 'image')}: {reason}"
+    requests = sum(stage.requests for stage in stages)
+    yield f"{count(requests, 'request')} to send"

@@ -1,0 +1,1 @@
+"""Copies of a run's images, under names that people choose."""

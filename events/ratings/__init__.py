@@ -1,0 +1,1 @@
+"""The facts of what people think of images: ratings."""
