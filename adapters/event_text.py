@@ -10,6 +10,7 @@ from ..events.model import (
     CallCompleted,
     CallFailed,
     CallRequested,
+    CallReused,
     CancelRequested,
     ErrorDetail,
     ImagesRemoved,
@@ -57,6 +58,11 @@ def _requested(event: CallRequested) -> str:
     return f"CallRequested {event.stage_id}: {images}, attempt {event.attempt + 1}"
 
 
+def _reused(event: CallReused) -> str:
+    images = image_numbers(event.image_index, len(event.artifacts))
+    return f"CallReused {event.stage_id} {images}: made by {event.origin.run_id}"
+
+
 def image_numbers(first_index: int, number: int) -> str:
     """``image 3``, or ``images 3-6`` for a batch, counted from 1."""
     if number == 1:
@@ -99,6 +105,7 @@ _SUMMARIES: Mapping[type[StageEvent], Callable[[Any], str]] = {
     StageStart: lambda e: f"StageStart {e.stage_id}: {count(e.total_images, 'image')}",
     CallRequested: _requested,
     CallCompleted: lambda e: f"CallCompleted {e.endpoint}: {duration(e.duration_ms)}",
+    CallReused: _reused,
     CallFailed: _failed,
     StageImageProgress: _progress,
     StageEnd: lambda e: f"StageEnd {e.stage_id}: {e.outcome}, {duration(e.duration_ms)}",

@@ -25,6 +25,7 @@ from stagewright.events.model import (
     ImagePrompt,
     InputRecord,
     OriginalFile,
+    ReuseOrigin,
     SourceFile,
 )
 from stagewright.events.ratings.model import ImageRated, RatingsOpened
@@ -35,6 +36,7 @@ _PARTS = (
     OriginalFile,
     ImagePrompt,
     SourceFile,
+    ReuseOrigin,
     BackendDescription,
     ErrorDetail,
     SweepAxis,
@@ -107,7 +109,7 @@ def _table(kind: type[msgspec.Struct], leave_out: tuple[str, ...] = ()) -> Itera
     for field in msgspec.structs.fields(kind):
         if field.name not in leave_out:
             default = _default(field.default)
-            yield f"| `{field.name}` | {_type(hints[field.name])} |{default or ' '}|"
+            yield f"| `{field.encode_name}` | {_type(hints[field.name])} |{default or ' '}|"
 
 
 def _default(value: Any) -> str:

@@ -105,10 +105,10 @@ class StageFold:
         return sorted(self.finished.items())
 
     def shown_metadata(self) -> Mapping[str, Any]:
-        """The metadata, and how many images came back unchanged, when any did."""
-        if not self.unchanged:
-            return self.metadata
-        return {**self.metadata, "unchanged_images": len(self.unchanged)}
+        """The metadata, and how many images came back unchanged or were reused, if any."""
+        counts = {"unchanged_images": len(self.unchanged), "reused_images": len(self.reused)}
+        found = {name: number for name, number in counts.items() if number}
+        return {**self.metadata, **found} if found else self.metadata
 
 
 def recorded_stages(plan: Mapping[str, Any]) -> list[Mapping[str, Any]]:

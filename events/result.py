@@ -78,7 +78,8 @@ class StageResult(msgspec.Struct, frozen=True, kw_only=True):
 
     ``duration_ms`` sums what each epoch says that the stage took; of one that died in it, or has
     not ended it yet, what its answered requests took. ``metadata`` is what the stage set
-    out with, and ``unchanged_images``: for how many images the server changed nothing.
+    out with, and two counts where they are not 0: ``unchanged_images``, for which the server
+    changed nothing, and ``reused_images``, which earlier runs made.
     """
 
     stage_id: str

@@ -14,6 +14,7 @@ from typing import Any
 from stagewright.events import (
     CallCompleted,
     CallRequested,
+    CallReused,
     LifecycleChanged,
     LogRepaired,
     RunSealed,
@@ -138,7 +139,7 @@ def check_history(folder: Path, *, remade: int = 0) -> list[StageEvent]:
     made = Counter(
         artifact.path
         for one in events
-        if isinstance(one, CallCompleted)
+        if isinstance(one, CallCompleted | CallReused)
         for artifact in one.artifacts
     )
     assert sum(told.values()) == len(told) + remade, told

@@ -140,6 +140,15 @@ class FaultyStorage(Storage):
                 whole = whole[: self.disk.random.randrange(len(whole) + 1)]
             return super().write_part(path, whole, durable=durable or self._within is not None)
 
+    def copy_part(self, source: BinaryIO, path: Path) -> Path:
+        self._writing = path
+        with self.operation("write file", path) as deed:
+            if deed not in (Deed.DIE_WITHIN, Deed.FAIL):
+                return super().copy_part(source, path)
+            self._within = deed
+            whole = source.read()
+            return super().write_part(path, whole[: self.disk.random.randrange(len(whole) + 1)])
+
     def sync_file(self, descriptor: int) -> None:
         within, self._within = self._within, None
         if within is Deed.DIE_WITHIN:

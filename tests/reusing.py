@@ -1,59 +1,59 @@
-"""What the tests of reuse share: a run, and what a later run would find of it."""
+"""Runs that use the images of earlier runs again: groups, and a controller that finds all runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import msgspec
-from stagewright.adapters import open_controller
-from stagewright.adapters.bootstrap import ConfiguredBackend
-from stagewright.adapters.projections.reuse_index import CatalogueReuseIndex
-from stagewright.events import CallRequested, PipelineRunResult, RunOpened, RunState
-from stagewright.statemachine.config.schema import Reuse, ServerTable
-from stagewright.statemachine.run.reuse import EarlierImages, RunIdentity
+from stagewright.events import CallReused, PipelineRunResult, replay
+from stagewright.statemachine import PipelineController
+from stagewright.statemachine.files.run_folder import run_folders
 
+from . import support
+from .resuming import only, painter, small
+from .support import ScriptedBackend
 
-class Later(NamedTuple):
-    """What a run of the same configuration finds, by stage: the files not checked, or None."""
-
-    found: Mapping[str, tuple[str, ...] | None]
-    reported: Mapping[str, Mapping[str, str]]
+TWO = ("txt2img", "upscale")
+FACTORS = "upscale.factor=1.5,2"
 
 
-def made(runs: Path, url: str, config: Mapping[str, Any]) -> PipelineRunResult:
-    """A run that completes."""
-    result = open_controller(runs, url).start(dict(config)).wait(30)
-    assert result.state is RunState.COMPLETED, result.error
-    return result
+class AllRuns:
+    """The simplest index: any run may have the answer to any request."""
+
+    def __init__(self, runs: Path) -> None:
+        self._runs = runs
+
+    def refresh(self) -> None:
+        """It knows nothing that could be old."""
+
+    def find(self, request_sha256: str) -> Sequence[Path]:
+        """All runs, the newest first."""
+        del request_sha256
+        return sorted(run_folders(self._runs), reverse=True)
 
 
-def later_run(
-    runs: Path, url: str, earlier: PipelineRunResult, *, mode: Reuse = Reuse.ALL,
-    preflight: bool = True, changed: Mapping[str, str] = {},
-) -> Later:  # fmt: skip
-    """What a run would find of an ``earlier`` one, with other words of its backend ``changed``.
+def reusing(runs: Path, backend: ScriptedBackend | None = None, **parts: Any) -> PipelineController:
+    """A controller whose runs use the images of others again."""
+    return support.controller(runs, backend or painter(), **{"reuse_index": AllRuns(runs), **parts})
 
-    With ``mode`` GROUP the earlier run is its parent.
-    """
-    opened = next(iter(earlier.events))
-    assert isinstance(opened, RunOpened)
-    plan = open_controller(runs, url).validate(dict(opened.config))
-    backend = ConfiguredBackend(url, runs=runs)
-    backend.prepare(plan, ServerTable(), preflight=preflight)
-    parent = earlier.run_id if mode is Reuse.GROUP else None
-    described = msgspec.structs.replace(backend.description, **changed)
-    index = CatalogueReuseIndex(runs)
-    index.refresh()
-    identity = RunIdentity("later", None, parent, described)
-    images = EarlierImages(identity, mode, index, backend.file_hashes)
-    requests = {event.stage_id: event.request_sha256 for event in earlier.events
-                if isinstance(event, CallRequested)}  # fmt: skip
-    found = {}
-    for stage in plan.stages:
-        answers = list(images.find(requests[stage.stage_id], stage.config))
-        found[stage.stage_type] = answers[0].not_checked if answers else None
-    reported = {one.stage_type: backend.file_hashes.reported(one.config) for one in plan.stages}
-    backend.release()
-    return Later(found, reported)
+
+def ran_group(
+    runs: Path,
+    backend: ScriptedBackend | None = None,
+    config: dict[str, Any] | None = None,
+    vary: str = FACTORS,
+) -> list[Path]:
+    """The folders of the runs of a group that has ended, in the order of its variants."""
+    handle = reusing(runs, backend).start_group(config or small(*TWO), vary=[vary])
+    return [runs / one.run_id for one in handle.wait(60).variants if one.run_id]
+
+
+def resumed_with_reuse(folder: Path, backend: ScriptedBackend | None = None) -> PipelineRunResult:
+    """The result of a run that another process took up, and that may use images again."""
+    return reusing(folder.parent, backend).resume(folder.name).wait(30)
+
+
+def reused(folder: Path) -> list[CallReused]:
+    """The records of images that a run used again."""
+    return only(replay(folder).events, CallReused)

@@ -11,6 +11,7 @@ from stagewright.events import (
     CallCompleted,
     CallFailed,
     CallRequested,
+    CallReused,
     CancelMode,
     CancelRequested,
     ErrorDetail,
@@ -19,6 +20,7 @@ from stagewright.events import (
     LifecycleChanged,
     LogRepaired,
     Outcome,
+    ReuseOrigin,
     RunResumed,
     RunSealed,
     RunState,
@@ -42,10 +44,10 @@ FAILURE = ErrorDetail(
 
 
 def one_of_each(run_id: str) -> list[StageEvent]:
-    """The fourteen types in one sequence; only the seal's ``head`` fits no log."""
+    """The fifteen types in one sequence; only the seal's ``head`` fits no log."""
 
     def at(seq: int) -> dict[str, Any]:
-        return {"run_id": run_id, "seq": seq, "ts": START, "epoch": 0 if seq < 8 else 1}
+        return {"run_id": run_id, "seq": seq, "ts": START, "epoch": 0 if seq < 9 else 1}
 
     call: dict[str, Any] = {"call_id": f"{run_id}.00-txt2img.00000.0"}
     return [
@@ -62,15 +64,21 @@ def one_of_each(run_id: str) -> list[StageEvent]:
             **at(4), **call, endpoint="/sdapi/v1/txt2img", artifacts=(artifact(0), artifact(1)),
             info={"seed": 1, "deep": {"list": [1.5, "ü"]}}, duration_ms=1234.5,
         ),
-        CallFailed(**at(5), **call, endpoint="/x", error=FAILURE, will_retry=True),
-        StageImageProgress(**at(6), **STAGE, image_index=1, total_images=2, artifact=artifact(1)),
-        StageEnd(**at(7), **STAGE, image_count=1, duration_ms=0.25, outcome=Outcome.PARTIAL),
-        CancelRequested(**at(8), reason="enough", mode=CancelMode.AFTER_IMAGE),
-        RunResumed(**at(9), **PROCESS, completed_images=1, backend=SERVER),
-        LogRepaired(**at(10), offset=17, bytes=3, sha256="f" * 64, copied_to="events.torn-1"),
-        ImagesRemoved(**at(11), artifacts=(artifact(0),), reason="to save space"),
-        StorageLimited(**at(12), what="folder_sync", errno=22),
-        RunSealed(**at(13), count=13, head="0" * 64, outcome=Outcome.CANCELLED),
+        CallReused(
+            **at(5), stage_id="00-txt2img", image_index=0, request_sha256="d" * 64,
+            artifacts=(artifact(0), artifact(1)), info={"seed": 1}, inputs=("e" * 64,),
+            origin=ReuseOrigin(run_id="earlier", call_id="earlier.00-txt2img.00000.0"),
+            not_checked=("model base",),
+        ),
+        CallFailed(**at(6), **call, endpoint="/x", error=FAILURE, will_retry=True),
+        StageImageProgress(**at(7), **STAGE, image_index=1, total_images=2, artifact=artifact(1)),
+        StageEnd(**at(8), **STAGE, image_count=1, duration_ms=0.25, outcome=Outcome.PARTIAL),
+        CancelRequested(**at(9), reason="enough", mode=CancelMode.AFTER_IMAGE),
+        RunResumed(**at(10), **PROCESS, completed_images=1, backend=SERVER),
+        LogRepaired(**at(11), offset=17, bytes=3, sha256="f" * 64, copied_to="events.torn-1"),
+        ImagesRemoved(**at(12), artifacts=(artifact(0),), reason="to save space"),
+        StorageLimited(**at(13), what="folder_sync", errno=22),
+        RunSealed(**at(14), count=14, head="0" * 64, outcome=Outcome.CANCELLED),
     ]  # fmt: skip
 
 

@@ -110,9 +110,13 @@ def _plain(value: Any) -> Any:
     return list(value.items()) if hasattr(value, "items") else value
 
 
-def planned_requests(plan: StageExecutionPlan) -> int:
-    """How many requests a run makes to which nothing happens."""
-    return sum(1 for stage in plan.stages for _ in request_spans(stage, plan))
+def planned_requests(plan: StageExecutionPlan, made_before: Collection[str] = ()) -> int:
+    """How many requests a run makes to which nothing happens.
+
+    The images of the stages ``made_before`` are those of an earlier run.
+    """
+    stages = (stage for stage in plan.stages if stage.stage_id not in made_before)
+    return sum(1 for stage in stages for _ in request_spans(stage, plan))
 
 
 def check_end(folder: Path, fold: Fold, timeline: FileTimeline) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
@@ -14,13 +14,19 @@ from stagewright.adapters.inputs import PillowInputReader
 from stagewright.events import CancelMode, LogWriteError
 from stagewright.events.errors import LogLockedError
 from stagewright.events.folds import Fold
-from stagewright.events.model import Durability
-from stagewright.statemachine import PipelineRunner, build_stage_execution_plan
+from stagewright.events.log.storage import Storage
+from stagewright.events.model import Durability, RunState
+from stagewright.statemachine import (
+    PipelineController,
+    PipelineRunner,
+    build_stage_execution_plan,
+)
 from stagewright.statemachine.config.inputs import resolve_config
-from stagewright.statemachine.config.schema import RunConfig
+from stagewright.statemachine.config.schema import Reuse, RunConfig
 from stagewright.statemachine.files.run_folder import CancelOrder, RunFolder, run_folders
 from stagewright.statemachine.resume.reopen import ReopenedRun, reopen_run
 from stagewright.statemachine.run.creation import NewRun, create_run, resolve_choices
+from stagewright.statemachine.run.reuse import EarlierImages, NoHashes, RunIdentity
 
 from .faulty_storage import FaultyStorage
 from .simulated_backend import Happening, Server, SimulatedBackend
@@ -42,7 +48,10 @@ _ORDERS = {
 
 
 class World(msgspec.Struct, frozen=True):
-    """What all processes of a simulated run share."""
+    """What all processes of a simulated run share.
+
+    ``earlier`` is the folder of a run whose images they may use again.
+    """
 
     random: Random
     disk: SimulatedDisk
@@ -52,6 +61,7 @@ class World(msgspec.Struct, frozen=True):
     server: Server
     history: History
     counts: Counter[str]
+    earlier: Path | None = None
 
     def run_folder(self) -> Path | None:
         """The run, once its log is there."""
@@ -66,6 +76,7 @@ def new_world(
     configuration: Mapping[str, Any],
     *,
     ignored: frozenset[Sync] = frozenset(),
+    earlier: Path | None = None,
 ) -> World:
     """A world in which nothing has happened yet; ``root`` holds what the configuration names."""
     runs = root / "runs"
@@ -79,7 +90,40 @@ def new_world(
         server=Server(),
         history=History(),
         counts=Counter(),
+        earlier=earlier,
     )
+
+
+def make_earlier_run(runs: Path, seed: int, configuration: Mapping[str, Any]) -> Path:
+    """The folder of a run that nothing happens to."""
+    random, storage = Random(seed), Storage()
+    storage.syncs = False
+    controller = PipelineController(
+        backend=SimulatedBackend(Server(), {}, lambda _: None),
+        runs=runs,
+        inputs=READER,
+        clock=JumpingClock(random),
+        random_below=random.randrange,
+        storage=storage,
+    )
+    handle = controller.start(dict(configuration))
+    demand(handle.wait(30).state is RunState.COMPLETED, "the earlier run is not complete")
+    return handle.folder
+
+
+class OneRun:
+    """The index of a single run."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def refresh(self) -> None:
+        """It never changes."""
+
+    def find(self, request_sha256: str) -> Sequence[Path]:
+        """The run, whatever is looked for."""
+        del request_sha256
+        return [self._folder]
 
 
 class Life:
@@ -138,10 +182,22 @@ class Life:
     def _work(self, run: NewRun | ReopenedRun) -> None:
         self.fold = run.fold
         self._runner = PipelineRunner(
-            run, backend=self.backend, inputs=READER, clock=self._world.clock
+            run,
+            backend=self.backend,
+            inputs=READER,
+            clock=self._world.clock,
+            earlier=self._earlier_images(run.fold.run_id),
         )
         self._runner.start()
         self._runner.work()
+
+    def _earlier_images(self, run_id: str) -> EarlierImages | None:
+        """The images of the earlier run, which is this one's parent."""
+        folder = self._world.earlier
+        if folder is None:
+            return None
+        identity = RunIdentity(run_id, None, folder.name, self.backend.description)
+        return EarlierImages(identity, Reuse.GROUP, OneRun(folder), NoHashes())
 
     def _bring_about(self, happening: Happening) -> None:
         """What happens to this process while the server works on its request."""

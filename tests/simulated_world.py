@@ -10,7 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from stagewright.events import EventLog, StageEvent
+from stagewright.events import (
+    CallCompleted,
+    CallReused,
+    EventLog,
+    StageEvent,
+    StageImageProgress,
+)
 from stagewright.statemachine.groups import runner
 from stagewright.statemachine.resume import reopen
 from stagewright.statemachine.run import creation, group_launcher, stage_run
@@ -54,17 +60,28 @@ class JumpingClock:
 
 
 class History:
-    """The facts of a run whose recording was reported as done, and how many are durable."""
+    """The facts of a run whose recording was reported as done, and how many are durable.
+
+    ``mistakes`` are images that were announced before their record was durable.
+    """
 
     def __init__(self) -> None:
         self.events: list[StageEvent] = []
         self.durable = 0
+        self.mistakes: list[str] = []
+        self._recorded: dict[str, int] = {}
 
     def add(self, event: StageEvent, *, durable: bool) -> None:
         """Take down one more fact; what is durable makes all before it so."""
         self.events.append(event)
         if durable:
             self.durable = len(self.events)
+        if isinstance(event, CallCompleted | CallReused):
+            self._recorded.update((one.path, event.seq) for one in event.artifacts)
+        if isinstance(event, StageImageProgress):
+            path = event.artifact.path
+            if self._recorded.get(path, -1) >= self.durable:
+                self.mistakes.append(f"{path} is announced before its record is durable")
 
 
 class WitnessedLog:

@@ -28,9 +28,9 @@ from .simulated_checks import (
     planned_requests,
 )
 from .simulated_disk import Sync
-from .simulated_life import Life, new_world
+from .simulated_life import Life, make_earlier_run, new_world
 from .simulated_world import same_machine_everywhere
-from .support import document
+from .support import STAGE_TABLES, document
 
 _CHAINS = (
     ("txt2img",),
@@ -81,7 +81,11 @@ class Simulation:
     ) -> None:
         self._random = random = Random(seed)
         self._tell = tell
-        self._world = new_world(root, random, self._draw_config(root), ignored=ignored)
+        self._made_before: frozenset[str] = frozenset()
+        """The stages whose images an earlier run has made."""
+        config = self._draw_config(root)
+        earlier = self._draw_earlier(root, config) if random.random() < 0.3 else None
+        self._world = new_world(root, random, config, ignored=ignored, earlier=earlier)
         self._counts = self._world.counts
         self._spoilt: dict[str, int] = {}
         """Files that somebody deleted or altered, and the number of facts at that time."""
@@ -97,6 +101,7 @@ class Simulation:
         assert folder is not None
         fold, timeline = check_facts(folder, self._world.history, power_lost=False)
         check_end(folder, fold, timeline)
+        self._counts["images reused"] = sum(len(one.reused) for one in fold.stages.values())
         self._check_count(StageExecutionPlan.from_document(fold.plan))
         demand(not self._counts["rivals let in"], "two processes worked on one run")
         return self._counts
@@ -125,6 +130,18 @@ class Simulation:
         drawn["server"] = {"retries": random.randrange(3), "backoff_s": 1e-6}
         self._say(f"{' -> '.join(chain)}, {drawn['images']} images, {drawn['run']}")
         return drawn
+
+    def _draw_earlier(self, root: Path, config: dict[str, Any]) -> Path:
+        """A run that has made the images of the first stages of this configuration."""
+        chain = [stage for stage in STAGE_TABLES if stage in config]
+        kept = chain[: self._random.randrange(1, len(chain) + 1)]
+        config["seed"] = 7
+        left_out = set(chain) - set(kept)
+        known = {key: value for key, value in config.items() if key not in left_out}
+        folder = make_earlier_run(root / "earlier", self._random.randrange(1 << 30), known)
+        self._made_before = frozenset(one.name for one in (folder / "images").iterdir())
+        self._say(f"an earlier run has made {' -> '.join(kept)}")
+        return folder
 
     def _draw_epoch(self) -> EpochPlan:
         random, fault = self._random, None
@@ -172,7 +189,7 @@ class Simulation:
             self._say("  power loss")
             self._world.disk.lose_power()
         self._check(power_lost=power_lost)
-        for mistake in life.backend.mistakes:
+        for mistake in (*life.backend.mistakes, *self._world.history.mistakes):
             raise Violation(mistake)
         if life.fold is not None and len(self._world.history.events) >= facts:
             check_rebuilt(life.fold, self._world.history.events[:facts])
@@ -197,7 +214,8 @@ class Simulation:
         check_requests(self._world.server, history)
 
     def _check_count(self, plan: StageExecutionPlan) -> None:
-        planned, sent = planned_requests(plan), sum(self._world.server.received.values())
+        planned = planned_requests(plan, self._made_before)
+        sent = sum(self._world.server.received.values())
         excused = (
             self._world.server.fruitless
             + self._counts["disk faults"]
@@ -214,7 +232,9 @@ class Simulation:
         folder = self._world.run_folder()
         if folder is None:
             return
-        for meddle in (self._spoil, self._leave_garbage, self._tear):
+        meddles = [self._spoil, self._leave_garbage, self._tear]
+        meddles += [self._spoil_earlier] if self._world.earlier else []
+        for meddle in meddles:
             if self._random.random() < 0.2:
                 meddle(folder)
 
@@ -224,14 +244,25 @@ class Simulation:
         if not found:
             return
         path = self._random.choice(found)
+        self._spoil_file(path)
+        for one in self._made_together(path):
+            self._spoilt[one.relative_to(folder).as_posix()] = len(self._world.history.events)
+
+    def _spoil_earlier(self, folder: Path) -> None:
+        """Somebody deletes or alters an image of the earlier run."""
+        del folder
+        assert self._world.earlier is not None
+        found = sorted(self._world.earlier.glob("images/*/0*.png"))
+        if found:
+            self._spoil_file(self._random.choice(found))
+
+    def _spoil_file(self, path: Path) -> None:
         data = bytearray(path.read_bytes())
         place = self._random.randrange(len(data) + 1) if data else 0
         flipped = (
             data[:place] + bytes(one ^ 1 for one in data[place : place + 1]) + data[place + 1 :]
         )
         self._world.disk.put(path, self._random.choice((None, bytes(flipped), b"", b"altered")))
-        for one in self._made_together(path):
-            self._spoilt[one.relative_to(folder).as_posix()] = len(self._world.history.events)
         self._counts["files spoilt"] += 1
         self._say(f"somebody spoils {path.name}")
 

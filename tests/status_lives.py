@@ -1,4 +1,4 @@
-"""Legal lives of a run, event by event: slots, batches, failures, cancels, deaths, resumes.
+"""Legal lives of a run, event by event: slots, batches, reuse, failures, cancels, deaths, resumes.
 
 A life is a list of events and live steps, as hypothesis draws them.
 """
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from stagewright.events import (
     CallCompleted,
     CallFailed,
+    CallReused,
     CancelMode,
     CancelRequested,
     LifecycleChanged,
@@ -124,9 +125,11 @@ class Life(Story):
         has_failed = False
         while spans or under_way:
             moves = ["answer", "answer", "step", "step", "fail"] if under_way else []
-            moves += ["ask", "ask"] if spans and len(under_way) < self.plan.slots else []
+            moves += ["ask", "ask", "reuse"] if spans and len(under_way) < self.plan.slots else []
             move = self.draw(st.sampled_from(moves))
-            if move == "ask":
+            if move == "reuse":
+                self._reuse_all(kind, spans.pop(0))
+            elif move == "ask":
                 span = spans.pop(0)
                 under_way.append((span, self.ask(kind, *span), 0))
             else:
@@ -170,8 +173,17 @@ class Life(Story):
 
     def _answer_all(self, kind: str, span: tuple[int, int], call_id: str) -> None:
         self.answer(call_id, kind, span[0], count=span[1])
+        self._announce_all(kind)
+
+    def _reuse_all(self, kind: str, span: tuple[int, int]) -> None:
+        self.reuse(kind, *span)
+        if self.draw(st.booleans()):
+            self.late_s += self.draw(st.integers(0, 20))
+        self._announce_all(kind)
+
+    def _announce_all(self, kind: str) -> None:
         made = self.events[-1]
-        assert isinstance(made, CallCompleted)
+        assert isinstance(made, CallCompleted | CallReused)
         for image in made.artifacts:
             self.announce(kind, image.image_index, image)
             self.finished[kind].add(image.image_index)

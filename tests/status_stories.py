@@ -75,6 +75,13 @@ def made(story: Story, kind: str, *indexes: int) -> Story:
     return story
 
 
+def reused(story: Story, kind: str, *indexes: int) -> Story:
+    """Images that were made before, copied and announced."""
+    for index in indexes:
+        story.reuse(kind, index).announce(kind, index, story.image(kind, index))
+    return story
+
+
 def after(story: Story, seconds: float) -> Story:
     """The story with its last event so many seconds after its first; it goes on from there."""
     last = msgspec.structs.replace(story.events[-1], ts=START + timedelta(seconds=seconds))

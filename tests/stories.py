@@ -14,11 +14,13 @@ from stagewright.events import (
     CallCompleted,
     CallFailed,
     CallRequested,
+    CallReused,
     CancelMode,
     CancelRequested,
     ErrorDetail,
     LifecycleChanged,
     Outcome,
+    ReuseOrigin,
     RunResumed,
     RunSealed,
     RunState,
@@ -122,6 +124,14 @@ class Story:
         return self.add(
             CallCompleted, call_id=call_id, endpoint="x", artifacts=made, info=info,
             duration_ms=duration_ms,
+        )  # fmt: skip
+
+    def reuse(self, kind: str, index: int, count: int = 1) -> Story:
+        """Images that another run made are copied; nothing is announced."""
+        made = tuple(self.image(kind, place) for place in range(index, index + count))
+        return self.add(
+            CallReused, stage_id=stage_id(kind), image_index=index, request_sha256="d" * 64,
+            artifacts=made, info={}, origin=ReuseOrigin(run_id="earlier", call_id="earlier.0"),
         )  # fmt: skip
 
     def image(self, kind: str, index: int) -> Artifact:

@@ -118,20 +118,20 @@ def test_the_log_is_rewritten_and_sound(tmp_path: Path) -> None:
     """Chain and seal fit the new records; times, numbers and epochs stay."""
     events = documents()
     events[0]["config"] = {"name": "test", "input_image": f"{HOME}/x.png", "api_key": "abc"}
-    events[0]["host"] = events[9]["host"] = "gpu-box.lan"
-    events[9]["boot_id"] = "other"
-    events[5]["error"]["detail"] = f"on gpu-box: {HOME}/webui/x.py"
+    events[0]["host"] = events[10]["host"] = "gpu-box.lan"
+    events[10]["boot_id"] = "other"
+    events[6]["error"]["detail"] = f"on gpu-box: {HOME}/webui/x.py"
     made = bundled(written(tmp_path / "runs" / "run", events), PrivateNames(host="elsewhere"))
     new = events_in(made)
     assert new[0]["config"] == {"name": "test", "input_image": "~/x.png", "api_key": "***"}
-    assert (new[0]["host"], new[9]["host"]) == ("host-2", "host-2")
-    assert (new[0]["boot_id"], new[9]["boot_id"]) == ("boot-1", "boot-2")
-    assert new[5]["error"]["detail"] == "on host-2: ~/webui/x.py"
+    assert (new[0]["host"], new[10]["host"]) == ("host-2", "host-2")
+    assert (new[0]["boot_id"], new[10]["boot_id"]) == ("boot-1", "boot-2")
+    assert new[6]["error"]["detail"] == "on host-2: ~/webui/x.py"
     assert [(one["seq"], one["ts"], one["epoch"]) for one in new] == [
         (one["seq"], one["ts"], one["epoch"]) for one in events
     ]
     found = verify_run(unpacked(made.file, tmp_path / "there"))
-    assert (found.corrupt, found.events, found.sealed) == (False, 14, True)
+    assert (found.corrupt, found.events, found.sealed) == (False, 15, True)
     assert made.manifest.replaced == {
         "boot ids": 2, "credentials": 1, "home folders": 2, "machine names": 3,
     }  # fmt: skip

@@ -18,6 +18,7 @@ from stagewright.events import (
     CallCompleted,
     CallFailed,
     CallRequested,
+    CallReused,
     ErrorDetail,
     ImagesRemoved,
     LifecycleChanged,
@@ -26,11 +27,12 @@ from stagewright.events import (
     RunState,
     StageEnd,
     StageEvent,
+    StageImageProgress,
     StageStart,
     replay,
 )
 from stagewright.events.codec import CODEC
-from stagewright.events.model import Outcome
+from stagewright.events.model import Outcome, ReuseOrigin
 from stagewright.statemachine import StageExecutionPlan, build_stage_execution_plan
 
 from .command_line import SMALL, run_json, stagewright, write_config
@@ -51,7 +53,13 @@ def plan_of(*stages: str, images: int = 2, **settings: Any) -> StageExecutionPla
 class Recording:
     """Writes the log of a run event by event, at times that the test chooses."""
 
-    def __init__(self, runs: Path, plan: StageExecutionPlan, url: str | None = URL) -> None:
+    def __init__(
+        self,
+        runs: Path,
+        plan: StageExecutionPlan,
+        url: str | None = URL,
+        group_id: str | None = None,
+    ) -> None:
         self._runs = runs
         self.plan = plan
         self.events: list[StageEvent] = []
@@ -67,7 +75,7 @@ class Recording:
         }  # fmt: skip
         self._add(
             RunOpened, config={}, plan=msgspec.to_builtins(plan),
-            seeds=tuple(range(plan.total_images)), **self._process,
+            seeds=tuple(range(plan.total_images)), group_id=group_id, **self._process,
         )  # fmt: skip
         self._add(LifecycleChanged, trigger="start", source=RunState.IDLE, dest=RunState.RUNNING)
 
@@ -108,6 +116,23 @@ class Recording:
         self._add(
             CallCompleted, call_id=call_id, endpoint="", artifacts=(made,), info={},
             duration_ms=1.0, after_s=took_s,
+        )  # fmt: skip
+
+    def reuse(self, took_s: float, place: int = 0) -> None:
+        """Copy one image of an earlier run, and announce it."""
+        stage = self.plan.stages[place]
+        index = self._finished.get(place, 0)
+        self._finished[place] = index + 1
+        made = artifact(index, stage.stage_id)
+        self._add(
+            CallReused, stage_id=stage.stage_id, image_index=index, request_sha256="d" * 64,
+            artifacts=(made,), info={}, origin=ReuseOrigin(run_id="earlier", call_id="earlier.0"),
+            after_s=took_s,
+        )  # fmt: skip
+        self._add(
+            StageImageProgress, stage_id=stage.stage_id, stage_type=stage.stage_type,
+            image_index=index, total_images=self.plan.total_images, artifact=made,
+            after_s=took_s,
         )  # fmt: skip
 
     def end(self, place: int = 0) -> None:
@@ -273,6 +298,35 @@ def test_many_runs_of_one_plan_do_not_hide_an_older_one_of_another(tmp_path: Pat
     assert found.seconds == pytest.approx(2 * (12 + 10) / 5)
     assert len(found.runs) == 5
     assert durations.estimate_s(plan_of("txt2img", "upscale")) is not None
+
+
+def test_reused_images_and_the_time_of_copying_them_do_not_count(tmp_path: Path) -> None:
+    """A run that made one image and reused three tells the pace of that one."""
+    run = Recording(tmp_path, plan_of(images=4))
+    run.begin()
+    for _ in range(3):
+        run.reuse(50.0)
+    run.call(10.0)
+    run.end()
+    run.save()
+    assert estimate(tmp_path, run.plan) == pytest.approx(40.0)
+
+
+def test_variants_that_reused_all_images_do_not_hide_the_first_one(tmp_path: Path) -> None:
+    """A sweep over the last stage: the time of the first stage is that of the first variant."""
+    plan = plan_of("txt2img", "upscale")
+    for place in range(8):
+        run = Recording(tmp_path, plan, group_id="group")
+        run.begin()
+        for _ in range(2):
+            run.call(30.0) if place == 0 else run.reuse(1.0)
+        run.end()
+        run.begin(1)
+        for _ in range(2):
+            run.call(5.0, 1)
+        run.end(1)
+        run.save()
+    assert estimate(tmp_path, plan) == pytest.approx(2 * (30.0 + 5.0))
 
 
 def test_a_long_log_is_read_in_part(tmp_path: Path) -> None:

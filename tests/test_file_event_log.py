@@ -194,8 +194,8 @@ def test_there_is_no_log_to_open(tmp_path: Path) -> None:
 
 
 SYNCED = {
-    "RunOpened", "LifecycleChanged", "CallRequested", "CallCompleted", "CancelRequested",
-    "RunResumed", "LogRepaired", "ImagesRemoved", "RunSealed",
+    "RunOpened", "LifecycleChanged", "CallRequested", "CallCompleted", "CallReused",
+    "CancelRequested", "RunResumed", "LogRepaired", "ImagesRemoved", "RunSealed",
 }  # fmt: skip
 
 
@@ -213,7 +213,7 @@ def test_which_events_are_synced(tmp_path: Path, durability: Durability) -> None
             synced.add(type(event).__name__)
     log.close()
     every = {type(event).__name__ for event in events}
-    assert len(every) == 14
+    assert len(every) == 15
     expected = {"checkpoint": SYNCED, "every": every, "process": {"RunOpened"}}
     assert synced == expected[durability]
 

@@ -209,6 +209,18 @@ def test_a_failed_batch_is_an_error_of_each_of_its_images() -> None:
     ]
 
 
+def test_reused_images_are_finished_and_counted_until_they_are_made() -> None:
+    """``reused_images`` of a stage forgets those that were made anew; nothing is an attempt."""
+    story = Story("upscale", images=3).move("start").begin("upscale").reuse("upscale", 0, count=3)
+    (stage,) = fold(story.events).stages
+    assert (stage.image_count, stage.metadata) == (3, {"reused_images": 3})
+    assert fold(story.events).missing == ()
+    story.make("upscale", 1)
+    (stage,) = fold(story.events).stages
+    assert (stage.image_count, stage.metadata) == (3, {"reused_images": 2})
+    assert stage.duration_ms == 1.0
+
+
 def test_images_that_the_server_left_unchanged_are_counted() -> None:
     """``unchanged_images`` of a stage counts images, and forgets those made anew."""
     story = Story("upscale").move("start").begin("upscale", factor=2.0)

@@ -12,6 +12,8 @@ from msgspec.structs import replace
 from stagewright.events import (
     EVENT_TYPES,
     CallFailed,
+    CallRequested,
+    CallReused,
     FileEventLog,
     LogCorruptError,
     MemoryEventLog,
@@ -30,6 +32,7 @@ GOLDEN = Path(__file__).parent / "golden"
 FIRST = GOLDEN / "first-format"
 LIMITED = GOLDEN / "limited-storage"
 REMOVED = GOLDEN / "images-removed"
+REUSED = GOLDEN / "reused-images"
 NEWER = GOLDEN / "newer-version"
 CORRUPT = GOLDEN / "corrupt"
 RELEASED = {
@@ -39,6 +42,8 @@ RELEASED = {
     "images-removed/events.jsonl": "bd47cfcab32a601b",
     "limited-storage/events.jsonl": "86e4e06fbe92e162",
     "newer-version/events.jsonl": "e6babd58539d2688",
+    "reused-images/events.jsonl": "d3dff512c1653c4f",
+    "reused-images/result.json": "f0df19bbfcb864d1",
 }
 """The beginning of each file's SHA-256. A new format adds lines; none is ever changed."""
 
@@ -83,9 +88,9 @@ def test_the_expected_result_is_worth_expecting() -> None:
 
 def test_the_golden_logs_hold_every_event_type() -> None:
     """Each type occurs, so none can change its shape unnoticed."""
-    assert {type(event) for run in (FIRST, LIMITED, REMOVED) for event in iterate(run)} == set(
-        EVENT_TYPES
-    )
+    assert {
+        type(event) for run in (FIRST, LIMITED, REMOVED, REUSED) for event in iterate(run)
+    } == set(EVENT_TYPES)
 
 
 @pytest.mark.parametrize("run", [LIMITED, REMOVED], ids=lambda run: run.name)
@@ -94,7 +99,7 @@ def test_neither_a_limited_disk_nor_a_removal_changes_the_result(run: Path) -> N
     assert without_events(run) == expected()
 
 
-@pytest.mark.parametrize("run", [FIRST, LIMITED, REMOVED], ids=lambda run: run.name)
+@pytest.mark.parametrize("run", [FIRST, LIMITED, REMOVED, REUSED], ids=lambda run: run.name)
 def test_the_released_formats_are_what_is_still_written(run: Path) -> None:
     """Every event encodes to the very bytes read, and the lines are those of the contract."""
     data = (run / "events.jsonl").read_bytes()
@@ -111,6 +116,19 @@ def test_the_released_formats_are_what_is_still_written(run: Path) -> None:
     assert [body[:-1].rstrip(b" ") + body[-1:] for body in again] == [
         body[:-1].rstrip(b" ") + body[-1:] for body in bodies
     ]
+
+
+def test_a_run_of_reused_images_replays_to_its_result() -> None:
+    """A batch of two and an image of an earlier run: its stage took no request, and is complete."""
+    assert without_events(REUSED) == json.loads((REUSED / "result.json").read_bytes())
+    events = list(iterate(REUSED))
+    reused = [event for event in events if isinstance(event, CallReused)]
+    assert [(len(one.artifacts), one.origin.run_id[-6:]) for one in reused] == [
+        (2, "555555"), (1, "555555"),
+    ]  # fmt: skip
+    requests = [event for event in events if isinstance(event, CallRequested)]
+    assert {event.stage_id for event in requests} == {"01-upscale"}
+    assert [stage.image_count for stage in replay(REUSED).stages] == [3, 3]
 
 
 def test_the_past_of_the_first_format_can_be_replayed() -> None:

@@ -226,10 +226,10 @@ def test_a_rebuild_takes_runs_as_they_are(runs: Path) -> None:
 
 def test_golden_logs_give_the_records_of_this_version(tmp_path: Path) -> None:
     """The bytes of a version never change: what changes them needs another SCHEMA_VERSION."""
-    for name in ("corrupt", "first-format", "newer-version"):
+    for name in ("corrupt", "first-format", "newer-version", "reused-images"):
         shutil.copytree(GOLDEN / name, tmp_path / name)
     update = LearningRecordWriter(tmp_path).rebuild()
-    assert (update.runs, update.unreadable) == (3, ("corrupt",))
+    assert (update.runs, update.unreadable) == (4, ("corrupt",))
     expected = RECORDS / f"version-{SCHEMA_VERSION}.jsonl"
     assert bytes_of(tmp_path) == expected.read_bytes()
 

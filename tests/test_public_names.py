@@ -24,13 +24,14 @@ ROOMS = ("events", "statemachine", "adapters")
 
 EVENTS = [
     "Artifact", "BackendDescription", "CallCompleted", "CallFailed", "CallRequested",
-    "CancelMode", "CancelRequested", "Durability", "EVENT_TYPES", "ErrorDetail", "EventLog",
+    "CallReused", "CancelMode", "CancelRequested", "Durability", "EVENT_TYPES", "ErrorDetail",
+    "EventLog",
     "EventLogError", "EventRecorder", "FileEventLog", "FinishedImage",
     "ImageAlteredError", "ImagePrompt", "ImagesRemoved", "InputRecord",
     "LifecycleChanged", "LogCorruptError", "LogLockedError", "LogRepaired", "LogTail",
     "LogWriteError",
     "MemoryEventLog", "MissingImage", "OriginalFile", "Outcome", "PipelineRunResult",
-    "RecordedEvents", "RunNotFoundError",
+    "RecordedEvents", "ReuseOrigin", "RunNotFoundError",
     "RunOpened", "RunResumed", "RunSealed", "RunState", "SequenceError", "SourceFile", "StageEnd",
     "StageEvent", "StageImageProgress", "StageResult", "StageStart", "StageType",
     "StagewrightError", "StepProgress", "StorageLimited", "SubscriberMutedError", "Subscription",

@@ -24,8 +24,8 @@ from stagewright.statemachine.stages import (
     UpscaleConfig,
 )
 
+from .later_runs import later_run, made
 from .resuming import small
-from .reusing import later_run, made
 from .webui_faults import alters_info
 from .webui_names import Names
 from .webui_server import ScriptedWebUI

@@ -8,18 +8,19 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, BinaryIO
 
 import filelock
 import pytest
 from stagewright.events import LogWriteError
 from stagewright.events.folds import Fold
 from stagewright.events.log.reader import read_log
-from stagewright.events.model import CallRequested
+from stagewright.events.model import CallRequested, CallReused
 from stagewright.statemachine import PipelineController
 from stagewright.statemachine.files.recorded_files import FileState, WrongFile, check_file
 from stagewright.statemachine.plan.plan import StageExecutionPlan
 from stagewright.statemachine.resume import inspection, reopen
+from stagewright.statemachine.run.image_files import ImageFiles
 
 from .command_line import run_python
 from .faulty_storage import Deed, Fault, FaultyStorage, SimulatedCrash
@@ -120,7 +121,7 @@ def test_the_simulation_meets_with_everything_that_can_happen() -> None:
     expected = {
         *(happening.name.lower() for happening in Happening),
         *(f"disk: {deed}" for deed in Deed),
-        *("kills", "power losses", "files spoilt", "torn tails", "requests"),
+        *("kills", "power losses", "files spoilt", "torn tails", "requests", "images reused"),
     }
     assert {name for name in expected if counts[name] < 5} == set()
 
@@ -173,6 +174,30 @@ def _digests_unchecked(patch: pytest.MonkeyPatch) -> Iterable[Sync]:
     return ()
 
 
+def _copies_uncompared(patch: pytest.MonkeyPatch) -> Iterable[Sync]:
+    patch.setattr(ImageFiles, "_compare", lambda *_: None)
+    return ()
+
+
+def _copies_unsynced(patch: pytest.MonkeyPatch) -> Iterable[Sync]:
+    copy_part = FaultyStorage.copy_part
+
+    def unsynced(storage: FaultyStorage, source: BinaryIO, path: Path) -> Path:
+        storage.syncs = False
+        try:
+            return copy_part(storage, source, path)
+        finally:
+            storage.syncs = True
+
+    patch.setattr(FaultyStorage, "copy_part", unsynced)
+    return ()
+
+
+def _reuse_unsynced(patch: pytest.MonkeyPatch) -> Iterable[Sync]:
+    patch.setattr(CallReused, "barrier", False)
+    return ()
+
+
 def _lock_for_all(patch: pytest.MonkeyPatch) -> Iterable[Sync]:
     patch.setattr(filelock, "lock_descriptor", lambda *_, **_how: True)
     return ()
@@ -186,6 +211,9 @@ def _lock_for_all(patch: pytest.MonkeyPatch) -> Iterable[Sync]:
         pytest.param(lambda _: {Sync.FILE}, "its bytes are others", id="sync-before-rename"),
         pytest.param(lambda _: {Sync.FOLDER}, "not there|run is gone|no run knows", id="folder"),
         pytest.param(_digests_unchecked, "verify|sends another source", id="digest-at-resume"),
+        pytest.param(_copies_uncompared, "its bytes are others", id="digest-of-a-copy"),
+        pytest.param(_copies_unsynced, "its bytes are others", id="sync-of-a-copy"),
+        pytest.param(_reuse_unsynced, "announced before", id="record-before-announcement"),
         pytest.param(_lock_for_all, "corrupt|sent 2 times|the log has", id="lock"),
     ],
 )

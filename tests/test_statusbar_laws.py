@@ -16,6 +16,7 @@ from stagewright.events import (
     CallCompleted,
     CallFailed,
     CallRequested,
+    CallReused,
     CancelMode,
     RunOpened,
     RunResumed,
@@ -62,10 +63,12 @@ class Watched:
         self.bar = StatusBar(monotonic=still)
         self.before = RunStatus()
         self.faults: list[str] = []
+        self.has_worked = False
 
     def take(self, told: Told) -> None:
         tell(self.bar, told)
         now = self.bar.snapshot()
+        self.has_worked = self.has_worked or isinstance(told, CallRequested)
         lost = isinstance(told, RunResumed) and bool(told.lost)
         # From a finished run on, the way back to what is lost begins with its reset.
         reset = self.before.state is RunState.COMPLETED and now.state is RunState.IDLE
@@ -84,6 +87,8 @@ class Watched:
             self.faults.append(f"{self.before.elapsed_s} s -> {now.elapsed_s} s at {told}")
         if now.remaining_s is not None and not now.remaining_s >= 0:
             self.faults.append(f"{now.remaining_s} s remain at {told}")
+        if now.remaining_s is not None and not self.has_worked:
+            self.faults.append(f"images that were reused tell a pace at {told}")
         if now.images_done > now.image_count or now.image_number > now.image_count:
             self.faults.append(f"{now.place} at {told}")
 
@@ -141,6 +146,8 @@ class Oracle:
             case CallCompleted():
                 stage_id = self.calls[event.call_id].stage_id
                 self.finished |= {(stage_id, image.image_index) for image in event.artifacts}
+            case CallReused():
+                self.finished |= {(event.stage_id, image.image_index) for image in event.artifacts}
             case RunResumed() if event.lost:
                 for stage_id, rows in event.lost.items():
                     for first, last in rows:

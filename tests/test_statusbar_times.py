@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from stagewright.adapters import StatusBar
 
-from .status_stories import Shown, after, made, planned
+from .group_lives import GroupStory, in_group, variants
+from .status_stories import Shown, after, made, planned, reused
 from .stories import error
 
 
@@ -127,3 +129,48 @@ def test_images_that_are_given_up_take_no_time() -> None:
     after(made(story, "img2img", 0), 20)
     after(story.miss("img2img", 1, error()), 20)
     assert Shown(story).now().remaining_s == pytest.approx(28, rel=0.01)
+
+
+def test_images_that_were_reused_tell_no_pace() -> None:
+    """They raise the percentage; the time of copying is neither theirs nor another image's."""
+    story = planned("img2img", images=4).begin("img2img")
+    shown = Shown(after(reused(story, "img2img", 0), 30))
+    assert (shown.now().percentage, shown.now().remaining_s) == (25, None)
+    assert shown.now().place == "stage 1 of 1 01-img2img  image 1 of 4"
+    after(made(story, "img2img", 1), 40)
+    assert shown.now().remaining_s == pytest.approx(20, rel=0.01)
+    after(reused(story, "img2img", 2), 70)
+    assert (shown.now().percentage, shown.now().images_done) == (75, 3)
+    assert shown.now().remaining_s == pytest.approx(10, rel=0.01)
+
+
+def test_an_image_that_is_reused_beside_another_takes_none_of_its_time() -> None:
+    """A backend serves two requests; the image that is made keeps the pace of its whole time."""
+    story = planned("img2img", images=4).begin("img2img")
+    call_id = story.ask("img2img", 0)
+    after(reused(story, "img2img", 1), 8)
+    shown = Shown(story)
+    assert shown.now().image_number == 1
+    story.answer(call_id, "img2img", 0)
+    after(story.announce("img2img", 0, story.image("img2img", 0)), 10)
+    assert shown.now().remaining_s == pytest.approx(20, rel=0.01)
+
+
+def test_later_variants_are_taken_to_reuse_as_much_as_those_before_them() -> None:
+    """A sweep over the last stage: once a second variant is complete, only that stage counts."""
+    group = GroupStory(variants(48, 48, 48))
+    bar = StatusBar(monotonic=lambda: 0.0)
+    bar.take_group_event(group.open())
+    left = []
+    for place in range(2):
+        bar.take_group_event(group.begin(place))
+        story = planned("img2img", "adetailer", images=1).begin("img2img")
+        after(reused(story, "img2img", 0) if place else made(story, "img2img", 0), 20)
+        story.end("img2img", "completed").begin("adetailer")
+        after(made(story, "adetailer", 0), 48)
+        story.end("adetailer", "completed").move("finish")
+        for event in story.events:
+            bar.take_event(in_group(event, place))
+        bar.take_group_event(group.begin(place + 1))
+        left.append(bar.snapshot().group_remaining_s)
+    assert left == pytest.approx([2 * 48, 28], rel=0.01)

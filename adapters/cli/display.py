@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING, Protocol, cast
 
 from ...events.model import (
     CallFailed,
+    CallReused,
     LifecycleChanged,
     LogRepaired,
     RunOpened,
@@ -75,6 +76,8 @@ class PlainLines:
     def __init__(self, view: StatusBar, stream: IO[str]) -> None:
         self._view = view
         self._stream = stream
+        self._reused_from: dict[tuple[str, int], str] = {}
+        """The run that made each reused image, by stage and index, until it is announced."""
 
     def take_event(self, event: StageEvent) -> None:
         for line in (self._line(event), self._variant_line(event)):
@@ -97,7 +100,14 @@ class PlainLines:
             case StageImageProgress():
                 now = self._view.snapshot()
                 finished = f"{now.images_done} of {now.image_count} finished"
-                return f"{event.stage_id}: {finished}: {event.artifact.path}"
+                maker = self._reused_from.pop((event.stage_id, event.image_index), None)
+                note = f" (reused from run {maker})" if maker else ""
+                return f"{event.stage_id}: {finished}: {event.artifact.path}{note}"
+            case CallReused():
+                for one in event.artifacts:
+                    place = (event.stage_id, one.image_index)
+                    self._reused_from[place] = event.origin.run_id
+                return None
             case StageEnd():
                 return f"{event.stage_id}: {event.outcome} in {duration(event.duration_ms)}"
             case CallFailed():

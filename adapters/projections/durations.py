@@ -18,6 +18,7 @@ from ...events.model import (
     CallCompleted,
     CallFailed,
     CallRequested,
+    CallReused,
     RunOpened,
     RunResumed,
     StageEnd,
@@ -138,15 +139,20 @@ class RecordedDurations:
         return found
 
     def _entries(self) -> Iterator[CatalogueEntry]:
-        """The newest runs of the server, not too many of them alike."""
+        """The newest runs of the server, not too many of them alike.
+
+        The first run of a group is not like its others, which may have reused all its images.
+        """
         try:
-            entries = Catalogue(self._runs).entries()
+            entries = list(Catalogue(self._runs).entries())
         except OSError as error:
             _logger.info("%s cannot be read: %s", self._runs, error)
             return
-        alike: Counter[tuple[str, tuple[str, ...]]] = Counter()
+        first_of = {entry.group_id: entry.folder for entry in entries if entry.group_id}
+        alike: Counter[tuple[str, tuple[str, ...], bool]] = Counter()
         for entry in entries:
-            kind = entry.summary, entry.models
+            is_first = first_of.get(entry.group_id or "") == entry.folder
+            kind = entry.summary, entry.models, is_first
             is_sound = entry.state not in (CORRUPT, UNREADABLE) and entry.stage_images > 0
             if is_sound and entry.server == self._server and alike[kind] < _MOST_ALIKE:
                 alike[kind] += 1
@@ -171,7 +177,8 @@ class _RunReading:
     """Adds up the time of a run by its stages, in the epochs that one server served.
 
     Attempts that failed count, and so does the time between the calls of a stage and before
-    its first: only so do the times of the stages make that of the run.
+    its first: only so do the times of the stages make that of the run. Images that were reused
+    and their times do not, unless a request is under way meanwhile.
     """
 
     def __init__(self, folder: str, server: str) -> None:
@@ -180,6 +187,8 @@ class _RunReading:
         self._stages: Mapping[str, _Spent] = {}
         self._clock = RunClock()
         self._requests = OpenRequests()
+        self._under_way: set[str] = set()
+        self._reused: set[tuple[str, int]] = set()
         self._is_served = False
         self._current: _Spent | None = None
 
@@ -210,6 +219,7 @@ class _RunReading:
     def _take(self, event: StageEvent, passed_s: float) -> None:
         if isinstance(event, RunOpened | RunResumed):
             self._current = None
+            self._under_way.clear()
             self._is_served = server_of(event.backend) == self._server
         if isinstance(event, RunOpened):
             stages = map(planned_stage, recorded_stages(event.plan))
@@ -223,12 +233,29 @@ class _RunReading:
             return
         if isinstance(event, StageStart):
             self._current = self._stages.get(event.stage_id)
-        if self._current is not None and isinstance(event, _WORK) and passed_s < _LONGEST_S:
+        is_work = self._is_work(event)
+        if self._current is not None and is_work and passed_s < _LONGEST_S:
             self._current.seconds += passed_s
         if isinstance(event, StageEnd):
             self._current = None
         if isinstance(event, CallCompleted) and request is not None:
             self._add_images(request.stage_id, event)
+
+    def _is_work(self, event: StageEvent) -> bool:
+        """Whether the time before an event was spent on the requests of a stage."""
+        is_work = isinstance(event, _WORK) or bool(self._under_way)
+        match event:
+            case CallRequested():
+                self._under_way.add(event.call_id)
+            case CallCompleted() | CallFailed():
+                self._under_way.discard(event.call_id)
+            case CallReused():
+                self._reused.update((event.stage_id, one.image_index) for one in event.artifacts)
+            case StageImageProgress():
+                place = (event.stage_id, event.image_index)
+                is_work = bool(self._under_way) or place not in self._reused
+                self._reused.discard(place)
+        return is_work
 
     def _add_images(self, stage_id: str, event: CallCompleted) -> None:
         spent = self._stages.get(stage_id)

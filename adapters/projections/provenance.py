@@ -20,10 +20,13 @@ from ...events.model import (
     BackendDescription,
     CallCompleted,
     CallRequested,
+    CallReused,
     ImagePrompt,
     InputRecord,
+    ReuseOrigin,
     RunOpened,
     RunResumed,
+    StageEvent,
 )
 from ...events.origins import input_of, prompt_of, varied_of
 from ...events.ratings.model import NOT_RATED, Rating
@@ -46,8 +49,10 @@ class ImageProvenance(msgspec.Struct, frozen=True, kw_only=True):
     holds those of each stage up to it, by its id; ``info`` was reported by the backend;
     ``inputs`` are the ``source_sha256`` of its input images, and ``origin`` is the input of the
     run that it comes from, through all stages. The image of a variant has its group, the index of
-    the variant and its ``varied`` values by key. ``rating`` is what a
-    person thinks of it, where that was looked up.
+    the variant and its ``varied`` values by key. ``rating`` is that of the image, where it was
+    looked up. ``made_by`` names the run and the call that made an image which its run only copied,
+    None for others; ``not_checked`` are then the files that its request names, of which no hash
+    was known.
     """
 
     image: str
@@ -71,6 +76,8 @@ class ImageProvenance(msgspec.Struct, frozen=True, kw_only=True):
     variant_index: int | None = None
     varied: Mapping[str, Any] = {}
     rating: Rating = NOT_RATED
+    made_by: ReuseOrigin | None = None
+    not_checked: tuple[str, ...] = ()
 
 
 def provenance_of(image: Path, runs: Path) -> ImageProvenance:
@@ -124,7 +131,7 @@ def _refuse_altered(image: Path) -> None:
             continue
         path = image.absolute().relative_to(folder).as_posix()
         for event in iterate(folder):
-            made = event.artifacts if isinstance(event, CallCompleted) else ()
+            made = event.artifacts if isinstance(event, CallCompleted | CallReused) else ()
             if any(artifact.path == path for artifact in made):
                 raise ImageAlteredError(f"{image}: the file was altered since it was recorded")
 
@@ -159,13 +166,39 @@ def _search(folder: Path, wanted: _WantedImage) -> ImageProvenance | None:
                 opened, backend = event, event.backend
             case RunResumed():
                 backend = event.backend
-            case CallCompleted() if request is not None and opened is not None:
-                for artifact in event.artifacts:
-                    if wanted.is_recorded_as(artifact, event.call_id):
-                        found = _provenance(
-                            folder, wanted, opened, backend, request, event, artifact
-                        )
+        answer = _answer_in(event, request)
+        for artifact in answer.artifacts if answer else ():
+            if answer and opened and wanted.is_recorded_as(artifact, answer.call_id):
+                found = _provenance(folder, wanted, opened, backend, answer, artifact)
     return found
+
+
+class _Answer(NamedTuple):
+    """What the log records of the images of a request; ``origin`` is None where they were made."""
+
+    artifacts: tuple[Artifact, ...]
+    info: Mapping[str, Any]
+    stage_id: str
+    call_id: str
+    inputs: tuple[str, ...]
+    request_sha256: str
+    origin: ReuseOrigin | None = None
+    not_checked: tuple[str, ...] = ()
+
+
+def _answer_in(event: StageEvent, request: CallRequested | None) -> _Answer | None:
+    """The answer that an event records; ``request`` is the one that it answers."""
+    if isinstance(event, CallReused):
+        return _Answer(
+            event.artifacts, event.info, event.stage_id, event.origin.call_id, event.inputs,
+            event.request_sha256, event.origin, event.not_checked,
+        )  # fmt: skip
+    if isinstance(event, CallCompleted) and request is not None:
+        return _Answer(
+            event.artifacts, event.info, request.stage_id, event.call_id, request.inputs,
+            request.request_sha256,
+        )  # fmt: skip
+    return None
 
 
 def _mentions(log: Path, digest: str) -> bool:
@@ -183,12 +216,11 @@ def _provenance(
     wanted: _WantedImage,
     opened: RunOpened,
     backend: BackendDescription,
-    request: CallRequested,
-    answer: CallCompleted,
+    answer: _Answer,
     artifact: Artifact,
 ) -> ImageProvenance:
     prompts = prompt_of(opened, artifact.image_index)
-    stages = settings_of_stages(opened.plan, request.stage_id, prompts)
+    stages = settings_of_stages(opened.plan, answer.stage_id, prompts)
     sampled = [config for config in stages.values() if "prompt" in config]
     last = sampled[-1] if sampled else {}
     named = (backend.kind, backend.product, backend.version, backend.url)
@@ -196,16 +228,16 @@ def _provenance(
         image=str(wanted.path),
         run_id=opened.run_id,
         run_folder=str(folder),
-        stage_id=request.stage_id,
+        stage_id=answer.stage_id,
         image_index=artifact.image_index,
         call_id=answer.call_id,
         exact=artifact.sha256 == wanted.digest,
         artifact=artifact,
-        settings=stages.get(request.stage_id, {}),
+        settings=stages.get(answer.stage_id, {}),
         info=answer.info,
-        inputs=request.inputs,
+        inputs=answer.inputs,
         origin=input_of(opened, artifact.image_index),
-        request_sha256=request.request_sha256,
+        request_sha256=answer.request_sha256,
         backend=tuple(part for part in named if part),
         prompt=str(last.get("prompt", "")),
         negative_prompt=str(last.get("negative_prompt") or ""),
@@ -213,6 +245,8 @@ def _provenance(
         group_id=opened.group_id,
         variant_index=opened.variant_index,
         varied=varied_of(opened),
+        made_by=answer.origin,
+        not_checked=answer.not_checked,
     )
 
 

@@ -10,6 +10,7 @@ import os
 import signal
 from enum import StrEnum
 from pathlib import Path
+from typing import BinaryIO
 
 from ..log.storage import AppendFile, Part, Storage
 
@@ -68,6 +69,17 @@ class FailpointStorage(Storage):
             self.reach(Failpoint.FILE_HALF, bytes(path))
         self._writing = path
         temporary = super().write_part(path, whole, durable=durable)
+        self.reach(Failpoint.FILE_SYNCED, bytes(path))
+        return temporary
+
+    def copy_part(self, source: BinaryIO, path: Path) -> Path:
+        if self._place is Failpoint.FILE_HALF:
+            whole = source.read()
+            super().write_part(path, whole[: len(whole) // 2], durable=False)
+            self.reach(Failpoint.FILE_HALF, bytes(path))
+            source.seek(0)
+        self._writing = path
+        temporary = super().copy_part(source, path)
         self.reach(Failpoint.FILE_SYNCED, bytes(path))
         return temporary
 

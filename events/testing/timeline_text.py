@@ -31,6 +31,7 @@ _STAND_INS = {
     "software": "software",
     "version": "version",
     "parent_run_id": "run",
+    "run_id": "run",
 }
 
 _RUN_ID = re.compile(r"\b\d{8}T\d{6}\.\d{6}Z-[a-z0-9-]+?-[0-9a-f]{6}\b")
@@ -76,10 +77,10 @@ class _Writer:
             yield f"      {shown(stage['stage_id'])} from {source}: {shown(stage['config'])}"
 
     def _fields(self, part: msgspec.Struct) -> Iterator[str]:
-        for name, default in _told_fields(type(part)):
+        for name, shown_name, default in _told_fields(type(part)):
             value = getattr(part, name)
             if value != default:
-                yield f"{name}={self._shown(name, value)}"
+                yield f"{shown_name}={self._shown(name, value)}"
 
     def _shown(self, name: str, value: Any) -> str:
         if name in _STAND_INS:
@@ -103,11 +104,14 @@ class _Writer:
 
 
 @cache
-def _told_fields(kind: type[msgspec.Struct]) -> tuple[tuple[str, object], ...]:
-    """The names of the fields that are shown, and their defaults."""
-    left_out = _ENVELOPE | _MEASURED | _FREE
+def _told_fields(kind: type[msgspec.Struct]) -> tuple[tuple[str, str, object], ...]:
+    """The fields that are shown: the name, that in the log, and the default."""
+    envelope = _ENVELOPE if issubclass(kind, StageEvent) else frozenset[str]()
+    left_out = envelope | _MEASURED | _FREE
     fields = msgspec.structs.fields(kind)
-    return tuple((one.name, one.default) for one in fields if one.name not in left_out)
+    return tuple(
+        (one.name, one.encode_name, one.default) for one in fields if one.name not in left_out
+    )
 
 
 class Normaliser:

@@ -10,6 +10,7 @@ from ...events.model import (
     Artifact,
     CallCompleted,
     CallRequested,
+    CallReused,
     ImagesRemoved,
     RunResumed,
     StageEvent,
@@ -32,7 +33,7 @@ class RecordedAnswer(NamedTuple):
     """The images of one request by index, from the last sound records of them.
 
     ``request`` is as recorded or, if that record is lost, as the plan has it. ``place`` is that
-    of CallCompleted in the sound records, None if only StageImageProgress is left.
+    of CallCompleted or CallReused in the sound records, None if only StageImageProgress is left.
     """
 
     request: CallRequested
@@ -64,7 +65,7 @@ class RecordedAnswers:
                 self.removed.update(artifact.path for artifact in event.artifacts)
             elif isinstance(event, CallRequested):
                 self._requests[event.stage_id, event.image_index] = event
-            elif isinstance(event, CallCompleted):
+            elif isinstance(event, CallCompleted | CallReused):
                 self._take(event, event.artifacts, place)
             elif isinstance(event, StageImageProgress):
                 self._take(event, [event.artifact], None)
@@ -111,6 +112,8 @@ class RecordedAnswers:
         self, stage: StageExecution, span: range, event: StageEvent
     ) -> CallRequested | None:
         """The request that ``event`` answers; None if it is not known what it was made from."""
+        if isinstance(event, CallReused):
+            return _request(event, stage, span, event.request_sha256, event.inputs)
         recorded = self._requests.get((stage.stage_id, span.start))
         if recorded and getattr(event, "call_id", recorded.call_id) == recorded.call_id:
             return recorded
@@ -123,24 +126,32 @@ class RecordedAnswers:
                 return None
             inputs = (source,)
         seed = request_seed(stage.config, span.start, self._opened)
-        return CallRequested(
-            run_id=event.run_id,
-            seq=event.seq,
-            ts=event.ts,
-            call_id="",
-            stage_id=stage.stage_id,
-            image_index=span.start,
-            count=len(span),
-            attempt=0,
-            request_sha256=request_digest(
-                for_image(stage, span.start, self._opened),
-                seed,
-                len(span),
-                inputs=inputs,
-                mask=mask.source_sha256 if mask else None,
-                script_images={
-                    one.path: one.source_sha256 for one in script_image_records(stage, self._opened)
-                },
-            ),
+        digest = request_digest(
+            for_image(stage, span.start, self._opened),
+            seed,
+            len(span),
             inputs=inputs,
+            mask=mask.source_sha256 if mask else None,
+            script_images={
+                one.path: one.source_sha256 for one in script_image_records(stage, self._opened)
+            },
         )
+        return _request(event, stage, span, digest, inputs)
+
+
+def _request(
+    event: StageEvent, stage: StageExecution, span: range, digest: str, inputs: tuple[str, ...]
+) -> CallRequested:
+    """A request that ``event`` answers, and that is not recorded."""
+    return CallRequested(
+        run_id=event.run_id,
+        seq=event.seq,
+        ts=event.ts,
+        call_id="",
+        stage_id=stage.stage_id,
+        image_index=span.start,
+        count=len(span),
+        attempt=0,
+        request_sha256=digest,
+        inputs=inputs,
+    )

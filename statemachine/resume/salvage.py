@@ -26,6 +26,7 @@ from ...events.log.storage import Storage
 from ...events.model import (
     Artifact,
     CallCompleted,
+    CallReused,
     ErrorDetail,
     ImagesRemoved,
     InputRecord,
@@ -231,19 +232,25 @@ class _Salvage:
     def _write_answer(
         self, journal: RunJournal, records: StageRecords, answer: RecordedAnswer
     ) -> None:
-        """Copy the images of a request, then record request, answer and announcements."""
+        """Copy the images of a request, then record request, answer and announcements.
+
+        Images that were reused are recorded as such: their request was never sent.
+        """
         artifacts = [answer.artifacts[index] for index in sorted(answer.artifacts)]
         for artifact in artifacts:
             if artifact.path in self._answers.removed:
                 self._removed.append(artifact)
             else:
                 self._copy_recorded(artifact)
+        event = None if answer.place is None else self._records[answer.place].event
+        if isinstance(event, CallReused):
+            records.reused_again(event, artifacts)
+            return
         call = call_id(self._new.name, answer.request.stage_id, artifacts[0].image_index, 0)
         request = msgspec.structs.replace(
             answer.request, call_id=call, count=len(artifacts), attempt=0
         )
         journal.record(lambda at: msgspec.structs.replace(request, **at))
-        event = None if answer.place is None else self._records[answer.place].event
         old = event if isinstance(event, CallCompleted) else None
         records.images(
             call,

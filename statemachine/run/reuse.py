@@ -110,7 +110,10 @@ class EarlierImages:
                 run = self._read(folder)
                 if run is None or run.opened.run_id == self._run.run_id:
                     continue
-                one = run.answer(request_sha256)
+                try:
+                    one = run.answer(request_sha256)
+                except (LogCorruptError, OSError):  # altered, or moved, since it was read
+                    continue
                 if one is not None:
                     comparison = self.compare(run, one, config)
                     answer = one.answer._replace(not_checked=comparison.not_checked)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from ...events.codec import json_values
 from ...events.model import (
     Artifact,
@@ -80,6 +82,20 @@ class StageRecords:
                 origin=found.origin,
                 inputs=request.inputs,
                 not_checked=found.not_checked,
+            )
+        )
+        for artifact in artifacts:
+            self.progress(artifact)
+
+    def reused_again(self, event: CallReused, artifacts: Sequence[Artifact]) -> None:
+        """The reused images of a log that is salvaged, as they were; then each is announced."""
+        self._journal.record(
+            lambda at: msgspec.structs.replace(
+                event,
+                **at,
+                stage_id=self._stage.stage_id,
+                image_index=artifacts[0].image_index,
+                artifacts=tuple(artifacts),
             )
         )
         for artifact in artifacts:

@@ -266,10 +266,12 @@ class StageRun:
 
         Raises LogWriteError.
         """
-        if self.earlier is None or any(self._status.is_valid(self.stage, one) for one in span):
-            return False
-        opened, source_id = self.journal.opened, self.stage.input_source
         stage_id, source = self.stage.stage_id, None
+        if self.earlier is None:
+            return False
+        if self.journal.fold.stages[stage_id].unsettled.get(span.start):
+            return False  # the backend may still work on it, which only a request settles
+        opened, source_id = self.journal.opened, self.stage.input_source
         if source_id not in ("prompt", "file"):
             source = self._status.artifact(source_id, span.start).source_sha256
         wanted = request_to_find(self.stage, span, self._plan, opened, source)
@@ -281,7 +283,8 @@ class StageRun:
                 written = self.files.copy(stage_id, found.folder, found.artifacts, places)
             except OSError:
                 continue  # its files are gone, or are not what was recorded
-            self._records.reused_images(self.files.place(written), wanted, found)
+            placed = self.files.place(written, kept=self._finished(span))
+            self._records.reused_images(placed, wanted, found)
             return True
         return False
 
@@ -330,13 +333,15 @@ class StageRun:
         except Exception:
             self.files.discard(written)
             raise
-        # A batch is repeated as a whole, for the sake of one of its images.
-        finished = {
+        return self.files.place(written, kept=self._finished(span))
+
+    def _finished(self, span: range) -> dict[int, Artifact]:
+        """The valid images of a batch, which is repeated as a whole for the sake of others."""
+        return {
             index: self._status.artifact(self.stage.stage_id, index)
-            for index in range(request.image_index, request.image_index + request.count)
+            for index in span
             if self._status.is_valid(self.stage, index)
         }
-        return self.files.place(written, kept=finished)
 
     def _announce_step(
         self,

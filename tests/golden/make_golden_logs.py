@@ -54,6 +54,7 @@ from stagewright.statemachine.run.image_status import ImageStatus
 from stagewright.statemachine.run.journal import RunJournal
 
 from ..log_format import chain_value, changed, make_log, split_bodies
+from ..reusing import FACTORS, AllRuns
 from ..support import START, ScriptedBackend, document
 
 HERE = Path(__file__).parent
@@ -222,6 +223,26 @@ def removed(data: bytes) -> bytes:
     return log.to_bytes()
 
 
+def reused() -> bytes:
+    """The second variant of a group, whose first stage was made in the first one."""
+    with tempfile.TemporaryDirectory() as folder:
+        runs, clock = Path(folder), TickingClock()
+        controller = PipelineController(
+            backend=ScriptedBackend(info={"sampler_name": "Euler a"}),
+            runs=runs,
+            inputs=PillowInputReader(),
+            clock=clock,
+            random_below=lambda end: end // 3,
+            reuse_index=AllRuns(runs),
+        )
+        config = document("txt2img", "upscale", images=3, name="Golden: reused images")
+        config["txt2img"]["batch_size"] = 2
+        group = controller.start_group(config, vary=[FACTORS]).wait(60)
+        run_id = group.variants[-1].run_id
+        assert run_id is not None
+        return anonymous(list(iterate(runs / run_id)))
+
+
 def put(name: str, data: bytes) -> None:
     """Write a file that is not there."""
     path = HERE / name
@@ -234,7 +255,21 @@ def main() -> None:
     """Make all folders."""
     if not (HERE / "first-format").exists():
         make_first_format()
-    put("images-removed/events.jsonl", removed((HERE / "first-format/events.jsonl").read_bytes()))
+    first = HERE / "first-format/events.jsonl"
+    if not (HERE / "images-removed").exists():
+        put("images-removed/events.jsonl", removed(first.read_bytes()))
+    data = reused()
+    put("reused-images/events.jsonl", data)
+    put("reused-images/result.json", result_json(data))
+
+
+def result_json(data: bytes) -> bytes:
+    """The result of a log that ends well, without its timeline."""
+    result = fold(MemoryEventLog.from_bytes(data).timeline())
+    assert result.state == RunState.COMPLETED
+    expected = json.loads(b"".join(result.json_parts()))
+    del expected["events"]
+    return json.dumps(expected, indent=1).encode() + b"\n"
 
 
 def make_first_format() -> None:
@@ -244,12 +279,8 @@ def make_first_format() -> None:
         path = first_epoch(Path(runs), clock)
         second_epoch(path, clock)
         data = anonymous(list(iterate(path)))
-    result = fold(MemoryEventLog.from_bytes(data).timeline())
-    assert result.state == RunState.COMPLETED
-    expected = json.loads(b"".join(result.json_parts()))
-    del expected["events"]
     put("first-format/events.jsonl", data)
-    put("first-format/result.json", json.dumps(expected, indent=1).encode() + b"\n")
+    put("first-format/result.json", result_json(data))
     put("newer-version/events.jsonl", newer(data))
     put("corrupt/events.jsonl", corrupt(data))
 

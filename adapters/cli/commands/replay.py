@@ -98,6 +98,8 @@ def show_result(
             f"  {stage.stage_id:<14} {count(stage.image_count, 'image'):<12} "
             f"{duration(stage.duration_ms):>8}  {ended}"
         )
+        if reused := stage.metadata.get("reused_images"):
+            print_line(f"    {count(reused, 'image')} reused from earlier runs")
         unchanged = stage.metadata.get("unchanged_images")
         if unchanged:
             why = why_unchanged(stage.stage_type)

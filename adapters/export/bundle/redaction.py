@@ -130,6 +130,8 @@ class Redactor:
             new_key = self._word(key) if key.isidentifier() else self.text(key)
             if key in structure and isinstance(value, str) and _WORD.fullmatch(value):
                 yield new_key, self._word(value)
+            elif key == "from" and structure is _STRUCTURE and isinstance(value, dict):
+                yield new_key, dict(self._table(value, structure))  # ids of an earlier run
             elif names_secret(key) and _may_be_secret(value):
                 self.left_out[CREDENTIALS] += 1
                 yield new_key, STAND_IN

@@ -145,9 +145,10 @@ def _duration(log: LogWalk) -> str:
 def _images(run: RunContent) -> str:
     finished, total = run.finished_counts(), len(run.log.fold.seeds)
     through = f"{finished[-1] if finished else 0:,} of {total:,} finished"
-    if len(finished) < 2:
-        return through
-    return f"{through}; {sum(finished):,} of {total * len(finished):,} in all stages"
+    if len(finished) > 1:
+        through += f"; {sum(finished):,} of {total * len(finished):,} in all stages"
+    reused = run.reused_count()
+    return f"{through}; {reused:,} reused from earlier runs" if reused else through
 
 
 def _calls(calls: Sequence[Call]) -> str:

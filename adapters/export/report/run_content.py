@@ -14,6 +14,7 @@ from ....events.folds import recorded_stages
 from ....events.model import (
     Artifact,
     CallCompleted,
+    CallReused,
     CancelRequested,
     LifecycleChanged,
     LogRepaired,
@@ -105,6 +106,10 @@ class RunContent:
         ids = self.log.fold.planned_stage_ids()
         return [len(stages[one].finished) if one in stages else 0 for one in ids]
 
+    def reused_count(self) -> int:
+        """The number of finished images that earlier runs made, over all stages."""
+        return sum(len(stage.reused) for stage in self.log.fold.stages.values())
+
     def _take(self, event: StageEvent, call: Call | None) -> None:
         now_s = self.log.clock.now_s
         self.types[event_type(event)] += 1
@@ -118,13 +123,15 @@ class RunContent:
                 self._open_spans.pop(event.stage_id, None)
             case CallCompleted() if call is not None:
                 self._take_answer(event, call.stage_id)
+            case CallReused():
+                self._take_answer(event, event.stage_id)
             case RunResumed():
                 self._open_spans.clear()
         kind = _mark_kind(event)
         if kind is not None:
             self.marks.append(Mark(now_s, kind, summarize_event(event)[:_MAX_TEXT], event.seq))
 
-    def _take_answer(self, event: CallCompleted, stage_id: str) -> None:
+    def _take_answer(self, event: CallCompleted | CallReused, stage_id: str) -> None:
         stage = self.log.fold.stages.get(stage_id)
         if stage is not None:
             used = settings_used(stage.stage_type, event.info)
@@ -151,7 +158,7 @@ _MARKED_EVENTS: Mapping[type[StageEvent], MarkKind] = {
 }
 
 
-def _reported_seeds(event: CallCompleted) -> Mapping[str, bool]:
+def _reported_seeds(event: CallCompleted | CallReused) -> Mapping[str, bool]:
     """Whether an answer reports the seeds recorded for its images, if it reports any."""
     reported = event.info.get("all_seeds")
     if not isinstance(reported, list):

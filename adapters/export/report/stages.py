@@ -10,7 +10,7 @@ import msgspec
 
 from ....events.folds import StageFold
 from ....events.log.timeline import events_at
-from ....events.model import CallCompleted, InputRecord, Outcome, StageEvent
+from ....events.model import CallCompleted, CallReused, InputRecord, Outcome, StageEvent
 from ....events.origins import input_name, input_of, prompt_of
 from ....events.result import artifact_in
 from ....statemachine.files.recorded_files import RecordedFile
@@ -78,6 +78,8 @@ def caption_of(run: RunContent, stage_id: str) -> str:
     worked_ms = _worked_ms(stage)
     lasted = [duration(worked_ms)] if worked_ms else []
     images = count(len(stage.finished), "image")
+    if stage.reused:
+        images = f"{images} ({len(stage.reused):,} reused)"
     return ", ".join([images, *lasted, str(stage.outcome or "not finished")])
 
 
@@ -115,6 +117,8 @@ def _pace(run: RunContent, stage_id: str, stage: StageFold | None) -> Iterator[t
         yield "failed attempts", f"{failed:,}"
     if stage is not None and stage.unchanged:
         yield "came back unchanged", f"{len(stage.unchanged):,}"
+    if stage is not None and stage.reused:
+        yield "reused from earlier runs", f"{len(stage.reused):,}"
 
 
 def _worked_ms(stage: StageFold) -> float:
@@ -141,7 +145,9 @@ def _tile(stage: StageFold, index: int, event: StageEvent, origin: InputRecord |
     if isinstance(event, CallCompleted):
         first = min(one.image_index for one in event.artifacts)
         made.append(duration(event.duration_ms))
-    if (attempts := stage.attempts.get(first, 0)) > 1:
+    if isinstance(event, CallReused):
+        made.append(f"reused from run {event.origin.run_id}")
+    elif (attempts := stage.attempts.get(first, 0)) > 1:
         made.append(f"{attempts} attempts")
     side_by_side = f"{artifact.width}\N{MULTIPLICATION SIGN}{artifact.height}"
     return Tile(

@@ -11,7 +11,7 @@ import msgspec
 
 from ....events.folds import recorded_stages
 from ....events.log.timeline import events_at
-from ....events.model import Artifact, CallCompleted, RunOpened, StageEvent
+from ....events.model import Artifact, CallCompleted, CallReused, RunOpened, StageEvent
 from ....events.result import artifact_in
 from ..log_walk import Call, LogWalk
 
@@ -93,7 +93,7 @@ class RecordedRun:
         events = events_at(self.log.timeline, (finished[index] for index in indexes))
         for index, event in zip(indexes, events, strict=True):
             artifact, digest = artifact_in(event, index), self._requests.get((stage_id, index))
-            if isinstance(event, CallCompleted):
+            if isinstance(event, CallCompleted | CallReused):
                 made = event.artifacts
                 yield RecordedImage(artifact, digest, event.info, made.index(artifact), len(made))
             else:
@@ -104,3 +104,7 @@ class RecordedRun:
             for artifact in event.artifacts:
                 place = (call.stage_id, artifact.image_index)
                 self._requests[place] = call.request_sha256
+        elif isinstance(event, CallReused):
+            for artifact in event.artifacts:
+                place = (event.stage_id, artifact.image_index)
+                self._requests[place] = event.request_sha256

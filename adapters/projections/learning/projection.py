@@ -8,7 +8,7 @@ made of the events up to the last end. Later events (a seal, an unfinished resum
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,12 @@ from ....events.log.scan import LogScan
 from ....events.log.storage import open_regular
 from ....events.log.timeline import FileTimeline
 from ....events.model import (
+    Artifact,
     BackendDescription,
     CallCompleted,
     CallFailed,
     CallRequested,
+    CallReused,
     ErrorDetail,
     LifecycleChanged,
     RunOpened,
@@ -86,7 +88,7 @@ class _Summary:
 
     ``end`` is the last end; ``is_past_end`` says that other events follow it.
     ``inputs`` holds the ``source_sha256`` of the input image by stage and image index, for the
-    answered requests that had one.
+    requests that had one and were answered, in this run or in the one that made their images.
     """
 
     def __init__(self) -> None:
@@ -119,15 +121,22 @@ class _Summary:
         if isinstance(event, CallRequested):
             self.attempts[event.stage_id] += 1
             self._pending[event.call_id] = event
+        elif isinstance(event, CallReused):
+            self._note_inputs(event.stage_id, event.inputs, event.artifacts)
         elif isinstance(event, CallCompleted | CallFailed):
             request = self._pending.pop(event.call_id, None)
             if request is None:
                 return
             if isinstance(event, CallFailed):
                 self.failed_attempts[request.stage_id] += 1
-            elif request.inputs:
-                for artifact in event.artifacts:
-                    self.inputs[request.stage_id, artifact.image_index] = request.inputs[0]
+            else:
+                self._note_inputs(request.stage_id, request.inputs, event.artifacts)
+
+    def _note_inputs(
+        self, stage_id: str, inputs: Sequence[str], artifacts: Iterable[Artifact]
+    ) -> None:
+        for artifact in artifacts if inputs else ():
+            self.inputs[stage_id, artifact.image_index] = inputs[0]
 
 
 def _is_end(event: StageEvent) -> bool:
@@ -196,6 +205,7 @@ class _RecordBuilder:
             outcome=begun.outcome if begun else None,
             image_count=len(begun.finished) if begun else 0,
             unchanged_images=len(begun.unchanged) if begun else 0,
+            reused_images=len(begun.reused) if begun else 0,
             duration_ms=begun.duration_ms + begun.open_ms if begun else 0.0,
             attempts=self._summary.attempts[stage_id],
             failed_attempts=self._summary.failed_attempts[stage_id],
@@ -208,7 +218,7 @@ class _RecordBuilder:
         """What the server reported for the images that count, without superseded ones."""
         counting = set(stage.finished.values()) if stage else ()
         for event in self._events.select(sorted(counting)):
-            if isinstance(event, CallCompleted):
+            if isinstance(event, CallCompleted | CallReused):
                 yield event.info
 
     def _images(self) -> Iterator[ImageRecord]:

@@ -44,6 +44,9 @@ class StageRecord(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Annotated[Outcome | None, _is("null if it never began or never ended")]
     image_count: Annotated[int, _is("images that it finished")]
     unchanged_images: Annotated[int, _is("of these, those in which nothing was detected")]
+    reused_images: Annotated[
+        int, _is("of these, those that an earlier run made; `attempts` counts no request of them")
+    ]
     duration_ms: Annotated[float, _is("working time, by monotonic clocks")]
     attempts: Annotated[int, _is("requests sent, including retries")]
     failed_attempts: Annotated[int, _is("requests that gave an error instead of an image")]

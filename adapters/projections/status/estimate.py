@@ -101,6 +101,12 @@ class Pace:
         self._stage, self._epoch = self._stage.plus(*since), self._epoch.plus(*since)
         self._at_s, self._amount = at_s, amount
 
+    def skip(self, at_s: float, amount: float, *, idle: bool) -> None:
+        """This amount is done without work; ``idle`` says that no work is under way either."""
+        self._amount = amount
+        if idle:
+            self._at_s = at_s
+
     def remaining_s(
         self, now_s: float, *, in_stage: float, in_later: float, under_way: float
     ) -> float | None:

@@ -225,6 +225,18 @@ class GroupFold:
             seconds, sum(progress.worked * self._weights[place] for place, progress in known)
         ).seconds_each
 
+    def _share_to_make(self) -> float:
+        """The part of a variant that is not reused, as in those that completed after the first."""
+        first = min(self._run_of_place, default=0)
+        whole = made = 0.0
+        for place in self._over & self._progress.keys():
+            progress = self._progress[place]
+            is_known = place != first and place < len(self._weights)
+            if is_known and progress.state == RunState.COMPLETED:
+                whole += self._weights[place]
+                made += progress.worked * self._weights[place]
+        return min(1.0, made / whole) if whole else 1.0
+
     def _open_weight(self, place: int) -> float:
         progress = self._progress.get(place)
         return self._weights[place] * (1.0 - (progress.fraction if progress else 0.0))
@@ -244,4 +256,5 @@ class GroupFold:
                 rest = max(0.0, pace * self._open_weight(place) - run.elapsed_s)
         if rest is None or (later and pace is None):
             return None
-        return rest + (pace or 0.0) * sum(map(self._open_weight, later))
+        share = self._share_to_make()
+        return rest + (pace or 0.0) * share * sum(map(self._open_weight, later))

@@ -10,6 +10,7 @@ from ....events.model import (
     CallCompleted,
     CallFailed,
     CallRequested,
+    CallReused,
     CancelMode,
     CancelRequested,
     LifecycleChanged,
@@ -64,8 +65,9 @@ class StatusFold:
             StageStart: self._begin_stage,
             CallRequested: self._send,
             CallCompleted: self._complete,
+            CallReused: self._reuse,
             CallFailed: self._fail,
-            StageImageProgress: lambda _: self._note_advance(self._time.at_last_event_s),
+            StageImageProgress: self._announce,
             StageEnd: lambda end: self._time.make_up(self._stage_began_s, end.duration_ms),
             CancelRequested: self._stop,
         }
@@ -175,6 +177,20 @@ class StatusFold:
             self._errors.correct(call.stage_id, event.artifacts)
             self._note_advance(self._time.at_last_event_s)
 
+    def _reuse(self, event: CallReused) -> None:
+        self._errors.correct(event.stage_id, event.artifacts)
+        if not self._calls:
+            self._call, self._errors.will_retry = None, False
+            self._show_image(event.image_index)
+        self._note_reuse()
+
+    def _announce(self, event: StageImageProgress) -> None:
+        stage = self._fold.stages.get(event.stage_id)
+        if stage is not None and event.image_index in stage.reused:
+            self._note_reuse()
+        else:
+            self._note_advance(self._time.at_last_event_s)
+
     def _fail(self, event: CallFailed) -> None:
         call, error, total = self._calls.pop(event.call_id, None), event.error, self._work.images
         if call is not None:
@@ -212,6 +228,12 @@ class StatusFold:
         amount = self._amount()
         self._held = max(self._held, self._fraction(amount))
         self._pace.mark(at_s, amount)
+
+    def _note_reuse(self) -> None:
+        """Raise the shown progress by images that took no work: they tell no pace."""
+        amount = self._amount()
+        self._held = max(self._held, self._fraction(amount))
+        self._pace.skip(self._time.at_last_event_s, amount, idle=not self._calls)
 
     def _amount(self) -> float:
         return self._work.done + self._parts()

@@ -43,7 +43,8 @@ const details = (() => {
     body.replaceChildren();
     if (tile) body.append(pictured(tile));
     body.append(made("p", [madeTime(timeText.local(event.time), event.time), `, ${event.seconds} s since the start`], "quiet"));
-    const info = event.type === "CallCompleted" ? jsonText.member(event.raw, "info") : null;
+    const hasInfo = event.type === "CallCompleted" || event.type === "CallReused";
+    const info = hasInfo ? jsonText.member(event.raw, "info") : null;
     const error = jsonText.member(event.raw, "error");
     if (info) body.append(...jsonBlock("Used, as reported by the backend", info));
     if (error) body.append(...errorBlock(error));
