@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,12 @@ def _show_foreign(found: ForeignImage, why: str) -> None:
         ("negative prompt", found.negative_prompt),
         ("seed", "not known" if found.seed is None else found.seed),
     ]
-    _show_rows(rows)
+    show_rows(rows)
+    show_metadata(found)
+
+
+def show_metadata(found: ForeignImage) -> None:
+    """Print the settings that the metadata of an image tells, of each stage."""
     for stage, settings in found.stages.items():
         print_line(f"settings of {stage}:")
         print_settings(settings.items())
@@ -118,7 +123,7 @@ def _show_image(found: ImageProvenance) -> None:
         run = found.origin.parent_run_id
         named = input_name(found.origin) or found.origin.path
         rows.append(("input image", f"{named}, of run {run}" if run else named))
-    _show_rows(rows)
+    show_rows(rows)
     # The seed is that of the first image.
     _show_stages(found.stages, left_out=("seed",))
     kind = found.backend[0] if found.backend else ""
@@ -136,7 +141,8 @@ def _source(found: ImageProvenance) -> str:
     return f"image {found.artifact.number} of {earlier[-1]}" if earlier else "its input image"
 
 
-def _show_rows(rows: Sequence[tuple[str, Any]]) -> None:
+def show_rows(rows: Iterable[tuple[str, Any]]) -> None:
+    """Print a line for each name and value."""
     for name, value in rows:
         print_line(f"{name:<15} ", value if isinstance(value, Mark) else str(value))
 
