@@ -6,15 +6,17 @@ It loads Pillow, which takes 20 ms: modules that every command loads import it w
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import repeat
 from math import ceil
 from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from .imaging import reduced_picture
+from .imaging import ImageError, reduced_picture
 from .text import escaped
 
 TEXT_SIZE = 15
@@ -32,6 +34,7 @@ _SYSTEM_FONTS = (
 """Fonts of common systems: Pillow's own has ASCII and a few signs, and no letter with an accent."""
 _NO_CHARACTER = "\U0010ffff"
 _BACKGROUND, _INK, _FRAME, _EMPTY = "white", "#1a1a1a", "#b0b0b0", "#f0f0f0"
+_THREADS, _AHEAD = 2, 32
 _KEYWORD, _PROGRAM = "Software", "stagewright sheet"
 
 
@@ -136,6 +139,28 @@ def _escape(letter: str) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+Picture = Image.Image
+
+
+def read_pictures(files: Sequence[Path], side: int) -> Generator[Picture | ImageError]:
+    """Each picture within ``side`` x ``side`` pixels, in order, or why it cannot be read.
+
+    Two threads decode at a time, for that is most of the time that a sheet takes; no more than
+    some small pictures wait for the caller.
+    """
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for first in range(0, len(files), _AHEAD):
+            part = files[first : first + _AHEAD]
+            yield from threads.map(_picture_or_error, part, repeat(side))
+
+
+def _picture_or_error(file: Path, side: int) -> Picture | ImageError:
+    try:
+        return reduced_picture(file, side)
+    except ImageError as error:
+        return error
+
+
 class Canvas:
     """One sheet; places and sizes are pixels from its upper left corner."""
 
@@ -155,12 +180,8 @@ class Canvas:
         box = (x, y, x + width - 1, y + height - 1)
         self._draw.rectangle(box, fill=_EMPTY, outline=_FRAME)
 
-    def place(self, file: Path, x: int, y: int, width: int, height: int) -> None:
-        """Place a picture, reduced if need be, in the middle of a box.
-
-        Raises ImageError; nothing is drawn then.
-        """
-        picture = reduced_picture(file, max(width, height))
+    def place(self, picture: Image.Image, x: int, y: int, width: int, height: int) -> None:
+        """Place a picture, reduced if need be, in the middle of a box."""
         if picture.width > width or picture.height > height:  # not the size that was recorded
             picture.thumbnail((width, height))
         left = x + (width - picture.width) // 2

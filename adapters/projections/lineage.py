@@ -216,24 +216,25 @@ class _Walk:
     def _maker(self, first: RecordedImage, record: InputRecord) -> RecordedImage | None:
         """The record of the image that an input is a copy of."""
         copy = _InputCopy.read(first.folder, record)
-        found = self._named(record, copy.wanted) or self._search(copy.wanted)
+        named = record.parent_run_id or str(copy.wanted.stamp.get("run_id") or "")
+        found = self._named(named, copy.wanted) or self._search(copy.wanted)
         if found is not None:
             return found.record
-        kind, text = self._why_no_maker(record)
+        kind, text = self._why_no_maker(named)
         notes = [note for note in (copy.note, *self._unreadable[:_SHOWN]) if note]
         self.origin = LineageOrigin(
             kind=kind,
             text="; ".join([text, *notes]),
             name=input_name(record) or record.path,
             sha256=record.original.sha256 if record.original else record.sha256,
-            parent_run_id=record.parent_run_id,
+            parent_run_id=named or None,
             metadata=copy.metadata,
         )
         return None
 
-    def _named(self, record: InputRecord, wanted: WantedImage) -> FoundImage | None:
-        """The image in the run that the input's record names."""
-        folder = self._folder_of(record.parent_run_id)
+    def _named(self, run_id: str, wanted: WantedImage) -> FoundImage | None:
+        """The image in the run that the input's record or its metadata names, if any."""
+        folder = self._folder_of(run_id)
         return self._look(folder, wanted) if folder else None
 
     def _search(self, wanted: WantedImage) -> FoundImage | None:
@@ -250,17 +251,17 @@ class _Walk:
             return None
         return None if found is None or found.record.opened.run_id in self._entered else found
 
-    def _folder_of(self, run_id: str | None) -> Path | None:
-        if run_id is None:
-            return None
+    def _folder_of(self, run_id: str) -> Path | None:
         try:
             return self._finder.find(run_id)
         except (RunNotFoundError, OSError):
             return None
 
-    def _why_no_maker(self, record: InputRecord) -> tuple[OriginKind, str]:
-        run_id = record.parent_run_id
-        if run_id is None:
+    def _why_no_maker(self, run_id: str) -> tuple[OriginKind, str]:
+        """Why no log here records an input; ``run_id`` is the run that it is said to be of."""
+        if not run_id:
+            if self._unreadable:
+                return OriginKind.BROKEN, "a log that names this image cannot be read"
             return OriginKind.FILE, "a file that no run here made"
         if run_id in self._entered:
             return OriginKind.BROKEN, f"a cycle: made by run {run_id}, which was made from it"

@@ -160,6 +160,8 @@ class _Variants:
         if index in self._fold.removed:
             return "its run was removed"
         error = self._failures.get(index)
+        if error is None and index in self._fold.run_ids:
+            return f"its run {self._fold.run_ids[index]} is not here"
         return "not begun" if error is None else f"not begun: {error.kind}: {error.message}"
 
 

@@ -11,10 +11,11 @@ from .cells import Cell, SheetContent
 MOST_PIXELS = 40_000_000
 """Of one sheet: 120 MB while it is drawn."""
 MOST_WIDTH = 6_400
-"""Of one sheet, in pixels: 24 cells of 256. Graphics cards show no more than 8,192 or 16,384."""
-LARGE, SMALL = 512, 256
-"""The longest side of a picture, on sheets of few and of many cells."""
-_FEW = 60
+"""Of one sheet, in pixels: some graphics cards show no more than 8,192."""
+_SIDES = ((60, 512), (300, 256))
+"""Up to how many cells, the longest side of a picture in pixels."""
+_SMALLEST = 160
+"""The same beyond: 1,000 images are one sheet."""
 _LEAST_WIDTH, _LEAST_HEIGHT = 160, 120
 """Of a cell: a caption, or a reason, needs this room."""
 _MARGIN, GAP = 16, 8
@@ -56,7 +57,7 @@ class Layout:
         self._content = content
         self._font = font
         cells = content.cells
-        side = LARGE if len(cells) <= _FEW else SMALL
+        side = next((side for most, side in _SIDES if len(cells) <= most), _SMALLEST)
         sizes = [_reduced(cell, side) for cell in cells if cell.file]
         self.width = max([_LEAST_WIDTH, *(width for width, _ in sizes)])
         self.height = max([_LEAST_HEIGHT, *(height for _, height in sizes)])

@@ -14,8 +14,8 @@ from ....events.result import FinishedImage, MissingImage, PipelineRunResult
 from ...event_text import error_text
 from .cells import Block, Cell, Row, SheetContent, SheetRefusedError
 
-_MOST_COLUMNS = 24
-"""At 256 pixels a cell, a sheet that is 6,300 wide."""
+_MOST_COLUMNS = 32
+"""A square of 1,000 images."""
 
 
 class RunCells:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 
-from ...drawing import Canvas, Font, choose_font, is_sheet
+from ...drawing import Canvas, Font, Picture, choose_font, is_sheet, read_pictures
 from ...imaging import ImageError
 from ..output_file import atomic_output, may_replace
 from .cells import SheetContent, SheetRefusedError
@@ -46,8 +47,8 @@ def write_sheets(
 ) -> WrittenSheets:
     """Draw a content as PNG: ``output``, or ``output-1``, ``output-2`` where one is not enough.
 
-    One sheet is in memory at a time, and one picture. ``on_image`` is called before each with
-    its number, from 1, and how many there are. Raises SheetRefusedError if a file there is not a
+    One sheet is in memory at a time. ``on_image`` is called at each picture with its number, from
+    1, and how many there are. Raises SheetRefusedError if a file there is not a
     sheet; nothing is written then. Raises OSError.
     """
     font = choose_font([_FIXED, *_texts(content)])
@@ -108,8 +109,11 @@ class _Drawing:
         canvas = Canvas(page.width, page.height, self._font)
         for x, y, lines in page.texts:
             canvas.write(x, y, lines)
-        for placed in page.cells:
-            self._draw(canvas, placed)
+        files = [placed.cell.file for placed in page.cells if placed.cell.file is not None]
+        side = max(self._layout.width, self._layout.height)
+        with closing(read_pictures(files, side)) as pictures:
+            for placed in page.cells:
+                self._draw(canvas, placed, next(pictures) if placed.cell.file else None)
         with atomic_output(path) as stream:
             canvas.save(stream)
         return WrittenSheet(
@@ -120,17 +124,17 @@ class _Drawing:
             cells=len(page.cells),
         )
 
-    def _draw(self, canvas: Canvas, placed: PlacedCell) -> None:
+    def _draw(self, canvas: Canvas, placed: PlacedCell, found: Picture | ImageError | None) -> None:
         width, height = self._layout.width, self._layout.height
         reason = placed.reason
-        if placed.cell.file is not None:
+        if found is not None:
             self._number += 1
             self._on_image(self._number, self._total)
-            try:
-                canvas.place(placed.cell.file, placed.x, placed.y, width, height)
-            except ImageError as error:
-                self.unreadable.append(str(error))
-                reason = ["its file cannot", "be read"]
+        if isinstance(found, ImageError):
+            self.unreadable.append(str(found))
+            reason = ["its file cannot", "be read"]
+        elif found is not None:
+            canvas.place(found, placed.x, placed.y, width, height)
         if reason:
             canvas.frame(placed.x, placed.y, width, height)
             canvas.write(placed.x + GAP, placed.y + GAP // 2, reason)
