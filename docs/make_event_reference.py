@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
@@ -11,6 +11,12 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 from stagewright.events import EVENT_TYPES, StageEvent
+from stagewright.events.groups.model import (
+    GROUP_EVENT_TYPES,
+    GroupEvent,
+    SweepAxis,
+    Variant,
+)
 from stagewright.events.model import (
     Artifact,
     BackendDescription,
@@ -29,6 +35,8 @@ _PARTS = (
     SourceFile,
     BackendDescription,
     ErrorDetail,
+    SweepAxis,
+    Variant,
 )
 
 _HEAD = """# Events
@@ -42,16 +50,29 @@ Every event carries:
 """
 
 
+_GROUP_HEAD = """# Events of a group
+
+The log of a group, `runs/groups/<group_id>/group.jsonl`, has the line format of a run's log. It
+says which variants there are and which began; everything else is in the logs of the runs.
+Subscribers get these events through `on_group`. Every event is a barrier and carries:
+"""
+
+
 def reference() -> str:
     """The whole page."""
-    return "\n".join([_HEAD, *_table(StageEvent), "", *_events(), *_parts()])
+    run = [_HEAD, *_table(StageEvent), "", *_events(EVENT_TYPES, StageEvent)]
+    group = [_GROUP_HEAD, *_table(GroupEvent), "", *_events(GROUP_EVENT_TYPES, GroupEvent)]
+    return "\n".join([*run, *group, *_parts()])
 
 
-def _events() -> Iterator[str]:
-    envelope = StageEvent.__struct_fields__
-    for kind in EVENT_TYPES:
-        barrier = " (barrier)" if kind.barrier else ""
-        yield f"## `{kind.__name__}`{barrier}\n\n{_words(kind)}\n"
+def _events(
+    kinds: Sequence[type[StageEvent] | type[GroupEvent]],
+    base: type[StageEvent] | type[GroupEvent],
+) -> Iterator[str]:
+    envelope = base.__struct_fields__
+    for kind in kinds:
+        barrier = " (barrier)" if kind.barrier and base is StageEvent else ""
+        yield f"## `{kind.__struct_config__.tag}`{barrier}\n\n{_words(kind)}\n"
         yield from _table(kind, leave_out=envelope)
         yield ""
 
@@ -71,7 +92,7 @@ def _words(kind: type) -> str:
 def _table(kind: type[msgspec.Struct], leave_out: tuple[str, ...] = ()) -> Iterator[str]:
     yield "| field | type | default |"
     yield "| --- | --- | --- |"
-    if kind is StageEvent:
+    if kind in (StageEvent, GroupEvent):
         yield "| `type` | string, the event's name | |"
     hints = get_type_hints(kind)
     for field in msgspec.structs.fields(kind):

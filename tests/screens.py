@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageGrab
 
-WINDOW = Path(__file__).with_name("status_window.py")
+HERE = Path(__file__).resolve().parent.parent
 
 
 @contextmanager
@@ -47,8 +47,8 @@ class WindowProcess:
     def __init__(self, display: str, runs: Path, *arguments: str | Path) -> None:
         self.display = display
         self._process = subprocess.Popen(
-            [sys.executable, str(WINDOW), str(runs), *map(str, arguments or [""])],
-            env={**os.environ, "DISPLAY": display},
+            [sys.executable, "-m", "tests.status_window", str(runs), *map(str, arguments or [""])],
+            cwd=HERE, env={**os.environ, "DISPLAY": display},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 

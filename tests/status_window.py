@@ -1,6 +1,6 @@
 """A window with a status bar that a test works from outside: commands in, answers out.
 
-    python status_window.py RUNS SERVER [PROGRAM CONFIG]
+    python -m tests.status_window RUNS SERVER [PROGRAM CONFIG]
 
 SERVER may be empty; PROGRAM is one with an ``App``, as ``examples/tk_app.py`` has. Each line of
 standard input is a JSON document with ``do``; each answer is one line of JSON.
@@ -21,10 +21,12 @@ from pathlib import Path
 from tkinter import ttk
 from typing import Any
 
-from stagewright.adapters import open_controller
+from stagewright.adapters import EmbeddedBackend, open_controller
 from stagewright.adapters.tk import TkLoop, TkStatusBar
 from stagewright.adapters.tk.group_bar import GroupBar
 from stagewright.events import StagewrightError
+
+from .group_runs import GroupRuns
 
 
 class Window:
@@ -37,6 +39,7 @@ class Window:
         self.root.report_callback_exception = self.note
         self.loop = TkLoop(self.root)
         self.leave = self.wait
+        self.group_thread = threading.Thread()
         if program:
             app = runpy.run_path(program)["App"](self.root, self.controller, config)
             app.pack(fill="both", expand=True)
@@ -54,6 +57,8 @@ class Window:
         """Wait for the end of the run that is under way."""
         while self.controller.current_run_id is not None:
             time.sleep(0.01)
+        if self.group_thread.is_alive():
+            self.group_thread.join()
 
     def start(self, config: Any) -> None:
         """Begin a run beside Tk, as programs do."""
@@ -73,6 +78,15 @@ class Window:
         self.bars.append(TkStatusBar(self.root))
         self.bars[-1].pack(fill="x")
         self.bars[-1].show(folder)
+
+    def group(self, steps: list[int], delay_s: float) -> None:
+        """One more bar, with a controller of its own that runs a group beside Tk."""
+        runs = self.controller.runs
+        group = GroupRuns(runs, steps, EmbeddedBackend(step_delay_s=delay_s))
+        self.bars.append(TkStatusBar(self.root, group.controller))
+        self.bars[-1].pack(fill="x")
+        self.group_thread = threading.Thread(target=group.run)
+        self.group_thread.start()
 
     def press(self, text: str) -> None:
         """Press the button with this text with the mouse, whether or not it can be pressed."""
@@ -127,7 +141,7 @@ class Window:
                 seen["bar"] = place_of(one)
             elif isinstance(one, tkinter.Toplevel):
                 seen["tips"] += [str(inner["text"]) for inner in one.winfo_children()]
-            elif one.winfo_ismapped():
+            elif isinstance(one, ttk.Label) and one.winfo_ismapped():
                 seen["labels"].append(str(one["text"]))
                 _, _, width, height = place_of(one)
                 if one.winfo_reqwidth() > width or one.winfo_reqheight() > height:

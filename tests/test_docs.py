@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from stagewright.adapters.backends.webui.options import PINNED
 from stagewright.statemachine.config.legacy import RunDocument
-from stagewright.statemachine.config.schema import RunTable, ServerTable
+from stagewright.statemachine.config.schema import AxisTable, RunTable, ServerTable, SweepTable
 from stagewright.statemachine.stages import (
     AdetailerConfig,
     AdetailerPass,
@@ -66,6 +66,8 @@ def test_the_man_page_is_what_the_commands_make() -> None:
         AdetailerPass,
         RunTable,
         ServerTable,
+        SweepTable,
+        AxisTable,
     ],
 )
 def test_every_key_is_documented(table: type[msgspec.Struct]) -> None:

@@ -273,6 +273,14 @@ def test_the_schema_refuses_what_is_refused(key: str) -> None:
     assert not schema().is_valid(wrong)
 
 
+def test_the_schema_knows_sweeps() -> None:
+    """An axis has a list or a text, and no unknown key."""
+    axes = [{"key": "seed", "values": "1..3"}, {"keys": ["seed"], "values": [[1], [2]]}]
+    assert schema().is_valid({"sweep": {"random": 1, "seed": 2, "axes": axes}})
+    for wrong in ({"key": "seed", "values": 1}, {"kye": "seed", "values": [1]}):
+        assert not schema().is_valid({"sweep": {"axes": [wrong]}})
+
+
 VALUES: st.SearchStrategy[Any] = st.sampled_from(
     [0, 1, 8, 64, 0.5, 2.0, 1e9, -1, "", "x", True, None, [], {}, "first"]
 )

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from stagewright.adapters.projections.group_log import find_group, read_group
 from stagewright.events import LogCorruptError, RunNotFoundError
+from stagewright.events.groups.log import read_group
 from stagewright.events.groups.model import GroupSealed, VariantBegun
+from stagewright.statemachine.groups.folder import find_group
 
 from .command_line import SCRIPT, Start, stagewright, until
 from .following import HERE
@@ -56,7 +57,7 @@ def test_each_variant_is_shown_to_its_end(
         first = lines.index(f"variant {number} of 3: steps {steps}")
         assert lines[first + 2].startswith("00-txt2img: 1 of 2 finished: images/")
         assert lines[first + 5].startswith(f"variant {number} of 3: completed in ")
-    assert lines[-1] == f"{GROUP}: Group completed: 3 variants"
+    assert lines[-1].startswith(f"{GROUP}: COMPLETED")
 
 
 @pytest.mark.posix
@@ -73,7 +74,7 @@ def test_a_terminal_shows_the_variant_and_the_whole_group(
     child.expect(r"variant 2 of 3: steps 7 +group \d+%, about [\d.]+ m?s left")
     child.expect(r"stage 1 of 1 00-txt2img +image 1 of 2")
     child.expect(r"variant 3 of 3: steps 8 +group \d+%")
-    child.expect("Group completed: 3 variants")
+    child.expect(f"{GROUP}: COMPLETED")
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
@@ -85,7 +86,8 @@ def test_a_dead_process_is_reported(
     """Following ends soon after the process was killed, and says how the group goes on."""
     follower = start("follow", "last-group", folder=tmp_path)
     assert follower.stdout is not None
-    assert follower.stdout.readline().startswith("variant 1 of 3")
+    first = next(line for line in follower.stdout if line != "3 variants\n")
+    assert first.startswith("variant 1 of 3")
     group.kill()
     _, complaint = follower.communicate(timeout=20)
     assert follower.returncode == 1
@@ -118,15 +120,15 @@ def test_a_log_of_a_group_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "groups" / GROUP / "group.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[:-10])
-    assert [type(event) for event in read_group(path)][1:] == [VariantBegun]
+    assert [type(event) for event in read_group(path.parent)][1:] == [VariantBegun]
     path.write_bytes(whole)
-    assert isinstance(read_group(path)[-1], GroupSealed)
+    assert isinstance(read_group(path.parent)[-1], GroupSealed)
     second = whole.index(b"\n") + 1
     path.write_bytes(whole[: second + 80] + b"x" + whole[second + 81 :])
     with pytest.raises(LogCorruptError, match=f"corrupt at byte {second} \\(record 1\\)"):
-        read_group(path)
+        read_group(path.parent)
     with pytest.raises(RunNotFoundError, match="no group is here"):
-        read_group(tmp_path / "group.jsonl")
+        read_group(tmp_path)
 
 
 def test_a_group_is_found_by_its_id_a_prefix_or_as_the_last_one(tmp_path: Path) -> None:
@@ -136,6 +138,7 @@ def test_a_group_is_found_by_its_id_a_prefix_or_as_the_last_one(tmp_path: Path) 
         log.path.write_bytes(b"")
     assert find_group(tmp_path, "2026-a") == first.folder
     assert find_group(tmp_path, "last-group") == second.folder
-    assert find_group(tmp_path, "last") is None
-    with pytest.raises(RunNotFoundError, match="2 groups begin like this: 2026-a, 2026-b"):
+    with pytest.raises(RunNotFoundError, match="there is no group 'last'"):
+        find_group(tmp_path, "last")
+    with pytest.raises(RunNotFoundError, match=r"'2026' fits 2 groups in .*: 2026-a, 2026-b"):
         find_group(tmp_path, "2026")

@@ -32,6 +32,23 @@ def tell(bar: StatusBar, told: GroupTold) -> None:
         bar.take_step(told)
 
 
+class Watched:
+    """A bar that can read what its runs have been given so far."""
+
+    def __init__(self) -> None:
+        self.past: list[StageEvent] = []
+        self.bar = StatusBar(monotonic=still, history=self.history)
+
+    def history(self, run_id: str) -> list[StageEvent]:
+        return [one for one in self.past if one.run_id == run_id]
+
+    def take(self, told: GroupTold) -> RunStatus:
+        if isinstance(told, StageEvent):
+            self.past.append(told)
+        tell(self.bar, told)
+        return self.bar.snapshot()
+
+
 def shown_after(told: Sequence[GroupTold], bar: StatusBar | None = None) -> RunStatus:
     bar = bar or StatusBar(monotonic=still)
     for one in told:
@@ -50,11 +67,10 @@ def of_run(status: RunStatus) -> dict[str, object]:
 @settings(max_examples=100, deadline=None)
 def test_the_percentage_of_a_group_never_goes_back(life: list[GroupTold]) -> None:
     """It is 100 exactly while the group is COMPLETED, and all numbers stay within bounds."""
-    bar = bar_with_history(life)
+    bar = Watched()
     before = RunStatus()
     for told in life:
-        tell(bar, told)
-        now = bar.snapshot()
+        now = bar.take(told)
         percentage = now.group_percentage
         if percentage is not None:
             # A resume of a completed group, for lost files, makes it an unfinished one again.
@@ -74,13 +90,11 @@ def test_the_percentage_of_a_group_never_goes_back(life: list[GroupTold]) -> Non
 @settings(max_examples=60, deadline=None)
 def test_a_group_changes_nothing_of_what_is_shown_of_its_runs(life: list[GroupTold]) -> None:
     """Every event of a run is shown as without the group."""
-    events = [one for one in life if isinstance(one, StageEvent)]
-    with_group, without = bar_with_history(events), bar_with_history(events)
+    with_group, without = Watched(), Watched()
     for told in life:
-        tell(with_group, told)
+        now = with_group.take(told)
         if not isinstance(told, GroupEvent):
-            tell(without, told)
-        assert of_run(with_group.snapshot()) == of_run(without.snapshot())
+            assert of_run(now) == of_run(without.take(told))
 
 
 @given(group_lives())
@@ -92,14 +106,14 @@ def test_the_percentage_of_a_group_is_the_weighted_share_of_its_runs(life: list[
     assert isinstance(opened, GroupOpened)
     weights = [variant.total_steps or variant.total_images for variant in opened.variants]
     alone: dict[str, StatusBar] = {}
-    bar = bar_with_history(told)
+    bar = Watched()
+    now = RunStatus()
     lost = False
     for one in told:
-        tell(bar, one)
+        now = bar.take(one)
         lost = lost or (isinstance(one, RunResumed) and bool(one.lost))
         if isinstance(one, StageEvent):
             tell(alone.setdefault(one.run_id, StatusBar(monotonic=still)), one)
-    now = bar.snapshot()
     shares = [min(100.0, one.snapshot().percentage or 0.0) for one in alone.values()]
     expected = sum(map(float.__mul__, shares, map(float, weights))) / sum(weights)
     if now.group_state is not RunState.COMPLETED and not lost:
@@ -129,22 +143,14 @@ def test_a_later_process_shows_what_an_earlier_one_would(
         return [one for one in past[: known[0]] if one.run_id == run_id]
 
     known = [sum(isinstance(one, StageEvent) for one in told[:start])]
-    later, first = StatusBar(monotonic=still, history=history), bar_with_history(told)
+    later, first = StatusBar(monotonic=still, history=history), Watched()
     shown_after(earlier, later)
     for one in told[start:]:
         known[0] += isinstance(one, StageEvent)
         tell(later, one)
-    now, then = later.snapshot(), shown_after(told, first)
+    now, then = later.snapshot(), [first.take(one) for one in told][-1]
     if not any(isinstance(one, GroupSealed) for one in told[start:]):
         return  # A run is looked up once the group goes on from it.
     counts = ("group_state", "variant_count", "variants_finished", "variants_failed")
     assert [getattr(now, name) for name in counts] == [getattr(then, name) for name in counts]
     assert now.group_percentage == pytest.approx(then.group_percentage)
-
-
-def bar_with_history(told: Sequence[GroupTold | StageEvent]) -> StatusBar:
-    """A bar that can read every run."""
-    events = [one for one in told if isinstance(one, StageEvent)]
-    return StatusBar(
-        monotonic=still, history=lambda run_id: [one for one in events if one.run_id == run_id]
-    )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from stagewright.adapters import EmbeddedBackend, PillowInputReader
 from stagewright.statemachine import (
     PipelineController,
@@ -266,6 +269,23 @@ def test_an_error_of_a_variant_names_where_its_value_is_varied(tmp_path: Path) -
     assert lines[1].startswith(f"{file}: sweep.axes.0.values.1: seed = 4294967295 must be at most")
 
 
+def test_an_error_beside_the_values_is_the_same_for_every_variant(tmp_path: Path) -> None:
+    loaded = load_document(write(tmp_path, TOML + "stpes = 2\n"))
+    sweep = sweep_of(loaded, ["seed=1,2"])
+    assert sweep is not None
+    file = tmp_path / "base.toml"
+    found: set[tuple[str, ...]] = set()
+    for values in sweep.variants():
+        with pytest.raises(ConfigurationError) as caught:
+            loaded.with_values(values, sweep).parse()
+        found.add(tuple(str(caught.value).splitlines()))
+    (lines,) = found
+    assert lines == (
+        f"{file}: unknown key txt2img.stpes; did you mean txt2img.steps?",
+        f"{file}: txt2img.model is missing; an enabled txt2img needs it",
+    )
+
+
 @pytest.mark.parametrize("suffix", ["json", "yaml"])
 def test_json_and_yaml_have_sweeps_too(tmp_path: Path, suffix: str) -> None:
     text = json.dumps(swept({"key": "seed", "values": "1..3"}, axis("txt2img.steps", 1, 2)))
@@ -343,3 +363,35 @@ def test_one_run_of_a_sweep_is_refused_with_what_to_call(tmp_path: Path) -> None
     with pytest.raises(ConfigurationError, match="start_group"):
         build_stage_execution_plan(config)
     assert not (tmp_path / "runs").exists()
+
+
+SCALARS: st.SearchStrategy[Any] = st.sampled_from(
+    [None, True, 0, 1, -1, 2.5, 1e300, float("nan"), 2**70, "", "x", "1..3", "[1]", "[", "1..2:0"]
+)
+ANYTHING = st.recursive(
+    SCALARS, lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(), part, max_size=2)
+)
+KEYS = st.sampled_from(
+    ["txt2img.steps", "steps", "prompt", "prompts", "txt2img", "txt2img.styles.1", "metadata.a.b",
+     "adetailer.passes.0.model", "sweep", "a", "", ".", "txt2img..steps", "seed.0", "0"]
+)  # fmt: skip
+AXES = st.fixed_dictionaries(
+    {},
+    optional={
+        "key": KEYS | ANYTHING,
+        "keys": st.lists(KEYS, max_size=2) | ANYTHING,
+        "values": st.lists(ANYTHING, max_size=3) | ANYTHING,
+    },
+)
+
+
+@given(st.lists(AXES, max_size=3) | ANYTHING, st.lists(st.text() | KEYS, max_size=2), st.booleans())
+def test_any_sweep_is_used_or_refused(axes: Any, vary: list[str], zipped: bool) -> None:
+    loaded = document_of({**document(), "sweep": {"axes": axes}})
+    options = [*vary, *(f"{one}=1..2,x" for one in vary)]
+    with suppress(ConfigurationError):
+        sweep = sweep_of(loaded, options, zip=zipped)
+        assert sweep is not None
+        for values in sweep.variants():
+            with suppress(ConfigurationError):
+                loaded.with_values(values, sweep).parse()

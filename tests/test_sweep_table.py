@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pexpect
 import pytest
 from rich.cells import cell_len
 from stagewright.adapters.cli.sweep_table import (
@@ -25,6 +26,7 @@ from stagewright.statemachine import GroupPlan, build_stage_execution_plan
 from stagewright.statemachine.config.schema import ServerTable
 from stagewright.statemachine.groups.planning import PlannedVariant
 
+from .command_line import SCRIPT, run_json, stagewright, write_config
 from .support import document
 
 URL = "http://127.0.0.1:7860"
@@ -192,3 +194,31 @@ def test_warnings_stand_below_the_totals(capsys: pytest.CaptureFixture[str]) -> 
     show_sweep(plan, estimates_of(plan, None), URL)
     printed = capsys.readouterr().out.splitlines()
     assert printed[-2:] == ["warning: the first", "warning: the second"]
+
+
+@pytest.mark.posix
+def test_plan_of_a_sweep_shows_fifty_variants_on_a_terminal(tmp_path: Path) -> None:
+    """And all of them where the output is no terminal."""
+    config = write_config(tmp_path)
+    arguments = ["plan", config.name, "--vary", "seed=1..60"]
+    child = pexpect.spawn(
+        str(SCRIPT), arguments, cwd=str(tmp_path), timeout=60, dimensions=(24, 80),
+        encoding="utf-8",
+    )  # fmt: skip
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    assert "... and 10 more" in str(child.before)
+    printed = stagewright(*arguments, folder=tmp_path).stdout.splitlines()
+    assert (len(printed), printed[60].split()[:2]) == (1 + 60 + 2, ["60", "60"])
+
+
+def test_plan_of_a_sweep_estimates_each_variant_from_recorded_runs(tmp_path: Path) -> None:
+    """Twice the steps take twice the time, and the whole is the sum."""
+    config = write_config(tmp_path)
+    run_json(config)
+    shown = stagewright("plan", config, "--vary", "txt2img.steps=4,8", "--json", folder=tmp_path)
+    plan = json.loads(shown.stdout)
+    short, long = (variant["estimate_s"] for variant in plan["variants"])
+    assert long == pytest.approx(2 * short)
+    assert plan["estimate_s"] == pytest.approx(short + long)

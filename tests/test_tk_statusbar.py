@@ -94,6 +94,35 @@ def test_a_run_is_seen_from_its_start_to_its_end(window: WindowProcess) -> None:
     assert done["button"] == ["Cancel", "disabled"]
 
 
+def test_the_group_of_a_run_is_shown_below_it(window: WindowProcess) -> None:
+    """Its variant, a thin bar with its percentage, its remaining time, and how it ended."""
+    window.do("size", width=460, height=320)
+    assert "group_value" not in window.look()
+    window.do("group", steps=[30, 10], delay_s=0.012)
+    first = seen(window, "variant 1 of 2: steps 30", bar=1)
+    assert first["group_value"] < 80
+    now = seen(window, "variant 2 of 2: steps 10", bar=1)
+    until(lambda: window.look(1)["labels"][-1].endswith(" left"), "there is an estimate")
+    picture, now = window.picture(), window.look(1)
+    assert 75 <= now["group_value"] < 100
+    assert filled(picture, now["group_bar"]) == pytest.approx(now["group_value"] / 100, abs=0.08)
+    assert now["group_bar"][3] < now["bar"][3]
+    assert now["labels"][-1].startswith(f"group {int(now['group_value'])}%, about ")
+    assert now["cut"] == []
+    done = seen(window, "Group completed: 2 variants", bar=1)
+    assert (done["group_value"], done["labels"][-1]) == (100.0, "group 100%")
+
+
+def test_a_run_without_a_group_follows_one_with_a_group(window: WindowProcess) -> None:
+    """The group is hidden again."""
+    window.do("size", width=460, height=320)
+    window.do("group", steps=[2], delay_s=0)
+    seen(window, "Group completed: 1 variant", bar=1)
+    window.do("start", config=SLOW)
+    seen(window, "Completed: 2 images")
+    assert "group_value" not in window.look()
+
+
 def test_a_configuration_that_does_not_start_is_a_config_error(window: WindowProcess) -> None:
     """With its reason, and in words: the colour is not all that tells it."""
     window.do("start", config={**SLOW, "images": 0})

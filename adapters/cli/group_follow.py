@@ -6,21 +6,20 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from ...events.codec import encode_line
-from ...events.errors import RunNotFoundError
-from ...events.folds import replay
-from ...events.groups.model import GroupEvent, GroupOpened, GroupSealed, VariantBegun
+from ...events.groups.model import GroupEvent, GroupSealed
 from ...events.model import Outcome
 from ...events.subscriptions.live_steps import read_step
 from ...events.subscriptions.log_tail import POLL_S
-from ..projections.group_log import GROUP_LOG_NAME, read_group
+from ...statemachine.groups.result import replay_group
 from ..projections.status import StatusBar, history_in
 from .display import Display, open_display
 from .foreground import try_to_print
+from .group_result import show_group
 from .group_tail import Followed, GroupTail
-from .output import print_json, print_line
+from .output import print_json
 from .statuses import (
     EXIT_CANCELLED,
     EXIT_COMPLETED,
@@ -50,52 +49,16 @@ def follow_group(folder: Path, *, as_events: bool, as_json: bool) -> int:
         return print_error(
             f"{folder.name}: interrupted; the group itself continues", EXIT_INTERRUPTED
         )
+    runs = folder.parent.parent
     if as_json:
-        try_to_print(lambda: print_json(group_document(folder)))
+        try_to_print(lambda: print_json(replay_group(folder, runs)))
     elif not as_events:
-        try_to_print(lambda: print_line(f"{folder.name}: {view.snapshot().group_headline}"))
+        try_to_print(lambda: show_group(replay_group(folder, runs), runs))
     if not isinstance(tail.last, GroupSealed):
         return print_error(
             f"{folder.name}: its process died; `resume` continues the group", EXIT_ERROR
         )
     return _EXIT_STATUSES.get(tail.last.outcome, EXIT_ERROR)
-
-
-def group_document(folder: Path) -> dict[str, Any]:
-    """How a group stands, with the state of each run from its log."""
-    events = read_group(folder / GROUP_LOG_NAME)
-    opened = next(event for event in events if isinstance(event, GroupOpened))
-    run_ids = {
-        event.variant_index: event.run_id for event in events if isinstance(event, VariantBegun)
-    }
-    view = StatusBar(history=history_in(folder.parent.parent))
-    for event in events:
-        view.take_group_event(event)
-    return {
-        "group_id": opened.group_id,
-        "state": view.snapshot().group_state,
-        "axes": opened.axes,
-        "variants": [
-            {
-                "variant_index": variant.variant_index,
-                "values": variant.values,
-                **_run_fields(folder.parent.parent, run_ids.get(variant.variant_index)),
-            }
-            for variant in opened.variants
-        ],
-    }
-
-
-def _run_fields(runs: Path, run_id: str | None) -> dict[str, Any]:
-    """The state of a variant's run; null where it has none."""
-    fields: dict[str, Any] = {"run_id": run_id, "state": None, "outcome": None}
-    if run_id is not None:
-        try:
-            result = replay(runs / run_id)
-        except RunNotFoundError:
-            return fields
-        fields |= {"state": result.state, "outcome": result.outcome}
-    return fields
 
 
 def _print_events(tail: GroupTail) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...events.errors import RunNotFoundError
+from ...events.groups.log import GROUP_LOCK_NAME, GROUP_LOG_NAME, read_group
 from ...events.groups.model import GroupEvent, GroupSealed, VariantBegun
 from ...events.log.lock import is_locked
 from ...events.model import StageEvent
 from ...events.subscriptions.log_tail import LogTail
-from ..projections.group_log import GROUP_LOCK_NAME, GROUP_LOG_NAME, read_group
 
 _POLL_S = 0.2
 """How often to look at the log of the group."""
@@ -91,7 +91,7 @@ class GroupTail:
         news: list[GroupEvent] = []
         if size != self._size:
             after = -1 if self.last is None else self.last.seq
-            news = [event for event in read_group(path) if event.seq > after]
+            news = [event for event in read_group(self.folder) if event.seq > after]
             self._size = size
         last = news[-1] if news else self.last
         self.has_ended = isinstance(last, GroupSealed) or not is_running

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import click
 
@@ -17,7 +18,7 @@ from ...statemachine.run.handle import GroupHandle
 from ..event_text import error_text
 from .foreground import ForegroundResult, print_faults, run_in_foreground, try_to_print
 from .group_result import show_group
-from .output import print_json, progress_stream
+from .output import print_json
 from .statuses import (
     EXIT_CANCELLED,
     EXIT_COMPLETED,
@@ -51,10 +52,14 @@ def confirm_count(
 
 
 def run_group(
-    controller: PipelineController, begin: Callable[[], GroupHandle], *, as_json: bool
+    controller: PipelineController,
+    begin: Callable[[], GroupHandle],
+    stream: IO[str],
+    *,
+    as_json: bool,
 ) -> int:
     """Begin or resume a group, show its progress until its end, and print the result."""
-    ended = run_in_foreground(controller, begin, progress_stream())
+    ended = run_in_foreground(controller, begin, stream)
     return show_group_end(ended, controller.runs, as_json=as_json)
 
 

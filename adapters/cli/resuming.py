@@ -72,8 +72,10 @@ def resume_run(
 
     read_log(folder, take_earlier)
     appended: set[type[StageEvent]] = set()
+    # Taken before the counter begins, which stands in for standard error meanwhile.
+    stream = progress_stream()
     with (
-        open_file_counter(progress_stream()) as counter,
+        open_file_counter(stream) as counter,
         subscribe(lambda event: appended.add(type(event)), on="publisher"),
     ):
 
@@ -88,7 +90,7 @@ def resume_run(
             finally:
                 counter.pause()
 
-        ended = run_in_foreground(controller, begin, progress_stream(), view)
+        ended = run_in_foreground(controller, begin, stream, view)
     if RunResumed not in appended:
         rest = "its log has been sealed" if appended else "nothing to do"
         print_note(f"{ended.result.run_id}: already complete; {rest}")

@@ -10,6 +10,7 @@ from tkinter import ttk
 
 from ...events.errors import LogCorruptError, RunNotFoundError
 from ...events.folds import replay
+from ...events.groups.log import read_group
 from ...events.groups.model import GroupEvent
 from ...events.log.lock import is_locked
 from ...events.log.reader import iterate
@@ -17,8 +18,8 @@ from ...events.model import RunOpened, RunState, StageEvent
 from ...events.subscriptions.subscription import Subscription, subscribe
 from ...statemachine.errors import InvalidTransitionError
 from ...statemachine.files.run_folder import CancelOrder, RunFolder
+from ...statemachine.groups.folder import GROUPS_NAME
 from ...statemachine.run.controller import PipelineController
-from ..projections.group_log import group_log, read_group
 from ..projections.status import RunStatus, StatusBar, history_in
 from ..projections.status.status import shown
 from .group_bar import GroupBar
@@ -137,7 +138,7 @@ class TkStatusBar(ttk.Frame):
             self._group_id = group_id
             # Without its log, the group is shown as far as it is known from now on.
             with contextlib.suppress(RunNotFoundError, LogCorruptError, OSError):
-                for event in read_group(group_log(controller.runs, group_id)):
+                for event in read_group(controller.runs / GROUPS_NAME / group_id):
                     self._group_model.take_group_event(event)
 
     def _take_config_error(self, message: str) -> None:

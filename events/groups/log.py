@@ -71,3 +71,10 @@ def read_group_log(
     with (storage or Storage()).open_read(path) as stream:
         for batch in RecordScan(GROUP_LOG, stream, path=path).batches():
             observe(batch)
+
+
+def read_group(folder: Path) -> list[GroupEvent]:
+    """The events of a group, in order; raises what ``read_group_log`` raises."""
+    events: list[GroupEvent] = []
+    read_group_log(folder, events.extend)
+    return events

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ..errors import FieldError, show_value
+from ..errors import ConfigurationError, FieldError, show_value
 from ..ports import InputReader
 from ..variants.axes import VARY, axis_keys, rows_of, value_place
 from ..variants.sweep import Sweep
@@ -58,7 +58,7 @@ class ConfigDocument(msgspec.Struct, frozen=True, kw_only=True):
         ``sweep`` says where each key is varied, for errors and for the folder of relative paths:
         the working folder for ``--vary``. Raises ConfigurationError.
         """
-        source = partial(_source_of_variant, values, sweep, self.source)
+        source = partial(_source_of_variant, self, values, sweep)
         places = _places(sweep)
         typed = {key for key in values if places.get(key) == VARY}
         return msgspec.structs.replace(
@@ -152,7 +152,7 @@ def _places(sweep: Sweep | None) -> dict[str, str]:
 
 
 def _source_of_variant(
-    values: Mapping[str, Any], sweep: Sweep | None, base: Source, error: FieldError
+    base: ConfigDocument, values: Mapping[str, Any], sweep: Sweep | None, error: FieldError
 ) -> str:
     """Where the value at fault is varied; else where it is set, and with which values."""
     for axis, place in zip(sweep.axes, sweep.places, strict=True) if sweep else ():
@@ -162,12 +162,23 @@ def _source_of_variant(
         if place == VARY:
             return VARY
         number = list(rows_of(axis)).index(tuple(values[key] for key in keys))
-        origin = source_of(base, msgspec.structs.replace(error, key=place))
+        origin = source_of(base.source, msgspec.structs.replace(error, key=place))
         where = value_place(axis, place, number)
         return f"{origin}: {where}" if origin else where
+    origin = source_of(base.source, error)
+    if _is_in_base(error, base):
+        return origin
     shown = ", ".join(f"{key} = {show_value(value)}" for key, value in values.items())
-    origin = source_of(base, error)
     return f"{origin}, with {shown}" if origin else f"with {shown}"
+
+
+def _is_in_base(error: FieldError, base: ConfigDocument) -> bool:
+    """Whether the configuration without any values of a sweep has the same error."""
+    try:
+        parse_document(without_sweep(base.document), found=base.found)
+    except ConfigurationError as wrong:
+        return any((one.key, one.reason) == (error.key, error.reason) for one in wrong.errors)
+    return False
 
 
 def _still_found(found: Mapping[str, Any], values: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
 import msgspec
@@ -53,13 +53,13 @@ def sweep_of(
     table, errors = _read_table(document.document)
     varied, wrong = read_vary(vary, parse_value)
     errors += wrong
-    if zip and varied and not wrong:
+    if zip and not vary:
+        raise ConfigurationError("--zip is for the values of --vary: add it, or leave --zip out")
+    if zip and not wrong:
         try:
             varied = [zip_axes(varied)]
         except ValueError as error:
             errors.append(FieldError(key="--zip", message=f"--zip {error}", reason=str(error)))
-    if zip and not vary:
-        raise ConfigurationError("--zip is for the values of --vary: add it, or leave --zip out")
     if table is None and not vary:
         return None
     table = table or SweepTable()
@@ -67,10 +67,7 @@ def sweep_of(
     if not (axes or errors or wrong):
         errors.append(field_error("sweep.axes", "is missing: a sweep needs an axis, or --vary"))
     errors += [*wrong, *_key_errors(axes, document)]
-    for one in axes:
-        lacking = list(axis_errors(one.axis, one.place))
-        errors += lacking or islice(_value_errors(one), _MOST_ERRORS)
-        errors += [] if lacking else repetition_errors(one.axis, one.place)
+    errors += [error for one in axes for error in _axis_errors(one)]
     if errors:
         raise as_error(errors, partial(_source, document))
     return Sweep(
@@ -138,24 +135,32 @@ def _merge_axes(
 
 
 def _key_errors(axes: Sequence[VariedAxis], document: ConfigDocument) -> Iterator[FieldError]:
-    """Keys that cannot be varied, that are varied twice, or that ``--set`` sets as well."""
-    fixed = {key: nested_key(key, document.document) for key in (*_FIXED, *document.typed)}
-    seen: dict[str, VariedAxis] = {}
+    """Keys that cannot be varied, that ``--set`` sets as well, or that are varied twice."""
+    typed = [nested_key(key, document.document) for key in document.typed]
+    known: dict[str, str] = {}  # each varied path and each path above one, and which axis does
+    paths: set[str] = set()
     for one in axes:
         for key in one.keys:
             path = nested_key(key, document.document)
+            above = list(accumulate(path.split("."), "{}.{}".format))
             where = key_place(one.axis, one.place, key)
             shown = None if one.place == VARY else key
-            for typed, other in fixed.items():
-                is_whole = typed in _FIXED and _is_within(path, other)
-                if is_whole or _is_within(other, path):
-                    reason = "cannot be varied" if typed in _FIXED else "is set by --set as well"
-                    yield field_error(where, reason, shown)
-            for other, axis in seen.items():
-                if _is_within(path, other) or _is_within(other, path):
-                    reason = f"is varied twice: {axis.place} varies {other}"
-                    yield field_error(where, reason, shown)
-            seen[path] = one
+            if any(_is_within(path, other) or _is_within(other, path) for other in _FIXED):
+                yield field_error(where, "cannot be varied", shown)
+            if any(_is_within(other, path) for other in typed):
+                yield field_error(where, "is set by --set as well", shown)
+            if again := next((known[other] for other in above if other in paths), known.get(path)):
+                yield field_error(where, f"is varied twice: {again}", shown)
+            paths.add(path)
+            known |= dict.fromkeys(above, f"{one.place} varies {key}")
+
+
+def _axis_errors(varied: VariedAxis) -> list[FieldError]:
+    """What is wrong with an axis on its own."""
+    axis, place = varied.axis, varied.place
+    if lacking := list(axis_errors(axis, place)):
+        return lacking
+    return [*islice(_value_errors(varied), _MOST_ERRORS), *repetition_errors(axis, place)]
 
 
 def _is_within(path: str, above: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from fractions import Fraction
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -206,29 +205,30 @@ def _split(text: str) -> Iterator[str]:
 
 
 def _range(text: str, first: str, last: str, step: str | None) -> list[str]:
-    """The numbers of a range as text; exact, so that 0.1 is no rounded sum."""
-    start, end = Fraction(first), Fraction(last)
-    by = Fraction(step) if step else Fraction(1 if end >= start else -1)
+    """The numbers of a range as text, counted in its last decimal place: none is rounded."""
+    places = max(len(one.partition(".")[2]) for one in (first, last, step or ""))
+    start, end = _scaled(first, places), _scaled(last, places)
+    by = _scaled(step or ("1" if end >= start else "-1"), places)
     if by == 0:
         raise ValueError(f"has the range {text}, whose step is 0")
-    if (end - start) / by < 0:
+    if (end - start) * by < 0:
         raise ValueError(f"has the range {text}, whose step leads away from {last}")
-    count = int((end - start) / by) + 1
-    if count > MAX_VALUES:
+    if (count := (end - start) // by + 1) > MAX_VALUES:
         raise _too_many(count)
-    digits = [one.partition(".")[2] for one in (first, last, step or "")]
-    places = max(map(len, digits))
     return [_decimal(start + by * number, places) for number in range(count)]
 
 
-def _decimal(number: Fraction, places: int) -> str:
-    """A number with so many decimal places, written exactly."""
+def _scaled(number: str, places: int) -> int:
+    whole, _, decimals = number.partition(".")
+    return int(whole + decimals.ljust(places, "0"))
+
+
+def _decimal(scaled: int, places: int) -> str:
     if not places:
-        return str(int(number))
-    scaled = abs(int(number * 10**places))
-    whole, rest = divmod(scaled, 10**places)
-    decimals = f"{rest:0{places}}".rstrip("0") or "0"
-    return f"{'-' if number < 0 else ''}{whole}.{decimals}"
+        return str(scaled)
+    whole, decimals = divmod(abs(scaled), 10**places)
+    sign = "-" if scaled < 0 else ""
+    return f"{sign}{whole}.{f'{decimals:0{places}}'.rstrip('0') or '0'}"
 
 
 def _too_many(count: int) -> ValueError:

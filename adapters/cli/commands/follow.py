@@ -15,14 +15,13 @@ from ....events.model import RunState
 from ....events.result import PipelineRunResult
 from ....events.subscriptions.live_steps import read_step
 from ....events.subscriptions.log_tail import POLL_S, LogTail, follow
-from ...projections.group_log import find_group
 from ...projections.status import StatusBar
 from ..completion import complete_run
 from ..display import Display, open_display
 from ..foreground import EXIT_STATUSES, try_to_print
 from ..group_follow import follow_group
 from ..output import json_option, print_json_parts, runs_option
-from ..run_lookup import find_run
+from ..run_lookup import find_run_or_group
 from ..statuses import EXIT_ERROR, EXIT_INTERRUPTED, print_error
 from ..streams import BrokenPipeTolerantStream
 from .replay import show_result
@@ -49,10 +48,9 @@ def follow_command(
     """
     if as_events and as_json:
         raise click.UsageError("use either --events or --json")
-    group = find_group(runs, run)
-    if group is not None:
-        return follow_group(group, as_events=as_events, as_json=as_json)
-    folder = find_run(runs, run)
+    folder, is_group = find_run_or_group(runs, run)
+    if is_group:
+        return follow_group(folder, as_events=as_events, as_json=as_json)
     try:
         if as_events:
             _print_events(folder)

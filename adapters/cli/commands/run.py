@@ -119,7 +119,9 @@ def _run_once(config: Path, loaded: RunConfig, options: _Options) -> int:
     if plan.conflicts:
         raise ConfigurationError(errors=[_conflict_error(config, one) for one in plan.conflicts])
     _print_notes(plan.warnings, options.runs)
-    with open_file_counter(progress_stream()) as counter:
+    # Taken before the counter begins, which stands in for standard error meanwhile.
+    stream = progress_stream()
+    with open_file_counter(stream) as counter:
 
         def begin() -> RunHandle:
             try:
@@ -127,7 +129,7 @@ def _run_once(config: Path, loaded: RunConfig, options: _Options) -> int:
             finally:
                 counter.pause()
 
-        ended = run_in_foreground(controller, begin, progress_stream())
+        ended = run_in_foreground(controller, begin, stream)
     return show_end(ended, as_json=options.as_json)
 
 
@@ -147,7 +149,8 @@ def _run_sweep(
     if chosen.foreign is not None:
         plan = plan.with_server(chosen.foreign)
     _print_notes(plan.warnings, options.runs)
-    with open_file_counter(progress_stream()) as counter:
+    stream = progress_stream()
+    with open_file_counter(stream) as counter:
 
         def begin() -> GroupHandle:
             try:
@@ -155,7 +158,7 @@ def _run_sweep(
             finally:
                 counter.pause()
 
-        return run_group(controller, begin, as_json=options.as_json)
+        return run_group(controller, begin, stream, as_json=options.as_json)
 
 
 def _open_controller(server: str | None, options: _Options) -> PipelineController:
