@@ -8,10 +8,8 @@ from typing import NamedTuple
 from ...drawing import LINE, Font
 from .cells import Cell, SheetContent
 
-MOST_PIXELS = 40_000_000
-"""Of one sheet: 120 MB while it is drawn."""
-MOST_WIDTH = 6_400
-"""Of one sheet, in pixels: some graphics cards show no more than 8,192."""
+MOST_SIDE = 6_400
+"""Of one sheet, in pixels: it takes 120 MB while it is drawn. Graphics cards show 8,192 or more."""
 _SIDES = ((60, 512), (300, 256))
 """Up to how many cells, the longest side of a picture in pixels."""
 _SMALLEST = 160
@@ -23,7 +21,7 @@ _WIDEST_LABEL = 280
 _MOST_LINES = 12
 """Of a label beside or above cells; the whole text of a longer one is on a sheet at the end."""
 _LEAST_PAGE = 480
-_NOTE_WIDTH, _NOTE_LINES = 1_600, 400
+_NOTE_WIDTH, _NOTE_LINES = 1_600, 100
 _LONGEST_SHORT = 200
 """A longer line is wider than any label."""
 
@@ -71,7 +69,7 @@ class Layout:
     def pages(self) -> list[Page]:
         """All sheets in order: the cells, then the texts that were too long, in full."""
         columns = len(self._content.columns)
-        room = MOST_WIDTH - 2 * _MARGIN - self._label_width
+        room = MOST_SIDE - 2 * _MARGIN - self._label_width
         each = max(1, min(columns, room // (self.width + GAP)))
         found: list[Page] = []
         for first in range(0, columns, each):
@@ -88,7 +86,7 @@ class Layout:
                 label = self._fit(row.label, self._label_width - GAP, _MOST_LINES)
                 tall = max(self.height + self._caption, len(label) * LINE) + GAP
                 above = 0 if is_shown or not heading else len(heading) * LINE + GAP
-                if page.cells and page.height + above + tall > MOST_PIXELS // page.width:
+                if page.cells and page.height + above + tall > MOST_SIDE - _MARGIN:
                     yield _closed(page)
                     page, is_shown = self._begin(columns), False
                 if heading and not is_shown:
@@ -142,13 +140,12 @@ class Layout:
     def _note_pages(self) -> Iterator[Page]:
         """Sheets of text alone."""
         page = Page(_NOTE_WIDTH, _MARGIN, [], [])
-        most = MOST_PIXELS // _NOTE_WIDTH // 2
         for text, number in self._notes.items():
             written = self._font.printable(f"Text {number}: {text}")
             lines = self._font.wrap(written, _NOTE_WIDTH - 2 * _MARGIN)
             for first in range(0, len(lines), _NOTE_LINES):
                 part = lines[first : first + _NOTE_LINES]
-                if page.texts and page.height + len(part) * LINE > most:
+                if page.texts and page.height + len(part) * LINE > MOST_SIDE - _MARGIN:
                     yield _closed(page)
                     page = Page(_NOTE_WIDTH, _MARGIN, [], [])
                 page = _with_text(page, part)
