@@ -9,6 +9,7 @@ from . import (
     log_speed,
     resume_speed,
     run_speed,
+    sheet_speed,
     startup_speed,
     sweep_planning,
 )
@@ -25,6 +26,7 @@ def main() -> None:
     listening_speed.main()
     learning_rebuild.main()
     sweep_planning.main()
+    sheet_speed.main()
     http_speed.main()
 
 

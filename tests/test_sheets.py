@@ -307,3 +307,25 @@ def test_a_text_in_ascii_is_drawn_in_the_font_that_every_machine_has() -> None:
     assert isinstance(FONT, Font)
     assert FONT.font.getname() == choose_font([]).font.getname()
     assert FONT.lacks("".join(map(chr, range(32, 127)))) == set()
+
+
+def test_combinations_that_a_random_draw_left_out_are_named(tmp_path: Path) -> None:
+    """Values that no variant has make no row and no column."""
+    table = {
+        "random": 2,
+        "seed": 7,
+        "axes": [
+            {"key": "txt2img.steps", "values": [2, 4, 6, 8]},
+            {"key": "txt2img.cfg_scale", "values": [5.0, 6.0, 7.0, 8.0]},
+        ],
+    }
+    made = controller(tmp_path, ScriptedBackend(images=painted))
+    ended = made.start_group(document("txt2img", sweep=table)).wait(60)
+    found = content(tmp_path, ended.group_id)
+    drawn = [variant.values for variant in ended.variants]
+    steps = sorted({values["txt2img.steps"] for values in drawn})
+    labels = [row.label for block in found.blocks for row in block.rows]
+    assert labels == [f"txt2img.steps = {one}" for one in steps]
+    assert len(found.columns) == len({values["txt2img.cfg_scale"] for values in drawn})
+    assert sum(cell.file is not None for cell in found.cells) == 2
+    assert {cell.reason for cell in found.cells if cell.file is None} <= {"not in the sweep"}

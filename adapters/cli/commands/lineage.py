@@ -83,7 +83,8 @@ def _show(found: Lineage) -> None:
                 print_line(f"{title}:")
                 print_settings(settings)
         following = found.steps[place : place + 1]
-        show_rows([("made from", _source(step, following[0] if following else None))])
+        source = _source(step, following[0] if following else None)
+        show_rows([("made from", source)] if source else [])
     _show_origin(found.origin)
 
 
@@ -141,8 +142,9 @@ def _settings(step: LineageStep) -> Iterator[tuple[str, Any]]:
 
 
 def _source(step: LineageStep, following: LineageStep | None) -> str:
+    """What a step was made from; "" for the first one where the origin says it."""
     if following is None:
-        return _input(step.from_input) if step.from_input else "see below"
+        return _input(step.from_input) if step.from_input else ""
     if following.run_id == step.run_id:
         return f"image {following.artifact.number} of {following.stage_id}"
     assert step.from_input is not None  # only an input leads into another run
