@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
 
 # Keep in step with `hidden` in export/report/templates/log.js, which escapes the same.
 _CONTROL = re.compile(
@@ -28,6 +31,15 @@ def escaped(text: str) -> str:
 def one_line(text: str) -> str:
     """``text`` as one line without control characters."""
     return escaped(" ".join(text.split()))
+
+
+def setting_text(value: Any) -> str:
+    """A setting as a configuration could have it; the names of a list without their brackets."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+        return ", ".join(value)
+    return msgspec.json.encode(value).decode()
 
 
 def duration(milliseconds: float) -> str:

@@ -13,8 +13,8 @@ from stagewright.adapters import LearningRecordWriter
 from stagewright.adapters.projections.learning.record_file import RecordFile
 from stagewright.events import replay_many
 from stagewright.events.codec import CODEC
-from stagewright.events.log.file_log import LOG_NAME
 from stagewright.events.log.format import FIRST_CHAIN, frame, next_chain
+from stagewright.events.log.kind import LOG_NAME
 from stagewright.events.log.storage import Storage
 
 from .long_log import RUN_ID, events

@@ -12,7 +12,7 @@ from .measuring import Ratio, alternately
 EXAMPLE = Path(__file__).parent.parent / "examples" / "portrait.toml"
 
 
-def startup_ratio(what: str, arguments: list[str], limit: str) -> Ratio:
+def startup_ratio(what: str, arguments: list[str], limit: str, *, rounds: int = 15) -> Ratio:
     """One command beside ``python -c pass``, both as new processes."""
     script = str(Path(sys.executable).with_name("stagewright"))
 
@@ -22,7 +22,7 @@ def startup_ratio(what: str, arguments: list[str], limit: str) -> Ratio:
     def rival() -> None:
         subprocess.run([sys.executable, "-c", "pass"], check=True)
 
-    return Ratio(what, "python -c pass", *alternately(ours, rival, rounds=15), limit=limit)
+    return Ratio(what, "python -c pass", *alternately(ours, rival, rounds=rounds), limit=limit)
 
 
 def main() -> None:

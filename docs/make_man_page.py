@@ -8,7 +8,7 @@ from inspect import cleandoc
 from pathlib import Path
 
 import click
-from stagewright.adapters.cli.common_options import RUN_NAMES
+from stagewright.adapters.cli.common_options import GROUP_NAMES, RUN_NAMES
 from stagewright.adapters.cli.main import COMMAND_GROUPS, stagewright
 from stagewright.events.version import VERSION
 
@@ -46,7 +46,8 @@ def _page(context: click.Context) -> Iterator[str]:
     yield f'.TH STAGEWRIGHT 1 "" "stagewright {VERSION}" "User Commands"'
     yield f".SH NAME\nstagewright \\- {_escaped(summary[0].lower() + summary[1:].rstrip('.'))}"
     yield '.SH SYNOPSIS\n.B stagewright\n.RI [ options ] " command " [ arguments ]'
-    yield f".SH DESCRIPTION\n{_paragraphs(rest)}\n.PP\n{_escaped(RUN_NAMES)}"
+    yield f".SH DESCRIPTION\n{_paragraphs(rest)}"
+    yield from (f".PP\n{_escaped(names)}" for names in (RUN_NAMES, GROUP_NAMES))
     yield ".SH OPTIONS\nThese are accepted before and after the name of a command."
     shared = stagewright.get_params(context)
     yield from _options(context, shared)
@@ -64,7 +65,10 @@ def _command(context: click.Context, name: str, known: set[str]) -> Iterator[str
     with click.Context(command, info_name=name, parent=context) as own:
         usage = " ".join(command.collect_usage_pieces(own))
         yield f".SS stagewright {name} {_escaped(usage)}"
-        yield _paragraphs(cleandoc(command.help or "").removesuffix(RUN_NAMES))
+        text = cleandoc(command.help or "")
+        for names in (GROUP_NAMES, RUN_NAMES):
+            text = text.removesuffix(names).rstrip()
+        yield _paragraphs(text)
         options = (one for one in command.get_params(own) if not known & set(one.opts))
         yield from _options(own, options)
         if command.epilog:

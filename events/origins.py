@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
+from typing import Any
 
 from msgspec import UnsetType
 
@@ -28,6 +29,11 @@ def prompt_of(opened: RunOpened, image_index: int) -> ImagePrompt | None:
     """The prompts that an image was given; None where it has those of the plan."""
     prompts = opened.prompts if isinstance(opened.prompts, tuple) else ()
     return prompts[image_index] if image_index < len(prompts) else None
+
+
+def varied_of(opened: RunOpened) -> Mapping[str, Any]:
+    """The varied values of a variant's run, by key; empty for any other run."""
+    return {} if isinstance(opened.varied, UnsetType) else opened.varied
 
 
 def prompt_texts(prompts: Iterable[ImagePrompt] | UnsetType) -> tuple[str, ...]:

@@ -188,7 +188,7 @@ def _simulated(properties: list[tuple[str, object]]) -> Iterator[str]:
         if name == "simulated" and isinstance(value, dict):
             met.update(value)
     if met:
-        shown = ("runs", "epochs", "kills", "power losses", "requests", "broken promises")
+        shown = ("runs", "groups", "epochs", "kills", "power losses", "requests", "broken promises")
         yield "simulation: " + ", ".join(f"{met[what]} {what}" for what in shown)
     for name, value in properties:
         if name == "found without a barrier":

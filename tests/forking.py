@@ -56,6 +56,7 @@ class _Order:
     arguments: list[str]
     folder: str
     environment: dict[str, str]
+    program: str = ""
     notes_requests: bool = False
     failpoint: str | None = None
     kill_after_s: float | None = None
@@ -98,15 +99,17 @@ class ForkServer:
         folder: Path,
         failpoint: str | None = None,
         kill_after_s: float | None = None,
+        program: str = "",
     ) -> Ended:
         """One command in ``folder``, killed at ``failpoint``, or after a time, or not at all.
 
+        ``program`` is a module whose ``main`` is given the arguments in place of the command line.
         The embedded backend notes the id of each request that reaches it; see ``sent_calls``.
         """
         ended = self._ask(
             _Order(
-                list(map(str, arguments)), str(folder), dict(os.environ), notes_requests=True,
-                failpoint=failpoint, kill_after_s=kill_after_s,
+                list(map(str, arguments)), str(folder), dict(os.environ), program,
+                notes_requests=True, failpoint=failpoint, kill_after_s=kill_after_s,
             )
         )  # fmt: skip
         assert "Traceback" not in ended.stderr, ended.stderr
@@ -211,12 +214,11 @@ def _be_command(order: _Order, streams: list[int]) -> None:
     except BaseException:  # noqa: BLE001 - a child must not go on as the forking process
         traceback.print_exc()
         os._exit(70)
-    from stagewright.__main__ import main
-
     sys.argv = ["stagewright", *order.arguments]
     status: object = 70
     try:
-        main()
+        import_module(order.program or "stagewright.__main__").main()
+        status = 0
     except SystemExit as exits:
         status = exits.code
         if isinstance(status, str):

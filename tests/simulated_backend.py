@@ -78,8 +78,8 @@ class Server:
     def __init__(self) -> None:
         self.received: Counter[str] = Counter()
         self.fruitless = 0
-        self.lost: dict[tuple[str, int], list[str]] = {}
-        """By stage and image, the calls since the last answer that nobody waited for."""
+        self.lost: dict[str, list[str]] = {}
+        """By run, stage and image, the calls since the last answer that nobody waited for."""
 
 
 class SimulatedBackend:
@@ -115,7 +115,7 @@ class SimulatedBackend:
         self._receive(request)
         if happening in FRUITLESS:
             self._server.fruitless += 1
-        span = (request.stage_id, request.image_index)
+        span = _span(request)
         if happening is Happening.DIE:
             self._server.lost.setdefault(span, []).append(request.call_id)
         if happening is not None:
@@ -137,7 +137,7 @@ class SimulatedBackend:
 
     def _receive(self, request: GenerateRequest) -> None:
         self._server.received[request.call_id] += 1
-        unsettled = self._server.lost.get((request.stage_id, request.image_index), ())
+        unsettled = self._server.lost.get(_span(request), ())
         for call_id in unsettled:
             if call_id not in request.unanswered:
                 self.mistakes.append(f"{request.call_id} does not name {call_id} as unanswered")
@@ -150,3 +150,7 @@ class SimulatedBackend:
             picture(request.stage_id, request.seed + place, source)
             for place in range(request.count)
         ]
+
+
+def _span(request: GenerateRequest) -> str:
+    return request.call_id.rpartition(".")[0]

@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 from enum import StrEnum
+from fnmatch import fnmatch
 from pathlib import Path
 from random import Random
 
@@ -97,15 +98,21 @@ def _apply(entries: dict[str, _File | _Folder], change: _Change) -> None:
 class SimulatedDisk:
     """The files below ``root``, which are durable as they are, and what becomes of them.
 
-    ``ignored`` are kinds of sync that it does not do.
+    ``ignored`` are kinds of sync that it does not do, for paths that match ``ignored_paths``.
     """
 
     def __init__(
-        self, root: Path, random: Random, *, ignored: frozenset[Sync] = frozenset()
+        self,
+        root: Path,
+        random: Random,
+        *,
+        ignored: frozenset[Sync] = frozenset(),
+        ignored_paths: str = "*",
     ) -> None:
         self.root = root
         self.random = random
         self.ignored = ignored
+        self._ignored_paths = ignored_paths
         self._top = _adopted(root)
 
     def lose_power(self) -> None:
@@ -141,7 +148,9 @@ class SimulatedDisk:
 
         The name of a file that is synced need not be. What is above ``root`` is not this disk's.
         """
-        if kind in self.ignored or not path.is_relative_to(self.root):
+        if not path.is_relative_to(self.root):
+            return
+        if kind in self.ignored and fnmatch(str(path), self._ignored_paths):
             return
         if kind is Sync.FOLDER:
             self.observe(path).sync()

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from stagewright.events import EventLog, StageEvent
+from stagewright.statemachine.groups import runner
 from stagewright.statemachine.resume import reopen
-from stagewright.statemachine.run import creation, stage_run
+from stagewright.statemachine.run import creation, group_launcher, stage_run
 
 from .support import START
 
@@ -23,13 +24,14 @@ _ONE_PROCESS = SimpleNamespace(getpid=lambda: 4242)
 def same_machine_everywhere() -> Iterator[None]:
     """Records are as long, and nothing comes by the wall clock, wherever a seed is run."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (creation, reopen):
+        for module in (creation, reopen, group_launcher):
             patch.setattr(module, "os", _ONE_PROCESS)
             patch.setattr(module, "host_name", lambda: "simulated")
             patch.setattr(module, "boot_id", lambda: "0" * 32)
             patch.setattr(module, "software", lambda: "stagewright (simulated)")
-        # The order to cancel is looked for between stages; a slow machine looks no oftener.
-        patch.setattr(stage_run, "POLL_S", 60.0)
+        # Orders to cancel are looked for between stages and runs; a slow machine looks no oftener.
+        for module in (stage_run, runner):
+            patch.setattr(module, "POLL_S", 60.0)
         yield
 
 

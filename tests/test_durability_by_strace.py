@@ -28,32 +28,26 @@ class Call(NamedTuple):
 
 def traced_run(folder: Path, *overrides: str) -> tuple[list[Call], Path]:
     """The calls of `stagewright run` in order, and the run's folder."""
+    calls = traced(folder, *(part for override in overrides for part in ("--set", override)))
+    (run,) = [log.parent for log in (folder / "runs").glob("*/events.jsonl")]
+    return calls, run
+
+
+def traced(folder: Path, *options: str) -> list[Call]:
+    """The calls of `stagewright run` with these options, in order."""
     config = write_config(folder, SMALL)
     trace = folder / "trace"
     command = ["strace", "-f", "-y", "-qq", "-s", "4096", "-e", f"trace={_CALLS}", "-o", trace]
-    sets = [part for override in overrides for part in ("--set", override)]
+    run = [str(SCRIPT), "run", str(config), "--runs", str(folder / "runs"), *options]
     subprocess.run(
-        [
-            *map(str, command),
-            str(SCRIPT),
-            "run",
-            str(config),
-            "--runs",
-            str(folder / "runs"),
-            *sets,
-        ],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-        timeout=60,
+        [*map(str, command), *run], cwd=folder, check=True, capture_output=True, timeout=60
     )
-    (run,) = [log.parent for log in (folder / "runs").glob("*/events.jsonl")]
     calls = []
     for line in trace.read_text(encoding="utf-8", errors="replace").splitlines():
         if (match := _LINE.match(line)) is not None:
             found = tuple(path or text for path, text in _PATHS.findall(match[2]))
             calls.append(Call(match[1], found))
-    return calls, run
+    return calls
 
 
 def place(calls: list[Call], name: str, *words: str, after: int = -1) -> int:
@@ -68,10 +62,12 @@ def _fits(call: Call, words: tuple[str, ...]) -> bool:
     return all(any(given.endswith(word) for given in call.given) for word in words)
 
 
-def record(calls: list[Call], run: Path, *words: str, after: int = -1) -> int:
+def record(
+    calls: list[Call], folder: Path, *words: str, after: int = -1, log: str = "events.jsonl"
+) -> int:
     """Where a record that holds all ``words`` is written to the log."""
     for index, call in enumerate(calls):
-        if index > after and call.name == "write" and call.given[:1] == (str(run / LOG),):
+        if index > after and call.name == "write" and call.given[:1] == (str(folder / log),):
             text = " ".join(call.given)
             if all(word in text for word in words):
                 return index
@@ -133,3 +129,23 @@ def test_the_durability_process_syncs_nothing(tmp_path: Path) -> None:
     calls, run = traced_run(tmp_path, "run.durability=process")
     assert not [call.given for call in calls if call.name in ("fsync", "fdatasync")]
     assert (run / LOG).is_file()
+
+
+def test_a_group_is_durable_before_its_runs_and_each_variant_before_its_folder(
+    tmp_path: Path,
+) -> None:
+    """The folder, the first record, its name; then each record before what it announces."""
+    calls = traced(tmp_path, "--vary", "txt2img.steps=1,2")
+    (log,) = (tmp_path / "runs").glob("groups/*/group.jsonl")
+    made = place(calls, "mkdir", str(log.parent))
+    place(calls, "fsync", str(log.parent.parent), after=made)
+    renamed = place(calls, "rename", str(log))
+    assert place(calls, "fsync", calls[renamed].given[0]) < renamed
+    durable = place(calls, "fsync", str(log.parent), after=renamed)
+    for run in sorted((tmp_path / "runs").glob("2*")):
+        begun = record(calls, log.parent, "VariantBegun", run.name, log=log.name)
+        synced = place(calls, "fdatasync", log.name, after=begun)
+        assert durable < begun < synced < place(calls, "mkdir", str(run))
+        durable = synced
+    sealed = record(calls, log.parent, "GroupSealed", log=log.name)
+    place(calls, "fdatasync", log.name, after=sealed)

@@ -6,18 +6,19 @@ import errno
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from .faulty_storage import Deed, Fault, FaultyStorage, SimulatedCrash
-from .simulated_disk import SECTOR_BYTES, SimulatedDisk, Sync, what_is_left
+from .simulated_disk import SECTOR_BYTES, SimulatedDisk, what_is_left
 
 _OLD, _NEW = b"o" * 1300, b"n" * 1700
 
 
-def disk_at(root: Path, seed: int = 0, **options: frozenset[Sync]) -> SimulatedDisk:
+def disk_at(root: Path, seed: int = 0, **options: Any) -> SimulatedDisk:
     """A disk whose root holds what is there already."""
     root.mkdir(parents=True, exist_ok=True)
     return SimulatedDisk(root, Random(seed), **options)

@@ -14,12 +14,12 @@ from rich.cells import cell_len
 from stagewright.adapters.cli.sweep_table import (
     SweepEstimates,
     estimate_sweep,
-    short_names,
     show_sweep,
     sweep_document,
     sweep_lines,
 )
 from stagewright.adapters.projections.durations import Estimate, RecordedDurations
+from stagewright.adapters.projections.varied_values import short_names
 from stagewright.events.groups.model import SweepAxis
 from stagewright.events.model import Durability
 from stagewright.statemachine import GroupPlan, build_stage_execution_plan

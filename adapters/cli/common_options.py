@@ -107,10 +107,13 @@ def options_of_all_commands(function: Callable[..., Any]) -> Callable[..., Any]:
 RUN_NAMES = """\
 RUN is a run id, a unique prefix of one, its six digits, a name that only one run has, `last`, or
 the path of a run folder."""
+GROUP_NAMES = """\
+GROUP is the id of a group of runs, a unique prefix of one, its six digits, `last-group`, or the
+path of its folder."""
 
 
 def with_common_options(command: click.Command) -> click.Command:
-    """The command with the options that every command has, and with the ways to name a run.
+    """The command with the options that every command has, and the ways to name a run or group.
 
     A command that needs no server takes ``--server`` without listing it.
     """
@@ -119,9 +122,10 @@ def with_common_options(command: click.Command) -> click.Command:
         return command  # it was loaded before in this process
     further = {"--runs": _RUNS, "--server": _servers_option(hidden=True)}
     options = (*_COMMON, *(option for name, option in further.items() if name not in own))
-    arguments = (one for one in command.params if isinstance(one, click.Argument))
-    if any("RUN" in (one.metavar or str(one.name).upper()) for one in arguments):
-        command.help = f"{cleandoc(command.help or '')}\n\n{RUN_NAMES}"
+    arguments = [one for one in command.params if isinstance(one, click.Argument)]
+    for word, names in (("RUN", RUN_NAMES), ("GROUP", GROUP_NAMES)):
+        if any(word in (one.metavar or str(one.name).upper()) for one in arguments):
+            command.help = f"{cleandoc(command.help or '')}\n\n{names}"
     command.params += click.command()(_decorated(options)).params
     return command
 

@@ -1,16 +1,125 @@
-"""The result of a group as text."""
+"""Prints what a group of runs came to: a line for each variant, the counts, and what to do next."""
 
 from __future__ import annotations
 
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ...statemachine.groups.result import GroupResult
-from .output import print_line
+from ...events.groups.log import GROUP_LOCK_NAME
+from ...events.groups.model import SweepAxis
+from ...events.log.lock import is_locked
+from ...events.model import RunState
+from ...statemachine.files.run_folder import is_run_id
+from ...statemachine.groups.folder import GROUPS_NAME
+from ...statemachine.groups.result import CORRUPT, REMOVED, UNREADABLE, GroupResult, VariantResult
+from ..projections.varied_values import short_names, value_text, varied_keys
+from .output import count, one_line, print_line, runs_argument
+from .styles import WRONG, Mark, state_mark
+from .table import cells
+
+MOST_LINES = 50
+"""Variants that a terminal shows at most."""
+_MOST_ERRORS = 10
+_HEADERS = ("run", "state", "images")
 
 
 def show_group(result: GroupResult, runs: Path) -> None:
-    """Print a line for each variant, and the state of the group."""
-    del runs
-    for variant in result.variants:
-        print_line(f"{variant.variant_index + 1:>5} {variant.run_id or '-'} {variant.state}")
-    print_line(f"{result.group_id}: {result.state}")
+    """Print the state of a group, its variants and their errors, and what to do next.
+
+    A terminal shows the first variants.
+    """
+    state = str(result.state)
+    alive = is_alive(runs, result.group_id)
+    died = result.state == RunState.RUNNING and not alive
+    if result.state == RunState.RUNNING:
+        state = f"{state} in the log, but its process died" if died else f"{state} now"
+    mark = Mark(state, WRONG) if died else state_mark(result.state, state)
+    print_line(f"{one_line(result.group_id)}: ", mark)
+    show_variants(result.axes, result.variants)
+    print_line(counts_text(result))
+    _show_errors(result)
+    if alive:
+        print_line("a process is working on it; to follow it: ", _command("follow", result, runs))
+    elif result.state != RunState.COMPLETED:
+        print_line("to continue: ", _command("resume", result, runs))
+
+
+def show_variants(axes: Sequence[SweepAxis], variants: Sequence[VariantResult]) -> None:
+    """Print a line for each variant: its number, its varied values, its run and its images."""
+    most = MOST_LINES if sys.stdout.isatty() else None
+    for line in variant_lines(axes, variants[:most], shutil.get_terminal_size().columns):
+        print_line(*line)
+    if most is not None and len(variants) > most:
+        print_line(f"  ... and {len(variants) - most} more")
+
+
+def variant_lines(
+    axes: Sequence[SweepAxis], variants: Sequence[VariantResult], width: int
+) -> Iterator[list[str | Mark]]:
+    """A header and a line for each variant; the columns of the varied keys are cut to fit."""
+    keys = varied_keys(axes)
+    headers = [*short_names(keys, _HEADERS), *_HEADERS]
+    rows = [["", *(name.upper() for name in headers)]]
+    rows += [_row(one, keys) for one in variants]
+    is_cut = [0 < place <= len(keys) for place in range(len(rows[0]))]
+    # The run and its state are read from their left end.
+    left = (len(keys) + 1, len(keys) + 2)
+    for number, line in enumerate(cells(rows, is_cut, width, left)):
+        parts: list[str | Mark] = []
+        for place, text in enumerate(line):
+            is_state = number and place == left[1]
+            parts += [state_mark(text.strip(), text) if is_state else text, "  "]
+        yield parts[:-1]
+
+
+def counts_text(result: GroupResult) -> str:
+    """``18 variants: 17 COMPLETED, 1 ERROR; 34 of 36 images``."""
+    states = ", ".join(f"{number} {state}" for state, number in result.counts.items())
+    done = sum(one.images for one in result.variants)
+    of_all = sum(one.total_images for one in result.variants if one.state != REMOVED)
+    images = f"{done} of {of_all} image{'' if of_all == 1 else 's'}"
+    return f"{count(len(result.variants), 'variant')}: {states}; {images}"
+
+
+def is_alive(runs: Path, group_id: str) -> bool:
+    """Whether a process works on the group now."""
+    return is_run_id(group_id) and is_locked(runs / GROUPS_NAME / group_id, GROUP_LOCK_NAME)
+
+
+def group_argument(group_id: str, runs: Path) -> str:
+    """What names a group on the command line: its six digits, and the folder of its runs."""
+    name = group_id[-6:] if is_run_id(group_id) else one_line(group_id)
+    return f"{name}{runs_argument(runs)}"
+
+
+def _row(variant: VariantResult, keys: Sequence[str]) -> list[str]:
+    values: Mapping[str, Any] = variant.values
+    return [
+        str(variant.variant_index + 1),
+        *(value_text(values[key]) if key in values else "" for key in keys),
+        one_line(variant.run_id or "")[-6:],
+        variant.state,
+        f"{variant.images}/{variant.total_images}",
+    ]
+
+
+def _show_errors(result: GroupResult) -> None:
+    """The errors of variants, and the reason why no further one could begin."""
+    failed = [one for one in result.variants if one.error and one.state != RunState.COMPLETED]
+    for one in failed[:_MOST_ERRORS]:
+        assert one.error is not None
+        print_line(f"  variant {one.variant_index + 1}: {one.error.kind}: {one.error.message}")
+    if len(failed) > _MOST_ERRORS:
+        print_line(f"  ... and {len(failed) - _MOST_ERRORS} more failed")
+    for one in [one for one in result.variants if one.state in (CORRUPT, UNREADABLE)][:1]:
+        print_line(f"  variant {one.variant_index + 1}: look at it with `verify {one.run_id}`")
+    if result.error is not None:
+        words = f" {result.error.kind}: {result.error.message}"
+        print_line("  ", Mark("error:", WRONG), words)
+
+
+def _command(name: str, result: GroupResult, runs: Path) -> str:
+    return f"stagewright {name} {group_argument(result.group_id, runs)}"

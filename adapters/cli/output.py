@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from shlex import quote
 from typing import IO, Any, cast
 
 import click
@@ -17,6 +18,7 @@ from ..text import count as count
 from ..text import duration as duration
 from ..text import escaped as escaped
 from ..text import one_line as one_line
+from ..text import setting_text as setting_text
 from .common_options import RUNS, is_quiet
 from .streams import BrokenPipeTolerantStream
 from .styles import Mark, styled
@@ -78,6 +80,13 @@ def check_runs_folder(runs: Path) -> None:
         raise click.UsageError(f"--runs {runs}: no such folder")
 
 
+def runs_argument(runs: Path) -> str:
+    """The option that makes another command use the same folder of runs."""
+    from .settings import default_runs_folder  # noqa: PLC0415 - see _runs_folder
+
+    return "" if runs == default_runs_folder() else f" --runs {quote(str(runs))}"
+
+
 def progress_stream() -> IO[str]:
     """Standard error, for progress and notes; with ``-q`` they go nowhere."""
     if is_quiet():
@@ -101,15 +110,6 @@ def print_settings(settings: Iterable[tuple[str, Any]]) -> None:
     """Print a line for each setting, as a configuration could have it."""
     for name, value in settings:
         print_line(f"    {name:<22} {setting_text(value)}")
-
-
-def setting_text(value: Any) -> str:
-    """A setting as a configuration could have it; the names of a list without their brackets."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
-        return ", ".join(value)
-    return msgspec.json.encode(value).decode()
 
 
 def print_json(value: Any) -> None:

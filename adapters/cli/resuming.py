@@ -141,9 +141,10 @@ class ResumeAll:
         both: list[Entry] = [*single, *groups]
         considered = (one for one in both if _is_considered(one, options))
         self._found = sorted(considered, key=lambda one: one.opened)
-        self._left_out = sum(one.resumable and one.cancelled for one in single) + sum(
-            one.resumable and not one.waits for one in groups
-        )
+        self._left_out = {
+            "run": sum(one.resumable and one.cancelled for one in single),
+            "group": sum(one.resumable and not one.waits for one in groups),
+        }
         self._results: list[PipelineRunResult | GroupResult] = []
         self._tally: Counter[str] = Counter()
         self._status = EXIT_COMPLETED
@@ -161,9 +162,10 @@ class ResumeAll:
             self._tally["not tried"] = len(self._found) - self._tally.total()
             counts = (f"{self._tally[what]} {what}" for what in _TALLIED if self._tally[what])
             print_note(", ".join(counts))
-        if self._left_out and not self._options.cancelled:
-            left = f"{count(self._left_out, 'run')} that you cancelled left out"
-            print_note(f"{left}; --cancelled resumes them too")
+        left = [count(number, noun) for noun, number in self._left_out.items() if number]
+        if left and not self._options.cancelled:
+            named = " and ".join(left)
+            print_note(f"{named} that you cancelled left out; --cancelled resumes them too")
         if self._options.as_json:
             print_json_parts(_as_list(self._results))
         elif not self._found:

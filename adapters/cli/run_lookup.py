@@ -1,38 +1,73 @@
-"""Finds the run or the image that a command names."""
+"""Finds the run, the group or the image that a command names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from ...events.errors import RunNotFoundError
 from ...events.folds import replay
 from ...statemachine.config.input_files import IMAGE_SUFFIXES
 from ...statemachine.files import run_folder
-from ...statemachine.groups import folder
-from ...statemachine.groups.folder import RunOrGroup
+from ...statemachine.groups.folder import GROUPS_NAME, RunOrGroup, fitting_groups
+from ...statemachine.groups.folder import find_group as find_group_folder
+from ...statemachine.groups.folder import find_run_or_group as find_in_runs
 from .statuses import EXIT_COMPLETED, print_error
 
 
+class Found(NamedTuple):
+    """The folder of a run or a group that a command is given, and the folder of its runs."""
+
+    folder: Path
+    is_group: bool
+    runs: Path
+
+
 def find_run(runs: Path, name: str) -> Path:
-    """The folder of a run, as ``RunFinder`` finds it; a note names each that ``last`` skips."""
-    return find_runs(runs, [name])[0]
+    """The folder of a run, as ``RunFinder`` finds it; a note names each that ``last`` skips.
+
+    Raises RunNotFoundError, which says so where the name is that of a group.
+    """
+    try:
+        return _finder(runs).find(name)
+    except RunNotFoundError as error:
+        if len(fitting_groups(runs, name)) == 1:
+            raise RunNotFoundError(
+                f"{name} is a group, and this command takes a run; `list {name}` shows its runs"
+            ) from error
+        raise
 
 
-def find_runs(runs: Path, names: Iterable[str]) -> list[Path]:
+def find_run_or_group(runs: Path, name: str) -> Found:
+    """The folder of a run or of a group. Raises RunNotFoundError."""
+    return find_runs_or_groups(runs, [name])[0]
+
+
+def find_runs_or_groups(runs: Path, names: Iterable[str]) -> list[Found]:
     """The same of several; the folder of runs is read once."""
-    finder = run_folder.RunFinder(
-        runs, lambda error: print_error(f"skipped: {error}", EXIT_COMPLETED)
-    )
-    return [finder.find(name) for name in names]
+    finder = _finder(runs)
+    return [_found(runs, find_in_runs(runs, name, finder)) for name in names]
 
 
-def find_run_or_group(runs: Path, name: str) -> RunOrGroup:
-    """The folder of a run or of a group; a note names each run that ``last`` skips."""
-    finder = run_folder.RunFinder(
+def find_group(runs: Path, name: str) -> Found:
+    """The folder of a group. Raises GroupNotFoundError."""
+    return _found(runs, RunOrGroup(find_group_folder(runs, name), is_group=True))
+
+
+def _found(runs: Path, one: RunOrGroup) -> Found:
+    """A group that is named by its path has its runs in the folder around it."""
+    place = one.folder.absolute().parent
+    is_elsewhere = place.name == GROUPS_NAME and place.parent.resolve() != runs.resolve()
+    if not one.is_group or not is_elsewhere:
+        return Found(one.folder, one.is_group, runs)
+    return Found(one.folder, one.is_group, place.parent)
+
+
+def _finder(runs: Path) -> run_folder.RunFinder:
+    return run_folder.RunFinder(
         runs, lambda error: print_error(f"skipped: {error}", EXIT_COMPLETED)
     )
-    return folder.find_run_or_group(runs, name, finder)
 
 
 def find_image(runs: Path, name: str) -> Path | None:

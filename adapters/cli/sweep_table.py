@@ -7,20 +7,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from rich.cells import cell_len
-
 from ...statemachine.groups.planning import GroupPlan
-from ...statemachine.variants.axes import axis_keys
 from ..projections.durations import Estimate, RecordedDurations
+from ..projections.varied_values import short_names, value_text, varied_keys
 from ..text import rough_duration
 from .estimate_text import estimate_text
-from .output import one_line, print_line, setting_text
+from .output import print_line
 from .styles import warning_mark
-from .table import cell, shrink
+from .table import cells
 
 MOST_LINES = 50
 """Variants that a terminal shows at most."""
-_LONGEST_VALUE = 60
 _TOTALS = ("steps", "images", "estimate")
 
 
@@ -104,72 +101,23 @@ def _table(
     plan: GroupPlan, estimates: SweepEstimates, width: int, most: int | None
 ) -> Iterator[str]:
     """A header and a line for each variant; the columns of the varied keys are cut to fit."""
-    keys = [key for axis in plan.axes for key in axis_keys(axis)]
+    keys = varied_keys(plan.axes)
     headers = [*short_names(keys, _TOTALS), *_total_names(keys)]
     rows = [["", *(name.upper() for name in headers)]]
     for variant, seconds in zip(plan.variants[:most], estimates.seconds[:most], strict=True):
-        values = (_shown(variant.values.get(key)) for key in keys)
+        values = (value_text(variant.values[key]) if key in variant.values else "" for key in keys)
         time = "" if seconds is None else rough_duration(seconds)
         totals = (f"{variant.total_steps:,}", f"{variant.total_images:,}", time)
         rows.append([str(variant.variant_index + 1), *values, *totals])
     if all(seconds is None for seconds in estimates.seconds):
         rows = [row[:-1] for row in rows]
-    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
-    is_cut = [0 < place <= len(keys) for place in range(len(widths))]
-    shrink(widths, [int(one) for one in is_cut], width - 2 * (len(widths) - 1))
-    for row in rows:
-        cells = [
-            _cut_in_the_middle(text, room) if one else _to_the_right(text, room)
-            for text, room, one in zip(row, widths, is_cut, strict=True)
-        ]
-        yield "  ".join(cells)
-
-
-def short_names(keys: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
-    """The last parts of each key, as many as tell it from the other keys and from ``taken``."""
-    return [_short_name(key, [*(one for one in keys if one != key), *taken]) for key in keys]
-
-
-def _short_name(key: str, others: Sequence[str]) -> str:
-    parts = key.split(".")
-    for first in range(len(parts) - 1, 0, -1):
-        name = ".".join(parts[first:])
-        if not any(f".{other}".endswith(f".{name}") for other in others):
-            return name
-    return key
+    is_cut = [0 < place <= len(keys) for place in range(len(rows[0]))]
+    yield from map("  ".join, cells(rows, is_cut, width))
 
 
 def _total_names(keys: Sequence[str]) -> list[str]:
     """The headers of the totals; a top-level key of such a name keeps it."""
     return [f"total {name}" if name in keys else name for name in _TOTALS]
-
-
-def _shown(value: Any) -> str:
-    """A value in one line; of a long one the middle is left out."""
-    text = one_line(setting_text(value))
-    return text if cell_len(text) <= _LONGEST_VALUE else _cut_in_the_middle(text, _LONGEST_VALUE)
-
-
-def _cut_in_the_middle(text: str, width: int) -> str:
-    """``text`` in so many columns of a terminal; prompts often differ at their end alone."""
-    if cell_len(text) <= width:
-        return cell(text, width)
-    left, right = width // 2, (width - 1) // 2
-    begin, end = text[:left], text[len(text) - right :]
-    if not text.isascii():
-        begin, end = _fitting(begin, left), _fitting(end[::-1], right)[::-1]
-    return cell(f"{begin}…{end}", width)
-
-
-def _fitting(text: str, width: int) -> str:
-    """The beginning of ``text`` that has at most so many columns."""
-    while cell_len(text) > width:
-        text = text[:-1]
-    return text
-
-
-def _to_the_right(text: str, width: int) -> str:
-    return " " * (width - cell_len(text)) + text
 
 
 def _count(number: int, noun: str) -> str:

@@ -28,7 +28,7 @@ from ..text import escaped
 _logger = logging.getLogger("stagewright.catalogue")
 
 CATALOGUE_NAME = "catalogue.sqlite"
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 CORRUPT = "CORRUPT"
 UNREADABLE = "UNREADABLE"
 DIED = "DIED"

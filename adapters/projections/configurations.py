@@ -12,7 +12,8 @@ import msgspec
 import tomli_w
 
 from ...events.folds import recorded_stages
-from ...events.model import RunOpened
+from ...events.groups.model import GroupOpened
+from ...events.model import BackendDescription, RunOpened
 from ...events.origins import input_name, input_of, prompt_of
 from ...statemachine.config.document import parse_document
 from ...statemachine.config.script_images import map_strings
@@ -61,7 +62,22 @@ def config_of_run(opened: RunOpened, folder: str = "", image: ChosenImage | None
     if image is not None:
         notes += _single(document, stages, image)
     notes += _set_inputs(document, opened, folder, image)
-    return _toml(document, [*notes, *_backend_notes(opened)])
+    return _toml(document, [*notes, *_notes_of_backend(opened.backend)])
+
+
+def config_of_group(opened: GroupOpened) -> str:
+    """The TOML of the configuration of a group, with its sweep and the seeds that were drawn."""
+    document = dict(opened.config)
+    if document.get("seed", -1) == -1:
+        document["seed"] = opened.seed
+    axes = [msgspec.to_builtins(axis) for axis in opened.axes]
+    drawn = {} if opened.random is None else {"random": opened.random, "seed": opened.random_seed}
+    document["sweep"] = {**drawn, "axes": axes}
+    notes = [
+        f"Makes group {opened.group_id} again. The paths in it are as they were written.",
+        *_notes_of_backend(opened.backend),
+    ]
+    return _toml(document, notes)
 
 
 def config_of_foreign_image(found: ForeignImage) -> str:
@@ -182,8 +198,7 @@ def _mask_of(recorded: str, place: int | None, copies: Iterable[str]) -> str:
     return next((path for path in copies if path.startswith(its_own)), recorded)
 
 
-def _backend_notes(opened: RunOpened) -> Iterator[str]:
-    backend = opened.backend
+def _notes_of_backend(backend: BackendDescription) -> Iterator[str]:
     named = (backend.product or backend.kind, backend.version, backend.url)
     yield f"It was made by {' '.join(part for part in named if part)}."
     options = backend.options if isinstance(backend.options, Mapping) else {}

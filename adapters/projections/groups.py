@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -10,20 +10,32 @@ import msgspec
 from ...events.errors import LogCorruptError, RunNotFoundError
 from ...events.groups.fold import GroupFold
 from ...events.groups.log import GROUP_LOCK_NAME, read_group_log
+from ...events.groups.model import SweepAxis, Variant
 from ...events.log.lock import is_locked
 from ...events.model import RunState
+from ...statemachine.files.run_folder import name_in_run_id
 from ...statemachine.groups.folder import GROUPS_NAME, group_folders
-from ...statemachine.groups.result import CORRUPT, REMOVED, UNREADABLE, state_of_group
-from .catalogue import CatalogueEntry
+from ...statemachine.groups.result import (
+    CORRUPT,
+    REMOVED,
+    UNREADABLE,
+    VariantResult,
+    state_of_group,
+)
+from .catalogue import DIED, CatalogueEntry
+
+EntriesByGroup = Mapping[str, Mapping[str, CatalogueEntry]]
+"""Runs by the id of their group, then by their own."""
 
 
 class GroupEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One group: ``runs`` are those of its variants that have begun, by variant.
 
-    ``state`` is CORRUPT or UNREADABLE if the group's own log is; ``error`` says why then, and
-    nothing else is known. ``alive`` says whether a process works on the group. ``left`` counts the
-    variants that a resume would work on, of which ``cancelled`` runs were cancelled alone.
-    ``opened`` is RFC 3339.
+    ``results`` are its variants. ``state`` is CORRUPT or UNREADABLE if the group's own log is;
+    ``error`` says why then, nothing is known of its runs, and only a part of the variants may be.
+    ``alive`` says whether a process works on the group. ``left`` counts the variants that a resume
+    would work on, of which ``cancelled`` runs were cancelled alone. ``folder`` is relative to that
+    of the runs, and ``opened`` is RFC 3339.
     """
 
     group_id: str
@@ -31,13 +43,33 @@ class GroupEntry(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     state: str
     opened: str = ""
-    variants: int = 0
-    completed: int = 0
+    axes: tuple[SweepAxis, ...] = ()
+    results: tuple[VariantResult, ...] = ()
     left: int = 0
     cancelled: int = 0
     runs: tuple[CatalogueEntry, ...] = ()
     alive: bool = False
     error: str = ""
+
+    @property
+    def variants(self) -> int:
+        """How many variants there are."""
+        return len(self.results)
+
+    @property
+    def completed(self) -> int:
+        """The variants that are COMPLETED."""
+        return sum(one.state == RunState.COMPLETED for one in self.results)
+
+    @property
+    def images(self) -> int:
+        """The images of all runs that have finished the last stage."""
+        return sum(one.images for one in self.results)
+
+    @property
+    def total_images(self) -> int:
+        """The images that all runs end with."""
+        return sum(one.total_images for one in self.results if one.state != REMOVED)
 
     @property
     def resumable(self) -> bool:
@@ -50,49 +82,72 @@ class GroupEntry(msgspec.Struct, frozen=True, kw_only=True):
         return self.resumable and self.state != RunState.CANCELLED and self.left > self.cancelled
 
 
-def group_entries(runs: Path, entries: Sequence[CatalogueEntry]) -> list[GroupEntry]:
+def group_entries(runs: Path, entries: Iterable[CatalogueEntry]) -> list[GroupEntry]:
     """The groups below ``runs``, newest first; ``entries`` are all runs there."""
-    by_group: dict[str, dict[str, CatalogueEntry]] = {}
+    of_groups = by_group(entries)
+    return [group_entry(folder, of_groups) for folder in reversed(group_folders(runs))]
+
+
+def by_group(entries: Iterable[CatalogueEntry]) -> EntriesByGroup:
+    """Runs by the ids of their groups."""
+    found: dict[str, dict[str, CatalogueEntry]] = {}
     for entry in entries:
         if entry.group_id is not None:
-            by_group.setdefault(entry.group_id, {})[entry.run_id] = entry
-    return [_entry(folder, by_group) for folder in reversed(group_folders(runs))]
+            found.setdefault(entry.group_id, {})[entry.run_id] = entry
+    return found
 
 
-def _entry(folder: Path, by_group: dict[str, dict[str, CatalogueEntry]]) -> GroupEntry:
-    place = f"{GROUPS_NAME}/{folder.name}"
+def group_entry(folder: Path, entries: EntriesByGroup) -> GroupEntry:
+    """The group in a folder."""
     fold = GroupFold()
+    state = error = ""
     try:
         read_group_log(folder, fold.apply_all)
-    except (LogCorruptError, OSError, RunNotFoundError) as error:
-        state = CORRUPT if isinstance(error, LogCorruptError) else UNREADABLE
-        return GroupEntry(
-            group_id=folder.name, folder=place, name=folder.name, state=state, error=str(error)
-        )
-    assert fold.opened is not None
-    own = _by_variant(fold, by_group.get(fold.group_id, {}))
-    indexes = [one.variant_index for one in fold.opened.variants]
-    states = [
-        own[index].state if index in own else REMOVED if index in fold.removed else RunState.IDLE
-        for index in indexes
-    ]
-    left = list(_left(fold, own, indexes))
+    except (LogCorruptError, OSError, RunNotFoundError) as failure:
+        state = CORRUPT if isinstance(failure, LogCorruptError) else UNREADABLE
+        error = str(failure)
+    opened = fold.opened
+    group_id = fold.group_id or folder.name
+    own = _by_variant(fold, entries.get(group_id, {}))
+    variants = opened.variants if opened else ()
+    results = tuple(_result(fold, one, own.get(one.variant_index)) for one in variants)
+    indexes = [one.variant_index for one in results]
+    left = [] if error else list(_left(fold, own, indexes))
     return GroupEntry(
-        group_id=fold.group_id,
-        folder=place,
-        name=fold.opened.name or folder.name,
-        state=state_of_group(fold, states),
-        opened=fold.opened.ts.isoformat(),
-        variants=len(indexes),
-        completed=states.count(RunState.COMPLETED),
+        group_id=group_id,
+        folder=f"{GROUPS_NAME}/{folder.name}",
+        name=(opened.name if opened else "") or name_in_run_id(folder.name),
+        state=state or state_of_group(fold, (one.state for one in results)),
+        opened=opened.ts.isoformat() if opened else "",
+        axes=opened.axes if opened else (),
+        results=results,
         left=len(left),
         cancelled=sum(index in own and own[index].cancelled for index in left),
-        runs=tuple(own[index] for index in indexes if index in own),
+        runs=() if error else tuple(own[index] for index in indexes if index in own),
         alive=is_locked(folder, GROUP_LOCK_NAME),
+        error=error,
     )
 
 
-def _by_variant(fold: GroupFold, entries: dict[str, CatalogueEntry]) -> dict[int, CatalogueEntry]:
+def _result(fold: GroupFold, variant: Variant, run: CatalogueEntry | None) -> VariantResult:
+    index = variant.variant_index
+    state = str(REMOVED if index in fold.removed else RunState.IDLE)
+    if run is not None:
+        state = DIED if run.died else run.state
+    return VariantResult(
+        variant_index=index,
+        values=variant.values,
+        run_id=run.run_id if run else fold.run_ids.get(index),
+        state=state,
+        outcome=run.outcome if run else None,
+        images=run.images if run else 0,
+        total_images=run.total_images if run else variant.total_images,
+    )
+
+
+def _by_variant(
+    fold: GroupFold, entries: Mapping[str, CatalogueEntry]
+) -> dict[int, CatalogueEntry]:
     """The runs of a group by variant; also one that only its own log ascribes to the group."""
     own = {index: entries[one] for index, one in fold.run_ids.items() if one in entries}
     known = set(fold.run_ids.values())

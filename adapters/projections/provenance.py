@@ -25,7 +25,7 @@ from ...events.model import (
     RunOpened,
     RunResumed,
 )
-from ...events.origins import input_of, prompt_of
+from ...events.origins import input_of, prompt_of, varied_of
 from ...statemachine.config.input_files import read_bounded
 from ...statemachine.files.png import read_stamp, source_of
 from ...statemachine.files.run_folder import find_run, run_folders
@@ -44,7 +44,8 @@ class ImageProvenance(msgspec.Struct, frozen=True, kw_only=True):
     the ``stagewright`` chunk). ``settings`` were requested of the stage that made it, ``stages``
     holds those of each stage up to it, by its id; ``info`` was reported by the backend;
     ``inputs`` are the ``source_sha256`` of its input images, and ``origin`` is the input of the
-    run that it comes from, through all stages.
+    run that it comes from, through all stages. The image of a variant has its group, the index of
+    the variant and its ``varied`` values by key.
     """
 
     image: str
@@ -64,6 +65,9 @@ class ImageProvenance(msgspec.Struct, frozen=True, kw_only=True):
     prompt: str = ""
     negative_prompt: str = ""
     stages: Mapping[str, Mapping[str, Any]] = {}
+    group_id: str | None = None
+    variant_index: int | None = None
+    varied: Mapping[str, Any] = {}
 
 
 class RecordedImage(NamedTuple):
@@ -238,6 +242,9 @@ def _provenance(image: Path, found: FoundImage) -> ImageProvenance:
         prompt=str(last.get("prompt", "")),
         negative_prompt=str(last.get("negative_prompt") or ""),
         stages=stages,
+        group_id=opened.group_id,
+        variant_index=opened.variant_index,
+        varied=varied_of(opened),
     )
 
 

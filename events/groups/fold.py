@@ -19,7 +19,7 @@ _STATES = {Outcome.COMPLETED: RunState.COMPLETED, Outcome.CANCELLED: RunState.CA
 
 
 class GroupFold:
-    """A group as its own log describes it.
+    """A group as its own log describes it; records of variants that it does not have are ignored.
 
     ``run_ids`` has the run of each variant that has begun, by its index, and ``removed`` the
     variants whose runs were removed on purpose. ``cancelled`` and ``sealed`` are those of the
@@ -46,10 +46,10 @@ class GroupFold:
         match event:
             case GroupOpened():
                 self.opened = event
-            case VariantBegun():
+            case VariantBegun() if self._has(event.variant_index):
                 self.run_ids[event.variant_index] = event.run_id
                 self.removed.discard(event.variant_index)
-            case VariantRemoved():
+            case VariantRemoved() if self._has(event.variant_index):
                 self.removed.add(event.variant_index)
             case GroupResumed():
                 self.cancelled = self.sealed = None
@@ -58,6 +58,9 @@ class GroupFold:
                 self.cancelled = event
             case GroupSealed():
                 self.sealed = event
+
+    def _has(self, variant_index: int) -> bool:
+        return self.opened is not None and variant_index < len(self.opened.variants)
 
     @property
     def group_id(self) -> str:

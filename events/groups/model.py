@@ -78,6 +78,11 @@ class GroupOpened(GroupEvent, frozen=True, kw_only=True, gc=False, tag=True):
     boot_id: str
     pid: int
 
+    def __post_init__(self) -> None:
+        """Raise ValueError unless each variant has the number of its place."""
+        if any(one.variant_index != place for place, one in enumerate(self.variants)):
+            raise ValueError("the variants of a group are numbered in their order, from 0")
+
 
 class VariantBegun(GroupEvent, frozen=True, kw_only=True, gc=False, tag=True):
     """A variant gets this run; durable before the folder of the run is made."""

@@ -28,7 +28,8 @@ SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 CANCEL_NAME = "cancel.request"
 ARCHIVE_NAME = "archive"
 """The folder beside the runs that `archive` moves runs to."""
-_RUN_ID = re.compile(r"\d{8}T\d{6}\.\d{6}Z-.+-[0-9a-f]{6}")
+_RUN_ID = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[^/\\\x00-\x1f]+-[0-9a-f]{6}")
+"""A foreign log may name a run: no such name may lead to another folder."""
 _LONGEST_SLUG, _MOST_SLUG_BYTES = 40, 120
 _MAX_ORDER_BYTES = 64 * 1024
 _SHOWN = 4

@@ -15,6 +15,7 @@ from ...events.groups.log import GROUP_LOG_NAME
 from ...events.log.format import MAX_LINE_BYTES, check
 from ...events.log.kind import LOG_NAME
 from ...events.log.storage import Storage, is_regular, open_regular
+from ..errors import ResumeRefusedError
 from ..files.run_folder import ARCHIVE_NAME, RunFinder, is_run_id, make_run_folder, run_folders
 from ..ports import RandomBelow
 
@@ -85,8 +86,10 @@ def find_run_or_group(runs: Path, name: str, finder: RunFinder | None = None) ->
     A run that the name fits exactly takes precedence. Raises RunNotFoundError where neither is
     found, or the name fits a run and a group.
     """
+    if name == LAST_GROUP:
+        return RunOrGroup(find_group(runs, name), is_group=True)
     groups = fitting_groups(runs, name)
-    if groups and (name == LAST_GROUP or groups[0].name == name or groups[0] == Path(name)):
+    if groups and (groups[0].name == name or groups[0] == Path(name)):
         return RunOrGroup(groups[0], is_group=True)
     try:
         run = (finder or RunFinder(runs)).find(name)
@@ -104,13 +107,18 @@ def find_run_or_group(runs: Path, name: str, finder: RunFinder | None = None) ->
 def variant_folders(runs: Path, group_id: str, run_ids: Mapping[int, str]) -> dict[int, Path]:
     """The folders of a group's runs by variant, also of those renamed or archived.
 
-    ``run_ids`` are those that the group's log has. A run that only its own log ascribes to the
-    group counts as well, for a power loss may have taken the group's last record.
+    ``run_ids`` are those that the group's log has; a run whose own log says otherwise is none of
+    the group. A run that only its own log ascribes to the group counts as well, for a power loss
+    may have taken the group's last record; of two for one variant, the older one does.
     """
     found: dict[int, Path] = {}
     for variant, run_id in run_ids.items():
         places = (runs / run_id, runs / ARCHIVE_NAME / run_id) if is_run_id(run_id) else ()
-        if (folder := next(filter(_holds_run, places), None)) is not None:
+        folder = next(filter(_holds_run, places), None)
+        if folder is not None and _read_head(folder) in (
+            _Head(),
+            _Head(run_id, group_id, variant),
+        ):
             found[variant] = folder
     known = set(found.values())
     for folder in run_folders(runs):
@@ -121,7 +129,22 @@ def variant_folders(runs: Path, group_id: str, run_ids: Mapping[int, str]) -> di
     return found
 
 
-class _Head(msgspec.Struct):
+def check_new_run(runs: Path, group_id: str, run_id: str) -> None:
+    """Raise ResumeRefusedError unless a recorded id can be that of a run that is to be made."""
+    if not is_run_id(run_id):
+        raise ResumeRefusedError(
+            f"group {group_id}: its log names {run_id!r} as a run, and no run has such an id"
+        )
+    if (runs / run_id).is_symlink():
+        raise ResumeRefusedError(f"group {group_id}: the folder of its run {run_id} is a link")
+    if _holds_run(runs / run_id):
+        raise ResumeRefusedError(
+            f"group {group_id}: its log names the run {run_id}, which is that of another variant, "
+            "or of no group"
+        )
+
+
+class _Head(msgspec.Struct, frozen=True):
     """What the first record of a run says of its group."""
 
     run_id: str = ""

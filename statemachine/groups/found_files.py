@@ -58,6 +58,9 @@ class FoundFiles(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         def locate(image: InputImage) -> InputImage:
             if image.refusal:
                 return image
+            if not image.sha256:
+                # A link in its place could lead to any file, which would be sent to a server.
+                raise msgspec.ValidationError(f"{image.path} has no digest")
             inside = msgspec.convert(image.path, InsidePath)
             return msgspec.structs.replace(image, path=str((folder / inside).absolute()))
 

@@ -99,13 +99,12 @@ class GroupJournal:
         assert self.fold.opened is not None
         return self.fold.opened
 
-    def begin_epoch(self, *, is_next: bool, durability: Durability) -> None:
+    def begin_epoch(self, durability: Durability) -> None:
         """Make the end of the log durable; record what of it had to be cut off.
 
-        ``is_next`` says that an epoch begins, and not only a record is added to the present one.
         Raises LogWriteError, OSError.
         """
-        self._epoch = self.fold.epoch + is_next
+        self._epoch = self.fold.epoch + 1
         self._log.begin_epoch(self._epoch, durability)
         cut = self._log.repair(f"{GROUP_LOG_NAME}.torn-{self._epoch}")
         if cut is not None:

@@ -17,13 +17,15 @@ from ...events.result import PipelineRunResult
 from ..config.schema import RunConfig
 from ..errors import BackendError, InvalidTransitionError, PreflightError
 from ..files.run_folder import CancelOrder, RunFolder
-from .folder import variant_folders
+from .folder import check_new_run, variant_folders
 from .journal import GroupJournal
 from .result import REMOVED, GroupResult, group_result, read_variant_run
 from .variant_config import VariantConfigs
 
 POLL_S = 0.2
 """How often an order to cancel from another process is looked for (contract, section 6)."""
+_GIVEN_UP_AFTER = 2
+"""Variants in a row that cannot reach the server before no other begins: each waits for it."""
 _logger = logging.getLogger("stagewright.groups")
 
 
@@ -42,6 +44,11 @@ class StartedRun(Protocol):
     @property
     def run_id(self) -> str:
         """The run's id."""
+        ...
+
+    @property
+    def is_backend_out_of_reach(self) -> bool:
+        """Whether it has ended because the backend could not be reached any more."""
         ...
 
     def wait_ended(self, timeout_s: float | None = None) -> bool:
@@ -105,6 +112,7 @@ class GroupRunner:
         self._current: StartedRun | None = None
         self._order: CancelOrder | None = None
         self._ends: Counter[str] = Counter()
+        self._out_of_reach = 0  # variants in a row that ended so
         self._failures: list[VariantFailure] = []
         # Held while a cancel is recorded, so that the seal comes after it.
         self._cancelling = threading.Lock()
@@ -174,15 +182,28 @@ class GroupRunner:
                 raise
             self._note_failure(variant, error)
             return RunState.ERROR
-        with self._as_current(run):
-            while not run.wait_ended(POLL_S):
-                self._look_for_cancel()
-        return run.wait().state
+        try:
+            with self._as_current(run):
+                while not run.wait_ended(POLL_S):
+                    self._look_for_cancel()
+        finally:
+            # A cancel that cannot be recorded ends the group, but not before its run.
+            run.wait_ended()
+        end = run.wait()
+        self._out_of_reach = self._out_of_reach + 1 if run.is_backend_out_of_reach else 0
+        if self._out_of_reach >= _GIVEN_UP_AFTER and end.state == RunState.ERROR:
+            raise BackendError(
+                f"{_GIVEN_UP_AFTER} variants in a row could not reach the server, so no other "
+                "begins; resume the group once the server runs"
+            )
+        return end.state
 
     def _begin(self, variant: Variant) -> StartedRun:
         index = variant.variant_index
         config = self._configs.config_of(variant)
         run_id = self._journal.fold.run_ids.get(index)
+        if run_id is not None:
+            check_new_run(self._runs, self.group_id, run_id)
         origin = VariantOrigin(
             run_id=run_id or self._starter.new_run_id(config.name or "run"),
             group_id=self.group_id,

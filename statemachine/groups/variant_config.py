@@ -13,11 +13,15 @@ import msgspec
 from ...events.groups.model import GroupOpened, Variant
 from ...events.model import Durability
 from ..config.document import parse_document, set_values
+from ..config.legacy import nested_key
 from ..config.schema import RunConfig
 from ..errors import ResumeRefusedError
 from ..plan.plan import StageExecutionPlan
 from ..stages.registry import stage_types
 from .found_files import FoundFiles
+
+_OF_NO_STAGE = {"name", "metadata", "run", "server"}
+"""Keys, and tables of keys, that change no image."""
 
 
 class GroupChoices:
@@ -72,13 +76,16 @@ class VariantConfigs:
 
 
 def mark_varied(
-    plan: StageExecutionPlan, variant_index: int, varied: Mapping[str, Any]
+    plan: StageExecutionPlan,
+    variant_index: int,
+    varied: Mapping[str, Any],
+    document: Mapping[str, Any],
 ) -> StageExecutionPlan:
-    """The plan of a variant: ``learning_mode`` is true in the stages whose keys vary.
+    """The plan of a variant of ``document``: ``learning_mode`` is true in the stages that vary.
 
-    A key of the top level, and a flat key, belongs to the first stage.
+    A flat key belongs to the stage that it is for, one of the top level to the first stage.
     """
-    names = {key.split(".")[0] for key in varied}
+    names = {nested_key(key, document).split(".")[0] for key in varied} - _OF_NO_STAGE
     first = plan.stages[0].stage_type
     types = {name if name in stage_types() else first for name in names}
     stages = tuple(

@@ -7,27 +7,23 @@ removed once the log says so; whoever removes them again completes what a crash 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...events.errors import LogWriteError
 from ...events.folds import Fold
-from ...events.log.lock import RunLock
 from ...events.log.reader import iterate, read_log
 from ...events.log.storage import Storage
 from ...events.model import Artifact, Durability, ImagesRemoved, RunState, StageEvent
 from ...events.result import FinishedImage
 from ..errors import RemovalRefusedError
 from ..files.recorded_files import OnFile, check_file
+from ..files.removed_folders import REMOVED_NAME, move_folder, remove_folder, remove_tree
 from ..files.run_folder import ARCHIVE_NAME
+from ..groups.folder import GROUPS_NAME
 from ..ports import Clock
 from ..run.journal import RunJournal, recordable
 from .reopen import ReopenedRun, reopen_run
-
-REMOVED_NAME = ".removed"
-"""The folder beside a run that the run is moved to before its files are removed one by one."""
 
 
 def earlier_images(folder: Path) -> list[FinishedImage]:
@@ -86,12 +82,7 @@ def remove_run(folder: Path, *, storage: Storage | None = None) -> None:
 
     Raises LogLockedError, RemovalRefusedError, LogWriteError.
     """
-    storage = storage or Storage()
-    place = Path(os.path.abspath(folder))  # noqa: PTH100 - a link must not be followed
-    left_over = place.parent / REMOVED_NAME / place.name
-    if left_over.exists():
-        _remove_tree(left_over, storage)
-    _remove_tree(_move(place, REMOVED_NAME, place.name, storage), storage)
+    remove_folder(folder, storage or Storage())
 
 
 def archive_run(folder: Path, *, storage: Storage | None = None) -> Path:
@@ -102,14 +93,18 @@ def archive_run(folder: Path, *, storage: Storage | None = None) -> Path:
     if Path(os.path.abspath(folder)).parent.name == ARCHIVE_NAME:  # noqa: PTH100 - keeps links
         return folder
     run_id = next(iterate(folder)).run_id
-    return _move(folder, ARCHIVE_NAME, run_id, storage or Storage())
+    return move_folder(folder, ARCHIVE_NAME, run_id, storage or Storage())
 
 
 def finish_removals(runs: Path, *, storage: Storage | None = None) -> None:
-    """Remove the files of runs whose removal was interrupted. Raises LogWriteError, OSError."""
-    for place in (runs / REMOVED_NAME, runs / ARCHIVE_NAME / REMOVED_NAME):
-        for folder in place.iterdir() if place.is_dir() else ():
-            _remove_tree(folder, storage or Storage())
+    """Remove the files of what was being removed when a process died.
+
+    Raises LogWriteError, OSError.
+    """
+    for place in (runs, runs / ARCHIVE_NAME, runs / GROUPS_NAME):
+        removed = place / REMOVED_NAME
+        for folder in removed.iterdir() if removed.is_dir() else ():
+            remove_tree(folder, storage or Storage())
 
 
 def _of_earlier_stages(fold: Fold, timeline: Sequence[StageEvent]) -> list[FinishedImage]:
@@ -149,44 +144,3 @@ def _is_removed(fold: Fold, image: FinishedImage) -> bool:
 
 def _as_artifact(image: FinishedImage) -> Artifact:
     return Artifact(**{name: getattr(image, name) for name in Artifact.__struct_fields__})
-
-
-def _move(folder: Path, place: str, name: str, storage: Storage) -> Path:
-    """Rename a run's folder, while its lock is held, to ``name`` in a folder beside it."""
-    folder = Path(os.path.abspath(folder))  # noqa: PTH100 - a link must not be followed
-    target = folder.parent / place / name
-    if folder.is_symlink():
-        raise RemovalRefusedError(f"{folder}: it is a link; name the folder that it leads to")
-    if target.exists():
-        raise RemovalRefusedError(f"{target}: it is there already; remove it, or rename it")
-    try:
-        with _locked(folder):
-            storage.make_folder(target.parent)
-            storage.rename(folder, target)
-            storage.sync_folder(target.parent)
-            storage.sync_folder(folder.parent)
-    except OSError as error:
-        raise LogWriteError(f"it cannot be moved: {error}", path=folder) from error
-    return target
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    lock = RunLock(folder)
-    if sys.platform == "win32":  # it moves no folder in which a file is open
-        lock.release()
-        yield
-        return
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _remove_tree(folder: Path, storage: Storage) -> None:
-    storage.remove_tree(folder)
-    if folder.exists():
-        raise LogWriteError("some of its files cannot be removed; try again", path=folder)
-    storage.sync_folder(folder.parent)
-    with suppress(OSError):  # it may hold others
-        folder.parent.rmdir()

@@ -24,7 +24,12 @@ from ..groups.folder import find_group, make_group_folder, variant_folders
 from ..groups.found_files import FileCopies
 from ..groups.journal import GroupJournal
 from ..groups.planning import GroupPlan, plan_group
-from ..groups.result import GroupResult, group_result, read_variant_run
+from ..groups.result import (
+    GroupResult,
+    VariantResult,
+    finished_variants,
+    result_of_variants,
+)
 from ..groups.runner import GroupRunner, StartedRun, VariantOrigin
 from ..groups.variant_config import VariantConfigs
 from ..ports import PreparableBackend
@@ -81,9 +86,11 @@ class GroupLauncher:
                 path, opened, lock, clock=launcher.clock, storage=storage, durability=durability
             )
         except BaseException as error:
-            storage.remove_tree(path)
-            if lock is not None:
-                lock.release()
+            try:
+                storage.remove_tree(path)
+            finally:
+                if lock is not None:
+                    lock.release()
             if isinstance(error, OSError):
                 raise LogWriteError(f"the group cannot be made: {error}", path=path) from error
             raise
@@ -104,14 +111,10 @@ class GroupLauncher:
             configs = VariantConfigs(opened, path)
             durability = configs.durability
             folders = variant_folders(launcher.runs, fold.group_id, fold.run_ids)
-            left = [
-                one.variant_index
-                for one in opened.variants
-                if not _is_done(one, folders, removed=fold.removed)
-            ]
-            if not left:
-                return self._end_complete(journal, folders, durability)
-            journal.begin_epoch(is_next=True, durability=durability)
+            finished = finished_variants(fold, folders)
+            if finished is not None:
+                return self._end_complete(journal, finished, durability)
+            journal.begin_epoch(durability)
             if stale_cancel is not None:
                 folder.forget_cancel_order(stale_cancel)
             journal.record(
@@ -191,19 +194,19 @@ class GroupLauncher:
         )
 
     def _end_complete(
-        self, journal: GroupJournal, folders: dict[int, Path], durability: Durability
+        self, journal: GroupJournal, variants: Sequence[VariantResult], durability: Durability
     ) -> GroupHandle:
         """The handle of a group of which nothing is missing; its log is sealed if it is not."""
         fold = journal.fold
         try:
             if fold.state != RunState.COMPLETED:
-                journal.begin_epoch(is_next=fold.sealed is not None, durability=durability)
+                journal.begin_epoch(durability)
                 journal.record_seal(Outcome.COMPLETED)
         finally:
             journal.close()
         handle = GroupHandle(fold.group_id, journal.folder)
         self._on_end()
-        handle.end(group_result(fold, folders), None)
+        handle.end(result_of_variants(fold, variants), None)
         return handle
 
     def _launch(
@@ -267,6 +270,7 @@ class _Starter:
         self._backend = msgspec.structs.replace(opened.backend, options=opened.options)
         self._force = force
         self._preflight = preflight
+        self._has_begun = False
 
     def new_run_id(self, name: str) -> str:
         return self._launcher.new_run_id(name)
@@ -275,34 +279,33 @@ class _Starter:
         self, config: RunConfig, origin: VariantOrigin, before_folder: Callable[[], None]
     ) -> StartedRun:
         if not self._preflight:
-            run = msgspec.structs.replace(config.run, preflight=False)
-            config = msgspec.structs.replace(config, run=run)
+            table = msgspec.structs.replace(config.run, preflight=False)
+            config = msgspec.structs.replace(config, run=table)
         try:
             with publishing_config_errors():
-                return self._launcher.begin_variant(
+                run = self._launcher.begin_variant(
                     config,
                     origin,
                     seed=self._seed,
                     backend=self._backend,
                     before_folder=before_folder,
+                    # A server that is not there at the start is reported at once.
+                    waits=self._has_begun,
                 )
         except BaseException:
             self._launcher.release()
             raise
+        self._has_begun = True
+        return run
 
     def resume_variant(self, folder: Path) -> StartedRun:
         try:
-            return self._launcher.reopen(folder, force=self._force, preflight=self._preflight)
+            run = self._launcher.reopen(folder, force=self._force, preflight=self._preflight)
         except BaseException:
             self._launcher.release()
             raise
+        self._has_begun = True
+        return run
 
     def cancel_run(self, run_id: str, mode: CancelMode, reason: str) -> None:
         self._launcher.cancel(run_id, mode, reason)
-
-
-def _is_done(variant: Variant, folders: dict[int, Path], *, removed: set[int]) -> bool:
-    folder = folders.get(variant.variant_index)
-    if folder is None:
-        return variant.variant_index in removed
-    return read_variant_run(folder).is_finished

@@ -53,7 +53,13 @@ class Handle(Generic[R]):
 
 
 class RunHandle(Handle[PipelineRunResult]):
-    """A run that was started."""
+    """A run that was started.
+
+    ``is_backend_out_of_reach`` says, once it has ended, whether images are missing because the
+    backend could not be reached any more.
+    """
+
+    is_backend_out_of_reach = False
 
     @property
     def run_id(self) -> str:

@@ -93,20 +93,21 @@ class RunLauncher:
         seed: int,
         backend: BackendDescription,
         before_folder: Callable[[], None],
+        waits: bool,
     ) -> RunHandle:
         """Make the run of a variant of a group and launch it.
 
         ``seed`` and ``backend`` are those of the group. ``before_folder`` is called once the
-        backend is ready.
+        backend is ready; with ``waits``, it may be gone for a while, as within a run.
         """
         resolved = resolve_choices(config, GroupChoices(seed))
         plan = build_stage_execution_plan(resolved)
-        self.last_plan = plan = mark_varied(plan, origin.variant_index, origin.varied)
-        # The group has begun: as within a run, its server may be gone for a while.
-        wait_s = resolved.server.wait_s
-        server = msgspec.structs.replace(
-            resolved.server, wait_s=DEFAULT_WAIT_S if wait_s is None else wait_s
+        self.last_plan = plan = mark_varied(
+            plan, origin.variant_index, origin.varied, resolved.as_given
         )
+        server = resolved.server
+        if waits and server.wait_s is None:
+            server = msgspec.structs.replace(server, wait_s=DEFAULT_WAIT_S)
         self._prepare(msgspec.structs.replace(resolved, server=server), plan, backend)
         before_folder()
         return self._create(resolved, plan, origin)
@@ -237,6 +238,7 @@ class RunLauncher:
         failure: BaseException | None = None
         try:
             runner.work()
+            handle.is_backend_out_of_reach = runner.is_backend_out_of_reach
             result = replay(handle.folder)
         except StagewrightError as error:
             failure = error

@@ -37,6 +37,8 @@ class PipelineRunner:
         self._token = CancelToken()
         self._recorded_order: CancelOrder | None = None
         self._has_begun = False
+        self.is_backend_out_of_reach = False
+        """Whether images are missing because the backend could not be reached any more."""
 
     @property
     def state(self) -> RunState:
@@ -134,7 +136,7 @@ class PipelineRunner:
             self._journal.record(lambda at: StorageLimited(**at, what=what, errno=number))  # noqa: B023 - called at once
 
     def _run_stage(self, stage: StageExecution) -> Outcome:
-        return StageRun(
+        stage_run = StageRun(
             stage=stage,
             open_run=self._open_run,
             journal=self._journal,
@@ -143,7 +145,11 @@ class PipelineRunner:
             token=self._token,
             clock=self._clock,
             look_for_cancel=self._look_for_cancel,
-        ).run()
+        )
+        try:
+            return stage_run.run()
+        finally:
+            self.is_backend_out_of_reach |= stage_run.is_backend_out_of_reach
 
     def _look_for_cancel(self) -> None:
         """Obey the order of another process to stop, if there is a new one."""

@@ -225,6 +225,11 @@ class StageRun:
             waited_ms = now - self._out_of_reach_since
         return waited_ms < 1000 * (DEFAULT_WAIT_S if wait_s is None else wait_s)
 
+    @property
+    def is_backend_out_of_reach(self) -> bool:
+        """Whether the last attempt of any request found no backend."""
+        return self._out_of_reach_since is not None
+
     def _note_reached(self) -> None:
         """The backend has been reached; the next time that it is not, the wait begins anew."""
         with self._lock:

@@ -59,7 +59,7 @@ class _Target(NamedTuple):
 @runs_option
 @json_option
 def cancel_command(run: str, after_image: bool, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
-    """Stop a run, or a group of runs, that another process is executing.
+    """Stop a run or group that another process is executing.
 
     Of a group, the run in progress is stopped and no other begins. Finished images are kept, and
     `stagewright resume` continues.

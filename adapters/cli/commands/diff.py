@@ -13,11 +13,13 @@ import msgspec
 from ...projections.diff import RunComparison, compare_runs
 from ...projections.diff.answers import ImageComparison, UsedDifference
 from ...projections.diff.comparison import ComparedRun, StageComparison
+from ...projections.diff.groups import compare_groups
 from ...projections.diff.values import Difference
 from ...text import Range, count_of, ranges_text
-from ..completion import complete_run
+from ..completion import complete_run_or_group
+from ..group_difference import show_group_comparison
 from ..output import count, duration, json_option, print_json, print_line, runs_option, state_text
-from ..run_lookup import find_run
+from ..run_lookup import find_runs_or_groups
 from ..statuses import EXIT_COMPLETED, EXIT_ERROR
 
 _SHOWN = 40
@@ -28,6 +30,7 @@ _LEAD = 16
 _MESSAGES = frozenset(["error", "error.message"])
 """Keys of an outcome that hold a sentence, which may be longer than other values."""
 _SECTIONS = (
+    ("varied values", "varied"),
     ("configuration as given", "configuration"),
     ("resolved plan", "plan"),
     ("input images", "inputs"),
@@ -37,19 +40,31 @@ _SECTIONS = (
 
 
 @click.command("diff")
-@click.argument("left", metavar="RUN", shell_complete=complete_run)
-@click.argument("right", metavar="RUN", shell_complete=complete_run)
+@click.argument("left", metavar="RUN_OR_GROUP", shell_complete=complete_run_or_group)
+@click.argument("right", metavar="RUN_OR_GROUP", shell_complete=complete_run_or_group)
 @click.option("--exit-code", is_flag=True, help="Exit with status 1 if the runs differ.")
 @runs_option
 @json_option
 def diff_command(left: str, right: str, exit_code: bool, runs: Path, as_json: bool) -> int:  # noqa: FBT001 - click passes flags
-    """Show the differences between two runs.
+    """Show the differences between two runs or two groups.
 
     It compares the logs: the configurations, the plans, the settings that were used, the
     outcomes and the images. Durations are shown, but do not count as a difference. Image files
     are opened only where equal requests gave different files, to compare their pixels.
+
+    Of two groups, the variants with equal values are compared, each pair in one line.
     """
-    found = compare_runs(find_run(runs, left), find_run(runs, right))
+    one, other = find_runs_or_groups(runs, [left, right])
+    if one.is_group != other.is_group:
+        raise click.UsageError("diff compares two runs, or two groups, but not one with the other")
+    if one.is_group:
+        groups = compare_groups((one.folder, one.runs), (other.folder, other.runs))
+        if as_json:
+            print_json(groups)
+        else:
+            show_group_comparison(groups)
+        return EXIT_ERROR if exit_code and not groups.same else EXIT_COMPLETED
+    found = compare_runs(one.folder, other.folder)
     if as_json:
         print_json(found)
     else:

@@ -48,7 +48,7 @@ def follow_command(
     """
     if as_events and as_json:
         raise click.UsageError("use either --events or --json")
-    folder, is_group = find_run_or_group(runs, run)
+    folder, is_group, runs = find_run_or_group(runs, run)
     if is_group:
         return follow_group(folder, as_events=as_events, as_json=as_json)
     try:

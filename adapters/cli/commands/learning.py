@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import click
 import msgspec
 
-from ...projections.learning.record_file import LearningUpdate
-from ...projections.learning.records import record_schema
+from ....events.groups.fold import GroupFold
+from ....statemachine.groups.folder import variant_folders
+from ....statemachine.groups.result import read_group
+from ...projections.learning.projection import read_learning_record
+from ...projections.learning.record_file import NO_RECORD, LearningUpdate
+from ...projections.learning.records import LearningRecord, record_schema
 from ...projections.learning.writer import LearningRecordWriter
+from ..completion import complete_group
 from ..output import (
     check_runs_folder,
     count,
     json_option,
+    one_line,
     print_json,
+    print_json_parts,
     print_line,
     runs_option,
 )
+from ..run_lookup import find_group
 from ..statuses import EXIT_COMPLETED, print_error
 
 _SHOWN = 10
 
 
 @click.command("learning")
+@click.argument("group", required=False, shell_complete=complete_group)
 @click.option("--rebuild", is_flag=True, hidden=True, help="Has no effect: it always rebuilds.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of a record.")
 @runs_option
 @json_option
 def learning_command(
+    group: str | None,
     rebuild: bool,  # noqa: ARG001, FBT001 - scripts pass it; click passes flags
     schema: bool,  # noqa: FBT001 - the same
     runs: Path,
@@ -38,14 +50,19 @@ def learning_command(
 
     The file has one line of JSON for each run that has ended. Each run adds its line when it
     ends. This command reads every log and makes the file anew: after a crash, or after runs
-    were deleted, copied or renamed.
+    were deleted, copied or renamed. With GROUP it then shows how many runs of the group have a
+    record, and with --json the records themselves.
     """
     if schema:
         click.echo(msgspec.json.format(msgspec.json.encode(record_schema())).decode())
         return
     check_runs_folder(runs)
+    place = None if group is None else find_group(runs, group)
+    runs = runs if place is None else place.runs
     update = LearningRecordWriter(runs).rebuild()
-    if as_json:
+    if place is not None:
+        _show_group(read_group(place.folder), update, runs, as_json=as_json)
+    elif as_json:
         print_json(update)
     else:
         _show(update)
@@ -54,6 +71,36 @@ def learning_command(
     if len(update.unreadable) > _SHOWN:
         more = len(update.unreadable) - _SHOWN
         print_error(f"warning: ... and for {more} more", EXIT_COMPLETED)
+
+
+def _show_group(fold: GroupFold, update: LearningUpdate, runs: Path, *, as_json: bool) -> None:
+    """Print the records of a group's runs, one at a time, or how many there are."""
+    folders = variant_folders(runs, fold.group_id, fold.run_ids)
+    records = _records(folders[index] for index in sorted(folders))
+    if as_json:
+        print_json_parts(_document(fold.group_id, update.path, records))
+        return
+    _show(update)
+    found = sum(1 for _ in records)
+    of_all = count(len(folders), "run")
+    print_line(f"{found} of them are of the {of_all} of group {one_line(fold.group_id)}")
+
+
+def _records(folders: Iterable[Path]) -> Iterator[LearningRecord]:
+    """The records of runs that have one; a run that has none is no error."""
+    for folder in folders:
+        with suppress(*NO_RECORD):
+            record = read_learning_record(folder)
+            if record is not None:
+                yield record
+
+
+def _document(group_id: str, path: str, records: Iterable[LearningRecord]) -> Iterator[bytes]:
+    encode = msgspec.json.encode
+    yield b'{"group_id":%b,"path":%b,"records":[' % (encode(group_id), encode(path))
+    for place, record in enumerate(records):
+        yield (b"," if place else b"") + encode(record)
+    yield b"]}"
 
 
 def _show(update: LearningUpdate) -> None:

@@ -44,6 +44,7 @@ COLUMNS: Mapping[str, Callable[[CatalogueEntry], tuple[str, ...]]] = {
     "plan": lambda entry: (entry.summary,),
     "resumes": lambda entry: (str(entry.resumes),),
     "group": lambda entry: (entry.group_id or "",),
+    "variant": lambda entry: ("" if entry.variant_index is None else str(entry.variant_index + 1),),
     "folder": lambda entry: (entry.folder,),
     "error": lambda entry: (entry.error,),
 }

@@ -15,20 +15,23 @@ from ....events.log.kind import LOG_NAME
 from ....events.log.lock import is_locked
 from ....events.model import ImagePrompt, RunState
 from ....events.result import PipelineRunResult
+from ....statemachine.groups.result import replay_group
 from ....statemachine.states import can_go_on
 from ...event_text import summarize_event, why_unchanged
 from ...export.bundle.manifest import THUMBNAILS, lacks_images
-from ..completion import complete_run
+from ..completion import complete_run_or_group
+from ..group_result import show_group
 from ..output import (
     count,
     duration,
     json_option,
+    print_json,
     print_json_parts,
     print_line,
     runs_option,
     state_text,
 )
-from ..run_lookup import find_run
+from ..run_lookup import find_run_or_group
 from ..styles import WRONG, Mark, file_mark, state_mark, warning_mark
 
 _MOST_PROMPTS = 20
@@ -36,7 +39,7 @@ _MOST_PROMPTS = 20
 
 
 @click.command("replay")
-@click.argument("run", shell_complete=complete_run)
+@click.argument("run", metavar="RUN_OR_GROUP", shell_complete=complete_run_or_group)
 @click.option(
     "--until",
     type=click.IntRange(min=0),
@@ -46,8 +49,20 @@ _MOST_PROMPTS = 20
 @runs_option
 @json_option
 def replay_command(run: str, until: int | None, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
-    """Show the result and timeline of a run, from its log."""
-    folder = find_run(runs, run)
+    """Show the result of a run or group, from its log.
+
+    Of a run the timeline is shown as well.
+    """
+    folder, is_group, runs = find_run_or_group(runs, run)
+    if is_group:
+        if until is not None:
+            raise click.UsageError("--until takes a run; of a group no event is left out")
+        group = replay_group(folder, runs)
+        if as_json:
+            print_json(group)
+        else:
+            show_group(group, runs)
+        return
     result = replay(folder, until=until)
     if as_json:
         print_json_parts(result.json_parts())

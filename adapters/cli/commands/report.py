@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from ...export.report import WrittenReport, write_report
+from ...export.report.group_report import REPORT_NAME, WrittenGroupReport, write_group_report
 from ...text import byte_size
-from ..completion import complete_run
+from ..completion import complete_run_or_group
 from ..display import open_file_counter
 from ..output import count, json_option, output_option, print_json, print_line, runs_option
-from ..run_lookup import find_run
+from ..run_lookup import find_run_or_group
 from ..statuses import EXIT_COMPLETED, EXIT_CORRUPT, print_error
 
 _SHOWN = 5
@@ -21,8 +23,11 @@ _SHOWN = 5
 
 
 @click.command("report")
-@click.argument("run", shell_complete=complete_run)
-@output_option("The HTML file to write.  [default: <run id>.html beside the run's folder]")
+@click.argument("run", metavar="RUN_OR_GROUP", shell_complete=complete_run_or_group)
+@output_option(
+    "The HTML file to write.  [default: <run id>.html beside the run's folder, or "
+    "report.html in the group's]"
+)
 @click.option("--open", "opens", is_flag=True, help="Open the page in the browser.")
 @click.option("--no-thumbnails", is_flag=True, help="Leave out the thumbnails of the images.")
 @runs_option
@@ -35,15 +40,20 @@ def report_command(
     runs: Path,
     as_json: bool,  # noqa: FBT001 - the same
 ) -> int:
-    """Write a run as one HTML page.
+    """Write a run or a group as one HTML page.
 
     The page shows the timeline, the stages, the images and every event, and needs no network
-    and no other file. It replaces an earlier report, but no other file.
+    and no other file. It replaces an earlier report, but no other file. Of a group it shows the
+    variants in rows and columns, with thumbnails that are linked to the image files.
 
     Exit status: 0 if the page was written; 4 if it was written, but the log is corrupt or an
     image was altered.
     """
-    folder = find_run(runs, run)
+    folder, is_group, runs = find_run_or_group(runs, run)
+    if is_group:
+        return _report_group(
+            folder, runs, output, opens=opens, thumbnails=not no_thumbnails, as_json=as_json
+        )
     output = output or folder.parent / f"{folder.resolve().name}.html"
     with open_file_counter(sys.stderr) as counter:
         written = write_report(folder, output, thumbnails=not no_thumbnails, on_file=counter.take)
@@ -51,14 +61,42 @@ def report_command(
         print_json(written)
     else:
         _show(written)
-    if opens and not webbrowser.open(output.absolute().as_uri()):
-        print_error(f"no browser was found; open {output} yourself", EXIT_COMPLETED)
+    if opens:
+        _open(output)
     return _status(written)
+
+
+def _report_group(
+    folder: Path, runs: Path, output: Path | None, *, opens: bool, thumbnails: bool, as_json: bool
+) -> int:
+    output = output or folder / REPORT_NAME
+    with open_file_counter(sys.stderr) as counter:
+        written = write_group_report(
+            folder, runs, output, thumbnails=thumbnails, on_variant=counter.take
+        )
+    if as_json:
+        print_json(written)
+    else:
+        what = f"{count(written.variants, 'variant')}, {count(written.images, 'image')}"
+        print_line(f"{written.path}: {what}, {byte_size(written.bytes)}")
+        _show_wrong(written)
+    if opens:
+        _open(output)
+    return _status_of_files(written.altered)
+
+
+def _open(output: Path) -> None:
+    if not webbrowser.open(output.absolute().as_uri()):
+        print_error(f"no browser was found; open {output} yourself", EXIT_COMPLETED)
 
 
 def _show(written: WrittenReport) -> None:
     what = f"{count(written.events, 'event')}, {count(written.images, 'image')}"
     print_line(f"{written.path}: {what}, {byte_size(written.bytes)}")
+    _show_wrong(written)
+
+
+def _show_wrong(written: WrittenReport | WrittenGroupReport) -> None:
     wrong = {"altered": written.altered, "missing or unreadable": written.missing}
     for words, paths in wrong.items():
         for path in paths[:_SHOWN]:
@@ -70,8 +108,12 @@ def _show(written: WrittenReport) -> None:
 def _status(written: WrittenReport) -> int:
     if written.corrupt:
         return print_error(written.corrupt, EXIT_CORRUPT)
-    if written.altered:
-        first = written.altered[0]
-        more = f" and {len(written.altered) - 1} more" if len(written.altered) > 1 else ""
+    return _status_of_files(written.altered)
+
+
+def _status_of_files(altered: Sequence[str]) -> int:
+    if altered:
+        first = altered[0]
+        more = f" and {len(altered) - 1} more" if len(altered) > 1 else ""
         return print_error(f"{first}{more}: altered since it was recorded", EXIT_CORRUPT)
     return EXIT_COMPLETED

@@ -19,12 +19,13 @@ from ..output import (
     insecure_option,
     json_option,
     print_note,
+    runs_argument,
     runs_option,
 )
 from ..resuming import ResumeAll, ResumeOptions, resume_group, resume_run
 from ..run_lookup import find_run_or_group
 from ..settings import named_server, server_headers
-from .list import runs_argument, waiting_runs
+from .list import waiting_runs
 from .replay import resume_line
 
 _EXIT_STATUSES = """\b
@@ -93,7 +94,7 @@ def resume_command(
     )
     if every:
         return ResumeAll(controller, runs, options).run()
-    folder, is_group = find_run_or_group(runs, run or "")
+    folder, is_group, _ = find_run_or_group(runs, run or "")
     if is_group:
         return show_group_end(resume_group(controller, folder, options), runs, as_json=as_json)
     if lacks_images(folder):

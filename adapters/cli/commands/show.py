@@ -11,7 +11,8 @@ import click
 from ....events.errors import RunNotFoundError
 from ....events.folds import replay
 from ....events.model import RunOpened
-from ....events.origins import input_name
+from ....events.origins import input_name, varied_of
+from ....statemachine.groups.result import read_group, result_of
 from ...projections.foreign_images import ForeignImage, tool_name
 from ...projections.provenance import (
     ImageProvenance,
@@ -20,7 +21,10 @@ from ...projections.provenance import (
     settings_of_stages,
 )
 from ...projections.used_settings import settings_asked, settings_used
-from ..completion import complete_run
+from ...projections.varied_values import varied_text
+from ..completion import complete_run_or_group
+from ..group_details import group_document, show_group_details
+from ..group_result import show_group
 from ..output import (
     check_runs_folder,
     json_option,
@@ -30,7 +34,7 @@ from ..output import (
     print_settings,
     runs_option,
 )
-from ..run_lookup import find_image, find_run
+from ..run_lookup import find_image, find_run_or_group
 from ..styles import Mark, file_mark
 from .replay import show_prompts, show_result
 
@@ -38,31 +42,56 @@ _PROMPTS = ("prompt", "negative_prompt")
 
 
 @click.command("show")
-@click.argument("image_or_run", shell_complete=complete_run)
+@click.argument(
+    "image_or_run", metavar="IMAGE_OR_RUN_OR_GROUP", shell_complete=complete_run_or_group
+)
 @runs_option
 @json_option
 def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
-    """Show which settings made an image, or the result of a run.
+    """Show an image's settings, or the result of a run or group.
 
     The image may also come from AUTOMATIC1111, Forge, ComfyUI, InvokeAI or Fooocus.
 
-    IMAGE_OR_RUN is the path of an image, RUN#3 for a run's third image, or RUN.
+    Name the path of an image, RUN#3 for a run's third image, RUN, or GROUP.
     """
     check_runs_folder(runs)
     image = find_image(runs, image_or_run)
     if image is not None:
         _show_file(image, runs, as_json=as_json)
         return
-    folder = find_run(runs, image_or_run)
+    folder, is_group, runs = find_run_or_group(runs, image_or_run)
+    if is_group:
+        _show_group(folder, runs, as_json=as_json)
+        return
     result = replay(folder)
     if as_json:
         print_json_parts(result.json_parts())
     else:
         show_result(result, folder)
-        _show_stages(settings_of_stages(result.plan))
         opened = result.events[0] if result.events else None
+        if isinstance(opened, RunOpened) and opened.group_id is not None:
+            _show_rows(_variant_rows(opened.group_id, opened.variant_index, varied_of(opened)))
+        _show_stages(settings_of_stages(result.plan))
         if isinstance(opened, RunOpened) and isinstance(opened.prompts, tuple):
             show_prompts(opened.prompts)
+
+
+def _show_group(folder: Path, runs: Path, *, as_json: bool) -> None:
+    fold = read_group(folder)
+    result = result_of(fold, runs)
+    if as_json:
+        print_json(group_document(fold, result))
+        return
+    show_group_details(fold, folder)
+    show_group(result, runs)
+
+
+def _variant_rows(
+    group_id: str, index: int | None, varied: Mapping[str, Any]
+) -> list[tuple[str, Any]]:
+    """The group of a run, the number of its variant, and what is varied in it."""
+    number = "" if index is None else f"variant {index + 1} of "
+    return [("group", f"{number}{group_id}"), ("varied", varied_text(varied) or "nothing")]
 
 
 def _show_file(image: Path, runs: Path, *, as_json: bool) -> None:
@@ -119,6 +148,8 @@ def _show_image(found: ImageProvenance) -> None:
         ("backend", " ".join(part for part in found.backend if part)),
         ("made from", _source(found)),
     ]
+    if found.group_id is not None:
+        rows[2:2] = _variant_rows(found.group_id, found.variant_index, found.varied)
     if found.origin is not None:
         run = found.origin.parent_run_id
         named = input_name(found.origin) or found.origin.path

@@ -7,7 +7,7 @@ their digests, and images as data.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from hashlib import sha256
@@ -41,11 +41,13 @@ def render(template: str, context: Mapping[str, Any]) -> Iterator[str]:
     return iter(stream)
 
 
-def assets() -> dict[str, Any]:
+def assets(
+    styles: Sequence[str] = _STYLES, script_names: Sequence[str] = _SCRIPTS
+) -> dict[str, Any]:
     """The style, the scripts and the policy that allows only these, for the page's template."""
-    style = "\n".join(map(_text, _STYLES))
-    scripts = [_text(name) for name in _SCRIPTS]
-    allowed = " ".join(map(_source, scripts))
+    style = "\n".join(map(_text, styles))
+    scripts = [_text(name) for name in script_names]
+    allowed = " ".join(map(_source, scripts)) or "'none'"
     policy = (
         f"default-src 'none'; img-src data:; style-src {_source(style)}; script-src {allowed}; "
         "base-uri 'none'; form-action 'none'"

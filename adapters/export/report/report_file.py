@@ -66,10 +66,7 @@ def write_report(
     events before the corrupt record are reported. Raises ReportRefusedError if ``output`` is
     another file, RunNotFoundError, OSError; nothing is written then.
     """
-    if not may_replace(output, _is_report):
-        raise ReportRefusedError(
-            f"{output} exists and is not a report; name another file with --output"
-        )
+    check_output(output)
     run = RunContent(folder)
     with atomic_output(output) as stream:
         stages = [stage_view(run, stage_id) for stage_id in run.stage_ids()]
@@ -94,6 +91,14 @@ def write_report(
         size = stream.tell()
         page.detach()
     return _written(run, output, size, images)
+
+
+def check_output(output: Path) -> None:
+    """Raises ReportRefusedError where another file than a report is at this place."""
+    if not may_replace(output, _is_report):
+        raise ReportRefusedError(
+            f"{output} exists and is not a report; name another file with --output"
+        )
 
 
 def _page(

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from ....events.model import Outcome, RunOpened, RunState
+from ....events.origins import varied_of
 from ...text import ranges_of, ranges_text
 from .answers import StageAnswers, compare_answers
 from .recorded import RecordedRun
@@ -52,14 +53,15 @@ class StageComparison(msgspec.Struct, frozen=True, kw_only=True):
 class RunComparison(msgspec.Struct, frozen=True, kw_only=True):
     """The differences between two runs.
 
-    ``configuration`` compares the given configurations, ``plan`` the resolved plans, with stages
-    matched by type. ``same`` says that nothing differs, apart from ``durations``. Image indexes
-    count from 0.
+    ``varied`` compares the varied values of two variants of one group, ``configuration`` the given
+    configurations, and ``plan`` the resolved plans, with stages matched by type. ``same`` says that
+    nothing differs, apart from ``durations``. Image indexes count from 0.
     """
 
     left: ComparedRun
     right: ComparedRun
     same: bool
+    varied: tuple[Difference, ...] = ()
     configuration: tuple[Difference, ...]
     plan: tuple[Difference, ...]
     inputs: tuple[Difference, ...]
@@ -77,6 +79,7 @@ def compare_runs(left: Path, right: Path) -> RunComparison:
     """
     one, other = RecordedRun(left), RecordedRun(right)
     lists = {
+        "varied": tuple(_varied_differences(one.opened, other.opened)),
         "configuration": tuple(differences(one.opened.config, other.opened.config)),
         "plan": tuple(_plan_differences(one, other)),
         "inputs": tuple(differences(_inputs(one), _inputs(other), "inputs")),
@@ -92,6 +95,11 @@ def compare_runs(left: Path, right: Path) -> RunComparison:
         durations=tuple(_durations(one, other)),
         **lists,
     )
+
+
+def _varied_differences(left: RunOpened, right: RunOpened) -> Iterator[Difference]:
+    if left.group_id is not None and left.group_id == right.group_id:
+        yield from differences(dict(varied_of(left)), dict(varied_of(right)))
 
 
 def _compared(run: RecordedRun) -> ComparedRun:

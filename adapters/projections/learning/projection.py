@@ -28,11 +28,12 @@ from ....events.model import (
     CallRequested,
     ErrorDetail,
     LifecycleChanged,
+    RunOpened,
     RunSealed,
     RunState,
     StageEvent,
 )
-from ....events.origins import input_name, input_of, prompt_of
+from ....events.origins import input_name, input_of, prompt_of, varied_of
 from ....events.result import MissingImage, artifact_in
 from .asked import asked_settings
 from .records import (
@@ -163,7 +164,7 @@ class _RecordBuilder:
             name=_text(config.get("name")),
             group_id=opened.group_id,
             variant_index=opened.variant_index,
-            varied=_varied(config),
+            varied=_varied(opened),
             learning_mode=any(one.get("learning_mode") is True for one in self._planned.values()),
             prompt=_text(config.get("prompt")),
             negative_prompt=_text(config.get("negative_prompt")),
@@ -240,11 +241,11 @@ def _missing(gap: MissingImage) -> MissingRecord:
     )
 
 
-def _varied(config: Mapping[str, Any]) -> str:
-    """The varied settings, as the text of a JSON object."""
-    metadata = config.get("metadata")
-    varied = metadata.get("varied") if isinstance(metadata, Mapping) else None
-    table = varied if isinstance(varied, Mapping) else {}
+def _varied(opened: RunOpened) -> str:
+    """The varied settings, as the text of a JSON object; a run may state them as metadata."""
+    metadata = opened.config.get("metadata")
+    stated = metadata.get("varied") if isinstance(metadata, Mapping) else None
+    table = varied_of(opened) or (stated if isinstance(stated, Mapping) else {})
     return msgspec.json.encode(table, order="sorted").decode()
 
 

@@ -17,6 +17,15 @@ from .projection import read_learning_record
 from .records import LEARNING_NAME, SCHEMA_VERSION
 
 LOCK_NAME = "learning.lock"
+NO_RECORD = (
+    LogCorruptError,
+    RunNotFoundError,
+    OSError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+)
+"""Why a run gets no record: its log is gone or damaged, or holds what a record cannot hold."""
 _logger = logging.getLogger("stagewright.learning")
 
 
@@ -170,7 +179,7 @@ def _lines_of(folders: Iterable[Path], unreadable: list[str]) -> Iterator[bytes]
             line = b"" if record is None else encode_line(record) + b"\n"
         except RunNotFoundError:
             continue  # the folder was deleted or moved just now
-        except (LogCorruptError, OSError, ValueError, OverflowError, RecursionError) as error:
+        except NO_RECORD as error:
             _logger.info("run %s gets no learning record: %s", folder, error)
             # A name may hold bytes that are no text.
             unreadable.append(folder.name.encode("utf-8", "backslashreplace").decode())

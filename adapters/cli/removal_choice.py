@@ -1,0 +1,161 @@
+"""The runs and groups that ``rm`` and ``archive`` are given, checked and measured."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from ...events.errors import LogCorruptError, LogLockedError
+from ...events.groups.log import GROUP_LOCK_NAME
+from ...events.log.lock import LOCK_NAME, is_locked, lock_holder
+from ...events.model import RunState
+from ...statemachine.groups.folder import variant_folders
+from ...statemachine.groups.removal import group_of_run
+from ...statemachine.groups.result import GroupResult, read_group, result_of
+from ...statemachine.resume.removal import earlier_images, finish_removals
+from ..bootstrap import new_storage
+from ..projections.catalogue import CatalogueEntry, catalogue_entry
+from ..text import byte_size
+from .output import check_runs_folder, count, one_line, print_line
+from .run_lookup import Found, find_runs_or_groups
+from .statuses import EXIT_COMPLETED, print_error
+
+
+class ChosenRun(msgspec.Struct, frozen=True):
+    """A run, and the number and size in bytes of the files that are to be removed or moved.
+
+    ``group`` is the folder of the group whose log has to know of the run's removal.
+    """
+
+    folder: Path
+    entry: CatalogueEntry
+    files: int
+    size: int
+    group: Path | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.entry.run_id
+
+
+class Chosen(msgspec.Struct, frozen=True):
+    """The runs, those of groups included, and the folders of the groups that are named."""
+
+    runs: Sequence[ChosenRun]
+    groups: Sequence[Path]
+
+    @property
+    def size(self) -> int:
+        """The bytes of all files."""
+        return sum(one.size for one in self.runs)
+
+    def text(self) -> str:
+        """``3 runs``, or ``1 group with 18 runs``."""
+        runs = count(len(self.runs), "run")
+        return f"{count(len(self.groups), 'group')} with {runs}" if self.groups else runs
+
+
+def choose(names: Iterable[str], runs: Path, *, keep: bool, warning: str) -> Chosen:
+    """What is named, each once, and print what it is; all of it or nothing.
+
+    ``keep`` measures the images of earlier stages only; ``warning`` is added where a group still
+    needs a run. Raises LogLockedError where a process works on one of the runs or on its group,
+    RunNotFoundError, LogCorruptError.
+    """
+    check_runs_folder(runs)
+    finish_removals(runs, storage=new_storage())
+    named = {one.folder.resolve(): one for one in find_runs_or_groups(runs, names)}
+    groups = [one for one in named.values() if one.is_group]
+    chosen: dict[Path, ChosenRun] = {}
+    for group in groups:
+        own = list(_runs_of(group, keep=keep, warning=warning))
+        chosen |= {one.folder.resolve(): one for one in own}
+    for place, one in named.items():
+        if not one.is_group and place not in chosen:
+            chosen[place] = _choose_run(one.folder, keep=keep, warning=warning)
+    return Chosen(tuple(chosen.values()), tuple(one.folder for one in groups))
+
+
+def _runs_of(group: Found, *, keep: bool, warning: str) -> Iterator[ChosenRun]:
+    """The runs whose own logs say that they belong to the group."""
+    _check_unlocked(group.folder, GROUP_LOCK_NAME, "group")
+    fold = read_group(group.folder)
+    folders = variant_folders(group.runs, fold.group_id, fold.run_ids)
+    found = [
+        one
+        for folder in folders.values()
+        if (one := _measured(folder, group.folder, keep=keep)).entry.group_id == fold.group_id
+    ]
+    files = _files_text(sum(one.files for one in found), keep=keep)
+    result = result_of(fold, group.runs)
+    size = byte_size(sum(one.size for one in found))
+    state = f"{result.state}: {count(len(found), 'run')}, {files}, {size}"
+    print_line(f"{one_line(group.folder.name)}  a group, {state}")
+    if need := _need(result, warning):
+        print_line(f"  {need}")
+    yield from found
+
+
+def _choose_run(folder: Path, *, keep: bool, warning: str) -> ChosenRun:
+    one = _measured(folder, None, keep=keep)
+    entry, size = one.entry, byte_size(one.size)
+    what = _files_text(one.files, keep=keep)
+    print_line(f"{entry.run_id}  {entry.name}, {entry.state}: {what}, {size}")
+    if entry.group_id is not None:
+        print_line(f"  it belongs to group {entry.group_id}, whose other runs may need its images")
+    group = group_of_run(folder, entry.group_id)
+    if group is None:
+        return one
+    _check_unlocked(group, GROUP_LOCK_NAME, "group")
+    try:
+        fold = read_group(group)
+        result = result_of(fold, group.parent.parent)
+    except LogCorruptError as error:
+        print_error(f"{error}; the removal is not recorded there", EXIT_COMPLETED)
+        return one
+    if need := _need(result, warning):
+        print_line(f"  {need}")
+    return msgspec.structs.replace(one, group=group)
+
+
+def _files_text(number: int, *, keep: bool) -> str:
+    return f"{count(number, 'image')} of earlier stages" if keep else count(number, "file")
+
+
+def _need(result: GroupResult, warning: str) -> str:
+    """What a group that is not COMPLETED loses."""
+    if result.state == RunState.COMPLETED:
+        return ""
+    left = len(result.variants) - result.counts.get(RunState.COMPLETED, 0)
+    of_all = count(len(result.variants), "variant")
+    return f"the group is {result.state}: {left} of {of_all} not COMPLETED; {warning}"
+
+
+def _measured(folder: Path, group: Path | None, *, keep: bool) -> ChosenRun:
+    _check_unlocked(folder, LOCK_NAME, "run")
+    measure: Callable[[Path], tuple[int, int]] = _measure_images if keep else _measure_folder
+    files, size = measure(folder)
+    return ChosenRun(folder, catalogue_entry(folder), files, size, group)
+
+
+def _check_unlocked(folder: Path, name: str, noun: str) -> None:
+    if is_locked(folder, name):
+        raise LogLockedError(str(lock_holder(folder, name) or "unknown"), path=folder, noun=noun)
+
+
+def _measure_images(folder: Path) -> tuple[int, int]:
+    sizes = [image.bytes for image in earlier_images(folder)]
+    return len(sizes), sum(sizes)
+
+
+def _measure_folder(folder: Path) -> tuple[int, int]:
+    sizes = [
+        os.lstat(os.path.join(place, name)).st_size  # noqa: PTH118 - what os.walk gives
+        for place, _, names in os.walk(folder)
+        for name in names
+    ]
+    return len(sizes), sum(sizes)

@@ -1,0 +1,263 @@
+"""Commands that take a group where they take a run: what each of them shows of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stagewright.events.groups.log import GROUP_LOG_NAME
+from stagewright.events.log.kind import LOG_NAME
+from stagewright.statemachine.groups.result import GroupResult
+
+from .command_line import stagewright
+from .support import controller, document
+from .sweeping import refusing, swept
+from .test_completion import completed
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GroupResult, str]:
+    """A folder with a single run, and a group of four variants of two images each."""
+    folder = tmp_path_factory.mktemp("made")
+    result = swept(folder / "runs", name="sweep", images=2)
+    single = controller(folder / "runs").start(document(name="alone"))
+    single.wait(30)
+    return folder, result, single.run_id
+
+
+@pytest.fixture
+def own(made: tuple[Path, GroupResult, str], tmp_path: Path) -> tuple[Path, GroupResult]:
+    """A copy of it that a test may change."""
+    shutil.copytree(made[0] / "runs", tmp_path / "runs")
+    return tmp_path, made[1]
+
+
+def shown(*arguments: str | Path, folder: Path, status: int = 0) -> str:
+    """What a command prints on standard output."""
+    done = stagewright(*arguments, folder=folder)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout
+
+
+def parsed(*arguments: str | Path, folder: Path) -> Any:
+    """The JSON document that a command prints."""
+    return json.loads(shown(*arguments, "--json", folder=folder))
+
+
+def test_a_group_is_found_by_each_of_its_names(made: tuple[Path, GroupResult, str]) -> None:
+    """Its id, the beginning of it, its six digits, ``last-group``, its folder; not by a run's."""
+    folder, result, single = made
+    group_id = result.group_id
+    place = folder / "runs" / "groups" / group_id
+    log = place / GROUP_LOG_NAME
+    for name in (group_id, group_id[:30], group_id[-6:], "last-group", place, log):
+        assert parsed("replay", name, folder=folder)["group_id"] == group_id
+    elsewhere = folder.parent
+    assert parsed("replay", place, folder=elsewhere)["variants"][0]["state"] == "COMPLETED"
+    missing = stagewright("replay", "last-group", "--runs", folder, folder=folder)
+    assert (missing.returncode, "there is no group yet" in missing.stderr) == (2, True)
+    refused = stagewright("bundle", "last-group", folder=folder)
+    assert refused.returncode == 2
+    assert "last-group is a group, and this command takes a run" in refused.stderr
+    assert parsed("replay", single, folder=folder)["run_id"] == single
+
+
+def test_replay_shows_a_line_for_each_variant(made: tuple[Path, GroupResult, str]) -> None:
+    """With its varied values, its run, its state and its images; then the counts."""
+    folder, result, _ = made
+    lines = shown("replay", "last-group", folder=folder).splitlines()
+    assert lines[0] == f"{result.group_id}: COMPLETED"
+    assert lines[1].split() == ["CFG_SCALE", "SAMPLER", "RUN", "STATE", "IMAGES"]
+    first = result.variants[0]
+    assert first.run_id is not None
+    assert lines[2].split() == ["1", "5.0", "Euler", "a", first.run_id[-6:], "COMPLETED", "2/2"]
+    assert lines[-1] == "4 variants: 4 COMPLETED; 8 of 8 images"
+    document = parsed("replay", "last-group", folder=folder)
+    assert document["state"] == "COMPLETED"
+    assert [one["variant_index"] for one in document["variants"]] == [0, 1, 2, 3]
+    assert document["variants"][3]["values"] == result.variants[3].values
+    assert document["variants"][3]["outcome"] == "completed"
+    assert stagewright("replay", "last-group", "--until", "3", folder=folder).returncode == 2
+
+
+def test_a_group_with_failures_says_which_and_what_to_do(tmp_path: Path) -> None:
+    """The error of each failed variant, the counts, and the command that goes on."""
+    result = swept(tmp_path / "runs", backend=refusing(), server={"retries": 0})
+    text = shown("replay", "last-group", folder=tmp_path)
+    assert "4 variants: 2 COMPLETED, 2 ERROR; 2 of 4 images" in text
+    assert "variant 3: RuntimeError: no <b>memory</b>" in text
+    assert text.splitlines()[-1] == f"to continue: stagewright resume {result.group_id[-6:]}"
+    assert "1 group of these can be resumed" in shown("list", folder=tmp_path)
+    assert "2/4 variants" in shown("list", folder=tmp_path)
+
+
+def test_list_has_one_row_for_a_group(made: tuple[Path, GroupResult, str]) -> None:
+    """Among the single runs, newest first; with filters, columns or JSON each run has its own."""
+    folder, result, single = made
+    header, *rows = shown("list", folder=folder).splitlines()
+    assert header.split()[0] == "RUN"
+    assert [row.split()[0] for row in rows[:2]] == [single[-6:], result.group_id[-6:]]
+    assert "4/4 variants" in rows[1]
+    assert "8/8" in rows[1]
+    assert len(shown("list", "--columns", "run,group,variant", folder=folder).splitlines()) == 6
+    where = f"group={result.group_id}"
+    assert len(shown("list", "--where", where, folder=folder).splitlines()) == 5
+    entries = parsed("list", folder=folder)
+    assert len(entries) == 5
+    assert [one["variant_index"] for one in entries] == [None, 3, 2, 1, 0]
+    assert len(shown("list", "--limit", "1", folder=folder).splitlines()) == 2
+    assert "no run" in shown("list", "--since", "2126-01-01", folder=folder)
+
+
+def test_list_of_a_group_shows_its_runs_with_what_is_varied(
+    made: tuple[Path, GroupResult, str],
+) -> None:
+    """All of them, or those that the filters leave."""
+    folder, result, _ = made
+    lines = shown("list", "last-group", folder=folder).splitlines()
+    assert lines[0] == f"{result.group_id}: COMPLETED"
+    assert [line.split()[0] for line in lines[2:6]] == ["1", "2", "3", "4"]
+    assert lines[6] == "4 of 4 variants COMPLETED; 8 of 8 images"
+    assert "no run matches" in shown("list", "last-group", "--state", "error", folder=folder)
+    assert len(parsed("list", "last-group", folder=folder)) == 4
+    assert len(shown("list", "last-group", "--columns", "run", folder=folder).splitlines()) == 5
+
+
+def test_a_group_whose_log_is_damaged_is_shown_as_such(own: tuple[Path, GroupResult]) -> None:
+    """It has its row; its runs, and the other commands, are not affected."""
+    folder, result = own
+    log = folder / "runs" / "groups" / result.group_id / GROUP_LOG_NAME
+    data = bytearray(log.read_bytes())
+    data[len(data) // 2] ^= 1
+    log.write_bytes(data)
+    rows = shown("list", folder=folder).splitlines()
+    assert any(result.group_id[-6:] in row and "CORRUPT" in row for row in rows)
+    assert len(parsed("list", folder=folder)) == 5
+    done = stagewright("show", "last-group", folder=folder)
+    assert (done.returncode, done.stderr.count("\n")) == (4, 1)
+    checked = stagewright("verify", "last-group", folder=folder)
+    assert (checked.returncode, "corrupt" in checked.stdout) == (4, True)
+    assert "4 runs and 1 group checked" in checked.stdout
+    assert stagewright("verify", "--all", folder=folder).returncode == 4
+    first = result.variants[0].run_id
+    assert stagewright("show", str(first), folder=folder).returncode == 0
+
+
+def test_show_says_what_a_group_is(made: tuple[Path, GroupResult, str]) -> None:
+    """Its name, axes, seed, backend, software and times; in JSON beside its result."""
+    folder, result, _ = made
+    text = shown("show", "last-group", folder=folder)
+    for words in ("name            sweep", "txt2img.cfg_scale: 5.0, 7.0", "seed            100"):
+        assert words in text
+    for name in ("backend", "software", "opened", "ended", "log"):
+        assert f"\n{name:<15} " in text
+    found = parsed("show", "last-group", folder=folder)
+    assert (found["name"], found["group_id"]) == ("sweep", result.group_id)
+    assert {"axes", "seed", "options", "software", "opened_at", "ended_at"} <= found.keys()
+
+
+def test_a_run_and_an_image_of_a_variant_name_their_group(
+    made: tuple[Path, GroupResult, str],
+) -> None:
+    """With the variant's number and its varied values; a single run names none."""
+    folder, result, single = made
+    run = result.variants[2].run_id
+    for name in (str(run), f"{run}#2"):
+        text = shown("show", name, folder=folder)
+        assert f"variant 3 of {result.group_id}" in text
+        assert "cfg_scale 7.0, sampler Euler a" in text
+    image = parsed("show", f"{run}#2", folder=folder)
+    assert (image["group_id"], image["variant_index"]) == (result.group_id, 2)
+    assert image["varied"] == {"txt2img.cfg_scale": 7.0, "txt2img.sampler": "Euler a"}
+    assert "\ngroup " not in shown("show", single, folder=folder)
+
+
+def test_diff_pairs_the_variants_with_equal_values(own: tuple[Path, GroupResult]) -> None:
+    """Each pair in one line; what is in one group only; equal groups are the same."""
+    folder, result = own
+    first = result.group_id[-6:]
+    vary = ("txt2img.cfg_scale=7,9.0", "txt2img.sampler=Euler a,DDIM")
+    other = swept(folder / "runs", name="sweep", images=2, seed=7, vary=vary)
+    again = swept(folder / "runs", name="sweep", images=2)
+    text = shown("diff", first, other.group_id, folder=folder)
+    assert "2 pairs of variants with equal values, 2 with a difference" in text
+    assert "3, 1  cfg_scale 7.0, sampler Euler a: seed: 100 -> 7" in text
+    assert "only left: 2 variants" in text
+    assert "4  cfg_scale 9.0, sampler DDIM: COMPLETED" in text
+    found = parsed("diff", first, other.group_id, folder=folder)
+    assert (len(found["pairs"]), found["same"]) == (2, False)
+    assert "no difference" in shown("diff", first, again.group_id, folder=folder)
+    done = stagewright("diff", first, other.group_id, "--exit-code", folder=folder)
+    assert done.returncode == 1
+    mixed = stagewright("diff", first, str(result.variants[0].run_id), folder=folder)
+    assert (mixed.returncode, "two runs, or two groups" in mixed.stderr) == (2, True)
+
+
+def test_diff_of_two_variants_names_the_varied_values_first(
+    made: tuple[Path, GroupResult, str],
+) -> None:
+    """Before the configurations and plans, in which they are as well."""
+    folder, result, _ = made
+    runs = [str(result.variants[index].run_id) for index in (0, 2)]
+    lines = shown("diff", *runs, folder=folder).splitlines()
+    assert lines[3:5] == ["varied values", "  txt2img.cfg_scale: 5.0 -> 7.0"]
+
+
+def test_learning_records_of_a_group(own: tuple[Path, GroupResult]) -> None:
+    """Each has the group, the variant and its varied values; the command counts or prints them."""
+    folder, result = own
+    text = shown("learning", "last-group", folder=folder)
+    assert f"4 of them are of the 4 runs of group {result.group_id}" in text
+    found = parsed("learning", "last-group", folder=folder)
+    assert [one["variant_index"] for one in found["records"]] == [0, 1, 2, 3]
+    assert {one["group_id"] for one in found["records"]} == {result.group_id}
+    assert json.loads(found["records"][3]["varied"]) == result.variants[3].values
+    assert parsed("learning", folder=folder)["records"] == 5
+    (folder / "runs" / str(result.variants[0].run_id) / LOG_NAME).write_bytes(b"damaged\n")
+    assert len(parsed("learning", "last-group", folder=folder)["records"]) == 3
+
+
+def test_the_configuration_of_a_group_makes_it_again(own: tuple[Path, GroupResult]) -> None:
+    """With its sweep: the same variants with the same values."""
+    folder, result = own
+    text = shown("config", "last-group", folder=folder)
+    (folder / "again.toml").write_text(text, encoding="utf-8")
+    plan = controller(folder / "runs").plan_group(folder / "again.toml")
+    assert [one.values for one in plan.variants] == [one.values for one in result.variants]
+    assert plan.axes == result.axes
+
+
+def test_verify_checks_the_group_and_its_runs(own: tuple[Path, GroupResult]) -> None:
+    """It says what a resume would do, and exits with 4 for an altered image."""
+    folder, result = own
+    text = shown("verify", "last-group", folder=folder)
+    assert f"{result.group_id}: sound: 6 events, 4 variants, COMPLETED" in text
+    assert text.splitlines()[-1] == "4 runs and 1 group checked"
+    assert "5 runs and 1 group checked" in shown("verify", "--all", folder=folder)
+    documents = parsed("verify", "last-group", folder=folder)
+    assert (documents[0]["group_id"], documents[0]["variants"]) == (result.group_id, 4)
+    assert [one["run_id"] for one in documents[1:]] == [one.run_id for one in result.variants]
+    shutil.rmtree(folder / "runs" / str(result.variants[1].run_id))
+    text = shown("verify", "last-group", folder=folder, status=1)
+    assert "sound but unfinished: 6 events, 4 variants, COMPLETED; resume would begin 1 run" in text
+    image = next((folder / "runs" / str(result.variants[0].run_id)).glob("images/*/*"))
+    image.write_bytes(b"altered")
+    shown("verify", "last-group", folder=folder, status=4)
+
+
+def test_groups_are_completed_where_a_run_may_be_one(
+    made: tuple[Path, GroupResult, str],
+) -> None:
+    """After the runs; ``list`` and ``learning`` take groups alone, ``bundle`` takes none."""
+    folder, result, _ = made
+    group = [result.group_id[-6:], "last-group"]
+    for command in ("show", "replay", "report", "rm", "archive", "verify", "diff last", "config"):
+        found = completed(f"stagewright {command} ", folder)
+        assert found[-2:] == group
+        assert "last" in found
+    for command in ("list", "learning"):
+        assert completed(f"stagewright {command} ", folder) == group
+    assert completed("stagewright bundle ", folder)[-1] == "last"

@@ -1,0 +1,317 @@
+"""What the runs of a sweep are: any key may vary, and what was read at the start is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from stagewright.events import RunOpened
+from stagewright.statemachine import GenerateRequest
+from stagewright.statemachine.groups.result import GroupResult
+
+from .command_line import SCRIPT, write_config
+from .crashing import KILLED
+from .forking import ForkServer
+from .real_disks import assert_one_clear_line
+from .resuming import controller, painter
+from .served_sweeps import images_of, resumed, states, swept
+from .support import ScriptedBackend, document, png
+from .test_prompts import opened
+from .test_templates import wildcards
+
+
+class Swept(NamedTuple):
+    """A group that ended COMPLETED, in the order of its variants."""
+
+    result: GroupResult
+    backend: ScriptedBackend
+    runs: Path
+
+    @property
+    def opened(self) -> list[RunOpened]:
+        """The first event of each run."""
+        return [opened(self.runs / str(one.run_id)) for one in self.result.variants]
+
+    @property
+    def requests(self) -> list[GenerateRequest]:
+        """What the backend was asked for."""
+        return self.backend.requests
+
+    def learning_stages(self) -> set[tuple[str, ...]]:
+        """For each run, the types of the stages in learning mode."""
+        return {
+            tuple(stage["stage_type"] for stage in one.plan["stages"] if stage["learning_mode"])
+            for one in self.opened
+        }
+
+
+def sweep(folder: Path, config: Any, *vary: str) -> Swept:
+    """Run a sweep to its end."""
+    backend = painter()
+    result = controller(folder / "runs", backend).start_group(config, vary=vary).wait(30)
+    assert result.state == "COMPLETED", result
+    return Swept(result, backend, folder / "runs")
+
+
+def folder_of(folder: Path, count: int) -> str:
+    """A new folder of so many photos; all are different, in all folders."""
+    folder.mkdir()
+    first = int.from_bytes(folder.name.encode())
+    for number in range(count):
+        (folder / f"{number}.png").write_bytes(png(first + number))
+    return str(folder)
+
+
+FOUR = ("txt2img", "img2img", "upscale", "adetailer")
+
+
+@pytest.mark.parametrize(
+    ("vary", "stages"),
+    [
+        ("txt2img.cfg_scale=5,6", ["txt2img"]),
+        ("cfg_scale=5,6", ["txt2img"]),
+        ("prompt=a,b", ["txt2img"]),
+        ("seed=5,6", ["txt2img"]),
+        ("txt2img.refiner.switch_at=0.5,0.8", ["txt2img"]),
+        ("refiner_switch_at=0.5,0.8", ["txt2img"]),
+        ("txt2img.hires.steps=2,3", ["txt2img"]),
+        ("hires_denoise=0.2,0.3", ["txt2img"]),
+        ("img2img.denoise=0.2,0.3", ["img2img"]),
+        ("img2img_denoise=0.2,0.3", ["img2img"]),
+        ("upscale.factor=1.5,3", ["upscale"]),
+        ("upscale_factor=1.5,3", ["upscale"]),
+        ("adetailer.passes.0.denoise=0.2,0.3", ["adetailer"]),
+        ("adetailer_strength=0.2,0.3", ["adetailer"]),
+        ("metadata.note=a,b", []),
+    ],
+)
+def test_learning_mode_is_true_in_the_stages_whose_keys_vary(
+    tmp_path: Path, vary: str, stages: list[str]
+) -> None:
+    """And each run records its values, its place and its group."""
+    config = document(*FOUR)
+    config["txt2img"] |= {
+        "refiner": {"model": "refiner", "switch_at": 0.9},
+        "hires": {"upscaler": "Latent", "scale": 2.0, "denoise": 0.5},
+    }
+    found = sweep(tmp_path, config, vary)
+    assert found.learning_stages() == {tuple(stages)}
+    key = vary.partition("=")[0]
+    assert [one.varied for one in found.opened] == [one.values for one in found.result.variants]
+    assert [set(one.values) for one in found.result.variants] == [{key}] * 2
+    assert [one.variant_index for one in found.opened] == [0, 1]
+    assert {one.group_id for one in found.opened} == {found.result.group_id}
+    assert all(
+        {stage["variant_index"] for stage in one.plan["stages"]} == {place}
+        for place, one in enumerate(found.opened)
+    )
+
+
+def test_axes_of_two_stages_make_both_learn(tmp_path: Path) -> None:
+    found = sweep(tmp_path, document(*FOUR), "steps=2,3", "adetailer.passes.0.denoise=0.2,0.3")
+    assert found.learning_stages() == {("txt2img", "adetailer")}
+
+
+@pytest.mark.parametrize(
+    ("vary", "sent"),
+    [
+        ("txt2img.refiner.switch_at=0.5,0.8", lambda one: one.config.refiner.switch_at),
+        ("txt2img.hires.scale=1.5,2.0", lambda one: one.config.hires.scale),
+        ("hires_steps=2,3", lambda one: one.config.hires.steps),
+        ("sampler=Euler,DDIM", lambda one: one.config.sampler),
+        ("seed=5,8", lambda one: one.seed),
+        ("txt2img.width=64,128", lambda one: one.config.width),
+    ],
+)
+def test_what_varies_is_what_is_requested(tmp_path: Path, vary: str, sent: Any) -> None:
+    """A key of the refiner, of hires, a flat key, the seed: each variant sends its own value."""
+    config = document()
+    config["txt2img"] |= {
+        "refiner": {"model": "refiner", "switch_at": 0.9},
+        "hires": {"upscaler": "Latent", "scale": 3.0, "denoise": 0.5},
+    }
+    found = sweep(tmp_path, config, vary)
+    values = [next(iter(one.values.values())) for one in found.result.variants]
+    assert [sent(one) for one in found.requests] == values
+
+
+def test_a_stage_may_be_on_in_some_variants(tmp_path: Path) -> None:
+    """Its runs have the stage, the others do not."""
+    found = sweep(tmp_path, document("txt2img", "upscale"), "upscale.enabled=true,false")
+    assert [one.stage_type for one in found.requests] == ["txt2img", "upscale", "txt2img"]
+    assert found.learning_stages() == {("upscale",), ()}
+
+
+def test_prompt_files_may_vary(tmp_path: Path) -> None:
+    """Each variant has the rows of its file; batches of 4 end with a file of odd length."""
+    (tmp_path / "five.txt").write_text("a\na\na\na\na\n", encoding="utf-8")
+    (tmp_path / "seven.csv").write_text("prompt,seed\n" + "b,\n" * 7, encoding="utf-8")
+    config = document(prompts="five.txt", images=1)
+    del config["prompt"]
+    config["txt2img"]["batch_size"] = 4
+    config["sweep"] = {"axes": [{"key": "prompts", "values": ["five.txt", "seven.csv"]}]}
+    found = sweep(tmp_path, write_config(tmp_path, json.dumps(config), "rows.json"))
+    assert [(one.image_index, one.count) for one in found.requests] == [
+        (0, 4),
+        (4, 1),
+        (0, 4),
+        (4, 3),
+    ]
+    assert [one.config.prompt for one in found.requests] == ["a", "a", "b", "b"]  # type: ignore[attr-defined]  # they have one
+    assert [[Path(one.path).name for one in each.sources] for each in found.opened] == [  # type: ignore[union-attr]  # they are set
+        ["five.txt"], ["seven.csv"],
+    ]  # fmt: skip
+
+
+def test_photos_with_a_prompt_each_in_a_sweep(tmp_path: Path) -> None:
+    """img2img over a folder: in every variant, row i belongs to photo i."""
+    photos = folder_of(tmp_path / "photos", 3)
+    config = document("img2img", input_image=photos, prompts=["a", "b", "c"])
+    del config["prompt"]
+    found = sweep(tmp_path, config, "img2img.denoise=0.2,0.4")
+    sent = [(one.config.prompt, one.config.denoise, one.inputs[0].data) for one in found.requests]  # type: ignore[attr-defined]  # they have them
+    data = [(Path(photos) / f"{number}.png").read_bytes() for number in range(3)]
+    assert sent == [
+        (prompt, denoise, photo)
+        for denoise in (0.2, 0.4)
+        for prompt, photo in zip("abc", data, strict=True)
+    ]
+
+
+def test_input_images_and_masks_may_vary(tmp_path: Path) -> None:
+    """Each variant's run has copies of its own inputs, made when the group was."""
+    one, two = (folder_of(tmp_path / name, 1 + place) for place, name in enumerate(("a", "b")))
+    (tmp_path / "mask.png").write_bytes(png(1))
+    (tmp_path / "other.png").write_bytes(png(2))
+    masks = f"img2img.mask={tmp_path / 'mask.png'},{tmp_path / 'other.png'}"
+    config = document("img2img", input_image=one)
+    found = sweep(tmp_path, config, f"input_image={one},{two}", masks)
+    sent = [(request.inputs[0].data, request.mask.data) for request in found.requests]  # type: ignore[union-attr]  # it is set
+    assert len(set(sent)) == len(sent) == 6
+    assert {mask for _, mask in sent} == {png(1), png(2)}
+
+
+def test_with_a_seed_of_minus_one_all_variants_have_the_same_seeds(tmp_path: Path) -> None:
+    """One seed is drawn for the group, also for a stage's own seed."""
+    config = document("txt2img", "img2img", seed=-1, images=2)
+    config["img2img"]["seed"] = -1
+    found = sweep(tmp_path, config, "txt2img.cfg_scale=5,6,7")
+    seeds = [one.seed for one in found.requests]
+    assert seeds == seeds[:4] * 3
+    assert len(set(seeds)) == 4
+
+
+def killed_in_its_first_variant(forks: ForkServer, config: Path, *vary: str) -> RunOpened:
+    """The first event of the one run that the sweep of a configuration has begun."""
+    order = "record-synced CallCompleted"
+    done = forks.command("run", config.name, *vary, folder=config.parent, failpoint=order)
+    assert done.status == KILLED, done.stderr
+    (log,) = config.parent.glob("runs/*/events.jsonl")
+    return opened(log.parent)
+
+
+@pytest.mark.posix
+def test_prompts_that_change_after_the_start_change_nothing_on_resume(
+    tmp_path: Path, forks: ForkServer
+) -> None:
+    """The wildcard is another, the prompt file and the configuration are gone."""
+    wildcards(tmp_path, c="red\ngreen\nblue\n")
+    (tmp_path / "rows.txt").write_text("a __c__ cat\na __c__ dog\na __c__ cow\n", encoding="utf-8")
+    content = document(dynamic_prompts=True, prompts="rows.txt", seed=-1)
+    del content["prompt"]
+    config = write_config(tmp_path, json.dumps(content), "night.json")
+    first = killed_in_its_first_variant(forks, config, "--vary=txt2img.cfg_scale=5,6,7")
+    wildcards(tmp_path, c="other\n")
+    (tmp_path / "rows.txt").unlink()
+    config.unlink()
+    result = resumed(tmp_path)
+    assert states(result) == ["COMPLETED"] * 3
+    runs = [opened(tmp_path / "runs" / one["run_id"]) for one in result["variants"]]
+    assert [one.prompts for one in runs] == [first.prompts] * 3
+    assert [one.seeds for one in runs] == [first.seeds] * 3
+    assert [one.sources for one in runs] == [first.sources] * 3
+    assert len(images_of(tmp_path, result)) == 3
+
+
+@pytest.mark.posix
+def test_photos_that_go_after_the_start_change_nothing_on_resume(
+    tmp_path: Path, forks: ForkServer
+) -> None:
+    """A sweep over folders of photos ends with the images of an undisturbed one."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    vary = ("--vary=input_image=a,b", "--vary=img2img.denoise=0.2,0.4")
+    for folder in (whole, killed):
+        folder.mkdir()
+        for name in ("a", "b"):
+            folder_of(folder / name, 2)
+        write_config(folder, json.dumps(document("img2img", input_image="a")), "night.json")
+    expected = images_of(whole, swept(whole / "night.json", *vary))
+    killed_in_its_first_variant(forks, killed / "night.json", *vary)
+    for name in ("a", "b"):
+        shutil.rmtree(killed / name)
+    assert images_of(killed, resumed(killed)) == expected
+    assert [len(images) for images in expected.values()] == [2] * 4
+
+
+LARGE_FILES: list[tuple[str, bytes | None, str]] = [
+    ("p.txt", None, "is larger than"),
+    ("p.txt", b"\n" * 10_000_000, "holds no prompt"),
+    ("p.csv", b"\x89PNG\r\n\x1a\n\xff\xfe", "line 1 is not UTF-8"),
+]
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize(
+    ("name", "content", "message"), LARGE_FILES, ids=["1 GB", "10 million lines", "binary"]
+)
+def test_a_hostile_prompt_file_of_a_sweep_is_one_line(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    """1 GB, 10 million lines, binary, as the value of an axis: exit 2 in 512 MiB, nothing made."""
+    path = tmp_path / name
+    path.write_bytes(content or b"")
+    if content is None:
+        os.truncate(path, 1 << 30)
+    (tmp_path / "good.txt").write_text("a cat\n", encoding="utf-8")
+    table = {key: value for key, value in document().items() if key != "prompt"}
+    config = write_config(tmp_path, json.dumps({**table, "prompts": "good.txt"}), "night.json")
+    done = in_little_memory("run", config, f"--vary=prompts=good.txt,{name}", folder=tmp_path)
+    assert_one_clear_line(done, message, name, status=2)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("__a__", "a"),
+        ("__../secret__", "secret"),
+        ("__gone__", "gone"),
+        ("__empty__", "empty"),
+    ],
+)
+def test_a_hostile_wildcard_of_a_sweep_is_one_line(
+    tmp_path: Path, template: str, message: str
+) -> None:
+    """A loop, a name with ``..``, a missing and an empty one, in one variant of several."""
+    wildcards(tmp_path, a="__b__\n", b="x __a__\n", empty="\n", c="red\n")
+    (tmp_path / "secret.txt").write_text("secret\n", encoding="utf-8")
+    config = write_config(tmp_path, json.dumps(document(dynamic_prompts=True)), "night.json")
+    vary = f"--vary=prompt=a __c__ cat,a {template} cat"
+    done = in_little_memory("run", config, vary, folder=tmp_path)
+    assert_one_clear_line(done, message, status=2)
+    assert not (tmp_path / "runs").exists()
+
+
+def in_little_memory(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """One command that may have 512 MiB of memory."""
+    limited = ("bash", "-c", 'ulimit -v 524288; exec "$@"', "bash", str(SCRIPT))
+    return subprocess.run(
+        [*limited, *map(str, arguments)],
+        cwd=folder, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
