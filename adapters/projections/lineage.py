@@ -19,7 +19,7 @@ import msgspec
 from ...events.errors import LogCorruptError, RunNotFoundError, StagewrightError
 from ...events.folds import recorded_stages
 from ...events.model import Artifact, BackendDescription, InputRecord, RunOpened
-from ...events.origins import input_name, input_of, prompt_of
+from ...events.origins import input_name, input_of, prompt_of, varied_of
 from ...statemachine.config.input_files import read_bounded
 from ...statemachine.config.script_images import map_strings
 from ...statemachine.files.run_folder import RunFinder, run_folders
@@ -321,7 +321,7 @@ def _step(record: RecordedImage) -> LineageStep:
         run_name=name if isinstance(name, str) else "",
         group_id=opened.group_id,
         variant_index=opened.variant_index,
-        varied=opened.varied if isinstance(opened.varied, Mapping) else {},
+        varied=varied_of(opened),
         stage_id=request.stage_id,
         stage_type=stage_type,
         artifact=artifact,

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ...text import byte_size
-from ..completion import complete_run
+from ..completion import complete_run_or_group
 from ..display import open_file_counter
 from ..output import (
     check_runs_folder,
@@ -26,7 +26,7 @@ _SHOWN = 20
 
 
 @click.command("grid")
-@click.argument("run_or_group", shell_complete=complete_run)
+@click.argument("run_or_group", shell_complete=complete_run_or_group)
 @click.option(
     "--stage", help="Stage whose images are drawn (upscale, 01-upscale).  [default: last]"
 )
@@ -60,9 +60,10 @@ def grid_command(
     )
 
     check_runs_folder(runs)
-    folder, is_group = find_run_or_group(runs, run_or_group)
-    if is_group:
-        content = group_content(folder, runs, stage, rows, columns)
+    found = find_run_or_group(runs, run_or_group)
+    folder = found.folder
+    if found.is_group:
+        content = group_content(folder, found.runs, stage, rows, columns)
     elif rows or columns:
         raise SheetRefusedError("--rows and --columns are for groups: a run has no varied keys")
     else:

@@ -30,7 +30,7 @@ from ..output import (
 from ..run_lookup import find_image
 from ..statuses import EXIT_COMPLETED, EXIT_CORRUPT, print_error
 from ..styles import file_mark
-from .show import show_metadata, show_rows
+from .show import show_metadata, show_rows, variant_rows
 
 _ELSEWHERE = ("prompt", "negative_prompt", "seed")
 """Settings that have lines of their own."""
@@ -96,9 +96,7 @@ def _rows(step: LineageStep) -> Iterator[tuple[str, Any]]:
     file = Path(step.image)
     yield "file", file_mark(file) if step.there else f"{file} (no longer there)"
     if step.group_id is not None:
-        number = "?" if step.variant_index is None else step.variant_index + 1
-        values = ", ".join(f"{key} = {setting_text(one)}" for key, one in step.varied.items())
-        yield "group", f"{step.group_id}, variant {number}{': ' if values else ''}{values}"
+        yield from variant_rows(step.group_id, step.variant_index, step.varied)
     yield "made", f"{day_and_time(step.finished)}, in {duration(step.duration_ms)}"
     yield "server", _server(step.backend)
     yield "seed", made.seed

@@ -70,7 +70,7 @@ def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa:
         show_result(result, folder)
         opened = result.events[0] if result.events else None
         if isinstance(opened, RunOpened) and opened.group_id is not None:
-            _show_rows(_variant_rows(opened.group_id, opened.variant_index, varied_of(opened)))
+            show_rows(variant_rows(opened.group_id, opened.variant_index, varied_of(opened)))
         _show_stages(settings_of_stages(result.plan))
         if isinstance(opened, RunOpened) and isinstance(opened.prompts, tuple):
             show_prompts(opened.prompts)
@@ -86,7 +86,7 @@ def _show_group(folder: Path, runs: Path, *, as_json: bool) -> None:
     show_group(result, runs)
 
 
-def _variant_rows(
+def variant_rows(
     group_id: str, index: int | None, varied: Mapping[str, Any]
 ) -> list[tuple[str, Any]]:
     """The group of a run, the number of its variant, and what is varied in it."""
@@ -149,7 +149,7 @@ def _show_image(found: ImageProvenance) -> None:
         ("made from", _source(found)),
     ]
     if found.group_id is not None:
-        rows[2:2] = _variant_rows(found.group_id, found.variant_index, found.varied)
+        rows[2:2] = variant_rows(found.group_id, found.variant_index, found.varied)
     if found.origin is not None:
         run = found.origin.parent_run_id
         named = input_name(found.origin) or found.origin.path
