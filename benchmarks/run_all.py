@@ -10,6 +10,7 @@ from . import (
     log_speed,
     resume_speed,
     run_speed,
+    sheet_speed,
     startup_speed,
     sweep_planning,
 )
@@ -27,6 +28,7 @@ def main() -> None:
     learning_rebuild.main()
     sweep_planning.main()
     groups.main()
+    sheet_speed.main()
     http_speed.main()
 
 

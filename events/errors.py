@@ -17,6 +17,7 @@
     |-- ImageError                an image cannot be decoded or is too large; in adapters.imaging
     |-- LearningRecordsError      records not brought up to date; in adapters.projections
     |-- ReportRefusedError        (ValueError) it would replace another file; in adapters.export
+    |-- SheetRefusedError         (ValueError) no sheet can be drawn; in adapters.export
     |-- BundleRefusedError        (ValueError) no bundle can be made; in adapters.export
     |-- ExportRefusedError        (ValueError) images cannot be copied as asked; in adapters.export
     |-- InvalidTransitionError    a trigger that the lifecycle refuses in its state

@@ -24,9 +24,10 @@ from stagewright.statemachine import (
 from stagewright.statemachine.config.inputs import resolve_config
 from stagewright.statemachine.config.schema import Reuse, RunConfig
 from stagewright.statemachine.files.run_folder import CancelOrder, RunFolder, run_folders
+from stagewright.statemachine.ports import UNKNOWN_FILES
 from stagewright.statemachine.resume.reopen import ReopenedRun, reopen_run
 from stagewright.statemachine.run.creation import NewRun, create_run, resolve_choices
-from stagewright.statemachine.run.reuse import EarlierImages, NoHashes, RunIdentity
+from stagewright.statemachine.run.reuse import EarlierImages, RunIdentity
 
 from .faulty_storage import FaultyStorage
 from .simulated_backend import Happening, Server, SimulatedBackend
@@ -197,7 +198,7 @@ class Life:
         if folder is None:
             return None
         identity = RunIdentity(run_id, None, folder.name, self.backend.description)
-        return EarlierImages(identity, Reuse.GROUP, OneRun(folder), NoHashes())
+        return EarlierImages(identity, Reuse.GROUP, OneRun(folder), UNKNOWN_FILES)
 
     def _bring_about(self, happening: Happening) -> None:
         """What happens to this process while the server works on its request."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
+
+import msgspec
 
 from ...statemachine.stages import stage_types
 
@@ -107,6 +110,53 @@ _NAMES_IN_INFO: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "adetailer": _ADETAILER,
 }
 """By stage and key, where an ``info`` reports it. Other stages report keys by their own names."""
+
+
+_FILES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "model": (("sd_model_name", "Model"), ("sd_model_hash", "Model hash")),
+    "vae": (("sd_vae_name", "VAE"), ("sd_vae_hash", "VAE hash")),
+    "refiner": (("Refiner",), ()),
+    "hires model": (("Hires checkpoint",), ()),
+}
+"""By kind, where an ``info`` has the name and the hash of a file of a model."""
+_HASH_LISTS: Mapping[str, str] = {"LoRA": "Lora hashes", "embedding": "TI hashes"}
+_HASHED_NAME = re.compile(r"(.*?)\s*\[([0-9a-fA-F]+)\]")
+_MOST_FILES = 1_000
+
+
+class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that the backend used, by its own name; ``hash`` is None where it reports none."""
+
+    kind: str
+    name: str
+    hash: str | None
+
+
+def files_reported(info: Mapping[str, Any]) -> tuple[ModelFile, ...]:
+    """The models, LoRAs, embeddings and modules that an answer's ``info`` reports."""
+    return tuple(islice(_files_in(_reported(info)), _MOST_FILES))
+
+
+def _files_in(reported: Mapping[str, Any]) -> Iterator[ModelFile]:
+    for kind, (names, hashes) in _FILES.items():
+        name, digest = (_first_text(reported, keys) for keys in (names, hashes))
+        if name and not digest and (found := _HASHED_NAME.fullmatch(name)):
+            name, digest = found.groups()
+        if name or digest:
+            yield ModelFile(kind=kind, name=name, hash=digest or None)
+    for name, value in reported.items():
+        if _MODULE.fullmatch(name):
+            yield ModelFile(kind="module", name=str(value), hash=None)
+    for kind, listed in _HASH_LISTS.items():
+        for pair in str(reported.get(listed) or "")[:_MAX_TEXT].split(","):
+            name, _, digest = pair.strip().rpartition(":")
+            if name:
+                yield ModelFile(kind=kind, name=name.strip(), hash=digest.strip() or None)
+
+
+def _first_text(reported: Mapping[str, Any], keys: Sequence[str]) -> str:
+    found = (reported[key] for key in keys if reported.get(key) is not None)
+    return str(next(found, ""))[:_MAX_TEXT]
 
 
 def settings_used(stage_type: str, info: Mapping[str, Any]) -> dict[str, Any]:

@@ -165,24 +165,25 @@ class LiveStatus:
 
 
 class FileCounter:
-    """Shows on a terminal how many files have been checked; shows nothing elsewhere."""
+    """Shows on a terminal how many files have been worked on; shows nothing elsewhere."""
 
     label = ""
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: IO[str], action: str) -> None:
+        self._action = action
         self._progress: Progress | None = None
         if stream.isatty():
             progress = _file_progress(cast(IO[str], BrokenPipeTolerantStream(stream)))
             # A dumb terminal cannot clear a line: rich would print an empty one at each stop.
             if progress.console.is_interactive:
-                progress.add_task("", total=None, where="checking", rest="(Ctrl-C stops)")
+                progress.add_task("", total=None, where=action, rest="(Ctrl-C stops)")
                 progress.start()
                 self._progress = progress
 
     def take(self, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` files have been checked."""
+        """Show that ``done`` of ``total`` files have been worked on."""
         if self._progress is not None:
-            where, rest = f"checking {self.label}".rstrip(), f"{done} of {total} files"
+            where, rest = f"{self._action} {self.label}".rstrip(), f"{done} of {total} files"
             task = self._progress.task_ids[0]
             self._progress.update(task, completed=done, total=total, where=where, rest=rest)
             self._progress.start()
@@ -194,9 +195,9 @@ class FileCounter:
 
 
 @contextmanager
-def open_file_counter(stream: IO[str]) -> Iterator[FileCounter]:
-    """A counter of files on ``stream``, which disappears at the end."""
-    counter = FileCounter(stream)
+def open_file_counter(stream: IO[str], action: str = "checking") -> Iterator[FileCounter]:
+    """A counter of files on ``stream``, which disappears at the end; ``action`` is done to them."""
+    counter = FileCounter(stream, action)
     try:
         yield counter
     finally:

@@ -26,7 +26,16 @@ from .streams import discard_output
 
 COMMAND_GROUPS: Mapping[str, Sequence[str]] = {
     "Make images": ("init", "plan", "run", "resume", "rerun", "cancel", "follow"),
-    "Look at runs and images": ("list", "show", "config", "replay", "report", "diff"),
+    "Look at runs and images": (
+        "list",
+        "show",
+        "lineage",
+        "config",
+        "replay",
+        "report",
+        "diff",
+        "grid",
+    ),
     "Choose images": ("rate", "export"),
     "Keep runs sound, make room": ("verify", "salvage", "rm", "archive", "bundle", "learning"),
     "Servers and editors": ("doctor", "serve-embedded", "schema"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,16 +81,62 @@ class ImageProvenance(msgspec.Struct, frozen=True, kw_only=True):
     not_checked: tuple[str, ...] = ()
 
 
+class RecordedAnswer(NamedTuple):
+    """What the log records of the images of a request; ``origin`` is None where they were made.
+
+    ``seq`` is the number of the event; an image that was reused took no time.
+    """
+
+    seq: int
+    requested: datetime
+    finished: datetime
+    duration_ms: float
+    artifacts: tuple[Artifact, ...]
+    info: Mapping[str, Any]
+    stage_id: str
+    call_id: str
+    inputs: tuple[str, ...]
+    request_sha256: str
+    origin: ReuseOrigin | None = None
+    not_checked: tuple[str, ...] = ()
+
+
+class RecordedImage(NamedTuple):
+    """One image as a run's log records it, with the answer that it belongs to.
+
+    ``backend`` is that of the epoch in which it was made.
+    """
+
+    folder: Path
+    opened: RunOpened
+    backend: BackendDescription
+    answer: RecordedAnswer
+    artifact: Artifact
+
+
+class FoundImage(NamedTuple):
+    """The record of an image; ``exact`` says that the file itself is unchanged."""
+
+    record: RecordedImage
+    exact: bool
+
+
 def provenance_of(image: Path, runs: Path) -> ImageProvenance:
-    """The origin of ``image``. Raises RunNotFoundError if no log below ``runs`` records it.
+    """The origin of ``image``. Raises RunNotFoundError if no log below ``runs`` records it."""
+    found = find_record(image, runs)
+    return _provenance(image, found)
+
+
+def find_record(image: Path, runs: Path) -> FoundImage:
+    """The record of an image file. Raises RunNotFoundError if no log below ``runs`` has it.
 
     The chunk in the image only says where to look first; its digest decides.
     """
-    wanted = _WantedImage.read(image)
+    wanted = WantedImage.read(image)
     unreadable: list[str] = []
-    for folder in _likely_runs(wanted, runs):
+    for folder in _likely_runs(image, wanted, runs):
         try:
-            found = _search(folder, wanted)
+            found = search_run(folder, wanted)
         except OSError as error:
             unreadable.append(f"; {error}")
             continue
@@ -102,22 +149,25 @@ def provenance_of(image: Path, runs: Path) -> ImageProvenance:
     )
 
 
-class _WantedImage(NamedTuple):
-    """An image whose origin is searched; ``stamp`` is the content of its chunk."""
+class WantedImage(NamedTuple):
+    """The digests of an image whose record is searched; ``stamp`` is the content of its chunk."""
 
-    path: Path
     digest: str
     source_digest: str
     stamp: Mapping[str, Any]
 
     @classmethod
-    def read(cls, path: Path) -> _WantedImage:
+    def read(cls, path: Path) -> WantedImage:
+        """Those of a file. Raises InputImageError."""
         data = read_bounded(path, key="image")
         digests = sha256(data).hexdigest(), sha256(source_of(data)).hexdigest()
-        return cls(path, *digests, read_stamp(data) or {})
+        return cls(*digests, read_stamp(data) or {})
 
     def is_recorded_as(self, artifact: Artifact, call_id: str) -> bool:
-        """Stages may have equal sources (nothing was detected); the chunk names the call."""
+        """Whether an artifact is this image.
+
+        Stages may have equal sources (nothing was detected); the chunk names the call.
+        """
         if artifact.sha256 == self.digest:
             return True
         named = self.stamp.get("call_id", call_id)
@@ -136,10 +186,10 @@ def _refuse_altered(image: Path) -> None:
                 raise ImageAlteredError(f"{image}: the file was altered since it was recorded")
 
 
-def _likely_runs(wanted: _WantedImage, runs: Path) -> Iterator[Path]:
+def _likely_runs(image: Path, wanted: WantedImage, runs: Path) -> Iterator[Path]:
     """The run folder that holds the image, the one that it names, then all others."""
     tried: set[Path] = set()
-    parents = wanted.path.absolute().parents
+    parents = image.absolute().parents
     candidates = [parent for parent in parents[1:3] if (parent / LOG_NAME).is_file()]
     if wanted.stamp:
         # The image may come from elsewhere, or its folder was renamed; the digests decide.
@@ -151,12 +201,28 @@ def _likely_runs(wanted: _WantedImage, runs: Path) -> Iterator[Path]:
             yield folder
 
 
-def _search(folder: Path, wanted: _WantedImage) -> ImageProvenance | None:
-    """The last answer in a run's log that recorded the image."""
+def search_run(folder: Path, wanted: WantedImage) -> FoundImage | None:
+    """The last record of an image in a run's log; one of the same file before one of its source.
+
+    Raises LogCorruptError, OSError.
+    """
     if not _mentions(log_path(folder), wanted.source_digest):
         return None
+    found: FoundImage | None = None
+    for record in recorded_images(folder):
+        if wanted.is_recorded_as(record.artifact, record.answer.call_id):
+            exact = record.artifact.sha256 == wanted.digest
+            if exact or found is None or not found.exact:
+                found = FoundImage(record, exact)
+    return found
+
+
+def recorded_images(folder: Path) -> Iterator[RecordedImage]:
+    """Every image that a run's log records, in the order of the log.
+
+    Raises LogCorruptError, OSError.
+    """
     opened: RunOpened | None = None
-    found: ImageProvenance | None = None
     backend = BackendDescription(kind="")
     requests = OpenRequests()
     for event in iterate(folder):
@@ -167,34 +233,22 @@ def _search(folder: Path, wanted: _WantedImage) -> ImageProvenance | None:
             case RunResumed():
                 backend = event.backend
         answer = _answer_in(event, request)
-        for artifact in answer.artifacts if answer else ():
-            if answer and opened and wanted.is_recorded_as(artifact, answer.call_id):
-                found = _provenance(folder, wanted, opened, backend, answer, artifact)
-    return found
+        if answer is not None and opened is not None:
+            for artifact in answer.artifacts:
+                yield RecordedImage(folder, opened, backend, answer, artifact)
 
 
-class _Answer(NamedTuple):
-    """What the log records of the images of a request; ``origin`` is None where they were made."""
-
-    artifacts: tuple[Artifact, ...]
-    info: Mapping[str, Any]
-    stage_id: str
-    call_id: str
-    inputs: tuple[str, ...]
-    request_sha256: str
-    origin: ReuseOrigin | None = None
-    not_checked: tuple[str, ...] = ()
-
-
-def _answer_in(event: StageEvent, request: CallRequested | None) -> _Answer | None:
+def _answer_in(event: StageEvent, request: CallRequested | None) -> RecordedAnswer | None:
     """The answer that an event records; ``request`` is the one that it answers."""
     if isinstance(event, CallReused):
-        return _Answer(
+        return RecordedAnswer(
+            event.seq, event.ts, event.ts, 0.0,
             event.artifacts, event.info, event.stage_id, event.origin.call_id, event.inputs,
             event.request_sha256, event.origin, event.not_checked,
         )  # fmt: skip
     if isinstance(event, CallCompleted) and request is not None:
-        return _Answer(
+        return RecordedAnswer(
+            event.seq, request.ts, event.ts, event.duration_ms,
             event.artifacts, event.info, request.stage_id, event.call_id, request.inputs,
             request.request_sha256,
         )  # fmt: skip
@@ -211,27 +265,21 @@ def _mentions(log: Path, digest: str) -> bool:
         return content.find(digest.encode()) >= 0
 
 
-def _provenance(
-    folder: Path,
-    wanted: _WantedImage,
-    opened: RunOpened,
-    backend: BackendDescription,
-    answer: _Answer,
-    artifact: Artifact,
-) -> ImageProvenance:
+def _provenance(image: Path, found: FoundImage) -> ImageProvenance:
+    folder, opened, backend, answer, artifact = found.record
     prompts = prompt_of(opened, artifact.image_index)
     stages = settings_of_stages(opened.plan, answer.stage_id, prompts)
     sampled = [config for config in stages.values() if "prompt" in config]
     last = sampled[-1] if sampled else {}
     named = (backend.kind, backend.product, backend.version, backend.url)
     return ImageProvenance(
-        image=str(wanted.path),
+        image=str(image),
         run_id=opened.run_id,
         run_folder=str(folder),
         stage_id=answer.stage_id,
         image_index=artifact.image_index,
         call_id=answer.call_id,
-        exact=artifact.sha256 == wanted.digest,
+        exact=found.exact,
         artifact=artifact,
         settings=stages.get(answer.stage_id, {}),
         info=answer.info,

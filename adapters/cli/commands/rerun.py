@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from ....statemachine.choice import ImageChoice
+from ....events.folds import replay
+from ....statemachine.choice import ImageChoice, choose_images
 from ....statemachine.run.handle import RunHandle
 from ....statemachine.stages import stage_types
 from ...bootstrap import open_controller
-from ...export.images.export import RunImages, chosen_images
 from ...projections.rating_text import shown_ratings
 from ..completion import complete_run
 from ..configuration import set_option
@@ -107,6 +107,6 @@ def rerun_command(
 
 def _chosen(runs: Path, folder: Path, only: ImageChoice) -> list[int]:
     """The indexes of the chosen images. Raises ImageChoiceError."""
-    found = RunImages.read(folder)
-    images = chosen_images([found], only, shown_ratings(runs).of, f"run {folder.name}")
-    return [image.image_index for _, image in images]
+    result = replay(folder)
+    (images,) = choose_images([result], only, shown_ratings(runs).of, f"run {result.run_id}")
+    return [image.image_index for image in images]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa:
         _show_ratings(result, shown_ratings(runs))
         opened = result.events[0] if result.events else None
         if isinstance(opened, RunOpened) and opened.group_id is not None:
-            _show_rows(_variant_rows(opened.group_id, opened.variant_index, varied_of(opened)))
+            show_rows(variant_rows(opened.group_id, opened.variant_index, varied_of(opened)))
         _show_stages(settings_of_stages(result.plan))
         if isinstance(opened, RunOpened) and isinstance(opened.prompts, tuple):
             show_prompts(opened.prompts)
@@ -92,7 +92,7 @@ def _show_group(folder: Path, runs: Path, *, as_json: bool) -> None:
     show_group(result, runs)
 
 
-def _variant_rows(
+def variant_rows(
     group_id: str, index: int | None, varied: Mapping[str, Any]
 ) -> list[tuple[str, Any]]:
     """The group of a run, the number of its variant, and what is varied in it."""
@@ -130,7 +130,12 @@ def _show_foreign(found: ForeignImage, why: str) -> None:
         ("negative prompt", found.negative_prompt),
         ("seed", "not known" if found.seed is None else found.seed),
     ]
-    _show_rows(rows)
+    show_rows(rows)
+    show_metadata(found)
+
+
+def show_metadata(found: ForeignImage) -> None:
+    """Print the settings that the metadata of an image tells, of each stage."""
     for stage, settings in found.stages.items():
         print_line(f"settings of {stage}:")
         print_settings(settings.items())
@@ -153,7 +158,7 @@ def _show_image(found: ImageProvenance) -> None:
         *([("rating", rating_text(found.rating))] if found.rating else []),
     ]
     if found.group_id is not None:
-        rows[2:2] = _variant_rows(found.group_id, found.variant_index, found.varied)
+        rows[2:2] = variant_rows(found.group_id, found.variant_index, found.varied)
     if found.made_by is not None:
         made_by = f"run {found.made_by.run_id} (call {found.made_by.call_id}), reused here"
         rows.append(("made by", made_by))
@@ -163,7 +168,7 @@ def _show_image(found: ImageProvenance) -> None:
         run = found.origin.parent_run_id
         named = input_name(found.origin) or found.origin.path
         rows.append(("input image", f"{named}, of run {run}" if run else named))
-    _show_rows(rows)
+    show_rows(rows)
     # The seed is that of the first image.
     _show_stages(found.stages, left_out=("seed",))
     kind = found.backend[0] if found.backend else ""
@@ -189,7 +194,8 @@ def _source(found: ImageProvenance) -> str:
     return f"image {found.artifact.number} of {earlier[-1]}" if earlier else "its input image"
 
 
-def _show_rows(rows: Sequence[tuple[str, Any]]) -> None:
+def show_rows(rows: Iterable[tuple[str, Any]]) -> None:
+    """Print a line for each name and value."""
     for name, value in rows:
         print_line(f"{name:<15} ", value if isinstance(value, Mark) else str(value))
 
