@@ -66,7 +66,7 @@ def rerun_command(
     runs: Path,
     as_json: bool,  # noqa: FBT001 - the same
 ) -> int:
-    """Make the images of RUN once more, with settings that --set changes.
+    """Make the images of RUN again, with other settings.
 
     A new run begins. It takes the seeds, prompts and inputs of the images from RUN, and uses again
     what RUN has made in the same way: only the stages that change, and those after them, are made.
