@@ -199,12 +199,17 @@ class TkStatusBar(ttk.Frame):
         self._detail.set_text(now.detail)
         self._group.show(now)
         self._trouble.set_text(self._notice or self._log_error() or now.trouble)
-        is_running = now.state == RunState.RUNNING
+        is_running = now.state == RunState.RUNNING or self._runs_group(now.group_id)
         self._is_cancelling = self._is_cancelling and is_running
         self._draw_bar(now, is_running=is_running)
         is_stopping = is_running and (self._is_cancelling or now.stopping is not None)
         self._button["text"] = "Stopping..." if is_stopping else "Cancel"
         self._button["state"] = "normal" if is_running and not is_stopping else "disabled"
+
+    def _runs_group(self, group_id: str) -> bool:
+        """Whether the controller runs this group; between two variants there is no run."""
+        current = None if self._controller is None else self._controller.current_group_id
+        return current is not None and current == group_id
 
     def _log_error(self) -> str:
         """The error that ended following the log, if any."""
