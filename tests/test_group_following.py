@@ -50,7 +50,7 @@ def test_each_variant_is_shown_to_its_end(tmp_path: Path, start: Start) -> None:
         (first,) = [place for place, line in enumerate(lines) if line.startswith(begins)]
         assert lines[first + 2].startswith("00-txt2img: 1 of 2 finished: images/")
         assert lines[first + 5].startswith(f"variant {number} of 3: completed in ")
-    assert lines[-1] == f"{group_in(tmp_path)}: COMPLETED"
+    assert f"{group_in(tmp_path)}: COMPLETED" in lines
 
 
 @pytest.mark.posix
@@ -66,7 +66,7 @@ def test_a_terminal_shows_the_variant_and_the_whole_group(tmp_path: Path) -> Non
         child.expect(r"variant 2 of 3: steps 3 +group 38%, about [\d.]+ m?s left")
         child.expect(r"stage 1 of 1 00-txt2img +image 2 of 2")
         group.let_go()
-        child.expect(f"{group_in(tmp_path)}: COMPLETED")
+        child.expect("COMPLETED")
         child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
@@ -112,7 +112,7 @@ def test_the_exit_status_of_a_cancelled_group_is_3(tmp_path: Path, start: Start)
     lines = output.splitlines()
     assert "variant 1 of 3: cancelled" in lines
     assert not any(line.startswith("variant 2") for line in lines)
-    assert lines[-1] == f"{group_in(tmp_path)}: CANCELLED"
+    assert f"{group_in(tmp_path)}: CANCELLED" in lines
 
 
 def test_the_exit_status_of_a_group_with_a_failed_variant_is_1(
@@ -128,7 +128,7 @@ def test_the_exit_status_of_a_group_with_a_failed_variant_is_1(
     (end,) = [line for line in lines if line.startswith("variant 1 of 3: error: ")]
     assert end.endswith("the GPU fell off")
     assert any(line.startswith("variant 3 of 3: completed in ") for line in lines)
-    assert lines[-1] == f"{group_in(tmp_path)}: ERROR"
+    assert f"{group_in(tmp_path)}: ERROR" in lines
 
 
 def test_an_ended_group_is_printed_as_data(tmp_path: Path) -> None:

@@ -94,20 +94,24 @@ def test_a_name_that_the_server_lacks_is_found_before_anything_is_made(
     assert not list(tmp_path.glob("runs/**/*.jsonl"))
 
 
-@pytest.mark.parametrize(("flags", "tried"), [((), 1), (("--no-preflight",), 2)])
+@pytest.mark.parametrize(("flags", "most"), [((), 1), (("--no-preflight",), 3)])
 def test_a_server_that_is_gone_for_good_ends_the_sweep(
-    start: Start, tmp_path: Path, flags: tuple[str, ...], tried: int
+    start: Start, tmp_path: Path, flags: tuple[str, ...], most: int
 ) -> None:
     """Not every variant is tried in vain; a resume says so at once, and finishes all later."""
     server = start("serve-embedded", "--port=0", folder=tmp_path)
     url = url_of(server)
     config = write_config(tmp_path, MANY + "[server]\nretries = 0\nwait_s = 0\n")
-    process = start("run", config, "--json", "--server", url, VARY, *flags, folder=tmp_path)
+    vary = "--vary=txt2img.cfg_scale=4..8"
+    process = start("run", config, "--json", "--server", url, vary, *flags, folder=tmp_path)
     works(tmp_path)
     server.kill()
     status, result, errors = ended(process)
     assert (status, result["state"]) == (1, "ERROR")
-    assert states(result) == ["ERROR"] * tried + ["IDLE"] * (3 - tried)
+    # The first one may lose an answer rather than the server.
+    tried = states(result).index("IDLE")
+    assert 1 <= tried <= most
+    assert states(result) == ["ERROR"] * tried + ["IDLE"] * (5 - tried)
     *_, last = errors_of(result, errors)
     assert "reach" in last
     assert states(resumed(tmp_path, status=1)) == states(result)
@@ -115,7 +119,7 @@ def test_a_server_that_is_gone_for_good_ends_the_sweep(
     assert url_of(server) == url
     last_result = resumed(tmp_path)
     assert set(states(last_result)) == {"COMPLETED"}
-    assert [len(images) for images in images_of(tmp_path, last_result).values()] == [40] * 3
+    assert [len(images) for images in images_of(tmp_path, last_result).values()] == [40] * 5
 
 
 @pytest.mark.posix
