@@ -140,7 +140,7 @@ class RecordedDurations:
     def _entries(self) -> Iterator[CatalogueEntry]:
         """The newest runs of the server, not too many of them alike."""
         try:
-            entries = Catalogue(self._runs).entries()
+            entries = Catalogue(self._runs, stores=False).entries()
         except OSError as error:
             _logger.info("%s cannot be read: %s", self._runs, error)
             return
