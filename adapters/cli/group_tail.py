@@ -29,20 +29,20 @@ class Followed(NamedTuple):
 
 
 class GroupTail:
-    """A position in the log of a group, and in that of the run in progress.
+    """A position in the log of a group, whose runs are in ``runs``, and in that of its run.
 
     ``last`` is the last event of the group. ``run_folder`` is that of the run in progress, if
     any. With ``whole``, runs that ended before are read too. Use it from one thread, as a context
     manager.
     """
 
-    def __init__(self, folder: Path, *, whole: bool = False) -> None:
+    def __init__(self, folder: Path, runs: Path, *, whole: bool = False) -> None:
         self.folder = folder
         self._whole = whole
         self._group = GroupLogTail(folder)
         self.last: GroupEvent | None = None
         self.has_ended = False
-        self._runs = folder.parent.parent
+        self._runs = runs
         self._begun: list[str] = []
         self._waiting: str | None = None
         """The run to follow next."""
