@@ -16,6 +16,7 @@ from ...events.log.lock import is_locked
 from ...events.model import StageEvent
 from ...events.subscriptions.group_log_tail import GroupLogTail
 from ...events.subscriptions.log_tail import LogTail
+from ...statemachine.files.run_folder import is_run_id
 
 _POLL_S = 0.2
 """How often to look at the log of the group."""
@@ -78,7 +79,8 @@ class GroupTail:
             if not self._news:
                 break
             self.last = event = self._news.popleft()
-            if isinstance(event, VariantBegun):
+            # A foreign log may name a path, which would lead to another folder.
+            if isinstance(event, VariantBegun) and is_run_id(event.run_id):
                 self._begun.append(event.run_id)
                 if self._whole or not is_first:
                     self._waiting = event.run_id
