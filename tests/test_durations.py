@@ -37,7 +37,7 @@ from stagewright.statemachine import StageExecutionPlan, build_stage_execution_p
 
 from .command_line import SMALL, run_json, stagewright, write_config
 from .log_format import flip, make_log
-from .support import START, TXT2IMG, artifact, document
+from .support import START, TXT2IMG, artifact, controller, document
 
 URL = "http://127.0.0.1:7860"
 OTHER = "http://127.0.0.1:7861"
@@ -463,3 +463,12 @@ def test_plan_takes_the_server_that_run_would_use(tmp_path: Path) -> None:
 def test_rough_durations_have_two_units_at_most(seconds: float, text: str) -> None:
     """Nobody knows a night to the second."""
     assert rough_duration(seconds) == text
+
+
+def test_an_estimate_writes_nothing(tmp_path: Path) -> None:
+    """Also where there is no catalogue yet."""
+    runs = tmp_path / "runs"
+    controller(runs).start(document()).wait(30)
+    before = sorted(path.name for path in runs.iterdir())
+    RecordedDurations(runs, None).estimate_s(build_stage_execution_plan(document()))
+    assert sorted(path.name for path in runs.iterdir()) == before

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from stagewright.events.groups.log import GROUP_LOG_NAME
 from stagewright.events.log.kind import LOG_NAME
+from stagewright.statemachine.errors import ResumeRefusedError
 from stagewright.statemachine.groups.result import GroupResult
 
 from .command_line import stagewright
+from .group_runs import run_group
 from .support import controller, document
 from .sweeping import refusing, swept
 from .test_completion import completed
@@ -63,6 +65,31 @@ def test_a_group_is_found_by_each_of_its_names(made: tuple[Path, GroupResult, st
     assert refused.returncode == 2
     assert "last-group is a group, and this command takes a run" in refused.stderr
     assert parsed("replay", single, folder=folder)["run_id"] == single
+
+
+def test_a_group_that_is_named_by_its_path_is_resumed_where_its_runs_are(tmp_path: Path) -> None:
+    """Not made once more in the folder of runs that another working folder has."""
+    result = run_group(tmp_path / "runs", [2, 3])
+    place = tmp_path / "runs" / "groups" / result.group_id
+    shutil.rmtree(tmp_path / "runs" / str(result.variants[1].run_id))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with pytest.raises(ResumeRefusedError, match="the runs of this group are in"):
+        controller(elsewhere / "runs").resume_group(str(place))
+    assert parsed("resume", place, folder=elsewhere)["state"] == "COMPLETED"
+    assert list(elsewhere.iterdir()) == []
+    assert parsed("replay", "last-group", folder=tmp_path)["state"] == "COMPLETED"
+
+
+def test_a_group_is_followed_from_its_own_folder(made: tuple[Path, GroupResult, str]) -> None:
+    """Its runs are found where they are, although its path names no folder around it."""
+    folder, result, _ = made
+    place = folder / "runs" / "groups" / result.group_id
+    for name, working in ((".", place), (result.group_id, place.parent)):
+        assert parsed("follow", name, folder=working)["state"] == "COMPLETED"
+        refused = stagewright("cancel", name, folder=working)
+        assert refused.returncode == 2
+        assert "is not running (state: COMPLETED)" in refused.stderr
 
 
 def test_replay_shows_a_line_for_each_variant(made: tuple[Path, GroupResult, str]) -> None:

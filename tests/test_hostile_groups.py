@@ -184,3 +184,16 @@ def test_a_log_that_is_no_file_is_no_group(tmp_path: Path) -> None:
     for command in COMMANDS:
         done = stagewright(*command, folder=tmp_path)
         assert done.returncode == (0 if "last-group" not in command else 2), done.stderr
+
+
+def test_a_follower_reads_no_run_outside_the_folder_of_runs(tmp_path: Path) -> None:
+    """A log that names a path as a run is followed without that run."""
+    private = controller(tmp_path / "private").start(document())
+    private.wait(30)
+    write_group_log(tmp_path / "runs", group_opened(), begun(0, f"../private/{private.run_id}"))
+    done = stagewright("follow", "last-group", "--events", folder=tmp_path)
+    assert "its process died" in done.stderr
+    assert [line.split('"')[3] for line in done.stdout.splitlines()] == [
+        "GroupOpened",
+        "VariantBegun",
+    ]

@@ -94,6 +94,21 @@ def test_a_name_that_the_server_lacks_is_found_before_anything_is_made(
     assert not list(tmp_path.glob("runs/**/*.jsonl"))
 
 
+def test_a_large_sweep_asks_first_and_one_that_cannot_run_is_refused(tmp_path: Path) -> None:
+    """No --yes is asked for where it would not help."""
+    config = write_config(tmp_path)
+    for vary, clear in (
+        (("seed=1..1001",), "the sweep makes 1001 variants; add --yes to run them all"),
+        (("seed=1..400", "txt2img.steps=1..400"), "160000 variants, and at most 100000 can run"),
+    ):
+        axes = [text for axis in vary for text in ("--vary", axis)]
+        done = stagewright("run", config, *axes, folder=tmp_path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert clear in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize(("flags", "most"), [((), 1), (("--no-preflight",), 3)])
 def test_a_server_that_is_gone_for_good_ends_the_sweep(
     start: Start, tmp_path: Path, flags: tuple[str, ...], most: int

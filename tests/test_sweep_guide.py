@@ -7,6 +7,9 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import pytest
+from stagewright.adapters import open_controller
+
 from .command_line import ROOT, Start, stagewright
 from .serving import serving
 
@@ -49,10 +52,11 @@ def test_the_overnight_sweep_goes_as_its_page_says(start: Start, tmp_path: Path)
                 running.append(start(*command, folder=tmp_path))
                 wait_for_progress(running[-1])
                 continue
+            if line == "resume last-group":  # which the follower would follow as well
+                assert [process.wait(30) for process in running] == [3, 3]
             done = stagewright(*command, folder=tmp_path)
             assert done.returncode == 0, (line, done.stderr)
             output[line] = done.stdout
-        assert [process.wait(30) for process in running] == [3, 3]
     planned = output["plan night.toml"]
     totals = "6 variants, 36 images in each stage, 144 sampling steps, 1 checkpoint change, about "
     assert totals in planned
@@ -62,6 +66,19 @@ def test_the_overnight_sweep_goes_as_its_page_says(start: Start, tmp_path: Path)
     assert "night" in output["list"]
     assert "report.html: 6 variants" in output["report last-group"]
     assert output["resume last-group"].endswith("6 variants: 6 COMPLETED; 36 of 36 images\n")
+
+
+def test_the_calls_of_the_page_run_and_resume_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they stand there, with a controller of the folder of runs."""
+    calls = re.findall(r"`(controller\.[^`]+\))`", PAGE.read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
+    with serving() as server:
+        write_files(tmp_path, server.url)
+        names = {"controller": open_controller(tmp_path / "runs"), "Path": Path}
+        ends = [eval(call, names).wait(30).state for call in calls]
+    assert ends == ["COMPLETED", "COMPLETED"]
 
 
 def wait_for_progress(process: subprocess.Popen[str]) -> None:

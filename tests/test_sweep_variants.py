@@ -315,3 +315,13 @@ def in_little_memory(*arguments: str | Path, folder: Path) -> subprocess.Complet
         [*limited, *map(str, arguments)],
         cwd=folder, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
+
+
+def test_what_is_no_configuration_or_list_of_axes_is_refused(tmp_path: Path) -> None:
+    """The name of a file is text as well: a text could be either, and each letter an axis."""
+    owner = controller(tmp_path / "runs", painter())
+    with pytest.raises(TypeError, match=r"a RunConfig, a mapping or a Path, not 'night\.toml'"):
+        owner.start_group("night.toml", vary=["seed=1,2"])  # type: ignore[arg-type]  # as tested
+    with pytest.raises(TypeError, match="vary is a list of axes, not 'seed=1,2'"):
+        owner.start_group(document("txt2img"), vary="seed=1,2")
+    assert owner.start_group(document("txt2img"), vary=["seed=1,2"]).wait(30).state == "COMPLETED"

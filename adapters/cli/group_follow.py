@@ -34,14 +34,14 @@ _REFRESH_S = 0.1
 _EXIT_STATUSES = {Outcome.COMPLETED: EXIT_COMPLETED, Outcome.CANCELLED: EXIT_CANCELLED}
 
 
-def follow_group(folder: Path, *, as_events: bool, as_json: bool) -> int:
-    """Show the group in this folder until it ends; the exit status.
+def follow_group(folder: Path, runs: Path, *, as_events: bool, as_json: bool) -> int:
+    """Show the group in this folder, whose runs are in ``runs``, until it ends; the exit status.
 
     Raises LogCorruptError, OSError.
     """
-    view = StatusBar(expects_steps=True, history=history_in(folder.parent.parent))
+    view = StatusBar(expects_steps=True, history=history_in(runs))
     try:
-        with GroupTail(folder, whole=as_events) as tail:
+        with GroupTail(folder, runs, whole=as_events) as tail:
             if as_events:
                 _print_events(tail)
             else:
@@ -54,15 +54,14 @@ def follow_group(folder: Path, *, as_events: bool, as_json: bool) -> int:
     if isinstance(tail.last, GroupSealed):
         status = _EXIT_STATUSES.get(tail.last.outcome, EXIT_ERROR)
     if not as_events:
-        _show_result(folder, status, as_json=as_json)
+        _show_result(folder, runs, status, as_json=as_json)
     if not isinstance(tail.last, GroupSealed):
         print_error(f"{folder.name}: its process died; `resume` continues the group", status)
     return status
 
 
-def _show_result(folder: Path, status: int, *, as_json: bool) -> None:
+def _show_result(folder: Path, runs: Path, status: int, *, as_json: bool) -> None:
     """Print how the group ended, and why variants are not complete."""
-    runs = folder.parent.parent
     result = replay_group(folder, runs)
     try_to_print(lambda: print_json(result) if as_json else show_group(result, runs))
     print_group_errors(result, status)

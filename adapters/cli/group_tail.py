@@ -16,6 +16,7 @@ from ...events.log.lock import is_locked
 from ...events.model import StageEvent
 from ...events.subscriptions.group_log_tail import GroupLogTail
 from ...events.subscriptions.log_tail import LogTail
+from ...statemachine.files.run_folder import is_run_id
 
 _POLL_S = 0.2
 """How often to look at the log of the group."""
@@ -29,20 +30,20 @@ class Followed(NamedTuple):
 
 
 class GroupTail:
-    """A position in the log of a group, and in that of the run in progress.
+    """A position in the log of a group, whose runs are in ``runs``, and in that of its run.
 
     ``last`` is the last event of the group. ``run_folder`` is that of the run in progress, if
     any. With ``whole``, runs that ended before are read too. Use it from one thread, as a context
     manager.
     """
 
-    def __init__(self, folder: Path, *, whole: bool = False) -> None:
+    def __init__(self, folder: Path, runs: Path, *, whole: bool = False) -> None:
         self.folder = folder
         self._whole = whole
         self._group = GroupLogTail(folder)
         self.last: GroupEvent | None = None
         self.has_ended = False
-        self._runs = folder.parent.parent
+        self._runs = runs
         self._begun: list[str] = []
         self._waiting: str | None = None
         """The run to follow next."""
@@ -78,7 +79,8 @@ class GroupTail:
             if not self._news:
                 break
             self.last = event = self._news.popleft()
-            if isinstance(event, VariantBegun):
+            # A foreign log may name a path, which would lead to another folder.
+            if isinstance(event, VariantBegun) and is_run_id(event.run_id):
                 self._begun.append(event.run_id)
                 if self._whole or not is_first:
                     self._waiting = event.run_id

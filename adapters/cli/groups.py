@@ -15,6 +15,7 @@ from ...statemachine.config.sweeps import sweep_of
 from ...statemachine.groups.result import GroupResult
 from ...statemachine.run.controller import PipelineController
 from ...statemachine.run.handle import GroupHandle
+from ...statemachine.variants.sweep import MAX_VARIANTS
 from ..event_text import error_text
 from .foreground import ForegroundResult, print_faults, run_in_foreground, try_to_print
 from .group_result import show_group
@@ -44,7 +45,7 @@ def confirm_count(
     """Ask before a sweep of many variants. Raises UsageError where nobody can answer."""
     sweep = sweep_of(document, vary, zip=zip_axes)
     variants = sweep.count() if sweep else 0
-    if variants <= CONFIRMED_ABOVE or yes:
+    if yes or not CONFIRMED_ABOVE < variants <= MAX_VARIANTS:  # the plan of more is refused
         return
     if not sys.stdin.isatty():
         raise click.UsageError(f"the sweep makes {variants} variants; add --yes to run them all")

@@ -10,7 +10,7 @@ from ...events.errors import RunNotFoundError
 from ...events.folds import replay
 from ...statemachine.config.input_files import IMAGE_SUFFIXES
 from ...statemachine.files import run_folder
-from ...statemachine.groups.folder import GROUPS_NAME, RunOrGroup, fitting_groups
+from ...statemachine.groups.folder import RunOrGroup, fitting_groups, runs_around
 from ...statemachine.groups.folder import find_group as find_group_folder
 from ...statemachine.groups.folder import find_run_or_group as find_in_runs
 from .statuses import EXIT_COMPLETED, print_error
@@ -56,12 +56,8 @@ def find_group(runs: Path, name: str) -> Found:
 
 
 def _found(runs: Path, one: RunOrGroup) -> Found:
-    """A group that is named by its path has its runs in the folder around it."""
-    place = one.folder.absolute().parent
-    is_elsewhere = place.name == GROUPS_NAME and place.parent.resolve() != runs.resolve()
-    if not one.is_group or not is_elsewhere:
-        return Found(one.folder, one.is_group, runs)
-    return Found(one.folder, one.is_group, place.parent)
+    own = runs_around(one.folder, runs) if one.is_group else runs
+    return Found(one.folder, one.is_group, own)
 
 
 def _finder(runs: Path) -> run_folder.RunFinder:

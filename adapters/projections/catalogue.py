@@ -94,10 +94,14 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Catalogue:
-    """Lists all runs below one folder; the logs alone decide the content."""
+    """Lists all runs below one folder; the logs alone decide the content.
 
-    def __init__(self, runs: Path) -> None:
+    With ``stores`` false the catalogue is read, and never written.
+    """
+
+    def __init__(self, runs: Path, *, stores: bool = True) -> None:
         self._runs = runs
+        self._stores = stores
 
     def entries(
         self,
@@ -137,7 +141,7 @@ class Catalogue:
             return []
         known = self._load()
         rows = list(_rows(self._runs, known or {}))
-        if known is not None:
+        if known is not None and self._stores:
             self._store(rows, known)
         ordered = sorted(rows, key=lambda row: (row.entry.opened, row.folder), reverse=True)
         return [row.entry for row in ordered]
@@ -145,6 +149,8 @@ class Catalogue:
     def _load(self) -> dict[str, _Row] | None:
         """The content of the catalogue by folder; None if it must not be written to."""
         path = self._runs / CATALOGUE_NAME
+        if not self._stores and not path.exists():
+            return {}  # to connect to it would make it
         try:
             with closing(connect(path)) as database:
                 version = version_of(database)
@@ -175,6 +181,8 @@ class Catalogue:
 
     def _disable(self, error: sqlite3.DatabaseError | UnicodeDecodeError) -> dict[str, _Row] | None:
         """Continue without the catalogue; remove it if it is damaged."""
+        if not self._stores:
+            return {}
         return {} if remove_if_damaged(self._runs / CATALOGUE_NAME, error) else None
 
 

@@ -144,7 +144,7 @@ class RecordedDurations:
         The first run of a group is not like its others, which may have reused all its images.
         """
         try:
-            entries = list(Catalogue(self._runs).entries())
+            entries = Catalogue(self._runs, stores=False).entries()
         except OSError as error:
             _logger.info("%s cannot be read: %s", self._runs, error)
             return

@@ -98,13 +98,15 @@ def document_of(config: AnyConfig) -> ConfigDocument:
     """``config``, in any form, as a document.
 
     Paths in a document or a RunConfig are relative to the working folder. What a RunConfig has
-    found is kept. Raises ConfigurationError.
+    found is kept. Raises ConfigurationError, TypeError.
     """
     if isinstance(config, Path):
         return load_document(config)
     if isinstance(config, RunConfig):
         document, found = document_to_record(config), config.found
         return ConfigDocument(document=document, folder=Path.cwd(), name=config.name, found=found)
+    if not isinstance(config, Mapping):
+        raise TypeError(f"a configuration is a RunConfig, a mapping or a Path, not {config!r}")
     return ConfigDocument(
         document=merge_layers(extend_document(config, Path.cwd())), folder=Path.cwd()
     )

@@ -104,6 +104,17 @@ def find_run_or_group(runs: Path, name: str, finder: RunFinder | None = None) ->
     return RunOrGroup(run, is_group=False)
 
 
+def runs_around(group: Path, runs: Path) -> Path:
+    """The folder of the runs of the group in this folder: ``runs``, unless it is within another.
+
+    A group that is named by its path has its runs in the folder around it.
+    """
+    place = group.absolute().parent
+    if place.name == GROUPS_NAME and place.parent.resolve() != runs.resolve():
+        return place.parent
+    return runs
+
+
 def variant_folders(runs: Path, group_id: str, run_ids: Mapping[int, str]) -> dict[int, Path]:
     """The folders of a group's runs by variant, also of those renamed or archived.
 

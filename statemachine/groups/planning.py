@@ -112,8 +112,10 @@ def plan_group(
 ) -> GroupPlan:
     """Plan every variant of the sweep of ``document`` and of ``vary``.
 
-    Raises ConfigurationError with the errors of all variants, up to some.
+    Raises ConfigurationError with the errors of all variants, up to some; TypeError.
     """
+    if isinstance(vary, str):  # whose letters would each be an axis
+        raise TypeError(f"vary is a list of axes, not {vary!r}")
     sweep = sweep_of(document, vary, zip=zip_axes)
     if sweep is None:
         raise ConfigurationError(

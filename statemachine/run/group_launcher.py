@@ -19,8 +19,9 @@ from ...events.model import CancelMode, Durability, Outcome, RunState
 from ...events.version import software
 from ..config.inputs import AnyConfig, ConfigDocument, document_of
 from ..config.schema import RunConfig
+from ..errors import ResumeRefusedError
 from ..files.run_folder import RunFolder
-from ..groups.folder import find_group, make_group_folder, variant_folders
+from ..groups.folder import find_group, make_group_folder, runs_around, variant_folders
 from ..groups.found_files import FileCopies
 from ..groups.journal import GroupJournal
 from ..groups.planning import GroupPlan, plan_group
@@ -102,6 +103,12 @@ class GroupLauncher:
         """See ``PipelineController.resume_group``."""
         launcher = self._launcher
         path = find_group(launcher.runs, group)
+        if (own := runs_around(path, launcher.runs)) != launcher.runs:
+            # Its runs would not be found here, and all of them be made again.
+            raise ResumeRefusedError(
+                f"{path}: the runs of this group are in {own}, and not in {launcher.runs}: "
+                "resume it with a controller of that folder"
+            )
         folder = RunFolder(path, storage=launcher.storage or Storage())
         journal = GroupJournal.open(path, clock=launcher.clock, storage=folder.storage)
         try:

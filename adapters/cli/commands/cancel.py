@@ -65,7 +65,7 @@ def cancel_command(run: str, after_image: bool, runs: Path, as_json: bool) -> No
     `stagewright resume` continues.
     """
     found = find_run_or_group(runs, run)
-    target = _Target(RunFolder(found.folder), runs, found.is_group)
+    target = _Target(RunFolder(found.folder), found.runs, found.is_group)
     if not target.is_running:
         raise click.UsageError(f"{target.name} is not running (state: {target.state})")
     mode = CancelMode.AFTER_IMAGE if after_image else CancelMode.NOW

@@ -50,7 +50,7 @@ def follow_command(
         raise click.UsageError("use either --events or --json")
     folder, is_group, runs = find_run_or_group(runs, run)
     if is_group:
-        return follow_group(folder, as_events=as_events, as_json=as_json)
+        return follow_group(folder, runs, as_events=as_events, as_json=as_json)
     try:
         if as_events:
             _print_events(folder)

@@ -81,8 +81,12 @@ def resume_command(
         raise click.UsageError("resume needs either a RUN_OR_GROUP or --all")
     if cancelled and not every:
         raise click.UsageError("--cancelled belongs to --all; a RUN is resumed in any case")
+    found = None
     if every:
         check_runs_folder(runs)
+    else:
+        found = find_run_or_group(runs, run or "")
+        runs = found.runs
     controller = open_controller(
         runs, named_server(servers), insecure=insecure, headers=server_headers()
     )
@@ -92,10 +96,10 @@ def resume_command(
         as_json=as_json,
         cancelled=cancelled or not every,
     )
-    if every:
+    if found is None:
         return ResumeAll(controller, runs, options).run()
-    folder, is_group, _ = find_run_or_group(runs, run or "")
-    if is_group:
+    folder = found.folder
+    if found.is_group:
         return show_group_end(resume_group(controller, folder, options), runs, as_json=as_json)
     if lacks_images(folder):
         raise ResumeRefusedError(
