@@ -13,7 +13,7 @@ from stagewright.adapters.export.report.group_report import (
     WrittenGroupReport,
     write_group_report,
 )
-from stagewright.adapters.export.report.variant_grid import grids
+from stagewright.adapters.export.report.variant_grid import GridAxis, grids
 from stagewright.events.groups.model import SweepAxis
 from stagewright.statemachine.groups.result import GroupResult, VariantResult
 
@@ -140,7 +140,7 @@ def test_rows_and_columns_are_the_first_two_axes() -> None:
         variant_of(index, rows=row, columns=column, model="mn"[pair], vae="vw"[pair])
         for index, (row, column, pair) in enumerate(places)
     ]
-    first, second = grids(AXES, variants)
+    first, second = grids([GridAxis(one) for one in AXES], variants)
     assert (first.title, second.title) == ("model + vae m, v", "model + vae n, w")
     assert (first.corner, first.columns) == ("rows / columns", ["a", "b", "c"])
     assert [row.label for row in first.rows] == ["1", "2"]
@@ -150,7 +150,7 @@ def test_rows_and_columns_are_the_first_two_axes() -> None:
 
 def test_a_sparse_sweep_has_a_row_for_each_variant() -> None:
     """A grid of which most cells are empty would be of no use, or of any size."""
-    many = SweepAxis(key="a", values=tuple(range(300))), SweepAxis(key="b", values=(*range(300),))
+    many = [GridAxis(SweepAxis(key=key, values=tuple(range(300)))) for key in "ab"]
     variants = [variant_of(index, a=index, b=index) for index in range(300)]
     (grid,) = grids(many, variants)
     assert (len(grid.rows), grid.columns) == (300, [""])
@@ -162,6 +162,6 @@ def test_a_sparse_sweep_has_a_row_for_each_variant() -> None:
 def test_a_sweep_of_one_axis_has_one_column(vary: tuple[str, ...]) -> None:
     """As has one without any."""
     axes = AXES[:1] if vary else ()
-    (grid,) = grids(axes, [variant_of(0, rows=2), variant_of(1, rows=1)])
+    (grid,) = grids([GridAxis(one) for one in axes], [variant_of(0, rows=2), variant_of(1, rows=1)])
     assert len(grid.columns) == 1
     assert [len(row.cells) for row in grid.rows] == ([1, 1] if vary else [1])
