@@ -108,6 +108,21 @@ def test_what_is_missing_or_altered_is_shown(tmp_path: Path) -> None:
     assert page.text.count("ERROR") >= 2
 
 
+def test_a_cell_without_a_run_says_why(tmp_path: Path) -> None:
+    """Its folder is gone, its log is corrupt, it never began; images keep their numbers."""
+    result = swept(tmp_path / "runs", images=2)
+    gone, corrupt = (tmp_path / "runs" / str(one.run_id) for one in result.variants[:2])
+    shutil.rmtree(gone)
+    (corrupt / "events.jsonl").write_bytes(b"no log\n" * 3)
+    assert report(tmp_path / "runs", result).images == 4
+    page = Page(tmp_path / "runs" / "groups" / result.group_id / "report.html")
+    for words in ("its run is not here", "the log of its run is corrupt"):
+        assert [f"image {number}: {words}" in page.text for number in (1, 2)] == [True, True]
+    idle = write_group_log(tmp_path / "other", group_opened())
+    write_group_report(idle, tmp_path / "other", idle / "report.html")
+    assert "not begun" in Page(idle / "report.html").text
+
+
 def report_of(text: str, runs: Path) -> Path:
     """The page of a group whose log holds ``text`` wherever a log holds text."""
     axes = [{"key": text, "values": [text, "other"]}, {"key": "b", "values": [text, 1]}]
