@@ -157,9 +157,11 @@ class VariantImages:
         is_sound = state.wrong is None and image.image_index not in stage.removed
         width, height = _shown_size(image.width, image.height)
         link = link_to(run.folder, image.path, self._page) if is_sound else ""
+        stages = run.fold.stages.values()
+        reused = [one.stage_id for one in stages if image.image_index in one.reused]
         remarks = (
             f"of {image.stage_id}: {why_not_last}" if why_not_last else "",
-            "reused" if image.image_index in stage.reused else "",
+            f"reused: {', '.join(reused)}" if reused else "",
         )
         return ShownImage(
             number=image.image_index + 1,
