@@ -6,6 +6,7 @@ import errno
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..events.folds import Fold
 from ..events.model import (
     CallCompleted,
     CallFailed,
@@ -20,6 +21,7 @@ from ..events.model import (
     RunOpened,
     RunResumed,
     RunSealed,
+    RunState,
     StageEnd,
     StageEvent,
     StageImageProgress,
@@ -27,6 +29,7 @@ from ..events.model import (
     StorageLimited,
     UnknownEvent,
 )
+from ..events.result import MissingImage
 from ..statemachine.stages import StageConfig, stage_types
 from .text import count, duration
 
@@ -122,6 +125,18 @@ _SUMMARIES: Mapping[type[StageEvent], Callable[[Any], str]] = {
 def state_text(state: str, outcome: str | None) -> str:
     """``COMPLETED``, ``ERROR`` or ``ERROR, partial``: an outcome is named if it adds something."""
     return f"{state}, {outcome}" if outcome == Outcome.PARTIAL else state
+
+
+def why_not_made(fold: Fold, gap: MissingImage | None, stage_id: str = "") -> str:
+    """Why an image of a run is not there; a failure in ``stage_id`` does not name the stage."""
+    if gap is not None and gap.error is not None:
+        where = "" if gap.stage_id == stage_id else f"{gap.stage_id} "
+        return f"{where}failed: {gap.error.kind}: {gap.error.message}"
+    if fold.state == RunState.IDLE:
+        return "not begun"
+    if fold.error is not None:
+        return f"not made: the run ended with {error_text(fold.error)}"
+    return f"not made: the run is {fold.state}"
 
 
 def why_unchanged(stage_type: str) -> str:

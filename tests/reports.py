@@ -196,6 +196,19 @@ class Browser:
         return sorted({re.split(":", url)[0] for url in urls})
 
 
+def press(browser: Browser, selector: str | None, key: str) -> None:
+    """Press a key in an element that is given the focus, or in the one that has it."""
+    # A window in the background has an active element, which `:focus` does not match.
+    browser.run(
+        "const named = arguments[0] === null ? null : document.querySelector(arguments[0]);"
+        "const one = named || document.activeElement; one.focus();"
+        "one.dispatchEvent("
+        "new KeyboardEvent('keydown', {key: arguments[1], bubbles: true, cancelable: true}));",
+        selector,
+        key,
+    )
+
+
 @contextmanager
 def open_browser(folder: Path) -> Iterator[Browser]:
     """A browser that is offline; its profile is in ``folder``."""

@@ -13,7 +13,7 @@ from stagewright.adapters.export.report.group_report import (
     WrittenGroupReport,
     write_group_report,
 )
-from stagewright.adapters.export.report.variant_grid import grids
+from stagewright.adapters.export.report.variant_grid import GridAxis, grids
 from stagewright.events.groups.model import SweepAxis
 from stagewright.statemachine.groups.result import GroupResult, VariantResult
 
@@ -62,7 +62,7 @@ def variant_of(index: int, **values: object) -> VariantResult:
 
 
 def test_the_page_links_to_every_final_image(tmp_path: Path) -> None:
-    """By relative paths, so that the folder of runs can be moved; the page loads nothing."""
+    """By relative paths, so that the folder of runs can be moved."""
     result = swept(tmp_path / "runs", "txt2img", "upscale", images=2, name="a name #1")
     done = stagewright("report", "last-group", "--json", folder=tmp_path)
     written = json.loads(done.stdout)
@@ -78,7 +78,6 @@ def test_the_page_links_to_every_final_image(tmp_path: Path) -> None:
         assert image.parent.name == "01-upscale"
     assert all(source.startswith("data:image/") for source in page.pictures)
     assert len(page.pictures) == 8
-    assert not {"script", "link-stylesheet", "iframe"} & set(page.tags)
     assert "cfg_scale / sampler" in page.text
 
 
@@ -109,20 +108,43 @@ def test_what_is_missing_or_altered_is_shown(tmp_path: Path) -> None:
     assert page.text.count("ERROR") >= 2
 
 
-def test_text_of_the_log_is_escaped(tmp_path: Path) -> None:
-    """Also in attributes."""
-    axes = [{"key": EVIL, "values": [EVIL, "other"]}, {"key": "b", "values": [EVIL, 1]}]
+def test_a_cell_without_a_run_says_why(tmp_path: Path) -> None:
+    """Its folder is gone, its log is corrupt, it never began; images keep their numbers."""
+    result = swept(tmp_path / "runs", images=2)
+    gone, corrupt = (tmp_path / "runs" / str(one.run_id) for one in result.variants[:2])
+    shutil.rmtree(gone)
+    (corrupt / "events.jsonl").write_bytes(b"no log\n" * 3)
+    assert report(tmp_path / "runs", result).images == 4
+    page = Page(tmp_path / "runs" / "groups" / result.group_id / "report.html")
+    for words in ("its run is not here", "the log of its run is corrupt"):
+        assert [f"image {number}: {words}" in page.text for number in (1, 2)] == [True, True]
+    idle = write_group_log(tmp_path / "other", group_opened())
+    write_group_report(idle, tmp_path / "other", idle / "report.html")
+    assert "not begun" in Page(idle / "report.html").text
+
+
+def report_of(text: str, runs: Path) -> Path:
+    """The page of a group whose log holds ``text`` wherever a log holds text."""
+    axes = [{"key": text, "values": [text, "other"]}, {"key": "b", "values": [text, 1]}]
     opened = group_opened(
-        name=EVIL,
-        software=EVIL,
+        name=text,
+        software=text,
         axes=axes,
-        variants=[variant(0, **{EVIL: EVIL, "b": EVIL}), variant(1, **{EVIL: "other", "b": 1})],
+        variants=[variant(0, **{text: text, "b": text}), variant(1, **{text: "other", "b": 1})],
     )
-    begun = {"type": "VariantBegun", "variant_index": 0, "run_id": EVIL}
-    folder = write_group_log(tmp_path / "runs", opened, begun)
-    write_group_report(folder, tmp_path / "runs", folder / "report.html")
-    page = Page(folder / "report.html")
-    assert "script" not in page.tags
+    begun = {"type": "VariantBegun", "variant_index": 0, "run_id": text}
+    error = {"kind": text, "message": text, "detail": text}
+    failures = [{"variant_index": 1, "error": error}]
+    sealed = {"type": "GroupSealed", "outcome": "failed", "error": error, "failures": failures}
+    folder = write_group_log(runs, opened, begun, sealed)
+    write_group_report(folder, runs, folder / "report.html")
+    return folder / "report.html"
+
+
+def test_text_of_the_log_is_escaped(tmp_path: Path) -> None:
+    """Also in attributes, and in what the script of the page reads."""
+    page = Page(report_of(EVIL, tmp_path / "evil"))
+    assert page.tags == Page(report_of("plain", tmp_path / "plain")).tags
     assert EVIL in page.text
 
 
@@ -140,7 +162,7 @@ def test_rows_and_columns_are_the_first_two_axes() -> None:
         variant_of(index, rows=row, columns=column, model="mn"[pair], vae="vw"[pair])
         for index, (row, column, pair) in enumerate(places)
     ]
-    first, second = grids(AXES, variants)
+    first, second = grids([GridAxis(one) for one in AXES], variants)
     assert (first.title, second.title) == ("model + vae m, v", "model + vae n, w")
     assert (first.corner, first.columns) == ("rows / columns", ["a", "b", "c"])
     assert [row.label for row in first.rows] == ["1", "2"]
@@ -150,7 +172,7 @@ def test_rows_and_columns_are_the_first_two_axes() -> None:
 
 def test_a_sparse_sweep_has_a_row_for_each_variant() -> None:
     """A grid of which most cells are empty would be of no use, or of any size."""
-    many = SweepAxis(key="a", values=tuple(range(300))), SweepAxis(key="b", values=(*range(300),))
+    many = [GridAxis(SweepAxis(key=key, values=tuple(range(300)))) for key in "ab"]
     variants = [variant_of(index, a=index, b=index) for index in range(300)]
     (grid,) = grids(many, variants)
     assert (len(grid.rows), grid.columns) == (300, [""])
@@ -162,6 +184,6 @@ def test_a_sparse_sweep_has_a_row_for_each_variant() -> None:
 def test_a_sweep_of_one_axis_has_one_column(vary: tuple[str, ...]) -> None:
     """As has one without any."""
     axes = AXES[:1] if vary else ()
-    (grid,) = grids(axes, [variant_of(0, rows=2), variant_of(1, rows=1)])
+    (grid,) = grids([GridAxis(one) for one in axes], [variant_of(0, rows=2), variant_of(1, rows=1)])
     assert len(grid.columns) == 1
     assert [len(row.cells) for row in grid.rows] == ([1, 1] if vary else [1])

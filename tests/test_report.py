@@ -69,18 +69,18 @@ def test_every_event_is_in_the_page_as_it_stands_in_the_log(run: Path) -> None:
 
 
 def test_a_page_is_complete_and_may_load_nothing(run: Path) -> None:
-    """Its policy names its own style and scripts; no address stands in it but data and places."""
+    """Its policy names its own style and scripts; addresses are data, places and image files."""
     page, _ = reported(run)
     policy = page.all("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"]
-    assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert policy.startswith("default-src 'none'; img-src data: 'self' file:; style-src 'sha256-")
     scripts = [
         text
         for (_, attributes), text in zip(
             [one for one in page.tags if one[0] == "script"], page.raw["script"], strict=True
         )
-        if "class" not in attributes
+        if "type" not in attributes
     ]
-    assert len(scripts) == 4
+    assert len(scripts) == 7
     for text in (*scripts, *page.raw["style"]):
         assert digest_source(text) in policy
     addresses = [
@@ -89,7 +89,9 @@ def test_a_page_is_complete_and_may_load_nothing(run: Path) -> None:
         for name, value in attributes.items()
         if name in ("src", "href", "action", "srcset")
     ]
-    assert all(one.startswith(("#", "data:")) for one in addresses)
+    files = [run.parent.parent / one for one in addresses if not one.startswith(("#", "data:"))]
+    assert len(files) == 12
+    assert all(file.is_file() and run in file.parents for file in files)
     assert not [name for _, found in page.tags for name in found if name.startswith("on")]
     assert not any("style" in attributes for _, attributes in page.tags)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image
 from stagewright.adapters.export.report import write_report
 from stagewright.events import Artifact, StageImageProgress
 
-from .reports import Browser, Refusing, eventful_run, open_browser, reported
+from .reports import Browser, Refusing, eventful_run, press, reported
 from .resuming import STAGE_IDS
 from .stories import Story
 from .support import png
@@ -24,13 +23,6 @@ from .tools import needs_browser
 pytestmark = needs_browser
 
 ROWS = "document.querySelectorAll('#event-rows > tr').length"
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """One browser for all tests."""
-    with open_browser(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -48,19 +40,6 @@ def choose(browser: Browser, name: str, value: str) -> None:
         "one.value = arguments[1]; one.dispatchEvent(new Event('input', {bubbles: true}));",
         name,
         value,
-    )
-
-
-def press(browser: Browser, selector: str | None, key: str) -> None:
-    """Press a key in an element that is given the focus, or in the one that has it."""
-    # A window in the background has an active element, which `:focus` does not match.
-    browser.run(
-        "const named = arguments[0] === null ? null : document.querySelector(arguments[0]);"
-        "const one = named || document.activeElement; one.focus();"
-        "one.dispatchEvent("
-        "new KeyboardEvent('keydown', {key: arguments[1], bubbles: true, cancelable: true}));",
-        selector,
-        key,
     )
 
 
@@ -162,22 +141,52 @@ def test_text_is_found_as_it_is_meant_and_as_it_is_written(
     assert browser.complaints() == []
 
 
-def test_a_thumbnail_opens_what_the_backend_said(browser: Browser, page: Path) -> None:
-    """By pointer and by keyboard; Escape and the button close it."""
+def test_an_image_opens_in_full_size_and_its_event_from_there(browser: Browser, page: Path) -> None:
+    """By pointer and by keyboard, with its prompt; arrows go to other images and other stages."""
     browser.open(page)
     browser.run("document.querySelector('#stage-01-img2img .frame').click()")
+    shown = "document.getElementById('viewer-front')"
+    browser.wait(f"{shown}.complete && {shown}.naturalWidth === 8")
+    (folder,) = page.parent.glob("runs/*-eventful-*")
+    image = folder / "images/01-img2img/00000-100.png"
+    assert browser.run(f"return {shown}.src") == image.as_uri()
+    facts = "return document.getElementById('viewer-facts').textContent"
+    assert "a lighthouse" in browser.run(facts)
+    press(browser, "#viewer-stage", "ArrowDown")
+    press(browser, "#viewer-stage", "ArrowRight")
+    title = "return document.getElementById('viewer-title').textContent"
+    assert browser.run(title) == "02-upscale, image 2"
+    press(browser, "#viewer-stage", "ArrowUp")
+    press(browser, "#viewer-stage", "p")
+    press(browser, "#viewer-stage", "e")
     browser.wait("document.getElementById('details').open")
     told = browser.run("return document.getElementById('details-body').textContent")
     assert '"sampler_name": "Euler"' in told
     assert "images/01-img2img/00000-100.png" in told
     browser.run("document.querySelector('#details .close').click()")
     browser.wait("!document.getElementById('details').open")
+    browser.run("document.querySelector('#viewer .close').click()")
+    browser.wait("document.activeElement.closest('#stage-01-img2img .tile')")
     press(browser, "#stage-01-img2img .frame", "ArrowRight")
     alt = browser.run("return document.activeElement.querySelector('img').alt")
     assert alt == "image 2, seed 101"
     press(browser, None, "Enter")
-    browser.wait("document.getElementById('details').open")
+    browser.wait("document.getElementById('viewer').open")
     assert browser.complaints() == []
+    assert set(browser.requests()) <= {"file", "data"}
+
+
+def test_a_page_without_its_files_shows_thumbnails_and_says_so(
+    browser: Browser, page: Path, tmp_path: Path
+) -> None:
+    """A page that was mailed, or whose run was archived."""
+    alone = tmp_path / "alone.html"
+    alone.write_bytes(page.read_bytes())
+    browser.open(alone)
+    browser.run("document.querySelector('.frame').click()")
+    browser.wait("document.getElementById('viewer-note').textContent.includes('is not there')")
+    source = browser.run("return document.getElementById('viewer-front').src")
+    assert source.startswith("data:image/webp;")
 
 
 def test_the_timeline_tells_its_bars_by_keyboard(browser: Browser, page: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from stagewright.adapters import StatusBar
 from stagewright.adapters.cli.display import PlainLines
 from stagewright.adapters.event_text import summarize_event
+from stagewright.adapters.export.report.group_report import write_group_report
 from stagewright.adapters.export.report.run_content import RunContent
 from stagewright.adapters.projections.diff import compare_runs
 from stagewright.adapters.projections.provenance import provenance_of
@@ -28,7 +29,7 @@ from stagewright.statemachine.resume.removal import remove_run
 from .bundling import bundled, events_in
 from .command_line import stagewright
 from .learning import record_of
-from .reports import reported
+from .reports import Page, reported
 from .resuming import copied, image_file, small
 from .reusing import TWO, ran_group, reused
 from .test_diff import rows
@@ -202,3 +203,11 @@ def test_a_timeline_as_text_tells_the_run_that_made_an_image_from_its_own(group:
     assert line.startswith("run-1 #")
     recorded = RecordedEvents(replay(group.second).events)
     recorded.assert_images_per_stage({"txt2img": 3, "upscale": 3})
+
+
+def test_the_page_of_the_group_marks_the_stages_that_were_reused(group: Group) -> None:
+    """With each image that came from them."""
+    (folder,) = (group.runs / "groups").iterdir()
+    write_group_report(folder, group.runs, folder / "report.html")
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    assert page.text.count("reused: 00-txt2img") == 3

@@ -43,9 +43,10 @@ def report_command(
 ) -> int:
     """Write a run or a group as one HTML page.
 
-    The page shows the timeline, the stages, the images and every event, and needs no network
-    and no other file. It replaces an earlier report, but no other file. Of a group it shows the
-    variants in rows and columns, with thumbnails that are linked to the image files.
+    The page shows the timeline, the stages, the images and every event, and needs no network.
+    A click on an image opens its file in full size. It replaces an earlier report, but no other
+    file. Of a group it shows the variants in rows and columns, which are chosen in the page, and
+    compares images.
 
     Exit status: 0 if the page was written; 4 if it was written, but the log is corrupt or an
     image was altered.

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 from markupsafe import Markup
@@ -16,30 +14,29 @@ from ....events.groups.fold import GroupFold
 from ....events.groups.model import GroupOpened
 from ....events.model import RunState
 from ....events.version import VERSION
-from ....statemachine.files.recorded_files import FileState, RecordedFile
 from ....statemachine.groups.folder import variant_folders
 from ....statemachine.groups.result import (
     CORRUPT,
     UNREADABLE,
     GroupResult,
     VariantResult,
-    VariantRun,
     group_result,
     read_group,
-    read_variant_run,
 )
-from ...projections.rating_text import rating_text, shown_ratings
+from ....statemachine.variants.axes import axis_keys
+from ...event_text import error_text
+from ...projections.rating_text import shown_ratings
 from ..output_file import atomic_output
-from .page import FIRST_BYTES, assets, render
-from .pictures import ImageInspector
+from .page import FIRST_BYTES, assets, json_block, render, visible
 from .report_file import check_output
-from .variant_grid import grids
+from .variant_grid import GridAxis, grids, has_columns
+from .variant_images import ShownImage, VariantImages
 
 REPORT_NAME = "report.html"
-_STYLES = ("page.css", "group.css", "print.css")
+_STYLES = ("page.css", "viewer.css", "group.css", "print.css")
+_SCRIPTS = ("elements.js", "viewer.js", "grid.js", "group.js")
 _MOST_VARIANTS = 10_000
-_MOST_IMAGES = 8
-"""Images that are shown of one run; the others are counted."""
+_LONGEST_PROMPT = 1_000
 _MOOD_OF = {
     str(RunState.COMPLETED): "good",
     str(RunState.CANCELLED): "warning",
@@ -66,29 +63,16 @@ class WrittenGroupReport(msgspec.Struct, frozen=True, kw_only=True):
     missing: tuple[str, ...]
 
 
-class _ShownImage(msgspec.Struct, frozen=True, kw_only=True):
-    """A final image of a run: its link from the page, its thumbnail, or ``words`` in its place.
-
-    ``rating`` is what a person thinks of it.
-    """
-
-    number: int
-    link: str
-    source: str
-    words: str
-    seed: int
-    rating: str
-
-
 class _ShownVariant(msgspec.Struct, frozen=True, kw_only=True):
-    """What the page shows of one variant."""
+    """What the page shows of one variant; ``at`` has its places on the axes."""
 
     number: int
     run: str
     state: str
     mood: str
     error: str
-    images: Sequence[_ShownImage]
+    at: str
+    images: Sequence[ShownImage]
     more: int
 
 
@@ -130,23 +114,27 @@ class _GroupContent:
         on_variant: Callable[[int, int], None] | None,
     ) -> None:
         self._fold: GroupFold = read_group(folder)
-        self._folders = variant_folders(runs, self._fold.group_id, self._fold.run_ids)
-        self._result: GroupResult = group_result(self._fold, self._folders)
+        folders = variant_folders(runs, self._fold.group_id, self._fold.run_ids)
+        self._result: GroupResult = group_result(self._fold, folders)
         self._shown = self._result.variants[:_MOST_VARIANTS]
+        self._axes = [GridAxis(axis) for axis in self._result.axes]
         self._output = output
-        self._ratings = shown_ratings(runs)
-        self._thumbnails = thumbnails
+        self._images = VariantImages(
+            folders,
+            output,
+            shown_ratings(runs),
+            thumbnails=thumbnails,
+            variants=len(self._shown),
+        )
         self._on_variant = on_variant
-        self._written = self._images = 0
-        self._altered: list[str] = []
-        self._missing: list[str] = []
+        self._written = 0
 
     def page(self) -> Mapping[str, Any]:
         """The context of the template."""
         opened, result = self._fold.opened, self._result
         assert opened is not None
         return {
-            **assets(_STYLES, ()),
+            **assets(_STYLES, _SCRIPTS),
             "first": Markup(FIRST_BYTES.decode()),  # noqa: S704 - our own text
             "version": VERSION,
             "group_id": result.group_id,
@@ -154,10 +142,12 @@ class _GroupContent:
             "state": result.state,
             "mood": _MOOD_OF.get(result.state, "plain"),
             "counts": ", ".join(f"{number} {state}" for state, number in result.counts.items()),
+            "error": error_text(result.error) if result.error else "",
             "facts": _facts(self._fold, opened),
             "left_out": len(result.variants) - len(self._shown),
-            "grids": grids(result.axes, self._shown),
+            "grids": grids(self._axes, self._shown),
             "show": self._show,
+            "data": self._data,
         }
 
     def written(self, size: int) -> WrittenGroupReport:
@@ -167,17 +157,14 @@ class _GroupContent:
             group_id=self._result.group_id,
             bytes=size,
             variants=len(self._shown),
-            images=self._images,
-            altered=tuple(self._altered),
-            missing=tuple(self._missing),
+            images=self._images.images,
+            altered=tuple(self._images.altered),
+            missing=tuple(self._images.missing),
         )
 
     def _show(self, variant: VariantResult) -> _ShownVariant:
         """Called by the template for one variant after the other."""
-        folder = self._folders.get(variant.variant_index)
-        images: Sequence[_ShownImage] = ()
-        if folder is not None:
-            images = list(self._show_images(read_variant_run(folder)))
+        images = self._images.read(variant)
         self._written += 1
         if self._on_variant is not None:
             self._on_variant(self._written, len(self._shown))
@@ -188,53 +175,40 @@ class _GroupContent:
             state=variant.state,
             mood=_MOOD_OF.get(variant.state, "plain"),
             error=f"{error.kind}: {error.message}" if error else "",
+            at=" ".join(str(axis.place(variant)) for axis in self._axes),
             images=images,
-            more=max(0, variant.images - len(images)),
+            more=max(0, variant.total_images - len(images)),
         )
 
-    def _show_images(self, run: VariantRun) -> Iterator[_ShownImage]:
-        if run.timeline is None:
-            return
-        found = run.fold.result(run.timeline).images[:_MOST_IMAGES]
-        files = [
-            RecordedFile(
-                one.path,
-                one.sha256,
-                one.stage_id,
-                one.image_index,
-                one.image_index in run.fold.stages[one.stage_id].removed,
-            )
-            for one in found
-        ]
-        inspected = ImageInspector(run.folder, thumbnails=self._thumbnails).inspect_all(files)
-        for image, file in zip(found, files, strict=True):
-            self._images += 1
-            state = inspected[file]
-            if state.wrong is not None:
-                wrong = self._altered if state.wrong.state is FileState.ALTERED else self._missing
-                wrong.append(str(run.folder / image.path))
-            yield _ShownImage(
-                number=image.image_index + 1,
-                link="" if state.wrong or file.removed else self._link(run.folder / image.path),
-                source=state.source,
-                words=state.words,
-                seed=image.seed,
-                rating=rating_text(self._ratings.of(image.source_sha256)),
-            )
-
-    def _link(self, file: Path) -> str:
-        """The address of a file from the page."""
-        try:
-            relative = os.path.relpath(file.absolute(), self._output.absolute().parent)
-        except ValueError:  # on another drive
-            return file.absolute().as_uri()
-        return quote(Path(relative).as_posix())
+    def _data(self) -> Markup:
+        """What the script needs; known once all variants are shown."""
+        axes = []
+        for axis in self._axes:
+            used = {axis.place(one): one for one in self._shown}
+            values = {
+                str(place): [visible(axis.label(one)), visible(axis.full_label(one))]
+                for place, one in used.items()
+            }
+            axes.append({"name": visible(axis.name), "keys": axis.keys, "values": values})
+        is_wide = has_columns(self._axes, self._shown)
+        is_table = is_wide or len(self._axes) < 2
+        return json_block(
+            {
+                "axes": axes,
+                "rows": "0" if is_table and axes else "variant",
+                "columns": "1" if is_wide else "",
+                "prompts": [visible(text) for text in self._images.prompts.texts],
+            }
+        )
 
 
 def _facts(fold: GroupFold, opened: GroupOpened) -> Mapping[str, Any]:
     backend = opened.backend
     named = (backend.product or backend.kind, backend.version, backend.url)
+    is_varied = any("prompt" in axis_keys(axis) for axis in opened.axes)
+    prompt = "" if is_varied else opened.config.get("prompt")
     facts: dict[str, Any] = {
+        "Prompt": str(prompt)[:_LONGEST_PROMPT] if prompt else None,
         "Opened": opened.ts,
         "Ended": fold.sealed.ts if fold.sealed else None,
         "Seed": opened.config.get("seed", -1),

@@ -27,6 +27,7 @@ from ...text import (
     ranges_text,
 )
 from .gantt import CALL_WORDS
+from .image_facts import StagePrompts
 from .pictures import InspectedImage
 from .run_content import RunContent
 
@@ -105,8 +106,18 @@ def _mood(log: LogWalk) -> str:
     return moods.get(log.fold.state, "plain")
 
 
+def _prompt(run: RunContent, opened: RunOpened) -> str:
+    """The prompt of all images, or how many there are; "" for a run without any."""
+    if isinstance(opened.prompts, tuple):
+        return f"{count(len(set(opened.prompts)), 'prompt')}; each image names its own"
+    planned = run.log.fold.planned_stage_ids()
+    return StagePrompts(opened).of(planned[-1], 0)[:_MAX_LINE] if planned else ""
+
+
 def _facts(run: RunContent, opened: RunOpened) -> Iterator[tuple[str, str | datetime]]:
     log, fold = run.log, run.log.fold
+    if prompt := _prompt(run, opened):
+        yield "Prompt", prompt
     yield "Opened", opened.ts
     if log.ended_at is not None:
         yield "Last event", log.ended_at

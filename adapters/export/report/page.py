@@ -1,7 +1,7 @@
 """Renders the page from templates, styles and scripts; texts of a log are always escaped.
 
-The page loads nothing: its content security policy allows only its own style and scripts, by
-their digests, and images as data.
+The page asks no network for anything: its content security policy allows only its own style and
+scripts, by their digests, and images as data or as files beside it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from markupsafe import Markup
 
 from ...text import day_and_time, escaped
@@ -29,8 +30,10 @@ FIRST_BYTES = b"""\
 <meta charset="utf-8">
 <meta name="generator" content="stagewright report"""
 """The first bytes of every report, by which a report is recognised."""
-_STYLES = ("page.css", "timeline.css", "images.css", "events.css", "print.css")
-_SCRIPTS = ("log.js", "details.js", "events.js", "timeline.js")
+_STYLES = ("page.css", "timeline.css", "images.css", "viewer.css", "events.css", "print.css")
+_SCRIPTS = (
+    "elements.js", "viewer.js", "log.js", "details.js", "tiles.js", "events.js", "timeline.js",
+)  # fmt: skip
 _BUFFERED = 64
 
 
@@ -49,14 +52,23 @@ def assets(
     scripts = [_text(name) for name in script_names]
     allowed = " ".join(map(_source, scripts)) or "'none'"
     policy = (
-        f"default-src 'none'; img-src data:; style-src {_source(style)}; script-src {allowed}; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data: 'self' file:; style-src {_source(style)}; "
+        f"script-src {allowed}; base-uri 'none'; form-action 'none'"
     )
     return {
         "style": Markup(style),  # noqa: S704 - our own file
         "scripts": [Markup(script) for script in scripts],  # noqa: S704 - the same
         "policy": policy,
     }
+
+
+def json_block(value: Any) -> Markup:
+    """``value`` as JSON within a script element, which no text in it can end.
+
+    Its texts are shown as they are: make them ``visible`` before.
+    """
+    text = msgspec.json.encode(value).decode()
+    return Markup(text.replace("<", "\\u003c"))  # noqa: S704 - nothing in it is markup
 
 
 def _source(text: str) -> str:

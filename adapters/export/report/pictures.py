@@ -34,11 +34,15 @@ class InspectedImage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImageInspector:
-    """Checks the files of one run in a few threads, and makes thumbnails if ``thumbnails``."""
+    """Checks the files of one run in a few threads, and makes thumbnails if ``thumbnails``.
 
-    def __init__(self, folder: Path, *, thumbnails: bool) -> None:
+    ``side`` is the longest side of a thumbnail in pixels.
+    """
+
+    def __init__(self, folder: Path, *, thumbnails: bool, side: int = 128) -> None:
         self._folder = folder
         self._thumbnails = thumbnails
+        self._side = side
 
     def inspect_all(
         self, files: Sequence[RecordedFile], on_file: Callable[[int, int], None] | None = None
@@ -73,7 +77,7 @@ class ImageInspector:
         if not self._thumbnails:
             return InspectedImage(words="no thumbnail")
         try:
-            data = thumbnail_of(file)
+            data = thumbnail_of(file, self._side)
         except ImageError:
             return None
         return InspectedImage(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,8 +18,9 @@ from ....statemachine.files.recorded_files import FileState, RecordedFile
 from ..output_file import atomic_output, may_replace
 from .event_blocks import event_blocks
 from .gantt import BAR, CALL_WORDS, LABEL, MARK_WORDS, draw
+from .image_facts import link_to
 from .overview import notices, overview_of
-from .page import FIRST_BYTES, assets, render
+from .page import FIRST_BYTES, assets, json_block, render, visible
 from .pictures import ImageInspector, InspectedImage
 from .run_content import RunContent
 from .stages import (
@@ -87,6 +89,8 @@ def write_report(
                     "stages": stages,
                     "inputs": inputs,
                     "images": images,
+                    "link": partial(_link, folder, output, images),
+                    "data": json_block({"prompts": [*map(visible, run.prompts.texts)]}),
                 },
             )
         )
@@ -125,6 +129,15 @@ def _page(
         "mark_words": MARK_WORDS,
         "call_words": CALL_WORDS,
     }
+
+
+def _link(
+    folder: Path, page: Path, images: Mapping[RecordedFile, InspectedImage], file: RecordedFile
+) -> str:
+    """The address of the file of an image; "" where it is not there or not as recorded."""
+    image = images[file]
+    is_there = image.wrong is None and not image.bundled and not file.removed
+    return link_to(folder, file.path, page) if is_there else ""
 
 
 def _left_out(run: RunContent, stages: list[StageView], *, thumbnails: bool) -> Iterator[str]:

@@ -30,6 +30,7 @@ from ...event_text import summarize_event
 from ...projections.log_walk import Call, LogWalk
 from ...projections.rating_text import rating_text
 from ...projections.used_settings import settings_used
+from .image_facts import PromptTable
 from .settings_table import SEEDS_AS_RECORDED, UsedValues
 
 MAX_STAGES = 32
@@ -74,6 +75,7 @@ class RunContent:
         self.spans: list[StageSpan] = []
         self.used: dict[str, UsedValues] = {}
         """By stage id."""
+        self.prompts = PromptTable()
         self.types: Counter[str] = Counter()
         self._open_spans: dict[str, StageSpan] = {}
         self.log = LogWalk(folder)

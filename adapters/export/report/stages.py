@@ -16,6 +16,7 @@ from ....events.result import artifact_in
 from ....statemachine.files.recorded_files import RecordedFile
 from ...event_text import why_unchanged
 from ...text import byte_size, count, duration
+from .image_facts import StagePrompts
 from .run_content import RunContent
 from .settings_table import Agreement, SettingRow, UsedValues, setting_rows
 
@@ -30,13 +31,16 @@ class Tile(msgspec.Struct, frozen=True, kw_only=True):
     """One image; ``seq`` is the event that recorded it, ``remark`` says what is unusual.
 
     ``origin`` is the name of the input file that it comes from, ``prompt`` the image's own,
-    ``rating`` what a person thinks of it.
+    ``prompt_index`` the place of what it was made from in the page's table, ``source_digest`` is
+    equal for equal images, ``rating`` is what a person thinks of it.
     """
 
     file: RecordedFile
     title: str
     origin: str = ""
     prompt: str = ""
+    prompt_index: int | None = None
+    source_digest: str = ""
     seed: int | None = None
     size: str = ""
     made: str = ""
@@ -128,6 +132,7 @@ def _worked_ms(stage: StageFold) -> float:
 
 def _tiles(run: RunContent, stage: StageFold) -> Iterator[Tile]:
     finished = stage.finished_in_order()
+    prompts = StagePrompts(run.log.fold.opened)
     events = events_at(run.log.timeline, (seq for _, seq in finished))
     for (index, _), event in zip(finished, events, strict=True):
         opened = run.log.fold.opened
@@ -136,7 +141,8 @@ def _tiles(run: RunContent, stage: StageFold) -> Iterator[Tile]:
         prompt = own.prompt[:_MAX_PROMPT] if own else ""
         rating = run.rating_of(artifact_in(event, index))
         tile = _tile(stage, index, event, origin)
-        yield msgspec.structs.replace(tile, prompt=prompt, rating=rating)
+        made_from = run.prompts.place_of(prompts.of(stage.stage_id, index))
+        yield msgspec.structs.replace(tile, prompt=prompt, rating=rating, prompt_index=made_from)
 
 
 def _tile(stage: StageFold, index: int, event: StageEvent, origin: InputRecord | None) -> Tile:
@@ -156,6 +162,7 @@ def _tile(stage: StageFold, index: int, event: StageEvent, origin: InputRecord |
         ),
         title=str(index + 1),
         origin=input_name(origin) if origin else "",
+        source_digest=artifact.source_sha256[:_DIGEST],
         seed=artifact.seed,
         size=f"{side_by_side}, {byte_size(artifact.bytes)}",
         made=", ".join(made),
@@ -173,6 +180,7 @@ def input_tiles(run: RunContent) -> list[tuple[Tile, InputRecord]]:
                 file=RecordedFile(record.path, record.sha256, "", index),
                 title=f"input {index + 1}",
                 origin=input_name(record),
+                source_digest=record.source_sha256[:_DIGEST],
                 remark=f"from run {record.parent_run_id}" if record.parent_run_id else "",
             ),
             record,

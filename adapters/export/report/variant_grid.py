@@ -12,10 +12,12 @@ from ....events.groups.model import SweepAxis
 from ....statemachine.groups.result import VariantResult
 from ....statemachine.variants.axes import axis_keys
 from ...projections.varied_values import MOST_KEYS, short_names, value_text
+from ...text import setting_text
 
 _MOST_COLUMNS = 40
 _EMPTY_CELLS = 4
 """A grid may have this many times as many cells as there are variants."""
+_LONGEST_VALUE = 2_000
 
 Place = tuple[int, ...]
 
@@ -36,13 +38,13 @@ class Grid(NamedTuple):
     rows: Sequence[GridRow]
 
 
-class _Axis:
+class GridAxis:
     """An axis, and the place of each of its values in it."""
 
     def __init__(self, axis: SweepAxis) -> None:
         self.keys = axis_keys(axis)[:MOST_KEYS]
         self.name = " + ".join(short_names(self.keys))
-        self.labels: dict[bytes, tuple[int, str]] = {}
+        self._values: dict[bytes, tuple[int, str]] = {}
         for value in axis.values:
             self._add(value if axis.keys else [value])
 
@@ -54,24 +56,28 @@ class _Axis:
         """The variant's value as text."""
         return self._add([variant.values.get(key) for key in self.keys])[1]
 
+    def full_label(self, variant: VariantResult) -> str:
+        """The variant's value as text, also where it is long."""
+        values = [variant.values.get(key) for key in self.keys]
+        return ", ".join(map(_full_text, values))
+
     def _add(self, values: Any) -> tuple[int, str]:
         key = msgspec.json.encode(values)
-        if key not in self.labels:
+        if key not in self._values:
             shown = values if isinstance(values, list | tuple) else [values]
             text = ", ".join(map(value_text, shown[:MOST_KEYS]))
-            self.labels[key] = len(self.labels), text
-        return self.labels[key]
+            self._values[key] = len(self._values), text
+        return self._values[key]
 
 
-def grids(axes: Sequence[SweepAxis], variants: Sequence[VariantResult]) -> Iterator[Grid]:
+def grids(axes: Sequence[GridAxis], variants: Sequence[VariantResult]) -> Iterator[Grid]:
     """One grid for each combination of the values of the axes after the first two."""
-    every = [_Axis(axis) for axis in axes]
-    rows, columns = (every[:1], every[1:2])
-    if columns and not _is_dense(every, variants):
-        rows, columns = every, []
-    others = every[len(rows) + len(columns) :]
+    rows, columns = axes[:1], axes[1:2]
+    if not has_columns(axes, variants):
+        rows, columns = (axes, []) if columns else (rows, [])
+    others = axes[len(rows) + len(columns) :]
 
-    def place(chosen: Sequence[_Axis], variant: VariantResult) -> Place:
+    def place(chosen: Sequence[GridAxis], variant: VariantResult) -> Place:
         return tuple(axis.place(variant) for axis in chosen)
 
     ordered = sorted(variants, key=lambda one: (place(others, one), place(rows, one)))
@@ -91,7 +97,7 @@ def grids(axes: Sequence[SweepAxis], variants: Sequence[VariantResult]) -> Itera
 
 
 def _row(
-    rows: Sequence[_Axis],
+    rows: Sequence[GridAxis],
     members: Sequence[VariantResult],
     order: Sequence[Place],
     column: Callable[[VariantResult], Place],
@@ -102,16 +108,26 @@ def _row(
     return GridRow(_label(rows, members[0]), list(cells.values()))
 
 
-def _is_dense(axes: Sequence[_Axis], variants: Sequence[VariantResult]) -> bool:
-    """Whether columns are of use: most cells of the grid hold a variant."""
+def has_columns(axes: Sequence[GridAxis], variants: Sequence[VariantResult]) -> bool:
+    """Whether columns are of use: there are two axes, and most cells of their grid are filled."""
+    if len(axes) < 2:
+        return False
     used = [{axis.place(one) for one in variants} for axis in axes[:2]]
     cells = len(used[0]) * len(used[1])
     return len(used[1]) <= _MOST_COLUMNS and cells <= _EMPTY_CELLS * len(variants)
 
 
-def _label(axes: Sequence[_Axis], variant: VariantResult) -> str:
+def _label(axes: Sequence[GridAxis], variant: VariantResult) -> str:
     return ", ".join(axis.label(variant) for axis in axes[:MOST_KEYS])
 
 
-def _title(axes: Sequence[_Axis], variant: VariantResult) -> str:
+def _title(axes: Sequence[GridAxis], variant: VariantResult) -> str:
     return ", ".join(f"{axis.name} {axis.label(variant)}" for axis in axes[:MOST_KEYS])
+
+
+def _full_text(value: Any) -> str:
+    try:
+        text = setting_text(value)
+    except RecursionError:
+        return value_text(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."

@@ -9,9 +9,8 @@ from pathlib import Path
 from ....events.errors import RunNotFoundError
 from ....events.folds import Fold
 from ....events.log.reader import read_log
-from ....events.model import RunState
 from ....events.result import FinishedImage, MissingImage, PipelineRunResult
-from ...event_text import error_text
+from ...event_text import why_not_made
 from .cells import Block, Cell, Row, SheetContent, SheetRefusedError
 
 _MOST_COLUMNS = 32
@@ -69,14 +68,7 @@ class RunCells:
     def _why_missing(self, gap: MissingImage | None, stage_id: str | None) -> str:
         if stage_id is None:
             return "this run has no such stage"
-        if gap is not None and gap.error is not None:
-            where = "" if gap.stage_id == stage_id else f"{gap.stage_id} "
-            return f"{where}failed: {gap.error.kind}: {gap.error.message}"
-        if self.fold.state == RunState.IDLE:
-            return "not begun"
-        if self.fold.error is not None:
-            return f"not made: the run ended with {error_text(self.fold.error)}"
-        return f"not made: the run is {self.fold.state}"
+        return why_not_made(self.fold, gap, stage_id)
 
 
 def _why_unusable(path: Path, size: int) -> str:

@@ -1,5 +1,5 @@
 "use strict";
-// A click on an image, or on a bar of the timeline, shows its event.
+// Shows an event: that of a bar of the timeline, or of an image.
 const details = (() => {
   const dialog = document.getElementById("details");
   const title = document.getElementById("details-title");
@@ -54,44 +54,6 @@ const details = (() => {
   }
 
   dialog.addEventListener("click", (click) => { if (click.target === dialog) dialog.close(); });
-
-  function frameOf(target) {
-    return target.closest(".tile .frame");
-  }
-
-  function open(frame) {
-    const tile = frame.closest(".tile");
-    show(Number(tile.dataset.seq), tile);
-  }
-
-  function neighbour(tile, key) {
-    const tiles = [...document.querySelectorAll(".tile")];
-    const here = tiles.indexOf(tile);
-    const across = getComputedStyle(tile.parentElement).gridTemplateColumns.split(" ").length;
-    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: across, ArrowUp: -across }[key];
-    return step ? tiles[here + step] : undefined;
-  }
-
-  for (const list of document.querySelectorAll(".tiles")) {
-    for (const frame of list.querySelectorAll(".frame")) {
-      frame.setAttribute("role", "button");
-      frame.setAttribute("aria-haspopup", "dialog");
-      frame.tabIndex = frame.closest(".tile") === list.firstElementChild ? 0 : -1;
-    }
-  }
-  document.addEventListener("click", (click) => {
-    const frame = frameOf(click.target);
-    if (frame) open(frame);
-  });
-  document.addEventListener("keydown", (press) => {
-    const frame = frameOf(press.target);
-    if (!frame) return;
-    const next = neighbour(frame.closest(".tile"), press.key)?.querySelector(".frame");
-    if (press.key === "Enter" || press.key === " ") open(frame);
-    else if (next) next.focus();
-    else return;
-    press.preventDefault();
-  });
 
   return { show, cutNote };
 })();
