@@ -29,6 +29,7 @@ from ..config.schema import Reuse
 from ..ports import FileHashes, ReuseIndex
 from ..stages.stage import StageConfig
 
+OF_ANOTHER_GROUP = "it is of another group"
 _RUNS_KEPT = 64
 """Runs whose calls are kept in mind: a variant usually reuses images of few others."""
 
@@ -132,7 +133,7 @@ class EarlierImages:
         if found.is_removed:
             return Comparison("its image was removed on purpose")
         if not is_near and self._mode is not Reuse.ALL:
-            return Comparison("it is of another group")
+            return Comparison(OF_ANOTHER_GROUP)
         for name in ("kind", "product", "version"):
             if getattr(now, name) != getattr(then, name):
                 return Comparison(f"{name} {getattr(then, name)} -> {getattr(now, name)}")
@@ -146,17 +147,18 @@ class EarlierImages:
 
     def _compare_files(self, found: _Found, config: StageConfig, *, is_trusted: bool) -> Comparison:
         shown = self._hashes.shown(config, found.answer.info)
-        then = {**(found.backend.files or {}), **shown}
+        listed = found.backend.files or {}
+        then = {**listed, **shown}
         # A server may have used files that the request does not name.
-        now = {**dict.fromkeys(shown, ""), **self._hashes.reported(config)}
+        now = {**dict.fromkeys(shown), **self._hashes.reported(config)}
         is_open = msgspec.UNSET in (self._run.backend.options, found.backend.options)
         open_names = ["options"] if is_open else []
         for name, hash_now in now.items():
             hash_then = then.get(name, "")
-            if hash_then and not hash_now:
+            if hash_then and (hash_now == "" or (hash_now is None and name in listed)):
                 # A server forgets the hash of a file that was replaced.
                 return Comparison(f"the hash of {name} is not reported any more")
-            if not hash_then:
+            if not hash_now or not hash_then:
                 open_names.append(name)
             elif hash_now != hash_then:
                 return Comparison(f"{name} has changed ({hash_then} -> {hash_now})")

@@ -24,7 +24,7 @@ from .requests import (
     request_to_find,
     span_of,
 )
-from .reuse import EarlierAnswer, EarlierImages
+from .reuse import OF_ANOTHER_GROUP, EarlierAnswer, EarlierImages
 
 _FROM_ANOTHER_IMAGE = "made from images that are made anew"
 _NOT_FOUND = "not finished there, or made from another image"
@@ -35,7 +35,8 @@ _BY_IMAGE = ("prompt", "negative_prompt")
 class StageReuse(msgspec.Struct, frozen=True, kw_only=True):
     """How many images of a stage would be reused, how many made, and why, by reason.
 
-    ``requests`` are those that would be sent. ``not_checked`` are files of which no hash is known.
+    ``requests`` are those that would be sent, at most: an image that is made anew may come out as
+    it was, and the next stage then finds its own. ``not_checked`` are files without a known hash.
     Images of inputs that cannot be used are left out.
     """
 
@@ -139,7 +140,8 @@ class _StageLook:
         reason = ""
         for answer, refusal in earlier.look(wanted.request_sha256, wanted.config):
             if refusal or len(answer.artifacts) != len(span):
-                reason = reason or refusal
+                if refusal != OF_ANOTHER_GROUP:
+                    reason = reason or refusal
                 continue
             wrong = [
                 f"{one.path}: {what}"
