@@ -33,7 +33,7 @@ def run(config: Json, folder: Path, *arguments: str | Path) -> Path:
     written = write_config(folder, json.dumps(config), "night.json")
     done = stagewright("run", written, "--json", *arguments, folder=folder)
     assert done.returncode == 0, done.stderr
-    return folder / "runs" / json.loads(done.stdout)["run_id"]
+    return folder / "runs" / str(json.loads(done.stdout)["run_id"])
 
 
 def rerun(folder: Path, *arguments: str, status: int = 0) -> Json:

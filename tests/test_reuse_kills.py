@@ -177,7 +177,7 @@ AGAIN = 'record-written CallReused "image_index":2,'
 
 
 @pytest.mark.parametrize("at_resume", [None, AGAIN], ids=["", "and its resume"])
-@pytest.mark.parametrize("at", [*at_each(BARRIER, "RunOpened"), *of_copy(1)])
+@pytest.mark.parametrize("at", [*at_each(FILE, LOG), *of_copy(1)])
 def test_a_rerun_that_was_killed_ends_as_if_it_had_not_been(
     at: str, at_resume: str | None, forks: ForkServer, tmp_path: Path, counts: Counts,
     repetition: Json,
