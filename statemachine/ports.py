@@ -159,8 +159,12 @@ class FileHashes(Protocol):
     wherever they are reported; "" means that none is.
     """
 
-    def reported(self, config: StageConfig) -> Mapping[str, str]:
-        """The present hash of each file that a resolved stage names."""
+    def reported(self, config: StageConfig) -> Mapping[str, str | None]:
+        """The present hash of each file that a resolved stage names.
+
+        "" means that a backend which knew it before may have lost it, because the file was
+        replaced; None that a backend need not know it before it uses the file.
+        """
         ...
 
     def shown(self, config: StageConfig, info: Mapping[str, Any]) -> Mapping[str, str]:
@@ -183,7 +187,7 @@ class FixedHashes(msgspec.Struct, frozen=True):
 
     hashes: Mapping[str, str] = {}
 
-    def reported(self, config: StageConfig) -> Mapping[str, str]:
+    def reported(self, config: StageConfig) -> Mapping[str, str | None]:
         """See ``FileHashes``."""
         del config
         return self.hashes

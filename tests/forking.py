@@ -58,7 +58,6 @@ class _Order:
     environment: dict[str, str]
     program: str = ""
     notes_requests: bool = False
-    reuses_images: bool = False
     failpoint: str | None = None
     kill_after_s: float | None = None
 
@@ -101,19 +100,16 @@ class ForkServer:
         failpoint: str | None = None,
         kill_after_s: float | None = None,
         program: str = "",
-        reuses_images: bool = False,
     ) -> Ended:
         """One command in ``folder``, killed at ``failpoint``, or after a time, or not at all.
 
         ``program`` is a module whose ``main`` is given the arguments in place of the command line.
-        With ``reuses_images`` its runs look for their images in all runs.
         The embedded backend notes the id of each request that reaches it; see ``sent_calls``.
         """
         ended = self._ask(
             _Order(
                 list(map(str, arguments)), str(folder), dict(os.environ), program,
                 notes_requests=True, failpoint=failpoint, kill_after_s=kill_after_s,
-                reuses_images=reuses_images,
             )
         )  # fmt: skip
         assert "Traceback" not in ended.stderr, ended.stderr
@@ -215,8 +211,6 @@ def _be_command(order: _Order, streams: list[int]) -> None:
             os.environ["STAGEWRIGHT_FAILPOINT"] = order.failpoint
         if order.notes_requests:
             note_requests(Path(order.folder) / SENT)
-        if order.reuses_images:
-            find_images_in_all_runs()
     except BaseException:  # noqa: BLE001 - a child must not go on as the forking process
         traceback.print_exc()
         os._exit(70)
@@ -247,20 +241,6 @@ def _end(status: int) -> None:
         except OSError:
             status = 120  # as Python has it
     os._exit(status)
-
-
-def find_images_in_all_runs() -> None:
-    """Give every controller of this process the simplest index of images."""
-    from stagewright.statemachine import PipelineController
-
-    from .reusing import AllRuns
-
-    construct = PipelineController.__init__
-
-    def with_index(controller: PipelineController, **parts: Any) -> None:
-        construct(controller, **{**parts, "reuse_index": AllRuns(parts["runs"])})
-
-    PipelineController.__init__ = with_index  # type: ignore[method-assign, assignment]  # for this child alone
 
 
 def note_requests(path: Path) -> None:

@@ -19,7 +19,7 @@ class Later(NamedTuple):
     """What a run of the same configuration finds, by stage: the files not checked, or None."""
 
     found: Mapping[str, tuple[str, ...] | None]
-    reported: Mapping[str, Mapping[str, str]]
+    reported: Mapping[str, Mapping[str, str | None]]
 
 
 def made(runs: Path, url: str, config: Mapping[str, Any]) -> PipelineRunResult:

@@ -59,15 +59,13 @@ class Sweep:
         """Run it, killed at a failpoint; its exit status."""
         ended = self._forks.command(
             "run", self._config, "--vary", FACTORS, "--json",
-            folder=self.folder, failpoint=at, reuses_images=True,
+            folder=self.folder, failpoint=at,
         )  # fmt: skip
         return ended.status
 
     def resume(self) -> None:
         """Finish the group."""
-        ended = self._forks.command(
-            "resume", "last-group", "--json", folder=self.folder, reuses_images=True
-        )
+        ended = self._forks.command("resume", "last-group", "--json", folder=self.folder)
         assert ended.status == 0, ended.stderr
 
     def runs(self) -> list[Path]:
@@ -132,3 +130,74 @@ def test_a_run_killed_while_it_copies_a_batch_ends_as_if_it_had_not_been(
 ) -> None:
     """The batch is copied whole, whatever of it was in place."""
     kill_and_check(Sweep(forks, tmp_path, **BATCHES), at, batched, counts, planned=2 + UPSCALED)
+
+
+class Repetition:
+    """A run, and a rerun of it with another last stage."""
+
+    def __init__(self, forks: ForkServer, folder: Path) -> None:
+        self.folder = folder
+        self._forks = forks
+        config = voyage(folder, "txt2img", "upscale")
+        assert forks.command("run", config, folder=folder).status == 0
+        (self.parent,) = self.runs()
+
+    def begin(self, at: str | None = None) -> int:
+        """Begin the rerun, killed at a failpoint; its exit status."""
+        changed = ("--from", "upscale", "--set", "upscale.factor=1.5")
+        ended = self._forks.command(
+            "rerun", self.parent.name, *changed, folder=self.folder, failpoint=at
+        )
+        return ended.status
+
+    def resume(self, at: str | None = None) -> int:
+        """Resume it, killed or not."""
+        run = self.runs()[-1].name
+        return self._forks.command("resume", run, folder=self.folder, failpoint=at).status
+
+    def runs(self) -> list[Path]:
+        """The folders of both runs, in order."""
+        return sorted(log.parent for log in self.folder.glob(f"runs/*/{LOG}"))
+
+    def result(self) -> Json:
+        """The result of the rerun."""
+        result: Json = json.loads(b"".join(replay(self.runs()[1]).json_parts()))
+        return result
+
+
+@pytest.fixture(scope="module")
+def repetition(forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Json:
+    """The result of a rerun that nobody interrupted."""
+    whole = Repetition(forks, tmp_path_factory.mktemp("repetition"))
+    assert whole.begin() == 0
+    return whole.result()
+
+
+AGAIN = 'record-written CallReused "image_index":2,'
+
+
+@pytest.mark.parametrize("at_resume", [None, AGAIN], ids=["", "and its resume"])
+@pytest.mark.parametrize("at", [*at_each(FILE, LOG), *of_copy(1)])
+def test_a_rerun_that_was_killed_ends_as_if_it_had_not_been(
+    at: str, at_resume: str | None, forks: ForkServer, tmp_path: Path, counts: Counts,
+    repetition: Json,
+) -> None:  # fmt: skip
+    """Also if its resume is killed; no image of the stages before is requested."""
+    rerun = Repetition(forks, tmp_path)
+    at = at.replace(" #2", "")
+    assert rerun.begin(at) == KILLED, f"{at} was not passed"
+    counts.kills += 1
+    counts.places.append(at.split()[0])
+    if len(rerun.runs()) == 1:  # killed before its first event was in place
+        assert rerun.begin() == 0
+    else:
+        if at_resume is not None:
+            assert rerun.resume(at_resume) == KILLED
+            counts.kills += 1
+        assert rerun.resume() == 0
+    counts.resumed += 1
+    counts.compare(rerun.result(), repetition)
+    sent = [call for call in sent_calls(tmp_path) if rerun.runs()[1].name in call]
+    assert all(STAGE not in call for call in sent)
+    counts.take_requests(len(sent), 3)
+    check_history(rerun.runs()[1])

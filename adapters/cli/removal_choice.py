@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,12 +12,13 @@ from ...events.errors import LogCorruptError, LogLockedError
 from ...events.groups.log import GROUP_LOCK_NAME
 from ...events.log.lock import LOCK_NAME, is_locked, lock_holder
 from ...events.model import RunState
+from ...statemachine.files.run_folder import ARCHIVE_NAME
 from ...statemachine.groups.folder import variant_folders
 from ...statemachine.groups.removal import group_of_run
 from ...statemachine.groups.result import GroupResult, read_group, result_of
 from ...statemachine.resume.removal import earlier_images, finish_removals
 from ..bootstrap import new_storage
-from ..projections.catalogue import CatalogueEntry, catalogue_entry
+from ..projections.catalogue import Catalogue, CatalogueEntry, catalogue_entry
 from ..text import byte_size
 from .output import check_runs_folder, count, one_line, print_line
 from .run_lookup import Found, find_runs_or_groups
@@ -59,8 +60,10 @@ class Chosen(msgspec.Struct, frozen=True):
         return f"{count(len(self.groups), 'group')} with {runs}" if self.groups else runs
 
 
-def choose(names: Iterable[str], runs: Path, *, keep: bool, warning: str) -> Chosen:
+def choose(names: Iterable[str], runs: Path, *, keep: bool, removes: bool, warning: str) -> Chosen:
     """What is named, each once, and print what it is; all of it or nothing.
+
+    Where it ``removes`` images, each rerun that is not finished and may need them is named.
 
     ``keep`` measures the images of earlier stages only; ``warning`` is added where a group still
     needs a run. Raises LogLockedError where a process works on one of the runs or on its group,
@@ -77,7 +80,27 @@ def choose(names: Iterable[str], runs: Path, *, keep: bool, warning: str) -> Cho
     for place, one in named.items():
         if not one.is_group and place not in chosen:
             chosen[place] = _choose_run(one.folder, keep=keep, warning=warning)
+    if removes:
+        _name_reruns({one.run_id: one.folder for one in chosen.values()})
     return Chosen(tuple(chosen.values()), tuple(one.folder for one in groups))
+
+
+def _name_reruns(folders: Mapping[str, Path]) -> None:
+    """A line for each rerun of these runs that is not finished, and that is none of them."""
+    places = {_runs_around(folder) for folder in folders.values()}
+    for entry in (one for place in places for one in Catalogue(place).entries()):
+        parent = entry.parent_run_id
+        if parent in folders and entry.state != RunState.COMPLETED and entry.run_id not in folders:
+            print_line(
+                f"  {entry.run_id} is a rerun of {parent} and {entry.state}: resume would "
+                "make anew what it has not reused yet"
+            )
+
+
+def _runs_around(folder: Path) -> Path:
+    """The folder of the runs that a run's folder is in, archived or not."""
+    place = folder.absolute().parent
+    return place.parent if place.name == ARCHIVE_NAME else place
 
 
 def _runs_of(group: Found, *, keep: bool, warning: str) -> Iterator[ChosenRun]:

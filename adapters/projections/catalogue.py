@@ -51,6 +51,7 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
     on which it began, as ``server_of`` names it. ``images`` of ``total_images`` have finished the
     last stage; ``stage_images`` of ``total_stage_images`` are finished, over all stages. ``scores``
     are the different scores of its images, the best first, where they were looked up.
+    ``parent_run_id`` is the run that a rerun repeats.
     """
 
     run_id: str
@@ -69,6 +70,7 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
     server: str = ""
     resumes: int = 0
     group_id: str | None = None
+    parent_run_id: str | None = None
     variant_index: int | None = None
     alive: bool = False
     resumable: bool = False
@@ -269,6 +271,7 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
         server=server_of(opened.backend) if opened else "",
         resumes=fold.resumes,
         group_id=opened.group_id if opened else None,
+        parent_run_id=(opened.parent_run_id or None) if opened else None,
         variant_index=opened.variant_index if opened else None,
         resumable=state != CORRUPT and can_resume,
         needs_force=unfinished > 0 and is_fruitless(fold.epochs_without_progress),

@@ -147,6 +147,8 @@ def _prompt_errors(config: RunConfig) -> Iterator[FieldError]:
         return
     rows, stages = prompt_rows(config), config.stages.values()
     if stages and not any(stage.inherits("prompt") for stage in stages):
+        if rows and not any(row.prompt or row.negative_prompt for row in rows):
+            return  # seeds alone, which every stage takes
         reason = f"has no effect: {' and '.join(config.stages)} takes no prompt"
         yield field_error("prompts" if config.prompts else "dynamic_prompts", reason)
     if config.prompts is None and config.prompt is None:

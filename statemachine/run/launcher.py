@@ -44,7 +44,7 @@ from .creation import create_run, preview_opening, resolve_choices
 from .handle import RunHandle
 from .rerun import Rerun, RerunOrigin
 from .reuse import EarlierImages, NoIndex, OneRun, RunIdentity
-from .reuse_plan import StageReuse, plan_reuse
+from .reuse_plan import ComparedRun, StageReuse, plan_reuse
 from .runner import PipelineRunner
 from .stage_run import OpenRun
 
@@ -143,7 +143,7 @@ class RunLauncher:
                 rerun.origin,
             )
             earlier = self._earlier_images(opened, resolved.run.reuse)
-            return plan_reuse(plan, opened, earlier, rerun.parent_plan)
+            return plan_reuse(plan, opened, earlier, ComparedRun(rerun.parent_plan, rerun.parent))
         finally:
             self.release()
 
@@ -165,7 +165,7 @@ class RunLauncher:
         opened = preview_opening(resolved, plan, fold.backend, self.inputs, self.clock.now())
         identity = RunIdentity(opened.run_id, None, before.run_id, fold.backend)
         earlier = EarlierImages(identity, Reuse.GROUP, OneRun(folder), UNKNOWN_FILES)
-        return plan_reuse(plan, opened, earlier, other)
+        return plan_reuse(plan, opened, earlier, ComparedRun(other, before))
 
     def _prepared_rerun(self, rerun: Rerun) -> tuple[RunConfig, StageExecutionPlan]:
         resolved = resolve_choices(rerun.config, self.random_below)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,17 +13,23 @@ from ...events.model import BackendDescription, InputRecord, RunOpened
 from ...events.origins import input_name, prompt_of
 from ..config.document import apply_overrides, parse_document
 from ..config.input_files import inspect_image, refused_image
+from ..config.legacy import nested_key
 from ..config.schema import InputImage, RunConfig
+from ..config.script_images import find_script_images, map_strings
 from ..config.validation import list_values
 from ..errors import ConfigurationError, ResumeRefusedError
 from ..files.recorded_files import check_file
+from ..files.run_folder import name_in_run_id
 from ..plan.plan import StageExecutionPlan
 from ..ports import InputReader
 from ..resume.recorded_plan import recorded_plan
+from ..stages.registry import stage_types
 from .requests import SCRIPT_IMAGES, input_records
 
 _OF_THE_PARENT = ("images", "prompts", "dynamic_prompts", "wildcards", "input_image", "sweep")
 """Keys that a rerun takes from its parent, image by image."""
+_CHANCE = -1
+"""A seed that is left to chance."""
 
 
 class RerunOrigin(NamedTuple):
@@ -39,12 +45,16 @@ class RerunOrigin(NamedTuple):
 
 
 class Rerun(NamedTuple):
-    """A rerun that was checked, and the plan and the backend of its parent."""
+    """A rerun that was checked, the first event and the plan of its parent, and the backend.
+
+    ``backend`` is that of the parent, None where the rerun names another one.
+    """
 
     config: RunConfig
     origin: RerunOrigin
+    parent: RunOpened
     parent_plan: StageExecutionPlan
-    backend: BackendDescription
+    backend: BackendDescription | None
 
 
 def prepare_rerun(
@@ -57,61 +67,96 @@ def prepare_rerun(
 ) -> Rerun:
     """The rerun of ``images`` (indexes; None: all) of the run in ``folder``, whose log is folded.
 
-    Raises ConfigurationError for overrides that cannot be used, ResumeRefusedError for a run
-    whose plan this version does not understand, InputImageError for an input that has changed.
+    Paths in ``overrides`` are relative to the working folder. Raises ConfigurationError for
+    overrides that cannot be used, ResumeRefusedError for a run whose plan this version does not
+    understand, InputImageError for an input that has changed.
     """
     opened, plan = fold.opened, recorded_plan(fold)
     assert opened is not None
     chosen = tuple(range(plan.total_images)) if images is None else tuple(images)
     if not chosen:
         raise ConfigurationError(f"{opened.run_id}: no image is chosen")
-    typed = {override.partition("=")[0].strip() for override in overrides}
-    for key in typed:
-        if key.split(".")[0] in _OF_THE_PARENT:
+    given = _recorded_document(opened)
+    typed = frozenset(override.partition("=")[0].strip() for override in overrides)
+    for key in sorted(typed):
+        if nested_key(key, given).split(".")[0] in _OF_THE_PARENT:
             raise ConfigurationError(
-                f"--set {key}: a rerun takes {key} from the run that it repeats", key=key
+                f"--set {key}: a rerun takes it from the run that it repeats; "
+                "`config` prints the configuration of that run, for a new run",
+                key=key,
             )
-    counted = list(_seed_indexes(opened, chosen))
+    counted = _seed_indexes(opened, chosen)
     are_in_a_row = counted == list(range(counted[0], counted[0] + len(counted)))
-    document = _document(opened, plan, chosen, typed)
-    for table in _tables_with_seed(document, plan) if are_in_a_row else ():
-        table["seed"] += counted[0]
-    config = parse_document(apply_overrides(document, overrides), name=opened.config.get("name"))
-    config = _with_files(config, folder, opened, plan, chosen, inputs)
+    document = _document(given, opened, plan, chosen, typed)
+    document = apply_overrides(document, overrides)
+    _set_seeds(document, counted, typed, are_in_a_row=are_in_a_row)
+    copies = _Copies(folder, inputs)
+    config = parse_document(
+        document,
+        name=opened.config.get("name") or name_in_run_id(opened.run_id),
+        found=_found_files(opened, plan, chosen, copies, typed),
+    )
+    config = _with_typed_files(config, typed, inputs)
     origin = RerunOrigin(opened.run_id, chosen, () if are_in_a_row else tuple(counted))
-    return Rerun(config, origin, plan, fold.backend or opened.backend)
+    backend = None if "server.url" in typed else fold.backend or opened.backend
+    return Rerun(config, origin, opened, plan, backend)
 
 
-def _document(
-    opened: RunOpened, plan: StageExecutionPlan, chosen: Sequence[int], typed: set[str]
-) -> dict[str, Any]:
-    """The recorded configuration, with a row for each chosen image, and with the drawn seeds."""
+def _recorded_document(opened: RunOpened) -> dict[str, Any]:
+    """The recorded configuration with nested keys alone. Raises ResumeRefusedError."""
     try:
-        document = parse_document(opened.config).document()
+        # That of a run from files names them, as they were found then.
+        return parse_document(opened.config).document()
     except ConfigurationError as error:
         raise ResumeRefusedError(
             f"{opened.run_id}: its configuration cannot be used any more: {error}"
         ) from error
-    for key in _OF_THE_PARENT:
-        document.pop(key, None)
+
+
+def _document(
+    given: Mapping[str, Any],
+    opened: RunOpened,
+    plan: StageExecutionPlan,
+    chosen: Sequence[int],
+    typed: Set[str],
+) -> dict[str, Any]:
+    """The recorded configuration, with a row for each chosen image, and with the drawn seeds."""
+    document = {key: value for key, value in given.items() if key not in _OF_THE_PARENT}
     for stage in plan.stages:
         table = document.get(stage.stage_type)
         for key in ("seed", "subseed"):
-            if isinstance(table, dict) and table.get(key) == -1:
+            if isinstance(table, dict) and table.get(key) == _CHANCE:
                 table[key] = getattr(stage.config, key)
     document["prompts"] = [dict(_row(opened, plan, index, document, typed)) for index in chosen]
     if all("prompt" in row for row in document["prompts"]):
         document.pop("prompt", None)
-    if "seed" not in typed:
-        document["seed"] = opened.seeds[chosen[0]]
+    document["seed"] = opened.seeds[chosen[0]]
     return document
 
 
-def _tables_with_seed(
-    document: dict[str, Any], plan: StageExecutionPlan
-) -> Iterator[dict[str, Any]]:
-    tables = (document.get(stage.stage_type) for stage in plan.stages)
-    return (one for one in tables if isinstance(one, dict) and one.get("seed") is not None)
+def _set_seeds(
+    document: dict[str, Any], counted: Sequence[int], typed: Set[str], *, are_in_a_row: bool
+) -> None:
+    """Let each seed that is set count from the place of each image in the parent, as there."""
+    seed, rows = document.get("seed"), document["prompts"]
+    if "seed" in typed and type(seed) is int:
+        for row, index in zip(rows, counted, strict=True):
+            if seed != _CHANCE:
+                row["seed"] = seed + index
+            elif not are_in_a_row:
+                row["seed"] = _CHANCE
+        document["seed"] = seed if seed == _CHANCE else rows[0]["seed"]
+    if not are_in_a_row:
+        seeds = [row.get("seed") for row in rows]
+        if seeds == [*range(seeds[0], seeds[0] + len(rows))]:
+            # Otherwise the stages would count from this one, by other indexes.
+            document["seed"] = int(seeds[0] == 0)
+        return
+    for name in stage_types():
+        table = document.get(name)
+        own = table.get("seed") if isinstance(table, dict) else None
+        if isinstance(table, dict) and type(own) is int and own != _CHANCE:
+            document[name] = {**table, "seed": own + counted[0]}
 
 
 def _row(
@@ -119,7 +164,7 @@ def _row(
     plan: StageExecutionPlan,
     index: int,
     document: Mapping[str, Any],
-    typed: set[str],
+    typed: Set[str],
 ) -> Iterator[tuple[str, Any]]:
     """The prompts and the seed of an image, but for those that the rerun sets anew."""
     own = prompt_of(opened, index)
@@ -127,33 +172,59 @@ def _row(
         for key, text in msgspec.structs.asdict(own).items():
             if key not in typed and text is not None:
                 yield key, text
-    elif "prompt" not in document and "prompt" not in typed:
+    elif (
+        "prompt" not in document
+        and "prompt" not in typed
+        and any(stage.config.inherits("prompt") for stage in plan.stages)
+    ):
         yield "prompt", getattr(plan.stages[0].config, "prompt", None) or ""
     if "seed" not in typed:
         yield "seed", opened.seeds[index]
 
 
-def _with_files(
-    config: RunConfig,
-    folder: Path,
+def _found_files(
     opened: RunOpened,
     plan: StageExecutionPlan,
     chosen: Sequence[int],
-    reader: InputReader,
-) -> RunConfig:
-    """``config`` with the inputs, masks and images of scripts that the parent has copies of."""
-    copies = _Copies(folder, reader)
-    found: dict[str, Any] = {"ca_bundle": opened.ca_bundle or None}
-    first = plan.stages[0]
-    if first.input_source == "file":
-        records = (input_records(first, index, plan, opened) for index in chosen)
+    copies: _Copies,
+    typed: Set[str],
+) -> dict[str, Any]:
+    """The inputs, masks and images of scripts that the parent has copies of."""
+    found: dict[str, Any] = {}
+    if opened.ca_bundle and "server.ca_bundle" not in typed:
+        found["ca_bundle"] = opened.ca_bundle
+    if plan.stages[0].input_source == "file":
+        records = (input_records(plan.stages[0], index, plan, opened) for index in chosen)
         found["inputs"] = tuple(copies.image(one) for one, _ in records if one is not None)
     for stage in plan.stages:
-        if stage.config.mask is not None:
+        if stage.config.mask is not None and not _is_typed(stage.stage_type, "mask", typed):
             masks = [input_records(stage, index, plan, opened)[1] for index in chosen]
             found["masks"] = tuple(copies.image(one) for one in masks if one is not None)
     found["script_images"] = _script_images(opened, plan, copies)
-    return msgspec.structs.replace(config, **found)
+    return found
+
+
+def _with_typed_files(config: RunConfig, typed: Set[str], reader: InputReader) -> RunConfig:
+    """``config`` with the files that its overrides name. Raises InputImageError."""
+    known, named = config.script_images, dict(config.script_images)
+    for name, stage in config.stages.items():
+        if _is_typed(name, "alwayson_scripts", typed) and stage.alwayson_scripts:
+            scripts = map_strings(
+                stage.alwayson_scripts, lambda _key, text: "" if text in known else text
+            )
+            key = f"{name}.alwayson_scripts"
+            named |= find_script_images(scripts, Path.cwd(), reader, key=key)
+        if _is_typed(name, "mask", typed) and stage.mask:
+            mask = inspect_image(Path.cwd() / Path(stage.mask).expanduser(), reader,
+                                 key=f"{name}.mask")  # fmt: skip
+            config = msgspec.structs.replace(config, mask=mask)
+    return msgspec.structs.replace(config, script_images=named)
+
+
+def _is_typed(stage_type: str, key: str, typed: Set[str]) -> bool:
+    """Whether a key of a stage, or a part of it, is set, or its whole table."""
+    place = f"{stage_type}.{key}"
+    return any(one in (stage_type, place) or one.startswith(f"{place}.") for one in typed)
 
 
 def _script_images(
@@ -199,7 +270,7 @@ class _Copies:
         )
 
 
-def _seed_indexes(opened: RunOpened, chosen: Sequence[int]) -> Iterator[int]:
+def _seed_indexes(opened: RunOpened, chosen: Sequence[int]) -> list[int]:
     """Where the seeds of stages count from; a rerun of a rerun keeps those of the first run."""
     known = opened.seed_indexes if isinstance(opened.seed_indexes, tuple) else None
-    return (known[index] if known else index for index in chosen)
+    return [known[index] if known else index for index in chosen]

@@ -29,6 +29,7 @@ from ..config.schema import Reuse
 from ..ports import FileHashes, ReuseIndex
 from ..stages.stage import StageConfig
 
+OF_ANOTHER_GROUP = "it is of another group"
 _RUNS_KEPT = 64
 """Runs whose calls are kept in mind: a variant usually reuses images of few others."""
 
@@ -95,6 +96,11 @@ class EarlierImages:
         self._lock = threading.Lock()
         self._known: OrderedDict[Path, _EarlierRun | None] = OrderedDict()
 
+    @property
+    def mode(self) -> Reuse:
+        """Of which runs images may be used."""
+        return self._mode
+
     def find(self, request_sha256: str, config: StageConfig) -> Iterator[EarlierAnswer]:
         """The answers to equal requests that may be used, the most likely first.
 
@@ -124,30 +130,39 @@ class EarlierImages:
         """Whether an answer was made under the same conditions as one would be now."""
         now, then = self._run.backend, found.backend
         is_near = self._is_near(run.opened)
+        if found.is_removed:
+            return Comparison("its image was removed on purpose")
         if not is_near and self._mode is not Reuse.ALL:
-            return Comparison("it is of another group")
+            return Comparison(OF_ANOTHER_GROUP)
         for name in ("kind", "product", "version"):
             if getattr(now, name) != getattr(then, name):
                 return Comparison(f"{name} {getattr(then, name)} -> {getattr(now, name)}")
-        if now.options != then.options:
+        is_trusted = is_near and now.url == then.url
+        if msgspec.UNSET in (now.options, then.options):
+            if not is_trusted:
+                return Comparison("the options of the server were not recorded")
+        elif now.options != then.options:
             return Comparison("options of the server have changed")
-        if then.options is msgspec.UNSET and not is_near:
-            return Comparison("the options of the server were not recorded")
-        return self._compare_files(found, config, is_near=is_near)
+        return self._compare_files(found, config, is_trusted=is_trusted)
 
-    def _compare_files(self, found: _Found, config: StageConfig, *, is_near: bool) -> Comparison:
+    def _compare_files(self, found: _Found, config: StageConfig, *, is_trusted: bool) -> Comparison:
         shown = self._hashes.shown(config, found.answer.info)
-        then = {**(found.backend.files or {}), **shown}
+        listed = found.backend.files or {}
+        then = {**listed, **shown}
         # A server may have used files that the request does not name.
-        now = {**dict.fromkeys(shown, ""), **self._hashes.reported(config)}
-        open_names = []
+        now = {**dict.fromkeys(shown), **self._hashes.reported(config)}
+        is_open = msgspec.UNSET in (self._run.backend.options, found.backend.options)
+        open_names = ["options"] if is_open else []
         for name, hash_now in now.items():
             hash_then = then.get(name, "")
+            if hash_then and (hash_now == "" or (hash_now is None and name in listed)):
+                # A server forgets the hash of a file that was replaced.
+                return Comparison(f"the hash of {name} is not reported any more")
             if not hash_now or not hash_then:
                 open_names.append(name)
             elif hash_now != hash_then:
                 return Comparison(f"{name} has changed ({hash_then} -> {hash_now})")
-        if open_names and not (is_near and self._run.backend.url == found.backend.url):
+        if open_names and not is_trusted:
             return Comparison(f"no hash is reported of {', '.join(open_names)}")
         return Comparison("", tuple(open_names))
 
@@ -179,6 +194,7 @@ class Comparison(NamedTuple):
 class _Found(NamedTuple):
     answer: EarlierAnswer
     backend: BackendDescription
+    is_removed: bool
 
 
 class _EarlierRun:
@@ -208,7 +224,7 @@ class _EarlierRun:
         return self._opened
 
     def answer(self, request_sha256: str) -> _Found | None:
-        """The last answer to a request, if the log has one and its images were not removed."""
+        """The last answer to a request, if the log has one."""
         if request_sha256 not in self._answers or self._timeline is None:
             return None
         seq, backend = self._answers[request_sha256]
@@ -219,9 +235,9 @@ class _EarlierRun:
             origin = event.origin
         else:
             return None
-        if not self._removed.isdisjoint(one.path for one in event.artifacts):
-            return None
-        return _Found(EarlierAnswer(self.folder, event.artifacts, event.info, origin), backend)
+        answer = EarlierAnswer(self.folder, event.artifacts, event.info, origin)
+        is_removed = not self._removed.isdisjoint(one.path for one in event.artifacts)
+        return _Found(answer, backend, is_removed)
 
     def _take_all(self, events: Any) -> None:
         for event in events:

@@ -4,28 +4,40 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from ...events.model import Artifact, RunOpened
+from ...events.model import Artifact, InputRecord, RunOpened
+from ...events.origins import input_of
+from ..config.schema import Reuse
 from ..config.validation import list_values
 from ..errors import ConfigurationError, show_value
 from ..files.recorded_files import check_file
 from ..plan.plan import StageExecution, StageExecutionPlan
-from .requests import WantedRequest, request_breaks, request_spans, request_to_find
-from .reuse import EarlierImages
+from .requests import (
+    for_image,
+    input_records,
+    request_breaks,
+    request_seed,
+    request_spans,
+    request_to_find,
+    span_of,
+)
+from .reuse import OF_ANOTHER_GROUP, EarlierAnswer, EarlierImages
 
 _FROM_ANOTHER_IMAGE = "made from images that are made anew"
 _NOT_FOUND = "not finished there, or made from another image"
 _SHOWN = 5
-_BY_IMAGE = (".prompt", ".negative_prompt", ".seed")
+_BY_IMAGE = ("prompt", "negative_prompt")
 
 
 class StageReuse(msgspec.Struct, frozen=True, kw_only=True):
     """How many images of a stage would be reused, how many made, and why, by reason.
 
-    ``requests`` are those that would be sent.
+    ``requests`` are those that would be sent, at most: an image that is made anew may come out as
+    it was, and the next stage then finds its own. ``not_checked`` are files without a known hash.
+    Images of inputs that cannot be used are left out.
     """
 
     stage_id: str
@@ -34,33 +46,39 @@ class StageReuse(msgspec.Struct, frozen=True, kw_only=True):
     to_make: int
     requests: int
     reasons: Mapping[str, int]
+    not_checked: tuple[str, ...] = ()
+
+
+class ComparedRun(NamedTuple):
+    """The run that a new one is compared with, for the reasons."""
+
+    plan: StageExecutionPlan
+    opened: RunOpened
 
 
 def plan_reuse(
-    plan: StageExecutionPlan,
-    opened: RunOpened,
-    earlier: EarlierImages,
-    other: StageExecutionPlan | None = None,
+    plan: StageExecutionPlan, opened: RunOpened, earlier: EarlierImages, other: ComparedRun
 ) -> tuple[StageReuse, ...]:
-    """What a run that would begin with ``opened`` could use again.
-
-    ``other`` is the plan that it is compared with, for the reasons.
-    """
+    """What a run that would begin with ``opened`` could use again."""
     sources: dict[int, Artifact | None] = {}
     found: list[StageReuse] = []
     for stage in plan.stages:
-        changes = "; ".join(_changes(stage, other))
+        look = _StageLook(stage, plan, opened, other)
         counts: Counter[str] = Counter()
         made: dict[int, Artifact | None] = {}
-        requests = 0
+        requests, not_checked = 0, set[str]()
         for span in request_spans(stage, plan, request_breaks(opened)):
-            artifacts, reason = _find(stage, span, plan, opened, earlier, sources)
-            if artifacts is None:
+            record = input_of(opened, span.start)
+            if record is not None and record.refusal:
+                continue
+            answer, reason = look.find(span, earlier, sources)
+            if answer is None:
                 requests += 1
-                is_own = reason == _NOT_FOUND and bool(changes)
-                counts[changes if is_own else reason] += len(span)
+                counts[reason] += len(span)
+            else:
+                not_checked.update(answer.not_checked)
             for place, index in enumerate(span):
-                made[index] = artifacts[place] if artifacts else None
+                made[index] = answer.artifacts[place] if answer else None
         reused = sum(one is not None for one in made.values())
         found.append(
             StageReuse(
@@ -70,6 +88,7 @@ def plan_reuse(
                 to_make=len(made) - reused,
                 requests=requests,
                 reasons=dict(counts),
+                not_checked=tuple(sorted(not_checked)),
             )
         )
         sources = made
@@ -84,68 +103,117 @@ def require_reuse(stages: Sequence[StageReuse], from_stage: str) -> None:
         raise ConfigurationError(f"--from {from_stage}: the plan has no such stage; it has {known}")
     for stage in stages[: types.index(from_stage)]:
         if stage.to_make:
+            images = "1 image" if stage.to_make == 1 else f"{stage.to_make} images"
             why = "; ".join(f"{reason} ({count})" for reason, count in stage.reasons.items())
             raise ConfigurationError(
-                f"--from {from_stage}: {stage.to_make} images of {stage.stage_id} cannot be "
+                f"--from {from_stage}: {images} of {stage.stage_id} cannot be "
                 f"reused: {why}; without --from they are made anew"
             )
 
 
-def _find(
-    stage: StageExecution,
-    span: range,
-    plan: StageExecutionPlan,
-    opened: RunOpened,
-    earlier: EarlierImages,
-    sources: Mapping[int, Artifact | None],
-) -> tuple[tuple[Artifact, ...] | None, str]:
-    """The images that a request of a stage would reuse, or why there are none."""
-    source = None
-    if stage.input_source not in ("prompt", "file"):
-        before = sources.get(span.start)
-        if before is None:
-            return None, _FROM_ANOTHER_IMAGE
-        source = before.source_sha256
-    wanted: WantedRequest = request_to_find(stage, span, plan, opened, source)
-    reason = _NOT_FOUND
-    for answer, refusal in earlier.look(wanted.request_sha256, wanted.config):
-        if refusal or len(answer.artifacts) != len(span):
-            reason = refusal or reason
-            continue
-        wrong = [
-            f"{one.path}: {what}"
-            for one in answer.artifacts
-            if (what := check_file(answer.folder, one.path, one.sha256)) is not None
-        ]
-        if not wrong:
-            return answer.artifacts, ""
-        reason = "its file is missing or altered"
-    return None, reason
+class _StageLook:
+    """Looks for the images of one stage, and says why one is not reused."""
+
+    def __init__(
+        self,
+        stage: StageExecution,
+        plan: StageExecutionPlan,
+        opened: RunOpened,
+        other: ComparedRun,
+    ) -> None:
+        self._stage, self._plan, self._opened, self._other = stage, plan, opened, other
+        there = [one for one in other.plan.stages if one.stage_type == stage.stage_type]
+        self._there = there[0] if there else None
+        self._changes = list(_changes(self._there, stage)) if self._there else []
+
+    def find(
+        self, span: range, earlier: EarlierImages, sources: Mapping[int, Artifact | None]
+    ) -> tuple[EarlierAnswer | None, str]:
+        """The answer whose images a request would reuse, or why there is none."""
+        source = None
+        if self._stage.input_source not in ("prompt", "file"):
+            before = sources.get(span.start)
+            if before is None:
+                return None, _FROM_ANOTHER_IMAGE
+            source = before.source_sha256
+        wanted = request_to_find(self._stage, span, self._plan, self._opened, source)
+        reason = ""
+        for answer, refusal in earlier.look(wanted.request_sha256, wanted.config):
+            if refusal or len(answer.artifacts) != len(span):
+                if refusal != OF_ANOTHER_GROUP:
+                    reason = reason or refusal
+                continue
+            wrong = [
+                f"{one.path}: {what}"
+                for one in answer.artifacts
+                if (what := check_file(answer.folder, one.path, one.sha256)) is not None
+            ]
+            if not wrong:
+                return answer, ""
+            reason = "its file is missing or altered"
+        if earlier.mode is Reuse.NONE:
+            reason = 'run.reuse = "none"'
+        return None, reason or "; ".join(self._differences(span)) or _NOT_FOUND
+
+    def _differences(self, span: range) -> Iterator[str]:
+        """How the request of some images differs from the one in the other run."""
+        index, (plan, opened) = span.start, self._other
+        parents = self._opened.parent_images
+        places = [parents[one] if isinstance(parents, tuple) else one for one in span]
+        if self._there is None:
+            yield f"{self._stage.stage_type} was not in that run"
+            return
+        if places[-1] >= plan.total_images:
+            yield f"that run has {plan.total_images} images"
+            return
+        shown = self._changes[:_SHOWN]
+        if len(self._changes) > _SHOWN:
+            shown.append(f"and {len(self._changes) - _SHOWN} more settings")
+        yield from shown
+        now, then = for_image(self._stage, index, self._opened), for_image(
+            self._there, places[0], opened
+        )  # fmt: skip
+        for key in _BY_IMAGE:
+            named = f"{self._stage.stage_type}.{key} "
+            is_told = any(one.startswith(named) for one in shown)
+            if not is_told and getattr(now.config, key, None) != getattr(then.config, key, None):
+                yield f"another {key.replace('_', ' ')}"
+        for what, here, before in zip(
+            ("input image", "mask"),
+            input_records(self._stage, index, self._plan, self._opened),
+            input_records(self._there, places[0], plan, opened),
+            strict=True,
+        ):
+            if _digest(here) != _digest(before):
+                yield f"another {what}"
+        batch = span_of(self._there, places[0], plan, request_breaks(opened))
+        if list(batch) != places:
+            yield "made there in a batch of other images"
+        elif request_seed(now.config, index, self._opened) != request_seed(
+            then.config, places[0], opened
+        ):
+            yield "another seed"
 
 
-def _changes(stage: StageExecution, other: StageExecutionPlan | None) -> Iterator[str]:
-    """How the settings of a stage differ from those of the same stage in another plan."""
-    before = [one for one in other.stages if one.stage_type == stage.stage_type] if other else []
-    if other is None:
-        return
-    if not before:
-        yield f"{stage.stage_type} was not in that run"
-        return
-    old, new = _settings(before[0]), _settings(stage)
-    changed = [
-        key
-        for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key)
-        # A plan with prompts or seeds by image has none in its stages.
-        and not (key.endswith(_BY_IMAGE) and None in (old.get(key), new.get(key)))
-    ]
-    # The seeds of chosen images are others than those of the first ones.
-    changed = [key for key in changed if not key.endswith(".seed")] or changed
-    for key in changed[:_SHOWN]:
-        yield f"{key} {show_value(old.get(key))} -> {show_value(new.get(key))}"
-    if len(changed) > _SHOWN:
-        yield f"and {len(changed) - _SHOWN} more settings"
+def _changes(before: StageExecution, now: StageExecution) -> Iterator[str]:
+    """How the settings of a stage differ, but for what images have of their own."""
+    old, new = _settings(before), _settings(now)
+    by_image = [f"{now.stage_type}.{key}" for key in _BY_IMAGE]
+    for key in dict.fromkeys([*old, *new]):
+        values = old.get(key), new.get(key)
+        is_by_image = key in by_image and None in values
+        if values[0] != values[1] and not is_by_image and key not in _not_compared(now):
+            yield f"{key} {show_value(values[0])} -> {show_value(values[1])}"
+
+
+def _not_compared(stage: StageExecution) -> tuple[str, ...]:
+    """The seed and the path of the mask: what they give each image is compared."""
+    return f"{stage.stage_type}.seed", f"{stage.stage_type}.mask"
 
 
 def _settings(stage: StageExecution) -> dict[str, Any]:
     return dict(list_values(msgspec.to_builtins(stage.config), stage.stage_type))
+
+
+def _digest(record: InputRecord | None) -> str:
+    return record.source_sha256 if record else ""

@@ -56,8 +56,8 @@ class ServerFileHashes:
         self._fresh: set[NameKind] = set()
         self._stale: set[NameKind] = set()
 
-    def reported(self, config: StageConfig) -> Mapping[str, str]:
-        """The present hash of each file that a resolved stage names."""
+    def reported(self, config: StageConfig) -> Mapping[str, str | None]:
+        """The present hash of each file that a resolved stage names; see ``FileHashes``."""
         with self._lock:
             try:
                 files = self._files(config)
@@ -65,7 +65,11 @@ class ServerFileHashes:
                 found = [self._present(file) for file in files]
             except BackendError:
                 return {"everything": ""}
-            return _merged(found)
+            known = _merged(found)
+            # A list has the hash of each model that was loaded before, and of some other files.
+            lost = {key for file, (key, _) in zip(files, found, strict=True)
+                    if file.kind is NameKind.CHECKPOINT}  # fmt: skip
+            return {key: it or ("" if key in lost else None) for key, it in known.items()}
 
     def shown(self, config: StageConfig, info: Mapping[str, Any]) -> Mapping[str, str]:
         """The hashes of such files that the ``info`` of an answer shows.

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from ....events.folds import replay
 from ....statemachine.config.document import check_config
 from ....statemachine.config.inputs import ConfigDocument
 from ....statemachine.config.prompts import draw_prompts
@@ -38,7 +39,7 @@ from ..output import (
     profile_option,
     runs_option,
 )
-from ..reuse_table import reuse_lines
+from ..reuse_table import reuse_document, reuse_lines
 from ..run_lookup import find_run
 from ..settings import current_settings
 from ..styles import WRONG, Mark, warning_mark
@@ -77,6 +78,8 @@ def plan_command(
 
     Where its stages have run on the same server before, it says about how long they will take.
 
+    With --against it compares CONFIG with the log of RUN, and asks no server.
+
     All errors are reported at once; with --json also as `errors`, each with its key, value, reason
     and the nearest name.
     """
@@ -84,6 +87,10 @@ def plan_command(
     try:
         document = read_document(config, overrides=overrides, profile=profile)
         if against is not None:
+            if is_sweep(document, vary, zip_axes=zip_axes):
+                raise click.UsageError(
+                    "--against compares one run: leave out --vary, --zip and [sweep]"
+                )
             _plan_against(find_config(document, runs), against, runs, as_json=as_json)
         elif is_sweep(document, vary, zip_axes=zip_axes):
             _plan_sweep(document, vary, runs, zip_axes=zip_axes, as_json=as_json)
@@ -98,11 +105,16 @@ def plan_command(
 def _plan_against(loaded: RunConfig, run: str, runs: Path, *, as_json: bool) -> None:
     folder = find_run(runs, run)
     stages = open_controller(runs).plan_against(loaded, str(folder))
+    run_id = replay(folder).run_id
     if as_json:
-        print_json({"stages": stages})
+        print_json(reuse_document(run_id, stages))
         return
     for line in reuse_lines(stages):
         print_line(line)
+    print_line(
+        f"The server was not asked. `rerun {run_id}` reuses images of this run; `run` does so only "
+        'with run.reuse = "all".'
+    )
 
 
 def _plan_run(loaded: RunConfig, runs: Path, *, as_json: bool) -> None:

@@ -59,7 +59,9 @@ def rm_command(names: tuple[str, ...], keep: bool, yes: bool, runs: Path) -> Non
     if keep:
         _remove_images(_choose_images(names, runs, yes=yes), "rm --keep-last-stage")
         return
-    chosen = choose(names, runs, keep=False, warning="resume never makes a removed run again")
+    chosen = choose(
+        names, runs, keep=False, removes=True, warning="resume never makes a removed run again"
+    )
     _confirm(f"remove the whole of {chosen.text()}", chosen, yes=yes)
     for group, members in groupby(chosen.runs, lambda one: one.group):
         _remove_runs(group, members, is_quiet=group in chosen.groups)
@@ -80,7 +82,7 @@ def archive_command(names: tuple[str, ...], keep: bool, yes: bool, runs: Path) -
     The sizes are shown first. An archived run gets no reminders, and `resume --all` leaves it out.
     """
     warning = "resume of the group still finishes them"
-    chosen = choose(names, runs, keep=keep, warning=warning)
+    chosen = choose(names, runs, keep=keep, removes=keep, warning=warning)
     removed = f", and remove {_earlier(chosen)}" if keep else ""
     _confirm(f"archive {chosen.text()}{removed}", chosen, yes=yes)
     if keep:
@@ -91,7 +93,7 @@ def archive_command(names: tuple[str, ...], keep: bool, yes: bool, runs: Path) -
 
 
 def _choose_images(names: Sequence[str], runs: Path, *, yes: bool) -> Chosen:
-    chosen = choose(names, runs, keep=True, warning="its runs stay")
+    chosen = choose(names, runs, keep=True, removes=True, warning="its runs stay")
     _confirm(f"remove {_earlier(chosen)}", chosen, yes=yes)
     return chosen
 

@@ -9,6 +9,7 @@ import click
 from ....events.folds import replay
 from ....statemachine.choice import ImageChoice, choose_images
 from ....statemachine.run.handle import RunHandle
+from ....statemachine.run.reuse_plan import require_reuse
 from ....statemachine.stages import stage_types
 from ...bootstrap import open_controller
 from ...projections.rating_text import shown_ratings
@@ -25,7 +26,7 @@ from ..output import (
     progress_stream,
     runs_option,
 )
-from ..reuse_table import reuse_lines
+from ..reuse_table import reuse_document, reuse_lines
 from ..run_lookup import find_run
 from ..settings import named_server, server_headers
 from .export import only_option
@@ -71,6 +72,9 @@ def rerun_command(
     A new run begins. It takes the seeds, prompts and inputs of the images from RUN, and uses again
     what RUN has made in the same way: only the stages that change, and those after them, are made.
 
+    What is reused and what is made is shown first, with the reasons. Paths in --set are relative to
+    the working folder; images, prompts and inputs are those of RUN.
+
     Exit status: that of `run`.
     """
     if no_preflight:
@@ -81,15 +85,14 @@ def rerun_command(
         runs, named_server(servers), insecure=insecure, headers=server_headers()
     )
     planned = controller.plan_rerun(str(folder), images=images, overrides=overrides)
+    if dry_run and as_json:
+        print_json(reuse_document(replay(folder).run_id, planned))
+    for line in reuse_lines(planned) if not (dry_run and as_json) else ():
+        (print_line if dry_run else print_note)(line)
+    if from_stage is not None:
+        require_reuse(planned, from_stage)
     if dry_run:
-        if as_json:
-            print_json({"stages": planned})
-        else:
-            for line in reuse_lines(planned):
-                print_line(line)
         return 0
-    for line in reuse_lines(planned):
-        print_note(line)
     stream = progress_stream()
     with open_file_counter(stream) as counter:
 
