@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -38,3 +39,11 @@ def wake(process_id: int) -> None:
     if sys.platform == "win32":
         raise OSError("not on Windows")
     os.kill(process_id, signal.SIGCONT)
+
+
+def leave_at_once(process: subprocess.Popen[str]) -> None:
+    """Ask a process twice to stop before it can answer the first time."""
+    if sys.platform == "win32":
+        raise OSError("not on Windows")
+    for asked in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+        process.send_signal(asked)

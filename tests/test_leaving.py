@@ -21,7 +21,7 @@ from stagewright.statemachine.ports import SystemClock
 from stagewright.statemachine.resume.verify import verify_run
 
 from .command_line import SCRIPT, SMALL, Start, run_python, stagewright, until, write_config
-from .posix import suspend, wake
+from .posix import leave_at_once, suspend, wake
 from .real_disks import assert_ends_the_same, assert_one_clear_line, only_run, sources, undisturbed
 from .support import START, controller, document
 
@@ -148,12 +148,6 @@ def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path, images: list[st
     assert process.wait(30) == 0
     assert sources(run) == images
     assert "COMPLETED" in (tmp_path / "output").read_text(encoding="utf-8")
-
-
-def leave_at_once(process: subprocess.Popen[str]) -> None:
-    """Ask twice before the process can answer the first time."""
-    for asked in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
-        process.send_signal(asked)
 
 
 @pytest.mark.parametrize("command", ["run", "resume"])

@@ -12,6 +12,7 @@ import pytest
 from stagewright.events import RunState, replay
 
 from .command_line import SMALL, Start, stagewright, until, write_config
+from .posix import leave_at_once
 from .served_sweeps import MODELS, Json, WatchedRecorder, images_of, resumed, states, swept
 from .serving import Client, url_of
 
@@ -159,8 +160,7 @@ def test_a_second_ctrl_c_quits_a_sweep_at_once(start: Start, tmp_path: Path) -> 
     """Death by SIGINT, with one line; the run of the variant died RUNNING."""
     process = start("run", write_config(tmp_path, MANY), "--json", VARY, folder=tmp_path)
     works(tmp_path)
-    for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
-        process.send_signal(number)
+    leave_at_once(process)
     status, printed, errors = ended(process)
     assert (status, printed) == (-signal.SIGINT, {})
     assert "quit at once" in errors
