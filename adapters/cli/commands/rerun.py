@@ -98,9 +98,7 @@ def rerun_command(
 
         def begin() -> RunHandle:
             try:
-                return controller.start_rerun(
-                    str(folder), images=images, overrides=overrides, from_stage=from_stage
-                )
+                return controller.start_rerun(str(folder), images=images, overrides=overrides)
             finally:
                 counter.pause()
 
