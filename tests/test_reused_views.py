@@ -132,6 +132,12 @@ def test_replay_counts_reused_images_by_stage(group: Group) -> None:
     assert "reused_images" not in replay(group.first).stages[0].metadata
 
 
+def test_a_group_that_reused_images_has_nothing_left_to_resume(group: Group) -> None:
+    """The reused images count as finished."""
+    done = stagewright("resume", "last-group", folder=group.runs.parent)
+    assert (done.returncode, "nothing to do" in done.stderr) == (0, True), done.stderr
+
+
 def test_plain_lines_say_which_images_were_reused(group: Group) -> None:
     """Each with the run that made it; images that were made have no such note."""
     bar, stream = StatusBar(), io.StringIO()

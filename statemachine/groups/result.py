@@ -18,6 +18,7 @@ from ...events.log.timeline import FileTimeline
 from ...events.model import (
     Artifact,
     CallCompleted,
+    CallReused,
     ErrorDetail,
     Outcome,
     RunState,
@@ -120,7 +121,7 @@ class VariantRun(NamedTuple):
 
 def _artifacts_in(event: StageEvent) -> Sequence[Artifact]:
     """The images that an event tells of."""
-    if isinstance(event, CallCompleted):
+    if isinstance(event, CallCompleted | CallReused):
         return event.artifacts
     return (event.artifact,) if isinstance(event, StageImageProgress) else ()
 

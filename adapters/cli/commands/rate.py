@@ -84,7 +84,7 @@ def rate_command(
     runs: Path,
     as_json: bool,  # noqa: FBT001 - click passes flags
 ) -> None:
-    """Rate images: with a SCORE from 1 to 5, as picked or rejected, with tags, with a note.
+    """Rate images: by a SCORE, a verdict, tags or a note.
 
     IMAGE is the path of an image, RUN#3 for a run's third image, or RUN for all of its final
     images. A file that was moved or renamed is found by its content. The last argument is a SCORE
