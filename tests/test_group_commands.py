@@ -67,6 +67,38 @@ def test_a_group_is_found_by_each_of_its_names(made: tuple[Path, GroupResult, st
     assert parsed("replay", single, folder=folder)["run_id"] == single
 
 
+def test_a_renamed_group_is_found_by_the_id_in_its_log(tmp_path: Path) -> None:
+    """Every command takes the id, and names it; what it advises works; its runs are not lost."""
+    folder, result = tmp_path, run_group(tmp_path / "runs", [2, 3])
+    group_id, place = result.group_id, folder / "runs" / "groups"
+    (place / group_id).rename(place / "best")
+    run_group(folder / "runs", [2])
+    (place / "broken").mkdir()
+    (place / "broken" / GROUP_LOG_NAME).write_bytes(b"noise")
+    for name in (group_id, group_id[-6:], "best", place / "best"):
+        assert parsed("show", name, folder=folder)["group_id"] == group_id
+    assert f" {group_id[-6:]} " in shown("list", folder=folder)
+    assert parsed("replay", group_id, folder=folder)["state"] == "COMPLETED"
+    shutil.rmtree(folder / "runs" / str(result.variants[1].run_id))
+    advice = shown("show", "best", folder=folder).splitlines()[-1]
+    assert advice == f"to continue: stagewright resume {group_id[-6:]}"
+    assert parsed("resume", group_id[-6:], folder=folder)["state"] == "COMPLETED"
+    refused = stagewright("cancel", group_id[-6:], folder=folder)
+    assert f"{group_id} is not running (state: COMPLETED)" in refused.stderr
+    done = stagewright("rm", str(result.variants[0].run_id), "--yes", folder=folder)
+    assert done.returncode == 0
+    assert parsed("show", group_id, folder=folder)["variants"][0]["state"] == "REMOVED"
+
+
+def test_the_last_group_is_the_one_that_was_opened_last(own: tuple[Path, GroupResult]) -> None:
+    """Whatever the folder of an older one is called."""
+    folder, result = own
+    place = folder / "runs" / "groups"
+    (place / result.group_id).rename(place / "zzz")
+    newer = run_group(folder / "runs", [2])
+    assert parsed("show", "last-group", folder=folder)["group_id"] == newer.group_id
+
+
 def test_a_group_that_is_named_by_its_path_is_resumed_where_its_runs_are(tmp_path: Path) -> None:
     """Not made once more in the folder of runs that another working folder has."""
     result = run_group(tmp_path / "runs", [2, 3])

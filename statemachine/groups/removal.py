@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ...events.groups.log import GROUP_LOCK_NAME, GROUP_LOG_NAME
+from ...events.groups.log import GROUP_LOCK_NAME
 from ...events.groups.model import VariantRemoved
-from ...events.log.storage import Storage, is_regular
+from ...events.log.storage import Storage
 from ..files.removed_folders import remove_folder
-from ..files.run_folder import ARCHIVE_NAME, is_run_id
+from ..files.run_folder import ARCHIVE_NAME
 from ..ports import Clock
-from .folder import GROUPS_NAME
+from .folder import group_folder
 from .journal import GroupJournal
 from .variant_config import VariantConfigs
 
@@ -66,8 +66,7 @@ def remove_group(folder: Path, *, storage: Storage | None = None) -> None:
 
 def group_of_run(folder: Path, group_id: str | None) -> Path | None:
     """The folder of the group that the run in ``folder`` belongs to; None where there is none."""
-    if group_id is None or not is_run_id(group_id):
+    if group_id is None:
         return None
     runs = Path(os.path.abspath(folder)).parent  # noqa: PTH100 - a link must not be followed
-    group = (runs.parent if runs.name == ARCHIVE_NAME else runs) / GROUPS_NAME / group_id
-    return group if is_regular(group / GROUP_LOG_NAME) else None
+    return group_folder(runs.parent if runs.name == ARCHIVE_NAME else runs, group_id)
