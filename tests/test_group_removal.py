@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from stagewright.events.groups.log import GROUP_LOCK_NAME, GROUP_LOG_NAME, read_group_log
 from stagewright.events.groups.model import GroupEvent, VariantRemoved
+from stagewright.events.log.kind import LOG_NAME
 from stagewright.events.log.lock import FileLock
 from stagewright.statemachine.files.run_folder import run_folders
 from stagewright.statemachine.groups.folder import group_folders
@@ -140,12 +141,43 @@ def test_a_group_that_a_process_works_on_is_refused(own: Swept, command: str) ->
     assert states(folder) == ["COMPLETED", "COMPLETED"]
 
 
+def test_a_group_with_a_damaged_log_can_be_removed(own: Swept) -> None:
+    """Without its runs, which nothing names any more; without confirmation nothing changes."""
+    folder, _ = own
+    (group,) = group_folders(folder / "runs")
+    (group / GROUP_LOG_NAME).write_bytes(b"damaged\n" * 40)
+    asked = stagewright("rm", "last-group", folder=folder)
+    assert (asked.returncode, "its runs stay" in asked.stdout, group.exists()) == (2, True, True)
+    for command in (("archive",), ("rm", "--keep-last-stage")):
+        refused = stagewright(*command, "last-group", "--yes", folder=folder)
+        assert refused.returncode == 4
+    done = stagewright("rm", "last-group", "--yes", folder=folder)
+    assert (done.returncode, "removed; its runs stay" in done.stdout) == (0, True), done.stderr
+    assert (group.exists(), len(list(run_folders(folder / "runs")))) == (False, 2)
+
+
+@pytest.mark.parametrize("is_archived", [False, True])
+def test_a_removed_run_that_has_lost_its_log_is_never_made_again(
+    own: Swept, *, is_archived: bool
+) -> None:
+    """The group's log, which names it, records the removal."""
+    folder, result = own
+    run_id = str(result.variants[1].run_id)
+    if is_archived:
+        assert stagewright("archive", run_id, "--yes", folder=folder).returncode == 0
+    place = folder / "runs" / ("archive" if is_archived else "") / run_id
+    (place / LOG_NAME).write_bytes(b"damaged\n" * 40)
+    done = stagewright("rm", run_id, "--yes", folder=folder)
+    assert (done.returncode, result.group_id in done.stdout) == (0, True), done.stderr
+    assert (removals(folder), resumed(folder)) == ([1], 0)
+    assert states(folder) == ["COMPLETED", "REMOVED"]
+
+
 def test_a_run_of_a_group_with_a_damaged_log_can_be_removed(own: Swept) -> None:
-    """A note says that the removal is not recorded; the group itself is refused."""
+    """A note says that the removal is not recorded."""
     folder, result = own
     (group,) = group_folders(folder / "runs")
     (group / GROUP_LOG_NAME).write_bytes(b"damaged\n" * 40)
-    assert stagewright("rm", "last-group", "--yes", folder=folder).returncode == 4
     done = stagewright("rm", str(result.variants[0].run_id), "--yes", folder=folder)
     assert (done.returncode, "not recorded there" in done.stderr) == (0, True)
     assert len(list(run_folders(folder / "runs"))) == 1
