@@ -124,6 +124,25 @@ def test_a_group_is_followed_from_its_own_folder(made: tuple[Path, GroupResult, 
         assert "is not running (state: COMPLETED)" in refused.stderr
 
 
+@pytest.mark.parametrize("is_torn", [False, True])
+def test_a_complete_group_without_a_seal_is_sealed_by_a_resume(
+    own: tuple[Path, GroupResult], *, is_torn: bool
+) -> None:
+    """Which says so; until then and afterwards every command shows the same state."""
+    folder, result = own
+    log = folder / "runs" / "groups" / result.group_id / GROUP_LOG_NAME
+    *lines, seal = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join(lines) + (seal[:40] if is_torn else b""))
+    cut = "cut 40 torn bytes off the log, " if is_torn else ""
+    for status, words in ((1, f"COMPLETED; resume would {cut}seal the log"), (0, "COMPLETED")):
+        assert f"{result.group_id}: COMPLETED" in shown("show", "last-group", folder=folder)
+        assert f"{result.group_id}: COMPLETED" in shown("list", "last-group", folder=folder)
+        assert f"variants, {words}" in shown("verify", "last-group", folder=folder, status=status)
+        rest = "its log has been sealed" if status else "nothing to do"
+        done = stagewright("resume", "last-group", folder=folder)
+        assert done.stderr == f"{result.group_id}: already complete; {rest}\n"
+
+
 def test_replay_shows_a_line_for_each_variant(made: tuple[Path, GroupResult, str]) -> None:
     """With its varied values, its run, its state and its images; then the counts."""
     folder, result, _ = made
@@ -301,7 +320,7 @@ def test_verify_checks_the_group_and_its_runs(own: tuple[Path, GroupResult]) -> 
     assert [one["run_id"] for one in documents[1:]] == [one.run_id for one in result.variants]
     shutil.rmtree(folder / "runs" / str(result.variants[1].run_id))
     text = shown("verify", "last-group", folder=folder, status=1)
-    assert "sound but unfinished: 6 events, 4 variants, COMPLETED; resume would begin 1 run" in text
+    assert "sound but unfinished: 6 events, 4 variants, ERROR; resume would begin 1 run" in text
     image = next((folder / "runs" / str(result.variants[0].run_id)).glob("images/*/*"))
     image.write_bytes(b"altered")
     shown("verify", "last-group", folder=folder, status=4)
