@@ -162,8 +162,7 @@ def test_zipped_axes_of_unequal_lengths_are_refused_with_their_lengths() -> None
         ),
         (
             SweepAxis(key="metadata.'b'", values=(1,)),
-            """sweep.axes.0.key = "metadata.'b'" has a part in quotes: write each name """
-            "between the dots as it is",
+            """sweep.axes.0.key = "metadata.'b'" has a part in quotes; leave the quotes out""",
         ),
         (SweepAxis(key="a", values=()), "sweep.axes.0.values has no values"),
         (

@@ -123,7 +123,7 @@ def axis_errors(axis: SweepAxis, place: str) -> Iterator[FieldError]:
         return
     quoted = (key for key in keys if any(part[:1] in ('"', "'") for part in key.split(".")))
     if (key := next(quoted, None)) is not None:
-        reason = "has a part in quotes: write each name between the dots as it is"
+        reason = "has a part in quotes; leave the quotes out"
         shown = None if place == VARY else key
         yield field_error(key_place(axis, place, key), reason, shown)
         return
