@@ -143,6 +143,26 @@ def test_a_complete_group_without_a_seal_is_sealed_by_a_resume(
         assert done.stderr == f"{result.group_id}: already complete; {rest}\n"
 
 
+def test_a_variant_whose_run_is_gone_is_missing_until_a_resume_makes_it(tmp_path: Path) -> None:
+    """Also for ``list``; its JSON still names the run. What was removed on purpose stays away."""
+    result = run_group(tmp_path / "runs", [2, 3, 4])
+    first, second, _ = (str(one.run_id) for one in result.variants)
+    shutil.rmtree(tmp_path / "runs" / first)
+    assert stagewright("rm", second, "--yes", folder=tmp_path).returncode == 0
+    for command in ("show", "replay"):
+        assert "1 MISSING, 1 REMOVED, 1 COMPLETED" in shown(command, "last-group", folder=tmp_path)
+    (row,) = (
+        line
+        for line in shown("list", "last-group", folder=tmp_path).splitlines()
+        if first[-6:] in line
+    )
+    assert "MISSING" in row
+    variant = parsed("show", "last-group", folder=tmp_path)["variants"][0]
+    assert (variant["state"], variant["run_id"]) == ("MISSING", first)
+    resumed = parsed("resume", "last-group", folder=tmp_path)
+    assert [one["state"] for one in resumed["variants"]] == ["COMPLETED", "REMOVED", "COMPLETED"]
+
+
 def test_replay_shows_a_line_for_each_variant(made: tuple[Path, GroupResult, str]) -> None:
     """With its varied values, its run, its state and its images; then the counts."""
     folder, result, _ = made

@@ -14,7 +14,7 @@ from ...events.log.scan import RecordScan
 from ...events.log.storage import Storage
 from ...events.model import RunState
 from .folder import variant_folders
-from .result import REMOVED, read_variant_run, state_of_group
+from .result import REMOVED, read_variant_run, state_of_group, state_without_run
 
 
 class GroupVerification(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,9 +94,8 @@ def _check_variants(fold: GroupFold, folders: dict[int, Path], torn: int) -> tup
     for variant in fold.opened.variants if fold.opened else ():
         folder = folders.get(variant.variant_index)
         if folder is None:
-            is_removed = variant.variant_index in fold.removed
-            begun += not is_removed
-            states.append(REMOVED if is_removed else RunState.IDLE)
+            states.append(state_without_run(fold, variant.variant_index))
+            begun += states[-1] != REMOVED
             continue
         run = read_variant_run(folder)
         unfinished += not run.is_finished
