@@ -179,7 +179,7 @@ def test_a_full_disk_is_reported_with_the_name_of_the_report(tmp_path: Path, nam
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); main()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, "report", name, "-o", "page.html"],
+        [sys.executable, "-c", code, "report", name, "--output", "page.html"],
         cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, "stagewright: page.html: File too large\n")
