@@ -163,6 +163,15 @@ def test_a_variant_whose_run_is_gone_is_missing_until_a_resume_makes_it(tmp_path
     assert [one["state"] for one in resumed["variants"]] == ["COMPLETED", "REMOVED", "COMPLETED"]
 
 
+@pytest.mark.parametrize("command", ["resume", "follow", "cancel"])
+def test_a_name_of_nothing_may_have_been_meant_for_a_run_or_a_group(
+    tmp_path: Path, command: str
+) -> None:
+    done = stagewright(command, "nope", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "stagewright: there is no run or group 'nope' in runs\n"
+
+
 def test_replay_shows_a_line_for_each_variant(made: tuple[Path, GroupResult, str]) -> None:
     """With its varied values, its run, its state and its images; then the counts."""
     folder, result, _ = made

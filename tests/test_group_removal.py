@@ -116,6 +116,24 @@ def test_an_archived_group_is_still_shown_and_found(own: Swept) -> None:
     assert list(run_folders(folder / "runs")) == []
 
 
+@pytest.mark.posix
+def test_what_is_removed_from_within_is_named_by_its_id(own: Swept) -> None:
+    """Runs and groups; their folders cannot be named by ``.`` any more once they are gone."""
+    folder, result = own
+    (group,) = group_folders(folder / "runs")
+    run_id = str(result.variants[0].run_id)
+    place = folder / "runs" / run_id
+    archived = stagewright("archive", ".", "--yes", "--runs", folder / "runs", folder=place)
+    assert f"{run_id}: archived in ../archive/{run_id}" in archived.stdout, archived.stderr
+    place = folder / "runs" / "archive" / run_id
+    removed = stagewright("rm", ".", "--yes", "--runs", folder / "runs", folder=place)
+    assert f"{run_id}: removed" in removed.stdout, removed.stderr
+    removed = stagewright("rm", ".", "--yes", folder=group)
+    assert f"{result.group_id}  a group, COMPLETED: 1 run" in removed.stdout, removed.stderr
+    assert f"{result.group_id}: removed, with its runs" in removed.stdout
+    assert list(run_folders(folder / "runs")) == []
+
+
 def test_earlier_stages_of_a_group_are_removed(tmp_path: Path) -> None:
     """With --keep-last-stage, of all its runs; the group stays whole."""
     swept(tmp_path / "runs", "txt2img", "upscale", vary=["txt2img.steps=1,2"])

@@ -119,7 +119,7 @@ def find_run_or_group(runs: Path, name: str, finder: RunFinder | None = None) ->
     ):
         return RunOrGroup(groups[0], is_group=True)
     try:
-        run = (finder or RunFinder(runs)).find(name)
+        run = (finder or RunFinder(runs)).find(name, noun="run or group")
     except RunNotFoundError:
         if not groups:
             raise

@@ -89,8 +89,9 @@ def archive_command(names: tuple[str, ...], keep: bool, yes: bool, runs: Path) -
     _confirm(f"archive {chosen.text()}{removed}", chosen, yes=yes)
     if keep:
         _remove_images(chosen, "archive --keep-last-stage")
+    here = Path.cwd()  # it may be what is moved
     for one in chosen.runs:
-        place = os.path.relpath(archive_run(one.folder, storage=new_storage()))
+        place = os.path.relpath(archive_run(one.folder, storage=new_storage()).absolute(), here)
         print_line(f"{one.run_id}: archived in {place}")
 
 
