@@ -172,6 +172,19 @@ def test_a_name_of_nothing_may_have_been_meant_for_a_run_or_a_group(
     assert done.stderr == "stagewright: there is no run or group 'nope' in runs\n"
 
 
+def test_a_varied_seed_is_shown_with_the_variants_alone(
+    made: tuple[Path, GroupResult, str], tmp_path: Path
+) -> None:
+    """The seed that stands in for -1 is of no run then."""
+    swept(tmp_path / "runs", vary=["seed=5,6"])
+    rows = shown("show", "last-group", folder=tmp_path).splitlines()
+    assert not [row for row in rows if row.startswith("seed ")]
+    assert parsed("show", "last-group", folder=tmp_path)["seed"] is None
+    rows = shown("show", "last-group", folder=made[0]).splitlines()
+    assert [row for row in rows if row.startswith("seed ")]
+    assert isinstance(parsed("show", "last-group", folder=made[0])["seed"], int)
+
+
 def test_replay_shows_a_line_for_each_variant(made: tuple[Path, GroupResult, str]) -> None:
     """With its varied values, its run, its state and its images; then the counts."""
     folder, result, _ = made
