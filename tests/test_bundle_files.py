@@ -258,11 +258,12 @@ def test_a_full_disk_leaves_no_half_bundle(run: Path, tmp_path: Path) -> None:
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
     try:
-        with pytest.raises(OSError, match="File too large"):
+        with pytest.raises(OSError, match="File too large") as full:
             bundled(run, images=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, previous)
+    assert str(full.value.filename).endswith(".zip")
     assert not [one for one in tmp_path.iterdir() if "bundle" in one.name]
     with pytest.raises(FileNotFoundError) as error:
         bundle_run(run, tmp_path / "nowhere" / "x.zip", names=NO_NAMES)

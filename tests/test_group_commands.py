@@ -67,6 +67,38 @@ def test_a_group_is_found_by_each_of_its_names(made: tuple[Path, GroupResult, st
     assert parsed("replay", single, folder=folder)["run_id"] == single
 
 
+def test_a_renamed_group_is_found_by_the_id_in_its_log(tmp_path: Path) -> None:
+    """Every command takes the id, and names it; what it advises works; its runs are not lost."""
+    folder, result = tmp_path, run_group(tmp_path / "runs", [2, 3])
+    group_id, place = result.group_id, folder / "runs" / "groups"
+    (place / group_id).rename(place / "best")
+    run_group(folder / "runs", [2])
+    (place / "broken").mkdir()
+    (place / "broken" / GROUP_LOG_NAME).write_bytes(b"noise")
+    for name in (group_id, group_id[-6:], "best", place / "best"):
+        assert parsed("show", name, folder=folder)["group_id"] == group_id
+    assert f" {group_id[-6:]} " in shown("list", folder=folder)
+    assert parsed("replay", group_id, folder=folder)["state"] == "COMPLETED"
+    shutil.rmtree(folder / "runs" / str(result.variants[1].run_id))
+    advice = shown("show", "best", folder=folder).splitlines()[-1]
+    assert advice == f"to continue: stagewright resume {group_id[-6:]}"
+    assert parsed("resume", group_id[-6:], folder=folder)["state"] == "COMPLETED"
+    refused = stagewright("cancel", group_id[-6:], folder=folder)
+    assert f"{group_id} is not running (state: COMPLETED)" in refused.stderr
+    done = stagewright("rm", str(result.variants[0].run_id), "--yes", folder=folder)
+    assert done.returncode == 0
+    assert parsed("show", group_id, folder=folder)["variants"][0]["state"] == "REMOVED"
+
+
+def test_the_last_group_is_the_one_that_was_opened_last(own: tuple[Path, GroupResult]) -> None:
+    """Whatever the folder of an older one is called."""
+    folder, result = own
+    place = folder / "runs" / "groups"
+    (place / result.group_id).rename(place / "zzz")
+    newer = run_group(folder / "runs", [2])
+    assert parsed("show", "last-group", folder=folder)["group_id"] == newer.group_id
+
+
 def test_a_group_that_is_named_by_its_path_is_resumed_where_its_runs_are(tmp_path: Path) -> None:
     """Not made once more in the folder of runs that another working folder has."""
     result = run_group(tmp_path / "runs", [2, 3])
@@ -90,6 +122,67 @@ def test_a_group_is_followed_from_its_own_folder(made: tuple[Path, GroupResult, 
         refused = stagewright("cancel", name, folder=working)
         assert refused.returncode == 2
         assert "is not running (state: COMPLETED)" in refused.stderr
+
+
+@pytest.mark.parametrize("is_torn", [False, True])
+def test_a_complete_group_without_a_seal_is_sealed_by_a_resume(
+    own: tuple[Path, GroupResult], *, is_torn: bool
+) -> None:
+    """Which says so; until then and afterwards every command shows the same state."""
+    folder, result = own
+    log = folder / "runs" / "groups" / result.group_id / GROUP_LOG_NAME
+    *lines, seal = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join(lines) + (seal[:40] if is_torn else b""))
+    cut = "cut 40 torn bytes off the log, " if is_torn else ""
+    for status, words in ((1, f"COMPLETED; resume would {cut}seal the log"), (0, "COMPLETED")):
+        assert f"{result.group_id}: COMPLETED" in shown("show", "last-group", folder=folder)
+        assert f"{result.group_id}: COMPLETED" in shown("list", "last-group", folder=folder)
+        assert f"variants, {words}" in shown("verify", "last-group", folder=folder, status=status)
+        rest = "its log has been sealed" if status else "nothing to do"
+        done = stagewright("resume", "last-group", folder=folder)
+        assert done.stderr == f"{result.group_id}: already complete; {rest}\n"
+
+
+def test_a_variant_whose_run_is_gone_is_missing_until_a_resume_makes_it(tmp_path: Path) -> None:
+    """Also for ``list``; its JSON still names the run. What was removed on purpose stays away."""
+    result = run_group(tmp_path / "runs", [2, 3, 4])
+    first, second, _ = (str(one.run_id) for one in result.variants)
+    shutil.rmtree(tmp_path / "runs" / first)
+    assert stagewright("rm", second, "--yes", folder=tmp_path).returncode == 0
+    for command in ("show", "replay"):
+        assert "1 MISSING, 1 REMOVED, 1 COMPLETED" in shown(command, "last-group", folder=tmp_path)
+    (row,) = (
+        line
+        for line in shown("list", "last-group", folder=tmp_path).splitlines()
+        if first[-6:] in line
+    )
+    assert "MISSING" in row
+    variant = parsed("show", "last-group", folder=tmp_path)["variants"][0]
+    assert (variant["state"], variant["run_id"]) == ("MISSING", first)
+    resumed = parsed("resume", "last-group", folder=tmp_path)
+    assert [one["state"] for one in resumed["variants"]] == ["COMPLETED", "REMOVED", "COMPLETED"]
+
+
+@pytest.mark.parametrize("command", ["resume", "follow", "cancel"])
+def test_a_name_of_nothing_may_have_been_meant_for_a_run_or_a_group(
+    tmp_path: Path, command: str
+) -> None:
+    done = stagewright(command, "nope", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "stagewright: there is no run or group 'nope' in runs\n"
+
+
+def test_a_varied_seed_is_shown_with_the_variants_alone(
+    made: tuple[Path, GroupResult, str], tmp_path: Path
+) -> None:
+    """The seed that stands in for -1 is of no run then."""
+    swept(tmp_path / "runs", vary=["seed=5,6"])
+    rows = shown("show", "last-group", folder=tmp_path).splitlines()
+    assert not [row for row in rows if row.startswith("seed ")]
+    assert parsed("show", "last-group", folder=tmp_path)["seed"] is None
+    rows = shown("show", "last-group", folder=made[0]).splitlines()
+    assert [row for row in rows if row.startswith("seed ")]
+    assert isinstance(parsed("show", "last-group", folder=made[0])["seed"], int)
 
 
 def test_replay_shows_a_line_for_each_variant(made: tuple[Path, GroupResult, str]) -> None:
@@ -269,7 +362,7 @@ def test_verify_checks_the_group_and_its_runs(own: tuple[Path, GroupResult]) -> 
     assert [one["run_id"] for one in documents[1:]] == [one.run_id for one in result.variants]
     shutil.rmtree(folder / "runs" / str(result.variants[1].run_id))
     text = shown("verify", "last-group", folder=folder, status=1)
-    assert "sound but unfinished: 6 events, 4 variants, COMPLETED; resume would begin 1 run" in text
+    assert "sound but unfinished: 6 events, 4 variants, ERROR; resume would begin 1 run" in text
     image = next((folder / "runs" / str(result.variants[0].run_id)).glob("images/*/*"))
     image.write_bytes(b"altered")
     shown("verify", "last-group", folder=folder, status=4)

@@ -22,6 +22,7 @@ from stagewright.events.groups.model import GroupEvent, GroupRepaired
 from stagewright.events.log.scan import RecordScan
 from stagewright.statemachine import GroupResult
 from stagewright.statemachine.groups.folder import find_group
+from stagewright.statemachine.groups.result import MISSING
 
 from .log_format import changed, make_log, split_bodies, split_lines
 from .resuming import asked, files, painter, small
@@ -214,7 +215,7 @@ def test_a_log_that_names_no_run_for_a_variant_harms_no_folder(
     backend = painter()
     result = resumed(runs, backend)
     states = [one.state for one in result.variants]
-    assert states == [RunState.COMPLETED, RunState.IDLE, RunState.COMPLETED]
+    assert states == [RunState.COMPLETED, MISSING, RunState.COMPLETED]
     assert result.variants[1].error is not None
     assert "no run has such an id" in result.variants[1].error.message
     assert asked(backend) == [("00-txt2img", 0)]

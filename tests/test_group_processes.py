@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from stagewright.adapters import EmbeddedBackend
 from stagewright.adapters.webui_server import EmbeddedServer
-from stagewright.events import CallRequested, RunState, iterate
+from stagewright.events import CallRequested, RunState, iterate, subscribe
 from stagewright.events.groups.log import read_group_log
-from stagewright.events.groups.model import GroupEvent, GroupResumed
+from stagewright.events.groups.model import GroupEvent, GroupOpened, GroupResumed
 from stagewright.events.log.lock import host_name
 from stagewright.statemachine import CancelToken, GenerateRequest
 from stagewright.statemachine.groups.folder import find_group
 from stagewright.statemachine.groups.result import replay_group
 
 from .command_line import SMALL, Start, until, write_config
+from .group_runs import start_group
 from .real_disks import assert_one_clear_line
 from .resuming import cut_before, painter
 from .support import controller
@@ -123,3 +127,22 @@ def test_a_run_that_another_process_holds_does_not_stop_its_group(dead: Path) ->
     assert resumed(dead, backend).state == RunState.COMPLETED
     assert backend.requests == []
     assert sum(isinstance(one, CallRequested) for one in iterate(run)) == 1
+
+
+@pytest.mark.posix
+def test_ctrl_c_while_a_group_is_announced_leaves_a_group_that_can_go_on(tmp_path: Path) -> None:
+    """Its lock is free, and so is the controller."""
+    if sys.platform == "win32":
+        raise OSError("not on Windows")
+    owner = controller(tmp_path, EmbeddedBackend())
+
+    def interrupt(event: GroupEvent) -> None:
+        if isinstance(event, GroupOpened):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    with (
+        subscribe(lambda _event: None, on="publisher", on_group=interrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        start_group(owner, [2, 3])
+    assert owner.resume_group("last-group").wait(30).state == RunState.COMPLETED

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from stagewright.events.groups.log import GROUP_LOCK_NAME, GROUP_LOG_NAME, read_group_log
 from stagewright.events.groups.model import GroupEvent, VariantRemoved
+from stagewright.events.log.kind import LOG_NAME
 from stagewright.events.log.lock import FileLock
 from stagewright.statemachine.files.run_folder import run_folders
 from stagewright.statemachine.groups.folder import group_folders
@@ -115,6 +116,24 @@ def test_an_archived_group_is_still_shown_and_found(own: Swept) -> None:
     assert list(run_folders(folder / "runs")) == []
 
 
+@pytest.mark.posix
+def test_what_is_removed_from_within_is_named_by_its_id(own: Swept) -> None:
+    """Runs and groups; their folders cannot be named by ``.`` any more once they are gone."""
+    folder, result = own
+    (group,) = group_folders(folder / "runs")
+    run_id = str(result.variants[0].run_id)
+    place = folder / "runs" / run_id
+    archived = stagewright("archive", ".", "--yes", "--runs", folder / "runs", folder=place)
+    assert f"{run_id}: archived in ../archive/{run_id}" in archived.stdout, archived.stderr
+    place = folder / "runs" / "archive" / run_id
+    removed = stagewright("rm", ".", "--yes", "--runs", folder / "runs", folder=place)
+    assert f"{run_id}: removed" in removed.stdout, removed.stderr
+    removed = stagewright("rm", ".", "--yes", folder=group)
+    assert f"{result.group_id}  a group, COMPLETED: 1 run" in removed.stdout, removed.stderr
+    assert f"{result.group_id}: removed, with its runs" in removed.stdout
+    assert list(run_folders(folder / "runs")) == []
+
+
 def test_earlier_stages_of_a_group_are_removed(tmp_path: Path) -> None:
     """With --keep-last-stage, of all its runs; the group stays whole."""
     swept(tmp_path / "runs", "txt2img", "upscale", vary=["txt2img.steps=1,2"])
@@ -140,12 +159,43 @@ def test_a_group_that_a_process_works_on_is_refused(own: Swept, command: str) ->
     assert states(folder) == ["COMPLETED", "COMPLETED"]
 
 
+def test_a_group_with_a_damaged_log_can_be_removed(own: Swept) -> None:
+    """Without its runs, which nothing names any more; without confirmation nothing changes."""
+    folder, _ = own
+    (group,) = group_folders(folder / "runs")
+    (group / GROUP_LOG_NAME).write_bytes(b"damaged\n" * 40)
+    asked = stagewright("rm", "last-group", folder=folder)
+    assert (asked.returncode, "its runs stay" in asked.stdout, group.exists()) == (2, True, True)
+    for command in (("archive",), ("rm", "--keep-last-stage")):
+        refused = stagewright(*command, "last-group", "--yes", folder=folder)
+        assert refused.returncode == 4
+    done = stagewright("rm", "last-group", "--yes", folder=folder)
+    assert (done.returncode, "removed; its runs stay" in done.stdout) == (0, True), done.stderr
+    assert (group.exists(), len(list(run_folders(folder / "runs")))) == (False, 2)
+
+
+@pytest.mark.parametrize("is_archived", [False, True])
+def test_a_removed_run_that_has_lost_its_log_is_never_made_again(
+    own: Swept, *, is_archived: bool
+) -> None:
+    """The group's log, which names it, records the removal."""
+    folder, result = own
+    run_id = str(result.variants[1].run_id)
+    if is_archived:
+        assert stagewright("archive", run_id, "--yes", folder=folder).returncode == 0
+    place = folder / "runs" / ("archive" if is_archived else "") / run_id
+    (place / LOG_NAME).write_bytes(b"damaged\n" * 40)
+    done = stagewright("rm", run_id, "--yes", folder=folder)
+    assert (done.returncode, result.group_id in done.stdout) == (0, True), done.stderr
+    assert (removals(folder), resumed(folder)) == ([1], 0)
+    assert states(folder) == ["COMPLETED", "REMOVED"]
+
+
 def test_a_run_of_a_group_with_a_damaged_log_can_be_removed(own: Swept) -> None:
-    """A note says that the removal is not recorded; the group itself is refused."""
+    """A note says that the removal is not recorded."""
     folder, result = own
     (group,) = group_folders(folder / "runs")
     (group / GROUP_LOG_NAME).write_bytes(b"damaged\n" * 40)
-    assert stagewright("rm", "last-group", "--yes", folder=folder).returncode == 4
     done = stagewright("rm", str(result.variants[0].run_id), "--yes", folder=folder)
     assert (done.returncode, "not recorded there" in done.stderr) == (0, True)
     assert len(list(run_folders(folder / "runs"))) == 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -187,3 +189,20 @@ def test_a_sweep_of_one_axis_has_one_column(vary: tuple[str, ...]) -> None:
     (grid,) = grids([GridAxis(one) for one in axes], [variant_of(0, rows=2), variant_of(1, rows=1)])
     assert len(grid.columns) == 1
     assert [len(row.cells) for row in grid.rows] == ([1, 1] if vary else [1])
+
+
+@pytest.mark.posix
+@pytest.mark.parametrize("name", ["last", "last-group"])
+def test_a_full_disk_is_reported_with_the_name_of_the_report(tmp_path: Path, name: str) -> None:
+    """Exit 1, and no part of a page is left."""
+    swept(tmp_path / "runs", vary=["txt2img.steps=1,2"])
+    code = (
+        "import resource; from stagewright.__main__ import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "report", name, "--output", "page.html"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "stagewright: page.html: File too large\n")
+    assert [one.name for one in tmp_path.iterdir()] == ["runs"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -164,6 +165,17 @@ def test_a_resumed_group_is_shown_with_its_past_from_its_first_event_on(tmp_path
     assert bar.snapshot().group_percentage == 100.0
     # Once as a part of the group; the one that goes on also for its own status.
     assert [read.count(one.run_id or "") for one in second.wait().variants] == [1, 2]
+
+
+def test_the_past_of_a_run_is_read_in_the_folder_of_the_runs_alone(tmp_path: Path) -> None:
+    """Whatever a foreign log of a group calls its run."""
+    (run, *_) = run_group(tmp_path / "runs", [2]).variants
+    assert run.run_id is not None
+    shutil.copytree(tmp_path / "runs" / run.run_id, tmp_path / "outside")
+    history = history_in(tmp_path / "runs")
+    assert len(list(history(run.run_id))) > 5
+    for name in ("../outside", str(tmp_path / "outside"), f"../runs/{run.run_id}", ""):
+        assert list(history(name)) == []
 
 
 def test_a_finished_group_is_resumed_without_reading_its_past_for_a_status(

@@ -128,10 +128,10 @@ def _write(runs: Path, data: bytes) -> None:
     (folder / GROUP_LOG_NAME).write_bytes(data)
 
 
-def check(folder: Path, *, most_errors: int | None = None) -> list[int]:
-    """Run every command; the exit statuses. What they print is plain text."""
+def check(folder: Path, *commands: tuple[str, ...], most_errors: int | None = None) -> list[int]:
+    """Run these commands, or all; the exit statuses. What they print is plain text."""
     statuses = []
-    for command in COMMANDS:
+    for command in commands or COMMANDS:
         done = stagewright(*command, folder=folder)
         for text in (done.stdout, done.stderr):
             # A configuration has to say what was recorded; TOML escapes what controls a terminal.
@@ -158,17 +158,20 @@ def test_an_odd_log_is_shown_as_plain_text(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_log_is_one_clear_line(tmp_path: Path, name: str) -> None:
-    """With exit status 4; ``list`` shows the group as corrupt and the runs as they are."""
+    """With exit status 4; ``list`` shows it as corrupt, and ``rm``, at the end, removes it."""
     (tmp_path / "runs").mkdir()
     DAMAGED[name](tmp_path / "runs")
     log = tmp_path / "runs" / "groups" / OPENED / GROUP_LOG_NAME
     before = log.read_bytes()
-    statuses = dict(zip(COMMANDS, check(tmp_path, most_errors=1), strict=True))
+    *commands, removal = COMMANDS
+    statuses = dict(zip(commands, check(tmp_path, *commands, most_errors=1), strict=True))
     lists = {("list",), ("list", "last-group")}
     assert {statuses[one] for one in lists} == {0}
     assert {status for one, status in statuses.items() if one not in lists} == {4}
     assert "CORRUPT" in stagewright("list", folder=tmp_path).stdout
     assert log.read_bytes() == before
+    assert check(tmp_path, removal) == [0]
+    assert not log.parent.exists()
 
 
 @pytest.mark.posix

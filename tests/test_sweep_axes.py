@@ -50,11 +50,19 @@ def messages(axis: SweepAxis) -> list[str]:
         ('a sign saying "open, now", night', ['a sign saying "open, now"', "night"]),
         ("'''a,b''',c", ["'''a,b'''", "c"]),
         ("'tis, a \"b", ["'tis", 'a "b']),
-        (",blurry", ["", "blurry"]),
+        ('"",blurry', ['""', "blurry"]),
+        ("{a=1,b=2},{a=3,b=4}", ["{a=1,b=2}", "{a=3,b=4}"]),
+        ("a [b, (c, d)], e", ["a [b, (c, d)]", "e"]),
+        ("(a, b:1.2) c,d", ["(a, b:1.2) c", "d"]),
+        ('{a="},{", b=1},c', ['{a="},{", b=1}', "c"]),
+        ("a (b,c [d, e) f,g", ["a (b,c [d, e) f", "g"]),
+        (":(,:],x{", [":(", ":]", "x{"]),
         ("x", ["x"]),
     ],
 )
-def test_a_list_is_split_at_commas_outside_of_quotes(text: str, values: list[str]) -> None:
+def test_a_list_is_split_at_commas_outside_of_quotes_and_brackets(
+    text: str, values: list[str]
+) -> None:
     assert texts(text) == values
 
 
@@ -97,6 +105,9 @@ def test_a_range_holds_each_number_as_it_would_be_written(
     [
         ("", "has no values"),
         ("[]", "has no values"),
+        ("a,,b", 'an empty text is written as ""'),
+        (",a", "has an empty value beside a comma"),
+        ("a, ", "has an empty value beside a comma"),
         ("[1, 2", "is no TOML array"),
         ("[1]\nother = 2", "must be one TOML array"),
         ("1..5:0", "has the range 1..5:0, whose step is 0"),
@@ -123,6 +134,12 @@ def test_every_vary_is_an_axis_and_all_wrong_ones_are_named() -> None:
     ]
 
 
+def test_a_key_of_vary_with_a_part_in_quotes_is_named() -> None:
+    axes, _ = read_vary(['metadata."a.b"=1,2'], lambda _, text: text)
+    (error,) = axis_errors(axes[0].axis, axes[0].place)
+    assert error.message.startswith('--vary metadata."a.b" has a part in quotes')
+
+
 def test_zipped_axes_move_together() -> None:
     axes, _ = read_vary(["a=1,2", "b=x,y"], lambda _, text: text)
     zipped = zip_axes(axes).axis
@@ -142,6 +159,10 @@ def test_zipped_axes_of_unequal_lengths_are_refused_with_their_lengths() -> None
         (
             SweepAxis(key="a", keys=("b",), values=(1,)),
             "sweep.axes.0.keys and sweep.axes.0.key exclude each other: set one of them",
+        ),
+        (
+            SweepAxis(key="metadata.'b'", values=(1,)),
+            """sweep.axes.0.key = "metadata.'b'" has a part in quotes; leave the quotes out""",
         ),
         (SweepAxis(key="a", values=()), "sweep.axes.0.values has no values"),
         (

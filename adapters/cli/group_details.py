@@ -13,7 +13,7 @@ from ...events.groups.log import GROUP_LOG_NAME
 from ...events.groups.model import GroupOpened, SweepAxis
 from ...statemachine.groups.result import GroupResult
 from ...statemachine.variants.axes import axis_keys
-from ..projections.varied_values import value_text
+from ..projections.varied_values import value_text, varied_keys
 from ..text import day_and_time
 from .output import count, one_line, print_line, print_settings
 from .styles import Mark, file_mark
@@ -23,14 +23,17 @@ _MOST_VALUES = 12
 
 
 def group_document(fold: GroupFold, result: GroupResult) -> Mapping[str, Any]:
-    """What ``show --json`` prints of a group: its result, and what its first record holds."""
+    """What ``show --json`` prints of a group: its result, and what its first record holds.
+
+    ``seed`` is null where the seed is varied: each variant has its own.
+    """
     opened = fold.opened
     assert opened is not None
     names = ("name", "config", "random", "random_seed", "fail_fast", "backend", "software")
     return {
         **msgspec.to_builtins(result),
         **{name: getattr(opened, name) for name in names},
-        "seed": opened.seed,
+        "seed": None if _varies_seed(opened) else opened.seed,
         "options": None if opened.options is msgspec.UNSET else opened.options,
         "opened_at": opened.ts,
         "ended_at": fold.sealed.ts if fold.sealed else None,
@@ -59,7 +62,8 @@ def _rows(fold: GroupFold, opened: GroupOpened, folder: Path) -> Iterator[tuple[
             "drawn",
             f"{count(opened.random, 'variant')} of the product, seed {opened.random_seed}",
         )
-    yield "seed", _seed_text(opened)
+    if not _varies_seed(opened):
+        yield "seed", _seed_text(opened)
     backend = opened.backend
     named = (backend.kind, backend.product, backend.version, backend.url)
     yield "backend", " ".join(part for part in named if part)
@@ -77,6 +81,10 @@ def _axis_text(axis: SweepAxis) -> str:
     values = ", ".join(map(value_text, axis.values[:_MOST_VALUES]))
     more = len(axis.values) - _MOST_VALUES
     return f"{keys}: {values}{f', and {more} more' if more > 0 else ''}"
+
+
+def _varies_seed(opened: GroupOpened) -> bool:
+    return "seed" in varied_keys(opened.axes)
 
 
 def _seed_text(opened: GroupOpened) -> str:

@@ -13,7 +13,7 @@ from ...events.groups.model import SweepAxis
 from ...events.log.lock import is_locked
 from ...events.model import RunState
 from ...statemachine.files.run_folder import is_run_id
-from ...statemachine.groups.folder import GROUPS_NAME
+from ...statemachine.groups.folder import group_folder
 from ...statemachine.groups.result import CORRUPT, REMOVED, UNREADABLE, GroupResult, VariantResult
 from ..projections.varied_values import short_names, value_text, varied_keys
 from .output import count, one_line, print_line, runs_argument
@@ -86,7 +86,8 @@ def counts_text(result: GroupResult) -> str:
 
 def is_alive(runs: Path, group_id: str) -> bool:
     """Whether a process works on the group now."""
-    return is_run_id(group_id) and is_locked(runs / GROUPS_NAME / group_id, GROUP_LOCK_NAME)
+    folder = group_folder(runs, group_id)
+    return folder is not None and is_locked(folder, GROUP_LOCK_NAME)
 
 
 def group_argument(group_id: str, runs: Path) -> str:

@@ -13,12 +13,12 @@ from ...events.groups.log import GROUP_LOCK_NAME
 from ...events.log.lock import LOCK_NAME, is_locked, lock_holder
 from ...events.model import RunState
 from ...statemachine.files.run_folder import ARCHIVE_NAME
-from ...statemachine.groups.folder import variant_folders
-from ...statemachine.groups.removal import group_of_run
+from ...statemachine.groups.folder import recorded_group_id, variant_folders
+from ...statemachine.groups.removal import claim_of, group_of_run
 from ...statemachine.groups.result import GroupResult, read_group, result_of
 from ...statemachine.resume.removal import earlier_images, finish_removals
 from ..bootstrap import new_storage
-from ..projections.catalogue import Catalogue, CatalogueEntry, catalogue_entry
+from ..projections.catalogue import CORRUPT, Catalogue, CatalogueEntry, catalogue_entry
 from ..text import byte_size
 from .output import check_runs_folder, count, one_line, print_line
 from .run_lookup import Found, find_runs_or_groups
@@ -44,10 +44,14 @@ class ChosenRun(msgspec.Struct, frozen=True):
 
 
 class Chosen(msgspec.Struct, frozen=True):
-    """The runs, those of groups included, and the folders of the groups that are named."""
+    """The runs, those of groups included, and the folders of the groups that are named.
+
+    The runs of ``damaged`` groups, whose logs are corrupt, are not known and stay.
+    """
 
     runs: Sequence[ChosenRun]
     groups: Sequence[Path]
+    damaged: frozenset[Path] = frozenset()
 
     @property
     def size(self) -> int:
@@ -60,13 +64,22 @@ class Chosen(msgspec.Struct, frozen=True):
         return f"{count(len(self.groups), 'group')} with {runs}" if self.groups else runs
 
 
-def choose(names: Iterable[str], runs: Path, *, keep: bool, removes: bool, warning: str) -> Chosen:
+def choose(
+    names: Iterable[str],
+    runs: Path,
+    *,
+    keep: bool,
+    removes: bool,
+    warning: str,
+    with_damaged: bool = False,
+) -> Chosen:
     """What is named, each once, and print what it is; all of it or nothing.
 
     Where it ``removes`` images, each rerun that is not finished and may need them is named.
 
     ``keep`` measures the images of earlier stages only; ``warning`` is added where a group still
-    needs a run. Raises LogLockedError where a process works on one of the runs or on its group,
+    needs a run. With ``with_damaged`` a group whose log is corrupt is chosen without its runs.
+    Raises LogLockedError where a process works on one of the runs or on its group,
     RunNotFoundError, LogCorruptError.
     """
     check_runs_folder(runs)
@@ -74,15 +87,28 @@ def choose(names: Iterable[str], runs: Path, *, keep: bool, removes: bool, warni
     named = {one.folder.resolve(): one for one in find_runs_or_groups(runs, names)}
     groups = [one for one in named.values() if one.is_group]
     chosen: dict[Path, ChosenRun] = {}
+    damaged: set[Path] = set()
     for group in groups:
-        own = list(_runs_of(group, keep=keep, warning=warning))
+        try:
+            own = list(_runs_of(group, keep=keep, warning=warning))
+        except LogCorruptError as error:
+            if not with_damaged:
+                raise
+            damaged.add(group.folder)
+            _show_damaged(group.folder, error)
+            continue
         chosen |= {one.folder.resolve(): one for one in own}
     for place, one in named.items():
         if not one.is_group and place not in chosen:
             chosen[place] = _choose_run(one.folder, keep=keep, warning=warning)
     if removes:
         _name_reruns({one.run_id: one.folder for one in chosen.values()})
-    return Chosen(tuple(chosen.values()), tuple(one.folder for one in groups))
+    return Chosen(tuple(chosen.values()), tuple(one.folder for one in groups), frozenset(damaged))
+
+
+def _show_damaged(group: Path, error: LogCorruptError) -> None:
+    print_line(f"{one_line(recorded_group_id(group))}  a group, CORRUPT: {error}")
+    print_line("  its runs stay: remove them by their names")
 
 
 def _name_reruns(folders: Mapping[str, Path]) -> None:
@@ -117,7 +143,7 @@ def _runs_of(group: Found, *, keep: bool, warning: str) -> Iterator[ChosenRun]:
     result = result_of(fold, group.runs)
     size = byte_size(sum(one.size for one in found))
     state = f"{result.state}: {count(len(found), 'run')}, {files}, {size}"
-    print_line(f"{one_line(group.folder.name)}  a group, {state}")
+    print_line(f"{one_line(fold.group_id)}  a group, {state}")
     if need := _need(result, warning):
         print_line(f"  {need}")
     yield from found
@@ -125,6 +151,8 @@ def _runs_of(group: Found, *, keep: bool, warning: str) -> Iterator[ChosenRun]:
 
 def _choose_run(folder: Path, *, keep: bool, warning: str) -> ChosenRun:
     one = _measured(folder, None, keep=keep)
+    if one.entry.group_id is None and one.entry.state == CORRUPT:
+        one = _claimed(one)
     entry, size = one.entry, byte_size(one.size)
     what = _files_text(one.files, keep=keep)
     print_line(f"{entry.run_id}  {entry.name}, {entry.state}: {what}, {size}")
@@ -143,6 +171,17 @@ def _choose_run(folder: Path, *, keep: bool, warning: str) -> ChosenRun:
     if need := _need(result, warning):
         print_line(f"  {need}")
     return msgspec.structs.replace(one, group=group)
+
+
+def _claimed(one: ChosenRun) -> ChosenRun:
+    """A run whose log has lost its beginning, with what the log of its group says of it."""
+    claim = claim_of(one.folder)
+    if claim is None:
+        return one
+    entry = msgspec.structs.replace(
+        one.entry, group_id=claim.group_id, variant_index=claim.variant_index
+    )
+    return msgspec.structs.replace(one, entry=entry)
 
 
 def _files_text(number: int, *, keep: bool) -> str:

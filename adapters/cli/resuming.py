@@ -12,7 +12,7 @@ import msgspec
 
 from ...events.errors import LogLockedError, LogWriteError, StagewrightError
 from ...events.groups.log import GROUP_LOCK_NAME
-from ...events.groups.model import GroupResumed
+from ...events.groups.model import GroupEvent, GroupResumed
 from ...events.log.lock import LOCK_NAME, lock_holder
 from ...events.log.reader import read_log
 from ...events.model import RunResumed, RunState, StageEvent
@@ -92,8 +92,7 @@ def resume_run(
 
         ended = run_in_foreground(controller, begin, stream, view)
     if RunResumed not in appended:
-        rest = "its log has been sealed" if appended else "nothing to do"
-        print_note(f"{ended.result.run_id}: already complete; {rest}")
+        _note_complete(ended.result.run_id, is_sealed=bool(appended))
     return ended
 
 
@@ -101,7 +100,7 @@ def resume_group(
     controller: PipelineController, folder: Path, options: ResumeOptions
 ) -> ForegroundResult[GroupResult]:
     """Resume one group and show it until its end."""
-    begun: list[object] = []
+    appended: set[type[GroupEvent]] = set()
 
     def begin() -> GroupHandle:
         return controller.resume_group(
@@ -111,15 +110,20 @@ def resume_group(
             cancelled=options.cancelled,
         )
 
-    def note(event: object) -> None:
-        if isinstance(event, GroupResumed):
-            begun.append(event)
+    def note(event: GroupEvent) -> None:
+        appended.add(type(event))
 
     with subscribe(lambda _event: None, on="publisher", on_group=note):
         ended = run_in_foreground(controller, begin, progress_stream())
-    if not begun:
-        print_note(f"{ended.result.group_id}: nothing to do")
+    if GroupResumed not in appended:
+        _note_complete(ended.result.group_id, is_sealed=bool(appended))
     return ended
+
+
+def _note_complete(run_or_group: str, *, is_sealed: bool) -> None:
+    """Say that a resume had nothing to make; ``is_sealed`` where it has sealed the log."""
+    rest = "its log has been sealed" if is_sealed else "nothing to do"
+    print_note(f"{run_or_group}: already complete; {rest}")
 
 
 class ResumeAll:

@@ -56,8 +56,9 @@ def find_group(runs: Path, name: str) -> Found:
 
 
 def _found(runs: Path, one: RunOrGroup) -> Found:
-    own = runs_around(one.folder, runs) if one.is_group else runs
-    return Found(one.folder, one.is_group, own)
+    folder = one.folder if one.folder.name not in ("", "..") else one.folder.absolute().resolve()
+    own = runs_around(folder, runs) if one.is_group else runs
+    return Found(folder, one.is_group, own)
 
 
 def _finder(runs: Path) -> run_folder.RunFinder:

@@ -23,6 +23,7 @@ _STATES: Mapping[str, str] = {
     "CORRUPT": WRONG,
     "UNREADABLE": WRONG,
     "DIED": WRONG,
+    "MISSING": WRONG,
 }
 
 

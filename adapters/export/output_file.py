@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ...events.log.storage import PART_SUFFIX, Storage, open_regular
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What only a write raises, which names no file."""
 
 
 def may_replace(path: Path, is_ours: Callable[[BinaryIO], bool]) -> bool:
@@ -44,7 +48,8 @@ def atomic_output(path: Path) -> Iterator[BinaryIO]:
             Storage().sync_file(stream.fileno())
         part.replace(path)
     except OSError as error:
-        if error.filename != str(part):
+        is_full = error.filename is None and error.errno in _FULL
+        if error.filename != str(part) and not is_full:
             raise
         raise type(error)(error.errno, error.strerror, str(path)) from error
     finally:

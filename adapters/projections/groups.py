@@ -21,6 +21,7 @@ from ...statemachine.groups.result import (
     UNREADABLE,
     VariantResult,
     state_of_group,
+    state_without_run,
 )
 from .catalogue import DIED, CatalogueEntry
 
@@ -131,7 +132,7 @@ def group_entry(folder: Path, entries: EntriesByGroup) -> GroupEntry:
 
 def _result(fold: GroupFold, variant: Variant, run: CatalogueEntry | None) -> VariantResult:
     index = variant.variant_index
-    state = str(REMOVED if index in fold.removed else RunState.IDLE)
+    state = state_without_run(fold, index)
     if run is not None:
         state = DIED if run.died else run.state
     return VariantResult(

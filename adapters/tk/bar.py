@@ -18,7 +18,7 @@ from ...events.subscriptions.group_log_tail import GroupLogTail
 from ...events.subscriptions.subscription import Subscription, subscribe
 from ...statemachine.errors import InvalidTransitionError
 from ...statemachine.files.run_folder import CancelOrder, RunFolder
-from ...statemachine.groups.folder import GROUPS_NAME
+from ...statemachine.groups.folder import group_folder
 from ...statemachine.run.controller import PipelineController
 from ..projections.status import RunStatus, StatusBar, group_history_in, history_in
 from ..projections.status.status import shown
@@ -79,8 +79,9 @@ class TkStatusBar(ttk.Frame):
         folder = Path(run)
         self._follow(folder, _model_in(folder.resolve().parent))
         group_id = _group_of(folder)
-        if group_id is not None:
-            self._other_group = GroupLogTail(folder.resolve().parent / GROUPS_NAME / group_id)
+        group = None if group_id is None else group_folder(folder.resolve().parent, group_id)
+        if group is not None:
+            self._other_group = GroupLogTail(group)
 
     def cancel(self) -> None:
         """Cancel the shown run and its group, as the button does; finished images are kept."""
@@ -151,8 +152,8 @@ class TkStatusBar(ttk.Frame):
                 with contextlib.suppress(RunNotFoundError, InvalidTransitionError):
                     controller.cancel(shown_id, reason=_REASON)
                 return ""
-        group = folder.resolve().parent / GROUPS_NAME / now.group_id
-        if now.group_id and is_locked(group, GROUP_LOCK_NAME):
+        group = group_folder(folder.resolve().parent, now.group_id) if now.group_id else None
+        if group is not None and is_locked(group, GROUP_LOCK_NAME):
             RunFolder(group).order_cancel(CancelOrder(reason=_REASON))
         elif is_locked(folder):
             RunFolder(folder).order_cancel(CancelOrder(reason=_REASON))

@@ -244,8 +244,8 @@ class RunFinder:
     def _names(self) -> dict[Path, _Names]:
         return {folder: _names_of(folder) for folder in self._folders}
 
-    def find(self, name: str) -> Path:
-        """The folder of a run.
+    def find(self, name: str, *, noun: str = "run") -> Path:
+        """The folder of a run; ``noun`` says what the name may stand for, in an error.
 
         ``name`` is the path of the folder or of its log, ``last`` (opened last), or a run id, the
         six digits at its end, a name that only one run has, or a unique prefix of an id. Raises
@@ -267,7 +267,7 @@ class RunFinder:
             named = ", ".join(folder.name for folder in fitting[:_SHOWN])
             more = f", and {len(fitting) - _SHOWN} more" if len(fitting) > _SHOWN else ""
             raise RunNotFoundError(f"{name!r} fits {len(fitting)} runs {where}: {named}{more}")
-        what = "no run yet" if name == "last" else f"no run {name!r}"
+        what = "no run yet" if name == "last" else f"no {noun} {name!r}"
         raise RunNotFoundError(f"there is {what} {where}")
 
     def _fitting(self, name: str) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -36,8 +36,27 @@ class RunOrGroup(NamedTuple):
 def group_folders(runs: Path) -> list[Path]:
     """Every folder of a group below ``runs``, oldest first."""
     place = runs / GROUPS_NAME
-    found = sorted(place.iterdir(), key=lambda one: one.name) if place.is_dir() else []
-    return [folder for folder in found if _holds_log(folder)]
+    found = filter(_holds_log, place.iterdir()) if place.is_dir() else ()
+    return sorted(found, key=lambda one: (_id_by_name(one), one.name))
+
+
+def recorded_group_id(folder: Path) -> str:
+    """The id of the group in a folder, which may have been renamed; its name if that is lost."""
+    return _read_head(folder / GROUP_LOG_NAME).group_id or folder.absolute().name
+
+
+def group_folder(runs: Path, group_id: str) -> Path | None:
+    """The folder of the group that has this id, also a renamed one; None where there is none."""
+    place = runs / GROUPS_NAME / group_id
+    if is_run_id(group_id) and _holds_log(place):
+        return place
+    renamed = (one for one in group_folders(runs) if recorded_group_id(one) == group_id)
+    return next(renamed, None)
+
+
+def _id_by_name(folder: Path) -> str:
+    """The id of a group; the log is read only where the folder's name is no id."""
+    return folder.name if is_run_id(folder.name) else recorded_group_id(folder)
 
 
 def make_group_folder(
@@ -52,7 +71,8 @@ def find_group(runs: Path, name: str) -> Path:
     """The folder of one group.
 
     ``name`` is the path of the folder or of its log, ``last-group``, or a group id, the six digits
-    at its end, or a unique prefix of it. Raises GroupNotFoundError.
+    at its end, or a unique prefix of it: of the folder's name or, where none fits, of the id in
+    the log. Raises GroupNotFoundError.
     """
     fitting = fitting_groups(runs, name)
     if len(fitting) == 1:
@@ -75,9 +95,14 @@ def fitting_groups(runs: Path, name: str) -> list[Path]:
     found = group_folders(runs) if name and path.name == name else []
     if name == LAST_GROUP:
         return found[-1:]
-    exact = [folder for folder in found if folder.name == name]
-    digits = [one for one in found if is_run_id(one.name) and one.name[-6:] == name]
-    return exact or digits or [folder for folder in found if folder.name.startswith(name)]
+    return _fitting(found, name, lambda one: one.name) or _fitting(found, name, recorded_group_id)
+
+
+def _fitting(found: Sequence[Path], name: str, id_of: Callable[[Path], str]) -> list[Path]:
+    ids = {folder: id_of(folder) for folder in found}
+    exact = [one for one, own in ids.items() if own == name]
+    digits = [one for one, own in ids.items() if is_run_id(own) and own[-6:] == name]
+    return exact or digits or [one for one, own in ids.items() if own.startswith(name)]
 
 
 def find_run_or_group(runs: Path, name: str, finder: RunFinder | None = None) -> RunOrGroup:
@@ -89,10 +114,12 @@ def find_run_or_group(runs: Path, name: str, finder: RunFinder | None = None) ->
     if name == LAST_GROUP:
         return RunOrGroup(find_group(runs, name), is_group=True)
     groups = fitting_groups(runs, name)
-    if groups and (groups[0].name == name or groups[0] == Path(name)):
+    if groups and (
+        groups[0] == Path(name) or name in (groups[0].name, recorded_group_id(groups[0]))
+    ):
         return RunOrGroup(groups[0], is_group=True)
     try:
-        run = (finder or RunFinder(runs)).find(name)
+        run = (finder or RunFinder(runs)).find(name, noun="run or group")
     except RunNotFoundError:
         if not groups:
             raise
@@ -126,14 +153,14 @@ def variant_folders(runs: Path, group_id: str, run_ids: Mapping[int, str]) -> di
     for variant, run_id in run_ids.items():
         places = (runs / run_id, runs / ARCHIVE_NAME / run_id) if is_run_id(run_id) else ()
         folder = next(filter(_holds_run, places), None)
-        if folder is not None and _read_head(folder) in (
+        if folder is not None and _read_head(folder / LOG_NAME) in (
             _Head(),
             _Head(run_id, group_id, variant),
         ):
             found[variant] = folder
     known = set(found.values())
     for folder in run_folders(runs):
-        if folder not in known and (head := _read_head(folder)).group_id == group_id:
+        if folder not in known and (head := _read_head(folder / LOG_NAME)).group_id == group_id:
             index = head.variant_index
             if index is not None and run_ids.get(index, head.run_id) == head.run_id:
                 found.setdefault(index, folder)
@@ -156,17 +183,17 @@ def check_new_run(runs: Path, group_id: str, run_id: str) -> None:
 
 
 class _Head(msgspec.Struct, frozen=True):
-    """What the first record of a run says of its group."""
+    """What the first record of a run, or of a group, says of the group."""
 
     run_id: str = ""
     group_id: str | None = None
     variant_index: int | None = None
 
 
-def _read_head(folder: Path) -> _Head:
-    """Empty where the log cannot be read: then it is no run that could go on."""
+def _read_head(log: Path) -> _Head:
+    """Empty where the log cannot be read: then it is nothing that could go on."""
     try:
-        with open_regular(folder / LOG_NAME) as stream:
+        with open_regular(log) as stream:
             body = check(stream.readline(MAX_LINE_BYTES))
         return msgspec.json.decode(body or b"", type=_Head)
     except (OSError, *DECODE_ERRORS):
@@ -189,4 +216,4 @@ def _holds_run(folder: Path) -> bool:
 
 def groups_of(runs: Path) -> Iterator[str]:
     """The ids of all groups below ``runs``, newest first, for completion."""
-    return (folder.name for folder in reversed(group_folders(runs)))
+    return map(_id_by_name, reversed(group_folders(runs)))

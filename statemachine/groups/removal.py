@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
-from ...events.groups.log import GROUP_LOCK_NAME, GROUP_LOG_NAME
+from ...events.errors import LogCorruptError
+from ...events.groups.log import GROUP_LOCK_NAME
 from ...events.groups.model import VariantRemoved
-from ...events.log.storage import Storage, is_regular
+from ...events.log.storage import Storage
 from ..files.removed_folders import remove_folder
-from ..files.run_folder import ARCHIVE_NAME, is_run_id
+from ..files.run_folder import ARCHIVE_NAME
 from ..ports import Clock
-from .folder import GROUPS_NAME
+from .folder import group_folder, group_folders
 from .journal import GroupJournal
+from .result import read_group
 from .variant_config import VariantConfigs
 
 
@@ -66,8 +69,29 @@ def remove_group(folder: Path, *, storage: Storage | None = None) -> None:
 
 def group_of_run(folder: Path, group_id: str | None) -> Path | None:
     """The folder of the group that the run in ``folder`` belongs to; None where there is none."""
-    if group_id is None or not is_run_id(group_id):
+    if group_id is None:
         return None
     runs = Path(os.path.abspath(folder)).parent  # noqa: PTH100 - a link must not be followed
-    group = (runs.parent if runs.name == ARCHIVE_NAME else runs) / GROUPS_NAME / group_id
-    return group if is_regular(group / GROUP_LOG_NAME) else None
+    return group_folder(runs.parent if runs.name == ARCHIVE_NAME else runs, group_id)
+
+
+class Claim(NamedTuple):
+    """The group whose log names a run as that of one of its variants."""
+
+    group_id: str
+    variant_index: int
+
+
+def claim_of(folder: Path) -> Claim | None:
+    """What a group's log says of the run in ``folder``, whose own log has lost it; else None."""
+    run = Path(os.path.abspath(folder))  # noqa: PTH100 - a link must not be followed
+    runs = run.parent
+    for group in group_folders(runs.parent if runs.name == ARCHIVE_NAME else runs):
+        try:
+            fold = read_group(group)
+        except (LogCorruptError, OSError):  # it cannot record the removal either
+            continue
+        for variant_index, run_id in fold.run_ids.items():
+            if run_id == run.name:
+                return Claim(fold.group_id, variant_index)
+    return None

@@ -30,12 +30,14 @@ from .folder import variant_folders
 CORRUPT = "CORRUPT"
 UNREADABLE = "UNREADABLE"
 REMOVED = "REMOVED"
+MISSING = "MISSING"
 
 
 class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
     """One variant of a group: ``state`` is that of its run.
 
-    It is IDLE where the variant has not begun, REMOVED where its run was removed on purpose,
+    It is IDLE where the variant has not begun, MISSING where it has and its run is gone (a resume
+    makes it again), REMOVED where its run was removed on purpose,
     CORRUPT or UNREADABLE where the run's log is. ``images`` of ``total_images`` have finished
     the last stage. ``error`` says why it is not complete, where that is known.
     """
@@ -223,7 +225,7 @@ def _variant_result(
             variant_index=index,
             values=variant.values,
             run_id=run_id,
-            state=REMOVED if index in fold.removed else RunState.IDLE,
+            state=state_without_run(fold, index),
             outcome=None,
             total_images=variant.total_images,
             error=error,
@@ -238,6 +240,13 @@ def _variant_result(
         total_images=len(run.fold.seeds) or variant.total_images,
         error=run.fold.error or error,
     )
+
+
+def state_without_run(fold: GroupFold, variant_index: int) -> str:
+    """The state of a variant whose run is not there: REMOVED, MISSING, or IDLE."""
+    if variant_index in fold.removed:
+        return REMOVED
+    return MISSING if variant_index in fold.run_ids else RunState.IDLE
 
 
 def state_of_group(fold: GroupFold, states: Iterable[str]) -> RunState:

@@ -14,13 +14,14 @@ from ...events.log.scan import RecordScan
 from ...events.log.storage import Storage
 from ...events.model import RunState
 from .folder import variant_folders
-from .result import read_variant_run
+from .result import REMOVED, read_variant_run, state_of_group, state_without_run
 
 
 class GroupVerification(msgspec.Struct, frozen=True, kw_only=True):
     """What was found of a group.
 
-    ``corrupt`` says where its log is corrupt, "" if it is sound. ``state`` is that of the log.
+    ``corrupt`` says where its log is corrupt, "" if it is sound. ``state`` is that of the group
+    with its runs, as in ``GroupResult``.
     ``advice`` says what a resume would do, "" if nothing. ``running`` is the process that works
     on the group. ``runs`` are the folders of its runs, by the indexes of their variants.
     """
@@ -67,15 +68,16 @@ def verify_group(folder: Path, runs: Path) -> GroupVerification:
             )
     folders = variant_folders(runs, fold.group_id, fold.run_ids)
     torn = scan.torn.bytes if scan.torn else 0
+    states, advice = _check_variants(fold, folders, torn)
     held = is_locked(folder, GROUP_LOCK_NAME)
     return GroupVerification(
         group_id=fold.group_id,
         folder=str(folder),
         events=scan.count,
         variants=len(fold.opened.variants) if fold.opened else 0,
-        state=fold.state,
+        state=state_of_group(fold, states),
         torn_bytes=torn,
-        advice=_advice(fold, folders, torn),
+        advice=advice,
         running=str(lock_holder(folder, GROUP_LOCK_NAME) or "a process") if held else "",
         runs=_texts(folders),
     )
@@ -85,22 +87,26 @@ def _texts(folders: dict[int, Path]) -> dict[int, str]:
     return {index: str(place) for index, place in sorted(folders.items())}
 
 
-def _advice(fold: GroupFold, folders: dict[int, Path], torn: int) -> str:
-    """What a resume would do, in words that follow ``resume would``."""
+def _check_variants(fold: GroupFold, folders: dict[int, Path], torn: int) -> tuple[list[str], str]:
+    """The states of the variants, and what a resume would do, in words after ``resume would``."""
+    states: list[str] = []
     unfinished = begun = 0
     for variant in fold.opened.variants if fold.opened else ():
         folder = folders.get(variant.variant_index)
         if folder is None:
-            begun += variant.variant_index not in fold.removed
-        elif not read_variant_run(folder).is_finished:
-            unfinished += 1
+            states.append(state_without_run(fold, variant.variant_index))
+            begun += states[-1] != REMOVED
+            continue
+        run = read_variant_run(folder)
+        unfinished += not run.is_finished
+        states.append(run.state)
     parts = [f"finish {_runs(unfinished)}"] if unfinished else []
     parts += [f"begin {_runs(begun)}"] if begun else []
     if not parts and fold.state != RunState.COMPLETED:
         parts = ["seal the log"]
     if parts and torn:
         parts.insert(0, f"cut {torn} torn bytes off the log")
-    return ", ".join(parts)
+    return states, ", ".join(parts)
 
 
 def _runs(number: int) -> str:

@@ -231,9 +231,9 @@ class GroupLauncher:
         )
         handle = GroupHandle(runner.group_id, folder.path)
         self._current = runner
-        if is_new:
-            journal.announce_opening()
         try:
+            if is_new:
+                journal.announce_opening()
             threading.Thread(
                 target=self._work,
                 args=(handle, runner),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,12 +21,13 @@ ParseValue = Callable[[str, str], Any]
 
 _NUMBER = r"[+-]?[0-9]{1,18}(?:\.[0-9]{1,18})?"
 _RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})(?::({_NUMBER}))?")
-_PART = re.compile(
-    r"""(?:\s*(?:\"\"\"(?:[^\\]|\\.)*?\"\"\"|'''.*?'''|'[^'\n]*'(?=\s*(?:,|$))))?"""
-    r"""(?:"(?:[^"\\\n]|\\.)*"|[^,])*""",
+_MARK = re.compile(
+    r"""(?:^|(?<=,))\s*(?:\"\"\"(?:[^\\]|\\.)*?\"\"\"|'''.*?'''|'[^'\n]*'(?=\s*(?:,|$)))"""
+    r"""|"(?:[^"\\\n]|\\.)*"|[][(){},]""",
     re.DOTALL,
 )
-"""A value up to the next comma outside of quotes; an apostrophe within a word is no quote."""
+"""A quoted text, a bracket, or a comma; an apostrophe within a word is no quote."""
+_OPENING = {")": "(", "]": "[", "}": "{"}
 
 
 class VariedAxis(NamedTuple):
@@ -54,8 +56,8 @@ def read_values(text: str, parse: Callable[[str], Any]) -> tuple[Any, ...]:
     """The values that a text lists; ``parse`` reads each one.
 
     Text that begins with ``[`` is a TOML array. Other text is split at the commas outside of
-    quotes; ``1..5`` and ``4..9:0.5`` are ranges, with their end. Raises ValueError, which says
-    what is wrong in words for after the key.
+    quotes and pairs of brackets, of which none may be empty; ``1..5`` and ``4..9:0.5`` are ranges,
+    with their end. Raises ValueError, which says what is wrong in words for after the key.
     """
     if not text.strip():
         raise ValueError("has no values")
@@ -63,6 +65,8 @@ def read_values(text: str, parse: Callable[[str], Any]) -> tuple[Any, ...]:
         return _array(text)
     values: list[Any] = []
     for part in _split(text):
+        if not part:
+            raise ValueError('has an empty value beside a comma; an empty text is written as ""')
         found = _RANGE.fullmatch(part)
         texts = _range(part, *found.groups()) if found else [part]
         values += [parse(one) for one in texts]
@@ -116,6 +120,12 @@ def axis_errors(axis: SweepAxis, place: str) -> Iterator[FieldError]:
     keys = axis_keys(axis)
     if not keys or not all(key.strip() for key in keys):
         yield field_error(f"{place}.key", "is missing: set it, or keys")
+        return
+    quoted = (key for key in keys if any(part[:1] in ('"', "'") for part in key.split(".")))
+    if (key := next(quoted, None)) is not None:
+        reason = "has a part in quotes; leave the quotes out"
+        shown = None if place == VARY else key
+        yield field_error(key_place(axis, place, key), reason, shown)
         return
     where = value_place(axis, place)
     if not axis.values:
@@ -194,14 +204,32 @@ def _array(text: str) -> tuple[Any, ...]:
 
 
 def _split(text: str) -> Iterator[str]:
-    place = 0
-    while True:
-        found = _PART.match(text, place)
-        assert found is not None  # it also matches nothing
-        yield found[0].strip()
-        place = found.end() + 1
-        if place > len(text):
-            return
+    begin = 0
+    for place in _commas(text):
+        yield text[begin:place].strip()
+        begin = place + 1
+    yield text[begin:].strip()
+
+
+def _commas(text: str) -> list[int]:
+    """The places of the commas outside of quotes and of pairs of brackets, in order."""
+    commas: list[int] = []
+    unclosed: list[tuple[str, int]] = []  # brackets, and how many commas were before each
+    numbers: Counter[str] = Counter()
+    for found in _MARK.finditer(text):
+        mark = found[0]
+        if mark == ",":
+            commas.append(found.start())
+        elif mark in _OPENING.values():
+            unclosed.append((mark, len(commas)))
+            numbers[mark] += 1
+        elif numbers[opening := _OPENING.get(mark, "")]:
+            # A bracket that the pair encloses and that is not closed in it is text.
+            while (last := unclosed.pop())[0] != opening:
+                numbers[last[0]] -= 1
+            numbers[opening] -= 1
+            del commas[last[1] :]
+    return commas
 
 
 def _range(text: str, first: str, last: str, step: str | None) -> list[str]:

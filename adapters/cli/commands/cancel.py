@@ -13,6 +13,7 @@ from ....events.groups.log import GROUP_LOCK_NAME
 from ....events.log.lock import LOCK_NAME, is_locked
 from ....events.model import CancelMode, RunState
 from ....statemachine.files.run_folder import CancelOrder, RunFolder
+from ....statemachine.groups.folder import recorded_group_id
 from ....statemachine.groups.result import replay_group
 from ..completion import complete_run
 from ..output import json_option, print_json, print_line, runs_option
@@ -40,7 +41,8 @@ class _Target(NamedTuple):
 
     @property
     def name(self) -> str:
-        return self.folder.path.name
+        path = self.folder.path
+        return recorded_group_id(path) if self.is_group else path.name
 
     @property
     def is_running(self) -> bool:

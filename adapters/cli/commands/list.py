@@ -190,7 +190,7 @@ def _row_of(group: GroupEntry) -> CatalogueEntry:
     keys = ", ".join(short_names(varied_keys(group.axes)))
     done = f"{group.completed}/{group.variants} variants"
     return CatalogueEntry(
-        run_id=group.folder.rpartition("/")[2],
+        run_id=group.group_id,
         folder=group.folder,
         name=group.name,
         prompt=f"{done}: {keys}" if keys else done if group.variants else "a group",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from ....statemachine.groups.folder import recorded_group_id
 from ....statemachine.groups.removal import VariantRemovals, remove_group
 from ....statemachine.ports import SystemClock
 from ....statemachine.resume.removal import archive_run, remove_earlier_images, remove_run
@@ -18,7 +19,7 @@ from ...bootstrap import new_storage
 from ...text import byte_size
 from ..completion import complete_run_or_group
 from ..display import open_file_counter
-from ..output import count, print_line, progress_stream, runs_option
+from ..output import count, one_line, print_line, progress_stream, runs_option
 from ..removal_choice import Chosen, ChosenRun, choose
 
 _EXIT_STATUSES = """\b
@@ -59,15 +60,16 @@ def rm_command(names: tuple[str, ...], keep: bool, yes: bool, runs: Path) -> Non
     if keep:
         _remove_images(_choose_images(names, runs, yes=yes), "rm --keep-last-stage")
         return
-    chosen = choose(
-        names, runs, keep=False, removes=True, warning="resume never makes a removed run again"
-    )
+    warning = "resume never makes a removed run again"
+    chosen = choose(names, runs, keep=False, removes=True, warning=warning, with_damaged=True)
     _confirm(f"remove the whole of {chosen.text()}", chosen, yes=yes)
     for group, members in groupby(chosen.runs, lambda one: one.group):
         _remove_runs(group, members, is_quiet=group in chosen.groups)
     for group in chosen.groups:
+        group_id = one_line(recorded_group_id(group))
         remove_group(group, storage=new_storage())
-        print_line(f"{group.name}: removed, with its runs")
+        rest = "; its runs stay" if group in chosen.damaged else ", with its runs"
+        print_line(f"{group_id}: removed{rest}")
 
 
 @click.command("archive", epilog=_EXIT_STATUSES)
@@ -87,8 +89,9 @@ def archive_command(names: tuple[str, ...], keep: bool, yes: bool, runs: Path) -
     _confirm(f"archive {chosen.text()}{removed}", chosen, yes=yes)
     if keep:
         _remove_images(chosen, "archive --keep-last-stage")
+    here = Path.cwd()  # it may be what is moved
     for one in chosen.runs:
-        place = os.path.relpath(archive_run(one.folder, storage=new_storage()))
+        place = os.path.relpath(archive_run(one.folder, storage=new_storage()).absolute(), here)
         print_line(f"{one.run_id}: archived in {place}")
 
 

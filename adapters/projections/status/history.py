@@ -11,7 +11,8 @@ from ....events.groups.log import read_group_log
 from ....events.groups.model import GroupEvent
 from ....events.log.reader import iterate
 from ....events.model import StageEvent
-from ....statemachine.groups.folder import GROUPS_NAME
+from ....statemachine.files.run_folder import is_run_id
+from ....statemachine.groups.folder import group_folder
 
 History = Callable[[str], Iterable[StageEvent]]
 """The events of a run by its id, from the first one on; none where they are not known."""
@@ -28,6 +29,8 @@ def history_in(runs: Path) -> History:
     """A function that reads the events of a run from its log below ``runs``."""
 
     def history(run_id: str) -> Iterator[StageEvent]:
+        if not is_run_id(run_id):  # a foreign log may name a folder elsewhere
+            return
         try:
             yield from iterate(runs / run_id)
         except (StagewrightError, OSError):
@@ -49,7 +52,8 @@ def group_history_in(runs: Path) -> GroupHistory:
         events: list[GroupEvent] = []
         # As above: what was read before the error is shown.
         with suppress(StagewrightError, OSError):
-            read_group_log(runs / GROUPS_NAME / group_id, events.extend)
+            if (folder := group_folder(runs, group_id)) is not None:
+                read_group_log(folder, events.extend)
         return events
 
     return history
