@@ -80,7 +80,7 @@ def test_show_names_the_run_and_the_call_that_made_a_reused_image(group: Group) 
     """And the files whose hashes nobody reported; the place is the one in this run."""
     found = provenance_of(group.image, group.runs)
     assert (found.run_id, found.stage_id, found.image_index) == (group.second.name, STAGE, 1)
-    assert (found.made_by, found.not_checked) == (origins(group)[0], ("everything",))
+    assert (found.made_by, found.not_checked) == (origins(group)[0], ("options", "everything"))
     assert found.exact
     assert found.request_sha256 == reused(group.second)[0].request_sha256
     done = stagewright("show", group.image, "--runs", group.runs, folder=group.runs)
@@ -205,7 +205,7 @@ def test_a_timeline_as_text_tells_the_run_that_made_an_image_from_its_own(group:
     text = RecordedEvents(replay(group.second).events).timeline()
     (line,) = [line for line in text.splitlines() if "CallReused" in line and "index=2" in line]
     assert re.search(r"from=\{run_id=run-[2-9] call_id=call-2\}", line), line
-    assert "not_checked=[everything]" in line
+    assert "not_checked=[options, everything]" in line
     assert line.startswith("run-1 #")
     recorded = RecordedEvents(replay(group.second).events)
     recorded.assert_images_per_stage({"txt2img": 3, "upscale": 3})
