@@ -87,7 +87,7 @@ def test_show_names_the_run_and_the_call_that_made_a_reused_image(group: Group) 
     call_id = origins(group)[0].call_id
     line = f"made by         run {group.first.name} (call {call_id}), reused here"
     assert line in done.stdout.splitlines()
-    assert "not checked     the hashes of everything" in done.stdout.splitlines()
+    assert "not checked     options, everything" in done.stdout.splitlines()
     as_json = stagewright("show", group.image, "--runs", group.runs, "--json", folder=group.runs)
     assert json.loads(as_json.stdout)["made_by"] == {
         "run_id": group.first.name,

@@ -106,7 +106,7 @@ def _rows(step: LineageStep) -> Iterator[tuple[str, Any]]:
         yield "made by", f"run {step.made_by.run_id} (call {step.made_by.call_id})"
         yield "reused", when
     if step.not_checked:
-        yield "not checked", f"the hashes of {', '.join(step.not_checked)}"
+        yield "not checked", ", ".join(step.not_checked)
     yield "server", _server(step.backend)
     yield "seed", made.seed
     yield "size", f"{made.width}x{made.height}"

@@ -163,7 +163,7 @@ def _show_image(found: ImageProvenance) -> None:
         made_by = f"run {found.made_by.run_id} (call {found.made_by.call_id}), reused here"
         rows.append(("made by", made_by))
     if found.not_checked:
-        rows.append(("not checked", f"the hashes of {', '.join(found.not_checked)}"))
+        rows.append(("not checked", ", ".join(found.not_checked)))
     if found.origin is not None:
         run = found.origin.parent_run_id
         named = input_name(found.origin) or found.origin.path
