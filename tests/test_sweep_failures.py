@@ -17,7 +17,7 @@ from .served_sweeps import MODELS, Json, WatchedRecorder, images_of, resumed, st
 from .serving import Client, url_of
 
 TWO = SMALL.replace("base.safetensors", MODELS[0])
-MANY = TWO.replace("images = 2", "images = 40")
+MANY = TWO.replace("images = 2", "images = 16")
 VARY = "--vary=txt2img.cfg_scale=4,5,6"
 NOT_THERE = "not-there.safetensors"
 WITH_ONE_MISSING = f"--vary=txt2img.model={MODELS[0]},{NOT_THERE},{MODELS[1]}"
@@ -135,7 +135,7 @@ def test_a_server_that_is_gone_for_good_ends_the_sweep(
     assert url_of(server) == url
     last_result = resumed(tmp_path)
     assert set(states(last_result)) == {"COMPLETED"}
-    assert [len(images) for images in images_of(tmp_path, last_result).values()] == [40] * 5
+    assert [len(images) for images in images_of(tmp_path, last_result).values()] == [16] * 5
 
 
 @pytest.mark.posix

@@ -192,9 +192,11 @@ def _why_no_run(variant: VariantResult) -> str:
         return "its run was removed"
     if variant.state in _DAMAGE:
         return _DAMAGE[variant.state]
+    if variant.state == MISSING:
+        return "its run is not here"
     if variant.state != RunState.IDLE:
         return f"not made: its run is {variant.state}"
     if variant.error is not None:
         error = f"{variant.error.kind}: {variant.error.message}"
         return f"not begun: {error}"[:_LONGEST_REASON]
-    return "not begun" if variant.run_id is None else "its run is not here"
+    return "not begun"
