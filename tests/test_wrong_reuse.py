@@ -13,6 +13,7 @@ from stagewright.adapters import open_controller
 from stagewright.events import CallReused, RunState, replay
 
 from .resuming import ALTERED, image_file, only, small
+from .webui_faults import alters_info
 from .webui_server import ScriptedWebUI
 
 UPSCALER = "R-ESRGAN 4x+"
@@ -125,6 +126,19 @@ def test_another_product_at_the_same_address_makes_its_own_images(
         other.painter.hashed.update(other.painter.names.models)
         assert reused(run(other, tmp_path, document)) == []
         assert repeated(other, first) == []
+
+
+def test_a_rerun_that_trusted_its_parent_vouches_for_no_file(
+    server: ScriptedWebUI, tmp_path: Path
+) -> None:
+    """It records the present hash of the model, which another file had when the image was made."""
+    server.painter.hashed.clear()
+    server.on(0, alters_info(lambda info: info.update(sd_model_hash=None)))
+    first = run(server, tmp_path, config(model="base"))
+    swap("base")(server)
+    server.painter.hashed.add("base.safetensors")
+    assert repeated(server, first) == ["00-txt2img"]
+    assert reused(run(server, tmp_path, config(model="base"))) == []
 
 
 @pytest.mark.parametrize("reuse", ["none", "group"])
