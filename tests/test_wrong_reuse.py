@@ -67,6 +67,11 @@ def forget(server: ScriptedWebUI) -> None:
     server.painter.hashed.clear()
 
 
+def update(server: ScriptedWebUI) -> None:
+    """A release that has the same features as the one before."""
+    server.painter.version = "v1.10.2"
+
+
 def change_options(server: ScriptedWebUI) -> None:
     """Somebody has changed an option that changes pixels."""
     server.painter.set_options({"eta_noise_seed_delta": 31337})
@@ -78,10 +83,11 @@ def change_options(server: ScriptedWebUI) -> None:
         (config(model="base"), swap("base"), []),
         (config(prompt="a <lora:ink:1>"), swap("ink"), []),
         (config(model="base"), forget, []),
+        (config(model="base"), update, []),
         # A rerun sends the options that its parent sent.
         (config(model="base"), change_options, ["00-txt2img"]),
     ],
-    ids=["model", "LoRA", "hash is not reported", "options"],
+    ids=["model", "LoRA", "hash is not reported", "version", "options"],
 )
 def test_an_image_made_with_something_else_is_not_used(
     document: Any, change: Callable[[ScriptedWebUI], None], near: list[str],
