@@ -13,6 +13,7 @@ from stagewright.adapters.projections.reuse_index import CatalogueReuseIndex
 from stagewright.events import CallRequested, PipelineRunResult, RunOpened, RunState
 from stagewright.statemachine.config.schema import Reuse, ServerTable
 from stagewright.statemachine.run.reuse import EarlierImages, RunIdentity
+from stagewright.statemachine.stages import StageConfig
 
 
 class Later(NamedTuple):
@@ -27,6 +28,12 @@ def made(runs: Path, url: str, config: Mapping[str, Any]) -> PipelineRunResult:
     result = open_controller(runs, url).start(dict(config)).wait(30)
     assert result.state is RunState.COMPLETED, result.error
     return result
+
+
+def hashes_now(backend: ConfiguredBackend, stage: StageConfig) -> Mapping[str, str | None]:
+    """The hashes of files that a backend reports, without the version of its server."""
+    reported = backend.file_hashes.reported(stage)
+    return {name: it for name, it in reported.items() if name != "version of the server"}
 
 
 def later_run(
@@ -54,6 +61,6 @@ def later_run(
     for stage in plan.stages:
         answers = list(images.find(requests[stage.stage_id], stage.config))
         found[stage.stage_type] = answers[0].not_checked if answers else None
-    reported = {one.stage_type: backend.file_hashes.reported(one.config) for one in plan.stages}
+    reported = {one.stage_type: hashes_now(backend, one.config) for one in plan.stages}
     backend.release()
     return Later(found, reported)

@@ -65,7 +65,7 @@ def test_a_ready_server_is_described(tmp_path: Path) -> None:
     assert lines[:3] == [
         f"{server.url}: reachable",
         "product: AUTOMATIC1111",
-        "version: 1.9.1 or later",
+        "version: v1.10.1",
     ]
     assert "  found        /sdapi/v1/txt2img" in lines
     assert "  missing      /sdapi/v1/prompt-styles" in lines
@@ -105,7 +105,7 @@ def test_json_is_one_document_with_everything(tmp_path: Path) -> None:
     with ScriptedWebUI() as server:
         told = doctor_json(server, config, folder=tmp_path, status=2)
     assert (told["server"], told["reachable"], told["ready"]) == (server.url, True, False)
-    assert (told["product"], told["version"]) == ("AUTOMATIC1111", "1.9.1 or later")
+    assert (told["product"], told["version"]) == ("AUTOMATIC1111", "v1.10.1")
     assert told["routes"]["/sdapi/v1/txt2img"] is True
     verdicts = {check["key"]: check["verdict"] for check in told["checks"]}
     assert verdicts == {

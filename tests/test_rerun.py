@@ -209,6 +209,16 @@ def test_a_rerun_takes_the_inputs_that_the_parent_has_copies_of(pictures: Path, 
     assert changed.sent[:2] == [("00-img2img", 0), ("00-img2img", 1)]
 
 
+def test_a_rerun_from_files_can_be_repeated(pictures: Path, runs: Path) -> None:
+    """Its configuration names no files; it has copies of them all the same."""
+    parent = ran(runs, from_files(pictures, images=2))
+    again = repeated(parent, FACTOR, images=[1, 2])
+    found = repeated(again.folder, "upscale.factor=3", images=[1])
+    assert found.sent == [("01-upscale", 0)]
+    assert found.opened.parent_run_id == again.folder.name
+    assert [one.original.name for one in found.opened.inputs if one.original] == ["castle.png"]
+
+
 def test_inputs_that_could_not_be_used_stay_missing(pictures: Path, runs: Path) -> None:
     """They hinder no reuse, and nothing is sent for them."""
     parent = ran(runs, from_files(pictures, images=2))

@@ -24,7 +24,7 @@ from stagewright.statemachine.stages import (
     UpscaleConfig,
 )
 
-from .later_runs import later_run, made
+from .later_runs import hashes_now, later_run, made
 from .resuming import small
 from .webui_faults import alters_info
 from .webui_names import Names
@@ -205,10 +205,10 @@ def test_a_swap_within_a_run_is_noticed_by_the_answers(
     with server.hold():
         handle = controller.start(config())
         server.until_running(step=1)
-        before = backend.file_hashes.reported(Txt2ImgConfig(model="base"))
+        before = hashes_now(backend, Txt2ImgConfig(model="base"))
         server.painter.contents["base"] = "another"
     handle.wait(30)
-    after = backend.file_hashes.reported(Txt2ImgConfig(model="base"))
+    after = hashes_now(backend, Txt2ImgConfig(model="base"))
     assert before == {"model base": BASE}
     assert after == {"model base": sha256(b"another").hexdigest()[:10]}
 
@@ -241,16 +241,16 @@ def test_every_file_that_a_stage_names_is_found(
     if not isinstance(stage, UpscaleConfig):
         stage = msgspec.structs.replace(stage, model="base")
         files = {*files, "model base"}
-    assert set(ConfiguredBackend(server.url).file_hashes.reported(stage)) == files
+    assert set(hashes_now(ConfiguredBackend(server.url), stage)) == files
 
 
 def test_a_name_that_two_models_share_has_no_hash() -> None:
     """It is not known which of them the server takes."""
     models = ("one/base.safetensors", "two/base.safetensors", "three/base.ckpt")
     with ScriptedWebUI(names=Names(models=models)) as server:
-        hashes = ConfiguredBackend(server.url).file_hashes
-        assert hashes.reported(Txt2ImgConfig(model="base")) == {"model base": ""}
-        found = hashes.reported(Txt2ImgConfig(model=models[0]))
+        backend = ConfiguredBackend(server.url)
+        assert hashes_now(backend, Txt2ImgConfig(model="base")) == {"model base": ""}
+        found = hashes_now(backend, Txt2ImgConfig(model=models[0]))
         assert found == {"model one/base": BASE}
 
 
@@ -260,16 +260,16 @@ def test_an_answer_that_shows_one_name_with_two_hashes_shows_none(server: Script
         "sd_model_name": "base", "sd_model_hash": BASE,
         "extra_generation_params": {"Refiner": "base [0123456789]", "Lora hashes": "ink: 12, x: y"},
     }  # fmt: skip
-    hashes = ConfiguredBackend(server.url).file_hashes
-    shown = hashes.shown(Txt2ImgConfig(model="base"), info)
+    backend = ConfiguredBackend(server.url)
+    shown = backend.file_hashes.shown(Txt2ImgConfig(model="base"), info)
     assert shown == {"LoRA ink": "", "LoRA x": ""}
 
 
 @pytest.mark.parametrize("asked", ["base", "base.safetensors", f"base.safetensors [{BASE}]", BASE])
 def test_a_model_has_one_name_however_it_is_asked_for(server: ScriptedWebUI, asked: str) -> None:
     """By stem, file, title or hash."""
-    hashes = ConfiguredBackend(server.url).file_hashes
-    assert hashes.reported(Txt2ImgConfig(model=asked)) == {"model base": BASE}
+    backend = ConfiguredBackend(server.url)
+    assert hashes_now(backend, Txt2ImgConfig(model=asked)) == {"model base": BASE}
 
 
 def opened(events: Any) -> Mapping[str, str]:
@@ -313,7 +313,7 @@ def test_a_server_that_is_gone_reports_nothing(server: ScriptedWebUI, tmp_path: 
     """Nothing that was made there before is trusted then."""
     backend = ConfiguredBackend(server.url, runs=tmp_path)
     server.refuse()
-    assert backend.file_hashes.reported(Txt2ImgConfig(model="base")) == {"everything": ""}
+    assert hashes_now(backend, Txt2ImgConfig(model="base")) == {"everything": ""}
     server.listen()
 
 

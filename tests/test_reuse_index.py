@@ -127,7 +127,9 @@ def forged(column: str, value: object) -> Callable[[sqlite3.Connection], object]
     return lambda database: database.execute(f"UPDATE indexed_logs SET {column} = ?", (value,))
 
 
-@pytest.mark.parametrize("place", ["../elsewhere", "/elsewhere", "..", "archive/..", "a/b", ""])
+@pytest.mark.parametrize(
+    "place", ["../elsewhere", "/elsewhere", "..", "archive/..", "a/b", "a\0b", ""]
+)
 def test_a_forged_row_leads_to_no_other_folder(runs: Runs, place: str) -> None:
     """Only folders of runs of this folder are looked into."""
     _, digest = runs.add()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from errno import ENOSPC
 from pathlib import Path
 from typing import BinaryIO
 
@@ -257,6 +258,23 @@ def test_a_file_that_changes_while_it_is_copied_is_not_used(
     check_whole(reopened.resume(begun.second.name).wait(30), begun)
     assert asked(backend) == [("00-txt2img", 0), *UPSCALED]
     assert not list(begun.second.glob("images/*/.*"))
+
+
+def test_no_image_is_requested_where_the_disk_is_too_full_for_a_copy(begun: Group) -> None:
+    """It would not fit either; a resume uses it again."""
+
+    def fill_disk(_file: Path) -> None:
+        raise OSError(ENOSPC, "No space left on device")
+
+    backend = painter()
+    storage = Tampering(fill_disk, image_file(begun.first, "00-txt2img", 0))
+    full = reusing(begun.second.parent, backend, storage=storage)
+    result = full.resume(begun.second.name).wait(30)
+    assert (result.state, asked(backend)) == (RunState.ERROR, [])
+    assert result.error is not None
+    assert "No space left on device" in result.error.message
+    check_whole(resumed_with_reuse(begun.second, backend), begun)
+    assert asked(backend) == UPSCALED
 
 
 def test_a_file_that_another_takes_the_place_of_is_copied_as_it_was_opened(begun: Group) -> None:

@@ -13,6 +13,7 @@ from stagewright.adapters import open_controller
 from stagewright.events import CallReused, RunState, replay
 
 from .resuming import ALTERED, image_file, only, small
+from .webui_faults import alters_info
 from .webui_server import ScriptedWebUI
 
 UPSCALER = "R-ESRGAN 4x+"
@@ -66,6 +67,11 @@ def forget(server: ScriptedWebUI) -> None:
     server.painter.hashed.clear()
 
 
+def update(server: ScriptedWebUI) -> None:
+    """A release that has the same features as the one before."""
+    server.painter.version = "v1.10.2"
+
+
 def change_options(server: ScriptedWebUI) -> None:
     """Somebody has changed an option that changes pixels."""
     server.painter.set_options({"eta_noise_seed_delta": 31337})
@@ -77,10 +83,11 @@ def change_options(server: ScriptedWebUI) -> None:
         (config(model="base"), swap("base"), []),
         (config(prompt="a <lora:ink:1>"), swap("ink"), []),
         (config(model="base"), forget, []),
+        (config(model="base"), update, []),
         # A rerun sends the options that its parent sent.
         (config(model="base"), change_options, ["00-txt2img"]),
     ],
-    ids=["model", "LoRA", "hash is not reported", "options"],
+    ids=["model", "LoRA", "hash is not reported", "version", "options"],
 )
 def test_an_image_made_with_something_else_is_not_used(
     document: Any, change: Callable[[ScriptedWebUI], None], near: list[str],
@@ -125,6 +132,19 @@ def test_another_product_at_the_same_address_makes_its_own_images(
         other.painter.hashed.update(other.painter.names.models)
         assert reused(run(other, tmp_path, document)) == []
         assert repeated(other, first) == []
+
+
+def test_a_rerun_that_trusted_its_parent_vouches_for_no_file(
+    server: ScriptedWebUI, tmp_path: Path
+) -> None:
+    """It records the present hash of the model, which another file had when the image was made."""
+    server.painter.hashed.clear()
+    server.on(0, alters_info(lambda info: info.update(sd_model_hash=None)))
+    first = run(server, tmp_path, config(model="base"))
+    swap("base")(server)
+    server.painter.hashed.add("base.safetensors")
+    assert repeated(server, first) == ["00-txt2img"]
+    assert reused(run(server, tmp_path, config(model="base"))) == []
 
 
 @pytest.mark.parametrize("reuse", ["none", "group"])

@@ -103,6 +103,7 @@ class Painter:
             self.options[MODULES] = []
         self.broken: tuple[str, ...] = ("Missing 4x",)
         self.detects = True
+        self.version = "v1.10.1"
         self.grid = 1
         self.schemas: Document = {}
         self.hashed: set[str] = {names.models[0]}
@@ -347,7 +348,7 @@ class Painter:
             f"Steps: {asked['steps']}, Sampler: {sampler}, CFG scale: {asked['cfg_scale']}, "
             f"{told}Seed: {seed}, Size: {asked['width']}x{asked['height']}, "
             f"Model hash: {self._short_hash(model)}, Model: {stem(model)}, {modules}"
-            "Version: v1.10.1"
+            f"Version: {self.version}"
             for seed in seeds
         ]
         if asked["save_images"] and len(pictures) > 1:
@@ -364,7 +365,7 @@ class Painter:
             "extra_generation_params": extra, "infotexts": texts,
             "index_of_first_image": len(pictures) - len(seeds), "styles": asked["styles"] or [],
             "job_timestamp": self.queue.state["job_timestamp"],
-            "clip_skip": used["CLIP_stop_at_last_layers"], "version": "v1.10.1",
+            "clip_skip": used["CLIP_stop_at_last_layers"], "version": self.version,
         }  # fmt: skip
         stamped = used["enable_pnginfo"]
         images = [

@@ -229,6 +229,7 @@ class ScriptedWebUI:
             answers["/openapi.json"] = self.description
         if self.ui:
             answers["/internal/ping"] = {}
+            answers["/internal/sysinfo"] = {"Version": painter.version}
         return answers
 
 

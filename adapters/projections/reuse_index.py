@@ -129,7 +129,7 @@ def _name(folder: str) -> str:
 def _is_run_folder(folder: str) -> bool:
     """Whether a row may name a run of this folder; nothing else is looked into."""
     *above, name = folder.split("/")
-    return above in ([], [ARCHIVE_NAME]) and name not in ("", ".", "..")
+    return above in ([], [ARCHIVE_NAME]) and name not in ("", ".", "..") and "\0" not in name
 
 
 def _logs(runs: Path) -> Iterator[_Log]:

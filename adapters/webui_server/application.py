@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 import pybase64
 
+from ...events.version import VERSION
+from ..backends.embedded.infotext import PRODUCT
 from ..imaging import open_image
 from .api_errors import ApiError, server_error
 from .bodies import decode_body, decode_image, decode_object
@@ -113,6 +115,7 @@ class Application:
             "/adetailer/v1/schema": self._schema.component("ADetailerArgs"),
             "/openapi.json": self._schema.document(ui=ui),
             "/internal/ping": {},
+            "/internal/sysinfo": {"Version": f"{PRODUCT} {VERSION}"},
         }
         routes: dict[str, Route] = {path: partial(_same, answer) for path, answer in same.items()}
         routes["/sdapi/v1/options"] = lambda _body: self._settings.values()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from errno import EINVAL
+from errno import EDQUOT, EINVAL, ENOSPC, EROFS
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,9 @@ from ..files.recorded_files import WrongFile, open_recorded, read_file, sha256_o
 from ..files.run_folder import SUFFIXES, RunFolder
 from ..ports import GeneratedImage, GenerateRequest, ImageFacts, InputReader, SourceImage
 from ..stages.sizes import size_refusal
+
+_FULL = (ENOSPC, EDQUOT, EROFS)
+"""Errors of a disk that takes no image."""
 
 WrittenImages = Sequence[tuple[Artifact, Path]]
 """Images that are on disk under temporary names: what each will be, and where it is now."""
@@ -90,7 +93,8 @@ class ImageFiles:
 
         They have temporary names until ``place`` puts them where they count. Each copy has been
         compared with the recorded digest. Raises OSError for a file that is gone, is a link, is
-        not the recorded one, or cannot be copied; none is left then.
+        not the recorded one, or cannot be copied, LogWriteError where the disk is full; none is
+        left then.
         """
         written: list[tuple[Artifact, Path]] = []
         with self._discarded_on_failure(written):
@@ -101,8 +105,9 @@ class ImageFiles:
                 here = msgspec.structs.replace(
                     artifact, path=path, image_index=index, seed=origin.seed
                 )
-                with open_recorded(folder, artifact.path) as source:
-                    temporary = self._folder.storage.copy_part(source, self._folder.locate(path))
+                file = self._folder.locate(path)
+                with open_recorded(folder, artifact.path) as source, _raising_if_full(file):
+                    temporary = self._folder.storage.copy_part(source, file)
                 written.append((here, temporary))
                 self._compare(temporary, artifact)
         return written
@@ -242,6 +247,17 @@ def _raising_log_write_error(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        raise LogWriteError(f"the image cannot be written: {error}", path=path) from error
+
+
+@contextmanager
+def _raising_if_full(path: Path) -> Iterator[None]:
+    """An image that was made anew would not fit either, so none must be requested."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
         raise LogWriteError(f"the image cannot be written: {error}", path=path) from error
 
 

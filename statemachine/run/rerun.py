@@ -76,7 +76,7 @@ def prepare_rerun(
     chosen = tuple(range(plan.total_images)) if images is None else tuple(images)
     if not chosen:
         raise ConfigurationError(f"{opened.run_id}: no image is chosen")
-    given = _recorded_document(opened)
+    given = _recorded_document(opened, plan)
     typed = frozenset(override.partition("=")[0].strip() for override in overrides)
     for key in sorted(typed):
         if nested_key(key, given).split(".")[0] in _OF_THE_PARENT:
@@ -102,11 +102,16 @@ def prepare_rerun(
     return Rerun(config, origin, opened, plan, backend)
 
 
-def _recorded_document(opened: RunOpened) -> dict[str, Any]:
+def _recorded_document(opened: RunOpened, plan: StageExecutionPlan) -> dict[str, Any]:
     """The recorded configuration with nested keys alone. Raises ResumeRefusedError."""
+    found: dict[str, Any] = {}
+    if "input_image" not in opened.config and plan.stages[0].input_source == "file":
+        # That of a rerun names no files; only their number is looked at here.
+        records = opened.inputs[: plan.input_count]
+        found["inputs"] = tuple(refused_image(Path(one.path), "not read") for one in records)
     try:
         # That of a run from files names them, as they were found then.
-        return parse_document(opened.config).document()
+        return parse_document(opened.config, found=found).document()
     except ConfigurationError as error:
         raise ResumeRefusedError(
             f"{opened.run_id}: its configuration cannot be used any more: {error}"

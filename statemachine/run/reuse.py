@@ -30,6 +30,8 @@ from ..ports import FileHashes, ReuseIndex
 from ..stages.stage import StageConfig
 
 OF_ANOTHER_GROUP = "it is of another group"
+_OPTIONS = "options"
+"""Stands among the files that were not checked for the options of the server."""
 _RUNS_KEPT = 64
 """Runs whose calls are kept in mind: a variant usually reuses images of few others."""
 
@@ -138,11 +140,11 @@ class EarlierImages:
             if getattr(now, name) != getattr(then, name):
                 return Comparison(f"{name} {getattr(then, name)} -> {getattr(now, name)}")
         is_trusted = is_near and now.url == then.url
-        if msgspec.UNSET in (now.options, then.options):
-            if not is_trusted:
-                return Comparison("the options of the server were not recorded")
-        elif now.options != then.options:
+        is_open = msgspec.UNSET in (now.options, then.options)
+        if not is_open and now.options != then.options:
             return Comparison("options of the server have changed")
+        if (is_open or _OPTIONS in found.not_checked) and not is_trusted:
+            return Comparison("the options of the server were not recorded")
         return self._compare_files(found, config, is_trusted=is_trusted)
 
     def _compare_files(self, found: _Found, config: StageConfig, *, is_trusted: bool) -> Comparison:
@@ -152,16 +154,18 @@ class EarlierImages:
         # A server may have used files that the request does not name.
         now = {**dict.fromkeys(shown), **self._hashes.reported(config)}
         is_open = msgspec.UNSET in (self._run.backend.options, found.backend.options)
-        open_names = ["options"] if is_open else []
+        open_names = [_OPTIONS] if is_open or _OPTIONS in found.not_checked else []
         for name, hash_now in now.items():
             hash_then = then.get(name, "")
             if hash_then and (hash_now == "" or (hash_now is None and name in listed)):
                 # A server forgets the hash of a file that was replaced.
                 return Comparison(f"the hash of {name} is not reported any more")
-            if not hash_now or not hash_then:
-                open_names.append(name)
-            elif hash_now != hash_then:
+            if hash_now and hash_then and hash_now != hash_then:
                 return Comparison(f"{name} has changed ({hash_then} -> {hash_now})")
+            # The run that used an image again may know a hash that its maker did not know.
+            is_proved = name in shown or name not in found.not_checked
+            if not (hash_now and hash_then and is_proved):
+                open_names.append(name)
         if open_names and not is_trusted:
             return Comparison(f"no hash is reported of {', '.join(open_names)}")
         return Comparison("", tuple(open_names))
@@ -192,9 +196,12 @@ class Comparison(NamedTuple):
 
 
 class _Found(NamedTuple):
+    """``not_checked`` is what was not known when the run itself used the answer again."""
+
     answer: EarlierAnswer
     backend: BackendDescription
     is_removed: bool
+    not_checked: tuple[str, ...] = ()
 
 
 class _EarlierRun:
@@ -229,15 +236,16 @@ class _EarlierRun:
             return None
         seq, backend = self._answers[request_sha256]
         event = self._timeline[seq]
+        not_checked: tuple[str, ...] = ()
         if isinstance(event, CallCompleted):
             origin = ReuseOrigin(run_id=event.run_id, call_id=event.call_id)
         elif isinstance(event, CallReused):
-            origin = event.origin
+            origin, not_checked = event.origin, event.not_checked
         else:
             return None
         answer = EarlierAnswer(self.folder, event.artifacts, event.info, origin)
         is_removed = not self._removed.isdisjoint(one.path for one in event.artifacts)
-        return _Found(answer, backend, is_removed)
+        return _Found(answer, backend, is_removed, not_checked)
 
     def _take_all(self, events: Any) -> None:
         for event in events:

@@ -12,7 +12,7 @@ import msgspec
 
 from ....statemachine.errors import BackendError
 from ....statemachine.plan.plan import StageExecutionPlan
-from ....statemachine.stages import StageConfig
+from ....statemachine.stages import StageConfig, UpscaleConfig
 from ..infotext_settings import infotext_values
 from .answer_check import HASHES
 from .features import ServerFeatures
@@ -25,6 +25,8 @@ _HASHED = frozenset([NameKind.CHECKPOINT, NameKind.LORA, NameKind.STYLE])
 """The kinds whose lists have hashes; that of a style is one of its prompts."""
 _REFRESHED = frozenset([NameKind.CHECKPOINT, NameKind.LORA])
 _MODEL_OF_SERVER = ""
+_VERSION = "version of the server"
+"""Stands among the files for the exact version, of which the features show only a range."""
 _NETWORK = re.compile(r"([^,]+):\s*([^,:]*)")
 """One of several: ``name: hash, name: hash``. The names are without commas."""
 _TITLE = re.compile(r"(.*) \[([0-9a-fA-F]+)\]", re.DOTALL)
@@ -53,6 +55,8 @@ class ServerFileHashes:
         self._lock = threading.Lock()
         self._listed: dict[UsedFile, tuple[str, str]] = {}
         self._answered: dict[tuple[str, str], str] = {}
+        self._version: str | None = None
+        self._is_version_known = False
         self._fresh: set[NameKind] = set()
         self._stale: set[NameKind] = set()
 
@@ -69,7 +73,10 @@ class ServerFileHashes:
             # A list has the hash of each model that was loaded before, and of some other files.
             lost = {key for file, (key, _) in zip(files, found, strict=True)
                     if file.kind is NameKind.CHECKPOINT}  # fmt: skip
-            return {key: it or ("" if key in lost else None) for key, it in known.items()}
+            hashes = {key: it or ("" if key in lost else None) for key, it in known.items()}
+            # Answers of /extra-single-image show no version.
+            is_shown = not isinstance(config, UpscaleConfig)
+            return hashes | ({_VERSION: self._present_version()} if is_shown else {})
 
     def shown(self, config: StageConfig, info: Mapping[str, Any]) -> Mapping[str, str]:
         """The hashes of such files that the ``info`` of an answer shows.
@@ -84,12 +91,16 @@ class ServerFileHashes:
             except BackendError:
                 return {}
         known = {keys.get(place, " ".join(place)): digits for place, digits in answered.items()}
-        return {**dict.fromkeys(_loaded(info), ""), **known}
+        version = _shown_version(info)
+        made_by = {_VERSION: version} if version else {}
+        return {**dict.fromkeys(_loaded(info), ""), **known, **made_by}
 
     def note_answer(self, info: Mapping[str, Any]) -> None:
         """Take the hashes that an answer of this run shows for the present ones."""
         with self._lock:
             self._answered.update((place, it) for place, it in _answered(info).items() if it)
+            if version := _shown_version(info):
+                self._version, self._is_version_known = version, True
 
     def of_plan(self, plan: StageExecutionPlan, prompts: Sequence[str]) -> Mapping[str, str]:
         """The hashes that are known of the files that a plan, and prompts of its images, name.
@@ -108,6 +119,12 @@ class ServerFileHashes:
             self._refresh({file.kind for file in files if file.kind} & {NameKind.LORA})
             found = _merged([self._listed_at(file) for file in files])
             return {key: digits for key, digits in sorted(found.items()) if digits}
+
+    def _present_version(self) -> str | None:
+        """That of the last answer, else the one that the server reports when asked, once."""
+        if not self._is_version_known:
+            self._version, self._is_version_known = self._lists.version(), True
+        return self._version
 
     def _files(self, config: StageConfig) -> list[UsedFile]:
         files = [*self._used.of_stage(config, self._options() or {})]
@@ -199,6 +216,12 @@ def _merged(pairs: Iterable[tuple[Key, str]]) -> dict[Key, str]:
     for key, digits in pairs:
         merged[key] = digits if merged.get(key, digits) == digits else ""
     return merged
+
+
+def _shown_version(info: Mapping[str, Any]) -> str:
+    """The exact version of the server that gave an answer; "" if it does not show it."""
+    version = info.get("version") or infotext_values(info).get("Version")
+    return version.strip() if isinstance(version, str) else ""
 
 
 def _loaded(info: Mapping[str, Any]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -22,6 +23,11 @@ from .spellings import file_of, loosely, stem
 
 OPTIONS = "/sdapi/v1/options"
 SCRIPTS = "/sdapi/v1/scripts"
+SYSINFO = "/internal/sysinfo"
+_SYSINFO_TIMEOUT_S = 5.0
+"""The route calls the graphics driver and pip; the version is not worth a longer wait."""
+_LONGEST_VERSION = 80
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SIGNS = {
     "/openapi.json": "paths",
     "/sdapi/v1/progress": "progress",
@@ -155,6 +161,21 @@ class ServerLists:
         self._answers.pop(path, None)
         self._lists.pop(path, None)
         return True
+
+    def version(self) -> str | None:
+        """The exact version, as the server's user interface shows it; asked for anew each time.
+
+        The server takes a second or more.
+        """
+        try:
+            answer = self._client.get(SYSINFO, timeout_s=_SYSINFO_TIMEOUT_S)
+        except BackendError:
+            return None
+        version = answer.get("Version") if isinstance(answer, Mapping) else None
+        if not isinstance(version, str):
+            return None
+        shown = self._client.credentials.scrub(_CONTROL.sub("", version))
+        return shown.strip()[:_LONGEST_VERSION] or None
 
     def prompts_of_styles(self, names: Sequence[str]) -> Iterator[str]:
         """The prompts, with the negative ones, that the server adds for these styles."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -40,18 +39,12 @@ from .names import (
 from .pass_through import pass_through_problems
 from .payloads import STAGES, payload_of
 
-SYSINFO = "/internal/sysinfo"
-SYSINFO_TIMEOUT_S = 5.0
-"""The route calls the graphics driver and pip; the version is not worth a longer wait."""
-
 _POSTED = (TXT2IMG, IMG2IMG, EXTRA_SINGLE_IMAGE, INTERRUPT, INTERNAL_PROGRESS)
 _NO_WEBUI = (
     "no route answers like that of a WebUI; is it one, was it started with --api, and is it ready?"
 )
-_LONGEST_VERSION = 80
 LOADED = tuple(KINDS[kind].plural for kind in (NameKind.CHECKPOINT, NameKind.VAE, NameKind.MODULE))
 """The lists with entries that a server may have loaded."""
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def preflight(
@@ -213,21 +206,9 @@ class _Inspection:
 
     def ask_for_version(self) -> None:
         """Ask for the exact version, which takes the server a second or more."""
-        version = self._reported_version()
+        version = self._lists.version()
         if version:
             self.features = msgspec.structs.replace(self.features, version=version)
-
-    def _reported_version(self) -> str | None:
-        """The version that the server shows in its user interface."""
-        try:
-            answer = self._client.get(SYSINFO, timeout_s=SYSINFO_TIMEOUT_S)
-        except BackendError:
-            return None
-        version = answer.get("Version") if isinstance(answer, Mapping) else None
-        if not isinstance(version, str):
-            return None
-        shown = self._client.credentials.scrub(_CONTROL.sub("", version))
-        return shown.strip()[:_LONGEST_VERSION] or None
 
     def _missing_routes(self, endpoints: Iterable[str]) -> Iterator[str]:
         shown = self.features.routes
