@@ -18,6 +18,7 @@ from .serving import Client, url_of
 
 TWO = SMALL.replace("base.safetensors", MODELS[0])
 MANY = TWO.replace("images = 2", "images = 16")
+LONG = TWO.replace("images = 2", "images = 60")
 VARY = "--vary=txt2img.cfg_scale=4,5,6"
 NOT_THERE = "not-there.safetensors"
 WITH_ONE_MISSING = f"--vary=txt2img.model={MODELS[0]},{NOT_THERE},{MODELS[1]}"
@@ -146,7 +147,7 @@ def test_a_signal_cancels_a_sweep(start: Start, tmp_path: Path, asked: signal.Si
     The exit status is 3; after Ctrl-C the process dies by SIGINT.
     """
     expected = -signal.SIGINT if asked == signal.SIGINT else 3
-    process = start("run", write_config(tmp_path, MANY), "--json", VARY, folder=tmp_path)
+    process = start("run", write_config(tmp_path, LONG), "--json", VARY, folder=tmp_path)
     works(tmp_path, variants=2)
     process.send_signal(asked)
     status, result, _ = ended(process)
@@ -158,7 +159,7 @@ def test_a_signal_cancels_a_sweep(start: Start, tmp_path: Path, asked: signal.Si
 @pytest.mark.posix
 def test_a_second_ctrl_c_quits_a_sweep_at_once(start: Start, tmp_path: Path) -> None:
     """Death by SIGINT, with one line; the run of the variant died RUNNING."""
-    process = start("run", write_config(tmp_path, MANY), "--json", VARY, folder=tmp_path)
+    process = start("run", write_config(tmp_path, LONG), "--json", VARY, folder=tmp_path)
     works(tmp_path)
     leave_at_once(process)
     status, printed, errors = ended(process)

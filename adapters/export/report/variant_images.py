@@ -13,6 +13,7 @@ from ....events.result import FinishedImage
 from ....statemachine.files.recorded_files import FileState, RecordedFile
 from ....statemachine.groups.result import (
     CORRUPT,
+    MISSING,
     REMOVED,
     UNREADABLE,
     VariantResult,
