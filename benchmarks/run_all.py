@@ -9,6 +9,7 @@ from . import (
     listening_speed,
     log_speed,
     resume_speed,
+    reuse_speed,
     run_speed,
     sheet_speed,
     startup_speed,
@@ -24,6 +25,7 @@ def main() -> None:
     log_speed.main()
     run_speed.main()
     resume_speed.main()
+    reuse_speed.main()
     listening_speed.main()
     learning_rebuild.main()
     sweep_planning.main()
