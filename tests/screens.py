@@ -60,7 +60,9 @@ class WindowProcess:
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         assert line, self._process.communicate()[1]
-        return json.loads(line)
+        answer = json.loads(line)
+        assert not (isinstance(answer, dict) and "failed" in answer), (what, arguments, answer)
+        return answer
 
     def look(self, bar: int = 0) -> dict[str, Any]:
         """What can be seen of a bar."""

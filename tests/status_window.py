@@ -99,11 +99,16 @@ class Window:
         """Let one held request of a group go on."""
         self.held.let_go()
 
-    def press(self, text: str) -> None:
-        """Press the button with this text with the mouse, whether or not it can be pressed."""
+    def press(self, text: str, times: int = 1) -> list[str]:
+        """Press the button with this text with the mouse, whether or not it can be pressed.
+
+        Its text and its state after that.
+        """
         button = self.button(text)
-        for what in ("<Enter>", "<ButtonPress-1>", "<ButtonRelease-1>"):
-            button.event_generate(what, x=5, y=5)
+        for _ in range(times):
+            for what in ("<Enter>", "<ButtonPress-1>", "<ButtonRelease-1>"):
+                button.event_generate(what, x=5, y=5)
+        return [str(button["text"]), str(button["state"])]
 
     def type(self, place: int, text: str) -> None:
         """Type into the entry at this place, from 0."""
@@ -204,9 +209,13 @@ def obey(window: Window) -> None:
         answered = threading.Event()
 
         def carry_out(order: dict[str, Any] = order, answered: threading.Event = answered) -> None:
-            answer = getattr(window, order.pop("do"))(**order)
-            say(answer)
-            answered.set()
+            try:
+                say(getattr(window, order.pop("do"))(**order))
+            except Exception as error:
+                say({"failed": repr(error)})
+                raise
+            finally:
+                answered.set()
 
         window.loop(carry_out)
         answered.wait()
