@@ -26,6 +26,7 @@ from stagewright.statemachine import BackendError, CancelToken, GenerateRequest
 
 from .command_line import stagewright
 from .support import ScriptedBackend, controller, document, png
+from .sweeping import group_opened, variant, write_group_log
 
 Colour = tuple[int, int, int]
 
@@ -177,6 +178,15 @@ def test_a_missing_cell_says_why(tmp_path: Path) -> None:
     assert reasons[3].endswith(f"{runs[3].name} is not here")
     assert "corrupt at byte" in reasons[4]
     assert reasons[5] == ""
+
+
+def test_a_value_that_no_axis_lists_has_a_place_of_its_own(tmp_path: Path) -> None:
+    """A log that others wrote may name any."""
+    variants = [variant(0, **{"txt2img.steps": 1}), variant(1, **{"txt2img.steps": 9})]
+    folder = write_group_log(tmp_path, group_opened(variants=variants))
+    found = content(tmp_path, folder.name)
+    assert [label.split()[-1] for label in found.columns] == ["1", "9"]
+    assert [cell.reason for cell in found.cells] == ["not begun", "not begun"]
 
 
 def test_variants_that_never_began_and_images_that_were_removed_are_named(tmp_path: Path) -> None:

@@ -118,11 +118,15 @@ def _axis_of(axes: Sequence[Axis], key: str | None, option: str) -> Axis | None:
 
 
 def _axis(axis: SweepAxis, variants: Sequence[Mapping[str, Any]]) -> Axis:
-    """An axis with the values that variants have: a random draw may have left some out."""
+    """An axis with the values that variants have: a random draw may have left some out.
+
+    Values that only a variant has, in a log that others wrote, follow those of the axis.
+    """
     keys = axis_keys(axis)
-    used = {_identity(one.get(key) for key in keys) for one in variants}
+    values = [tuple(one.get(key) for key in keys) for one in variants]
+    used = {_identity(value): value for value in values}
     listed = {_identity(value): value for value in rows_of(axis)}
-    return Axis(keys, {name: value for name, value in listed.items() if name in used})
+    return Axis(keys, {name: value for name, value in (listed | used).items() if name in used})
 
 
 class _Variants:
