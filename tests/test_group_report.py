@@ -194,14 +194,14 @@ def test_a_sweep_of_one_axis_has_one_column(vary: tuple[str, ...]) -> None:
 @pytest.mark.posix
 @pytest.mark.parametrize("name", ["last", "last-group"])
 def test_a_full_disk_is_reported_with_the_name_of_the_report(tmp_path: Path, name: str) -> None:
-    """Exit 1, and no part of a page is left."""
+    """Exit 1, and no part of a page is left. ``-B``: compiled modules would be cut off, too."""
     swept(tmp_path / "runs", vary=["txt2img.steps=1,2"])
     code = (
         "import resource; from stagewright.__main__ import main; "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); main()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, "report", name, "--output", "page.html"],
+        [sys.executable, "-B", "-c", code, "report", name, "--output", "page.html"],
         cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, "stagewright: page.html: File too large\n")
