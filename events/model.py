@@ -156,13 +156,22 @@ class SourceFile(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     sha256: str
 
 
+class ServerDescription(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One of several servers that make the images of a run."""
+
+    url: str
+    product: str | None = None
+    version: str | None = None
+
+
 class BackendDescription(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The backend that made the images: ``kind`` is ``embedded`` or a server's family.
 
     ``options`` are those of the server that change pixels and that every request of the run
     carries; they are left out where the server's options are not known. ``files`` are the hashes
     that it reports, by kind and name (``model sd_xl_base_1.0``), of the files that the plan names;
-    a file without a reported hash is left out.
+    a file without a reported hash is left out. ``servers`` are all servers of the run where there
+    are several; ``url``, ``product`` and ``version`` are those of the first.
     """
 
     kind: str
@@ -171,6 +180,7 @@ class BackendDescription(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     version: str | None = None
     options: Mapping[str, Any] | msgspec.UnsetType = msgspec.UNSET
     files: Mapping[str, str] | msgspec.UnsetType = msgspec.UNSET
+    servers: tuple[ServerDescription, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -259,7 +269,10 @@ class StageStart(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
 
 
 class CallRequested(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
-    """One attempt at one request is about to be sent; ``inputs`` are ``source_sha256`` values."""
+    """One attempt at one request is about to be sent; ``inputs`` are ``source_sha256`` values.
+
+    ``server`` is the address of the server that it is sent to.
+    """
 
     call_id: str
     stage_id: str
@@ -268,6 +281,7 @@ class CallRequested(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
     attempt: Index
     request_sha256: str
     inputs: tuple[str, ...] = ()
+    server: str | msgspec.UnsetType = msgspec.UNSET
 
     barrier: ClassVar[bool] = True
 

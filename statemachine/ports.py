@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -15,7 +16,7 @@ from ..events.model import StepProgress as StepProgress
 
 if TYPE_CHECKING:
     from .config.schema import ServerTable
-    from .plan.plan import StageExecutionPlan
+    from .plan.plan import StageExecution, StageExecutionPlan
     from .run.cancel import CancelToken
     from .stages.stage import StageConfig
 
@@ -149,6 +150,30 @@ class PreparableBackend(Protocol):
 
     def release(self) -> None:
         """Release what was held for the run, which has ended."""
+        ...
+
+
+@runtime_checkable
+class BackendPool(Protocol):
+    """Several backends that share the work of a run. Which are usable may change at any time."""
+
+    def members(self, stage: StageExecution) -> Sequence[ImageBackend]:
+        """Those that are usable now, the ones preferred for a stage first.
+
+        Each keeps its identity while it is usable, and has a ``description.url`` of its own.
+        """
+        ...
+
+
+@runtime_checkable
+class ExclusiveBackend(Protocol):
+    """A backend whose server serves one request at a time, over all processes of the machine."""
+
+    def turn(self, cancel: CancelToken) -> AbstractContextManager[None]:
+        """Wait for the server's turn, and keep it from the record of a request to its answer.
+
+        Raises GenerationCancelled once ``cancel`` ends the wait.
+        """
         ...
 
 
