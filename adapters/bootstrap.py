@@ -14,8 +14,9 @@ from ..events.log.storage import Storage
 from ..events.model import BackendDescription, RunOpened
 from ..statemachine.config.schema import ServerTable
 from ..statemachine.errors import ConfigurationError
-from ..statemachine.plan.plan import StageExecutionPlan
+from ..statemachine.plan.plan import StageExecution, StageExecutionPlan
 from ..statemachine.ports import (
+    BackendPool,
     FileHashes,
     GenerateAnswer,
     GenerateRequest,
@@ -127,6 +128,11 @@ class ConfiguredBackend:
     def file_hashes(self) -> FileHashes:
         """The hashes of the files that the current backend uses."""
         return file_hashes_of(self._current)
+
+    def members(self, stage: StageExecution) -> Sequence[ImageBackend]:
+        """The backends that share the work; see ``BackendPool``."""
+        current = self._current
+        return current.members(stage) if isinstance(current, BackendPool) else (current,)
 
     def generate_images(
         self, request: GenerateRequest, *, cancel: CancelToken, on_step: OnStep

@@ -26,9 +26,11 @@ from .report import ServerReport
 ENTRY_POINTS = "stagewright.backends"
 EMBEDDED = "embedded"
 WEBUI = "webui"
-_BUILT_IN = {EMBEDDED: "embedded.kind", WEBUI: "webui.kind"}
+FARM = "farm"
+_BUILT_IN = {EMBEDDED: "embedded.kind", WEBUI: "webui.kind", FARM: "farm.kind"}
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _HTTP = frozenset(["http", "https"])
+_OF_FARMS = frozenset(["tcp", "tls"])
 
 
 class ServerChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,11 +157,13 @@ def kind_of_server(address: str, kind: str | None = None) -> BackendKind:
     scheme = found[1].lower() if found else "http"
     if scheme in _HTTP:
         return installed_kind(WEBUI)
+    if scheme in _OF_FARMS:
+        return installed_kind(FARM)
     others = [installed_kind(one.name) for one in entry_points(group=ENTRY_POINTS)]
     for other in others:
         if scheme in other.schemes:
             return other
-    known = sorted(_HTTP.union(*(other.schemes for other in others)))
+    known = sorted(_HTTP.union(_OF_FARMS, *(other.schemes for other in others)))
     raise ConfigurationError(
         f"server {address}: the scheme must be one of {', '.join(known)}", key="server.url"
     )
