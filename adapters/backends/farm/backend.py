@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -185,7 +185,7 @@ class FarmBackend:
             product=description.product,
             version=description.version,
         )
-        member = FarmMember(entry, own, self._open_connection, self._session, self._drop_unprepared)
+        member = FarmMember(entry, own, self._open_connection, self._session, self._drop_lost)
         self._members = {**self._members, entry.address: member}
         farm_logger.info("worker %s is used", entry.name)
         return ""
@@ -226,19 +226,23 @@ class FarmBackend:
         self._members = {key: one for key, one in self._members.items() if one is not member}
         farm_logger.info("worker %s has left", member.entry.name)
 
-    def _drop_unprepared(self, member: FarmMember) -> None:
-        """Have the worker prepared again by the next look."""
+    def _drop_lost(self, member: FarmMember) -> None:
+        """Use a worker no more, until the next look finds it present and prepares it again."""
 
         def drop() -> None:
             self._drop(member)
             self._known.discard(member.entry.address)
 
-        self._open_connection.loop.call_soon_threadsafe(drop)
+        asyncio.run_coroutine_threadsafe(_done(drop), self._open_connection.loop).result()
 
     @property
     def _open_connection(self) -> FarmConnection:
         assert self._connection is not None
         return self._connection
+
+
+async def _done(act: Callable[[], None]) -> None:
+    act()
 
 
 def _may_serve(member: FarmMember, resource: str | None) -> bool:

@@ -19,6 +19,7 @@ from .dask_settings import security_for
 from .errors import SchedulerLostError, WorkerLostError
 from .messages import ANNOUNCEMENT, FARM, STEPS, SchedulerFacts, Step, WorkerFacts
 from .tasks import make_images
+from .unpickling import restrict_unpickling
 
 _MOST_INLINE_BYTES = 64 * 1024
 """Larger requests go to their worker directly, not by way of the scheduler."""
@@ -41,8 +42,6 @@ class FarmConnection:
         refuse_open(address, insecure=insecure)
         security = security_for("client", address.partition(":")[0])
         from distributed import Client  # noqa: PLC0415 - nothing else loads Dask
-
-        from .unpickling import restrict_unpickling  # noqa: PLC0415 - the same
 
         restrict_unpickling()
         self.address = address

@@ -22,7 +22,7 @@ _CANCEL_S = 10.0
 class FarmMember:
     """Sends requests to one worker, which serves one at a time.
 
-    ``on_unprepared`` is called when the worker is not prepared for the run any more.
+    ``on_lost`` is called when the worker is gone, or is not prepared for the run any more.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class FarmMember:
         description: BackendDescription,
         connection: FarmConnection,
         session: str,
-        on_unprepared: Callable[[FarmMember], None],
+        on_lost: Callable[[FarmMember], None],
     ) -> None:
         self.entry = entry
         self.is_present = True
@@ -39,7 +39,7 @@ class FarmMember:
         self._description = description
         self._connection = connection
         self._session = session
-        self._on_unprepared = on_unprepared
+        self._on_lost = on_lost
 
     @property
     def slots(self) -> int:
@@ -66,15 +66,17 @@ class FarmMember:
             try:
                 self._wait(task, request.call_id, cancel)
                 outcome = decode_outcome(task.result(self._lost))
-            except BaseException:
+            except BaseException as error:
                 task.give_up()
+                if isinstance(error, WorkerLostError):
+                    self._on_lost(self)
                 raise
         if isinstance(outcome, Answer):
             self.loaded = next(iter(request.config.checkpoints()), self.loaded)
             images = tuple(GeneratedImage(data=data) for data in outcome.images)
             return GenerateAnswer(images=images, endpoint=outcome.endpoint, info=outcome.info)
         if outcome.kind == SessionUnknownError.__name__:
-            self._on_unprepared(self)
+            self._on_lost(self)
             raise self._lost(outcome.message, settled=True)
         error = outcome.error(self.entry.name)
         if isinstance(error, GenerationCancelled) and not cancel.cancelled:

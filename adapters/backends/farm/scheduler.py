@@ -14,6 +14,7 @@ from ....statemachine.errors import ConfigurationError
 from .addresses import refuse_open
 from .dask_settings import default_scheme, security_for
 from .messages import FARM, SchedulerFacts
+from .unpickling import restrict_unpickling
 
 _LOOK_S = 0.2
 _CODE_HANDLERS = (
@@ -52,8 +53,6 @@ def run_scheduler(
     host = f"[{choice.host}]" if ":" in choice.host else choice.host
     refuse_open(f"{scheme}://{host}:{choice.port}", insecure=choice.insecure)
     security = security_for("scheduler", scheme)
-    from .unpickling import restrict_unpickling  # noqa: PLC0415 - loads Dask
-
     restrict_unpickling()
     asyncio.run(_serve(choice, scheme, security, stopped, announce))
 
@@ -67,6 +66,7 @@ async def _serve(
 ) -> None:
     import dask  # noqa: PLC0415 - see run_scheduler
     from distributed import Scheduler  # noqa: PLC0415 - the same
+    from distributed.spans import SpansSchedulerExtension  # noqa: PLC0415 - the same
 
     settings = {
         # A request whose worker is lost is the controller's to repeat, as a further attempt.
@@ -81,7 +81,8 @@ async def _serve(
                 port=choice.port,
                 protocol=f"{scheme}://",
                 security=security,
-                extensions={},  # queues, locks, shuffles and work stealing
+                # Left out: queues, locks, shuffles, work stealing.
+                extensions={"spans": SpansSchedulerExtension},
                 dashboard=True,
                 dashboard_address=f"127.0.0.1:{choice.dashboard_port}",
             )

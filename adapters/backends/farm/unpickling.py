@@ -12,8 +12,6 @@ import pickle
 from collections.abc import Iterable
 from typing import Any
 
-from distributed.protocol import pickle as dask_pickle
-
 from . import tasks
 
 _ALLOWED = frozenset(
@@ -47,6 +45,8 @@ class _Unpickler(pickle.Unpickler):
 
 def restrict_unpickling() -> None:
     """Refuse, in this process, every pickle that names something else than a farm sends."""
+    from distributed.protocol import pickle as dask_pickle  # noqa: PLC0415 - nothing else loads Dask
+
     dask_pickle.loads = _loads
 
 

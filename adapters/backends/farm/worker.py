@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,9 +18,11 @@ from .addresses import member_url, refuse_open, scheduler_address
 from .dask_settings import security_for
 from .messages import ANNOUNCEMENT, CANCEL, PREPARE, RELEASE, STATUS, STEPS, Step, WorkerFacts
 from .server_sessions import ServerSessions
+from .unpickling import restrict_unpickling
 
 _LOOK_S = 0.2
 _REJOIN_S = 1.0
+_REACH_S = 5.0
 _CLOSE_S = 10.0
 _HANDLERS = frozenset(
     [
@@ -73,8 +76,6 @@ def run_worker(
         headers=settings.headers,
     )
     sessions = ServerSessions(kind, choice)
-    from .unpickling import restrict_unpickling  # noqa: PLC0415 - loads Dask
-
     restrict_unpickling()
     member = _Member(
         address=address,
@@ -99,7 +100,15 @@ class _Member(msgspec.Struct, frozen=True, kw_only=True):
 
     async def serve(self, stopped: threading.Event, tell: Callable[[str], None]) -> None:
         tell(f"worker {self.name}: looking for the scheduler at {self.address}")
+        reason = ""
         while not stopped.is_set():
+            found = await self._reason_not_reached()
+            if found and found != reason:
+                tell(f"worker {self.name}: {self.address} cannot be reached, trying again: {found}")
+            reason = found
+            if reason:
+                await asyncio.sleep(_REJOIN_S)
+                continue
             worker = self._worker()
             joining = asyncio.ensure_future(_started(worker))
             while not (joining.done() or stopped.is_set()):
@@ -115,6 +124,28 @@ class _Member(msgspec.Struct, frozen=True, kw_only=True):
             tell(f"worker {self.name}: left {self.address}")
             if not stopped.is_set():
                 await asyncio.sleep(_REJOIN_S)
+
+    async def _reason_not_reached(self) -> str:
+        """Why the scheduler cannot be reached; "" if it can.
+
+        Dask's worker looks for it without an end and without a word. Raises ConfigurationError
+        where the two do not trust each other's certificates.
+        """
+        from distributed.core import connect  # noqa: PLC0415 - see run_worker
+
+        try:
+            arguments = self.security.get_connection_args("worker")
+            comm = await connect(self.address, timeout=_REACH_S, **arguments)
+        except OSError as error:
+            cause = error.__cause__ or error
+            if isinstance(cause, ssl.SSLError):
+                raise ConfigurationError(
+                    f"{self.address}: the worker and the scheduler do not trust each other's "
+                    f"certificates: {cause}"
+                ) from error
+            return str(cause) or type(cause).__name__
+        await comm.close()
+        return ""
 
     def _worker(self) -> Any:
         from distributed import Worker  # noqa: PLC0415 - see run_worker
