@@ -12,6 +12,7 @@ import msgspec
 
 from ....statemachine.errors import BackendError
 from ....statemachine.plan.plan import StageExecutionPlan
+from ....statemachine.ports import SERVER_VERSION
 from ....statemachine.stages import StageConfig, UpscaleConfig
 from ..infotext_settings import infotext_values
 from .answer_check import HASHES
@@ -25,8 +26,6 @@ _HASHED = frozenset([NameKind.CHECKPOINT, NameKind.LORA, NameKind.STYLE])
 """The kinds whose lists have hashes; that of a style is one of its prompts."""
 _REFRESHED = frozenset([NameKind.CHECKPOINT, NameKind.LORA])
 _MODEL_OF_SERVER = ""
-_VERSION = "version of the server"
-"""Stands among the files for the exact version, of which the features show only a range."""
 _NETWORK = re.compile(r"([^,]+):\s*([^,:]*)")
 """One of several: ``name: hash, name: hash``. The names are without commas."""
 _TITLE = re.compile(r"(.*) \[([0-9a-fA-F]+)\]", re.DOTALL)
@@ -76,7 +75,7 @@ class ServerFileHashes:
             hashes = {key: it or ("" if key in lost else None) for key, it in known.items()}
             # Answers of /extra-single-image show no version.
             is_shown = not isinstance(config, UpscaleConfig)
-            return hashes | ({_VERSION: self._present_version()} if is_shown else {})
+            return hashes | ({SERVER_VERSION: self._present_version()} if is_shown else {})
 
     def shown(self, config: StageConfig, info: Mapping[str, Any]) -> Mapping[str, str]:
         """The hashes of such files that the ``info`` of an answer shows.
@@ -92,7 +91,7 @@ class ServerFileHashes:
                 return {}
         known = {keys.get(place, " ".join(place)): digits for place, digits in answered.items()}
         version = _shown_version(info)
-        made_by = {_VERSION: version} if version else {}
+        made_by = {SERVER_VERSION: version} if version else {}
         return {**dict.fromkeys(_loaded(info), ""), **known, **made_by}
 
     def note_answer(self, info: Mapping[str, Any]) -> None:
