@@ -22,6 +22,7 @@ from ..statemachine.ports import (
     GenerateRequest,
     ImageBackend,
     OnStep,
+    UnsettledCall,
     file_hashes_of,
 )
 from ..statemachine.run.cancel import CancelToken
@@ -79,7 +80,7 @@ class ConfiguredBackend:
         *,
         preflight: bool,
         recorded: BackendDescription | None = None,
-        unsettled: Mapping[str, str] = {},
+        unsettled: Sequence[UnsettledCall] = (),
         prompts: Sequence[str] = (),
     ) -> None:
         """Choose the backend for a run before its folder is made.
@@ -99,7 +100,10 @@ class ConfiguredBackend:
             settings=server,
             insecure=self._insecure,
             headers=self._headers,
-            unsettled=unsettled,
+            unsettled={
+                one.call_id: one.stage_type for one in unsettled if one.server == target.url
+            },
+            unsettled_calls=tuple(unsettled),
             prompts=tuple(prompts),
         )
         self._current = backend = target.kind.make(choice)

@@ -19,7 +19,7 @@ from ...statemachine.config.schema import ServerTable
 from ...statemachine.config.validation import refuse_userinfo
 from ...statemachine.errors import ConfigurationError
 from ...statemachine.plan.plan import StageExecutionPlan
-from ...statemachine.ports import ImageBackend
+from ...statemachine.ports import ImageBackend, UnsettledCall
 from .http.address import ServerAddress
 from .report import ServerReport
 
@@ -38,7 +38,8 @@ class ServerChoice(msgspec.Struct, frozen=True, kw_only=True):
 
     ``insecure`` lifts the rules on where they may go. ``headers`` are those of the user's settings,
     by the address of the server that they are for. ``unsettled`` are calls of an earlier
-    process that the server may still be working on.
+    process that the server may still be working on; ``unsettled_calls`` are those of all servers
+    of the run, for a backend that has several.
     """
 
     url: str
@@ -47,6 +48,7 @@ class ServerChoice(msgspec.Struct, frozen=True, kw_only=True):
     insecure: bool = False
     headers: Mapping[str, Mapping[str, str]] = {}
     unsettled: Mapping[str, str] = {}
+    unsettled_calls: tuple[UnsettledCall, ...] = ()
     prompts: tuple[str, ...] = ()
 
 

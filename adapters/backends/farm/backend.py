@@ -49,6 +49,10 @@ class FarmBackend:
         # Replaced as a whole on the connection's thread, read on any.
         self._members: dict[str, FarmMember] = {}
         self._known: set[str] = set()
+        self._unsettled: dict[str, dict[str, str]] = {}
+        """By worker, the calls that its server may still work on, with their stage types."""
+        for call in choice.unsettled_calls:
+            self._leave(call.server or "", call.call_id, call.stage_type)
 
     @property
     def slots(self) -> int:
@@ -99,7 +103,6 @@ class FarmBackend:
             settings=settings,
             preflight=self._is_checked,
             recorded=recorded,
-            unsettled=self._choice.unsettled,
             prompts=self._choice.prompts,
         )
         loop = self._connection.loop
@@ -197,7 +200,10 @@ class FarmBackend:
         if entry.facts.version != VERSION:
             return f"it has stagewright {entry.facts.version}, and this is {VERSION}", None
         recorded = self._first or self._preparation.recorded
-        asked = msgspec.structs.replace(self._preparation, recorded=recorded)
+        unsettled = self._unsettled.get(entry.name, {})
+        asked = msgspec.structs.replace(
+            self._preparation, recorded=recorded, unsettled=dict(unsettled)
+        )
         try:
             answer = await self._open_connection.ask(
                 entry.address, PREPARE, _PREPARE_S, message=encode(asked)
@@ -205,6 +211,8 @@ class FarmBackend:
         except OSError as error:
             return f"it does not answer: {error}", None
         prepared = decode_prepared(answer)
+        if prepared.description is not None:
+            self._unsettled.pop(entry.name, None)
         return prepared.refusal, prepared.description
 
     def _require_members(self, plan: StageExecutionPlan, refusals: Sequence[str]) -> None:
@@ -226,10 +234,16 @@ class FarmBackend:
         self._members = {key: one for key, one in self._members.items() if one is not member}
         farm_logger.info("worker %s has left", member.entry.name)
 
-    def _drop_lost(self, member: FarmMember) -> None:
+    def _leave(self, worker: str, call_id: str, stage_type: str) -> None:
+        """Note a call that a worker's server is to settle before it gets other work."""
+        self._unsettled.setdefault(worker, {})[call_id] = stage_type
+
+    def _drop_lost(self, member: FarmMember, request: GenerateRequest, *, settled: bool) -> None:
         """Use a worker no more, until the next look finds it present and prepares it again."""
 
         def drop() -> None:
+            if not settled:
+                self._leave(member.entry.name, request.call_id, request.stage_type)
             self._drop(member)
             self._known.discard(member.entry.address)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from typing import NoReturn, Protocol
 
 from ....events.model import BackendDescription
 from ....statemachine.errors import GenerationCancelled
@@ -11,12 +11,18 @@ from ....statemachine.ports import GenerateAnswer, GeneratedImage, GenerateReque
 from ....statemachine.run.cancel import CancelToken
 from .connection import FarmConnection, RequestTask, WorkerEntry
 from .errors import WorkerLostError
-from .messages import CANCEL, Answer, decode_outcome, encode_task
+from .messages import CANCEL, Answer, Failure, decode_outcome, encode_task
 from .server_sessions import SessionUnknownError
 
 _LOOK_S = 0.1
 _CANCEL_S = 10.0
 """How long a worker that was told to stop is waited for."""
+
+
+class OnLost(Protocol):
+    """Takes the request with which a worker was lost, and whether its server is done with it."""
+
+    def __call__(self, member: FarmMember, request: GenerateRequest, *, settled: bool) -> None: ...
 
 
 class FarmMember:
@@ -31,7 +37,7 @@ class FarmMember:
         description: BackendDescription,
         connection: FarmConnection,
         session: str,
-        on_lost: Callable[[FarmMember], None],
+        on_lost: OnLost,
     ) -> None:
         self.entry = entry
         self.is_present = True
@@ -58,29 +64,39 @@ class FarmMember:
 
         Raises WorkerLostError, SchedulerLostError, and what its server's backend raises.
         """
+        try:
+            outcome = self._outcome(request, cancel, on_step)
+            if isinstance(outcome, Failure):
+                self._raise(outcome, is_cancelled=cancel.cancelled)
+        except WorkerLostError as error:
+            self._on_lost(self, request, settled=error.settled)
+            raise
+        self.loaded = next(iter(request.config.checkpoints()), self.loaded)
+        images = tuple(GeneratedImage(data=data) for data in outcome.images)
+        return GenerateAnswer(images=images, endpoint=outcome.endpoint, info=outcome.info)
+
+    def _outcome(
+        self, request: GenerateRequest, cancel: CancelToken, on_step: OnStep
+    ) -> Answer | Failure:
         if not self.is_present:
             raise self._lost("it has left the farm", settled=True)
+        message = encode_task(self._session, request)
         with self._connection.steps_of(request.call_id, on_step):
-            message = encode_task(self._session, request)
             task = self._connection.submit(self.entry.address, request.call_id, message)
             try:
                 self._wait(task, request.call_id, cancel)
-                outcome = decode_outcome(task.result(self._lost))
-            except BaseException as error:
+                return decode_outcome(task.result(self._lost))
+            except BaseException:
                 task.give_up()
-                if isinstance(error, WorkerLostError):
-                    self._on_lost(self)
                 raise
-        if isinstance(outcome, Answer):
-            self.loaded = next(iter(request.config.checkpoints()), self.loaded)
-            images = tuple(GeneratedImage(data=data) for data in outcome.images)
-            return GenerateAnswer(images=images, endpoint=outcome.endpoint, info=outcome.info)
-        if outcome.kind == SessionUnknownError.__name__:
-            self._on_lost(self)
-            raise self._lost(outcome.message, settled=True)
-        error = outcome.error(self.entry.name)
-        if isinstance(error, GenerationCancelled) and not cancel.cancelled:
-            raise self._lost("it has stopped", interrupted=True, settled=outcome.settled)
+
+    def _raise(self, failure: Failure, *, is_cancelled: bool) -> NoReturn:
+        """Raise what the worker's server failed with."""
+        if failure.kind == SessionUnknownError.__name__:
+            raise self._lost(failure.message, settled=True)
+        error = failure.error(self.entry.name)
+        if isinstance(error, GenerationCancelled) and not is_cancelled:
+            raise self._lost("it has stopped", interrupted=True, settled=failure.settled)
         raise error
 
     def _wait(self, task: RequestTask, call_id: str, cancel: CancelToken) -> None:

@@ -156,7 +156,9 @@ class ServerSessions:
             self._backends.move_to_end(session)
             self._work = work
         try:
-            with _turn(backend, work.token):
+            with _turn(backend, work.token) as is_its_turn:
+                if not is_its_turn:
+                    raise GenerationCancelled("the run was cancelled", settled=True)
                 return self._generate(backend, work)
         finally:
             self._work = None
@@ -180,9 +182,11 @@ class ServerSessions:
         )
 
 
-def _turn(backend: ServedBackend, cancel: CancelToken) -> AbstractContextManager[None]:
+def _turn(backend: ServedBackend, cancel: CancelToken) -> AbstractContextManager[bool]:
     """The turn of the server among all processes of this machine."""
-    return backend.turn(cancel) if isinstance(backend, ExclusiveBackend) else nullcontext()
+    if isinstance(backend, ExclusiveBackend):
+        return backend.turn(cancel)
+    return nullcontext(enter_result=True)
 
 
 def _ignore(step: Step) -> None:
