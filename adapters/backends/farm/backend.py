@@ -28,6 +28,7 @@ KIND = "farm"
 _LOOK_S = 0.5
 _PREPARE_S = 120.0
 """How long a worker may take to check its server."""
+_RELEASE_S = 2.0
 farm_logger = logging.getLogger("stagewright.farm")
 
 
@@ -137,10 +138,19 @@ class FarmBackend:
             return
         if self._watch is not None:
             self._watch.cancel()
-        for member in self._members.values():
-            connection.ask_in_vain(member.entry.address, RELEASE, session=self._session)
+        asyncio.run_coroutine_threadsafe(self._release(connection), connection.loop).result()
         self._members = {}
         connection.close()
+
+    async def _release(self, connection: FarmConnection) -> None:
+        """Have every worker forget the run; one that does not answer soon forgets it later."""
+        asked = (
+            connection.ask(one.entry.address, RELEASE, _RELEASE_S, session=self._session)
+            for one in self._members.values()
+        )
+        for outcome in await asyncio.gather(*asked, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                farm_logger.debug("a worker was not released: %r", outcome)
 
     async def _prepare_present(self) -> list[str]:
         """Prepare the workers that are present: one, which sets the options, then the others.

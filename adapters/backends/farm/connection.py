@@ -24,6 +24,7 @@ from .unpickling import restrict_unpickling
 _MOST_INLINE_BYTES = 64 * 1024
 """Larger requests go to their worker directly, not by way of the scheduler."""
 _ASK_TIMEOUT_S = 10.0
+_CLOSE_S = 2.0
 
 
 class WorkerEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +75,7 @@ class FarmConnection:
 
     def close(self) -> None:
         """Close it; what is under way is given up."""
-        self._client.close(timeout=_ASK_TIMEOUT_S)
+        self._client.close(timeout=_CLOSE_S)
 
     def check(self) -> None:
         """Raises SchedulerLostError once the scheduler is gone, even if it has come back."""

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import logging
+import sys
+import warnings
 from typing import Any, Literal
 
 from ....statemachine.errors import ConfigurationError
 
 PLAIN, ENCRYPTED = "tcp", "tls"
 Role = Literal["scheduler", "worker", "client"]
-_SILENT = ("distributed", "tornado", "asyncio")
+_LOGGERS = ("distributed", "distributed.client", "tornado.application")
+_logger = logging.getLogger("stagewright.farm")
 
 
 def require_dask() -> None:
-    """Load Dask distributed, without its log. Raises ConfigurationError where it is missing."""
+    """Load Dask distributed, without its log. Raises ConfigurationError where it is missing.
+
+    What goes wrong is reported by our own errors; -vv, or ``logging`` in Dask's settings, shows
+    what Dask says.
+    """
+    if "distributed" in sys.modules:
+        return
     try:
-        import distributed  # noqa: F401, PLC0415 - no other command loads Dask
+        import dask  # noqa: PLC0415 - no other command loads Dask
+
+        if not (_logger.isEnabledFor(logging.DEBUG) or dask.config.get("logging", None)):
+            dask.config.set(logging=dict.fromkeys(_LOGGERS, "critical"))
+            warnings.filterwarnings("ignore", module=r"distributed\b")
+        import distributed  # noqa: F401, PLC0415 - the same
     except ImportError as error:
         raise ConfigurationError(
             "a farm needs Dask distributed, which is not installed: pip install 'stagewright[farm]'"
         ) from error
-    if not logging.getLogger("stagewright").isEnabledFor(logging.DEBUG):
-        # What goes wrong is reported by our own errors; -vv shows what Dask says.
-        for name in _SILENT:
-            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def default_scheme(role: Role) -> str:
