@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from stagewright.adapters import open_controller
 from stagewright.events import (
     CallCompleted,
     CallFailed,
     CallRequested,
+    CancelMode,
     RunState,
     StageEvent,
+    signals,
 )
 from stagewright.events.log.reader import iterate
+from stagewright.events.model import StepProgress
 
 from .command_line import start_command, until, write_config
 from .farming import Farm, end, open_farm
@@ -180,6 +185,57 @@ def test_a_run_whose_controller_was_killed_is_resumed_while_its_old_tasks_run(
     completed = [one for one in result.events if isinstance(one, CallCompleted)]
     images = [artifact.path for one in completed for artifact in one.artifacts]
     assert len(images) == len(set(images)) == 16
+
+
+def test_a_worker_that_joins_takes_part(farm: Farm, tmp_path: Path, connected: Any) -> None:
+    """One that is started while a run is under way is prepared for it, and makes images."""
+    controller = open_controller(tmp_path, farm.address)
+    config = chain(images=2000)
+    for stage in STAGES[1:]:
+        del config[stage]
+    handle = controller.start(config)
+    (name,) = farm.add_workers(farm.add_server())
+    takes_part = threading.Event()
+    made_by_it = when(
+        lambda one: isinstance(one, CallRequested) and one.server == name,
+        lambda _event: takes_part.set(),
+    )
+    connected(made_by_it)
+    assert takes_part.wait(30)
+    controller.cancel(handle.run_id, mode=CancelMode.AFTER_IMAGE)
+    result = handle.wait(timeout_s=60)
+    end(farm.workers.pop(name))
+    assert result.state is RunState.CANCELLED
+    assert not [one for one in result.events if isinstance(one, CallFailed)]
+    sent = {one.call_id for one in result.events if getattr(one, "server", "") == name}
+    answered = {one.call_id for one in result.events if isinstance(one, CallCompleted)}
+    assert sent
+    assert sent <= answered
+
+
+def test_a_cancel_interrupts_the_servers_of_all_workers(farm: Farm, tmp_path: Path) -> None:
+    """The steps of every worker are announced, and a cancel stops their servers at once."""
+    farm.restore()
+    controller = open_controller(tmp_path, farm.address)
+    seen: set[int] = set()
+    all_work = threading.Event()
+
+    def note(_sender: object, *, progress: StepProgress, **_facts: object) -> None:
+        seen.add(progress.image_index)
+        if len(seen) == 3:
+            all_work.set()
+
+    signals.step_progress.connect(note)
+    handle = controller.start(chain(images=3, steps=10_000))
+    assert all_work.wait(30)
+    controller.cancel(handle.run_id, mode=CancelMode.NOW)
+    result = handle.wait(timeout_s=30)
+    assert result.state is RunState.CANCELLED
+    kinds = [one.error.kind for one in result.events if isinstance(one, CallFailed)]
+    assert kinds == ["GenerationInterrupted"] * 3
+    for server in farm.servers:
+        progress = requests.get(f"{server.url}/sdapi/v1/progress", timeout=10).json()
+        assert progress["state"]["job_count"] == 0
 
 
 def asked(runs: Path, stage_id: str) -> bool:
