@@ -207,7 +207,8 @@ def test_a_worker_that_joins_takes_part(farm: Farm, tmp_path: Path, connected: A
     end(farm.workers.pop(name))
     assert result.state is RunState.CANCELLED
     assert not [one for one in result.events if isinstance(one, CallFailed)]
-    sent = {one.call_id for one in result.events if getattr(one, "server", "") == name}
+    asked = [one for one in result.events if isinstance(one, CallRequested)]
+    sent = {one.call_id for one in asked if one.server == name}
     answered = {one.call_id for one in result.events if isinstance(one, CallCompleted)}
     assert sent
     assert sent <= answered

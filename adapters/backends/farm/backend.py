@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -86,12 +86,14 @@ class FarmBackend:
         plan: StageExecutionPlan,
         recorded: BackendDescription | None,
         earlier: Iterable[EarlierRun],
-    ) -> None:
+        *,
+        like: BackendDescription | None = None,
+    ) -> Sequence[str]:
         """Connect, and prepare every worker; see ``OptionsBackend``.
 
         Raises PreflightError if the farm cannot be reached, or no worker can be used for a stage.
         """
-        del earlier
+        del earlier, like
         settings = self._choice.settings
         self._connection = FarmConnection(
             self._choice.url,
@@ -110,6 +112,7 @@ class FarmBackend:
         refusals = asyncio.run_coroutine_threadsafe(self._prepare_present(), loop).result()
         self._require_members(plan, refusals)
         self._watch = asyncio.run_coroutine_threadsafe(self._look_on(), loop)
+        return ()
 
     def members(self, stage: StageExecution) -> Sequence[ImageBackend]:
         """The workers that are usable now; those that have loaded the stage's checkpoint first.
@@ -186,9 +189,7 @@ class FarmBackend:
         """Prepare one worker, and use it; why it is not used, or "" if it is."""
         self._known.add(entry.address)
         refusal, description = await self._ask_to_prepare(entry)
-        if description is not None:
-            refusal = _difference(self._first, description)
-        if refusal or description is None:
+        if description is None:
             farm_logger.warning("worker %s is not used: %s", entry.name, refusal)
             return f"worker {entry.name}: {refusal}"
         self._first = self._first or description
@@ -209,10 +210,9 @@ class FarmBackend:
             return "it is not a worker of `stagewright farm worker`", None
         if entry.facts.version != VERSION:
             return f"it has stagewright {entry.facts.version}, and this is {VERSION}", None
-        recorded = self._first or self._preparation.recorded
         unsettled = self._unsettled.get(entry.name, {})
         asked = msgspec.structs.replace(
-            self._preparation, recorded=recorded, unsettled=dict(unsettled)
+            self._preparation, like=self._first, unsettled=dict(unsettled)
         )
         try:
             answer = await self._open_connection.ask(
@@ -271,22 +271,3 @@ async def _done(act: Callable[[], None]) -> None:
 
 def _may_serve(member: FarmMember, resource: str | None) -> bool:
     return resource is None or resource in member.entry.resources
-
-
-def _difference(first: BackendDescription | None, other: BackendDescription) -> str:
-    """Why a server would make other images than the first one of the run; "" if it would not."""
-    if first is None:
-        return ""
-    options, others = _mapping(first.options), _mapping(other.options)
-    lacking = sorted(set(options) - set(others))
-    if lacking:
-        return f"its server lacks the options {', '.join(lacking)} of the others"
-    files, theirs = _mapping(first.files), _mapping(other.files)
-    for name in sorted(set(files) & set(theirs)):
-        if files[name] != theirs[name]:
-            return f"its {name} is another file than that of the others"
-    return ""
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

@@ -46,7 +46,8 @@ class SchedulerFacts(msgspec.Struct, frozen=True, kw_only=True):
 class Preparation(msgspec.Struct, frozen=True, kw_only=True):
     """A run for which a worker prepares its server; see ``PreparableBackend.prepare``.
 
-    ``session`` names the run within the farm; its requests name it too.
+    ``session`` names the run within the farm; its requests name it too. ``like`` is the first
+    server of the run, with whose options and files the others must agree.
     """
 
     session: str
@@ -54,6 +55,7 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
     settings: ServerTable
     preflight: bool
     recorded: BackendDescription | None = None
+    like: BackendDescription | None = None
     unsettled: Mapping[str, str] = {}
     prompts: tuple[str, ...] = ()
 

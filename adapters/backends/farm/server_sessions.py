@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import msgspec
@@ -13,9 +12,10 @@ import msgspec
 from ....events.errors import StagewrightError
 from ....events.model import BackendDescription, CancelMode
 from ....statemachine.errors import BackendError, GenerationCancelled
-from ....statemachine.ports import ExclusiveBackend, GenerateRequest
+from ....statemachine.ports import GenerateRequest
 from ....statemachine.run.cancel import CancelToken
-from ..registry import BackendKind, OptionsBackend, ServedBackend, ServerChoice
+from ..pool import PooledServer, RunPreparation
+from ..registry import BackendKind, ServerChoice
 from .messages import (
     Answer,
     Failure,
@@ -54,7 +54,7 @@ class ServerSessions:
         self.announce: Callable[[Step], None] = _ignore
         self._turn = threading.Lock()  # held while a request is served; taken before _lock
         self._lock = threading.Lock()  # guards the three below
-        self._backends: OrderedDict[str, ServedBackend] = OrderedDict()
+        self._servers: OrderedDict[str, PooledServer] = OrderedDict()
         self._work: _Work | None = None
         self._cancelled: deque[str] = deque(maxlen=_MOST_CANCELLED)
 
@@ -68,9 +68,9 @@ class ServerSessions:
     def release(self, session: str) -> None:
         """Forget a run, and restore what was changed on the server for it."""
         with self._lock:
-            backend = self._backends.pop(session, None)
-        if backend is not None:
-            backend.close()
+            server = self._servers.pop(session, None)
+        if server is not None:
+            server.backend.close()
 
     def cancel(self, call_id: str) -> None:
         """Stop a request, now or when it comes."""
@@ -132,38 +132,42 @@ class ServerSessions:
                 prompts=asked.prompts,
             )
         )
-        if asked.preflight:
-            backend.preflight(plan)
-        if isinstance(backend, OptionsBackend):
-            backend.pin_options(plan, asked.recorded, ())
+        server = PooledServer(self._choice.url, backend, shared=settings.shared)
+        run = RunPreparation(
+            plan=plan,
+            recorded=asked.recorded,
+            preflight=asked.preflight,
+            earlier=lambda _url: (),  # their logs are on the machines of their controllers
+        )
+        server.prepare(run, asked.like)
         with self._lock:
-            self._backends[asked.session] = backend
-            spare = list(self._backends)[:-_MOST_SESSIONS]
+            self._servers[asked.session] = server
+            spare = list(self._servers)[:-_MOST_SESSIONS]
         for session in spare:
             self.release(session)
-        return backend.description
+        return server.description
 
     def _answer(self, session: str, request: GenerateRequest) -> Answer:
         work = _Work(request, CancelToken())
         with self._lock:
-            backend = self._backends.get(session)
+            server = self._servers.get(session)
             if request.call_id in self._cancelled:
                 raise GenerationCancelled("the run was cancelled", settled=True)
-            if backend is None:
+            if server is None:
                 raise SessionUnknownError(
                     "the worker is no longer prepared for this run", transient=True, settled=True
                 )
-            self._backends.move_to_end(session)
+            self._servers.move_to_end(session)
             self._work = work
         try:
-            with _turn(backend, work.token) as is_its_turn:
+            with server.turn(work.token) as is_its_turn:
                 if not is_its_turn:
                     raise GenerationCancelled("the run was cancelled", settled=True)
-                return self._generate(backend, work)
+                return self._generate(server, work)
         finally:
             self._work = None
 
-    def _generate(self, backend: ServedBackend, work: _Work) -> Answer:
+    def _generate(self, server: PooledServer, work: _Work) -> Answer:
         call_id = work.request.call_id
 
         def on_step(
@@ -172,7 +176,7 @@ class ServerSessions:
             made = Step(call_id=call_id, step=step, steps=steps, fraction=fraction, eta_s=eta_s)
             self.announce(made)
 
-        answer = backend.generate_images(work.request, cancel=work.token, on_step=on_step)
+        answer = server.generate_images(work.request, cancel=work.token, on_step=on_step)
         if answer.confirm is not None:
             answer.confirm()
         return Answer(
@@ -180,13 +184,6 @@ class ServerSessions:
             endpoint=answer.endpoint,
             info=answer.info,
         )
-
-
-def _turn(backend: ServedBackend, cancel: CancelToken) -> AbstractContextManager[bool]:
-    """The turn of the server among all processes of this machine."""
-    if isinstance(backend, ExclusiveBackend):
-        return backend.turn(cancel)
-    return nullcontext(enter_result=True)
 
 
 def _ignore(step: Step) -> None:
