@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import (
+    farm,
     groups,
     http_speed,
     learning_rebuild,
@@ -32,6 +33,7 @@ def main() -> None:
     groups.main()
     sheet_speed.main()
     http_speed.main()
+    farm.main()
 
 
 if __name__ == "__main__":
