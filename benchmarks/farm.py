@@ -148,11 +148,10 @@ def _print_costs() -> None:
         after = (_cpu_s(os.getpid()), _cpu_s(scheduler), _cpu_s(worker), _bytes_through(port))
         used = [(now - then) / _COSTED_IMAGES for then, now in zip(before, after, strict=True)]
         image = sum(one.bytes for one in result.images) / _COSTED_IMAGES
+        costs = [f"{seconds * 1e3:.1f} ms" for seconds in used[:3]]
         print(
-            f"An image of {image / 1e6:.2f} MB on a farm: "
-            f"controller {used[0] * 1e3:.1f} ms of CPU, scheduler {used[1] * 1e3:.1f} ms and {used[3] / 1e3:.1f} kB, "
-            f"worker {used[2] * 1e3:.1f} ms, {_working_s(result) / _COSTED_IMAGES * 1e3:.1f} ms in "
-            "all."
+            f"CPU of an image of {image / 1e6:.2f} MB on a farm: controller {costs[0]}, scheduler "
+            f"{costs[1]}, worker {costs[2]}; {used[3] / 1e3:.1f} kB pass through the scheduler."
         )
 
 

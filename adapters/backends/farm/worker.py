@@ -48,12 +48,13 @@ _HANDLERS = frozenset(
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker: its scheduler, its server, its name and its resources."""
+    """A worker: its scheduler, its server, its name, its resources, and where it listens."""
 
     scheduler: str
     server: str
     name: str | None = None
     resources: Sequence[str] = ()
+    port: int = 0
     insecure: bool = False
     headers: Mapping[str, Mapping[str, str]] = {}
 
@@ -83,6 +84,7 @@ def run_worker(
         name=settings.name or member_url(choice.url),
         server=choice.url,
         resources=settings.resources,
+        port=settings.port,
         sessions=sessions,
     )
     asyncio.run(member.serve(stopped, tell))
@@ -96,6 +98,7 @@ class _Member(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     server: str
     resources: Sequence[str]
+    port: int
     sessions: ServerSessions
 
     async def serve(self, stopped: threading.Event, tell: Callable[[str], None]) -> None:
@@ -156,6 +159,7 @@ class _Member(msgspec.Struct, frozen=True, kw_only=True):
             nthreads=1,
             name=self.name,
             resources=dict.fromkeys(self.resources, 1),
+            port=self.port,
             security=self.security,
             memory_limit=0,
             dashboard_address="127.0.0.1:0",

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from ...backends.farm.certificates import make_certificates
-from ...backends.farm.status import WorkerReport, read_farm
 from ..common_options import with_common_options
 from ..output import json_option, print_json, print_line, print_note
 from ..settings import server_headers
 from ..statuses import EXIT_ERROR
 from ..stop_signals import stop_signals
+
+if TYPE_CHECKING:
+    from ...backends.farm.status import WorkerReport
 
 _LONGEST_S = 3600.0
 _DAYS = 3650
@@ -74,7 +76,7 @@ def scheduler_command(
     It is Dask's scheduler, set so that Dask neither repeats nor moves requests. Dask's dashboard
     needs the package bokeh. Ctrl-C stops it.
     """
-    from ...backends.farm.scheduler import SchedulerChoice, run_scheduler  # noqa: PLC0415 - Dask
+    from ...backends.farm.scheduler import SchedulerChoice, run_scheduler  # noqa: PLC0415 - the help is quick
 
     choice = SchedulerChoice(
         host=host,
@@ -102,12 +104,14 @@ def scheduler_command(
     help="What a stage may ask for with farm_hint; can be repeated.",
 )
 @click.option("--name", help="Name of this worker.  [default: the address of its server]")
+@click.option("--port", type=_port, default=0, help="Port to listen on.  [default: any free one]")
 @_insecure_option
 def worker_command(
     scheduler: str,
     server: str,
     resources: tuple[str, ...],
     name: str | None,
+    port: int,
     insecure: bool,  # noqa: FBT001 - click passes flags
 ) -> None:
     """Make images for a farm on the server of this machine, one request at a time.
@@ -122,6 +126,7 @@ def worker_command(
         server=server,
         name=name,
         resources=resources,
+        port=port,
         insecure=insecure,
         headers=server_headers(),
     )
@@ -142,6 +147,8 @@ def status_command(
 
     ADDRESS is that of the scheduler. Exit status 1: a worker has a problem, or there is none.
     """
+    from ...backends.farm.status import read_farm  # noqa: PLC0415 - see above
+
     workers = read_farm(address, insecure=insecure)
     if as_json:
         print_json({"workers": msgspec.to_builtins(workers)})
@@ -169,6 +176,8 @@ def certificates_command(folder: Path, days: int) -> None:
     DIR also gets dask.yaml, Dask's settings with these files. Set DASK_CONFIG to DIR on each
     machine, and keep ca-key.pem to yourself.
     """
+    from ...backends.farm.certificates import make_certificates  # noqa: PLC0415 - see above
+
     for path in make_certificates(folder, days=days):
         print_line(str(path))
     print_note(f"set DASK_CONFIG={folder.absolute()} where the farm is used")
