@@ -15,6 +15,7 @@ from distributed.protocol.serialize import ToPickle
 from stagewright.adapters import open_controller
 from stagewright.adapters.backends.farm.unpickling import RefusedPickleError, restrict_unpickling
 from stagewright.events import CallRequested, RunOpened, RunState
+from stagewright.events.log.reader import iterate
 from stagewright.statemachine.errors import PreflightError
 
 from .command_line import run_python, stagewright, write_config
@@ -73,6 +74,7 @@ def test_status_shows_each_worker(farm: Farm, tmp_path: Path) -> None:
     assert all(name in shown for name in farm.workers)
 
 
+@pytest.mark.lowest
 def test_a_stage_goes_to_workers_with_its_resource_alone(farm: Farm, tmp_path: Path) -> None:
     """``farm_hint`` names the resource that the worker must have."""
     config = small()
@@ -148,6 +150,7 @@ def test_a_farm_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "scheduler at tcp://127.0.0.1:9 cannot be reached" in done.stderr
 
 
+@pytest.mark.lowest
 def test_a_pickle_that_names_anything_else_is_refused() -> None:
     """What Dask reads from the network may name the task of a farm, and no other function."""
     restrict_unpickling()
@@ -157,6 +160,7 @@ def test_a_pickle_that_names_anything_else_is_refused() -> None:
     assert loads(dumps({"op": ToPickle(b"data")})) == {"op": b"data"}
 
 
+@pytest.mark.lowest
 def test_a_farm_runs_no_function_of_another_program(farm: Farm, tmp_path: Path) -> None:
     """Neither its scheduler nor its workers do what a plain client of Dask asks for."""
     program = tmp_path / "intruder.py"
@@ -164,3 +168,46 @@ def test_a_farm_runs_no_function_of_another_program(farm: Farm, tmp_path: Path) 
     done = run_python(program, farm.address, tmp_path / "proof").stdout
     assert done == "task refused\nrun refused\nscheduler refused\nupload refused\n"
     assert not (tmp_path / "proof").exists()
+    result = open_controller(tmp_path, farm.address).start(small()).wait(timeout_s=60)
+    assert result.state is RunState.COMPLETED
+
+
+def test_a_sweep_runs_on_a_farm(farm: Farm, tmp_path: Path) -> None:
+    """Every variant is made on the workers, with the options that the group has recorded."""
+    handle = open_controller(tmp_path, farm.address).start_group(
+        small(), vary=["txt2img.cfg_scale=5,6"]
+    )
+    assert handle.wait(timeout_s=60).state is RunState.COMPLETED
+    opened = [next(iterate(folder)) for folder in tmp_path.glob("2*")]
+    backends = [one.backend for one in opened if isinstance(one, RunOpened)]
+    assert len(backends) == 2
+    assert {(one.kind, one.url) for one in backends} == {("farm", farm.address)}
+
+
+def test_a_farm_and_a_server_exclude_each_other(tmp_path: Path) -> None:
+    """A run has either one."""
+    config = write_config(tmp_path)
+    given = ("--farm", "127.0.0.1:8786", "--server", "127.0.0.1:7860")
+    done = stagewright("run", config, *given, folder=tmp_path)
+    assert done.returncode == 2
+    assert "--farm and --server exclude each other" in done.stderr
+
+
+def test_dask_is_loaded_for_farms_alone(tmp_path: Path) -> None:
+    """Without it, everything else works, and a farm's command names the extra."""
+    program = tmp_path / "without.py"
+    program.write_text(WITHOUT_DASK, encoding="utf-8")
+    config = write_config(tmp_path)
+    assert run_python(program, "run", config, "-q", folder=tmp_path).returncode == 0
+    for arguments in (("run", config, "--farm", "127.0.0.1:8786"), ("farm", "scheduler")):
+        done = run_python(program, *arguments, folder=tmp_path)
+        assert done.returncode == 2
+        assert "pip install 'stagewright[farm]'" in done.stderr
+
+
+WITHOUT_DASK = """
+import sys
+sys.modules["dask"] = sys.modules["distributed"] = None
+from stagewright.__main__ import main
+sys.exit(main())
+"""

@@ -21,7 +21,7 @@ def require_dask() -> None:
     What goes wrong is reported by our own errors; -vv, or ``logging`` in Dask's settings, shows
     what Dask says.
     """
-    if "distributed" in sys.modules:
+    if sys.modules.get("distributed") is not None:
         return
     try:
         import dask  # noqa: PLC0415 - no other command loads Dask
