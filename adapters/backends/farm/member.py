@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import wait
 from typing import NoReturn, Protocol
 
 from ....events.model import BackendDescription
@@ -11,10 +12,20 @@ from ....statemachine.ports import GenerateAnswer, GeneratedImage, GenerateReque
 from ....statemachine.run.cancel import CancelToken
 from .connection import FarmConnection, RequestTask, WorkerEntry
 from .errors import WorkerLostError
-from .messages import CANCEL, Answer, Failure, decode_outcome, encode_task
+from .messages import (
+    CANCEL,
+    RECOVER,
+    Answer,
+    Failure,
+    decode_outcome,
+    decode_recovery,
+    encode_task,
+)
 from .server_sessions import SessionUnknownError
 
 _LOOK_S = 0.1
+_RECOVER_S = 600.0
+"""How long a worker may wait for its server before it is asked again."""
 _CANCEL_S = 10.0
 """How long a worker that was told to stop is waited for."""
 
@@ -56,6 +67,25 @@ class FarmMember:
     def description(self) -> BackendDescription:
         """That of the worker's server; ``url`` is the worker's name."""
         return self._description
+
+    def recover(self, cancel: CancelToken) -> None:
+        """See ``RecoveringBackend``; one that has left has nothing to recover from."""
+        asked = self._connection.begin_to_ask(
+            self.entry.address, RECOVER, _RECOVER_S, session=self._session
+        )
+        while self.is_present and not wait([asked], _LOOK_S).done:
+            if cancel.cancelled:
+                asked.cancel()
+                return
+        if not self.is_present:
+            asked.cancel()
+            return
+        try:
+            outcome = decode_recovery(asked.result())
+        except OSError as error:
+            raise self._lost(f"it does not answer: {error}") from error
+        if isinstance(outcome, Failure):
+            raise outcome.error(self.entry.name)
 
     def generate_images(
         self, request: GenerateRequest, *, cancel: CancelToken, on_step: OnStep

@@ -16,8 +16,8 @@ from ....statemachine.ports import GenerateRequest, SourceImage
 from ....statemachine.stages.registry import read_config
 from ..http import errors as http_errors
 
-CANCEL, PREPARE, RELEASE, STATUS = (
-    f"stagewright_{name}" for name in ("cancel", "prepare", "release", "status")
+CANCEL, PREPARE, RECOVER, RELEASE, STATUS = (
+    f"stagewright_{name}" for name in ("cancel", "prepare", "recover", "release", "status")
 )
 """What a controller asks a worker directly."""
 FARM = "stagewright_farm"
@@ -148,6 +148,10 @@ _ERRORS: Mapping[str, type[BackendError]] = {
 }
 
 
+class Recovered(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A server can be used again."""
+
+
 class _Task(msgspec.Struct, frozen=True, kw_only=True):
     """A request of a session; ``request`` has the fields of GenerateRequest."""
 
@@ -159,6 +163,7 @@ encode = msgspec.msgpack.encode
 decode_outcome = msgspec.msgpack.Decoder(Answer | Failure).decode
 decode_preparation = msgspec.msgpack.Decoder(Preparation).decode
 decode_prepared = msgspec.msgpack.Decoder(Prepared).decode
+decode_recovery = msgspec.msgpack.Decoder(Recovered | Failure).decode
 decode_status = msgspec.msgpack.Decoder(WorkerStatus).decode
 _decode_task = msgspec.msgpack.Decoder(_Task).decode
 

@@ -21,6 +21,7 @@ from .messages import (
     Failure,
     Preparation,
     Prepared,
+    Recovered,
     Step,
     WorkerStatus,
     decode_preparation,
@@ -97,6 +98,15 @@ class ServerSessions:
         except (StagewrightError, msgspec.MsgspecError, OSError) as error:
             return encode(Failure(kind=BackendError.__name__, message=str(error), settled=True))
 
+    def recover(self, session: str) -> bytes:
+        """See ``RecoveringBackend``: a ``Recovered``, or a ``Failure``."""
+        try:
+            with self._turn:
+                self._prepared(session).recover(CancelToken())
+        except BackendError as error:
+            return encode(Failure.of(error))
+        return encode(Recovered())
+
     def status(self) -> bytes:
         """What the server is, what it has loaded and works on: a ``WorkerStatus``."""
         work = self._work
@@ -149,15 +159,10 @@ class ServerSessions:
 
     def _answer(self, session: str, request: GenerateRequest) -> Answer:
         work = _Work(request, CancelToken())
+        server = self._prepared(session)
         with self._lock:
-            server = self._servers.get(session)
             if request.call_id in self._cancelled:
                 raise GenerationCancelled("the run was cancelled", settled=True)
-            if server is None:
-                raise SessionUnknownError(
-                    "the worker is no longer prepared for this run", transient=True, settled=True
-                )
-            self._servers.move_to_end(session)
             self._work = work
         try:
             with server.turn(work.token) as is_its_turn:
@@ -166,6 +171,17 @@ class ServerSessions:
                 return self._generate(server, work)
         finally:
             self._work = None
+
+    def _prepared(self, session: str) -> PooledServer:
+        """The server as it was prepared for a run. Raises SessionUnknownError."""
+        with self._lock:
+            server = self._servers.get(session)
+            if server is None:
+                raise SessionUnknownError(
+                    "the worker is no longer prepared for this run", transient=True, settled=True
+                )
+            self._servers.move_to_end(session)
+            return server
 
     def _generate(self, server: PooledServer, work: _Work) -> Answer:
         call_id = work.request.call_id
