@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import msgspec
 
@@ -50,12 +51,25 @@ class RunPreparation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PooledServer:
-    """One server of a run, which is locked while it makes an image unless it is ``shared``."""
+    """One server of a run, which is locked while it makes an image unless it is ``shared``.
 
-    def __init__(self, url: str, backend: ServedBackend, *, shared: bool) -> None:
+    ``answers`` are, by stage, the ``info`` of the first answer of any of several servers.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        backend: ServedBackend,
+        *,
+        shared: bool,
+        answers: dict[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         self.url = url
         self.backend = backend
         self._lock = None if shared else ServerLock(url)
+        self._expected: Mapping[str, str] = {}
+        """The hashes that the first server reports."""
+        self._answers = answers
         self.refusal = ""
         """Why the server is not used, or not yet."""
         self.is_excluded = False
@@ -84,19 +98,25 @@ class PooledServer:
     def generate_images(
         self, request: GenerateRequest, *, cancel: CancelToken, on_step: OnStep
     ) -> GenerateAnswer:
-        """See ``ImageBackend``; the first answer in a stage is compared with another server's."""
+        """See ``ImageBackend``; the files that the first answer in a stage shows are compared."""
         answer = self.backend.generate_images(request, cancel=cancel, on_step=on_step)
-        if request.other_answer is not None and request.first_answer is None:
-            self._compare(request, request.other_answer, answer)
+        if self._answers is not None and request.first_answer is None:
+            self._compare(request, answer, self._answers)
         return answer
 
     def _compare(
-        self, request: GenerateRequest, other: Mapping[str, object], answer: GenerateAnswer
+        self,
+        request: GenerateRequest,
+        answer: GenerateAnswer,
+        answers: dict[str, Mapping[str, Any]],
     ) -> None:
         """Raises DifferentFilesError."""
         hashes = file_hashes_of(self.backend)
-        then, now = (hashes.shown(request.config, info) for info in (other, answer.info))
-        found = [*_differences(then, now)]
+        now = hashes.shown(request.config, answer.info)
+        # Another answer may have come since the request was made.
+        first = answers.setdefault(request.stage_id, request.other_answer or answer.info)
+        shown = hashes.shown(request.config, first)
+        found = [*_differences({**shown, **self._expected}, now)]
         if found:
             self.exclude(f"it has other files than another server of the run: {'; '.join(found)}")
             raise DifferentFilesError(
@@ -118,8 +138,9 @@ class PooledServer:
         """
         if run.preflight:
             self.backend.preflight(run.plan)
-        if first is not None and run.preflight:
-            found = [*_differences(first.description.files or {}, self.description.files or {})]
+        if first is not None:
+            self._expected = first.description.files or {}
+            found = [*_differences(self._expected, self.description.files or {})]
             if found:
                 raise PreflightError(f"it has other files than {first.url}: {'; '.join(found)}")
         if isinstance(self.backend, OptionsBackend):
