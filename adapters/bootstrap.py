@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import finalize
 
 import msgspec
@@ -100,35 +100,19 @@ class ConfiguredBackend:
         if not targets:
             self._pool = None
             return
-        # Several servers are waited for together.
+        # Several servers are waited for together, and compared with each other.
         wait_s = server.wait_s or 0.0
+        answers: dict[str, Mapping[str, Any]] | None = None
         if len(targets) > 1:
-            server = msgspec.structs.replace(server, wait_s=0.0)
-        self._pool = ServerPool(
-            [
-                PooledServer(
-                    url,
-                    target.kind.make(
-                        ServerChoice(
-                            url=url,
-                            named_by_user=bool(self._named),
-                            settings=server,
-                            insecure=self._insecure,
-                            headers=self._headers,
-                            unsettled={
-                                one.call_id: one.stage_type
-                                for one in unsettled
-                                if one.server == url
-                            },
-                            unsettled_calls=tuple(unsettled),
-                            prompts=tuple(prompts),
-                        )
-                    ),
-                    shared=server.shared,
-                )
-                for url, target in targets.items()
-            ]
-        )
+            server, answers = msgspec.structs.replace(server, wait_s=0.0), {}
+        pooled = []
+        for url, target in targets.items():
+            own = {one.call_id: one.stage_type for one in unsettled if one.server == url}
+            choice = self._choice(url, server, own, tuple(prompts))
+            choice = msgspec.structs.replace(choice, unsettled_calls=tuple(unsettled))
+            backend = target.kind.make(choice)
+            pooled.append(PooledServer(url, backend, shared=server.shared, answers=answers))
+        self._pool = ServerPool(pooled)
         if plan is not None:
             run = RunPreparation(
                 plan=plan,
@@ -137,6 +121,19 @@ class ConfiguredBackend:
                 earlier=partial(_earlier_runs, self._runs),
             )
             self._pool.prepare(run, wait_s=wait_s)
+
+    def _choice(
+        self, url: str, server: ServerTable, unsettled: Mapping[str, str], prompts: tuple[str, ...]
+    ) -> ServerChoice:
+        return ServerChoice(
+            url=url,
+            named_by_user=bool(self._named),
+            settings=server,
+            insecure=self._insecure,
+            headers=self._headers,
+            unsettled=unsettled,
+            prompts=prompts,
+        )
 
     def release(self) -> None:
         """Close the connections of the servers; they can be used again."""

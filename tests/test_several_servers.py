@@ -230,3 +230,62 @@ def test_one_image_goes_to_the_server_that_has_its_checkpoint(tmp_path: Path) ->
         servers[1].painter.options["sd_model_checkpoint"] = "base.safetensors"
         result = ran(tmp_path, servers, "txt2img", images=1)
     assert made_by(result) == {servers[1].url: 1}
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_a_server_with_another_model_file_is_not_used(
+    is_listed: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """By the list, or else by its first answer, whose image is made elsewhere."""
+    with scripted(steps_per_second=60) as servers:
+        servers[1].painter.contents = {"base": "another file"}
+        if not is_listed:
+            for server in servers:
+                server.painter.hashed.clear()
+            # The first is to answer first: its hash is the one that counts then.
+            servers[1].painter.options["sd_model_checkpoint"] = "other.safetensors"
+            servers[1].queue.steps_per_second = 10
+        result = ran(tmp_path, servers)
+        assert pictures(result) == alone(tmp_path)
+        assert len(servers[1].generating()) == (0 if is_listed else 1)
+    assert f"{servers[1].url} is not used: it has other files than " in caplog.text
+    assert set(made_by(result)) == {servers[0].url}
+
+
+def test_a_server_that_lacks_an_option_of_the_first_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its images could differ; the line names the option."""
+    with scripted() as servers:
+        del servers[1].painter.options["eta_noise_seed_delta"]
+        result = ran(tmp_path, servers)
+        assert not servers[1].generating()
+    assert result.state is RunState.COMPLETED
+    assert "it lacks options of" in caplog.text
+    assert "eta_noise_seed_delta" in caplog.text
+
+
+def test_the_options_of_the_first_server_are_sent_to_all(tmp_path: Path) -> None:
+    """A server of other settings makes the same images, and keeps its own."""
+    with scripted(steps_per_second=60) as servers:
+        servers[1].painter.options["CLIP_stop_at_last_layers"] = 2
+        result = ran(tmp_path, servers)
+        assert pictures(result) == alone(tmp_path)
+        assert servers[1].generating()
+        assert servers[1].painter.options["CLIP_stop_at_last_layers"] == 2
+
+
+def test_a_server_that_could_not_be_reached_takes_part_once_it_can(tmp_path: Path) -> None:
+    """The run has begun without it."""
+    with scripted(steps_per_second=40) as servers:
+        servers[1].refuse()
+        config = small(*BOTH, images=40, server=QUICK)
+        urls = [one.url for one in servers]
+        handle = open_controller(tmp_path / "runs", urls).start(config)
+        servers[1].listen()
+        until(lambda: bool(servers[1].generating()), "a request of the late server")
+        result = handle.wait(60)
+    assert result.state is RunState.COMPLETED
+    assert len(made_by(result)) == 2

@@ -11,10 +11,10 @@ import msgspec
 
 from ....events.errors import StagewrightError
 from ....events.model import BackendDescription, CancelMode
-from ....statemachine.errors import BackendError, GenerationCancelled
+from ....statemachine.errors import BackendError, GenerationCancelled, PreflightError
 from ....statemachine.ports import GenerateRequest
 from ....statemachine.run.cancel import CancelToken
-from ..pool import PooledServer, RunPreparation
+from ..pool import PooledServer, RunPreparation, may_pass
 from ..registry import BackendKind, ServerChoice
 from .messages import (
     Answer,
@@ -24,6 +24,7 @@ from .messages import (
     Recovered,
     Step,
     WorkerStatus,
+    decode_comparison,
     decode_preparation,
     decode_task,
     encode,
@@ -63,6 +64,8 @@ class ServerSessions:
         """Prepare the server for a run: a ``Preparation``, answered by ``Prepared``."""
         try:
             return encode(Prepared(description=self._prepare(decode_preparation(message))))
+        except (PreflightError, BackendError) as error:
+            return encode(Prepared(refusal=str(error), may_pass=may_pass(error)))
         except (StagewrightError, msgspec.MsgspecError) as error:
             return encode(Prepared(refusal=str(error)))
 
@@ -97,6 +100,15 @@ class ServerSessions:
             return encode(Failure.of(error))
         except (StagewrightError, msgspec.MsgspecError, OSError) as error:
             return encode(Failure(kind=BackendError.__name__, message=str(error), settled=True))
+
+    def compare(self, message: bytes) -> str:
+        """Why the answer of a ``Comparison`` is not like the first one; "" if it is."""
+        try:
+            asked = decode_comparison(message)
+            server = self._prepared(asked.session)
+            return server.difference(asked.read_config(), asked.first, asked.info)
+        except (StagewrightError, msgspec.MsgspecError) as error:
+            return str(error)
 
     def recover(self, session: str) -> bytes:
         """See ``RecoveringBackend``: a ``Recovered``, or a ``Failure``."""

@@ -19,6 +19,7 @@ from .dask_settings import security_for
 from .messages import (
     ANNOUNCEMENT,
     CANCEL,
+    COMPARE,
     PREPARE,
     RECOVER,
     RELEASE,
@@ -189,6 +190,9 @@ class _Member(msgspec.Struct, frozen=True, kw_only=True):
         async def prepare(message: bytes) -> bytes:
             return await asyncio.to_thread(sessions.prepare, message)
 
+        async def compare(message: bytes) -> str:
+            return await asyncio.to_thread(sessions.compare, message)
+
         async def release(session: str) -> None:
             await asyncio.to_thread(sessions.release, session)
 
@@ -202,7 +206,7 @@ class _Member(msgspec.Struct, frozen=True, kw_only=True):
             sessions.cancel(call_id)
 
         worker.handlers.update({PREPARE: prepare, RELEASE: release, RECOVER: recover})
-        worker.handlers.update({STATUS: status, CANCEL: cancel})
+        worker.handlers.update({STATUS: status, CANCEL: cancel, COMPARE: compare})
 
     def _check(self, joining: asyncio.Future[None]) -> None:
         """Raises ConfigurationError if the scheduler refused the worker."""
