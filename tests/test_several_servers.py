@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -203,8 +204,11 @@ def test_a_call_left_on_a_server_is_settled_by_it_alone_at_the_next_resume(
     assert len(set(made_by(result))) == 2
 
 
+@pytest.mark.posix
 def test_a_frozen_process_holds_up_no_image(tmp_path: Path, start: Start) -> None:
-    """A server that is stopped by SIGSTOP answers nothing; after SIGCONT it is used again."""
+    """A server that is stopped by SIGSTOP answers nothing, and the other one makes the rest."""
+    if sys.platform == "win32":
+        raise OSError("not on Windows")
     processes = [start("serve-embedded", "--port", "0", "--step-delay", "0.01", folder=tmp_path)
                  for _ in range(2)]  # fmt: skip
     urls = [url_of(one) for one in processes]
