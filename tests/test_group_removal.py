@@ -104,6 +104,17 @@ def test_a_group_is_removed_with_all_its_runs(own: Swept) -> None:
     assert result.group_id in done.stdout
 
 
+def test_a_group_is_removed_with_a_run_whose_log_has_lost_its_beginning(own: Swept) -> None:
+    """Only the group's log still names it; nothing is left to look at by hand."""
+    folder, result = own
+    log = folder / "runs" / str(result.variants[1].run_id) / LOG_NAME
+    log.write_bytes(b"damaged\n" + log.read_bytes().partition(b"\n")[2])
+    asked = stagewright("rm", "last-group", folder=folder)
+    assert "1 group with 2 runs" in asked.stderr, asked
+    assert stagewright("rm", "last-group", "--yes", folder=folder).returncode == 0
+    assert list(run_folders(folder / "runs")) == []
+
+
 def test_an_archived_group_is_still_shown_and_found(own: Swept) -> None:
     """Its runs are in the archive, its folder stays; then it can be removed from there."""
     folder, _ = own

@@ -249,7 +249,7 @@ def test_what_a_rerun_still_needs_is_named_before_it_is_removed(
     (rerun_folder,) = [one for one in run_folders(tmp_path / "runs") if one != parent]
     asked = stagewright(*command, parent.name, folder=tmp_path)
     assert asked.returncode == 2
-    words = f"{rerun_folder.name} is a rerun of {parent.name} and RUNNING"
+    words = f"{rerun_folder.name} is a rerun of {parent.name} and DIED"
     assert (words in asked.stdout) is is_named
     both = stagewright(*command[:1], parent.name, rerun_folder.name, folder=tmp_path)
     assert words not in both.stdout

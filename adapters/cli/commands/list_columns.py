@@ -39,7 +39,7 @@ COLUMNS: Mapping[str, Callable[[CatalogueEntry], tuple[str, ...]]] = {
     "model": lambda entry: entry.models,
     "images": lambda entry: (f"{entry.images}/{entry.total_images}",),
     "done": lambda entry: (_done(entry),),
-    "state": lambda entry: (DIED if entry.died else entry.state,),
+    "state": lambda entry: (entry.shown_state,),
     "outcome": lambda entry: (entry.outcome or "",),
     "plan": lambda entry: (entry.summary,),
     "rating": lambda entry: tuple(map(str, entry.scores)),
