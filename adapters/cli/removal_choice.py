@@ -15,7 +15,7 @@ from ...events.model import RunState
 from ...statemachine.files.run_folder import ARCHIVE_NAME
 from ...statemachine.groups.folder import recorded_group_id, variant_folders
 from ...statemachine.groups.removal import Claim, claim_of, group_of_run
-from ...statemachine.groups.result import GroupResult, read_group, result_of
+from ...statemachine.groups.result import GroupResult, fold_group, result_of
 from ...statemachine.resume.removal import earlier_images, finish_removals
 from ..bootstrap import new_storage
 from ..projections.catalogue import CORRUPT, DIED, Catalogue, CatalogueEntry, catalogue_entry
@@ -132,7 +132,7 @@ def _runs_around(folder: Path) -> Path:
 def _runs_of(group: Found, *, keep: bool, warning: str) -> Iterator[ChosenRun]:
     """The runs that belong to the group: by their own logs, or by the group's if these are lost."""
     _check_unlocked(group.folder, GROUP_LOCK_NAME, "group")
-    fold = read_group(group.folder)
+    fold = fold_group(group.folder)
     folders = variant_folders(group.runs, fold.group_id, fold.run_ids)
     found = []
     for variant_index, folder in folders.items():
@@ -165,7 +165,7 @@ def _choose_run(folder: Path, *, keep: bool, warning: str) -> ChosenRun:
         return one
     _check_unlocked(group, GROUP_LOCK_NAME, "group")
     try:
-        fold = read_group(group)
+        fold = fold_group(group)
         result = result_of(fold, group.parent.parent)
     except LogCorruptError as error:
         print_error(f"{error}; the removal is not recorded there", EXIT_COMPLETED)

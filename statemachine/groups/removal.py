@@ -23,7 +23,7 @@ from ..ports import Clock
 from .folder import GROUPS_NAME, group_folder, group_folders
 from .found_files import INPUTS_NAME
 from .journal import GroupJournal
-from .result import read_group
+from .result import fold_group
 from .variant_config import VariantConfigs
 
 _MAKING_S = 60.0
@@ -124,7 +124,7 @@ def claim_of(folder: Path) -> Claim | None:
     runs = run.parent
     for group in group_folders(runs.parent if runs.name == ARCHIVE_NAME else runs):
         try:
-            fold = read_group(group)
+            fold = fold_group(group)
         except (LogCorruptError, OSError):  # it cannot record the removal either
             continue
         for variant_index, run_id in fold.run_ids.items():

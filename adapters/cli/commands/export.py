@@ -10,14 +10,14 @@ import click
 import msgspec
 
 from ....events.errors import LogCorruptError, RunNotFoundError
-from ....statemachine.choice import ImageChoice, ImageChoiceError, choose_images, parse_choice
 from ....statemachine.groups.folder import variant_folders
-from ....statemachine.groups.result import read_group
+from ....statemachine.groups.result import fold_group
 from ...bootstrap import new_storage
 from ...export.images.export import FORMATS, ImageExport, ImageExporter, RunImages
 from ...export.images.names import GROUP_TEMPLATE, RUN_TEMPLATE, NameTemplate
 from ..completion import complete_run_or_group
 from ..display import open_file_counter
+from ..image_choice import ImageChoice, ImageChoiceError, choose_images, parse_choice
 from ..output import check_runs_folder, count, json_option, print_json, print_line, runs_option
 from ..ratings import shown_ratings
 from ..run_lookup import find_run_or_group
@@ -116,7 +116,7 @@ def export_command(
 
 def _variants(group: Path, runs: Path) -> list[Path]:
     """The folders of a group's runs, in the order of its variants."""
-    fold = read_group(group)
+    fold = fold_group(group)
     folders = variant_folders(runs, fold.group_id, fold.run_ids)
     return [folders[index] for index in sorted(folders)]
 

@@ -8,7 +8,6 @@ import click
 
 from ....events.errors import RunNotFoundError
 from ....events.folds import replay
-from ....statemachine.choice import ImageChoice, choose_images
 from ....statemachine.files.run_folder import split_image_number
 from ....statemachine.run.handle import RunHandle
 from ....statemachine.run.reuse_plan import require_reuse
@@ -19,6 +18,7 @@ from ..completion import complete_run
 from ..configuration import set_option
 from ..display import open_file_counter
 from ..foreground import run_in_foreground, show_end
+from ..image_choice import ImageChoice, choose_images
 from ..output import (
     insecure_option,
     json_option,
