@@ -41,7 +41,7 @@ class Pace(NamedTuple):
 
 
 _PACES = (
-    Pace("1 s", 1.0, 4, "at most 1.05 (0.95 N)"),
+    Pace("1 s", 1.0, 8, "at most 1.05 (0.95 N)"),
     Pace("50 ms", 0.05, 40, "at most 1.43 (0.7 N)"),
 )
 

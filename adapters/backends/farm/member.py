@@ -66,6 +66,9 @@ class FarmMember:
         self._session = session
         self._answers = answers
         self._on_lost = on_lost
+        # Kept until the next one is on its way: Dask sends at most every 10 ms, and would send that
+        # this one is over first.
+        self._latest: RequestTask | None = None
         self.refusal = ""
         """Why the worker is not used in this run any more."""
 
@@ -152,6 +155,7 @@ class FarmMember:
         message = encode_task(self._session, request)
         with self._connection.steps_of(request.call_id, on_step):
             task = self._connection.submit(self.entry.address, request.call_id, message)
+            self._latest = task
             try:
                 self._wait(task, request.call_id, cancel)
                 return decode_outcome(task.result(self._lost))
