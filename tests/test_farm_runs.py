@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import requests
+from PIL import Image
 from stagewright.adapters import open_controller
 from stagewright.adapters.backends.farm.status import read_farm
 from stagewright.events import (
@@ -227,6 +229,20 @@ def test_a_run_whose_controller_was_killed_is_resumed_while_its_old_tasks_run(
     alone = open_controller(tmp_path / "alone").start(config).wait(timeout_s=60)
     assert sources(result) == sources(alone)
     assert recorded_twice(result) == []
+
+
+def test_a_large_input_goes_to_its_worker_directly(farm: Farm, tmp_path: Path) -> None:
+    """An input image that is too large for the scheduler's messages gives the same images."""
+    farm.restore()
+    picture = tmp_path / "noise.png"
+    Image.frombytes("RGB", (192, 192), random.Random(1).randbytes(192 * 192 * 3)).save(picture)
+    config = document("img2img", input_image=str(picture), images=3)
+    config["img2img"]["model"] = "sd_xl_base_1.0.safetensors"
+    result = run_on(farm, tmp_path / "farm", config)
+    assert result.state is RunState.COMPLETED
+    assert not [one for one in result.events if isinstance(one, CallFailed)]
+    alone = open_controller(tmp_path / "alone").start(config).wait(timeout_s=60)
+    assert sources(result) == sources(alone)
 
 
 def test_a_worker_that_joins_takes_part(farm: Farm, tmp_path: Path, connected: Any) -> None:

@@ -21,7 +21,7 @@ from ....statemachine.ports import GenerateAnswer, GenerateRequest, ImageBackend
 from ....statemachine.run.cancel import CancelToken
 from ..registry import EarlierRun, ServerChoice
 from .connection import FarmConnection, WorkerEntry
-from .errors import WorkerLostError
+from .errors import SchedulerLostError, WorkerLostError
 from .member import FarmMember
 from .messages import PREPARE, RELEASE, Preparation, Prepared, decode_prepared, encode
 
@@ -189,7 +189,7 @@ class FarmBackend:
         """Drop the workers that have left, and begin to prepare those that have joined."""
         try:
             entries = await self._open_connection.workers()
-        except OSError:
+        except (OSError, SchedulerLostError):
             return  # members() reports a scheduler that is gone
         present = {entry.address: entry for entry in entries}
         for address in set(self._members) - set(present):

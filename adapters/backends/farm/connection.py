@@ -86,7 +86,8 @@ class FarmConnection:
             )
 
     async def workers(self) -> tuple[WorkerEntry, ...]:
-        """The workers that are present, by name. Raises OSError."""
+        """The workers that are present, by name. Raises OSError, SchedulerLostError."""
+        self.check()
         identity = await asyncio.wait_for(
             self._client.scheduler.identity(n_workers=-1), _ASK_TIMEOUT_S
         )

@@ -29,6 +29,7 @@ _HANDLERS = frozenset(
         "identity",
         "nbytes",
         "ncores",
+        "ncores_running",
         "processing",
         "profile",
         "register-client",
