@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from weakref import finalize
+
+import msgspec
 
 from ..events.errors import LogCorruptError, RunNotFoundError
 from ..events.log.reader import iterate
@@ -14,23 +18,24 @@ from ..events.log.storage import Storage
 from ..events.model import BackendDescription, RunOpened
 from ..statemachine.config.schema import ServerTable
 from ..statemachine.errors import ConfigurationError
-from ..statemachine.plan.plan import StageExecutionPlan
+from ..statemachine.plan.plan import StageExecution, StageExecutionPlan
 from ..statemachine.ports import (
     FileHashes,
     GenerateAnswer,
     GenerateRequest,
     ImageBackend,
     OnStep,
+    UnsettledCall,
     file_hashes_of,
 )
 from ..statemachine.run.cancel import CancelToken
 from ..statemachine.run.controller import PipelineController
 from .backends.embedded.backend import KIND as EMBEDDED_KIND
 from .backends.embedded.backend import EmbeddedBackend
+from .backends.pool import PooledServer, RunPreparation, ServerPool
 from .backends.registry import (
     BackendKind,
     EarlierRun,
-    OptionsBackend,
     ServerChoice,
     find_kind,
     installed_kind,
@@ -48,14 +53,14 @@ FAILPOINT_VARIABLE = "STAGEWRIGHT_FAILPOINT"
 class ConfiguredBackend:
     """Chooses the backend for each run: one run at a time.
 
-    That is ``server`` if given, else the configuration's ``[server].url``, else the embedded
-    backend, whose sampling steps take ``step_delay_s`` seconds more. ``runs`` is the folder in
-    which runs that died on a server are found.
+    That is ``server`` (one, or several that share the work) if given, else the configuration's
+    ``[server].url``, else the embedded backend, whose sampling steps take ``step_delay_s`` seconds
+    more. ``runs`` is the folder in which runs that died on a server are found.
     """
 
     def __init__(
         self,
-        server: str | None = None,
+        server: str | Sequence[str] | None = None,
         *,
         insecure: bool = False,
         headers: Mapping[str, Mapping[str, str]] = {},
@@ -65,10 +70,11 @@ class ConfiguredBackend:
         self._runs = runs
         self._insecure = insecure
         self._headers = headers
-        self._named = None if server is None else _Target.of(server)
+        named = (server,) if isinstance(server, str) else server or ()
+        self._named = tuple(map(_Target.of, named))
         self._embedded = EmbeddedBackend(step_delay_s=step_delay_s)
-        self._current: ImageBackend = self._embedded
-        if self._named is not None:
+        self._pool: ServerPool | None = None
+        if self._named:
             self.prepare(None, ServerTable(), preflight=False)
 
     def prepare(
@@ -78,61 +84,100 @@ class ConfiguredBackend:
         *,
         preflight: bool,
         recorded: BackendDescription | None = None,
-        unsettled: Mapping[str, str] = {},
+        unsettled: Sequence[UnsettledCall] = (),
         prompts: Sequence[str] = (),
     ) -> None:
         """Choose the backend for a run before its folder is made.
 
-        A resumed run uses the ``recorded`` backend, unless the constructor named a server. With
-        ``preflight`` the server is checked for the names in ``plan`` and ``prompts``. Raises
+        A resumed run uses the ``recorded`` servers, unless the constructor named others. With
+        ``preflight`` they are checked for the names in ``plan`` and ``prompts``. Raises
         PreflightError, ConfigurationError.
         """
-        target = _target(server, recorded, self._named)
+        targets = {target.url: target for target in _targets(server, recorded, self._named)}
         self.release()
-        if target is None:
-            self._current = self._embedded
+        if not targets:
+            self._pool = None
             return
-        choice = ServerChoice(
-            url=target.url,
-            named_by_user=self._named is not None,
-            settings=server,
-            insecure=self._insecure,
-            headers=self._headers,
-            unsettled=unsettled,
-            prompts=tuple(prompts),
+        # Several servers are waited for together.
+        wait_s = server.wait_s or 0.0
+        if len(targets) > 1:
+            server = msgspec.structs.replace(server, wait_s=0.0)
+        self._pool = ServerPool(
+            [
+                PooledServer(
+                    url,
+                    target.kind.make(
+                        ServerChoice(
+                            url=url,
+                            named_by_user=bool(self._named),
+                            settings=server,
+                            insecure=self._insecure,
+                            headers=self._headers,
+                            unsettled={
+                                one.call_id: one.stage_type
+                                for one in unsettled
+                                if one.server == url
+                            },
+                            prompts=tuple(prompts),
+                        )
+                    ),
+                    shared=server.shared,
+                )
+                for url, target in targets.items()
+            ]
         )
-        self._current = backend = target.kind.make(choice)
-        if preflight and plan is not None:
-            backend.preflight(plan)
-        if plan is not None and isinstance(backend, OptionsBackend):
-            backend.pin_options(plan, recorded, _earlier_runs(self._runs, target.url))
+        if plan is not None:
+            run = RunPreparation(
+                plan=plan,
+                recorded=recorded,
+                preflight=preflight,
+                earlier=partial(_earlier_runs, self._runs),
+            )
+            self._pool.prepare(run, wait_s=wait_s)
 
     def release(self) -> None:
-        """Close the connections of the current backend; it can be used again."""
-        close = getattr(self._current, "close", None)
-        if close is not None:
-            close()
+        """Close the connections of the servers; they can be used again."""
+        if self._pool is not None:
+            self._pool.close()
+
+    @property
+    def _first(self) -> ImageBackend:
+        return self._embedded if self._pool is None else self._pool.first
 
     @property
     def slots(self) -> int:
-        """How many requests the current backend serves at once."""
-        return self._current.slots
+        """How many requests are served at once; of several servers, by all of them."""
+        if self._pool is None:
+            return self._embedded.slots
+        return sum(server.slots for server in self._pool.servers)
 
     @property
     def description(self) -> BackendDescription:
         """The description of the current backend."""
-        return self._current.description
+        return self._embedded.description if self._pool is None else self._pool.description
 
     @property
     def file_hashes(self) -> FileHashes:
         """The hashes of the files that the current backend uses."""
-        return file_hashes_of(self._current)
+        return file_hashes_of(self._embedded) if self._pool is None else self._pool.file_hashes
+
+    def members(self, stage: StageExecution) -> Sequence[ImageBackend]:
+        """See ``BackendPool``: the servers, or this backend itself where there are not several."""
+        if self._pool is None or len(self._pool.servers) == 1:
+            return (self,)
+        return self._pool.members(stage)
+
+    def turn(self, cancel: CancelToken) -> AbstractContextManager[bool]:
+        """See ``ExclusiveBackend``."""
+        if self._pool is None:
+            return nullcontext(enter_result=True)
+        return self._pool.first.turn(cancel)
 
     def generate_images(
         self, request: GenerateRequest, *, cancel: CancelToken, on_step: OnStep
     ) -> GenerateAnswer:
-        """Make one attempt at one request on the current backend."""
-        return self._current.generate_images(request, cancel=cancel, on_step=on_step)
+        """Make one attempt at one request; where there are several servers, on the first."""
+        return self._first.generate_images(request, cancel=cancel, on_step=on_step)
 
 
 class _Target(NamedTuple):
@@ -148,26 +193,27 @@ class _Target(NamedTuple):
         return cls(found, found.address(address))
 
 
-def _target(
-    server: ServerTable, recorded: BackendDescription | None, named: _Target | None
-) -> _Target | None:
-    """The server that a run goes to; None for the embedded backend. Raises ConfigurationError."""
+def _targets(
+    server: ServerTable, recorded: BackendDescription | None, named: Sequence[_Target]
+) -> Sequence[_Target]:
+    """The servers that a run goes to; none for the embedded backend. Raises ConfigurationError."""
     if recorded is None and server.kind is not None:
         installed_kind(server.kind)
-        address = server.url if named is None else named.url
-        return None if address is None else _Target.of(address, server.kind)
-    if named is not None:
+        addresses = [one.url for one in named] or server.urls
+        return [_Target.of(address, server.kind) for address in addresses]
+    if named:
         return named
     if recorded is None:
-        return None if server.url is None else _Target.of(server.url)
+        return [_Target.of(address) for address in server.urls]
     if recorded.kind == EMBEDDED_KIND and recorded.url is None:
-        return None
-    if recorded.url is None or find_kind(recorded.kind) is None:
+        return ()
+    urls = [url for url in recorded.urls if url is not None]
+    if not urls or find_kind(recorded.kind) is None:
         raise ConfigurationError(
             f"the run was made by a backend of kind {recorded.kind!r}, which is not available; "
             "use --server to resume it on another server"
         )
-    return _Target.of(recorded.url, recorded.kind)
+    return [_Target.of(url, recorded.kind) for url in urls]
 
 
 def _earlier_runs(runs: Path | None, url: str) -> Iterator[EarlierRun]:
@@ -184,7 +230,7 @@ def _earlier_runs(runs: Path | None, url: str) -> Iterator[EarlierRun]:
             opened = next(iterate(runs / entry.folder), None)
         except (LogCorruptError, RunNotFoundError, OSError):
             continue
-        if not isinstance(opened, RunOpened) or opened.backend.url != url:
+        if not isinstance(opened, RunOpened) or url not in opened.backend.urls:
             continue
         is_clean = is_clean or not (entry.died or entry.alive)
         if entry.died or entry.alive:
@@ -193,7 +239,7 @@ def _earlier_runs(runs: Path | None, url: str) -> Iterator[EarlierRun]:
 
 def open_controller(
     runs: Path | str,
-    server: str | None = None,
+    server: str | Sequence[str] | None = None,
     *,
     insecure: bool = False,
     headers: Mapping[str, Mapping[str, str]] = {},
@@ -201,7 +247,8 @@ def open_controller(
 ) -> PipelineController:
     """Open a controller for the folder ``runs``: the one call that a GUI needs.
 
-    ``server`` is the address of a WebUI server; without it each run uses the server of its
+    ``server`` is the address of a WebUI server, or of several that share the work of each run;
+    without it each run uses the server of its
     configuration, or the embedded backend. With ``insecure`` the credentials of
     ``STAGEWRIGHT_AUTH`` are also sent over plain http, and where ``tls_verify`` or ``ca_bundle``
     change the check of a certificate. ``headers`` are sent with each request to the server whose

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec import UNSET
+
 from .log.reader import read_log
 from .model import (
     BackendDescription,
@@ -33,6 +35,8 @@ from .stage_fold import StageFold
 
 MISSING_IMAGES = "MissingImagesError"
 """The error kind with which a run ends that went on past failed images."""
+ABANDONED = "Abandoned"
+"""The error kind of a call without an answer, to a server that no longer belongs to the run."""
 
 
 def recorded_stages(plan: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -146,11 +150,20 @@ class Fold:
             self.epochs_without_progress += 1
         stage = self.stages.get(event.stage_id)
         if stage is not None:
+            server = self._server_of(event)
             stage.attempts[event.image_index] = event.attempt + 1
-            stage.unsettled.setdefault(event.image_index, {})[event.call_id] = None
+            stage.unsettled.setdefault(event.image_index, {})[event.call_id] = server
             # Before it accepts another image, a backend may have to interrupt the old ones.
-            stage.interrupted |= stage.abandoned - {event.image_index}
-            stage.abandoned.clear()
+            left = {index for index, at in stage.abandoned.items() if at == server}
+            stage.interrupted |= left - {event.image_index}
+            for index in left:
+                del stage.abandoned[index]
+
+    def _server_of(self, event: CallRequested) -> str | None:
+        """The server of a call; logs of older releases name that of the epoch alone."""
+        if event.server is not UNSET:
+            return event.server
+        return self.backend.url if self.backend else None
 
     def _call_completed(self, event: CallCompleted) -> None:
         request = self._pending.pop(event.call_id, None)
@@ -158,12 +171,25 @@ class Fold:
         if request is None or stage is None:
             return
         self.epochs_without_progress = 0
+        server = self._server_of(request)
         stage.open_ms += event.duration_ms
-        stage.unsettled.pop(request.image_index, None)
+        calls = stage.unsettled.pop(request.image_index, {})
+        # Other servers may still work on this image.
+        if left := {call_id: at for call_id, at in calls.items() if at != server}:
+            stage.unsettled[request.image_index] = left
+        stage.abandoned.pop(request.image_index, None)
         stage.interrupted.discard(request.image_index)
         stage.maybe_interrupted.discard(request.image_index)
-        stage.first_answer = stage.first_answer or (request.image_index, event.info)
+        stage.first_answers.setdefault(server, (request.image_index, event.info))
         stage.finish_all(event)
+        # A server settles what was left behind on it before it gets other work.
+        for one in self.stages.values():
+            one.settle(server, self._is_over)
+
+    def _is_over(self, call_id: str) -> bool:
+        """Whether nobody waits for the answer of a call any more."""
+        request = self._pending.get(call_id)
+        return request is None or request.epoch != self._sending_epoch
 
     def _call_reused(self, event: CallReused) -> None:
         stage = self.stages.get(event.stage_id)
@@ -174,6 +200,9 @@ class Fold:
 
     def _call_failed(self, event: CallFailed) -> None:
         request = self._pending.pop(event.call_id, None)
+        if event.error.kind == ABANDONED:
+            self._abandon(event.call_id)
+            return
         if request is None:
             self._note_unsent(event.error)
             return
@@ -184,7 +213,7 @@ class Fold:
         if event.interrupted is True:
             stage.interrupted.add(request.image_index)
         if event.settled is not True:
-            stage.abandoned.add(request.image_index)
+            stage.abandoned[request.image_index] = self._server_of(request)
         else:
             stage.unsettled.get(request.image_index, {}).pop(event.call_id, None)
         end = min(request.image_index + request.count, len(self.seeds))
@@ -194,6 +223,12 @@ class Fold:
             # is repeated for the sake of another image it remains valid.
             if request.count == 1 and index in stage.finished:
                 stage.invalidate(index)
+
+    def _abandon(self, call_id: str) -> None:
+        """Forget a call to a server that no longer belongs to the run; its image did not fail."""
+        for stage in self.stages.values():
+            for calls in stage.unsettled.values():
+                calls.pop(call_id, None)
 
     def _note_unsent(self, error: ErrorDetail) -> None:
         """Note why an image failed for which no request could be made; it counts as an attempt."""
@@ -230,10 +265,12 @@ class Fold:
     def _run_resumed(self, event: RunResumed) -> None:
         self.resumes += 1
         self.cancel_requested = False
-        if self.backend is None or self.backend.url != event.backend.url:
-            for one in self.stages.values():
-                one.first_answer = None
         self.backend = event.backend
+        present = event.backend.urls
+        for one in self.stages.values():
+            kept = one.first_answers.items()
+            one.first_answers = {server: it for server, it in kept if server in present}
+            one.abandoned = {index: at for index, at in one.abandoned.items() if at in present}
         for stage_id, rows in (event.lost or {}).items():
             stage = self.stages.get(stage_id)
             if stage is not None and stage.finished:

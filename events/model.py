@@ -182,6 +182,13 @@ class BackendDescription(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     files: Mapping[str, str] | msgspec.UnsetType = msgspec.UNSET
     servers: tuple[ServerDescription, ...] | msgspec.UnsetType = msgspec.UNSET
 
+    @property
+    def urls(self) -> tuple[str | None, ...]:
+        """The addresses of all servers; None stands for a backend without one."""
+        if isinstance(self.servers, tuple):
+            return tuple(one.url for one in self.servers)
+        return (self.url,)
+
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An exception as text: its type, its message, and what else is known of it.

@@ -1,8 +1,8 @@
-"""What the log says of one stage of a run."""
+"""What the log says of one stage: the part of the fold that its requests change."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .model import CallCompleted, CallReused, ErrorDetail, Outcome, StageStart
@@ -32,17 +32,19 @@ class StageFold:
         self.attempts: dict[int, int] = {}
         """By first image index of a request, the attempts made so far."""
         self.unchanged: set[int] = set()
-        self.first_answer: tuple[int, Mapping[str, Any]] | None = None
-        """The first image index and ``info`` of the first answer of the present backend."""
+        self.first_answers: dict[str | None, tuple[int, Mapping[str, Any]]] = {}
+        """By present server, in order, the first image index and ``info`` of its first answer."""
         self.failures: dict[int, ErrorDetail] = {}
-        self.unsettled: dict[int, dict[str, None]] = {}
-        """By first image index, in order, the calls without an image that may still be running."""
+        self.unsettled: dict[int, dict[str, str | None]] = {}
+        """By first image index, in order, the calls that may still be running, by id their server.
+
+        Those of an image that another server has finished are among them."""
         self.interrupted: set[int] = set()
         """First image indexes of which one of those calls was (possibly) told to stop."""
         self.maybe_interrupted: set[int] = set()
         """First image indexes in progress when a cancel was requested; their ends tell more."""
-        self.abandoned: set[int] = set()
-        """First image indexes whose last call failed, while the backend may still work on it."""
+        self.abandoned: dict[int, str | None] = {}
+        """First image indexes whose last call failed, with the server that may still work on it."""
 
     def finish(self, index: int, seq: int) -> None:
         """Note the event that says an image is finished; it replaces an earlier one."""
@@ -64,6 +66,16 @@ class StageFold:
                 self.unchanged.add(index)
             else:
                 self.unchanged.discard(index)
+
+    def settle(self, server: str | None, is_settled: Callable[[str], bool]) -> None:
+        """Forget calls to a server that are settled, of images that no request will name again."""
+        for first in [*self.unsettled]:
+            if first in self.finished:
+                calls = self.unsettled[first]
+                kept = {it: at for it, at in calls.items() if at != server or not is_settled(it)}
+                self.unsettled[first] = kept
+                if not kept:
+                    del self.unsettled[first]
 
     def invalidate(self, index: int) -> None:
         """Note that an image which was finished must be made again, so the stage has not ended."""

@@ -145,6 +145,11 @@ class BackendError(StagewrightError):
         """Whether nothing was sent because the backend cannot be reached, which may change."""
         return False
 
+    @property
+    def is_of_backend(self) -> bool:
+        """Whether another backend may make the image, since this one is at fault."""
+        return self.transient
+
     def __init__(
         self,
         message: str,

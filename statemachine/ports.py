@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -42,10 +42,12 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     ``seed`` belongs to the first of ``count`` images; each further one has one more.
     ``inputs`` is empty for txt2img and else holds one image. ``script_images`` are the images
     that ``config.alwayson_scripts`` names, by path. ``unanswered`` are call ids of
-    earlier attempts, in order, that the backend must settle first: wait for them, or make
+    earlier attempts on this backend, in order, that it must settle first: wait for them, or make
     sure that they no longer run. ``interrupted`` says that one of them was told to stop, so
     that a server may still hold a half-made image of it. ``first_answer`` are the first image index
-    and the recorded ``info`` of the first answer that this backend gave in the stage, in any epoch.
+    and the recorded ``info`` of the first answer that this backend gave in the stage, in any epoch;
+    ``other_answer`` is that ``info`` of the first answer of another one, where several share the
+    work.
     ``request_sha256`` is equal in all attempts and backends.
     """
 
@@ -65,6 +67,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     unanswered: tuple[str, ...] = ()
     interrupted: bool = False
     first_answer: tuple[int, Mapping[str, Any]] | None = None
+    other_answer: Mapping[str, Any] | None = None
     request_sha256: str = ""
 
 
@@ -123,6 +126,14 @@ class ImageBackend(Protocol):
         ...
 
 
+class UnsettledCall(NamedTuple):
+    """A call without a recorded answer, which its server may still be working on."""
+
+    call_id: str
+    stage_type: str
+    server: str | None
+
+
 @runtime_checkable
 class PreparableBackend(Protocol):
     """A backend that prepares for each run before its folder is made."""
@@ -134,17 +145,16 @@ class PreparableBackend(Protocol):
         *,
         preflight: bool,
         recorded: BackendDescription | None = None,
-        unsettled: Mapping[str, str] = {},
+        unsettled: Sequence[UnsettledCall] = (),
         prompts: Sequence[str] = (),
     ) -> None:
         """Prepare for ``plan`` with these settings; ``description`` is read afterwards.
 
         With ``preflight``, check that the server has the names that the plan uses, and those in
         ``prompts``: the texts of images with prompts of their own, given only where there are any.
-        For a
-        resume, ``recorded`` is the backend of the run so far, and ``unsettled`` are the calls
-        without a recorded answer by id, with their stage types, to be settled before anything
-        is sent. Raises ConfigurationError, and nothing is started.
+        For a resume, ``recorded`` is the backend of the run so far, and ``unsettled`` are the calls
+        that its servers are to settle before they are sent anything. Raises ConfigurationError,
+        and nothing is started.
         """
         ...
 
@@ -158,9 +168,11 @@ class BackendPool(Protocol):
     """Several backends that share the work of a run. Which are usable may change at any time."""
 
     def members(self, stage: StageExecution) -> Sequence[ImageBackend]:
-        """Those that are usable now, the ones preferred for a stage first.
+        """Those that belong to the run now, the ones preferred for a stage first.
 
-        Each keeps its identity while it is usable, and has a ``description.url`` of its own.
+        It returns at once, and is called several times a second. Each member keeps its identity as
+        long as it belongs to the run, and has a ``description.url`` of its own. A member that has
+        left is given no further request. Raises BackendError if there will be no member any more.
         """
         ...
 
@@ -169,10 +181,24 @@ class BackendPool(Protocol):
 class ExclusiveBackend(Protocol):
     """A backend whose server serves one request at a time, over all processes of the machine."""
 
-    def turn(self, cancel: CancelToken) -> AbstractContextManager[None]:
+    def turn(self, cancel: CancelToken) -> AbstractContextManager[bool]:
         """Wait for the server's turn, and keep it from the record of a request to its answer.
 
-        Raises GenerationCancelled once ``cancel`` ends the wait.
+        The context says whether it is this request's turn: it is not if ``cancel`` has ended the
+        wait.
+        """
+        ...
+
+
+@runtime_checkable
+class RecoveringBackend(Protocol):
+    """A member of a pool that can say whether it has recovered from a failure."""
+
+    def recover(self, cancel: CancelToken) -> None:
+        """Settle what an earlier failure has left behind; afterwards it is given requests.
+
+        It is called where other members can make the images meanwhile. Raises BackendError if the
+        member cannot be used yet, or ``cancel`` has ended the wait.
         """
         ...
 
@@ -223,6 +249,8 @@ class FixedHashes(msgspec.Struct, frozen=True):
         return {}
 
 
+SERVER_VERSION = "version of the server"
+"""Stands among the files for the version of what made an image."""
 NO_FILES = FixedHashes()
 """Of a backend whose images depend on the request alone."""
 UNKNOWN_FILES = FixedHashes({"everything": ""})

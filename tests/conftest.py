@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -27,6 +29,7 @@ from .serving import DELAY_S, Client, serving
 if TYPE_CHECKING:
     from .reports import Browser
 
+_STATE = "stagewright-tests-state-"
 ALL_CASES = "--all-cases"
 NO_SKIPS = "--no-skips"
 
@@ -47,7 +50,7 @@ settings.register_profile("stagewright", deadline=None)
 settings.load_profile("stagewright")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Let the commands that tests start be interrupted, and see no settings of this user.
 
     A script that starts the tests in the background has SIGINT ignored, and so would they.
@@ -55,6 +58,10 @@ def pytest_configure() -> None:
     for name in ("SERVER", "RUNS"):
         os.environ.pop(f"STAGEWRIGHT_{name}", None)
     os.environ["STAGEWRIGHT_CONFIG_FILE"] = os.devnull
+    # The locks of servers: those of this user are not touched. Workers share the folder.
+    if _STATE not in os.environ.get("XDG_STATE_HOME", ""):
+        os.environ["XDG_STATE_HOME"] = folder = tempfile.mkdtemp(prefix=_STATE)
+        config.add_cleanup(lambda: shutil.rmtree(folder))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -189,6 +189,6 @@ def test_a_foreign_log_cannot_switch_off_the_check_of_my_server(
     backend = ConfiguredBackend("https://mine.example")
     recorded = BackendDescription(kind="webui", url="https://theirs.example")
     backend.prepare(None, ServerTable(tls_verify=False), preflight=False, recorded=recorded)
-    current = backend._current
+    current = backend._pool.first.backend if backend._pool else None
     assert isinstance(current, WebUIBackend)
     assert current._client.credentials.header is None

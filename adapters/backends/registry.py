@@ -7,7 +7,7 @@ the name is the kind, the object a ``BackendKind``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Protocol, cast, runtime_checkable
@@ -20,6 +20,7 @@ from ...statemachine.config.validation import refuse_userinfo
 from ...statemachine.errors import ConfigurationError
 from ...statemachine.plan.plan import StageExecutionPlan
 from ...statemachine.ports import ImageBackend
+from ...statemachine.stages import StageConfig
 from .http.address import ServerAddress
 from .report import ServerReport
 
@@ -77,13 +78,25 @@ class OptionsBackend(Protocol):
         plan: StageExecutionPlan,
         recorded: BackendDescription | None,
         earlier: Iterable[EarlierRun],
-    ) -> None:
+        *,
+        like: BackendDescription | None = None,
+    ) -> Sequence[str]:
         """Take the options for the run: those that it ``recorded``, else the server's present ones.
 
-        ``description`` holds them afterwards. ``earlier`` are runs on this server that died or
-        are still running, the latest first; what a dead one left there is undone. They are read
-        on demand.
+        Where another server of the run comes first, they are those of its description, ``like``.
+        ``description`` holds them afterwards; returns those that this server lacks. ``earlier`` are
+        runs on this server that died or are still running, the latest first; what a dead one left
+        there is undone. They are read on demand. Raises BackendError.
         """
+        ...
+
+
+@runtime_checkable
+class CheckpointBackend(Protocol):
+    """A backend that knows which checkpoint its server has loaded."""
+
+    def has_loaded(self, config: StageConfig) -> bool:
+        """Whether the server is known to have loaded the checkpoint of a stage."""
         ...
 
 

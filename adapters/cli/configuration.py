@@ -15,7 +15,7 @@ from ...statemachine.config.schema import RunConfig, ServerTable
 from ..backends.registry import BackendKind, ServerChoice, kind_of_server, recorded_address
 from ..inputs import PillowInputReader
 from .completion import complete_key
-from .settings import current_settings, find_profile, named_server, server_headers
+from .settings import current_settings, find_profile, named_servers, server_headers
 
 set_option = click.option(
     "--set",
@@ -62,27 +62,29 @@ def find_config(document: ConfigDocument, runs: Path) -> RunConfig:
     return document.find(document.parse(), inputs=PillowInputReader(), runs=runs)
 
 
-class ChosenServer(NamedTuple):
-    """The server to use: one that the user ``named``, or a ``foreign`` one of a folder's file.
+class ChosenServers(NamedTuple):
+    """The servers to use: those that the user ``named``, or a ``foreign`` one of a folder's file.
 
-    The latter gets no credentials, like one of a configuration. Neither is set where the
-    configuration names a server, or none is named anywhere.
+    The latter gets no credentials, like those of a configuration. Neither is set where the
+    configuration names servers, or none is named anywhere.
     """
 
-    named: str | None = None
+    named: tuple[str, ...] = ()
     foreign: str | None = None
 
 
-def choose_server(servers: tuple[str, ...], of_config: str | None) -> ChosenServer:
-    """The server that the user named; else, without one of the configuration, of the settings."""
-    named = named_server(servers)
+def choose_servers(servers: tuple[str, ...], of_config: object) -> ChosenServers:
+    """The servers that the user named; else, without one of the configuration, of the settings."""
+    named = named_servers(servers)
     default = None if named or of_config else current_settings().server
     if default is None:
-        return ChosenServer(named)
-    return ChosenServer(default.url) if default.named_by_user else ChosenServer(None, default.url)
+        return ChosenServers(named)
+    return (
+        ChosenServers((default.url,)) if default.named_by_user else ChosenServers((), default.url)
+    )
 
 
-def with_server(loaded: RunConfig, chosen: ChosenServer) -> RunConfig:
+def with_server(loaded: RunConfig, chosen: ChosenServers) -> RunConfig:
     """The configuration with the foreign server, if there is one."""
     if chosen.foreign is None:
         return loaded
@@ -90,34 +92,35 @@ def with_server(loaded: RunConfig, chosen: ChosenServer) -> RunConfig:
     return msgspec.structs.replace(loaded, server=server)
 
 
-def find_server(
+def find_servers(
     servers: tuple[str, ...], loaded: RunConfig, *, insecure: bool
-) -> tuple[BackendKind, ServerChoice] | None:
-    """The server that a command is to look at, None if none is named anywhere.
+) -> list[tuple[BackendKind, ServerChoice]]:
+    """The servers that a command is to look at, none if none is named anywhere.
 
     Raises ConfigurationError.
     """
-    chosen = choose_server(servers, loaded.server.url)
+    chosen = choose_servers(servers, loaded.server.url)
     loaded = with_server(loaded, chosen)
-    named = chosen.named or loaded.server.url
-    if named is None:
-        return None
-    kind = kind_of_server(named, loaded.server.kind)
-    return kind, ServerChoice(
-        url=kind.address(named),
-        named_by_user=chosen.named is not None,
-        settings=loaded.server_settings,
-        insecure=insecure,
-        headers=server_headers(),
-        prompts=prompt_texts(loaded.drawn_prompts.prompts) if loaded.drawn_prompts else (),
-    )
+    found = []
+    for named in chosen.named or loaded.server.urls:
+        kind = kind_of_server(named, loaded.server.kind)
+        choice = ServerChoice(
+            url=kind.address(named),
+            named_by_user=bool(chosen.named),
+            settings=loaded.server_settings,
+            insecure=insecure,
+            headers=server_headers(),
+            prompts=prompt_texts(loaded.drawn_prompts.prompts) if loaded.drawn_prompts else (),
+        )
+        found.append((kind, choice))
+    return found
 
 
 def address_of_server(server: ServerTable) -> str | None:
-    """The address, as logs have it, of the server that `run` would use; None: embedded.
+    """The address, as logs have it, of the first server that `run` would use; None: embedded.
 
     Raises ConfigurationError.
     """
-    chosen = choose_server((), server.url)
-    address = chosen.named or chosen.foreign or server.url
-    return None if address is None else recorded_address(address, server.kind)
+    chosen = choose_servers((), server.url)
+    addresses = (*chosen.named, *filter(None, [chosen.foreign]), *server.urls)
+    return recorded_address(addresses[0], server.kind) if addresses else None

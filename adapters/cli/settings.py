@@ -114,12 +114,11 @@ def read_settings(
     )
 
 
-def named_server(servers: tuple[str, ...]) -> str | None:
-    """The server that the user named: on the command line, or in STAGEWRIGHT_SERVER."""
+def named_servers(servers: tuple[str, ...]) -> tuple[str, ...]:
+    """The servers that the user named: on the command line, or one in STAGEWRIGHT_SERVER."""
     given = servers or click.get_current_context().meta.get(SERVERS, ())
-    if len(given) > 1:
-        raise click.UsageError("more than one --server is not supported yet")
-    return given[0] if given else os.environ.get(SERVER_VARIABLE) or None
+    of_environment = os.environ.get(SERVER_VARIABLE)
+    return given or ((of_environment,) if of_environment else ())
 
 
 def runs_folder(given: Path | None) -> Path:

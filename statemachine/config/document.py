@@ -187,7 +187,8 @@ def _parse(document: Mapping[str, Any], above: RunConfig, source: Source = "") -
     )
     errors += merged.errors
     try:
-        refuse_userinfo(config.server.url)
+        for url in config.server.urls:
+            refuse_userinfo(url)
     except ConfigurationError as error:
         errors += error.errors
     errors += resolve_stages(config).errors

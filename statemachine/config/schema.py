@@ -79,11 +79,12 @@ class ServerTable(
     ``retries`` further tries for each image and stage, the first after ``backoff_s``, each
     further one after twice as long as the one before, if the failure is of a ``transient`` kind.
     A run waits ``wait_s`` for a server that cannot be reached, which uses up no try (300; before
-    the run begins only where it is set). ``kind`` is that of the backend, detected when absent.
+    the run begins only where it is set). Several servers share the work. ``kind`` is that of the
+    backend, detected when absent.
     """
 
     kind: str | None = None
-    url: Annotated[str | None, SECRET] = None
+    url: Annotated[str | tuple[str, ...] | None, SECRET] = None
     connect_timeout_s: Positive = 5.0
     stall_timeout_s: Positive = 60.0
     total_timeout_s: Positive | None = None
@@ -94,6 +95,12 @@ class ServerTable(
     shared: bool = False
     tls_verify: bool = True
     ca_bundle: str | None = None
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The addresses of the servers; none where the configuration names none."""
+        given = (self.url,) if isinstance(self.url, str) else self.url or ()
+        return tuple(filter(None, given))
 
 
 class AxisTable(

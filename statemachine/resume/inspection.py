@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,8 +36,15 @@ from ..files.recorded_files import (
 )
 from ..files.run_folder import RunFolder
 from ..plan.plan import StageExecutionPlan
+from ..ports import UnsettledCall
 from ..run.image_status import ImageStatus
-from ..run.requests import input_records, request_breaks, script_image_records, span_of
+from ..run.requests import (
+    input_records,
+    request_breaks,
+    script_image_records,
+    span_of,
+    unsettled_calls,
+)
 from ..states import can_go_on, is_fruitless
 from .recorded_plan import recorded_plan, recorded_settings
 
@@ -79,14 +86,9 @@ class RunInspection(msgspec.Struct, frozen=True, kw_only=True):
     needs_seal: bool
 
     @property
-    def unsettled(self) -> Mapping[str, str]:
-        """The calls that the backend may still work on, and what was asked for."""
-        return {
-            call_id: stage.stage_type
-            for stage in self.fold.stages.values()
-            for calls in stage.unsettled.values()
-            for call_id in calls
-        }
+    def unsettled(self) -> tuple[UnsettledCall, ...]:
+        """The calls that a backend may still work on."""
+        return tuple(unsettled_calls(self.fold))
 
     def refusal(self, *, force: bool = False) -> StagewrightError | None:
         """The first reason not to resume the run; ``force`` ignores epochs without an image.

@@ -14,7 +14,7 @@ from ...events.model import InputRecord, RunOpened
 from ..config.script_images import map_strings
 from ..errors import BackendAnswerError, BackendError
 from ..plan.plan import PER_IMAGE, StageExecution, StageExecutionPlan
-from ..ports import GenerateAnswer, GenerateRequest, SourceImage
+from ..ports import GenerateAnswer, GenerateRequest, SourceImage, UnsettledCall
 from ..stages.stage import StageConfig
 
 LONGEST_RETRY_WAIT_S = 300.0
@@ -121,9 +121,15 @@ def script_image_records(stage: StageExecution, opened: RunOpened) -> list[Input
 
 
 def build_request(
-    stage: StageExecution, span: range, attempt: int, fold: Fold, sources: Sources
+    stage: StageExecution,
+    span: range,
+    attempt: int,
+    fold: Fold,
+    sources: Sources,
+    *,
+    server: str | None = None,
 ) -> GenerateRequest:
-    """One attempt at a span of images of a stage that has started.
+    """One attempt at a span of images of a stage that has started, to be sent to ``server``.
 
     ``fold`` knows the run and the earlier attempts.
     """
@@ -132,6 +138,9 @@ def build_request(
     seed = request_seed(stage.config, first, opened)
     stage = for_image(stage, first, opened)
     inputs, mask, script_images = sources
+    answers = folded.first_answers
+    of_others = [info for at, (_, info) in answers.items() if at != server]
+    calls = folded.unsettled.get(first, {})
     return GenerateRequest(
         call_id=call_id(opened.run_id, stage.stage_id, first, attempt),
         run_id=opened.run_id,
@@ -146,9 +155,10 @@ def build_request(
         inputs=inputs,
         mask=mask,
         script_images=script_images,
-        unanswered=tuple(folded.unsettled.get(first, ())),
+        unanswered=tuple(it for it, at in calls.items() if at == server),
         interrupted=first in folded.interrupted or first in folded.maybe_interrupted,
-        first_answer=folded.first_answer,
+        first_answer=answers.get(server),
+        other_answer=of_others[0] if of_others else None,
         request_sha256=request_digest(
             stage,
             seed,
@@ -203,6 +213,14 @@ def request_seed(config: StageConfig, image_index: int, opened: RunOpened) -> in
         return opened.seeds[image_index]
     indexes = opened.seed_indexes
     return config.seed + (indexes[image_index] if isinstance(indexes, tuple) else image_index)
+
+
+def unsettled_calls(fold: Fold) -> Iterator[UnsettledCall]:
+    """The calls of a run, of all stages, that a backend may still work on."""
+    for stage in fold.stages.values():
+        for calls in stage.unsettled.values():
+            for call, server in calls.items():
+                yield UnsettledCall(call, stage.stage_type, server)
 
 
 def call_id(run_id: str, stage_id: str, image_index: int, attempt: int) -> str:

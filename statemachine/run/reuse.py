@@ -139,7 +139,7 @@ class EarlierImages:
         for name in ("kind", "product", "version"):
             if getattr(now, name) != getattr(then, name):
                 return Comparison(f"{name} {getattr(then, name)} -> {getattr(now, name)}")
-        is_trusted = is_near and now.url == then.url
+        is_trusted = is_near and not {*now.urls}.isdisjoint(then.urls)
         is_open = msgspec.UNSET in (now.options, then.options)
         if not is_open and now.options != then.options:
             return Comparison("options of the server have changed")

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import logging
 
-from ...events.model import CancelMode, Outcome, RunState, StorageLimited
+from ...events.folds import ABANDONED
+from ...events.model import (
+    CallFailed,
+    CancelMode,
+    ErrorDetail,
+    Outcome,
+    RunState,
+    StorageLimited,
+)
 from ..errors import InvalidTransitionError, MissingImagesError, StageConflictError
 from ..files.run_folder import CancelOrder
 from ..plan.plan import StageExecution
@@ -12,8 +20,10 @@ from ..ports import Clock, ImageBackend, InputReader
 from .cancel import CancelToken
 from .image_files import ImageFiles
 from .journal import RunJournal, error_detail
+from .requests import unsettled_calls
 from .reuse import EarlierImages
-from .stage_run import OpenRun, StageFailedError, StageRun
+from .stage_run import OpenRun, StageRun
+from .stage_work import StageFailedError
 
 _SHOWN = 5
 _logger = logging.getLogger("stagewright.runner")
@@ -120,6 +130,7 @@ class PipelineRunner:
         """Run each stage, then finish or cancel the run. Raises what the run is to fail with."""
         plan = self._open_run.plan
         self._record_storage_limits()
+        self._abandon_calls()
         if plan.conflicts:
             said = "; ".join(str(conflict) for conflict in plan.conflicts)
             _logger.error("run %s: conflicting configuration: %s", self._journal.run_id, said)
@@ -142,6 +153,25 @@ class PipelineRunner:
         """Record what the file system of the run cannot guarantee."""
         for what, number in self._folder.storage.limits.items():
             self._journal.record(lambda at: StorageLimited(**at, what=what, errno=number))  # noqa: B023 - called at once
+
+    def _abandon_calls(self) -> None:
+        """Record that nobody waits any more for servers that no longer belong to the run."""
+        present = self._backend.description.urls
+        for call in [*unsettled_calls(self._journal.fold)]:
+            if call.server in present:
+                continue
+            message = f"{call.server or 'its backend'} no longer belongs to the run"
+            error = ErrorDetail(kind=ABANDONED, message=message)
+            self._journal.record(
+                lambda at: CallFailed(
+                    **at,
+                    call_id=call.call_id,  # noqa: B023 - called at once
+                    endpoint="",
+                    error=error,  # noqa: B023 - the same
+                    will_retry=False,
+                    settled=True,
+                )
+            )
 
     def _run_stage(self, stage: StageExecution) -> Outcome:
         stage_run = StageRun(

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
 from msgspec import UNSET
 
-from ...events.errors import EventLogError, LogWriteError
+from ...events.errors import LogWriteError
 from ...events.model import Artifact, CallFailed, CallRequested, Outcome, StepProgress
 from ...events.origins import input_of, input_stem
-from ..config.schema import OnImageError
 from ..errors import BackendAnswerError, BackendError
 from ..files.run_folder import slug_of
-from ..groups.runner import DEFAULT_WAIT_S, LONGEST_LOOK_S
 from ..plan.plan import PER_IMAGE, StageExecution
-from ..ports import Clock, GenerateAnswer, GenerateRequest, ImageBackend
+from ..ports import (
+    Clock,
+    ExclusiveBackend,
+    GenerateAnswer,
+    GenerateRequest,
+    ImageBackend,
+)
 from ..resume.reopen import ReopenedRun
 from .cancel import CancelToken
 from .creation import NewRun
+from .dispatcher import RequestDispatcher
 from .image_files import ImageFiles, ImageOrigin
 from .journal import RunJournal, error_detail, recordable
 from .requests import (
@@ -32,34 +36,19 @@ from .requests import (
     recordable_info,
     request_seed,
     request_to_find,
-    retry_wait_s,
     script_image_records,
 )
 from .reuse import EarlierImages
 from .stage_records import StageRecords
-
-POLL_S = 0.2
-"""How often an order to cancel from another process is looked for (contract, section 6)."""
-
+from .stage_work import StageFailedError
 
 OpenRun = NewRun | ReopenedRun
 """A run whose log is open for writing."""
 
 
-class StageFailedError(Exception):
-    """A stage ended early; ``cause`` says why. ``image_index`` is None if it was no image."""
-
-    def __init__(self, stage_id: str, image_index: int | None, cause: Exception) -> None:
-        where = stage_id if image_index is None else f"{stage_id}, image {image_index + 1}"
-        super().__init__(f"{where}: {type(cause).__name__}: {cause}")
-        self.stage_id = stage_id
-        self.image_index = image_index
-        self.cause = cause
-
-
 @dataclass(kw_only=True, eq=False)
 class StageRun:
-    """Runs one stage once, with a thread for each request that the backend serves at once.
+    """Runs one stage once; a ``RequestDispatcher`` distributes its requests.
 
     Images that ``earlier`` runs made of equal requests are copied. A thread sends its next request
     only when the images of the one before are durable and recorded. Images whose source an earlier
@@ -75,11 +64,7 @@ class StageRun:
     clock: Clock
     look_for_cancel: Callable[[], None]
     earlier: EarlierImages | None = None
-    # Guards the three below; no other lock is taken while it is held.
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
-    _spans: Iterator[range] = field(default_factory=lambda: iter(()), init=False)
-    _failures: list[BaseException] = field(default_factory=list, init=False)
-    _out_of_reach_since: float | None = field(default=None, init=False)
+    _dispatcher: RequestDispatcher | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._plan, self._status = self.open_run.plan, self.open_run.status
@@ -138,121 +123,46 @@ class StageRun:
 
     def _make_all(self) -> None:
         """Work on all open requests, and look for a cancel meanwhile."""
-        self._spans = self._status.open_spans(self.stage)
-        threads: list[threading.Thread] = []
-        try:
-            for _ in range(max(1, self.backend.slots)):
-                # No pool: a pool takes no work once the main thread has ended, a run goes on then.
-                thread = threading.Thread(target=self._work, name="stagewright-slot", daemon=False)
-                thread.start()
-                threads.append(thread)
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(POLL_S)
-                    self.look_for_cancel()
-            self.look_for_cancel()
-        finally:
-            with self._lock:
-                self._spans = iter(())
-            for thread in threads:
-                thread.join()
-        if self._failures:
-            raise min(self._failures, key=_severity)
-
-    def _work(self) -> None:
-        """Make one request after the other, until none is left or one ends the stage."""
-        try:
-            while not self.token.stopping and (span := self._next_span()) is not None:
-                try:
-                    self._make(span)
-                except Exception as error:
-                    raise StageFailedError(self.stage.stage_id, span.start, error) from error
-        except BaseException as error:  # noqa: BLE001 - raised on the run's own thread
-            with self._lock:
-                self._spans = iter(())
-                self._failures.append(error)
-
-    def _next_span(self) -> range | None:
-        with self._lock:
-            return next(self._spans, None)
-
-    def _make(self, span: range) -> None:
-        """Try a request until its images or its last failure are recorded, or the run stops.
-
-        Every failure of an image is recorded here. Raises what ends the stage: that failure,
-        if ``on_image_error`` is STOP, and every error of the log.
-        """
-        stage_id, server = self.stage.stage_id, self.open_run.settings.server
-        if self._reuse(span):
-            return
-        tried = waits = 0
-        while not self.token.stopping:
-            attempt = self.journal.fold.stages[stage_id].attempts.get(span.start) or 0
-            try:
-                self._attempt(span, attempt)
-                self._note_reached()
-            except EventLogError:
-                raise
-            except Exception as error:
-                transient = isinstance(error, BackendError) and error.transient
-                is_waiting = self._waits_for(error)
-                will_retry = is_waiting or (transient and tried < server.retries)
-                will_retry = will_retry and not self.token.stopping
-                self._record_failure(span.start, attempt, error, will_retry=will_retry)
-                # What fails while the run is being stopped may have failed because of that.
-                if self.token.cancelled or (transient and self.token.stopping):
-                    return
-                if not will_retry:
-                    if self.open_run.settings.run.on_image_error is OnImageError.STOP:
-                        raise
-                    return
-                if is_waiting:
-                    pause_s = min(server.backoff_s * 2**waits, LONGEST_LOOK_S)
-                    waits += 1
-                else:
-                    pause_s = retry_wait_s(server.backoff_s * 2**tried, error)
-                    waits, tried = 0, tried + 1
-                self.token.wait_stopping(pause_s)
-            else:
-                return
-
-    def _waits_for(self, error: Exception) -> bool:
-        """Whether the error is an unreachable backend for which the run still waits."""
-        if not (isinstance(error, BackendError) and error.is_out_of_reach):
-            self._note_reached()
-            return False
-        wait_s = self.open_run.settings.server.wait_s
-        now = self.clock.monotonic_ms()
-        with self._lock:
-            if self._out_of_reach_since is None:
-                self._out_of_reach_since = now
-            waited_ms = now - self._out_of_reach_since
-        return waited_ms < 1000 * (DEFAULT_WAIT_S if wait_s is None else wait_s)
+        self._dispatcher = RequestDispatcher(
+            self,
+            stage=self.stage,
+            backend=self.backend,
+            spans=self._status.open_spans(self.stage),
+            settings=self.open_run.settings,
+            token=self.token,
+            clock=self.clock,
+            look_for_cancel=self.look_for_cancel,
+        )
+        self._dispatcher.run()
 
     @property
     def is_backend_out_of_reach(self) -> bool:
         """Whether the last attempt of any request found no backend."""
-        return self._out_of_reach_since is not None
+        return self._dispatcher is not None and self._dispatcher.is_out_of_reach
 
-    def _note_reached(self) -> None:
-        """The backend has been reached; the next time that it is not, the wait begins anew."""
-        with self._lock:
-            self._out_of_reach_since = None
+    def next_attempt(self, span: range) -> int:
+        """See ``StageWork``."""
+        return self.journal.fold.stages[self.stage.stage_id].attempts.get(span.start) or 0
 
-    def _attempt(self, span: range, attempt: int) -> None:
-        """Make the images of one request, and record them.
+    def attempt(self, span: range, attempt: int, backend: ImageBackend) -> None:
+        """Make the images of one request, and record them; see ``StageWork``.
 
         Raises InputImageError before anything is sent, what the backend raises, EventLogError.
         """
-        sources = self._sources(span.start)
-        request = build_request(self.stage, span, attempt, self.journal.fold, sources)
-        self._record_request(request)
-        began = self.clock.monotonic_ms()
-        answer = self.backend.generate_images(
-            request, cancel=self.token, on_step=partial(self._announce_step, request)
-        )
+        sources, url = self._sources(span.start), backend.description.url
+        with self._turn(backend) as is_ours:
+            if not is_ours:
+                return
+            request = build_request(
+                self.stage, span, attempt, self.journal.fold, sources, server=url
+            )
+            self._record_request(request, url)
+            began = self.clock.monotonic_ms()
+            answer = backend.generate_images(
+                request, cancel=self.token, on_step=partial(self._announce_step, request)
+            )
         info = recordable_info(answer)
-        artifacts = self._keep(answer, request)
+        artifacts = self._keep(answer, request, url)
         self._records.images(
             request.call_id,
             artifacts,
@@ -261,8 +171,13 @@ class StageRun:
             duration_ms=self.clock.monotonic_ms() - began,
         )
 
-    def _reuse(self, span: range) -> bool:
-        """Copy the images of an equal request that another run made; whether there were any.
+    def _turn(self, backend: ImageBackend) -> AbstractContextManager[bool]:
+        if isinstance(backend, ExclusiveBackend):
+            return backend.turn(self.token)
+        return nullcontext(enter_result=True)
+
+    def reuse(self, span: range) -> bool:
+        """Copy the images of an equal request that another run made; see ``StageWork``.
 
         Raises LogWriteError.
         """
@@ -314,14 +229,16 @@ class StageRun:
                 seed = self._status.artifact(source_id, image_index).seed
         return ImageOrigin(seed, slug_of(input_stem(record)) if record else "")
 
-    def _keep(self, answer: GenerateAnswer, request: GenerateRequest) -> tuple[Artifact, ...]:
+    def _keep(
+        self, answer: GenerateAnswer, request: GenerateRequest, url: str | None
+    ) -> tuple[Artifact, ...]:
         """Put the images on disk, all of them or none. Raises BackendError, LogWriteError."""
         try:
             span = range(request.image_index, request.image_index + request.count)
             origins = [self._origin(index) for index in span]
             written = self.files.write(answer.images, request, origins)
         except BackendAnswerError as error:
-            where = f"{self.backend.description.url or ''}{answer.endpoint}"
+            where = f"{url or ''}{answer.endpoint}"
             raise BackendAnswerError(
                 f"{where}: the answer cannot be kept: {error}",
                 endpoint=answer.endpoint,
@@ -364,7 +281,7 @@ class StageRun:
             )
         )
 
-    def _record_request(self, request: GenerateRequest) -> None:
+    def _record_request(self, request: GenerateRequest, url: str | None) -> None:
         """Durable before it is sent: a resume must know what a server may still work on."""
         self.journal.record(
             lambda at: CallRequested(
@@ -376,12 +293,14 @@ class StageRun:
                 attempt=request.attempt,
                 request_sha256=request.request_sha256,
                 inputs=tuple(image.source_sha256 for image in request.inputs),
+                server=UNSET if url is None else url,
             )
         )
 
-    def _record_failure(
+    def record_failure(
         self, image_index: int, attempt: int, error: Exception, *, will_retry: bool
     ) -> None:
+        """See ``StageWork``."""
         stage_id = self.stage.stage_id
         known = error if isinstance(error, BackendError) else BackendError("")
         self.journal.record(
@@ -399,10 +318,3 @@ class StageRun:
     def _record_end(self, began: float, outcome: Outcome) -> None:
         duration_ms = self.clock.monotonic_ms() - began
         self._records.end(self._status.count_valid(self.stage), duration_ms, outcome)
-
-
-def _severity(failure: BaseException) -> int:
-    """Of several failures the smallest is reported: an unwritable disk before failed images."""
-    if isinstance(failure, StageFailedError):
-        return 1 if isinstance(failure.cause, LogWriteError) else 2
-    return 0  # no Exception: it ends the run's thread

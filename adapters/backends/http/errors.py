@@ -88,6 +88,11 @@ class ServerStillBusyError(ServerStalledError):
 
     retry_kind = None
 
+    @property
+    def is_of_backend(self) -> bool:
+        """Another server is not busy with it."""
+        return True
+
 
 class ServerUnavailableError(ServerError):
     """The server, or a proxy in front of it, cannot answer now."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -20,7 +20,7 @@ from ....statemachine.ports import (
     OnStep,
 )
 from ....statemachine.run.cancel import CancelToken
-from ....statemachine.stages import AdetailerConfig, UpscaleConfig
+from ....statemachine.stages import AdetailerConfig, StageConfig, UpscaleConfig
 from ..http.address import ServerAddress
 from ..http.client import HttpClient
 from ..http.credentials import Credentials
@@ -55,9 +55,10 @@ from .payloads import has_task_id, payload_of
 from .pixels import is_plain_resize, same_pixels, size_of
 from .server import Server, is_not_ready
 from .settlement import settle
+from .spellings import stem
 from .stage_consistency import differences_in_stage
 from .upscale_payload import cache_fillers
-from .used_files import PLAIN_UPSCALERS
+from .used_files import PLAIN_UPSCALERS, restores_faces_only
 
 KIND = "webui"
 _LOOK_AGAIN_S = 1.0
@@ -67,8 +68,8 @@ class WebUIBackend:
     """One WebUI server, one generating request at a time.
 
     ``unsettled`` are calls of an earlier process that the server may still be working on,
-    ``prompts`` those of single images, for ``preflight``.
-    Failures are raised as errors of ``http.errors``, which are transient if
+    ``prompts`` those of single images, for ``preflight``. Failures are raised as errors of
+    ``http.errors``, which are transient if
     ``settings.transient`` names their kind.
     """
 
@@ -85,6 +86,8 @@ class WebUIBackend:
         self._client = HttpClient(address, settings, credentials, advice=ADVICE)
         self._server = Server(self._client)
         self._options = PinnedOptions(self._server)
+        self._loaded = ""
+        """The checkpoint that a request has loaded last."""
         self._looked_up: set[str] = set()
         self._upscaled: set[str] = set()
         """Stages whose upscaler has been seen to work, since the last failed request."""
@@ -99,7 +102,7 @@ class WebUIBackend:
 
     @property
     def slots(self) -> int:
-        """One: a server has one queue, and stops answering when many requests wait."""
+        """One: a server has one queue."""
         return 1
 
     @property
@@ -146,18 +149,28 @@ class WebUIBackend:
         plan: StageExecutionPlan,
         recorded: BackendDescription | None,
         earlier: Iterable[EarlierRun],
-    ) -> None:
+        *,
+        like: BackendDescription | None = None,
+    ) -> Sequence[str]:
         """Read the server's options for the run; see ``OptionsBackend``."""
-        try:
-            if self._features is None:
-                self._wait_until_started()
-            if recorded is None:
-                self._options.pin(plan, earlier)
-            else:
-                self._options.pin_again(plan, recorded, earlier)
-        except BackendError as error:
-            # Preflight refuses such a server; without it, the run's first request reports it.
-            options_logger.info("the server's options are not pinned: %s", error)
+        if self._features is None:
+            self._wait_until_started()
+        if recorded is None:
+            self._options.pin(plan, earlier, None if like is None else like.options or {})
+        else:
+            self._options.pin_again(plan, recorded, earlier)
+        return self._options.lacking
+
+    def has_loaded(self, config: StageConfig) -> bool:
+        """Whether the server is known to have loaded the checkpoint of a stage."""
+        wanted = next(filter(None, config.checkpoints()), None)
+        return wanted is not None and stem(wanted) == stem(self._loaded or self._options.checkpoint)
+
+    def recover(self, cancel: CancelToken) -> None:
+        """Wait until the server answers, and works on no earlier request of ours."""
+        with self._turn:
+            self._server.look_or_fail()
+            self._settle({}, cancel)
 
     def generate_images(
         self, request: GenerateRequest, *, cancel: CancelToken, on_step: OnStep
@@ -177,7 +190,9 @@ class WebUIBackend:
     def _generate(
         self, request: GenerateRequest, cancel: CancelToken, on_step: OnStep
     ) -> GenerateAnswer:
-        varied = self._settle(request, cancel) or request.interrupted
+        extras = not has_task_id(request.stage_type)
+        varied = self._settle(dict.fromkeys(request.unanswered, extras), cancel)
+        varied = varied or request.interrupted
         self._options.secure()
         self._refuse_unknown_names(request)
         features = self._known_features()
@@ -188,6 +203,7 @@ class WebUIBackend:
         payload = payload_of(request, features, varied=varied, options=self._options.to_send)
         self._options.note_overrides(payload)
         call, data = self._send(payload, request, cancel, on_step)
+        self._loaded = next(filter(None, reversed([*request.config.checkpoints()])), self._loaded)
         self._server.begin_look()
         try:
             answer = read_answer(self._client, data, payload.endpoint, request.count)
@@ -224,7 +240,7 @@ class WebUIBackend:
         self._files.note_answer(info)
         if detailing:
             info["changed"] = not same_pixels(request.inputs[0].data, answer.images[0])
-        elif _restores_faces_only(request):
+        elif restores_faces_only(request):
             plain = is_plain_resize(request.inputs[0].data, answer.images[0])
             info["changed"] = plain is not True
         return GenerateAnswer(
@@ -281,14 +297,13 @@ class WebUIBackend:
             spellings = {**features.spellings, **comparison.spellings}
             self._features = msgspec.structs.replace(features, spellings=spellings)
 
-    def _settle(self, request: GenerateRequest, cancel: CancelToken) -> bool:
+    def _settle(self, unanswered: Mapping[str, bool], cancel: CancelToken) -> bool:
         """Wait until the server works on no earlier request of ours.
 
-        That is requests whose answer was lost, and those of an earlier process for this image.
-        Returns whether one of them was interrupted.
+        That is requests whose answer was lost, and those of an earlier process for an image; by
+        call id, whether they are extras. Returns whether one of them was interrupted.
         """
-        extras = not has_task_id(request.stage_type)
-        lost = dict.fromkeys(request.unanswered, extras) | self._lost
+        lost = {**unanswered, **self._lost}
         if not lost:
             return False
         tasks = [call_id for call_id, extras in lost.items() if not extras]
@@ -378,18 +393,6 @@ def _respelled(request: GenerateRequest, features: ServerFeatures) -> GenerateRe
         return request
     config = respelled(request.config, request.stage_type, features.spellings)
     return msgspec.structs.replace(request, config=config)
-
-
-def _restores_faces_only(request: GenerateRequest) -> bool:
-    """Whether pixels show if a face restorer changed the image, because the upscaler is plain."""
-    config = request.config
-    return (
-        isinstance(config, UpscaleConfig)
-        and bool(config.gfpgan_visibility or config.codeformer_visibility)
-        and config.upscaler in PLAIN_UPSCALERS
-        and config.upscaler_2 in PLAIN_UPSCALERS
-        and config.crop is None
-    )
 
 
 def _ignore_step(

@@ -12,6 +12,7 @@ import msgspec
 
 from ....statemachine.errors import BackendError
 from ....statemachine.plan.plan import StageExecutionPlan
+from ....statemachine.ports import SERVER_VERSION
 from ....statemachine.stages import AdetailerConfig, StageConfig, UpscaleConfig
 from ..infotext_settings import infotext_values
 from .answer_check import HASHES
@@ -25,10 +26,8 @@ _HASHED = frozenset([NameKind.CHECKPOINT, NameKind.LORA, NameKind.STYLE])
 """The kinds whose lists have hashes; that of a style is one of its prompts."""
 _REFRESHED = frozenset([NameKind.CHECKPOINT, NameKind.LORA])
 _MODEL_OF_SERVER = ""
-_VERSION = "version of the server"
-"""Stands among the files for the exact version, of which the features show only a range."""
 _DETAILER_VERSION = "version of ADetailer"
-"""The same for the extension, of the stage that it makes."""
+"""Stands among the files for the version of the extension, of the stage that it makes."""
 _DETAILER = "ADetailer version"
 _NETWORK = re.compile(r"([^,]+):\s*([^,:]*)")
 """One of several: ``name: hash, name: hash``. The names are without commas."""
@@ -122,7 +121,7 @@ class ServerFileHashes:
         """Those of the last answers, else those that the server reports when asked, once."""
         if isinstance(config, UpscaleConfig):
             return {}  # answers of /extra-single-image show none
-        ask = {_VERSION: self._lists.version}
+        ask = {SERVER_VERSION: self._lists.version}
         if isinstance(config, AdetailerConfig):
             ask[_DETAILER_VERSION] = self._lists.detailer_version
         for name in ask.keys() - self._versions.keys():
@@ -246,7 +245,7 @@ def _shown_versions(info: Mapping[str, Any]) -> Mapping[str, str]:
     """The exact versions of the server and of ADetailer, as far as an answer shows them."""
     texts = infotext_values(info)
     found = {
-        _VERSION: info.get("version") or texts.get("Version"),
+        SERVER_VERSION: info.get("version") or texts.get("Version"),
         _DETAILER_VERSION: _extra(info).get(_DETAILER) or texts.get(_DETAILER),
     }
     return {name: it.strip() for name, it in found.items() if isinstance(it, str) and it.strip()}

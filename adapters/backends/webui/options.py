@@ -79,7 +79,8 @@ class PinnedOptions:
 
     ``recorded`` are those that the run records, None where nothing is known of them. ``sent`` are
     those of them that the server has: each request carries them. The server's infotexts
-    have the hashes of the names of the kinds ``shown``.
+    have the hashes of the names of the kinds ``shown``. ``checkpoint`` was
+    loaded when they were read.
     """
 
     def __init__(self, server: Server) -> None:
@@ -95,25 +96,33 @@ class PinnedOptions:
         self._is_secured = True
         self._is_of_older_release = False
         self.shown: frozenset[NameKind] = frozenset()
+        self.checkpoint = ""
 
     @property
     def to_send(self) -> Mapping[str, Any] | None:
         """What requests carry; None for a run of an older release, which pinned nothing."""
         return None if self._is_of_older_release else self.sent
 
-    def pin(self, plan: StageExecutionPlan, earlier: Iterable[EarlierRun]) -> None:
+    def pin(
+        self,
+        plan: StageExecutionPlan,
+        earlier: Iterable[EarlierRun],
+        given: Mapping[str, Any] | None = None,
+    ) -> None:
         """Read the options for a new run, and have the server keep them.
 
-        What a run that died left there is undone first. Raises ServerError where the server
-        cannot be reached.
+        The run's are ``given`` where another server comes first. What a run that died left there is
+        undone before. Raises ServerError where the server cannot be reached.
         """
         self._earlier = earlier
         self._stages = [stage.config for stage in plan.stages]
         self.recorded = {}  # Also where none can be read; a log of an older release has nothing.
         self._server.look_or_fail()
         self._secure()
-        self.recorded = {key: self._before[key] for key in PINNED if key in self._before}
-        self.sent = {**self.recorded, **self._as_png(self._before)}
+        own = {key: self._before[key] for key in PINNED if key in self._before}
+        self.recorded = own if given is None else given
+        sent = {key: value for key, value in self.recorded.items() if key in own}
+        self.sent = {**sent, **self._as_png(self._before)}
 
     def pin_again(
         self,
@@ -136,6 +145,11 @@ class PinnedOptions:
             present = self._present() or {}
             pinned = {key: value for key, value in self.recorded.items() if key in present}
             self.sent = {**pinned, **self._as_png(present)}
+
+    @property
+    def lacking(self) -> Sequence[str]:
+        """The options of the run that the server does not have."""
+        return [key for key in self.recorded or {} if key not in self.sent]
 
     def secure(self) -> None:
         """Do what has to be done before the first request, unless it has been done."""
@@ -212,6 +226,7 @@ class PinnedOptions:
             return None
         if not isinstance(found, Mapping):
             return None
+        self.checkpoint = str(found.get("sd_model_checkpoint") or "")
         self.shown = frozenset(kind for kind, key in _SHOWN_BY.items() if found.get(key) is True)
         return found
 

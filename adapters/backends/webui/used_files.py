@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
+from ....statemachine.ports import GenerateRequest
 from ....statemachine.stages import AdetailerConfig, StageConfig, UpscaleConfig
 from .features import FORGE, ServerFeatures
 from .lists import ServerLists
@@ -170,3 +171,15 @@ def _pattern_of_tokens(name: str) -> re.Pattern[str] | None:
     """A pattern of the tokens; they may be the end of another word, and stand before a digit."""
     tokens = r"\s*".join(map(re.escape, _TOKENS.findall(name)))
     return re.compile(tokens + r"(?![^\W\d_])", re.IGNORECASE) if tokens else None
+
+
+def restores_faces_only(request: GenerateRequest) -> bool:
+    """Whether pixels show if a face restorer changed the image, because the upscaler is plain."""
+    config = request.config
+    return (
+        isinstance(config, UpscaleConfig)
+        and bool(config.gfpgan_visibility or config.codeformer_visibility)
+        and config.upscaler in PLAIN_UPSCALERS
+        and config.upscaler_2 in PLAIN_UPSCALERS
+        and config.crop is None
+    )

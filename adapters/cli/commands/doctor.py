@@ -14,8 +14,9 @@ from ....statemachine.config.schema import RunConfig
 from ....statemachine.errors import PreflightError
 from ....statemachine.plan.builder import build_stage_execution_plan
 from ....statemachine.plan.plan import StageExecutionPlan
+from ...backends.registry import BackendKind, ServerChoice
 from ...backends.report import NameCheck, RouteCheck, ServerReport, Verdict
-from ..configuration import find_server, read_config, set_option
+from ..configuration import find_servers, read_config, set_option
 from ..output import (
     count,
     insecure_option,
@@ -55,7 +56,7 @@ _VERDICTS = {
     "servers",
     multiple=True,
     metavar="URL",
-    help="The server to check.  [default: [server].url of CONFIG]",
+    help="A server to check; can be repeated.  [default: [server].url of CONFIG]",
 )
 @click.option(
     "--list",
@@ -97,11 +98,27 @@ def doctor_command(
     if config is not None:
         loaded = draw_prompts(check_config(loaded))
         plan = build_stage_execution_plan(loaded)
-    found = find_server(servers, loaded, insecure=insecure)
-    if found is None:
+    found = find_servers(servers, loaded, insecure=insecure)
+    if not found:
         raise click.UsageError(
             "no server is given: use --server URL, or set [server].url in CONFIG"
         )
+    if len(found) == 1 or listed:
+        if len(found) > 1:
+            raise click.UsageError("--list shows the names of one server; give --server once")
+        return _check_one(found[0], plan, config, listed, as_json=as_json)
+    return _check_several(found, plan, config, as_json=as_json)
+
+
+def _check_one(
+    found: tuple[BackendKind, ServerChoice],
+    plan: StageExecutionPlan | None,
+    config: Path | None,
+    listed: str | None,
+    *,
+    as_json: bool,
+) -> int:
+    """Report on the only server. Raises PreflightError where it cannot be reached."""
     kind, choice = found
     try:
         report = kind.inspect(choice, None if listed else plan)
@@ -117,6 +134,35 @@ def doctor_command(
     else:
         _show(report, wrong, config)
     return _EXIT_NOT_READY if wrong else _EXIT_READY
+
+
+def _check_several(
+    found: Sequence[tuple[BackendKind, ServerChoice]],
+    plan: StageExecutionPlan | None,
+    config: Path | None,
+    *,
+    as_json: bool,
+) -> int:
+    """Report on each server; ready if all are."""
+    status, documents = _EXIT_READY, []
+    for kind, choice in found:
+        try:
+            report = kind.inspect(choice, plan)
+        except PreflightError as error:
+            status = _EXIT_NOT_READY
+            unreachable = ServerReport(url=choice.url)
+            documents.append(_document(unreachable, [str(error)], is_reachable=False))
+            if not as_json:
+                print_error(str(error), status)
+            continue
+        wrong = _what_is_wrong(report, plan)
+        status = _EXIT_NOT_READY if wrong else status
+        documents.append(_document(report, wrong))
+        if not as_json:
+            _show(report, wrong, config)
+    if as_json:
+        print_json(documents)
+    return status
 
 
 def _what_is_wrong(report: ServerReport, plan: StageExecutionPlan | None) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import click
 from ....events.codec import encode_line
 from ....statemachine.config.schema import RunConfig
 from ....statemachine.errors import ConfigurationError, PreflightError
-from ..configuration import find_server
+from ..configuration import find_servers
 from ..output import count, insecure_option, print_line
 from ..statuses import EXIT_USAGE, print_error
 
@@ -153,10 +153,12 @@ def _names_of_server(
 
     Raises ConfigurationError, and PreflightError where the server cannot be reached.
     """
-    found = find_server(servers, RunConfig(), insecure=insecure)
-    if found is None:
+    found = find_servers(servers, RunConfig(), insecure=insecure)
+    if not found:
         return None, {}, ()
-    kind, choice = found
+    if len(found) > 1:
+        raise click.UsageError("init reads the names of one server; give --server once")
+    ((kind, choice),) = found
     report = kind.inspect(choice, None)
     if report.problems and not any(report.names.values()):
         raise PreflightError(report.problems[-1])

@@ -30,7 +30,7 @@ from ..output import (
 )
 from ..reuse_table import reuse_document, reuse_lines
 from ..run_lookup import find_run
-from ..settings import named_server, server_headers
+from ..settings import named_servers, server_headers
 from .export import only_option
 
 
@@ -51,7 +51,7 @@ from .export import only_option
     "servers",
     multiple=True,
     metavar="URL",
-    help="WebUI server to use.  [default: the recorded one]",
+    help="WebUI server to use; can be repeated.  [default: the recorded ones]",
 )
 @click.option("--no-preflight", is_flag=True, help="Skip the check that the server has all names.")
 @insecure_option
@@ -84,7 +84,7 @@ def rerun_command(
     folder = _find_run(runs, run)
     images = None if only is None else _chosen(runs, folder, only)
     controller = open_controller(
-        runs, named_server(servers), insecure=insecure, headers=server_headers()
+        runs, named_servers(servers), insecure=insecure, headers=server_headers()
     )
     planned = controller.plan_rerun(str(folder), images=images, overrides=overrides)
     if dry_run and as_json:

@@ -24,7 +24,7 @@ from ..output import (
 )
 from ..resuming import ResumeAll, ResumeOptions, resume_group, resume_run
 from ..run_lookup import find_run_or_group
-from ..settings import named_server, server_headers
+from ..settings import named_servers, server_headers
 from .list import waiting_runs
 from .replay import resume_line
 
@@ -47,7 +47,7 @@ cancelled.
     "servers",
     multiple=True,
     metavar="URL",
-    help="WebUI server to use.  [default: the recorded one]",
+    help="WebUI server to use; can be repeated.  [default: the recorded ones]",
 )
 @click.option("--all", "every", is_flag=True, help="Resume every run that can be resumed.")
 @click.option(
@@ -73,7 +73,7 @@ def resume_command(
 ) -> int:
     """Continue a run, or a group of runs, that stopped early.
 
-    It runs on the recorded server, unless --server names another one. Finished images are kept;
+    It runs on the recorded servers, unless --server names others. Finished images are kept;
     images whose file is missing or altered are made again. Of a group, what is missing of each run
     is made, and the variants that had not begun.
     """
@@ -88,7 +88,7 @@ def resume_command(
         found = find_run_or_group(runs, run or "")
         runs = found.runs
     controller = open_controller(
-        runs, named_server(servers), insecure=insecure, headers=server_headers()
+        runs, named_servers(servers), insecure=insecure, headers=server_headers()
     )
     options = ResumeOptions(
         force=force,

@@ -15,7 +15,7 @@ from ....statemachine.run.controller import PipelineController
 from ....statemachine.run.handle import GroupHandle, RunHandle
 from ...bootstrap import open_controller
 from ..configuration import (
-    choose_server,
+    choose_servers,
     config_argument,
     find_config,
     read_document,
@@ -56,7 +56,8 @@ class _Options(msgspec.Struct, frozen=True):
     "servers",
     multiple=True,
     metavar="URL",
-    help="WebUI server to use.  [default: [server].url of CONFIG, else the embedded backend]",
+    help="WebUI server to use; repeated, several share the work.  [default: [server].url of "
+    "CONFIG, else the embedded backend]",
 )
 @set_option
 @vary_option
@@ -112,7 +113,7 @@ def run_command(
 
 
 def _run_once(config: Path, loaded: RunConfig, options: _Options) -> int:
-    chosen = choose_server(options.servers, loaded.server.url)
+    chosen = choose_servers(options.servers, loaded.server.url)
     loaded = with_server(loaded, chosen)
     controller = _open_controller(chosen.named, options)
     plan = controller.validate(loaded)
@@ -143,7 +144,7 @@ def _run_sweep(
 ) -> int:
     server = document.document.get("server")
     url = server.get("url") if isinstance(server, dict) else None
-    chosen = choose_server(options.servers, url)
+    chosen = choose_servers(options.servers, url)
     controller = _open_controller(chosen.named, options)
     plan: GroupPlan = controller.plan_group(document, vary=vary, zip_axes=zip_axes)
     if chosen.foreign is not None:
@@ -161,9 +162,9 @@ def _run_sweep(
         return run_group(controller, begin, stream, as_json=options.as_json)
 
 
-def _open_controller(server: str | None, options: _Options) -> PipelineController:
+def _open_controller(servers: tuple[str, ...], options: _Options) -> PipelineController:
     return open_controller(
-        options.runs, server, insecure=options.insecure, headers=server_headers()
+        options.runs, servers, insecure=options.insecure, headers=server_headers()
     )
 
 
