@@ -7,6 +7,9 @@ from collections.abc import Collection, Iterable
 from .estimate import Tally
 from .work import CallUnderWay, PlanWork
 
+_SHORTEST_S = 1e-9
+"""A unit of weight that took less, in a foreign log, tells no speed."""
+
 
 class ServerSpeeds:
     """The work and time of each server of an epoch, from the calls that name one.
@@ -57,7 +60,7 @@ class ServerSpeeds:
         """
         if len(self._last) < 2:
             return None
-        speeds = self._speeds(calls, work, stage_id)
+        speeds = self._speeds(now_s, calls, work, stage_id)
         working = self._last.keys() - self._failed or self._last.keys()
         together = sum(speeds[server] for server in working) if speeds else 0.0
         if not together:
@@ -71,12 +74,27 @@ class ServerSpeeds:
         return max(slowest_s, (in_stage - progress) / together, 0.0) + in_later / together
 
     def _speeds(
-        self, calls: Iterable[CallUnderWay], work: PlanWork, stage_id: str
+        self, now_s: float, calls: Iterable[CallUnderWay], work: PlanWork, stage_id: str
     ) -> dict[str, float]:
         """The weight in a second of each server in a stage; empty if none is known.
 
-        Without one in this stage it is that in all stages, or else the mean of the others.
+        Of a server that is not known it is the mean of the others, but no more than would have
+        finished the request that is under way.
         """
+        known = self._known_speeds(calls, work, stage_id)
+        if not known:
+            return {}
+        speeds = dict.fromkeys(self._last, sum(known.values()) / len(known))
+        for call in calls:
+            left, since_s = work.weight_under_way(call), now_s - call.sent_s
+            if call.server and left and since_s > 0:
+                speeds[call.server] = min(speeds[call.server], left / since_s)
+        return {**speeds, **known}
+
+    def _known_speeds(
+        self, calls: Iterable[CallUnderWay], work: PlanWork, stage_id: str
+    ) -> dict[str, float]:
+        """The speeds that answers and steps tell: in this stage, or else in all stages."""
         here: dict[str, Tally] = {}
         overall: dict[str, Tally] = {}
         for (server, stage), tally in self._tallies.items():
@@ -93,9 +111,6 @@ class ServerSpeeds:
         for server in self._last:
             each_s = here.get(server, Tally()).seconds_each
             each_s = each_s or overall.get(server, Tally()).seconds_each
-            if each_s:
+            if each_s and each_s > _SHORTEST_S:
                 known[server] = 1.0 / each_s
-        if not known:
-            return {}
-        mean = sum(known.values()) / len(known)
-        return {server: known.get(server, mean) for server in self._last}
+        return known
