@@ -16,6 +16,7 @@ from stagewright.events import (
     RunOpened,
     RunSealed,
     ServerDescription,
+    StageEvent,
     iterate,
 )
 from stagewright.events.codec import CODEC
@@ -46,7 +47,8 @@ def shared_backend(*urls: str) -> BackendDescription:
 
 def share(folder: Path, *urls: str) -> Path:
     """Rewrite the log of a run as if its requests had gone to these servers in turn, unsealed."""
-    turns, events = cycle(urls), []
+    turns = cycle(urls)
+    events: list[StageEvent] = []
     for event in iterate(folder):
         match event:
             case RunOpened():
