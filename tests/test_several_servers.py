@@ -165,6 +165,7 @@ def test_the_report_has_a_lane_for_each_server(folder: Path) -> None:
     assert len(tops) == 4
     assert all(label < top for label, top in zip(heights, tops, strict=True))
     assert f"00-txt2img, image 2 on {SLOW}, at" in page.text
+    assert page.text.count(f"s, on {SLOW}") == 4
     calls = [columns[4] for columns, _ in page.events() if columns[0] == "CallCompleted"]
     assert [call.rpartition(" ")[2] for call in calls] == [f"({FAST})", f"({SLOW})"] * 4
 

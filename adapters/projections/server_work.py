@@ -84,6 +84,10 @@ class ServerTally:
         """What each server made, in the order of the run's servers; empty if there is only one."""
         return tuple(map(self._work_of, self._servers.values()))
 
+    def server_of(self, stage_id: str, image_index: int) -> str:
+        """The server that made an image; "" if none did, or the run has only one."""
+        return self._maker.get((stage_id, image_index), "") if self._servers else ""
+
     def _complete(self, event: CallCompleted, request: CallRequested) -> None:
         if not request.server:
             return
