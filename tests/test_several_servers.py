@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from stagewright.adapters import LearningRecordWriter
+from stagewright.adapters import LearningRecordWriter, StatusBar
 from stagewright.events import (
     BackendDescription,
     CallFailed,
@@ -208,6 +208,30 @@ def test_calls_of_an_epoch_with_one_server_are_in_a_lane_without_an_address(tmp_
     assert sum(isinstance(event, CallRequested | CallFailed) for event in run.events) == 3
     shown = printed(folder, "show", folder.name)
     assert "00-txt2img 1 image (1), " in line_with(shown, f"    {SLOW}")
+
+
+def test_a_call_to_a_server_that_left_the_run_is_no_failure(tmp_path: Path) -> None:
+    """Its image is made by another one, after a resume without it."""
+    run = SharedRun({FAST: 1.0, SLOW: 1.0}, "txt2img", images=1).pass_to(0.0)
+    run.move("start").begin("txt2img")
+    run.send("txt2img", 0, SLOW)
+    left = run.under_way.pop()[2]
+    run.move("fail", error("ProcessDied"), "process died").resume("recover")
+    run.add(CallFailed, call_id=left, endpoint="", error=error("Abandoned"), will_retry=True)
+    bar = StatusBar(monotonic=lambda: 0.0)
+    for event in run.events:
+        bar.take_event(event)
+    assert "Abandoned" not in bar.snapshot().trouble
+    run.begin("txt2img")
+    run.send("txt2img", 0, FAST)
+    run.answer_next("txt2img")
+    run.end("txt2img", "completed").move("finish")
+    folder = run.save(tmp_path / "runs")
+    shown = printed(folder, "show", folder.name)
+    assert line_with(shown, f"    {SLOW}").split() == [SLOW, "no", "image"]
+    LearningRecordWriter(folder.parent).rebuild()
+    record = json.loads((folder.parent / NAME).read_text())
+    assert [stage["failed_attempts"] for stage in record["stages"]] == [0]
 
 
 def test_the_learning_record_names_the_server_of_each_image(folder: Path) -> None:

@@ -24,6 +24,9 @@ from ...events.model import (
 )
 from ...events.origins import servers_of
 
+ABANDONED = "Abandoned"
+"""The error kind of a call without an answer, to a server that no longer belongs to the run."""
+
 
 class CallState(StrEnum):
     """How a call ended, or that it is under way.

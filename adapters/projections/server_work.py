@@ -18,7 +18,7 @@ from ...events.model import (
 )
 from ...events.origins import servers_of
 from ..text import count, duration, ranges_of, ranges_text
-from .log_walk import OpenRequests
+from .log_walk import ABANDONED, OpenRequests
 
 _MOST_RANGES = 12
 
@@ -77,6 +77,8 @@ class ServerTally:
                     self._maker.pop((event.stage_id, one.image_index), None)
             case CallCompleted() if request is not None:
                 self._complete(event, request)
+            case CallFailed() if event.error.kind == ABANDONED:
+                pass  # nobody waits for its answer
             case CallFailed() if request is not None and request.server:
                 self._failed[request.server] = self._failed.get(request.server, 0) + 1
 

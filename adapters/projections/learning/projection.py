@@ -39,6 +39,7 @@ from ....events.model import (
 from ....events.origins import input_name, input_of, prompt_of, varied_of
 from ....events.ratings.log import Ratings
 from ....events.result import MissingImage, artifact_in
+from ..log_walk import ABANDONED
 from .asked import asked_settings
 from .records import (
     SCHEMA_VERSION,
@@ -132,7 +133,8 @@ class _Summary:
             if request is None:
                 return
             if isinstance(event, CallFailed):
-                self.failed_attempts[request.stage_id] += 1
+                if event.error.kind != ABANDONED:
+                    self.failed_attempts[request.stage_id] += 1
             else:
                 self._note_inputs(request.stage_id, request.inputs, event.artifacts)
                 backend = self.fold.backend

@@ -23,6 +23,7 @@ from ....events.model import (
     StageStart,
     StepProgress,
 )
+from ..log_walk import ABANDONED
 from .error_tracker import ErrorTracker, planned_warnings
 from .estimate import EpochTime, Pace
 from .progress import RunProgress
@@ -203,6 +204,8 @@ class StatusFold:
             self._note_advance(self._time.at_last_event_s)
 
     def _fail(self, event: CallFailed) -> None:
+        if event.error.kind == ABANDONED:
+            return  # its image did not fail: another server makes it
         call, error, total = self._calls.pop(event.call_id, None), event.error, self._work.images
         if call is not None:
             self._errors.fail(event, call.stage_id, call.first, call.count, total)
