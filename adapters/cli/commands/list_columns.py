@@ -37,6 +37,7 @@ COLUMNS: Mapping[str, Callable[[CatalogueEntry], tuple[str, ...]]] = {
     "name": lambda entry: (entry.name,),
     "prompt": lambda entry: (entry.prompt,),
     "model": lambda entry: entry.models,
+    "server": lambda entry: entry.all_servers,
     "images": lambda entry: (f"{entry.images}/{entry.total_images}",),
     "done": lambda entry: (_done(entry),),
     "state": lambda entry: (entry.shown_state,),
@@ -49,7 +50,7 @@ COLUMNS: Mapping[str, Callable[[CatalogueEntry], tuple[str, ...]]] = {
     "folder": lambda entry: (entry.folder,),
     "error": lambda entry: (entry.error,),
 }
-"""By its name, the values of a column, of which ``model`` and ``rating`` may have several."""
+"""By its name, the values of a column; ``model``, ``server`` and ``rating`` may have several."""
 
 _TERM = re.compile(
     r"""\s*(\w+)\s*(!~|~|!=|<=|>=|=|<|>)\s*("[^"]*"|'[^']*'|[^\s"'].*?)(?:\s+(and)(?:\s+|\Z)|\s*\Z)""",
