@@ -31,11 +31,14 @@ from .backends.registry import (
     BackendKind,
     EarlierRun,
     OptionsBackend,
+    ServedBackend,
     ServerChoice,
     find_kind,
     installed_kind,
     kind_of_server,
 )
+from .backends.restart import RestartCommand, ServerRestarters
+from .backends.restarting_backend import RestartingBackend
 from .inputs import PillowInputReader
 from .projections.config_writer import write_configs
 from .projections.learning.writer import LearningRecordWriter
@@ -50,7 +53,8 @@ class ConfiguredBackend:
 
     That is ``server`` if given, else the configuration's ``[server].url``, else the embedded
     backend, whose sampling steps take ``step_delay_s`` seconds more. ``runs`` is the folder in
-    which runs that died on a server are found.
+    which runs that died on a server are found. ``restarts`` are commands that bring a server back,
+    by its address.
     """
 
     def __init__(
@@ -61,8 +65,10 @@ class ConfiguredBackend:
         headers: Mapping[str, Mapping[str, str]] = {},
         step_delay_s: float = 0.0,
         runs: Path | None = None,
+        restarts: Mapping[str, RestartCommand] = {},
     ) -> None:
         self._runs = runs
+        self._restarters = ServerRestarters(restarts)
         self._insecure = insecure
         self._headers = headers
         self._named = None if server is None else _Target.of(server)
@@ -101,11 +107,16 @@ class ConfiguredBackend:
             unsettled=unsettled,
             prompts=tuple(prompts),
         )
-        self._current = backend = target.kind.make(choice)
+        self._current = backend = self._restartable(target.kind.make(choice), choice)
         if preflight and plan is not None:
             backend.preflight(plan)
         if plan is not None and isinstance(backend, OptionsBackend):
             backend.pin_options(plan, recorded, _earlier_runs(self._runs, target.url))
+
+    def _restartable(self, backend: ServedBackend, choice: ServerChoice) -> ServedBackend:
+        """The backend of a server, with the command that restarts it, if there is one."""
+        restarter = self._restarters.find(choice.url)
+        return RestartingBackend(backend, restarter, choice.settings) if restarter else backend
 
     def release(self) -> None:
         """Close the connections of the current backend; it can be used again."""
@@ -198,6 +209,7 @@ def open_controller(
     insecure: bool = False,
     headers: Mapping[str, Mapping[str, str]] = {},
     step_delay_s: float = 0.0,
+    restarts: Mapping[str, RestartCommand] = {},
 ) -> PipelineController:
     """Open a controller for the folder ``runs``: the one call that a GUI needs.
 
@@ -206,7 +218,8 @@ def open_controller(
     ``STAGEWRIGHT_AUTH`` are also sent over plain http, and where ``tls_verify`` or ``ca_bundle``
     change the check of a certificate. ``headers`` are sent with each request to the server whose
     address is their key, and are never recorded. Each sampling step of the embedded backend takes
-    ``step_delay_s`` seconds more, which leaves time to watch or cancel a run. Each run
+    ``step_delay_s`` seconds more, which leaves time to watch or cancel a run. ``restarts`` are
+    commands that bring a server back, by its address. Each run
     adds its learning record to the folder. Raises ConfigurationError.
     """
     storage = new_storage()
@@ -217,6 +230,7 @@ def open_controller(
             headers=headers,
             step_delay_s=step_delay_s,
             runs=Path(runs),
+            restarts=restarts,
         ),
         runs=Path(runs),
         inputs=PillowInputReader(),

@@ -145,6 +145,11 @@ class BackendError(StagewrightError):
         """Whether nothing was sent because the backend cannot be reached, which may change."""
         return False
 
+    @property
+    def is_restarting(self) -> bool:
+        """Whether the backend is being restarted, so that a run waits for it in any case."""
+        return False
+
     def __init__(
         self,
         message: str,

@@ -227,7 +227,8 @@ class StageRun:
             if self._out_of_reach_since is None:
                 self._out_of_reach_since = now
             waited_ms = now - self._out_of_reach_since
-        return waited_ms < 1000 * (DEFAULT_WAIT_S if wait_s is None else wait_s)
+        limit_ms = 1000 * (DEFAULT_WAIT_S if wait_s is None else wait_s)
+        return error.is_restarting or waited_ms < limit_ms
 
     @property
     def is_backend_out_of_reach(self) -> bool:

@@ -35,7 +35,7 @@ from ..output import (
     progress_stream,
     runs_option,
 )
-from ..settings import server_headers
+from ..settings import server_headers, server_restarts
 from ..styles import warning_mark
 from .resume import print_resumable_runs
 
@@ -163,7 +163,11 @@ def _run_sweep(
 
 def _open_controller(server: str | None, options: _Options) -> PipelineController:
     return open_controller(
-        options.runs, server, insecure=options.insecure, headers=server_headers()
+        options.runs,
+        server,
+        insecure=options.insecure,
+        headers=server_headers(),
+        restarts=server_restarts(),
     )
 
 
