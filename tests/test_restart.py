@@ -154,15 +154,15 @@ def test_a_server_is_restarted_three_times_an_hour_at_most(
 ) -> None:
     """Over all controllers and processes; a restart longer ago does not count."""
     restarts = Restarts(tmp_path)
-    commands = {server.url: restarts.command(0.3)}
+    commands = {server.url: restarts.command(0.1)}
     server.on(1, faults.Refuses(3600))
     for _ in range(2):
-        assert begin(tmp_path, server, commands, wait_s=0.5).wait(30).state is RunState.ERROR
+        assert begin(tmp_path, server, commands, wait_s=0.2).wait(30).state is RunState.ERROR
         assert len(restarts.facts) == 3
     assert "3 times within an hour" in caplog.text
     (times,) = (state / "stagewright" / "restarts").glob("*.json")
     times.write_text(json.dumps([time.time() - 3601] * 3), encoding="utf-8")
-    begin(tmp_path, server, commands, wait_s=0.5).wait(30)
+    begin(tmp_path, server, commands, wait_s=0.2).wait(30)
     assert len(restarts.facts) == 6
 
 
@@ -180,9 +180,13 @@ def test_a_command_that_brings_no_server_back_is_ended_with_its_children(
         "time.sleep(3600)",
     )
     server.on(1, faults.Refuses(3600))
-    handle = begin(tmp_path, server, {server.url: restarts.command(1.5)}, wait_s=0.1)
-    assert handle.wait(30).state is RunState.ERROR
-    assert "does not listen 1.5 s after its restart" in caplog.text
+    controller = open_controller(
+        tmp_path / "runs", server.url, restarts={server.url: restarts.command(1.5)}
+    )
+    handle = controller.start(config())
+    until(lambda: "does not listen 1.5 s after its restart" in caplog.text, "the limit")
+    controller.cancel(handle.run_id, reason="enough")
+    handle.wait(30)
     for pid in pids.read_text("utf-8").split():
         until(lambda pid=pid: is_gone(int(pid)), f"the end of process {pid}")  # type: ignore[misc]  # a default value
     assert (handle.folder / "restart-1.log").stat().st_size < 1_100_000

@@ -46,7 +46,7 @@ class RestartCommand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     if it still runs.
     """
 
-    command: Annotated[tuple[Annotated[str, SECRET], ...], msgspec.Meta(min_length=1), SECRET]
+    command: Annotated[tuple[Annotated[str, SECRET], ...], SECRET] = ()
     ready_s: Annotated[float, msgspec.Meta(gt=0)] = 300.0
 
 

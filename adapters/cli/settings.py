@@ -223,7 +223,7 @@ def _read(path: Path, *, is_of_folder: bool = False) -> SettingsFile:
         document = {key: document[key] for key in document if key in _IN_A_FOLDER}
     file = convert_document(document, SettingsFile, str(path))
     refuse_userinfo(file.server, f"{path}: server")
-    for address in file.restart:
+    for address, restart in file.restart.items():
         try:
             ServerAddress.parse(address)
         except ConfigurationError as error:
@@ -233,6 +233,9 @@ def _read(path: Path, *, is_of_folder: bool = False) -> SettingsFile:
                 "such as http://127.0.0.1:7860",
                 key="restart",
             ) from error
+        if not restart.command:
+            key = f"restart.{address}.command"
+            raise ConfigurationError(f"{path}: {key} must be a program and its arguments", key=key)
     return file
 
 
