@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from PIL import Image
+from stagewright.adapters.cli.run_watch import notify_queue_empty
 from stagewright.adapters.notifications.channels import NotDeliveredError, find_channels
 from stagewright.adapters.notifications.messages import Message, queue_message
 from stagewright.adapters.notifications.notifier import Notifier
@@ -75,6 +77,7 @@ def settings(folder: Path, **notify: Any) -> tuple[str, Path]:
     return "--config-file", path
 
 
+@pytest.mark.lowest
 def test_a_completed_run_is_told_once_to_everybody(
     hook: WebHook, mails: MailServer, tmp_path: Path
 ) -> None:
@@ -90,6 +93,7 @@ def test_a_completed_run_is_told_once_to_everybody(
     (posted,), (mail,), (facts,) = hook.received, mails.received, told.facts
     assert posted["title"] == mail["Subject"] == "stagewright: small completed"
     assert posted["message"].startswith("2 of 2 images in ")
+    assert posted["message"].endswith(f"\n{facts['run_id']}")
     assert [len(posted["attachments"]), facts["event"]] == [1, "completed"]
     (attached,) = [part for part in mail.walk() if part.get_content_maintype() == "image"]
     assert Image.open(io.BytesIO(attached.get_payload(decode=True))).size == (320, 40)  # type: ignore[arg-type]  # bytes, once decoded
@@ -147,6 +151,20 @@ def test_a_group_is_told_once(hook: WebHook, tmp_path: Path) -> None:
     unwanted = settings(tmp_path, urls=[hook.url], on=["failed"])
     assert stagewright(*unwanted, *arguments, folder=tmp_path).returncode == 0
     assert len(hook.received) == 1
+
+
+def test_the_queue_is_told_when_it_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command that works on it, once its context ends."""
+    told = Told(tmp_path)
+    _, path = settings(tmp_path, command=told.command)
+    monkeypatch.setenv("STAGEWRIGHT_CONFIG_FILE", str(path))
+    with click.Context(click.Command("work")):
+        notify_queue_empty(tmp_path, 3)
+    (facts,) = told.facts
+    assert (facts["event"], facts["jobs"]) == ("queue-empty", 3)
+    assert (facts["title"], facts["body"]) == ("stagewright: queue is empty", "3 jobs done")
 
 
 def test_no_message_is_lost_while_the_services_are_down(
@@ -207,7 +225,7 @@ def test_a_message_is_tried_again_until_it_is_given_up(caplog: pytest.LogCapture
     notifier.send(queue_message(Path("runs"), 1))
     assert notifier.wait(10)
     assert len(tried) == 2 + 3
-    assert caplog.text.count("'stagewright: queue queue empty' not delivered: RuntimeError") == 1
+    assert caplog.text.count("'stagewright: queue is empty' not delivered: RuntimeError") == 1
     assert SECRET not in caplog.text
 
 

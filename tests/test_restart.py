@@ -12,11 +12,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from stagewright.adapters import open_controller
 from stagewright.adapters.backends.restart import RestartCommand
+from stagewright.adapters.export.bundle import bundle_run
 from stagewright.events import CallFailed, CancelRequested, PipelineRunResult, RunState
+from stagewright.statemachine.errors import PreflightError
+from stagewright.statemachine.resume.verify import verify_run
 from stagewright.statemachine.run.handle import RunHandle
 
 from . import webui_faults as faults
@@ -114,6 +118,9 @@ def test_a_server_that_is_gone_is_restarted_and_the_run_goes_on(
     written = (handle.folder / "restart-1.log").read_text("utf-8")
     assert written.startswith(f"starting {server.url}")
     assert sys.executable not in (handle.folder / "events.jsonl").read_text("utf-8")
+    assert verify_run(handle.folder).flaws == ()
+    bundle = bundle_run(handle.folder, tmp_path / "run.bundle.zip", images=True)
+    assert not [name for name in ZipFile(bundle.file).namelist() if "restart" in name]
 
 
 def test_a_killed_server_is_started_again_by_the_command_line(start: Start, tmp_path: Path) -> None:
@@ -246,6 +253,30 @@ def test_a_server_that_keeps_running_out_of_memory_is_restarted_once(
     assert [one["reason"] for one in restarts.facts] == ["the server keeps running out of memory"]
     found = [one for one in result.events if isinstance(one, CallFailed)]
     assert len([one for one in found if "out of memory" in one.error.message]) == kinds
+
+
+def test_a_server_that_died_between_two_runs_is_restarted(
+    server: ScriptedWebUI, tmp_path: Path
+) -> None:
+    """As between the variants of a group. A server that this process never used is not."""
+    restarts = Restarts(tmp_path)
+    commands = {server.url: restarts.command()}
+    server.refuse()
+    controller = open_controller(tmp_path / "runs", server.url, restarts=commands)
+    checked = {**config(), "run": {}}
+    with pytest.raises(PreflightError):
+        controller.start(checked)
+    assert restarts.facts == []
+    server.listen()
+    first = controller.start(checked)
+    assert first.wait(30).state is RunState.COMPLETED
+    server.refuse()
+    with pytest.raises(PreflightError):
+        controller.start(checked)
+    restarts.then(server.listen).join()
+    assert restarts.facts[0]["run_id"] == first.run_id
+    assert (first.folder / "restart-1.log").exists()
+    assert controller.start(checked).wait(30).state is RunState.COMPLETED
 
 
 def test_only_the_server_of_the_address_is_restarted(

@@ -99,7 +99,7 @@ def run_in_foreground(
         result = _wait(controller, handle, stops.names, display, watch)
         stopped, interrupted = bool(stops.names), _CTRL_C in stops.names
     if watch is not None:
-        watch.send_end(result, handle.folder)
+        watch.send_end(handle, result)
     return ForegroundResult(handle.folder, result, stopped, interrupted)
 
 
@@ -169,7 +169,7 @@ def _wait(
     while not handle.wait_ended(_REFRESH_S):
         display.refresh()
         if watch is not None:
-            watch.look(handle.id, handle.folder)
+            watch.look(handle)
         if stops and not requested:
             requested = True
             display.print_line(f"{stops[0]}: stopping cleanly; repeat to quit at once")
@@ -180,7 +180,7 @@ def _wait(
         return handle.wait()
     except Exception as error:
         if watch is not None:
-            watch.send_lost(handle.id, handle.folder, error)
+            watch.send_lost(handle, error)
         raise
 
 

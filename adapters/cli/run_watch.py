@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ..notifications.channels import find_channels
+from ..notifications.messages import queue_message
 from ..notifications.notifier import Notifier
 from ..notifications.watch import RunWatch
 from .output import print_note
@@ -25,15 +26,28 @@ def open_run_watch(runs: Path) -> RunWatch | None:
 
     Raises ConfigurationError.
     """
+    notifier = _notifier()
+    if notifier is None:
+        return None
+    return RunWatch(notifier, runs, current_settings().notify.stalled_minutes)
+
+
+def notify_queue_empty(runs: Path, jobs: int) -> None:
+    """Tell that the queue of a folder of runs is empty, after so many jobs."""
+    notifier = _notifier()
+    if notifier is not None:
+        notifier.send(queue_message(runs, jobs))
+
+
+def _notifier() -> Notifier | None:
+    """The one of this command, opened at its first use."""
     context = click.get_current_context(silent=True)
     if context is None:
         return None
     if _KEY not in context.meta:
         context.meta[_KEY] = _open_notifier(context)
     notifier: Notifier | None = context.meta[_KEY]
-    if notifier is None:
-        return None
-    return RunWatch(notifier, runs, current_settings().notify.stalled_minutes)
+    return notifier
 
 
 def _open_notifier(context: click.Context) -> Notifier | None:

@@ -14,11 +14,13 @@ from ...events.folds import replay
 from ...events.model import RunState
 from ...events.result import PipelineRunResult
 from ...statemachine.groups.result import GroupResult
+from ...statemachine.run.handle import Handle
 from ..event_text import error_text
 from ..text import count, one_line, rough_duration
 from .settings import Occasion
 
 _LONGEST_ERROR = 600
+_WORDS = {Occasion.QUEUE_EMPTY: "is empty"}
 _OCCASIONS = {RunState.COMPLETED: Occasion.COMPLETED, RunState.CANCELLED: Occasion.CANCELLED}
 
 
@@ -78,31 +80,29 @@ def group_message(result: GroupResult, folder: Path, runs: Path, duration_s: flo
     )  # fmt: skip
 
 
-def lost_message(name: str, folder: Path, error: BaseException) -> Message:
-    """A run or group of which not even the end could be recorded."""
+def lost_message(handle: Handle[Any], error: BaseException) -> Message:
+    """A run or group of which the end could not be recorded, or not be read."""
     said = f"{type(error).__name__}: {error}"
-    facts = {"folder": str(folder.absolute()), "error": said}
-    return _message(Occasion.FAILED, name, [said], None, run_id=name, **facts)
+    return _message(Occasion.FAILED, handle.id, [said], None, **_place(handle), error=said)
 
 
-def stalled_message(name: str, folder: Path, minutes: float, failure: str | None) -> Message:
+def stalled_message(handle: Handle[Any], minutes: float, failure: str | None) -> Message:
     """A run in which no image was finished for a while; ``failure`` is the last one since."""
-    return _message(
-        Occasion.STALLED,
-        name,
-        [f"no image was finished for {rough_duration(60 * minutes)}", failure],
-        None,
-        run_id=name,
-        folder=str(folder.absolute()),
-        stalled_minutes=minutes,
-        error=failure,
-    )
+    said = f"no image was finished for {rough_duration(60 * minutes)}"
+    facts = {**_place(handle), "stalled_minutes": minutes, "error": failure}
+    return _message(Occasion.STALLED, handle.id, [said, failure], None, **facts)
+
+
+def _place(handle: Handle[Any]) -> dict[str, Any]:
+    return {f"{handle.noun}_id": handle.id, "folder": str(handle.folder.absolute())}
 
 
 def queue_message(runs: Path, jobs: int) -> Message:
     """The queue of a folder of runs is empty; ``jobs`` were done since it was not."""
     body = [f"{count(jobs, 'job')} done"]
-    return _message(Occasion.QUEUE_EMPTY, "queue", body, None, folder=str(runs), jobs=jobs)
+    return _message(
+        Occasion.QUEUE_EMPTY, "queue", body, None, folder=str(runs.absolute()), jobs=jobs
+    )
 
 
 def test_message() -> Message:
@@ -116,11 +116,13 @@ def _message(
 ) -> Message:
     """Text of servers and configurations is put on single lines: no mail header can be added."""
     lines = [one_line(line)[:_LONGEST_ERROR] for line in body if line]
-    words = occasion.replace("-", " ")
+    short = "-".join(name.split("-")[1:-1])  # of 20261120T225226.123456Z-portrait-7f3a9c
+    if short:
+        lines.append(name)
     return Message(
         occasion=occasion,
-        title=one_line(f"stagewright: {_short(name)} {words}"),
-        body="\n".join([*lines, one_line(name)]),
+        title=one_line(f"stagewright: {short or name} {_WORDS.get(occasion, occasion)}"),
+        body="\n".join(lines),
         facts={
             "event": str(occasion),
             "host": socket.gethostname(),
@@ -129,11 +131,6 @@ def _message(
         },
         image=image,
     )
-
-
-def _short(run_or_group: str) -> str:
-    """The name in an id: ``portrait`` of ``20261120T225226.123456Z-portrait-7f3a9c``."""
-    return "-".join(run_or_group.split("-")[1:-1]) or run_or_group
 
 
 def _last_image(result: GroupResult, runs: Path) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from ...events.errors import StagewrightError
 from ...events.model import (
@@ -16,6 +17,7 @@ from ...events.model import (
 )
 from ...events.result import PipelineRunResult
 from ...statemachine.groups.result import GroupResult
+from ...statemachine.run.handle import Handle
 from ..event_text import error_text
 from .messages import group_message, lost_message, run_message, stalled_message
 from .notifier import Notifier
@@ -42,27 +44,26 @@ class RunWatch:
         elif isinstance(event, LifecycleChanged):
             self._has_run = True
 
-    def look(self, run_or_group: str, folder: Path) -> None:
+    def look(self, handle: Handle[Any]) -> None:
         """Send a message if no image was finished for too long: one, until the next image."""
         if not self._is_told and time.monotonic() - self._finished_s >= self._stalled_s:
             self._is_told = True
-            minutes = self._stalled_s / 60
-            self._notifier.send(stalled_message(run_or_group, folder, minutes, self._failure))
+            self._notifier.send(stalled_message(handle, self._stalled_s / 60, self._failure))
 
-    def send_end(self, result: PipelineRunResult | GroupResult, folder: Path) -> None:
+    def send_end(self, handle: Handle[Any], result: PipelineRunResult | GroupResult) -> None:
         """Send how it ended, unless it was complete before and nothing was done."""
         if result.state == RunState.COMPLETED and not self._has_run:
             return
         took_s = time.monotonic() - self._began_s
         try:
             if isinstance(result, GroupResult):
-                message = group_message(result, folder, self._runs, took_s)
+                message = group_message(result, handle.folder, self._runs, took_s)
             else:
-                message = run_message(result, folder, took_s)
-        except (StagewrightError, OSError) as error:  # the log was lost since
-            message = lost_message(folder.name, folder, error)
+                message = run_message(result, handle.folder, took_s)
+        except (StagewrightError, OSError) as error:  # its log has gone or changed since
+            message = lost_message(handle, error)
         self._notifier.send(message)
 
-    def send_lost(self, run_or_group: str, folder: Path, error: BaseException) -> None:
+    def send_lost(self, handle: Handle[Any], error: BaseException) -> None:
         """Send that its end could not be recorded."""
-        self._notifier.send(lost_message(run_or_group, folder, error))
+        self._notifier.send(lost_message(handle, error))
