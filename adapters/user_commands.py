@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -30,21 +29,22 @@ def start_command(
     secret.
     """
     try:
-        # A file, because a command that does not read a pipe could block its writer.
-        with tempfile.TemporaryFile() as told:
-            told.write(msgspec.json.encode(facts))
-            told.seek(0)
-            return subprocess.Popen(  # noqa: S603 - the user's own command
-                list(command),
-                stdin=told,
-                stdout=output,
-                stderr=None if output is None else subprocess.STDOUT,
-                env={**os.environ, **_variables(facts, prefix)},
-                start_new_session=True,
-            )
+        process = subprocess.Popen(  # noqa: S603 - the user's own command
+            list(command),
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=None if output is None else subprocess.STDOUT,
+            env={**os.environ, **_variables(facts, prefix)},
+            start_new_session=True,
+        )
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise UserCommandError(f"{command[0]}: cannot be started: {why or error}") from error
+    assert process.stdin is not None
+    with suppress(OSError):  # it need not read them; they fit the pipe
+        process.stdin.write(msgspec.json.encode(facts))
+        process.stdin.close()
+    return process
 
 
 def run_command(
@@ -68,6 +68,17 @@ def run_command(
             end_command(process)
     if status:
         raise UserCommandError(f"{command[0]}: failed with exit status {status}")
+
+
+def has_ended(process: Process) -> bool:
+    """Whether a command has ended. Its id is not given to another process before ``end_command``.
+
+    Elsewhere than on Linux it may be, once the command and its children have ended.
+    """
+    if sys.platform != "linux":
+        return process.poll() is not None
+    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return process.returncode is not None or os.waitid(os.P_PID, process.pid, options) is not None
 
 
 def end_command(process: Process) -> None:

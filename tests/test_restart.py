@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -153,7 +152,7 @@ def test_a_killed_server_is_started_again_by_the_command_line(start: Start, tmp_
         assert len(list(tmp_path.glob("runs/*/images/*/*.png"))) == 2
         os.kill(int((tmp_path / "pid").read_text("utf-8")), 0)
     finally:
-        os.kill(int((tmp_path / "pid").read_text("utf-8")), signal.SIGKILL)
+        os.kill(int((tmp_path / "pid").read_text("utf-8")), 9)
 
 
 def test_a_server_is_restarted_three_times_an_hour_at_most(

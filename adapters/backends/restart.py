@@ -24,7 +24,7 @@ from ...events.log.open_log_registry import path_of_run
 from ...statemachine.config.validation import SECRET
 from ...statemachine.errors import ConfigurationError
 from ..errors import UserCommandError
-from ..user_commands import Process, end_command, start_command
+from ..user_commands import Process, end_command, has_ended, start_command
 from .http.address import ServerAddress
 
 MOST_RESTARTS = 3
@@ -156,7 +156,7 @@ class ServerRestarter:
         ended_s: float | None = None
         has_stopped = False
         while time.monotonic() < deadline and not self._ending.wait(_LOOK_S):
-            if ended_s is None and process.poll() is not None:
+            if ended_s is None and has_ended(process):
                 ended_s = time.monotonic()
             is_listening = self._listens()
             has_stopped = has_stopped or not is_listening

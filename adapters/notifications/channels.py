@@ -6,11 +6,11 @@ import logging
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple, Protocol
 
 from ...events.errors import StagewrightError
@@ -85,6 +85,16 @@ class AppriseChannel:
 
     def deliver(self, message: Message) -> None:
         """See ``Channel``."""
+        with _picture_of(message) as picture:
+            try:
+                why = self._send(message, picture)
+            except Exception as error:  # noqa: BLE001 - a plugin of Apprise may raise anything
+                why = f"Apprise failed: {type(error).__name__}"
+        if why:
+            raise NotDeliveredError(why)
+
+    def _send(self, message: Message, picture: str | None) -> str:
+        """Send a message; why it was not delivered, or ""."""
         import apprise  # noqa: PLC0415 - an extra, which takes half a second to load
 
         # What Apprise logs may show the address, and with it a token.
@@ -94,24 +104,19 @@ class AppriseChannel:
             logger.addHandler(logging.NullHandler())
         service = apprise.Apprise()
         if not service.add(self._url):
-            raise NotDeliveredError("not an address that Apprise knows")
+            return "not an address that Apprise knows"
         kinds = {
             Occasion.FAILED: apprise.NotifyType.FAILURE,
             Occasion.COMPLETED: apprise.NotifyType.SUCCESS,
         }
-        with _picture_of(message) as picture:
-            try:
-                delivered = service.notify(
-                    body=message.body,
-                    title=message.title,
-                    notify_type=kinds.get(message.occasion, apprise.NotifyType.WARNING),
-                    body_format=apprise.NotifyFormat.TEXT,
-                    attach=picture,
-                )
-            except Exception as error:  # noqa: BLE001 - a plugin of Apprise may raise anything
-                raise NotDeliveredError(f"Apprise failed: {type(error).__name__}") from None
-        if not delivered:
-            raise NotDeliveredError("the service did not take it")
+        delivered = service.notify(
+            body=message.body,
+            title=message.title,
+            notify_type=kinds.get(message.occasion, apprise.NotifyType.WARNING),
+            body_format=apprise.NotifyFormat.TEXT,
+            attach=picture,
+        )
+        return "" if delivered else "the service did not take it"
 
 
 def find_channels(
@@ -142,15 +147,17 @@ def find_channels(
 
 @contextmanager
 def _picture_of(message: Message) -> Iterator[str | None]:
-    """The path of a small picture of the message's image, while it is sent."""
-    picture = None
-    if message.image is not None:
-        with suppress(ImageError, OSError):
-            picture = jpeg_thumbnail_of(message.image, _PICTURE_SIDE)
-    if picture is None:
-        yield None
-        return
-    with tempfile.TemporaryDirectory(prefix="stagewright-", ignore_cleanup_errors=True) as folder:
-        path = Path(folder) / "image.jpg"
-        path.write_bytes(picture)
-        yield str(path)
+    """The path of a small picture of the message's image, while it is sent.
+
+    None where there is no image, or it cannot be read, or the disk is full.
+    """
+    with ExitStack() as stack:
+        path = None
+        if message.image is not None:
+            with suppress(ImageError, OSError):
+                picture = jpeg_thumbnail_of(message.image, _PICTURE_SIDE)
+                made = TemporaryDirectory(prefix="stagewright-", ignore_cleanup_errors=True)
+                file = Path(stack.enter_context(made)) / "image.jpg"
+                file.write_bytes(picture)
+                path = str(file)
+        yield path

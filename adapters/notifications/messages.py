@@ -11,7 +11,7 @@ import msgspec
 
 from ...events.errors import StagewrightError
 from ...events.folds import replay
-from ...events.model import RunState
+from ...events.model import ErrorDetail, RunState
 from ...events.result import PipelineRunResult
 from ...statemachine.groups.result import GroupResult
 from ...statemachine.run.handle import Handle
@@ -19,7 +19,7 @@ from ..event_text import error_text
 from ..text import count, one_line, rough_duration
 from .settings import Occasion
 
-_LONGEST_ERROR = 600
+_LONGEST_ERROR = 1000
 _WORDS = {Occasion.QUEUE_EMPTY: "is empty"}
 _OCCASIONS = {RunState.COMPLETED: Occasion.COMPLETED, RunState.CANCELLED: Occasion.CANCELLED}
 
@@ -38,7 +38,7 @@ def run_message(result: PipelineRunResult, folder: Path, duration_s: float) -> M
     """How a run ended."""
     total = int(result.plan.get("total_images") or 0)
     finished = total - len({gap.image_index for gap in result.missing})
-    error = error_text(result.error) if result.error is not None else None
+    error = error_of(result.error)
     image = folder / result.images[-1].path if result.images else None
     return _message(
         _OCCASIONS.get(result.state, Occasion.FAILED),
@@ -61,7 +61,7 @@ def group_message(result: GroupResult, folder: Path, runs: Path, duration_s: flo
     counts = ", ".join(f"{number} {state}" for state, number in sorted(result.counts.items()))
     errors = [one.error for one in result.variants if one.error is not None]
     found = result.error or next(iter(errors), None)
-    error = error_text(found) if found is not None else None
+    error = error_of(found)
     return _message(
         _OCCASIONS.get(result.state, Occasion.FAILED),
         result.group_id,
@@ -82,7 +82,7 @@ def group_message(result: GroupResult, folder: Path, runs: Path, duration_s: flo
 
 def lost_message(handle: Handle[Any], error: BaseException) -> Message:
     """A run or group of which the end could not be recorded, or not be read."""
-    said = f"{type(error).__name__}: {error}"
+    said = f"{type(error).__name__}: {error}"[:_LONGEST_ERROR]
     return _message(Occasion.FAILED, handle.id, [said], None, **_place(handle), error=said)
 
 
@@ -91,6 +91,11 @@ def stalled_message(handle: Handle[Any], minutes: float, failure: str | None) ->
     said = f"no image was finished for {rough_duration(60 * minutes)}"
     facts = {**_place(handle), "stalled_minutes": minutes, "error": failure}
     return _message(Occasion.STALLED, handle.id, [said, failure], None, **facts)
+
+
+def error_of(error: ErrorDetail | None) -> str | None:
+    """An error as a message has it, not too long; None where there is none."""
+    return None if error is None else error_text(error)[:_LONGEST_ERROR]
 
 
 def _place(handle: Handle[Any]) -> dict[str, Any]:
@@ -115,7 +120,7 @@ def _message(
     occasion: Occasion, name: str, body: Sequence[str | None], image: Path | None, **facts: Any
 ) -> Message:
     """Text of servers and configurations is put on single lines: no mail header can be added."""
-    lines = [one_line(line)[:_LONGEST_ERROR] for line in body if line]
+    lines = [one_line(line) for line in body if line]
     short = "-".join(name.split("-")[1:-1])  # of 20261120T225226.123456Z-portrait-7f3a9c
     if short:
         lines.append(name)

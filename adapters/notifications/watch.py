@@ -18,8 +18,7 @@ from ...events.model import (
 from ...events.result import PipelineRunResult
 from ...statemachine.groups.result import GroupResult
 from ...statemachine.run.handle import Handle
-from ..event_text import error_text
-from .messages import group_message, lost_message, run_message, stalled_message
+from .messages import error_of, group_message, lost_message, run_message, stalled_message
 from .notifier import Notifier
 
 
@@ -40,7 +39,7 @@ class RunWatch:
             self._finished_s = time.monotonic()
             self._is_told, self._failure = False, None
         elif isinstance(event, CallFailed):
-            self._failure = error_text(event.error)
+            self._failure = error_of(event.error)
         elif isinstance(event, LifecycleChanged):
             self._has_run = True
 
