@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 
 from ...events.model import BackendDescription
 from ...statemachine.config.schema import ServerTable
 from ...statemachine.errors import BackendError, PreflightError
 from ...statemachine.plan.plan import StageExecutionPlan
 from ...statemachine.ports import (
-    ExclusiveBackend,
     FileHashes,
     GenerateAnswer,
     GenerateRequest,
@@ -60,12 +58,6 @@ class RestartingBackend:
     def file_hashes(self) -> FileHashes:
         """See ``HashingBackend``."""
         return file_hashes_of(self._backend)
-
-    def turn(self, cancel: CancelToken) -> AbstractContextManager[None]:
-        """See ``ExclusiveBackend``."""
-        if isinstance(self._backend, ExclusiveBackend):
-            return self._backend.turn(cancel)
-        return nullcontext()
 
     def preflight(self, plan: StageExecutionPlan) -> None:
         """See ``ServedBackend``; a server that died since an earlier run is restarted."""
