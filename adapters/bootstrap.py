@@ -36,11 +36,14 @@ from .backends.pool import PooledServer, RunPreparation, ServerPool
 from .backends.registry import (
     BackendKind,
     EarlierRun,
+    ServedBackend,
     ServerChoice,
     find_kind,
     installed_kind,
     kind_of_server,
 )
+from .backends.restart import RestartCommand, ServerRestarters
+from .backends.restarting_backend import RestartingBackend
 from .inputs import PillowInputReader
 from .projections.config_writer import write_configs
 from .projections.learning.writer import LearningRecordWriter
@@ -55,7 +58,8 @@ class ConfiguredBackend:
 
     That is ``server`` (one, or several that share the work) if given, else the configuration's
     ``[server].url``, else the embedded backend, whose sampling steps take ``step_delay_s`` seconds
-    more. ``runs`` is the folder in which runs that died on a server are found.
+    more. ``runs`` is the folder in which runs that died on a server are found. ``restarts`` are
+    commands that bring a server back, by its address.
     """
 
     def __init__(
@@ -66,8 +70,10 @@ class ConfiguredBackend:
         headers: Mapping[str, Mapping[str, str]] = {},
         step_delay_s: float = 0.0,
         runs: Path | None = None,
+        restarts: Mapping[str, RestartCommand] = {},
     ) -> None:
         self._runs = runs
+        self._restarters = ServerRestarters(restarts)
         self._insecure = insecure
         self._headers = headers
         named = (server,) if isinstance(server, str) else server or ()
@@ -102,30 +108,16 @@ class ConfiguredBackend:
         wait_s = server.wait_s or 0.0
         if len(targets) > 1:
             server = msgspec.structs.replace(server, wait_s=0.0)
-        self._pool = ServerPool(
-            [
-                PooledServer(
-                    url,
-                    target.kind.make(
-                        ServerChoice(
-                            url=url,
-                            named_by_user=bool(self._named),
-                            settings=server,
-                            insecure=self._insecure,
-                            headers=self._headers,
-                            unsettled={
-                                one.call_id: one.stage_type
-                                for one in unsettled
-                                if one.server == url
-                            },
-                            prompts=tuple(prompts),
-                        )
-                    ),
-                    shared=server.shared,
-                )
-                for url, target in targets.items()
-            ]
+        choice = ServerChoice(
+            url="",
+            named_by_user=bool(self._named),
+            settings=server,
+            insecure=self._insecure,
+            headers=self._headers,
+            prompts=tuple(prompts),
         )
+        servers = [self._server(target, choice, unsettled) for target in targets.values()]
+        self._pool = ServerPool(servers)
         if plan is not None:
             run = RunPreparation(
                 plan=plan,
@@ -134,6 +126,18 @@ class ConfiguredBackend:
                 earlier=partial(_earlier_runs, self._runs),
             )
             self._pool.prepare(run, wait_s=wait_s)
+
+    def _server(
+        self, target: _Target, choice: ServerChoice, unsettled: Sequence[UnsettledCall]
+    ) -> PooledServer:
+        """One server of a run, with the command that restarts it, if there is one."""
+        calls = {one.call_id: one.stage_type for one in unsettled if one.server == target.url}
+        choice = msgspec.structs.replace(choice, url=target.url, unsettled=calls)
+        backend: ServedBackend = target.kind.make(choice)
+        restarter = self._restarters.find(target.url)
+        if restarter is not None:
+            backend = RestartingBackend(backend, restarter, choice.settings)
+        return PooledServer(target.url, backend, shared=choice.settings.shared)
 
     def release(self) -> None:
         """Close the connections of the servers; they can be used again."""
@@ -244,6 +248,7 @@ def open_controller(
     insecure: bool = False,
     headers: Mapping[str, Mapping[str, str]] = {},
     step_delay_s: float = 0.0,
+    restarts: Mapping[str, RestartCommand] = {},
 ) -> PipelineController:
     """Open a controller for the folder ``runs``: the one call that a GUI needs.
 
@@ -253,7 +258,8 @@ def open_controller(
     ``STAGEWRIGHT_AUTH`` are also sent over plain http, and where ``tls_verify`` or ``ca_bundle``
     change the check of a certificate. ``headers`` are sent with each request to the server whose
     address is their key, and are never recorded. Each sampling step of the embedded backend takes
-    ``step_delay_s`` seconds more, which leaves time to watch or cancel a run. Each run
+    ``step_delay_s`` seconds more, which leaves time to watch or cancel a run. ``restarts`` are
+    commands that bring a server back, by its address. Each run
     adds its learning record to the folder. Raises ConfigurationError.
     """
     storage = new_storage()
@@ -264,6 +270,7 @@ def open_controller(
             headers=headers,
             step_delay_s=step_delay_s,
             runs=Path(runs),
+            restarts=restarts,
         ),
         runs=Path(runs),
         inputs=PillowInputReader(),

@@ -150,6 +150,11 @@ class BackendError(StagewrightError):
         """Whether another backend may make the image, since this one is at fault."""
         return self.transient
 
+    @property
+    def is_restarting(self) -> bool:
+        """Whether the backend is being restarted, so that a run waits for it in any case."""
+        return False
+
     def __init__(
         self,
         message: str,

@@ -20,14 +20,17 @@ from ...events.model import RunState, StageEvent
 from ...events.result import PipelineRunResult
 from ...events.subscriptions.subscription import subscribe
 from ...statemachine.errors import InvalidTransitionError
+from ...statemachine.groups.result import GroupResult
 from ...statemachine.run.controller import PipelineController
 from ...statemachine.run.handle import Handle
 from ..event_text import error_text
+from ..notifications.watch import RunWatch
 from ..projections.status import StatusBar, group_history_in, history_in
 from ..text import count
 from .commands.replay import show_result
 from .display import Display, open_display
 from .output import print_json_parts
+from .run_watch import open_run_watch
 from .statuses import (
     EXIT_CANCELLED,
     EXIT_COMPLETED,
@@ -46,7 +49,7 @@ _CTRL_C = "Ctrl-C"
 _STOPPED_BY = {"SIGINT": _CTRL_C, "SIGHUP": "the terminal was closed"}
 
 
-R = TypeVar("R")
+R = TypeVar("R", bound=PipelineRunResult | GroupResult)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ def run_in_foreground(
     LogWriteError and what ``begin`` raises.
     """
     seen = view or _status_bar(controller.runs)
+    watch = open_run_watch(controller.runs)
     with ExitStack() as stack:
         stops = stack.enter_context(_stop_signals(controller))
         display = stack.enter_context(
@@ -84,15 +88,19 @@ def run_in_foreground(
         def take_event(event: StageEvent) -> None:
             seen.take_event(event)
             display.take_event(event)
+            if watch is not None:
+                watch.take_event(event)
 
         stack.enter_context(
             subscribe(take_event, on_step=seen.take_step, on_group=seen.take_group_event)
         )
         handle = begin()
         stops.has_begun = True
-        result = _wait(controller, handle, stops.names, display)
+        result = _wait(controller, handle, stops.names, display, watch)
         stopped, interrupted = bool(stops.names), _CTRL_C in stops.names
-        return ForegroundResult(handle.folder, result, stopped, interrupted)
+    if watch is not None:
+        watch.send_end(handle, result)
+    return ForegroundResult(handle.folder, result, stopped, interrupted)
 
 
 def _status_bar(runs: Path) -> StatusBar:
@@ -151,18 +159,29 @@ def _why(result: PipelineRunResult) -> str:
 
 
 def _wait(
-    controller: PipelineController, handle: Handle[R], stops: list[str], display: Display
+    controller: PipelineController,
+    handle: Handle[R],
+    stops: list[str],
+    display: Display,
+    watch: RunWatch | None,
 ) -> R:
     requested = False
     while not handle.wait_ended(_REFRESH_S):
         display.refresh()
+        if watch is not None:
+            watch.look(handle)
         if stops and not requested:
             requested = True
             display.print_line(f"{stops[0]}: stopping cleanly; repeat to quit at once")
             # The run may have ended by itself in the meantime.
             with contextlib.suppress(RunNotFoundError, InvalidTransitionError):
                 controller.cancel(handle.id, reason=stops[0])
-    return handle.wait()
+    try:
+        return handle.wait()
+    except Exception as error:
+        if watch is not None:
+            watch.send_lost(handle, error)
+        raise
 
 
 class _StopSignals:

@@ -38,7 +38,7 @@ COMMAND_GROUPS: Mapping[str, Sequence[str]] = {
     ),
     "Choose images": ("rate", "export"),
     "Keep runs sound, make room": ("verify", "salvage", "rm", "archive", "bundle", "learning"),
-    "Servers and editors": ("doctor", "serve-embedded", "schema"),
+    "Servers and editors": ("doctor", "serve-embedded", "schema", "notify"),
 }
 """The commands as the help and the man page list them."""
 _COMMANDS = tuple(name for names in COMMAND_GROUPS.values() for name in names)
@@ -134,5 +134,5 @@ def _show_warnings() -> None:
     """Print the warnings of servers on standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("stagewright: warning: %(message)s"))
-    for name in ("webui.certificate", "webui.options", "groups"):
+    for name in ("webui.certificate", "webui.options", "groups", "restart", "notify"):
         logging.getLogger(f"stagewright.{name}").addHandler(handler)
