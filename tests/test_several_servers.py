@@ -1,243 +1,232 @@
-"""Which of several servers made each image, in every view of a run."""
+"""Several servers make the images of one run, and the result does not show which made what."""
 
 from __future__ import annotations
 
-import json
+import logging
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
-import msgspec
 import pytest
-from stagewright.adapters import LearningRecordWriter, StatusBar
+from stagewright.adapters import open_controller
 from stagewright.events import (
-    BackendDescription,
+    CallCompleted,
     CallFailed,
     CallRequested,
-    RunResumed,
-    StageEvent,
-    iterate,
+    PipelineRunResult,
+    RunOpened,
+    RunState,
+    replay,
 )
-from stagewright.events.codec import CODEC
-from stagewright.events.testing.timeline_text import timeline_lines
+from stagewright.events.folds import ABANDONED
+from stagewright.statemachine.errors import PreflightError
 
-from .command_line import stagewright
-from .learning import NAME
-from .log_format import make_log
-from .reports import Refusing, reported
-from .resuming import image_file, painter, ran, small
-from .shared_runs import FAST, SLOW, SharedRun, share, shared_backend
-from .stories import error
+from . import webui_faults as faults
+from .command_line import Start, stagewright, until
+from .resuming import check_story, comparable, only, small
+from .serving import url_of
+from .webui_names import Names
+from .webui_resuming import configured, expected_of, kill, only_run
+from .webui_server import ScriptedWebUI
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two stages of four images; images 1 and 3 of the first come from the first server."""
-    runs = tmp_path_factory.mktemp("shared") / "runs"
-    server = {"url": [FAST, SLOW]}
-    made = ran(runs, small("txt2img", "upscale", images=4, name="shared"))
-    share(made, FAST, SLOW)
-    opened, *others = iterate(made)
-    config = {**opened.config, "server": server}  # type: ignore[attr-defined]  # it is RunOpened
-    events = [msgspec.structs.replace(opened, config=config), *others]
-    (made / "events.jsonl").write_bytes(make_log(map(CODEC.encode, events)))
-    return made
+BOTH = ("txt2img", "img2img")
+QUICK: dict[str, Any] = {"backoff_s": 0.01, "stall_timeout_s": 1.0, "retries": 1}
 
 
-def printed(folder: Path, *arguments: str | Path) -> str:
-    """What a command prints beside the folder of runs."""
-    done = stagewright(*arguments, folder=folder.parent.parent)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@contextmanager
+def scripted(count: int = 2, **settings: Any) -> Iterator[list[ScriptedWebUI]]:
+    """So many servers that make the same pictures."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(ScriptedWebUI(**settings)) for _ in range(count)]
 
 
-def line_with(text: str, lead: str) -> str:
-    return next(line for line in text.splitlines() if line.startswith(lead))
+def ran(
+    folder: Path, servers: list[ScriptedWebUI], *stages: str, images: int = 6, **server: Any
+) -> PipelineRunResult:
+    """The result of a run on these servers."""
+    config = small(*(stages or BOTH), images=images, server={**QUICK, **server})
+    urls = [one.url for one in servers]
+    return open_controller(folder / "runs", urls).start(config).wait(30)
 
 
-@pytest.mark.parametrize(("index", "url", "version"), [(2, FAST, "1.10"), (3, SLOW, "1.11")])
-def test_an_image_names_the_server_that_made_it(
-    folder: Path, index: int, url: str, version: str
-) -> None:
-    """With its own version, in ``show`` and ``lineage``, as text and as JSON."""
-    image = image_file(folder, "00-txt2img", index)
-    named = f"a1111 webui {version} {url}"
-    assert line_with(printed(folder, "show", image), "backend").split(maxsplit=1)[1] == named
-    shown = json.loads(printed(folder, "show", image, "--json"))
-    assert shown["backend"] == named.split()
-    server = line_with(printed(folder, "lineage", image), "server")
-    assert server.split(maxsplit=1)[1] == f"webui {version} at {url}"
-    step = json.loads(printed(folder, "lineage", image, "--json"))["steps"][0]
-    assert (step["backend"]["url"], step["backend"]["version"]) == (url, version)
-
-
-def test_show_of_a_run_lists_what_each_server_made(folder: Path) -> None:
-    """Its images in each stage, by number, and the time for each."""
-    shown = printed(folder, "show", folder.name)
-    for url, numbers in ((FAST, "1, 3"), (SLOW, "2, 4")):
-        line = line_with(shown, f"    {url}")
-        for stage in ("00-txt2img", "01-upscale"):
-            assert f"{stage} 2 images ({numbers}), " in line
-        assert line.count(" each") == 2
-    first, second = json.loads(printed(folder, "show", folder.name, "--json"))["servers"]
-    assert (first["url"], first["version"], first["image_count"]) == (FAST, "1.10", 4)
-    assert [stage["image_indexes"] for stage in second["stages"]] == [[1, 3], [1, 3]]
-    assert all(stage["ms_each"] > 0 for stage in second["stages"])
-
-
-def test_a_run_on_one_server_has_no_list_of_servers(tmp_path: Path) -> None:
-    """Neither as text nor as JSON: what such a run shows is what it was."""
-    alone = ran(tmp_path / "runs", small(images=1))
-    assert "servers" not in printed(alone, "show", alone.name)
-    assert "servers" not in json.loads(printed(alone, "show", alone.name, "--json"))
-    page, _ = reported(alone)
-    assert "Server http" not in page.text
-    assert page.all("text", **{"class": "lane-label lane-server"}) == []
-
-
-def test_replay_names_the_server_of_each_call(folder: Path) -> None:
-    """Of requests and of answers."""
-    lines = printed(folder, "replay", folder.name).splitlines()
-    requests = [line for line in lines if "CallRequested 00-txt2img" in line]
-    answers = [line for line in lines if "CallCompleted" in line]
-    turns = [f"({FAST})", f"({SLOW})"] * 2
-    assert [line.rpartition(" ")[2] for line in requests] == turns
-    assert [line.rpartition(" ")[2] for line in answers] == turns * 2
-
-
-def test_timelines_as_text_have_stand_ins_for_several_servers() -> None:
-    """Whatever their addresses are; of a run with one server no request names it."""
-
-    def lines(*urls: str) -> list[str]:
-        run = SharedRun(dict.fromkeys(urls, 2.0), "txt2img", images=2)
-        run.share_stage("txt2img")
-        return list(timeline_lines(run.events))
-
-    shared = lines(FAST, SLOW)
-    assert "servers=[{url=server-1 product=webui" in shared[0]
-    named = [line.rpartition(" ")[2] for line in shared if "CallRequested" in line]
-    assert named == ["server=server-1", "server=server-2"]
-    assert shared[2:] == lines("http://one:1", "http://two:2")[2:]
-    alone = SharedRun({FAST: 2.0}, "txt2img", images=2).share_stage("txt2img")
-    one = BackendDescription(kind="a1111", url=FAST)
-    opened = msgspec.structs.replace(alone.events[0], backend=one)
-    assert not any("server=" in line for line in timeline_lines([opened, *alone.events[1:]]))
-
-
-def test_list_has_a_column_and_a_filter_of_all_servers(folder: Path) -> None:
-    """A run is found by any of its servers."""
-    columns = printed(folder, "list", "--columns", "name,server")
-    assert FAST in columns
-    assert SLOW in columns
-    for url, found in ((SLOW, 1), ("http://127.0.0.1:9", 0)):
-        listed = json.loads(printed(folder, "list", "--json", "--where", f"server={url}"))
-        assert len(listed) == found
-    assert json.loads(printed(folder, "list", "--json"))[0]["servers"] == [FAST, SLOW]
-
-
-def test_diff_compares_all_servers(folder: Path) -> None:
-    """Each by its place."""
-    moved = folder.parent.parent / "moved" / folder.name
-    other = ran(moved.parent, small("txt2img", "upscale", images=4, name="shared"))
-    share(other, FAST, "http://127.0.0.1:7999")
-    text = printed(folder, "diff", folder, other)
-    assert f'servers.1.url: "{SLOW}" -> "http://127.0.0.1:7999"' in text
-    assert "servers.0" not in text
-
-
-def test_a_configuration_of_the_run_keeps_the_list_of_servers(folder: Path) -> None:
-    """And its first lines name all that made it."""
-    for what in (folder, image_file(folder, "00-txt2img", 1)):
-        text = printed(folder, "config", what)
-        assert f"webui 1.10 {FAST}; webui 1.11 {SLOW}" in text
-        assert SLOW in text.partition("[server]")[2]
-
-
-def test_the_report_has_a_lane_for_each_server(folder: Path) -> None:
-    """In each stage, with its bars below its address; facts and events name the servers too."""
-    page, _ = reported(folder)
-    labels = page.all("text", **{"class": "lane-label lane-server"})
-    assert page.text.count(f"Server {FAST}") == 1
-    assert f"webui 1.10 {FAST}; webui 1.11 {SLOW}" in page.text
-    heights = [int(label["y"]) for label in labels]
-    assert len(heights) == 4
-    assert heights == sorted(heights)
-    bars = [one for one in page.all("rect") if one.get("class", "").startswith("bar completed")]
-    tops = sorted({int(one["y"]) for one in bars if "data-seq" in one})
-    assert len(tops) == 4
-    assert all(label < top for label, top in zip(heights, tops, strict=True))
-    assert f"00-txt2img, image 2 on {SLOW}, at" in page.text
-    assert page.text.count(f"s, on {SLOW}") == 4
-    calls = [columns[4] for columns, _ in page.events() if columns[0] == "CallCompleted"]
-    assert [call.rpartition(" ")[2] for call in calls] == [f"({FAST})", f"({SLOW})"] * 4
-
-
-def test_a_failed_attempt_is_marked_and_counted_at_its_server(tmp_path: Path) -> None:
-    """The other server made the image."""
-    config = small(images=2, server={"retries": 1, "backoff_s": 0.001})
-    made = share(ran(tmp_path / "runs", config, painter(Refusing(0))), FAST, SLOW)
-    shown = printed(made, "show", made.name)
-    assert line_with(shown, f"    {FAST}").endswith(" each; 1 failed attempt")
-    assert "00-txt2img 1 image (1), " in line_with(shown, f"    {SLOW}")
-    page, _ = reported(made)
-    cross = next(one for one in page.all("svg") if one.get("class") == "cross")
-    labels = page.all("text", **{"class": "lane-label lane-server"})
-    assert int(labels[0]["y"]) - 8 < int(cross["y"]) < int(labels[1]["y"])
-
-
-def test_calls_of_an_epoch_with_one_server_are_in_a_lane_without_an_address(tmp_path: Path) -> None:
-    """The run was begun on one server and resumed on two."""
-    run = SharedRun({FAST: 1.0, SLOW: 1.0}, "txt2img", images=2).pass_to(0.0)
-    backend = BackendDescription(kind="a1111", url=FAST)
-    events: list[StageEvent] = [msgspec.structs.replace(run.events[0], backend=backend)]
-    run.move("start").begin("txt2img")
-    run.send("txt2img", 0, FAST)
-    run.fail(FAST)
-    run.end("txt2img", "failed").move("fail", error()).resume("recover")
-    run.begin("txt2img")
-    run.send("txt2img", 0, SLOW)
-    run.answer_next("txt2img")
-    events += [
-        msgspec.structs.replace(event, backend=shared_backend(FAST, SLOW))
-        if isinstance(event, RunResumed)
-        else event
-        for event in run.events[1:]
+def pictures(result: PipelineRunResult) -> list[tuple[int, int, str]]:
+    """Index, seed and source of each image of all stages."""
+    return [
+        (one.image_index, one.seed, one.source_sha256)
+        for stage in result.stages
+        for one in stage.images
     ]
-    run.events = events
-    folder = run.save(tmp_path / "runs")
-    page, _ = reported(folder)
-    assert len(page.all("text", **{"class": "lane-label lane-server"})) == 1
-    assert sum(isinstance(event, CallRequested | CallFailed) for event in run.events) == 3
-    shown = printed(folder, "show", folder.name)
-    assert "00-txt2img 1 image (1), " in line_with(shown, f"    {SLOW}")
 
 
-def test_a_call_to_a_server_that_left_the_run_is_no_failure(tmp_path: Path) -> None:
-    """Its image is made by another one, after a resume without it."""
-    run = SharedRun({FAST: 1.0, SLOW: 1.0}, "txt2img", images=1).pass_to(0.0)
-    run.move("start").begin("txt2img")
-    run.send("txt2img", 0, SLOW)
-    left = run.under_way.pop()[2]
-    run.move("fail", error("ProcessDied"), "process died").resume("recover")
-    run.add(CallFailed, call_id=left, endpoint="", error=error("Abandoned"), will_retry=True)
-    bar = StatusBar(monotonic=lambda: 0.0)
-    for event in run.events:
-        bar.take_event(event)
-    assert "Abandoned" not in bar.snapshot().trouble
-    run.begin("txt2img")
-    run.send("txt2img", 0, FAST)
-    run.answer_next("txt2img")
-    run.end("txt2img", "completed").move("finish")
-    folder = run.save(tmp_path / "runs")
-    shown = printed(folder, "show", folder.name)
-    assert line_with(shown, f"    {SLOW}").split() == [SLOW, "no", "image"]
-    LearningRecordWriter(folder.parent).rebuild()
-    record = json.loads((folder.parent / NAME).read_text())
-    assert [stage["failed_attempts"] for stage in record["stages"]] == [0]
+def made_by(result: PipelineRunResult) -> Counter[str]:
+    """How many answers each server gave."""
+    server_of = {one.call_id: one.server for one in only(result.events, CallRequested)}
+    return Counter(str(server_of[one.call_id]) for one in only(result.events, CallCompleted))
 
 
-def test_the_learning_record_names_the_server_of_each_image(folder: Path) -> None:
-    """The backend is the first one, with the same keys as in a run on one server."""
-    LearningRecordWriter(folder.parent).rebuild()
-    record = json.loads((folder.parent / NAME).read_text().splitlines()[0])
-    assert [image["server"] for image in record["images"]] == [FAST, SLOW] * 2
-    assert "servers" not in record["backend"]
-    assert record["backend"]["url"] == FAST
+def alone(folder: Path, **settings: Any) -> list[tuple[int, int, str]]:
+    """The images that one server makes of the same configuration."""
+    with scripted(1, **settings) as servers:
+        return pictures(ran(folder / "alone", servers))
+
+
+def test_images_seeds_and_order_do_not_depend_on_the_servers(tmp_path: Path) -> None:
+    """Two servers give what one does, each makes one image at a time, and the log names both."""
+    with scripted(steps_per_second=60) as servers:
+        result = ran(tmp_path, servers)
+        assert result.state is RunState.COMPLETED
+        assert pictures(result) == alone(tmp_path)
+        assert set(made_by(result)) == {one.url for one in servers}
+        assert sum(len(one.generating()) for one in servers) == 12
+    (opened,) = only(result.events, RunOpened)
+    assert opened.backend.url == servers[0].url
+    assert opened.backend.urls == tuple(one.url for one in servers)
+    check_story(result.events)
+
+
+def test_what_fails_on_one_server_is_made_by_another_without_a_retry(tmp_path: Path) -> None:
+    """The server that fails is set aside, and its image is not one try poorer."""
+    with scripted(steps_per_second=60) as servers:
+        servers[0].on(range(1, 1000), faults.server_error("Error", "broken"))
+        result = ran(tmp_path, servers, retries=0)
+        assert pictures(result) == alone(tmp_path)
+    failed = only(result.events, CallFailed)
+    assert failed
+    assert all(one.will_retry for one in failed)
+    assert made_by(result)[servers[1].url] >= 11
+
+
+def test_an_image_that_fails_everywhere_counts_one_try_for_all_servers(tmp_path: Path) -> None:
+    """With one retry, each of two servers is asked at least once and the run fails."""
+    with scripted() as servers:
+        for server in servers:
+            server.on(range(1000), faults.server_error("Error", "broken"))
+        result = ran(tmp_path, servers, "txt2img", images=1)
+    assert result.state is RunState.ERROR
+    failed = only(result.events, CallFailed)
+    assert [one.will_retry for one in failed][-1] is False
+    assert len(failed) == 4
+    assert len({one.server for one in only(result.events, CallRequested)}) == 2
+
+
+def test_a_server_that_goes_away_and_comes_back_takes_part_again(tmp_path: Path) -> None:
+    """Its image is made by the other one meanwhile."""
+    with scripted(steps_per_second=60) as servers:
+        config = small(*BOTH, images=8, server=QUICK)
+        urls = [one.url for one in servers]
+        handle = open_controller(tmp_path / "runs", urls).start(config)
+        until(lambda: len(servers[0].generating()) >= 2, "two requests of the first")
+        servers[0].refuse()
+        until(lambda: len(servers[1].generating()) >= 5, "five requests of the second")
+        before = len(servers[0].generating())
+        servers[0].listen()
+        result = handle.wait(30)
+        assert len(servers[0].generating()) > before
+    assert result.state is RunState.COMPLETED
+
+
+def test_the_images_of_a_server_that_hangs_are_made_by_another(tmp_path: Path) -> None:
+    """The request that it keeps is left to it, and the run ends without it."""
+    with scripted(steps_per_second=60) as servers:
+        with servers[0].hold(deaf=True):
+            result = ran(tmp_path, servers, stall_timeout_s=0.3)
+        assert pictures(result) == alone(tmp_path)
+    assert made_by(result)[servers[1].url] == 12
+
+
+def test_a_server_that_lacks_a_name_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run goes on with the others, and says so."""
+    with scripted(1) as servers, ScriptedWebUI(names=Names(samplers=("DDIM",))) as other:
+        result = ran(tmp_path, [other, *servers])
+        assert not other.generating()
+    assert result.state is RunState.COMPLETED
+    assert f"{other.url} is not used" in caplog.text
+    (opened,) = only(result.events, RunOpened)
+    assert opened.backend.url == servers[0].url
+
+
+def test_without_any_server_nothing_is_started(tmp_path: Path) -> None:
+    """The error names each server and its reason."""
+    with scripted(names=Names(samplers=("DDIM",))) as servers:
+        with pytest.raises(PreflightError) as error:
+            ran(tmp_path, servers)
+        assert all(one.url in str(error.value) for one in servers)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_calls_to_servers_that_are_not_given_are_abandoned(tmp_path: Path, start: Start) -> None:
+    """A resume on another server waits for none of them, and records that."""
+    with scripted() as servers, ScriptedWebUI() as third:
+        config = configured(tmp_path, *BOTH, images=4)
+        expected = expected_of(tmp_path, config, third.url)
+        third.requests.clear()
+        options = [part for one in servers for part in ("--server", one.url)]
+        with servers[0].hold(deaf=True), servers[1].hold(deaf=True):
+            process = start("run", config, *options, folder=tmp_path)
+            for server in servers:
+                server.until_running()
+            kill(process)
+            done = stagewright("resume", "last", "--server", third.url, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        result = replay(only_run(tmp_path))
+    assert comparable(result) == expected
+    failed = only(result.events, CallFailed)
+    assert [one.error.kind for one in failed] == [ABANDONED, ABANDONED]
+    check_story(result.events)
+
+
+def test_a_call_left_on_a_server_is_settled_by_it_alone_at_the_next_resume(
+    tmp_path: Path, start: Start
+) -> None:
+    """The image was finished elsewhere; still the server gets no other work before."""
+    with scripted(steps_per_second=30) as servers:
+        config = configured(tmp_path, *BOTH, images=6, server={"stall_timeout_s": 0.3})
+        options = [part for one in servers for part in ("--server", one.url)]
+        with servers[0].hold(deaf=True):
+            process = start("run", config, *options, folder=tmp_path)
+            until(lambda: len(servers[1].generating()) >= 3, "three requests of the second")
+            kill(process)
+            (left,) = [one.body["force_task_id"] for one in servers[0].generating()]
+        done = stagewright("resume", "last", folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        paths = [(one.path, one.body and one.body.get("id_task")) for one in servers[0].requests]
+        asked = paths.index(("/internal/progress", left))
+        assert asked < len(paths)
+    result = replay(only_run(tmp_path))
+    assert result.state is RunState.COMPLETED
+    assert len(set(made_by(result))) == 2
+
+
+def test_a_frozen_process_holds_up_no_image(tmp_path: Path, start: Start) -> None:
+    """A server that is stopped by SIGSTOP answers nothing; after SIGCONT it is used again."""
+    processes = [start("serve-embedded", "--port", "0", "--step-delay", "0.01", folder=tmp_path)
+                 for _ in range(2)]  # fmt: skip
+    urls = [url_of(one) for one in processes]
+    config = small(*BOTH, images=6, server={**QUICK, "stall_timeout_s": 0.5})
+    config["txt2img"]["model"] = "sd_xl_base_1.0.safetensors"
+    handle = open_controller(tmp_path / "runs", urls).start(config)
+    until(lambda: len(only(replay(handle.folder).events, CallCompleted)) >= 2, "two images")
+    os.kill(processes[0].pid, signal.SIGSTOP)
+    try:
+        result = handle.wait(60)
+    finally:
+        os.kill(processes[0].pid, signal.SIGCONT)
+    assert result.state is RunState.COMPLETED
+    again = open_controller(tmp_path / "alone", urls[0]).start(config).wait(30)
+    assert pictures(result) == pictures(again)
+
+
+def test_one_image_goes_to_the_server_that_has_its_checkpoint(tmp_path: Path) -> None:
+    """With fewer images than servers, no other one loads it."""
+    logging.getLogger("stagewright").setLevel(logging.WARNING)
+    with scripted() as servers:
+        servers[0].painter.options["sd_model_checkpoint"] = "other.safetensors"
+        servers[1].painter.options["sd_model_checkpoint"] = "base.safetensors"
+        result = ran(tmp_path, servers, "txt2img", images=1)
+    assert made_by(result) == {servers[1].url: 1}

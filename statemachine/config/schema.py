@@ -71,6 +71,9 @@ class RunTable(
     reuse: Reuse = Reuse.GROUP
 
 
+_Addresses = Annotated[tuple[Annotated[str, SECRET], ...], SECRET]
+
+
 class ServerTable(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
@@ -84,7 +87,7 @@ class ServerTable(
     """
 
     kind: str | None = None
-    url: Annotated[str | tuple[str, ...] | None, SECRET] = None
+    url: Annotated[str | _Addresses | None, SECRET] = None
     connect_timeout_s: Positive = 5.0
     stall_timeout_s: Positive = 60.0
     total_timeout_s: Positive | None = None

@@ -322,8 +322,10 @@ def is_table(base: Any) -> bool:
 
 
 def is_text(hint: Any) -> bool:
-    """Whether a key of this type holds text, perhaps one of a few words."""
+    """Whether a key of this type holds text, one of a few words, or else a list of texts."""
     base, _ = _base_of(hint)
+    if (part := _part_of(_base_of(_table_or_list_in(base))[0])) and str in get_args(base):
+        return _base_of(part)[0] is str
     return base is str or all(isinstance(one, str) for one in list(_options(base)) or [None])
 
 
