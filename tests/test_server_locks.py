@@ -31,9 +31,12 @@ def test_two_runs_alternate_at_one_server(tmp_path: Path, start: Start) -> None:
         for folder in folders:
             folder.mkdir()
             configured(folder, "txt2img", images=6)
-        processes = [
-            start("run", "config.json", "--server", server.url, folder=folder) for folder in folders
-        ]
+        with ServerLock(server.url).hold(CancelToken()):
+            processes = [
+                start("run", "config.json", "--server", server.url, folder=folder)
+                for folder in folders
+            ]
+            until(lambda: all(map(_has_begun, folders)), "both runs have begun")
         for process in processes:
             assert process.wait(60) == 0, process.communicate()
         assert server.queue.longest == 1
@@ -41,6 +44,10 @@ def test_two_runs_alternate_at_one_server(tmp_path: Path, start: Start) -> None:
     assert len(order) == 12
     turns = sum(one != other for one, other in pairwise(order))
     assert turns >= 5, order
+
+
+def _has_begun(folder: Path) -> bool:
+    return any("StageStart" in log.read_text() for log in folder.glob("runs/*/events.jsonl"))
 
 
 def test_a_shared_server_is_not_locked(tmp_path: Path) -> None:
