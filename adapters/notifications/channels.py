@@ -15,7 +15,8 @@ from typing import NamedTuple, Protocol
 
 from ...events.errors import StagewrightError
 from ..errors import UserCommandError
-from ..imaging import ImageError, jpeg_thumbnail_of
+from ..imaging import ImageError
+from ..thumbnails import jpeg_thumbnail_of
 from ..user_commands import run_command
 from .messages import Message
 from .settings import NotifySettings, Occasion
