@@ -22,6 +22,7 @@
     |-- ExportRefusedError        (ValueError) images cannot be copied as asked; in adapters.export
     |-- InvalidTransitionError    a trigger that the lifecycle refuses in its state
     |-- MissingToolkitError       (ImportError) a GUI toolkit is not installed; in adapters.errors
+    |-- NotDeliveredError         a message about a run was not taken; in adapters.notifications
     |-- UserCommandError          a command of the user's settings failed; in adapters.errors
     |-- ConfigurationError        (ValueError) a configuration that cannot be read
     |   |-- InvalidStagePlanError a configuration that makes no valid plan; names the key

@@ -15,10 +15,12 @@ import click
 import pytest
 from PIL import Image
 from stagewright.adapters.cli.run_watch import notify_queue_empty
+from stagewright.adapters.errors import UserCommandError
 from stagewright.adapters.notifications.channels import NotDeliveredError, find_channels
 from stagewright.adapters.notifications.messages import Message, queue_message
 from stagewright.adapters.notifications.notifier import Notifier
 from stagewright.adapters.notifications.settings import NotifySettings
+from stagewright.adapters.user_commands import run_command
 
 from .command_line import SMALL, Start, stagewright, until, write_config
 from .receiving import MailServer, WebHook
@@ -204,6 +206,16 @@ def test_a_run_does_not_wait_for_a_service(tmp_path: Path) -> None:
     assert not notifier.wait(0.05)
     notifier.close()
     never.set()
+
+
+def test_a_command_that_takes_too_long_is_ended() -> None:
+    """The error names the program, and not its arguments."""
+    command = [sys.executable, "-c", "import time; time.sleep(3600)", SECRET]
+    began = time.monotonic()
+    with pytest.raises(UserCommandError, match=r"took more than 0.2 s$") as raised:
+        run_command(command, {"event": "completed"}, prefix="TEST_", limit_s=0.2)
+    assert time.monotonic() - began < 30
+    assert SECRET not in str(raised.value)
 
 
 def test_a_message_is_tried_again_until_it_is_given_up(caplog: pytest.LogCaptureFixture) -> None:

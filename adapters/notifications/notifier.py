@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from queue import Empty, Queue
-from queue import Full as QueueFullError
+from collections import deque
 
 from .channels import Channel, NotDeliveredError
 from .messages import Message
@@ -15,6 +14,7 @@ from .settings import Occasion
 PAUSES_S = (1.0, 3.0, 6.0, 12.0, 18.0)
 """Between the tries of one message: a service may be away for half a minute."""
 _MOST_WAITING = 100
+"""A service that never answers must not fill the memory of a queue that runs for weeks."""
 _logger = logging.getLogger("stagewright.notify")
 
 
@@ -62,20 +62,19 @@ class _Delivery:
     def __init__(self, channel: Channel, pauses_s: tuple[float, ...]) -> None:
         self._channel = channel
         self._pauses_s = pauses_s
-        self._queue: Queue[Message] = Queue(_MOST_WAITING)
+        self._changed = threading.Condition()  # guards the messages
+        self._messages: deque[Message] = deque()
+        """The first one is being delivered."""
         self._thread: threading.Thread | None = None
-        self._is_idle = threading.Condition()
         self._is_abandoned = threading.Event()
-        self._waiting = 0
 
     def queue(self, message: Message) -> None:
-        try:
-            with self._is_idle:
-                self._queue.put_nowait(message)
-                self._waiting += 1
-        except QueueFullError:
-            _logger.warning("%s: too many messages wait; one is dropped", self._channel.name)
-            return
+        with self._changed:
+            if len(self._messages) >= _MOST_WAITING:
+                _logger.warning("%s: too many messages wait; one is dropped", self._channel.name)
+                return
+            self._messages.append(message)
+            self._changed.notify_all()
         if self._thread is None:
             # A daemon: a service that never answers must not keep the program.
             self._thread = threading.Thread(
@@ -84,27 +83,29 @@ class _Delivery:
             self._thread.start()
 
     def wait(self, limit_s: float) -> bool:
-        with self._is_idle:
-            return self._is_idle.wait_for(lambda: not self._waiting, limit_s)
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._messages, limit_s)
 
     def abandon(self) -> None:
         """Try no message again; the thread ends."""
         self._is_abandoned.set()
-        if self._waiting:
-            _logger.warning("%s: %d not delivered in time", self._channel.name, self._waiting)
+        with self._changed:
+            self._changed.notify_all()
+            waiting = len(self._messages)
+        if waiting:
+            _logger.warning("%s: %d not delivered in time", self._channel.name, waiting)
 
     def _work(self) -> None:
-        while not self._is_abandoned.is_set():
-            try:
-                message = self._queue.get(timeout=0.5)
-            except Empty:
-                continue
-            try:
-                self._deliver(message)
-            finally:
-                with self._is_idle:
-                    self._waiting -= 1
-                    self._is_idle.notify_all()
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._messages or self._is_abandoned.is_set())
+                if self._is_abandoned.is_set():
+                    return
+                message = self._messages[0]
+            self._deliver(message)
+            with self._changed:
+                self._messages.popleft()
+                self._changed.notify_all()
 
     def _deliver(self, message: Message) -> None:
         why = ""
