@@ -19,6 +19,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -183,10 +184,11 @@ def _size_sent(body: bytes | bytearray) -> tuple[int, int]:
 
 
 class InstantServer:
-    """The routes, and how often each was asked for."""
+    """The routes, and how often each was asked for; an image takes ``delay_s`` seconds."""
 
-    def __init__(self, size: int, count: int) -> None:
+    def __init__(self, size: int, count: int, delay_s: float = 0.0) -> None:
         self._count = count
+        self._delay_s = delay_s
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._prepared: dict[tuple[int, int], PreparedAnswers] = {}
@@ -204,6 +206,7 @@ class InstantServer:
         if route in ("POST /sdapi/v1/txt2img", "POST /sdapi/v1/img2img"):
             width, height = int(_number(body, b'"width"')), int(_number(body, b'"height"'))
             seed = _number(body, b'"seed"')
+            time.sleep(self._delay_s)
             with self._lock:
                 return self._answers(width, height).generated(seed)
         if route == "POST /sdapi/v1/extra-single-image":
@@ -275,10 +278,10 @@ def _accept(server: InstantServer, listener: socket.socket) -> None:
 
 
 @contextmanager
-def instant_webui(size: int, count: int = 4) -> Iterator[str]:
+def instant_webui(size: int, count: int = 4, delay_s: float = 0.0) -> Iterator[str]:
     """The address of a server in a process of its own, which ends with the block."""
     command = [sys.executable, "-m", "benchmarks.instant_webui"]
-    command += ["--size", str(size), "--count", str(count)]
+    command += ["--size", str(size), "--count", str(count), "--delay", str(delay_s)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -302,8 +305,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512, help="pixels of a side")
     parser.add_argument("--count", type=int, default=4, help="different images, used in turn")
     parser.add_argument("--port", type=int, default=0, help="0: any that is free")
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds that an image takes")
     chosen = parser.parse_args()
-    server = InstantServer(chosen.size, chosen.count)
+    server = InstantServer(chosen.size, chosen.count, chosen.delay)
     with socket.create_server((_HOST, chosen.port)) as listener:
         threading.Thread(target=_accept, args=(server, listener), daemon=True).start()
         print(listener.getsockname()[1], flush=True)

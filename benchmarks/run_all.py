@@ -11,6 +11,7 @@ from . import (
     resume_speed,
     reuse_speed,
     run_speed,
+    several_servers,
     sheet_speed,
     startup_speed,
     sweep_planning,
@@ -32,6 +33,7 @@ def main() -> None:
     groups.main()
     sheet_speed.main()
     http_speed.main()
+    several_servers.main()
 
 
 if __name__ == "__main__":

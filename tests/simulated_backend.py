@@ -79,7 +79,7 @@ class Server:
         self.received: Counter[str] = Counter()
         self.fruitless = 0
         self.lost: dict[str, list[str]] = {}
-        """By run, stage and image, the calls since the last answer that nobody waited for."""
+        """By server, run, stage and image, the calls since its answer that nobody waited for."""
 
 
 class SimulatedBackend:
@@ -90,14 +90,18 @@ class SimulatedBackend:
     """
 
     slots = 1
-    description = BackendDescription(kind="simulated", product="tests", version="1")
 
     def __init__(
         self,
         server: Server,
         happenings: Mapping[int, Happening],
         bring_about: Callable[[Happening], None],
+        *,
+        url: str | None = None,
     ) -> None:
+        self.description = BackendDescription(
+            kind="simulated", url=url, product="tests", version="1"
+        )
         self._server = server
         self._happenings = happenings
         self._bring_about = bring_about
@@ -115,9 +119,8 @@ class SimulatedBackend:
         self._receive(request)
         if happening in FRUITLESS:
             self._server.fruitless += 1
-        span = _span(request)
         if happening is Happening.DIE:
-            self._server.lost.setdefault(span, []).append(request.call_id)
+            self._server.lost.setdefault(self._place(request), []).append(request.call_id)
         if happening is not None:
             self._bring_about(happening)
         on_step(1, 1)
@@ -131,16 +134,20 @@ class SimulatedBackend:
         elif happening is Happening.CUT_OFF:
             images[-1] = images[-1][:-5]
         else:
-            self._server.lost.pop(span, None)
+            self._server.lost.pop(self._place(request), None)
         pictures = tuple(GeneratedImage(data=data) for data in images)
         return GenerateAnswer(images=pictures, endpoint="simulated", info={"seed": request.seed})
 
     def _receive(self, request: GenerateRequest) -> None:
         self._server.received[request.call_id] += 1
-        unsettled = self._server.lost.get(_span(request), ())
+        unsettled = self._server.lost.get(self._place(request), ())
         for call_id in unsettled:
             if call_id not in request.unanswered:
                 self.mistakes.append(f"{request.call_id} does not name {call_id} as unanswered")
+
+    def _place(self, request: GenerateRequest) -> str:
+        """The image of a request, at this server."""
+        return f"{self.description.url or ''} {request.call_id.rpartition('.')[0]}"
 
     def _images(self, request: GenerateRequest) -> list[bytes]:
         source = request.inputs[0].source_sha256 if request.inputs else ""
@@ -150,7 +157,3 @@ class SimulatedBackend:
             picture(request.stage_id, request.seed + place, source)
             for place in range(request.count)
         ]
-
-
-def _span(request: GenerateRequest) -> str:
-    return request.call_id.rpartition(".")[0]

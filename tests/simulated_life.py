@@ -33,6 +33,7 @@ from .faulty_storage import FaultyStorage
 from .simulated_backend import Happening, Server, SimulatedBackend
 from .simulated_checks import demand
 from .simulated_disk import SimulatedDisk, Sync
+from .simulated_pool import SimulatedPool
 from .simulated_world import History, JumpingClock, WitnessedLog
 
 READER = PillowInputReader()
@@ -51,7 +52,8 @@ _ORDERS = {
 class World(msgspec.Struct, frozen=True):
     """What all processes of a simulated run share.
 
-    ``earlier`` is the folder of a run whose images they may use again.
+    ``earlier`` is the folder of a run whose images they may use again. Of several ``servers`` each
+    process uses some, and ``server`` remembers the requests of all of them.
     """
 
     random: Random
@@ -63,6 +65,7 @@ class World(msgspec.Struct, frozen=True):
     history: History
     counts: Counter[str]
     earlier: Path | None = None
+    servers: int = 1
 
     def run_folder(self) -> Path | None:
         """The run, once its log is there."""
@@ -78,6 +81,7 @@ def new_world(
     *,
     ignored: frozenset[Sync] = frozenset(),
     earlier: Path | None = None,
+    servers: int = 1,
 ) -> World:
     """A world in which nothing has happened yet; ``root`` holds what the configuration names."""
     runs = root / "runs"
@@ -92,6 +96,7 @@ def new_world(
         history=History(),
         counts=Counter(),
         earlier=earlier,
+        servers=servers,
     )
 
 
@@ -135,10 +140,19 @@ class Life:
     ) -> None:
         self.fold: Fold | None = None
         """What the runner knows, once there is one."""
-        self.backend = SimulatedBackend(world.server, happenings, self._bring_about)
+        self.backend = self._backend_in(world, happenings)
         self._world = world
         self._storage = storage
         self._runner: PipelineRunner | None = None
+
+    def _backend_in(
+        self, world: World, happenings: Mapping[int, Happening]
+    ) -> SimulatedBackend | SimulatedPool:
+        if world.servers == 1:
+            return SimulatedBackend(world.server, happenings, self._bring_about)
+        return SimulatedPool(
+            world.servers, world.random, world.server, happenings, self._bring_about
+        )
 
     def live(self) -> None:
         """Make or resume the run, and work on it. Raises SimulatedCrash, StagewrightError."""
@@ -182,6 +196,8 @@ class Life:
 
     def _work(self, run: NewRun | ReopenedRun) -> None:
         self.fold = run.fold
+        if isinstance(self.backend, SimulatedPool):
+            self.backend.settle(run.fold)
         self._runner = PipelineRunner(
             run,
             backend=self.backend,

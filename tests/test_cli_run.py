@@ -180,7 +180,7 @@ def test_a_conflict_shows_in_the_plan_and_is_refused_by_run(tmp_path: Path) -> N
         (["run"], "CONFIG"),
         (["plan", "small.toml", "--nonsense"], "--nonsense"),
         (["frobnicate"], "frobnicate"),
-        (["run", "small.toml", "--server", "http://a", "--server", "http://b"], "--server"),
+        (["init", "--server", "http://a", "--server", "http://b"], "--server"),
         (["run", "small.toml", "--set", "images"], "KEY=VALUE"),
         (["cancel", "last"], "no run yet"),
         (["follow", "last"], "no run yet"),
