@@ -25,6 +25,7 @@ from ..groups.folder import find_group, make_group_folder, runs_around, variant_
 from ..groups.found_files import FileCopies
 from ..groups.journal import GroupJournal
 from ..groups.planning import GroupPlan, plan_group
+from ..groups.removal import remove_unopened_groups
 from ..groups.result import (
     GroupResult,
     VariantResult,
@@ -75,6 +76,7 @@ class GroupLauncher:
         self._prepare(plan)
         storage = launcher.storage or Storage()
         storage.syncs = durability is not Durability.PROCESS
+        remove_unopened_groups(launcher.runs, storage=storage)
         opened_at = launcher.clock.now()
         path = make_group_folder(
             launcher.runs, plan.name or "group", opened_at, launcher.random_below, storage
