@@ -78,7 +78,7 @@ def safe_name(text: str) -> str:
         for letter in normalize("NFC", text)
     )
     # A dot in front hides a file, and a dash makes it look like an option.
-    kept = _FORBIDDEN.sub("-", kept).strip(" .").lstrip("-")
+    kept = _FORBIDDEN.sub("-", kept).rstrip(" .").lstrip(" .-")
     if _DEVICES.match(kept):
         kept = f"_{kept}"
     return kept.encode()[:_MOST_BYTES].decode(errors="ignore").rstrip(" .") or "image"
