@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,6 +25,7 @@ from stagewright.statemachine.errors import PreflightError
 
 from . import webui_faults as faults
 from .command_line import Start, stagewright, until
+from .posix import suspend, wake
 from .resuming import check_story, comparable, only, small
 from .serving import url_of
 from .webui_names import Names
@@ -203,6 +202,7 @@ def test_a_call_left_on_a_server_is_settled_by_it_alone_at_the_next_resume(
     assert len(set(made_by(result))) == 2
 
 
+@pytest.mark.posix
 def test_a_frozen_process_holds_up_no_image(tmp_path: Path, start: Start) -> None:
     """A server that is stopped by SIGSTOP answers nothing; after SIGCONT it is used again."""
     processes = [start("serve-embedded", "--port", "0", "--step-delay", "0.01", folder=tmp_path)
@@ -212,11 +212,11 @@ def test_a_frozen_process_holds_up_no_image(tmp_path: Path, start: Start) -> Non
     config["txt2img"]["model"] = "sd_xl_base_1.0.safetensors"
     handle = open_controller(tmp_path / "runs", urls).start(config)
     until(lambda: len(only(replay(handle.folder).events, CallCompleted)) >= 2, "two images")
-    os.kill(processes[0].pid, signal.SIGSTOP)
+    suspend(processes[0].pid)
     try:
         result = handle.wait(60)
     finally:
-        os.kill(processes[0].pid, signal.SIGCONT)
+        wake(processes[0].pid)
     assert result.state is RunState.COMPLETED
     again = open_controller(tmp_path / "alone", urls[0]).start(config).wait(30)
     assert pictures(result) == pictures(again)
