@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -71,15 +72,18 @@ class FaultyStorage(Storage):
         self.fault_met = False
         self.met_at = ""
         self._tell = tell
+        self._one_at_a_time = threading.RLock()
+        """The disk sees one operation of one thread after the other."""
         self._open_files: list[_FaultyAppendFile] = []
         self._writing: Path = disk.root
         self._within: Deed | None = None
 
     def die(self, where: str = "") -> None:
         """End the process as by ``kill -9``: its descriptors are closed, its calls raise."""
-        self.dead = True
-        for file in self._open_files:
-            file.abandon()
+        with self._one_at_a_time:
+            self.dead = True
+            for file in self._open_files:
+                file.abandon()
         if self._tell is not None:
             self._tell(f"  the process dies {where}")
         raise SimulatedCrash(where)
@@ -92,20 +96,21 @@ class FaultyStorage(Storage):
     @contextlib.contextmanager
     def operation(self, name: str, path: Path) -> Iterator[Deed | None]:
         """Count one operation; the fault that is to happen in the middle of it, if any."""
-        self.check_alive()
-        self.operations += 1
-        deed = self._due(name)
-        if deed is not None or self._tell is not None:
-            self._note(f"{name} {os.path.relpath(path, self.disk.root)}", deed)
-        if deed is Deed.DIE_BEFORE:
-            self.die(f"before {name}")
-        if deed is Deed.FAIL and name != "write file":
-            if name == "sync log":
-                self.disk.fail_sync(path)
-            raise self._error()
-        yield deed
-        if deed in (Deed.DIE_WITHIN, Deed.DIE_AFTER):
-            self.die(f"after {name}")
+        with self._one_at_a_time:
+            self.check_alive()
+            self.operations += 1
+            deed = self._due(name)
+            if deed is not None or self._tell is not None:
+                self._note(f"{name} {os.path.relpath(path, self.disk.root)}", deed)
+            if deed is Deed.DIE_BEFORE:
+                self.die(f"before {name}")
+            if deed is Deed.FAIL and name != "write file":
+                if name == "sync log":
+                    self.disk.fail_sync(path)
+                raise self._error()
+            yield deed
+            if deed in (Deed.DIE_WITHIN, Deed.DIE_AFTER):
+                self.die(f"after {name}")
 
     def _note(self, operation: str, deed: Deed | None) -> None:
         if deed is not None:
@@ -132,8 +137,8 @@ class FaultyStorage(Storage):
 
     def write_part(self, path: Path, *parts: Part, durable: bool = True) -> Path:
         whole = b"".join(parts)
-        self._writing = path
         with self.operation("write file", path) as deed:
+            self._writing = path
             if deed in (Deed.DIE_WITHIN, Deed.FAIL):
                 # What follows the first part of the bytes happens where the sync would be.
                 self._within = deed
@@ -141,8 +146,8 @@ class FaultyStorage(Storage):
             return super().write_part(path, whole, durable=durable or self._within is not None)
 
     def copy_part(self, source: BinaryIO, path: Path) -> Path:
-        self._writing = path
         with self.operation("write file", path) as deed:
+            self._writing = path
             if deed not in (Deed.DIE_WITHIN, Deed.FAIL):
                 return super().copy_part(source, path)
             self._within = deed

@@ -37,7 +37,19 @@ class SimulatedServer(SimulatedBackend):
         self._tried += 1
         if self._tried in self.gone:
             raise GoneError("nobody answers", transient=True, settled=True)
-        return super().generate_images(request, cancel=cancel, on_step=on_step)
+        try:
+            return super().generate_images(request, cancel=cancel, on_step=on_step)
+        except BackendError as error:
+            if error.transient:  # it may still work on the request
+                self._server.lost.setdefault(self._place(request), []).append(request.call_id)
+            raise
+
+    def _receive(self, request: GenerateRequest) -> None:
+        """What was left behind is waited for before anything else is made."""
+        super()._receive(request)
+        for place in [*self._server.lost]:
+            if place.startswith(f"{self.description.url} "):
+                self._server.lost.pop(place, None)
 
 
 class SimulatedPool:

@@ -191,7 +191,6 @@ class RequestDispatcher:
                 continue
             self._returned.remove(item)
             if is_failed:
-                item.tried += 1
                 item.failed_on.clear()
             self._in_hand += 1
             return item
@@ -205,6 +204,15 @@ class RequestDispatcher:
         """Whether a member can make the item that has not failed on it."""
         others = {*self._members.values()} - item.failed_on
         return any(not one.is_aside for one in others)
+
+    def _is_for_others(self, item: WorkItem, error: BackendError) -> bool:
+        """Whether another member is to make an item; any other, if this one is out of reach.
+
+        An item uses up no try on a member that cannot be reached.
+        """
+        others = {*self._members.values()} - item.failed_on
+        is_reached = error.is_out_of_reach and any(one.is_reached for one in others)
+        return is_reached or self._has_other(item)
 
     def _hold(self, member: Member, item: WorkItem) -> float | None:
         """Make an item; where it was given back, how long the member is set aside."""
@@ -271,7 +279,7 @@ class RequestDispatcher:
             member.is_reached = not known.is_out_of_reach
             is_waiting = (self._is_waiting() and known.is_out_of_reach) or known.is_restarting
             will_retry = not self._token.stopping
-            if known.is_of_backend and self._has_other(item) and not self._failures:
+            if known.is_of_backend and self._is_for_others(item, known) and not self._failures:
                 member.failures += 1
                 member.is_aside = True
                 pause_s = self._aside_s(member, error)
