@@ -41,6 +41,8 @@ COMMAND_GROUPS: Mapping[str, Sequence[str]] = {
     "Servers and editors": ("doctor", "serve-embedded", "schema", "notify"),
 }
 """The commands as the help and the man page list them."""
+_SHOWN_LOGGERS = ("webui.certificate", "webui.options", "servers", "groups", "restart", "notify")
+"""The loggers below ``stagewright`` whose warnings are always shown."""
 _COMMANDS = tuple(name for names in COMMAND_GROUPS.values() for name in names)
 _MODULES: Mapping[str, str] = {"rm": "removal", "archive": "removal"}
 """The modules of commands that have none of their own name."""
@@ -134,5 +136,5 @@ def _show_warnings() -> None:
     """Print the warnings of servers on standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("stagewright: warning: %(message)s"))
-    for name in ("webui.certificate", "webui.options", "groups", "restart", "notify"):
+    for name in _SHOWN_LOGGERS:
         logging.getLogger(f"stagewright.{name}").addHandler(handler)
