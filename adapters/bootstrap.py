@@ -20,6 +20,7 @@ from ..statemachine.config.schema import ServerTable
 from ..statemachine.errors import ConfigurationError
 from ..statemachine.plan.plan import StageExecution, StageExecutionPlan
 from ..statemachine.ports import (
+    BackendPool,
     FileHashes,
     GenerateAnswer,
     GenerateRequest,
@@ -34,6 +35,7 @@ from .backends.embedded.backend import KIND as EMBEDDED_KIND
 from .backends.embedded.backend import EmbeddedBackend
 from .backends.pool import PooledServer, RunPreparation, ServerPool
 from .backends.registry import (
+    FARM,
     BackendKind,
     EarlierRun,
     ServedBackend,
@@ -114,6 +116,7 @@ class ConfiguredBackend:
             settings=server,
             insecure=self._insecure,
             headers=self._headers,
+            unsettled_calls=tuple(unsettled),
             prompts=tuple(prompts),
         )
         servers = [self._server(target, choice, unsettled) for target in targets.values()]
@@ -167,8 +170,11 @@ class ConfiguredBackend:
 
     def members(self, stage: StageExecution) -> Sequence[ImageBackend]:
         """See ``BackendPool``: the servers, or this backend itself where there are not several."""
-        if self._pool is None or len(self._pool.servers) == 1:
+        if self._pool is None:
             return (self,)
+        if len(self._pool.servers) == 1:
+            only = self._pool.first.backend
+            return only.members(stage) if isinstance(only, BackendPool) else (self,)
         return self._pool.members(stage)
 
     def turn(self, cancel: CancelToken) -> AbstractContextManager[bool]:
@@ -211,7 +217,9 @@ def _targets(
         return [_Target.of(address) for address in server.urls]
     if recorded.kind == EMBEDDED_KIND and recorded.url is None:
         return ()
-    urls = [url for url in recorded.urls if url is not None]
+    # A farm is found by its scheduler; its servers are those of the workers.
+    recorded_urls = (recorded.url,) if recorded.kind == FARM else recorded.urls
+    urls = [url for url in recorded_urls if url is not None]
     if not urls or find_kind(recorded.kind) is None:
         raise ConfigurationError(
             f"the run was made by a backend of kind {recorded.kind!r}, which is not available; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import (
+    farm,
     groups,
     http_speed,
     learning_rebuild,
@@ -34,6 +35,7 @@ def main() -> None:
     sheet_speed.main()
     http_speed.main()
     several_servers.main()
+    farm.main()
 
 
 if __name__ == "__main__":

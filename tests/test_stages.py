@@ -124,7 +124,9 @@ def test_an_installed_package_adds_its_stage(package: Path, config: Path, tmp_pa
     assert planned.stdout.startswith(f"{PLAN}\n")
     schema = json.loads(stagewright("schema", folder=tmp_path, path=package).stdout)
     (named,) = [part for part in schema["$defs"].values() if "rembg" in part.get("properties", {})]
-    assert set(schema["$defs"]["RembgConfig"]["properties"]) == {"enabled", "model", "tolerance"}
+    assert set(schema["$defs"]["RembgConfig"]["properties"]) == {
+        *("enabled", "farm_hint", "model", "tolerance")
+    }
     assert "txt2img" in named["properties"]
     wrong = stagewright("plan", config, "--set", "rembg.tolerance=2", folder=tmp_path, path=package)
     assert "rembg.tolerance = 2 must be at least 0, at most 1" in wrong.stderr

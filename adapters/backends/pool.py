@@ -111,23 +111,22 @@ class PooledServer:
         self.refusal, self.is_excluded = reason, True
         _logger.warning("%s is not used: %s", self.url, reason)
 
-    def prepare(self, run: RunPreparation, first: PooledServer | None = None) -> None:
-        """Prepare the server for a run; the options of a new one are those of the ``first`` server.
+    def prepare(self, run: RunPreparation, like: BackendDescription | None = None) -> None:
+        """Prepare the server for a run; a new one has the options of the first server, ``like``.
 
         Raises PreflightError, BackendError.
         """
         if run.preflight:
             self.backend.preflight(run.plan)
-        if first is not None and run.preflight:
-            found = [*_differences(first.description.files or {}, self.description.files or {})]
+        if like is not None and run.preflight:
+            found = [*_differences(like.files or {}, self.description.files or {})]
             if found:
-                raise PreflightError(f"it has other files than {first.url}: {'; '.join(found)}")
+                raise PreflightError(f"it has other files than {like.url}: {'; '.join(found)}")
         if isinstance(self.backend, OptionsBackend):
-            like = None if first is None else first.description
             earlier = run.earlier(self.url)
             lacking = self.backend.pin_options(run.plan, run.recorded, earlier, like=like)
-            if lacking and first is not None:
-                raise PreflightError(f"it lacks options of {first.url}: {', '.join(lacking)}")
+            if lacking and like is not None:
+                raise PreflightError(f"it lacks options of {like.url}: {', '.join(lacking)}")
 
     def has_loaded(self, stage: StageExecution) -> bool:
         """Whether the server is known to have loaded the checkpoint of a stage."""
@@ -227,7 +226,7 @@ class ServerPool:
         last: Exception | None = None
         for server in [*self._waiting()]:
             try:
-                server.prepare(run, self._ready[0] if self._ready else None)
+                server.prepare(run, self._ready[0].description if self._ready else None)
             except (PreflightError, BackendError) as error:
                 last = error
                 reason = str(error).removeprefix(f"{server.url}: ")

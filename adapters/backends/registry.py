@@ -19,7 +19,7 @@ from ...statemachine.config.schema import ServerTable
 from ...statemachine.config.validation import refuse_userinfo
 from ...statemachine.errors import ConfigurationError
 from ...statemachine.plan.plan import StageExecutionPlan
-from ...statemachine.ports import ImageBackend
+from ...statemachine.ports import ImageBackend, UnsettledCall
 from ...statemachine.stages import StageConfig
 from .http.address import ServerAddress
 from .report import ServerReport
@@ -27,9 +27,11 @@ from .report import ServerReport
 ENTRY_POINTS = "stagewright.backends"
 EMBEDDED = "embedded"
 WEBUI = "webui"
-_BUILT_IN = {EMBEDDED: "embedded.kind", WEBUI: "webui.kind"}
+FARM = "farm"
+_BUILT_IN = {EMBEDDED: "embedded.kind", WEBUI: "webui.kind", FARM: "farm.kind"}
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _HTTP = frozenset(["http", "https"])
+_OF_FARMS = frozenset(["tcp", "tls"])
 
 
 class ServerChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +39,8 @@ class ServerChoice(msgspec.Struct, frozen=True, kw_only=True):
 
     ``insecure`` lifts the rules on where they may go. ``headers`` are those of the user's settings,
     by the address of the server that they are for. ``unsettled`` are calls of an earlier
-    process that the server may still be working on.
+    process that the server may still be working on; ``unsettled_calls`` are those of all servers
+    of the run, for a backend that has several.
     """
 
     url: str
@@ -46,6 +49,7 @@ class ServerChoice(msgspec.Struct, frozen=True, kw_only=True):
     insecure: bool = False
     headers: Mapping[str, Mapping[str, str]] = {}
     unsettled: Mapping[str, str] = {}
+    unsettled_calls: tuple[UnsettledCall, ...] = ()
     prompts: tuple[str, ...] = ()
 
 
@@ -168,11 +172,13 @@ def kind_of_server(address: str, kind: str | None = None) -> BackendKind:
     scheme = found[1].lower() if found else "http"
     if scheme in _HTTP:
         return installed_kind(WEBUI)
+    if scheme in _OF_FARMS:
+        return installed_kind(FARM)
     others = [installed_kind(one.name) for one in entry_points(group=ENTRY_POINTS)]
     for other in others:
         if scheme in other.schemes:
             return other
-    known = sorted(_HTTP.union(*(other.schemes for other in others)))
+    known = sorted(_HTTP.union(_OF_FARMS, *(other.schemes for other in others)))
     raise ConfigurationError(
         f"server {address}: the scheme must be one of {', '.join(known)}", key="server.url"
     )

@@ -38,10 +38,18 @@ COMMAND_GROUPS: Mapping[str, Sequence[str]] = {
     ),
     "Choose images": ("rate", "export"),
     "Keep runs sound, make room": ("verify", "salvage", "rm", "archive", "bundle", "learning"),
-    "Servers and editors": ("doctor", "serve-embedded", "schema", "notify"),
+    "Servers and editors": ("doctor", "serve-embedded", "farm", "schema", "notify"),
 }
 """The commands as the help and the man page list them."""
-_SHOWN_LOGGERS = ("webui.certificate", "webui.options", "servers", "groups", "restart", "notify")
+_SHOWN_LOGGERS = (
+    "webui.certificate",
+    "webui.options",
+    "servers",
+    "groups",
+    "restart",
+    "notify",
+    "farm",
+)
 """The loggers below ``stagewright`` whose warnings are always shown."""
 _COMMANDS = tuple(name for names in COMMAND_GROUPS.values() for name in names)
 _MODULES: Mapping[str, str] = {"rm": "removal", "archive": "removal"}

@@ -77,11 +77,12 @@ def _executions(stages: Iterable[ResolvedStage]) -> Iterator[StageExecution]:
             stage_id=f"{order:02d}-{config.stage_type}",
             stage_type=config.stage_type,
             order_index=order,
-            config=config,
+            config=msgspec.structs.replace(config, farm_hint=None),
             requires_input_image=not config.takes_prompt,
             produces_output_image=True,
             input_source="prompt" if config.takes_prompt else before,
             output_size=size,
+            farm_hint=config.farm_hint,
         )
         before = stage.stage_id
         yield stage

@@ -34,8 +34,11 @@ class StageConfig(Table, frozen=True, kw_only=True):
     """The table of a stage in a configuration, and the stage in a plan; a subclass for each.
 
     In a plan it holds what it inherits, and nothing that is switched off. None means neither
-    set nor inherited, and is not sent. Sizes are in pixels.
+    set nor inherited, and is not sent. Sizes are in pixels. ``farm_hint`` is the resource that a
+    worker of a farm must have for it; a plan has it beside the table.
     """
+
+    farm_hint: str | None = None
 
     stage_type: ClassVar[str]
     """The name of its table, and of the stage in plans and logs."""

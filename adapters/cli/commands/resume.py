@@ -12,6 +12,7 @@ from ...export.bundle.manifest import lacks_images
 from ...projections.catalogue import Catalogue
 from ...projections.groups import group_entries
 from ..completion import complete_run
+from ..farm_option import farm_option, with_farm
 from ..foreground import show_end
 from ..groups import show_group_end
 from ..output import (
@@ -49,6 +50,7 @@ cancelled.
     metavar="URL",
     help="WebUI server to use; can be repeated.  [default: the recorded ones]",
 )
+@farm_option
 @click.option("--all", "every", is_flag=True, help="Resume every run that can be resumed.")
 @click.option(
     "--cancelled", is_flag=True, help="With --all, also resume what was cancelled on purpose."
@@ -63,6 +65,7 @@ cancelled.
 def resume_command(
     run: str | None,
     servers: tuple[str, ...],
+    farm: str | None,
     every: bool,  # noqa: FBT001 - click passes flags
     cancelled: bool,  # noqa: FBT001 - the same
     force: bool,  # noqa: FBT001 - the same
@@ -89,7 +92,7 @@ def resume_command(
         runs = found.runs
     controller = open_controller(
         runs,
-        named_servers(servers),
+        named_servers(with_farm(servers, farm)),
         insecure=insecure,
         headers=server_headers(),
         restarts=server_restarts(),

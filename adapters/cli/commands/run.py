@@ -25,6 +25,7 @@ from ..configuration import (
     zip_option,
 )
 from ..display import open_file_counter
+from ..farm_option import farm_option, with_farm
 from ..foreground import run_in_foreground, show_end
 from ..groups import confirm_count, is_sweep, run_group
 from ..output import (
@@ -59,6 +60,7 @@ class _Options(msgspec.Struct, frozen=True):
     help="WebUI server to use; repeated, several share the work.  [default: [server].url of "
     "CONFIG, else the embedded backend]",
 )
+@farm_option
 @set_option
 @vary_option
 @zip_option
@@ -74,6 +76,7 @@ class _Options(msgspec.Struct, frozen=True):
 def run_command(
     config: Path,
     servers: tuple[str, ...],
+    farm: str | None,
     overrides: tuple[str, ...],
     vary: tuple[str, ...],
     zip_axes: bool,  # noqa: FBT001 - click passes flags
@@ -104,6 +107,7 @@ def run_command(
     """
     if no_preflight:
         overrides = (*overrides, "run.preflight=false")
+    servers = with_farm(servers, farm)
     options = _Options(servers, insecure, runs, as_json)
     document = read_document(config, overrides=overrides, profile=profile)
     if is_sweep(document, vary, zip_axes=zip_axes):

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import threading
-from collections.abc import Iterator
-from types import FrameType
 
 import click
 
@@ -17,6 +12,7 @@ from ...webui_server.admission import is_loopback, name_in
 from ...webui_server.product import DEFAULT_PRODUCT, PRODUCTS
 from ..output import print_line
 from ..statuses import EXIT_COMPLETED, print_error
+from ..stop_signals import stop_signals
 
 _LONGEST_DELAY_S = 3600.0
 _LOOK_S = 0.5
@@ -87,7 +83,7 @@ def serve_embedded_command(
     if auth is None and not is_loopback(host):
         message = f"warning: anyone who can reach {host} can use this server; see --require-auth"
         print_error(message, EXIT_COMPLETED)
-    with _stop_signals() as stopped:
+    with stop_signals() as stopped:
         try:
             server = EmbeddedServer(
                 models, host=host, port=port, auth=auth, ui=not no_ui, step_delay_s=step_delay,
@@ -107,21 +103,3 @@ def _auth_of_environment() -> tuple[str, str]:
     if not colon:
         raise click.UsageError(f"--require-auth needs {AUTH_VARIABLE}=user:password")
     return user, password
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that is set by Ctrl-C and SIGTERM."""
-    stopped = threading.Event()
-
-    def receive(_number: int, _frame: FrameType | None) -> None:
-        stopped.set()
-
-    previous = {
-        number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield stopped
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

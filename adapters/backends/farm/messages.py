@@ -1,0 +1,192 @@
+"""What controllers and workers of a farm send each other, as MessagePack: data, no code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from ....events.model import BackendDescription
+from ....statemachine import errors as decision_errors
+from ....statemachine.config.schema import ServerTable
+from ....statemachine.errors import BackendError
+from ....statemachine.plan.plan import StageExecutionPlan
+from ....statemachine.ports import GenerateRequest, SourceImage
+from ....statemachine.stages.registry import read_config
+from ..http import errors as http_errors
+
+CANCEL, PREPARE, RELEASE, STATUS = (
+    f"stagewright_{name}" for name in ("cancel", "prepare", "release", "status")
+)
+"""What a controller asks a worker directly."""
+FARM = "stagewright_farm"
+"""What a controller asks the scheduler."""
+STEPS = "stagewright-steps"
+"""The topic of Dask on which workers announce sampling steps."""
+ANNOUNCEMENT = "stagewright"
+"""The key under which a worker's registration holds a ``WorkerFacts``."""
+
+
+class WorkerFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker says of itself when it joins."""
+
+    version: str
+    server: str
+
+
+class SchedulerFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """How a scheduler is set."""
+
+    version: str
+    allowed_failures: int
+    steals: bool
+
+
+class Preparation(msgspec.Struct, frozen=True, kw_only=True):
+    """A run for which a worker prepares its server; see ``PreparableBackend.prepare``.
+
+    ``session`` names the run within the farm; its requests name it too. ``like`` is the first
+    server of the run, with whose options and files the others must agree.
+    """
+
+    session: str
+    plan: Mapping[str, Any]
+    settings: ServerTable
+    preflight: bool
+    recorded: BackendDescription | None = None
+    like: BackendDescription | None = None
+    unsettled: Mapping[str, str] = {}
+    prompts: tuple[str, ...] = ()
+
+    def read_plan(self) -> StageExecutionPlan:
+        """Raises ConfigurationError for a stage that is not installed here."""
+        return StageExecutionPlan.from_document(self.plan)
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """The prepared server, or why it cannot be used for the run."""
+
+    description: BackendDescription | None = None
+    refusal: str = ""
+
+
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker's server, and the request that it works on, if it does."""
+
+    server: str
+    product: str | None = None
+    version: str | None = None
+    loaded: Mapping[str, tuple[str, ...]] = {}
+    problem: str = ""
+    call_id: str | None = None
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """Progress of a request: the arguments of ``OnStep``."""
+
+    call_id: str
+    step: int
+    steps: int
+    fraction: float | None = None
+    eta_s: float | None = None
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The images of a request."""
+
+    images: tuple[bytes, ...]
+    endpoint: str
+    info: Mapping[str, Any]
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A request that gave no image: a BackendError."""
+
+    kind: str
+    message: str
+    transient: bool = False
+    endpoint: str = ""
+    detail: str = ""
+    interrupted: bool = False
+    settled: bool = False
+    retry_after_s: float | None = None
+
+    @classmethod
+    def of(cls, error: BackendError) -> Failure:
+        """The failure that tells another process of an error."""
+        return cls(
+            kind=type(error).__name__,
+            message=str(error),
+            transient=error.transient,
+            endpoint=str(error.endpoint),
+            detail=str(error.detail),
+            interrupted=error.interrupted,
+            settled=error.settled,
+            retry_after_s=error.retry_after_s,
+        )
+
+    def error(self, where: str) -> BackendError:
+        """The error, of its own class where that is known here; the message begins ``where``."""
+        kind = _ERRORS.get(self.kind, BackendError)
+        return kind(
+            f"{where}: {self.message}",
+            transient=self.transient,
+            endpoint=self.endpoint,
+            detail=self.detail,
+            interrupted=self.interrupted,
+            settled=self.settled,
+            retry_after_s=self.retry_after_s,
+        )
+
+
+_ERRORS: Mapping[str, type[BackendError]] = {
+    name: found
+    for module in (decision_errors, http_errors)
+    for name, found in vars(module).items()
+    if isinstance(found, type) and issubclass(found, BackendError)
+}
+
+
+class _Task(msgspec.Struct, frozen=True, kw_only=True):
+    """A request of a session; ``request`` has the fields of GenerateRequest."""
+
+    session: str
+    request: Mapping[str, Any]
+
+
+encode = msgspec.msgpack.encode
+decode_outcome = msgspec.msgpack.Decoder(Answer | Failure).decode
+decode_preparation = msgspec.msgpack.Decoder(Preparation).decode
+decode_prepared = msgspec.msgpack.Decoder(Prepared).decode
+decode_status = msgspec.msgpack.Decoder(WorkerStatus).decode
+_decode_task = msgspec.msgpack.Decoder(_Task).decode
+
+
+def encode_task(session: str, request: GenerateRequest) -> bytes:
+    """A request as it is sent to a worker, with its images."""
+    fields = {name: getattr(request, name) for name in request.__struct_fields__}
+    return encode(_Task(session=session, request=fields))
+
+
+def decode_task(data: bytes) -> tuple[str, GenerateRequest]:
+    """The session and the request of a task.
+
+    Raises ConfigurationError for a stage that is not installed here, msgspec.ValidationError.
+    """
+    task = _decode_task(data)
+    fields = dict(task.request)
+    first = fields.pop("first_answer")
+    images: dict[str, Any] = {
+        "inputs": msgspec.convert(fields.pop("inputs"), tuple[SourceImage, ...]),
+        "mask": msgspec.convert(fields.pop("mask"), SourceImage | None),
+        "script_images": msgspec.convert(fields.pop("script_images"), dict[str, SourceImage]),
+    }
+    config = read_config(fields["stage_type"], fields.pop("config"))
+    return task.session, GenerateRequest(
+        config=config,
+        first_answer=None if first is None else (first[0], first[1]),
+        unanswered=tuple(fields.pop("unanswered")),
+        **images,
+        **fields,
+    )

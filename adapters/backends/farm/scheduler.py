@@ -1,0 +1,117 @@
+"""The scheduler of a farm: Dask's own, set for requests that must not be sent twice."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from ....events.version import VERSION
+from ....statemachine.errors import ConfigurationError
+from .addresses import refuse_open
+from .dask_settings import default_scheme, security_for
+from .messages import FARM, SchedulerFacts
+from .unpickling import restrict_unpickling
+
+_LOOK_S = 0.2
+_CODE_HANDLERS = (
+    "adaptive_target",
+    "feed",
+    "register_nanny_plugin",
+    "register_scheduler_plugin",
+    "register_worker_plugin",
+    "run_function",
+    "unregister_nanny_plugin",
+    "unregister_scheduler_plugin",
+    "unregister_worker_plugin",
+    "workers_to_close",
+)
+"""What Dask's scheduler does with functions that it is sent; a farm needs none of it."""
+
+
+class SchedulerChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a scheduler listens. A worker that is silent for ``worker_timeout_s`` is given up."""
+
+    host: str
+    port: int
+    dashboard_port: int
+    worker_timeout_s: float
+    insecure: bool
+
+
+def run_scheduler(
+    choice: SchedulerChoice, stopped: threading.Event, announce: Callable[[str, str], None]
+) -> None:
+    """Serve until ``stopped``; ``announce`` is given its address and that of the dashboard.
+
+    Raises ConfigurationError where the address cannot be used.
+    """
+    scheme = default_scheme("scheduler")
+    host = f"[{choice.host}]" if ":" in choice.host else choice.host
+    refuse_open(f"{scheme}://{host}:{choice.port}", insecure=choice.insecure)
+    security = security_for("scheduler", scheme)
+    restrict_unpickling()
+    asyncio.run(_serve(choice, scheme, security, stopped, announce))
+
+
+async def _serve(
+    choice: SchedulerChoice,
+    scheme: str,
+    security: Any,
+    stopped: threading.Event,
+    announce: Callable[[str, str], None],
+) -> None:
+    import dask  # noqa: PLC0415 - see run_scheduler
+    from distributed import Scheduler  # noqa: PLC0415 - the same
+    from distributed.spans import SpansSchedulerExtension  # noqa: PLC0415 - the same
+
+    settings = {
+        # A request whose worker is lost is the controller's to repeat, as a further attempt.
+        "distributed.scheduler.allowed-failures": 0,
+        "distributed.scheduler.work-stealing": False,
+        "distributed.scheduler.worker-ttl": f"{choice.worker_timeout_s}s",
+    }
+    with dask.config.set(settings):
+        try:
+            scheduler = Scheduler(
+                host=choice.host,
+                port=choice.port,
+                protocol=f"{scheme}://",
+                security=security,
+                # Left out: queues, locks, shuffles, work stealing.
+                extensions={"spans": SpansSchedulerExtension},
+                dashboard=True,
+                dashboard_address=f"127.0.0.1:{choice.dashboard_port}",
+            )
+            _restrict(scheduler)
+            await scheduler
+        except OSError as error:
+            words = error.strerror or str(error)
+            raise ConfigurationError(
+                f"cannot listen on {choice.host} port {choice.port}: {words}"
+            ) from error
+        announce(scheduler.address, f"http://127.0.0.1:{scheduler.http_server.port}/status")
+        while not stopped.is_set():
+            await asyncio.sleep(_LOOK_S)
+        await scheduler.close()
+
+
+def _restrict(scheduler: Any) -> None:
+    """Take what is code out of the scheduler's interface, and say in it how it is set."""
+    for name in _CODE_HANDLERS:
+        scheduler.handlers.pop(name, None)
+        scheduler.stream_handlers.pop(name, None)
+
+    def tell() -> dict[str, Any]:
+        facts = SchedulerFacts(
+            version=VERSION,
+            allowed_failures=scheduler.allowed_failures,
+            steals="stealing" in scheduler.extensions,
+        )
+        found: dict[str, Any] = msgspec.to_builtins(facts)
+        return found
+
+    scheduler.handlers[FARM] = tell

@@ -1,0 +1,217 @@
+"""A worker of a farm: a Dask worker with one thread, beside its own server."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from ....events.version import VERSION
+from ....statemachine.errors import ConfigurationError
+from ..registry import ServerChoice, kind_of_server
+from .addresses import member_url, refuse_open, scheduler_address
+from .dask_settings import security_for
+from .messages import ANNOUNCEMENT, CANCEL, PREPARE, RELEASE, STATUS, STEPS, Step, WorkerFacts
+from .server_sessions import ServerSessions
+from .unpickling import restrict_unpickling
+
+_LOOK_S = 0.2
+_REJOIN_S = 1.0
+_REACH_S = 5.0
+_CLOSE_S = 10.0
+_HANDLERS = frozenset(
+    [
+        "call_stack",
+        "connection_stream",
+        "free_keys",
+        "gather",
+        "get_data",
+        "get_logs",
+        "get_monitor_info",
+        "get_story",
+        "identity",
+        "keys",
+        "ping",
+        "profile",
+        "profile_metadata",
+        "terminate",
+        "update_data",
+        "versions",
+    ]
+)
+"""What is left of Dask's interface of a worker: nothing that takes functions or files."""
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker: its scheduler, its server, its name, its resources, and where it listens."""
+
+    scheduler: str
+    server: str
+    name: str | None = None
+    resources: Sequence[str] = ()
+    port: int = 0
+    insecure: bool = False
+    headers: Mapping[str, Mapping[str, str]] = {}
+
+
+def run_worker(
+    settings: WorkerSettings, stopped: threading.Event, tell: Callable[[str], None]
+) -> None:
+    """Serve until ``stopped``; ``tell`` is given a line whenever the worker joins or leaves.
+
+    It joins again whenever its scheduler is back. Raises ConfigurationError.
+    """
+    address = scheduler_address(settings.scheduler)
+    refuse_open(address, insecure=settings.insecure)
+    security = security_for("worker", address.partition(":")[0])
+    kind = kind_of_server(settings.server)
+    choice = ServerChoice(
+        url=kind.address(settings.server),
+        named_by_user=True,
+        insecure=settings.insecure,
+        headers=settings.headers,
+    )
+    sessions = ServerSessions(kind, choice)
+    restrict_unpickling()
+    member = _Member(
+        address=address,
+        security=security,
+        name=settings.name or member_url(choice.url),
+        server=choice.url,
+        resources=settings.resources,
+        port=settings.port,
+        sessions=sessions,
+    )
+    asyncio.run(member.serve(stopped, tell))
+
+
+class _Member(msgspec.Struct, frozen=True, kw_only=True):
+    """What stays the same when the worker joins again."""
+
+    address: str
+    security: Any
+    name: str
+    server: str
+    resources: Sequence[str]
+    port: int
+    sessions: ServerSessions
+
+    async def serve(self, stopped: threading.Event, tell: Callable[[str], None]) -> None:
+        tell(f"worker {self.name}: looking for the scheduler at {self.address}")
+        reason = ""
+        while not stopped.is_set():
+            found = await self._reason_not_reached()
+            if found and found != reason:
+                tell(f"worker {self.name}: {self.address} cannot be reached, trying again: {found}")
+            reason = found
+            if reason:
+                await asyncio.sleep(_REJOIN_S)
+                continue
+            worker = self._worker()
+            joining = asyncio.ensure_future(_started(worker))
+            while not (joining.done() or stopped.is_set()):
+                await asyncio.sleep(_LOOK_S)
+            if joining.done():
+                self._check(joining)
+                tell(f"worker {self.name}: joined {self.address}, serving {self.server}")
+                await self._until_left(worker, stopped)
+            else:
+                joining.cancel()
+            self.sessions.cancel_present("the worker has left the farm")
+            await worker.close(timeout=_CLOSE_S)
+            tell(f"worker {self.name}: left {self.address}")
+            if not stopped.is_set():
+                await asyncio.sleep(_REJOIN_S)
+
+    async def _reason_not_reached(self) -> str:
+        """Why the scheduler cannot be reached; "" if it can.
+
+        Dask's worker looks for it without an end and without a word. Raises ConfigurationError
+        where the two do not trust each other's certificates.
+        """
+        from distributed.core import connect  # noqa: PLC0415 - see run_worker
+
+        try:
+            arguments = self.security.get_connection_args("worker")
+            comm = await connect(self.address, timeout=_REACH_S, **arguments)
+        except OSError as error:
+            cause = error.__cause__ or error
+            if isinstance(cause, ssl.SSLError):
+                raise ConfigurationError(
+                    f"{self.address}: the worker and the scheduler do not trust each other's "
+                    f"certificates: {cause}"
+                ) from error
+            return str(cause) or type(cause).__name__
+        await comm.close()
+        return ""
+
+    def _worker(self) -> Any:
+        from distributed import Worker  # noqa: PLC0415 - see run_worker
+
+        facts = msgspec.to_builtins(WorkerFacts(version=VERSION, server=self.server))
+        worker = Worker(
+            self.address,
+            nthreads=1,
+            name=self.name,
+            resources=dict.fromkeys(self.resources, 1),
+            port=self.port,
+            security=self.security,
+            memory_limit=0,
+            dashboard_address="127.0.0.1:0",
+            startup_information={ANNOUNCEMENT: lambda _worker: facts},
+        )
+        self._restrict(worker)
+        worker.extensions["stagewright"] = self.sessions
+        self.sessions.announce = partial(_announce, worker)
+        return worker
+
+    def _restrict(self, worker: Any) -> None:
+        """Leave the handlers that a farm needs, and add those that take data of ours."""
+        for name in set(worker.handlers) - _HANDLERS:
+            del worker.handlers[name]
+        sessions = self.sessions
+
+        async def prepare(message: bytes) -> bytes:
+            return await asyncio.to_thread(sessions.prepare, message)
+
+        async def release(session: str) -> None:
+            await asyncio.to_thread(sessions.release, session)
+
+        async def status() -> bytes:
+            return await asyncio.to_thread(sessions.status)
+
+        async def cancel(call_id: str) -> None:
+            sessions.cancel(call_id)
+
+        worker.handlers.update({PREPARE: prepare, RELEASE: release, STATUS: status, CANCEL: cancel})
+
+    def _check(self, joining: asyncio.Future[None]) -> None:
+        """Raises ConfigurationError if the scheduler refused the worker."""
+        error = joining.exception()
+        if error is not None:
+            cause = error.__cause__ or error
+            raise ConfigurationError(
+                f"the worker {self.name} cannot join {self.address}: {cause}; if it is taken, "
+                "choose another --name"
+            ) from error
+
+    async def _until_left(self, worker: Any, stopped: threading.Event) -> None:
+        leaving = asyncio.ensure_future(worker.finished())
+        while not (leaving.done() or stopped.is_set()):
+            await asyncio.sleep(_LOOK_S)
+        leaving.cancel()
+
+
+async def _started(worker: Any) -> None:
+    await worker
+
+
+def _announce(worker: Any, step: Step) -> None:
+    """Send a sampling step to the controllers, by way of the scheduler."""
+    if worker.status.name == "running":
+        worker.log_event(STEPS, msgspec.to_builtins(step))

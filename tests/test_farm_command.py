@@ -1,0 +1,213 @@
+"""The commands of a farm, what they refuse, and what its processes take from the network."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import distributed
+import pytest
+from distributed.protocol import dumps, loads
+from distributed.protocol.serialize import ToPickle
+from stagewright.adapters import open_controller
+from stagewright.adapters.backends.farm.unpickling import RefusedPickleError, restrict_unpickling
+from stagewright.events import CallRequested, RunOpened, RunState
+from stagewright.events.log.reader import iterate
+from stagewright.statemachine.errors import PreflightError
+
+from .command_line import run_python, stagewright, write_config
+from .farming import Farm, open_farm
+from .support import document
+
+OTHER_MODEL = "only-here.safetensors"
+INTRUDER = """
+import logging, os, sys
+import distributed
+logging.disable()
+address, proof = sys.argv[1:]
+client = distributed.Client(address, timeout=5)
+def attempt(name, act):
+    try:
+        act()
+    except BaseException as error:
+        print(name, "refused", flush=True)
+    else:
+        print(name, "DONE", flush=True)
+attempt("task", lambda: client.submit(os.mkdir, proof).result(timeout=5))
+attempt("run", lambda: client.run(os.mkdir, proof))
+attempt("scheduler", lambda: client.run_on_scheduler(os.mkdir, proof))
+attempt("upload", lambda: client.upload_file(__file__))
+os._exit(0)
+"""
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
+    """A farm of two workers: one has a resource, the other another model."""
+    with open_farm(tmp_path_factory.mktemp("farm")) as opened:
+        opened.add_workers(opened.add_server(), options=("--resource", "small"))
+        opened.add_workers(opened.add_server(OTHER_MODEL))
+        yield opened
+
+
+def small(**top: Any) -> dict[str, Any]:
+    """A configuration of one image, with names that a served backend has."""
+    made = document("txt2img", "upscale", images=1, **top)
+    made["txt2img"]["model"] = "sd_xl_base_1.0.safetensors"
+    made["upscale"]["upscaler"] = "R-ESRGAN 4x+"
+    return made
+
+
+def test_status_shows_each_worker(farm: Farm, tmp_path: Path) -> None:
+    """Server, product, resources and present request of each worker, as a table and as JSON."""
+    done = stagewright("farm", "status", farm.address, "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    workers = json.loads(done.stdout)["workers"]
+    assert {one["server"] for one in workers} == {one.url for one in farm.servers}
+    assert sorted(one["resources"] for one in workers) == [[], ["small"]]
+    assert {one["product"] for one in workers} == {"AUTOMATIC1111"}
+    assert [one["call_id"] for one in workers] == [None, None]
+    shown = stagewright("farm", "status", farm.address, folder=tmp_path).stdout
+    assert all(name in shown for name in farm.workers)
+
+
+@pytest.mark.lowest
+def test_a_stage_goes_to_workers_with_its_resource_alone(farm: Farm, tmp_path: Path) -> None:
+    """``farm_hint`` names the resource that the worker must have."""
+    config = small()
+    config["upscale"]["farm_hint"] = "small"
+    result = open_controller(tmp_path, farm.address).start(config).wait(timeout_s=60)
+    assert result.state is RunState.COMPLETED
+    (asked,) = [
+        one
+        for one in result.events
+        if isinstance(one, CallRequested) and one.stage_id == "01-upscale"
+    ]
+    assert asked.server == next(iter(farm.workers))
+    assert result.plan["stages"][1]["farm_hint"] == "small"
+
+
+def test_a_resource_that_no_worker_has_is_refused(farm: Farm, tmp_path: Path) -> None:
+    """The run is not started, and the message names the key and the option."""
+    config = small()
+    config["upscale"]["farm_hint"] = "huge"
+    with pytest.raises(PreflightError, match=r"farm_hint = 'huge': no worker .*--resource"):
+        open_controller(tmp_path, farm.address).start(config)
+    assert not list(tmp_path.glob("2*"))
+
+
+def test_a_worker_whose_server_lacks_a_name_is_not_used(
+    farm: Farm, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others make the images, and a message names the worker and what its server lacks."""
+    config = small()
+    config["txt2img"]["model"] = OTHER_MODEL
+    result = open_controller(tmp_path, farm.address).start(config).wait(timeout_s=60)
+    assert result.state is RunState.COMPLETED
+    lacking, having = farm.workers
+    assert f"worker {lacking} is not used: " in caplog.text
+    assert OTHER_MODEL in caplog.text
+    opened = result.events[0]
+    assert isinstance(opened, RunOpened)
+    assert isinstance(opened.backend.servers, tuple)
+    assert [one.url for one in opened.backend.servers] == [having]
+
+
+def test_an_address_of_another_machine_needs_tls(tmp_path: Path) -> None:
+    """Scheduler, worker and run refuse it without --insecure, and say what to do."""
+    config = write_config(tmp_path)
+    for arguments in (
+        ("farm", "scheduler", "--host", "0.0.0.0"),
+        ("farm", "worker", "--scheduler", "render:8786", "--server", "127.0.0.1:7860"),
+        ("farm", "status", "tcp://render:8786"),
+        ("run", config, "--farm", "render:8786"),
+    ):
+        done = stagewright(*arguments, folder=tmp_path)
+        assert done.returncode == 2, arguments
+        assert "stagewright farm certificates" in done.stderr
+        assert "--insecure" in done.stderr
+
+
+def test_a_run_refuses_a_scheduler_that_is_none_of_a_farm(tmp_path: Path) -> None:
+    """One that Dask's own command starts would repeat requests by itself."""
+    with distributed.LocalCluster(
+        n_workers=0, processes=False, protocol="tcp://", dashboard_address=":0"
+    ) as cluster:
+        address = cluster.scheduler_address
+        with pytest.raises(PreflightError, match="start it with `stagewright farm scheduler`"):
+            open_controller(tmp_path, address).start(small())
+
+
+def test_a_farm_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """The run is not started, and exits with 2."""
+    config = write_config(tmp_path)
+    given = ("--farm", "tcp://127.0.0.1:9", "--set", "server.connect_timeout_s=0.2")
+    done = stagewright("run", config, *given, folder=tmp_path)
+    assert done.returncode == 2
+    assert "scheduler at tcp://127.0.0.1:9 cannot be reached" in done.stderr
+
+
+@pytest.mark.lowest
+def test_a_pickle_that_names_anything_else_is_refused() -> None:
+    """What Dask reads from the network may name the task of a farm, and no other function."""
+    restrict_unpickling()
+    for wrong in (os.system, print, eval, distributed.Client, Path("x")):
+        with pytest.raises(RefusedPickleError, match="a message names"):
+            loads(dumps({"op": ToPickle(wrong)}))
+    assert loads(dumps({"op": ToPickle(b"data")})) == {"op": b"data"}
+
+
+@pytest.mark.lowest
+def test_a_farm_runs_no_function_of_another_program(farm: Farm, tmp_path: Path) -> None:
+    """Neither its scheduler nor its workers do what a plain client of Dask asks for."""
+    program = tmp_path / "intruder.py"
+    program.write_text(INTRUDER, encoding="utf-8")
+    done = run_python(program, farm.address, tmp_path / "proof").stdout
+    assert done == "task refused\nrun refused\nscheduler refused\nupload refused\n"
+    assert not (tmp_path / "proof").exists()
+    result = open_controller(tmp_path, farm.address).start(small()).wait(timeout_s=60)
+    assert result.state is RunState.COMPLETED
+
+
+def test_a_sweep_runs_on_a_farm(farm: Farm, tmp_path: Path) -> None:
+    """Every variant is made on the workers, with the options that the group has recorded."""
+    handle = open_controller(tmp_path, farm.address).start_group(
+        small(), vary=["txt2img.cfg_scale=5,6"]
+    )
+    assert handle.wait(timeout_s=60).state is RunState.COMPLETED
+    opened = [next(iterate(folder)) for folder in tmp_path.glob("2*")]
+    backends = [one.backend for one in opened if isinstance(one, RunOpened)]
+    assert len(backends) == 2
+    assert {(one.kind, one.url) for one in backends} == {("farm", farm.address)}
+
+
+def test_a_farm_and_a_server_exclude_each_other(tmp_path: Path) -> None:
+    """A run has either one."""
+    config = write_config(tmp_path)
+    given = ("--farm", "127.0.0.1:8786", "--server", "127.0.0.1:7860")
+    done = stagewright("run", config, *given, folder=tmp_path)
+    assert done.returncode == 2
+    assert "--farm and --server exclude each other" in done.stderr
+
+
+def test_dask_is_loaded_for_farms_alone(tmp_path: Path) -> None:
+    """Without it, everything else works, and a farm's command names the extra."""
+    program = tmp_path / "without.py"
+    program.write_text(WITHOUT_DASK, encoding="utf-8")
+    config = write_config(tmp_path)
+    assert run_python(program, "run", config, "-q", folder=tmp_path).returncode == 0
+    for arguments in (("run", config, "--farm", "127.0.0.1:8786"), ("farm", "scheduler")):
+        done = run_python(program, *arguments, folder=tmp_path)
+        assert done.returncode == 2
+        assert "pip install 'stagewright[farm]'" in done.stderr
+
+
+WITHOUT_DASK = """
+import sys
+sys.modules["dask"] = sys.modules["distributed"] = None
+from stagewright.__main__ import main
+sys.exit(main())
+"""

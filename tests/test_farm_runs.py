@@ -1,0 +1,248 @@
+"""Runs on a farm of real processes: all its workers work, and any of them may be lost."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from stagewright.adapters import open_controller
+from stagewright.events import (
+    CallCompleted,
+    CallFailed,
+    CallRequested,
+    CancelMode,
+    RunState,
+    StageEvent,
+    signals,
+)
+from stagewright.events.log.reader import iterate
+from stagewright.events.model import StepProgress
+
+from .command_line import start_command, until, write_config
+from .farming import Farm, end, open_farm
+from .support import document
+
+STAGES = ("txt2img", "img2img", "upscale", "adetailer")
+CHAIN = """
+name = "test"
+prompt = "a lighthouse"
+seed = 100
+images = 4
+[txt2img]
+model = "sd_xl_base_1.0.safetensors"
+sampler = "Euler a"
+steps = 3
+cfg_scale = 7.0
+width = 64
+height = 64
+[img2img]
+denoise = 0.5
+steps = 3
+[upscale]
+upscaler = "R-ESRGAN 4x+"
+factor = 2.0
+[[adetailer.passes]]
+model = "face_yolov8n.pt"
+"""
+SLOW = 0.01
+"""Seconds of a sampling step on servers whose requests are to be caught in the middle."""
+
+
+def chain(images: int = 4, steps: int = 3, **top: Any) -> dict[str, Any]:
+    """A configuration of all stages with names that a served backend has."""
+    made = document(*STAGES, images=images, **top)
+    made["txt2img"] |= {"model": "sd_xl_base_1.0.safetensors", "steps": steps}
+    made["upscale"]["upscaler"] = "R-ESRGAN 4x+"
+    return made
+
+
+def sources(result: Any) -> list[list[str]]:
+    """The digests of the images of each stage, in order."""
+    return [[image.source_sha256 for image in stage.images] for stage in result.stages]
+
+
+def run_on(farm: Farm, runs: Path, config: dict[str, Any]) -> Any:
+    """The result of a run on a farm, in this process."""
+    handle = open_controller(runs, farm.address).start(config)
+    return handle.wait(timeout_s=60)
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
+    """A farm of three workers, restored before each test that kills one."""
+    with open_farm(tmp_path_factory.mktemp("farm"), "--worker-timeout", "1") as opened:
+        opened.add_workers(*(opened.add_server(step_delay_s=SLOW) for _ in range(3)))
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
+    """The digests of the chain's images, as one backend in this process makes them."""
+    handle = open_controller(tmp_path_factory.mktemp("alone")).start(chain())
+    return sources(handle.wait(timeout_s=60))
+
+
+def when(
+    wanted: Callable[[StageEvent], bool], act: Callable[[StageEvent], None]
+) -> Callable[..., None]:
+    """A receiver that acts once, on the first event that is wanted."""
+    seen: list[StageEvent] = []
+
+    def receive(_sender: object, *, event: StageEvent, **_facts: object) -> None:
+        if not seen and wanted(event):
+            seen.append(event)
+            act(event)
+
+    return receive
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_worker_that_is_killed_in_a_stage_costs_no_image(
+    farm: Farm, expected: list[list[str]], stage: str, tmp_path: Path, connected: Any
+) -> None:
+    """Its image is made by another worker as the next attempt, and all images are the same."""
+    farm.restore()
+
+    def kill(event: StageEvent) -> None:
+        assert isinstance(event, CallRequested)
+        server = event.server if isinstance(event.server, str) else sorted(farm.workers)[0]
+        farm.workers[server].kill()
+
+    connected(
+        when(lambda one: isinstance(one, CallRequested) and one.stage_id.endswith(stage), kill)
+    )
+    result = run_on(farm, tmp_path, chain())
+    assert result.state is RunState.COMPLETED
+    assert sources(result) == expected
+    failed = [one for one in result.events if isinstance(one, CallFailed)]
+    assert [one.error.kind for one in failed] == ["WorkerLostError"]
+    assert all(one.will_retry for one in failed)
+    completed = [one for one in result.events if isinstance(one, CallCompleted)]
+    assert len({artifact.path for one in completed for artifact in one.artifacts}) == 16
+
+
+def test_a_frozen_worker_is_given_up(
+    farm: Farm, expected: list[list[str]], tmp_path: Path, connected: Any
+) -> None:
+    """A worker that is silent for the scheduler's limit is lost, and its image made elsewhere."""
+    farm.restore()
+    frozen = sorted(farm.workers)[0]
+
+    def freeze(event: StageEvent) -> None:
+        del event
+        farm.workers[frozen].send_signal(signal.SIGSTOP)
+
+    connected(when(lambda one: isinstance(one, CallRequested), freeze))
+    result = run_on(farm, tmp_path, chain())
+    end(farm.workers[frozen])
+    assert sources(result) == expected
+    failed = [one for one in result.events if isinstance(one, CallFailed)]
+    assert [one.error.kind for one in failed] == ["WorkerLostError"]
+
+
+def test_a_run_whose_scheduler_is_killed_fails_and_can_be_resumed(
+    farm: Farm, expected: list[list[str]], tmp_path: Path, connected: Any
+) -> None:
+    """It ends in ERROR with a typed error; the workers join the next scheduler by themselves."""
+    farm.restore()
+
+    def kill(event: StageEvent) -> None:
+        del event
+        end(farm.scheduler)
+
+    connected(
+        when(lambda one: isinstance(one, CallRequested) and one.stage_id == "01-img2img", kill)
+    )
+    result = run_on(farm, tmp_path, chain())
+    assert result.state is RunState.ERROR
+    assert result.error is not None
+    assert result.error.kind == "SchedulerLostError"
+    farm.start_scheduler("--worker-timeout", "1")
+    farm.wait_for_workers()
+    handle = open_controller(tmp_path).resume(result.run_id)
+    assert sources(handle.wait(timeout_s=60)) == expected
+
+
+def test_a_run_whose_controller_was_killed_is_resumed_while_its_old_tasks_run(
+    farm: Farm, expected: list[list[str]], tmp_path: Path
+) -> None:
+    """The late answers of the old tasks are dropped, and no image is recorded twice."""
+    farm.restore()
+    config = write_config(tmp_path, CHAIN)
+    process = start_command("run", config, "--farm", farm.address, folder=tmp_path)
+    runs = tmp_path / "runs"
+    until(lambda: asked(runs, "00-txt2img"), "its first request")
+    process.kill()
+    process.communicate()
+    handle = open_controller(runs).resume("last")
+    result = handle.wait(timeout_s=60)
+    assert sources(result) == expected
+    completed = [one for one in result.events if isinstance(one, CallCompleted)]
+    images = [artifact.path for one in completed for artifact in one.artifacts]
+    assert len(images) == len(set(images)) == 16
+
+
+def test_a_worker_that_joins_takes_part(farm: Farm, tmp_path: Path, connected: Any) -> None:
+    """One that is started while a run is under way is prepared for it, and makes images."""
+    controller = open_controller(tmp_path, farm.address)
+    config = chain(images=2000)
+    for stage in STAGES[1:]:
+        del config[stage]
+    handle = controller.start(config)
+    (name,) = farm.add_workers(farm.add_server())
+    takes_part = threading.Event()
+    made_by_it = when(
+        lambda one: isinstance(one, CallRequested) and one.server == name,
+        lambda _event: takes_part.set(),
+    )
+    connected(made_by_it)
+    assert takes_part.wait(30)
+    controller.cancel(handle.run_id, mode=CancelMode.AFTER_IMAGE)
+    result = handle.wait(timeout_s=60)
+    end(farm.workers.pop(name))
+    assert result.state is RunState.CANCELLED
+    assert not [one for one in result.events if isinstance(one, CallFailed)]
+    asked = [one for one in result.events if isinstance(one, CallRequested)]
+    sent = {one.call_id for one in asked if one.server == name}
+    answered = {one.call_id for one in result.events if isinstance(one, CallCompleted)}
+    assert sent
+    assert sent <= answered
+
+
+def test_a_cancel_interrupts_the_servers_of_all_workers(farm: Farm, tmp_path: Path) -> None:
+    """The steps of every worker are announced, and a cancel stops their servers at once."""
+    farm.restore()
+    controller = open_controller(tmp_path, farm.address)
+    seen: set[int] = set()
+    all_work = threading.Event()
+
+    def note(_sender: object, *, progress: StepProgress, **_facts: object) -> None:
+        seen.add(progress.image_index)
+        if len(seen) == 3:
+            all_work.set()
+
+    signals.step_progress.connect(note)
+    handle = controller.start(chain(images=3, steps=10_000))
+    assert all_work.wait(30)
+    controller.cancel(handle.run_id, mode=CancelMode.NOW)
+    result = handle.wait(timeout_s=30)
+    assert result.state is RunState.CANCELLED
+    kinds = [one.error.kind for one in result.events if isinstance(one, CallFailed)]
+    assert kinds == ["GenerationInterrupted"] * 3
+    for server in farm.servers:
+        progress = requests.get(f"{server.url}/sdapi/v1/progress", timeout=10).json()
+        assert progress["state"]["job_count"] == 0
+
+
+def asked(runs: Path, stage_id: str) -> bool:
+    """Whether the one run in a folder has sent a request of a stage."""
+    return any(
+        isinstance(event, CallRequested) and event.stage_id == stage_id
+        for log in runs.glob("2*/events.jsonl")
+        for event in iterate(log)
+    )
