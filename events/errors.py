@@ -30,6 +30,8 @@
     |-- ImageChoiceError          (ValueError) a list that chooses no images, or ones not there
     |-- ResumeRefusedError        a resume would be of no use; says why
     |-- RemovalRefusedError       (ValueError) a run or image that cannot be removed or archived
+    |-- JobRefusedError           (ValueError) a job of a queue that cannot be changed as asked
+    |   `-- JobNotFoundError      no such job, or a prefix that fits several
     |-- ControllerBusyError       the controller has a run already
     |-- StageConflictError        two keys say different things about one stage
     |-- MissingImagesError        a run that went on past failed images ended without them

@@ -115,12 +115,8 @@ class QueueFold:
 
     def _first_position(self, priority: int) -> float:
         """A place before all waiting jobs of a priority."""
-        for job in self._table.jobs(JobState.WAITING):
-            if job.priority == priority:
-                return job.position - 1.0
-            if job.priority < priority:
-                break
-        return 0.0
+        first = self._table.first_of(priority)
+        return 0.0 if first is None else first.position - 1.0
 
     def _moved(self, job: Job, event: JobMoved) -> Job | None:
         if event.before is None:

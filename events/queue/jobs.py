@@ -143,6 +143,10 @@ class JobTable(Protocol):
         """How many jobs behind a waiting one have begun since it was added; ``most`` at most."""
         ...
 
+    def first_of(self, priority: int) -> Job | None:
+        """The first waiting job of a priority."""
+        ...
+
     def neighbour(self, job: Job, *, is_next: bool) -> Job | None:
         """The waiting job of the same priority behind a waiting job, or before it."""
         ...
@@ -226,10 +230,18 @@ class MemoryJobTable:
         )
         return min(most, sum(begun))
 
+    def first_of(self, priority: int) -> Job | None:
+        return next(iter(self._row(priority)), None)
+
     def neighbour(self, job: Job, *, is_next: bool) -> Job | None:
-        row = [one for one in self.jobs(JobState.WAITING) if one.priority == job.priority]
-        place = row.index(job) + (1 if is_next else -1)
-        return row[place] if 0 <= place < len(row) else None
+        row = self._row(job.priority)
+        if is_next:
+            return next((one for one in row if one.position > job.position), None)
+        return next((one for one in reversed(row) if one.position < job.position), None)
 
     def waiting_ahead(self, job: Job) -> int:
-        return list(self.jobs(JobState.WAITING)).index(job)
+        place = -job.priority, job.position
+        return sum((-o.priority, o.position) < place for o in self.jobs(JobState.WAITING))
+
+    def _row(self, priority: int) -> list[Job]:
+        return [job for job in self.jobs(JobState.WAITING) if job.priority == priority]

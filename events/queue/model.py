@@ -46,7 +46,8 @@ class PauseMode(StrEnum):
 class RerunSource(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The run that a rerun repeats, and the indexes there of its images.
 
-    ``seed_indexes`` are those of ``RunOpened``. With ``from_stage``, the job begins only if all
+    ``seed_indexes`` are those of ``RunOpened``; it runs on the server of that run, where
+    ``on_its_server`` says so. With ``from_stage``, the job begins only if all
     images of the stages before it can be reused.
     """
 
@@ -54,6 +55,7 @@ class RerunSource(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     images: tuple[Index, ...]
     seed_indexes: tuple[Index, ...] = ()
     from_stage: str | None = None
+    on_its_server: bool = True
 
 
 class StageWork(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -128,6 +128,15 @@ def plan_group(
     return planning.result()
 
 
+def plan_alone(
+    document: ConfigDocument, *, inputs: InputReader, runs: Path, random_below: RandomBelow
+) -> GroupPlan:
+    """A plan whose only variant is ``document`` itself. Raises ConfigurationError."""
+    planning = _Planning(document, Sweep(axes=()), random_below(SEED_END), inputs, runs)
+    planning.plan_all()
+    return planning.result()
+
+
 class _Planning:
     """Plans the variants of one sweep."""
 

@@ -1,0 +1,275 @@
+"""The jobs of a queue in ``queue.sqlite``: a projection of its log, made again where it is gone.
+
+Every look-up goes by an index, so that 100,000 jobs take no longer than 1,000.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ...events.queue.jobs import Job, JobState, QueueState
+from ...events.queue.model import JobAdded
+
+QUEUE_TABLE_NAME = "queue.sqlite"
+_VERSION = 1
+_LOCK_WAIT_S = 60.0
+"""How long to wait for another process: reading a log of 100,000 jobs anew takes some seconds."""
+_SCHEMA = """
+CREATE TABLE state (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE jobs (
+    job_id TEXT PRIMARY KEY, digits TEXT NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,
+    priority INTEGER NOT NULL, position REAL NOT NULL, not_before TEXT, checkpoint TEXT,
+    begun_seq INTEGER NOT NULL, ended_seq INTEGER NOT NULL, body BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE added (job_id TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
+CREATE INDEX waiting ON jobs (priority DESC, position) WHERE state = 'waiting';
+CREATE INDEX alike ON jobs (priority, checkpoint, position) WHERE state = 'waiting';
+CREATE INDEX timed ON jobs (not_before) WHERE state = 'waiting' AND not_before IS NOT NULL;
+CREATE INDEX begun ON jobs (priority, position) WHERE begun_seq >= 0;
+CREATE INDEX others ON jobs (state, ended_seq DESC);
+CREATE INDEX digits ON jobs (digits);
+CREATE INDEX names ON jobs (name);
+"""
+_DAMAGED = (
+    sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR,
+)  # fmt: skip
+_WAITING = "state = 'waiting'"
+_DUE = "(not_before IS NULL OR not_before <= ?)"
+_logger = logging.getLogger("stagewright.queue")
+_encode = msgspec.json.encode
+_job_of = msgspec.json.Decoder(Job).decode
+_state_of = msgspec.json.Decoder(QueueState).decode
+_added_of = msgspec.json.Decoder(JobAdded).decode
+
+
+class SqliteJobTable:
+    """The jobs of the queue below ``runs``; see ``JobTable``.
+
+    Where the file cannot be written, or is damaged, the jobs are in memory, and the log is read
+    once more for that.
+    """
+
+    def __init__(self, runs: Path) -> None:
+        self._runs = runs
+        self._database: sqlite3.Connection | None = None
+
+    @contextmanager
+    def updating(self) -> Iterator[None]:
+        """A transaction."""
+        database = self._begin()
+        try:
+            yield
+        except BaseException as error:
+            database.rollback()
+            if isinstance(error, sqlite3.DatabaseError):
+                self._give_up(error)
+            raise
+        try:
+            database.commit()
+        except sqlite3.DatabaseError as error:
+            # The log has what was recorded: it is read again.
+            database.rollback()
+            self._give_up(error)
+
+    def clear(self) -> None:
+        for table in ("state", "jobs", "added"):
+            self._do(f"DELETE FROM {table}")  # noqa: S608 - names of this module
+
+    def state(self) -> QueueState:
+        row = self._do("SELECT body FROM state").fetchone()
+        return QueueState() if row is None else _state_of(row[0])
+
+    def put_state(self, state: QueueState) -> None:
+        self._do("INSERT OR REPLACE INTO state VALUES (0, ?)", _encode(state))
+
+    def job(self, job_id: str) -> Job | None:
+        return self._one("SELECT body FROM jobs WHERE job_id = ?", job_id)
+
+    def put(self, job: Job) -> None:
+        self._do(
+            "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            job.job_id,
+            job.job_id[-6:],
+            job.name,
+            str(job.state),
+            job.priority,
+            job.position,
+            _time(job.not_before),
+            job.first_checkpoint,
+            job.begun_seq,
+            job.ended_seq,
+            _encode(job),
+        )
+
+    def added(self, job_id: str) -> JobAdded | None:
+        row = self._do("SELECT body FROM added WHERE job_id = ?", job_id).fetchone()
+        return None if row is None else _added_of(row[0])
+
+    def put_added(self, event: JobAdded) -> None:
+        self._do("INSERT OR REPLACE INTO added VALUES (?, ?)", event.job_id, _encode(event))
+
+    def jobs(self, state: JobState, most: int | None = None) -> Iterator[Job]:
+        order = "priority DESC, position" if state is JobState.WAITING else "ended_seq DESC"
+        # A literal, for SQLite uses a partial index only where it sees the condition.
+        where = _WAITING if state is JobState.WAITING else f"state = '{state.value}'"
+        rows = self._do(
+            f"SELECT body FROM jobs WHERE {where} ORDER BY {order} LIMIT ?",  # noqa: S608 - of an enum
+            -1 if most is None else most,
+        )
+        return (_job_of(body) for (body,) in rows)
+
+    def ids_like(self, name: str) -> list[str]:
+        # A range, unlike LIKE, goes by the index.
+        rows = self._do(
+            "SELECT job_id FROM jobs WHERE job_id >= ? AND job_id < ? "
+            "UNION SELECT job_id FROM jobs WHERE digits = ? "
+            "UNION SELECT job_id FROM jobs WHERE name = ?",
+            name,
+            f"{name}\U0010ffff",
+            name,
+            name,
+        )
+        return [job_id for (job_id,) in rows]
+
+    def counts(self) -> dict[JobState, int]:
+        rows = self._do("SELECT state, count(*) FROM jobs GROUP BY state")
+        return dict.fromkeys(JobState, 0) | {JobState(state): number for state, number in rows}
+
+    def first_due(
+        self, now: datetime, *, priority: int | None = None, checkpoint: str | None = None
+    ) -> Job | None:
+        if priority is None:
+            query = f"WHERE {_WAITING} AND {_DUE} ORDER BY priority DESC, position LIMIT 1"
+            return self._one(f"SELECT body FROM jobs {query}", _time(now))  # noqa: S608 - of this module
+        query = f"WHERE {_WAITING} AND priority = ? AND checkpoint = ? AND {_DUE}"
+        return self._one(
+            f"SELECT body FROM jobs {query} ORDER BY position LIMIT 1",  # noqa: S608 - of this module
+            priority,
+            checkpoint,
+            _time(now),
+        )
+
+    def next_time(self) -> datetime | None:
+        query = f"SELECT min(not_before) FROM jobs WHERE {_WAITING} AND not_before IS NOT NULL"  # noqa: S608 - of this module
+        (found,) = self._do(query).fetchone()
+        return None if found is None else datetime.fromisoformat(found)
+
+    def overtakers(self, job: Job, most: int) -> int:
+        query = """SELECT count(*) FROM (SELECT 1 FROM jobs WHERE begun_seq >= 0 AND priority = ?
+            AND position > ? AND begun_seq > ? LIMIT ?)"""
+        (found,) = self._do(query, job.priority, job.position, job.added_seq, most).fetchone()
+        return int(found)
+
+    def first_of(self, priority: int) -> Job | None:
+        query = f"WHERE {_WAITING} AND priority = ? ORDER BY position LIMIT 1"
+        return self._one(f"SELECT body FROM jobs {query}", priority)  # noqa: S608 - of this module
+
+    def neighbour(self, job: Job, *, is_next: bool) -> Job | None:
+        side, order = (">", "ASC") if is_next else ("<", "DESC")
+        query = f"WHERE {_WAITING} AND priority = ? AND position {side} ?"
+        return self._one(
+            f"SELECT body FROM jobs {query} ORDER BY position {order} LIMIT 1",  # noqa: S608 - of this module
+            job.priority,
+            job.position,
+        )
+
+    def waiting_ahead(self, job: Job) -> int:
+        query = f"""SELECT (SELECT count(*) FROM jobs WHERE {_WAITING} AND priority > ?)
+            + (SELECT count(*) FROM jobs WHERE {_WAITING} AND priority = ? AND position < ?)"""  # noqa: S608 - of this module
+        (found,) = self._do(query, job.priority, job.priority, job.position).fetchone()
+        return int(found)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _one(self, query: str, *values: Any) -> Job | None:
+        row = self._do(query, *values).fetchone()
+        return None if row is None else _job_of(row[0])
+
+    def _do(self, query: str, *values: Any) -> sqlite3.Cursor:
+        assert self._database is not None
+        return self._database.execute(query, values)
+
+    def _begin(self) -> sqlite3.Connection:
+        """Begin a transaction, in the file or, where that is of no use, in memory."""
+        path = self._runs / QUEUE_TABLE_NAME
+        if self._database is None:
+            for place in (path, path, Path(":memory:")):
+                try:
+                    if place is path and not self._runs.is_dir():
+                        continue  # nothing is made before there is a queue
+                    self._database = _open(place)
+                    break
+                except (sqlite3.DatabaseError, OSError, *_DECODE_ERRORS) as error:
+                    _logger.info("%s cannot be used (%s); it is made anew", place, error)
+                    _remove(place)
+        elif self._has_gone(path):
+            self.close()
+            return self._begin()
+        else:
+            self._database.execute("BEGIN IMMEDIATE")
+        assert self._database is not None
+        return self._database
+
+    def _has_gone(self, path: Path) -> bool:
+        """Whether the file was deleted since it was opened, or could be made now."""
+        (row,) = self._do("PRAGMA database_list").fetchall()
+        return row[2] != "" and not path.exists()
+
+    def _give_up(self, error: sqlite3.DatabaseError) -> None:
+        """Forget a file that is of no use, so that the next look makes it anew."""
+        _logger.info("%s cannot be used: %s", QUEUE_TABLE_NAME, error)
+        self.close()
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _DAMAGED:
+            _remove(self._runs / QUEUE_TABLE_NAME)
+
+
+_DECODE_ERRORS = (msgspec.MsgspecError, ValueError)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """The file with a transaction begun, and with tables of this version."""
+    database = sqlite3.connect(
+        path, timeout=_LOCK_WAIT_S, isolation_level=None, check_same_thread=False
+    )
+    try:
+        database.execute("BEGIN IMMEDIATE")
+        version = int(database.execute("PRAGMA user_version").fetchone()[0])
+        if version != _VERSION:
+            if version:
+                raise sqlite3.DatabaseError(f"it is of version {version}")  # noqa: TRY301 - as one that is damaged
+            for statement in _SCHEMA.split(";"):
+                database.execute(statement)
+            database.execute(f"PRAGMA user_version = {_VERSION}")
+        row = database.execute("SELECT body FROM state").fetchone()
+        if row is not None:
+            _state_of(row[0])
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+        path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
+    except OSError as error:
+        _logger.info("%s cannot be removed: %s", path, error)
+
+
+def _time(moment: datetime | None) -> str | None:
+    """A time in UTC with six digits, so that texts are in the order of times."""
+    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="microseconds")
