@@ -10,6 +10,7 @@
     |   |-- LogLockedError        another process writes this run; names the holder
     |   `-- SequenceError         an event with a doubled, gapped or foreign sequence number
     |-- SalvageRefusedError       (ValueError) a run whose log is not corrupt
+    |-- JobTableError             the jobs of a queue cannot be looked up; in events.queue
     |-- SubscriberMutedError      a receiver that failed ten times in a row is not called again
     |-- RunNotFoundError          no such run, or a prefix that fits several
     |   `-- GroupNotFoundError    no such group of runs, or a prefix that fits several

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, Generic, TypeVar, cast
+from typing import IO, Generic, Protocol, TypeVar, cast
 
 from ...events import signals
 from ...events.errors import RunNotFoundError
@@ -20,7 +20,6 @@ from ...events.model import RunState, StageEvent
 from ...events.result import PipelineRunResult
 from ...events.subscriptions.subscription import subscribe
 from ...statemachine.errors import InvalidTransitionError
-from ...statemachine.run.controller import PipelineController
 from ...statemachine.run.handle import Handle
 from ..event_text import error_text
 from ..projections.status import StatusBar, group_history_in, history_in
@@ -62,13 +61,39 @@ class ForegroundResult(Generic[R]):
     interrupted: bool
 
 
+class Stoppable(Protocol):
+    """What executes a run, a group, or the jobs of a queue, and can be asked to stop."""
+
+    @property
+    def runs(self) -> Path:
+        """The folder of the runs."""
+        ...
+
+    @property
+    def current_run_id(self) -> str | None:
+        """What can be stopped now."""
+        ...
+
+    @property
+    def current_group_id(self) -> str | None:
+        """The same, if it is a group."""
+        ...
+
+    def cancel(self, run_id: str, /, *, reason: str) -> None:
+        """Stop it. Raises RunNotFoundError, InvalidTransitionError."""
+        ...
+
+
 def run_in_foreground(
-    controller: PipelineController,
+    controller: Stoppable,
     begin: Callable[[], Handle[R]],
     stream: IO[str],
     view: StatusBar | None = None,
+    on_display: Callable[[Display], object] = lambda _display: None,
 ) -> ForegroundResult[R]:
-    """Begin a run or a group, show its progress, and wait for its end.
+    """Begin a run, a group or a worker, show its progress, and wait for its end.
+
+    ``on_display`` is given the display before that.
 
     Ctrl-C, SIGTERM and a closed terminal cancel the run; a second signal quits at once. A signal
     before the run has begun raises KeyboardInterrupt, and nothing is started. Also raises
@@ -80,6 +105,8 @@ def run_in_foreground(
         display = stack.enter_context(
             open_display(seen, cast(IO[str], BrokenPipeTolerantStream(stream)))
         )
+
+        on_display(display)
 
         def take_event(event: StageEvent) -> None:
             seen.take_event(event)
@@ -150,9 +177,7 @@ def _why(result: PipelineRunResult) -> str:
     return f"run {result.run_id}: {error_text(error)}"
 
 
-def _wait(
-    controller: PipelineController, handle: Handle[R], stops: list[str], display: Display
-) -> R:
+def _wait(controller: Stoppable, handle: Handle[R], stops: list[str], display: Display) -> R:
     requested = False
     while not handle.wait_ended(_REFRESH_S):
         display.refresh()
@@ -168,7 +193,7 @@ def _wait(
 class _StopSignals:
     """Receives the signals that ask to stop; ``names`` are those received so far."""
 
-    def __init__(self, controller: PipelineController) -> None:
+    def __init__(self, controller: Stoppable) -> None:
         self._controller = controller
         self.names: list[str] = []
         self.has_begun = False
@@ -189,7 +214,7 @@ class _StopSignals:
 
 
 @contextlib.contextmanager
-def _stop_signals(controller: PipelineController) -> Iterator[_StopSignals]:
+def _stop_signals(controller: Stoppable) -> Iterator[_StopSignals]:
     stops = _StopSignals(controller)
     previous = {number: signal.signal(number, stops.receive) for number in _stopping_signals()}
     try:

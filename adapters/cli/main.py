@@ -26,6 +26,7 @@ from .streams import discard_output
 
 COMMAND_GROUPS: Mapping[str, Sequence[str]] = {
     "Make images": ("init", "plan", "run", "resume", "rerun", "cancel", "follow"),
+    "Queue": ("queue",),
     "Look at runs and images": (
         "list",
         "show",
@@ -126,5 +127,5 @@ def _show_warnings() -> None:
     """Print the warnings of servers on standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("stagewright: warning: %(message)s"))
-    for name in ("webui.certificate", "webui.options", "groups"):
+    for name in ("webui.certificate", "webui.options", "groups", "queue"):
         logging.getLogger(f"stagewright.{name}").addHandler(handler)

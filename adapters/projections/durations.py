@@ -26,6 +26,7 @@ from ...events.model import (
     StageImageProgress,
     StageStart,
 )
+from ...events.queue.model import StageWork
 from ...statemachine.plan.plan import StageExecution, StageExecutionPlan
 from ..backends.registry import EMBEDDED
 from .catalogue import CORRUPT, UNREADABLE, Catalogue, CatalogueEntry, server_of
@@ -116,6 +117,17 @@ class RecordedDurations:
             seconds += pace.seconds(stage, plan.total_images)
             runs |= pace.runs
         return Estimate(seconds, runs)
+
+    def estimate_work_s(self, work: Iterable[StageWork]) -> float | None:
+        """The seconds that a queue's job takes; None where a stage of it was never recorded."""
+        seconds = 0.0
+        for part in work:
+            pace = self._pace(part.stage_type, part.model)
+            if pace is None:
+                return None
+            pixels = pace.pixels if part.pixels is None else part.pixels
+            seconds += part.weight * (pace.base_s + pace.pixel_s * pixels)
+        return seconds
 
     def _pace(self, stage_type: str, model: str) -> _Pace | None:
         """The pace of a stage with this model, or else with any."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from ...events.queue.jobs import Job, JobState, QueueState
+from ...events.queue.jobs import Job, JobState, JobTableError, QueueState
 from ...events.queue.model import JobAdded
 
 QUEUE_TABLE_NAME = "queue.sqlite"
@@ -65,19 +65,23 @@ class SqliteJobTable:
     @contextmanager
     def updating(self) -> Iterator[None]:
         """A transaction."""
-        database = self._begin()
         try:
+            database = self._begin()
             yield
-        except BaseException as error:
-            database.rollback()
-            if isinstance(error, sqlite3.DatabaseError):
-                self._give_up(error)
+        except (sqlite3.DatabaseError, msgspec.MsgspecError) as error:
+            self._give_up(error)
+            raise JobTableError(
+                f"{self._runs / QUEUE_TABLE_NAME} cannot be used ({error}); repeat the command, "
+                "and if that does not help, delete the file: it is made again from queue.jsonl"
+            ) from error
+        except BaseException:
+            if self._database is not None:
+                self._database.rollback()
             raise
         try:
             database.commit()
         except sqlite3.DatabaseError as error:
             # The log has what was recorded: it is read again.
-            database.rollback()
             self._give_up(error)
 
     def clear(self) -> None:
@@ -228,7 +232,7 @@ class SqliteJobTable:
         (row,) = self._do("PRAGMA database_list").fetchall()
         return row[2] != "" and not path.exists()
 
-    def _give_up(self, error: sqlite3.DatabaseError) -> None:
+    def _give_up(self, error: Exception) -> None:
         """Forget a file that is of no use, so that the next look makes it anew."""
         _logger.info("%s cannot be used: %s", QUEUE_TABLE_NAME, error)
         self.close()

@@ -10,9 +10,17 @@ from typing import Protocol
 
 import msgspec
 
+from ..errors import StagewrightError
 from ..log.scan import LogPosition
 from ..model import Outcome
 from .model import JobAdded, JobKind, PauseMode, StageWork
+
+
+class JobTableError(StagewrightError):
+    """The table of jobs cannot be used, which is no fault of the log; the next try makes it anew.
+
+    Nothing that was reported as recorded is lost.
+    """
 
 
 class JobState(StrEnum):
@@ -82,7 +90,8 @@ class QueueState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class JobTable(Protocol):
     """Holds the jobs of one queue, in the orders in which they are looked for.
 
-    All calls are made within ``updating``, whose end keeps what was put, all or nothing.
+    All calls are made within ``updating``, whose end keeps what was put, all or nothing. They
+    raise JobTableError.
     """
 
     def updating(self) -> AbstractContextManager[object]:

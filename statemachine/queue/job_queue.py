@@ -12,14 +12,21 @@ from typing import NamedTuple
 import msgspec
 
 from ...events import signals
-from ...events.errors import EventLogError, LogLockedError, LogWriteError
+from ...events.errors import EventLogError
 from ...events.log.lock import FileLock
 from ...events.log.shared_events import SharedEnvelope, SharedEvent
 from ...events.log.shared_log import SharedLog, SharedLogWriter
 from ...events.log.storage import Storage
 from ...events.model import ErrorDetail, Outcome
 from ...events.queue.fold import QueueFold
-from ...events.queue.jobs import Job, JobState, JobTable, MemoryJobTable, QueueState
+from ...events.queue.jobs import (
+    Job,
+    JobState,
+    JobTable,
+    JobTableError,
+    MemoryJobTable,
+    QueueState,
+)
 from ...events.queue.log import QUEUE_LOG
 from ...events.queue.model import (
     JobAdded,
@@ -94,11 +101,17 @@ class JobQueue:
 
     def refresh(self) -> QueueState:
         """Read what was added to the log since the last call; the state of the queue."""
+        try:
+            state = self._refreshed()
+        except JobTableError:
+            state = self._refreshed()  # it is made anew
+        self._announce()
+        return state
+
+    def _refreshed(self) -> QueueState:
         with self._table.updating():
             try:
                 self._read()
-            except (LogLockedError, LogWriteError):
-                raise
             except EventLogError:
                 if self._table.state().position is None:
                     raise
@@ -106,9 +119,7 @@ class JobQueue:
                 self._table.clear()
                 self._seen = None
                 self._read()
-            state = self._table.state()
-        self._announce()
-        return state
+            return self._table.state()
 
     def jobs(self, *states: JobState, most: int | None = None) -> list[Job]:
         """The jobs in these states; see ``JobTable.jobs``."""
