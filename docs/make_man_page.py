@@ -60,11 +60,13 @@ def _page(context: click.Context) -> Iterator[str]:
 
 
 def _command(context: click.Context, name: str, known: set[str]) -> Iterator[str]:
-    command = stagewright.get_command(context, name)
+    group = context.command
+    assert isinstance(group, click.Group)
+    command = group.get_command(context, name)
     assert command is not None
     with click.Context(command, info_name=name, parent=context) as own:
         usage = " ".join(command.collect_usage_pieces(own))
-        yield f".SS stagewright {name} {_escaped(usage)}"
+        yield f".SS {_escaped(own.command_path)} {_escaped(usage)}"
         text = cleandoc(command.help or "")
         for names in (GROUP_NAMES, RUN_NAMES):
             text = text.removesuffix(names).rstrip()
@@ -73,6 +75,8 @@ def _command(context: click.Context, name: str, known: set[str]) -> Iterator[str
         yield from _options(own, options)
         if command.epilog:
             yield f".PP\n{_paragraphs(command.epilog)}"
+        for below in command.list_commands(own) if isinstance(command, click.Group) else ():
+            yield from _command(own, below, known)
 
 
 def _options(context: click.Context, parameters: Iterable[click.Parameter]) -> Iterator[str]:
