@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import msgspec
@@ -61,6 +62,8 @@ class SqliteJobTable:
     def __init__(self, runs: Path) -> None:
         self._runs = runs
         self._database: sqlite3.Connection | None = None
+        self._opened: tuple[int, int] | None = None
+        """The file that was opened: another process may have deleted it, and made it anew."""
 
     @contextmanager
     def updating(self) -> Iterator[None]:
@@ -215,22 +218,18 @@ class SqliteJobTable:
                     if place is path and not self._runs.is_dir():
                         continue  # nothing is made before there is a queue
                     self._database = _open(place)
+                    self._opened = _file_id(path)
                     break
                 except (sqlite3.DatabaseError, OSError, *_DECODE_ERRORS) as error:
                     _logger.info("%s cannot be used (%s); it is made anew", place, error)
                     _remove(place)
-        elif self._has_gone(path):
+        elif self._opened != _file_id(path):
             self.close()
             return self._begin()
         else:
             self._database.execute("BEGIN IMMEDIATE")
         assert self._database is not None
         return self._database
-
-    def _has_gone(self, path: Path) -> bool:
-        """Whether the file was deleted since it was opened, or could be made now."""
-        (row,) = self._do("PRAGMA database_list").fetchall()
-        return row[2] != "" and not path.exists()
 
     def _give_up(self, error: Exception) -> None:
         """Forget a file that is of no use, so that the next look makes it anew."""
@@ -257,6 +256,9 @@ def _open(path: Path) -> sqlite3.Connection:
             for statement in _SCHEMA.split(";"):
                 database.execute(statement)
             database.execute(f"PRAGMA user_version = {_VERSION}")
+            # They stay where what is read now is given up.
+            database.commit()
+            database.execute("BEGIN IMMEDIATE")
         row = database.execute("SELECT body FROM state").fetchone()
         if row is not None:
             _state_of(row[0])
@@ -264,6 +266,15 @@ def _open(path: Path) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def _file_id(path: Path) -> tuple[int, int] | None:
+    """What identifies a file; None where there is none, or a folder."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if S_ISREG(found.st_mode) else None
 
 
 def _remove(path: Path) -> None:

@@ -14,6 +14,7 @@ import msgspec
 from ...events import signals
 from ...events.errors import EventLogError
 from ...events.log.lock import FileLock
+from ...events.log.scan import LogPosition
 from ...events.log.shared_events import SharedEnvelope, SharedEvent
 from ...events.log.shared_log import SharedLog, SharedLogWriter
 from ...events.log.storage import Storage
@@ -95,9 +96,9 @@ class JobQueue:
         self._random_below = random_below
         self._storage = storage or Storage()
         self.files = JobFiles(self.runs, self._storage)
-        self._new: list[SharedEvent] = []
-        self._seen: int | None = None
-        """The last event that was announced, or was there before; None before the first look."""
+        self._has_looked = False
+        self._looked: LogPosition | None = None
+        """Where the log ended at the last look; None where there was none."""
 
     def refresh(self) -> QueueState:
         """Read what was added to the log since the last call; the state of the queue."""
@@ -105,7 +106,7 @@ class JobQueue:
             state = self._refreshed()
         except JobTableError:
             state = self._refreshed()  # it is made anew
-        self._announce()
+        self._announce(state)
         return state
 
     def _refreshed(self) -> QueueState:
@@ -117,7 +118,7 @@ class JobQueue:
                     raise
                 # The log was replaced, by a salvage or by hand: all of it is read again.
                 self._table.clear()
-                self._seen = None
+                self._has_looked = False
                 self._read()
             return self._table.state()
 
@@ -155,10 +156,6 @@ class JobQueue:
         """How many waiting jobs come before a waiting job."""
         with self._table.updating():
             return self._table.waiting_ahead(job)
-
-    def is_held(self, job: Job) -> bool:
-        """Whether some worker lives that works on the job."""
-        return self.files.is_held(job.job_id)
 
     def add(
         self, jobs: Sequence[NewJob], *, priority: int = 0, not_before: datetime | None = None
@@ -353,18 +350,11 @@ class JobQueue:
         return SharedLog(
             QUEUE_LOG,
             self.runs,
-            begin=lambda at: QueueOpened(**at, software=f"stagewright {VERSION}"),
-            observe=self._observe,
+            begin=_opening,
+            observe=self._fold.apply_all,
             start=self._table.state().position,
             storage=self._storage,
         )
-
-    def _observe(self, events: Sequence[SharedEvent]) -> None:
-        self._fold.apply_all(events)
-        if self._seen is not None:
-            # After an error, events are read again.
-            self._new += [event for event in events if event.seq > self._seen]
-            self._seen = max(self._seen, events[-1].seq)
 
     def _read(self) -> None:
         log = self._log()
@@ -385,13 +375,27 @@ class JobQueue:
             with log.writing() as writer:
                 yield writer
             self._note_position(log)
-        self._announce()
+            state = self._table.state()
+        self._announce(state)
 
-    def _announce(self) -> None:
-        """Publish the events that are new to this process, those that it appended among them."""
-        new, self._new = self._new, []
-        for event in new:
+    def _announce(self, state: QueueState) -> None:
+        """Publish the events since the last look, whichever process appended them.
+
+        They are read once more: another process may have put them in the table.
+        """
+        before, self._looked = self._looked, state.position
+        is_new, self._has_looked = self._has_looked and before != state.position, True
+        if not is_new or not signals.queue_changed.receivers:
+            return
+        events: list[SharedEvent] = []
+        log = SharedLog(QUEUE_LOG, self.runs, begin=_opening, observe=events.extend, start=before)
+        # What is wrong with the log is reported by the next call.
+        with suppress(EventLogError, OSError):
+            log.read()
+        self._looked = log.position
+        for event in events:
             signals.publish(signals.queue_changed, None, queue_event=event)
-        if self._seen is None:
-            with self._table.updating():
-                self._seen = self._table.state().seq
+
+
+def _opening(at: SharedEnvelope) -> QueueOpened:
+    return QueueOpened(**at, software=f"stagewright {VERSION}")

@@ -20,7 +20,7 @@ from ...events.result import PipelineRunResult
 from ..errors import BackendError, InvalidTransitionError, PreflightError
 from ..files.run_folder import CancelOrder
 from ..groups.result import GroupResult
-from ..groups.runner import LONGEST_LOOK_S, POLL_S, is_server_out_of_reach
+from ..groups.runner import POLL_S, is_server_out_of_reach
 from ..ports import Clock, SystemClock
 from ..run.controller import PipelineController
 from ..run.handle import GroupHandle, Handle, RunHandle
@@ -29,6 +29,8 @@ from .job_start import JobStarter
 
 _IDLE_S = 1.0
 """How often a worker without a job looks for one."""
+_LONGEST_PAUSE_S = 60.0
+"""The longest pause between two attempts to reach the server, each of which is recorded."""
 _GIVEN_UP_AFTER = 2
 """Attempts in a row to reach the server before a worker that would end anyway gives up."""
 _CANCEL_MODES = {PauseMode.NOW: CancelMode.NOW, PauseMode.AFTER_IMAGE: CancelMode.AFTER_IMAGE}
@@ -205,10 +207,10 @@ class SingleNodeJobRunner:
         """Let a job wait that cannot go on now, and wait before the next attempt."""
         self._queue.stop(taken, why)
         self._tell(taken.job.job_id)
-        self._failures += 1
+        self._failures = min(self._failures + 1, 100)
         if self._exits_when_empty and self._failures >= _GIVEN_UP_AFTER:
             return WorkEnd.SERVER
-        pause_s = min(LONGEST_LOOK_S, 2.0 ** min(self._failures, 10))
+        pause_s = min(_LONGEST_PAUSE_S, 2.0 ** (self._failures - 1))
         _logger.warning("job %s waits: %s", taken.job.name, why)
         self._pause(pause_s)
         return None

@@ -101,7 +101,7 @@ def status_command(runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click p
 
 
 def _is_dead(queue: JobQueue, job: Job) -> bool:
-    return job.state is JobState.RUNNING and not queue.is_held(job)
+    return job.state is JobState.RUNNING and not queue.files.is_held(job.job_id)
 
 
 def _estimate_of(queue: JobQueue, estimates: JobEstimates, now: datetime) -> QueueEstimate:
