@@ -162,17 +162,18 @@ class JobQueue:
     ) -> list[Job]:
         """Add jobs behind those of their priority, all in one go. Also raises InputImageError."""
         named = [(self._new_id(job.name), job) for job in jobs]
+        unrecorded = {job_id for job_id, _ in named}
         try:
             found = [self.files.copy(job_id, job) for job_id, job in named]
             with self._writing() as writer:
                 for (job_id, job), copies in zip(named, found, strict=True):
+                    # After a failed sync the job may be in the log, and needs its files.
+                    unrecorded.discard(job_id)
                     writer.append(job.recorder(job_id, copies, priority, not_before))
                 return [self._job(job_id) for job_id, _ in named]
         except BaseException:
-            with self._table.updating():
-                for job_id, _ in named:
-                    if self._table.job(job_id) is None:
-                        self.files.remove(job_id)
+            for job_id in unrecorded:
+                self.files.remove(job_id)
             raise
 
     def move(self, job_id: str, place: Place) -> Job:
