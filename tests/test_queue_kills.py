@@ -133,7 +133,7 @@ ADDING = [
 ]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("at", ADDING)
 def test_a_killed_adder_leaves_a_job_or_none(at: str, wreck: Wreck) -> None:
     """What it has added is done, once; the next adder repairs what it left."""
