@@ -28,7 +28,7 @@ _COLOURED = {
 }
 
 
-class ShownJob(msgspec.Struct, frozen=True, kw_only=True):
+class ShownJob(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A job as ``--json`` prints it.
 
     ``is_dead`` says that it is running and its worker has died: the next worker continues it.

@@ -7,18 +7,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from ...events.queue.jobs import Job, JobState
+from ...events.queue.jobs import Job, JobState, ServerWork
+from ...events.queue.model import StageWork
 from .durations import RecordedDurations
 
 
 class QueueEstimate(NamedTuple):
-    """The ``seconds`` of all jobs that are not done, one after the other.
+    """The ``seconds`` of all jobs that are not over, one after the other.
 
-    ``unknown`` of them have no estimate, because a stage of theirs was never recorded.
+    It is not ``complete`` where a stage of some of them was never recorded.
     """
 
     seconds: float
-    unknown: int
+    complete: bool
 
 
 class JobEstimates:
@@ -28,21 +29,37 @@ class JobEstimates:
         self._runs = runs
         self._server = server
         self._durations: dict[str | None, RecordedDurations] = {}
+        self._known: dict[tuple[str | None, tuple[StageWork, ...]], float | None] = {}
 
     def estimate_s(self, job: Job, now: datetime) -> float | None:
-        """The seconds that a job will still take; None where that is not known, or it is done."""
-        if job.state not in (JobState.WAITING, JobState.RUNNING) or not job.work:
+        """The seconds that a job will still take; None where that is not known, or it is over."""
+        if not job.is_left or not job.work:
             return None
-        url = job.server or self._server
-        if url not in self._durations:
-            self._durations[url] = RecordedDurations(self._runs, url)
-        seconds = self._durations[url].estimate_work_s(job.work)
-        if seconds is None or job.state is JobState.WAITING or job.begun is None:
+        seconds = self._estimate_work(job.server, job.work)
+        if seconds is None or job.state is JobState.WAITING:
             return seconds
-        return max(0.0, seconds - (now - job.begun).total_seconds())
+        return max(0.0, seconds - _elapsed_s(job, now))
+
+    def estimate_all(
+        self, work: Iterable[ServerWork], running: Iterable[Job], now: datetime
+    ) -> QueueEstimate:
+        """The estimate of a whole queue, from its work that is left and its jobs in progress."""
+        parts = [self._estimate_work(one.server, (one.work,)) for one in work]
+        seconds = sum(one for one in parts if one is not None)
+        for job in running:
+            whole = self._estimate_work(job.server, job.work) or 0.0
+            seconds -= min(whole, _elapsed_s(job, now))
+        return QueueEstimate(max(0.0, seconds), None not in parts)
+
+    def _estimate_work(self, server: str | None, work: tuple[StageWork, ...]) -> float | None:
+        key = server, work
+        if key not in self._known:
+            url = server or self._server
+            if url not in self._durations:
+                self._durations[url] = RecordedDurations(self._runs, url)
+            self._known[key] = self._durations[url].estimate_work_s(work)
+        return self._known[key]
 
 
-def estimate_all(seconds: Iterable[float | None]) -> QueueEstimate:
-    """The estimate of a whole queue, from those of its jobs."""
-    known = list(seconds)
-    return QueueEstimate(sum(one for one in known if one is not None), known.count(None))
+def _elapsed_s(job: Job, now: datetime) -> float:
+    return 0.0 if job.begun is None else max(0.0, (now - job.begun).total_seconds())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,8 +17,8 @@ from typing import Any
 
 import msgspec
 
-from ...events.queue.jobs import Job, JobState, JobTableError, QueueState
-from ...events.queue.model import JobAdded
+from ...events.queue.jobs import Job, JobState, JobTableError, QueueState, ServerWork
+from ...events.queue.model import JobAdded, StageWork
 
 QUEUE_TABLE_NAME = "queue.sqlite"
 _VERSION = 1
@@ -33,9 +34,14 @@ CREATE TABLE jobs (
 CREATE TABLE added (job_id TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
 CREATE INDEX waiting ON jobs (priority DESC, position) WHERE state = 'waiting';
 CREATE INDEX alike ON jobs (priority, checkpoint, position) WHERE state = 'waiting';
-CREATE INDEX timed ON jobs (not_before) WHERE state = 'waiting' AND not_before IS NOT NULL;
 CREATE INDEX begun ON jobs (priority, position) WHERE begun_seq >= 0;
-CREATE INDEX others ON jobs (state, ended_seq DESC);
+CREATE INDEX others ON jobs (state, ended_seq DESC) WHERE state <> 'waiting';
+CREATE TABLE counts (state TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE work (
+    server TEXT NOT NULL, stage_type TEXT NOT NULL, model TEXT NOT NULL, pixels REAL NOT NULL,
+    jobs INTEGER NOT NULL, weight REAL NOT NULL,
+    PRIMARY KEY (server, stage_type, model, pixels)
+) WITHOUT ROWID;
 CREATE INDEX digits ON jobs (digits);
 CREATE INDEX names ON jobs (name);
 """
@@ -44,10 +50,13 @@ _DAMAGED = (
     sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR,
 )  # fmt: skip
 _WAITING = "state = 'waiting'"
+_UNKNOWN = -1.0
+"""Stands for a size that is not known: NULL is equal to no other value."""
 _DUE = "(not_before IS NULL OR not_before <= ?)"
 _logger = logging.getLogger("stagewright.queue")
 _encode = msgspec.json.encode
 _job_of = msgspec.json.Decoder(Job).decode
+_jobs_of = msgspec.json.Decoder(list[Job]).decode
 _state_of = msgspec.json.Decoder(QueueState).decode
 _added_of = msgspec.json.Decoder(JobAdded).decode
 
@@ -62,6 +71,8 @@ class SqliteJobTable:
     def __init__(self, runs: Path) -> None:
         self._runs = runs
         self._database: sqlite3.Connection | None = None
+        self._counts: Counter[JobState] = Counter()
+        self._work: dict[tuple[str, str, str, float], tuple[int, float]] = {}
         self._opened: tuple[int, int] | None = None
         """The file that was opened: another process may have deleted it, and made it anew."""
 
@@ -70,7 +81,9 @@ class SqliteJobTable:
         """A transaction."""
         try:
             database = self._begin()
+            self._counts, self._work = Counter(), {}
             yield
+            self._write_counts()
         except (sqlite3.DatabaseError, msgspec.MsgspecError) as error:
             self._give_up(error)
             raise JobTableError(
@@ -88,7 +101,8 @@ class SqliteJobTable:
             self._give_up(error)
 
     def clear(self) -> None:
-        for table in ("state", "jobs", "added"):
+        self._counts, self._work = Counter(), {}
+        for table in ("state", "jobs", "added", "counts", "work"):
             self._do(f"DELETE FROM {table}")  # noqa: S608 - names of this module
 
     def state(self) -> QueueState:
@@ -102,6 +116,10 @@ class SqliteJobTable:
         return self._one("SELECT body FROM jobs WHERE job_id = ?", job_id)
 
     def put(self, job: Job) -> None:
+        old = self.job(job.job_id)
+        if old is not None:
+            self._count(old, -1)
+        self._count(job, 1)
         self._do(
             "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             job.job_id,
@@ -127,12 +145,14 @@ class SqliteJobTable:
     def jobs(self, state: JobState, most: int | None = None) -> Iterator[Job]:
         order = "priority DESC, position" if state is JobState.WAITING else "ended_seq DESC"
         # A literal, for SQLite uses a partial index only where it sees the condition.
-        where = _WAITING if state is JobState.WAITING else f"state = '{state.value}'"
+        where = f"state = '{state.value}'"
+        where += "" if state is JobState.WAITING else " AND state <> 'waiting'"
         rows = self._do(
             f"SELECT body FROM jobs WHERE {where} ORDER BY {order} LIMIT ?",  # noqa: S608 - of an enum
             -1 if most is None else most,
         )
-        return (_job_of(body) for (body,) in rows)
+        # At once, which takes half the time.
+        return iter(_jobs_of(b"[" + b",".join(body for (body,) in rows) + b"]"))
 
     def ids_like(self, name: str) -> list[str]:
         # A range, unlike LIKE, goes by the index.
@@ -148,8 +168,25 @@ class SqliteJobTable:
         return [job_id for (job_id,) in rows]
 
     def counts(self) -> dict[JobState, int]:
-        rows = self._do("SELECT state, count(*) FROM jobs GROUP BY state")
+        self._write_counts()
+        rows = self._do("SELECT state, number FROM counts")
         return dict.fromkeys(JobState, 0) | {JobState(state): number for state, number in rows}
+
+    def work_left(self) -> list[ServerWork]:
+        self._write_counts()
+        rows = self._do("SELECT server, stage_type, model, pixels, weight FROM work WHERE jobs > 0")
+        return [
+            ServerWork(
+                server or None,
+                StageWork(
+                    stage_type=stage_type,
+                    model=model,
+                    weight=weight,
+                    pixels=None if pixels == _UNKNOWN else pixels,
+                ),
+            )
+            for server, stage_type, model, pixels, weight in rows
+        ]
 
     def first_due(
         self, now: datetime, *, priority: int | None = None, checkpoint: str | None = None
@@ -164,11 +201,6 @@ class SqliteJobTable:
             checkpoint,
             _time(now),
         )
-
-    def next_time(self) -> datetime | None:
-        query = f"SELECT min(not_before) FROM jobs WHERE {_WAITING} AND not_before IS NOT NULL"  # noqa: S608 - of this module
-        (found,) = self._do(query).fetchone()
-        return None if found is None else datetime.fromisoformat(found)
 
     def overtakers(self, job: Job, most: int) -> int:
         query = """SELECT count(*) FROM (SELECT 1 FROM jobs WHERE begun_seq >= 0 AND priority = ?
@@ -200,6 +232,35 @@ class SqliteJobTable:
         if self._database is not None:
             self._database.close()
             self._database = None
+
+    def _count(self, job: Job, by: int) -> None:
+        """Add a job to what is counted of all, or take it out."""
+        self._counts[job.state] += by
+        for work in job.work if job.is_left else ():
+            pixels = _UNKNOWN if work.pixels is None else work.pixels
+            key = job.server or "", work.stage_type, work.model, pixels
+            jobs, weight = self._work.get(key, (0, 0.0))
+            self._work[key] = jobs + by, weight + by * work.weight
+
+    def _write_counts(self) -> None:
+        """Write what has changed since the last time: once for many jobs."""
+        counts, self._counts = self._counts, Counter()
+        for state, by in counts.items():
+            self._do(
+                "INSERT INTO counts VALUES (?, ?) ON CONFLICT DO UPDATE "
+                "SET number = number + excluded.number",
+                str(state),
+                by,
+            )
+        work, self._work = self._work, {}
+        for key, (jobs, weight) in work.items():
+            self._do(
+                "INSERT INTO work VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
+                "SET jobs = jobs + excluded.jobs, weight = weight + excluded.weight",
+                *key,
+                jobs,
+                weight,
+            )
 
     def _one(self, query: str, *values: Any) -> Job | None:
         row = self._do(query, *values).fetchone()

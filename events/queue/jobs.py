@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -74,6 +74,18 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         """Whether it may begin now, as far as its time goes."""
         return self.not_before is None or self.not_before <= now
 
+    @property
+    def is_left(self) -> bool:
+        """Whether there is something left to do."""
+        return self.state in (JobState.WAITING, JobState.RUNNING)
+
+
+class ServerWork(NamedTuple):
+    """Work that is left for a server; None stands for that of jobs that name none."""
+
+    server: str | None
+    work: StageWork
+
 
 class QueueState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is known of a queue beside its jobs, once the event ``seq`` has been folded.
@@ -138,14 +150,14 @@ class JobTable(Protocol):
         """How many jobs are in each state."""
         ...
 
+    def work_left(self) -> list[ServerWork]:
+        """The work of all jobs that are not over, that of one kind added up."""
+        ...
+
     def first_due(
         self, now: datetime, *, priority: int | None = None, checkpoint: str | None = None
     ) -> Job | None:
         """The first waiting job that may begin; of a priority, loading a checkpoint first."""
-        ...
-
-    def next_time(self) -> datetime | None:
-        """The earliest ``not_before`` of a waiting job; None where none has any."""
         ...
 
     def overtakers(self, job: Job, most: int) -> int:
@@ -215,6 +227,21 @@ class MemoryJobTable:
     def counts(self) -> dict[JobState, int]:
         return {state: sum(job.state is state for job in self._jobs.values()) for state in JobState}
 
+    def work_left(self) -> list[ServerWork]:
+        left = [job for job in self._jobs.values() if job.is_left]
+        found: dict[tuple[str | None, str, str, float | None], float] = {}
+        for job in left:
+            for work in job.work:
+                key = job.server, work.stage_type, work.model, work.pixels
+                found[key] = found.get(key, 0.0) + work.weight
+        return [
+            ServerWork(
+                server,
+                StageWork(stage_type=stage_type, model=model, weight=weight, pixels=pixels),
+            )
+            for (server, stage_type, model, pixels), weight in found.items()
+        ]
+
     def first_due(
         self, now: datetime, *, priority: int | None = None, checkpoint: str | None = None
     ) -> Job | None:
@@ -225,10 +252,6 @@ class MemoryJobTable:
             if is_wanted and job.is_due(now):
                 return job
         return None
-
-    def next_time(self) -> datetime | None:
-        waiting = self.jobs(JobState.WAITING)
-        return min((job.not_before for job in waiting if job.not_before), default=None)
 
     def overtakers(self, job: Job, most: int) -> int:
         begun = (

@@ -27,6 +27,7 @@ from ...events.queue.jobs import (
     JobTableError,
     MemoryJobTable,
     QueueState,
+    ServerWork,
 )
 from ...events.queue.log import QUEUE_LOG
 from ...events.queue.model import (
@@ -133,6 +134,11 @@ class JobQueue:
         self.refresh()
         with self._table.updating():
             return self._table.counts()
+
+    def work_left(self) -> list[ServerWork]:
+        """The work of all jobs that are not over, for estimates."""
+        with self._table.updating():
+            return self._table.work_left()
 
     def find(self, name: str) -> Job:
         """The job with this id, a unique prefix of it, its last six digits, or its name.
@@ -262,11 +268,6 @@ class JobQueue:
                 return None
             lock = self.files.take_lock(job_or_none.job_id)
             return None if lock is None else self._begin(job_or_none, lock, writer)
-
-    def next_time(self) -> datetime | None:
-        """The earliest time at which a waiting job may begin; None where no job waits for one."""
-        with self._table.updating():
-            return self._table.next_time()
 
     def end(self, taken: TakenJob, outcome: Outcome, error: ErrorDetail | None = None) -> None:
         """Record how a job has ended, and give it back."""

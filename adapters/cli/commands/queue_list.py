@@ -13,9 +13,9 @@ from rich.cells import cell_len
 
 from ....events.queue.jobs import Job, JobState, QueueState
 from ....statemachine.queue.job_queue import JobQueue
-from ...projections.queue_estimate import JobEstimates, QueueEstimate, estimate_all
+from ...projections.queue_estimate import JobEstimates, QueueEstimate
 from ...text import one_line, rough_duration
-from ..output import count, json_option, print_json, print_line, runs_option
+from ..output import json_option, print_json, print_line, runs_option
 from ..queue_servers import default_server
 from ..queues import (
     job_state,
@@ -95,7 +95,7 @@ def status_command(runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click p
             "servers": state.servers,
             "counts": queue.counts(),
             "estimate_s": whole.seconds,
-            "without_estimate": whole.unknown,
+            "estimate_is_complete": whole.complete,
         }
     )
 
@@ -105,7 +105,7 @@ def _is_dead(queue: JobQueue, job: Job) -> bool:
 
 
 def _estimate_of(queue: JobQueue, estimates: JobEstimates, now: datetime) -> QueueEstimate:
-    return estimate_all(estimates.estimate_s(job, now) for job in queue.jobs(*_LEFT))
+    return estimates.estimate_all(queue.work_left(), queue.jobs(JobState.RUNNING), now)
 
 
 def _row(job: Job, estimates: JobEstimates, now: datetime, *, is_dead: bool) -> list[str]:
@@ -160,7 +160,6 @@ def _summary(queue: JobQueue, state: QueueState, estimates: JobEstimates, now: d
     text = ", ".join(known) or "the queue is empty"
     whole = _estimate_of(queue, estimates, now)
     if whole.seconds >= 1:
-        text += f"; about {rough_duration(whole.seconds)} for all that is left"
-        if whole.unknown:
-            text += f", without {count(whole.unknown, 'job')} that cannot be estimated yet"
+        least = "" if whole.complete else "at least "
+        text += f"; {least}about {rough_duration(whole.seconds)} for all that is left"
     return f"{text}; the queue is paused" if state.paused is not None else text
