@@ -263,11 +263,11 @@ class JobQueue:
                 taken = self._take_over(job, writer)
                 if taken is not None:
                     return taken
-            job_or_none = next_job(self._table, self._clock.now(), checkpoint)
-            if job_or_none is None:
+            following = next_job(self._table, self._clock.now(), checkpoint)
+            lock = None if following is None else self.files.take_lock(following.job_id)
+            if following is None or lock is None:
                 return None
-            lock = self.files.take_lock(job_or_none.job_id)
-            return None if lock is None else self._begin(job_or_none, lock, writer)
+            return self._begin(following, lock, writer, count_finished_images(self.runs, following))
 
     def end(self, taken: TakenJob, outcome: Outcome, error: ErrorDetail | None = None) -> None:
         """Record how a job has ended, and give it back."""
@@ -280,8 +280,7 @@ class JobQueue:
 
     def stop(self, taken: TakenJob, reason: str) -> None:
         """Give a job back that is to be continued later."""
-        job_id = taken.job.job_id
-        self._give_back(taken, lambda at: JobStopped(**at, job_id=job_id, reason=reason))
+        self._give_back(taken, lambda at: JobStopped(**at, job_id=taken.job.job_id, reason=reason))
 
     def _give_back(self, taken: TakenJob, make: Make) -> None:
         try:
@@ -308,21 +307,16 @@ class JobQueue:
         self.files.drop_lock(job.job_id, lock)
         return None
 
-    def _begin(
-        self, job: Job, lock: FileLock, writer: SharedLogWriter, images: int | None = None
-    ) -> TakenJob:
+    def _begin(self, job: Job, lock: FileLock, writer: SharedLogWriter, images: int) -> TakenJob:
         try:
             added = self._table.added(job.job_id)
             assert added is not None
             run_id, group_id = job.run_id, job.group_id
             if run_id is None and group_id is None:
                 run_id, group_id = self._new_run(added)
-            if images is None:
-                images = count_finished_images(self.runs, job)
-            begun = images
             writer.append(
                 lambda at: JobBegun(
-                    **at, job_id=job.job_id, run_id=run_id, group_id=group_id, images=begun
+                    **at, job_id=job.job_id, run_id=run_id, group_id=group_id, images=images
                 )
             )
             return TakenJob(self._job(job.job_id), added, lock)
