@@ -10,6 +10,7 @@
     |   |-- LogLockedError        another process writes this run; names the holder
     |   `-- SequenceError         an event with a doubled, gapped or foreign sequence number
     |-- SalvageRefusedError       (ValueError) a run whose log is not corrupt
+    |-- JobTableError             the jobs of a queue cannot be looked up; in events.queue
     |-- SubscriberMutedError      a receiver that failed ten times in a row is not called again
     |-- RunNotFoundError          no such run, or a prefix that fits several
     |   `-- GroupNotFoundError    no such group of runs, or a prefix that fits several
@@ -32,6 +33,8 @@
     |-- ImageChoiceError          (ValueError) a list that chooses no images, or ones not there
     |-- ResumeRefusedError        a resume would be of no use; says why
     |-- RemovalRefusedError       (ValueError) a run or image that cannot be removed or archived
+    |-- JobRefusedError           (ValueError) a job of a queue that cannot be changed as asked
+    |   `-- JobNotFoundError      no such job, or a prefix that fits several
     |-- ControllerBusyError       the controller has a run already
     |-- StageConflictError        two keys say different things about one stage
     |-- MissingImagesError        a run that went on past failed images ended without them

@@ -111,6 +111,14 @@ class RemovalRefusedError(StagewrightError, ValueError):
     """A run, or images of it, cannot be removed or archived; nothing was."""
 
 
+class JobRefusedError(StagewrightError, ValueError):
+    """A job cannot be added, moved, retried or removed as asked; nothing was changed."""
+
+
+class JobNotFoundError(JobRefusedError):
+    """No job of the queue has this id, or more than one begins with it."""
+
+
 class ControllerBusyError(StagewrightError):
     """The controller has a run already; it executes one at a time."""
 

@@ -26,6 +26,7 @@ from .streams import discard_output
 
 COMMAND_GROUPS: Mapping[str, Sequence[str]] = {
     "Make images": ("init", "plan", "run", "resume", "rerun", "cancel", "follow"),
+    "Queue": ("queue",),
     "Look at runs and images": (
         "list",
         "show",

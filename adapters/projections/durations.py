@@ -28,6 +28,7 @@ from ...events.model import (
     StageStart,
 )
 from ...events.origins import servers_of
+from ...events.queue.model import StageWork
 from ...statemachine.plan.plan import StageExecution, StageExecutionPlan
 from ..backends.registry import EMBEDDED
 from .catalogue import CORRUPT, UNREADABLE, Catalogue, CatalogueEntry, server_of
@@ -121,6 +122,20 @@ class RecordedDurations:
             seconds += _shared_s(plan.total_images, each_s)
             runs = runs.union(*(pace.runs for pace in paces))
         return Estimate(seconds, runs)
+
+    def estimate_work_s(self, work: Iterable[StageWork]) -> float | None:
+        """The seconds that a queue's job takes; None where a stage of it was never recorded."""
+        seconds = 0.0
+        for part in work:
+            found = [one.pace(part.stage_type, part.model) for one in self._servers]
+            paces = [pace for pace in found if pace is not None]
+            if not paces:
+                return None
+            each_s = [pace.base_s + pace.pixel_s * (part.pixels or pace.pixels) for pace in paces]
+            each_s += [max(each_s)] * (len(found) - len(paces))
+            if min(each_s) > 0:
+                seconds += part.weight / sum(1 / one for one in each_s)
+        return seconds
 
 
 def _shared_s(images: int, each_s: Sequence[float]) -> float:

@@ -182,7 +182,7 @@ class GroupRunner:
         try:
             run = self._start(variant, folder)
         except StagewrightError as error:
-            if isinstance(error, LogWriteError) or _is_server_out_of_reach(error):
+            if isinstance(error, LogWriteError) or is_server_out_of_reach(error):
                 raise
             self._note_failure(variant, error)
             return RunState.ERROR
@@ -224,7 +224,7 @@ class GroupRunner:
             try:
                 return self._starter.resume_variant(folder) if folder else self._begin(variant)
             except StagewrightError as error:
-                if not _is_server_out_of_reach(error) or time.monotonic() >= end:
+                if not is_server_out_of_reach(error) or time.monotonic() >= end:
                     raise
                 _logger.warning("waiting for the server, at most %.0f s: %s", wait_s, error)
             self._pause(pause_s)
@@ -306,7 +306,8 @@ class GroupRunner:
         _logger.info("group %s: variant %s: %s", self.group_id, variant.variant_index + 1, error)
 
 
-def _is_server_out_of_reach(error: StagewrightError) -> bool:
+def is_server_out_of_reach(error: StagewrightError) -> bool:
+    """Whether nothing was begun because the server cannot be reached, which may change."""
     return isinstance(error, PreflightError) and isinstance(error.__cause__, BackendError)
 
 
