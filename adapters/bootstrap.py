@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import finalize
 
 import msgspec
@@ -106,10 +106,11 @@ class ConfiguredBackend:
         if not targets:
             self._pool = None
             return
-        # Several servers are waited for together.
+        # Several servers are waited for together, and compared with each other.
         wait_s = server.wait_s or 0.0
+        answers: dict[str, Mapping[str, Any]] | None = None
         if len(targets) > 1:
-            server = msgspec.structs.replace(server, wait_s=0.0)
+            server, answers = msgspec.structs.replace(server, wait_s=0.0), {}
         choice = ServerChoice(
             url="",
             named_by_user=bool(self._named),
@@ -119,8 +120,9 @@ class ConfiguredBackend:
             unsettled_calls=tuple(unsettled),
             prompts=tuple(prompts),
         )
-        servers = [self._server(target, choice, unsettled) for target in targets.values()]
-        self._pool = ServerPool(servers)
+        self._pool = ServerPool(
+            [self._server(target, choice, unsettled, answers) for target in targets.values()]
+        )
         if plan is not None:
             run = RunPreparation(
                 plan=plan,
@@ -131,7 +133,11 @@ class ConfiguredBackend:
             self._pool.prepare(run, wait_s=wait_s)
 
     def _server(
-        self, target: _Target, choice: ServerChoice, unsettled: Sequence[UnsettledCall]
+        self,
+        target: _Target,
+        choice: ServerChoice,
+        unsettled: Sequence[UnsettledCall],
+        answers: dict[str, Mapping[str, Any]] | None,
     ) -> PooledServer:
         """One server of a run, with the command that restarts it, if there is one."""
         calls = {one.call_id: one.stage_type for one in unsettled if one.server == target.url}
@@ -140,7 +146,7 @@ class ConfiguredBackend:
         restarter = self._restarters.find(target.url)
         if restarter is not None:
             backend = RestartingBackend(backend, restarter, choice.settings)
-        return PooledServer(target.url, backend, shared=choice.settings.shared)
+        return PooledServer(target.url, backend, shared=choice.settings.shared, answers=answers)
 
     def release(self) -> None:
         """Close the connections of the servers; they can be used again."""

@@ -139,9 +139,11 @@ def test_the_page_about_a_studio_names_commands_that_there_are(
     page = (ROOT / "docs" / "farm.md").read_text(encoding="utf-8")
     lines = re.findall(r"^\$? ?stagewright (.+)$", page, re.MULTILINE)
     assert len(lines) >= 7
-    for line in lines:
-        context = stagewright_group.make_context("stagewright", shlex.split(line))
-        while isinstance(context.command, click.Group):
-            found = context.command.resolve_command(context, context.protected_args + context.args)
-            assert found[1] is not None
-            context = found[1].make_context(found[0], found[2], parent=context)
+    with click.Context(stagewright_group) as context:
+        for line in lines:
+            command: click.Command | None = stagewright_group
+            arguments = shlex.split(line)
+            while isinstance(command, click.Group):
+                command = command.get_command(context, arguments.pop(0))
+            assert command is not None, line
+            command.make_context(command.name, arguments, parent=context)

@@ -12,9 +12,11 @@ from stagewright.adapters.backends.farm.messages import (
     Answer,
     Failure,
     Preparation,
+    Recovered,
     Step,
     decode_outcome,
     decode_prepared,
+    decode_recovery,
     decode_status,
     decode_task,
     encode,
@@ -167,3 +169,16 @@ def test_a_server_with_other_files_is_refused(client: Client) -> None:
         "it lacks options of"
         in prepare(sessions, "c", plan=plan, preflight=True, like=lacking).refusal
     )
+
+
+def test_a_server_that_answers_again_has_recovered(client: Client) -> None:
+    """It is given no request before; one that cannot be reached has not."""
+    sessions = sessions_at(client)
+    prepare(sessions, "s")
+    assert decode_recovery(sessions.recover("s")) == Recovered()
+    with serving() as other:
+        gone = sessions_at(other)
+        prepare(gone, "s")
+    failure = decode_recovery(gone.recover("s"))
+    assert isinstance(failure, Failure)
+    assert failure.error("gpu1").is_out_of_reach

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +17,7 @@ from stagewright.events import (
     CallCompleted,
     CallFailed,
     CallRequested,
+    CallReused,
     PipelineRunResult,
     RunOpened,
     RunState,
@@ -204,7 +207,9 @@ def test_a_call_left_on_a_server_is_settled_by_it_alone_at_the_next_resume(
 
 @pytest.mark.posix
 def test_a_frozen_process_holds_up_no_image(tmp_path: Path, start: Start) -> None:
-    """A server that is stopped by SIGSTOP answers nothing; after SIGCONT it is used again."""
+    """A server that is stopped by SIGSTOP answers nothing, and the other one makes the rest."""
+    if sys.platform == "win32":
+        raise OSError("not on Windows")
     processes = [start("serve-embedded", "--port", "0", "--step-delay", "0.01", folder=tmp_path)
                  for _ in range(2)]  # fmt: skip
     urls = [url_of(one) for one in processes]
@@ -230,3 +235,118 @@ def test_one_image_goes_to_the_server_that_has_its_checkpoint(tmp_path: Path) ->
         servers[1].painter.options["sd_model_checkpoint"] = "base.safetensors"
         result = ran(tmp_path, servers, "txt2img", images=1)
     assert made_by(result) == {servers[1].url: 1}
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_a_server_with_another_model_file_is_not_used(
+    is_listed: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """By the list, or else by its first answer, whose image is made elsewhere."""
+    with scripted(steps_per_second=60) as servers:
+        servers[1].painter.contents = {"base": "another file"}
+        if not is_listed:
+            for server in servers:
+                server.painter.hashed.clear()
+            # The first is to answer first: its hash is the one that counts then.
+            servers[1].painter.options["sd_model_checkpoint"] = "other.safetensors"
+            servers[1].queue.steps_per_second = 10
+        result = ran(tmp_path, servers)
+        assert pictures(result) == alone(tmp_path)
+        assert len(servers[1].generating()) == (0 if is_listed else 1)
+    assert f"{servers[1].url} is not used: it has other files than " in caplog.text
+    assert set(made_by(result)) == {servers[0].url}
+
+
+def test_a_server_that_lacks_an_option_of_the_first_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its images could differ; the line names the option."""
+    with scripted() as servers:
+        del servers[1].painter.options["eta_noise_seed_delta"]
+        result = ran(tmp_path, servers)
+        assert not servers[1].generating()
+    assert result.state is RunState.COMPLETED
+    assert "it lacks options of" in caplog.text
+    assert "eta_noise_seed_delta" in caplog.text
+
+
+def test_the_options_of_the_first_server_are_sent_to_all(tmp_path: Path) -> None:
+    """A server of other settings makes the same images, and keeps its own."""
+    with scripted(steps_per_second=60) as servers:
+        servers[1].painter.options["CLIP_stop_at_last_layers"] = 2
+        result = ran(tmp_path, servers)
+        assert pictures(result) == alone(tmp_path)
+        assert servers[1].generating()
+        assert servers[1].painter.options["CLIP_stop_at_last_layers"] == 2
+
+
+def test_a_server_that_could_not_be_reached_takes_part_once_it_can(tmp_path: Path) -> None:
+    """The run has begun without it."""
+    with scripted(steps_per_second=40) as servers:
+        servers[1].refuse()
+        config = small(*BOTH, images=40, server=QUICK)
+        urls = [one.url for one in servers]
+        handle = open_controller(tmp_path / "runs", urls).start(config)
+        servers[1].listen()
+        until(lambda: bool(servers[1].generating()), "a request of the late server")
+        result = handle.wait(60)
+    assert result.state is RunState.COMPLETED
+    assert len(made_by(result)) == 2
+
+
+def test_a_sweep_runs_on_several_servers(tmp_path: Path) -> None:
+    """Each variant uses both, with the options of the first that the group has recorded."""
+    with scripted(steps_per_second=60) as servers:
+        urls = [one.url for one in servers]
+        servers[1].painter.options["CLIP_stop_at_last_layers"] = 2
+        config = small("txt2img", images=4, server=QUICK)
+        controller = open_controller(tmp_path / "runs", urls)
+        group = controller.start_group(config, vary=["txt2img.cfg_scale=5,7"]).wait(60)
+        assert group.state is RunState.COMPLETED
+        runs = [replay(tmp_path / "runs" / str(one.run_id)) for one in group.variants]
+    for run in runs:
+        assert set(made_by(run)) == set(urls)
+        (opened,) = only(run.events, RunOpened)
+        assert opened.backend.options
+        assert opened.backend.options["CLIP_stop_at_last_layers"] == 1
+
+
+def test_a_rerun_uses_images_that_any_of_the_servers_has_made(tmp_path: Path) -> None:
+    """It goes to the recorded servers, and makes only what changes."""
+    with scripted(steps_per_second=60) as servers:
+        first = ran(tmp_path, servers)
+        controller = open_controller(tmp_path / "runs")
+        again = controller.start_rerun(str(first.run_id), overrides=["img2img.denoise=0.7"]).wait(
+            30
+        )
+        assert len(only(again.events, CallReused)) == 6
+        assert sum(made_by(again).values()) == 6
+        assert set(made_by(again)) <= {one.url for one in servers}
+
+
+def test_a_password_goes_to_every_server_of_the_command_line_and_to_none_of_a_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list in a configuration is as foreign as one address."""
+    monkeypatch.setenv("STAGEWRIGHT_AUTH", "me:hush")
+    with scripted(auth=("me", "hush"), steps_per_second=60) as servers:
+        result = ran(tmp_path, servers)
+        assert result.state is RunState.COMPLETED
+        assert len(made_by(result)) == 2
+        config = small(*BOTH, server={**QUICK, "url": [one.url for one in servers]})
+        controller = open_controller(tmp_path / "others")
+        with pytest.raises(PreflightError):
+            controller.start(config)
+
+
+def test_doctor_reports_on_each_server(tmp_path: Path) -> None:
+    """Status 2 if one of them is not ready; with --json there is a document for each."""
+    with scripted() as servers:
+        options = [part for one in servers for part in ("--server", one.url)]
+        assert stagewright("doctor", *options, folder=tmp_path).returncode == 0
+        servers[1].refuse()
+        done = stagewright("doctor", *options, "--json", folder=tmp_path)
+    assert done.returncode == 2
+    assert [one["reachable"] for one in json.loads(done.stdout)] == [True, False]

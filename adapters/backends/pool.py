@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import msgspec
 
@@ -24,6 +25,7 @@ from ...statemachine.ports import (
     file_hashes_of,
 )
 from ...statemachine.run.cancel import CancelToken
+from ...statemachine.stages import StageConfig
 from .registry import CheckpointBackend, EarlierRun, OptionsBackend, ServedBackend
 from .server_lock import ServerLock
 
@@ -50,12 +52,25 @@ class RunPreparation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PooledServer:
-    """One server of a run, which is locked while it makes an image unless it is ``shared``."""
+    """One server of a run, which is locked while it makes an image unless it is ``shared``.
 
-    def __init__(self, url: str, backend: ServedBackend, *, shared: bool) -> None:
+    ``answers`` are, by stage, the ``info`` of the first answer of any of several servers.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        backend: ServedBackend,
+        *,
+        shared: bool,
+        answers: dict[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         self.url = url
         self.backend = backend
         self._lock = None if shared else ServerLock(url)
+        self._expected: Mapping[str, str] = {}
+        """The hashes that the first server reports."""
+        self._answers = answers
         self.refusal = ""
         """Why the server is not used, or not yet."""
         self.is_excluded = False
@@ -84,27 +99,43 @@ class PooledServer:
     def generate_images(
         self, request: GenerateRequest, *, cancel: CancelToken, on_step: OnStep
     ) -> GenerateAnswer:
-        """See ``ImageBackend``; the first answer in a stage is compared with another server's."""
+        """See ``ImageBackend``; the files that the first answer in a stage shows are compared."""
         answer = self.backend.generate_images(request, cancel=cancel, on_step=on_step)
-        if request.other_answer is not None and request.first_answer is None:
-            self._compare(request, request.other_answer, answer)
+        if self._answers is not None and request.first_answer is None:
+            self._compare(request, answer, self._answers)
         return answer
 
     def _compare(
-        self, request: GenerateRequest, other: Mapping[str, object], answer: GenerateAnswer
+        self,
+        request: GenerateRequest,
+        answer: GenerateAnswer,
+        answers: dict[str, Mapping[str, Any]],
     ) -> None:
         """Raises DifferentFilesError."""
-        hashes = file_hashes_of(self.backend)
-        then, now = (hashes.shown(request.config, info) for info in (other, answer.info))
-        found = [*_differences(then, now)]
-        if found:
-            self.exclude(f"it has other files than another server of the run: {'; '.join(found)}")
+        # Another answer may have come since the request was made.
+        first = answers.setdefault(request.stage_id, request.other_answer or answer.info)
+        difference = self.difference(request.config, first, answer.info)
+        if difference:
+            self.exclude(difference)
             raise DifferentFilesError(
                 f"{self.url}{answer.endpoint}: {self.refusal}",
                 transient=True,
                 settled=True,
                 endpoint=answer.endpoint,
             )
+
+    def difference(
+        self, config: StageConfig, first: Mapping[str, Any], info: Mapping[str, Any]
+    ) -> str:
+        """Why an answer of this server is not like the ``first`` in its stage; "" if it is."""
+        hashes = file_hashes_of(self.backend)
+        expected = {**hashes.shown(config, first), **self._expected}
+        found = [*_differences(expected, hashes.shown(config, info))]
+        return (
+            f"it has other files than another server of the run: {'; '.join(found)}"
+            if found
+            else ""
+        )
 
     def exclude(self, reason: str) -> None:
         """Use the server no more in this run."""
@@ -118,8 +149,9 @@ class PooledServer:
         """
         if run.preflight:
             self.backend.preflight(run.plan)
-        if like is not None and run.preflight:
-            found = [*_differences(like.files or {}, self.description.files or {})]
+        if like is not None:
+            self._expected = like.files or {}
+            found = [*_differences(self._expected, self.description.files or {})]
             if found:
                 raise PreflightError(f"it has other files than {like.url}: {'; '.join(found)}")
         if isinstance(self.backend, OptionsBackend):
@@ -230,7 +262,7 @@ class ServerPool:
             except (PreflightError, BackendError) as error:
                 last = error
                 reason = str(error).removeprefix(f"{server.url}: ")
-                if _may_pass(error):
+                if may_pass(error):
                     server.refusal = reason
                 else:
                     server.exclude(reason)
@@ -248,7 +280,7 @@ class ServerPool:
                 _logger.warning("%s takes part in the run now", server.url)
 
 
-def _may_pass(error: PreflightError | BackendError) -> bool:
+def may_pass(error: PreflightError | BackendError) -> bool:
     """Whether the server may be usable later, without a change of the configuration."""
     cause = error if isinstance(error, BackendError) else error.__cause__
     return isinstance(cause, BackendError) and (cause.is_out_of_reach or cause.transient)

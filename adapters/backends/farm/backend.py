@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -22,12 +22,14 @@ from ..registry import EarlierRun, ServerChoice
 from .connection import FarmConnection, WorkerEntry
 from .errors import SchedulerLostError, WorkerLostError
 from .member import FarmMember
-from .messages import PREPARE, RELEASE, Preparation, decode_prepared, encode
+from .messages import PREPARE, RELEASE, Preparation, Prepared, decode_prepared, encode
 
 KIND = "farm"
 _LOOK_S = 0.5
 _PREPARE_S = 120.0
 """How long a worker may take to check its server."""
+_TRY_AGAIN_S = 5.0
+"""After which a worker is asked again whose server could not be reached."""
 _RELEASE_S = 2.0
 farm_logger = logging.getLogger("stagewright.farm")
 
@@ -50,6 +52,8 @@ class FarmBackend:
         # Replaced as a whole on the connection's thread, read on any.
         self._members: dict[str, FarmMember] = {}
         self._known: set[str] = set()
+        self._refusals: dict[str, str] = {}
+        self._answers: dict[str, Mapping[str, Any]] = {}
         self._unsettled: dict[str, dict[str, str]] = {}
         """By worker, the calls that its server may still work on, with their stage types."""
         for call in choice.unsettled_calls:
@@ -188,10 +192,17 @@ class FarmBackend:
     async def _prepare(self, entry: WorkerEntry) -> str:
         """Prepare one worker, and use it; why it is not used, or "" if it is."""
         self._known.add(entry.address)
-        refusal, description = await self._ask_to_prepare(entry)
+        prepared = await self._ask_to_prepare(entry)
+        description = prepared.description
         if description is None:
-            farm_logger.warning("worker %s is not used: %s", entry.name, refusal)
-            return f"worker {entry.name}: {refusal}"
+            if prepared.may_pass:
+                self._open_connection.loop.call_later(
+                    _TRY_AGAIN_S, self._known.discard, entry.address
+                )
+            if self._refusals.get(entry.address) != prepared.refusal:
+                self._refusals[entry.address] = prepared.refusal
+                farm_logger.warning("worker %s is not used: %s", entry.name, prepared.refusal)
+            return f"worker {entry.name}: {prepared.refusal}"
         self._first = self._first or description
         own = BackendDescription(
             kind=description.kind,
@@ -199,17 +210,20 @@ class FarmBackend:
             product=description.product,
             version=description.version,
         )
-        member = FarmMember(entry, own, self._open_connection, self._session, self._drop_lost)
+        member = FarmMember(
+            entry, own, self._open_connection, self._session, self._answers, self._drop_lost
+        )
         self._members = {**self._members, entry.address: member}
         farm_logger.info("worker %s is used", entry.name)
         return ""
 
-    async def _ask_to_prepare(self, entry: WorkerEntry) -> tuple[str, BackendDescription | None]:
+    async def _ask_to_prepare(self, entry: WorkerEntry) -> Prepared:
         assert self._preparation is not None
         if entry.facts is None:
-            return "it is not a worker of `stagewright farm worker`", None
+            return Prepared(refusal="it is not a worker of `stagewright farm worker`")
         if entry.facts.version != VERSION:
-            return f"it has stagewright {entry.facts.version}, and this is {VERSION}", None
+            theirs = entry.facts.version
+            return Prepared(refusal=f"it has stagewright {theirs}, and this is {VERSION}")
         unsettled = self._unsettled.get(entry.name, {})
         asked = msgspec.structs.replace(
             self._preparation, like=self._first, unsettled=dict(unsettled)
@@ -219,11 +233,11 @@ class FarmBackend:
                 entry.address, PREPARE, _PREPARE_S, message=encode(asked)
             )
         except OSError as error:
-            return f"it does not answer: {error}", None
+            return Prepared(refusal=f"it does not answer: {error}", may_pass=True)
         prepared = decode_prepared(answer)
         if prepared.description is not None:
             self._unsettled.pop(entry.name, None)
-        return prepared.refusal, prepared.description
+        return prepared
 
     def _require_members(self, plan: StageExecutionPlan, refusals: Sequence[str]) -> None:
         """Raises PreflightError if a stage has no worker."""
@@ -241,6 +255,8 @@ class FarmBackend:
 
     def _drop(self, member: FarmMember) -> None:
         member.is_present = False
+        if member.refusal:
+            farm_logger.warning("worker %s is not used: %s", member.entry.name, member.refusal)
         self._members = {key: one for key, one in self._members.items() if one is not member}
         farm_logger.info("worker %s has left", member.entry.name)
 
@@ -255,7 +271,8 @@ class FarmBackend:
             if not settled:
                 self._leave(member.entry.name, request.call_id, request.stage_type)
             self._drop(member)
-            self._known.discard(member.entry.address)
+            if not member.refusal:
+                self._known.discard(member.entry.address)
 
         asyncio.run_coroutine_threadsafe(_done(drop), self._open_connection.loop).result()
 

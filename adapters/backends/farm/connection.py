@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
@@ -97,11 +98,17 @@ class FarmConnection:
         answer = getattr(self._client.rpc(worker), what)(**arguments)
         return await asyncio.wait_for(answer, timeout_s)
 
+    def begin_to_ask(
+        self, worker: str, what: str, timeout_s: float, **arguments: Any
+    ) -> Future[Any]:
+        """Ask a worker from another thread; see ``ask``."""
+        return asyncio.run_coroutine_threadsafe(
+            self.ask(worker, what, timeout_s, **arguments), self.loop
+        )
+
     def ask_in_vain(self, worker: str, what: str, **arguments: Any) -> None:
         """Ask a worker without regard to its answer, which may never come."""
-        asked = asyncio.run_coroutine_threadsafe(
-            self.ask(worker, what, _ASK_TIMEOUT_S, **arguments), self.loop
-        )
+        asked = self.begin_to_ask(worker, what, _ASK_TIMEOUT_S, **arguments)
         asked.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     @contextmanager

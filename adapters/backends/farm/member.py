@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import time
-from typing import NoReturn, Protocol
+from collections.abc import Mapping
+from concurrent.futures import wait
+from typing import Any, NoReturn, Protocol
 
+from ....events.codec import json_values
 from ....events.model import BackendDescription
 from ....statemachine.errors import GenerationCancelled
 from ....statemachine.ports import GenerateAnswer, GeneratedImage, GenerateRequest, OnStep
 from ....statemachine.run.cancel import CancelToken
 from .connection import FarmConnection, RequestTask, WorkerEntry
 from .errors import WorkerLostError
-from .messages import CANCEL, Answer, Failure, decode_outcome, encode_task
+from .messages import (
+    CANCEL,
+    COMPARE,
+    RECOVER,
+    Answer,
+    Comparison,
+    Failure,
+    decode_outcome,
+    decode_recovery,
+    encode,
+    encode_task,
+)
 from .server_sessions import SessionUnknownError
 
 _LOOK_S = 0.1
+_RECOVER_S = 600.0
+"""How long a worker may wait for its server before it is asked again."""
+_COMPARE_S = 60.0
 _CANCEL_S = 10.0
 """How long a worker that was told to stop is waited for."""
 
@@ -28,7 +45,8 @@ class OnLost(Protocol):
 class FarmMember:
     """Sends requests to one worker, which serves one at a time.
 
-    ``on_lost`` is called when the worker is gone, or is not prepared for the run any more.
+    ``answers`` holds the first ``info`` of each stage, of any worker. ``on_lost`` is called when
+    the worker is gone, or is not prepared for the run any more.
     """
 
     def __init__(
@@ -37,6 +55,7 @@ class FarmMember:
         description: BackendDescription,
         connection: FarmConnection,
         session: str,
+        answers: dict[str, Mapping[str, Any]],
         on_lost: OnLost,
     ) -> None:
         self.entry = entry
@@ -45,7 +64,10 @@ class FarmMember:
         self._description = description
         self._connection = connection
         self._session = session
+        self._answers = answers
         self._on_lost = on_lost
+        self.refusal = ""
+        """Why the worker is not used in this run any more."""
 
     @property
     def slots(self) -> int:
@@ -56,6 +78,25 @@ class FarmMember:
     def description(self) -> BackendDescription:
         """That of the worker's server; ``url`` is the worker's name."""
         return self._description
+
+    def recover(self, cancel: CancelToken) -> None:
+        """See ``RecoveringBackend``; one that has left has nothing to recover from."""
+        asked = self._connection.begin_to_ask(
+            self.entry.address, RECOVER, _RECOVER_S, session=self._session
+        )
+        while self.is_present and not wait([asked], _LOOK_S).done:
+            if cancel.cancelled:
+                asked.cancel()
+                return
+        if not self.is_present:
+            asked.cancel()
+            return
+        try:
+            outcome = decode_recovery(asked.result())
+        except OSError as error:
+            raise self._lost(f"it does not answer: {error}") from error
+        if isinstance(outcome, Failure):
+            raise outcome.error(self.entry.name)
 
     def generate_images(
         self, request: GenerateRequest, *, cancel: CancelToken, on_step: OnStep
@@ -68,12 +109,40 @@ class FarmMember:
             outcome = self._outcome(request, cancel, on_step)
             if isinstance(outcome, Failure):
                 self._raise(outcome, is_cancelled=cancel.cancelled)
+            self._compare(request, outcome)
         except WorkerLostError as error:
             self._on_lost(self, request, settled=error.settled)
             raise
         self.loaded = next(iter(request.config.checkpoints()), self.loaded)
         images = tuple(GeneratedImage(data=data) for data in outcome.images)
         return GenerateAnswer(images=images, endpoint=outcome.endpoint, info=outcome.info)
+
+    def _compare(self, request: GenerateRequest, answer: Answer) -> None:
+        """Raises WorkerLostError if the first answer in a stage shows other files than another's.
+
+        Another answer may have come since the request was made.
+        """
+        if request.first_answer is not None:
+            return
+        first = self._answers.setdefault(request.stage_id, request.other_answer or answer.info)
+        if first is answer.info:
+            return
+        comparison = Comparison(
+            session=self._session,
+            stage_type=request.stage_type,
+            config=json_values(request.config),
+            first=first,
+            info=answer.info,
+        )
+        asked = self._connection.begin_to_ask(
+            self.entry.address, COMPARE, _COMPARE_S, message=encode(comparison)
+        )
+        try:
+            self.refusal = asked.result()
+        except OSError as error:
+            raise self._lost(f"it does not answer: {error}", settled=True) from error
+        if self.refusal:
+            raise self._lost(self.refusal, settled=True)
 
     def _outcome(
         self, request: GenerateRequest, cancel: CancelToken, on_step: OnStep

@@ -13,11 +13,13 @@ from ....statemachine.config.schema import ServerTable
 from ....statemachine.errors import BackendError
 from ....statemachine.plan.plan import StageExecutionPlan
 from ....statemachine.ports import GenerateRequest, SourceImage
+from ....statemachine.stages import StageConfig
 from ....statemachine.stages.registry import read_config
 from ..http import errors as http_errors
 
-CANCEL, PREPARE, RELEASE, STATUS = (
-    f"stagewright_{name}" for name in ("cancel", "prepare", "release", "status")
+CANCEL, COMPARE, PREPARE, RECOVER, RELEASE, STATUS = (
+    f"stagewright_{name}"
+    for name in ("cancel", "compare", "prepare", "recover", "release", "status")
 )
 """What a controller asks a worker directly."""
 FARM = "stagewright_farm"
@@ -65,10 +67,11 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
-    """The prepared server, or why it cannot be used for the run."""
+    """The prepared server, or why it cannot be used for the run, which ``may_pass``."""
 
     description: BackendDescription | None = None
     refusal: str = ""
+    may_pass: bool = False
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,6 +151,24 @@ _ERRORS: Mapping[str, type[BackendError]] = {
 }
 
 
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """The first ``info`` that a stage was answered with, and that of a worker's first answer."""
+
+    session: str
+    stage_type: str
+    config: Mapping[str, Any]
+    first: Mapping[str, Any]
+    info: Mapping[str, Any]
+
+    def read_config(self) -> StageConfig:
+        """Raises ConfigurationError for a stage that is not installed here."""
+        return read_config(self.stage_type, self.config)
+
+
+class Recovered(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A server can be used again."""
+
+
 class _Task(msgspec.Struct, frozen=True, kw_only=True):
     """A request of a session; ``request`` has the fields of GenerateRequest."""
 
@@ -156,9 +177,11 @@ class _Task(msgspec.Struct, frozen=True, kw_only=True):
 
 
 encode = msgspec.msgpack.encode
+decode_comparison = msgspec.msgpack.Decoder(Comparison).decode
 decode_outcome = msgspec.msgpack.Decoder(Answer | Failure).decode
 decode_preparation = msgspec.msgpack.Decoder(Preparation).decode
 decode_prepared = msgspec.msgpack.Decoder(Prepared).decode
+decode_recovery = msgspec.msgpack.Decoder(Recovered | Failure).decode
 decode_status = msgspec.msgpack.Decoder(WorkerStatus).decode
 _decode_task = msgspec.msgpack.Decoder(_Task).decode
 

@@ -11,18 +11,20 @@ import msgspec
 
 from ....events.errors import StagewrightError
 from ....events.model import BackendDescription, CancelMode
-from ....statemachine.errors import BackendError, GenerationCancelled
+from ....statemachine.errors import BackendError, GenerationCancelled, PreflightError
 from ....statemachine.ports import GenerateRequest
 from ....statemachine.run.cancel import CancelToken
-from ..pool import PooledServer, RunPreparation
+from ..pool import PooledServer, RunPreparation, may_pass
 from ..registry import BackendKind, ServerChoice
 from .messages import (
     Answer,
     Failure,
     Preparation,
     Prepared,
+    Recovered,
     Step,
     WorkerStatus,
+    decode_comparison,
     decode_preparation,
     decode_task,
     encode,
@@ -62,6 +64,8 @@ class ServerSessions:
         """Prepare the server for a run: a ``Preparation``, answered by ``Prepared``."""
         try:
             return encode(Prepared(description=self._prepare(decode_preparation(message))))
+        except (PreflightError, BackendError) as error:
+            return encode(Prepared(refusal=str(error), may_pass=may_pass(error)))
         except (StagewrightError, msgspec.MsgspecError) as error:
             return encode(Prepared(refusal=str(error)))
 
@@ -96,6 +100,24 @@ class ServerSessions:
             return encode(Failure.of(error))
         except (StagewrightError, msgspec.MsgspecError, OSError) as error:
             return encode(Failure(kind=BackendError.__name__, message=str(error), settled=True))
+
+    def compare(self, message: bytes) -> str:
+        """Why the answer of a ``Comparison`` is not like the first one; "" if it is."""
+        try:
+            asked = decode_comparison(message)
+            server = self._prepared(asked.session)
+            return server.difference(asked.read_config(), asked.first, asked.info)
+        except (StagewrightError, msgspec.MsgspecError) as error:
+            return str(error)
+
+    def recover(self, session: str) -> bytes:
+        """See ``RecoveringBackend``: a ``Recovered``, or a ``Failure``."""
+        try:
+            with self._turn:
+                self._prepared(session).recover(CancelToken())
+        except BackendError as error:
+            return encode(Failure.of(error))
+        return encode(Recovered())
 
     def status(self) -> bytes:
         """What the server is, what it has loaded and works on: a ``WorkerStatus``."""
@@ -149,15 +171,10 @@ class ServerSessions:
 
     def _answer(self, session: str, request: GenerateRequest) -> Answer:
         work = _Work(request, CancelToken())
+        server = self._prepared(session)
         with self._lock:
-            server = self._servers.get(session)
             if request.call_id in self._cancelled:
                 raise GenerationCancelled("the run was cancelled", settled=True)
-            if server is None:
-                raise SessionUnknownError(
-                    "the worker is no longer prepared for this run", transient=True, settled=True
-                )
-            self._servers.move_to_end(session)
             self._work = work
         try:
             with server.turn(work.token) as is_its_turn:
@@ -166,6 +183,17 @@ class ServerSessions:
                 return self._generate(server, work)
         finally:
             self._work = None
+
+    def _prepared(self, session: str) -> PooledServer:
+        """The server as it was prepared for a run. Raises SessionUnknownError."""
+        with self._lock:
+            server = self._servers.get(session)
+            if server is None:
+                raise SessionUnknownError(
+                    "the worker is no longer prepared for this run", transient=True, settled=True
+                )
+            self._servers.move_to_end(session)
+            return server
 
     def _generate(self, server: PooledServer, work: _Work) -> Answer:
         call_id = work.request.call_id

@@ -16,7 +16,18 @@ from ....statemachine.errors import ConfigurationError
 from ..registry import ServerChoice, kind_of_server
 from .addresses import member_url, refuse_open, scheduler_address
 from .dask_settings import security_for
-from .messages import ANNOUNCEMENT, CANCEL, PREPARE, RELEASE, STATUS, STEPS, Step, WorkerFacts
+from .messages import (
+    ANNOUNCEMENT,
+    CANCEL,
+    COMPARE,
+    PREPARE,
+    RECOVER,
+    RELEASE,
+    STATUS,
+    STEPS,
+    Step,
+    WorkerFacts,
+)
 from .server_sessions import ServerSessions
 from .unpickling import restrict_unpickling
 
@@ -179,8 +190,14 @@ class _Member(msgspec.Struct, frozen=True, kw_only=True):
         async def prepare(message: bytes) -> bytes:
             return await asyncio.to_thread(sessions.prepare, message)
 
+        async def compare(message: bytes) -> str:
+            return await asyncio.to_thread(sessions.compare, message)
+
         async def release(session: str) -> None:
             await asyncio.to_thread(sessions.release, session)
+
+        async def recover(session: str) -> bytes:
+            return await asyncio.to_thread(sessions.recover, session)
 
         async def status() -> bytes:
             return await asyncio.to_thread(sessions.status)
@@ -188,7 +205,8 @@ class _Member(msgspec.Struct, frozen=True, kw_only=True):
         async def cancel(call_id: str) -> None:
             sessions.cancel(call_id)
 
-        worker.handlers.update({PREPARE: prepare, RELEASE: release, STATUS: status, CANCEL: cancel})
+        worker.handlers.update({PREPARE: prepare, RELEASE: release, RECOVER: recover})
+        worker.handlers.update({STATUS: status, CANCEL: cancel, COMPARE: compare})
 
     def _check(self, joining: asyncio.Future[None]) -> None:
         """Raises ConfigurationError if the scheduler refused the worker."""
