@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from stagewright.events.model import StepProgress
 
 from .command_line import start_command, until, write_config
 from .farming import Farm, end, open_farm
+from .posix import suspend
 from .support import document
 
 STAGES = ("txt2img", "img2img", "upscale", "adetailer")
@@ -142,6 +142,7 @@ def recorded_twice(result: Any) -> list[str]:
     return [path for path, times in counted.items() if times > 1]
 
 
+@pytest.mark.posix
 def test_a_frozen_worker_is_given_up(
     farm: Farm, expected: list[list[str]], tmp_path: Path, connected: Any
 ) -> None:
@@ -151,7 +152,7 @@ def test_a_frozen_worker_is_given_up(
 
     def freeze(event: StageEvent) -> None:
         del event
-        farm.workers[frozen].send_signal(signal.SIGSTOP)
+        suspend(farm.workers[frozen].pid)
 
     connected(when(lambda one: isinstance(one, CallRequested), freeze))
     result = run_on(farm, tmp_path, chain())
