@@ -8,6 +8,7 @@ from . import (
     learning_rebuild,
     listening_speed,
     log_speed,
+    queue,
     resume_speed,
     reuse_speed,
     run_speed,
@@ -30,6 +31,7 @@ def main() -> None:
     learning_rebuild.main()
     sweep_planning.main()
     groups.main()
+    queue.main()
     sheet_speed.main()
     http_speed.main()
 
