@@ -26,7 +26,7 @@ from ..output import (
     progress_stream,
     runs_option,
 )
-from ..queue_servers import default_server
+from ..queue_servers import worker_server
 from ..queues import job_label, job_state, moment_option, open_queue, shown_job
 from ..settings import named_server, server_headers
 from ..statuses import EXIT_CANCELLED, EXIT_COMPLETED, EXIT_ERROR, EXIT_INTERRUPTED, print_error
@@ -76,12 +76,11 @@ def work_command(
     """
     queue = open_queue(runs, check=False)
     state = queue.refresh()
-    default = default_server(state.servers)
+    named = named_server(servers)
+    default = worker_server(state.servers, named)
     if state.paused is not None:
         print_note("the queue is paused; `stagewright queue resume` lets jobs begin")
-    controller = open_controller(
-        runs, named_server(servers), insecure=insecure, headers=server_headers()
-    )
+    controller = open_controller(runs, named, insecure=insecure, headers=server_headers())
     worker = _Worker(queue)
     runner = SingleNodeJobRunner(
         queue,
