@@ -127,5 +127,5 @@ def _show_warnings() -> None:
     """Print the warnings of servers on standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("stagewright: warning: %(message)s"))
-    for name in ("webui.certificate", "webui.options", "groups", "queue"):
+    for name in ("webui.certificate", "webui.options", "groups"):
         logging.getLogger(f"stagewright.{name}").addHandler(handler)
