@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from stagewright.adapters.projections.queue_table import SqliteJobTable
 from stagewright.events import LogCorruptError, Outcome, subscribe
 from stagewright.events.log.shared_events import SharedEvent
+from stagewright.events.log.storage import Storage
 from stagewright.events.queue.jobs import Job, JobState, JobTableError
 from stagewright.events.queue.model import JobBegun, JobStopped, PauseMode
 from stagewright.statemachine import (
@@ -317,6 +319,27 @@ def test_a_corrupt_queue_is_never_written_to(tmp_path: Path) -> None:
             use(sqlite_queue(tmp_path))
         assert caught.value.seq == 2
     assert (tmp_path / LOG).read_bytes() == data
+
+
+def test_the_next_writer_repairs_what_a_dead_adder_left_at_every_byte(tmp_path: Path) -> None:
+    """The tail is kept beside the log; the jobs before it and the new one are there."""
+    add(JobQueue(tmp_path / "whole"), "a", "b")
+    whole = (tmp_path / "whole" / LOG).read_bytes()
+    sound = whole.rindex(b'{"h"')
+    for size in range(sound, len(whole)):
+        runs = tmp_path / "runs"
+        shutil.rmtree(runs, ignore_errors=True)
+        runs.mkdir()
+        (runs / LOG).write_bytes(whole[:size])
+        storage = Storage()
+        storage.syncs = False
+        queue = JobQueue(runs, storage=storage)
+        assert names(queue) == ["a"]
+        add(queue, "c")
+        assert names(queue) == names(JobQueue(runs)) == ["a", "c"]
+        assert event_types(runs).count("LogRepaired") == (size > sound)
+        if size > sound:
+            assert (runs / f"{LOG}.torn-2").read_bytes() == whole[sound:size]
 
 
 def test_subscribers_get_the_changes_of_this_process_and_those_that_it_finds(

@@ -142,6 +142,33 @@ def test_a_job_that_fails_makes_the_worker_end_with_1(tmp_path: Path) -> None:
     assert "no run" in ok("queue", "list", folder=tmp_path)
 
 
+def test_a_worker_of_a_queue_with_two_servers_is_told_which_one(tmp_path: Path) -> None:
+    """The other commands do not ask."""
+    write_config(tmp_path)
+    for url in ("http://127.0.0.1:1", "http://127.0.0.1:2"):
+        ok("queue", "servers", "add", url, folder=tmp_path)
+    ok("queue", "add", "small.toml", folder=tmp_path)
+    ok("queue", "list", folder=tmp_path)
+    done = stagewright("queue", "work", "--exit-when-empty", folder=tmp_path)
+    assert done.returncode == 2
+    assert "2 servers" in done.stderr
+    assert json.loads(ok("queue", "servers", "--json", folder=tmp_path)) == [
+        "http://127.0.0.1:1",
+        "http://127.0.0.1:2",
+    ]
+
+
+def test_a_server_that_is_switched_off_costs_no_job(tmp_path: Path) -> None:
+    """The worker says so and ends with 1 where it would end with an empty queue; the job waits."""
+    write_config(tmp_path)
+    ok("queue", "servers", "add", "http://127.0.0.1:1", folder=tmp_path)
+    ok("queue", "add", "small.toml", folder=tmp_path)
+    done = stagewright("queue", "work", "--exit-when-empty", folder=tmp_path)
+    assert done.returncode == 1
+    assert "the server cannot be reached; its jobs wait" in done.stderr
+    assert names(sqlite_queue(tmp_path / "runs")) == ["small"]
+
+
 def test_a_paused_queue_says_so(tmp_path: Path) -> None:
     """When jobs are added, listed, and worked on."""
     write_config(tmp_path)

@@ -18,6 +18,7 @@ from stagewright.statemachine import (
     CancelToken,
     GenerateRequest,
     JobQueue,
+    JobRefusedError,
     SingleNodeJobRunner,
     plan_job,
     plan_rerun_job,
@@ -362,3 +363,23 @@ def test_a_job_with_a_hostile_id_makes_the_queue_corrupt(job_id: str, tmp_path: 
     (tmp_path / LOG).write_bytes(make_log(bodies))
     with pytest.raises(LogCorruptError, match="record 1"):
         sqlite_queue(tmp_path).take()
+
+
+def test_a_foreign_queue_fills_no_memory_with_servers_and_names(tmp_path: Path) -> None:
+    """Its servers are bounded, and a name that is too long is no name; our own are cut."""
+    queue = sqlite_queue(tmp_path)
+    queue.add([new_job("n" * 5000)])
+    for number in range(100):
+        queue.add_server(f"http://host{number}:7860")
+    with pytest.raises(JobRefusedError, match="100 servers at most"):
+        queue.add_server("http://one-more:7860")
+    opened, added, server, *_ = queue_events(tmp_path)
+    assert len(added["name"]) == 1000
+    servers = [{**server, "seq": seq, "url": f"http://{seq}"} for seq in range(2, 400)]
+    bodies = [json.dumps(event).encode() for event in (opened, added, *servers)]
+    (tmp_path / LOG).write_bytes(make_log(bodies))
+    assert len(sqlite_queue(tmp_path).refresh().servers) == 100
+    bodies = [json.dumps(one).encode() for one in (opened, added | {"name": "n" * 1001})]
+    (tmp_path / LOG).write_bytes(make_log(bodies))
+    with pytest.raises(LogCorruptError, match="record 1"):
+        sqlite_queue(tmp_path).refresh()

@@ -103,7 +103,7 @@ def run_in_foreground(
     before the run has begun raises KeyboardInterrupt, and nothing is started. Also raises
     LogWriteError and what ``begin`` raises.
     """
-    seen = view or _status_bar(controller.runs)
+    seen = view or status_bar(controller.runs)
     watching: Watch | None = watch or open_run_watch(controller.runs)
     with ExitStack() as stack:
         stops = stack.enter_context(_stop_signals(controller))
@@ -131,7 +131,7 @@ def run_in_foreground(
     return ForegroundResult(handle.folder, result, stopped, interrupted)
 
 
-def _status_bar(runs: Path) -> StatusBar:
+def status_bar(runs: Path) -> StatusBar:
     """The status of a run, or of a group with what happened before it was resumed."""
     return StatusBar(
         expects_steps=True, history=history_in(runs), group_history=group_history_in(runs)

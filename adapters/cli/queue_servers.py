@@ -10,7 +10,7 @@ from .settings import current_settings
 def default_servers(of_queue: Sequence[str]) -> tuple[str, ...]:
     """The servers of jobs whose configuration names none; none: the embedded backend.
 
-    They are those of the queue, else that of the settings.
+    They are those of the queue, else that of the settings. Raises ConfigurationError.
     """
     if of_queue:
         return tuple(of_queue)

@@ -10,6 +10,7 @@ import msgspec
 from ..log.shared_events import SharedEvent
 from .jobs import Job, JobState, JobTable, QueueState
 from .model import (
+    MOST_SERVERS,
     JobAdded,
     JobBegun,
     JobEnded,
@@ -59,7 +60,9 @@ class QueueFold:
                 return msgspec.structs.replace(state, paused=event.mode)
             case QueueResumed():
                 return msgspec.structs.replace(state, paused=None)
-            case ServerAdded() if event.url not in state.servers:
+            case ServerAdded() if (
+                event.url not in state.servers and len(state.servers) < MOST_SERVERS
+            ):
                 return msgspec.structs.replace(state, servers=(*state.servers, event.url))
             case ServerRemoved():
                 left = tuple(url for url in state.servers if url != event.url)

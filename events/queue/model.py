@@ -22,7 +22,11 @@ Id = Annotated[
     ),
 ]
 """The id of a job, a run or a group."""
+MOST_NAME_CHARACTERS, MOST_KINDS_OF_WORK = 1_000, 1_000
+MOST_SERVERS, MOST_URL_CHARACTERS = 100, 2_000
+"""A foreign queue may hold anything; these are kept in memory, or in every row of a list."""
 Priority = Annotated[int, msgspec.Meta(ge=-1_000_000, le=1_000_000)]
+Url = Annotated[str, msgspec.Meta(max_length=MOST_URL_CHARACTERS)]
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
@@ -89,7 +93,7 @@ class JobAdded(SharedEvent, frozen=True, kw_only=True, gc=False, tag=True):
     job_id: Id
     job: JobKind
     config: Mapping[str, Any]
-    name: str
+    name: Annotated[str, msgspec.Meta(max_length=MOST_NAME_CHARACTERS)]
     priority: Priority = 0
     not_before: Time | None = None
     seed: Index = 0
@@ -103,7 +107,7 @@ class JobAdded(SharedEvent, frozen=True, kw_only=True, gc=False, tag=True):
     resumes: Id | None = None
     checkpoints: tuple[str | None, str | None] = (None, None)
     total_images: Index = 0
-    work: tuple[StageWork, ...] = ()
+    work: Annotated[tuple[StageWork, ...], msgspec.Meta(max_length=MOST_KINDS_OF_WORK)] = ()
 
 
 class JobEvent(SharedEvent, frozen=True, kw_only=True, gc=False):
@@ -170,7 +174,7 @@ class QueueResumed(SharedEvent, frozen=True, kw_only=True, gc=False, tag=True):
 class ServerAdded(SharedEvent, frozen=True, kw_only=True, gc=False, tag=True):
     """Workers that are given no server use this one too."""
 
-    url: str
+    url: Url
 
 
 class ServerRemoved(SharedEvent, frozen=True, kw_only=True, gc=False, tag=True):

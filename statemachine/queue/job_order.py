@@ -1,4 +1,4 @@
-"""Which job begins next, and where a job is moved."""
+"""Which job a name stands for, which begins next, and where a job is moved."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from datetime import datetime
 from enum import StrEnum
 
 from ...events.queue.jobs import Job, JobTable
+from ..errors import JobNotFoundError
 
 MOST_OVERTAKEN = 20
 """Jobs that may begin before a waiting one of the same priority that was added earlier."""
+
+
+_SHOWN = 4
 
 
 class Place(StrEnum):
@@ -18,6 +22,22 @@ class Place(StrEnum):
     UP = "up"
     DOWN = "down"
     BOTTOM = "bottom"
+
+
+def find_job(table: JobTable, name: str) -> Job:
+    """The job that ``JobQueue.find`` is asked for. Raises JobNotFoundError."""
+    job = table.job(name)
+    if job is not None:
+        return job
+    found = table.ids_like(name) if name else []
+    if not found:
+        raise JobNotFoundError(f"the queue has no job {name!r}")
+    only = table.job(found[0])
+    if len(found) > 1 or only is None:
+        more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        shown = ", ".join(found[:_SHOWN])
+        raise JobNotFoundError(f"{name!r} fits {len(found)} jobs of the queue: {shown}{more}")
+    return only
 
 
 def next_job(table: JobTable, now: datetime, checkpoint: str | None) -> Job | None:

@@ -31,6 +31,8 @@ from ...events.queue.jobs import (
 )
 from ...events.queue.log import QUEUE_LOG
 from ...events.queue.model import (
+    MOST_SERVERS,
+    MOST_URL_CHARACTERS,
     JobAdded,
     JobBegun,
     JobEnded,
@@ -55,12 +57,11 @@ from ..groups.folder import group_folder
 from ..ports import Clock, RandomBelow, SystemClock
 from .finished_images import count_finished_images
 from .job_files import JobFiles
-from .job_order import Place, next_job, target_of
+from .job_order import Place, find_job, next_job, target_of
 from .new_jobs import NewJob
 
 MOST_DEATHS = 3
 """Workers in a row that die without a finished image before a job is set aside."""
-_SHOWN = 4
 Make = Callable[[SharedEnvelope], SharedEvent]
 
 
@@ -147,16 +148,7 @@ class JobQueue:
         """
         self.refresh()
         with self._table.updating():
-            job = self._table.job(name)
-            found = [name] if job is not None else self._table.ids_like(name) if name else []
-            if len(found) != 1:
-                shown = ", ".join(found[:_SHOWN])
-                more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-                many = f"{name!r} fits {len(found)} jobs of the queue: {shown}{more}"
-                raise JobNotFoundError(many if found else f"the queue has no job {name!r}")
-            job = self._table.job(found[0])
-            assert job is not None
-            return job
+            return find_job(self._table, name)
 
     def place_of(self, job: Job) -> int:
         """How many waiting jobs come before a waiting job."""
@@ -240,7 +232,13 @@ class JobQueue:
         """Let workers that are given no server use this one. Raises ConfigurationError."""
         refuse_userinfo(url)
         with self._writing() as writer:
-            if url not in self._table.state().servers:
+            servers = self._table.state().servers
+            if len(url) > MOST_URL_CHARACTERS or len(servers) >= MOST_SERVERS:
+                raise JobRefusedError(
+                    f"a queue has {MOST_SERVERS} servers at most, each with an address of at most "
+                    f"{MOST_URL_CHARACTERS} characters"
+                )
+            if url not in servers:
                 writer.append(lambda at: ServerAdded(**at, url=url))
 
     def remove_server(self, url: str) -> None:

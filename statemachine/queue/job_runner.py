@@ -222,7 +222,7 @@ class SingleNodeJobRunner:
         if self._exits_when_empty and self._failures >= _GIVEN_UP_AFTER:
             return WorkEnd.SERVER
         pause_s = min(_LONGEST_PAUSE_S, 2.0 ** (self._failures - 1))
-        _logger.warning("job %s waits: %s", taken.job.name, why)
+        _logger.info("job %s waits: %s", taken.job.name, why)
         self._pause(pause_s)
         return None
 

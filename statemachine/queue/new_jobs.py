@@ -14,7 +14,14 @@ from ...events.folds import Fold
 from ...events.groups.model import SweepAxis, Variant
 from ...events.log.reader import read_log
 from ...events.log.shared_events import SharedEnvelope
-from ...events.queue.model import JobAdded, JobKind, RerunSource, StageWork
+from ...events.queue.model import (
+    MOST_KINDS_OF_WORK,
+    MOST_NAME_CHARACTERS,
+    JobAdded,
+    JobKind,
+    RerunSource,
+    StageWork,
+)
 from ..config.document import check_config, document_to_record
 from ..config.inputs import AnyConfig, ConfigDocument, document_of
 from ..config.prompts import draw_prompts, draw_row_seeds
@@ -73,7 +80,12 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
         not_before: datetime | None,
     ) -> Callable[[SharedEnvelope], JobAdded]:
         """What makes the event that adds the job; ``copies`` are recorded as ``found``."""
-        fields = {name: getattr(self, name) for name in _RECORDED} | {"found": copies}
+        fields = {name: getattr(self, name) for name in _RECORDED}
+        fields |= {
+            "found": copies,
+            "name": self.name[:MOST_NAME_CHARACTERS],
+            "work": self.work[:MOST_KINDS_OF_WORK],
+        }
         return lambda at: JobAdded(
             **at, **fields, job_id=job_id, priority=priority, not_before=not_before
         )
@@ -106,9 +118,14 @@ def plan_job(
         )
     else:
         plan = plan_alone(document, inputs=inputs, runs=runs, random_below=random_below)
+    job = _job_of(plan, JobKind.SWEEP if is_sweep else JobKind.RUN)
+    return msgspec.structs.replace(job, fail_fast=fail_fast)
+
+
+def _job_of(plan: GroupPlan, kind: JobKind) -> NewJob:
     plans = [one.plan for one in plan.variants]
     return NewJob(
-        job=JobKind.SWEEP if is_sweep else JobKind.RUN,
+        job=kind,
         name=plan.name or "run",
         config=plan.document,
         seed=plan.seed,
@@ -117,7 +134,6 @@ def plan_job(
         variants=_recorded_variants(plan),
         random=plan.random,
         random_seed=plan.random_seed,
-        fail_fast=fail_fast,
         checkpoints=_first_and_last(plans),
         total_images=plan.total_images,
         work=_work_of(plans),

@@ -194,10 +194,14 @@ def _plan_rerun(choice: _Choice, run: str, runs: Path) -> NewJob:
 def _added_text(queue: JobQueue, job: Job, runs: Path) -> str:
     images = f": {count(job.total_images, 'image')}" if job.total_images else ""
     servers = default_servers(queue.refresh().servers)
-    seconds = JobEstimates(runs, servers).estimate_s(job, datetime.now(UTC))
+    now = datetime.now(UTC)
+    seconds = JobEstimates(runs, servers).estimate_s(job, now)
     about = f", about {rough_duration(seconds)}" if seconds is not None and seconds >= 1 else ""
     if job.state is not JobState.WAITING:
         return f"added {job_label(job)}{images}{about}"
+    if job.not_before is not None and not job.is_due(now):
+        when = f"{job.not_before.astimezone():%Y-%m-%d %H:%M}"
+        return f"added {job_label(job)}{images}{about}; not before {when}"
     ahead = queue.place_of(job)
     place = f"; {count(ahead, 'job')} before it" if ahead else "; it is the next one"
     return f"added {job_label(job)}{images}{about}{place}"

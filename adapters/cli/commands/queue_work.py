@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime
 from pathlib import Path
 
 import click
 import msgspec
 
+from ....events.model import RunState
 from ....events.queue.jobs import Job, JobState
 from ....statemachine.queue.job_queue import JobQueue
 from ....statemachine.queue.job_runner import SingleNodeJobRunner, WorkEnd, WorkHandle, WorkResult
@@ -15,7 +17,7 @@ from ...bootstrap import open_controller
 from ...notifications.watch import WorkerWatch
 from ..display import Display
 from ..farm_option import farm_option, with_farm
-from ..foreground import print_faults, run_in_foreground, try_to_print
+from ..foreground import print_faults, run_in_foreground, status_bar, try_to_print
 from ..output import (
     count,
     insecure_option,
@@ -33,6 +35,9 @@ from ..settings import named_servers, server_headers, server_restarts
 from ..statuses import EXIT_CANCELLED, EXIT_COMPLETED, EXIT_ERROR, EXIT_INTERRUPTED, print_error
 
 _NAME = "queue"
+_BEHIND_S = 0.5
+"""The display may be so far behind the run."""
+_LOOK_S = 0.02
 
 
 @click.command("work")
@@ -76,7 +81,10 @@ def work_command(
       4  the queue's log is corrupt
     """
     queue = open_queue(runs, check=False)
-    default = default_servers(queue.refresh().servers)
+    state = queue.refresh()
+    default = default_servers(state.servers)
+    if state.paused is not None:
+        print_note("the queue is paused; `stagewright queue resume` lets jobs begin")
     controller = open_controller(
         runs,
         named_servers(with_farm(servers, farm)),
@@ -98,8 +106,9 @@ def work_command(
         on_empty=worker.note_empty,
     )
     worker.runner = runner
+    stream, view = progress_stream(), worker.view
     ended = run_in_foreground(
-        worker, worker.start, progress_stream(), on_display=worker.use_display, watch=watch
+        worker, worker.start, stream, view, on_display=worker.use_display, watch=watch
     )
     return _show_end(ended.result, as_json=as_json, interrupted=ended.interrupted)
 
@@ -111,6 +120,7 @@ class _Worker:
 
     def __init__(self, queue: JobQueue) -> None:
         self.runs = queue.runs
+        self.view = status_bar(queue.runs)
         self.current_run_id: str | None = None
         self.current_group_id: str | None = None
         self._display: Display | None = None
@@ -142,9 +152,19 @@ class _Worker:
             what = f"begins ({job.run_id or job.group_id})" if not job.images else "is continued"
             self._display.print_line(f"{job_label(job)} {what}")
             return
+        self._wait_for_lines(job)
         state = "waits to be continued" if job.state is JobState.WAITING else job_state(job)
         why = f": {job.reason}" if job.reason else ""
         self._display.print_line(f"{job_label(job)}: {state}{why}")
+
+    def _wait_for_lines(self, job: Job) -> None:
+        """Let the display show the run to its end first; it is a little behind."""
+        end = time.monotonic() + _BEHIND_S
+        while time.monotonic() < end and (self.runs / str(job.run_id)).exists():
+            now = self.view.snapshot()
+            if now.run_id == job.run_id and now.state != RunState.RUNNING:
+                return
+            time.sleep(_LOOK_S)
 
 
 class _WorkDocument(msgspec.Struct, frozen=True, kw_only=True):
