@@ -142,20 +142,32 @@ def test_a_job_that_fails_makes_the_worker_end_with_1(tmp_path: Path) -> None:
     assert "no run" in ok("queue", "list", folder=tmp_path)
 
 
-def test_a_worker_of_a_queue_with_two_servers_is_told_which_one(tmp_path: Path) -> None:
-    """The other commands do not ask."""
-    write_config(tmp_path)
-    for url in ("http://127.0.0.1:1", "http://127.0.0.1:2"):
-        ok("queue", "servers", "add", url, folder=tmp_path)
-    ok("queue", "add", "small.toml", folder=tmp_path)
-    ok("queue", "list", folder=tmp_path)
-    done = stagewright("queue", "work", "--exit-when-empty", folder=tmp_path)
+def test_the_servers_of_a_queue_share_the_images_of_its_jobs(tmp_path: Path) -> None:
+    """A worker that is given none uses all of them; the run records both."""
+    write_config(tmp_path, SMALL.replace("base.safetensors", "sd_xl_base_1.0.safetensors"))
+    with serving() as one, serving() as other:
+        first, second = one.url, other.url
+        for url in (first, second):
+            ok("queue", "servers", "add", url, folder=tmp_path)
+        ok("queue", "add", "small.toml", folder=tmp_path)
+        ok("queue", "work", "--exit-when-empty", folder=tmp_path)
+        assert json.loads(ok("queue", "servers", "--json", folder=tmp_path)) == [first, second]
+    opened = json.loads(ok("replay", "last", "--json", folder=tmp_path))["events"][0]
+    assert [one["url"] for one in opened["backend"]["servers"]] == [first, second]
+
+
+def test_a_server_whose_address_is_none_is_refused(tmp_path: Path) -> None:
+    """The queue is not changed; an address is kept as runs record it."""
+    done = stagewright("queue", "servers", "add", "ftp://host", folder=tmp_path)
     assert done.returncode == 2
-    assert "2 servers" in done.stderr
+    assert "ftp://host" in done.stderr
+    assert json.loads(ok("queue", "servers", "--json", folder=tmp_path)) == []
+    ok("queue", "servers", "add", "127.0.0.1:7860/", folder=tmp_path)
     assert json.loads(ok("queue", "servers", "--json", folder=tmp_path)) == [
-        "http://127.0.0.1:1",
-        "http://127.0.0.1:2",
+        "http://127.0.0.1:7860"
     ]
+    ok("queue", "servers", "remove", "127.0.0.1:7860", folder=tmp_path)
+    assert json.loads(ok("queue", "servers", "--json", folder=tmp_path)) == []
 
 
 def test_a_server_that_is_switched_off_costs_no_job(tmp_path: Path) -> None:

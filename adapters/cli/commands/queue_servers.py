@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ...backends.registry import recorded_address
 from ..output import json_option, print_json, print_line, runs_option
 from ..queues import open_queue
 
@@ -26,9 +27,9 @@ def servers_command(action: str | None, url: str | None, runs: Path, as_json: bo
         raise click.UsageError("say `queue servers add URL` or `queue servers remove URL`")
     queue = open_queue(runs, check=action != "add")
     if action == "add" and url is not None:
-        queue.add_server(url)
+        queue.add_server(recorded_address(url))
     elif url is not None:
-        queue.remove_server(url)
+        queue.remove_server(url if url in queue.refresh().servers else recorded_address(url))
     servers = queue.refresh().servers
     if as_json:
         print_json(servers)
