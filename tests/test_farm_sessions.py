@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from stagewright.adapters.backends.farm.messages import (
     Answer,
+    Comparison,
     Failure,
     Preparation,
     Recovered,
@@ -182,3 +183,22 @@ def test_a_server_that_answers_again_has_recovered(client: Client) -> None:
     failure = decode_recovery(gone.recover("s"))
     assert isinstance(failure, Failure)
     assert failure.error("gpu1").is_out_of_reach
+
+
+def test_an_answer_that_shows_another_model_file_is_found(client: Client) -> None:
+    """Workers whose lists show no hash are compared by the first answers in a stage."""
+    sessions = sessions_at(client)
+    prepare(sessions, "s")
+    answer = decode_outcome(sessions.make_images(encode_task("s", request())))
+    assert isinstance(answer, Answer)
+    changed = {**answer.info, "sd_model_hash": "f" * 10}
+    same = Comparison(
+        session="s",
+        stage_type="txt2img",
+        config=json_values(request().config),
+        first=answer.info,
+        info=answer.info,
+    )
+    assert sessions.compare(encode(same)) == ""
+    different = msgspec.structs.replace(same, first=changed)
+    assert "it has other files than another server" in sessions.compare(encode(different))

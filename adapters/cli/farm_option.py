@@ -7,7 +7,8 @@ import click
 farm_option = click.option(
     "--farm",
     metavar="ADDRESS",
-    help="Farm to use instead of a server: the address of its scheduler.",
+    help="Farm to use instead of a server: the address of its scheduler. On another machine it "
+    "needs TLS, or --insecure.",
 )
 
 

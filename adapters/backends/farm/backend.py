@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import msgspec
@@ -47,7 +48,7 @@ class FarmBackend:
         self._is_checked = False
         self._preparation: Preparation | None = None
         self._connection: FarmConnection | None = None
-        self._watch: Any = None
+        self._watch: Future[None] | None = None
         self._first: BackendDescription | None = None
         # Replaced as a whole on the connection's thread, read on any.
         self._members: dict[str, FarmMember] = {}
@@ -116,6 +117,7 @@ class FarmBackend:
         refusals = asyncio.run_coroutine_threadsafe(self._prepare_present(), loop).result()
         self._require_members(plan, refusals)
         self._watch = asyncio.run_coroutine_threadsafe(self._look_on(), loop)
+        self._watch.add_done_callback(_report)
         return ()
 
     def members(self, stage: StageExecution) -> Sequence[ImageBackend]:
@@ -280,6 +282,13 @@ class FarmBackend:
     def _open_connection(self) -> FarmConnection:
         assert self._connection is not None
         return self._connection
+
+
+def _report(watch: Future[None]) -> None:
+    """Say why nobody watches the workers any more, unless that was wanted."""
+    error = None if watch.cancelled() else watch.exception()
+    if error is not None:
+        farm_logger.warning("workers that join are not used any more: %r", error)
 
 
 async def _done(act: Callable[[], None]) -> None:

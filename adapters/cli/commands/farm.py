@@ -21,7 +21,9 @@ _LONGEST_S = 3600.0
 _DAYS = 3650
 
 _insecure_option = click.option(
-    "--insecure", is_flag=True, help="Allow connections between machines without TLS."
+    "--insecure",
+    is_flag=True,
+    help="Connect machines without TLS, and send credentials of a server over plain http.",
 )
 _port = click.IntRange(0, 65_535)
 
