@@ -166,6 +166,19 @@ def test_a_job_that_ended_can_be_retried_and_one_that_waits_removed(
 
 
 @both
+def test_a_job_whose_worker_died_can_be_removed(opened: Open, tmp_path: Path) -> None:
+    """Nothing of it stays in the queue's folder."""
+    queue = opened(tmp_path)
+    (job_id,) = add(queue, "a")
+    taken = queue.take()
+    assert taken is not None
+    taken.lock.release()
+    queue.remove([job_id])
+    assert queue.take() is None
+    assert not list((tmp_path / "queue").iterdir())
+
+
+@both
 def test_a_job_that_was_stopped_is_the_next_one(opened: Open, tmp_path: Path) -> None:
     """It keeps its run."""
     queue = opened(tmp_path)

@@ -173,6 +173,30 @@ def test_a_pause_stops_the_job_in_progress_as_it_says(
     assert queue.counts()[JobState.ENDED] == 2
 
 
+def test_a_sweep_that_is_stopped_goes_on_in_its_group(tmp_path: Path) -> None:
+    """The variant in progress is resumed, and the others begin."""
+    queue, paused = sqlite_queue(tmp_path), threading.Event()
+
+    def pause(request: GenerateRequest, cancel: CancelToken) -> None:
+        if request.config.steps == 3 and not paused.is_set():  # type: ignore[attr-defined]
+            paused.set()
+            sqlite_queue(tmp_path).pause(PauseMode.NOW)
+            assert cancel.wait(20)
+            raise BackendError("interrupted", interrupted=True)
+
+    queue.add([new_job("sweep", vary=["txt2img.steps=2,3,4"])])
+    work(queue, ScriptedBackend(pause))
+    stopped = job_of(queue, "sweep")
+    assert (stopped.state, stopped.reason) == (JobState.WAITING, "the queue is paused")
+    queue.resume()
+    backend = ScriptedBackend()
+    work(queue, backend)
+    steps = [request.config.steps for request in backend.requests]  # type: ignore[attr-defined]
+    assert steps == [3, 4], "nothing is made twice"
+    ended = job_of(queue, "sweep")
+    assert (ended.outcome, ended.group_id) == (Outcome.COMPLETED, stopped.group_id)
+
+
 def test_a_worker_stops_at_its_time_after_the_present_image(tmp_path: Path) -> None:
     """And its job waits to be continued."""
     queue = sqlite_queue(tmp_path)

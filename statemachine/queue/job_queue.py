@@ -194,8 +194,12 @@ class JobQueue:
                     f"a worker works on job {held[0]}; cancel its run first, or pause the queue"
                 )
             for job_id in job_ids:
-                self._job(job_id)
+                job = self._job(job_id)
                 writer.append(lambda at, job_id=job_id: JobRemoved(**at, job_id=job_id))  # type: ignore[misc]
+                if job.state is JobState.RUNNING:  # its worker has died, and left the file
+                    lock = self.files.take_lock(job_id)
+                    assert lock is not None
+                    self.files.drop_lock(job_id, lock)
         for job_id in job_ids:
             self.files.remove(job_id)
 
