@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import msgspec
@@ -10,6 +11,7 @@ from stagewright.adapters.projections.durations import RecordedDurations
 from stagewright.events import CallRequested
 from stagewright.statemachine import build_stage_execution_plan
 
+from .command_line import stagewright
 from .shared_runs import FAST, SLOW, SharedRun
 from .status_stories import Shown
 from .support import document
@@ -141,6 +143,26 @@ def test_the_records_of_a_shared_run_tell_the_speed_of_each_server(tmp_path: Pat
     assert estimate(FAST, SLOW) == pytest.approx(took_s, rel=0.02)
     assert estimate(FAST, UNUSED) == pytest.approx(10.0, rel=0.02)
     assert estimate(UNUSED) is None
+
+
+@pytest.mark.parametrize("sweep", [(), ("--vary", "txt2img.cfg_scale=5,6")])
+def test_plan_estimates_with_all_servers(tmp_path: Path, sweep: tuple[str, ...]) -> None:
+    """Those of a list in the configuration and those of repeated options, also of a sweep."""
+    config = document(images=10)
+    plan = build_stage_execution_plan(config)
+    run = SharedRun({FAST: 2.0, SLOW: 8.0}, "txt2img", images=10, plan=msgspec.to_builtins(plan))
+    run.move("start")
+    run.share_stage("txt2img").move("finish")
+    run.save(tmp_path / "runs")
+    (tmp_path / "one.json").write_text(json.dumps(config))
+    listed = {**config, "server": {"url": [FAST, SLOW]}}
+    (tmp_path / "listed.json").write_text(json.dumps(listed))
+    servers = ("--server", FAST, "--server", SLOW)
+    for arguments in (("one.json", *servers), ("listed.json",)):
+        done = stagewright("plan", *arguments, *sweep, folder=tmp_path)
+        assert f"about {32 if sweep else 16} s on {FAST} and {SLOW} (from 1 recorded run)" in (
+            done.stdout
+        )
 
 
 def test_a_server_that_made_no_image_of_a_shared_run_has_no_record(tmp_path: Path) -> None:

@@ -210,6 +210,34 @@ def test_calls_of_an_epoch_with_one_server_are_in_a_lane_without_an_address(tmp_
     assert "00-txt2img 1 image (1), " in line_with(shown, f"    {SLOW}")
 
 
+def test_a_server_that_goes_on_alone_is_named_like_the_others(tmp_path: Path) -> None:
+    """The run was begun on two servers and resumed on a third: show and report name all."""
+    alone = "http://127.0.0.1:7869"
+    run = SharedRun({FAST: 1.0, SLOW: 1.0, alone: 1.0}, "txt2img", images=3).pass_to(0.0)
+    two = shared_backend(FAST, SLOW)
+    run.events[0] = msgspec.structs.replace(run.events[0], backend=two)
+    run.move("start").begin("txt2img")
+    for index, server in enumerate((FAST, SLOW)):
+        run.send("txt2img", index, server)
+        run.answer_next("txt2img")
+    run.end("txt2img", "failed").move("fail", error()).resume("recover")
+    one = BackendDescription(kind="a1111", url=alone, version="1.12")
+    run.events = [
+        msgspec.structs.replace(event, backend=one) if isinstance(event, RunResumed) else event
+        for event in run.events
+    ]
+    run.begin("txt2img")
+    run.send("txt2img", 2, alone)
+    run.answer_next("txt2img")
+    folder = run.save(tmp_path / "runs")
+    assert "00-txt2img 1 image (3), " in line_with(
+        printed(folder, "show", folder.name), f"    {alone}"
+    )
+    page, _ = reported(folder)
+    assert page.text.count(f"Server {alone}") == 1
+    assert len(page.all("text", **{"class": "lane-label lane-server"})) == 3
+
+
 def test_a_call_to_a_server_that_left_the_run_is_no_failure(tmp_path: Path) -> None:
     """Its image is made by another one, after a resume without it."""
     run = SharedRun({FAST: 1.0, SLOW: 1.0}, "txt2img", images=1).pass_to(0.0)

@@ -122,5 +122,6 @@ def addresses_of_servers(server: ServerTable) -> tuple[str | None, ...]:
     Raises ConfigurationError.
     """
     chosen = choose_servers((), server.url)
-    addresses = chosen.named or tuple(filter(None, [chosen.foreign])) or server.urls
-    return tuple(recorded_address(one, server.kind) for one in addresses) or (None,)
+    addresses = chosen.named or (*filter(None, [chosen.foreign]), *server.urls)
+    found = dict.fromkeys(recorded_address(one, server.kind) for one in addresses)
+    return (*found,) or (None,)

@@ -116,7 +116,7 @@ class OpenRequests:
 
 
 class CallServers:
-    """Names the server of each call of a run that has several."""
+    """Names the server of each call of a run that has several, or has had them."""
 
     def __init__(self) -> None:
         self._has_several = False
@@ -124,7 +124,7 @@ class CallServers:
     def server_of(self, event: StageEvent, request: CallRequested | None) -> str:
         """The server of the next event's ``request``; "" without one, or in a run with one."""
         if isinstance(event, RunOpened | RunResumed):
-            self._has_several = len(servers_of(event.backend)) > 1
+            self._has_several = self._has_several or len(servers_of(event.backend)) > 1
         return (request.server or "") if self._has_several and request is not None else ""
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from ...events.folds import ABANDONED
 from ...events.model import (
+    BackendDescription,
     CallCompleted,
     CallFailed,
     CallRequested,
@@ -59,7 +60,9 @@ class ServerTally:
     """Adds up the calls of a run by server, from all its events in order."""
 
     def __init__(self) -> None:
+        self._has_several = False
         self._servers: dict[str, ServerDescription] = {}
+        """Those of all epochs, also of one with a single server."""
         self._requests = OpenRequests()
         self._answers: dict[str, dict[str, _Answers]] = {}
         """By server and stage."""
@@ -72,7 +75,10 @@ class ServerTally:
         request = self._requests.request_of(event)
         match event:
             case RunOpened() | RunResumed():
-                self._servers.update((one.url, one) for one in servers_of(event.backend))
+                servers = servers_of(event.backend)
+                self._has_several = self._has_several or bool(servers)
+                servers = servers or _only_server(event.backend)
+                self._servers.update((one.url, one) for one in servers)
             case CallReused():
                 for one in event.artifacts:
                     self._maker.pop((event.stage_id, one.image_index), None)
@@ -84,12 +90,12 @@ class ServerTally:
                 self._failed[request.server] = self._failed.get(request.server, 0) + 1
 
     def work(self) -> tuple[ServerWork, ...]:
-        """What each server made, in the order of the run's servers; empty if there is only one."""
-        return tuple(map(self._work_of, self._servers.values()))
+        """What each server made, in the order of the servers; empty if there never were several."""
+        return tuple(map(self._work_of, self._servers.values())) if self._has_several else ()
 
     def server_of(self, stage_id: str, image_index: int) -> str:
-        """The server that made an image; "" if none did, or the run has only one."""
-        return self._maker.get((stage_id, image_index), "") if self._servers else ""
+        """The server that made an image; "" if none did, or the run never had several."""
+        return self._maker.get((stage_id, image_index), "") if self._has_several else ""
 
     def _complete(self, event: CallCompleted, request: CallRequested) -> None:
         if not request.server:
@@ -123,8 +129,15 @@ class ServerTally:
             yield StageWork(stage_id=stage_id, image_indexes=tuple(made), ms_each=each)
 
 
+def _only_server(backend: BackendDescription) -> tuple[ServerDescription, ...]:
+    if backend.url is None:
+        return ()
+    one = ServerDescription(url=backend.url, product=backend.product, version=backend.version)
+    return (one,)
+
+
 def work_of_servers(events: Iterable[StageEvent]) -> tuple[ServerWork, ...]:
-    """What each of several servers made, from all events of a run; empty if there is only one."""
+    """What each server made, from all events of a run; empty if it never had several."""
     tally = ServerTally()
     for event in events:
         tally.take(event)

@@ -76,7 +76,7 @@ def plan_command(
     With --vary, or [sweep] in CONFIG, show the variants in the order in which they would run, and
     how often the server would load another checkpoint.
 
-    Where its stages have run on the same server before, it says about how long they will take.
+    Where its stages have run on the same servers before, it says about how long they will take.
 
     With --against it compares CONFIG with the log of RUN, and asks no server.
 
