@@ -15,7 +15,6 @@ from ...events.model import BackendDescription, ServerDescription
 from ...statemachine.errors import BackendError, PreflightError
 from ...statemachine.plan.plan import StageExecution, StageExecutionPlan
 from ...statemachine.ports import (
-    SERVER_VERSION,
     FileHashes,
     GenerateAnswer,
     GenerateRequest,
@@ -30,6 +29,8 @@ from .registry import CheckpointBackend, EarlierRun, OptionsBackend, ServedBacke
 from .server_lock import ServerLock
 
 _LOOK_AGAIN_S = 1.0
+_VERSION_OF = "version of "
+"""So begins what stands among the files for a program; only files are compared."""
 _JOIN_EVERY_S = 2.0
 """How often a server that could not be reached is looked for while a run goes on."""
 _logger = logging.getLogger("stagewright.servers")
@@ -290,5 +291,5 @@ def _differences(ones: Mapping[str, str], others: Mapping[str, str]) -> Iterator
     """The files of which both have a hash, but not the same."""
     for name in ones.keys() & others.keys():
         then, now = ones[name], others[name]
-        if name != SERVER_VERSION and then and now and then != now:
+        if not name.startswith(_VERSION_OF) and then and now and then != now:
             yield f"{name} is {now}, not {then}"
