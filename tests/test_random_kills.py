@@ -107,7 +107,7 @@ class LongRun:
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize(("kills", "images"), [(40, 130), (200, 200)])
+@pytest.mark.parametrize(("kills", "images"), [(30, 130), (200, 200)])
 def test_a_long_run_killed_at_many_random_moments_ends_as_if_it_had_not_been(
     kills: int, images: int, forks: ForkServer, tmp_path: Path, counts: Counts
 ) -> None:

@@ -21,9 +21,9 @@ Exit status:
 @click.command("notify", epilog=_EXIT_STATUSES)
 @click.argument("action", metavar="test", type=click.Choice(["test"]))
 def notify_command(action: str) -> int:
-    """Send a test message to everything that [notify] of your settings names.
+    """Send a test message to the services of your settings.
 
-    Each is tried once, and a line says what became of it.
+    They are those of [notify]. Each is tried once, and a line says whether it has the message.
     """
     del action  # there is one
     channels = find_channels(current_settings().notify, output=None)

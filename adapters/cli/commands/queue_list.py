@@ -45,11 +45,12 @@ _WIDEST_NAME = 40
 @runs_option
 @json_option
 def list_command(limit: int, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
-    """List the jobs: those that are over, then those in progress, then those that wait.
+    """List the jobs.
 
-    Waiting jobs are in the order in which they begin. NOTE says how long a job will about take,
-    when it begins at the earliest, or why it is not complete. With --json all jobs are printed,
-    removed ones too.
+    Those that are over come first, then those in progress, then those that wait. Waiting jobs are
+    in the order in which they begin. NOTE says how long a job will about take, when it begins
+    at the earliest, or why it is not complete. With --json all jobs are printed, removed ones
+    too.
     """
     queue = open_queue(runs)
     state, now = queue.refresh(), datetime.now(UTC)
@@ -81,7 +82,7 @@ def list_command(limit: int, runs: Path, as_json: bool) -> None:  # noqa: FBT001
 @runs_option
 @json_option
 def status_command(runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
-    """Say how many jobs there are in each state, and how long all will about take."""
+    """Count the jobs in each state, and estimate the time of all."""
     queue = open_queue(runs)
     state, now = queue.refresh(), datetime.now(UTC)
     estimates = JobEstimates(runs, default_servers(state.servers))
