@@ -16,8 +16,9 @@ from typing import BinaryIO
 
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from .imaging import ImageError, reduced_picture
+from .imaging import ImageError
 from .text import escaped
+from .thumbnails import reduced_picture
 
 TEXT_SIZE = 15
 """The size of letters, in pixels."""

@@ -1,4 +1,4 @@
-"""The only module that opens images with Pillow: limits, orientation, comparison, thumbnails.
+"""The only module that opens images with Pillow: formats, limits, orientation, conversion.
 
 It loads Pillow, which takes 20 ms: modules that every command loads import it where it is needed.
 """
@@ -15,13 +15,11 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from pathlib import Path
 from typing import Any, cast
 
-from PIL import ExifTags, Image, ImageChops, JpegImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
 
 from ..events.errors import StagewrightError
-from ..events.log.storage import open_regular
 from ..statemachine.files.png import PngError, chunks, is_png
 from ..statemachine.stages.sizes import max_pixels, size_refusal
 
@@ -36,7 +34,6 @@ CONVERTED_FORMATS = {
 }
 """The formats of inputs that a run keeps as PNG."""
 INPUT_FORMATS = RUN_FORMATS | CONVERTED_FORMATS
-THUMBNAIL_MEDIA_TYPE = "image/webp"
 
 _READABLE_NAMES = {"WEBP": "WebP", "HEIF": "HEIC"}
 _DECODING_ERRORS = (
@@ -44,9 +41,8 @@ _DECODING_ERRORS = (
     ArithmeticError, AssertionError, RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
 """What Pillow raises for malformed files."""
-_MOST_BYTES = 256 * 1024 * 1024
 
-_PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"acTL", b"fcTL", b"fdAT", b"IEND")
+PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"acTL", b"fcTL", b"fdAT", b"IEND")
 """The chunks of a PNG that decide its pixels."""
 _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _ORIENTATION_TEXTS = (b"exif", b"xmp", b"XML:com.adobe.xmp", b"Raw profile type exif")
@@ -68,10 +64,6 @@ _TRANSPOSITIONS = {
 """How an image with an EXIF orientation becomes the image as it is displayed."""
 _SIDES_SWAPPED = (5, 6, 7, 8)
 
-_THUMBNAIL_QUALITY = 60
-_LARGE_PIXELS = 4096 * 4096
-"""Larger images are made thumbnails of one at a time, to bound the memory."""
-_one_large = threading.Lock()
 _one_silence = threading.Lock()
 _MOST_EXIF_BYTES = 65_000
 """A JPEG has room for 65,533."""
@@ -80,13 +72,6 @@ _SAVED: dict[str, dict[str, Any]] = {
     "WEBP": {"quality": 95, "method": 4},
 }
 """How images are saved that are converted for people: smaller, and without visible loss."""
-_ROWS = 64
-"""How many rows are compared at a time."""
-_DEPTH = 24
-"""Where a PNG has its bit depth."""
-_LEAST_CONTRAST = 16
-_ROUNDING = 2
-"""Versions of Pillow round differently by this much."""
 
 # Without a handler, Python would print the warnings of Pillow's loggers.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -221,7 +206,7 @@ def _reduced_png(data: bytes, *, oriented: bool = True) -> bytes:
     with suppress(PngError):  # Pillow refuses what follows.
         for chunk in chunks(data):
             end = chunk.end
-            if chunk.kind in _PNG_PIXELS:
+            if chunk.kind in PNG_PIXELS:
                 pixels.append(data[chunk.start : end])
             elif oriented and _may_orient(chunk.kind, view[chunk.start + 8 : chunk.end - 4]):
                 orientation.append(data[chunk.start : end])
@@ -272,10 +257,11 @@ def displayed_size(image: Image.Image) -> tuple[int, int]:
 
 def upright(image: Image.Image) -> Image.Image:
     """The decoded image as it is displayed."""
-    return _transposed(image, orientation_of(image))
+    return transposed(image, orientation_of(image))
 
 
-def _transposed(image: Image.Image, orientation: int) -> Image.Image:
+def transposed(image: Image.Image, orientation: int) -> Image.Image:
+    """An image of an EXIF orientation as it is displayed."""
     method = _TRANSPOSITIONS.get(orientation)
     return image if method is None else image.transpose(method)
 
@@ -340,124 +326,3 @@ def _exif(comment: str, software: str) -> bytes:
         text = b"UNICODE\0" + comment.encode("utf-16-be", "replace")
         exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = text
     return exif.tobytes()
-
-
-def same_pixels(left: bytes, right: bytes) -> bool | None:
-    """Whether two images have the same size and the same stored pixels, compared as RGBA.
-
-    A pixel without alpha is opaque; the orientation is not applied. None if this cannot be
-    decided: for animated and undecodable images, and for 16 bits a channel, of which Pillow
-    drops half, unless the stored data is equal.
-    """
-    stored = _stored_pixels(left)
-    if stored and stored == _stored_pixels(right):
-        return True
-    if _is_deep(left) or _is_deep(right):
-        return None
-    try:
-        with open_image(left) as one, open_image(right) as other:
-            if getattr(one, "n_frames", 1) > 1 or getattr(other, "n_frames", 1) > 1:
-                return None
-            one.load()
-            other.load()
-            return one.size == other.size and all(
-                _rows(one, top) == _rows(other, top) for top in range(0, one.height, _ROWS)
-            )
-    except ImageError:
-        return None
-
-
-def _stored_pixels(data: bytes) -> list[bytes]:
-    """The stored data that decides a PNG's pixels; empty if the PNG is not complete."""
-    try:
-        return [chunk.body(data) for chunk in chunks(data) if chunk.kind in _PNG_PIXELS]
-    except PngError:
-        return []
-
-
-def _is_deep(data: bytes) -> bool:
-    return is_png(data) and data[_DEPTH : _DEPTH + 1] == b"\x10"
-
-
-def _rows(image: Image.Image, top: int) -> bytes:
-    box = (0, top, image.width, min(top + _ROWS, image.height))
-    return image.crop(box).convert("RGBA").tobytes()
-
-
-def is_plain_resize(source: bytes, enlarged: bytes) -> bool | None:
-    """Whether an image is its source enlarged by plain interpolation.
-
-    None without contrast, where all upscalers agree, and for images that cannot be decoded.
-    """
-    try:
-        with open_image(source) as one, open_image(enlarged) as other:
-            second = other.convert("RGB")
-            plain = one.convert("RGB").resize(second.size, Image.Resampling.LANCZOS)
-    except ImageError:
-        return None  # What is broken is refused when it is kept.
-    if max(high - low for low, high in _ranges(plain)) < _LEAST_CONTRAST:
-        return None
-    return all(high <= _ROUNDING for _, high in _ranges(ImageChops.difference(plain, second)))
-
-
-def _ranges(picture: Image.Image) -> tuple[tuple[int, int], ...]:
-    """The least and the largest value of each channel."""
-    return tuple(channel.getextrema() for channel in picture.split())  # type: ignore[misc]  # a pair for each single channel
-
-
-def thumbnail_of(file: Path, side: int = 128) -> bytes:
-    """A thumbnail that fits ``side`` x ``side`` pixels, as WebP; smaller images keep their size.
-
-    It is turned as displayed. Safe to call from several threads. Raises ImageError with the file.
-    """
-    try:
-        with open_image(_bounded_bytes(file)) as image, _room_for(image):
-            return _webp_thumbnail(image, side)
-    except (ImageError, OSError) as error:
-        raise ImageError(f"{file}: {error}") from error
-
-
-def reduced_picture(file: Path, side: int) -> Image.Image:
-    """An image as it is displayed, within ``side`` x ``side`` pixels, as RGB or RGBA.
-
-    Smaller images keep their size. It takes 0.4 ms for 512 pixels where a thumbnail takes 2.6.
-    Safe to call from several threads. Raises ImageError with the file.
-    """
-    try:
-        with open_image(_bounded_bytes(file)) as image, _room_for(image):
-            return _reduced(image, side, gap=1.0)
-    except (ImageError, OSError) as error:
-        raise ImageError(f"{file}: {error}") from error
-
-
-def _bounded_bytes(file: Path) -> bytes:
-    with open_regular(file) as stream:
-        data = stream.read(_MOST_BYTES + 1)
-    if len(data) > _MOST_BYTES:
-        raise ImageError(f"larger than {_MOST_BYTES} bytes")
-    return data
-
-
-def _room_for(image: Image.Image) -> AbstractContextManager[object]:
-    return _one_large if image.width * image.height > _LARGE_PIXELS else nullcontext()
-
-
-def _webp_thumbnail(image: Image.Image, side: int) -> bytes:
-    stream = io.BytesIO()
-    small = _reduced(image, side)
-    small.save(stream, "WEBP", quality=_THUMBNAIL_QUALITY, exif=b"", icc_profile=None)
-    return stream.getvalue()
-
-
-def _reduced(image: Image.Image, side: int, gap: float = 2.0) -> Image.Image:
-    """The image as it is displayed, within ``side`` x ``side`` pixels, as RGB or RGBA.
-
-    It is averaged down to ``gap`` times its new size first, which is quick.
-    """
-    image.draft("RGB", (side, side))  # JPEG decodes to an eighth of its size at no cost.
-    image.load()
-    orientation = orientation_of(image)
-    small = eight_bits(image)
-    small = small.convert("RGBA" if small.has_transparency_data else "RGB")
-    small.thumbnail((side, side), reducing_gap=gap)
-    return _transposed(small, orientation)

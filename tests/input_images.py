@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from stagewright.adapters import EmbeddedBackend, PillowInputReader
-from stagewright.adapters.imaging import thumbnail_of
+from stagewright.adapters.thumbnails import thumbnail_of
 from stagewright.events import PipelineRunResult
 from stagewright.statemachine import (
     PipelineController,

@@ -31,9 +31,9 @@ def made(runs: Path, url: str, config: Mapping[str, Any]) -> PipelineRunResult:
 
 
 def hashes_now(backend: ConfiguredBackend, stage: StageConfig) -> Mapping[str, str | None]:
-    """The hashes of files that a backend reports, without the version of its server."""
+    """The hashes of files that a backend reports, without the versions of its programs."""
     reported = backend.file_hashes.reported(stage)
-    return {name: it for name, it in reported.items() if name != "version of the server"}
+    return {name: it for name, it in reported.items() if not name.startswith("version of ")}
 
 
 def later_run(

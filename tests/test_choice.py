@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stagewright.adapters.cli.image_choice import ImageChoiceError, parse_choice
 from stagewright.events import Artifact
 from stagewright.events.ratings.model import Rating, Verdict
-from stagewright.statemachine.choice import ImageChoiceError, parse_choice
 
 from .support import artifact
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import py_compile
 import re
 import signal
 import subprocess
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 from stagewright.adapters import open_controller
+from stagewright.adapters.cli.commands import schema
 from stagewright.events import CallCompleted, CallRequested, RunState, StageEnd, iterate, replay
 from stagewright.events.log.lock import RunLock
 
@@ -387,3 +390,18 @@ def test_replay_tells_how_many_images_a_resume_found_lost(tmp_path: Path) -> Non
     first, second = (line for line in told.splitlines() if "RunResumed" in line)
     assert first.endswith("RunResumed: epoch 1, 3 images finished, 3 images lost")
     assert second.endswith("RunResumed: epoch 2, 5 images finished")
+
+
+def test_a_compiled_module_that_is_cut_off_is_no_interruption(tmp_path: Path) -> None:
+    """Python raises EOFError for it, which the command line's library takes for Ctrl-D."""
+    source = Path(str(schema.__file__))
+    name = Path(importlib.util.cache_from_source(str(source))).name
+    place = tmp_path / source.parent.relative_to(source.anchor)
+    compiled = py_compile.compile(str(source), str(place / name), doraise=True)
+    Path(str(compiled)).write_bytes(Path(str(compiled)).read_bytes()[:40])
+    env = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    done = run_python("-B", "-m", "stagewright", "schema", env=env)
+    assert done.returncode == 1
+    assert "a compiled module of Python is cut off" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "interrupted" not in done.stderr

@@ -175,6 +175,21 @@ def test_images_that_are_missing_or_altered_are_left_out_and_named(folder: Path)
     assert done.stderr.count("not exported") == 2
 
 
+def test_a_corrupt_run_of_a_group_is_left_out_and_named(folder: Path) -> None:
+    """The images of the others are copied; where no run can be read, nothing is."""
+    first, second = sorted(folder.glob("runs/*-sweep-*/events.jsonl"))
+    first.write_bytes(b"damaged\n" + first.read_bytes().partition(b"\n")[2])
+    found = export(folder, "last-group", status=4)
+    (left_out,) = found["left_out"].items()
+    assert left_out[0] == f"runs/{first.parent.name}"
+    assert "corrupt at byte 0" in left_out[1]
+    assert len(found["images"]) == len(names(folder)) == 2
+    done = stagewright("export", "last-group", "--to", "out", folder=folder)
+    assert f"{left_out[0]}: not exported: " in done.stderr
+    second.write_bytes(b"damaged\n" * 40)
+    assert stagewright("export", "last-group", "--to", "out", folder=folder).returncode == 4
+
+
 @pytest.mark.posix
 @pytest.mark.parametrize("at", ["file-half", "file-written", "file-synced", "file-linked"])
 def test_a_killed_export_leaves_no_half_file(folder: Path, forks: ForkServer, at: str) -> None:

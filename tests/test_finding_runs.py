@@ -139,6 +139,7 @@ def test_the_date_is_local_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ('prompt ~ "salt and pepper" AND name = c', ["c"]),
         ("date>=2020-01-01", ["a", "b", "c"]),
         ("date<2020-01-01", []),
+        ("variant='' and resumes=0 and rating!=4", ["a", "b", "c"]),
     ],
 )
 def test_list_is_narrowed_down_by_conditions(three: Path, terms: str, fitting: list[str]) -> None:
@@ -168,6 +169,8 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--where", "model~xl and state"), "'state' is no comparison"),
         (("--where", "model~xl and"), "'' is no comparison"),
         (("--where", "model~"), "is no comparison"),
+        (("--where", "rating>=x"), "'x' is no number, and rating can only be compared with one"),
+        (("--where", "name=a and images<few"), "'few' is no number"),
         (("--columns", "run,nothing"), "no column 'nothing'"),
     ],
 )

@@ -104,6 +104,17 @@ def test_a_group_is_removed_with_all_its_runs(own: Swept) -> None:
     assert result.group_id in done.stdout
 
 
+def test_a_group_is_removed_with_a_run_whose_log_has_lost_its_beginning(own: Swept) -> None:
+    """Only the group's log still names it; nothing is left to look at by hand."""
+    folder, result = own
+    log = folder / "runs" / str(result.variants[1].run_id) / LOG_NAME
+    log.write_bytes(b"damaged\n" + log.read_bytes().partition(b"\n")[2])
+    asked = stagewright("rm", "last-group", folder=folder)
+    assert "1 group with 2 runs" in asked.stderr, asked
+    assert stagewright("rm", "last-group", "--yes", folder=folder).returncode == 0
+    assert list(run_folders(folder / "runs")) == []
+
+
 def test_an_archived_group_is_still_shown_and_found(own: Swept) -> None:
     """Its runs are in the archive, its folder stays; then it can be removed from there."""
     folder, _ = own
@@ -228,6 +239,27 @@ def test_a_torn_tail_is_repaired_before_a_removal_is_recorded(own: Swept) -> Non
     assert (done.returncode, removals(folder)) == (0, [0]), done.stderr
     assert len(list(group.glob("*.torn-*"))) == 1
     assert stagewright("verify", "last-group", folder=folder).returncode == 0
+
+
+def test_what_a_crash_left_of_a_group_is_removed_and_nothing_else(own: Swept) -> None:
+    """By ``resume --all``; a process may work on what is locked or new, and people add files."""
+    folder, _ = own
+    groups = folder / "runs" / "groups"
+    digits = [f"20261120T225226.123456Z-voyage-00000{number}" for number in range(4)]
+    dead, new, locked, foreign = [groups / name for name in digits]
+    for place in (dead, new, locked, foreign):
+        place.mkdir()
+    for place in (dead, foreign):
+        FileLock(place, GROUP_LOCK_NAME, noun="group").release()
+    (dead / "inputs").mkdir()
+    (foreign / "report.html").touch()
+    kept = {*group_folders(folder / "runs"), new, locked, foreign}
+    lock = FileLock(locked, GROUP_LOCK_NAME, noun="group")
+    try:
+        assert stagewright("resume", "--all", folder=folder).returncode == 0
+    finally:
+        lock.release()
+    assert set(groups.iterdir()) == kept
 
 
 RECORD = [f"record-{place} VariantRemoved" for place in ("before", "half", "written", "synced")]

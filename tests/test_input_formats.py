@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from stagewright.adapters.imaging import same_pixels
+from stagewright.adapters.pixel_comparison import same_pixels
 from stagewright.events import OriginalFile, RunOpened, RunState
 from stagewright.statemachine import (
     InputImageError,

@@ -95,6 +95,16 @@ def test_a_rating_is_taken_back_and_set_anew(folder: Path) -> None:
     assert "not rated" in stagewright("rate", "last#1", "--clear", folder=folder).stdout
 
 
+@pytest.mark.parametrize(
+    "options", [("--pick", "--reject"), ("--clear", "--pick"), ("--reject", "--clear", "5")]
+)
+def test_verdicts_that_exclude_each_other_are_refused(
+    folder: Path, options: tuple[str, ...]
+) -> None:
+    """Neither the first nor the last of them counts."""
+    assert "--pick, --reject and --clear exclude each other" in refused(folder, "last#1", *options)
+
+
 def test_a_rated_image_is_found_after_it_was_moved_renamed_and_archived(folder: Path) -> None:
     """Its source's digest decides, also where the chunk that names the run is gone."""
     first, second = image_files(folder)
@@ -120,7 +130,10 @@ def test_what_is_no_image_of_a_run_is_refused(folder: Path) -> None:
     assert "no run 'nothing'" in refused(folder, "nothing", "4")
     assert "no image is named" in refused(folder, "4")
     assert "say how" in refused(folder, "last#1")
-    assert "no run '6'" in refused(folder, "last#1", "6", "--pick")
+    assert "no run '6' in runs, and 6 is no score: scores are 1 to 5" in refused(
+        folder, "last#1", "6", "--pick"
+    )
+    assert "stagewright: 6 is no score: scores are 1 to 5" in refused(folder, "last", "6")
     assert "no comma" in refused(folder, "last#1", "--tag", "a,b")
     assert "10000 characters" in refused(folder, "last#1", "--note", "x" * 10_001)
     first, _ = image_files(folder)

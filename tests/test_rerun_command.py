@@ -162,6 +162,15 @@ def test_what_cannot_be_done_is_said_before_anything_is_made(
     assert only_run(night) == parent
 
 
+def test_an_image_in_place_of_a_run_is_refused_with_the_option_for_it(night: Path) -> None:
+    """``rerun last#2`` names ``--only 2``."""
+    parent = only_run(night)
+    done = stagewright("rerun", "last#2", folder=night)
+    assert done.returncode == 2
+    assert "last#2 is an image, and rerun takes a run: `rerun last --only 2`" in done.stderr
+    assert only_run(night) == parent
+
+
 def test_chosen_images_are_those_that_people_chose(tmp_path: Path) -> None:
     """By verdict and by score; the new run is named as the first one."""
     config = small("txt2img", "upscale", images=4, **FAST)
@@ -240,7 +249,7 @@ def test_what_a_rerun_still_needs_is_named_before_it_is_removed(
     (rerun_folder,) = [one for one in run_folders(tmp_path / "runs") if one != parent]
     asked = stagewright(*command, parent.name, folder=tmp_path)
     assert asked.returncode == 2
-    words = f"{rerun_folder.name} is a rerun of {parent.name} and RUNNING"
+    words = f"{rerun_folder.name} is a rerun of {parent.name} and DIED"
     assert (words in asked.stdout) is is_named
     both = stagewright(*command[:1], parent.name, rerun_folder.name, folder=tmp_path)
     assert words not in both.stdout

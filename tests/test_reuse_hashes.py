@@ -12,7 +12,7 @@ import pytest
 from msgspec import UNSET
 from stagewright.adapters import EmbeddedBackend, open_controller
 from stagewright.adapters.bootstrap import ConfiguredBackend
-from stagewright.events import BackendDescription, RunOpened
+from stagewright.events import BackendDescription, CallCompleted, RunOpened
 from stagewright.statemachine.config.schema import Reuse
 from stagewright.statemachine.ports import UNKNOWN_FILES, file_hashes_of
 from stagewright.statemachine.stages import (
@@ -171,6 +171,54 @@ def test_the_server_looks_at_its_files_again_before_its_hashes_are_believed(
     first = made(tmp_path, server.url, config(prompt="a <lora:ink:1>"))
     server.replaced = {"ink": "another"}
     assert later_run(tmp_path, server.url, first).found == {"txt2img": None}
+
+
+def test_a_list_that_the_server_does_not_read_again_proves_nothing(tmp_path: Path) -> None:
+    """A replaced file would go unnoticed: images of the group alone are used, as not checked."""
+    with ScriptedWebUI(missing_routes=("/sdapi/v1/refresh-checkpoints",)) as server:
+        server.painter.hashed.update(server.painter.names.models)
+        first = made(tmp_path, server.url, config())
+        assert later_run(tmp_path, server.url, first).found == {"txt2img": None}
+        near = later_run(tmp_path, server.url, first, mode=Reuse.GROUP)
+        assert near.found == {"txt2img": ("checkpoints, which the server did not read again",)}
+        server.painter.contents["base"] = "another"
+        other = later_run(tmp_path, server.url, first, mode=Reuse.GROUP)
+        assert other.found == {"txt2img": None}
+
+
+def test_the_hash_of_a_list_does_not_stand_for_one_that_a_cut_answer_lost(
+    server: ScriptedWebUI, tmp_path: Path
+) -> None:
+    """The file may have been replaced between the list and the answer."""
+
+    def lengthen(info: dict[str, Any]) -> None:
+        info["extra_generation_params"]["long"] = "x" * 1_100_000
+
+    server.on(0, alters_info(lengthen))
+    first = made(tmp_path, server.url, config(refiner=REFINER))
+    (answer,) = (event for event in first.events if isinstance(event, CallCompleted))
+    assert (answer.info["info_cut"], "extra_generation_params" in answer.info) == (True, False)
+    assert later_run(tmp_path, server.url, first).found == {"txt2img": None}
+    near = later_run(tmp_path, server.url, first, mode=Reuse.GROUP)
+    assert near.found == {"txt2img": ("model refiner",)}
+
+
+@pytest.mark.parametrize(
+    ("reported", "found"),
+    [("25.3.0", ("detector face_yolov8n.pt",)), ("26.0.0", None),
+     (None, ("version of ADetailer", "detector face_yolov8n.pt"))],
+)  # fmt: skip
+def test_another_version_of_adetailer_makes_its_own_images(
+    server: ScriptedWebUI, tmp_path: Path, reported: str | None, found: tuple[str, ...] | None
+) -> None:
+    """Its answers show the version; a server that does not report it now is not checked."""
+    first = made(tmp_path, server.url, config("txt2img", "adetailer"))
+    if reported is None:
+        server.missing_routes = ("/adetailer/v1/version",)
+    else:
+        server.painter.detailer_version = reported
+    near = later_run(tmp_path, server.url, first, mode=Reuse.GROUP)
+    assert near.found == {"txt2img": (), "adetailer": found}
 
 
 def test_options_changed_between_two_runs_prevent_reuse(

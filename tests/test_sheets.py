@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from stagewright.adapters.export.sheet import (
     run_content,
     write_sheets,
 )
+from stagewright.adapters.export.sheet.pages import Layout
 from stagewright.events import PipelineRunResult
 from stagewright.statemachine import BackendError, CancelToken, GenerateRequest
 
@@ -245,7 +247,7 @@ def many(count: int, *, columns: int, file: Path | None = None, reason: str = ""
     return SheetContent("many", ("",) * columns, (Block("", tuple(rows)),))
 
 
-@pytest.mark.parametrize(("count", "columns"), [(100, 100), (100, 1)])
+@pytest.mark.parametrize(("count", "columns"), [(2000, 2000), (100, 1)])
 def test_what_does_not_fit_becomes_several_sheets(tmp_path: Path, count: int, columns: int) -> None:
     """Too wide or too high for one; every cell is on one of them."""
     counted: list[tuple[int, int]] = []
@@ -261,6 +263,37 @@ def test_what_does_not_fit_becomes_several_sheets(tmp_path: Path, count: int, co
             assert opened.size == (sheet.width, sheet.height)
         assert max(sheet.width, sheet.height) <= 6_400
     assert (written.images, written.missing, counted) == (0, count, [])
+
+
+def test_a_row_that_is_too_long_is_wrapped(tmp_path: Path) -> None:
+    """Its parts follow below each other, each below the labels of its columns."""
+    found = many(100, columns=100, reason="not begun")
+    labelled = found._replace(columns=tuple(f"steps = {place}" for place in range(100)))
+    (page,) = Layout(labelled, choose_font([])).pages()
+    assert [one.cell.caption for one in page.cells] == [f"#{place}" for place in range(100)]
+    assert len({one.y for one in page.cells}) == 3
+    headed = {lines[0]: (x, y) for x, y, lines in page.texts[1:] if lines}
+    for place, one in enumerate(page.cells):
+        x, y = headed[f"steps = {place}"]
+        assert x == one.x
+        assert y < one.y
+        assert not [other for other in page.cells if y < other.y < one.y]
+    (sheet,) = write_sheets(labelled, tmp_path / "a.png", lambda *_: None).sheets
+    assert (sheet.cells, sheet.height < 6_400) == (100, True)
+
+
+def test_the_work_for_an_axis_grows_with_its_values(tmp_path: Path) -> None:
+    """Eight times the values take some eight times as long, not sixty-four times."""
+    taken: list[float] = []
+    for count in (2_000, 16_000):
+        variants = [variant(place, **{"txt2img.steps": place}) for place in range(count)]
+        axes = [{"key": "txt2img.steps", "values": list(range(count))}]
+        runs = tmp_path / str(count)
+        folder = write_group_log(runs, group_opened(variants=variants, axes=axes))
+        begin = time.process_time()
+        assert len(content(runs, folder.name).columns) == count
+        taken.append(time.process_time() - begin)
+    assert taken[1] < 30 * taken[0]
 
 
 def test_a_text_that_is_too_long_for_its_place_is_on_a_sheet_of_its_own(tmp_path: Path) -> None:

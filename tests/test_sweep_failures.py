@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 from stagewright.events import RunState, replay
+from stagewright.statemachine import BackendError, GenerateRequest
 
 from .command_line import SMALL, Start, stagewright, until, write_config
 from .posix import leave_at_once
 from .served_sweeps import MODELS, Json, WatchedRecorder, images_of, resumed, states, swept
 from .serving import Client, url_of
+from .support import ScriptedBackend, controller, document
 
 TWO = SMALL.replace("base.safetensors", MODELS[0])
 MANY = TWO.replace("images = 2", "images = 16")
@@ -111,7 +113,7 @@ def test_a_large_sweep_asks_first_and_one_that_cannot_run_is_refused(tmp_path: P
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(("flags", "most"), [((), 1), (("--no-preflight",), 3)])
+@pytest.mark.parametrize(("flags", "most"), [((), 1), (("--no-preflight",), 2)])
 def test_a_server_that_is_gone_for_good_ends_the_sweep(
     start: Start, tmp_path: Path, flags: tuple[str, ...], most: int
 ) -> None:
@@ -137,6 +139,34 @@ def test_a_server_that_is_gone_for_good_ends_the_sweep(
     last_result = resumed(tmp_path)
     assert set(states(last_result)) == {"COMPLETED"}
     assert [len(images) for images in images_of(tmp_path, last_result).values()] == [16] * 5
+
+
+class OutOfReachError(BackendError):
+    """The server cannot be reached."""
+
+    @property
+    def is_out_of_reach(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("from_steps", "tried"), [(1, 1), (2, 2), (3, 3)])
+def test_one_run_that_gave_the_server_up_is_enough(
+    tmp_path: Path, from_steps: int, tried: int
+) -> None:
+    """It has waited, so no other begins; where none is left, only that run has an error."""
+
+    def fail(request: GenerateRequest, _cancel: object) -> None:
+        if getattr(request.config, "steps", 0) >= from_steps:
+            raise OutOfReachError("nobody answers", transient=True)
+
+    made = controller(tmp_path, ScriptedBackend(fail))
+    config = document(server={"wait_s": 0, "retries": 0})
+    result = made.start_group(config, vary=["txt2img.steps=1,2,3"]).wait(30)
+    expected = ["COMPLETED"] * (tried - 1) + ["ERROR"] + ["IDLE"] * (3 - tried)
+    assert [one.state for one in result.variants] == expected
+    assert (result.state, result.error is None) == ("ERROR", tried == 3)
+    if result.error is not None:
+        assert f"variant {tried} could not reach the server any more" in result.error.message
 
 
 @pytest.mark.posix

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from stagewright.adapters.imaging import ImageError, thumbnail_of
+from stagewright.adapters.imaging import ImageError
+from stagewright.adapters.thumbnails import thumbnail_of
 from stagewright.events import StagewrightError
 
 from .posix import make_pipe

@@ -32,6 +32,7 @@ class Names:
     detectors: tuple[str, ...] = ("face_yolov8n.pt", "hand_yolov8n.pt", "person_yolov8n-seg.pt")
 
 
+DETAILER_VERSION = "25.3.0"
 DETAILER_KEYS = """
     ad_model ad_model_classes ad_tab_enable ad_prompt ad_negative_prompt ad_confidence
     ad_mask_filter_method ad_mask_k ad_mask_min_ratio ad_mask_max_ratio ad_dilate_erode
@@ -133,7 +134,7 @@ def listed(
     if "adetailer" in scripts:
         fields: Document = {key: {} for key in DETAILER_BOUNDS}
         answers["/adetailer/v1/ad_model"] = {"ad_model": names.detectors}
-        answers["/adetailer/v1/version"] = {"version": "25.3.0"}
+        answers["/adetailer/v1/version"] = {"version": DETAILER_VERSION}
         answers["/adetailer/v1/schema"] = {"title": "ADetailerArgs", "properties": fields}
     return answers
 

@@ -14,6 +14,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageOps, PngImagePlugin
 from .webui_faults import Document
 from .webui_names import (
     DETAILER_BOUNDS,
+    DETAILER_VERSION,
     MODULES,
     OPTIONS,
     SAVED,
@@ -104,6 +105,7 @@ class Painter:
         self.broken: tuple[str, ...] = ("Missing 4x",)
         self.detects = True
         self.version = "v1.10.1"
+        self.detailer_version = DETAILER_VERSION
         self.grid = 1
         self.schemas: Document = {}
         self.hashed: set[str] = {names.models[0]}
@@ -297,7 +299,7 @@ class Painter:
             suffix = ("", " 2nd", " 3rd", *(f" {n}th" for n in range(4, 20)))[place]
             extra[f"ADetailer model{suffix}"] = one["ad_model"]
             extra[f"ADetailer confidence{suffix}"] = one.get("ad_confidence", 0.3)
-        return extra | ({"ADetailer version": "25.3.0"} if passes else {})
+        return extra | ({"ADetailer version": self.detailer_version} if passes else {})
 
     def _picture(
         self, asked: Document, used: Document, seed: int, inputs: list[Image.Image],

@@ -223,6 +223,8 @@ class ScriptedWebUI:
         answers = listed(
             painter.names, painter.hashed, painter.scripts, self.fork, painter.contents
         )
+        if "/adetailer/v1/version" in answers:
+            answers["/adetailer/v1/version"] = {"version": painter.detailer_version}
         answers["/sdapi/v1/options"] = painter.options
         answers["/sdapi/v1/cmd-flags"] = {"api": True, "nowebui": not self.ui}
         if self.openapi:
@@ -323,9 +325,7 @@ class Handler(BaseHTTPRequestHandler):
                 if self.webui.fork == "sdnext":
                     self.send(204, b"", {})
                     return
-            case "POST", "refresh-loras" | "refresh-checkpoints" | "refresh-vae" if (
-                self.webui.copied is not None or self.webui.replaced
-            ):
+            case "POST", "refresh-loras" | "refresh-checkpoints" | "refresh-vae":
                 names = self.webui.copied or self.webui.painter.names
                 self.webui.painter.names, self.webui.copied = names, None
                 self.webui.painter.contents |= self.webui.replaced

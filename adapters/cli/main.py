@@ -109,18 +109,26 @@ def run_command_line(arguments: Sequence[str]) -> int:
             sys.stdout.flush()
     except click.ClickException as error:
         return print_error(error.format_message(), EXIT_USAGE)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
+        # Click takes any EOFError for Ctrl-D; Python raises one for a module that is cut off.
+        if isinstance(error.__cause__, EOFError):
+            return _report(error.__cause__)
         return print_error("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
         discard_output(sys.stdout)  # its reader is gone
         return EXIT_ERROR
-    except Exception as error:
-        if TRACEBACK_VARIABLE in os.environ:
-            raise
-        for message in error_messages(error):
-            print_error(message, status_of(error))
-        return status_of(error)
+    except Exception as error:  # noqa: BLE001 - each is reported
+        return _report(error)
     return status if isinstance(status, int) else EXIT_COMPLETED
+
+
+def _report(error: Exception) -> int:
+    """Print the messages of an error, and return its exit status."""
+    if TRACEBACK_VARIABLE in os.environ:
+        raise error
+    for message in error_messages(error):
+        print_error(message, status_of(error))
+    return status_of(error)
 
 
 def _show_warnings() -> None:

@@ -14,11 +14,11 @@ from ...events.log.lock import LOCK_NAME, is_locked, lock_holder
 from ...events.model import RunState
 from ...statemachine.files.run_folder import ARCHIVE_NAME
 from ...statemachine.groups.folder import recorded_group_id, variant_folders
-from ...statemachine.groups.removal import claim_of, group_of_run
-from ...statemachine.groups.result import GroupResult, read_group, result_of
+from ...statemachine.groups.removal import Claim, claim_of, group_of_run
+from ...statemachine.groups.result import GroupResult, fold_group, result_of
 from ...statemachine.resume.removal import earlier_images, finish_removals
 from ..bootstrap import new_storage
-from ..projections.catalogue import CORRUPT, Catalogue, CatalogueEntry, catalogue_entry
+from ..projections.catalogue import CORRUPT, DIED, Catalogue, CatalogueEntry, catalogue_entry
 from ..text import byte_size
 from .output import check_runs_folder, count, one_line, print_line
 from .run_lookup import Found, find_runs_or_groups
@@ -118,7 +118,7 @@ def _name_reruns(folders: Mapping[str, Path]) -> None:
         parent = entry.parent_run_id
         if parent in folders and entry.state != RunState.COMPLETED and entry.run_id not in folders:
             print_line(
-                f"  {entry.run_id} is a rerun of {parent} and {entry.state}: resume would "
+                f"  {entry.run_id} is a rerun of {parent} and {entry.shown_state}: resume would "
                 "make anew what it has not reused yet"
             )
 
@@ -130,19 +130,21 @@ def _runs_around(folder: Path) -> Path:
 
 
 def _runs_of(group: Found, *, keep: bool, warning: str) -> Iterator[ChosenRun]:
-    """The runs whose own logs say that they belong to the group."""
+    """The runs that belong to the group: by their own logs, or by the group's if these are lost."""
     _check_unlocked(group.folder, GROUP_LOCK_NAME, "group")
-    fold = read_group(group.folder)
+    fold = fold_group(group.folder)
     folders = variant_folders(group.runs, fold.group_id, fold.run_ids)
-    found = [
-        one
-        for folder in folders.values()
-        if (one := _measured(folder, group.folder, keep=keep)).entry.group_id == fold.group_id
-    ]
+    found = []
+    for variant_index, folder in folders.items():
+        one = _measured(folder, group.folder, keep=keep)
+        if one.entry.group_id is None and one.entry.state == CORRUPT:
+            one = _claimed(one, Claim(fold.group_id, variant_index))
+        if one.entry.group_id == fold.group_id:
+            found.append(one)
     files = _files_text(sum(one.files for one in found), keep=keep)
     result = result_of(fold, group.runs)
     size = byte_size(sum(one.size for one in found))
-    state = f"{result.state}: {count(len(found), 'run')}, {files}, {size}"
+    state = f"{_shown_state(result)}: {count(len(found), 'run')}, {files}, {size}"
     print_line(f"{one_line(fold.group_id)}  a group, {state}")
     if need := _need(result, warning):
         print_line(f"  {need}")
@@ -152,10 +154,10 @@ def _runs_of(group: Found, *, keep: bool, warning: str) -> Iterator[ChosenRun]:
 def _choose_run(folder: Path, *, keep: bool, warning: str) -> ChosenRun:
     one = _measured(folder, None, keep=keep)
     if one.entry.group_id is None and one.entry.state == CORRUPT:
-        one = _claimed(one)
+        one = _claimed(one, claim_of(folder))
     entry, size = one.entry, byte_size(one.size)
     what = _files_text(one.files, keep=keep)
-    print_line(f"{entry.run_id}  {entry.name}, {entry.state}: {what}, {size}")
+    print_line(f"{entry.run_id}  {entry.name}, {entry.shown_state}: {what}, {size}")
     if entry.group_id is not None:
         print_line(f"  it belongs to group {entry.group_id}, whose other runs may need its images")
     group = group_of_run(folder, entry.group_id)
@@ -163,7 +165,7 @@ def _choose_run(folder: Path, *, keep: bool, warning: str) -> ChosenRun:
         return one
     _check_unlocked(group, GROUP_LOCK_NAME, "group")
     try:
-        fold = read_group(group)
+        fold = fold_group(group)
         result = result_of(fold, group.parent.parent)
     except LogCorruptError as error:
         print_error(f"{error}; the removal is not recorded there", EXIT_COMPLETED)
@@ -173,9 +175,8 @@ def _choose_run(folder: Path, *, keep: bool, warning: str) -> ChosenRun:
     return msgspec.structs.replace(one, group=group)
 
 
-def _claimed(one: ChosenRun) -> ChosenRun:
+def _claimed(one: ChosenRun, claim: Claim | None) -> ChosenRun:
     """A run whose log has lost its beginning, with what the log of its group says of it."""
-    claim = claim_of(one.folder)
     if claim is None:
         return one
     entry = msgspec.structs.replace(
@@ -194,7 +195,12 @@ def _need(result: GroupResult, warning: str) -> str:
         return ""
     left = len(result.variants) - result.counts.get(RunState.COMPLETED, 0)
     of_all = count(len(result.variants), "variant")
-    return f"the group is {result.state}: {left} of {of_all} not COMPLETED; {warning}"
+    return f"the group is {_shown_state(result)}: {left} of {of_all} not COMPLETED; {warning}"
+
+
+def _shown_state(result: GroupResult) -> str:
+    """The state of a group that no process works on."""
+    return DIED if result.state == RunState.RUNNING else result.state
 
 
 def _measured(folder: Path, group: Path | None, *, keep: bool) -> ChosenRun:

@@ -57,6 +57,8 @@ def error_messages(error: Exception) -> list[str]:
         return [f"{error.filename}: {error.strerror}"]
     if isinstance(error, StagewrightError | OSError):
         return [str(error)]
+    if isinstance(error, EOFError) and "marshal" in str(error):
+        return [f"a compiled module of Python is cut off ({error}): delete the __pycache__ folders"]
     what = f"internal error, please report it: {type(error).__name__}: {error}"
     return [f"{what} (set {TRACEBACK_VARIABLE}=1 for the traceback)"]
 

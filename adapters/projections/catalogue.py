@@ -85,6 +85,11 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
         return self.state == RunState.RUNNING and not self.alive
 
     @property
+    def shown_state(self) -> str:
+        """The state as people see it: DIED where the log still says RUNNING."""
+        return DIED if self.died else self.state
+
+    @property
     def is_archived(self) -> bool:
         """Whether ``archive`` has moved it."""
         return self.folder.startswith(f"{ARCHIVE_NAME}/")

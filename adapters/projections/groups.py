@@ -23,7 +23,7 @@ from ...statemachine.groups.result import (
     state_of_group,
     state_without_run,
 )
-from .catalogue import DIED, CatalogueEntry
+from .catalogue import CatalogueEntry
 
 EntriesByGroup = Mapping[str, Mapping[str, CatalogueEntry]]
 """Runs by the id of their group, then by their own."""
@@ -134,7 +134,7 @@ def _result(fold: GroupFold, variant: Variant, run: CatalogueEntry | None) -> Va
     index = variant.variant_index
     state = state_without_run(fold, index)
     if run is not None:
-        state = DIED if run.died else run.state
+        state = run.shown_state
     return VariantResult(
         variant_index=index,
         values=variant.values,

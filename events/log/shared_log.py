@@ -181,7 +181,8 @@ class SharedLog:
         cut = copy_torn_tail(self.path, scan.torn, copy_name, storage=self._storage)
         file = self._storage.open_append(self.path)
         writer = SharedLogWriter(self, scan.writer(), file)
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(writer.close)
             if scan.torn is not None:
                 file.truncate(scan.torn.offset)
                 file.sync()
@@ -196,9 +197,7 @@ class SharedLog:
                         copied_to=told.copied_to,
                     )
                 )
-        except BaseException:
-            writer.close()
-            raise
+            stack.pop_all()  # the caller closes it
         return writer
 
     def _envelope(self, seq: int) -> SharedEnvelope:

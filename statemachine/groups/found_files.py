@@ -17,7 +17,8 @@ from ..errors import InputImageError, ResumeRefusedError
 from ..files.run_folder import SUFFIXES
 from ..variants.prompts import DrawnPrompts, PromptSource
 
-_INPUTS = "inputs"
+INPUTS_NAME = "inputs"
+"""The folder of the copies in that of a group."""
 
 
 class FoundFiles(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -127,8 +128,8 @@ class FileCopies:
                 key="input_image",
             )
         if not self._copies:
-            self._storage.make_folder(self._folder / _INPUTS)
+            self._storage.make_folder(self._folder / INPUTS_NAME)
         suffix = SUFFIXES.get(image.media_type, "image")
-        path = f"{_INPUTS}/{len(self._copies):05d}.{suffix}"
+        path = f"{INPUTS_NAME}/{len(self._copies):05d}.{suffix}"
         self._storage.write_file(self._folder / path, data)
         return path

@@ -153,10 +153,10 @@ def replay_group(folder: Path, runs: Path) -> GroupResult:
 
     Raises GroupNotFoundError, LogCorruptError of the group's own log, OSError.
     """
-    return result_of(read_group(folder), runs)
+    return result_of(fold_group(folder), runs)
 
 
-def read_group(folder: Path) -> GroupFold:
+def fold_group(folder: Path) -> GroupFold:
     """The group in ``folder`` by its own log. Raises what ``replay_group`` raises."""
     fold = GroupFold()
     read_group_log(folder, fold.apply_all)

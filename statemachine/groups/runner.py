@@ -29,8 +29,6 @@ LONGEST_LOOK_S = 10.0
 """The longest pause between two attempts to reach it."""
 POLL_S = 0.2
 """How often an order to cancel from another process is looked for (contract, section 6)."""
-_GIVEN_UP_AFTER = 2
-"""Variants in a row that cannot reach the server before no other begins: each waits for it."""
 _logger = logging.getLogger("stagewright.groups")
 
 
@@ -117,12 +115,17 @@ class GroupRunner:
         self._current: StartedRun | None = None
         self._order: CancelOrder | None = None
         self._ends: Counter[str] = Counter()
-        self._out_of_reach = 0  # variants in a row that ended so
+        self._lost_server_in: Variant | None = None
         self._failures: list[VariantFailure] = []
         # Held while a cancel is recorded, so that the seal comes after it.
         self._cancelling = threading.Lock()
         self._is_over = False
         self._has_begun = False
+
+    @property
+    def has_lost_server(self) -> bool:
+        """Whether a run has ended because the backend could not be reached any more."""
+        return self._lost_server_in is not None
 
     def cancel(self, mode: CancelMode, reason: str) -> None:
         """Stop the run in progress and begin no other.
@@ -173,14 +176,14 @@ class GroupRunner:
 
     def _run_variant(self, variant: Variant, folder: Path | None) -> str:
         """How the variant's run ended."""
-        if folder is None and variant.variant_index in self._journal.fold.removed:
-            return REMOVED
-        if folder is not None:
-            found = read_variant_run(folder)
-            if found.is_finished:
-                return RunState.COMPLETED
-            if not self._resumes_cancelled and found.fold.cancel_requested:
-                return RunState.CANCELLED
+        if (state := self._state_to_keep(variant, folder)) is not None:
+            return state
+        if self._lost_server_in is not None:
+            # That run has waited for the server: another one would wait as long, and fail too.
+            raise BackendError(
+                f"variant {self._lost_server_in.variant_index + 1} could not reach the server any "
+                "more, so no other begins; resume the group once the server runs"
+            )
         try:
             run = self._start(variant, folder)
         except StagewrightError as error:
@@ -199,13 +202,19 @@ class GroupRunner:
             # A cancel that cannot be recorded ends the group, but not before its run.
             run.wait_ended()
         end = run.wait()
-        self._out_of_reach = self._out_of_reach + 1 if run.is_backend_out_of_reach else 0
-        if self._out_of_reach >= _GIVEN_UP_AFTER and end.state == RunState.ERROR:
-            raise BackendError(
-                f"{_GIVEN_UP_AFTER} variants in a row could not reach the server, so no other "
-                "begins; resume the group once the server runs"
-            )
+        if run.is_backend_out_of_reach and end.state == RunState.ERROR:
+            self._lost_server_in = variant
         return end.state
+
+    def _state_to_keep(self, variant: Variant, folder: Path | None) -> str | None:
+        """The state of a variant of which nothing is to be made; else None."""
+        if folder is None:
+            return REMOVED if variant.variant_index in self._journal.fold.removed else None
+        found = read_variant_run(folder)
+        if found.is_finished:
+            return RunState.COMPLETED
+        is_left = not self._resumes_cancelled and found.fold.cancel_requested
+        return RunState.CANCELLED if is_left else None
 
     def _start(self, variant: Variant, folder: Path | None) -> StartedRun | None:
         """Begin or resume the variant's run; None where the group is to stop.

@@ -17,16 +17,7 @@ from ...events.model import (
     StageImageProgress,
 )
 from ..plan.plan import StageExecution, StageExecutionPlan
-from ..run.requests import (
-    for_image,
-    input_records,
-    request_breaks,
-    request_digest,
-    request_seed,
-    request_spans,
-    script_image_records,
-    span_of,
-)
+from ..run.requests import request_breaks, request_spans, request_to_find, span_of
 
 
 class RecordedAnswer(NamedTuple):
@@ -113,33 +104,21 @@ class RecordedAnswers:
     ) -> CallRequested | None:
         """The request that ``event`` answers; None if it is not known what it was made from."""
         if isinstance(event, CallReused):
-            return _request(event, stage, span, event.request_sha256, event.inputs)
+            return _unrecorded(event, stage, span, event.request_sha256, event.inputs)
         recorded = self._requests.get((stage.stage_id, span.start))
         if recorded and getattr(event, "call_id", recorded.call_id) == recorded.call_id:
             return recorded
-        record, mask = input_records(stage, span.start, self.plan, self._opened)
-        inputs = (record.source_sha256,) if record else ()
+        source = None
         if stage.input_source in self._stages:
             # The source that is recorded so far: a later one would be another image.
             source = self._source(stage, span.start)
             if source is None:
                 return None
-            inputs = (source,)
-        seed = request_seed(stage.config, span.start, self._opened)
-        digest = request_digest(
-            for_image(stage, span.start, self._opened),
-            seed,
-            len(span),
-            inputs=inputs,
-            mask=mask.source_sha256 if mask else None,
-            script_images={
-                one.path: one.source_sha256 for one in script_image_records(stage, self._opened)
-            },
-        )
-        return _request(event, stage, span, digest, inputs)
+        wanted = request_to_find(stage, span, self.plan, self._opened, source)
+        return _unrecorded(event, stage, span, wanted.request_sha256, wanted.inputs)
 
 
-def _request(
+def _unrecorded(
     event: StageEvent, stage: StageExecution, span: range, digest: str, inputs: tuple[str, ...]
 ) -> CallRequested:
     """A request that ``event`` answers, and that is not recorded."""

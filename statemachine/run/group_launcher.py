@@ -31,6 +31,7 @@ from ..groups.folder import (
 from ..groups.found_files import FileCopies
 from ..groups.journal import GroupJournal
 from ..groups.planning import GroupPlan, plan_group
+from ..groups.removal import remove_unopened_groups
 from ..groups.result import (
     GroupResult,
     VariantResult,
@@ -83,6 +84,7 @@ class GroupLauncher:
         self._prepare(plan)
         storage = launcher.storage or Storage()
         storage.syncs = durability is not Durability.PROCESS
+        remove_unopened_groups(launcher.runs, storage=storage)
         opened_at = launcher.clock.now()
         if group_id is not None:
             path = launcher.runs / GROUPS_NAME / group_id
@@ -263,6 +265,7 @@ class GroupLauncher:
         failure: BaseException | None = None
         try:
             result = runner.work()
+            handle.is_backend_out_of_reach = runner.has_lost_server
         except StagewrightError as error:
             failure = error
         except BaseException as error:  # noqa: BLE001 - the handle's ``wait`` raises it

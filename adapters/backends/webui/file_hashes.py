@@ -12,7 +12,7 @@ import msgspec
 
 from ....statemachine.errors import BackendError
 from ....statemachine.plan.plan import StageExecutionPlan
-from ....statemachine.stages import StageConfig, UpscaleConfig
+from ....statemachine.stages import AdetailerConfig, StageConfig, UpscaleConfig
 from ..infotext_settings import infotext_values
 from .answer_check import HASHES
 from .features import ServerFeatures
@@ -27,6 +27,9 @@ _REFRESHED = frozenset([NameKind.CHECKPOINT, NameKind.LORA])
 _MODEL_OF_SERVER = ""
 _VERSION = "version of the server"
 """Stands among the files for the exact version, of which the features show only a range."""
+_DETAILER_VERSION = "version of ADetailer"
+"""The same for the extension, of the stage that it makes."""
+_DETAILER = "ADetailer version"
 _NETWORK = re.compile(r"([^,]+):\s*([^,:]*)")
 """One of several: ``name: hash, name: hash``. The names are without commas."""
 _TITLE = re.compile(r"(.*) \[([0-9a-fA-F]+)\]", re.DOTALL)
@@ -55,8 +58,7 @@ class ServerFileHashes:
         self._lock = threading.Lock()
         self._listed: dict[UsedFile, tuple[str, str]] = {}
         self._answered: dict[tuple[str, str], str] = {}
-        self._version: str | None = None
-        self._is_version_known = False
+        self._versions: dict[str, str | None] = {}
         self._fresh: set[NameKind] = set()
         self._stale: set[NameKind] = set()
 
@@ -67,6 +69,7 @@ class ServerFileHashes:
                 files = self._files(config)
                 self._refresh({file.kind for file in files if file.kind} & _REFRESHED)
                 found = [self._present(file) for file in files]
+                others = {**self._doubtful(files), **self._present_versions(config)}
             except BackendError:
                 return {"everything": ""}
             known = _merged(found)
@@ -74,9 +77,7 @@ class ServerFileHashes:
             lost = {key for file, (key, _) in zip(files, found, strict=True)
                     if file.kind is NameKind.CHECKPOINT}  # fmt: skip
             hashes = {key: it or ("" if key in lost else None) for key, it in known.items()}
-            # Answers of /extra-single-image show no version.
-            is_shown = not isinstance(config, UpscaleConfig)
-            return hashes | ({_VERSION: self._present_version()} if is_shown else {})
+            return {**hashes, **others}
 
     def shown(self, config: StageConfig, info: Mapping[str, Any]) -> Mapping[str, str]:
         """The hashes of such files that the ``info`` of an answer shows.
@@ -91,16 +92,13 @@ class ServerFileHashes:
             except BackendError:
                 return {}
         known = {keys.get(place, " ".join(place)): digits for place, digits in answered.items()}
-        version = _shown_version(info)
-        made_by = {_VERSION: version} if version else {}
-        return {**dict.fromkeys(_loaded(info), ""), **known, **made_by}
+        return {**dict.fromkeys(_loaded(info), ""), **known, **_shown_versions(info)}
 
     def note_answer(self, info: Mapping[str, Any]) -> None:
         """Take the hashes that an answer of this run shows for the present ones."""
         with self._lock:
             self._answered.update((place, it) for place, it in _answered(info).items() if it)
-            if version := _shown_version(info):
-                self._version, self._is_version_known = version, True
+            self._versions.update(_shown_versions(info))
 
     def of_plan(self, plan: StageExecutionPlan, prompts: Sequence[str]) -> Mapping[str, str]:
         """The hashes that are known of the files that a plan, and prompts of its images, name.
@@ -120,11 +118,32 @@ class ServerFileHashes:
             found = _merged([self._listed_at(file) for file in files])
             return {key: digits for key, digits in sorted(found.items()) if digits}
 
-    def _present_version(self) -> str | None:
-        """That of the last answer, else the one that the server reports when asked, once."""
-        if not self._is_version_known:
-            self._version, self._is_version_known = self._lists.version(), True
-        return self._version
+    def _present_versions(self, config: StageConfig) -> Mapping[str, str | None]:
+        """Those of the last answers, else those that the server reports when asked, once."""
+        if isinstance(config, UpscaleConfig):
+            return {}  # answers of /extra-single-image show none
+        ask = {_VERSION: self._lists.version}
+        if isinstance(config, AdetailerConfig):
+            ask[_DETAILER_VERSION] = self._lists.detailer_version
+        for name in ask.keys() - self._versions.keys():
+            self._versions[name] = ask[name]()
+        return {name: self._versions[name] for name in ask}
+
+    def _doubtful(self, files: Iterable[UsedFile]) -> Mapping[str, None]:
+        """The lists that a server would not read anew, and whose hashes no answer has confirmed.
+
+        They stand among the files, for a file may have been replaced since they were read.
+        """
+        kinds = {
+            file.kind
+            for file in files
+            if file.kind and file.kind in self._lists.not_refreshed and not self._is_answered(file)
+        }
+        return {f"{KINDS[kind].plural}, which the server did not read again": None
+                for kind in sorted(kinds)}  # fmt: skip
+
+    def _is_answered(self, file: UsedFile) -> bool:
+        return bool(self._answered.get(_place(file, self._listed_at(file)[0])))
 
     def _files(self, config: StageConfig) -> list[UsedFile]:
         files = [*self._used.of_stage(config, self._options() or {})]
@@ -196,8 +215,7 @@ def _place(file: UsedFile, key: str) -> tuple[str, str]:
 
 def _answered(info: Mapping[str, Any]) -> Mapping[tuple[str, str], str]:
     """The hashes that an answer shows, by kind and shown name; of networks also "" for none."""
-    found = info.get("extra_generation_params")
-    extra: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+    extra = _extra(info)
     titles = [_TITLE.fullmatch(str(extra.get(name))) for name in ("Refiner", "Hires checkpoint")]
     shown = [("model", stem(title[1]), title[2]) for title in titles if title]
     shown.append(("model", stem(info.get("sd_model_name")), info.get("sd_model_hash")))
@@ -210,6 +228,12 @@ def _answered(info: Mapping[str, Any]) -> Mapping[tuple[str, str], str]:
     return {place: digits for place, digits in models.items() if digits} | _merged(networks)
 
 
+def _extra(info: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What scripts and extensions add to an answer."""
+    found = info.get("extra_generation_params")
+    return found if isinstance(found, Mapping) else {}
+
+
 def _merged(pairs: Iterable[tuple[Key, str]]) -> dict[Key, str]:
     """The hashes by key, "" where one key has several."""
     merged: dict[Key, str] = {}
@@ -218,10 +242,14 @@ def _merged(pairs: Iterable[tuple[Key, str]]) -> dict[Key, str]:
     return merged
 
 
-def _shown_version(info: Mapping[str, Any]) -> str:
-    """The exact version of the server that gave an answer; "" if it does not show it."""
-    version = info.get("version") or infotext_values(info).get("Version")
-    return version.strip() if isinstance(version, str) else ""
+def _shown_versions(info: Mapping[str, Any]) -> Mapping[str, str]:
+    """The exact versions of the server and of ADetailer, as far as an answer shows them."""
+    texts = infotext_values(info)
+    found = {
+        _VERSION: info.get("version") or texts.get("Version"),
+        _DETAILER_VERSION: _extra(info).get(_DETAILER) or texts.get(_DETAILER),
+    }
+    return {name: it.strip() for name, it in found.items() if isinstance(it, str) and it.strip()}
 
 
 def _loaded(info: Mapping[str, Any]) -> Iterator[str]:

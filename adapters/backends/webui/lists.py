@@ -24,6 +24,7 @@ from .spellings import file_of, loosely, stem
 OPTIONS = "/sdapi/v1/options"
 SCRIPTS = "/sdapi/v1/scripts"
 SYSINFO = "/internal/sysinfo"
+_DETAILER_VERSION = "/adetailer/v1/version"
 _SYSINFO_TIMEOUT_S = 5.0
 """The route calls the graphics driver and pip; the version is not worth a longer wait."""
 _LONGEST_VERSION = 80
@@ -91,6 +92,8 @@ class ServerLists:
         self.refusal = ""
         """Why the first route that is there, or seems to be, gave no answer; "" if none is."""
         self._refreshed: set[NameKind] = set()
+        self.not_refreshed: set[NameKind] = set()
+        """The kinds of files that the server would not read again."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -156,6 +159,7 @@ class ServerLists:
         try:
             self._client.post(refresh_route, {})
         except _NOT_OFFERED:
+            self.not_refreshed.add(kind)
             return False
         path = route or KINDS[kind].route
         self._answers.pop(path, None)
@@ -171,7 +175,16 @@ class ServerLists:
             answer = self._client.get(SYSINFO, timeout_s=_SYSINFO_TIMEOUT_S)
         except BackendError:
             return None
-        version = answer.get("Version") if isinstance(answer, Mapping) else None
+        return self._shown(answer, "Version")
+
+    def detailer_version(self) -> str | None:
+        """The version of the extension ADetailer, where it reports one."""
+        answer = self.answer(_DETAILER_VERSION, noted=False, may_be_hidden=True)
+        return self._shown(answer, "version")
+
+    def _shown(self, answer: Any, key: str) -> str | None:
+        """A version in an answer, as it may be recorded and shown."""
+        version = answer.get(key) if isinstance(answer, Mapping) else None
         if not isinstance(version, str):
             return None
         shown = self._client.credentials.scrub(_CONTROL.sub("", version))

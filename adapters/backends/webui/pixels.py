@@ -29,13 +29,13 @@ def is_plain_resize(source: bytes, enlarged: bytes) -> bool | None:
 
     A server does that with a model that it cannot load.
     """
-    from ... import imaging  # noqa: PLC0415 - it loads Pillow, which few requests need
+    from ... import pixel_comparison  # noqa: PLC0415 - it loads Pillow, which few requests need
 
-    return imaging.is_plain_resize(source, enlarged)
+    return pixel_comparison.is_plain_resize(source, enlarged)
 
 
 def same_pixels(one: bytes, other: bytes) -> bool:
     """Whether two images are known to have equal pixels, in any format."""
-    from ... import imaging  # noqa: PLC0415 - it loads Pillow, which few requests need
+    from ... import pixel_comparison  # noqa: PLC0415 - it loads Pillow, which few requests need
 
-    return imaging.same_pixels(one, other) is True
+    return pixel_comparison.same_pixels(one, other) is True

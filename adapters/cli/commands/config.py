@@ -11,7 +11,7 @@ from ....events.errors import RunNotFoundError
 from ....events.log.reader import iterate
 from ....events.model import RunOpened
 from ....statemachine.errors import ConfigurationError
-from ....statemachine.groups.result import read_group
+from ....statemachine.groups.result import fold_group
 from ...projections.configurations import (
     ChosenImage,
     config_of_foreign_image,
@@ -58,7 +58,7 @@ def config_command(image_or_run: str, runs: Path) -> None:
 
 
 def _of_group(folder: Path) -> str:
-    opened = read_group(folder).opened
+    opened = fold_group(folder).opened
     assert opened is not None
     try:
         return config_of_group(opened)

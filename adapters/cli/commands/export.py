@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import msgspec
 
-from ....statemachine.choice import ImageChoice, ImageChoiceError, choose_images, parse_choice
+from ....events.errors import LogCorruptError, RunNotFoundError
 from ....statemachine.groups.folder import variant_folders
-from ....statemachine.groups.result import read_group
+from ....statemachine.groups.result import fold_group
 from ...bootstrap import new_storage
 from ...export.images.export import FORMATS, ImageExport, ImageExporter, RunImages
 from ...export.images.names import GROUP_TEMPLATE, RUN_TEMPLATE, NameTemplate
 from ..completion import complete_run_or_group
 from ..display import open_file_counter
+from ..image_choice import ImageChoice, ImageChoiceError, choose_images, parse_choice
 from ..output import check_runs_folder, count, json_option, print_json, print_line, runs_option
 from ..ratings import shown_ratings
 from ..run_lookup import find_run_or_group
@@ -78,14 +81,15 @@ def export_command(
     byte; JPEG and WebP keep the text with the settings. In a group, a number in LIST is that of an
     image in each variant.
 
-    Exit status: 0 if all were copied or were there already; 4 if an image is missing or altered.
+    Exit status: 0 if all were copied or were there already; 4 if an image is missing or altered, or
+    the log of a run is corrupt: the other images are copied.
     """
     check_runs_folder(runs)
     found = find_run_or_group(runs, name)
     folders = _variants(found.folder, found.runs) if found.is_group else [found.folder]
     owner = f"{'group' if found.is_group else 'run'} {found.folder.name}"
     ratings = shown_ratings(found.runs)
-    read = [RunImages.read(one) for one in folders]
+    read, unreadable = _read(folders) if found.is_group else ([RunImages.read(folders[0])], {})
     chosen = choose_images([one.result for one in read], only, ratings.of, owner)
     images = [(run, image) for run, found in zip(read, chosen, strict=True) for image in found]
     exporter = ImageExporter(
@@ -97,6 +101,7 @@ def export_command(
     )
     with open_file_counter(sys.stderr) as counter:
         made = exporter.export(images, ratings.of, counter.take)
+    made = msgspec.structs.replace(made, left_out={**unreadable, **made.left_out})
     if as_json:
         print_json(made)
     else:
@@ -105,15 +110,32 @@ def export_command(
     for path, why in list(made.left_out.items())[:_SHOWN]:
         print_error(f"{path}: not exported: {why}", status)
     if len(made.left_out) > _SHOWN:
-        print_error(f"{len(made.left_out) - _SHOWN} more images are not exported", status)
+        print_error(f"{len(made.left_out) - _SHOWN} more are not exported", status)
     return status
 
 
 def _variants(group: Path, runs: Path) -> list[Path]:
     """The folders of a group's runs, in the order of its variants."""
-    fold = read_group(group)
+    fold = fold_group(group)
     folders = variant_folders(runs, fold.group_id, fold.run_ids)
     return [folders[index] for index in sorted(folders)]
+
+
+def _read(folders: Sequence[Path]) -> tuple[list[RunImages], dict[str, str]]:
+    """The images of a group's runs, and why the others, by their folders, cannot be read.
+
+    Raises LogCorruptError or OSError where none can be read.
+    """
+    read: list[RunImages] = []
+    unreadable: dict[str, str] = {}
+    for folder in folders:
+        try:
+            read.append(RunImages.read(folder))
+        except (LogCorruptError, RunNotFoundError, OSError) as error:
+            if folder == folders[-1] and not read:
+                raise
+            unreadable[str(folder)] = str(error)
+    return read, unreadable
 
 
 def _show(made: ImageExport) -> None:

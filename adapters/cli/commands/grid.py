@@ -48,8 +48,9 @@ def grid_command(
 
     A group has a row and a column for each value of two varied keys, and a block for each
     combination of the others; one axis alone is the columns. A cell without an image says why. Each
-    image has the name by which commands find it, such as 7f3a9c#2. What does not fit one sheet
-    becomes several, FILE-1.png, FILE-2.png. An earlier sheet is replaced, but no other file.
+    image has the name by which commands find it, such as 7f3a9c#2. Columns that are too many for
+    the width continue below. What does not fit one sheet becomes several, FILE-1.png, FILE-2.png.
+    An earlier sheet is replaced, but no other file.
     """
     # Pillow takes 20 ms to load, which `--help` need not wait for.
     from ...export.sheet import (  # noqa: PLC0415 - see above

@@ -12,7 +12,7 @@ import msgspec
 from ....events.groups.fold import GroupFold
 from ....events.ratings.log import Ratings
 from ....statemachine.groups.folder import variant_folders
-from ....statemachine.groups.result import read_group
+from ....statemachine.groups.result import fold_group
 from ...projections.learning.projection import read_learning_record
 from ...projections.learning.record_file import NO_RECORD, LearningUpdate
 from ...projections.learning.records import LearningRecord, record_schema
@@ -64,7 +64,7 @@ def learning_command(
     ratings = shown_ratings(runs)  # which warns where the records will lack some
     update = LearningRecordWriter(runs).rebuild()
     if place is not None:
-        _show_group(read_group(place.folder), update, runs, ratings, as_json=as_json)
+        _show_group(fold_group(place.folder), update, runs, ratings, as_json=as_json)
     elif as_json:
         print_json(update)
     else:

@@ -13,7 +13,7 @@ import msgspec
 from rich.cells import cell_len
 
 from ....statemachine.groups.folder import GROUPS_NAME
-from ...projections.catalogue import DIED, UNREADABLE, Catalogue, CatalogueEntry
+from ...projections.catalogue import UNREADABLE, Catalogue, CatalogueEntry
 from ...projections.groups import GroupEntry, by_group, group_entries, group_entry
 from ...projections.varied_values import short_names, varied_keys
 from ..completion import complete_group
@@ -232,7 +232,7 @@ def _show_runs_of(
 ) -> None:
     """Print the variants of a group, all of them or those with a run among ``entries``."""
     row = _row_of(group)
-    state = DIED if row.died else row.state
+    state = row.shown_state
     print_line(f"{one_line(group.group_id)}: ", state_mark(state, state))
     if group.error:
         print_line(f"  {group.error}")

@@ -39,7 +39,7 @@ COLUMNS: Mapping[str, Callable[[CatalogueEntry], tuple[str, ...]]] = {
     "model": lambda entry: entry.models,
     "images": lambda entry: (f"{entry.images}/{entry.total_images}",),
     "done": lambda entry: (_done(entry),),
-    "state": lambda entry: (DIED if entry.died else entry.state,),
+    "state": lambda entry: (entry.shown_state,),
     "outcome": lambda entry: (entry.outcome or "",),
     "plan": lambda entry: (entry.summary,),
     "rating": lambda entry: tuple(map(str, entry.scores)),
@@ -56,6 +56,14 @@ _TERM = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _NUMBER = re.compile(r"\d+(?:\.\d+)?%?")
+_NUMERIC = {
+    "images": re.compile(r"\d+(?:/\d+)?"),
+    "done": _NUMBER,
+    "rating": _NUMBER,
+    "resumes": _NUMBER,
+    "variant": re.compile(r"\d*"),  # "" fits the runs of no group
+}
+"""The columns of numbers, and what they can be compared with."""
 _ORDERS: Mapping[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt,
     ">=": operator.ge, "~": operator.contains, "!~": lambda text, part: part not in text,
@@ -83,6 +91,8 @@ def _condition(column: str, sign: str, wanted: str) -> Condition:
         raise ValueError(f"there is no column {column!r}; there are {', '.join(COLUMNS)}")
     if wanted[0] in "\"'":
         wanted = wanted[1:-1]
+    if column in _NUMERIC and "~" not in sign and not _NUMERIC[column].fullmatch(wanted):
+        raise ValueError(f"{wanted!r} is no number, and {column} can only be compared with one")
     # Of several models, one has to fit; but none may be what a run must not have.
     every = all if sign.startswith("!") else any
     return lambda entry: every(_compare(value, sign, wanted) for value in COLUMNS[column](entry))

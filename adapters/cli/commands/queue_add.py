@@ -12,7 +12,6 @@ import msgspec
 
 from ....events.folds import replay
 from ....events.queue.jobs import Job, JobState
-from ....statemachine.choice import ImageChoice, choose_images
 from ....statemachine.errors import ConfigurationError, FieldError
 from ....statemachine.queue.job_queue import JobQueue
 from ....statemachine.queue.new_jobs import NewJob, plan_job, plan_rerun_job, plan_resume_job
@@ -24,6 +23,7 @@ from ...text import rough_duration
 from ..completion import complete_run, complete_run_or_group
 from ..configuration import read_document, set_option, vary_option, zip_option
 from ..groups import confirm_count
+from ..image_choice import ImageChoice, choose_images
 from ..output import count, json_option, print_json, print_line, print_note, profile_option
 from ..output import runs_option as runs_option
 from ..queue_servers import default_server

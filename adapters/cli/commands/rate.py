@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,8 +24,8 @@ from ..completion import complete_run
 from ..output import check_runs_folder, json_option, print_json, print_line, runs_option
 from ..run_lookup import find_image, find_run
 
-_CLEAR = "clear"
 _SCORES = ("1", "2", "3", "4", "5")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?", re.ASCII)
 _MOST_TAGS, _LONGEST_TAG, _LONGEST_NOTE = 100, 100, 10_000
 
 
@@ -69,20 +70,22 @@ def _text(value: str) -> str:
 @click.argument(
     "images", nargs=-1, required=True, metavar="IMAGE... [SCORE]", shell_complete=complete_run
 )
-@click.option("--pick", "verdict", flag_value="picked", help="Mark the images as picked.")
-@click.option("--reject", "verdict", flag_value="rejected", help="Mark the images as rejected.")
-@click.option("--clear", "verdict", flag_value=_CLEAR, help="Take all earlier ratings back.")
+@click.option("--pick", is_flag=True, help="Mark the images as picked.")
+@click.option("--reject", is_flag=True, help="Mark the images as rejected.")
+@click.option("--clear", is_flag=True, help="Take all earlier ratings back.")
 @click.option("--tag", "tags", multiple=True, callback=_tags, metavar="T", help="Add a tag.")
 @click.option("--note", callback=_note, metavar="TEXT", help="Set the note; '' removes it.")
 @runs_option
 @json_option
 def rate_command(
     images: tuple[str, ...],
-    verdict: str | None,
+    pick: bool,  # noqa: FBT001 - click passes flags
+    reject: bool,  # noqa: FBT001 - the same
+    clear: bool,  # noqa: FBT001 - the same
     tags: tuple[str, ...],
     note: str | None,
     runs: Path,
-    as_json: bool,  # noqa: FBT001 - click passes flags
+    as_json: bool,  # noqa: FBT001 - the same
 ) -> None:
     """Rate images: by a SCORE, a verdict, tags or a note.
 
@@ -94,15 +97,19 @@ def rate_command(
     counts. `export --only`, `list --where` and the learning records use the ratings.
     """
     check_runs_folder(runs)
+    if pick + reject + clear > 1:
+        raise click.UsageError("--pick, --reject and --clear exclude each other: give one of them")
     names, score = _split_score(images)
     if not names:
         raise click.UsageError(f"no image is named: 'rate IMAGE {score}'")
-    if score is None and verdict is None and not tags and note is None:
-        raise click.UsageError("say how: a score from 1 to 5, --pick, --reject, --tag or --note")
-    said = _Said(score, verdict, tags, note)
+    if score is None and not (pick or reject or clear or tags) and note is None:
+        how = "say how: a score from 1 to 5, --pick, --reject, --tag or --note"
+        raise click.UsageError(_why_no_score(images[-1]) or how)
+    verdict = Verdict.PICKED if pick else Verdict.REJECTED if reject else None
+    given = _Given(score, verdict, tags, note, clear)
     found = {image.source_sha256: (name, image) for name, image in _find(runs, names)}
     chosen = [image for _, image in found.values()]
-    made = Ratings(runs, storage=new_storage()).rate(chosen, said.added_to)
+    made = Ratings(runs, storage=new_storage()).rate(chosen, given.added_to)
     LearningRecordWriter(runs).renew(found.keys())
     rated = [
         _RatedFile(image=name, rating=rating, **image._asdict())
@@ -123,23 +130,30 @@ def _split_score(arguments: Sequence[str]) -> tuple[Sequence[str], int | None]:
     return arguments, None
 
 
-class _Said(NamedTuple):
-    """What the command line says of the images."""
+def _why_no_score(name: str) -> str:
+    """What is wrong with a number that is meant as a score; "" for a score and for other names."""
+    is_number = _NUMBER.fullmatch(name) and name not in _SCORES
+    return f"{name} is no score: scores are 1 to 5" if is_number else ""
+
+
+class _Given(NamedTuple):
+    """What the command line says of the images; ``clear`` takes the earlier ratings back."""
 
     score: int | None
-    verdict: str | None
+    verdict: Verdict | None
     tags: tuple[str, ...]
     note: str | None
+    clear: bool
 
     def added_to(self, old: Rating) -> Rating:
         """The rating that follows an earlier one."""
-        before = NOT_RATED if self.verdict == _CLEAR else old
+        before = NOT_RATED if self.clear else old
         tags = tuple(dict.fromkeys([*before.tags, *self.tags]))
         if len(tags) > _MOST_TAGS:
             raise click.UsageError(f"an image has {_MOST_TAGS} tags at most")
         return Rating(
             score=before.score if self.score is None else self.score,
-            verdict=before.verdict if self.verdict in (None, _CLEAR) else Verdict(self.verdict),
+            verdict=before.verdict if self.verdict is None else self.verdict,
             tags=tags,
             note=before.note if self.note is None else self.note,
         )
@@ -154,7 +168,7 @@ def _find(runs: Path, names: Sequence[str]) -> Iterator[tuple[str, RatedImage]]:
         run, number = split_image_number(name)
         if number is None:
             find_image(runs, name)  # which refuses what looks like an image
-        result = replay(find_run(runs, name if number is None else run))
+        result = replay(_find_run(runs, name if number is None else run))
         images = [one for one in result.images if number in (None, one.number)]
         if not images:
             why = f"run {result.run_id} has no finished image"
@@ -165,6 +179,15 @@ def _find(runs: Path, names: Sequence[str]) -> Iterator[tuple[str, RatedImage]]:
                 shown,
                 RatedImage(image.source_sha256, result.run_id, image.stage_id, image.image_index),
             )
+
+
+def _find_run(runs: Path, name: str) -> Path:
+    try:
+        return find_run(runs, name)
+    except RunNotFoundError as error:
+        if why := _why_no_score(name):
+            raise RunNotFoundError(f"{error}, and {why}") from error
+        raise
 
 
 def _find_file(runs: Path, path: Path) -> RatedImage:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
+from ....events.errors import RunNotFoundError
 from ....events.folds import replay
-from ....statemachine.choice import ImageChoice, choose_images
+from ....statemachine.files.run_folder import split_image_number
 from ....statemachine.run.handle import RunHandle
 from ....statemachine.run.reuse_plan import require_reuse
 from ....statemachine.stages import stage_types
@@ -17,6 +18,7 @@ from ..completion import complete_run
 from ..configuration import set_option
 from ..display import open_file_counter
 from ..foreground import run_in_foreground, show_end
+from ..image_choice import ImageChoice, choose_images
 from ..output import (
     insecure_option,
     json_option,
@@ -79,7 +81,7 @@ def rerun_command(
     """
     if no_preflight:
         overrides = (*overrides, "run.preflight=false")
-    folder = find_run(runs, run)
+    folder = _find_run(runs, run)
     images = None if only is None else _chosen(runs, folder, only)
     controller = open_controller(
         runs, named_server(servers), insecure=insecure, headers=server_headers()
@@ -104,6 +106,19 @@ def rerun_command(
 
         ended = run_in_foreground(controller, begin, stream)
     return show_end(ended, as_json=as_json)
+
+
+def _find_run(runs: Path, name: str) -> Path:
+    """The folder of the run. Raises RunNotFoundError, with the option for a single image."""
+    try:
+        return find_run(runs, name)
+    except RunNotFoundError as error:
+        run, number = split_image_number(name)
+        if number is None:
+            raise
+        raise RunNotFoundError(
+            f"{name} is an image, and rerun takes a run: `rerun {run} --only {number}`"
+        ) from error
 
 
 def _chosen(runs: Path, folder: Path, only: ImageChoice) -> list[int]:

@@ -15,7 +15,7 @@ from ....events.model import RunOpened
 from ....events.origins import input_name, varied_of
 from ....events.ratings.log import Ratings
 from ....events.result import PipelineRunResult
-from ....statemachine.groups.result import read_group, result_of
+from ....statemachine.groups.result import fold_group, result_of
 from ...projections.foreign_images import ForeignImage, tool_name
 from ...projections.provenance import (
     ImageProvenance,
@@ -83,7 +83,7 @@ def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa:
 
 
 def _show_group(folder: Path, runs: Path, *, as_json: bool) -> None:
-    fold = read_group(folder)
+    fold = fold_group(folder)
     result = result_of(fold, runs)
     if as_json:
         print_json(group_document(fold, result))

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from ....events.log.storage import open_regular
 from ....statemachine.files.png import chunks, is_png
 from ....statemachine.files.recorded_files import FileState, RecordedFile, WrongFile, read_file
-from ...imaging import ImageError, open_image, thumbnail_of
+from ...imaging import ImageError, open_image
+from ...thumbnails import thumbnail_of
 from .redaction import Redactor
 
 _SIDE = 128

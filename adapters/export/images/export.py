@@ -46,7 +46,11 @@ class ExportedImage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImageExport(msgspec.Struct, frozen=True, kw_only=True):
-    """What an export did; ``left_out`` are the recorded files that are missing or altered."""
+    """What an export did.
+
+    ``left_out`` says why, of recorded files that are missing or altered, and of the folders of
+    runs that cannot be read.
+    """
 
     to: str
     images: tuple[ExportedImage, ...]

@@ -20,8 +20,8 @@ from ....statemachine.groups.result import (
     UNREADABLE,
     GroupResult,
     VariantResult,
+    fold_group,
     group_result,
-    read_group,
 )
 from ....statemachine.variants.axes import axis_keys
 from ...event_text import error_text
@@ -113,7 +113,7 @@ class _GroupContent:
         thumbnails: bool,
         on_variant: Callable[[int, int], None] | None,
     ) -> None:
-        self._fold: GroupFold = read_group(folder)
+        self._fold: GroupFold = fold_group(folder)
         folders = variant_folders(runs, self._fold.group_id, self._fold.run_ids)
         self._result: GroupResult = group_result(self._fold, folders)
         self._shown = self._result.variants[:_MOST_VARIANTS]

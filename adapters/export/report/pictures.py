@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 
 from ....statemachine.files.recorded_files import FileState, RecordedFile, WrongFile, check_file
-from ...imaging import THUMBNAIL_MEDIA_TYPE, ImageError, thumbnail_of
+from ...imaging import ImageError
+from ...thumbnails import THUMBNAIL_MEDIA_TYPE, thumbnail_of
 
 BUNDLED_FOLDER = "thumbnails"
 """A bundle has ``thumbnails/<stage_id>/<index>.webp`` instead of the image files."""

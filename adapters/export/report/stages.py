@@ -8,11 +8,11 @@ from statistics import median
 
 import msgspec
 
-from ....events.folds import StageFold
 from ....events.log.timeline import events_at
 from ....events.model import CallCompleted, CallReused, InputRecord, Outcome, StageEvent
 from ....events.origins import input_name, input_of, prompt_of
 from ....events.result import artifact_in
+from ....events.stage_fold import StageFold
 from ....statemachine.files.recorded_files import RecordedFile
 from ...event_text import why_unchanged
 from ...text import byte_size, count, duration

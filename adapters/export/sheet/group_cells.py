@@ -22,24 +22,30 @@ _DIGITS = 6
 
 
 class Axis(NamedTuple):
-    """An axis of a sweep: its keys, and the values that occur, in order, by their identities."""
+    """An axis of a sweep: its keys, the values that occur, in order, and their places by identity.
+
+    A label is ``cfg_scale = 7.0``, with a line for each key.
+    """
 
     keys: tuple[str, ...]
-    values: Mapping[bytes, tuple[Any, ...]]
+    labels: tuple[str, ...]
+    places: Mapping[bytes, int]
+
+    @classmethod
+    def of(cls, keys: tuple[str, ...], values: Mapping[bytes, Sequence[Any]]) -> Axis:
+        """An axis with these values by their identities, in order."""
+        labels = (
+            "\n".join(f"{key} = {_text(one)}" for key, one in zip(keys, value, strict=True))
+            for value in values.values()
+        )
+        return cls(keys, tuple(labels), {name: place for place, name in enumerate(values)})
 
     def place_of(self, variant: Mapping[str, Any]) -> int:
         """The place of a variant's value among those of the axis."""
-        return list(self.values).index(_identity(variant.get(key) for key in self.keys))
-
-    def labels(self) -> list[str]:
-        """The label of each value, ``cfg_scale = 7.0``; a line for each key."""
-        return [
-            "\n".join(f"{key} = {_text(one)}" for key, one in zip(self.keys, value, strict=True))
-            for value in self.values.values()
-        ]
+        return self.places[_identity(variant.get(key) for key in self.keys)]
 
 
-_NO_AXIS = Axis((), {b"[]": ()})
+_NO_AXIS = Axis((), ("",), {b"[]": 0})
 
 
 class _VariantCells(NamedTuple):
@@ -72,18 +78,18 @@ def group_content(
         block = table.setdefault(tuple(one.place_of(variant.values) for one in others), {})
         row = block.setdefault(row_axis.place_of(variant.values), {})
         row[column_axis.place_of(variant.values)] = cells
-    labels = column_axis.labels()
+    labels = column_axis.labels
     blocks = (
         Block(
             ", ".join(
-                one.labels()[at].replace("\n", ", ") for one, at in zip(others, place, strict=True)
+                one.labels[at].replace("\n", ", ") for one, at in zip(others, place, strict=True)
             ),
-            tuple(_rows(block, row_axis.labels(), len(labels), read.has_several)),
+            tuple(_rows(block, row_axis.labels, len(labels), read.has_several)),
         )
         for place, block in sorted(table.items())
     )
     stages = ", ".join(read.stages) or "no stage"
-    return SheetContent(f"{fold.group_id}, {stages}", tuple(labels), tuple(blocks))
+    return SheetContent(f"{fold.group_id}, {stages}", labels, tuple(blocks))
 
 
 def choose_axes(axes: Sequence[Axis], rows: str | None, columns: str | None) -> tuple[Axis, Axis]:
@@ -126,7 +132,7 @@ def _axis(axis: SweepAxis, variants: Sequence[Mapping[str, Any]]) -> Axis:
     values = [tuple(one.get(key) for key in keys) for one in variants]
     used = {_identity(value): value for value in values}
     listed = {_identity(value): value for value in rows_of(axis)}
-    return Axis(keys, {name: value for name, value in (listed | used).items() if name in used})
+    return Axis.of(keys, {one: value for one, value in (listed | used).items() if one in used})
 
 
 class _Variants:

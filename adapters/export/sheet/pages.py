@@ -67,13 +67,19 @@ class Layout:
         """The texts that are too long for their place, and their numbers."""
 
     def pages(self) -> list[Page]:
-        """All sheets in order: the cells, then the texts that were too long, in full."""
+        """All sheets in order: the cells, then the texts that were too long, in full.
+
+        Columns that are too many for the width of a sheet follow below the others, as far as there
+        is room for all of their rows.
+        """
         columns = len(self._content.columns)
         room = MOST_SIDE - 2 * _MARGIN - self._label_width
         each = max(1, min(columns, room // (self.width + GAP)))
         found: list[Page] = []
         for first in range(0, columns, each):
-            found += self._pages_of(range(first, min(first + each, columns)))
+            for page in self._pages_of(range(first, min(first + each, columns))):
+                both = _joined(found[-1], page) if found else None
+                found[-1:] = [both] if both else [*found[-1:], page]
         return [*found, *self._note_pages()]
 
     def _pages_of(self, columns: range) -> Iterator[Page]:
@@ -161,6 +167,17 @@ def _with_text(page: Page, lines: list[str]) -> Page:
 
 def _closed(page: Page) -> Page:
     return page._replace(height=page.height + _MARGIN)
+
+
+def _joined(upper: Page, lower: Page) -> Page | None:
+    """One sheet with the content of two that have the same title; None where it is too high."""
+    _, top, title = lower.texts[0]
+    down = upper.height - _MARGIN - (top + len(title) * LINE)
+    if lower.height + down > MOST_SIDE:
+        return None
+    upper.texts.extend((x, y + down, lines) for x, y, lines in lower.texts[1:])
+    upper.cells.extend(one._replace(y=one.y + down) for one in lower.cells)
+    return upper._replace(height=lower.height + down)
 
 
 def _reduced(cell: Cell, side: int) -> tuple[int, int]:

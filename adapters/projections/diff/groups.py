@@ -11,7 +11,7 @@ import msgspec
 
 from ....events.errors import LogCorruptError, RunNotFoundError
 from ....statemachine.groups.folder import variant_folders
-from ....statemachine.groups.result import VariantResult, read_group, result_of
+from ....statemachine.groups.result import VariantResult, fold_group, result_of
 from ...text import count_of
 from ..varied_values import value_text
 from .comparison import RunComparison, compare_runs
@@ -74,7 +74,7 @@ class _Side:
     """A group that is compared, and the folders of its runs."""
 
     def __init__(self, folder: Path, runs: Path) -> None:
-        fold = read_group(folder)
+        fold = fold_group(folder)
         self.result = result_of(fold, runs)
         self.folders = variant_folders(runs, fold.group_id, fold.run_ids)
         self.compared = ComparedGroup(

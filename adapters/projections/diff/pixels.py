@@ -31,6 +31,7 @@ class PictureFiles:
 
 def same_pixels(left: bytes, right: bytes) -> bool | None:
     """Whether two images have the same size and pixels; None if that cannot be decided."""
-    from ... import imaging  # noqa: PLC0415 - it loads Pillow, and most comparisons need no pixel
+    # It loads Pillow, and most comparisons need no pixel.
+    from ... import pixel_comparison  # noqa: PLC0415 - see above
 
-    return imaging.same_pixels(left, right)
+    return pixel_comparison.same_pixels(left, right)

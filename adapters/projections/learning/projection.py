@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from ....events.folds import Fold, StageFold, recorded_stages
+from ....events.folds import Fold, recorded_stages
 from ....events.log.format import DIGITS, MAX_LINE_BYTES, PREFIX
 from ....events.log.reader import log_path
 from ....events.log.scan import LogScan
@@ -38,6 +38,7 @@ from ....events.model import (
 from ....events.origins import input_name, input_of, prompt_of, varied_of
 from ....events.ratings.log import Ratings
 from ....events.result import MissingImage, artifact_in
+from ....events.stage_fold import StageFold
 from .asked import asked_settings
 from .records import (
     SCHEMA_VERSION,

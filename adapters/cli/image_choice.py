@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-from ..events.errors import StagewrightError
-from ..events.model import Artifact
-from ..events.ratings.model import Rating, Verdict
-from ..events.result import FinishedImage, PipelineRunResult
+from ...events.errors import StagewrightError
+from ...events.model import Artifact
+from ...events.ratings.model import Rating, Verdict
+from ...events.result import FinishedImage, PipelineRunResult
 
 _NUMBERS = re.compile(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?", re.ASCII)
 _RATING = re.compile(r"rating\s*(<=|>=|=|<|>)\s*([1-5])", re.ASCII)

@@ -1,0 +1,78 @@
+"""Reduces images to thumbnails, and to pictures of sheets."""
+
+from __future__ import annotations
+
+import io
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from PIL import Image
+
+from ..events.log.storage import open_regular
+from .imaging import ImageError, eight_bits, open_image, orientation_of, transposed
+
+THUMBNAIL_MEDIA_TYPE = "image/webp"
+_THUMBNAIL_QUALITY = 60
+_MOST_BYTES = 256 * 1024 * 1024
+_LARGE_PIXELS = 4096 * 4096
+"""Larger images are reduced one at a time, to bound the memory."""
+_one_large = threading.Lock()
+
+
+def thumbnail_of(file: Path, side: int = 128) -> bytes:
+    """A thumbnail that fits ``side`` x ``side`` pixels, as WebP; smaller images keep their size.
+
+    It is turned as displayed. Safe to call from several threads. Raises ImageError with the file.
+    """
+    try:
+        with open_image(_bounded_bytes(file)) as image, _room_for(image):
+            return _webp_thumbnail(image, side)
+    except (ImageError, OSError) as error:
+        raise ImageError(f"{file}: {error}") from error
+
+
+def reduced_picture(file: Path, side: int) -> Image.Image:
+    """An image as it is displayed, within ``side`` x ``side`` pixels, as RGB or RGBA.
+
+    Smaller images keep their size. It takes 0.4 ms for 512 pixels where a thumbnail takes 2.6.
+    Safe to call from several threads. Raises ImageError with the file.
+    """
+    try:
+        with open_image(_bounded_bytes(file)) as image, _room_for(image):
+            return _reduced(image, side, gap=1.0)
+    except (ImageError, OSError) as error:
+        raise ImageError(f"{file}: {error}") from error
+
+
+def _bounded_bytes(file: Path) -> bytes:
+    with open_regular(file) as stream:
+        data = stream.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise ImageError(f"larger than {_MOST_BYTES} bytes")
+    return data
+
+
+def _room_for(image: Image.Image) -> AbstractContextManager[object]:
+    return _one_large if image.width * image.height > _LARGE_PIXELS else nullcontext()
+
+
+def _webp_thumbnail(image: Image.Image, side: int) -> bytes:
+    stream = io.BytesIO()
+    small = _reduced(image, side)
+    small.save(stream, "WEBP", quality=_THUMBNAIL_QUALITY, exif=b"", icc_profile=None)
+    return stream.getvalue()
+
+
+def _reduced(image: Image.Image, side: int, gap: float = 2.0) -> Image.Image:
+    """The image as it is displayed, within ``side`` x ``side`` pixels, as RGB or RGBA.
+
+    It is averaged down to ``gap`` times its new size first, which is quick.
+    """
+    image.draft("RGB", (side, side))  # JPEG decodes to an eighth of its size at no cost.
+    image.load()
+    orientation = orientation_of(image)
+    small = eight_bits(image)
+    small = small.convert("RGBA" if small.has_transparency_data else "RGB")
+    small.thumbnail((side, side), reducing_gap=gap)
+    return transposed(small, orientation)
