@@ -187,9 +187,9 @@ class Story:
         return ""
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("deed", list(Deed))
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(1, 5))
 def test_no_promise_is_broken_wherever_a_process_dies(
     deed: Deed, seed: int, tmp_path: Path
 ) -> None:

@@ -282,6 +282,24 @@ def test_a_server_that_is_switched_off_costs_no_job(tmp_path: Path) -> None:
     assert queue.counts()[JobState.ENDED] == 2
 
 
+def test_a_sweep_that_loses_its_server_in_the_last_variant_waits(tmp_path: Path) -> None:
+    """Like a run: it is no failure of the job."""
+    queue = sqlite_queue(tmp_path)
+
+    def lose(request: GenerateRequest, _cancel: CancelToken) -> None:
+        if request.config.steps == 3:  # type: ignore[attr-defined]
+            raise UnreachableError("connection refused")
+
+    queue.add([new_job("sweep", vary=["txt2img.steps=2,3"], server={"wait_s": 0.0})])
+    runner = SingleNodeJobRunner(
+        queue, controller(tmp_path, ScriptedBackend(lose)), exit_when_empty=True
+    )
+    assert runner.work().end is WorkEnd.SERVER
+    assert names(queue) == ["sweep"]
+    work(queue)
+    assert job_of(queue, "sweep").outcome is Outcome.COMPLETED
+
+
 def test_a_job_whose_worker_died_three_times_without_an_image_is_set_aside(tmp_path: Path) -> None:
     """A death after a finished image does not count, and the next job begins."""
     queue = sqlite_queue(tmp_path)

@@ -122,6 +122,11 @@ class GroupRunner:
         self._is_over = False
         self._has_begun = False
 
+    @property
+    def has_lost_server(self) -> bool:
+        """Whether a run has ended because the backend could not be reached any more."""
+        return self._lost_server_in is not None
+
     def cancel(self, mode: CancelMode, reason: str) -> None:
         """Stop the run in progress and begin no other.
 

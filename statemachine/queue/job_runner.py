@@ -271,9 +271,9 @@ class SingleNodeJobRunner:
 def _is_out_of_reach(handle: StartedRun, result: EndedRun) -> bool:
     if result.state == RunState.COMPLETED:
         return False
-    if isinstance(handle, RunHandle):
+    if handle.is_backend_out_of_reach or isinstance(handle, RunHandle):
         return handle.is_backend_out_of_reach
-    # A group has an error of its own where no further variant could begin.
+    # A group has an error of its own where a further variant could not begin.
     return result.error is not None and result.error.kind in _UNREACHABLE
 
 

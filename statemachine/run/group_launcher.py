@@ -265,6 +265,7 @@ class GroupLauncher:
         failure: BaseException | None = None
         try:
             result = runner.work()
+            handle.is_backend_out_of_reach = runner.has_lost_server
         except StagewrightError as error:
             failure = error
         except BaseException as error:  # noqa: BLE001 - the handle's ``wait`` raises it
