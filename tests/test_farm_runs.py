@@ -143,6 +143,34 @@ def recorded_twice(result: Any) -> list[str]:
 
 
 @pytest.mark.posix
+def test_a_worker_that_is_stopped_gives_its_image_to_another(
+    farm: Farm, tmp_path: Path, connected: Any
+) -> None:
+    """SIGTERM interrupts its server at once; the other workers make all images."""
+    farm.restore()
+    stopped: list[str] = []
+
+    def stop(event: StageEvent) -> None:
+        assert isinstance(event, CallRequested)
+        stopped.append(str(event.server))
+        farm.workers[stopped[0]].terminate()
+
+    connected(when(partial(asks_for, "txt2img"), stop))
+    config = chain(images=6, steps=150)
+    for stage in STAGES[1:]:
+        del config[stage]
+    result = run_on(farm, tmp_path / "farm", config)
+    farm.workers[stopped[0]].wait(30)
+    assert result.state is RunState.COMPLETED
+    alone = open_controller(tmp_path / "alone").start(config).wait(timeout_s=60)
+    assert sources(result) == sources(alone)
+    asked = [one for one in result.events if isinstance(one, CallRequested)]
+    assert [one.server for one in asked].count(stopped[0]) == 1
+    (failed,) = (one for one in result.events if isinstance(one, CallFailed))
+    assert failed.error.kind == "WorkerLostError"
+
+
+@pytest.mark.posix
 def test_a_frozen_worker_is_given_up(
     farm: Farm, expected: list[list[str]], tmp_path: Path, connected: Any
 ) -> None:

@@ -21,7 +21,7 @@ from ....statemachine.ports import GenerateAnswer, GenerateRequest, ImageBackend
 from ....statemachine.run.cancel import CancelToken
 from ..registry import EarlierRun, ServerChoice
 from .connection import FarmConnection, WorkerEntry
-from .errors import SchedulerLostError, WorkerLostError
+from .errors import WorkerLostError
 from .member import FarmMember
 from .messages import PREPARE, RELEASE, Preparation, Prepared, decode_prepared, encode
 
@@ -142,19 +142,20 @@ class FarmBackend:
 
     def close(self) -> None:
         """Release the workers, and close the connection."""
-        connection, self._connection = self._connection, None
+        connection = self._connection
         if connection is None:
             return
         if self._watch is not None:
             self._watch.cancel()
-        asyncio.run_coroutine_threadsafe(self._release(connection), connection.loop).result()
+        asyncio.run_coroutine_threadsafe(self._release(), connection.loop).result()
         self._members = {}
         connection.close()
+        self._connection = None
 
-    async def _release(self, connection: FarmConnection) -> None:
+    async def _release(self) -> None:
         """Have every worker forget the run; one that does not answer soon forgets it later."""
         asked = (
-            connection.ask(one.entry.address, RELEASE, _RELEASE_S, session=self._session)
+            self._open_connection.ask(one.entry.address, RELEASE, _RELEASE_S, session=self._session)
             for one in self._members.values()
         )
         for outcome in await asyncio.gather(*asked, return_exceptions=True):
@@ -176,20 +177,28 @@ class FarmBackend:
     async def _look_on(self) -> None:
         """Watch who joins and who leaves, until cancelled."""
         preparing: set[asyncio.Task[str]] = set()
-        while True:
-            await asyncio.sleep(_LOOK_S)
-            try:
-                entries = await self._open_connection.workers()
-            except (OSError, SchedulerLostError):
-                continue  # members() reports a scheduler that is gone
-            present = {entry.address: entry for entry in entries}
-            for address in set(self._members) - set(present):
-                self._drop(self._members[address])
-            self._known &= set(present)
-            for address in set(present) - self._known:
-                task = asyncio.ensure_future(self._prepare(present[address]))
-                preparing.add(task)
-                task.add_done_callback(preparing.discard)
+        try:
+            while True:
+                await asyncio.sleep(_LOOK_S)
+                await self._look(preparing)
+        finally:
+            for task in preparing:
+                task.cancel()
+
+    async def _look(self, preparing: set[asyncio.Task[str]]) -> None:
+        """Drop the workers that have left, and begin to prepare those that have joined."""
+        try:
+            entries = await self._open_connection.workers()
+        except OSError:
+            return  # members() reports a scheduler that is gone
+        present = {entry.address: entry for entry in entries}
+        for address in set(self._members) - set(present):
+            self._drop(self._members[address])
+        self._known &= set(present)
+        for address in set(present) - self._known:
+            task = asyncio.ensure_future(self._prepare(present[address]))
+            preparing.add(task)
+            task.add_done_callback(preparing.discard)
 
     async def _prepare(self, entry: WorkerEntry) -> str:
         """Prepare one worker, and use it; why it is not used, or "" if it is."""
@@ -257,10 +266,11 @@ class FarmBackend:
 
     def _drop(self, member: FarmMember) -> None:
         member.is_present = False
+        self._members = {key: one for key, one in self._members.items() if one is not member}
         if member.refusal:
             farm_logger.warning("worker %s is not used: %s", member.entry.name, member.refusal)
-        self._members = {key: one for key, one in self._members.items() if one is not member}
-        farm_logger.info("worker %s has left", member.entry.name)
+        else:
+            farm_logger.info("worker %s has left", member.entry.name)
 
     def _leave(self, worker: str, call_id: str, stage_type: str) -> None:
         """Note a call that a worker's server is to settle before it gets other work."""

@@ -17,19 +17,29 @@ from .messages import FARM, SchedulerFacts
 from .unpickling import restrict_unpickling
 
 _LOOK_S = 0.2
-_CODE_HANDLERS = (
-    "adaptive_target",
-    "feed",
-    "register_nanny_plugin",
-    "register_scheduler_plugin",
-    "register_worker_plugin",
-    "run_function",
-    "unregister_nanny_plugin",
-    "unregister_scheduler_plugin",
-    "unregister_worker_plugin",
-    "workers_to_close",
+_HANDLERS = frozenset(
+    [
+        "add_keys",
+        "connection_stream",
+        "echo",
+        "gather",
+        "get_task_stream",
+        "has_what",
+        "heartbeat_worker",
+        "identity",
+        "nbytes",
+        "ncores",
+        "processing",
+        "profile",
+        "register-client",
+        "register-worker",
+        "unregister",
+        "update_data",
+        "versions",
+        "who_has",
+    ]
 )
-"""What Dask's scheduler does with functions that it is sent; a farm needs none of it."""
+"""What is left of Dask's interface of a scheduler: nothing that takes functions or files."""
 
 
 class SchedulerChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,10 +110,9 @@ async def _serve(
 
 
 def _restrict(scheduler: Any) -> None:
-    """Take what is code out of the scheduler's interface, and say in it how it is set."""
-    for name in _CODE_HANDLERS:
-        scheduler.handlers.pop(name, None)
-        scheduler.stream_handlers.pop(name, None)
+    """Leave the handlers that a farm needs, and add one that says how the scheduler is set."""
+    for name in set(scheduler.handlers) - _HANDLERS:
+        del scheduler.handlers[name]
 
     def tell() -> dict[str, Any]:
         facts = SchedulerFacts(

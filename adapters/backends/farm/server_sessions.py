@@ -142,8 +142,14 @@ class ServerSessions:
 
     def _prepare(self, asked: Preparation) -> BackendDescription:
         # How to verify the certificate of this server, and with which credentials, is decided here.
+        # The controller waits: it asks again where the server cannot be reached.
         settings = msgspec.structs.replace(
-            asked.settings, kind=None, url=self._choice.url, tls_verify=True, ca_bundle=None
+            asked.settings,
+            kind=None,
+            url=self._choice.url,
+            tls_verify=True,
+            ca_bundle=None,
+            wait_s=0.0,
         )
         plan = asked.read_plan()
         backend = self._kind.make(
@@ -161,7 +167,12 @@ class ServerSessions:
             preflight=asked.preflight,
             earlier=lambda _url: (),  # their logs are on the machines of their controllers
         )
-        server.prepare(run, asked.like)
+        try:
+            server.prepare(run, asked.like)
+        except BaseException:
+            backend.close()
+            raise
+        self.release(asked.session)
         with self._lock:
             self._servers[asked.session] = server
             spare = list(self._servers)[:-_MOST_SESSIONS]

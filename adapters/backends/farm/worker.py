@@ -114,30 +114,40 @@ class _Member(msgspec.Struct, frozen=True, kw_only=True):
 
     async def serve(self, stopped: threading.Event, tell: Callable[[str], None]) -> None:
         tell(f"worker {self.name}: looking for the scheduler at {self.address}")
-        reason = ""
+        reason, has_joined = "", False
         while not stopped.is_set():
             found = await self._reason_not_reached()
             if found and found != reason:
                 tell(f"worker {self.name}: {self.address} cannot be reached, trying again: {found}")
             reason = found
-            if reason:
-                await asyncio.sleep(_REJOIN_S)
-                continue
-            worker = self._worker()
-            joining = asyncio.ensure_future(_started(worker))
-            while not (joining.done() or stopped.is_set()):
-                await asyncio.sleep(_LOOK_S)
-            if joining.done():
-                self._check(joining)
-                tell(f"worker {self.name}: joined {self.address}, serving {self.server}")
-                await self._until_left(worker, stopped)
-            else:
-                joining.cancel()
-            self.sessions.cancel_present("the worker has left the farm")
-            await worker.close(timeout=_CLOSE_S)
-            tell(f"worker {self.name}: left {self.address}")
+            if not reason:
+                try:
+                    await self._take_part(stopped, tell)
+                    has_joined = True
+                except ConfigurationError as error:
+                    # The scheduler may not have noticed yet that the worker had left.
+                    if not has_joined:
+                        raise
+                    reason = str(error)
+                    tell(f"worker {self.name}: trying again: {reason}")
             if not stopped.is_set():
                 await asyncio.sleep(_REJOIN_S)
+
+    async def _take_part(self, stopped: threading.Event, tell: Callable[[str], None]) -> None:
+        """Join, and serve until the worker has left. Raises ConfigurationError if it is refused."""
+        worker = self._worker()
+        joining = asyncio.ensure_future(_started(worker))
+        while not (joining.done() or stopped.is_set()):
+            await asyncio.sleep(_LOOK_S)
+        if joining.done():
+            self._check(joining)
+            tell(f"worker {self.name}: joined {self.address}, serving {self.server}")
+            await self._until_left(worker, stopped)
+        else:
+            joining.cancel()
+        self.sessions.cancel_present("the worker has left the farm")
+        await worker.close(timeout=_CLOSE_S)
+        tell(f"worker {self.name}: left {self.address}")
 
     async def _reason_not_reached(self) -> str:
         """Why the scheduler cannot be reached; "" if it can.
