@@ -59,6 +59,8 @@ class PooledServer:
         self.refusal = ""
         """Why the server is not used, or not yet."""
         self.is_excluded = False
+        self.first_answers: dict[str, Mapping[str, object]] = {}
+        """The ``info`` of the first answer in each stage; the servers of a pool share it."""
 
     @property
     def slots(self) -> int:
@@ -86,8 +88,12 @@ class PooledServer:
     ) -> GenerateAnswer:
         """See ``ImageBackend``; the first answer in a stage is compared with another server's."""
         answer = self.backend.generate_images(request, cancel=cancel, on_step=on_step)
-        if request.other_answer is not None and request.first_answer is None:
-            self._compare(request, request.other_answer, answer)
+        if request.first_answer is None:
+            # Several servers may be making their first images at once: no answer is recorded then.
+            earliest = self.first_answers.setdefault(request.stage_id, answer.info)
+            other = earliest if request.other_answer is None else request.other_answer
+            if other is not answer.info:
+                self._compare(request, other, answer)
         return answer
 
     def _compare(
@@ -140,6 +146,9 @@ class ServerPool:
 
     def __init__(self, servers: Sequence[PooledServer]) -> None:
         self.servers = tuple(servers)
+        first_answers: dict[str, Mapping[str, object]] = {}
+        for server in servers:
+            server.first_answers = first_answers
         self._lock = threading.Lock()  # guards _ready
         self._ready: list[PooledServer] = []
         self._ended = threading.Event()
