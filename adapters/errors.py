@@ -14,3 +14,7 @@ class MissingToolkitError(StagewrightError, ImportError):
 
 class UserCommandError(StagewrightError):
     """A command of the user's settings cannot be started, fails, or takes too long."""
+
+
+class CommandNotStartedError(UserCommandError):
+    """A command of the user's settings cannot be started."""

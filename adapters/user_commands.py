@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from .errors import UserCommandError
+from .errors import CommandNotStartedError, UserCommandError
 from .text import one_line
 
 Process = subprocess.Popen[bytes]
@@ -25,8 +25,8 @@ def start_command(
 
     It is given ``facts`` as JSON on standard input, and each that is not None as a variable whose
     name begins with ``prefix``. ``output`` takes what it prints; None leaves that to standard
-    output and error. Raises UserCommandError, which names the program alone: an argument may be a
-    secret.
+    output and error. Raises CommandNotStartedError, which names the program alone: an argument may
+    be a secret.
     """
     try:
         process = subprocess.Popen(  # noqa: S603 - the user's own command
@@ -39,7 +39,7 @@ def start_command(
         )
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
-        raise UserCommandError(f"{command[0]}: cannot be started: {why or error}") from error
+        raise CommandNotStartedError(f"{command[0]}: cannot be started: {why or error}") from error
     assert process.stdin is not None
     with suppress(OSError):  # it need not read them; they fit the pipe
         process.stdin.write(msgspec.json.encode(facts))

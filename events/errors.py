@@ -24,7 +24,9 @@
     |-- InvalidTransitionError    a trigger that the lifecycle refuses in its state
     |-- MissingToolkitError       (ImportError) a GUI toolkit is not installed; in adapters.errors
     |-- NotDeliveredError         a message about a run was not taken; in adapters.notifications
+    |   `-- WrongReceiverError        and will not be, as the settings are
     |-- UserCommandError          a command of the user's settings failed; in adapters.errors
+    |   `-- CommandNotStartedError    it cannot be started
     |-- ConfigurationError        (ValueError) a configuration that cannot be read
     |   |-- InvalidStagePlanError a configuration that makes no valid plan; names the key
     |   |-- PreflightError        a server that cannot be reached, or lacks a name

@@ -18,7 +18,7 @@ from stagewright.adapters.cli.run_watch import notify_queue_empty
 from stagewright.adapters.errors import UserCommandError
 from stagewright.adapters.notifications.channels import NotDeliveredError, find_channels
 from stagewright.adapters.notifications.messages import Message, queue_message
-from stagewright.adapters.notifications.notifier import Notifier
+from stagewright.adapters.notifications.notifier import PAUSES_S, Notifier
 from stagewright.adapters.notifications.settings import NotifySettings
 from stagewright.adapters.user_commands import run_command
 
@@ -239,6 +239,23 @@ def test_a_message_is_tried_again_until_it_is_given_up(caplog: pytest.LogCapture
     assert len(tried) == 2 + 3
     assert caplog.text.count("'stagewright: queue is empty' not delivered: RuntimeError") == 1
     assert SECRET not in caplog.text
+
+
+def test_a_receiver_that_is_wrong_is_tried_once(tmp_path: Path) -> None:
+    """A run whose settings name no program or address does not wait for further tries."""
+    option = settings(
+        tmp_path, command=[str(tmp_path / "missing"), SECRET], urls=[f"foo://{SECRET}"]
+    )
+    config = write_config(tmp_path)
+    began = time.monotonic()
+    done = stagewright(*option, "run", config, folder=tmp_path)
+    assert done.returncode == 0
+    assert time.monotonic() - began < sum(PAUSES_S)
+    told = [line for line in done.stderr.splitlines() if "not delivered" in line]
+    assert len(told) == 2
+    assert any("cannot be started" in line for line in told)
+    assert any("not an address that Apprise knows" in line for line in told)
+    assert SECRET not in done.stderr
 
 
 def test_a_missing_variable_or_extra_is_named_and_harms_no_run(

@@ -153,6 +153,28 @@ def test_a_server_that_lacks_a_name_is_not_used(
     assert opened.backend.url == servers[0].url
 
 
+def test_a_server_with_other_files_is_found_at_its_first_answer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where all begin at once and no list has a hash; one of them makes all images."""
+    with scripted() as servers:
+        for number, one in enumerate(servers):
+            one.painter.hashed.clear()
+            one.painter.contents["base"] = f"of server {number}"
+        config = small("txt2img", images=4, server=QUICK)
+        with servers[0].hold(), servers[1].hold():
+            urls = [one.url for one in servers]
+            handle = open_controller(tmp_path / "runs", urls).start(config)
+            for one in servers:
+                one.until_running()
+        result = handle.wait(30)
+    assert result.state is RunState.COMPLETED
+    assert list(made_by(result).values()) == [4]
+    assert "it has other files than another server of the run: model base is" in caplog.text
+    kinds = {one.error.kind for one in only(result.events, CallFailed)}
+    assert kinds == {"DifferentFilesError"}
+
+
 def test_without_any_server_nothing_is_started(tmp_path: Path) -> None:
     """The error names each server and its reason."""
     with scripted(names=Names(samplers=("DDIM",))) as servers:

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple, Protocol
 
 from ...events.errors import StagewrightError
-from ..errors import UserCommandError
+from ..errors import CommandNotStartedError, UserCommandError
 from ..imaging import ImageError
 from ..thumbnails import jpeg_thumbnail_of
 from ..user_commands import run_command
@@ -31,6 +31,10 @@ _FROM_VARIABLE = "env:"
 
 class NotDeliveredError(StagewrightError):
     """A message was not delivered this time."""
+
+
+class WrongReceiverError(NotDeliveredError):
+    """A message cannot be delivered to what the settings name, however often it is tried."""
 
 
 class Channel(Protocol):
@@ -71,6 +75,8 @@ class CommandChannel:
                 run_command(
                     self._command, facts, prefix=_PREFIX, limit_s=TRY_LIMIT_S, output=self._output
                 )
+            except CommandNotStartedError as error:
+                raise WrongReceiverError(str(error)) from error
             except UserCommandError as error:
                 raise NotDeliveredError(str(error)) from error
 
@@ -88,14 +94,15 @@ class AppriseChannel:
         """See ``Channel``."""
         with _picture_of(message) as picture:
             try:
-                why = self._send(message, picture)
+                self._send(message, picture)
+            except NotDeliveredError:
+                raise
             except Exception as error:  # noqa: BLE001 - a plugin of Apprise may raise anything
                 why = f"Apprise failed: {type(error).__name__}"
-        if why:
-            raise NotDeliveredError(why)
+                raise NotDeliveredError(why) from None  # its text may show a token
 
-    def _send(self, message: Message, picture: str | None) -> str:
-        """Send a message; why it was not delivered, or ""."""
+    def _send(self, message: Message, picture: str | None) -> None:
+        """Send a message. Raises NotDeliveredError, and what a plugin of Apprise raises."""
         import apprise  # noqa: PLC0415 - an extra, which takes half a second to load
 
         # What Apprise logs may show the address, and with it a token.
@@ -105,7 +112,7 @@ class AppriseChannel:
             logger.addHandler(logging.NullHandler())
         service = apprise.Apprise()
         if not service.add(self._url):
-            return "not an address that Apprise knows"
+            raise WrongReceiverError("not an address that Apprise knows")
         kinds = {
             Occasion.FAILED: apprise.NotifyType.FAILURE,
             Occasion.COMPLETED: apprise.NotifyType.SUCCESS,
@@ -117,7 +124,8 @@ class AppriseChannel:
             body_format=apprise.NotifyFormat.TEXT,
             attach=picture,
         )
-        return "" if delivered else "the service did not take it"
+        if not delivered:
+            raise NotDeliveredError("the service did not take it")
 
 
 def find_channels(

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 
-from .channels import Channel, NotDeliveredError
+from .channels import Channel, NotDeliveredError, WrongReceiverError
 from .messages import Message
 from .settings import Occasion
 
@@ -21,8 +21,8 @@ _logger = logging.getLogger("stagewright.notify")
 class Notifier:
     """Sends messages for some occasions over some channels, each in a thread of its own.
 
-    A message that is not taken is tried again; one that cannot be delivered is logged. Errors
-    never reach the caller.
+    A message that is not taken is tried again, unless its receiver is wrong; one that cannot be
+    delivered is logged. Errors never reach the caller.
     """
 
     def __init__(
@@ -118,6 +118,8 @@ class _Delivery:
                 # Other errors may hold the address of the service, and with it a token.
                 is_ours = isinstance(error, NotDeliveredError)
                 why = str(error) if is_ours else type(error).__name__
+                if isinstance(error, WrongReceiverError):
+                    break
             else:
                 return
         _logger.warning("%s: message %r not delivered: %s", self._channel.name, message.title, why)
