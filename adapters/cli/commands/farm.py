@@ -188,7 +188,7 @@ def certificates_command(folder: Path, days: int) -> None:
 
 def _print_worker(worker: WorkerReport) -> None:
     server = " ".join(filter(None, (worker.product, worker.version))) or "unknown server"
-    models = ", ".join(worker.loaded.get("models", ())) or "none loaded"
+    models = ", ".join(worker.loaded.get("checkpoints", ())) or "none loaded"
     print_line(f"{worker.name}")
     print_line(f"    server     {worker.server} ({server})")
     print_line(f"    model      {models}")
