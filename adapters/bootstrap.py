@@ -38,11 +38,14 @@ from .backends.registry import (
     FARM,
     BackendKind,
     EarlierRun,
+    ServedBackend,
     ServerChoice,
     find_kind,
     installed_kind,
     kind_of_server,
 )
+from .backends.restart import RestartCommand, ServerRestarters
+from .backends.restarting_backend import RestartingBackend
 from .inputs import PillowInputReader
 from .projections.config_writer import write_configs
 from .projections.learning.writer import LearningRecordWriter
@@ -57,7 +60,8 @@ class ConfiguredBackend:
 
     That is ``server`` (one, or several that share the work) if given, else the configuration's
     ``[server].url``, else the embedded backend, whose sampling steps take ``step_delay_s`` seconds
-    more. ``runs`` is the folder in which runs that died on a server are found.
+    more. ``runs`` is the folder in which runs that died on a server are found. ``restarts`` are
+    commands that bring a server back, by its address.
     """
 
     def __init__(
@@ -68,8 +72,10 @@ class ConfiguredBackend:
         headers: Mapping[str, Mapping[str, str]] = {},
         step_delay_s: float = 0.0,
         runs: Path | None = None,
+        restarts: Mapping[str, RestartCommand] = {},
     ) -> None:
         self._runs = runs
+        self._restarters = ServerRestarters(restarts)
         self._insecure = insecure
         self._headers = headers
         named = (server,) if isinstance(server, str) else server or ()
@@ -105,14 +111,18 @@ class ConfiguredBackend:
         answers: dict[str, Mapping[str, Any]] | None = None
         if len(targets) > 1:
             server, answers = msgspec.structs.replace(server, wait_s=0.0), {}
-        pooled = []
-        for url, target in targets.items():
-            own = {one.call_id: one.stage_type for one in unsettled if one.server == url}
-            choice = self._choice(url, server, own, tuple(prompts))
-            choice = msgspec.structs.replace(choice, unsettled_calls=tuple(unsettled))
-            backend = target.kind.make(choice)
-            pooled.append(PooledServer(url, backend, shared=server.shared, answers=answers))
-        self._pool = ServerPool(pooled)
+        choice = ServerChoice(
+            url="",
+            named_by_user=bool(self._named),
+            settings=server,
+            insecure=self._insecure,
+            headers=self._headers,
+            unsettled_calls=tuple(unsettled),
+            prompts=tuple(prompts),
+        )
+        self._pool = ServerPool(
+            [self._server(target, choice, unsettled, answers) for target in targets.values()]
+        )
         if plan is not None:
             run = RunPreparation(
                 plan=plan,
@@ -122,18 +132,21 @@ class ConfiguredBackend:
             )
             self._pool.prepare(run, wait_s=wait_s)
 
-    def _choice(
-        self, url: str, server: ServerTable, unsettled: Mapping[str, str], prompts: tuple[str, ...]
-    ) -> ServerChoice:
-        return ServerChoice(
-            url=url,
-            named_by_user=bool(self._named),
-            settings=server,
-            insecure=self._insecure,
-            headers=self._headers,
-            unsettled=unsettled,
-            prompts=prompts,
-        )
+    def _server(
+        self,
+        target: _Target,
+        choice: ServerChoice,
+        unsettled: Sequence[UnsettledCall],
+        answers: dict[str, Mapping[str, Any]] | None,
+    ) -> PooledServer:
+        """One server of a run, with the command that restarts it, if there is one."""
+        calls = {one.call_id: one.stage_type for one in unsettled if one.server == target.url}
+        choice = msgspec.structs.replace(choice, url=target.url, unsettled=calls)
+        backend: ServedBackend = target.kind.make(choice)
+        restarter = self._restarters.find(target.url)
+        if restarter is not None:
+            backend = RestartingBackend(backend, restarter, choice.settings)
+        return PooledServer(target.url, backend, shared=choice.settings.shared, answers=answers)
 
     def release(self) -> None:
         """Close the connections of the servers; they can be used again."""
@@ -249,6 +262,7 @@ def open_controller(
     insecure: bool = False,
     headers: Mapping[str, Mapping[str, str]] = {},
     step_delay_s: float = 0.0,
+    restarts: Mapping[str, RestartCommand] = {},
 ) -> PipelineController:
     """Open a controller for the folder ``runs``: the one call that a GUI needs.
 
@@ -258,7 +272,8 @@ def open_controller(
     ``STAGEWRIGHT_AUTH`` are also sent over plain http, and where ``tls_verify`` or ``ca_bundle``
     change the check of a certificate. ``headers`` are sent with each request to the server whose
     address is their key, and are never recorded. Each sampling step of the embedded backend takes
-    ``step_delay_s`` seconds more, which leaves time to watch or cancel a run. Each run
+    ``step_delay_s`` seconds more, which leaves time to watch or cancel a run. ``restarts`` are
+    commands that bring a server back, by its address. Each run
     adds its learning record to the folder. Raises ConfigurationError.
     """
     storage = new_storage()
@@ -269,6 +284,7 @@ def open_controller(
             headers=headers,
             step_delay_s=step_delay_s,
             runs=Path(runs),
+            restarts=restarts,
         ),
         runs=Path(runs),
         inputs=PillowInputReader(),

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..events.folds import Fold
 from ..events.model import (
+    BackendDescription,
     CallCompleted,
     CallFailed,
     CallRequested,
@@ -29,6 +30,7 @@ from ..events.model import (
     StorageLimited,
     UnknownEvent,
 )
+from ..events.origins import servers_of
 from ..events.result import MissingImage
 from ..statemachine.stages import StageConfig, stage_types
 from .text import count, duration
@@ -92,6 +94,14 @@ def _resumed(event: RunResumed) -> str:
     losses = f", {count(lost, 'image')} lost" if lost else ""
     finished = count(event.completed_images, "image")
     return f"RunResumed: epoch {event.epoch}, {finished} finished{losses}"
+
+
+def backend_text(backend: BackendDescription) -> str:
+    """``stable-diffusion-webui v1.10.1 http://a:7860``; several servers with ``;`` between them."""
+    return "; ".join(
+        " ".join(part for part in (one.product or backend.kind, one.version, one.url) if part)
+        for one in servers_of(backend) or (backend,)
+    )
 
 
 def storage_limit(event: StorageLimited) -> str:

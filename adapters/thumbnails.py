@@ -32,6 +32,13 @@ def thumbnail_of(file: Path, side: int = 128) -> bytes:
         raise ImageError(f"{file}: {error}") from error
 
 
+def jpeg_thumbnail_of(file: Path, side: int) -> bytes:
+    """A thumbnail as JPEG, which every service can show. Raises ImageError with the file."""
+    stream = io.BytesIO()
+    reduced_picture(file, side).convert("RGB").save(stream, "JPEG", quality=85)
+    return stream.getvalue()
+
+
 def reduced_picture(file: Path, side: int) -> Image.Image:
     """An image as it is displayed, within ``side`` x ``side`` pixels, as RGB or RGBA.
 

@@ -9,6 +9,7 @@ from . import (
     learning_rebuild,
     listening_speed,
     log_speed,
+    queue,
     resume_speed,
     reuse_speed,
     run_speed,
@@ -32,6 +33,7 @@ def main() -> None:
     learning_rebuild.main()
     sweep_planning.main()
     groups.main()
+    queue.main()
     sheet_speed.main()
     http_speed.main()
     several_servers.main()

@@ -28,6 +28,7 @@ from stagewright.events.model import (
     ReuseOrigin,
     SourceFile,
 )
+from stagewright.events.queue.model import QUEUE_EVENT_TYPES, RerunSource, StageWork
 from stagewright.events.ratings.model import ImageRated, RatingsOpened
 
 _PARTS = (
@@ -41,6 +42,8 @@ _PARTS = (
     ErrorDetail,
     SweepAxis,
     Variant,
+    RerunSource,
+    StageWork,
 )
 
 _HEAD = """# Events
@@ -68,6 +71,11 @@ _RATINGS_HEAD = """# Events of ratings
 time. Every event is a barrier and carries:
 """
 _RATINGS = (RatingsOpened, ImageRated, SharedLogRepaired)
+_QUEUE_HEAD = """# Events of a queue
+
+`runs/queue.jsonl` has the same line format and envelope as the log of ratings, and a `LogRepaired`
+like it. Subscribers get these events through `on_queue`. Every event is a barrier.
+"""
 _Event = StageEvent | GroupEvent | SharedEvent
 
 
@@ -76,7 +84,8 @@ def reference() -> str:
     run = [_HEAD, *_table(StageEvent), "", *_events(EVENT_TYPES, StageEvent)]
     group = [_GROUP_HEAD, *_table(GroupEvent), "", *_events(GROUP_EVENT_TYPES, GroupEvent)]
     ratings = [_RATINGS_HEAD, *_table(SharedEvent), "", *_events(_RATINGS, SharedEvent)]
-    return "\n".join([*run, *group, *ratings, *_parts()])
+    queue = [_QUEUE_HEAD, *_events(QUEUE_EVENT_TYPES, SharedEvent)]
+    return "\n".join([*run, *group, *ratings, *queue, *_parts()])
 
 
 def _events(kinds: Sequence[type[_Event]], base: type[_Event]) -> Iterator[str]:

@@ -60,12 +60,13 @@ def _page(context: click.Context) -> Iterator[str]:
 
 
 def _command(context: click.Context, name: str, known: set[str]) -> Iterator[str]:
-    assert isinstance(context.command, click.Group)
-    command = context.command.get_command(context, name)
+    group = context.command
+    assert isinstance(group, click.Group)
+    command = group.get_command(context, name)
     assert command is not None
     with click.Context(command, info_name=name, parent=context) as own:
         usage = " ".join(command.collect_usage_pieces(own))
-        yield f".SS {own.command_path} {_escaped(usage)}"
+        yield f".SS {_escaped(own.command_path)} {_escaped(usage)}"
         text = cleandoc(command.help or "")
         for names in (GROUP_NAMES, RUN_NAMES):
             text = text.removesuffix(names).rstrip()
@@ -74,9 +75,8 @@ def _command(context: click.Context, name: str, known: set[str]) -> Iterator[str
         yield from _options(own, options)
         if command.epilog:
             yield f".PP\n{_paragraphs(command.epilog)}"
-        if isinstance(command, click.Group):
-            for part in command.list_commands(own):
-                yield from _command(own, part, known)
+        for below in command.list_commands(own) if isinstance(command, click.Group) else ():
+            yield from _command(own, below, known)
 
 
 def _options(context: click.Context, parameters: Iterable[click.Parameter]) -> Iterator[str]:

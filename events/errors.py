@@ -10,6 +10,7 @@
     |   |-- LogLockedError        another process writes this run; names the holder
     |   `-- SequenceError         an event with a doubled, gapped or foreign sequence number
     |-- SalvageRefusedError       (ValueError) a run whose log is not corrupt
+    |-- JobTableError             the jobs of a queue cannot be looked up; in events.queue
     |-- SubscriberMutedError      a receiver that failed ten times in a row is not called again
     |-- RunNotFoundError          no such run, or a prefix that fits several
     |   `-- GroupNotFoundError    no such group of runs, or a prefix that fits several
@@ -22,6 +23,10 @@
     |-- ExportRefusedError        (ValueError) images cannot be copied as asked; in adapters.export
     |-- InvalidTransitionError    a trigger that the lifecycle refuses in its state
     |-- MissingToolkitError       (ImportError) a GUI toolkit is not installed; in adapters.errors
+    |-- NotDeliveredError         a message about a run was not taken; in adapters.notifications
+    |   `-- WrongReceiverError        and will not be, as the settings are
+    |-- UserCommandError          a command of the user's settings failed; in adapters.errors
+    |   `-- CommandNotStartedError    it cannot be started
     |-- ConfigurationError        (ValueError) a configuration that cannot be read
     |   |-- InvalidStagePlanError a configuration that makes no valid plan; names the key
     |   |-- PreflightError        a server that cannot be reached, or lacks a name
@@ -30,6 +35,8 @@
     |-- ImageChoiceError          (ValueError) a list that chooses no images, or ones not there
     |-- ResumeRefusedError        a resume would be of no use; says why
     |-- RemovalRefusedError       (ValueError) a run or image that cannot be removed or archived
+    |-- JobRefusedError           (ValueError) a job of a queue that cannot be changed as asked
+    |   `-- JobNotFoundError      no such job, or a prefix that fits several
     |-- ControllerBusyError       the controller has a run already
     |-- StageConflictError        two keys say different things about one stage
     |-- MissingImagesError        a run that went on past failed images ended without them

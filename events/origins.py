@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from msgspec import UnsetType
+from msgspec import UNSET, UnsetType, structs
 
 from .folds import recorded_stages
-from .model import ImagePrompt, InputRecord, RunOpened
+from .model import BackendDescription, ImagePrompt, InputRecord, RunOpened, ServerDescription
 
 _OF_A_RUN = re.compile(r"\d{5,}-\d+(?:-|$)")
 
@@ -29,6 +29,23 @@ def prompt_of(opened: RunOpened, image_index: int) -> ImagePrompt | None:
     """The prompts that an image was given; None where it has those of the plan."""
     prompts = opened.prompts if isinstance(opened.prompts, tuple) else ()
     return prompts[image_index] if image_index < len(prompts) else None
+
+
+def servers_of(backend: BackendDescription) -> tuple[ServerDescription, ...]:
+    """The servers of a run that has several; empty for any other run."""
+    return () if isinstance(backend.servers, UnsetType) else backend.servers
+
+
+def backend_at(backend: BackendDescription, server: str | UnsetType) -> BackendDescription:
+    """A backend of several servers as that one which a request was sent to, where it is known."""
+    servers = servers_of(backend)
+    if not servers or isinstance(server, UnsetType):
+        return backend
+    named = (one for one in servers if one.url == server)
+    one = next(named, ServerDescription(url=server))
+    return structs.replace(
+        backend, url=one.url, product=one.product, version=one.version, servers=UNSET
+    )
 
 
 def varied_of(opened: RunOpened) -> Mapping[str, Any]:

@@ -112,12 +112,17 @@ class PipelineRunResult(msgspec.Struct, frozen=True, kw_only=True):
     resumes: int
     events: Sequence[StageEvent]
 
-    def json_parts(self) -> Iterator[bytes]:
-        """The result as one JSON document, in pieces, so that a long run needs no memory."""
+    def json_parts(self, further: Mapping[str, object] | None = None) -> Iterator[bytes]:
+        """The result as one JSON document, in pieces, so that a long run needs no memory.
+
+        ``further`` keys stand before the events.
+        """
         names = [name for name in self.__struct_fields__ if name != "events"]
         for name in names:
             lead = "{" if name == names[0] else ","
             yield f'{lead}"{name}":'.encode() + _encode(getattr(self, name))
+        for name, value in (further or {}).items():
+            yield b"," + _encode(name) + b":" + _encode(value)
         yield b',"events":['
         bodies = (
             self.events.raw(range(len(self.events)))

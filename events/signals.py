@@ -4,6 +4,8 @@
 ``lifecycle_changed`` (``event``: LifecycleChanged) follows a state that has become visible;
 ``step_progress`` (``progress``: a StepProgress) is live only and no fact; ``group_changed``
 (``group_event``: a GroupEvent; sender: the group's id) follows every record of a group's log;
+``queue_changed`` (``queue_event``: an event of ``stagewright.events.queue.model``; sender None)
+follows every record of the queue that this process appends, or finds when it reads on;
 ``config_error``
 (``message``, ``error``, and ``errors``, a FieldError each; sender None, for there is no run)
 reports a configuration that was not started. Nothing is sent while a log is replayed.
@@ -25,6 +27,7 @@ event_appended: NamedSignal = _namespace.signal("event_appended")
 lifecycle_changed: NamedSignal = _namespace.signal("lifecycle_changed")
 step_progress: NamedSignal = _namespace.signal("step_progress")
 group_changed: NamedSignal = _namespace.signal("group_changed")
+queue_changed: NamedSignal = _namespace.signal("queue_changed")
 config_error: NamedSignal = _namespace.signal("config_error")
 
 MUTED_AFTER = 10

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .errors import InputImageError as InputImageError
     from .errors import InvalidStagePlanError as InvalidStagePlanError
     from .errors import InvalidTransitionError as InvalidTransitionError
+    from .errors import JobNotFoundError as JobNotFoundError
+    from .errors import JobRefusedError as JobRefusedError
     from .errors import MissingImagesError as MissingImagesError
     from .errors import PreflightError as PreflightError
     from .errors import ResumeRefusedError as ResumeRefusedError
@@ -39,6 +41,13 @@ if TYPE_CHECKING:
     from .ports import ImageFacts as ImageFacts
     from .ports import InputReader as InputReader
     from .ports import SourceImage as SourceImage
+    from .queue.job_order import Place as Place
+    from .queue.job_queue import JobQueue as JobQueue
+    from .queue.job_runner import SingleNodeJobRunner as SingleNodeJobRunner
+    from .queue.new_jobs import NewJob as NewJob
+    from .queue.new_jobs import plan_job as plan_job
+    from .queue.new_jobs import plan_rerun_job as plan_rerun_job
+    from .queue.new_jobs import plan_resume_job as plan_resume_job
     from .run.cancel import CancelToken as CancelToken
     from .run.controller import PipelineController as PipelineController
     from .run.handle import GroupHandle as GroupHandle
@@ -56,7 +65,8 @@ __getattr__, __dir__ = lazy_names(
         "errors": [
             "BackendAnswerError", "BackendError", "ConfigurationError", "ControllerBusyError",
             "FieldError", "GenerationCancelled", "GenerationInterrupted", "InputImageError",
-            "InvalidStagePlanError", "InvalidTransitionError", "MissingImagesError",
+            "InvalidStagePlanError", "InvalidTransitionError", "JobNotFoundError",
+            "JobRefusedError", "MissingImagesError",
             "PreflightError", "ResumeRefusedError", "StageConflictError",
         ],
         "groups.planning": ["GroupPlan"],
@@ -68,6 +78,10 @@ __getattr__, __dir__ = lazy_names(
             "GenerateAnswer", "GenerateRequest", "GeneratedImage", "ImageBackend", "ImageFacts",
             "InputReader", "SourceImage", "StepProgress",
         ],
+        "queue.job_order": ["Place"],
+        "queue.job_queue": ["JobQueue"],
+        "queue.job_runner": ["SingleNodeJobRunner"],
+        "queue.new_jobs": ["NewJob", "plan_job", "plan_rerun_job", "plan_resume_job"],
         "run.cancel": ["CancelToken"],
         "run.controller": ["PipelineController"],
         "run.handle": ["GroupHandle", "RunHandle"],

@@ -111,6 +111,14 @@ class RemovalRefusedError(StagewrightError, ValueError):
     """A run, or images of it, cannot be removed or archived; nothing was."""
 
 
+class JobRefusedError(StagewrightError, ValueError):
+    """A job cannot be added, moved, retried or removed as asked; nothing was changed."""
+
+
+class JobNotFoundError(JobRefusedError):
+    """No job of the queue has this id, or more than one begins with it."""
+
+
 class ControllerBusyError(StagewrightError):
     """The controller has a run already; it executes one at a time."""
 
@@ -149,6 +157,11 @@ class BackendError(StagewrightError):
     def is_of_backend(self) -> bool:
         """Whether another backend may make the image, since this one is at fault."""
         return self.transient
+
+    @property
+    def is_restarting(self) -> bool:
+        """Whether the backend is being restarted, so that a run waits for it in any case."""
+        return False
 
     def __init__(
         self,

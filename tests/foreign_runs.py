@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,19 +10,11 @@ from typing import Any
 
 from stagewright.events import CallRequested
 
-from .command_line import SCRIPT
+from .command_line import stagewright
 from .log_format import make_log, split_bodies
 from .resuming import LOG, copied, cut_before, files
 
 Change = Callable[[dict[str, Any]], object]
-TIMEOUT_S = 20
-
-
-def command(*arguments: str | Path, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(SCRIPT), *map(str, arguments)], cwd=folder, capture_output=True, text=True,
-        timeout=TIMEOUT_S, env={**os.environ, **env}, check=False,
-    )  # fmt: skip
 
 
 def foreign(whole: Path, runs: Path, change: Change | None = None, *, dead: bool = True) -> Path:
@@ -53,7 +44,7 @@ def opened(change: Change) -> Change:
 def refused(folder: Path) -> subprocess.CompletedProcess[str]:
     """A resume that refuses in one clear line, and leaves every byte as it was."""
     before = files(folder)
-    done = command("resume", folder.name, "--runs", folder.parent, folder=folder.parent.parent)
+    done = stagewright("resume", folder.name, "--runs", folder.parent, folder=folder.parent.parent)
     assert done.returncode in (1, 4), done
     assert "internal error" not in done.stderr
     assert done.stderr.count("\n") == 1

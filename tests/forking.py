@@ -165,7 +165,8 @@ def _load() -> None:
         "backends.webui.preflight",
     ):
         import_module(f"stagewright.adapters.{name}")
-    import_module("filelock")
+    for name in ("filelock", "jinja2"):
+        import_module(name)
     Image.init()
     gc.freeze()
 

@@ -12,17 +12,17 @@ from contextlib import contextmanager
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.chrome.webdriver import WebDriver
 from stagewright.adapters.export.report import WrittenReport, write_report
 from stagewright.events import CallCompleted
 from stagewright.statemachine import BackendError, CancelToken, GenerateRequest
 
 from .resuming import FOUR, cut_before, painter, ran, resumed, small
 from .support import ScriptedBackend
+
+if TYPE_CHECKING:
+    from selenium.webdriver.chrome.webdriver import WebDriver
 
 INFO = {
     "sampler_name": "Euler",
@@ -212,6 +212,11 @@ def press(browser: Browser, selector: str | None, key: str) -> None:
 @contextmanager
 def open_browser(folder: Path) -> Iterator[Browser]:
     """A browser that is offline; its profile is in ``folder``."""
+    # Here: each process of a run of all tests imports this file.
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.chrome.webdriver import WebDriver
+
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     assert browser, "chromium is not installed"
     assert driver, "chromedriver (Debian: chromium-driver) is not installed"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from stagewright.events import (
     CallCompleted,
     CallFailed,
+    CallRequested,
     CallReused,
     CancelMode,
     CancelRequested,
@@ -48,6 +49,8 @@ class Plan(msgspec.Struct, frozen=True):
     images: int
     batch: int
     slots: int
+    servers: int = 0
+    """How many servers share it; 0 where the log names none."""
 
     def spans(self, kind: str) -> Iterator[tuple[int, int]]:
         """First index and number of each request's images."""
@@ -74,6 +77,8 @@ class Life(Story):
         self.told: list[Told] = list(self.events)
 
     def add(self, kind: type[StageEvent], **fields: Any) -> Life:
+        if kind is CallRequested and self.plan.servers:
+            fields["server"] = f"http://{self.draw(st.integers(1, self.plan.servers))}:7860"
         super().add(kind, **fields)
         self.told.append(self.events[-1])
         return self
@@ -260,7 +265,9 @@ def plans(draw: Any) -> Plan:
     if "adetailer" in kinds and not kinds & {"txt2img", "img2img"}:
         kinds = {*kinds, "img2img"}
     ordered = tuple(kind for kind in KINDS if kind in kinds)
-    return Plan(ordered, draw(st.integers(1, 5)), draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    small = st.integers(1, 3)
+    servers = draw(st.integers(0, 3))
+    return Plan(ordered, draw(st.integers(1, 5)), draw(small), draw(small), servers)
 
 
 @st.composite

@@ -126,6 +126,11 @@ class Window:
         x, y, *size = place_of(self.root)
         return x <= left and left + width <= x + size[0] and top + height <= y + size[1]
 
+    def has_text(self, text: str) -> bool:
+        """Whether some label of the window shows this text."""
+        labels = [one for one in parts(self.root) if isinstance(one, ttk.Label)]
+        return any(text in str(one["text"]) for one in labels)
+
     def button(self, text: str) -> ttk.Button:
         buttons = [one for one in parts(self.root) if isinstance(one, ttk.Button)]
         return next(one for one in buttons if str(one["text"]) == text)

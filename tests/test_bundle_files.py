@@ -248,8 +248,11 @@ def test_an_unpacked_bundle_is_not_bundled_again(run: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.posix
-def test_a_full_disk_leaves_no_half_bundle(run: Path, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_half_bundle(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The error is the system's; the temporary file is removed."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # compiled modules would be cut off
     if sys.platform == "win32":
         raise OSError("not on Windows")
     import resource

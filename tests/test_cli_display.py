@@ -111,16 +111,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+LAST, UNKNOWN = ["show", "last"], ["show", "no"]
+NO_COLOUR, NO_LINKS, DUMB = {"NO_COLOR": "1"}, {"TERM": "linux"}, {"TERM": "dumb"}
+
+
 @pytest.mark.parametrize(
-    "command", [["list"], ["show", "last"], ["show", "last#1"], ["verify", "last"], ["show", "no"]]
-)
-@pytest.mark.parametrize(
-    ("settings", "coloured", "linked"),
+    ("command", "settings", "coloured", "linked"),
     [
-        ({}, True, True),
-        ({"NO_COLOR": "1"}, False, True),
-        ({"TERM": "linux"}, True, False),
-        ({"TERM": "dumb"}, False, False),
+        *((one, {}, True, True) for one in (["list"], ["show", "last#1"], ["verify", "last"])),
+        *((one, {}, True, True) for one in (LAST, UNKNOWN)),
+        *((one, NO_COLOUR, False, True) for one in (LAST, UNKNOWN)),
+        *((one, NO_LINKS, True, False) for one in (LAST, UNKNOWN)),
+        *((one, DUMB, False, False) for one in (LAST, UNKNOWN)),
     ],
 )
 def test_colours_and_links_are_for_terminals_that_have_them(

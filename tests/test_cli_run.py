@@ -64,11 +64,11 @@ def test_progress_is_plain_lines_where_the_output_is_no_terminal(tmp_path: Path)
 @pytest.mark.posix
 def test_progress_is_a_live_line_on_a_terminal(tmp_path: Path) -> None:
     """On a terminal stage n of m, image i of k, the step, elapsed and estimate are shown."""
-    config = write_config(tmp_path, LONG.replace("images = 400", "images = 150"))
+    config = write_config(tmp_path, LONG.replace("images = 400", "images = 50"))
     child = pexpect.spawn(
         str(SCRIPT), ["run", str(config)], cwd=str(tmp_path), dimensions=(24, 160), timeout=60
     )
-    child.expect(r"stage 1 of 1 00-txt2img +image \d+ of 150")
+    child.expect(r"stage 1 of 1 00-txt2img +image \d+ of 50")
     child.expect(r"step \d+ of 4 .*\d+\.\d s, about \d+\.\d s left")
     child.expect("COMPLETED")
     child.expect(pexpect.EOF)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from stagewright.adapters.export.images.names import (
@@ -241,6 +241,7 @@ def test_settings_that_are_too_long_for_a_jpeg_are_left_out() -> None:
 
 
 @given(text=st.text(max_size=300))
+@example('".0')
 def test_every_name_is_one_that_all_systems_allow(text: str) -> None:
     """No separators, no control characters, no devices of Windows, not too long, never empty."""
     name = safe_name(text)

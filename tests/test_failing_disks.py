@@ -186,10 +186,13 @@ def test_a_descriptor_that_cannot_be_closed_does_not_keep_the_lock(
 
 @pytest.mark.parametrize("room", [0, 1, 30, 200, 5000])
 def test_a_real_limit_on_the_file_size(log: FileEventLog, tmp_path: Path, room: int) -> None:
-    """Under RLIMIT_FSIZE the log keeps its whole records, and goes on once there is room."""
+    """Under RLIMIT_FSIZE the log keeps its whole records, and goes on once there is room.
+
+    ``-B``: compiled modules would be cut off, too.
+    """
     log.close()
     limit = log.path.stat().st_size + room
-    done = run_python("-c", LIMITED, tmp_path, str(limit))
+    done = run_python("-B", "-c", LIMITED, tmp_path, str(limit))
     count, size, said = done.stdout.split(" ", 2)
     assert "could not be written" in said
     assert int(size) <= limit

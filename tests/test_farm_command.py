@@ -72,6 +72,7 @@ def test_status_shows_each_worker(farm: Farm, tmp_path: Path) -> None:
     assert [one["call_id"] for one in workers] == [None, None]
     shown = stagewright("farm", "status", farm.address, folder=tmp_path).stdout
     assert all(name in shown for name in farm.workers)
+    assert shown.count("model      sd_xl_base_1.0.safetensors") == 2
 
 
 @pytest.mark.lowest

@@ -346,13 +346,13 @@ from stagewright.events import CallFailed, fold
 from tests.stories import Story, error
 
 story = Story(images=1).begin("txt2img")
-for call_id in [story.ask("txt2img", 0) for _ in range(200_000)]:
+for call_id in [story.ask("txt2img", 0) for _ in range(50_000)]:
     story.add(CallFailed, call_id=call_id, endpoint="x", error=error(), will_retry=True)
 print(len(fold(story.events).missing))
 """
 
 
 def test_a_log_with_very_many_attempts_of_one_image_is_folded() -> None:
-    """200,000 of them take seconds; with work for each pair of them it would take minutes."""
+    """50,000 of them take a second; with work for each pair of them it would take minutes."""
     done = run_python("-c", MANY_ATTEMPTS)
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr

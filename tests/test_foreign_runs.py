@@ -13,8 +13,8 @@ from stagewright.events import BackendDescription, RunState, replay
 from stagewright.events.log.lock import RunLock
 from stagewright.statemachine.config.schema import ServerTable
 
-from .command_line import SMALL
-from .foreign_runs import Change, command, foreign, opened, refused
+from .command_line import SMALL, stagewright
+from .foreign_runs import Change, foreign, opened, refused
 from .log_format import make_log, split_bodies
 from .posix import make_pipe
 from .resuming import LOG, ran, small
@@ -38,7 +38,7 @@ def test_a_foreign_plan_makes_and_removes_nothing_outside_the_run(
         whole, tmp_path / "runs",
         opened(lambda event: event["plan"]["stages"][1].update(stage_id=stage_id)),
     )  # fmt: skip
-    command("resume", folder.name, "--runs", folder.parent, folder=tmp_path)
+    stagewright("resume", folder.name, "--runs", folder.parent, folder=tmp_path)
     assert [one.name for one in outside.iterdir()] == [".precious.part"]
 
 
@@ -53,7 +53,7 @@ def test_a_record_cannot_have_the_log_or_the_lock_renamed(
             event["artifacts"][0]["path"] = name
 
     folder = foreign(whole, tmp_path / "runs", change)
-    command("resume", folder.name, "--runs", folder.parent, folder=tmp_path)
+    stagewright("resume", folder.name, "--runs", folder.parent, folder=tmp_path)
     assert not list(folder.rglob("*.altered-*"))
     assert (folder / name).exists()
 
@@ -106,7 +106,7 @@ def test_verify_foretells_what_a_resume_refuses(
 ) -> None:
     """Whatever a foreign log holds, no resume is promised that then does not begin."""
     folder = foreign(whole, tmp_path / "runs", change)
-    assert "resume would refuse: " in command("verify", folder.name, folder=tmp_path).stdout
+    assert "resume would refuse: " in stagewright("verify", folder.name, folder=tmp_path).stdout
     refused(folder)
 
 
@@ -122,7 +122,7 @@ def test_a_pipe_in_a_run_folder_holds_nobody_up(
     make_pipe(folder / name)
     (tmp_path / "config.toml").write_text(SMALL, encoding="utf-8")
     what = {"list": (), "run": ("config.toml",)}.get(word, (folder.name,))
-    assert "internal error" not in command(word, *what, folder=tmp_path).stderr
+    assert "internal error" not in stagewright(word, *what, folder=tmp_path).stderr
 
 
 @pytest.mark.parametrize(
@@ -138,11 +138,11 @@ def test_a_lock_file_that_cannot_be_read_names_an_unknown_holder(
     folder = foreign(whole, tmp_path / "runs")
     held = RunLock(folder)
     (folder / "run.lock").write_bytes(lock)
-    done = command("resume", folder.name, folder=tmp_path)
+    done = stagewright("resume", folder.name, folder=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "another process works on this run: unknown" in done.stderr
     held.release()
-    assert command("resume", folder.name, folder=tmp_path).returncode == 0
+    assert stagewright("resume", folder.name, folder=tmp_path).returncode == 0
     assert replay(folder).state is RunState.COMPLETED
 
 
@@ -154,7 +154,7 @@ def test_a_first_record_that_is_nested_too_deep_does_not_hide_the_last_run(
     odd = tmp_path / "runs" / "odd"
     odd.mkdir()
     (odd / LOG).write_bytes(make_log([b'{"x":' + b"[" * 60_000]))
-    done = command("replay", "last", folder=tmp_path)
+    done = stagewright("replay", "last", folder=tmp_path)
     assert (done.returncode, folder.name in done.stdout) == (0, True)
 
 
@@ -178,7 +178,7 @@ def test_rows_of_lost_images_that_overlap_cost_no_more_than_their_bytes(
     }  # fmt: skip
     bodies.append(json.dumps(resumed_event, separators=(",", ":")).encode())
     (folder / LOG).write_bytes(make_log(bodies))
-    command(word, *(() if word == "list" else (folder.name,)), folder=tmp_path)
+    stagewright(word, *(() if word == "list" else (folder.name,)), folder=tmp_path)
 
 
 def test_a_foreign_log_cannot_switch_off_the_check_of_my_server(

@@ -330,7 +330,7 @@ def test_learning_records_of_a_group(own: tuple[Path, GroupResult]) -> None:
     """Each has the group, the variant and its varied values; the command counts or prints them."""
     folder, result = own
     text = shown("learning", "last-group", folder=folder)
-    assert f"4 of them are of the 4 runs of group {result.group_id}" in text
+    assert f"group {result.group_id}: 4 records of 4 runs" in text
     found = parsed("learning", "last-group", folder=folder)
     assert [one["variant_index"] for one in found["records"]] == [0, 1, 2, 3]
     assert {one["group_id"] for one in found["records"]} == {result.group_id}

@@ -83,6 +83,23 @@ def test_the_page_links_to_every_final_image(tmp_path: Path) -> None:
     assert "cfg_scale / sampler" in page.text
 
 
+@pytest.mark.parametrize(
+    ("vary", "seed", "shown"),
+    [("seed=1,2", 7, None), ("txt2img.steps=1,2", 7, "7"), ("txt2img.steps=1,2", -1, "drawn")],
+)
+def test_a_group_that_varies_the_seed_has_none(
+    tmp_path: Path, vary: str, seed: int, shown: str | None
+) -> None:
+    """Each variant names its own; any other group names the seed of all."""
+    result = swept(tmp_path / "runs", vary=[vary], seed=seed)
+    report(tmp_path / "runs", result)
+    text = Page(tmp_path / "runs" / "groups" / result.group_id / "report.html").text
+    facts = [line.strip() for line in text.splitlines() if line.strip()]
+    assert ("Seed" in facts) == (shown is not None)
+    if shown is not None:
+        assert shown in facts[facts.index("Seed") + 1]
+
+
 def test_a_report_goes_where_it_is_wanted(tmp_path: Path) -> None:
     """With links from there; it replaces an earlier report, but no other file."""
     result = swept(tmp_path / "runs", vary=["txt2img.steps=1,2"])

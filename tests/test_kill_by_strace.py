@@ -96,7 +96,7 @@ def synced(run: Path) -> list[StageEvent]:
     return [one for one in written(run) if one.barrier]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 @pytest.mark.parametrize("call", ["write", "fdatasync"])
 def test_a_run_killed_at_any_write_or_sync_of_its_log_ends_as_if_it_had_not_been(

@@ -13,9 +13,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import msgspec
-import pandas
 import pytest
 from stagewright.adapters import LearningRecord, open_controller
 from stagewright.adapters.projections.learning.records import record_schema
@@ -72,6 +70,8 @@ def everything(worlds: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Path
 
 def ask(query: str) -> list[Any]:
     """The rows that DuckDB answers with, in a database of its own."""
+    import duckdb  # here: each process of a run of all tests imports this file
+
     with duckdb.connect() as database:
         return database.execute(query).fetchall()
 
@@ -129,6 +129,8 @@ def test_the_program_of_the_page_runs(program: str) -> None:
 
 def test_duckdb_and_pandas_read_every_record(world: Path) -> None:
     """As many rows as runs, and the columns of a record; times are times."""
+    import pandas
+
     told = records(world / "runs")
     (row,) = ask(f"SELECT count(*), typeof(any_value(ended_at)) FROM 'runs/{NAME}'")
     assert row == (len(told), "TIMESTAMP WITH TIME ZONE")

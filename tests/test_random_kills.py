@@ -30,7 +30,6 @@ from .webui_recorder import Recorder
 TITLE = "kills on a counting server"
 pytestmark = pytest.mark.posix
 
-IMAGES = 200
 STAGES = ("txt2img", "img2img", "upscale", "adetailer")
 
 
@@ -61,15 +60,15 @@ class LongRun:
     """A run of many images, which is killed so often, at random moments."""
 
     def __init__(
-        self, forks: ForkServer, folder: Path, server: Recorder, moments: random.Random, kills: int
+        self, forks: ForkServer, folder: Path, server: Recorder, *, kills: int, images: int
     ) -> None:
         self.folder = folder
         self.kills = 0
-        self._images_for_each = 2 * IMAGES / kills
+        self._images_for_each = 2 * images / kills
         self._forks = forks
         self._server = server
-        self._config = voyage(folder, "txt2img", "img2img", images=IMAGES)
-        self._moments = moments
+        self._config = voyage(folder, "txt2img", "img2img", images=images)
+        self._moments = random.Random(20261120)
         self._window_s = 0.2
         self._force: list[str] = []
 
@@ -108,13 +107,13 @@ class LongRun:
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize("kills", [60, 200])
+@pytest.mark.parametrize(("kills", "images"), [(30, 130), (200, 200)])
 def test_a_long_run_killed_at_many_random_moments_ends_as_if_it_had_not_been(
-    kills: int, forks: ForkServer, tmp_path: Path, counts: Counts
+    kills: int, images: int, forks: ForkServer, tmp_path: Path, counts: Counts
 ) -> None:
     """It ends, and ends the same, and no kill cost more than one request."""
     with counting_server(step_delay_s=0.005) as server:
-        run = LongRun(forks, tmp_path, server, random.Random(20261120), kills)
+        run = LongRun(forks, tmp_path, server, kills=kills, images=images)
         for kill in range(kills):
             run.kill()
             if kill % 20 == 19:
@@ -123,10 +122,10 @@ def test_a_long_run_killed_at_many_random_moments_ends_as_if_it_had_not_been(
         run.finish()
         folder = only_run(tmp_path)
         counts.kills, counts.resumed = run.kills, kills
-        counts.take_requests(sent_to(server, folder), 2 * IMAGES)
+        counts.take_requests(sent_to(server, folder), 2 * images)
     check_history(folder)
     assert forks.command("verify", "last", folder=tmp_path).status == 0
-    counts.compare(result_of(forks, folder), uninterrupted(forks, tmp_path, 2 * IMAGES))
+    counts.compare(result_of(forks, folder), uninterrupted(forks, tmp_path, 2 * images))
 
 
 def result_of(forks: ForkServer, folder: Path) -> Json:
@@ -169,6 +168,7 @@ def resume_and_check(
     assert forks.command("verify", "last", folder=folder).status == 0
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("stage_id", [f"{place:02d}-{one}" for place, one in enumerate(STAGES)])
 @pytest.mark.parametrize(
     "at",
@@ -220,7 +220,7 @@ def run_on(server: Recorder, config: Path, forks: ForkServer, at: str | None = N
     return forks.command("run", config, "--server", server.url, folder=config.parent, failpoint=at)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("mode", list(CancelMode))
 @pytest.mark.parametrize(
     "at",

@@ -71,22 +71,22 @@ def served(*stages: str, images: int, **top: Any) -> Json:
     return config
 
 
-def test_a_changed_adetailer_of_400_images_sends_400_requests_and_says_so_before(
+def test_a_changed_adetailer_sends_a_request_for_each_image_and_says_so_before(
     recorder: Recorder, tmp_path: Path
 ) -> None:
     """Nothing else is sent; the dry run sends nothing at all."""
-    run(served("txt2img", "adetailer", images=400), tmp_path, "--server", recorder.url)
-    assert counted(recorder) == {"txt2img": 50, "adetailer": 400}
+    run(served("txt2img", "adetailer", images=120), tmp_path, "--server", recorder.url)
+    assert counted(recorder) == {"txt2img": 15, "adetailer": 120}
     changed = ("--from", "adetailer", "--set", "adetailer.passes.0.denoise=0.3")
     shown = stagewright("rerun", "last", "--dry-run", *changed, folder=tmp_path).stdout
-    assert "00-txt2img       400 reused       0 to make" in shown
-    assert "400 images: adetailer.passes.0.denoise null -> 0.3" in shown
-    assert shown.endswith("400 requests to send\n")
+    assert "00-txt2img       120 reused       0 to make" in shown
+    assert "120 images: adetailer.passes.0.denoise null -> 0.3" in shown
+    assert shown.endswith("120 requests to send\n")
     assert counted(recorder) == {}
     done = stagewright("rerun", "last", *changed, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "400 requests to send" in done.stderr
-    assert counted(recorder) == {"adetailer": 400}
+    assert "120 requests to send" in done.stderr
+    assert counted(recorder) == {"adetailer": 120}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from stagewright.statemachine.files.run_folder import CancelOrder, RunFolder
 from stagewright.statemachine.resume.verify import verify_run
 
 from . import webui_faults as faults
-from .foreign_runs import command, foreign
+from .command_line import stagewright
+from .foreign_runs import foreign
 from .posix import KILLED
 from .resuming import (
     LOG,
@@ -104,7 +105,10 @@ def test_a_batch_that_is_repeated_takes_no_finished_image_when_it_dies(tmp_path:
     image_file(handle.folder, "00-txt2img", 0).unlink()
     before = image_file(handle.folder, "00-txt2img", 1).read_bytes()
     point = {"STAGEWRIGHT_FAILPOINT": "file-renamed 00000-"}
-    assert command("resume", "last", folder=tmp_path, **point).returncode == KILLED
+    assert (
+        stagewright("resume", "last", folder=tmp_path, env={**os.environ, **point}).returncode
+        == KILLED
+    )
     assert [flaw.place for flaw in verify_run(handle.folder).flaws if "00001" in flaw.place] == []
     assert open_controller(tmp_path / "runs").resume("last").wait(30).state is RunState.COMPLETED
     assert image_file(handle.folder, "00-txt2img", 1).read_bytes() == before
@@ -174,4 +178,5 @@ def test_the_display_counts_an_image_to_be_made_again(whole: Path, tmp_path: Pat
     """One file is gone: one image is to be made, not none."""
     folder = foreign(whole, tmp_path / "runs", dead=False)
     image_file(folder, "00-txt2img", 1).unlink()
-    assert "00-txt2img: 1 image to make" in command("resume", "last", folder=tmp_path).stderr
+    done = stagewright("resume", "last", folder=tmp_path)
+    assert "00-txt2img: 1 image to make" in done.stderr

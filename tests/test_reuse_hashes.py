@@ -12,7 +12,7 @@ import pytest
 from msgspec import UNSET
 from stagewright.adapters import EmbeddedBackend, open_controller
 from stagewright.adapters.bootstrap import ConfiguredBackend
-from stagewright.events import BackendDescription, CallCompleted, RunOpened
+from stagewright.events import CallCompleted, RunOpened
 from stagewright.statemachine.config.schema import Reuse
 from stagewright.statemachine.ports import UNKNOWN_FILES, file_hashes_of
 from stagewright.statemachine.stages import (
@@ -26,6 +26,7 @@ from stagewright.statemachine.stages import (
 
 from .later_runs import hashes_now, later_run, made
 from .resuming import small
+from .support import ScriptedBackend
 from .webui_faults import alters_info
 from .webui_names import Names
 from .webui_server import ScriptedWebUI
@@ -377,13 +378,5 @@ def test_the_embedded_backend_uses_no_files(tmp_path: Path) -> None:
 
 def test_a_backend_that_says_nothing_of_its_files_is_not_checked() -> None:
     """It is one of somebody's own."""
-
-    class Own:
-        slots = 1
-        description = BackendDescription(kind="own")
-
-        def generate_images(self, *_: Any, **__: Any) -> Any:
-            raise NotImplementedError
-
-    assert file_hashes_of(Own()) is UNKNOWN_FILES
+    assert file_hashes_of(ScriptedBackend()) is UNKNOWN_FILES
     assert UNKNOWN_FILES.reported(Txt2ImgConfig()) == {"everything": ""}

@@ -116,6 +116,7 @@ def kill_and_check(sweep: Sweep, at: str, reference: Json, counts: Counts, plann
     assert sum(len(one.artifacts) for one in reused) == 3
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("at", of_copy(1))
 def test_a_run_killed_while_it_copies_an_image_ends_as_if_it_had_not_been(
     at: str, forks: ForkServer, tmp_path: Path, counts: Counts, reference: Json
@@ -124,6 +125,7 @@ def test_a_run_killed_while_it_copies_an_image_ends_as_if_it_had_not_been(
     kill_and_check(Sweep(forks, tmp_path), at, reference, counts, planned=3 + UPSCALED)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("at", of_batch())
 def test_a_run_killed_while_it_copies_a_batch_ends_as_if_it_had_not_been(
     at: str, forks: ForkServer, tmp_path: Path, counts: Counts, batched: Json
@@ -176,6 +178,7 @@ def repetition(forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> J
 AGAIN = 'record-written CallReused "image_index":2,'
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("at_resume", [None, AGAIN], ids=["", "and its resume"])
 @pytest.mark.parametrize("at", [*at_each(FILE, LOG), *of_copy(1)])
 def test_a_rerun_that_was_killed_ends_as_if_it_had_not_been(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -30,6 +28,7 @@ from stagewright.statemachine.errors import PreflightError
 
 from . import webui_faults as faults
 from .command_line import Start, stagewright, until
+from .posix import suspend, wake
 from .resuming import check_story, comparable, only, small
 from .serving import url_of
 from .webui_names import Names
@@ -154,6 +153,28 @@ def test_a_server_that_lacks_a_name_is_not_used(
     assert opened.backend.url == servers[0].url
 
 
+def test_a_server_with_other_files_is_found_at_its_first_answer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where all begin at once and no list has a hash; one of them makes all images."""
+    with scripted() as servers:
+        for number, one in enumerate(servers):
+            one.painter.hashed.clear()
+            one.painter.contents["base"] = f"of server {number}"
+        config = small("txt2img", images=4, server=QUICK)
+        with servers[0].hold(), servers[1].hold():
+            urls = [one.url for one in servers]
+            handle = open_controller(tmp_path / "runs", urls).start(config)
+            for one in servers:
+                one.until_running()
+        result = handle.wait(30)
+    assert result.state is RunState.COMPLETED
+    assert list(made_by(result).values()) == [4]
+    assert "it has other files than another server of the run: model base is" in caplog.text
+    kinds = {one.error.kind for one in only(result.events, CallFailed)}
+    assert kinds == {"DifferentFilesError"}
+
+
 def test_without_any_server_nothing_is_started(tmp_path: Path) -> None:
     """The error names each server and its reason."""
     with scripted(names=Names(samplers=("DDIM",))) as servers:
@@ -218,11 +239,11 @@ def test_a_frozen_process_holds_up_no_image(tmp_path: Path, start: Start) -> Non
     config["txt2img"]["model"] = "sd_xl_base_1.0.safetensors"
     handle = open_controller(tmp_path / "runs", urls).start(config)
     until(lambda: len(only(replay(handle.folder).events, CallCompleted)) >= 2, "two images")
-    os.kill(processes[0].pid, signal.SIGSTOP)
+    suspend(processes[0].pid)
     try:
         result = handle.wait(60)
     finally:
-        os.kill(processes[0].pid, signal.SIGCONT)
+        wake(processes[0].pid)
     assert result.state is RunState.COMPLETED
     again = open_controller(tmp_path / "alone", urls[0]).start(config).wait(30)
     assert pictures(result) == pictures(again)

@@ -15,11 +15,13 @@ from random import Random
 
 import pytest
 from stagewright.events import EventLogError, LogCorruptError, LogWriteError
+from stagewright.events.log.scan import LogPosition
 from stagewright.events.log.shared_log import SharedLog
 from stagewright.events.log.storage import Storage
 from stagewright.events.ratings.log import RATINGS_LOG, RatedImage, Ratings
 from stagewright.events.ratings.model import Rating, RatingsOpened
 
+from .command_line import until
 from .faulty_storage import Deed, Fault, FaultyStorage, SimulatedCrash
 from .log_format import make_log, split_bodies, split_lines
 from .simulated_disk import SimulatedDisk, Sync
@@ -178,14 +180,14 @@ def rating_process(runs: Path, name: str | int, count: int) -> subprocess.Popen[
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def shared_log(runs: Path, seen: list[int], **options: object) -> SharedLog:
+def shared_log(runs: Path, seen: list[int], start: LogPosition | None = None) -> SharedLog:
     """The log of ratings that notes the sequence numbers of the events that it observes."""
     return SharedLog(
         RATINGS_LOG,
         runs,
         begin=lambda at: RatingsOpened(**at, software="tests"),
         observe=lambda events: seen.extend(event.seq for event in events),
-        **options,  # type: ignore[arg-type]
+        start=start,
     )
 
 
@@ -230,10 +232,14 @@ def test_processes_that_rate_at_once_lose_nothing(tmp_path: Path) -> None:
     processes = [rating_process(tmp_path, name, 25) for name in range(8)]
     seen: list[int] = []
     reader = shared_log(tmp_path, seen)
-    while any(process.poll() is None for process in processes):
+
+    def all_ended() -> bool:
         reader.read()
+        return all(process.poll() is not None for process in processes)
+
+    until(all_ended, "the end of all processes", timeout_s=60)
     for process in processes:
-        process.communicate()
+        process.communicate(timeout=30)
         assert process.returncode == 0
     reader.read()
     assert seen == list(range(201))

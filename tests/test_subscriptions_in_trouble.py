@@ -33,6 +33,7 @@ from .support import fill_log, run_opened
 RUN = "20261120T225226.123456Z-troubled-7f3a9c"
 LOG = "events.jsonl"
 SOURCE = f"{os.sep}events{os.sep}"
+TESTS = f"{Path(__file__).parent}{os.sep}"
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ class Interruption:
 
     def trace(self, frame: Any, event: str, _argument: object) -> Any:
         """What ``sys.settrace`` is given."""
-        if SOURCE not in frame.f_code.co_filename or "tests" in frame.f_code.co_filename:
+        if SOURCE not in frame.f_code.co_filename or frame.f_code.co_filename.startswith(TESTS):
             return None
         if event == "line":
             self.left -= 1

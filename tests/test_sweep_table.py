@@ -70,7 +70,7 @@ def estimates_of(plan: GroupPlan, seconds: float | None) -> SweepEstimates:
 def lines_of(
     plan: GroupPlan, seconds: float | None = None, *, width: int = 80, most: int | None = None
 ) -> list[str]:
-    found = sweep_lines(plan, estimates_of(plan, seconds), URL, width, most)
+    found = sweep_lines(plan, estimates_of(plan, seconds), [URL], width, most)
     return [line.rstrip() for line in found]
 
 
@@ -191,7 +191,7 @@ def test_a_sweep_without_recorded_runs_has_no_estimate(tmp_path: Path) -> None:
 def test_warnings_stand_below_the_totals(capsys: pytest.CaptureFixture[str]) -> None:
     """One line for each."""
     plan = plan_of({"seed": [1]}, warnings=("the first", "the second"))
-    show_sweep(plan, estimates_of(plan, None), URL)
+    show_sweep(plan, estimates_of(plan, None), [URL])
     printed = capsys.readouterr().out.splitlines()
     assert printed[-2:] == ["warning: the first", "warning: the second"]
 

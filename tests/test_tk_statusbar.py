@@ -15,6 +15,7 @@ from stagewright.adapters import open_controller
 from stagewright.adapters.webui_server import EmbeddedServer
 from stagewright.events import (
     CancelRequested,
+    Outcome,
     RunState,
     iterate,
     replay,
@@ -24,6 +25,7 @@ from stagewright.statemachine.groups.result import replay_group
 
 from .command_line import Start, until
 from .group_runs import group_process
+from .queueing import bare_job, sqlite_queue
 from .resuming import small
 from .screens import WindowProcess, status_window, virtual_display
 from .support import TXT2IMG
@@ -385,6 +387,19 @@ def test_the_example_runs_and_resumes_a_sweep(app: WindowProcess, tmp_path: Path
     assert resumed["group_value"] >= stopped["group_value"]
     seen(app, "Group completed: 2 variants")
     assert group_state(tmp_path / "runs") == RunState.COMPLETED
+
+
+def test_the_example_shows_the_queue_of_its_folder(app: WindowProcess, tmp_path: Path) -> None:
+    """Also what other processes add to it and begin."""
+    queue = sqlite_queue(tmp_path / "runs")
+    queue.add([bare_job(f"job{number}") for number in range(5)])
+    until(lambda: app.do("has_text", text="queue: job0 waits"), "the first job is shown")
+    assert app.do("has_text", text="queue: 2 more wait")
+    taken = queue.take()
+    assert taken is not None
+    until(lambda: app.do("has_text", text="queue: job0 is running"), "it is shown as running")
+    queue.end(taken, Outcome.COMPLETED)
+    until(lambda: not app.do("has_text", text="job0"), "it is over")
 
 
 def test_the_example_keeps_cancel_visible_in_a_small_window(

@@ -22,8 +22,8 @@ _logger = logging.getLogger("stagewright.servers")
 class ServerLock:
     """The operating system's lock on the origin of a server, in the user's state folder.
 
-    Whoever waits for ``NAME.lock`` holds ``NAME.next.lock``, so a process that has just released
-    the one cannot take it again before the process that waits.
+    A process that waits for ``NAME.lock`` holds ``NAME.next.lock`` meanwhile. So a process that has
+    just released ``NAME.lock`` cannot take it again before the one that waits.
     """
 
     def __init__(self, url: str) -> None:

@@ -116,11 +116,12 @@ def find_servers(
     return found
 
 
-def address_of_server(server: ServerTable) -> str | None:
-    """The address, as logs have it, of the first server that `run` would use; None: embedded.
+def addresses_of_servers(server: ServerTable) -> tuple[str | None, ...]:
+    """The addresses, as logs have them, of the servers that `run` would use; one None: embedded.
 
     Raises ConfigurationError.
     """
     chosen = choose_servers((), server.url)
-    addresses = (*chosen.named, *filter(None, [chosen.foreign]), *server.urls)
-    return recorded_address(addresses[0], server.kind) if addresses else None
+    addresses = chosen.named or (*filter(None, [chosen.foreign]), *server.urls)
+    found = dict.fromkeys(recorded_address(one, server.kind) for one in addresses)
+    return (*found,) or (None,)

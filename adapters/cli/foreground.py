@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, Generic, TypeVar, cast
+from typing import IO, Generic, Protocol, TypeVar, cast
 
 from ...events import signals
 from ...events.errors import RunNotFoundError
@@ -20,14 +20,15 @@ from ...events.model import RunState, StageEvent
 from ...events.result import PipelineRunResult
 from ...events.subscriptions.subscription import subscribe
 from ...statemachine.errors import InvalidTransitionError
-from ...statemachine.run.controller import PipelineController
 from ...statemachine.run.handle import Handle
 from ..event_text import error_text
+from ..notifications.watch import Watch
 from ..projections.status import StatusBar, group_history_in, history_in
 from ..text import count
 from .commands.replay import show_result
 from .display import Display, open_display
 from .output import print_json_parts
+from .run_watch import open_run_watch
 from .statuses import (
     EXIT_CANCELLED,
     EXIT_COMPLETED,
@@ -62,40 +63,75 @@ class ForegroundResult(Generic[R]):
     interrupted: bool
 
 
+class Stoppable(Protocol):
+    """What executes a run, a group, or the jobs of a queue, and can be asked to stop."""
+
+    @property
+    def runs(self) -> Path:
+        """The folder of the runs."""
+        ...
+
+    @property
+    def current_run_id(self) -> str | None:
+        """What can be stopped now."""
+        ...
+
+    @property
+    def current_group_id(self) -> str | None:
+        """The same, if it is a group."""
+        ...
+
+    def cancel(self, run_id: str, /, *, reason: str) -> None:
+        """Stop it. Raises RunNotFoundError, InvalidTransitionError."""
+        ...
+
+
 def run_in_foreground(
-    controller: PipelineController,
+    controller: Stoppable,
     begin: Callable[[], Handle[R]],
     stream: IO[str],
     view: StatusBar | None = None,
+    on_display: Callable[[Display], object] = lambda _display: None,
+    watch: Watch | None = None,
 ) -> ForegroundResult[R]:
-    """Begin a run or a group, show its progress, and wait for its end.
+    """Begin a run, a group or a worker, show its progress, and wait for its end.
+
+    ``on_display`` is given the display before that. ``watch`` sends messages about it; without one,
+    they are those about a run or a group.
 
     Ctrl-C, SIGTERM and a closed terminal cancel the run; a second signal quits at once. A signal
     before the run has begun raises KeyboardInterrupt, and nothing is started. Also raises
     LogWriteError and what ``begin`` raises.
     """
-    seen = view or _status_bar(controller.runs)
+    seen = view or status_bar(controller.runs)
+    watching: Watch | None = watch or open_run_watch(controller.runs)
     with ExitStack() as stack:
         stops = stack.enter_context(_stop_signals(controller))
         display = stack.enter_context(
             open_display(seen, cast(IO[str], BrokenPipeTolerantStream(stream)))
         )
 
+        on_display(display)
+
         def take_event(event: StageEvent) -> None:
             seen.take_event(event)
             display.take_event(event)
+            if watching is not None:
+                watching.take_event(event)
 
         stack.enter_context(
             subscribe(take_event, on_step=seen.take_step, on_group=seen.take_group_event)
         )
         handle = begin()
         stops.has_begun = True
-        result = _wait(controller, handle, stops.names, display)
+        result = _wait(controller, handle, stops.names, display, watching)
         stopped, interrupted = bool(stops.names), _CTRL_C in stops.names
-        return ForegroundResult(handle.folder, result, stopped, interrupted)
+    if watching is not None:
+        watching.send_end(handle, result)
+    return ForegroundResult(handle.folder, result, stopped, interrupted)
 
 
-def _status_bar(runs: Path) -> StatusBar:
+def status_bar(runs: Path) -> StatusBar:
     """The status of a run, or of a group with what happened before it was resumed."""
     return StatusBar(
         expects_steps=True, history=history_in(runs), group_history=group_history_in(runs)
@@ -151,24 +187,35 @@ def _why(result: PipelineRunResult) -> str:
 
 
 def _wait(
-    controller: PipelineController, handle: Handle[R], stops: list[str], display: Display
+    controller: Stoppable,
+    handle: Handle[R],
+    stops: list[str],
+    display: Display,
+    watch: Watch | None,
 ) -> R:
     requested = False
     while not handle.wait_ended(_REFRESH_S):
         display.refresh()
+        if watch is not None:
+            watch.look(handle)
         if stops and not requested:
             requested = True
             display.print_line(f"{stops[0]}: stopping cleanly; repeat to quit at once")
             # The run may have ended by itself in the meantime.
             with contextlib.suppress(RunNotFoundError, InvalidTransitionError):
                 controller.cancel(handle.id, reason=stops[0])
-    return handle.wait()
+    try:
+        return handle.wait()
+    except Exception as error:
+        if watch is not None:
+            watch.send_lost(handle, error)
+        raise
 
 
 class _StopSignals:
     """Receives the signals that ask to stop; ``names`` are those received so far."""
 
-    def __init__(self, controller: PipelineController) -> None:
+    def __init__(self, controller: Stoppable) -> None:
         self._controller = controller
         self.names: list[str] = []
         self.has_begun = False
@@ -189,7 +236,7 @@ class _StopSignals:
 
 
 @contextlib.contextmanager
-def _stop_signals(controller: PipelineController) -> Iterator[_StopSignals]:
+def _stop_signals(controller: Stoppable) -> Iterator[_StopSignals]:
     stops = _StopSignals(controller)
     previous = {number: signal.signal(number, stops.receive) for number in _stopping_signals()}
     try:

@@ -13,7 +13,8 @@ from ...events.groups.log import GROUP_LOG_NAME
 from ...events.groups.model import GroupOpened, SweepAxis
 from ...statemachine.groups.result import GroupResult
 from ...statemachine.variants.axes import axis_keys
-from ..projections.varied_values import value_text, varied_keys
+from ..event_text import backend_text
+from ..projections.varied_values import value_text, varies_seed
 from ..text import day_and_time
 from .output import count, one_line, print_line, print_settings
 from .styles import Mark, file_mark
@@ -33,7 +34,7 @@ def group_document(fold: GroupFold, result: GroupResult) -> Mapping[str, Any]:
     return {
         **msgspec.to_builtins(result),
         **{name: getattr(opened, name) for name in names},
-        "seed": None if _varies_seed(opened) else opened.seed,
+        "seed": None if varies_seed(opened.axes) else opened.seed,
         "options": None if opened.options is msgspec.UNSET else opened.options,
         "opened_at": opened.ts,
         "ended_at": fold.sealed.ts if fold.sealed else None,
@@ -62,11 +63,11 @@ def _rows(fold: GroupFold, opened: GroupOpened, folder: Path) -> Iterator[tuple[
             "drawn",
             f"{count(opened.random, 'variant')} of the product, seed {opened.random_seed}",
         )
-    if not _varies_seed(opened):
+    if not varies_seed(opened.axes):
         yield "seed", _seed_text(opened)
     backend = opened.backend
-    named = (backend.kind, backend.product, backend.version, backend.url)
-    yield "backend", " ".join(part for part in named if part)
+    kind = f"{backend.kind} " if backend.product else ""
+    yield "backend", f"{kind}{backend_text(backend)}"
     yield "software", opened.software
     yield "opened", day_and_time(opened.ts)
     if fold.sealed is not None:
@@ -81,10 +82,6 @@ def _axis_text(axis: SweepAxis) -> str:
     values = ", ".join(map(value_text, axis.values[:_MOST_VALUES]))
     more = len(axis.values) - _MOST_VALUES
     return f"{keys}: {values}{f', and {more} more' if more > 0 else ''}"
-
-
-def _varies_seed(opened: GroupOpened) -> bool:
-    return "seed" in varied_keys(opened.axes)
 
 
 def _seed_text(opened: GroupOpened) -> str:

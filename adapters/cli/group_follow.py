@@ -80,13 +80,13 @@ def _print_events(tail: GroupTail) -> None:
 
 
 def _show(tail: GroupTail, view: StatusBar, stream: IO[str]) -> None:
-    lasting = cast(IO[str], BrokenPipeTolerantStream(stream))
+    tolerant = cast(IO[str], BrokenPipeTolerantStream(stream))
     past = list(tail.read())
     if tail.is_over:
         return
-    # What has been is summed up in one line, not shown image by image.
+    # What happened before is one line, not a line for each image.
     _take(view, None, past)
-    with open_display(view, lasting) as display:
+    with open_display(view, tolerant) as display:
         display.print_line(group_text(view.snapshot()))
         due_s = 0.0
         while not tail.is_over:

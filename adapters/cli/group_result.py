@@ -1,4 +1,4 @@
-"""Prints what a group of runs came to: a line for each variant, the counts, and what to do next."""
+"""Prints the result of a group: a line for each variant, the counts, and what to do next."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _HEADERS = ("run", "state", "images")
 def show_group(result: GroupResult, runs: Path) -> None:
     """Print the state of a group, its variants and their errors, and what to do next.
 
-    A terminal shows the first variants.
+    On a terminal, only the first variants are printed.
     """
     state = str(result.state)
     alive = is_alive(runs, result.group_id)
@@ -65,7 +65,7 @@ def variant_lines(
     rows = [["", *(name.upper() for name in headers)]]
     rows += [_row(one, keys) for one in variants]
     is_cut = [0 < place <= len(keys) for place in range(len(rows[0]))]
-    # The run and its state are read from their left end.
+    # Run and state are aligned to the left, like text.
     left = (len(keys) + 1, len(keys) + 2)
     for number, line in enumerate(cells(rows, is_cut, width, left)):
         parts: list[str | Mark] = []
@@ -91,7 +91,7 @@ def is_alive(runs: Path, group_id: str) -> bool:
 
 
 def group_argument(group_id: str, runs: Path) -> str:
-    """What names a group on the command line: its six digits, and the folder of its runs."""
+    """The argument that names a group: its six digits, and the folder of its runs if need be."""
     name = group_id[-6:] if is_run_id(group_id) else one_line(group_id)
     return f"{name}{runs_argument(runs)}"
 
@@ -116,7 +116,7 @@ def _show_errors(result: GroupResult) -> None:
     if len(failed) > _MOST_ERRORS:
         print_line(f"  ... and {len(failed) - _MOST_ERRORS} more failed")
     for one in [one for one in result.variants if one.state in (CORRUPT, UNREADABLE)][:1]:
-        print_line(f"  variant {one.variant_index + 1}: look at it with `verify {one.run_id}`")
+        print_line(f"  variant {one.variant_index + 1}: `verify {one.run_id}` shows what is wrong")
     if result.error is not None:
         words = f" {result.error.kind}: {result.error.message}"
         print_line("  ", Mark("error:", WRONG), words)

@@ -1,4 +1,4 @@
-"""Following a group of another process: its own events, and those of its runs."""
+"""Reads the events of a group that another process executes, and of its runs, as they come."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _POLL_S = 0.2
 
 
 class Followed(NamedTuple):
-    """An event; ``is_past`` if it had happened before its log was looked at."""
+    """An event; ``is_past`` if it was in its log before it was followed."""
 
     event: GroupEvent | StageEvent
     is_past: bool
@@ -66,7 +66,7 @@ class GroupTail:
         return None if self._tail is None else self._tail.path.parent
 
     def read(self) -> Iterator[Followed]:
-        """What has come since the last reading: all of one run before the group goes on.
+        """The new events: those of a run come before the group's next event.
 
         Raises RunNotFoundError, LogCorruptError, OSError.
         """
@@ -87,7 +87,7 @@ class GroupTail:
             yield Followed(event, is_first)
         if looks:
             self._tail = self._run_in_progress()
-            # What a run that goes on had before is past.
+            # The events that the run in progress has had so far are past.
             for past in self._tail.read() if self._tail else ():
                 yield Followed(past, is_past=True)
 

@@ -26,6 +26,7 @@ from .streams import discard_output
 
 COMMAND_GROUPS: Mapping[str, Sequence[str]] = {
     "Make images": ("init", "plan", "run", "resume", "rerun", "cancel", "follow"),
+    "Queue": ("queue",),
     "Look at runs and images": (
         "list",
         "show",
@@ -38,9 +39,19 @@ COMMAND_GROUPS: Mapping[str, Sequence[str]] = {
     ),
     "Choose images": ("rate", "export"),
     "Keep runs sound, make room": ("verify", "salvage", "rm", "archive", "bundle", "learning"),
-    "Servers and editors": ("doctor", "serve-embedded", "farm", "schema"),
+    "Servers and editors": ("doctor", "serve-embedded", "farm", "schema", "notify"),
 }
 """The commands as the help and the man page list them."""
+_SHOWN_LOGGERS = (
+    "webui.certificate",
+    "webui.options",
+    "servers",
+    "groups",
+    "restart",
+    "notify",
+    "farm",
+)
+"""The loggers below ``stagewright`` whose warnings are always shown."""
 _COMMANDS = tuple(name for names in COMMAND_GROUPS.values() for name in names)
 _MODULES: Mapping[str, str] = {"rm": "removal", "archive": "removal"}
 """The modules of commands that have none of their own name."""
@@ -134,5 +145,5 @@ def _show_warnings() -> None:
     """Print the warnings of servers on standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("stagewright: warning: %(message)s"))
-    for name in ("webui.certificate", "webui.options", "groups", "farm"):
+    for name in _SHOWN_LOGGERS:
         logging.getLogger(f"stagewright.{name}").addHandler(handler)

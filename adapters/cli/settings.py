@@ -16,6 +16,9 @@ import platformdirs
 from ...statemachine.config.formats import read_document
 from ...statemachine.config.validation import SECRET, convert_document, refuse_userinfo
 from ...statemachine.errors import ConfigurationError
+from ..backends.http.address import ServerAddress
+from ..backends.restart import RestartCommand
+from ..notifications.settings import NotifySettings
 from .common_options import CONFIG_FILE, RUNS, SERVERS, is_quiet
 from .statuses import EXIT_COMPLETED, print_error
 
@@ -26,7 +29,6 @@ FOLDER_FILE = "stagewright.toml"
 DEFAULT_RUNS = Path("runs")
 _IN_A_FOLDER = ("server", "runs", "profiles")
 """What the file of a folder may hold: it may have come with somebody else's work."""
-_NOT_USED_YET = ("notify", "restart")
 _FROM_VARIABLE = "env:"
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e\xa0-\xff]*")
@@ -45,8 +47,8 @@ class SettingsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     server: Annotated[str | None, SECRET] = None
     runs: str | None = None
     profiles: Mapping[str, Mapping[str, Any]] = {}
-    notify: Mapping[str, Any] = {}
-    restart: Mapping[str, Any] = {}
+    notify: NotifySettings = NotifySettings()
+    restart: Mapping[str, RestartCommand] = {}
     servers: Mapping[str, ServerSettings] = {}
 
 
@@ -74,6 +76,8 @@ class Settings(NamedTuple):
     server: DefaultServer | None = None
     profiles: Mapping[str, Profile] = {}
     servers: Mapping[str, ServerSettings] = {}
+    notify: NotifySettings = NotifySettings()
+    restart: Mapping[str, RestartCommand] = {}
 
 
 def current_settings() -> Settings:
@@ -111,6 +115,8 @@ def read_settings(
             for name, tables in file.profiles.items()
         },
         servers=of_user.servers,
+        notify=of_user.notify,
+        restart=of_user.restart,
     )
 
 
@@ -142,6 +148,11 @@ def server_headers() -> Mapping[str, Mapping[str, str]]:
         url: {name: _header_value(url, name, text) for name, text in table.headers.items()}
         for url, table in current_settings().servers.items()
     }
+
+
+def server_restarts() -> Mapping[str, RestartCommand]:
+    """The commands that bring a server back, by its address. Raises ConfigurationError."""
+    return current_settings().restart
 
 
 def _header_value(url: str, name: str, text: str) -> str:
@@ -211,9 +222,19 @@ def _read(path: Path, *, is_of_folder: bool = False) -> SettingsFile:
         document = {key: document[key] for key in document if key in _IN_A_FOLDER}
     file = convert_document(document, SettingsFile, str(path))
     refuse_userinfo(file.server, f"{path}: server")
-    unused = [f"[{key}]" for key in _NOT_USED_YET if key in document]
-    if unused:
-        _note(f"{path}: not used by this version: {', '.join(unused)}")
+    for address, restart in file.restart.items():
+        try:
+            ServerAddress.parse(address)
+        except ConfigurationError as error:
+            # Not quoted: the address may hold a password.
+            raise ConfigurationError(
+                f"{path}: restart: each key is the address of a server, without user and password, "
+                "such as http://127.0.0.1:7860",
+                key="restart",
+            ) from error
+        if not restart.command:
+            key = f"restart.{address}.command"
+            raise ConfigurationError(f"{path}: {key} must be a program and its arguments", key=key)
     return file
 
 

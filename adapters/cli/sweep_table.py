@@ -61,20 +61,24 @@ def sweep_document(plan: GroupPlan, estimates: SweepEstimates) -> dict[str, Any]
     }
 
 
-def show_sweep(plan: GroupPlan, estimates: SweepEstimates, url: str | None) -> None:
+def show_sweep(plan: GroupPlan, estimates: SweepEstimates, urls: Sequence[str | None]) -> None:
     """Print the table, the totals and the warnings; a terminal shows the first variants.
 
-    ``url`` is the address of the server, None for the embedded backend.
+    ``urls`` are the addresses of the servers; one None stands for the embedded backend.
     """
     most = MOST_LINES if sys.stdout.isatty() else None
-    for line in sweep_lines(plan, estimates, url, shutil.get_terminal_size().columns, most):
+    for line in sweep_lines(plan, estimates, urls, shutil.get_terminal_size().columns, most):
         print_line(line)
     for warning in plan.warnings:
         print_line(warning_mark(), f" {warning}")
 
 
 def sweep_lines(
-    plan: GroupPlan, estimates: SweepEstimates, url: str | None, width: int, most: int | None
+    plan: GroupPlan,
+    estimates: SweepEstimates,
+    urls: Sequence[str | None],
+    width: int,
+    most: int | None,
 ) -> Iterator[str]:
     """The table of at most ``most`` variants, ``width`` characters wide if possible; the totals."""
     yield from _table(plan, estimates, width, most)
@@ -82,10 +86,10 @@ def sweep_lines(
     if left > 0:
         yield f"... and {left:,} more"
     yield ""
-    yield _totals(plan, estimates, url)
+    yield _totals(plan, estimates, urls)
 
 
-def _totals(plan: GroupPlan, estimates: SweepEstimates, url: str | None) -> str:
+def _totals(plan: GroupPlan, estimates: SweepEstimates, urls: Sequence[str | None]) -> str:
     parts = [
         _count(len(plan.variants), "variant"),
         f"{_count(plan.total_images, 'image')} in each stage",
@@ -93,7 +97,7 @@ def _totals(plan: GroupPlan, estimates: SweepEstimates, url: str | None) -> str:
         _count(plan.checkpoint_changes, "checkpoint change"),
     ]
     if estimates.whole is not None:
-        parts.append(estimate_text(estimates.whole, url))
+        parts.append(estimate_text(estimates.whole, *urls))
     return ", ".join(parts)
 
 

@@ -19,7 +19,7 @@ from ...events.log.kind import LOG_NAME
 from ...events.log.lock import is_locked
 from ...events.log.reader import read_log
 from ...events.model import BackendDescription, Outcome, RunOpened, RunState
-from ...events.origins import prompt_of
+from ...events.origins import prompt_of, servers_of
 from ...statemachine.files.run_folder import ARCHIVE_NAME, name_in_run_id, run_folders
 from ...statemachine.states import can_go_on, is_fruitless
 from ..text import escaped
@@ -48,7 +48,8 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
     the run; a run that is RUNNING and not alive has died. ``resumable`` says whether the run can
     be resumed, ``needs_force`` that this needs ``--force``, ``cancelled`` that its last process was
     asked to stop. ``prompt`` is that of the first image. ``opened`` is RFC 3339. ``server`` is that
-    on which it began, as ``server_of`` names it. ``images`` of ``total_images`` have finished the
+    on which it began, as ``server_of`` names it, and ``servers`` are all if it began on several.
+    ``images`` of ``total_images`` have finished the
     last stage; ``stage_images`` of ``total_stage_images`` are finished, over all stages. ``scores``
     are the different scores of its images, the best first, where they were looked up.
     ``parent_run_id`` is the run that a rerun repeats.
@@ -68,6 +69,7 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
     total_stage_images: int = 0
     models: tuple[str, ...] = ()
     server: str = ""
+    servers: tuple[str, ...] = ()
     resumes: int = 0
     group_id: str | None = None
     parent_run_id: str | None = None
@@ -78,6 +80,11 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: bool = False
     scores: tuple[int, ...] = ()
     error: str = ""
+
+    @property
+    def all_servers(self) -> tuple[str, ...]:
+        """The servers on which it began, one or several."""
+        return self.servers or (self.server,)
 
     @property
     def died(self) -> bool:
@@ -274,6 +281,7 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
         total_stage_images=len(stage_ids) * len(fold.seeds),
         models=tuple(sorted(set(_models(recorded_stages(plan))))),
         server=server_of(opened.backend) if opened else "",
+        servers=tuple(one.url for one in servers_of(opened.backend)) if opened else (),
         resumes=fold.resumes,
         group_id=opened.group_id if opened else None,
         parent_run_id=(opened.parent_run_id or None) if opened else None,

@@ -10,7 +10,7 @@ import sqlite3
 from pathlib import Path
 
 CATALOGUE_NAME = "catalogue.sqlite"
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 
 catalogue_logger = logging.getLogger("stagewright.catalogue")
 

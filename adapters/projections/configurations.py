@@ -19,6 +19,7 @@ from ...statemachine.config.document import parse_document
 from ...statemachine.config.script_images import map_strings
 from ...statemachine.errors import ConfigurationError, show_value
 from ...statemachine.stages import stage_types
+from ..event_text import backend_text
 from ..text import one_line
 from .foreign_images import ForeignImage, tool_name
 
@@ -199,8 +200,7 @@ def _mask_of(recorded: str, place: int | None, copies: Iterable[str]) -> str:
 
 
 def _notes_of_backend(backend: BackendDescription) -> Iterator[str]:
-    named = (backend.product or backend.kind, backend.version, backend.url)
-    yield f"It was made by {' '.join(part for part in named if part)}."
+    yield f"It was made by {backend_text(backend)}."
     options = backend.options if isinstance(backend.options, Mapping) else {}
     for name, value in options.items():
         yield f"option of the server: {name} = {show_value(value)}"

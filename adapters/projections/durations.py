@@ -1,4 +1,4 @@
-"""How long a plan will take, from what was recorded of the same server."""
+"""How long a plan will take, from what was recorded of the same servers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from heapq import heapreplace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,8 @@ from ...events.model import (
     StageImageProgress,
     StageStart,
 )
+from ...events.origins import servers_of
+from ...events.queue.model import StageWork
 from ...statemachine.plan.plan import StageExecution, StageExecutionPlan
 from ..backends.registry import EMBEDDED
 from .catalogue import CORRUPT, UNREADABLE, Catalogue, CatalogueEntry, server_of
@@ -82,23 +85,23 @@ class _Pace(NamedTuple):
     pixels: float
     runs: frozenset[str]
 
-    def seconds(self, stage: StageExecution, images: int) -> float:
+    def image_s(self, stage: StageExecution) -> float:
         size = stage.output_size
         pixels = self.pixels if size is None else size[0] * size[1]
-        return stage.config.weight() * images * (self.base_s + self.pixel_s * pixels)
+        return stage.config.weight() * (self.base_s + self.pixel_s * pixels)
 
 
 class RecordedDurations:
-    """What the newest runs below ``runs`` tell of the speed of one server.
+    """What the newest runs below ``runs`` tell of the speed of the servers that share a plan.
 
-    ``url`` is its address as it is recorded, None for the embedded backend. The logs are read
-    once, when the first plan is estimated. Logs that are corrupt or cannot be read are left out.
+    ``urls`` are their addresses as they are recorded, None for the embedded backend. Of a server
+    without records of a stage the speed is taken to be that of the slowest other one. The logs are
+    read once, when the first plan is estimated. Logs that are corrupt or cannot be read are left
+    out.
     """
 
-    def __init__(self, runs: Path, url: str | None) -> None:
-        self._runs = runs
-        self._server = url or EMBEDDED
-        self._paces: dict[tuple[str, str], _Pace | None] = {}
+    def __init__(self, runs: Path, *urls: str | None) -> None:
+        self._servers = [_ServerDurations(runs, url or EMBEDDED) for url in urls]
 
     def estimate_s(self, plan: StageExecutionPlan) -> float | None:
         """The seconds that ``plan`` will take; None where a stage of it was never recorded."""
@@ -110,14 +113,54 @@ class RecordedDurations:
         seconds = 0.0
         runs: frozenset[str] = frozenset()
         for stage in plan.stages:
-            pace = self._pace(stage.stage_type, _model(stage.config))
-            if pace is None:
+            found = [one.pace(stage.stage_type, _model(stage.config)) for one in self._servers]
+            paces = [pace for pace in found if pace is not None]
+            if not paces:
                 return None
-            seconds += pace.seconds(stage, plan.total_images)
-            runs |= pace.runs
+            each_s = [pace.image_s(stage) for pace in paces]
+            each_s += [max(each_s)] * (len(found) - len(paces))
+            seconds += _shared_s(plan.total_images, each_s)
+            runs = runs.union(*(pace.runs for pace in paces))
         return Estimate(seconds, runs)
 
-    def _pace(self, stage_type: str, model: str) -> _Pace | None:
+    def estimate_work_s(self, work: Iterable[StageWork]) -> float | None:
+        """The seconds that a queue's job takes; None where a stage of it was never recorded."""
+        seconds = 0.0
+        for part in work:
+            found = [one.pace(part.stage_type, part.model) for one in self._servers]
+            paces = [pace for pace in found if pace is not None]
+            if not paces:
+                return None
+            each_s = [pace.base_s + pace.pixel_s * (part.pixels or pace.pixels) for pace in paces]
+            each_s += [max(each_s)] * (len(found) - len(paces))
+            if min(each_s) > 0:
+                seconds += part.weight / sum(1 / one for one in each_s)
+        return seconds
+
+
+def _shared_s(images: int, each_s: Sequence[float]) -> float:
+    """The time until all images are made, where each server takes so long for one.
+
+    A server that is free begins with the next image.
+    """
+    if len(each_s) == 1:
+        return images * each_s[0]
+    free_at = [(0.0, one) for one in each_s]
+    for _ in range(images):
+        now_s, one = free_at[0]
+        heapreplace(free_at, (now_s + one, one))
+    return max(at_s for at_s, _ in free_at)
+
+
+class _ServerDurations:
+    """What the newest runs below ``runs`` tell of the speed of one server."""
+
+    def __init__(self, runs: Path, server: str) -> None:
+        self._runs = runs
+        self._server = server
+        self._paces: dict[tuple[str, str], _Pace | None] = {}
+
+    def pace(self, stage_type: str, model: str) -> _Pace | None:
         """The pace of a stage with this model, or else with any."""
         key = stage_type, model
         if key not in self._paces:
@@ -154,7 +197,7 @@ class RecordedDurations:
             is_first = first_of.get(entry.group_id or "") == entry.folder
             kind = entry.summary, entry.models, is_first
             is_sound = entry.state not in (CORRUPT, UNREADABLE) and entry.stage_images > 0
-            if is_sound and entry.server == self._server and alike[kind] < _MOST_ALIKE:
+            if is_sound and self._server in entry.all_servers and alike[kind] < _MOST_ALIKE:
                 alike[kind] += 1
                 yield entry
             if alike.total() == _MOST_RUNS:
@@ -178,7 +221,8 @@ class _RunReading:
 
     Attempts that failed count, and so does the time between the calls of a stage and before
     its first: only so do the times of the stages make that of the run. Images that were reused
-    and their times do not, unless a request is under way meanwhile.
+    and their times do not, unless a request is under way meanwhile. Where several servers
+    served an epoch, only the calls of this one count, each from its request to its answer.
     """
 
     def __init__(self, folder: str, server: str) -> None:
@@ -187,9 +231,10 @@ class _RunReading:
         self._stages: Mapping[str, _Spent] = {}
         self._clock = RunClock()
         self._requests = OpenRequests()
-        self._under_way: set[str] = set()
+        self._under_way: dict[str, float] = {}
+        """When each request was sent that has no answer yet, by call id."""
         self._reused: set[tuple[str, int]] = set()
-        self._is_served = False
+        self._is_served = self._is_shared = False
         self._current: _Spent | None = None
 
     def read(self, folder: Path, most: int) -> int:
@@ -220,7 +265,9 @@ class _RunReading:
         if isinstance(event, RunOpened | RunResumed):
             self._current = None
             self._under_way.clear()
-            self._is_served = server_of(event.backend) == self._server
+            servers = [one.url for one in servers_of(event.backend)]
+            self._is_shared = len(servers) > 1
+            self._is_served = self._server in (servers or [server_of(event.backend)])
         if isinstance(event, RunOpened):
             stages = map(planned_stage, recorded_stages(event.plan))
             models = map(_recorded_model, recorded_stages(event.plan))
@@ -230,6 +277,10 @@ class _RunReading:
             }
         request = self._requests.request_of(event)
         if not self._is_served:
+            return
+        if self._is_shared:
+            if request is not None and request.server == self._server:
+                self._add_call(request, event)
             return
         if isinstance(event, StageStart):
             self._current = self._stages.get(event.stage_id)
@@ -241,14 +292,26 @@ class _RunReading:
         if isinstance(event, CallCompleted) and request is not None:
             self._add_images(request.stage_id, event)
 
+    def _add_call(self, request: CallRequested, event: StageEvent) -> None:
+        """Add the time of a call that ends, or note when it begins."""
+        if isinstance(event, CallRequested):
+            self._under_way[event.call_id] = self._clock.now_s
+            return
+        sent_s = self._under_way.pop(request.call_id, self._clock.now_s)
+        spent = self._stages.get(request.stage_id)
+        if spent is not None and self._clock.now_s - sent_s < _LONGEST_S:
+            spent.seconds += self._clock.now_s - sent_s
+        if isinstance(event, CallCompleted):
+            self._add_images(request.stage_id, event)
+
     def _is_work(self, event: StageEvent) -> bool:
         """Whether the time before an event was spent on the requests of a stage."""
         is_work = isinstance(event, _WORK) or bool(self._under_way)
         match event:
             case CallRequested():
-                self._under_way.add(event.call_id)
+                self._under_way[event.call_id] = self._clock.now_s
             case CallCompleted() | CallFailed():
-                self._under_way.discard(event.call_id)
+                self._under_way.pop(event.call_id, None)
             case CallReused():
                 self._reused.update((event.stage_id, one.image_index) for one in event.artifacts)
             case StageImageProgress():

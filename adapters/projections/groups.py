@@ -30,13 +30,12 @@ EntriesByGroup = Mapping[str, Mapping[str, CatalogueEntry]]
 
 
 class GroupEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One group: ``runs`` are those of its variants that have begun, by variant.
+    """One group: ``results`` are its variants, ``runs`` the runs of those that have begun.
 
-    ``results`` are its variants. ``state`` is CORRUPT or UNREADABLE if the group's own log is;
-    ``error`` says why then, nothing is known of its runs, and only a part of the variants may be.
-    ``alive`` says whether a process works on the group. ``left`` counts the variants that a resume
-    would work on, of which ``cancelled`` runs were cancelled alone. ``folder`` is relative to that
-    of the runs, and ``opened`` is RFC 3339.
+    ``state`` is CORRUPT or UNREADABLE if the group's own log is. Then ``error`` says why, ``runs``
+    is empty, and ``results`` may be incomplete. ``alive`` says whether a process works on the
+    group. ``left`` counts the variants that a resume would work on; ``cancelled`` of their runs
+    were cancelled alone. ``folder`` is relative to that of the runs, and ``opened`` is RFC 3339.
     """
 
     group_id: str
@@ -69,7 +68,7 @@ class GroupEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def total_images(self) -> int:
-        """The images that all runs end with."""
+        """The images that all runs have when they are complete."""
         return sum(one.total_images for one in self.results if one.state != REMOVED)
 
     @property
@@ -149,7 +148,7 @@ def _result(fold: GroupFold, variant: Variant, run: CatalogueEntry | None) -> Va
 def _by_variant(
     fold: GroupFold, entries: Mapping[str, CatalogueEntry]
 ) -> dict[int, CatalogueEntry]:
-    """The runs of a group by variant; also one that only its own log ascribes to the group."""
+    """The runs of a group by variant, also a run that only its own log assigns to the group."""
     own = {index: entries[one] for index, one in fold.run_ids.items() if one in entries}
     known = set(fold.run_ids.values())
     for entry in entries.values():

@@ -22,6 +22,7 @@ from ...events.model import (
     RunState,
     StageEvent,
 )
+from ...events.origins import servers_of
 
 
 class CallState(StrEnum):
@@ -52,7 +53,8 @@ class CallState(StrEnum):
 class Call(msgspec.Struct, gc=False):
     """One attempt at one request; times are seconds since the run was opened.
 
-    ``last_seq`` is the event that ended it, or else the one that began it.
+    ``last_seq`` is the event that ended it, or else the one that began it. ``server`` is the
+    address that it was sent to, "" in a run with one server.
     """
 
     stage_id: str
@@ -66,6 +68,7 @@ class Call(msgspec.Struct, gc=False):
     state: CallState = CallState.UNANSWERED
     error_kind: str = ""
     error_message: str = ""
+    server: str = ""
 
 
 class Epoch(msgspec.Struct, gc=False):
@@ -112,6 +115,19 @@ class OpenRequests:
         return None
 
 
+class CallServers:
+    """Names the server of each call of a run that has several, or has had them."""
+
+    def __init__(self) -> None:
+        self._has_several = False
+
+    def server_of(self, event: StageEvent, request: CallRequested | None) -> str:
+        """The server of the next event's ``request``; "" without one, or in a run with one."""
+        if isinstance(event, RunOpened | RunResumed):
+            self._has_several = self._has_several or len(servers_of(event.backend)) > 1
+        return (request.server or "") if self._has_several and request is not None else ""
+
+
 Observer = Callable[[StageEvent, Call | None], None]
 
 
@@ -135,6 +151,7 @@ class LogWalk:
         self.ended_at: datetime | None = None
         self.corruption: LogCorruptError | None = None
         self.timeline: Sequence[StageEvent] = ()
+        self._servers = CallServers()
         self._open_calls: dict[str, Call] = {}
         self._failed_calls: dict[tuple[str, int], Call] = {}
         """Failed calls that no further attempt has followed."""
@@ -171,17 +188,19 @@ class LogWalk:
         if not self.epochs or event.epoch != self.epochs[-1].number:
             self.epochs.append(Epoch(event.epoch, event.ts, now_s, now_s))
         self.epochs[-1].ended_s = now_s
+        request = event if isinstance(event, CallRequested) else None
+        server = self._servers.server_of(event, request)
         match event:
             case RunOpened() | RunResumed():
                 self.openings.append(event)
                 self._open_calls.clear()
             case CallRequested():
-                return self._begin(event, now_s)
+                return self._begin(event, now_s, server)
             case CallCompleted() | CallFailed():
                 return self._end(event, now_s)
         return None
 
-    def _begin(self, event: CallRequested, now_s: float) -> Call:
+    def _begin(self, event: CallRequested, now_s: float, server: str) -> Call:
         failed = self._failed_calls.pop((event.stage_id, event.image_index), None)
         if failed is not None:
             failed.state = CallState.REPEATED
@@ -194,6 +213,7 @@ class LogWalk:
             now_s,
             now_s,
             event.seq,
+            server=server,
         )
         self.calls.append(call)
         self._open_calls[event.call_id] = call

@@ -29,7 +29,7 @@ from ...events.model import (
     RunResumed,
     StageEvent,
 )
-from ...events.origins import input_of, prompt_of, varied_of
+from ...events.origins import backend_at, input_of, prompt_of, varied_of
 from ...events.ratings.model import NOT_RATED, Rating
 from ...statemachine.config.input_files import read_bounded
 from ...statemachine.files.png import read_stamp, source_of
@@ -48,6 +48,7 @@ class ImageProvenance(msgspec.Struct, frozen=True, kw_only=True):
     ``exact`` says that the file is unchanged; otherwise only its source is (the image without
     the ``stagewright`` chunk). ``settings`` were requested of the stage that made it, ``stages``
     holds those of each stage up to it, by its id; ``info`` was reported by the backend;
+    ``backend`` is what made it: kind, product, version and address, as far as they are known;
     ``inputs`` are the ``source_sha256`` of its input images, and ``origin`` is the input of the
     run that it comes from, through all stages. The image of a variant has its group, the index of
     the variant and its ``varied`` values by key. ``rating`` is that of the image, where it was
@@ -99,12 +100,14 @@ class RecordedAnswer(NamedTuple):
     request_sha256: str
     origin: ReuseOrigin | None = None
     not_checked: tuple[str, ...] = ()
+    server: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class RecordedImage(NamedTuple):
     """One image as a run's log records it, with the answer that it belongs to.
 
-    ``backend`` is that of the epoch in which it was made.
+    ``backend`` is that of the epoch in which it was made; of several servers it is the one that
+    made it, where the log says which.
     """
 
     folder: Path
@@ -234,8 +237,9 @@ def recorded_images(folder: Path) -> Iterator[RecordedImage]:
                 backend = event.backend
         answer = _answer_in(event, request)
         if answer is not None and opened is not None:
+            made_at = backend_at(backend, answer.server)
             for artifact in answer.artifacts:
-                yield RecordedImage(folder, opened, backend, answer, artifact)
+                yield RecordedImage(folder, opened, made_at, answer, artifact)
 
 
 def _answer_in(event: StageEvent, request: CallRequested | None) -> RecordedAnswer | None:
@@ -250,7 +254,7 @@ def _answer_in(event: StageEvent, request: CallRequested | None) -> RecordedAnsw
         return RecordedAnswer(
             event.seq, request.ts, event.ts, event.duration_ms,
             event.artifacts, event.info, request.stage_id, event.call_id, request.inputs,
-            request.request_sha256,
+            request.request_sha256, server=request.server,
         )  # fmt: skip
     return None
 
@@ -271,7 +275,7 @@ def _provenance(image: Path, found: FoundImage) -> ImageProvenance:
     stages = settings_of_stages(opened.plan, answer.stage_id, prompts)
     sampled = [config for config in stages.values() if "prompt" in config]
     last = sampled[-1] if sampled else {}
-    named = (backend.kind, backend.product, backend.version, backend.url)
+    of_one = () if backend.servers else (backend.product, backend.version, backend.url)
     return ImageProvenance(
         image=str(image),
         run_id=opened.run_id,
@@ -286,7 +290,7 @@ def _provenance(image: Path, found: FoundImage) -> ImageProvenance:
         inputs=answer.inputs,
         origin=input_of(opened, artifact.image_index),
         request_sha256=answer.request_sha256,
-        backend=tuple(part for part in named if part),
+        backend=tuple(part for part in (backend.kind, *of_one) if part),
         prompt=str(last.get("prompt", "")),
         negative_prompt=str(last.get("negative_prompt") or ""),
         stages=stages,

@@ -20,6 +20,11 @@ def varied_keys(axes: Iterable[SweepAxis]) -> list[str]:
     return list(dict.fromkeys(key for axis in axes for key in axis_keys(axis)))[:MOST_KEYS]
 
 
+def varies_seed(axes: Iterable[SweepAxis]) -> bool:
+    """Whether each variant has a seed of its own, and the group none."""
+    return any("seed" in axis_keys(axis) for axis in axes)
+
+
 def short_names(keys: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
     """The last parts of each key, as many as tell it from the other keys and from ``taken``."""
     names = [_short_name(key, [*(one for one in keys if one != key), *taken]) for key in keys]

@@ -107,13 +107,13 @@ class SoundRecords:
 
     def _in_file_order(self) -> Iterator[SoundRecord]:
         with self._storage.open_read(self.path) as stream:
-            for offset, body in _bodies(stream):
+            for offset, body in intact_bodies(stream):
                 record = _decoded(offset, body)
                 if record is not None:
                     yield record
 
 
-def _bodies(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def intact_bodies(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """First byte and body of each record that passes its own checks, in the order of the file.
 
     A record may begin within a line, where the newline before it is damaged, but it lies in one

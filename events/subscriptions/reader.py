@@ -14,6 +14,7 @@ from .. import signals
 from ..errors import StagewrightError
 from ..groups.model import GroupEvent
 from ..log.open_log_registry import open_log_of
+from ..log.shared_events import SharedEvent
 from ..model import StageEvent, StepProgress
 from .live_steps import read_step
 from .log_tail import POLL_S, LogTail
@@ -28,7 +29,9 @@ _IDLE_POLL_S = 0.5
 _BATCH = 256
 """How many announcements are delivered at most before the logs are looked at."""
 
-Item = StageEvent | StepProgress | GroupEvent | str | tuple[NamedSignal, dict[str, Any]]
+Item = (
+    StageEvent | StepProgress | GroupEvent | SharedEvent | str | tuple[NamedSignal, dict[str, Any]]
+)
 """What is delivered: an event, a step, a group's event, a config error's message, or another
 signal."""
 

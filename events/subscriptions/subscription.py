@@ -19,6 +19,7 @@ from ..errors import RunNotFoundError, SubscriberMutedError
 from ..groups.model import GroupEvent
 from ..log.open_log_registry import path_of_run
 from ..log.reader import iterate, log_path
+from ..log.shared_events import SharedEvent
 from ..model import TRIGGERS, LifecycleChanged, RunState, StageEvent, StepProgress
 from .log_tail import LogTail
 from .reader import CAPACITY, Item, Reader
@@ -45,6 +46,7 @@ class Receivers:
         on_step: Callable[[StepProgress], object] | None,
         on_config_error: Callable[[str], object] | None,
         on_group: Callable[[GroupEvent], object] | None = None,
+        on_queue: Callable[[SharedEvent], object] | None = None,
     ) -> None:
         for kind in types:
             if not (isinstance(kind, type) and issubclass(kind, StageEvent)):
@@ -59,6 +61,7 @@ class Receivers:
         self.on_step = on_step
         self.on_config_error = on_config_error
         self.on_group = on_group
+        self.on_queue = on_queue
         self._types = types
         self._transitions = frozenset(named)
 
@@ -70,6 +73,8 @@ class Receivers:
             return self.on_step, "step_progress"
         if isinstance(item, GroupEvent):
             return self.on_group, "group_changed"
+        if isinstance(item, SharedEvent):
+            return self.on_queue, "queue_changed"
         return self.on_config_error, "config_error"
 
     def wants(self, event: StageEvent) -> bool:
@@ -90,6 +95,7 @@ class Receivers:
             (signals.event_appended, self.on_event),
             (signals.step_progress, self.on_step),
             (signals.group_changed, self.on_group),
+            (signals.queue_changed, self.on_queue),
             (signals.config_error, self.on_config_error),
         ]
         return [signal for signal, receiver in wanted if receiver is not None]
@@ -181,6 +187,8 @@ class Subscription:
             reader.queue_step(payload["progress"])
         elif is_of_group:
             reader.queue(payload["group_event"])
+        elif "queue_event" in payload:
+            reader.queue(payload["queue_event"])
         else:
             reader.queue(str(payload["message"]))
         return reader if reader.is_inline else None
@@ -302,6 +310,7 @@ def subscribe(
     on_step: Callable[[StepProgress], object] | None = None,
     on_config_error: Callable[[str], object] | None = None,
     on_group: Callable[[GroupEvent], object] | None = None,
+    on_queue: Callable[[SharedEvent], object] | None = None,
     capacity: int = CAPACITY,
 ) -> Subscription:
     """Give ``receiver`` events as they are appended, each once and in the order of the log.
@@ -325,7 +334,8 @@ def subscribe(
     all of them on the publisher's thread, else the newest, ten a second at most; those that it
     misses are counted. ``on_config_error`` is told the words of a configuration with which
     nothing was started. ``on_group`` is given the events of groups that this process runs, also
-    where ``run_id`` names one run of them. All are called one at a time.
+    where ``run_id`` names one run of them, and ``on_queue`` those of queues, as the signal
+    ``queue_changed``. All are called one at a time.
 
     Keep the returned handle to end it; the receivers are held strongly until then. What they
     raise is counted and logged, and after ten times in a row the subscription ends.
@@ -334,7 +344,9 @@ def subscribe(
     whose log is not known or not there, and LogCorruptError.
     """
     _check(receiver, on, capacity)
-    receivers = Receivers(receiver, types, transitions, on_step, on_config_error, on_group)
+    receivers = Receivers(
+        receiver, types, transitions, on_step, on_config_error, on_group, on_queue
+    )
     path = None if folder is None else log_path(folder)
     if path is not None:
         run_id = next(iterate(path)).run_id

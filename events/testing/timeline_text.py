@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from ..folds import recorded_stages
-from ..model import Artifact, RunOpened, StageEvent
+from ..model import Artifact, RunOpened, RunResumed, ServerDescription, StageEvent
+from ..origins import servers_of
 
 _ENVELOPE = frozenset({"v", "run_id", "seq", "ts"})
 _MEASURED = frozenset({"duration_ms", "bytes", "offset"})
@@ -32,6 +33,7 @@ _STAND_INS = {
     "version": "version",
     "parent_run_id": "run",
     "run_id": "run",
+    "server": "server",
 }
 
 _RUN_ID = re.compile(r"\b\d{8}T\d{6}\.\d{6}Z-[a-z0-9-]+?-[0-9a-f]{6}\b")
@@ -50,9 +52,10 @@ def timeline_lines(events: Iterable[StageEvent]) -> Iterator[str]:
     """One line for each event, and one more for each stage of the plan that a run opens with.
 
     A line has the run, the sequence number, the event's type, and those of its fields that
-    are not at their default, in the order of ``docs/events.md``. Ids, digests, hosts, processes
-    and versions have stand-ins (see ``Normaliser``). Left out are times, durations and sizes of
-    files, which differ every time, and the free tables ``config``, ``info`` and ``metadata``.
+    are not at their default, in the order of ``docs/events.md``. Ids, digests, hosts, processes,
+    versions and several servers of a run have stand-ins (see ``Normaliser``). Left out are times,
+    durations and sizes of files, which differ every time, and the free tables ``config``, ``info``
+    and ``metadata``.
     """
     writer = _Writer()
     for event in events:
@@ -64,8 +67,11 @@ def timeline_lines(events: Iterable[StageEvent]) -> Iterator[str]:
 class _Writer:
     def __init__(self) -> None:
         self._normaliser = Normaliser()
+        self._has_servers = False
 
     def line(self, event: StageEvent) -> str:
+        if isinstance(event, RunOpened | RunResumed):
+            self._has_servers = bool(servers_of(event.backend))
         run = self._normaliser.stand_in("run", event.run_id)
         head = f"{run} #{event.seq:<3} {type(event).__name__}"
         return " ".join([head, *self._fields(event)])
@@ -79,8 +85,10 @@ class _Writer:
     def _fields(self, part: msgspec.Struct) -> Iterator[str]:
         for name, shown_name, default in _told_fields(type(part)):
             value = getattr(part, name)
-            if value != default:
-                yield f"{shown_name}={self._shown(name, value)}"
+            if value == default or (name == "server" and not self._has_servers):
+                continue
+            is_server = name == "url" and isinstance(part, ServerDescription)
+            yield f"{shown_name}={self._shown('server' if is_server else name, value)}"
 
     def _shown(self, name: str, value: Any) -> str:
         if name in _STAND_INS:

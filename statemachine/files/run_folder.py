@@ -16,8 +16,8 @@ import msgspec
 from ...events.codec import DECODE_ERRORS, encode_line
 from ...events.errors import LogWriteError, RunNotFoundError
 from ...events.log.format import MAX_LINE_BYTES, check
-from ...events.log.kind import LOG_NAME
-from ...events.log.lock import RunLock
+from ...events.log.kind import LOG_NAME, RUN_LOG, LogKind
+from ...events.log.lock import FileLock
 from ...events.log.storage import PART_SUFFIX, Storage, is_regular, open_regular
 from ...events.model import CancelMode
 from ...events.result import PipelineRunResult
@@ -85,23 +85,24 @@ def make_run_folder(
     raise AssertionError("the last try returns or raises")
 
 
-def make_named_folder(path: Path, storage: Storage) -> Path:
-    """Make the folder of a run whose id is known already.
+def make_named_folder(path: Path, storage: Storage, kind: LogKind[Any] = RUN_LOG) -> Path:
+    """Make the folder of a run, or of another log, whose id is known already.
 
-    What a process left there that died before the run had a log is removed. Raises LogWriteError.
+    What a process left there that died before there was a log is removed. Raises LogWriteError.
     """
     try:
         if path.exists():
-            if is_regular(path / LOG_NAME):
-                raise LogWriteError("the run cannot be made: it is there already", path=path)
-            lock = RunLock(path)
+            if is_regular(path / kind.file_name):
+                message = f"the {kind.noun} cannot be made: it is there already"
+                raise LogWriteError(message, path=path)
+            lock = FileLock(path, kind.lock_name, noun=kind.noun)
             try:
                 storage.remove_tree(path)
             finally:
                 lock.release()
         storage.make_folder(path, new=True)
     except OSError as error:
-        raise LogWriteError(f"the run cannot be made: {error}", path=path) from error
+        raise LogWriteError(f"the {kind.noun} cannot be made: {error}", path=path) from error
     return path
 
 

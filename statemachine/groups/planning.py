@@ -84,8 +84,8 @@ class GroupPlan(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_changes: int
     warnings: tuple[str, ...]
 
-    def with_server(self, url: str) -> GroupPlan:
-        """The plan for this server, which the configuration does not name."""
+    def with_server(self, url: str | tuple[str, ...]) -> GroupPlan:
+        """The plan for this server, or these, which the configuration does not name."""
         server = msgspec.structs.replace(self.server, url=url)
         document = {**self.document, "server": {**self.document.get("server", {}), "url": url}}
         return msgspec.structs.replace(self, server=server, document=document)
@@ -124,6 +124,15 @@ def plan_group(
     if sweep.random is not None and sweep.seed is None:
         sweep = msgspec.structs.replace(sweep, seed=random_below(SEED_END))
     planning = _Planning(document, sweep, random_below(SEED_END), inputs, runs)
+    planning.plan_all()
+    return planning.result()
+
+
+def plan_alone(
+    document: ConfigDocument, *, inputs: InputReader, runs: Path, random_below: RandomBelow
+) -> GroupPlan:
+    """A plan whose only variant is ``document`` itself. Raises ConfigurationError."""
+    planning = _Planning(document, Sweep(axes=()), random_below(SEED_END), inputs, runs)
     planning.plan_all()
     return planning.result()
 

@@ -122,6 +122,11 @@ class GroupRunner:
         self._is_over = False
         self._has_begun = False
 
+    @property
+    def has_lost_server(self) -> bool:
+        """Whether a run has ended because the backend could not be reached any more."""
+        return self._lost_server_in is not None
+
     def cancel(self, mode: CancelMode, reason: str) -> None:
         """Stop the run in progress and begin no other.
 
@@ -182,7 +187,7 @@ class GroupRunner:
         try:
             run = self._start(variant, folder)
         except StagewrightError as error:
-            if isinstance(error, LogWriteError) or _is_server_out_of_reach(error):
+            if isinstance(error, LogWriteError) or is_server_out_of_reach(error):
                 raise
             self._note_failure(variant, error)
             return RunState.ERROR
@@ -224,7 +229,7 @@ class GroupRunner:
             try:
                 return self._starter.resume_variant(folder) if folder else self._begin(variant)
             except StagewrightError as error:
-                if not _is_server_out_of_reach(error) or time.monotonic() >= end:
+                if not is_server_out_of_reach(error) or time.monotonic() >= end:
                     raise
                 _logger.warning("waiting for the server, at most %.0f s: %s", wait_s, error)
             self._pause(pause_s)
@@ -306,7 +311,8 @@ class GroupRunner:
         _logger.info("group %s: variant %s: %s", self.group_id, variant.variant_index + 1, error)
 
 
-def _is_server_out_of_reach(error: StagewrightError) -> bool:
+def is_server_out_of_reach(error: StagewrightError) -> bool:
+    """Whether nothing was begun because the server cannot be reached, which may change."""
     return isinstance(error, PreflightError) and isinstance(error.__cause__, BackendError)
 
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
-from ...events.groups.model import GroupOpened, Variant
+from ...events.groups.model import Variant
 from ...events.model import Durability
 from ..config.document import parse_document, set_values
 from ..config.legacy import nested_key
@@ -42,15 +42,38 @@ class GroupChoices:
         return drawn % end
 
 
-class VariantConfigs:
-    """Makes the configurations of a group's runs from its first record alone."""
+class RecordedVariants(Protocol):
+    """What GroupOpened, or a job of a queue, records of its runs."""
 
-    def __init__(self, opened: GroupOpened, folder: Path) -> None:
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The configuration without its sweep."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The name of the runs."""
+        ...
+
+    @property
+    def found(self) -> tuple[Mapping[str, Any], ...]:
+        """What was found outside the configuration."""
+        ...
+
+
+class VariantConfigs:
+    """Makes the configurations of a group's runs from its first record alone.
+
+    ``folder`` is the one that its files are in.
+    """
+
+    def __init__(self, opened: RecordedVariants, folder: Path) -> None:
         self._opened = opened
         self._folder = folder
 
     @cached_property
-    def _found(self) -> list[FoundFiles]:
+    def found(self) -> list[FoundFiles]:
+        """What was found, with absolute paths. Raises ResumeRefusedError."""
         return [FoundFiles.from_record(one, self._folder) for one in self._opened.found]
 
     @property
@@ -74,12 +97,12 @@ class VariantConfigs:
         """The configuration of a variant. Raises ConfigurationError, ResumeRefusedError."""
         document = set_values(self._opened.config, variant.values)
         config = parse_document(document, name=self._opened.name or None)
-        if variant.found >= len(self._found):
+        if variant.found >= len(self.found):
             raise ResumeRefusedError(
-                f"group {self._opened.group_id}: variant {variant.variant_index + 1} names inputs "
-                "that the group did not record"
+                f"{self._folder.name}: variant {variant.variant_index + 1} names inputs that were "
+                "not recorded"
             )
-        return self._found[variant.found].apply_to(config)
+        return self.found[variant.found].apply_to(config)
 
 
 def mark_varied(

@@ -23,7 +23,7 @@ from ..plan.plan import StageExecutionPlan
 from ..ports import Clock, ImageBackend, InputReader, RandomBelow, ReuseIndex, SystemClock
 from .group_launcher import GroupLauncher
 from .handle import GroupHandle, RunHandle
-from .launcher import RunLauncher, publishing_config_errors
+from .launcher import RecordedRun, RunLauncher, publishing_config_errors
 from .rerun import Rerun, prepare_rerun
 from .reuse_plan import StageReuse, require_reuse
 
@@ -111,6 +111,21 @@ class PipelineController:
             ready = resolve_config(config, inputs=self._launcher.inputs, runs=self.runs)
             return self._launcher.begin(ready)
 
+    def start_recorded(self, run: RecordedRun) -> RunHandle:
+        """Begin a run whose id and choices were recorded before, such as that of a queue's job.
+
+        No input is looked for. Raises what ``start`` raises.
+        """
+        with self._one_at_a_time(), publishing_config_errors():
+            return self._launcher.begin_recorded(run)
+
+    def plan_recorded_rerun(self, rerun: Rerun) -> tuple[StageReuse, ...]:
+        """What a recorded rerun would reuse; see ``plan_rerun``."""
+        with self._one_at_a_time():
+            found = self._launcher.plan_rerun(rerun)
+            self._free()
+            return found
+
     def resume(
         self,
         run_id: str,
@@ -154,10 +169,7 @@ class PipelineController:
 
         A server is asked for its names and files. Raises what ``start_rerun`` raises.
         """
-        with self._one_at_a_time():
-            found = self._launcher.plan_rerun(self._rerun(run_id, images, overrides))
-            self._free()
-            return found
+        return self.plan_recorded_rerun(self._rerun(run_id, images, overrides))
 
     def start_rerun(
         self,
@@ -209,18 +221,19 @@ class PipelineController:
         vary: Sequence[str] = (),
         zip_axes: bool = False,
         fail_fast: bool = False,
+        group_id: str | None = None,
     ) -> GroupHandle:
         """Begin a group: a run for each variant of a sweep, one after the other.
 
         See ``plan_group``, whose result can be started too. On return the group's log is durable,
         and its first run is about to begin. With ``fail_fast`` the first variant that does not
-        complete ends the group. Raises ConfigurationError (nothing is made then),
-        ControllerBusyError, LogWriteError.
+        complete ends the group. ``group_id`` is its id, where that was recorded before. Raises
+        ConfigurationError (nothing is made then), ControllerBusyError, LogWriteError.
         """
         with self._one_at_a_time(), publishing_config_errors():
             if not isinstance(config, GroupPlan):
                 config = self.plan_group(config, vary=vary, zip_axes=zip_axes)
-            return self._groups.start(config, fail_fast=fail_fast)
+            return self._groups.start(config, fail_fast=fail_fast, group_id=group_id)
 
     def resume_group(
         self,

@@ -109,10 +109,12 @@ def create_run(
     random_below: RandomBelow,
     storage: Storage | None = None,
     origin: VariantOrigin | RerunOrigin | None = None,
+    run_id: str | None = None,
 ) -> NewRun:
     """A new run below ``runs``, whose log holds RunOpened, durably.
 
-    ``origin`` is that of a variant of a group, or of a rerun. ``config`` comes from
+    ``origin`` is that of a variant of a group, or of a rerun. ``run_id`` is the run's id, where
+    that was recorded before. ``config`` comes from
     ``resolve_choices``, ``plan`` from it. Raises InputImageError and LogWriteError; what was made
     is removed then.
     """
@@ -120,10 +122,12 @@ def create_run(
     storage = storage or Storage()
     durability = config.run.durability
     storage.syncs = durability is not Durability.PROCESS
-    if not isinstance(origin, VariantOrigin):
+    if isinstance(origin, VariantOrigin):
+        run_id = origin.run_id
+    if run_id is None:
         path = make_run_folder(runs, config.name or "run", opened_at, random_below, storage)
     else:
-        path = make_named_folder(runs / origin.run_id, storage)
+        path = make_named_folder(runs / run_id, storage)
     with new_run_folder(path, storage) as made:
         folder, lock = made
         copies = _copy_inputs(folder, config, inputs)

@@ -277,7 +277,7 @@ class RequestDispatcher:
         with self._changed:
             item.failed_on.add(member)
             member.is_reached = not known.is_out_of_reach
-            is_waiting = self._is_waiting() and known.is_out_of_reach
+            is_waiting = (self._is_waiting() and known.is_out_of_reach) or known.is_restarting
             will_retry = not self._token.stopping
             if known.is_of_backend and self._is_for_others(item, known) and not self._failures:
                 member.failures += 1

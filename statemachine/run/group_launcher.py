@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from ...events.errors import LogWriteError, RunNotFoundError, StagewrightError
-from ...events.groups.log import GROUP_LOCK_NAME
+from ...events.groups.log import GROUP_LOCK_NAME, GROUP_LOG
 from ...events.groups.model import GroupOpened, GroupResumed, Variant
 from ...events.log.lock import FileLock, boot_id, host_name
 from ...events.log.storage import Storage
@@ -20,8 +20,14 @@ from ...events.version import software
 from ..config.inputs import AnyConfig, ConfigDocument, document_of
 from ..config.schema import RunConfig
 from ..errors import ResumeRefusedError
-from ..files.run_folder import RunFolder
-from ..groups.folder import find_group, make_group_folder, runs_around, variant_folders
+from ..files.run_folder import RunFolder, make_named_folder
+from ..groups.folder import (
+    GROUPS_NAME,
+    find_group,
+    make_group_folder,
+    runs_around,
+    variant_folders,
+)
 from ..groups.found_files import FileCopies
 from ..groups.journal import GroupJournal
 from ..groups.planning import GroupPlan, plan_group
@@ -70,7 +76,9 @@ class GroupLauncher:
             random_below=launcher.random_below,
         )
 
-    def start(self, plan: GroupPlan, *, fail_fast: bool) -> GroupHandle:
+    def start(
+        self, plan: GroupPlan, *, fail_fast: bool, group_id: str | None = None
+    ) -> GroupHandle:
         """See ``PipelineController.start_group``."""
         launcher, durability = self._launcher, plan.durability
         self._prepare(plan)
@@ -78,9 +86,13 @@ class GroupLauncher:
         storage.syncs = durability is not Durability.PROCESS
         remove_unopened_groups(launcher.runs, storage=storage)
         opened_at = launcher.clock.now()
-        path = make_group_folder(
-            launcher.runs, plan.name or "group", opened_at, launcher.random_below, storage
-        )
+        if group_id is not None:
+            path = launcher.runs / GROUPS_NAME / group_id
+            make_named_folder(path, storage, GROUP_LOG)
+        else:
+            path = make_group_folder(
+                launcher.runs, plan.name or "group", opened_at, launcher.random_below, storage
+            )
         lock: FileLock | None = None
         try:
             lock = FileLock(path, GROUP_LOCK_NAME, noun="group")
@@ -253,6 +265,7 @@ class GroupLauncher:
         failure: BaseException | None = None
         try:
             result = runner.work()
+            handle.is_backend_out_of_reach = runner.has_lost_server
         except StagewrightError as error:
             failure = error
         except BaseException as error:  # noqa: BLE001 - the handle's ``wait`` raises it

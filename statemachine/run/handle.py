@@ -68,7 +68,9 @@ class RunHandle(Handle[PipelineRunResult]):
 
 
 class GroupHandle(Handle[GroupResult]):
-    """A group of runs that was started."""
+    """A group of runs that was started; ``is_backend_out_of_reach`` is that of its runs."""
+
+    is_backend_out_of_reach = False
 
     noun = "group"
 

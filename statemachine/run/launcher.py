@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -49,6 +49,20 @@ from .runner import PipelineRunner
 from .stage_run import OpenRun
 
 _logger = logging.getLogger("stagewright.controller")
+
+
+class RecordedRun(NamedTuple):
+    """A run that was recorded before it began: its id, and all that it will do.
+
+    ``config`` has its inputs and prompts, ``seed`` stands in for every seed that is left to chance.
+    ``origin`` and ``backend`` are those of a rerun.
+    """
+
+    run_id: str
+    config: RunConfig
+    seed: int
+    origin: RerunOrigin | None = None
+    backend: BackendDescription | None = None
 
 
 class RunLauncher:
@@ -100,6 +114,17 @@ class RunLauncher:
         self.last_plan = plan = build_stage_execution_plan(resolved)
         self._prepare(resolved, plan)
         return self._create(resolved, plan)
+
+    def begin_recorded(self, run: RecordedRun) -> RunHandle:
+        """Make a run that was recorded before, under its id, and launch it.
+
+        A backend that cannot be reached is not waited for.
+        """
+        resolved = resolve_choices(run.config, GroupChoices(run.seed))
+        self.last_plan = plan = build_stage_execution_plan(resolved)
+        server = msgspec.structs.replace(resolved.server, wait_s=0.0)
+        self._prepare(msgspec.structs.replace(resolved, server=server), plan, run.backend)
+        return self._create(resolved, plan, run.origin, run.run_id)
 
     def begin_variant(
         self,
@@ -249,6 +274,7 @@ class RunLauncher:
         resolved: RunConfig,
         plan: StageExecutionPlan,
         origin: VariantOrigin | RerunOrigin | None = None,
+        run_id: str | None = None,
     ) -> RunHandle:
         run = create_run(
             self.runs,
@@ -260,6 +286,7 @@ class RunLauncher:
             random_below=self.random_below,
             storage=self.storage,
             origin=origin,
+            run_id=run_id,
         )
         return self._launch(run)
 

@@ -5,7 +5,8 @@
     BackendError
     |-- ServerError               names the server; ``retry_kind`` decides about retries
     |   |-- ServerUnreachableError    nothing was sent
-    |   |   `-- ServerStartingError       its port is open, and its routes are not there yet
+    |   |   |-- ServerStartingError       its port is open, and its routes are not there yet
+    |   |   `-- ServerRestartingError     the user's command is bringing it back
     |   |-- ServerNotTrustedError     the certificate is not valid
     |   |-- AnswerLostError           the request was sent, but no complete answer came back
     |   |-- ServerStalledError        no progress for too long
@@ -58,6 +59,25 @@ class ServerUnreachableError(ServerError):
 
 class ServerStartingError(ServerUnreachableError):
     """The server answers, and does not have its routes yet."""
+
+
+class ServerRestartingError(ServerUnreachableError):
+    """The server is being restarted, by the command that the user's settings have for it."""
+
+    @property
+    def is_out_of_reach(self) -> bool:
+        """It is waited for, also where the user rules that out for a server that is gone."""
+        return True
+
+    @property
+    def is_of_backend(self) -> bool:
+        """Another server can make the image meanwhile."""
+        return True
+
+    @property
+    def is_restarting(self) -> bool:
+        """It is."""
+        return True
 
 
 class ServerNotTrustedError(ServerError):

@@ -1,4 +1,4 @@
-"""The hashes of the files of a server, as its lists report them and its answers show them."""
+"""The hashes of a server's files, from its lists and from its answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HASHED = frozenset([NameKind.CHECKPOINT, NameKind.LORA, NameKind.STYLE])
 _REFRESHED = frozenset([NameKind.CHECKPOINT, NameKind.LORA])
 _MODEL_OF_SERVER = ""
 _DETAILER_VERSION = "version of ADetailer"
-"""What ``SERVER_VERSION`` is for the server, for the extension, of the stage that it makes."""
+"""The key of the version of the extension, for the stage that it makes."""
 _DETAILER = "ADetailer version"
 _NETWORK = re.compile(r"([^,]+):\s*([^,:]*)")
 """One of several: ``name: hash, name: hash``. The names are without commas."""
@@ -36,10 +36,10 @@ Key = TypeVar("Key")
 
 
 class ServerFileHashes:
-    """The files of one server for one run; see ``FileHashes``. Safe from any thread.
+    """The hashes of one server's files for one run; see ``FileHashes``. Safe from any thread.
 
-    ``lists`` and ``features`` are those that preflight has read. A hash that an answer of the run
-    shows replaces that of the list, which may be older than the file.
+    ``lists`` and ``features`` are those that preflight has read. The hash in an answer of the run
+    replaces that in a list, because the list may be older than the file.
 
     The VAE hash of an answer is not used: a server looks all VAEs up under one key, and may show
     the hash of another one.
@@ -72,16 +72,16 @@ class ServerFileHashes:
             except BackendError:
                 return {"everything": ""}
             known = _merged(found)
-            # A list has the hash of each model that was loaded before, and of some other files.
+            # A checkpoint whose hash is gone may have been replaced; others may never have had one.
             lost = {key for file, (key, _) in zip(files, found, strict=True)
                     if file.kind is NameKind.CHECKPOINT}  # fmt: skip
             hashes = {key: it or ("" if key in lost else None) for key, it in known.items()}
             return {**hashes, **others}
 
     def shown(self, config: StageConfig, info: Mapping[str, Any]) -> Mapping[str, str]:
-        """The hashes of such files that the ``info`` of an answer shows.
+        """The hashes that the ``info`` of an answer shows of the files of a stage.
 
-        And, with "", further files that it shows to have been used.
+        VAEs and modules that it names without a hash have "".
         """
         answered = _answered(info)
         with self._lock:
@@ -94,13 +94,13 @@ class ServerFileHashes:
         return {**dict.fromkeys(_loaded(info), ""), **known, **_shown_versions(info)}
 
     def note_answer(self, info: Mapping[str, Any]) -> None:
-        """Take the hashes that an answer of this run shows for the present ones."""
+        """From now on, the hashes in this answer of the run are the present ones."""
         with self._lock:
             self._answered.update((place, it) for place, it in _answered(info).items() if it)
             self._versions.update(_shown_versions(info))
 
     def of_plan(self, plan: StageExecutionPlan, prompts: Sequence[str]) -> Mapping[str, str]:
-        """The hashes that are known of the files that a plan, and prompts of its images, name.
+        """The known hashes of the files that a plan and the prompts of its images name.
 
         Raises ServerError.
         """
@@ -118,7 +118,7 @@ class ServerFileHashes:
             return {key: digits for key, digits in sorted(found.items()) if digits}
 
     def _present_versions(self, config: StageConfig) -> Mapping[str, str | None]:
-        """Those of the last answers, else those that the server reports when asked, once."""
+        """The versions in the last answers, or else those that the server reports, asked once."""
         if isinstance(config, UpscaleConfig):
             return {}  # answers of /extra-single-image show none
         ask = {SERVER_VERSION: self._lists.version}
@@ -129,9 +129,9 @@ class ServerFileHashes:
         return {name: self._versions[name] for name in ask}
 
     def _doubtful(self, files: Iterable[UsedFile]) -> Mapping[str, None]:
-        """The lists that a server would not read anew, and whose hashes no answer has confirmed.
+        """Entries for the lists that the server did not read again: their hashes may be outdated.
 
-        They stand among the files, for a file may have been replaced since they were read.
+        A list is left out if answers have shown the hashes of all of its files.
         """
         kinds = {
             file.kind
@@ -151,12 +151,12 @@ class ServerFileHashes:
         return files
 
     def _present(self, file: UsedFile) -> tuple[str, str]:
-        """The key of a file, and its hash by the last answer, else by the list of its kind."""
+        """The key of a file, and its hash from the last answer or else from the list."""
         key, digits = self._listed_at(file)
         return key, self._answered.get(_place(file, key)) or digits
 
     def _refresh(self, kinds: set[NameKind]) -> None:
-        """Have the server look at its files once: its lists do not see a file that was replaced."""
+        """Have the server read its files again, once a kind: its lists miss a replaced file."""
         for kind in kinds - self._fresh:
             self._fresh.add(kind)
             try:
@@ -206,14 +206,14 @@ class ServerFileHashes:
 
 
 def _place(file: UsedFile, key: str) -> tuple[str, str]:
-    """By what an answer shows a file: a model by its stem, a LoRA as the prompt names it."""
+    """The name of a file in answers: the stem of a model, a LoRA as the prompt names it."""
     if file.kind is NameKind.CHECKPOINT:
         return file.label, file_of(key.partition(" ")[2])
     return file.label, file.name.replace(",", "")
 
 
 def _answered(info: Mapping[str, Any]) -> Mapping[tuple[str, str], str]:
-    """The hashes that an answer shows, by kind and shown name; of networks also "" for none."""
+    """The hashes in an answer, by kind and name; a network without a hash has ""."""
     extra = _extra(info)
     titles = [_TITLE.fullmatch(str(extra.get(name))) for name in ("Refiner", "Hires checkpoint")]
     shown = [("model", stem(title[1]), title[2]) for title in titles if title]

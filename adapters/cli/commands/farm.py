@@ -116,10 +116,10 @@ def worker_command(
     port: int,
     insecure: bool,  # noqa: FBT001 - click passes flags
 ) -> None:
-    """Make images for a farm on the server of this machine, one request at a time.
+    """Make images for a farm on the server of this machine.
 
-    The user and password of the server (STAGEWRIGHT_AUTH), and its headers of your settings, stay
-    on this machine. Ctrl-C stops it.
+    It makes one request at a time. The user and password of the server (STAGEWRIGHT_AUTH), and its
+    headers of your settings, stay on this machine. Ctrl-C stops it.
     """
     from ...backends.farm.worker import WorkerSettings, run_worker  # noqa: PLC0415 - see above
 
@@ -145,9 +145,10 @@ def status_command(
     insecure: bool,  # noqa: FBT001 - the same
     as_json: bool,  # noqa: FBT001 - the same
 ) -> int | None:
-    """Show the workers of a farm: server, loaded model, resources, and what each does.
+    """Show the workers of a farm, and what each does.
 
-    ADDRESS is that of the scheduler. Exit status 1: a worker has a problem, or there is none.
+    It shows their servers, loaded models and resources. ADDRESS is that of the scheduler. Exit
+    status 1: a worker has a problem, or there is none.
     """
     from ...backends.farm.status import read_farm  # noqa: PLC0415 - see above
 
@@ -173,10 +174,10 @@ def status_command(
     help="How long they are valid.",
 )
 def certificates_command(folder: Path, days: int) -> None:
-    """Make the certificates of a farm in DIR: an authority, and one for each role.
+    """Make the certificates of a farm in DIR.
 
-    DIR also gets dask.yaml, Dask's settings with these files. Set DASK_CONFIG to DIR on each
-    machine, and keep ca-key.pem to yourself.
+    They are an authority, and one for each role. DIR also gets dask.yaml, Dask's settings with
+    these files. Set DASK_CONFIG to DIR on each machine, and keep ca-key.pem to yourself.
     """
     from ...backends.farm.certificates import make_certificates  # noqa: PLC0415 - see above
 
@@ -187,7 +188,7 @@ def certificates_command(folder: Path, days: int) -> None:
 
 def _print_worker(worker: WorkerReport) -> None:
     server = " ".join(filter(None, (worker.product, worker.version))) or "unknown server"
-    models = ", ".join(worker.loaded.get("models", ())) or "none loaded"
+    models = ", ".join(worker.loaded.get("checkpoints", ())) or "none loaded"
     print_line(f"{worker.name}")
     print_line(f"    server     {worker.server} ({server})")
     print_line(f"    model      {models}")

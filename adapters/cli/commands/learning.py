@@ -61,7 +61,7 @@ def learning_command(
     check_runs_folder(runs)
     place = None if group is None else find_group(runs, group)
     runs = runs if place is None else place.runs
-    ratings = shown_ratings(runs)  # which warns where the records will lack some
+    ratings = shown_ratings(runs)  # warns if some ratings cannot be read
     update = LearningRecordWriter(runs).rebuild()
     if place is not None:
         _show_group(fold_group(place.folder), update, runs, ratings, as_json=as_json)
@@ -88,7 +88,7 @@ def _show_group(
     _show(update)
     found = sum(1 for _ in records)
     of_all = count(len(folders), "run")
-    print_line(f"{found} of them are of the {of_all} of group {one_line(fold.group_id)}")
+    print_line(f"group {one_line(fold.group_id)}: {count(found, 'record')} of {of_all}")
 
 
 def _records(folders: Iterable[Path], ratings: Ratings) -> Iterator[LearningRecord]:

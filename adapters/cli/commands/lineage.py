@@ -12,6 +12,7 @@ from ....events.errors import RunNotFoundError
 from ....events.model import BackendDescription, InputRecord
 from ....events.origins import input_name
 from ...backends.infotext_settings import ModelFile
+from ...event_text import backend_text
 from ...projections.foreign_images import tool_name
 from ...projections.lineage import Lineage, LineageOrigin, LineageStep, OriginKind, lineage_of
 from ...projections.used_settings import agree
@@ -120,6 +121,8 @@ def _rows(step: LineageStep) -> Iterator[tuple[str, Any]]:
 
 
 def _server(backend: BackendDescription) -> str:
+    if backend.servers:
+        return f"one of {backend_text(backend)}"
     product = " ".join(part for part in (backend.product, backend.version) if part)
     where = f" at {backend.url}" if backend.url else ""
     return f"{product or backend.kind}{where}"

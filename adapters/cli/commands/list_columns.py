@@ -13,7 +13,7 @@ from ....events.model import RunState
 from ...projections.catalogue import CORRUPT, DIED, UNREADABLE, CatalogueEntry
 
 Condition = Callable[[CatalogueEntry], bool]
-"""Whether a run fits a term."""
+"""Whether a run fits a condition."""
 
 
 def _date(entry: CatalogueEntry) -> str:
@@ -37,6 +37,7 @@ COLUMNS: Mapping[str, Callable[[CatalogueEntry], tuple[str, ...]]] = {
     "name": lambda entry: (entry.name,),
     "prompt": lambda entry: (entry.prompt,),
     "model": lambda entry: entry.models,
+    "server": lambda entry: entry.all_servers,
     "images": lambda entry: (f"{entry.images}/{entry.total_images}",),
     "done": lambda entry: (_done(entry),),
     "state": lambda entry: (entry.shown_state,),
@@ -49,7 +50,7 @@ COLUMNS: Mapping[str, Callable[[CatalogueEntry], tuple[str, ...]]] = {
     "folder": lambda entry: (entry.folder,),
     "error": lambda entry: (entry.error,),
 }
-"""By its name, the values of a column, of which ``model`` and ``rating`` may have several."""
+"""The values of each column, by its name; ``model``, ``server`` and ``rating`` may have several."""
 
 _TERM = re.compile(
     r"""\s*(\w+)\s*(!~|~|!=|<=|>=|=|<|>)\s*("[^"]*"|'[^']*'|[^\s"'].*?)(?:\s+(and)(?:\s+|\Z)|\s*\Z)""",
@@ -71,7 +72,7 @@ _ORDERS: Mapping[str, Callable[[Any, Any], bool]] = {
 
 
 def parse_conditions(text: str) -> tuple[Condition, ...]:
-    """The terms of ``model~xl and state=error``. Raises ValueError that names a wrong one."""
+    """The conditions in ``model~xl and state=error``. Raises ValueError for a wrong one."""
     conditions = []
     begin: int | None = 0
     while begin is not None:
@@ -93,7 +94,7 @@ def _condition(column: str, sign: str, wanted: str) -> Condition:
         wanted = wanted[1:-1]
     if column in _NUMERIC and "~" not in sign and not _NUMERIC[column].fullmatch(wanted):
         raise ValueError(f"{wanted!r} is no number, and {column} can only be compared with one")
-    # Of several models, one has to fit; but none may be what a run must not have.
+    # One of several models has to fit; with != and !~, each of them.
     every = all if sign.startswith("!") else any
     return lambda entry: every(_compare(value, sign, wanted) for value in COLUMNS[column](entry))
 

@@ -20,7 +20,7 @@ from ...projections.durations import RecordedDurations
 from ...projections.flat_values import flattened
 from ..completion import complete_run
 from ..configuration import (
-    address_of_server,
+    addresses_of_servers,
     config_argument,
     find_config,
     read_document,
@@ -76,7 +76,7 @@ def plan_command(
     With --vary, or [sweep] in CONFIG, show the variants in the order in which they would run, and
     how often the server would load another checkpoint.
 
-    Where its stages have run on the same server before, it says about how long they will take.
+    Where its stages have run on the same servers before, it says about how long they will take.
 
     With --against it compares CONFIG with the log of RUN, and asks no server.
 
@@ -140,21 +140,21 @@ def _plan_sweep(
     as_json: bool,
 ) -> None:
     plan = open_controller(runs).plan_group(document, vary=vary, zip_axes=zip_axes)
-    url = address_of_server(plan.server)
-    estimates = estimate_sweep(plan, RecordedDurations(runs, url))
+    urls = addresses_of_servers(plan.server)
+    estimates = estimate_sweep(plan, RecordedDurations(runs, *urls))
     if as_json:
         print_json(sweep_document(plan, estimates))
     else:
-        show_sweep(plan, estimates, url)
+        show_sweep(plan, estimates, urls)
 
 
 def _estimate_line(plan: StageExecutionPlan, loaded: RunConfig, runs: Path) -> str:
     try:
-        url = address_of_server(loaded.server)
+        urls = addresses_of_servers(loaded.server)
     except ConfigurationError:
         return ""  # The plan is valid; `run` says what is wrong with the server.
-    estimate = RecordedDurations(runs, url).estimate(plan)
-    return "" if estimate is None else estimate_text(estimate, url)
+    estimate = RecordedDurations(runs, *urls).estimate(plan)
+    return "" if estimate is None else estimate_text(estimate, *urls)
 
 
 def _show(plan: StageExecutionPlan, estimate: str) -> None:

@@ -30,7 +30,7 @@ from ..output import (
 )
 from ..reuse_table import reuse_document, reuse_lines
 from ..run_lookup import find_run
-from ..settings import named_servers, server_headers
+from ..settings import named_servers, server_headers, server_restarts
 from .export import only_option
 
 
@@ -84,7 +84,11 @@ def rerun_command(
     folder = _find_run(runs, run)
     images = None if only is None else _chosen(runs, folder, only)
     controller = open_controller(
-        runs, named_servers(servers), insecure=insecure, headers=server_headers()
+        runs,
+        named_servers(servers),
+        insecure=insecure,
+        headers=server_headers(),
+        restarts=server_restarts(),
     )
     planned = controller.plan_rerun(str(folder), images=images, overrides=overrides)
     if dry_run and as_json:

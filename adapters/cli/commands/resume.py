@@ -25,7 +25,7 @@ from ..output import (
 )
 from ..resuming import ResumeAll, ResumeOptions, resume_group, resume_run
 from ..run_lookup import find_run_or_group
-from ..settings import named_servers, server_headers
+from ..settings import named_servers, server_headers, server_restarts
 from .list import waiting_runs
 from .replay import resume_line
 
@@ -91,7 +91,11 @@ def resume_command(
         found = find_run_or_group(runs, run or "")
         runs = found.runs
     controller = open_controller(
-        runs, named_servers(with_farm(servers, farm)), insecure=insecure, headers=server_headers()
+        runs,
+        named_servers(with_farm(servers, farm)),
+        insecure=insecure,
+        headers=server_headers(),
+        restarts=server_restarts(),
     )
     options = ResumeOptions(
         force=force,

@@ -36,7 +36,7 @@ from ..output import (
     progress_stream,
     runs_option,
 )
-from ..settings import server_headers
+from ..settings import server_headers, server_restarts
 from ..styles import warning_mark
 from .resume import print_resumable_runs
 
@@ -168,7 +168,11 @@ def _run_sweep(
 
 def _open_controller(servers: tuple[str, ...], options: _Options) -> PipelineController:
     return open_controller(
-        options.runs, servers, insecure=options.insecure, headers=server_headers()
+        options.runs,
+        servers,
+        insecure=options.insecure,
+        headers=server_headers(),
+        restarts=server_restarts(),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import msgspec
 from ....events.errors import RunNotFoundError
 from ....events.folds import replay
 from ....events.model import RunOpened
-from ....events.origins import input_name, varied_of
+from ....events.origins import input_name, servers_of, varied_of
 from ....events.ratings.log import Ratings
 from ....events.result import PipelineRunResult
 from ....statemachine.groups.result import fold_group, result_of
@@ -24,6 +24,7 @@ from ...projections.provenance import (
     settings_of_stages,
 )
 from ...projections.rating_text import rating_text
+from ...projections.server_work import ServerWork, work_of_servers, work_text
 from ...projections.used_settings import settings_asked, settings_used
 from ...projections.varied_values import varied_text
 from ..completion import complete_run_or_group
@@ -69,10 +70,12 @@ def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa:
         _show_group(folder, runs, as_json=as_json)
         return
     result = replay(folder)
+    servers = _servers_of(result)
     if as_json:
-        print_json_parts(result.json_parts())
+        print_json_parts(result.json_parts({"servers": servers} if servers else None))
     else:
         show_result(result, folder)
+        _show_servers(servers)
         _show_ratings(result, shown_ratings(runs))
         opened = result.events[0] if result.events else None
         if isinstance(opened, RunOpened) and opened.group_id is not None:
@@ -184,6 +187,21 @@ def _show_ratings(result: PipelineRunResult, ratings: Ratings) -> None:
     if any(texts.values()):
         print_line("ratings:")
         print_settings((f"image {number}", text) for number, text in texts.items() if text)
+
+
+def _servers_of(result: PipelineRunResult) -> tuple[ServerWork, ...]:
+    """What each of several servers made; the log is read again only where there are several."""
+    opened = result.events[0] if result.events else None
+    if not result.resumes and not (isinstance(opened, RunOpened) and servers_of(opened.backend)):
+        return ()
+    return work_of_servers(result.events)
+
+
+def _show_servers(servers: Sequence[ServerWork]) -> None:
+    """The images of each server, and its speed."""
+    if servers:
+        print_line("servers:")
+        print_settings((server.url, work_text(server)) for server in servers)
 
 
 def _source(found: ImageProvenance) -> str:

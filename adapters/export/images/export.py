@@ -153,6 +153,7 @@ class ImageExporter:
             )
 
     def _content(self, one: _Planned) -> bytes | WrongFile:
+        """The bytes of the copy, or why the recorded file cannot be used."""
         data = read_file(one.run.folder, one.image.path, one.image.sha256, open_regular)
         if isinstance(data, WrongFile) or self._format is None:
             return data
@@ -165,7 +166,7 @@ class ImageExporter:
             raise ExportRefusedError(f"{one.run.folder / one.image.path}: {error}") from error
 
     def _put(self, name: str, content: bytes) -> bool:
-        """Whether the file was written, and not there already."""
+        """Write a copy; False if a file with the same content is there already."""
         target = self._to / name
         try:
             self._storage.write_new(target, content)
@@ -240,12 +241,12 @@ def _parameters(data: bytes) -> str:
     try:
         texts = texts_of(data, "")
     except ImageMetadataError:
-        return ""  # such texts are the server's, and the pixels are there
+        return ""  # only the text of the server is malformed: the image can be exported
     return texts.get("parameters") or texts.get("UserComment") or ""
 
 
 def _origin(data: bytes) -> str:
-    """What the file says of its run, which the ``stagewright`` chunk of a PNG holds."""
+    """The program and, as the ``stagewright`` chunk of a PNG has them, run, stage and image."""
     stamp = read_stamp(data)
     told = f" {msgspec.json.encode(stamp).decode()}" if stamp else ""
     return f"stagewright {VERSION}{told}"

@@ -16,9 +16,9 @@ _WIDTH = re.compile(r"0?[1-9]?", re.ASCII)
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*]')
 """What Windows allows in no name."""
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\.|$)", re.IGNORECASE)
-"""Names that stand for devices on Windows, with any suffix."""
+"""Names of devices on Windows, also with a suffix."""
 _MOST_BYTES = 200
-"""File systems allow 255 bytes; suffix and temporary names need some."""
+"""File systems allow 255 bytes, of which the suffix and the temporary name need some."""
 
 Value = str | int | None
 """A field's value; None if an image has none."""
@@ -78,12 +78,12 @@ def safe_name(text: str) -> str:
         for letter in normalize("NFC", text)
     )
     # A dot in front hides a file, and a dash makes it look like an option.
-    kept = _FORBIDDEN.sub("-", kept).strip(" .").lstrip("-")
+    kept = _FORBIDDEN.sub("-", kept).rstrip(" .").lstrip(" .-")
     if _DEVICES.match(kept):
         kept = f"_{kept}"
     return kept.encode()[:_MOST_BYTES].decode(errors="ignore").rstrip(" .") or "image"
 
 
 def name_key(name: str) -> str:
-    """What two names share that stand for one file on some system."""
+    """A key that two names share if Windows or macOS take them for the same file."""
     return normalize("NFC", normalize("NFC", name).casefold())

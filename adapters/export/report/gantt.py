@@ -1,5 +1,7 @@
 """Computes the Gantt chart of a run: a lane for each stage and a bar for each call.
 
+In a run on several servers each of them has a part of the lane, with its address.
+
 Horizontal positions are percent of the width, so that the chart fits any window and can be
 zoomed; vertical positions are pixels. The time between two epochs is left out.
 """
@@ -22,6 +24,7 @@ from .run_content import Mark, MarkKind, RunContent, StageSpan
 TOP = 50
 LABEL = 28
 ROW = 16
+SERVER_LABEL = 15
 BAR = 12
 PADDING = 12
 CALL_WORDS = {
@@ -46,6 +49,8 @@ MAX_CALLS = 20_000
 """Bars that a browser draws without delay; further calls are counted."""
 _MAX_MARKS = 400
 _MAX_ROWS = 6
+_MAX_SERVERS = 32
+"""Servers with parts of their own; those of further ones share the last."""
 _MAX_TEXT = 300
 _SHORTEST_IDLE_S = 1.0
 _TICKS = 8
@@ -70,18 +75,26 @@ class Label(msgspec.Struct, frozen=True, gc=False):
     anchor: str = "start"
 
 
-class Lane(msgspec.Struct, frozen=True):
-    """One stage; ``top`` is the top of its label, ``height`` includes it.
+class LanePart(msgspec.Struct, frozen=True):
+    """The calls of a stage to one server, each with the top of its bar; ``top`` is the first's.
 
-    ``calls`` have the top of their bars; failed attempts are also marked above the bars.
+    ``server`` is its address, "" in a run with one. Failed attempts are also marked above the bars.
     """
+
+    server: str
+    top: int
+    calls: tuple[tuple[Call, int], ...]
+
+
+class Lane(msgspec.Struct, frozen=True):
+    """One stage; ``top`` is the top of its label, ``height`` includes it."""
 
     stage_id: str
     caption: str
     top: int
     height: int
     spans: tuple[StageSpan, ...]
-    calls: tuple[tuple[Call, int], ...]
+    parts: tuple[LanePart, ...]
 
 
 class Gantt(msgspec.Struct, frozen=True):
@@ -126,11 +139,12 @@ def draw(run: RunContent, captions: Mapping[str, str]) -> Gantt:
     """The chart of a run; ``captions`` of the stages by their ids, in order."""
     scale = TimeScale(run.log.epochs)
     drawn = run.log.calls[:MAX_CALLS]
+    servers = list(dict.fromkeys(call.server for call in drawn))[:_MAX_SERVERS]
     top, lanes = TOP, []
     for stage_id, caption in captions.items():
         calls = [call for call in drawn if call.stage_id == stage_id]
         spans = [span for span in run.spans if span.stage_id == stage_id]
-        lanes.append(_lane(stage_id, caption, calls, spans, top))
+        lanes.append(_lane(stage_id, caption, _by_server(calls, servers), spans, top))
         top += lanes[-1].height
     counts = Counter(call.state for call in run.log.calls)
     legend = tuple((state, counts[state]) for state in CallState if counts[state])
@@ -154,15 +168,32 @@ def _summary(stages: int, epochs: int, legend: Sequence[tuple[CallState, int]]) 
     return f"Timeline of {stages} stages and {epochs} epochs. Calls: {calls}."
 
 
+def _by_server(calls: Iterable[Call], servers: Sequence[str]) -> Mapping[str, Sequence[Call]]:
+    """The calls of a stage by server; those of epochs with one server are under ""."""
+    found: dict[str, list[Call]] = {server: [] for server in servers or [""]}
+    last = [*found][-1]
+    for call in calls:
+        found.get(call.server, found[last]).append(call)
+    return {server: its for server, its in found.items() if server or its or len(found) == 1}
+
+
 def _lane(
-    stage_id: str, caption: str, calls: Sequence[Call], spans: Sequence[StageSpan], top: int
+    stage_id: str,
+    caption: str,
+    calls: Mapping[str, Sequence[Call]],
+    spans: Sequence[StageSpan],
+    top: int,
 ) -> Lane:
-    rows = list(_rows(calls))
-    placed = [(call, top + LABEL + row * ROW) for call, row in zip(calls, rows, strict=True)]
-    # Draw failed calls last, so that other bars do not hide them.
-    placed.sort(key=lambda one: one[0].state.has_failed)
-    height = LABEL + ROW * (max(rows, default=0) + 1) + PADDING
-    return Lane(stage_id, caption, top, height, tuple(spans), tuple(placed))
+    parts, below = [], top + LABEL
+    for server, its_calls in calls.items():
+        below += SERVER_LABEL if server else 0
+        rows = list(_rows(its_calls))
+        placed = [(call, below + row * ROW) for call, row in zip(its_calls, rows, strict=True)]
+        # Draw failed calls last, so that other bars do not hide them.
+        placed.sort(key=lambda one: one[0].state.has_failed)
+        parts.append(LanePart(server[:_MAX_TEXT], below, tuple(placed)))
+        below += ROW * (max(rows, default=0) + 1)
+    return Lane(stage_id, caption, top, below - top + PADDING, tuple(spans), tuple(parts))
 
 
 def _rows(calls: Iterable[Call]) -> Iterator[int]:
@@ -188,7 +219,8 @@ def call_title(call: Call) -> str:
     lasted = f" in {duration((call.ended_s - call.began_s) * 1000)}" if is_over else ""
     error = f": {call.error_kind}: {call.error_message}"[:_MAX_TEXT] if call.error_kind else ""
     at = f"at {duration(call.began_s * 1000)}"
-    return f"{call.stage_id}, {images}{attempt}, {at}: {state}{lasted}{error}"
+    server = f" on {call.server[:_MAX_TEXT]}" if call.server else ""
+    return f"{call.stage_id}, {images}{attempt}{server}, {at}: {state}{lasted}{error}"
 
 
 def mark_title(mark: Mark) -> str:

@@ -24,8 +24,9 @@ from ....statemachine.groups.result import (
     group_result,
 )
 from ....statemachine.variants.axes import axis_keys
-from ...event_text import error_text
+from ...event_text import backend_text, error_text
 from ...projections.rating_text import shown_ratings
+from ...projections.varied_values import varies_seed
 from ..output_file import atomic_output
 from .page import FIRST_BYTES, assets, json_block, render, visible
 from .report_file import check_output
@@ -203,8 +204,6 @@ class _GroupContent:
 
 
 def _facts(fold: GroupFold, opened: GroupOpened) -> Mapping[str, Any]:
-    backend = opened.backend
-    named = (backend.product or backend.kind, backend.version, backend.url)
     is_varied = any("prompt" in axis_keys(axis) for axis in opened.axes)
     prompt = "" if is_varied else opened.config.get("prompt")
     facts: dict[str, Any] = {
@@ -212,10 +211,12 @@ def _facts(fold: GroupFold, opened: GroupOpened) -> Mapping[str, Any]:
         "Opened": opened.ts,
         "Ended": fold.sealed.ts if fold.sealed else None,
         "Seed": opened.config.get("seed", -1),
-        "Backend": " ".join(part for part in named if part),
+        "Backend": backend_text(opened.backend),
         "Software": opened.software,
         "Resumes": fold.resumes or None,
     }
-    if facts["Seed"] == -1:
+    if varies_seed(opened.axes):
+        facts["Seed"] = None
+    elif facts["Seed"] == -1:
         facts["Seed"] = f"{opened.seed}, drawn once for all runs"
     return {name: value for name, value in facts.items() if value is not None}

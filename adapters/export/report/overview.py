@@ -13,12 +13,13 @@ from typing import Any
 import msgspec
 
 from ....events.errors import LogCorruptError
-from ....events.model import BackendDescription, ErrorDetail, RunOpened, RunResumed, RunState
+from ....events.model import ErrorDetail, RunOpened, RunResumed, RunState
 from ....events.result import MissingImage
 from ....statemachine.config.schema import Conflict
 from ....statemachine.files.recorded_files import FileState, RecordedFile
-from ...event_text import state_text
+from ...event_text import backend_text, state_text
 from ...projections.log_walk import Call, CallState, LogWalk
+from ...projections.server_work import work_text
 from ...text import (
     byte_size,
     count,
@@ -36,6 +37,7 @@ _MAX_LINES = 200
 _MAX_LINE = 2_000
 _MAX_RANGES = 12
 _MAX_OPENINGS = 50
+_MAX_SERVERS = 32
 
 
 class Gravity(StrEnum):
@@ -129,6 +131,8 @@ def _facts(run: RunContent, opened: RunOpened) -> Iterator[tuple[str, str | date
     yield "Resumes", str(fold.resumes)
     yield "Seeds", _seeds(fold.seeds)
     yield from _processes(log.openings[:_MAX_OPENINGS])
+    for server in run.servers.work()[:_MAX_SERVERS]:
+        yield f"Server {server.url}"[:_MAX_LINE], work_text(server)[:_MAX_LINE]
     seal = "sealed" if fold.sealed else "not sealed"
     end = seal if log.corruption is None else "corrupt after these"
     yield "Log", f"{count(len(log.timeline), 'event')}, {end}"
@@ -183,16 +187,11 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 def _processes(openings: Sequence[RunOpened | RunResumed]) -> Iterator[tuple[str, str]]:
     """Backends, software and hosts, each once, in the order of their first use."""
-    backends = dict.fromkeys(_backend_words(one.backend) for one in openings)
+    backends = dict.fromkeys(backend_text(one.backend) for one in openings)
     yield "Backends" if len(backends) > 1 else "Backend", "; ".join(backends)
     yield "Software", "; ".join(dict.fromkeys(one.software for one in openings))
     hosts = dict.fromkeys(f"{one.host} (process {one.pid})" for one in openings)
     yield "Hosts" if len(hosts) > 1 else "Host", "; ".join(hosts)
-
-
-def _backend_words(backend: BackendDescription) -> str:
-    parts = (backend.product or backend.kind, backend.version, backend.url)
-    return " ".join(part for part in parts if part)
 
 
 def notices(

@@ -29,6 +29,7 @@ from ....events.ratings.log import Ratings
 from ...event_text import summarize_event
 from ...projections.log_walk import Call, LogWalk
 from ...projections.rating_text import rating_text
+from ...projections.server_work import ServerTally
 from ...projections.used_settings import settings_used
 from .image_facts import PromptTable
 from .settings_table import SEEDS_AS_RECORDED, UsedValues
@@ -75,6 +76,8 @@ class RunContent:
         self.spans: list[StageSpan] = []
         self.used: dict[str, UsedValues] = {}
         """By stage id."""
+        self.servers = ServerTally()
+        """Of a run on several servers, what each made."""
         self.prompts = PromptTable()
         self.types: Counter[str] = Counter()
         self._open_spans: dict[str, StageSpan] = {}
@@ -115,6 +118,7 @@ class RunContent:
     def _take(self, event: StageEvent, call: Call | None) -> None:
         now_s = self.log.clock.now_s
         self.types[event_type(event)] += 1
+        self.servers.take(event)
         for span in self._open_spans.values():
             span.ended_s = now_s
         match event:

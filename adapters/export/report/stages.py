@@ -25,6 +25,7 @@ MAX_IMAGES = 10_000
 MAX_INPUTS = 500
 _DIGEST = 12
 _MAX_PROMPT = 500
+_MAX_SERVER = 300
 
 
 class Tile(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,13 +140,16 @@ def _tiles(run: RunContent, stage: StageFold) -> Iterator[Tile]:
         origin = input_of(opened, index) if opened else None
         own = prompt_of(opened, index) if opened else None
         prompt = own.prompt[:_MAX_PROMPT] if own else ""
+        server = run.servers.server_of(stage.stage_id, index)
         rating = run.rating_of(artifact_in(event, index))
-        tile = _tile(stage, index, event, origin)
+        tile = _tile(stage, index, event, origin, server)
         made_from = run.prompts.place_of(prompts.of(stage.stage_id, index))
         yield msgspec.structs.replace(tile, prompt=prompt, rating=rating, prompt_index=made_from)
 
 
-def _tile(stage: StageFold, index: int, event: StageEvent, origin: InputRecord | None) -> Tile:
+def _tile(
+    stage: StageFold, index: int, event: StageEvent, origin: InputRecord | None, server: str
+) -> Tile:
     artifact = artifact_in(event, index)
     first, made = index, []
     if isinstance(event, CallCompleted):
@@ -155,6 +159,8 @@ def _tile(stage: StageFold, index: int, event: StageEvent, origin: InputRecord |
         made.append(f"reused from run {event.origin.run_id}")
     elif (attempts := stage.attempts.get(first, 0)) > 1:
         made.append(f"{attempts} attempts")
+    if server:
+        made.append(f"on {server[:_MAX_SERVER]}")
     side_by_side = f"{artifact.width}\N{MULTIPLICATION SIGN}{artifact.height}"
     return Tile(
         file=RecordedFile(

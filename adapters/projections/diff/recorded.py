@@ -57,7 +57,7 @@ class RecordedRun:
         """Each backend with its software, once, in the order of use."""
         found: list[Mapping[str, Any]] = []
         for one in self.log.openings:
-            backend = {**msgspec.structs.asdict(one.backend), "software": one.software}
+            backend = {**msgspec.to_builtins(one.backend), "software": one.software}
             if backend not in found:
                 found.append(backend)
         return found

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ....events.folds import Fold, recorded_stages
+from ....events.folds import ABANDONED, Fold, recorded_stages
 from ....events.log.format import DIGITS, MAX_LINE_BYTES, PREFIX
 from ....events.log.reader import log_path
 from ....events.log.scan import LogScan
@@ -90,6 +91,7 @@ class _Summary:
     ``end`` is the last end; ``is_past_end`` says that other events follow it.
     ``inputs`` holds the ``source_sha256`` of the input image by stage and image index, for the
     requests that had one and were answered, in this run or in the one that made their images.
+    ``servers`` holds the address of the server that made an image last, in the same way.
     """
 
     def __init__(self) -> None:
@@ -99,6 +101,7 @@ class _Summary:
         self.attempts: Counter[str] = Counter()
         self.failed_attempts: Counter[str] = Counter()
         self.inputs: dict[tuple[str, int], str] = {}
+        self.servers: dict[tuple[str, int], str | None] = {}
         self._pending: dict[str, CallRequested] = {}
 
     def take(self, events: Iterable[StageEvent]) -> None:
@@ -124,20 +127,31 @@ class _Summary:
             self._pending[event.call_id] = event
         elif isinstance(event, CallReused):
             self._note_inputs(event.stage_id, event.inputs, event.artifacts)
+            self._note_server(event.stage_id, None, event.artifacts)
         elif isinstance(event, CallCompleted | CallFailed):
             request = self._pending.pop(event.call_id, None)
             if request is None:
                 return
             if isinstance(event, CallFailed):
-                self.failed_attempts[request.stage_id] += 1
+                if event.error.kind != ABANDONED:
+                    self.failed_attempts[request.stage_id] += 1
             else:
                 self._note_inputs(request.stage_id, request.inputs, event.artifacts)
+                backend = self.fold.backend
+                server = request.server or (backend.url if backend else None)
+                self._note_server(request.stage_id, server, event.artifacts)
 
     def _note_inputs(
         self, stage_id: str, inputs: Sequence[str], artifacts: Iterable[Artifact]
     ) -> None:
         for artifact in artifacts if inputs else ():
             self.inputs[stage_id, artifact.image_index] = inputs[0]
+
+    def _note_server(
+        self, stage_id: str, server: str | None, artifacts: Iterable[Artifact]
+    ) -> None:
+        for artifact in artifacts:
+            self.servers[stage_id, artifact.image_index] = server
 
 
 def _is_end(event: StageEvent) -> bool:
@@ -242,6 +256,7 @@ class _RecordBuilder:
                 **msgspec.structs.asdict(artifact),
                 stage_id=stage_id,
                 input_sha256=self._summary.inputs.get((stage_id, index)),
+                server=_address(self._summary.servers.get((stage_id, index))),
                 input_name=(input_name(origin) or None) if origin else None,
                 prompt=own.prompt if own else None,
                 negative_prompt=own.negative_prompt if own else None,
@@ -280,8 +295,13 @@ def _error(error: ErrorDetail | None) -> RecordedError:
 
 
 def _backend(backend: BackendDescription) -> BackendDescription:
-    url = backend.url
-    return msgspec.structs.replace(backend, url=None if url is None else _public(url))
+    # Each image has its server, and a record the same keys whether there are several or not.
+    return msgspec.structs.replace(backend, url=_address(backend.url), servers=msgspec.UNSET)
+
+
+@lru_cache  # a run has many images and few servers
+def _address(url: str | None) -> str | None:
+    return None if url is None else _public(url)
 
 
 def _public(text: str) -> str:

@@ -15,7 +15,7 @@ from ....events.model import BackendDescription, InputRecord, Outcome, RunState
 from ....events.ratings.model import Verdict
 from .asked import AskedSettings
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Rises when the same logs would give other bytes; records of other versions are remade."""
 
 LEARNING_NAME = "learning.jsonl"
@@ -73,6 +73,10 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     input_name: Annotated[
         str | None, _is("name of the input file that it comes from; null if there was none")
     ]
+    server: Annotated[
+        str | None,
+        _is("address of the server that made it; null if none did, or an earlier run made it"),
+    ]
     seed: Annotated[int, _is("the seed that it was made with")]
     prompt: Annotated[
         str | None, _is("its own, where the run's images have different prompts; otherwise null")
@@ -122,7 +126,9 @@ class LearningRecord(msgspec.Struct, frozen=True, kw_only=True):
     duration_ms: Annotated[float, _is("the sum over its stages")]
     error: Annotated[RecordedError, _is("why it failed")]
     seeds: Annotated[tuple[int, ...], _is("the seed of each image index")]
-    backend: Annotated[BackendDescription, _is("the backend of the last epoch")]
+    backend: Annotated[
+        BackendDescription, _is("the backend of the last epoch; of several servers the first")
+    ]
     inputs: Annotated[tuple[InputRecord, ...], _is("the input images, then the masks")]
     stages: Annotated[tuple[StageRecord, ...], _is("every stage of the plan, in order")]
     images: Annotated[tuple[ImageRecord, ...], _is("the finished images, by index")]

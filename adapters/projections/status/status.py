@@ -26,6 +26,8 @@ class RunStatus(GroupStatus, frozen=True, kw_only=True):
     1, and are 0 if there is none or it is unknown. A request for several images covers
     ``images_at_once`` images from ``image_number`` on. ``step`` of ``steps`` are live sampling
     steps of the pass. ``images_done`` counts the finished images of this stage.
+    ``requests_at_once`` is the most requests that were under way at once in this stage: where they
+    are several, the texts show how many images are finished, not one image and its steps.
 
     ``percentage`` runs from 0 to 100 over the whole plan, weighted by sampling steps. It is 100
     only in COMPLETED, and None without a plan. It never decreases, except that a resume which
@@ -51,6 +53,7 @@ class RunStatus(GroupStatus, frozen=True, kw_only=True):
     stage_count: int = 0
     image_number: int = 0
     images_at_once: int = 1
+    requests_at_once: int = 1
     image_count: int = 0
     images_done: int = 0
     step: int = 0
@@ -112,11 +115,14 @@ class RunStatus(GroupStatus, frozen=True, kw_only=True):
 
     @property
     def place(self) -> str:
-        """The stage and image: ``stage 2 of 4 01-img2img  image 3 of 4``."""
+        """The stage and image: ``stage 2 of 4 01-img2img  image 3 of 4``.
+
+        With several requests at once ``3 of 12 images finished, 2 at once``.
+        """
         if not self.stage_id:
             return ""
         planned = f"{self.stage_number} of {self.stage_count} " if self.stage_number else ""
-        return f"stage {planned}{shown(self.stage_id, _LONGEST_NAME)}  {self._image()}".rstrip()
+        return f"stage {planned}{shown(self.stage_id, _LONGEST_NAME)}  {self._images()}".rstrip()
 
     @property
     def percent(self) -> str:
@@ -141,6 +147,12 @@ class RunStatus(GroupStatus, frozen=True, kw_only=True):
         rest = "" if left is None else f", about {duration(left * 1000)} left"
         return f"{duration(self.elapsed_s * 1000)}{rest}"
 
+    def _images(self) -> str:
+        if self.requests_at_once < 2:
+            return self._image()
+        finished = f"{self.images_done} of {count(self.image_count, 'image')} finished"
+        return f"{finished}, {self.requests_at_once} at once"
+
     def _image(self) -> str:
         if not self.image_number:
             return ""
@@ -160,7 +172,7 @@ class RunStatus(GroupStatus, frozen=True, kw_only=True):
             yield f"attempt {self.attempt} of {self._image_tried()}"
         if self.waiting_s is not None and self.waiting_s >= _WAITS_AFTER_S:
             yield f"waiting for the server for {duration(self.waiting_s * 1000)}"
-        elif self.steps:
+        elif self.steps and self.requests_at_once < 2:
             yield f"step {self.step} of {self.steps}{self._pass()}"
 
     def _image_tried(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ....events.folds import Fold
+from ....events.folds import ABANDONED, Fold
 from ....events.model import (
     CallCompleted,
     CallFailed,
@@ -26,6 +26,7 @@ from ....events.model import (
 from .error_tracker import ErrorTracker, planned_warnings
 from .estimate import EpochTime, Pace
 from .progress import RunProgress
+from .server_speeds import ServerSpeeds
 from .status import UNFINISHED, RunStatus, shown
 from .weights import pass_of
 from .work import CallUnderWay, PlanWork
@@ -47,6 +48,9 @@ class StatusFold:
         self._errors = ErrorTracker()
         self._time = EpochTime(event, monotonic)
         self._pace = Pace()
+        self._servers = ServerSpeeds()
+        self._at_once = 1
+        """The most requests of this stage that were under way at once."""
         self._held = 0.0
         """The highest finished part of the plan that was shown."""
         self._stage_id = ""
@@ -90,6 +94,7 @@ class StatusFold:
                 fraction = min(1.0, max(0.0, progress.fraction))
                 planned = self._work.planned(call.stage_id)
                 call.pass_step = pass_of(planned, progress.step, progress.steps, fraction)
+                call.marked_s = self._time.now_s
                 self._note_advance(self._time.now_s)
                 return
 
@@ -107,6 +112,7 @@ class StatusFold:
             stage_count=self._work.stage_count,
             image_number=self._image_number,
             images_at_once=max(1, call.count) if call else 1,
+            requests_at_once=self._at_once,
             image_count=self._work.images,
             images_done=self._work.finished_in(self._stage_id),
             step=step.step if step else 0,
@@ -159,6 +165,7 @@ class StatusFold:
         self._stage_id, self._stage_type = event.stage_id, str(event.stage_type)
         self._stage_began_s = self._time.at_last_event_s
         self._forget_calls()
+        self._at_once = 1
         self._show_image(self._work.finished_in(event.stage_id))
         self._pace.mark(self._stage_began_s, self._amount())
         self._pace.begin_stage()
@@ -166,6 +173,8 @@ class StatusFold:
     def _send(self, event: CallRequested) -> None:
         call = CallUnderWay(event, self._work.images, self._time.at_last_event_s)
         self._calls[event.call_id] = self._call = call
+        self._servers.send(call)
+        self._at_once = max(self._at_once, len(self._calls))
         self._show_image(call.first)
         self._errors.will_retry = False
 
@@ -174,6 +183,8 @@ class StatusFold:
         if call is not None:
             call.has_ended = True
             self._time.make_up(call.sent_s, event.duration_ms)
+            weight = self._work.planned(call.stage_id).weight * call.count
+            self._servers.complete(call, self._time.at_last_event_s, weight)
             self._errors.correct(call.stage_id, event.artifacts)
             self._note_advance(self._time.at_last_event_s)
 
@@ -192,10 +203,13 @@ class StatusFold:
             self._note_advance(self._time.at_last_event_s)
 
     def _fail(self, event: CallFailed) -> None:
+        if event.error.kind == ABANDONED:
+            return  # its image did not fail: another server makes it
         call, error, total = self._calls.pop(event.call_id, None), event.error, self._work.images
         if call is not None:
             self._errors.fail(event, call.stage_id, call.first, call.count, total)
             call.has_ended, call.pass_step = True, None
+            self._servers.fail(call)
             self._call = call
             self._show_image(call.first)
         elif error.stage_id in self._fold.stages and error.image_index in range(total):
@@ -212,6 +226,7 @@ class StatusFold:
         self._errors = ErrorTracker(self._errors.planned, lost)
         self._time = EpochTime(event, self._monotonic)
         self._pace.begin_epoch(self._work.done)
+        self._servers, self._at_once = ServerSpeeds(), 1
         self._stopping, self._reason = None, ""
         if lost:
             self._held = self._fraction(self._work.done)
@@ -250,8 +265,10 @@ class StatusFold:
         return min(UNFINISHED, self._held * 100.0) if self._work.whole else None
 
     def _waiting_s(self) -> float | None:
-        """The time since the last request was sent, if a step is still to come."""
+        """The time since the last request was sent, if the first step is still to come."""
         call = self._call
+        if any(one.pass_step for one in self._calls.values()):
+            return None
         waits = call is not None and call.pass_step is None and not call.has_ended
         if call is None or not waits or not self._work.planned(call.stage_id).passes:
             return None
@@ -266,7 +283,13 @@ class StatusFold:
         images = work.images - work.finished_in(self._stage_id) - sum(given_up.values())
         open_here = max(0, images) * work.planned(self._stage_id).weight
         in_stage = min(left, max(0.0, open_here - self._parts()))
-        under_way = sum(map(work.weight_under_way, self._calls.values()))
+        now_s, in_later, calls = self._time.now_s, left - in_stage, self._calls.values()
+        of_servers = self._servers.remaining_s(
+            now_s, calls, work, self._stage_id, in_stage=in_stage, in_later=in_later
+        )
+        if of_servers is not None:
+            return of_servers
+        under_way = sum(map(work.weight_under_way, calls))
         return self._pace.remaining_s(
-            self._time.now_s, in_stage=in_stage, in_later=left - in_stage, under_way=under_way
+            now_s, in_stage=in_stage, in_later=in_later, under_way=under_way
         )

@@ -10,7 +10,8 @@ from .weights import Pass, PlannedStage, planned_stages
 class CallUnderWay:
     """A request that was sent, for ``count`` planned images from index ``first`` on.
 
-    ``pass_step`` is its last live step.
+    ``pass_step`` is its last live step, and ``marked_s`` the time of that, or else of the request.
+    ``server`` is the address that it was sent to, "" where the log does not say it.
     """
 
     def __init__(self, event: CallRequested, images: int, sent_s: float) -> None:
@@ -18,7 +19,8 @@ class CallUnderWay:
         self.first = event.image_index
         self.count = max(0, min(event.count, images - event.image_index))
         self.attempt = event.attempt + 1
-        self.sent_s = sent_s
+        self.server = event.server or ""
+        self.sent_s = self.marked_s = sent_s
         self.pass_step: Pass | None = None
         self.has_ended = False
 

@@ -1,0 +1,1 @@
+"""Messages about runs and groups: what is told (facts), to whom (channels), and when."""

@@ -1,0 +1,1 @@
+"""The facts of a queue of jobs, and what follows from them."""
