@@ -70,6 +70,7 @@ class ServerRestarter:
         self._turn = threading.Lock()
         self._watching: threading.Thread | None = None
         self._ending = threading.Event()
+        self._is_refused = False
         self.is_under_way = False
         """Whether this process is restarting the server."""
         self.serving_run: str | None = None
@@ -104,11 +105,15 @@ class ServerRestarter:
     def _begin(self, reason: str, run_id: str, lock: FileLock | None) -> bool:
         number = self._history.count()
         if number >= MOST_RESTARTS:
-            _logger.warning(
-                "%s was restarted %d times within an hour, and is not restarted again",
-                self._address, number,
-            )  # fmt: skip
+            # Once: a server that is set aside is looked for every few seconds.
+            if not self._is_refused:
+                _logger.warning(
+                    "%s was restarted %d times within an hour, and is not restarted again",
+                    self._address, number,
+                )  # fmt: skip
+            self._is_refused = True
             return False
+        self._is_refused = False
         self._history.add()
         facts = {"address": self._address, "reason": reason, "run_id": run_id}
         try:

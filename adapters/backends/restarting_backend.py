@@ -45,6 +45,8 @@ class RestartingBackend:
         self._restarter = restarter
         self._retries = settings.retries
         self._out_of_memory: Counter[tuple[str, str, int]] = Counter()
+        self._run_id = ""
+        """The run of the last request."""
 
     @property
     def slots(self) -> int:
@@ -89,11 +91,17 @@ class RestartingBackend:
         return isinstance(self._backend, CheckpointBackend) and self._backend.has_loaded(config)
 
     def recover(self, cancel: CancelToken) -> None:
-        """See ``RecoveringBackend``."""
+        """See ``RecoveringBackend``; no request is sent to a server that is set aside."""
         if self._restarter.is_under_way:
             raise self._restarting("it is being restarted", transient=True)
-        if isinstance(self._backend, RecoveringBackend):
+        if not isinstance(self._backend, RecoveringBackend):
+            return
+        try:
             self._backend.recover(cancel)
+        except BackendError as error:
+            if _is_gone(error) and self._restarter.begin(_GONE, self._run_id):
+                raise self._restarting(str(error), transient=error.transient) from error
+            raise
 
     def close(self) -> None:
         """See ``ServedBackend``."""
@@ -103,6 +111,7 @@ class RestartingBackend:
         self, request: GenerateRequest, *, cancel: CancelToken, on_step: OnStep
     ) -> GenerateAnswer:
         """Make one attempt at one request; see ``ImageBackend``."""
+        self._run_id = request.run_id
         if self._restarter.is_under_way:
             raise self._restarting("it is being restarted", transient=True)
         try:
