@@ -21,6 +21,7 @@ from stagewright.events import (
     PipelineRunResult,
     RunOpened,
     RunState,
+    iterate,
     replay,
 )
 from stagewright.events.folds import ABANDONED
@@ -151,6 +152,25 @@ def test_a_server_that_lacks_a_name_is_not_used(
     assert f"{other.url} is not used" in caplog.text
     (opened,) = only(result.events, RunOpened)
     assert opened.backend.url == servers[0].url
+
+
+def test_nothing_is_tried_again_once_another_server_has_ended_the_stage(tmp_path: Path) -> None:
+    """The request that is under way fails too: it is the last one."""
+    with scripted() as (one, other):
+        one.on(0, faults.server_error("ValueError", "no such thing", status=422))
+        other.on(0, faults.BreaksOff())
+        config = small("txt2img", images=4, server={**QUICK, "retries": 3})
+        with other.hold():
+            handle = open_controller(tmp_path / "runs", [one.url, other.url]).start(config)
+            other.until_running()
+            until(lambda: bool(only([*iterate(handle.folder)], CallFailed)), "a failure")
+        result = handle.wait(30)
+        assert len(other.generating()) == 1
+    assert result.state is RunState.ERROR
+    failed = [error.error.kind for error in only(result.events, CallFailed)]
+    assert failed == ["RequestRefusedError", "AnswerLostError"]
+    assert result.error is not None
+    assert result.error.kind == "RequestRefusedError"
 
 
 def test_a_server_with_other_files_is_found_at_its_first_answer(

@@ -226,15 +226,15 @@ class RequestDispatcher:
                 self._changed.notify_all()
 
     def _make(self, member: Member, item: WorkItem) -> float | None:
-        """Try an item until its images or its last failure are recorded, or the run stops.
+        """Try an item until its images or its last failure are recorded, or the stage is to end.
 
         Every failure of an image is recorded. Raises what ends the stage: that failure, if
         ``on_image_error`` is STOP, and every error of the log.
         """
         is_new, item.is_new = item.is_new, False
-        if is_new and not self._token.stopping and self._work.reuse(item.span):
+        if is_new and not self._is_closing() and self._work.reuse(item.span):
             return None
-        while not self._token.stopping:
+        while not self._is_closing():
             if not member.is_present:
                 self._give_back(item)
                 return None
@@ -278,7 +278,7 @@ class RequestDispatcher:
             item.failed_on.add(member)
             member.is_reached = not known.is_out_of_reach
             is_waiting = (self._is_waiting() and known.is_out_of_reach) or known.is_restarting
-            will_retry = not self._token.stopping
+            will_retry = not self._is_closing()
             if known.is_of_backend and self._is_for_others(item, known) and not self._failures:
                 member.failures += 1
                 member.is_aside = True
@@ -325,8 +325,7 @@ class RequestDispatcher:
         with self._changed:
             member.is_aside = True
             item.failed_on.clear()
-        self._token.wait_stopping(pause_s)
-        with self._changed:
+            self._changed.wait_for(self._is_closing, pause_s)
             member.is_aside = False
 
     def _wait_aside(self, member: Member, pause_s: float) -> None:

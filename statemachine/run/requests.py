@@ -139,7 +139,8 @@ def build_request(
     stage = for_image(stage, first, opened)
     inputs, mask, script_images = sources
     answers = folded.first_answers
-    of_others = [info for at, (_, info) in answers.items() if at != server]
+    # A copy: the thread of another server may add its first answer meanwhile.
+    of_others = [info for at, (_, info) in [*answers.items()] if at != server]
     calls = folded.unsettled.get(first, {})
     return GenerateRequest(
         call_id=call_id(opened.run_id, stage.stage_id, first, attempt),
