@@ -212,6 +212,12 @@ def test_a_word_that_is_near_is_suggested() -> None:
     assert error.message.endswith("; did you mean 'checkpoint'?")
 
 
+def test_a_list_of_servers_names_at_least_one() -> None:
+    """An empty list would silently mean the embedded backend."""
+    (error,) = errors_of(document(server={"url": []})).values()
+    assert error.key == "server.url"
+
+
 @pytest.mark.parametrize("url", ["http://me:hush@x", ["http://me:hush@x"], {"a": "hush"}])
 def test_the_address_of_a_server_is_not_shown(url: Any) -> None:
     """It may hold a password."""

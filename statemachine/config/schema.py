@@ -71,7 +71,7 @@ class RunTable(
     reuse: Reuse = Reuse.GROUP
 
 
-_Addresses = Annotated[tuple[Annotated[str, SECRET], ...], SECRET]
+_Addresses = Annotated[tuple[Annotated[str, SECRET], ...], msgspec.Meta(min_length=1), SECRET]
 
 
 class ServerTable(
