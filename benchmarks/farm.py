@@ -1,8 +1,7 @@
 """A farm beside one server: images in a second on 1, 2 and 4 workers, and what an image costs.
 
-Scheduler, workers and servers are processes of their own on this machine. How long an image takes
-on its server is set by ``serve-embedded --step-delay``. What an image costs each process is
-measured with the server that answers at once (``instant_webui``).
+Scheduler, workers and servers are processes of their own on this machine. The servers draw nothing
+(``instant_webui``), so that the processor's time is that of the farm.
 """
 
 from __future__ import annotations
@@ -86,13 +85,6 @@ def _working_s(result: PipelineRunResult) -> float:
     return (max(answered) - min(asked)).total_seconds()
 
 
-def _serving(stack: ExitStack, folder: Path, image_s: float) -> str:
-    delay = str(image_s / _STEPS)
-    given = ("serve-embedded", "--port", "0", "--step-delay", delay)
-    _, line = stack.enter_context(_started(folder, *given))
-    return line.split()[2]
-
-
 def _farm(stack: ExitStack, folder: Path, servers: Sequence[str]) -> tuple[str, int, list[int]]:
     """The scheduler's address and process, and the processes of the workers."""
     given = ("farm", "scheduler", "--port", "0", "--dashboard-port", "0")
@@ -109,9 +101,11 @@ def _scaling(pace: Pace, workers: int) -> Ratio:
     """The time for an image on so many workers, beside the same images on one server alone."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        servers = [_serving(stack, folder, pace.image_s) for _ in range(workers)]
+        servers = [
+            stack.enter_context(instant_webui(64, delay_s=pace.image_s)) for _ in range(workers)
+        ]
         address, _, _ = _farm(stack, folder, servers)
-        alone = _document(pace.images, 64, _STEPS, "sd_xl_base_1.0.safetensors")
+        alone = _document(pace.images, 64, _STEPS, MODEL)
         shared = alone | {"images": pace.images * workers}
         ours = rival = float("inf")
         for _ in range(_ROUNDS):

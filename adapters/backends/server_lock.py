@@ -75,7 +75,7 @@ def _wait_for(folder: Path, name: str, cancel: CancelToken) -> FileLock | None:
     """The lock, None once ``cancel`` is stopping. Raises LogWriteError, OSError."""
     while not cancel.stopping:
         try:
-            return FileLock(folder, name, noun="server", wait_s=0.0)
+            return FileLock(folder, name, noun="server", wait_s=0.0, anonymous=True)
         except LogLockedError:
             cancel.wait_stopping(_LOOK_EVERY_S)
     return None

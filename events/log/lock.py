@@ -54,7 +54,8 @@ def boot_id() -> str:
 class FileLock:
     """Holds the lock file ``name`` in a folder from construction to ``release``.
 
-    The lock file names this process, and the epoch that it named before. Raises LogLockedError,
+    The lock file names this process, and the epoch that it named before, unless it is
+    ``anonymous`` (which saves 0.2 ms where a lock is taken for each image). Raises LogLockedError,
     naming the holder, when another process keeps the lock for ``wait_s`` (it is tried every
     ``look_s``), LogWriteError where the file system has no locks, and OSError; it never falls back
     to a soft lock.
@@ -68,6 +69,7 @@ class FileLock:
         noun: str = "run",
         wait_s: float = LOCK_WAIT_S,
         look_s: float = 0.02,
+        anonymous: bool = False,
     ) -> None:
         self._path = folder / name
         flags = os.O_RDWR | os.O_CREAT | _NO_WAIT
@@ -79,8 +81,9 @@ class FileLock:
                     holder = str(lock_holder(folder, name) or "unknown")
                     raise LogLockedError(holder, path=self._path, noun=noun)  # noqa: TRY301 - the descriptor is closed below
                 time.sleep(look_s)
-            before = lock_holder(folder, name)
-            self.note_epoch(before.epoch if before else 0)
+            if not anonymous:
+                before = lock_holder(folder, name)
+                self.note_epoch(before.epoch if before else 0)
         except BaseException:
             os.close(self._descriptor)
             raise
