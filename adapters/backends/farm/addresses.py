@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from ....statemachine.config.validation import refuse_userinfo
 from ....statemachine.errors import ConfigurationError
@@ -32,7 +32,7 @@ def scheduler_address(text: str) -> str:
         raise _bad_address(text, "the scheme must be tls or tcp")
     if not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise _bad_address(text, "give a host and a port, for example render:8786")
-    return f"{parts.scheme}://{_bracketed(parts)}:{port}"
+    return f"{parts.scheme}://{bracketed(parts.hostname)}:{port}"
 
 
 def refuse_open(address: str, *, insecure: bool) -> None:
@@ -57,6 +57,17 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def loopback_host(address: str) -> str | None:
+    """The host of a process' address if it is this machine alone."""
+    host = urlsplit(address).hostname or ""
+    return host if is_loopback(host) else None
+
+
+def bracketed(host: str) -> str:
+    """A host as it is written in an address: IPv6 has brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 def member_url(server: str) -> str:
     """The address of a worker's server as logs have it: one that no other machine's has.
 
@@ -67,11 +78,6 @@ def member_url(server: str) -> str:
     parts = urlsplit(server)
     port = f":{parts.port}" if parts.port else ""
     return parts._replace(netloc=f"{socket.gethostname()}{port}").geturl()
-
-
-def _bracketed(parts: SplitResult) -> str:
-    host = parts.hostname or ""
-    return f"[{host}]" if ":" in host else host
 
 
 def _bad_address(text: str, why: str) -> ConfigurationError:

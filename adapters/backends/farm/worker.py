@@ -14,7 +14,7 @@ import msgspec
 from ....events.version import VERSION
 from ....statemachine.errors import ConfigurationError
 from ..registry import ServerChoice, kind_of_server
-from .addresses import member_url, refuse_open, scheduler_address
+from .addresses import bracketed, loopback_host, member_url, refuse_open, scheduler_address
 from .dask_settings import security_for
 from .messages import (
     ANNOUNCEMENT,
@@ -65,6 +65,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     server: str
     name: str | None = None
     resources: Sequence[str] = ()
+    host: str | None = None
     port: int = 0
     insecure: bool = False
     headers: Mapping[str, Mapping[str, str]] = {}
@@ -79,6 +80,10 @@ def run_worker(
     """
     address = scheduler_address(settings.scheduler)
     refuse_open(address, insecure=settings.insecure)
+    host = settings.host or loopback_host(address)
+    if host is not None:
+        scheme = address.partition(":")[0]
+        refuse_open(f"{scheme}://{bracketed(host)}", insecure=settings.insecure)
     security = security_for("worker", address.partition(":")[0])
     kind = kind_of_server(settings.server)
     choice = ServerChoice(
@@ -95,6 +100,7 @@ def run_worker(
         name=settings.name or member_url(choice.url),
         server=choice.url,
         resources=settings.resources,
+        host=host,
         port=settings.port,
         sessions=sessions,
     )
@@ -109,6 +115,7 @@ class _Member(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     server: str
     resources: Sequence[str]
+    host: str | None
     port: int
     sessions: ServerSessions
 
@@ -142,6 +149,7 @@ class _Member(msgspec.Struct, frozen=True, kw_only=True):
         if joining.done():
             self._check(joining)
             tell(f"worker {self.name}: joined {self.address}, serving {self.server}")
+            self._warn_of_loopback(worker.address, tell)
             await self._until_left(worker, stopped)
         else:
             joining.cancel()
@@ -180,6 +188,8 @@ class _Member(msgspec.Struct, frozen=True, kw_only=True):
             nthreads=1,
             name=self.name,
             resources=dict.fromkeys(self.resources, 1),
+            # Without a host, Dask listens at every address of the machine.
+            host=self.host,
             port=self.port,
             security=self.security,
             memory_limit=0,
@@ -227,6 +237,14 @@ class _Member(msgspec.Struct, frozen=True, kw_only=True):
                 f"the worker {self.name} cannot join {self.address}: {cause}; if it is taken, "
                 "choose another --name"
             ) from error
+
+    def _warn_of_loopback(self, address: str, tell: Callable[[str], None]) -> None:
+        """Many systems give a machine's own name an address that is this machine alone."""
+        if self.host is None and loopback_host(address) is not None:
+            tell(
+                f"worker {self.name}: other machines cannot reach it at {address}: give --host the "
+                "address of this machine in the network"
+            )
 
     async def _until_left(self, worker: Any, stopped: threading.Event) -> None:
         leaving = asyncio.ensure_future(worker.finished())

@@ -106,6 +106,11 @@ def scheduler_command(
     help="What a stage may ask for with farm_hint; can be repeated.",
 )
 @click.option("--name", help="Name of this worker.  [default: the address of its server]")
+@click.option(
+    "--host",
+    help="Address at which the other machines reach this worker.  [default: that from which it "
+    "reaches the scheduler]",
+)
 @click.option("--port", type=_port, default=0, help="Port to listen on.  [default: any free one]")
 @_insecure_option
 def worker_command(
@@ -113,6 +118,7 @@ def worker_command(
     server: str,
     resources: tuple[str, ...],
     name: str | None,
+    host: str | None,
     port: int,
     insecure: bool,  # noqa: FBT001 - click passes flags
 ) -> None:
@@ -128,6 +134,7 @@ def worker_command(
         server=server,
         name=name,
         resources=resources,
+        host=host,
         port=port,
         insecure=insecure,
         headers=server_headers(),
