@@ -68,6 +68,16 @@ def test_a_farm_with_certificates_uses_tls(farm: Farm, certificates: Path, tmp_p
     assert "COMPLETED" in done.stdout
 
 
+def test_settings_that_require_tls_refuse_an_address_without_it(
+    farm: Farm, certificates: Path, tmp_path: Path
+) -> None:
+    """The message says which address to use."""
+    given = ("farm", "status", f"tcp://127.0.0.1:{farm.port}")
+    done = stagewright(*given, folder=tmp_path, env=settings(certificates))
+    assert done.returncode == 2
+    assert "Dask's settings require TLS" in done.stderr
+
+
 def _expired(folder: Path, trusted: Path) -> None:
     """Copies of trusted certificates that have been valid until yesterday."""
     shutil.copytree(trusted, folder)

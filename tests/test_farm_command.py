@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from distributed.protocol import dumps, loads
 from distributed.protocol.serialize import ToPickle
 from stagewright.adapters import open_controller
+from stagewright.adapters.backends.farm.status import read_farm
 from stagewright.adapters.backends.farm.unpickling import RefusedPickleError, restrict_unpickling
 from stagewright.events import CallRequested, RunOpened, RunState
 from stagewright.events.log.reader import iterate
@@ -40,6 +42,7 @@ attempt("task", lambda: client.submit(os.mkdir, proof).result(timeout=5))
 attempt("run", lambda: client.run(os.mkdir, proof))
 attempt("scheduler", lambda: client.run_on_scheduler(os.mkdir, proof))
 attempt("upload", lambda: client.upload_file(__file__))
+client.dump_cluster_state(proof, write_from_scheduler=True)  # is not answered
 os._exit(0)
 """
 
@@ -132,6 +135,14 @@ def test_an_address_of_another_machine_needs_tls(tmp_path: Path) -> None:
         assert "--insecure" in done.stderr
 
 
+def test_a_port_that_is_taken_is_named(farm: Farm, tmp_path: Path) -> None:
+    """A second scheduler on the port of the first says so."""
+    given = ("farm", "scheduler", "--port", farm.address.rpartition(":")[2])
+    done = stagewright(*given, "--dashboard-port", "0", folder=tmp_path)
+    assert done.returncode == 2
+    assert f"cannot listen on 127.0.0.1 port {given[-1]}: " in done.stderr
+
+
 def test_a_run_refuses_a_scheduler_that_is_none_of_a_farm(tmp_path: Path) -> None:
     """One that Dask's own command starts would repeat requests by itself."""
     with distributed.LocalCluster(
@@ -161,6 +172,28 @@ def test_a_pickle_that_names_anything_else_is_refused() -> None:
     assert loads(dumps({"op": ToPickle(b"data")})) == {"op": b"data"}
 
 
+def test_a_message_that_is_refused_is_told_in_one_line(tmp_path: Path) -> None:
+    """Dask's own report of it, a traceback, is not shown."""
+    program = tmp_path / "refusing.py"
+    program.write_text(REFUSING, encoding="utf-8")
+    told = run_python(program).stderr
+    assert (
+        told
+        == f"refused: a message names {os.system.__module__}.system, which a farm never sends\n"
+    )
+
+
+@pytest.mark.linux
+def test_a_worker_of_this_machine_listens_to_no_other(farm: Farm) -> None:
+    """Without TLS it can be reached at the address of its scheduler alone."""
+    (worker, *_) = read_farm(farm.address, insecure=False)
+    port = int(worker.address.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=5):
+        pass
+    with socket.socket() as other:
+        other.bind(("127.0.0.2", port))  # fails if the worker has all addresses of the machine
+
+
 @pytest.mark.lowest
 def test_a_farm_runs_no_function_of_another_program(farm: Farm, tmp_path: Path) -> None:
     """Neither its scheduler nor its workers do what a plain client of Dask asks for."""
@@ -168,7 +201,7 @@ def test_a_farm_runs_no_function_of_another_program(farm: Farm, tmp_path: Path) 
     program.write_text(INTRUDER, encoding="utf-8")
     done = run_python(program, farm.address, tmp_path / "proof").stdout
     assert done == "task refused\nrun refused\nscheduler refused\nupload refused\n"
-    assert not (tmp_path / "proof").exists()
+    assert not list(tmp_path.glob("proof*"))
     result = open_controller(tmp_path, farm.address).start(small()).wait(timeout_s=60)
     assert result.state is RunState.COMPLETED
 
@@ -206,6 +239,20 @@ def test_dask_is_loaded_for_farms_alone(tmp_path: Path) -> None:
         assert "pip install 'stagewright[farm]'" in done.stderr
 
 
+REFUSING = """
+import os
+from stagewright.adapters.backends.farm.dask_settings import require_dask
+from stagewright.adapters.backends.farm.status import read_farm
+from stagewright.adapters.backends.farm.unpickling import restrict_unpickling
+require_dask()
+restrict_unpickling()
+from distributed.protocol import dumps, loads
+from distributed.protocol.serialize import ToPickle
+try:
+    loads(dumps({"op": ToPickle(os.system)}))
+except Exception:
+    pass
+"""
 WITHOUT_DASK = """
 import sys
 sys.modules["dask"] = sys.modules["distributed"] = None

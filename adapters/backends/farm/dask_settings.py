@@ -12,6 +12,8 @@ from ....statemachine.errors import ConfigurationError
 PLAIN, ENCRYPTED = "tcp", "tls"
 Role = Literal["scheduler", "worker", "client"]
 _LOGGERS = ("distributed", "distributed.client", "tornado.application")
+_SILENT = logging.CRITICAL + 1
+"""Dask logs each message that it cannot read as critical, with a traceback."""
 _logger = logging.getLogger("stagewright.farm")
 
 
@@ -27,7 +29,7 @@ def require_dask() -> None:
         import dask  # noqa: PLC0415 - no other command loads Dask
 
         if not (_logger.isEnabledFor(logging.DEBUG) or dask.config.get("logging", None)):
-            dask.config.set(logging=dict.fromkeys(_LOGGERS, "critical"))
+            dask.config.set(logging=dict.fromkeys(_LOGGERS, _SILENT))
             warnings.filterwarnings("ignore", module=r"distributed\b")
         import distributed  # noqa: F401, PLC0415 - the same
     except ImportError as error:
@@ -48,9 +50,15 @@ def default_scheme(role: Role) -> str:
 def security_for(role: Role, scheme: str) -> Any:
     """Dask's ``Security`` of its settings, checked for one role. Raises ConfigurationError."""
     require_dask()
+    import dask  # noqa: PLC0415 - see require_dask
     from distributed.security import Security  # noqa: PLC0415 - see require_dask
 
     if scheme != ENCRYPTED:
+        if dask.config.get("distributed.comm.require-encryption", None):
+            raise ConfigurationError(
+                "Dask's settings require TLS (distributed.comm.require-encryption): use a tls:// "
+                "address"
+            )
         return Security()
     if default_scheme(role) != ENCRYPTED:
         raise ConfigurationError(

@@ -11,7 +11,7 @@ import msgspec
 
 from ....events.version import VERSION
 from ....statemachine.errors import ConfigurationError
-from .addresses import refuse_open
+from .addresses import bracketed, refuse_open
 from .dask_settings import default_scheme, security_for
 from .messages import FARM, SchedulerFacts
 from .unpickling import restrict_unpickling
@@ -40,7 +40,7 @@ _HANDLERS = frozenset(
         "who_has",
     ]
 )
-"""What is left of Dask's interface of a scheduler: nothing that takes functions or files."""
+"""What is left of Dask's interface of a scheduler: nothing that takes functions or makes files."""
 
 
 class SchedulerChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,8 +61,7 @@ def run_scheduler(
     Raises ConfigurationError where the address cannot be used.
     """
     scheme = default_scheme("scheduler")
-    host = f"[{choice.host}]" if ":" in choice.host else choice.host
-    refuse_open(f"{scheme}://{host}:{choice.port}", insecure=choice.insecure)
+    refuse_open(f"{scheme}://{bracketed(choice.host)}:{choice.port}", insecure=choice.insecure)
     security = security_for("scheduler", scheme)
     restrict_unpickling()
     asyncio.run(_serve(choice, scheme, security, stopped, announce))
@@ -99,8 +98,9 @@ async def _serve(
             )
             _restrict(scheduler)
             await scheduler
-        except OSError as error:
-            words = error.strerror or str(error)
+        except (OSError, RuntimeError) as error:  # Dask wraps what goes wrong at its start
+            cause = error.__cause__ or error
+            words = getattr(cause, "strerror", None) or str(cause)
             raise ConfigurationError(
                 f"cannot listen on {choice.host} port {choice.port}: {words}"
             ) from error

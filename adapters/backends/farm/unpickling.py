@@ -8,12 +8,14 @@ refuses all other names. It acts on the whole process.
 from __future__ import annotations
 
 import io
+import logging
 import pickle
 from collections.abc import Iterable
 from typing import Any
 
 from . import tasks
 
+_logger = logging.getLogger("stagewright.farm")
 _ALLOWED = frozenset(
     [
         ("builtins", "bytes"),
@@ -39,7 +41,9 @@ class RefusedPickleError(pickle.UnpicklingError):
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise RefusedPickleError(f"a message names {module}.{name}, which a farm never sends")
+            reason = f"a message names {module}.{name}, which a farm never sends"
+            _logger.warning("refused: %s", reason)
+            raise RefusedPickleError(reason)
         return super().find_class(module, name)
 
 
