@@ -126,6 +126,10 @@ def test_an_address_of_another_machine_needs_tls(tmp_path: Path) -> None:
     for arguments in (
         ("farm", "scheduler", "--host", "0.0.0.0"),
         ("farm", "worker", "--scheduler", "render:8786", "--server", "127.0.0.1:7860"),
+        (
+            *("farm", "worker", "--scheduler", "127.0.0.1:9", "--server", "127.0.0.1:7860"),
+            *("--host", "0.0.0.0"),
+        ),
         ("farm", "status", "tcp://render:8786"),
         ("run", config, "--farm", "render:8786"),
     ):
@@ -160,6 +164,16 @@ def test_a_farm_that_is_not_there_is_named(tmp_path: Path) -> None:
     done = stagewright("run", config, *given, folder=tmp_path)
     assert done.returncode == 2
     assert "scheduler at tcp://127.0.0.1:9 cannot be reached" in done.stderr
+
+
+def test_a_scheduler_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    """Something else listens there, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        given = ("--farm", f"tcp://127.0.0.1:{silent.getsockname()[1]}")
+        limit = ("--set", "server.connect_timeout_s=0.2")
+        done = stagewright("run", write_config(tmp_path), *given, *limit, folder=tmp_path)
+    assert done.returncode == 2
+    assert "cannot be reached: it does not answer" in done.stderr
 
 
 @pytest.mark.lowest

@@ -19,6 +19,7 @@ from .addresses import refuse_open
 from .dask_settings import security_for
 from .errors import SchedulerLostError, WorkerLostError
 from .messages import ANNOUNCEMENT, FARM, STEPS, SchedulerFacts, Step, WorkerFacts
+from .reach import reach
 from .tasks import make_images
 from .unpickling import restrict_unpickling
 
@@ -44,11 +45,13 @@ class FarmConnection:
         refuse_open(address, insecure=insecure)
         security = security_for("client", address.partition(":")[0])
         from distributed import Client  # noqa: PLC0415 - nothing else loads Dask
+        from distributed.utils import LoopRunner  # noqa: PLC0415 - the same
 
         restrict_unpickling()
         self.address = address
         self._steps: dict[str, OnStep] = {}
         try:
+            LoopRunner().run_sync(reach, address, security, "client", timeout_s)
             self._client = Client(
                 address,
                 security=security,
@@ -58,8 +61,9 @@ class FarmConnection:
                 name="stagewright",
             )
         except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error.__cause__ or "") or error
             raise PreflightError(
-                f"the farm's scheduler at {address} cannot be reached: {error.__cause__ or error}"
+                f"the farm's scheduler at {address} cannot be reached: {reason}"
             ) from error
         try:
             self._check_scheduler()

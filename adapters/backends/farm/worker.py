@@ -28,6 +28,7 @@ from .messages import (
     Step,
     WorkerFacts,
 )
+from .reach import reach
 from .server_sessions import ServerSessions
 from .unpickling import restrict_unpickling
 
@@ -163,11 +164,8 @@ class _Member(msgspec.Struct, frozen=True, kw_only=True):
         Dask's worker looks for it without an end and without a word. Raises ConfigurationError
         where the two do not trust each other's certificates.
         """
-        from distributed.core import connect  # noqa: PLC0415 - see run_worker
-
         try:
-            arguments = self.security.get_connection_args("worker")
-            comm = await connect(self.address, timeout=_REACH_S, **arguments)
+            await reach(self.address, self.security, "worker", _REACH_S)
         except OSError as error:
             cause = error.__cause__ or error
             if isinstance(cause, ssl.SSLError):
@@ -175,8 +173,7 @@ class _Member(msgspec.Struct, frozen=True, kw_only=True):
                     f"{self.address}: the worker and the scheduler do not trust each other's "
                     f"certificates: {cause}"
                 ) from error
-            return str(cause) or type(cause).__name__
-        await comm.close()
+            return str(cause) or str(error)
         return ""
 
     def _worker(self) -> Any:
