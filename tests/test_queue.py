@@ -179,6 +179,34 @@ def test_a_job_whose_worker_died_can_be_removed(opened: Open, tmp_path: Path) ->
 
 
 @both
+def test_a_job_is_removed_once(opened: Open, tmp_path: Path) -> None:
+    """To remove it again is no error, and records nothing."""
+    queue = opened(tmp_path)
+    (job_id,) = add(queue, "a")
+    queue.remove([job_id])
+    queue.remove([job_id, job_id])
+    assert event_types(tmp_path).count("JobRemoved") == 1
+
+
+@both
+def test_a_name_stands_for_the_job_that_is_not_over(opened: Open, tmp_path: Path) -> None:
+    """The same configuration can be added every night, and moved by its name."""
+    queue = opened(tmp_path)
+    add(queue, "night")
+    taken = queue.take()
+    assert taken is not None
+    queue.end(taken, Outcome.COMPLETED)
+    (removed,) = add(queue, "night")
+    queue.remove([removed])
+    assert queue.find("night").job_id == taken.job.job_id
+    (waiting,) = add(queue, "night")
+    assert queue.find("night").job_id == waiting
+    add(queue, "night")
+    with pytest.raises(JobRefusedError, match="fits 2 jobs"):
+        queue.find("night")
+
+
+@both
 def test_a_job_that_was_stopped_is_the_next_one(opened: Open, tmp_path: Path) -> None:
     """It keeps its run."""
     queue = opened(tmp_path)

@@ -342,6 +342,43 @@ def test_an_empty_queue_is_told_once(tmp_path: Path) -> None:
     assert told == [2]
 
 
+def test_of_several_workers_the_one_that_ends_the_last_job_tells_that_the_queue_is_empty(
+    tmp_path: Path,
+) -> None:
+    """The other one has ended a job before it, and waits."""
+    told: list[str] = []
+    released, ended = threading.Event(), threading.Event()
+    queue = sqlite_queue(tmp_path)
+    queue.add([new_job("long"), new_job("short")])
+
+    def hold(_request: GenerateRequest, _cancel: CancelToken) -> None:
+        assert released.wait(20)
+
+    runners = [
+        SingleNodeJobRunner(
+            sqlite_queue(tmp_path),
+            controller(tmp_path, backend),
+            on_empty=lambda name=name: told.append(name),  # type: ignore[misc]
+            on_job=lambda job: job.name == "short" and job.outcome and ended.set(),
+        )
+        for name, backend in (("long", ScriptedBackend(hold)), ("short", ScriptedBackend()))
+    ]
+    handles = [runners[0].start()]
+    until(lambda: queue.counts()[JobState.RUNNING] == 1, "the first worker has a job")
+    handles.append(runners[1].start())
+    assert ended.wait(20)
+    released.set()
+    until(lambda: bool(told), "the end is told")
+    queue.add([new_job("next")])
+    until(lambda: queue.counts()[JobState.ENDED] == 3, "the workers look again")
+    for runner in runners:
+        runner.cancel()
+    for handle in handles:
+        handle.wait()
+    assert told[0] == "long"
+    assert len(told) <= 2, "each end is told once"
+
+
 def test_the_worker_keeps_to_the_checkpoint_that_its_server_has_loaded(tmp_path: Path) -> None:
     """Jobs of one model run in a row."""
     queue, begun = sqlite_queue(tmp_path), []

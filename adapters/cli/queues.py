@@ -159,4 +159,4 @@ def moment_option(
 job_argument = click.argument("job", metavar="JOB", shell_complete=complete_job)
 JOB_NAMES = """\
 JOB is the six digits that `queue list` shows, a job id, a unique prefix of one, or a name that only
-one job has."""
+one job has, or only one of those that are not over."""

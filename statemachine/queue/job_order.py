@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from ...events.queue.jobs import Job, JobTable
+from ...events.queue.jobs import Job, JobState, JobTable
 from ..errors import JobNotFoundError
 
 MOST_OVERTAKEN = 20
@@ -25,19 +25,25 @@ class Place(StrEnum):
 
 
 def find_job(table: JobTable, name: str) -> Job:
-    """The job that ``JobQueue.find`` is asked for. Raises JobNotFoundError."""
+    """The job that ``JobQueue.find`` is asked for; of several, the one that is not over.
+
+    Raises JobNotFoundError.
+    """
     job = table.job(name)
     if job is not None:
         return job
-    found = table.ids_like(name) if name else []
-    if not found:
+    ids = table.ids_like(name) if name else []
+    alike = [job for job in map(table.job, ids) if job is not None]
+    if not alike:
         raise JobNotFoundError(f"the queue has no job {name!r}")
-    only = table.job(found[0])
-    if len(found) > 1 or only is None:
+    # The name of a configuration returns every night: what is over does not make it ambiguous.
+    left = [job for job in alike if job.is_left]
+    found = left or [job for job in alike if job.state is not JobState.REMOVED] or alike
+    if len(found) > 1:
         more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        shown = ", ".join(found[:_SHOWN])
+        shown = ", ".join(job.job_id for job in found[:_SHOWN])
         raise JobNotFoundError(f"{name!r} fits {len(found)} jobs of the queue: {shown}{more}")
-    return only
+    return found[0]
 
 
 def next_job(table: JobTable, now: datetime, checkpoint: str | None) -> Job | None:

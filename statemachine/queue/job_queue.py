@@ -142,7 +142,7 @@ class JobQueue:
             return self._table.work_left()
 
     def find(self, name: str) -> Job:
-        """The job with this id, a unique prefix of it, its last six digits, or its name.
+        """The job of an id, a unique prefix, the last six digits, or a name; see ``find_job``.
 
         Raises JobNotFoundError.
         """
@@ -195,7 +195,8 @@ class JobQueue:
                 )
             for job_id in job_ids:
                 job = self._job(job_id)
-                writer.append(lambda at, job_id=job_id: JobRemoved(**at, job_id=job_id))  # type: ignore[misc]
+                if job.state is not JobState.REMOVED:
+                    writer.append(lambda at, job_id=job_id: JobRemoved(**at, job_id=job_id))  # type: ignore[misc]
                 if job.state is JobState.RUNNING:  # its worker has died, and left the file
                     lock = self.files.take_lock(job_id)
                     assert lock is not None

@@ -164,11 +164,17 @@ class SingleNodeJobRunner:
         is_empty = not counts[JobState.WAITING]
         if is_empty and not counts[JobState.RUNNING] and not self._was_told_empty:
             self._was_told_empty = True
-            self._on_empty()
+            if self._has_ended_last():
+                self._on_empty()
         if self._exits_when_empty and (is_empty or is_paused):
             return WorkEnd.PAUSED if is_paused else WorkEnd.EMPTY
         self._pause(_IDLE_S)
         return None
+
+    def _has_ended_last(self) -> bool:
+        """Whether the job that ended last ended here: of several workers, one tells of the end."""
+        last = self._queue.jobs(JobState.ENDED, most=1)
+        return bool(last and self._ended) and last[0].job_id == self._ended[-1].job_id
 
     def _work_on(self, taken: TakenJob) -> WorkEnd | None:
         """Run a job until it ends or is stopped; why the worker ends now, if it does."""
