@@ -11,18 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 from PIL import Image
-from stagewright.adapters.cli.run_watch import notify_queue_empty
 from stagewright.adapters.errors import UserCommandError
 from stagewright.adapters.notifications.channels import NotDeliveredError, find_channels
 from stagewright.adapters.notifications.messages import Message, queue_message
 from stagewright.adapters.notifications.notifier import PAUSES_S, Notifier
 from stagewright.adapters.notifications.settings import NotifySettings
 from stagewright.adapters.user_commands import run_command
+from stagewright.events.queue.model import JobKind
+from stagewright.statemachine import JobQueue, NewJob
 
 from .command_line import SMALL, Start, stagewright, until, write_config
+from .queueing import new_job
 from .receiving import MailServer, WebHook
 from .webui_server import ScriptedWebUI
 
@@ -155,18 +156,23 @@ def test_a_group_is_told_once(hook: WebHook, tmp_path: Path) -> None:
     assert len(hook.received) == 1
 
 
-def test_the_queue_is_told_when_it_is_empty(
+def test_a_worker_tells_of_each_job_and_of_the_empty_queue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the command that works on it, once its context ends."""
+    """One message each: for a job that is completed, one whose run cannot begin, and the end."""
     told = Told(tmp_path)
     _, path = settings(tmp_path, command=told.command)
     monkeypatch.setenv("STAGEWRIGHT_CONFIG_FILE", str(path))
-    with click.Context(click.Command("work")):
-        notify_queue_empty(tmp_path, 3)
-    (facts,) = told.facts
-    assert (facts["event"], facts["jobs"]) == ("queue-empty", 3)
-    assert (facts["title"], facts["body"]) == ("stagewright: queue is empty", "3 jobs done")
+    runs = tmp_path / "runs"
+    JobQueue(runs).add([new_job("good"), NewJob(job=JobKind.RUN, name="bad")])
+    done = stagewright("queue", "work", "--exit-when-empty", folder=tmp_path)
+    assert done.returncode == 1, done.stderr
+    good, bad, empty = told.facts
+    assert (good["event"], good["outcome"]) == ("completed", "completed")
+    assert (bad["event"], bad["title"]) == ("failed", "stagewright: bad failed")
+    assert "no run of it was recorded" in bad["error"]
+    assert (empty["event"], empty["jobs"]) == ("queue-empty", 2)
+    assert (empty["title"], empty["body"]) == ("stagewright: queue is empty", "2 jobs done")
 
 
 def test_no_message_is_lost_while_the_services_are_down(

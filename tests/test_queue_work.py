@@ -359,7 +359,7 @@ def test_of_several_workers_the_one_that_ends_the_last_job_tells_that_the_queue_
             sqlite_queue(tmp_path),
             controller(tmp_path, backend),
             on_empty=lambda name=name: told.append(name),  # type: ignore[misc]
-            on_job=lambda job: job.name == "short" and job.outcome and ended.set(),
+            on_end=lambda _result, name=name: ended.set() if name == "short" else None,  # type: ignore[misc]
         )
         for name, backend in (("long", ScriptedBackend(hold)), ("short", ScriptedBackend()))
     ]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from ..notifications.channels import find_channels
-from ..notifications.messages import queue_message
 from ..notifications.notifier import Notifier
 from ..notifications.watch import RunWatch
 from .output import print_note
@@ -26,21 +26,20 @@ def open_run_watch(runs: Path) -> RunWatch | None:
 
     Raises ConfigurationError.
     """
-    notifier = _notifier()
-    if notifier is None:
-        return None
-    return RunWatch(notifier, runs, current_settings().notify.stalled_minutes)
+    return run_watch_opener(runs)()
 
 
-def notify_queue_empty(runs: Path, jobs: int) -> None:
-    """Tell that the queue of a folder of runs is empty, after so many jobs."""
-    notifier = _notifier()
-    if notifier is not None:
-        notifier.send(queue_message(runs, jobs))
+def run_watch_opener(runs: Path) -> Callable[[], RunWatch | None]:
+    """``open_run_watch`` for later, on any thread: click knows the command only on this one."""
+    notifier, minutes = open_notifier(), current_settings().notify.stalled_minutes
+    return lambda: None if notifier is None else RunWatch(notifier, runs, minutes)
 
 
-def _notifier() -> Notifier | None:
-    """The one of this command, opened at its first use."""
+def open_notifier() -> Notifier | None:
+    """The one of this command, opened at its first use; None where nobody is to be told.
+
+    Only on the thread of the command. Raises ConfigurationError.
+    """
     context = click.get_current_context(silent=True)
     if context is None:
         return None

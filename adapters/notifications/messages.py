@@ -12,6 +12,7 @@ import msgspec
 from ...events.errors import StagewrightError
 from ...events.folds import replay
 from ...events.model import ErrorDetail, RunState
+from ...events.queue.jobs import Job
 from ...events.result import PipelineRunResult
 from ...statemachine.groups.result import GroupResult
 from ...statemachine.run.handle import Handle
@@ -100,6 +101,13 @@ def error_of(error: ErrorDetail | None) -> str | None:
 
 def _place(handle: Handle[Any]) -> dict[str, Any]:
     return {f"{handle.noun}_id": handle.id, "folder": str(handle.folder.absolute())}
+
+
+def job_message(job: Job, runs: Path) -> Message:
+    """A job of a queue has failed whose run or group could not begin."""
+    said = job.reason[:_LONGEST_ERROR]
+    facts = {"job_id": job.job_id, "folder": str(runs.absolute()), "error": said}
+    return _message(Occasion.FAILED, job.job_id, [said], None, **facts)
 
 
 def queue_message(runs: Path, jobs: int) -> Message:

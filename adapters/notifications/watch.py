@@ -70,6 +70,10 @@ class RunWatch:
             self._is_told = True
             self._notifier.send(stalled_message(handle, self._stalled_s / 60, self._failure))
 
+    def tell_every_end(self) -> None:
+        """Send the end also where nothing was done: the events may come later than the end."""
+        self._has_run = True
+
     def send_end(self, handle: Handle[Any], result: PipelineRunResult | GroupResult) -> None:
         """Send how it ended, unless it was complete before and nothing was done."""
         if result.state == RunState.COMPLETED and not self._has_run:
@@ -102,6 +106,8 @@ class WorkerWatch:
     def begin(self, handle: Handle[Any]) -> None:
         """A run or group of the worker has begun."""
         watch = self._open_watch()
+        if watch is not None:
+            watch.tell_every_end()
         self._current = None if watch is None else (handle, watch)
 
     def end(self, result: PipelineRunResult | GroupResult) -> None:
@@ -110,6 +116,10 @@ class WorkerWatch:
         if current is not None:
             handle, watch = current
             watch.send_end(handle, result)
+
+    def drop(self) -> None:
+        """The present run or group was stopped on request: it does not stall."""
+        self._current = None
 
     def take_event(self, event: StageEvent) -> None:
         """See ``Watch``."""

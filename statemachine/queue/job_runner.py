@@ -76,7 +76,8 @@ class SingleNodeJobRunner:
     It goes on until ``until``, or until it is stopped; with ``exit_when_empty`` also until no job
     waits, or the queue is paused. ``servers`` are for jobs whose configuration names none.
     ``on_job`` is called with each job that begins or ends here, ``on_run`` with its run or group,
-    ``on_end`` with the result of one that ended, and ``on_empty`` when a job has ended and none is
+    ``on_end`` with the result of one that ended, ``on_refused`` with a job that has failed because
+    its run could not begin, and ``on_empty`` when a job has ended and none is
     left. Only ``cancel`` may be called meanwhile, from any thread.
     """
 
@@ -91,6 +92,7 @@ class SingleNodeJobRunner:
         on_job: Callable[[Job], object] = lambda _job: None,
         on_run: Callable[[StartedRun], object] = lambda _handle: None,
         on_end: Callable[[EndedRun], object] = lambda _result: None,
+        on_refused: Callable[[Job], object] = lambda _job: None,
         on_empty: Callable[[], object] = lambda: None,
         clock: Clock | None = None,
     ) -> None:
@@ -102,6 +104,7 @@ class SingleNodeJobRunner:
         self._on_job = on_job
         self._on_run = on_run
         self._on_end = on_end
+        self._on_refused = on_refused
         self._on_empty = on_empty
         self._clock = clock or SystemClock()
         self._checkpoint: str | None = None
@@ -188,6 +191,7 @@ class SingleNodeJobRunner:
                 self._queue.stop(taken, str(error))
                 raise
             self._end(taken, Outcome.FAILED, _detail(error))
+            self._on_refused(self._ended[-1])
             return None
         self._on_run(handle)
         try:

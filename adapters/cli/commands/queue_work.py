@@ -14,6 +14,8 @@ from ....events.queue.jobs import Job, JobState
 from ....statemachine.queue.job_queue import JobQueue
 from ....statemachine.queue.job_runner import SingleNodeJobRunner, WorkEnd, WorkHandle, WorkResult
 from ...bootstrap import open_controller
+from ...notifications.messages import job_message, queue_message
+from ...notifications.notifier import Notifier
 from ...notifications.watch import WorkerWatch
 from ..display import Display
 from ..farm_option import farm_option, with_farm
@@ -30,7 +32,7 @@ from ..output import (
 )
 from ..queue_servers import default_servers
 from ..queues import job_label, job_state, moment_option, open_queue, shown_job
-from ..run_watch import notify_queue_empty, open_run_watch
+from ..run_watch import open_notifier, run_watch_opener
 from ..settings import named_servers, server_headers, server_restarts
 from ..statuses import EXIT_CANCELLED, EXIT_COMPLETED, EXIT_ERROR, EXIT_INTERRUPTED, print_error
 
@@ -92,8 +94,8 @@ def work_command(
         headers=server_headers(),
         restarts=server_restarts(),
     )
-    worker = _Worker(queue)
-    watch = WorkerWatch(lambda: open_run_watch(runs))
+    watch = WorkerWatch(run_watch_opener(runs))
+    worker = _Worker(queue, watch, open_notifier())
     runner = SingleNodeJobRunner(
         queue,
         controller,
@@ -103,6 +105,7 @@ def work_command(
         on_job=worker.show,
         on_run=watch.begin,
         on_end=watch.end,
+        on_refused=worker.note_refused,
         on_empty=worker.note_empty,
     )
     worker.runner = runner
@@ -118,8 +121,10 @@ class _Worker:
 
     runner: SingleNodeJobRunner
 
-    def __init__(self, queue: JobQueue) -> None:
+    def __init__(self, queue: JobQueue, watch: WorkerWatch, notifier: Notifier | None) -> None:
         self.runs = queue.runs
+        self._watch = watch
+        self._notifier = notifier
         self.view = status_bar(queue.runs)
         self.current_run_id: str | None = None
         self.current_group_id: str | None = None
@@ -140,12 +145,20 @@ class _Worker:
     def note_empty(self) -> None:
         """Say that no job is left, also by a message."""
         print_note("the queue is empty")
-        notify_queue_empty(self.runs, self._ended)
+        if self._notifier is not None:
+            self._notifier.send(queue_message(self.runs, self._ended))
         self._ended = 0
+
+    def note_refused(self, job: Job) -> None:
+        """Send that a job has failed whose run could not begin."""
+        if self._notifier is not None:
+            self._notifier.send(job_message(job, self.runs))
 
     def show(self, job: Job) -> None:
         """Print one line where a job begins, or stops or ends."""
         self._ended += job.state is JobState.ENDED
+        if job.reason == WorkEnd.PAUSED:
+            self._watch.drop()
         if self._display is None:
             return
         if job.state is JobState.RUNNING:
