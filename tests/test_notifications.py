@@ -19,12 +19,14 @@ from stagewright.adapters.notifications.messages import Message, queue_message
 from stagewright.adapters.notifications.notifier import PAUSES_S, Notifier
 from stagewright.adapters.notifications.settings import NotifySettings
 from stagewright.adapters.user_commands import run_command
-from stagewright.events.queue.model import JobKind
+from stagewright.events.queue.jobs import JobState
+from stagewright.events.queue.model import JobKind, PauseMode
 from stagewright.statemachine import JobQueue, NewJob
 
 from .command_line import SMALL, Start, stagewright, until, write_config
 from .queueing import new_job
 from .receiving import MailServer, WebHook
+from .serving import serving
 from .webui_server import ScriptedWebUI
 
 SECRET = "hush-7f3a9c"
@@ -173,6 +175,31 @@ def test_a_worker_tells_of_each_job_and_of_the_empty_queue(
     assert "no run of it was recorded" in bad["error"]
     assert (empty["event"], empty["jobs"]) == ("queue-empty", 2)
     assert (empty["title"], empty["body"]) == ("stagewright: queue is empty", "2 jobs done")
+
+
+def test_a_job_that_a_pause_has_stopped_does_not_stall(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No message is sent while the queue is paused."""
+    told = Told(tmp_path)
+    _, path = settings(tmp_path, command=told.command, stalled_minutes=0.01)
+    monkeypatch.setenv("STAGEWRIGHT_CONFIG_FILE", str(path))
+    runs = tmp_path / "runs"
+    small = SMALL.replace("base.safetensors", "sd_xl_base_1.0.safetensors")
+    write_config(tmp_path, small.replace("images = 2", "images = 40"))
+    with serving(step_delay_s=0.02) as server:
+        queue = JobQueue(runs)
+        queue.add_server(server.url)
+        assert stagewright("queue", "add", "small.toml", folder=tmp_path).returncode == 0
+        worker = start("queue", "work", folder=tmp_path)
+        until(lambda: any(runs.glob("*/images/*/*.png")), "an image")
+        queue.pause(PauseMode.AFTER_IMAGE)
+        until(lambda: queue.counts()[JobState.WAITING] == 1, "the job waits")
+        before = [facts["event"] for facts in told.facts]
+        time.sleep(1.2)  # twice as long as it takes until a run counts as stalled
+        worker.terminate()
+        worker.communicate(timeout=30)
+    assert [facts["event"] for facts in told.facts] == before == []
 
 
 def test_no_message_is_lost_while_the_services_are_down(

@@ -342,41 +342,48 @@ def test_an_empty_queue_is_told_once(tmp_path: Path) -> None:
     assert told == [2]
 
 
+class WatchedQueue(JobQueue):
+    """Counts how often a worker looked whether it is empty."""
+
+    looks = 0
+
+    def counts(self) -> dict[JobState, int]:
+        self.looks += 1
+        return super().counts()
+
+
 def test_of_several_workers_the_one_that_ends_the_last_job_tells_that_the_queue_is_empty(
     tmp_path: Path,
 ) -> None:
-    """The other one has ended a job before it, and waits."""
+    """The other one has ended a job before it, and goes on looking."""
     told: list[str] = []
-    released, ended = threading.Event(), threading.Event()
-    queue = sqlite_queue(tmp_path)
+    released = threading.Event()
+    queue, watched = sqlite_queue(tmp_path), WatchedQueue(tmp_path)
     queue.add([new_job("long"), new_job("short")])
 
     def hold(_request: GenerateRequest, _cancel: CancelToken) -> None:
         assert released.wait(20)
 
-    runners = [
-        SingleNodeJobRunner(
-            sqlite_queue(tmp_path),
-            controller(tmp_path, backend),
-            on_empty=lambda name=name: told.append(name),  # type: ignore[misc]
-            on_end=lambda _result, name=name: ended.set() if name == "short" else None,  # type: ignore[misc]
-        )
-        for name, backend in (("long", ScriptedBackend(hold)), ("short", ScriptedBackend()))
-    ]
-    handles = [runners[0].start()]
+    first = SingleNodeJobRunner(
+        sqlite_queue(tmp_path),
+        controller(tmp_path, ScriptedBackend(hold)),
+        exit_when_empty=True,
+        on_empty=lambda: told.append("first"),
+    )
+    second = SingleNodeJobRunner(
+        watched, controller(tmp_path), on_empty=lambda: told.append("second")
+    )
+    worker = first.start()
     until(lambda: queue.counts()[JobState.RUNNING] == 1, "the first worker has a job")
-    handles.append(runners[1].start())
-    assert ended.wait(20)
+    other = second.start()
+    until(lambda: queue.counts()[JobState.ENDED] == 1, "the second one has ended its job")
     released.set()
-    until(lambda: bool(told), "the end is told")
-    queue.add([new_job("next")])
-    until(lambda: queue.counts()[JobState.ENDED] == 3, "the workers look again")
-    for runner in runners:
-        runner.cancel()
-    for handle in handles:
-        handle.wait()
-    assert told[0] == "long"
-    assert len(told) <= 2, "each end is told once"
+    worker.wait()
+    looks = watched.looks
+    until(lambda: watched.looks > looks + 1, "the second worker looks again")
+    second.cancel()
+    other.wait()
+    assert told == ["first"]
 
 
 def test_the_worker_keeps_to_the_checkpoint_that_its_server_has_loaded(tmp_path: Path) -> None:
