@@ -181,6 +181,25 @@ def test_a_server_that_is_switched_off_costs_no_job(tmp_path: Path) -> None:
     assert names(sqlite_queue(tmp_path / "runs")) == ["small"]
 
 
+def test_jobs_on_other_servers_do_not_wait_for_one_that_is_switched_off(tmp_path: Path) -> None:
+    """All jobs that name it wait together; it is tried again after the others."""
+    write_config(tmp_path)
+    url = "server.url=http://127.0.0.1:1"
+    for name in ("first", "second"):
+        ok("queue", "add", "small.toml", "--set", url, "--set", f"name={name}", folder=tmp_path)
+    ok("queue", "add", "small.toml", folder=tmp_path)
+    done = stagewright("queue", "work", "--exit-when-empty", folder=tmp_path)
+    assert done.returncode == 1
+    assert "1 job ended; the server cannot be reached" in done.stdout
+    jobs = json.loads(ok("queue", "list", "--json", folder=tmp_path))
+    assert [(job["name"], job["state"]) for job in jobs] == [
+        ("small", "ended"),
+        ("first", "waiting"),
+        ("second", "waiting"),
+    ]
+    assert not jobs[2]["run_id"]
+
+
 def test_a_paused_queue_says_so(tmp_path: Path) -> None:
     """When jobs are added, listed, and worked on."""
     write_config(tmp_path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from ...events.queue.jobs import Job, JobState, JobTableError, QueueState, Serve
 from ...events.queue.model import JobAdded, StageWork
 
 QUEUE_TABLE_NAME = "queue.sqlite"
-_VERSION = 1
+_VERSION = 2
 _LOCK_WAIT_S = 60.0
 """How long to wait for another process: reading a log of 100,000 jobs anew takes some seconds."""
 _SCHEMA = """
@@ -29,7 +29,7 @@ CREATE TABLE state (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE jobs (
     job_id TEXT PRIMARY KEY, digits TEXT NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,
     priority INTEGER NOT NULL, position REAL NOT NULL, not_before TEXT, checkpoint TEXT,
-    begun_seq INTEGER NOT NULL, ended_seq INTEGER NOT NULL, body BLOB NOT NULL
+    server TEXT NOT NULL, begun_seq INTEGER NOT NULL, ended_seq INTEGER NOT NULL, body BLOB NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE added (job_id TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
 CREATE INDEX waiting ON jobs (priority DESC, position) WHERE state = 'waiting';
@@ -121,7 +121,7 @@ class SqliteJobTable:
             self._count(old, -1)
         self._count(job, 1)
         self._do(
-            "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             job.job_id,
             job.job_id[-6:],
             job.name,
@@ -130,6 +130,7 @@ class SqliteJobTable:
             job.position,
             _time(job.not_before),
             job.first_checkpoint,
+            job.server or "",
             job.begun_seq,
             job.ended_seq,
             _encode(job),
@@ -189,17 +190,25 @@ class SqliteJobTable:
         ]
 
     def first_due(
-        self, now: datetime, *, priority: int | None = None, checkpoint: str | None = None
+        self,
+        now: datetime,
+        *,
+        priority: int | None = None,
+        checkpoint: str | None = None,
+        passed_over: Collection[str] = (),
     ) -> Job | None:
+        others = ", ".join("?" * len(passed_over))
+        due = f"{_DUE} AND job_id NOT IN ({others}) AND server NOT IN ({others})"
+        values = (_time(now), *passed_over, *passed_over)
         if priority is None:
-            query = f"WHERE {_WAITING} AND {_DUE} ORDER BY priority DESC, position LIMIT 1"
-            return self._one(f"SELECT body FROM jobs {query}", _time(now))  # noqa: S608 - of this module
-        query = f"WHERE {_WAITING} AND priority = ? AND checkpoint = ? AND {_DUE}"
+            query = f"WHERE {_WAITING} AND {due} ORDER BY priority DESC, position LIMIT 1"
+            return self._one(f"SELECT body FROM jobs {query}", *values)  # noqa: S608 - of this module
+        query = f"WHERE {_WAITING} AND priority = ? AND checkpoint = ? AND {due}"
         return self._one(
             f"SELECT body FROM jobs {query} ORDER BY position LIMIT 1",  # noqa: S608 - of this module
             priority,
             checkpoint,
-            _time(now),
+            *values,
         )
 
     def overtakers(self, job: Job, most: int) -> int:

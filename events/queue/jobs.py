@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from enum import StrEnum
@@ -155,9 +155,17 @@ class JobTable(Protocol):
         ...
 
     def first_due(
-        self, now: datetime, *, priority: int | None = None, checkpoint: str | None = None
+        self,
+        now: datetime,
+        *,
+        priority: int | None = None,
+        checkpoint: str | None = None,
+        passed_over: Collection[str] = (),
     ) -> Job | None:
-        """The first waiting job that may begin; of a priority, loading a checkpoint first."""
+        """The first waiting job that may begin; of a priority, loading a checkpoint first.
+
+        Jobs whose id or server is ``passed_over`` are left out; "" is the server of those without.
+        """
         ...
 
     def overtakers(self, job: Job, most: int) -> int:
@@ -243,9 +251,16 @@ class MemoryJobTable:
         ]
 
     def first_due(
-        self, now: datetime, *, priority: int | None = None, checkpoint: str | None = None
+        self,
+        now: datetime,
+        *,
+        priority: int | None = None,
+        checkpoint: str | None = None,
+        passed_over: Collection[str] = (),
     ) -> Job | None:
         for job in self.jobs(JobState.WAITING):
+            if job.job_id in passed_over or (job.server or "") in passed_over:
+                continue
             is_wanted = priority is None or (
                 job.priority == priority and job.first_checkpoint == checkpoint
             )

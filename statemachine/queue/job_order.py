@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from enum import StrEnum
 
@@ -10,7 +11,6 @@ from ..errors import JobNotFoundError
 
 MOST_OVERTAKEN = 20
 """Jobs that may begin before a waiting one of the same priority that was added earlier."""
-
 
 _SHOWN = 4
 
@@ -46,16 +46,20 @@ def find_job(table: JobTable, name: str) -> Job:
     return found[0]
 
 
-def next_job(table: JobTable, now: datetime, checkpoint: str | None) -> Job | None:
-    """The waiting job that begins next.
+def next_job(
+    table: JobTable, now: datetime, checkpoint: str | None, passed_over: Collection[str] = ()
+) -> Job | None:
+    """The waiting job that begins next, of those that are not ``passed_over`` (``PutOffJobs``).
 
     Among jobs of the highest priority, one that loads ``checkpoint`` goes before the first, unless
     that has waited for enough others.
     """
-    first = table.first_due(now)
+    first = table.first_due(now, passed_over=passed_over)
     if first is None or checkpoint is None or first.first_checkpoint == checkpoint:
         return first
-    alike = table.first_due(now, priority=first.priority, checkpoint=checkpoint)
+    alike = table.first_due(
+        now, priority=first.priority, checkpoint=checkpoint, passed_over=passed_over
+    )
     if alike is None or table.overtakers(first, MOST_OVERTAKEN) >= MOST_OVERTAKEN:
         return first
     return alike

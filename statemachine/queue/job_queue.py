@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -253,11 +253,13 @@ class JobQueue:
                 raise JobRefusedError(f"the queue has no server {url}")
             writer.append(lambda at: ServerRemoved(**at, url=url))
 
-    def take(self, checkpoint: str | None = None) -> TakenJob | None:
+    def take(
+        self, checkpoint: str | None = None, passed_over: Collection[str] = ()
+    ) -> TakenJob | None:
         """Begin the next job, or continue one whose worker died; None where no job is ready.
 
-        ``checkpoint`` is the one that the worker's server has loaded. On return the job's lock is
-        held, and its run or group is recorded, durably.
+        ``checkpoint`` is the one that the worker's server has loaded, ``passed_over`` are ids and
+        servers of jobs that wait. The job's lock is held, and its run or group recorded, durably.
         """
         with self._writing() as writer:
             if self._table.state().paused is not None:
@@ -266,7 +268,7 @@ class JobQueue:
                 taken = self._take_over(job, writer)
                 if taken is not None:
                     return taken
-            following = next_job(self._table, self._clock.now(), checkpoint)
+            following = next_job(self._table, self._clock.now(), checkpoint, passed_over)
             lock = None if following is None else self.files.take_lock(following.job_id)
             if following is None or lock is None:
                 return None

@@ -26,11 +26,10 @@ from ..run.controller import PipelineController
 from ..run.handle import GroupHandle, Handle, RunHandle
 from .job_queue import JobQueue, TakenJob
 from .job_start import JobStarter
+from .put_off_jobs import PutOffJobs
 
 _IDLE_S = 1.0
 """How often a worker without a job looks for one."""
-_LONGEST_PAUSE_S = 60.0
-"""The longest pause between two attempts to reach the server, each of which is recorded."""
 _GIVEN_UP_AFTER = 2
 """Attempts in a row to reach the server before a worker that would end anyway gives up."""
 _CANCEL_MODES = {PauseMode.NOW: CancelMode.NOW, PauseMode.AFTER_IMAGE: CancelMode.AFTER_IMAGE}
@@ -110,8 +109,7 @@ class SingleNodeJobRunner:
         self._checkpoint: str | None = None
         self._ended: list[Job] = []
         self._was_told_empty = True
-        self._failures = 0
-        """Attempts in a row that did not reach the server."""
+        self._put_off_jobs = PutOffJobs()
         self._stop: CancelOrder | None = None
         self._current: StartedRun | None = None
         self._ordered: CancelOrder | None = None
@@ -139,7 +137,7 @@ class SingleNodeJobRunner:
             end = self._end_now()
             if end is not None:
                 break
-            taken = self._queue.take(self._checkpoint)
+            taken = self._queue.take(self._checkpoint, self._put_off_jobs.passed_over())
             if taken is not None:
                 self._was_told_empty = False
                 end = self._work_on(taken)
@@ -171,6 +169,8 @@ class SingleNodeJobRunner:
                 self._on_empty()
         if self._exits_when_empty and (is_empty or is_paused):
             return WorkEnd.PAUSED if is_paused else WorkEnd.EMPTY
+        if self._exits_when_empty and self._put_off_jobs.are_given_up(_GIVEN_UP_AFTER):
+            return WorkEnd.SERVER
         self._pause(_IDLE_S)
         return None
 
@@ -186,7 +186,8 @@ class SingleNodeJobRunner:
             handle = self._starter.start(taken)
         except StagewrightError as error:
             if is_server_out_of_reach(error) or isinstance(error, LogLockedError):
-                return self._put_off(taken, str(error))
+                self._put_off(taken, str(error), alone=isinstance(error, LogLockedError))
+                return None
             if isinstance(error, LogWriteError):
                 self._queue.stop(taken, str(error))
                 raise
@@ -216,25 +217,21 @@ class SingleNodeJobRunner:
             return None
         if _is_out_of_reach(handle, result):
             why = result.error.message if result.error else ""
-            return self._put_off(taken, f"the server cannot be reached: {why}")
-        self._failures = 0
+            self._put_off(taken, f"the server cannot be reached: {why}")
+            return None
+        self._put_off_jobs.note_reached(taken.job)
         if result.state == RunState.COMPLETED and taken.job.last_checkpoint is not None:
             self._checkpoint = taken.job.last_checkpoint
         self._end(taken, _outcome(result), result.error)
         self._on_end(result)
         return None
 
-    def _put_off(self, taken: TakenJob, why: str) -> WorkEnd | None:
-        """Let a job wait that cannot go on now, and wait before the next attempt."""
+    def _put_off(self, taken: TakenJob, why: str, *, alone: bool = False) -> None:
+        """Let a job wait that cannot go on now; others are worked on meanwhile."""
         self._queue.stop(taken, why)
         self._tell(taken.job.job_id)
-        self._failures = min(self._failures + 1, 100)
-        if self._exits_when_empty and self._failures >= _GIVEN_UP_AFTER:
-            return WorkEnd.SERVER
-        pause_s = min(_LONGEST_PAUSE_S, 2.0 ** (self._failures - 1))
+        self._put_off_jobs.put_off(taken.job, alone=alone)
         _logger.info("job %s waits: %s", taken.job.name, why)
-        self._pause(pause_s)
-        return None
 
     def _end(self, taken: TakenJob, outcome: Outcome, error: ErrorDetail | None) -> None:
         self._queue.end(taken, outcome, error)
