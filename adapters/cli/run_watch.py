@@ -22,7 +22,7 @@ _LONGEST_WAIT_S = 60.0
 
 
 def open_run_watch(runs: Path) -> RunWatch | None:
-    """What sends the messages of the next run or group; None where nobody is to be told.
+    """What sends the messages of the next run or group; None where no service is named.
 
     Raises ConfigurationError.
     """
@@ -31,12 +31,15 @@ def open_run_watch(runs: Path) -> RunWatch | None:
 
 def run_watch_opener(runs: Path) -> Callable[[], RunWatch | None]:
     """``open_run_watch`` for later, on any thread: click knows the command only on this one."""
-    notifier, minutes = open_notifier(), current_settings().notify.stalled_minutes
-    return lambda: None if notifier is None else RunWatch(notifier, runs, minutes)
+    notifier = open_notifier()
+    if notifier is None:
+        return lambda: None
+    minutes = current_settings().notify.stalled_minutes
+    return lambda: RunWatch(notifier, runs, minutes)
 
 
 def open_notifier() -> Notifier | None:
-    """The one of this command, opened at its first use; None where nobody is to be told.
+    """The one of this command, opened at its first use; None where no service is named.
 
     Only on the thread of the command. Raises ConfigurationError.
     """
