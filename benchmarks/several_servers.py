@@ -18,7 +18,7 @@ from .instant_webui import CFG_SCALE, MODEL, PROMPT, SAMPLER, STEPS, instant_web
 
 SERVERS = (1, 2, 4, 8)
 IMAGE_S = 0.05
-_IMAGES_OF_EACH = 60
+_IMAGES_OF_EACH = 200
 _SIZE = 64
 
 
