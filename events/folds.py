@@ -187,7 +187,7 @@ class Fold:
             one.settle(server, self._is_over)
 
     def _is_over(self, call_id: str) -> bool:
-        """Whether nobody waits for the answer of a call any more."""
+        """Whether the answer of a call is waited for no more."""
         request = self._pending.get(call_id)
         return request is None or request.epoch != self._sending_epoch
 

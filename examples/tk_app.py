@@ -2,7 +2,7 @@
 
     python examples/tk_app.py examples/portrait.toml [--runs DIR] [--server URL]
 
-Below the image it shows the queue of the folder, whoever adds to it and works on it.
+Below the image it shows the queue of the folder, which any program may add to and work on.
 
 Nothing of it waits for a run: what takes time is done on threads beside Tk's, and comes back
 through ``bar.loop``. With ``txt2img.steps=20,30`` under Vary, Start begins a group of runs.

@@ -1,1 +1,1 @@
-"""Messages about runs and groups: what is told (facts), to whom (channels), and when."""
+"""Messages about runs and groups: their facts, the channels that take them, and the times."""

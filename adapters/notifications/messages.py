@@ -1,4 +1,4 @@
-"""What is told about a run, a group or the queue: a title, a text, and facts for commands."""
+"""A message about a run, a group or the queue: a title, a text, and facts for commands."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class RunWatch:
 class WorkerWatch:
     """Watches the runs and groups of a worker, one after the other, each with a watch of its own.
 
-    ``open_watch`` makes it, or None where nobody gets messages.
+    ``open_watch`` makes it, or None where no service is named.
     """
 
     def __init__(self, open_watch: Callable[[], RunWatch | None]) -> None:

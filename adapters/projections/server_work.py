@@ -85,7 +85,7 @@ class ServerTally:
             case CallCompleted() if request is not None:
                 self._complete(event, request)
             case CallFailed() if event.error.kind == ABANDONED:
-                pass  # nobody waits for its answer
+                pass  # its answer is not waited for
             case CallFailed() if request is not None and request.server:
                 self._failed[request.server] = self._failed.get(request.server, 0) + 1
 

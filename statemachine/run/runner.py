@@ -155,7 +155,7 @@ class PipelineRunner:
             self._journal.record(lambda at: StorageLimited(**at, what=what, errno=number))  # noqa: B023 - called at once
 
     def _abandon_calls(self) -> None:
-        """Record that nobody waits any more for servers that no longer belong to the run."""
+        """Record that servers which no longer belong to the run are waited for no more."""
         present = self._backend.description.urls
         for call in [*unsettled_calls(self._journal.fold)]:
             if call.server in present:

@@ -175,7 +175,7 @@ class FarmBackend:
         return [one for one in refusals if one]
 
     async def _look_on(self) -> None:
-        """Watch who joins and who leaves, until cancelled."""
+        """Watch which workers join and leave, until cancelled."""
         preparing: set[asyncio.Task[str]] = set()
         try:
             while True:
@@ -295,7 +295,7 @@ class FarmBackend:
 
 
 def _report(watch: Future[None]) -> None:
-    """Say why nobody watches the workers any more, unless that was wanted."""
+    """Say why the workers are watched no more, unless that was wanted."""
     error = None if watch.cancelled() else watch.exception()
     if error is not None:
         farm_logger.warning("workers that join are not used any more: %r", error)

@@ -85,7 +85,7 @@ class ServerSessions:
             work.token.request(CancelMode.NOW)
 
     def cancel_present(self, reason: str) -> None:
-        """Stop the present request, whose answer nobody would get."""
+        """Stop the present request, whose answer would be dropped."""
         work = self._work
         if work is not None:
             work.token.request(CancelMode.NOW, reason)
