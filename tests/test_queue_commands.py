@@ -156,6 +156,17 @@ def test_the_servers_of_a_queue_share_the_images_of_its_jobs(tmp_path: Path) -> 
     assert [one["url"] for one in opened["backend"]["servers"]] == [first, second]
 
 
+def test_the_lines_of_a_sweep_stand_before_the_end_of_its_job(tmp_path: Path) -> None:
+    """What a worker prints is in the order in which it happened."""
+    write_config(tmp_path)
+    ok("queue", "add", "small.toml", "--vary", "txt2img.steps=3,4", folder=tmp_path)
+    done = stagewright("queue", "work", "--exit-when-empty", folder=tmp_path)
+    lines = done.stderr.splitlines()
+    assert lines[-1] == "the queue is empty"
+    assert lines[-2].endswith("(small): completed")
+    assert lines[-3].startswith("variant 2 of 2: completed")
+
+
 def test_a_server_whose_address_is_none_is_refused(tmp_path: Path) -> None:
     """The queue is not changed; an address is kept as runs record it."""
     done = stagewright("queue", "servers", "add", "ftp://host", folder=tmp_path)

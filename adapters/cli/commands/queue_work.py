@@ -11,6 +11,7 @@ import msgspec
 
 from ....events.model import RunState
 from ....events.queue.jobs import Job, JobState
+from ....statemachine.groups.folder import GROUPS_NAME
 from ....statemachine.queue.job_queue import JobQueue
 from ....statemachine.queue.job_runner import SingleNodeJobRunner, WorkEnd, WorkHandle, WorkResult
 from ...bootstrap import open_controller
@@ -171,11 +172,15 @@ class _Worker:
         self._display.print_line(f"{job_label(job)}: {state}{why}")
 
     def _wait_for_lines(self, job: Job) -> None:
-        """Let the display show the run to its end first; it is a little behind."""
+        """Let the display show the run or group to its end first; it is a little behind."""
         end = time.monotonic() + _BEHIND_S
-        while time.monotonic() < end and (self.runs / str(job.run_id)).exists():
+        is_group = job.group_id is not None
+        name = str(job.group_id or job.run_id)
+        folder = self.runs / GROUPS_NAME / name if is_group else self.runs / name
+        while time.monotonic() < end and folder.exists():
             now = self.view.snapshot()
-            if now.run_id == job.run_id and now.state != RunState.RUNNING:
+            shown = (now.group_id, now.group_state) if is_group else (now.run_id, now.state)
+            if shown[0] == name and shown[1] != RunState.RUNNING:
                 return
             time.sleep(_LOOK_S)
 
