@@ -239,7 +239,7 @@ def test_sigterm_stops_a_worker_cleanly_and_the_next_one_goes_on(
             worker = start("queue", "work", folder=tmp_path)
             before = len(list(tmp_path.glob("runs/*/images/*/*.png")))
             until(
-                lambda before=before: len(list(tmp_path.glob("runs/*/images/*/*.png"))) > before,  # type: ignore[misc]
+                lambda before=before: len(list(tmp_path.glob("runs/*/images/*/*.png"))) > before,  # type: ignore[misc]  # a lambda with a default
                 "an image",
             )
             worker.send_signal(number)

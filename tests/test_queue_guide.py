@@ -70,7 +70,7 @@ def test_the_program_of_the_page_runs_a_job(
 def test_the_unit_of_the_page_starts_the_worker() -> None:
     """It is a unit file, and stops the worker as the page says: SIGTERM goes to it alone."""
     unit = configparser.ConfigParser()
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.optionxform = str  # type: ignore[assignment,method-assign]  # as its docs say
     (text,) = blocks("ini")
     unit.read_string(text.replace("%h", "/home/me"))
     assert unit["Service"]["ExecStart"].endswith("/stagewright queue work")

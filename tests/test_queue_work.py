@@ -64,7 +64,7 @@ def test_every_kind_of_job_is_run_to_its_end(tmp_path: Path) -> None:
     again = replay(tmp_path / str(ended[2].run_id))
     assert again.seeds == replay(tmp_path / str(ended[4].run_id)).seeds
     assert job_of(queue, "failed").run_id == failed.run_id
-    steps = [request.config.steps for request in backend.requests if request.stage_id]  # type: ignore[attr-defined]
+    steps = [request.config.steps for request in backend.requests if request.stage_id]  # type: ignore[attr-defined]  # a txt2img
     assert sorted(steps) == [2, 3, 3, 3, 3, 7, 7]
 
 
@@ -93,7 +93,7 @@ def test_what_a_job_makes_is_decided_when_it_is_added(tmp_path: Path) -> None:
     work(queue, backend)
     (request,) = backend.requests
     assert request.inputs[0].data == png(3)
-    assert request.config.prompt == "a red boat"  # type: ignore[attr-defined]
+    assert request.config.prompt == "a red boat"  # type: ignore[attr-defined]  # a txt2img
     assert request.seed == 77
     assert not (runs / "queue" / added.job_id).exists(), "the run has copies of its own"
 
@@ -178,7 +178,7 @@ def test_a_sweep_that_is_stopped_goes_on_in_its_group(tmp_path: Path) -> None:
     queue, paused = sqlite_queue(tmp_path), threading.Event()
 
     def pause(request: GenerateRequest, cancel: CancelToken) -> None:
-        if request.config.steps == 3 and not paused.is_set():  # type: ignore[attr-defined]
+        if request.config.steps == 3 and not paused.is_set():  # type: ignore[attr-defined]  # a txt2img
             paused.set()
             sqlite_queue(tmp_path).pause(PauseMode.NOW)
             assert cancel.wait(20)
@@ -191,7 +191,7 @@ def test_a_sweep_that_is_stopped_goes_on_in_its_group(tmp_path: Path) -> None:
     queue.resume()
     backend = ScriptedBackend()
     work(queue, backend)
-    steps = [request.config.steps for request in backend.requests]  # type: ignore[attr-defined]
+    steps = [request.config.steps for request in backend.requests]  # type: ignore[attr-defined]  # a txt2img
     assert steps == [3, 4], "nothing is made twice"
     ended = job_of(queue, "sweep")
     assert (ended.outcome, ended.group_id) == (Outcome.COMPLETED, stopped.group_id)
@@ -287,7 +287,7 @@ def test_a_sweep_that_loses_its_server_in_the_last_variant_waits(tmp_path: Path)
     queue = sqlite_queue(tmp_path)
 
     def lose(request: GenerateRequest, _cancel: CancelToken) -> None:
-        if request.config.steps == 3:  # type: ignore[attr-defined]
+        if request.config.steps == 3:  # type: ignore[attr-defined]  # a txt2img
             raise UnreachableError("connection refused")
 
     queue.add([new_job("sweep", vary=["txt2img.steps=2,3"], server={"wait_s": 0.0})])

@@ -196,7 +196,7 @@ class JobQueue:
             for job_id in job_ids:
                 job = self._job(job_id)
                 if job.state is not JobState.REMOVED:
-                    writer.append(lambda at, job_id=job_id: JobRemoved(**at, job_id=job_id))  # type: ignore[misc]
+                    writer.append(_removal_of(job_id))
                 if job.state is JobState.RUNNING:  # its worker has died, and left the file
                     lock = self.files.take_lock(job_id)
                     assert lock is not None
@@ -400,3 +400,7 @@ class JobQueue:
 
 def _opening(at: SharedEnvelope) -> QueueOpened:
     return QueueOpened(**at, software=f"stagewright {VERSION}")
+
+
+def _removal_of(job_id: str) -> Make:
+    return lambda at: JobRemoved(**at, job_id=job_id)
