@@ -5,14 +5,27 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from stagewright.adapters import PillowInputReader
 from stagewright.adapters.projections.queue_table import SqliteJobTable
+from stagewright.events.model import Durability
 from stagewright.events.queue.jobs import Job, JobState
 from stagewright.events.queue.model import JobKind
-from stagewright.statemachine import JobQueue, NewJob, SingleNodeJobRunner, plan_job
+from stagewright.statemachine import (
+    GroupPlan,
+    JobQueue,
+    NewJob,
+    SingleNodeJobRunner,
+    StageExecutionPlan,
+    build_stage_execution_plan,
+    plan_job,
+)
+from stagewright.statemachine.config.schema import ServerTable
+from stagewright.statemachine.groups.planning import PlannedVariant
 
 from .log_format import split_bodies
 from .support import ScriptedBackend, controller, document
@@ -34,8 +47,25 @@ def new_job(name: str = "job", *, runs: Path = Path("runs"), **top: Any) -> NewJ
 
 def bare_job(name: str = "job", model: str | None = None) -> NewJob:
     """A job that is only added and taken: its configuration is not planned."""
-    config = {"prompt": name}
-    return NewJob(job=JobKind.RUN, name=name, config=config, checkpoints=(model, model))
+    small = small_plan()
+    table = msgspec.structs.replace(small.stages[0].config, model=model)
+    stage = msgspec.structs.replace(small.stages[0], config=table)
+    plan = GroupPlan(
+        document={"prompt": name},
+        name=name,
+        seed=1,
+        variants=(PlannedVariant(0, {}, msgspec.structs.replace(small, stages=(stage,)), 0),),
+        found=(),
+        server=ServerTable(),
+        preflight=True,
+        durability=Durability.CHECKPOINT,
+    )
+    return NewJob(job=JobKind.RUN, name=name, plan=plan)
+
+
+@cache
+def small_plan() -> StageExecutionPlan:
+    return build_stage_execution_plan(document())
 
 
 def sqlite_queue(runs: Path, **parts: Any) -> JobQueue:

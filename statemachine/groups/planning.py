@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from ...events.groups.model import SweepAxis
+from ...events.groups.model import SweepAxis, Variant
 from ...events.log.format import MAX_BODY_BYTES
 from ...events.model import Durability, ImagePrompt
 from ..config.document import check_config, without_sweep
@@ -20,8 +19,8 @@ from ..config.schema import RunConfig, ServerTable
 from ..config.sweeps import sweep_of
 from ..errors import ConfigurationError, FieldError, InvalidStagePlanError
 from ..plan.builder import build_stage_execution_plan
-from ..plan.checkpoints import checkpoints
-from ..plan.plan import StageExecution, StageExecutionPlan
+from ..plan.checkpoints import checkpoints, first_and_last_checkpoint
+from ..plan.plan import StageExecutionPlan
 from ..ports import InputReader, RandomBelow
 from ..variants.order import count_changes, order_variants
 from ..variants.sweep import Sweep
@@ -57,32 +56,36 @@ class PlannedVariant(NamedTuple):
         """The sampling steps of its run."""
         return self.plan.total_steps
 
+    def record(self) -> Variant:
+        """What a log holds of it."""
+        return Variant(
+            variant_index=self.variant_index,
+            values=self.values,
+            total_images=self.total_images,
+            total_steps=self.total_steps,
+            found=self.found,
+        )
+
 
 class GroupPlan(msgspec.Struct, frozen=True, kw_only=True):
     """A sweep that can be run: its ``variants`` in the order in which they run.
 
     ``document`` is the configuration without its sweep, ``seed`` stands in for every seed that is
     left to chance, and ``found`` is what was found outside the configuration, each once.
-    ``union`` is a plan with every stage of every variant, for the check of names, and
-    ``prompts`` are those of single images. ``checkpoint_changes`` counts how often a server loads
-    another checkpoint.
     """
 
     document: Mapping[str, Any]
     name: str | None
-    axes: tuple[SweepAxis, ...]
-    random: int | None
-    random_seed: int | None
+    axes: tuple[SweepAxis, ...] = ()
+    random: int | None = None
+    random_seed: int | None = None
     seed: int
     variants: tuple[PlannedVariant, ...]
     found: tuple[FoundFiles, ...]
-    union: StageExecutionPlan
-    prompts: tuple[ImagePrompt, ...]
     server: ServerTable
     preflight: bool
     durability: Durability
-    checkpoint_changes: int
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     def with_server(self, url: str | tuple[str, ...]) -> GroupPlan:
         """The plan for this server, or these, which the configuration does not name."""
@@ -100,41 +103,54 @@ class GroupPlan(msgspec.Struct, frozen=True, kw_only=True):
         """The sampling steps of all runs."""
         return sum(one.total_steps for one in self.variants)
 
+    @property
+    def checkpoint_changes(self) -> int:
+        """How often a server loads another checkpoint."""
+        return count_changes(name for one in self.variants for name in checkpoints(one.plan))
+
+    @property
+    def union(self) -> StageExecutionPlan:
+        """A plan with every stage of every variant, for the check of names."""
+        stages = {
+            msgspec.json.encode((stage.stage_type, stage.config)): stage
+            for one in self.variants
+            for stage in one.plan.stages
+        }
+        return msgspec.structs.replace(self.variants[0].plan, stages=tuple(stages.values()))
+
+    @property
+    def prompts(self) -> tuple[ImagePrompt, ...]:
+        """The prompts of single images."""
+        drawn = (one.prompts.prompts for one in self.found if one.prompts)
+        return tuple(dict.fromkeys(prompt for prompts in drawn for prompt in prompts))
+
 
 def plan_group(
     document: ConfigDocument,
     *,
     vary: Sequence[str] = (),
     zip_axes: bool = False,
+    or_alone: bool = False,
     inputs: InputReader,
     runs: Path,
     random_below: RandomBelow,
 ) -> GroupPlan:
     """Plan every variant of the sweep of ``document`` and of ``vary``.
 
-    Raises ConfigurationError with the errors of all variants, up to some; TypeError.
+    With ``or_alone``, a document without a sweep is its own only variant. Raises
+    ConfigurationError with the errors of all variants, up to some; TypeError.
     """
     if isinstance(vary, str):  # whose letters would each be an axis
         raise TypeError(f"vary is a list of axes, not {vary!r}")
     sweep = sweep_of(document, vary, zip=zip_axes)
-    if sweep is None:
+    if sweep is None and not or_alone:
         raise ConfigurationError(
             "there is nothing to vary: add [[sweep.axes]] or --vary KEY=V1,V2", key="sweep"
         )
+    sweep = sweep or Sweep(axes=())
     if sweep.random is not None and sweep.seed is None:
         sweep = msgspec.structs.replace(sweep, seed=random_below(SEED_END))
-    planning = _Planning(document, sweep, random_below(SEED_END), inputs, runs)
-    planning.plan_all()
-    return planning.result()
-
-
-def plan_alone(
-    document: ConfigDocument, *, inputs: InputReader, runs: Path, random_below: RandomBelow
-) -> GroupPlan:
-    """A plan whose only variant is ``document`` itself. Raises ConfigurationError."""
-    planning = _Planning(document, Sweep(axes=()), random_below(SEED_END), inputs, runs)
-    planning.plan_all()
-    return planning.result()
+    return _Planning(document, sweep, random_below(SEED_END), inputs, runs).plan()
 
 
 class _Planning:
@@ -151,12 +167,11 @@ class _Planning:
         self._found: dict[bytes, tuple[int, FoundFiles]] = {}
         self._variants: list[PlannedVariant] = []
         self._errors: dict[str, FieldError] = {}
-        self._stages: dict[bytes, StageExecution] = {}
         self._warnings: dict[str, None] = {}
         self._first: RunConfig | None = None
 
-    def plan_all(self) -> None:
-        """Raises ConfigurationError."""
+    def plan(self) -> GroupPlan:
+        """The plan, with the variants in order. Raises ConfigurationError."""
         for values in self._sweep.variants():
             try:
                 self._plan(values)
@@ -167,15 +182,11 @@ class _Planning:
                     break
         if self._errors:
             raise InvalidStagePlanError(errors=self._errors.values())
-
-    def result(self) -> GroupPlan:
-        """The plan, with the variants in order. Raises InvalidStagePlanError."""
         assert self._first is not None
-        order = order_variants([_first_and_last(checkpoints(one.plan)) for one in self._variants])
+        order = order_variants([first_and_last_checkpoint([one.plan]) for one in self._variants])
         variants = tuple(
             self._variants[place]._replace(variant_index=index) for index, place in enumerate(order)
         )
-        found = tuple(one for _, one in self._found.values())
         plan = GroupPlan(
             document=without_sweep(self._document.document),
             name=self._first.name,
@@ -184,15 +195,10 @@ class _Planning:
             random_seed=self._sweep.seed,
             seed=self._seed,
             variants=variants,
-            found=found,
-            union=msgspec.structs.replace(variants[0].plan, stages=tuple(self._stages.values())),
-            prompts=tuple(dict.fromkeys(_own_prompts(found))),
+            found=tuple(one for _, one in self._found.values()),
             server=self._first.server_settings,
             preflight=self._first.run.preflight,
             durability=self._first.run.durability,
-            checkpoint_changes=count_changes(
-                one for variant in variants for one in checkpoints(variant.plan)
-            ),
             warnings=tuple(self._warnings),
         )
         _check_first_record(plan)
@@ -208,8 +214,6 @@ class _Planning:
         plan = build_stage_execution_plan(config)
         if plan.conflicts:
             raise ConfigurationError("; ".join(map(str, plan.conflicts)))
-        for stage in plan.stages:
-            self._stages.setdefault(msgspec.json.encode((stage.stage_type, stage.config)), stage)
         self._warnings |= dict.fromkeys(plan.warnings)
         self._first = self._first or config
         self._variants.append(PlannedVariant(len(self._variants), values, plan, place))
@@ -232,16 +236,6 @@ def _what_is_named(config: RunConfig) -> Iterator[Any]:
     yield [(name, one.mask, one.alwayson_scripts) for name, one in config.stages.items()]
     if uses_prompts(config):
         yield config.prompt, config.negative_prompt, config.seed, config.images
-
-
-def _first_and_last(loaded: Iterator[str]) -> tuple[str | None, str | None]:
-    first = next(loaded, None)
-    return first, next(iter(deque(loaded, maxlen=1)), first)
-
-
-def _own_prompts(found: Iterable[FoundFiles]) -> Iterator[ImagePrompt]:
-    for one in found:
-        yield from one.prompts.prompts if one.prompts else ()
 
 
 def _check_first_record(plan: GroupPlan) -> None:

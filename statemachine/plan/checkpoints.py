@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from itertools import chain, repeat
 
 from .plan import StageExecution, StageExecutionPlan
@@ -18,6 +19,15 @@ def checkpoints(plan: StageExecutionPlan) -> Iterator[str]:
         loaded = [name for name in stage.config.checkpoints() if name]
         times = count_requests(stage, plan) if len(set(loaded)) > 1 else 1
         yield from chain.from_iterable(repeat(loaded, times))
+
+
+def first_and_last_checkpoint(
+    plans: Iterable[StageExecutionPlan],
+) -> tuple[str | None, str | None]:
+    """What runs of these plans, one after the other, load first, and what they end with."""
+    loaded = chain.from_iterable(map(checkpoints, plans))
+    first = next(loaded, None)
+    return first, next(iter(deque(loaded, maxlen=1)), first)
 
 
 def count_requests(stage: StageExecution, plan: StageExecutionPlan) -> int:

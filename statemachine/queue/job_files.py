@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -10,8 +11,7 @@ import msgspec
 from ...events.errors import LogLockedError, LogWriteError
 from ...events.log.lock import FileLock, is_locked
 from ...events.log.storage import Storage
-from ..groups.found_files import FileCopies
-from .new_jobs import NewJob
+from ..groups.found_files import FileCopies, FoundFiles
 
 QUEUE_FOLDER = "queue"
 """The folder beside the runs that holds the files and locks of jobs."""
@@ -28,7 +28,7 @@ class JobFiles:
         """Where the copies of a job are."""
         return self._place / job_id
 
-    def copy(self, job_id: str, job: NewJob) -> tuple[dict[str, object], ...]:
+    def copy(self, job_id: str, found: Iterable[FoundFiles]) -> tuple[dict[str, object], ...]:
         """Copy what a job names, durably; what JobAdded records of it.
 
         Nothing is made for a job without files. Raises InputImageError, LogWriteError.
@@ -36,7 +36,7 @@ class JobFiles:
         folder = self.folder(job_id)
         copies = FileCopies(folder, self._storage)
         try:
-            return tuple(msgspec.to_builtins(copies.copy(one)) for one in job.found)
+            return tuple(msgspec.to_builtins(copies.copy(one)) for one in found)
         except BaseException as error:
             self.remove(job_id)
             if isinstance(error, OSError):

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -162,12 +163,20 @@ class JobQueue:
         named = [(self._new_id(job.name), job) for job in jobs]
         unrecorded = {job_id for job_id, _ in named}
         try:
-            found = [self.files.copy(job_id, job) for job_id, job in named]
+            found = [self.files.copy(job_id, job.found) for job_id, job in named]
             with self._writing() as writer:
                 for (job_id, job), copies in zip(named, found, strict=True):
                     # After a failed sync the job may be in the log, and needs its files.
                     unrecorded.discard(job_id)
-                    writer.append(job.recorder(job_id, copies, priority, not_before))
+                    writer.append(
+                        partial(
+                            job.record,
+                            job_id=job_id,
+                            copies=copies,
+                            priority=priority,
+                            not_before=not_before,
+                        )
+                    )
                 return [self._job(job_id) for job_id, _ in named]
         except BaseException:
             for job_id in unrecorded:

@@ -108,12 +108,6 @@ class JobStarter:
             )
             for one, config in zip(added.variants, loaded, strict=True)
         )
-        stages = {
-            msgspec.json.encode((stage.stage_type, stage.config)): stage
-            for variant in variants
-            for stage in variant.plan.stages
-        }
-        drawn = [one.prompts.prompts for one in configs.found if one.prompts is not None]
         plan = GroupPlan(
             document=added.config,
             name=added.name,
@@ -123,13 +117,9 @@ class JobStarter:
             seed=added.seed,
             variants=variants,
             found=tuple(configs.found),
-            union=msgspec.structs.replace(variants[0].plan, stages=tuple(stages.values())),
-            prompts=tuple(dict.fromkeys(prompt for prompts in drawn for prompt in prompts)),
             server=loaded[0].server_settings,
             preflight=loaded[0].run.preflight,
             durability=loaded[0].run.durability,
-            checkpoint_changes=0,  # it is shown by `plan` alone
-            warnings=(),
         )
         named = "url" in (added.config.get("server") or {})
         return plan if named or not self._servers else plan.with_server(self._servers)

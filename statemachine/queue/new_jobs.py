@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import msgspec
 
 from ...events.folds import Fold
-from ...events.groups.model import SweepAxis, Variant
 from ...events.log.reader import read_log
 from ...events.log.shared_events import SharedEnvelope
 from ...events.queue.model import (
@@ -25,73 +23,80 @@ from ...events.queue.model import (
 from ..config.document import check_config, document_to_record
 from ..config.inputs import AnyConfig, ConfigDocument, document_of
 from ..config.prompts import draw_prompts, draw_row_seeds
-from ..config.schema import ServerTable
-from ..config.sweeps import sweep_of
 from ..errors import ConfigurationError
 from ..files.run_folder import find_run, name_in_run_id
 from ..groups.folder import find_run_or_group, recorded_group_id
 from ..groups.found_files import FoundFiles
-from ..groups.planning import SEED_END, GroupPlan, plan_alone, plan_group
+from ..groups.planning import SEED_END, GroupPlan, PlannedVariant, plan_group
 from ..groups.variant_config import GroupChoices
 from ..plan.builder import build_stage_execution_plan
-from ..plan.checkpoints import checkpoints
+from ..plan.checkpoints import first_and_last_checkpoint
 from ..plan.plan import StageExecutionPlan
 from ..ports import InputReader, RandomBelow
 from ..run.rerun import prepare_rerun
 
-_NOT_RECORDED = ("warnings", "server")
-
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A job that can be added; its fields are those of ``JobAdded``.
+    """A job that can be added: ``plan`` is what it will do; that of a resume is recorded already.
 
-    ``found`` has the files as they are now, which are copied when the job is added. ``warnings``
-    are those of its plan, and ``server`` is the one that its configuration names.
+    The files of the plan are copied when the job is added.
     """
 
     job: JobKind
     name: str
-    config: Mapping[str, Any] = {}
-    seed: int = 0
-    found: tuple[FoundFiles, ...] = ()
-    axes: tuple[SweepAxis, ...] = ()
-    variants: tuple[Variant, ...] = ()
-    random: int | None = None
-    random_seed: int | None = None
+    plan: GroupPlan | None = None
     fail_fast: bool = False
     rerun: RerunSource | None = None
     resumes: str | None = None
-    checkpoints: tuple[str | None, str | None] = (None, None)
-    total_images: int = 0
-    work: tuple[StageWork, ...] = ()
-    warnings: tuple[str, ...] = ()
-    server: ServerTable = ServerTable()
 
-    def with_server(self, url: str) -> NewJob:
-        """The job for this server, which its configuration does not name."""
-        config = {**self.config, "server": {**self.config.get("server", {}), "url": url}}
-        return msgspec.structs.replace(self, config=config)
+    @property
+    def found(self) -> tuple[FoundFiles, ...]:
+        """What was found outside the configuration."""
+        return self.plan.found if self.plan else ()
 
-    def recorder(
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The warnings of the plan."""
+        return self.plan.warnings if self.plan else ()
+
+    def record(
         self,
+        at: SharedEnvelope,
+        *,
         job_id: str,
         copies: tuple[Mapping[str, Any], ...],
         priority: int,
         not_before: datetime | None,
-    ) -> Callable[[SharedEnvelope], JobAdded]:
-        """What makes the event that adds the job; ``copies`` are recorded as ``found``."""
-        fields = {name: getattr(self, name) for name in _RECORDED}
-        fields |= {
-            "found": copies,
-            "name": self.name[:MOST_NAME_CHARACTERS],
-            "work": self.work[:MOST_KINDS_OF_WORK],
-        }
-        return lambda at: JobAdded(
-            **at, **fields, job_id=job_id, priority=priority, not_before=not_before
+    ) -> JobAdded:
+        """The event that adds the job; ``copies`` are recorded as ``found``."""
+        event = JobAdded(
+            **at,
+            job_id=job_id,
+            job=self.job,
+            config={},
+            name=self.name[:MOST_NAME_CHARACTERS],
+            priority=priority,
+            not_before=not_before,
+            fail_fast=self.fail_fast,
+            rerun=self.rerun,
+            resumes=self.resumes,
         )
-
-
-_RECORDED = tuple(set(NewJob.__struct_fields__) - set(_NOT_RECORDED))
+        if (plan := self.plan) is None:
+            return event
+        plans = [one.plan for one in plan.variants]
+        return msgspec.structs.replace(
+            event,
+            config=plan.document,
+            seed=plan.seed,
+            found=copies,
+            axes=plan.axes,
+            variants=tuple(one.record() for one in plan.variants),
+            random=plan.random,
+            random_seed=plan.random_seed,
+            checkpoints=first_and_last_checkpoint(plans),
+            total_images=plan.total_images,
+            work=_work_of(plans)[:MOST_KINDS_OF_WORK],
+        )
 
 
 def plan_job(
@@ -106,39 +111,20 @@ def plan_job(
 ) -> NewJob:
     """The job of a configuration, which may be a sweep. Raises ConfigurationError."""
     document = config if isinstance(config, ConfigDocument) else document_of(config)
-    is_sweep = sweep_of(document, vary, zip=zip_axes) is not None
-    if is_sweep:
-        plan = plan_group(
-            document,
-            vary=vary,
-            zip_axes=zip_axes,
-            inputs=inputs,
-            runs=runs,
-            random_below=random_below,
-        )
-    else:
-        plan = plan_alone(document, inputs=inputs, runs=runs, random_below=random_below)
-    job = _job_of(plan, JobKind.SWEEP if is_sweep else JobKind.RUN)
-    return msgspec.structs.replace(job, fail_fast=fail_fast)
-
-
-def _job_of(plan: GroupPlan, kind: JobKind) -> NewJob:
-    plans = [one.plan for one in plan.variants]
+    plan = plan_group(
+        document,
+        vary=vary,
+        zip_axes=zip_axes,
+        or_alone=True,
+        inputs=inputs,
+        runs=runs,
+        random_below=random_below,
+    )
     return NewJob(
-        job=kind,
+        job=JobKind.SWEEP if plan.axes else JobKind.RUN,
         name=plan.name or "run",
-        config=plan.document,
-        seed=plan.seed,
-        found=plan.found,
-        axes=plan.axes,
-        variants=_recorded_variants(plan),
-        random=plan.random,
-        random_seed=plan.random_seed,
-        checkpoints=_first_and_last(plans),
-        total_images=plan.total_images,
-        work=_work_of(plans),
-        warnings=plan.warnings,
-        server=plan.server,
+        plan=plan,
+        fail_fast=fail_fast,
     )
 
 
@@ -167,13 +153,21 @@ def plan_rerun_job(
     if plan.conflicts:
         raise ConfigurationError("; ".join(map(str, plan.conflicts)))
     origin = rerun.origin
+    name = config.name or name_in_run_id(origin.run_id)
     return NewJob(
         job=JobKind.RERUN,
-        name=config.name or name_in_run_id(origin.run_id),
-        config=document,
-        seed=seed,
-        found=(FoundFiles.of(drawn),),
-        variants=(_variant(plan),),
+        name=name,
+        plan=GroupPlan(
+            document=document,
+            name=name,
+            seed=seed,
+            variants=(PlannedVariant(0, {}, plan, 0),),
+            found=(FoundFiles.of(drawn),),
+            server=config.server_settings,
+            preflight=config.run.preflight,
+            durability=config.run.durability,
+            warnings=plan.warnings,
+        ),
         rerun=RerunSource(
             run_id=origin.run_id,
             images=origin.images,
@@ -181,11 +175,6 @@ def plan_rerun_job(
             from_stage=from_stage,
             on_its_server=rerun.backend is not None,
         ),
-        checkpoints=_first_and_last([plan]),
-        total_images=plan.total_images,
-        work=_work_of([plan]),
-        warnings=plan.warnings,
-        server=config.server,
     )
 
 
@@ -198,34 +187,6 @@ def plan_resume_job(run_or_group: str, *, runs: Path) -> NewJob:
     fold = Fold()
     read_log(found.folder, fold.apply_all)
     return NewJob(job=JobKind.RESUME, name=name_in_run_id(fold.run_id), resumes=fold.run_id)
-
-
-def _recorded_variants(plan: GroupPlan) -> tuple[Variant, ...]:
-    return tuple(
-        Variant(
-            variant_index=one.variant_index,
-            values=one.values,
-            total_images=one.total_images,
-            total_steps=one.total_steps,
-            found=one.found,
-        )
-        for one in plan.variants
-    )
-
-
-def _variant(plan: StageExecutionPlan) -> Variant:
-    return Variant(
-        variant_index=0,
-        values={},
-        total_images=plan.total_images,
-        total_steps=plan.total_steps,
-    )
-
-
-def _first_and_last(plans: Iterable[StageExecutionPlan]) -> tuple[str | None, str | None]:
-    loaded = (name for plan in plans for name in checkpoints(plan))
-    first = next(loaded, None)
-    return first, next(iter(deque(loaded, maxlen=1)), first)
 
 
 def _work_of(plans: Iterable[StageExecutionPlan]) -> tuple[StageWork, ...]:

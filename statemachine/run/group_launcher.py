@@ -12,7 +12,7 @@ import msgspec
 
 from ...events.errors import LogWriteError, RunNotFoundError, StagewrightError
 from ...events.groups.log import GROUP_LOCK_NAME, GROUP_LOG
-from ...events.groups.model import GroupOpened, GroupResumed, Variant
+from ...events.groups.model import GroupOpened, GroupResumed
 from ...events.log.lock import FileLock, boot_id, host_name
 from ...events.log.storage import Storage
 from ...events.model import CancelMode, Durability, Outcome, RunState
@@ -190,16 +190,7 @@ class GroupLauncher:
             ts=opened_at,
             config=plan.document,
             axes=plan.axes,
-            variants=tuple(
-                Variant(
-                    variant_index=one.variant_index,
-                    values=one.values,
-                    total_images=one.total_images,
-                    total_steps=one.total_steps,
-                    found=one.found,
-                )
-                for one in plan.variants
-            ),
+            variants=tuple(one.record() for one in plan.variants),
             seed=plan.seed,
             options=backend.options,
             software=software(),
