@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 from PIL import Image, PngImagePlugin
+from stagewright.adapters.pixel_comparison import same_pixels
 from stagewright.adapters.projections.diff import RunComparison, compare_runs
-from stagewright.adapters.projections.diff.pixels import same_pixels
 from stagewright.adapters.projections.diff.values import Difference, differences
 from stagewright.events import CallRequested, StageEvent
 from stagewright.events.codec import CODEC

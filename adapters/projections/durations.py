@@ -10,8 +10,6 @@ from heapq import heapreplace
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from ...events.errors import LogCorruptError, RunNotFoundError
 from ...events.folds import recorded_stages
 from ...events.log.reader import read_log
@@ -29,7 +27,7 @@ from ...events.model import (
 )
 from ...events.origins import servers_of
 from ...events.queue.model import StageWork
-from ...statemachine.plan.plan import StageExecution, StageExecutionPlan
+from ...statemachine.plan.plan import StageExecutionPlan
 from ..backends.registry import EMBEDDED
 from .catalogue import CORRUPT, UNREADABLE, Catalogue, CatalogueEntry, server_of
 from .log_walk import OpenRequests, RunClock
@@ -85,10 +83,9 @@ class _Pace(NamedTuple):
     pixels: float
     runs: frozenset[str]
 
-    def image_s(self, stage: StageExecution) -> float:
-        size = stage.output_size
-        pixels = self.pixels if size is None else size[0] * size[1]
-        return stage.config.weight() * (self.base_s + self.pixel_s * pixels)
+    def unit_s(self, pixels: float | None) -> float:
+        """What a unit of weight takes for images of so many pixels, None where that is unknown."""
+        return self.base_s + self.pixel_s * (pixels or self.pixels)
 
 
 class RecordedDurations:
@@ -113,13 +110,12 @@ class RecordedDurations:
         seconds = 0.0
         runs: frozenset[str] = frozenset()
         for stage in plan.stages:
-            found = [one.pace(stage.stage_type, _model(stage.config)) for one in self._servers]
-            paces = [pace for pace in found if pace is not None]
-            if not paces:
+            size, weight = stage.output_size, stage.config.weight()
+            paces = self._paces(stage.stage_type, _model(stage.config))
+            each_s = self._units_s(paces, None if size is None else size[0] * size[1])
+            if not each_s:
                 return None
-            each_s = [pace.image_s(stage) for pace in paces]
-            each_s += [max(each_s)] * (len(found) - len(paces))
-            seconds += _shared_s(plan.total_images, each_s)
+            seconds += _shared_s(plan.total_images, [weight * one for one in each_s])
             runs = runs.union(*(pace.runs for pace in paces))
         return Estimate(seconds, runs)
 
@@ -127,15 +123,22 @@ class RecordedDurations:
         """The seconds that a queue's job takes; None where a stage of it was never recorded."""
         seconds = 0.0
         for part in work:
-            found = [one.pace(part.stage_type, part.model) for one in self._servers]
-            paces = [pace for pace in found if pace is not None]
-            if not paces:
+            each_s = self._units_s(self._paces(part.stage_type, part.model), part.pixels)
+            if not each_s:
                 return None
-            each_s = [pace.base_s + pace.pixel_s * (part.pixels or pace.pixels) for pace in paces]
-            each_s += [max(each_s)] * (len(found) - len(paces))
             if min(each_s) > 0:
                 seconds += part.weight / sum(1 / one for one in each_s)
         return seconds
+
+    def _paces(self, stage_type: str, model: str) -> list[_Pace]:
+        """The pace of each server that has records of a stage."""
+        found = (one.pace(stage_type, model) for one in self._servers)
+        return [pace for pace in found if pace is not None]
+
+    def _units_s(self, paces: Iterable[_Pace], pixels: float | None) -> list[float]:
+        """What a unit of weight takes on each of the servers; empty where no pace is known."""
+        known = [pace.unit_s(pixels) for pace in paces]
+        return known + [max(known)] * (len(self._servers) - len(known)) if known else []
 
 
 def _shared_s(images: int, each_s: Sequence[float]) -> float:
@@ -269,11 +272,10 @@ class _RunReading:
             self._is_shared = len(servers) > 1
             self._is_served = self._server in (servers or [server_of(event.backend)])
         if isinstance(event, RunOpened):
-            stages = map(planned_stage, recorded_stages(event.plan))
-            models = map(_recorded_model, recorded_stages(event.plan))
             self._stages = {
-                stage.stage_id: _Spent(stage.stage_type, model, stage.weight)
-                for stage, model in zip(stages, models, strict=True)
+                stage.stage_id: _Spent(stage.stage_type, _model(recorded["config"]), stage.weight)
+                for recorded in recorded_stages(event.plan)
+                for stage in [planned_stage(recorded)]
             }
         request = self._requests.request_of(event)
         if not self._is_served:
@@ -328,16 +330,9 @@ class _RunReading:
             spent.pixels += sum(sizes)
 
 
-def _recorded_model(stage: Mapping[str, object]) -> str:
-    config = stage["config"]
-    return _name(config.get("model")) if isinstance(config, Mapping) else ""
-
-
-def _model(config: msgspec.Struct) -> str:
-    return _name(getattr(config, "model", None))
-
-
-def _name(model: object) -> str:
+def _model(config: object) -> str:
+    """The model of a stage, as it is planned or recorded; "" where it has none."""
+    model = config.get("model") if isinstance(config, Mapping) else getattr(config, "model", None)
     return model if isinstance(model, str) else ""
 
 

@@ -99,14 +99,21 @@ class RunClock:
 
 
 class OpenRequests:
-    """The requests that have no answer yet, by call id."""
+    """The requests that have no answer yet, by call id.
+
+    ``has_several_servers`` says whether the run has several servers, or has had them.
+    """
 
     def __init__(self) -> None:
+        self.has_several_servers = False
         self._open: dict[str, CallRequested] = {}
 
     def request_of(self, event: StageEvent) -> CallRequested | None:
         """The request that the next event sends or answers; None for other events."""
         match event:
+            case RunOpened() | RunResumed():
+                several = len(servers_of(event.backend)) > 1
+                self.has_several_servers = self.has_several_servers or several
             case CallRequested():
                 self._open[event.call_id] = event
                 return event
@@ -114,18 +121,9 @@ class OpenRequests:
                 return self._open.pop(event.call_id, None)
         return None
 
-
-class CallServers:
-    """Names the server of each call of a run that has several, or has had them."""
-
-    def __init__(self) -> None:
-        self._has_several = False
-
-    def server_of(self, event: StageEvent, request: CallRequested | None) -> str:
-        """The server of the next event's ``request``; "" without one, or in a run with one."""
-        if isinstance(event, RunOpened | RunResumed):
-            self._has_several = self._has_several or len(servers_of(event.backend)) > 1
-        return (request.server or "") if self._has_several and request is not None else ""
+    def server_of(self, request: CallRequested | None) -> str:
+        """The server of a request; "" without one, or in a run with one server."""
+        return (request.server or "") if self.has_several_servers and request is not None else ""
 
 
 Observer = Callable[[StageEvent, Call | None], None]
@@ -151,7 +149,7 @@ class LogWalk:
         self.ended_at: datetime | None = None
         self.corruption: LogCorruptError | None = None
         self.timeline: Sequence[StageEvent] = ()
-        self._servers = CallServers()
+        self._requests = OpenRequests()
         self._open_calls: dict[str, Call] = {}
         self._failed_calls: dict[tuple[str, int], Call] = {}
         """Failed calls that no further attempt has followed."""
@@ -188,8 +186,7 @@ class LogWalk:
         if not self.epochs or event.epoch != self.epochs[-1].number:
             self.epochs.append(Epoch(event.epoch, event.ts, now_s, now_s))
         self.epochs[-1].ended_s = now_s
-        request = event if isinstance(event, CallRequested) else None
-        server = self._servers.server_of(event, request)
+        server = self._requests.server_of(self._requests.request_of(event))
         match event:
             case RunOpened() | RunResumed():
                 self.openings.append(event)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
 import msgspec
@@ -48,36 +49,27 @@ class ServerWork(msgspec.Struct, frozen=True, kw_only=True):
     stages: tuple[StageWork, ...]
 
 
-class _Answers:
-    """The answers of a server in a stage: their images, and their time."""
-
-    def __init__(self) -> None:
-        self.images = 0
-        self.milliseconds = 0.0
-
-
 class ServerTally:
     """Adds up the calls of a run by server, from all its events in order."""
 
     def __init__(self) -> None:
-        self._has_several = False
         self._servers: dict[str, ServerDescription] = {}
         """Those of all epochs, also of one with a single server."""
         self._requests = OpenRequests()
-        self._answers: dict[str, dict[str, _Answers]] = {}
-        """By server and stage."""
+        self._images: Counter[tuple[str, str]] = Counter()
+        """How many images its answers had, by server and stage."""
+        self._ms: defaultdict[tuple[str, str], float] = defaultdict(float)
+        """How long they took, in the same way."""
         self._maker: dict[tuple[str, int], str] = {}
         """The server that made an image last, by stage and index."""
-        self._failed: dict[str, int] = {}
+        self._failed: Counter[str] = Counter()
 
     def take(self, event: StageEvent) -> None:
         """Add the next event."""
         request = self._requests.request_of(event)
         match event:
             case RunOpened() | RunResumed():
-                servers = servers_of(event.backend)
-                self._has_several = self._has_several or bool(servers)
-                servers = servers or _only_server(event.backend)
+                servers = servers_of(event.backend) or _only_server(event.backend)
                 self._servers.update((one.url, one) for one in servers)
             case CallReused():
                 for one in event.artifacts:
@@ -87,25 +79,25 @@ class ServerTally:
             case CallFailed() if event.error.kind == ABANDONED:
                 pass  # its answer is not waited for
             case CallFailed() if request is not None and request.server:
-                self._failed[request.server] = self._failed.get(request.server, 0) + 1
+                self._failed[request.server] += 1
 
     def work(self) -> tuple[ServerWork, ...]:
         """What each server made, in the order of the servers; empty if there never were several."""
-        return tuple(map(self._work_of, self._servers.values())) if self._has_several else ()
+        several = self._requests.has_several_servers
+        return tuple(map(self._work_of, self._servers.values())) if several else ()
 
     def server_of(self, stage_id: str, image_index: int) -> str:
         """The server that made an image; "" if none did, or the run never had several."""
-        return self._maker.get((stage_id, image_index), "") if self._has_several else ""
+        several = self._requests.has_several_servers
+        return self._maker.get((stage_id, image_index), "") if several else ""
 
     def _complete(self, event: CallCompleted, request: CallRequested) -> None:
-        if not request.server:
-            return
-        stages = self._answers.setdefault(request.server, {})
-        answers = stages.setdefault(request.stage_id, _Answers())
-        answers.images += len(event.artifacts)
-        answers.milliseconds += event.duration_ms
-        for one in event.artifacts:
-            self._maker[request.stage_id, one.image_index] = request.server
+        if request.server:
+            place = request.server, request.stage_id
+            self._images[place] += len(event.artifacts)
+            self._ms[place] += event.duration_ms
+            for one in event.artifacts:
+                self._maker[request.stage_id, one.image_index] = request.server
 
     def _work_of(self, server: ServerDescription) -> ServerWork:
         stages = tuple(self._stages(server.url))
@@ -114,19 +106,20 @@ class ServerTally:
             product=server.product,
             version=server.version,
             image_count=sum(len(stage.image_indexes) for stage in stages),
-            failed_attempts=self._failed.get(server.url, 0),
+            failed_attempts=self._failed[server.url],
             stages=stages,
         )
 
     def _stages(self, url: str) -> Iterator[StageWork]:
-        for stage_id, answers in self._answers.get(url, {}).items():
-            made = sorted(
-                index
-                for (stage, index), maker in self._maker.items()
-                if (stage, maker) == (stage_id, url)
-            )
-            each = answers.milliseconds / answers.images if answers.images else None
-            yield StageWork(stage_id=stage_id, image_indexes=tuple(made), ms_each=each)
+        for (server, stage_id), images in self._images.items():
+            if server == url:
+                made = sorted(
+                    index
+                    for (stage, index), maker in self._maker.items()
+                    if (stage, maker) == (stage_id, url)
+                )
+                each = self._ms[server, stage_id] / images if images else None
+                yield StageWork(stage_id=stage_id, image_indexes=tuple(made), ms_each=each)
 
 
 def _only_server(backend: BackendDescription) -> tuple[ServerDescription, ...]:

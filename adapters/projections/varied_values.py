@@ -12,6 +12,7 @@ from ..text import one_line, setting_text
 MOST_KEYS = 12
 """Keys that are shown at most; a log that others wrote may have any number."""
 LONGEST_VALUE = 60
+_MODEL_SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt")
 _MOST_LOOKED_AT = 4096
 
 
@@ -45,11 +46,21 @@ def value_text(value: Any) -> str:
     return _cut(one_line(text))
 
 
-def varied_text(values: Mapping[str, Any]) -> str:
-    """``cfg_scale 7.0, model b.safetensors``: the varied values of one variant."""
+def varied_text(values: Mapping[str, Any], *, without_suffixes: bool = False) -> str:
+    """``cfg_scale 7.0, model b.safetensors``: the varied values of one variant.
+
+    ``without_suffixes`` leaves out how the file of a model ends: ``model b``.
+    """
     keys = list(values)[:MOST_KEYS]
-    named = zip(short_names(keys), keys, strict=True)
-    return ", ".join(f"{name} {value_text(values[key])}" for name, key in named)
+    texts = [_without_suffix(values[key]) if without_suffixes else values[key] for key in keys]
+    named = zip(short_names(keys), texts, strict=True)
+    return ", ".join(f"{name} {value_text(value)}" for name, value in named)
+
+
+def _without_suffix(value: Any) -> Any:
+    for suffix in _MODEL_SUFFIXES if isinstance(value, str) else ():
+        value = value.removesuffix(suffix)
+    return value
 
 
 def _short_name(key: str, others: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from ....statemachine.groups.result import replay_group
 from ....statemachine.states import can_go_on
 from ...event_text import summarize_event, why_unchanged
 from ...export.bundle.manifest import THUMBNAILS, lacks_images
-from ...projections.log_walk import CallServers, OpenRequests
+from ...projections.log_walk import OpenRequests
 from ..completion import complete_run_or_group
 from ..group_result import show_group
 from ..output import (
@@ -71,11 +71,11 @@ def replay_command(run: str, until: int | None, runs: Path, as_json: bool) -> No
     show_result(result, folder, whole=until is None)
     print_line()
     began: datetime | None = None
-    requests, servers = OpenRequests(), CallServers()
+    requests = OpenRequests()
     for event in result.events:
         began = began or event.ts
         seconds = (event.ts - began).total_seconds()
-        server = servers.server_of(event, requests.request_of(event))
+        server = requests.server_of(requests.request_of(event))
         where = f" ({server})" if server else ""
         print_line(f"{event.seq:>6} {seconds:>10.3f} s  {summarize_event(event)}{where}")
 

@@ -17,7 +17,7 @@ from ....events.codec import CODEC
 from ....events.log.timeline import FileTimeline
 from ....events.model import StageEvent
 from ...event_text import summarize_event
-from ...projections.log_walk import CallServers, OpenRequests, RunClock
+from ...projections.log_walk import OpenRequests, RunClock
 from ...text import escaped
 from .run_content import event_type
 
@@ -32,15 +32,15 @@ def event_blocks(timeline: Sequence[StageEvent]) -> Iterator[tuple[int, str]]:
     """The blocks in order: the number of events in each, and its text."""
     if not isinstance(timeline, FileTimeline):
         return
-    clock, requests, servers = RunClock(), OpenRequests(), CallServers()
+    clock, requests = RunClock(), OpenRequests()
     for first in range(0, len(timeline), BLOCK_EVENTS):
         seqs = range(first, min(first + BLOCK_EVENTS, len(timeline)))
-        lines = [_line(body, clock, requests, servers) for body in timeline.raw(seqs)]
+        lines = [_line(body, clock, requests) for body in timeline.raw(seqs)]
         packed = zlib.compress(b"\n".join(lines), 6)
         yield len(seqs), b64encode(packed).decode()
 
 
-def _line(body: bytes, clock: RunClock, requests: OpenRequests, servers: CallServers) -> bytes:
+def _line(body: bytes, clock: RunClock, requests: OpenRequests) -> bytes:
     event = CODEC.decode(body)
     request = requests.request_of(event)
     name, stage = event_type(event), getattr(request or event, "stage_id", "")
@@ -48,7 +48,7 @@ def _line(body: bytes, clock: RunClock, requests: OpenRequests, servers: CallSer
     # The table has columns for the type and the stage.
     summary = summarize_event(event).removeprefix(name).lstrip(": ")
     summary = summary.removeprefix(stage).lstrip(": ")
-    if server := servers.server_of(event, request):
+    if server := requests.server_of(request):
         summary = f"{summary} ({server})"
     columns = (
         escaped(name[:_MAX_NAME]),

@@ -8,10 +8,11 @@ from typing import Any
 
 import msgspec
 
+from ....events.log.storage import open_regular
 from ....events.model import Artifact
+from ....statemachine.files.recorded_files import check_file
 from ...backends.infotext_settings import infotext_values
 from ...text import Range, ranges_of
-from .pixels import PictureFiles, same_pixels
 from .recorded import RecordedImage, RecordedRun
 from .values import Difference, differences
 
@@ -20,6 +21,8 @@ NOISE: Mapping[str, str] = {
     "infotext": "repeats the other settings; its own keys are compared by themselves",
 }
 """Keys of an answer that are not compared, and why."""
+_MOST_BYTES = 256 * 1024 * 1024
+"""Larger files are not compared by their pixels."""
 _OF_BATCH = {
     "all_seeds": "seed",
     "all_subseeds": "subseed",
@@ -100,7 +103,7 @@ class _ImageTally:
     """The indexes of the images by what the comparison found."""
 
     def __init__(self, left: Path, right: Path) -> None:
-        self._left, self._right = PictureFiles(left), PictureFiles(right)
+        self._left, self._right = left, right
         self.indexes: dict[str, list[int]] = {
             name: [] for name in ImageComparison.__struct_fields__
         }
@@ -118,14 +121,31 @@ class _ImageTally:
 
     def _pixel_result(self, left: Artifact, right: Artifact) -> str:
         """The list for an image whose equal requests gave different files."""
-        one, other = self._left.read(left), self._right.read(right)
-        same = None if one is None or other is None else same_pixels(one, other)
+        one, other = _read_image(self._left, left), _read_image(self._right, right)
+        if one is None or other is None:
+            return "not_looked_at"
+        # It loads Pillow, and most comparisons need no pixel.
+        from ...pixel_comparison import same_pixels  # noqa: PLC0415 - see above
+
+        same = same_pixels(one, other)
         if same is None:
             return "not_looked_at"
         return "same_pixels" if same else "same_request"
 
     def found(self) -> ImageComparison:
         return ImageComparison(**{name: ranges_of(all_) for name, all_ in self.indexes.items()})
+
+
+def _read_image(folder: Path, image: Artifact) -> bytes | None:
+    """The bytes of an image of a run; None if the file is missing, altered or very large."""
+    if check_file(folder, image.path, image.sha256) is not None:
+        return None
+    try:
+        with open_regular(folder / image.path) as stream:
+            data = stream.read(_MOST_BYTES + 1)
+    except OSError:
+        return None
+    return data if len(data) <= _MOST_BYTES else None
 
 
 class _UsedTally:

@@ -40,6 +40,7 @@ from ....events.origins import input_name, input_of, prompt_of, varied_of
 from ....events.ratings.log import Ratings
 from ....events.result import MissingImage, artifact_in
 from ....events.stage_fold import StageFold
+from ..log_walk import OpenRequests
 from .asked import asked_settings
 from .records import (
     SCHEMA_VERSION,
@@ -90,8 +91,8 @@ class _Summary:
 
     ``end`` is the last end; ``is_past_end`` says that other events follow it.
     ``inputs`` holds the ``source_sha256`` of the input image by stage and image index, for the
-    requests that had one and were answered, in this run or in the one that made their images.
-    ``servers`` holds the address of the server that made an image last, in the same way.
+    images that were made from one, in this run or in an earlier one. ``servers`` holds the address
+    of the server that made an image last, in the same way.
     """
 
     def __init__(self) -> None:
@@ -102,7 +103,7 @@ class _Summary:
         self.failed_attempts: Counter[str] = Counter()
         self.inputs: dict[tuple[str, int], str] = {}
         self.servers: dict[tuple[str, int], str | None] = {}
-        self._pending: dict[str, CallRequested] = {}
+        self._requests = OpenRequests()
 
     def take(self, events: Iterable[StageEvent]) -> None:
         """Add more events, in order."""
@@ -122,36 +123,31 @@ class _Summary:
         return isinstance(table, Mapping) and table.get("learning") is False
 
     def _count_call(self, event: StageEvent) -> None:
-        if isinstance(event, CallRequested):
-            self.attempts[event.stage_id] += 1
-            self._pending[event.call_id] = event
-        elif isinstance(event, CallReused):
-            self._note_inputs(event.stage_id, event.inputs, event.artifacts)
-            self._note_server(event.stage_id, None, event.artifacts)
-        elif isinstance(event, CallCompleted | CallFailed):
-            request = self._pending.pop(event.call_id, None)
-            if request is None:
-                return
-            if isinstance(event, CallFailed):
-                if event.error.kind != ABANDONED:
-                    self.failed_attempts[request.stage_id] += 1
-            else:
-                self._note_inputs(request.stage_id, request.inputs, event.artifacts)
+        request = self._requests.request_of(event)
+        match event:
+            case CallRequested():
+                self.attempts[event.stage_id] += 1
+            case CallReused():
+                self._note_images(event.artifacts, event.stage_id, event.inputs, None)
+            case CallCompleted() if request is not None:
                 backend = self.fold.backend
                 server = request.server or (backend.url if backend else None)
-                self._note_server(request.stage_id, server, event.artifacts)
+                self._note_images(event.artifacts, request.stage_id, request.inputs, server)
+            case CallFailed() if request is not None and event.error.kind != ABANDONED:
+                self.failed_attempts[request.stage_id] += 1
 
-    def _note_inputs(
-        self, stage_id: str, inputs: Sequence[str], artifacts: Iterable[Artifact]
-    ) -> None:
-        for artifact in artifacts if inputs else ():
-            self.inputs[stage_id, artifact.image_index] = inputs[0]
-
-    def _note_server(
-        self, stage_id: str, server: str | None, artifacts: Iterable[Artifact]
+    def _note_images(
+        self,
+        artifacts: Iterable[Artifact],
+        stage_id: str,
+        inputs: Sequence[str],
+        server: str | None,
     ) -> None:
         for artifact in artifacts:
-            self.servers[stage_id, artifact.image_index] = server
+            place = stage_id, artifact.image_index
+            self.servers[place] = server
+            if inputs:
+                self.inputs[place] = inputs[0]
 
 
 def _is_end(event: StageEvent) -> bool:

@@ -11,9 +11,9 @@ import msgspec
 
 from ....events.groups.model import GroupEvent
 from ....events.model import LifecycleChanged, RunOpened, RunState, StageEvent, StepProgress
+from .estimate import RunProgress
 from .group_fold import GroupFold
-from .history import GroupHistory, History, no_group_history, no_history
-from .progress import RunProgress
+from .history import GroupHistory, History
 from .status import RunStatus, shown
 from .status_fold import StatusFold
 
@@ -36,8 +36,8 @@ class StatusBar:
         *,
         expects_steps: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
-        history: History = no_history,
-        group_history: GroupHistory = no_group_history,
+        history: History = lambda _run_id: (),
+        group_history: GroupHistory = lambda _group_id: (),
     ) -> None:
         self.expects_steps = expects_steps
         self._monotonic = monotonic

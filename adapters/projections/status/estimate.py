@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ....events.model import StageEvent
+from ....events.model import RunState, StageEvent
 
 _LONGEST_S = 1e9
 """Longer durations in a foreign log are ignored."""
@@ -68,6 +68,20 @@ class Tally(NamedTuple):
         is_known = self.seconds > 0 and self.amount > 0
         each = self.seconds / self.amount if is_known else math.inf
         return each if math.isfinite(each) else None  # a tiny step is no pace
+
+
+class RunProgress(NamedTuple):
+    """The progress of one run; ``state`` is None for a run that was removed.
+
+    ``fraction`` of its work is finished now, from 0 to 1. ``seconds`` are the time in which
+    ``worked``, a fraction of its work too, was done, over all its epochs; work that was lost and
+    made again counts each time.
+    """
+
+    state: RunState | None
+    fraction: float
+    seconds: float = 0.0
+    worked: float = 0.0
 
 
 class Pace:

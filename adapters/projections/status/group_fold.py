@@ -19,11 +19,10 @@ from ....events.groups.model import (
     VariantRemoved,
 )
 from ....events.model import Outcome, RunOpened, RunState
-from .estimate import Tally
+from ..varied_values import varied_text
+from .estimate import RunProgress, Tally
 from .group_status import GroupStatus
-from .progress import RunProgress
 from .status import UNFINISHED, RunStatus, shown
-from .varied import varied_text
 
 _ENDS = {Outcome.COMPLETED: RunState.COMPLETED, Outcome.CANCELLED: RunState.CANCELLED}
 _ENDED = (RunState.COMPLETED, RunState.ERROR, RunState.CANCELLED)
@@ -117,7 +116,7 @@ class GroupFold:
             group_error=self._error,
             variant_number=0 if place is None else place + 1,
             variant_count=len(self._variants),
-            varied=varied_text(values),
+            varied=varied_text(values, without_suffixes=True),
             group_percentage=self._percentage(),
             group_remaining_s=self._remaining_s(run, place),
             variants_finished=self._count(RunState.COMPLETED),

@@ -20,11 +20,6 @@ GroupHistory = Callable[[str], Iterable[GroupEvent]]
 """The events of a group by its id, from the first one on; none where they are not known."""
 
 
-def no_history(_run_id: str) -> Iterable[StageEvent]:
-    """A ``History`` that knows no run."""
-    return ()
-
-
 def history_in(runs: Path) -> History:
     """A function that reads the events of a run from its log below ``runs``."""
 
@@ -38,11 +33,6 @@ def history_in(runs: Path) -> History:
             return
 
     return history
-
-
-def no_group_history(_group_id: str) -> Iterable[GroupEvent]:
-    """A ``GroupHistory`` that knows no group."""
-    return ()
 
 
 def group_history_in(runs: Path) -> GroupHistory:

@@ -24,8 +24,7 @@ from ....events.model import (
     StepProgress,
 )
 from .error_tracker import ErrorTracker, planned_warnings
-from .estimate import EpochTime, Pace
-from .progress import RunProgress
+from .estimate import EpochTime, Pace, RunProgress
 from .server_speeds import ServerSpeeds
 from .status import UNFINISHED, RunStatus, shown
 from .weights import pass_of
