@@ -65,15 +65,6 @@ def encode_line(value: Any) -> bytes:
     return escape_separators(msgspec.json.encode(value))
 
 
-class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    type: str
-    v: int = 1
-    run_id: str
-    seq: int
-    ts: datetime
-    epoch: int = 0
-
-
 class EventDecodeError(ValueError):
     """The bytes are no event: not JSON, no envelope, or a known type with wrong fields."""
 
@@ -82,25 +73,31 @@ class Codec(Generic[E]):
     """Encodes and decodes the events of one kind of log.
 
     ``types`` are those that are known; an event of another type becomes an ``unknown``, whose
-    fields are those of ``envelope`` and ``raw``. ``upcasters`` lift old shapes to the present ones.
+    fields are the envelope of all events, ``type`` and ``raw``. ``upcasters`` lift old shapes to
+    the present ones.
     """
 
     def __init__(
         self,
         types: Sequence[type[E]],
         unknown: type[E],
-        envelope: type[msgspec.Struct],
-        upcasters: Mapping[tuple[str, int], Upcaster],
+        upcasters: Mapping[tuple[str, int], Upcaster] = UPCASTERS,
     ) -> None:
+        self.barrier_tags = frozenset(tag_of(kind) for kind in types if kind.barrier)
         self._unknown: Any = unknown
         self._upcasters = upcasters
         self._union: Any = reduce(or_, types)
         self._versions = {tag_of(kind): _version_of(kind) for kind in types}
-        fields = [field.encode_name for field in msgspec.structs.fields(envelope)]
-        self._after_time = b'Z","%b":' % fields[fields.index("ts") + 1].encode()
+        envelope = [one for one in _fields_of(unknown) if one.name != "raw"]
+        names = [one.name for one in envelope]
+        self._after_time = b'Z","%b":' % names[names.index("ts") + 1].encode()
         self._encoder = msgspec.json.Encoder()
         self._event: msgspec.json.Decoder[E] = msgspec.json.Decoder(self._union)
-        self._envelope: msgspec.json.Decoder[Any] = msgspec.json.Decoder(envelope)
+        self._envelope: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
+            msgspec.defstruct(
+                "Envelope", [(one.name, one.type, one.default) for one in envelope], kw_only=True
+            )
+        )
 
     def encode(self, event: E) -> bytes:
         """The bytes of ``e``: UTF-8 JSON in one line; an unknown event as it was read.
@@ -167,25 +164,22 @@ def _in_utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC)
 
 
-class EventCodec(Codec[StageEvent]):
-    """The codec of the events of a run."""
-
-    def __init__(self, upcasters: Mapping[tuple[str, int], Upcaster] = UPCASTERS) -> None:
-        super().__init__(EVENT_TYPES, UnknownEvent, _Envelope, upcasters)
-
-
 def tag_of(kind: type[Any]) -> str:
     """The ``type`` that the events of a class are recorded with."""
     return str(kind.__struct_config__.tag)
 
 
+def _fields_of(kind: type[Any]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    return msgspec.structs.fields(kind)
+
+
 def _version_of(kind: type[Any]) -> int:
-    found = (field.default for field in msgspec.structs.fields(kind) if field.name == "v")
+    found = (field.default for field in _fields_of(kind) if field.name == "v")
     return int(next(found))
 
 
-CODEC = EventCodec()
-"""The codec of this version; stateless, so one serves all."""
+CODEC: Codec[StageEvent] = Codec(EVENT_TYPES, UnknownEvent)
+"""The codec of the events of a run; stateless, so one serves all."""
 
 
 def json_values(value: Any) -> Any:

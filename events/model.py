@@ -464,8 +464,6 @@ EVENT_TYPES: tuple[type[StageEvent], ...] = (
 )
 """Every known event type; ``docs/events.md`` is checked against it."""
 
-BARRIER_TAGS = frozenset(kind.__name__ for kind in EVENT_TYPES if kind.barrier)
-
 
 class StepProgress(msgspec.Struct, frozen=True, kw_only=True):
     """How far the image being made is: ``step`` of ``steps``; never a fact of the log.

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from stagewright.events import LifecycleChanged, MemoryEventLog, Outcome, RunState, StageEvent
 from stagewright.events.folds import Fold
-from stagewright.events.log.scan import LogScan
+from stagewright.events.log.kind import RUN_LOG
+from stagewright.events.log.scan import RecordScan
 from stagewright.statemachine.states import TRANSITIONS
 
 SECTOR = 512
@@ -145,15 +146,15 @@ def lost_sectors(content: bytes, synced: int, draw: Draw) -> bytes:
     return content[:start] + bytes(end - start) + content[end:]
 
 
-def scanned(content: bytes) -> tuple[LogScan, int]:
+def scanned(content: bytes) -> tuple[RecordScan[StageEvent], int]:
     """A reading of a whole log, and where what a power loss cannot take ends."""
-    scan = LogScan(io.BytesIO(content))
+    scan = RecordScan(RUN_LOG, io.BytesIO(content))
     events = [event for batch in scan.batches() for event in batch]
     last = max(event.seq for event in events if event.seq == 0 or event.barrier)
     return scan, [*scan.offsets[1:], scan.end][last]
 
 
-def records_before(torn: bytes, content: bytes, scan: LogScan) -> tuple[int, int]:
+def records_before(torn: bytes, content: bytes, scan: RecordScan[StageEvent]) -> tuple[int, int]:
     """How many records stand before the first byte that is not what it was, and their end."""
     pairs = zip(torn, content, strict=False)
     changed = (at for at, (one, other) in enumerate(pairs) if one != other)

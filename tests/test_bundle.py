@@ -12,7 +12,7 @@ from stagewright.adapters.export.bundle.manifest import ByteRange, manifest_in
 from stagewright.adapters.export.bundle.private_names import PrivateNames
 from stagewright.events import CallRequested, iterate, replay
 from stagewright.events.codec import CODEC, EventDecodeError
-from stagewright.events.log.lock import RunLock
+from stagewright.events.log.lock import FileLock
 from stagewright.statemachine.resume.verify import verify_run
 
 from .bundling import (
@@ -234,7 +234,7 @@ def test_a_torn_tail_is_left_out_and_named(tmp_path: Path, *, running: bool) -> 
     folder = ran(tmp_path / "runs", small(), painter())
     cut(folder, 5, torn=b'{"h":"0000')
     size = (folder / LOG).stat().st_size
-    lock = RunLock(folder) if running else None
+    lock = FileLock(folder) if running else None
     try:
         made = bundled(folder)
     finally:

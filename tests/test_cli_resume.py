@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from stagewright.events import CallCompleted, CallRequested, replay
-from stagewright.events.log.lock import RunLock
+from stagewright.events.log.lock import FileLock
 
 from .command_line import run_json, stagewright, write_config
 from .log_format import flip, make_log, split_bodies
@@ -171,7 +171,7 @@ def listed(folder: Path) -> dict[str, bool]:
 def test_list_says_which_runs_can_go_on(several: list[Path], tmp_path: Path) -> None:
     """Dead and unsealed ones; not the finished, the corrupt and the held one."""
     dead, finished, corrupt, later, unsealed = several
-    lock = RunLock(later)
+    lock = FileLock(later)
     try:
         told = listed(tmp_path)
     finally:

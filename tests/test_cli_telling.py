@@ -17,7 +17,7 @@ import pytest
 from stagewright.adapters import open_controller
 from stagewright.adapters.cli.commands import schema
 from stagewright.events import CallCompleted, CallRequested, RunState, StageEnd, iterate, replay
-from stagewright.events.log.lock import RunLock
+from stagewright.events.log.lock import FileLock
 
 from .command_line import SCRIPT, Start, run_python, stagewright, until, write_config
 from .log_format import flip, split_lines
@@ -152,7 +152,7 @@ def test_all_passes_over_a_run_that_another_process_holds(tmp_path: Path) -> Non
     """It is told in one line with its holder, and does not change the exit status."""
     runs = tmp_path / "runs"
     held, other = died(runs), died(runs)
-    lock = RunLock(held)
+    lock = FileLock(held)
     try:
         done = stagewright("resume", "--all", folder=tmp_path)
     finally:
@@ -333,7 +333,7 @@ def test_list_can_be_narrowed_down_to_runs_that_died(tmp_path: Path) -> None:
         done = stagewright(*arguments, folder=tmp_path)
         return [one["run_id"] for one in json.loads(done.stdout)]
 
-    lock = RunLock(held)
+    lock = FileLock(held)
     try:
         assert listed("died") == [dead.name]
         assert listed("running") == [held.name]

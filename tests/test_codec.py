@@ -21,7 +21,7 @@ from stagewright.events import (
     StageStart,
     UnknownEvent,
 )
-from stagewright.events.codec import CODEC, EventCodec, EventDecodeError, json_values
+from stagewright.events.codec import CODEC, Codec, EventDecodeError, json_values
 
 from .samples import one_of_each
 from .support import START
@@ -217,7 +217,11 @@ def lift_2(fields: dict[str, Any]) -> dict[str, Any]:
 
 def test_upcasters_lift_old_shapes_step_by_step() -> None:
     """A document of version 1 goes through every later version; newer ones are left alone."""
-    codec = EventCodec(upcasters={("CancelRequested", 1): lift_1, ("CancelRequested", 2): lift_2})
+    codec = Codec(
+        EVENT_TYPES,
+        UnknownEvent,
+        upcasters={("CancelRequested", 1): lift_1, ("CancelRequested", 2): lift_2},
+    )
     envelope = {"type": "CancelRequested", "run_id": RUN, "seq": 8, "ts": "2030-01-01T00:00:00Z"}
     expected = CancelRequested(
         v=3, run_id=RUN, seq=8, ts=datetime(2030, 1, 1, tzinfo=UTC), reason="x", mode=CancelMode.NOW
@@ -234,7 +238,11 @@ def test_upcasters_lift_old_shapes_step_by_step() -> None:
 
 def test_a_codec_with_upcasters_reads_all_else_as_ever() -> None:
     """Other types, unknown types and wrong events are what they are without upcasters."""
-    codec = EventCodec(upcasters={("CancelRequested", 0): lift_1, ("StageRated", 0): lift_1})
+    codec = Codec(
+        EVENT_TYPES,
+        UnknownEvent,
+        upcasters={("CancelRequested", 0): lift_1, ("StageRated", 0): lift_1},
+    )
     assert codec.decode_many([CODEC.encode(event) for event in SAMPLES]) == SAMPLES
     raw = body({**document(SAMPLES[2]), "type": "StageNew"})
     assert codec.decode(raw) == CODEC.decode(raw)

@@ -23,7 +23,7 @@ from stagewright.events import (
     UnknownEvent,
     replay,
 )
-from stagewright.events.log.lock import RunLock, is_locked, lock_holder
+from stagewright.events.log.lock import FileLock, is_locked, lock_holder
 
 from .command_line import run_python
 from .log_format import split_lines
@@ -163,7 +163,7 @@ def test_asking_for_the_lock_writes_nothing(tmp_path: Path) -> None:
     """``is_locked`` makes no lock file and leaves the holder's name alone."""
     assert not is_locked(tmp_path)
     assert list(tmp_path.iterdir()) == []
-    lock = RunLock(tmp_path)
+    lock = FileLock(tmp_path)
     lock.note_epoch(3)
     assert is_locked(tmp_path)
     assert "(epoch 3)" in str(lock_holder(tmp_path))

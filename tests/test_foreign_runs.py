@@ -10,7 +10,7 @@ import pytest
 from stagewright.adapters.backends.webui import WebUIBackend
 from stagewright.adapters.bootstrap import ConfiguredBackend
 from stagewright.events import BackendDescription, RunState, replay
-from stagewright.events.log.lock import RunLock
+from stagewright.events.log.lock import FileLock
 from stagewright.statemachine.config.schema import ServerTable
 
 from .command_line import SMALL, stagewright
@@ -136,7 +136,7 @@ def test_a_lock_file_that_cannot_be_read_names_an_unknown_holder(
 ) -> None:
     """Whatever stands in it, the lock itself is the system's: it is respected, and then taken."""
     folder = foreign(whole, tmp_path / "runs")
-    held = RunLock(folder)
+    held = FileLock(folder)
     (folder / "run.lock").write_bytes(lock)
     done = stagewright("resume", folder.name, folder=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 from stagewright.events import CallCompleted, RunState, StageEnd, iterate, replay
-from stagewright.events.log.scan import LogScan
+from stagewright.events.log.kind import RUN_LOG
+from stagewright.events.log.scan import RecordScan
 from stagewright.statemachine.files.run_folder import find_run
 from stagewright.statemachine.ports import SystemClock
 from stagewright.statemachine.resume.verify import verify_run
@@ -301,7 +302,7 @@ def test_a_clock_that_jumps_changes_neither_order_nor_durations(tmp_path: Path) 
     assert len(durations) == 4 + 2
     assert all(0 <= duration < 30_000 for duration in durations)
     with (run / "events.jsonl").open("rb") as stream:
-        assert sum(len(batch) for batch in LogScan(stream).batches()) == len(events)
+        assert sum(len(batch) for batch in RecordScan(RUN_LOG, stream).batches()) == len(events)
     assert stagewright("verify", run, folder=tmp_path).returncode == 0
 
 

@@ -17,7 +17,7 @@ from stagewright.events import (
     iterate,
     replay,
 )
-from stagewright.events.log.lock import RunLock
+from stagewright.events.log.lock import FileLock
 from stagewright.statemachine.files.run_folder import run_folders
 from stagewright.statemachine.resume.verify import verify_run
 
@@ -268,7 +268,7 @@ def test_nothing_happens_without_a_confirmation(
     assert f"{run.name}  test, COMPLETED: " in done.stdout
     assert f"not confirmed: {question}, " in done.stderr
     assert "--yes does it without asking" in done.stderr
-    lock = RunLock(run)
+    lock = FileLock(run)
     try:
         done = stagewright(*words, "last", "--yes", folder=folder)
     finally:

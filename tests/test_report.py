@@ -15,7 +15,7 @@ from stagewright.adapters import open_controller
 from stagewright.adapters.export.report import ReportRefusedError, write_report
 from stagewright.adapters.text import duration
 from stagewright.events import CallCompleted, RunNotFoundError, StageEnd, iterate, replay
-from stagewright.events.log.lock import RunLock
+from stagewright.events.log.lock import FileLock
 
 from . import webui_faults as faults
 from .command_line import stagewright
@@ -243,7 +243,7 @@ def test_a_log_without_a_sound_event_has_a_page_too(run: Path) -> None:
 def test_a_run_that_goes_on_is_a_snapshot_and_a_dead_one_is_not(run: Path) -> None:
     """The run's lock decides, and so whether its last call is under way or was never answered."""
     cut_before(run, CallCompleted, -1)
-    lock = RunLock(run)
+    lock = FileLock(run)
     try:
         page, _ = reported(run)
     finally:

@@ -24,7 +24,7 @@ from stagewright.events import (
     replay,
     signals,
 )
-from stagewright.events.log.lock import RunLock
+from stagewright.events.log.lock import FileLock
 from stagewright.statemachine import (
     BackendError,
     CancelToken,
@@ -295,7 +295,7 @@ def test_a_corrupt_log_is_never_written_to(whole: Path, tmp_path: Path, place: i
 
 def test_a_run_that_another_process_holds_is_left_to_it(dead: Path) -> None:
     """The refusal names who holds it."""
-    lock = RunLock(dead)
+    lock = FileLock(dead)
     lock.note_epoch(3)
     before = (dead / "run.lock").read_bytes()
     try:

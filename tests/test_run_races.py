@@ -28,8 +28,8 @@ from stagewright.events import (
     subscribe,
 )
 from stagewright.events.folds import Fold
-from stagewright.events.log.kind import LOG_NAME
-from stagewright.events.log.scan import LogScan
+from stagewright.events.log.kind import LOG_NAME, RUN_LOG
+from stagewright.events.log.scan import RecordScan
 from stagewright.statemachine import (
     BackendError,
     CancelToken,
@@ -116,7 +116,7 @@ def test_a_log_that_grows_while_it_is_read_is_not_corrupt(tmp_path: Path, missin
     path.write_bytes(data[:-missing])
     with path.open("rb") as stream:
         growing: Any = GrowingFile(stream, path, data[-missing:])
-        scan = LogScan(growing)
+        scan = RecordScan(RUN_LOG, growing)
         events = [event for batch in scan.batches() for event in batch]
     assert scan.torn is not None
     assert len(events) == len(memory_log().timeline()) - 1

@@ -20,7 +20,7 @@ from stagewright.events import (
     StageStart,
     iterate,
 )
-from stagewright.events.log.lock import RunLock
+from stagewright.events.log.lock import FileLock
 from stagewright.statemachine import CancelToken, GenerateRequest
 from stagewright.statemachine.resume.salvage import SalvageRefusedError
 from stagewright.statemachine.resume.verify import verify_run
@@ -251,7 +251,7 @@ def test_a_log_that_is_not_corrupt_is_refused(run: Path) -> None:
 def test_a_run_that_is_held_is_refused(run: Path) -> None:
     """Whoever holds the lock is named, and the lock file stays as it is."""
     spoil(run, 4)
-    lock = RunLock(run)
+    lock = FileLock(run)
     before = state_of(run)
     with pytest.raises(LogLockedError, match=f"process {os.getpid()} "):
         salvage(run)

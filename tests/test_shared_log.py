@@ -156,7 +156,7 @@ def test_nothing_is_written_to_a_corrupt_log(place: int, tmp_path: Path) -> None
         (tmp_path / LOG).write_bytes(damaged)
         ratings = Ratings(tmp_path, storage=quick())
         with pytest.raises(LogCorruptError) as caught:
-            ratings._log._open_writer()
+            ratings._log.writing().__enter__()
         assert (caught.value.offset, caught.value.seq) == (offset, place)
         assert "begin a new one" in str(caught.value)
         assert (tmp_path / LOG).read_bytes() == damaged

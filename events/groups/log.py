@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from operator import attrgetter
 from pathlib import Path
 
-import msgspec
-
-from ..codec import Codec, tag_of
+from ..codec import Codec
 from ..errors import GroupNotFoundError
 from ..log.kind import LogKind
-from ..log.record_file import RecordFile
 from ..log.scan import RecordScan
 from ..log.storage import Storage, is_regular
 from .model import GROUP_EVENT_TYPES, GroupEvent, GroupOpened, GroupSealed
@@ -28,30 +24,16 @@ class UnknownGroupEvent(GroupEvent, frozen=True, kw_only=True, gc=False, tag=Fal
     raw: bytes
 
 
-class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    type: str
-    v: int = 1
-    group_id: str
-    seq: int
-    ts: datetime
-    epoch: int = 0
-
-
 GROUP_LOG: LogKind[GroupEvent] = LogKind(
     noun="group",
     file_name=GROUP_LOG_NAME,
     lock_name=GROUP_LOCK_NAME,
-    codec=Codec(GROUP_EVENT_TYPES, UnknownGroupEvent, _Envelope, {}),
+    codec=Codec(GROUP_EVENT_TYPES, UnknownGroupEvent),
     first=GroupOpened,
     seal=GroupSealed,
-    barrier_tags=frozenset(map(tag_of, GROUP_EVENT_TYPES)),
     owner_of=attrgetter("group_id"),
     advice="its runs are not affected: `stagewright list` shows them, `resume RUN` continues one",
 )
-
-
-class GroupLog(RecordFile[GroupEvent]):
-    """The log of one group's folder, held by ``group.lock`` until ``close``; see RecordFile."""
 
 
 def read_group_log(

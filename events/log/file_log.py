@@ -4,46 +4,20 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from ..model import Durability, RunOpened, StageEvent
 from .kind import RUN_LOG
-from .lock import LOCK_WAIT_S, RunLock
+from .lock import LOCK_WAIT_S, FileLock
 from .open_log_registry import register_log, unregister_log
 from .record_file import RecordFile
-from .record_writer import RecordWriter
-from .scan import TornTail
 from .storage import Storage
 from .timeline import FileTimeline, with_files
 
 
 class FileEventLog(RecordFile[StageEvent]):
     """The log of one run folder, held by ``run.lock`` until ``close``; see ``RecordFile``."""
-
-    def __init__(
-        self,
-        path: Path,
-        lock: RunLock,
-        records: RecordWriter[StageEvent],
-        offsets: array[int],
-        *,
-        storage: Storage,
-        durability: Durability,
-        torn: TornTail | None = None,
-        unproved: bytes = b"",
-    ) -> None:
-        super().__init__(
-            path,
-            lock,
-            records,
-            offsets,
-            storage=storage,
-            durability=durability,
-            torn=torn,
-            unproved=unproved,
-        )
-        self._folder = path.parent.absolute()
-        register_log(self)
 
     @classmethod
     def create(
@@ -53,15 +27,17 @@ class FileEventLog(RecordFile[StageEvent]):
         *,
         storage: Storage | None = None,
         durability: Durability = Durability.CHECKPOINT,
-        lock: RunLock | None = None,
+        lock: FileLock | None = None,
     ) -> FileEventLog:
         """Begin the log of ``folder``, which appears with ``opened`` whole and synced in it.
 
         Takes the run's lock unless it is handed in. Raises LogLockedError, LogWriteError.
         """
-        return cls.create_of(
+        log = cls.create_of(
             RUN_LOG, folder, opened, storage=storage, durability=durability, lock=lock
         )
+        register_log(log)
+        return log
 
     @classmethod
     def open(
@@ -78,7 +54,7 @@ class FileEventLog(RecordFile[StageEvent]):
         A torn tail must be repaired before the first append. Raises LogLockedError,
         LogCorruptError, and LogWriteError where the folder cannot be written to.
         """
-        return cls.open_of(
+        log = cls.open_of(
             RUN_LOG,
             folder,
             storage=storage,
@@ -86,10 +62,16 @@ class FileEventLog(RecordFile[StageEvent]):
             observe=observe,
             wait_s=wait_s,
         )
+        register_log(log)
+        return log
 
     @property
     def run_id(self) -> str:
         return self.owner
+
+    @cached_property
+    def _folder(self) -> Path:
+        return self.path.parent.absolute()
 
     def append(self, event: StageEvent) -> None:
         super().append(event)

@@ -9,7 +9,7 @@ from typing import Generic
 import msgspec
 
 from ..codec import CODEC, Codec, E
-from ..model import BARRIER_TAGS, RunOpened, RunSealed, StageEvent
+from ..model import RunOpened, RunSealed, StageEvent
 
 
 class LogKind(msgspec.Struct, Generic[E], frozen=True, kw_only=True):
@@ -26,7 +26,6 @@ class LogKind(msgspec.Struct, Generic[E], frozen=True, kw_only=True):
     codec: Codec[E]
     first: type[E]
     seal: type[E] | None
-    barrier_tags: frozenset[str]
     owner_of: Callable[[E], str]
     advice: str
 
@@ -39,7 +38,6 @@ RUN_LOG: LogKind[StageEvent] = LogKind(
     codec=CODEC,
     first=RunOpened,
     seal=RunSealed,
-    barrier_tags=BARRIER_TAGS,
     owner_of=attrgetter("run_id"),
     advice="`stagewright salvage` copies what is sound into a new run",
 )

@@ -17,6 +17,7 @@ from .storage import open_regular
 
 LOCK_WAIT_S = 2.0
 """How long a writer tries for the lock (contract, section 4)."""
+LOCK_LOOK_S = 0.02
 
 LOCK_NAME = "run.lock"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
@@ -64,11 +65,11 @@ class FileLock:
     def __init__(
         self,
         folder: Path,
-        name: str,
+        name: str = LOCK_NAME,
         *,
         noun: str = "run",
         wait_s: float = LOCK_WAIT_S,
-        look_s: float = 0.02,
+        look_s: float = LOCK_LOOK_S,
         anonymous: bool = False,
     ) -> None:
         self._path = folder / name
@@ -101,13 +102,6 @@ class FileLock:
 
         filelock.unlock_descriptor(self._descriptor)
         os.close(self._descriptor)
-
-
-class RunLock(FileLock):
-    """Holds ``run.lock`` in a run folder; see ``FileLock``."""
-
-    def __init__(self, folder: Path, *, wait_s: float = LOCK_WAIT_S) -> None:
-        super().__init__(folder, LOCK_NAME, wait_s=wait_s)
 
 
 def _try_to_lock(descriptor: int, path: Path) -> bool:

@@ -10,7 +10,7 @@ from ..errors import LogWriteError
 from ..model import StageEvent
 from .kind import RUN_LOG
 from .record_writer import RecordWriter
-from .scan import LogScan
+from .scan import RecordScan
 
 
 class EventLog(Protocol):
@@ -67,7 +67,7 @@ class MemoryEventLog:
     @classmethod
     def from_bytes(cls, data: bytes) -> MemoryEventLog:
         """The log whose file holds ``data``; a torn tail is cut. Raises LogCorruptError."""
-        scan = LogScan(io.BytesIO(data))
+        scan = RecordScan(RUN_LOG, io.BytesIO(data))
         log = cls()
         log._events = [event for batch in scan.batches() for event in batch]
         log._bytes = bytearray(data[: scan.end])

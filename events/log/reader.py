@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ..errors import RunNotFoundError
 from ..model import StageEvent
-from .kind import LOG_NAME
-from .scan import LogScan
+from .kind import LOG_NAME, RUN_LOG
+from .scan import RecordScan
 from .storage import Storage, is_regular
 from .timeline import FileTimeline, with_files
 
@@ -39,7 +39,7 @@ def read_log(
     """
     path = log_path(run)
     with (storage or Storage()).open_read(path) as stream:
-        scan = LogScan(stream, path=path)
+        scan = RecordScan(RUN_LOG, stream, path=path)
         wanted = None if until is None else until + 1
         observed = 0
         for batch in scan.batches():
@@ -60,7 +60,7 @@ def iterate(run: Path | str, *, until: int | None = None) -> Iterator[StageEvent
     path = log_path(run)
     folder = path.parent.absolute()
     with Storage().open_read(path) as stream:
-        for batch in LogScan(stream, path=path).batches():
+        for batch in RecordScan(RUN_LOG, stream, path=path).batches():
             for event in batch:
                 if until is not None and event.seq > until:
                     return

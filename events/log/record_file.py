@@ -11,11 +11,11 @@ from typing import BinaryIO, Generic, NoReturn, Self
 from ..codec import E
 from ..errors import EventLogError, LogWriteError
 from ..model import Durability
-from .format import check
+from .format import FIRST_CHAIN, check
 from .kind import LogKind
-from .lock import LOCK_WAIT_S, FileLock
+from .lock import LOCK_LOOK_S, LOCK_WAIT_S, FileLock
 from .record_writer import RecordWriter
-from .scan import RecordScan, TornTail
+from .scan import LogPosition, RecordScan, TornTail
 from .storage import PART_SUFFIX, AppendFile, Storage
 from .tail_repair import RepairedTail, copy_torn_tail, describe_repair
 
@@ -39,12 +39,15 @@ class RecordFile(Generic[E]):
         *,
         storage: Storage,
         durability: Durability,
+        last: LogPosition | None = None,
         torn: TornTail | None = None,
         unproved: bytes = b"",
     ) -> None:
         self.path = path
         self.torn = torn
         self.durability = durability
+        self.last = last or LogPosition(0, 0, FIRST_CHAIN.decode())
+        """Where the last record begins."""
         self._lock = lock
         self._records = records
         self._offsets = offsets
@@ -98,11 +101,14 @@ class RecordFile(Generic[E]):
         storage: Storage | None = None,
         durability: Durability = Durability.CHECKPOINT,
         observe: Callable[[Sequence[E]], None] = lambda _events: None,
+        start: LogPosition | None = None,
         wait_s: float = LOCK_WAIT_S,
+        look_s: float = LOCK_LOOK_S,
     ) -> Self:
         """Take an existing log to go on with it; ``observe`` is given its events, in batches.
 
-        A torn tail must be repaired before the first append. Raises LogLockedError,
+        With ``start``, where a record begins that was checked before, these are the events from
+        there on. A torn tail must be repaired before the first append. Raises LogLockedError,
         LogCorruptError, and LogWriteError where the folder cannot be written to.
         """
         storage = storage or Storage()
@@ -110,12 +116,12 @@ class RecordFile(Generic[E]):
         if not path.exists():
             raise EventLogError("there is no log", path=path)
         try:
-            lock = FileLock(folder, kind.lock_name, noun=kind.noun, wait_s=wait_s)
+            lock = FileLock(folder, kind.lock_name, noun=kind.noun, wait_s=wait_s, look_s=look_s)
         except OSError as error:
             raise LogWriteError(f"its lock cannot be taken: {error}", path=folder) from error
         try:
             with storage.open_read(path) as stream:
-                scan = RecordScan(kind, stream, path=path)
+                scan = RecordScan(kind, stream, path=path, start=start)
                 for batch in scan.batches():
                     observe(batch)
                 unproved = _read_unproved(stream, scan, path)
@@ -126,6 +132,7 @@ class RecordFile(Generic[E]):
                 scan.offsets,
                 storage=storage,
                 durability=durability,
+                last=scan.last,
                 torn=scan.torn,
                 unproved=unproved,
             )
@@ -143,13 +150,20 @@ class RecordFile(Generic[E]):
         self._lock.note_epoch(epoch)
         self.durability = durability
         self._storage.syncs = durability is not Durability.PROCESS
+        left_overs = self.path.parent.glob(f".{self.path.name}*{PART_SUFFIX}")
+        for left in filter(Path.is_file, left_overs):
+            self._storage.remove(left, durable=False)
+        self.make_durable()
+
+    def make_durable(self) -> None:
+        """Make the records and the folder's entry durable, which another process may not have.
+
+        Records are written again: after a failed sync no later one writes them. Raises OSError.
+        """
         if self._storage.syncs:
             # The bytes that were checked: a second reading may return others.
             self._storage.rewrite(self.path, self.size - len(self._unproved), self._unproved)
         self._unproved = b""
-        left_overs = self.path.parent.glob(f".{self.path.name}*{PART_SUFFIX}")
-        for left in filter(Path.is_file, left_overs):
-            self._storage.remove(left, durable=False)
         self._storage.sync_folder(self.path.parent)
 
     @property
@@ -192,6 +206,7 @@ class RecordFile(Generic[E]):
                     f"{type(event).__name__} (record {event.seq}) could not be synced: {error}",
                     path=self.path,
                 ) from error
+        self.last = LogPosition(self.next_seq, self.size, self.chain)
         self._offsets.append(self.size)
         # Not before: readers in other threads read the file up to ``size``.
         self._records.accept(line)
@@ -284,9 +299,7 @@ def _read_unproved(stream: BinaryIO, scan: RecordScan[E], path: Path) -> bytes:
     unproved = stream.read(scan.end - scan.proved_end)
     lines = [line + b"\n" for line in unproved.split(b"\n")[:-1]]
     if len(unproved) < scan.end - scan.proved_end or None in map(check, lines):
-        raise LogWriteError(
-            "its end has changed while it was read; resume the run again", path=path
-        )
+        raise LogWriteError("its end has changed while it was read; try again", path=path)
     return unproved
 
 

@@ -13,9 +13,8 @@ from typing import Any, BinaryIO, Generic
 
 import msgspec
 
-from ..codec import Codec, E, EventDecodeError, tag_of
+from ..codec import E, EventDecodeError, tag_of
 from ..errors import LogCorruptError
-from ..model import StageEvent
 from .format import (
     FIRST_CHAIN,
     HEADER_BYTES,
@@ -28,7 +27,7 @@ from .format import (
     frame,
     next_chain,
 )
-from .kind import RUN_LOG, LogKind
+from .kind import LogKind
 from .record_writer import RecordWriter
 
 CHUNK_BYTES = 256 * 1024
@@ -69,14 +68,12 @@ class RecordScan(Generic[E]):
         stream: BinaryIO,
         *,
         path: Path | None = None,
-        codec: Codec[E] | None = None,
         size: int | None = None,
         start: LogPosition | None = None,
     ) -> None:
         self._kind = kind
         self._stream = stream
         self._path = path
-        self._codec = codec or kind.codec
         # Taken once: what a writer adds meanwhile is for the next reading.
         self._size = stream.seek(0, 2) if size is None else size
         self.last = start
@@ -87,7 +84,7 @@ class RecordScan(Generic[E]):
         stream.seek(self.end)
         self.offsets: array[int] = array("Q")
         self.torn: TornTail | None = None
-        self.proved_end = 0
+        self.proved_end = self.end
         self._last_is_barrier = False
 
     def grow(self, size: int) -> None:
@@ -187,7 +184,7 @@ class RecordScan(Generic[E]):
         ``chain`` is the chain value of the first of them.
         """
         try:
-            events = self._codec.decode_many(bodies)
+            events = self._kind.codec.decode_many(bodies)
         except EventDecodeError:
             return self._decode_each(bodies, chain)
         expected = range(self.count, self.count + len(events))
@@ -208,7 +205,7 @@ class RecordScan(Generic[E]):
         events: list[E] = []
         for body in bodies:
             try:
-                event = self._codec.decode(body)
+                event = self._kind.codec.decode(body)
             except EventDecodeError as error:
                 return events, self._corrupt(str(error))
             if wrong := self._misfit(event, chain):
@@ -246,31 +243,12 @@ class RecordScan(Generic[E]):
         """Tell a torn tail from corruption at ``self.end``, where the next record fails."""
         if self.count == self._first:
             raise self._corrupt(self._no_first)
-        tail = _Tail(self._stream, self.end, self._size, self._kind.barrier_tags)
+        tail = _Tail(self._stream, self.end, self._size, self._kind.codec.barrier_tags)
         if not tail.is_torn:
             raise self._corrupt("its bytes are all there but fail their check")
         if tail.stands_before_a_proved_barrier():
             raise self._corrupt("a record fails that sound records were built upon")
         self.torn = TornTail(offset=self.end, bytes=self._size - self.end)
-
-
-class LogScan(RecordScan[StageEvent]):
-    """One pass over the bytes of a run's log."""
-
-    def __init__(
-        self,
-        stream: BinaryIO,
-        *,
-        path: Path | None = None,
-        codec: Codec[StageEvent] | None = None,
-        size: int | None = None,
-    ) -> None:
-        super().__init__(RUN_LOG, stream, path=path, codec=codec, size=size)
-
-    @property
-    def run_id(self) -> str | None:
-        """The run that the records belong to, once one has been read."""
-        return self.owner
 
 
 class _Tail:

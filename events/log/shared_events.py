@@ -5,13 +5,12 @@ The rules for fields and tags are those of ``stagewright.events.model``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, ClassVar, TypedDict
 
 import msgspec
 
-from ..codec import Codec, tag_of
+from ..codec import Codec
 from ..model import Index, InsidePath
 from .kind import LogKind
 
@@ -58,16 +57,6 @@ class UnknownSharedEvent(SharedEvent, frozen=True, kw_only=True, gc=False, tag=F
     raw: bytes
 
 
-class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    type: str
-    v: int = 1
-    seq: Index
-    ts: Annotated[datetime, msgspec.Meta(tz=True)]
-    host: str
-    boot_id: str
-    pid: int
-
-
 def shared_kind(
     noun: str, stem: str, first: type[SharedEvent], *others: type[SharedEvent], advice: str
 ) -> LogKind[SharedEvent]:
@@ -75,15 +64,13 @@ def shared_kind(
 
     Its first event is a ``first``; ``others`` and LogRepaired follow.
     """
-    types: Sequence[type[SharedEvent]] = (first, *others, SharedLogRepaired)
     return LogKind(
         noun=noun,
         file_name=f"{stem}.jsonl",
         lock_name=f"{stem}.lock",
-        codec=Codec(types, UnknownSharedEvent, _Envelope, {}),
+        codec=Codec((first, *others, SharedLogRepaired), UnknownSharedEvent),
         first=first,
         seal=None,
-        barrier_tags=frozenset(map(tag_of, types)),
         owner_of=lambda _event: "",  # there is one in a folder of runs
         advice=advice,
     )

@@ -13,7 +13,8 @@ from ..codec import CODEC
 from ..errors import LogCorruptError
 from ..model import Artifact, StageEvent
 from .format import check
-from .scan import LogScan, TornTail
+from .kind import RUN_LOG
+from .scan import RecordScan, TornTail
 from .storage import Storage
 
 T = TypeVar("T")
@@ -113,7 +114,7 @@ class FileTimeline(LazySequence[StageEvent]):
     def __iter__(self) -> Iterator[StageEvent]:
         folder = self.folder
         with self._storage.open_read(self._path) as stream:
-            scan = LogScan(stream, path=self._path, size=self._end)
+            scan = RecordScan(RUN_LOG, stream, path=self._path, size=self._end)
             for batch in scan.batches():
                 for event in batch:
                     yield with_files(event, folder)

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from ..log.kind import RUN_LOG
 from ..log.lock import is_locked
 from ..log.open_log_registry import open_log
 from ..log.reader import log_path
-from ..log.scan import LogScan, TornTail
+from ..log.scan import RecordScan, TornTail
 from ..log.storage import open_regular
 from ..log.timeline import with_files
 from ..model import RunSealed, StageEvent
@@ -37,7 +38,7 @@ class LogTail:
         self._folder = self.path.parent.absolute()
         self._next = from_seq
         self._stream: BinaryIO | None = None
-        self._scan: LogScan | None = None
+        self._scan: RecordScan[StageEvent] | None = None
         self._batches: Iterator[Sequence[StageEvent]] | None = None
         self._unread: deque[StageEvent] = deque()
         self._sealed = False
@@ -136,7 +137,7 @@ class LogTail:
         """What has been appended since the last look at the file."""
         if self._stream is None:
             self._stream = open_regular(self.path)
-            self._scan = LogScan(self._stream, path=self.path, size=0)
+            self._scan = RecordScan(RUN_LOG, self._stream, path=self.path, size=0)
         assert self._scan is not None
         size = self._size()
         if size != self._scan.end:

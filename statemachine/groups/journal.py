@@ -8,9 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypedDict
 
+import msgspec
+
 from ...events import signals
 from ...events.groups.fold import GroupFold
-from ...events.groups.log import GROUP_LOG, GROUP_LOG_NAME, GroupLog
+from ...events.groups.log import GROUP_LOG, GROUP_LOG_NAME
 from ...events.groups.model import (
     GroupEvent,
     GroupOpened,
@@ -19,6 +21,7 @@ from ...events.groups.model import (
     VariantFailure,
 )
 from ...events.log.lock import LOCK_WAIT_S, FileLock
+from ...events.log.record_file import RecordFile
 from ...events.log.storage import Storage
 from ...events.model import Durability, ErrorDetail, Outcome
 from ...events.subscriptions.dispatcher import Dispatcher
@@ -41,7 +44,7 @@ class GroupJournal:
     ``group_changed``. Safe from any thread.
     """
 
-    def __init__(self, log: GroupLog, fold: GroupFold, *, clock: Clock) -> None:
+    def __init__(self, log: RecordFile[GroupEvent], fold: GroupFold, *, clock: Clock) -> None:
         self.fold = fold
         self._log = log
         self._clock = clock
@@ -62,7 +65,7 @@ class GroupJournal:
         durability: Durability,
     ) -> GroupJournal:
         """Begin the log of a group. Raises LogWriteError."""
-        log = GroupLog.create_of(
+        log = RecordFile.create_of(
             GROUP_LOG, folder, opened, storage=storage, durability=durability, lock=lock
         )
         fold = GroupFold()
@@ -83,7 +86,7 @@ class GroupJournal:
         Raises LogLockedError, LogCorruptError, LogWriteError.
         """
         fold = GroupFold()
-        log = GroupLog.open_of(
+        log = RecordFile.open_of(
             GROUP_LOG, folder, storage=storage, observe=fold.apply_all, wait_s=wait_s
         )
         return cls(log, fold, clock=clock)
@@ -108,15 +111,7 @@ class GroupJournal:
         self._log.begin_epoch(self._epoch, durability)
         cut = self._log.repair(f"{GROUP_LOG_NAME}.torn-{self._epoch}")
         if cut is not None:
-            self.record(
-                lambda at: GroupRepaired(
-                    **at,
-                    offset=cut.offset,
-                    bytes=cut.bytes,
-                    sha256=cut.sha256,
-                    copied_to=cut.copied_to,
-                )
-            )
+            self.record(lambda at: GroupRepaired(**at, **msgspec.structs.asdict(cut)))
 
     def record(self, make: Callable[[GroupEnvelope], GroupEvent]) -> None:
         """Append the event that ``make`` builds around its envelope, then announce it.

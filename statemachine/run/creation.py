@@ -17,7 +17,7 @@ from ...events.codec import json_values
 from ...events.errors import LogWriteError
 from ...events.folds import Fold
 from ...events.log.file_log import FileEventLog
-from ...events.log.lock import RunLock, boot_id, host_name
+from ...events.log.lock import FileLock, boot_id, host_name
 from ...events.log.memory_log import EventLog
 from ...events.log.storage import Storage
 from ...events.model import (
@@ -148,16 +148,16 @@ def create_run(
 
 
 @contextmanager
-def new_run_folder(path: Path, storage: Storage) -> Iterator[tuple[RunFolder, RunLock]]:
+def new_run_folder(path: Path, storage: Storage) -> Iterator[tuple[RunFolder, FileLock]]:
     """The new folder of a run, and its lock, which the caller releases.
 
     If the block raises, the folder is removed and the lock released; an OSError becomes a
     LogWriteError.
     """
-    lock: RunLock | None = None
+    lock: FileLock | None = None
     try:
         # Before anything is in it: `run` removes a folder without a log whose lock is free.
-        lock = RunLock(path)
+        lock = FileLock(path)
         yield RunFolder(path, storage=storage), lock
     except BaseException as error:
         try:

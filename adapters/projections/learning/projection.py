@@ -18,8 +18,9 @@ import msgspec
 
 from ....events.folds import ABANDONED, Fold, recorded_stages
 from ....events.log.format import DIGITS, MAX_LINE_BYTES, PREFIX
+from ....events.log.kind import RUN_LOG
 from ....events.log.reader import log_path
-from ....events.log.scan import LogScan
+from ....events.log.scan import RecordScan
 from ....events.log.storage import open_regular
 from ....events.log.timeline import FileTimeline
 from ....events.model import (
@@ -70,7 +71,7 @@ def read_learning_record(run: Path, ratings: Ratings) -> LearningRecord | None:
     path = log_path(run)
     summary = _Summary()
     with open_regular(path) as stream:
-        scan = LogScan(stream, path=path)
+        scan = RecordScan(RUN_LOG, stream, path=path)
         for batch in scan.batches():
             summary.take(batch)
         if summary.end is None or summary.is_opted_out():
