@@ -33,11 +33,12 @@ from ..statemachine.run.cancel import CancelToken
 from ..statemachine.run.controller import PipelineController
 from .backends.embedded.backend import KIND as EMBEDDED_KIND
 from .backends.embedded.backend import EmbeddedBackend
-from .backends.pool import PooledServer, RunPreparation, ServerPool
+from .backends.pool import PooledServer, ServerPool
 from .backends.registry import (
     FARM,
     BackendKind,
     EarlierRun,
+    RunPreparation,
     ServedBackend,
     ServerChoice,
     find_kind,

@@ -8,8 +8,8 @@ import pytest
 from stagewright.adapters.backends.webui.answer_check import (
     MAX_ANSWER_BYTES,
     MAX_WORDS_BYTES,
+    AnswerComparison,
     answer_limit,
-    differences,
     expected_size,
     size_difference,
 )
@@ -87,7 +87,7 @@ def said(
 ) -> list[str]:
     """The differences for an info with these values, ``told`` its generation parameters."""
     whole = {**info, "extra_generation_params": told or {}}
-    return list(differences(request(config, count), whole, features, shown=str))
+    return list(AnswerComparison(request(config, count), whole, features, str).differences())
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_odd_parameters_are_no_evidence(told: object) -> None:
     """Whatever they are, they are read without an error."""
     info = {"extra_generation_params": told, "sampler_name": 3, "all_seeds": {}, "clip_skip": []}
     asked = request(txt2img(refiner=REFINER, sampler="Euler"))
-    found = list(differences(asked, info, UNKNOWN, shown=str))
+    found = AnswerComparison(asked, info, UNKNOWN, str).differences()
     assert any(words.startswith("Refiner") for words in found)
 
 

@@ -11,6 +11,7 @@ import pytest
 from stagewright.adapters import open_controller
 from stagewright.adapters.backends.http.address import ServerAddress
 from stagewright.adapters.backends.http.client import HttpClient
+from stagewright.adapters.backends.registry import RunPreparation
 from stagewright.adapters.backends.webui.options import PinnedOptions
 from stagewright.adapters.backends.webui.payload import Payload
 from stagewright.adapters.backends.webui.server import Server
@@ -113,7 +114,9 @@ def test_what_a_pass_of_adetailer_left_is_put_back(
         server.painter.options[option] = before
         server.refused_posts = 1
         options = PinnedOptions(Server(HttpClient(ServerAddress.parse(server.url))))
-        options.pin(plan, ())
+        options.pin(
+            RunPreparation(plan=plan, recorded=None, preflight=False, earlier=lambda _url: ())
+        )
         options.note_overrides(payload)
         server.painter.set_options({option: [*one.values()][-1]})
         options.restore()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,7 +13,7 @@ import msgspec
 
 from ...events.model import BackendDescription, ServerDescription
 from ...statemachine.errors import BackendError, PreflightError
-from ...statemachine.plan.plan import StageExecution, StageExecutionPlan
+from ...statemachine.plan.plan import StageExecution
 from ...statemachine.ports import (
     FileHashes,
     GenerateAnswer,
@@ -25,7 +25,7 @@ from ...statemachine.ports import (
 )
 from ...statemachine.run.cancel import CancelToken
 from ...statemachine.stages import StageConfig
-from .registry import CheckpointBackend, EarlierRun, OptionsBackend, ServedBackend
+from .registry import CheckpointBackend, OptionsBackend, RunPreparation, ServedBackend
 from .server_lock import ServerLock
 
 _LOOK_AGAIN_S = 1.0
@@ -35,21 +35,9 @@ _JOIN_EVERY_S = 2.0
 """How often a server that could not be reached is looked for while a run goes on."""
 _logger = logging.getLogger("stagewright.servers")
 
-FindEarlierRuns = Callable[[str], Iterable[EarlierRun]]
-"""The runs that died or are alive on the server of an address."""
-
 
 class DifferentFilesError(BackendError):
     """A server has used other files than the other servers of the run; it is not used any more."""
-
-
-class RunPreparation(msgspec.Struct, frozen=True, kw_only=True):
-    """What the servers are prepared for; ``recorded`` is the backend of a resumed run."""
-
-    plan: StageExecutionPlan
-    recorded: BackendDescription | None
-    preflight: bool
-    earlier: FindEarlierRuns
 
 
 class PooledServer:
@@ -156,8 +144,7 @@ class PooledServer:
             if found:
                 raise PreflightError(f"it has other files than {like.url}: {'; '.join(found)}")
         if isinstance(self.backend, OptionsBackend):
-            earlier = run.earlier(self.url)
-            lacking = self.backend.pin_options(run.plan, run.recorded, earlier, like=like)
+            lacking = self.backend.pin_options(run, like)
             if lacking and like is not None:
                 raise PreflightError(f"it lacks options of {like.url}: {', '.join(lacking)}")
 

@@ -7,7 +7,7 @@ the name is the kind, the object a ``BackendKind``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Protocol, cast, runtime_checkable
@@ -73,24 +73,31 @@ class EarlierRun(msgspec.Struct, frozen=True, kw_only=True):
     is_alive: bool
 
 
+class RunPreparation(msgspec.Struct, frozen=True, kw_only=True):
+    """What the servers of a run are prepared for.
+
+    ``recorded`` is the backend of a resumed run. ``earlier`` reads the runs on the server of an
+    address that died or are still running, the latest first.
+    """
+
+    plan: StageExecutionPlan
+    recorded: BackendDescription | None
+    preflight: bool
+    earlier: Callable[[str], Iterable[EarlierRun]]
+
+
 @runtime_checkable
 class OptionsBackend(Protocol):
     """A backend whose server has options that change what a request makes."""
 
     def pin_options(
-        self,
-        plan: StageExecutionPlan,
-        recorded: BackendDescription | None,
-        earlier: Iterable[EarlierRun],
-        *,
-        like: BackendDescription | None = None,
+        self, run: RunPreparation, like: BackendDescription | None = None
     ) -> Sequence[str]:
-        """Take the options for the run: those that it ``recorded``, else the server's present ones.
+        """Take the options for the run: those recorded, else the server's present ones.
 
         Where another server of the run comes first, they are those of its description, ``like``.
-        ``description`` holds them afterwards; returns those that this server lacks. ``earlier`` are
-        runs on this server that died or are still running, the latest first; what a dead one left
-        there is undone. They are read on demand. Raises BackendError.
+        ``description`` holds them afterwards; returns those that this server lacks. What an earlier
+        run that died left there is undone. Raises BackendError.
         """
         ...
 

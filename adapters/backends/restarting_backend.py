@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from ...events.model import BackendDescription
 from ...statemachine.config.schema import ServerTable
@@ -25,7 +25,7 @@ from .http.errors import (
     ServerRestartingError,
     ServerStartingError,
 )
-from .registry import CheckpointBackend, EarlierRun, OptionsBackend, ServedBackend
+from .registry import CheckpointBackend, OptionsBackend, RunPreparation, ServedBackend
 from .restart import ServerRestarter
 
 _GONE, _NO_MEMORY = "the server cannot be reached", "the server keeps running out of memory"
@@ -74,16 +74,11 @@ class RestartingBackend:
             raise
 
     def pin_options(
-        self,
-        plan: StageExecutionPlan,
-        recorded: BackendDescription | None,
-        earlier: Iterable[EarlierRun],
-        *,
-        like: BackendDescription | None = None,
+        self, run: RunPreparation, like: BackendDescription | None = None
     ) -> Sequence[str]:
         """See ``OptionsBackend``."""
         if isinstance(self._backend, OptionsBackend):
-            return self._backend.pin_options(plan, recorded, earlier, like=like)
+            return self._backend.pin_options(run, like)
         return ()
 
     def has_loaded(self, config: StageConfig) -> bool:

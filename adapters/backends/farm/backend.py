@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -19,7 +19,7 @@ from ....statemachine.errors import PreflightError
 from ....statemachine.plan.plan import StageExecution, StageExecutionPlan
 from ....statemachine.ports import GenerateAnswer, GenerateRequest, ImageBackend, OnStep
 from ....statemachine.run.cancel import CancelToken
-from ..registry import EarlierRun, ServerChoice
+from ..registry import RunPreparation, ServerChoice
 from .connection import FarmConnection, WorkerEntry
 from .errors import SchedulerLostError, WorkerLostError
 from .member import FarmMember
@@ -87,18 +87,13 @@ class FarmBackend:
         self._is_checked = True
 
     def pin_options(
-        self,
-        plan: StageExecutionPlan,
-        recorded: BackendDescription | None,
-        earlier: Iterable[EarlierRun],
-        *,
-        like: BackendDescription | None = None,
+        self, run: RunPreparation, like: BackendDescription | None = None
     ) -> Sequence[str]:
         """Connect, and prepare every worker; see ``OptionsBackend``.
 
         Raises PreflightError if the farm cannot be reached, or no worker can be used for a stage.
         """
-        del earlier, like
+        del like
         settings = self._choice.settings
         self._connection = FarmConnection(
             self._choice.url,
@@ -107,15 +102,15 @@ class FarmBackend:
         )
         self._preparation = Preparation(
             session=self._session,
-            plan=json_values(plan),
+            plan=json_values(run.plan),
             settings=settings,
             preflight=self._is_checked,
-            recorded=recorded,
+            recorded=run.recorded,
             prompts=self._choice.prompts,
         )
         loop = self._connection.loop
         refusals = asyncio.run_coroutine_threadsafe(self._prepare_present(), loop).result()
-        self._require_members(plan, refusals)
+        self._require_members(run.plan, refusals)
         self._watch = asyncio.run_coroutine_threadsafe(self._look_on(), loop)
         self._watch.add_done_callback(_report)
         return ()

@@ -14,8 +14,8 @@ from ....events.model import BackendDescription, CancelMode
 from ....statemachine.errors import BackendError, GenerationCancelled, PreflightError
 from ....statemachine.ports import GenerateRequest
 from ....statemachine.run.cancel import CancelToken
-from ..pool import PooledServer, RunPreparation, may_pass
-from ..registry import BackendKind, ServerChoice
+from ..pool import PooledServer, may_pass
+from ..registry import BackendKind, RunPreparation, ServerChoice
 from .messages import (
     Answer,
     Failure,

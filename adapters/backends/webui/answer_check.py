@@ -7,7 +7,7 @@ with its request. Settings that the answer does not report cannot be compared.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -26,122 +26,263 @@ _COARSER_GRID, _COARSEST_GRID = 16, 64
 """The steps of the grids on which servers put the sizes for some models."""
 _NO_MODULE = frozenset(["Built-in"])
 """What Forge reports of a hires pass without modules."""
+_MODULE, _HIRES_MODULE = "Module ", "Hires Module "
+"""How Forge names a VAE or text encoder in an infotext: ``Module 1``."""
 _ORDINALS = ("", " 2nd", " 3rd")
 _SKIPPED_IMG2IMG = (("width", 128), ("height", 128), ("steps", 1))
 """The values that a server reports when ADetailer skips img2img, as requested."""
-
-_Sampled = Txt2ImgConfig | Img2ImgConfig | AdetailerConfig
 HASHES = {NameKind.LORA: "Lora hashes", NameKind.EMBEDDING: "TI hashes"}
 """By kind, where an answer names those that were used."""
-Shown = Callable[[Any], Any]
-"""Removes secrets from a value for a message; the comparison uses the value itself."""
+_SAME_IN_STAGE: Mapping[str, str] = {
+    "sd_model_name": "model",
+    "sd_model_hash": "model hash",
+    "sd_vae_name": "vae",
+    "sd_vae_hash": "vae hash",
+    "clip_skip": "clip skip",
+}
+"""What the images of a stage have in common, by where an answer reports it."""
+
+_Generating = Txt2ImgConfig | Img2ImgConfig
+_Sampled = _Generating | AdetailerConfig
 
 
-def differences(
-    request: GenerateRequest, info: Mapping[str, Any], features: ServerFeatures, shown: Shown
-) -> Iterator[str]:
-    """A message for each setting in ``info`` that differs from the request.
+class AnswerComparison:
+    """Compares an answer's ``info`` with its request; each method gives messages.
 
-    Values of the server pass through ``shown``.
+    Values of the server pass through ``shown``, which removes secrets; the values themselves are
+    compared.
     """
-    config = request.config
-    compare = _COMPARISONS.get(config.stage_type)
-    if compare is None:
-        return
-    yield from _models(cast(_Sampled, config), info, features, shown)
-    yield from _seeds(request, info, shown)
-    extra = info.get("extra_generation_params")
-    extra_parameters = extra if isinstance(extra, Mapping) else {}
-    yield from compare(config, info, extra_parameters, features, shown)
+
+    def __init__(
+        self,
+        request: GenerateRequest,
+        info: Mapping[str, Any],
+        features: ServerFeatures,
+        shown: Callable[[Any], Any],
+    ) -> None:
+        self._request = request
+        self._info = info
+        self._extra = extra_parameters(info)
+        self._texts = infotext_values(info)
+        self._features = features
+        self._shown = shown
+
+    def differences(self) -> Iterator[str]:
+        """The settings that differ from the request; of an upscale none are reported."""
+        config = self._request.config
+        if not isinstance(config, _Sampled):
+            return
+        yield from self._models(config)
+        yield from self._seeds()
+        if isinstance(config, AdetailerConfig):
+            yield from self._passes(config)
+        else:
+            yield from self._sampler(config)
+            yield from self._refining(config)
+
+    def unused_fields(self, body: Mapping[str, Any]) -> Iterator[str]:
+        """The values of the ``body`` that the plan does not set and that were not used."""
+        overrides = body.get("override_settings") or {}
+        is_planned = getattr(self._request.config, "clip_skip", None) is not None
+        clip_skip = None if is_planned else overrides.get("CLIP_stop_at_last_layers")
+        distilled, hires_scale = body.get("distilled_cfg_scale"), "Hires Distilled CFG Scale"
+        yield from self._mistaken_scale()
+        # A model without such a scale reports none.
+        for name, sent, used in (
+            ("clip skip", clip_skip, self._info.get("clip_skip")),
+            ("hires CFG scale", body.get("hr_cfg"), self._extra.get("Hires CFG Scale")),
+            ("Distilled CFG Scale", distilled, self._number("Distilled CFG Scale")),
+            ("Shift", distilled, self._number("Shift")),
+            (hires_scale, body.get("hr_distilled_cfg"), self._number(hires_scale)),
+        ):
+            if sent and used is not None and used != sent:
+                yield f"{name} {sent} was sent, but {self._shown(used)} was used"
+
+    def skipped_names(self, kinds: Collection[NameKind]) -> Iterator[str]:
+        """The LoRAs and embeddings of the prompts that the server did not use.
+
+        The server reports the hashes of these ``kinds``.
+        """
+        for kind in kinds:
+            reported = str(self._extra.get(HASHES[kind]) or "")
+            used = {pair.rpartition(":")[0].strip().casefold() for pair in reported.split(",")}
+            if not reported and isinstance(self._request.config, AdetailerConfig):
+                continue  # It is not known whether the request around ADetailer reports any.
+            for name in self._names_to_report(kind):
+                if name.replace(",", "").casefold() not in used:
+                    yield f"{kind} {name} was requested, but the server skipped it"
+
+    def differences_in_stage(self) -> Iterator[str]:
+        """The settings that differ from the first answer of the stage, in any epoch.
+
+        Both answers are without credentials.
+        """
+        request = self._request
+        if request.first_answer is None:
+            return
+        index, recorded = request.first_answer
+        first, used = _settings_in_stage(recorded), _settings_in_stage(self._shown(self._info))
+        for name in first:
+            if name in used and used[name] != first[name]:
+                yield (
+                    f"image {request.image_index + 1} was made with {name} {used[name]}, "
+                    f"image {index + 1} of this stage with {first[name]}; "
+                    "another client changed the server's settings"
+                )
+
+    def _other(self, what: str, used: object) -> str:
+        return f"{what} was requested, but {self._shown(used)} was used"
+
+    def _number(self, name: str) -> float | None:
+        """The number in a value of the infotext; None for anything else."""
+        try:
+            return float(self._texts[name])
+        except (KeyError, ValueError):
+            return None
+
+    def _mistaken_scale(self) -> Iterator[str]:
+        """A message if the model took a distilled CFG scale as its shift, or the other way."""
+        pairs = (("distilled_cfg_scale", "Distilled CFG Scale"), ("shift", "Shift"))
+        for (key, name), (_, other) in (pairs, pairs[::-1]):
+            sent = getattr(self._request.config, key, None)
+            if sent is not None and name not in self._texts and other in self._texts:
+                yield f"{key} {sent} was requested, but the model used it as its {other}"
+
+    def _names_to_report(self, kind: NameKind) -> Iterable[str]:
+        """The LoRAs or embeddings in the prompts whose hashes an answer reports.
+
+        A server before 1.10 reports the LoRAs of the hires pass instead of those of the first. It
+        reports the embeddings of the first only.
+        """
+        config = self._request.config
+        hires = config.hires if isinstance(config, Txt2ImgConfig) else None
+        if kind is NameKind.LORA and hires is not None and hires.enabled:
+            of_hires = _names_in(kind, hires.prompt)
+            if of_hires:
+                return of_hires
+        if not isinstance(config, _Sampled):
+            return ()
+        # The latter with its styles.
+        texts = [config.prompt, *_first(self._info.get("all_prompts"))]
+        if kind is NameKind.EMBEDDING:
+            texts += [config.negative_prompt, *_first(self._info.get("all_negative_prompts"))]
+        return _names_in(kind, *texts)
+
+    def _stem(self, name: object) -> str:
+        """The stem that the server reports for a model requested by any of its names."""
+        return (self._features.stems or {}).get(str(name)) or stem(name)
+
+    def _models(self, config: _Sampled) -> Iterator[str]:
+        used = self._info.get("sd_model_name")
+        if config.model and used and stem(used) != self._stem(config.model):
+            yield self._other(f"model {config.model}", used)
+        yield from self._loaded_modules("modules", config.modules, self._texts, _MODULE)
+        if config.vae is None or config.vae in NO_VAE:
+            return
+        is_forge = self._features.product == FORGE
+        modules = _starting(self._texts, _MODULE)
+        if is_forge and self._texts and vae_stem(config.vae) not in map(vae_stem, modules):
+            yield self._other(f"vae {config.vae}", ", ".join(modules) or "no module")
+        if "sd_vae_name" not in self._info:
+            return
+        vae = self._info["sd_vae_name"]
+        # Forge loads VAEs as modules and does not report them here.
+        if vae_stem(vae) != vae_stem(config.vae) and not (vae is None and is_forge):
+            yield self._other(f"vae {config.vae}", vae)
+
+    def _loaded_modules(
+        self, key: str, wanted: tuple[str, ...] | None, reported: Mapping[str, Any], start: str
+    ) -> Iterator[str]:
+        """A message if the server loaded other VAEs and text encoders; their order is free."""
+        if wanted is None or not reported:
+            return
+        used = _starting(reported, start)
+        if {*map(stem, wanted)} - _NO_MODULE != {*map(stem, used)} - _NO_MODULE:
+            loaded, asked = (", ".join(map(str, names)) or "no module" for names in (used, wanted))
+            yield f"{key} {asked} were requested, but {self._shown(loaded)} were used"
+
+    def _seeds(self) -> Iterator[str]:
+        request, info = self._request, self._info
+        used = info.get("all_seeds")
+        wanted = [request.seed + place for place in range(request.count)]
+        if isinstance(used, list) and used and used[: len(wanted)] != wanted:
+            found = self._shown(used[: len(wanted)])
+            yield f"seeds {wanted} were requested, but {found} were used"
+        subseed, reported = getattr(request.config, "subseed", None), info.get("subseed")
+        if subseed is not None and reported not in (None, subseed):
+            yield self._other(f"subseed {subseed}", reported)
+
+    def _sampler(self, config: _Generating) -> Iterator[str]:
+        # A fallback appears in the infotext only.
+        schedule = self._extra.get("Schedule type") or self._texts.get("Schedule type")
+        sampler, scheduler = config.sampler, config.scheduler
+        used = self._info.get("sampler_name")
+        if sampler and used and not same_sampler(sampler, scheduler, str(used), schedule):
+            yield self._other(f"sampler {sampler}", used)
+        if scheduler and schedule and not same_name(scheduler, str(schedule)):
+            yield self._other(f"scheduler {scheduler}", schedule)
+        clip_skip = self._info.get("clip_skip")
+        if config.clip_skip and clip_skip and clip_skip != config.clip_skip:
+            yield self._other(f"clip_skip {config.clip_skip}", clip_skip)
+
+    def _refining(self, config: _Generating) -> Iterator[str]:
+        hires = config.hires if isinstance(config, Txt2ImgConfig) else None
+        model, refiner = config.model, config.refiner
+        if hires is not None and hires.enabled:
+            if hires.model not in (None, SAME_CHECKPOINT):
+                if refiner is None or refiner.acts_in in (None, "second"):
+                    model = hires.model
+                yield from self._evidence("Hires checkpoint", hires.model)
+            modules = hires.modules
+            yield from self._loaded_modules("hires modules", modules, self._extra, _HIRES_MODULE)
+        # A server does not switch to a refiner whose model is already loaded.
+        if refiner is None or not refiner.enabled or self._stem(refiner.model) == self._stem(model):
+            return
+        yield from self._refiner(refiner)
+        acted, wanted = self._extra.get("Hires refiner"), HIRES_PASSES.get(refiner.acts_in or "")
+        if hires is not None and wanted and acted not in (None, wanted):
+            yield self._other(f"refiner pass {wanted}", acted)
+
+    def _refiner(self, refiner: RefinerConfig) -> Iterator[str]:
+        yield from self._evidence("Refiner", refiner.model)
+        switch_at = self._extra.get("Refiner switch at")
+        if isinstance(switch_at, int | float) and switch_at != refiner.switch_at:
+            yield self._other(f"refiner switch_at {refiner.switch_at}", switch_at)
+
+    def _evidence(self, name: str, asked: str | None) -> Iterator[str]:
+        used = self._extra.get(name)
+        if used is None:
+            if self._features.product != SD_NEXT:  # SD.Next uses other names, if any.
+                yield (
+                    f"{name} {asked} was requested, but the server does not report that it used one"
+                )
+        elif stem(used) != self._stem(asked):
+            yield self._other(f"{name} {asked}", used)
+
+    def _passes(self, config: AdetailerConfig) -> Iterator[str]:
+        for name, value in _SKIPPED_IMG2IMG:
+            if self._info.get(name) != value:
+                yield (
+                    f"ADetailer alone was requested, but the server reports {name} "
+                    f"{self._shown(self._info.get(name))} instead of {value}: it may have "
+                    "repainted the whole image"
+                )
+        for place, one in enumerate(config.passes):
+            ordinal = _ORDINALS[place] if place < len(_ORDINALS) else f" {place + 1}th"
+            used = self._extra.get(f"ADetailer model{ordinal}")
+            if used is None:
+                yield f"ADetailer pass {place + 1} ({one.model}) was requested, but did not run"
+            elif stem(used) != stem(one.model):
+                yield (
+                    f"ADetailer model {one.model} was requested in pass {place + 1}, "
+                    f"but {self._shown(used)} was used"
+                )
 
 
-def unused_fields(
-    request: GenerateRequest, info: Mapping[str, Any], body: Mapping[str, Any], shown: Shown
-) -> Iterator[str]:
-    """A message for each value of the ``body`` that the plan does not set and that was not used."""
-    extra = info.get("extra_generation_params")
-    extra_parameters = extra if isinstance(extra, Mapping) else {}
-    overrides = body.get("override_settings") or {}
-    is_planned = getattr(request.config, "clip_skip", None) is not None
-    clip_skip = None if is_planned else overrides.get("CLIP_stop_at_last_layers")
-    pairs = (
-        ("clip skip", clip_skip, info.get("clip_skip")),
-        ("hires CFG scale", body.get("hr_cfg"), extra_parameters.get("Hires CFG Scale")),
-        *_distilled_scales(body, infotext_values(info)),
-    )
-    yield from _mistaken_scale(request.config, infotext_values(info))
-    for name, sent, used in pairs:
-        if sent and used is not None and used != sent:
-            yield f"{name} {sent} was sent, but {shown(used)} was used"
-
-
-def _distilled_scales(
-    body: Mapping[str, Any], reported: Mapping[str, Any]
-) -> Iterator[tuple[str, Any, Any]]:
-    """What was sent and what was used; a model without such a scale reports none."""
-    sent = body.get("distilled_cfg_scale")
-    for name in ("Distilled CFG Scale", "Shift"):
-        yield name, sent, _number(reported.get(name))
-    used = _number(reported.get("Hires Distilled CFG Scale"))
-    yield "Hires Distilled CFG Scale", body.get("hr_distilled_cfg"), used
-
-
-def _mistaken_scale(config: Any, reported: Mapping[str, Any]) -> Iterator[str]:
-    """A message if the model took a distilled CFG scale as its shift, or the other way round."""
-    pairs = (("distilled_cfg_scale", "Distilled CFG Scale"), ("shift", "Shift"))
-    for (key, name), (_, other) in (pairs, pairs[::-1]):
-        sent = getattr(config, key, None)
-        if sent is not None and name not in reported and other in reported:
-            yield f"{key} {sent} was requested, but the model used it as its {other}"
-
-
-def _number(text: str | None) -> float | None:
-    """The number in a value of an infotext; None for anything else."""
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return None
-
-
-def skipped_names(
-    request: GenerateRequest, info: Mapping[str, Any], kinds: Collection[NameKind]
-) -> Iterator[str]:
-    """A message for each LoRA and embedding of the prompts that the server did not use.
-
-    The server reports the hashes of these ``kinds``.
-    """
+def extra_parameters(info: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What scripts and extensions add to an answer's ``info``."""
     found = info.get("extra_generation_params")
-    extra_parameters = found if isinstance(found, Mapping) else {}
-    for kind in kinds:
-        reported = str(extra_parameters.get(HASHES[kind]) or "")
-        used = {pair.rpartition(":")[0].strip().casefold() for pair in reported.split(",")}
-        if not reported and isinstance(request.config, AdetailerConfig):
-            continue  # It is not known whether the request around ADetailer reports any.
-        for name in _reported_names(request, info, kind):
-            if name.replace(",", "").casefold() not in used:
-                yield f"{kind} {name} was requested, but the server skipped it"
-
-
-def _reported_names(
-    request: GenerateRequest, info: Mapping[str, Any], kind: NameKind
-) -> Iterable[str]:
-    """The LoRAs or embeddings in the prompts whose hashes an answer reports.
-
-    A server before 1.10 reports the LoRAs of the hires pass instead of those of the first. It
-    reports the embeddings of the first only.
-    """
-    config = request.config
-    hires = config.hires if isinstance(config, Txt2ImgConfig) else None
-    if kind is NameKind.LORA and hires is not None and hires.enabled:
-        of_hires = _names_in(kind, hires.prompt)
-        if of_hires:
-            return of_hires
-    if not isinstance(config, Txt2ImgConfig | Img2ImgConfig | AdetailerConfig):
-        return ()
-    texts = [config.prompt, *_first(info.get("all_prompts"))]  # The latter with its styles.
-    if kind is NameKind.EMBEDDING:
-        texts += [config.negative_prompt, *_first(info.get("all_negative_prompts"))]
-    return _names_in(kind, *texts)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _first(prompts: object) -> list[str]:
@@ -151,6 +292,23 @@ def _first(prompts: object) -> list[str]:
 def _names_in(kind: NameKind, *texts: str | None) -> Iterable[str]:
     uses = (use for text in texts for use in named_in_text(str(text or ""), "prompt"))
     return dict.fromkeys(use.name for use in uses if use.kind is kind)
+
+
+def _starting(reported: Mapping[str, Any], start: str) -> list[Any]:
+    return [value for name, value in reported.items() if name.startswith(start)]
+
+
+def _settings_in_stage(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What an answer reports; a hash that the server has not computed is left out."""
+    used = {
+        name: info[key]
+        for key, name in _SAME_IN_STAGE.items()
+        if key in info and not (info[key] is None and key != "sd_vae_name")
+    }
+    values = infotext_values(info)
+    if values:
+        used["modules"] = ", ".join(_starting(values, _MODULE))
+    return used
 
 
 def size_difference(
@@ -215,182 +373,3 @@ def answer_limit(request: GenerateRequest) -> int:
     size = expected_size(request)
     pixels = max_pixels() if size is None else size[0] * size[1]
     return min(pixels * request.count * 12, MAX_ANSWER_BYTES) + MAX_WORDS_BYTES
-
-
-def _known_stem(name: str, features: ServerFeatures) -> str:
-    """The stem that the server reports for a model requested by any of its names."""
-    return (features.stems or {}).get(name) or stem(name)
-
-
-def _models(
-    config: _Sampled,
-    info: Mapping[str, Any],
-    features: ServerFeatures,
-    shown: Shown,
-) -> Iterator[str]:
-    used = info.get("sd_model_name")
-    if config.model and used and stem(used) != _known_stem(config.model, features):
-        yield f"model {config.model} was requested, but {shown(used)} was used"
-    yield from _loaded_modules("modules", config.modules, "Module ", infotext_values(info), shown)
-    if config.vae is None or config.vae in NO_VAE:
-        return
-    values = infotext_values(info)
-    modules = [value for name, value in values.items() if name.startswith("Module ")]
-    if features.product == FORGE and values and vae_stem(config.vae) not in map(vae_stem, modules):
-        loaded = ", ".join(modules) or "no module"
-        yield f"vae {config.vae} was requested, but {shown(loaded)} was used"
-    if "sd_vae_name" not in info:
-        return
-    vae = info["sd_vae_name"]
-    # Forge loads VAEs as modules and does not report them here.
-    if vae_stem(vae) != vae_stem(config.vae) and not (vae is None and features.product == FORGE):
-        yield f"vae {config.vae} was requested, but {shown(vae)} was used"
-
-
-def _loaded_modules(
-    key: str,
-    wanted: tuple[str, ...] | None,
-    start: str,
-    reported: Mapping[str, Any],
-    shown: Shown,
-) -> Iterator[str]:
-    """A message if the server loaded other VAEs and text encoders; their order is free."""
-    if wanted is None or not reported:
-        return
-    used = [value for name, value in reported.items() if name.startswith(start)]
-    if {stem(name) for name in wanted} - _NO_MODULE != {stem(name) for name in used} - _NO_MODULE:
-        loaded, asked = (", ".join(map(str, names)) or "no module" for names in (used, wanted))
-        yield f"{key} {asked} were requested, but {shown(loaded)} were used"
-
-
-def _seeds(request: GenerateRequest, info: Mapping[str, Any], shown: Shown) -> Iterator[str]:
-    used = info.get("all_seeds")
-    wanted = [request.seed + place for place in range(request.count)]
-    if isinstance(used, list) and used and used[: len(wanted)] != wanted:
-        yield f"seeds {wanted} were requested, but {shown(used[: len(wanted)])} were used"
-    subseed, reported = getattr(request.config, "subseed", None), info.get("subseed")
-    if subseed is not None and reported not in (None, subseed):
-        yield f"subseed {subseed} was requested, but {shown(reported)} was used"
-
-
-def _sampling(
-    config: Txt2ImgConfig | Img2ImgConfig,
-    info: Mapping[str, Any],
-    extra_parameters: Mapping[str, Any],
-    features: ServerFeatures,
-    shown: Shown,
-) -> Iterator[str]:
-    yield from _sampler(config, info, extra_parameters, shown)
-    yield from _refining(config, extra_parameters, features, shown)
-
-
-def _sampler(
-    config: Txt2ImgConfig | Img2ImgConfig,
-    info: Mapping[str, Any],
-    extra_parameters: Mapping[str, Any],
-    shown: Shown,
-) -> Iterator[str]:
-    # A fallback appears in the infotext only.
-    schedule = extra_parameters.get("Schedule type") or infotext_values(info).get("Schedule type")
-    used = info.get("sampler_name")
-    if (
-        config.sampler
-        and used
-        and not same_sampler(config.sampler, config.scheduler, str(used), schedule)
-    ):
-        yield f"sampler {config.sampler} was requested, but {shown(used)} was used"
-    if config.scheduler and schedule and not same_name(config.scheduler, str(schedule)):
-        yield f"scheduler {config.scheduler} was requested, but {shown(schedule)} was used"
-    clip_skip = info.get("clip_skip")
-    if config.clip_skip and clip_skip and clip_skip != config.clip_skip:
-        yield f"clip_skip {config.clip_skip} was requested, but {shown(clip_skip)} was used"
-
-
-def _refining(
-    config: Txt2ImgConfig | Img2ImgConfig,
-    extra_parameters: Mapping[str, Any],
-    features: ServerFeatures,
-    shown: Shown,
-) -> Iterator[str]:
-    hires = getattr(config, "hires", None)
-    model = config.model
-    if hires is not None and hires.enabled and hires.model not in (None, SAME_CHECKPOINT):
-        if config.refiner is None or config.refiner.acts_in in (None, "second"):
-            model = hires.model
-        yield from _evidence("Hires checkpoint", hires.model, extra_parameters, features, shown)
-    if hires is not None and hires.enabled:
-        start = "Hires Module "
-        yield from _loaded_modules("hires modules", hires.modules, start, extra_parameters, shown)
-    refiner = config.refiner
-    # A server does not switch to a refiner whose model is already loaded.
-    if refiner is None or not refiner.enabled:
-        return
-    if _known_stem(str(refiner.model), features) != _known_stem(str(model), features):
-        yield from _refiner_evidence(refiner, extra_parameters, features, shown)
-        acted = extra_parameters.get("Hires refiner")
-        wanted = HIRES_PASSES.get(refiner.acts_in or "")
-        if hires is not None and wanted and acted not in (None, wanted):
-            yield f"refiner pass {wanted} was requested, but {shown(acted)} was used"
-
-
-def _refiner_evidence(
-    refiner: RefinerConfig,
-    extra_parameters: Mapping[str, Any],
-    features: ServerFeatures,
-    shown: Shown,
-) -> Iterator[str]:
-    yield from _evidence("Refiner", refiner.model, extra_parameters, features, shown)
-    switch_at = extra_parameters.get("Refiner switch at")
-    if isinstance(switch_at, int | float) and switch_at != refiner.switch_at:
-        yield f"refiner switch_at {refiner.switch_at} was requested, but {switch_at} was used"
-
-
-def _evidence(
-    name: str,
-    asked: str | None,
-    extra_parameters: Mapping[str, Any],
-    features: ServerFeatures,
-    shown: Shown,
-) -> Iterator[str]:
-    used = extra_parameters.get(name)
-    if used is None:
-        if features.product != SD_NEXT:  # SD.Next uses other names, if any.
-            yield f"{name} {asked} was requested, but the server does not report that it used one"
-    elif stem(used) != _known_stem(str(asked), features):
-        yield f"{name} {asked} was requested, but {shown(used)} was used"
-
-
-def _detailing(
-    config: AdetailerConfig,
-    info: Mapping[str, Any],
-    extra_parameters: Mapping[str, Any],
-    _: ServerFeatures,
-    shown: Shown,
-) -> Iterator[str]:
-    for name, value in _SKIPPED_IMG2IMG:
-        if info.get(name) != value:
-            yield (
-                f"ADetailer alone was requested, but the server reports {name} "
-                f"{shown(info.get(name))} instead of {value}: it may have repainted the whole image"
-            )
-    for place, one in enumerate(config.passes):
-        ordinal = _ORDINALS[place] if place < len(_ORDINALS) else f" {place + 1}th"
-        used = extra_parameters.get(f"ADetailer model{ordinal}")
-        if used is None:
-            yield f"ADetailer pass {place + 1} ({one.model}) was requested, but did not run"
-        elif stem(used) != stem(one.model):
-            yield (
-                f"ADetailer model {one.model} was requested in pass {place + 1}, "
-                f"but {shown(used)} was used"
-            )
-
-
-_Comparison = Callable[
-    [Any, Mapping[str, Any], Mapping[str, Any], ServerFeatures, Shown], Iterator[str]
-]
-_COMPARISONS: Mapping[str, _Comparison] = {
-    "txt2img": _sampling,
-    "img2img": _sampling,
-    "adetailer": _detailing,
-}
-"""By stage, what its answers report; of an upscale they report no settings."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -31,9 +31,9 @@ from ..http.errors import (
     ServerUnavailableError,
     SettingsNotUsedError,
 )
-from ..registry import EarlierRun
+from ..registry import RunPreparation
 from ..report import Verdict
-from .answer_check import answer_limit, differences, size_difference, skipped_names, unused_fields
+from .answer_check import AnswerComparison, answer_limit, size_difference
 from .answers import Answer, read_answer
 from .call import Call
 from .features import (
@@ -56,7 +56,6 @@ from .pixels import is_plain_resize, same_pixels, size_of
 from .server import Server, is_not_ready
 from .settlement import settle
 from .spellings import stem
-from .stage_consistency import differences_in_stage
 from .upscale_payload import cache_fillers
 from .used_files import PLAIN_UPSCALERS, restores_faces_only
 
@@ -145,20 +144,12 @@ class WebUIBackend:
             options_logger.info("the hashes of files are not recorded: %s", error)
 
     def pin_options(
-        self,
-        plan: StageExecutionPlan,
-        recorded: BackendDescription | None,
-        earlier: Iterable[EarlierRun],
-        *,
-        like: BackendDescription | None = None,
+        self, run: RunPreparation, like: BackendDescription | None = None
     ) -> Sequence[str]:
         """Read the server's options for the run; see ``OptionsBackend``."""
         if self._features is None:
             self._wait_until_started()
-        if recorded is None:
-            self._options.pin(plan, earlier, None if like is None else like.options or {})
-        else:
-            self._options.pin_again(plan, recorded, earlier)
+        self._options.pin(run, None if like is None else like.options or {})
         return self._options.lacking
 
     def has_loaded(self, config: StageConfig) -> bool:
@@ -318,11 +309,18 @@ class WebUIBackend:
         self, request: GenerateRequest, answer: Answer, payload: Payload
     ) -> SettingsNotUsedError | None:
         """The error for an answer that does not match the request; None if it matches."""
-        found = self._different_settings(request, answer, payload)
+        comparison = self._comparison(request, answer)
+        found = [*comparison.differences(), *comparison.unused_fields(payload.body)]
+        if found and self._known_features().stems is None:
+            # Without preflight: a model may be requested by a hash or another name that the info
+            # does not show, so the list of models is read before a difference is reported.
+            stems = ServerLists(self._client).stems()
+            self._features = msgspec.structs.replace(self._known_features(), stems=stems)
+            comparison = self._comparison(request, answer)
+            found = [*comparison.differences(), *comparison.unused_fields(payload.body)]
         found += self._unused_upscaler(request, answer)
-        found += skipped_names(request, answer.info, self._shown_names())
-        shown = self._client.credentials.scrub_values(answer.info)
-        found += differences_in_stage(request, shown)
+        found += comparison.skipped_names(self._shown_names())
+        found += comparison.differences_in_stage()
         for place, image in enumerate(answer.images):
             name = f"image {request.image_index + place + 1}"
             size = size_of(image, self._inputs, self._client, payload.endpoint, name)
@@ -331,11 +329,12 @@ class WebUIBackend:
                 found.append(wrong)
         if not found:
             return None
+        scrub = self._client.credentials.scrub_values
         return self._client.failure(
             SettingsNotUsedError,
             payload.endpoint,
             "the server ignored settings of the request: " + "; ".join(dict.fromkeys(found)),
-            detail=msgspec.json.encode(shown).decode(),
+            detail=msgspec.json.encode(scrub(answer.info)).decode(),
         )
 
     def _unused_upscaler(self, request: GenerateRequest, answer: Answer) -> Iterator[str]:
@@ -367,24 +366,9 @@ class WebUIBackend:
         caches = not features.takes(TXT2IMG, "force_task_id")
         return self._options.shown - ({NameKind.EMBEDDING} if caches else set())
 
-    def _different_settings(
-        self, request: GenerateRequest, answer: Answer, payload: Payload
-    ) -> list[str]:
-        """Messages for settings in the answer that differ from the request.
-
-        Without preflight the list of models is read before a difference is reported, because a
-        model may be requested by a hash or another name that the info does not show.
-        """
-        shown = self._client.credentials.scrub_values
-        features = self._known_features()
-        found = list(differences(request, answer.info, features, shown))
-        found += unused_fields(request, answer.info, payload.body, shown)
-        if found and features.stems is None:
-            stems = ServerLists(self._client).stems()
-            self._features = features = msgspec.structs.replace(features, stems=stems)
-            found = list(differences(request, answer.info, features, shown))
-            found += unused_fields(request, answer.info, payload.body, shown)
-        return found
+    def _comparison(self, request: GenerateRequest, answer: Answer) -> AnswerComparison:
+        scrub = self._client.credentials.scrub_values
+        return AnswerComparison(request, answer.info, self._known_features(), scrub)
 
 
 def _respelled(request: GenerateRequest, features: ServerFeatures) -> GenerateRequest:

@@ -15,7 +15,7 @@ from ....statemachine.plan.plan import StageExecutionPlan
 from ....statemachine.ports import SERVER_VERSION
 from ....statemachine.stages import AdetailerConfig, StageConfig, UpscaleConfig
 from ..infotext_settings import infotext_values
-from .answer_check import HASHES
+from .answer_check import HASHES, extra_parameters
 from .features import ServerFeatures
 from .lists import OPTIONS, ServerLists, entry_of
 from .names import KINDS, NameKind, is_known_everywhere, named_in_text, names_of_stage
@@ -214,7 +214,7 @@ def _place(file: UsedFile, key: str) -> tuple[str, str]:
 
 def _answered(info: Mapping[str, Any]) -> Mapping[tuple[str, str], str]:
     """The hashes in an answer, by kind and name; a network without a hash has ""."""
-    extra = _extra(info)
+    extra = extra_parameters(info)
     titles = [_TITLE.fullmatch(str(extra.get(name))) for name in ("Refiner", "Hires checkpoint")]
     shown = [("model", stem(title[1]), title[2]) for title in titles if title]
     shown.append(("model", stem(info.get("sd_model_name")), info.get("sd_model_hash")))
@@ -225,12 +225,6 @@ def _answered(info: Mapping[str, Any]) -> Mapping[tuple[str, str], str]:
         for found in _NETWORK.finditer(str(extra.get(name) or ""))
     )
     return {place: digits for place, digits in models.items() if digits} | _merged(networks)
-
-
-def _extra(info: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What scripts and extensions add to an answer."""
-    found = info.get("extra_generation_params")
-    return found if isinstance(found, Mapping) else {}
 
 
 def _merged(pairs: Iterable[tuple[Key, str]]) -> dict[Key, str]:
@@ -246,7 +240,7 @@ def _shown_versions(info: Mapping[str, Any]) -> Mapping[str, str]:
     texts = infotext_values(info)
     found = {
         SERVER_VERSION: info.get("version") or texts.get("Version"),
-        _DETAILER_VERSION: _extra(info).get(_DETAILER) or texts.get(_DETAILER),
+        _DETAILER_VERSION: extra_parameters(info).get(_DETAILER) or texts.get(_DETAILER),
     }
     return {name: it.strip() for name, it in found.items() if isinstance(it, str) and it.strip()}
 

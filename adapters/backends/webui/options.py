@@ -13,10 +13,9 @@ import msgspec
 from ....events.codec import json_values
 from ....events.model import BackendDescription
 from ....statemachine.errors import BackendAnswerError, BackendError
-from ....statemachine.plan.plan import StageExecutionPlan
 from ....statemachine.stages import StageConfig
 from ..http.errors import RequestRefusedError, ServerFailureError
-from ..registry import EarlierRun
+from ..registry import EarlierRun, RunPreparation
 from .detailer_payload import OPTIONS_OF_PASSES
 from .lists import OPTIONS
 from .names import NameKind
@@ -103,19 +102,18 @@ class PinnedOptions:
         """What requests carry; None for a run of an older release, which pinned nothing."""
         return None if self._is_of_older_release else self.sent
 
-    def pin(
-        self,
-        plan: StageExecutionPlan,
-        earlier: Iterable[EarlierRun],
-        given: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Read the options for a new run, and have the server keep them.
+    def pin(self, run: RunPreparation, given: Mapping[str, Any] | None = None) -> None:
+        """Take the options of a resumed run, or read those for a new one.
 
-        The run's are ``given`` where another server comes first. What a run that died left there is
-        undone before. Raises ServerError where the server cannot be reached.
+        A new run's are ``given`` where another server comes first. Raises ServerError where the
+        server cannot be reached.
         """
-        self._earlier = earlier
-        self._stages = [stage.config for stage in plan.stages]
+        self._earlier = run.earlier(self._server.url)
+        self._stages = [stage.config for stage in run.plan.stages]
+        if run.recorded is not None:
+            self._take(run.recorded, json_values(run.plan))
+            return
+        # What a run that died left there is undone before, and the server keeps its options.
         self.recorded = {}  # Also where none can be read; a log of an older release has nothing.
         self._server.look_or_fail()
         self._secure()
@@ -124,20 +122,14 @@ class PinnedOptions:
         sent = {key: value for key, value in self.recorded.items() if key in own}
         self.sent = {**sent, **self._as_png(self._before)}
 
-    def pin_again(
-        self,
-        plan: StageExecutionPlan,
-        recorded: BackendDescription,
-        earlier: Iterable[EarlierRun],
-    ) -> None:
+    def _take(self, recorded: BackendDescription, plan: Mapping[str, Any]) -> None:
         """Take the options that a resumed run recorded; a log of an older release has none.
 
         The server may still work on a request of the run, so it is asked to keep its options
         before the next request, by ``secure``. Raises ServerError.
         """
-        died = EarlierRun(backend=recorded, plan=json_values(plan), is_alive=False)
-        self._earlier = chain([died], earlier)
-        self._stages = [stage.config for stage in plan.stages]
+        died = EarlierRun(backend=recorded, plan=plan, is_alive=False)
+        self._earlier = chain([died], self._earlier)
         self._is_secured = False
         self._is_of_older_release = recorded.options is msgspec.UNSET
         if recorded.options is not msgspec.UNSET:
