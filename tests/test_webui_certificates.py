@@ -20,7 +20,7 @@ from .test_webui_client import Wire, WireServer
 from .test_webui_tls import tls_for
 
 AUTHORITY = trustme.CA()
-UNCHECKED, OWN_AUTHORITY = "tls_verify = false", 'ca_bundle = "ca.pem"'
+UNCHECKED, OWN_AUTHORITY = "tls_verify=false", 'ca_bundle = "ca.pem"'
 FAR, NEAR = "0.0.0.0", "127.0.0.1"
 """Two addresses of this machine; only the second is a loopback address."""
 WARNING = "certificate is not checked"
@@ -59,68 +59,34 @@ def refused(folder: Path, command: str, url: str, settings: str, *options: str) 
     return done.stderr
 
 
-@pytest.mark.parametrize("command", ["run", "doctor"])
-@pytest.mark.parametrize("settings", [UNCHECKED, OWN_AUTHORITY])
+@pytest.mark.parametrize(
+    ("command", "host", "settings", "options", "is_sent"),
+    [
+        ("run", FAR, UNCHECKED, (), False),
+        ("doctor", FAR, UNCHECKED, (), False),
+        ("run", FAR, OWN_AUTHORITY, (), False),
+        ("run", FAR, "", ("--set", f"server.{UNCHECKED}"), False),
+        # Behind a tunnel or another user's program.
+        ("run", NEAR, UNCHECKED, (), False),
+        # Its certificate is verified, and the file with the authority is on this machine.
+        ("run", NEAR, OWN_AUTHORITY, (), True),
+        ("run", FAR, UNCHECKED, ("--insecure",), True),
+        ("doctor", FAR, OWN_AUTHORITY, ("--insecure",), True),
+    ],
+)
 def test_a_configuration_cannot_give_the_credentials_to_an_impostor(
-    impostor: Impostor, tmp_path: Path, command: str, settings: str
-) -> None:
-    """The error says why they were withheld, and how to send them."""
-    told = refused(tmp_path, command, impostor.url(FAR), settings)
+    impostor: Impostor, tmp_path: Path, command: str, host: str, settings: str,
+    options: tuple[str, ...], is_sent: bool,
+) -> None:  # fmt: skip
+    """The error says how to send them; one line warns of a certificate that is not checked."""
+    told = refused(tmp_path, command, impostor.url(host), settings, *options)
     assert impostor.sent
-    assert set(impostor.sent) == {""}
-    assert "server.tls_verify or server.ca_bundle" in told
-    assert "--insecure" in told
-
-
-def test_a_setting_on_the_command_line_needs_insecure_as_well(
-    impostor: Impostor, tmp_path: Path
-) -> None:
-    """``--set`` becomes a part of the configuration."""
-    told = refused(tmp_path, "run", impostor.url(FAR), "", "--set", "server.tls_verify=false")
-    assert set(impostor.sent) == {""}
-    assert "--insecure" in told
-
-
-@pytest.mark.parametrize("command", ["run", "doctor"])
-@pytest.mark.parametrize("settings", [UNCHECKED, OWN_AUTHORITY])
-def test_credentials_are_sent_all_the_same_with_insecure(
-    impostor: Impostor, tmp_path: Path, command: str, settings: str
-) -> None:
-    """From the first request on."""
-    refused(tmp_path, command, impostor.url(FAR), settings, "--insecure")
-    assert impostor.sent
-    assert all(one.startswith("Basic ") for one in impostor.sent)
-
-
-@pytest.mark.parametrize("command", ["run", "doctor"])
-def test_a_loopback_address_may_be_an_impostor_as_well(
-    impostor: Impostor, tmp_path: Path, command: str
-) -> None:
-    """Behind a tunnel or another user's program: an unverified server is sent no credentials."""
-    told = refused(tmp_path, command, impostor.url(NEAR), UNCHECKED)
-    assert impostor.sent
-    assert set(impostor.sent) == {""}
-    assert "--insecure" in told
-
-
-def test_a_loopback_address_may_have_an_authority_of_its_own(
-    impostor: Impostor, tmp_path: Path
-) -> None:
-    """Its certificate is verified, and the file with the authority is on this machine."""
-    refused(tmp_path, "run", impostor.url(NEAR), OWN_AUTHORITY)
-    assert impostor.sent
-    assert all(one.startswith("Basic ") for one in impostor.sent)
-
-
-@pytest.mark.parametrize("command", ["run", "doctor"])
-@pytest.mark.parametrize(("settings", "times"), [(UNCHECKED, 1), (OWN_AUTHORITY, 0)])
-def test_a_certificate_that_is_not_checked_is_warned_of_once(
-    impostor: Impostor, tmp_path: Path, command: str, settings: str, times: int
-) -> None:
-    """In one line, however many requests are made."""
-    told = refused(tmp_path, command, impostor.url(FAR), settings)
-    assert told.count(WARNING) == times
-    assert len(told.splitlines()) == 1 + times
+    assert {one.startswith("Basic ") for one in impostor.sent} == {is_sent}
+    assert ("server.tls_verify or server.ca_bundle" in told) is not is_sent
+    assert ("--insecure" in told) is not is_sent
+    warned = int(UNCHECKED in f"{settings} {options}")
+    assert told.count(WARNING) == warned
+    assert len(told.splitlines()) == 1 + warned
 
 
 def test_other_code_of_the_process_keeps_its_warnings() -> None:

@@ -25,7 +25,7 @@ from .support import png
 from .webui_names import Names
 from .webui_server import ScriptedWebUI
 
-PASSWORDS = ("sd", "base", "1", "e")
+PASSWORDS = ("sd", "e")
 MODEL = "sd_xl_base_1.0.safetensors"
 NAMES = Names(models=(MODEL, "sd_xl_refiner_1.0.safetensors"))
 ADDRESS = ServerAddress.parse("http://127.0.0.1:7860")

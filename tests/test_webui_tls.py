@@ -157,7 +157,6 @@ def test_no_advice_on_certificates_where_the_ciphers_differ(bundle: str) -> None
 
 
 CONFIGURED: dict[str, tuple[str, list[str]]] = {
-    'ca_bundle = "ca.pem"': ("configs", []),
     'ca_bundle = "../configs/ca.pem"': ("configs", []),
     'ca_bundle = "~/configs/ca.pem"': ("configs", []),
     "": ("configs", ["--set", "server.ca_bundle=configs/ca.pem"]),

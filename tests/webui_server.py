@@ -98,19 +98,18 @@ class ScriptedWebUI:
         finally:
             self.queue.alter(lambda: setattr(self.queue, "held", None))
 
-    def until(self, condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    def until(self, condition: Callable[[], bool]) -> None:
         """Wait for something that jobs change; AssertionError when it does not come."""
-        assert self.queue.wait(condition, timeout_s), "the test server waited in vain"
+        assert self.queue.wait(condition, 60.0), "the test server waited in vain"
 
-    def until_running(self, *, step: int = 0, timeout_s: float = 10.0) -> None:
+    def until_running(self, *, step: int = 0) -> None:
         """Wait for a job that is at ``step``, or for any upscaling."""
         state = self.queue
         self.until(
             lambda: (
                 bool(state.state["job"])
                 and (state.state["sampling_step"] >= step or state.state["job"] == "Upscale")
-            ),
-            timeout_s,
+            )
         )
 
     @contextmanager
