@@ -45,16 +45,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(NO_SKIPS, action="store_true", help="fail if a test is skipped")
 
 
-# A property that takes longer on a busy machine is no failure.
-settings.register_profile("stagewright", deadline=None)
-settings.load_profile("stagewright")
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Let the commands that tests start be interrupted, and see no settings of this user.
 
     A script that starts the tests in the background has SIGINT ignored, and so would they.
     """
+    # A property that takes longer on a busy machine is no failure.
+    examples = 100 if config.getoption(ALL_CASES) else 30
+    settings.register_profile("stagewright", deadline=None, max_examples=examples)
+    settings.load_profile("stagewright")
     for name in ("SERVER", "RUNS"):
         os.environ.pop(f"STAGEWRIGHT_{name}", None)
     os.environ["STAGEWRIGHT_CONFIG_FILE"] = os.devnull

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -45,14 +46,20 @@ Catalogue(runs).entries()
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two finished runs and their catalogue."""
-    config = write_config(tmp_path)
-    run_json(config)
-    run_json(config)
-    assert stagewright("list", folder=tmp_path).returncode == 0
-    return tmp_path
+    folder = tmp_path_factory.mktemp("made")
+    for _ in range(2):
+        run_json(write_config(folder))
+    assert stagewright("list", folder=folder).returncode == 0
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy of it, with the times of its logs."""
+    return shutil.copytree(made, tmp_path / "copy")
 
 
 def listed(folder: Path) -> list[str]:

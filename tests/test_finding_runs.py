@@ -186,7 +186,7 @@ def test_a_wrong_condition_or_column_is_named(
 def cancelled(folder: Path) -> str:
     """A run that was cancelled on purpose after its first image; its id."""
     controlled = open_controller(folder / "runs")
-    handle = controlled.start(document(images=300))
+    handle = controlled.start(document(images=60))
     controlled.cancel(handle.run_id)
     assert handle.wait(30).state == "CANCELLED"
     return handle.run_id

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from stagewright.adapters import RunStatus, StatusBar
 from stagewright.adapters.projections.status import GroupStatus
@@ -64,7 +64,6 @@ def of_run(status: RunStatus) -> dict[str, object]:
 
 
 @given(group_lives())
-@settings(max_examples=100, deadline=None)
 def test_the_percentage_of_a_group_never_goes_back(life: list[GroupTold]) -> None:
     """It is 100 exactly while the group is COMPLETED, and all numbers stay within bounds."""
     bar = Watched()
@@ -87,7 +86,6 @@ def test_the_percentage_of_a_group_never_goes_back(life: list[GroupTold]) -> Non
 
 
 @given(group_lives())
-@settings(max_examples=60, deadline=None)
 def test_a_group_changes_nothing_of_what_is_shown_of_its_runs(life: list[GroupTold]) -> None:
     """Every event of a run is shown as without the group."""
     with_group, without = Watched(), Watched()
@@ -98,7 +96,6 @@ def test_a_group_changes_nothing_of_what_is_shown_of_its_runs(life: list[GroupTo
 
 
 @given(group_lives())
-@settings(max_examples=60, deadline=None)
 def test_the_percentage_of_a_group_is_the_weighted_share_of_its_runs(life: list[GroupTold]) -> None:
     """Of each variant that part which a bar of that run alone shows, weighted by its steps."""
     told = [one for one in life if not isinstance(one, StepProgress)]
@@ -124,7 +121,6 @@ def test_the_percentage_of_a_group_is_the_weighted_share_of_its_runs(life: list[
 
 
 @given(group_lives(), st.data())
-@settings(max_examples=60, deadline=None)
 def test_a_later_process_shows_what_an_earlier_one_would(
     life: list[GroupTold], data: st.DataObject
 ) -> None:

@@ -270,7 +270,7 @@ def hostile(folder: Path, **opened: Any) -> LearningRecord:
         {"plan": {"stages": [None, {"stage_id": 3}, {"stage_id": "00-txt2img", "config": [1]}]}},
         {"plan": {"stages": [{"stage_id": "00-txt2img", "stage_type": {}, "learning_mode": 1}]}},
         {"plan": {"stages": [{"stage_id": "a"}, {"stage_id": "a"}]}},
-        {"plan": {"stages": [{"stage_id": str(place)} for place in range(20_000)]}},
+        {"plan": {"stages": [{"stage_id": str(place)} for place in range(2_000)]}},
         {"config": {"name": [], "prompt": 3, "negative_prompt": {}, "metadata": 1, "run": []}},
         {"config": {"run": {"learning": 0}, "metadata": {"varied": None}}},
     ],

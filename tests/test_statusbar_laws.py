@@ -94,7 +94,6 @@ class Watched:
 
 
 @given(lives())
-@settings(max_examples=150)
 def test_the_percentage_never_goes_back_and_is_100_only_when_completed(life: list[Told]) -> None:
     """Over every legal combination of stages, batches, slots, failures, cancels and resumes.
 
@@ -108,7 +107,6 @@ def test_the_percentage_never_goes_back_and_is_100_only_when_completed(life: lis
 
 
 @given(lives())
-@settings(max_examples=60)
 def test_without_live_steps_the_percentage_is_the_share_of_finished_work(life: list[Told]) -> None:
     """Of all images in all stages, weighted by steps; what was shown is held.
 
@@ -160,7 +158,6 @@ class Oracle:
 
 
 @given(lives())
-@settings(max_examples=60)
 def test_live_steps_only_refine(life: list[Told]) -> None:
     """Whoever was told them sees the same, but for what they have shown to be done already."""
     bar = StatusBar(monotonic=still)
@@ -202,7 +199,7 @@ TROUBLES = st.dictionaries(
     troubles=TROUBLES,
     lost=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=3),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12)
 def test_real_runs_keep_the_law_too(
     kinds: set[str],
     images: int,

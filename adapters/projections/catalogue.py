@@ -259,19 +259,22 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
         state = fold.state
     except LogCorruptError:
         state = CORRUPT
-    opened = fold.opened
-    plan = fold.plan
+    opened, plan = fold.opened, fold.plan
+    if opened is None:
+        return CatalogueEntry(
+            run_id=fold.run_id or folder.name, folder=folder.name, name=folder.name, state=state
+        )
     stage_ids = fold.planned_stage_ids()
     finished = [len(fold.stages[one].finished) if one in fold.stages else 0 for one in stage_ids]
     missing = fold.missing() if fold.error else ()
     can_resume = can_go_on(fold.state, fold.error, missing, sealed=fold.sealed)
     unfinished = len(stage_ids) * len(fold.seeds) - sum(finished)
     return CatalogueEntry(
-        run_id=fold.run_id or folder.name,
+        run_id=fold.run_id,
         folder=folder.name,
-        name=_name(opened) if opened else folder.name,
-        prompt=_prompt(opened) if opened else "",
-        opened=opened.ts.isoformat() if opened else "",
+        name=_name(opened),
+        prompt=_prompt(opened),
+        opened=opened.ts.isoformat(),
         state=state,
         outcome=fold.outcome,
         summary=str(plan.get("summary", "")),
@@ -280,12 +283,12 @@ def catalogue_entry(folder: Path) -> CatalogueEntry:
         stage_images=sum(finished),
         total_stage_images=len(stage_ids) * len(fold.seeds),
         models=tuple(sorted(set(_models(recorded_stages(plan))))),
-        server=server_of(opened.backend) if opened else "",
-        servers=tuple(one.url for one in servers_of(opened.backend)) if opened else (),
+        server=server_of(opened.backend),
+        servers=tuple(one.url for one in servers_of(opened.backend)),
         resumes=fold.resumes,
-        group_id=opened.group_id if opened else None,
-        parent_run_id=(opened.parent_run_id or None) if opened else None,
-        variant_index=opened.variant_index if opened else None,
+        group_id=opened.group_id,
+        parent_run_id=opened.parent_run_id or None,
+        variant_index=opened.variant_index,
         resumable=state != CORRUPT and can_resume,
         needs_force=unfinished > 0 and is_fruitless(fold.epochs_without_progress),
         cancelled=fold.cancel_requested and fold.state != RunState.COMPLETED,
