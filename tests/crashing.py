@@ -29,7 +29,7 @@ from stagewright.events.log.storage import PART_SUFFIX
 from stagewright.statemachine.states import TRANSITIONS
 
 from .command_line import write_config
-from .forking import SENT, Json
+from .forking import SENT, Ended, Json
 from .support import document
 
 KILLED = -getattr(signal, "SIGKILL", 9)
@@ -89,6 +89,12 @@ class Counts:
     planned: int = 0
     differ: int = 0
     places: list[str] = field(default_factory=list)
+
+    def note_kill(self, ended: Ended, at: str) -> None:
+        """See that a command died at a failpoint, and count it."""
+        assert ended.status == KILLED, f"{at} was not passed: {ended}"
+        self.kills += 1
+        self.places.append(at.split()[0])
 
     def add(self, other: Counts) -> None:
         """Take what was counted elsewhere into account."""

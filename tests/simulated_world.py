@@ -17,9 +17,8 @@ from stagewright.events import (
     StageEvent,
     StageImageProgress,
 )
-from stagewright.statemachine.groups import runner
 from stagewright.statemachine.resume import reopen
-from stagewright.statemachine.run import creation, dispatcher, group_launcher
+from stagewright.statemachine.run import creation, dispatcher, group_launcher, group_runner
 
 from .support import START
 
@@ -36,7 +35,7 @@ def same_machine_everywhere() -> Iterator[None]:
             patch.setattr(module, "boot_id", lambda: "0" * 32)
             patch.setattr(module, "software", lambda: "stagewright (simulated)")
         # Orders to cancel are looked for between stages and runs; a slow machine looks no oftener.
-        for module in (dispatcher, runner):
+        for module in (dispatcher, group_runner):
             patch.setattr(module, "POLL_S", 60.0)
         yield
 

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from stagewright.statemachine import (
     ConfigurationError,
@@ -82,7 +82,6 @@ def error_of(kind: type[Exception], call: Callable[[], object]) -> Exception | N
     return None
 
 
-@settings(deadline=None, max_examples=300)
 @given(documents())
 @example({"seed": 10**5000})
 @example({"metadata": {"a": "\ud800"}})
@@ -113,7 +112,6 @@ PIECES = (
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=300)
 @given(
     st.lists(st.sampled_from(PIECES), max_size=25).map("".join).map(str.encode) | st.binary(),
     st.sampled_from(["toml", "json", "yaml"]),

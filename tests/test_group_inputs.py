@@ -11,7 +11,7 @@ import pytest
 from stagewright.events import RunOpened, RunState, replay
 from stagewright.statemachine import CancelToken, GenerateRequest, GroupResult
 
-from .resuming import made_a_folder, painter, removed, rewritten, small
+from .resuming import painter, removed, rewritten, small
 from .support import TXT2IMG, controller, png
 from .test_group_logs import forge, forget_runs
 
@@ -63,12 +63,6 @@ def portrait(runs: Path, result: GroupResult) -> Portrait:
     return shown
 
 
-def added_to(file: Path) -> None:
-    """More than there was stands in it, and beside it."""
-    file.write_bytes(file.read_bytes() + b"yellow\n")
-    (file.parent / "more.txt").write_text("violet\n")
-
-
 @pytest.fixture(scope="module", params=SOURCES)
 def source(request: pytest.FixtureRequest) -> str:
     """A file that a configuration names."""
@@ -84,7 +78,7 @@ def expected(source: str, tmp_path_factory: pytest.TempPathFactory) -> Portrait:
     return portrait(folder / "runs", handle.wait(30))
 
 
-@pytest.mark.parametrize("alter", [added_to, rewritten, removed, made_a_folder])
+@pytest.mark.parametrize("alter", [rewritten, removed])
 def test_a_file_that_changes_after_the_start_changes_nothing(
     source: str, alter: Alter, expected: Portrait, tmp_path: Path
 ) -> None:

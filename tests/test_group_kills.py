@@ -27,32 +27,26 @@ from .crashing import KILLED, LOG, Counts, check_history, sent_calls
 from .forking import Ended, ForkServer
 from .group_process import MOMENTS
 from .support import document, png
+from .test_kill_matrix import BARRIER, FILE, at_each
 
 TITLE = "kills of groups"
 pytestmark = pytest.mark.posix
 
 VARIANTS = 3
 AXIS = "txt2img.steps=1,2,3"
-RECORD = ("record-before", "record-half", "record-written", "record-synced")
-FILE = ("file-half", "file-written", "file-synced", "file-renamed", "file-in-place")
-
-
-def at_each(places: tuple[str, ...], words: str) -> list[str]:
-    """The failpoints of one record or file."""
-    return [f"{place} {words}" for place in places]
 
 
 def of_variant(index: int) -> list[str]:
     """Where a group can die while it begins a variant, and once its run has ended."""
     nth = f"#{index + 1}"
     return [
-        *at_each(RECORD, f'VariantBegun "variant_index":{index}'),
+        *at_each(BARRIER, f'VariantBegun "variant_index":{index}'),
         f"folder-made runs/2 #{2 * index + 1}",
         *at_each(FILE, f"{LOG} {nth}"),
-        *at_each(RECORD, f'LifecycleChanged "trigger":"start" {nth}'),
+        *at_each(BARRIER, f'LifecycleChanged "trigger":"start" {nth}'),
         f"record-synced CallRequested {nth}",
         f"record-synced CallCompleted {nth}",
-        *at_each(RECORD, f"RunSealed {nth}"),
+        *at_each(BARRIER, f"RunSealed {nth}"),
     ]
 
 
@@ -62,23 +56,23 @@ OPENING += at_each(FILE[:3], GROUP_LOG_NAME)
 RUNNING = [
     *at_each(FILE[3:], GROUP_LOG_NAME),
     *(one for index in range(VARIANTS) for one in of_variant(index)),
-    *at_each(RECORD, "GroupSealed"),
+    *at_each(BARRIER, "GroupSealed"),
 ]
 TORN = 'record-half VariantBegun "variant_index":1'
 RESUMING = [
     *at_each(FILE, f"{GROUP_LOG_NAME}.torn-1"),
     "tail-cut",
-    *at_each(RECORD, "LogRepaired"),
-    *at_each(RECORD, "GroupResumed"),
-    *at_each(RECORD, 'VariantBegun "variant_index":1'),
+    *at_each(BARRIER, "LogRepaired"),
+    *at_each(BARRIER, "GroupResumed"),
+    *at_each(BARRIER, 'VariantBegun "variant_index":1'),
     "folder-made runs/2",
-    *at_each(RECORD, "GroupSealed"),
+    *at_each(BARRIER, "GroupSealed"),
 ]
 REMOVING = ["file-removed run.lock", "folder-made runs/2", *at_each(FILE, LOG)]
 CANCELLING = [
     (moment, at)
     for moment in MOMENTS
-    for at in (*at_each(RECORD, "GroupCancelled"), *at_each(RECORD, "GroupSealed"))
+    for at in (*at_each(BARRIER, "GroupCancelled"), *at_each(BARRIER, "GroupSealed"))
 ]
 CANCELLING += [
     ("ordered", f"{place} .cancel.request") for place in ("file-renamed", "file-removed")
@@ -103,7 +97,7 @@ class Wreck:
 
     def kill(self, *arguments: str | Path, at: str) -> None:
         """Kill a command at a failpoint, and see that it died there."""
-        self._note_kill(self.command(*arguments, at=at), at)
+        self._counts.note_kill(self.command(*arguments, at=at), at)
 
     def kill_cancelled(self, moment: str, *, at: str) -> None:
         """Kill a process that cancels the group that it has started."""
@@ -115,12 +109,7 @@ class Wreck:
             failpoint=at,
             program="tests.group_process",
         )
-        self._note_kill(ended, at)
-
-    def _note_kill(self, ended: Ended, at: str) -> None:
-        assert ended.status == KILLED, f"{at} was not passed: {ended}"
-        self._counts.kills += 1
-        self._counts.places.append(at.split()[0])
+        self._counts.note_kill(ended, at)
 
     def resume(self) -> None:
         """Resume the group to its end."""
@@ -284,7 +273,7 @@ def test_a_cancelled_group_killed_anywhere_stays_cancelled_until_it_is_resumed(
     wreck.kill_cancelled(moment, at=at)
     events = wreck.events()
     recorded = any(isinstance(one, GroupCancelled) for one in events)
-    assert recorded == (at not in at_each(RECORD[:2], "GroupCancelled"))
+    assert recorded == (at not in at_each(BARRIER[:2], "GroupCancelled"))
     assert wreck.result().state == (RunState.CANCELLED if recorded else RunState.RUNNING)
     begun = sum(isinstance(one, VariantBegun) for one in events)
     assert begun == {"opening": 0, "ordered": 0, "between": 1, "second": 2}[moment]

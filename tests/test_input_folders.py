@@ -95,18 +95,13 @@ def test_numbered_frames_are_in_the_order_of_their_numbers(
 def test_the_plan_counts_what_is_left_out_of_a_folder(
     tmp_path: Path, others: list[str], words: str
 ) -> None:
-    """By reason, as a warning of the plan, also with --json; nothing to say of a clean folder."""
+    """By reason, as a warning of the plan; nothing to say of a clean folder."""
     photos = folder_of(tmp_path / "photos", "a.png", "b.png")
-    config = write_config(tmp_path, f'input_image = "photos"\n{UPSCALE}')
-    assert (
-        json.loads(stagewright("plan", config, "--json", folder=tmp_path).stdout)["warnings"] == []
-    )
+    config = document("upscale", input_image="photos")
+    assert build_stage_execution_plan(load(tmp_path, config)).warnings == ()
     for name in others:
         (photos / name).mkdir() if name.endswith("/") else (photos / name).touch()
-    assert json.loads(stagewright("plan", config, "--json", folder=tmp_path).stdout)[
-        "warnings"
-    ] == [words]
-    assert f"warning: {words}\n" in stagewright("plan", config, folder=tmp_path).stdout
+    assert build_stage_execution_plan(load(tmp_path, config)).warnings == (words,)
 
 
 @pytest.mark.parametrize(
@@ -284,18 +279,25 @@ def test_the_order_of_a_recorded_run_stays(tmp_path: Path) -> None:
     ],
 )
 def test_a_path_on_the_command_line_is_relative_to_the_working_folder(
-    tmp_path: Path, option: str, *, is_found: bool
+    tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch, *, is_found: bool
 ) -> None:
     """One in the file is relative to the file."""
     folder_of(tmp_path / "photos", "a.png")
     configs = folder_of(tmp_path / "configs", "beside.png")
-    config = write_config(configs, f'input_image = "photos/a.png"\n{UPSCALE}')
-    if "path" in option:
-        config = write_config(configs, UPSCALE)
-    done = stagewright("plan", config, "--set", option, folder=tmp_path)
-    assert (done.returncode == 0) is is_found, done.stderr
-    done = stagewright("plan", config, "--set", "input_image=beside.png", folder=configs)
-    assert done.returncode == 0, done.stderr
+    named = "" if "path" in option else 'input_image = "photos/a.png"\n'
+    config = write_config(configs, f"{named}{UPSCALE}")
+
+    def is_there(override: str) -> bool:
+        try:
+            load_config(config, inputs=READER, runs=tmp_path, overrides=[override])
+        except InputImageError:
+            return False
+        return True
+
+    monkeypatch.chdir(tmp_path)
+    assert is_there(option) is is_found
+    monkeypatch.chdir(configs)
+    assert is_there("input_image=beside.png")
 
 
 TABLE = "img2img={mask='mask.png',model='m',sampler='s',steps=3,cfg_scale=7.0,denoise=0.5}"

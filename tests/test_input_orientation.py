@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from stagewright.adapters import EmbeddedBackend
+from stagewright.adapters.imaging import open_image, upright
 
 from .input_images import (
     RAW,
+    READER,
     SIZE,
     UNREADABLE,
     XMP,
@@ -76,19 +78,29 @@ def as_pillow_turns_it(data: bytes) -> Image.Image:
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 def test_an_input_is_turned_as_pillow_turns_it(tmp_path: Path, carrier: str) -> None:
-    """Each orientation is followed: in the plan's sizes, in the stage's input, in thumbnails."""
+    """Each orientation is followed: in the sizes of a plan, in pixels, in thumbnails."""
     for turn in range(1, 9):
         data = CARRIERS[carrier](turn)
         expected = as_pillow_turns_it(data)
         assert shown(data) == expected.size == (SIZE if turn < 5 else SIZE[::-1])
-        (tmp_path / "in.bin").write_bytes(data)
-        config = document("upscale", input_image=str(tmp_path / "in.bin"))
-        config["upscale"] |= {"upscaler": "Nearest", "factor": 1.0}
-        result = finished(tmp_path / "runs", config, EmbeddedBackend())
-        folder = tmp_path / "runs" / result.run_id
-        made = Image.open(folder / result.images[0].path)
-        assert made.tobytes() == expected.convert("RGB").tobytes()
-        assert thumbnail_size(next((folder / "inputs").iterdir())) == expected.size
+        is_kept = carrier.startswith(("PNG", "JPEG", "WebP"))
+        kept = data if is_kept else READER.convert_to_png(data, name="in")
+        (tmp_path / "in.bin").write_bytes(kept)
+        assert thumbnail_size(tmp_path / "in.bin") == expected.size
+        with open_image(kept) as image:
+            assert upright(image).convert("RGB").tobytes() == expected.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("carrier", ["PNG, XMP, behind", "WebP, EXIF", "TIFF"])
+def test_a_run_works_on_the_turned_input(tmp_path: Path, carrier: str) -> None:
+    """Its stage gets the picture as it is displayed."""
+    data = CARRIERS[carrier](6)
+    (tmp_path / "in.bin").write_bytes(data)
+    config = document("upscale", input_image=str(tmp_path / "in.bin"))
+    config["upscale"] |= {"upscaler": "Nearest", "factor": 1.0}
+    result = finished(tmp_path / "runs", config, EmbeddedBackend())
+    made = Image.open(tmp_path / "runs" / result.run_id / result.images[0].path)
+    assert made.tobytes() == as_pillow_turns_it(data).convert("RGB").tobytes()
 
 
 def bearers(body: bytes) -> list[bytes]:

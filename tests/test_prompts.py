@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -252,16 +251,8 @@ def test_files_hold_the_same_rows_in_every_form(tmp_path: Path, name: str, text:
     assert [source.path for source in first.sources] == [str(tmp_path / name)]
 
 
-def _make_large(path: Path) -> None:
-    path.touch()
-    os.truncate(path, 1 << 30)
-
-
 HOSTILE: list[tuple[str, bytes | Callable[[Path], object], str]] = [
-    ("p.txt", _make_large, "is larger than"),
-    ("p.txt", b"\n" * 10_000_000, "holds no prompt"),
     ("p.txt", b"a\n" * 8_000_000, "more than 1000000 prompts"),
-    ("p.jsonl", b"{}\n" * 5_000_000, "more than 1000000 prompts"),
     ("p.txt", b"a" * ((1 << 24) - 1), "record"),
     ("p.txt", b"a\nb\0c\n", "line 2 holds a NUL byte"),
     ("p.csv", b"\x89PNG\r\n\x1a\n\xff\xfe", "line 1 is not UTF-8"),

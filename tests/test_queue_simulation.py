@@ -123,9 +123,12 @@ class Story:
             sha256=sha256(data).hexdigest(),
         )
         # A record ends in another page than it begins in.
-        job = msgspec.structs.replace(
-            bare_job(), config={"prompt": "n" * 3000}, found=(FoundFiles(inputs=(image,)),)
+        job = bare_job()
+        assert job.plan is not None
+        plan = msgspec.structs.replace(
+            job.plan, document={"prompt": "n" * 3000}, found=(FoundFiles(inputs=(image,)),)
         )
+        job = msgspec.structs.replace(job, plan=plan)
         (added,) = process.queue.add([job])
         self._added.add(added.job_id)
 
@@ -225,7 +228,7 @@ def test_no_promise_is_broken_where_both_processes_die(first: int, tmp_path: Pat
     ("sync", "paths", "first"),
     [
         pytest.param(Sync.LOG, "*/queue.jsonl", 0, id="record"),
-        pytest.param(Sync.REWRITE, "*/queue.jsonl", 147, id="last-record-of-a-dead-writer"),
+        pytest.param(Sync.REWRITE, "*/queue.jsonl", 280, id="last-record-of-a-dead-writer"),
         pytest.param(Sync.FILE, "*queue.jsonl*", 41, id="first-record"),
         pytest.param(Sync.FOLDER, "*/runs", 0, id="folder-of-runs"),
         pytest.param(Sync.FILE, "*/inputs/*", 0, id="copy"),

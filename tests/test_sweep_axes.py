@@ -12,6 +12,7 @@ from stagewright.events.groups.model import SweepAxis
 from stagewright.statemachine.errors import ConfigurationError
 from stagewright.statemachine.variants.axes import (
     MAX_VALUES,
+    VariedAxis,
     axis_errors,
     read_values,
     read_vary,
@@ -31,14 +32,18 @@ def texts(text: str) -> list[Any]:
 def sweep(*values: list[Any], **options: Any) -> Sweep:
     """A sweep over the keys a, b, c ..."""
     axes = (SweepAxis(key=key, values=tuple(one)) for key, one in zip("abcd", values, strict=False))
-    return Sweep(tuple(axes), **options)
+    return Sweep(tuple(map(placed, axes)), **options)
+
+
+def placed(axis: SweepAxis) -> VariedAxis:
+    """The first axis of a configuration."""
+    return VariedAxis(axis, "sweep.axes.0")
 
 
 def messages(axis: SweepAxis) -> list[str]:
     """What is wrong with the first axis of a configuration."""
-    place = "sweep.axes.0"
-    lacking = list(axis_errors(axis, place))
-    return [one.message for one in lacking or repetition_errors(axis, place)]
+    lacking = list(axis_errors(placed(axis)))
+    return [one.message for one in lacking or repetition_errors(placed(axis))]
 
 
 @pytest.mark.parametrize(
@@ -136,13 +141,13 @@ def test_every_vary_is_an_axis_and_all_wrong_ones_are_named() -> None:
 
 def test_a_key_of_vary_with_a_part_in_quotes_is_named() -> None:
     axes, _ = read_vary(['metadata."a.b"=1,2'], lambda _, text: text)
-    (error,) = axis_errors(axes[0].axis, axes[0].place)
+    (error,) = axis_errors(axes[0])
     assert error.message.startswith('--vary metadata."a.b" has a part in quotes')
 
 
 def test_zipped_axes_move_together() -> None:
     axes, _ = read_vary(["a=1,2", "b=x,y"], lambda _, text: text)
-    zipped = zip_axes(axes).axis
+    zipped = zip_axes(axes)
     assert list(Sweep((zipped,)).variants()) == [{"a": "1", "b": "x"}, {"a": "2", "b": "y"}]
 
 
@@ -190,7 +195,7 @@ def test_true_and_1_are_different_values() -> None:
 def test_the_last_axis_changes_fastest() -> None:
     pair = SweepAxis(keys=("c", "d"), values=(["x", 1], ["y", 2]))
     axes = (SweepAxis(key="a", values=(1, 2)), pair)
-    assert list(Sweep(axes).variants()) == [
+    assert list(Sweep(tuple(map(placed, axes))).variants()) == [
         {"a": 1, "c": "x", "d": 1},
         {"a": 1, "c": "y", "d": 2},
         {"a": 2, "c": "x", "d": 1},

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from stagewright.adapters import EmbeddedBackend, PillowInputReader
 from stagewright.statemachine import (
@@ -70,7 +70,7 @@ def plans(loaded: ConfigDocument, *vary: str) -> list[StageExecutionPlan]:
     """The plan of each variant."""
     sweep = sweep_of(loaded, vary)
     assert sweep is not None
-    parsed = (loaded.with_values(values, sweep).parse() for values in sweep.variants())
+    parsed = (loaded.with_values(values, sweep.axes).parse() for values in sweep.variants())
     return [build_stage_execution_plan(one) for one in parsed]
 
 
@@ -178,7 +178,7 @@ def test_passes_that_do_not_exist_are_named() -> None:
     sweep = sweep_of(loaded, ["adetailer.passes.2.denoise=0.5"])
     assert sweep is not None
     with pytest.raises(ConfigurationError) as caught:
-        loaded.with_values(next(sweep.variants()), sweep)
+        loaded.with_values(next(sweep.variants()), sweep.axes)
     assert str(caught.value) == (
         "--vary: adetailer.passes.2.denoise cannot be set: adetailer.passes has 1 entries, "
         "counted from 0"
@@ -259,7 +259,7 @@ def test_an_error_of_a_variant_names_where_its_value_is_varied(tmp_path: Path) -
     sweep = sweep_of(loaded, ["txt2img.height=65536"])
     assert sweep is not None
     with pytest.raises(ConfigurationError) as caught:
-        loaded.with_values(list(sweep.variants())[1], sweep).parse()
+        loaded.with_values(list(sweep.variants())[1], sweep.axes).parse()
     file = tmp_path / "base.toml"
     lines = str(caught.value).splitlines()
     assert lines[0].startswith(
@@ -277,7 +277,7 @@ def test_an_error_beside_the_values_is_the_same_for_every_variant(tmp_path: Path
     found: set[tuple[str, ...]] = set()
     for values in sweep.variants():
         with pytest.raises(ConfigurationError) as caught:
-            loaded.with_values(values, sweep).parse()
+            loaded.with_values(values, sweep.axes).parse()
         found.add(tuple(str(caught.value).splitlines()))
     (lines,) = found
     assert lines == (
@@ -301,7 +301,7 @@ def test_sweeps_are_merged_from_profiles_extended_files_and_set(tmp_path: Path) 
     )
     sweep = sweep_of(loaded)
     assert sweep is not None
-    assert (sweep.random, sweep.seed, sweep.axes[0].values) == (1, 3, (7, 8, 9))
+    assert (sweep.random, sweep.seed, sweep.axes[0].axis.values) == (1, 3, (7, 8, 9))
 
 
 def test_paths_of_vary_are_relative_to_the_working_folder(
@@ -319,7 +319,7 @@ def test_paths_of_vary_are_relative_to_the_working_folder(
     def found(*vary: str) -> list[str]:
         sweep = sweep_of(loaded, vary)
         assert sweep is not None
-        variant = loaded.with_values(next(sweep.variants()), sweep)
+        variant = loaded.with_values(next(sweep.variants()), sweep.axes)
         config = variant.find(variant.parse(), inputs=READER, runs=tmp_path)
         return [one.path for one in config.inputs]
 
@@ -385,6 +385,7 @@ AXES = st.fixed_dictionaries(
 )
 
 
+@settings(max_examples=40)
 @given(st.lists(AXES, max_size=3) | ANYTHING, st.lists(st.text() | KEYS, max_size=2), st.booleans())
 def test_any_sweep_is_used_or_refused(axes: Any, vary: list[str], zipped: bool) -> None:
     loaded = document_of({**document(), "sweep": {"axes": axes}})
@@ -394,4 +395,4 @@ def test_any_sweep_is_used_or_refused(axes: Any, vary: list[str], zipped: bool) 
         assert sweep is not None
         for values in sweep.variants():
             with suppress(ConfigurationError):
-                loaded.with_values(values, sweep).parse()
+                loaded.with_values(values, sweep.axes).parse()

@@ -181,26 +181,41 @@ BOMB = {f"w{number}": f"__w{number + 1}__ __w{number + 1}__" for number in range
         ("__deep0__", "nested more than 64 deep"),
     ],
 )
-@pytest.mark.parametrize("key", ["prompt", "negative_prompt", "prompts"])
-@pytest.mark.parametrize("mode", [True, "all"])
 def test_a_template_that_cannot_be_used_is_one_line(
-    tmp_path: Path, template: str, message: str, key: str, mode: object
+    hostile: Path, template: str, message: str
 ) -> None:
-    """It names its key, in every place and mode, and before anything is made."""
+    """Before anything is made."""
+    told = refusal(dynamic(template, hostile))
+    assert message in told
+    assert told.startswith("prompt cannot be used: ")
+    assert len(told) < 900
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with wildcards that cannot be used."""
+    folder = tmp_path_factory.mktemp("hostile")
     wildcards(
-        tmp_path, empty="# a\n\n", a="__b__", b="c {x|__a__}", self="__self__", **BOMB, w30="x",
+        folder, empty="# a\n\n", a="__b__", b="c {x|__a__}", self="__self__", **BOMB, w30="x",
         **{"in": "ok\n{a\n"}, **{f"deep{n}": f"__deep{n + 1}__" for n in range(80)}, deep80="x",
     )  # fmt: skip
-    (tmp_path / "secret.txt").write_text("x", encoding="utf-8")
-    (tmp_path / "wildcards" / "binary.txt").write_bytes(b"\xff\x00")
-    config = dynamic("p", tmp_path, dynamic_prompts=mode)
+    (folder / "secret.txt").write_text("x", encoding="utf-8")
+    (folder / "wildcards" / "binary.txt").write_bytes(b"\xff\x00")
+    return folder
+
+
+@pytest.mark.parametrize("template", ["__none__", "__w0__"])
+@pytest.mark.parametrize("key", ["prompt", "negative_prompt", "prompts"])
+@pytest.mark.parametrize("mode", [True, "all"])
+def test_a_template_is_refused_by_the_key_that_holds_it(
+    hostile: Path, template: str, key: str, mode: object
+) -> None:
+    """In every place and mode."""
+    config = dynamic("p", hostile, dynamic_prompts=mode)
     config[key] = [template] if key == "prompts" else template
     if key == "prompts":
         del config["prompt"]
-    told = refusal(config)
-    assert message in told
-    assert told.startswith(f"{key} cannot be used: ")
-    assert len(told) < 900
+    assert refusal(config).startswith(f"{key} cannot be used: ")
 
 
 @pytest.mark.parametrize(

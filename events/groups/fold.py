@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..model import Outcome, RunState
+from ..model import ErrorDetail, Outcome, RunState
 from .model import (
     GroupCancelled,
     GroupEvent,
@@ -22,8 +22,8 @@ class GroupFold:
     """A group as its own log describes it; records of variants that it does not have are ignored.
 
     ``run_ids`` has the run of each variant that has begun, by its index, and ``removed`` the
-    variants whose runs were removed on purpose. ``cancelled`` and ``sealed`` are those of the
-    present epoch.
+    variants whose runs were removed on purpose. ``cancelled``, ``sealed`` and ``failures`` are
+    those of the present epoch; the latter say of variants why their runs could not begin or go on.
     """
 
     def __init__(self) -> None:
@@ -32,6 +32,7 @@ class GroupFold:
         self.removed: set[int] = set()
         self.cancelled: GroupCancelled | None = None
         self.sealed: GroupSealed | None = None
+        self.failures: dict[int, ErrorDetail] = {}
         self.epoch = 0
         self.resumes = 0
 
@@ -53,11 +54,13 @@ class GroupFold:
                 self.removed.add(event.variant_index)
             case GroupResumed():
                 self.cancelled = self.sealed = None
+                self.failures = {}
                 self.resumes += 1
             case GroupCancelled():
                 self.cancelled = event
             case GroupSealed():
                 self.sealed = event
+                self.failures = {one.variant_index: one.error for one in event.failures}
 
     def _has(self, variant_index: int) -> bool:
         return self.opened is not None and variant_index < len(self.opened.variants)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,7 @@ import msgspec
 
 from ..errors import ConfigurationError, FieldError, show_value
 from ..ports import InputReader
-from ..variants.axes import VARY, axis_keys, rows_of, value_place
-from ..variants.sweep import Sweep
+from ..variants.axes import VARY, VariedAxis
 from .document import (
     apply_overrides,
     document_to_record,
@@ -52,15 +51,16 @@ class ConfigDocument(msgspec.Struct, frozen=True, kw_only=True):
         """``config``, which ``parse`` gave, with its input images. Raises ConfigurationError."""
         return find_inputs(config, folder=self.folder, inputs=inputs, runs=runs, typed=self.typed)
 
-    def with_values(self, values: Mapping[str, Any], sweep: Sweep | None = None) -> ConfigDocument:
+    def with_values(
+        self, values: Mapping[str, Any], axes: Sequence[VariedAxis] = ()
+    ) -> ConfigDocument:
         """The document without its sweep, with ``values`` set at their dotted keys as by --set.
 
-        ``sweep`` says where each key is varied, for errors and for the folder of relative paths:
+        ``axes`` say where each key is varied, for errors and for the folder of relative paths:
         the working folder for ``--vary``. Raises ConfigurationError.
         """
-        source = partial(_source_of_variant, self, values, sweep)
-        places = _places(sweep)
-        typed = {key for key in values if places.get(key) == VARY}
+        source = partial(_source_of_variant, self, values, axes)
+        typed = {key for one in axes if one.place == VARY for key in one.keys}
         return msgspec.structs.replace(
             self,
             document=set_values(without_sweep(self.document), values, source),
@@ -118,16 +118,12 @@ def load_config(
     inputs: InputReader,
     runs: Path,
     overrides: Iterable[str] = (),
-    profile: Mapping[str, Any] = {},
-    profile_source: str = "profile",
 ) -> RunConfig:
     """The configuration of ``load_document``, with its input images.
 
     Raises ConfigurationError with all errors, also for what only its sweep supplies.
     """
-    loaded = load_document(
-        path, overrides=overrides, profile=profile, profile_source=profile_source
-    )
+    loaded = load_document(path, overrides=overrides)
     return loaded.find(loaded.parse(), inputs=inputs, runs=runs)
 
 
@@ -145,27 +141,18 @@ def resolve_config(config: AnyConfig, *, inputs: InputReader, runs: Path) -> Run
     return loaded.find(loaded.parse(), inputs=inputs, runs=runs)
 
 
-def _places(sweep: Sweep | None) -> dict[str, str]:
-    """Where each key of a sweep is varied."""
-    if sweep is None:
-        return {}
-    pairs = zip(sweep.axes, sweep.places, strict=True)
-    return {key: place for axis, place in pairs for key in axis_keys(axis)}
-
-
 def _source_of_variant(
-    base: ConfigDocument, values: Mapping[str, Any], sweep: Sweep | None, error: FieldError
+    base: ConfigDocument, values: Mapping[str, Any], axes: Sequence[VariedAxis], error: FieldError
 ) -> str:
     """Where the value at fault is varied; else where it is set, and with which values."""
-    for axis, place in zip(sweep.axes, sweep.places, strict=True) if sweep else ():
-        keys = axis_keys(axis)
-        if not any(f"{error.key}.".startswith(f"{key}.") for key in keys):
+    for one in axes:
+        if not any(f"{error.key}.".startswith(f"{key}.") for key in one.keys):
             continue
-        if place == VARY:
+        if one.place == VARY:
             return VARY
-        number = list(rows_of(axis)).index(tuple(values[key] for key in keys))
-        origin = source_of(base.source, msgspec.structs.replace(error, key=place))
-        where = value_place(axis, place, number)
+        number = list(one.rows).index(tuple(values[key] for key in one.keys))
+        origin = source_of(base.source, msgspec.structs.replace(error, key=one.place))
+        where = one.value_place(number)
         return f"{origin}: {where}" if origin else where
     origin = source_of(base.source, error)
     if _is_in_base(error, base):

@@ -15,12 +15,9 @@ from ..variants.axes import (
     VARY,
     VariedAxis,
     axis_errors,
-    key_place,
     read_values,
     read_vary,
     repetition_errors,
-    rows_of,
-    value_place,
     vary_error,
     zip_axes,
 )
@@ -70,12 +67,8 @@ def sweep_of(
     errors += [error for one in axes for error in _axis_errors(one)]
     if errors:
         raise as_error(errors, partial(_source, document))
-    return Sweep(
-        tuple(one.axis for one in axes),
-        random=table.random,
-        seed=None if table.seed == -1 else table.seed,
-        places=tuple(one.place for one in axes),
-    )
+    seed = None if table.seed == -1 else table.seed
+    return Sweep(tuple(axes), random=table.random, seed=seed)
 
 
 def _source(document: ConfigDocument, error: FieldError) -> str:
@@ -143,7 +136,7 @@ def _key_errors(axes: Sequence[VariedAxis], document: ConfigDocument) -> Iterato
         for key in one.keys:
             path = nested_key(key, document.document)
             above = list(accumulate(path.split("."), "{}.{}".format))
-            where = key_place(one.axis, one.place, key)
+            where = one.key_place(key)
             shown = None if one.place == VARY else key
             if any(_is_within(path, other) or _is_within(other, path) for other in _FIXED):
                 yield field_error(where, "cannot be varied", shown)
@@ -157,10 +150,9 @@ def _key_errors(axes: Sequence[VariedAxis], document: ConfigDocument) -> Iterato
 
 def _axis_errors(varied: VariedAxis) -> list[FieldError]:
     """What is wrong with an axis on its own."""
-    axis, place = varied.axis, varied.place
-    if lacking := list(axis_errors(axis, place)):
+    if lacking := list(axis_errors(varied)):
         return lacking
-    return [*islice(_value_errors(varied), _MOST_ERRORS), *repetition_errors(axis, place)]
+    return [*islice(_value_errors(varied), _MOST_ERRORS), *repetition_errors(varied)]
 
 
 def _is_within(path: str, above: str) -> bool:
@@ -170,15 +162,15 @@ def _is_within(path: str, above: str) -> bool:
 def _value_errors(varied: VariedAxis) -> Iterator[FieldError]:
     """What is wrong with values on their own; an unknown key is reported once."""
     unknown: set[str | None] = set()
-    for number, row in enumerate(rows_of(varied.axis)):
+    for number, row in enumerate(varied.rows):
         for key, value in zip(varied.keys, row, strict=True):
             for error in _errors_at(key, value):
-                where = value_place(varied.axis, varied.place, number)
+                where = varied.value_place(number)
                 if error.reason == UNKNOWN_KEY:
                     if error.key in unknown:
                         continue
                     unknown.add(error.key)
-                    where = key_place(varied.axis, varied.place, key)
+                    where = varied.key_place(key)
                 elif varied.place == VARY:
                     where += f" {number}"  # as only one error of a key is kept
                 shown = VARY if varied.place == VARY else where

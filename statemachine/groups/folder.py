@@ -36,7 +36,9 @@ class RunOrGroup(NamedTuple):
 def group_folders(runs: Path) -> list[Path]:
     """Every folder of a group below ``runs``, oldest first."""
     place = runs / GROUPS_NAME
-    found = filter(_holds_log, place.iterdir()) if place.is_dir() else ()
+    found = (
+        [one for one in place.iterdir() if _holds(one, GROUP_LOG_NAME)] if place.is_dir() else []
+    )
     return sorted(found, key=lambda one: (_id_by_name(one), one.name))
 
 
@@ -48,7 +50,7 @@ def recorded_group_id(folder: Path) -> str:
 def group_folder(runs: Path, group_id: str) -> Path | None:
     """The folder of the group that has this id, also a renamed one; None where there is none."""
     place = runs / GROUPS_NAME / group_id
-    if is_run_id(group_id) and _holds_log(place):
+    if is_run_id(group_id) and _holds(place, GROUP_LOG_NAME):
         return place
     renamed = (one for one in group_folders(runs) if recorded_group_id(one) == group_id)
     return next(renamed, None)
@@ -88,9 +90,9 @@ def find_group(runs: Path, name: str) -> Path:
 def fitting_groups(runs: Path, name: str) -> list[Path]:
     """The folders of the groups that a name fits, by the first way in which it fits any."""
     path = Path(name)
-    if name and _holds_log(path):
+    if name and _holds(path, GROUP_LOG_NAME):
         return [path]
-    if path.name == GROUP_LOG_NAME and _holds_log(path.parent):
+    if path.name == GROUP_LOG_NAME and _holds(path.parent, GROUP_LOG_NAME):
         return [path.parent]
     found = group_folders(runs) if name and path.name == name else []
     if name == LAST_GROUP:
@@ -152,7 +154,7 @@ def variant_folders(runs: Path, group_id: str, run_ids: Mapping[int, str]) -> di
     found: dict[int, Path] = {}
     for variant, run_id in run_ids.items():
         places = (runs / run_id, runs / ARCHIVE_NAME / run_id) if is_run_id(run_id) else ()
-        folder = next(filter(_holds_run, places), None)
+        folder = next((one for one in places if _holds(one, LOG_NAME)), None)
         if folder is not None and _read_head(folder / LOG_NAME) in (
             _Head(),
             _Head(run_id, group_id, variant),
@@ -175,7 +177,7 @@ def check_new_run(runs: Path, group_id: str, run_id: str) -> None:
         )
     if (runs / run_id).is_symlink():
         raise ResumeRefusedError(f"group {group_id}: the folder of its run {run_id} is a link")
-    if _holds_run(runs / run_id):
+    if _holds(runs / run_id, LOG_NAME):
         raise ResumeRefusedError(
             f"group {group_id}: its log names the run {run_id}, which is that of another variant, "
             "or of no group"
@@ -200,16 +202,9 @@ def _read_head(log: Path) -> _Head:
         return _Head()
 
 
-def _holds_log(folder: Path) -> bool:
+def _holds(folder: Path, log_name: str) -> bool:
     try:
-        return is_regular(folder / GROUP_LOG_NAME)
-    except OSError:
-        return False
-
-
-def _holds_run(folder: Path) -> bool:
-    try:
-        return is_regular(folder / LOG_NAME)
+        return is_regular(folder / log_name)
     except OSError:
         return False
 

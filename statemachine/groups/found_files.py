@@ -21,6 +21,10 @@ INPUTS_NAME = "inputs"
 """The folder of the copies in that of a group."""
 
 
+_OF_CONFIG = ("inputs", "mask", "masks", "script_images", "input_notes", "ca_bundle")
+"""Fields that a RunConfig has too."""
+
+
 class FoundFiles(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The input images, masks, images of scripts and drawn prompts of a configuration.
 
@@ -42,12 +46,7 @@ class FoundFiles(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """What was found for ``config``, whose prompts are drawn."""
         source = config.prompt_source
         return cls(
-            inputs=config.inputs,
-            mask=config.mask,
-            masks=config.masks,
-            script_images=config.script_images,
-            input_notes=config.input_notes,
-            ca_bundle=config.ca_bundle,
+            **{name: getattr(config, name) for name in _OF_CONFIG},
             prompts=config.drawn_prompts,
             sources=source.sources if source else (),
         )
@@ -76,12 +75,7 @@ class FoundFiles(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """``config`` with what was found for it."""
         return msgspec.structs.replace(
             config,
-            inputs=self.inputs,
-            mask=self.mask,
-            masks=self.masks,
-            script_images=self.script_images,
-            input_notes=self.input_notes,
-            ca_bundle=self.ca_bundle,
+            **{name: getattr(self, name) for name in _OF_CONFIG},
             drawn_prompts=self.prompts,
             prompt_source=PromptSource((), None, self.sources) if self.prompts else None,
         )

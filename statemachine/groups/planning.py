@@ -190,7 +190,7 @@ class _Planning:
         plan = GroupPlan(
             document=without_sweep(self._document.document),
             name=self._first.name,
-            axes=self._sweep.axes,
+            axes=tuple(one.axis for one in self._sweep.axes),
             random=self._sweep.random,
             random_seed=self._sweep.seed,
             seed=self._seed,
@@ -205,7 +205,7 @@ class _Planning:
         return plan
 
     def _plan(self, values: Mapping[str, Any]) -> None:
-        document = self._document.with_values(values, self._sweep)
+        document = self._document.with_values(values, self._sweep.axes)
         config = document.parse()
         if config.seed == -1:
             config = msgspec.structs.replace(config, seed=self._seed)

@@ -171,9 +171,11 @@ def result_of(fold: GroupFold, runs: Path) -> GroupResult:
 def group_result(fold: GroupFold, folders: Mapping[int, Path]) -> GroupResult:
     """The result of a group whose runs are in these folders, by variant."""
     assert fold.opened is not None
-    runs = ((one, _read(folders.get(one.variant_index))) for one in fold.opened.variants)
-    failures = _failures(fold)
-    return result_of_variants(fold, [_variant_result(fold, *one, failures) for one in runs])
+    variants = [
+        _variant_result(fold, one, _read(folders.get(one.variant_index)))
+        for one in fold.opened.variants
+    ]
+    return result_of_variants(fold, variants)
 
 
 def finished_variants(
@@ -182,12 +184,11 @@ def finished_variants(
     """All variants of a group of which nothing is missing, else None; each run is read once."""
     assert fold.opened is not None
     variants: list[VariantResult] = []
-    failures = _failures(fold)
     for variant in fold.opened.variants:
         run = _read(folders.get(variant.variant_index))
         if not (run.is_finished if run else variant.variant_index in fold.removed):
             return None
-        variants.append(_variant_result(fold, variant, run, failures))
+        variants.append(_variant_result(fold, variant, run))
     return variants
 
 
@@ -207,19 +208,9 @@ def _read(folder: Path | None) -> VariantRun | None:
     return None if folder is None else read_variant_run(folder)
 
 
-def _failures(fold: GroupFold) -> Mapping[int, ErrorDetail]:
-    """By variant, why its run could not begin or go on, where the group recorded that."""
-    return {one.variant_index: one.error for one in (fold.sealed.failures if fold.sealed else ())}
-
-
-def _variant_result(
-    fold: GroupFold,
-    variant: Variant,
-    run: VariantRun | None,
-    failures: Mapping[int, ErrorDetail],
-) -> VariantResult:
+def _variant_result(fold: GroupFold, variant: Variant, run: VariantRun | None) -> VariantResult:
     index = variant.variant_index
-    run_id, error = fold.run_ids.get(index), failures.get(index)
+    run_id, error = fold.run_ids.get(index), fold.failures.get(index)
     if run is None:
         return VariantResult(
             variant_index=index,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -40,6 +40,15 @@ class GroupChoices:
         drawn = int(sha256(text.encode()).hexdigest(), 16) if self._count else self._seed
         self._count += 1
         return drawn % end
+
+
+class VariantOrigin(NamedTuple):
+    """What a run records of its group: it is this variant, with these ``varied`` values by key."""
+
+    run_id: str
+    group_id: str
+    variant_index: int
+    varied: Mapping[str, object]
 
 
 class RecordedVariants(Protocol):

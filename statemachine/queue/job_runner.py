@@ -20,10 +20,12 @@ from ...events.result import PipelineRunResult
 from ..errors import BackendError, InvalidTransitionError, PreflightError
 from ..files.run_folder import CancelOrder
 from ..groups.result import GroupResult
-from ..groups.runner import POLL_S, is_server_out_of_reach
 from ..ports import Clock, SystemClock
 from ..run.controller import PipelineController
+from ..run.dispatcher import POLL_S
+from ..run.group_runner import is_server_out_of_reach
 from ..run.handle import GroupHandle, Handle, RunHandle
+from ..run.journal import error_detail
 from .job_queue import JobQueue, TakenJob
 from .job_start import JobStarter
 from .put_off_jobs import PutOffJobs
@@ -191,7 +193,7 @@ class SingleNodeJobRunner:
             if isinstance(error, LogWriteError):
                 self._queue.stop(taken, str(error))
                 raise
-            self._end(taken, Outcome.FAILED, _detail(error))
+            self._end(taken, Outcome.FAILED, error_detail(error))
             self._on_refused(self._ended[-1])
             return None
         self._on_run(handle)
@@ -292,7 +294,3 @@ def _outcome(result: EndedRun) -> Outcome:
     if result.state == RunState.CANCELLED:
         return Outcome.CANCELLED
     return Outcome.PARTIAL if result.counts.get(RunState.COMPLETED) else Outcome.FAILED
-
-
-def _detail(error: StagewrightError) -> ErrorDetail:
-    return ErrorDetail(kind=type(error).__name__, message=str(error))

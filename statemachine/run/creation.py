@@ -37,7 +37,7 @@ from ..config.script_images import map_strings
 from ..errors import InputImageError
 from ..files.png import source_of
 from ..files.run_folder import SUFFIXES, RunFolder, make_named_folder, make_run_folder
-from ..groups.runner import VariantOrigin
+from ..groups.variant_config import VariantOrigin
 from ..plan.plan import StageExecutionPlan
 from ..ports import Clock, InputReader, RandomBelow
 from ..stages.stage import StageConfig

@@ -12,13 +12,18 @@ from ...events.errors import EventLogError
 from ...events.model import CancelMode
 from ..config.schema import OnImageError, RunTables
 from ..errors import BackendError
-from ..groups.runner import DEFAULT_WAIT_S, LONGEST_LOOK_S, POLL_S
 from ..plan.plan import StageExecution
 from ..ports import BackendPool, Clock, ImageBackend, RecoveringBackend
 from .cancel import CancelToken
 from .requests import retry_wait_s
 from .stage_work import Member, StageFailedError, StageWork, WorkItem, severity
 
+DEFAULT_WAIT_S = 300.0
+"""How long to wait for a backend that cannot be reached (contract, section 8)."""
+LONGEST_LOOK_S = 10.0
+"""The longest pause between two attempts to reach it."""
+POLL_S = 0.2
+"""How often an order to cancel from another process is looked for (contract, section 6)."""
 _MOST_DOUBLINGS = 16
 _logger = logging.getLogger("stagewright.runner")
 

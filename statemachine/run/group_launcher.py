@@ -18,7 +18,6 @@ from ...events.log.storage import Storage
 from ...events.model import CancelMode, Durability, Outcome, RunState
 from ...events.version import software
 from ..config.inputs import AnyConfig, ConfigDocument, document_of
-from ..config.schema import RunConfig
 from ..errors import ResumeRefusedError
 from ..files.run_folder import RunFolder, make_named_folder
 from ..groups.folder import (
@@ -38,9 +37,9 @@ from ..groups.result import (
     finished_variants,
     result_of_variants,
 )
-from ..groups.runner import GroupRunner, StartedRun, VariantOrigin
 from ..groups.variant_config import VariantConfigs
 from ..ports import PreparableBackend
+from .group_runner import GroupRunner
 from .handle import GroupHandle
 from .launcher import RunLauncher, prompts_to_check
 
@@ -111,7 +110,8 @@ class GroupLauncher:
             raise
         finally:
             launcher.release()
-        return self._launch(journal, RunFolder(path, storage=storage), _Starter(launcher, opened))
+        runner = GroupRunner(RunFolder(path, storage=storage), journal, launcher)
+        return self._launch(journal, runner)
 
     def resume(self, group: str, *, force: bool, preflight: bool, cancelled: bool) -> GroupHandle:
         """See ``PipelineController.resume_group``."""
@@ -128,9 +128,7 @@ class GroupLauncher:
         try:
             # With the lock held: an order to cancel that comes later is meant for this process.
             stale_cancel = folder.cancel_stamp()
-            opened, fold = journal.opened, journal.fold
-            configs = VariantConfigs(opened, path)
-            durability = configs.durability
+            fold, durability = journal.fold, VariantConfigs(journal.opened, path).durability
             folders = variant_folders(launcher.runs, fold.group_id, fold.run_ids)
             finished = finished_variants(fold, folders)
             if finished is not None:
@@ -152,8 +150,10 @@ class GroupLauncher:
             if isinstance(error, OSError):
                 raise LogWriteError(f"the group cannot be resumed: {error}", path=path) from error
             raise
-        starter = _Starter(launcher, opened, force=force, preflight=preflight)
-        return self._launch(journal, folder, starter, is_new=False, cancelled=cancelled)
+        runner = GroupRunner(
+            folder, journal, launcher, force=force, preflight=preflight, cancelled=cancelled
+        )
+        return self._launch(journal, runner, is_new=False)
 
     def cancel(self, group_id: str, mode: CancelMode, reason: str) -> None:
         """Stop the current group. Raises RunNotFoundError, InvalidTransitionError."""
@@ -222,19 +222,9 @@ class GroupLauncher:
         return handle
 
     def _launch(
-        self,
-        journal: GroupJournal,
-        folder: RunFolder,
-        starter: _Starter,
-        *,
-        is_new: bool = True,
-        cancelled: bool = True,
+        self, journal: GroupJournal, runner: GroupRunner, *, is_new: bool = True
     ) -> GroupHandle:
-        configs = VariantConfigs(journal.opened, folder.path)
-        runner = GroupRunner(
-            folder, journal, configs, starter, runs=self._launcher.runs, cancelled=cancelled
-        )
-        handle = GroupHandle(runner.group_id, folder.path)
+        handle = GroupHandle(runner.group_id, journal.folder)
         self._current = runner
         try:
             if is_new:
@@ -265,52 +255,3 @@ class GroupLauncher:
         self._current = None
         self._on_end()
         handle.end(result, failure)
-
-
-class _Starter:
-    """Starts the runs of one group."""
-
-    def __init__(
-        self,
-        launcher: RunLauncher,
-        opened: GroupOpened,
-        *,
-        force: bool = False,
-        preflight: bool = True,
-    ) -> None:
-        self._launcher = launcher
-        self._seed = opened.seed
-        self._backend = msgspec.structs.replace(opened.backend, options=opened.options)
-        self._force = force
-        self._preflight = preflight
-
-    def new_run_id(self, name: str) -> str:
-        return self._launcher.new_run_id(name)
-
-    def begin_variant(
-        self, config: RunConfig, origin: VariantOrigin, before_folder: Callable[[], None]
-    ) -> StartedRun:
-        if not self._preflight:
-            table = msgspec.structs.replace(config.run, preflight=False)
-            config = msgspec.structs.replace(config, run=table)
-        try:
-            return self._launcher.begin_variant(
-                config,
-                origin,
-                seed=self._seed,
-                backend=self._backend,
-                before_folder=before_folder,
-            )
-        except BaseException:
-            self._launcher.release()
-            raise
-
-    def resume_variant(self, folder: Path) -> StartedRun:
-        try:
-            return self._launcher.reopen(folder, force=self._force, preflight=self._preflight)
-        except BaseException:
-            self._launcher.release()
-            raise
-
-    def cancel_run(self, run_id: str, mode: CancelMode, reason: str) -> None:
-        self._launcher.cancel(run_id, mode, reason)

@@ -24,8 +24,7 @@ from ..config.schema import Reuse, RunConfig
 from ..errors import ConfigurationError
 from ..files.recorded_files import OnFile
 from ..files.run_folder import new_run_id
-from ..groups.runner import VariantOrigin
-from ..groups.variant_config import GroupChoices, mark_varied
+from ..groups.variant_config import GroupChoices, VariantOrigin, mark_varied
 from ..plan.builder import build_stage_execution_plan
 from ..plan.plan import StageExecutionPlan
 from ..ports import (

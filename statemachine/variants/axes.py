@@ -41,6 +41,23 @@ class VariedAxis(NamedTuple):
         """The keys that it varies."""
         return axis_keys(self.axis)
 
+    @property
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """Its values in order, each as a value for each of its keys."""
+        return rows_of(self.axis)
+
+    def value_place(self, number: int | None = None) -> str:
+        """Where its values are written, or the one of this number, for a message."""
+        if self.place == VARY:
+            return f"{VARY} {' '.join(self.keys)}"
+        return f"{self.place}.values" if number is None else f"{self.place}.values.{number}"
+
+    def key_place(self, key: str) -> str:
+        """Where one of its keys is written, for a message."""
+        if self.place == VARY:
+            return f"{VARY} {key}"
+        return f"{self.place}.keys" if self.axis.keys else f"{self.place}.key"
+
 
 def axis_keys(axis: SweepAxis) -> tuple[str, ...]:
     """The keys that an axis varies."""
@@ -112,8 +129,9 @@ def zip_axes(axes: Sequence[VariedAxis]) -> VariedAxis:
     return VariedAxis(SweepAxis(keys=tuple(lengths), values=tuple(map(list, rows))), VARY)
 
 
-def axis_errors(axis: SweepAxis, place: str) -> Iterator[FieldError]:
-    """What an axis lacks; ``place`` is its key in the configuration, or ``--vary``."""
+def axis_errors(varied: VariedAxis) -> Iterator[FieldError]:
+    """What an axis lacks."""
+    axis, place = varied
     if axis.key is not None and axis.keys is not None:
         yield field_error(f"{place}.keys", f"and {place}.key exclude each other: set one of them")
         return
@@ -125,25 +143,25 @@ def axis_errors(axis: SweepAxis, place: str) -> Iterator[FieldError]:
     if (key := next(quoted, None)) is not None:
         reason = "has a part in quotes; leave the quotes out"
         shown = None if place == VARY else key
-        yield field_error(key_place(axis, place, key), reason, shown)
+        yield field_error(varied.key_place(key), reason, shown)
         return
-    where = value_place(axis, place)
+    where = varied.value_place()
     if not axis.values:
         yield field_error(where, "has no values")
     elif len(axis.values) > MAX_VALUES:
         yield field_error(where, str(_too_many(len(axis.values))))
     elif axis.keys and (wrong := _first_of_other_length(axis)) is not None:
         reason = f"must be a list of {len(keys)} values, one for each of {', '.join(keys)}"
-        yield field_error(value_place(axis, place, wrong), reason, axis.values[wrong])
+        yield field_error(varied.value_place(wrong), reason, axis.values[wrong])
 
 
-def repetition_errors(axis: SweepAxis, place: str) -> Iterator[FieldError]:
+def repetition_errors(varied: VariedAxis) -> Iterator[FieldError]:
     """The first value of an axis that would make the same variants as one before it."""
     seen: set[str] = set()
-    for number, value in enumerate(axis.values):
+    for number, value in enumerate(varied.axis.values):
         if (identity := _identity(value)) in seen:
             reason = "repeats a value of the axis"
-            yield field_error(value_place(axis, place, number), reason, value)
+            yield field_error(varied.value_place(number), reason, value)
             return
         seen.add(identity)
 
@@ -151,20 +169,6 @@ def repetition_errors(axis: SweepAxis, place: str) -> Iterator[FieldError]:
 def vary_error(key: str, reason: str) -> FieldError:
     """What is wrong with a ``--vary``."""
     return field_error(f"{VARY} {key}", reason)
-
-
-def value_place(axis: SweepAxis, place: str, number: int | None = None) -> str:
-    """Where the values of an axis are written, or the one of this number, for a message."""
-    if place == VARY:
-        return f"{VARY} {' '.join(axis_keys(axis))}"
-    return f"{place}.values" if number is None else f"{place}.values.{number}"
-
-
-def key_place(axis: SweepAxis, place: str, key: str) -> str:
-    """Where a key of an axis is written, for a message."""
-    if place == VARY:
-        return f"{VARY} {key}"
-    return f"{place}.keys" if axis.keys else f"{place}.key"
 
 
 def _first_of_other_length(axis: SweepAxis) -> int | None:

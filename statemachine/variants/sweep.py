@@ -8,9 +8,8 @@ from typing import Any
 
 import msgspec
 
-from ...events.groups.model import SweepAxis
 from ..errors import ConfigurationError
-from .axes import axis_keys, rows_of
+from .axes import VariedAxis
 from .templates import SeededChooser
 
 MAX_VARIANTS = 100_000
@@ -20,19 +19,20 @@ MAX_VARIANTS = 100_000
 class Sweep(msgspec.Struct, frozen=True):
     """The product of ``axes``; with ``random``, so many variants that are drawn from it.
 
-    ``seed`` is that of the draw, None where it is left to chance; it counts as 0 then. ``places``
-    says for each axis where it is written: ``--vary`` or its key, such as ``sweep.axes.0``.
+    ``seed`` is that of the draw, None where it is left to chance; it counts as 0 then.
     """
 
-    axes: tuple[SweepAxis, ...]
+    axes: tuple[VariedAxis, ...]
     random: int | None = None
     seed: int | None = None
-    places: tuple[str, ...] = ()
 
     def count(self) -> int:
         """How many variants there are; none of them is made."""
-        whole = math.prod(len(axis.values) for axis in self.axes)
-        return whole if self.random is None else min(self.random, whole)
+        return self._whole if self.random is None else min(self.random, self._whole)
+
+    @property
+    def _whole(self) -> int:
+        return math.prod(len(one.axis.values) for one in self.axes)
 
     def variants(self) -> Iterator[Mapping[str, Any]]:
         """The values of each variant by key; the last axis changes fastest.
@@ -46,8 +46,8 @@ class Sweep(msgspec.Struct, frozen=True):
                 "values, or draw some of them with sweep.random",
                 key="sweep",
             )
-        rows = [tuple(rows_of(axis)) for axis in self.axes]
-        keys = [axis_keys(axis) for axis in self.axes]
+        rows = [tuple(one.rows) for one in self.axes]
+        keys = [one.keys for one in self.axes]
         return (self._variant(number, keys, rows) for number in self._numbers(count))
 
     def _variant(
@@ -62,10 +62,9 @@ class Sweep(msgspec.Struct, frozen=True):
 
     def _numbers(self, count: int) -> Iterable[int]:
         """The places in the product of the variants that run, in its order."""
-        whole = math.prod(len(axis.values) for axis in self.axes)
-        if count == whole:
-            return range(whole)
-        return sorted(_draw(whole, count, SeededChooser(self.seed or 0, "sweep")))
+        if count == self._whole:
+            return range(count)
+        return sorted(_draw(self._whole, count, SeededChooser(self.seed or 0, "sweep")))
 
 
 def _draw(whole: int, count: int, chooser: SeededChooser) -> Iterator[int]:

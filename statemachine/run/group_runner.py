@@ -6,113 +6,57 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, Protocol
+
+import msgspec
 
 from ...events.errors import LogWriteError, RunNotFoundError, StagewrightError
 from ...events.groups.model import GroupCancelled, Variant, VariantBegun, VariantFailure
-from ...events.model import CancelMode, ErrorDetail, Outcome, RunState
-from ...events.result import PipelineRunResult
-from ..config.schema import RunConfig
+from ...events.model import CancelMode, Outcome, RunState
 from ..errors import BackendError, InvalidTransitionError, PreflightError
 from ..files.run_folder import CancelOrder, RunFolder
-from .folder import check_new_run, variant_folders
-from .journal import GroupJournal
-from .result import REMOVED, GroupResult, group_result, read_variant_run
-from .variant_config import VariantConfigs
+from ..groups.folder import check_new_run, variant_folders
+from ..groups.journal import GroupJournal
+from ..groups.result import REMOVED, GroupResult, group_result, read_variant_run
+from ..groups.variant_config import VariantConfigs, VariantOrigin
+from .dispatcher import DEFAULT_WAIT_S, LONGEST_LOOK_S, POLL_S
+from .handle import RunHandle
+from .journal import error_detail
+from .launcher import RunLauncher
 
-DEFAULT_WAIT_S = 300.0
-"""How long to wait for a backend that cannot be reached (contract, section 8)."""
-LONGEST_LOOK_S = 10.0
-"""The longest pause between two attempts to reach it."""
-POLL_S = 0.2
-"""How often an order to cancel from another process is looked for (contract, section 6)."""
 _logger = logging.getLogger("stagewright.groups")
-
-
-class VariantOrigin(NamedTuple):
-    """What a run records of its group: it is this variant, with these ``varied`` values by key."""
-
-    run_id: str
-    group_id: str
-    variant_index: int
-    varied: Mapping[str, object]
-
-
-class StartedRun(Protocol):
-    """A run that was started."""
-
-    @property
-    def run_id(self) -> str:
-        """The run's id."""
-        ...
-
-    @property
-    def is_backend_out_of_reach(self) -> bool:
-        """Whether it has ended because the backend could not be reached any more."""
-        ...
-
-    def wait_ended(self, timeout_s: float | None = None) -> bool:
-        """Wait for the run to end; whether it has."""
-        ...
-
-    def wait(self, timeout_s: float | None = None) -> PipelineRunResult:
-        """The result of the run, once it has ended."""
-        ...
-
-
-class RunStarter(Protocol):
-    """Starts the runs of a group, one at a time."""
-
-    def new_run_id(self, name: str) -> str:
-        """An id that no run has."""
-        ...
-
-    def begin_variant(
-        self, config: RunConfig, origin: VariantOrigin, before_folder: Callable[[], None]
-    ) -> StartedRun:
-        """Begin a variant's run; ``before_folder`` is called before its folder is made.
-
-        Raises ConfigurationError, LogWriteError.
-        """
-        ...
-
-    def resume_variant(self, folder: Path) -> StartedRun:
-        """Go on with a variant's run. Raises what ``PipelineController.resume`` raises."""
-        ...
-
-    def cancel_run(self, run_id: str, mode: CancelMode, reason: str) -> None:
-        """Stop a run. Raises RunNotFoundError, InvalidTransitionError."""
-        ...
 
 
 class GroupRunner:
     """Runs one epoch of one group: ``work`` returns when its log is sealed.
 
-    Without ``cancelled``, runs that were cancelled alone are left as they are. Only ``cancel`` may
-    be called meanwhile, from any thread.
+    ``force`` and ``preflight`` are as for ``PipelineController.resume``. Without ``cancelled``,
+    runs that were cancelled alone are left as they are. Only ``cancel`` may be called meanwhile,
+    from any thread.
     """
 
     def __init__(
         self,
         folder: RunFolder,
         journal: GroupJournal,
-        configs: VariantConfigs,
-        starter: RunStarter,
+        launcher: RunLauncher,
         *,
-        runs: Path,
+        force: bool = False,
+        preflight: bool = True,
         cancelled: bool = True,
     ) -> None:
         self.group_id = journal.opened.group_id
         self._folder = folder
         self._journal = journal
-        self._configs = configs
-        self._starter = starter
-        self._runs = runs
+        self._configs = VariantConfigs(journal.opened, folder.path)
+        self._launcher = launcher
+        self._runs = launcher.runs
+        self._force = force
+        self._preflight = preflight
         self._resumes_cancelled = cancelled
-        self._current: StartedRun | None = None
+        self._current: RunHandle | None = None
         self._order: CancelOrder | None = None
         self._ends: Counter[str] = Counter()
         self._lost_server_in: Variant | None = None
@@ -154,7 +98,7 @@ class GroupRunner:
                 error = failure
             with self._cancelling:
                 self._is_over = True
-            detail = None if error is None else _detail(error)
+            detail = None if error is None else error_detail(error)
             self._journal.record_seal(self._outcome(), self._failures, detail)
         finally:
             self._journal.close()
@@ -216,7 +160,7 @@ class GroupRunner:
         is_left = not self._resumes_cancelled and found.fold.cancel_requested
         return RunState.CANCELLED if is_left else None
 
-    def _start(self, variant: Variant, folder: Path | None) -> StartedRun | None:
+    def _start(self, variant: Variant, folder: Path | None) -> RunHandle | None:
         """Begin or resume the variant's run; None where the group is to stop.
 
         A server that cannot be reached is waited for, as within a run: at the start only where
@@ -227,7 +171,7 @@ class GroupRunner:
         end, pause_s = time.monotonic() + wait_s, POLL_S
         while self._order is None:
             try:
-                return self._starter.resume_variant(folder) if folder else self._begin(variant)
+                return self._reopen(folder) if folder else self._begin(variant)
             except StagewrightError as error:
                 if not is_server_out_of_reach(error) or time.monotonic() >= end:
                     raise
@@ -243,14 +187,21 @@ class GroupRunner:
             time.sleep(min(left, POLL_S))
             self._look_for_cancel()
 
-    def _begin(self, variant: Variant) -> StartedRun:
-        index = variant.variant_index
+    def _reopen(self, folder: Path) -> RunHandle:
+        with self._releasing():
+            return self._launcher.reopen(folder, force=self._force, preflight=self._preflight)
+
+    def _begin(self, variant: Variant) -> RunHandle:
+        index, opened = variant.variant_index, self._journal.opened
         config = self._configs.config_of(variant)
+        if not self._preflight:
+            table = msgspec.structs.replace(config.run, preflight=False)
+            config = msgspec.structs.replace(config, run=table)
         run_id = self._journal.fold.run_ids.get(index)
         if run_id is not None:
             check_new_run(self._runs, self.group_id, run_id)
         origin = VariantOrigin(
-            run_id=run_id or self._starter.new_run_id(config.name or "run"),
+            run_id=run_id or self._launcher.new_run_id(config.name or "run"),
             group_id=self.group_id,
             variant_index=index,
             varied=variant.values,
@@ -262,10 +213,23 @@ class GroupRunner:
                     lambda at: VariantBegun(**at, variant_index=index, run_id=origin.run_id)
                 )
 
-        return self._starter.begin_variant(config, origin, record)
+        backend = msgspec.structs.replace(opened.backend, options=opened.options)
+        with self._releasing():
+            return self._launcher.begin_variant(
+                config, origin, seed=opened.seed, backend=backend, before_folder=record
+            )
 
     @contextmanager
-    def _as_current(self, run: StartedRun) -> Iterator[None]:
+    def _releasing(self) -> Iterator[None]:
+        """Let the backend release what it holds for a run that could not be started."""
+        try:
+            yield
+        except BaseException:
+            self._launcher.release()
+            raise
+
+    @contextmanager
+    def _as_current(self, run: RunHandle) -> Iterator[None]:
         self._current = run
         try:
             if self._order is not None:  # it came while the run was being started
@@ -279,7 +243,7 @@ class GroupRunner:
         if run is not None and order is not None:
             # The run may have just ended by itself.
             with suppress(RunNotFoundError, InvalidTransitionError):
-                self._starter.cancel_run(run.run_id, order.mode, order.reason)
+                self._launcher.cancel(run.run_id, order.mode, order.reason)
 
     def _look_for_cancel(self) -> None:
         """Obey the order of another process to stop, if there is a new one."""
@@ -306,7 +270,7 @@ class GroupRunner:
 
     def _note_failure(self, variant: Variant, error: StagewrightError) -> None:
         """The variant could not begin, or go on; the others are not affected."""
-        failure = VariantFailure(variant_index=variant.variant_index, error=_detail(error))
+        failure = VariantFailure(variant_index=variant.variant_index, error=error_detail(error))
         self._failures.append(failure)
         _logger.info("group %s: variant %s: %s", self.group_id, variant.variant_index + 1, error)
 
@@ -314,7 +278,3 @@ class GroupRunner:
 def is_server_out_of_reach(error: StagewrightError) -> bool:
     """Whether nothing was begun because the server cannot be reached, which may change."""
     return isinstance(error, PreflightError) and isinstance(error.__cause__, BackendError)
-
-
-def _detail(error: StagewrightError) -> ErrorDetail:
-    return ErrorDetail(kind=type(error).__name__, message=str(error))
