@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from stagewright.adapters import EmbeddedBackend, PillowInputReader
 from stagewright.events import BackendDescription, RunState
-from stagewright.events.log.storage import AppendFile, Part, Storage
+from stagewright.events.log.storage import AppendFile, Storage
 from stagewright.statemachine import (
     CancelToken,
     GenerateAnswer,
@@ -20,21 +20,10 @@ from stagewright.statemachine import (
 )
 from stagewright.statemachine.ports import OnStep
 
+from .configuration import configuration
+
 IMAGES = 200
-CONFIG = {
-    "name": "benchmark",
-    "prompt": "a lighthouse",
-    "seed": 1,
-    "images": IMAGES,
-    "txt2img": {
-        "model": "base",
-        "sampler": "Euler a",
-        "steps": 20,
-        "cfg_scale": 7.0,
-        "width": 64,
-        "height": 64,
-    },
-}
+CONFIG = configuration(IMAGES, 64)
 
 
 class Stopwatch:
@@ -92,8 +81,8 @@ class TimedStorage(Storage):
         super().__init__()
         self._watch = watch
 
-    def write_part(self, path: Path, *parts: Part, durable: bool = True) -> Path:
-        temporary: Path = self._watch.timed(super().write_part, path, *parts, durable=durable)
+    def write_part(self, path: Path, data: bytes, *, durable: bool = True) -> Path:
+        temporary: Path = self._watch.timed(super().write_part, path, data, durable=durable)
         return temporary
 
     def rename(self, source: Path, target: Path) -> None:
@@ -104,9 +93,6 @@ class TimedStorage(Storage):
 
     def open_append(self, path: Path) -> AppendFile:
         return _TimedAppendFile(super().open_append(path), self._watch)
-
-    def open_read(self, path: Path) -> BinaryIO:
-        return super().open_read(path)
 
 
 def main() -> None:

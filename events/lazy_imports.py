@@ -20,8 +20,8 @@ def lazy_names(
     """``__getattr__``, which also gives ``__all__``, and ``__dir__`` of a package.
 
     ``homes`` maps a module to the names taken from it; ``modules`` are themselves public, and so
-    are all classes that the module ``classes_of`` defines. No module may be called like a name
-    of another one: importing it would hide that.
+    are all classes of the package that the module ``classes_of`` has. No module may be called like
+    a name of another one: importing it would hide that.
     """
     home_of = {name: home for home, names in homes.items() for name in names}
 
@@ -35,7 +35,9 @@ def lazy_names(
         return {
             name: value
             for name, value in vars(module).items()
-            if isinstance(value, type) and value.__module__ == module.__name__ and name[0] != "_"
+            if isinstance(value, type)
+            and value.__module__.startswith(f"{package}.")
+            and name[0] != "_"
         }
 
     def public() -> list[str]:

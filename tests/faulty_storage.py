@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
-from stagewright.events.log.storage import AppendFile, Part, Storage
+from stagewright.events.log.storage import AppendFile, Storage
 
 from .simulated_disk import SimulatedDisk, Sync, remove
 
@@ -135,15 +135,14 @@ class FaultyStorage(Storage):
         self.check_alive()
         super().make_folder(folder, new=new)
 
-    def write_part(self, path: Path, *parts: Part, durable: bool = True) -> Path:
-        whole = b"".join(parts)
+    def write_part(self, path: Path, data: bytes, *, durable: bool = True) -> Path:
         with self.operation("write file", path) as deed:
             self._writing = path
             if deed in (Deed.DIE_WITHIN, Deed.FAIL):
                 # What follows the first part of the bytes happens where the sync would be.
                 self._within = deed
-                whole = whole[: self.disk.random.randrange(len(whole) + 1)]
-            return super().write_part(path, whole, durable=durable or self._within is not None)
+                data = data[: self.disk.random.randrange(len(data) + 1)]
+            return super().write_part(path, data, durable=durable or self._within is not None)
 
     def copy_part(self, source: BinaryIO, path: Path) -> Path:
         with self.operation("write file", path) as deed:

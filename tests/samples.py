@@ -31,7 +31,7 @@ from stagewright.events import (
     StageType,
     StorageLimited,
 )
-from stagewright.events.log.storage import AppendFile, Part, Storage
+from stagewright.events.log.storage import AppendFile, Storage
 
 from .support import START, artifact, run_opened
 
@@ -106,9 +106,9 @@ class WatchedStorage(Storage):
         self.next_writes: list[Deed] = []
         self.failures: dict[str, OSError] = {}
 
-    def write_file(self, path: Path, *parts: Part, durable: bool = True) -> None:
+    def write_file(self, path: Path, data: bytes, *, durable: bool = True) -> None:
         self.fail("write_file")
-        super().write_file(path, *parts, durable=durable)
+        super().write_file(path, data, durable=durable)
 
     def open_append(self, path: Path) -> AppendFile:
         self.fail("open")

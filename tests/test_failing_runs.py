@@ -17,7 +17,7 @@ from stagewright.events import (
     replay,
 )
 from stagewright.events.log.lock import is_locked
-from stagewright.events.log.storage import AppendFile, Part, Storage
+from stagewright.events.log.storage import AppendFile, Storage
 from stagewright.statemachine import (
     BackendError,
     CancelToken,
@@ -41,10 +41,10 @@ class FailingDisk(Storage):
         self.failing_writes = 10**9
         self.syncs_left = 10**9
 
-    def write_part(self, path: Path, *parts: Part, durable: bool = True) -> Path:
+    def write_part(self, path: Path, data: bytes, *, durable: bool = True) -> Path:
         if self.fail_image(path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return super().write_part(path, *parts, durable=durable)
+        return super().write_part(path, data, durable=durable)
 
     def rename(self, source: Path, target: Path) -> None:
         if self.fail_rename(target):

@@ -17,7 +17,7 @@ from stagewright.statemachine.files.png import (
     check_whole,
     read_stamp,
     source_of,
-    stamped_parts,
+    stamp,
 )
 
 from .support import png
@@ -70,11 +70,6 @@ SOURCES = st.builds(
     st.binary(max_size=4),
 )
 FACT_SHEETS = st.dictionaries(st.text(max_size=5), st.text(max_size=5) | st.integers(-9, 9))
-
-
-def stamp(source: bytes, facts: dict[str, Any]) -> bytes:
-    """The stamped image in one piece."""
-    return b"".join(stamped_parts(source, facts))
 
 
 def test_the_stamp_is_a_text_chunk_right_after_ihdr() -> None:

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...events.errors import RunNotFoundError
-from ...events.groups.log import GROUP_LOCK_NAME
+from ...events.groups.log import GROUP_LOCK_NAME, GroupLogTail
 from ...events.groups.model import GroupEvent, GroupSealed, VariantBegun
 from ...events.log.lock import is_locked
 from ...events.model import StageEvent
-from ...events.subscriptions.group_log_tail import GroupLogTail
 from ...events.subscriptions.log_tail import LogTail
 from ...statemachine.files.run_folder import is_run_id
 

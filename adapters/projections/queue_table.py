@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from ...events.queue.jobs import Job, JobState, JobTableError, QueueState, ServerWork
+from ...events.queue.jobs import Job, JobState, JobTable, JobTableError, QueueState, ServerWork
 from ...events.queue.model import JobAdded, StageWork
 
 QUEUE_TABLE_NAME = "queue.sqlite"
@@ -61,7 +61,7 @@ _state_of = msgspec.json.Decoder(QueueState).decode
 _added_of = msgspec.json.Decoder(JobAdded).decode
 
 
-class SqliteJobTable:
+class SqliteJobTable(JobTable):
     """The jobs of the queue below ``runs``; see ``JobTable``.
 
     Where the file cannot be written, or is damaged, the jobs are in memory, and the log is read

@@ -10,11 +10,10 @@ from tkinter import ttk
 
 from ...events.errors import LogCorruptError, RunNotFoundError
 from ...events.folds import replay
-from ...events.groups.log import GROUP_LOCK_NAME
+from ...events.groups.log import GROUP_LOCK_NAME, GroupLogTail
 from ...events.log.lock import is_locked
 from ...events.log.reader import iterate
 from ...events.model import RunOpened, RunState, StageEvent
-from ...events.subscriptions.group_log_tail import GroupLogTail
 from ...events.subscriptions.subscription import Subscription, subscribe
 from ...statemachine.errors import InvalidTransitionError
 from ...statemachine.files.run_folder import CancelOrder, RunFolder

@@ -11,10 +11,8 @@ from weakref import WeakValueDictionary
 if TYPE_CHECKING:
     from .file_log import FileEventLog
 
-_KEPT = 10_000
-"""Of so many runs this process knows where the log is, which takes some 3 MB."""
 _paths: dict[str, Path] = {}
-"""By run id, the log of each run that this process writes or has written, the latest last."""
+"""By run id, the log of each run that this process writes or has written: 300 bytes for each."""
 _logs: WeakValueDictionary[str, FileEventLog] = WeakValueDictionary()
 """By its real path, each log that this process writes now."""
 # Reentrant: a finalizer may run on the thread that holds it.
@@ -25,10 +23,7 @@ def register_log(log: FileEventLog) -> None:
     """Note that this process writes ``log`` from now on, until ``unregister_log``."""
     with _lock:
         _logs[os.path.realpath(log.path)] = log
-        _paths.pop(log.run_id, None)
         _paths[log.run_id] = log.path
-        if len(_paths) > _KEPT:
-            del _paths[next(iter(_paths))]
 
 
 def unregister_log(log: FileEventLog) -> None:

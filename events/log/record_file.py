@@ -17,7 +17,7 @@ from .lock import LOCK_LOOK_S, LOCK_WAIT_S, FileLock
 from .record_writer import RecordWriter
 from .scan import LogPosition, RecordScan, TornTail
 from .storage import PART_SUFFIX, AppendFile, Storage
-from .tail_repair import RepairedTail, copy_torn_tail, describe_repair
+from .tail_repair import RepairedTail, copy_torn_tail
 
 _CLOSED = "it is closed"
 
@@ -221,13 +221,13 @@ class RecordFile(Generic[E]):
         """
         self._check_writable()
         try:
-            cut = copy_torn_tail(self.path, self.torn, copy_name, storage=self._storage)
+            cut = copy_torn_tail(self.path, self.size, self.torn, copy_name, storage=self._storage)
             if self.torn is not None:
-                self._file = self._cut_off(self.torn)
+                self._file = self._cut_off()
                 self.torn = None
         except OSError as error:
             raise LogWriteError(f"the torn tail cannot be cut: {error}", path=self.path) from error
-        return describe_repair(cut, self.size, copy_name) if cut else None
+        return cut
 
     def close(self) -> None:
         """Give the descriptor and the lock back; closing twice is fine."""
@@ -244,10 +244,10 @@ class RecordFile(Generic[E]):
         if self._refusal:
             raise LogWriteError(f"nothing more can be written: {self._refusal}", path=self.path)
 
-    def _cut_off(self, torn: TornTail) -> AppendFile:
+    def _cut_off(self) -> AppendFile:
         file = self._storage.open_append(self.path)
         try:
-            file.truncate(torn.offset)
+            file.truncate(self.size)
             file.sync()
         except OSError as error:
             # What of this has reached the disk is unknown.

@@ -12,12 +12,10 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
-Part = bytes | memoryview
-"""Bytes of a file that need not be joined with others to be written."""
 _OUR_FILE = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 """Flags for files that we write: bytes as they are, and no link to somewhere else."""
 _UNSUPPORTED = (
@@ -124,12 +122,9 @@ class Storage:
         if not folder.is_dir():
             raise NotADirectoryError(20, "Not a directory", str(folder))
 
-    def write_file(self, path: Path, *parts: Part, durable: bool = True) -> None:
-        """Put a whole file in place by rename: afterwards it is there entire or not at all.
-
-        Its bytes are those of ``parts``, one after the other.
-        """
-        temporary = self.write_part(path, *parts, durable=durable)
+    def write_file(self, path: Path, data: bytes, *, durable: bool = True) -> None:
+        """Put a whole file in place by rename: afterwards it is there entire or not at all."""
+        temporary = self.write_part(path, data, durable=durable)
         try:
             self.rename(temporary, path)
         except OSError:
@@ -139,58 +134,50 @@ class Storage:
         if durable:
             self.sync_folder(path.parent)
 
-    def write_new(self, path: Path, *parts: Part) -> None:
+    def write_new(self, path: Path, data: bytes) -> None:
         """Put a whole, durable file in place that no file may be in already: FileExistsError."""
-        temporary = self.write_part(path, *parts)
+        temporary = self.write_part(path, data)
         try:
             self.link(temporary, path)
         finally:
             self.remove(temporary, durable=False)
         self.sync_folder(path.parent)
 
-    def write_part(self, path: Path, *parts: Part, durable: bool = True) -> Path:
+    def write_part(self, path: Path, data: bytes, *, durable: bool = True) -> Path:
         """Write the bytes of ``path`` under a temporary name beside it; that name.
 
         They are synced, if ``durable``. Where it fails, nothing is left behind.
         """
-        # Two processes may order the same run to stop: each has a file of its own. Text for
-        # paths: pathlib takes as long as the disk does for a small file.
-        folder, name = os.path.split(path)
-        temporary = os.path.join(folder, f".{name}.{os.getpid()}{PART_SUFFIX}")  # noqa: PTH118 - the same
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _OUR_FILE
-        descriptor = os.open(temporary, flags, 0o666)
-        try:
-            try:
-                _write_all(descriptor, parts)
-                if durable:
-                    self.sync_file(descriptor)
-            finally:
-                os.close(descriptor)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)  # noqa: PTH108 - see above
-            raise
-        return Path(temporary)
+        with self._new_part(path, durable=durable) as (temporary, descriptor):
+            _write_all(descriptor, data)
+        return temporary
 
     def copy_part(self, source: BinaryIO, path: Path) -> Path:
         """Copy an open file to a temporary name beside ``path``, synced; that name.
 
         Where it fails, nothing is left behind.
         """
+        with self._new_part(path, durable=True) as (temporary, descriptor):
+            _copy_all(source, descriptor)
+        return temporary
+
+    @contextlib.contextmanager
+    def _new_part(self, path: Path, *, durable: bool) -> Iterator[tuple[Path, int]]:
+        # Two processes may order the same run to stop: each has a file of its own.
         temporary = path.with_name(f".{path.name}.{os.getpid()}{PART_SUFFIX}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _OUR_FILE
         descriptor = os.open(temporary, flags, 0o666)
         try:
             try:
-                _copy_all(source, descriptor)
-                self.sync_file(descriptor)
+                yield temporary, descriptor
+                if durable:
+                    self.sync_file(descriptor)
             finally:
                 os.close(descriptor)
         except OSError:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
-        return temporary
 
     def sync_file(self, descriptor: int) -> None:
         """Return once a new file's bytes and size are durable."""
@@ -216,7 +203,7 @@ class Storage:
 
     def rename(self, source: Path, target: Path) -> None:
         """Give a file another name, in place of what bears it; durable once the folder is."""
-        os.replace(source, target)  # noqa: PTH105 - see above
+        source.replace(target)
 
     def link(self, source: Path, target: Path) -> None:
         """Give a file a second name, which no file may have already: FileExistsError.
@@ -272,7 +259,7 @@ class Storage:
         descriptor = os.open(path, os.O_WRONLY | _OUR_FILE)
         try:
             os.lseek(descriptor, start, os.SEEK_SET)
-            _write_all(descriptor, (data,))
+            _write_all(descriptor, data)
             self._sync(descriptor, sync_descriptor)
         finally:
             os.close(descriptor)
@@ -314,20 +301,10 @@ def _copy_all(source: BinaryIO, descriptor: int) -> None:
         else:
             return
     while chunk := source.read(_COPY_BYTES):
-        _write_all(descriptor, (chunk,))
+        _write_all(descriptor, chunk)
 
 
-def _write_all(descriptor: int, parts: Sequence[Part]) -> None:
-    waiting = [memoryview(part) for part in parts if len(part)]
-    while waiting:
-        taken = _write_some(descriptor, waiting)
-        while waiting and taken >= len(waiting[0]):
-            taken -= len(waiting.pop(0))
-        if waiting:
-            waiting[0] = waiting[0][taken:]
-
-
-def _write_some(descriptor: int, parts: list[memoryview]) -> int:
-    if sys.platform == "win32":  # pragma: no cover - it has no writev
-        return os.write(descriptor, parts[0])
-    return os.writev(descriptor, parts)
+def _write_all(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]

@@ -25,11 +25,14 @@ class RepairedTail(msgspec.Struct, frozen=True, kw_only=True):
     copied_to: str
 
 
-def copy_torn_tail(log: Path, torn: TornTail | None, copy_name: str, *, storage: Storage) -> bytes:
-    """Copy the torn tail of a log to ``copy_name`` beside it; all bytes of that copy.
+def copy_torn_tail(
+    log: Path, end: int, torn: TornTail | None, copy_name: str, *, storage: Storage
+) -> RepairedTail | None:
+    """Copy the torn tail of a log, whose sound records end at ``end``, to ``copy_name`` beside it.
 
     The copy of an earlier process that died before it could record it is kept, and the tail is
-    added to it. Raises OSError.
+    added to it. The caller cuts the log at ``end`` and records what is returned; None where there
+    is no copy. Raises OSError.
     """
     copy = log.with_name(copy_name)
     try:
@@ -37,22 +40,18 @@ def copy_torn_tail(log: Path, torn: TornTail | None, copy_name: str, *, storage:
             kept = _read_bounded(stream, copy_name)
     except FileNotFoundError:
         kept = b""
-    if torn is None:
-        return kept
-    with storage.open_read(log) as stream:
-        stream.seek(torn.offset)
-        tail = _read_bounded(stream, "its torn tail")
-    # The earlier process may have died between the copy and the cut, or before the copy was
-    # durable: so it is written again.
-    kept = kept if kept.endswith(tail) else kept + tail
-    storage.write_file(copy, kept)
-    return kept
-
-
-def describe_repair(cut: bytes, offset: int, copy_name: str) -> RepairedTail:
-    """What is recorded of a tail that ``copy_torn_tail`` has copied to ``copy_name``."""
-    digest = hashlib.sha256(cut).hexdigest()
-    return RepairedTail(offset=offset, bytes=len(cut), sha256=digest, copied_to=copy_name)
+    if torn is not None:
+        with storage.open_read(log) as stream:
+            stream.seek(end)
+            tail = _read_bounded(stream, "its torn tail")
+        # The earlier process may have died between the copy and the cut, or before the copy was
+        # durable: so it is written again.
+        kept = kept if kept.endswith(tail) else kept + tail
+        storage.write_file(copy, kept)
+    if not kept:
+        return None
+    digest = hashlib.sha256(kept).hexdigest()
+    return RepairedTail(offset=end, bytes=len(kept), sha256=digest, copied_to=copy_name)
 
 
 def _read_bounded(stream: BinaryIO, what: str) -> bytes:

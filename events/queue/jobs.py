@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 
@@ -99,60 +99,83 @@ class QueueState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     servers: tuple[str, ...] = ()
 
 
-class JobTable(Protocol):
+class JobTable:
     """Holds the jobs of one queue, in the orders in which they are looked for.
 
-    All calls are made within ``updating``, whose end keeps what was put, all or nothing. They
-    raise JobTableError.
+    This one is in memory, for small programs: its look-ups take linear time. A subclass keeps the
+    jobs elsewhere, and overrides every method. All calls are made within ``updating``, whose end
+    keeps what was put, all or nothing. They raise JobTableError.
     """
+
+    def __init__(self) -> None:
+        self.clear()
 
     def updating(self) -> AbstractContextManager[object]:
         """The time in which the table is used; no other process changes it meanwhile."""
-        ...
+        return nullcontext()
 
     def clear(self) -> None:
         """Forget everything: the log is read again."""
-        ...
+        self._state = QueueState()
+        self._jobs: dict[str, Job] = {}
+        self._added: dict[str, JobAdded] = {}
 
     def state(self) -> QueueState:
         """The state of the queue."""
-        ...
+        return self._state
 
     def put_state(self, state: QueueState) -> None:
         """Replace the state of the queue."""
-        ...
+        self._state = state
 
     def job(self, job_id: str) -> Job | None:
         """A job; None where there is no such job."""
-        ...
+        return self._jobs.get(job_id)
 
     def put(self, job: Job) -> None:
         """Add a job, or replace it."""
-        ...
+        self._jobs[job.job_id] = job
 
     def added(self, job_id: str) -> JobAdded | None:
         """The event that added a job."""
-        ...
+        return self._added.get(job_id)
 
     def put_added(self, event: JobAdded) -> None:
         """Keep the event that added a job."""
-        ...
+        self._added[event.job_id] = event
 
     def jobs(self, state: JobState, most: int | None = None) -> Iterator[Job]:
         """The jobs in a state: waiting ones as they begin, others from the one that ended last."""
-        ...
+        found = [job for job in self._jobs.values() if job.state is state]
+        if state is JobState.WAITING:
+            found.sort(key=lambda job: (-job.priority, job.position))
+        else:
+            found.sort(key=lambda job: job.ended_seq, reverse=True)
+        return iter(found[:most])
 
     def ids_like(self, name: str) -> list[str]:
         """The ids of jobs that begin with ``name``, or end with it, or whose name it is."""
-        ...
+        return [
+            job.job_id
+            for job in self._jobs.values()
+            if job.job_id.startswith(name) or job.job_id[-6:] == name or job.name == name
+        ]
 
     def counts(self) -> dict[JobState, int]:
         """How many jobs are in each state."""
-        ...
+        return {state: sum(job.state is state for job in self._jobs.values()) for state in JobState}
 
     def work_left(self) -> list[ServerWork]:
         """The work of all jobs that are not over, that of one kind added up."""
-        ...
+        weights: dict[ServerWork, float] = {}
+        for job in self._jobs.values():
+            for work in job.work if job.is_left else ():
+                kind = ServerWork(job.server, msgspec.structs.replace(work, weight=0.0))
+                weights[kind] = weights.get(kind, 0.0) + work.weight
+        return [
+            ServerWork(server, msgspec.structs.replace(work, weight=weight))
+            for (server, work), weight in weights.items()
+        ]
 
     def first_due(
         self,
@@ -166,98 +189,6 @@ class JobTable(Protocol):
 
         Jobs whose id or server is ``passed_over`` are left out; "" is the server of those without.
         """
-        ...
-
-    def overtakers(self, job: Job, most: int) -> int:
-        """How many jobs behind a waiting one have begun since it was added; ``most`` at most."""
-        ...
-
-    def first_of(self, priority: int) -> Job | None:
-        """The first waiting job of a priority."""
-        ...
-
-    def neighbour(self, job: Job, *, is_next: bool) -> Job | None:
-        """The waiting job of the same priority behind a waiting job, or before it."""
-        ...
-
-    def waiting_ahead(self, job: Job) -> int:
-        """How many waiting jobs come before a waiting job."""
-        ...
-
-
-class MemoryJobTable:
-    """A table in memory, for tests and small programs; its look-ups take linear time."""
-
-    def __init__(self) -> None:
-        self.clear()
-
-    def updating(self) -> AbstractContextManager[object]:
-        return nullcontext()
-
-    def clear(self) -> None:
-        self._state = QueueState()
-        self._jobs: dict[str, Job] = {}
-        self._added: dict[str, JobAdded] = {}
-
-    def state(self) -> QueueState:
-        return self._state
-
-    def put_state(self, state: QueueState) -> None:
-        self._state = state
-
-    def job(self, job_id: str) -> Job | None:
-        return self._jobs.get(job_id)
-
-    def put(self, job: Job) -> None:
-        self._jobs[job.job_id] = job
-
-    def added(self, job_id: str) -> JobAdded | None:
-        return self._added.get(job_id)
-
-    def put_added(self, event: JobAdded) -> None:
-        self._added[event.job_id] = event
-
-    def jobs(self, state: JobState, most: int | None = None) -> Iterator[Job]:
-        found = [job for job in self._jobs.values() if job.state is state]
-        if state is JobState.WAITING:
-            found.sort(key=lambda job: (-job.priority, job.position))
-        else:
-            found.sort(key=lambda job: job.ended_seq, reverse=True)
-        return iter(found[:most])
-
-    def ids_like(self, name: str) -> list[str]:
-        return [
-            job.job_id
-            for job in self._jobs.values()
-            if job.job_id.startswith(name) or job.job_id[-6:] == name or job.name == name
-        ]
-
-    def counts(self) -> dict[JobState, int]:
-        return {state: sum(job.state is state for job in self._jobs.values()) for state in JobState}
-
-    def work_left(self) -> list[ServerWork]:
-        left = [job for job in self._jobs.values() if job.is_left]
-        found: dict[tuple[str | None, str, str, float | None], float] = {}
-        for job in left:
-            for work in job.work:
-                key = job.server, work.stage_type, work.model, work.pixels
-                found[key] = found.get(key, 0.0) + work.weight
-        return [
-            ServerWork(
-                server,
-                StageWork(stage_type=stage_type, model=model, weight=weight, pixels=pixels),
-            )
-            for (server, stage_type, model, pixels), weight in found.items()
-        ]
-
-    def first_due(
-        self,
-        now: datetime,
-        *,
-        priority: int | None = None,
-        checkpoint: str | None = None,
-        passed_over: Collection[str] = (),
-    ) -> Job | None:
         for job in self.jobs(JobState.WAITING):
             if job.job_id in passed_over or (job.server or "") in passed_over:
                 continue
@@ -269,6 +200,7 @@ class MemoryJobTable:
         return None
 
     def overtakers(self, job: Job, most: int) -> int:
+        """How many jobs behind a waiting one have begun since it was added; ``most`` at most."""
         begun = (
             other.priority == job.priority
             and other.position > job.position
@@ -278,15 +210,18 @@ class MemoryJobTable:
         return min(most, sum(begun))
 
     def first_of(self, priority: int) -> Job | None:
+        """The first waiting job of a priority."""
         return next(iter(self._row(priority)), None)
 
     def neighbour(self, job: Job, *, is_next: bool) -> Job | None:
+        """The waiting job of the same priority behind a waiting job, or before it."""
         row = self._row(job.priority)
         if is_next:
             return next((one for one in row if one.position > job.position), None)
         return next((one for one in reversed(row) if one.position < job.position), None)
 
     def waiting_ahead(self, job: Job) -> int:
+        """How many waiting jobs come before a waiting job."""
         place = -job.priority, job.position
         return sum((-o.priority, o.position) < place for o in self.jobs(JobState.WAITING))
 

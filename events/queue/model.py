@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ..groups.model import SweepAxis, Variant
-from ..log.shared_events import SharedEvent
+from ..log.shared_events import SharedEvent, shared_kind
 from ..model import ErrorDetail, Index, Outcome
 
 # A foreign queue names folders by these ids: none of them may lead elsewhere.
@@ -199,3 +199,12 @@ QUEUE_EVENT_TYPES: tuple[type[SharedEvent], ...] = (
     ServerRemoved,
 )
 """Every known event type of a queue but LogRepaired; ``docs/events.md`` is checked against it."""
+
+QUEUE_LOG = shared_kind(
+    "queue",
+    "queue",
+    QueueOpened,
+    *QUEUE_EVENT_TYPES[1:],
+    advice="`stagewright queue salvage` keeps all other records",
+)
+"""The log ``queue.jsonl``."""

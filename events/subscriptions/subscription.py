@@ -59,23 +59,22 @@ class Receivers:
                 raise ValueError(f"no transition {name!r}; there are {', '.join(known)}")
         self.on_event = on_event
         self.on_step = on_step
-        self.on_config_error = on_config_error
-        self.on_group = on_group
-        self.on_queue = on_queue
         self._types = types
         self._transitions = frozenset(named)
+        self._by_kind: list[tuple[type[Any], Callable[[Any], object] | None, NamedSignal]] = [
+            (StageEvent, on_event, signals.event_appended),
+            (StepProgress, on_step, signals.step_progress),
+            (GroupEvent, on_group, signals.group_changed),
+            (SharedEvent, on_queue, signals.queue_changed),
+            (str, on_config_error, signals.config_error),
+        ]
 
     def of(self, item: Item) -> tuple[Callable[[Any], object] | None, str]:
         """What is called with this item, if it is wanted, and the signal that it came from."""
-        if isinstance(item, StageEvent):
-            return self.on_event if self.wants(item) else None, "event_appended"
-        if isinstance(item, StepProgress):
-            return self.on_step, "step_progress"
-        if isinstance(item, GroupEvent):
-            return self.on_group, "group_changed"
-        if isinstance(item, SharedEvent):
-            return self.on_queue, "queue_changed"
-        return self.on_config_error, "config_error"
+        kinds = (one for one in self._by_kind if isinstance(item, one[0]))
+        _, receiver, signal = next(kinds)
+        is_wanted = not isinstance(item, StageEvent) or self.wants(item)
+        return receiver if is_wanted else None, signal.name
 
     def wants(self, event: StageEvent) -> bool:
         """Whether the event is of a wanted type, or a wanted move of the lifecycle.
@@ -91,14 +90,7 @@ class Receivers:
 
     def wanted_signals(self) -> list[NamedSignal]:
         """The signals that bring what is wanted."""
-        wanted = [
-            (signals.event_appended, self.on_event),
-            (signals.step_progress, self.on_step),
-            (signals.group_changed, self.on_group),
-            (signals.queue_changed, self.on_queue),
-            (signals.config_error, self.on_config_error),
-        ]
-        return [signal for signal, receiver in wanted if receiver is not None]
+        return [signal for _, receiver, signal in self._by_kind if receiver is not None]
 
 
 class Subscription:

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO
 
-from ..log.storage import AppendFile, Part, Storage
+from ..log.storage import AppendFile, Storage
 
 
 class Failpoint(StrEnum):
@@ -62,13 +62,12 @@ class FailpointStorage(Storage):
         super().make_folder(folder, new=new)
         self.reach(Failpoint.FOLDER_MADE, bytes(folder))
 
-    def write_part(self, path: Path, *parts: Part, durable: bool = True) -> Path:
-        whole = b"".join(parts)
+    def write_part(self, path: Path, data: bytes, *, durable: bool = True) -> Path:
         if self._place is Failpoint.FILE_HALF:
-            super().write_part(path, whole[: len(whole) // 2], durable=False)
+            super().write_part(path, data[: len(data) // 2], durable=False)
             self.reach(Failpoint.FILE_HALF, bytes(path))
         self._writing = path
-        temporary = super().write_part(path, whole, durable=durable)
+        temporary = super().write_part(path, data, durable=durable)
         self.reach(Failpoint.FILE_SYNCED, bytes(path))
         return temporary
 

@@ -124,16 +124,12 @@ def source_of(data: bytes) -> bytes:
     return b"".join([*kept, data[position:]])
 
 
-def stamped_parts(source: bytes, facts: dict[str, Any]) -> tuple[bytes | memoryview, ...]:
-    """``source``, a PNG without our chunk, with ``facts`` as ASCII JSON right after IHDR.
-
-    In parts, because joining them would copy the whole image.
-    """
+def stamp(source: bytes, facts: dict[str, Any]) -> bytes:
+    """``source``, a PNG without our chunk, with ``facts`` as ASCII JSON right after IHDR."""
     text = _OUR_START + json.dumps(facts, separators=(",", ":")).encode("ascii")
     body = b"tEXt" + text
     chunk = struct.pack(">I", len(text)) + body + struct.pack(">I", crc32(body))
-    view = memoryview(source)
-    return view[:_IHDR_END], chunk, view[_IHDR_END:]
+    return source[:_IHDR_END] + chunk + source[_IHDR_END:]
 
 
 def read_stamp(data: bytes) -> dict[str, Any] | None:

@@ -26,14 +26,13 @@ from ...events.queue.jobs import (
     JobState,
     JobTable,
     JobTableError,
-    MemoryJobTable,
     QueueState,
     ServerWork,
 )
-from ...events.queue.log import QUEUE_LOG
 from ...events.queue.model import (
     MOST_SERVERS,
     MOST_URL_CHARACTERS,
+    QUEUE_LOG,
     JobAdded,
     JobBegun,
     JobEnded,
@@ -93,7 +92,7 @@ class JobQueue:
         storage: Storage | None = None,
     ) -> None:
         self.runs = Path(runs)
-        self._table = table or MemoryJobTable()
+        self._table = table or JobTable()
         self._fold = QueueFold(self._table)
         self._clock = clock or SystemClock()
         self._random_below = random_below

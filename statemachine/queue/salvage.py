@@ -19,8 +19,7 @@ from ...events.log.scan import RecordScan
 from ...events.log.shared_events import SharedEvent, UnknownSharedEvent
 from ...events.log.shared_log import SHARED_LOCK_WAIT_S
 from ...events.log.storage import Storage
-from ...events.queue.log import QUEUE_LOG
-from ...events.queue.model import QueueOpened
+from ...events.queue.model import QUEUE_LOG, QueueOpened
 from ...events.version import VERSION
 from ..errors import JobRefusedError
 

@@ -13,8 +13,7 @@ from ...events.log.scan import RecordScan
 from ...events.log.shared_events import SharedEvent
 from ...events.log.storage import Storage
 from ...events.model import Outcome
-from ...events.queue.log import QUEUE_LOG
-from ...events.queue.model import JobAdded, JobEnded, JobRemoved
+from ...events.queue.model import QUEUE_LOG, JobAdded, JobEnded, JobRemoved
 from ..config.schema import InputImage
 from ..errors import ResumeRefusedError
 from ..files.recorded_files import check_file

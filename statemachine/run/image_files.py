@@ -12,10 +12,10 @@ from typing import NamedTuple
 import msgspec
 
 from ...events.errors import LogWriteError
-from ...events.log.storage import PART_SUFFIX, Part
+from ...events.log.storage import PART_SUFFIX
 from ...events.model import Artifact, InputRecord
 from ..errors import BackendAnswerError, InputImageError, InputRefusedError
-from ..files.png import PngError, check_whole, is_png, source_of, stamped_parts
+from ..files.png import PngError, check_whole, is_png, source_of, stamp
 from ..files.recorded_files import WrongFile, open_recorded, read_file, sha256_of
 from ..files.run_folder import SUFFIXES, RunFolder
 from ..ports import GeneratedImage, GenerateRequest, ImageFacts, InputReader, SourceImage
@@ -169,28 +169,25 @@ class ImageFiles:
         origin: ImageOrigin,
     ) -> tuple[Artifact, Path]:
         index = request.image_index + place
-        parts: tuple[Part, ...] = (source,)
+        data = source
         if facts.media_type == "image/png":
-            stamp = {
+            origin_facts = {
                 "run_id": request.run_id,
                 "stage_id": request.stage_id,
                 "image_index": index,
                 "call_id": request.call_id,
             }
-            parts = stamped_parts(source, stamp)
+            data = stamp(source, origin_facts)
         path = _image_path(request.stage_id, index, origin, facts.media_type)
         file = self._folder.locate(path)
         with _raising_log_write_error(file):
-            temporary = self._folder.storage.write_part(file, *parts)
-        digest = sha256()
-        for part in parts:
-            digest.update(part)
+            temporary = self._folder.storage.write_part(file, data)
         artifact = Artifact(
             path=path,
             image_index=index,
-            sha256=digest.hexdigest(),
+            sha256=sha256(data).hexdigest(),
             source_sha256=sha256(source).hexdigest(),
-            bytes=sum(map(len, parts)),
+            bytes=len(data),
             media_type=facts.media_type,
             width=facts.width,
             height=facts.height,

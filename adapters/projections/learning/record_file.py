@@ -176,7 +176,7 @@ class RecordFile:
         """Replace the file by these lines, atomically."""
         for left_over in self._runs.glob(f".{LEARNING_NAME}.*{PART_SUFFIX}"):
             self._storage.remove(left_over, durable=False)  # its process died
-        temporary = self._storage.write_part(self.path, durable=False)
+        temporary = self._storage.write_part(self.path, b"", durable=False)
         try:
             with contextlib.closing(self._storage.open_append(temporary)) as file:
                 for line in lines:
