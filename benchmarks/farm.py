@@ -19,11 +19,13 @@ from typing import Any, NamedTuple
 from stagewright.adapters import open_controller
 from stagewright.events import CallCompleted, CallRequested, PipelineRunResult
 
-from .instant_webui import MODEL, PROMPT, SAMPLER, instant_webui
+from .configuration import configuration
+from .instant_webui import instant_webui
 from .measuring import Ratio
 
 _COMMAND = [sys.executable, "-m", "stagewright"]
 _STEPS = 5
+_SETTINGS = {"preflight": False, "learning": False}
 _WORKERS = (1, 2, 4)
 _ROUNDS = 2
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
@@ -62,18 +64,6 @@ def _started(folder: Path, *arguments: str, lines: int = 1) -> Iterator[tuple[in
         process.communicate()
 
 
-def _document(images: int, size: int, steps: int, model: str) -> dict[str, Any]:
-    stage = {"model": model, "sampler": SAMPLER, "steps": steps, "cfg_scale": 7.0}
-    return {
-        "name": "farm",
-        "prompt": PROMPT,
-        "seed": 1,
-        "images": images,
-        "run": {"preflight": False, "learning": False},
-        "txt2img": stage | {"width": size, "height": size},
-    }
-
-
 def _run(folder: Path, address: str, config: dict[str, Any]) -> PipelineRunResult:
     return open_controller(folder / "runs", address).start(config).wait(timeout_s=600)
 
@@ -105,7 +95,7 @@ def _scaling(pace: Pace, workers: int) -> Ratio:
             stack.enter_context(instant_webui(64, delay_s=pace.image_s)) for _ in range(workers)
         ]
         address, _, _ = _farm(stack, folder, servers)
-        alone = _document(pace.images, 64, _STEPS, MODEL)
+        alone = configuration(pace.images, 64, steps=_STEPS, run=_SETTINGS)
         shared = alone | {"images": pace.images * workers}
         ours = rival = float("inf")
         for _ in range(_ROUNDS):
@@ -135,7 +125,7 @@ def _print_costs() -> None:
         server = stack.enter_context(instant_webui(512))
         address, scheduler, (worker,) = _farm(stack, folder, [server])
         port = address.rpartition(":")[2]
-        config = _document(_COSTED_IMAGES, 512, 20, MODEL)
+        config = configuration(_COSTED_IMAGES, 512, run=_SETTINGS)
         _run(folder, address, config | {"images": 3})
         before = (_cpu_s(os.getpid()), _cpu_s(scheduler), _cpu_s(worker), _bytes_through(port))
         result = _run(folder, address, config | {"seed": 1000})

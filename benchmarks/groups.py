@@ -24,26 +24,18 @@ from stagewright.events.groups.model import (
 from stagewright.events.log.format import FIRST_CHAIN, frame, next_chain
 from stagewright.events.log.kind import LOG_NAME
 
+from .configuration import configuration
 from .startup_speed import startup_ratio
 
 RUNS = 1_000
-CONFIG = {
-    "name": "night",
-    "prompt": "a lighthouse at dusk, oil painting",
-    "seed": 5,
-    "images": 2,
-    "txt2img": {
-        "model": "base",
-        "sampler": "Euler a",
-        "steps": 2,
-        "cfg_scale": 7.0,
-        "width": 64,
-        "height": 64,
-    },
-    "img2img": {"denoise": 0.3, "steps": 2},
-    "upscale": {"upscaler": "Lanczos", "factor": 1.5},
-    "adetailer": {"passes": [{"model": "face_yolov8n.pt"}]},
-}
+CONFIG = configuration(
+    2,
+    64,
+    steps=2,
+    img2img={"denoise": 0.3, "steps": 2},
+    upscale={"upscaler": "Lanczos", "factor": 1.5},
+    adetailer={"passes": [{"model": "face_yolov8n.pt"}]},
+)
 
 
 def main() -> None:

@@ -25,7 +25,8 @@ from statistics import median
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from .instant_webui import CFG_SCALE, MODEL, PROMPT, SAMPLER, STEPS, counts, instant_webui
+from .configuration import CFG_SCALE, MODEL, PROMPT, SAMPLER, STEPS, configuration
+from .instant_webui import counts, instant_webui
 from .measuring import Ratio
 
 WARM_UP_IMAGES = 3
@@ -76,21 +77,12 @@ class Figures(NamedTuple):
 
 def document(job: Job, images: int) -> dict[str, Any]:
     """The job as a configuration."""
-    size = {"width": job.size, "height": job.size}
-    base = {"model": MODEL, "sampler": SAMPLER, "steps": STEPS, "cfg_scale": CFG_SCALE}
-    stages: dict[str, dict[str, Any]] = {
-        "txt2img": base | size,
+    later = {
         "img2img": {"denoise": DENOISE, "steps": STEPS},
         "upscale": {"upscaler": UPSCALER, "factor": 2.0},
     }
-    return {
-        "name": "http-speed",
-        "prompt": PROMPT,
-        "seed": 1,
-        "images": images,
-        "run": {"preflight": False},
-        **{stage: stages[stage] for stage in job.stages},
-    }
+    chosen = {stage: later[stage] for stage in job.stages[1:]}
+    return configuration(images, job.size, run={"preflight": False}, **chosen)
 
 
 def _generation(job: Job, seed: int) -> dict[str, Any]:
@@ -112,21 +104,21 @@ Work = Callable[[int, Path], None]
 """Makes so many images below a new folder."""
 
 
-def _names(folder: Path, job: Job, images: int) -> list[list[Path]]:
-    """The files of each stage, named as ours are."""
-    named = []
+def _through_stages(
+    job: Job, images: int, folder: Path, make: Callable[[str, int, Path, Path], None]
+) -> None:
+    """Make every image: its stage, its seed, the file of the stage before, and its own.
+
+    The files are named as ours are.
+    """
+    sources: list[Path] = []
     for order, stage in enumerate(job.stages):
         place = folder / "images" / f"{order:02d}-{stage}"
         place.mkdir(parents=True)
-        named.append([place / f"{index:05d}-{index + 1}.png" for index in range(images)])
-    return named
-
-
-def _keep(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        targets = [place / f"{index:05d}-{index + 1}.png" for index in range(images)]
+        for seed, (source, target) in enumerate(zip(sources or targets, targets, strict=True), 1):
+            make(stage, seed, source, target)
+        sources = targets
 
 
 def bare(job: Job, address: str) -> Work:
@@ -141,7 +133,7 @@ def bare(job: Job, address: str) -> Work:
         answer: dict[str, Any] = response.json()
         return answer
 
-    def make(stage: str, seed: int, source: Path) -> str:
+    def image_of(stage: str, seed: int, source: Path) -> str:
         if stage == "txt2img":
             return str(post(stage, _generation(job, seed))["images"][0])
         sent = base64.b64encode(source.read_bytes()).decode()
@@ -151,15 +143,13 @@ def bare(job: Job, address: str) -> Work:
         payload = {"resize_mode": 0, "upscaling_resize": 2.0, "upscaler_1": UPSCALER}
         return str(post("extra-single-image", payload | {"image": sent})["image"])
 
-    def work(images: int, folder: Path) -> None:
-        files = _names(folder, job, images)
-        sources = files[0]
-        for stage, targets in zip(job.stages, files, strict=True):
-            for seed, (source, target) in enumerate(zip(sources, targets, strict=True), 1):
-                _keep(target, base64.b64decode(make(stage, seed, source)))
-            sources = targets
+    def make(stage: str, seed: int, source: Path, target: Path) -> None:
+        with open(target, "wb") as file:
+            file.write(base64.b64decode(image_of(stage, seed, source)))
+            file.flush()
+            os.fsync(file.fileno())
 
-    return work
+    return lambda images, folder: _through_stages(job, images, folder, make)
 
 
 def webuiapi_client(job: Job, address: str) -> Work:
@@ -170,7 +160,7 @@ def webuiapi_client(job: Job, address: str) -> Work:
     place = urlsplit(address)
     client = webuiapi.WebUIApi(host=place.hostname, port=place.port)
 
-    def make(stage: str, seed: int, source: Path) -> Any:
+    def image_of(stage: str, seed: int, source: Path) -> Any:
         settings = _generation(job, seed)
         if stage == "txt2img":
             return client.txt2img(**settings).image
@@ -181,19 +171,13 @@ def webuiapi_client(job: Job, address: str) -> Work:
             answer = client.extra_single_image(image, upscaling_resize=2.0, upscaler_1=UPSCALER)
             return answer.image
 
-    def work(images: int, folder: Path) -> None:
-        files = _names(folder, job, images)
-        sources = files[0]
-        for stage, targets in zip(job.stages, files, strict=True):
-            for seed, (source, target) in enumerate(zip(sources, targets, strict=True), 1):
-                made = make(stage, seed, source)
-                with open(target, "wb") as file:
-                    made.save(file, "PNG")
-                    file.flush()
-                    os.fsync(file.fileno())
-            sources = targets
+    def make(stage: str, seed: int, source: Path, target: Path) -> None:
+        with open(target, "wb") as file:
+            image_of(stage, seed, source).save(file, "PNG")
+            file.flush()
+            os.fsync(file.fileno())
 
-    return work
+    return lambda images, folder: _through_stages(job, images, folder, make)
 
 
 def ours(job: Job, address: str) -> Work:

@@ -28,11 +28,7 @@ from urllib.request import urlopen
 
 from PIL import Image, ImageChops, PngImagePlugin
 
-MODEL = "base"
-SAMPLER = "Euler a"
-STEPS = 20
-CFG_SCALE = 7.0
-PROMPT = "a lighthouse at dusk"
+from .configuration import CFG_SCALE, MODEL, PROMPT, SAMPLER, STEPS
 
 _HOST = "127.0.0.1"
 _NOISE_LEVELS = 13

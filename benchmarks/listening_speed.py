@@ -18,24 +18,13 @@ from stagewright.adapters import EmbeddedBackend, PillowInputReader
 from stagewright.events import StageEvent, StepProgress, follow, subscribe
 from stagewright.statemachine import PipelineController
 
+from .configuration import configuration
+
 SUBSCRIBERS = 10
 SLOW_S = 0.25
 ROUNDS = 25
 STEP_S = 0.0015
-CONFIG: dict[str, Any] = {
-    "name": "benchmark",
-    "prompt": "a lighthouse",
-    "seed": 1,
-    "images": 12,
-    "txt2img": {
-        "model": "base",
-        "sampler": "Euler a",
-        "steps": 20,
-        "cfg_scale": 7.0,
-        "width": 512,
-        "height": 512,
-    },
-}
+CONFIG = configuration(12, 512)
 
 
 class Listeners:
@@ -105,11 +94,7 @@ def latencies() -> list[float]:
             runs=Path(folder),
             inputs=PillowInputReader(),
         )
-        config = CONFIG | {
-            "images": 100,
-            "txt2img": CONFIG["txt2img"] | {"width": 64, "height": 64},
-        }
-        handle = controller.start(config)
+        handle = controller.start(configuration(100, 64))
         command = [sys.executable, "-m", "benchmarks.listening_speed", str(handle.folder)]
         follower = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         handle.wait()

@@ -14,25 +14,12 @@ from stagewright.events.log.storage import Storage
 from stagewright.events.queue.jobs import JobState
 from stagewright.statemachine import JobQueue, NewJob, Place, plan_job
 
+from .configuration import configuration
 from .measuring import Ratio, alternately
 from .startup_speed import startup_ratio
 
 MANY, FEW = 100_000, 1_000
-CONFIG = {
-    "name": "night",
-    "prompt": "a lighthouse at dusk, oil painting",
-    "seed": 5,
-    "images": 4,
-    "txt2img": {
-        "model": "base",
-        "sampler": "Euler a",
-        "steps": 20,
-        "cfg_scale": 7.0,
-        "width": 1024,
-        "height": 1024,
-    },
-    "upscale": {"upscaler": "Lanczos", "factor": 1.5},
-}
+CONFIG = configuration(4, 1024, upscale={"upscaler": "Lanczos", "factor": 1.5})
 _LIMIT = "2"
 
 

@@ -9,12 +9,12 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from stagewright.adapters import open_controller
 from stagewright.events import RunState
 
-from .instant_webui import CFG_SCALE, MODEL, PROMPT, SAMPLER, STEPS, instant_webui
+from .configuration import configuration
+from .instant_webui import instant_webui
 
 SERVERS = (1, 2, 4, 8)
 IMAGE_S = 0.05
@@ -22,24 +22,12 @@ _IMAGES_OF_EACH = 200
 _SIZE = 64
 
 
-def configuration(images: int) -> dict[str, Any]:
-    """A configuration of one stage, of which the server knows every name."""
-    table = {"model": MODEL, "sampler": SAMPLER, "steps": STEPS, "cfg_scale": CFG_SCALE}
-    size = {"width": _SIZE, "height": _SIZE}
-    return {
-        "prompt": PROMPT,
-        "seed": 1,
-        "images": images,
-        "run": {"preflight": False},
-        "txt2img": table | size,
-    }
-
-
 def rate(servers: list[str], folder: Path) -> float:
     """Images in a second, from the start of a run to its end."""
     images = _IMAGES_OF_EACH * len(servers)
     began = time.perf_counter()
-    result = open_controller(folder, servers).start(configuration(images)).wait()
+    config = configuration(images, _SIZE, run={"preflight": False})
+    result = open_controller(folder, servers).start(config).wait()
     assert result.state is RunState.COMPLETED, result.error
     return images / (time.perf_counter() - began)
 
