@@ -26,7 +26,11 @@ class Call(NamedTuple):
     given: tuple[str, ...]
 
 
-def traced_run(folder: Path, *overrides: str) -> tuple[list[Call], Path]:
+TracedRun = tuple[list[Call], Path]
+"""The calls of a run in order, and the run's folder."""
+
+
+def traced_run(folder: Path, *overrides: str) -> TracedRun:
     """The calls of `stagewright run` in order, and the run's folder."""
     calls = traced(folder, *(part for override in overrides for part in ("--set", override)))
     (run,) = [log.parent for log in (folder / "runs").glob("*/events.jsonl")]
@@ -77,11 +81,17 @@ def record(
 LOG = "events.jsonl"
 
 
+@pytest.fixture(scope="module")
+def plain_run(tmp_path_factory: pytest.TempPathFactory) -> TracedRun:
+    """The calls of a run with the default durability, and its folder."""
+    return traced_run(tmp_path_factory.mktemp("plain"))
+
+
 def test_an_image_is_durable_before_it_is_recorded_and_recorded_before_it_is_announced(
-    tmp_path: Path,
+    plain_run: TracedRun,
 ) -> None:
     """Sync, rename, sync of the folder, CallCompleted, sync of the log, StageImageProgress."""
-    calls, run = traced_run(tmp_path)
+    calls, run = plain_run
     for name in ("00000-42.png", "00001-43.png"):
         stage = run / "images" / "00-txt2img"
         renamed = place(calls, "rename", str(stage / name))
@@ -94,9 +104,9 @@ def test_an_image_is_durable_before_it_is_recorded_and_recorded_before_it_is_ann
         assert completed < synced < announced
 
 
-def test_nothing_is_written_behind_a_barrier_before_its_sync(tmp_path: Path) -> None:
+def test_nothing_is_written_behind_a_barrier_before_its_sync(plain_run: TracedRun) -> None:
     """Between a barrier's write and the log's next write stands the log's sync."""
-    calls, run = traced_run(tmp_path)
+    calls, run = plain_run
     log = str(run / LOG)
     mine = [call for call in calls if call.given[:1] == (log,)]
     barriers = ("LifecycleChanged", "CallRequested", "CallCompleted", "RunSealed")
@@ -111,9 +121,9 @@ def test_nothing_is_written_behind_a_barrier_before_its_sync(tmp_path: Path) -> 
     assert seen == 2 + 2 * 2 + 1
 
 
-def test_the_log_appears_by_rename_in_a_folder_that_is_durable(tmp_path: Path) -> None:
+def test_the_log_appears_by_rename_in_a_folder_that_is_durable(plain_run: TracedRun) -> None:
     """New folders are synced into their parents, the first record before its rename."""
-    calls, run = traced_run(tmp_path)
+    calls, run = plain_run
     made = place(calls, "mkdir", str(run))
     assert made < place(calls, "fsync", str(run.parent), after=made)
     renamed = place(calls, "rename", str(run / LOG))

@@ -184,7 +184,7 @@ def test_a_descriptor_that_cannot_be_closed_does_not_keep_the_lock(
     assert not is_locked(tmp_path)
 
 
-@pytest.mark.parametrize("room", [0, 1, 30, 200, 5000])
+@pytest.mark.parametrize("room", [0, 30, 200])
 def test_a_real_limit_on_the_file_size(log: FileEventLog, tmp_path: Path, room: int) -> None:
     """Under RLIMIT_FSIZE the log keeps its whole records, and goes on once there is room.
 

@@ -113,7 +113,7 @@ class Joined:
         self._subscription.close()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(joining=st.lists(readers, min_size=READERS, max_size=READERS), images=st.integers(1, 15))
 def test_eight_readers_of_one_writer_see_every_event_once_and_in_order(
     joining: list[Reader], images: int
@@ -245,7 +245,7 @@ def test_a_loop_that_ends_with_a_call_in_it_ends_the_subscription(tmp_path: Path
 def test_ten_faults_in_a_loop_end_a_subscription_for_good(tmp_path: Path) -> None:
     """No later event is told once some have been left out."""
     loop = Loop()
-    handle = open_controller(tmp_path).start(document(images=200))
+    handle = open_controller(tmp_path).start(document(images=90))
     handle.wait(30)
     calls: list[int] = []
 

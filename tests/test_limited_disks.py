@@ -51,6 +51,7 @@ def limits(run: Path) -> list[tuple[str, int, int]]:
 
 @pytest.mark.linux
 @needs_compiler
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("error", UNSUPPORTED)
 def test_a_run_continues_where_folders_cannot_be_synced(
     on_disk: Command, tmp_path: Path, error: str
@@ -109,6 +110,7 @@ def test_the_durability_process_needs_no_sync_in_any_command(
 
 @pytest.mark.linux
 @needs_compiler
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("error", ["ENOLCK", "ENOSYS", "ENOTSUP", "EINVAL"])
 def test_a_file_system_without_locks_is_reported(
     on_disk: Command, tmp_path: Path, error: str
