@@ -304,7 +304,7 @@ def test_a_worker_subscription_costs_the_run_no_wait() -> None:
         for event in EVENTS:
             dispatcher.publish(signals.event_appended, RUN, event=event)
             dispatcher.flush()
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 0.9
         release.set()
     dispatcher.close()
     assert seen == EVENTS
