@@ -27,7 +27,6 @@ from stagewright.events.log.storage import AppendFile, Storage
 
 from .command_line import Start, stagewright, until, write_config
 from .following import seen_by, start_follower
-from .log_format import flip
 from .resuming import made
 from .support import document, fill_log, run_opened
 
@@ -121,17 +120,6 @@ def test_a_torn_tail_that_is_cut_and_written_over_is_read_anew(tmp_path: Path) -
     assert read == list(iterate(folder))
     assert seen == read
     assert subscription.error is None
-
-
-def test_damage_is_told_behind_what_is_sound(tmp_path: Path) -> None:
-    """The events before a flipped bit are given, then LogCorruptError names the place."""
-    folder = made(tmp_path)
-    flip(folder / LOG, -300)
-    seen: list[int] = []
-    with pytest.raises(LogCorruptError, match="corrupt at byte"):
-        seen.extend(event.seq for event in follow(folder))
-    assert seen == list(range(len(seen)))
-    assert seen
 
 
 def test_a_log_that_is_cut_under_the_reader_is_noticed(tmp_path: Path) -> None:

@@ -173,8 +173,6 @@ def test_a_run_of_this_process_needs_no_folder(tmp_path: Path) -> None:
     assert seen[-4:] == seen[5:9]
     with pytest.raises(RunNotFoundError, match="name its folder"):
         subscribe(seen.append, run_id="another", from_seq=0)
-    with pytest.raises(ValueError, match="belongs to one run"):
-        subscribe(seen.append, from_seq=0)
 
 
 def test_joining_chooses_types_and_moves_of_the_lifecycle_too(tmp_path: Path) -> None:
@@ -185,12 +183,6 @@ def test_joining_chooses_types_and_moves_of_the_lifecycle_too(tmp_path: Path) ->
     with subscribe(seen.append, StageEnd, transitions=["finish"], folder=handle.folder, from_seq=0):
         pass
     assert [type(event).__name__ for event in seen] == ["StageEnd", "StageEnd", "LifecycleChanged"]
-
-
-def test_a_negative_number_is_refused(tmp_path: Path) -> None:
-    """There is no event before the first."""
-    with pytest.raises(ValueError, match="from_seq = -1"):
-        subscribe(print, folder=made(tmp_path, FOUR), from_seq=-1)
 
 
 def test_a_corrupt_log_is_told_to_who_joins(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from stagewright.events import (
 from stagewright.events.subscriptions.dispatcher import Dispatcher
 from stagewright.statemachine import ConfigurationError
 
+from .command_line import until
 from .listening import EVENTS, OTHER, RUN, Faulty, is_connected, tell
 from .support import fill_log, run_opened
 
@@ -108,12 +109,18 @@ def test_a_subscriber_is_held_strongly() -> None:
 
 @pytest.mark.parametrize("on", ["worker", "publisher"])
 def test_a_raising_subscriber_is_named_and_muted(on: Literal["worker", "publisher"]) -> None:
-    """Its faults stand under its own name; ten in a row are enough, and nothing is queued then."""
+    """Its faults stand under its own name; ten in a row end its subscription and its thread."""
     faulty = Faulty()
     before = signals.faults().get("Faulty.take", 0)
     subscription = subscribe(faulty.take, on=on)
     tell(EVENTS[:1] * 25)
-    subscription.close()
+    thread = subscription._reader.thread
+    until(lambda: subscription.error is not None, "the end of the subscription")
+    assert "failed too often" in str(subscription.error)
+    assert not is_connected(subscription)
+    if thread is not None:
+        thread.join(10)
+        assert not thread.is_alive()
     assert faulty.calls == 10
     assert signals.faults()["Faulty.take"] == before + 10
 
@@ -168,6 +175,8 @@ def test_a_subscriber_may_choose_moves_of_the_lifecycle(
             "no transition 'finnish'; there are start, finish",
         ),
         ((print,), {"capacity": 0}, "capacity = 0 leaves no room"),
+        ((print,), {"from_seq": -1}, "from_seq = -1"),
+        ((print,), {"from_seq": 0}, "belongs to one run"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
@@ -268,7 +277,7 @@ def test_a_subscriber_that_is_behind_misses_steps_and_no_event(tmp_path: Path) -
     assert signals.dropped()[take.__qualname__] == before + subscription.dropped
 
 
-def test_a_full_mailbox_has_room_for_config_errors() -> None:
+def test_a_full_queue_has_room_for_config_errors() -> None:
     """They stand in no log, so that nobody could read them again."""
     release, words = threading.Event(), list[str]()
     subscription = subscribe(

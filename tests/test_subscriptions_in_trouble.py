@@ -315,19 +315,6 @@ def test_a_receiver_may_cause_what_it_is_told_itself() -> None:
     assert words == ["from within"] * 2
 
 
-def test_a_muted_subscription_ends_its_thread() -> None:
-    """Nobody waits for events that will not be told."""
-
-    def fail(_event: StageEvent) -> None:
-        raise ValueError("always")
-
-    subscription: Subscription = subscribe(fail)
-    tell(EVENTS[:1] * 10)
-    until(lambda: not is_served(subscription), "the end of the thread")
-    assert not is_connected(subscription)
-    assert "failed too often" in str(subscription.error)
-
-
 def open_files() -> int:
     """How many descriptors this process has, where the system tells."""
     place = Path("/proc/self/fd")
