@@ -245,7 +245,7 @@ def test_sigterm_stops_a_worker_cleanly_and_the_next_one_goes_on(
             worker.send_signal(number)
             output, errors = worker.communicate(timeout=30)
             assert worker.returncode == status, errors
-            assert output == "0 jobs ended; it was stopped\n"
+            assert output == "0 jobs ended; the worker was stopped\n"
             assert "waits to be continued" in errors
         assert names(sqlite_queue(tmp_path / "runs")) == ["small"]
         ok("queue", "work", "--exit-when-empty", folder=tmp_path)

@@ -212,7 +212,7 @@ def test_a_worker_stops_at_its_time_after_the_present_image(tmp_path: Path) -> N
     result = SingleNodeJobRunner(queue, controller(tmp_path, backend), until=end).work()
     assert result.end is WorkEnd.TIME
     job = job_of(queue)
-    assert (job.state, job.reason) == (JobState.WAITING, "its time is over")
+    assert (job.state, job.reason) == (JobState.WAITING, "the worker's end time was reached")
     assert 1 <= len(replay(tmp_path / str(job.run_id)).images) < 50
 
 

@@ -44,8 +44,8 @@ class WorkEnd(StrEnum):
 
     EMPTY = "the queue is empty"
     PAUSED = "the queue is paused"
-    TIME = "its time is over"
-    STOPPED = "it was stopped"
+    TIME = "the worker's end time was reached"
+    STOPPED = "the worker was stopped"
     SERVER = "the server cannot be reached"
 
 
@@ -260,7 +260,7 @@ class SingleNodeJobRunner:
             self._current = None
 
     def _look_for_stop(self) -> None:
-        """Stop the run in progress where the queue is paused, or the time is over."""
+        """Stop the run in progress where the queue is paused, or ``until`` was reached."""
         mode = _CANCEL_MODES.get(self._queue.refresh().paused or PauseMode.AFTER_RUN)
         if mode is not None:
             self._stop_current(CancelOrder(mode=mode, reason=WorkEnd.PAUSED))

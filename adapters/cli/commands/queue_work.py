@@ -76,7 +76,7 @@ def work_command(
 
     \b
     Exit status:
-      0  the queue is empty or paused (--exit-when-empty), or the time is over
+      0  the queue is empty or paused (--exit-when-empty), or --until was reached
       1  the same, but some jobs are not complete, or the server was not reached
       2  wrong usage
       3  stopped by a signal; after Ctrl-C the command ends by SIGINT (130 in
