@@ -151,17 +151,15 @@ def test_webuiapi_interrupts(face: Image.Image) -> None:
 # --- The command
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_serves_until_it_is_told_to_stop(
-    start: Start, tmp_path: Path, number: signal.Signals
-) -> None:
-    """It says where it listens, offers ``--model``, and ends with status 0, quietly."""
-    process = start("serve-embedded", "--port", "0", "--model", "mine", "--no-ui", folder=tmp_path)
-    url = url_of(process)
-    names = [row["model_name"] for row in requests.get(f"{url}/sdapi/v1/sd-models").json()]
-    assert "mine" in names
-    assert requests.get(f"{url}/internal/ping").status_code == 404
-    process.send_signal(number)
+def test_the_command_serves_until_it_is_told_to_stop(start: Start, tmp_path: Path) -> None:
+    """It says where it listens, takes its options, and ends with status 0, quietly."""
+    options = ("--model", "mine", "--no-ui", "--allow-host", "gui.lan", "--allow-host", "b.lan")
+    process = start("serve-embedded", "--port", "0", *options, folder=tmp_path)
+    url, named = url_of(process), {"Host": "gui.lan"}
+    rows = requests.get(f"{url}/sdapi/v1/sd-models", headers=named, timeout=10).json()
+    assert "mine" in [row["model_name"] for row in rows]
+    assert requests.get(f"{url}/internal/ping", timeout=10).status_code == 404
+    process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=10)
     assert (process.returncode, out, err) == (0, "", "")
 
@@ -202,32 +200,25 @@ def test_the_command_takes_credentials_from_the_environment_only(tmp_path: Path)
         assert "secret" not in done.stderr
 
 
-@pytest.mark.parametrize("words", [":secret", "user:"])
-def test_the_command_takes_the_credentials_that_our_client_sends(
-    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
-) -> None:
-    """Either part may be empty, as long as there is a colon."""
-    monkeypatch.setenv("STAGEWRIGHT_AUTH", words)
-    url = url_of(start("serve-embedded", "--require-auth", "--port", "0", folder=tmp_path))
-    assert requests.get(f"{url}/sdapi/v1/options", timeout=10).status_code == 401
-    done = stagewright("doctor", "--server", url, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-
-
+@pytest.mark.parametrize(("words", "warned"), [(":secret", False), ("user:", False), ("", True)])
 def test_the_command_warns_of_an_open_door(
-    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, warned: bool
 ) -> None:
-    """Beyond loopback it warns in one line, unless it asks for credentials."""
-    monkeypatch.setenv("STAGEWRIGHT_AUTH", "user:secret")
-    for options, warned in (((), True), (("--require-auth",), False)):
-        process = start("serve-embedded", "--host=0.0.0.0", "--port=0", *options, folder=tmp_path)
-        line = first_line(process)
-        port = re.search(r":(\d+) ", line)
-        assert port is not None
-        answer = requests.get(f"http://127.0.0.1:{port[1]}/sdapi/v1/options", timeout=10)
-        assert answer.status_code == (200 if warned else 401)
-        process.terminate()
-        out, err = process.communicate(timeout=10)
-        assert process.returncode == 0
-        assert ("warning" in err) is warned
-        assert "secret" not in line + out + err
+    """Beyond loopback it warns in one line, unless it asks for credentials; a part may be empty."""
+    monkeypatch.setenv("STAGEWRIGHT_AUTH", words)
+    options = ("--require-auth",) if words else ()
+    process = start("serve-embedded", "--host=0.0.0.0", "--port=0", *options, folder=tmp_path)
+    line = first_line(process)
+    port = re.search(r":(\d+) ", line)
+    assert port is not None
+    url = f"http://127.0.0.1:{port[1]}"
+    answer = requests.get(f"{url}/sdapi/v1/options", timeout=10)
+    assert answer.status_code == (200 if warned else 401)
+    if words:
+        done = stagewright("doctor", "--server", url, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+    process.terminate()
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert ("warning" in err) is warned
+    assert "secret" not in line + out + err

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from email.message import Message
 from urllib.parse import urlsplit
 
+from ..backends.http.address import is_loopback
 from .api_errors import ApiError, validation_error
 
 
@@ -54,11 +55,6 @@ def check_content_type(headers: Message) -> None:
     if "Content-Type" in headers and headers.get_content_type() != "application/json":
         words = "the body must be JSON, sent as Content-Type: application/json"
         raise validation_error(("body",), words)
-
-
-def is_loopback(name: str) -> bool:
-    """Whether a host name or address means this machine."""
-    return name == "localhost" or (_is_address(name) and ipaddress.ip_address(name).is_loopback)
 
 
 def _is_address(name: str) -> bool:

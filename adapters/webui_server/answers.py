@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pybase64
 
 from ...events.version import VERSION
 from ..backends.embedded.infotext import PRODUCT, extra_parameters
-from .bodies import encode_image
+from ..backends.embedded.pictures import encode_png
 from .renderer import Picture
 from .work import Work
 
@@ -33,12 +34,17 @@ def generation_answer(work: Work, pictures: list[Picture], job_timestamp: str) -
     echo = dict(asked.all)
     if not echo.get("include_init_images"):
         echo |= {key: None for key in ("init_images", "mask") if key in echo}
-    images = [encode_image(picture.data) for picture in pictures]
+    images = list(map(encode_image, pictures))
     return {
         "images": images if asked.all["send_images"] else [],
         "parameters": echo,
         "info": msgspec.json.encode(info).decode(),
     }
+
+
+def encode_image(picture: Picture) -> str:
+    """A picture as a PNG in base64."""
+    return pybase64.b64encode(encode_png(picture.image, picture.infotext)).decode("ascii")
 
 
 def _info(work: Work) -> dict[str, Any]:

@@ -14,13 +14,12 @@ from ...events.version import VERSION
 from ..backends.embedded.infotext import PRODUCT
 from ..imaging import open_image
 from .api_errors import ApiError, server_error
-from .bodies import decode_body, decode_image, decode_object
+from .bodies import decode_body, decode_object, image_bytes
 from .extras import Extras
 from .generation import Generator
 from .jobs import Jobs
 from .offered_names import LISTS, MODULES, Checkpoints
 from .product import Product
-from .renderer import Renderer
 from .schema import ApiSchema
 from .settings import Settings
 
@@ -56,11 +55,10 @@ class Application:
         self._settings = Settings(self._checkpoints, product)
         self._schema = ApiSchema(product)
         self._jobs = Jobs()
-        renderer = Renderer(step_delay_s)
         self._generator = Generator(
-            self._checkpoints, self._settings, self._jobs, renderer, product, self._schema
+            self._checkpoints, self._settings, self._jobs, product, self._schema, step_delay_s
         )
-        self._extras = Extras(self._jobs, renderer)
+        self._extras = Extras(self._jobs, step_delay_s)
         self._routes = {
             (method, path): route
             for method, routes in (("GET", self._get_routes(ui=ui)), ("POST", self._post_routes()))
@@ -68,16 +66,28 @@ class Application:
             if path not in product.without and (ui or not path.startswith("/internal/"))
         }
 
-    def answer(
-        self, method: str, path: str, authorization: str | None, read_body: Callable[[], bytes]
-    ) -> tuple[int, bytes]:
-        """The status and JSON document; the body is read once the request is authorised."""
+    def admit(self, path: str, authorization: str | None) -> None:
+        """Raises ApiError, 401, for a path that needs other credentials."""
+        if self._auth is None or not path.startswith(_GUARDED):
+            return
+        kind, _, words = (authorization or "").partition(" ")
         try:
-            self._admit(path, authorization)
-            route = self._route(method, path)
-            return 200, _result(route, read_body())
-        except ApiError as error:
-            return error.status, msgspec.json.encode(error.body)
+            given = pybase64.b64decode(words.strip().encode("ascii"), validate=True)
+        except ValueError:
+            given = b""
+        same = hmac.compare_digest(given, self._auth)
+        if kind.lower() != "basic" or not same:
+            raise ApiError(401, detail="Incorrect username or password")
+
+    def answer(self, method: str, path: str, body: bytes) -> bytes:
+        """The JSON document that a request is answered with. Raises ApiError."""
+        route = self._route(method, path)
+        try:
+            return msgspec.json.encode(route(body))
+        except ApiError:
+            raise
+        except Exception as error:  # a WebUI answers with it as well
+            raise server_error(type(error).__name__, str(error)) from error
 
     def close(self) -> None:
         """Cancel the running job, and refuse waiting requests."""
@@ -90,18 +100,6 @@ class Application:
         if any(path == known for _method, known in self._routes):
             raise ApiError(405, detail="Method Not Allowed")
         raise ApiError(404, detail="Not Found")
-
-    def _admit(self, path: str, authorization: str | None) -> None:
-        if self._auth is None or not path.startswith(_GUARDED):
-            return
-        kind, _, words = (authorization or "").partition(" ")
-        try:
-            given = pybase64.b64decode(words.strip().encode("ascii"), validate=True)
-        except ValueError:
-            given = b""
-        same = hmac.compare_digest(given, self._auth)
-        if kind.lower() != "basic" or not same:
-            raise ApiError(401, detail="Incorrect username or password")
 
     def _get_routes(self, *, ui: bool) -> dict[str, Route]:
         flags = {
@@ -161,17 +159,8 @@ def _same(answer: Any, _body: bytes) -> Any:
 
 def _png_info(body: bytes) -> dict[str, Any]:
     """The texts of a picture; its infotext is not parsed."""
-    picture = decode_image(decode_body(body, "PNGInfoRequest").all["image"])
-    with open_image(picture, metadata=True) as image:
+    data = image_bytes(decode_body(body, "PNGInfoRequest").all["image"])
+    with open_image(data, metadata=True) as image:
         image.load()
         items = {key: value for key, value in image.info.items() if isinstance(value, str)}
     return {"info": items.pop("parameters", ""), "items": items, "parameters": {}}
-
-
-def _result(route: Route, body: bytes) -> bytes:
-    try:
-        return msgspec.json.encode(route(body))
-    except ApiError:
-        raise
-    except Exception as error:  # a WebUI answers with it as well
-        raise server_error(type(error).__name__, str(error)) from error

@@ -6,16 +6,20 @@ import html
 from collections import deque
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...statemachine.run.cancel import CancelToken
+from ..backends.embedded.generation import Sources
 from ..backends.embedded.infotext import extra_parameters
-from ..backends.embedded.pictures import decode_picture
-from .bodies import Body, decode_body, decode_image, encode_image
+from .answers import encode_image
+from .bodies import Body, decode_body, decode_image
 from .jobs import Jobs
 from .offered_names import MISSING_UPSCALERS
-from .renderer import Renderer
+from .renderer import render
 from .request_mapping import NO_UPSCALER, upscale_config
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _CACHED = 5
 
@@ -28,9 +32,9 @@ class Extras:
     An interrupted upscale is answered again and again until five others were interrupted.
     """
 
-    def __init__(self, jobs: Jobs, renderer: Renderer) -> None:
+    def __init__(self, jobs: Jobs, step_delay_s: float) -> None:
         self._jobs = jobs
-        self._renderer = renderer
+        self._step_delay_s = step_delay_s
         self._interrupted: deque[Key] = deque(maxlen=_CACHED)
 
     def single(self, data: bytes) -> dict[str, Any]:
@@ -47,7 +51,7 @@ class Extras:
         )
         return {"html_info": words, "images": images}
 
-    def _run(self, asked: Body, sources: list[bytes]) -> tuple[list[str], str]:
+    def _run(self, asked: Body, sources: list[Image]) -> tuple[list[str], str]:
         images: list[str] = []
         with self._jobs.turn("Upscale"):
             self._jobs.divide(len(sources))
@@ -57,32 +61,33 @@ class Extras:
                 token = self._jobs.begin_image(first=not images)
                 if token is None:
                     break
-                images.append(encode_image(self._upscaled(asked, source, token)))
+                images.append(self._upscaled(asked, source, token))
             # After an exception the state is left unchanged, as in a WebUI.
             self._jobs.end()
         words = ", ".join(f"{key}: {value}" for key, value in extra_parameters(config).items())
         return images, f"<p>{html.escape(words)}</p>"
 
-    def _upscaled(self, asked: Body, source: bytes, token: CancelToken) -> bytes:
+    def _upscaled(self, asked: Body, source: Image, token: CancelToken) -> str:
         keys = _cache_keys(asked.all, source)
         plain = {name for name, key in keys.items() if key in self._interrupted}
         config = upscale_config(asked, plain | MISSING_UPSCALERS)
-        picture = self._renderer.render(config, 0, token, lambda _done: None, source=source)
+        picture = render(
+            config, 0, Sources(source, None), token, lambda _done: None, self._step_delay_s
+        )
         if not picture.whole:
             self._interrupted.extend(key for key in keys.values() if key not in self._interrupted)
-        return picture.data
+        return encode_image(picture)
 
 
-def _cache_keys(fields: Mapping[str, Any], source: bytes) -> dict[str, Key]:
+def _cache_keys(fields: Mapping[str, Any], source: Image) -> dict[str, Key]:
     """The cache key of each upscaler's result. In mode 1 the factor follows from the size."""
-    image, size = decode_picture(source, "the image"), None
-    factor = fields["upscaling_resize"]
+    size, factor = None, fields["upscaling_resize"]
     if fields["resize_mode"] == 1:
         size = (fields["upscaling_resize_w"], fields["upscaling_resize_h"])
-        factor = max(size[0] / image.width, size[1] / image.height)
-    pixels = sha256(image.tobytes()).digest()
+        factor = max(size[0] / source.width, size[1] / source.height)
+    pixels = sha256(source.tobytes()).digest()
     names = [fields["upscaler_1"]]
     if fields["extras_upscaler_2_visibility"]:
         names.append(fields["upscaler_2"])
-    rest = (image.size, pixels, factor, size, fields["upscaling_crop"])
+    rest = (source.size, pixels, factor, size, fields["upscaling_crop"])
     return {name: (name, *rest) for name in names if name not in NO_UPSCALER}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import secrets
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...statemachine.run.cancel import CancelToken
+from ..backends.embedded.generation import Sources
 from ..backends.embedded.settings import passes_of
 from .answers import generation_answer
 from .api_errors import client_error, server_error, validation_error
@@ -14,10 +15,13 @@ from .bodies import Body, decode_body, decode_image
 from .jobs import Jobs
 from .offered_names import Checkpoints
 from .product import Product
-from .renderer import Picture, Renderer
+from .renderer import Picture, render
 from .schema import ApiSchema
 from .settings import Settings
 from .work import Work, check_scripts, work_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _LONGEST_ID = 1000
 """The longest task id in characters; some ids are kept after their request."""
@@ -31,16 +35,16 @@ class Generator:
         models: Checkpoints,
         settings: Settings,
         jobs: Jobs,
-        renderer: Renderer,
         product: Product,
         schema: ApiSchema,
+        step_delay_s: float,
     ) -> None:
         self._models = models
         self._settings = settings
         self._jobs = jobs
-        self._renderer = renderer
         self._product = product
         self._schema = schema
+        self._step_delay_s = step_delay_s
 
     def txt2img(self, data: bytes) -> dict[str, Any]:
         """The answer to a txt2img body. Raises ApiError."""
@@ -59,7 +63,7 @@ class Generator:
         return self._answer("img2img", asked, sources[0], mask)
 
     def _answer(
-        self, kind: str, asked: Body, source: bytes | None = None, mask: bytes | None = None
+        self, kind: str, asked: Body, source: Image | None = None, mask: Image | None = None
     ) -> dict[str, Any]:
         """Do a job when its turn comes."""
         check_scripts(asked)
@@ -88,14 +92,14 @@ class Generator:
         return pictures
 
     def _picture(self, work: Work, place: int, token: CancelToken) -> Picture:
-        source, mask, before = work.source, work.mask, 0
+        sources, before = Sources(work.source, work.mask), 0
         for config in work.configs:
             on_done = partial(self._note_steps, work, place, before)
             seed = work.seed + place
-            picture = self._renderer.render(config, seed, token, on_done, source=source, mask=mask)
+            picture = render(config, seed, sources, token, on_done, self._step_delay_s)
             if not picture.whole:
                 break
-            source, mask, before = picture.data, None, before + sum(passes_of(config))
+            sources, before = Sources(picture.image, None), before + sum(passes_of(config))
         return picture
 
     def _note_steps(self, work: Work, place: int, before: int, done: int) -> None:

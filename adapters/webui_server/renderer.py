@@ -10,7 +10,7 @@ from ...statemachine.run.cancel import CancelToken
 from ...statemachine.stages import StageConfig
 from ..backends.embedded.generation import Sources, make
 from ..backends.embedded.infotext import infotext
-from ..backends.embedded.pictures import PictureError, decode_picture, encode_png
+from ..backends.embedded.pictures import PictureError
 from ..backends.embedded.settings import passes_of
 from ..backends.embedded.steps import StepCounter
 from .api_errors import server_error
@@ -21,71 +21,46 @@ if TYPE_CHECKING:
 
 
 class Picture(NamedTuple):
-    """A PNG, its infotext, and whether it was finished before any interrupt."""
+    """A picture, its infotext, and whether it was finished before any interrupt."""
 
-    data: bytes
+    image: Image
     infotext: str
     whole: bool
 
 
-class Renderer:
-    """Renders one picture at a time; each step takes ``step_delay_s`` seconds more."""
-
-    def __init__(self, step_delay_s: float) -> None:
-        self._step_delay_s = step_delay_s
-
-    def render(
-        self,
-        config: StageConfig,
-        seed: int,
-        token: CancelToken,
-        on_done: Callable[[int], None],
-        *,
-        source: bytes | None = None,
-        mask: bytes | None = None,
-    ) -> Picture:
-        """Render the picture of one seed; a partial one if ``token`` is cancelled.
-
-        ``on_done`` receives the number of finished steps. Raises ApiError, 500, for what the
-        backend refuses.
-        """
-        done = 0
-
-        def on_step(step: int, _steps: int, **_more: float | None) -> None:
-            nonlocal done
-            done = step
-            on_done(step)
-
-        delay_s = self._step_delay_s
-        try:
-            sources = Sources(_decoded(source), _decoded(mask))
-            try:
-                return _rendered(config, seed, sources, token, on_step, delay_s)
-            except GenerationCancelled:
-                config = partial_config(config, done)
-                picture = _rendered(config, seed, sources, CancelToken(), _ignore_step, 0.0)
-                return picture._replace(whole=False)
-        except PictureError as error:
-            raise server_error("RuntimeError", str(error)) from error
-
-
-def _rendered(
+def render(
     config: StageConfig,
     seed: int,
     sources: Sources,
     token: CancelToken,
-    on_step: Callable[..., None],
-    delay_s: float,
+    on_done: Callable[[int], None],
+    step_delay_s: float,
 ) -> Picture:
-    counter = StepCounter(token, on_step, images=1, steps=sum(passes_of(config)), delay_s=delay_s)
-    counter.begin_image(0)
-    made = make(config, seed, sources, counter)
-    text = infotext(config, seed, made.size)
-    return Picture(encode_png(made.image, text), text, whole=True)
+    """Render the picture of one seed; a partial one if ``token`` is cancelled.
 
+    ``on_done`` receives the number of finished steps. Raises ApiError, 500, for what the backend
+    refuses.
+    """
+    done, is_whole = 0, True
 
-def _decoded(data: bytes | None) -> Image | None:
-    return None if data is None else decode_picture(data, "the image")
+    def on_step(step: int, _steps: int, **_more: float | None) -> None:
+        nonlocal done
+        done = step
+        on_done(step)
+
+    def counter(token: CancelToken, on_step: Callable[..., None], delay_s: float) -> StepCounter:
+        steps = sum(passes_of(config))
+        return StepCounter(token, on_step, images=1, steps=steps, delay_s=delay_s)
+
+    try:
+        try:
+            made = make(config, seed, sources, counter(token, on_step, step_delay_s))
+        except GenerationCancelled:
+            config, is_whole = partial_config(config, done), False
+            made = make(config, seed, sources, counter(CancelToken(), _ignore_step, 0.0))
+    except PictureError as error:
+        raise server_error("RuntimeError", str(error)) from error
+    return Picture(made.image, infotext(config, seed, made.size), is_whole)
 
 
 def _ignore_step(*_args: object, **_more: object) -> None:

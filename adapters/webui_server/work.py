@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...statemachine.stages import StageConfig
 from ..backends.embedded.infotext import extra_parameters
@@ -33,6 +33,9 @@ from .request_mapping import (
 )
 from .schema import ApiSchema
 from .settings import Loaded
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _BOUNDS = {
     "steps": (1, 100_000),
@@ -66,8 +69,8 @@ class Work(NamedTuple):
     refiner: Checkpoint | None
     hires_model: Checkpoint | None
     configs: tuple[StageConfig, ...]
-    source: bytes | None
-    mask: bytes | None
+    source: Image | None
+    mask: Image | None
     skips: bool = False
     claims: Mapping[str, Any] = {}
 
@@ -95,8 +98,8 @@ def work_of(
     models: Checkpoints,
     product: Product,
     schema: ApiSchema,
-    source: bytes | None,
-    mask: bytes | None,
+    source: Image | None,
+    mask: Image | None,
 ) -> Work:
     """The work of a request; with ``source`` it is an img2img.
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from urllib.parse import urlsplit
 
 from ....statemachine.config.validation import refuse_userinfo
 from ....statemachine.errors import ConfigurationError
-from ..http.address import ServerAddress
+from ..http.address import ServerAddress, is_loopback
 from .dask_settings import ENCRYPTED, PLAIN, default_scheme
 
 SCHEMES = frozenset([PLAIN, ENCRYPTED])
@@ -45,16 +44,6 @@ def refuse_open(address: str, *, insecure: bool) -> None:
         "`stagewright farm certificates DIR` and use a tls:// address, or give --insecure on a "
         "network in which you trust every machine"
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or IP address is this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def loopback_host(address: str) -> str | None:

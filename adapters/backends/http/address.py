@@ -44,13 +44,7 @@ class ServerAddress(msgspec.Struct, frozen=True):
     @property
     def is_loopback(self) -> bool:
         """Whether the address is this machine."""
-        host = urlsplit(self.url).hostname or ""
-        if host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(urlsplit(self.url).hostname or "")
 
     @property
     def zoneless_host(self) -> str:
@@ -70,6 +64,16 @@ class ServerAddress(msgspec.Struct, frozen=True):
     def origin(self) -> tuple[str, str, int]:
         """Scheme, host and port."""
         return _origin(urlsplit(self.url))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or IP address is this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _origin(parts: SplitResult) -> tuple[str, str, int]:

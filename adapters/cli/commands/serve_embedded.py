@@ -6,9 +6,10 @@ import os
 
 import click
 
+from ...backends.http.address import is_loopback
 from ...backends.http.credentials import AUTH_VARIABLE
 from ...webui_server import EmbeddedServer
-from ...webui_server.admission import is_loopback, name_in
+from ...webui_server.admission import name_in
 from ...webui_server.product import DEFAULT_PRODUCT, PRODUCTS
 from ..output import print_line
 from ..statuses import EXIT_COMPLETED, print_error
