@@ -185,9 +185,9 @@ def repainted(face: Image.Image) -> Image.Image:
     return made(config, face, seed=5)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+def test_an_unheeded_adetailer_repaints_everything(served: Client, face: Image.Image) -> None:
+    """Without a pass, or with one that fails validation, img2img is not skipped: 200."""
+    unheeded: list[list[Any] | None] = [
         [False, True, FACE_ARGS],
         [True, True],
         [True, True, {}],
@@ -196,35 +196,31 @@ def repainted(face: Image.Image) -> Image.Image:
         [True, True, FACE_ARGS | {"ad_mask_k_largest": 1}],
         [True, True, FACE_ARGS, FACE_ARGS | {"ad_confidence": 30}],
         None,
-    ],
-)
-def test_an_unheeded_adetailer_repaints_everything(
-    served: Client, face: Image.Image, arguments: list[Any] | None
-) -> None:
-    """Without a pass, or with one that fails validation, img2img is not skipped: 200."""
-    scripts = {"ADetailer": {"args": arguments}}
-    body = detailed(face, denoising_strength=1, alwayson_scripts=scripts)
-    answer = served.post("img2img", body)
-    assert same_pixels(pictures(answer)[0], repainted(face))
-    assert info(answer)["width"] == face.width
-    assert not any("ADetailer" in key for key in info(answer)["extra_generation_params"])
+    ]
+    expected = repainted(face)
+    for arguments in unheeded:
+        scripts = {"ADetailer": {"args": arguments}}
+        body = detailed(face, denoising_strength=1, alwayson_scripts=scripts)
+        answer = served.post("img2img", body)
+        assert same_pixels(pictures(answer)[0], expected), arguments
+        assert info(answer)["width"] == face.width
+        assert not any("ADetailer" in key for key in info(answer)["extra_generation_params"])
 
 
-@pytest.mark.parametrize("arguments", [[1, 1, FACE_ARGS], [0, 0, FACE_ARGS], [True, FACE_ARGS]])
-def test_flags_that_are_no_booleans_skip_nothing(
-    served: Client, face: Image.Image, arguments: list[Any]
-) -> None:
+def test_flags_that_are_no_booleans_skip_nothing(served: Client, face: Image.Image) -> None:
     """1 and 0 mean: enabled, and the whole picture repainted before its faces."""
-    scripts = {"ADetailer": {"args": arguments}}
-    body = detailed(face, denoising_strength=1, alwayson_scripts=scripts)
-    answer = served.post("img2img", body)
     one = AdetailerPass(model="face_yolov8n.pt")
     config = AdetailerConfig(
         prompt="a lighthouse", seed=5, steps=4, sampler="Euler a", passes=(one,)
     )
-    assert same_pixels(pictures(answer)[0], made(config, repainted(face), seed=5))
-    assert info(answer)["steps"] == 4
-    assert "ADetailer model" in info(answer)["extra_generation_params"]
+    expected = made(config, repainted(face), seed=5)
+    for arguments in ([1, 1, FACE_ARGS], [0, 0, FACE_ARGS], [True, FACE_ARGS]):
+        scripts = {"ADetailer": {"args": arguments}}
+        body = detailed(face, denoising_strength=1, alwayson_scripts=scripts)
+        answer = served.post("img2img", body)
+        assert same_pixels(pictures(answer)[0], expected), arguments
+        assert info(answer)["steps"] == 4
+        assert "ADetailer model" in info(answer)["extra_generation_params"]
 
 
 def test_what_is_not_detected_is_claimed_all_the_same(served: Client, face: Image.Image) -> None:
