@@ -139,11 +139,6 @@ def note_fault(
     _logger.warning("subscriber %s of %s %s%s", name, source, what, muted, exc_info=error)
 
 
-def note_lost(name: str, error: Exception) -> None:
-    """Count and log that a subscription has ended, which is not its receiver's fault."""
-    note_fault(name, "its subscription", f"lost: {error}")
-
-
 def name_of(receiver: object) -> str:
     """The subscriber's name in diagnostics: its own, or the qualified name of the receiver."""
     named = getattr(owner_of(receiver), "subscriber_name", None)

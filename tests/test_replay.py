@@ -46,7 +46,7 @@ STAGE_KEYS = [
 def on_disk(folder: Path, story: Story) -> Path:
     """A run folder whose log tells this story."""
     folder.mkdir()
-    log = FileEventLog.create(folder, story.events[0], durability=Durability.PROCESS)  # type: ignore[arg-type]  # a story begins with RunOpened
+    log = FileEventLog.create(folder, story.events[0], durability=Durability.PROCESS)
     for event in story.events[1:]:
         log.append(event)
     log.close()

@@ -18,7 +18,7 @@ from stagewright.events import EventLogError, LogCorruptError, LogWriteError
 from stagewright.events.log.scan import LogPosition
 from stagewright.events.log.shared_log import SharedLog
 from stagewright.events.log.storage import Storage
-from stagewright.events.ratings.log import RATINGS_LOG, RatedImage, Ratings
+from stagewright.events.ratings.log import RATINGS_LOG, RatedImage, Ratings, RatingsFile
 from stagewright.events.ratings.model import Rating, RatingsOpened
 
 from .command_line import until
@@ -183,7 +183,7 @@ def rating_process(runs: Path, name: str | int, count: int) -> subprocess.Popen[
 def shared_log(runs: Path, seen: list[int], start: LogPosition | None = None) -> SharedLog:
     """The log of ratings that notes the sequence numbers of the events that it observes."""
     return SharedLog(
-        RATINGS_LOG,
+        RatingsFile,
         runs,
         begin=lambda at: RatingsOpened(**at, software="tests"),
         observe=lambda events: seen.extend(event.seq for event in events),

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..codec import Codec
 from ..errors import GroupNotFoundError
 from ..log.kind import LogKind
+from ..log.record_file import RecordFile
 from ..log.scan import RecordScan
 from ..log.storage import Storage, is_regular
 from .model import GROUP_EVENT_TYPES, GroupEvent, GroupOpened, GroupSealed
@@ -34,6 +35,12 @@ GROUP_LOG: LogKind[GroupEvent] = LogKind(
     owner_of=attrgetter("group_id"),
     advice="its runs are not affected: `stagewright list` shows them, `resume RUN` continues one",
 )
+
+
+class GroupLog(RecordFile[GroupEvent]):
+    """The log of one group's folder, held by ``group.lock`` until ``close``."""
+
+    kind = GROUP_LOG
 
 
 def read_group_log(

@@ -17,7 +17,8 @@ from .storage import open_regular
 
 LOCK_WAIT_S = 2.0
 """How long a writer tries for the lock (contract, section 4)."""
-LOCK_LOOK_S = 0.02
+_BETWEEN_TRIES_S = 0.002
+"""Writers of a shared log hold its lock for some milliseconds."""
 
 LOCK_NAME = "run.lock"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
@@ -57,9 +58,8 @@ class FileLock:
 
     The lock file names this process, and the epoch that it named before, unless it is
     ``anonymous`` (which saves 0.2 ms where a lock is taken for each image). Raises LogLockedError,
-    naming the holder, when another process keeps the lock for ``wait_s`` (it is tried every
-    ``look_s``), LogWriteError where the file system has no locks, and OSError; it never falls back
-    to a soft lock.
+    naming the holder, when another process keeps the lock for ``wait_s``, LogWriteError where the
+    file system has no locks, and OSError; it never falls back to a soft lock.
     """
 
     def __init__(
@@ -69,7 +69,6 @@ class FileLock:
         *,
         noun: str = "run",
         wait_s: float = LOCK_WAIT_S,
-        look_s: float = LOCK_LOOK_S,
         anonymous: bool = False,
     ) -> None:
         self._path = folder / name
@@ -81,7 +80,7 @@ class FileLock:
                 if time.monotonic() >= deadline:
                     holder = str(lock_holder(folder, name) or "unknown")
                     raise LogLockedError(holder, path=self._path, noun=noun)  # noqa: TRY301 - the descriptor is closed below
-                time.sleep(look_s)
+                time.sleep(_BETWEEN_TRIES_S)
             if not anonymous:
                 before = lock_holder(folder, name)
                 self.note_epoch(before.epoch if before else 0)

@@ -6,14 +6,14 @@ import contextlib
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO, Generic, NoReturn, Self
+from typing import Any, BinaryIO, ClassVar, Generic, NoReturn, Self
 
 from ..codec import E
 from ..errors import EventLogError, LogWriteError
 from ..model import Durability
 from .format import FIRST_CHAIN, check
 from .kind import LogKind
-from .lock import LOCK_LOOK_S, LOCK_WAIT_S, FileLock
+from .lock import LOCK_WAIT_S, FileLock
 from .record_writer import RecordWriter
 from .scan import LogPosition, RecordScan, TornTail
 from .storage import PART_SUFFIX, AppendFile, Storage
@@ -29,6 +29,8 @@ class RecordFile(Generic[E]):
     the next append is tried on a new descriptor. After a failed sync it is unknown what the disk
     holds, so nothing is ever written again.
     """
+
+    kind: ClassVar[LogKind[Any]]
 
     def __init__(
         self,
@@ -59,9 +61,8 @@ class RecordFile(Generic[E]):
         self._file = None if torn else storage.open_append(path)
 
     @classmethod
-    def create_of(
+    def create(
         cls,
-        kind: LogKind[E],
         folder: Path,
         opened: E,
         *,
@@ -73,7 +74,7 @@ class RecordFile(Generic[E]):
 
         Takes the lock unless it is handed in. Raises LogLockedError, LogWriteError.
         """
-        storage = storage or Storage()
+        storage, kind = storage or Storage(), cls.kind
         records = RecordWriter(kind, kind.owner_of(opened))
         line = records.line(opened)
         path = folder / kind.file_name
@@ -93,9 +94,8 @@ class RecordFile(Generic[E]):
             raise
 
     @classmethod
-    def open_of(
+    def open(
         cls,
-        kind: LogKind[E],
         folder: Path,
         *,
         storage: Storage | None = None,
@@ -103,7 +103,6 @@ class RecordFile(Generic[E]):
         observe: Callable[[Sequence[E]], None] = lambda _events: None,
         start: LogPosition | None = None,
         wait_s: float = LOCK_WAIT_S,
-        look_s: float = LOCK_LOOK_S,
     ) -> Self:
         """Take an existing log to go on with it; ``observe`` is given its events, in batches.
 
@@ -111,12 +110,12 @@ class RecordFile(Generic[E]):
         there on. A torn tail must be repaired before the first append. Raises LogLockedError,
         LogCorruptError, and LogWriteError where the folder cannot be written to.
         """
-        storage = storage or Storage()
+        storage, kind = storage or Storage(), cls.kind
         path = folder / kind.file_name
         if not path.exists():
             raise EventLogError("there is no log", path=path)
         try:
-            lock = FileLock(folder, kind.lock_name, noun=kind.noun, wait_s=wait_s, look_s=look_s)
+            lock = FileLock(folder, kind.lock_name, noun=kind.noun, wait_s=wait_s)
         except OSError as error:
             raise LogWriteError(f"its lock cannot be taken: {error}", path=folder) from error
         try:

@@ -17,7 +17,6 @@ from typing import BinaryIO
 import msgspec
 
 from ..errors import EventLogError, LogCorruptError, LogWriteError
-from .kind import LogKind
 from .lock import FileLock, boot_id, host_name
 from .record_file import RecordFile
 from .record_writer import RecordWriter
@@ -27,10 +26,10 @@ from .storage import Storage
 
 SHARED_LOCK_WAIT_S = 30.0
 """How long a writer waits for others, each of which holds the lock for some milliseconds."""
-_LOCK_LOOK_S = 0.002
 _READS = 3
 _BETWEEN_READS_S = 0.01
 
+SharedFile = RecordFile[SharedEvent]
 Make = Callable[[SharedEnvelope], SharedEvent]
 """Builds an event around the envelope that the log gives to it."""
 
@@ -38,15 +37,15 @@ Make = Callable[[SharedEnvelope], SharedEvent]
 class SharedLog:
     """One process's view of a shared log; for one thread at a time.
 
-    ``observe`` is given every event once and in order, those that this process appends among
-    them. ``begin`` makes the first event of a log that is not there yet. ``position`` is where the
-    last event that was observed begins; a later ``SharedLog`` that is given it as ``start`` goes on
-    behind that event.
+    ``file`` is the class of the log's file. ``observe`` is given every event once and in order,
+    those that this process appends among them. ``begin`` makes the first event of a log that is
+    not there yet. ``position`` is where the last event that was observed begins; a later
+    ``SharedLog`` that is given it as ``start`` continues behind that event.
     """
 
     def __init__(
         self,
-        kind: LogKind[SharedEvent],
+        file: type[SharedFile],
         folder: Path,
         *,
         begin: Make,
@@ -54,9 +53,9 @@ class SharedLog:
         start: LogPosition | None = None,
         storage: Storage | None = None,
     ) -> None:
-        self.path = folder / kind.file_name
+        self.path = folder / file.kind.file_name
         self.position = start
-        self._kind = kind
+        self._file = file
         self._begin = begin
         self._observe = observe
         self._observed = 0 if start is None else start.seq + 1
@@ -93,14 +92,12 @@ class SharedLog:
         try:
             if not self.path.exists():
                 self._make()
-            file = RecordFile.open_of(
-                self._kind,
+            file = self._file.open(
                 self.path.parent,
                 storage=self._storage,
                 observe=self._observe_new,
                 start=self.position,
                 wait_s=SHARED_LOCK_WAIT_S,
-                look_s=_LOCK_LOOK_S,
             )
         except OSError as error:
             raise LogWriteError(f"it cannot be written to: {error}", path=self.path) from error
@@ -120,7 +117,7 @@ class SharedLog:
         return EventLogError("the log is gone", path=self.path)
 
     def _scan(self, stream: BinaryIO) -> None:
-        scan = RecordScan(self._kind, stream, path=self.path, start=self.position)
+        scan = RecordScan(self._file.kind, stream, path=self.path, start=self.position)
         for batch in scan.batches():
             self._observe_new(batch)
         self.position = scan.last
@@ -139,15 +136,9 @@ class SharedLog:
         """Put a log in place that has its first event. Raises LogLockedError, OSError."""
         if self.position is not None:
             raise self._gone()
-        folder, kind = self.path.parent, self._kind
+        folder, kind = self.path.parent, self._file.kind
         self._storage.make_folder(folder)
-        lock = FileLock(
-            folder,
-            kind.lock_name,
-            noun=kind.noun,
-            wait_s=SHARED_LOCK_WAIT_S,
-            look_s=_LOCK_LOOK_S,
-        )
+        lock = FileLock(folder, kind.lock_name, noun=kind.noun, wait_s=SHARED_LOCK_WAIT_S)
         try:
             # By link, which replaces nothing: another process may have made it meanwhile.
             with contextlib.suppress(FileExistsError):
@@ -156,7 +147,7 @@ class SharedLog:
         finally:
             lock.release()
 
-    def _writer(self, file: RecordFile[SharedEvent]) -> SharedLogWriter:
+    def _writer(self, file: SharedFile) -> SharedLogWriter:
         """The writer at the end, once that is durable and a torn tail is cut off and recorded.
 
         Raises LogWriteError.
@@ -188,7 +179,7 @@ class SharedLog:
 class SharedLogWriter:
     """Appends to a shared log whose lock is held."""
 
-    def __init__(self, log: SharedLog, file: RecordFile[SharedEvent]) -> None:
+    def __init__(self, log: SharedLog, file: SharedFile) -> None:
         self._log = log
         self._file = file
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ..groups.model import SweepAxis, Variant
+from ..log.record_file import RecordFile
 from ..log.shared_events import SharedEvent, shared_kind
 from ..model import ErrorDetail, Index, Outcome
 
@@ -208,3 +209,9 @@ QUEUE_LOG = shared_kind(
     advice="`stagewright queue salvage` keeps all other records",
 )
 """The log ``queue.jsonl``."""
+
+
+class QueueFile(RecordFile[SharedEvent]):
+    """The log of a queue while its lock is held."""
+
+    kind = QUEUE_LOG

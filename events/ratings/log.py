@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..log.record_file import RecordFile
 from ..log.shared_events import SharedEvent, shared_kind
 from ..log.shared_log import SharedLog
 from ..log.storage import Storage
@@ -19,6 +20,12 @@ RATINGS_LOG = shared_kind(
     ImageRated,
     advice="move it elsewhere to begin a new one; the runs are not affected",
 )
+
+
+class RatingsFile(RecordFile[SharedEvent]):
+    """The log of ratings while its lock is held."""
+
+    kind = RATINGS_LOG
 
 
 class RatedImage(NamedTuple):
@@ -57,7 +64,7 @@ class Ratings:
     def __init__(self, runs: Path, *, storage: Storage | None = None) -> None:
         self._fold = RatingFold()
         self._log = SharedLog(
-            RATINGS_LOG,
+            RatingsFile,
             runs,
             begin=lambda at: RatingsOpened(**at, software=f"stagewright {VERSION}"),
             observe=self._fold.apply_all,

@@ -205,7 +205,7 @@ class Reader:
             yield
         except Exception as error:  # noqa: BLE001 - kept in `error`, counted and logged
             self._is_closing, self.error = True, error
-            signals.note_lost(self.name, error)
+            signals.note_fault(self.name, "its subscription", f"lost: {error}")
 
     def _end(self) -> None:
         with self._lock:

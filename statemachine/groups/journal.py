@@ -12,7 +12,7 @@ import msgspec
 
 from ...events import signals
 from ...events.groups.fold import GroupFold
-from ...events.groups.log import GROUP_LOG, GROUP_LOG_NAME
+from ...events.groups.log import GROUP_LOG_NAME, GroupLog
 from ...events.groups.model import (
     GroupEvent,
     GroupOpened,
@@ -21,7 +21,6 @@ from ...events.groups.model import (
     VariantFailure,
 )
 from ...events.log.lock import LOCK_WAIT_S, FileLock
-from ...events.log.record_file import RecordFile
 from ...events.log.storage import Storage
 from ...events.model import Durability, ErrorDetail, Outcome
 from ...events.subscriptions.dispatcher import Dispatcher
@@ -44,7 +43,7 @@ class GroupJournal:
     ``group_changed``. Safe from any thread.
     """
 
-    def __init__(self, log: RecordFile[GroupEvent], fold: GroupFold, *, clock: Clock) -> None:
+    def __init__(self, log: GroupLog, fold: GroupFold, *, clock: Clock) -> None:
         self.fold = fold
         self._log = log
         self._clock = clock
@@ -65,9 +64,7 @@ class GroupJournal:
         durability: Durability,
     ) -> GroupJournal:
         """Begin the log of a group. Raises LogWriteError."""
-        log = RecordFile.create_of(
-            GROUP_LOG, folder, opened, storage=storage, durability=durability, lock=lock
-        )
+        log = GroupLog.create(folder, opened, storage=storage, durability=durability, lock=lock)
         fold = GroupFold()
         fold.apply(opened)
         return cls(log, fold, clock=clock)
@@ -86,9 +83,7 @@ class GroupJournal:
         Raises LogLockedError, LogCorruptError, LogWriteError.
         """
         fold = GroupFold()
-        log = RecordFile.open_of(
-            GROUP_LOG, folder, storage=storage, observe=fold.apply_all, wait_s=wait_s
-        )
+        log = GroupLog.open(folder, storage=storage, observe=fold.apply_all, wait_s=wait_s)
         return cls(log, fold, clock=clock)
 
     @property

@@ -32,7 +32,6 @@ from ...events.queue.jobs import (
 from ...events.queue.model import (
     MOST_SERVERS,
     MOST_URL_CHARACTERS,
-    QUEUE_LOG,
     JobAdded,
     JobBegun,
     JobEnded,
@@ -43,6 +42,7 @@ from ...events.queue.model import (
     JobSetAside,
     JobStopped,
     PauseMode,
+    QueueFile,
     QueueOpened,
     QueuePaused,
     QueueResumed,
@@ -357,7 +357,7 @@ class JobQueue:
 
     def _log(self) -> SharedLog:
         return SharedLog(
-            QUEUE_LOG,
+            QueueFile,
             self.runs,
             begin=_opening,
             observe=self._fold.apply_all,
@@ -397,7 +397,7 @@ class JobQueue:
         if not is_new or not signals.queue_changed.receivers:
             return
         events: list[SharedEvent] = []
-        log = SharedLog(QUEUE_LOG, self.runs, begin=_opening, observe=events.extend, start=before)
+        log = SharedLog(QueueFile, self.runs, begin=_opening, observe=events.extend, start=before)
         # What is wrong with the log is reported by the next call.
         with suppress(EventLogError, OSError):
             log.read()
