@@ -26,6 +26,7 @@ from ..text import escaped
 from .catalogue_file import (
     CATALOGUE_NAME,
     SCHEMA_VERSION,
+    UNUSABLE,
     begin_writing,
     connect,
     remove_if_damaged,
@@ -167,11 +168,10 @@ class Catalogue:
             return {}  # to connect to it would make it
         try:
             with closing(connect(path)) as database:
-                version = version_of(database)
-                if version == SCHEMA_VERSION:
-                    return {row.folder: row for row in _stored_rows(database)}
-                return {} if version < SCHEMA_VERSION else None
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+                if version_of(database) < SCHEMA_VERSION:
+                    return {}
+                return {row.folder: row for row in _stored_rows(database)}
+        except UNUSABLE as error:
             return self._disable(error)
 
     def _store(self, rows: Sequence[_Row], known: Mapping[str, _Row]) -> None:
@@ -186,14 +186,13 @@ class Catalogue:
             return
         try:
             with closing(connect(self._runs / CATALOGUE_NAME)) as database, database:
-                if not begin_writing(database):
-                    return
+                begin_writing(database)
                 database.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)", changed)
                 database.executemany("DELETE FROM runs WHERE folder = ?", gone)
-        except sqlite3.DatabaseError as error:
+        except UNUSABLE as error:
             self._disable(error)
 
-    def _disable(self, error: sqlite3.DatabaseError | UnicodeDecodeError) -> dict[str, _Row] | None:
+    def _disable(self, error: Exception) -> dict[str, _Row] | None:
         """Continue without the catalogue; remove it if it is damaged."""
         if not self._stores:
             return {}

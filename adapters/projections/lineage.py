@@ -22,23 +22,22 @@ from ...events.model import Artifact, BackendDescription, InputRecord, ReuseOrig
 from ...events.origins import input_name, input_of, prompt_of, varied_of
 from ...statemachine.config.input_files import read_bounded
 from ...statemachine.config.script_images import map_strings
-from ...statemachine.files.run_folder import RunFinder, run_folders
+from ...statemachine.files.run_folder import find_run
 from ..backends.infotext_settings import ModelFile, files_reported
 from .foreign_images import ForeignImage
 from .provenance import (
+    MOST_UNREADABLE,
     FoundImage,
     RecordedImage,
     WantedImage,
     find_record,
     foreign_image,
+    likely_runs,
     recorded_images,
     search_run,
     settings_of_stages,
 )
 from .used_settings import settings_asked, settings_used
-
-_SHOWN = 4
-"""The most unreadable logs that a message names."""
 
 
 class LineageStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,7 +162,6 @@ class _Walk:
     def __init__(self, runs: Path) -> None:
         self.origin = LineageOrigin(kind=OriginKind.BROKEN, text="not followed yet")
         self._runs = runs
-        self._finder = RunFinder(runs)
         self._entered: set[str] = set()
         self._unreadable: list[str] = []
 
@@ -218,11 +216,11 @@ class _Walk:
         """The record of the image that an input is a copy of."""
         copy = _InputCopy.read(first.folder, record)
         named = record.parent_run_id or str(copy.wanted.stamp.get("run_id") or "")
-        found = self._named(named, copy.wanted) or self._search(copy.wanted)
-        if found is not None:
+        looks = (self._look(folder, copy.wanted) for folder in likely_runs(self._runs, named))
+        if (found := next(filter(None, looks), None)) is not None:
             return found.record
         kind, text = self._why_no_maker(named)
-        notes = [note for note in (copy.note, *self._unreadable[:_SHOWN]) if note]
+        notes = [note for note in (copy.note, *self._unreadable[:MOST_UNREADABLE]) if note]
         self.origin = LineageOrigin(
             kind=kind,
             text="; ".join([text, *notes]),
@@ -233,17 +231,8 @@ class _Walk:
         )
         return None
 
-    def _named(self, run_id: str, wanted: WantedImage) -> FoundImage | None:
-        """The image in the run that the input's record or its metadata names, if any."""
-        folder = self._folder_of(run_id)
-        return self._look(folder, wanted) if folder else None
-
-    def _search(self, wanted: WantedImage) -> FoundImage | None:
-        """The image in any run that was not entered yet."""
-        found = (self._look(folder, wanted) for folder in run_folders(self._runs))
-        return next(filter(None, found), None)
-
     def _look(self, folder: Path, wanted: WantedImage) -> FoundImage | None:
+        """The image in a run that was not entered yet."""
         try:
             found = search_run(folder, wanted)
         except (LogCorruptError, OSError) as error:
@@ -252,11 +241,11 @@ class _Walk:
             return None
         return None if found is None or found.record.opened.run_id in self._entered else found
 
-    def _folder_of(self, run_id: str) -> Path | None:
+    def _is_here(self, run_id: str) -> bool:
         try:
-            return self._finder.find(run_id)
+            return find_run(self._runs, run_id).is_dir()
         except (RunNotFoundError, OSError):
-            return None
+            return False
 
     def _why_no_maker(self, run_id: str) -> tuple[OriginKind, str]:
         """Why no log here records an input; ``run_id`` is the run that it is said to be of."""
@@ -266,7 +255,7 @@ class _Walk:
             return OriginKind.FILE, "a file that no run here made"
         if run_id in self._entered:
             return OriginKind.BROKEN, f"a cycle: made by run {run_id}, which was made from it"
-        if self._folder_of(run_id) is None:
+        if not self._is_here(run_id):
             return OriginKind.MISSING, f"made by run {run_id}, which is not here"
         if self._unreadable:
             return OriginKind.BROKEN, f"made by run {run_id}, whose log cannot be read"

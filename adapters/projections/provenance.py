@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from hashlib import sha256
@@ -38,8 +38,8 @@ from ...statemachine.stages import stage_types
 from .foreign_images import ForeignImage, read_foreign_image
 from .log_walk import OpenRequests
 
-_SHOWN = 4
-"""The most unreadable logs that an error names."""
+MOST_UNREADABLE = 4
+"""The most unreadable logs that a message names."""
 
 
 class ImageProvenance(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,7 +137,8 @@ def find_record(image: Path, runs: Path) -> FoundImage:
     """
     wanted = WantedImage.read(image)
     unreadable: list[str] = []
-    for folder in _likely_runs(image, wanted, runs):
+    named = str(wanted.stamp.get("run_id", ""))
+    for folder in likely_runs(runs, named, _folders_of(image)):
         try:
             found = search_run(folder, wanted)
         except OSError as error:
@@ -148,7 +149,7 @@ def find_record(image: Path, runs: Path) -> FoundImage:
     _refuse_altered(image)
     claim = f"its metadata names run {wanted.stamp.get('run_id')}, but " if wanted.stamp else ""
     raise RunNotFoundError(
-        f"{image}: {claim}no log in {runs} records it{''.join(unreadable[:_SHOWN])}"
+        f"{image}: {claim}no log in {runs} records it{''.join(unreadable[:MOST_UNREADABLE])}"
     )
 
 
@@ -179,9 +180,7 @@ class WantedImage(NamedTuple):
 
 def _refuse_altered(image: Path) -> None:
     """Raise ImageAlteredError if a log records this path with another digest."""
-    for folder in image.absolute().parents[1:3]:
-        if not (folder / LOG_NAME).is_file():
-            continue
+    for folder in _folders_of(image):
         path = image.absolute().relative_to(folder).as_posix()
         for event in iterate(folder):
             made = event.artifacts if isinstance(event, CallCompleted | CallReused) else ()
@@ -189,15 +188,19 @@ def _refuse_altered(image: Path) -> None:
                 raise ImageAlteredError(f"{image}: the file was altered since it was recorded")
 
 
-def _likely_runs(image: Path, wanted: WantedImage, runs: Path) -> Iterator[Path]:
-    """The run folder that holds the image, the one that it names, then all others."""
+def _folders_of(image: Path) -> list[Path]:
+    """The run folder that holds an image, if any."""
+    return [folder for folder in image.absolute().parents[1:3] if (folder / LOG_NAME).is_file()]
+
+
+def likely_runs(runs: Path, run_id: str, first: Sequence[Path] = ()) -> Iterator[Path]:
+    """The folders that are to be searched ``first``, the run of this id, then all others."""
     tried: set[Path] = set()
-    parents = image.absolute().parents
-    candidates = [parent for parent in parents[1:3] if (parent / LOG_NAME).is_file()]
-    if wanted.stamp:
+    candidates = list(first)
+    if run_id:
         # The image may come from elsewhere, or its folder was renamed; the digests decide.
         with suppress(RunNotFoundError, OSError):
-            candidates.append(find_run(runs, str(wanted.stamp.get("run_id"))))
+            candidates.append(find_run(runs, run_id))
     for folder in [*candidates, *run_folders(runs)]:
         if (place := folder.resolve()) not in tried:
             tried.add(place)

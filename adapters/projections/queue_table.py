@@ -201,15 +201,9 @@ class SqliteJobTable(JobTable):
         due = f"{_DUE} AND job_id NOT IN ({others}) AND server NOT IN ({others})"
         values = (_time(now), *passed_over, *passed_over)
         if priority is None:
-            query = f"WHERE {_WAITING} AND {due} ORDER BY priority DESC, position LIMIT 1"
-            return self._one(f"SELECT body FROM jobs {query}", *values)  # noqa: S608 - of this module
-        query = f"WHERE {_WAITING} AND priority = ? AND checkpoint = ? AND {due}"
-        return self._one(
-            f"SELECT body FROM jobs {query} ORDER BY position LIMIT 1",  # noqa: S608 - of this module
-            priority,
-            checkpoint,
-            *values,
-        )
+            return self._first_waiting(f"{due} ORDER BY priority DESC, position", *values)
+        condition = f"priority = ? AND checkpoint = ? AND {due} ORDER BY position"
+        return self._first_waiting(condition, priority, checkpoint, *values)
 
     def overtakers(self, job: Job, most: int) -> int:
         query = """SELECT count(*) FROM (SELECT 1 FROM jobs WHERE begun_seq >= 0 AND priority = ?
@@ -218,17 +212,12 @@ class SqliteJobTable(JobTable):
         return int(found)
 
     def first_of(self, priority: int) -> Job | None:
-        query = f"WHERE {_WAITING} AND priority = ? ORDER BY position LIMIT 1"
-        return self._one(f"SELECT body FROM jobs {query}", priority)  # noqa: S608 - of this module
+        return self._first_waiting("priority = ? ORDER BY position", priority)
 
     def neighbour(self, job: Job, *, is_next: bool) -> Job | None:
         side, order = (">", "ASC") if is_next else ("<", "DESC")
-        query = f"WHERE {_WAITING} AND priority = ? AND position {side} ?"
-        return self._one(
-            f"SELECT body FROM jobs {query} ORDER BY position {order} LIMIT 1",  # noqa: S608 - of this module
-            job.priority,
-            job.position,
-        )
+        condition = f"priority = ? AND position {side} ? ORDER BY position {order}"
+        return self._first_waiting(condition, job.priority, job.position)
 
     def waiting_ahead(self, job: Job) -> int:
         query = f"""SELECT (SELECT count(*) FROM jobs WHERE {_WAITING} AND priority > ?)
@@ -270,6 +259,10 @@ class SqliteJobTable(JobTable):
                 jobs,
                 weight,
             )
+
+    def _first_waiting(self, condition: str, *values: Any) -> Job | None:
+        query = f"SELECT body FROM jobs WHERE {_WAITING} AND {condition} LIMIT 1"  # noqa: S608 - of this module
+        return self._one(query, *values)
 
     def _one(self, query: str, *values: Any) -> Job | None:
         row = self._do(query, *values).fetchone()

@@ -16,8 +16,8 @@ from ...statemachine.files.run_folder import ARCHIVE_NAME, run_folders
 from .catalogue_file import (
     CATALOGUE_NAME,
     SCHEMA_VERSION,
+    UNUSABLE,
     begin_writing,
-    catalogue_logger,
     connect,
     remove_if_damaged,
     version_of,
@@ -25,13 +25,6 @@ from .catalogue_file import (
 
 _DIGEST = re.compile(rb'"request_sha256":"([0-9a-f]{64})"')
 _CHUNK_BYTES = 1 << 20
-
-
-class _NewerCatalogueError(Exception):
-    """A newer version has written the catalogue."""
-
-
-_ERRORS = (sqlite3.DatabaseError, UnicodeDecodeError, _NewerCatalogueError)
 
 
 class CatalogueReuseIndex:
@@ -60,7 +53,7 @@ class CatalogueReuseIndex:
                 try:
                     found = self._find(request_sha256)
                     break
-                except _ERRORS as error:
+                except UNUSABLE as error:
                     self._set_right(error)
                     self._refresh()
         names = sorted(filter(_is_run_folder, found), key=_name, reverse=True)
@@ -86,16 +79,14 @@ class CatalogueReuseIndex:
                 with self._open() as database:
                     _update(database, self._runs, logs)
                 break
-            except _ERRORS as error:
+            except UNUSABLE as error:
                 self._set_right(error)
 
     def _set_right(self, error: Exception) -> None:
         """Continue with a new file if this one is damaged, the first time; else in memory."""
         if self._in_memory is not None:
             raise error
-        is_newer = isinstance(error, _NewerCatalogueError)
-        if is_newer or self._is_rebuilt or not remove_if_damaged(self._path, error):
-            catalogue_logger.info("%s: %s; the logs are searched instead", self._path, error)
+        if self._is_rebuilt or not remove_if_damaged(self._path, error):
             # Used under the lock only, so that any thread may.
             self._in_memory = sqlite3.connect(":memory:", check_same_thread=False)
             finalize(self, self._in_memory.close)
@@ -161,8 +152,7 @@ def _update(database: sqlite3.Connection, runs: Path, logs: Mapping[str, _Log]) 
     if not searched and not gone:
         return
     with database:
-        if not begin_writing(database):
-            raise _NewerCatalogueError("it is of a newer version")
+        begin_writing(database)
         database.executemany("DELETE FROM indexed_logs WHERE folder = ?", [(one,) for one in gone])
         if gone:
             database.execute(
@@ -174,8 +164,6 @@ def _update(database: sqlite3.Connection, runs: Path, logs: Mapping[str, _Log]) 
 
 def _stored(database: sqlite3.Connection) -> Iterator[_Log]:
     version = version_of(database)
-    if version > SCHEMA_VERSION:
-        raise _NewerCatalogueError("it is of a newer version")
     tables = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'indexed_logs'")
     if version != SCHEMA_VERSION or not tables.fetchone():
         return

@@ -26,7 +26,7 @@ from .log_walk import OpenRequests
 _MOST_RANGES = 12
 
 
-class StageWork(msgspec.Struct, frozen=True, kw_only=True):
+class StageShare(msgspec.Struct, frozen=True, kw_only=True):
     """What a server has made in a stage.
 
     ``image_indexes`` are the images that it made last, ``ms_each`` is the mean time of an image in
@@ -38,7 +38,7 @@ class StageWork(msgspec.Struct, frozen=True, kw_only=True):
     ms_each: float | None
 
 
-class ServerWork(msgspec.Struct, frozen=True, kw_only=True):
+class ServerShare(msgspec.Struct, frozen=True, kw_only=True):
     """One of several servers of a run, with what it made in each stage."""
 
     url: str
@@ -46,7 +46,7 @@ class ServerWork(msgspec.Struct, frozen=True, kw_only=True):
     version: str | None
     image_count: int
     failed_attempts: int
-    stages: tuple[StageWork, ...]
+    stages: tuple[StageShare, ...]
 
 
 class ServerTally:
@@ -81,7 +81,7 @@ class ServerTally:
             case CallFailed() if request is not None and request.server:
                 self._failed[request.server] += 1
 
-    def work(self) -> tuple[ServerWork, ...]:
+    def work(self) -> tuple[ServerShare, ...]:
         """What each server made, in the order of the servers; empty if there never were several."""
         several = self._requests.has_several_servers
         return tuple(map(self._work_of, self._servers.values())) if several else ()
@@ -99,9 +99,9 @@ class ServerTally:
             for one in event.artifacts:
                 self._maker[request.stage_id, one.image_index] = request.server
 
-    def _work_of(self, server: ServerDescription) -> ServerWork:
+    def _work_of(self, server: ServerDescription) -> ServerShare:
         stages = tuple(self._stages(server.url))
-        return ServerWork(
+        return ServerShare(
             url=server.url,
             product=server.product,
             version=server.version,
@@ -110,7 +110,7 @@ class ServerTally:
             stages=stages,
         )
 
-    def _stages(self, url: str) -> Iterator[StageWork]:
+    def _stages(self, url: str) -> Iterator[StageShare]:
         for (server, stage_id), images in self._images.items():
             if server == url:
                 made = sorted(
@@ -119,7 +119,7 @@ class ServerTally:
                     if (stage, maker) == (stage_id, url)
                 )
                 each = self._ms[server, stage_id] / images if images else None
-                yield StageWork(stage_id=stage_id, image_indexes=tuple(made), ms_each=each)
+                yield StageShare(stage_id=stage_id, image_indexes=tuple(made), ms_each=each)
 
 
 def _only_server(backend: BackendDescription) -> tuple[ServerDescription, ...]:
@@ -129,7 +129,7 @@ def _only_server(backend: BackendDescription) -> tuple[ServerDescription, ...]:
     return (one,)
 
 
-def work_of_servers(events: Iterable[StageEvent]) -> tuple[ServerWork, ...]:
+def work_of_servers(events: Iterable[StageEvent]) -> tuple[ServerShare, ...]:
     """What each server made, from all events of a run; empty if it never had several."""
     tally = ServerTally()
     for event in events:
@@ -137,7 +137,7 @@ def work_of_servers(events: Iterable[StageEvent]) -> tuple[ServerWork, ...]:
     return tally.work()
 
 
-def work_text(server: ServerWork) -> str:
+def work_text(server: ServerShare) -> str:
     """``00-txt2img 3 images (1, 3-4), 4.1 s each; 1 failed attempt``."""
     parts = [_stage_text(stage) for stage in server.stages] or ["no image"]
     if server.failed_attempts:
@@ -145,7 +145,7 @@ def work_text(server: ServerWork) -> str:
     return "; ".join(parts)
 
 
-def _stage_text(stage: StageWork) -> str:
+def _stage_text(stage: StageShare) -> str:
     ranges = ranges_of(stage.image_indexes)
     numbers = ranges_text(ranges[:_MOST_RANGES], 1)
     more = ", ..." if len(ranges) > _MOST_RANGES else ""

@@ -24,7 +24,7 @@ from ...projections.provenance import (
     settings_of_stages,
 )
 from ...projections.rating_text import rating_text
-from ...projections.server_work import ServerWork, work_of_servers, work_text
+from ...projections.server_work import ServerShare, work_of_servers, work_text
 from ...projections.used_settings import settings_asked, settings_used
 from ...projections.varied_values import varied_text
 from ..completion import complete_run_or_group
@@ -189,7 +189,7 @@ def _show_ratings(result: PipelineRunResult, ratings: Ratings) -> None:
         print_settings((f"image {number}", text) for number, text in texts.items() if text)
 
 
-def _servers_of(result: PipelineRunResult) -> tuple[ServerWork, ...]:
+def _servers_of(result: PipelineRunResult) -> tuple[ServerShare, ...]:
     """What each of several servers made; the log is read again only where there are several."""
     opened = result.events[0] if result.events else None
     if not result.resumes and not (isinstance(opened, RunOpened) and servers_of(opened.backend)):
@@ -197,7 +197,7 @@ def _servers_of(result: PipelineRunResult) -> tuple[ServerWork, ...]:
     return work_of_servers(result.events)
 
 
-def _show_servers(servers: Sequence[ServerWork]) -> None:
+def _show_servers(servers: Sequence[ServerShare]) -> None:
     """The images of each server, and its speed."""
     if servers:
         print_line("servers:")

@@ -13,7 +13,7 @@ from ....events.model import Artifact
 from ....statemachine.files.recorded_files import check_file
 from ...backends.infotext_settings import infotext_values
 from ...text import Range, ranges_of
-from .recorded import RecordedImage, RecordedRun
+from .recorded import AnsweredImage, RecordedRun
 from .values import Difference, differences
 
 NOISE: Mapping[str, str] = {
@@ -88,7 +88,7 @@ def compare_answers(
     return StageAnswers(used=used.found(), left_out=used.left_out, images=images.found())
 
 
-def _info_of_one(image: RecordedImage) -> dict[str, Any]:
+def _info_of_one(image: AnsweredImage) -> dict[str, Any]:
     """The ``info`` of one image of a batch."""
     info = dict(image.info or {})
     for name, singular in _OF_BATCH.items():
@@ -108,7 +108,7 @@ class _ImageTally:
             name: [] for name in ImageComparison.__struct_fields__
         }
 
-    def compare(self, index: int, left: RecordedImage, right: RecordedImage) -> None:
+    def compare(self, index: int, left: AnsweredImage, right: AnsweredImage) -> None:
         equal = left.artifact.source_sha256 == right.artifact.source_sha256
         self.indexes["equal" if equal else "different"].append(index)
         if left.request_sha256 is None or right.request_sha256 is None:

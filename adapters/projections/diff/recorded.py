@@ -16,7 +16,7 @@ from ....events.result import artifact_in
 from ..log_walk import Call, LogWalk
 
 
-class RecordedImage(NamedTuple):
+class AnsweredImage(NamedTuple):
     """The log's records of one image, at ``place`` of ``batch_size`` images of its answer.
 
     ``info`` and ``request_sha256`` are None if they are not recorded.
@@ -87,7 +87,7 @@ class RecordedRun:
         stage = self.log.fold.stages.get(stage_id)
         return stage.finished if stage is not None else {}
 
-    def images(self, stage_id: str, indexes: Sequence[int]) -> Iterator[RecordedImage]:
+    def images(self, stage_id: str, indexes: Sequence[int]) -> Iterator[AnsweredImage]:
         """These finished images of a stage, read from the log one at a time."""
         finished = self.finished(stage_id)
         events = events_at(self.log.timeline, (finished[index] for index in indexes))
@@ -95,9 +95,9 @@ class RecordedRun:
             artifact, digest = artifact_in(event, index), self._requests.get((stage_id, index))
             if isinstance(event, CallCompleted | CallReused):
                 made = event.artifacts
-                yield RecordedImage(artifact, digest, event.info, made.index(artifact), len(made))
+                yield AnsweredImage(artifact, digest, event.info, made.index(artifact), len(made))
             else:
-                yield RecordedImage(artifact, digest)
+                yield AnsweredImage(artifact, digest)
 
     def _take(self, event: StageEvent, call: Call | None) -> None:
         if isinstance(event, CallCompleted) and call is not None:

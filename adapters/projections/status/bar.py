@@ -12,7 +12,7 @@ import msgspec
 from ....events.groups.model import GroupEvent
 from ....events.model import LifecycleChanged, RunOpened, RunState, StageEvent, StepProgress
 from .estimate import RunProgress
-from .group_fold import GroupFold
+from .group_fold import GroupStatusFold
 from .history import GroupHistory, History
 from .status import RunStatus, shown
 from .status_fold import StatusFold
@@ -45,7 +45,7 @@ class StatusBar:
         self._group_history = group_history
         self._lock = threading.Lock()
         self._run: StatusFold | None = None
-        self._group: GroupFold | None = None
+        self._group: GroupStatusFold | None = None
         self._config_error = ""
 
     def take_event(self, event: StageEvent) -> None:
@@ -110,7 +110,7 @@ class StatusBar:
             if self._group is not None and self._group.group_id == group_id:
                 return
         # Without the lock, for a snapshot must not wait: the logs of 1,000 runs take a second.
-        group = GroupFold(group_id, self._recorded_progress)
+        group = GroupStatusFold(group_id, self._recorded_progress)
         for earlier in self._group_history(group_id):
             if earlier.seq >= end:
                 break
@@ -142,9 +142,9 @@ class StatusBar:
             return False
         return self._group.is_over(event.run_id)
 
-    def _fold_of(self, group_id: str) -> GroupFold:
+    def _fold_of(self, group_id: str) -> GroupStatusFold:
         if self._group is None or self._group.group_id != group_id:
-            self._group = GroupFold(group_id, self._recorded_progress)
+            self._group = GroupStatusFold(group_id, self._recorded_progress)
         return self._group
 
     def _note(self, run: StatusFold) -> None:

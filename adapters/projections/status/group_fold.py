@@ -28,7 +28,7 @@ _ENDS = {Outcome.COMPLETED: RunState.COMPLETED, Outcome.CANCELLED: RunState.CANC
 _ENDED = (RunState.COMPLETED, RunState.ERROR, RunState.CANCELLED)
 
 
-class GroupFold:
+class GroupStatusFold:
     """The status of one group: ``take_event`` gets its events, ``note`` the progress of its runs.
 
     Variants are named by their place in the order in which they run. ``recorded`` gives the
