@@ -23,7 +23,7 @@ from stagewright.events.codec import CODEC
 
 from .log_format import make_log
 from .status_lives import STEPS
-from .stories import Story, error, stage_id
+from .stories import Story, error, save_log, stage_id
 
 FAST = "http://127.0.0.1:7860"
 SLOW = "http://127.0.0.1:7861"
@@ -136,7 +136,4 @@ class SharedRun(Story):
 
     def save(self, runs: Path) -> Path:
         """Write the log; the folder of the run."""
-        folder = runs / self.run_id
-        folder.mkdir(parents=True)
-        (folder / "events.jsonl").write_bytes(make_log(map(CODEC.encode, self.events)))
-        return folder
+        return save_log(runs / self.run_id, self.events)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -30,7 +31,9 @@ from stagewright.events import (
     StageStart,
     StageType,
 )
+from stagewright.events.codec import CODEC
 
+from .log_format import make_log
 from .support import START, artifact, run_opened
 
 ENDS = {
@@ -52,6 +55,13 @@ def stage_id(kind: str) -> str:
 def error(kind: str = "BackendError", message: str = "out of memory", **where: Any) -> ErrorDetail:
     """An error as the log has it."""
     return ErrorDetail(kind=kind, message=message, **where)
+
+
+def save_log(folder: Path, events: Iterable[StageEvent]) -> Path:
+    """A new run folder whose log holds these events."""
+    folder.mkdir(parents=True)
+    (folder / "events.jsonl").write_bytes(make_log(map(CODEC.encode, events)))
+    return folder
 
 
 class Story:

@@ -15,13 +15,12 @@ from PIL import Image, PngImagePlugin
 from stagewright.adapters.pixel_comparison import same_pixels
 from stagewright.adapters.projections.diff import RunComparison, compare_runs
 from stagewright.adapters.projections.diff.values import Difference, differences
-from stagewright.events import CallRequested, StageEvent
+from stagewright.events import CallRequested
 from stagewright.events.codec import CODEC
 from stagewright.statemachine import BackendError, GenerateRequest
 
-from .log_format import make_log
-from .resuming import LOG, copied, cut, cut_before, painter, ran, resumed, small
-from .stories import Story
+from .resuming import copied, cut, cut_before, painter, ran, resumed, small
+from .stories import Story, save_log
 from .support import ScriptedBackend, png
 
 SCALAR: st.SearchStrategy[Any] = st.sampled_from([None, True, False, 0, 1, 7, "", "a", [], {}])
@@ -32,13 +31,6 @@ JSON = st.dictionaries(st.sampled_from("ab"), SCALAR | TABLE | st.lists(SCALAR |
 def keys(found: tuple[Difference, ...]) -> dict[str, tuple[Any, Any]]:
     """Each difference by its key; a side on which it is not there is UNSET."""
     return {one.key: (one.left, one.right) for one in found}
-
-
-def told(folder: Path, events: list[StageEvent]) -> Path:
-    """A run folder whose log holds these events."""
-    folder.mkdir(parents=True)
-    (folder / LOG).write_bytes(make_log(map(CODEC.encode, events)))
-    return folder
 
 
 def rows(found: RunComparison, what: str) -> list[list[tuple[int, int]]]:
@@ -261,7 +253,7 @@ def with_answers(folder: Path, *infos: dict[str, Any], count: int = 1) -> Path:
     story = Story("txt2img", images=len(infos) * count).move("start").begin("txt2img")
     for number, info in enumerate(infos):
         story.make("txt2img", number * count, count, **info)
-    return told(folder, story.end("txt2img", "completed").move("finish").events)
+    return save_log(folder, story.end("txt2img", "completed").move("finish").events)
 
 
 def used(left: Path, right: Path) -> dict[str, list[tuple[Any, Any, Any]]]:
@@ -336,11 +328,11 @@ def test_infotexts_are_compared_by_their_keys(tmp_path: Path) -> None:
 def test_plans_of_any_shape_are_compared(tmp_path: Path, plan: dict[str, Any]) -> None:
     """A foreign log may hold anything in its plan."""
     whole = Story("txt2img").move("start").stage("txt2img").events
-    left = told(tmp_path / "a", whole)
+    left = save_log(tmp_path / "a", whole)
     events = [CODEC.decode(body) for body in map(CODEC.encode, whole)]
     document = json.loads(CODEC.encode(events[0])) | {"plan": plan}
     events[0] = CODEC.decode(json.dumps(document).encode())
-    right = told(tmp_path / "b", events)
+    right = save_log(tmp_path / "b", events)
     assert compare_runs(right, right).same
     assert compare_runs(left, right).right.events == len(events)
 
@@ -348,6 +340,6 @@ def test_plans_of_any_shape_are_compared(tmp_path: Path, plan: dict[str, Any]) -
 def test_a_torn_tail_is_left_alone(tmp_path: Path) -> None:
     """What is whole before it is compared."""
     events = Story("txt2img").move("start").stage("txt2img").events
-    left, right = (told(tmp_path / name, events) for name in ("left", "right"))
+    left, right = (save_log(tmp_path / name, events) for name in ("left", "right"))
     cut(right, len(events), torn=b'{"h":"0000')
     assert compare_runs(left, right).same

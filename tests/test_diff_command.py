@@ -12,8 +12,8 @@ from stagewright.statemachine import BackendError, GenerateRequest
 from .command_line import run_json, stagewright, write_config
 from .resuming import LOG, painter, ran, small
 from .salvaging import spoil
-from .stories import Story
-from .test_diff import told, with_answers
+from .stories import Story, save_log
+from .test_diff import with_answers
 
 
 def diff(*arguments: str | Path, folder: Path, status: int = 0) -> str:
@@ -105,7 +105,7 @@ def test_a_hostile_log_cannot_steer_the_terminal(tmp_path: Path) -> None:
 def test_a_corrupt_log_is_one_line_and_exit_status_4(tmp_path: Path, corrupt: str) -> None:
     """It names the log and the place; nothing is printed of the other run."""
     events = Story("txt2img").move("start").stage("txt2img").events
-    folders = [told(tmp_path / name, events) for name in ("a", "b")]
+    folders = [save_log(tmp_path / name, events) for name in ("a", "b")]
     spoil(tmp_path / corrupt, 3)
     done = stagewright("diff", *folders, folder=tmp_path)
     assert (done.returncode, done.stdout) == (4, "")

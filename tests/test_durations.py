@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -14,29 +15,21 @@ import pytest
 from stagewright.adapters.projections.durations import RecordedDurations
 from stagewright.adapters.text import rough_duration
 from stagewright.events import (
+    Artifact,
     BackendDescription,
     CallCompleted,
     CallFailed,
-    CallRequested,
-    CallReused,
-    ErrorDetail,
     ImagesRemoved,
-    LifecycleChanged,
-    RunOpened,
-    RunResumed,
-    RunState,
     StageEnd,
     StageEvent,
-    StageImageProgress,
     StageStart,
     replay,
 )
-from stagewright.events.codec import CODEC
-from stagewright.events.model import Outcome, ReuseOrigin
 from stagewright.statemachine import StageExecutionPlan, build_stage_execution_plan
 
 from .command_line import SMALL, run_json, stagewright, write_config
-from .log_format import flip, make_log
+from .log_format import flip
+from .stories import Story, error, save_log, stage_id
 from .support import START, TXT2IMG, artifact, controller, document
 
 URL = "http://127.0.0.1:7860"
@@ -50,8 +43,8 @@ def plan_of(*stages: str, images: int = 2, **settings: Any) -> StageExecutionPla
     return build_stage_execution_plan(given)
 
 
-class Recording:
-    """Writes the log of a run event by event, at times that the test chooses."""
+class Recording(Story):
+    """A run event by event, at times that the test chooses."""
 
     def __init__(
         self,
@@ -60,120 +53,81 @@ class Recording:
         url: str | None = URL,
         group_id: str | None = None,
     ) -> None:
-        self._runs = runs
+        earlier = len(list(runs.iterdir())) if runs.is_dir() else 0
+        run_id = f"20261120T225226.{earlier:06d}Z-test-7f3a9c"
+        super().__init__(images=plan.total_images, run_id=run_id)
+        self._folder = runs / run_id
+        self._now_s = 1.0 * earlier
+        self._finished: Counter[str] = Counter()
         self.plan = plan
-        self.events: list[StageEvent] = []
-        self._now_s = 0.0
-        self._epoch = 0
-        self._calls = 0
-        self._finished: dict[int, int] = {}
-        self._run_id = f"20261120T225226.{_count(runs):06d}Z-test-7f3a9c"
-        kind = "embedded" if url is None else "webui"
-        self._process: dict[str, Any] = {
-            "software": "tests", "host": "host", "boot_id": "boot", "pid": 1,
-            "backend": BackendDescription(kind=kind, url=url),
-        }  # fmt: skip
-        self._add(
-            RunOpened, config={}, plan=msgspec.to_builtins(plan),
-            seeds=tuple(range(plan.total_images)), group_id=group_id, **self._process,
+        document = msgspec.to_builtins(plan)
+        for stage in document["stages"]:
+            stage["stage_id"] = stage_id(stage["stage_type"])
+        self.replace_last(
+            plan=document, group_id=group_id, backend=backend_at(url),
+            ts=START + timedelta(seconds=earlier),
         )  # fmt: skip
-        self._add(LifecycleChanged, trigger="start", source=RunState.IDLE, dest=RunState.RUNNING)
+        self.move("start")
 
-    def _add(self, kind: type[StageEvent], *, after_s: float = 0.0, **fields: Any) -> None:
-        self._now_s += after_s
-        moment = START + timedelta(seconds=self._now_s + _count(self._runs))
-        envelope: dict[str, Any] = {"run_id": self._run_id, "seq": len(self.events), "ts": moment}
-        self.events.append(kind(**envelope, epoch=self._epoch, **fields))
+    def replace_last(self, **fields: Any) -> None:
+        """Other fields of the last event."""
+        self.events[-1] = msgspec.structs.replace(self.events[-1], **fields)
 
-    def begin(self, place: int = 0) -> None:
-        """Begin a stage."""
-        stage = self.plan.stages[place]
-        self._add(
-            StageStart, stage_id=stage.stage_id, stage_type=stage.stage_type, order_index=place,
-            total_images=self.plan.total_images, metadata={},
-        )  # fmt: skip
+    def add(self, kind: type[StageEvent], **fields: Any) -> Recording:
+        self.late_s = self._now_s - len(self.events) / 1000
+        super().add(kind, **fields)
+        return self
 
-    def call(
-        self, took_s: float, place: int = 0, *, pause_s: float = 0.0, fails: bool = False
-    ) -> None:
-        """Make one image, or fail to, ``pause_s`` after the event before."""
-        stage = self.plan.stages[place]
-        call_id, self._calls = str(self._calls), self._calls + 1
-        index = self._finished.get(place, 0)
-        self._add(
-            CallRequested, call_id=call_id, stage_id=stage.stage_id, image_index=index, count=1,
-            attempt=0, request_sha256="d" * 64, after_s=pause_s,
-        )  # fmt: skip
+    def wait(self, seconds: float) -> Recording:
+        """The next event happens so long after the last one."""
+        self._now_s += seconds
+        return self
+
+    def image(self, kind: str, index: int) -> Artifact:
+        size = next((one.output_size for one in self.plan.stages if one.stage_type == kind), None)
+        width, height = size or (64, 64)
+        return msgspec.structs.replace(super().image(kind, index), width=width, height=height)
+
+    def call(self, took_s: float, kind: str = "txt2img", *, fails: bool = False) -> None:
+        """Make one image, or fail to."""
+        call_id = self.ask(kind, self._finished[kind])
+        self.wait(took_s)
         if fails:
-            self._add(
-                CallFailed, call_id=call_id, endpoint="", will_retry=True, after_s=took_s,
-                error=ErrorDetail(kind="ServerError", message="no memory"),
-            )  # fmt: skip
-            return
-        width, height = stage.output_size or (64, 64)
-        self._finished[place] = index + 1
-        made = msgspec.structs.replace(artifact(index, stage.stage_id), width=width, height=height)
-        self._add(
-            CallCompleted, call_id=call_id, endpoint="", artifacts=(made,), info={},
-            duration_ms=1.0, after_s=took_s,
-        )  # fmt: skip
+            self.add(CallFailed, call_id=call_id, endpoint="", error=error(), will_retry=True)
+        else:
+            self.answer(call_id, kind, self._finished[kind])
+            self._finished[kind] += 1
 
-    def reuse(self, took_s: float, place: int = 0) -> None:
+    def copy(self, took_s: float, kind: str = "txt2img") -> None:
         """Copy one image of an earlier run, and announce it."""
-        stage = self.plan.stages[place]
-        index = self._finished.get(place, 0)
-        self._finished[place] = index + 1
-        made = artifact(index, stage.stage_id)
-        self._add(
-            CallReused, stage_id=stage.stage_id, image_index=index, request_sha256="d" * 64,
-            artifacts=(made,), info={}, origin=ReuseOrigin(run_id="earlier", call_id="earlier.0"),
-            after_s=took_s,
-        )  # fmt: skip
-        self._add(
-            StageImageProgress, stage_id=stage.stage_id, stage_type=stage.stage_type,
-            image_index=index, total_images=self.plan.total_images, artifact=made,
-            after_s=took_s,
-        )  # fmt: skip
+        index = self._finished[kind]
+        self._finished[kind] += 1
+        self.wait(took_s).reuse(kind, index)
+        self.wait(took_s).announce(kind, index, self.image(kind, index))
 
-    def end(self, place: int = 0) -> None:
-        """End a stage."""
-        stage = self.plan.stages[place]
-        self._add(
-            StageEnd, stage_id=stage.stage_id, stage_type=stage.stage_type, image_count=1,
-            duration_ms=1.0, outcome=Outcome.COMPLETED,
-        )  # fmt: skip
-
-    def resume(self, url: str, after_s: float = 0.0) -> None:
+    def move_to(self, url: str) -> None:
         """Another process goes on, on a server."""
-        self._epoch += 1
-        backend = BackendDescription(kind="webui", url=url)
-        process = {**self._process, "backend": backend}
-        self._add(RunResumed, completed_images=1, after_s=after_s, **process)
-
-    def remove_images(self, after_s: float) -> None:
-        """Somebody removes the images."""
-        self._add(ImagesRemoved, artifacts=(artifact(0),), reason="rm", after_s=after_s)
+        self.epoch += 1
+        self.resumed()
+        self.replace_last(backend=backend_at(url))
 
     def save(self) -> Path:
         """Write the log; the folder of the run."""
-        folder = self._runs / self._run_id
-        folder.mkdir(parents=True)
-        (folder / "events.jsonl").write_bytes(make_log(map(CODEC.encode, self.events)))
-        return folder
+        return save_log(self._folder, self.events)
 
 
-def _count(runs: Path) -> int:
-    return len(list(runs.iterdir())) if runs.is_dir() else 0
+def backend_at(url: str | None) -> BackendDescription:
+    return BackendDescription(kind="embedded" if url is None else "webui", url=url)
 
 
 def record(runs: Path, plan: StageExecutionPlan, image_s: float, *, url: str | None = URL) -> Path:
     """A run in which each image of each stage took so long."""
     run = Recording(runs, plan, url)
-    for place in range(len(plan.stages)):
-        run.begin(place)
+    for stage in plan.stages:
+        run.begin(stage.stage_type)
         for _ in range(plan.total_images):
-            run.call(image_s, place)
-        run.end(place)
+            run.call(image_s, stage.stage_type)
+        run.end(stage.stage_type, "completed")
     return run.save()
 
 
@@ -219,11 +173,11 @@ def test_more_pixels_never_take_less_time(tmp_path: Path) -> None:
 def test_failed_attempts_and_pauses_of_a_run_count(tmp_path: Path) -> None:
     """A checkpoint is loaded, files are written, an attempt fails: the next run will see it too."""
     run = Recording(tmp_path, plan_of())
-    run.begin()
-    run.call(10.0, pause_s=30.0)
+    run.begin("txt2img")
+    run.wait(30.0).call(10.0)
     run.call(5.0, fails=True)
-    run.call(10.0, pause_s=1.0)
-    run.end()
+    run.wait(1.0).call(10.0)
+    run.end("txt2img", "completed")
     run.save()
     assert estimate(tmp_path, plan_of()) == pytest.approx(56.0)
 
@@ -231,14 +185,14 @@ def test_failed_attempts_and_pauses_of_a_run_count(tmp_path: Path) -> None:
 def test_time_in_which_nothing_worked_does_not_count(tmp_path: Path) -> None:
     """Of a sleeping machine, between two processes, and before images are removed."""
     run = Recording(tmp_path, plan_of())
-    run.begin()
+    run.begin("txt2img")
     run.call(10.0)
     run.call(8 * 3600.0, fails=True)
-    run.resume(URL, after_s=86_400.0)
-    run.begin()
+    run.wait(86_400.0).move_to(URL)
+    run.begin("txt2img")
     run.call(10.0)
-    run.end()
-    run.remove_images(after_s=3600.0)
+    run.end("txt2img", "completed")
+    run.wait(3600.0).add(ImagesRemoved, artifacts=(artifact(0),), reason="rm")
     run.save()
     assert estimate(tmp_path, plan_of()) == pytest.approx(20.0)
 
@@ -246,7 +200,7 @@ def test_time_in_which_nothing_worked_does_not_count(tmp_path: Path) -> None:
 def test_a_run_that_died_counts_as_far_as_it_came(tmp_path: Path) -> None:
     """Its stage never ended."""
     run = Recording(tmp_path, plan_of())
-    run.begin()
+    run.begin("txt2img")
     run.call(10.0)
     run.save()
     assert estimate(tmp_path, plan_of()) == pytest.approx(20.0)
@@ -255,10 +209,10 @@ def test_a_run_that_died_counts_as_far_as_it_came(tmp_path: Path) -> None:
 def test_only_the_server_that_is_asked_for_counts(tmp_path: Path) -> None:
     """Also where a run was resumed on another one."""
     run = Recording(tmp_path, plan_of())
-    run.begin()
+    run.begin("txt2img")
     run.call(10.0)
-    run.resume(OTHER)
-    run.begin()
+    run.move_to(OTHER)
+    run.begin("txt2img")
     run.call(500.0)
     run.save()
     record(tmp_path, plan_of(), 2.0, url=None)
@@ -303,11 +257,11 @@ def test_many_runs_of_one_plan_do_not_hide_an_older_one_of_another(tmp_path: Pat
 def test_reused_images_and_the_time_of_copying_them_do_not_count(tmp_path: Path) -> None:
     """A run that made one image and reused three tells the pace of that one."""
     run = Recording(tmp_path, plan_of(images=4))
-    run.begin()
+    run.begin("txt2img")
     for _ in range(3):
-        run.reuse(50.0)
+        run.copy(50.0)
     run.call(10.0)
-    run.end()
+    run.end("txt2img", "completed")
     run.save()
     assert estimate(tmp_path, run.plan) == pytest.approx(40.0)
 
@@ -317,14 +271,14 @@ def test_variants_that_reused_all_images_do_not_hide_the_first_one(tmp_path: Pat
     plan = plan_of("txt2img", "upscale")
     for place in range(8):
         run = Recording(tmp_path, plan, group_id="group")
-        run.begin()
+        run.begin("txt2img")
         for _ in range(2):
-            run.call(30.0) if place == 0 else run.reuse(1.0)
-        run.end()
-        run.begin(1)
+            run.call(30.0) if place == 0 else run.copy(1.0)
+        run.end("txt2img", "completed")
+        run.begin("upscale")
         for _ in range(2):
-            run.call(5.0, 1)
-        run.end(1)
+            run.call(5.0, "upscale")
+        run.end("upscale", "completed")
         run.save()
     assert estimate(tmp_path, plan) == pytest.approx(2 * (30.0 + 5.0))
 
@@ -332,7 +286,7 @@ def test_variants_that_reused_all_images_do_not_hide_the_first_one(tmp_path: Pat
 def test_a_long_log_is_read_in_part(tmp_path: Path) -> None:
     """After the short ones; the pace of its beginning counts."""
     run = Recording(tmp_path, plan_of(images=4000))
-    run.begin()
+    run.begin("txt2img")
     for number in range(4000):
         run.call(3.0 if number < 3000 else 300.0)
     run.save()
@@ -377,11 +331,9 @@ def test_a_foreign_plan_in_a_log_tells_nothing_and_harms_nothing(
     """The other runs tell the time."""
     record(tmp_path, plan_of(), 10.0)
     run = Recording(tmp_path, plan_of())
-    run.begin()
+    run.begin("txt2img")
     run.call(99.0)
-    opened = run.events[0]
-    assert isinstance(opened, RunOpened)
-    run.events[0] = msgspec.structs.replace(opened, plan=plan)
+    run.events[0] = msgspec.structs.replace(run.events[0], plan=plan)
     run.save()
     assert estimate(tmp_path, plan_of()) == pytest.approx(20.0)
 
@@ -391,12 +343,11 @@ def test_images_of_impossible_sizes_do_not_count(tmp_path: Path) -> None:
     record(tmp_path, plan_of(), 10.0)
     for width in (0, -64, 10**400):
         run = Recording(tmp_path, plan_of())
-        run.begin()
+        run.begin("txt2img")
         run.call(99.0)
         made = run.events[-1]
         assert isinstance(made, CallCompleted)
-        odd = msgspec.structs.replace(made.artifacts[0], width=width)
-        run.events[-1] = msgspec.structs.replace(made, artifacts=(odd,))
+        run.replace_last(artifacts=(msgspec.structs.replace(made.artifacts[0], width=width),))
         run.save()
     assert estimate(tmp_path, plan_of()) == pytest.approx(20.0)
 

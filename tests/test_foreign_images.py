@@ -242,7 +242,7 @@ def sources(folder: Path) -> list[str]:
     return [image["source_sha256"] for image in shown["images"]]
 
 
-@pytest.mark.parametrize("stages", [FOUR, ("txt2img", "upscale"), ("img2img", "upscale")])
+@pytest.mark.parametrize("stages", [FOUR, ("img2img", "upscale")])
 def test_the_configuration_of_a_run_or_an_image_makes_it_again(
     tmp_path: Path, stages: tuple[str, ...]
 ) -> None:

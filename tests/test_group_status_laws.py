@@ -65,11 +65,16 @@ def of_run(status: RunStatus) -> dict[str, object]:
 
 @given(group_lives())
 def test_the_percentage_of_a_group_never_goes_back(life: list[GroupTold]) -> None:
-    """It is 100 exactly while the group is COMPLETED, and all numbers stay within bounds."""
-    bar = Watched()
+    """It is 100 exactly while the group is COMPLETED, and all numbers stay within bounds.
+
+    Every event of a run is shown as without the group.
+    """
+    bar, without = Watched(), Watched()
     before = RunStatus()
     for told in life:
         now = bar.take(told)
+        if not isinstance(told, GroupEvent):
+            assert of_run(now) == of_run(without.take(told))
         percentage = now.group_percentage
         if percentage is not None:
             # A resume of a completed group, for lost files, makes it an unfinished one again.
@@ -83,16 +88,6 @@ def test_the_percentage_of_a_group_never_goes_back(life: list[GroupTold]) -> Non
             assert now.group_state is RunState.RUNNING
             assert now.group_remaining_s >= 0
         before = now
-
-
-@given(group_lives())
-def test_a_group_changes_nothing_of_what_is_shown_of_its_runs(life: list[GroupTold]) -> None:
-    """Every event of a run is shown as without the group."""
-    with_group, without = Watched(), Watched()
-    for told in life:
-        now = with_group.take(told)
-        if not isinstance(told, GroupEvent):
-            assert of_run(now) == of_run(without.take(told))
 
 
 @given(group_lives())

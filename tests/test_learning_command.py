@@ -19,11 +19,8 @@ from .resuming import LOG, ran, small
 FINISHED = 'record-synced LifecycleChanged "trigger":"finish"'
 KILLED_AT = [
     (0, FINISHED, 2),
-    (0, 'record-half "log_head"', 2),
     (0, "file-renamed learning.jsonl", 2),
-    (1, 'record-before "log_head"', 2),
     (1, 'record-half "log_head"', 3),
-    (1, 'record-written "log_head"', 3),
 ]
 """Earlier runs, the place of the death, and the records after the next run."""
 
@@ -122,20 +119,3 @@ def test_a_resume_makes_the_record_of_a_run_that_lacks_only_its_seal(
     assert stagewright("resume", "last", folder=tmp_path).returncode == 0
     assert [one["outcome"] for one in records(runs)] == ["completed"]
     assert bytes_of(runs) == rebuilt(runs)
-
-
-def test_processes_beside_each_other_make_one_sound_file(
-    tmp_path: Path, runs: Path, start: Start
-) -> None:
-    """Two that run and one that rebuilds, all at once."""
-    ran(runs, small(images=1))
-    config = write_config(tmp_path)
-    processes = [
-        start(*command, folder=tmp_path)
-        for command in (("run", config), ("learning", "--rebuild"), ("run", config))
-    ]
-    for process in processes:
-        _, complaints = process.communicate(timeout=60)
-        assert (process.returncode, "stagewright: " in complaints) == (0, False)
-    assert len(records(runs)) == 3
-    assert sorted(bytes_of(runs).splitlines()) == sorted(rebuilt(runs).splitlines())

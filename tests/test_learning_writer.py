@@ -147,21 +147,6 @@ def test_after_the_end_of_any_run_the_file_holds_the_lines_of_a_rebuild(
         remade(runs)
 
 
-def test_a_resume_replaces_the_line_of_its_run_where_it_is(runs: Path, library: Library) -> None:
-    """The bytes stay those of a rebuild, and no other line changes."""
-    folder = ended(runs, library["cancel"], "8")
-    ended(runs, library["run"], "9")
-    before = bytes_of(runs).splitlines()
-    with LearningRecordWriter(runs):
-        resumed(folder)
-    after = bytes_of(runs).splitlines()
-    assert [old == new for old, new in zip(before, after, strict=True)] == [True] * 3 + [
-        False,
-        True,
-    ]
-    assert bytes_of(runs) == rebuilt(runs)
-
-
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "a torn last line": lambda data: data[:-40],
     "no newline at the end": lambda data: data[:-1],

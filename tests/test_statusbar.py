@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 from stagewright.adapters import StatusBar
@@ -14,12 +12,8 @@ from stagewright.events import (
     CancelMode,
     CancelRequested,
     RunState,
-    StageEvent,
-    subscribe,
 )
 
-from .command_line import until
-from .resuming import controller, painter, small
 from .status_stories import Clock, Shown, made, planned, replan
 from .stories import Story, error
 
@@ -216,24 +210,6 @@ def test_the_events_of_another_run_begin_anew() -> None:
         bar.take_event(event)
     now = bar.snapshot()
     assert (now.run_id, now.percentage, now.images_done) == ("another", 0.0, 0)
-
-
-def test_a_bar_that_joins_in_the_middle_shows_what_the_others_show(tmp_path: Path) -> None:
-    """It is given the log from its beginning on, and then lives on."""
-    first, late = (StatusBar(monotonic=Clock()) for _ in range(2))
-    work = controller(tmp_path / "runs", painter())
-    joined: list[Any] = []
-
-    def join(event: StageEvent) -> None:
-        first.take_event(event)
-        if event.seq == 9:
-            joined.append(subscribe(late.take_event, run_id=event.run_id, from_seq=0))
-
-    with subscribe(join, on="publisher"):
-        work.start(small("txt2img", "img2img", images=4)).wait(30)
-    until(lambda: late.snapshot() == first.snapshot(), "the late bar catches up")
-    joined[0].close()
-    assert first.snapshot().headline == "Completed: 4 images"
 
 
 def test_the_model_needs_no_toolkit() -> None:
