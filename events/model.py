@@ -202,7 +202,7 @@ class CancelRequested(StageEvent, frozen=True, kw_only=True, gc=False, tag=True)
 
 
 class RunResumed(StageEvent, frozen=True, kw_only=True, gc=False, tag=True):
-    """A later process goes on with the run; ``completed_images`` need not be made again.
+    """A later process continues the run; ``completed_images`` need not be made again.
 
     ``lost`` is set if files of finished images are missing or altered, so that these must be made
     again: by stage id, the first and the last index of each range of them.

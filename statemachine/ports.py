@@ -82,7 +82,7 @@ class GenerateAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     ``info["changed"]`` is False when the backend returned the pixels that it was sent, if need be
     resized.
-    ``confirm`` is for a backend that goes on checking the images: it is called once they are
+    ``confirm`` is for a backend that keeps checking the images: it is called once they are
     on disk, before they count, and raises BackendError if they must not be used.
     """
 

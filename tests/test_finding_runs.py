@@ -165,12 +165,12 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (("--where", "modl~xl"), "no column 'modl'"),
         (("--where", "state=eror"), "no state 'eror'; there are idle, running"),
-        (("--where", "model"), "'model' is no comparison"),
-        (("--where", "model~xl and state"), "'state' is no comparison"),
-        (("--where", "model~xl and"), "'' is no comparison"),
-        (("--where", "model~"), "is no comparison"),
-        (("--where", "rating>=x"), "'x' is no number, and rating can only be compared with one"),
-        (("--where", "name=a and images<few"), "'few' is no number"),
+        (("--where", "model"), "'model' is not a comparison"),
+        (("--where", "model~xl and state"), "'state' is not a comparison"),
+        (("--where", "model~xl and"), "'' is not a comparison"),
+        (("--where", "model~"), "is not a comparison"),
+        (("--where", "rating>=x"), "'x' is not a number, and rating can only be compared with one"),
+        (("--where", "name=a and images<few"), "'few' is not a number"),
         (("--columns", "run,nothing"), "no column 'nothing'"),
     ],
 )

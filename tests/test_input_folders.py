@@ -78,17 +78,17 @@ def test_numbered_frames_are_in_the_order_of_their_numbers(
 @pytest.mark.parametrize(
     ("others", "words"),
     [
-        (["notes.txt"], "1 file of photos/ is left out: 1 is no image (notes.txt)"),
+        (["notes.txt"], "1 file of photos/ is left out: 1 is not an image (notes.txt)"),
         ([".a.png"], "1 file of photos/ is left out: 1 is hidden"),
         (["raw/"], "1 file of photos/ is left out: 1 is a folder (raw)"),
         (["z/", "y.png/"], "2 files of photos/ are left out: 2 are folders (y.png, ...)"),
         (
             ["notes.txt", "Thumbs.db", ".DS_Store"],
-            "3 files of photos/ are left out: 2 are no image (Thumbs.db, ...), 1 is hidden",
+            "3 files of photos/ are left out: 2 are not images (Thumbs.db, ...), 1 is hidden",
         ),
         (
             ["a.psd", "b.cr2", "c.mp4", "._d.jpg", ".e.png"],
-            "5 files of photos/ are left out: 3 are no image (a.psd, ...), 2 are hidden",
+            "5 files of photos/ are left out: 3 are not images (a.psd, ...), 2 are hidden",
         ),
     ],
 )
@@ -136,7 +136,7 @@ def test_a_pattern_stands_for_the_files_that_it_matches(
     ("named", "words"),
     [
         ("photos/*.gif", "it matches no .png, "),
-        ("photos/*.txt", "(1 file of photos/*.txt is left out: 1 is no image (notes.txt))"),
+        ("photos/*.txt", "(1 file of photos/*.txt is left out: 1 is not an image (notes.txt))"),
         ("none/*", "it matches no .png, "),
         ("empty", "(1 file of empty/ is left out: 1 is hidden)"),
         ("~nobody-of-this-name/a.png", "there is no such file"),

@@ -160,7 +160,7 @@ def test_masks_without_an_input_are_mentioned(tmp_path: Path) -> None:
     (tmp_path / "masks" / "notes.txt").touch()
     masks = tmp_path / "masks"
     assert warnings_of(load(tmp_path, config)) == (
-        f"1 file of {masks}/ is left out: 1 is no image (notes.txt)",
+        f"1 file of {masks}/ is left out: 1 is not an image (notes.txt)",
         f"img2img.mask = {masks}: 1 mask has no input: z.png",
     )
 

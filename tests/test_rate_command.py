@@ -130,10 +130,10 @@ def test_what_is_no_image_of_a_run_is_refused(folder: Path) -> None:
     assert "no run 'nothing'" in refused(folder, "nothing", "4")
     assert "no image is named" in refused(folder, "4")
     assert "say how" in refused(folder, "last#1")
-    assert "no run '6' in runs, and 6 is no score: scores are 1 to 5" in refused(
+    assert "no run '6' in runs, and 6 is not a score: scores are 1 to 5" in refused(
         folder, "last#1", "6", "--pick"
     )
-    assert "stagewright: 6 is no score: scores are 1 to 5" in refused(folder, "last", "6")
+    assert "stagewright: 6 is not a score: scores are 1 to 5" in refused(folder, "last", "6")
     assert "no comma" in refused(folder, "last#1", "--tag", "a,b")
     assert "10000 characters" in refused(folder, "last#1", "--note", "x" * 10_001)
     first, _ = image_files(folder)

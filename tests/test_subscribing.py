@@ -163,9 +163,9 @@ def test_a_subscriber_may_choose_moves_of_the_lifecycle(
 @pytest.mark.parametrize(
     ("arguments", "options", "words"),
     [
-        ((print, [RunOpened, RunSealed]), {}, "is no event type"),
+        ((print, [RunOpened, RunSealed]), {}, "is not an event type"),
         ((print, StepProgress), {}, "sampling steps come to on_step"),
-        ((print, "StageEnd"), {}, "'StageEnd' is no event type"),
+        ((print, "StageEnd"), {}, "'StageEnd' is not an event type"),
         ((None,), {}, "receiver = None cannot be called"),
         ((print,), {"on": None}, "on = None is neither"),
         ((print,), {"on": "gui"}, "on = 'gui'"),

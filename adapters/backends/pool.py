@@ -32,7 +32,7 @@ _LOOK_AGAIN_S = 1.0
 _VERSION_OF = "version of "
 """So begins what stands among the files for a program; only files are compared."""
 _JOIN_EVERY_S = 2.0
-"""How often a server that could not be reached is looked for while a run goes on."""
+"""How often a server that could not be reached is looked for while a run continues."""
 _logger = logging.getLogger("stagewright.servers")
 
 

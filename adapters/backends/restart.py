@@ -33,7 +33,7 @@ _HOUR_S = 3600.0
 _LOOK_S = 0.2
 _CONNECT_S = 1.0
 _STOPS_WITHIN_S = 3.0
-"""How long a server that is restarted while it runs may go on listening after the command."""
+"""How long a server that is restarted while it runs may keep listening after the command."""
 _MOST_OUTPUT_BYTES = 1024 * 1024
 _PREFIX = "STAGEWRIGHT_RESTART_"
 _logger = logging.getLogger("stagewright.restart")

@@ -38,7 +38,7 @@ _FREE_COLUMNS = 4
 """Columns left free at the end of the line, where a terminal prints ``^C``."""
 _ENDED = (RunState.COMPLETED, RunState.ERROR, RunState.CANCELLED)
 _PROCESS_DIED = "ProcessDied"
-"""With this error a resume ends the epoch of a process that died; the variant goes on."""
+"""With this error a resume ends the epoch of a process that died; the variant continues."""
 _BACK_TO_IDLE = ("recover", "cleanup", "reset")
 _CANCELLED = (GenerationCancelled.__name__, GenerationInterrupted.__name__)
 
@@ -115,7 +115,7 @@ class PlainLines:
         return _notice(event)
 
     def _variant_line(self, event: StageEvent) -> str | None:
-        """One line where a variant of a group begins, goes on or ends."""
+        """One line where a variant of a group begins, continues or ends."""
         if isinstance(event, RunOpened | RunResumed):
             return group_text(self._view.snapshot()) or None
         return variant_end(event, self._view.snapshot())

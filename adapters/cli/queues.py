@@ -150,7 +150,7 @@ def moment_option(
             return parse_moment(text, datetime.now().astimezone())
         except (ValueError, OverflowError, OSError) as error:
             raise click.BadParameter(
-                f"{text} is no time (examples: 23:30, 2026-11-20T23:30)"
+                f"{text} is not a time (examples: 23:30, 2026-11-20T23:30)"
             ) from error
 
     return click.option(name, variable, metavar="TIME", callback=read, help=description)

@@ -1,4 +1,4 @@
-"""Resumes runs and groups in the foreground: one of them, or all that can go on."""
+"""Resumes runs and groups in the foreground: one of them, or all that can continue."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def pytest_runtest_makereport(
     if recorder is not None and report.failed:
         try:
             report.sections.extend(_sections(recorder))
-        except Exception as error:  # noqa: BLE001 - reported; the test session must go on
+        except Exception as error:  # noqa: BLE001 - reported; the test session must continue
             message = f"the timeline cannot be shown: {type(error).__name__}: {error}"
             report.sections.append(("stagewright timeline", message))
 

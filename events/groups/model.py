@@ -100,7 +100,7 @@ class VariantRemoved(GroupEvent, frozen=True, kw_only=True, gc=False, tag=True):
 
 
 class GroupResumed(GroupEvent, frozen=True, kw_only=True, gc=False, tag=True):
-    """A later process goes on with the group."""
+    """A later process continues the group."""
 
     software: str
     host: str

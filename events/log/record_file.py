@@ -104,7 +104,7 @@ class RecordFile(Generic[E]):
         start: LogPosition | None = None,
         wait_s: float = LOCK_WAIT_S,
     ) -> Self:
-        """Take an existing log to go on with it; ``observe`` is given its events, in batches.
+        """Take an existing log to continue it; ``observe`` is given its events, in batches.
 
         With ``start``, where a record begins that was checked before, these are the events from
         there on. A torn tail must be repaired before the first append. Raises LogLockedError,

@@ -88,7 +88,7 @@ class RecordScan(Generic[E]):
         self._last_is_barrier = False
 
     def grow(self, size: int) -> None:
-        """Take the log to be ``size`` bytes long now; ``batches`` goes on behind what was sound.
+        """Take the log to be ``size`` bytes long now; ``batches`` continues behind what was sound.
 
         Raises LogCorruptError where that is less than what has been read.
         """
@@ -125,7 +125,7 @@ class RecordScan(Generic[E]):
                 return
 
     def writer(self) -> RecordWriter[E]:
-        """What goes on behind the last sound record, once all have been read."""
+        """What follows the last sound record, once all have been read."""
         assert self.owner is not None
         return RecordWriter(
             self._kind, self.owner, next_seq=self.count, end=self.end, chain=self.chain

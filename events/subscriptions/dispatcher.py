@@ -22,7 +22,7 @@ from .subscription import Subscription
 _logger = logging.getLogger("stagewright.signals")
 
 PATIENCE_S = 1.0
-"""How long a run waits for one receiver before it goes on without it, over all its calls."""
+"""How long a run waits for one receiver before it continues without it, over all its calls."""
 SHARE_OF_TIME = 0.01
 """How much longer it does so for each second that the run has lasted."""
 _SHORTEST_WAIT_S = 0.01

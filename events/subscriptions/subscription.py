@@ -50,7 +50,7 @@ class Receivers:
     ) -> None:
         for kind in types:
             if not (isinstance(kind, type) and issubclass(kind, StageEvent)):
-                raise TypeError(f"{kind!r} is no event type (sampling steps come to on_step)")
+                raise TypeError(f"{kind!r} is not an event type (sampling steps come to on_step)")
         # One name alone is a collection of letters to Python.
         named = [transitions] if isinstance(transitions, str) else list(transitions)
         known = (*TRIGGERS, *map(str, RunState))
@@ -312,7 +312,7 @@ def subscribe(
     process, or of the one with ``run_id``, or of the one in the run folder ``folder``, whichever
     process runs it. From when on: from now on, or first everything from number ``from_seq`` on
     out of the run's log (``folder`` says where that is, unless the run is one of this process),
-    and then live, without a gap or a double. With a log that other processes write that goes on
+    and then live, without a gap or a double. With a log that other processes write that continues
     for as long as it grows.
 
     Where, ``on``: on a ``worker`` thread of the subscription's own (the default); on the
@@ -344,7 +344,7 @@ def subscribe(
         run_id = next(iterate(path)).run_id
     tail = None
     if from_seq is not None and from_seq < 0:
-        raise ValueError(f"from_seq = {from_seq} is no sequence number")
+        raise ValueError(f"from_seq = {from_seq} is not a sequence number")
     if path is not None or from_seq is not None:
         tail = LogTail(path or _known_log(run_id), from_seq=from_seq or 0)
         if from_seq is None:

@@ -153,7 +153,9 @@ def _decode_yaml(text: str) -> tuple[Any, list[Repeated]]:
         origin = error.__context__ if isinstance(error, msgspec.DecodeError) else error
         if isinstance(origin, yaml.YAMLError):
             raise
-        raise ValueError("a value is no valid date or number, or does not fit its tag") from error
+        raise ValueError(
+            "a value is not a valid date or number, or does not fit its tag"
+        ) from error
     node = yaml.compose(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     if node is None or not isinstance(document, dict):
         return document, []

@@ -20,7 +20,8 @@ IMAGE_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".heic", ".heif", ".tif", ".tiff"),
 )
 MAX_INPUT_BYTES = 256 * 1024 * 1024
-_NO_IMAGE, _HIDDEN, _FOLDER = "no image", "hidden", "a folder"
+_NO_IMAGE, _HIDDEN, _FOLDER = "not an image", "hidden", "a folder"
+_SEVERAL = {_NO_IMAGE: "not images", _FOLDER: "folders"}
 
 
 class ImageList(NamedTuple):
@@ -82,11 +83,11 @@ def _why_left_out(path: Path) -> str | None:
 
 
 def _left_out(reasons: Mapping[str | None, Sequence[Path]], shown: str) -> str:
-    """``3 files of photos/ are left out: 2 are no image (notes.txt, ...), 1 is hidden``."""
+    """``3 files of photos/ are left out: 2 are not images (notes.txt, ...), 1 is hidden``."""
     parts = []
     for why, entries in reasons.items():
         several = len(entries) > 1
-        words = f"are {'folders' if why == _FOLDER else why}" if several else f"is {why}"
+        words = f"are {_SEVERAL.get(why, why)}" if several else f"is {why}"
         if entries and why != _HIDDEN:
             words += f" ({min(entries).name}{', ...' if several else ''})"
         parts += [f"{len(entries)} {words}"] if entries else []

@@ -193,7 +193,7 @@ class _Head(msgspec.Struct, frozen=True):
 
 
 def _read_head(log: Path) -> _Head:
-    """Empty where the log cannot be read: then it is nothing that could go on."""
+    """Empty where the log cannot be read: then it is nothing that could continue."""
     try:
         with open_regular(log) as stream:
             body = check(stream.readline(MAX_LINE_BYTES))

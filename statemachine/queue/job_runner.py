@@ -74,7 +74,7 @@ EndedRun = PipelineRunResult | GroupResult
 class SingleNodeJobRunner:
     """Takes jobs of a queue and runs them with one controller.
 
-    It goes on until ``until``, or until it is stopped; with ``exit_when_empty`` also until no job
+    It continues until ``until``, or until it is stopped; with ``exit_when_empty`` also until no job
     waits, or the queue is paused. ``servers`` are for jobs whose configuration names none.
     ``on_job`` is called with each job that begins or ends here, ``on_run`` with its run or group,
     ``on_end`` with the result of one that ended, ``on_refused`` with a job that has failed because
@@ -229,7 +229,7 @@ class SingleNodeJobRunner:
         return None
 
     def _put_off(self, taken: TakenJob, why: str, *, alone: bool = False) -> None:
-        """Let a job wait that cannot go on now; others are worked on meanwhile."""
+        """Let a job wait that cannot continue now; others are worked on meanwhile."""
         self._queue.stop(taken, why)
         self._tell(taken.job.job_id)
         self._put_off_jobs.put_off(taken.job, alone=alone)

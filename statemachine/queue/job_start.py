@@ -1,4 +1,4 @@
-"""Begins the run or the group of a job, or goes on with it, from what was recorded of the job."""
+"""Begins the run or the group of a job, or continues it, from what was recorded of the job."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class JobStarter:
         self._servers = servers[0] if len(servers) == 1 else tuple(servers)
 
     def start(self, taken: TakenJob) -> RunHandle | GroupHandle:
-        """Begin the job's run or group under its recorded id, or go on with it.
+        """Begin the job's run or group under its recorded id, or continue it.
 
         Raises what ``PipelineController.start``, ``start_group``, ``resume`` and ``resume_group``
         raise.

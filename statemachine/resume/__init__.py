@@ -1,1 +1,1 @@
-"""Ways to go on with a run that stopped, or whose log is damaged."""
+"""Ways to continue a run that stopped, or whose log is damaged."""

@@ -138,7 +138,7 @@ class PipelineController:
 
         ``run_id`` is an id, a unique prefix of one, ``last`` or the path of a run folder. Every
         recorded file is checked first, and ``on_file`` called after each. Of a run that is
-        complete nothing is made; its handle has ended on return. ``force`` goes on where
+        complete nothing is made; its handle has ended on return. ``force`` continues where
         earlier epochs made no image; without ``preflight`` a server is not asked for names.
 
         Raises RunNotFoundError, LogLockedError, LogCorruptError, ImageAlteredError,

@@ -141,7 +141,7 @@ class RequestDispatcher:
             with self._changed:
                 item = self._next_for(member)
                 self._active += 1
-            # No pool: a pool takes no work once the main thread has ended, a run goes on then.
+            # No pool: a pool takes no work once the main thread has ended, a run continues then.
             thread = threading.Thread(
                 target=self._serve, args=(member, item), name="stagewright-slot", daemon=False
             )

@@ -269,7 +269,7 @@ class GroupRunner:
         return Outcome.PARTIAL if finished else Outcome.FAILED
 
     def _note_failure(self, variant: Variant, error: StagewrightError) -> None:
-        """The variant could not begin, or go on; the others are not affected."""
+        """The variant could not begin, or continue; the others are not affected."""
         failure = VariantFailure(variant_index=variant.variant_index, error=error_detail(error))
         self._failures.append(failure)
         _logger.info("group %s: variant %s: %s", self.group_id, variant.variant_index + 1, error)

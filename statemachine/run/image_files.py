@@ -100,7 +100,7 @@ class ImageFiles:
         with self._discarded_on_failure(written):
             for artifact, (index, origin) in zip(artifacts, places, strict=True):
                 if artifact.media_type not in SUFFIXES:
-                    raise OSError(EINVAL, "It is no image of a known format", artifact.path)
+                    raise OSError(EINVAL, "It is not an image of a known format", artifact.path)
                 path = _image_path(stage_id, index, origin, artifact.media_type)
                 here = msgspec.structs.replace(
                     artifact, path=path, image_index=index, seed=origin.seed

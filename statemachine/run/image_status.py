@@ -17,7 +17,7 @@ class ImageStatus:
     An image is valid if it is recorded as finished, its file is as recorded, and it was made
     from the source image that is valid now. An image that is not valid has to be made.
 
-    ``fold`` knows which images are finished, also while the run goes on; ``event_at`` reads a
+    ``fold`` knows which images are finished, also while the run continues; ``event_at`` reads a
     record of the log. An inspection adds what the log cannot know. It names an image by the
     sequence number of the record that finished it, so nothing is held against one made later:
     ``lost`` are (sequence number, index) of images whose files are not as recorded;

@@ -68,7 +68,7 @@ def _json_rows(file: TextFile) -> Iterator[PromptRow]:
             yield _ROW.decode(line)
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"line {number} is no object with {_named(COLUMNS)}: {error}"
+                f"line {number} is not an object with {_named(COLUMNS)}: {error}"
             ) from error
 
 
@@ -104,7 +104,9 @@ def _row(cells: Mapping[str, Any], number: int) -> PromptRow:
     try:
         return msgspec.convert(values, PromptRow)
     except msgspec.ValidationError as error:
-        raise ValueError(f"line {number}: seed = {str(seed)[:80]!r} is no seed: {error}") from error
+        raise ValueError(
+            f"line {number}: seed = {str(seed)[:80]!r} is not a seed: {error}"
+        ) from error
 
 
 def _named(names: tuple[str, ...]) -> str:

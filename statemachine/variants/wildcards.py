@@ -32,7 +32,7 @@ class WildcardFolder:
         """
         parts = name.split("/")
         if "\\" in name or any(part in ("", ".", "..") for part in parts) or ":" in name:
-            raise ValueError(f"is no name of a file within {self._named}")
+            raise ValueError(f"is not the name of a file within {self._named}")
         if self._folder is None:
             raise ValueError("is missing: no folder of wildcards was looked for")
         found: dict[str, float] = {}
@@ -62,7 +62,7 @@ class WildcardFolder:
             if not path.is_file():
                 raise ValueError(f"is missing: there is no file {shown}")
         except OSError as error:
-            raise ValueError(f"is no name of a file: {error.strerror}") from error
+            raise ValueError(f"is not the name of a file: {error.strerror}") from error
         try:
             file = read_text_file(path)
         except ValueError as error:

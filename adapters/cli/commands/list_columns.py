@@ -79,7 +79,7 @@ def parse_conditions(text: str) -> tuple[Condition, ...]:
         term = _TERM.match(text, begin)
         if term is None:
             rest = text[begin:].strip()
-            raise ValueError(f"{rest!r} is no comparison such as model~xl or state=error")
+            raise ValueError(f"{rest!r} is not a comparison such as model~xl or state=error")
         conditions.append(_condition(term[1].lower(), term[2], term[3]))
         begin = term.end() if term[4] else None
     return tuple(conditions)
@@ -93,7 +93,7 @@ def _condition(column: str, sign: str, wanted: str) -> Condition:
     if wanted[0] in "\"'":
         wanted = wanted[1:-1]
     if column in _NUMERIC and "~" not in sign and not _NUMERIC[column].fullmatch(wanted):
-        raise ValueError(f"{wanted!r} is no number, and {column} can only be compared with one")
+        raise ValueError(f"{wanted!r} is not a number, and {column} can only be compared with one")
     # One of several models has to fit; with != and !~, each of them.
     every = all if sign.startswith("!") else any
     return lambda entry: every(_compare(value, sign, wanted) for value in COLUMNS[column](entry))

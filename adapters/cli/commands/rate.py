@@ -133,7 +133,7 @@ def _split_score(arguments: Sequence[str]) -> tuple[Sequence[str], int | None]:
 def _why_no_score(name: str) -> str:
     """What is wrong with a number that is meant as a score; "" for a score and for other names."""
     is_number = _NUMBER.fullmatch(name) and name not in _SCORES
-    return f"{name} is no score: scores are 1 to 5" if is_number else ""
+    return f"{name} is not a score: scores are 1 to 5" if is_number else ""
 
 
 class _Given(NamedTuple):

@@ -180,7 +180,7 @@ class GroupStatusFold:
             self._error = shown(event.error.message)
 
     def _fail(self, failure: VariantFailure) -> None:
-        """A variant could not begin, or go on; the first one says why in the status."""
+        """A variant could not begin, or continue; the first one says why in the status."""
         place = self._place_of_index.get(failure.variant_index)
         if place is None:
             return
@@ -191,7 +191,7 @@ class GroupStatusFold:
             self._error = shown(f"variant {place + 1}: {failure.error.message}")
 
     def _settle(self) -> None:
-        """End every variant that has begun: the group goes on, or stops."""
+        """End every variant that has begun: the group continues, or stops."""
         for place in self._run_of_place.keys() - self._over:
             progress = self._recorded(self._run_of_place[place])
             if progress is not None:

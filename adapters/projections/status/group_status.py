@@ -16,7 +16,7 @@ class GroupStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     ``variant_number`` of ``variant_count`` counts from 1, in the order in which the variants run;
     it is that of the shown run, 0 before the first one. ``varied`` are its values as one short
-    line that is safe to show. ``group_error`` says why variants could not begin or go on.
+    line that is safe to show. ``group_error`` says why variants could not begin or continue.
 
     ``group_percentage`` runs from 0 to 100 over all variants, weighted by their sampling steps.
     It never decreases, is 100 only in COMPLETED, and None if the variants are not known.
