@@ -150,8 +150,8 @@ def test_ctrl_c_while_files_are_checked_starts_nothing(whole: Path, tmp_path: Pa
         if place == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, pytest.raises(KeyboardInterrupt):
-        run_in_foreground(made, lambda: made.resume(folder.name, on_file=on_file), nowhere)
+    with pytest.raises(KeyboardInterrupt):
+        run_in_foreground(made, lambda _on_file: made.resume(folder.name, on_file=on_file))
     assert only(epoch_of(replay(folder), 1), CallRequested) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,33 +13,11 @@ import msgspec
 from ...events.origins import prompt_texts
 from ...statemachine.config.inputs import ConfigDocument, load_document
 from ...statemachine.config.schema import RunConfig, ServerTable
+from ...statemachine.config.sweeps import sweep_of
+from ...statemachine.variants.sweep import MAX_VARIANTS
 from ..backends.registry import BackendKind, ServerChoice, kind_of_server, recorded_address
 from ..inputs import PillowInputReader
-from .completion import complete_key
 from .settings import current_settings, find_profile, named_servers, server_headers
-
-set_option = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    shell_complete=complete_key,
-    help="Override a key, for example txt2img.steps=30; can be repeated.",
-)
-config_argument = click.argument("config", type=click.Path(path_type=Path))
-
-
-vary_option = click.option(
-    "--vary",
-    multiple=True,
-    metavar="KEY=V1,V2,...",
-    shell_complete=complete_key,
-    help="Make a variant for each value, such as txt2img.cfg_scale=5,7 or txt2img.steps=20..30:5; "
-    "repeated, for each combination.",
-)
-zip_option = click.option(
-    "--zip", "zip_axes", is_flag=True, help="Combine the values of several --vary side by side."
-)
 
 
 def read_document(config: Path, *, overrides: Sequence[str], profile: str | None) -> ConfigDocument:
@@ -60,6 +39,10 @@ def read_config(
 def find_config(document: ConfigDocument, runs: Path) -> RunConfig:
     """The configuration of one run, with its inputs. Raises ConfigurationError."""
     return document.find(document.parse(), inputs=PillowInputReader(), runs=runs)
+
+
+CONFIRMED_ABOVE = 1_000
+"""More variants than this need a confirmation (contract, section 9)."""
 
 
 class ChosenServers(NamedTuple):
@@ -125,3 +108,33 @@ def addresses_of_servers(server: ServerTable) -> tuple[str | None, ...]:
     addresses = chosen.named or (*filter(None, [chosen.foreign]), *server.urls)
     found = dict.fromkeys(recorded_address(one, server.kind) for one in addresses)
     return (*found,) or (None,)
+
+
+def with_farm(servers: tuple[str, ...], farm: str | None) -> tuple[str, ...]:
+    """The servers that the user named, or the farm. Raises ConfigurationError."""
+    if farm is None:
+        return servers
+    if servers:
+        raise click.UsageError("--farm and --server exclude each other: a farm has its own servers")
+    # A farm's address is that of a server with another scheme; only a farm's user loads this.
+    from ..backends.farm.addresses import scheduler_address  # noqa: PLC0415 - see above
+
+    return (scheduler_address(farm),)
+
+
+def is_sweep(document: ConfigDocument, vary: tuple[str, ...], *, zip_axes: bool) -> bool:
+    """Whether a configuration makes a group of runs. Raises ConfigurationError."""
+    return sweep_of(document, vary, zip=zip_axes) is not None
+
+
+def confirm_count(
+    document: ConfigDocument, vary: tuple[str, ...], *, zip_axes: bool, yes: bool
+) -> None:
+    """Ask before a sweep of many variants. Raises UsageError where nobody can answer."""
+    sweep = sweep_of(document, vary, zip=zip_axes)
+    variants = sweep.count() if sweep else 0
+    if yes or not CONFIRMED_ABOVE < variants <= MAX_VARIANTS:  # the plan of more is refused
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"the sweep makes {variants} variants; add --yes to run them all")
+    click.confirm(f"Run {variants} variants?", abort=True, err=True)

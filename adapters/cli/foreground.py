@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,51 +12,43 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Generic, Protocol, TypeVar, cast
 
-from ...events import signals
 from ...events.errors import RunNotFoundError
-from ...events.model import RunState, StageEvent
-from ...events.result import PipelineRunResult
+from ...events.model import StageEvent
 from ...events.subscriptions.subscription import subscribe
 from ...statemachine.errors import InvalidTransitionError
+from ...statemachine.files.recorded_files import OnFile
+from ...statemachine.run.controller import PipelineController
 from ...statemachine.run.handle import Handle
-from ..event_text import error_text
+from ..bootstrap import open_controller
 from ..notifications.watch import Watch
 from ..projections.status import StatusBar, group_history_in, history_in
-from ..text import count
-from .commands.replay import show_result
-from .display import Display, open_display
-from .output import print_json_parts
+from .display import Display, open_display, open_file_counter
+from .output import progress_stream
+from .results import Result, show_end
 from .run_watch import open_run_watch
-from .statuses import (
-    EXIT_CANCELLED,
-    EXIT_COMPLETED,
-    EXIT_ERROR,
-    EXIT_INTERRUPTED,
-    die_by_interrupt,
-    print_error,
-)
-from .streams import BrokenPipeTolerantStream, discard_output
+from .settings import current_settings, server_headers
+from .statuses import EXIT_INTERRUPTED, die_by_interrupt
+from .streams import BrokenPipeTolerantStream
 
-EXIT_STATUSES = {RunState.COMPLETED: EXIT_COMPLETED, RunState.CANCELLED: EXIT_CANCELLED}
 _REFRESH_S = 0.1
-_DISCONNECTED = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
-"""Errors of a write to a closed pipe or terminal."""
 _CTRL_C = "Ctrl-C"
 _STOPPED_BY = {"SIGINT": _CTRL_C, "SIGHUP": "the terminal was closed"}
 
 
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
 @dataclass(frozen=True)
-class ForegroundResult(Generic[R]):
+class ForegroundResult(Generic[R_co]):
     """A run or a group that has ended; ``stopped`` if a signal asked it to, even too late.
 
     ``interrupted`` says that this was Ctrl-C, after which the process has to die by SIGINT.
     """
 
     folder: Path
-    result: R
+    runs: Path
+    result: R_co
     stopped: bool
     interrupted: bool
 
@@ -86,31 +76,49 @@ class Stoppable(Protocol):
         ...
 
 
+def open_command_controller(
+    runs: Path, servers: tuple[str, ...], *, insecure: bool
+) -> PipelineController:
+    """The controller of a command, with what the settings say of servers.
+
+    Raises ConfigurationError.
+    """
+    return open_controller(
+        runs,
+        servers,
+        insecure=insecure,
+        headers=server_headers(),
+        restarts=current_settings().restart,
+    )
+
+
 def run_in_foreground(
     controller: Stoppable,
-    begin: Callable[[], Handle[R]],
-    stream: IO[str],
+    begin: Callable[[OnFile], Handle[R]],
     view: StatusBar | None = None,
     on_display: Callable[[Display], object] = lambda _display: None,
     watch: Watch | None = None,
 ) -> ForegroundResult[R]:
     """Begin a run, a group or a worker, show its progress, and wait for its end.
 
-    ``on_display`` is given the display before that. ``watch`` sends messages about it; without one,
-    they are those about a run or a group.
+    ``begin`` is given what it may call after each file that it has checked. ``on_display`` is given
+    the display before that. ``watch`` sends messages about it; without one, they are those about a
+    run or a group.
 
     Ctrl-C, SIGTERM and a closed terminal cancel the run; a second signal quits at once. A signal
     before the run has begun raises KeyboardInterrupt, and nothing is started. Also raises
     LogWriteError and what ``begin`` raises.
     """
+    # Taken before the counter begins, which stands in for standard error meanwhile.
+    stream = progress_stream()
     seen = view or status_bar(controller.runs)
     watching: Watch | None = watch or open_run_watch(controller.runs)
     with ExitStack() as stack:
+        counter = stack.enter_context(open_file_counter(stream))
         stops = stack.enter_context(_stop_signals(controller))
         display = stack.enter_context(
             open_display(seen, cast(IO[str], BrokenPipeTolerantStream(stream)))
         )
-
         on_display(display)
 
         def take_event(event: StageEvent) -> None:
@@ -122,13 +130,16 @@ def run_in_foreground(
         stack.enter_context(
             subscribe(take_event, on_step=seen.take_step, on_group=seen.take_group_event)
         )
-        handle = begin()
+        try:
+            handle = begin(counter.take)
+        finally:
+            counter.pause()
         stops.has_begun = True
         result = _wait(controller, handle, stops.names, display, watching)
         stopped, interrupted = bool(stops.names), _CTRL_C in stops.names
     if watching is not None:
         watching.send_end(handle, result)
-    return ForegroundResult(handle.folder, result, stopped, interrupted)
+    return ForegroundResult(handle.folder, controller.runs, result, stopped, interrupted)
 
 
 def status_bar(runs: Path) -> StatusBar:
@@ -138,52 +149,10 @@ def status_bar(runs: Path) -> StatusBar:
     )
 
 
-def show_end(ended: ForegroundResult[PipelineRunResult], *, as_json: bool) -> int:
-    """Print how a run ended, and return its exit status."""
-    result = ended.result
-
-    def show() -> None:
-        if as_json:
-            print_json_parts(result.json_parts())
-        else:
-            show_result(result, ended.folder, with_error=False)
-
-    try_to_print(show)
-    print_faults()
-    status = print_run_error(result)
+def show_foreground_end(ended: ForegroundResult[Result], *, as_json: bool) -> int:
+    """Print how a run or a group ended, and return the exit status of the command."""
+    status = show_end(ended.result, ended.folder, ended.runs, as_json=as_json)
     return EXIT_INTERRUPTED if ended.interrupted else status
-
-
-def try_to_print(show: Callable[[], None]) -> None:
-    """Call ``show``; a closed pipe or terminal is ignored, another write error is reported.
-
-    A failed write does not change how the run ended.
-    """
-    try:
-        show()
-        sys.stdout.flush()
-    except OSError as error:
-        discard_output(sys.stdout)
-        if error.errno not in _DISCONNECTED:
-            print_error(f"standard output cannot be written: {error.strerror or error}", EXIT_ERROR)
-
-
-def print_faults() -> None:
-    """Warn about subscribers that failed; the run itself was not affected."""
-    for name, times in sorted(signals.faults().items()):
-        print_error(f"warning: subscriber {name} failed or blocked {count(times, 'time')}", 0)
-
-
-def print_run_error(result: PipelineRunResult) -> int:
-    """Print on standard error why a run failed, if it did, and return its exit status."""
-    status = EXIT_STATUSES.get(result.state, EXIT_ERROR)
-    return status if result.error is None else print_error(_why(result), status)
-
-
-def _why(result: PipelineRunResult) -> str:
-    error = result.error
-    assert error is not None
-    return f"run {result.run_id}: {error_text(error)}"
 
 
 def _wait(

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
+import click
+
 from ...events.errors import StagewrightError
 from ...events.model import Artifact
 from ...events.ratings.model import Rating, Verdict
@@ -154,3 +156,20 @@ def _verdict_test(wanted: Verdict) -> Callable[[Rating], bool]:
 
 def _tag_test(wanted: str) -> Callable[[Rating], bool]:
     return lambda rating: wanted.casefold() in map(str.casefold, rating.tags)
+
+
+def _read_choice(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> ImageChoice | None:
+    try:
+        return None if value is None else parse_choice(value)
+    except ImageChoiceError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+only_option = click.option(
+    "--only",
+    callback=_read_choice,
+    metavar="LIST",
+    help="Only these images: 3,17,20-25, picked, rejected, rating>=4 or tag=T.",
+)

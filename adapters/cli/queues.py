@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from ...statemachine.queue.job_queue import JobQueue
 from ..bootstrap import new_storage
 from ..projections.queue_table import SqliteJobTable
 from .common_options import RUNS
-from .output import check_runs_folder
+from .options import check_runs_folder
+from .settings import current_settings, runs_folder
 
 _MOST_COMPLETED = 100
 _COLOURED = {
@@ -82,6 +83,17 @@ def open_queue(runs: Path, *, check: bool = True) -> JobQueue:
     return JobQueue(runs, table=SqliteJobTable(runs), storage=new_storage())
 
 
+def default_servers(of_queue: Sequence[str]) -> tuple[str, ...]:
+    """The servers of jobs whose configuration names none; none: the embedded backend.
+
+    They are those of the queue, else that of the settings. Raises ConfigurationError.
+    """
+    if of_queue:
+        return tuple(of_queue)
+    default = current_settings().server
+    return () if default is None else (default.url,)
+
+
 def short_id(job_id: str) -> str:
     """The six digits by which commands take a job."""
     return job_id[-6:]
@@ -108,8 +120,6 @@ def complete_job(
     context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Jobs by the last six digits of their ids: waiting ones first, then the others."""
-    from .settings import runs_folder  # noqa: PLC0415 - only a completion needs it
-
     given = context.params.get("runs") or context.meta.get(RUNS)
     runs = runs_folder(Path(given) if given else None)
     queue = JobQueue(runs, table=SqliteJobTable(runs))

@@ -20,7 +20,8 @@ from ...statemachine.resume.removal import earlier_images, finish_removals
 from ..bootstrap import new_storage
 from ..projections.catalogue import CORRUPT, DIED, Catalogue, CatalogueEntry, catalogue_entry
 from ..text import byte_size
-from .output import check_runs_folder, count, one_line, print_line
+from .options import check_runs_folder
+from .output import count, one_line, print_line
 from .run_lookup import Found, find_runs_or_groups
 from .statuses import EXIT_COMPLETED, print_error
 

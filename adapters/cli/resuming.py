@@ -21,15 +21,13 @@ from ...events.subscriptions.subscription import subscribe
 from ...statemachine.groups.removal import remove_unopened_groups
 from ...statemachine.groups.result import GroupResult
 from ...statemachine.run.controller import PipelineController
-from ...statemachine.run.handle import GroupHandle, RunHandle
 from ..bootstrap import new_storage
 from ..projections.catalogue import CORRUPT, UNREADABLE, Catalogue, CatalogueEntry
 from ..projections.groups import GroupEntry, group_entries
 from ..projections.status import StatusBar
-from .display import open_file_counter
-from .foreground import ForegroundResult, print_run_error, run_in_foreground, show_end
-from .groups import group_status, print_group_errors, show_group_end
-from .output import count, print_json_parts, print_line, print_note, progress_stream
+from .foreground import ForegroundResult, run_in_foreground
+from .output import count, print_json_parts, print_line, print_note
+from .results import Result, print_errors, result_json, show_end
 from .statuses import (
     EXIT_CANCELLED,
     EXIT_COMPLETED,
@@ -74,25 +72,14 @@ def resume_run(
 
     read_log(folder, take_earlier)
     appended: set[type[StageEvent]] = set()
-    # Taken before the counter begins, which stands in for standard error meanwhile.
-    stream = progress_stream()
-    with (
-        open_file_counter(stream) as counter,
-        subscribe(lambda event: appended.add(type(event)), on="publisher"),
-    ):
-
-        def begin() -> RunHandle:
-            try:
-                return controller.resume(
-                    str(folder),
-                    force=options.force,
-                    preflight=options.preflight,
-                    on_file=counter.take,
-                )
-            finally:
-                counter.pause()
-
-        ended = run_in_foreground(controller, begin, stream, view)
+    with subscribe(lambda event: appended.add(type(event)), on="publisher"):
+        ended = run_in_foreground(
+            controller,
+            lambda on_file: controller.resume(
+                str(folder), force=options.force, preflight=options.preflight, on_file=on_file
+            ),
+            view,
+        )
     if RunResumed not in appended:
         _note_complete(ended.result.run_id, is_sealed=bool(appended))
     return ended
@@ -104,19 +91,19 @@ def resume_group(
     """Resume one group and show it until its end."""
     appended: set[type[GroupEvent]] = set()
 
-    def begin() -> GroupHandle:
-        return controller.resume_group(
-            str(folder),
-            force=options.force,
-            preflight=options.preflight,
-            cancelled=options.cancelled,
-        )
-
     def note(event: GroupEvent) -> None:
         appended.add(type(event))
 
     with subscribe(lambda _event: None, on="publisher", on_group=note):
-        ended = run_in_foreground(controller, begin, progress_stream())
+        ended = run_in_foreground(
+            controller,
+            lambda _on_file: controller.resume_group(
+                str(folder),
+                force=options.force,
+                preflight=options.preflight,
+                cancelled=options.cancelled,
+            ),
+        )
     if GroupResumed not in appended:
         _note_complete(ended.result.group_id, is_sealed=bool(appended))
     return ended
@@ -152,7 +139,7 @@ class ResumeAll:
             "run": sum(one.resumable and one.cancelled for one in single),
             "group": sum(one.resumable and not one.waits for one in groups),
         }
-        self._results: list[PipelineRunResult | GroupResult] = []
+        self._results: list[Result] = []
         self._tally: Counter[str] = Counter()
         self._status = EXIT_COMPLETED
         self._stopped = False
@@ -207,28 +194,20 @@ class ResumeAll:
         print_note(f"{_id(entry)}: another process is running it ({holder}); skipped")
 
     def _note_end(self, ended: Ended) -> None:
+        """Print how one ended, with ``as_json`` only what went wrong."""
         result = ended.result
         self._results.append(result)
-        status = self._show(ended)
+        status = (
+            print_errors(result)
+            if self._options.as_json
+            else show_end(result, ended.folder, ended.runs, as_json=False)
+        )
         self._tally[_ENDS.get(result.state, "failed")] += 1
         if ended.stopped or status == EXIT_CANCELLED:
             self._stopped = True
             self._status = EXIT_INTERRUPTED if ended.interrupted else EXIT_CANCELLED
         else:
             self._note_status(status)
-
-    def _show(self, ended: Ended) -> int:
-        """Print how one ended, with ``as_json`` only what went wrong; its exit status."""
-        as_json = self._options.as_json
-        if isinstance(ended.result, GroupResult):
-            group: ForegroundResult[GroupResult] = ended
-            if not as_json:
-                return show_group_end(group, self._runs, as_json=False)
-            status = group_status(ended.result)
-            print_group_errors(ended.result, status)
-            return status
-        run: ForegroundResult[PipelineRunResult] = ended
-        return print_run_error(ended.result) if as_json else show_end(run, as_json=False)
 
     def _note_failure(self, entry: Entry, error: Exception) -> None:
         if TRACEBACK_VARIABLE in os.environ:
@@ -261,12 +240,9 @@ def _is_considered(entry: Entry, options: ResumeOptions) -> bool:
     return ready or entry.alive or entry.state in _NOT_READABLE
 
 
-def _as_list(results: Sequence[PipelineRunResult | GroupResult]) -> Iterator[bytes]:
+def _as_list(results: Sequence[Result]) -> Iterator[bytes]:
     yield b"["
     for place, result in enumerate(results):
         yield b"," if place else b""
-        if isinstance(result, GroupResult):
-            yield msgspec.json.encode(result)
-        else:
-            yield from result.json_parts()
+        yield from result_json(result)
     yield b"]"

@@ -150,11 +150,6 @@ def server_headers() -> Mapping[str, Mapping[str, str]]:
     }
 
 
-def server_restarts() -> Mapping[str, RestartCommand]:
-    """The commands that bring a server back, by its address. Raises ConfigurationError."""
-    return current_settings().restart
-
-
 def _header_value(url: str, name: str, text: str) -> str:
     value: str | None = text
     where = f"servers.{url}.headers.{name}"

@@ -21,7 +21,7 @@ IMAGE_SUFFIXES = (
 )
 MAX_INPUT_BYTES = 256 * 1024 * 1024
 _NO_IMAGE, _HIDDEN, _FOLDER = "not an image", "hidden", "a folder"
-_SEVERAL = {_NO_IMAGE: "not images", _FOLDER: "folders"}
+_SEVERAL: Mapping[str | None, str] = {_NO_IMAGE: "not images", _FOLDER: "folders"}
 
 
 class ImageList(NamedTuple):
@@ -87,7 +87,7 @@ def _left_out(reasons: Mapping[str | None, Sequence[Path]], shown: str) -> str:
     parts = []
     for why, entries in reasons.items():
         several = len(entries) > 1
-        words = f"are {_SEVERAL.get(why, why)}" if several else f"is {why}"
+        words = f"are {_SEVERAL.get(why) or why}" if several else f"is {why}"
         if entries and why != _HIDDEN:
             words += f" ({min(entries).name}{', ...' if several else ''})"
         parts += [f"{len(entries)} {words}"] if entries else []

@@ -12,7 +12,8 @@ from ...export.bundle import Bundle, bundle_run
 from ...text import byte_size
 from ..completion import complete_run
 from ..display import open_file_counter
-from ..output import count, json_option, output_option, print_json, print_line, runs_option
+from ..options import json_option, output_option, runs_option
+from ..output import count, print_json, print_line
 from ..run_lookup import find_run
 from ..statuses import EXIT_COMPLETED, EXIT_CORRUPT
 
@@ -29,10 +30,10 @@ _SHOWN = 10
 def bundle_command(
     run: str,
     output: Path | None,
-    images: bool,  # noqa: FBT001 - click passes flags
-    no_thumbnails: bool,  # noqa: FBT001 - the same
+    images: bool,
+    no_thumbnails: bool,
     runs: Path,
-    as_json: bool,  # noqa: FBT001 - the same
+    as_json: bool,
 ) -> int:
     """Pack RUN into a zip for a bug report.
 

@@ -16,7 +16,8 @@ from ....statemachine.files.run_folder import CancelOrder, RunFolder
 from ....statemachine.groups.folder import recorded_group_id
 from ....statemachine.groups.result import replay_group
 from ..completion import complete_run
-from ..output import json_option, print_json, print_line, runs_option
+from ..options import json_option, runs_option
+from ..output import print_json, print_line
 from ..run_lookup import find_run_or_group
 
 ACKNOWLEDGED_WITHIN_S = 10.0
@@ -60,7 +61,7 @@ class _Target(NamedTuple):
 @click.option("--after-image", is_flag=True, help="Finish the current image first.")
 @runs_option
 @json_option
-def cancel_command(run: str, after_image: bool, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
+def cancel_command(run: str, after_image: bool, runs: Path, as_json: bool) -> None:
     """Stop a run or group that another process is executing.
 
     Of a group, the run in progress is stopped and no other begins. Finished images are kept, and

@@ -20,7 +20,7 @@ from ...projections.configurations import (
 )
 from ...projections.provenance import foreign_image, provenance_of
 from ..completion import complete_run_or_group
-from ..output import check_runs_folder, runs_option
+from ..options import check_runs_folder, runs_option
 from ..run_lookup import find_image, find_run_or_group
 
 

@@ -18,7 +18,8 @@ from ...projections.diff.values import Difference
 from ...text import Range, count_of, ranges_text
 from ..completion import complete_run_or_group
 from ..group_difference import show_group_comparison
-from ..output import count, duration, json_option, print_json, print_line, runs_option, state_text
+from ..options import json_option, runs_option
+from ..output import count, duration, print_json, print_line, state_text
 from ..run_lookup import find_runs_or_groups
 from ..statuses import EXIT_COMPLETED, EXIT_ERROR
 
@@ -45,7 +46,7 @@ _SECTIONS = (
 @click.option("--exit-code", is_flag=True, help="Exit with status 1 if the runs differ.")
 @runs_option
 @json_option
-def diff_command(left: str, right: str, exit_code: bool, runs: Path, as_json: bool) -> int:  # noqa: FBT001 - click passes flags
+def diff_command(left: str, right: str, exit_code: bool, runs: Path, as_json: bool) -> int:
     """Show the differences between two runs or two groups.
 
     It compares the logs: the configurations, the plans, the settings that were used, the

@@ -16,17 +16,16 @@ from ....statemachine.plan.builder import build_stage_execution_plan
 from ....statemachine.plan.plan import StageExecutionPlan
 from ...backends.registry import BackendKind, ServerChoice
 from ...backends.report import NameCheck, RouteCheck, ServerReport, Verdict
-from ..configuration import find_servers, read_config, set_option
-from ..output import (
-    count,
+from ..configuration import find_servers, read_config
+from ..options import (
     insecure_option,
     json_option,
-    one_line,
-    print_json,
-    print_line,
     profile_option,
     runs_option,
+    servers_option,
+    set_option,
 )
+from ..output import count, one_line, print_json, print_line
 from ..statuses import print_error
 
 _EXIT_READY, _EXIT_NOT_READY = 0, 2
@@ -51,13 +50,7 @@ _VERDICTS = {
 
 @click.command("doctor")
 @click.argument("config", type=click.Path(path_type=Path), required=False)
-@click.option(
-    "--server",
-    "servers",
-    multiple=True,
-    metavar="URL",
-    help="A server to check; can be repeated.  [default: [server].url of CONFIG]",
-)
+@servers_option("A server to check; can be repeated.  [default: [server].url of CONFIG]")
 @click.option(
     "--list",
     "listed",
@@ -77,9 +70,9 @@ def doctor_command(
     listed: str | None,
     overrides: tuple[str, ...],
     profile: str | None,
-    insecure: bool,  # noqa: FBT001 - click passes flags
+    insecure: bool,
     runs: Path,
-    as_json: bool,  # noqa: FBT001 - the same
+    as_json: bool,
 ) -> int:
     """Check a server, and whether it has what CONFIG names.
 

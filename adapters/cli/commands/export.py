@@ -17,30 +17,14 @@ from ...export.images.export import FORMATS, ImageExport, ImageExporter, RunImag
 from ...export.images.names import GROUP_TEMPLATE, RUN_TEMPLATE, NameTemplate
 from ..completion import complete_run_or_group
 from ..display import open_file_counter
-from ..image_choice import ImageChoice, ImageChoiceError, choose_images, parse_choice
-from ..output import check_runs_folder, count, json_option, print_json, print_line, runs_option
+from ..image_choice import ImageChoice, choose_images, only_option
+from ..options import check_runs_folder, json_option, runs_option
+from ..output import count, print_json, print_line
 from ..ratings import shown_ratings
 from ..run_lookup import find_run_or_group
 from ..statuses import EXIT_COMPLETED, EXIT_CORRUPT, print_error
 
 _SHOWN = 10
-
-
-def _choice(
-    _context: click.Context, _parameter: click.Parameter, value: str | None
-) -> ImageChoice | None:
-    try:
-        return None if value is None else parse_choice(value)
-    except ImageChoiceError as error:
-        raise click.BadParameter(str(error)) from error
-
-
-only_option = click.option(
-    "--only",
-    callback=_choice,
-    metavar="LIST",
-    help="Only these images: 3,17,20-25, picked, rejected, rating>=4 or tag=T.",
-)
 
 
 @click.command("export")
@@ -69,9 +53,9 @@ def export_command(
     to: Path,
     template: str | None,
     image_format: str | None,
-    replace: bool,  # noqa: FBT001 - click passes flags
+    replace: bool,
     runs: Path,
-    as_json: bool,  # noqa: FBT001 - the same
+    as_json: bool,
 ) -> int:
     """Copy the final images of a run or a group.
 

@@ -9,7 +9,8 @@ import click
 import msgspec
 
 from ..common_options import with_common_options
-from ..output import json_option, print_json, print_line, print_note
+from ..options import json_option
+from ..output import print_json, print_line, print_note
 from ..settings import server_headers
 from ..statuses import EXIT_ERROR
 from ..stop_signals import stop_signals
@@ -71,7 +72,7 @@ def scheduler_command(
     port: int,
     dashboard_port: int,
     worker_timeout: float,
-    insecure: bool,  # noqa: FBT001 - click passes flags
+    insecure: bool,
 ) -> None:
     """Serve as the scheduler of a farm.
 
@@ -120,7 +121,7 @@ def worker_command(
     name: str | None,
     host: str | None,
     port: int,
-    insecure: bool,  # noqa: FBT001 - click passes flags
+    insecure: bool,
 ) -> None:
     """Make images for a farm on the server of this machine.
 
@@ -149,8 +150,8 @@ def worker_command(
 @json_option
 def status_command(
     address: str,
-    insecure: bool,  # noqa: FBT001 - the same
-    as_json: bool,  # noqa: FBT001 - the same
+    insecure: bool,
+    as_json: bool,
 ) -> int | None:
     """Show the workers of a farm, and what each does.
 

@@ -10,15 +10,8 @@ import click
 from ...text import byte_size
 from ..completion import complete_run_or_group
 from ..display import open_file_counter
-from ..output import (
-    check_runs_folder,
-    count,
-    json_option,
-    output_option,
-    print_json,
-    print_line,
-    runs_option,
-)
+from ..options import check_runs_folder, json_option, output_option, runs_option
+from ..output import count, print_json, print_line
 from ..run_lookup import find_run_or_group
 from ..statuses import EXIT_COMPLETED, print_error
 
@@ -42,7 +35,7 @@ def grid_command(
     columns: str | None,
     output: Path | None,
     runs: Path,
-    as_json: bool,  # noqa: FBT001 - click passes flags
+    as_json: bool,
 ) -> int:
     """Draw the images of a run or a group as a PNG.
 

@@ -13,7 +13,8 @@ from ....events.codec import encode_line
 from ....statemachine.config.schema import RunConfig
 from ....statemachine.errors import ConfigurationError, PreflightError
 from ..configuration import find_servers
-from ..output import count, insecure_option, print_line
+from ..options import insecure_option, servers_option
+from ..output import count, print_line
 from ..statuses import EXIT_USAGE, print_error
 
 _SHOWN = 12
@@ -69,13 +70,7 @@ height = 512
 
 @click.command("init")
 @click.argument("file", type=click.Path(path_type=Path), default=Path("run.toml"))
-@click.option(
-    "--server",
-    "servers",
-    multiple=True,
-    metavar="URL",
-    help="WebUI server whose names are used.  [default: the embedded backend's]",
-)
+@servers_option("WebUI server whose names are used.  [default: the embedded backend's]")
 @click.option(
     "--examples",
     type=click.Path(path_type=Path),
@@ -87,7 +82,7 @@ def init_command(
     file: Path,
     servers: tuple[str, ...],
     examples: Path | None,
-    insecure: bool,  # noqa: FBT001 - click passes flags
+    insecure: bool,
 ) -> int | None:
     """Write a commented configuration to start from.
 

@@ -18,16 +18,8 @@ from ...projections.learning.record_file import NO_RECORD, LearningUpdate
 from ...projections.learning.records import LearningRecord, record_schema
 from ...projections.learning.writer import LearningRecordWriter
 from ..completion import complete_group
-from ..output import (
-    check_runs_folder,
-    count,
-    json_option,
-    one_line,
-    print_json,
-    print_json_parts,
-    print_line,
-    runs_option,
-)
+from ..options import check_runs_folder, json_option, runs_option
+from ..output import count, one_line, print_json, print_json_parts, print_line
 from ..ratings import shown_ratings
 from ..run_lookup import find_group
 from ..statuses import EXIT_COMPLETED, print_error
@@ -43,10 +35,10 @@ _SHOWN = 10
 @json_option
 def learning_command(
     group: str | None,
-    rebuild: bool,  # noqa: ARG001, FBT001 - scripts pass it; click passes flags
-    schema: bool,  # noqa: FBT001 - the same
+    rebuild: bool,  # noqa: ARG001 - scripts pass it
+    schema: bool,
     runs: Path,
-    as_json: bool,  # noqa: FBT001 - the same
+    as_json: bool,
 ) -> None:
     """Rebuild the learning records in RUNS/learning.jsonl.
 

@@ -18,16 +18,8 @@ from ...projections.lineage import Lineage, LineageOrigin, LineageStep, OriginKi
 from ...projections.used_settings import agree
 from ...text import day_and_time
 from ..completion import complete_run
-from ..output import (
-    check_runs_folder,
-    duration,
-    json_option,
-    print_json,
-    print_line,
-    print_settings,
-    runs_option,
-    setting_text,
-)
+from ..options import check_runs_folder, json_option, runs_option
+from ..output import duration, print_json, print_line, print_settings, setting_text
 from ..run_lookup import find_image
 from ..statuses import EXIT_COMPLETED, EXIT_CORRUPT, print_error
 from ..styles import file_mark
@@ -41,7 +33,7 @@ _ELSEWHERE = ("prompt", "negative_prompt", "seed")
 @click.argument("image", shell_complete=complete_run)
 @runs_option
 @json_option
-def lineage_command(image: str, runs: Path, as_json: bool) -> int:  # noqa: FBT001 - click passes flags
+def lineage_command(image: str, runs: Path, as_json: bool) -> int:
     """Show from which inputs, runs and models an image came.
 
     Each stage is shown, from the image back to the prompt or the file that it all began with,

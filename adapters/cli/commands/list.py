@@ -18,16 +18,8 @@ from ...projections.groups import GroupEntry, by_group, group_entries, group_ent
 from ...projections.varied_values import short_names, varied_keys
 from ..completion import complete_group
 from ..group_result import group_argument, show_variants
-from ..output import (
-    check_runs_folder,
-    count,
-    json_option,
-    one_line,
-    print_json,
-    print_line,
-    runs_argument,
-    runs_option,
-)
+from ..options import check_runs_folder, json_option, runs_option
+from ..output import count, one_line, print_json, print_line, runs_argument
 from ..ratings import shown_ratings
 from ..run_lookup import find_group
 from ..statuses import EXIT_COMPLETED, print_error
@@ -117,7 +109,7 @@ def list_command(
     columns: list[str] | None,
     limit: int | None,
     runs: Path,
-    as_json: bool,  # noqa: FBT001 - click passes flags
+    as_json: bool,
 ) -> None:
     """List runs and groups, or the runs of a GROUP.
 

@@ -19,32 +19,24 @@ from ...bootstrap import open_controller
 from ...projections.durations import RecordedDurations
 from ...projections.flat_values import flattened
 from ..completion import complete_run
-from ..configuration import (
-    addresses_of_servers,
+from ..configuration import addresses_of_servers, find_config, is_sweep, read_document
+from ..estimate_text import estimate_text
+from ..options import (
     config_argument,
-    find_config,
-    read_document,
+    json_option,
+    profile_option,
+    runs_option,
     set_option,
     vary_option,
     zip_option,
 )
-from ..estimate_text import estimate_text
-from ..groups import is_sweep
-from ..output import (
-    count,
-    json_option,
-    print_json,
-    print_line,
-    print_settings,
-    profile_option,
-    runs_option,
-)
+from ..output import count, print_json, print_line, print_settings
+from ..results import show_prompts
 from ..reuse_table import reuse_document, reuse_lines
 from ..run_lookup import find_run
 from ..settings import current_settings
 from ..styles import WRONG, Mark, warning_mark
 from ..sweep_table import estimate_sweep, show_sweep, sweep_document
-from .replay import show_prompts
 
 
 @click.command("plan")
@@ -65,11 +57,11 @@ def plan_command(
     config: Path,
     overrides: tuple[str, ...],
     vary: tuple[str, ...],
-    zip_axes: bool,  # noqa: FBT001 - click passes flags
+    zip_axes: bool,
     against: str | None,
     profile: str | None,
     runs: Path,
-    as_json: bool,  # noqa: FBT001 - the same
+    as_json: bool,
 ) -> None:
     """Check CONFIG and show its stages, without running it.
 

@@ -21,16 +21,21 @@ from ...projections.queue_estimate import JobEstimates
 from ...projections.rating_text import shown_ratings
 from ...text import rough_duration
 from ..completion import complete_run, complete_run_or_group
-from ..configuration import read_document, set_option, vary_option, zip_option
-from ..groups import confirm_count
-from ..image_choice import ImageChoice, choose_images
-from ..output import count, json_option, print_json, print_line, print_note, profile_option
-from ..output import runs_option as runs_option
-from ..queue_servers import default_servers
-from ..queues import job_label, moment_option, open_queue, shown_job
+from ..configuration import confirm_count, read_document
+from ..image_choice import ImageChoice, choose_images, only_option
+from ..options import (
+    fail_fast_option,
+    json_option,
+    profile_option,
+    runs_option,
+    set_option,
+    vary_option,
+    zip_option,
+)
+from ..output import count, print_json, print_line, print_note
+from ..queues import default_servers, job_label, moment_option, open_queue, shown_job
 from ..run_lookup import find_run
 from ..styles import warning_mark
-from .export import only_option
 
 
 class _Choice(msgspec.Struct, frozen=True):
@@ -76,9 +81,7 @@ class _Choice(msgspec.Struct, frozen=True):
 @vary_option
 @zip_option
 @click.option("--yes", is_flag=True, help="Add more than 1,000 variants without a question.")
-@click.option(
-    "--fail-fast", is_flag=True, help="End a sweep with the first variant that does not complete."
-)
+@fail_fast_option
 @click.option(
     "--from",
     "from_stage",
@@ -104,16 +107,16 @@ def add_command(
     resume: str | None,
     overrides: tuple[str, ...],
     vary: tuple[str, ...],
-    zip_axes: bool,  # noqa: FBT001 - click passes flags
-    yes: bool,  # noqa: FBT001 - the same
-    fail_fast: bool,  # noqa: FBT001 - the same
+    zip_axes: bool,
+    yes: bool,
+    fail_fast: bool,
     from_stage: str | None,
     only: ImageChoice | None,
     priority: int,
     not_before: datetime | None,
     profile: str | None,
     runs: Path,
-    as_json: bool,  # noqa: FBT001 - the same
+    as_json: bool,
 ) -> None:
     """Add a job for each CONFIG; all are checked first.
 

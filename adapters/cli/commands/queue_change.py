@@ -8,7 +8,8 @@ import click
 
 from ....events.queue.model import PauseMode
 from ....statemachine.queue.job_order import Place
-from ..output import count, json_option, print_json, print_line, runs_option
+from ..options import json_option, runs_option
+from ..output import count, print_json, print_line
 from ..queues import (
     JOB_NAMES,
     complete_job,
@@ -30,7 +31,7 @@ _STOPS = {
 @click.argument("place", type=click.Choice([str(place) for place in Place]))
 @runs_option
 @json_option
-def move_command(job: str, place: str, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
+def move_command(job: str, place: str, runs: Path, as_json: bool) -> None:
     """Move a waiting job among those of its priority."""
     queue = open_queue(runs)
     moved = queue.move(queue.find(job).job_id, Place(place))
@@ -45,7 +46,7 @@ def move_command(job: str, place: str, runs: Path, as_json: bool) -> None:  # no
 @click.argument("jobs", metavar="JOB...", nargs=-1, required=True, shell_complete=complete_job)
 @runs_option
 @json_option
-def remove_command(jobs: tuple[str, ...], runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
+def remove_command(jobs: tuple[str, ...], runs: Path, as_json: bool) -> None:
     """Remove jobs from the queue; their runs stay.
 
     A job on which a worker works cannot be removed: cancel its run first.
@@ -64,7 +65,7 @@ def remove_command(jobs: tuple[str, ...], runs: Path, as_json: bool) -> None:  #
 @job_argument
 @runs_option
 @json_option
-def retry_command(job: str, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
+def retry_command(job: str, runs: Path, as_json: bool) -> None:
     """Let a job wait again that failed, was cancelled or was set aside.
 
     Its run is resumed: finished images are kept.
@@ -91,7 +92,7 @@ def retry_command(job: str, runs: Path, as_json: bool) -> None:  # noqa: FBT001 
 )
 @runs_option
 @json_option
-def pause_command(mode: str, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
+def pause_command(mode: str, runs: Path, as_json: bool) -> None:
     """Let no job begin until `queue resume`.
 
     A job that is stopped keeps its finished images, and is continued first.
@@ -107,7 +108,7 @@ def pause_command(mode: str, runs: Path, as_json: bool) -> None:  # noqa: FBT001
 @click.command("resume")
 @runs_option
 @json_option
-def resume_command(runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
+def resume_command(runs: Path, as_json: bool) -> None:
     """Let jobs begin again after `queue pause`."""
     queue = open_queue(runs)
     queue.resume()

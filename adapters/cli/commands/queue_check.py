@@ -10,7 +10,8 @@ import msgspec
 from ....statemachine.queue.salvage import salvage_queue
 from ....statemachine.queue.verify import verify_queue
 from ...bootstrap import new_storage
-from ..output import check_runs_folder, count, json_option, print_json, print_line, runs_option
+from ..options import check_runs_folder, json_option, runs_option
+from ..output import count, print_json, print_line
 from ..statuses import EXIT_COMPLETED, EXIT_CORRUPT, EXIT_ERROR
 from ..styles import DOUBTFUL, GOOD, WRONG, Mark
 
@@ -18,7 +19,7 @@ from ..styles import DOUBTFUL, GOOD, WRONG, Mark
 @click.command("verify")
 @runs_option
 @json_option
-def verify_command(runs: Path, as_json: bool) -> int:  # noqa: FBT001 - click passes flags
+def verify_command(runs: Path, as_json: bool) -> int:
     """Check the queue's log, and the copies that its jobs need.
 
     Nothing is written.
@@ -51,7 +52,7 @@ def verify_command(runs: Path, as_json: bool) -> int:  # noqa: FBT001 - click pa
 @click.command("salvage")
 @runs_option
 @json_option
-def salvage_command(runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
+def salvage_command(runs: Path, as_json: bool) -> None:
     """Replace a corrupt log of the queue by one with all sound records.
 
     The corrupt log is kept beside it. A job whose record is damaged is lost; its run is not.

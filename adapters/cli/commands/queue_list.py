@@ -15,15 +15,9 @@ from ....events.queue.jobs import Job, JobState, QueueState
 from ....statemachine.queue.job_queue import JobQueue
 from ...projections.queue_estimate import JobEstimates, QueueEstimate
 from ...text import one_line, rough_duration
-from ..output import json_option, print_json, print_line, runs_option
-from ..queue_servers import default_servers
-from ..queues import (
-    job_state,
-    open_queue,
-    short_id,
-    shown_job,
-    state_colour,
-)
+from ..options import json_option, runs_option
+from ..output import print_json, print_line
+from ..queues import default_servers, job_state, open_queue, short_id, shown_job, state_colour
 from ..styles import Mark, state_mark
 from ..table import cell
 
@@ -44,7 +38,7 @@ _WIDEST_NAME = 40
 )
 @runs_option
 @json_option
-def list_command(limit: int, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
+def list_command(limit: int, runs: Path, as_json: bool) -> None:
     """List the jobs.
 
     Those that are over come first, then those in progress, then those that wait. Waiting jobs are
@@ -81,7 +75,7 @@ def list_command(limit: int, runs: Path, as_json: bool) -> None:  # noqa: FBT001
 @click.command("status")
 @runs_option
 @json_option
-def status_command(runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
+def status_command(runs: Path, as_json: bool) -> None:
     """Count the jobs in each state, and estimate the time of all."""
     queue = open_queue(runs)
     state, now = queue.refresh(), datetime.now(UTC)

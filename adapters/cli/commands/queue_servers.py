@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from ...backends.registry import recorded_address
-from ..output import json_option, print_json, print_line, runs_option
+from ..options import json_option, runs_option
+from ..output import print_json, print_line
 from ..queues import open_queue
 
 
@@ -16,7 +17,7 @@ from ..queues import open_queue
 @click.argument("url", required=False)
 @runs_option
 @json_option
-def servers_command(action: str | None, url: str | None, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
+def servers_command(action: str | None, url: str | None, runs: Path, as_json: bool) -> None:
     """Show, add or remove the servers of workers.
 
     `queue work` without --server uses them for jobs whose configuration names no server. They are

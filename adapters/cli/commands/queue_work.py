@@ -14,27 +14,18 @@ from ....events.queue.jobs import Job, JobState
 from ....statemachine.groups.folder import GROUPS_NAME
 from ....statemachine.queue.job_queue import JobQueue
 from ....statemachine.queue.job_runner import SingleNodeJobRunner, WorkEnd, WorkHandle, WorkResult
-from ...bootstrap import open_controller
 from ...notifications.messages import job_message, queue_message
 from ...notifications.notifier import Notifier
 from ...notifications.watch import WorkerWatch
+from ..configuration import with_farm
 from ..display import Display
-from ..farm_option import farm_option, with_farm
-from ..foreground import print_faults, run_in_foreground, status_bar, try_to_print
-from ..output import (
-    count,
-    insecure_option,
-    json_option,
-    print_json,
-    print_line,
-    print_note,
-    progress_stream,
-    runs_option,
-)
-from ..queue_servers import default_servers
-from ..queues import job_label, job_state, moment_option, open_queue, shown_job
+from ..foreground import open_command_controller, run_in_foreground, status_bar
+from ..options import farm_option, insecure_option, json_option, runs_option, servers_option
+from ..output import count, print_json, print_line, print_note
+from ..queues import default_servers, job_label, job_state, moment_option, open_queue, shown_job
+from ..results import print_faults, try_to_print
 from ..run_watch import open_notifier, run_watch_opener
-from ..settings import named_servers, server_headers, server_restarts
+from ..settings import named_servers
 from ..statuses import EXIT_CANCELLED, EXIT_COMPLETED, EXIT_ERROR, EXIT_INTERRUPTED, print_error
 
 _NAME = "queue"
@@ -44,13 +35,9 @@ _LOOK_S = 0.02
 
 
 @click.command("work")
-@click.option(
-    "--server",
-    "servers",
-    multiple=True,
-    metavar="URL",
-    help="WebUI server to use; repeated, several share the work.  [default: those of the job, else "
-    "those of `queue servers`]",
+@servers_option(
+    "WebUI server to use; repeated, several share the work.  [default: those of the job, else "
+    "those of `queue servers`]"
 )
 @farm_option
 @moment_option("--until", "until", "Stop at this time, after the present image: 07:30.")
@@ -62,10 +49,10 @@ def work_command(
     servers: tuple[str, ...],
     farm: str | None,
     until: datetime | None,
-    exit_when_empty: bool,  # noqa: FBT001 - click passes flags
-    insecure: bool,  # noqa: FBT001 - the same
+    exit_when_empty: bool,
+    insecure: bool,
     runs: Path,
-    as_json: bool,  # noqa: FBT001 - the same
+    as_json: bool,
 ) -> int:
     """Work on the jobs of the queue, and wait for more.
 
@@ -88,12 +75,8 @@ def work_command(
     default = default_servers(state.servers)
     if state.paused is not None:
         print_note("the queue is paused; `stagewright queue resume` lets jobs begin")
-    controller = open_controller(
-        runs,
-        named_servers(with_farm(servers, farm)),
-        insecure=insecure,
-        headers=server_headers(),
-        restarts=server_restarts(),
+    controller = open_command_controller(
+        runs, named_servers(with_farm(servers, farm)), insecure=insecure
     )
     watch = WorkerWatch(run_watch_opener(runs))
     worker = _Worker(queue, watch, open_notifier())
@@ -110,9 +93,8 @@ def work_command(
         on_empty=worker.note_empty,
     )
     worker.runner = runner
-    stream, view = progress_stream(), worker.view
     ended = run_in_foreground(
-        worker, worker.start, stream, view, on_display=worker.use_display, watch=watch
+        worker, worker.start, worker.view, on_display=worker.use_display, watch=watch
     )
     return _show_end(ended.result, as_json=as_json, interrupted=ended.interrupted)
 
@@ -135,7 +117,7 @@ class _Worker:
     def use_display(self, display: Display) -> None:
         self._display = display
 
-    def start(self) -> WorkHandle:
+    def start(self, _on_file: object) -> WorkHandle:
         handle = self.runner.start()
         self.current_run_id = _NAME
         return handle

@@ -21,7 +21,8 @@ from ...projections.learning.writer import LearningRecordWriter
 from ...projections.provenance import provenance_of
 from ...projections.rating_text import rating_text
 from ..completion import complete_run
-from ..output import check_runs_folder, json_option, print_json, print_line, runs_option
+from ..options import check_runs_folder, json_option, runs_option
+from ..output import print_json, print_line
 from ..run_lookup import find_image, find_run
 
 _SCORES = ("1", "2", "3", "4", "5")
@@ -79,13 +80,13 @@ def _text(value: str) -> str:
 @json_option
 def rate_command(
     images: tuple[str, ...],
-    pick: bool,  # noqa: FBT001 - click passes flags
-    reject: bool,  # noqa: FBT001 - the same
-    clear: bool,  # noqa: FBT001 - the same
+    pick: bool,
+    reject: bool,
+    clear: bool,
     tags: tuple[str, ...],
     note: str | None,
     runs: Path,
-    as_json: bool,  # noqa: FBT001 - the same
+    as_json: bool,
 ) -> None:
     """Rate images: by a SCORE, a verdict, tags or a note.
 

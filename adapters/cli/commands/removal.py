@@ -19,7 +19,8 @@ from ...bootstrap import new_storage
 from ...text import byte_size
 from ..completion import complete_run_or_group
 from ..display import open_file_counter
-from ..output import count, one_line, print_line, progress_stream, runs_option
+from ..options import runs_option
+from ..output import count, one_line, print_line, progress_stream
 from ..removal_choice import Chosen, ChosenRun, choose
 
 _EXIT_STATUSES = """\b
@@ -50,7 +51,7 @@ _yes_option = click.option("--yes", is_flag=True, help="Do it without asking.")
 @_keep_option
 @_yes_option
 @runs_option
-def rm_command(names: tuple[str, ...], keep: bool, yes: bool, runs: Path) -> None:  # noqa: FBT001 - click passes flags
+def rm_command(names: tuple[str, ...], keep: bool, yes: bool, runs: Path) -> None:
     """Remove runs and groups, or images of earlier stages.
 
     A group is removed with all its runs, and `resume GROUP` never makes a removed run again. The
@@ -77,7 +78,7 @@ def rm_command(names: tuple[str, ...], keep: bool, yes: bool, runs: Path) -> Non
 @_keep_option
 @_yes_option
 @runs_option
-def archive_command(names: tuple[str, ...], keep: bool, yes: bool, runs: Path) -> None:  # noqa: FBT001 - click passes flags
+def archive_command(names: tuple[str, ...], keep: bool, yes: bool, runs: Path) -> None:
     """Move runs, or those of groups, to the folder `archive`.
 
     Every command still finds them there; the folder of a group stays where it is.

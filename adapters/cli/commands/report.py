@@ -14,7 +14,8 @@ from ...export.report.group_report import REPORT_NAME, WrittenGroupReport, write
 from ...text import byte_size
 from ..completion import complete_run_or_group
 from ..display import open_file_counter
-from ..output import count, json_option, output_option, print_json, print_line, runs_option
+from ..options import json_option, output_option, runs_option
+from ..output import count, print_json, print_line
 from ..ratings import shown_ratings
 from ..run_lookup import find_run_or_group
 from ..statuses import EXIT_COMPLETED, EXIT_CORRUPT, print_error
@@ -36,10 +37,10 @@ _SHOWN = 5
 def report_command(
     run: str,
     output: Path | None,
-    opens: bool,  # noqa: FBT001 - click passes flags
-    no_thumbnails: bool,  # noqa: FBT001 - the same
+    opens: bool,
+    no_thumbnails: bool,
     runs: Path,
-    as_json: bool,  # noqa: FBT001 - the same
+    as_json: bool,
 ) -> int:
     """Write a run or a group as one HTML page.
 

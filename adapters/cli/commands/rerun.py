@@ -9,29 +9,24 @@ import click
 from ....events.errors import RunNotFoundError
 from ....events.folds import replay
 from ....statemachine.files.run_folder import split_image_number
-from ....statemachine.run.handle import RunHandle
 from ....statemachine.run.reuse_plan import require_reuse
 from ....statemachine.stages import stage_types
-from ...bootstrap import open_controller
 from ...projections.rating_text import shown_ratings
 from ..completion import complete_run
-from ..configuration import set_option
-from ..display import open_file_counter
-from ..foreground import run_in_foreground, show_end
-from ..image_choice import ImageChoice, choose_images
-from ..output import (
+from ..foreground import open_command_controller, run_in_foreground, show_foreground_end
+from ..image_choice import ImageChoice, choose_images, only_option
+from ..options import (
     insecure_option,
     json_option,
-    print_json,
-    print_line,
-    print_note,
-    progress_stream,
+    no_preflight_option,
     runs_option,
+    servers_option,
+    set_option,
 )
+from ..output import print_json, print_line, print_note
 from ..reuse_table import reuse_document, reuse_lines
 from ..run_lookup import find_run
-from ..settings import named_servers, server_headers, server_restarts
-from .export import only_option
+from ..settings import named_servers
 
 
 @click.command("rerun")
@@ -46,14 +41,8 @@ from .export import only_option
 @only_option
 @set_option
 @click.option("--dry-run", is_flag=True, help="Show what would be reused and made, and why.")
-@click.option(
-    "--server",
-    "servers",
-    multiple=True,
-    metavar="URL",
-    help="WebUI server to use; can be repeated.  [default: the recorded ones]",
-)
-@click.option("--no-preflight", is_flag=True, help="Skip the check that the server has all names.")
+@servers_option("WebUI server to use; can be repeated.  [default: the recorded ones]")
+@no_preflight_option
 @insecure_option
 @runs_option
 @json_option
@@ -62,12 +51,12 @@ def rerun_command(
     from_stage: str | None,
     only: ImageChoice | None,
     overrides: tuple[str, ...],
-    dry_run: bool,  # noqa: FBT001 - click passes flags
+    dry_run: bool,
     servers: tuple[str, ...],
-    no_preflight: bool,  # noqa: FBT001 - the same
-    insecure: bool,  # noqa: FBT001 - the same
+    no_preflight: bool,
+    insecure: bool,
     runs: Path,
-    as_json: bool,  # noqa: FBT001 - the same
+    as_json: bool,
 ) -> int:
     """Make the images of RUN again, with other settings.
 
@@ -83,13 +72,7 @@ def rerun_command(
         overrides = (*overrides, "run.preflight=false")
     folder = _find_run(runs, run)
     images = None if only is None else _chosen(runs, folder, only)
-    controller = open_controller(
-        runs,
-        named_servers(servers),
-        insecure=insecure,
-        headers=server_headers(),
-        restarts=server_restarts(),
-    )
+    controller = open_command_controller(runs, named_servers(servers), insecure=insecure)
     planned = controller.plan_rerun(str(folder), images=images, overrides=overrides)
     if dry_run and as_json:
         print_json(reuse_document(replay(folder).run_id, planned))
@@ -99,17 +82,11 @@ def rerun_command(
         require_reuse(planned, from_stage)
     if dry_run:
         return 0
-    stream = progress_stream()
-    with open_file_counter(stream) as counter:
-
-        def begin() -> RunHandle:
-            try:
-                return controller.start_rerun(str(folder), images=images, overrides=overrides)
-            finally:
-                counter.pause()
-
-        ended = run_in_foreground(controller, begin, stream)
-    return show_end(ended, as_json=as_json)
+    ended = run_in_foreground(
+        controller,
+        lambda _on_file: controller.start_rerun(str(folder), images=images, overrides=overrides),
+    )
+    return show_foreground_end(ended, as_json=as_json)
 
 
 def _find_run(runs: Path, name: str) -> Path:

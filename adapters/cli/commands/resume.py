@@ -7,27 +7,27 @@ from pathlib import Path
 import click
 
 from ....statemachine.errors import ResumeRefusedError
-from ...bootstrap import open_controller
 from ...export.bundle.manifest import lacks_images
 from ...projections.catalogue import Catalogue
 from ...projections.groups import group_entries
 from ..completion import complete_run
-from ..farm_option import farm_option, with_farm
-from ..foreground import show_end
-from ..groups import show_group_end
-from ..output import (
+from ..configuration import with_farm
+from ..foreground import open_command_controller, show_foreground_end
+from ..options import (
     check_runs_folder,
+    farm_option,
     insecure_option,
     json_option,
-    print_note,
-    runs_argument,
+    no_preflight_option,
     runs_option,
+    servers_option,
 )
+from ..output import print_note, runs_argument
+from ..results import resume_line
 from ..resuming import ResumeAll, ResumeOptions, resume_group, resume_run
 from ..run_lookup import find_run_or_group
-from ..settings import named_servers, server_headers, server_restarts
+from ..settings import named_servers
 from .list import waiting_runs
-from .replay import resume_line
 
 _EXIT_STATUSES = """\b
 Exit status:
@@ -43,13 +43,7 @@ cancelled.
 
 @click.command("resume", epilog=_EXIT_STATUSES)
 @click.argument("run", metavar="[RUN_OR_GROUP]", required=False, shell_complete=complete_run)
-@click.option(
-    "--server",
-    "servers",
-    multiple=True,
-    metavar="URL",
-    help="WebUI server to use; can be repeated.  [default: the recorded ones]",
-)
+@servers_option("WebUI server to use; can be repeated.  [default: the recorded ones]")
 @farm_option
 @click.option("--all", "every", is_flag=True, help="Resume every run that can be resumed.")
 @click.option(
@@ -58,7 +52,7 @@ cancelled.
 @click.option(
     "--force", is_flag=True, help="Also resume a run that earlier resumes did not advance."
 )
-@click.option("--no-preflight", is_flag=True, help="Skip the check that the server has all names.")
+@no_preflight_option
 @insecure_option
 @runs_option
 @json_option
@@ -66,13 +60,13 @@ def resume_command(
     run: str | None,
     servers: tuple[str, ...],
     farm: str | None,
-    every: bool,  # noqa: FBT001 - click passes flags
-    cancelled: bool,  # noqa: FBT001 - the same
-    force: bool,  # noqa: FBT001 - the same
-    no_preflight: bool,  # noqa: FBT001 - the same
-    insecure: bool,  # noqa: FBT001 - the same
+    every: bool,
+    cancelled: bool,
+    force: bool,
+    no_preflight: bool,
+    insecure: bool,
     runs: Path,
-    as_json: bool,  # noqa: FBT001 - the same
+    as_json: bool,
 ) -> int:
     """Continue a run, or a group of runs, that stopped early.
 
@@ -90,12 +84,8 @@ def resume_command(
     else:
         found = find_run_or_group(runs, run or "")
         runs = found.runs
-    controller = open_controller(
-        runs,
-        named_servers(with_farm(servers, farm)),
-        insecure=insecure,
-        headers=server_headers(),
-        restarts=server_restarts(),
+    controller = open_command_controller(
+        runs, named_servers(with_farm(servers, farm)), insecure=insecure
     )
     options = ResumeOptions(
         force=force,
@@ -105,15 +95,16 @@ def resume_command(
     )
     if found is None:
         return ResumeAll(controller, runs, options).run()
-    folder = found.folder
-    if found.is_group:
-        return show_group_end(resume_group(controller, folder, options), runs, as_json=as_json)
-    if lacks_images(folder):
+    if not found.is_group and lacks_images(found.folder):
         raise ResumeRefusedError(
-            f"{folder}: this is an unpacked bundle without image files; resume the original run"
+            f"{found.folder}: this is an unpacked bundle without image files; resume the original "
+            "run"
         )
-    ended = resume_run(controller, folder, options)
-    return show_end(ended, as_json=as_json)
+    if found.is_group:
+        group = resume_group(controller, found.folder, options)
+        return show_foreground_end(group, as_json=as_json)
+    ended = resume_run(controller, found.folder, options)
+    return show_foreground_end(ended, as_json=as_json)
 
 
 def print_resumable_runs(runs: Path) -> None:

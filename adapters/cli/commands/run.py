@@ -5,71 +5,52 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import msgspec
 
-from ....statemachine.config.inputs import ConfigDocument
-from ....statemachine.config.schema import Conflict, RunConfig
+from ....statemachine.config.schema import Conflict
 from ....statemachine.errors import ConfigurationError, FieldError
-from ....statemachine.groups.planning import GroupPlan
-from ....statemachine.run.controller import PipelineController
-from ....statemachine.run.handle import GroupHandle, RunHandle
-from ...bootstrap import open_controller
 from ..configuration import (
     choose_servers,
-    config_argument,
+    confirm_count,
     find_config,
+    is_sweep,
     read_document,
-    set_option,
-    vary_option,
+    with_farm,
     with_server,
-    zip_option,
 )
-from ..display import open_file_counter
-from ..farm_option import farm_option, with_farm
-from ..foreground import run_in_foreground, show_end
-from ..groups import confirm_count, is_sweep, run_group
-from ..output import (
+from ..foreground import open_command_controller, run_in_foreground, show_foreground_end
+from ..options import (
+    config_argument,
+    fail_fast_option,
+    farm_option,
     insecure_option,
     json_option,
-    print_note,
+    no_preflight_option,
     profile_option,
-    progress_stream,
     runs_option,
+    servers_option,
+    set_option,
+    vary_option,
+    zip_option,
 )
-from ..settings import server_headers, server_restarts
+from ..output import print_note
 from ..styles import warning_mark
 from .resume import print_resumable_runs
 
 
-class _Options(msgspec.Struct, frozen=True):
-    """The options of ``run`` that a run and a sweep have in common."""
-
-    servers: tuple[str, ...]
-    insecure: bool
-    runs: Path
-    as_json: bool
-
-
 @click.command("run")
 @config_argument
-@click.option(
-    "--server",
-    "servers",
-    multiple=True,
-    metavar="URL",
-    help="WebUI server to use; repeated, several share the work.  [default: [server].url of "
-    "CONFIG, else the embedded backend]",
+@servers_option(
+    "WebUI server to use; repeated, several share the work.  [default: [server].url of "
+    "CONFIG, else the embedded backend]"
 )
 @farm_option
 @set_option
 @vary_option
 @zip_option
 @click.option("--yes", is_flag=True, help="Run more than 1,000 variants without a question.")
-@click.option(
-    "--fail-fast", is_flag=True, help="End a sweep with the first variant that does not complete."
-)
+@fail_fast_option
 @profile_option
-@click.option("--no-preflight", is_flag=True, help="Skip the check that the server has all names.")
+@no_preflight_option
 @insecure_option
 @runs_option
 @json_option
@@ -79,14 +60,14 @@ def run_command(
     farm: str | None,
     overrides: tuple[str, ...],
     vary: tuple[str, ...],
-    zip_axes: bool,  # noqa: FBT001 - click passes flags
-    yes: bool,  # noqa: FBT001 - the same
-    fail_fast: bool,  # noqa: FBT001 - the same
+    zip_axes: bool,
+    yes: bool,
+    fail_fast: bool,
     profile: str | None,
-    no_preflight: bool,  # noqa: FBT001 - the same
-    insecure: bool,  # noqa: FBT001 - the same
+    no_preflight: bool,
+    insecure: bool,
     runs: Path,
-    as_json: bool,  # noqa: FBT001 - the same
+    as_json: bool,
 ) -> int:
     """Run CONFIG and show its progress.
 
@@ -108,72 +89,30 @@ def run_command(
     if no_preflight:
         overrides = (*overrides, "run.preflight=false")
     servers = with_farm(servers, farm)
-    options = _Options(servers, insecure, runs, as_json)
     document = read_document(config, overrides=overrides, profile=profile)
     if is_sweep(document, vary, zip_axes=zip_axes):
         confirm_count(document, vary, zip_axes=zip_axes, yes=yes)
-        return _run_sweep(document, vary, options, zip_axes=zip_axes, fail_fast=fail_fast)
-    return _run_once(config, find_config(document, runs), options)
-
-
-def _run_once(config: Path, loaded: RunConfig, options: _Options) -> int:
-    chosen = choose_servers(options.servers, loaded.server.url)
+        table = document.document.get("server")
+        chosen = choose_servers(servers, table.get("url") if isinstance(table, dict) else None)
+        controller = open_command_controller(runs, chosen.named, insecure=insecure)
+        sweep = controller.plan_group(document, vary=vary, zip_axes=zip_axes)
+        if chosen.foreign is not None:
+            sweep = sweep.with_server(chosen.foreign)
+        _print_notes(sweep.warnings, runs)
+        group = run_in_foreground(
+            controller, lambda _on_file: controller.start_group(sweep, fail_fast=fail_fast)
+        )
+        return show_foreground_end(group, as_json=as_json)
+    loaded = find_config(document, runs)
+    chosen = choose_servers(servers, loaded.server.url)
     loaded = with_server(loaded, chosen)
-    controller = _open_controller(chosen.named, options)
+    controller = open_command_controller(runs, chosen.named, insecure=insecure)
     plan = controller.validate(loaded)
     if plan.conflicts:
         raise ConfigurationError(errors=[_conflict_error(config, one) for one in plan.conflicts])
-    _print_notes(plan.warnings, options.runs)
-    # Taken before the counter begins, which stands in for standard error meanwhile.
-    stream = progress_stream()
-    with open_file_counter(stream) as counter:
-
-        def begin() -> RunHandle:
-            try:
-                return controller.start(loaded)
-            finally:
-                counter.pause()
-
-        ended = run_in_foreground(controller, begin, stream)
-    return show_end(ended, as_json=options.as_json)
-
-
-def _run_sweep(
-    document: ConfigDocument,
-    vary: tuple[str, ...],
-    options: _Options,
-    *,
-    zip_axes: bool,
-    fail_fast: bool,
-) -> int:
-    server = document.document.get("server")
-    url = server.get("url") if isinstance(server, dict) else None
-    chosen = choose_servers(options.servers, url)
-    controller = _open_controller(chosen.named, options)
-    plan: GroupPlan = controller.plan_group(document, vary=vary, zip_axes=zip_axes)
-    if chosen.foreign is not None:
-        plan = plan.with_server(chosen.foreign)
-    _print_notes(plan.warnings, options.runs)
-    stream = progress_stream()
-    with open_file_counter(stream) as counter:
-
-        def begin() -> GroupHandle:
-            try:
-                return controller.start_group(plan, fail_fast=fail_fast)
-            finally:
-                counter.pause()
-
-        return run_group(controller, begin, stream, as_json=options.as_json)
-
-
-def _open_controller(servers: tuple[str, ...], options: _Options) -> PipelineController:
-    return open_controller(
-        options.runs,
-        servers,
-        insecure=options.insecure,
-        headers=server_headers(),
-        restarts=server_restarts(),
-    )
+    _print_notes(plan.warnings, runs)
+    run = run_in_foreground(controller, lambda _on_file: controller.start(loaded))
+    return show_foreground_end(run, as_json=as_json)
 
 
 def _print_notes(warnings: tuple[str, ...], runs: Path) -> None:

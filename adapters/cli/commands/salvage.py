@@ -13,7 +13,8 @@ from ....statemachine.files.run_folder import ARCHIVE_NAME
 from ....statemachine.ports import SystemClock
 from ....statemachine.resume.salvage import SalvagedRun, salvage_run
 from ..completion import complete_run
-from ..output import count, json_option, print_json, print_line, runs_option
+from ..options import json_option, runs_option
+from ..output import count, print_json, print_line
 from ..run_lookup import find_run
 
 _SHOWN = 10
@@ -28,7 +29,7 @@ def salvage_command(
     context: click.Context,
     run: str,
     runs: Path,
-    as_json: bool,  # noqa: FBT001 - click passes flags
+    as_json: bool,
 ) -> None:
     """Copy the sound parts of a corrupt log into a new run.
 

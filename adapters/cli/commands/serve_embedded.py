@@ -65,9 +65,9 @@ def serve_embedded_command(
     port: int,
     models: tuple[str, ...],
     product: str,
-    require_auth: bool,  # noqa: FBT001 - click passes flags
+    require_auth: bool,
     allowed_hosts: tuple[str, ...],
-    no_ui: bool,  # noqa: FBT001 - click passes flags
+    no_ui: bool,
     step_delay: float,
 ) -> None:
     """Serve the embedded backend as a WebUI server.

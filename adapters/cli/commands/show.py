@@ -30,19 +30,12 @@ from ...projections.varied_values import varied_text
 from ..completion import complete_run_or_group
 from ..group_details import group_document, show_group_details
 from ..group_result import show_group
-from ..output import (
-    check_runs_folder,
-    json_option,
-    print_json,
-    print_json_parts,
-    print_line,
-    print_settings,
-    runs_option,
-)
+from ..options import check_runs_folder, json_option, runs_option
+from ..output import print_json, print_json_parts, print_line, print_settings
 from ..ratings import shown_ratings
+from ..results import show_prompts, show_result
 from ..run_lookup import find_image, find_run_or_group
 from ..styles import Mark, file_mark
-from .replay import show_prompts, show_result
 
 _PROMPTS = ("prompt", "negative_prompt")
 
@@ -53,7 +46,7 @@ _PROMPTS = ("prompt", "negative_prompt")
 )
 @runs_option
 @json_option
-def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
+def show_command(image_or_run: str, runs: Path, as_json: bool) -> None:
     """Show an image's settings, or the result of a run or group.
 
     The image may also come from AUTOMATIC1111, Forge, ComfyUI, InvokeAI or Fooocus.

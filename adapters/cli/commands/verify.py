@@ -19,15 +19,8 @@ from ....statemachine.resume.verify import Verification, verify_run
 from ...export.bundle.manifest import lacks_images
 from ..completion import complete_run_or_group
 from ..display import open_file_counter
-from ..output import (
-    check_runs_folder,
-    count,
-    json_option,
-    one_line,
-    print_json,
-    print_line,
-    runs_option,
-)
+from ..options import check_runs_folder, json_option, runs_option
+from ..output import count, one_line, print_json, print_line
 from ..run_lookup import find_run_or_group
 from ..statuses import EXIT_CORRUPT, EXIT_ERROR, print_error
 from ..styles import DOUBTFUL, GOOD, WRONG, Mark
@@ -40,7 +33,7 @@ from ..styles import DOUBTFUL, GOOD, WRONG, Mark
 @click.option("--all", "every", is_flag=True, help="Check every run and every group's log.")
 @runs_option
 @json_option
-def verify_command(run: str | None, every: bool, runs: Path, as_json: bool) -> int:  # noqa: FBT001 - click passes flags
+def verify_command(run: str | None, every: bool, runs: Path, as_json: bool) -> int:
     """Check the logs and image files of a run or group.
 
     Nothing is written.

@@ -1,4 +1,4 @@
-"""Reads the events of a group that another process executes, and of its runs, as they come."""
+"""Reads the events of a run or a group that another process executes, as they come."""
 
 from __future__ import annotations
 
@@ -26,6 +26,32 @@ class Followed(NamedTuple):
 
     event: GroupEvent | StageEvent
     is_past: bool
+
+
+class RunTail:
+    """A position in the log of a run. Use it from one thread, as a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run_folder = folder
+        self._tail = LogTail(folder)
+        self._has_begun = False
+
+    def __enter__(self) -> RunTail:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._tail.close()
+
+    def read(self) -> Iterator[Followed]:
+        """The new events. Raises RunNotFoundError, LogCorruptError, OSError."""
+        is_past, self._has_begun = not self._has_begun, True
+        for event in self._tail.read():
+            yield Followed(event, is_past)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is expected."""
+        return self._tail.has_ended()
 
 
 class GroupTail:
