@@ -79,14 +79,14 @@ def test_every_error_of_every_configuration_is_reported_and_nothing_is_added(
         (["add", "--rerun", "last", "--vary", "a=1"], "belong to CONFIG"),
         (["add", "--resume", "last", "--set", "images=1"], "keeps its settings"),
         (["add", "small.toml", "--only", "1"], "belong to --rerun"),
-        (["add", "small.toml", "--not-before", "late"], "no time"),
+        (["add", "small.toml", "--not-before", "late"], "not a time"),
         (["move", "nothing", "top"], "no job 'nothing'"),
         (["remove", "nothing"], "no job 'nothing'"),
         (["servers", "add"], "servers add URL"),
         (["servers", "remove", "http://a"], "no server http://a"),
         (["salvage"], "no queue"),
         (["wrok"], "did you mean work?"),
-        (["work", "--until", "25:00"], "no time"),
+        (["work", "--until", "25:00"], "not a time"),
     ],
 )
 def test_what_makes_no_sense_is_wrong_usage(

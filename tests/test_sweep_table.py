@@ -11,7 +11,7 @@ import msgspec
 import pexpect
 import pytest
 from rich.cells import cell_len
-from stagewright.adapters.cli.sweep_table import (
+from stagewright.adapters.cli.plan_tables import (
     SweepEstimates,
     estimate_sweep,
     show_sweep,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
@@ -16,47 +16,62 @@ from .common_options import RUNS
 _MOST_RUNS = 100
 
 
-def complete_run(
-    context: click.Context, _parameter: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """Runs by the last six digits of their ids, the newest first, and ``last``; else a file."""
-    return _complete(context, incomplete, with_runs=True, with_groups=False)
+Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
-def complete_run_or_group(
-    context: click.Context, _parameter: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """The same, then groups by their last six digits, and ``last-group``."""
-    return _complete(context, incomplete, with_runs=True, with_groups=True)
+def _completer(*, runs: bool, groups: bool) -> Complete:
+    """Completes runs and groups by the last six digits of their ids, or else a file.
+
+    The newest come first, then ``last`` or ``last-group``.
+    """
+
+    def complete(
+        context: click.Context, _parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        folder = given_runs_folder(context)
+        found = [*(_runs(folder) if runs else ()), *(_groups(folder) if groups else ())]
+        return fitting(found, incomplete) or [CompletionItem(incomplete, type="file")]
+
+    return complete
 
 
-def complete_group(
-    context: click.Context, _parameter: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """Groups alone."""
-    return _complete(context, incomplete, with_runs=False, with_groups=True)
+complete_run = _completer(runs=True, groups=False)
+complete_run_or_group = _completer(runs=True, groups=True)
+complete_group = _completer(runs=False, groups=True)
 
 
-def _complete(
-    context: click.Context, incomplete: str, *, with_runs: bool, with_groups: bool
-) -> list[CompletionItem]:
-    from ...statemachine.files.run_folder import (  # noqa: PLC0415 - only a completion needs it
-        name_in_run_id,
-    )
-    from ...statemachine.groups.folder import LAST_GROUP, groups_of  # noqa: PLC0415 - the same
-    from ..projections.catalogue import Catalogue  # noqa: PLC0415 - only a completion needs it
-    from .settings import runs_folder  # noqa: PLC0415 - the same
+def given_runs_folder(context: click.Context) -> Path:
+    """The folder of the runs, in a command that is not complete."""
+    from .settings import runs_folder  # noqa: PLC0415 - only a completion needs it
 
     given = context.params.get("runs") or context.meta.get(RUNS)
-    runs = runs_folder(Path(given) if given else None)
-    entries = Catalogue(runs).entries(limit=_MOST_RUNS) if with_runs else []
-    found = [CompletionItem(one.run_id[-6:], help=f"{one.name}, {one.state}") for one in entries]
-    found += [CompletionItem("last")] if entries else []
-    groups = list(islice(groups_of(runs), _MOST_RUNS)) if with_groups else []
-    found += [CompletionItem(one[-6:], help=f"group {name_in_run_id(one)}") for one in groups]
-    found += [CompletionItem(LAST_GROUP)] if groups else []
-    fitting = [item for item in found if str(item.value).startswith(incomplete)]
-    return fitting or [CompletionItem(incomplete, type="file")]
+    return runs_folder(Path(given) if given else None)
+
+
+def fitting(found: Iterable[CompletionItem], incomplete: str) -> list[CompletionItem]:
+    """Those that begin with what was typed."""
+    return [item for item in found if str(item.value).startswith(incomplete)]
+
+
+def _runs(folder: Path) -> Iterator[CompletionItem]:
+    from ..projections.catalogue import Catalogue  # noqa: PLC0415 - only a completion needs it
+
+    entries = Catalogue(folder).entries(limit=_MOST_RUNS)
+    for one in entries:
+        yield CompletionItem(one.run_id[-6:], help=f"{one.name}, {one.state}")
+    if entries:
+        yield CompletionItem("last")
+
+
+def _groups(folder: Path) -> Iterator[CompletionItem]:
+    from ...statemachine.files.run_folder import name_in_run_id  # noqa: PLC0415 - as above
+    from ...statemachine.groups.folder import LAST_GROUP, groups_of  # noqa: PLC0415 - as above
+
+    groups = list(islice(groups_of(folder), _MOST_RUNS))
+    for one in groups:
+        yield CompletionItem(one[-6:], help=f"group {name_in_run_id(one)}")
+    if groups:
+        yield CompletionItem(LAST_GROUP)
 
 
 def complete_key(
@@ -69,7 +84,7 @@ def complete_key(
     )
 
     keys = sorted(f"{key}=" for key in _keys(type_with_stages(RunTables)))
-    return [CompletionItem(key) for key in keys if key.startswith(incomplete)]
+    return fitting(map(CompletionItem, keys), incomplete)
 
 
 def _keys(kind: Any, path: str = "") -> Iterator[str]:

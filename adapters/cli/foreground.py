@@ -28,6 +28,7 @@ from .results import Result, show_end
 from .run_watch import open_run_watch
 from .settings import current_settings, server_headers
 from .statuses import EXIT_INTERRUPTED, die_by_interrupt
+from .stop_signals import signals_received
 from .streams import BrokenPipeTolerantStream
 
 _REFRESH_S = 0.1
@@ -115,7 +116,8 @@ def run_in_foreground(
     watching: Watch | None = watch or open_run_watch(controller.runs)
     with ExitStack() as stack:
         counter = stack.enter_context(open_file_counter(stream))
-        stops = stack.enter_context(_stop_signals(controller))
+        stops = _StopSignals(controller)
+        stack.enter_context(signals_received(stops.receive, _stopping_signals()))
         display = stack.enter_context(
             open_display(seen, cast(IO[str], BrokenPipeTolerantStream(stream)))
         )
@@ -202,17 +204,6 @@ class _StopSignals:
         current = self._controller.current_run_id or self._controller.current_group_id
         if not self.has_begun and current is None:
             raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def _stop_signals(controller: Stoppable) -> Iterator[_StopSignals]:
-    stops = _StopSignals(controller)
-    previous = {number: signal.signal(number, stops.receive) for number in _stopping_signals()}
-    try:
-        yield stops
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _stopping_signals() -> Iterator[signal.Signals]:

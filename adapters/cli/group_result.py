@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ...statemachine.files.run_folder import is_run_id
 from ...statemachine.groups.folder import group_folder
 from ...statemachine.groups.result import CORRUPT, REMOVED, UNREADABLE, GroupResult, VariantResult
 from ..projections.varied_values import short_names, value_text, varied_keys
-from .output import count, one_line, print_line, runs_argument
+from .output import count, first_lines, one_line, print_line, runs_argument
 from .styles import WRONG, Mark, state_mark
 from .table import cells
 
@@ -61,18 +61,40 @@ def variant_lines(
 ) -> Iterator[list[str | Mark]]:
     """A header and a line for each variant; the columns of the varied keys are cut to fit."""
     keys = varied_keys(axes)
-    headers = [*short_names(keys, _HEADERS), *_HEADERS]
-    rows = [["", *(name.upper() for name in headers)]]
-    rows += [_row(one, keys) for one in variants]
-    is_cut = [0 < place <= len(keys) for place in range(len(rows[0]))]
+    rows = [
+        (one.variant_index, one.values, (one_line(one.run_id or "")[-6:], one.state, _images(one)))
+        for one in variants
+    ]
     # Run and state are aligned to the left, like text.
-    left = (len(keys) + 1, len(keys) + 2)
-    for number, line in enumerate(cells(rows, is_cut, width, left)):
+    run_place, state_place = len(keys) + 1, len(keys) + 2
+    lines = variant_cells(keys, _HEADERS, _HEADERS, rows, width, left=(run_place, state_place))
+    for number, line in enumerate(lines):
         parts: list[str | Mark] = []
         for place, text in enumerate(line):
-            is_state = number and place == left[1]
+            is_state = number and place == state_place
             parts += [state_mark(text.strip(), text) if is_state else text, "  "]
         yield parts[:-1]
+
+
+def variant_cells(
+    keys: Sequence[str],
+    taken: Sequence[str],
+    headers: Sequence[str],
+    rows: Iterable[tuple[int, Mapping[str, Any], Sequence[str]]],
+    width: int,
+    left: Sequence[int] = (),
+) -> Iterator[list[str]]:
+    """The cells of a table of variants: the number, the values of ``keys``, and further columns.
+
+    ``headers`` are those of the further columns; the keys get short names but for those that are
+    ``taken``. A row is a variant's index, its values, and the further columns.
+    """
+    lines = [["", *(name.upper() for name in (*short_names(keys, taken), *headers))]]
+    for index, values, further in rows:
+        of_keys = (value_text(values[key]) if key in values else "" for key in keys)
+        lines.append([str(index + 1), *of_keys, *further])
+    is_cut = [0 < place <= len(keys) for place in range(len(lines[0]))]
+    return cells(lines, is_cut, width, left)
 
 
 def counts_text(result: GroupResult) -> str:
@@ -96,25 +118,19 @@ def group_argument(group_id: str, runs: Path) -> str:
     return f"{name}{runs_argument(runs)}"
 
 
-def _row(variant: VariantResult, keys: Sequence[str]) -> list[str]:
-    values: Mapping[str, Any] = variant.values
-    return [
-        str(variant.variant_index + 1),
-        *(value_text(values[key]) if key in values else "" for key in keys),
-        one_line(variant.run_id or "")[-6:],
-        variant.state,
-        f"{variant.images}/{variant.total_images}",
-    ]
+def _images(variant: VariantResult) -> str:
+    return f"{variant.images}/{variant.total_images}"
 
 
 def _show_errors(result: GroupResult) -> None:
     """The errors of variants, and the reason why no further one could begin."""
-    failed = [one for one in result.variants if one.error and one.state != RunState.COMPLETED]
-    for one in failed[:_MOST_ERRORS]:
-        assert one.error is not None
-        print_line(f"  variant {one.variant_index + 1}: {one.error.kind}: {one.error.message}")
-    if len(failed) > _MOST_ERRORS:
-        print_line(f"  ... and {len(failed) - _MOST_ERRORS} more failed")
+    errors = [
+        f"  variant {one.variant_index + 1}: {one.error.kind}: {one.error.message}"
+        for one in result.variants
+        if one.error and one.state != RunState.COMPLETED
+    ]
+    for line in first_lines(errors, _MOST_ERRORS, "  ... and {} more failed"):
+        print_line(line)
     for one in [one for one in result.variants if one.state in (CORRUPT, UNREADABLE)][:1]:
         print_line(f"  variant {one.variant_index + 1}: `verify {one.run_id}` shows what is wrong")
     if result.error is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import sys
@@ -11,7 +10,8 @@ from typing import Any
 
 import click
 
-from .common_options import options_of_all_commands, with_common_options
+from .command_group import CommandGroup
+from .common_options import options_of_all_commands
 from .statuses import (
     EXIT_COMPLETED,
     EXIT_ERROR,
@@ -53,12 +53,14 @@ _SHOWN_LOGGERS = (
 )
 """The loggers below ``stagewright`` whose warnings are always shown."""
 _COMMANDS = tuple(name for names in COMMAND_GROUPS.values() for name in names)
-_MODULES: Mapping[str, str] = {"rm": "removal", "archive": "removal"}
-"""The modules of commands that have none of their own name."""
+_MODULES = {name: name.replace("-", "_") for name in _COMMANDS} | {
+    "rm": "removal",
+    "archive": "removal",
+}
 
 
-class _Commands(click.Group):
-    """Loads the module of a command only when the command is used."""
+class _Commands(CommandGroup):
+    """Shows the commands in the groups of the help."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, _COMMANDS))
@@ -72,30 +74,10 @@ class _Commands(click.Group):
             with formatter.section(title):
                 formatter.write_dl(rows)
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return list(_COMMANDS)
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
-            from difflib import get_close_matches  # noqa: PLC0415 - no other command needs it
-
-            near = get_close_matches(args[0], _COMMANDS, n=1)
-            meant = f"; did you mean {near[0]}?" if near else ""
-            ctx.fail(f"No such command {args[0]!r}{meant or '.'}")
-        return super().resolve_command(ctx, args)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        if cmd_name not in _COMMANDS:
-            return None
-        name = cmd_name.replace("-", "_")
-        module = importlib.import_module(f".commands.{_MODULES.get(name, name)}", __package__)
-        command: click.Command = getattr(module, f"{name}_command")
-        return with_common_options(command)
-
-
-@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=_Commands, modules=_MODULES, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @options_of_all_commands
 def stagewright() -> None:
     """Run Stable Diffusion image pipelines, with every step recorded in a log.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import IO, Any, cast
@@ -53,6 +53,13 @@ def print_settings(settings: Iterable[tuple[str, Any]]) -> None:
     """Print a line for each setting, as a configuration could have it."""
     for name, value in settings:
         print_line(f"    {name:<22} {setting_text(value)}")
+
+
+def first_lines(lines: Sequence[str], most: int, rest: str) -> Iterator[str]:
+    """The first ``most`` lines, then ``rest`` with the number of the others, if there are any."""
+    yield from lines[:most]
+    if len(lines) > most:
+        yield rest.format(len(lines) - most)
 
 
 def print_json(value: Any) -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import click
-import msgspec
 from click.shell_completion import CompletionItem
 
 from ...events.queue.jobs import Job, JobState
 from ...statemachine.queue.job_queue import JobQueue
 from ..bootstrap import new_storage
 from ..projections.queue_table import SqliteJobTable
-from .common_options import RUNS
+from .completion import fitting, given_runs_folder
 from .options import check_runs_folder
-from .settings import current_settings, runs_folder
+from .settings import current_settings
 
 _MOST_COMPLETED = 100
 _COLOURED = {
@@ -29,51 +29,22 @@ _COLOURED = {
 }
 
 
-class ShownJob(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+_SHOWN = (
+    *("job_id", "name", "job", "state", "outcome", "run_id", "group_id", "priority"),
+    *("not_before", "total_images", "reason", "added", "begun", "ended"),
+)
+
+
+def shown_job(
+    job: Job, *, is_dead: bool = False, estimate_s: float | None = None
+) -> dict[str, Any]:
     """A job as ``--json`` prints it.
 
     ``is_dead`` says that it is running and its worker has died: the next worker continues it.
     ``estimate_s`` is how long it will still take, where that is known.
     """
-
-    job_id: str
-    name: str
-    job: str
-    state: str
-    outcome: str | None
-    run_id: str | None
-    group_id: str | None
-    priority: int
-    not_before: datetime | None
-    total_images: int
-    reason: str
-    added: datetime
-    begun: datetime | None
-    ended: datetime | None
-    is_dead: bool = False
-    estimate_s: float | None = None
-
-
-def shown_job(job: Job, *, is_dead: bool = False, estimate_s: float | None = None) -> ShownJob:
-    """A job for ``--json``."""
-    return ShownJob(
-        job_id=job.job_id,
-        name=job.name,
-        job=job.job,
-        state=job.state,
-        outcome=job.outcome,
-        run_id=job.run_id,
-        group_id=job.group_id,
-        priority=job.priority,
-        not_before=job.not_before,
-        total_images=job.total_images,
-        reason=job.reason,
-        added=job.added,
-        begun=job.begun,
-        ended=job.ended,
-        is_dead=is_dead,
-        estimate_s=estimate_s,
-    )
+    shown = {name: getattr(job, name) for name in _SHOWN}
+    return {**shown, "is_dead": is_dead, "estimate_s": estimate_s}
 
 
 def open_queue(runs: Path, *, check: bool = True) -> JobQueue:
@@ -120,15 +91,14 @@ def complete_job(
     context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Jobs by the last six digits of their ids: waiting ones first, then the others."""
-    given = context.params.get("runs") or context.meta.get(RUNS)
-    runs = runs_folder(Path(given) if given else None)
+    runs = given_runs_folder(context)
     queue = JobQueue(runs, table=SqliteJobTable(runs))
     states = (JobState.WAITING, JobState.RUNNING, JobState.SET_ASIDE, JobState.ENDED)
     found = [
         CompletionItem(short_id(job.job_id), help=f"{job.name}, {job_state(job)}")
         for job in queue.jobs(*states, most=_MOST_COMPLETED)
     ]
-    return [item for item in found if str(item.value).startswith(incomplete)]
+    return fitting(found, incomplete)
 
 
 def parse_moment(text: str, now: datetime) -> datetime:

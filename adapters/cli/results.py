@@ -15,13 +15,13 @@ from ...events import signals
 from ...events.log.kind import LOG_NAME
 from ...events.log.lock import is_locked
 from ...events.model import ImagePrompt, RunState
-from ...events.result import PipelineRunResult
+from ...events.result import MissingImage, PipelineRunResult
 from ...statemachine.groups.result import GroupResult
 from ...statemachine.states import can_go_on
 from ..event_text import error_text, why_unchanged
 from ..export.bundle.manifest import THUMBNAILS, lacks_images
 from .group_result import show_group
-from .output import count, duration, print_json_parts, print_line, state_text
+from .output import count, duration, first_lines, print_json_parts, print_line, state_text
 from .statuses import EXIT_CANCELLED, EXIT_COMPLETED, EXIT_ERROR, print_error
 from .streams import discard_output
 from .styles import WRONG, Mark, file_mark, state_mark, warning_mark
@@ -83,11 +83,13 @@ def _error_messages(result: Result) -> Iterator[str]:
             yield f"run {result.run_id}: {error_text(result.error)}"
         return
     group = f"group {result.group_id}"
-    errors = [(one.variant_index + 1, one.error) for one in result.variants if one.error]
-    for number, error in errors[:_MOST_ERRORS]:
-        yield f"{group}: variant {number}: {error_text(error)}"
-    if len(errors) > _MOST_ERRORS:
-        yield f"{group}: {len(errors) - _MOST_ERRORS} more variants failed"
+    errors = [
+        f"variant {one.variant_index + 1}: {error_text(one.error)}"
+        for one in result.variants
+        if one.error is not None
+    ]
+    for line in first_lines(errors, _MOST_ERRORS, "{} more variants failed"):
+        yield f"{group}: {line}"
     if result.error is not None:
         yield f"{group}: {error_text(result.error)}"
 
@@ -142,12 +144,9 @@ def show_result(
             print_line(
                 "  ", warning_mark(), f" {count(unchanged, 'image')} came back unchanged: {why}"
             )
-    for gap in result.missing[:10]:
-        error = gap.error if gap.error != result.error else None
-        why = f": {error.kind}: {error.message}" if error else ""
-        print_line(f"  missing: image {gap.image_index + 1}, at {gap.stage_id}{why}")
-    if len(result.missing) > 10:
-        print_line(f"  ... and {len(result.missing) - 10} more are missing")
+    missing = [_missing_text(gap, result) for gap in result.missing]
+    for line in first_lines(missing, _MOST_ERRORS, "  ... and {} more are missing"):
+        print_line(line)
     if result.error and with_error:
         words = f" {result.error.kind}: {result.error.message}"
         print_line("  ", Mark("error:", WRONG), words)
@@ -155,6 +154,12 @@ def show_result(
     can_resume = can_go_on(result.state, result.error, result.missing, sealed=True)
     if whole and not held and can_resume:
         print_line(f"to continue: {resume_line(folder)}")
+
+
+def _missing_text(gap: MissingImage, result: PipelineRunResult) -> str:
+    error = gap.error if gap.error != result.error else None
+    why = f": {error.kind}: {error.message}" if error else ""
+    return f"  missing: image {gap.image_index + 1}, at {gap.stage_id}{why}"
 
 
 def _show_places(result: PipelineRunResult, folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from itertools import islice
 from pathlib import Path
 
 import click
@@ -13,7 +12,7 @@ from ...text import byte_size
 from ..completion import complete_run
 from ..display import open_file_counter
 from ..options import json_option, output_option, runs_option
-from ..output import count, print_json, print_line
+from ..output import count, first_lines, print_json, print_line
 from ..run_lookup import find_run
 from ..statuses import EXIT_COMPLETED, EXIT_CORRUPT
 
@@ -75,10 +74,9 @@ def _show(made: Bundle) -> None:
     print_line(f"  {count(manifest.thumbnails, 'thumbnail')}, {images}")
     if manifest.images:
         print_line("  the image files are copied unchanged, with the prompts in their metadata")
-    for path, why in islice(manifest.not_bundled.items(), _SHOWN):
-        print_line(f"  left out: {path}: {why}")
-    if len(manifest.not_bundled) > _SHOWN:
-        print_line(f"  ... and {len(manifest.not_bundled) - _SHOWN} more files are left out")
+    left_out = [f"  left out: {path}: {why}" for path, why in manifest.not_bundled.items()]
+    for line in first_lines(left_out, _SHOWN, "  ... and {} more files are left out"):
+        print_line(line)
     for kind, replacements in manifest.replaced.items():
         print_line(f"  replaced: {kind}: {replacements}")
     print_line("Check it before you share it: prompts are not changed.")

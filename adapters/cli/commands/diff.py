@@ -13,13 +13,13 @@ import msgspec
 from ...projections.diff import RunComparison, compare_runs
 from ...projections.diff.answers import ImageComparison, UsedDifference
 from ...projections.diff.comparison import ComparedRun, StageComparison
-from ...projections.diff.groups import compare_groups
+from ...projections.diff.groups import ComparedGroup, GroupComparison, VariantPair, compare_groups
 from ...projections.diff.values import Difference
+from ...projections.varied_values import varied_text
 from ...text import Range, count_of, ranges_text
 from ..completion import complete_run_or_group
-from ..group_difference import show_group_comparison
 from ..options import json_option, runs_option
-from ..output import count, duration, print_json, print_line, state_text
+from ..output import count, duration, first_lines, one_line, print_json, print_line, state_text
 from ..run_lookup import find_runs_or_groups
 from ..statuses import EXIT_COMPLETED, EXIT_ERROR
 
@@ -28,6 +28,8 @@ _SHOWN = 40
 _LONGEST = 64
 _LONGEST_MESSAGE = 500
 _LEAD = 16
+_NAMED = 4
+"""How many differences of a pair of variants are named."""
 _MESSAGES = frozenset(["error", "error.message"])
 """Keys of an outcome that hold a sentence, which may be longer than other values."""
 _SECTIONS = (
@@ -63,7 +65,8 @@ def diff_command(left: str, right: str, exit_code: bool, runs: Path, as_json: bo
         if as_json:
             print_json(groups)
         else:
-            show_group_comparison(groups)
+            for line in _group_lines(groups):
+                print_line(line)
         return EXIT_ERROR if exit_code and not groups.same else EXIT_COMPLETED
     found = compare_runs(one.folder, other.folder)
     if as_json:
@@ -102,10 +105,8 @@ def _section(title: str, lines: Sequence[str]) -> Iterator[str]:
         return
     yield ""
     yield title
-    for line in lines[:_SHOWN]:
+    for line in first_lines(lines, _SHOWN, "... and {} more (--json has them all)"):
         yield f"  {line}"
-    if len(lines) > _SHOWN:
-        yield f"  ... and {len(lines) - _SHOWN} more (--json has them all)"
 
 
 def _line(one: Difference) -> str:
@@ -182,3 +183,37 @@ def _images(stage: StageComparison) -> Iterator[str]:
     ):
         if rows:
             yield f"  {what}: {_rows(rows)}"
+
+
+def _group_lines(found: GroupComparison) -> Iterator[str]:
+    """A line for each pair of variants that differ, and what is in one group only."""
+    pairs = count(len(found.pairs), "pair")
+    if found.same:
+        yield f"no difference: {_named_group(found.left)} and {_named_group(found.right)}, {pairs}"
+        return
+    yield f"left:  {_named_group(found.left)}"
+    yield f"right: {_named_group(found.right)}"
+    differing = [_pair_line(pair) for pair in found.pairs if not pair.same]
+    if found.pairs:
+        title = f"{pairs} of variants with equal values, {len(differing)} with a difference"
+        yield from _section(title, differing) if differing else ("", title)
+    for title, variants in (("only left", found.only_left), ("only right", found.only_right)):
+        yield from _section(
+            f"{title}: {count(len(variants), 'variant')}",
+            [f"{o.variant_index + 1}  {varied_text(o.values)}: {o.state}" for o in variants],
+        )
+
+
+def _pair_line(pair: VariantPair) -> str:
+    numbers = f"{pair.left_index + 1}, {pair.right_index + 1}"
+    if pair.error:
+        what = f"cannot be compared: {pair.error}"
+    else:
+        more = len(pair.differences) - _NAMED
+        what = ", ".join(map(one_line, pair.differences[:_NAMED]))
+        what += f", and {more} more" if more > 0 else ""
+    return f"{numbers}  {varied_text(pair.values)}: {what}"
+
+
+def _named_group(group: ComparedGroup) -> str:
+    return f"{one_line(group.group_id)} ({group.state}, {count(group.variants, 'variant')})"

@@ -84,78 +84,48 @@ def doctor_command(
     if listed is not None and listed not in _LISTS:
         given = f"--list {listed}".strip()
         raise click.UsageError(f"{given}: the lists are {', '.join(_LISTS)}")
-    loaded = RunConfig()
+    loaded, plan = RunConfig(), None
     if config is not None:
-        loaded = read_config(config, overrides=overrides, profile=profile, runs=runs)
-    plan = None
-    if config is not None:
-        loaded = draw_prompts(check_config(loaded))
+        read = read_config(config, overrides=overrides, profile=profile, runs=runs)
+        loaded = draw_prompts(check_config(read))
         plan = build_stage_execution_plan(loaded)
     found = find_servers(servers, loaded, insecure=insecure)
     if not found:
         raise click.UsageError(
             "no server is given: use --server URL, or set [server].url in CONFIG"
         )
-    if len(found) == 1 or listed:
-        if len(found) > 1:
-            raise click.UsageError("--list shows the names of one server; give --server once")
-        return _check_one(found[0], plan, config, listed, as_json=as_json)
-    return _check_several(found, plan, config, as_json=as_json)
+    if listed and len(found) > 1:
+        raise click.UsageError("--list shows the names of one server; give --server once")
+    return _check(found, plan, config, listed, as_json=as_json)
 
 
-def _check_one(
-    found: tuple[BackendKind, ServerChoice],
+def _check(
+    found: Sequence[tuple[BackendKind, ServerChoice]],
     plan: StageExecutionPlan | None,
     config: Path | None,
     listed: str | None,
     *,
     as_json: bool,
 ) -> int:
-    """Report on the only server. Raises PreflightError where it cannot be reached."""
-    kind, choice = found
-    try:
-        report = kind.inspect(choice, None if listed else plan)
-    except PreflightError as error:
-        if as_json:
-            print_json(_document(ServerReport(url=choice.url), [str(error)], is_reachable=False))
-        raise
-    if listed:
-        return _show_list(report, listed, as_json=as_json)
-    wrong = _what_is_wrong(report, plan)
-    if as_json:
-        print_json(_document(report, wrong))
-    else:
-        _show(report, wrong, config)
-    return _EXIT_NOT_READY if wrong else _EXIT_READY
-
-
-def _check_several(
-    found: Sequence[tuple[BackendKind, ServerChoice]],
-    plan: StageExecutionPlan | None,
-    config: Path | None,
-    *,
-    as_json: bool,
-) -> int:
-    """Report on each server; ready if all are."""
-    status, documents = _EXIT_READY, []
+    """Report on each server, or print one of its lists; ready if all are."""
+    documents = []
     for kind, choice in found:
         try:
-            report = kind.inspect(choice, plan)
+            report = kind.inspect(choice, None if listed else plan)
         except PreflightError as error:
-            status = _EXIT_NOT_READY
+            print_error(str(error), _EXIT_NOT_READY)
             unreachable = ServerReport(url=choice.url)
             documents.append(_document(unreachable, [str(error)], is_reachable=False))
-            if not as_json:
-                print_error(str(error), status)
             continue
+        if listed:
+            return _show_list(report, listed, as_json=as_json)
         wrong = _what_is_wrong(report, plan)
-        status = _EXIT_NOT_READY if wrong else status
         documents.append(_document(report, wrong))
         if not as_json:
             _show(report, wrong, config)
     if as_json:
-        print_json(documents)
-    return status
+        print_json(documents if len(found) > 1 else documents[0])
+    return _EXIT_READY if all(one["ready"] for one in documents) else _EXIT_NOT_READY
 
 
 def _what_is_wrong(report: ServerReport, plan: StageExecutionPlan | None) -> tuple[str, ...]:

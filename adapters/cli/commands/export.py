@@ -19,7 +19,7 @@ from ..completion import complete_run_or_group
 from ..display import open_file_counter
 from ..image_choice import ImageChoice, choose_images, only_option
 from ..options import check_runs_folder, json_option, runs_option
-from ..output import count, print_json, print_line
+from ..output import count, first_lines, print_json, print_line
 from ..ratings import shown_ratings
 from ..run_lookup import find_run_or_group
 from ..statuses import EXIT_COMPLETED, EXIT_CORRUPT, print_error
@@ -91,10 +91,9 @@ def export_command(
     else:
         _show(made)
     status = EXIT_CORRUPT if made.left_out else EXIT_COMPLETED
-    for path, why in list(made.left_out.items())[:_SHOWN]:
-        print_error(f"{path}: not exported: {why}", status)
-    if len(made.left_out) > _SHOWN:
-        print_error(f"{len(made.left_out) - _SHOWN} more are not exported", status)
+    left_out = [f"{path}: not exported: {why}" for path, why in made.left_out.items()]
+    for line in first_lines(left_out, _SHOWN, "{} more are not exported"):
+        print_error(line, status)
     return status
 
 

@@ -11,7 +11,7 @@ from ...text import byte_size
 from ..completion import complete_run_or_group
 from ..display import open_file_counter
 from ..options import check_runs_folder, json_option, output_option, runs_option
-from ..output import count, print_json, print_line
+from ..output import count, first_lines, print_json, print_line
 from ..run_lookup import find_run_or_group
 from ..statuses import EXIT_COMPLETED, print_error
 
@@ -73,10 +73,8 @@ def grid_command(
         print_line(f"{written.title}: {count(written.images, 'image')}{missing}")
         for sheet in written.sheets:
             print_line(f"  {sheet.path}: {sheet.width}x{sheet.height}, {byte_size(sheet.bytes)}")
-    for message in written.unreadable[:_SHOWN]:
+    for message in first_lines(written.unreadable, _SHOWN, "{} more"):
         print_error(f"not drawn: {message}", EXIT_COMPLETED)
-    if len(written.unreadable) > _SHOWN:
-        print_error(f"not drawn: {len(written.unreadable) - _SHOWN} more", EXIT_COMPLETED)
     if written.escaped:
         print_error(_about_fonts(written.escaped), EXIT_COMPLETED)
     return EXIT_COMPLETED

@@ -19,7 +19,7 @@ from ...projections.learning.records import LearningRecord, record_schema
 from ...projections.learning.writer import LearningRecordWriter
 from ..completion import complete_group
 from ..options import check_runs_folder, json_option, runs_option
-from ..output import count, one_line, print_json, print_json_parts, print_line
+from ..output import count, first_lines, one_line, print_json, print_line
 from ..ratings import shown_ratings
 from ..run_lookup import find_group
 from ..statuses import EXIT_COMPLETED, print_error
@@ -61,26 +61,23 @@ def learning_command(
         print_json(update)
     else:
         _show(update)
-    for folder in update.unreadable[:_SHOWN]:
-        print_error(f"warning: no record for {folder}: its log cannot be read", EXIT_COMPLETED)
-    if len(update.unreadable) > _SHOWN:
-        more = len(update.unreadable) - _SHOWN
-        print_error(f"warning: ... and for {more} more", EXIT_COMPLETED)
+    lost = [f"no record for {folder}: its log cannot be read" for folder in update.unreadable]
+    for line in first_lines(lost, _SHOWN, "... and for {} more"):
+        print_error(f"warning: {line}", EXIT_COMPLETED)
 
 
 def _show_group(
     fold: GroupFold, update: LearningUpdate, runs: Path, ratings: Ratings, *, as_json: bool
 ) -> None:
-    """Print the records of a group's runs, one at a time, or how many there are."""
+    """Print the records of a group's runs, or how many there are."""
     folders = variant_folders(runs, fold.group_id, fold.run_ids)
-    records = _records((folders[index] for index in sorted(folders)), ratings)
+    records = list(_records((folders[index] for index in sorted(folders)), ratings))
     if as_json:
-        print_json_parts(_document(fold.group_id, update.path, records))
+        print_json({"group_id": fold.group_id, "path": update.path, "records": records})
         return
     _show(update)
-    found = sum(1 for _ in records)
     of_all = count(len(folders), "run")
-    print_line(f"group {one_line(fold.group_id)}: {count(found, 'record')} of {of_all}")
+    print_line(f"group {one_line(fold.group_id)}: {count(len(records), 'record')} of {of_all}")
 
 
 def _records(folders: Iterable[Path], ratings: Ratings) -> Iterator[LearningRecord]:
@@ -90,14 +87,6 @@ def _records(folders: Iterable[Path], ratings: Ratings) -> Iterator[LearningReco
             record = read_learning_record(folder, ratings)
             if record is not None:
                 yield record
-
-
-def _document(group_id: str, path: str, records: Iterable[LearningRecord]) -> Iterator[bytes]:
-    encode = msgspec.json.encode
-    yield b'{"group_id":%b,"path":%b,"records":[' % (encode(group_id), encode(path))
-    for place, record in enumerate(records):
-        yield (b"," if place else b"") + encode(record)
-    yield b"]}"
 
 
 def _show(update: LearningUpdate) -> None:

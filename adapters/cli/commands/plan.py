@@ -20,7 +20,6 @@ from ...projections.durations import RecordedDurations
 from ...projections.flat_values import flattened
 from ..completion import complete_run
 from ..configuration import addresses_of_servers, find_config, is_sweep, read_document
-from ..estimate_text import estimate_text
 from ..options import (
     config_argument,
     json_option,
@@ -31,12 +30,18 @@ from ..options import (
     zip_option,
 )
 from ..output import count, print_json, print_line, print_settings
+from ..plan_tables import (
+    estimate_sweep,
+    estimate_text,
+    reuse_document,
+    reuse_lines,
+    show_sweep,
+    sweep_document,
+)
 from ..results import show_prompts
-from ..reuse_table import reuse_document, reuse_lines
 from ..run_lookup import find_run
 from ..settings import current_settings
 from ..styles import WRONG, Mark, warning_mark
-from ..sweep_table import estimate_sweep, show_sweep, sweep_document
 
 
 @click.command("plan")

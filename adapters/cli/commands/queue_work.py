@@ -7,7 +7,6 @@ from datetime import datetime
 from pathlib import Path
 
 import click
-import msgspec
 
 from ....events.model import RunState
 from ....events.queue.jobs import Job, JobState
@@ -167,18 +166,10 @@ class _Worker:
             time.sleep(_LOOK_S)
 
 
-class _WorkDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``--json`` prints of a worker that has ended."""
-
-    end: str
-    jobs: list[object]
-
-
 def _show_end(result: WorkResult, *, as_json: bool, interrupted: bool) -> int:
     def show() -> None:
         if as_json:
-            jobs: list[object] = [shown_job(job) for job in result.jobs]
-            print_json(_WorkDocument(end=result.end, jobs=jobs))
+            print_json({"end": result.end, "jobs": list(map(shown_job, result.jobs))})
         else:
             print_line(_end_text(result))
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 from unicodedata import normalize
 
 import click
-import msgspec
 
 from ....events.errors import RunNotFoundError
 from ....events.folds import replay
@@ -28,17 +27,6 @@ from ..run_lookup import find_image, find_run
 _SCORES = ("1", "2", "3", "4", "5")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?", re.ASCII)
 _MOST_TAGS, _LONGEST_TAG, _LONGEST_NOTE = 100, 100, 10_000
-
-
-class _RatedFile(msgspec.Struct, frozen=True, kw_only=True):
-    """An image and its rating, as ``--json`` prints it."""
-
-    image: str
-    source_sha256: str
-    run_id: str
-    stage_id: str
-    image_index: int
-    rating: Rating
 
 
 def _tags(
@@ -112,15 +100,14 @@ def rate_command(
     chosen = [image for _, image in found.values()]
     made = Ratings(runs, storage=new_storage()).rate(chosen, given.added_to)
     LearningRecordWriter(runs).renew(found.keys())
-    rated = [
-        _RatedFile(image=name, rating=rating, **image._asdict())
-        for (name, image), rating in zip(found.values(), made, strict=True)
-    ]
+    rated = [(*named, rating) for named, rating in zip(found.values(), made, strict=True)]
     if as_json:
-        print_json(rated)
+        print_json(
+            [{"image": name, **image._asdict(), "rating": one} for name, image, one in rated]
+        )
         return
-    for one in rated:
-        print_line(f"{one.image}: {rating_text(one.rating) or 'not rated'}")
+    for name, _, rating in rated:
+        print_line(f"{name}: {rating_text(rating) or 'not rated'}")
 
 
 def _split_score(arguments: Sequence[str]) -> tuple[Sequence[str], int | None]:

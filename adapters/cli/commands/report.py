@@ -15,7 +15,7 @@ from ...text import byte_size
 from ..completion import complete_run_or_group
 from ..display import open_file_counter
 from ..options import json_option, output_option, runs_option
-from ..output import count, print_json, print_line
+from ..output import count, first_lines, print_json, print_line
 from ..ratings import shown_ratings
 from ..run_lookup import find_run_or_group
 from ..statuses import EXIT_COMPLETED, EXIT_CORRUPT, print_error
@@ -108,10 +108,10 @@ def _show(written: WrittenReport) -> None:
 def _show_wrong(written: WrittenReport | WrittenGroupReport) -> None:
     wrong = {"altered": written.altered, "missing or unreadable": written.missing}
     for words, paths in wrong.items():
-        for path in paths[:_SHOWN]:
-            print_line(f"  {words}: {path}")
-        if len(paths) > _SHOWN:
-            print_line(f"  ... and {count(len(paths) - _SHOWN, 'more file')} {words}")
+        lines = [f"  {words}: {path}" for path in paths]
+        more = f"  ... and {{}} more file{'' if len(paths) == _SHOWN + 1 else 's'} {words}"
+        for line in first_lines(lines, _SHOWN, more):
+            print_line(line)
 
 
 def _status(written: WrittenReport) -> int:

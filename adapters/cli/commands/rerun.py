@@ -24,7 +24,7 @@ from ..options import (
     set_option,
 )
 from ..output import print_json, print_line, print_note
-from ..reuse_table import reuse_document, reuse_lines
+from ..plan_tables import reuse_document, reuse_lines
 from ..run_lookup import find_run
 from ..settings import named_servers
 

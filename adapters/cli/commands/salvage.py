@@ -14,7 +14,7 @@ from ....statemachine.ports import SystemClock
 from ....statemachine.resume.salvage import SalvagedRun, salvage_run
 from ..completion import complete_run
 from ..options import json_option, runs_option
-from ..output import count, print_json, print_line
+from ..output import count, first_lines, print_json, print_line
 from ..run_lookup import find_run
 
 _SHOWN = 10
@@ -54,8 +54,7 @@ def _show(salvaged: SalvagedRun) -> None:
     print_line(f"  the log is corrupt from byte {salvaged.corrupt_at} on: {salvaged.reason}")
     if salvaged.lost_records:
         print_line(f"  lost: {count(salvaged.lost_records, 'record')}")
-    for flaw in salvaged.lost_files[:_SHOWN]:
-        print_line(f"  not copied: {flaw.place}: {flaw.what}")
-    if len(salvaged.lost_files) > _SHOWN:
-        print_line(f"  ... and {len(salvaged.lost_files) - _SHOWN} more files are not copied")
+    lost = [f"  not copied: {flaw.place}: {flaw.what}" for flaw in salvaged.lost_files]
+    for line in first_lines(lost, _SHOWN, "  ... and {} more files are not copied"):
+        print_line(line)
     print_line(f"stagewright resume {salvaged.folder} would {salvaged.advice}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,16 @@ import msgspec
 
 from ....events.errors import RunNotFoundError
 from ....events.folds import replay
+from ....events.groups.fold import GroupFold
+from ....events.groups.log import GROUP_LOG_NAME
+from ....events.groups.model import GroupOpened, SweepAxis
 from ....events.model import RunOpened
 from ....events.origins import input_name, servers_of, varied_of
 from ....events.ratings.log import Ratings
 from ....events.result import PipelineRunResult
-from ....statemachine.groups.result import fold_group, result_of
+from ....statemachine.groups.result import GroupResult, fold_group, result_of
+from ....statemachine.variants.axes import axis_keys
+from ...event_text import backend_text
 from ...projections.foreign_images import ForeignImage, tool_name
 from ...projections.provenance import (
     ImageProvenance,
@@ -26,18 +31,20 @@ from ...projections.provenance import (
 from ...projections.rating_text import rating_text
 from ...projections.server_work import ServerShare, work_of_servers, work_text
 from ...projections.used_settings import settings_asked, settings_used
-from ...projections.varied_values import varied_text
+from ...projections.varied_values import value_text, varied_text, varies_seed
+from ...text import day_and_time
 from ..completion import complete_run_or_group
-from ..group_details import group_document, show_group_details
 from ..group_result import show_group
 from ..options import check_runs_folder, json_option, runs_option
-from ..output import print_json, print_json_parts, print_line, print_settings
+from ..output import count, print_json, print_json_parts, print_line, print_settings
 from ..ratings import shown_ratings
 from ..results import show_prompts, show_result
 from ..run_lookup import find_image, find_run_or_group
 from ..styles import Mark, file_mark
 
 _PROMPTS = ("prompt", "negative_prompt")
+_MOST_AXES = 12
+_MOST_VALUES = 12
 
 
 @click.command("show")
@@ -82,9 +89,12 @@ def _show_group(folder: Path, runs: Path, *, as_json: bool) -> None:
     fold = fold_group(folder)
     result = result_of(fold, runs)
     if as_json:
-        print_json(group_document(fold, result))
+        print_json(_group_document(fold, result))
         return
-    show_group_details(fold, folder)
+    show_rows(_group_rows(fold, folder))
+    if fold.opened is not None and isinstance(fold.opened.options, Mapping) and fold.opened.options:
+        print_line("options of the server:")
+        print_settings(fold.opened.options.items())
     show_group(result, runs)
 
 
@@ -224,3 +234,61 @@ def _show_stages(stages: Mapping[str, Mapping[str, Any]], left_out: tuple[str, .
         asked = settings_asked(config).items()
         hidden = (*_PROMPTS, *left_out)
         print_settings((key, value) for key, value in asked if key not in hidden)
+
+
+def _group_document(fold: GroupFold, result: GroupResult) -> dict[str, Any]:
+    """The result of a group, and what its first record holds.
+
+    ``seed`` is null where the seed is varied: each variant has its own.
+    """
+    opened = fold.opened
+    assert opened is not None
+    names = ("name", "config", "random", "random_seed", "fail_fast", "backend", "software")
+    return {
+        **msgspec.to_builtins(result),
+        **{name: getattr(opened, name) for name in names},
+        "seed": None if varies_seed(opened.axes) else opened.seed,
+        "options": None if opened.options is msgspec.UNSET else opened.options,
+        "opened_at": opened.ts,
+        "ended_at": fold.sealed.ts if fold.sealed else None,
+        "resumes": fold.resumes,
+    }
+
+
+def _group_rows(fold: GroupFold, folder: Path) -> Iterator[tuple[str, str | Mark]]:
+    """The configuration's name, the axes, the seed, the server and the times."""
+    opened = fold.opened
+    assert opened is not None
+    yield "group", opened.group_id
+    yield "name", opened.name
+    for place, axis in enumerate(opened.axes[:_MOST_AXES]):
+        yield "" if place else "varies", _axis_text(axis)
+    if opened.random is not None:
+        yield (
+            "drawn",
+            f"{count(opened.random, 'variant')} of the product, seed {opened.random_seed}",
+        )
+    if not varies_seed(opened.axes):
+        yield "seed", _seed_text(opened)
+    backend = opened.backend
+    kind = f"{backend.kind} " if backend.product else ""
+    yield "backend", f"{kind}{backend_text(backend)}"
+    yield "software", opened.software
+    yield "opened", day_and_time(opened.ts)
+    if fold.sealed is not None:
+        yield "ended", day_and_time(fold.sealed.ts)
+    if fold.resumes:
+        yield "resumed", count(fold.resumes, "time")
+    yield "log", file_mark(folder / GROUP_LOG_NAME)
+
+
+def _axis_text(axis: SweepAxis) -> str:
+    keys = " + ".join(map(value_text, axis_keys(axis)[:_MOST_AXES]))
+    values = ", ".join(map(value_text, axis.values[:_MOST_VALUES]))
+    more = len(axis.values) - _MOST_VALUES
+    return f"{keys}: {values}{f', and {more} more' if more > 0 else ''}"
+
+
+def _seed_text(opened: GroupOpened) -> str:
+    stated = opened.config.get("seed", -1)
+    return f"{opened.seed}, drawn once for all runs" if stated == -1 else value_text(stated)

@@ -1,20 +1,20 @@
-"""The plan of a sweep as a table and as JSON: a line for each variant, and the totals."""
+"""What ``plan`` and ``rerun`` show of a sweep, of what would be reused, and of the time."""
 
 from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...statemachine.groups.planning import GroupPlan
+from ...statemachine.run.reuse_plan import StageReuse
 from ..projections.durations import Estimate, RecordedDurations
-from ..projections.varied_values import short_names, value_text, varied_keys
+from ..projections.varied_values import varied_keys
 from ..text import rough_duration
-from .estimate_text import estimate_text
-from .output import print_line
+from .group_result import variant_cells
+from .output import count, print_line
 from .styles import warning_mark
-from .table import cells
 
 MOST_LINES = 50
 """Variants that a terminal shows at most."""
@@ -106,24 +106,47 @@ def _table(
 ) -> Iterator[str]:
     """A header and a line for each variant; the columns of the varied keys are cut to fit."""
     keys = varied_keys(plan.axes)
-    headers = [*short_names(keys, _TOTALS), *_total_names(keys)]
-    rows = [["", *(name.upper() for name in headers)]]
+    # A top-level key of such a name keeps it.
+    headers = [f"total {name}" if name in keys else name for name in _TOTALS]
+    rows: list[tuple[int, Mapping[str, Any], list[str]]] = []
     for variant, seconds in zip(plan.variants[:most], estimates.seconds[:most], strict=True):
-        values = (value_text(variant.values[key]) if key in variant.values else "" for key in keys)
         time = "" if seconds is None else rough_duration(seconds)
-        totals = (f"{variant.total_steps:,}", f"{variant.total_images:,}", time)
-        rows.append([str(variant.variant_index + 1), *values, *totals])
+        further = [f"{variant.total_steps:,}", f"{variant.total_images:,}", time]
+        rows.append((variant.variant_index, variant.values, further))
     if all(seconds is None for seconds in estimates.seconds):
-        rows = [row[:-1] for row in rows]
-    is_cut = [0 < place <= len(keys) for place in range(len(rows[0]))]
-    yield from map("  ".join, cells(rows, is_cut, width))
-
-
-def _total_names(keys: Sequence[str]) -> list[str]:
-    """The headers of the totals; a top-level key of such a name keeps it."""
-    return [f"total {name}" if name in keys else name for name in _TOTALS]
+        headers, rows = headers[:-1], [(*row[:2], row[2][:-1]) for row in rows]
+    yield from map("  ".join, variant_cells(keys, _TOTALS, headers, rows, width))
 
 
 def _count(number: int, noun: str) -> str:
     """``1 image``, ``3,240 images``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def estimate_text(estimate: Estimate, *urls: str | None) -> str:
+    """``about 12 min on http://host:7860 (from 5 recorded runs)``; ``urls`` are all servers."""
+    server = " and ".join(url or "the embedded backend" for url in urls)
+    runs = count(len(estimate.runs), "recorded run")
+    about = "" if estimate.seconds < 1 else "about "
+    return f"{about}{rough_duration(estimate.seconds)} on {server} (from {runs})"
+
+
+def reuse_document(run_id: str, stages: Sequence[StageReuse]) -> dict[str, Any]:
+    """The same as JSON; ``run_id`` is that of the earlier run."""
+    return {"run_id": run_id, "stages": stages, "requests": _requests(stages)}
+
+
+def reuse_lines(stages: Sequence[StageReuse]) -> Iterator[str]:
+    """A line for each stage, with the reasons below it; the requests that would be sent."""
+    width = max(len(stage.stage_id) for stage in stages)
+    for stage in stages:
+        yield f"{stage.stage_id:<{width}}  {stage.reused:>6} reused  {stage.to_make:>6} to make"
+        for reason, images in stage.reasons.items():
+            yield f"{'':<{width}}  {count(images, 'image')}: {reason}"
+        if stage.not_checked:
+            yield f"{'':<{width}}  not checked: {', '.join(stage.not_checked)}"
+    yield f"{count(_requests(stages), 'request')} to send"
+
+
+def _requests(stages: Sequence[StageReuse]) -> int:
+    return sum(stage.requests for stage in stages)
