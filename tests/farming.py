@@ -99,12 +99,11 @@ class Farm:
 
     def restore(self) -> None:
         """Start the workers again that have been killed."""
-        for name, process in list(self.workers.items()):
-            if process.poll() is not None:
-                end(self.workers.pop(name))
-                port = int(name.rpartition(":")[2])
-                server = next(one for one in self.servers if one.url.endswith(f":{port}"))
-                self.add_workers(server)
+        killed = [name for name, process in self.workers.items() if process.poll() is not None]
+        for name in killed:
+            end(self.workers.pop(name))
+        ports = tuple(name.rpartition(":")[2] for name in killed)
+        self.add_workers(*(one for one in self.servers if one.url.endswith(ports)))
 
     def close(self) -> None:
         """End every process and server."""

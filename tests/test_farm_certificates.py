@@ -8,16 +8,13 @@ import shlex
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
-from stagewright.adapters.backends.farm.certificates import make_certificates
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from stagewright.adapters.backends.farm.certificates import _certificate, make_certificates
 from stagewright.adapters.cli.main import stagewright as stagewright_group
 
 from .command_line import ROOT, stagewright, write_config
@@ -79,24 +76,18 @@ def test_settings_that_require_tls_refuse_an_address_without_it(
 
 
 def _expired(folder: Path, trusted: Path) -> None:
-    """Copies of trusted certificates that have been valid until yesterday."""
+    """Copies of trusted certificates that are not valid any more."""
     shutil.copytree(trusted, folder)
     text = (folder / "dask.yaml").read_text(encoding="utf-8")
     (folder / "dask.yaml").write_text(text.replace(str(trusted), str(folder)), encoding="utf-8")
-    key = load_pem_private_key((trusted / "ca-key.pem").read_bytes(), None)
-    assert isinstance(key, EllipticCurvePrivateKey)
     for role in ("worker", "client"):
-        found = x509.load_pem_x509_certificate((trusted / f"{role}.pem").read_bytes())
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(found.subject)
-            .issuer_name(found.issuer)
-            .public_key(found.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(found.not_valid_before_utc - timedelta(days=2))
-            .not_valid_after(datetime.now(UTC) - timedelta(days=1))
+        key, authority = (
+            load_pem_private_key((trusted / f"{name}-key.pem").read_bytes(), None)
+            for name in (role, "ca")
         )
-        old = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+        assert isinstance(key, EllipticCurvePrivateKey)
+        assert isinstance(authority, EllipticCurvePrivateKey)
+        old = _certificate(f"stagewright farm {role}", key, authority, days=0)
         (folder / f"{role}.pem").write_bytes(old)
 
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import distributed
 import pytest
 from distributed.protocol import dumps, loads
 from distributed.protocol.serialize import ToPickle
+from msgspec.structs import replace
 from stagewright.adapters import open_controller
+from stagewright.adapters.backends.farm.scheduler import SchedulerChoice, run_scheduler
 from stagewright.adapters.backends.farm.status import read_farm
 from stagewright.adapters.backends.farm.unpickling import RefusedPickleError, restrict_unpickling
+from stagewright.adapters.backends.farm.worker import WorkerSettings, run_worker
 from stagewright.events import CallRequested, RunOpened, RunState
 from stagewright.events.log.reader import iterate
-from stagewright.statemachine.errors import PreflightError
+from stagewright.statemachine.errors import ConfigurationError, PreflightError
 
 from .command_line import run_python, stagewright, write_config
 from .farming import Farm, open_farm
@@ -122,21 +126,20 @@ def test_a_worker_whose_server_lacks_a_name_is_not_used(
 
 def test_an_address_of_another_machine_needs_tls(tmp_path: Path) -> None:
     """Scheduler, worker and run refuse it without --insecure, and say what to do."""
-    config = write_config(tmp_path)
-    for arguments in (
-        ("farm", "scheduler", "--host", "0.0.0.0"),
-        ("farm", "worker", "--scheduler", "render:8786", "--server", "127.0.0.1:7860"),
-        (
-            *("farm", "worker", "--scheduler", "127.0.0.1:9", "--server", "127.0.0.1:7860"),
-            *("--host", "0.0.0.0"),
-        ),
-        ("farm", "status", "tcp://render:8786"),
-        ("run", config, "--farm", "render:8786"),
-    ):
-        done = stagewright(*arguments, folder=tmp_path)
-        assert done.returncode == 2, arguments
-        assert "stagewright farm certificates" in done.stderr
-        assert "--insecure" in done.stderr
+    worker = WorkerSettings(scheduler="127.0.0.1:9", server="127.0.0.1:7860")
+    scheduler = SchedulerChoice(
+        host="0.0.0.0", port=0, dashboard_port=0, worker_timeout_s=1.0, insecure=False
+    )
+    refused: list[Callable[[], object]] = [
+        lambda: run_scheduler(scheduler, Event(), print),
+        lambda: run_worker(replace(worker, scheduler="render:8786"), Event(), print),
+        lambda: run_worker(replace(worker, host="0.0.0.0"), Event(), print),
+        lambda: read_farm("tcp://render:8786", insecure=False),
+        lambda: open_controller(tmp_path, "tcp://render:8786").start(small()),
+    ]
+    for act in refused:
+        with pytest.raises(ConfigurationError, match=r"stagewright farm certificates.*--insecure"):
+            act()
 
 
 def test_a_port_that_is_taken_is_named(farm: Farm, tmp_path: Path) -> None:
@@ -158,22 +161,14 @@ def test_a_run_refuses_a_scheduler_that_is_none_of_a_farm(tmp_path: Path) -> Non
 
 
 def test_a_farm_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """The run is not started, and exits with 2."""
-    config = write_config(tmp_path)
-    given = ("--farm", "tcp://127.0.0.1:9", "--set", "server.connect_timeout_s=0.2")
-    done = stagewright("run", config, *given, folder=tmp_path)
-    assert done.returncode == 2
-    assert "scheduler at tcp://127.0.0.1:9 cannot be reached" in done.stderr
-
-
-def test_a_scheduler_that_does_not_answer_is_named(tmp_path: Path) -> None:
-    """Something else listens there, and says nothing."""
+    """The run is not started: nothing listens there, or something that says nothing."""
+    config = small(server={"connect_timeout_s": 0.2})
+    with pytest.raises(PreflightError, match="9 cannot be reached"):
+        open_controller(tmp_path, "tcp://127.0.0.1:9").start(config)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        given = ("--farm", f"tcp://127.0.0.1:{silent.getsockname()[1]}")
-        limit = ("--set", "server.connect_timeout_s=0.2")
-        done = stagewright("run", write_config(tmp_path), *given, *limit, folder=tmp_path)
-    assert done.returncode == 2
-    assert "cannot be reached: it does not answer" in done.stderr
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(PreflightError, match="cannot be reached: it does not answer"):
+            open_controller(tmp_path, address).start(config)
 
 
 @pytest.mark.lowest
@@ -247,18 +242,14 @@ def test_dask_is_loaded_for_farms_alone(tmp_path: Path) -> None:
     program.write_text(WITHOUT_DASK, encoding="utf-8")
     config = write_config(tmp_path)
     assert run_python(program, "run", config, "-q", folder=tmp_path).returncode == 0
-    for arguments in (("run", config, "--farm", "127.0.0.1:8786"), ("farm", "scheduler")):
-        done = run_python(program, *arguments, folder=tmp_path)
-        assert done.returncode == 2
-        assert "pip install 'stagewright[farm]'" in done.stderr
+    done = run_python(program, "run", config, "--farm", "127.0.0.1:8786", folder=tmp_path)
+    assert done.returncode == 2
+    assert "pip install 'stagewright[farm]'" in done.stderr
 
 
 REFUSING = """
 import os
-from stagewright.adapters.backends.farm.dask_settings import require_dask
-from stagewright.adapters.backends.farm.status import read_farm
 from stagewright.adapters.backends.farm.unpickling import restrict_unpickling
-require_dask()
 restrict_unpickling()
 from distributed.protocol import dumps, loads
 from distributed.protocol.serialize import ToPickle

@@ -99,7 +99,8 @@ def test_a_request_of_a_run_that_is_not_known_is_refused(client: Client) -> None
     """The controller then prepares the worker again; nothing has been sent to the server."""
     outcome = decode_outcome(sessions_at(client).make_images(encode_task("other", request())))
     assert isinstance(outcome, Failure)
-    assert (outcome.kind, outcome.transient, outcome.settled) == ("SessionUnknownError", True, True)
+    error = outcome.error("gpu1")
+    assert (outcome.kind, error.transient, error.settled) == ("SessionUnknownError", True, True)
 
 
 def test_only_the_latest_runs_are_kept(client: Client) -> None:
@@ -120,7 +121,7 @@ def test_a_request_that_was_cancelled_before_it_came_is_not_sent(client: Client)
     sessions.cancel(request().call_id)
     outcome = decode_outcome(sessions.make_images(encode_task("s", request())))
     assert isinstance(outcome, Failure)
-    assert (outcome.kind, outcome.settled) == ("GenerationCancelled", True)
+    assert (outcome.kind, outcome.error("gpu1").settled) == ("GenerationCancelled", True)
 
 
 def test_a_worker_that_leaves_interrupts_its_server(client: Client) -> None:

@@ -56,7 +56,7 @@ class Application:
         self._schema = ApiSchema(product)
         self._jobs = Jobs()
         self._generator = Generator(
-            self._checkpoints, self._settings, self._jobs, product, self._schema, step_delay_s
+            self._checkpoints, self._settings, self._jobs, self._schema, step_delay_s
         )
         self._extras = Extras(self._jobs, step_delay_s)
         self._routes = {

@@ -14,7 +14,6 @@ from .api_errors import client_error, server_error, validation_error
 from .bodies import Body, decode_body, decode_image
 from .jobs import Jobs
 from .offered_names import Checkpoints
-from .product import Product
 from .renderer import Picture, render
 from .schema import ApiSchema
 from .settings import Settings
@@ -35,14 +34,12 @@ class Generator:
         models: Checkpoints,
         settings: Settings,
         jobs: Jobs,
-        product: Product,
         schema: ApiSchema,
         step_delay_s: float,
     ) -> None:
         self._models = models
         self._settings = settings
         self._jobs = jobs
-        self._product = product
         self._schema = schema
         self._step_delay_s = step_delay_s
 
@@ -72,9 +69,7 @@ class Generator:
             try:
                 restores = asked.all["override_settings_restore_afterwards"]
                 with self._settings.overridden(overrides, restores=restores) as loaded:
-                    work = work_of(
-                        asked, loaded, self._models, self._product, self._schema, source, mask
-                    )
+                    work = work_of(asked, loaded, self._models, self._schema, source, mask)
                     answer = generation_answer(work, self._render(work), self._jobs.timestamp)
             finally:
                 self._jobs.end()

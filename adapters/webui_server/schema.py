@@ -25,6 +25,7 @@ class ApiSchema:
     """The schema of a product's API."""
 
     def __init__(self, product: Product) -> None:
+        self.product = product
         self._document: Fields = msgspec.json.decode(_DOCUMENT)
         self._schemas: Mapping[str, Fields] = self._document["components"]["schemas"]
         for name, fields in product.fields.items():
@@ -34,14 +35,13 @@ class ApiSchema:
                 del self._schemas[name]["properties"][field]
         paths = self._document["paths"]
         paths["/sdapi/v1/sd-modules"] = paths["/sdapi/v1/sd-vae"]
-        self._without = product.without
 
     def document(self, *, ui: bool) -> Fields:
         """The OpenAPI document, without ``ui`` also without the ``/internal`` routes."""
         paths = {
             path: route
             for path, route in self._document["paths"].items()
-            if path not in self._without and (ui or not path.startswith("/internal/"))
+            if path not in self.product.without and (ui or not path.startswith("/internal/"))
         }
         return self._document | {"paths": paths}
 

@@ -19,7 +19,6 @@ from .offered_names import (
     Sampling,
     sampling_of,
 )
-from .product import Product
 from .request_mapping import (
     NO_MODEL,
     DetailerPass,
@@ -96,7 +95,6 @@ def work_of(
     asked: Body,
     loaded: Loaded,
     models: Checkpoints,
-    product: Product,
     schema: ApiSchema,
     source: Image | None,
     mask: Image | None,
@@ -112,9 +110,9 @@ def work_of(
     seed = secrets.randbelow(_SEEDS) if fields["seed"] == -1 else fields["seed"]
     refiner = _model(fields["refiner_checkpoint"], models)
     hires_model = _model(fields["hr_checkpoint_name"], models) if fields.get("enable_hr") else None
-    if fields.get("enable_hr") and product.needs_hires_modules:
+    if fields.get("enable_hr") and schema.product.needs_hires_modules:
         check_hires_modules(asked)
-    settings = sampling_settings(asked, loaded, sampling, seed, product)
+    settings = sampling_settings(asked, loaded, sampling, seed, schema.product)
     config_of = txt2img_config if source is None else img2img_config
     refined = None if refiner is None else refiner_config(asked, loaded)
     config = config_of(asked, settings, refined)

@@ -10,7 +10,6 @@ from ....statemachine.errors import ConfigurationError
 from ..http.address import ServerAddress, is_loopback
 from .dask_settings import ENCRYPTED, PLAIN, default_scheme
 
-SCHEMES = frozenset([PLAIN, ENCRYPTED])
 DEFAULT_PORT = 8786
 
 
@@ -27,7 +26,7 @@ def scheduler_address(text: str) -> str:
         port = parts.port or DEFAULT_PORT
     except ValueError as error:
         raise _bad_address(text, str(error)) from error
-    if parts.scheme not in SCHEMES:
+    if parts.scheme not in (PLAIN, ENCRYPTED):
         raise _bad_address(text, "the scheme must be tls or tcp")
     if not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise _bad_address(text, "give a host and a port, for example render:8786")

@@ -20,8 +20,7 @@ from ....statemachine.plan.plan import StageExecution, StageExecutionPlan
 from ....statemachine.ports import GenerateAnswer, GenerateRequest, ImageBackend, OnStep
 from ....statemachine.run.cancel import CancelToken
 from ..registry import RunPreparation, ServerChoice
-from .connection import FarmConnection, WorkerEntry
-from .errors import SchedulerLostError, WorkerLostError
+from .connection import FarmConnection, SchedulerLostError, WorkerEntry, WorkerLostError
 from .member import FarmMember
 from .messages import PREPARE, RELEASE, Preparation, Prepared, decode_prepared, encode
 
@@ -45,7 +44,6 @@ class FarmBackend:
     def __init__(self, choice: ServerChoice) -> None:
         self._choice = choice
         self._session = secrets.token_hex(8)
-        self._is_checked = False
         self._preparation: Preparation | None = None
         self._connection: FarmConnection | None = None
         self._watch: Future[None] | None = None
@@ -82,9 +80,7 @@ class FarmBackend:
         )
 
     def preflight(self, plan: StageExecutionPlan) -> None:
-        """Have each worker check its server for the names of the plan, as it is prepared."""
-        del plan
-        self._is_checked = True
+        """Each worker checks its server for the names of the plan as it is prepared."""
 
     def pin_options(
         self, run: RunPreparation, like: BackendDescription | None = None
@@ -104,7 +100,7 @@ class FarmBackend:
             session=self._session,
             plan=json_values(run.plan),
             settings=settings,
-            preflight=self._is_checked,
+            preflight=run.preflight,
             recorded=run.recorded,
             prompts=self._choice.prompts,
         )

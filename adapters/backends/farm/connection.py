@@ -16,17 +16,27 @@ from ....events.version import VERSION
 from ....statemachine.errors import BackendError, PreflightError
 from ....statemachine.ports import OnStep
 from .addresses import refuse_open
-from .dask_settings import security_for
-from .errors import SchedulerLostError, WorkerLostError
+from .dask_settings import distributed, reach, security_for
 from .messages import ANNOUNCEMENT, FARM, STEPS, SchedulerFacts, Step, WorkerFacts
-from .reach import reach
-from .tasks import make_images
-from .unpickling import restrict_unpickling
+from .unpickling import make_images, restrict_unpickling
 
 _MOST_INLINE_BYTES = 64 * 1024
 """Larger requests go to their worker directly, not by way of the scheduler."""
 _ASK_TIMEOUT_S = 10.0
 _CLOSE_S = 2.0
+
+
+class SchedulerLostError(BackendError):
+    """The scheduler is gone, and with it what the workers were working on; the run can resume."""
+
+
+class WorkerLostError(BackendError):
+    """The worker is gone; what it was sent can be made by another one."""
+
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Whether it is worth waiting: a worker may join again."""
+        return True
 
 
 class WorkerEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,15 +54,12 @@ class FarmConnection:
     def __init__(self, address: str, *, insecure: bool, timeout_s: float) -> None:
         refuse_open(address, insecure=insecure)
         security = security_for("client", address.partition(":")[0])
-        from distributed import Client  # noqa: PLC0415 - nothing else loads Dask
-        from distributed.utils import LoopRunner  # noqa: PLC0415 - the same
-
         restrict_unpickling()
         self.address = address
         self._steps: dict[str, OnStep] = {}
         try:
-            LoopRunner().run_sync(reach, address, security, "client", timeout_s)
-            self._client = Client(
+            distributed.utils.LoopRunner().run_sync(reach, address, security, "client", timeout_s)
+            self._client = distributed.Client(
                 address,
                 security=security,
                 timeout=timeout_s,

@@ -8,19 +8,23 @@ from typing import Any
 from ....statemachine.errors import ConfigurationError
 from ....statemachine.plan.plan import StageExecutionPlan
 from ..infotext_settings import settings_used
-from ..registry import ServerChoice
+from ..registry import ServedBackend, ServerChoice
 from ..report import ServerReport
-from .addresses import SCHEMES, scheduler_address
-from .backend import FarmBackend
 
 
 class _FarmKind:
-    schemes = SCHEMES
+    """Dask is loaded for the addresses of farms alone: a report shows the runs of farms without."""
+
+    schemes = frozenset(["tcp", "tls"])
 
     def address(self, text: str) -> str:
+        from .addresses import scheduler_address  # noqa: PLC0415 - see the class
+
         return scheduler_address(text)
 
-    def make(self, choice: ServerChoice) -> FarmBackend:
+    def make(self, choice: ServerChoice) -> ServedBackend:
+        from .backend import FarmBackend  # noqa: PLC0415 - see the class
+
         return FarmBackend(choice)
 
     def inspect(self, choice: ServerChoice, plan: StageExecutionPlan | None) -> ServerReport:

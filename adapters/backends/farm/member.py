@@ -12,8 +12,7 @@ from ....events.model import BackendDescription
 from ....statemachine.errors import GenerationCancelled
 from ....statemachine.ports import GenerateAnswer, GeneratedImage, GenerateRequest, OnStep
 from ....statemachine.run.cancel import CancelToken
-from .connection import FarmConnection, RequestTask, WorkerEntry
-from .errors import WorkerLostError
+from .connection import FarmConnection, RequestTask, WorkerEntry, WorkerLostError
 from .messages import (
     CANCEL,
     COMPARE,
@@ -169,7 +168,7 @@ class FarmMember:
             raise self._lost(failure.message, settled=True)
         error = failure.error(self.entry.name)
         if isinstance(error, GenerationCancelled) and not is_cancelled:
-            raise self._lost("it has stopped", interrupted=True, settled=failure.settled)
+            raise self._lost("it has stopped", interrupted=True, settled=error.settled)
         raise error
 
     def _wait(self, task: RequestTask, call_id: str, cancel: CancelToken) -> None:

@@ -75,9 +75,9 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker's server, and the request that it works on, if it does."""
+    """A worker's server. ``call_id`` is the request that it works on; without a ``problem``, ""."""
 
-    server: str
+    server: str | None = None
     product: str | None = None
     version: str | None = None
     loaded: Mapping[str, tuple[str, ...]] = {}
@@ -104,16 +104,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A request that gave no image: a BackendError."""
+    """A request that gave no image: a BackendError, with its attributes."""
 
     kind: str
     message: str
-    transient: bool = False
-    endpoint: str = ""
-    detail: str = ""
-    interrupted: bool = False
-    settled: bool = False
-    retry_after_s: float | None = None
+    attributes: Mapping[str, Any]
 
     @classmethod
     def of(cls, error: BackendError) -> Failure:
@@ -121,28 +116,16 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         return cls(
             kind=type(error).__name__,
             message=str(error),
-            transient=error.transient,
-            endpoint=str(error.endpoint),
-            detail=str(error.detail),
-            interrupted=error.interrupted,
-            settled=error.settled,
-            retry_after_s=error.retry_after_s,
+            attributes={name: getattr(error, name) for name in _ATTRIBUTES},
         )
 
     def error(self, where: str) -> BackendError:
         """The error, of its own class where that is known here; the message begins ``where``."""
         kind = _ERRORS.get(self.kind, BackendError)
-        return kind(
-            f"{where}: {self.message}",
-            transient=self.transient,
-            endpoint=self.endpoint,
-            detail=self.detail,
-            interrupted=self.interrupted,
-            settled=self.settled,
-            retry_after_s=self.retry_after_s,
-        )
+        return kind(f"{where}: {self.message}", **self.attributes)
 
 
+_ATTRIBUTES = ("transient", "endpoint", "detail", "interrupted", "settled", "retry_after_s")
 _ERRORS: Mapping[str, type[BackendError]] = {
     name: found
     for module in (decision_errors, http_errors)

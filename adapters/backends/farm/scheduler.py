@@ -12,7 +12,7 @@ import msgspec
 from ....events.version import VERSION
 from ....statemachine.errors import ConfigurationError
 from .addresses import bracketed, refuse_open
-from .dask_settings import default_scheme, security_for
+from .dask_settings import dask, default_scheme, distributed, security_for
 from .messages import FARM, SchedulerFacts
 from .unpickling import restrict_unpickling
 
@@ -74,10 +74,6 @@ async def _serve(
     stopped: threading.Event,
     announce: Callable[[str, str], None],
 ) -> None:
-    import dask  # noqa: PLC0415 - see run_scheduler
-    from distributed import Scheduler  # noqa: PLC0415 - the same
-    from distributed.spans import SpansSchedulerExtension  # noqa: PLC0415 - the same
-
     settings = {
         # A request whose worker is lost is the controller's to repeat, as a further attempt.
         "distributed.scheduler.allowed-failures": 0,
@@ -86,13 +82,13 @@ async def _serve(
     }
     with dask.config.set(settings):
         try:
-            scheduler = Scheduler(
+            scheduler = distributed.Scheduler(
                 host=choice.host,
                 port=choice.port,
                 protocol=f"{scheme}://",
                 security=security,
                 # Left out: queues, locks, shuffles, work stealing.
-                extensions={"spans": SpansSchedulerExtension},
+                extensions={"spans": distributed.spans.SpansSchedulerExtension},
                 dashboard=True,
                 dashboard_address=f"127.0.0.1:{choice.dashboard_port}",
             )

@@ -45,16 +45,15 @@ class _Work(NamedTuple):
 
 
 class ServerSessions:
-    """Serves one request at a time on one server; safe from any thread.
+    """Serves the requests of one worker on its server; safe from any thread.
 
-    ``announce`` takes the sampling steps of the present request.
+    Dask gives the worker one request at a time. ``announce`` takes the sampling steps of it.
     """
 
     def __init__(self, kind: BackendKind, choice: ServerChoice) -> None:
         self._kind = kind
         self._choice = choice
         self.announce: Callable[[Step], None] = _ignore
-        self._turn = threading.Lock()  # held while a request is served; taken before _lock
         self._lock = threading.Lock()  # guards the three below
         self._servers: OrderedDict[str, PooledServer] = OrderedDict()
         self._work: _Work | None = None
@@ -94,12 +93,11 @@ class ServerSessions:
         """Make one attempt at one request: an ``Answer``, or a ``Failure``."""
         try:
             session, request = decode_task(message)
-            with self._turn:
-                return encode(self._answer(session, request))
+            return encode(self._answer(session, request))
         except BackendError as error:
             return encode(Failure.of(error))
         except (StagewrightError, msgspec.MsgspecError, OSError) as error:
-            return encode(Failure(kind=BackendError.__name__, message=str(error), settled=True))
+            return encode(Failure.of(BackendError(str(error), settled=True)))
 
     def compare(self, message: bytes) -> str:
         """Why the answer of a ``Comparison`` is not like the first one; "" if it is."""
@@ -113,8 +111,7 @@ class ServerSessions:
     def recover(self, session: str) -> bytes:
         """See ``RecoveringBackend``: a ``Recovered``, or a ``Failure``."""
         try:
-            with self._turn:
-                self._prepared(session).recover(CancelToken())
+            self._prepared(session).recover(CancelToken())
         except BackendError as error:
             return encode(Failure.of(error))
         return encode(Recovered())
@@ -122,21 +119,20 @@ class ServerSessions:
     def status(self) -> bytes:
         """What the server is, what it has loaded and works on: a ``WorkerStatus``."""
         work = self._work
-        call_id = work.request.call_id if work else None
+        status = WorkerStatus(
+            server=self._choice.url, call_id=work.request.call_id if work else None
+        )
         try:
             report = self._kind.inspect(self._choice, None)
         except StagewrightError as error:
-            return encode(
-                WorkerStatus(server=self._choice.url, problem=str(error), call_id=call_id)
-            )
+            return encode(msgspec.structs.replace(status, problem=str(error)))
         return encode(
-            WorkerStatus(
-                server=self._choice.url,
+            msgspec.structs.replace(
+                status,
                 product=report.product,
                 version=report.version,
                 loaded=report.loaded,
                 problem="; ".join(report.problems),
-                call_id=call_id,
             )
         )
 

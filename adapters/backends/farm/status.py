@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 
 import msgspec
 
 from .addresses import scheduler_address
 from .connection import FarmConnection, WorkerEntry
-from .messages import STATUS, decode_status
+from .messages import STATUS, WorkerStatus, decode_status
 
 _TIMEOUT_S = 10.0
 
 
-class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker; ``call_id`` is the request that it works on, ``problem`` "" if there is none."""
+class WorkerReport(WorkerStatus, frozen=True, kw_only=True):
+    """One worker, with what it says of its server."""
 
     name: str
     address: str
     resources: tuple[str, ...]
-    server: str | None = None
-    product: str | None = None
-    version: str | None = None
-    loaded: Mapping[str, tuple[str, ...]] = {}
-    call_id: str | None = None
-    problem: str = ""
 
 
 def read_farm(address: str, *, insecure: bool) -> tuple[WorkerReport, ...]:

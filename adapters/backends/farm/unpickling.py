@@ -1,4 +1,4 @@
-"""What Dask may unpickle in this process: the few classes that its messages need, and no code.
+"""What Dask may unpickle: the few classes that its messages need, and the one function of tasks.
 
 Dask sends tasks as pickles, and a pickle can name any function to be called. Every pickle that
 Dask reads goes through ``distributed.protocol.pickle.loads``, which is replaced here by one that
@@ -13,8 +13,10 @@ import pickle
 from collections.abc import Iterable
 from typing import Any
 
-from . import tasks
+from .dask_settings import distributed
 
+SESSIONS = "stagewright"
+"""The name under which a worker holds its ``ServerSessions``."""
 _logger = logging.getLogger("stagewright.farm")
 _ALLOWED = frozenset(
     [
@@ -29,7 +31,7 @@ _ALLOWED = frozenset(
         ("distributed.core", "Status"),
         ("distributed.scheduler", "KilledWorker"),
         ("distributed.scheduler", "WorkerState"),
-        (tasks.__name__, tasks.make_images.__name__),
+        (__name__, "make_images"),
     ]
 )
 
@@ -49,10 +51,14 @@ class _Unpickler(pickle.Unpickler):
 
 def restrict_unpickling() -> None:
     """Refuse, in this process, every pickle that names something else than a farm sends."""
-    from distributed.protocol import pickle as dask_pickle  # noqa: PLC0415 - nothing else loads Dask
-
-    dask_pickle.loads = _loads
+    distributed.protocol.pickle.loads = _loads
 
 
 def _loads(data: bytes, *, buffers: Iterable[Any] = ()) -> Any:
     return _Unpickler(io.BytesIO(data), buffers=buffers).load()
+
+
+def make_images(message: bytes) -> bytes:
+    """Make one attempt at a request on the server of this worker; see ``ServerSessions``."""
+    answer: bytes = distributed.get_worker().extensions[SESSIONS].make_images(bytes(message))
+    return answer

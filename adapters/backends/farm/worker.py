@@ -15,7 +15,7 @@ from ....events.version import VERSION
 from ....statemachine.errors import ConfigurationError
 from ..registry import ServerChoice, kind_of_server
 from .addresses import bracketed, loopback_host, member_url, refuse_open, scheduler_address
-from .dask_settings import security_for
+from .dask_settings import distributed, reach, security_for
 from .messages import (
     ANNOUNCEMENT,
     CANCEL,
@@ -28,9 +28,8 @@ from .messages import (
     Step,
     WorkerFacts,
 )
-from .reach import reach
 from .server_sessions import ServerSessions
-from .unpickling import restrict_unpickling
+from .unpickling import SESSIONS, restrict_unpickling
 
 _LOOK_S = 0.2
 _REJOIN_S = 1.0
@@ -79,46 +78,35 @@ def run_worker(
 
     It joins again whenever its scheduler is back. Raises ConfigurationError.
     """
-    address = scheduler_address(settings.scheduler)
-    refuse_open(address, insecure=settings.insecure)
-    host = settings.host or loopback_host(address)
-    if host is not None:
-        scheme = address.partition(":")[0]
-        refuse_open(f"{scheme}://{bracketed(host)}", insecure=settings.insecure)
-    security = security_for("worker", address.partition(":")[0])
-    kind = kind_of_server(settings.server)
-    choice = ServerChoice(
-        url=kind.address(settings.server),
-        named_by_user=True,
-        insecure=settings.insecure,
-        headers=settings.headers,
-    )
-    sessions = ServerSessions(kind, choice)
+    member = _Member(settings)
     restrict_unpickling()
-    member = _Member(
-        address=address,
-        security=security,
-        name=settings.name or member_url(choice.url),
-        server=choice.url,
-        resources=settings.resources,
-        host=host,
-        port=settings.port,
-        sessions=sessions,
-    )
     asyncio.run(member.serve(stopped, tell))
 
 
-class _Member(msgspec.Struct, frozen=True, kw_only=True):
-    """What stays the same when the worker joins again."""
+class _Member:
+    """What stays the same when the worker joins again. Raises ConfigurationError."""
 
-    address: str
-    security: Any
-    name: str
-    server: str
-    resources: Sequence[str]
-    host: str | None
-    port: int
-    sessions: ServerSessions
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.address = scheduler_address(settings.scheduler)
+        scheme = self.address.partition(":")[0]
+        self.host = settings.host or loopback_host(self.address)
+        refuse_open(self.address, insecure=settings.insecure)
+        if self.host is not None:
+            refuse_open(f"{scheme}://{bracketed(self.host)}", insecure=settings.insecure)
+        self.security = security_for("worker", scheme)
+        kind = kind_of_server(settings.server)
+        self.server = kind.address(settings.server)
+        self.name = settings.name or member_url(self.server)
+        self.settings = settings
+        self.sessions = ServerSessions(
+            kind,
+            ServerChoice(
+                url=self.server,
+                named_by_user=True,
+                insecure=settings.insecure,
+                headers=settings.headers,
+            ),
+        )
 
     async def serve(self, stopped: threading.Event, tell: Callable[[str], None]) -> None:
         tell(f"worker {self.name}: looking for the scheduler at {self.address}")
@@ -144,16 +132,12 @@ class _Member(msgspec.Struct, frozen=True, kw_only=True):
     async def _take_part(self, stopped: threading.Event, tell: Callable[[str], None]) -> None:
         """Join, and serve until the worker has left. Raises ConfigurationError if it is refused."""
         worker = self._worker()
-        joining = asyncio.ensure_future(_started(worker))
-        while not (joining.done() or stopped.is_set()):
-            await asyncio.sleep(_LOOK_S)
-        if joining.done():
+        joining = asyncio.ensure_future(worker)
+        if await _has_ended(joining, stopped):
             self._check(joining)
             tell(f"worker {self.name}: joined {self.address}, serving {self.server}")
             self._warn_of_loopback(worker.address, tell)
-            await self._until_left(worker, stopped)
-        else:
-            joining.cancel()
+            await _has_ended(asyncio.ensure_future(worker.finished()), stopped)
         self.sessions.cancel_present("the worker has left the farm")
         await worker.close(timeout=_CLOSE_S)
         tell(f"worker {self.name}: left {self.address}")
@@ -177,24 +161,22 @@ class _Member(msgspec.Struct, frozen=True, kw_only=True):
         return ""
 
     def _worker(self) -> Any:
-        from distributed import Worker  # noqa: PLC0415 - see run_worker
-
         facts = msgspec.to_builtins(WorkerFacts(version=VERSION, server=self.server))
-        worker = Worker(
+        worker = distributed.Worker(
             self.address,
             nthreads=1,
             name=self.name,
-            resources=dict.fromkeys(self.resources, 1),
+            resources=dict.fromkeys(self.settings.resources, 1),
             # Without a host, Dask listens at every address of the machine.
             host=self.host,
-            port=self.port,
+            port=self.settings.port,
             security=self.security,
             memory_limit=0,
             dashboard_address="127.0.0.1:0",
             startup_information={ANNOUNCEMENT: lambda _worker: facts},
         )
         self._restrict(worker)
-        worker.extensions["stagewright"] = self.sessions
+        worker.extensions[SESSIONS] = self.sessions
         self.sessions.announce = partial(_announce, worker)
         return worker
 
@@ -203,27 +185,16 @@ class _Member(msgspec.Struct, frozen=True, kw_only=True):
         for name in set(worker.handlers) - _HANDLERS:
             del worker.handlers[name]
         sessions = self.sessions
-
-        async def prepare(message: bytes) -> bytes:
-            return await asyncio.to_thread(sessions.prepare, message)
-
-        async def compare(message: bytes) -> str:
-            return await asyncio.to_thread(sessions.compare, message)
-
-        async def release(session: str) -> None:
-            await asyncio.to_thread(sessions.release, session)
-
-        async def recover(session: str) -> bytes:
-            return await asyncio.to_thread(sessions.recover, session)
-
-        async def status() -> bytes:
-            return await asyncio.to_thread(sessions.status)
-
-        async def cancel(call_id: str) -> None:
-            sessions.cancel(call_id)
-
-        worker.handlers.update({PREPARE: prepare, RELEASE: release, RECOVER: recover})
-        worker.handlers.update({STATUS: status, CANCEL: cancel, COMPARE: compare})
+        answers: dict[str, Callable[..., Any]] = {
+            PREPARE: sessions.prepare,
+            COMPARE: sessions.compare,
+            RELEASE: sessions.release,
+            RECOVER: sessions.recover,
+            STATUS: sessions.status,
+            CANCEL: sessions.cancel,
+        }
+        for name, answer in answers.items():
+            worker.handlers[name] = _handler(answer)
 
     def _check(self, joining: asyncio.Future[None]) -> None:
         """Raises ConfigurationError if the scheduler refused the worker."""
@@ -243,15 +214,23 @@ class _Member(msgspec.Struct, frozen=True, kw_only=True):
                 "address of this machine in the network"
             )
 
-    async def _until_left(self, worker: Any, stopped: threading.Event) -> None:
-        leaving = asyncio.ensure_future(worker.finished())
-        while not (leaving.done() or stopped.is_set()):
-            await asyncio.sleep(_LOOK_S)
-        leaving.cancel()
+
+async def _has_ended(task: asyncio.Future[Any], stopped: threading.Event) -> bool:
+    """Wait for a task, which is cancelled once ``stopped``; whether it has ended by itself."""
+    while not (task.done() or stopped.is_set()):
+        await asyncio.sleep(_LOOK_S)
+    has_ended = task.done()
+    task.cancel()
+    return has_ended
 
 
-async def _started(worker: Any) -> None:
-    await worker
+def _handler(answer: Callable[..., Any]) -> Callable[..., Any]:
+    """A handler of Dask that answers on a thread of its own."""
+
+    async def handle(**arguments: Any) -> Any:
+        return await asyncio.to_thread(answer, **arguments)
+
+    return handle
 
 
 def _announce(worker: Any, step: Step) -> None:
