@@ -197,6 +197,7 @@ def test_a_reader_that_leaves_does_not_end_the_run(
 CLOSED = ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full"]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("closed", "flags"),
     [*((closed, ()) for closed in CLOSED), (">&-", ("--json",)), ("2>&-", ("--json",))],
@@ -226,6 +227,7 @@ def test_output_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     assert "stagewright: standard output cannot be written: No space left on device" in errors
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("closed", CLOSED[1:4])
 def test_verify_tells_the_truth_by_its_status_without_open_standard_streams(
     tmp_path: Path, closed: str

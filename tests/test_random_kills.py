@@ -194,6 +194,7 @@ def test_a_run_on_a_server_killed_around_a_request_ends_as_if_it_had_not_been(
     resume_and_check(forks, tmp_path, server, counts, reference)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("request_number", [2, 5, 8, 11])
 def test_a_run_killed_while_the_server_works_for_it_ends_as_if_it_had_not_been(
     request_number: int, start: Start, forks: ForkServer, tmp_path: Path, counts: Counts,
@@ -249,6 +250,7 @@ def test_a_run_killed_while_it_is_being_cancelled_ends_as_if_it_had_been_neither
         resume_and_check(forks, tmp_path, server, counts, reference)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "place", ["record-before", "record-half", "record-written", "record-synced"]
 )

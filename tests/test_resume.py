@@ -99,6 +99,7 @@ def check_resumed(result: PipelineRunResult, before: PipelineRunResult, expected
     assert resumption.completed_images == len(finished_in(before))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("torn", [False, True], ids=["", "torn"])
 @pytest.mark.parametrize(("name", "records"), CUTS)
 def test_a_log_cut_after_any_record_is_resumed_to_the_same_end(
@@ -151,6 +152,7 @@ def test_a_run_with_two_slots_is_resumed_from_any_record(tmp_path: Path) -> None
         check_told_once(result.events)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("stage_id", ["00-txt2img", "01-img2img", "02-upscale", "03-adetailer"])
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_run_that_failed_goes_on_at_the_image_that_failed(

@@ -86,6 +86,7 @@ DAMAGES = [
 ]  # fmt: skip
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("stage_id", STAGE_IDS)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_file_that_is_missing_or_altered_is_made_again_and_nothing_else(
@@ -239,6 +240,7 @@ def test_verify_knows_that_a_source_has_become_another(folder: Path) -> None:
     assert asked(backend) == [(stage_id, 1) for stage_id in STAGE_IDS[1:]]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("nth", range(1, 8))
 def test_a_death_at_any_place_of_a_remake_leaves_no_old_descendant(folder: Path, nth: int) -> None:
     """The second epoch is cut before its nth record about a call."""
@@ -336,6 +338,7 @@ def torn_tails(lines: list[bytes], records: int) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("records", [1, 4, 12])
 @pytest.mark.parametrize("kind", list(torn_tails([b"x" * 99] * 2, 0)))
 def test_a_torn_tail_is_copied_aside_cut_and_recorded_first(

@@ -155,16 +155,6 @@ def test_a_hash_of_eight_digits_is_none(server: ScriptedWebUI, tmp_path: Path) -
     ) == {}  # fmt: skip
 
 
-def test_a_model_whose_hash_the_server_does_not_know_any_more_prevents_reuse(
-    server: ScriptedWebUI, tmp_path: Path
-) -> None:
-    """A server forgets the hash of a file that was replaced: not even the group is trusted then."""
-    first = made(tmp_path, server.url, config())
-    server.painter.hashed.clear()
-    assert later_run(tmp_path, server.url, first).found == {"txt2img": None}
-    assert later_run(tmp_path, server.url, first, mode=Reuse.GROUP).found == {"txt2img": None}
-
-
 def test_the_server_looks_at_its_files_again_before_its_hashes_are_believed(
     server: ScriptedWebUI, tmp_path: Path
 ) -> None:
@@ -220,28 +210,6 @@ def test_another_version_of_adetailer_makes_its_own_images(
         server.painter.detailer_version = reported
     near = later_run(tmp_path, server.url, first, mode=Reuse.GROUP)
     assert near.found == {"txt2img": (), "adetailer": found}
-
-
-def test_options_changed_between_two_runs_prevent_reuse(
-    server: ScriptedWebUI, tmp_path: Path
-) -> None:
-    """The requests are equal; what the server adds to them is not."""
-    first = made(tmp_path, server.url, config())
-    server.painter.set_options({"eta_noise_seed_delta": 31337})
-    assert later_run(tmp_path, server.url, first).found == {"txt2img": None}
-    server.painter.set_options({"eta_noise_seed_delta": 0})
-    assert later_run(tmp_path, server.url, first).found == {"txt2img": ()}
-
-
-@pytest.mark.parametrize("changed", [{"version": "9"}, {"product": "Forge"}, {"kind": "other"}])
-def test_another_product_or_version_prevents_reuse(
-    server: ScriptedWebUI, tmp_path: Path, changed: dict[str, str]
-) -> None:
-    """It may make another image of the same request."""
-    first = made(tmp_path, server.url, config())
-    assert later_run(tmp_path, server.url, first, changed=changed).found == {"txt2img": None}
-    near = later_run(tmp_path, server.url, first, mode=Reuse.GROUP, changed=changed)
-    assert near.found == {"txt2img": None}
 
 
 def test_a_swap_within_a_run_is_noticed_by_the_answers(

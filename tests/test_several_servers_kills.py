@@ -51,7 +51,7 @@ def reference(
     return ended.result()
 
 
-@pytest.mark.sampled(14)
+@pytest.mark.sampled(21)
 @pytest.mark.parametrize("at", PLACES)
 def test_a_run_on_two_servers_killed_anywhere_ends_as_on_one(
     at: str,

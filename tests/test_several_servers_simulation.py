@@ -10,7 +10,7 @@ from .simulated_checks import Violation
 from .simulated_disk import Sync
 from .simulation import simulate
 
-SEEDS = range(60)
+SEEDS = range(40)
 
 
 @pytest.mark.parametrize("servers", [2, 3])
@@ -19,8 +19,8 @@ def test_whatever_happens_the_images_are_those_of_one_server(servers: int) -> No
     counts: Counter[str] = Counter()
     for seed in SEEDS:
         counts += simulate(seed, servers=servers)
-    assert counts["kills"] > 10
-    assert counts["power losses"] > 5
+    assert counts["kills"] > 6
+    assert counts["power losses"] > 3
 
 
 @pytest.mark.parametrize("ignored", [Sync.LOG, Sync.FILE, Sync.FOLDER], ids=str)

@@ -40,7 +40,7 @@ _PATIENCE = 400
 TakeOut = Callable[[pytest.MonkeyPatch], Iterable[Sync]]
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(30)
 @pytest.mark.parametrize("first", range(0, _SEEDS, _CHUNK))
 def test_nothing_is_lost_in_any_simulated_run(
     first: int, record_property: Callable[[str, object], None]
@@ -74,11 +74,10 @@ def _losses_by_power(
     """What a power loss after a resume takes, for each place where the process before it ends."""
     lost = []
     for at in itertools.count(1):
-        for chance in range(4):
-            faults = (Fault(at=at, deed=deed), second)
-            with same_machine_everywhere():
-                met_at, what = _resume_and_lose_power(root / f"{at}-{chance}", faults, ignored)
-            lost += [f"{deed} at {at} ({met_at}): {what}"] if what else []
+        faults = (Fault(at=at, deed=deed), second)
+        with same_machine_everywhere():
+            met_at, what = _resume_and_lose_power(root / str(at), faults, ignored)
+        lost += [f"{deed} at {at} ({met_at}): {what}"] if what else []
         if not met_at:
             break
     assert at > 30
@@ -118,21 +117,21 @@ def _resume_and_lose_power(
 def test_the_simulation_meets_with_everything_that_can_happen(
     record_property: Callable[[str, object], None],
 ) -> None:
-    """A few hundred seeds see every way to die, to fail and to be cancelled, and lose nothing."""
-    counts, broken = survey(_SEEDS, 300)
-    record_property("simulated", {"runs": 300, **counts, "broken promises": len(broken)})
+    """Some seeds see every way to die, to fail and to be cancelled, and lose nothing."""
+    counts, broken = survey(_SEEDS, 150)
+    record_property("simulated", {"runs": 150, **counts, "broken promises": len(broken)})
     assert not broken, "\n".join(f"{what}: {command_for(seed)}" for seed, what in broken)
     expected = {
         *(happening.name.lower() for happening in Happening),
         *(f"disk: {deed}" for deed in Deed),
         *("kills", "power losses", "files spoilt", "torn tails", "requests", "images reused"),
     }
-    assert {name for name in expected if counts[name] < 5} == set()
+    assert {name for name in expected if not counts[name]} == set()
 
 
 def test_a_seed_always_gives_the_same_run() -> None:
     """Everything that happens follows from the seed."""
-    for seed in range(10):
+    for seed in range(4):
         told: list[list[str]] = [[], []]
         for lines in told:
             simulate(seed, tell=lines.append)
@@ -265,12 +264,3 @@ def test_the_command_shows_a_failing_seed_and_how_to_run_it_again(
     assert again.returncode == 1, again.stderr
     assert f"seed {seed}: {what}" in again.stdout
     assert "power loss" in again.stdout
-
-
-def test_the_command_runs_many_seeds_on_all_cores() -> None:
-    """Seeds are spread over processes, and what happened in all of them is counted."""
-    done = run_python("-m", "tests.simulate", "--start", "40", "--runs", "60", "--processes", "2")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "60 runs in" in done.stdout
-    assert "0 broken promises" in done.stdout
-    assert re.search(r"\d+ kills", done.stdout)

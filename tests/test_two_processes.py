@@ -26,10 +26,10 @@ from .real_disks import (
     undisturbed,
 )
 
-SERVED = SMALL.replace("images = 2", "images = 20").replace(
+SERVED = SMALL.replace("images = 2", "images = 15").replace(
     "base.safetensors", "sd_xl_base_1.0.safetensors"
 )
-"""A run that takes four seconds on the slow server, which is longer than a lock is tried for."""
+"""A run that takes three seconds on the slow server, which is longer than a lock is tried for."""
 ROUNDS = 8
 
 CONTENDER = """

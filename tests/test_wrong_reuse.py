@@ -107,9 +107,8 @@ def test_an_image_made_with_something_else_is_not_used(
     [
         (config(vae="vae.safetensors"), []),
         (config("upscale"), ["00-txt2img"]),
-        (config("adetailer"), ["00-txt2img"]),
     ],
-    ids=["VAE", "upscaler", "detector"],
+    ids=["VAE", "upscaler"],
 )
 def test_a_file_without_a_reported_hash_is_trusted_by_a_rerun_alone(
     document: Any, used: list[str], server: ScriptedWebUI, tmp_path: Path
@@ -121,14 +120,13 @@ def test_a_file_without_a_reported_hash_is_trusted_by_a_rerun_alone(
     assert repeated(server, first) == stages
 
 
-@pytest.mark.parametrize("fork", ["forge"])
 def test_another_product_at_the_same_address_makes_its_own_images(
-    fork: str, server: ScriptedWebUI, tmp_path: Path
+    server: ScriptedWebUI, tmp_path: Path
 ) -> None:
     """Also for a rerun."""
     document = config(model="base")
     first = run(server, tmp_path, document)
-    with ScriptedWebUI(fork=fork) as other:
+    with ScriptedWebUI(fork="forge") as other:
         other.painter.hashed.update(other.painter.names.models)
         assert reused(run(other, tmp_path, document)) == []
         assert repeated(other, first) == []
