@@ -54,13 +54,14 @@ def later_run(
     index = CatalogueReuseIndex(runs)
     index.refresh()
     identity = RunIdentity("later", None, parent, described)
-    images = EarlierImages(identity, mode, index, backend.file_hashes)
+    images = EarlierImages(identity, mode, index.find, backend.file_hashes)
     requests = {event.stage_id: event.request_sha256 for event in earlier.events
                 if isinstance(event, CallRequested)}  # fmt: skip
     found = {}
     for stage in plan.stages:
-        answers = list(images.find(requests[stage.stage_id], stage.config))
-        found[stage.stage_type] = answers[0].not_checked if answers else None
+        answers = images.find(requests[stage.stage_id], stage.config)
+        used = [one.not_checked for one in answers if not one.refusal]
+        found[stage.stage_type] = used[0] if used else None
     reported = {one.stage_type: hashes_now(backend, one.config) for one in plan.stages}
     backend.release()
     return Later(found, reported)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
@@ -117,21 +117,6 @@ def make_earlier_run(runs: Path, seed: int, configuration: Mapping[str, Any]) ->
     return handle.folder
 
 
-class OneRun:
-    """The index of a single run."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def refresh(self) -> None:
-        """It never changes."""
-
-    def find(self, request_sha256: str) -> Sequence[Path]:
-        """The run, whatever is looked for."""
-        del request_sha256
-        return [self._folder]
-
-
 class Life:
     """One process, on a storage of its own."""
 
@@ -214,7 +199,7 @@ class Life:
         if folder is None:
             return None
         identity = RunIdentity(run_id, None, folder.name, self.backend.description)
-        return EarlierImages(identity, Reuse.GROUP, OneRun(folder), UNKNOWN_FILES)
+        return EarlierImages(identity, Reuse.GROUP, lambda _: [folder], UNKNOWN_FILES)
 
     def _bring_about(self, happening: Happening) -> None:
         """What happens to this process while the server works on its request."""

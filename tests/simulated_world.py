@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,10 +18,13 @@ from stagewright.events import (
 )
 from stagewright.statemachine.resume import reopen
 from stagewright.statemachine.run import creation, dispatcher, group_launcher, group_runner
+from stagewright.statemachine.run.journal import ProcessFields
 
 from .support import START
 
-_ONE_PROCESS = SimpleNamespace(getpid=lambda: 4242)
+_ONE_PROCESS = ProcessFields(
+    software="stagewright (simulated)", host="simulated", boot_id="0" * 32, pid=4242
+)
 
 
 @contextlib.contextmanager
@@ -30,10 +32,7 @@ def same_machine_everywhere() -> Iterator[None]:
     """Records are as long, and nothing comes by the wall clock, wherever a seed is run."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (creation, reopen, group_launcher):
-            patch.setattr(module, "os", _ONE_PROCESS)
-            patch.setattr(module, "host_name", lambda: "simulated")
-            patch.setattr(module, "boot_id", lambda: "0" * 32)
-            patch.setattr(module, "software", lambda: "stagewright (simulated)")
+            patch.setattr(module, "process_fields", lambda: _ONE_PROCESS)
         # Orders to cancel are looked for between stages and runs; a slow machine looks no oftener.
         for module in (dispatcher, group_runner):
             patch.setattr(module, "POLL_S", 60.0)

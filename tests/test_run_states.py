@@ -51,7 +51,7 @@ from stagewright.statemachine.ports import GeneratedImage, SystemClock
 from stagewright.statemachine.resume.reopen import ReopenedRun, reopen_run
 from stagewright.statemachine.resume.verify import verify_run
 from stagewright.statemachine.run.creation import create_run, resolve_choices
-from stagewright.statemachine.run.image_files import ImageFiles
+from stagewright.statemachine.run.image_files import ImageFiles, ImageOrigin
 from stagewright.statemachine.run.journal import RunJournal
 from stagewright.statemachine.states import FRUITLESS_EPOCHS, Trigger
 
@@ -207,7 +207,7 @@ class RunStates(RuleBasedStateMachine):
         if request is None:
             return
         answer = GeneratedImage(data=png(request.seed))
-        written = self.images.write([answer], request)
+        written = self.images.write([answer], request, [ImageOrigin(request.seed)])
         if steps > 1:
             artifacts = self.images.place(written)
             self.sound.discard(index)
@@ -394,4 +394,4 @@ class RunStates(RuleBasedStateMachine):
 
 
 TestRunStates = RunStates.TestCase
-TestRunStates.settings = settings(deadline=None, max_examples=40, stateful_step_count=30)
+TestRunStates.settings = settings(deadline=None, max_examples=25, stateful_step_count=30)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import logging
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -33,8 +35,9 @@ _RUN_ID = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[^/\\\x00-\x1f]+-[0-9a-f]{6}")
 _LONGEST_SLUG, _MOST_SLUG_BYTES = 40, 120
 _MAX_ORDER_BYTES = 64 * 1024
 _SHOWN = 4
-_NAMES_TRIED = 10
+_IDS_DRAWN = 10
 _MOST_DIGITS = 10
+_logger = logging.getLogger("stagewright.runner")
 
 
 class CancelOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,47 +66,13 @@ def slug_of(name: str) -> str:
     return slug.encode()[:_MOST_SLUG_BYTES].decode(errors="ignore").strip("-")
 
 
-def make_run_folder(
-    runs: Path,
-    name: str,
-    opened: datetime,
-    random_below: RandomBelow,
-    storage: Storage,
-    *,
-    noun: str = "run",
-) -> Path:
-    """Make a folder below ``runs`` that no other run or group has. Raises LogWriteError."""
-    for tries_left in reversed(range(_NAMES_TRIED)):
-        path = runs / new_run_id(name, opened, random_below)
-        try:
-            storage.make_folder(path, new=True)
-        except OSError as error:
-            if isinstance(error, FileExistsError) and tries_left:
-                continue
-            raise LogWriteError(f"the {noun} cannot be made: {error}", path=path) from error
-        return path
-    raise AssertionError("the last try returns or raises")
-
-
-def make_named_folder(path: Path, storage: Storage, kind: LogKind[Any] = RUN_LOG) -> Path:
-    """Make the folder of a run, or of another log, whose id is known already.
-
-    What a process left there that died before there was a log is removed. Raises LogWriteError.
-    """
-    try:
-        if path.exists():
-            if is_regular(path / kind.file_name):
-                message = f"the {kind.noun} cannot be made: it is there already"
-                raise LogWriteError(message, path=path)
-            lock = FileLock(path, kind.lock_name, noun=kind.noun)
-            try:
-                storage.remove_tree(path)
-            finally:
-                lock.release()
-        storage.make_folder(path, new=True)
-    except OSError as error:
-        raise LogWriteError(f"the {kind.noun} cannot be made: {error}", path=path) from error
-    return path
+def unused_id(place: Path, name: str, opened: datetime, random_below: RandomBelow) -> str:
+    """An id that no folder in ``place`` has, unless ``random_below`` gives one number for ever."""
+    for _ in range(_IDS_DRAWN):
+        found = new_run_id(name, opened, random_below)
+        if not (place / found).exists():
+            break
+    return found
 
 
 class RunFolder:
@@ -143,6 +112,24 @@ class RunFolder:
         """What identifies an order among others in its place; None where none can be seen."""
         return _stamp(self.path / CANCEL_NAME)
 
+    def take_cancel_order(self, obey: Callable[[CancelOrder], object]) -> None:
+        """Have the order obeyed that is waiting, if any, and remove it once that is recorded.
+
+        Raises what ``obey`` raises; the order stays then.
+        """
+        stamp = self.cancel_stamp()
+        # The stamp comes first: without it, a newer order could be removed in place of this one.
+        order = None if stamp is None else self.cancel_order()
+        if order is None:
+            return
+        obey(order)
+        # It is recorded durably by now, so no crash can lose it.
+        try:
+            # A newer order, written while this one was recorded, waits for the next look.
+            self.forget_cancel_order(stamp)
+        except OSError as error:
+            _logger.warning("%s: %s stays: %s", self.path.name, CANCEL_NAME, error)
+
     def forget_cancel_order(self, stamp: tuple[int, int] | None = None) -> None:
         """Remove the order; with a ``stamp``, only the order that has it. Raises OSError."""
         path = self.path / CANCEL_NAME
@@ -156,6 +143,47 @@ class RunFolder:
             self.storage.remove(aside)
         else:
             self.storage.rename(aside, path)
+
+
+@contextmanager
+def new_folder(
+    path: Path, storage: Storage, kind: LogKind[Any] = RUN_LOG
+) -> Iterator[tuple[RunFolder, FileLock]]:
+    """The new folder of a run, or of another log, and its lock, which the caller releases.
+
+    What a process left there that died before there was a log is removed. If the block raises, the
+    folder is removed and the lock released. Raises LogWriteError, also in place of an OSError.
+    """
+    lock: FileLock | None = None
+    try:
+        if path.exists():
+            _remove_unopened(path, storage, kind)
+        storage.make_folder(path, new=True)
+    except OSError as error:
+        raise LogWriteError(f"the {kind.noun} cannot be made: {error}", path=path) from error
+    try:
+        # Before anything is in it: `run` removes a folder without a log whose lock is free.
+        lock = FileLock(path, kind.lock_name, noun=kind.noun)
+        yield RunFolder(path, storage=storage), lock
+    except BaseException as error:
+        try:
+            storage.remove_tree(path)
+        finally:
+            if lock is not None:
+                lock.release()
+        if isinstance(error, OSError):
+            raise LogWriteError(f"the {kind.noun} cannot be made: {error}", path=path) from error
+        raise
+
+
+def _remove_unopened(path: Path, storage: Storage, kind: LogKind[Any]) -> None:
+    if is_regular(path / kind.file_name):
+        raise LogWriteError(f"the {kind.noun} cannot be made: it is there already", path=path)
+    lock = FileLock(path, kind.lock_name, noun=kind.noun)
+    try:
+        storage.remove_tree(path)
+    finally:
+        lock.release()
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +13,9 @@ from ...events.errors import GroupNotFoundError, RunNotFoundError
 from ...events.groups.log import GROUP_LOG_NAME
 from ...events.log.format import MAX_LINE_BYTES, check
 from ...events.log.kind import LOG_NAME
-from ...events.log.storage import Storage, is_regular, open_regular
+from ...events.log.storage import is_regular, open_regular
 from ..errors import ResumeRefusedError
-from ..files.run_folder import ARCHIVE_NAME, RunFinder, is_run_id, make_run_folder, run_folders
-from ..ports import RandomBelow
+from ..files.run_folder import ARCHIVE_NAME, RunFinder, is_run_id, run_folders
 
 GROUPS_NAME = "groups"
 """The folder beside the runs that holds the groups."""
@@ -59,14 +57,6 @@ def group_folder(runs: Path, group_id: str) -> Path | None:
 def _id_by_name(folder: Path) -> str:
     """The id of a group; the log is read only where the folder's name is no id."""
     return folder.name if is_run_id(folder.name) else recorded_group_id(folder)
-
-
-def make_group_folder(
-    runs: Path, name: str, opened: datetime, random_below: RandomBelow, storage: Storage
-) -> Path:
-    """Make a folder that no other group has. Raises LogWriteError."""
-    place = runs / GROUPS_NAME
-    return make_run_folder(place, name, opened, random_below, storage, noun="group")
 
 
 def find_group(runs: Path, name: str) -> Path:

@@ -45,7 +45,6 @@ class GroupChoices:
 class VariantOrigin(NamedTuple):
     """What a run records of its group: it is this variant, with these ``varied`` values by key."""
 
-    run_id: str
     group_id: str
     variant_index: int
     varied: Mapping[str, object]

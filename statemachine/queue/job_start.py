@@ -8,10 +8,7 @@ from pathlib import Path
 import msgspec
 
 from ...events.errors import GroupNotFoundError, RunNotFoundError
-from ...events.folds import Fold
-from ...events.log.reader import read_log
-from ...events.model import BackendDescription
-from ...events.queue.model import JobAdded, JobKind, RerunSource
+from ...events.queue.model import JobAdded, JobKind
 from ..config.schema import RunConfig
 from ..errors import ResumeRefusedError
 from ..files.run_folder import find_run
@@ -19,12 +16,11 @@ from ..groups.folder import GROUPS_NAME, find_group
 from ..groups.planning import GroupPlan, PlannedVariant
 from ..groups.variant_config import VariantConfigs
 from ..plan.builder import build_stage_execution_plan
-from ..resume.recorded_plan import recorded_plan
 from ..run.controller import PipelineController
+from ..run.creation import PlannedRun, RerunOrigin
 from ..run.handle import GroupHandle, RunHandle
-from ..run.launcher import RecordedRun
-from ..run.rerun import Rerun, RerunOrigin
-from ..run.reuse_plan import require_reuse
+from ..run.rerun import Rerun
+from ..run.reuse_plan import ComparedRun, require_reuse
 from .job_files import JobFiles
 from .job_queue import TakenJob
 
@@ -81,22 +77,16 @@ class JobStarter:
     def _begin_run(self, added: JobAdded, run_id: str) -> RunHandle:
         config = self._with_server(self._configs(added).config_of(added.variants[0]))
         if added.rerun is None:
-            return self._controller.start_recorded(RecordedRun(run_id, config, added.seed))
+            return self._controller.start_recorded(PlannedRun(config, run_id, added.seed))
         source = added.rerun
+        parent = ComparedRun.read(find_run(self._controller.runs, source.run_id))
         origin = RerunOrigin(source.run_id, source.images, source.seed_indexes)
-        rerun = self._rerun(source, config, origin)
+        backend = parent.backend if source.on_its_server else None
+        planned = PlannedRun(config, run_id, added.seed, origin, backend)
         if source.from_stage is not None:
-            require_reuse(self._controller.plan_recorded_rerun(rerun), source.from_stage)
-        recorded = RecordedRun(run_id, config, added.seed, origin, rerun.backend)
-        return self._controller.start_recorded(recorded)
-
-    def _rerun(self, source: RerunSource, config: RunConfig, origin: RerunOrigin) -> Rerun:
-        fold = Fold()
-        read_log(find_run(self._controller.runs, source.run_id), fold.apply_all)
-        plan, opened = recorded_plan(fold), fold.opened
-        assert opened is not None
-        backend: BackendDescription | None = fold.backend or opened.backend
-        return Rerun(config, origin, opened, plan, backend if source.on_its_server else None)
+            found = self._controller.plan_recorded_rerun(Rerun(planned, parent))
+            require_reuse(found, source.from_stage)
+        return self._controller.start_recorded(planned)
 
     def _group_plan(self, added: JobAdded) -> GroupPlan:
         """The plan of a sweep, from what was recorded of it."""

@@ -33,7 +33,9 @@ from ..plan.builder import build_stage_execution_plan
 from ..plan.checkpoints import first_and_last_checkpoint
 from ..plan.plan import StageExecutionPlan
 from ..ports import InputReader, RandomBelow
+from ..run.creation import RerunOrigin
 from ..run.rerun import prepare_rerun
+from ..run.reuse_plan import ComparedRun
 
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,11 +141,10 @@ def plan_rerun_job(
     random_below: RandomBelow,
 ) -> NewJob:
     """The job of a rerun; see ``PipelineController.start_rerun``, whose errors it raises."""
-    folder, fold = find_run(runs, run), Fold()
-    read_log(folder, fold.apply_all)
-    rerun = prepare_rerun(folder, fold, images=images, overrides=overrides, inputs=inputs)
-    seed = random_below(SEED_END)
-    config = rerun.config
+    parent = ComparedRun.read(find_run(runs, run))
+    rerun = prepare_rerun(parent, images=images, overrides=overrides, inputs=inputs).planned
+    seed, config, origin = random_below(SEED_END), rerun.config, rerun.origin
+    assert isinstance(origin, RerunOrigin)
     document = document_to_record(config)
     if config.seed == -1:
         config = msgspec.structs.replace(config, seed=seed)
@@ -152,7 +153,6 @@ def plan_rerun_job(
     plan = build_stage_execution_plan(drawn)
     if plan.conflicts:
         raise ConfigurationError("; ".join(map(str, plan.conflicts)))
-    origin = rerun.origin
     name = config.name or name_in_run_id(origin.run_id)
     return NewJob(
         job=JobKind.RERUN,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from msgspec import UNSET, UnsetType
+
 from ...events.log.intact_records import SoundRecords
 from ...events.model import (
     Artifact,
@@ -17,17 +19,25 @@ from ...events.model import (
     StageImageProgress,
 )
 from ..plan.plan import StageExecution, StageExecutionPlan
-from ..run.requests import request_breaks, request_spans, request_to_find, span_of
+from ..run.requests import request_breaks, request_spans, span_of, wanted_request
+
+
+class AnsweredRequest(NamedTuple):
+    """What is known of a request that was answered: as recorded or, if that is lost, as planned."""
+
+    request_sha256: str
+    inputs: tuple[str, ...]
+    server: str | UnsetType = UNSET
 
 
 class RecordedAnswer(NamedTuple):
     """The images of one request by index, from the last sound records of them.
 
-    ``request`` is as recorded or, if that record is lost, as the plan has it. ``place`` is that
-    of CallCompleted or CallReused in the sound records, None if only StageImageProgress is left.
+    ``place`` is that of CallCompleted or CallReused in the sound records, None if only
+    StageImageProgress is left.
     """
 
-    request: CallRequested
+    request: AnsweredRequest
     artifacts: dict[int, Artifact]
     place: int | None
 
@@ -101,36 +111,18 @@ class RecordedAnswers:
 
     def _request(
         self, stage: StageExecution, span: range, event: StageEvent
-    ) -> CallRequested | None:
+    ) -> AnsweredRequest | None:
         """The request that ``event`` answers; None if it is not known what it was made from."""
         if isinstance(event, CallReused):
-            return _unrecorded(event, stage, span, event.request_sha256, event.inputs)
+            return AnsweredRequest(event.request_sha256, event.inputs)
         recorded = self._requests.get((stage.stage_id, span.start))
         if recorded and getattr(event, "call_id", recorded.call_id) == recorded.call_id:
-            return recorded
+            return AnsweredRequest(recorded.request_sha256, recorded.inputs, recorded.server)
         source = None
         if stage.input_source in self._stages:
             # The source that is recorded so far: a later one would be another image.
             source = self._source(stage, span.start)
             if source is None:
                 return None
-        wanted = request_to_find(stage, span, self.plan, self._opened, source)
-        return _unrecorded(event, stage, span, wanted.request_sha256, wanted.inputs)
-
-
-def _unrecorded(
-    event: StageEvent, stage: StageExecution, span: range, digest: str, inputs: tuple[str, ...]
-) -> CallRequested:
-    """A request that ``event`` answers, and that is not recorded."""
-    return CallRequested(
-        run_id=event.run_id,
-        seq=event.seq,
-        ts=event.ts,
-        call_id="",
-        stage_id=stage.stage_id,
-        image_index=span.start,
-        count=len(span),
-        attempt=0,
-        request_sha256=digest,
-        inputs=inputs,
-    )
+        wanted = wanted_request(stage, span, self.plan, self._opened, source)
+        return AnsweredRequest(wanted.request_sha256, wanted.inputs)

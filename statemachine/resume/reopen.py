@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from itertools import count, groupby
 from pathlib import Path
@@ -13,14 +12,13 @@ from msgspec import UNSET
 from ...events.errors import LogWriteError
 from ...events.folds import Fold
 from ...events.log.file_log import FileEventLog
-from ...events.log.lock import LOCK_WAIT_S, boot_id, host_name
+from ...events.log.lock import LOCK_WAIT_S
 from ...events.log.storage import Storage
 from ...events.model import BackendDescription, ErrorDetail, LogRepaired, RunResumed, RunState
-from ...events.version import software
 from ..files.recorded_files import FileState, OnFile, find_link
 from ..files.run_folder import RunFolder
 from ..ports import Clock
-from ..run.journal import RunJournal
+from ..run.journal import RunJournal, process_fields
 from ..states import Trigger
 from .inspection import RunInspection, inspect_run
 
@@ -140,10 +138,7 @@ class ReopenedRun(RunInspection, frozen=True, kw_only=True):
                 **at,
                 completed_images=self.valid,
                 backend=backend,
-                software=software(),
-                host=host_name(),
-                boot_id=boot_id(),
-                pid=os.getpid(),
+                **process_fields(),
                 lost=self._lost() or UNSET,
             )
         )

@@ -8,9 +8,6 @@ rest. Earlier attempts, failures and times stay in the damaged log, which the ne
 from __future__ import annotations
 
 import sys
-from errno import ENOSPC
-from hashlib import sha256
-from os import strerror
 from pathlib import Path
 
 import msgspec
@@ -26,6 +23,7 @@ from ...events.log.storage import Storage
 from ...events.model import (
     Artifact,
     CallCompleted,
+    CallRequested,
     CallReused,
     ErrorDetail,
     ImagesRemoved,
@@ -33,11 +31,10 @@ from ...events.model import (
     LogRepaired,
     Outcome,
 )
-from ..files.recorded_files import check_file
-from ..files.run_folder import RunFolder, make_run_folder
+from ..files.recorded_files import check_file, sha256_of
+from ..files.run_folder import RunFolder, new_folder, unused_id
 from ..plan.plan import StageExecution
 from ..ports import Clock, RandomBelow
-from ..run.creation import new_run_folder
 from ..run.journal import RunJournal, recordable
 from ..run.requests import call_id
 from ..run.stage_records import StageRecords
@@ -49,7 +46,6 @@ CORRUPT_NAME = f"{LOG_NAME}.corrupt"
 """The corrupt log's copy in the run that was made from it."""
 _DRAFT_NAME = "draft"
 """The folder in which the new log is written. Without a log, the new folder is no run yet."""
-_COPY_BYTES = 1024 * 1024
 
 
 class SalvageRefusedError(StagewrightError, ValueError):
@@ -107,8 +103,8 @@ def salvage_run(
     fold.apply(records.opened)
     answers = RecordedAnswers(records, recorded_plan(fold))
     name = "-".join(records.opened.run_id.split("-")[1:-1])
-    made = make_run_folder(runs, name, clock.now(), random_below, storage)
-    with new_run_folder(made, storage) as (new, lock):
+    run_id = unused_id(runs, name, clock.now(), random_below)
+    with new_folder(runs / run_id, storage) as (new, lock):
         salvage = _Salvage(records, answers, new, clock)
         salvage.write(corruption)
         lock.release()
@@ -175,7 +171,8 @@ class _Salvage:
         self._storage.remove_tree(draft)
 
     def _write_log(self, draft: Path, corruption: LogCorruptError) -> None:
-        size, digest = self._copy(self._records.path, self._new / CORRUPT_NAME)
+        copy = self._new / CORRUPT_NAME
+        digest = self._copy(self._records.path, copy)
         opened = msgspec.structs.replace(
             self._records.opened,
             run_id=self._new.name,
@@ -191,7 +188,7 @@ class _Salvage:
                 lambda at: LogRepaired(
                     **at,
                     offset=corruption.offset,
-                    bytes=size,
+                    bytes=copy.stat().st_size,
                     sha256=digest,
                     copied_to=CORRUPT_NAME,
                 )
@@ -222,7 +219,7 @@ class _Salvage:
         records = StageRecords(journal, stage, total)
         records.start()
         for answer in kept:
-            self._write_answer(journal, records, answer)
+            self._write_answer(journal, stage, records, answer)
         written = journal.fold.stages[stage.stage_id]
         count = len(written.finished)
         # The sum of forged durations may be infinite, which JSON cannot hold.
@@ -230,7 +227,11 @@ class _Salvage:
         records.end(count, duration_ms, Outcome.COMPLETED if count == total else Outcome.PARTIAL)
 
     def _write_answer(
-        self, journal: RunJournal, records: StageRecords, answer: RecordedAnswer
+        self,
+        journal: RunJournal,
+        stage: StageExecution,
+        records: StageRecords,
+        answer: RecordedAnswer,
     ) -> None:
         """Copy the images of a request, then record request, answer and announcements.
 
@@ -244,13 +245,30 @@ class _Salvage:
                 self._copy_recorded(artifact)
         event = None if answer.place is None else self._records[answer.place].event
         if isinstance(event, CallReused):
-            records.reused_again(event, artifacts)
+            records.reused_images(
+                artifacts,
+                request_sha256=event.request_sha256,
+                info=event.info,
+                origin=event.origin,
+                inputs=event.inputs,
+                not_checked=event.not_checked,
+            )
             return
-        call = call_id(self._new.name, answer.request.stage_id, artifacts[0].image_index, 0)
-        request = msgspec.structs.replace(
-            answer.request, call_id=call, count=len(artifacts), attempt=0
+        first, request = artifacts[0].image_index, answer.request
+        call = call_id(self._new.name, stage.stage_id, first, 0)
+        journal.record(
+            lambda at: CallRequested(
+                **at,
+                call_id=call,
+                stage_id=stage.stage_id,
+                image_index=first,
+                count=len(artifacts),
+                attempt=0,
+                request_sha256=request.request_sha256,
+                inputs=request.inputs,
+                server=request.server,
+            )
         )
-        journal.record(lambda at: msgspec.structs.replace(request, **at))
         old = event if isinstance(event, CallCompleted) else None
         records.images(
             call,
@@ -274,24 +292,17 @@ class _Salvage:
         return wrong is None
 
     def _copy_recorded(self, file: Artifact | InputRecord) -> None:
-        _, digest = self._copy(self._old / file.path, self._new / file.path)
+        digest = self._copy(self._old / file.path, self._new / file.path)
         if digest != file.sha256:
             raise LogWriteError("it changed while it was being copied", path=self._old / file.path)
 
-    def _copy(self, source: Path, target: Path) -> tuple[int, str]:
-        """Copy a file durably, in bounded memory; its size in bytes and its digest."""
-        size, digest = 0, sha256()
+    def _copy(self, source: Path, target: Path) -> str:
+        """Copy a file durably, in bounded memory; the digest of the copy."""
         self._storage.make_folder(target.parent)
-        self._storage.write_file(target, b"")
-        file = self._storage.open_append(target)
-        try:
-            with self._storage.open_read(source) as stream:
-                while chunk := stream.read(_COPY_BYTES):
-                    if file.write(chunk) != len(chunk):
-                        raise OSError(ENOSPC, strerror(ENOSPC), str(target))
-                    size += len(chunk)
-                    digest.update(chunk)
-            file.sync()
-        finally:
-            file.close()
-        return size, digest.hexdigest()
+        with self._storage.open_read(source) as stream:
+            copy = self._storage.copy_part(stream, target)
+        with self._storage.open_read(copy) as stream:
+            digest = sha256_of(stream)
+        self._storage.rename(copy, target)
+        self._storage.sync_folder(target.parent)
+        return digest

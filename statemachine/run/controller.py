@@ -8,24 +8,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...events.folds import Fold
-from ...events.log.reader import read_log
 from ...events.log.storage import Storage
 from ...events.model import CancelMode, RunState
 from ...events.result import PipelineRunResult
-from ..config.inputs import AnyConfig, ConfigDocument, resolve_config
+from ..config.inputs import AnyConfig, ConfigDocument, document_of, resolve_config
 from ..errors import ControllerBusyError
 from ..files.recorded_files import OnFile
 from ..files.run_folder import find_run
-from ..groups.planning import GroupPlan
+from ..groups.planning import GroupPlan, plan_group
 from ..plan.builder import build_stage_execution_plan
 from ..plan.plan import StageExecutionPlan
 from ..ports import Clock, ImageBackend, InputReader, RandomBelow, ReuseIndex, SystemClock
+from .creation import PlannedRun
 from .group_launcher import GroupLauncher
 from .handle import GroupHandle, RunHandle
-from .launcher import RecordedRun, RunLauncher, publishing_config_errors
+from .launcher import RunLauncher, publishing_config_errors
 from .rerun import Rerun, prepare_rerun
-from .reuse_plan import StageReuse, require_reuse
+from .reuse_plan import ComparedRun, StageReuse, require_reuse
 
 
 class PipelineController:
@@ -109,15 +108,15 @@ class PipelineController:
         """
         with self._one_at_a_time(), publishing_config_errors():
             ready = resolve_config(config, inputs=self._launcher.inputs, runs=self.runs)
-            return self._launcher.begin(ready)
+            return self._launcher.begin(PlannedRun(ready))
 
-    def start_recorded(self, run: RecordedRun) -> RunHandle:
+    def start_recorded(self, run: PlannedRun) -> RunHandle:
         """Begin a run whose id and choices were recorded before, such as that of a queue's job.
 
         No input is looked for. Raises what ``start`` raises.
         """
         with self._one_at_a_time(), publishing_config_errors():
-            return self._launcher.begin_recorded(run)
+            return self._launcher.begin(run)
 
     def plan_recorded_rerun(self, rerun: Rerun) -> tuple[StageReuse, ...]:
         """What a recorded rerun would reuse; see ``plan_rerun``."""
@@ -156,7 +155,8 @@ class PipelineController:
         ConfigurationError, RunNotFoundError, LogCorruptError, ResumeRefusedError.
         """
         ready = resolve_config(config, inputs=self._launcher.inputs, runs=self.runs)
-        return self._launcher.plan_against(ready, find_run(self.runs, run_id))
+        other = ComparedRun.read(find_run(self.runs, run_id))
+        return self._launcher.plan_against(ready, other)
 
     def plan_rerun(
         self,
@@ -191,13 +191,12 @@ class PipelineController:
             rerun = self._rerun(run_id, images, overrides)
             if from_stage is not None:
                 require_reuse(self._launcher.plan_rerun(rerun), from_stage)
-            return self._launcher.begin_rerun(rerun)
+            return self._launcher.begin(rerun.planned)
 
     def _rerun(self, run_id: str, images: Sequence[int] | None, overrides: Sequence[str]) -> Rerun:
-        folder, fold = find_run(self.runs, run_id), Fold()
-        read_log(folder, fold.apply_all)
+        parent = ComparedRun.read(find_run(self.runs, run_id))
         return prepare_rerun(
-            folder, fold, images=images, overrides=overrides, inputs=self._launcher.inputs
+            parent, images=images, overrides=overrides, inputs=self._launcher.inputs
         )
 
     def plan_group(
@@ -212,7 +211,14 @@ class PipelineController:
         ``vary`` are axes as the command line takes them (``txt2img.steps=20,30``), beside those of
         the configuration; with ``zip_axes`` they move together. Raises ConfigurationError.
         """
-        return self._groups.plan(config, vary=vary, zip_axes=zip_axes)
+        return plan_group(
+            config if isinstance(config, ConfigDocument) else document_of(config),
+            vary=vary,
+            zip_axes=zip_axes,
+            inputs=self._launcher.inputs,
+            runs=self.runs,
+            random_below=self._launcher.random_below,
+        )
 
     def start_group(
         self,
@@ -281,7 +287,6 @@ class PipelineController:
         try:
             yield
         except BaseException:
-            self._launcher.release()
             self._free()
             raise
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET
 
 from ...events.codec import json_values
-from ...events.errors import LogWriteError
 from ...events.folds import Fold
 from ...events.log.file_log import FileEventLog
-from ...events.log.lock import FileLock, boot_id, host_name
 from ...events.log.memory_log import EventLog
 from ...events.log.storage import Storage
 from ...events.model import (
@@ -27,7 +22,6 @@ from ...events.model import (
     OriginalFile,
     RunOpened,
 )
-from ...events.version import software
 from ..config.document import check_config, document_to_record
 from ..config.input_files import read_bounded
 from ..config.prompts import draw_prompts, draw_row_seeds
@@ -36,20 +30,46 @@ from ..config.schema import InputImage, RunConfig, RunTables
 from ..config.script_images import map_strings
 from ..errors import InputImageError
 from ..files.png import source_of
-from ..files.run_folder import SUFFIXES, RunFolder, make_named_folder, make_run_folder
+from ..files.run_folder import SUFFIXES, RunFolder, new_folder, unused_id
 from ..groups.variant_config import VariantOrigin
 from ..plan.plan import StageExecutionPlan
 from ..ports import Clock, InputReader, RandomBelow
 from ..stages.stage import StageConfig
 from .image_status import ImageStatus
-from .journal import RunJournal
+from .journal import RunJournal, process_fields
 from .requests import SCRIPT_IMAGES
-from .rerun import RerunOrigin
 
 MASKS = "inputs/masks"
 """Where a run keeps a mask for each input, under the number of the input."""
 SEED_END = 2**31
 """Drawn seeds are below this (contract, section 4)."""
+
+
+class RerunOrigin(NamedTuple):
+    """What a rerun records of its parent: the index there of each of its images.
+
+    ``seed_indexes`` are the indexes from which the seeds of stages with a seed of their own count,
+    where these are not in a row.
+    """
+
+    run_id: str
+    images: tuple[int, ...]
+    seed_indexes: tuple[int, ...]
+
+
+class PlannedRun(NamedTuple):
+    """A run that is to begin, with what was decided of it before.
+
+    ``run_id`` is its id, and ``seed`` stands in for every seed that is left to chance, where these
+    were recorded by a queue or a group. ``origin`` is that of a rerun or a variant, ``backend`` the
+    one that its parent or group has recorded.
+    """
+
+    config: RunConfig
+    run_id: str | None = None
+    seed: int | None = None
+    origin: VariantOrigin | RerunOrigin | None = None
+    backend: BackendDescription | None = None
 
 
 class NewRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,24 +134,17 @@ def create_run(
     """A new run below ``runs``, whose log holds RunOpened, durably.
 
     ``origin`` is that of a variant of a group, or of a rerun. ``run_id`` is the run's id, where
-    that was recorded before. ``config`` comes from
-    ``resolve_choices``, ``plan`` from it. Raises InputImageError and LogWriteError; what was made
-    is removed then.
+    that was recorded before. ``config`` comes from ``resolve_choices``, ``plan`` from it. Raises
+    InputImageError and LogWriteError; what was made is removed then.
     """
     opened_at = clock.now()
     storage = storage or Storage()
     durability = config.run.durability
     storage.syncs = durability is not Durability.PROCESS
-    if isinstance(origin, VariantOrigin):
-        run_id = origin.run_id
-    if run_id is None:
-        path = make_run_folder(runs, config.name or "run", opened_at, random_below, storage)
-    else:
-        path = make_named_folder(runs / run_id, storage)
-    with new_run_folder(path, storage) as made:
-        folder, lock = made
+    run_id = run_id or unused_id(runs, config.name or "run", opened_at, random_below)
+    with new_folder(runs / run_id, storage) as (folder, lock):
         copies = _copy_inputs(folder, config, inputs)
-        opened = _opened(folder.path.name, config, plan, backend, opened_at, copies, origin)
+        opened = _opened(run_id, config, plan, backend, opened_at, copies, origin)
         log = FileEventLog.create(
             folder.path, opened, storage=folder.storage, durability=durability, lock=lock
         )
@@ -147,36 +160,13 @@ def create_run(
     )
 
 
-@contextmanager
-def new_run_folder(path: Path, storage: Storage) -> Iterator[tuple[RunFolder, FileLock]]:
-    """The new folder of a run, and its lock, which the caller releases.
-
-    If the block raises, the folder is removed and the lock released; an OSError becomes a
-    LogWriteError.
-    """
-    lock: FileLock | None = None
-    try:
-        # Before anything is in it: `run` removes a folder without a log whose lock is free.
-        lock = FileLock(path)
-        yield RunFolder(path, storage=storage), lock
-    except BaseException as error:
-        try:
-            storage.remove_tree(path)
-        finally:
-            if lock is not None:
-                lock.release()
-        if isinstance(error, OSError):
-            raise LogWriteError(f"the run cannot be made: {error}", path=path) from error
-        raise
-
-
 def preview_opening(
     config: RunConfig,
     plan: StageExecutionPlan,
     backend: BackendDescription,
     inputs: InputReader,
     opened_at: datetime,
-    origin: RerunOrigin | None = None,
+    origin: VariantOrigin | RerunOrigin | None = None,
 ) -> RunOpened:
     """The first event of a run that is not made, to see what it could reuse.
 
@@ -209,16 +199,13 @@ def _opened(
         else tuple(config.seed + index for index in range(plan.total_images)),
         inputs=copies,
         backend=backend,
-        software=software(),
         group_id=variant.group_id if variant else None,
         variant_index=variant.variant_index if variant else None,
         varied=variant.varied if variant else UNSET,
         parent_run_id=rerun.run_id if rerun else UNSET,
         parent_images=rerun.images if rerun else UNSET,
         seed_indexes=rerun.seed_indexes or UNSET if rerun else UNSET,
-        host=host_name(),
-        boot_id=boot_id(),
-        pid=os.getpid(),
+        **process_fields(),
         ca_bundle=UNSET
         if config.ca_bundle in (None, config.server.ca_bundle)
         else config.ca_bundle,

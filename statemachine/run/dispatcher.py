@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
-from ...events.errors import EventLogError
+from ...events.errors import EventLogError, LogWriteError
 from ...events.model import CancelMode
-from ..config.schema import OnImageError, RunTables
+from ..config.schema import OnImageError
 from ..errors import BackendError
-from ..plan.plan import StageExecution
-from ..ports import BackendPool, Clock, ImageBackend, RecoveringBackend
+from ..ports import BackendPool, ImageBackend, RecoveringBackend
 from .cancel import CancelToken
 from .requests import retry_wait_s
-from .stage_work import Member, StageFailedError, StageWork, WorkItem, severity
+
+if TYPE_CHECKING:
+    from .stage_run import StageRun
 
 DEFAULT_WAIT_S = 300.0
 """How long to wait for a backend that cannot be reached (contract, section 8)."""
@@ -28,6 +30,43 @@ _MOST_DOUBLINGS = 16
 _logger = logging.getLogger("stagewright.runner")
 
 
+class StageFailedError(Exception):
+    """A stage ended early; ``cause`` says why. ``image_index`` is None if it was no image."""
+
+    def __init__(self, stage_id: str, image_index: int | None, cause: Exception) -> None:
+        where = stage_id if image_index is None else f"{stage_id}, image {image_index + 1}"
+        super().__init__(f"{where}: {type(cause).__name__}: {cause}")
+        self.stage_id = stage_id
+        self.image_index = image_index
+        self.cause = cause
+
+
+@dataclass(eq=False)
+class _Member:
+    """One of the backends, and how it is doing; guarded by the dispatcher's lock."""
+
+    backend: ImageBackend
+    is_present: bool = True
+    is_aside: bool = False
+    is_reached: bool = True
+    failures: int = 0
+    """Failures in a row."""
+
+
+@dataclass(eq=False)
+class _Item:
+    """One request with its tries; ``failed_on`` are the members that failed since the last pause.
+
+    It is in the hand of one thread at a time, or in the queue.
+    """
+
+    span: range
+    is_new: bool = True
+    tried: int = 0
+    waits: int = 0
+    failed_on: set[_Member] = field(default_factory=set)
+
+
 class _Verdict(NamedTuple):
     """What follows a failure: another member gets the item, or it is tried again after a pause."""
 
@@ -37,7 +76,7 @@ class _Verdict(NamedTuple):
 
 
 class RequestDispatcher:
-    """Has the requests of ``spans`` made, with a thread for each slot of each member.
+    """Has the requests of a stage made, with a thread for each slot of each member.
 
     An item that fails on one member goes to the front of the queue for another one, which uses up
     no retry, and the member is set aside for a while. Once every member that is not set aside has
@@ -45,33 +84,21 @@ class RequestDispatcher:
     pool tries each item until it has used up its retries.
     """
 
-    def __init__(
-        self,
-        work: StageWork,
-        *,
-        stage: StageExecution,
-        backend: ImageBackend,
-        spans: Iterator[range],
-        settings: RunTables,
-        token: CancelToken,
-        clock: Clock,
-        look_for_cancel: Callable[[], None],
-    ) -> None:
+    def __init__(self, work: StageRun, spans: Iterator[range]) -> None:
         self._work = work
-        self._stage = stage
-        self._backend = backend
-        self._settings = settings
-        self._token = token
-        self._clock = clock
-        self._look_for_cancel = look_for_cancel
+        self._stage = work.stage
+        self._backend = work.backend
+        self._settings = work.open_run.settings
+        self._token = work.token
+        self._clock = work.clock
         self._over = CancelToken()
         """No further request is begun; members that are set aside are not waited for."""
         # Guards what follows, and the state of the members. No other lock is taken while it is
         # held, except to find the next span.
         self._changed = threading.Condition()
         self._spans = spans
-        self._returned: deque[WorkItem] = deque()
-        self._members: dict[int, Member] = {}
+        self._returned: deque[_Item] = deque()
+        self._members: dict[int, _Member] = {}
         self._in_hand = 0
         self._active = 0
         self._failures: list[BaseException] = []
@@ -95,7 +122,7 @@ class RequestDispatcher:
                     self._take_members(threads)
                 with self._changed:
                     ended = self._changed.wait_for(self._has_ended, POLL_S)
-                self._look_for_cancel()
+                self._work.look_for_cancel()
                 if self._token.stopping:
                     self._close()
         finally:
@@ -103,7 +130,7 @@ class RequestDispatcher:
             for thread in threads:
                 thread.join()
         if self._failures:
-            raise min(self._failures, key=severity)
+            raise min(self._failures, key=_severity)
 
     def _has_ended(self) -> bool:
         return self._active == 0 and self._is_closing()
@@ -133,7 +160,7 @@ class RequestDispatcher:
             self._note_absence()
 
     def _start_slots(self, backend: ImageBackend, threads: list[threading.Thread]) -> None:
-        member = Member(backend)
+        member = _Member(backend)
         with self._changed:
             self._members[id(backend)] = member
         for _ in range(max(1, backend.slots)):
@@ -156,7 +183,7 @@ class RequestDispatcher:
             error = BackendError("no server takes part in the run any more", transient=True)
             raise StageFailedError(self._stage.stage_id, None, error)
 
-    def _serve(self, member: Member, item: WorkItem | None) -> None:
+    def _serve(self, member: _Member, item: _Item | None) -> None:
         """Make one item after the other on a member, until none is left or one ends the stage."""
         try:
             while (item := item or self._take(member)) is not None:
@@ -173,7 +200,7 @@ class RequestDispatcher:
                 self._active -= 1
                 self._changed.notify_all()
 
-    def _take(self, member: Member) -> WorkItem | None:
+    def _take(self, member: _Member) -> _Item | None:
         """The next item for a member; None if there will be none."""
         with self._changed:
             while member.is_present and not self._is_closing():
@@ -186,7 +213,7 @@ class RequestDispatcher:
                     self._changed.wait(POLL_S)
         return None
 
-    def _next_for(self, member: Member) -> WorkItem | None:
+    def _next_for(self, member: _Member) -> _Item | None:
         """Take the next item that a member may make; the caller holds the lock."""
         for item in self._returned:
             is_failed = member in item.failed_on
@@ -201,14 +228,14 @@ class RequestDispatcher:
         if span is None:
             return None
         self._in_hand += 1
-        return WorkItem(span)
+        return _Item(span)
 
-    def _has_other(self, item: WorkItem) -> bool:
+    def _has_other(self, item: _Item) -> bool:
         """Whether a member can make the item that has not failed on it."""
         others = {*self._members.values()} - item.failed_on
         return any(not one.is_aside for one in others)
 
-    def _is_for_others(self, item: WorkItem, error: BackendError) -> bool:
+    def _is_for_others(self, item: _Item, error: BackendError) -> bool:
         """Whether another member is to make an item; any other, if this one is out of reach.
 
         An item uses up no try on a member that cannot be reached.
@@ -217,7 +244,7 @@ class RequestDispatcher:
         is_reached = error.is_out_of_reach and any(one.is_reached for one in others)
         return is_reached or self._has_other(item)
 
-    def _hold(self, member: Member, item: WorkItem) -> float | None:
+    def _hold(self, member: _Member, item: _Item) -> float | None:
         """Make an item; where it was given back, how long the member is set aside."""
         try:
             return self._make(member, item)
@@ -228,7 +255,7 @@ class RequestDispatcher:
                 self._in_hand -= 1
                 self._changed.notify_all()
 
-    def _make(self, member: Member, item: WorkItem) -> float | None:
+    def _make(self, member: _Member, item: _Item) -> float | None:
         """Try an item until its images or its last failure are recorded, or the stage is to end.
 
         Every failure of an image is recorded. Raises what ends the stage: that failure, if
@@ -260,7 +287,7 @@ class RequestDispatcher:
         return None
 
     def _note_failure(
-        self, member: Member, item: WorkItem, attempt: int, error: Exception
+        self, member: _Member, item: _Item, attempt: int, error: Exception
     ) -> _Verdict | None:
         """Record a failure; None if the item is not tried again. Raises it if it ends the stage."""
         verdict = self._judge(member, item, error)
@@ -273,7 +300,7 @@ class RequestDispatcher:
             raise error
         return verdict if verdict.will_retry else None
 
-    def _judge(self, member: Member, item: WorkItem, error: Exception) -> _Verdict:
+    def _judge(self, member: _Member, item: _Item, error: Exception) -> _Verdict:
         """What follows from a failure; counts it as a try or a wait of the item."""
         server = self._settings.server
         known = error if isinstance(error, BackendError) else BackendError("")
@@ -308,22 +335,22 @@ class RequestDispatcher:
         waited_ms = now - self._out_of_reach_since
         return waited_ms < 1000 * (DEFAULT_WAIT_S if wait_s is None else wait_s)
 
-    def _aside_s(self, member: Member, error: Exception) -> float:
+    def _aside_s(self, member: _Member, error: Exception) -> float:
         """How long a member is set aside after one more failure in a row."""
         doubled = self._settings.server.backoff_s * 2 ** min(member.failures - 1, _MOST_DOUBLINGS)
         return retry_wait_s(min(doubled, LONGEST_LOOK_S), error)
 
-    def _note_success(self, member: Member) -> None:
+    def _note_success(self, member: _Member) -> None:
         with self._changed:
             member.failures, member.is_aside, member.is_reached = 0, False, True
             self._out_of_reach_since = None
 
-    def _give_back(self, item: WorkItem) -> None:
+    def _give_back(self, item: _Item) -> None:
         with self._changed:
             self._returned.appendleft(item)
             self._changed.notify_all()
 
-    def _pause(self, member: Member, item: WorkItem, pause_s: float) -> None:
+    def _pause(self, member: _Member, item: _Item, pause_s: float) -> None:
         """Wait before the member tries the item again; others make theirs meanwhile."""
         with self._changed:
             member.is_aside = True
@@ -331,7 +358,7 @@ class RequestDispatcher:
             self._changed.wait_for(self._is_closing, pause_s)
             member.is_aside = False
 
-    def _wait_aside(self, member: Member, pause_s: float) -> None:
+    def _wait_aside(self, member: _Member, pause_s: float) -> None:
         """Wait until a member that has failed can be tried again."""
         while True:
             with self._changed:
@@ -352,7 +379,14 @@ class RequestDispatcher:
             member.is_aside = False
             self._changed.notify_all()
 
-    def _is_spared(self, member: Member) -> bool:
+    def _is_spared(self, member: _Member) -> bool:
         """Whether others can make all images without this member, so that it has time."""
         others = (one for one in self._members.values() if one is not member)
         return self._in_hand > 0 or any(not one.is_aside for one in others)
+
+
+def _severity(failure: BaseException) -> int:
+    """Of several failures the smallest is reported: an unwritable disk before failed images."""
+    if isinstance(failure, StageFailedError):
+        return 1 if isinstance(failure.cause, LogWriteError) else 2
+    return 0  # no Exception: it ends the run's thread

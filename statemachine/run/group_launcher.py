@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from pathlib import Path
 
 import msgspec
 
-from ...events.errors import LogWriteError, RunNotFoundError, StagewrightError
-from ...events.groups.log import GROUP_LOCK_NAME, GROUP_LOG
+from ...events.errors import LogWriteError, RunNotFoundError
+from ...events.groups.log import GROUP_LOG
 from ...events.groups.model import GroupOpened, GroupResumed
-from ...events.log.lock import FileLock, boot_id, host_name
 from ...events.log.storage import Storage
 from ...events.model import CancelMode, Durability, Outcome, RunState
-from ...events.version import software
-from ..config.inputs import AnyConfig, ConfigDocument, document_of
 from ..errors import ResumeRefusedError
-from ..files.run_folder import RunFolder, make_named_folder
+from ..files.run_folder import RunFolder, new_folder, unused_id
 from ..groups.folder import (
     GROUPS_NAME,
     find_group,
-    make_group_folder,
     runs_around,
     variant_folders,
 )
 from ..groups.found_files import FileCopies
 from ..groups.journal import GroupJournal
-from ..groups.planning import GroupPlan, plan_group
+from ..groups.planning import GroupPlan
 from ..groups.removal import remove_unopened_groups
 from ..groups.result import (
     GroupResult,
@@ -41,6 +34,7 @@ from ..groups.variant_config import VariantConfigs
 from ..ports import PreparableBackend
 from .group_runner import GroupRunner
 from .handle import GroupHandle
+from .journal import process_fields
 from .launcher import RunLauncher, prompts_to_check
 
 
@@ -61,57 +55,32 @@ class GroupLauncher:
         current = self._current
         return None if current is None else current.group_id
 
-    def plan(
-        self, config: AnyConfig | ConfigDocument, *, vary: Sequence[str], zip_axes: bool
-    ) -> GroupPlan:
-        """See ``PipelineController.plan_group``."""
-        launcher = self._launcher
-        return plan_group(
-            config if isinstance(config, ConfigDocument) else document_of(config),
-            vary=vary,
-            zip_axes=zip_axes,
-            inputs=launcher.inputs,
-            runs=launcher.runs,
-            random_below=launcher.random_below,
-        )
-
     def start(
         self, plan: GroupPlan, *, fail_fast: bool, group_id: str | None = None
     ) -> GroupHandle:
         """See ``PipelineController.start_group``."""
         launcher, durability = self._launcher, plan.durability
-        self._prepare(plan)
         storage = launcher.storage or Storage()
         storage.syncs = durability is not Durability.PROCESS
-        remove_unopened_groups(launcher.runs, storage=storage)
-        opened_at = launcher.clock.now()
-        if group_id is not None:
-            path = launcher.runs / GROUPS_NAME / group_id
-            make_named_folder(path, storage, GROUP_LOG)
-        else:
-            path = make_group_folder(
-                launcher.runs, plan.name or "group", opened_at, launcher.random_below, storage
-            )
-        lock: FileLock | None = None
         try:
-            lock = FileLock(path, GROUP_LOCK_NAME, noun="group")
-            opened = self._opened(plan, path, opened_at, storage, fail_fast=fail_fast)
-            journal = GroupJournal.create(
-                path, opened, lock, clock=launcher.clock, storage=storage, durability=durability
-            )
-        except BaseException as error:
-            try:
-                storage.remove_tree(path)
-            finally:
-                if lock is not None:
-                    lock.release()
-            if isinstance(error, OSError):
-                raise LogWriteError(f"the group cannot be made: {error}", path=path) from error
-            raise
+            self._prepare(plan)
+            remove_unopened_groups(launcher.runs, storage=storage)
+            place, opened_at = launcher.runs / GROUPS_NAME, launcher.clock.now()
+            if group_id is None:
+                group_id = unused_id(place, plan.name or "group", opened_at, launcher.random_below)
+            with new_folder(place / group_id, storage, GROUP_LOG) as (folder, lock):
+                opened = self._opened(plan, folder, opened_at, fail_fast=fail_fast)
+                journal = GroupJournal.create(
+                    folder.path,
+                    opened,
+                    lock,
+                    clock=launcher.clock,
+                    storage=storage,
+                    durability=durability,
+                )
         finally:
             launcher.release()
-        runner = GroupRunner(RunFolder(path, storage=storage), journal, launcher)
-        return self._launch(journal, runner)
+        return self._launch(journal, GroupRunner(folder, journal, launcher))
 
     def resume(self, group: str, *, force: bool, preflight: bool, cancelled: bool) -> GroupHandle:
         """See ``PipelineController.resume_group``."""
@@ -136,15 +105,7 @@ class GroupLauncher:
             journal.begin_epoch(durability)
             if stale_cancel is not None:
                 folder.forget_cancel_order(stale_cancel)
-            journal.record(
-                lambda at: GroupResumed(
-                    **at,
-                    software=software(),
-                    host=host_name(),
-                    boot_id=boot_id(),
-                    pid=os.getpid(),
-                )
-            )
+            journal.record(lambda at: GroupResumed(**at, **process_fields()))
         except BaseException as error:
             journal.close()
             if isinstance(error, OSError):
@@ -176,16 +137,15 @@ class GroupLauncher:
     def _opened(
         self,
         plan: GroupPlan,
-        path: Path,
+        folder: RunFolder,
         opened_at: datetime,
-        storage: Storage,
         *,
         fail_fast: bool,
     ) -> GroupOpened:
-        copies = FileCopies(path, storage)
+        copies = FileCopies(folder.path, folder.storage)
         backend = self._launcher.backend.description
         return GroupOpened(
-            group_id=path.name,
+            group_id=folder.path.name,
             seq=0,
             ts=opened_at,
             config=plan.document,
@@ -193,16 +153,13 @@ class GroupLauncher:
             variants=tuple(one.record() for one in plan.variants),
             seed=plan.seed,
             options=backend.options,
-            software=software(),
             name=plan.name or "",
             random=plan.random,
             random_seed=plan.random_seed,
             fail_fast=fail_fast,
             backend=backend,
             found=tuple(msgspec.to_builtins(copies.copy(one)) for one in plan.found),
-            host=host_name(),
-            boot_id=boot_id(),
-            pid=os.getpid(),
+            **process_fields(),
         )
 
     def _end_complete(
@@ -218,7 +175,7 @@ class GroupLauncher:
             journal.close()
         handle = GroupHandle(fold.group_id, journal.folder)
         self._on_end()
-        handle.end(result_of_variants(fold, variants), None)
+        handle.end(result_of_variants(fold, variants))
         return handle
 
     def _launch(
@@ -229,29 +186,18 @@ class GroupLauncher:
         try:
             if is_new:
                 journal.announce_opening()
-            threading.Thread(
-                target=self._work,
-                args=(handle, runner),
-                name=f"stagewright-group-{handle.group_id}",
-                daemon=False,  # not inherited: a GUI's worker thread is a daemon
-            ).start()
+            handle.start(lambda: self._work(handle, runner), lambda _result: self._end())
         except BaseException:
             self._current = None
             journal.close()
             raise
         return handle
 
-    def _work(self, handle: GroupHandle, runner: GroupRunner) -> None:
-        result: GroupResult | None = None
-        failure: BaseException | None = None
-        try:
-            result = runner.work()
-            handle.is_backend_out_of_reach = runner.has_lost_server
-        except StagewrightError as error:
-            failure = error
-        except BaseException as error:  # noqa: BLE001 - the handle's ``wait`` raises it
-            failure = LogWriteError(f"the group's end is not known: {error}", path=handle.folder)
-            failure.__cause__ = error
+    def _work(self, handle: GroupHandle, runner: GroupRunner) -> GroupResult:
+        result = runner.work()
+        handle.is_backend_out_of_reach = runner.has_lost_server
+        return result
+
+    def _end(self) -> None:
         self._current = None
         self._on_end()
-        handle.end(result, failure)

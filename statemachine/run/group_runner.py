@@ -16,11 +16,12 @@ from ...events.errors import LogWriteError, RunNotFoundError, StagewrightError
 from ...events.groups.model import GroupCancelled, Variant, VariantBegun, VariantFailure
 from ...events.model import CancelMode, Outcome, RunState
 from ..errors import BackendError, InvalidTransitionError, PreflightError
-from ..files.run_folder import CancelOrder, RunFolder
+from ..files.run_folder import CancelOrder, RunFolder, unused_id
 from ..groups.folder import check_new_run, variant_folders
 from ..groups.journal import GroupJournal
 from ..groups.result import REMOVED, GroupResult, group_result, read_variant_run
 from ..groups.variant_config import VariantConfigs, VariantOrigin
+from .creation import PlannedRun
 from .dispatcher import DEFAULT_WAIT_S, LONGEST_LOOK_S, POLL_S
 from .handle import RunHandle
 from .journal import error_detail
@@ -171,7 +172,7 @@ class GroupRunner:
         end, pause_s = time.monotonic() + wait_s, POLL_S
         while self._order is None:
             try:
-                return self._reopen(folder) if folder else self._begin(variant)
+                return self._resume(folder) if folder else self._begin(variant)
             except StagewrightError as error:
                 if not is_server_out_of_reach(error) or time.monotonic() >= end:
                     raise
@@ -187,9 +188,8 @@ class GroupRunner:
             time.sleep(min(left, POLL_S))
             self._look_for_cancel()
 
-    def _reopen(self, folder: Path) -> RunHandle:
-        with self._releasing():
-            return self._launcher.reopen(folder, force=self._force, preflight=self._preflight)
+    def _resume(self, folder: Path) -> RunHandle:
+        return self._launcher.reopen(folder, force=self._force, preflight=self._preflight)
 
     def _begin(self, variant: Variant) -> RunHandle:
         index, opened = variant.variant_index, self._journal.opened
@@ -197,36 +197,26 @@ class GroupRunner:
         if not self._preflight:
             table = msgspec.structs.replace(config.run, preflight=False)
             config = msgspec.structs.replace(config, run=table)
-        run_id = self._journal.fold.run_ids.get(index)
-        if run_id is not None:
-            check_new_run(self._runs, self.group_id, run_id)
-        origin = VariantOrigin(
-            run_id=run_id or self._launcher.new_run_id(config.name or "run"),
-            group_id=self.group_id,
-            variant_index=index,
-            varied=variant.values,
-        )
+        known_id = self._journal.fold.run_ids.get(index)
+        if known_id is not None:
+            check_new_run(self._runs, self.group_id, known_id)
+        clock, random_below = self._launcher.clock, self._launcher.random_below
+        run_id = known_id or unused_id(self._runs, config.name or "run", clock.now(), random_below)
 
         def record() -> None:
-            if run_id is None:
+            if known_id is None:
                 self._journal.record(
-                    lambda at: VariantBegun(**at, variant_index=index, run_id=origin.run_id)
+                    lambda at: VariantBegun(**at, variant_index=index, run_id=run_id)
                 )
 
-        backend = msgspec.structs.replace(opened.backend, options=opened.options)
-        with self._releasing():
-            return self._launcher.begin_variant(
-                config, origin, seed=opened.seed, backend=backend, before_folder=record
-            )
-
-    @contextmanager
-    def _releasing(self) -> Iterator[None]:
-        """Let the backend release what it holds for a run that could not be started."""
-        try:
-            yield
-        except BaseException:
-            self._launcher.release()
-            raise
+        run = PlannedRun(
+            config,
+            run_id,
+            opened.seed,
+            VariantOrigin(self.group_id, index, variant.values),
+            msgspec.structs.replace(opened.backend, options=opened.options),
+        )
+        return self._launcher.begin(run, before_folder=record)
 
     @contextmanager
     def _as_current(self, run: RunHandle) -> Iterator[None]:
@@ -247,17 +237,11 @@ class GroupRunner:
 
     def _look_for_cancel(self) -> None:
         """Obey the order of another process to stop, if there is a new one."""
-        stamp = self._folder.cancel_stamp()
-        order = self._folder.cancel_order() if stamp is not None else None
-        if order is None:
-            return
+        self._folder.take_cancel_order(self._obey)
+
+    def _obey(self, order: CancelOrder) -> None:
         if order != self._order:
             self.cancel(order.mode, order.reason)
-        # GroupCancelled is durable by now, so no crash can lose the order.
-        try:
-            self._folder.forget_cancel_order(stamp)
-        except OSError as error:
-            _logger.warning("group %s: cancel.request stays: %s", self.group_id, error)
 
     def _outcome(self) -> Outcome:
         expected = len(self._journal.opened.variants)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from errno import EDQUOT, EINVAL, ENOSPC, EROFS
 from hashlib import sha256
@@ -60,7 +60,7 @@ class ImageFiles:
         self,
         images: Sequence[GeneratedImage],
         request: GenerateRequest,
-        origins: Sequence[ImageOrigin] = (),
+        origins: Sequence[ImageOrigin],
     ) -> WrittenImages:
         """Write the images of a request's answer, in order, if each of them is one.
 
@@ -78,8 +78,7 @@ class ImageFiles:
         written: list[tuple[Artifact, Path]] = []
         with self._discarded_on_failure(written):
             for place, source in enumerate(sources):
-                origin = origins[place] if origins else ImageOrigin(request.seed + place)
-                written.append(self._write(source, facts[place], request, place, origin))
+                written.append(self._write(source, facts[place], request, place, origins[place]))
         return written
 
     def copy(
@@ -106,7 +105,9 @@ class ImageFiles:
                     artifact, path=path, image_index=index, seed=origin.seed
                 )
                 file = self._folder.locate(path)
-                with open_recorded(folder, artifact.path) as source, _raising_if_full(file):
+                # Where the disk is full, an image that was made anew would not fit either.
+                full = _raising_log_write_error(file, only=_FULL)
+                with open_recorded(folder, artifact.path) as source, full:
                     temporary = self._folder.storage.copy_part(source, file)
                 written.append((here, temporary))
                 self._compare(temporary, artifact)
@@ -240,20 +241,14 @@ def _image_path(stage_id: str, index: int, origin: ImageOrigin, media_type: str)
 
 
 @contextmanager
-def _raising_log_write_error(path: Path) -> Iterator[None]:
+def _raising_log_write_error(
+    path: Path, only: Container[int | None] | None = None
+) -> Iterator[None]:
+    """In place of every OSError, or of those with ``only`` these numbers."""
     try:
         yield
     except OSError as error:
-        raise LogWriteError(f"the image cannot be written: {error}", path=path) from error
-
-
-@contextmanager
-def _raising_if_full(path: Path) -> Iterator[None]:
-    """An image that was made anew would not fit either, so none must be requested."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
+        if only is not None and error.errno not in only:
             raise
         raise LogWriteError(f"the image cannot be written: {error}", path=path) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import traceback
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from ...events import signals
 from ...events.errors import LogWriteError, StagewrightError
 from ...events.folds import Fold
 from ...events.log.file_log import FileEventLog
+from ...events.log.lock import boot_id, host_name
 from ...events.log.memory_log import EventLog
 from ...events.model import (
     CancelMode,
@@ -26,6 +28,7 @@ from ...events.model import (
 )
 from ...events.subscriptions.dispatcher import Dispatcher
 from ...events.subscriptions.live_steps import StepsFile
+from ...events.version import software
 from ..errors import BackendError
 from ..lifecycle import RunLifecycle
 from ..ports import Clock
@@ -42,6 +45,20 @@ class Envelope(TypedDict):
     seq: int
     ts: datetime
     epoch: int
+
+
+class ProcessFields(TypedDict):
+    """What the first record of an epoch says of the process that writes it."""
+
+    software: str
+    host: str
+    boot_id: str
+    pid: int
+
+
+def process_fields() -> ProcessFields:
+    """Those of this process."""
+    return ProcessFields(software=software(), host=host_name(), boot_id=boot_id(), pid=os.getpid())
 
 
 class RunJournal:

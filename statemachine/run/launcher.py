@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from ...events import signals
-from ...events.errors import LogWriteError, RunNotFoundError, StagewrightError
-from ...events.folds import Fold, replay
-from ...events.log.reader import read_log
+from ...events.errors import LogWriteError, RunNotFoundError
+from ...events.folds import replay
 from ...events.log.storage import Storage
-from ...events.model import BackendDescription, CancelMode, ImagePrompt, RunOpened, RunState
+from ...events.model import CancelMode, ImagePrompt, RunOpened, RunState
 from ...events.origins import prompt_texts
 from ...events.result import PipelineRunResult
 from ..config.schema import Reuse, RunConfig
 from ..errors import ConfigurationError
 from ..files.recorded_files import OnFile
-from ..files.run_folder import new_run_id
 from ..groups.variant_config import GroupChoices, VariantOrigin, mark_varied
 from ..plan.builder import build_stage_execution_plan
 from ..plan.plan import StageExecutionPlan
@@ -37,31 +34,21 @@ from ..ports import (
     ReuseIndex,
     file_hashes_of,
 )
-from ..resume.recorded_plan import recorded_plan
 from ..resume.reopen import ReopenedRun, reopen_run
-from .creation import create_run, preview_opening, resolve_choices
+from .creation import (
+    PlannedRun,
+    create_run,
+    preview_opening,
+    resolve_choices,
+)
 from .handle import RunHandle
-from .rerun import Rerun, RerunOrigin
-from .reuse import EarlierImages, NoIndex, OneRun, RunIdentity
+from .rerun import Rerun
+from .reuse import EarlierImages, FindRuns, RunIdentity, no_runs
 from .reuse_plan import ComparedRun, StageReuse, plan_reuse
 from .runner import PipelineRunner
 from .stage_run import OpenRun
 
 _logger = logging.getLogger("stagewright.controller")
-
-
-class RecordedRun(NamedTuple):
-    """A run that was recorded before it began: its id, and all that it will do.
-
-    ``config`` has its inputs and prompts, ``seed`` stands in for every seed that is left to chance.
-    ``origin`` and ``backend`` are those of a rerun.
-    """
-
-    run_id: str
-    config: RunConfig
-    seed: int
-    origin: RerunOrigin | None = None
-    backend: BackendDescription | None = None
 
 
 class RunLauncher:
@@ -107,95 +94,62 @@ class RunLauncher:
         current = self._current
         return None if current is None else current[0].run_id
 
-    def begin(self, config: RunConfig) -> RunHandle:
-        """Make a run of its own and launch it."""
-        resolved = resolve_choices(config, self.random_below)
-        self.last_plan = plan = build_stage_execution_plan(resolved)
-        self._prepare(resolved, plan)
-        return self._create(resolved, plan)
-
-    def begin_recorded(self, run: RecordedRun) -> RunHandle:
-        """Make a run that was recorded before, under its id, and launch it.
-
-        A backend that cannot be reached is not waited for.
-        """
-        resolved = resolve_choices(run.config, GroupChoices(run.seed))
-        self.last_plan = plan = build_stage_execution_plan(resolved)
-        server = msgspec.structs.replace(resolved.server, wait_s=0.0)
-        self._prepare(msgspec.structs.replace(resolved, server=server), plan, run.backend)
-        return self._create(resolved, plan, run.origin, run.run_id)
-
-    def begin_variant(
-        self,
-        config: RunConfig,
-        origin: VariantOrigin,
-        *,
-        seed: int,
-        backend: BackendDescription,
-        before_folder: Callable[[], None],
+    def begin(
+        self, planned: PlannedRun, before_folder: Callable[[], object] = lambda: None
     ) -> RunHandle:
-        """Make the run of a variant of a group and launch it.
+        """Make a run and launch it; ``before_folder`` is called once the backend is ready.
 
-        ``seed`` and ``backend`` are those of the group. ``before_folder`` is called once the
-        backend is ready, which is not waited for: the group does that.
+        A backend that cannot be reached is not waited for by a run whose id was recorded: whoever
+        recorded it does that.
         """
-        resolved = resolve_choices(config, GroupChoices(seed))
-        plan = build_stage_execution_plan(resolved)
-        self.last_plan = plan = mark_varied(
-            plan, origin.variant_index, origin.varied, resolved.as_given
-        )
-        server = msgspec.structs.replace(resolved.server, wait_s=0.0)
-        self._prepare(msgspec.structs.replace(resolved, server=server), plan, backend)
-        before_folder()
-        return self._create(resolved, plan, origin)
-
-    def begin_rerun(self, rerun: Rerun) -> RunHandle:
-        """Make the run of a rerun and launch it, on the backend of its parent."""
-        resolved, plan = self._prepared_rerun(rerun)
-        return self._create(resolved, plan, rerun.origin)
+        with self._released_on_failure():
+            resolved, plan = self._prepared(planned)
+            before_folder()
+            run = create_run(
+                self.runs,
+                resolved,
+                plan,
+                self.backend.description,
+                inputs=self.inputs,
+                clock=self.clock,
+                random_below=self.random_below,
+                storage=self.storage,
+                origin=planned.origin,
+                run_id=planned.run_id,
+            )
+            return self._launch(run)
 
     def plan_rerun(self, rerun: Rerun) -> tuple[StageReuse, ...]:
         """What a rerun would reuse; the backend is asked, and nothing is made."""
-        resolved, plan = self._prepared_rerun(rerun)
         try:
+            resolved, plan = self._prepared(rerun.planned)
             opened = preview_opening(
                 resolved,
                 plan,
                 self.backend.description,
                 self.inputs,
                 self.clock.now(),
-                rerun.origin,
+                rerun.planned.origin,
             )
             earlier = self._earlier_images(opened, resolved.run.reuse)
-            return plan_reuse(plan, opened, earlier, ComparedRun(rerun.parent_plan, rerun.parent))
+            return plan_reuse(plan, opened, earlier, rerun.parent)
         finally:
             self.release()
 
-    def plan_against(self, config: RunConfig, folder: Path) -> tuple[StageReuse, ...]:
-        """What a run of ``config`` could reuse of the run in ``folder``, as far as its log tells.
+    def plan_against(self, config: RunConfig, other: ComparedRun) -> tuple[StageReuse, ...]:
+        """What a run of ``config`` could reuse of another one, as far as its log tells.
 
         The backend is not asked: it counts as the one of that run, unchanged. A seed that is left
-        to chance counts as that of the run. Raises LogCorruptError, ResumeRefusedError, OSError.
+        to chance counts as that of the run. Raises ConfigurationError.
         """
-        fold = Fold()
-        read_log(folder, fold.apply_all)
-        other, before = recorded_plan(fold), fold.opened
-        assert before is not None
-        assert fold.backend is not None
         if config.seed == -1:
-            config = msgspec.structs.replace(config, seed=before.seeds[0])
+            config = msgspec.structs.replace(config, seed=other.opened.seeds[0])
         resolved = resolve_choices(config, self.random_below)
         plan = build_stage_execution_plan(resolved)
-        opened = preview_opening(resolved, plan, fold.backend, self.inputs, self.clock.now())
-        identity = RunIdentity(opened.run_id, None, before.run_id, fold.backend)
-        earlier = EarlierImages(identity, Reuse.GROUP, OneRun(folder), UNKNOWN_FILES)
-        return plan_reuse(plan, opened, earlier, ComparedRun(other, before))
-
-    def _prepared_rerun(self, rerun: Rerun) -> tuple[RunConfig, StageExecutionPlan]:
-        resolved = resolve_choices(rerun.config, self.random_below)
-        self.last_plan = plan = build_stage_execution_plan(resolved)
-        self._prepare(resolved, plan, rerun.backend)
-        return resolved, plan
+        opened = preview_opening(resolved, plan, other.backend, self.inputs, self.clock.now())
+        identity = RunIdentity(opened.run_id, None, other.opened.run_id, other.backend)
+        earlier = EarlierImages(identity, Reuse.GROUP, lambda _: [other.folder], UNKNOWN_FILES)
+        return plan_reuse(plan, opened, earlier, other)
 
     def reopen(
         self,
@@ -206,26 +160,22 @@ class RunLauncher:
         on_file: OnFile | None = None,
     ) -> RunHandle:
         """Go on with a run; the handle of a run that is complete has ended on return."""
-        run = reopen_run(folder, force=force, storage=self.storage, on_file=on_file)
-        if run.is_complete:
-            run.end(self.clock)
-            handle = RunHandle(run.fold.run_id, folder)
-            self._end(handle, replay(folder), None)
-            return handle
-        try:
-            if run.to_make:
-                self._prepare_again(run, preflight=preflight)
-        except BaseException:
-            run.log.close()
-            raise
-        return self._launch(run)
-
-    def new_run_id(self, name: str) -> str:
-        """An id that no run below the folder of runs has."""
-        while True:
-            run_id = new_run_id(name, self.clock.now(), self.random_below)
-            if not (self.runs / run_id).exists():
-                return run_id
+        with self._released_on_failure():
+            run = reopen_run(folder, force=force, storage=self.storage, on_file=on_file)
+            if run.is_complete:
+                run.end(self.clock)
+                handle = RunHandle(run.fold.run_id, folder)
+                result = replay(folder)
+                self._end(result)
+                handle.end(result)
+                return handle
+            try:
+                if run.to_make:
+                    self._prepare_again(run, preflight=preflight)
+            except BaseException:
+                run.log.close()
+                raise
+            return self._launch(run)
 
     def cancel(self, run_id: str, mode: CancelMode, reason: str) -> None:
         """Stop the current run.
@@ -252,42 +202,37 @@ class RunLauncher:
         finally:
             self._current = None
 
-    def _prepare(
-        self,
-        config: RunConfig,
-        plan: StageExecutionPlan,
-        recorded: BackendDescription | None = None,
-    ) -> None:
+    @contextmanager
+    def _released_on_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.release()
+            raise
+
+    def _prepared(self, planned: PlannedRun) -> tuple[RunConfig, StageExecutionPlan]:
+        """The configuration and the plan, with all choices made, once the backend is prepared."""
+        seed, origin = planned.seed, planned.origin
+        config = resolve_choices(
+            planned.config, self.random_below if seed is None else GroupChoices(seed)
+        )
+        plan = build_stage_execution_plan(config)
+        if isinstance(origin, VariantOrigin):
+            plan = mark_varied(plan, origin.variant_index, origin.varied, config.as_given)
+        self.last_plan = plan
+        server = config.server_settings
+        if planned.run_id is not None:
+            server = msgspec.structs.replace(server, wait_s=0.0)
         if isinstance(self.backend, PreparableBackend):
             drawn = config.drawn_prompts
             self.backend.prepare(
                 plan,
-                config.server_settings,
+                server,
                 preflight=config.run.preflight,
-                recorded=recorded,
+                recorded=planned.backend,
                 **prompts_to_check(drawn.prompts if drawn and plan.prompts else UNSET),
             )
-
-    def _create(
-        self,
-        resolved: RunConfig,
-        plan: StageExecutionPlan,
-        origin: VariantOrigin | RerunOrigin | None = None,
-        run_id: str | None = None,
-    ) -> RunHandle:
-        run = create_run(
-            self.runs,
-            resolved,
-            plan,
-            self.backend.description,
-            inputs=self.inputs,
-            clock=self.clock,
-            random_below=self.random_below,
-            storage=self.storage,
-            origin=origin,
-            run_id=run_id,
-        )
-        return self._launch(run)
+        return config, plan
 
     def _prepare_again(self, run: ReopenedRun, *, preflight: bool) -> None:
         if not isinstance(self.backend, PreparableBackend):
@@ -317,13 +262,7 @@ class RunLauncher:
         self._current = (handle, runner)
         runner.start()
         try:
-            thread = threading.Thread(
-                target=self._work,
-                args=(handle, runner),
-                name=f"stagewright-{handle.run_id}",
-                daemon=False,  # not inherited: a GUI's worker thread is a daemon
-            )
-            thread.start()
+            handle.start(lambda: self._work(handle, runner), self._end)
         except BaseException as error:
             runner.give_up(error)
             raise
@@ -334,39 +273,26 @@ class RunLauncher:
         assert opened is not None
         parent = None if opened.parent_run_id is UNSET else opened.parent_run_id
         is_alone = mode is Reuse.GROUP and opened.group_id is None and parent is None
-        index = self.reuse_index
-        if index is None or mode is Reuse.NONE or is_alone:
-            index = NoIndex()
-        index.refresh()
+        find: FindRuns = no_runs
+        if self.reuse_index is not None and mode is not Reuse.NONE and not is_alone:
+            self.reuse_index.refresh()
+            find = self.reuse_index.find
         backend = self.backend
         identity = RunIdentity(opened.run_id, opened.group_id, parent, backend.description)
-        return EarlierImages(identity, mode, index, file_hashes_of(backend))
+        return EarlierImages(identity, mode, find, file_hashes_of(backend))
 
-    def _work(self, handle: RunHandle, runner: PipelineRunner) -> None:
-        result: PipelineRunResult | None = None
-        failure: BaseException | None = None
+    def _work(self, handle: RunHandle, runner: PipelineRunner) -> PipelineRunResult:
+        runner.work()
+        handle.is_backend_out_of_reach = runner.is_backend_out_of_reach
         try:
-            runner.work()
-            handle.is_backend_out_of_reach = runner.is_backend_out_of_reach
-            result = replay(handle.folder)
-        except StagewrightError as error:
-            failure = error
-        except BaseException as error:  # noqa: BLE001 - the handle's ``wait`` raises it
-            failure = LogWriteError(f"the run's end is not known: {error}", path=handle.folder)
-            failure.__cause__ = error
-        if isinstance(failure, RunNotFoundError):
-            failure = LogWriteError(f"the run has gone from the disk: {failure}")
-        self._end(handle, result, failure)
+            return replay(handle.folder)
+        except RunNotFoundError as error:
+            raise LogWriteError(f"the run has gone from the disk: {error}") from error
 
-    def _end(
-        self, handle: RunHandle, result: PipelineRunResult | None, failure: BaseException | None
-    ) -> None:
+    def _end(self, result: PipelineRunResult | None) -> None:
         self.last_result = result
-        try:
-            self.release()
-            self._on_end()
-        finally:
-            handle.end(result, failure)
+        self.release()
+        self._on_end()
 
 
 def prompts_to_check(prompts: Iterable[ImagePrompt] | UnsetType) -> dict[str, Any]:

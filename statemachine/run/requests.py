@@ -120,69 +120,19 @@ def script_image_records(stage: StageExecution, opened: RunOpened) -> list[Input
     return [one for one in images if one.path in named]
 
 
-def build_request(
-    stage: StageExecution,
-    span: range,
-    attempt: int,
-    fold: Fold,
-    sources: Sources,
-    *,
-    server: str | None = None,
-) -> GenerateRequest:
-    """One attempt at a span of images of a stage that has started, to be sent to ``server``.
-
-    ``fold`` knows the run and the earlier attempts.
-    """
-    assert fold.opened is not None
-    opened, folded, first = fold.opened, fold.stages[stage.stage_id], span.start
-    seed = request_seed(stage.config, first, opened)
-    stage = for_image(stage, first, opened)
-    inputs, mask, script_images = sources
-    answers = folded.first_answers
-    # A copy: the thread of another server may add its first answer meanwhile.
-    of_others = [info for at, (_, info) in [*answers.items()] if at != server]
-    calls = folded.unsettled.get(first, {})
-    return GenerateRequest(
-        call_id=call_id(opened.run_id, stage.stage_id, first, attempt),
-        run_id=opened.run_id,
-        stage_id=stage.stage_id,
-        stage_type=stage.stage_type,
-        image_index=first,
-        count=len(span),
-        total_images=len(opened.seeds),
-        attempt=attempt,
-        seed=seed,
-        config=stage.config,
-        inputs=inputs,
-        mask=mask,
-        script_images=script_images,
-        unanswered=tuple(it for it, at in calls.items() if at == server),
-        interrupted=first in folded.interrupted or first in folded.maybe_interrupted,
-        first_answer=answers.get(server),
-        other_answer=of_others[0] if of_others else None,
-        request_sha256=request_digest(
-            stage,
-            seed,
-            len(span),
-            inputs=[image.source_sha256 for image in inputs],
-            mask=mask.source_sha256 if mask else None,
-            script_images={path: one.source_sha256 for path, one in script_images.items()},
-        ),
-    )
-
-
 class WantedRequest(NamedTuple):
-    """A request that may have been answered before, without the bytes of its images.
+    """What a request asks for, without the bytes of its images.
 
     ``config`` has the prompts of its images, ``inputs`` are ``source_sha256`` values.
     """
 
     request_sha256: str
+    seed: int
     config: StageConfig
     inputs: tuple[str, ...]
 
 
-def request_to_find(
+def wanted_request(
     stage: StageExecution,
     span: range,
     plan: StageExecutionPlan,
@@ -205,7 +155,50 @@ def request_to_find(
         mask=mask.source_sha256 if mask else None,
         script_images=scripts,
     )
-    return WantedRequest(digest, stage.config, inputs)
+    return WantedRequest(digest, seed, stage.config, inputs)
+
+
+def build_request(
+    stage: StageExecution,
+    span: range,
+    attempt: int,
+    fold: Fold,
+    wanted: WantedRequest,
+    sources: Sources,
+    *,
+    server: str | None = None,
+) -> GenerateRequest:
+    """One attempt at a span of images of a stage that has started, to be sent to ``server``.
+
+    ``fold`` knows the run and the earlier attempts.
+    """
+    assert fold.opened is not None
+    opened, folded, first = fold.opened, fold.stages[stage.stage_id], span.start
+    inputs, mask, script_images = sources
+    answers = folded.first_answers
+    # A copy: the thread of another server may add its first answer meanwhile.
+    of_others = [info for at, (_, info) in [*answers.items()] if at != server]
+    calls = folded.unsettled.get(first, {})
+    return GenerateRequest(
+        call_id=call_id(opened.run_id, stage.stage_id, first, attempt),
+        run_id=opened.run_id,
+        stage_id=stage.stage_id,
+        stage_type=stage.stage_type,
+        image_index=first,
+        count=len(span),
+        total_images=len(opened.seeds),
+        attempt=attempt,
+        seed=wanted.seed,
+        config=wanted.config,
+        inputs=inputs,
+        mask=mask,
+        script_images=script_images,
+        unanswered=tuple(it for it, at in calls.items() if at == server),
+        interrupted=first in folded.interrupted or first in folded.maybe_interrupted,
+        first_answer=answers.get(server),
+        other_answer=of_others[0] if of_others else None,
+        request_sha256=wanted.request_sha256,
+    )
 
 
 def request_seed(config: StageConfig, image_index: int, opened: RunOpened) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from ...events.folds import Fold
-from ...events.model import BackendDescription, InputRecord, RunOpened
+from ...events.model import InputRecord, RunOpened
 from ...events.origins import input_name, prompt_of
 from ..config.document import apply_overrides, parse_document
 from ..config.input_files import inspect_image, refused_image
@@ -22,57 +22,41 @@ from ..files.recorded_files import check_file
 from ..files.run_folder import name_in_run_id
 from ..plan.plan import StageExecutionPlan
 from ..ports import InputReader
-from ..resume.recorded_plan import recorded_plan
 from ..stages.registry import stage_types
+from .creation import PlannedRun, RerunOrigin
 from .requests import SCRIPT_IMAGES, input_records
+from .reuse_plan import ComparedRun
 
 _OF_THE_PARENT = ("images", "prompts", "dynamic_prompts", "wildcards", "input_image", "sweep")
 """Keys that a rerun takes from its parent, image by image."""
+Copies = Callable[[InputRecord], InputImage]
+"""Gives the copy of a recorded image as an input image."""
 _CHANCE = -1
 """A seed that is left to chance."""
 
 
-class RerunOrigin(NamedTuple):
-    """What a rerun records of its parent: the index there of each of its images.
-
-    ``seed_indexes`` are the indexes from which the seeds of stages with a seed of their own count,
-    where these are not in a row.
-    """
-
-    run_id: str
-    images: tuple[int, ...]
-    seed_indexes: tuple[int, ...]
-
-
 class Rerun(NamedTuple):
-    """A rerun that was checked, the first event and the plan of its parent, and the backend.
+    """A rerun that was checked, and the run that it repeats."""
 
-    ``backend`` is that of the parent, None where the rerun names another one.
-    """
-
-    config: RunConfig
-    origin: RerunOrigin
-    parent: RunOpened
-    parent_plan: StageExecutionPlan
-    backend: BackendDescription | None
+    planned: PlannedRun
+    parent: ComparedRun
 
 
 def prepare_rerun(
-    folder: Path,
-    fold: Fold,
+    parent: ComparedRun,
     *,
     images: Sequence[int] | None,
     overrides: Sequence[str],
     inputs: InputReader,
 ) -> Rerun:
-    """The rerun of ``images`` (indexes; None: all) of the run in ``folder``, whose log is folded.
+    """The rerun of ``images`` (indexes; None: all) of an earlier run.
 
-    Paths in ``overrides`` are relative to the working folder. Raises ConfigurationError for
-    overrides that cannot be used, ResumeRefusedError for a run whose plan this version does not
-    understand, InputImageError for an input that has changed.
+    Paths in ``overrides`` are relative to the working folder. Where they name another server, that
+    of the parent is not recorded. Raises ConfigurationError for overrides that cannot be used,
+    ResumeRefusedError for a configuration that this version does not understand, InputImageError
+    for an input that has changed.
     """
-    opened, plan = fold.opened, recorded_plan(fold)
-    assert opened is not None
+    opened, plan = parent.opened, parent.plan
     chosen = tuple(range(plan.total_images)) if images is None else tuple(images)
     if not chosen:
         raise ConfigurationError(f"{opened.run_id}: no image is chosen")
@@ -90,7 +74,7 @@ def prepare_rerun(
     document = _document(given, opened, plan, chosen, typed)
     document = apply_overrides(document, overrides)
     _set_seeds(document, counted, typed, are_in_a_row=are_in_a_row)
-    copies = _Copies(folder, inputs)
+    copies = _copies_of(parent.folder, inputs)
     config = parse_document(
         document,
         name=opened.config.get("name") or name_in_run_id(opened.run_id),
@@ -98,8 +82,8 @@ def prepare_rerun(
     )
     config = _with_typed_files(config, typed, inputs)
     origin = RerunOrigin(opened.run_id, chosen, () if are_in_a_row else tuple(counted))
-    backend = None if "server.url" in typed else fold.backend or opened.backend
-    return Rerun(config, origin, opened, plan, backend)
+    backend = None if "server.url" in typed else parent.backend
+    return Rerun(PlannedRun(config, origin=origin, backend=backend), parent)
 
 
 def _recorded_document(opened: RunOpened, plan: StageExecutionPlan) -> dict[str, Any]:
@@ -191,7 +175,7 @@ def _found_files(
     opened: RunOpened,
     plan: StageExecutionPlan,
     chosen: Sequence[int],
-    copies: _Copies,
+    copies: Copies,
     typed: Set[str],
 ) -> dict[str, Any]:
     """The inputs, masks and images of scripts that the parent has copies of."""
@@ -200,11 +184,11 @@ def _found_files(
         found["ca_bundle"] = opened.ca_bundle
     if plan.stages[0].input_source == "file":
         records = (input_records(plan.stages[0], index, plan, opened) for index in chosen)
-        found["inputs"] = tuple(copies.image(one) for one, _ in records if one is not None)
+        found["inputs"] = tuple(copies(one) for one, _ in records if one is not None)
     for stage in plan.stages:
         if stage.config.mask is not None and not _is_typed(stage.stage_type, "mask", typed):
             masks = [input_records(stage, index, plan, opened)[1] for index in chosen]
-            found["masks"] = tuple(copies.image(one) for one in masks if one is not None)
+            found["masks"] = tuple(copies(one) for one in masks if one is not None)
     found["script_images"] = _script_images(opened, plan, copies)
     return found
 
@@ -233,7 +217,7 @@ def _is_typed(stage_type: str, key: str, typed: Set[str]) -> bool:
 
 
 def _script_images(
-    opened: RunOpened, plan: StageExecutionPlan, copies: _Copies
+    opened: RunOpened, plan: StageExecutionPlan, copies: Copies
 ) -> Mapping[str, InputImage]:
     """The images of scripts by name as written: in the plan, the path of the copy stands there."""
     records = {one.path: one for one in opened.inputs if one.path.startswith(f"{SCRIPT_IMAGES}/")}
@@ -243,36 +227,28 @@ def _script_images(
         written = dict(list_values(table.get("alwayson_scripts"))) if table else {}
         for place, text in list_values(stage.config.alwayson_scripts):
             if text in records and isinstance(name := written.get(place), str):
-                found[name] = copies.image(records[text])
+                found[name] = copies(records[text])
     return found
 
 
-class _Copies:
-    """The copies in a run's folder as input images."""
+def _copies_of(folder: Path, reader: InputReader) -> Copies:
+    """Gives the copies in a run's folder; raises ConfigurationError for one that has changed."""
 
-    def __init__(self, folder: Path, reader: InputReader) -> None:
-        self._folder = folder
-        self._reader = reader
-        self._known: dict[str, InputImage] = {}
-
-    def image(self, record: InputRecord) -> InputImage:
-        """Raises InputImageError for a file that has changed since."""
-        if record.path not in self._known:
-            self._known[record.path] = self._inspect(record)
-        return self._known[record.path]
-
-    def _inspect(self, record: InputRecord) -> InputImage:
-        path = self._folder / record.path
+    @cache
+    def image_of(record: InputRecord) -> InputImage:
+        path = folder / record.path
         if record.refusal:
             return refused_image(Path(input_name(record) or record.path), record.refusal)
-        if (wrong := check_file(self._folder, record.path, record.sha256)) is not None:
+        if (wrong := check_file(folder, record.path, record.sha256)) is not None:
             raise ConfigurationError(f"{path}: {wrong}", key="input_image")
         return msgspec.structs.replace(
-            inspect_image(path, self._reader),
+            inspect_image(path, reader),
             parent_run_id=record.parent_run_id,
             seed=record.seed,
             original_name=input_name(record),
         )
+
+    return image_of
 
 
 def _seed_indexes(opened: RunOpened, chosen: Sequence[int]) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from ...events.model import (
     StageEvent,
 )
 from ..config.schema import Reuse
-from ..ports import FileHashes, ReuseIndex
+from ..ports import FileHashes
 from ..stages.stage import StageConfig
 
 OF_ANOTHER_GROUP = "it is of another group"
@@ -36,31 +36,13 @@ _RUNS_KEPT = 64
 """Runs whose calls are kept in mind: a variant usually reuses images of few others."""
 
 
-class NoIndex:
-    """The index of a run that uses no image again."""
-
-    def refresh(self) -> None:
-        """Nothing is to be read."""
-
-    def find(self, request_sha256: str) -> Sequence[Path]:
-        """No run."""
-        del request_sha256
-        return ()
+FindRuns = Callable[[str], Sequence[Path]]
+"""By the digest of a request, the folders of runs that may have an answer; see ``ReuseIndex``."""
 
 
-class OneRun:
-    """The index of a comparison with one run."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def refresh(self) -> None:
-        """Nothing is to be read."""
-
-    def find(self, request_sha256: str) -> Sequence[Path]:
-        """The run."""
-        del request_sha256
-        return (self._folder,)
+def no_runs(_request_sha256: str) -> Sequence[Path]:
+    """Of a run that uses no image again."""
+    return ()
 
 
 class RunIdentity(NamedTuple):
@@ -73,27 +55,33 @@ class RunIdentity(NamedTuple):
 
 
 class EarlierAnswer(NamedTuple):
-    """An answer to an equal request: its images, in the run folder ``folder``."""
+    """An answer to an equal request: its images, in the run folder ``folder``.
+
+    ``refusal`` is why they must not be used, "" if they may. ``not_checked`` are files whose hashes
+    are not known: now, or when the run itself used the images again.
+    """
 
     folder: Path
     artifacts: tuple[Artifact, ...]
     info: Mapping[str, Any]
     origin: ReuseOrigin
+    backend: BackendDescription
     not_checked: tuple[str, ...] = ()
+    refusal: str = ""
 
 
 class EarlierImages:
     """Finds answers to equal requests in other runs. Safe from any thread.
 
-    What ``index`` says is proved by the log of the run that it names.
+    ``find_runs`` says where to look; the log of that run proves it.
     """
 
     def __init__(
-        self, run: RunIdentity, mode: Reuse, index: ReuseIndex, hashes: FileHashes
+        self, run: RunIdentity, mode: Reuse, find_runs: FindRuns, hashes: FileHashes
     ) -> None:
         self._run = run
         self._mode = mode
-        self._index = index
+        self._find_runs = find_runs
         self._hashes = hashes
         self._lock = threading.Lock()
         self._known: OrderedDict[Path, _EarlierRun | None] = OrderedDict()
@@ -103,18 +91,14 @@ class EarlierImages:
         """Of which runs images may be used."""
         return self._mode
 
-    def find(self, request_sha256: str, config: StageConfig) -> Iterator[EarlierAnswer]:
-        """The answers to equal requests that may be used, the most likely first.
+    def find(self, request_sha256: str, config: StageConfig) -> list[EarlierAnswer]:
+        """The answers to equal requests, the most likely first, also those that are refused.
 
         Whether their files are still there is not known.
         """
-        return (one for one, refusal in self.look(request_sha256, config) if not refusal)
-
-    def look(self, request_sha256: str, config: StageConfig) -> Iterator[tuple[EarlierAnswer, str]]:
-        """The answers to equal requests, each with the reason why it must not be used, or ""."""
-        found: list[tuple[EarlierAnswer, str]] = []
+        found: list[EarlierAnswer] = []
         with self._lock:
-            for folder in self._index.find(request_sha256):
+            for folder in self._find_runs(request_sha256):
                 run = self._read(folder)
                 if run is None or run.opened.run_id == self._run.run_id:
                     continue
@@ -123,33 +107,37 @@ class EarlierImages:
                 except (LogCorruptError, OSError):  # altered, or moved, since it was read
                     continue
                 if one is not None:
-                    comparison = self.compare(run, one, config)
-                    answer = one.answer._replace(not_checked=comparison.not_checked)
-                    found.append((answer, comparison.refusal))
-        return iter(found)
+                    found.append(
+                        self._compared(one, is_near=self._is_near(run.opened), config=config)
+                    )
+        return found
 
-    def compare(self, run: _EarlierRun, found: _Found, config: StageConfig) -> Comparison:
-        """Whether an answer was made under the same conditions as one would be now."""
+    def _compared(
+        self, found: EarlierAnswer, *, is_near: bool, config: StageConfig
+    ) -> EarlierAnswer:
+        """An answer, with the reason if it was not made as a request would be answered now."""
         now, then = self._run.backend, found.backend
-        is_near = self._is_near(run.opened)
-        if found.is_removed:
-            return Comparison("its image was removed on purpose")
+        if found.refusal:
+            return found
         if not is_near and self._mode is not Reuse.ALL:
-            return Comparison(OF_ANOTHER_GROUP)
+            return found._replace(refusal=OF_ANOTHER_GROUP)
         for name in ("kind", "product", "version"):
             if getattr(now, name) != getattr(then, name):
-                return Comparison(f"{name} {getattr(then, name)} -> {getattr(now, name)}")
+                changed = f"{name} {getattr(then, name)} -> {getattr(now, name)}"
+                return found._replace(refusal=changed)
         is_trusted = is_near and not {*now.urls}.isdisjoint(then.urls)
         is_open = msgspec.UNSET in (now.options, then.options)
         if not is_open and now.options != then.options:
-            return Comparison("options of the server have changed")
+            return found._replace(refusal="options of the server have changed")
         if (is_open or _OPTIONS in found.not_checked) and not is_trusted:
-            return Comparison("the options of the server were not recorded")
-        return self._compare_files(found, config, is_trusted=is_trusted)
+            return found._replace(refusal="the options of the server were not recorded")
+        return self._with_files_compared(found, config, is_trusted=is_trusted)
 
-    def _compare_files(self, found: _Found, config: StageConfig, *, is_trusted: bool) -> Comparison:
-        shown = self._hashes.shown(config, found.answer.info)
-        is_cut = bool(found.answer.info.get("info_cut"))
+    def _with_files_compared(
+        self, found: EarlierAnswer, config: StageConfig, *, is_trusted: bool
+    ) -> EarlierAnswer:
+        shown = self._hashes.shown(config, found.info)
+        is_cut = bool(found.info.get("info_cut"))
         listed = found.backend.files or {}
         then = {**listed, **shown}
         # A server may have used files that the request does not name.
@@ -160,17 +148,17 @@ class EarlierImages:
             hash_then = then.get(name, "")
             if hash_then and (hash_now == "" or (hash_now is None and name in listed)):
                 # A server forgets the hash of a file that was replaced.
-                return Comparison(f"the hash of {name} is not reported any more")
+                return found._replace(refusal=f"the hash of {name} is not reported any more")
             if hash_now and hash_then and hash_now != hash_then:
-                return Comparison(f"{name} has changed ({hash_then} -> {hash_now})")
+                return found._replace(refusal=f"{name} has changed ({hash_then} -> {hash_now})")
             # A cut answer may have shown another hash than the list; and the run that used an
             # image again may know a hash that its maker did not know.
             is_proved = name in shown or not (is_cut or name in found.not_checked)
             if not (hash_now and hash_then and is_proved):
                 open_names.append(name)
         if open_names and not is_trusted:
-            return Comparison(f"no hash is reported of {', '.join(open_names)}")
-        return Comparison("", tuple(open_names))
+            return found._replace(refusal=f"no hash is reported of {', '.join(open_names)}")
+        return found._replace(not_checked=tuple(open_names))
 
     def _is_near(self, opened: RunOpened) -> bool:
         same_group = self._run.group_id is not None and opened.group_id == self._run.group_id
@@ -188,22 +176,6 @@ class EarlierImages:
         if len(self._known) > _RUNS_KEPT:
             self._known.popitem(last=False)
         return run
-
-
-class Comparison(NamedTuple):
-    """Why an answer cannot be used, "" if it can; and the files whose hashes are not known."""
-
-    refusal: str
-    not_checked: tuple[str, ...] = ()
-
-
-class _Found(NamedTuple):
-    """``not_checked`` is what was not known when the run itself used the answer again."""
-
-    answer: EarlierAnswer
-    backend: BackendDescription
-    is_removed: bool
-    not_checked: tuple[str, ...] = ()
 
 
 class _EarlierRun:
@@ -232,7 +204,7 @@ class _EarlierRun:
         assert self._opened is not None
         return self._opened
 
-    def answer(self, request_sha256: str) -> _Found | None:
+    def answer(self, request_sha256: str) -> EarlierAnswer | None:
         """The last answer to a request, if the log has one."""
         if request_sha256 not in self._answers or self._timeline is None:
             return None
@@ -245,9 +217,11 @@ class _EarlierRun:
             origin, not_checked = event.origin, event.not_checked
         else:
             return None
-        answer = EarlierAnswer(self.folder, event.artifacts, event.info, origin)
         is_removed = not self._removed.isdisjoint(one.path for one in event.artifacts)
-        return _Found(answer, backend, is_removed, not_checked)
+        refusal = "its image was removed on purpose" if is_removed else ""
+        return EarlierAnswer(
+            self.folder, event.artifacts, event.info, origin, backend, not_checked, refusal
+        )
 
     def _take_all(self, events: Any) -> None:
         for event in events:

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from ...events.model import Artifact, InputRecord, RunOpened
+from ...events.folds import Fold
+from ...events.log.reader import read_log
+from ...events.model import Artifact, BackendDescription, InputRecord, RunOpened
 from ...events.origins import input_of
 from ..config.schema import Reuse
 from ..config.validation import list_values
 from ..errors import ConfigurationError, show_value
 from ..files.recorded_files import check_file
 from ..plan.plan import StageExecution, StageExecutionPlan
+from ..resume.recorded_plan import recorded_plan
 from .requests import (
     for_image,
     input_records,
     request_breaks,
     request_seed,
     request_spans,
-    request_to_find,
     span_of,
+    wanted_request,
 )
 from .reuse import OF_ANOTHER_GROUP, EarlierAnswer, EarlierImages
 
@@ -50,10 +54,26 @@ class StageReuse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ComparedRun(NamedTuple):
-    """The run that a new one is compared with, for the reasons."""
+    """A run that is repeated, or that a new one is compared with.
 
-    plan: StageExecutionPlan
+    ``backend`` is the last that worked on it.
+    """
+
+    folder: Path
     opened: RunOpened
+    plan: StageExecutionPlan
+    backend: BackendDescription
+
+    @classmethod
+    def read(cls, folder: Path) -> ComparedRun:
+        """Raises RunNotFoundError, LogCorruptError, OSError.
+
+        Raises ResumeRefusedError for a run whose plan this version does not understand.
+        """
+        fold = Fold()
+        read_log(folder, fold.apply_all)
+        assert fold.opened is not None
+        return cls(folder, fold.opened, recorded_plan(fold), fold.backend or fold.opened.backend)
 
 
 def plan_reuse(
@@ -136,12 +156,12 @@ class _StageLook:
             if before is None:
                 return None, _FROM_ANOTHER_IMAGE
             source = before.source_sha256
-        wanted = request_to_find(self._stage, span, self._plan, self._opened, source)
+        wanted = wanted_request(self._stage, span, self._plan, self._opened, source)
         reason = ""
-        for answer, refusal in earlier.look(wanted.request_sha256, wanted.config):
-            if refusal or len(answer.artifacts) != len(span):
-                if refusal != OF_ANOTHER_GROUP:
-                    reason = reason or refusal
+        for answer in earlier.find(wanted.request_sha256, wanted.config):
+            if answer.refusal or len(answer.artifacts) != len(span):
+                if answer.refusal != OF_ANOTHER_GROUP:
+                    reason = reason or answer.refusal
                 continue
             wrong = [
                 f"{one.path}: {what}"
@@ -157,7 +177,7 @@ class _StageLook:
 
     def _differences(self, span: range) -> Iterator[str]:
         """How the request of some images differs from the one in the other run."""
-        index, (plan, opened) = span.start, self._other
+        index, plan, opened = span.start, self._other.plan, self._other.opened
         parents = self._opened.parent_images
         places = [parents[one] if isinstance(parents, tuple) else one for one in span]
         if self._there is None:

@@ -18,12 +18,12 @@ from ..files.run_folder import CancelOrder
 from ..plan.plan import StageExecution
 from ..ports import Clock, ImageBackend, InputReader
 from .cancel import CancelToken
+from .dispatcher import StageFailedError
 from .image_files import ImageFiles
 from .journal import RunJournal, error_detail
 from .requests import unsettled_calls
 from .reuse import EarlierImages
 from .stage_run import OpenRun, StageRun
-from .stage_work import StageFailedError
 
 _SHOWN = 5
 _logger = logging.getLogger("stagewright.runner")
@@ -192,18 +192,10 @@ class PipelineRunner:
 
     def _look_for_cancel(self) -> None:
         """Obey the order of another process to stop, if there is a new one."""
-        stamp = self._folder.cancel_stamp()
-        # The stamp comes first: without it, a newer order could be removed in place of this one.
-        order = None if stamp is None else self._folder.cancel_order()
-        if order is None:
-            return
+        self._folder.take_cancel_order(self._obey)
+
+    def _obey(self, order: CancelOrder) -> None:
         # Two processes may write the same order, and one that cannot be removed is found again.
         if order != self._recorded_order:
             self.cancel(order.mode, order.reason)
             self._recorded_order = order
-        # CancelRequested is durable by now, so no crash can lose the order.
-        try:
-            # A newer order, written while this one was recorded, waits for the next look.
-            self._folder.forget_cancel_order(stamp)
-        except OSError as error:
-            _logger.warning("run %s: cancel.request stays: %s", self._journal.run_id, error)

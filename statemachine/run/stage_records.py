@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from ...events.codec import json_values
 from ...events.model import (
     Artifact,
     CallCompleted,
     CallReused,
     Outcome,
+    ReuseOrigin,
     StageEnd,
     StageImageProgress,
     StageStart,
 )
 from ..plan.plan import StageExecution
 from .journal import RunJournal, recordable
-from .requests import WantedRequest
-from .reuse import EarlierAnswer
 
 
 class StageRecords:
@@ -68,7 +65,14 @@ class StageRecords:
             self.progress(artifact)
 
     def reused_images(
-        self, artifacts: Sequence[Artifact], request: WantedRequest, found: EarlierAnswer
+        self,
+        artifacts: Sequence[Artifact],
+        *,
+        request_sha256: str,
+        info: Mapping[str, Any],
+        origin: ReuseOrigin,
+        inputs: tuple[str, ...],
+        not_checked: tuple[str, ...],
     ) -> None:
         """Images that another run made, whose copies are durable; then each is announced."""
         self._journal.record(
@@ -76,26 +80,12 @@ class StageRecords:
                 **at,
                 stage_id=self._stage.stage_id,
                 image_index=artifacts[0].image_index,
-                request_sha256=request.request_sha256,
+                request_sha256=request_sha256,
                 artifacts=tuple(artifacts),
-                info=found.info,
-                origin=found.origin,
-                inputs=request.inputs,
-                not_checked=found.not_checked,
-            )
-        )
-        for artifact in artifacts:
-            self.progress(artifact)
-
-    def reused_again(self, event: CallReused, artifacts: Sequence[Artifact]) -> None:
-        """The reused images of a log that is salvaged, as they were; then each is announced."""
-        self._journal.record(
-            lambda at: msgspec.structs.replace(
-                event,
-                **at,
-                stage_id=self._stage.stage_id,
-                image_index=artifacts[0].image_index,
-                artifacts=tuple(artifacts),
+                info=info,
+                origin=origin,
+                inputs=inputs,
+                not_checked=not_checked,
             )
         )
         for artifact in artifacts:

@@ -25,22 +25,22 @@ from ..ports import (
 from ..resume.reopen import ReopenedRun
 from .cancel import CancelToken
 from .creation import NewRun
-from .dispatcher import RequestDispatcher
+from .dispatcher import RequestDispatcher, StageFailedError
 from .image_files import ImageFiles, ImageOrigin
 from .journal import RunJournal, error_detail, recordable
 from .requests import (
     Sources,
+    WantedRequest,
     build_request,
     call_id,
     input_records,
     recordable_info,
     request_seed,
-    request_to_find,
     script_image_records,
+    wanted_request,
 )
 from .reuse import EarlierImages
 from .stage_records import StageRecords
-from .stage_work import StageFailedError
 
 OpenRun = NewRun | ReopenedRun
 """A run whose log is open for writing."""
@@ -123,16 +123,7 @@ class StageRun:
 
     def _make_all(self) -> None:
         """Work on all open requests, and look for a cancel meanwhile."""
-        self._dispatcher = RequestDispatcher(
-            self,
-            stage=self.stage,
-            backend=self.backend,
-            spans=self._status.open_spans(self.stage),
-            settings=self.open_run.settings,
-            token=self.token,
-            clock=self.clock,
-            look_for_cancel=self.look_for_cancel,
-        )
+        self._dispatcher = RequestDispatcher(self, self._status.open_spans(self.stage))
         self._dispatcher.run()
 
     @property
@@ -141,20 +132,21 @@ class StageRun:
         return self._dispatcher is not None and self._dispatcher.is_out_of_reach
 
     def next_attempt(self, span: range) -> int:
-        """See ``StageWork``."""
+        """The number of the next attempt at a request, over all epochs."""
         return self.journal.fold.stages[self.stage.stage_id].attempts.get(span.start) or 0
 
     def attempt(self, span: range, attempt: int, backend: ImageBackend) -> None:
-        """Make the images of one request, and record them; see ``StageWork``.
+        """Make one attempt at a request, and record its images; nothing if the run is stopping.
 
         Raises InputImageError before anything is sent, what the backend raises, EventLogError.
         """
-        sources, url = self._sources(span.start), backend.description.url
+        wanted, sources = self._wanted(span), self._sources(span.start)
+        url = backend.description.url
         with self._turn(backend) as is_ours:
             if not is_ours:
                 return
             request = build_request(
-                self.stage, span, attempt, self.journal.fold, sources, server=url
+                self.stage, span, attempt, self.journal.fold, wanted, sources, server=url
             )
             self._record_request(request, url)
             began = self.clock.monotonic_ms()
@@ -177,21 +169,18 @@ class StageRun:
         return nullcontext(enter_result=True)
 
     def reuse(self, span: range) -> bool:
-        """Copy the images of an equal request that another run made; see ``StageWork``.
+        """Copy the images of an equal request that another run made; whether there were any.
 
         Raises LogWriteError.
         """
-        stage_id, source = self.stage.stage_id, None
+        stage_id = self.stage.stage_id
         if self.earlier is None:
             return False
         if self.journal.fold.stages[stage_id].unsettled.get(span.start):
             return False  # the backend may still work on it, which only a request settles
-        opened, source_id = self.journal.opened, self.stage.input_source
-        if source_id not in ("prompt", "file"):
-            source = self._status.artifact(source_id, span.start).source_sha256
-        wanted = request_to_find(self.stage, span, self._plan, opened, source)
+        wanted = self._wanted(span)
         for found in self.earlier.find(wanted.request_sha256, wanted.config):
-            if len(found.artifacts) != len(span):
+            if found.refusal or len(found.artifacts) != len(span):
                 continue
             places = [(index, self._origin(index)) for index in span]
             try:
@@ -199,9 +188,22 @@ class StageRun:
             except OSError:
                 continue  # its files are gone, or are not what was recorded
             placed = self.files.place(written, kept=self._finished(span))
-            self._records.reused_images(placed, wanted, found)
+            self._records.reused_images(
+                placed,
+                request_sha256=wanted.request_sha256,
+                info=found.info,
+                origin=found.origin,
+                inputs=wanted.inputs,
+                not_checked=found.not_checked,
+            )
             return True
         return False
+
+    def _wanted(self, span: range) -> WantedRequest:
+        source_id, source = self.stage.input_source, None
+        if source_id not in ("prompt", "file"):
+            source = self._status.artifact(source_id, span.start).source_sha256
+        return wanted_request(self.stage, span, self._plan, self.journal.opened, source)
 
     def _sources(self, image_index: int) -> Sources:
         """Raises InputImageError for a file that is not what was recorded."""
@@ -300,7 +302,7 @@ class StageRun:
     def record_failure(
         self, image_index: int, attempt: int, error: Exception, *, will_retry: bool
     ) -> None:
-        """See ``StageWork``."""
+        """Record that an attempt failed."""
         stage_id = self.stage.stage_id
         known = error if isinstance(error, BackendError) else BackendError("")
         self.journal.record(
