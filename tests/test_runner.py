@@ -35,7 +35,9 @@ from stagewright.statemachine import (
     GenerationCancelled,
 )
 from stagewright.statemachine.resume.verify import verify_run
+from stagewright.statemachine.run import dispatcher
 
+from .simulated_pool import GoneError
 from .support import ScriptedBackend, controller, document, png
 
 STAGES = [str(stage) for stage in StageType]
@@ -224,6 +226,16 @@ def test_retries_are_bounded(tmp_path: Path) -> None:
     assert result.state is RunState.ERROR
     assert len(backend.requests) == 2
     assert [e.will_retry for e in result.events if isinstance(e, CallFailed)] == [True, False]
+
+
+def test_a_backend_out_of_reach_is_waited_for_however_often_it_was_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than a thousand looks, as over a night, end in no number that is too large."""
+    monkeypatch.setattr(dispatcher, "LONGEST_LOOK_S", 0.0)
+    backend = ScriptedBackend(failing(0, GoneError("nobody answers", transient=True), times=1030))
+    result = run(tmp_path, backend, document(run={"durability": "process"}))
+    assert (result.state, len(backend.requests)) == (RunState.COMPLETED, 1031)
 
 
 def test_continue_passes_over_a_failed_image_and_never_succeeds_silently(tmp_path: Path) -> None:

@@ -315,11 +315,11 @@ class RequestDispatcher:
                 pause_s = self._aside_s(member, error)
                 return _Verdict(is_for_others=True, will_retry=will_retry, pause_s=pause_s)
             if is_waiting:
-                pause_s = min(server.backoff_s * 2**item.waits, LONGEST_LOOK_S)
+                pause_s = min(self._backoff_s(item.waits), LONGEST_LOOK_S)
                 item.waits += 1
                 return _Verdict(is_for_others=False, will_retry=will_retry, pause_s=pause_s)
             will_retry = will_retry and known.transient and item.tried < server.retries
-            pause_s = retry_wait_s(server.backoff_s * 2**item.tried, error)
+            pause_s = retry_wait_s(self._backoff_s(item.tried), error)
             item.waits, item.tried = 0, item.tried + 1
             return _Verdict(is_for_others=False, will_retry=will_retry, pause_s=pause_s)
 
@@ -337,8 +337,11 @@ class RequestDispatcher:
 
     def _aside_s(self, member: _Member, error: Exception) -> float:
         """How long a member is set aside after one more failure in a row."""
-        doubled = self._settings.server.backoff_s * 2 ** min(member.failures - 1, _MOST_DOUBLINGS)
-        return retry_wait_s(min(doubled, LONGEST_LOOK_S), error)
+        return retry_wait_s(min(self._backoff_s(member.failures - 1), LONGEST_LOOK_S), error)
+
+    def _backoff_s(self, times: int) -> float:
+        """The pause after so many others; bounded, because no float holds 2**1024."""
+        return self._settings.server.backoff_s * float(2 ** min(times, _MOST_DOUBLINGS))
 
     def _note_success(self, member: _Member) -> None:
         with self._changed:
