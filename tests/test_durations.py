@@ -197,17 +197,8 @@ def test_time_in_which_nothing_worked_does_not_count(tmp_path: Path) -> None:
     assert estimate(tmp_path, plan_of()) == pytest.approx(20.0)
 
 
-def test_a_run_that_died_counts_as_far_as_it_came(tmp_path: Path) -> None:
-    """Its stage never ended."""
-    run = Recording(tmp_path, plan_of())
-    run.begin("txt2img")
-    run.call(10.0)
-    run.save()
-    assert estimate(tmp_path, plan_of()) == pytest.approx(20.0)
-
-
 def test_only_the_server_that_is_asked_for_counts(tmp_path: Path) -> None:
-    """Also where a run was resumed on another one."""
+    """Also where a run was resumed on another one, or died: its stage never ended."""
     run = Recording(tmp_path, plan_of())
     run.begin("txt2img")
     run.call(10.0)

@@ -22,7 +22,7 @@ from stagewright.events import RunNotFoundError
 from stagewright.statemachine.files.png import SIGNATURE
 
 from .command_line import stagewright
-from .foreign_pictures import A1111, COMFYUI, INVOKEAI, made_by, png_with, with_comment
+from .foreign_pictures import INVOKEAI, made_by, png_with, with_comment
 from .resuming import FOUR, made, small
 from .support import png
 
@@ -316,9 +316,3 @@ def test_a_resume_writes_the_configuration_that_a_run_lacks(tmp_path: Path) -> N
     open_controller(tmp_path / "runs").resume(run.name).wait(30)
     assert (run / "config.toml").read_text(encoding="utf-8") == text
     assert f"# Makes run {run.name} again." in text
-
-
-def test_the_published_formats_are_those_that_are_read() -> None:
-    """The samples hold what the programs write: a graph with links, and one line of settings."""
-    assert COMFYUI["6"]["inputs"]["text"] == ["20", 0]
-    assert A1111.splitlines()[-1].startswith("Steps: 28, Sampler: DPM++ 2M, ")

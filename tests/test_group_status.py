@@ -34,6 +34,14 @@ def give(bar: StatusBar, story: Story, place: int) -> None:
         bar.take_event(in_group(event, place))
 
 
+def bar_with(*events: GroupEvent) -> StatusBar:
+    """A bar that was given events of a group, and whose clock stands still."""
+    bar = StatusBar(monotonic=lambda: 0.0)
+    for event in events:
+        bar.take_group_event(event)
+    return bar
+
+
 def variant_of(seconds: float, images: int = 2) -> Story:
     """A finished run of a variant that took so long."""
     story = made(planned("img2img").begin("img2img"), "img2img", *range(images))
@@ -45,8 +53,7 @@ def test_the_variant_and_the_whole_group_are_shown() -> None:
     group = GroupStory(
         variants(40, 40, 80, txt2img__cfg_scale=[5.0, 7.0, 9.0], model=["a", "b", "c"])
     )
-    bar = StatusBar(monotonic=lambda: 0.0)
-    bar.take_group_event(group.open())
+    bar = bar_with(group.open())
     assert bar.snapshot().group_headline == "3 variants"
     bar.take_group_event(group.begin(0))
     give(bar, variant_of(40).move("finish"), 0)
@@ -67,9 +74,7 @@ def test_images_of_earlier_processes_do_not_spoil_the_pace() -> None:
     after(first.move("recover"), 90_000)
     first.resumed().move("start").begin("img2img")
     after(made(first, "img2img", 1), 90_020).move("finish")
-    bar = StatusBar(monotonic=lambda: 0.0)
-    for event in (group.open(), group.begin(0)):
-        bar.take_group_event(event)
+    bar = bar_with(group.open(), group.begin(0))
     give(bar, first, 0)
     assert bar.snapshot().group_remaining_s == pytest.approx(40, rel=0.01)
 
@@ -77,9 +82,7 @@ def test_images_of_earlier_processes_do_not_spoil_the_pace() -> None:
 def test_a_single_run_shows_no_group_also_after_one() -> None:
     """All fields of a group are empty then."""
     group = GroupStory(variants(40))
-    bar = StatusBar(monotonic=lambda: 0.0)
-    for event in (group.open(), group.begin(0)):
-        bar.take_group_event(event)
+    bar = bar_with(group.open(), group.begin(0))
     give(bar, variant_of(1).move("finish"), 0)
     bar.take_group_event(group.seal("completed"))
     assert bar.snapshot().group_headline == "Group completed: 1 variant"
@@ -92,9 +95,7 @@ def test_a_single_run_shows_no_group_also_after_one() -> None:
 def test_a_removed_variant_is_done_and_takes_no_time() -> None:
     """It is neither finished nor failed, and nothing of it is left to be made."""
     group = GroupStory(variants(40, 40, 40))
-    bar = StatusBar(monotonic=lambda: 0.0)
-    for event in (group.open(), group.begin(0)):
-        bar.take_group_event(event)
+    bar = bar_with(group.open(), group.begin(0))
     give(bar, variant_of(40).move("finish"), 0)
     bar.take_group_event(group.remove(1))
     now = bar.snapshot()
@@ -106,9 +107,7 @@ def test_a_removed_variant_is_done_and_takes_no_time() -> None:
 def test_a_variant_that_cannot_begin_is_a_failed_one() -> None:
     """The first reason is shown; a resume starts without it."""
     group = GroupStory(variants(40, 40, 40))
-    bar = StatusBar(monotonic=lambda: 0.0)
-    for event in (group.open(), group.begin(0)):
-        bar.take_group_event(event)
+    bar = bar_with(group.open(), group.begin(0))
     give(bar, variant_of(40).move("finish"), 0)
     failures = tuple(
         VariantFailure(variant_index=place, error=ErrorDetail(kind="E", message=f"reason {place}"))
@@ -127,12 +126,10 @@ def test_a_variant_that_cannot_begin_is_a_failed_one() -> None:
 def test_what_keeps_all_variants_from_beginning_is_shown() -> None:
     """In place of the reason of a single variant."""
     group = GroupStory(variants(40, 40))
-    bar = StatusBar()
     error = ErrorDetail(kind="PreflightError", message="the server\ncannot be reached")
     failure = VariantFailure(variant_index=0, error=ErrorDetail(kind="E", message="another"))
-    for event in (group.open(), group.seal("failed", failures=(failure,), error=error)):
-        bar.take_group_event(event)
-    now = bar.snapshot()
+    sealed = group.open(), group.seal("failed", failures=(failure,), error=error)
+    now = bar_with(*sealed).snapshot()
     assert now.group_headline == "Group error: 0 of 2 variants"
     assert now.trouble == "Error: the server cannot be reached"
 

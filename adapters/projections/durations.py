@@ -57,19 +57,31 @@ class Estimate(NamedTuple):
     runs: frozenset[str]
 
 
-class StageTime(NamedTuple):
-    """What a run spent on a stage: ``seconds`` for images of this ``weight`` in all.
+class _StageTime:
+    """What a run has spent on a stage so far: ``seconds`` for some ``images``.
 
-    ``pixels`` are those of one image. ``folder`` is that of the run, below the folder of runs;
-    ``model`` is "" for a stage without one.
+    ``folder`` is that of the run, below the folder of runs; ``model`` is "" for a stage without
+    one.
     """
 
-    folder: str
-    stage_type: str
-    model: str
-    seconds: float
-    weight: float
-    pixels: float
+    def __init__(self, folder: str, stage_type: str, model: str, weight_each: int) -> None:
+        self.folder = folder
+        self.stage_type = stage_type
+        self.model = model
+        self.seconds = 0.0
+        self.images = 0
+        self.pixels_of_all = 0
+        self._weight_each = weight_each
+
+    @property
+    def weight(self) -> int:
+        """The weight of all images."""
+        return self.images * self._weight_each
+
+    @property
+    def pixels(self) -> float:
+        """The pixels of an image, in the mean."""
+        return self.pixels_of_all / self.images
 
 
 class _Pace(NamedTuple):
@@ -172,8 +184,8 @@ class _ServerDurations:
         return self._paces[key]
 
     @cached_property
-    def _times(self) -> Sequence[StageTime]:
-        found: list[StageTime] = []
+    def _times(self) -> Sequence[_StageTime]:
+        found: list[_StageTime] = []
         left = _MOST_RECORDS
         # A long log comes last, so that it is not read in place of many short ones.
         for entry in sorted(self._entries(), key=lambda entry: entry.stage_images):
@@ -207,18 +219,6 @@ class _ServerDurations:
                 return
 
 
-class _Spent:
-    """What a run has spent on one stage so far."""
-
-    def __init__(self, stage_type: str, model: str, weight: int) -> None:
-        self.stage_type = stage_type
-        self.model = model
-        self.weight = weight
-        self.seconds = 0.0
-        self.images = 0
-        self.pixels = 0
-
-
 class _RunReading:
     """Adds up the time of a run by its stages, in the epochs that one server served.
 
@@ -231,14 +231,14 @@ class _RunReading:
     def __init__(self, folder: str, server: str) -> None:
         self._folder = folder
         self._server = server
-        self._stages: Mapping[str, _Spent] = {}
+        self._stages: Mapping[str, _StageTime] = {}
         self._clock = RunClock()
         self._requests = OpenRequests()
         self._under_way: dict[str, float] = {}
         """When each request was sent that has no answer yet, by call id."""
         self._reused: set[tuple[str, int]] = set()
         self._is_served = self._is_shared = False
-        self._current: _Spent | None = None
+        self._current: _StageTime | None = None
 
     def read(self, folder: Path, most: int) -> int:
         """Read ``most`` events of the log at most; how many there were."""
@@ -249,15 +249,9 @@ class _RunReading:
             self._stages = {}
             return 0
 
-    def times(self) -> Iterator[StageTime]:
+    def times(self) -> list[_StageTime]:
         """One for each stage that made images."""
-        for spent in self._stages.values():
-            weight = spent.images * spent.weight
-            if weight and spent.seconds > 0:
-                yield StageTime(
-                    self._folder, spent.stage_type, spent.model, spent.seconds, weight,
-                    spent.pixels / spent.images,
-                )  # fmt: skip
+        return [time for time in self._stages.values() if time.weight and time.seconds > 0]
 
     def _observe(self, events: Sequence[StageEvent]) -> None:
         for event in events:
@@ -273,7 +267,9 @@ class _RunReading:
             self._is_served = self._server in (servers or [server_of(event.backend)])
         if isinstance(event, RunOpened):
             self._stages = {
-                stage.stage_id: _Spent(stage.stage_type, _model(recorded["config"]), stage.weight)
+                stage.stage_id: _StageTime(
+                    self._folder, stage.stage_type, _model(recorded["config"]), stage.weight
+                )
                 for recorded in recorded_stages(event.plan)
                 for stage in [planned_stage(recorded)]
             }
@@ -327,7 +323,7 @@ class _RunReading:
         sizes = [made.width * made.height for made in event.artifacts]
         if spent is not None and all(0 < size < _MOST_PIXELS for size in sizes):
             spent.images += len(sizes)
-            spent.pixels += sum(sizes)
+            spent.pixels_of_all += sum(sizes)
 
 
 def _model(config: object) -> str:
@@ -336,7 +332,7 @@ def _model(config: object) -> str:
     return model if isinstance(model, str) else ""
 
 
-def _fit(times: Iterable[StageTime]) -> _Pace | None:
+def _fit(times: Iterable[_StageTime]) -> _Pace | None:
     """The line through the times of a unit of weight over the pixels, by least squares.
 
     It goes through the mean, so that the times add up to what they were. Neither part of a pace

@@ -89,22 +89,15 @@ class RecordFile:
             if self._heads() is None:
                 return
             ratings = shown_ratings(self._runs)
-            found = self._folders_with(sources)
+            found = {
+                record.folder
+                for record in map(_decoder.decode, self._lines())
+                if not sources.isdisjoint(image.source_sha256 for image in record.images)
+            }
             if found:
                 folders = [one for one in run_folders(self._runs) if one.name in found]
                 made = {one.name: line for one in folders for line in _lines_of([one], [], ratings)}
                 self._replace(made.get(_decoder.decode(old).folder, old) for old in self._lines())
-
-    def _folders_with(self, sources: Set[str]) -> set[str]:
-        """The folders of the records that have an image with one of these sources."""
-        try:
-            return {
-                one.folder
-                for one in map(_images_decoder.decode, self._lines())
-                if not sources.isdisjoint(image.source_sha256 for image in one.images)
-            }
-        except DECODE_ERRORS:
-            return set()  # it was written by something else
 
     def rebuild(self, *, wait_s: float) -> LearningUpdate:
         """Make the records of all runs anew, ordered by folder.
@@ -145,11 +138,11 @@ class RecordFile:
         heads: dict[str, str] = {}
         try:
             for line in self._lines():
-                key = _decoder.decode(line)
-                is_whole = line.endswith(b"\n") and key.schema_version == SCHEMA_VERSION
-                if not is_whole or key.folder in heads:
+                record = _decoder.decode(line)
+                is_whole = line.endswith(b"\n") and record.schema_version == SCHEMA_VERSION
+                if not is_whole or record.folder in heads:
                     return None
-                heads[key.folder] = key.log_head
+                heads[record.folder] = record.log_head
         except (FileNotFoundError, *DECODE_ERRORS):
             return None
         return heads or None
@@ -188,27 +181,20 @@ class RecordFile:
             raise
 
 
-class _Key(msgspec.Struct):
-    """The fields of a line that identify its record; the whole line must be JSON."""
-
-    schema_version: int
-    folder: str
-    log_head: str
-
-
 class _Image(msgspec.Struct):
     source_sha256: str
 
 
-class _Images(msgspec.Struct):
-    """The fields of a line that say which images its record has."""
+class _Record(msgspec.Struct):
+    """The fields of a line that identify its record and images; the whole line must be JSON."""
 
+    schema_version: int
     folder: str
+    log_head: str
     images: tuple[_Image, ...]
 
 
-_decoder = msgspec.json.Decoder(_Key)
-_images_decoder = msgspec.json.Decoder(_Images)
+_decoder = msgspec.json.Decoder(_Record)
 
 
 def _lines_of(folders: Iterable[Path], unreadable: list[str], ratings: Ratings) -> Iterator[bytes]:
