@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from stagewright.adapters.webui_server import EmbeddedServer
 
-from .command_line import SCRIPT
+from .command_line import SCRIPT, write_config
+from .support import document
 
 Process = subprocess.Popen[str]
+
+
+def work(*stages: str, images: int = 4, steps: int = 3, **top: Any) -> dict[str, Any]:
+    """A configuration of these stages with names that a served backend has."""
+    made = document(*stages, images=images, **top)
+    first = stages[0] if stages else "txt2img"
+    made[first] |= {"model": "sd_xl_base_1.0.safetensors", "steps": steps}
+    if "upscale" in made:
+        made["upscale"]["upscaler"] = "R-ESRGAN 4x+"
+    return made
+
+
+def write_work(folder: Path, *stages: str, steps: int) -> Path:
+    """The file of such a configuration in ``folder``."""
+    return write_config(folder, json.dumps(work(*stages, steps=steps)), "work.json")
 
 
 def start_process(*arguments: str, folder: Path, env: Mapping[str, str] | None = None) -> Process:

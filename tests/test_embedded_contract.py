@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from typing import Any
 
 import msgspec
 import pytest
@@ -63,17 +64,6 @@ def test_steps_are_told_one_by_one_over_both_passes_and_all_images() -> None:
     assert steps.fractions == [done / 18 for done in range(1, 19)]
 
 
-def test_a_cancelled_run_gets_no_picture() -> None:
-    """Cancelled before it begins, every stage stops, and tells of no step."""
-    token = CancelToken()
-    token.request(CancelMode.NOW)
-    for asked in all_requests():
-        steps = Steps()
-        with pytest.raises(GenerationCancelled):
-            EmbeddedBackend().generate_images(asked, cancel=token, on_step=steps)
-        assert steps.told == []
-
-
 def test_a_cancel_ends_the_picture_within_a_step() -> None:
     """Cancelled as it tells of its second step, the backend begins no third."""
     token = CancelToken()
@@ -84,14 +74,16 @@ def test_a_cancel_ends_the_picture_within_a_step() -> None:
 
 
 def test_a_cancel_ends_the_wait_of_a_slow_step() -> None:
-    """A backend that takes an hour for a step stops at once when told so within the first."""
+    """Cancelled before its first step or within it, every stage stops, and tells of no step."""
+    token = CancelToken()
+    token.request(CancelMode.NOW)
     for asked in all_requests():
-        steps = Steps()
-        with pytest.raises(GenerationCancelled):
-            EmbeddedBackend(step_delay_s=3600.0).generate_images(
-                asked, cancel=WaitedOn(), on_step=steps
-            )
-        assert steps.told == []
+        for cancel in (token, WaitedOn()):
+            steps = Steps()
+            backend = EmbeddedBackend(step_delay_s=3600.0)
+            with pytest.raises(GenerationCancelled):
+                backend.generate_images(asked, cancel=cancel, on_step=steps)
+            assert steps.told == []
 
 
 def test_stopping_after_the_image_lets_it_finish() -> None:
@@ -154,29 +146,23 @@ def test_pictures_beyond_the_bound_are_refused(asked: GenerateRequest) -> None:
         answer(asked)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16", "RGB"])
-def test_sources_of_any_mode_come_out_in_rgb(mode: str) -> None:
-    """White stays white and black black, whatever mode the PNG is in."""
-    white = 65535 if mode == "I;16" else "white"
-    image = Image.new(mode, (16, 16), white)
-    result = made(changed(UPSCALE, upscaler="Nearest", factor=1.0), image)
-    assert result.getpixel((8, 8)) == (255, 255, 255)
-
-
-def test_jpeg_in_cmyk_and_transparent_webp_are_understood() -> None:
-    """CMYK is turned into RGB, and what is transparent is white."""
-    config = changed(UPSCALE, upscaler="Nearest", factor=1.0)
-    ink = source(Image.new("CMYK", (16, 16), (0, 0, 0, 255)), "JPEG")
-    glass = source(Image.new("RGBA", (16, 16), (255, 0, 0, 0)), "WEBP")
-    assert opened(answer(request(config, ink))).getpixel((8, 8)) == (0, 0, 0)
-    assert opened(answer(request(config, glass))).getpixel((8, 8)) == (255, 255, 255)
-
-
-def test_sixteen_bit_grey_is_scaled_and_not_clipped() -> None:
-    """Half of 16 bit grey is half of 8 bit grey."""
-    grey = Image.new("I;16", (16, 16), 32896)
-    result = made(changed(UPSCALE, upscaler="Nearest", factor=1.0), grey)
-    assert result.getpixel((8, 8)) == (128, 128, 128)
+@pytest.mark.parametrize(
+    ("mode", "colour", "kind", "expected"),
+    [
+        *((mode, "white", "PNG", 255) for mode in ("1", "L", "LA", "P", "RGBA", "RGB")),
+        ("I;16", 65535, "PNG", 255),
+        ("I;16", 32896, "PNG", 128),  # scaled to 8 bits, not clipped
+        ("CMYK", (0, 0, 0, 255), "JPEG", 0),
+        ("RGBA", (255, 0, 0, 0), "WEBP", 255),  # what is transparent is white
+    ],
+)
+def test_sources_of_any_mode_come_out_in_rgb(
+    mode: str, colour: Any, kind: str, expected: int
+) -> None:
+    """White stays white and black black, whatever mode and format the image is in."""
+    image = source(Image.new(mode, (16, 16), colour), kind)
+    result = answer(request(changed(UPSCALE, upscaler="Nearest", factor=1.0), image))
+    assert opened(result).getpixel((8, 8)) == (expected,) * 3
 
 
 @pytest.mark.parametrize("size", [(8, 8), (8, 512), (512, 8), (16, 24)])

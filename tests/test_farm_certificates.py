@@ -17,19 +17,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from stagewright.adapters.backends.farm.certificates import _certificate, make_certificates
 from stagewright.adapters.cli.main import stagewright as stagewright_group
 
-from .command_line import ROOT, stagewright, write_config
-from .farming import Farm, open_farm
-
-SERVED = """
-prompt = "a lighthouse"
-[txt2img]
-model = "sd_xl_base_1.0.safetensors"
-sampler = "Euler a"
-steps = 2
-cfg_scale = 7.0
-width = 64
-height = 64
-"""
+from .command_line import ROOT, stagewright
+from .farming import Farm, open_farm, write_work
 
 
 def settings(folder: Path) -> dict[str, str]:
@@ -58,7 +47,7 @@ def farm(tmp_path_factory: pytest.TempPathFactory, certificates: Path) -> Iterat
 def test_a_farm_with_certificates_uses_tls(farm: Farm, certificates: Path, tmp_path: Path) -> None:
     """An address without a scheme is one with TLS, and a run makes its images."""
     assert farm.address.startswith("tls://")
-    config = write_config(tmp_path, SERVED)
+    config = write_work(tmp_path, "txt2img", steps=2)
     given = ("run", config, "--farm", f"127.0.0.1:{farm.port}")
     done = stagewright(*given, folder=tmp_path, env=settings(certificates))
     assert done.returncode == 0, done.stderr

@@ -25,8 +25,7 @@ from stagewright.events.log.reader import iterate
 from stagewright.statemachine.errors import ConfigurationError, PreflightError
 
 from .command_line import run_python, stagewright, write_config
-from .farming import Farm, open_farm
-from .support import document
+from .farming import Farm, open_farm, work
 
 OTHER_MODEL = "only-here.safetensors"
 INTRUDER = """
@@ -61,11 +60,8 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
 
 
 def small(**top: Any) -> dict[str, Any]:
-    """A configuration of one image, with names that a served backend has."""
-    made = document("txt2img", "upscale", images=1, **top)
-    made["txt2img"]["model"] = "sd_xl_base_1.0.safetensors"
-    made["upscale"]["upscaler"] = "R-ESRGAN 4x+"
-    return made
+    """A configuration of one image."""
+    return work("txt2img", "upscale", images=1, **top)
 
 
 def test_status_shows_each_worker(farm: Farm, tmp_path: Path) -> None:

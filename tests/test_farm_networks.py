@@ -15,26 +15,11 @@ from stagewright.adapters import open_controller
 from stagewright.events import CallFailed, CallRequested, RunState, replay
 from stagewright.events.log.reader import iterate
 
-from .command_line import SCRIPT, until, write_config
+from .command_line import SCRIPT, until
+from .farming import write_work
 
 pytestmark = pytest.mark.linux
 
-CONFIG = """
-name = "test"
-prompt = "a lighthouse"
-seed = 100
-images = 4
-[txt2img]
-model = "sd_xl_base_1.0.safetensors"
-sampler = "Euler a"
-steps = 8
-cfg_scale = 7.0
-width = 64
-height = 64
-[upscale]
-upscaler = "R-ESRGAN 4x+"
-factor = 2.0
-"""
 MASTER, FIRST, SECOND = "stagewright-a", "stagewright-b", "stagewright-c"
 Process = subprocess.Popen[str]
 
@@ -128,7 +113,7 @@ def asked(runs: Path) -> set[str]:
 def test_a_machine_whose_network_is_cut_costs_no_image(networks: None, tmp_path: Path) -> None:
     """Over slow lines, a run ends with the same images although one machine is cut off."""
     del networks
-    config = write_config(tmp_path, CONFIG)
+    config = write_work(tmp_path, "txt2img", "upscale", steps=8)
     scheduler = ("farm", "scheduler", "--host", "0.0.0.0", "--insecure")
     limits = ("--worker-timeout", "1", "--dashboard-port", "0")
     run = ("run", str(config), "--farm", "tcp://10.77.1.1:8786", "--insecure", "--runs", "runs")

@@ -25,43 +25,13 @@ from stagewright.events import (
 )
 from stagewright.events.model import StepProgress
 
-from .command_line import start_command, until, write_config
-from .farming import Farm, end, open_farm
+from .command_line import start_command, until
+from .farming import Farm, end, open_farm, work, write_work
 from .posix import suspend
-from .support import document
 
 STAGES = ("txt2img", "img2img", "upscale", "adetailer")
-CHAIN = """
-name = "test"
-prompt = "a lighthouse"
-seed = 100
-images = 4
-[txt2img]
-model = "sd_xl_base_1.0.safetensors"
-sampler = "Euler a"
-steps = 120
-cfg_scale = 7.0
-width = 64
-height = 64
-[img2img]
-denoise = 0.5
-steps = 3
-[upscale]
-upscaler = "R-ESRGAN 4x+"
-factor = 2.0
-[[adetailer.passes]]
-model = "face_yolov8n.pt"
-"""
 SLOW = 0.01
 """Seconds of a sampling step on servers whose requests are to be caught in the middle."""
-
-
-def chain(images: int = 4, steps: int = 3, **top: Any) -> dict[str, Any]:
-    """A configuration of all stages with names that a served backend has."""
-    made = document(*STAGES, images=images, **top)
-    made["txt2img"] |= {"model": "sd_xl_base_1.0.safetensors", "steps": steps}
-    made["upscale"]["upscaler"] = "R-ESRGAN 4x+"
-    return made
 
 
 def sources(result: Any) -> list[list[str]]:
@@ -86,7 +56,7 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     """The digests of the chain's images, as one backend in this process makes them."""
-    handle = open_controller(tmp_path_factory.mktemp("alone")).start(chain())
+    handle = open_controller(tmp_path_factory.mktemp("alone")).start(work(*STAGES))
     return sources(handle.wait(timeout_s=60))
 
 
@@ -117,7 +87,7 @@ def test_a_worker_that_is_killed_costs_no_image_in_any_stage(
 
         for stage in stages:
             connected(when(partial(asks_for, stage), kill))
-        result = run_on(farm, tmp_path, chain())
+        result = run_on(farm, tmp_path, work(*STAGES))
         assert result.state is RunState.COMPLETED
         assert sources(result) == expected
         failed = [one for one in result.events if isinstance(one, CallFailed)]
@@ -154,7 +124,7 @@ def test_a_frozen_worker_is_given_up(
         suspend(farm.workers[frozen].pid)
 
     connected(when(lambda one: isinstance(one, CallRequested), freeze))
-    result = run_on(farm, tmp_path, chain())
+    result = run_on(farm, tmp_path, work(*STAGES))
     end(farm.workers[frozen])
     assert sources(result) == expected
     failed = [one for one in result.events if isinstance(one, CallFailed)]
@@ -172,7 +142,7 @@ def test_a_run_whose_scheduler_is_killed_fails_and_can_be_resumed(
         end(farm.scheduler)
 
     connected(when(partial(asks_for, "img2img"), kill))
-    result = run_on(farm, tmp_path, chain())
+    result = run_on(farm, tmp_path, work(*STAGES))
     assert result.state is RunState.ERROR
     assert result.error is not None
     assert result.error.kind == "SchedulerLostError"
@@ -187,7 +157,7 @@ def test_a_run_whose_controller_was_killed_is_resumed_while_its_old_tasks_run(
 ) -> None:
     """The late answers of the old tasks are dropped, and no image is recorded twice."""
     farm.restore()
-    config = write_config(tmp_path, CHAIN)
+    config = write_work(tmp_path, *STAGES, steps=120)
     process = start_command("run", config, "--farm", farm.address, folder=tmp_path)
     runs = tmp_path / "runs"
     until(lambda: jobs(farm) > 0, "a task on a worker")
@@ -205,8 +175,7 @@ def test_a_large_input_goes_to_its_worker_directly(farm: Farm, tmp_path: Path) -
     farm.restore()
     picture = tmp_path / "noise.png"
     Image.frombytes("RGB", (192, 192), random.Random(1).randbytes(192 * 192 * 3)).save(picture)
-    config = document("img2img", input_image=str(picture), images=3)
-    config["img2img"]["model"] = "sd_xl_base_1.0.safetensors"
+    config = work("img2img", input_image=str(picture), images=3)
     result = run_on(farm, tmp_path / "farm", config)
     assert result.state is RunState.COMPLETED
     assert not [one for one in result.events if isinstance(one, CallFailed)]
@@ -219,10 +188,7 @@ def test_a_worker_may_join_and_leave(farm: Farm, tmp_path: Path, connected: Any)
     """One that is started meanwhile makes images; at SIGTERM its image is left to the others."""
     farm.restore()
     controller = open_controller(tmp_path, farm.address)
-    config = chain(images=2000, steps=20)
-    for stage in STAGES[1:]:
-        del config[stage]
-    handle = controller.start(config)
+    handle = controller.start(work("txt2img", images=2000, steps=20))
     (name,) = farm.add_workers(farm.add_server(step_delay_s=SLOW))
     joined = farm.workers.pop(name)
     is_made_elsewhere = threading.Event()
@@ -271,7 +237,7 @@ def test_a_cancel_interrupts_the_servers_of_all_workers(farm: Farm, tmp_path: Pa
             all_work.set()
 
     signals.step_progress.connect(note)
-    handle = controller.start(chain(images=3, steps=10_000))
+    handle = controller.start(work("txt2img", images=3, steps=10_000))
     assert all_work.wait(30)
     controller.cancel(handle.run_id, mode=CancelMode.NOW)
     result = handle.wait(timeout_s=30)
