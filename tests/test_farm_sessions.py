@@ -13,7 +13,6 @@ from stagewright.adapters.backends.farm.messages import (
     Comparison,
     Failure,
     Preparation,
-    Recovered,
     Step,
     decode_outcome,
     decode_prepared,
@@ -177,12 +176,12 @@ def test_a_server_that_answers_again_has_recovered(client: Client) -> None:
     """It is given no request before; one that cannot be reached has not."""
     sessions = sessions_at(client)
     prepare(sessions, "s")
-    assert decode_recovery(sessions.recover("s")) == Recovered()
+    assert decode_recovery(sessions.recover("s")) is None
     with serving() as other:
         gone = sessions_at(other)
         prepare(gone, "s")
     failure = decode_recovery(gone.recover("s"))
-    assert isinstance(failure, Failure)
+    assert failure is not None
     assert failure.error("gpu1").is_out_of_reach
 
 

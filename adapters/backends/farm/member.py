@@ -94,11 +94,11 @@ class FarmMember:
             asked.cancel()
             return
         try:
-            outcome = decode_recovery(asked.result())
+            failure = decode_recovery(asked.result())
         except OSError as error:
             raise self._lost(f"it does not answer: {error}") from error
-        if isinstance(outcome, Failure):
-            raise outcome.error(self.entry.name)
+        if failure is not None:
+            raise failure.error(self.entry.name)
 
     def generate_images(
         self, request: GenerateRequest, *, cancel: CancelToken, on_step: OnStep

@@ -11,9 +11,7 @@ from ....events.model import BackendDescription
 from ....statemachine import errors as decision_errors
 from ....statemachine.config.schema import ServerTable
 from ....statemachine.errors import BackendError
-from ....statemachine.plan.plan import StageExecutionPlan
 from ....statemachine.ports import GenerateRequest, SourceImage
-from ....statemachine.stages import StageConfig
 from ....statemachine.stages.registry import read_config
 from ..http import errors as http_errors
 
@@ -60,10 +58,6 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
     like: BackendDescription | None = None
     unsettled: Mapping[str, str] = {}
     prompts: tuple[str, ...] = ()
-
-    def read_plan(self) -> StageExecutionPlan:
-        """Raises ConfigurationError for a stage that is not installed here."""
-        return StageExecutionPlan.from_document(self.plan)
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,14 +137,6 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     first: Mapping[str, Any]
     info: Mapping[str, Any]
 
-    def read_config(self) -> StageConfig:
-        """Raises ConfigurationError for a stage that is not installed here."""
-        return read_config(self.stage_type, self.config)
-
-
-class Recovered(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A server can be used again."""
-
 
 class _Task(msgspec.Struct, frozen=True, kw_only=True):
     """A request of a session; ``request`` has the fields of GenerateRequest."""
@@ -164,7 +150,7 @@ decode_comparison = msgspec.msgpack.Decoder(Comparison).decode
 decode_outcome = msgspec.msgpack.Decoder(Answer | Failure).decode
 decode_preparation = msgspec.msgpack.Decoder(Preparation).decode
 decode_prepared = msgspec.msgpack.Decoder(Prepared).decode
-decode_recovery = msgspec.msgpack.Decoder(Recovered | Failure).decode
+decode_recovery = msgspec.msgpack.Decoder(Failure | None).decode
 decode_status = msgspec.msgpack.Decoder(WorkerStatus).decode
 _decode_task = msgspec.msgpack.Decoder(_Task).decode
 

@@ -12,8 +12,10 @@ import msgspec
 from ....events.errors import StagewrightError
 from ....events.model import BackendDescription, CancelMode
 from ....statemachine.errors import BackendError, GenerationCancelled, PreflightError
+from ....statemachine.plan.plan import StageExecutionPlan
 from ....statemachine.ports import GenerateRequest
 from ....statemachine.run.cancel import CancelToken
+from ....statemachine.stages.registry import read_config
 from ..pool import PooledServer, may_pass
 from ..registry import BackendKind, RunPreparation, ServerChoice
 from .messages import (
@@ -21,7 +23,6 @@ from .messages import (
     Failure,
     Preparation,
     Prepared,
-    Recovered,
     Step,
     WorkerStatus,
     decode_comparison,
@@ -104,17 +105,18 @@ class ServerSessions:
         try:
             asked = decode_comparison(message)
             server = self._prepared(asked.session)
-            return server.difference(asked.read_config(), asked.first, asked.info)
+            config = read_config(asked.stage_type, asked.config)
+            return server.difference(config, asked.first, asked.info)
         except (StagewrightError, msgspec.MsgspecError) as error:
             return str(error)
 
     def recover(self, session: str) -> bytes:
-        """See ``RecoveringBackend``: a ``Recovered``, or a ``Failure``."""
+        """See ``RecoveringBackend``: a ``Failure``, or None."""
         try:
             self._prepared(session).recover(CancelToken())
         except BackendError as error:
             return encode(Failure.of(error))
-        return encode(Recovered())
+        return encode(None)
 
     def status(self) -> bytes:
         """What the server is, what it has loaded and works on: a ``WorkerStatus``."""
@@ -147,7 +149,7 @@ class ServerSessions:
             ca_bundle=None,
             wait_s=0.0,
         )
-        plan = asked.read_plan()
+        plan = StageExecutionPlan.from_document(asked.plan)
         backend = self._kind.make(
             msgspec.structs.replace(
                 self._choice,
