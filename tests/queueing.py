@@ -46,7 +46,12 @@ def new_job(name: str = "job", *, runs: Path = Path("runs"), **top: Any) -> NewJ
 
 
 def bare_job(name: str = "job", model: str | None = None) -> NewJob:
-    """A job that is only added and taken: its configuration is not planned."""
+    """A job that is only added and taken, and loads a checkpoint or nothing."""
+    return NewJob(job=JobKind.RUN, name=name) if model is None else planned_job(name, model)
+
+
+def planned_job(name: str = "job", model: str | None = None) -> NewJob:
+    """A job with a plan that is never begun."""
     small = small_plan()
     table = msgspec.structs.replace(small.stages[0].config, model=model)
     stage = msgspec.structs.replace(small.stages[0], config=table)

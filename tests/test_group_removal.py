@@ -241,27 +241,6 @@ def test_a_torn_tail_is_repaired_before_a_removal_is_recorded(own: Swept) -> Non
     assert stagewright("verify", "last-group", folder=folder).returncode == 0
 
 
-def test_what_a_crash_left_of_a_group_is_removed_and_nothing_else(own: Swept) -> None:
-    """By ``resume --all``; a process may work on what is locked or new, and people add files."""
-    folder, _ = own
-    groups = folder / "runs" / "groups"
-    digits = [f"20261120T225226.123456Z-voyage-00000{number}" for number in range(4)]
-    dead, new, locked, foreign = [groups / name for name in digits]
-    for place in (dead, new, locked, foreign):
-        place.mkdir()
-    for place in (dead, foreign):
-        FileLock(place, GROUP_LOCK_NAME, noun="group").release()
-    (dead / "inputs").mkdir()
-    (foreign / "report.html").touch()
-    kept = {*group_folders(folder / "runs"), new, locked, foreign}
-    lock = FileLock(locked, GROUP_LOCK_NAME, noun="group")
-    try:
-        assert stagewright("resume", "--all", folder=folder).returncode == 0
-    finally:
-        lock.release()
-    assert set(groups.iterdir()) == kept
-
-
 RECORD = [f"record-{place} VariantRemoved" for place in ("before", "half", "written", "synced")]
 MOVES = ["folder-made .removed", "file-renamed .removed", "file-removed events.jsonl"]
 

@@ -20,14 +20,11 @@ COMMANDS = (
     ("replay", "last-group"),
     ("show", "last-group"),
     ("list",),
-    ("list", "last-group"),
     ("report", "last-group"),
     ("diff", "last-group", "last-group"),
     ("learning", "last-group"),
     ("config", "last-group"),
     ("verify", "last-group"),
-    ("verify", "--all"),
-    ("archive", "last-group", "--yes"),
     ("rm", "last-group", "--yes"),
 )
 SOME_COMMANDS = (

@@ -21,7 +21,7 @@ from stagewright.statemachine.queue.job_queue import TakenJob
 from stagewright.statemachine.queue.verify import verify_queue
 
 from .faulty_storage import Deed, Fault, FaultyStorage, SimulatedCrash
-from .queueing import LOG, bare_job
+from .queueing import LOG, planned_job
 from .simulated_disk import SimulatedDisk, Sync
 from .support import png
 
@@ -123,7 +123,7 @@ class Story:
             sha256=sha256(data).hexdigest(),
         )
         # A record ends in another page than it begins in.
-        job = bare_job()
+        job = planned_job()
         assert job.plan is not None
         plan = msgspec.structs.replace(
             job.plan, document={"prompt": "n" * 3000}, found=(FoundFiles(inputs=(image,)),)
@@ -190,7 +190,7 @@ class Story:
         return ""
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(14)
 @pytest.mark.parametrize("deed", list(Deed))
 @pytest.mark.parametrize("seed", range(1, 5))
 def test_no_promise_is_broken_wherever_a_process_dies(

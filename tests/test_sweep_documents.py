@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from stagewright.adapters import EmbeddedBackend, PillowInputReader
 from stagewright.statemachine import (
@@ -385,7 +385,6 @@ AXES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40)
 @given(st.lists(AXES, max_size=3) | ANYTHING, st.lists(st.text() | KEYS, max_size=2), st.booleans())
 def test_any_sweep_is_used_or_refused(axes: Any, vary: list[str], zipped: bool) -> None:
     loaded = document_of({**document(), "sweep": {"axes": axes}})

@@ -18,10 +18,8 @@ from ...events.log.reader import read_log
 from ...events.model import RunResumed, RunState, StageEvent
 from ...events.result import PipelineRunResult
 from ...events.subscriptions.subscription import subscribe
-from ...statemachine.groups.removal import remove_unopened_groups
 from ...statemachine.groups.result import GroupResult
 from ...statemachine.run.controller import PipelineController
-from ..bootstrap import new_storage
 from ..projections.catalogue import CORRUPT, UNREADABLE, Catalogue, CatalogueEntry
 from ..projections.groups import GroupEntry, group_entries
 from ..projections.status import StatusBar
@@ -125,7 +123,6 @@ class ResumeAll:
         self._controller = controller
         self._runs = runs
         self._options = options
-        remove_unopened_groups(runs, storage=new_storage())
         entries = Catalogue(runs).entries()
         groups = group_entries(runs, entries)
         in_groups = {entry.run_id for group in groups for entry in group.runs}

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from unicodedata import category, normalize
 
 import msgspec
@@ -38,6 +38,7 @@ _SHOWN = 4
 _IDS_DRAWN = 10
 _MOST_DIGITS = 10
 _logger = logging.getLogger("stagewright.runner")
+T = TypeVar("T")
 
 
 class CancelOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -238,12 +239,17 @@ class _Opened(msgspec.Struct):
 
 def _read_opened(folder: Path) -> _Opened:
     """Raises OSError."""
-    with open_regular(folder / LOG_NAME) as stream:
+    return read_first_record(folder / LOG_NAME, _Opened)
+
+
+def read_first_record(log: Path, kind: type[T]) -> T:
+    """The first record of a log; without values where it is damaged. Raises OSError."""
+    with open_regular(log) as stream:
         body = check(stream.readline(MAX_LINE_BYTES))
     try:
-        return msgspec.json.decode(body or b"", type=_Opened)
+        return msgspec.json.decode(body or b"", type=kind)
     except DECODE_ERRORS:
-        return _Opened()
+        return kind()
 
 
 def find_run(

@@ -8,14 +8,18 @@ from typing import NamedTuple
 
 import msgspec
 
-from ...events.codec import DECODE_ERRORS
 from ...events.errors import GroupNotFoundError, RunNotFoundError
 from ...events.groups.log import GROUP_LOG_NAME
-from ...events.log.format import MAX_LINE_BYTES, check
 from ...events.log.kind import LOG_NAME
-from ...events.log.storage import is_regular, open_regular
+from ...events.log.storage import is_regular
 from ..errors import ResumeRefusedError
-from ..files.run_folder import ARCHIVE_NAME, RunFinder, is_run_id, run_folders
+from ..files.run_folder import (
+    ARCHIVE_NAME,
+    RunFinder,
+    is_run_id,
+    read_first_record,
+    run_folders,
+)
 
 GROUPS_NAME = "groups"
 """The folder beside the runs that holds the groups."""
@@ -34,9 +38,8 @@ class RunOrGroup(NamedTuple):
 def group_folders(runs: Path) -> list[Path]:
     """Every folder of a group below ``runs``, oldest first."""
     place = runs / GROUPS_NAME
-    found = (
-        [one for one in place.iterdir() if _holds(one, GROUP_LOG_NAME)] if place.is_dir() else []
-    )
+    every = place.iterdir() if place.is_dir() else ()
+    found = [one for one in every if _holds(one, GROUP_LOG_NAME)]
     return sorted(found, key=lambda one: (_id_by_name(one), one.name))
 
 
@@ -185,10 +188,8 @@ class _Head(msgspec.Struct, frozen=True):
 def _read_head(log: Path) -> _Head:
     """Empty where the log cannot be read: then it is nothing that could continue."""
     try:
-        with open_regular(log) as stream:
-            body = check(stream.readline(MAX_LINE_BYTES))
-        return msgspec.json.decode(body or b"", type=_Head)
-    except (OSError, *DECODE_ERRORS):
+        return read_first_record(log, _Head)
+    except OSError:
         return _Head()
 
 

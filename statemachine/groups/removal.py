@@ -6,29 +6,21 @@ makes it again. A crash leaves a group that can be resumed, or removed again.
 
 from __future__ import annotations
 
-import logging
 import os
-import time
 from pathlib import Path
 from typing import NamedTuple
 
-from ...events.errors import LogCorruptError, StagewrightError
+from ...events.errors import LogCorruptError
 from ...events.groups.log import GROUP_LOCK_NAME
 from ...events.groups.model import VariantRemoved
-from ...events.log.lock import is_locked, lock_holder
-from ...events.log.storage import PART_SUFFIX, Storage
+from ...events.log.storage import Storage
 from ..files.removed_folders import remove_folder
-from ..files.run_folder import ARCHIVE_NAME, is_run_id
+from ..files.run_folder import ARCHIVE_NAME
 from ..ports import Clock
-from .folder import GROUPS_NAME, group_folder, group_folders
-from .found_files import INPUTS_NAME
+from .folder import group_folder, group_folders
 from .journal import GroupJournal
 from .result import fold_group
 from .variant_config import VariantConfigs
-
-_MAKING_S = 60.0
-"""A process that has made the folder of a group takes its lock at once."""
-_logger = logging.getLogger("stagewright.groups")
 
 
 class VariantRemovals:
@@ -73,34 +65,6 @@ def remove_group(folder: Path, *, storage: Storage | None = None) -> None:
     Raises LogLockedError, RemovalRefusedError, LogWriteError.
     """
     remove_folder(folder, storage or Storage(), lock_name=GROUP_LOCK_NAME)
-
-
-def remove_unopened_groups(runs: Path, *, storage: Storage | None = None) -> None:
-    """Remove the folders that processes left below ``runs`` that died before a group had its log.
-
-    One that cannot be removed stays: nothing depends on it.
-    """
-    place = runs / GROUPS_NAME
-    for folder in place.iterdir() if place.is_dir() else ():
-        try:
-            if _is_left_unopened(folder):
-                remove_folder(folder, storage or Storage(), lock_name=GROUP_LOCK_NAME)
-        except (OSError, StagewrightError) as error:
-            _logger.info("%s: it was left by a crash and cannot be removed: %s", folder, error)
-
-
-def _is_left_unopened(folder: Path) -> bool:
-    """Whether a process made a group here, and died before there was a log."""
-    if not is_run_id(folder.name) or folder.is_symlink() or not folder.is_dir():
-        return False
-    names = {one.name for one in folder.iterdir() if not one.name.endswith(PART_SUFFIX)}
-    if not names <= {GROUP_LOCK_NAME, INPUTS_NAME}:
-        return False
-    if is_locked(folder, GROUP_LOCK_NAME):
-        return False
-    # The lock file names the process that has held it; before that, the folder may be brand new.
-    has_died = lock_holder(folder, GROUP_LOCK_NAME) is not None
-    return has_died or time.time() - folder.stat().st_mtime > _MAKING_S
 
 
 def group_of_run(folder: Path, group_id: str | None) -> Path | None:

@@ -167,15 +167,7 @@ class JobQueue:
                 for (job_id, job), copies in zip(named, found, strict=True):
                     # After a failed sync the job may be in the log, and needs its files.
                     unrecorded.discard(job_id)
-                    writer.append(
-                        partial(
-                            job.record,
-                            job_id=job_id,
-                            copies=copies,
-                            priority=priority,
-                            not_before=not_before,
-                        )
-                    )
+                    writer.append(partial(job.record, job_id, copies, priority, not_before))
                 return [self._job(job_id) for job_id, _ in named]
         except BaseException:
             for job_id in unrecorded:

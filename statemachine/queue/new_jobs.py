@@ -63,12 +63,11 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
 
     def record(
         self,
-        at: SharedEnvelope,
-        *,
         job_id: str,
         copies: tuple[Mapping[str, Any], ...],
         priority: int,
         not_before: datetime | None,
+        at: SharedEnvelope,
     ) -> JobAdded:
         """The event that adds the job; ``copies`` are recorded as ``found``."""
         event = JobAdded(

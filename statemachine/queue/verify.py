@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -62,55 +61,47 @@ def verify_queue(runs: Path) -> QueueVerification:
     )
 
 
-class _Copy(NamedTuple):
-    """A copy of a file of a job: its path within the job's folder, and its digest."""
-
-    path: str
-    sha256: str
-
-
 class _Copies:
-    """The copies that unfinished jobs need."""
+    """The copies that unfinished jobs need: their digests by path, or why these are not known."""
 
     def __init__(self, files: JobFiles) -> None:
         self._files = files
-        self._needed: dict[str, list[_Copy]] = {}
-        self._unreadable: dict[str, str] = {}
+        self._needed: dict[str, dict[str, str] | str] = {}
 
     def note(self, events: Sequence[SharedEvent]) -> None:
         """Take the next events."""
         for event in events:
             if isinstance(event, JobAdded) and event.found:
-                self._add(event)
+                self._needed[event.job_id] = self._copies_of(event)
             elif isinstance(event, JobRemoved) or (
                 isinstance(event, JobEnded) and event.outcome is Outcome.COMPLETED
             ):
                 self._needed.pop(event.job_id, None)
-                self._unreadable.pop(event.job_id, None)
 
     def wrong(self) -> Iterable[str]:
         """One line for each copy that is missing or altered."""
-        yield from self._unreadable.values()
         for job_id, copies in self._needed.items():
-            for copy in copies:
-                found = check_file(self._files.folder(job_id), copy.path, copy.sha256)
+            if isinstance(copies, str):
+                yield f"job {job_id}: {copies}"
+                continue
+            for path, digest in copies.items():
+                found = check_file(self._files.folder(job_id), path, digest)
                 if found is not None:
-                    yield f"job {job_id}: {copy.path}: {found}"
+                    yield f"job {job_id}: {path}: {found}"
 
-    def _add(self, event: JobAdded) -> None:
+    def _copies_of(self, event: JobAdded) -> dict[str, str] | str:
+        """The digests of a job's copies by path; or why its record cannot be used."""
         folder = self._files.folder(event.job_id).absolute()
-        copies: list[_Copy] = []
+        copies: dict[str, str] = {}
 
         def note(image: InputImage) -> InputImage:
             if not image.refusal:
-                path = Path(image.path).relative_to(folder).as_posix()
-                copies.append(_Copy(path, image.sha256))
+                copies[Path(image.path).relative_to(folder).as_posix()] = image.sha256
             return image
 
         try:
             for record in event.found:
                 FoundFiles.from_record(record, folder).map_images(note)
         except ResumeRefusedError as error:
-            self._unreadable[event.job_id] = f"job {event.job_id}: {error}"
-        if copies:
-            self._needed[event.job_id] = copies
+            return str(error)
+        return copies

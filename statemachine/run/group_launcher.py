@@ -23,7 +23,6 @@ from ..groups.folder import (
 from ..groups.found_files import FileCopies
 from ..groups.journal import GroupJournal
 from ..groups.planning import GroupPlan
-from ..groups.removal import remove_unopened_groups
 from ..groups.result import (
     GroupResult,
     VariantResult,
@@ -64,7 +63,6 @@ class GroupLauncher:
         storage.syncs = durability is not Durability.PROCESS
         try:
             self._prepare(plan)
-            remove_unopened_groups(launcher.runs, storage=storage)
             place, opened_at = launcher.runs / GROUPS_NAME, launcher.clock.now()
             if group_id is None:
                 group_id = unused_id(place, plan.name or "group", opened_at, launcher.random_below)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import NamedTuple, Protocol
 
@@ -92,12 +92,8 @@ Template = str | Parts | Choice | Wildcard | Assignment | Variable | Wrapping
 Variables = Mapping[str, Template]
 
 
-class ParseTemplate(Protocol):
-    """Reads the syntax of templates; the one port to the library that knows it."""
-
-    def __call__(self, text: str, /) -> Template:
-        """Raises TemplateError."""
-        ...
+ParseTemplate = Callable[[str], Template]
+"""Reads the syntax of templates, and raises TemplateError; only it knows the library for that."""
 
 
 class Chooser(Protocol):
