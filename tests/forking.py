@@ -34,6 +34,8 @@ _TOO_LONG = f"it took more than {TOO_LONG_S} s\n"
 SENT = "sent"
 _AT_THE_START = ("PYTHON", "LC_", "LANG", "TZ")
 """So begin the names of what Python looks at only when it starts."""
+_PATHS = "PYTHONPATH"
+"""The one of them that a child can follow."""
 
 
 class Ended(NamedTuple):
@@ -126,7 +128,11 @@ class ForkServer:
 
 
 def _looked_at_when_starting(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith(_AT_THE_START)}
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(_AT_THE_START) and name != _PATHS
+    }
 
 
 def _serve() -> None:
@@ -208,6 +214,8 @@ def _be_command(order: _Order, streams: list[int]) -> None:
         os.chdir(order.folder)
         os.environ.clear()
         os.environ.update(order.environment)
+        if paths := order.environment.get(_PATHS):
+            sys.path[:0] = paths.split(os.pathsep)
         if order.failpoint is not None:
             os.environ["STAGEWRIGHT_FAILPOINT"] = order.failpoint
         if order.notes_requests:

@@ -1,4 +1,4 @@
-"""The pytest plugin as an author of a GUI has it: pytest in a process of its own."""
+"""The pytest plugin as an author of a GUI has it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from stagewright.events import RunState, replay
 
 # Plugins of others that take longer to load than an author's test takes to run.
 LIGHT = ("-p", "no:hypothesispytest", "-p", "no:benchmark")
+STRICT = ("-W", "error", "--strict-markers", "--strict-config", "-p", "no:cacheprovider")
 PROGRAM = """
 from pathlib import Path
 
@@ -37,18 +38,11 @@ def author(pytester: pytest.Pytester, *options: str, **tests: str) -> tuple[pyte
     """Run an author's tests with warnings as errors; the result and what was printed."""
     if tests:
         pytester.makepyfile(**{name: PROGRAM + body for name, body in tests.items()})
-    strict = ("-W", "error", "--strict-markers", "--strict-config", "-p", "no:cacheprovider")
-    done = pytester.runpytest_subprocess(*strict, *LIGHT, *options, timeout=60)
+    done = pytester.runpytest(*STRICT, *options)
     return done, done.stdout.str()
 
 
-@pytest.mark.parametrize("options", [(), ("-n", "2", "--import-mode=importlib")])
-def test_a_gui_test_passes(pytester: pytest.Pytester, options: tuple[str, ...]) -> None:
-    """Fixtures are there without an import, also on two workers; nothing of ours is printed."""
-    done, text = author(
-        pytester,
-        *options,
-        test_gui="""
+GUI_TESTS = """
 def test_titles(stagewright_controller, recorded_events):
     window = Window()
     with subscribe(window.show, StageImageProgress):
@@ -64,10 +58,23 @@ def test_cancel(stagewright_controller, recorded_events):
     stagewright_controller.cancel(handle.run_id)
     handle.wait(30)
     recorded_events.assert_lifecycle("IDLE", "RUNNING", "CANCELLED")
-""",
-    )
+"""
+
+
+def test_a_gui_test_passes(pytester: pytest.Pytester) -> None:
+    """Fixtures are there without an import, and nothing of ours is printed."""
+    done, text = author(pytester, test_gui=GUI_TESTS)
     done.assert_outcomes(passed=2)
     assert "stagewright timeline" not in text
+
+
+def test_a_gui_test_passes_on_two_workers(pytester: pytest.Pytester) -> None:
+    """Fixtures are there without an import, in processes of their own."""
+    pytester.makepyfile(test_gui=PROGRAM + GUI_TESTS)
+    done = pytester.runpytest_subprocess(
+        *STRICT, *LIGHT, "-n", "2", "--import-mode=importlib", timeout=60
+    )
+    done.assert_outcomes(passed=2)
 
 
 def test_a_test_that_fails_shows_the_timeline_and_the_faults(pytester: pytest.Pytester) -> None:
@@ -211,7 +218,7 @@ def test_other(pytestconfig):
     ]
 """,
     )
-    author(pytester)[0].assert_outcomes(passed=1)
+    pytester.runpytest_subprocess(*STRICT, *LIGHT, timeout=60).assert_outcomes(passed=1)
 
 
 def test_the_option_and_the_fixtures_explain_themselves(pytester: pytest.Pytester) -> None:

@@ -17,7 +17,7 @@ from stagewright.statemachine import StageConfig, register_stage
 from stagewright.statemachine.errors import ConfigurationError
 from stagewright.statemachine.stages import stage_types
 
-from .command_line import SCRIPT
+from . import command_line
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "own_stage.py"
@@ -59,10 +59,7 @@ def stagewright(
 ) -> subprocess.CompletedProcess[str]:
     """One command; packages in ``path`` are as good as installed."""
     env = {**os.environ, "PYTHONPATH": str(path or "")}
-    command = [str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=False
-    )
+    return command_line.stagewright(*arguments, folder=folder, env=env)
 
 
 @pytest.fixture
