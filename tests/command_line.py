@@ -1,20 +1,26 @@
-"""The command line as a user starts it: a process of its own."""
+"""The command line as a user starts it."""
 
 from __future__ import annotations
 
 import atexit
+import io
 import json
+import logging
 import os
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from .forking import ForkServer
+from stagewright.adapters.cli.main import run_command_line
+
+from .forking import ForkServer, looked_at_when_starting
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = Path(sysconfig.get_path("scripts")) / "stagewright"
@@ -39,18 +45,77 @@ def stagewright(
 ) -> subprocess.CompletedProcess[str]:
     """Run one command in ``folder``; a traceback fails the test that asked.
 
-    It is a process of its own, forked where that is possible: Python takes most of the time of
-    a short command to start.
+    One that executes no run is called in this process. Any other is a process of its own, forked
+    where that is possible: Python takes most of the time of a short command to start.
     """
-    environment = dict(os.environ if env is None else env)
     command = list(map(str, arguments))
-    if hasattr(os, "fork") and fork_server().serves(environment):
+    environment = dict(os.environ if env is None else env)
+    if env is None and _can_be_called(command):
+        done = _called(command, folder)
+    elif hasattr(os, "fork") and fork_server().serves(environment):
         ended = fork_server().run(*command, folder=folder, environment=environment)
         done = subprocess.CompletedProcess(command, *ended)
     else:
         done = installed(*arguments, folder=folder, env=env)
     assert "Traceback" not in done.stderr, done.stderr
     return done
+
+
+_WITH_RUNS = ("run", "resume", "rerun", "follow", "notify", "serve-embedded", "farm")
+"""Commands that execute runs, start threads or handle signals."""
+_WITH_CONTROLLER = ("--vary", "--zip", "--against", "work", "--open")
+"""What makes such commands of others."""
+_AT_START = looked_at_when_starting(os.environ)
+
+
+def _can_be_called(command: list[str]) -> bool:
+    if threading.current_thread() is not threading.main_thread():
+        return False  # they share the working folder and the streams
+    if looked_at_when_starting(os.environ) != _AT_START:
+        return False
+    if "--help" in command:
+        return True
+    return not {*_WITH_RUNS, *_WITH_CONTROLLER}.intersection(command)
+
+
+def _called(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """The command in this process, which is as it was afterwards."""
+    output, errors = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+    with (
+        chdir(folder),
+        open(os.devnull, encoding="utf-8") as nothing,
+        redirect_stdout(output),
+        redirect_stderr(errors),
+        kept_loggers(),
+    ):
+        before, sys.stdin = sys.stdin, nothing
+        try:
+            status = run_command_line(command)
+        finally:
+            sys.stdin = before
+    texts = []
+    for stream in (output, errors):
+        stream.flush()
+        texts.append(cast(io.BytesIO, stream.buffer).getvalue().decode())
+    return subprocess.CompletedProcess(command, status, *texts)
+
+
+@contextmanager
+def kept_loggers() -> Iterator[None]:
+    """Take back what a command changes of the package's loggers."""
+    before = {one.name: (list(one.handlers), one.level) for one in _loggers()}
+    try:
+        yield
+    finally:
+        for one in _loggers():
+            one.handlers[:], level = before.get(one.name, ([], logging.NOTSET))
+            one.setLevel(level)
+
+
+def _loggers() -> Iterator[logging.Logger]:
+    for name, one in list(logging.root.manager.loggerDict.items()):
+        if name.partition(".")[0] == "stagewright" and isinstance(one, logging.Logger):
+            yield one
 
 
 def installed(

@@ -68,7 +68,7 @@ class ForkServer:
     """Runs command lines in processes that are forked from one; a context manager."""
 
     def __init__(self) -> None:
-        self._start = _looked_at_when_starting(os.environ)
+        self._start = looked_at_when_starting(os.environ)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.forking"],
             cwd=Path(__file__).resolve().parent.parent,
@@ -89,7 +89,7 @@ class ForkServer:
 
     def serves(self, environment: Mapping[str, str]) -> bool:
         """Whether a process of this environment would start as those do that are forked here."""
-        return _looked_at_when_starting(environment) == self._start
+        return looked_at_when_starting(environment) == self._start
 
     def run(self, *arguments: str, folder: Path, environment: Mapping[str, str]) -> Ended:
         """One command in ``folder``, as a user runs it."""
@@ -127,7 +127,8 @@ class ForkServer:
         return ended
 
 
-def _looked_at_when_starting(environment: Mapping[str, str]) -> dict[str, str]:
+def looked_at_when_starting(environment: Mapping[str, str]) -> dict[str, str]:
+    """What Python itself reads of an environment, which a forked process does not read again."""
     return {
         name: value
         for name, value in environment.items()

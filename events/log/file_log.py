@@ -18,7 +18,7 @@ class FileEventLog(RecordFile[StageEvent]):
     """The log of one run folder, held by ``run.lock`` until ``close``; see ``RecordFile``.
 
     ``FileEventLog.create(folder, opened)`` begins one, ``FileEventLog.open(folder)`` takes one that
-    is there to go on with it.
+    is there to continue it.
     """
 
     kind = RUN_LOG
