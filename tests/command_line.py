@@ -12,11 +12,11 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from stagewright.adapters.cli.main import run_command_line
 
@@ -50,8 +50,8 @@ def stagewright(
     """
     command = list(map(str, arguments))
     environment = dict(os.environ if env is None else env)
-    if env is None and _can_be_called(command):
-        done = _called(command, folder)
+    if env is None and _can_becalled(command):
+        done = called(command, folder)
     elif hasattr(os, "fork") and fork_server().serves(environment):
         ended = fork_server().run(*command, folder=folder, environment=environment)
         done = subprocess.CompletedProcess(command, *ended)
@@ -68,7 +68,7 @@ _WITH_CONTROLLER = ("--vary", "--zip", "--against", "work", "--open")
 _AT_START = looked_at_when_starting(os.environ)
 
 
-def _can_be_called(command: list[str]) -> bool:
+def _can_becalled(command: list[str]) -> bool:
     if threading.current_thread() is not threading.main_thread():
         return False  # they share the working folder and the streams
     if looked_at_when_starting(os.environ) != _AT_START:
@@ -78,7 +78,7 @@ def _can_be_called(command: list[str]) -> bool:
     return not {*_WITH_RUNS, *_WITH_CONTROLLER}.intersection(command)
 
 
-def _called(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def called(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """The command in this process, which is as it was afterwards."""
     output, errors = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
     with (
@@ -96,8 +96,8 @@ def _called(command: list[str], folder: Path) -> subprocess.CompletedProcess[str
     texts = []
     for stream in (output, errors):
         stream.flush()
-        texts.append(cast(io.BytesIO, stream.buffer).getvalue().decode())
-    return subprocess.CompletedProcess(command, status, *texts)
+        texts.append(stream.buffer.getvalue().decode())
+    return subprocess.CompletedProcess(list(command), status, *texts)
 
 
 @contextmanager

@@ -29,14 +29,22 @@ def slow_run(tmp_path: Path, start: Start) -> Path:
     return log.parent
 
 
-def test_a_run_is_shown_to_its_end(tmp_path: Path, slow_run: Path) -> None:
-    """What has been is summed up, what comes is told line by line, and then the result."""
+def test_a_run_is_shown_to_its_end(tmp_path: Path, slow_run: Path, start: Start) -> None:
+    """What has been is summed up, what comes is told line by line, and then the result.
+
+    ``--events`` gives one JSON object a line meanwhile, for other programs.
+    """
+    other = start("follow", "last", "--events", folder=tmp_path)
     done = stagewright("follow", "last", folder=tmp_path)
     lines = done.stdout.splitlines()
     assert (done.returncode, done.stderr) == (0, "")
     assert lines[0].startswith("Running")
     assert any(line.startswith("00-txt2img: 2 of 2 finished: images/") for line in lines)
     assert f"{slow_run.name}: COMPLETED" in lines
+    printed, complaint = other.communicate(timeout=20)
+    bodies = [json.loads(body) for body in split_bodies((slow_run / "events.jsonl").read_bytes())]
+    assert [json.loads(line) for line in printed.splitlines()] == bodies
+    assert (other.returncode, complaint) == (0, "")
 
 
 @pytest.mark.posix
@@ -79,14 +87,6 @@ def test_a_dead_process_is_told_of(tmp_path: Path, start: Start) -> None:
     assert "its process died; `resume` continues the run" in complaint
 
 
-def test_events_are_printed_as_they_stand_in_the_log(tmp_path: Path, slow_run: Path) -> None:
-    """``--events`` gives one JSON object a line, for other programs."""
-    done = stagewright("follow", "last", "--events", folder=tmp_path)
-    bodies = [json.loads(body) for body in split_bodies((slow_run / "events.jsonl").read_bytes())]
-    assert [json.loads(line) for line in done.stdout.splitlines()] == bodies
-    assert done.stderr == ""
-
-
 def test_json_is_the_result_of_the_run(tmp_path: Path) -> None:
     """One document, as ``run`` prints it; a run that has ended is told at once."""
     stagewright("run", write_config(tmp_path), folder=tmp_path)
@@ -94,16 +94,3 @@ def test_json_is_the_result_of_the_run(tmp_path: Path) -> None:
     replayed = stagewright("replay", "last", "--json", folder=tmp_path)
     assert followed.returncode == 0
     assert json.loads(followed.stdout) == json.loads(replayed.stdout)
-
-
-def test_the_exit_status_is_that_of_the_run(tmp_path: Path, start: Start) -> None:
-    """A cancelled run gives 3."""
-    process = start("run", write_config(tmp_path), "--set", "images=5000", folder=tmp_path)
-    until(lambda: any(tmp_path.glob("runs/*/events.jsonl")), "a run")
-    follower = start("follow", "last", folder=tmp_path)
-    assert follower.stdout is not None
-    follower.stdout.readline()
-    stagewright("cancel", "last", folder=tmp_path)
-    follower.communicate(timeout=20)
-    process.communicate(timeout=20)
-    assert (follower.returncode, process.returncode) == (3, 3)

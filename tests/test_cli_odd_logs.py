@@ -16,10 +16,19 @@ from .posix import make_pipe
 Finished = tuple[Path, dict[str, Any]]
 
 
-@pytest.fixture
-def finished(tmp_path: Path) -> Finished:
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A folder with one finished run, and the result that was printed."""
-    return tmp_path, run_json(write_config(tmp_path))
+    folder = tmp_path_factory.mktemp("once")
+    return folder, run_json(write_config(folder))
+
+
+@pytest.fixture
+def finished(once: Finished, tmp_path: Path) -> Finished:
+    """A copy of it."""
+    folder, printed = once
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    return tmp_path, printed
 
 
 def rewrite(log: Path, change: dict[int, dict[str, Any]]) -> None:

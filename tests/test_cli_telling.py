@@ -69,8 +69,10 @@ def commands_in(text: str) -> list[str]:
     return re.findall(r"stagewright resume .*", text)
 
 
-@pytest.mark.parametrize(("command", "dead"), [("show", 1), ("replay", 1), ("run", 1), ("run", 2)])
-@pytest.mark.parametrize("runs", ["runs", "it's mine"])
+@pytest.mark.parametrize(
+    ("runs", "command", "dead"),
+    [("runs", "show", 1), ("it's mine", "replay", 1), ("runs", "run", 1), ("it's mine", "run", 2)],
+)
 def test_a_printed_resume_works_when_it_is_pasted(
     tmp_path: Path, runs: str, command: str, dead: int
 ) -> None:

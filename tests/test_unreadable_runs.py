@@ -16,8 +16,8 @@ from .resuming import LOG, image_file, made
 from .unreadable import (
     REMOVE,
     STALE,
-    command_of_anybody,
     command_watched,
+    commands_of_anybody,
     folder_of_anybody,
     make_looping,
 )
@@ -197,10 +197,10 @@ def test_what_another_user_may_not_read_is_in_nobodys_way(closed: str) -> None:
     with folder_of_anybody() as folder:
         sound, bad = made(folder / "runs"), made(folder / "runs")
         (bad / closed).chmod(0)
-        listed = command_of_anybody("list", "--json", folder=folder)
-        last = command_of_anybody("replay", "last", folder=folder)
-        verified = command_of_anybody("verify", "--all", folder=folder)
-        resumed = command_of_anybody("resume", "--all", folder=folder)
+        listed, last, verified, resumed = commands_of_anybody(
+            ("list", "--json"), ("replay", "last"), ("verify", "--all"), ("resume", "--all"),
+            folder=folder,
+        )  # fmt: skip
         (bad / closed).chmod(0o700)
     states = {entry["folder"]: entry["state"] for entry in json.loads(listed.stdout)}
     assert states == {sound.name: "COMPLETED", bad.name: "UNREADABLE"}
@@ -219,8 +219,9 @@ def test_what_is_no_run_and_may_not_be_looked_into_is_passed_over() -> None:
         sound = made(folder / "runs")
         (folder / "runs" / "lost+found").mkdir(mode=0)
         (folder / "runs" / "loop").symlink_to("loop")
-        commands = (("list",), ("verify", "--all"), ("resume", "--all"), ("learning",))
-        found = [command_of_anybody(*words, folder=folder) for words in commands]
+        found = commands_of_anybody(
+            ("list",), ("verify", "--all"), ("resume", "--all"), ("learning",), folder=folder
+        )
         (folder / "runs" / "lost+found").chmod(0o700)
     assert [(done.returncode, done.stderr) for done in found] == [(0, "")] * 4
     assert sound.name[-6:] in found[0].stdout
@@ -232,8 +233,9 @@ def test_a_folder_of_runs_that_cannot_be_read_is_said_in_one_line() -> None:
     with folder_of_anybody() as folder:
         made(folder / "runs")
         (folder / "runs").chmod(0)
-        found = [command_of_anybody(*words, folder=folder)
-                 for words in (("list",), ("verify", "--all"), ("replay", "last"))]  # fmt: skip
+        found = commands_of_anybody(
+            ("list",), ("verify", "--all"), ("replay", "last"), folder=folder
+        )
         (folder / "runs").chmod(0o700)
     for done in found:
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,15 +20,18 @@ _HERE = Path(__file__).resolve().parent.parent
 # Everything is loaded before the rights are given up: the interpreter may lie in root's home.
 _AS_ANOTHER_USER = f"""
 import os, sys
+from pathlib import Path
+from tests.command_line import called
 from tests.forking import _load
 _load()
 os.chdir(sys.argv.pop(1))
 if os.geteuid() == 0:
     os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
 """
-_MAIN = """
-from stagewright.__main__ import main
-main()
+_COMMANDS = """
+import json
+ended = [called(command, Path()) for command in json.loads(sys.argv[1])]
+print(json.dumps([[done.args, done.returncode, done.stdout, done.stderr] for done in ended]))
 """
 
 _WATCHING = """
@@ -69,9 +73,13 @@ def folder_of_anybody() -> Iterator[Path]:
         yield Path(name)
 
 
-def command_of_anybody(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run one command as a user without rights, to whom all in ``folder`` is given."""
-    return program_of_anybody(_MAIN, *arguments, folder=folder)
+def commands_of_anybody(
+    *commands: Sequence[str], folder: Path
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run commands as a user without rights, to whom all in ``folder`` is given."""
+    done = program_of_anybody(_COMMANDS, json.dumps(commands), folder=folder)
+    assert done.returncode == 0, done.stderr
+    return [subprocess.CompletedProcess(*ended) for ended in json.loads(done.stdout)]
 
 
 def program_of_anybody(
