@@ -270,6 +270,7 @@ FILE = ("file-half", "file-written", "file-synced", "file-linked", "file-in-plac
 
 
 @pytest.mark.posix
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "at", [f"{place} {LOG}" for place in FILE] + [f"{one} sky" for one in RECORD]
 )
@@ -291,6 +292,7 @@ def test_a_rating_that_is_killed_is_recorded_whole_or_not_at_all(
 
 
 @pytest.mark.posix
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "at", [*(f"{place} {LOG}.torn-1" for place in FILE if place != "file-linked"), "tail-cut",
            *(f"{place} LogRepaired" for place in RECORD)]

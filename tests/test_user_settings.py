@@ -38,17 +38,20 @@ def work(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def command(work: Path, tmp_path: Path) -> Command:
+def command(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Runs a command in the working folder of a user with these settings and variables."""
+    for name in ("SERVER", "RUNS", "CONFIG_FILE"):
+        monkeypatch.delenv(f"STAGEWRIGHT_{name}", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
     def run(*arguments: str | Path, settings: str = "", **variables: str) -> Done:
         home = tmp_path / "config" / "stagewright"
         home.mkdir(parents=True, exist_ok=True)
         (home / "config.toml").write_text(settings, encoding="utf-8")
-        left_out = ("STAGEWRIGHT_SERVER", "STAGEWRIGHT_RUNS", "STAGEWRIGHT_CONFIG_FILE")
-        environment = {key: text for key, text in os.environ.items() if key not in left_out}
-        environment |= {"XDG_CONFIG_HOME": str(tmp_path / "config"), **variables}
-        return stagewright(*arguments, folder=work, env=environment)
+        with monkeypatch.context() as patched:
+            for name, value in variables.items():
+                patched.setenv(name, value)
+            return stagewright(*arguments, folder=work)
 
     return run
 
@@ -71,18 +74,21 @@ def test_the_folder_of_runs_comes_from_the_first_source_that_names_one(
     command: Command, work: Path, tmp_path: Path
 ) -> None:
     """Command line, environment, the folder's file, the user's file, ./runs."""
-    user = f'runs = "{tmp_path}/user"'
+    user, variable = f'runs = "{tmp_path}/user"', {"STAGEWRIGHT_RUNS": "variable"}
     (work.parent / "stagewright.toml").write_text('runs = "folder"', encoding="utf-8")
-    command("run", "small.toml", "--runs", "option", settings=user, STAGEWRIGHT_RUNS="variable")
-    command("--runs", "before", "run", "small.toml", STAGEWRIGHT_RUNS="variable")
-    command("run", "small.toml", settings=user, STAGEWRIGHT_RUNS="variable")
-    command("run", "small.toml", settings=user)
+    (work / "option").mkdir()
+
+    def folder(*arguments: str, settings: str = "", **variables: str) -> Path:
+        done = command(*arguments, settings=settings, **variables)
+        return work / done.stdout.removeprefix("no run in ").rstrip()
+
+    assert folder("list", "--runs", "option", settings=user, **variable) == work / "option"
+    assert folder("--runs", "option", "list", **variable) == work / "option"
+    assert folder("list", settings=user, **variable) == work / "variable"
+    assert folder("list", settings=user) == work.parent / "folder"
     (work.parent / "stagewright.toml").unlink()
-    command("run", "small.toml", settings=user)
-    command("run", "small.toml", STAGEWRIGHT_RUNS="")
-    places = [work / "option", work / "before", work / "variable", work.parent / "folder"]
-    for place in [*places, tmp_path / "user", work / "runs"]:
-        assert len(list(place.glob("*/events.jsonl"))) == 1, place
+    assert folder("list", settings=user) == tmp_path / "user"
+    assert folder("list", STAGEWRIGHT_RUNS="") == work / "runs"
 
 
 @pytest.mark.parametrize(
@@ -149,12 +155,11 @@ def test_the_file_of_a_folder_may_hold_little(
 ) -> None:
     """Anything else is ignored, and one line reports it; the rest of the file counts."""
     (work / "stagewright.toml").write_text(f'runs = "mine"\n{text}', encoding="utf-8")
-    done = command("run", "small.toml")
-    assert done.returncode == 0
+    done = command("list")
+    assert (done.returncode, done.stdout) == (0, f"no run in {work / 'mine'}\n")
     assert [line for line in done.stderr.splitlines() if f"ignored: {ignored}" in line]
     assert done.stderr.count("stagewright: ") == 1
-    assert (work / "mine").is_dir()
-    assert command("-q", "run", "small.toml").stderr == ""
+    assert command("-q", "list").stderr == ""
 
 
 @pytest.mark.posix
@@ -165,10 +170,9 @@ def test_the_file_of_another_user_is_ignored(command: Command, work: Path) -> No
     if sys.platform == "win32" or os.getuid() != 0:
         pytest.skip("only root can give files away")
     os.chown(path, 12345, 12345)
-    done = command("run", "small.toml")
-    assert done.returncode == 0
+    done = command("list")
+    assert (done.returncode, done.stdout) == (0, "no run in runs\n")
     assert "another user owns it" in done.stderr
-    assert not (work / "theirs").exists()
 
 
 @pytest.mark.parametrize(
@@ -189,8 +193,8 @@ def test_the_file_of_another_user_is_ignored(command: Command, work: Path) -> No
 def test_a_wrong_file_of_settings_is_named(
     command: Command, settings: str, words: list[str]
 ) -> None:
-    """One line, exit 2, and nothing is started."""
-    done = command("run", "small.toml", settings=settings)
+    """One line, exit 2."""
+    done = command("plan", "small.toml", settings=settings)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert [word for word in ["config.toml", *words] if word not in done.stderr] == []
@@ -201,10 +205,13 @@ def test_another_file_of_settings_can_be_named(command: Command, work: Path) -> 
     """By an option, before and after the command, or by a variable; it must be there."""
     for name in ("a", "b", "c"):
         (work / f"{name}.toml").write_text(f'runs = "{name}"', encoding="utf-8")
-    command("--config-file", "a.toml", "run", "small.toml", settings="runs = 'x'")
-    command("run", "small.toml", "--config-file", "b.toml", STAGEWRIGHT_CONFIG_FILE="c.toml")
-    command("run", "small.toml", settings="runs = 'x'", STAGEWRIGHT_CONFIG_FILE="c.toml")
-    assert all((work / name).is_dir() for name in ("a", "b", "c"))
+    variable = {"STAGEWRIGHT_CONFIG_FILE": "c.toml"}
+    shown = [
+        command("--config-file", "a.toml", "list", settings="runs = 'x'"),
+        command("list", "--config-file", "b.toml", **variable),
+        command("list", settings="runs = 'x'", **variable),
+    ]
+    assert [done.stdout for done in shown] == [f"no run in {name}\n" for name in ("a", "b", "c")]
     done = command("list", STAGEWRIGHT_CONFIG_FILE="missing.toml")
     assert (done.returncode, "missing.toml: cannot be read" in done.stderr) == (2, True)
 
@@ -393,7 +400,7 @@ def test_a_wrong_header_is_named_without_its_value(
 ) -> None:
     """Exit 2 with one line; nothing is sent."""
     settings = f'[servers."{CLOSED}".headers]\n{header}'
-    done = command("run", "small.toml", settings=settings)
+    done = command("doctor", "--server", CLOSED, settings=settings)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert words in done.stderr
     assert SECRET not in done.stderr
