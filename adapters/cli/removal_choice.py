@@ -12,7 +12,6 @@ from ...events.errors import LogCorruptError, LogLockedError
 from ...events.groups.log import GROUP_LOCK_NAME
 from ...events.log.lock import LOCK_NAME, is_locked, lock_holder
 from ...events.model import RunState
-from ...statemachine.files.run_folder import ARCHIVE_NAME
 from ...statemachine.groups.folder import recorded_group_id, variant_folders
 from ...statemachine.groups.removal import Claim, claim_of, group_of_run
 from ...statemachine.groups.result import GroupResult, fold_group, result_of
@@ -22,7 +21,7 @@ from ..projections.catalogue import CORRUPT, DIED, Catalogue, CatalogueEntry, ca
 from ..text import byte_size
 from .options import check_runs_folder
 from .output import count, one_line, print_line
-from .run_lookup import Found, find_runs_or_groups
+from .run_lookup import Found, find_runs_or_groups, runs_around_run
 from .statuses import EXIT_COMPLETED, print_error
 
 
@@ -114,7 +113,7 @@ def _show_damaged(group: Path, error: LogCorruptError) -> None:
 
 def _name_reruns(folders: Mapping[str, Path]) -> None:
     """A line for each rerun of these runs that is not finished, and that is none of them."""
-    places = {_runs_around(folder) for folder in folders.values()}
+    places = {runs_around_run(folder) for folder in folders.values()}
     for entry in (one for place in places for one in Catalogue(place).entries()):
         parent = entry.parent_run_id
         if parent in folders and entry.state != RunState.COMPLETED and entry.run_id not in folders:
@@ -122,12 +121,6 @@ def _name_reruns(folders: Mapping[str, Path]) -> None:
                 f"  {entry.run_id} is a rerun of {parent} and {entry.shown_state}: resume would "
                 "make anew what it has not reused yet"
             )
-
-
-def _runs_around(folder: Path) -> Path:
-    """The folder of the runs that a run's folder is in, archived or not."""
-    place = folder.absolute().parent
-    return place.parent if place.name == ARCHIVE_NAME else place
 
 
 def _runs_of(group: Found, *, keep: bool, warning: str) -> Iterator[ChosenRun]:

@@ -67,6 +67,12 @@ def _finder(runs: Path) -> run_folder.RunFinder:
     )
 
 
+def runs_around_run(folder: Path) -> Path:
+    """The folder of the runs that a run's folder is in, archived or not."""
+    beside = folder.absolute().parent
+    return beside.parent if beside.name == run_folder.ARCHIVE_NAME else beside
+
+
 def find_image(runs: Path, name: str) -> Path | None:
     """The image file that ``name`` is the path of, or that it names as ``RUN#3``; else None.
 

@@ -22,14 +22,10 @@ from ..run_lookup import find_run_or_group
 
 ACKNOWLEDGED_WITHIN_S = 10.0
 _POLL_S = 0.05
-_REQUESTED = "the stop was requested, but its process has not answered yet"
-_WORDS = {
-    ("stopped", CancelMode.NOW): "stopped",
-    ("stopped", CancelMode.AFTER_IMAGE): "stopped",
-    ("requested", CancelMode.NOW): _REQUESTED,
-    ("requested", CancelMode.AFTER_IMAGE): _REQUESTED,
-    ("stopping", CancelMode.NOW): "stopping now",
-    ("stopping", CancelMode.AFTER_IMAGE): "stopping after the current image",
+_ANSWERS = {
+    "stopped": "stopped",
+    "requested": "the stop was requested, but its process has not answered yet",
+    "stopping": "stopping now",
 }
 
 
@@ -77,7 +73,9 @@ def cancel_command(run: str, after_image: bool, runs: Path, as_json: bool) -> No
         key = "group_id" if target.is_group else "run_id"
         print_json({key: target.name, "mode": mode, "answer": answer})
     else:
-        print_line(f"{target.name}: {_WORDS[answer, mode]}")
+        waits = after_image and answer == "stopping"
+        said = "stopping after the current image" if waits else _ANSWERS[answer]
+        print_line(f"{target.name}: {said}")
 
 
 def _stop(target: _Target, mode: CancelMode) -> str:

@@ -166,12 +166,7 @@ def _show_origin(origin: LineageOrigin) -> None:
         rows += [("file", origin.name), ("SHA-256", origin.sha256)]
     found = origin.metadata
     if found is not None:
-        rows += [
-            ("made by", f"{tool_name(found)}, as its metadata says"),
-            ("prompt", found.prompt),
-            ("negative prompt", found.negative_prompt),
-            ("seed", "not known" if found.seed is None else found.seed),
-        ]
+        rows.append(("made by", f"{tool_name(found)}, as its metadata says"))
     show_rows(rows)
     if found is not None:
         show_metadata(found)

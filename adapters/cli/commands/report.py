@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import webbrowser
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -53,19 +52,23 @@ def report_command(
     image was altered.
     """
     folder, is_group, runs = find_run_or_group(runs, run)
-    if is_group:
-        return _report_group(
-            folder, runs, output, opens=opens, thumbnails=not no_thumbnails, as_json=as_json
-        )
-    output = output or folder.parent / f"{folder.resolve().name}.html"
+    output = output or (
+        folder / REPORT_NAME if is_group else folder.parent / f"{folder.resolve().name}.html"
+    )
+    written: WrittenReport | WrittenGroupReport
     with open_file_counter(sys.stderr) as counter:
-        written = write_report(
-            folder,
-            output,
-            ratings=shown_ratings(runs),
-            thumbnails=not no_thumbnails,
-            on_file=counter.take,
-        )
+        if is_group:
+            written = write_group_report(
+                folder, runs, output, thumbnails=not no_thumbnails, on_variant=counter.take
+            )
+        else:
+            written = write_report(
+                folder,
+                output,
+                ratings=shown_ratings(runs),
+                thumbnails=not no_thumbnails,
+                on_file=counter.take,
+            )
     if as_json:
         print_json(written)
     else:
@@ -75,37 +78,18 @@ def report_command(
     return _status(written)
 
 
-def _report_group(
-    folder: Path, runs: Path, output: Path | None, *, opens: bool, thumbnails: bool, as_json: bool
-) -> int:
-    output = output or folder / REPORT_NAME
-    with open_file_counter(sys.stderr) as counter:
-        written = write_group_report(
-            folder, runs, output, thumbnails=thumbnails, on_variant=counter.take
-        )
-    if as_json:
-        print_json(written)
-    else:
-        what = f"{count(written.variants, 'variant')}, {count(written.images, 'image')}"
-        print_line(f"{written.path}: {what}, {byte_size(written.bytes)}")
-        _show_wrong(written)
-    if opens:
-        _open(output)
-    return _status_of_files(written.altered)
-
-
 def _open(output: Path) -> None:
     if not webbrowser.open(output.absolute().as_uri()):
         print_error(f"no browser was found; open {output} yourself", EXIT_COMPLETED)
 
 
-def _show(written: WrittenReport) -> None:
-    what = f"{count(written.events, 'event')}, {count(written.images, 'image')}"
-    print_line(f"{written.path}: {what}, {byte_size(written.bytes)}")
-    _show_wrong(written)
-
-
-def _show_wrong(written: WrittenReport | WrittenGroupReport) -> None:
+def _show(written: WrittenReport | WrittenGroupReport) -> None:
+    if isinstance(written, WrittenGroupReport):
+        what = count(written.variants, "variant")
+    else:
+        what = count(written.events, "event")
+    images = count(written.images, "image")
+    print_line(f"{written.path}: {what}, {images}, {byte_size(written.bytes)}")
     wrong = {"altered": written.altered, "missing or unreadable": written.missing}
     for words, paths in wrong.items():
         lines = [f"  {words}: {path}" for path in paths]
@@ -114,15 +98,11 @@ def _show_wrong(written: WrittenReport | WrittenGroupReport) -> None:
             print_line(line)
 
 
-def _status(written: WrittenReport) -> int:
-    if written.corrupt:
+def _status(written: WrittenReport | WrittenGroupReport) -> int:
+    if isinstance(written, WrittenReport) and written.corrupt:
         return print_error(written.corrupt, EXIT_CORRUPT)
-    return _status_of_files(written.altered)
-
-
-def _status_of_files(altered: Sequence[str]) -> int:
-    if altered:
-        first = altered[0]
-        more = f" and {len(altered) - 1} more" if len(altered) > 1 else ""
+    if written.altered:
+        first, *others = written.altered
+        more = f" and {len(others)} more" if others else ""
         return print_error(f"{first}{more}: altered since it was recorded", EXIT_CORRUPT)
     return EXIT_COMPLETED

@@ -9,13 +9,12 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from ....statemachine.files.run_folder import ARCHIVE_NAME
 from ....statemachine.ports import SystemClock
 from ....statemachine.resume.salvage import SalvagedRun, salvage_run
 from ..completion import complete_run
 from ..options import json_option, runs_option
 from ..output import count, first_lines, print_json, print_line
-from ..run_lookup import find_run
+from ..run_lookup import find_run, runs_around_run
 
 _SHOWN = 10
 
@@ -38,8 +37,7 @@ def salvage_command(
     folder = find_run(runs, run)
     if context.get_parameter_source("runs") is ParameterSource.DEFAULT:
         # RUN may be a path elsewhere; the new run is made in the same folder of runs.
-        beside = folder.absolute().parent
-        runs = Path(os.path.relpath(beside.parent if beside.name == ARCHIVE_NAME else beside))
+        runs = Path(os.path.relpath(runs_around_run(folder)))
     salvaged = salvage_run(folder, runs, clock=SystemClock(), random_below=secrets.randbelow)
     if as_json:
         print_json(salvaged)

@@ -132,16 +132,20 @@ def _show_foreign(found: ForeignImage, why: str) -> None:
         ("made by", tool_name(found)),
         *([("run", found.run_id)] if found.run_id else []),
         ("recorded", f"{why}; what follows is from its metadata"),
-        ("prompt", found.prompt),
-        ("negative prompt", found.negative_prompt),
-        ("seed", "not known" if found.seed is None else found.seed),
     ]
     show_rows(rows)
     show_metadata(found)
 
 
 def show_metadata(found: ForeignImage) -> None:
-    """Print the settings that the metadata of an image tells, of each stage."""
+    """Print what the metadata of an image tells: the prompts, the seed, settings of each stage."""
+    show_rows(
+        [
+            ("prompt", found.prompt),
+            ("negative prompt", found.negative_prompt),
+            ("seed", "not known" if found.seed is None else found.seed),
+        ]
+    )
     for stage, settings in found.stages.items():
         print_line(f"settings of {stage}:")
         print_settings(settings.items())
