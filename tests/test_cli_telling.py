@@ -185,7 +185,7 @@ def test_what_nobody_expected_of_one_run_keeps_no_other_from_going_on(
 def test_all_that_is_stopped_says_how_many_were_not_tried(start: Start, tmp_path: Path) -> None:
     """It dies by SIGINT; the run after it is as it was."""
     runs = tmp_path / "runs"
-    first, second = died(runs, small(images=400)), died(runs)
+    first, second = died(runs, small(images=120)), died(runs)
     before = files(second)
     process = start("resume", "--all", folder=tmp_path)
     told = b'"StageImageProgress"'
