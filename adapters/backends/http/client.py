@@ -79,7 +79,7 @@ class HttpClient:
                 one_line(address.url),
             )
         self.connections = Connections(address, self.settings)
-        self._path = urlsplit(address.url).path
+        self.base_path = urlsplit(address.url).path
         self.headers = {
             "User-Agent": f"stagewright/{VERSION}",
             "Accept": "application/json",
@@ -94,10 +94,6 @@ class HttpClient:
     def close(self) -> None:
         """Close idle connections; new ones are opened on demand."""
         self.connections.close()
-
-    def target(self, path: str) -> str:
-        """The path that a request for ``path`` names."""
-        return self._path + path
 
     def get(
         self,

@@ -18,6 +18,10 @@ from .address import ServerAddress
 
 AUTH_VARIABLE = "STAGEWRIGHT_AUTH"
 ORIGIN_VARIABLE = "STAGEWRIGHT_AUTH_ORIGIN"
+_NOT_NAMED = (
+    f"{AUTH_VARIABLE} is not sent to an address that only a configuration or a "
+    f"log names; use --server, or set {ORIGIN_VARIABLE} to it"
+)
 _DEEPEST = 100
 """The deepest nesting of JSON values that is scrubbed."""
 
@@ -79,57 +83,36 @@ def credentials_for(
     certificate off or change it by a ``ca_bundle``. Raises ConfigurationError if
     STAGEWRIGHT_AUTH has no colon.
     """
-    settings = settings or ServerTable()
+    given = environment.get(AUTH_VARIABLE, "")
+    if given and ":" not in given:
+        raise ConfigurationError(f"{AUTH_VARIABLE} must be user:password, but has no colon")
+    unsafe = "" if insecure else _why_unsafe(address, settings or ServerTable())
+    withheld = unsafe
+    if not given:
+        withheld = f"set {AUTH_VARIABLE}=user:password"
+    elif not (named_by_user or _is_named_origin(address, environment.get(ORIGIN_VARIABLE))):
+        withheld = _NOT_NAMED
     own = {
         name: value
-        for origin, table in headers.items()
+        for origin, table in ({} if unsafe else headers).items()
         if _is_named_origin(address, origin)
-        and not _why_withheld(address, settings, named=True, insecure=insecure)
         for name, value in table.items()
     }
-    credentials = _basic_credentials(address, named_by_user, settings, insecure, environment)
     secrets = {form for value in own.values() if value for form in secret_forms(value)}
-    return msgspec.structs.replace(
-        credentials,
+    encoded = base64.b64encode(given.encode("utf-8", "surrogateescape")).decode("ascii")
+    if not withheld:
+        parts = filter(None, (given, given.partition(":")[2]))
+        secrets |= {encoded, *(form for one in parts for form in secret_forms(one))}
+    return Credentials(
+        header=None if withheld else f"Basic {encoded}",
+        withheld=withheld,
         headers=tuple(own.items()),
-        secrets=tuple(sorted(secrets.union(credentials.secrets), key=len, reverse=True)),
+        secrets=tuple(sorted(secrets, key=len, reverse=True)),
     )
 
 
-def _basic_credentials(
-    address: ServerAddress,
-    named_by_user: bool,  # noqa: FBT001 - private
-    settings: ServerTable,
-    insecure: bool,  # noqa: FBT001 - private
-    environment: Mapping[str, str],
-) -> Credentials:
-    given = environment.get(AUTH_VARIABLE, "")
-    if not given:
-        return Credentials(withheld=f"set {AUTH_VARIABLE}=user:password")
-    if ":" not in given:
-        raise ConfigurationError(f"{AUTH_VARIABLE} must be user:password, but has no colon")
-    named = named_by_user or _is_named_origin(address, environment.get(ORIGIN_VARIABLE))
-    withheld = _why_withheld(address, settings, named=named, insecure=insecure)
-    if withheld:
-        return Credentials(withheld=withheld)
-    encoded = base64.b64encode(given.encode("utf-8", "surrogateescape")).decode("ascii")
-    password = given.partition(":")[2]
-    secrets = {encoded} | {form for one in (given, password) if one for form in secret_forms(one)}
-    longest_first = tuple(sorted(secrets, key=len, reverse=True))
-    return Credentials(header=f"Basic {encoded}", secrets=longest_first)
-
-
-def _why_withheld(
-    address: ServerAddress, settings: ServerTable, *, named: bool, insecure: bool
-) -> str:
-    """Why no credentials are sent to an address; empty if they are sent."""
-    if not named:
-        return (
-            f"{AUTH_VARIABLE} is not sent to an address that only a configuration or a "
-            f"log names; use --server, or set {ORIGIN_VARIABLE} to it"
-        )
-    if insecure:
-        return ""
+def _why_unsafe(address: ServerAddress, settings: ServerTable) -> str:
+    """Why credentials could be read by others on their way to an address; "" if they cannot."""
     if not (address.is_encrypted or address.is_loopback):
         return (
             f"{AUTH_VARIABLE} is only sent over plain http to a loopback "

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _MOST_WORDS = 600
 _MOST_LOOKED_AT = 4000
 _DEEPEST = 4
+_DEEPEST_CAUSE = 8
 _BUSY_STATUSES = frozenset([408, 425, 429, 502, 503, 504, *range(520, 531)])
 """Statuses of overloaded servers, and of proxies that timed out waiting for them."""
 _WHYS: Mapping[type[ServerError], str] = {
@@ -111,18 +112,14 @@ def error_of_exception(
     return client.failure(kind, path, f"{why}: {shown}", settled=settled or not connected)
 
 
-def _inside(error: BaseException) -> tuple[BaseException, ...]:
-    found: list[BaseException] = []
-    now: Any = error
-    while isinstance(now, BaseException) and len(found) < 8:
-        now = getattr(now, "reason", None) or (now.args[0] if now.args else None)
-        if isinstance(now, BaseException):
-            found.append(now)
-    return tuple(found)
-
-
 def _innermost(error: BaseException) -> str:
-    last = (error, *_inside(error))[-1]
+    """The words of the exception that the others stand for."""
+    last = error
+    for _ in range(_DEEPEST_CAUSE):
+        inner = getattr(last, "reason", None) or (last.args[0] if last.args else None)
+        if not isinstance(inner, BaseException):
+            break
+        last = inner
     # urllib3 puts the object before the message: "<...object at 0x...>: Failed to ...".
     words = re.sub(r"^<?[\w.]*(\(host=[^)]*\)| object at 0x\w+>): ", "", str(last))
     return f"{type(last).__name__}: {words}" if words else type(last).__name__

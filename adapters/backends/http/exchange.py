@@ -72,7 +72,7 @@ class Exchange:
 
     def send(self, method: str, body: bytes | None = None) -> None:
         """Send the request. Raises AnswerLostError, since the server may have got it."""
-        headers, target = self._client.headers, self._client.target(self._path)
+        headers, target = self._client.headers, self._client.base_path + self._path
         if body is not None:
             size = {"Content-Type": "application/json", "Content-Length": str(len(body))}
             headers = headers | size

@@ -11,7 +11,7 @@ import msgspec
 
 from ....statemachine.plan.plan import StageExecution, StageExecutionPlan
 from ....statemachine.ports import GenerateRequest
-from ....statemachine.stages import AdetailerConfig, Img2ImgConfig, StageConfig, Txt2ImgConfig
+from ....statemachine.stages import StageConfig
 from .spellings import (
     AUTOMATIC,
     HASH,
@@ -304,14 +304,11 @@ def names_used(plan: StageExecutionPlan) -> tuple[NameUse, ...]:
 
 def silent_names(request: GenerateRequest) -> Iterator[NameUse]:
     """The names of a request that a server may ignore without a trace where it lacks them."""
-    config = request.config
-    yield from _named_in_prompts(config, request.stage_type, set())
-    if isinstance(config, Txt2ImgConfig | Img2ImgConfig):
-        for style in config.styles or ():
-            yield NameUse(NameKind.STYLE, f"{request.stage_type}.styles", style)
-    if isinstance(config, AdetailerConfig):
-        for one in config.passes:
-            yield NameUse(NameKind.DETECTOR, "adetailer.passes.model", one.model or "")
+    for use in names_of_stage(request.config):
+        if use.kind in (NameKind.LORA, NameKind.EMBEDDING):
+            yield use
+        elif use.kind in (NameKind.STYLE, NameKind.DETECTOR):
+            yield msgspec.structs.replace(use, key=_INDEX.sub("", use.key))
 
 
 def names_in_prompts(plan: StageExecutionPlan, prompts: Sequence[str]) -> Iterator[NameUse]:

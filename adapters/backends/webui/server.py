@@ -57,13 +57,14 @@ class TaskState(Enum):
 class Server:
     """The state of one server, apart from its generating requests; used by one thread at a time.
 
-    ``has_worked`` says that it has answered a generating request.
+    ``has_worked`` says that it has answered a generating request, ``tells_progress`` that it has a
+    progress route.
     """
 
     def __init__(self, client: HttpClient) -> None:
         self.client = client
         self.settings = client.settings
-        self._tells_progress = True
+        self.tells_progress = True
         self._tells_tasks = True
         self.has_worked = False
         self._asked: Exchange | None = None
@@ -81,18 +82,13 @@ class Server:
         """The base address of the server."""
         return self.client.address.url
 
-    @property
-    def tells_progress(self) -> bool:
-        """Whether the server has a progress route."""
-        return self._tells_progress
-
     def look(self, abandon: Abandon | None = None) -> ServerProgress | None:
         """The progress; None if the server does not report it, or does not answer."""
         return self._or_none(lambda: self.look_or_fail(abandon))
 
     def look_or_fail(self, abandon: Abandon | None = None) -> ServerProgress | None:
         """The progress; None if the server has no progress route. Raises ServerError."""
-        if not self._tells_progress:
+        if not self.tells_progress:
             return None
         return self._seen(
             lambda: self.client.get(PROGRESS, timeout_s=self._timeout_s, abandon=abandon)
@@ -114,7 +110,7 @@ class Server:
     def begin_look(self) -> None:
         """Ask how far it is; ``end_look`` waits for the answer."""
         self.drop_look()
-        if self._tells_progress:
+        if self.tells_progress:
             self._asked = self._or_none(self._ask)
 
     def end_look(self) -> ServerProgress | None:
@@ -143,7 +139,7 @@ class Server:
             if error.status not in _NO_SUCH_ROUTE or self._may_be_starting(error):
                 raise
             _logger.warning("the progress cannot be shown: %s", error)
-            self._tells_progress = False
+            self.tells_progress = False
             return None
         self._rested = time.monotonic() if look.idle else None
         self.last_look = look
