@@ -25,6 +25,7 @@ from .forking import ForkServer
 from .listening import Connect
 from .pictures import portrait
 from .serving import DELAY_S, Client, serving
+from .webui_server import ScriptedWebUI
 
 if TYPE_CHECKING:
     from .reports import Browser
@@ -155,6 +156,13 @@ def served() -> Iterator[Client]:
         present = client.get("options")
         client.post("options", {key: present[key] for key in present if "checkpoint" not in key})
         yield client
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedWebUI]:
+    """A WebUI to test against."""
+    with ScriptedWebUI() as made:
+        yield made
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,8 +16,9 @@ from stagewright.adapters.backends.webui.preflight import inspect_server, prefli
 from stagewright.statemachine import build_stage_execution_plan
 from stagewright.statemachine.errors import PreflightError
 
+from . import webui_faults as faults
 from .support import document
-from .webui_queue import WebUIError
+from .webui_names import Received
 from .webui_server import ScriptedWebUI
 
 API = "/sdapi/v1/"
@@ -28,29 +29,19 @@ LISTS_OF_NOBODY = (
 )
 
 
-class ListingWebUI(ScriptedWebUI):
-    """The scripted server, with other answers at some paths, and 500 at a ``broken`` one.
+def answering(path: str, fault: faults.Fault) -> Callable[[Received], faults.Fault | None]:
+    """The fault for one path."""
+    return lambda received: fault if received.path == path else None
 
-    ``refused`` are paths that a proxy in front of it refuses, with their status.
-    """
 
-    def __init__(self, more: dict[str, Any] | None = None, **settings: Any) -> None:
-        self.more = more or {}
-        self.broken = ""
-        self.refused: dict[str, int] = {}
-        super().__init__(**settings)
+def refusing(path: str, status: int) -> Callable[[Received], faults.Fault | None]:
+    """A proxy in front of the server refuses one path."""
+    return answering(path, faults.Replies(status, b'{"detail": "not for you"}'))
 
-    def lists(self) -> dict[str, Any]:
-        """What the plain GET routes answer, by path."""
-        if self.requests[-1].path == self.broken:
-            raise WebUIError(500, {"error": "RuntimeError", "detail": "", "errors": "broken"})
-        if status := self.refused.get(self.requests[-1].path):
-            raise WebUIError(status, {"detail": "not for you"})
-        return super().lists() | self.more
 
-    def asked(self) -> list[str]:
-        """The paths that were asked for, without ``/sdapi/v1/``."""
-        return [one.path.removeprefix(API) for one in self.requests]
+def asked(server: ScriptedWebUI) -> list[str]:
+    """The paths that were asked for, without ``/sdapi/v1/``."""
+    return [one.path.removeprefix(API) for one in server.requests]
 
 
 @contextmanager

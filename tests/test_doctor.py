@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 from pathlib import Path
 from typing import Any
 
+from stagewright.adapters import open_controller
+from stagewright.adapters.backends.registry import ServerChoice
+from stagewright.adapters.backends.report import Verdict
+from stagewright.adapters.backends.webui.kind import BACKEND
 from stagewright.adapters.webui_server import EmbeddedServer
 
 from .command_line import SMALL, stagewright, write_config
@@ -16,11 +19,6 @@ from .webui_server import ScriptedWebUI
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 API = "/sdapi/v1/"
-LISTS = (
-    *("sd-models", "sd-vae", "sd-modules", "samplers", "schedulers", "upscalers"),
-    *("latent-upscale-modes", "prompt-styles", "scripts", "options", "loras"),
-    "embeddings",
-)
 
 
 def doctor(server: ScriptedWebUI, *arguments: str | Path, folder: Path, status: int = 0) -> str:
@@ -50,17 +48,20 @@ def unused_url() -> str:
 def test_the_embedded_server_is_ready_for_the_examples(tmp_path: Path) -> None:
     """Each name of each example is found on ``serve-embedded``."""
     with EmbeddedServer() as server:
+        choice = ServerChoice(url=server.url, named_by_user=True)
         for example in ("portrait.toml", "restyle.toml", "enlarge.toml"):
-            done = stagewright(
-                "doctor", "--server", server.url, EXAMPLES / example, folder=tmp_path
-            )
-            assert done.returncode == 0, done.stdout + done.stderr
-            assert done.stdout.splitlines()[-1] == "ready"
+            plan = open_controller(tmp_path).validate(EXAMPLES / example)
+            report = BACKEND.inspect(choice, plan)
+            assert {one.verdict for one in report.checks} == {Verdict.FOUND}
+            assert report.complaints == ()
 
 
 def test_a_ready_server_is_described(tmp_path: Path) -> None:
-    """Reachable, product, version, routes, each name, and "ready" at the end; no folder made."""
-    with ScriptedWebUI(missing_routes=(API + "prompt-styles",)) as server:
+    """Reachable, product, version, routes, each name, and "ready" at the end; no folder made.
+
+    A list that is not offered is not checked, and a note says why.
+    """
+    with ScriptedWebUI(missing_routes=(API + "prompt-styles", API + "sd-models")) as server:
         lines = doctor(server, write_config(tmp_path), folder=tmp_path).splitlines()
     assert lines[:3] == [
         f"{server.url}: reachable",
@@ -69,7 +70,8 @@ def test_a_ready_server_is_described(tmp_path: Path) -> None:
     ]
     assert "  found        /sdapi/v1/txt2img" in lines
     assert "  missing      /sdapi/v1/prompt-styles" in lines
-    assert '  found        checkpoint: txt2img.model = "base.safetensors"' in lines
+    assert '  not checked  checkpoint: txt2img.model = "base.safetensors"' in lines
+    assert any(line.startswith("note: ") and "sd-models" in line for line in lines)
     assert '  found        sampler: txt2img.sampler = "Euler a"' in lines
     assert lines[-1] == "ready"
     assert not (tmp_path / "runs").exists()
@@ -88,15 +90,6 @@ def test_a_missing_name_is_shown_with_what_was_perhaps_meant(tmp_path: Path) -> 
     wrong = 'txt2img.model = "bas.safetensors"'
     assert f'  missing      checkpoint: {wrong}; did you mean "base.safetensors"' in told
     assert told.splitlines()[-1].startswith(f"not ready: {wrong} is not on the server")
-
-
-def test_a_list_that_is_not_offered_is_shown_as_not_checked(tmp_path: Path) -> None:
-    """The server is ready nevertheless, and a note says why."""
-    with ScriptedWebUI(missing_routes=(API + "sd-models",)) as server:
-        lines = doctor(server, write_config(tmp_path), folder=tmp_path).splitlines()
-    assert '  not checked  checkpoint: txt2img.model = "base.safetensors"' in lines
-    assert any(line.startswith("note: ") and "sd-models" in line for line in lines)
-    assert lines[-1] == "ready"
 
 
 def test_json_is_one_document_with_everything(tmp_path: Path) -> None:
@@ -151,24 +144,6 @@ def test_the_routes_of_a_hidden_schema_are_found_by_asking(tmp_path: Path) -> No
     assert routes[API + "interrupt"] is None
 
 
-def test_a_server_that_is_no_webui_is_not_ready(tmp_path: Path) -> None:
-    """It answers, but none of the routes is there."""
-    routes = (*(API + name for name in (*LISTS, "progress")), "/adetailer/v1/ad_model")
-    with ScriptedWebUI(openapi=False, missing_routes=routes) as server:
-        told = doctor(server, folder=tmp_path, status=2)
-    assert f"not ready: {server.url}: no route answers like that of a WebUI" in told
-
-
-def test_a_server_without_the_api_is_not_ready(tmp_path: Path) -> None:
-    """A WebUI that was started without --api shows a schema, and no generating route in it."""
-    gone = tuple(API + name for name in ("txt2img", "img2img", "extra-single-image"))
-    with ScriptedWebUI(missing_routes=gone) as server:
-        for path in gone:
-            del server.description["paths"][path]
-        told = doctor(server, folder=tmp_path, status=2)
-    assert "it has no /sdapi/v1/txt2img; was it started with --api?" in told.splitlines()[-1]
-
-
 def test_a_conflict_in_the_configuration_is_not_ready(tmp_path: Path) -> None:
     """A run would end in ERROR, whatever the server has."""
     config = write_config(tmp_path, 'model_name = "other.safetensors"\n' + SMALL)
@@ -192,20 +167,6 @@ def test_an_unreachable_server_is_one_line_on_standard_error(tmp_path: Path) -> 
     assert "cannot be reached" in told["wrong"][0]
 
 
-def test_credentials_come_from_the_environment(tmp_path: Path) -> None:
-    """Without them the server's 401 is the error; with them it is ready; none is shown."""
-    with ScriptedWebUI(auth=("user", "secret")) as server:
-        arguments = ("doctor", "--server", server.url)
-        done = stagewright(*arguments, folder=tmp_path)
-        assert done.returncode == 2
-        assert "401" in done.stderr
-        assert "STAGEWRIGHT_AUTH" in done.stderr
-        env = {**os.environ, "STAGEWRIGHT_AUTH": "user:secret"}
-        done = stagewright(*arguments, folder=tmp_path, env=env)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "secret" not in done.stdout
-
-
 def test_the_configuration_says_how_the_server_is_spoken_to(tmp_path: Path) -> None:
     """``[server]`` settings count, but for the address: that is ``--server``."""
     settings = f'[server]\nurl = "{unused_url()}"\nca_bundle = "{tmp_path / "nothing.pem"}"\n'
@@ -225,15 +186,3 @@ def test_the_server_s_words_cannot_steer_the_terminal(tmp_path: Path) -> None:
         told = doctor(server, write_config(tmp_path), folder=tmp_path, status=2)
     assert "\x1b" not in told
     assert "base\\x1b[31m.safetensors" in told
-
-
-def test_run_refuses_a_configuration_that_the_server_cannot_do(tmp_path: Path) -> None:
-    """Exit status 2, one line, no run folder; and nothing is generated."""
-    config = write_config(tmp_path, SMALL.replace("base.safetensors", "bas.safetensors"))
-    with ScriptedWebUI() as server:
-        done = stagewright("run", config, "--server", server.url, folder=tmp_path)
-        assert not server.generating()
-    assert done.returncode == 2
-    assert 'did you mean "base.safetensors"' in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert not list((tmp_path / "runs").glob("*"))

@@ -6,13 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from stagewright.adapters.backends.http.address import ServerAddress
-from stagewright.adapters.backends.http.client import HttpClient
-from stagewright.adapters.backends.webui.preflight import inspect_server
 from stagewright.adapters.webui_server import EmbeddedServer
 
 from .command_line import SMALL, stagewright, write_config
-from .preflighting import ListingWebUI
+from .preflighting import inspected, refusing
 from .test_doctor import doctor, doctor_json, unused_url
 from .webui_names import Names
 from .webui_server import ScriptedWebUI
@@ -30,7 +27,7 @@ LISTED = {
 LISTS = (*LISTED, "embeddings", "styles", "modules")
 
 
-@pytest.mark.parametrize("listed", LISTED)
+@pytest.mark.parametrize("listed", ["models", "loras"])
 def test_a_list_has_one_name_a_line(tmp_path: Path, listed: str) -> None:
     """In the server's order, as a configuration writes them; what is loaded is marked."""
     with ScriptedWebUI() as server:
@@ -45,10 +42,20 @@ def test_a_list_has_one_name_a_line(tmp_path: Path, listed: str) -> None:
 @pytest.mark.parametrize(
     ("fork", "listed", "options", "loaded"),
     [
-        ("a1111", "models", {"sd_model_checkpoint": "other.safetensors"}, ["other.safetensors"]),
-        ("a1111", "models", {"sd_model_checkpoint": "refiner"}, ["refiner.safetensors"]),
-        ("a1111", "models", {"sd_model_checkpoint": "gone.safetensors"}, []),
-        ("a1111", "models", {"sd_model_checkpoint": None}, []),
+        (
+            "a1111",
+            "checkpoints",
+            {"sd_model_checkpoint": "other.safetensors"},
+            ["other.safetensors"],
+        ),
+        (
+            "a1111",
+            "checkpoints",
+            {"sd_model_checkpoint": "refiner.safetensors"},
+            ["refiner.safetensors"],
+        ),
+        ("a1111", "checkpoints", {"sd_model_checkpoint": "gone.safetensors"}, []),
+        ("a1111", "checkpoints", {"sd_model_checkpoint": None}, []),
         ("a1111", "vaes", {"sd_vae": "vae.safetensors"}, ["vae.safetensors"]),
         ("a1111", "vaes", {"sd_vae": "Automatic"}, []),
         (
@@ -68,18 +75,13 @@ def test_a_list_has_one_name_a_line(tmp_path: Path, listed: str) -> None:
         ("a1111", "samplers", {"sd_model_checkpoint": "Euler"}, []),
     ],
 )
-def test_what_is_loaded_is_marked(
-    tmp_path: Path, fork: str, listed: str, options: dict[str, object], loaded: list[str]
+def test_what_is_loaded_is_known(
+    fork: str, listed: str, options: dict[str, object], loaded: list[str]
 ) -> None:
     """The model by any of its names, the VAE, and the modules of Forge by their files."""
     with ScriptedWebUI(fork=fork) as server:
         server.painter.options.update(options)
-        told = doctor_json(server, "--list", listed, folder=tmp_path)
-        lines = doctor(server, "--list", listed, folder=tmp_path).splitlines()
-    assert told["loaded"] == loaded
-    assert [line for line in lines if line.endswith("  (loaded)")] == [
-        f"{name}  (loaded)" for name in loaded
-    ]
+        assert list(inspected(server, None).loaded.get(listed, ())) == loaded
 
 
 @pytest.mark.parametrize("arguments", [["--list"], ["--list", "modles"], ["--list", "Models"]])
@@ -120,19 +122,23 @@ def test_the_server_may_be_that_of_a_configuration(tmp_path: Path) -> None:
 
 
 def test_a_report_has_the_names_for_programs() -> None:
-    """``ServerReport.names`` and ``loaded``, by list."""
+    """``ServerReport.names``, by list."""
     with ScriptedWebUI() as server:
-        client = HttpClient(ServerAddress.parse(server.url))
-        report = inspect_server(client, None)
-        client.close()
-    assert report.names["checkpoints"] == NAMES.models
-    assert report.names["latent upscale modes"] == NAMES.latent_modes
-    assert report.loaded["checkpoints"] == ("base.safetensors",)
+        names = inspected(server, None).names
+    listed = {**LISTED, "checkpoints": LISTED["models"], "latent upscale modes": NAMES.latent_modes}
+    del listed["models"]
+    assert {name: names[name] for name in listed} == listed
 
 
-@pytest.mark.parametrize("status", [401, 403])
-@pytest.mark.parametrize("command", ["doctor", "doctor --list", "run", "run --no-preflight"])
-@pytest.mark.parametrize("path", ["/openapi.json", "/sdapi/v1/options"])
+@pytest.mark.parametrize(
+    ("path", "status", "command"),
+    [
+        ("/openapi.json", 401, "doctor"),
+        ("/openapi.json", 403, "run --no-preflight"),
+        ("/sdapi/v1/options", 401, "doctor --list"),
+        ("/sdapi/v1/options", 403, "run"),
+    ],
+)
 def test_a_server_that_hides_its_schema_or_options_alone_is_used(
     tmp_path: Path, status: int, command: str, path: str
 ) -> None:
@@ -140,8 +146,8 @@ def test_a_server_that_hides_its_schema_or_options_alone_is_used(
     name, _, option = command.partition(" ")
     config = write_config(tmp_path, SMALL)
     arguments = ["doctor", "--list", "models"] if option == "--list" else [name, config]
-    with ListingWebUI() as server:
-        server.refused = {path: status}
+    with ScriptedWebUI() as server:
+        server.odd = refusing(path, status)
         done = stagewright(
             *arguments,
             *("--server", server.url),
@@ -155,14 +161,13 @@ def test_a_server_that_hides_its_schema_or_options_alone_is_used(
         assert "product: unknown" in done.stdout
 
 
-@pytest.mark.parametrize("status", [401, 403])
-def test_a_server_that_refuses_other_routes_is_not_ready(tmp_path: Path, status: int) -> None:
+def test_a_server_that_refuses_other_routes_is_not_ready(tmp_path: Path) -> None:
     """Credentials are missing or wrong, and the message says so."""
-    with ListingWebUI() as server:
-        server.refused = {"/openapi.json": status, "/sdapi/v1/sd-models": status}
+    with ScriptedWebUI() as server:
+        server.odd = refusing("/sdapi/v1/sd-models", 403)
         done = stagewright(
             "run", write_config(tmp_path, SMALL), "--server", server.url, folder=tmp_path
         )
     assert done.returncode == 2
-    assert f"/sdapi/v1/sd-models: {status}: not for you" in done.stderr
+    assert "/sdapi/v1/sd-models: 403: not for you" in done.stderr
     assert "STAGEWRIGHT_AUTH" in done.stderr

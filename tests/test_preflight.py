@@ -15,7 +15,7 @@ from .preflighting import (
     EVERYTHING,
     HIRES,
     STYLES,
-    ListingWebUI,
+    asked,
     inspected,
     passed,
     refusal,
@@ -24,6 +24,7 @@ from .preflighting import (
     with_txt2img,
 )
 from .support import document
+from .webui_server import ScriptedWebUI
 
 
 def test_every_name_that_is_sent_is_told_with_its_key() -> None:
@@ -96,7 +97,7 @@ def test_what_is_switched_off_or_known_everywhere_is_no_name() -> None:
 
 def test_a_server_that_has_everything_is_told_and_let_pass() -> None:
     """No complaint, every name found, and the features are those of the schema."""
-    with ListingWebUI({API + "prompt-styles": STYLES}) as server:
+    with ScriptedWebUI(more={API + "prompt-styles": STYLES}) as server:
         assert passed(server, EVERYTHING).product == "AUTOMATIC1111"
         report = inspected(server, EVERYTHING)
     assert {check.verdict for check in report.checks} == {Verdict.FOUND}
@@ -125,7 +126,7 @@ def test_a_name_that_the_server_lacks_is_named_with_the_nearest(
     """The refusal names the server, the key, the name, and what was perhaps meant."""
     first, _, last = key.partition(".")
     config = with_txt2img(**{first: {**table, last: name} if last else name})
-    with ListingWebUI() as server:
+    with ScriptedWebUI() as server:
         words = refusal(server, config)
     asked = f'txt2img.{key} = "{name}" is not on the server'
     assert f'{asked}; did you mean "{nearest}"' in words
@@ -136,7 +137,7 @@ def test_a_style_that_the_server_lacks_is_named_by_its_place(stage: str) -> None
     """Servers ignore unknown styles silently; an inherited one is named once."""
     config = document("txt2img", "img2img")
     config[stage]["styles"] = ["photo", "flim"]
-    with ListingWebUI({API + "prompt-styles": STYLES}) as server:
+    with ScriptedWebUI(more={API + "prompt-styles": STYLES}) as server:
         words = refusal(server, config)
     assert f'{stage}.styles.1 = "flim" is not on the server; did you mean "film"?' in words
     assert words.count("flim") == 1
@@ -144,7 +145,7 @@ def test_a_style_that_the_server_lacks_is_named_by_its_place(stage: str) -> None
 
 def test_where_nothing_is_near_nothing_is_suggested() -> None:
     """A name like no other is said to be missing, and that is all."""
-    with ListingWebUI() as server:
+    with ScriptedWebUI() as server:
         words = refusal(server, with_txt2img(model="entirely different"))
     assert words.endswith('txt2img.model = "entirely different" is not on the server')
 
@@ -162,7 +163,7 @@ def test_where_nothing_is_near_nothing_is_suggested() -> None:
 def test_the_names_of_a_pass_are_checked_as_well(key: str, value: str, nearest: str) -> None:
     """Each key of an ADetailer pass that is a name has its did-you-mean."""
     config = with_pass({"model": "face_yolov8n.pt", key: value})
-    with ListingWebUI() as server:
+    with ScriptedWebUI() as server:
         words = refusal(server, config)
     assert f'adetailer.passes.0.{key} = "{value}"' in words
     assert f'did you mean "{nearest}"' in words
@@ -173,7 +174,7 @@ def test_all_missing_names_are_told_at_once() -> None:
     config = document("txt2img", "upscale")
     config["txt2img"] |= {"model": "bse", "sampler": "Eulr"}
     config["upscale"]["upscaler"] = "Lanczo"
-    with ListingWebUI() as server:
+    with ScriptedWebUI() as server:
         words = refusal(server, config)
         with pytest.raises(PreflightError) as caught:
             passed(server, config)
@@ -208,7 +209,7 @@ CHECKPOINTS = [
 )
 def test_a_checkpoint_goes_by_title_file_and_stem(name: str, expected: Verdict) -> None:
     """By the names that the server itself looks it up by, each also with its hash."""
-    with ListingWebUI({API + "sd-models": CHECKPOINTS}) as server:
+    with ScriptedWebUI(more={API + "sd-models": CHECKPOINTS}) as server:
         assert verdict(server, with_txt2img(model=name), "txt2img.model") is expected
 
 
@@ -231,7 +232,7 @@ SAMPLERS = [
 )
 def test_a_sampler_goes_by_its_name_also_with_a_schedule(name: str, expected: Verdict) -> None:
     """Not by an alias; the one name for both that was usual before 1.9 is taken as its parts."""
-    with ListingWebUI({API + "samplers": SAMPLERS}) as server:
+    with ScriptedWebUI(more={API + "samplers": SAMPLERS}) as server:
         assert verdict(server, with_txt2img(sampler=name), "txt2img.sampler") is expected
 
 
@@ -239,7 +240,7 @@ def test_the_hires_sampler_must_be_the_exact_name() -> None:
     """The server refuses anything else after the first pass."""
     name = "DPM++ 2M Karras"
     config = with_txt2img(sampler=name, hires={**HIRES, "sampler": name})
-    with ListingWebUI({API + "samplers": SAMPLERS}) as server:
+    with ScriptedWebUI(more={API + "samplers": SAMPLERS}) as server:
         checks = {check.key: check.verdict for check in inspected(server, config).checks}
     assert checks["txt2img.sampler"] is Verdict.FOUND
     assert checks["txt2img.hires.sampler"] is Verdict.MISSING
@@ -249,7 +250,7 @@ def test_the_hires_sampler_must_be_the_exact_name() -> None:
 def test_a_scheduler_goes_by_name_and_label(name: str) -> None:
     """Either is accepted."""
     schedulers = [{"name": "sgm_uniform", "label": "SGM Uniform"}]
-    with ListingWebUI({API + "schedulers": schedulers}) as server:
+    with ScriptedWebUI(more={API + "schedulers": schedulers}) as server:
         assert verdict(server, with_txt2img(scheduler=name), "txt2img.scheduler") is Verdict.FOUND
 
 
@@ -257,10 +258,10 @@ def test_a_scheduler_goes_by_name_and_label(name: str) -> None:
 def test_hires_takes_latent_modes_and_upscalers(name: str) -> None:
     """Both lists count, and the second is only asked for when the first lacks the name."""
     config = with_txt2img(hires={**HIRES, "upscaler": name})
-    with ListingWebUI() as server:
+    with ScriptedWebUI() as server:
         passed(server, config)
-        asked = set(server.asked())
-    assert asked & {"upscalers", "latent-upscale-modes"} == {
+        paths = set(asked(server))
+    assert paths & {"upscalers", "latent-upscale-modes"} == {
         "latent-upscale-modes" if name.startswith("Latent") else "upscalers"
     }
 
@@ -269,5 +270,5 @@ def test_a_detector_listed_by_path_goes_by_its_file_name() -> None:
     """Any path's file name will do."""
     listed = {"/adetailer/v1/ad_model": {"ad_model": ["/extra/detectors/eyes.pt"]}}
     config = with_pass({"model": "eyes.pt"})
-    with ListingWebUI(listed) as server:
+    with ScriptedWebUI(more=listed) as server:
         assert verdict(server, config, "adetailer.passes.0.model") is Verdict.FOUND

@@ -14,13 +14,15 @@ from stagewright.adapters.backends.webui.preflight import inspect_server, prefli
 from stagewright.statemachine import build_stage_execution_plan
 from stagewright.statemachine.errors import PreflightError
 
+from . import webui_faults as faults
 from .preflighting import (
     API,
     EVERYTHING,
     HIRES,
     LISTS_OF_NOBODY,
     SYSINFO,
-    ListingWebUI,
+    answering,
+    asked,
     inspected,
     passed,
     refusal,
@@ -36,7 +38,7 @@ from .webui_server import ScriptedWebUI
 def test_lists_that_are_not_offered_are_not_checked() -> None:
     """Every list answers 404: nothing is refused, every name is "not checked"."""
     routes = tuple(API + name for name in LISTS_OF_NOBODY)
-    with ListingWebUI(missing_routes=(*routes, "/adetailer/v1/ad_model")) as server:
+    with ScriptedWebUI(missing_routes=(*routes, "/adetailer/v1/ad_model")) as server:
         assert passed(server, EVERYTHING).product == "AUTOMATIC1111"
         report = inspected(server, EVERYTHING)
     assert {check.verdict for check in report.checks} == {Verdict.NOT_CHECKED}
@@ -48,7 +50,7 @@ def test_lists_that_are_not_offered_are_not_checked() -> None:
 )
 def test_a_list_that_is_none_is_not_checked_and_noted(told: Any) -> None:
     """Anything but a list of things with names is no list; the run is not refused for it."""
-    with ListingWebUI({API + "sd-models": told}) as server:
+    with ScriptedWebUI(more={API + "sd-models": told}) as server:
         passed(server, with_txt2img())
         report = inspected(server, with_txt2img())
     verdicts = {check.key: check.verdict for check in report.checks}
@@ -59,15 +61,15 @@ def test_a_list_that_is_none_is_not_checked_and_noted(told: Any) -> None:
 @pytest.mark.parametrize("path", ["/openapi.json", API + "sd-models"])
 def test_a_route_that_fails_is_not_checked_and_noted(path: str) -> None:
     """A 500 of one list, or of the schema, says nothing about the names."""
-    with ListingWebUI() as server:
-        server.broken = path
+    with ScriptedWebUI() as server:
+        server.odd = answering(path, faults.server_error("RuntimeError", "broken"))
         passed(server, with_txt2img())
         assert any(f"{path}: 500" in note for note in inspected(server, with_txt2img()).notes)
 
 
 def test_an_empty_list_lacks_every_name() -> None:
     """A server that lists nothing has nothing."""
-    with ListingWebUI({API + "sd-models": []}) as server:
+    with ScriptedWebUI(more={API + "sd-models": []}) as server:
         assert "txt2img.model" in refusal(server, with_txt2img())
 
 
@@ -76,20 +78,20 @@ def test_only_the_lists_that_are_needed_are_asked_for_and_each_once() -> None:
     more = document("txt2img", "adetailer")
     more["adetailer"]["passes"] = [{"model": "face_yolov8n.pt"}, {"model": "hand_yolov8n.pt"}]
     basic = ["progress", "/openapi.json", "sd-models", "samplers"]
-    with ListingWebUI() as server:
+    with ScriptedWebUI() as server:
         passed(server, with_txt2img())
-        assert server.asked()[0] == "progress"
-        assert sorted(server.asked()) == sorted(basic)
+        assert asked(server)[0] == "progress"
+        assert sorted(asked(server)) == sorted(basic)
         server.requests.clear()
         passed(server, more)
-        assert sorted(server.asked()) == sorted(
+        assert sorted(asked(server)) == sorted(
             [*basic, "scripts", "options", "/adetailer/v1/ad_model", "/adetailer/v1/schema"]
         )
 
 
 def test_a_hidden_schema_hides_nothing_of_the_lists() -> None:
     """Without /openapi.json the names are checked all the same, and the product is unknown."""
-    with ListingWebUI(openapi=False) as server:
+    with ScriptedWebUI(openapi=False) as server:
         assert passed(server, with_txt2img()).product is None
         assert "txt2img.model" in refusal(server, with_txt2img(model="nowhere"))
         assert any("openapi.json" in note for note in inspected(server, with_txt2img()).notes)
@@ -98,9 +100,9 @@ def test_a_hidden_schema_hides_nothing_of_the_lists() -> None:
 @pytest.mark.parametrize("openapi", [True, False])
 def test_forge_lists_its_vaes_as_modules(*, openapi: bool) -> None:
     """Forge is recognised by its modules even where it hides its schema."""
-    with ListingWebUI(fork="forge", openapi=openapi) as server:
+    with ScriptedWebUI(fork="forge", openapi=openapi) as server:
         assert passed(server, with_txt2img(vae="vae.safetensors")).product == "Forge"
-        assert "sd-vae" not in server.asked()
+        assert "sd-vae" not in asked(server)
         words = refusal(server, with_txt2img(vae="vea.safetensors"))
     assert 'did you mean "vae.safetensors"?' in words
 
@@ -116,7 +118,7 @@ def test_forge_lists_its_vaes_as_modules(*, openapi: bool) -> None:
 )
 def test_what_sd_next_does_not_take_is_refused(config: dict[str, Any], words: str) -> None:
     """The refusal says what the server lacks, once, before anything is sent."""
-    with ListingWebUI(fork="sdnext") as server:
+    with ScriptedWebUI(fork="sdnext") as server:
         said = refusal(server, config)
         assert not server.generating()
     assert said.count(words) == 1
@@ -133,7 +135,7 @@ def without_fields(server: ScriptedWebUI, *fields: str) -> None:
 
 def test_a_refiner_on_a_server_without_refiners_is_refused() -> None:
     """The field is unknown to its schema and would be ignored silently."""
-    with ListingWebUI() as server:
+    with ScriptedWebUI() as server:
         without_fields(server, "refiner_checkpoint", "refiner_switch_at")
         config = with_txt2img(refiner={"model": "refiner", "switch_at": 0.5})
         assert "takes no refiner_checkpoint, refiner_switch_at" in refusal(server, config)
@@ -157,28 +159,28 @@ def test_before_schedulers_the_combined_name_must_be_a_sampler(
     """A server without the scheduler field is sent one name, so that one is looked for."""
     names = Names(samplers=("DPM++ 2M", "DPM++ 2M Karras", "Euler a", "DPM3 Karras"))
     keys = {"sampler": sampler, **({} if scheduler is None else {"scheduler": scheduler})}
-    with ListingWebUI(names=names) as server:
+    with ScriptedWebUI(names=names) as server:
         without_fields(server, "scheduler", "hr_scheduler")
         if missing:
             assert missing in refusal(server, with_txt2img(**keys))
         else:
             passed(server, with_txt2img(**keys))
-        assert "schedulers" not in server.asked()
+        assert "schedulers" not in asked(server)
 
 
 def test_a_server_without_the_adetailer_extension_is_refused() -> None:
     """Its list of detectors is not even asked for."""
     scripts = {"txt2img": ["refiner"], "img2img": ["refiner"]}
-    with ListingWebUI({API + "scripts": scripts}) as server:
+    with ScriptedWebUI(more={API + "scripts": scripts}) as server:
         words = refusal(server, document("txt2img", "adetailer"))
-        assert "/adetailer/v1/ad_model" not in server.asked()
+        assert "/adetailer/v1/ad_model" not in asked(server)
     assert "the server has no ADetailer extension" in words
 
 
 def test_more_passes_than_the_server_runs_are_refused() -> None:
     """It would drop them silently; as many as it runs are let pass."""
     passes = [{"model": "face_yolov8n.pt"}] * 3
-    with ListingWebUI() as server:
+    with ScriptedWebUI() as server:
         server.painter.options["ad_max_models"] = 2
         assert "the server runs 2 of these 3 passes" in refusal(server, with_pass(*passes))
         passed(server, with_pass(*passes[:2]))
@@ -186,7 +188,7 @@ def test_more_passes_than_the_server_runs_are_refused() -> None:
 
 def test_a_server_without_the_route_of_a_stage_is_refused() -> None:
     """A WebUI that was started without --api shows its schema, and no API in it."""
-    with ListingWebUI(missing_routes=(API + "txt2img",)) as server:
+    with ScriptedWebUI(missing_routes=(API + "txt2img",)) as server:
         del server.description["paths"]["/sdapi/v1/txt2img"]
         assert "it has no /sdapi/v1/txt2img; was it started with --api?" in refusal(
             server, with_txt2img()
@@ -196,7 +198,7 @@ def test_a_server_without_the_route_of_a_stage_is_refused() -> None:
 def test_the_version_is_the_server_s_own_where_it_tells_it() -> None:
     """It is cut, and without control characters; else the schema's guess stands."""
     told = "v1.10.1\x1b[31m" + "x" * 500
-    with ListingWebUI({SYSINFO: {"Version": told}}) as server:
+    with ScriptedWebUI(more={SYSINFO: {"Version": told}}) as server:
         version = inspected(server, with_txt2img()).version
         assert version is not None
         assert version.startswith("v1.10.1[31mx")
@@ -207,11 +209,11 @@ def test_the_version_is_the_server_s_own_where_it_tells_it() -> None:
 
 def test_the_schema_of_a_server_that_is_starting_is_not_asked_for() -> None:
     """Its port is open before its routes are there, and it would keep what it gives then."""
-    with ListingWebUI() as server:
+    with ScriptedWebUI() as server:
         every = [f"{API}{name}" for name in (*LISTS_OF_NOBODY, "progress")]
         server.missing_routes = (*every, "/adetailer/v1/ad_model")
         assert "is it ready?" in refusal(server, with_txt2img())
-        assert "/openapi.json" not in server.asked()
+        assert "/openapi.json" not in asked(server)
         server.missing_routes = ()
         assert passed(server, with_txt2img()).product == "AUTOMATIC1111"
 
@@ -233,7 +235,7 @@ def test_a_server_that_wants_credentials_is_refused() -> None:
     withheld = Credentials(withheld="set STAGEWRIGHT_AUTH=user:password")
     plan = build_stage_execution_plan(document())
     with (
-        ListingWebUI(auth=("user", "secret")) as server,
+        ScriptedWebUI(auth=("user", "secret")) as server,
         talking_to(server.url, withheld) as client,
         pytest.raises(PreflightError, match=r"401.*STAGEWRIGHT_AUTH"),
     ):
@@ -245,7 +247,7 @@ def test_a_run_that_is_refused_has_not_begun(tmp_path: Path) -> None:
     config = document("txt2img", "upscale")
     config["upscale"]["upscaler"] = "Lanczo"
     config["server"] = {"retries": 0}
-    with ListingWebUI() as server:
+    with ScriptedWebUI() as server:
         controller = open_controller(tmp_path / "runs", server.url)
         with pytest.raises(PreflightError, match=r"upscale\.upscaler"):
             controller.start(config)
@@ -270,7 +272,7 @@ def test_loras_and_embeddings_in_prompts_are_looked_up(keys: dict[str, Any], wor
     """By name and by alias, in every prompt and in those of styles."""
     top = {name: keys.pop(name) for name in ("prompt",) if name in keys}
     config = with_txt2img(**keys) | top
-    with ListingWebUI() as server:
+    with ScriptedWebUI() as server:
         if words:
             assert words in refusal(server, config)
         else:
@@ -280,12 +282,12 @@ def test_loras_and_embeddings_in_prompts_are_looked_up(keys: dict[str, Any], wor
 @pytest.mark.parametrize("keys", [{"model": "new.safetensors"}, {"vae": "new.vae.pt"}])
 def test_a_file_that_was_just_copied_is_found_after_a_refresh(keys: dict[str, Any]) -> None:
     """The server is asked to read its files once before a name is refused."""
-    with ListingWebUI() as server:
+    with ScriptedWebUI() as server:
         names = server.painter.names
         server.copied = Names(
             models=(*names.models, "new.safetensors"), vaes=(*names.vaes, "new.vae.pt")
         )
         passed(server, with_txt2img(**keys))
-    with ListingWebUI() as server:
+    with ScriptedWebUI() as server:
         server.copied = Names(loras=("fresh",))
         passed(server, document("txt2img") | {"prompt": "<lora:fresh:1>"})

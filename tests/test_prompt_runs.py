@@ -17,11 +17,11 @@ from .crashing import KILLED, LOG, check_history, only_run, voyage
 from .foreign_runs import foreign, refused
 from .foreign_runs import opened as of_opened
 from .forking import Json
-from .preflighting import ListingWebUI
 from .resuming import painter, resumed
 from .salvaging import salvage
 from .support import TXT2IMG, document
 from .test_prompts import opened, ran, rows
+from .webui_server import ScriptedWebUI
 
 STAGES = ("txt2img", "img2img", "adetailer")
 ROWS = """prompt,negative_prompt,seed
@@ -161,7 +161,7 @@ def test_dynamic_prompts_are_made_again_without_their_wildcards(tmp_path: Path) 
 def test_preflight_looks_for_the_loras_of_every_image(tmp_path: Path) -> None:
     """A LoRA that the server lacks is refused, in whichever row it is; nothing is made."""
     config = rows("a", "b <lora:nowhere:1>")
-    with ListingWebUI() as server:
+    with ScriptedWebUI() as server:
         config["server"] = {"url": server.url, "retries": 0}
         with pytest.raises(PreflightError, match=r"prompts.*nowhere"):
             open_controller(tmp_path / "runs").start(config)

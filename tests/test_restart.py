@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -17,7 +17,7 @@ import pytest
 from stagewright.adapters import open_controller
 from stagewright.adapters.backends.restart import RestartCommand
 from stagewright.adapters.export.bundle import bundle_run
-from stagewright.events import CallFailed, CancelRequested, PipelineRunResult, RunState
+from stagewright.events import CallFailed, CancelRequested, RunState
 from stagewright.statemachine.errors import PreflightError
 from stagewright.statemachine.resume.verify import verify_run
 from stagewright.statemachine.run.handle import RunHandle
@@ -26,6 +26,7 @@ from . import webui_faults as faults
 from .command_line import SCRIPT, SMALL, Start, stagewright, until, write_config
 from .serving import url_of
 from .support import document
+from .test_webui_settling import failures
 from .webui_server import ScriptedWebUI
 
 QUICK = {"retries": 1, "backoff_s": 0.01, "wait_s": 0}
@@ -37,12 +38,6 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's state folder, in which restarts are counted."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return tmp_path / "state"
-
-
-@pytest.fixture
-def server() -> Iterator[ScriptedWebUI]:
-    with ScriptedWebUI() as made:
-        yield made
 
 
 class Restarts:
@@ -93,10 +88,6 @@ def begin(
 ) -> RunHandle:
     controller = open_controller(folder / "runs", server.url, restarts=restarts)
     return controller.start(config(**settings))
-
-
-def failures(result: PipelineRunResult) -> list[str]:
-    return [one.error.kind for one in result.events if isinstance(one, CallFailed)]
 
 
 def test_a_server_that_is_gone_is_restarted_and_the_run_goes_on(

@@ -7,7 +7,7 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from stagewright.adapters.export.report.settings_table import (
     Agreement,
@@ -190,6 +190,7 @@ NAMES = [
 ]  # fmt: skip
 
 
+@settings(max_examples=40)
 @given(
     st.sampled_from(StageType),
     st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=9), json_values, max_size=6),

@@ -91,13 +91,6 @@ def test_an_index_that_is_no_count_is_refused(first: object) -> None:
     assert "index_of_first_image is" in refused(document(b"only", index_of_first_image=first))
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_another_number_of_images_is_refused(count: int) -> None:
-    """Two are neither one nor three."""
-    words = refused(document(*PICTURES[:2]), count)
-    assert f"it holds 2 images instead of {count}" in words
-
-
 @pytest.mark.parametrize(
     "written",
     [
@@ -121,43 +114,32 @@ def test_a_prefix_and_escaped_slashes_are_understood(
         assert read(data.encode(), endpoint=endpoint).images == (PICTURES[1],)
 
 
+NO_BASE64 = ("!not*base64!", "aaa", "aaaa=", "data:image/png;base64,!", "\ud800", "bücher")
+NO_TEXT: tuple[Any, ...] = (5, None, ["aaaa"], {"data": "aaaa"})
+
+
 @pytest.mark.parametrize(
-    ("written", "words"),
+    ("answer", "count", "words"),
     [
-        ("!not*base64!", "image 1 is not base64"),
-        ("aaa", "image 1 is not base64"),
-        ("aaaa=", "image 1 is not base64"),
-        ("data:image/png;base64,!", "image 1 is not base64"),
-        ("\ud800", "image 1 is not base64"),
-        ("bücher", "image 1 is not base64"),
-        (5, "it is not a string"),
-        (None, "it is not a string"),
-        (["aaaa"], "it is not a string"),
-        ({"data": "aaaa"}, "it is not a string"),
+        (document(*PICTURES[:2]), 1, "it holds 2 images instead of 1"),
+        (document(*PICTURES[:2]), 3, "it holds 2 images instead of 3"),
+        ({"images": None, "info": "{}"}, 1, "it holds 0 images instead of 1"),
+        ({"images": []}, 1, "it holds 0 images instead of 1"),
+        ({"info": None}, 1, "it holds 0 images instead of 1"),
+        *[({"images": [one]}, 1, "image 1 is not base64") for one in NO_BASE64],
+        *[({"images": [one]}, 1, "it is not a string") for one in NO_TEXT],
+        ({"images": [text(b"good"), "*"]}, 2, "image 2 is not base64"),
     ],
 )
-def test_what_is_no_base64_is_refused(written: object, words: str) -> None:
-    """Nothing of it is taken, and the place is named."""
-    assert words in refused({"images": [written]})
+def test_what_does_not_hold_the_images_is_refused(answer: object, count: int, words: str) -> None:
+    """Nothing of it is taken, and the place is named, counted from 1."""
+    assert words in refused(answer, count)
 
 
-def test_an_image_is_named_by_its_place() -> None:
-    """Images count from 1."""
-    assert "image 2 is not base64" in refused({"images": [text(b"good"), "*"]}, 2)
-
-
-@pytest.mark.parametrize("images", [None, []])
-def test_no_images_are_none(images: object) -> None:
-    """Null and an empty list are both told as none."""
-    assert "it holds 0 images instead of 1" in refused({"images": images, "info": "{}"})
-    assert "it holds 0 images instead of 1" in refused({"info": None})
-
-
-@pytest.mark.parametrize("image", [None, ""])
-def test_an_upscale_without_image_is_refused(image: object) -> None:
+@pytest.mark.parametrize("answer", [{"image": None}, {"image": ""}, {"html_info": ""}])
+def test_an_upscale_without_image_is_refused(answer: object) -> None:
     """Null, nothing and an empty text are no image."""
-    assert "0 images" in refused({"image": image}, endpoint=EXTRA_SINGLE_IMAGE)
-    assert "0 images" in refused({"html_info": ""}, endpoint=EXTRA_SINGLE_IMAGE)
+    assert "0 images" in refused(answer, endpoint=EXTRA_SINGLE_IMAGE)
 
 
 def test_an_upscale_says_little() -> None:

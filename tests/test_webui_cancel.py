@@ -27,6 +27,7 @@ from stagewright.statemachine.stages import Txt2ImgConfig
 
 from .command_line import SMALL, Start, stagewright, until, write_config
 from .pictures import made, same_pixels
+from .resuming import only
 from .serving import Client, InBackground, info, pictures
 from .support import document
 from .webui_names import Received
@@ -84,15 +85,6 @@ class Scene:
 
         until(under_way, f"request {number} under way")
 
-    def until_in_line(self) -> None:
-        """Wait until the run's first request waits behind another."""
-
-        def in_line() -> bool:
-            sent = self.sent_ids()
-            return bool(sent) and self.task(sent[0]) == "queued"
-
-        until(in_line, "our job in line")
-
     def state(self) -> dict[str, Any]:
         """What the server says of its job."""
         found: dict[str, Any] = self.client.get("progress")["state"]
@@ -140,10 +132,6 @@ def scene(start: Start, tmp_path: Path) -> Iterator[Scene]:
         yield made
 
 
-def events(result: PipelineRunResult, kind: type[Any]) -> list[Any]:
-    return [event for event in result.events if isinstance(event, kind)]
-
-
 def ended(process: subprocess.Popen[str], stop: Callable[[], object]) -> float:
     """Stop a run; how many seconds it took until it had ended in CANCELLED.
 
@@ -178,16 +166,16 @@ def test_ctrl_c_interrupts_the_server_and_keeps_what_is_finished(scene: Scene) -
     assert scene.interrupts() >= 1
     result = scene.result()
     assert (result.state, result.outcome) == (RunState.CANCELLED, "cancelled")
-    asked = events(result, CallRequested)
+    asked = only(result.events, CallRequested)
     assert [one.call_id for one in asked] == scene.sent_ids()
     assert finished(result) == [one.image_index for one in asked[:-1]] != []
-    (failed,) = events(result, CallFailed)
+    (failed,) = only(result.events, CallFailed)
     assert failed.call_id == asked[-1].call_id
     assert (failed.error.kind, failed.will_retry) == ("GenerationInterrupted", False)
     # The server answered 200 with something half made, which counts for nothing.
     assert {one.status for one in scene.recorder.generating()} == {200}
     assert len(scene.recorder.generating()) == len(asked)
-    (order,) = events(result, CancelRequested)
+    (order,) = only(result.events, CancelRequested)
     assert order.mode == "now"
 
 
@@ -232,27 +220,13 @@ def test_after_image_lets_the_image_finish_and_tells_the_server_nothing(scene: S
     assert scene.state()["interrupted"] is False
     result = scene.result()
     assert result.state is RunState.CANCELLED
-    (order,) = events(result, CancelRequested)
+    (order,) = only(result.events, CancelRequested)
     assert order.mode == "after_image"
-    asked, completed = events(result, CallRequested), events(result, CallCompleted)
+    asked, completed = only(result.events, CallRequested), only(result.events, CallCompleted)
     assert asked[-1].seq < order.seq < completed[-1].seq
     assert [one.call_id for one in completed] == [one.call_id for one in asked] == scene.sent_ids()
     assert finished(result) == [one.image_index for one in asked]
-    assert not events(result, CallFailed)
-
-
-def test_cancel_of_another_process_interrupts_the_server(scene: Scene) -> None:
-    """Without ``--after-image`` it is as Ctrl-C."""
-    process = scene.run(LONG)
-    scene.until_in_image(1)
-
-    def stop() -> None:
-        assert stagewright("cancel", "last", folder=scene.folder).returncode == 0
-
-    assert ended(process, stop) < LIMIT_S
-    assert scene.interrupts() >= 1
-    assert scene.state()["job_count"] == 0
-    assert finished(scene.result()) == []
+    assert not only(result.events, CallFailed)
 
 
 def whole(answer: dict[str, Any]) -> bool:
@@ -261,27 +235,6 @@ def whole(answer: dict[str, Any]) -> bool:
     (picture,) = pictures(answer)
     assert info(answer)["steps"] == THEIRS["steps"]
     return same_pixels(picture, made(Txt2ImgConfig(**asked), seed=THEIRS["seed"]))
-
-
-def test_on_a_shared_server_a_stranger_s_job_before_ours_is_left_alone(scene: Scene) -> None:
-    """Ours waits in line when the run is cancelled: theirs goes on, until they stop it."""
-    theirs = InBackground(scene.client, "txt2img", THEIRS | {"steps": 1000})
-    until(lambda: scene.task("task(theirs)") == "active", "their job")
-    process = scene.run(CONFIG + SHARED)
-    scene.until_in_line()
-    assert interrupted(process) < LIMIT_S
-    assert scene.interrupts() == 0
-    assert theirs.waits
-    step = scene.state()["sampling_step"]
-    until(lambda: bool(scene.state()["sampling_step"] > step), "their next step")
-    assert scene.state()["interrupted"] is False
-    scene.client.post("interrupt")
-    assert pictures(theirs.answer())
-    result = scene.result()
-    assert (result.state, finished(result)) == (RunState.CANCELLED, [])
-    (failed,) = events(result, CallFailed)
-    assert failed.error.kind == "GenerationCancelled"
-    assert len(events(result, CallRequested)) == 1
 
 
 def test_on_a_shared_server_a_stranger_s_job_behind_ours_is_left_alone(scene: Scene) -> None:
@@ -295,26 +248,8 @@ def test_on_a_shared_server_a_stranger_s_job_behind_ours_is_left_alone(scene: Sc
     assert whole(theirs.answer())
     result = scene.result()
     assert (result.state, finished(result)) == (RunState.CANCELLED, [])
-    (failed,) = events(result, CallFailed)
+    (failed,) = only(result.events, CallFailed)
     assert failed.error.kind == "GenerationInterrupted"
-
-
-def test_on_a_shared_server_a_run_waits_for_its_turn(scene: Scene) -> None:
-    """A stranger's job before ours delays the run; neither is taken for the other."""
-    theirs = InBackground(scene.client, "txt2img", THEIRS | {"steps": 1000})
-    until(lambda: scene.task("task(theirs)") == "active", "their job")
-    process = scene.run(CONFIG.replace("images = 30", "images = 2") + SHARED)
-    scene.until_in_line()
-    scene.client.post("interrupt")
-    assert pictures(theirs.answer())
-    output, errors = process.communicate(timeout=30)
-    assert process.returncode == 0, output
-    (warning,) = (line for line in errors.splitlines() if line.startswith("stagewright: "))
-    assert "other clients use it now; their settings may be taken for the server's own" in warning
-    assert scene.interrupts() == 0
-    result = scene.result()
-    assert finished(result) == [0, 1]
-    assert not events(result, CallFailed)
 
 
 class SharedWebUI(ScriptedWebUI):
@@ -359,5 +294,5 @@ def test_a_stranger_s_interrupt_of_his_own_job_is_not_taken_for_one_of_ours(
             until(lambda: recorder.questions >= 2, "questions for our task")
         result = handle.wait(60)
     assert [job is not None and job.foreign for job in webui.queue.interrupts] == [True]
-    assert not events(result, CallFailed)
+    assert not only(result.events, CallFailed)
     assert result.state is RunState.COMPLETED

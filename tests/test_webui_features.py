@@ -9,9 +9,9 @@ import pytest
 from stagewright.adapters.backends.http.errors import RequestRefusedError
 from stagewright.adapters.backends.webui.features import features_of
 from stagewright.adapters.backends.webui.payloads import payload_of
-from stagewright.statemachine.stages import AdetailerPass, HiresConfig
+from stagewright.statemachine.stages import HiresConfig
 
-from .test_webui_payloads import REFINER, SCHEMA, TXT2IMG, changed, detailing, request, sent
+from .test_webui_payloads import REFINER, SCHEMA, TXT2IMG, changed, request, sent
 
 
 def known(product: str | None = None, *, without: tuple[str, ...] = (), **more: Any) -> Any:
@@ -44,40 +44,6 @@ def test_a_field_that_the_plan_needs_is_not_left_out_in_silence() -> None:
     hires = HiresConfig(scale=2.0, denoise=0.5, scheduler="Karras")
     with pytest.raises(RequestRefusedError, match="hr_scheduler"):
         payload_of(request(changed(TXT2IMG, hires=hires)), known(without=("hr_scheduler",)))
-
-
-def test_forge_is_sent_its_modules() -> None:
-    """Its own default for them makes it fail with hires; VAEs are modules there."""
-    schema = json.loads(json.dumps(SCHEMA))
-    properties = schema["components"]["schemas"]["StableDiffusionProcessingTxt2Img"]["properties"]
-    properties |= {"distilled_cfg_scale": {}, "hr_additional_modules": {}}
-    forge = features_of(schema)
-    assert forge.product == "Forge"
-    body = sent(changed(TXT2IMG, hires=HiresConfig(scale=2.0, denoise=0.5)), forge).body
-    assert body["hr_additional_modules"] == ["Use same choices"]
-    assert body["override_settings"]["forge_additional_modules"] == ["anime.vae.pt"]
-    assert "sd_vae" not in body["override_settings"]
-    assert "hr_additional_modules" not in sent(TXT2IMG, forge).body
-
-
-def test_sd_next_takes_its_refiner_as_an_option() -> None:
-    """It has no refiner fields, no schedulers and no ADetailer; what it lacks is refused."""
-    schema = json.loads(json.dumps(SCHEMA))
-    properties = schema["components"]["schemas"]["StableDiffusionProcessingTxt2Img"]["properties"]
-    for name in ("refiner_checkpoint", "refiner_switch_at", "hr_checkpoint_name", "scheduler"):
-        del properties[name]
-    properties["detailer_enabled"] = {}
-    next_one = features_of(schema)
-    assert next_one.product == "SD.Next"
-    hires = HiresConfig(scale=2.0, denoise=0.5, model=REFINER.model)
-    plain = changed(TXT2IMG, scheduler=None, refiner=REFINER, hires=hires)
-    body = sent(plain, next_one).body
-    assert body["override_settings"]["sd_model_refiner"] == "refiner.safetensors"
-    assert "refiner_checkpoint" not in body
-    with pytest.raises(RequestRefusedError, match="no scheduler"):
-        payload_of(request(TXT2IMG), next_one)
-    with pytest.raises(RequestRefusedError, match="no ADetailer"):
-        payload_of(request(detailing(AdetailerPass(model="face_yolov8n.pt"))), next_one)
 
 
 @pytest.mark.parametrize("schema", [None, [], {}, {"paths": []}, {"paths": {"/x": 5}}, "text"])

@@ -19,6 +19,7 @@ from stagewright.events import (
 
 from . import webui_faults as faults
 from .command_line import SMALL, stagewright, write_config
+from .resuming import only
 from .support import document
 from .webui_names import Received
 from .webui_server import ScriptedWebUI
@@ -26,7 +27,7 @@ from .webui_server import ScriptedWebUI
 STAGES = ("txt2img", "img2img", "upscale", "adetailer")
 STAGE_IDS = ("00-txt2img", "01-img2img", "02-upscale", "03-adetailer")
 ENDPOINTS = ("txt2img", "img2img", "extra-single-image", "adetailer")
-IMAGES = 3
+IMAGES = 2
 QUICK = {"retries": 1, "backoff_s": 0.01, "wait_s": 0, "stall_timeout_s": 1.0}
 SCHEMAS = {
     "/sdapi/v1/txt2img": "StableDiffusionProcessingTxt2Img",
@@ -36,7 +37,7 @@ SCHEMAS = {
 
 
 def configured(*stages: str, **top: Any) -> dict[str, Any]:
-    """A run of three small images through these stages, with refiner, hires and a VAE."""
+    """A run of two small images through these stages, with refiner, hires and a VAE."""
     config = document(*stages, **{"images": IMAGES, "server": QUICK, **top})
     config["txt2img"] |= {
         "vae": "vae.safetensors",
@@ -53,16 +54,12 @@ def run(folder: Path, server: ScriptedWebUI, config: dict[str, Any]) -> Pipeline
     return result
 
 
-def events(result: PipelineRunResult, kind: type[Any]) -> list[Any]:
-    return [event for event in result.events if isinstance(event, kind)]
-
-
 def completed(result: PipelineRunResult, *stage_ids: str) -> None:
     """See that each image went through all of these stages at the first attempt."""
     assert (result.state, result.outcome) == (RunState.COMPLETED, "completed"), result.error
-    calls = [(one.stage_id, one.image_index) for one in events(result, CallRequested)]
+    calls = [(one.stage_id, one.image_index) for one in only(result.events, CallRequested)]
     assert calls == [(stage, index) for stage in stage_ids for index in range(IMAGES)]
-    assert not events(result, CallFailed)
+    assert not only(result.events, CallFailed)
     assert [image.image_index for image in result.images] == list(range(IMAGES))
 
 
@@ -98,7 +95,7 @@ def test_a_run_on_forge(tmp_path: Path, openapi: bool) -> None:
             assert one.body["hr_checkpoint_name"] == "refiner.safetensors"
         for one in server.generating("img2img"):
             assert "hr_additional_modules" not in one.body
-    (opening,) = events(result, RunOpened)
+    (opening,) = only(result.events, RunOpened)
     backend = opening.backend
     assert (backend.kind, backend.url, backend.product) == ("webui", server.url, "Forge")
 
@@ -133,7 +130,7 @@ def test_a_run_on_sd_next(tmp_path: Path) -> None:
             assert one.body["enable_hr"] is True
         for one in server.generating("img2img"):
             assert "sd_model_refiner" not in one.body["override_settings"]
-    (opening,) = events(result, RunOpened)
+    (opening,) = only(result.events, RunOpened)
     assert (opening.backend.product, opening.backend.version) == ("SD.Next", None)
 
 
@@ -175,7 +172,7 @@ def test_every_kind_of_server_is_interrupted_by_a_cancel(
         result = cancelled(tmp_path, made)
         assert made.interrupts(foreign=False) >= 1
         made.until(lambda: not made.queue.line)
-    (failed,) = events(result, CallFailed)
+    (failed,) = only(result.events, CallFailed)
     assert failed.error.kind == "GenerationInterrupted"
 
 
@@ -197,7 +194,7 @@ def test_without_ui_a_lost_answer_is_waited_for_before_it_is_asked_for_again(
         result = run(tmp_path, server, configured("txt2img"))
         assert len(server.generating()) == IMAGES + 1
     assert result.state is RunState.COMPLETED
-    (failed,) = events(result, CallFailed)
+    (failed,) = only(result.events, CallFailed)
     assert (failed.error.kind, failed.will_retry) == ("AnswerLostError", True)
 
 
@@ -206,7 +203,7 @@ def test_without_ui_nothing_is_interrupted_on_a_shared_server(tmp_path: Path) ->
     with ScriptedWebUI(ui=False) as server:
         result = cancelled(tmp_path, server, shared=True)
         assert told(server) == []
-    (failed,) = events(result, CallFailed)
+    (failed,) = only(result.events, CallFailed)
     assert failed.error.kind == "GenerationCancelled"
 
 
@@ -217,7 +214,7 @@ def test_a_run_on_a_server_that_hides_its_schema(tmp_path: Path) -> None:
         completed(result, *STAGE_IDS)
         assert server.generating("txt2img")[0].body["refiner_checkpoint"] == "refiner.safetensors"
         assert "hr_additional_modules" not in server.generating("txt2img")[0].body
-    (opening,) = events(result, RunOpened)
+    (opening,) = only(result.events, RunOpened)
     assert (opening.backend.product, opening.backend.version) == (None, None)
 
 
@@ -272,4 +269,4 @@ def test_with_continue_a_run_that_finished_nothing_is_an_error(tmp_path: Path) -
     assert result.state is RunState.ERROR
     assert [one.image_index for one in result.missing] == list(range(IMAGES))
     assert [stage.outcome for stage in result.stages] == ["failed", "failed"]
-    assert not events(result, CallCompleted)
+    assert not only(result.events, CallCompleted)

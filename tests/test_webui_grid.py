@@ -23,8 +23,7 @@ def size_of(path: Path) -> tuple[int, int]:
         return image.size
 
 
-@pytest.mark.parametrize("grid", [16, 64])
-@pytest.mark.parametrize("fails_at", range(0, 8, 2))
+@pytest.mark.parametrize(("grid", "fails_at"), [(16, 2), (64, 0), (64, 6)])
 def test_later_stages_and_a_resume_follow_the_size_that_the_server_gave(
     tmp_path: Path, grid: int, fails_at: int
 ) -> None:

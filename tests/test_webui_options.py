@@ -116,14 +116,17 @@ def test_a_restart_with_other_options_changes_no_image_of_a_run_or_its_resume(
 ) -> None:
     """The options were recorded when the run began, and every request carries them."""
     expected = pixels(tmp_path / "whole", run(tmp_path / "whole", server))
-    server.on(3, faults.server_error("KeyError", "broken"))
-    config = small("txt2img", images=2, server={"retries": 0})
+
+    def restart(exchange: faults.Exchange) -> None:
+        exchange.refuse(0.05)
+        server.painter.options |= {CLIP_SKIP: 3, "eta_noise_seed_delta": 31337}
+
+    server.on(2, restart)
+    server.on(4, faults.server_error("KeyError", "broken"))
+    config = small("txt2img", images=2, server={"retries": 1, "backoff_s": 0.01})
     controller = open_controller(tmp_path / "runs", server.url)
     handle = controller.start(config)
     assert handle.wait(30).state is RunState.ERROR
-    server.refuse()
-    server.painter.options |= {CLIP_SKIP: 3, "eta_noise_seed_delta": 31337}
-    server.listen()
     result = controller.resume(handle.run_id).wait(30)
     assert pixels(tmp_path / "runs", result) == expected
     (opened,), (resumed,) = only(result.events, RunOpened), only(result.events, RunResumed)
@@ -155,22 +158,18 @@ def test_a_person_who_posts_options_during_two_runs_loses_none(
     assert server.painter.options.get(MODULES, []) == []
 
 
-class PersonsWebUI(ScriptedWebUI):
-    """A server on which a person changes the clip skip once a run has read the options."""
-
-    changes = 0
-
-    def arrived(self, received: Received) -> faults.Fault | None:
-        if received.path.endswith("/options"):
-            self.changes += 1
-            if received.method == "GET" and self.changes == 2:
-                self.painter.set_options({CLIP_SKIP: 3})
-        return super().arrived(received)
-
-
 def test_a_change_between_reading_and_storing_the_options_is_kept(tmp_path: Path) -> None:
     """They are read again before they are stored, and the run uses the person's."""
-    with PersonsWebUI() as server:
+    reads: list[Received] = []
+    with ScriptedWebUI() as server:
+
+        def change(one: Received) -> None:
+            if (one.method, one.path) == ("GET", "/sdapi/v1/options"):
+                reads.append(one)
+                if len(reads) == 2:
+                    server.painter.set_options({CLIP_SKIP: 3})
+
+        server.odd = change
         result = run(tmp_path, server)
         assert server.painter.options[CLIP_SKIP] == 3
     (opened,) = only(result.events, RunOpened)
@@ -193,15 +192,14 @@ def test_the_options_take_four_small_requests_at_the_start(
     assert before[2 + lists :] == ["progress", "options", "progress", "options", "options"]
 
 
-def test_where_options_cannot_be_stored_the_run_restores_them(start: Any, tmp_path: Path) -> None:
+def test_where_options_cannot_be_stored_the_run_restores_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """The refusal is reported, and what lingered is put back as soon as it can be."""
     with ScriptedWebUI() as server:
         server.refused_posts = 1
-        config = written(tmp_path, 1, clip_skip=2)
-        process = start("run", config, "--server", server.url, folder=tmp_path)
-        _, errors = process.communicate(timeout=30)
-        assert process.returncode == 0
-        assert "does not store its options, so the run restores them at its end" in errors
+        run(tmp_path, server, clip_skip=2)
+        assert "does not store its options, so the run restores them at its end" in caplog.text
         assert server.painter.options[CLIP_SKIP] == 1
 
 

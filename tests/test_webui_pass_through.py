@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from stagewright.adapters import open_controller
 from stagewright.events import CallRequested, PipelineRunResult
+from stagewright.statemachine import build_stage_execution_plan
 from stagewright.statemachine.errors import InvalidStagePlanError, PreflightError
 
 from . import webui_faults as faults
@@ -19,19 +20,16 @@ ENSD, UNSAVED = "eta_noise_seed_delta", "upscaling_max_images_in_cache"
 SCRIPT = "x/y/z plot"
 
 
-class WebUIWithScripts(ScriptedWebUI):
-    """A server that says of its scripts in which tab they run and what they take."""
-
-    def lists(self) -> dict[str, Any]:
-        about = {"is_alwayson": True, "args": [{}, {}]}
-        infos = [
-            {"name": SCRIPT, "is_img2img": False, **about},
-            {"name": SCRIPT, "is_img2img": True, "is_alwayson": True, "args": [{}]},
-            {"name": "loopback", "is_img2img": True, "is_alwayson": False, "args": []},
-        ]
-        names = {"txt2img": [SCRIPT], "img2img": [SCRIPT, "loopback", "adetailer"]}
-        api = "/sdapi/v1"
-        return super().lists() | {f"{api}/scripts": names, f"{api}/script-info": infos}
+ABOUT = {"is_alwayson": True, "args": [{}, {}]}
+OF_SCRIPTS = {
+    "/sdapi/v1/scripts": {"txt2img": [SCRIPT], "img2img": [SCRIPT, "loopback", "adetailer"]},
+    "/sdapi/v1/script-info": [
+        {"name": SCRIPT, "is_img2img": False, **ABOUT},
+        {"name": SCRIPT, "is_img2img": True, "is_alwayson": True, "args": [{}]},
+        {"name": "loopback", "is_img2img": True, "is_alwayson": False, "args": []},
+    ],
+}
+"""What a server says of its scripts: in which tab they run, and what they take."""
 
 
 def run(folder: Path, server: ScriptedWebUI, *stages: str, **tables: Any) -> PipelineRunResult:
@@ -64,7 +62,7 @@ def test_what_the_server_does_not_have_is_refused_before_the_run(
 ) -> None:
     """The server would ignore it, or fail once the model is loaded."""
     with (
-        WebUIWithScripts() as server,
+        ScriptedWebUI(more=OF_SCRIPTS) as server,
         pytest.raises(PreflightError, match=words),
     ):
         run(tmp_path, server, "txt2img", "img2img", "adetailer", **{stage: given})
@@ -73,14 +71,13 @@ def test_what_the_server_does_not_have_is_refused_before_the_run(
 
 @pytest.mark.parametrize("script", [[1], "text", {"arg": [1]}, {"args": {"a": 1}}, {"args": 1}])
 @pytest.mark.parametrize("stage", ["txt2img", "img2img", "adetailer"])
-def test_a_script_without_a_list_of_arguments_is_an_error(
-    tmp_path: Path, stage: str, script: Any
-) -> None:
+def test_a_script_without_a_list_of_arguments_is_an_error(stage: str, script: Any) -> None:
     """A server would run it with its own settings."""
+    config = small("txt2img", "img2img", "adetailer")
+    config[stage] = {**config[stage], "alwayson_scripts": {"ControlNet": script}}
     words = rf"{stage}\.alwayson_scripts\.ControlNet .*one list, args"
-    table = {"alwayson_scripts": {"ControlNet": script}}
-    with ScriptedWebUI() as server, pytest.raises(InvalidStagePlanError, match=words):
-        run(tmp_path, server, "txt2img", "img2img", "adetailer", **{stage: table})
+    with pytest.raises(InvalidStagePlanError, match=words):
+        build_stage_execution_plan(config)
 
 
 def test_they_are_sent_unchanged_and_leave_nothing_behind(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from . import webui_faults as faults
 from .command_line import Start
 from .log_format import make_log, split_bodies
 from .resuming import LOG, comparable, cut_before
-from .test_webui_settling import INTERNAL_PROGRESS, PROGRESS, OddWebUI
+from .test_webui_settling import INTERNAL_PROGRESS, PROGRESS
 from .webui_resuming import (
     check_equal,
     configured,
@@ -30,22 +30,17 @@ from .webui_resuming import (
     only_run,
     resume,
 )
+from .webui_server import ScriptedWebUI
 
 
-@pytest.fixture
-def server() -> Iterator[OddWebUI]:
-    with OddWebUI() as made:
-        yield made
-
-
-@pytest.mark.parametrize("missing", [(), (INTERNAL_PROGRESS,), (INTERNAL_PROGRESS, PROGRESS)])
+@pytest.mark.parametrize("missing", [(), (INTERNAL_PROGRESS, PROGRESS)])
 def test_an_upscale_that_still_runs_is_waited_for(
     start: Start, tmp_path: Path, missing: tuple[str, ...]
 ) -> None:
     """It is no task that can be asked for: the server is waited for until it is idle."""
-    with OddWebUI(missing_routes=missing) as server:
+    with ScriptedWebUI(missing_routes=missing) as server:
         config = configured(tmp_path, "upscale")
-        with OddWebUI() as untouched:
+        with ScriptedWebUI() as untouched:
             expected = expected_of(tmp_path, config, untouched.url)
         server.on(0, faults.Generates(lasts_s=1.0))
         process = start("run", config, "--server", server.url, "--no-preflight", folder=tmp_path)
@@ -65,26 +60,26 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def ends_by_ctrl_c(_server: OddWebUI, process: subprocess.Popen[str]) -> None:
+def ends_by_ctrl_c(_server: ScriptedWebUI, process: subprocess.Popen[str]) -> None:
     """Cancelled in order; the server was told to stop."""
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == -signal.SIGINT
 
 
-def dies_after_ctrl_c(server: OddWebUI, process: subprocess.Popen[str]) -> None:
+def dies_after_ctrl_c(server: ScriptedWebUI, process: subprocess.Popen[str]) -> None:
     """The server was told to stop, and the end of the run is not recorded."""
     process.send_signal(signal.SIGINT)
     server.until(lambda: bool(server.queue.interrupts))
     kill(process)
 
 
-def dies_in_a_stall(server: OddWebUI, process: subprocess.Popen[str]) -> None:
+def dies_in_a_stall(server: ScriptedWebUI, process: subprocess.Popen[str]) -> None:
     """The server was told to stop what stood still, and nothing says so in the log."""
     server.until(lambda: bool(server.queue.interrupts))
     kill(process)
 
 
-def dies_before_an_interrupt(server: OddWebUI, process: subprocess.Popen[str]) -> None:
+def dies_before_an_interrupt(server: ScriptedWebUI, process: subprocess.Popen[str]) -> None:
     """Somebody else stopped the job of the dead process."""
     kill(process)
     server.queue.interrupt()
@@ -93,18 +88,18 @@ def dies_before_an_interrupt(server: OddWebUI, process: subprocess.Popen[str]) -
 ENDS = [ends_by_ctrl_c, dies_after_ctrl_c, dies_in_a_stall, dies_before_an_interrupt]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("size", list(SIZES))
 @pytest.mark.parametrize("end", ENDS)
 def test_an_interrupted_upscale_is_made_whole_by_the_resume(
-    server: OddWebUI, start: Start, tmp_path: Path, size: str,
-    end: Callable[[OddWebUI, subprocess.Popen[str]], None],
+    server: ScriptedWebUI, start: Start, tmp_path: Path, size: str,
+    end: Callable[[ScriptedWebUI, subprocess.Popen[str]], None],
 ) -> None:  # fmt: skip
     """The server keeps the half-made picture, and would give it again."""
     stall_s = 0.3 if end is dies_in_a_stall else 20.0
     table = {"stall_timeout_s": stall_s}
     config = configured(tmp_path, "upscale", upscale=SIZES[size], server=table)
-    with OddWebUI() as untouched:
+    with ScriptedWebUI() as untouched:
         expected = expected_of(tmp_path, config, untouched.url)
     server.queue.decoding_s = 0.0 if end is ends_by_ctrl_c else 0.5
     process = start("run", config, "--server", server.url, folder=tmp_path)
@@ -118,13 +113,13 @@ def test_an_interrupted_upscale_is_made_whole_by_the_resume(
     assert server.queue.longest == 1
 
 
-@pytest.mark.parametrize("size", list(SIZES))
+@pytest.mark.parametrize("size", ["factor", "cropped"])
 def test_an_upscale_that_is_interrupted_twice_is_made_whole(
-    server: OddWebUI, start: Start, tmp_path: Path, size: str
+    server: ScriptedWebUI, start: Start, tmp_path: Path, size: str
 ) -> None:
     """The second attempt is kept half made as well, so that the third needs a key of its own."""
     config = configured(tmp_path, "upscale", upscale=SIZES[size])
-    with OddWebUI() as untouched:
+    with ScriptedWebUI() as untouched:
         expected = expected_of(tmp_path, config, untouched.url)
     commands = ("run", str(config), "--server", server.url), ("resume", "last")
     for interrupts, command in enumerate(commands, start=1):
@@ -159,14 +154,14 @@ def test_an_interrupted_upscale_is_the_same_to_the_byte_where_the_settings_are_i
 
 
 def test_an_upscale_that_a_later_image_had_to_stop_is_made_whole_by_the_resume(
-    server: OddWebUI, tmp_path: Path
+    server: ScriptedWebUI, tmp_path: Path
 ) -> None:
     """Its answer was lost for good; it stood still, and was interrupted for the image after it."""
     config = configured(
         tmp_path, "upscale", upscale=SIZES["factor"], run={"on_image_error": "continue"},
         server={"stall_timeout_s": 0.1},
     )  # fmt: skip
-    with OddWebUI() as untouched:
+    with ScriptedWebUI() as untouched:
         expected = expected_of(tmp_path, config, untouched.url)
 
     def loses(exchange: faults.Exchange) -> None:
@@ -183,13 +178,13 @@ def test_an_upscale_that_a_later_image_had_to_stop_is_made_whole_by_the_resume(
 
 
 def test_a_stalled_upscale_that_another_image_settles_is_made_whole(
-    server: OddWebUI, start: Start, tmp_path: Path
+    server: ScriptedWebUI, start: Start, tmp_path: Path
 ) -> None:
     """Killed while an upscale stands still; the file before it is lost and made first."""
     config = configured(
         tmp_path, "txt2img", "upscale", upscale=SIZES["factor"], server={"stall_timeout_s": 0.3}
     )
-    with OddWebUI() as untouched:
+    with ScriptedWebUI() as untouched:
         expected = expected_of(tmp_path, config, untouched.url)
     server.on(0, faults.Generates(stands_at=0), stage="extra-single-image")
     process = start("run", config, "--server", server.url, folder=tmp_path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -24,8 +23,9 @@ from . import webui_faults as faults
 from .command_line import until
 from .preflighting import passed
 from .support import ScriptedBackend, document
-from .test_webui_settling import PROGRESS, OddWebUI, configured, failures, ran
+from .test_webui_settling import PROGRESS, configured, failures, ran
 from .webui_names import Received
+from .webui_server import ScriptedWebUI
 
 RETRYING = {"retries": 1, "backoff_s": 0.01}
 BUSY = "ServerUnavailableError"
@@ -41,22 +41,15 @@ def date(seconds: float) -> str:
     return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
 
 
-@pytest.fixture
-def server() -> Iterator[OddWebUI]:
-    with OddWebUI() as made:
-        yield made
-
-
-def gap_s(server: OddWebUI) -> float:
+def gap_s(server: ScriptedWebUI) -> float:
     """How long after the first generating request the second one came."""
     first, second = server.generating()
     return second.at - first.at
 
 
-@pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("in_words", ["seconds", "date"])
+@pytest.mark.parametrize(("status", "in_words"), [(429, "seconds"), (503, "date")])
 def test_the_next_try_comes_when_the_server_says(
-    server: OddWebUI, tmp_path: Path, status: int, in_words: str
+    server: ScriptedWebUI, tmp_path: Path, status: int, in_words: str
 ) -> None:
     """In seconds or as a date, which has whole seconds."""
     asked, least_s = ("1", 1.0) if in_words == "seconds" else (date(2.5), 1.2)
@@ -66,7 +59,9 @@ def test_the_next_try_comes_when_the_server_says(
     assert least_s <= gap_s(server) < 10
 
 
-def test_the_next_try_does_not_come_before_the_backoff(server: OddWebUI, tmp_path: Path) -> None:
+def test_the_next_try_does_not_come_before_the_backoff(
+    server: ScriptedWebUI, tmp_path: Path
+) -> None:
     """Retry-After: 0 makes nothing faster."""
     server.on(0, busy(429, "0"))
     settings = {**RETRYING, "backoff_s": 0.5}
@@ -75,7 +70,7 @@ def test_the_next_try_does_not_come_before_the_backoff(server: OddWebUI, tmp_pat
     assert gap_s(server) >= 0.5
 
 
-def test_a_cancel_ends_the_wait_at_once(server: OddWebUI, tmp_path: Path) -> None:
+def test_a_cancel_ends_the_wait_at_once(server: ScriptedWebUI, tmp_path: Path) -> None:
     """However long the server asked to wait."""
     server.on(0, busy(503, "250"))
     controller = open_controller(tmp_path / "runs", server.url)
@@ -128,7 +123,7 @@ def test_no_wait_is_longer_than_five_minutes() -> None:
     assert LONGEST_RETRY_WAIT_S == 300
 
 
-def test_settling_asks_again_when_the_server_says(server: OddWebUI, tmp_path: Path) -> None:
+def test_settling_asks_again_when_the_server_says(server: ScriptedWebUI, tmp_path: Path) -> None:
     """A lost request is waited for; the state is not asked for four times a second."""
     refused: list[Received] = []
 
@@ -148,11 +143,10 @@ def test_settling_asks_again_when_the_server_says(server: OddWebUI, tmp_path: Pa
     assert len(refused) == 1
 
 
-def test_a_run_refused_by_a_busy_server_says_when_to_try_again() -> None:
+def test_a_run_refused_by_a_busy_server_says_when_to_try_again(server: ScriptedWebUI) -> None:
     """Preflight waits for nothing: nothing was started."""
-    with OddWebUI(lambda _one: busy(503, "30")) as server:
-        with pytest.raises(
-            PreflightError, match=r"503: busy; the server asks to wait 30 s"
-        ) as caught:
-            passed(server, document())
-        assert server.url in str(caught.value)
+    server.odd = lambda _one: busy(503, "30")
+    words = r"503: busy; the server asks to wait 30 s"
+    with pytest.raises(PreflightError, match=words) as caught:
+        passed(server, document())
+    assert server.url in str(caught.value)

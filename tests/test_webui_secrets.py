@@ -20,7 +20,6 @@ from stagewright.events import CallCompleted, CallFailed, replay
 
 from . import webui_faults as faults
 from .command_line import SMALL, stagewright, write_config
-from .preflighting import ListingWebUI
 from .support import png
 from .webui_names import Names
 from .webui_server import ScriptedWebUI
@@ -208,7 +207,7 @@ def test_what_a_server_offers_is_shown_without_the_password(tmp_path: Path, comm
     secret = "zq"
     names = Names(models=(f"base-{secret}.safetensors",))
     more = {"/internal/sysinfo": {"Version": f"v1.10.1-{secret}"}}
-    with ListingWebUI(more, auth=("x", secret), names=names) as server:
+    with ScriptedWebUI(more=more, auth=("x", secret), names=names) as server:
         env = {**os.environ, "STAGEWRIGHT_AUTH": f"x:{secret}"}
         config = write_config(tmp_path, SMALL.replace("base.saf", "bose.saf"))
         done = stagewright(command, config, "--server", server.url, folder=tmp_path, env=env)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -33,40 +33,13 @@ GPU = faults.server_error("RuntimeError", "the GPU fell off")
 Odd = Callable[[Received], faults.Fault | None]
 
 
-class OddWebUI(ScriptedWebUI):
-    """The scripted server, where ``odd`` may name a fault for any request beside the generating."""
-
-    def __init__(self, odd: Odd | None = None, **settings: Any) -> None:
-        self.odd = odd
-        super().__init__(**settings)
-
-    def arrived(self, received: Received) -> faults.Fault | None:
-        """The fault for a request, if there is one."""
-        fault = super().arrived(received)
-        if received.stage is None and self.odd is not None:
-            return self.odd(received)
-        return fault
-
-    def asked(self, path: str) -> int:
-        """How often a path was asked for after the first generating request."""
-        paths = [one.path if one.stage is None else one.stage for one in self.requests]
-        began = next((place for place, one in enumerate(self.requests) if one.stage), len(paths))
-        return paths[began:].count(path)
-
-
-def first_looks(server: OddWebUI, fault: faults.Fault, count: int) -> Odd:
+def first_looks(server: ScriptedWebUI, fault: faults.Fault, count: int) -> Odd:
     """The fault for so many looks at the progress, once something was sent."""
 
     def odd(one: Received) -> faults.Fault | None:
         return fault if one.path == PROGRESS and 0 < server.asked(PROGRESS) <= count else None
 
     return odd
-
-
-@pytest.fixture
-def server() -> Iterator[OddWebUI]:
-    with OddWebUI() as made:
-        yield made
 
 
 def configured(folder: Path, *stages: str, images: int = 1, **tables: Any) -> dict[str, Any]:
@@ -104,7 +77,11 @@ def failures(result: PipelineRunResult) -> list[str]:
     ],
 )
 def test_an_image_given_up_for_good_is_settled_before_the_next_one(
-    server: OddWebUI, tmp_path: Path, stages: tuple[str, ...], lost: tuple[int, ...], retries: int
+    server: ScriptedWebUI,
+    tmp_path: Path,
+    stages: tuple[str, ...],
+    lost: tuple[int, ...],
+    retries: int,
 ) -> None:
     """Its job runs on; never are two of ours in line."""
     for nth in lost:
@@ -120,7 +97,7 @@ def test_an_image_given_up_for_good_is_settled_before_the_next_one(
 
 
 def test_an_interrupt_is_seen_though_progress_is_silent_when_the_answer_comes(
-    server: OddWebUI, tmp_path: Path
+    server: ScriptedWebUI, tmp_path: Path
 ) -> None:
     """The image is not recorded before the server speaks again; then it is made again."""
 
@@ -142,7 +119,7 @@ def test_an_interrupt_is_seen_though_progress_is_silent_when_the_answer_comes(
 
 
 def test_a_server_that_stays_silent_after_its_answer_is_not_believed(
-    server: OddWebUI, tmp_path: Path
+    server: ScriptedWebUI, tmp_path: Path
 ) -> None:
     """Within the stall limit it must say that nobody interrupted the request."""
     server.odd = first_looks(server, faults.resets, 1000)
@@ -153,7 +130,7 @@ def test_a_server_that_stays_silent_after_its_answer_is_not_believed(
 
 @pytest.mark.parametrize("hiccup", [GPU, faults.UNAUTHORIZED, faults.resets])
 def test_a_hiccup_of_progress_does_not_end_the_watch(
-    server: OddWebUI, tmp_path: Path, hiccup: faults.Fault
+    server: ScriptedWebUI, tmp_path: Path, hiccup: faults.Fault
 ) -> None:
     """The interrupt of the image after it is still seen."""
     server.odd = first_looks(server, hiccup, 1)
@@ -166,7 +143,7 @@ def test_a_hiccup_of_progress_does_not_end_the_watch(
 
 
 def test_a_server_that_is_gone_after_its_answer_does_not_cost_the_image(
-    server: OddWebUI, tmp_path: Path
+    server: ScriptedWebUI, tmp_path: Path
 ) -> None:
     """Refused connections are no silence: what came is recorded."""
 
@@ -202,7 +179,7 @@ def loses_failed_upscaling(exchange: faults.Exchange) -> None:
     [(fails_upscaling, "ServerFailureError"), (loses_failed_upscaling, "AnswerLostError")],
 )
 def test_what_a_failed_upscale_left_does_not_stop_the_runs_retry(
-    server: OddWebUI, tmp_path: Path, fault: faults.Fault, kind: str
+    server: ScriptedWebUI, tmp_path: Path, fault: faults.Fault, kind: str
 ) -> None:
     """The server shows a job for ever, and is asked again within bounds."""
     server.on(0, fault)
@@ -238,7 +215,7 @@ def sent(server: ScriptedWebUI, request: GenerateRequest) -> int:
         return len(answer.images)
 
 
-def test_what_a_failed_upscale_left_does_not_stop_another_process(server: OddWebUI) -> None:
+def test_what_a_failed_upscale_left_does_not_stop_another_process(server: ScriptedWebUI) -> None:
     """It knows the earlier call only by its id, and goes on."""
     with pytest.raises(BackendError) as caught:
         sent(server, upscaling("r.0", upscaler="no such"))
@@ -250,7 +227,7 @@ def test_what_a_failed_upscale_left_does_not_stop_another_process(server: OddWeb
 
 
 def test_a_cancel_interrupts_nobody_where_our_task_is_unknown(
-    server: OddWebUI, tmp_path: Path
+    server: ScriptedWebUI, tmp_path: Path
 ) -> None:
     """A server that keeps tasks and does not know ours works for somebody else."""
     server.on(0, faults.silent)
@@ -265,7 +242,7 @@ def test_a_cancel_interrupts_nobody_where_our_task_is_unknown(
 
 
 def test_settling_interrupts_nobody_where_our_task_is_unknown(
-    server: OddWebUI, tmp_path: Path
+    server: ScriptedWebUI, tmp_path: Path
 ) -> None:
     """A job that stands still is waited for and left alone; the run ends in words of it."""
     server.on(0, faults.resets)
@@ -277,7 +254,7 @@ def test_settling_interrupts_nobody_where_our_task_is_unknown(
 
 
 def test_a_queued_task_is_waited_for_though_the_server_looks_idle(
-    server: OddWebUI, tmp_path: Path
+    server: ScriptedWebUI, tmp_path: Path
 ) -> None:
     """It may come to its turn yet; only then is the request sent again."""
 
@@ -300,7 +277,7 @@ def test_a_queued_task_is_waited_for_though_the_server_looks_idle(
 
 @pytest.mark.parametrize("silence", [faults.resets, faults.unavailable()])
 def test_a_silent_server_is_waited_for_when_settling(
-    server: OddWebUI, tmp_path: Path, silence: faults.Fault
+    server: ScriptedWebUI, tmp_path: Path, silence: faults.Fault
 ) -> None:
     """Within the stall limit that uses up no retry."""
     server.odd = first_looks(server, silence, 2)
@@ -311,7 +288,9 @@ def test_a_silent_server_is_waited_for_when_settling(
     assert (result.state, len(result.images)) == (RunState.COMPLETED, 1)
 
 
-def test_only_answered_failures_are_recorded_as_settled(server: OddWebUI, tmp_path: Path) -> None:
+def test_only_answered_failures_are_recorded_as_settled(
+    server: ScriptedWebUI, tmp_path: Path
+) -> None:
     """A lost answer says nothing of it in the log."""
     server.on(0, GPU)
     server.on(1, faults.resets)

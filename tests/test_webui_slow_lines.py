@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from stagewright.events import RunState
 
 from . import webui_faults as faults
-from .test_webui_settling import OddWebUI, configured, failures, ran
+from .test_webui_settling import configured, failures, ran
+from .webui_server import ScriptedWebUI
 
 LIMIT_S = 8.0
 """Long before this the run must have ended."""
 
 
-@pytest.fixture
-def server() -> Iterator[OddWebUI]:
-    with OddWebUI() as made:
-        yield made
-
-
-@pytest.mark.parametrize("stage", ["txt2img", "upscale"])
 def test_a_trickling_answer_is_given_up_and_made_again(
-    server: OddWebUI, tmp_path: Path, stage: str
+    server: ScriptedWebUI, tmp_path: Path
 ) -> None:
     """Twenty bytes a second are not a line that works."""
     server.on(0, faults.Trickles(0.05))
-    config = configured(tmp_path, stage, server={"retries": 1, "stall_timeout_s": 0.3})
+    config = configured(tmp_path, "upscale", server={"retries": 1, "stall_timeout_s": 0.3})
     result = ran(tmp_path, server, config, limit_s=LIMIT_S)
     assert failures(result) == ["ServerStalledError"]
     assert (result.state, len(result.images)) == (RunState.COMPLETED, 1)
 
 
-def test_a_server_that_always_trickles_ends_the_run(server: OddWebUI, tmp_path: Path) -> None:
+def test_a_server_that_always_trickles_ends_the_run(server: ScriptedWebUI, tmp_path: Path) -> None:
     """After the retries it is an error as for any stalled server, and no image is kept."""
     server.on(range(9), faults.Trickles(0.05))
     config = configured(tmp_path, "txt2img", server={"retries": 1, "stall_timeout_s": 0.2})
@@ -43,7 +35,7 @@ def test_a_server_that_always_trickles_ends_the_run(server: OddWebUI, tmp_path: 
 
 
 def test_an_answer_at_a_slow_and_honest_rate_is_waited_for(
-    server: OddWebUI, tmp_path: Path
+    server: ScriptedWebUI, tmp_path: Path
 ) -> None:
     """At 4 KiB a second it takes several stall limits, and the job is over meanwhile."""
     answers = []

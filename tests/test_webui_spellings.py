@@ -9,7 +9,7 @@ import pytest
 from stagewright.adapters import open_controller
 from stagewright.events import RunState
 
-from .preflighting import API, HIRES, ListingWebUI, refusal, with_pass, with_txt2img
+from .preflighting import API, HIRES, refusal, with_pass, with_txt2img
 from .resuming import small
 from .support import document
 from .test_preflight_servers import without_fields
@@ -76,14 +76,14 @@ def test_a_name_that_may_be_either_of_two_is_refused(
     key: str, name: str, like: tuple[str, str]
 ) -> None:
     """The message gives both."""
-    with ListingWebUI(names=Names(**{f"{key}s": ("base.safetensors", *like)})) as server:
+    with ScriptedWebUI(names=Names(**{f"{key}s": ("base.safetensors", *like)})) as server:
         words = refusal(server, with_txt2img(**{key: name}))
     assert all(f'"{one}"' in words for one in like)
 
 
 def test_a_lora_is_refused_in_another_case() -> None:
     """The prompt is sent as it was written, and the server would skip it."""
-    with ListingWebUI() as server:
+    with ScriptedWebUI() as server:
         words = refusal(server, document("txt2img") | {"prompt": "<lora:Ink:1>"})
     assert 'no LoRA "Ink"; did you mean "ink"?' in words
 
@@ -122,7 +122,7 @@ def test_the_one_name_of_a_pair_is_suggested_where_a_part_has_its_own(
     config: dict[str, Any], key: str
 ) -> None:
     """A hires pass and a pass of ADetailer have no scheduler on an old server."""
-    with ListingWebUI(names=OLD) as server:
+    with ScriptedWebUI(names=OLD) as server:
         without_fields(server, "scheduler", "hr_scheduler")
         words = refusal(server, config)
     assert f'{key} = "DPM++ 2M" is not on the server; did you mean "DPM++ 2M Karras"?' in words
@@ -130,6 +130,6 @@ def test_the_one_name_of_a_pair_is_suggested_where_a_part_has_its_own(
 
 def test_the_one_name_of_a_pair_is_suggested_where_the_schema_is_hidden() -> None:
     """The server may take no scheduler, and would ignore it silently."""
-    with ListingWebUI(names=OLD, openapi=False, missing_routes=(API + "schedulers",)) as server:
+    with ScriptedWebUI(names=OLD, openapi=False, missing_routes=(API + "schedulers",)) as server:
         words = refusal(server, with_txt2img(**PAIR))
     assert 'txt2img.sampler = "DPM++ 2M" is not on the server; did you mean "DPM++ 2M K' in words

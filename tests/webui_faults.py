@@ -1,8 +1,4 @@
-"""What the scripted WebUI does inside, and what can be made to go wrong with it.
-
-The first half is the server's one queue of jobs with the state that ``/progress`` shows. The
-second half are faults: callables that answer one generating request in place of the server.
-"""
+"""What can be made to go wrong with the scripted WebUI."""
 
 from __future__ import annotations
 
@@ -11,54 +7,20 @@ import io
 import json
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+if TYPE_CHECKING:
+    from .webui_server import Handler
+
+    Exchange = Handler
+
 Document = dict[str, Any]
-
-
-class Exchange(Protocol):
-    """A generating request that is being answered."""
-
-    body: Document
-
-    def generate(self, **job: Any) -> Document:
-        """Do what was asked, with these fields of the ``Job`` set; the answer's document."""
-        ...
-
-    def send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-        """Send a whole answer; its length is added unless ``headers`` hold one."""
-        ...
-
-    def write(self, data: bytes) -> None:
-        """Send raw bytes."""
-        ...
-
-    def break_off(self, *, reset: bool) -> None:
-        """Close the connection, by a reset or in the ordinary way."""
-        ...
-
-    def wait(self, seconds: float | None = None) -> None:
-        """Wait, for ever when None; ends when the server is closed."""
-        ...
-
-    def mute_progress(self, *, muted: bool) -> None:
-        """Whether /progress keeps silent too."""
-        ...
-
-    def refuse(self, seconds: float) -> None:
-        """Close every connection and listen again after a while."""
-        ...
-
-    def authorization(self) -> str:
-        """The credentials that the client sent, as sent and decoded."""
-        ...
-
-
-Fault = Callable[[Exchange], None]
+Fault = Callable[["Exchange"], None]
+"""Answers one generating request in place of the server."""
 JSON_TYPE = {"Content-Type": "application/json"}
 HTML_TYPE = {"Content-Type": "text/html; charset=utf-8"}
 BODY_LENGTH = 2 * 1024**3
@@ -81,9 +43,14 @@ class Replies:
         exchange.send(self.status, self.body, dict(self.headers))
 
 
+def fault_document(error: str, words: str, detail: str = "") -> Document:
+    """How AUTOMATIC1111 reports an exception."""
+    return {"error": error, "detail": detail, "body": "", "errors": words}
+
+
 def server_error(error: str, words: str, *, status: int = 500) -> Replies:
     """A WebUI's own way to report an exception."""
-    return Replies(status, encoded({"error": error, "detail": "", "body": "", "errors": words}))
+    return Replies(status, encoded(fault_document(error, words)))
 
 
 _PAGE = b"<html><head><title>%s</title></head><body><h1>%s</h1></body></html>"

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from PIL import Image, ImageColor, ImageDraw, ImageOps, PngImagePlugin
 
-from .webui_faults import Document
+from .webui_faults import Document, fault_document
 from .webui_names import (
     DETAILER_BOUNDS,
     DETAILER_VERSION,
@@ -50,11 +50,6 @@ def encoded_image(picture: Image.Image, image_format: str, text: str | None) -> 
 def file_name(path: str) -> str:
     """The last part of a path."""
     return path.rpartition("/")[2]
-
-
-def fault_document(error: str, words: str, detail: str = "") -> Document:
-    """How AUTOMATIC1111 reports an exception."""
-    return {"error": error, "detail": detail, "body": "", "errors": words}
 
 
 def fits(schema: Document, value: object) -> bool:

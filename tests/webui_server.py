@@ -38,14 +38,16 @@ class ScriptedWebUI:
 
     ``missing_routes`` answer 404. ``auth`` guards ``/sdapi``. ``painter`` holds what the server
     has and its options, ``queue`` its jobs; ``streamed`` counts the bytes of answers. So many
-    ``refused_posts`` of options fail. ``copied`` are the names after a refresh, and ``replaced``
-    contents of files.
+    ``refused_posts`` of options fail. ``more`` are other answers of plain routes, by path, and
+    ``odd`` may name a fault for any request beside the generating. ``copied`` are the names after
+    a refresh, and ``replaced`` contents of files.
     """
 
     def __init__(
         self, *, ui: bool = True, openapi: bool = True, auth: tuple[str, str] | None = None,
         fork: str = "a1111", missing_routes: tuple[str, ...] = (), names: Names | None = None,
         steps_per_second: float | None = None, deaf_interrupts: int = 0,
+        more: Mapping[str, Any] = {},
     ) -> None:  # fmt: skip
         self.ui, self.openapi, self.auth, self.fork = ui, openapi, auth, fork
         self.missing_routes = missing_routes
@@ -55,6 +57,8 @@ class ScriptedWebUI:
         self.painter.schemas = self.description["components"]["schemas"]
         self.requests: list[Received] = []
         self.failures: list[BaseException] = []
+        self.odd: Callable[[Received], Fault | None] = lambda _received: None
+        self.more = dict(more)
         self.muted = False
         self.refused_posts = 0
         self.copied: Names | None = None
@@ -78,6 +82,12 @@ class ScriptedWebUI:
         """The requests that generate, in order; of one stage or of all."""
         with self._lock:
             return [one for one in self.requests if one.stage and stage in (None, one.stage)]
+
+    def asked(self, path: str) -> int:
+        """How often a path was asked for after the first generating request."""
+        paths = [one.path if one.stage is None else one.stage for one in self.requests]
+        began = next((place for place, one in enumerate(self.requests) if one.stage), len(paths))
+        return paths[began:].count(path)
 
     def interrupts(self, *, foreign: bool) -> int:
         """How many interrupts found another client's job, or found one of ours or none."""
@@ -195,7 +205,7 @@ class ScriptedWebUI:
             self._counts.update((None, stage) if stage else ())
         self.queue.alter(lambda: None)
         if stage is None:
-            return None
+            return self.odd(received)
         for nths, fault, wanted in self._faults:
             if wanted in places and places[wanted] in nths:
                 return fault
@@ -231,7 +241,7 @@ class ScriptedWebUI:
         if self.ui:
             answers["/internal/ping"] = {}
             answers["/internal/sysinfo"] = {"Version": painter.version}
-        return answers
+        return answers | self.more
 
 
 class Listener(socketserver.TCPServer):
