@@ -254,7 +254,10 @@ class Call:
         look = self._server.look(self._is_cancelled)
         if look is not None and look.idle:
             raise self._stalled_error(settled=False)
-        self._interrupt_ours()
+        is_first = not self._interrupted
+        if self._interrupt_ours() and is_first:
+            # A server that is silent has taken its time until here.
+            self._stop_began = time.monotonic()
         limit = self._server.settings.stall_timeout_s
         self._next_interrupt = time.monotonic() + min(_INTERRUPT_EVERY_S, limit / 4)
         if time.monotonic() > self._stop_began + limit:
