@@ -297,7 +297,8 @@ def test_a_server_with_another_model_file_is_not_used(
             servers[1].queue.steps_per_second = 10
         result = ran(tmp_path, servers)
         assert pictures(result) == alone(tmp_path)
-        assert len(servers[1].generating()) == (0 if is_listed else 1)
+        # Which servers take part is looked at every moment, so it may get a second request.
+        assert bool(servers[1].generating()) is not is_listed
     assert f"{servers[1].url} is not used: it has other files than " in caplog.text
     assert set(made_by(result)) == {servers[0].url}
 
