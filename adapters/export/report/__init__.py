@@ -1,5 +1,6 @@
 """A run as one self-contained page."""
 
-from .report_file import ReportRefusedError, WrittenReport, write_report
+from .page import ReportRefusedError
+from .report_file import WrittenReport, write_report
 
 __all__ = ["ReportRefusedError", "WrittenReport", "write_report"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ from markupsafe import Markup
 
 from ....events.groups.fold import GroupFold
 from ....events.groups.model import GroupOpened
-from ....events.model import RunState
-from ....events.version import VERSION
 from ....statemachine.groups.folder import variant_folders
 from ....statemachine.groups.result import (
     CORRUPT,
@@ -27,9 +24,7 @@ from ....statemachine.variants.axes import axis_keys
 from ...event_text import backend_text, error_text
 from ...projections.rating_text import shown_ratings
 from ...projections.varied_values import varies_seed
-from ..output_file import atomic_output
-from .page import FIRST_BYTES, assets, json_block, render, visible
-from .report_file import check_output
+from .page import MOOD_OF, head, json_block, visible, write_page
 from .variant_grid import GridAxis, grids, has_columns
 from .variant_images import ShownImage, VariantImages
 
@@ -38,14 +33,7 @@ _STYLES = ("page.css", "viewer.css", "group.css", "print.css")
 _SCRIPTS = ("elements.js", "viewer.js", "grid.js", "group.js")
 _MOST_VARIANTS = 10_000
 _LONGEST_PROMPT = 1_000
-_MOOD_OF = {
-    str(RunState.COMPLETED): "good",
-    str(RunState.CANCELLED): "warning",
-    str(RunState.RUNNING): "busy",
-    str(RunState.ERROR): "error",
-    CORRUPT: "error",
-    UNREADABLE: "error",
-}
+_MOOD_OF = {**MOOD_OF, CORRUPT: "error", UNREADABLE: "error"}
 
 
 class WrittenGroupReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,15 +79,8 @@ def write_group_report(
     number of variants that are written and their total. Raises ReportRefusedError if ``output`` is
     another file, GroupNotFoundError, LogCorruptError, OSError; nothing is written then.
     """
-    check_output(output)
     group = _GroupContent(folder, runs, output, thumbnails=thumbnails, on_variant=on_variant)
-    with atomic_output(output) as stream:
-        page = io.TextIOWrapper(stream, encoding="utf-8", newline="\n")
-        page.writelines(render("group.html.j2", group.page()))
-        page.flush()
-        size = stream.tell()
-        page.detach()
-    return group.written(size)
+    return group.written(write_page(output, "group.html.j2", group.page))
 
 
 class _GroupContent:
@@ -135,9 +116,7 @@ class _GroupContent:
         opened, result = self._fold.opened, self._result
         assert opened is not None
         return {
-            **assets(_STYLES, _SCRIPTS),
-            "first": Markup(FIRST_BYTES.decode()),  # noqa: S704 - our own text
-            "version": VERSION,
+            **head(_STYLES, _SCRIPTS),
             "group_id": result.group_id,
             "name": opened.name,
             "state": result.state,

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ....events.errors import LogCorruptError
-from ....events.model import ErrorDetail, RunOpened, RunResumed, RunState
+from ....events.model import ErrorDetail, RunOpened, RunResumed
 from ....events.result import MissingImage
 from ....statemachine.config.schema import Conflict
 from ....statemachine.files.recorded_files import FileState, RecordedFile
@@ -29,6 +29,7 @@ from ...text import (
 )
 from .gantt import CALL_WORDS
 from .image_facts import StagePrompts
+from .page import MOOD_OF
 from .pictures import InspectedImage
 from .run_content import RunContent
 
@@ -99,13 +100,7 @@ def _state(log: LogWalk) -> str:
 def _mood(log: LogWalk) -> str:
     if log.corruption is not None or log.died:
         return "error"
-    moods = {
-        RunState.COMPLETED: "good",
-        RunState.ERROR: "error",
-        RunState.CANCELLED: "warning",
-        RunState.RUNNING: "busy",
-    }
-    return moods.get(log.fold.state, "plain")
+    return MOOD_OF.get(log.fold.state, "plain")
 
 
 def _prompt(run: RunContent, opened: RunOpened) -> str:

@@ -6,18 +6,24 @@ scripts, by their digests, and images as data or as files beside it.
 
 from __future__ import annotations
 
+import io
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 from markupsafe import Markup
 
+from ....events.errors import StagewrightError
+from ....events.model import RunState
+from ....events.version import VERSION
 from ...text import day_and_time, escaped
+from ..output_file import atomic_output, may_replace
 from .gantt import call_title, mark_title
 
 if TYPE_CHECKING:
@@ -30,24 +36,51 @@ FIRST_BYTES = b"""\
 <meta charset="utf-8">
 <meta name="generator" content="stagewright report"""
 """The first bytes of every report, by which a report is recognised."""
-_STYLES = ("page.css", "timeline.css", "images.css", "viewer.css", "events.css", "print.css")
-_SCRIPTS = (
-    "elements.js", "viewer.js", "log.js", "details.js", "tiles.js", "events.js", "timeline.js",
-)  # fmt: skip
+MOOD_OF = {
+    str(RunState.COMPLETED): "good",
+    str(RunState.CANCELLED): "warning",
+    str(RunState.RUNNING): "busy",
+    str(RunState.ERROR): "error",
+}
+"""By state, the name of its colour."""
 _BUFFERED = 64
 
 
-def render(template: str, context: Mapping[str, Any]) -> Iterator[str]:
-    """The text of a template, in pieces."""
-    stream = _environment().get_template(template).stream(context)
-    stream.enable_buffering(_BUFFERED)
-    return iter(stream)
+class ReportRefusedError(StagewrightError, ValueError):
+    """The output file exists and is not a report."""
 
 
-def assets(
-    styles: Sequence[str] = _STYLES, script_names: Sequence[str] = _SCRIPTS
-) -> dict[str, Any]:
-    """The style, the scripts and the policy that allows only these, for the page's template."""
+def write_page(output: Path, template: str, context: Callable[[], Mapping[str, Any]]) -> int:
+    """Write a page to ``output``, in place of an earlier report; the number of its bytes.
+
+    ``context`` is called once it is known that the file can be written, and parts of what it
+    returns may be made while the page is written. Raises ReportRefusedError if ``output`` is
+    another file, OSError, and what these raise; nothing is written then.
+    """
+    if not may_replace(output, _is_report):
+        raise ReportRefusedError(
+            f"{output} exists and is not a report; name another file with --output"
+        )
+    with atomic_output(output) as stream:
+        page = io.TextIOWrapper(stream, encoding="utf-8", newline="\n")
+        pieces = _environment().get_template(template).stream(context())
+        pieces.enable_buffering(_BUFFERED)
+        page.writelines(pieces)
+        page.flush()
+        size = stream.tell()
+        page.detach()
+    return size
+
+
+def _is_report(stream: BinaryIO) -> bool:
+    return stream.read(len(FIRST_BYTES)) == FIRST_BYTES
+
+
+def head(styles: Sequence[str], script_names: Sequence[str]) -> dict[str, Any]:
+    """What the templates need of every page: its first bytes, style, scripts and policy.
+
+    The policy allows only these.
+    """
     style = "\n".join(map(_text, styles))
     scripts = [_text(name) for name in script_names]
     allowed = " ".join(map(_source, scripts)) or "'none'"
@@ -56,6 +89,8 @@ def assets(
         f"script-src {allowed}; base-uri 'none'; form-action 'none'"
     )
     return {
+        "first": Markup(FIRST_BYTES.decode()),  # noqa: S704 - our own text
+        "version": VERSION,
         "style": Markup(style),  # noqa: S704 - our own file
         "scripts": [Markup(script) for script in scripts],  # noqa: S704 - the same
         "policy": policy,

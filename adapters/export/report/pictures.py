@@ -14,9 +14,8 @@ import msgspec
 from ....statemachine.files.recorded_files import FileState, RecordedFile, WrongFile, check_file
 from ...imaging import ImageError
 from ...thumbnails import THUMBNAIL_MEDIA_TYPE, thumbnail_of
+from ..bundle.manifest import THUMBNAILS
 
-BUNDLED_FOLDER = "thumbnails"
-"""A bundle has ``thumbnails/<stage_id>/<index>.webp`` instead of the image files."""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _MAX_THREADS = 4
 
@@ -86,10 +85,10 @@ class ImageInspector:
         )
 
     def _bundled(self, file: RecordedFile) -> Path | None:
-        """The thumbnail that a bundle holds of a file, if it is a regular file of the bundle."""
+        """The thumbnail that a bundle holds instead of a file, if it is a regular file there."""
         if not _PLAIN_NAME.fullmatch(file.stage_id):
             return None
-        folder = self._folder / BUNDLED_FOLDER
+        folder = self._folder / THUMBNAILS
         path = folder / file.stage_id / f"{file.image_index:05d}.webp"
         links = any(place.is_symlink() for place in (folder, path.parent, path))
         return path if not links and path.is_file() else None

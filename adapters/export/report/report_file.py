@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
-from markupsafe import Markup
 
-from ....events.errors import StagewrightError
 from ....events.ratings.log import Ratings
-from ....events.version import VERSION
 from ....statemachine.files.recorded_files import FileState, RecordedFile
-from ..output_file import atomic_output, may_replace
 from .event_blocks import event_blocks
 from .gantt import BAR, CALL_WORDS, LABEL, MARK_WORDS, draw
 from .image_facts import link_to
 from .overview import notices, overview_of
-from .page import FIRST_BYTES, assets, json_block, render, visible
+from .page import head, json_block, visible, write_page
 from .pictures import ImageInspector, InspectedImage
 from .run_content import RunContent
 from .stages import (
@@ -32,11 +27,11 @@ from .stages import (
     stage_view,
 )
 
+_STYLES = ("page.css", "timeline.css", "images.css", "viewer.css", "events.css", "print.css")
+_SCRIPTS = (
+    "elements.js", "viewer.js", "log.js", "details.js", "tiles.js", "events.js", "timeline.js",
+)  # fmt: skip
 _MAX_CONFIG = 256 * 1024
-
-
-class ReportRefusedError(StagewrightError, ValueError):
-    """The output file exists and is not a report."""
 
 
 class WrittenReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,41 +66,27 @@ def write_report(
     ReportRefusedError if ``output`` is another file, RunNotFoundError, OSError; nothing is written
     then.
     """
-    check_output(output)
     run = RunContent(folder, ratings)
-    with atomic_output(output) as stream:
+    images: dict[RecordedFile, InspectedImage] = {}
+
+    def context() -> Mapping[str, Any]:
         stages = [stage_view(run, stage_id) for stage_id in run.stage_ids()]
         inputs = input_tiles(run)
         tiles = [tile for stage in stages for tile in stage.tiles] + [tile for tile, _ in inputs]
         inspector = ImageInspector(folder, thumbnails=thumbnails)
-        images = inspector.inspect_all([tile.file for tile in tiles], on_file)
+        images.update(inspector.inspect_all([tile.file for tile in tiles], on_file))
         left_out = list(_left_out(run, stages, thumbnails=thumbnails))
-        page = io.TextIOWrapper(stream, encoding="utf-8", newline="\n")
-        page.writelines(
-            render(
-                "page.html.j2",
-                {
-                    **_page(run, images, left_out),
-                    "stages": stages,
-                    "inputs": inputs,
-                    "images": images,
-                    "link": partial(_link, folder, output, images),
-                    "data": json_block({"prompts": [*map(visible, run.prompts.texts)]}),
-                },
-            )
-        )
-        page.flush()
-        size = stream.tell()
-        page.detach()
+        return {
+            **_page(run, images, left_out),
+            "stages": stages,
+            "inputs": inputs,
+            "images": images,
+            "link": partial(_link, folder, output, images),
+            "data": json_block({"prompts": [*map(visible, run.prompts.texts)]}),
+        }
+
+    size = write_page(output, "page.html.j2", context)
     return _written(run, output, size, images)
-
-
-def check_output(output: Path) -> None:
-    """Raises ReportRefusedError where another file than a report is at this place."""
-    if not may_replace(output, _is_report):
-        raise ReportRefusedError(
-            f"{output} exists and is not a report; name another file with --output"
-        )
 
 
 def _page(
@@ -113,9 +94,7 @@ def _page(
 ) -> dict[str, Any]:
     fold = run.log.fold
     return {
-        **assets(),
-        "first": Markup(FIRST_BYTES.decode()),  # noqa: S704 - our own text
-        "version": VERSION,
+        **head(_STYLES, _SCRIPTS),
         "overview": overview_of(run),
         "notices": notices(run, images, left_out=left_out),
         "gantt": draw(run, {one: caption_of(run, one) for one in run.stage_ids()}),
@@ -174,7 +153,3 @@ def _written(
         altered=tuple(path for path, state in wrong if state is FileState.ALTERED),
         missing=tuple(path for path, state in wrong if state is not FileState.ALTERED),
     )
-
-
-def _is_report(stream: BinaryIO) -> bool:
-    return stream.read(len(FIRST_BYTES)) == FIRST_BYTES
