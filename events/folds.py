@@ -37,6 +37,17 @@ MISSING_IMAGES = "MissingImagesError"
 """The error kind with which a run ends that went on past failed images."""
 ABANDONED = "Abandoned"
 """The error kind of a call without an answer, to a server that no longer belongs to the run."""
+PROCESS_DIED = "ProcessDied"
+"""The error kind of the failure that a resume records for a process that died."""
+
+
+def is_end(event: StageEvent) -> bool:
+    """Whether the process that executed a run has ended it with this event, in any way."""
+    return (
+        isinstance(event, LifecycleChanged)
+        and event.dest.is_end
+        and (event.error is None or event.error.kind != PROCESS_DIED)
+    )
 
 
 def recorded_stages(plan: Mapping[str, Any]) -> list[Mapping[str, Any]]:

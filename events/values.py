@@ -19,6 +19,11 @@ class RunState(StrEnum):
     ERROR = "ERROR"
     CANCELLED = "CANCELLED"
 
+    @property
+    def is_end(self) -> bool:
+        """Whether a run in this state has come to an end."""
+        return self in (RunState.COMPLETED, RunState.ERROR, RunState.CANCELLED)
+
 
 TRIGGERS = ("start", "finish", "fail", "cancel", "recover", "cleanup", "reset")
 """The triggers of the lifecycle; the table is in ``stagewright.statemachine.states``."""

@@ -193,3 +193,7 @@ class GenerationCancelled(BackendError):  # noqa: N818 - it is how a cancel ends
 
 class GenerationInterrupted(GenerationCancelled):
     """The run was cancelled and the backend told to stop; its answer is discarded."""
+
+
+CANCELLED_KINDS = (GenerationCancelled.__name__, GenerationInterrupted.__name__)
+"""The error kinds of calls that a cancel ended."""

@@ -163,8 +163,7 @@ class Window:
                 if one.winfo_ismapped():
                     seen["group_value"], seen["group_bar"] = float(one["value"]), place_of(one)
             elif isinstance(one, ttk.Progressbar):
-                seen["value"], seen["mode"] = float(one["value"]), str(one["mode"])
-                seen["bar"] = place_of(one)
+                seen["value"], seen["bar"] = float(one["value"]), place_of(one)
             elif isinstance(one, tkinter.Toplevel):
                 seen["tips"] += [str(inner["text"]) for inner in one.winfo_children()]
             elif isinstance(one, ttk.Label) and one.winfo_ismapped():
@@ -179,7 +178,6 @@ class Window:
         threads = [one.name for one in threading.enumerate()]
         return {
             "run": self.controller.current_run_id,
-            "errors": self.errors,
             "subscriptions": threads.count("stagewright-subscription"),
         }
 

@@ -105,9 +105,14 @@ def test_a_run_is_seen_from_its_start_to_its_end(window: WindowProcess) -> None:
     window.do("start", config=SLOW)
     now = seen(window, "Running: stage 1 of 2 00-txt2img  image 2 of 2")
     until(lambda: "left" in window.look()["labels"][2], "there is an estimate")
-    picture, now = window.picture(), window.look()
+
+    def is_drawn() -> bool:
+        now = window.look()
+        return bool(abs(filled(window.picture(), now["bar"]) - now["value"] / 100) < 0.08)
+
+    until(is_drawn, "the picture shows what the bar says")
+    now = window.look()
     assert now["button"] == ["Cancel", "normal"]
-    assert filled(picture, now["bar"]) == pytest.approx(now["value"] / 100, abs=0.08)
     assert now["labels"][1] == f"{int(now['value'])}%"
     done = seen(window, "Completed: 2 images")
     assert (done["labels"][1], done["value"]) == ("100%", 100.0)

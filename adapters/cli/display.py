@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Protocol, cast
 
+from ...events.folds import is_end
 from ...events.model import (
     CallFailed,
     CallReused,
@@ -20,7 +21,7 @@ from ...events.model import (
     StageStart,
     StorageLimited,
 )
-from ...statemachine.errors import GenerationCancelled, GenerationInterrupted
+from ...statemachine.errors import CANCELLED_KINDS
 from ..event_text import error_text, storage_limit
 from ..projections.status import RunStatus, StatusBar
 from ..text import count, duration, escaped, one_line
@@ -36,11 +37,7 @@ _WIDE = 125
 """A terminal of at least so many columns shows the status in one line, otherwise in two."""
 _FREE_COLUMNS = 4
 """Columns left free at the end of the line, where a terminal prints ``^C``."""
-_ENDED = (RunState.COMPLETED, RunState.ERROR, RunState.CANCELLED)
-_PROCESS_DIED = "ProcessDied"
-"""With this error a resume ends the epoch of a process that died; the variant continues."""
 _BACK_TO_IDLE = ("recover", "cleanup", "reset")
-_CANCELLED = (GenerationCancelled.__name__, GenerationInterrupted.__name__)
 
 
 class Display(Protocol):
@@ -243,11 +240,7 @@ def group_text(now: RunStatus) -> str:
 
 def variant_end(event: StageEvent, now: RunStatus) -> str | None:
     """How a variant ended, with the status after this event: ``variant 3 of 18: completed``."""
-    if not isinstance(event, LifecycleChanged) or event.dest not in _ENDED:
-        return None
-    if event.error is not None and event.error.kind == _PROCESS_DIED:
-        return None
-    if not now.variant_number or event.run_id != now.run_id:
+    if not is_end(event) or not now.variant_number or event.run_id != now.run_id:
         return None
     why = f": {now.last_error}" if now.state == RunState.ERROR and now.last_error else ""
     took = f" in {duration(now.elapsed_s * 1000)}" if now.state == RunState.COMPLETED else ""
@@ -257,7 +250,7 @@ def variant_end(event: StageEvent, now: RunStatus) -> str | None:
 def failure_line(event: CallFailed) -> str | None:
     """One line about a failed attempt; None if the user cancelled it."""
     error = event.error
-    if error.kind in _CANCELLED:
+    if error.kind in CANCELLED_KINDS:
         return None
     again = "; trying again" if event.will_retry else ""
     return one_line(f"{error_text(error)}{again}")

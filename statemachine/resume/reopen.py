@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from ...events.errors import LogWriteError
-from ...events.folds import Fold
+from ...events.folds import PROCESS_DIED, Fold
 from ...events.log.file_log import FileEventLog
 from ...events.log.lock import LOCK_WAIT_S
 from ...events.log.storage import Storage
@@ -22,7 +22,7 @@ from ..run.journal import RunJournal, process_fields
 from ..states import Trigger
 from .inspection import RunInspection, inspect_run
 
-PROCESS_DIED = "process died"
+_DIED = "process died"
 _TO_IDLE: dict[RunState, Trigger] = {
     RunState.ERROR: "recover",
     RunState.CANCELLED: "cleanup",
@@ -117,8 +117,8 @@ class ReopenedRun(RunInspection, frozen=True, kw_only=True):
 
     def _return_to_idle(self, journal: RunJournal) -> None:
         if journal.state == RunState.RUNNING:
-            detail = ErrorDetail(kind="ProcessDied", message=PROCESS_DIED)
-            journal.move("fail", PROCESS_DIED, detail)
+            detail = ErrorDetail(kind=PROCESS_DIED, message=_DIED)
+            journal.move("fail", _DIED, detail)
         if (trigger := _TO_IDLE.get(journal.state)) is not None:
             journal.move(trigger, self._lost_files())
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from ....events.folds import ABANDONED, Fold, recorded_stages
+from ....events.folds import ABANDONED, Fold, is_end, recorded_stages
 from ....events.log.format import DIGITS, MAX_LINE_BYTES, PREFIX
 from ....events.log.kind import RUN_LOG
 from ....events.log.reader import log_path
@@ -31,10 +31,8 @@ from ....events.model import (
     CallRequested,
     CallReused,
     ErrorDetail,
-    LifecycleChanged,
     RunOpened,
     RunSealed,
-    RunState,
     StageEvent,
 )
 from ....events.origins import input_name, input_of, prompt_of, varied_of
@@ -53,11 +51,8 @@ from .records import (
 )
 from .used_values import used_values
 
-PROCESS_DIED_KIND = "ProcessDied"
-"""The kind of the failure that a resume records for a process that died."""
 MAX_MESSAGE = 2048
 """The longest error message in a record, in characters."""
-_ENDS = frozenset([RunState.COMPLETED, RunState.ERROR, RunState.CANCELLED])
 _HEADER = slice(len(PREFIX), len(PREFIX) + DIGITS)
 
 
@@ -114,7 +109,7 @@ class _Summary:
             self.fold.apply(event)
             self._count_call(event)
             self.is_past_end = True
-            if _is_end(event):
+            if is_end(event):
                 self.end, self.is_past_end = event, False
 
     def is_opted_out(self) -> bool:
@@ -149,14 +144,6 @@ class _Summary:
             self.servers[place] = server
             if inputs:
                 self.inputs[place] = inputs[0]
-
-
-def _is_end(event: StageEvent) -> bool:
-    return (
-        isinstance(event, LifecycleChanged)
-        and event.dest in _ENDS
-        and (event.error is None or event.error.kind != PROCESS_DIED_KIND)
-    )
 
 
 class _RecordBuilder:

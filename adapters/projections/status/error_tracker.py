@@ -6,13 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ....events.model import Artifact, CallFailed, LifecycleChanged
-from ....statemachine.errors import GenerationCancelled, GenerationInterrupted
+from ....statemachine.errors import CANCELLED_KINDS
 from ...event_text import error_text
 from ...text import count
 from .status import shown
 from .work import PlanWork
 
-_CANCELLED = (GenerationCancelled.__name__, GenerationInterrupted.__name__)
 _MOST_WARNINGS = 20
 
 
@@ -39,7 +38,7 @@ class ErrorTracker:
         ``stage_id`` is empty if the log does not name the stage.
         """
         self.will_retry = event.will_retry
-        if event.error.kind in _CANCELLED:
+        if event.error.kind in CANCELLED_KINDS:
             return
         self.error = shown(error_text(event.error, total if stage_id else 0))
         self._error_of = (stage_id, first)

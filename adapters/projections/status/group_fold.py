@@ -25,7 +25,6 @@ from .group_status import GroupStatus
 from .status import UNFINISHED, RunStatus, shown
 
 _ENDS = {Outcome.COMPLETED: RunState.COMPLETED, Outcome.CANCELLED: RunState.CANCELLED}
-_ENDED = (RunState.COMPLETED, RunState.ERROR, RunState.CANCELLED)
 
 
 class GroupStatusFold:
@@ -86,7 +85,7 @@ class GroupStatusFold:
         place = self._place_of_run.get(run_id)
         if place is None:
             return
-        if progress.state in _ENDED:
+        if progress.state is not None and progress.state.is_end:
             self._set_progress(place, progress)
             self._over.add(place)
         elif place not in self._over:  # where it is over, this is late
