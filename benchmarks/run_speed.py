@@ -65,13 +65,13 @@ class TimedBackend:
         return answer
 
 
-class _TimedAppendFile:
-    def __init__(self, file: AppendFile, watch: Stopwatch) -> None:
-        self._file, self._watch = file, watch
-        self.write, self.truncate, self.close = file.write, file.truncate, file.close
+class _TimedAppendFile(AppendFile):
+    def __init__(self, path: Path, storage: TimedStorage) -> None:
+        super().__init__(path, storage)
+        self._watch = storage.watch
 
     def sync(self) -> None:
-        self._watch.timed(self._file.sync)
+        self._watch.timed(super().sync)
 
 
 class TimedStorage(Storage):
@@ -79,20 +79,20 @@ class TimedStorage(Storage):
 
     def __init__(self, watch: Stopwatch) -> None:
         super().__init__()
-        self._watch = watch
+        self.watch = watch
 
     def write_part(self, path: Path, data: bytes, *, durable: bool = True) -> Path:
-        temporary: Path = self._watch.timed(super().write_part, path, data, durable=durable)
+        temporary: Path = self.watch.timed(super().write_part, path, data, durable=durable)
         return temporary
 
     def rename(self, source: Path, target: Path) -> None:
-        self._watch.timed(super().rename, source, target)
+        self.watch.timed(super().rename, source, target)
 
     def sync_folder(self, folder: Path) -> None:
-        self._watch.timed(super().sync_folder, folder)
+        self.watch.timed(super().sync_folder, folder)
 
     def open_append(self, path: Path) -> AppendFile:
-        return _TimedAppendFile(super().open_append(path), self._watch)
+        return _TimedAppendFile(path, self)
 
 
 def main() -> None:

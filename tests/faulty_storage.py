@@ -199,7 +199,7 @@ class FaultyStorage(Storage):
 
     def open_append(self, path: Path) -> AppendFile:
         with self.operation("open", path):
-            file = _FaultyAppendFile(self, path, super().open_append(path))
+            file = _FaultyAppendFile(self, path)
             self._open_files.append(file)
         return file
 
@@ -227,20 +227,22 @@ def _path_of(descriptor: int, folder: Path) -> Path:
         return folder / next(entry.name for entry in listing if entry.inode() == inode)
 
 
-class _FaultyAppendFile:
+class _FaultyAppendFile(AppendFile):
     """A log that is open in one process."""
 
-    def __init__(self, storage: FaultyStorage, path: Path, file: AppendFile) -> None:
+    def __init__(self, storage: FaultyStorage, path: Path) -> None:
+        super().__init__(path, storage)
         self._storage = storage
         self._path = path
-        self._file: AppendFile | None = file
+        self._is_open = True
 
     def write(self, data: bytes) -> int:
         with self._storage.operation("append", self._path) as deed:
+            assert self._is_open, "the log was closed"
             if deed in (Deed.DIE_WITHIN, Deed.TAKE_LESS):
                 data = data[: self._storage.disk.random.randrange(len(data))]
             end = self._path.stat().st_size
-            taken = self._open().write(data)
+            taken = super().write(data)
             self._storage.disk.note_write(self._path, end, end + taken)
             return taken
 
@@ -250,7 +252,7 @@ class _FaultyAppendFile:
 
     def truncate(self, size: int) -> None:
         with self._storage.operation("truncate", self._path):
-            self._open().truncate(size)
+            super().truncate(size)
 
     def close(self) -> None:
         self._storage.check_alive()
@@ -258,10 +260,6 @@ class _FaultyAppendFile:
 
     def abandon(self) -> None:
         """Close the descriptor, as the system does when a process dies."""
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
-
-    def _open(self) -> AppendFile:
-        assert self._file is not None, "the log was closed"
-        return self._file
+        if self._is_open:
+            self._is_open = False
+            super().close()

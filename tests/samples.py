@@ -89,7 +89,8 @@ def more(log: EventLog, reason: str = "more") -> CancelRequested:
     )
 
 
-Deed = Callable[[AppendFile, bytes], int]
+Deed = Callable[[Callable[[bytes], int], bytes], int]
+"""What a write does with its bytes; it is given the real write."""
 
 
 class WatchedStorage(Storage):
@@ -113,7 +114,7 @@ class WatchedStorage(Storage):
     def open_append(self, path: Path) -> AppendFile:
         self.fail("open")
         self.deeds.append("open")
-        return _WatchedFile(super().open_append(path), self)
+        return _WatchedFile(path, self)
 
     def fail(self, call: str) -> None:
         """Raise what waits for this call, once."""
@@ -126,29 +127,29 @@ class WatchedStorage(Storage):
         return [deed for deed in self.deeds if isinstance(deed, bytes)]
 
 
-class _WatchedFile:
-    def __init__(self, file: AppendFile, storage: WatchedStorage) -> None:
-        self._file = file
+class _WatchedFile(AppendFile):
+    def __init__(self, path: Path, storage: WatchedStorage) -> None:
+        super().__init__(path, storage)
         self._storage = storage
 
     def write(self, data: bytes) -> int:
         self._storage.deeds.append(data)
         if self._storage.next_writes:
-            return self._storage.next_writes.pop(0)(self._file, data)
-        return self._file.write(data)
+            return self._storage.next_writes.pop(0)(super().write, data)
+        return super().write(data)
 
     def sync(self) -> None:
         self._storage.deeds.append("sync")
         self._storage.fail("sync")
-        self._file.sync()
+        super().sync()
         self._storage.deeds.append("synced")
 
     def truncate(self, size: int) -> None:
         self._storage.deeds.append("truncate")
         self._storage.fail("truncate")
-        self._file.truncate(size)
+        super().truncate(size)
 
     def close(self) -> None:
         self._storage.deeds.append("close")
-        self._file.close()
+        super().close()
         self._storage.fail("close")

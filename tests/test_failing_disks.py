@@ -15,7 +15,6 @@ from stagewright.events import (
     replay,
 )
 from stagewright.events.log.lock import is_locked
-from stagewright.events.log.storage import AppendFile
 
 from .command_line import run_python
 from .log_format import make_log, split_bodies, split_lines
@@ -56,8 +55,8 @@ def error(number: int) -> OSError:
 def taking(count: int, failure: BaseException | None = None) -> Deed:
     """A write that really puts ``count`` bytes down and then falls short or raises."""
 
-    def write(file: AppendFile, data: bytes) -> int:
-        taken = file.write(data[:count]) if count else 0
+    def write(really_write: Callable[[bytes], int], data: bytes) -> int:
+        taken = really_write(data[:count]) if count else 0
         if failure is not None:
             raise failure
         return taken

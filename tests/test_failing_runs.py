@@ -52,31 +52,29 @@ class FailingDisk(Storage):
         super().rename(source, target)
 
     def open_append(self, path: Path) -> AppendFile:
-        return FailingFile(super().open_append(path), self)
+        return FailingFile(path, self)
 
 
-class FailingFile:
+class FailingFile(AppendFile):
     """A log file on such a disk."""
 
-    def __init__(self, file: AppendFile, disk: FailingDisk) -> None:
-        self._file = file
+    def __init__(self, path: Path, disk: FailingDisk) -> None:
+        super().__init__(path, disk)
         self._disk = disk
-        self.truncate = file.truncate
-        self.close = file.close
 
     def write(self, data: bytes) -> int:
         self._disk.writes_left -= 1
         if self._disk.writes_left < 0 and self._disk.failing_writes > 0:
             self._disk.failing_writes -= 1
-            self._file.write(data[:7])
+            super().write(data[:7])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return self._file.write(data)
+        return super().write(data)
 
     def sync(self) -> None:
         self._disk.syncs_left -= 1
         if self._disk.syncs_left < 0:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        self._file.sync()
+        super().sync()
 
 
 def start(runs: Path, disk: FailingDisk) -> RunHandle:

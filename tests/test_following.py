@@ -143,18 +143,18 @@ class HeldStorage(Storage):
         self.go.set()
 
     def open_append(self, path: Path) -> AppendFile:
-        return _HeldFile(super().open_append(path), self)
+        return _HeldFile(path, self)
 
 
-class _HeldFile:
-    def __init__(self, file: AppendFile, held: HeldStorage) -> None:
-        self.write, self.truncate, self.close = file.write, file.truncate, file.close
-        self._file, self._held = file, held
+class _HeldFile(AppendFile):
+    def __init__(self, path: Path, held: HeldStorage) -> None:
+        super().__init__(path, held)
+        self._held = held
 
     def sync(self) -> None:
         self._held.syncing.set()
         assert self._held.go.wait(20)
-        self._file.sync()
+        super().sync()
 
 
 def test_what_this_process_writes_is_read_only_once_it_is_durable(tmp_path: Path) -> None:

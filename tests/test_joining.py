@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stagewright.adapters import open_controller
 from stagewright.events import (
+    Durability,
+    FileEventLog,
     LogCorruptError,
     RunNotFoundError,
     StageEnd,
@@ -28,7 +31,7 @@ from .command_line import until
 from .listening import is_connected
 from .log_format import flip
 from .resuming import made
-from .support import ScriptedBackend, controller, document
+from .support import ScriptedBackend, controller, document, fill_log, run_opened
 
 READERS = 8
 FOUR = document(images=4)
@@ -237,8 +240,10 @@ def test_a_loop_that_ends_with_a_call_in_it_ends_the_subscription(tmp_path: Path
 def test_ten_faults_in_a_loop_end_a_subscription_for_good(tmp_path: Path) -> None:
     """No later event is told once some have been left out."""
     loop = Loop()
-    handle = open_controller(tmp_path).start(document(images=90))
-    handle.wait(30)
+    with closing(
+        FileEventLog.create(tmp_path, run_opened("faulty"), durability=Durability.PROCESS)
+    ) as log:
+        fill_log(log, 90)
     calls: list[int] = []
 
     def recovers(event: StageEvent) -> None:
@@ -247,7 +252,7 @@ def test_ten_faults_in_a_loop_end_a_subscription_for_good(tmp_path: Path) -> Non
             raise ValueError("not yet")
 
     subscription = subscribe(
-        recovers, folder=handle.folder, from_seq=0, on=loop.loop.call_soon_threadsafe
+        recovers, folder=tmp_path, from_seq=0, on=loop.loop.call_soon_threadsafe
     )
     until(lambda: subscription.error is not None, "the end of the subscription")
     loop.close()

@@ -154,7 +154,7 @@ class _StepStorage(Storage):
         self._made_here = threading.local()
 
     def open_append(self, path: Path) -> AppendFile:
-        return _StepFile(super().open_append(path), self)
+        return _StepFile(path, self)
 
     def rename(self, source: Path, target: Path) -> None:
         self.step("rename", lambda: super(_StepStorage, self).rename(source, source))
@@ -168,19 +168,19 @@ class _StepStorage(Storage):
         setattr(self._made_here, call, self._made[call])
 
 
-class _StepFile:
-    def __init__(self, file: AppendFile, storage: _StepStorage) -> None:
-        self._file = file
-        self._storage = storage
-        self.close, self.truncate = file.close, file.truncate
+class _StepFile(AppendFile):
+    def __init__(self, path: Path, storage: _StepStorage) -> None:
+        super().__init__(path, storage)
+        self._step = storage.step
 
     def write(self, data: bytes) -> int:
-        self._storage.step("write", lambda: self._file.write(b""))
-        return self._file.write(data)
+        write = super().write
+        self._step("write", lambda: write(b""))
+        return write(data)
 
     def sync(self) -> None:
-        self._storage.step("sync", self._file.sync)
-        self._file.sync()
+        self._step("sync", super().sync)
+        super().sync()
 
 
 class _StoppedClock(SystemClock):

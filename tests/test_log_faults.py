@@ -264,7 +264,7 @@ damages = st.tuples(
 )
 
 
-@settings(max_examples=700, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(damages, min_size=1, max_size=4))
 def test_no_damage_ever_yields_other_events(done: Sequence[tuple[str, int, bytes, int]]) -> None:
     """Bytes overwritten, inserted, deleted or zeroed: a beginning of the original or a refusal."""

@@ -11,7 +11,7 @@ from ..errors import GroupNotFoundError
 from ..log.kind import LogKind
 from ..log.record_file import RecordFile
 from ..log.scan import RecordScan
-from ..log.storage import Storage, is_regular
+from ..log.storage import is_regular, open_regular
 from .model import GROUP_EVENT_TYPES, GroupEvent, GroupOpened, GroupSealed
 
 GROUP_LOG_NAME = "group.jsonl"
@@ -43,12 +43,7 @@ class GroupLog(RecordFile[GroupEvent]):
     kind = GROUP_LOG
 
 
-def read_group_log(
-    folder: Path,
-    observe: Callable[[Sequence[GroupEvent]], None],
-    *,
-    storage: Storage | None = None,
-) -> None:
+def read_group_log(folder: Path, observe: Callable[[Sequence[GroupEvent]], None]) -> None:
     """Give the events of a group to ``observe``, in order; a torn tail is left alone.
 
     Raises GroupNotFoundError, LogCorruptError once the sound events before the place have been
@@ -57,7 +52,7 @@ def read_group_log(
     path = folder / GROUP_LOG_NAME
     if not is_regular(path):
         raise GroupNotFoundError(f"{folder}: no group is here (there is no {GROUP_LOG_NAME})")
-    with (storage or Storage()).open_read(path) as stream:
+    with open_regular(path) as stream:
         for batch in RecordScan(GROUP_LOG, stream, path=path).batches():
             observe(batch)
 

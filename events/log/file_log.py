@@ -40,11 +40,11 @@ class FileEventLog(RecordFile[StageEvent]):
         with_files(event, self._folder)
 
     def event_at(self, seq: int) -> StageEvent:
-        return FileTimeline(self.path, self._offsets, self.size, storage=self._storage)[seq]
+        return FileTimeline(self.path, self._offsets, self.size)[seq]
 
     def timeline(self) -> FileTimeline:
         offsets = array("Q", self._offsets)
-        return FileTimeline(self.path, offsets, self.size, torn=self.torn, storage=self._storage)
+        return FileTimeline(self.path, offsets, self.size, torn=self.torn)
 
     def close(self) -> None:
         """Give the descriptor and the lock back; closing twice is fine."""

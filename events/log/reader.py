@@ -10,7 +10,7 @@ from ..errors import RunNotFoundError
 from ..model import StageEvent
 from .kind import LOG_NAME, RUN_LOG
 from .scan import RecordScan
-from .storage import Storage, is_regular
+from .storage import is_regular, open_regular
 from .timeline import FileTimeline, with_files
 
 
@@ -28,7 +28,6 @@ def read_log(
     observe: Callable[[Sequence[StageEvent]], None],
     *,
     until: int | None = None,
-    storage: Storage | None = None,
 ) -> FileTimeline:
     """Give the events up to sequence number ``until`` to ``observe``; the timeline of them.
 
@@ -38,7 +37,7 @@ def read_log(
     the sound events before the place have been observed.
     """
     path = log_path(run)
-    with (storage or Storage()).open_read(path) as stream:
+    with open_regular(path) as stream:
         scan = RecordScan(RUN_LOG, stream, path=path)
         wanted = None if until is None else until + 1
         observed = 0
@@ -52,14 +51,14 @@ def read_log(
     if wanted is not None and observed < len(offsets):
         end = offsets[observed]
         offsets = array("Q", offsets[:observed])
-    return FileTimeline(path, offsets, end, torn=scan.torn, storage=storage)
+    return FileTimeline(path, offsets, end, torn=scan.torn)
 
 
 def iterate(run: Path | str, *, until: int | None = None) -> Iterator[StageEvent]:
     """The events of a run one by one, checked, in bounded memory."""
     path = log_path(run)
     folder = path.parent.absolute()
-    with Storage().open_read(path) as stream:
+    with open_regular(path) as stream:
         for batch in RecordScan(RUN_LOG, stream, path=path).batches():
             for event in batch:
                 if until is not None and event.seq > until:

@@ -14,7 +14,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, cast
 
 _OUR_FILE = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 """Flags for files that we write: bytes as they are, and no link to somewhere else."""
@@ -32,26 +32,6 @@ PART_SUFFIX = ".part"
 """Ends the temporary name of a file that is being written; it begins with a dot."""
 
 
-class AppendFile(Protocol):
-    """An open file that only grows, or is cut back. Every method may raise OSError."""
-
-    def write(self, data: bytes) -> int:
-        """Append; the number of bytes taken, which may be fewer than given."""
-        ...
-
-    def sync(self) -> None:
-        """Return once everything written so far is durable."""
-        ...
-
-    def truncate(self, size: int) -> None:
-        """Cut the file to ``size`` bytes."""
-        ...
-
-    def close(self) -> None:
-        """Give the descriptor back."""
-        ...
-
-
 sync_drive: Callable[[int], object] | None = None
 """Syncs a file and empties the drive's own cache; None where a sync does that anyway."""
 if sys.platform == "darwin":  # pragma: no cover - fsync there leaves data in the drive's cache
@@ -66,23 +46,27 @@ sync_descriptor: Callable[[int], object] = getattr(os, "fdatasync", os.fsync)
 """Syncs a file's bytes; Windows and macOS have no fdatasync."""
 
 
-class _OsAppendFile:
-    __slots__ = ("_descriptor", "_sync")
+class AppendFile:
+    """An open file that only grows, or is cut back. Every method may raise OSError."""
 
-    def __init__(self, path: Path, sync: Callable[[int], None]) -> None:
+    def __init__(self, path: Path, storage: Storage) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | _OUR_FILE)
-        self._sync = sync
+        self._sync_bytes = storage.sync_bytes
 
     def write(self, data: bytes) -> int:
+        """Append; the number of bytes taken, which may be fewer than given."""
         return os.write(self._descriptor, data)
 
     def sync(self) -> None:
-        self._sync(self._descriptor)
+        """Return once everything written so far is durable."""
+        self._sync_bytes(self._descriptor)
 
     def truncate(self, size: int) -> None:
+        """Cut the file to ``size`` bytes."""
         os.ftruncate(self._descriptor, size)
 
     def close(self) -> None:
+        """Give the descriptor back."""
         os.close(self._descriptor)
 
 
@@ -183,6 +167,10 @@ class Storage:
         """Return once a new file's bytes and size are durable."""
         self._sync(descriptor, os.fsync)
 
+    def sync_bytes(self, descriptor: int) -> None:
+        """Return once the bytes of a file that was there before are durable."""
+        self._sync(descriptor, sync_descriptor)
+
     def _sync(self, descriptor: int, sync: Callable[[int], object]) -> None:
         if not self.syncs:
             return
@@ -243,7 +231,7 @@ class Storage:
 
     def open_append(self, path: Path) -> AppendFile:
         """Open an existing file for appending."""
-        return _OsAppendFile(path, lambda descriptor: self._sync(descriptor, sync_descriptor))
+        return AppendFile(path, self)
 
     def open_read(self, path: Path) -> BinaryIO:
         """Open an existing file for reading from its start."""
@@ -260,7 +248,7 @@ class Storage:
         try:
             os.lseek(descriptor, start, os.SEEK_SET)
             _write_all(descriptor, data)
-            self._sync(descriptor, sync_descriptor)
+            self.sync_bytes(descriptor)
         finally:
             os.close(descriptor)
 

@@ -15,7 +15,7 @@ from ..model import Artifact, StageEvent
 from .format import check
 from .kind import RUN_LOG
 from .scan import RecordScan, TornTail
-from .storage import Storage
+from .storage import open_regular
 
 T = TypeVar("T")
 _Event = TypeVar("_Event", bound=StageEvent)
@@ -77,12 +77,10 @@ class FileTimeline(LazySequence[StageEvent]):
         end: int,
         *,
         torn: TornTail | None = None,
-        storage: Storage | None = None,
     ) -> None:
         self._path = path
         self._offsets = offsets
         self._end = end
-        self._storage = storage or Storage()
         self.torn = torn
 
     @property
@@ -100,7 +98,7 @@ class FileTimeline(LazySequence[StageEvent]):
 
     def raw(self, indexes: Iterable[int]) -> Iterator[bytes]:
         """The bytes of ``e`` of these records, as they are in the log."""
-        with self._storage.open_read(self._path) as stream:
+        with open_regular(self._path) as stream:
             for index in indexes:
                 start = self._offsets[index]
                 is_last = index + 1 == len(self)
@@ -113,7 +111,7 @@ class FileTimeline(LazySequence[StageEvent]):
 
     def __iter__(self) -> Iterator[StageEvent]:
         folder = self.folder
-        with self._storage.open_read(self._path) as stream:
+        with open_regular(self._path) as stream:
             scan = RecordScan(RUN_LOG, stream, path=self._path, size=self._end)
             for batch in scan.batches():
                 for event in batch:

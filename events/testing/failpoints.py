@@ -112,31 +112,28 @@ class FailpointStorage(Storage):
         super().remove_tree(folder)
 
     def open_append(self, path: Path) -> AppendFile:
-        return _FailpointFile(super().open_append(path), self)
+        return _FailpointFile(path, self)
 
 
-class _FailpointFile:
-    def __init__(self, file: AppendFile, storage: FailpointStorage) -> None:
-        self._file = file
-        self._storage = storage
+class _FailpointFile(AppendFile):
+    def __init__(self, path: Path, storage: FailpointStorage) -> None:
+        super().__init__(path, storage)
+        self._reach = storage.reach
         self._last = b""
 
     def write(self, data: bytes) -> int:
         self._last = data
-        self._storage.reach(Failpoint.RECORD_BEFORE, data)
-        half = self._file.write(data[: len(data) // 2])
-        self._storage.reach(Failpoint.RECORD_HALF, data)
-        written = half + self._file.write(data[half:])
-        self._storage.reach(Failpoint.RECORD_WRITTEN, data)
+        self._reach(Failpoint.RECORD_BEFORE, data)
+        half = super().write(data[: len(data) // 2])
+        self._reach(Failpoint.RECORD_HALF, data)
+        written = half + super().write(data[half:])
+        self._reach(Failpoint.RECORD_WRITTEN, data)
         return written
 
     def sync(self) -> None:
-        self._file.sync()
-        self._storage.reach(Failpoint.RECORD_SYNCED, self._last)
+        super().sync()
+        self._reach(Failpoint.RECORD_SYNCED, self._last)
 
     def truncate(self, size: int) -> None:
-        self._file.truncate(size)
-        self._storage.reach(Failpoint.TAIL_CUT, b"")
-
-    def close(self) -> None:
-        self._file.close()
+        super().truncate(size)
+        self._reach(Failpoint.TAIL_CUT, b"")

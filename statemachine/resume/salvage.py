@@ -97,7 +97,7 @@ def salvage_run(
     path = log_path(folder)
     if is_locked(folder):
         raise LogLockedError(str(lock_holder(folder) or "unknown"), path=path)
-    corruption = _corruption(folder, storage)
+    corruption = _corruption(folder)
     records = SoundRecords(path, storage=storage)
     fold = Fold()
     fold.apply(records.opened)
@@ -124,10 +124,10 @@ def salvage_run(
     )
 
 
-def _corruption(folder: Path, storage: Storage) -> LogCorruptError:
+def _corruption(folder: Path) -> LogCorruptError:
     """What is wrong with the log. Raises SalvageRefusedError if nothing is."""
     try:
-        timeline = read_log(folder, lambda _events: None, storage=storage)
+        timeline = read_log(folder, lambda _events: None)
     except LogCorruptError as error:
         return error
     if timeline.torn is None:
