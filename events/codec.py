@@ -38,7 +38,7 @@ UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
 """By (tag, version read). Empty while every type is at its first version."""
 
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for bytes that are no JSON of the type, no UTF-8, or nested too deep."""
+"""What msgspec raises for bytes that are not JSON of the type, not UTF-8, or nested too deep."""
 
 
 _SEPARATORS = (
@@ -66,7 +66,7 @@ def encode_line(value: Any) -> bytes:
 
 
 class EventDecodeError(ValueError):
-    """The bytes are no event: not JSON, no envelope, or a known type with wrong fields."""
+    """The bytes are not an event: not JSON, no envelope, or a known type with wrong fields."""
 
 
 class Codec(Generic[E]):

@@ -53,7 +53,7 @@ def is_end(event: StageEvent) -> bool:
 def recorded_stages(plan: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The stages of a recorded plan, each with a ``stage_id`` and a ``config`` table.
 
-    A foreign log may hold anything in their place; what is no stage is left out.
+    A foreign log may hold anything in their place; what is not a stage is left out.
     """
     stages = plan.get("stages")
     return [

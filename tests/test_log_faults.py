@@ -203,7 +203,7 @@ def with_body(place: int, body: bytes) -> bytes:
         (3, {"seq": 4}, "sequence number is 4"),
         (3, {"seq": 2}, "sequence number is 2"),
         (0, {"seq": 1}, "sequence number is 1"),
-        (0, {"type": "StageNew"}, "no RunOpened"),
+        (0, {"type": "StageNew"}, "not a RunOpened"),
         (2, {"total_images": "all"}, "not a valid StageStart"),
         (2, {"ts": "yesterday"}, "not an event"),
         (4, {"artifacts": [{"path": "../secret.png"}]}, "not a valid CallCompleted"),

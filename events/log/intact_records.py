@@ -142,7 +142,7 @@ def intact_bodies(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def _end_of_body(line: bytes, at: int) -> int:
-    """Where the body ends of the record that begins there; ``at`` where it is no whole record."""
+    """Where the body of the record ends that begins there; ``at`` if it is not a whole record."""
     length = body_length(line[at : at + HEADER_BYTES])
     end = at + HEADER_BYTES + (length or 0)
     return end if length and end <= len(line) - line.endswith(b"\n") else at
@@ -152,4 +152,4 @@ def _decoded(offset: int, body: bytes) -> SoundRecord | None:
     try:
         return SoundRecord(offset, body, CODEC.decode(body))
     except EventDecodeError:
-        return None  # the bytes are as they were written, but they are no event
+        return None  # the bytes are as they were written, but they are not an event

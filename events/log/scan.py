@@ -220,7 +220,7 @@ class RecordScan(Generic[E]):
         kind, owner = self._kind, self._kind.owner_of(event)
         if self.owner is None:
             if not self._first and not isinstance(event, kind.first):
-                return f"the first record is no {tag_of(kind.first)}"
+                return f"the first record is not a {tag_of(kind.first)}"
             self.owner = owner
         if event.seq != self.count:
             return f"its sequence number is {event.seq}"

@@ -1,6 +1,6 @@
 """The current sampling step of a run, in a file for other processes.
 
-It is no fact, and no part of the log: one small file that is overwritten in place, never synced,
+It is not a fact, nor part of the log: one small file that is overwritten in place, never synced,
 and removed at the end. A reader may find no step, or an old one.
 """
 

@@ -57,7 +57,7 @@ class LogTail:
 
     @property
     def torn(self) -> TornTail | None:
-        """The bytes behind the last record at the last reading, if they are no record."""
+        """The bytes behind the last record at the last reading, if they are not a record."""
         return None if self._scan is None else self._scan.torn
 
     @property

@@ -368,6 +368,6 @@ def _known_log(run_id: str | None) -> Path:
     path = path_of_run(run_id)
     if path is None:
         raise RunNotFoundError(
-            f"run {run_id} is none of this process, so its log is not known: name its folder"
+            f"run {run_id} is not of this process, so its log is not known: name its folder"
         )
     return path
