@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +15,8 @@ from stagewright.statemachine.groups.result import GroupResult
 from stagewright.statemachine.groups.variant_config import mark_varied
 
 from .command_line import SCRIPT, write_config
-from .crashing import KILLED
-from .forking import ForkServer
 from .real_disks import assert_one_clear_line
 from .resuming import controller, painter
-from .served_sweeps import images_of, resumed, states, swept
 from .support import ScriptedBackend, document, png
 from .test_prompts import opened
 from .test_templates import wildcards
@@ -206,58 +202,6 @@ def test_with_a_seed_of_minus_one_all_variants_have_the_same_seeds(tmp_path: Pat
     seeds = [one.seed for one in found.requests]
     assert seeds == seeds[:4] * 3
     assert len(set(seeds)) == 4
-
-
-def killed_in_its_first_variant(forks: ForkServer, config: Path, *vary: str) -> RunOpened:
-    """The first event of the one run that the sweep of a configuration has begun."""
-    order = "record-synced CallCompleted"
-    done = forks.command("run", config.name, *vary, folder=config.parent, failpoint=order)
-    assert done.status == KILLED, done.stderr
-    (log,) = config.parent.glob("runs/*/events.jsonl")
-    return opened(log.parent)
-
-
-@pytest.mark.posix
-def test_prompts_that_change_after_the_start_change_nothing_on_resume(
-    tmp_path: Path, forks: ForkServer
-) -> None:
-    """The wildcard is another, the prompt file and the configuration are gone."""
-    wildcards(tmp_path, c="red\ngreen\nblue\n")
-    (tmp_path / "rows.txt").write_text("a __c__ cat\na __c__ dog\na __c__ cow\n", encoding="utf-8")
-    content = document(dynamic_prompts=True, prompts="rows.txt", seed=-1)
-    del content["prompt"]
-    config = write_config(tmp_path, json.dumps(content), "night.json")
-    first = killed_in_its_first_variant(forks, config, "--vary=txt2img.cfg_scale=5,6,7")
-    wildcards(tmp_path, c="other\n")
-    (tmp_path / "rows.txt").unlink()
-    config.unlink()
-    result = resumed(tmp_path)
-    assert states(result) == ["COMPLETED"] * 3
-    runs = [opened(tmp_path / "runs" / one["run_id"]) for one in result["variants"]]
-    assert [one.prompts for one in runs] == [first.prompts] * 3
-    assert [one.seeds for one in runs] == [first.seeds] * 3
-    assert [one.sources for one in runs] == [first.sources] * 3
-    assert len(images_of(tmp_path, result)) == 3
-
-
-@pytest.mark.posix
-def test_photos_that_go_after_the_start_change_nothing_on_resume(
-    tmp_path: Path, forks: ForkServer
-) -> None:
-    """A sweep over folders of photos ends with the images of an undisturbed one."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    vary = ("--vary=input_image=a,b", "--vary=img2img.denoise=0.2,0.4")
-    for folder in (whole, killed):
-        folder.mkdir()
-        for name in ("a", "b"):
-            folder_of(folder / name, 2)
-        write_config(folder, json.dumps(document("img2img", input_image="a")), "night.json")
-    expected = images_of(whole, swept(whole / "night.json", *vary))
-    killed_in_its_first_variant(forks, killed / "night.json", *vary)
-    for name in ("a", "b"):
-        shutil.rmtree(killed / name)
-    assert images_of(killed, resumed(killed)) == expected
-    assert [len(images) for images in expected.values()] == [2] * 4
 
 
 LARGE_FILES: list[tuple[str, bytes | None, str]] = [
