@@ -306,43 +306,30 @@ def test_a_run_that_another_process_holds_is_left_to_it(dead: Path) -> None:
     assert resumed(dead).state is RunState.COMPLETED
 
 
-def add_to_config(opened: dict[str, Any]) -> None:
-    opened["plan"]["stages"][0]["config"]["new_key"] = 5
-
-
-def add_to_stage(opened: dict[str, Any]) -> None:
-    opened["plan"]["stages"][1]["repeat_until_good"] = True
-
-
-def add_to_plan(opened: dict[str, Any]) -> None:
-    opened["plan"]["new_order"] = [1]
-
-
-def add_stage_type(opened: dict[str, Any]) -> None:
-    opened["plan"]["stages"][1]["stage_type"] = "vid2vid"
-
-
-def change_value(opened: dict[str, Any]) -> None:
-    opened["plan"]["stages"][0]["config"]["steps"] = "as many as it takes"
-
-
-def add_policy(opened: dict[str, Any]) -> None:
-    opened["config"]["run"] = {"on_image_error": "ask"}
-
-
-def add_run_key(opened: dict[str, Any]) -> None:
-    opened["config"]["run"] = {"new_key": 1}
-
-
 @pytest.mark.parametrize(
-    "change",
-    [add_to_config, add_to_stage, add_to_plan, add_stage_type, change_value, add_policy,
-     add_run_key],
-)  # fmt: skip
+    ("place", "value"),
+    [
+        (("plan", "stages", 0, "config", "new_key"), 5),
+        (("plan", "stages", 1, "repeat_until_good"), True),
+        (("plan", "new_order"), [1]),
+        (("plan", "stages", 1, "stage_type"), "vid2vid"),
+        (("plan", "stages", 0, "config", "steps"), "as many as it takes"),
+        (("config", "run"), {"on_image_error": "ask"}),
+        (("config", "run"), {"new_key": 1}),
+    ],
+)
 def test_a_plan_of_a_newer_version_is_not_carried_out_in_part(
-    dead: Path, change: Callable[[dict[str, Any]], None]
+    dead: Path, place: tuple[Any, ...], value: object
 ) -> None:
     """What this version does not understand it refuses, and says so."""
+
+    def change(opened: dict[str, Any]) -> None:
+        *outer, last = place
+        inner: Any = opened
+        for key in outer:
+            inner = inner[key]
+        inner[last] = value
+
     rewritten(dead, change)
     assert "this version" in refused(dead, ResumeRefusedError)
 
