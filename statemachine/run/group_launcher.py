@@ -30,11 +30,10 @@ from ..groups.result import (
     result_of_variants,
 )
 from ..groups.variant_config import VariantConfigs
-from ..ports import PreparableBackend
 from .group_runner import GroupRunner
 from .handle import GroupHandle
 from .journal import process_fields
-from .launcher import RunLauncher, prompts_to_check
+from .launcher import RunLauncher
 
 
 class GroupLauncher:
@@ -62,7 +61,10 @@ class GroupLauncher:
         storage = launcher.storage or Storage()
         storage.syncs = durability is not Durability.PROCESS
         try:
-            self._prepare(plan)
+            # Checks the names of all variants, and reads the options of the server once.
+            launcher.prepare(
+                plan.union, plan.server, preflight=plan.preflight, prompts=plan.prompts
+            )
             place, opened_at = launcher.runs / GROUPS_NAME, launcher.clock.now()
             if group_id is None:
                 group_id = unused_id(place, plan.name or "group", opened_at, launcher.random_below)
@@ -120,17 +122,6 @@ class GroupLauncher:
         if current is None or current.group_id != group_id:
             raise RunNotFoundError(f"group {group_id} is not running here")
         current.cancel(mode, reason)
-
-    def _prepare(self, plan: GroupPlan) -> None:
-        """Check the names of all variants, and read the options of the server once."""
-        backend = self._launcher.backend
-        if isinstance(backend, PreparableBackend):
-            backend.prepare(
-                plan.union,
-                plan.server,
-                preflight=plan.preflight,
-                **prompts_to_check(plan.prompts),
-            )
 
     def _opened(
         self,

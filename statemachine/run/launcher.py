@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from ...events import signals
 from ...events.errors import LogWriteError, RunNotFoundError
 from ...events.folds import replay
 from ...events.log.storage import Storage
-from ...events.model import CancelMode, ImagePrompt, RunOpened, RunState
+from ...events.model import BackendDescription, CancelMode, ImagePrompt, RunOpened, RunState
 from ...events.origins import prompt_texts
 from ...events.result import PipelineRunResult
-from ..config.schema import Reuse, RunConfig
+from ..config.schema import Reuse, RunConfig, ServerTable
 from ..errors import ConfigurationError
 from ..files.recorded_files import OnFile
 from ..groups.variant_config import GroupChoices, VariantOrigin, mark_varied
@@ -32,6 +32,7 @@ from ..ports import (
     PreparableBackend,
     RandomBelow,
     ReuseIndex,
+    UnsettledCall,
     file_hashes_of,
 )
 from ..resume.reopen import ReopenedRun, reopen_run
@@ -223,28 +224,42 @@ class RunLauncher:
         server = config.server_settings
         if planned.run_id is not None:
             server = msgspec.structs.replace(server, wait_s=0.0)
-        if isinstance(self.backend, PreparableBackend):
-            drawn = config.drawn_prompts
-            self.backend.prepare(
-                plan,
-                server,
-                preflight=config.run.preflight,
-                recorded=planned.backend,
-                **prompts_to_check(drawn.prompts if drawn and plan.prompts else UNSET),
-            )
+        drawn = config.drawn_prompts
+        self.prepare(
+            plan,
+            server,
+            preflight=config.run.preflight,
+            prompts=drawn.prompts if drawn and plan.prompts else UNSET,
+            recorded=planned.backend,
+        )
         return config, plan
 
+    def prepare(
+        self,
+        plan: StageExecutionPlan,
+        server: ServerTable,
+        *,
+        preflight: bool,
+        prompts: Iterable[ImagePrompt] | UnsetType,
+        recorded: BackendDescription | None = None,
+        unsettled: Sequence[UnsettledCall] = (),
+    ) -> None:
+        """Have the backend prepare for a plan, if it does that. Raises ConfigurationError."""
+        if isinstance(self.backend, PreparableBackend):
+            # A backend need not know these.
+            given = {"prompts": prompt_texts(prompts), "unsettled": unsettled}
+            more: dict[str, Any] = {name: value for name, value in given.items() if value}
+            self.backend.prepare(plan, server, preflight=preflight, recorded=recorded, **more)
+
     def _prepare_again(self, run: ReopenedRun, *, preflight: bool) -> None:
-        if not isinstance(self.backend, PreparableBackend):
-            return
         with publishing_config_errors():
-            self.backend.prepare(
+            self.prepare(
                 run.plan,
                 run.settings.server,
                 preflight=preflight and run.settings.run.preflight,
+                prompts=run.fold.opened.prompts if run.fold.opened else UNSET,
                 recorded=run.backend,
                 unsettled=run.unsettled,
-                **prompts_to_check(run.fold.opened.prompts if run.fold.opened else UNSET),
             )
 
     def _launch(self, run: OpenRun) -> RunHandle:
@@ -293,12 +308,6 @@ class RunLauncher:
         self.last_result = result
         self.release()
         self._on_end()
-
-
-def prompts_to_check(prompts: Iterable[ImagePrompt] | UnsetType) -> dict[str, Any]:
-    """What ``prepare`` is given of images' own prompts; a backend may know none."""
-    texts = prompt_texts(prompts)
-    return {"prompts": texts} if texts else {}
 
 
 @contextmanager
