@@ -10,7 +10,7 @@ from enum import StrEnum
 from functools import lru_cache
 from hashlib import sha256, shake_128
 
-from stagewright.events import BackendDescription
+from stagewright.events import BackendDescription, CancelMode
 from stagewright.statemachine import (
     CancelToken,
     GenerateAnswer,
@@ -52,6 +52,14 @@ FRUITLESS = (
     Happening.CANCEL_NOW,
 )
 """Happenings of which a request comes to nothing."""
+
+
+CANCELS = {
+    Happening.CANCEL_NOW: CancelMode.NOW,
+    Happening.CANCEL_LATE: CancelMode.NOW,
+    Happening.CANCEL_AFTER: CancelMode.AFTER_IMAGE,
+}
+ORDERS = {Happening.ORDER_NOW: CancelMode.NOW, Happening.ORDER_AFTER: CancelMode.AFTER_IMAGE}
 
 
 @lru_cache(maxsize=4096)

@@ -20,9 +20,28 @@ from stagewright.statemachine.run.requests import request_spans
 from .simulated_backend import Server, source_digest
 from .simulated_world import History
 
+_PATIENCE = 400
+"""So many seeds at most until the lack of a barrier must have shown."""
+
 
 class Violation(AssertionError):  # noqa: N818 - what it is, not how it is told
     """A promise that a simulated run did not keep."""
+
+
+def first_loss(
+    simulate: Callable[[int], object], simulate_without: Callable[[int], object], first: int
+) -> tuple[int, str]:
+    """The first seed that keeps every promise, and breaks one without a barrier; which one."""
+    for seed in range(first, first + _PATIENCE):
+        try:
+            simulate_without(seed)
+        except Violation as violation:
+            try:
+                simulate(seed)
+            except Violation:
+                continue  # lost with the barrier, too: it proves nothing of it
+            return seed, str(violation)
+    raise AssertionError(f"nothing was lost in {_PATIENCE} seeds without the barrier")
 
 
 def demand(kept: object, promise: str | Callable[[], str]) -> None:

@@ -25,7 +25,7 @@ from stagewright.statemachine.files.run_folder import CancelOrder, RunFolder, ru
 from stagewright.statemachine.groups.folder import group_folders
 
 from .faulty_storage import Deed, Fault, FaultyStorage, SimulatedCrash
-from .simulated_backend import Happening, Server, SimulatedBackend, picture
+from .simulated_backend import CANCELS, ORDERS, Happening, Server, SimulatedBackend, picture
 from .simulated_checks import Violation, demand
 from .simulated_disk import SimulatedDisk, Sync
 from .simulated_group_checks import Facts, check_group, check_group_end
@@ -35,12 +35,6 @@ from .simulation import Tell
 from .support import document
 
 _CHAINS = (("txt2img",), ("img2img",), ("txt2img", "upscale"))
-_CANCELS = {
-    Happening.CANCEL_NOW: CancelMode.NOW,
-    Happening.CANCEL_LATE: CancelMode.NOW,
-    Happening.CANCEL_AFTER: CancelMode.AFTER_IMAGE,
-}
-_ORDERS = {Happening.ORDER_NOW: CancelMode.NOW, Happening.ORDER_AFTER: CancelMode.AFTER_IMAGE}
 _DYING = (Deed.DIE_BEFORE, Deed.DIE_WITHIN, Deed.DIE_AFTER)
 _FAILING = (Deed.FAIL, Deed.TAKE_LESS)
 _MOST_FAULTY_EPOCHS = 4
@@ -263,10 +257,10 @@ class _Life:
         assert self._begun.wait(30)
         if happening in (Happening.DIE, Happening.DIE_UNSENT):
             self._storage.die("at a request")
-        if happening in _CANCELS:
-            self._cancel(_CANCELS[happening])
-        if happening in _ORDERS:
-            order = CancelOrder(mode=_ORDERS[happening], reason="somebody orders")
+        if happening in CANCELS:
+            self._cancel(CANCELS[happening])
+        if happening in ORDERS:
+            order = CancelOrder(mode=ORDERS[happening], reason="somebody orders")
             simulation.facts.promise_any()
             (group,) = group_folders(simulation.runs)
             RunFolder(group, storage=FaultyStorage(simulation.disk)).order_cancel(order)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from stagewright.adapters.inputs import PillowInputReader
-from stagewright.events import CancelMode, LogWriteError
+from stagewright.events import LogWriteError
 from stagewright.events.errors import LogLockedError
 from stagewright.events.folds import Fold
 from stagewright.events.log.storage import Storage
@@ -30,7 +30,7 @@ from stagewright.statemachine.run.creation import NewRun, create_run, resolve_ch
 from stagewright.statemachine.run.reuse import EarlierImages, RunIdentity
 
 from .faulty_storage import FaultyStorage
-from .simulated_backend import Happening, Server, SimulatedBackend
+from .simulated_backend import CANCELS, ORDERS, Happening, Server, SimulatedBackend
 from .simulated_checks import demand
 from .simulated_disk import SimulatedDisk, Sync
 from .simulated_pool import SimulatedPool
@@ -38,15 +38,6 @@ from .simulated_world import History, JumpingClock, WitnessedLog
 
 READER = PillowInputReader()
 Run = TypeVar("Run", NewRun, ReopenedRun)
-_CANCELS = {
-    Happening.CANCEL_NOW: CancelMode.NOW,
-    Happening.CANCEL_LATE: CancelMode.NOW,
-    Happening.CANCEL_AFTER: CancelMode.AFTER_IMAGE,
-}
-_ORDERS = {
-    Happening.ORDER_NOW: CancelMode.NOW,
-    Happening.ORDER_AFTER: CancelMode.AFTER_IMAGE,
-}
 
 
 class World(msgspec.Struct, frozen=True):
@@ -209,12 +200,12 @@ class Life:
         world.counts[happening.name.lower()] += 1
         if happening in (Happening.DIE, Happening.DIE_UNSENT):
             self._storage.die("at a request")
-        if happening in _CANCELS:
+        if happening in CANCELS:
             # Where the order cannot be recorded, whoever gave it is told, and the run goes on.
             with contextlib.suppress(LogWriteError):
-                runner.cancel(_CANCELS[happening], "somebody cancels")
-        if happening in _ORDERS:
-            order = CancelOrder(mode=_ORDERS[happening], reason="somebody orders")
+                runner.cancel(CANCELS[happening], "somebody cancels")
+        if happening in ORDERS:
+            order = CancelOrder(mode=ORDERS[happening], reason="somebody orders")
             RunFolder(folder, storage=FaultyStorage(world.disk)).order_cancel(order)
         if happening is Happening.RIVAL:
             self._meet_rival()

@@ -17,14 +17,12 @@ from stagewright.events.groups.model import (
 
 from .simulate import command_for, survey
 from .simulated_backend import Happening
-from .simulated_checks import Violation
+from .simulated_checks import first_loss
 from .simulated_disk import Sync
 from .simulated_groups import LostSyncs, simulate_group
 
 _SEEDS = 300
 _CHUNK = 20
-_PATIENCE = 300
-"""So many seeds at most until the lack of a barrier must have shown."""
 TakeOut = Callable[[pytest.MonkeyPatch], LostSyncs]
 
 
@@ -110,17 +108,8 @@ def test_without_any_one_barrier_the_simulation_finds_the_loss(
 
 
 def _first_loss(take_out: TakeOut, first: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
-    for seed in range(first, first + _PATIENCE):
+    def simulate_without(seed: int) -> None:
         with monkeypatch.context() as patch:
-            lost = take_out(patch)
-            try:
-                simulate_group(seed, lost=lost)
-                continue
-            except Violation as violation:
-                what = str(violation)
-        try:
-            simulate_group(seed)
-        except Violation:
-            continue  # lost with the barrier, too: it proves nothing of it
-        return seed, what
-    raise AssertionError(f"nothing was lost in {_PATIENCE} seeds without the barrier")
+            simulate_group(seed, lost=take_out(patch))
+
+    return first_loss(simulate_group, simulate_without, first)
