@@ -25,7 +25,7 @@ from stagewright.statemachine import CancelToken, GenerateRequest
 from stagewright.statemachine.resume.salvage import SalvageRefusedError
 from stagewright.statemachine.resume.verify import verify_run
 
-from .resuming import linked, made_a_folder, piped, rewritten
+from .resuming import copied, image_file, linked, made_a_folder, piped, rewritten
 from .salvaging import (
     LOG,
     answers_of,
@@ -42,15 +42,16 @@ from .salvaging import (
 from .support import ScriptedBackend, document, png
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two stages and two images; nobody may change it."""
+    return made(tmp_path_factory.mktemp("finished"), "txt2img", "img2img")
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A finished run of two stages and two images."""
-    return made(tmp_path / "runs", "txt2img", "img2img")
-
-
-def image(folder: Path, stage: str, index: int) -> Path:
-    """The file of one image."""
-    return next((folder / "images" / stage).glob(f"{index:05d}-*"))
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of that run."""
+    return copied(finished, tmp_path / "runs")
 
 
 def below_a_link(file: Path) -> None:
@@ -74,9 +75,9 @@ def test_an_image_that_is_not_there_as_recorded_is_left_out(
 ) -> None:
     """Its records go with it, no link is followed, and a resume makes it and nothing else."""
     whole = shutil.copytree(run, tmp_path / run.name)
-    lost = [image(run, "01-img2img", 1)]
+    lost = [image_file(run, "01-img2img", 1)]
     if harm is below_a_link:
-        lost.insert(0, image(run, "01-img2img", 0))
+        lost.insert(0, image_file(run, "01-img2img", 0))
     spoil(run, 2)
     harm(lost[-1])
     found = check_salvaged(run)
@@ -95,7 +96,7 @@ def test_an_answer_of_several_images_counts_whole_or_not_at_all(tmp_path: Path) 
     run = made(tmp_path / "runs", txt2img=table, images=3)
     whole = shutil.copytree(run, tmp_path / run.name)
     spoil(run, 2)
-    image(run, "00-txt2img", 1).unlink()
+    image_file(run, "00-txt2img", 1).unlink()
     found = check_salvaged(run)
     assert found.images == 1
     assert check_ends_the_same(found, whole) == [("00-txt2img", 0)]
@@ -103,7 +104,7 @@ def test_an_answer_of_several_images_counts_whole_or_not_at_all(tmp_path: Path) 
 
 def test_of_an_image_that_was_made_twice_the_last_one_is_kept(run: Path, tmp_path: Path) -> None:
     """Its file was rewritten, and a resume made it again: its second answer fits the file."""
-    rewritten(image(run, "00-txt2img", 0))
+    rewritten(image_file(run, "00-txt2img", 0))
     controller(run.parent).resume(run.name).wait(60)
     whole = shutil.copytree(run, tmp_path / run.name)
     spoil(run, 2)
@@ -118,7 +119,7 @@ def test_an_image_of_a_source_that_was_replaced_is_made_again(
     """The run failed between the new source and what is made of it; also if records are lost."""
     handle = controller(tmp_path, ScriptedBackend()).start(document("txt2img", "img2img"))
     handle.wait(60)
-    rewritten(image(handle.folder, "00-txt2img", 0))
+    rewritten(image_file(handle.folder, "00-txt2img", 0))
 
     def fail(request: GenerateRequest, _cancel: CancelToken) -> None:
         if request.stage_id == "01-img2img":
@@ -144,7 +145,7 @@ def test_a_lost_request_of_an_image_that_was_made_again_costs_nothing(tmp_path: 
     """Its source had become another one: the request of the first attempt is not taken for it."""
     handle = controller(tmp_path, ScriptedBackend()).start(document("txt2img", "img2img"))
     handle.wait(60)
-    rewritten(image(handle.folder, "00-txt2img", 0))
+    rewritten(image_file(handle.folder, "00-txt2img", 0))
     other = ScriptedBackend(images=lambda request: [png(request.seed + 7)])
     assert controller(tmp_path, other).resume("last").wait(60).state == RunState.COMPLETED
     answers = answers_of(handle.folder)[-2:]
@@ -160,7 +161,7 @@ def stage_start(events: Sequence[StageEvent], stage_id: str) -> StageEvent:
 
 def test_a_salvaged_run_goes_on_with_the_backend_that_worked_on_it_last(run: Path) -> None:
     """A run that was resumed on another server goes on there."""
-    rewritten(image(run, "01-img2img", 0))
+    rewritten(image_file(run, "01-img2img", 0))
     controller(run.parent, ScriptedBackend()).resume(run.name).wait(60)
     spoil(run, 2)
     opened = next(iterate(check_salvaged(run).folder))
@@ -176,7 +177,7 @@ def test_what_descends_from_a_lost_image_is_looked_at_when_that_one_differs(
     handle = controller(tmp_path, first).start(document("txt2img", "img2img"))
     handle.wait(60)
     spoil(handle.folder, 3)
-    image(handle.folder, "00-txt2img", 0).unlink()
+    image_file(handle.folder, "00-txt2img", 0).unlink()
     found = check_salvaged(handle.folder)
     again = ScriptedBackend(images=lambda request: [png(request.seed + 7)])
     controller(tmp_path, again).resume(found.run_id).wait(60)
@@ -199,7 +200,7 @@ def test_inputs_are_copied_and_a_damaged_one_is_said(
         answers = answers_of(whole)
         found = check_salvaged(run)
         assert answers_of(Path(found.folder)) == answers
-        image(Path(found.folder), "00-img2img", 1).unlink()
+        image_file(Path(found.folder), "00-img2img", 1).unlink()
         assert check_ends_the_same(found, whole) == [("00-img2img", 1)]
         return
     harm(run / "inputs" / "mask.png")

@@ -14,14 +14,21 @@ from stagewright.events.log.storage import Storage
 from stagewright.statemachine.errors import ResumeRefusedError
 
 from .log_format import body_of, make_line, make_log
+from .resuming import copied
 from .salvaging import LOG, check_salvaged, lines_of, made, rewrite, salvage
 from .support import png
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two stages and two images; nobody may change it."""
+    return made(tmp_path_factory.mktemp("finished"), "txt2img", "img2img")
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A finished run of two stages and two images."""
-    return made(tmp_path / "runs", "txt2img", "img2img")
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of that run."""
+    return copied(finished, tmp_path / "runs")
 
 
 @pytest.mark.parametrize(
