@@ -83,10 +83,6 @@ class RunFolder:
         self.path = path
         self.storage: Storage = storage or Storage()
 
-    def locate(self, recorded: str) -> Path:
-        """A recorded path as a path on this machine."""
-        return self.path / recorded
-
     def order_cancel(self, order: CancelOrder) -> None:
         """Ask the process that runs this run to stop it.
 

@@ -105,7 +105,7 @@ class RunInspection(msgspec.Struct, frozen=True, kw_only=True):
                 yield ResumeRefusedError(f"{name}: {said}; no stagewright wrote that")
             elif file.stage_id and wrong.state is FileState.UNREADABLE:
                 # It may be sound, so it is neither used nor made again.
-                path = self.folder.locate(file.path)
+                path = self.folder.path / file.path
                 yield ImageAlteredError(f"{path}: {wrong}; make it readable, then resume the run")
         if self.plan.conflicts:
             which = "; ".join(map(str, self.plan.conflicts))
@@ -119,7 +119,7 @@ class RunInspection(msgspec.Struct, frozen=True, kw_only=True):
             )
         for file, wrong in self._lost_inputs():
             yield ImageAlteredError(
-                f"{self.folder.locate(file.path)}: {wrong}; images that are still to be made need "
+                f"{self.folder.path / file.path}: {wrong}; images that are still to be made need "
                 "it: put back the file that was recorded, then resume the run"
             )
         for stage_id, index in self._removed_sources():

@@ -127,7 +127,7 @@ class ReopenedRun(RunInspection, frozen=True, kw_only=True):
         for file, wrong in self.damaged:
             if not file.stage_id or wrong.state is not FileState.ALTERED:
                 continue
-            path = find_link(self.folder.path, file.path) or self.folder.locate(file.path)
+            path = find_link(self.folder.path, file.path) or (self.folder.path / file.path)
             if _is_there(path):
                 self.folder.storage.rename(path, _free_name(path, f"altered-{self.epoch}"))
                 self.folder.storage.sync_folder(path.parent)

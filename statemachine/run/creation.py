@@ -258,7 +258,7 @@ def _copy_input(
 ) -> InputRecord:
     record, data = _input_record(path, image, reader)
     if not record.refusal:
-        folder.storage.write_file(folder.locate(path), data)
+        folder.storage.write_file(folder.path / path, data)
     return record
 
 

@@ -104,7 +104,7 @@ class ImageFiles:
                 here = msgspec.structs.replace(
                     artifact, path=path, image_index=index, seed=origin.seed
                 )
-                file = self._folder.locate(path)
+                file = self._folder.path / path
                 # Where the disk is full, an image that was made anew would not fit either.
                 full = _raising_log_write_error(file, only=_FULL)
                 with open_recorded(folder, artifact.path) as source, full:
@@ -136,7 +136,7 @@ class ImageFiles:
                     self.discard([(artifact, temporary)])
                     placed.append(old)
                     continue
-                file = self._folder.locate(artifact.path)
+                file = self._folder.path / artifact.path
                 with _raising_log_write_error(file):
                     self._folder.storage.rename(temporary, file)
                 placed.append(artifact)
@@ -180,7 +180,7 @@ class ImageFiles:
             }
             data = stamp(source, origin_facts)
         path = _image_path(request.stage_id, index, origin, facts.media_type)
-        file = self._folder.locate(path)
+        file = self._folder.path / path
         with _raising_log_write_error(file):
             temporary = self._folder.storage.write_part(file, data)
         artifact = Artifact(
@@ -217,7 +217,7 @@ class ImageFiles:
             name = record.original.name if record.original else record.path
             raise InputRefusedError(f"input {name}: {record.refusal}")
         data = source_of(self._recorded_bytes(record.path, record.sha256))
-        facts = self._reader.inspect(data, name=str(self._folder.locate(record.path)), decode=False)
+        facts = self._reader.inspect(data, name=str(self._folder.path / record.path), decode=False)
         return SourceImage(
             data=data,
             source_sha256=record.source_sha256,
@@ -229,7 +229,7 @@ class ImageFiles:
     def _recorded_bytes(self, path: str, digest: str) -> bytes:
         data = read_file(self._folder.path, path, digest, self._folder.storage.open_read)
         if isinstance(data, WrongFile):
-            file = self._folder.locate(path)
+            file = self._folder.path / path
             raise InputImageError(f"{file} is not the file that was recorded: {data}")
         return data
 
