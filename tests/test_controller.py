@@ -103,27 +103,6 @@ def test_a_subscriber_that_raises_harms_neither_run_nor_others(
     ]
 
 
-def test_a_subscriber_that_blocks_harms_neither_run_nor_others(tmp_path: Path) -> None:
-    """The run completes while one receiver has not returned from its first event."""
-    gate = threading.Event()
-
-    def blocked(_event: StageEvent) -> None:
-        gate.wait(60)
-
-    def blocked_receiver(_sender: str | None, **_payload: Any) -> None:
-        gate.wait(60)
-
-    seen: list[StageEvent] = []
-    with (
-        subscribe(seen.append),
-        subscribe(blocked),
-        signals.event_appended.connected_to(blocked_receiver),
-    ):
-        result = controller(tmp_path).start(document(images=3)).wait(30)
-        assert result.state is RunState.COMPLETED
-        gate.set()
-
-
 def test_cancel_of_a_run_that_is_not_running_here_is_refused(tmp_path: Path) -> None:
     """An unknown id and a run that has ended raise RunNotFoundError."""
     runner = controller(tmp_path)

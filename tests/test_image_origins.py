@@ -137,19 +137,6 @@ def test_show_report_and_learning_records_name_the_input(tmp_path: Path) -> None
     assert [image["input_name"] for image in record["images"]] == ["one.png", "two.png"]
 
 
-def test_show_takes_the_number_of_an_image(tmp_path: Path) -> None:
-    """``RUN#2`` is the second image of its last stage; a number that it lacks is refused."""
-    config = document("img2img", "upscale", input_image=photos(tmp_path, "one.png", "two.png"))
-    result = finished(tmp_path / "runs", config)
-    told = json.loads(stagewright("show", "last#2", "--json", folder=tmp_path).stdout)
-    assert (told["stage_id"], told["image_index"]) == ("01-upscale", 1)
-    assert told["origin"]["original"]["name"] == "two.png"
-    for number in (0, 3):
-        done = stagewright("show", f"{result.run_id}#{number}", folder=tmp_path)
-        assert done.returncode != 0
-        assert done.stderr.endswith(f": run {result.run_id} has no image {number} of 2\n")
-
-
 def test_show_says_of_an_image_from_a_prompt_that_it_has_no_input(tmp_path: Path) -> None:
     """Neither a line nor a record."""
     result = finished(tmp_path / "runs", document("txt2img", "upscale"))

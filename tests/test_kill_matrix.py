@@ -328,18 +328,6 @@ def test_a_resume_killed_while_it_takes_up_a_completed_run_is_resumed(
     wreck.check(result, reference, PLANNED, remade=1)
 
 
-def test_a_sealed_run_killed_behind_its_last_record_is_left_alone(
-    wreck: Wreck, reference: Json
-) -> None:
-    """There is nothing left to do, and not a byte is written."""
-    wreck.kill("run", voyage(wreck.folder, *STAGES), at="record-synced RunSealed")
-    log = only_run(wreck.folder) / LOG
-    before = log.read_bytes()
-    result = wreck.resume().result()
-    assert log.read_bytes() == before
-    wreck.check(result, reference, PLANNED)
-
-
 @pytest.mark.parametrize(
     "at",
     [

@@ -60,9 +60,7 @@ HIRES = {"scale": 2.0, "denoise": 0.4, "steps": 2, "upscaler": "Latent", "model"
     ("settings", "key", "swapped"),
     [
         ({}, "model base", "base"),
-        ({"model": "base"}, "model base", "base"),
         ({"prompt": "a <lora:ink:0.5>"}, "LoRA ink", "ink"),
-        ({"styles": ["inked"]}, "LoRA ink", "ink"),
         ({"styles": ["inked"]}, "style inked", "inked"),
         ({"refiner": REFINER}, "model refiner", "refiner"),
         ({"hires": HIRES}, "model other", "other"),

@@ -122,16 +122,6 @@ def test_the_images_of_a_sweep_over_the_last_stage_are_made_once(tmp_path: Path)
             assert not other.samefile(one)
 
 
-def test_a_killed_run_uses_the_images_again_when_it_is_resumed(begun: Group) -> None:
-    """A resume looks for them as the first process did."""
-    backend = painter()
-    result = resumed_with_reuse(begun.second, backend)
-    assert asked(backend) == UPSCALED
-    assert len(reused(begun.second)) == 3
-    check_told_once(result.events)
-    check_whole(result, begun)
-
-
 def put_back(file: Path, group: Group) -> None:
     """The file was removed on purpose, and somebody has put it back."""
     kept = file.read_bytes()
@@ -341,15 +331,6 @@ def test_a_lost_image_of_a_batch_that_was_used_again_is_copied_again(
     assert image_file(group.second, "00-txt2img", 1).stat().st_ino == kept
     assert [len(one.artifacts) for one in reused(group.second)] == [2, 1, 2]
     check_whole(result, group)
-
-
-def test_a_lost_image_that_was_used_again_is_copied_again(group: Group) -> None:
-    """The run that made it is still there; nothing that was made from it is made anew."""
-    image_file(group.second, "00-txt2img", 1).unlink()
-    backend = painter()
-    check_whole(resumed_with_reuse(group.second, backend), group)
-    assert asked(backend) == []
-    assert [one.image_index for one in reused(group.second)] == [0, 1, 2, 1]
 
 
 @pytest.mark.parametrize("salt", ["", "another"], ids=["the same", "another"])
