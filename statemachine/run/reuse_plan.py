@@ -163,12 +163,8 @@ class _StageLook:
                 if answer.refusal != OF_ANOTHER_GROUP:
                     reason = reason or answer.refusal
                 continue
-            wrong = [
-                f"{one.path}: {what}"
-                for one in answer.artifacts
-                if (what := check_file(answer.folder, one.path, one.sha256)) is not None
-            ]
-            if not wrong:
+            files = ((one.path, one.sha256) for one in answer.artifacts)
+            if all(check_file(answer.folder, *one) is None for one in files):
                 return answer, ""
             reason = "its file is missing or altered"
         if earlier.mode is Reuse.NONE:
@@ -219,16 +215,13 @@ def _changes(before: StageExecution, now: StageExecution) -> Iterator[str]:
     """How the settings of a stage differ, but for what images have of their own."""
     old, new = _settings(before), _settings(now)
     by_image = [f"{now.stage_type}.{key}" for key in _BY_IMAGE]
+    # What the seed and the mask give each image is compared instead.
+    not_compared = [f"{now.stage_type}.{key}" for key in ("seed", "mask")]
     for key in dict.fromkeys([*old, *new]):
         values = old.get(key), new.get(key)
         is_by_image = key in by_image and None in values
-        if values[0] != values[1] and not is_by_image and key not in _not_compared(now):
+        if values[0] != values[1] and not is_by_image and key not in not_compared:
             yield f"{key} {show_value(values[0])} -> {show_value(values[1])}"
-
-
-def _not_compared(stage: StageExecution) -> tuple[str, ...]:
-    """The seed and the path of the mask: what they give each image is compared."""
-    return f"{stage.stage_type}.seed", f"{stage.stage_type}.mask"
 
 
 def _settings(stage: StageExecution) -> dict[str, Any]:
