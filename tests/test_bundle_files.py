@@ -22,7 +22,6 @@ from stagewright.events.codec import CODEC
 from stagewright.statemachine.resume.verify import verify_run
 
 from .bundling import LOG, NO_NAMES, bundled, documents, members, sealed, unpacked, written
-from .credential_samples import CREDENTIALS
 from .posix import make_pipe
 from .resuming import ALTERED, image_file, linked, painter, ran, small
 from .support import ScriptedBackend, png
@@ -136,7 +135,7 @@ def images_with(text: str) -> dict[str, bytes]:
     }
 
 
-TEXTS = [PASSWORD, "/home/bob/x", "/data/people/alice/x", "api_key=abc", *CREDENTIALS.values()]
+TEXTS = [PASSWORD, "/home/bob/x", "/data/people/alice/x", "api_key=abc"]
 
 
 @pytest.mark.parametrize("place", images_with(""))

@@ -103,10 +103,11 @@ def test_names_and_times_never_show(salt: str, shift: timedelta) -> None:
 def test_order_and_loss_always_show(data: st.DataObject) -> None:
     """Two events that change places, or one that is missing, make another text."""
     events = whole_story()
+    text = timeline(events)
     place = data.draw(st.integers(min_value=0, max_value=len(events) - 2))
     swapped = [*events[:place], events[place + 1], events[place], *events[place + 2 :]]
-    assert timeline(swapped) != timeline(events)
-    assert timeline([*events[:place], *events[place + 1 :]]) != timeline(events)
+    assert timeline(swapped) != text
+    assert timeline([*events[:place], *events[place + 1 :]]) != text
 
 
 @pytest.mark.parametrize("change", [{"seed": 5}, {"width": 72}, {"path": "images/x/00000-1.png"}])

@@ -31,15 +31,6 @@ class Axis(NamedTuple):
     labels: tuple[str, ...]
     places: Mapping[bytes, int]
 
-    @classmethod
-    def of(cls, keys: tuple[str, ...], values: Mapping[bytes, Sequence[Any]]) -> Axis:
-        """An axis with these values by their identities, in order."""
-        labels = (
-            "\n".join(f"{key} = {_text(one)}" for key, one in zip(keys, value, strict=True))
-            for value in values.values()
-        )
-        return cls(keys, tuple(labels), {name: place for place, name in enumerate(values)})
-
     def place_of(self, variant: Mapping[str, Any]) -> int:
         """The place of a variant's value among those of the axis."""
         return self.places[_identity(variant.get(key) for key in self.keys)]
@@ -132,7 +123,12 @@ def _axis(axis: SweepAxis, variants: Sequence[Mapping[str, Any]]) -> Axis:
     values = [tuple(one.get(key) for key in keys) for one in variants]
     used = {_identity(value): value for value in values}
     listed = {_identity(value): value for value in rows_of(axis)}
-    return Axis.of(keys, {one: value for one, value in (listed | used).items() if one in used})
+    known = [one for one in listed | used if one in used]
+    labels = (
+        "\n".join(f"{key} = {_text(value)}" for key, value in zip(keys, used[one], strict=True))
+        for one in known
+    )
+    return Axis(keys, tuple(labels), {one: place for place, one in enumerate(known)})
 
 
 class _Variants:
