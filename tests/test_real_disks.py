@@ -234,20 +234,6 @@ def test_a_folder_of_runs_that_is_read_only_is_told_and_can_still_be_read(
     assert_ends_the_same(interrupted, images, resumed)
 
 
-def test_a_run_folder_that_is_read_only_is_told(
-    space: MountSpace, interrupted: Path, images: list[str]
-) -> None:
-    """Only the run itself is read-only: exit 1, the cause, and the log as it was."""
-    space.mount("--bind", interrupted, interrupted)
-    space.mount("-o", "remount,ro,bind", interrupted)
-    before = (interrupted / "events.jsonl").read_bytes()
-    done = space.stagewright("resume", interrupted)
-    assert_one_clear_line(done, interrupted.name, "Read-only file system")
-    assert (interrupted / "events.jsonl").read_bytes() == before
-    resumed = stagewright("resume", interrupted, folder=interrupted.parent)
-    assert_ends_the_same(interrupted, images, resumed)
-
-
 ODD_FOLDERS = [
     'two words/it\'s "quoted" `here` $HOME/ünïcödé/🦊🗻',
     "new\nline/tab\tand \x1b[31mred/*",
