@@ -165,7 +165,7 @@ def status_command(
         print_json({"workers": msgspec.to_builtins(workers)})
     else:
         for worker in workers:
-            _print_worker(worker)
+            print_worker(worker)
     if not workers:
         print_note(f"the farm at {address} has no worker")
     is_sound = bool(workers) and not any(worker.problem for worker in workers)
@@ -194,7 +194,8 @@ def certificates_command(folder: Path, days: int) -> None:
     print_note(f"set DASK_CONFIG={folder.absolute()} where the farm is used")
 
 
-def _print_worker(worker: WorkerReport) -> None:
+def print_worker(worker: WorkerReport) -> None:
+    """Print what `farm status` shows of one worker."""
     server = " ".join(filter(None, (worker.product, worker.version))) or "unknown server"
     models = ", ".join(worker.loaded.get("checkpoints", ())) or "none loaded"
     print_line(f"{worker.name}")
