@@ -156,7 +156,7 @@ def same_pixels(one: Image.Image, other: Image.Image) -> bool:
 
 def portrait() -> Image.Image:
     """A picture large enough for a face with detail in it."""
-    return made(changed(TXT2IMG, width=256, height=320))
+    return made(changed(TXT2IMG, width=192, height=256))
 
 
 def all_requests() -> list[GenerateRequest]:
