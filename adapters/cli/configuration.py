@@ -28,14 +28,6 @@ def read_document(config: Path, *, overrides: Sequence[str], profile: str | None
     )
 
 
-def read_config(
-    config: Path, *, overrides: Sequence[str], profile: str | None, runs: Path
-) -> RunConfig:
-    """CONFIG with its profile, overrides and inputs. Raises ConfigurationError."""
-    document = read_document(config, overrides=overrides, profile=profile)
-    return find_config(document, runs)
-
-
 def find_config(document: ConfigDocument, runs: Path) -> RunConfig:
     """The configuration of one run, with its inputs. Raises ConfigurationError."""
     return document.find(document.parse(), inputs=PillowInputReader(), runs=runs)

@@ -89,7 +89,7 @@ def open_command_controller(
         servers,
         insecure=insecure,
         headers=server_headers(),
-        restarts=current_settings().restart,
+        restarts=current_settings().of_user.restart,
     )
 
 

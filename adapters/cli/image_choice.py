@@ -5,14 +5,17 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import click
 
 from ...events.errors import StagewrightError
+from ...events.folds import replay
 from ...events.model import Artifact
 from ...events.ratings.model import Rating, Verdict
 from ...events.result import FinishedImage, PipelineRunResult
+from .ratings import shown_ratings
 
 _NUMBERS = re.compile(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?", re.ASCII)
 _RATING = re.compile(r"rating\s*(<=|>=|=|<|>)\s*([1-5])", re.ASCII)
@@ -112,6 +115,18 @@ def choose_images(
         fits = f" that {choice.text!r} fits" if choice is not None else ""
         raise ImageChoiceError(f"{owner} has no finished image{fits}")
     return images
+
+
+def chosen_indexes(runs: Path, folder: Path, choice: ImageChoice | None) -> list[int] | None:
+    """The indexes of the images of the run in ``folder`` that ``choice`` fits; None for all.
+
+    ``runs`` is the folder with the ratings. Raises ImageChoiceError.
+    """
+    if choice is None:
+        return None
+    result = replay(folder)
+    (images,) = choose_images([result], choice, shown_ratings(runs).of, f"run {result.run_id}")
+    return [image.image_index for image in images]
 
 
 def parse_choice(text: str) -> ImageChoice:

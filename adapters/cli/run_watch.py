@@ -34,7 +34,7 @@ def run_watch_opener(runs: Path) -> Callable[[], RunWatch | None]:
     notifier = open_notifier()
     if notifier is None:
         return lambda: None
-    minutes = current_settings().notify.stalled_minutes
+    minutes = current_settings().of_user.notify.stalled_minutes
     return lambda: RunWatch(notifier, runs, minutes)
 
 
@@ -53,7 +53,7 @@ def open_notifier() -> Notifier | None:
 
 
 def _open_notifier(context: click.Context) -> Notifier | None:
-    settings = current_settings().notify
+    settings = current_settings().of_user.notify
     channels = find_channels(settings)
     for problem in channels.problems:
         print_error(f"warning: {problem}", EXIT_COMPLETED)

@@ -70,14 +70,12 @@ class Profile(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What the files say; the file of the folder comes before that of the user."""
+    """What the files say: that of the folder comes first; ``of_user`` is that of the user alone."""
 
-    runs: Path | None = None
-    server: DefaultServer | None = None
-    profiles: Mapping[str, Profile] = {}
-    servers: Mapping[str, ServerSettings] = {}
-    notify: NotifySettings = NotifySettings()
-    restart: Mapping[str, RestartCommand] = {}
+    runs: Path | None
+    server: DefaultServer | None
+    profiles: Mapping[str, Profile]
+    of_user: SettingsFile
 
 
 def current_settings() -> Settings:
@@ -89,16 +87,14 @@ def current_settings() -> Settings:
     return settings
 
 
-def read_settings(
-    config_file: Path | None = None, environment: Mapping[str, str] = os.environ
-) -> Settings:
+def read_settings(config_file: Path | None) -> Settings:
     """The settings in the file of the working folder and in that of the user.
 
     The latter is ``config_file`` or else in the user's configuration folder. Raises
     ConfigurationError.
     """
     folder_path = _folder_file()
-    user_path = _user_file(config_file, environment)
+    user_path = _user_file(config_file)
     of_folder = SettingsFile() if folder_path is None else _read(folder_path, is_of_folder=True)
     of_user = SettingsFile() if user_path is None else _read(user_path)
     server = None
@@ -114,9 +110,7 @@ def read_settings(
             for path, file in ((user_path, of_user), (folder_path, of_folder))
             for name, tables in file.profiles.items()
         },
-        servers=of_user.servers,
-        notify=of_user.notify,
-        restart=of_user.restart,
+        of_user=of_user,
     )
 
 
@@ -146,7 +140,7 @@ def server_headers() -> Mapping[str, Mapping[str, str]]:
     """
     return {
         url: {name: _header_value(url, name, text) for name, text in table.headers.items()}
-        for url, table in current_settings().servers.items()
+        for url, table in current_settings().of_user.servers.items()
     }
 
 
@@ -178,8 +172,8 @@ def find_profile(name: str | None) -> Profile:
     return known[name]
 
 
-def _user_file(config_file: Path | None, environment: Mapping[str, str]) -> Path | None:
-    named = config_file or environment.get(CONFIG_FILE_VARIABLE)
+def _user_file(config_file: Path | None) -> Path | None:
+    named = config_file or os.environ.get(CONFIG_FILE_VARIABLE)
     if named:
         return Path(named)
     path = platformdirs.user_config_path("stagewright", appauthor=False) / "config.toml"

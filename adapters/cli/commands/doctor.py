@@ -16,7 +16,7 @@ from ....statemachine.plan.builder import build_stage_execution_plan
 from ....statemachine.plan.plan import StageExecutionPlan
 from ...backends.registry import BackendKind, ServerChoice
 from ...backends.report import NameCheck, RouteCheck, ServerReport, Verdict
-from ..configuration import find_servers, read_config
+from ..configuration import find_config, find_servers, read_document
 from ..options import (
     insecure_option,
     json_option,
@@ -86,8 +86,8 @@ def doctor_command(
         raise click.UsageError(f"{given}: the lists are {', '.join(_LISTS)}")
     loaded, plan = RunConfig(), None
     if config is not None:
-        read = read_config(config, overrides=overrides, profile=profile, runs=runs)
-        loaded = draw_prompts(check_config(read))
+        document = read_document(config, overrides=overrides, profile=profile)
+        loaded = draw_prompts(check_config(find_config(document, runs)))
         plan = build_stage_execution_plan(loaded)
     found = find_servers(servers, loaded, insecure=insecure)
     if not found:

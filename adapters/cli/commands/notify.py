@@ -26,7 +26,7 @@ def notify_command(action: str) -> int:
     They are those of [notify]. Each is tried once, and a line says whether it has the message.
     """
     del action  # there is one
-    channels = find_channels(current_settings().notify, output=None)
+    channels = find_channels(current_settings().of_user.notify, output=None)
     if not channels.usable and not channels.problems:
         return print_error(
             "nothing to notify: [notify] of your settings has neither command nor urls", EXIT_USAGE

@@ -10,7 +10,6 @@ from pathlib import Path
 import click
 import msgspec
 
-from ....events.folds import replay
 from ....events.queue.jobs import Job, JobState
 from ....statemachine.errors import ConfigurationError, FieldError
 from ....statemachine.queue.job_queue import JobQueue
@@ -18,11 +17,10 @@ from ....statemachine.queue.new_jobs import NewJob, plan_job, plan_rerun_job, pl
 from ....statemachine.stages import stage_types
 from ...inputs import PillowInputReader
 from ...projections.queue_estimate import JobEstimates
-from ...projections.rating_text import shown_ratings
 from ...text import rough_duration
 from ..completion import complete_run, complete_run_or_group
 from ..configuration import confirm_count, read_document
-from ..image_choice import ImageChoice, choose_images, only_option
+from ..image_choice import ImageChoice, chosen_indexes, only_option
 from ..options import (
     fail_fast_option,
     json_option,
@@ -177,15 +175,9 @@ def _plan_config(choice: _Choice, config: Path, runs: Path) -> NewJob:
 
 def _plan_rerun(choice: _Choice, run: str, runs: Path) -> NewJob:
     folder = find_run(runs, run)
-    images = None
-    if choice.only is not None:
-        result = replay(folder)
-        of = shown_ratings(runs).of
-        (found,) = choose_images([result], choice.only, of, f"run {result.run_id}")
-        images = [image.image_index for image in found]
     return plan_rerun_job(
         str(folder),
-        images=images,
+        images=chosen_indexes(runs, folder, choice.only),
         overrides=choice.overrides,
         from_stage=choice.from_stage,
         inputs=PillowInputReader(),

@@ -11,10 +11,9 @@ from ....events.folds import replay
 from ....statemachine.files.run_folder import split_image_number
 from ....statemachine.run.reuse_plan import require_reuse
 from ....statemachine.stages import stage_types
-from ...projections.rating_text import shown_ratings
 from ..completion import complete_run
 from ..foreground import open_command_controller, run_in_foreground, show_foreground_end
-from ..image_choice import ImageChoice, choose_images, only_option
+from ..image_choice import ImageChoice, chosen_indexes, only_option
 from ..options import (
     insecure_option,
     json_option,
@@ -71,7 +70,7 @@ def rerun_command(
     if no_preflight:
         overrides = (*overrides, "run.preflight=false")
     folder = _find_run(runs, run)
-    images = None if only is None else _chosen(runs, folder, only)
+    images = chosen_indexes(runs, folder, only)
     controller = open_command_controller(runs, named_servers(servers), insecure=insecure)
     planned = controller.plan_rerun(str(folder), images=images, overrides=overrides)
     if dry_run and as_json:
@@ -100,10 +99,3 @@ def _find_run(runs: Path, name: str) -> Path:
         raise RunNotFoundError(
             f"{name} is an image, and rerun takes a run: `rerun {run} --only {number}`"
         ) from error
-
-
-def _chosen(runs: Path, folder: Path, only: ImageChoice) -> list[int]:
-    """The indexes of the chosen images. Raises ImageChoiceError."""
-    result = replay(folder)
-    (images,) = choose_images([result], only, shown_ratings(runs).of, f"run {result.run_id}")
-    return [image.image_index for image in images]
