@@ -100,6 +100,7 @@ def test_the_configuration_makes_the_same_requests(folder: Path, config: dict[st
         assert requests(again.folder) == requests(made)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("config", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
 def test_the_configuration_of_an_image_makes_its_requests(
     folder: Path, config: dict[str, Any]
