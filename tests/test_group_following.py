@@ -182,3 +182,13 @@ def test_a_group_is_found_by_its_id_a_prefix_or_as_the_last_one(tmp_path: Path) 
         find_group(tmp_path, "last")
     with pytest.raises(RunNotFoundError, match=r"'2026' fits 2 groups in .*: 2026-a, 2026-b"):
         find_group(tmp_path, "2026")
+
+
+def test_an_ended_group_of_which_a_run_was_removed_is_not_called_dead(tmp_path: Path) -> None:
+    """It shows how the group ended, as does the exit status."""
+    result = run_group(tmp_path / "runs", [2, 3])
+    assert stagewright("rm", result.variants[0].run_id, "--yes", folder=tmp_path).returncode == 0
+    done = stagewright("follow", result.group_id, folder=tmp_path)
+    assert "its process died" not in done.stderr
+    assert f"{result.group_id}: COMPLETED" in done.stdout.splitlines()
+    assert done.returncode == 0
