@@ -251,10 +251,11 @@ def test_a_worker_waits_for_jobs_that_are_added_later(start: Start, tmp_path: Pa
     write_config(tmp_path)
     worker = start("queue", "work", folder=tmp_path)
     ok("queue", "add", "small.toml", folder=tmp_path)
-    until(lambda: [job["state"] for job in listed(tmp_path)] == ["ended"], "the job")
+    assert worker.stderr is not None
+    assert any("the queue is empty" in line for line in worker.stderr)
+    assert [job["state"] for job in listed(tmp_path)] == ["ended"]
     worker.terminate()
-    _, errors = worker.communicate(timeout=30)
-    assert "the queue is empty" in errors
+    assert worker.wait(timeout=30) == 3
 
 
 def test_the_list_shows_estimates_once_a_run_was_recorded(tmp_path: Path) -> None:

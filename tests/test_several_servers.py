@@ -34,7 +34,7 @@ from .resuming import check_story, comparable, only, small
 from .serving import url_of
 from .webui_names import Names
 from .webui_resuming import configured, expected_of, kill, only_run
-from .webui_server import ScriptedWebUI
+from .webui_server import Handler, ScriptedWebUI
 
 BOTH = ("txt2img", "img2img")
 QUICK: dict[str, Any] = {"backoff_s": 0.01, "stall_timeout_s": 1.0, "retries": 1}
@@ -157,13 +157,18 @@ def test_a_server_that_lacks_a_name_is_not_used(
 
 def test_nothing_is_tried_again_once_another_server_has_ended_the_stage(tmp_path: Path) -> None:
     """The request that is under way fails too: it is the last one."""
+    refusal = faults.server_error("ValueError", "no such thing", status=422)
     with scripted() as (one, other):
-        one.on(0, faults.server_error("ValueError", "no such thing", status=422))
+
+        def refuse(exchange: Handler) -> None:
+            other.until_running()
+            refusal(exchange)
+
+        one.on(0, refuse)
         other.on(0, faults.BreaksOff())
         config = small("txt2img", images=4, server={**QUICK, "retries": 3})
         with other.hold():
             handle = open_controller(tmp_path / "runs", [one.url, other.url]).start(config)
-            other.until_running()
             until(lambda: bool(only([*iterate(handle.folder)], CallFailed)), "a failure")
         result = handle.wait(30)
         assert len(other.generating()) == 1

@@ -103,7 +103,10 @@ def resuming(start: Start, run: Path) -> subprocess.Popen[str]:
     """A process that has taken up the run."""
     before = len(resumes_of(run))
     process = start("resume", run, folder=run.parent)
-    until(lambda: len(resumes_of(run)) > before, "the run is taken up")
+    until(
+        lambda: len(resumes_of(run)) > before and replay(run).state is RunState.RUNNING,
+        "the run is taken up",
+    )
     return process
 
 
