@@ -81,7 +81,7 @@ class Codec(Generic[E]):
         self,
         types: Sequence[type[E]],
         unknown: type[E],
-        upcasters: Mapping[tuple[str, int], Upcaster] = UPCASTERS,
+        upcasters: Mapping[tuple[str, int], Upcaster] = {},
     ) -> None:
         self.barrier_tags = frozenset(tag_of(kind) for kind in types if kind.barrier)
         self._unknown: Any = unknown
@@ -178,7 +178,7 @@ def _version_of(kind: type[Any]) -> int:
     return int(next(found))
 
 
-CODEC: Codec[StageEvent] = Codec(EVENT_TYPES, UnknownEvent)
+CODEC: Codec[StageEvent] = Codec(EVENT_TYPES, UnknownEvent, UPCASTERS)
 """The codec of the events of a run; stateless, so one serves all."""
 
 

@@ -187,7 +187,8 @@ def test_a_group_is_found_by_its_id_a_prefix_or_as_the_last_one(tmp_path: Path) 
 def test_an_ended_group_of_which_a_run_was_removed_is_not_called_dead(tmp_path: Path) -> None:
     """It shows how the group ended, as does the exit status."""
     result = run_group(tmp_path / "runs", [2, 3])
-    assert stagewright("rm", result.variants[0].run_id, "--yes", folder=tmp_path).returncode == 0
+    assert (removed := result.variants[0].run_id) is not None
+    assert stagewright("rm", removed, "--yes", folder=tmp_path).returncode == 0
     done = stagewright("follow", result.group_id, folder=tmp_path)
     assert "its process died" not in done.stderr
     assert f"{result.group_id}: COMPLETED" in done.stdout.splitlines()

@@ -13,12 +13,17 @@ from ..groups.result import fold_group, read_variant_run
 
 def count_finished_images(runs: Path, job: Job) -> int:
     """The finished images of all stages of a job's runs; logs that cannot be read have none."""
-    folders = [runs / job.run_id, runs / ARCHIVE_NAME / job.run_id] if job.run_id else []
     if job.group_id is not None:
         try:
             fold = fold_group(runs / GROUPS_NAME / job.group_id)
         except (GroupNotFoundError, LogCorruptError, OSError):
             return 0
-        folders = list(variant_folders(runs, job.group_id, fold.run_ids).values())
-    found = (run.fold.stages for run in map(read_variant_run, folders) if not run.damage)
-    return sum(len(stage.finished) for stages in found for stage in stages.values())
+        return sum(map(_count, variant_folders(runs, job.group_id, fold.run_ids).values()))
+    if job.run_id is None:
+        return 0
+    return max(_count(runs / job.run_id), _count(runs / ARCHIVE_NAME / job.run_id))
+
+
+def _count(folder: Path) -> int:
+    run = read_variant_run(folder)
+    return 0 if run.damage else sum(len(stage.finished) for stage in run.fold.stages.values())
