@@ -29,7 +29,7 @@ from ..statemachine.ports import (
     UnsettledCall,
     file_hashes_of,
 )
-from ..statemachine.run.cancel import CancelToken
+from ..statemachine.run.cancel_token import CancelToken
 from ..statemachine.run.controller import PipelineController
 from .backends.embedded.backend import KIND as EMBEDDED_KIND
 from .backends.embedded.backend import EmbeddedBackend

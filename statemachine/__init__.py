@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from .queue.new_jobs import plan_job as plan_job
     from .queue.new_jobs import plan_rerun_job as plan_rerun_job
     from .queue.new_jobs import plan_resume_job as plan_resume_job
-    from .run.cancel import CancelToken as CancelToken
+    from .run.cancel_token import CancelToken as CancelToken
     from .run.controller import PipelineController as PipelineController
     from .run.handle import GroupHandle as GroupHandle
     from .run.handle import RunHandle as RunHandle
@@ -82,7 +82,7 @@ __getattr__, __dir__ = lazy_names(
         "queue.job_queue": ["JobQueue"],
         "queue.job_runner": ["SingleNodeJobRunner"],
         "queue.new_jobs": ["NewJob", "plan_job", "plan_rerun_job", "plan_resume_job"],
-        "run.cancel": ["CancelToken"],
+        "run.cancel_token": ["CancelToken"],
         "run.controller": ["PipelineController"],
         "run.handle": ["GroupHandle", "RunHandle"],
         "run.runner": ["PipelineRunner"],

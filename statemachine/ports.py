@@ -17,7 +17,7 @@ from ..events.model import StepProgress as StepProgress
 if TYPE_CHECKING:
     from .config.schema import ServerTable
     from .plan.plan import StageExecution, StageExecutionPlan
-    from .run.cancel import CancelToken
+    from .run.cancel_token import CancelToken
     from .stages.stage import StageConfig
 
 

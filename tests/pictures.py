@@ -11,7 +11,7 @@ from PIL import Image, ImageChops
 from stagewright.adapters.backends.embedded import EmbeddedBackend
 from stagewright.events.model import CancelMode
 from stagewright.statemachine.ports import GenerateAnswer, GenerateRequest, SourceImage
-from stagewright.statemachine.run.cancel import CancelToken
+from stagewright.statemachine.run.cancel_token import CancelToken
 from stagewright.statemachine.stages import (
     AdetailerConfig,
     AdetailerPass,

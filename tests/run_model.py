@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from stagewright.events import LifecycleChanged, MemoryEventLog, Outcome, RunState, StageEvent
 from stagewright.events.folds import Fold
 from stagewright.events.log.kind import RUN_LOG
-from stagewright.events.log.scan import RecordScan
+from stagewright.events.log.verified_scan import RecordScan
 from stagewright.statemachine.states import TRANSITIONS
 
 SECTOR = 512

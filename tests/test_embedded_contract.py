@@ -14,7 +14,7 @@ from stagewright.adapters.backends.embedded import EmbeddedBackend
 from stagewright.events.model import CancelMode
 from stagewright.statemachine.errors import BackendError, GenerationCancelled
 from stagewright.statemachine.ports import GenerateRequest
-from stagewright.statemachine.run.cancel import CancelToken
+from stagewright.statemachine.run.cancel_token import CancelToken
 from stagewright.statemachine.stages import HiresConfig, RefinerConfig
 
 from .pictures import (

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from PIL import Image, ImageChops
 from stagewright.adapters.backends.embedded import EmbeddedBackend
-from stagewright.statemachine.run.cancel import CancelToken
+from stagewright.statemachine.run.cancel_token import CancelToken
 from stagewright.statemachine.stages import AdetailerPass, UpscaleConfig
 
 from .pictures import (

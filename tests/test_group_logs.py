@@ -19,7 +19,7 @@ from stagewright.events.groups.log import (
     read_group_log,
 )
 from stagewright.events.groups.model import GroupEvent, GroupRepaired
-from stagewright.events.log.scan import RecordScan
+from stagewright.events.log.verified_scan import RecordScan
 from stagewright.statemachine import GroupResult
 from stagewright.statemachine.groups.folder import find_group
 from stagewright.statemachine.groups.result import MISSING

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from stagewright.events import CallCompleted, RunState, StageEnd, iterate, replay
 from stagewright.events.log.kind import RUN_LOG
-from stagewright.events.log.scan import RecordScan
+from stagewright.events.log.verified_scan import RecordScan
 from stagewright.statemachine.files.run_folder import find_run
 from stagewright.statemachine.ports import SystemClock
 from stagewright.statemachine.resume.verify import verify_run

@@ -29,7 +29,7 @@ from stagewright.events import (
 )
 from stagewright.events.folds import Fold
 from stagewright.events.log.kind import LOG_NAME, RUN_LOG
-from stagewright.events.log.scan import RecordScan
+from stagewright.events.log.verified_scan import RecordScan
 from stagewright.statemachine import (
     BackendError,
     CancelToken,

@@ -15,9 +15,9 @@ from random import Random
 
 import pytest
 from stagewright.events import EventLogError, LogCorruptError, LogWriteError
-from stagewright.events.log.scan import LogPosition
 from stagewright.events.log.shared_log import SharedLog
 from stagewright.events.log.storage import Storage
+from stagewright.events.log.verified_scan import LogPosition
 from stagewright.events.ratings.log import RATINGS_LOG, RatedImage, Ratings, RatingsFile
 from stagewright.events.ratings.model import Rating, RatingsOpened
 

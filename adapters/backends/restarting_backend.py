@@ -17,7 +17,7 @@ from ...statemachine.ports import (
     RecoveringBackend,
     file_hashes_of,
 )
-from ...statemachine.run.cancel import CancelToken
+from ...statemachine.run.cancel_token import CancelToken
 from ...statemachine.stages import StageConfig
 from .http.errors import (
     ServerNotTrustedError,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...events.errors import LogLockedError, LogWriteError
 from ...events.log.lock import FileLock
-from ...statemachine.run.cancel import CancelToken
+from ...statemachine.run.cancel_token import CancelToken
 from .http.address import ServerAddress
 
 _LOOK_EVERY_S = 0.02

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from ...statemachine.run.cancel import CancelToken
+from ...statemachine.run.cancel_token import CancelToken
 from ..backends.embedded.generation import Sources
 from ..backends.embedded.infotext import extra_parameters
 from .answers import encode_image

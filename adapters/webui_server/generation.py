@@ -6,7 +6,7 @@ import secrets
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ...statemachine.run.cancel import CancelToken
+from ...statemachine.run.cancel_token import CancelToken
 from ..backends.embedded.generation import Sources
 from ..backends.embedded.settings import passes_of
 from .answers import generation_answer

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ...events.model import CancelMode
-from ...statemachine.run.cancel import CancelToken
+from ...statemachine.run.cancel_token import CancelToken
 from .api_errors import ApiError
 
 _KEPT_TASKS = 16

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...statemachine.errors import GenerationCancelled
-from ...statemachine.run.cancel import CancelToken
+from ...statemachine.run.cancel_token import CancelToken
 from ...statemachine.stages import StageConfig
 from ..backends.embedded.generation import Sources, make
 from ..backends.embedded.infotext import infotext

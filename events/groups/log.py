@@ -10,8 +10,8 @@ from ..codec import Codec
 from ..errors import GroupNotFoundError
 from ..log.kind import LogKind
 from ..log.record_file import RecordFile
-from ..log.scan import RecordScan
 from ..log.storage import is_regular, open_regular
+from ..log.verified_scan import RecordScan
 from .model import GROUP_EVENT_TYPES, GroupEvent, GroupOpened, GroupSealed
 
 GROUP_LOG_NAME = "group.jsonl"

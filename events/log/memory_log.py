@@ -10,7 +10,7 @@ from ..errors import LogWriteError
 from ..model import StageEvent
 from .kind import RUN_LOG
 from .record_writer import RecordWriter
-from .scan import RecordScan
+from .verified_scan import RecordScan
 
 
 class EventLog(Protocol):

@@ -9,9 +9,9 @@ from pathlib import Path
 from ..errors import RunNotFoundError
 from ..model import StageEvent
 from .kind import LOG_NAME, RUN_LOG
-from .scan import RecordScan
 from .storage import is_regular, open_regular
 from .timeline import FileTimeline, with_files
+from .verified_scan import RecordScan
 
 
 def log_path(run: Path | str) -> Path:

@@ -15,9 +15,9 @@ from .format import FIRST_CHAIN, check
 from .kind import LogKind
 from .lock import LOCK_WAIT_S, FileLock
 from .record_writer import RecordWriter
-from .scan import LogPosition, RecordScan, TornTail
 from .storage import PART_SUFFIX, AppendFile, Storage
 from .tail_repair import RepairedTail, copy_torn_tail
+from .verified_scan import LogPosition, RecordScan, TornTail
 
 _CLOSED = "it is closed"
 

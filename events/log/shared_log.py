@@ -20,9 +20,9 @@ from ..errors import EventLogError, LogCorruptError, LogWriteError
 from .lock import FileLock, boot_id, host_name
 from .record_file import RecordFile
 from .record_writer import RecordWriter
-from .scan import LogPosition, RecordScan
 from .shared_events import SharedEnvelope, SharedEvent, SharedLogRepaired
 from .storage import Storage
+from .verified_scan import LogPosition, RecordScan
 
 SHARED_LOCK_WAIT_S = 30.0
 """How long a writer waits for others, each of which holds the lock for some milliseconds."""

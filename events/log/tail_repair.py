@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 import msgspec
 
-from .scan import TornTail
 from .storage import Storage
+from .verified_scan import TornTail
 
 MAX_TORN_BYTES = 256 * 1024 * 1024
 """A crash leaves a few records and unwritten sectors; a longer tail is not read into memory."""

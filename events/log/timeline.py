@@ -14,8 +14,8 @@ from ..errors import LogCorruptError
 from ..model import Artifact, StageEvent
 from .format import check
 from .kind import RUN_LOG
-from .scan import RecordScan, TornTail
 from .storage import open_regular
+from .verified_scan import RecordScan, TornTail
 
 T = TypeVar("T")
 _Event = TypeVar("_Event", bound=StageEvent)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from ..errors import StagewrightError
-from ..log.scan import LogPosition
+from ..log.verified_scan import LogPosition
 from ..model import Outcome
 from .model import JobAdded, JobKind, PauseMode, StageWork
 

@@ -14,9 +14,9 @@ from ..log.kind import RUN_LOG
 from ..log.lock import is_locked
 from ..log.open_log_registry import open_log
 from ..log.reader import log_path
-from ..log.scan import RecordScan, TornTail
 from ..log.storage import open_regular
 from ..log.timeline import with_files
+from ..log.verified_scan import RecordScan, TornTail
 from ..model import RunSealed, StageEvent
 
 POLL_S = 0.02

@@ -10,8 +10,8 @@ from ...events.errors import LogCorruptError
 from ...events.groups.fold import GroupFold
 from ...events.groups.log import GROUP_LOCK_NAME, GROUP_LOG, GROUP_LOG_NAME
 from ...events.log.lock import is_locked, lock_holder
-from ...events.log.scan import RecordScan
 from ...events.log.storage import Storage
+from ...events.log.verified_scan import RecordScan
 from ...events.model import RunState
 from .folder import variant_folders
 from .result import REMOVED, read_variant_run, state_of_group, state_without_run

@@ -15,10 +15,10 @@ import msgspec
 from ...events import signals
 from ...events.errors import EventLogError
 from ...events.log.lock import FileLock
-from ...events.log.scan import LogPosition
 from ...events.log.shared_events import SharedEnvelope, SharedEvent
 from ...events.log.shared_log import SharedLog, SharedLogWriter
 from ...events.log.storage import Storage
+from ...events.log.verified_scan import LogPosition
 from ...events.model import ErrorDetail, Outcome
 from ...events.queue.fold import QueueFold
 from ...events.queue.jobs import (

@@ -15,10 +15,10 @@ from ...events.log.format import HEADER_BYTES, MAX_LINE_BYTES, check
 from ...events.log.intact_records import intact_bodies
 from ...events.log.lock import FileLock, boot_id, host_name
 from ...events.log.record_writer import RecordWriter
-from ...events.log.scan import RecordScan
 from ...events.log.shared_events import SharedEvent, UnknownSharedEvent
 from ...events.log.shared_log import SHARED_LOCK_WAIT_S
 from ...events.log.storage import Storage
+from ...events.log.verified_scan import RecordScan
 from ...events.queue.model import QUEUE_LOG, QueueOpened
 from ...events.version import VERSION
 from ..errors import JobRefusedError

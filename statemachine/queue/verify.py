@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 
 from ...events.errors import LogCorruptError
-from ...events.log.scan import RecordScan
 from ...events.log.shared_events import SharedEvent
 from ...events.log.storage import Storage
+from ...events.log.verified_scan import RecordScan
 from ...events.model import Outcome
 from ...events.queue.model import QUEUE_LOG, JobAdded, JobEnded, JobRemoved
 from ..config.schema import InputImage

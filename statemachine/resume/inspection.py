@@ -13,8 +13,8 @@ import msgspec
 
 from ...events.errors import ImageAlteredError, StagewrightError
 from ...events.folds import Fold
-from ...events.log.scan import TornTail
 from ...events.log.timeline import FileTimeline
+from ...events.log.verified_scan import TornTail
 from ...events.model import (
     BackendDescription,
     CallCompleted,

@@ -10,8 +10,8 @@ from ...events.errors import LogCorruptError
 from ...events.folds import Fold
 from ...events.log.lock import is_locked, lock_holder
 from ...events.log.reader import read_log
-from ...events.log.scan import TornTail
 from ...events.log.timeline import FileTimeline
+from ...events.log.verified_scan import TornTail
 from ...events.model import RunState
 from ..errors import ResumeRefusedError
 from ..files.recorded_files import OnFile

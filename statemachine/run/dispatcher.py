@@ -14,7 +14,7 @@ from ...events.model import CancelMode
 from ..config.schema import OnImageError
 from ..errors import BackendError
 from ..ports import BackendPool, ImageBackend, RecoveringBackend
-from .cancel import CancelToken
+from .cancel_token import CancelToken
 from .requests import retry_wait_s
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from ..errors import InvalidTransitionError, MissingImagesError, StageConflictEr
 from ..files.run_folder import CancelOrder
 from ..plan.plan import StageExecution
 from ..ports import Clock, ImageBackend, InputReader
-from .cancel import CancelToken
+from .cancel_token import CancelToken
 from .dispatcher import StageFailedError
 from .image_files import ImageFiles
 from .journal import RunJournal, error_detail

@@ -23,7 +23,7 @@ from ..ports import (
     ImageBackend,
 )
 from ..resume.reopen import ReopenedRun
-from .cancel import CancelToken
+from .cancel_token import CancelToken
 from .creation import NewRun
 from .dispatcher import RequestDispatcher, StageFailedError
 from .image_files import ImageFiles, ImageOrigin

@@ -13,7 +13,7 @@ from ....statemachine.ports import (
     GenerateRequest,
     OnStep,
 )
-from ....statemachine.run.cancel import CancelToken
+from ....statemachine.run.cancel_token import CancelToken
 from .generation import Sources, make
 from .infotext import PRODUCT, answer_info, infotext
 from .pictures import PictureError, decode_picture, encode_png

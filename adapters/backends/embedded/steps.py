@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ....statemachine.errors import GenerationCancelled
 from ....statemachine.ports import OnStep
-from ....statemachine.run.cancel import CancelToken
+from ....statemachine.run.cancel_token import CancelToken
 
 
 class StepCounter:

@@ -18,7 +18,7 @@ from ....events.version import VERSION
 from ....statemachine.errors import PreflightError
 from ....statemachine.plan.plan import StageExecution, StageExecutionPlan
 from ....statemachine.ports import GenerateAnswer, GenerateRequest, ImageBackend, OnStep
-from ....statemachine.run.cancel import CancelToken
+from ....statemachine.run.cancel_token import CancelToken
 from ..registry import RunPreparation, ServerChoice
 from .connection import FarmConnection, SchedulerLostError, WorkerEntry, WorkerLostError
 from .member import FarmMember

@@ -11,7 +11,7 @@ from ....events.codec import json_values
 from ....events.model import BackendDescription
 from ....statemachine.errors import GenerationCancelled
 from ....statemachine.ports import GenerateAnswer, GeneratedImage, GenerateRequest, OnStep
-from ....statemachine.run.cancel import CancelToken
+from ....statemachine.run.cancel_token import CancelToken
 from .connection import FarmConnection, RequestTask, WorkerEntry, WorkerLostError
 from .messages import (
     CANCEL,

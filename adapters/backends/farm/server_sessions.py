@@ -14,7 +14,7 @@ from ....events.model import BackendDescription, CancelMode
 from ....statemachine.errors import BackendError, GenerationCancelled, PreflightError
 from ....statemachine.plan.plan import StageExecutionPlan
 from ....statemachine.ports import GenerateRequest
-from ....statemachine.run.cancel import CancelToken
+from ....statemachine.run.cancel_token import CancelToken
 from ....statemachine.stages.registry import read_config
 from ..pool import PooledServer, may_pass
 from ..registry import BackendKind, RunPreparation, ServerChoice

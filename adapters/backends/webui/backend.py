@@ -19,7 +19,7 @@ from ....statemachine.ports import (
     InputReader,
     OnStep,
 )
-from ....statemachine.run.cancel import CancelToken
+from ....statemachine.run.cancel_token import CancelToken
 from ....statemachine.stages import AdetailerConfig, StageConfig, UpscaleConfig
 from ..http.address import ServerAddress
 from ..http.client import HttpClient

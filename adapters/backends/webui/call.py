@@ -7,7 +7,7 @@ from typing import NoReturn, TypeVar
 
 from ....statemachine.errors import BackendError, GenerationCancelled, GenerationInterrupted
 from ....statemachine.ports import OnStep
-from ....statemachine.run.cancel import CancelToken
+from ....statemachine.run.cancel_token import CancelToken
 from ..http.errors import (
     ServerInterruptedError,
     ServerStalledError,

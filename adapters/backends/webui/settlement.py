@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ....statemachine.errors import GenerationCancelled
-from ....statemachine.run.cancel import CancelToken
+from ....statemachine.run.cancel_token import CancelToken
 from ....statemachine.run.requests import LONGEST_RETRY_WAIT_S
 from ..http.errors import AnswerLostError, ServerStillBusyError, ServerUnavailableError
 from .progress import MODEL_LOADING_FACTOR, ServerProgress, StallWatch

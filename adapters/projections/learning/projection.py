@@ -20,9 +20,9 @@ from ....events.folds import ABANDONED, Fold, is_end, recorded_stages
 from ....events.log.format import DIGITS, MAX_LINE_BYTES, PREFIX
 from ....events.log.kind import RUN_LOG
 from ....events.log.reader import log_path
-from ....events.log.scan import RecordScan
 from ....events.log.storage import open_regular
 from ....events.log.timeline import FileTimeline
+from ....events.log.verified_scan import RecordScan
 from ....events.model import (
     Artifact,
     BackendDescription,
