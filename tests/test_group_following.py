@@ -193,3 +193,13 @@ def test_an_ended_group_of_which_a_run_was_removed_is_not_called_dead(tmp_path: 
     assert "its process died" not in done.stderr
     assert f"{result.group_id}: COMPLETED" in done.stdout.splitlines()
     assert done.returncode == 0
+
+
+def test_a_dead_group_whose_variants_are_complete_is_reported(tmp_path: Path) -> None:
+    """Its process died before it could record the end, which a resume does."""
+    result = run_group(tmp_path / "runs", [2])
+    log = tmp_path / "runs" / "groups" / result.group_id / "group.jsonl"
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:-1]))
+    done = stagewright("follow", result.group_id, folder=tmp_path)
+    assert done.returncode == 1
+    assert "its process died; `resume` continues the group" in done.stderr

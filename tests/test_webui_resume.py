@@ -254,6 +254,21 @@ def test_credentials_are_sent_where_the_user_says_so(tmp_path: Path, named: str)
         assert all(b"s3cret" not in data for data in files(folder).values())
 
 
+@pytest.mark.parametrize("insecure", [False, True])
+def test_credentials_go_over_plain_http_beyond_loopback_only_if_insecure(
+    tmp_path: Path, *, insecure: bool
+) -> None:
+    """0.0.0.0 is this machine, but not by a loopback address."""
+    with guarded(tmp_path) as (server, folder):
+        before = files(folder)
+        address = server.url.replace("127.0.0.1", "0.0.0.0")
+        options = ("--insecure",) if insecure else ()
+        status = resume(tmp_path, "--server", address, *options, env=AUTH)
+        assert status == (0 if insecure else 2)
+        assert bool(told(server)) == insecure
+        assert (files(folder) == before) != insecure
+
+
 def test_lost_calls_of_several_stages_are_all_settled_first(
     server: ScriptedWebUI, start: Start, tmp_path: Path
 ) -> None:

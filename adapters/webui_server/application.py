@@ -12,8 +12,8 @@ import pybase64
 
 from ...events.version import VERSION
 from ..backends.embedded.infotext import PRODUCT
-from ..imaging import open_image
-from .api_errors import ApiError, server_error
+from ..imaging import ImageError, open_image
+from .api_errors import ApiError, client_error, server_error
 from .bodies import decode_body, decode_object, image_bytes
 from .extras import Extras
 from .generation import Generator
@@ -160,7 +160,10 @@ def _same(answer: Any, _body: bytes) -> Any:
 def _png_info(body: bytes) -> dict[str, Any]:
     """The texts of a picture; its infotext is not parsed."""
     data = image_bytes(decode_body(body, "PNGInfoRequest").all["image"])
-    with open_image(data, metadata=True) as image:
-        image.load()
-        items = {key: value for key, value in image.info.items() if isinstance(value, str)}
+    try:
+        with open_image(data, metadata=True) as image:
+            image.load()
+            items = {key: value for key, value in image.info.items() if isinstance(value, str)}
+    except ImageError as error:
+        raise client_error(500, "Invalid encoded image") from error
     return {"info": items.pop("parameters", ""), "items": items, "parameters": {}}

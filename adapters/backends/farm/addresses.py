@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 from ....statemachine.config.validation import refuse_userinfo
 from ....statemachine.errors import ConfigurationError
 from ..http.address import ServerAddress, is_loopback
-from .dask_settings import ENCRYPTED, PLAIN, default_scheme
 
+PLAIN, ENCRYPTED = "tcp", "tls"
 DEFAULT_PORT = 8786
 
 
@@ -20,7 +20,11 @@ def scheduler_address(text: str) -> str:
     ConfigurationError.
     """
     refuse_userinfo(text)
-    url = text if "://" in text else f"{default_scheme('client')}://{text}"
+    url = text
+    if "://" not in text:
+        from .dask_settings import default_scheme  # noqa: PLC0415 - a queue may name a farm without Dask
+
+        url = f"{default_scheme('client')}://{text}"
     try:
         parts = urlsplit(url)
         port = parts.port or DEFAULT_PORT

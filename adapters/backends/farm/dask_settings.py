@@ -13,6 +13,7 @@ import warnings
 from typing import Any, Literal
 
 from ....statemachine.errors import ConfigurationError
+from .addresses import ENCRYPTED, PLAIN
 
 _LOGGERS = ("distributed", "distributed.client", "tornado.application")
 _SILENT = logging.CRITICAL + 1
@@ -33,7 +34,6 @@ except ImportError as error:
         "a farm needs Dask distributed, which is not installed: pip install 'stagewright[farm]'"
     ) from error
 
-PLAIN, ENCRYPTED = "tcp", "tls"
 Role = Literal["scheduler", "worker", "client"]
 _ANSWER_S = 2.0
 

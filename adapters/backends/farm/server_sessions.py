@@ -46,15 +46,18 @@ class _Work(NamedTuple):
 
 
 class ServerSessions:
-    """Serves the requests of one worker on its server; safe from any thread.
+    """Serves one request at a time on one server; safe from any thread.
 
-    Dask gives the worker one request at a time. ``announce`` takes the sampling steps of it.
+    Dask gives a worker one request at a time, but one that has lost its scheduler joins again while
+    its last request may still be under way. ``announce`` takes the sampling steps of the present
+    request.
     """
 
     def __init__(self, kind: BackendKind, choice: ServerChoice) -> None:
         self._kind = kind
         self._choice = choice
         self.announce: Callable[[Step], None] = _ignore
+        self._turn = threading.Lock()  # held while a request is served; taken before _lock
         self._lock = threading.Lock()  # guards the three below
         self._servers: OrderedDict[str, PooledServer] = OrderedDict()
         self._work: _Work | None = None
@@ -94,7 +97,8 @@ class ServerSessions:
         """Make one attempt at one request: an ``Answer``, or a ``Failure``."""
         try:
             session, request = decode_task(message)
-            return encode(self._answer(session, request))
+            with self._turn:
+                return encode(self._answer(session, request))
         except BackendError as error:
             return encode(Failure.of(error))
         except (StagewrightError, msgspec.MsgspecError, OSError) as error:
@@ -113,7 +117,8 @@ class ServerSessions:
     def recover(self, session: str) -> bytes:
         """See ``RecoveringBackend``: a ``Failure``, or None."""
         try:
-            self._prepared(session).recover(CancelToken())
+            with self._turn:
+                self._prepared(session).recover(CancelToken())
         except BackendError as error:
             return encode(Failure.of(error))
         return encode(None)

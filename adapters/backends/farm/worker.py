@@ -191,10 +191,14 @@ class _Member:
             RELEASE: sessions.release,
             RECOVER: sessions.recover,
             STATUS: sessions.status,
-            CANCEL: sessions.cancel,
         }
         for name, answer in answers.items():
             worker.handlers[name] = _handler(answer)
+
+        async def cancel(call_id: str) -> None:
+            sessions.cancel(call_id)  # at once: the threads may all wait for the server
+
+        worker.handlers[CANCEL] = cancel
 
     def _check(self, joining: asyncio.Future[None]) -> None:
         """Raises ConfigurationError if the scheduler refused the worker."""

@@ -17,7 +17,7 @@ from ....events.groups.model import GroupEvent
 from ....events.model import RunState
 from ....events.subscriptions.live_steps import read_step
 from ....events.subscriptions.log_tail import POLL_S
-from ....statemachine.groups.result import GroupResult, replay_group
+from ....statemachine.groups.result import GroupResult, fold_group, replay_group
 from ...projections.status import StatusBar, history_in
 from ..completion import complete_run
 from ..display import Display, group_text, open_display
@@ -64,8 +64,10 @@ def follow_command(run: str, as_events: bool, runs: Path, as_json: bool) -> int:
         try_to_print(lambda: print_result(result, folder, runs, as_json=as_json))
         if isinstance(result, GroupResult):
             print_errors(result)
-    if result.state == RunState.RUNNING:
-        print_error(f"{folder.name}: its process died; `resume` continues the {what}", EXIT_ERROR)
+    is_open = fold_group(folder).sealed is None if is_group else result.state == RunState.RUNNING
+    if is_open:
+        line = f"{folder.name}: its process died; `resume` continues the {what}"
+        return print_error(line, EXIT_ERROR)
     return exit_status(result.state)
 
 
