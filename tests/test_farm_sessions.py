@@ -152,6 +152,27 @@ def test_a_worker_that_leaves_interrupts_its_server(client: Client) -> None:
     assert decode_status(sessions.status()).call_id is None
 
 
+def test_a_request_that_came_before_another_one_had_ended_can_be_cancelled(client: Client) -> None:
+    """A worker that has lost its scheduler joins again while its last request is under way."""
+    sessions = sessions_at(client)
+    prepare(sessions, "s")
+    calls = ("run.00-txt2img.00000.0", "run.00-txt2img.00001.0")
+    seen = {call_id: threading.Event() for call_id in calls}
+    sessions.announce = lambda step: seen[step.call_id].set()
+    long = msgspec.structs.replace(request().config, steps=10_000)
+    threads = []
+    for call_id in calls:
+        message = encode_task("s", request(config=long, call_id=call_id))
+        threads.append(threading.Thread(target=sessions.make_images, args=(message,)))
+        threads[-1].start()
+        assert seen[calls[0]].wait(30)
+    for call_id, thread in zip(calls, threads, strict=True):
+        assert seen[call_id].wait(30)
+        sessions.cancel(call_id)
+        thread.join(20)
+        assert not thread.is_alive()
+
+
 def test_a_server_with_other_files_is_refused(client: Client) -> None:
     """What the first server of the run has is what the others must have."""
     sessions = sessions_at(client)
