@@ -52,6 +52,8 @@ class Server:
         self.process.wait(30)
 
     def start_again(self) -> None:
+        """Once the earlier process has ended, which another thread may be about to kill."""
+        self.process.wait(30)
         port = self.address.rpartition(":")[2]
         self.process = self._start("serve-embedded", f"--port={port}", folder=self._folder)
         assert url_of(self.process) == self.address
