@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     A script that starts the tests in the background has SIGINT ignored, and so would they.
     """
-    # A property that takes longer on a busy machine is no failure.
+    # A property may take longer on a busy machine.
     examples = 100 if config.getoption(ALL_CASES) else 30
     settings.register_profile("stagewright", deadline=None, max_examples=examples)
     settings.load_profile("stagewright")

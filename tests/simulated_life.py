@@ -203,7 +203,7 @@ class Life:
         if happening in CANCELS:
             # Where the order cannot be recorded, whoever gave it is told, and the run goes on.
             with contextlib.suppress(LogWriteError):
-                runner.cancel(CANCELS[happening], "somebody cancels")
+                runner.cancel(CANCELS[happening], "a person cancels")
         if happening in ORDERS:
             order = CancelOrder(mode=ORDERS[happening], reason="somebody orders")
             RunFolder(folder, storage=FaultyStorage(world.disk)).order_cancel(order)

@@ -12,7 +12,7 @@ from .common_options import with_common_options
 
 
 class CommandGroup(click.Group):
-    """Commands by name, each of which is ``<name>_command`` in a module of ``commands``."""
+    """Commands by name; each is the function ``<name>_command`` of a module in ``commands``."""
 
     def __init__(self, *arguments: Any, modules: Mapping[str, str], **attributes: Any) -> None:
         super().__init__(*arguments, **attributes)

@@ -122,7 +122,7 @@ def is_sweep(document: ConfigDocument, vary: tuple[str, ...], *, zip_axes: bool)
 def confirm_count(
     document: ConfigDocument, vary: tuple[str, ...], *, zip_axes: bool, yes: bool
 ) -> None:
-    """Ask before a sweep of many variants. Raises UsageError where nobody can answer."""
+    """Ask before a sweep of many variants. Raises UsageError without a terminal to ask on."""
     sweep = sweep_of(document, vary, zip=zip_axes)
     variants = sweep.count() if sweep else 0
     if yes or not CONFIRMED_ABOVE < variants <= MAX_VARIANTS:  # the plan of more is refused

@@ -31,8 +31,8 @@ def copy_torn_tail(
     """Copy the torn tail of a log, whose sound records end at ``end``, to ``copy_name`` beside it.
 
     The copy of an earlier process that died before it could record it is kept, and the tail is
-    added to it. The caller cuts the log at ``end`` and records what is returned; None where there
-    is no copy. Raises OSError.
+    added to it. The caller cuts the log at ``end`` and records the result, which is None without
+    a copy. Raises OSError.
     """
     copy = log.with_name(copy_name)
     try:

@@ -129,7 +129,7 @@ class JobTable:
         self._state = state
 
     def job(self, job_id: str) -> Job | None:
-        """A job; None where there is no such job."""
+        """The job of an id, or None."""
         return self._jobs.get(job_id)
 
     def put(self, job: Job) -> None:

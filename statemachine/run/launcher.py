@@ -100,8 +100,8 @@ class RunLauncher:
     ) -> RunHandle:
         """Make a run and launch it; ``before_folder`` is called once the backend is ready.
 
-        A backend that cannot be reached is not waited for by a run whose id was recorded: whoever
-        recorded it does that.
+        A run whose id was recorded does not wait for a backend that cannot be reached: its group,
+        or the worker of its queue, waits.
         """
         with self._released_on_failure():
             resolved, plan = self._prepared(planned)
