@@ -260,7 +260,7 @@ class _Life:
         if happening in CANCELS:
             self._cancel(CANCELS[happening])
         if happening in ORDERS:
-            order = CancelOrder(mode=ORDERS[happening], reason="a person cancels")
+            order = CancelOrder(mode=ORDERS[happening], reason="a person orders")
             simulation.facts.promise_any()
             (group,) = group_folders(simulation.runs)
             RunFolder(group, storage=FaultyStorage(simulation.disk)).order_cancel(order)
