@@ -178,6 +178,10 @@ def write_config(folder: Path, text: str = SMALL, name: str = "small.toml") -> P
     return path
 
 
+Finished = tuple[Path, dict[str, Any]]
+"""A folder with one finished run, and the result that was printed."""
+
+
 def run_json(config: Path, *arguments: str, status: int = 0) -> dict[str, Any]:
     """The result that ``run --json`` prints, run in the configuration's folder."""
     done = stagewright("run", config, "--json", *arguments, folder=config.parent)

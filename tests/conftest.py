@@ -19,7 +19,7 @@ from hypothesis import settings
 from PIL import Image
 from stagewright.events import signals
 
-from .command_line import Start, fork_server, start_command
+from .command_line import Finished, Start, fork_server, run_json, start_command, write_config
 from .crashing import Counts, summary_lines
 from .forking import ForkServer
 from .listening import Connect
@@ -220,3 +220,18 @@ def _simulated(properties: list[tuple[str, object]]) -> Iterator[str]:
     for name, value in properties:
         if name == "found without a barrier":
             yield f"simulation without {value}"
+
+
+@pytest.fixture(scope="session")
+def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A folder with one finished run, and the result that was printed."""
+    folder = tmp_path_factory.mktemp("once")
+    return folder, run_json(write_config(folder))
+
+
+@pytest.fixture
+def finished(finished_once: Finished, tmp_path: Path) -> Finished:
+    """A copy of one finished run, and the result that was printed."""
+    folder, printed = finished_once
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    return tmp_path, printed

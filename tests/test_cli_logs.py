@@ -14,28 +14,10 @@ import pytest
 from PIL import Image
 from stagewright.adapters import open_controller
 
-from .command_line import SMALL, run_json, stagewright, write_config
+from .command_line import SMALL, Finished, run_json, stagewright, write_config
 from .log_format import flip
 
 pytestmark = pytest.mark.lowest
-
-
-Finished = tuple[Path, dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """A folder with one finished run, and the result that was printed."""
-    folder = tmp_path_factory.mktemp("once")
-    return folder, run_json(write_config(folder))
-
-
-@pytest.fixture
-def finished(once: Finished, tmp_path: Path) -> Finished:
-    """A copy of it."""
-    folder, printed = once
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    return tmp_path, printed
 
 
 def listed(folder: Path, *arguments: str) -> list[dict[str, Any]]:

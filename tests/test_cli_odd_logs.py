@@ -9,26 +9,9 @@ from typing import Any
 
 import pytest
 
-from .command_line import run_json, stagewright, write_config
+from .command_line import Finished, run_json, stagewright, write_config
 from .log_format import chain_value, changed, flip, make_log, split_bodies
 from .posix import make_pipe
-
-Finished = tuple[Path, dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """A folder with one finished run, and the result that was printed."""
-    folder = tmp_path_factory.mktemp("once")
-    return folder, run_json(write_config(folder))
-
-
-@pytest.fixture
-def finished(once: Finished, tmp_path: Path) -> Finished:
-    """A copy of it."""
-    folder, printed = once
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    return tmp_path, printed
 
 
 def rewrite(log: Path, change: dict[int, dict[str, Any]]) -> None:
